@@ -1,0 +1,1 @@
+//! Running: the tasks of one host, their updates, journal, sandboxes.

@@ -1,0 +1,1 @@
+//! Workloads and peers: what Argosy costs, measured beside others.

@@ -1,0 +1,1 @@
+//! The executable: wiring, dev, operator verbs, output.

@@ -1,0 +1,1 @@
+//! Finding the leader, retrying, resuming; the framework SDK and the operator client.

@@ -1,0 +1,1 @@
+//! First-party schedulers on the public SDK.

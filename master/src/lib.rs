@@ -1,0 +1,1 @@
+//! Leading: links, offers, allocator, deadlines; services at the rim.

@@ -1,0 +1,17 @@
+//! The wire: generated messages, and their translation to and from `state`.
+//!
+//! Shape is judged here and nowhere else; permission and meaning are not. Reading order: `v1`
+//! (generated from `proto/argosy/v1`), then `convert`.
+
+/// Generated from `proto/argosy/v1/*.proto`; documented there.
+#[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
+pub mod v1 {
+    tonic::include_proto!("argosy.v1");
+    include!(concat!(env!("OUT_DIR"), "/argosy.v1.serde.rs"));
+}
+
+/// The compiled descriptors of `argosy.v1`, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Version of `argosy.v1` that this release speaks.
+pub const PROTOCOL_VERSION: u32 = 1;

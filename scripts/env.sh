@@ -1,0 +1,8 @@
+# Sourced by the Makefile's recipes and by people: where the build keeps what outlives a checkout.
+#
+# ARGOSY_CACHE   the cache folder (default ~/.cache/argosy): RocksDB, the cargo target folder, tools.
+ARGOSY_CACHE="${ARGOSY_CACHE:-$HOME/.cache/argosy}"
+export ARGOSY_CACHE
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$ARGOSY_CACHE/target}"
+export ROCKSDB_LIB_DIR="$ARGOSY_CACHE/rocksdb-0.19.0"
+export ROCKSDB_STATIC=1

@@ -1,0 +1,1 @@
+//! The replicated facts of a cluster: registry, commands, apply.
