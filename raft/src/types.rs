@@ -1,0 +1,134 @@
+//! The shapes that consensus, storage and transport share.
+//!
+//! The only place that tells openraft what an entry, a node and an id are. Never an idea of what a command means.
+
+use std::fmt;
+
+use bytes::Bytes;
+use openraft::alias;
+use openraft::vote::leader_id_std;
+use prost::Message;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+openraft::declare_raft_types!(
+    /// openraft as this crate uses it: one leader a term, ids and terms are plain numbers.
+    pub(crate) TypeConfig:
+        D = Batch,
+        R = (),
+        NodeId = u64,
+        Node = Member,
+        Term = u64,
+        LeaderId = leader_id_std::LeaderId<Self::Term, Self::NodeId>,
+        AsyncRuntime = openraft_rt_tokio::TokioRuntime,
+);
+
+pub(crate) type CommittedLeaderId = alias::CommittedLeaderIdOf<TypeConfig>;
+pub(crate) type LeaderId = alias::LeaderIdOf<TypeConfig>;
+pub(crate) type LogId = alias::LogIdOf<TypeConfig>;
+pub(crate) type Vote = alias::VoteOf<TypeConfig>;
+pub(crate) type Entry = alias::EntryOf<TypeConfig>;
+pub(crate) type Payload = alias::EntryPayloadOf<TypeConfig>;
+pub(crate) type Membership = openraft::Membership<u64, Member>;
+pub(crate) type StoredMembership = alias::StoredMembershipOf<TypeConfig>;
+pub(crate) type SnapshotMeta = alias::SnapshotMetaOf<TypeConfig>;
+
+/// Commands proposed together: what one log entry carries.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub(crate) struct Batch {
+    /// Cluster time in milliseconds, stamped by the leader that proposed the entry.
+    #[prost(uint64, tag = "1")]
+    pub(crate) at_ms: u64,
+    /// The commands, in the order in which they are applied.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub(crate) commands: Vec<Bytes>,
+}
+
+impl Batch {
+    /// How many bytes the commands take: what queues and messages are bounded by.
+    pub(crate) fn bytes(&self) -> usize {
+        self.commands.iter().map(Bytes::len).sum()
+    }
+}
+
+impl fmt::Display for Batch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{} commands of {} bytes at {} ms",
+            self.commands.len(),
+            self.bytes(),
+            self.at_ms
+        )
+    }
+}
+
+/// openraft asks for serde; bytes on disk and wire are prost's in either case.
+impl Serialize for Batch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.encode_to_vec())
+    }
+}
+
+impl<'de> Deserialize<'de> for Batch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = Vec::<u8>::deserialize(deserializer)?;
+        Batch::decode(bytes.as_slice()).map_err(de::Error::custom)
+    }
+}
+
+/// A master as the group knows it.
+#[derive(Clone, PartialEq, Eq, Hash, Message, Serialize, Deserialize)]
+pub struct Member {
+    /// Where its raft port answers, `host:port`.
+    #[prost(string, tag = "1")]
+    pub raft_address: String,
+    /// Where clients reach it, `host:port`.
+    #[prost(string, tag = "2")]
+    pub api_address: String,
+    /// The random number that was made together with its data directory: a wiped node has another.
+    #[prost(uint64, tag = "3")]
+    pub incarnation: u64,
+}
+
+/// A committed entry, handed to the owner of the registry in order and exactly once per process life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The log index.
+    pub index: u64,
+    /// The term of the leader that proposed it.
+    pub term: u64,
+    /// Cluster time in milliseconds; 0 for an entry without commands.
+    pub at_ms: u64,
+    /// The commands in order. Empty for entries of consensus itself (a new leader, a change of members): only the index moves.
+    pub commands: Vec<Bytes>,
+}
+
+/// One changed record of the registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordWrite {
+    /// The key of the record.
+    pub key: Vec<u8>,
+    /// The new value; `None` deletes the record.
+    pub value: Option<Vec<u8>>,
+}
+
+/// What consensus asks of the one task that owns the registry. It answers each request once, in order.
+#[derive(Debug)]
+pub enum OwnerRequest {
+    /// The registry as stored: at start, and after a snapshot was installed. Replaces everything the owner holds.
+    Load {
+        /// The log index up to which the records are applied; 0 for an empty registry.
+        last_index: u64,
+        /// Every record, in the order of the keys.
+        records: Vec<(Vec<u8>, Vec<u8>)>,
+        /// Answered when the owner holds them.
+        done: tokio::sync::oneshot::Sender<()>,
+    },
+    /// Apply these entries, in order.
+    Apply {
+        /// At most about 1,000 commands or 1 MiB, so that the owner's turn stays short. One entry is never split.
+        entries: Vec<Committed>,
+        /// Answered with the records that the entries changed.
+        done: tokio::sync::oneshot::Sender<Vec<RecordWrite>>,
+    },
+}
