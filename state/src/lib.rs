@@ -1,1 +1,22 @@
-//! The replicated facts of a cluster: registry, commands, apply.
+//! The facts that every master must agree on, and the one function that changes them.
+//!
+//! Pure: no IO, clock, randomness, float, async or hash map. Reading order: `ids`, `resources`,
+//! `task`, `agent`, `framework`, `command`, `event`, `registry`, `apply`, `check`, `digest`, `encode`.
+
+pub mod agent;
+pub mod apply;
+pub mod check;
+pub mod command;
+pub mod digest;
+pub mod encode;
+pub mod event;
+pub mod framework;
+pub mod ids;
+pub mod limits;
+pub mod registry;
+pub mod resources;
+pub mod task;
+#[cfg(any(test, feature = "builders"))]
+pub mod testing;
+
+pub use registry::Registry;

@@ -1,0 +1,90 @@
+//! Agents: one host each, as the registry holds them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::ids::{AgentId, OfferId, OrderIndex, Revision, Timestamp};
+use crate::resources::Resources;
+
+/// What the cluster makes of an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AgentMode {
+    /// In use.
+    Registered,
+    /// Silent for longer than the timeout; its tasks may run.
+    Unreachable,
+    /// Its tasks are being ended; nothing is offered.
+    Draining,
+    /// Empty after draining; nothing is offered.
+    Drained,
+    /// Nothing is offered; its tasks run on.
+    Deactivated,
+    /// Declared dead by an operator; refused for ever.
+    Gone,
+}
+
+/// What an agent says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AgentInfo {
+    /// Of its host.
+    pub host_name: String,
+    /// Of its API, `host:port`.
+    pub address: String,
+    /// All that it gives.
+    pub resources: Resources,
+    /// Free text by which frameworks choose.
+    pub attributes: BTreeMap<String, String>,
+    /// Its release.
+    pub version: String,
+    /// cgroup controllers that its host lacks.
+    pub missing_controllers: Vec<String>,
+    /// "full", "user-namespaces" or "processes".
+    pub isolation: String,
+}
+
+/// Which offers of an agent were used, so that none is used twice.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UsedOffers {
+    /// This one and all before it count as used.
+    pub floor: OfferId,
+    /// Used ones above the floor; at most [`crate::limits::USED_OFFERS`].
+    pub ids: BTreeSet<OfferId>,
+}
+
+/// An agent in the registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// Made by the registry.
+    pub id: AgentId,
+    /// The random number of its first registration.
+    pub nonce: u64,
+    /// One life of its process and disk; a stranger with the same id shows another.
+    pub incarnation: u64,
+    /// Of its host's kernel.
+    pub boot_id: String,
+    /// What it says of itself; attributes set by operators are in `set_attributes`.
+    pub info: AgentInfo,
+    /// Set by operators; they win over those in `info`.
+    pub set_attributes: BTreeMap<String, String>,
+    /// What the cluster makes of it.
+    pub mode: AgentMode,
+    /// Cluster time at which `mode` was entered.
+    pub since: Timestamp,
+    /// The last order made for it.
+    pub orders: OrderIndex,
+    /// When totals or attributes last changed: offers made before promise something else.
+    pub promise: Revision,
+    /// Used offers.
+    pub used_offers: UsedOffers,
+    /// When its mode or what it says of itself last changed; orders and used offers do not count.
+    pub revision: Revision,
+}
+
+impl Agent {
+    /// Attributes as frameworks see them.
+    #[must_use]
+    pub fn attributes(&self) -> BTreeMap<String, String> {
+        let mut all = self.info.attributes.clone();
+        all.extend(self.set_attributes.clone());
+        all
+    }
+}

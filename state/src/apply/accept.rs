@@ -1,0 +1,292 @@
+//! Offers are used: the one place where a promise becomes a task.
+//!
+//! An offer is a hint; everything it promises is judged here again, against the facts.
+
+use std::collections::BTreeSet;
+
+use super::Scene;
+use super::tasks::Change;
+use crate::Registry;
+use crate::agent::AgentMode;
+use crate::command::{Accept, Call, Promise, Rejection};
+use crate::event::Event;
+use crate::ids::{AgentId, OfferId, Role, TaskKey};
+use crate::limits;
+use crate::resources::Resources;
+use crate::task::{Reason, Run, Task, TaskSpec, TaskState};
+
+impl Registry {
+    /// Launches what fits; answers with the positions of what was refused.
+    pub(super) fn accept(
+        &mut self,
+        scene: &mut Scene,
+        call: &Call,
+        accept: &Accept,
+    ) -> Result<Vec<(u32, Rejection)>, Rejection> {
+        let (agent, role, promised) = self.check_offers(scene, call, accept)?;
+        if accept.launches.len() > limits::TASKS_PER_ACCEPT {
+            let text = format!(
+                "{} tasks; at most {} in one accept",
+                accept.launches.len(),
+                limits::TASKS_PER_ACCEPT
+            );
+            return Err(Rejection::Invalid {
+                field: "operations".into(),
+                text,
+            });
+        }
+        let index = self.index.frameworks.get(&call.framework);
+        if index.is_some_and(|index| index.ended >= limits::UNACKNOWLEDGED_TASKS) {
+            return Err(Rejection::TooManyUnacknowledged);
+        }
+        let mut refused = self.check_launches(call, accept, agent, promised);
+        if accept.all_or_nothing && !refused.is_empty() {
+            let known: BTreeSet<u32> = refused.iter().map(|(position, _)| *position).collect();
+            let rest =
+                (0..accept.launches.len() as u32).filter(|position| !known.contains(position));
+            refused.extend(
+                rest.map(|position| (position, Rejection::NotAlone))
+                    .collect::<Vec<_>>(),
+            );
+            refused.sort_by_key(|(position, _)| *position);
+        }
+        // From here on nothing is refused.
+        self.use_offers(agent, accept);
+        let skipped: BTreeSet<u32> = refused.iter().map(|(position, _)| *position).collect();
+        for (position, spec) in (0_u32..).zip(&accept.launches) {
+            if !skipped.contains(&position) {
+                self.launch(scene, call, agent, &role, spec, accept.wall_ms);
+            }
+        }
+        scene.say(Event::AgentUsageChanged(agent));
+        Ok(refused)
+    }
+
+    /// Every offer good, all of one agent and role; what they promise together.
+    fn check_offers(
+        &self,
+        scene: &Scene,
+        call: &Call,
+        accept: &Accept,
+    ) -> Result<(AgentId, Role, Resources), Rejection> {
+        let first = accept.offers.first().ok_or(Rejection::NoOffers)?;
+        let mut seen = BTreeSet::new();
+        let mut promised = Resources::none();
+        for offer in &accept.offers {
+            if !seen.insert(offer.id) {
+                return Err(Rejection::OfferTwice(offer.id));
+            }
+            if offer.framework != call.framework || offer.session != call.session {
+                return Err(Rejection::OfferForeign(offer.id));
+            }
+            if offer.agent != first.agent || offer.role != first.role {
+                return Err(Rejection::OfferMixed(offer.id));
+            }
+            self.check_offer(scene, offer)?;
+            // Two good offers of one agent never overlap; forged ones might.
+            promised = promised
+                .plus(&offer.resources)
+                .ok_or(Rejection::OfferOutdated(offer.id, offer.agent))?;
+        }
+        Ok((first.agent, first.role.clone(), promised))
+    }
+
+    fn check_offer(&self, scene: &Scene, offer: &Promise) -> Result<(), Rejection> {
+        if offer.expires <= scene.at {
+            return Err(Rejection::OfferExpired(offer.id));
+        }
+        let framework = self
+            .frameworks
+            .get(&offer.framework)
+            .ok_or(Rejection::UnknownFramework(offer.framework))?;
+        if !framework.info.roles.contains(&offer.role) {
+            return Err(Rejection::Invalid {
+                field: "offers".into(),
+                text: format!("the framework has left role {}", offer.role),
+            });
+        }
+        let agent = self
+            .agents
+            .get(&offer.agent)
+            .ok_or(Rejection::UnknownAgent(offer.agent))?;
+        if agent.mode != AgentMode::Registered {
+            return Err(Rejection::AgentNotActive(offer.agent, agent.mode));
+        }
+        if agent.promise != offer.promise || !agent.info.resources.contains(&offer.resources) {
+            return Err(Rejection::OfferOutdated(offer.id, offer.agent));
+        }
+        if agent.used_offers.ids.contains(&offer.id) {
+            return Err(Rejection::OfferUsed(offer.id));
+        }
+        // The leader's book vouches for offers of its own reign; older ones pass the window.
+        if offer.id.epoch > self.cluster.epoch
+            || (offer.id.epoch < self.cluster.epoch && offer.id <= agent.used_offers.floor)
+        {
+            return Err(Rejection::OfferUsed(offer.id));
+        }
+        Ok(())
+    }
+
+    /// Which launches are refused, each judged behind the ones before it.
+    fn check_launches(
+        &self,
+        call: &Call,
+        accept: &Accept,
+        agent: AgentId,
+        promised: Resources,
+    ) -> Vec<(u32, Rejection)> {
+        let mut left = promised;
+        let mut free = self.free(agent);
+        let mut names = BTreeSet::new();
+        let mut refused = Vec::new();
+        for (position, spec) in (0_u32..).zip(&accept.launches) {
+            let judged = self.check_launch(call, spec, &left, &free, names.contains(&spec.task));
+            match judged {
+                Ok((next_left, next_free)) => {
+                    left = next_left;
+                    free = next_free;
+                    names.insert(spec.task.clone());
+                }
+                Err(why) => refused.push((position, why)),
+            }
+        }
+        refused
+    }
+
+    fn check_launch(
+        &self,
+        call: &Call,
+        spec: &TaskSpec,
+        left: &Resources,
+        free: &Resources,
+        named_before: bool,
+    ) -> Result<(Resources, Resources), Rejection> {
+        check_spec(spec)?;
+        let key = TaskKey {
+            framework: call.framework,
+            task: spec.task.clone(),
+        };
+        if named_before || self.tasks.contains_key(&key) || self.index.finished.contains_key(&key) {
+            return Err(Rejection::TaskExists(key.task));
+        }
+        let too_large = |of: &Resources| Rejection::TooLarge {
+            asked: spec.resources.to_string(),
+            left: of.to_string(),
+        };
+        let next_left = left.minus(&spec.resources).ok_or_else(|| too_large(left))?;
+        let next_free = free.minus(&spec.resources).ok_or_else(|| too_large(free))?;
+        Ok((next_left, next_free))
+    }
+
+    fn use_offers(&mut self, id: AgentId, accept: &Accept) {
+        let ids: Vec<OfferId> = accept.offers.iter().map(|offer| offer.id).collect();
+        let window = &mut self.touch_agent(id).used_offers;
+        window.ids.extend(ids);
+        while window.ids.len() > limits::USED_OFFERS {
+            window.floor = window.ids.pop_first().expect("it is longer than its limit");
+        }
+    }
+
+    fn launch(
+        &mut self,
+        scene: &mut Scene,
+        call: &Call,
+        agent: AgentId,
+        role: &Role,
+        spec: &TaskSpec,
+        wall_ms: i64,
+    ) {
+        let order = self.next_order(agent);
+        let revision = scene.next_revision();
+        let key = TaskKey {
+            framework: call.framework,
+            task: spec.task.clone(),
+        };
+        let staging = Change::by_master(TaskState::Staging, Reason::None, "", wall_ms);
+        self.put_task(Task {
+            key: key.clone(),
+            agent,
+            role: role.clone(),
+            order,
+            spec: spec.clone(),
+            kill: None,
+            state: TaskState::Staging,
+            agent_state: TaskState::Staging,
+            reported: 0,
+            latest: staging.into_update(revision),
+            unacknowledged: Vec::new(),
+            revision,
+        });
+        scene.say(Event::TaskLaunched { key, agent, order });
+    }
+}
+
+/// Judges what no agent could run.
+fn check_spec(spec: &TaskSpec) -> Result<(), Rejection> {
+    let invalid = |field: &str, text: &str| {
+        Err(Rejection::Invalid {
+            field: field.into(),
+            text: text.into(),
+        })
+    };
+    if spec.resources.is_empty() {
+        return invalid("resources", "ask for something, as cpus:0.1;mem:32");
+    }
+    let empty = match &spec.run {
+        Run::Shell(line) => line.trim().is_empty(),
+        Run::Argv(words) => words.first().is_none_or(String::is_empty),
+    };
+    if empty {
+        return invalid(
+            "command",
+            "it is empty: give shell a line or argv a program",
+        );
+    }
+    if spec
+        .environment
+        .keys()
+        .any(|name| name.is_empty() || name.contains(['=', '\0']))
+    {
+        return invalid("environment", "a name is empty or contains = or NUL");
+    }
+    let size = size(spec);
+    if size > limits::TASK_SPEC_BYTES {
+        return invalid(
+            "task",
+            &format!(
+                "its description takes {size} bytes; at most {}: use uris for data",
+                limits::TASK_SPEC_BYTES
+            ),
+        );
+    }
+    Ok(())
+}
+
+/// Bytes of text in a description: what it costs in log and memory.
+fn size(spec: &TaskSpec) -> usize {
+    let pairs = |map: &crate::command::Labels| {
+        map.iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum::<usize>()
+    };
+    let run = match &spec.run {
+        Run::Shell(line) => line.len(),
+        Run::Argv(words) => words.iter().map(String::len).sum(),
+    };
+    let uris: usize = spec
+        .uris
+        .iter()
+        .map(|uri| uri.value.len() + uri.output_file.len())
+        .sum();
+    let paths: usize = spec
+        .host_paths
+        .iter()
+        .map(|path| path.host_path.len() + path.container_path.len())
+        .sum();
+    run + pairs(&spec.environment)
+        + pairs(&spec.labels)
+        + uris
+        + paths
+        + spec.name.len()
+        + spec.user.len()
+}

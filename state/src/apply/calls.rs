@@ -1,0 +1,270 @@
+//! Numbered calls of frameworks: each is applied at most once, and its answer remembered.
+
+use super::Scene;
+use super::frameworks::check_info;
+use crate::Registry;
+use crate::command::{Call, CallAction, Outcome, Rejection, Reply};
+use crate::event::Event;
+use crate::framework::{Answer, AnswerOutcome, FrameworkInfo};
+use crate::ids::{FrameworkId, Revision, Role, TaskId, TaskKey};
+use crate::limits;
+use crate::registry::RecordKey;
+
+/// Refusals kept by position in an answer; beyond them a repeat says only that it was applied.
+const REFUSED_KEPT: usize = 64;
+
+impl Registry {
+    pub(super) fn call(&mut self, scene: &mut Scene, call: &Call) -> Outcome {
+        if let Some(answer) = self
+            .answers
+            .get(&(call.framework, call.session, call.number))
+        {
+            return if answer.hash == call.hash {
+                Ok(Reply::Repeated(answer.clone()))
+            } else {
+                Err(Rejection::CallReused(call.number))
+            };
+        }
+        let framework = self
+            .frameworks
+            .get(&call.framework)
+            .ok_or(Rejection::UnknownFramework(call.framework))?;
+        if framework.removing {
+            return Err(Rejection::FrameworkRemoved(call.framework));
+        }
+        if framework.session != call.session {
+            return Err(Rejection::Superseded(call.framework));
+        }
+        if call.number < framework.low_water {
+            return Err(Rejection::Late {
+                number: call.number,
+                low_water: framework.low_water,
+            });
+        }
+        self.lift_low_water(call.framework, call.lowest_unanswered.min(call.number));
+        if self
+            .index
+            .frameworks
+            .get(&call.framework)
+            .is_some_and(|index| index.answers >= limits::ANSWERS_PER_FRAMEWORK)
+        {
+            return Err(Rejection::TooManyAnswers);
+        }
+        let revision = scene.next_revision();
+        let outcome = self.act(scene, call, revision);
+        // A teardown has dropped the answers, and so its own: a repeat finds the framework removed.
+        if self
+            .frameworks
+            .get(&call.framework)
+            .is_some_and(|framework| !framework.removing)
+        {
+            self.remember(call, revision, &outcome);
+        }
+        outcome.map(|refused| Reply::Called { revision, refused })
+    }
+
+    fn act(
+        &mut self,
+        scene: &mut Scene,
+        call: &Call,
+        revision: Revision,
+    ) -> Result<Vec<(u32, Rejection)>, Rejection> {
+        match &call.action {
+            CallAction::Accept(accept) => self.accept(scene, call, accept),
+            CallAction::Kill { task, grace_ms } => {
+                self.kill(scene, call, task, *grace_ms).map(|()| Vec::new())
+            }
+            CallAction::Suppress(roles) => self
+                .suppress(scene, call.framework, roles, revision)
+                .map(|()| Vec::new()),
+            CallAction::Revive(roles) => self
+                .revive(scene, call.framework, roles, revision)
+                .map(|()| Vec::new()),
+            CallAction::Update(info) => self
+                .update_info(scene, call.framework, info, revision)
+                .map(|()| Vec::new()),
+            CallAction::Teardown => {
+                self.begin_removal(scene, call.framework);
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    fn remember(
+        &mut self,
+        call: &Call,
+        revision: Revision,
+        outcome: &Result<Vec<(u32, Rejection)>, Rejection>,
+    ) {
+        let outcome = match outcome {
+            Ok(refused) => {
+                let kept = refused
+                    .iter()
+                    .take(REFUSED_KEPT)
+                    .map(|(position, why)| (*position, why.number()));
+                AnswerOutcome::Done {
+                    refused: kept.collect(),
+                }
+            }
+            Err(why) => AnswerOutcome::Refused {
+                code: why.number(),
+                message: why.to_string().chars().take(160).collect(),
+            },
+        };
+        let key = (call.framework, call.session, call.number);
+        self.answers.insert(
+            key,
+            Answer {
+                hash: call.hash,
+                revision,
+                outcome,
+            },
+        );
+        self.changed.insert(RecordKey::Answer(key.0, key.1, key.2));
+        self.index
+            .frameworks
+            .entry(call.framework)
+            .or_default()
+            .answers += 1;
+    }
+
+    /// Refuses calls below `to` from now on and forgets their answers.
+    pub(super) fn lift_low_water(&mut self, id: FrameworkId, to: u64) {
+        let framework = self
+            .frameworks
+            .get_mut(&id)
+            .expect("the caller has just looked it up");
+        if to <= framework.low_water {
+            return;
+        }
+        framework.low_water = to;
+        let session = framework.session;
+        self.changed.insert(RecordKey::Framework(id));
+        let old: Vec<_> = self
+            .answers
+            .range((id, session, 0)..(id, session, to))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in old {
+            self.forget_answer(key);
+        }
+    }
+
+    /// Forgets the answers of a framework's sessions that match.
+    pub(super) fn drop_answers(&mut self, id: FrameworkId, session_matches: impl Fn(u64) -> bool) {
+        let all = self
+            .answers
+            .range((id, 0, 0)..=(id, u64::MAX, u64::MAX))
+            .map(|(key, _)| *key);
+        for key in all
+            .filter(|(_, session, _)| session_matches(*session))
+            .collect::<Vec<_>>()
+        {
+            self.forget_answer(key);
+        }
+    }
+
+    fn forget_answer(&mut self, key: (FrameworkId, u64, u64)) {
+        self.answers.remove(&key);
+        self.changed.insert(RecordKey::Answer(key.0, key.1, key.2));
+        if let Some(index) = self.index.frameworks.get_mut(&key.0) {
+            index.answers -= 1;
+        }
+    }
+
+    /// UNKNOWN is a promise: no call below this one can start the task any more.
+    fn kill(
+        &mut self,
+        scene: &mut Scene,
+        call: &Call,
+        task: &TaskId,
+        grace_ms: Option<u64>,
+    ) -> Result<(), Rejection> {
+        let key = TaskKey {
+            framework: call.framework,
+            task: task.clone(),
+        };
+        if self.tasks.contains_key(&key) {
+            self.want_kill(scene, &key, grace_ms);
+            return Ok(());
+        }
+        self.lift_low_water(call.framework, call.number);
+        Err(Rejection::UnknownTask(key))
+    }
+
+    fn suppress(
+        &mut self,
+        scene: &mut Scene,
+        id: FrameworkId,
+        roles: &[Role],
+        revision: Revision,
+    ) -> Result<(), Rejection> {
+        let mut framework = self.frameworks.get(&id).expect("the call found it").clone();
+        let before = framework.suppressed.len();
+        framework.suppressed.extend(chosen(&framework.info, roles)?);
+        if framework.suppressed.len() != before {
+            framework.revision = revision;
+            self.put_framework(framework);
+            scene.say(Event::FrameworkChanged(id));
+        }
+        Ok(())
+    }
+
+    fn revive(
+        &mut self,
+        scene: &mut Scene,
+        id: FrameworkId,
+        roles: &[Role],
+        revision: Revision,
+    ) -> Result<(), Rejection> {
+        let mut framework = self.frameworks.get(&id).expect("the call found it").clone();
+        let before = framework.suppressed.len();
+        for role in chosen(&framework.info, roles)? {
+            framework.suppressed.remove(&role);
+        }
+        if framework.suppressed.len() != before {
+            framework.revision = revision;
+            self.put_framework(framework);
+        }
+        scene.say(Event::FrameworkRevived(id));
+        Ok(())
+    }
+
+    fn update_info(
+        &mut self,
+        scene: &mut Scene,
+        id: FrameworkId,
+        info: &FrameworkInfo,
+        revision: Revision,
+    ) -> Result<(), Rejection> {
+        check_info(info)?;
+        let mut framework = self.frameworks.get(&id).expect("the call found it").clone();
+        if framework.info.principal != info.principal {
+            return Err(Rejection::PrincipalChanged(framework.info.principal));
+        }
+        if framework.info != *info {
+            framework
+                .suppressed
+                .retain(|role| info.roles.contains(role));
+            framework.info = info.clone();
+            framework.revision = revision;
+            self.put_framework(framework);
+            scene.say(Event::FrameworkChanged(id));
+        }
+        Ok(())
+    }
+}
+
+/// The named roles, or all; a role that the framework is not in is refused.
+fn chosen(info: &FrameworkInfo, roles: &[Role]) -> Result<Vec<Role>, Rejection> {
+    if roles.is_empty() {
+        return Ok(info.roles.iter().cloned().collect());
+    }
+    match roles.iter().find(|role| !info.roles.contains(*role)) {
+        Some(role) => Err(Rejection::Invalid {
+            field: "roles".into(),
+            text: format!("the framework is not in role {role}"),
+        }),
+        None => Ok(roles.to_vec()),
+    }
+}

@@ -1,0 +1,34 @@
+//! Reigns: who leads since when.
+
+use sha2::{Digest, Sha256};
+
+use super::Scene;
+use crate::Registry;
+use crate::command::{OpenEpoch, Outcome, Reply};
+use crate::event::Event;
+use crate::ids::{ClusterId, Epoch};
+use crate::registry::RecordKey;
+
+impl Registry {
+    /// A reign begins. Its number is the log index of this entry, so it is above all former ones.
+    pub(super) fn open_epoch(&mut self, scene: &mut Scene, open: &OpenEpoch) -> Outcome {
+        if self.cluster.facts.id == ClusterId::default() {
+            let derive = |what: &[u8]| Sha256::digest([what, &open.entropy[..]].concat());
+            let id: [u8; 16] = derive(b"cluster id")[..16]
+                .try_into()
+                .expect("SHA-256 has 32 bytes");
+            self.cluster.facts.id = ClusterId(u128::from_be_bytes(id));
+            self.cluster.facts.offer_key = derive(b"offer key").into();
+        }
+        self.cluster.epoch = Epoch(scene.index);
+        self.cluster.leader = open.node;
+        self.cluster.process = open.process;
+        self.cluster.term = open.term;
+        self.changed.insert(RecordKey::Cluster);
+        scene.say(Event::EpochOpened(self.cluster.epoch));
+        if !self.cluster.sweeps.is_empty() {
+            scene.say(Event::SweepNeeded);
+        }
+        Ok(Reply::Epoch(self.cluster.epoch))
+    }
+}

@@ -1,0 +1,251 @@
+//! Frameworks come, change, leave, and are removed.
+
+use super::Scene;
+use crate::Registry;
+use crate::command::{
+    FrameworkDecision, Outcome, RaiseLowWater, Rejection, Reply, Subscribe, SweepTarget,
+};
+use crate::event::Event;
+use crate::framework::{Connection, FinishedFramework, Framework, FrameworkInfo};
+use crate::ids::FrameworkId;
+use crate::limits;
+use crate::registry::RecordKey;
+
+impl Registry {
+    pub(super) fn subscribe(&mut self, scene: &mut Scene, subscribe: &Subscribe) -> Outcome {
+        check_info(&subscribe.info)?;
+        if subscribe.session == 0 {
+            return Err(Rejection::Invalid {
+                field: "session".into(),
+                text: "choose a random number that is not 0".into(),
+            });
+        }
+        let by_session = || self.framework_by_session(&subscribe.info.principal, subscribe.session);
+        match subscribe.framework.or_else(by_session) {
+            Some(id) => self.resume_framework(scene, id, subscribe),
+            None => Ok(self.add_framework(scene, subscribe)),
+        }
+    }
+
+    fn add_framework(&mut self, scene: &mut Scene, subscribe: &Subscribe) -> Reply {
+        self.cluster.last_framework += 1;
+        self.changed.insert(RecordKey::Cluster);
+        let id = FrameworkId(self.cluster.last_framework);
+        self.put_framework(Framework {
+            id,
+            info: subscribe.info.clone(),
+            session: subscribe.session,
+            past_sessions: Default::default(),
+            connection: Connection::Connected,
+            low_water: 0,
+            suppressed: Default::default(),
+            removing: false,
+            revision: scene.next_revision(),
+        });
+        scene.say(Event::FrameworkSubscribed(id));
+        Reply::Framework(id)
+    }
+
+    fn resume_framework(
+        &mut self,
+        scene: &mut Scene,
+        id: FrameworkId,
+        subscribe: &Subscribe,
+    ) -> Outcome {
+        let known = self
+            .frameworks
+            .get(&id)
+            .ok_or(Rejection::UnknownFramework(id))?;
+        if known.removing {
+            return Err(Rejection::FrameworkRemoved(id));
+        }
+        if known.past_sessions.contains(&subscribe.session) {
+            return Err(Rejection::Superseded(id));
+        }
+        if known.info.principal != subscribe.info.principal {
+            return Err(Rejection::PrincipalChanged(known.info.principal.clone()));
+        }
+        let fresh = known.session != subscribe.session;
+        if !fresh && known.connection == Connection::Connected && known.info == subscribe.info {
+            return Ok(Reply::Framework(id));
+        }
+        let mut framework = known.clone();
+        if fresh {
+            framework.past_sessions.push_back(framework.session);
+            if framework.past_sessions.len() > limits::PAST_SESSIONS {
+                framework.past_sessions.pop_front();
+            }
+            framework.session = subscribe.session;
+            framework.low_water = 0;
+            self.drop_answers(id, |session| session != known_session(&framework));
+        }
+        framework
+            .suppressed
+            .retain(|role| subscribe.info.roles.contains(role));
+        framework.connection = Connection::Connected;
+        framework.info = subscribe.info.clone();
+        framework.revision = scene.next_revision();
+        self.put_framework(framework);
+        scene.say(Event::FrameworkSubscribed(id));
+        Ok(Reply::Framework(id))
+    }
+
+    pub(super) fn disconnect_framework(
+        &mut self,
+        scene: &mut Scene,
+        decision: &FrameworkDecision,
+    ) -> Outcome {
+        let mut framework = self.decided(decision)?.clone();
+        framework.connection = Connection::Disconnected { since: scene.at };
+        framework.revision = scene.next_revision();
+        let id = framework.id;
+        let expires_now = !framework.info.detached && framework.info.failover_timeout_ms == 0;
+        self.put_framework(framework);
+        scene.say(Event::FrameworkChanged(id));
+        if expires_now {
+            self.begin_removal(scene, id);
+        }
+        Ok(Reply::Done)
+    }
+
+    pub(super) fn expire_framework(
+        &mut self,
+        scene: &mut Scene,
+        decision: &FrameworkDecision,
+    ) -> Outcome {
+        let framework = self.decided(decision)?;
+        if framework
+            .deadline()
+            .is_none_or(|deadline| deadline > scene.at)
+        {
+            return Err(Rejection::Moved);
+        }
+        self.begin_removal(scene, decision.framework);
+        Ok(Reply::Done)
+    }
+
+    fn decided(&self, decision: &FrameworkDecision) -> Result<&Framework, Rejection> {
+        let framework = self
+            .frameworks
+            .get(&decision.framework)
+            .ok_or(Rejection::UnknownFramework(decision.framework))?;
+        if framework.removing || framework.revision != decision.decided_on {
+            Err(Rejection::Moved)
+        } else {
+            Ok(framework)
+        }
+    }
+
+    /// Marks a framework: its tasks are ended by sweeps, and it goes with the last of them.
+    pub(super) fn begin_removal(&mut self, scene: &mut Scene, id: FrameworkId) {
+        let mut framework = self
+            .frameworks
+            .get(&id)
+            .expect("the caller has just looked it up")
+            .clone();
+        framework.removing = true;
+        framework.revision = scene.next_revision();
+        self.put_framework(framework);
+        self.drop_answers(id, |_| true);
+        scene.say(Event::FrameworkRemoving(id));
+        self.begin_sweep(scene, SweepTarget::Framework(id));
+        self.forget_framework_if_done(scene, id);
+    }
+
+    /// Removes a framework that is marked or detached once nothing of it is left.
+    pub(super) fn forget_framework_if_done(&mut self, scene: &mut Scene, id: FrameworkId) {
+        let Some(framework) = self.frameworks.get(&id) else {
+            return;
+        };
+        let left = self
+            .index
+            .frameworks
+            .get(&id)
+            .is_some_and(|index| !index.tasks.is_empty());
+        let nobody_listens =
+            framework.info.detached && framework.connection != Connection::Connected;
+        if left || !(framework.removing || framework.info.detached) {
+            return;
+        }
+        let reason = if framework.removing {
+            "removed"
+        } else if nobody_listens {
+            "its last task ended"
+        } else {
+            "detached; its last task ended"
+        };
+        let framework = self.remove_framework(id);
+        self.drop_answers(id, |_| true);
+        self.cluster.sweeps.remove(&SweepTarget::Framework(id));
+        self.cluster.last_finished += 1;
+        let serial = self.cluster.last_finished;
+        self.changed.insert(RecordKey::Cluster);
+        self.changed.insert(RecordKey::FinishedFramework(serial));
+        let finished = FinishedFramework {
+            id,
+            info: framework.info,
+            revision: scene.next_revision(),
+            reason: reason.to_owned(),
+        };
+        self.finished_frameworks.insert(serial, finished);
+        if self.finished_frameworks.len() > limits::FINISHED_FRAMEWORKS {
+            let (oldest, _) = self
+                .finished_frameworks
+                .pop_first()
+                .expect("it is longer than its limit");
+            self.changed.insert(RecordKey::FinishedFramework(oldest));
+        }
+        scene.say(Event::FrameworkRemoved(id));
+    }
+
+    pub(super) fn raise_low_water(&mut self, raise: &RaiseLowWater) -> Outcome {
+        let framework = self
+            .frameworks
+            .get(&raise.framework)
+            .ok_or(Rejection::UnknownFramework(raise.framework))?;
+        if framework.session != raise.session {
+            return Err(Rejection::Superseded(raise.framework));
+        }
+        self.lift_low_water(raise.framework, raise.to);
+        Ok(Reply::Done)
+    }
+}
+
+fn known_session(framework: &Framework) -> u64 {
+    framework
+        .past_sessions
+        .back()
+        .copied()
+        .unwrap_or(framework.session)
+}
+
+/// Judges what a framework says of itself.
+pub(super) fn check_info(info: &FrameworkInfo) -> Result<(), Rejection> {
+    let invalid = |field: &str, text: &str| {
+        Err(Rejection::Invalid {
+            field: field.into(),
+            text: text.into(),
+        })
+    };
+    if info.name.is_empty() || info.name.len() > limits::NAME_BYTES {
+        return invalid("info.name", "give it 1 to 255 bytes");
+    }
+    if info.roles.is_empty() || info.roles.len() > limits::ROLES_PER_FRAMEWORK {
+        return invalid("info.roles", "name 1 to 64 roles; * is the default one");
+    }
+    let long = [&info.user, &info.principal, &info.web_url]
+        .into_iter()
+        .any(|text| text.len() > limits::NAME_BYTES);
+    let labels: usize = info
+        .labels
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    if long || labels > 64 * 1024 {
+        return invalid(
+            "info",
+            "user, principal and web_url take 255 bytes each, labels 64 KiB together",
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! The one door through which facts change.
+//!
+//! Total and deterministic: every command gets an outcome, none fails half-way. All checks come
+//! before the first change. Reading order: `epochs`, `agents`, `reconcile`, `frameworks`, `calls`,
+//! `accept`, `tasks`, `operators`, `sweeps`.
+
+mod accept;
+mod agents;
+mod calls;
+mod epochs;
+mod frameworks;
+mod operators;
+mod reconcile;
+mod sweeps;
+mod tasks;
+
+use crate::Registry;
+use crate::command::{Command, Entry, Outcome, Proposed, Rejection, Reply};
+use crate::event::Event;
+use crate::ids::{Revision, Ticket, Timestamp};
+use crate::registry::RecordKey;
+
+/// What became of one command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Whose it was.
+    pub ticket: Ticket,
+    /// The answer.
+    pub outcome: Outcome,
+    /// What changed, in order.
+    pub events: Vec<Event>,
+}
+
+/// Where in the log a command stands, the time there, and what it has changed so far.
+struct Scene {
+    at: Timestamp,
+    index: u64,
+    position: u32,
+    events: Vec<Event>,
+}
+
+impl Scene {
+    /// A revision that no other fact has.
+    fn next_revision(&mut self) -> Revision {
+        let revision = Revision {
+            index: self.index,
+            position: self.position,
+        };
+        self.position += 1;
+        revision
+    }
+
+    fn say(&mut self, event: Event) {
+        self.events.push(event);
+    }
+}
+
+impl Registry {
+    /// Applies the entry at log `index`; entries come in order, each once. An entry at or below the
+    /// last applied index changes nothing and answers nothing.
+    pub fn apply(&mut self, index: u64, entry: &Entry) -> Vec<Applied> {
+        if index <= self.applied {
+            return Vec::new();
+        }
+        self.applied = index;
+        if entry.at > self.time {
+            self.time = entry.at;
+            self.changed.insert(RecordKey::Time);
+        }
+        let mut scene = Scene {
+            at: self.time,
+            index,
+            position: 0,
+            events: Vec::new(),
+        };
+        let mut all = Vec::with_capacity(entry.commands.len());
+        for Proposed { ticket, command } in &entry.commands {
+            let outcome = self.command(&mut scene, *ticket, command);
+            all.push(Applied {
+                ticket: *ticket,
+                outcome,
+                events: std::mem::take(&mut scene.events),
+            });
+        }
+        all
+    }
+
+    fn command(&mut self, scene: &mut Scene, ticket: Ticket, command: &Command) -> Outcome {
+        if let Command::OpenEpoch(open) = command {
+            return self.open_epoch(scene, open);
+        }
+        if ticket.epoch != self.cluster.epoch {
+            return Err(Rejection::StaleEpoch);
+        }
+        match command {
+            Command::OpenEpoch(_) | Command::Tick => Ok(Reply::Done),
+            Command::RegisterAgent(register) => self.register_agent(scene, register),
+            Command::AgentUnreachable(decision) => self.agent_unreachable(scene, decision),
+            Command::ReconcileAgent(list) => self.reconcile_agent(scene, list),
+            Command::UpdateTasks(report) => self.update_tasks(scene, report),
+            Command::Subscribe(subscribe) => self.subscribe(scene, subscribe),
+            Command::DisconnectFramework(decision) => self.disconnect_framework(scene, decision),
+            Command::ExpireFramework(decision) => self.expire_framework(scene, decision),
+            Command::Call(call) => self.call(scene, call),
+            Command::Acknowledge(acknowledge) => self.acknowledge(scene, acknowledge),
+            Command::RaiseLowWater(raise) => self.raise_low_water(raise),
+            Command::Operate(operate) => self.operate(scene, operate),
+            Command::Sweep(target) => self.sweep(scene, *target),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! What an agent holds against what it should hold, a bounded chunk at a time.
+//!
+//! The same comparison serves a first connection, a reconnection and a new leader.
+
+use super::Scene;
+use super::tasks::Change;
+use crate::Registry;
+use crate::agent::AgentMode;
+use crate::command::{HeldTask, Outcome, ReconcileAgent, Rejection, Reply};
+use crate::event::Event;
+use crate::ids::TaskKey;
+use crate::task::{Reason, Source, Task, TaskState};
+
+impl Registry {
+    pub(super) fn reconcile_agent(&mut self, scene: &mut Scene, list: &ReconcileAgent) -> Outcome {
+        let agent = self
+            .agents
+            .get(&list.agent)
+            .ok_or(Rejection::UnknownAgent(list.agent))?;
+        if agent.incarnation != list.incarnation
+            || agent.mode == AgentMode::Unreachable
+            || agent.mode == AgentMode::Gone
+        {
+            return Err(Rejection::Moved);
+        }
+        let inside = |key: &&TaskKey| {
+            list.after.as_ref().is_none_or(|after| *key > after)
+                && list.through.as_ref().is_none_or(|through| *key <= through)
+        };
+        let known: Vec<TaskKey> = self
+            .index
+            .agents
+            .get(&list.agent)
+            .map(|index| index.tasks.iter().filter(inside).cloned().collect())
+            .unwrap_or_default();
+        for key in &known {
+            let held = list
+                .held
+                .binary_search_by(|held| held.key.cmp(key))
+                .ok()
+                .map(|at| &list.held[at]);
+            self.compare(scene, list, key, held);
+        }
+        for held in &list.held {
+            let wanted = self
+                .tasks
+                .get(&held.key)
+                .filter(|task| task.order == held.order && task.agent == list.agent);
+            if wanted.is_none_or(Task::is_terminal) {
+                scene.say(Event::Stray {
+                    agent: list.agent,
+                    key: held.key.clone(),
+                    order: held.order,
+                });
+            }
+        }
+        scene.say(Event::AgentReconciled {
+            agent: list.agent,
+            complete: list.through.is_none(),
+        });
+        Ok(Reply::Done)
+    }
+
+    fn compare(
+        &mut self,
+        scene: &mut Scene,
+        list: &ReconcileAgent,
+        key: &TaskKey,
+        held: Option<&HeldTask>,
+    ) {
+        let task = self
+            .tasks
+            .get(key)
+            .expect("the index names only tasks that are there");
+        if task.is_terminal() {
+            return;
+        }
+        let change = match held.filter(|held| held.order == task.order) {
+            Some(_) if task.state == TaskState::Unreachable => Change::by_master(
+                task.agent_state,
+                Reason::AgentReregistered,
+                "its agent is back",
+                list.wall_ms,
+            ),
+            Some(_) => return,
+            None if task.order <= list.floor => Change::by_master(
+                TaskState::Gone,
+                Reason::TaskMissingOnAgent,
+                "its agent does not have it any more",
+                list.wall_ms,
+            ),
+            None if task.state == TaskState::Unreachable => Change::by_master(
+                TaskState::Dropped,
+                Reason::LaunchVoided,
+                "it was not delivered before its agent became unreachable; it never started",
+                list.wall_ms,
+            ),
+            None => return,
+        };
+        debug_assert_eq!(change.source, Source::Master);
+        self.set_state(scene, key, change);
+    }
+}

@@ -1,0 +1,238 @@
+//! The life of a task: updates, kills, acknowledgements, the way into history.
+
+use super::Scene;
+use crate::Registry;
+use crate::agent::AgentMode;
+use crate::command::{Acknowledge, AgentUpdate, Outcome, Rejection, Reply, UpdateTasks};
+use crate::event::Event;
+use crate::ids::{FrameworkId, OrderIndex, Revision, TaskKey};
+use crate::limits;
+use crate::registry::RecordKey;
+use crate::task::{Exit, FinishedTask, Kill, Reason, Source, TaskState, Update};
+
+/// A new state of a task, before it has a revision.
+pub(super) struct Change {
+    pub(super) state: TaskState,
+    pub(super) source: Source,
+    reason: Reason,
+    message: String,
+    exit: Option<Exit>,
+    wall_ms: i64,
+}
+
+impl Change {
+    pub(super) fn by_master(state: TaskState, reason: Reason, message: &str, wall_ms: i64) -> Self {
+        Self {
+            state,
+            source: Source::Master,
+            reason,
+            message: message.to_owned(),
+            exit: None,
+            wall_ms,
+        }
+    }
+
+    fn by_agent(update: &AgentUpdate) -> Self {
+        Self {
+            state: update.state,
+            source: update.source,
+            reason: update.reason,
+            message: cut(&update.message),
+            exit: update.exit,
+            wall_ms: update.wall_ms,
+        }
+    }
+
+    pub(super) fn into_update(self, revision: Revision) -> Update {
+        Update {
+            revision,
+            state: self.state,
+            source: self.source,
+            reason: self.reason,
+            message: self.message,
+            exit: self.exit,
+            wall_ms: self.wall_ms,
+        }
+    }
+}
+
+fn cut(text: &str) -> String {
+    let end = (0..=text.len().min(limits::MESSAGE_BYTES))
+        .rev()
+        .find(|end| text.is_char_boundary(*end))
+        .unwrap_or(0);
+    text[..end].to_owned()
+}
+
+impl Registry {
+    pub(super) fn update_tasks(&mut self, scene: &mut Scene, report: &UpdateTasks) -> Outcome {
+        let agent = self
+            .agents
+            .get(&report.agent)
+            .ok_or(Rejection::UnknownAgent(report.agent))?;
+        if agent.mode == AgentMode::Unreachable || agent.mode == AgentMode::Gone {
+            return Err(Rejection::AgentNotActive(report.agent, agent.mode));
+        }
+        for update in &report.updates {
+            self.update_task(scene, report, update);
+        }
+        Ok(Reply::Done)
+    }
+
+    /// A repeated or late update, and one for an instance that is not held, changes nothing: the
+    /// agent is told that it may forget it.
+    fn update_task(&mut self, scene: &mut Scene, report: &UpdateTasks, update: &AgentUpdate) {
+        let task = self
+            .tasks
+            .get(&update.key)
+            .filter(|task| task.agent == report.agent && task.order == update.order);
+        let is_news = task.is_some_and(|task| {
+            update.number > task.reported && task.state.may_become(update.state)
+        });
+        let released = match task {
+            None => true,
+            Some(task) if is_news => {
+                let number = update.number;
+                self.change_task(&task.key.clone(), |task| {
+                    task.reported = number;
+                    task.agent_state = update.state;
+                });
+                self.set_state(scene, &update.key, Change::by_agent(update));
+                update.state.is_terminal()
+            }
+            Some(task) => task.is_terminal(),
+        };
+        scene.say(Event::UpdateSettled {
+            agent: report.agent,
+            key: update.key.clone(),
+            order: update.order,
+            number: update.number,
+            released,
+        });
+    }
+
+    /// Gives a task a new state and its framework an update. The caller has checked the table.
+    pub(super) fn set_state(&mut self, scene: &mut Scene, key: &TaskKey, change: Change) {
+        let revision = scene.next_revision();
+        let update = change.into_update(revision);
+        let state = update.state;
+        let mut agent = None;
+        self.change_task(key, |task| {
+            task.state = state;
+            task.latest = update.clone();
+            task.revision = revision;
+            task.unacknowledged
+                .retain(|former| former.state.is_terminal());
+            task.unacknowledged.push(update);
+            agent = Some(task.agent);
+        });
+        let agent = agent.expect("the change has run");
+        scene.say(Event::TaskUpdated {
+            key: key.clone(),
+            agent,
+            revision,
+            state,
+        });
+        if state.is_terminal() {
+            scene.say(Event::AgentUsageChanged(agent));
+            if self.acknowledges_itself(key.framework) {
+                self.finish_task(scene, key);
+            }
+        }
+    }
+
+    /// Whether nobody will ever read the updates of this framework.
+    fn acknowledges_itself(&self, framework: FrameworkId) -> bool {
+        self.frameworks
+            .get(&framework)
+            .is_none_or(|framework| framework.removing || framework.info.detached)
+    }
+
+    /// Wants a task dead. A second wish only shortens the grace of the first, under its order.
+    pub(super) fn want_kill(&mut self, scene: &mut Scene, key: &TaskKey, grace_ms: Option<u64>) {
+        let task = self
+            .tasks
+            .get(key)
+            .expect("the caller has just looked it up");
+        let grace_ms = grace_ms.unwrap_or(task.spec.grace_ms);
+        if task.is_terminal() || task.kill.is_some_and(|kill| kill.grace_ms <= grace_ms) {
+            return;
+        }
+        let agent = task.agent;
+        let order = self.next_order(agent);
+        let revision = scene.next_revision();
+        self.change_task(key, |task| {
+            task.kill = Some(Kill { order, grace_ms });
+            task.revision = revision;
+        });
+        scene.say(Event::TaskKillWanted {
+            key: key.clone(),
+            agent,
+            order,
+        });
+    }
+
+    pub(super) fn next_order(&mut self, agent: crate::ids::AgentId) -> OrderIndex {
+        let agent = self.touch_agent(agent);
+        agent.orders.0 += 1;
+        agent.orders
+    }
+
+    pub(super) fn acknowledge(&mut self, scene: &mut Scene, acknowledge: &Acknowledge) -> Outcome {
+        let framework = self
+            .frameworks
+            .get(&acknowledge.framework)
+            .ok_or(Rejection::UnknownFramework(acknowledge.framework))?;
+        if framework.session != acknowledge.session {
+            return Err(Rejection::Superseded(acknowledge.framework));
+        }
+        for (task, revision) in &acknowledge.updates {
+            let key = TaskKey {
+                framework: acknowledge.framework,
+                task: task.clone(),
+            };
+            let Some(task) = self.tasks.get(&key) else {
+                continue;
+            };
+            if !task
+                .unacknowledged
+                .iter()
+                .any(|update| update.revision <= *revision)
+            {
+                continue;
+            }
+            self.change_task(&key, |task| {
+                task.unacknowledged
+                    .retain(|update| update.revision > *revision)
+            });
+            let task = &self.tasks[&key];
+            if task.is_terminal() && task.unacknowledged.is_empty() {
+                self.finish_task(scene, &key);
+            }
+        }
+        Ok(Reply::Done)
+    }
+
+    /// Moves an ended task to the history, and with the last task of a framework that nobody
+    /// listens for, the framework.
+    pub(super) fn finish_task(&mut self, scene: &mut Scene, key: &TaskKey) {
+        let mut task = self.remove_task(key);
+        task.unacknowledged.clear();
+        self.cluster.last_finished += 1;
+        let serial = self.cluster.last_finished;
+        self.changed.insert(RecordKey::Cluster);
+        self.changed.insert(RecordKey::FinishedTask(serial));
+        self.index.finished.insert(key.clone(), serial);
+        self.finished_tasks.insert(serial, FinishedTask { task });
+        while self.finished_tasks.len() > limits::FINISHED_TASKS {
+            let (serial, oldest) = self
+                .finished_tasks
+                .pop_first()
+                .expect("it is longer than its limit");
+            self.index.finished.remove(&oldest.task.key);
+            self.changed.insert(RecordKey::FinishedTask(serial));
+        }
+        scene.say(Event::TaskForgotten(key.clone()));
+        self.forget_framework_if_done(scene, key.framework);
+    }
+}

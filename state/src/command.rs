@@ -1,0 +1,543 @@
+//! What can be proposed, and how it is answered.
+//!
+//! A command carries everything that `apply` needs: ids, times and random bytes come in with it.
+
+use std::collections::BTreeMap;
+
+use crate::agent::AgentInfo;
+use crate::framework::FrameworkInfo;
+use crate::ids::{
+    AgentId, ClusterId, Epoch, FrameworkId, NodeId, OfferId, OrderIndex, Revision, Role, TaskId,
+    TaskKey, Ticket, Timestamp,
+};
+use crate::resources::Resources;
+use crate::task::{Exit, Reason, Source, TaskSpec, TaskState};
+
+/// One log entry: commands proposed together, tried in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Cluster time that the leader stamped; `apply` never goes back.
+    pub at: Timestamp,
+    /// In order.
+    pub commands: Vec<Proposed>,
+}
+
+/// A command with the reign that proposed it. A ticket of another reign than the present one is
+/// refused, except for [`Command::OpenEpoch`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proposed {
+    /// Whose it is.
+    pub ticket: Ticket,
+    /// What is wanted.
+    pub command: Command,
+}
+
+/// A change of the registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// A node has won an election, or a leader has started: a new reign begins.
+    OpenEpoch(OpenEpoch),
+    /// An agent says hello with something new.
+    RegisterAgent(RegisterAgent),
+    /// The leader has not heard of an agent for too long.
+    AgentUnreachable(AgentDecision),
+    /// A part of what an agent holds, compared with what it should hold.
+    ReconcileAgent(ReconcileAgent),
+    /// Updates of tasks from their agent.
+    UpdateTasks(UpdateTasks),
+    /// A scheduler subscribes with something new.
+    Subscribe(Subscribe),
+    /// The leader has seen no stream of a framework for too long.
+    DisconnectFramework(FrameworkDecision),
+    /// The leader has seen the deadline of a framework pass.
+    ExpireFramework(FrameworkDecision),
+    /// A numbered call of a framework.
+    Call(Call),
+    /// A framework has stored updates.
+    Acknowledge(Acknowledge),
+    /// A framework was, or is about to be, told UNKNOWN: earlier calls may not start anything any more.
+    RaiseLowWater(RaiseLowWater),
+    /// Changes by operators.
+    Operate(Operate),
+    /// A bounded piece of a larger change that is marked in the registry.
+    Sweep(SweepTarget),
+    /// Moves cluster time and nothing else: a deadline is near and nothing else is proposed.
+    Tick,
+}
+
+/// See [`Command::OpenEpoch`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenEpoch {
+    /// The node that leads.
+    pub node: NodeId,
+    /// Random, one a process life.
+    pub process: u64,
+    /// Its raft term.
+    pub term: u64,
+    /// Random bytes: the cluster's id and first key come from the very first ones.
+    pub entropy: [u8; 32],
+    /// Milliseconds of the Unix epoch, for display.
+    pub wall_ms: i64,
+}
+
+/// See [`Command::RegisterAgent`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegisterAgent {
+    /// Absent on a first registration.
+    pub agent: Option<AgentId>,
+    /// Keys a first registration.
+    pub nonce: u64,
+    /// The last incarnation that a master confirmed to it; 0 for none.
+    pub confirmed: u64,
+    /// Those tried since; the last one is to become the registered one.
+    pub tried: Vec<u64>,
+    /// Of its kernel.
+    pub boot_id: String,
+    /// What it says of itself.
+    pub info: AgentInfo,
+}
+
+/// A decision of the leader about an agent, void if the record has moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentDecision {
+    /// The agent.
+    pub agent: AgentId,
+    /// The revision of its record that was decided on.
+    pub decided_on: Revision,
+    /// Milliseconds of the Unix epoch, for display.
+    pub wall_ms: i64,
+}
+
+/// A decision of the leader about a framework, void if the record has moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrameworkDecision {
+    /// The framework.
+    pub framework: FrameworkId,
+    /// The revision of its record that was decided on.
+    pub decided_on: Revision,
+}
+
+/// One chunk of an agent's list, complete for the keys above `after` up to `through`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReconcileAgent {
+    /// The agent.
+    pub agent: AgentId,
+    /// Its registered incarnation; another one voids the list.
+    pub incarnation: u64,
+    /// The floor at which the list was taken.
+    pub floor: OrderIndex,
+    /// The chunk starts behind this key; `None` from the first.
+    pub after: Option<TaskKey>,
+    /// The chunk ends with this key; `None` to the last.
+    pub through: Option<TaskKey>,
+    /// What the agent holds there, ascending; at most [`crate::limits::RECORDS_PER_COMMAND`].
+    pub held: Vec<HeldTask>,
+    /// Milliseconds of the Unix epoch, for display.
+    pub wall_ms: i64,
+}
+
+/// A task as its agent holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldTask {
+    /// Which.
+    pub key: TaskKey,
+    /// The order that launched it.
+    pub order: OrderIndex,
+}
+
+/// See [`Command::UpdateTasks`]; at most [`crate::limits::RECORDS_PER_COMMAND`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpdateTasks {
+    /// Whose tasks.
+    pub agent: AgentId,
+    /// In the order in which the agent made them.
+    pub updates: Vec<AgentUpdate>,
+}
+
+/// An update as its agent numbered it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentUpdate {
+    /// Which task.
+    pub key: TaskKey,
+    /// The order that launched it.
+    pub order: OrderIndex,
+    /// Counts from 1 for each instance.
+    pub number: u64,
+    /// The new state.
+    pub state: TaskState,
+    /// Who saw it.
+    pub source: Source,
+    /// Why.
+    pub reason: Reason,
+    /// For people.
+    pub message: String,
+    /// How the process ended.
+    pub exit: Option<Exit>,
+    /// Milliseconds of the Unix epoch, for display.
+    pub wall_ms: i64,
+}
+
+/// See [`Command::Subscribe`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscribe {
+    /// Absent on the very first subscription, which is keyed by principal and session.
+    pub framework: Option<FrameworkId>,
+    /// A nonce of the scheduler's life; not 0.
+    pub session: u64,
+    /// What it says of itself.
+    pub info: FrameworkInfo,
+}
+
+/// A call that changes state, named so that a repeat changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// Whose.
+    pub framework: FrameworkId,
+    /// The nonce of its session.
+    pub session: u64,
+    /// Counts from 1 within the session.
+    pub number: u64,
+    /// The lowest number whose answer the caller still waits for.
+    pub lowest_unanswered: u64,
+    /// Hash of the request.
+    pub hash: u64,
+    /// What is wanted.
+    pub action: CallAction,
+}
+
+/// What a framework may call for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallAction {
+    /// Use offers.
+    Accept(Accept),
+    /// End a task.
+    Kill {
+        /// Which.
+        task: TaskId,
+        /// From TERM to KILL; `None` takes the task's own.
+        grace_ms: Option<u64>,
+    },
+    /// No offers in these roles; an empty list means all.
+    Suppress(Vec<Role>),
+    /// Offers again in these roles; an empty list means all.
+    Revive(Vec<Role>),
+    /// Change what it says of itself.
+    Update(FrameworkInfo),
+    /// End all its tasks and forget it.
+    Teardown,
+}
+
+/// Uses offers of one agent and one role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accept {
+    /// The whole promises, verified by the leader that proposes this.
+    pub offers: Vec<Promise>,
+    /// Tried in order, each seeing the result of the former.
+    pub launches: Vec<TaskSpec>,
+    /// One refused launch refuses all.
+    pub all_or_nothing: bool,
+    /// Milliseconds of the Unix epoch, for display.
+    pub wall_ms: i64,
+}
+
+/// Everything that an offer promises.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Promise {
+    /// Its name.
+    pub id: OfferId,
+    /// To whom.
+    pub framework: FrameworkId,
+    /// In which session.
+    pub session: u64,
+    /// Of which agent.
+    pub agent: AgentId,
+    /// In which role.
+    pub role: Role,
+    /// What.
+    pub resources: Resources,
+    /// The agent's promise revision.
+    pub promise: Revision,
+    /// Cluster time at which it lapses.
+    pub expires: Timestamp,
+}
+
+/// See [`Command::Acknowledge`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acknowledge {
+    /// Whose.
+    pub framework: FrameworkId,
+    /// The nonce of its session.
+    pub session: u64,
+    /// Each covers that update and all before it; at most [`crate::limits::RECORDS_PER_COMMAND`].
+    pub updates: Vec<(TaskId, Revision)>,
+}
+
+/// See [`Command::RaiseLowWater`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RaiseLowWater {
+    /// Whose.
+    pub framework: FrameworkId,
+    /// The nonce of its session.
+    pub session: u64,
+    /// Calls below are refused from now on.
+    pub to: u64,
+}
+
+/// Changes by operators, tried in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operate {
+    /// Principal and request id; `None` is not remembered.
+    pub request: Option<(String, String)>,
+    /// Hash of the operations.
+    pub hash: u64,
+    /// At most [`crate::limits::OPERATIONS_PER_BATCH`].
+    pub operations: Vec<Operation>,
+    /// Milliseconds of the Unix epoch, for display.
+    pub wall_ms: i64,
+}
+
+/// One change by an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// Sets an attribute of an agent; an empty value removes it.
+    SetAttribute {
+        /// Which agent.
+        agent: AgentId,
+        /// The name.
+        name: String,
+        /// The value.
+        value: String,
+    },
+    /// Ends a task.
+    KillTask {
+        /// Which.
+        key: TaskKey,
+        /// From TERM to KILL; `None` takes the task's own.
+        grace_ms: Option<u64>,
+    },
+    /// Ends a framework and all its tasks.
+    Teardown(FrameworkId),
+    /// Sets the weight of a role, in thousandths.
+    SetWeight {
+        /// Which role.
+        role: Role,
+        /// 1 to 1,000,000,000.
+        weight_milli: u64,
+    },
+    /// Offers no more of an agent.
+    Deactivate(AgentId),
+    /// Offers it again.
+    Reactivate(AgentId),
+    /// Declares it dead, for ever.
+    MarkGone(AgentId),
+}
+
+/// What a sweep works off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SweepTarget {
+    /// Tasks of an agent that became unreachable or gone.
+    Agent(AgentId),
+    /// Tasks of a framework that is being removed.
+    Framework(FrameworkId),
+}
+
+/// How a command was answered.
+pub type Outcome = Result<Reply, Rejection>;
+
+/// What a command did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// Done, or already so.
+    Done,
+    /// The new reign.
+    Epoch(Epoch),
+    /// An agent is registered.
+    Agent(AgentId),
+    /// A framework is subscribed.
+    Framework(FrameworkId),
+    /// A numbered call was applied, but for these launches.
+    Called {
+        /// When.
+        revision: Revision,
+        /// Position among the launches, and why.
+        refused: Vec<(u32, Rejection)>,
+    },
+    /// A numbered call was applied before, with this outcome.
+    Repeated(crate::framework::Answer),
+    /// Operators' changes, one outcome each.
+    Operated(Vec<Result<(), Rejection>>),
+}
+
+/// Why something was refused. The text says what, with names and numbers.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "each says itself in its message")]
+pub enum Rejection {
+    #[error("the reign that proposed this is over")]
+    StaleEpoch,
+    #[error("the record of this was changed meanwhile")]
+    Moved,
+    #[error("no {0} in this cluster")]
+    UnknownAgent(AgentId),
+    #[error("{0} was declared gone; its agent must register anew")]
+    AgentGone(AgentId),
+    #[error("{0} is registered with another incarnation: this looks like a copy of its disk")]
+    Clone(AgentId),
+    #[error("{0} is {1:?}; nothing can be launched there")]
+    AgentNotActive(AgentId, crate::agent::AgentMode),
+    #[error("no {0} in this cluster: it was removed, or never was")]
+    UnknownFramework(FrameworkId),
+    #[error("{0} is being removed")]
+    FrameworkRemoved(FrameworkId),
+    #[error("another scheduler has taken over {0}")]
+    Superseded(FrameworkId),
+    #[error("call {number} is below {low_water}, the lowest number still open")]
+    Late { number: u64, low_water: u64 },
+    #[error("call {0} was already used for another request")]
+    CallReused(u64),
+    #[error(
+        "{} answers are waiting to be confirmed: send a higher lowest_unanswered",
+        crate::limits::ANSWERS_PER_FRAMEWORK
+    )]
+    TooManyAnswers,
+    #[error("the principal of a framework cannot be changed (it is {0:?})")]
+    PrincipalChanged(String),
+    #[error("{field}: {text}")]
+    Invalid { field: String, text: String },
+    #[error("no offer was given")]
+    NoOffers,
+    #[error("offer {0} is given twice")]
+    OfferTwice(OfferId),
+    #[error("offer {0} was made to another framework or session")]
+    OfferForeign(OfferId),
+    #[error("offer {0} is of another agent or role than the first one")]
+    OfferMixed(OfferId),
+    #[error("offer {0} has lapsed")]
+    OfferExpired(OfferId),
+    #[error("offer {0} is no longer open: used, declined, rescinded or from too long ago")]
+    OfferUsed(OfferId),
+    #[error("offer {0} promises what {1} no longer has")]
+    OfferOutdated(OfferId, AgentId),
+    #[error("offer {0} carries no valid token of this cluster")]
+    OfferForged(OfferId),
+    #[error("asked {asked}; what is left of the offers is {left}")]
+    TooLarge { asked: String, left: String },
+    #[error("task id {0} is in use or was used by this framework")]
+    TaskExists(TaskId),
+    #[error("not tried: another task of an all-or-nothing accept was refused")]
+    NotAlone,
+    #[error(
+        "{} ended tasks are not acknowledged: acknowledge their updates",
+        crate::limits::UNACKNOWLEDGED_TASKS
+    )]
+    TooManyUnacknowledged,
+    #[error("no task {0}")]
+    UnknownTask(TaskKey),
+    #[error("{OPERATIONS} operations at most in one batch", OPERATIONS = crate::limits::OPERATIONS_PER_BATCH)]
+    TooManyOperations,
+    #[error("request id {0:?} was already used for other operations")]
+    RequestReused(String),
+    #[error("too many requests with an id in ten minutes: wait, or send without one")]
+    TooManyRequests,
+    #[error("{0} is {1:?}; that cannot be done to it now")]
+    WrongMode(AgentId, crate::agent::AgentMode),
+}
+
+/// What the registry is called and sealed with; kept with the first epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClusterFacts {
+    /// Its id.
+    pub id: ClusterId,
+    /// Integrity key of offers. `apply` never trusts it.
+    pub offer_key: [u8; 32],
+    /// The key before, still honoured.
+    pub former_offer_key: Option<[u8; 32]>,
+}
+
+/// Free text by name, as labels and attributes.
+pub type Labels = BTreeMap<String, String>;
+
+impl Rejection {
+    /// A closed code for machines, the same on the wire and in the docs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        CODES[usize::from(self.number())]
+    }
+
+    /// The code of a stored refusal; "refused" if the number is of a newer release.
+    #[must_use]
+    pub fn code_of(number: u8) -> &'static str {
+        CODES.get(usize::from(number)).copied().unwrap_or("refused")
+    }
+
+    /// The code as stored; never given a new meaning.
+    #[must_use]
+    pub fn number(&self) -> u8 {
+        match self {
+            Self::StaleEpoch => 0,
+            Self::Moved => 1,
+            Self::UnknownAgent(_) => 2,
+            Self::AgentGone(_) => 3,
+            Self::Clone(_) => 4,
+            Self::AgentNotActive(..) => 5,
+            Self::UnknownFramework(_) => 6,
+            Self::FrameworkRemoved(_) => 7,
+            Self::Superseded(_) => 8,
+            Self::Late { .. } => 9,
+            Self::CallReused(_) => 10,
+            Self::TooManyAnswers => 11,
+            Self::PrincipalChanged(_) => 12,
+            Self::Invalid { .. } => 13,
+            Self::NoOffers => 14,
+            Self::OfferTwice(_) => 15,
+            Self::OfferForeign(_) => 16,
+            Self::OfferMixed(_) => 17,
+            Self::OfferExpired(_) => 18,
+            Self::OfferUsed(_) => 19,
+            Self::OfferOutdated(..) => 20,
+            Self::OfferForged(_) => 21,
+            Self::TooLarge { .. } => 22,
+            Self::TaskExists(_) => 23,
+            Self::NotAlone => 24,
+            Self::TooManyUnacknowledged => 25,
+            Self::UnknownTask(_) => 26,
+            Self::TooManyOperations => 27,
+            Self::RequestReused(_) => 28,
+            Self::TooManyRequests => 29,
+            Self::WrongMode(..) => 30,
+        }
+    }
+}
+
+const CODES: [&str; 31] = [
+    "stale-epoch",
+    "moved",
+    "unknown-agent",
+    "agent-gone",
+    "clone",
+    "agent-not-active",
+    "unknown-framework",
+    "framework-removed",
+    "superseded",
+    "late",
+    "call-reused",
+    "too-many-answers",
+    "principal-changed",
+    "invalid",
+    "no-offers",
+    "offer-twice",
+    "offer-foreign",
+    "offer-mixed",
+    "offer-expired",
+    "offer-used",
+    "offer-outdated",
+    "offer-forged",
+    "too-large",
+    "task-exists",
+    "not-alone",
+    "too-many-unacknowledged",
+    "unknown-task",
+    "too-many-operations",
+    "request-reused",
+    "too-many-requests",
+    "wrong-mode",
+];

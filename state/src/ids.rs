@@ -1,0 +1,288 @@
+//! Names of things: one newtype a noun, with its text form and its rules.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::limits;
+
+/// Text that is not an id of the wanted kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a valid {what}: {rule}")]
+pub struct InvalidId {
+    /// The kind of id, as "task id".
+    pub what: &'static str,
+    /// What was given, cut to 64 characters.
+    pub text: String,
+    /// What would be right.
+    pub rule: &'static str,
+}
+
+impl InvalidId {
+    fn new(what: &'static str, text: &str, rule: &'static str) -> Self {
+        Self {
+            what,
+            text: text.chars().take(64).collect(),
+            rule,
+        }
+    }
+}
+
+macro_rules! numbered {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        pub struct $name(pub u64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!($prefix, "-{}"), self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                let number = text.strip_prefix(concat!($prefix, "-")).and_then(|rest| rest.parse().ok());
+                number.map(Self).ok_or_else(|| InvalidId::new($what, text, concat!("write it as ", $prefix, "-N")))
+            }
+        }
+    };
+}
+
+numbered!(
+    /// An agent; made by the registry, never used again.
+    AgentId, "agent", "agent id"
+);
+numbered!(
+    /// A framework; made by the registry, never used again.
+    FrameworkId, "framework", "framework id"
+);
+numbered!(
+    /// A master in its raft group.
+    NodeId, "master", "master id"
+);
+
+/// One reign of a leader: the log index of its `OpenEpoch` entry. 0 means none yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Epoch(pub u64);
+
+/// Milliseconds of cluster time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// The moment `ms` milliseconds later; never overflows.
+    #[must_use]
+    pub fn plus_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+
+    /// Milliseconds from `earlier` to this moment; 0 if it is not earlier.
+    #[must_use]
+    pub fn since_ms(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// When a fact became true: log index, and position of the command in that entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Revision {
+    /// Log index.
+    pub index: u64,
+    /// Position in the entry; also counts the facts that one command made.
+    pub position: u32,
+}
+
+/// The number of an order to an agent; counts from 1 for each agent, without gaps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct OrderIndex(pub u64);
+
+/// One proposal of one reign: how the leader finds its own commands again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Ticket {
+    /// The reign that proposed it.
+    pub epoch: Epoch,
+    /// Counts within the reign.
+    pub serial: u64,
+}
+
+/// An offer: the reign that made it, and a serial in that reign. Written "12.7".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct OfferId {
+    /// The reign.
+    pub epoch: Epoch,
+    /// Counts within the reign.
+    pub serial: u64,
+}
+
+impl fmt::Display for OfferId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.epoch.0, self.serial)
+    }
+}
+
+impl FromStr for OfferId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let wrong = || InvalidId::new("offer id", text, "write it as EPOCH.SERIAL");
+        let (epoch, serial) = text.split_once('.').ok_or_else(wrong)?;
+        Ok(Self {
+            epoch: Epoch(epoch.parse().map_err(|_| wrong())?),
+            serial: serial.parse().map_err(|_| wrong())?,
+        })
+    }
+}
+
+/// The cluster; random, made by its first leader. Written as 32 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct ClusterId(pub u128);
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl FromStr for ClusterId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let wrong = || InvalidId::new("cluster id", text, "write 32 hexadecimal digits");
+        if text.len() != 32 {
+            return Err(wrong());
+        }
+        u128::from_str_radix(text, 16)
+            .map(Self)
+            .map_err(|_| wrong())
+    }
+}
+
+/// A task's id, chosen by its framework: 1 to 255 bytes of letters, digits and `._-:@`, not `.` or `..`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskId(Arc<str>);
+
+impl TaskId {
+    /// Judges `text`.
+    ///
+    /// # Errors
+    /// [`InvalidId`] names the text and the rule.
+    pub fn new(text: &str) -> Result<Self, InvalidId> {
+        let rule = "use 1 to 255 letters, digits and ._-:@, not . or ..";
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:@".contains(&byte);
+        if text.is_empty()
+            || text.len() > limits::NAME_BYTES
+            || text == "."
+            || text == ".."
+            || !text.bytes().all(known)
+        {
+            return Err(InvalidId::new("task id", text, rule));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A role: `*`, or 1 to 128 letters, digits and `._-`, not starting with `-` or `.`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Role(Arc<str>);
+
+impl Role {
+    /// Judges `text`.
+    ///
+    /// # Errors
+    /// [`InvalidId`] names the text and the rule.
+    pub fn new(text: &str) -> Result<Self, InvalidId> {
+        let rule = "use * or 1 to 128 letters, digits and ._-, not starting with - or .";
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let plain = !text.is_empty()
+            && text.len() <= limits::ROLE_BYTES
+            && !text.starts_with(['-', '.'])
+            && text.bytes().all(known);
+        if plain || text == "*" {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidId::new("role", text, rule))
+        }
+    }
+
+    /// The role as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Role {
+    fn default() -> Self {
+        Self("*".into())
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A task in the cluster: its framework and its id there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskKey {
+    /// The framework.
+    pub framework: FrameworkId,
+    /// The id that the framework chose.
+    pub task: TaskId,
+}
+
+impl fmt::Display for TaskKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.framework, self.task)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_read_back_what_they_print() {
+        assert_eq!("agent-12".parse(), Ok(AgentId(12)));
+        assert_eq!(
+            "12.7".parse(),
+            Ok(OfferId {
+                epoch: Epoch(12),
+                serial: 7
+            })
+        );
+        let cluster = ClusterId(0xabc);
+        assert_eq!(cluster.to_string().parse(), Ok(cluster));
+    }
+
+    #[test]
+    fn names_that_could_leave_a_folder_are_refused() {
+        for bad in ["", ".", "..", "a/b", "a b", "a\0", "ü", &"x".repeat(256)] {
+            assert!(TaskId::new(bad).is_err(), "{bad:?}");
+        }
+        assert!(TaskId::new("web-1.a_b:c@d").is_ok());
+        assert!(Role::new("-a").is_err() && Role::new("*").is_ok() && Role::new("a/b").is_err());
+    }
+
+    #[test]
+    fn a_foreign_prefix_is_no_id() {
+        assert!("framework-1".parse::<AgentId>().is_err());
+        assert!("agent--1".parse::<AgentId>().is_err());
+    }
+}

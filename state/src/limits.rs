@@ -1,0 +1,45 @@
+//! Bounds of what the registry holds and accepts; each with what happens at the bound.
+
+/// Longest id, role, attribute name or resource name, in bytes. Longer ones are refused.
+pub const NAME_BYTES: usize = 255;
+/// Longest role, in bytes.
+pub const ROLE_BYTES: usize = 128;
+/// Largest encoded task description (environment included), in bytes. Larger ones are refused.
+pub const TASK_SPEC_BYTES: usize = 512 * 1024;
+/// Largest text of an update, in bytes. Longer ones are cut.
+pub const MESSAGE_BYTES: usize = 1024;
+/// Tasks in one `Accept`. More are refused.
+pub const TASKS_PER_ACCEPT: usize = 1_000;
+/// Records that one command touches at most; the rest is left to sweeps.
+pub const RECORDS_PER_COMMAND: usize = 1_000;
+/// Answers to numbered calls kept for one framework. At the bound calls are refused until the
+/// caller's lowest unanswered number rises.
+pub const ANSWERS_PER_FRAMEWORK: usize = 1_024;
+/// Former sessions remembered for one framework; older ones count as new.
+pub const PAST_SESSIONS: usize = 64;
+/// Answers to operators' batches kept. At the bound new named batches are refused.
+pub const OPERATOR_ANSWERS: usize = 100_000;
+/// How long an operator's answer is kept, in milliseconds of cluster time.
+pub const OPERATOR_ANSWER_MS: u64 = 600_000;
+/// Operations in one operator batch. More are refused.
+pub const OPERATIONS_PER_BATCH: usize = 256;
+/// Finished tasks kept for display, oldest dropped first; until then their ids are taken.
+pub const FINISHED_TASKS: usize = 10_000;
+/// Removed frameworks kept for display, oldest dropped first.
+pub const FINISHED_FRAMEWORKS: usize = 1_000;
+/// Unacknowledged terminal tasks of one framework. At the bound its launches are refused.
+pub const UNACKNOWLEDGED_TASKS: usize = 100_000;
+/// Newest used offers remembered for one agent; older ones are below the window's floor and refused.
+pub const USED_OFFERS: usize = 64;
+/// Attributes of one agent. More are refused.
+pub const ATTRIBUTES: usize = 256;
+/// Longest attribute value, in bytes. Longer ones are refused.
+pub const ATTRIBUTE_BYTES: usize = 4 * 1024;
+/// Roles of one framework. More are refused.
+pub const ROLES_PER_FRAMEWORK: usize = 64;
+/// How long a disconnected framework keeps its tasks unless it says otherwise: one week, in milliseconds.
+pub const FAILOVER_TIMEOUT_MS: u64 = 7 * 24 * 3_600_000;
+/// How long an offer stays good unless the framework says otherwise, in milliseconds of cluster time.
+pub const OFFER_TIMEOUT_MS: u64 = 60_000;
+/// Largest scalar, in thousandths; sums of a million of them still fit an `i64`.
+pub const SCALAR_MILLI: i64 = 1_000_000_000_000;

@@ -1,0 +1,63 @@
+//! Which records an entry has changed, for storage and for the digest.
+
+use super::Registry;
+use crate::digest::record_mark;
+use crate::ids::{AgentId, FrameworkId, Role, TaskKey};
+
+/// Names a stored record.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RecordKey {
+    /// Cluster time.
+    Time,
+    /// Singletons and counters.
+    Cluster,
+    /// One agent.
+    Agent(AgentId),
+    /// The weight of one role.
+    Weight(Role),
+    /// One framework.
+    Framework(FrameworkId),
+    /// One task.
+    Task(TaskKey),
+    /// One answer: framework, session, number.
+    Answer(FrameworkId, u64, u64),
+    /// One answer to operators: principal, request id.
+    OperatorAnswer(String, String),
+    /// One finished task, by serial.
+    FinishedTask(u64),
+    /// One removed framework, by serial.
+    FinishedFramework(u64),
+}
+
+/// A record as it is stored. No value deletes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordWrite {
+    /// Encoded [`RecordKey`]; ascending keys of one kind are neighbours.
+    pub key: Vec<u8>,
+    /// Encoded record.
+    pub value: Option<Vec<u8>>,
+}
+
+impl Registry {
+    /// Everything that changed since the last call, encoded; the digest follows. To be called after
+    /// every entry.
+    pub fn take_changes(&mut self) -> Vec<RecordWrite> {
+        let changed = std::mem::take(&mut self.changed);
+        let mut writes = Vec::with_capacity(changed.len());
+        for name in changed {
+            let key = crate::encode::key(&name);
+            let value = crate::encode::record(self, &name);
+            let former = match &value {
+                Some(value) => {
+                    let mark = record_mark(&key, value);
+                    self.digest = self.digest.wrapping_add(mark);
+                    self.marks.insert(name, mark)
+                }
+                None => self.marks.remove(&name),
+            };
+            self.digest = self.digest.wrapping_sub(former.unwrap_or(0));
+            writes.push(RecordWrite { key, value });
+        }
+        writes
+    }
+}

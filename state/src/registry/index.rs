@@ -1,0 +1,286 @@
+//! What follows from the records: kept up to date at every change, verified by `check`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Registry, changes::RecordKey};
+use crate::agent::{Agent, AgentMode};
+use crate::digest::task_mark;
+use crate::framework::Framework;
+use crate::ids::{AgentId, FrameworkId, OrderIndex, Role, TaskId, TaskKey};
+use crate::resources::Resources;
+use crate::task::{Task, TaskState};
+
+/// What an order is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrderKind {
+    /// Start the task.
+    Launch,
+    /// End it.
+    Kill,
+}
+
+/// What is derived of one agent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AgentIndex {
+    /// Its tasks, ended or not.
+    pub tasks: BTreeSet<TaskKey>,
+    /// Orders that still mean something.
+    pub orders: BTreeMap<OrderIndex, (OrderKind, TaskKey)>,
+    /// What tasks that have not ended use.
+    pub used: Resources,
+    /// Tasks that have not ended.
+    pub live: usize,
+    /// Sum of the marks of what the agent should hold: see [`crate::digest::task_mark`].
+    pub held: u128,
+}
+
+/// What is derived of one framework.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FrameworkIndex {
+    /// Its tasks, ended or not.
+    pub tasks: BTreeSet<TaskId>,
+    /// Tasks that have not ended.
+    pub live: usize,
+    /// Ended tasks whose end is not acknowledged.
+    pub ended: usize,
+    /// What its tasks use, by role, without those on unreachable agents.
+    pub used: BTreeMap<Role, Resources>,
+    /// Tasks with something to acknowledge.
+    pub unacknowledged: BTreeSet<TaskId>,
+    /// Remembered answers.
+    pub answers: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Indexes {
+    pub(crate) agents: BTreeMap<AgentId, AgentIndex>,
+    pub(crate) frameworks: BTreeMap<FrameworkId, FrameworkIndex>,
+    pub(crate) roles: BTreeMap<Role, Resources>,
+    pub(crate) nonces: BTreeMap<u64, AgentId>,
+    pub(crate) sessions: BTreeMap<(String, u64), FrameworkId>,
+    pub(crate) finished: BTreeMap<TaskKey, u64>,
+    pub(crate) total: Resources,
+    pub(crate) live_tasks: usize,
+}
+
+/// Whether an agent's totals count for the cluster.
+fn counts(agent: &Agent) -> bool {
+    agent.mode == AgentMode::Registered
+}
+
+/// Whether the agent is expected to hold the task: until its own end is committed, or a master has
+/// ended it.
+fn is_held(task: &Task) -> bool {
+    !task.state.is_terminal()
+}
+
+impl Indexes {
+    fn task(&mut self, task: &Task, sign: Sign) {
+        let live = !task.state.is_terminal();
+        let agent = self.agents.entry(task.agent).or_default();
+        sign.set(&mut agent.tasks, task.key.clone());
+        if live {
+            sign.order(agent, task.order, OrderKind::Launch, &task.key);
+            if let Some(kill) = task.kill {
+                sign.order(agent, kill.order, OrderKind::Kill, &task.key);
+            }
+            sign.resources(&mut agent.used, &task.spec.resources);
+            sign.count(&mut agent.live);
+            sign.count(&mut self.live_tasks);
+        }
+        if is_held(task) {
+            let mark = task_mark(&task.key, task.order, task.reported);
+            agent.held = match sign {
+                Sign::Add => agent.held.wrapping_add(mark),
+                Sign::Remove => agent.held.wrapping_sub(mark),
+            };
+        }
+        let framework = self.frameworks.entry(task.key.framework).or_default();
+        sign.set(&mut framework.tasks, task.key.task.clone());
+        sign.count(if live {
+            &mut framework.live
+        } else {
+            &mut framework.ended
+        });
+        if !task.unacknowledged.is_empty() {
+            sign.set(&mut framework.unacknowledged, task.key.task.clone());
+        }
+        if live && task.state != TaskState::Unreachable {
+            sign.shared(&mut framework.used, &task.role, &task.spec.resources);
+            sign.shared(&mut self.roles, &task.role, &task.spec.resources);
+        }
+    }
+
+    fn agent(&mut self, agent: &Agent, sign: Sign) {
+        match sign {
+            Sign::Add => drop(self.nonces.insert(agent.nonce, agent.id)),
+            Sign::Remove => drop(self.nonces.remove(&agent.nonce)),
+        }
+        if counts(agent) {
+            // Ports and sets of different agents overlap: only scalars have a cluster-wide total.
+            sign.resources(&mut self.total, &scalars(&agent.info.resources));
+        }
+    }
+
+    fn framework(&mut self, framework: &Framework, sign: Sign) {
+        let key = (framework.info.principal.clone(), framework.session);
+        match sign {
+            Sign::Add => drop(self.sessions.insert(key, framework.id)),
+            Sign::Remove => drop(self.sessions.remove(&key)),
+        }
+    }
+}
+
+/// Only the scalars of a bundle.
+#[must_use]
+pub(crate) fn scalars(resources: &Resources) -> Resources {
+    let only = resources
+        .iter()
+        .filter(|resource| matches!(resource.value, crate::resources::Value::Scalar(_)))
+        .cloned();
+    Resources::collect(only).expect("a part of a bundle is a bundle")
+}
+
+#[derive(Clone, Copy)]
+enum Sign {
+    Add,
+    Remove,
+}
+
+impl Sign {
+    fn count(self, count: &mut usize) {
+        match self {
+            Self::Add => *count += 1,
+            Self::Remove => *count -= 1,
+        }
+    }
+
+    fn set<T: Ord>(self, set: &mut BTreeSet<T>, item: T) {
+        match self {
+            Self::Add => drop(set.insert(item)),
+            Self::Remove => drop(set.remove(&item)),
+        }
+    }
+
+    fn order(self, agent: &mut AgentIndex, order: OrderIndex, kind: OrderKind, key: &TaskKey) {
+        match self {
+            Self::Add => drop(agent.orders.insert(order, (kind, key.clone()))),
+            Self::Remove => drop(agent.orders.remove(&order)),
+        }
+    }
+
+    fn resources(self, sum: &mut Resources, part: &Resources) {
+        *sum = match self {
+            Self::Add => sum
+                .plus(part)
+                .expect("launches were checked against what is free"),
+            Self::Remove => sum
+                .minus(part)
+                .expect("what is used covers every task that has not ended"),
+        };
+    }
+
+    fn shared(self, by_role: &mut BTreeMap<Role, Resources>, role: &Role, part: &Resources) {
+        let sum = by_role.entry(role.clone()).or_default();
+        self.resources(sum, &scalars(part));
+        if sum.is_empty() {
+            by_role.remove(role);
+        }
+    }
+}
+
+/// The one door to each record: the indexes follow, and the change is noted for storage.
+impl Registry {
+    pub(crate) fn put_task(&mut self, task: Task) {
+        if let Some(former) = self.tasks.get(&task.key) {
+            self.index.task(&former.clone(), Sign::Remove);
+        }
+        self.index.task(&task, Sign::Add);
+        self.changed.insert(RecordKey::Task(task.key.clone()));
+        self.tasks.insert(task.key.clone(), task);
+    }
+
+    /// Changes a task in place; the index is touched only as far as the change reaches.
+    pub(crate) fn change_task(&mut self, key: &TaskKey, change: impl FnOnce(&mut Task)) {
+        let task = self
+            .tasks
+            .get_mut(key)
+            .expect("the caller has just looked it up");
+        self.index.task(task, Sign::Remove);
+        change(task);
+        self.index.task(task, Sign::Add);
+        self.changed.insert(RecordKey::Task(key.clone()));
+    }
+
+    pub(crate) fn remove_task(&mut self, key: &TaskKey) -> Task {
+        let task = self
+            .tasks
+            .remove(key)
+            .expect("the caller has just looked it up");
+        self.index.task(&task, Sign::Remove);
+        self.changed.insert(RecordKey::Task(key.clone()));
+        task
+    }
+
+    pub(crate) fn put_agent(&mut self, agent: Agent) {
+        if let Some(former) = self.agents.get(&agent.id) {
+            self.index.agent(former, Sign::Remove);
+        }
+        self.index.agent(&agent, Sign::Add);
+        self.index.agents.entry(agent.id).or_default();
+        self.changed.insert(RecordKey::Agent(agent.id));
+        self.agents.insert(agent.id, agent);
+    }
+
+    /// Changes an agent whose mode, totals and nonce stay as they are.
+    pub(crate) fn touch_agent(&mut self, id: AgentId) -> &mut Agent {
+        self.changed.insert(RecordKey::Agent(id));
+        self.agents
+            .get_mut(&id)
+            .expect("the caller has just looked it up")
+    }
+
+    pub(crate) fn put_framework(&mut self, framework: Framework) {
+        if let Some(former) = self.frameworks.get(&framework.id) {
+            self.index.framework(former, Sign::Remove);
+        }
+        self.index.framework(&framework, Sign::Add);
+        self.index.frameworks.entry(framework.id).or_default();
+        self.changed.insert(RecordKey::Framework(framework.id));
+        self.frameworks.insert(framework.id, framework);
+    }
+
+    pub(crate) fn remove_framework(&mut self, id: FrameworkId) -> Framework {
+        let framework = self
+            .frameworks
+            .remove(&id)
+            .expect("the caller has just looked it up");
+        self.index.framework(&framework, Sign::Remove);
+        self.index.frameworks.remove(&id);
+        self.changed.insert(RecordKey::Framework(id));
+        framework
+    }
+
+    /// Makes every index anew from the records.
+    pub(crate) fn reindex(&mut self) {
+        let mut index = Indexes::default();
+        for agent in self.agents.values() {
+            index.agent(agent, Sign::Add);
+            index.agents.entry(agent.id).or_default();
+        }
+        for framework in self.frameworks.values() {
+            index.framework(framework, Sign::Add);
+            index.frameworks.entry(framework.id).or_default();
+        }
+        for task in self.tasks.values() {
+            index.task(task, Sign::Add);
+        }
+        for (framework, _, _) in self.answers.keys() {
+            index.frameworks.entry(*framework).or_default().answers += 1;
+        }
+        for (serial, finished) in &self.finished_tasks {
+            index.finished.insert(finished.task.key.clone(), *serial);
+        }
+        self.index = index;
+    }
+}

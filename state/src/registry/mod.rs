@@ -1,0 +1,335 @@
+//! The registry: every fact the cluster has agreed on, and indexes that `apply` keeps.
+//!
+//! Fields are private: facts change only through `apply`, everything else borrows.
+
+mod changes;
+mod index;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::agent::Agent;
+use crate::command::{ClusterFacts, SweepTarget};
+use crate::framework::{Answer, FinishedFramework, Framework};
+use crate::ids::{
+    AgentId, Epoch, FrameworkId, NodeId, OrderIndex, Revision, Role, TaskKey, Timestamp,
+};
+use crate::resources::Resources;
+use crate::task::{FinishedTask, Task};
+
+pub use changes::{RecordKey, RecordWrite};
+pub(crate) use index::Indexes;
+pub use index::{AgentIndex, FrameworkIndex, OrderKind};
+
+/// The cluster itself: singletons and counters.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Cluster {
+    /// Its id and keys.
+    pub facts: ClusterFacts,
+    /// Version of the format of what is stored; 1.
+    pub format: u32,
+    /// The present reign.
+    pub epoch: Epoch,
+    /// Who reigns.
+    pub leader: NodeId,
+    /// Random number of the reigning process.
+    pub process: u64,
+    /// Raft term of the reign.
+    pub term: u64,
+    /// The last agent number given.
+    pub last_agent: u64,
+    /// The last framework number given.
+    pub last_framework: u64,
+    /// The last serial in the histories.
+    pub last_finished: u64,
+    /// What waits for sweeps, with the key to go on behind.
+    pub sweeps: BTreeMap<SweepTarget, Option<TaskKey>>,
+}
+
+/// The remembered answer to a batch of operators' changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorAnswer {
+    /// Hash of the operations.
+    pub hash: u64,
+    /// When it was applied, in cluster time.
+    pub at: Timestamp,
+    /// One an operation: `None` for done, else the code and the sentence.
+    pub outcomes: Vec<Option<(u8, String)>>,
+}
+
+/// Names an answer to a numbered call: framework, session, number.
+pub type AnswerKey = (FrameworkId, u64, u64);
+
+/// Everything agreed on.
+#[derive(Debug, Clone, Default)]
+pub struct Registry {
+    pub(crate) applied: u64,
+    pub(crate) time: Timestamp,
+    pub(crate) cluster: Cluster,
+    pub(crate) agents: BTreeMap<AgentId, Agent>,
+    pub(crate) weights: BTreeMap<Role, u64>,
+    pub(crate) frameworks: BTreeMap<FrameworkId, Framework>,
+    pub(crate) tasks: BTreeMap<TaskKey, Task>,
+    pub(crate) answers: BTreeMap<AnswerKey, Answer>,
+    pub(crate) operator_answers: BTreeMap<(String, String), OperatorAnswer>,
+    pub(crate) finished_tasks: BTreeMap<u64, FinishedTask>,
+    pub(crate) finished_frameworks: BTreeMap<u64, FinishedFramework>,
+    pub(crate) index: Indexes,
+    pub(crate) changed: BTreeSet<RecordKey>,
+    pub(crate) marks: BTreeMap<RecordKey, u128>,
+    pub(crate) digest: u128,
+}
+
+/// The weight of a role that nobody has set, in thousandths.
+pub const DEFAULT_WEIGHT_MILLI: u64 = 1_000;
+
+impl Registry {
+    /// Nothing agreed on yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            cluster: Cluster {
+                format: crate::encode::FORMAT,
+                ..Cluster::default()
+            },
+            ..Self::default()
+        }
+    }
+
+    /// Log index of the last applied entry.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// Cluster time: that of the newest applied entry.
+    #[must_use]
+    pub fn time(&self) -> Timestamp {
+        self.time
+    }
+
+    /// Singletons and counters.
+    #[must_use]
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The present reign.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.cluster.epoch
+    }
+
+    /// One agent.
+    #[must_use]
+    pub fn agent(&self, id: AgentId) -> Option<&Agent> {
+        self.agents.get(&id)
+    }
+
+    /// All agents, ascending.
+    pub fn agents(&self) -> impl ExactSizeIterator<Item = &Agent> {
+        self.agents.values()
+    }
+
+    /// Agents above `after`, ascending.
+    pub fn agents_after(&self, after: AgentId) -> impl Iterator<Item = &Agent> {
+        self.agents
+            .range((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded))
+            .map(|(_, agent)| agent)
+    }
+
+    /// What is derived of one agent.
+    #[must_use]
+    pub fn agent_index(&self, id: AgentId) -> Option<&AgentIndex> {
+        self.index.agents.get(&id)
+    }
+
+    /// What an agent has left: totals without every task that has not ended. Empty while more is
+    /// used than there is.
+    #[must_use]
+    pub fn free(&self, id: AgentId) -> Resources {
+        match (self.agents.get(&id), self.index.agents.get(&id)) {
+            (Some(agent), Some(index)) => {
+                agent.info.resources.minus(&index.used).unwrap_or_default()
+            }
+            (Some(agent), None) => agent.info.resources.clone(),
+            (None, _) => Resources::none(),
+        }
+    }
+
+    /// The agent that registered first with `nonce`.
+    #[must_use]
+    pub fn agent_by_nonce(&self, nonce: u64) -> Option<AgentId> {
+        self.index.nonces.get(&nonce).copied()
+    }
+
+    /// One framework.
+    #[must_use]
+    pub fn framework(&self, id: FrameworkId) -> Option<&Framework> {
+        self.frameworks.get(&id)
+    }
+
+    /// All live frameworks, ascending.
+    pub fn frameworks(&self) -> impl ExactSizeIterator<Item = &Framework> {
+        self.frameworks.values()
+    }
+
+    /// The framework that first subscribed as `principal` in `session`, or is in it now.
+    #[must_use]
+    pub fn framework_by_session(&self, principal: &str, session: u64) -> Option<FrameworkId> {
+        self.index
+            .sessions
+            .get(&(principal.to_owned(), session))
+            .copied()
+    }
+
+    /// What is derived of one framework.
+    #[must_use]
+    pub fn framework_index(&self, id: FrameworkId) -> Option<&FrameworkIndex> {
+        self.index.frameworks.get(&id)
+    }
+
+    /// What tasks use on account of `role`, without those on unreachable agents.
+    #[must_use]
+    pub fn role_used(&self, role: &Role) -> Option<&Resources> {
+        self.index.roles.get(role)
+    }
+
+    /// All that registered agents give, whatever is used of it.
+    #[must_use]
+    pub fn total(&self) -> &Resources {
+        &self.index.total
+    }
+
+    /// The weight of a role, in thousandths.
+    #[must_use]
+    pub fn weight_milli(&self, role: &Role) -> u64 {
+        self.weights
+            .get(role)
+            .copied()
+            .unwrap_or(DEFAULT_WEIGHT_MILLI)
+    }
+
+    /// Weights that were set, ascending by role.
+    pub fn weights(&self) -> impl Iterator<Item = (&Role, u64)> {
+        self.weights.iter().map(|(role, weight)| (role, *weight))
+    }
+
+    /// One task, ended or not, as long as something about it is not acknowledged.
+    #[must_use]
+    pub fn task(&self, key: &TaskKey) -> Option<&Task> {
+        self.tasks.get(key)
+    }
+
+    /// All such tasks, ascending.
+    pub fn tasks(&self) -> impl ExactSizeIterator<Item = &Task> {
+        self.tasks.values()
+    }
+
+    /// Tasks above `after`, ascending.
+    pub fn tasks_after<'a>(&'a self, after: &'a TaskKey) -> impl Iterator<Item = &'a Task> {
+        self.tasks
+            .range((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded))
+            .map(|(_, task)| task)
+    }
+
+    /// Tasks of one framework, ascending.
+    pub fn tasks_of(&self, framework: FrameworkId) -> impl Iterator<Item = &Task> {
+        let names = self
+            .index
+            .frameworks
+            .get(&framework)
+            .map(|index| &index.tasks)
+            .into_iter()
+            .flatten();
+        names.filter_map(move |task| {
+            self.tasks.get(&TaskKey {
+                framework,
+                task: task.clone(),
+            })
+        })
+    }
+
+    /// Tasks of one agent, ascending.
+    pub fn tasks_on(&self, agent: AgentId) -> impl Iterator<Item = &Task> {
+        let keys = self
+            .index
+            .agents
+            .get(&agent)
+            .map(|index| &index.tasks)
+            .into_iter()
+            .flatten();
+        keys.filter_map(|key| self.tasks.get(key))
+    }
+
+    /// Orders of an agent above `floor` that still mean something, ascending. Numbers in between were voided.
+    pub fn orders_after(
+        &self,
+        agent: AgentId,
+        floor: OrderIndex,
+    ) -> impl Iterator<Item = (OrderIndex, OrderKind, &Task)> {
+        let orders = self
+            .index
+            .agents
+            .get(&agent)
+            .into_iter()
+            .flat_map(move |index| {
+                index
+                    .orders
+                    .range((std::ops::Bound::Excluded(floor), std::ops::Bound::Unbounded))
+            });
+        orders.filter_map(|(order, (kind, key))| {
+            self.tasks.get(key).map(|task| (*order, *kind, task))
+        })
+    }
+
+    /// The order that follows the last one made for an agent.
+    #[must_use]
+    pub fn last_order(&self, agent: AgentId) -> OrderIndex {
+        self.agents
+            .get(&agent)
+            .map_or(OrderIndex(0), |agent| agent.orders)
+    }
+
+    /// A finished task, as long as it is in the history.
+    #[must_use]
+    pub fn finished_task(&self, key: &TaskKey) -> Option<&FinishedTask> {
+        self.index
+            .finished
+            .get(key)
+            .and_then(|serial| self.finished_tasks.get(serial))
+    }
+
+    /// Finished tasks with their serials, oldest first, above `after`.
+    pub fn finished_tasks_after(&self, after: u64) -> impl Iterator<Item = (u64, &FinishedTask)> {
+        self.finished_tasks
+            .range(after + 1..)
+            .map(|(serial, task)| (*serial, task))
+    }
+
+    /// Removed frameworks, oldest first.
+    pub fn finished_frameworks(&self) -> impl Iterator<Item = &FinishedFramework> {
+        self.finished_frameworks.values()
+    }
+
+    /// What waits for sweeps.
+    pub fn sweeps(&self) -> impl Iterator<Item = SweepTarget> {
+        self.cluster.sweeps.keys().copied()
+    }
+
+    /// Tasks that have not ended.
+    #[must_use]
+    pub fn live_tasks(&self) -> usize {
+        self.index.live_tasks
+    }
+
+    /// The same on every master at the same applied index, as long as changes were collected after
+    /// every entry (see [`Self::take_changes`]).
+    #[must_use]
+    pub fn digest(&self) -> u128 {
+        self.digest
+    }
+
+    pub(crate) fn revision_of(&self, key: &TaskKey) -> Option<Revision> {
+        self.tasks.get(key).map(|task| task.revision)
+    }
+}

@@ -1,0 +1,294 @@
+//! Amounts of things, exact: the one implementation that allocator, apply and agent share.
+//!
+//! Scalars are integers in thousandths (Mesos' precision), ranges and sets are kept in normal form.
+//! Two resources add up only when everything but their amount is equal.
+
+mod text;
+mod value;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::ids::Role;
+
+pub use text::{InvalidResources, scalar_milli};
+pub use value::{Range, Value};
+
+/// One level of a reservation.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Reservation {
+    /// For whom.
+    pub role: Role,
+    /// By whom; empty if unknown.
+    pub principal: String,
+    /// Free text of whoever reserved.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// The identity of a volume on a disk resource.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Volume {
+    /// Unique on its agent.
+    pub id: String,
+    /// Where a task sees it.
+    pub container_path: String,
+}
+
+/// Everything of a resource but its amount.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Identity {
+    /// "cpus", "mem", "disk", "gpus", "ports" or a custom name.
+    pub name: Arc<str>,
+    /// Outermost first; empty means unreserved.
+    pub reservations: Vec<Reservation>,
+    /// The volume on it, if any.
+    pub volume: Option<Volume>,
+    /// May be taken back at any time.
+    pub revocable: bool,
+    /// May be used by several tasks at once.
+    pub shared: bool,
+}
+
+impl Identity {
+    /// An unreserved, unshared resource called `name`.
+    #[must_use]
+    pub fn plain(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            reservations: Vec::new(),
+            volume: None,
+            revocable: false,
+            shared: false,
+        }
+    }
+}
+
+/// One resource: an identity and an amount that is never empty.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Resource {
+    /// What it is.
+    pub identity: Identity,
+    /// How much.
+    pub value: Value,
+}
+
+/// A bundle of resources in normal form: ascending by identity, no empty amounts, one entry an identity.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Resources {
+    entries: Vec<Resource>,
+}
+
+impl Resources {
+    /// Nothing.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Collects `parts`, adding up equal identities. `None` if a name is used with two kinds of
+    /// amount, a scalar is negative or beyond [`crate::limits::SCALAR_MILLI`], or ranges overlap.
+    #[must_use]
+    pub fn collect(parts: impl IntoIterator<Item = Resource>) -> Option<Self> {
+        let mut all = Self::none();
+        for part in parts {
+            all.add(&part)?;
+        }
+        let bounded = all
+            .entries
+            .iter()
+            .all(|entry| entry.value.scalar_milli() <= crate::limits::SCALAR_MILLI);
+        bounded.then_some(all)
+    }
+
+    /// The entries, ascending by identity.
+    pub fn iter(&self) -> std::slice::Iter<'_, Resource> {
+        self.entries.iter()
+    }
+
+    /// Whether there is nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Thousandths of the scalars called `name`, over all identities.
+    #[must_use]
+    pub fn scalar_milli(&self, name: &str) -> i64 {
+        self.entries
+            .iter()
+            .filter(|entry| &*entry.identity.name == name)
+            .map(|entry| entry.value.scalar_milli())
+            .sum()
+    }
+
+    /// Both together. `None` if they cannot be added: kinds differ, or ranges or sets overlap. Sums
+    /// may grow beyond the limit of one scalar: nine million of the largest fit.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Option<Self> {
+        let mut sum = self.clone();
+        for entry in &other.entries {
+            sum.merge(&entry.identity, entry.value.clone())?;
+        }
+        Some(sum)
+    }
+
+    /// What is left without `other`. `None` if `other` is not contained.
+    #[must_use]
+    pub fn minus(&self, other: &Self) -> Option<Self> {
+        let mut rest = self.clone();
+        for entry in &other.entries {
+            rest.subtract(entry)?;
+        }
+        Some(rest)
+    }
+
+    /// What is left without whatever of `other` is contained.
+    #[must_use]
+    pub fn minus_saturating(&self, other: &Self) -> Self {
+        let mut rest = self.clone();
+        for entry in &other.entries {
+            let Ok(at) = rest.position(&entry.identity) else {
+                continue;
+            };
+            match rest.entries[at].value.minus_saturating(&entry.value) {
+                Some(value) => rest.entries[at].value = value,
+                None => drop(rest.entries.remove(at)),
+            }
+        }
+        rest
+    }
+
+    /// Whether `other` is a part of this.
+    #[must_use]
+    pub fn contains(&self, other: &Self) -> bool {
+        other.entries.iter().all(|entry| {
+            self.position(&entry.identity)
+                .is_ok_and(|at| self.entries[at].value.contains(&entry.value))
+        })
+    }
+
+    /// Adds one resource from outside in place; an empty amount changes nothing. `None` as in
+    /// [`Self::plus`], or if the amount itself is malformed; then nothing has changed.
+    pub fn add(&mut self, part: &Resource) -> Option<()> {
+        let value = part.value.clone().normal()?;
+        if value.is_empty() {
+            Some(())
+        } else {
+            self.merge(&part.identity, value)
+        }
+    }
+
+    fn merge(&mut self, identity: &Identity, value: Value) -> Option<()> {
+        match self.position(identity) {
+            Ok(at) => self.entries[at].value = self.entries[at].value.plus(&value)?,
+            Err(at) => self.entries.insert(
+                at,
+                Resource {
+                    identity: identity.clone(),
+                    value,
+                },
+            ),
+        }
+        Some(())
+    }
+
+    fn subtract(&mut self, part: &Resource) -> Option<()> {
+        let at = self.position(&part.identity).ok()?;
+        let rest = self.entries[at].value.minus(&part.value)?;
+        if rest.is_empty() {
+            self.entries.remove(at);
+        } else {
+            self.entries[at].value = rest;
+        }
+        Some(())
+    }
+
+    fn position(&self, identity: &Identity) -> Result<usize, usize> {
+        self.entries
+            .binary_search_by(|entry| entry.identity.cmp(identity))
+    }
+}
+
+impl<'a> IntoIterator for &'a Resources {
+    type Item = &'a Resource;
+    type IntoIter = std::slice::Iter<'a, Resource>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl fmt::Display for Resources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        text::write(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Resources {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn sums_are_exact_to_three_decimals() {
+        let mut sum = Resources::none();
+        for _ in 0..1_000 {
+            sum = sum.plus(&parse("cpus:0.001")).unwrap();
+        }
+        assert_eq!(sum, parse("cpus:1"));
+        assert_eq!(
+            parse("cpus:0.3").minus(&parse("cpus:0.1")),
+            Some(parse("cpus:0.2"))
+        );
+    }
+
+    #[test]
+    fn nothing_is_left_of_equal_amounts() {
+        let all = parse("cpus:1;mem:64;ports:[10-20];zones:{a,b}");
+        assert_eq!(all.minus(&all), Some(Resources::none()));
+        assert!(all.contains(&Resources::none()));
+    }
+
+    #[test]
+    fn more_than_there_is_cannot_be_taken() {
+        assert_eq!(parse("cpus:1").minus(&parse("cpus:1.001")), None);
+        assert_eq!(parse("cpus:1").minus(&parse("gpus:1")), None);
+        assert_eq!(parse("ports:[10-20]").minus(&parse("ports:[20-21]")), None);
+        assert_eq!(
+            parse("cpus:1").minus_saturating(&parse("cpus:2;mem:1")),
+            Resources::none()
+        );
+    }
+
+    #[test]
+    fn a_reservation_is_part_of_the_identity() {
+        let mut reserved = parse("cpus:1").iter().next().unwrap().clone();
+        reserved.identity.reservations.push(Reservation {
+            role: Role::new("ops").unwrap(),
+            principal: String::new(),
+            labels: BTreeMap::new(),
+        });
+        let reserved = Resources::collect([reserved]).unwrap();
+        assert_eq!(parse("cpus:1").minus(&reserved), None);
+        assert_eq!(
+            parse("cpus:1")
+                .plus(&reserved)
+                .unwrap()
+                .scalar_milli("cpus"),
+            2_000
+        );
+    }
+
+    #[test]
+    fn ports_in_two_bundles_do_not_add_up() {
+        assert_eq!(parse("ports:[10-20]").plus(&parse("ports:[15-30]")), None);
+        assert_eq!(
+            parse("ports:[10-20]").plus(&parse("ports:[21-30]")),
+            Some(parse("ports:[10-30]"))
+        );
+    }
+}

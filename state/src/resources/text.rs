@@ -1,0 +1,189 @@
+//! Resources as people write them: `cpus:4;mem:1024;ports:[31000-32000];zones:{a,b}`.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use super::{Identity, Range, Resource, Resources, Value};
+use crate::limits;
+
+/// Text that describes no resources.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{part:?} is not a resource: {rule}")]
+pub struct InvalidResources {
+    /// The part that is wrong, cut to 64 characters.
+    pub part: String,
+    /// What would be right.
+    pub rule: &'static str,
+}
+
+const SHAPE: &str = "write name:amount as in cpus:0.5;mem:64;ports:[31000-31009];zones:{a,b}";
+const AMOUNT: &str = "an amount is a number from 0 to 1000000000 with at most three decimals";
+
+impl FromStr for Resources {
+    type Err = InvalidResources;
+
+    fn from_str(text: &str) -> Result<Self, InvalidResources> {
+        let mut all = Resources::none();
+        for part in text
+            .split(';')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+        {
+            let wrong = |rule| InvalidResources {
+                part: part.chars().take(64).collect(),
+                rule,
+            };
+            let (name, amount) = part.split_once(':').ok_or_else(|| wrong(SHAPE))?;
+            let (name, amount) = (name.trim(), amount.trim());
+            if name.is_empty()
+                || name.len() > limits::NAME_BYTES
+                || name.contains(['[', '{', '(', '"'])
+            {
+                return Err(wrong(SHAPE));
+            }
+            let value = value(amount).ok_or_else(|| {
+                wrong(if amount.starts_with(['[', '{']) {
+                    SHAPE
+                } else {
+                    AMOUNT
+                })
+            })?;
+            let resource = Resource {
+                identity: Identity::plain(name),
+                value,
+            };
+            all.add(&resource)
+                .ok_or_else(|| wrong("its amounts overlap, are too large or of two kinds"))?;
+        }
+        Ok(all)
+    }
+}
+
+fn value(text: &str) -> Option<Value> {
+    if let Some(inner) = text.strip_prefix('[') {
+        let ranges = inner
+            .strip_suffix(']')?
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty());
+        return ranges
+            .map(range)
+            .collect::<Option<Vec<_>>>()
+            .map(Value::Ranges);
+    }
+    if let Some(inner) = text.strip_prefix('{') {
+        let items: BTreeSet<_> = inner
+            .strip_suffix('}')?
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty())
+            .map(Into::into)
+            .collect();
+        return Some(Value::Set(items));
+    }
+    scalar_milli(text).map(Value::Scalar)
+}
+
+fn range(text: &str) -> Option<Range> {
+    let (begin, end) = text.split_once('-').unwrap_or((text, text));
+    let range = Range {
+        begin: begin.trim().parse().ok()?,
+        end: end.trim().parse().ok()?,
+    };
+    (range.begin <= range.end).then_some(range)
+}
+
+/// Thousandths of a decimal number such as `0.125`; `None` for anything else.
+#[must_use]
+pub fn scalar_milli(text: &str) -> Option<i64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty()
+        || whole.len() > 12
+        || fraction.len() > 3
+        || !digits(whole)
+        || !digits(fraction)
+    {
+        return None;
+    }
+    let milli: i64 = format!("{fraction:0<3}").parse().ok()?;
+    whole
+        .parse::<i64>()
+        .ok()?
+        .checked_mul(1_000)?
+        .checked_add(milli)
+        .filter(|all| *all <= limits::SCALAR_MILLI)
+}
+
+pub(super) fn write(resources: &Resources, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for (at, resource) in resources.iter().enumerate() {
+        if at > 0 {
+            f.write_str(";")?;
+        }
+        write!(f, "{}", resource.identity.name)?;
+        if let Some(reservation) = resource.identity.reservations.last() {
+            write!(f, "({})", reservation.role)?;
+        }
+        f.write_str(":")?;
+        write_value(&resource.value, f)?;
+    }
+    Ok(())
+}
+
+fn write_value(value: &Value, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match value {
+        Value::Scalar(milli) if milli % 1_000 == 0 => write!(f, "{}", milli / 1_000),
+        Value::Scalar(milli) => {
+            let fraction = format!("{:03}", milli % 1_000);
+            write!(f, "{}.{}", milli / 1_000, fraction.trim_end_matches('0'))
+        }
+        Value::Ranges(ranges) => {
+            let parts: Vec<_> = ranges
+                .iter()
+                .map(|range| format!("{}-{}", range.begin, range.end))
+                .collect();
+            write!(f, "[{}]", parts.join(","))
+        }
+        Value::Set(items) => {
+            let parts: Vec<_> = items.iter().map(|item| &**item).collect();
+            write!(f, "{{{}}}", parts.join(","))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_reads_back() {
+        for text in [
+            "cpus:4;mem:1024",
+            "cpus:0.125",
+            "ports:[31000-31009,32000-32000]",
+            "zones:{a,b}",
+        ] {
+            assert_eq!(text.parse::<Resources>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_amount_is_refused_with_the_part() {
+        for bad in [
+            "cpus:-1",
+            "cpus:NaN",
+            "cpus:1e9",
+            "cpus:0.0001",
+            "cpus",
+            ":1",
+            "cpus:inf",
+            "mem:9999999999999",
+            "ports:[9-3]",
+            "ports:[1-5,3-4]",
+        ] {
+            let error = bad.parse::<Resources>().unwrap_err();
+            assert_eq!(error.part, bad);
+        }
+    }
+}

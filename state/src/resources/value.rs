@@ -1,0 +1,143 @@
+//! The amount of one resource: a scalar, ranges or a set, always in normal form.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::limits;
+
+/// Whole numbers from `begin` to `end`, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Range {
+    /// The first.
+    pub begin: u64,
+    /// The last; not below `begin`.
+    pub end: u64,
+}
+
+/// How much of a resource.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Value {
+    /// Thousandths of the unit; never negative.
+    Scalar(i64),
+    /// Ascending, disjoint, not adjacent.
+    Ranges(Vec<Range>),
+    /// Distinct items.
+    Set(BTreeSet<Arc<str>>),
+}
+
+impl Value {
+    /// In normal form. `None` if a scalar is negative or too large, or a range ends before it begins
+    /// or overlaps another.
+    pub(crate) fn normal(self) -> Option<Self> {
+        match self {
+            Self::Scalar(milli) => (0..=limits::SCALAR_MILLI)
+                .contains(&milli)
+                .then_some(Self::Scalar(milli)),
+            Self::Ranges(ranges) => join(ranges).map(Self::Ranges),
+            Self::Set(items) => Some(Self::Set(items)),
+        }
+    }
+
+    /// Whether the amount is nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Scalar(milli) => *milli == 0,
+            Self::Ranges(ranges) => ranges.is_empty(),
+            Self::Set(items) => items.is_empty(),
+        }
+    }
+
+    /// Thousandths, if it is a scalar; else 0.
+    #[must_use]
+    pub fn scalar_milli(&self) -> i64 {
+        match self {
+            Self::Scalar(milli) => *milli,
+            Self::Ranges(_) | Self::Set(_) => 0,
+        }
+    }
+
+    pub(super) fn plus(&self, other: &Self) -> Option<Self> {
+        match (self, other) {
+            (Self::Scalar(a), Self::Scalar(b)) => a.checked_add(*b).map(Self::Scalar),
+            (Self::Ranges(a), Self::Ranges(b)) => {
+                join(a.iter().chain(b).copied().collect()).map(Self::Ranges)
+            }
+            (Self::Set(a), Self::Set(b)) => a.is_disjoint(b).then(|| Self::Set(a | b)),
+            (Self::Scalar(_) | Self::Ranges(_) | Self::Set(_), _) => None,
+        }
+    }
+
+    pub(super) fn minus(&self, other: &Self) -> Option<Self> {
+        self.contains(other)
+            .then(|| self.minus_saturating(other).unwrap_or(Self::Scalar(0)))
+    }
+
+    /// What is left; `None` for nothing.
+    pub(super) fn minus_saturating(&self, other: &Self) -> Option<Self> {
+        let rest = match (self, other) {
+            (Self::Scalar(a), Self::Scalar(b)) => Self::Scalar((a - b).max(0)),
+            (Self::Ranges(a), Self::Ranges(b)) => Self::Ranges(cut(a, b)),
+            (Self::Set(a), Self::Set(b)) => Self::Set(a - b),
+            (Self::Scalar(_) | Self::Ranges(_) | Self::Set(_), _) => self.clone(),
+        };
+        (!rest.is_empty()).then_some(rest)
+    }
+
+    pub(super) fn contains(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Scalar(a), Self::Scalar(b)) => a >= b,
+            (Self::Ranges(a), Self::Ranges(b)) => b.iter().all(|part| {
+                a.iter()
+                    .any(|whole| whole.begin <= part.begin && part.end <= whole.end)
+            }),
+            (Self::Set(a), Self::Set(b)) => b.is_subset(a),
+            (Self::Scalar(_) | Self::Ranges(_) | Self::Set(_), _) => false,
+        }
+    }
+}
+
+/// Sorts and joins neighbours; `None` if two overlap or one is inverted.
+fn join(mut ranges: Vec<Range>) -> Option<Vec<Range>> {
+    ranges.sort_unstable();
+    let mut joined: Vec<Range> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        if range.end < range.begin {
+            return None;
+        }
+        match joined.last_mut() {
+            Some(last) if range.begin <= last.end => return None,
+            Some(last) if range.begin == last.end + 1 => last.end = range.end,
+            _ => joined.push(range),
+        }
+    }
+    Some(joined)
+}
+
+/// `whole` without `parts`; both in normal form.
+fn cut(whole: &[Range], parts: &[Range]) -> Vec<Range> {
+    let mut rest = Vec::with_capacity(whole.len());
+    for range in whole {
+        let mut begin = Some(range.begin);
+        for part in parts
+            .iter()
+            .filter(|part| part.begin <= range.end && range.begin <= part.end)
+        {
+            let Some(from) = begin else { break };
+            if part.begin > from {
+                rest.push(Range {
+                    begin: from,
+                    end: part.begin - 1,
+                });
+            }
+            begin = part.end.checked_add(1).filter(|next| *next <= range.end);
+        }
+        if let Some(begin) = begin {
+            rest.push(Range {
+                begin,
+                end: range.end,
+            });
+        }
+    }
+    rest
+}
