@@ -1,0 +1,140 @@
+//! An ordered key-value store with four families and one write-ahead log: all that storage needs of a disk.
+//!
+//! Two kinds: memory for tests and simulation, RocksDB for production. What the bytes mean is decided above.
+
+pub(crate) mod memory;
+#[cfg(feature = "rocksdb")]
+pub(crate) mod rocks;
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+
+/// Where a key lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Family {
+    /// Log entries by index, eight bytes big endian.
+    Log,
+    /// Vote, committed, purged, identity, an unfinished install.
+    Meta,
+    /// The records of the registry, as its owner wrote them.
+    Registry,
+    /// Up to where the registry is applied.
+    RegistryMeta,
+}
+
+impl Family {
+    pub(crate) const ALL: [Family; 4] = [
+        Family::Log,
+        Family::Meta,
+        Family::Registry,
+        Family::RegistryMeta,
+    ];
+}
+
+/// One change of a batch.
+#[derive(Clone, Debug)]
+pub(crate) enum Change {
+    Put {
+        family: Family,
+        key: Vec<u8>,
+        value: Vec<u8>,
+    },
+    Delete {
+        family: Family,
+        key: Vec<u8>,
+    },
+    /// All keys from `from` up to, not including, `to`.
+    DeleteRange {
+        family: Family,
+        from: Vec<u8>,
+        to: Vec<u8>,
+    },
+}
+
+/// Changes that are written together or not at all.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Changes(pub(crate) Vec<Change>);
+
+impl Changes {
+    pub(crate) fn put(&mut self, family: Family, key: impl Into<Vec<u8>>, value: Vec<u8>) {
+        let key = key.into();
+        self.0.push(Change::Put { family, key, value });
+    }
+
+    pub(crate) fn delete(&mut self, family: Family, key: impl Into<Vec<u8>>) {
+        let key = key.into();
+        self.0.push(Change::Delete { family, key });
+    }
+
+    pub(crate) fn delete_range(&mut self, family: Family, from: Vec<u8>, to: Vec<u8>) {
+        self.0.push(Change::DeleteRange { family, from, to });
+    }
+
+    /// Deletes every key of the registry. Its keys begin with the kind of the record, which is below 0xff.
+    pub(crate) fn clear_registry(&mut self) {
+        self.delete_range(Family::Registry, Vec::new(), vec![0xff]);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// When a write counts as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Durability {
+    /// Handed to the operating system: survives the end of the process, not of the machine.
+    Buffered,
+    /// On the disk, and with it every write before it.
+    Synced,
+}
+
+/// Called for each key and value of a scan; breaks to end it.
+pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> io::Result<ControlFlow<()>> + 'a;
+
+/// What can be read of a disk, or of a pinned view of it.
+pub(crate) trait Read {
+    fn get(&self, family: Family, key: &[u8]) -> io::Result<Option<Vec<u8>>>;
+
+    /// Visits the keys from `from` in order, up to the end of the family or the break.
+    fn scan(&self, family: Family, from: &[u8], visit: &mut Visit<'_>) -> io::Result<()>;
+}
+
+/// Work on a pinned view.
+pub(crate) type ViewWork = Box<dyn FnOnce(&dyn Read) -> io::Result<()> + Send>;
+
+/// The disk as it was at one moment. Dropping it lets the moment go.
+pub(crate) trait Pinned: Send + Sync {
+    fn read(self: Box<Self>, work: ViewWork) -> BoxFuture<'static, io::Result<()>>;
+}
+
+/// An ordered key-value store. Writes come from one place only, see `writer`.
+pub(crate) trait Disk: Read + Send + Sync {
+    /// Its path, for messages.
+    fn name(&self) -> String;
+
+    /// Whether calls may wait for a device, so that they belong on a thread of their own.
+    fn may_block(&self) -> bool;
+
+    fn write(&self, changes: Changes, durability: Durability) -> io::Result<()>;
+
+    /// The view is of the moment at which the future is done.
+    fn pin(self: Arc<Self>) -> BoxFuture<'static, io::Result<Box<dyn Pinned>>>;
+}
+
+/// Runs `work` where waiting for a device does no harm: elsewhere if this disk may block, here if not (a simulation stays repeatable).
+pub(crate) async fn run<T: Send + 'static>(
+    may_block: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    if !may_block {
+        return work();
+    }
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+    }
+}

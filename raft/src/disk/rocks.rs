@@ -1,0 +1,222 @@
+//! The disk of a real master: one RocksDB.
+//!
+//! One write-ahead log orders all four families among each other. Nothing here decides when to sync.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    DBRawIterator, DBRecoveryMode, ErrorKind, LogLevel, Options, WriteBatch, WriteOptions,
+};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::{Change, Changes, Disk, Durability, Family, Pinned, Read, ViewWork, Visit};
+use crate::directory::{Directory, OpenError};
+
+const MIB: usize = 1 << 20;
+
+/// A RocksDB and the right to use its directory.
+pub(crate) struct RocksDisk {
+    /// Closed before the directory is unlocked: fields are dropped in this order.
+    db: DB,
+    directory: Directory,
+}
+
+impl Family {
+    fn name(self) -> &'static str {
+        match self {
+            Family::Log => "log",
+            Family::Meta => "meta",
+            Family::Registry => "registry",
+            Family::RegistryMeta => "registry_meta",
+        }
+    }
+}
+
+impl RocksDisk {
+    pub(crate) fn open(directory: Directory) -> Result<RocksDisk, OpenError> {
+        let path = directory.store();
+        let cache = Cache::new_lru_cache(32 * MIB);
+        let family = |family: Family| {
+            ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache))
+        };
+        match DB::open_cf_descriptors(&options(), &path, Family::ALL.map(family)) {
+            Ok(db) => Ok(RocksDisk { db, directory }),
+            Err(error) => Err(refused(&path, error)),
+        }
+    }
+
+    fn family(&self, family: Family) -> &ColumnFamily {
+        let handle = self.db.cf_handle(family.name());
+        handle.expect("every family was opened with the store")
+    }
+}
+
+fn options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_paranoid_checks(true);
+    // A cut in the middle of a write leaves a torn end; missing or foreign files are seen by what the manifest says of them.
+    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    options.set_track_and_verify_wals_in_manifest(true);
+    options.set_manual_wal_flush(false);
+    options.set_unordered_write(false);
+    options.set_recycle_log_file_num(0);
+    options.set_max_total_wal_size(64 * MIB as u64);
+    options.set_max_open_files(256);
+    options.set_max_background_jobs(2);
+    options.set_keep_log_file_num(2);
+    options.set_log_level(LogLevel::Warn);
+    options.set_stats_dump_period_sec(0);
+    options
+}
+
+fn family_options(family: Family, cache: &Cache) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&table);
+    options.set_paranoid_checks(true);
+    options.set_compression_type(DBCompressionType::Lz4);
+    let buffer = match family {
+        Family::Log | Family::Registry => 16 * MIB,
+        Family::Meta | Family::RegistryMeta => MIB,
+    };
+    options.set_write_buffer_size(buffer);
+    options
+}
+
+fn refused(path: &Path, error: rocksdb::Error) -> OpenError {
+    match error.kind() {
+        ErrorKind::Corruption => OpenError::Damaged {
+            path: path.to_owned(),
+            what: error.into_string(),
+        },
+        _ => OpenError::Io {
+            what: "open",
+            path: path.to_owned(),
+            source: error.into(),
+        },
+    }
+}
+
+fn io_error(error: rocksdb::Error) -> io::Error {
+    let kind = match error.kind() {
+        ErrorKind::Corruption => io::ErrorKind::InvalidData,
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error)
+}
+
+fn visit_all(mut keys: DBRawIterator<'_>, from: &[u8], visit: &mut Visit<'_>) -> io::Result<()> {
+    keys.seek(from);
+    while let Some((key, value)) = keys.item() {
+        if visit(key, value)?.is_break() {
+            return Ok(());
+        }
+        keys.next();
+    }
+    keys.status().map_err(io_error)
+}
+
+impl Read for RocksDisk {
+    fn get(&self, family: Family, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        self.db.get_cf(self.family(family), key).map_err(io_error)
+    }
+
+    fn scan(&self, family: Family, from: &[u8], visit: &mut Visit<'_>) -> io::Result<()> {
+        visit_all(self.db.raw_iterator_cf(self.family(family)), from, visit)
+    }
+}
+
+impl Disk for RocksDisk {
+    fn name(&self) -> String {
+        self.directory.path().display().to_string()
+    }
+
+    fn may_block(&self) -> bool {
+        true
+    }
+
+    fn write(&self, changes: Changes, durability: Durability) -> io::Result<()> {
+        let mut batch = WriteBatch::default();
+        for change in &changes.0 {
+            match change {
+                Change::Put { family, key, value } => {
+                    batch.put_cf(self.family(*family), key, value);
+                }
+                Change::Delete { family, key } => batch.delete_cf(self.family(*family), key),
+                Change::DeleteRange { family, from, to } => {
+                    batch.delete_range_cf(self.family(*family), from, to);
+                }
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(durability == Durability::Synced);
+        self.db.write_opt(batch, &options).map_err(io_error)
+    }
+
+    /// RocksDB's snapshot borrows the database, so it lives on the stack of a thread that is held until the work is done.
+    fn pin(self: Arc<Self>) -> BoxFuture<'static, io::Result<Box<dyn Pinned>>> {
+        async move {
+            let (pinned, ready) = oneshot::channel();
+            let (work, next) = oneshot::channel::<ViewWork>();
+            let thread = tokio::task::spawn_blocking(move || {
+                let view = View {
+                    snapshot: self.db.snapshot(),
+                    disk: &self,
+                };
+                // Whoever asked may be gone: then there is no work either.
+                let _ = pinned.send(());
+                match next.blocking_recv() {
+                    Ok(work) => work(&view),
+                    Err(_) => Ok(()),
+                }
+            });
+            ready.await.map_err(io::Error::other)?;
+            let pinned: Box<dyn Pinned> = Box::new(PinnedThread { work, thread });
+            Ok(pinned)
+        }
+        .boxed()
+    }
+}
+
+struct View<'a> {
+    snapshot: rocksdb::Snapshot<'a>,
+    disk: &'a RocksDisk,
+}
+
+impl Read for View<'_> {
+    fn get(&self, family: Family, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let got = self.snapshot.get_cf(self.disk.family(family), key);
+        got.map_err(io_error)
+    }
+
+    fn scan(&self, family: Family, from: &[u8], visit: &mut Visit<'_>) -> io::Result<()> {
+        let keys = self.snapshot.raw_iterator_cf(self.disk.family(family));
+        visit_all(keys, from, visit)
+    }
+}
+
+struct PinnedThread {
+    work: oneshot::Sender<ViewWork>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Pinned for PinnedThread {
+    fn read(self: Box<Self>, work: ViewWork) -> BoxFuture<'static, io::Result<()>> {
+        async move {
+            let PinnedThread { work: send, thread } = *self;
+            // A thread that is gone says below why.
+            let _ = send.send(work);
+            thread.await.map_err(io::Error::other)?
+        }
+        .boxed()
+    }
+}

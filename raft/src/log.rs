@@ -1,0 +1,511 @@
+//! The log and the vote, as openraft asks for them.
+//!
+//! Entries are durable when `append` returns, a vote when `save_vote` returns; reads of recent entries come from memory. What an
+//! entry means is of no concern here.
+
+mod verify;
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, ControlFlow, RangeBounds};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use futures::{Stream, stream};
+use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
+use openraft::{OptionalSend, RaftLogReader};
+
+use crate::disk::{Changes, Disk, Durability, Family};
+use crate::entry::{self, EntryError, Link};
+use crate::fatal::{Fatal, FatalError};
+use crate::record::{self, LogIdRecord, PurgedRecord, VoteRecord};
+use crate::types::{Entry, LogId, Payload, TypeConfig, Vote};
+use crate::writer::Writer;
+
+pub(crate) use verify::LogError;
+
+const VOTE: &[u8] = b"vote";
+const COMMITTED: &[u8] = b"committed";
+const PURGED: &[u8] = b"purged";
+
+/// Commands read at once, in bytes: what one message and one turn carry.
+const READ_BYTES: usize = 1 << 20;
+
+/// Recent entries kept in memory, so that replication and apply of fresh entries read no disk: at most this many bytes of commands …
+const TAIL_BYTES: usize = 16 << 20;
+
+/// … and this many entries. Beyond either the oldest leave; they are read from the disk.
+const TAIL_ENTRIES: usize = 4096;
+
+/// A handle on the log; clones are the same log.
+#[derive(Clone)]
+pub(crate) struct LogStore(Arc<Inner>);
+
+struct Inner {
+    disk: Arc<dyn Disk>,
+    writer: Writer,
+    fatal: Fatal,
+    state: Mutex<State>,
+}
+
+/// What is known of the log without reading it. The lock is held for looks and updates, never while waiting.
+struct State {
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+    /// `committed` as the disk has it: the next append brings it up to date.
+    committed_saved: Option<LogId>,
+    /// The last entry that is gone from the front, and where the chain goes on from it.
+    purged: Option<LogId>,
+    base: Link,
+    /// The first entry that it holds, or will hold.
+    first: u64,
+    /// The last entry, or `purged`.
+    last: Option<LogId>,
+    link: Link,
+    tail: Tail,
+    /// Counts truncations: a read from the disk that overlapped with one is done again.
+    truncations: u64,
+}
+
+/// The newest entries, without a gap, up to the last one of the log.
+#[derive(Default)]
+struct Tail {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+}
+
+impl Tail {
+    fn push(&mut self, entry: Entry) {
+        self.bytes += weight(&entry);
+        self.entries.push_back(entry);
+        while self.bytes > TAIL_BYTES || self.entries.len() > TAIL_ENTRIES {
+            self.drop_first();
+        }
+    }
+
+    fn drop_first(&mut self) {
+        if let Some(entry) = self.entries.pop_front() {
+            self.bytes -= weight(&entry);
+        }
+    }
+
+    fn drop_through(&mut self, index: u64) {
+        while self.first().is_some_and(|first| first <= index) {
+            self.drop_first();
+        }
+    }
+
+    fn drop_from(&mut self, index: u64) {
+        while self
+            .entries
+            .back()
+            .is_some_and(|entry| entry.log_id.index >= index)
+        {
+            let entry = self.entries.pop_back().expect("it has a last entry");
+            self.bytes -= weight(&entry);
+        }
+    }
+
+    fn first(&self) -> Option<u64> {
+        Some(self.entries.front()?.log_id.index)
+    }
+
+    /// The entries from `start`, which it holds, up to `end` or the budget.
+    fn take(&self, start: u64, end: u64, budget: &mut Budget, into: &mut Vec<Entry>) {
+        let Some(first) = self.first() else { return };
+        let skipped = usize::try_from(start - first).expect("the tail is short");
+        for entry in self.entries.iter().skip(skipped) {
+            if entry.log_id.index >= end || !budget.spend(entry) {
+                return;
+            }
+            into.push(entry.clone());
+        }
+    }
+}
+
+/// Bytes of commands that a read may still take. The first entry is always granted.
+struct Budget(Option<usize>, bool);
+
+impl Budget {
+    fn spend(&mut self, entry: &Entry) -> bool {
+        let Budget(Some(left), started) = self else {
+            return true;
+        };
+        let weight = weight(entry);
+        if *started && weight > *left {
+            *left = 0;
+            return false;
+        }
+        *started = true;
+        *left = left.saturating_sub(weight);
+        true
+    }
+}
+
+fn weight(entry: &Entry) -> usize {
+    match &entry.payload {
+        Payload::Normal(batch) => batch.bytes() + 64,
+        Payload::Blank => 64,
+        Payload::Membership(_) => 1024,
+    }
+}
+
+fn key(index: u64) -> Vec<u8> {
+    index.to_be_bytes().to_vec()
+}
+
+fn next_of(id: Option<&LogId>) -> u64 {
+    id.map_or(0, |id| id.index + 1)
+}
+
+impl LogStore {
+    /// Reads the log from front to end and checks every entry of it.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        writer: Writer,
+        fatal: Fatal,
+    ) -> Result<Self, LogError> {
+        let state = verify::read(disk.as_ref())?;
+        Ok(Self(Arc::new(Inner {
+            disk,
+            writer,
+            fatal,
+            state: Mutex::new(state),
+        })))
+    }
+
+    /// Whether this log never held anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        let state = self.state();
+        state.vote.is_none() && state.last.is_none()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().expect("no holder of the lock panics")
+    }
+
+    /// Entries of `[start, end)` that the log holds, as many as the budget allows.
+    fn read(&self, start: u64, end: u64, bytes: Option<usize>) -> io::Result<Vec<Entry>> {
+        loop {
+            let mut entries = Vec::new();
+            let mut budget = Budget(bytes, false);
+            let mut recent = Vec::new();
+            let (start, disk_end, truncations) = {
+                let state = self.state();
+                let start = start.max(state.first);
+                let end = end.min(next_of(state.last.as_ref()));
+                if start >= end {
+                    return Ok(entries);
+                }
+                let first = state.tail.first().unwrap_or(end);
+                if start >= first {
+                    state.tail.take(start, end, &mut budget, &mut entries);
+                    return Ok(entries);
+                }
+                // Taken under the same lock as the bounds of the disk part: no gap and no overlap between the two.
+                if bytes.is_none() && first < end {
+                    state.tail.take(first, end, &mut budget, &mut recent);
+                }
+                (start, end.min(first), state.truncations)
+            };
+            let read = self.read_disk(start, disk_end, &mut budget, &mut entries);
+            let overlapped = {
+                let state = self.state();
+                state.truncations != truncations || state.first > start
+            };
+            if overlapped {
+                continue;
+            }
+            if let Err(error) = read {
+                return Err(self.damaged(error));
+            }
+            entries.append(&mut recent);
+            return Ok(entries);
+        }
+    }
+
+    fn read_disk(
+        &self,
+        start: u64,
+        end: u64,
+        budget: &mut Budget,
+        entries: &mut Vec<Entry>,
+    ) -> Result<(), LogError> {
+        let mut expected = start;
+        let mut previous: Option<Link> = None;
+        let mut wrong = None;
+        let mut full = false;
+        self.0
+            .disk
+            .scan(Family::Log, &key(start), &mut |key, value| {
+                if expected >= end {
+                    return Ok(ControlFlow::Break(()));
+                }
+                let opened = match verify::link_by_link(key, value, expected, previous.as_ref()) {
+                    Ok(opened) => opened,
+                    Err(error) => {
+                        wrong = Some(error);
+                        return Ok(ControlFlow::Break(()));
+                    }
+                };
+                if !budget.spend(&opened.entry) {
+                    full = true;
+                    return Ok(ControlFlow::Break(()));
+                }
+                previous = Some(opened.link);
+                entries.push(opened.entry);
+                expected += 1;
+                Ok(ControlFlow::Continue(()))
+            })?;
+        match wrong {
+            Some(error) => Err(error.into()),
+            None if expected < end && !full => Err(EntryError::Missing { index: expected }.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// The link of an entry that the disk holds.
+    fn link_of(&self, index: u64) -> io::Result<Link> {
+        let read = || -> Result<Link, LogError> {
+            let bytes = self.0.disk.get(Family::Log, &key(index))?;
+            let bytes = bytes.ok_or(EntryError::Missing { index })?;
+            Ok(entry::open(index, bytes)?.link)
+        };
+        read().map_err(|error| self.damaged(error))
+    }
+
+    /// A log that cannot be read as it was written must not be served: the process stops.
+    fn damaged(&self, error: LogError) -> io::Error {
+        let text = error.chain();
+        let source = io::Error::new(io::ErrorKind::InvalidData, text.clone());
+        (self.0.fatal)(&FatalError {
+            path: self.0.disk.name(),
+            what: "read the log in",
+            source,
+        });
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    }
+
+    /// The changes that append `entries`, the link of the last of them, and what will be saved as committed. Only one task appends,
+    /// so what is looked up here is still so when the write is done.
+    fn sealed(&self, entries: &[Entry]) -> io::Result<(Changes, Link, Option<LogId>)> {
+        let (mut link, mut last, committed, saved) = {
+            let state = self.state();
+            (
+                state.link,
+                state.last,
+                state.committed,
+                state.committed_saved,
+            )
+        };
+        let mut changes = Changes::default();
+        for entry in entries {
+            let index = entry.log_id.index;
+            if last.is_some_and(|last| index != last.index + 1) {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("entry {index} does not follow {last:?}"),
+                ));
+            }
+            let (bytes, next) = entry::seal(&link, entry);
+            changes.put(Family::Log, key(index), bytes);
+            link = next;
+            last = Some(entry.log_id);
+        }
+        if committed != saved
+            && let Some(committed) = &committed
+        {
+            let record = LogIdRecord::from(committed);
+            changes.put(Family::Meta, COMMITTED, record::seal(&record));
+        }
+        Ok((changes, link, committed))
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
+        let (start, end) = bounds(&range);
+        self.read(start, end, None)
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        Ok(self.state().vote)
+    }
+
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, io::Error> {
+        self.read(start, end, Some(READ_BYTES))
+    }
+
+    /// Reads block by block: what waits to be applied may be far more than memory should hold.
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (start, end) = bounds(&range);
+        let cursor = (self.clone(), start, end, VecDeque::new());
+        Box::pin(stream::try_unfold(
+            cursor,
+            |(log, start, end, mut block)| async move {
+                if block.is_empty() {
+                    block = log.read(start, end, Some(READ_BYTES))?.into();
+                }
+                let Some(entry): Option<Entry> = block.pop_front() else {
+                    return Ok(None);
+                };
+                let next = entry.log_id.index + 1;
+                Ok(Some((entry, (log, next, end, block))))
+            },
+        ))
+    }
+}
+
+fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    (start, end)
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = LogStore;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let state = self.state();
+        Ok(LogState {
+            last_purged_log_id: state.purged,
+            last_log_id: state.last,
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> LogStore {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        let mut changes = Changes::default();
+        changes.put(Family::Meta, VOTE, record::seal(&VoteRecord::from(vote)));
+        self.0.writer.write(changes, Durability::Synced).await?;
+        self.state().vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        self.state().committed = committed;
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        Ok(self.state().committed)
+    }
+
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: IOFlushed<TypeConfig>,
+    ) -> Result<(), io::Error>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let (changes, link, committed) = self.sealed(&entries)?;
+        self.0.writer.write(changes, Durability::Synced).await?;
+        {
+            let mut state = self.state();
+            state.link = link;
+            state.committed_saved = committed;
+            for entry in entries {
+                if state.last.is_none() {
+                    state.first = entry.log_id.index;
+                }
+                state.last = Some(entry.log_id);
+                state.tail.push(entry);
+            }
+        }
+        callback.io_completed(Ok(()));
+        Ok(())
+    }
+
+    async fn truncate_after(&mut self, kept: Option<LogId>) -> Result<(), io::Error> {
+        let (first, end, boundary) = {
+            let state = self.state();
+            let first = next_of(kept.as_ref()).max(state.first);
+            let end = next_of(state.last.as_ref());
+            (first, end, first == state.first)
+        };
+        if first >= end {
+            return Ok(());
+        }
+        let link = match boundary {
+            true => self.state().base,
+            false => self.link_of(first - 1)?,
+        };
+        let mut changes = Changes::default();
+        for index in first..end {
+            changes.delete(Family::Log, key(index));
+        }
+        self.0.writer.write(changes, Durability::Buffered).await?;
+        let mut state = self.state();
+        state.tail.drop_from(first);
+        state.truncations += 1;
+        state.last = if boundary { state.purged } else { kept };
+        state.link = link;
+        if state.last.is_none() {
+            state.first = 0;
+        }
+        Ok(())
+    }
+
+    async fn purge(&mut self, purged: LogId) -> Result<(), io::Error> {
+        let (first, last, base) = {
+            let state = self.state();
+            if state.purged >= Some(purged) {
+                return Ok(());
+            }
+            (state.first, state.last, state.base)
+        };
+        let held = last.is_some_and(|last| purged.index <= last.index);
+        let base = match held {
+            true if purged.index < first => base,
+            true => self.link_of(purged.index)?,
+            false => Link::after_snapshot(&purged),
+        };
+        let mut changes = Changes::default();
+        let first = first.min(purged.index);
+        changes.delete_range(Family::Log, key(first), key(purged.index + 1));
+        let record = PurgedRecord {
+            log_id: Some(LogIdRecord::from(&purged)),
+            link: base.as_bytes().to_vec(),
+        };
+        changes.put(Family::Meta, PURGED, record::seal(&record));
+        // One write-ahead log: after a power cut a purge is never there without the applied records that it follows.
+        self.0.writer.write(changes, Durability::Buffered).await?;
+        let mut state = self.state();
+        state.tail.drop_through(purged.index);
+        state.purged = Some(purged);
+        state.first = purged.index + 1;
+        state.base = base;
+        if !held {
+            state.last = Some(purged);
+            state.link = base;
+        }
+        Ok(())
+    }
+}
