@@ -1,0 +1,169 @@
+//! When a supervisor acts on its container by itself or by order: decisions only.
+
+use std::time::Duration;
+
+use crate::handoff::Stop;
+use crate::process::BootTime;
+use crate::spec::StopAfter;
+use crate::wire::Order;
+
+/// How long after a KILL the next one follows, should the first not have been enough.
+const KILL_AGAIN: Duration = Duration::from_secs(1);
+
+/// What is to be done to the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Send this signal to the command's process group.
+    Signal(i32),
+    /// Kill everything in the container.
+    KillAll,
+}
+
+/// Where a container is on its way to its end.
+#[derive(Debug)]
+pub(crate) struct Course {
+    stop_after: Option<StopAfter>,
+    stop: Option<Stop>,
+    kill_at: Option<BootTime>,
+}
+
+impl Course {
+    pub(crate) fn new(stop_after: Option<StopAfter>) -> Self {
+        Self {
+            stop_after,
+            stop: None,
+            kill_at: None,
+        }
+    }
+
+    /// Why the container is being ended, if it is.
+    pub(crate) fn stop(&self) -> Option<Stop> {
+        self.stop
+    }
+
+    /// When to call [`Course::tick`] next.
+    pub(crate) fn next(&self) -> Option<BootTime> {
+        match self.stop {
+            Some(_) => self.kill_at,
+            None => self.stop_after.map(|stop_after| stop_after.deadline),
+        }
+    }
+
+    pub(crate) fn order(&mut self, now: BootTime, order: Order) -> Option<Action> {
+        match order {
+            Order::Signal { signal } => Some(Action::Signal(signal)),
+            Order::Kill { grace_ms } => self.end(now, Stop::Ordered, grace_ms),
+            Order::Renew { deadline } => {
+                if let Some(stop_after) = &mut self.stop_after {
+                    // A late or reordered renewal must not take back a newer one.
+                    stop_after.deadline = stop_after.deadline.max(deadline);
+                }
+                None
+            }
+        }
+    }
+
+    pub(crate) fn tick(&mut self, now: BootTime) -> Option<Action> {
+        if self.next().is_none_or(|next| now < next) {
+            return None;
+        }
+        if let (None, Some(stop_after)) = (self.stop, self.stop_after) {
+            return self.end(now, Stop::StopAfter, stop_after.grace_ms);
+        }
+        self.kill_at = Some(now + KILL_AGAIN);
+        Some(Action::KillAll)
+    }
+
+    /// The first order to end says TERM and the reason stands; a later one can only shorten the grace.
+    fn end(&mut self, now: BootTime, stop: Stop, grace_ms: u64) -> Option<Action> {
+        let kill_at = now + Duration::from_millis(grace_ms);
+        let first = self.stop.is_none();
+        self.stop.get_or_insert(stop);
+        self.kill_at = Some(self.kill_at.map_or(kill_at, |earlier| earlier.min(kill_at)));
+        if grace_ms == 0 {
+            return self.tick(now);
+        }
+        first.then_some(Action::Signal(libc::SIGTERM))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(milliseconds: u64) -> BootTime {
+        BootTime(milliseconds)
+    }
+
+    fn kill(grace_ms: u64) -> Order {
+        Order::Kill { grace_ms }
+    }
+
+    const TERM: Option<Action> = Some(Action::Signal(libc::SIGTERM));
+
+    #[test]
+    fn a_kill_says_term_and_kills_after_the_grace() {
+        let mut course = Course::new(None);
+        assert_eq!(course.next(), None);
+        assert_eq!(course.order(at(100), kill(50)), TERM);
+        assert_eq!(course.next(), Some(at(150)));
+        assert_eq!(course.tick(at(149)), None);
+        assert_eq!(course.tick(at(150)), Some(Action::KillAll));
+        assert_eq!(course.tick(at(151)), None);
+        assert_eq!(
+            course.tick(at(1150)),
+            Some(Action::KillAll),
+            "until it works"
+        );
+        assert_eq!(course.stop(), Some(Stop::Ordered));
+    }
+
+    #[test]
+    fn without_grace_there_is_no_term() {
+        let mut course = Course::new(None);
+        assert_eq!(course.order(at(100), kill(0)), Some(Action::KillAll));
+    }
+
+    #[test]
+    fn a_repeated_kill_says_nothing_and_only_shortens_the_grace() {
+        let mut course = Course::new(None);
+        assert_eq!(course.order(at(0), kill(1000)), TERM);
+        assert_eq!(course.order(at(10), kill(5000)), None);
+        assert_eq!(course.next(), Some(at(1000)));
+        assert_eq!(course.order(at(20), kill(100)), None);
+        assert_eq!(course.next(), Some(at(120)));
+        assert_eq!(course.order(at(30), kill(0)), Some(Action::KillAll));
+    }
+
+    #[test]
+    fn stop_after_ends_it_unless_renewed_and_renewals_never_move_back() {
+        let stop_after = StopAfter {
+            deadline: at(100),
+            grace_ms: 10,
+        };
+        let mut course = Course::new(Some(stop_after));
+        assert_eq!(
+            course.order(at(50), Order::Renew { deadline: at(200) }),
+            None
+        );
+        assert_eq!(
+            course.order(at(60), Order::Renew { deadline: at(150) }),
+            None
+        );
+        assert_eq!(course.tick(at(199)), None);
+        assert_eq!(course.tick(at(200)), TERM);
+        assert_eq!(
+            course.order(at(201), Order::Renew { deadline: at(900) }),
+            None
+        );
+        assert_eq!(course.tick(at(210)), Some(Action::KillAll));
+        assert_eq!(course.stop(), Some(Stop::StopAfter));
+    }
+
+    #[test]
+    fn a_renewal_of_what_has_no_deadline_changes_nothing() {
+        let mut course = Course::new(None);
+        assert_eq!(course.order(at(0), Order::Renew { deadline: at(1) }), None);
+        assert_eq!(course.next(), None);
+    }
+}

@@ -1,0 +1,341 @@
+//! The files a supervisor and its agents leave each other in a container's folder.
+//!
+//! ```text
+//! <work>/containers/<id>/        private to the agent (mode 0700); made by the agent before the launch
+//!   spec.json      the launch request, as the supervisor read it
+//!   handle.json    who runs it; or "void": it never will. Written once, before the command may execute
+//!   exit.json      how it ended; written once, before the supervisor ends
+//!   control        the supervisor's socket, while it lives
+//! <sandbox>/
+//!   stdout stderr  what the command wrote, each up to its cap
+//! ```
+//! `handle.json` decides: whoever creates it first, supervisor or adopter, has the say over the start.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::limits::Missing;
+use crate::process::Process;
+use crate::spec::{ContainerId, Spec};
+
+/// A started container, as another process can find it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handle {
+    /// The format of this file: 1.
+    pub version: u32,
+    /// The container's name.
+    pub container: ContainerId,
+    /// The nonce of the launch.
+    pub nonce: u64,
+    /// The boot in which all process numbers below mean something.
+    pub boot_id: String,
+    /// The process that holds the container's stdio and exit status.
+    pub supervisor: Process,
+    /// The container's first process; the command is its child.
+    pub init: Process,
+    /// The container's group.
+    pub cgroup: Option<PathBuf>,
+    /// Limits that are not kept for want of a controller.
+    pub missing: Missing,
+    /// Wall clock at the start, in milliseconds since 1970; for display only.
+    pub started_at_ms: u64,
+}
+
+/// How the command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It ended by itself with this code, 0 to 255.
+    Exited(i32),
+    /// This signal ended it.
+    Signaled(i32),
+    /// It was never executed: the reason says why.
+    NotStarted,
+}
+
+/// Why the supervisor ended a container that would have gone on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stop {
+    /// The agent asked for it.
+    Ordered,
+    /// `stop_after` passed without a renewal.
+    StopAfter,
+}
+
+/// What the container used in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Usage {
+    /// Processor time, in milliseconds.
+    pub cpu_ms: u64,
+    /// The most memory it had, in bytes: of the group where the host counts it, else of the command's
+    /// largest process.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// The end of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// How the command ended.
+    pub outcome: Outcome,
+    /// The same in words, for people.
+    pub reason: String,
+    /// Set if the supervisor ended it.
+    pub stop: Option<Stop>,
+    /// Processes of the container were killed because its memory was used up.
+    pub out_of_memory: bool,
+    /// What it used.
+    pub usage: Usage,
+    /// Wall clock at the end, in milliseconds since 1970; for display only.
+    pub finished_at_ms: u64,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.reason)
+    }
+}
+
+/// What `handle.json` says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Claim {
+    /// A supervisor has started it.
+    Held(Box<Handle>),
+    /// An agent has decided that it never starts.
+    Void,
+}
+
+/// Whether a file must outlive a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    Synced,
+    Cached,
+}
+
+/// A hand-off file that cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum HandOffError {
+    /// Reading failed.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Writing failed.
+    #[error("cannot write {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// One container's folder.
+#[derive(Debug, Clone)]
+pub(crate) struct HandOff {
+    directory: PathBuf,
+}
+
+impl HandOff {
+    pub(crate) fn at(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+        }
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(crate) fn control(&self) -> PathBuf {
+        self.directory.join("control")
+    }
+
+    pub(crate) fn write_spec(&self, spec: &Spec) -> Result<(), HandOffError> {
+        self.replace("spec.json", spec, Durability::Cached)
+    }
+
+    pub(crate) fn write_exit(
+        &self,
+        exit: &Exit,
+        durability: Durability,
+    ) -> Result<(), HandOffError> {
+        self.replace("exit.json", exit, durability)
+    }
+
+    /// `None` while there is none. One that a power cut left empty or torn counts as none.
+    pub(crate) fn exit(&self) -> Result<Option<Exit>, HandOffError> {
+        self.read("exit.json")
+    }
+
+    /// Creates `handle.json`, unless there is one: then returns what that says.
+    pub(crate) fn claim(&self, claim: &Claim) -> Result<Claim, HandOffError> {
+        let path = self.directory.join("handle.json");
+        let draft = self.draft("handle.json", claim, Durability::Cached)?;
+        match renameat2(
+            AT_FDCWD,
+            &draft,
+            AT_FDCWD,
+            &path,
+            RenameFlags::RENAME_NOREPLACE,
+        ) {
+            Ok(()) => Ok(claim.clone()),
+            Err(errno) => {
+                // A leftover draft is harmless; the folder goes with the container.
+                let _ = fs::remove_file(&draft);
+                if errno != Errno::EEXIST {
+                    let source = errno.into();
+                    return Err(HandOffError::Write { path, source });
+                }
+                // Created whole, so unreadable only if a power cut tore it: that boot's processes are gone.
+                Ok(self.claimed()?.unwrap_or(Claim::Void))
+            }
+        }
+    }
+
+    /// What `handle.json` says, if it exists.
+    pub(crate) fn claimed(&self) -> Result<Option<Claim>, HandOffError> {
+        self.read("handle.json")
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, HandOffError> {
+        let path = self.directory.join(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(HandOffError::Read { path, source }),
+        }
+    }
+
+    fn replace<T: Serialize>(
+        &self,
+        name: &str,
+        value: &T,
+        durability: Durability,
+    ) -> Result<(), HandOffError> {
+        let draft = self.draft(name, value, durability)?;
+        let path = self.directory.join(name);
+        let renamed = fs::rename(&draft, &path).and_then(|()| match durability {
+            Durability::Synced => File::open(&self.directory)?.sync_all(),
+            Durability::Cached => Ok(()),
+        });
+        renamed.map_err(|source| HandOffError::Write { path, source })
+    }
+
+    /// Writes the whole content under a name of this process' own.
+    fn draft<T: Serialize>(
+        &self,
+        name: &str,
+        value: &T,
+        durability: Durability,
+    ) -> Result<PathBuf, HandOffError> {
+        let path = self
+            .directory
+            .join(format!(".{name}.{}", std::process::id()));
+        let write = || -> io::Result<()> {
+            let bytes = serde_json::to_vec(value)?;
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(true).mode(0o600);
+            let mut file = options.open(&path)?;
+            file.write_all(&bytes)?;
+            if durability == Durability::Synced {
+                file.sync_all()?;
+            }
+            Ok(())
+        };
+        match write() {
+            Ok(()) => Ok(path),
+            Err(source) => Err(HandOffError::Write { path, source }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handle() -> Handle {
+        let process = Process {
+            pid: 7,
+            start_ticks: 8,
+        };
+        Handle {
+            version: 1,
+            container: ContainerId::new("c").unwrap(),
+            nonce: 5,
+            boot_id: "b".into(),
+            supervisor: process,
+            init: process,
+            cgroup: None,
+            missing: Missing::default(),
+            started_at_ms: 1,
+        }
+    }
+
+    fn exit() -> Exit {
+        Exit {
+            outcome: Outcome::Exited(7),
+            reason: "exited with code 7".into(),
+            stop: None,
+            out_of_memory: false,
+            usage: Usage::default(),
+            finished_at_ms: 2,
+        }
+    }
+
+    #[test]
+    fn a_start_is_claimed_once_and_the_first_claim_stands() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = HandOff::at(folder.path());
+        assert_eq!(files.claimed().unwrap(), None);
+        let held = Claim::Held(Box::new(handle()));
+        assert_eq!(files.claim(&held).unwrap(), held);
+        assert_eq!(files.claim(&Claim::Void).unwrap(), held);
+        assert_eq!(files.claimed().unwrap(), Some(held));
+    }
+
+    #[test]
+    fn a_voided_start_cannot_be_claimed_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = HandOff::at(folder.path());
+        assert_eq!(files.claim(&Claim::Void).unwrap(), Claim::Void);
+        let late = Claim::Held(Box::new(handle()));
+        assert_eq!(files.claim(&late).unwrap(), Claim::Void);
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "no draft is left"
+        );
+    }
+
+    #[test]
+    fn an_exit_is_read_back_and_a_torn_one_counts_as_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = HandOff::at(folder.path());
+        assert_eq!(files.exit().unwrap(), None);
+        files.write_exit(&exit(), Durability::Synced).unwrap();
+        assert_eq!(files.exit().unwrap(), Some(exit()));
+        fs::write(folder.path().join("exit.json"), "{\"outcome\":{\"ex").unwrap();
+        assert_eq!(files.exit().unwrap(), None);
+    }
+
+    #[test]
+    fn a_removed_folder_takes_no_claim() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = HandOff::at(&folder.path().join("gone"));
+        let error = files.claim(&Claim::Void).unwrap_err();
+        assert!(error.to_string().starts_with("cannot write"), "{error}");
+    }
+}

@@ -1,0 +1,274 @@
+//! The launcher: a small process of its own that makes one supervisor a container.
+//!
+//! Copying a large agent for each start would cost milliseconds; copying this costs a tenth of one. It reads
+//! requests in order and answers nothing: each request brings the socket on which its supervisor answers.
+
+use std::fs;
+use std::io::{self, IoSlice, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+use crate::cgroup::{CgroupError, Group, Tree};
+use crate::container::Container;
+use crate::spec::{Spec, SpecError};
+use crate::supervisor::{self, Host};
+use crate::sys;
+use crate::wire::{LAUNCH_LIMIT_BYTES, packet_pair};
+
+/// How long the launcher may leave a request unread before it counts as stuck.
+const SEND_LIMIT: Duration = Duration::from_secs(10);
+/// Begins every request, so that a stranger on the socket is noticed.
+const MAGIC: u32 = 0x4152_4731;
+
+/// The agent's hold on its launcher. Dropping it ends the launcher; supervisors and containers go on.
+#[derive(Debug)]
+pub struct Launcher {
+    process: Child,
+    socket: UnixStream,
+    broken: bool,
+}
+
+/// Why a launch request did not reach a supervisor. Nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// The request cannot be right.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The launcher could not be executed.
+    #[error("cannot start the launcher {program}")]
+    Spawn {
+        /// The program tried.
+        program: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The launcher could not be moved beside the containers.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The launcher no longer takes requests: spawn another one. If this happened while a request was being
+    /// sent, its container's folder tells whether it started.
+    #[error("the launcher takes no requests")]
+    Gone {
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Launcher {
+    /// Executes `command`, whose program must call [`run_from_fd`] first of all, as the launcher. It gets
+    /// none of our environment; with a tree it is put into the supervisors' group.
+    ///
+    /// Environment variables set on `command` itself are dropped too: they would leak into memory of
+    /// containers.
+    pub fn spawn(mut command: Command, tree: Option<&Tree>) -> Result<Self, LaunchError> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let failed = |source| LaunchError::Spawn {
+            program: program.clone(),
+            source,
+        };
+        let (socket, theirs) = UnixStream::pair().map_err(failed)?;
+        socket.set_write_timeout(Some(SEND_LIMIT)).map_err(failed)?;
+        command.env_clear().current_dir("/").process_group(0);
+        command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null());
+        let process = command.spawn().map_err(failed)?;
+        // From here on dropping `launcher` reaps the process.
+        let launcher = Self {
+            process,
+            socket,
+            broken: false,
+        };
+        if let Some(tree) = tree {
+            Group::at(&tree.supervisors()).add(launcher.process.id() as i32)?;
+        }
+        Ok(launcher)
+    }
+
+    /// The launcher's process number.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Sends a request. The container tells when it has started, or why it has not.
+    ///
+    /// May block while the launcher is busy, at most 10 s.
+    pub fn launch(&mut self, spec: &Spec) -> Result<Container, LaunchError> {
+        spec.check()?;
+        let gone = |source| LaunchError::Gone { source };
+        if self.broken {
+            return Err(gone(io::Error::other("an earlier request broke off")));
+        }
+        let body = serde_json::to_vec(spec).map_err(|error| gone(error.into()))?;
+        if body.len() > LAUNCH_LIMIT_BYTES {
+            let value = format!("{} bytes", body.len());
+            let remedy = "arguments and environment together must stay below 2 MiB as JSON";
+            return Err(SpecError::new("environment", &value, remedy).into());
+        }
+        let (ours, theirs) = packet_pair().map_err(|errno| gone(errno.into()))?;
+        if let Err(error) = self.send(&body, &theirs) {
+            self.broken = true;
+            return Err(gone(error));
+        }
+        Ok(Container::launched(spec, ours))
+    }
+
+    fn send(&self, body: &[u8], connection: &OwnedFd) -> io::Result<()> {
+        let mut header = [0; 8];
+        header[..4].copy_from_slice(&MAGIC.to_le_bytes());
+        header[4..].copy_from_slice(&(body.len() as u32).to_le_bytes());
+        let descriptors = [connection.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let mut sent = 0;
+        while sent < header.len() + body.len() {
+            let parts = [
+                IoSlice::new(header.get(sent..).unwrap_or_default()),
+                IoSlice::new(&body[sent.saturating_sub(header.len())..]),
+            ];
+            let rights = if sent == 0 { &rights[..] } else { &[] };
+            let socket = self.socket.as_raw_fd();
+            match sendmsg::<()>(socket, &parts, rights, MsgFlags::MSG_NOSIGNAL, None) {
+                Ok(length) => sent += length,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        // It ends when it sees this, after the requests it already has. Both calls fail only if it is gone.
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        let _ = self.process.wait();
+    }
+}
+
+/// Why the launcher process could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum LauncherError {
+    /// Called in a process that is not fit to be copied.
+    #[error("the launcher must run before any thread is started; this process has {threads}")]
+    Threads {
+        /// How many there are.
+        threads: usize,
+    },
+    /// Standard input is not the agent's socket.
+    #[error(
+        "the launcher is started by an agent only: its standard input must be the agent's socket"
+    )]
+    Socket {
+        /// Why.
+        source: io::Error,
+    },
+    /// The host refused something every launcher needs.
+    #[error("cannot prepare the launcher")]
+    Prepare {
+        /// Why.
+        source: io::Error,
+    },
+    /// What came over the socket is no launch request.
+    #[error("a launch request is garbled")]
+    Garbled,
+}
+
+/// The launcher process' whole life: serves the agent on standard input until that closes the socket.
+///
+/// Call it from `main` before anything else; it needs a process without threads.
+pub fn run_from_fd() -> Result<(), LauncherError> {
+    let prepare = |source| LauncherError::Prepare { source };
+    let threads = fs::read_dir("/proc/self/task").map_err(prepare)?.count();
+    if threads != 1 {
+        return Err(LauncherError::Threads { threads });
+    }
+    let socket = sys::take_standard_input().map_err(|errno| prepare(errno.into()))?;
+    sys::close_all_but(Some(socket.as_fd())).map_err(|errno| prepare(errno.into()))?;
+    let mut socket = Some(UnixStream::from(socket));
+    let null = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null");
+    let host = Host {
+        boot_id: crate::process::boot_id().map_err(prepare)?,
+        null: null.map_err(prepare)?.into(),
+    };
+    sys::replace_descriptor(&host.null, 0).map_err(|errno| prepare(errno.into()))?;
+    // The agent's Ctrl-C and its unit's stop are not ours, nor our supervisors': we end with the socket.
+    sys::reset_signals_and_ignore_children();
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
+        .map_err(|errno| prepare(errno.into()))?;
+    let _ = nix::sys::prctl::set_name(c"argosy-launcher");
+    while let Some((request, agent)) = read_request(&mut socket)? {
+        make_supervisor(&mut socket, &request, agent, &host);
+    }
+    Ok(())
+}
+
+/// `None` once the agent has closed the socket.
+fn read_request(
+    socket: &mut Option<UnixStream>,
+) -> Result<Option<(Vec<u8>, OwnedFd)>, LauncherError> {
+    let socket = socket.as_mut().expect("only supervisors close it");
+    let mut header = [0; 8];
+    let (mut length, mut agent) = (0, None);
+    while length < header.len() {
+        let received = sys::receive_with_descriptor(socket.as_fd(), &mut header[length..]);
+        match received {
+            Ok((0, _)) => return Ok(None),
+            Ok((count, descriptor)) => {
+                length += count;
+                agent = agent.or(descriptor);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => return Ok(None),
+            Err(source) => return Err(LauncherError::Socket { source }),
+        }
+    }
+    let word = |at: usize| {
+        u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
+    let size = word(4) as usize;
+    if word(0) != MAGIC || size > LAUNCH_LIMIT_BYTES {
+        return Err(LauncherError::Garbled);
+    }
+    let mut body = vec![0; size];
+    match socket.read_exact(&mut body) {
+        Ok(()) => {}
+        // The agent died while it was sending: it will find the container not started.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(source) => return Err(LauncherError::Socket { source }),
+    }
+    Ok(Some((body, agent.ok_or(LauncherError::Garbled)?)))
+}
+
+fn make_supervisor(socket: &mut Option<UnixStream>, request: &[u8], agent: OwnedFd, host: &Host) {
+    let made = sys::clone_process(0, None, || {
+        // Or the agent would not notice the launcher's end while a container runs.
+        *socket = None;
+        let agent = match agent.try_clone() {
+            Ok(agent) => agent,
+            Err(_) => return 1,
+        };
+        supervisor::run(request, agent, host)
+    });
+    if let Err(errno) = made {
+        supervisor::refuse_unread(
+            &agent,
+            &format!("cannot make the supervisor: {}", errno.desc()),
+        );
+    }
+}
+
+/// The executable that is running now, to be executed again as a launcher.
+pub fn own_executable() -> io::Result<Command> {
+    // Opened by this name the kernel finds the very file, even if it was replaced by an upgrade.
+    fs::metadata("/proc/self/exe").map(|_| Command::new(Path::new("/proc/self/exe")))
+}

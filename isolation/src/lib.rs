@@ -1,0 +1,64 @@
+//! Confining: launcher, supervisor, namespaces, cgroups v2. Knows no clusters; the only unsafe code (`sys`).
+//!
+//! ```text
+//! agent ──exec──▶ launcher ──clone3──▶ supervisor ──clone3──▶ init ──exec──▶ command
+//!   │  requests ──────▲                    │ ▲        namespaces and group of the container
+//!   └── one socket a container ────────────┘ └─ stdio, deadlines, exit status
+//! ```
+//! An agent's use of it, all synchronous, around plain descriptors:
+//!
+//! ```ignore
+//! // main of any program that is to be its own launcher, before any thread:
+//! //   if this is the hidden verb "launcher" { return launcher::run_from_fd() }
+//! let tree = Tree::create(&cgroup::default_parent()?, &agent)?;      // argosy/<agent>
+//! let mut command = launcher::own_executable()?;
+//! command.arg("launcher");
+//! let mut launcher = Launcher::spawn(command, Some(&tree))?;
+//!
+//! let mut spec = Spec::new(id, &folder, &sandbox, Program::Shell("exit 7".into()));
+//! spec.cgroup = Some(tree.group(&spec.id).path().to_owned());
+//! let mut container = launcher.launch(&spec)?;  // returns at once; then, whenever it is readable:
+//! match container.notice()? {                   //   Some(Notice::Started(handle))
+//!     ..                                        //   Some(Notice::Exited(exit)): status, or why not started
+//! }                                             //   None: nothing now
+//! container.kill(5_000)?;                       // TERM, after 5 s KILL; its end comes as a notice
+//! container.destroy(patience)?;                 // nothing is left but folder and sandbox
+//!
+//! match adopt(&folder)? {                       // after the agent was away
+//!     Adoption::Running(container) => ..        // the same process, with handle
+//!     Adoption::Exited(exit) => ..              // the true status
+//!     Adoption::Gone { reason } => ..           // never started, or lost: destroy(&folder, group, patience)
+//! }
+//! sweep(&tree, &known, patience)?;              // groups of containers nobody knows
+//! ```
+//! Reading order: `spec`, `handoff`, `launcher`, `supervisor`, `init`, `container`, `adoption`, `removal`;
+//! `course` holds the supervisor's decisions, `cgroup`, `limits`, `namespaces`, `output` what their names say.
+
+pub mod adoption;
+pub mod cgroup;
+pub mod container;
+mod course;
+pub mod handoff;
+mod init;
+pub mod launcher;
+pub mod limits;
+pub mod namespaces;
+mod output;
+pub mod process;
+pub mod removal;
+pub mod spec;
+mod supervisor;
+mod sys;
+pub mod wire;
+
+pub use adoption::{Adoption, AdoptionError, adopt};
+pub use cgroup::{CgroupError, Group, Stats, Tree};
+pub use container::{Container, ContainerError};
+pub use handoff::{Exit, HandOffError, Handle, Outcome, Stop, Usage};
+pub use launcher::{LaunchError, Launcher, LauncherError};
+pub use limits::{Limits, LimitsError, Missing, MissingPolicy};
+pub use namespaces::{Detected, Isolation, Namespaces, detect};
+pub use process::{BootTime, Process};
+pub use removal::{RemovalError, destroy, sweep};
+pub use spec::{ContainerId, Program, ResourceLimit, Spec, SpecError, StopAfter, User};
+pub use wire::Notice;

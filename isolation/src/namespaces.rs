@@ -1,0 +1,219 @@
+//! Ways of confining, and which of them this host allows.
+
+use std::fs;
+use std::path::Path;
+
+use nix::sched::CloneFlags;
+use serde::{Deserialize, Serialize};
+
+/// How strongly a container is confined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Isolation {
+    /// Namespaces and a cgroup, made by root.
+    Full,
+    /// The same namespaces inside a user namespace, made by anybody; a cgroup only if one is delegated.
+    UserNamespaces,
+    /// Plain processes in a session of their own. Asked for by name only: it confines nothing.
+    Processes,
+}
+
+impl Isolation {
+    /// As flags and messages name it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::UserNamespaces => "user-namespaces",
+            Self::Processes => "processes",
+        }
+    }
+}
+
+/// Which namespaces of its own a container gets. The network stays the host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespaces {
+    /// Process numbers; also guarantees that nothing outlives the command.
+    pub pid: bool,
+    /// Mounts; with `pid` it gets a `/proc` of its own.
+    pub mount: bool,
+    /// System V IPC and POSIX message queues.
+    pub ipc: bool,
+    /// Host name.
+    pub uts: bool,
+    /// Its view of the cgroup tree.
+    pub cgroup: bool,
+}
+
+impl Namespaces {
+    /// All five.
+    pub const ALL: Self = Self {
+        pid: true,
+        mount: true,
+        ipc: true,
+        uts: true,
+        cgroup: true,
+    };
+    /// None: everything is the host's.
+    pub const NONE: Self = Self {
+        pid: false,
+        mount: false,
+        ipc: false,
+        uts: false,
+        cgroup: false,
+    };
+
+    /// Flags for `clone3`. The cgroup namespace is not among them: its root is the group of whoever makes
+    /// it, so the container's first process makes it once it is in its group.
+    pub(crate) fn clone_flags(self, isolation: Isolation) -> i32 {
+        let wanted = [
+            (self.pid, CloneFlags::CLONE_NEWPID),
+            (self.mount, CloneFlags::CLONE_NEWNS),
+            (self.ipc, CloneFlags::CLONE_NEWIPC),
+            (self.uts, CloneFlags::CLONE_NEWUTS),
+            (
+                isolation == Isolation::UserNamespaces,
+                CloneFlags::CLONE_NEWUSER,
+            ),
+        ];
+        let flags = wanted.into_iter().filter(|(wanted, _)| *wanted);
+        flags
+            .map(|(_, flag)| flag.bits())
+            .fold(0, |all, flag| all | flag)
+    }
+}
+
+/// Which modes this host allows this process; an `Err` is a sentence saying why not.
+#[derive(Debug, Clone)]
+pub struct Detected {
+    /// Root's namespaces and cgroups.
+    pub full: Result<(), String>,
+    /// User namespaces.
+    pub user_namespaces: Result<(), String>,
+}
+
+impl Detected {
+    /// The strongest mode that is possible. Plain processes are never chosen, only asked for.
+    #[must_use]
+    pub fn best(&self) -> Option<Isolation> {
+        if self.full.is_ok() {
+            return Some(Isolation::Full);
+        }
+        self.user_namespaces
+            .is_ok()
+            .then_some(Isolation::UserNamespaces)
+    }
+}
+
+/// Looks at this process and host. What it finds can still be forbidden by a security module: only the
+/// first launch is proof.
+#[must_use]
+pub fn detect() -> Detected {
+    detect_in(Path::new("/proc"), &crate::cgroup::mount_point().map(drop))
+}
+
+fn detect_in(proc: &Path, cgroups: &Result<(), crate::cgroup::CgroupError>) -> Detected {
+    let read = |name: &str| fs::read_to_string(proc.join(name)).unwrap_or_default();
+    let missing: Vec<_> = ["pid", "mnt", "ipc", "uts", "cgroup"]
+        .into_iter()
+        .filter(|name| proc.join("self/ns").join(name).symlink_metadata().is_err())
+        .collect();
+    let kernel = if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(format!(
+            "this kernel has no {} namespaces",
+            missing.join(", ")
+        ))
+    };
+    let full = kernel.clone().and_then(|()| {
+        if !has_sys_admin(&read("self/status")) {
+            return Err("it needs root (the capability CAP_SYS_ADMIN)".to_owned());
+        }
+        cgroups.as_ref().map(drop).map_err(ToString::to_string)
+    });
+    let user_namespaces = kernel.and_then(|()| {
+        let is_zero = |name: &str| read(name).trim() == "0";
+        if proc.join("self/ns/user").symlink_metadata().is_err() {
+            return Err("this kernel has no user namespaces".to_owned());
+        }
+        for switch in [
+            "user/max_user_namespaces",
+            "kernel/unprivileged_userns_clone",
+        ] {
+            if is_zero(&format!("sys/{switch}")) {
+                let name = switch.replace('/', ".");
+                return Err(format!(
+                    "the setting {name} is 0: an administrator must raise it"
+                ));
+            }
+        }
+        if read("sys/kernel/apparmor_restrict_unprivileged_userns").trim() == "1" {
+            return Err(
+                "the setting kernel.apparmor_restrict_unprivileged_userns is 1: \
+                        an administrator must clear it"
+                    .to_owned(),
+            );
+        }
+        Ok(())
+    });
+    Detected {
+        full,
+        user_namespaces,
+    }
+}
+
+fn has_sys_admin(status: &str) -> bool {
+    const CAP_SYS_ADMIN: u64 = 1 << 21;
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+    effective.is_some_and(|set| set & CAP_SYS_ADMIN != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(capabilities: &str) -> tempfile::TempDir {
+        let proc = tempfile::tempdir().unwrap();
+        fs::create_dir_all(proc.path().join("self/ns")).unwrap();
+        fs::create_dir_all(proc.path().join("sys/user")).unwrap();
+        for name in ["pid", "mnt", "ipc", "uts", "cgroup", "user"] {
+            fs::write(proc.path().join("self/ns").join(name), "").unwrap();
+        }
+        fs::write(
+            proc.path().join("self/status"),
+            format!("CapEff:\t{capabilities}\n"),
+        )
+        .unwrap();
+        proc
+    }
+
+    #[test]
+    fn root_gets_full_isolation_and_others_user_namespaces() {
+        let root = detect_in(host("000001ffffffffff").path(), &Ok(()));
+        assert_eq!(root.best(), Some(Isolation::Full));
+        let user = detect_in(host("0000000000000000").path(), &Ok(()));
+        assert_eq!(user.best(), Some(Isolation::UserNamespaces));
+        assert!(user.full.unwrap_err().contains("needs root"));
+    }
+
+    #[test]
+    fn a_host_that_forbids_user_namespaces_says_which_setting() {
+        let proc = host("0");
+        fs::write(proc.path().join("sys/user/max_user_namespaces"), "0\n").unwrap();
+        let found = detect_in(proc.path(), &Ok(()));
+        assert_eq!(found.best(), None);
+        let why = found.user_namespaces.unwrap_err();
+        assert!(why.contains("user.max_user_namespaces is 0"), "{why}");
+    }
+
+    #[test]
+    fn without_a_cgroup_mount_full_isolation_says_so() {
+        let missing = Err(crate::cgroup::CgroupError::NoMount);
+        let found = detect_in(host("000001ffffffffff").path(), &missing);
+        assert!(found.full.unwrap_err().contains("cgroup2"));
+    }
+}

@@ -1,0 +1,151 @@
+//! The end of everything a container had: processes, group, socket.
+//!
+//! Begins at any point at which an earlier attempt, or the supervisor, may have stopped, and can be repeated.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::cgroup::{CgroupError, Group, Tree};
+use crate::handoff::{Claim, HandOff, HandOffError, Handle};
+use crate::process::{Process, boot_id, has_ended};
+use crate::spec::ContainerId;
+
+/// Why something of a container may be left. Trying again is always right.
+#[derive(Debug, thiserror::Error)]
+pub enum RemovalError {
+    /// Its group could not be emptied or removed.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// Its hand-off files could not be read or written.
+    #[error(transparent)]
+    Files(#[from] HandOffError),
+    /// A process of it did not end.
+    #[error("process {pid} of the container in {directory} has not ended within {waited_ms} ms")]
+    Alive {
+        /// Its number.
+        pid: i32,
+        /// The container's folder.
+        directory: PathBuf,
+        /// How long was waited, in milliseconds.
+        waited_ms: u128,
+    },
+    /// The host refused to tell or to kill.
+    #[error("cannot end the processes of the container in {directory}")]
+    Kill {
+        /// The container's folder.
+        directory: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its socket could not be removed.
+    #[error("cannot remove {path}")]
+    Remove {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Kills everything in the container and removes its group and socket. A launch of it that is still under
+/// way will not start. `exit.json` and the other hand-off files stay, for the caller to read and remove.
+///
+/// `cgroup` is where the group would be if no handle tells. Each wait takes at most `patience`.
+pub fn destroy(
+    directory: &Path,
+    cgroup: Option<&Path>,
+    patience: Duration,
+) -> Result<(), RemovalError> {
+    let files = HandOff::at(directory);
+    let handle = if directory.exists() {
+        match files.claim(&Claim::Void)? {
+            Claim::Held(handle) => Some(*handle),
+            Claim::Void => None,
+        }
+    } else {
+        None
+    };
+    let kill = |source| RemovalError::Kill {
+        directory: directory.to_owned(),
+        source,
+    };
+    // Numbers of an earlier boot mean strangers now; groups and processes of that boot are gone.
+    let this_boot = boot_id().map_err(kill)?;
+    let handle = handle.filter(|handle| handle.boot_id == this_boot);
+    let group = handle.as_ref().and_then(|handle| handle.cgroup.as_deref());
+    let group = group.or(cgroup).map(Group::at);
+    if let Some(group) = &group {
+        group.kill()?;
+    }
+    if let Some(handle) = &handle {
+        end_processes(handle, directory, patience)?;
+    }
+    if let Some(group) = &group {
+        group.remove(patience)?;
+    }
+    let path = files.control();
+    match fs::remove_file(&path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(RemovalError::Remove { path, source }),
+    }
+}
+
+/// The supervisor ends by itself once its container has, and writes the status before; one that does not
+/// in time is killed.
+fn end_processes(
+    handle: &Handle,
+    directory: &Path,
+    patience: Duration,
+) -> Result<(), RemovalError> {
+    let kill = |source| RemovalError::Kill {
+        directory: directory.to_owned(),
+        source,
+    };
+    let late = |process: Process| RemovalError::Alive {
+        pid: process.pid,
+        directory: directory.to_owned(),
+        waited_ms: patience.as_millis(),
+    };
+    if !handle.init.kill(patience).map_err(kill)? {
+        return Err(late(handle.init));
+    }
+    let supervisor: Option<OwnedFd> = handle.supervisor.open().map_err(kill)?;
+    let Some(supervisor) = supervisor else {
+        return Ok(());
+    };
+    let ended = has_ended(&supervisor, patience).map_err(kill)?;
+    if !ended && !handle.supervisor.kill(patience).map_err(kill)? {
+        return Err(late(handle.supervisor));
+    }
+    Ok(())
+}
+
+/// Removes what is left, in our tree only, of containers that are not known; returns their names.
+///
+/// Goes on after a failure and returns the first one at the end.
+pub fn sweep(
+    tree: &Tree,
+    known: &BTreeSet<ContainerId>,
+    patience: Duration,
+) -> Result<Vec<ContainerId>, RemovalError> {
+    let mut removed = Vec::new();
+    let mut failure = None;
+    for id in tree.containers()? {
+        if known.contains(&id) {
+            continue;
+        }
+        match tree.group(&id).remove(patience) {
+            Ok(()) => removed.push(id),
+            Err(error) => drop(failure.get_or_insert(error)),
+        }
+    }
+    match failure {
+        Some(error) => Err(error.into()),
+        None => Ok(removed),
+    }
+}

@@ -1,0 +1,337 @@
+//! One container's keeper: holds its stdio, its deadlines and its exit status; outlives agent and launcher.
+//!
+//! Single-threaded, one loop. Decides nothing itself (`course` does), and knows nothing of why it runs what
+//! it runs. It sits beside the container's group, so that killing the container leaves it alive to tell.
+
+mod ending;
+mod start;
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, getsockopt, listen, socket, sockopt,
+};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+
+pub(crate) use self::ending::refuse_unread;
+use crate::cgroup::Group;
+use crate::course::{Action, Course};
+use crate::handoff::{HandOff, Handle, Usage};
+use crate::namespaces::Isolation;
+use crate::output::{CHUNK_BYTES, Output};
+use crate::process::{BootTime, kill_descendants};
+use crate::spec::Spec;
+use crate::sys::{self, Child};
+use crate::wire::{
+    Instruction, Notice, Order, Received, Report, Wait, receive_packet, send_packet,
+};
+
+/// How many agents may listen at once; a further one is let go at once and tries again. One is usual, two
+/// when an agent was replaced before its end was noticed.
+const CONNECTIONS: usize = 8;
+
+/// What all supervisors of a launcher share.
+pub(crate) struct Host {
+    pub(crate) boot_id: String,
+    pub(crate) null: OwnedFd,
+}
+
+/// Runs in the new process; returns its exit code, which nobody reads.
+pub(crate) fn run(request: &[u8], agent: OwnedFd, host: &Host) -> i32 {
+    sys::expect_children();
+    // None of these can fail in a way that would make it wrong to go on.
+    let _ = nix::unistd::setsid();
+    let _ = nix::sys::prctl::set_name(c"argosy-supervis");
+    for target in 0..=2 {
+        let _ = sys::replace_descriptor(&host.null, target);
+    }
+    let spec: Spec = match serde_json::from_slice(request) {
+        Ok(spec) => spec,
+        Err(error) => {
+            refuse_unread(&agent, &format!("the launch request is garbled: {error}"));
+            return 1;
+        }
+    };
+    if let Err(error) = spec.check() {
+        refuse_unread(&agent, &error.to_string());
+        return 1;
+    }
+    let files = HandOff::at(&spec.directory);
+    match start::start(&spec, &files, host) {
+        Ok(started) => {
+            let mut supervisor = Supervisor::new(&spec, files, agent, started);
+            supervisor.attend();
+            supervisor.finish();
+            0
+        }
+        Err(error) => {
+            ending::refuse(&spec, &files, &agent, &error);
+            1
+        }
+    }
+}
+
+/// Listens where agents that adopt the container look for it.
+fn listen_at(files: &HandOff) -> Result<OwnedFd, Errno> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let listener = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
+    crate::wire::with_short_path(files.directory(), "control", |path| {
+        bind(listener.as_raw_fd(), &UnixAddr::new(path)?)
+    })?;
+    listen(&listener, Backlog::new(CONNECTIONS as i32)?)?;
+    Ok(listener)
+}
+
+struct Supervisor<'a> {
+    spec: &'a Spec,
+    files: HandOff,
+    handle: Handle,
+    group: Option<Group>,
+    init: Child,
+    channel: OwnedFd,
+    outputs: [Output; 2],
+    listener: OwnedFd,
+    connections: Vec<OwnedFd>,
+    course: Course,
+    timer: Option<TimerFd>,
+    /// The deadline that the timer is set to.
+    armed: Option<BootTime>,
+    executed: bool,
+    refusal: Option<String>,
+    ended: Option<(i32, Usage)>,
+    buffer: Vec<u8>,
+}
+
+/// Which of the watched descriptors have something.
+struct Ready {
+    init: bool,
+    channel: bool,
+    listener: bool,
+    outputs: [bool; 2],
+    connections: Vec<bool>,
+}
+
+impl<'a> Supervisor<'a> {
+    fn new(spec: &'a Spec, files: HandOff, agent: OwnedFd, started: start::Started) -> Self {
+        Self {
+            spec,
+            files,
+            handle: started.handle,
+            group: started.group,
+            init: started.init,
+            channel: started.channel,
+            outputs: started.outputs,
+            listener: started.listener,
+            connections: vec![agent],
+            course: Course::new(spec.stop_after),
+            timer: None,
+            armed: None,
+            executed: false,
+            refusal: None,
+            ended: None,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Serves until the container's init has ended.
+    fn attend(&mut self) {
+        loop {
+            self.arm();
+            let Ok(ready) = self.wait() else {
+                // Without poll there is nothing to live on; init sees the channel close and ends.
+                return;
+            };
+            for (output, ready) in self.outputs.iter_mut().zip(ready.outputs) {
+                if ready {
+                    self.buffer.resize(CHUNK_BYTES, 0);
+                    output.pump(&mut self.buffer);
+                }
+            }
+            if ready.channel {
+                self.read_reports();
+            }
+            self.read_orders(&ready.connections);
+            if ready.listener {
+                self.accept();
+            }
+            if let Some(action) = self.course.tick(BootTime::now()) {
+                self.perform(action);
+            }
+            if ready.init {
+                return;
+            }
+        }
+    }
+
+    fn wait(&self) -> Result<Ready, Errno> {
+        let input = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut watched = vec![
+            input(self.init.handle.as_fd()),
+            input(self.channel.as_fd()),
+            input(self.listener.as_fd()),
+        ];
+        let timer = self.timer.as_ref().map(|timer| input(timer.as_fd()));
+        watched.extend(timer);
+        let outputs_from = watched.len();
+        watched.extend(self.outputs.iter().filter_map(Output::pipe).map(input));
+        let connections_from = watched.len();
+        watched.extend(
+            self.connections
+                .iter()
+                .map(|connection| input(connection.as_fd())),
+        );
+        while let Err(errno) = poll(&mut watched, PollTimeout::NONE) {
+            if errno != Errno::EINTR {
+                return Err(errno);
+            }
+        }
+        let has = |index: usize| watched[index].any() == Some(true);
+        let mut next = outputs_from;
+        let mut output = |output: &Output| {
+            let open = output.pipe().is_some();
+            next += usize::from(open);
+            open && has(next - 1)
+        };
+        Ok(Ready {
+            init: has(0),
+            channel: has(1),
+            listener: has(2),
+            outputs: [output(&self.outputs[0]), output(&self.outputs[1])],
+            connections: (connections_from..watched.len()).map(has).collect(),
+        })
+    }
+
+    /// Sets the timer to the next deadline. On the boot clock, so that it fires right after a suspend.
+    fn arm(&mut self) {
+        let next = self.course.next();
+        if next == self.armed {
+            return;
+        }
+        self.armed = next;
+        if self.timer.is_none() {
+            let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+            self.timer = TimerFd::new(ClockId::CLOCK_BOOTTIME, flags).ok();
+        }
+        let Some(timer) = &self.timer else { return };
+        let set = match next {
+            Some(BootTime(milliseconds)) => {
+                let duration = std::time::Duration::from_millis(milliseconds.max(1));
+                let at = Expiration::OneShot(TimeSpec::from_duration(duration));
+                timer.set(at, TimerSetTimeFlags::TFD_TIMER_ABSTIME)
+            }
+            None => timer.unset(),
+        };
+        set.expect("a valid instant can be set on a timer of ours");
+    }
+
+    fn read_reports(&mut self) {
+        loop {
+            match receive_packet(&self.channel, Wait::Return) {
+                Ok(Received::Message(Report::Started)) => {
+                    self.executed = true;
+                    self.tell(&Notice::Started(Box::new(self.handle.clone())));
+                }
+                Ok(Received::Message(Report::Failed { reason })) => self.refusal = Some(reason),
+                Ok(Received::Message(Report::Ended { status, usage })) => {
+                    self.ended = Some((status, usage));
+                }
+                Ok(Received::Nothing) => return,
+                // Init is about to end, or does not speak our language: its end is what counts.
+                Ok(Received::Closed) | Err(_) => return self.wait_for_init(),
+            }
+        }
+    }
+
+    /// The channel stays readable once closed; only the end of init, due at once, is of interest then.
+    fn wait_for_init(&self) {
+        let patience = std::time::Duration::from_millis(10);
+        // Polled again in the loop: this only keeps the loop from spinning.
+        let _ = crate::process::has_ended(&self.init.handle, patience);
+    }
+
+    fn accept(&mut self) {
+        while let Ok(connection) = sys::accept(self.listener.as_fd()) {
+            let own = nix::unistd::geteuid().as_raw();
+            let peer = getsockopt(&connection, sockopt::PeerCredentials).map(|peer| peer.uid());
+            if !peer.is_ok_and(|peer| peer == own || peer == 0)
+                || self.connections.len() >= CONNECTIONS
+            {
+                continue;
+            }
+            if self.executed {
+                let started = Notice::Started(Box::new(self.handle.clone()));
+                if send_packet(&connection, &started, Wait::Return).is_err() {
+                    continue;
+                }
+            }
+            self.connections.push(connection);
+        }
+    }
+
+    /// Tells every agent; one that does not drain its socket is let go and adopts again.
+    fn tell(&mut self, notice: &Notice) -> bool {
+        self.connections
+            .retain(|connection| send_packet(connection, notice, Wait::Return).is_ok());
+        !self.connections.is_empty()
+    }
+
+    fn read_orders(&mut self, ready: &[bool]) {
+        let mut orders = Vec::new();
+        let mut ready = ready.iter();
+        self.connections.retain(|connection| {
+            if ready.next() != Some(&true) {
+                return true;
+            }
+            match receive_packet::<Order>(connection, Wait::Return) {
+                Ok(Received::Message(order)) => orders.push(order),
+                Ok(Received::Nothing) => {}
+                Ok(Received::Closed) | Err(_) => return false,
+            }
+            true
+        });
+        for order in orders {
+            if let Some(action) = self.course.order(BootTime::now(), order) {
+                self.perform(action);
+            }
+        }
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            // Init that is gone, or its queue full of signals: the kill that follows needs neither.
+            Action::Signal(signal) => {
+                let _ = send_packet(&self.channel, &Instruction::Signal(signal), Wait::Return);
+            }
+            Action::KillAll => self.kill_all(),
+        }
+    }
+
+    /// Each failure below leaves something alive, which the next round, a second later, tries again.
+    fn kill_all(&self) {
+        if let Some(group) = &self.group {
+            let _ = group.kill();
+        }
+        let _ = sys::pidfd_send_signal(self.init.handle.as_fd(), libc::SIGKILL);
+    }
+
+    /// Ends what the command left behind where no pid namespace did.
+    fn kill_the_rest(&self) {
+        if self.spec.namespaces.pid {
+            return;
+        }
+        if let Some(group) = &self.group {
+            let _ = group.kill();
+        }
+        if self.spec.isolation != Isolation::Full || self.group.is_none() {
+            kill_descendants();
+        }
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}

@@ -1,0 +1,231 @@
+//! The end of a container: what remains is killed, the status is on disk, then it is told.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+
+use super::Supervisor;
+use super::start::{StartError, wall_clock_ms};
+use crate::handoff::{Claim, Durability, Exit, HandOff, HandOffError, Outcome, Stop, Usage};
+use crate::spec::Spec;
+use crate::sys;
+use crate::wire::{Notice, Wait, send_packet};
+
+/// How long killed processes may take to leave the group; `destroy` finishes what takes longer.
+const EMPTY_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the last output is read for, should somebody outside the container hold the pipe open.
+const DRAIN_LIMIT: Duration = Duration::from_secs(2);
+/// How long a status that cannot be written (a full disk) is kept for an agent that comes to fetch it.
+const KEEP_LIMIT: Duration = Duration::from_secs(3600);
+/// How often writing is tried again.
+const KEEP_RETRY_MS: u16 = 1000;
+
+/// The whole chain of an error as one sentence.
+fn sentence(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
+fn not_started(reason: String) -> Exit {
+    Exit {
+        outcome: Outcome::NotStarted,
+        reason,
+        stop: None,
+        out_of_memory: false,
+        usage: Usage::default(),
+        finished_at_ms: wall_clock_ms(),
+    }
+}
+
+/// Refuses a request of which not even the folder can be trusted.
+pub(crate) fn refuse_unread(agent: &OwnedFd, reason: &str) {
+    let exit = Box::new(not_started(reason.to_owned()));
+    // An agent that is gone by now asks again.
+    let _ = send_packet(agent, &Notice::Exited(exit), Wait::Return);
+}
+
+/// Refuses a request that could not be carried out.
+pub(super) fn refuse(spec: &Spec, files: &HandOff, agent: &OwnedFd, error: &StartError) {
+    let exit = not_started(sentence(error));
+    // Only whoever voided the start may write its end: another supervisor may be running this container.
+    let voided = match files.claim(&Claim::Void) {
+        Ok(Claim::Void) => true,
+        Ok(Claim::Held(handle)) => {
+            handle.nonce == spec.nonce && handle.supervisor.pid == std::process::id() as i32
+        }
+        Err(_) => false,
+    };
+    if voided {
+        // On a full disk the notice below is all there is.
+        let _ = files.write_exit(&exit, Durability::Cached);
+    }
+    let _ = send_packet(agent, &Notice::Exited(Box::new(exit)), Wait::Return);
+}
+
+impl Supervisor<'_> {
+    /// After init has ended.
+    pub(super) fn finish(&mut self) {
+        let own = sys::wait_child(self.init.pid, true).ok().flatten();
+        self.read_reports();
+        self.kill_the_rest();
+        self.drain();
+        let exit = self.exit(own.as_ref());
+        if let Some(group) = &self.group {
+            // What is left is left to `destroy`.
+            let _ = group.remove(EMPTY_PATIENCE);
+        }
+        self.hand_over(exit);
+        let _ = std::fs::remove_file(self.files.control());
+    }
+
+    fn drain(&mut self) {
+        let deadline = Instant::now() + DRAIN_LIMIT;
+        self.buffer.resize(crate::output::CHUNK_BYTES, 0);
+        for output in &mut self.outputs {
+            while output.pump(&mut self.buffer) && Instant::now() < deadline {}
+        }
+    }
+
+    fn exit(&self, own: Option<&sys::Ended>) -> Exit {
+        let stats = self.group.as_ref().map(crate::cgroup::Group::stats);
+        let stats = stats.unwrap_or_default();
+        let reported = self.ended.map(|(_, usage)| usage);
+        let usage = Usage {
+            cpu_ms: match stats.cpu_us {
+                Some(cpu_us) => cpu_us / 1000,
+                None => reported.map_or(own.map_or(0, |own| own.cpu_ms), |usage| usage.cpu_ms),
+            },
+            peak_memory_bytes: stats
+                .memory_peak_bytes
+                .or_else(|| reported.and_then(|usage| usage.peak_memory_bytes)),
+        };
+        // Init's own end speaks for the command only if it could not report: it was killed with it.
+        let status = self.ended.map(|(status, _)| status);
+        let status = status
+            .or(own.map(|own| own.status))
+            .unwrap_or(libc::SIGKILL);
+        let stop = self.course.stop();
+        let out_of_memory = stats.out_of_memory_kills.is_some_and(|kills| kills > 0);
+        let outcome = match &self.refusal {
+            Some(_) => Outcome::NotStarted,
+            None => outcome(status),
+        };
+        Exit {
+            outcome,
+            reason: match &self.refusal {
+                Some(refusal) => refusal.clone(),
+                None => reason(outcome, stop, out_of_memory),
+            },
+            stop,
+            out_of_memory,
+            usage,
+            finished_at_ms: wall_clock_ms(),
+        }
+    }
+
+    /// On disk first, then told. An agent that hears it keeps it in its own journal, so it must survive a
+    /// power cut here only if nobody listens.
+    fn hand_over(&mut self, exit: Exit) {
+        let notice = Notice::Exited(Box::new(exit.clone()));
+        let started = Instant::now();
+        loop {
+            let durability = if self.connections.is_empty() {
+                Durability::Synced
+            } else {
+                Durability::Cached
+            };
+            let written = self.files.write_exit(&exit, durability);
+            let told = self.tell(&notice);
+            match written {
+                _ if told => return,
+                Ok(()) if durability == Durability::Synced => return,
+                // The listener it was meant for has gone: once more, to stay.
+                Ok(()) => continue,
+                Err(HandOffError::Write { source, .. }) if super::is_gone(&source) => return,
+                Err(_) if started.elapsed() > KEEP_LIMIT => return,
+                Err(_) => {
+                    let mut watched = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+                    let _ = poll(&mut watched, PollTimeout::from(KEEP_RETRY_MS));
+                    self.accept();
+                }
+            }
+        }
+    }
+}
+
+fn outcome(status: i32) -> Outcome {
+    if libc::WIFSIGNALED(status) {
+        Outcome::Signaled(libc::WTERMSIG(status))
+    } else {
+        Outcome::Exited(libc::WEXITSTATUS(status))
+    }
+}
+
+fn reason(outcome: Outcome, stop: Option<Stop>, out_of_memory: bool) -> String {
+    let mut text = match outcome {
+        Outcome::Exited(code) => format!("exited with code {code}"),
+        Outcome::Signaled(number) => match Signal::try_from(number) {
+            Ok(signal) => format!("killed by signal {number} ({signal})"),
+            Err(_) => format!("killed by signal {number}"),
+        },
+        Outcome::NotStarted => "was not started".to_owned(),
+    };
+    match stop {
+        Some(Stop::Ordered) => text.push_str(" after it was told to end"),
+        Some(Stop::StopAfter) => {
+            text.push_str(" because the agent did not renew its stop_after deadline");
+        }
+        None => {}
+    }
+    if out_of_memory {
+        text.push_str("; its memory limit was reached");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_told_as_it_was() {
+        assert_eq!(outcome(7 << 8), Outcome::Exited(7));
+        assert_eq!(outcome(9), Outcome::Signaled(9));
+        assert_eq!(outcome(6 | 0x80), Outcome::Signaled(6), "with a core dump");
+    }
+
+    #[test]
+    fn reasons_are_sentences() {
+        assert_eq!(
+            reason(Outcome::Exited(7), None, false),
+            "exited with code 7"
+        );
+        assert_eq!(
+            reason(Outcome::Signaled(9), Some(Stop::Ordered), true),
+            "killed by signal 9 (SIGKILL) after it was told to end; its memory limit was reached"
+        );
+        assert_eq!(
+            reason(Outcome::Signaled(64), None, false),
+            "killed by signal 64"
+        );
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes() {
+        let error = StartError::MapUser {
+            source: std::io::Error::other("not permitted"),
+        };
+        assert_eq!(
+            sentence(&error),
+            "cannot map the user into the user namespace: not permitted"
+        );
+    }
+}

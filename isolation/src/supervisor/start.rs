@@ -1,0 +1,218 @@
+//! From a launch request to an init that has leave to execute.
+//!
+//! Order matters: group, init inside it, handle on disk, socket, leave. Whatever fails before leave is
+//! given undoes what came before it.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+
+use super::Host;
+use crate::cgroup::{CgroupError, Group};
+use crate::handoff::{Claim, HandOff, HandOffError, Handle};
+use crate::init;
+use crate::limits::{LimitsError, Missing};
+use crate::namespaces::Isolation;
+use crate::output::Output;
+use crate::process::Process;
+use crate::spec::Spec;
+use crate::sys::{self, Child};
+use crate::wire::{Instruction, Wait, packet_pair, send_packet};
+
+/// How long a group may take to empty when a start is undone.
+const UNDO_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A container whose init has leave to execute.
+pub(super) struct Started {
+    pub(super) handle: Handle,
+    pub(super) group: Option<Group>,
+    pub(super) init: Child,
+    pub(super) channel: OwnedFd,
+    pub(super) outputs: [Output; 2],
+    pub(super) listener: OwnedFd,
+}
+
+/// Why a container could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    #[error(transparent)]
+    Files(#[from] HandOffError),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
+    #[error("cannot write the command's output to {path}")]
+    Output { path: PathBuf, source: io::Error },
+    #[error("cannot make the container's first process with {namespaces}")]
+    Clone { namespaces: String, source: Errno },
+    #[error("cannot make the container's channel")]
+    Channel { source: Errno },
+    #[error("cannot map the user into the user namespace")]
+    MapUser { source: io::Error },
+    #[error("cannot read the start time of process {pid}")]
+    StartTime { pid: i32, source: io::Error },
+    #[error("cannot listen at {path}")]
+    Listen { path: PathBuf, source: Errno },
+    #[error("cannot give init leave to start")]
+    Leave { source: io::Error },
+    #[error("cannot prepare plain processes")]
+    Subreaper { source: Errno },
+    #[error("the launch was void before it began")]
+    Void,
+}
+
+pub(super) fn start(spec: &Spec, files: &HandOff, host: &Host) -> Result<Started, StartError> {
+    files.write_spec(spec)?;
+    let (group, missing) = make_group(spec)?;
+    let undo_group = group.clone();
+    let started = start_in(spec, files, host, (group, missing));
+    if started.is_err()
+        && let Some(group) = undo_group
+    {
+        // What cannot be undone now, `destroy` does.
+        let _ = group.remove(UNDO_PATIENCE);
+    }
+    started
+}
+
+fn make_group(spec: &Spec) -> Result<(Option<Group>, Missing), StartError> {
+    let Some(path) = &spec.cgroup else {
+        return Ok((None, Missing::default()));
+    };
+    let group = Group::at(path);
+    group.create()?;
+    match spec.limits.apply(path, spec.missing) {
+        Ok(missing) => Ok((Some(group), missing)),
+        Err(error) => {
+            let _ = group.remove(UNDO_PATIENCE);
+            Err(error.into())
+        }
+    }
+}
+
+fn start_in(
+    spec: &Spec,
+    files: &HandOff,
+    host: &Host,
+    (group, missing): (Option<Group>, Missing),
+) -> Result<Started, StartError> {
+    let output = |name: &str| {
+        let path = spec.sandbox.join(name);
+        Output::create(&path, spec.output_limit_bytes, spec.user.as_ref())
+            .map_err(|source| StartError::Output { path, source })
+    };
+    let (stdout, stdout_writer) = output("stdout")?;
+    let (stderr, stderr_writer) = output("stderr")?;
+    let (channel, init_channel) = packet_pair().map_err(|source| StartError::Channel { source })?;
+    if !spec.namespaces.pid {
+        // Should init be killed, its children come to us and not to the host's process 1.
+        nix::sys::prctl::set_child_subreaper(true)
+            .map_err(|source| StartError::Subreaper { source })?;
+    }
+    let inherited = init::Inherited {
+        spec,
+        channel: &init_channel,
+        null: &host.null,
+        stdout: &stdout_writer,
+        stderr: &stderr_writer,
+    };
+    let group_fd = group.as_ref().map(Group::open).transpose()?;
+    let flags = spec.namespaces.clone_flags(spec.isolation);
+    let init = sys::clone_process(flags, group_fd.as_ref().map(AsFd::as_fd), || {
+        init::run(&inherited)
+    })
+    .map_err(|source| StartError::Clone {
+        namespaces: format!("{} isolation", spec.isolation.name()),
+        source,
+    })?;
+    let prepared = Prepared {
+        spec,
+        files,
+        host,
+        init: &init,
+    };
+    let claimed = prepared.claim(&channel, missing);
+    match claimed {
+        Ok((handle, listener)) => Ok(Started {
+            handle,
+            group,
+            init,
+            channel,
+            outputs: [stdout, stderr],
+            listener,
+        }),
+        Err(error) => {
+            // It has no leave yet, so nothing but itself can be running.
+            let _ = sys::pidfd_send_signal(init.handle.as_fd(), libc::SIGKILL);
+            let _ = sys::wait_child(init.pid, true);
+            Err(error)
+        }
+    }
+}
+
+/// An init that waits for leave.
+struct Prepared<'a> {
+    spec: &'a Spec,
+    files: &'a HandOff,
+    host: &'a Host,
+    init: &'a Child,
+}
+
+impl Prepared<'_> {
+    fn claim(&self, channel: &OwnedFd, missing: Missing) -> Result<(Handle, OwnedFd), StartError> {
+        let leave = |instruction| {
+            send_packet(channel, &instruction, Wait::Block)
+                .map_err(|source| StartError::Leave { source })
+        };
+        if self.spec.isolation == Isolation::UserNamespaces {
+            map_user(self.init.pid).map_err(|source| StartError::MapUser { source })?;
+            leave(Instruction::Mapped)?;
+        }
+        let process =
+            |pid| Process::of(pid).map_err(|source| StartError::StartTime { pid, source });
+        let handle = Handle {
+            version: 1,
+            container: self.spec.id.clone(),
+            nonce: self.spec.nonce,
+            boot_id: self.host.boot_id.clone(),
+            supervisor: process(std::process::id() as i32)?,
+            init: process(self.init.pid)?,
+            cgroup: self.spec.cgroup.clone(),
+            missing,
+            started_at_ms: wall_clock_ms(),
+        };
+        let held = Claim::Held(Box::new(handle.clone()));
+        if self.files.claim(&held)? != held {
+            return Err(StartError::Void);
+        }
+        let listener = super::listen_at(self.files).map_err(|source| StartError::Listen {
+            path: self.files.control(),
+            source,
+        })?;
+        leave(Instruction::Go)?;
+        Ok((handle, listener))
+    }
+}
+
+/// The user is itself inside, too: whoever runs the agent gains nothing over the host's files.
+fn map_user(init: i32) -> io::Result<()> {
+    let folder = PathBuf::from(format!("/proc/{init}"));
+    let uid = nix::unistd::geteuid();
+    let gid = nix::unistd::getegid();
+    // Without root's help a group map is only allowed once groups can no longer be dropped.
+    fs::write(folder.join("setgroups"), "deny")?;
+    fs::write(folder.join("gid_map"), format!("{gid} {gid} 1"))?;
+    fs::write(folder.join("uid_map"), format!("{uid} {uid} 1"))
+}
+
+/// Milliseconds since 1970, for display.
+pub(super) fn wall_clock_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}

@@ -1,0 +1,275 @@
+//! The system calls that neither std nor nix offers with a safe signature.
+//!
+//! Functions of a few lines, nothing else: no decision is taken here.
+#![allow(
+    unsafe_code,
+    reason = "the one file of the workspace that talks to the kernel by hand"
+)]
+
+use std::ffi::{CString, c_int, c_void};
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockFlag, accept4, recvmsg};
+
+/// The flag of `clone3` that libc has too narrow a type for.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// A child made by [`clone_process`].
+pub(crate) struct Child {
+    /// Its number, as the caller's pid namespace sees it.
+    pub(crate) pid: i32,
+    /// A handle on it that never means a later process of the same number.
+    pub(crate) handle: OwnedFd,
+}
+
+/// Makes a copy of this process that runs `child` and ends with the code it returns.
+///
+/// `flags` are `CLONE_NEW*` flags; with `cgroup` the child is born in that group. The caller must be
+/// single-threaded, as launcher and supervisor are: the copy may then do whatever the original may.
+pub(crate) fn clone_process(
+    flags: c_int,
+    cgroup: Option<BorrowedFd<'_>>,
+    child: impl FnOnce() -> i32,
+) -> Result<Child, Errno> {
+    let mut handle: RawFd = -1;
+    // SAFETY: `clone_args` is plain integers, for which all zeroes is a valid value.
+    let mut arguments: libc::clone_args = unsafe { mem::zeroed() };
+    arguments.flags = flags as u64 | libc::CLONE_PIDFD as u64;
+    arguments.pidfd = &raw mut handle as u64;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    if let Some(group) = &cgroup {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = group.as_raw_fd() as u64;
+    }
+    // SAFETY: without CLONE_VM and a stack this is a fork: the child goes on in its own copy of all
+    // memory, and `arguments` and `handle` outlive the call. No other thread exists whose locks the
+    // copy could find held.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw mut arguments,
+            size_of::<libc::clone_args>(),
+        )
+    };
+    let pid = Errno::result(returned)? as i32;
+    if pid == 0 {
+        let code = child();
+        // SAFETY: ends the copy without running the exit handlers of the original.
+        unsafe { libc::_exit(code) }
+    }
+    // SAFETY: the kernel has just made this descriptor for us; nothing else owns it.
+    let handle = unsafe { OwnedFd::from_raw_fd(handle) };
+    Ok(Child { pid, handle })
+}
+
+/// Runs `child` in a process that shares our memory while we stand still, until it ends or executes
+/// another program; returns its number. What `child` writes to captured variables is seen by us.
+///
+/// Far cheaper than a copy: no page table is duplicated. The caller must be single-threaded.
+pub(crate) fn spawn_borrowing(mut child: &mut dyn FnMut()) -> Result<i32, Errno> {
+    extern "C" fn enter(argument: *mut c_void) -> c_int {
+        let child = argument.cast::<&mut dyn FnMut()>();
+        // SAFETY: the caller below passes a pointer to its own live variable and waits for us.
+        unsafe { (*child)() };
+        127
+    }
+    const STACK_BYTES: usize = 256 * 1024;
+    let mut stack: Vec<u128> = Vec::with_capacity(STACK_BYTES / 16);
+    let top = stack.as_mut_ptr().wrapping_add(STACK_BYTES / 16);
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the stack lives in this frame, is aligned to 16 and is used only by the child; CLONE_VFORK
+    // keeps us here until the child no longer runs in our memory.
+    let pid = unsafe { libc::clone(enter, top.cast(), flags, (&raw mut child).cast()) };
+    Errno::result(pid)
+}
+
+/// Closes every descriptor above the standard streams, except `kept`.
+pub(crate) fn close_all_but(kept: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    let close = |first: RawFd, last: RawFd| {
+        // SAFETY: called only where nothing is used afterwards that owns one of these descriptors: right
+        // before an exec, or at the start of a process of our own.
+        let returned = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        Errno::result(returned).map(drop)
+    };
+    let Some(kept) = kept.map(|fd| fd.as_raw_fd()) else {
+        return close(3, RawFd::MAX);
+    };
+    if kept > 3 {
+        close(3, kept - 1)?;
+    }
+    close(kept + 1, RawFd::MAX)
+}
+
+/// A handle on this very process: it never means a later one that got the same number.
+pub(crate) fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: the call takes two integers and touches no memory of ours.
+    let returned = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = Errno::result(returned)? as RawFd;
+    // SAFETY: the kernel has just made this descriptor; nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sends `signal` to the process behind a handle of [`pidfd_open`].
+pub(crate) fn pidfd_send_signal(process: BorrowedFd<'_>, signal: c_int) -> Result<(), Errno> {
+    // SAFETY: a null `siginfo` asks the kernel to fill in its own; no memory of ours is touched.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            process.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    };
+    Errno::result(returned).map(drop)
+}
+
+/// What [`wait_child`] learned of a child that ended.
+pub(crate) struct Ended {
+    pub(crate) pid: i32,
+    /// As `wait(2)` encodes it.
+    pub(crate) status: c_int,
+    pub(crate) cpu_ms: u64,
+    pub(crate) peak_memory_bytes: u64,
+}
+
+/// Reaps a child: `pid`, or any for −1. With `block` false it returns `None` when none has ended.
+pub(crate) fn wait_child(pid: i32, block: bool) -> Result<Option<Ended>, Errno> {
+    let mut status = 0;
+    // SAFETY: `rusage` is plain integers, for which all zeroes is a valid value.
+    let mut usage: libc::rusage = unsafe { mem::zeroed() };
+    let options = libc::__WALL | if block { 0 } else { libc::WNOHANG };
+    // SAFETY: both out-pointers are live for the call.
+    let returned = unsafe { libc::wait4(pid, &raw mut status, options, &raw mut usage) };
+    let milliseconds = |time: libc::timeval| time.tv_sec as u64 * 1000 + time.tv_usec as u64 / 1000;
+    match Errno::result(returned)? {
+        0 => Ok(None),
+        pid => Ok(Some(Ended {
+            pid,
+            status,
+            cpu_ms: milliseconds(usage.ru_utime) + milliseconds(usage.ru_stime),
+            peak_memory_bytes: usage.ru_maxrss as u64 * 1024,
+        })),
+    }
+}
+
+/// Sets every signal's disposition to the default and ignores the end of children (they are then reaped
+/// by the kernel).
+pub(crate) fn reset_signals_and_ignore_children() {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL installs no code. Signals that cannot be set are refused, which is right.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: SIG_IGN installs no code.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
+/// Lets children be waited for again.
+pub(crate) fn expect_children() {
+    // SAFETY: SIG_DFL installs no code.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// Gives descriptor number `target` (0, 1 or 2) the file of `source`.
+pub(crate) fn replace_descriptor(source: impl AsFd, target: RawFd) -> Result<(), Errno> {
+    assert!(
+        (0..=2).contains(&target),
+        "only standard streams are replaced"
+    );
+    // SAFETY: std treats the standard streams as always open and owned by nobody.
+    let returned = unsafe { libc::dup2(source.as_fd().as_raw_fd(), target) };
+    Errno::result(returned).map(drop)
+}
+
+/// The launcher's standard input, as a socket of its own number that is closed in children which execute.
+pub(crate) fn take_standard_input() -> Result<OwnedFd, Errno> {
+    // SAFETY: F_DUPFD_CLOEXEC touches no memory; on success the number is new and ours.
+    let fd = unsafe { libc::fcntl(0, libc::F_DUPFD_CLOEXEC, 3) };
+    Errno::result(fd)?;
+    // SAFETY: as above.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Accepts a connection if one waits.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = accept4(listener.as_raw_fd(), flags)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Receives bytes and at most one descriptor; extra ones are closed.
+pub(crate) fn receive_with_descriptor(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = nix::cmsg_space!([RawFd; 4]);
+    let mut parts = [io::IoSliceMut::new(buffer)];
+    let message = recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut parts,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
+    let mut received = None;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(descriptors) = control {
+            for fd in descriptors {
+                // SAFETY: the kernel has just installed this descriptor for us.
+                let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+                received.get_or_insert(fd);
+            }
+        }
+    }
+    Ok((message.bytes, received))
+}
+
+/// Sets this process' user, group and further groups, for this thread of control only.
+///
+/// The raw calls, because the library's own would tell other threads of a process whose memory we share.
+pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Errno> {
+    // SAFETY: the list is live for the call and its length is passed with it.
+    let returned = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
+    Errno::result(returned)?;
+    // SAFETY: three integers.
+    Errno::result(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
+    // SAFETY: three integers.
+    Errno::result(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
+}
+
+/// Executes `program`; returns only if that fails.
+pub(crate) fn execute(program: &CString, pointers: &ExecPointers) -> Errno {
+    // SAFETY: both lists end in null and point into strings that `pointers` owns.
+    unsafe {
+        libc::execve(
+            program.as_ptr(),
+            pointers.arguments.as_ptr(),
+            pointers.environment.as_ptr(),
+        )
+    };
+    Errno::last()
+}
+
+/// Argument and environment lists in the form the kernel takes, made before the last moment.
+pub(crate) struct ExecPointers {
+    arguments: Vec<*const libc::c_char>,
+    environment: Vec<*const libc::c_char>,
+    _owned: [Vec<CString>; 2],
+}
+
+impl ExecPointers {
+    pub(crate) fn new(arguments: Vec<CString>, environment: Vec<CString>) -> Self {
+        let list = |strings: &[CString]| {
+            let pointers = strings.iter().map(|string| string.as_ptr());
+            pointers.chain([std::ptr::null()]).collect()
+        };
+        Self {
+            arguments: list(&arguments),
+            environment: list(&environment),
+            _owned: [arguments, environment],
+        }
+    }
+}

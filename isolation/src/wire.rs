@@ -1,0 +1,187 @@
+//! What agent, launcher, supervisor and init tell each other over their sockets.
+//!
+//! All on one host and of one build, so JSON and single bytes do; nothing here is stored.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::stat::Mode;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::handoff::{Exit, Handle, Usage};
+use crate::process::BootTime;
+
+/// The longest launch request, in bytes as sent.
+pub const LAUNCH_LIMIT_BYTES: usize = 2 * 1024 * 1024;
+/// The longest message on a packet socket, in bytes: far above what handles and exits need.
+const PACKET_LIMIT_BYTES: usize = 32 * 1024;
+
+/// The longest path in a unix socket's address, in bytes with its end mark.
+const ADDRESS_LIMIT_BYTES: usize = 108;
+
+/// What a supervisor tells an agent that is connected to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Notice {
+    /// The command has been executed. First on every connection to a running container.
+    Started(Box<Handle>),
+    /// It has ended, or could not be started. Last on every connection.
+    Exited(Box<Exit>),
+}
+
+/// What an agent asks of a supervisor. All are repeatable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Order {
+    /// Send a signal to the command's process group.
+    Signal { signal: i32 },
+    /// TERM, and after the grace KILL to everything.
+    Kill { grace_ms: u64 },
+    /// Move the `stop_after` deadline; never back.
+    Renew { deadline: BootTime },
+}
+
+/// What a container's init tells its supervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Report {
+    /// The command has been executed.
+    Started,
+    /// It could not be: in words.
+    Failed { reason: String },
+    /// It has ended, with the status as `wait(2)` encodes it.
+    Ended { status: i32, usage: Usage },
+}
+
+/// What a supervisor tells a container's init.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Instruction {
+    /// The user namespace has its user map.
+    Mapped,
+    /// The handle is on disk: execute.
+    Go,
+    /// Pass this on to the command's process group.
+    Signal(i32),
+}
+
+/// What a read from a packet socket yields.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Received<T> {
+    Message(T),
+    /// Nothing there now.
+    Nothing,
+    /// The other side is gone, and everything it sent has been read.
+    Closed,
+}
+
+/// Two connected packet sockets.
+pub(crate) fn packet_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+}
+
+/// Whether a call may wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    Block,
+    Return,
+}
+
+impl Wait {
+    fn flags(self) -> MsgFlags {
+        match self {
+            Self::Block => MsgFlags::empty(),
+            Self::Return => MsgFlags::MSG_DONTWAIT,
+        }
+    }
+}
+
+/// Sends one message whole, or not at all: a full socket yields `WouldBlock` unless it may wait.
+pub(crate) fn send_packet<T: Serialize>(
+    socket: impl AsFd,
+    message: &T,
+    wait: Wait,
+) -> io::Result<()> {
+    let bytes = serde_json::to_vec(message)?;
+    let flags = wait.flags() | MsgFlags::MSG_NOSIGNAL;
+    send(socket.as_fd().as_raw_fd(), &bytes, flags)?;
+    Ok(())
+}
+
+/// Receives one message. One that makes no sense is an error, never a panic.
+pub(crate) fn receive_packet<T: DeserializeOwned>(
+    socket: impl AsFd,
+    wait: Wait,
+) -> io::Result<Received<T>> {
+    let mut buffer = [0; PACKET_LIMIT_BYTES];
+    loop {
+        return match recv(socket.as_fd().as_raw_fd(), &mut buffer, wait.flags()) {
+            Ok(0) | Err(Errno::ECONNRESET) => Ok(Received::Closed),
+            Ok(length) => Ok(Received::Message(serde_json::from_slice(
+                &buffer[..length],
+            )?)),
+            Err(Errno::EAGAIN) => Ok(Received::Nothing),
+            Err(Errno::EINTR) => continue,
+            Err(errno) => Err(errno.into()),
+        };
+    }
+}
+
+/// Calls `action` with a path for `directory/name` that fits into a socket address, however long the
+/// directory's own is.
+pub(crate) fn with_short_path<T>(
+    directory: &Path,
+    name: &str,
+    action: impl FnOnce(&Path) -> Result<T, Errno>,
+) -> Result<T, Errno> {
+    let whole = directory.join(name);
+    if whole.as_os_str().len() < ADDRESS_LIMIT_BYTES {
+        return action(&whole);
+    }
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let folder = open(directory, flags, Mode::empty())?;
+    action(Path::new(&format!(
+        "/proc/self/fd/{}/{name}",
+        folder.as_raw_fd()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_whole_and_the_end_is_seen_after_the_last() {
+        let (ours, theirs) = packet_pair().unwrap();
+        let order = Order::Kill { grace_ms: 5 };
+        assert_eq!(
+            receive_packet::<Order>(&theirs, Wait::Return).unwrap(),
+            Received::Nothing
+        );
+        send_packet(&ours, &order, Wait::Return).unwrap();
+        drop(ours);
+        assert_eq!(
+            receive_packet(&theirs, Wait::Block).unwrap(),
+            Received::Message(order)
+        );
+        assert_eq!(
+            receive_packet::<Order>(&theirs, Wait::Block).unwrap(),
+            Received::Closed
+        );
+    }
+
+    #[test]
+    fn garbage_is_an_error() {
+        let (ours, theirs) = packet_pair().unwrap();
+        send(ours.as_raw_fd(), b"\xff\x00{", MsgFlags::empty()).unwrap();
+        assert!(receive_packet::<Order>(&theirs, Wait::Block).is_err());
+    }
+}
