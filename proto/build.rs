@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["types", "scheduler", "agents", "operator"].map(|name| format!("argosy/v1/{name}.proto"));
+    let files =
+        ["types", "scheduler", "agents", "operator"].map(|name| format!("argosy/v1/{name}.proto"));
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(files, ["proto"])?;
@@ -13,6 +14,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".argosy.v1.Offer.token")
         .build_transport(false)
         .compile_fds(descriptors)?;
-    pbjson_build::Builder::new().register_descriptors(&bytes)?.ignore_unknown_fields().build(&[".argosy.v1"])?;
+    pbjson_build::Builder::new()
+        .register_descriptors(&bytes)?
+        .ignore_unknown_fields()
+        .build(&[".argosy.v1"])?;
     Ok(())
 }

@@ -1,0 +1,130 @@
+//! What agents and masters say to each other.
+
+use argosy_state::agent::{AgentInfo, AgentMode};
+use argosy_state::command::{AgentUpdate, HeldTask};
+use argosy_state::ids::{OrderIndex, TaskId, TaskKey};
+use argosy_state::task::Task;
+
+use super::{
+    Malformed, exit_from, id, reason_from, resources, resources_from, source_from, spec, state_from,
+};
+use crate::v1;
+
+/// What an agent says of itself, on the wire.
+#[must_use]
+pub fn agent_info(info: &AgentInfo) -> v1::AgentInfo {
+    v1::AgentInfo {
+        host_name: info.host_name.clone(),
+        address: info.address.clone(),
+        resources: resources(&info.resources),
+        attributes: info.attributes.clone().into_iter().collect(),
+        version: info.version.clone(),
+        missing_controllers: info.missing_controllers.clone(),
+        isolation: info.isolation.clone(),
+    }
+}
+
+/// Reads what an agent says of itself.
+///
+/// # Errors
+/// Names the field.
+pub fn agent_info_from(wire: v1::AgentInfo) -> Result<AgentInfo, Malformed> {
+    Ok(AgentInfo {
+        host_name: wire.host_name,
+        address: wire.address,
+        resources: resources_from("info.resources", &wire.resources)?,
+        attributes: wire.attributes.into_iter().collect(),
+        version: wire.version,
+        missing_controllers: wire.missing_controllers,
+        isolation: wire.isolation,
+    })
+}
+
+/// A mode on the wire.
+#[must_use]
+pub fn mode_from(mode: AgentMode) -> v1::AgentMode {
+    match mode {
+        AgentMode::Registered => v1::AgentMode::Registered,
+        AgentMode::Unreachable => v1::AgentMode::Unreachable,
+        AgentMode::Draining => v1::AgentMode::Draining,
+        AgentMode::Drained => v1::AgentMode::Drained,
+        AgentMode::Deactivated => v1::AgentMode::Deactivated,
+        AgentMode::Gone => v1::AgentMode::Gone,
+    }
+}
+
+/// Reads an update as its agent numbered it.
+///
+/// # Errors
+/// Names the field.
+pub fn update_from(wire: v1::NumberedUpdate) -> Result<AgentUpdate, Malformed> {
+    Ok(AgentUpdate {
+        key: key(&wire.framework_id, &wire.task_id)?,
+        order: OrderIndex(wire.order_index),
+        number: wire.number,
+        state: state_from(wire.state)?,
+        source: source_from(wire.source),
+        reason: reason_from(wire.reason),
+        message: wire.text,
+        exit: exit_from(wire.exit),
+        wall_ms: wire.wall_ms,
+    })
+}
+
+/// Reads an entry of an agent's list.
+///
+/// # Errors
+/// Names the field.
+pub fn held_task(wire: &v1::HeldTask) -> Result<HeldTask, Malformed> {
+    Ok(HeldTask {
+        key: key(&wire.framework_id, &wire.task_id)?,
+        order: OrderIndex(wire.order_index),
+    })
+}
+
+fn key(framework: &str, task: &str) -> Result<TaskKey, Malformed> {
+    let task = TaskId::new(task).map_err(|error| Malformed::new("task_id", error.to_string()))?;
+    Ok(TaskKey {
+        framework: id("framework_id", framework)?,
+        task,
+    })
+}
+
+/// The order that launches `task`; one that is already wanted dead is never started.
+#[must_use]
+pub fn order_launch(index: OrderIndex, task: &Task, framework_name: &str) -> v1::Order {
+    let launch = v1::LaunchOrder {
+        framework_id: task.key.framework.to_string(),
+        role: task.role.to_string(),
+        spec: Some(spec(&task.spec)),
+        framework_name: framework_name.to_owned(),
+        never_start: task.kill.is_some(),
+    };
+    v1::Order {
+        index: index.0,
+        order: Some(v1::order::Order::Launch(launch)),
+    }
+}
+
+/// The order that ends `task`.
+#[must_use]
+pub fn order_kill(index: OrderIndex, task: &Task) -> v1::Order {
+    let kill = v1::KillOrder {
+        framework_id: task.key.framework.to_string(),
+        task_id: task.key.task.to_string(),
+        grace_ms: task.kill.map_or(task.spec.grace_ms, |kill| kill.grace_ms),
+    };
+    v1::Order {
+        index: index.0,
+        order: Some(v1::order::Order::Kill(kill)),
+    }
+}
+
+/// An order that only raises the floor to `index`.
+#[must_use]
+pub fn order_void(index: OrderIndex) -> v1::Order {
+    v1::Order {
+        index: index.0,
+        order: Some(v1::order::Order::Void(v1::Void {})),
+    }
+}

@@ -1,0 +1,137 @@
+//! Frameworks, offers and calls on the wire.
+
+use std::collections::BTreeSet;
+
+use argosy_state::agent::Agent;
+use argosy_state::command::{CallAction, Promise};
+use argosy_state::framework::FrameworkInfo;
+use argosy_state::ids::{Revision, Role, Timestamp};
+use argosy_state::limits;
+
+use super::{Malformed, id, resources, resources_from};
+use crate::v1;
+
+/// What a framework says of itself, on the wire.
+#[must_use]
+pub fn framework_info(info: &FrameworkInfo) -> v1::FrameworkInfo {
+    v1::FrameworkInfo {
+        name: info.name.clone(),
+        user: info.user.clone(),
+        roles: info.roles.iter().map(ToString::to_string).collect(),
+        failover_timeout_ms: Some(info.failover_timeout_ms),
+        principal: info.principal.clone(),
+        labels: info.labels.clone().into_iter().collect(),
+        detached: info.detached,
+        offer_timeout_ms: info.offer_timeout_ms,
+        web_url: info.web_url.clone(),
+    }
+}
+
+/// Reads what a framework says of itself.
+///
+/// # Errors
+/// Names the field.
+pub fn framework_info_from(wire: v1::FrameworkInfo) -> Result<FrameworkInfo, Malformed> {
+    Ok(FrameworkInfo {
+        name: wire.name,
+        user: wire.user,
+        roles: roles("info.roles", &wire.roles)?
+            .into_iter()
+            .collect::<BTreeSet<_>>(),
+        failover_timeout_ms: wire
+            .failover_timeout_ms
+            .unwrap_or(limits::FAILOVER_TIMEOUT_MS),
+        principal: wire.principal,
+        labels: wire.labels.into_iter().collect(),
+        detached: wire.detached,
+        offer_timeout_ms: if wire.offer_timeout_ms == 0 {
+            limits::OFFER_TIMEOUT_MS
+        } else {
+            wire.offer_timeout_ms
+        },
+        web_url: wire.web_url,
+    })
+}
+
+/// Reads roles.
+///
+/// # Errors
+/// Names the role and the rule.
+pub fn roles(field: &str, wire: &[String]) -> Result<Vec<Role>, Malformed> {
+    wire.iter()
+        .map(|role| Role::new(role).map_err(|error| Malformed::new(field, error.to_string())))
+        .collect()
+}
+
+/// An offer as its framework is told it, with its token.
+#[must_use]
+pub fn offer(promise: &Promise, agent: &Agent, token: &[u8]) -> v1::Offer {
+    v1::Offer {
+        offer_id: promise.id.to_string(),
+        framework_id: promise.framework.to_string(),
+        agent_id: promise.agent.to_string(),
+        host_name: agent.info.host_name.clone(),
+        role: promise.role.to_string(),
+        resources: resources(&promise.resources),
+        attributes: agent.attributes().into_iter().collect(),
+        expires_ms: promise.expires.0,
+        token: seal(promise, token).into(),
+        agent_address: agent.info.address.clone(),
+    }
+}
+
+/// The token carries what a holder need not understand: session and promise revision, then the proof.
+fn seal(promise: &Promise, token: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(20 + token.len());
+    bytes.extend(promise.session.to_be_bytes());
+    bytes.extend(promise.promise.index.to_be_bytes());
+    bytes.extend(promise.promise.position.to_be_bytes());
+    bytes.extend(token);
+    bytes
+}
+
+/// Reads a held offer: what it promises, and the proof to be verified.
+///
+/// # Errors
+/// Names the field.
+pub fn promise(wire: &v1::HeldOffer) -> Result<(Promise, Vec<u8>), Malformed> {
+    let offer = wire
+        .offer
+        .as_ref()
+        .ok_or_else(|| Malformed::new("offer", "it is missing"))?;
+    let cut = |from: usize, to: usize| offer.token.get(from..to);
+    let (Some(session), Some(index), Some(position)) = (cut(0, 8), cut(8, 16), cut(16, 20)) else {
+        return Err(Malformed::new(
+            "offer.token",
+            "it is cut short: send the offer back as it came",
+        ));
+    };
+    let promise = Promise {
+        id: id("offer.offer_id", &offer.offer_id)?,
+        framework: id("offer.framework_id", &offer.framework_id)?,
+        session: u64::from_be_bytes(session.try_into().expect("it is 8 bytes long")),
+        agent: id("offer.agent_id", &offer.agent_id)?,
+        role: Role::new(&offer.role)
+            .map_err(|error| Malformed::new("offer.role", error.to_string()))?,
+        resources: resources_from("offer.resources", &offer.resources)?,
+        promise: Revision {
+            index: u64::from_be_bytes(index.try_into().expect("it is 8 bytes long")),
+            position: u32::from_be_bytes(position.try_into().expect("it is 4 bytes long")),
+        },
+        expires: Timestamp(offer.expires_ms),
+    };
+    Ok((promise, offer.token[20..].to_vec()))
+}
+
+/// The name of a call in metrics and logs.
+#[must_use]
+pub fn call_kind(action: &CallAction) -> &'static str {
+    match action {
+        CallAction::Accept(_) => "accept",
+        CallAction::Kill { .. } => "kill",
+        CallAction::Suppress(_) => "suppress",
+        CallAction::Revive(_) => "revive",
+        CallAction::Update(_) => "update-framework",
+        CallAction::Teardown => "teardown",
+    }
+}

@@ -1,0 +1,78 @@
+//! Translation between wire messages and `state`: shape is judged here, meaning in `state::apply`.
+//!
+//! Reading order: `resources`, `tasks`, `agents`, `frameworks`.
+
+mod agents;
+mod frameworks;
+mod resources;
+mod tasks;
+
+use std::str::FromStr;
+
+use argosy_state::ids::{InvalidId, Revision};
+
+use crate::v1;
+
+pub use agents::{
+    agent_info, agent_info_from, held_task, mode_from, order_kill, order_launch, order_void,
+    update_from,
+};
+pub use frameworks::{call_kind, framework_info, framework_info_from, offer, promise, roles};
+pub use resources::{resources, resources_from};
+pub use tasks::{exit_from, reason_from, source_from, spec, spec_from, state_from, status, task};
+
+/// A message that has not the shape it should have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {text}")]
+pub struct Malformed {
+    /// Path of the field, as "offers[2].offer.agent_id".
+    pub field: String,
+    /// What is wrong and what would be right.
+    pub text: String,
+}
+
+impl Malformed {
+    /// `field` is wrong as `text` says.
+    pub fn new(field: impl Into<String>, text: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            text: text.into(),
+        }
+    }
+
+    /// The same, seen from one level up.
+    #[must_use]
+    pub fn inside(self, outer: &str) -> Self {
+        Self {
+            field: format!("{outer}.{}", self.field),
+            text: self.text,
+        }
+    }
+}
+
+/// Reads an id.
+///
+/// # Errors
+/// Names `field` and the rule.
+pub fn id<T: FromStr<Err = InvalidId>>(field: &str, text: &str) -> Result<T, Malformed> {
+    text.parse()
+        .map_err(|error: InvalidId| Malformed::new(field, error.to_string()))
+}
+
+/// The revision on the wire.
+#[must_use]
+pub fn revision(revision: Revision) -> v1::Revision {
+    v1::Revision {
+        index: revision.index,
+        position: revision.position,
+    }
+}
+
+/// The revision in a message; an absent one is the beginning.
+#[must_use]
+pub fn revision_from(revision: Option<v1::Revision>) -> Revision {
+    revision.map_or_else(Revision::default, |wire| Revision {
+        index: wire.index,
+        position: wire.position,
+    })
+}

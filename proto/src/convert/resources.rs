@@ -1,0 +1,166 @@
+//! Resources on the wire.
+
+use argosy_state::ids::Role;
+use argosy_state::limits;
+use argosy_state::resources::{Identity, Range, Reservation, Resource, Resources, Value, Volume};
+
+use super::Malformed;
+use crate::v1;
+
+/// A bundle on the wire.
+#[must_use]
+pub fn resources(resources: &Resources) -> Vec<v1::Resource> {
+    resources.iter().map(resource).collect()
+}
+
+fn resource(resource: &Resource) -> v1::Resource {
+    let identity = &resource.identity;
+    let reservations = identity.reservations.iter().map(|level| v1::Reservation {
+        role: level.role.to_string(),
+        principal: level.principal.clone(),
+        labels: level.labels.clone().into_iter().collect(),
+    });
+    let value = match &resource.value {
+        Value::Scalar(milli) => v1::resource::Value::ScalarMilli(*milli),
+        Value::Ranges(ranges) => v1::resource::Value::Ranges(v1::Ranges {
+            range: ranges
+                .iter()
+                .map(|range| v1::Range {
+                    begin: range.begin,
+                    end: range.end,
+                })
+                .collect(),
+        }),
+        Value::Set(items) => v1::resource::Value::Set(v1::Set {
+            item: items.iter().map(ToString::to_string).collect(),
+        }),
+    };
+    v1::Resource {
+        name: identity.name.to_string(),
+        value: Some(value),
+        reservations: reservations.collect(),
+        volume: identity.volume.as_ref().map(|volume| v1::Volume {
+            id: volume.id.clone(),
+            container_path: volume.container_path.clone(),
+        }),
+        revocable: identity.revocable,
+        shared: identity.shared,
+    }
+}
+
+/// Reads a bundle; `field` is its path.
+///
+/// # Errors
+/// Names the entry that is negative, absurd, empty of a value, or overlaps another.
+pub fn resources_from(field: &str, wire: &[v1::Resource]) -> Result<Resources, Malformed> {
+    let mut all = Resources::none();
+    for (at, part) in wire.iter().enumerate() {
+        let resource =
+            resource_from(part).map_err(|wrong| wrong.inside(&format!("{field}[{at}]")))?;
+        all.add(&resource).ok_or_else(|| {
+            let text = format!(
+                "{}: an amount lies between 0 and {} units, ranges ascend, and entries of one name do not overlap",
+                part.name,
+                limits::SCALAR_MILLI / 1_000
+            );
+            Malformed::new(format!("{field}[{at}]"), text)
+        })?;
+    }
+    if all
+        .iter()
+        .any(|entry| entry.value.scalar_milli() > limits::SCALAR_MILLI)
+    {
+        return Err(Malformed::new(
+            field,
+            format!(
+                "more than {} units of one name",
+                limits::SCALAR_MILLI / 1_000
+            ),
+        ));
+    }
+    Ok(all)
+}
+
+fn resource_from(wire: &v1::Resource) -> Result<Resource, Malformed> {
+    if wire.name.is_empty() || wire.name.len() > limits::NAME_BYTES {
+        return Err(Malformed::new(
+            "name",
+            format!("it takes 1 to {} bytes", limits::NAME_BYTES),
+        ));
+    }
+    let value = match &wire.value {
+        Some(v1::resource::Value::ScalarMilli(milli)) => Value::Scalar(*milli),
+        Some(v1::resource::Value::Ranges(ranges)) => Value::Ranges(
+            ranges
+                .range
+                .iter()
+                .map(|range| Range {
+                    begin: range.begin,
+                    end: range.end,
+                })
+                .collect(),
+        ),
+        Some(v1::resource::Value::Set(set)) => {
+            Value::Set(set.item.iter().map(|item| item.as_str().into()).collect())
+        }
+        None => {
+            return Err(Malformed::new(
+                "value",
+                format!("{} has no amount", wire.name),
+            ));
+        }
+    };
+    let reservations = wire.reservations.iter().map(|level| {
+        let role = Role::new(&level.role)
+            .map_err(|error| Malformed::new("reservations.role", error.to_string()))?;
+        Ok(Reservation {
+            role,
+            principal: level.principal.clone(),
+            labels: level.labels.clone().into_iter().collect(),
+        })
+    });
+    let identity = Identity {
+        name: wire.name.as_str().into(),
+        reservations: reservations.collect::<Result<_, Malformed>>()?,
+        volume: wire.volume.as_ref().map(|volume| Volume {
+            id: volume.id.clone(),
+            container_path: volume.container_path.clone(),
+        }),
+        revocable: wire.revocable,
+        shared: wire.shared,
+    };
+    Ok(Resource { identity, value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_survives_the_wire() {
+        let bundle: Resources = "cpus:0.5;mem:64;ports:[1-3,7-9];zones:{a,b}"
+            .parse()
+            .unwrap();
+        assert_eq!(resources_from("r", &resources(&bundle)), Ok(bundle));
+    }
+
+    #[test]
+    fn negative_absurd_and_missing_amounts_name_their_place() {
+        let scalar = |milli| v1::Resource {
+            name: "cpus".into(),
+            value: Some(v1::resource::Value::ScalarMilli(milli)),
+            ..Default::default()
+        };
+        for bad in [
+            scalar(-1),
+            scalar(i64::MAX),
+            v1::Resource {
+                name: "cpus".into(),
+                ..Default::default()
+            },
+        ] {
+            let error = resources_from("tasks[0].resources", &[bad]).unwrap_err();
+            assert!(error.field.starts_with("tasks[0].resources[0]"), "{error}");
+        }
+    }
+}

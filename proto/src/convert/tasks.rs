@@ -1,0 +1,410 @@
+//! Task descriptions, states and updates on the wire.
+
+use argosy_state::ids::TaskId;
+use argosy_state::task::{
+    Exit, HostPath, Reason, Run, Source, Task, TaskSpec, TaskState, Update, Uri,
+};
+
+use super::{Malformed, resources, resources_from, revision};
+use crate::v1;
+
+/// From TERM to KILL unless a task says otherwise, in milliseconds (Mesos' default).
+const GRACE_MS: u64 = 3_000;
+
+/// A description on the wire.
+#[must_use]
+pub fn spec(spec: &TaskSpec) -> v1::TaskSpec {
+    let (shell, argv) = match &spec.run {
+        Run::Shell(line) => (line.clone(), Vec::new()),
+        Run::Argv(words) => (String::new(), words.clone()),
+    };
+    let uris = spec.uris.iter().map(|uri| v1::Uri {
+        value: uri.value.clone(),
+        executable: uri.executable,
+        output_file: uri.output_file.clone(),
+    });
+    let host_paths = spec.host_paths.iter().map(|path| v1::HostPath {
+        host_path: path.host_path.clone(),
+        container_path: path.container_path.clone(),
+        read_only: path.read_only,
+    });
+    v1::TaskSpec {
+        task_id: spec.task.to_string(),
+        name: spec.name.clone(),
+        resources: resources(&spec.resources),
+        shell,
+        argv,
+        environment: spec.environment.clone().into_iter().collect(),
+        user: spec.user.clone(),
+        uris: uris.collect(),
+        host_paths: host_paths.collect(),
+        kill_policy: Some(v1::KillPolicy {
+            grace_ms: spec.grace_ms,
+        }),
+        labels: spec.labels.clone().into_iter().collect(),
+        max_completion_ms: spec.max_completion_ms,
+        stop_after_ms: spec.stop_after_ms,
+    }
+}
+
+/// Reads a description.
+///
+/// # Errors
+/// Names the field: a bad id, resources without sense, both or neither of shell and argv, NUL bytes.
+pub fn spec_from(wire: v1::TaskSpec) -> Result<TaskSpec, Malformed> {
+    let task =
+        TaskId::new(&wire.task_id).map_err(|error| Malformed::new("task_id", error.to_string()))?;
+    let run = match (wire.shell.is_empty(), wire.argv.is_empty()) {
+        (false, true) => Run::Shell(wire.shell),
+        (true, false) => Run::Argv(wire.argv),
+        (true, true) => {
+            return Err(Malformed::new(
+                "command",
+                "it is empty: give shell a line or argv a program",
+            ));
+        }
+        (false, false) => return Err(Malformed::new("command", "give shell or argv, not both")),
+    };
+    let grace_ms = wire.kill_policy.map_or(0, |policy| policy.grace_ms);
+    let spec = TaskSpec {
+        task,
+        name: wire.name,
+        resources: resources_from("resources", &wire.resources)?,
+        run,
+        environment: wire.environment.into_iter().collect(),
+        user: wire.user,
+        uris: wire
+            .uris
+            .into_iter()
+            .map(|uri| Uri {
+                value: uri.value,
+                executable: uri.executable,
+                output_file: uri.output_file,
+            })
+            .collect(),
+        host_paths: wire
+            .host_paths
+            .into_iter()
+            .map(|path| HostPath {
+                host_path: path.host_path,
+                container_path: path.container_path,
+                read_only: path.read_only,
+            })
+            .collect(),
+        grace_ms: if grace_ms == 0 { GRACE_MS } else { grace_ms },
+        labels: wire.labels.into_iter().collect(),
+        max_completion_ms: wire.max_completion_ms,
+        stop_after_ms: wire.stop_after_ms,
+    };
+    check_text(&spec)?;
+    Ok(spec)
+}
+
+/// What the kernel cannot take is refused here, where the field has a name.
+fn check_text(spec: &TaskSpec) -> Result<(), Malformed> {
+    let nul = |field: &str, text: &str| {
+        if text.contains('\0') {
+            Err(Malformed::new(field, "it contains a NUL byte"))
+        } else {
+            Ok(())
+        }
+    };
+    match &spec.run {
+        Run::Shell(line) => nul("shell", line)?,
+        Run::Argv(words) => words.iter().try_for_each(|word| nul("argv", word))?,
+    }
+    for (name, value) in &spec.environment {
+        nul("environment", name)?;
+        nul("environment", value)?;
+    }
+    for uri in &spec.uris {
+        let known = ["/", "file:///", "http://", "https://"]
+            .iter()
+            .any(|start| uri.value.starts_with(start));
+        if !known || uri.value.contains('\0') {
+            let text = format!(
+                "{:?} is not an absolute path, file:///…, http://… or https://…",
+                uri.value
+            );
+            return Err(Malformed::new("uris", text));
+        }
+        if uri.output_file.contains(['/', '\0'])
+            || uri.output_file == ".."
+            || uri.output_file == "."
+        {
+            return Err(Malformed::new(
+                "uris.output_file",
+                format!("{:?} is not a plain file name", uri.output_file),
+            ));
+        }
+    }
+    for path in &spec.host_paths {
+        let climbs = path.container_path.split('/').any(|part| part == "..");
+        if !path.host_path.starts_with('/') || path.container_path.is_empty() || climbs {
+            let text = format!(
+                "{:?} to {:?}: the first is absolute, the second not empty and without ..",
+                path.host_path, path.container_path
+            );
+            return Err(Malformed::new("host_paths", text));
+        }
+        nul("host_paths", &path.host_path)?;
+        nul("host_paths", &path.container_path)?;
+    }
+    Ok(())
+}
+
+macro_rules! twins {
+    ($to:ident, $from:ident, $ours:ident, $wire:ident, $($name:ident),+) => {
+        fn $to(ours: $ours) -> v1::$wire {
+            match ours {
+                $($ours::$name => v1::$wire::$name,)+
+            }
+        }
+        fn $from(wire: v1::$wire) -> Option<$ours> {
+            match wire {
+                $(v1::$wire::$name => Some($ours::$name),)+
+                #[allow(unreachable_patterns, reason = "twins without an extra wire value have none left")]
+                _ => None,
+            }
+        }
+    };
+}
+
+twins!(
+    state_to,
+    state_of,
+    TaskState,
+    TaskState,
+    Staging,
+    Starting,
+    Running,
+    Killing,
+    Finished,
+    Failed,
+    Killed,
+    Error,
+    Dropped,
+    Gone,
+    GoneByOperator,
+    Unreachable,
+    Unknown
+);
+twins!(source_to, source_of, Source, Source, Master, Agent, Task);
+
+impl From<TaskState> for v1::TaskState {
+    fn from(state: TaskState) -> Self {
+        state_to(state)
+    }
+}
+
+impl From<Source> for v1::Source {
+    fn from(source: Source) -> Self {
+        source_to(source)
+    }
+}
+
+/// Reads a state.
+///
+/// # Errors
+/// If it is absent or of a newer release.
+pub fn state_from(wire: i32) -> Result<TaskState, Malformed> {
+    let known = v1::TaskState::try_from(wire).ok().and_then(state_of);
+    known.ok_or_else(|| Malformed::new("state", format!("{wire} is no state of a task")))
+}
+
+/// Reads a source; one of a newer release counts as the agent.
+#[must_use]
+pub fn source_from(wire: i32) -> Source {
+    v1::Source::try_from(wire)
+        .ok()
+        .and_then(source_of)
+        .unwrap_or(Source::Agent)
+}
+
+macro_rules! reasons {
+    ($($name:ident),+) => {
+        impl From<Reason> for v1::Reason {
+            fn from(reason: Reason) -> Self {
+                match reason {
+                    Reason::None => Self::Unspecified,
+                    $(Reason::$name => Self::$name,)+
+                }
+            }
+        }
+
+        /// Reads a reason; an absent one, or one of a newer release, is none.
+        #[must_use]
+        pub fn reason_from(wire: i32) -> Reason {
+            match v1::Reason::try_from(wire) {
+                $(Ok(v1::Reason::$name) => Reason::$name,)+
+                Ok(v1::Reason::Unspecified) | Err(_) => Reason::None,
+            }
+        }
+    };
+}
+
+reasons!(
+    TaskInvalid,
+    InvalidOffers,
+    AgentUnreachable,
+    AgentRemoved,
+    AgentRemovedByOperator,
+    AgentRestarted,
+    AgentReregistered,
+    AgentRebooted,
+    ContainerLaunchFailed,
+    FetchFailed,
+    CommandExited,
+    CommandNotStarted,
+    TaskKilled,
+    KilledDuringLaunch,
+    FrameworkRemoved,
+    Reconciliation,
+    TaskMissingOnAgent,
+    LaunchVoided,
+    LimitMemory,
+    MaxCompletionTime,
+    StoppedWithoutLeader,
+    TaskUnknown
+);
+
+impl From<Exit> for v1::Exit {
+    fn from(exit: Exit) -> Self {
+        let how = match exit {
+            Exit::Code(code) => v1::exit::How::Code(code),
+            Exit::Signal(signal) => v1::exit::How::Signal(signal),
+        };
+        Self { how: Some(how) }
+    }
+}
+
+/// Reads how a process ended.
+#[must_use]
+pub fn exit_from(wire: Option<v1::Exit>) -> Option<Exit> {
+    wire.and_then(|exit| exit.how).map(|how| match how {
+        v1::exit::How::Code(code) => Exit::Code(code),
+        v1::exit::How::Signal(signal) => Exit::Signal(signal),
+    })
+}
+
+/// An update of a task as its framework is told it.
+#[must_use]
+pub fn status(task: &Task, update: &Update) -> v1::TaskStatus {
+    v1::TaskStatus {
+        framework_id: task.key.framework.to_string(),
+        task_id: task.key.task.to_string(),
+        agent_id: task.agent.to_string(),
+        state: v1::TaskState::from(update.state).into(),
+        source: v1::Source::from(update.source).into(),
+        reason: v1::Reason::from(update.reason).into(),
+        message: update.message.clone(),
+        exit: update.exit.map(Into::into),
+        revision: Some(revision(update.revision)),
+        wall_ms: update.wall_ms,
+    }
+}
+
+/// A task as operators see it; `agent_address` is looked up by the caller.
+#[must_use]
+pub fn task(task: &Task, agent_address: &str) -> v1::Task {
+    v1::Task {
+        framework_id: task.key.framework.to_string(),
+        task_id: task.key.task.to_string(),
+        agent_id: task.agent.to_string(),
+        role: task.role.to_string(),
+        spec: Some(spec(&task.spec)),
+        state: v1::TaskState::from(task.state).into(),
+        kill_wanted: task.kill.is_some(),
+        latest: Some(status(task, &task.latest)),
+        unacknowledged_updates: task.unacknowledged.len().try_into().unwrap_or(u32::MAX),
+        revision: Some(revision(task.revision)),
+        order_index: task.order.0,
+        agent_address: agent_address.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain() -> v1::TaskSpec {
+        v1::TaskSpec {
+            task_id: "a".into(),
+            shell: "true".into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_description_survives_the_wire() {
+        let read = spec_from(plain()).unwrap();
+        assert_eq!(spec_from(spec(&read)), Ok(read));
+    }
+
+    #[test]
+    fn what_the_kernel_cannot_take_names_its_field() {
+        let cases: [(&str, v1::TaskSpec); 6] = [
+            (
+                "task_id",
+                v1::TaskSpec {
+                    task_id: "../x".into(),
+                    ..plain()
+                },
+            ),
+            (
+                "command",
+                v1::TaskSpec {
+                    shell: String::new(),
+                    ..plain()
+                },
+            ),
+            (
+                "command",
+                v1::TaskSpec {
+                    argv: vec!["x".into()],
+                    ..plain()
+                },
+            ),
+            (
+                "shell",
+                v1::TaskSpec {
+                    shell: "a\0b".into(),
+                    ..plain()
+                },
+            ),
+            (
+                "uris",
+                v1::TaskSpec {
+                    uris: vec![v1::Uri {
+                        value: "ftp://x".into(),
+                        ..Default::default()
+                    }],
+                    ..plain()
+                },
+            ),
+            (
+                "host_paths",
+                v1::TaskSpec {
+                    host_paths: vec![v1::HostPath {
+                        host_path: "/a".into(),
+                        container_path: "../b".into(),
+                        read_only: false,
+                    }],
+                    ..plain()
+                },
+            ),
+        ];
+        for (field, wire) in cases {
+            assert_eq!(spec_from(wire).unwrap_err().field, field);
+        }
+    }
+
+    #[test]
+    fn every_state_has_a_twin() {
+        for wire in 1..=13 {
+            let state = state_from(wire).unwrap();
+            assert_eq!(i32::from(v1::TaskState::from(state)), wire);
+        }
+        assert!(state_from(0).is_err() && state_from(99).is_err());
+    }
+}
