@@ -1,7 +1,9 @@
 //! Tests of the store as a whole, each on every kind of disk that this build has.
 
-mod bench;
 mod crash;
+mod cuts;
+mod damage;
 mod harness;
 mod images;
+mod reads;
 mod suite;

@@ -14,7 +14,7 @@ use super::{Change, Changes, Disk, Durability, Family, Pinned, Read, ViewWork, V
 
 /// The disk of one memory-only master. A clone is the same disk: keep one, drop the store, open it again.
 #[derive(Clone, Debug, Default)]
-pub struct MemoryDisk(Arc<Mutex<Contents>>);
+pub(crate) struct MemoryDisk(Arc<Mutex<Contents>>);
 
 #[derive(Debug, Default)]
 struct Contents {
@@ -26,16 +26,16 @@ struct Contents {
     unsynced: Vec<Changes>,
     /// Finished snapshots by name. Like files that were synced before they got their name.
     images: BTreeMap<String, Bytes>,
-    /// The error that every write meets from now on.
-    broken: Option<io::ErrorKind>,
+    /// Writes that still succeed before every further one fails; `None` for all.
+    #[cfg(test)]
+    writes_left: Option<usize>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Families(BTreeMap<Family, BTreeMap<Vec<u8>, Bytes>>);
 
 impl MemoryDisk {
-    /// An empty disk.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
@@ -60,12 +60,33 @@ impl MemoryDisk {
             contents.durable.apply(&changes);
         }
         contents.current = contents.durable.clone();
+        contents.writes_left = None;
     }
 
-    /// From now on every write fails.
+    /// After `left` more writes every further one fails, until the power is cut.
     #[cfg(test)]
-    pub(crate) fn break_writes(&self, kind: io::ErrorKind) {
-        self.contents().broken = Some(kind);
+    pub(crate) fn break_after(&self, left: usize) {
+        self.contents().writes_left = Some(left);
+    }
+
+    /// Writes since the last sync.
+    #[cfg(test)]
+    pub(crate) fn unsynced(&self) -> usize {
+        self.contents().unsynced.len()
+    }
+}
+
+impl Contents {
+    #[cfg(test)]
+    fn count_write(&mut self) -> io::Result<()> {
+        match &mut self.writes_left {
+            None => Ok(()),
+            Some(0) => Err(io::Error::other("the disk is broken")),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+        }
     }
 }
 
@@ -136,9 +157,8 @@ impl Disk for MemoryDisk {
 
     fn write(&self, changes: Changes, durability: Durability) -> io::Result<()> {
         let mut contents = self.contents();
-        if let Some(kind) = contents.broken {
-            return Err(kind.into());
-        }
+        #[cfg(test)]
+        contents.count_write()?;
         contents.current.apply(&changes);
         contents.unsynced.push(changes);
         if durability == Durability::Synced {

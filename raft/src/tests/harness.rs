@@ -222,3 +222,58 @@ pub(crate) fn entries(range: std::ops::Range<u64>) -> Vec<Entry> {
     let one = |index| entry(index, &[&format!("{index:05}=v{index}")]);
     range.map(one).collect()
 }
+
+/// What a start of openraft does before anything else: brings the registry up to what was committed. Returns the last log index.
+pub(crate) async fn start(opened: &mut Opened) -> Option<u64> {
+    let helper = openraft::StorageHelper::new(&mut opened.log, &mut opened.machine);
+    let state = helper.with_id(1).get_initial_state().await.unwrap();
+    state.log_ids.last().map(|id| id.index)
+}
+
+/// The process is killed: memory loses what was not synced; a directory is what a copy taken while the store is open holds.
+pub(crate) async fn kill(opened: Opened, ground: Ground) -> Ground {
+    match &ground.place {
+        Place::Memory(disk) => {
+            drop(opened);
+            disk.cut_power(0);
+            ground
+        }
+        Place::Directory(path) => {
+            let copy = on_disk();
+            let Place::Directory(to) = &copy.place else {
+                unreachable!("it is on disk");
+            };
+            copy_tree(path, to);
+            drop(opened);
+            copy
+        }
+    }
+}
+
+fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        let to = to.join(file.file_name());
+        match file.file_type().unwrap().is_dir() {
+            true => copy_tree(&file.path(), &to),
+            false => {
+                std::fs::copy(file.path(), to).unwrap();
+            }
+        }
+    }
+}
+
+/// Changes the bytes of a closed store behind its back.
+pub(crate) fn tamper(place: &Place, change: impl FnOnce(&dyn crate::disk::Disk)) {
+    match place {
+        Place::Memory(disk) => change(disk),
+        #[cfg(feature = "rocksdb")]
+        Place::Directory(path) => {
+            let directory = crate::directory::Directory::open(path).unwrap();
+            change(&crate::disk::rocks::RocksDisk::open(directory).unwrap());
+        }
+        #[cfg(not(feature = "rocksdb"))]
+        Place::Directory(_) => unreachable!("this build has no disks"),
+    }
+}

@@ -1,1 +1,273 @@
-//! x
+//! Snapshots: built while entries are applied, sent, refused when damaged, installed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use openraft::RaftLogReader;
+use openraft::storage::{RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
+
+use super::harness::{Opened, entries, entry, grounds, id, kill, observed, open, start, try_open};
+use crate::machine::Snapshot;
+use crate::shelf::Image;
+use crate::store::{Place, Store};
+
+async fn build(opened: &mut Opened) -> Snapshot {
+    let mut builder = opened.machine.get_snapshot_builder().await;
+    builder.build_snapshot().await.unwrap()
+}
+
+/// Sends an image block by block, the way the transport does.
+async fn send(image: &Image, to: &Store) -> Image {
+    let mut writer = to.receive_image().unwrap();
+    let mut offset = 0;
+    loop {
+        let block = image.read(offset, 1000).await.unwrap();
+        if block.is_empty() {
+            break;
+        }
+        offset += block.len() as u64;
+        writer.write(block).await.unwrap();
+    }
+    assert_eq!(offset, image.len());
+    writer.finish().await.unwrap()
+}
+
+fn files(place: &Place) -> Vec<PathBuf> {
+    let Place::Directory(path) = place else {
+        return Vec::new();
+    };
+    let files = fs::read_dir(path.join("snapshots")).unwrap();
+    let mut files: Vec<PathBuf> = files.map(|file| file.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+fn name(path: &Path) -> &str {
+    path.file_name().unwrap().to_str().unwrap()
+}
+
+#[tokio::test]
+async fn a_snapshot_is_of_the_moment_at_which_it_was_asked_for() {
+    for ground in grounds() {
+        let mut opened = open(&ground.place).await;
+        opened.commit(entries(0..100)).await;
+        let mut builder = opened.machine.get_snapshot_builder().await;
+        opened.commit(entries(100..200)).await;
+        opened
+            .commit(vec![entry(200, &["00005=", "00006=changed"])])
+            .await;
+        let snapshot = builder.build_snapshot().await.unwrap();
+        assert_eq!(snapshot.meta.last_log_id, Some(id(1, 99)));
+        let records = snapshot.snapshot.records().unwrap();
+        let expected: Vec<_> = (0..100)
+            .map(|index| {
+                (
+                    format!("{index:05}").into_bytes(),
+                    format!("v{index}").into_bytes(),
+                )
+            })
+            .collect();
+        assert_eq!(records, expected);
+        let current = opened
+            .machine
+            .get_current_snapshot()
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(current.meta, snapshot.meta);
+        opened.close().await;
+    }
+}
+
+#[tokio::test]
+async fn an_installed_snapshot_replaces_everything_and_stays() {
+    for (from, to) in grounds().into_iter().zip(grounds()) {
+        let mut leader = open(&from.place).await;
+        leader.commit(entries(0..500)).await;
+        let snapshot = build(&mut leader).await;
+
+        let mut follower = open(&to.place).await;
+        follower
+            .commit(vec![entry(0, &["own=1", "00001=other"])])
+            .await;
+        let image = send(&snapshot.snapshot, &follower.store).await;
+        let installed = follower
+            .machine
+            .install_snapshot(&snapshot.meta, image)
+            .await;
+        installed.unwrap();
+        follower.log.purge(id(1, 499)).await.unwrap();
+        assert_eq!(follower.owner.records(), leader.owner.records());
+        assert_eq!(follower.owner.0.lock().unwrap().loads, [0, 499]);
+        follower.commit(entries(500..503)).await;
+
+        let to = kill(follower, to).await;
+        let mut follower = open(&to.place).await;
+        let last = start(&mut follower).await;
+        assert_eq!(last, Some(502));
+        let (applied, _) = follower.machine.applied_state().await.unwrap();
+        assert!(applied >= Some(id(1, 499)), "{applied:?}");
+        let records = follower.owner.records();
+        assert_eq!(records[..500], leader.owner.records());
+        let current = follower.machine.get_current_snapshot().await.unwrap();
+        assert_eq!(current.unwrap().meta, snapshot.meta);
+        assert!(
+            files(&to.place)
+                .iter()
+                .all(|path| name(path).ends_with(".snapshot"))
+        );
+        leader.close().await;
+        follower.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_that_was_changed_on_the_way_is_refused_and_leaves_nothing() {
+    for (from, to) in grounds().into_iter().zip(grounds()) {
+        let mut leader = open(&from.place).await;
+        leader.commit(entries(0..500)).await;
+        let image = build(&mut leader).await.snapshot;
+        let follower = open(&to.place).await;
+        let whole = image.read(0, usize::MAX).await.unwrap();
+        let mut flipped = whole.to_vec();
+        flipped[whole.len() / 2] ^= 1;
+        let cut = whole.slice(..whole.len() - 1);
+        for bytes in [flipped.into(), cut] {
+            let mut writer = follower.store.receive_image().unwrap();
+            writer.write(bytes).await.unwrap();
+            let refused = writer.finish().await.err().unwrap();
+            assert!(
+                refused.to_string().starts_with("the snapshot is damaged"),
+                "{refused}"
+            );
+        }
+        let mut writer = follower.store.receive_image().unwrap();
+        writer.write(whole).await.unwrap();
+        drop(writer);
+        assert!(files(&to.place).is_empty());
+        leader.close().await;
+        follower.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_under_a_wrong_description_is_refused() {
+    for ground in grounds() {
+        let mut opened = open(&ground.place).await;
+        opened.commit(entries(0..5)).await;
+        let mut snapshot = build(&mut opened).await;
+        snapshot.meta.last_log_id = Some(id(1, 9));
+        let refused = opened
+            .machine
+            .install_snapshot(&snapshot.meta, snapshot.snapshot)
+            .await;
+        assert!(
+            refused
+                .unwrap_err()
+                .to_string()
+                .starts_with("the snapshot is of")
+        );
+        assert_eq!(opened.owner.0.lock().unwrap().loads, [0]);
+        opened.close().await;
+    }
+}
+
+#[tokio::test]
+async fn two_snapshots_are_kept_and_a_pushed_out_one_can_still_be_sent() {
+    for ground in grounds() {
+        let mut opened = open(&ground.place).await;
+        let mut images = Vec::new();
+        for round in 0..4 {
+            opened.commit(entries(round * 10..round * 10 + 10)).await;
+            images.push(build(&mut opened).await.snapshot);
+        }
+        if matches!(ground.place, Place::Directory(_)) {
+            let names: Vec<String> = files(&ground.place)
+                .iter()
+                .map(|path| name(path).into())
+                .collect();
+            let expected = [29, 39].map(|index| format!("{index:020}-{:020}.snapshot", 1));
+            assert_eq!(names, expected);
+        }
+        assert_eq!(images[0].records().unwrap().len(), 10);
+        opened.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_covers_what_is_synced_so_the_log_may_go() {
+    for ground in grounds() {
+        let mut opened = open(&ground.place).await;
+        opened.commit(entries(0..50)).await;
+        build(&mut opened).await;
+        opened.log.purge(id(1, 49)).await.unwrap();
+        let expected = opened.owner.records();
+        let ground = kill(opened, ground).await;
+        let mut opened = open(&ground.place).await;
+        start(&mut opened).await;
+        assert_eq!(opened.owner.records(), expected);
+        opened.close().await;
+    }
+}
+
+#[cfg(feature = "rocksdb")]
+#[tokio::test]
+async fn a_torn_snapshot_is_passed_over_and_an_unfinished_one_deleted() {
+    let ground = super::harness::on_disk();
+    let mut opened = open(&ground.place).await;
+    for round in 0..2 {
+        opened.commit(entries(round * 10..round * 10 + 10)).await;
+        build(&mut opened).await;
+    }
+    let expected = opened.owner.records();
+    opened.close().await;
+    let newest = files(&ground.place).pop().unwrap();
+    let bytes = fs::read(&newest).unwrap();
+    fs::write(&newest, &bytes[..bytes.len() - 5]).unwrap();
+    fs::write(newest.with_file_name("3.unfinished"), b"half").unwrap();
+
+    let mut opened = open(&ground.place).await;
+    let current = opened.machine.get_current_snapshot().await.unwrap();
+    assert_eq!(current.unwrap().meta.last_log_id, Some(id(1, 9)));
+    assert_eq!(opened.owner.records(), expected);
+    assert!(
+        files(&ground.place)
+            .iter()
+            .all(|path| !name(path).contains("unfinished"))
+    );
+    // The next one of the same moment takes the torn one's place.
+    build(&mut opened).await;
+    assert_eq!(fs::read(&newest).unwrap(), bytes);
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn an_owner_that_is_gone_stops_the_install_and_nothing_is_lost() {
+    for ground in grounds() {
+        let mut opened = open(&ground.place).await;
+        opened.commit(entries(0..5)).await;
+        let snapshot = build(&mut opened).await;
+        opened.close().await;
+        let (fatal, words) = observed();
+        let place = ground.place.clone();
+        let store = tokio::task::spawn_blocking(move || Store::open(&place, fatal));
+        let store = store.await.unwrap().unwrap();
+        let (owner, inbox) = tokio::sync::mpsc::channel(1);
+        drop(inbox);
+        let refused = store.machine(owner).await.err().unwrap();
+        assert_eq!(
+            refused.to_string(),
+            "the owner of the registry ended before it had loaded it"
+        );
+        store.close().await;
+        drop(store);
+        let (fatal, _) = observed();
+        let mut opened = try_open(&ground.place, fatal).await.unwrap();
+        assert_eq!(opened.owner.records().len(), 5);
+        let read = opened.log.try_get_log_entries(..).await.unwrap();
+        assert_eq!(read.len(), 5);
+        assert_eq!(snapshot.meta.last_log_id, Some(id(1, 4)));
+        assert!(words.lock().unwrap().is_empty());
+        opened.close().await;
+    }
+}

@@ -1,0 +1,178 @@
+//! Every write is a place where the disk may fail or the power may go: whatever was promised before is there afterwards.
+
+use openraft::RaftLogReader;
+use openraft::storage::{RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine};
+
+use super::harness::{self, Ground, Opened, entries, id, observed, start, try_open, vote};
+use crate::disk::memory::MemoryDisk;
+use crate::store::Place;
+
+/// What the store has answered so far.
+#[derive(Debug, Default)]
+struct Promised {
+    term: u64,
+    /// Logged, up to but not including.
+    logged: u64,
+    purged: Option<u64>,
+}
+
+/// A life of a store, up to the first error.
+async fn live(opened: &mut Opened, promised: &mut Promised) -> Result<(), std::io::Error> {
+    for round in 0..4 {
+        let first = round * 10;
+        opened.log.save_vote(&vote(round + 1, 1)).await?;
+        promised.term = round + 1;
+        opened
+            .log
+            .blocking_append(entries(first..first + 10))
+            .await?;
+        promised.logged = first + 10;
+        opened.log.save_committed(Some(id(1, first + 7))).await?;
+        let from = first.saturating_sub(2);
+        let committed = entries(from..first + 8)
+            .into_iter()
+            .map(|entry| Ok((entry, None)));
+        opened
+            .machine
+            .apply(futures::stream::iter(committed))
+            .await?;
+        // What was not committed is replaced by the same again: what matters is that the writes happen.
+        promised.logged = first + 8;
+        opened.log.truncate_after(Some(id(1, first + 7))).await?;
+        opened
+            .log
+            .blocking_append(entries(first + 8..first + 10))
+            .await?;
+        promised.logged = first + 10;
+        if round % 2 == 1 {
+            let mut builder = opened.machine.get_snapshot_builder().await;
+            let snapshot = builder.build_snapshot().await?;
+            assert_eq!(snapshot.meta.last_log_id, Some(id(1, first + 7)));
+            promised.purged = Some(first + 3);
+            opened.log.purge(id(1, first + 3)).await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_was_promised_is_there_after_a_cut_at_any_write() {
+    let mut finished = false;
+    let mut cut = 0;
+    while !finished {
+        for kept in [0, 1, usize::MAX] {
+            let disk = MemoryDisk::new();
+            let place = Place::Memory(disk.clone());
+            let (fatal, words) = observed();
+            let mut opened = try_open(&place, fatal).await.unwrap();
+            let mut promised = Promised::default();
+            disk.break_after(cut);
+            finished = live(&mut opened, &mut promised).await.is_ok();
+            assert_eq!(words.lock().unwrap().is_empty(), finished);
+            drop(opened);
+            disk.cut_power(kept);
+            check(&place, &promised, cut).await;
+        }
+        cut += 1;
+    }
+    assert!(cut > 20, "the life has writes enough: {cut}");
+}
+
+async fn check(place: &Place, promised: &Promised, cut: usize) {
+    let mut opened = harness::open(place).await;
+    let last = start(&mut opened).await;
+    let term = opened
+        .log
+        .read_vote()
+        .await
+        .unwrap()
+        .map_or(0, |vote| vote.leader_id.term);
+    // One more than promised: written, and cut before the answer.
+    assert!(
+        (promised.term..=promised.term + 1).contains(&term),
+        "cut {cut}: term {term}"
+    );
+    let logged = last.map_or(0, |last| last + 1);
+    assert!(
+        logged >= promised.logged,
+        "cut {cut}: {logged} of {promised:?}"
+    );
+    let state = opened.log.get_log_state().await.unwrap();
+    let purged = state.last_purged_log_id.map(|id| id.index);
+    assert!(
+        purged <= promised.purged,
+        "cut {cut}: purged {purged:?} of {promised:?}"
+    );
+    let first = purged.map_or(0, |purged| purged + 1);
+    let read = opened.log.try_get_log_entries(..).await.unwrap();
+    assert_eq!(read, entries(first..logged), "cut {cut}");
+    // The registry is exactly what the entries up to the applied one make of it.
+    let (applied, _) = opened.machine.applied_state().await.unwrap();
+    let applied = applied.map_or(0, |id| id.index + 1);
+    let record = |index| (format!("{index:05}"), format!("v{index}"));
+    let expected: Vec<_> = (0..applied).map(record).collect();
+    assert_eq!(opened.owner.records(), expected, "cut {cut}");
+    assert!(
+        applied >= first,
+        "cut {cut}: purged {purged:?}, applied {applied}"
+    );
+}
+
+#[tokio::test]
+async fn an_install_cut_at_any_write_ends_as_the_old_or_the_new_registry() {
+    let image = {
+        let ground = Ground {
+            place: Place::Memory(MemoryDisk::new()),
+            _directory: None,
+        };
+        let mut opened = harness::open(&ground.place).await;
+        let long = "x".repeat(2000);
+        let commands: Vec<String> = (0..2000)
+            .map(|number| format!("new{number:05}={long}"))
+            .collect();
+        let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
+        opened.commit(vec![harness::entry(50, &commands)]).await;
+        let mut builder = opened.machine.get_snapshot_builder().await;
+        builder.build_snapshot().await.unwrap().snapshot
+    };
+    let mut outcomes = [0, 0];
+    let mut finished = false;
+    let mut cut = 0;
+    while !finished {
+        for kept in [0, 1, 2, usize::MAX] {
+            let disk = MemoryDisk::new();
+            let place = Place::Memory(disk.clone());
+            let (fatal, _words) = observed();
+            let mut opened = try_open(&place, fatal).await.unwrap();
+            opened.commit(entries(0..10)).await;
+            opened.append(entries(10..11)).await;
+            assert_eq!(disk.unsynced(), 0);
+            disk.break_after(cut);
+            let installed = opened
+                .machine
+                .install_snapshot(image.meta(), image.clone())
+                .await;
+            finished = installed.is_ok();
+            drop(opened);
+            disk.cut_power(kept);
+
+            let mut opened = harness::open(&place).await;
+            let (applied, _) = opened.machine.applied_state().await.unwrap();
+            let records = opened.owner.records();
+            let new = applied == Some(id(1, 50));
+            assert!(new || applied == Some(id(1, 9)), "cut {cut}: {applied:?}");
+            assert!(new || !finished, "an install that was answered holds");
+            let expected = if new { 2000 } else { 10 };
+            let wanted = if new { "new" } else { "000" };
+            assert_eq!(records.len(), expected, "cut {cut}");
+            assert!(records.iter().all(|(key, _)| key.starts_with(wanted)));
+            outcomes[usize::from(new)] += 1;
+        }
+        cut += 1;
+    }
+    // Emptying, four batches of records, and the two records around them.
+    assert!(
+        cut >= 6 && outcomes[0] > 0 && outcomes[1] > 4,
+        "{cut} {outcomes:?}"
+    );
+}

@@ -1,0 +1,73 @@
+//! Reads of the log, and how the owner is fed.
+
+use futures::TryStreamExt;
+use openraft::RaftLogReader;
+
+use super::harness::{entries, entry, grounds, open};
+use crate::types::Entry;
+
+#[tokio::test]
+async fn a_read_across_disk_and_memory_has_no_gap() {
+    for ground in grounds() {
+        let mut opened = open(&ground.place).await;
+        opened.append(entries(0..6000)).await;
+        for (start, end) in [
+            (0, 6000),
+            (1800, 2000),
+            (1903, 1905),
+            (5990, 7000),
+            (6000, 7000),
+        ] {
+            let read = opened.log.try_get_log_entries(start..end).await.unwrap();
+            assert_eq!(read, entries(start..end.min(6000)));
+            let stream = opened.log.entries_stream(start..end).await;
+            let streamed: Vec<Entry> = stream.try_collect().await.unwrap();
+            assert_eq!(streamed, read);
+        }
+        opened.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_limited_read_stops_near_a_mebibyte_and_always_gives_one() {
+    for ground in grounds() {
+        let mut opened = open(&ground.place).await;
+        let large = format!("key={}", "x".repeat(300_000));
+        let huge = format!("key={}", "x".repeat(3_000_000));
+        let mut all: Vec<Entry> = (0..100).map(|index| entry(index, &[&large])).collect();
+        all.push(entry(100, &[&huge]));
+        opened.append(all).await;
+        // The first come from the disk, the last from memory.
+        for start in [0, 95] {
+            let read = opened
+                .log
+                .limited_get_log_entries(start, 101)
+                .await
+                .unwrap();
+            assert_eq!(read.len(), 3);
+            assert_eq!(read[0].log_id.index, start);
+        }
+        let read = opened.log.limited_get_log_entries(100, 101).await.unwrap();
+        assert_eq!(read.len(), 1);
+        opened.close().await;
+    }
+}
+
+#[tokio::test]
+async fn the_owner_is_fed_in_short_turns_and_sees_every_entry_once() {
+    for ground in grounds() {
+        let mut opened = open(&ground.place).await;
+        let commands: Vec<String> = (0..400).map(|number| format!("{number}=1")).collect();
+        let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
+        let large = format!("large={}", "x".repeat(700_000));
+        let mut all: Vec<Entry> = (0..4).map(|index| entry(index, &commands)).collect();
+        all.push(entry(4, &[&large]));
+        all.push(entry(5, &[&large]));
+        opened.commit(all).await;
+        let seen = opened.owner.0.lock().unwrap();
+        assert_eq!(seen.turns, [800, 801, 1]);
+        let indexes: Vec<u64> = seen.applied.iter().map(|entry| entry.index).collect();
+        assert_eq!(indexes, [0, 1, 2, 3, 4, 5]);
+        assert_eq!(seen.applied[3].at_ms, 30);
+    }
+}
