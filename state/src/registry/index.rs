@@ -75,7 +75,8 @@ fn is_held(task: &Task) -> bool {
 }
 
 impl Indexes {
-    fn task(&mut self, task: &Task, sign: Sign) {
+    /// `None` if what tasks use cannot be added up; records that `apply` made always can.
+    fn task(&mut self, task: &Task, sign: Sign) -> Option<()> {
         let live = !task.state.is_terminal();
         let agent = self.agents.entry(task.agent).or_default();
         sign.set(&mut agent.tasks, task.key.clone());
@@ -84,7 +85,7 @@ impl Indexes {
             if let Some(kill) = task.kill {
                 sign.order(agent, kill.order, OrderKind::Kill, &task.key);
             }
-            sign.resources(&mut agent.used, &task.spec.resources);
+            sign.resources(&mut agent.used, &task.spec.resources)?;
             sign.count(&mut agent.live);
             sign.count(&mut self.live_tasks);
         }
@@ -106,20 +107,22 @@ impl Indexes {
             sign.set(&mut framework.unacknowledged, task.key.task.clone());
         }
         if live && task.state != TaskState::Unreachable {
-            sign.shared(&mut framework.used, &task.role, &task.spec.resources);
-            sign.shared(&mut self.roles, &task.role, &task.spec.resources);
+            let scalars = task.spec.resources.scalars();
+            sign.shared(&mut framework.used, &task.role, &scalars)?;
+            sign.shared(&mut self.roles, &task.role, &scalars)?;
         }
+        Some(())
     }
 
-    fn agent(&mut self, agent: &Agent, sign: Sign) {
+    fn agent(&mut self, agent: &Agent, sign: Sign) -> Option<()> {
         match sign {
             Sign::Add => drop(self.nonces.insert(agent.nonce, agent.id)),
             Sign::Remove => drop(self.nonces.remove(&agent.nonce)),
         }
         if counts(agent) {
-            // Ports and sets of different agents overlap: only scalars have a cluster-wide total.
-            sign.resources(&mut self.total, &scalars(&agent.info.resources));
+            sign.resources(&mut self.total, &agent.info.resources.scalars())?;
         }
+        Some(())
     }
 
     fn framework(&mut self, framework: &Framework, sign: Sign) {
@@ -129,16 +132,6 @@ impl Indexes {
             Sign::Remove => drop(self.sessions.remove(&key)),
         }
     }
-}
-
-/// Only the scalars of a bundle.
-#[must_use]
-pub(crate) fn scalars(resources: &Resources) -> Resources {
-    let only = resources
-        .iter()
-        .filter(|resource| matches!(resource.value, crate::resources::Value::Scalar(_)))
-        .cloned();
-    Resources::collect(only).expect("a part of a bundle is a bundle")
 }
 
 #[derive(Clone, Copy)]
@@ -169,33 +162,40 @@ impl Sign {
         }
     }
 
-    fn resources(self, sum: &mut Resources, part: &Resources) {
+    fn resources(self, sum: &mut Resources, part: &Resources) -> Option<()> {
         *sum = match self {
-            Self::Add => sum
-                .plus(part)
-                .expect("launches were checked against what is free"),
-            Self::Remove => sum
-                .minus(part)
-                .expect("what is used covers every task that has not ended"),
+            Self::Add => sum.plus(part)?,
+            Self::Remove => sum.minus(part)?,
         };
+        Some(())
     }
 
-    fn shared(self, by_role: &mut BTreeMap<Role, Resources>, role: &Role, part: &Resources) {
+    fn shared(
+        self,
+        by_role: &mut BTreeMap<Role, Resources>,
+        role: &Role,
+        part: &Resources,
+    ) -> Option<()> {
         let sum = by_role.entry(role.clone()).or_default();
-        self.resources(sum, &scalars(part));
+        self.resources(sum, part)?;
         if sum.is_empty() {
             by_role.remove(role);
         }
+        Some(())
     }
 }
+
+const LAUNCHES_FIT: &str = "launches were checked against what is free";
+const USE_IS_COVERED: &str = "what is used covers every task that has not ended";
+const TOTALS_FIT: &str = "totals were checked at registration";
 
 /// The one door to each record: the indexes follow, and the change is noted for storage.
 impl Registry {
     pub(crate) fn put_task(&mut self, task: Task) {
         if let Some(former) = self.tasks.get(&task.key) {
-            self.index.task(&former.clone(), Sign::Remove);
+            self.index.task(former, Sign::Remove).expect(USE_IS_COVERED);
         }
-        self.index.task(&task, Sign::Add);
+        self.index.task(&task, Sign::Add).expect(LAUNCHES_FIT);
         self.changed.insert(RecordKey::Task(task.key.clone()));
         self.tasks.insert(task.key.clone(), task);
     }
@@ -206,9 +206,9 @@ impl Registry {
             .tasks
             .get_mut(key)
             .expect("the caller has just looked it up");
-        self.index.task(task, Sign::Remove);
+        self.index.task(task, Sign::Remove).expect(USE_IS_COVERED);
         change(task);
-        self.index.task(task, Sign::Add);
+        self.index.task(task, Sign::Add).expect(LAUNCHES_FIT);
         self.changed.insert(RecordKey::Task(key.clone()));
     }
 
@@ -217,16 +217,16 @@ impl Registry {
             .tasks
             .remove(key)
             .expect("the caller has just looked it up");
-        self.index.task(&task, Sign::Remove);
+        self.index.task(&task, Sign::Remove).expect(USE_IS_COVERED);
         self.changed.insert(RecordKey::Task(key.clone()));
         task
     }
 
     pub(crate) fn put_agent(&mut self, agent: Agent) {
         if let Some(former) = self.agents.get(&agent.id) {
-            self.index.agent(former, Sign::Remove);
+            self.index.agent(former, Sign::Remove).expect(TOTALS_FIT);
         }
-        self.index.agent(&agent, Sign::Add);
+        self.index.agent(&agent, Sign::Add).expect(TOTALS_FIT);
         self.index.agents.entry(agent.id).or_default();
         self.changed.insert(RecordKey::Agent(agent.id));
         self.agents.insert(agent.id, agent);
@@ -261,11 +261,11 @@ impl Registry {
         framework
     }
 
-    /// Makes every index anew from the records.
-    pub(crate) fn reindex(&mut self) {
+    /// Every index anew from the records; `None` if what they use cannot be added up.
+    pub(crate) fn indexes(&self) -> Option<Indexes> {
         let mut index = Indexes::default();
         for agent in self.agents.values() {
-            index.agent(agent, Sign::Add);
+            index.agent(agent, Sign::Add)?;
             index.agents.entry(agent.id).or_default();
         }
         for framework in self.frameworks.values() {
@@ -273,7 +273,7 @@ impl Registry {
             index.frameworks.entry(framework.id).or_default();
         }
         for task in self.tasks.values() {
-            index.task(task, Sign::Add);
+            index.task(task, Sign::Add)?;
         }
         for (framework, _, _) in self.answers.keys() {
             index.frameworks.entry(*framework).or_default().answers += 1;
@@ -281,6 +281,6 @@ impl Registry {
         for (serial, finished) in &self.finished_tasks {
             index.finished.insert(finished.task.key.clone(), *serial);
         }
-        self.index = index;
+        Some(index)
     }
 }

@@ -10,9 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::agent::Agent;
 use crate::command::{ClusterFacts, SweepTarget};
 use crate::framework::{Answer, FinishedFramework, Framework};
-use crate::ids::{
-    AgentId, Epoch, FrameworkId, NodeId, OrderIndex, Revision, Role, TaskKey, Timestamp,
-};
+use crate::ids::{AgentId, Epoch, FrameworkId, NodeId, OrderIndex, Role, TaskKey, Timestamp};
 use crate::resources::Resources;
 use crate::task::{FinishedTask, Task};
 
@@ -327,9 +325,5 @@ impl Registry {
     #[must_use]
     pub fn digest(&self) -> u128 {
         self.digest
-    }
-
-    pub(crate) fn revision_of(&self, key: &TaskKey) -> Option<Revision> {
-        self.tasks.get(key).map(|task| task.revision)
     }
 }

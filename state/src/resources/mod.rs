@@ -101,6 +101,23 @@ impl Resources {
         bounded.then_some(all)
     }
 
+    /// The bundle with exactly these entries; `None` if they are not in normal form.
+    pub(crate) fn from_normal(entries: Vec<Resource>) -> Option<Self> {
+        let ascending = entries
+            .windows(2)
+            .all(|pair| pair[0].identity < pair[1].identity);
+        let normal = entries.iter().all(|entry| entry.value.is_normal());
+        (ascending && normal).then_some(Self { entries })
+    }
+
+    /// Only the scalars: what can be added up over agents, whose ports and sets overlap.
+    pub(crate) fn scalars(&self) -> Self {
+        let is_scalar = |entry: &&Resource| matches!(entry.value, Value::Scalar(_));
+        Self {
+            entries: self.entries.iter().filter(is_scalar).cloned().collect(),
+        }
+    }
+
     /// The entries, ascending by identity.
     pub fn iter(&self) -> std::slice::Iter<'_, Resource> {
         self.entries.iter()

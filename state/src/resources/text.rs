@@ -56,7 +56,16 @@ impl FromStr for Resources {
             all.add(&resource)
                 .ok_or_else(|| wrong("its amounts overlap, are too large or of two kinds"))?;
         }
-        Ok(all)
+        let too_large = all
+            .iter()
+            .find(|entry| entry.value.scalar_milli() > limits::SCALAR_MILLI);
+        match too_large {
+            Some(entry) => Err(InvalidResources {
+                part: entry.identity.name.chars().take(64).collect(),
+                rule: AMOUNT,
+            }),
+            None => Ok(all),
+        }
     }
 }
 

@@ -38,6 +38,23 @@ impl Value {
         }
     }
 
+    /// Whether it is something, and in normal form, of whatever size.
+    pub(super) fn is_normal(&self) -> bool {
+        match self {
+            Self::Scalar(milli) => *milli > 0,
+            Self::Ranges(ranges) => {
+                let apart = |pair: &[Range]| {
+                    let next = pair[0].end.checked_add(1);
+                    next.is_some_and(|next| next < pair[1].begin)
+                };
+                !ranges.is_empty()
+                    && ranges.iter().all(|range| range.begin <= range.end)
+                    && ranges.windows(2).all(apart)
+            }
+            Self::Set(items) => !items.is_empty(),
+        }
+    }
+
     /// Whether the amount is nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {

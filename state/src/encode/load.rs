@@ -1,0 +1,133 @@
+//! A registry from its stored records.
+
+use super::key::read_key;
+use super::{
+    DecodeError, FORMAT, agent::AgentRecord, cluster::ClusterRecord, cluster::OperatorAnswerRecord,
+    cluster::TimeRecord, cluster::WeightRecord, framework::AnswerRecord,
+    framework::FinishedFrameworkRecord, framework::FrameworkRecord, read, task::FinishedTaskRecord,
+    task::TaskRecord,
+};
+use crate::Registry;
+use crate::agent::Agent;
+use crate::digest::record_mark;
+use crate::framework::Framework;
+use crate::registry::{Cluster, RecordKey};
+use crate::task::Task;
+
+impl Registry {
+    /// The registry that was stored as `records` after the entry at log index `applied`; indexes,
+    /// marks and digest are made anew.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if a record is damaged, misplaced, or of a newer release.
+    pub fn load(
+        applied: u64,
+        records: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>,
+    ) -> Result<Self, DecodeError> {
+        let mut registry = Self::new();
+        registry.applied = applied;
+        for (key, value) in records {
+            let name = read_key(&key)?;
+            let mark = record_mark(&key, &value);
+            registry.load_record(&name, &value)?;
+            let former = registry.marks.insert(name, mark).unwrap_or(0);
+            registry.digest = registry.digest.wrapping_add(mark).wrapping_sub(former);
+        }
+        registry.check_references()?;
+        registry.index = registry.indexes().ok_or(DecodeError::Invalid {
+            what: "stored registry",
+            field: "sum of what its tasks use",
+        })?;
+        Ok(registry)
+    }
+
+    /// What `apply` takes for granted of any two records.
+    fn check_references(&self) -> Result<(), DecodeError> {
+        let what = "task record";
+        for task in self.tasks.values() {
+            if !self.agents.contains_key(&task.agent) {
+                let field = "agent: there is no record of it";
+                return Err(DecodeError::Invalid { what, field });
+            }
+            if !self.frameworks.contains_key(&task.key.framework) {
+                let field = "framework: there is no record of it";
+                return Err(DecodeError::Invalid { what, field });
+            }
+        }
+        for (framework, _, _) in self.answers.keys() {
+            if !self.frameworks.contains_key(framework) {
+                return Err(DecodeError::Invalid {
+                    what: "answer record",
+                    field: "framework: there is no record of it",
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn load_record(&mut self, name: &RecordKey, value: &[u8]) -> Result<(), DecodeError> {
+        match name {
+            RecordKey::Time => self.time = read::<TimeRecord, _>("time record", value)?,
+            RecordKey::Cluster => self.cluster = read_cluster(value)?,
+            RecordKey::Agent(id) => {
+                let agent: Agent = read::<AgentRecord, _>("agent record", value)?;
+                named("agent record", agent.id == *id)?;
+                self.agents.insert(*id, agent);
+            }
+            RecordKey::Weight(role) => {
+                let weight = read::<WeightRecord, _>("weight record", value)?;
+                self.weights.insert(role.clone(), weight);
+            }
+            RecordKey::Framework(id) => {
+                let framework: Framework = read::<FrameworkRecord, _>("framework record", value)?;
+                named("framework record", framework.id == *id)?;
+                self.frameworks.insert(*id, framework);
+            }
+            RecordKey::Task(key) => {
+                let task: Task = read::<TaskRecord, _>("task record", value)?;
+                named("task record", task.key == *key)?;
+                self.tasks.insert(key.clone(), task);
+            }
+            RecordKey::Answer(framework, session, number) => {
+                let answer = read::<AnswerRecord, _>("answer record", value)?;
+                self.answers.insert((*framework, *session, *number), answer);
+            }
+            RecordKey::OperatorAnswer(principal, request) => {
+                let answer = read::<OperatorAnswerRecord, _>("operator's answer record", value)?;
+                self.operator_answers
+                    .insert((principal.clone(), request.clone()), answer);
+            }
+            RecordKey::FinishedTask(serial) => {
+                let finished = read::<FinishedTaskRecord, _>("finished task record", value)?;
+                self.finished_tasks.insert(*serial, finished);
+            }
+            RecordKey::FinishedFramework(serial) => {
+                let finished =
+                    read::<FinishedFrameworkRecord, _>("removed framework record", value)?;
+                self.finished_frameworks.insert(*serial, finished);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read_cluster(value: &[u8]) -> Result<Cluster, DecodeError> {
+    let cluster: Cluster = read::<ClusterRecord, _>("cluster record", value)?;
+    if cluster.format > FORMAT {
+        return Err(DecodeError::NewerFormat {
+            found: cluster.format,
+        });
+    }
+    Ok(cluster)
+}
+
+fn named(what: &'static str, right: bool) -> Result<(), DecodeError> {
+    if right {
+        Ok(())
+    } else {
+        Err(DecodeError::Invalid {
+            what,
+            field: "name: it is stored under another one",
+        })
+    }
+}
