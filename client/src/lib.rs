@@ -1,1 +1,22 @@
 //! Finding the leader, retrying, resuming; the framework SDK and the operator client.
+//!
+//! Holds no rule of the cluster: what may be done is the masters' to say. Reading order: `masters`,
+//! `leader`, `failure`, `connector`, `operator`, `uplink`, `resources`, `scheduler`, `kit`.
+
+pub mod connector;
+pub mod failure;
+
+pub mod leader;
+pub mod masters;
+pub mod operator;
+pub mod resources;
+pub mod scheduler;
+pub mod uplink;
+
+pub use connector::{Connector, ConnectorConfig, Dialer};
+pub use failure::{CallError, Refusal};
+pub use leader::NoMaster;
+pub use masters::{InvalidMasters, Masters};
+pub use operator::OperatorClient;
+
+pub use uplink::AgentUplink;

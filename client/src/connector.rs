@@ -1,0 +1,380 @@
+//! Connections to masters, and calls that find the leader by themselves.
+//!
+//! Repeats only what may be repeated; which that is, the caller says.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tonic::metadata::MetadataMap;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Response, Status};
+
+use crate::failure::{CallError, Failed, judge};
+use crate::leader::{Cause, NoMaster, Search, Step, next_random};
+use crate::masters::Masters;
+
+/// Name of the reply header in which every master names the leader's API address.
+pub const LEADER_HEADER: &str = "argosy-leader";
+/// Longest message that is sent or taken, in bytes.
+pub const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Deadline of a call that names none.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long one master may take to answer before another is asked.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a master that could not be reached in time is not asked first, whoever names it.
+const AVOID: Duration = Duration::from_secs(10);
+
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// A byte stream to a master.
+pub struct Connection(TokioIo<Box<dyn Duplex>>);
+
+impl Connection {
+    /// Wraps any byte stream.
+    pub fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+        Self(TokioIo::new(Box::new(stream)))
+    }
+}
+
+type Dialing = Pin<Box<dyn Future<Output = io::Result<Connection>> + Send>>;
+
+/// Opens byte streams to `host:port`: TCP, or whatever a simulation puts in its place.
+#[derive(Clone)]
+pub struct Dialer(Arc<dyn Fn(String) -> Dialing + Send + Sync>);
+
+impl Dialer {
+    /// Plain TCP.
+    #[must_use]
+    pub fn tcp() -> Self {
+        Self::new(|address| async move {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Ok(Connection::new(stream))
+        })
+    }
+
+    /// Anything that opens a stream to an address.
+    pub fn new<F, Fut>(dial: F) -> Self
+    where
+        F: Fn(String) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = io::Result<Connection>> + Send + 'static,
+    {
+        Self(Arc::new(move |address| Box::pin(dial(address))))
+    }
+}
+
+/// How to reach the masters.
+#[derive(Clone)]
+pub struct ConnectorConfig {
+    /// Opens the byte streams.
+    pub dialer: Dialer,
+    /// Starts the sequence that spreads pauses and choices.
+    pub seed: u64,
+}
+
+impl Default for ConnectorConfig {
+    /// TCP, with a seed of chance.
+    fn default() -> Self {
+        Self {
+            dialer: Dialer::tcp(),
+            seed: chance(),
+        }
+    }
+}
+
+/// Whether a call may be sent again after it was sent once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// It reads, or its number or request id makes repeats harmless.
+    Always,
+    /// Only as long as nobody can have got it.
+    OnlyUnsent,
+}
+
+/// Shared by all callers of one program: connections, and who leads as far as is known.
+#[derive(Clone)]
+pub struct Connector {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    masters: Masters,
+    dialer: Dialer,
+    // A lock, since calls run side by side on many tasks; it is never held across an await.
+    known: Mutex<Known>,
+}
+
+struct Known {
+    likely: Option<String>,
+    // One entry an address on the list or named by a master: bounded by evicting strangers.
+    channels: HashMap<String, Channel>,
+    avoided: HashMap<String, Instant>,
+    random: u64,
+}
+
+impl Connector {
+    /// Opens nothing yet.
+    #[must_use]
+    pub fn new(masters: Masters, config: ConnectorConfig) -> Self {
+        let known = Known {
+            likely: None,
+            channels: HashMap::new(),
+            avoided: HashMap::new(),
+            random: config.seed,
+        };
+        Self {
+            inner: Arc::new(Inner {
+                masters,
+                dialer: config.dialer,
+                known: Mutex::new(known),
+            }),
+        }
+    }
+
+    /// The list it was given.
+    #[must_use]
+    pub fn masters(&self) -> &Masters {
+        &self.inner.masters
+    }
+
+    /// API address of the leader as last named by a master.
+    #[must_use]
+    pub fn leader(&self) -> Option<String> {
+        self.known(|known| known.likely.clone())
+    }
+
+    /// Ends the connection to `address` for later calls and asks others first: its stream fell silent.
+    pub(crate) fn distrust(&self, address: &str) {
+        self.known(|known| {
+            known.channels.remove(address);
+            known.avoided.insert(address.to_owned(), Instant::now());
+            if known.likely.as_deref() == Some(address) {
+                known.likely = None;
+            }
+        });
+    }
+
+    /// Notes who leads.
+    pub(crate) fn note_leader(&self, address: &str) {
+        self.known(|known| known.note_leader(address));
+    }
+
+    /// Asks one master after the other until one answers or `deadline` has passed.
+    pub(crate) async fn call<T, F, Fut>(
+        &self,
+        deadline: Duration,
+        repeat: Repeat,
+        ask: F,
+    ) -> Result<Answer<T>, CallError>
+    where
+        F: Fn(Channel, Duration) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        let begun = Instant::now();
+        let mut search = self.search();
+        let mut was_sent = false;
+        loop {
+            let left = deadline.saturating_sub(begun.elapsed());
+            if left.is_zero() {
+                return Err(out_of_time(deadline, was_sent, search.causes()));
+            }
+            let address = match search.next() {
+                Step::Ask(address) => address,
+                Step::Pause(ms) => {
+                    tokio::time::sleep(left.min(Duration::from_millis(ms))).await;
+                    continue;
+                }
+            };
+            match self.attempt(&address, left, repeat, &ask).await {
+                Ok(answer) => return Ok(answer),
+                Err((Failed::Refused(refusal), _)) => return Err(CallError::Refused(refusal)),
+                Err((Failed::Elsewhere { cause, sent }, hint)) => {
+                    was_sent |= sent;
+                    search.failed(&address, cause, hint);
+                    if sent && repeat == Repeat::OnlyUnsent {
+                        return Err(out_of_time(begun.elapsed(), true, search.causes()));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn attempt<T, F, Fut>(
+        &self,
+        address: &str,
+        left: Duration,
+        repeat: Repeat,
+        ask: &F,
+    ) -> Result<Answer<T>, (Failed, Option<String>)>
+    where
+        F: Fn(Channel, Duration) -> Fut,
+        Fut: Future<Output = Result<Response<T>, Status>>,
+    {
+        // What cannot be repeated gets all the time there is.
+        let limit = match repeat {
+            Repeat::Always => left.min(ATTEMPT_TIMEOUT),
+            Repeat::OnlyUnsent => left,
+        };
+        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let channel = self
+            .channel(address)
+            .map_err(|cause| (Failed::Elsewhere { cause, sent: false }, None))?;
+        let outcome = match tokio::time::timeout(limit, ask(channel, limit)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Status::deadline_exceeded("no answer in time")),
+        };
+        match outcome {
+            Ok(response) => {
+                let leader = leader_of(response.metadata()).unwrap_or_else(|| address.to_owned());
+                self.note_leader(&leader);
+                Ok(Answer {
+                    body: response.into_inner(),
+                    address: address.to_owned(),
+                })
+            }
+            Err(status) => {
+                let hint = leader_of(status.metadata())
+                    .filter(|hint| hint != address && !self.avoids(hint));
+                let failed = judge(&status, limit_ms);
+                if let Failed::Elsewhere { cause, .. } = &failed {
+                    self.note_failure(address, cause);
+                }
+                Err((failed, hint))
+            }
+        }
+    }
+
+    fn note_failure(&self, address: &str, cause: &Cause) {
+        match cause {
+            // Silence may be a dead connection as well as a dead master: the next one starts afresh.
+            Cause::TimedOut(_) | Cause::NoHost(_) => self.distrust(address),
+            Cause::Refused | Cause::Broken(_) | Cause::Unavailable(_) => self.known(|known| {
+                if known.likely.as_deref() == Some(address) {
+                    known.likely = None;
+                }
+            }),
+        }
+    }
+
+    fn avoids(&self, address: &str) -> bool {
+        self.known(|known| known.avoids(address))
+    }
+
+    fn search(&self) -> Search {
+        self.known(|known| {
+            let seed = next_random(&mut known.random);
+            let likely = known.likely.clone().filter(|likely| !known.avoids(likely));
+            Search::new(&self.inner.masters, likely, seed)
+        })
+    }
+
+    fn channel(&self, address: &str) -> Result<Channel, Cause> {
+        if let Some(channel) = self.known(|known| known.channels.get(address).cloned()) {
+            return Ok(channel);
+        }
+        let channel = open(address, &self.inner.dialer)?;
+        self.known(|known| {
+            let masters = &self.inner.masters;
+            if known.channels.len() > masters.addresses().len() + 8 {
+                known
+                    .channels
+                    .retain(|address, _| masters.addresses().contains(address));
+            }
+            Ok(known
+                .channels
+                .entry(address.to_owned())
+                .or_insert(channel)
+                .clone())
+        })
+    }
+
+    fn known<T>(&self, look: impl FnOnce(&mut Known) -> T) -> T {
+        let mut known = self
+            .inner
+            .known
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        look(&mut known)
+    }
+}
+
+impl Known {
+    fn note_leader(&mut self, address: &str) {
+        if !self.avoids(address) && self.likely.as_deref() != Some(address) {
+            self.likely = Some(address.to_owned());
+        }
+    }
+
+    fn avoids(&self, address: &str) -> bool {
+        self.avoided
+            .get(address)
+            .is_some_and(|since| since.elapsed() < AVOID)
+    }
+}
+
+/// A good answer, and who gave it.
+pub(crate) struct Answer<T> {
+    pub(crate) body: T,
+    pub(crate) address: String,
+}
+
+fn out_of_time(waited: Duration, was_sent: bool, causes: NoMaster) -> CallError {
+    if was_sent {
+        CallError::Unanswered {
+            after_ms: u64::try_from(waited.as_millis()).unwrap_or(u64::MAX),
+            causes,
+        }
+    } else {
+        CallError::NoMaster(causes)
+    }
+}
+
+fn leader_of(metadata: &MetadataMap) -> Option<String> {
+    let address = metadata.get(LEADER_HEADER)?.to_str().ok()?;
+    // A strange address is worth nothing, and would only make a strange error later.
+    Some(Masters::new([address]).ok()?.addresses()[0].clone())
+}
+
+fn open(address: &str, dialer: &Dialer) -> Result<Channel, Cause> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|error| Cause::NoHost(error.to_string()))?
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(5))
+        .keep_alive_while_idle(true)
+        .http2_adaptive_window(false)
+        .initial_stream_window_size(1024 * 1024)
+        .initial_connection_window_size(8 * 1024 * 1024);
+    let dialer = dialer.clone();
+    let service = tower::service_fn(move |uri: Uri| {
+        let address = uri.authority().map(ToString::to_string).unwrap_or_default();
+        let dialing = (dialer.0)(address);
+        async move {
+            let dialed = tokio::time::timeout(CONNECT_TIMEOUT, dialing).await;
+            let slow = |_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time");
+            dialed.map_err(slow)?.map(|connection| connection.0)
+        }
+    });
+    Ok(endpoint.connect_with_connector_lazy(service))
+}
+
+/// A number that no other process is likely to have drawn; never 0.
+#[must_use]
+pub fn chance() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // Each `RandomState` is keyed by the operating system's randomness.
+    let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
+    hasher.write_u32(std::process::id());
+    hasher.finish().max(1)
+}

@@ -1,0 +1,172 @@
+//! How a call ends badly: refused, unanswered, or nobody there.
+//!
+//! Refused is certain; everything else may still have happened.
+
+use std::collections::BTreeMap;
+use std::error::Error as _;
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::leader::{Cause, NoMaster};
+
+/// A master's "no", with its reason.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// The gRPC code.
+    pub code: Code,
+    /// Closed code for machines, as "offer-used"; empty if the master gave none.
+    pub reason: String,
+    /// What was wrong and what to do, in one sentence.
+    pub message: String,
+    /// Names and numbers that belong to it.
+    pub details: BTreeMap<String, String>,
+}
+
+impl Refusal {
+    /// Reads a status that a master sent.
+    #[must_use]
+    pub fn from_status(status: &Status) -> Self {
+        let info = status.get_details_error_info();
+        let (reason, metadata) = info
+            .map(|info| (info.reason, info.metadata))
+            .unwrap_or_default();
+        let message = match status.message() {
+            "" => format!("refused with code {:?}", status.code()),
+            text => text.to_owned(),
+        };
+        Self {
+            code: status.code(),
+            reason,
+            message,
+            details: metadata.into_iter().collect(),
+        }
+    }
+}
+
+/// Why a call has no good answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// A master refused it: it did not happen.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// Nobody could be asked in time: it did not happen.
+    #[error("{0}")]
+    NoMaster(NoMaster),
+    /// It was sent, and no answer came: it may have happened, or still happen.
+    #[error("no answer in {after_ms} ms; it may still happen ({causes})")]
+    Unanswered {
+        /// How long was waited, in milliseconds.
+        after_ms: u64,
+        /// What each master said last.
+        causes: NoMaster,
+    },
+}
+
+/// What a failed attempt means for the search.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// The master's own answer.
+    Refused(Refusal),
+    /// Try elsewhere. `sent`: the request may have reached somebody.
+    Elsewhere { cause: Cause, sent: bool },
+}
+
+/// Judges the status of an attempt that was given `timeout_ms`.
+pub(crate) fn judge(status: &Status, timeout_ms: u64) -> Failed {
+    // A status that was made on this side has a source; a master's own has none.
+    let local = status.source().is_some();
+    match status.code() {
+        Code::Unavailable if local => {
+            let cause = cause_of(status, timeout_ms);
+            // A connection that was never made has carried nothing.
+            let sent = !never_connected(status);
+            Failed::Elsewhere { cause, sent }
+        }
+        // A numbered call or one with a request id is repeated as it is, so "sent" does no harm.
+        Code::Unavailable => Failed::Elsewhere {
+            cause: Cause::Unavailable(short(status.message())),
+            sent: true,
+        },
+        Code::DeadlineExceeded | Code::Cancelled => Failed::Elsewhere {
+            cause: Cause::TimedOut(timeout_ms),
+            sent: true,
+        },
+        _ if local => Failed::Elsewhere {
+            cause: cause_of(status, timeout_ms),
+            sent: true,
+        },
+        _ => Failed::Refused(Refusal::from_status(status)),
+    }
+}
+
+fn never_connected(status: &Status) -> bool {
+    let mut next = status.source();
+    while let Some(error) = next {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// The innermost cause of an error, in the words of the search.
+pub(crate) fn cause_of(error: &(dyn std::error::Error + 'static), timeout_ms: u64) -> Cause {
+    let mut last = error.to_string();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            match io.kind() {
+                std::io::ErrorKind::ConnectionRefused => return Cause::Refused,
+                std::io::ErrorKind::TimedOut => return Cause::TimedOut(timeout_ms),
+                _ if io.to_string().contains("failed to lookup address") => {
+                    return Cause::NoHost(short(&io.to_string()));
+                }
+                _ => {}
+            }
+        }
+        if error.is::<tokio::time::error::Elapsed>() {
+            return Cause::TimedOut(timeout_ms);
+        }
+        last = error.to_string();
+        next = error.source();
+    }
+    Cause::Broken(short(&last))
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(160).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic_types::ErrorDetails;
+
+    #[test]
+    fn a_masters_no_keeps_its_reason_and_its_numbers() {
+        let numbers = [("offer".to_owned(), "12.7".to_owned())];
+        let details = ErrorDetails::with_error_info("offer-used", "argosy", numbers);
+        let status =
+            Status::with_error_details(Code::FailedPrecondition, "offer 12.7 is used", details);
+        let Failed::Refused(refusal) = judge(&status, 10) else {
+            panic!("not a refusal");
+        };
+        assert_eq!(refusal.reason, "offer-used");
+        assert_eq!(refusal.details["offer"], "12.7");
+        assert_eq!(refusal.to_string(), "offer 12.7 is used");
+    }
+
+    #[test]
+    fn a_deadline_means_unknown_and_never_no() {
+        for code in [Code::DeadlineExceeded, Code::Unavailable, Code::Cancelled] {
+            let judged = judge(&Status::new(code, "x"), 10);
+            assert!(
+                matches!(judged, Failed::Elsewhere { sent: true, .. }),
+                "{code:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Which master to ask next, and what each said: the search for one that answers.
+//!
+//! Pure: no IO and no clock; the jitter comes from a given seed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+
+use crate::masters::Masters;
+
+/// Shortest pause between two rounds over all masters, in milliseconds.
+const FIRST_PAUSE_MS: u64 = 20;
+/// Longest pause between two rounds, in milliseconds.
+const LONGEST_PAUSE_MS: u64 = 1_000;
+
+/// Why one master was of no use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// Nothing listens there.
+    Refused,
+    /// No answer in so many milliseconds.
+    TimedOut(u64),
+    /// The name cannot be resolved; the text says why.
+    NoHost(String),
+    /// The connection ended before the answer.
+    Broken(String),
+    /// It answers, but cannot serve now, as a master that knows no leader.
+    Unavailable(String),
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused => f.write_str("refused"),
+            Self::TimedOut(ms) if ms % 1_000 == 0 => write!(f, "timed out after {} s", ms / 1_000),
+            Self::TimedOut(ms) => write!(f, "timed out after {ms} ms"),
+            Self::NoHost(text) => write!(f, "is no known host ({text})"),
+            Self::Broken(text) => write!(f, "broke off ({text})"),
+            Self::Unavailable(text) => write!(f, "is not able now ({text})"),
+        }
+    }
+}
+
+/// Nobody on the list could serve; one cause an address.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NoMaster {
+    /// The newest cause of each address, in the order of the list.
+    pub causes: Vec<(String, Cause)>,
+}
+
+impl fmt::Display for NoMaster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let answered = self
+            .causes
+            .iter()
+            .any(|(_, cause)| matches!(cause, Cause::Unavailable(_)));
+        f.write_str(if answered {
+            "no leader answers: "
+        } else {
+            "no master answers: "
+        })?;
+        for (at, (address, cause)) in self.causes.iter().enumerate() {
+            let comma = if at > 0 { ", " } else { "" };
+            write!(f, "{comma}{address} {cause}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for NoMaster {}
+
+/// What to do next in a search.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Ask this address.
+    Ask(String),
+    /// All were asked: wait so many milliseconds, then go on.
+    Pause(u64),
+}
+
+/// One search: rounds over the list, the likeliest address first, with growing pauses between.
+#[derive(Debug)]
+pub(crate) struct Search {
+    masters: Vec<String>,
+    queue: VecDeque<String>,
+    asked: Vec<String>,
+    causes: BTreeMap<String, Cause>,
+    likely: Option<String>,
+    pause_ms: u64,
+    random: u64,
+}
+
+impl Search {
+    pub(crate) fn new(masters: &Masters, likely: Option<String>, seed: u64) -> Self {
+        let mut search = Self {
+            masters: masters.addresses().to_vec(),
+            queue: VecDeque::new(),
+            asked: Vec::new(),
+            causes: BTreeMap::new(),
+            likely,
+            pause_ms: FIRST_PAUSE_MS,
+            random: seed,
+        };
+        search.begin_round();
+        search
+    }
+
+    fn begin_round(&mut self) {
+        self.asked.clear();
+        self.queue = self.masters.iter().cloned().collect();
+        // Everybody starting with the first address would make its master carry them all.
+        let start = next_random(&mut self.random) as usize % self.queue.len().max(1);
+        self.queue.rotate_left(start);
+        if let Some(likely) = self.likely.clone() {
+            self.put_first(likely);
+        }
+    }
+
+    fn put_first(&mut self, address: String) {
+        self.queue.retain(|queued| *queued != address);
+        self.queue.push_front(address);
+    }
+
+    pub(crate) fn next(&mut self) -> Step {
+        if let Some(address) = self.queue.pop_front() {
+            self.asked.push(address.clone());
+            return Step::Ask(address);
+        }
+        self.begin_round();
+        let pause_ms = self.pause_ms;
+        self.pause_ms = (pause_ms * 2).min(LONGEST_PAUSE_MS);
+        let jitter = next_random(&mut self.random) % (pause_ms / 2 + 1);
+        Step::Pause(pause_ms / 2 + jitter)
+    }
+
+    /// Notes why `address` was of no use; a leader that it names is asked next, once a round.
+    pub(crate) fn failed(&mut self, address: &str, cause: Cause, hint: Option<String>) {
+        self.causes.insert(address.to_owned(), cause);
+        if self.likely.as_deref() == Some(address) {
+            self.likely = None;
+        }
+        if let Some(hint) = hint.filter(|hint| !self.asked.contains(hint)) {
+            self.likely = Some(hint.clone());
+            self.put_first(hint);
+        }
+    }
+
+    /// What each address said last, in the order of the list, hinted strangers behind.
+    pub(crate) fn causes(&self) -> NoMaster {
+        let listed = self.masters.iter();
+        let strangers = self
+            .causes
+            .keys()
+            .filter(|key| !self.masters.contains(*key));
+        let causes = listed
+            .chain(strangers)
+            .filter_map(|address| Some((address.clone(), self.causes.get(address)?.clone())))
+            .collect();
+        NoMaster { causes }
+    }
+}
+
+/// Next number of a splitmix64 sequence: enough for jitter.
+pub(crate) fn next_random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = *state;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn search(likely: Option<&str>) -> Search {
+        let masters = "a:1,b:1,c:1".parse().unwrap();
+        Search::new(&masters, likely.map(str::to_owned), 7)
+    }
+
+    fn ask(search: &mut Search) -> String {
+        match search.next() {
+            Step::Ask(address) => address,
+            Step::Pause(ms) => panic!("paused for {ms} ms"),
+        }
+    }
+
+    #[test]
+    fn every_address_is_asked_once_a_round_the_likely_one_first() {
+        let mut search = search(Some("b:1"));
+        let mut round: Vec<_> = (0..3).map(|_| ask(&mut search)).collect();
+        assert_eq!(round[0], "b:1");
+        round.sort();
+        assert_eq!(round, ["a:1", "b:1", "c:1"]);
+        assert!(matches!(search.next(), Step::Pause(_)));
+        assert_eq!(ask(&mut search), "b:1");
+    }
+
+    #[test]
+    fn a_named_leader_is_asked_next_even_if_it_is_not_listed() {
+        let mut search = search(Some("a:1"));
+        let first = ask(&mut search);
+        search.failed(
+            &first,
+            Cause::Unavailable("no leader".into()),
+            Some("d:1".into()),
+        );
+        assert_eq!(ask(&mut search), "d:1");
+        // Two masters that name each other cannot keep the search from ending.
+        search.failed("d:1", Cause::Refused, Some("a:1".into()));
+        let rest = [ask(&mut search), ask(&mut search)];
+        assert!(rest.contains(&"b:1".into()) && rest.contains(&"c:1".into()));
+        assert!(matches!(search.next(), Step::Pause(_)));
+    }
+
+    #[test]
+    fn pauses_grow_to_a_second_and_are_never_equal_for_all() {
+        let mut search = search(None);
+        let mut pauses = Vec::new();
+        while pauses.len() < 12 {
+            if let Step::Pause(ms) = search.next() {
+                pauses.push(ms);
+            }
+        }
+        assert!(pauses[0] >= 10 && pauses[0] <= 20, "{pauses:?}");
+        assert!(pauses[11] >= 500 && pauses[11] <= 1_000, "{pauses:?}");
+    }
+
+    #[test]
+    fn the_last_words_name_each_address_and_its_cause() {
+        let mut search = search(None);
+        search.failed("b:1", Cause::TimedOut(2_000), None);
+        search.failed("a:1", Cause::Refused, None);
+        assert_eq!(
+            search.causes().to_string(),
+            "no master answers: a:1 refused, b:1 timed out after 2 s"
+        );
+        search.failed("c:1", Cause::Unavailable("no leader is known".into()), None);
+        assert!(
+            search
+                .causes()
+                .to_string()
+                .starts_with("no leader answers: a:1 refused")
+        );
+    }
+}

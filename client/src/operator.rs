@@ -1,0 +1,249 @@
+//! The operator's calls, typed, with deadlines and repeats.
+//!
+//! A write carries a request id, so that a repeat changes nothing; a read may be repeated anyway.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use argosy_proto::v1;
+use argosy_proto::v1::operator_client::OperatorClient as Stub;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::connector::{Connector, DEFAULT_DEADLINE, MESSAGE_BYTES, Repeat, chance};
+use crate::failure::{CallError, Refusal};
+
+/// Batches that wait to be sent on a write stream. When full, `send` waits.
+const WRITES_AHEAD: usize = 64;
+
+/// Calls of `argosy.v1.Operator`. Cheap to clone; clones share connections and request ids.
+#[derive(Clone)]
+pub struct OperatorClient {
+    connector: Connector,
+    deadline: Duration,
+    requests: Arc<Requests>,
+}
+
+struct Requests {
+    prefix: u64,
+    next: AtomicU64,
+}
+
+macro_rules! reads {
+    ($($(#[$doc:meta])* $name:ident($request:ty) -> $reply:ty;)*) => {$(
+        $(#[$doc])*
+        ///
+        /// # Errors
+        /// [`CallError`]; a read is repeated until the deadline.
+        pub async fn $name(&self, request: $request) -> Result<$reply, CallError> {
+            self.ask(Repeat::Always, request, |mut stub, request| async move { stub.$name(request).await }).await
+        }
+    )*};
+}
+
+macro_rules! changes {
+    ($($(#[$doc:meta])* $name:ident($request:ty) -> $reply:ty;)*) => {$(
+        $(#[$doc])*
+        ///
+        /// # Errors
+        /// [`CallError`]; it is sent once, so "unanswered" means: look before trying again.
+        pub async fn $name(&self, request: $request) -> Result<$reply, CallError> {
+            self.ask(Repeat::OnlyUnsent, request, |mut stub, request| async move { stub.$name(request).await }).await
+        }
+    )*};
+}
+
+impl OperatorClient {
+    /// Uses the connections of `connector`; each call has [`DEFAULT_DEADLINE`].
+    #[must_use]
+    pub fn new(connector: Connector) -> Self {
+        let requests = Requests {
+            prefix: chance(),
+            next: AtomicU64::new(1),
+        };
+        Self {
+            connector,
+            deadline: DEFAULT_DEADLINE,
+            requests: Arc::new(requests),
+        }
+    }
+
+    /// The same client with another deadline for each call.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self {
+            deadline,
+            ..self.clone()
+        }
+    }
+
+    /// The connections under it.
+    #[must_use]
+    pub fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
+    reads! {
+        /// The cluster in one look.
+        get_cluster(v1::GetClusterRequest) -> v1::Cluster;
+        /// One page of agents.
+        list_agents(v1::ListRequest) -> v1::AgentPage;
+        /// One agent, by id, unique prefix or name.
+        get_agent(v1::GetRequest) -> v1::Agent;
+        /// One page of frameworks.
+        list_frameworks(v1::ListRequest) -> v1::FrameworkPage;
+        /// One framework.
+        get_framework(v1::GetRequest) -> v1::Framework;
+        /// One page of tasks.
+        list_tasks(v1::ListRequest) -> v1::TaskPage;
+        /// One task.
+        get_task(v1::GetRequest) -> v1::Task;
+        /// One page of open offers.
+        list_offers(v1::ListRequest) -> v1::OfferPage;
+        /// Why nothing runs.
+        explain(v1::ExplainRequest) -> v1::Explanation;
+    }
+
+    changes! {
+        /// Takes a master into the group.
+        join_master(v1::JoinMasterRequest) -> v1::MembershipReply;
+        /// Takes a master out of the group.
+        remove_master(v1::RemoveMasterRequest) -> v1::MembershipReply;
+        /// Hands leadership to another master.
+        transfer_leader(v1::TransferLeaderRequest) -> v1::MembershipReply;
+    }
+
+    /// A request id that no other batch has.
+    #[must_use]
+    pub fn new_request_id(&self) -> String {
+        let number = self.requests.next.fetch_add(1, Ordering::Relaxed);
+        format!("{:016x}-{number}", self.requests.prefix)
+    }
+
+    /// Changes the cluster, repeating until the deadline. A batch without a request id gets one; to
+    /// repeat it by hand after an error, give your own.
+    ///
+    /// # Errors
+    /// [`CallError`] for the batch; what befell each operation is in the reply.
+    pub async fn write(&self, mut batch: v1::WriteBatch) -> Result<v1::WriteReply, CallError> {
+        if batch.request_id.is_empty() {
+            batch.request_id = self.new_request_id();
+        }
+        self.ask(Repeat::Always, batch, |mut stub, batch| async move {
+            stub.write_one(batch).await
+        })
+        .await
+    }
+
+    /// One change.
+    ///
+    /// # Errors
+    /// [`CallError`], also when the operation itself was refused.
+    pub async fn write_operation(
+        &self,
+        operation: v1::write_operation::Operation,
+    ) -> Result<v1::Revision, CallError> {
+        let batch = v1::WriteBatch {
+            operations: vec![v1::WriteOperation {
+                operation: Some(operation),
+            }],
+            ..Default::default()
+        };
+        let reply = self.write(batch).await?;
+        match reply.outcomes.into_iter().next() {
+            Some(outcome) if !outcome.done => Err(CallError::Refused(Refusal {
+                code: tonic::Code::FailedPrecondition,
+                reason: outcome.code,
+                message: outcome.message,
+                details: Default::default(),
+            })),
+            Some(_) | None => Ok(reply.revision.unwrap_or_default()),
+        }
+    }
+
+    /// Opens a stream of batches, for many changes in a row. It ends with the leader; what was sent
+    /// and not answered is then to be sent again under the same request ids.
+    ///
+    /// # Errors
+    /// [`CallError`] if no master takes it.
+    pub async fn write_stream(&self) -> Result<WriteStream, CallError> {
+        let answer = self
+            .connector
+            .call(self.deadline, Repeat::Always, |channel, _| async move {
+                let (sender, outbox) = mpsc::channel(WRITES_AHEAD);
+                let response = stub(channel).write(ReceiverStream::new(outbox)).await?;
+                let (metadata, replies, extensions) = response.into_parts();
+                Ok(Response::from_parts(
+                    metadata,
+                    WriteStream { sender, replies },
+                    extensions,
+                ))
+            })
+            .await?;
+        Ok(answer.body)
+    }
+
+    async fn ask<Q, R, F, Fut>(&self, repeat: Repeat, body: Q, ask: F) -> Result<R, CallError>
+    where
+        Q: Clone,
+        F: Fn(Stub<Channel>, Request<Q>) -> Fut,
+        Fut: Future<Output = Result<Response<R>, Status>>,
+    {
+        let call = |channel, limit| {
+            let mut request = Request::new(body.clone());
+            request.set_timeout(limit);
+            ask(stub(channel), request)
+        };
+        Ok(self.connector.call(self.deadline, repeat, call).await?.body)
+    }
+}
+
+fn stub(channel: Channel) -> Stub<Channel> {
+    Stub::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES)
+        .max_encoding_message_size(MESSAGE_BYTES)
+}
+
+/// An open stream of batches; one reply each, in order.
+pub struct WriteStream {
+    sender: mpsc::Sender<v1::WriteBatch>,
+    replies: Streaming<v1::WriteReply>,
+}
+
+/// The write stream has ended; what is unanswered may have happened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the stream of writes has ended: {0}")]
+pub struct WriteStreamEnded(pub String);
+
+impl WriteStream {
+    /// Sends a batch; waits while too many are unsent.
+    ///
+    /// # Errors
+    /// [`WriteStreamEnded`] when nobody takes it any more.
+    pub async fn send(&self, batch: v1::WriteBatch) -> Result<(), WriteStreamEnded> {
+        let ended = |_| WriteStreamEnded("the master closed it".into());
+        self.sender.send(batch).await.map_err(ended)
+    }
+
+    /// The reply to the oldest batch without one.
+    ///
+    /// # Errors
+    /// [`WriteStreamEnded`] with the master's reason.
+    pub async fn next(&mut self) -> Result<v1::WriteReply, WriteStreamEnded> {
+        match self.replies.message().await {
+            Ok(Some(reply)) => Ok(reply),
+            Ok(None) => Err(WriteStreamEnded("the master closed it".into())),
+            Err(status) => Err(WriteStreamEnded(status.message().to_owned())),
+        }
+    }
+
+    /// The two ends, for a task that sends and one that reads.
+    #[must_use]
+    pub fn split(self) -> (mpsc::Sender<v1::WriteBatch>, Streaming<v1::WriteReply>) {
+        (self.sender, self.replies)
+    }
+}

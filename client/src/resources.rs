@@ -1,0 +1,182 @@
+//! Resources as frameworks handle them: written as text, taken out of offers.
+//!
+//! The arithmetic is that of `state`; nothing is rounded here.
+
+use std::collections::BTreeMap;
+
+use argosy_proto::v1;
+use argosy_state::ids::Role;
+use argosy_state::resources::{
+    Identity, InvalidResources, Range, Reservation, Resource, Resources, Value, Volume,
+};
+
+/// Reads `cpus:0.1;mem:32;ports:[31000-31001]`.
+///
+/// # Errors
+/// [`InvalidResources`] names the part that is wrong and the rule.
+pub fn resources(text: &str) -> Result<Vec<v1::Resource>, InvalidResources> {
+    Ok(to_wire(&text.parse()?))
+}
+
+/// The wire form.
+#[must_use]
+pub fn to_wire(resources: &Resources) -> Vec<v1::Resource> {
+    resources.iter().map(one_to_wire).collect()
+}
+
+/// Adds up what came over the wire. `None` if a value is missing, negative, too large or overlaps.
+#[must_use]
+pub fn from_wire(resources: &[v1::Resource]) -> Option<Resources> {
+    let parts: Option<Vec<_>> = resources.iter().map(one_from_wire).collect();
+    Resources::collect(parts?)
+}
+
+fn one_to_wire(resource: &Resource) -> v1::Resource {
+    let identity = &resource.identity;
+    let value = match &resource.value {
+        Value::Scalar(milli) => v1::resource::Value::ScalarMilli(*milli),
+        Value::Ranges(ranges) => {
+            let wire = |range: &Range| v1::Range {
+                begin: range.begin,
+                end: range.end,
+            };
+            v1::resource::Value::Ranges(v1::Ranges {
+                range: ranges.iter().map(wire).collect(),
+            })
+        }
+        Value::Set(items) => v1::resource::Value::Set(v1::Set {
+            item: items.iter().map(ToString::to_string).collect(),
+        }),
+    };
+    let reservation = |level: &Reservation| v1::Reservation {
+        role: level.role.to_string(),
+        principal: level.principal.clone(),
+        labels: level.labels.clone().into_iter().collect(),
+    };
+    v1::Resource {
+        name: identity.name.to_string(),
+        value: Some(value),
+        reservations: identity.reservations.iter().map(reservation).collect(),
+        volume: identity.volume.as_ref().map(|volume| v1::Volume {
+            id: volume.id.clone(),
+            container_path: volume.container_path.clone(),
+        }),
+        revocable: identity.revocable,
+        shared: identity.shared,
+    }
+}
+
+fn one_from_wire(resource: &v1::Resource) -> Option<Resource> {
+    let value = match resource.value.as_ref()? {
+        v1::resource::Value::ScalarMilli(milli) => Value::Scalar(*milli),
+        v1::resource::Value::Ranges(ranges) => {
+            let range = |range: &v1::Range| Range {
+                begin: range.begin,
+                end: range.end,
+            };
+            Value::Ranges(ranges.range.iter().map(range).collect())
+        }
+        v1::resource::Value::Set(set) => {
+            Value::Set(set.item.iter().map(|item| item.as_str().into()).collect())
+        }
+    };
+    let mut identity = Identity::plain(&resource.name);
+    identity.revocable = resource.revocable;
+    identity.shared = resource.shared;
+    identity.volume = resource.volume.as_ref().map(|volume| Volume {
+        id: volume.id.clone(),
+        container_path: volume.container_path.clone(),
+    });
+    for level in &resource.reservations {
+        identity.reservations.push(Reservation {
+            role: Role::new(&level.role).ok()?,
+            principal: level.principal.clone(),
+            labels: level.labels.clone().into_iter().collect::<BTreeMap<_, _>>(),
+        });
+    }
+    Some(Resource { identity, value })
+}
+
+/// What is left of an offer while tasks are cut out of it.
+#[derive(Debug, Clone)]
+pub struct Remainder(Resources);
+
+impl Remainder {
+    /// All of an offer. An offer that makes no sense has nothing left.
+    #[must_use]
+    pub fn of(offer: &v1::Offer) -> Self {
+        Self(from_wire(&offer.resources).unwrap_or_default())
+    }
+
+    /// Takes `wanted` out, or nothing: false if it does not fit.
+    pub fn take(&mut self, wanted: &Resources) -> bool {
+        match self.0.minus(wanted) {
+            Some(rest) => {
+                self.0 = rest;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Takes the lowest unreserved port that is left.
+    pub fn take_port(&mut self) -> Option<u16> {
+        let plain = Identity::plain("ports");
+        let ports = self.0.iter().find(|resource| resource.identity == plain)?;
+        let Value::Ranges(ranges) = &ports.value else {
+            return None;
+        };
+        let port = ranges.first()?.begin;
+        let taken = port_resource(port);
+        self.take(&taken)
+            .then(|| u16::try_from(port).ok())
+            .flatten()
+    }
+
+    /// What is left.
+    #[must_use]
+    pub fn resources(&self) -> &Resources {
+        &self.0
+    }
+}
+
+/// One port as resources, to be added to what a task asks.
+#[must_use]
+pub fn port_resource(port: u64) -> Resources {
+    let value = Value::Ranges(vec![Range {
+        begin: port,
+        end: port,
+    }]);
+    let identity = Identity::plain("ports");
+    Resources::collect([Resource { identity, value }]).expect("one port is in normal form")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_becomes_wire_and_comes_back() {
+        let wire = resources("cpus:0.1;mem:32;ports:[31000-31001];zones:{a}").unwrap();
+        let back = from_wire(&wire).unwrap();
+        assert_eq!(
+            back.to_string(),
+            "cpus:0.1;mem:32;ports:[31000-31001];zones:{a}"
+        );
+        assert!(resources("cpus:-1").is_err());
+    }
+
+    #[test]
+    fn tasks_and_ports_are_cut_out_until_nothing_fits() {
+        let offer = v1::Offer {
+            resources: resources("cpus:0.2;mem:64;ports:[31000-31001]").unwrap(),
+            ..Default::default()
+        };
+        let task: Resources = "cpus:0.1;mem:32".parse().unwrap();
+        let mut rest = Remainder::of(&offer);
+        assert!(rest.take(&task) && rest.take(&task) && !rest.take(&task));
+        let ports: Vec<_> = std::iter::from_fn(|| rest.take_port()).collect();
+        assert_eq!(ports, [31_000, 31_001]);
+        assert!(rest.resources().is_empty());
+    }
+}

@@ -1,0 +1,93 @@
+//! The stream of an agent to the leader.
+//!
+//! Opens it and nothing more: what is said on it, and when to open the next, the agent decides.
+
+use std::time::Duration;
+
+use argosy_proto::v1;
+use argosy_proto::v1::agents_client::AgentsClient;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use crate::connector::{Connector, MESSAGE_BYTES, Repeat};
+use crate::failure::CallError;
+
+/// Messages that wait to be sent. When full, the agent's sending waits: what is unsent is in its
+/// journal anyway.
+const OUTBOX: usize = 256;
+
+/// Opens streams to the leader, one after the other.
+#[derive(Clone)]
+pub struct AgentUplink {
+    connector: Connector,
+}
+
+/// One open stream.
+pub struct Uplink {
+    /// To the master; closed when the stream has ended.
+    pub sender: mpsc::Sender<v1::FromAgent>,
+    /// From the master.
+    pub inbound: Streaming<v1::ToAgent>,
+    /// API address of the master at the other end.
+    pub address: String,
+}
+
+impl AgentUplink {
+    /// Uses the connections of `connector`.
+    #[must_use]
+    pub fn new(connector: Connector) -> Self {
+        Self { connector }
+    }
+
+    /// Opens a stream, `hello` first, at the leader or a master that forwards to it. Gives up after
+    /// `deadline`; a search that fails has cost pauses of up to a second, so calling again at once
+    /// is fine.
+    ///
+    /// # Errors
+    /// [`CallError`] with what each master said. A refusal *on* the stream is a message of it.
+    pub async fn connect(&self, hello: v1::Hello, deadline: Duration) -> Result<Uplink, CallError> {
+        let first = v1::FromAgent {
+            message: Some(v1::from_agent::Message::Hello(hello)),
+        };
+        // A hello may be repeated: a new one drops the former link.
+        let answer = self
+            .connector
+            .call(deadline, Repeat::Always, |channel, _| {
+                let first = first.clone();
+                async move {
+                    let (sender, outbox) = mpsc::channel(OUTBOX);
+                    sender
+                        .try_send(first)
+                        .expect("the outbox is new and has room for one");
+                    let mut client = AgentsClient::new(channel)
+                        .max_decoding_message_size(MESSAGE_BYTES)
+                        .max_encoding_message_size(MESSAGE_BYTES);
+                    let response = client.connect(ReceiverStream::new(outbox)).await?;
+                    Ok(with_sender(response, sender))
+                }
+            })
+            .await?;
+        let (sender, inbound) = answer.body;
+        Ok(Uplink {
+            sender,
+            inbound,
+            address: answer.address,
+        })
+    }
+
+    /// To be called when a stream fell silent: its connection is not used again.
+    pub fn distrust(&self, address: &str) {
+        self.connector.distrust(address);
+    }
+}
+
+type Ends = (mpsc::Sender<v1::FromAgent>, Streaming<v1::ToAgent>);
+
+fn with_sender(
+    response: tonic::Response<Streaming<v1::ToAgent>>,
+    sender: mpsc::Sender<v1::FromAgent>,
+) -> tonic::Response<Ends> {
+    let (metadata, inbound, extensions) = response.into_parts();
+    tonic::Response::from_parts(metadata, (sender, inbound), extensions)
+}
