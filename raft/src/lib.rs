@@ -1,20 +1,44 @@
 //! Consensus: openraft behind Node, log and registry on RocksDB, snapshots, transport.
+//!
+//! No type of openraft or RocksDB leaves this crate. Reading order: `types`, `settings`, `node`, `proposer`; then how a group
+//! comes about and changes (`forming`, `membership`), how it talks (`wire`, `network`, `service`, `shipping`), how it loses a
+//! leader (`failover`, `campaign`); then what it keeps (`store`, `log`, `machine`, `snapshot`).
 
+mod campaign;
 mod directory;
 mod disk;
 mod entry;
+mod error;
+mod failover;
 mod fatal;
+mod forming;
+mod growth;
 mod install;
 mod log;
 mod machine;
+mod membership;
+mod network;
+mod node;
+mod proposer;
+mod reader;
 mod record;
+mod service;
+mod settings;
 mod shelf;
+mod shipping;
 mod snapshot;
+mod status;
 mod store;
 #[cfg(test)]
 mod tests;
 mod types;
+mod wire;
 mod writer;
 
 pub use directory::OpenError;
+pub use error::{MembershipError, ProposeError, ReadError, StartError};
+pub use node::{ListedMember, MemoryStore, Node};
+pub use proposer::{ENTRY_LIMIT_BYTES, Proposal};
+pub use settings::{NodeConfig, SnapshotPolicy, Timing};
+pub use status::{Phases, Status};
 pub use types::{Committed, Member, OwnerRequest, RecordWrite};

@@ -1,0 +1,14 @@
+//! Compiles the raft transport's `.proto` file without an external compiler.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(["raft.proto"], ["proto"])?;
+    tonic_prost_build::configure()
+        // Blocks and commands are handed on as they came in, without a copy.
+        .bytes(".argosy.raft.v1.SnapshotPart")
+        .bytes(".argosy.raft.v1.Commands")
+        .extern_path(".argosy.raft.v1.Member", "crate::types::Member")
+        .build_transport(false)
+        .compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,200 @@
+//! When a node that has seen its leader die asks for an election. The decisions only: no clock, no network.
+//!
+//! By rank, since two candidates that start together split the vote; never only one, since the first may lack entries;
+//! with pauses after a newer term is seen, since a fresh leader has no acknowledgements yet and would be deposed.
+
+use std::time::{Duration, Instant};
+
+/// How much later each next rank starts.
+const RANK_DELAY: Duration = Duration::from_millis(40);
+/// The least time between two attempts of one node.
+const RETRY: Duration = Duration::from_millis(20);
+/// A newer term gets this much time to commit its first entry.
+const NEWER_TERM: Duration = Duration::from_millis(40);
+/// Added to each pause at random, so that two nodes never stay in step.
+const JITTER: Duration = Duration::from_millis(15);
+
+/// What a node knows at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct View {
+    /// The newest term it has seen.
+    pub(crate) term: u64,
+    /// The term of the last entry that it has applied.
+    pub(crate) applied_term: u64,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Ask for an election (with a pre-vote), then step again.
+    Elect,
+    /// Nothing until then, or until the view changes.
+    WaitUntil(Instant),
+    /// A new leader has committed, or the old one turns out to live: stop.
+    Done,
+}
+
+/// One node's part in replacing one dead leader.
+#[derive(Debug)]
+pub(crate) struct Campaign {
+    dead_term: u64,
+    newest_term: u64,
+    next: Instant,
+    until: Instant,
+    random: u64,
+}
+
+impl Campaign {
+    /// A campaign against the leader of `dead_term`, by the voter of this rank among the survivors (0 is first). It ends
+    /// after `patience`, when the ordinary timeouts are due anyway.
+    pub(crate) fn new(
+        dead_term: u64,
+        rank: u32,
+        seed: u64,
+        now: Instant,
+        patience: Duration,
+    ) -> Campaign {
+        let next = now + RANK_DELAY * rank;
+        Campaign {
+            dead_term,
+            newest_term: dead_term,
+            next,
+            until: now + patience,
+            random: seed | 1,
+        }
+    }
+
+    /// What to do now. Called again after each election that was asked for, at the time it named, and on each change.
+    pub(crate) fn step(&mut self, now: Instant, view: View) -> Step {
+        if view.applied_term > self.dead_term || now >= self.until {
+            return Step::Done;
+        }
+        if view.term > self.newest_term {
+            // It need not be another node's: one's own candidacy also wants time for its answers.
+            self.newest_term = view.term;
+            self.next = self.next.max(now + NEWER_TERM + self.jitter());
+        }
+        if now < self.next {
+            return Step::WaitUntil(self.next.min(self.until));
+        }
+        self.next = now + RETRY + self.jitter();
+        Step::Elect
+    }
+
+    /// xorshift64: spreads nodes, needs no more.
+    fn jitter(&mut self) -> Duration {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let span = u64::try_from(JITTER.as_micros()).expect("a few milliseconds");
+        Duration::from_micros(self.random % span)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const DEAD: View = View {
+        term: 7,
+        applied_term: 7,
+    };
+
+    fn after(start: Instant, ms: u64) -> Instant {
+        start + Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn the_first_rank_starts_at_once_and_the_next_ones_forty_milliseconds_apart() {
+        let start = Instant::now();
+        for rank in 0..3 {
+            let mut campaign = Campaign::new(7, rank, 1, start, PATIENCE);
+            let turn = after(start, 40 * u64::from(rank));
+            if rank > 0 {
+                assert_eq!(campaign.step(start, DEAD), Step::WaitUntil(turn));
+            }
+            assert_eq!(campaign.step(turn, DEAD), Step::Elect);
+        }
+    }
+
+    #[test]
+    fn a_silent_attempt_is_repeated_after_twenty_milliseconds_and_a_little() {
+        let start = Instant::now();
+        let mut campaign = Campaign::new(7, 0, 1, start, PATIENCE);
+        assert_eq!(campaign.step(start, DEAD), Step::Elect);
+        let Step::WaitUntil(next) = campaign.step(start, DEAD) else {
+            panic!("no pause after an attempt")
+        };
+        assert!(next >= after(start, 20) && next <= after(start, 35));
+        assert_eq!(campaign.step(next, DEAD), Step::Elect);
+    }
+
+    #[test]
+    fn a_newer_term_is_given_time_but_help_goes_on_until_its_entry_is_applied() {
+        let start = Instant::now();
+        let mut campaign = Campaign::new(7, 0, 3, start, PATIENCE);
+        assert_eq!(campaign.step(start, DEAD), Step::Elect);
+        let newer = View {
+            term: 8,
+            applied_term: 7,
+        };
+        let Step::WaitUntil(next) = campaign.step(after(start, 1), newer) else {
+            panic!("a fresh term was disturbed")
+        };
+        assert!(next >= after(start, 41) && next <= after(start, 56));
+        assert_eq!(campaign.step(next, newer), Step::Elect);
+        assert_eq!(
+            campaign.step(
+                after(start, 70),
+                View {
+                    term: 8,
+                    applied_term: 8
+                }
+            ),
+            Step::Done
+        );
+    }
+
+    #[test]
+    fn two_nodes_do_not_stay_in_step() {
+        let start = Instant::now();
+        let pauses = |seed| {
+            let mut campaign = Campaign::new(7, 0, seed, start, PATIENCE);
+            let mut now = start;
+            let mut pauses = Vec::new();
+            for term in 8..12 {
+                let Step::WaitUntil(next) = campaign.step(
+                    now,
+                    View {
+                        term,
+                        applied_term: 7,
+                    },
+                ) else {
+                    panic!("no pause")
+                };
+                pauses.push(next - now);
+                now = next;
+                assert_eq!(
+                    campaign.step(
+                        now,
+                        View {
+                            term,
+                            applied_term: 7
+                        }
+                    ),
+                    Step::Elect
+                );
+            }
+            pauses
+        };
+        assert_ne!(pauses(11), pauses(12));
+    }
+
+    #[test]
+    fn a_campaign_ends_when_the_ordinary_timeouts_are_due() {
+        let start = Instant::now();
+        let mut campaign = Campaign::new(7, 0, 1, start, PATIENCE);
+        assert_eq!(campaign.step(after(start, 1_000), DEAD), Step::Done);
+    }
+}

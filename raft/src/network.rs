@@ -1,0 +1,411 @@
+//! The caller's side of the raft transport: what openraft sends to the other masters, over connections that stay open.
+//!
+//! Each peer has three connections, shared by everything that talks to it: one for entries, one for what must never
+//! wait behind them (heartbeats, votes, questions), one for snapshots. The only file that opens a socket.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use openraft::RPCTypes;
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable,
+};
+use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status, Streaming};
+
+use crate::machine::Snapshot;
+use crate::settings::Timing;
+use crate::shelf::Image;
+use crate::shipping;
+use crate::types::{Member, TypeConfig, Vote};
+use crate::wire::{self, proto};
+
+pub(crate) type Client = proto::raft_client::RaftClient<Channel>;
+
+/// A connection that answers no ping for this long is given up, so that a healed network is used again at once instead
+/// of when TCP's own patience ends.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// Room for the largest message, so that an entry never waits for a window.
+const WINDOW_BYTES: u32 = 8 << 20;
+
+/// How to reach `address`; nothing is opened yet.
+pub(crate) fn endpoint(address: &str, timing: Timing) -> Result<Endpoint, Status> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|error| Status::invalid_argument(format!("{address:?} is no address: {error}")))?;
+    Ok(endpoint
+        .tcp_nodelay(true)
+        .connect_timeout(Duration::from_millis(timing.append_deadline_ms))
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true))
+}
+
+/// A client over a connection of its own or a shared one, with the transport's limits.
+pub(crate) fn client(channel: Channel) -> Client {
+    Client::new(channel)
+        .max_decoding_message_size(wire::MESSAGE_LIMIT_BYTES)
+        .max_encoding_message_size(wire::MESSAGE_LIMIT_BYTES)
+}
+
+/// A question over a fresh connection, which is closed afterwards.
+pub(crate) async fn ask(
+    address: &str,
+    timing: Timing,
+    patience: Duration,
+) -> Result<proto::AskResponse, Status> {
+    let question = async {
+        let channel = endpoint(address, timing)?
+            .connect()
+            .await
+            .map_err(|error| Status::unavailable(chain(&error)))?;
+        let answer = client(channel)
+            .ask(proto::AskRequest {
+                format: wire::FORMAT,
+            })
+            .await?
+            .into_inner();
+        if answer.format == wire::FORMAT {
+            return Ok(answer);
+        }
+        let (theirs, ours) = (answer.format, wire::FORMAT);
+        Err(Status::failed_precondition(format!(
+            "{address} speaks raft transport format {theirs}, this build {ours}"
+        )))
+    };
+    match tokio::time::timeout(patience, question).await {
+        Ok(answer) => answer,
+        Err(_elapsed) => Err(Status::deadline_exceeded(format!(
+            "no answer within {} ms",
+            patience.as_millis()
+        ))),
+    }
+}
+
+/// An error with its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// The connections to one address.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    pub(crate) entries: Channel,
+    pub(crate) control: Channel,
+    pub(crate) snapshots: Channel,
+}
+
+/// The connections to all peers, shared inside the node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Peers {
+    timing: Timing,
+    // A plain lock, never held over an await: a lookup that every client of openraft makes once.
+    open: Arc<Mutex<BTreeMap<String, Arc<Connections>>>>,
+}
+
+impl Peers {
+    pub(crate) fn new(timing: Timing) -> Peers {
+        Peers {
+            timing,
+            open: Arc::default(),
+        }
+    }
+
+    /// The connections to `address`, which connect when first used and again whenever they broke.
+    pub(crate) fn to(&self, address: &str) -> Result<Arc<Connections>, Status> {
+        let mut open = self
+            .open
+            .lock()
+            .expect("nobody panics while holding the lock");
+        if let Some(connections) = open.get(address) {
+            return Ok(connections.clone());
+        }
+        let endpoint = endpoint(address, self.timing)?;
+        let connections = Arc::new(Connections {
+            entries: endpoint.connect_lazy(),
+            control: endpoint.connect_lazy(),
+            snapshots: endpoint.connect_lazy(),
+        });
+        open.insert(address.to_owned(), connections.clone());
+        Ok(connections)
+    }
+
+    /// Forgets the connections to everyone who is no member any more.
+    pub(crate) fn retain(&self, members: &[&str]) {
+        let mut open = self
+            .open
+            .lock()
+            .expect("nobody panics while holding the lock");
+        open.retain(|address, _| members.contains(&address.as_str()));
+    }
+}
+
+/// Who is calling: the head of each message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Caller {
+    pub(crate) cluster_key: u64,
+    pub(crate) id: u64,
+}
+
+impl Caller {
+    pub(crate) fn header(self, to: u64) -> proto::Header {
+        proto::Header {
+            format: wire::FORMAT,
+            cluster_key: self.cluster_key,
+            from: self.id,
+            to,
+        }
+    }
+}
+
+/// Makes the clients that openraft asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Factory {
+    pub(crate) caller: Caller,
+    pub(crate) peers: Peers,
+    pub(crate) timing: Timing,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Lane {
+    Entries,
+    Control,
+}
+
+impl Factory {
+    fn network(&self, target: u64, member: &Member, lane: Lane) -> Network {
+        let connections = self.peers.to(&member.raft_address);
+        Network {
+            target,
+            caller: self.caller,
+            timing: self.timing,
+            connections,
+            lane,
+            open: None,
+        }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Factory {
+    type Network = Network;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> Network {
+        self.network(target, node, Lane::Entries)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Network {
+        self.network(target, node, Lane::Control)
+    }
+}
+
+/// A stream of appends and its answers. It is kept only between complete exchanges.
+#[derive(Debug)]
+struct OpenAppend {
+    requests: mpsc::Sender<proto::AppendRequest>,
+    answers: Streaming<proto::AppendResponse>,
+}
+
+/// What openraft holds to talk to one peer.
+#[derive(Debug)]
+pub(crate) struct Network {
+    target: u64,
+    caller: Caller,
+    timing: Timing,
+    connections: Result<Arc<Connections>, Status>,
+    lane: Lane,
+    open: Option<OpenAppend>,
+}
+
+impl Network {
+    fn connections(&self) -> Result<&Arc<Connections>, RPCError<TypeConfig>> {
+        self.connections
+            .as_ref()
+            .map_err(|status| RPCError::Unreachable(Unreachable::new(status)))
+    }
+
+    async fn exchange(
+        &mut self,
+        request: proto::AppendRequest,
+    ) -> Result<proto::AppendResponse, Status> {
+        let ended = || Status::unavailable("the peer ended the stream");
+        // Taken out first: openraft cancels requests in the middle, and a stream with an answer outstanding would give
+        // that answer to the next request.
+        let mut open = match self.open.take() {
+            Some(open) => {
+                open.requests.send(request).await.map_err(|_| ended())?;
+                open
+            }
+            None => self.open_append(request).await?,
+        };
+        let answer = open.answers.message().await?.ok_or_else(ended)?;
+        self.open = Some(open);
+        Ok(answer)
+    }
+
+    /// Opens the stream with its first request in it, so that this costs no round trip of its own.
+    async fn open_append(&self, request: proto::AppendRequest) -> Result<OpenAppend, Status> {
+        let connections = self.connections.as_ref().map_err(Clone::clone)?;
+        let channel = match self.lane {
+            Lane::Entries => &connections.entries,
+            Lane::Control => &connections.control,
+        };
+        // One request is in flight at a time: the second place is never used, and a full channel would only wait.
+        let (requests, outgoing) = mpsc::channel(2);
+        requests
+            .send(request)
+            .await
+            .map_err(|_| Status::internal("a new channel takes a request"))?;
+        let answers = client(channel.clone())
+            .append(ReceiverStream::new(outgoing))
+            .await?
+            .into_inner();
+        Ok(OpenAppend { requests, answers })
+    }
+
+    fn error(&self, action: RPCTypes, status: &Status) -> RPCError<TypeConfig> {
+        match status.code() {
+            // The peer is away, or will not listen: back off.
+            Code::Unavailable | Code::FailedPrecondition | Code::InvalidArgument => {
+                RPCError::Unreachable(Unreachable::new(status))
+            }
+            Code::DeadlineExceeded => RPCError::Timeout(Timeout {
+                action,
+                id: self.caller.id,
+                target: self.target,
+                timeout: Duration::from_millis(self.timing.append_deadline_ms),
+            }),
+            _ => RPCError::Network(NetworkError::new(status)),
+        }
+    }
+
+    async fn ballot(
+        &self,
+        request: VoteRequest<TypeConfig>,
+        pre_vote: bool,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let message = wire::vote_request(self.caller.header(self.target), &request, pre_vote);
+        let answer = client(self.connections()?.control.clone())
+            .vote(message)
+            .await;
+        answer
+            .and_then(|answer| wire::vote_answer_from(answer.into_inner()))
+            .map_err(|status| self.error(RPCTypes::Vote, &status))
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Network {
+    type SnapshotData = Image;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        // The deadline is the transport's own: openraft's is the heartbeat interval, shorter than a disk's stall.
+        let deadline = Duration::from_millis(self.timing.append_deadline_ms);
+        let (message, taken) = wire::append(self.caller.header(self.target), &request);
+        let answer = match tokio::time::timeout(deadline, self.exchange(message)).await {
+            Ok(answer) => answer.and_then(wire::append_answer_from),
+            Err(_elapsed) => Err(Status::deadline_exceeded("no answer to an append")),
+        };
+        match answer {
+            Ok(AppendEntriesResponse::Success) if taken < request.entries.len() => {
+                let last = request.entries[..taken]
+                    .last()
+                    .map(|entry| entry.log_id)
+                    .or(request.prev_log_id);
+                Ok(AppendEntriesResponse::PartialSuccess(last))
+            }
+            // openraft takes for granted that nothing conflicts with "before the first entry".
+            Ok(AppendEntriesResponse::Conflict) if request.prev_log_id.is_none() => {
+                let status =
+                    Status::data_loss("the peer reports a conflict before the first entry");
+                Err(RPCError::Unreachable(Unreachable::new(&status)))
+            }
+            Ok(answer) => Ok(answer),
+            Err(status) => Err(self.error(RPCTypes::AppendEntries, &status)),
+        }
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ballot(request, false).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ballot(request, true).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let unreachable = |status: &Status| StreamingError::Unreachable(Unreachable::new(status));
+        let connections = self.connections.as_ref().map_err(&unreachable)?;
+        let client = client(connections.snapshots.clone());
+        let sending = shipping::send(
+            client,
+            self.caller.header(self.target),
+            vote,
+            snapshot,
+            self.timing,
+        );
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = sending => match sent {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(status) => Err(unreachable(&status)),
+            },
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let message = wire::transfer(self.caller.header(self.target), &request);
+        let answer = client(self.connections()?.control.clone())
+            .transfer(message)
+            .await;
+        answer
+            .and_then(|answer| wire::transfer_answer_from(&request, answer.into_inner()))
+            .map_err(|status| self.error(RPCTypes::TransferLeader, &status))
+    }
+
+    /// A master that comes back is found within a heartbeat or two; asking a dead one costs a refused connection.
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(Duration::from_millis(
+            self.timing.heartbeat_ms,
+        ))))
+    }
+}

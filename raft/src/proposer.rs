@@ -1,0 +1,261 @@
+//! Group commit: one task takes all commands that wait and proposes them as one entry, one proposal in flight.
+//!
+//! More in flight only makes smaller batches. Nothing is retried here: what was in flight when leadership went is the
+//! owner's to forget, and a repeated command is told by its id.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use openraft::alias::OneshotReceiverOf;
+use openraft::impls::ProgressResponder;
+use openraft::raft::ClientWriteResult;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::error::ProposeError;
+use crate::growth::Growth;
+use crate::node::Consensus;
+use crate::types::{Batch, CommittedLeaderId, TypeConfig};
+
+/// One entry carries at most this many bytes of commands.
+pub const ENTRY_LIMIT_BYTES: usize = 1 << 20;
+/// One entry carries at most this many commands, so that applying it stays a short turn.
+const ENTRY_LIMIT_COMMANDS: usize = 10_000;
+/// Commands that may wait. When full, `try_propose` refuses and `propose` waits.
+const QUEUE_COMMANDS: usize = 65_536;
+/// Bytes of commands that may wait, likewise.
+const QUEUE_BYTES: usize = 64 << 20;
+/// Entries that may be committed and not yet applied before the next is proposed: enough to overlap applying one with
+/// replicating the next, few enough that a slow owner is felt by the callers.
+const UNAPPLIED: usize = 8;
+
+/// One command, and the time it was made at.
+#[derive(Clone, Debug)]
+pub struct Proposal {
+    /// Cluster time in milliseconds. The entry carries the latest of its commands.
+    pub at_ms: u64,
+    /// The command, opaque here. At most `ENTRY_LIMIT_BYTES`.
+    pub command: Bytes,
+}
+
+/// A term that this node leads, and how often its owner has lost office in between.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Reign {
+    term: u64,
+    forgotten: u64,
+}
+
+struct Queued {
+    /// The reign in which it was proposed: it is not proposed in another one.
+    reign: Reign,
+    proposal: Proposal,
+    /// Its share of the queue's bytes, given back when it is proposed or dropped.
+    _bytes: OwnedSemaphorePermit,
+}
+
+/// The callers' end of the queue. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Queue {
+    sender: mpsc::Sender<Queued>,
+    bytes: Arc<Semaphore>,
+    leading_term: Arc<AtomicU64>,
+    forgotten: Arc<AtomicU64>,
+}
+
+impl Queue {
+    pub(crate) fn new(leading_term: Arc<AtomicU64>) -> (Queue, Proposer) {
+        let (sender, receiver) = mpsc::channel(QUEUE_COMMANDS);
+        let forgotten = Arc::new(AtomicU64::new(0));
+        let bytes = Arc::new(Semaphore::new(QUEUE_BYTES));
+        let queue = Queue {
+            sender,
+            bytes,
+            leading_term: leading_term.clone(),
+            forgotten: forgotten.clone(),
+        };
+        (
+            queue,
+            Proposer {
+                receiver,
+                leading_term,
+                forgotten,
+                held: None,
+                unapplied: VecDeque::new(),
+            },
+        )
+    }
+
+    /// Drops what waits and is not yet proposed: its owner has lost office.
+    pub(crate) fn forget(&self) {
+        self.forgotten.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn admit(&self, proposal: &Proposal) -> Result<(Reign, u32), ProposeError> {
+        let bytes = proposal.command.len();
+        if bytes > ENTRY_LIMIT_BYTES {
+            return Err(ProposeError::TooLarge {
+                bytes,
+                limit: ENTRY_LIMIT_BYTES,
+            });
+        }
+        let forgotten = self.forgotten.load(Ordering::Relaxed);
+        match self.leading_term.load(Ordering::Relaxed) {
+            0 if self.sender.is_closed() => Err(ProposeError::Stopped),
+            0 => Err(ProposeError::NotLeader),
+            term => {
+                let bytes = u32::try_from(bytes).expect("an entry is smaller than 4 GiB");
+                Ok((Reign { term, forgotten }, bytes))
+            }
+        }
+    }
+
+    pub(crate) fn try_propose(&self, proposal: Proposal) -> Result<(), ProposeError> {
+        let (reign, bytes) = self.admit(&proposal)?;
+        let permit = match self.bytes.clone().try_acquire_many_owned(bytes) {
+            Ok(permit) => permit,
+            Err(TryAcquireError::NoPermits) => return Err(ProposeError::Full),
+            Err(TryAcquireError::Closed) => return Err(ProposeError::Stopped),
+        };
+        self.sender
+            .try_send(Queued {
+                reign,
+                proposal,
+                _bytes: permit,
+            })
+            .map_err(|error| match error {
+                TrySendError::Full(_) => ProposeError::Full,
+                TrySendError::Closed(_) => ProposeError::Stopped,
+            })
+    }
+
+    pub(crate) async fn propose(&self, proposal: Proposal) -> Result<(), ProposeError> {
+        let (reign, bytes) = self.admit(&proposal)?;
+        let permit = self
+            .bytes
+            .clone()
+            .acquire_many_owned(bytes)
+            .await
+            .map_err(|_closed| ProposeError::Stopped)?;
+        let queued = Queued {
+            reign,
+            proposal,
+            _bytes: permit,
+        };
+        self.sender
+            .send(queued)
+            .await
+            .map_err(|_closed| ProposeError::Stopped)
+    }
+}
+
+type Answer = OneshotReceiverOf<TypeConfig, ClientWriteResult<TypeConfig>>;
+
+/// The task's end of the queue.
+pub(crate) struct Proposer {
+    receiver: mpsc::Receiver<Queued>,
+    leading_term: Arc<AtomicU64>,
+    forgotten: Arc<AtomicU64>,
+    /// The first of the next entry: it did not fit into the last one.
+    held: Option<Queued>,
+    unapplied: VecDeque<Answer>,
+}
+
+impl Proposer {
+    /// Proposes until the node stops.
+    pub(crate) async fn run(mut self, raft: Consensus, growth: Growth, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.propose_all(&raft, &growth) => {}
+        }
+    }
+
+    async fn propose_all(&mut self, raft: &Consensus, growth: &Growth) {
+        loop {
+            let first = match self.held.take() {
+                Some(held) => held,
+                None => match self.receiver.recv().await {
+                    Some(first) => first,
+                    None => return,
+                },
+            };
+            let term = self.leading_term.load(Ordering::Relaxed);
+            let reign = Reign {
+                term,
+                forgotten: self.forgotten.load(Ordering::Relaxed),
+            };
+            if first.reign != reign {
+                // Leadership went, or came anew, since: the owner has forgotten it.
+                continue;
+            }
+            let batch = self.batch(first);
+            growth.add(batch.bytes() as u64);
+            if !self.commit(raft, term, batch).await {
+                return;
+            }
+        }
+    }
+
+    /// Everything that waits, up to the limits of an entry.
+    fn batch(&mut self, first: Queued) -> Batch {
+        let reign = first.reign;
+        let mut bytes = first.proposal.command.len();
+        let mut batch = Batch {
+            at_ms: first.proposal.at_ms,
+            commands: vec![first.proposal.command],
+        };
+        while batch.commands.len() < ENTRY_LIMIT_COMMANDS {
+            let Ok(next) = self.receiver.try_recv() else {
+                break;
+            };
+            bytes += next.proposal.command.len();
+            if next.reign != reign || bytes > ENTRY_LIMIT_BYTES {
+                self.held = Some(next);
+                break;
+            }
+            batch.at_ms = batch.at_ms.max(next.proposal.at_ms);
+            batch.commands.push(next.proposal.command);
+        }
+        batch
+    }
+
+    /// Proposes one entry and waits until it is committed or refused. False when consensus has ended.
+    async fn commit(&mut self, raft: &Consensus, term: u64, batch: Batch) -> bool {
+        let (responder, committed, mut answer) = ProgressResponder::new();
+        let write = raft
+            .write(batch)
+            .with_leader(CommittedLeaderId { term })
+            .responder(responder);
+        if write.await.is_err() {
+            return false;
+        }
+        tokio::select! {
+            biased;
+            Ok(_log_id) = committed => self.unapplied.push_back(answer),
+            refused = &mut answer => match refused {
+                Ok(Ok(_)) => {}
+                // Dropped: the owner learns from the status that leadership went.
+                Ok(Err(error)) => debug!(%error, "commands were not committed"),
+                Err(_ended) => return false,
+            },
+        }
+        while self.unapplied.len() > UNAPPLIED {
+            let oldest = self.unapplied.front_mut().expect("it is not empty");
+            // Applied, or discarded with its leader: either way it is done.
+            let _ = oldest.await;
+            self.unapplied.pop_front();
+        }
+        while let Some(oldest) = self.unapplied.front_mut() {
+            match oldest.try_recv() {
+                Err(tokio::sync::oneshot::error::TryRecvError::Empty) => break,
+                Ok(_) | Err(tokio::sync::oneshot::error::TryRecvError::Closed) => {
+                    self.unapplied.pop_front()
+                }
+            };
+        }
+        true
+    }
+}

@@ -1,0 +1,114 @@
+//! Linearizable reads: the log index that a read has to wait for, confirmed by a quorum. Never by a lease.
+//!
+//! One confirmation serves everyone who asked before it began: reads that come meanwhile share the next one.
+
+use std::time::Duration;
+
+use openraft::ReadPolicy;
+use openraft::errors::{LinearizableReadError, RaftError};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::ReadError;
+use crate::network::{self, Caller, Peers};
+use crate::node::Consensus;
+use crate::settings::Timing;
+use crate::status::Status;
+use crate::types::TypeConfig;
+use crate::wire::proto;
+
+/// Reads that may wait for one confirmation; more wait in line.
+const QUEUE: usize = 4_096;
+
+type Answer = oneshot::Sender<Result<u64, ReadError>>;
+
+/// The callers' end.
+#[derive(Clone)]
+pub(crate) struct Reads(mpsc::Sender<Answer>);
+
+impl Reads {
+    pub(crate) fn new() -> (Reads, mpsc::Receiver<Answer>) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        (Reads(sender), receiver)
+    }
+
+    pub(crate) async fn confirm(&self) -> Result<u64, ReadError> {
+        let (answer, answered) = oneshot::channel();
+        self.0
+            .send(answer)
+            .await
+            .map_err(|_closed| ReadError::Stopped)?;
+        answered.await.unwrap_or(Err(ReadError::Stopped))
+    }
+}
+
+/// The task that confirms.
+pub(crate) struct Reader {
+    pub(crate) raft: Consensus,
+    pub(crate) caller: Caller,
+    pub(crate) peers: Peers,
+    pub(crate) timing: Timing,
+    pub(crate) status: watch::Receiver<Status>,
+}
+
+impl Reader {
+    /// Confirms until the node stops.
+    pub(crate) async fn run(self, mut requests: mpsc::Receiver<Answer>, stop: CancellationToken) {
+        let mut waiting = Vec::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                taken = requests.recv_many(&mut waiting, QUEUE) => if taken == 0 { return },
+            }
+            let result = tokio::select! {
+                () = stop.cancelled() => Err(ReadError::Stopped),
+                result = self.confirm() => result,
+            };
+            for answer in waiting.drain(..) {
+                // Whoever asked may have gone.
+                let _ = answer.send(result.clone());
+            }
+        }
+    }
+
+    async fn confirm(&self) -> Result<u64, ReadError> {
+        let leader = self.status.borrow().leader.clone();
+        let (id, member) = leader.ok_or(ReadError::NoLeader)?;
+        if id == self.caller.id {
+            return read_index(&self.raft).await;
+        }
+        let not_confirmed = |status: tonic::Status| ReadError::NotConfirmed {
+            reason: status.message().to_owned(),
+        };
+        let connections = self.peers.to(&member.raft_address).map_err(not_confirmed)?;
+        let mut client = network::client(connections.control.clone());
+        let request = proto::ReadIndexRequest {
+            header: Some(self.caller.header(id)),
+        };
+        let deadline = Duration::from_millis(self.timing.append_deadline_ms);
+        match tokio::time::timeout(deadline, client.read_index(request)).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner().index),
+            Ok(Err(status)) => Err(not_confirmed(status)),
+            Err(_elapsed) => Err(ReadError::NotConfirmed {
+                reason: "it did not answer in time".to_owned(),
+            }),
+        }
+    }
+}
+
+/// The read index of this node, if it leads and a quorum confirms that.
+pub(crate) async fn read_index(raft: &Consensus) -> Result<u64, ReadError> {
+    type Failure = RaftError<TypeConfig, LinearizableReadError<TypeConfig>>;
+    match raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+        Ok((read, _applied)) => Ok(read.index()),
+        Err(Failure::APIError(LinearizableReadError::ForwardToLeader(_))) => {
+            Err(ReadError::NoLeader)
+        }
+        Err(Failure::APIError(error @ LinearizableReadError::QuorumNotEnough(_))) => {
+            Err(ReadError::NotConfirmed {
+                reason: error.to_string(),
+            })
+        }
+        Err(Failure::Fatal(_)) => Err(ReadError::Stopped),
+    }
+}

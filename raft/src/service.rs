@@ -1,0 +1,365 @@
+//! The raft port: what the other masters may ask of this one.
+//!
+//! Between formed nodes every message names its cluster and the node it is meant for, and is refused if either is wrong: a
+//! forgotten data directory or a reused address must not speak for somebody else. Nothing that comes in can panic.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures::Stream;
+use futures::stream::{self, BoxStream, StreamExt as _};
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::errors::Fatal;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{debug, warn};
+
+use crate::forming::Identity;
+use crate::growth::Growth;
+use crate::membership::{self, Change, Changes};
+use crate::node::Consensus;
+use crate::store::Store;
+use crate::types::{Member, TypeConfig};
+use crate::wire::{self, proto};
+use crate::{reader, shipping};
+
+/// Connections are given this long to end when the node stops.
+const GOODBYE: Duration = Duration::from_millis(300);
+const WINDOW_BYTES: u32 = 8 << 20;
+
+/// An identity that the leader of a group offers to this empty node.
+pub(crate) struct Invitation {
+    pub(crate) identity: Identity,
+    /// Answered once consensus runs under it.
+    pub(crate) accepted: oneshot::Sender<()>,
+}
+
+/// What exists once the node has an identity and consensus runs.
+pub(crate) struct Formed {
+    pub(crate) identity: Identity,
+    pub(crate) raft: Consensus,
+    pub(crate) store: Arc<Store>,
+    pub(crate) changes: Arc<Changes>,
+    pub(crate) growth: Growth,
+}
+
+/// What the port answers from.
+pub(crate) struct Door {
+    pub(crate) process_incarnation: u64,
+    pub(crate) member: Member,
+    /// The list it was started with, sorted.
+    pub(crate) peers: Vec<String>,
+    /// Known as soon as it is on disk, before consensus runs.
+    pub(crate) identity: OnceLock<Identity>,
+    pub(crate) formed: OnceLock<Formed>,
+    /// One place: a second invitation waits for the first to be taken or refused.
+    pub(crate) invitations: mpsc::Sender<Invitation>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Door {
+    fn formed(&self) -> Result<&Formed, Status> {
+        self.formed
+            .get()
+            .ok_or_else(|| Status::unavailable("this master belongs to no group yet"))
+    }
+
+    /// The group's consensus, for a message that is meant for this node.
+    fn admit(&self, header: Option<&proto::Header>) -> Result<&Formed, Status> {
+        let header =
+            header.ok_or_else(|| Status::invalid_argument("the message lacks the field header"))?;
+        check_format(header.format)?;
+        let formed = self.formed()?;
+        let own = formed.identity;
+        if header.cluster_key != own.cluster_key {
+            let (theirs, ours) = (header.cluster_key, own.cluster_key);
+            return Err(Status::failed_precondition(format!(
+                "a message of another cluster: its key is {theirs:016x}, ours {ours:016x}"
+            )));
+        }
+        if header.to != own.id {
+            return Err(Status::failed_precondition(format!(
+                "a message for master {}, but this is master {}: the directory at {} is another one than the group knows",
+                header.to, own.id, self.member.raft_address
+            )));
+        }
+        Ok(formed)
+    }
+
+    fn answer(&self) -> proto::AskResponse {
+        let mut members = Vec::new();
+        let mut initialized = false;
+        if let Some(formed) = self.formed.get() {
+            let metrics = formed.raft.server_metrics();
+            let metrics = metrics.borrow_watched();
+            members = metrics
+                .membership_config
+                .nodes()
+                .map(|(id, member)| wire::node(*id, member))
+                .collect();
+            initialized = !members.is_empty();
+        }
+        let identity = self.identity.get();
+        proto::AskResponse {
+            format: wire::FORMAT,
+            process_incarnation: self.process_incarnation,
+            member: Some(self.member.clone()),
+            peers: self.peers.clone(),
+            identity: identity.map(|own| proto::Identity {
+                cluster_key: own.cluster_key,
+                id: own.id,
+            }),
+            initialized,
+            members,
+        }
+    }
+}
+
+fn check_format(format: u32) -> Result<(), Status> {
+    if format == wire::FORMAT {
+        return Ok(());
+    }
+    let ours = wire::FORMAT;
+    Err(Status::failed_precondition(format!(
+        "raft transport format {format} came in, this build speaks {ours}"
+    )))
+}
+
+fn ended(error: impl std::error::Error) -> Status {
+    Status::unavailable(format!("consensus has ended: {error}"))
+}
+
+/// Serves the port until the node stops, and closes it then.
+pub(crate) async fn serve(door: Arc<Door>, listener: TcpListener) {
+    let stop = door.stop.clone();
+    let service = proto::raft_server::RaftServer::from_arc(Arc::new(Service(door)))
+        .max_decoding_message_size(wire::MESSAGE_LIMIT_BYTES)
+        .max_encoding_message_size(wire::MESSAGE_LIMIT_BYTES);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let serving = Server::builder()
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .add_service(service)
+        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+    let late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(GOODBYE).await;
+    };
+    tokio::select! {
+        served = serving => if let Err(error) = served {
+            warn!(%error, "the raft port ended");
+        },
+        () = late => debug!("connections that did not end in time are dropped"),
+    }
+}
+
+struct Service(Arc<Door>);
+
+impl Service {
+    /// A stream's answers, which end with the node.
+    fn until_stopped<T: Send + 'static>(
+        &self,
+        answers: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    ) -> Response<BoxStream<'static, Result<T, Status>>> {
+        Response::new(
+            answers
+                .take_until(self.0.stop.clone().cancelled_owned())
+                .boxed(),
+        )
+    }
+}
+
+async fn append(
+    door: &Door,
+    message: proto::AppendRequest,
+) -> Result<proto::AppendResponse, Status> {
+    let formed = door.admit(message.header.as_ref())?;
+    let request = wire::append_from(message)?;
+    formed
+        .growth
+        .add(request.entries.iter().map(wire::commands_bytes).sum());
+    let answer = formed.raft.append_entries(request).await.map_err(ended)?;
+    Ok(wire::append_answer(answer))
+}
+
+#[tonic::async_trait]
+impl proto::raft_server::Raft for Service {
+    type AppendStream = BoxStream<'static, Result<proto::AppendResponse, Status>>;
+    type SnapshotStream = BoxStream<'static, Result<proto::SnapshotProgress, Status>>;
+    type PresenceStream = BoxStream<'static, Result<proto::AskResponse, Status>>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<proto::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let state = Some((self.0.clone(), request.into_inner()));
+        // One request at a time, in order: the next is read when this one is answered.
+        let answers = stream::unfold(state, async |state| {
+            let (door, mut requests) = state?;
+            let answer = match requests.next().await? {
+                Ok(message) => append(&door, message).await,
+                Err(status) => Err(status),
+            };
+            let next = answer.is_ok().then_some((door, requests));
+            Some((answer, next))
+        });
+        Ok(self.until_stopped(answers))
+    }
+
+    async fn vote(
+        &self,
+        request: Request<proto::VoteRequest>,
+    ) -> Result<Response<proto::VoteResponse>, Status> {
+        let message = request.into_inner();
+        let formed = self.0.admit(message.header.as_ref())?;
+        let pre_vote = message.pre_vote;
+        let request = wire::vote_request_from(message)?;
+        let answer = if pre_vote {
+            formed.raft.pre_vote(request).await
+        } else {
+            formed.raft.vote(request).await
+        };
+        Ok(Response::new(wire::vote_answer(&answer.map_err(ended)?)))
+    }
+
+    async fn transfer(
+        &self,
+        request: Request<proto::TransferRequest>,
+    ) -> Result<Response<proto::TransferResponse>, Status> {
+        let message = request.into_inner();
+        let formed = self.0.admit(message.header.as_ref())?;
+        let answer = formed
+            .raft
+            .handle_transfer_leader(wire::transfer_from(message)?)
+            .await;
+        let answer = answer.map_err(|error: Fatal<TypeConfig>| ended(error))?;
+        Ok(Response::new(wire::transfer_answer(answer)))
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<proto::SnapshotPart>>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
+        let mut parts = request.into_inner();
+        let head = shipping::head(&mut parts).await?;
+        let formed = self.0.admit(head.header.as_ref())?;
+        let receiver = shipping::Receiver::new(formed.raft.clone(), &formed.store, &head)?;
+        Ok(self.until_stopped(receiver.receive(parts)))
+    }
+
+    async fn ask(
+        &self,
+        request: Request<proto::AskRequest>,
+    ) -> Result<Response<proto::AskResponse>, Status> {
+        check_format(request.into_inner().format)?;
+        Ok(Response::new(self.0.answer()))
+    }
+
+    async fn presence(
+        &self,
+        request: Request<proto::AskRequest>,
+    ) -> Result<Response<Self::PresenceStream>, Status> {
+        check_format(request.into_inner().format)?;
+        let answer = stream::iter([Ok(self.0.answer())]);
+        Ok(self.until_stopped(answer.chain(stream::pending())))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<proto::ReadIndexRequest>,
+    ) -> Result<Response<proto::ReadIndexResponse>, Status> {
+        let formed = self.0.admit(request.get_ref().header.as_ref())?;
+        let index = reader::read_index(&formed.raft)
+            .await
+            .map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(proto::ReadIndexResponse { index }))
+    }
+
+    async fn change(
+        &self,
+        request: Request<proto::ChangeRequest>,
+    ) -> Result<Response<proto::ChangeResponse>, Status> {
+        use proto::change_request::Change as Wire;
+        let message = request.into_inner();
+        check_format(message.format)?;
+        let formed = self.0.formed()?;
+        // Without a key it is an empty node, which asks to join as a learner and may ask for no more.
+        if message.cluster_key != formed.identity.cluster_key && message.cluster_key != 0 {
+            return Err(Status::failed_precondition(
+                "the request comes from another cluster",
+            ));
+        }
+        let change = match message.change {
+            Some(Wire::Join(join)) => Change::Join {
+                raft_address: join.raft_address,
+                promote: join.promote && message.cluster_key != 0,
+            },
+            Some(Wire::Remove(id)) if message.cluster_key != 0 => Change::Remove(id),
+            Some(Wire::Transfer(to)) if message.cluster_key != 0 => {
+                Change::Transfer((to.id != 0).then_some(to.id))
+            }
+            Some(_) => {
+                return Err(Status::permission_denied(
+                    "only a member may change the group",
+                ));
+            }
+            None => {
+                return Err(Status::invalid_argument(
+                    "the message lacks the field change",
+                ));
+            }
+        };
+        // In a task of its own: whoever asked may go, a change that has begun is brought to its end.
+        let changes = formed.changes.clone();
+        let forwarded = message.forwarded;
+        let changed =
+            TaskTracker::new().spawn(async move { changes.change(change, forwarded).await });
+        let changed = changed
+            .await
+            .map_err(|_ended| Status::unavailable("the master is stopping"))?;
+        let id = changed.map_err(|error| membership::refusal(&error))?;
+        Ok(Response::new(proto::ChangeResponse { id }))
+    }
+
+    async fn invite(
+        &self,
+        request: Request<proto::InviteRequest>,
+    ) -> Result<Response<proto::InviteResponse>, Status> {
+        let message = request.into_inner();
+        check_format(message.format)?;
+        let identity = message
+            .identity
+            .ok_or_else(|| Status::invalid_argument("the message lacks the field identity"))?;
+        let identity = Identity {
+            cluster_key: identity.cluster_key,
+            id: identity.id,
+        };
+        if message.incarnation != self.0.member.incarnation {
+            return Err(Status::failed_precondition(
+                "the data directory was made anew in between; try again",
+            ));
+        }
+        if let Some(own) = self.0.identity.get() {
+            if *own == identity {
+                return Ok(Response::new(proto::InviteResponse {}));
+            }
+            return Err(Status::failed_precondition(
+                "this master belongs to a group already",
+            ));
+        }
+        let (accepted, running) = oneshot::channel();
+        let invitation = Invitation { identity, accepted };
+        if self.0.invitations.send(invitation).await.is_err() {
+            return Err(Status::unavailable("this master is just forming a group"));
+        }
+        running
+            .await
+            .map_err(|_dropped| Status::unavailable("this master did not take the identity"))?;
+        Ok(Response::new(proto::InviteResponse {}))
+    }
+}

@@ -1,0 +1,206 @@
+//! Snapshots between masters: block by block, each answered before the next is sent, and the whole verified before anything
+//! of it is installed. Memory is one block on either side.
+
+use std::time::Duration;
+
+use futures::Stream;
+use futures::stream;
+use openraft::async_runtime::WatchReceiver as _;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use tracing::info;
+
+use crate::machine::Snapshot;
+use crate::network::Client;
+use crate::node::Consensus;
+use crate::settings::Timing;
+use crate::shelf::{Image, ImageWriter};
+use crate::store::Store;
+use crate::types::Vote;
+use crate::wire::{self, proto};
+
+/// One block.
+const BLOCK_BYTES: usize = 256 << 10;
+
+/// How long a receiver may take to verify and install what it received.
+const INSTALL_PATIENCE: Duration = Duration::from_secs(300);
+
+fn block_patience(timing: Timing) -> Duration {
+    // A receiver's disk may stall for longer than an append may take, and nothing waits behind a snapshot.
+    Duration::from_millis(10 * timing.append_deadline_ms)
+}
+
+/// Sends a snapshot, and returns the receiver's vote once it is installed there.
+pub(crate) async fn send(
+    mut client: Client,
+    header: proto::Header,
+    vote: Vote,
+    snapshot: Snapshot,
+    timing: Timing,
+) -> Result<Vote, Status> {
+    use proto::snapshot_part::Part;
+    let image = snapshot.snapshot;
+    let to = header.to;
+    info!(to, bytes = image.len(), "a snapshot is sent");
+    // One part is in flight: the second place is never used, and a full channel would only wait.
+    let (parts, outgoing) = mpsc::channel(2);
+    let give = async |part| {
+        let sent = parts.send(proto::SnapshotPart { part: Some(part) }).await;
+        sent.map_err(|_closed| Status::unavailable("the receiver ended the transfer"))
+    };
+    let silent = |_elapsed| Status::deadline_exceeded("no answer to a block of a snapshot");
+    let head = proto::SnapshotHead {
+        header: Some(header),
+        vote: Some(wire::vote(&vote)),
+        length_bytes: image.len(),
+    };
+    give(Part::Head(head)).await?;
+    let opened = timeout(
+        block_patience(timing),
+        client.snapshot(ReceiverStream::new(outgoing)),
+    )
+    .await;
+    let mut answers = opened.map_err(silent)??.into_inner();
+    let mut sent = 0;
+    loop {
+        let block = image.read(sent, BLOCK_BYTES).await;
+        let block = block
+            .map_err(|error| Status::internal(format!("the snapshot cannot be read: {error}")))?;
+        sent += block.len() as u64;
+        let last = sent >= image.len();
+        give(Part::Block(block)).await?;
+        let patience = if last {
+            INSTALL_PATIENCE
+        } else {
+            block_patience(timing)
+        };
+        let answer = timeout(patience, answers.message())
+            .await
+            .map_err(silent)??;
+        let answer =
+            answer.ok_or_else(|| Status::unavailable("the receiver ended the transfer"))?;
+        if last {
+            info!(to, "the snapshot is installed");
+            return wire::vote_from(answer.vote);
+        }
+    }
+}
+
+/// The first part of a transfer.
+pub(crate) async fn head(
+    parts: &mut Streaming<proto::SnapshotPart>,
+) -> Result<proto::SnapshotHead, Status> {
+    match parts.message().await?.and_then(|part| part.part) {
+        Some(proto::snapshot_part::Part::Head(head)) => Ok(head),
+        _ => Err(Status::invalid_argument("a snapshot begins with its head")),
+    }
+}
+
+/// Takes a snapshot in.
+pub(crate) struct Receiver {
+    raft: Consensus,
+    vote: Vote,
+    writer: Option<ImageWriter>,
+    received: u64,
+    length: u64,
+}
+
+impl Receiver {
+    pub(crate) fn new(
+        raft: Consensus,
+        store: &Store,
+        head: &proto::SnapshotHead,
+    ) -> Result<Receiver, Status> {
+        let vote = wire::vote_from(head.vote)?;
+        let writer = store
+            .receive_image()
+            .map_err(|error| Status::internal(format!("no room for a snapshot: {error}")))?;
+        Ok(Receiver {
+            raft,
+            vote,
+            writer: Some(writer),
+            received: 0,
+            length: head.length_bytes,
+        })
+    }
+
+    /// One answer for each block; the last carries this node's vote.
+    pub(crate) fn receive(
+        self,
+        parts: Streaming<proto::SnapshotPart>,
+    ) -> impl Stream<Item = Result<proto::SnapshotProgress, Status>> + Send + 'static {
+        stream::unfold(Some((self, parts)), async |state| {
+            let (mut receiver, mut parts) = state?;
+            let answer = match parts.message().await {
+                Ok(Some(part)) => receiver.take(part).await,
+                // The sender has gone; what came is deleted with the receiver.
+                Ok(None) => return None,
+                Err(status) => Err(status),
+            };
+            let more = answer.as_ref().is_ok_and(|answer| answer.vote.is_none());
+            Some((answer, more.then_some((receiver, parts))))
+        })
+    }
+
+    async fn take(&mut self, part: proto::SnapshotPart) -> Result<proto::SnapshotProgress, Status> {
+        let Some(proto::snapshot_part::Part::Block(block)) = part.part else {
+            return Err(Status::invalid_argument(
+                "a snapshot has one head, and then blocks",
+            ));
+        };
+        let mut writer = self
+            .writer
+            .take()
+            .ok_or_else(|| Status::invalid_argument("the snapshot is complete"))?;
+        self.received += block.len() as u64;
+        if block.is_empty() || self.received > self.length {
+            return Err(Status::invalid_argument(
+                "the blocks of a snapshot do not add up to its length",
+            ));
+        }
+        writer
+            .write(block)
+            .await
+            .map_err(|error| Status::internal(format!("a block cannot be written: {error}")))?;
+        if self.received < self.length {
+            self.writer = Some(writer);
+            return Ok(proto::SnapshotProgress {
+                received_bytes: self.received,
+                vote: None,
+            });
+        }
+        let image = writer
+            .finish()
+            .await
+            .map_err(|error| Status::data_loss(error.to_string()))?;
+        let vote = self.install(image).await?;
+        Ok(proto::SnapshotProgress {
+            received_bytes: self.received,
+            vote: Some(wire::vote(&vote)),
+        })
+    }
+
+    async fn install(&self, image: Image) -> Result<Vote, Status> {
+        let last = image.meta().last_log_id;
+        // openraft would end the process over a snapshot that contradicts the vote or what is committed here.
+        let committed = self.raft.data_metrics().borrow_watched().local_committed;
+        let contradicts = last.is_some_and(|last| {
+            let beyond_vote = last.leader_id.term > self.vote.leader_id.term;
+            beyond_vote || committed.is_some_and(|held| last > held && last.index <= held.index)
+        });
+        if contradicts {
+            return Err(Status::failed_precondition(
+                "the snapshot contradicts what is committed here",
+            ));
+        }
+        let installed = self
+            .raft
+            .install_full_snapshot(self.vote, Snapshot::from(image))
+            .await;
+        let answer = installed
+            .map_err(|error| Status::unavailable(format!("consensus has ended: {error}")))?;
+        Ok(answer.vote)
+    }
+}

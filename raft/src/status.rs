@@ -1,0 +1,291 @@
+//! What a node knows about itself and its group, as a watch that costs nothing to read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::{Instant as _, RaftMetrics, ServerState};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::node::Consensus;
+use crate::types::{Member, StoredMembership, TypeConfig};
+
+/// The state of a node as far as the rest of the program needs it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The id of this node.
+    pub id: u64,
+    /// Who leads, as far as this node knows. It may be late: only a commit proves leadership.
+    pub leader: Option<(u64, Member)>,
+    /// The newest term that this node has seen.
+    pub term: u64,
+    /// This node leads the term.
+    pub is_leader: bool,
+    /// The voters. While the group changes, those of the old and of the new group.
+    pub voters: Arc<[(u64, Member)]>,
+    /// The members without a vote.
+    pub learners: Arc<[(u64, Member)]>,
+    /// The index of the last entry in the log, committed or not.
+    pub last_log_index: u64,
+    /// The index of the last entry that this node knows to be committed.
+    pub committed_index: u64,
+    /// The index of the last entry that the owner of the registry has applied.
+    pub applied_index: u64,
+    /// The index of the last entry in the newest snapshot; 0 without one.
+    pub snapshot_index: u64,
+    /// While leading: how many entries each other member lacks, as last heard.
+    pub lag: BTreeMap<u64, u64>,
+    /// When the last change of leader went through which phase, as far as this node saw it.
+    pub phases: Phases,
+    /// Consensus has ended for this reason, and the process must end too: its log can no longer be trusted to be written.
+    pub failure: Option<String>,
+}
+
+impl Status {
+    /// The member with this id, voter or learner.
+    pub fn member(&self, id: u64) -> Option<&Member> {
+        self.voters
+            .iter()
+            .chain(self.learners.iter())
+            .find(|(one, _)| *one == id)
+            .map(|(_, member)| member)
+    }
+}
+
+/// Moments of the last change of leader, in microseconds of wall time since 1970, for measurements only; 0 for what this
+/// node did not see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// The term of the leader that was found dead.
+    pub dead_term: u64,
+    /// This node found the leader dead.
+    pub dead_seen_us: u64,
+    /// The term that this node was elected for.
+    pub elected_term: u64,
+    /// This node was elected.
+    pub elected_us: u64,
+    /// The first entry of that term was applied here.
+    pub first_commit_us: u64,
+}
+
+impl Phases {
+    pub(crate) fn leader_dead_seen(&mut self, term: u64) {
+        self.dead_term = term;
+        self.dead_seen_us = wall_us();
+    }
+}
+
+fn wall_us() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Turns openraft's metrics into `Status`.
+pub(crate) struct Reporter {
+    pub(crate) raft: Consensus,
+    pub(crate) status: watch::Sender<Status>,
+    pub(crate) phases: Arc<watch::Sender<Phases>>,
+    /// The term that this node leads, 0 while it does not: read by the proposer's callers on each command.
+    pub(crate) leading_term: Arc<AtomicU64>,
+    /// Cancelled when consensus has failed: the port closes then, so that the others elect a new leader at once.
+    pub(crate) failed: CancellationToken,
+}
+
+impl Reporter {
+    /// Reports until the node stops.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut metrics = self.raft.metrics();
+        let mut phases = self.phases.subscribe();
+        let mut shown: Option<Arc<StoredMembership>> = None;
+        loop {
+            let failure = {
+                let metrics = metrics.borrow_and_update();
+                self.report(&metrics, &mut shown);
+                metrics
+                    .running_state
+                    .as_ref()
+                    .err()
+                    .map(ToString::to_string)
+            };
+            if let Some(reason) = failure {
+                self.fail(reason, stop.is_cancelled());
+                return;
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = phases.changed() => {
+                    let phases = *phases.borrow_and_update();
+                    self.status.send_modify(|status| status.phases = phases);
+                }
+                changed = metrics.changed() => if changed.is_err() {
+                    self.fail("openraft has ended".to_owned(), stop.is_cancelled());
+                    return;
+                },
+            }
+        }
+    }
+
+    fn fail(&self, reason: String, stopping: bool) {
+        self.leading_term.store(0, Ordering::Relaxed);
+        if !stopping {
+            error!(reason, "consensus has failed, this process must end");
+        }
+        self.status.send_modify(|status| {
+            status.is_leader = false;
+            status.leader = None;
+            status.failure = Some(reason);
+        });
+        self.failed.cancel();
+    }
+
+    fn report(&self, metrics: &RaftMetrics<TypeConfig>, shown: &mut Option<Arc<StoredMembership>>) {
+        let is_leader = metrics.state == ServerState::Leader;
+        let term = metrics.current_term;
+        self.leading_term
+            .store(if is_leader { term } else { 0 }, Ordering::Relaxed);
+        self.report_phases(metrics, is_leader);
+        let membership = &metrics.membership_config;
+        let regrouped = !shown
+            .as_ref()
+            .is_some_and(|shown| Arc::ptr_eq(shown, membership));
+        self.status.send_if_modified(|status| {
+            let mut modified = false;
+            let mut set = |place: &mut u64, value: Option<u64>| {
+                let value = value.unwrap_or(0);
+                modified |= *place != value;
+                *place = value;
+            };
+            set(&mut status.term, Some(term));
+            set(&mut status.last_log_index, metrics.last_log_index);
+            set(
+                &mut status.committed_index,
+                metrics.local_committed.as_ref().map(|id| id.index),
+            );
+            set(
+                &mut status.applied_index,
+                metrics.last_applied.as_ref().map(|id| id.index),
+            );
+            set(
+                &mut status.snapshot_index,
+                metrics.snapshot.as_ref().map(|id| id.index),
+            );
+            modified |= status.is_leader != is_leader;
+            status.is_leader = is_leader;
+            if regrouped {
+                (status.voters, status.learners) = members(membership);
+                modified = true;
+            }
+            if regrouped || status.leader.as_ref().map(|(id, _)| *id) != metrics.current_leader {
+                let leader = metrics.current_leader;
+                status.leader = leader.and_then(|id| Some((id, membership.get_node(&id)?.clone())));
+                modified = true;
+            }
+            modified | report_lag(status, metrics)
+        });
+        if regrouped {
+            *shown = Some(membership.clone());
+        }
+    }
+
+    fn report_phases(&self, metrics: &RaftMetrics<TypeConfig>, is_leader: bool) {
+        if !is_leader {
+            return;
+        }
+        let term = metrics.current_term;
+        let committed = metrics
+            .last_applied
+            .as_ref()
+            .is_some_and(|id| id.leader_id.term == term);
+        let now = wall_us();
+        self.phases.send_if_modified(|phases| {
+            let elected = phases.elected_term != term;
+            if elected {
+                (
+                    phases.elected_term,
+                    phases.elected_us,
+                    phases.first_commit_us,
+                ) = (term, now, 0);
+                info!(
+                    term,
+                    at_us = now,
+                    dead_seen_us = phases.dead_seen_us,
+                    "this master was elected"
+                );
+            }
+            let first = committed && phases.first_commit_us == 0;
+            if first {
+                phases.first_commit_us = now;
+                info!(
+                    term,
+                    at_us = now,
+                    "the first entry of the term is committed"
+                );
+            }
+            elected || first
+        });
+    }
+}
+
+type Members = Arc<[(u64, Member)]>;
+
+fn members(membership: &StoredMembership) -> (Members, Members) {
+    let mut voters = BTreeMap::new();
+    for id in membership.voter_ids() {
+        if let Some(member) = membership.get_node(&id) {
+            voters.insert(id, member.clone());
+        }
+    }
+    let learners = membership
+        .nodes()
+        .filter(|(id, _)| !voters.contains_key(id));
+    let learners = learners.map(|(id, member)| (*id, member.clone())).collect();
+    (voters.into_iter().collect(), learners)
+}
+
+fn report_lag(status: &mut Status, metrics: &RaftMetrics<TypeConfig>) -> bool {
+    let Some(replication) = &metrics.replication else {
+        let had = !status.lag.is_empty();
+        status.lag.clear();
+        return had;
+    };
+    let last = metrics.last_log_index.unwrap_or(0);
+    let mut modified = status.lag.len() + 1 != replication.len().max(1);
+    if modified {
+        status.lag.clear();
+    }
+    for (id, matched) in replication {
+        if *id != metrics.id {
+            let lag = last.saturating_sub(matched.as_ref().map_or(0, |id| id.index));
+            modified |= status.lag.insert(*id, lag) != Some(lag);
+        }
+    }
+    modified
+}
+
+/// How long ago a quorum last answered a message of this leader; `None` if this node does not lead. A group of one always
+/// agrees with itself.
+pub(crate) fn quorum_acked_ago(
+    metrics: &RaftMetrics<TypeConfig>,
+    phases: Phases,
+) -> Option<Duration> {
+    if metrics.state != ServerState::Leader {
+        return None;
+    }
+    let mut voters = metrics.membership_config.voter_ids();
+    if voters.next() == Some(metrics.id) && voters.next().is_none() {
+        return Some(Duration::ZERO);
+    }
+    match &metrics.last_quorum_acked {
+        Some(acked) => Some(acked.elapsed()),
+        // Nobody has answered a message yet: the votes were the last that was heard.
+        None => Some(Duration::from_micros(
+            wall_us().saturating_sub(phases.elected_us),
+        )),
+    }
+}

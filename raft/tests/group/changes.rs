@@ -1,0 +1,159 @@
+//! Masters that join, go, and come back with an empty directory.
+
+use argosy_raft::{MembershipError, MemoryStore};
+
+use crate::host::{Plan, Starting, addresses, equal, form, leader, three};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_of_one_grows_to_three_and_its_leader_can_be_removed() {
+    let addresses = addresses(3);
+    let first = Plan {
+        bootstrap: true,
+        ..Plan::new(addresses[0], &[])
+    };
+    let mut hosts = form(vec![first]).await;
+    let lead = leader(&hosts).await;
+    hosts[lead].commit("alone").await;
+    for address in &addresses[1..] {
+        // It finds the group by its list, is taken in as a learner, and becomes a voter when an operator says so.
+        let joining = Starting::begin(Plan::new(*address, &[addresses[0], *address]))
+            .finish()
+            .await
+            .unwrap();
+        assert!(
+            joining.node.id() > 5,
+            "ids of joined masters are log indexes"
+        );
+        hosts[0]
+            .until("the learner", |status| status.learners.len() == 1)
+            .await;
+        let id = hosts[0].node.join(&address.to_string()).await.unwrap();
+        assert_eq!(id, joining.node.id());
+        hosts.push(joining);
+    }
+    hosts[0]
+        .until("three voters", |status| {
+            status.voters.len() == 3 && status.learners.is_empty()
+        })
+        .await;
+    let ids: Vec<u64> = hosts.iter().map(|host| host.node.id()).collect();
+    assert!(ids[0] < ids[1] && ids[1] < ids[2], "{ids:?}");
+    let again = hosts[1].node.join(&addresses[2].to_string()).await;
+    assert!(
+        matches!(again, Err(MembershipError::Refused(text)) if text.contains("is a voter already"))
+    );
+
+    // Asked of the leader itself, which hands over first.
+    hosts[0].node.remove(ids[0]).await.unwrap();
+    let gone = hosts.remove(0);
+    hosts[0]
+        .until("two voters", |status| status.voters.len() == 2)
+        .await;
+    gone.kill();
+    let lead = leader(&hosts).await;
+    hosts[lead].commit("without the first").await;
+    let members = hosts[lead].node.members();
+    assert_eq!(
+        members.iter().map(|one| one.id).collect::<Vec<_>>(),
+        ids[1..]
+    );
+    assert_eq!(equal(&hosts).await.count(), 2);
+    assert_eq!(
+        hosts[lead].node.remove(ids[0]).await,
+        Err(MembershipError::UnknownMember(ids[0]))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wiped_master_is_a_stranger_until_an_operator_lets_it_replace_its_former_self() {
+    let mut hosts = three().await;
+    let lead = leader(&hosts).await;
+    hosts[lead].commit("before").await;
+    let former = hosts.remove((lead + 1) % 3);
+    let former_id = former.node.id();
+    let plan = Plan {
+        memory: MemoryStore::default(),
+        ..former.kill()
+    };
+    let address = plan.address.to_string();
+    let wiped = Starting::begin(plan);
+    let lead = leader(&hosts).await;
+    hosts[lead].commit("meanwhile").await;
+    // Long enough for it to have asked, and been refused, several times: it is in no list.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_millis(800);
+    while std::time::Instant::now() < deadline {
+        assert!(!wiped.is_finished());
+        assert!(hosts[lead].status().learners.is_empty());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+
+    let id = hosts[1 - lead].node.join(&address).await.unwrap();
+    assert_ne!(id, former_id);
+    let back = wiped.finish().await.unwrap();
+    assert_eq!(back.node.id(), id);
+    let status = hosts[lead]
+        .until("the exchange", |status| {
+            status.voters.iter().any(|(one, _)| *one == id)
+        })
+        .await;
+    assert!(
+        status.voters.len() == 3 && status.member(former_id).is_none(),
+        "{status:?}"
+    );
+    hosts.push(back);
+    let lead = leader(&hosts).await;
+    hosts[lead].commit("after").await;
+    assert_eq!(equal(&hosts).await.count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_would_end_the_quorum_is_refused() {
+    let mut hosts = three().await;
+    let lead = leader(&hosts).await;
+    let dead = (lead + 1) % 3;
+    let (dead_id, living_id) = (hosts[dead].node.id(), hosts[(lead + 2) % 3].node.id());
+    let lead_id = hosts[lead].node.id();
+    hosts.remove(dead).kill();
+    let lead = hosts
+        .iter()
+        .position(|host| host.node.id() == lead_id)
+        .unwrap();
+    hosts[lead]
+        .until("its lag", |status| status.lag.contains_key(&dead_id))
+        .await;
+    // The dead one is noticed by its silence only, so the refusal may take a moment to come about.
+    let deadline = std::time::Instant::now() + crate::host::DEADLINE;
+    loop {
+        tokio::time::sleep(std::time::Duration::from_millis(2_100)).await;
+        match hosts[lead].node.remove(living_id).await {
+            Err(MembershipError::QuorumLost {
+                alive: 1,
+                voters: 2,
+                ..
+            }) => break,
+            other => assert!(
+                std::time::Instant::now() < deadline && other.is_err(),
+                "{other:?}"
+            ),
+        }
+    }
+    hosts[lead].node.remove(dead_id).await.unwrap();
+    hosts[lead]
+        .until("two voters", |status| status.voters.len() == 2)
+        .await;
+    hosts[lead].commit("after").await;
+    equal(&hosts).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_nobody_started_cannot_join() {
+    let hosts = three().await;
+    let lead = leader(&hosts).await;
+    let nobody = addresses(1)[0].to_string();
+    let refused = hosts[lead].node.join(&nobody).await;
+    assert!(
+        matches!(refused, Err(MembershipError::Unreachable { address, .. }) if address == nobody)
+    );
+    let unknown = hosts[lead].node.transfer(Some(77)).await;
+    assert_eq!(unknown, Err(MembershipError::UnknownMember(77)));
+}

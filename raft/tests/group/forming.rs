@@ -1,0 +1,108 @@
+//! How groups come about, and how they do not.
+
+use argosy_raft::StartError;
+
+use crate::host::{Plan, Starting, addresses, form, leader, three};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_forms_only_when_every_listed_master_is_there() {
+    let addresses = addresses(3);
+    let mut starting: Vec<_> = addresses
+        .iter()
+        .take(2)
+        .map(|address| Starting::begin(Plan::new(*address, &addresses)))
+        .collect();
+    // Long enough for many rounds of questions: this shows that something does not happen.
+    tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+    assert!(starting.iter().all(|one| !one.is_finished()));
+    starting.push(Starting::begin(Plan::new(addresses[2], &addresses)));
+    let mut hosts = Vec::new();
+    for one in starting {
+        hosts.push(one.finish().await.unwrap());
+    }
+    let lead = leader(&hosts).await;
+    hosts[lead].commit("first").await;
+    let mut ids: Vec<u64> = hosts.iter().map(|host| host.node.id()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, [1, 2, 3]);
+    assert!(
+        hosts
+            .iter()
+            .all(|host| host.node.cluster_key() == hosts[0].node.cluster_key())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unequal_lists_of_masters_are_refused_and_both_are_named() {
+    let addresses = addresses(3);
+    let waiting = Starting::begin(Plan::new(addresses[0], &addresses));
+    let refused = Starting::begin(Plan::new(addresses[1], &addresses[..2]))
+        .finish()
+        .await;
+    let Err(StartError::UnequalPeers { ours, theirs, .. }) = refused.map(|_| ()) else {
+        panic!("not refused")
+    };
+    assert_eq!((ours.len(), theirs.len()), (2, 3));
+    drop(waiting);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_outside_its_own_list_and_one_without_a_list_are_refused() {
+    let addresses = addresses(3);
+    let outside = Starting::begin(Plan::new(addresses[0], &addresses[1..]))
+        .finish()
+        .await;
+    assert!(matches!(
+        outside.map(|_| ()),
+        Err(StartError::NotListed { .. })
+    ));
+    let alone = Starting::begin(Plan::new(addresses[0], &[])).finish().await;
+    assert!(matches!(alone.map(|_| ()), Err(StartError::NoPeers)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_of_one_is_not_founded_beside_a_formed_one() {
+    let hosts = three().await;
+    let address = addresses(1)[0];
+    let plan = Plan {
+        bootstrap: true,
+        ..Plan::new(address, &[hosts[0].plan.address, address])
+    };
+    let refused = Starting::begin(plan).finish().await;
+    let Err(StartError::AlreadyFormed { peer }) = refused.map(|_| ()) else {
+        panic!("not refused")
+    };
+    assert_eq!(peer, hosts[0].plan.address.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_of_another_cluster_is_refused() {
+    let hosts = three().await;
+    let address = addresses(1)[0];
+    let other = form(vec![Plan {
+        bootstrap: true,
+        ..Plan::new(address, &[])
+    }])
+    .await
+    .remove(0);
+    leader(std::slice::from_ref(&other)).await;
+    let mut plan = other.kill();
+    plan.peers = vec![address.to_string(), hosts[0].plan.address.to_string()];
+    let refused = Starting::begin(plan).finish().await;
+    assert!(matches!(
+        refused.map(|_| ()),
+        Err(StartError::ForeignCluster { .. })
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_formed_master_needs_no_list_to_start_again() {
+    let mut hosts = three().await;
+    let lead = leader(&hosts).await;
+    hosts[lead].commit("before").await;
+    let mut plan = hosts.remove((lead + 1) % 3).kill();
+    plan.peers.clear();
+    let back = Starting::begin(plan).finish().await.unwrap();
+    back.until_registry("what was committed", |registry| registry.has("before"))
+        .await;
+}

@@ -1,0 +1,384 @@
+//! A master in a test: a node on a runtime of its own, and an owner that keeps a registry of puts and one counter.
+//!
+//! Dropping the runtime is as abrupt as a kill: tasks end where they are and every socket closes.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use argosy_raft::{
+    Committed, MemoryStore, Node, NodeConfig, OwnerRequest, Proposal, ProposeError, RecordWrite,
+    SnapshotPolicy, StartError, Status, Timing,
+};
+use bytes::Bytes;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything here takes on a busy machine.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+const COUNT: &[u8] = b"count";
+
+/// What the owner holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Registry {
+    pub(crate) records: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub(crate) index: u64,
+    /// How often the whole registry was loaded: at start, and with each snapshot.
+    pub(crate) loads: usize,
+}
+
+impl Registry {
+    /// Commands that were applied, each counted once.
+    pub(crate) fn count(&self) -> u64 {
+        self.records.get(COUNT).map_or(0, |bytes| {
+            u64::from_be_bytes(bytes.as_slice().try_into().unwrap())
+        })
+    }
+
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.records.contains_key(key.as_bytes())
+    }
+
+    fn apply(&mut self, entry: &Committed) -> Vec<RecordWrite> {
+        // The first entry of all, that of the founders, has index 0.
+        let founders = self.index == 0 && entry.index == 0 && entry.commands.is_empty();
+        assert!(
+            founders || entry.index == self.index + 1,
+            "entry {} came after {}",
+            entry.index,
+            self.index
+        );
+        self.index = entry.index;
+        let mut writes = Vec::new();
+        for command in &entry.commands {
+            let count = (self.count() + 1).to_be_bytes().to_vec();
+            for (key, value) in [
+                (command.to_vec(), entry.index.to_be_bytes().to_vec()),
+                (COUNT.to_vec(), count),
+            ] {
+                self.records.insert(key.clone(), value.clone());
+                writes.push(RecordWrite {
+                    key,
+                    value: Some(value),
+                });
+            }
+        }
+        writes
+    }
+}
+
+async fn own(registry: watch::Sender<Registry>, mut requests: mpsc::Receiver<OwnerRequest>) {
+    while let Some(request) = requests.recv().await {
+        match request {
+            OwnerRequest::Load {
+                last_index,
+                records,
+                done,
+            } => {
+                registry.send_modify(|registry| {
+                    registry.records = records.into_iter().collect();
+                    registry.index = last_index;
+                    registry.loads += 1;
+                });
+                let _ = done.send(());
+            }
+            OwnerRequest::Apply { entries, done } => {
+                let mut writes = Vec::new();
+                registry.send_modify(|registry| {
+                    for entry in &entries {
+                        writes.extend(registry.apply(entry));
+                    }
+                });
+                let _ = done.send(writes);
+            }
+        }
+    }
+}
+
+/// What a test varies.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) address: SocketAddr,
+    pub(crate) peers: Vec<String>,
+    pub(crate) bootstrap: bool,
+    pub(crate) snapshot: SnapshotPolicy,
+    pub(crate) memory: MemoryStore,
+}
+
+impl Plan {
+    pub(crate) fn new(address: SocketAddr, peers: &[SocketAddr]) -> Plan {
+        Plan {
+            address,
+            peers: peers.iter().map(ToString::to_string).collect(),
+            bootstrap: false,
+            snapshot: SnapshotPolicy::default(),
+            memory: MemoryStore::default(),
+        }
+    }
+}
+
+pub(crate) struct Host {
+    pub(crate) plan: Plan,
+    pub(crate) node: Node,
+    pub(crate) registry: watch::Receiver<Registry>,
+    runtime: Option<Runtime>,
+}
+
+/// A start that may not have finished.
+pub(crate) struct Starting {
+    plan: Plan,
+    registry: watch::Receiver<Registry>,
+    runtime: Option<Runtime>,
+    started: tokio::task::JoinHandle<Result<Node, StartError>>,
+}
+
+/// Addresses that were free a moment ago. A listener is bound again when its node starts.
+pub(crate) fn addresses(count: usize) -> Vec<SocketAddr> {
+    let held: Vec<_> = (0..count)
+        .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    held.iter()
+        .map(|listener| listener.local_addr().unwrap())
+        .collect()
+}
+
+/// The port may still be held by the node that was killed on it: its sockets close within milliseconds.
+async fn bind(address: SocketAddr) -> TcpListener {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return listener,
+            Err(error) => assert!(Instant::now() < deadline, "{address}: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+impl Starting {
+    pub(crate) fn begin(plan: Plan) -> Starting {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (sender, registry) = watch::channel(Registry::default());
+        // A request at a time: consensus waits for each answer anyway.
+        let (owner, requests) = mpsc::channel(1);
+        runtime.spawn(own(sender, requests));
+        let config = NodeConfig {
+            directory: None,
+            raft_address: plan.address.to_string(),
+            api_address: format!("api-of-{}", plan.address),
+            peers: plan.peers.clone(),
+            bootstrap: plan.bootstrap,
+            timing: Timing::testing(),
+            snapshot: plan.snapshot,
+            seed: u64::from(plan.address.port()),
+        };
+        let (memory, address) = (plan.memory.clone(), plan.address);
+        let started = runtime.spawn(async move {
+            let listener = bind(address).await;
+            Node::start_in_memory(config, &memory, listener, owner, CancellationToken::new()).await
+        });
+        Starting {
+            plan,
+            registry,
+            runtime: Some(runtime),
+            started,
+        }
+    }
+
+    pub(crate) async fn finish(mut self) -> Result<Host, StartError> {
+        let started = tokio::time::timeout(DEADLINE, &mut self.started)
+            .await
+            .expect("the start ends");
+        let node = started.expect("the start does not panic")?;
+        let runtime = self.runtime.take();
+        Ok(Host {
+            plan: self.plan.clone(),
+            node,
+            registry: self.registry.clone(),
+            runtime,
+        })
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.started.is_finished()
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Host {
+    /// As abrupt as a process is killed.
+    pub(crate) fn kill(mut self) -> Plan {
+        let plan = self.plan.clone();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+        plan
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        self.node.status().borrow().clone()
+    }
+
+    pub(crate) fn registry(&self) -> Registry {
+        self.registry.borrow().clone()
+    }
+
+    /// Waits until the status is as described.
+    pub(crate) async fn until(&self, what: &str, condition: impl Fn(&Status) -> bool) -> Status {
+        let mut status = self.node.status();
+        let waited =
+            tokio::time::timeout(DEADLINE, status.wait_for(|status| condition(status))).await;
+        match waited {
+            Ok(status) => status.expect("the node lives").clone(),
+            Err(_) => panic!(
+                "{}: {what} did not come: {:?}",
+                self.plan.address,
+                self.status()
+            ),
+        }
+    }
+
+    /// Waits until the registry is as described.
+    pub(crate) async fn until_registry(
+        &self,
+        what: &str,
+        condition: impl Fn(&Registry) -> bool,
+    ) -> Registry {
+        let mut registry = self.registry.clone();
+        let waited =
+            tokio::time::timeout(DEADLINE, registry.wait_for(|registry| condition(registry))).await;
+        match waited {
+            Ok(registry) => registry.expect("the owner lives").clone(),
+            Err(_) => panic!(
+                "{}: {what} did not come: {:?} {:?}",
+                self.plan.address,
+                self.status(),
+                self.registry()
+            ),
+        }
+    }
+
+    /// Proposes one command; it is committed when it is seen in a registry.
+    pub(crate) fn propose(&self, command: &str) -> Result<(), ProposeError> {
+        let command = Bytes::copy_from_slice(command.as_bytes());
+        self.node.try_propose(Proposal { at_ms: 1, command })
+    }
+
+    /// Commits one command through this leader.
+    pub(crate) async fn commit(&self, command: &str) {
+        self.propose(command).unwrap();
+        self.until_registry(command, |registry| registry.has(command))
+            .await;
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Starts all of these together and waits until they have formed a group.
+pub(crate) async fn form(plans: Vec<Plan>) -> Vec<Host> {
+    let starting: Vec<Starting> = plans.into_iter().map(Starting::begin).collect();
+    let mut hosts = Vec::new();
+    for one in starting {
+        hosts.push(one.finish().await.unwrap());
+    }
+    hosts
+}
+
+/// Three masters that have formed a group, with this policy for snapshots.
+pub(crate) async fn three_with(snapshot: SnapshotPolicy) -> Vec<Host> {
+    let addresses = addresses(3);
+    form(
+        addresses
+            .iter()
+            .map(|address| Plan {
+                snapshot,
+                ..Plan::new(*address, &addresses)
+            })
+            .collect(),
+    )
+    .await
+}
+
+pub(crate) async fn three() -> Vec<Host> {
+    three_with(SnapshotPolicy::default()).await
+}
+
+/// Waits until the hosts agree on a leader that is one of them, and returns its position.
+pub(crate) async fn leader(hosts: &[Host]) -> usize {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let seen: Vec<_> = hosts
+            .iter()
+            .map(|host| (host.status().term, host.status().leader.map(|(id, _)| id)))
+            .collect();
+        let agreed = seen.iter().all(|one| one.1.is_some() && *one == seen[0]);
+        if let Some(position) = hosts
+            .iter()
+            .position(|host| agreed && host.status().is_leader)
+        {
+            return position;
+        }
+        assert!(Instant::now() < deadline, "no leader: {seen:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Waits until all hosts hold what the first of them holds now, and returns that.
+pub(crate) async fn equal(hosts: &[Host]) -> Registry {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let all: Vec<_> = hosts.iter().map(Host::registry).collect();
+        if all
+            .iter()
+            .all(|one| (one.index, &one.records) == (all[0].index, &all[0].records))
+        {
+            return all[0].clone();
+        }
+        assert!(
+            Instant::now() < deadline,
+            "registries differ: {:?}",
+            all.iter().map(|one| one.index).collect::<Vec<_>>()
+        );
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Commits through whichever of the hosts leads, asking again as a client would, until it is applied there.
+pub(crate) async fn commit_somewhere(hosts: &[Host], command: &str) -> usize {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        for (position, host) in hosts.iter().enumerate() {
+            if host.propose(command).is_ok() {
+                let mut registry = host.registry.clone();
+                let applied = registry.wait_for(|registry| registry.has(command));
+                if tokio::time::timeout(Duration::from_millis(500), applied)
+                    .await
+                    .is_ok()
+                {
+                    return position;
+                }
+            }
+        }
+        assert!(Instant::now() < deadline, "{command} was not committed");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}

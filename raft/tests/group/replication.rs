@@ -1,0 +1,211 @@
+//! Committing, reading and catching up.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use argosy_raft::{ENTRY_LIMIT_BYTES, Proposal, ProposeError, SnapshotPolicy, Timing};
+use bytes::Bytes;
+
+use crate::host::{DEADLINE, Host, Starting, equal, leader, three, three_with};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_masters_commit_the_same_commands_in_the_same_order() {
+    let hosts = three().await;
+    let lead = leader(&hosts).await;
+    for number in 0..500 {
+        hosts[lead].propose(&format!("command-{number}")).unwrap();
+    }
+    hosts[lead]
+        .until_registry("all commands", |registry| registry.count() == 500)
+        .await;
+    let registry = equal(&hosts).await;
+    assert_eq!(registry.count(), 500);
+    // Together, not one by one: group commit takes what waits.
+    assert!(
+        registry.index < 250,
+        "500 commands took {} entries",
+        registry.index
+    );
+    let status = hosts[lead]
+        .until("everything applied", |status| {
+            status.applied_index == registry.index
+        })
+        .await;
+    assert_eq!(status.voters.len(), 3);
+    assert!(hosts[lead].node.quorum_acked_ago().unwrap() < Duration::from_secs(5));
+    let follower = &hosts[(lead + 1) % 3];
+    assert_eq!(follower.propose("x"), Err(ProposeError::NotLeader));
+    assert_eq!(follower.node.quorum_acked_ago(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_confirmed_at_a_follower_sees_what_the_leader_has_committed() {
+    let hosts = three().await;
+    let lead = leader(&hosts).await;
+    for number in 0..50 {
+        let command = format!("command-{number}");
+        hosts[lead].commit(&command).await;
+        for follower in hosts
+            .iter()
+            .enumerate()
+            .filter(|(position, _)| *position != lead)
+            .map(|(_, host)| host)
+        {
+            let index = follower.node.confirm_read().await.unwrap();
+            let registry = follower
+                .until_registry("the read index", |registry| registry.index >= index)
+                .await;
+            assert!(
+                registry.has(&command),
+                "{command} is missing at index {index}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_was_away_for_long_catches_up_by_a_snapshot() {
+    let policy = SnapshotPolicy {
+        entries: 20,
+        bytes: 64 << 20,
+        keep_entries: 5,
+    };
+    let mut hosts = three_with(policy).await;
+    let lead = leader(&hosts).await;
+    hosts[lead].commit("before").await;
+    let away = hosts.remove((lead + 1) % 3).kill();
+    let lead = leader(&hosts).await;
+    for number in 0..200 {
+        hosts[lead].commit(&format!("command-{number}")).await;
+    }
+    hosts[lead]
+        .until("a snapshot", |status| status.snapshot_index > 100)
+        .await;
+
+    let back = Starting::begin(away).finish().await.unwrap();
+    back.until_registry("the last command", |registry| registry.has("command-199"))
+        .await;
+    assert!(
+        back.registry().loads >= 2,
+        "it was loaded once at start, and once by the snapshot"
+    );
+    back.until("the snapshot", |status| status.snapshot_index > 100)
+        .await;
+    hosts.push(back);
+    assert_eq!(equal(&hosts).await.count(), 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_commands_are_cut_into_entries_and_snapshots_of_their_own() {
+    let policy = SnapshotPolicy {
+        entries: 10_000,
+        bytes: 4 << 20,
+        keep_entries: 2,
+    };
+    let mut hosts = three_with(policy).await;
+    let lead = leader(&hosts).await;
+    let too_large = Bytes::from(vec![0; ENTRY_LIMIT_BYTES + 1]);
+    let refused = hosts[lead].node.try_propose(Proposal {
+        at_ms: 1,
+        command: too_large,
+    });
+    assert!(matches!(refused, Err(ProposeError::TooLarge { .. })));
+    let away = hosts.remove((lead + 1) % 3).kill();
+    let lead = leader(&hosts).await;
+    for number in 0..24_u8 {
+        let command = Bytes::from(vec![number; 700 << 10]);
+        hosts[lead]
+            .node
+            .propose(Proposal { at_ms: 1, command })
+            .await
+            .unwrap();
+    }
+    hosts[lead]
+        .until_registry("all commands", |registry| registry.count() == 24)
+        .await;
+    hosts[lead]
+        .until("a snapshot by bytes", |status| status.snapshot_index > 0)
+        .await;
+    hosts.push(Starting::begin(away).finish().await.unwrap());
+    hosts[2]
+        .until_registry("all commands", |registry| registry.count() == 24)
+        .await;
+    equal(&hosts).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_without_followers_takes_no_more_than_its_queue_and_knows_its_age() {
+    let mut hosts = three().await;
+    let lead = leader(&hosts).await;
+    hosts[lead].commit("before").await;
+    let host = hosts.remove(lead);
+    for other in hosts {
+        other.kill();
+    }
+    let command = Bytes::from(vec![7; 100 << 10]);
+    let mut taken = 0;
+    let refused = loop {
+        match host.node.try_propose(Proposal {
+            at_ms: 1,
+            command: command.clone(),
+        }) {
+            Ok(()) => taken += 1,
+            Err(error) => break error,
+        }
+        assert!(taken < 2_000, "the queue has no end");
+    };
+    assert!(
+        matches!(refused, ProposeError::Full | ProposeError::NotLeader),
+        "{refused}"
+    );
+    let limit = Duration::from_millis(Timing::testing().election_max_ms);
+    let deadline = std::time::Instant::now() + DEADLINE;
+    // None: it has even stepped down.
+    while host.node.quorum_acked_ago().is_some_and(|ago| ago <= limit) {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "it believes in a quorum that is gone"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(host.node.confirm_read().await.is_err());
+    assert_eq!(host.registry().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_on_the_raft_port_disturbs_nobody() {
+    let hosts = three().await;
+    let lead = leader(&hosts).await;
+    let term = hosts[lead].status().term;
+    for host in &hosts {
+        for garbage in [
+            &b"GET / HTTP/1.1\r\n\r\n"[..],
+            &[0xff; 4096],
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x10\x00\xff\xff",
+        ] {
+            let mut socket = std::net::TcpStream::connect(host.plan.address).unwrap();
+            // The port may have closed the connection already.
+            let _ = socket.write_all(garbage);
+        }
+    }
+    hosts[lead].commit("after").await;
+    equal(&hosts).await;
+    assert_eq!(hosts[lead].status().term, term);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_goes_on_from_its_stores_after_all_of_it_was_killed() {
+    let mut hosts = three().await;
+    let lead = leader(&hosts).await;
+    for number in 0..20 {
+        hosts[lead].commit(&format!("command-{number}")).await;
+    }
+    let plans: Vec<_> = hosts.drain(..).map(Host::kill).collect();
+    let mut hosts = Vec::new();
+    for plan in plans {
+        hosts.push(Starting::begin(plan).finish().await.unwrap());
+    }
+    let lead = leader(&hosts).await;
+    hosts[lead].commit("after").await;
+    assert_eq!(equal(&hosts).await.count(), 21);
+}
