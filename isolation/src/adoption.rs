@@ -68,6 +68,7 @@ pub enum AdoptionError {
 /// Finds the container of this hand-off folder again.
 ///
 /// If it has not started yet, it is made sure that it never will: a launch request may still be under way.
+/// An agent holds one connection a container: drop an earlier one first, or the supervisor does not listen.
 /// Blocks while a supervisor is between two steps, at most 5 s, usually not at all.
 pub fn adopt(directory: &Path) -> Result<Adoption, AdoptionError> {
     let files = HandOff::at(directory);

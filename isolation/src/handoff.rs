@@ -2,14 +2,14 @@
 //!
 //! ```text
 //! <work>/containers/<id>/        private to the agent (mode 0700); made by the agent before the launch
-//!   spec.json      the launch request, as the supervisor read it
 //!   handle.json    who runs it; or "void": it never will. Written once, before the command may execute
 //!   exit.json      how it ended; written once, before the supervisor ends
-//!   control        the supervisor's socket, while it lives
+//!   control        the supervisor's socket, once the agent that launched it is gone
 //! <sandbox>/
 //!   stdout stderr  what the command wrote, each up to its cap
 //! ```
-//! `handle.json` decides: whoever creates it first, supervisor or adopter, has the say over the start.
+//! `handle.json` decides: whoever creates it first, supervisor or adopter, has the say over the start. Few
+//! files, as each new one costs tens of microseconds on a disk: the request itself is kept by the agent.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::Missing;
 use crate::process::Process;
-use crate::spec::{ContainerId, Spec};
+use crate::spec::ContainerId;
 
 /// A started container, as another process can find it again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,10 +161,6 @@ impl HandOff {
 
     pub(crate) fn control(&self) -> PathBuf {
         self.directory.join("control")
-    }
-
-    pub(crate) fn write_spec(&self, spec: &Spec) -> Result<(), HandOffError> {
-        self.replace("spec.json", spec, Durability::Cached)
     }
 
     pub(crate) fn write_exit(

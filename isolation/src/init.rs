@@ -101,8 +101,9 @@ fn start(inherited: &Inherited<'_>) -> Result<Option<i32>, Refusal> {
     }
     let pid = command.execute(spec)?;
     // The pipes end with their last writer, and that must not be us.
+    let null = null()?;
     for target in 0..=2 {
-        sys::replace_descriptor(null()?, target)
+        sys::replace_descriptor(&null, target)
             .map_err(|errno| words("let go of the standard streams", errno))?;
     }
     Ok(Some(pid))

@@ -1,7 +1,7 @@
 //! Which process, and when: identities and instants that mean the same after this process is gone.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::ops::Add;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -80,8 +80,10 @@ struct Stat {
 
 impl Stat {
     fn read(pid: i32) -> io::Result<Self> {
-        let text = fs::read(format!("/proc/{pid}/stat"))?;
-        Self::parse(&text).ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is garbled")))
+        let mut text = [0; 1024];
+        let length = File::open(format!("/proc/{pid}/stat"))?.read(&mut text)?;
+        let garbled = || io::Error::other(format!("/proc/{pid}/stat is garbled"));
+        Self::parse(&text[..length]).ok_or_else(garbled)
     }
 
     /// The name in field 2 may hold anything, even `) R 1`: what counts begins after the last parenthesis.

@@ -34,6 +34,9 @@ use crate::wire::{
 /// when an agent was replaced before its end was noticed.
 const CONNECTIONS: usize = 8;
 
+/// How often it is tried again to listen.
+const LISTEN_AGAIN_MS: u16 = 1000;
+
 /// What all supervisors of a launcher share.
 pub(crate) struct Host {
     pub(crate) boot_id: String,
@@ -94,7 +97,9 @@ struct Supervisor<'a> {
     init: Child,
     channel: OwnedFd,
     outputs: [Output; 2],
-    listener: OwnedFd,
+    /// Where agents that adopt the container come in: made once the one that launched it is gone, which
+    /// most containers do not live to see.
+    listener: Option<OwnedFd>,
     connections: Vec<OwnedFd>,
     course: Course,
     timer: Option<TimerFd>,
@@ -125,7 +130,7 @@ impl<'a> Supervisor<'a> {
             init: started.init,
             channel: started.channel,
             outputs: started.outputs,
-            listener: started.listener,
+            listener: None,
             connections: vec![agent],
             course: Course::new(spec.stop_after),
             timer: None,
@@ -141,6 +146,7 @@ impl<'a> Supervisor<'a> {
     fn attend(&mut self) {
         loop {
             self.arm();
+            self.be_found();
             let Ok(ready) = self.wait() else {
                 // Without poll there is nothing to live on; init sees the channel close and ends.
                 return;
@@ -169,13 +175,14 @@ impl<'a> Supervisor<'a> {
 
     fn wait(&self) -> Result<Ready, Errno> {
         let input = |fd| PollFd::new(fd, PollFlags::POLLIN);
-        let mut watched = vec![
-            input(self.init.handle.as_fd()),
-            input(self.channel.as_fd()),
-            input(self.listener.as_fd()),
-        ];
-        let timer = self.timer.as_ref().map(|timer| input(timer.as_fd()));
-        watched.extend(timer);
+        let mut watched = vec![input(self.init.handle.as_fd()), input(self.channel.as_fd())];
+        watched.extend(self.timer.as_ref().map(|timer| input(timer.as_fd())));
+        let listener_at = watched.len();
+        watched.extend(
+            self.listener
+                .as_ref()
+                .map(|listener| input(listener.as_fd())),
+        );
         let outputs_from = watched.len();
         watched.extend(self.outputs.iter().filter_map(Output::pipe).map(input));
         let connections_from = watched.len();
@@ -184,7 +191,12 @@ impl<'a> Supervisor<'a> {
                 .iter()
                 .map(|connection| input(connection.as_fd())),
         );
-        while let Err(errno) = poll(&mut watched, PollTimeout::NONE) {
+        let timeout = if self.is_unreachable() {
+            PollTimeout::from(LISTEN_AGAIN_MS)
+        } else {
+            PollTimeout::NONE
+        };
+        while let Err(errno) = poll(&mut watched, timeout) {
             if errno != Errno::EINTR {
                 return Err(errno);
             }
@@ -199,7 +211,7 @@ impl<'a> Supervisor<'a> {
         Ok(Ready {
             init: has(0),
             channel: has(1),
-            listener: has(2),
+            listener: self.listener.is_some() && has(listener_at),
             outputs: [output(&self.outputs[0]), output(&self.outputs[1])],
             connections: (connections_from..watched.len()).map(has).collect(),
         })
@@ -253,8 +265,22 @@ impl<'a> Supervisor<'a> {
         let _ = crate::process::has_ended(&self.init.handle, patience);
     }
 
+    fn is_unreachable(&self) -> bool {
+        self.connections.is_empty() && self.listener.is_none()
+    }
+
+    /// Listens once nobody is connected any more. What keeps it from listening (a full disk) may pass.
+    fn be_found(&mut self) {
+        if self.is_unreachable() {
+            self.listener = listen_at(&self.files).ok();
+        }
+    }
+
     fn accept(&mut self) {
-        while let Ok(connection) = sys::accept(self.listener.as_fd()) {
+        let Some(listener) = &self.listener else {
+            return;
+        };
+        while let Ok(connection) = sys::accept(listener.as_fd()) {
             let own = nix::unistd::geteuid().as_raw();
             let peer = getsockopt(&connection, sockopt::PeerCredentials).map(|peer| peer.uid());
             if !peer.is_ok_and(|peer| peer == own || peer == 0)

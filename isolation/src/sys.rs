@@ -159,9 +159,21 @@ pub(crate) fn wait_child(pid: i32, block: bool) -> Result<Option<Ended>, Errno> 
 /// Sets every signal's disposition to the default and ignores the end of children (they are then reaped
 /// by the kernel).
 pub(crate) fn reset_signals_and_ignore_children() {
+    // The kernel's own structure, larger than on any architecture: the library refuses signals 32 and 33,
+    // which a parent may have left ignored all the same.
+    let default = [0_u64; 8];
     for signal in 1..=64 {
-        // SAFETY: SIG_DFL installs no code. Signals that cannot be set are refused, which is right.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: all zeroes is SIG_DFL with no flags, which installs no code; `default` is live for the
+        // call. Signals that cannot be set are refused, which is right.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            )
+        };
     }
     // SAFETY: SIG_IGN installs no code.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };

@@ -83,7 +83,10 @@ impl Supervisor<'_> {
             let _ = group.remove(EMPTY_PATIENCE);
         }
         self.hand_over(exit);
-        let _ = std::fs::remove_file(self.files.control());
+        if self.listener.is_some() {
+            // Nobody listens there any more; `destroy` removes what cannot be removed now.
+            let _ = std::fs::remove_file(self.files.control());
+        }
     }
 
     fn drain(&mut self) {
@@ -152,8 +155,14 @@ impl Supervisor<'_> {
                 Err(HandOffError::Write { source, .. }) if super::is_gone(&source) => return,
                 Err(_) if started.elapsed() > KEEP_LIMIT => return,
                 Err(_) => {
-                    let mut watched = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+                    self.be_found();
+                    let listener = self.listener.iter();
+                    let mut watched: Vec<_> = listener
+                        .map(|listener| PollFd::new(listener.as_fd(), PollFlags::POLLIN))
+                        .collect();
+                    // Whether somebody came or time passed: it is tried again.
                     let _ = poll(&mut watched, PollTimeout::from(KEEP_RETRY_MS));
+                    drop(watched);
                     self.accept();
                 }
             }

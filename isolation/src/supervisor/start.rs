@@ -1,6 +1,6 @@
 //! From a launch request to an init that has leave to execute.
 //!
-//! Order matters: group, init inside it, handle on disk, socket, leave. Whatever fails before leave is
+//! Order matters: group, init inside it, handle on disk, leave. Whatever fails before leave is
 //! given undoes what came before it.
 
 use std::fs;
@@ -33,7 +33,6 @@ pub(super) struct Started {
     pub(super) init: Child,
     pub(super) channel: OwnedFd,
     pub(super) outputs: [Output; 2],
-    pub(super) listener: OwnedFd,
 }
 
 /// Why a container could not be started.
@@ -55,8 +54,6 @@ pub(super) enum StartError {
     MapUser { source: io::Error },
     #[error("cannot read the start time of process {pid}")]
     StartTime { pid: i32, source: io::Error },
-    #[error("cannot listen at {path}")]
-    Listen { path: PathBuf, source: Errno },
     #[error("cannot give init leave to start")]
     Leave { source: io::Error },
     #[error("cannot prepare plain processes")]
@@ -66,7 +63,6 @@ pub(super) enum StartError {
 }
 
 pub(super) fn start(spec: &Spec, files: &HandOff, host: &Host) -> Result<Started, StartError> {
-    files.write_spec(spec)?;
     let (group, missing) = make_group(spec)?;
     let undo_group = group.clone();
     let started = start_in(spec, files, host, (group, missing));
@@ -137,13 +133,12 @@ fn start_in(
     };
     let claimed = prepared.claim(&channel, missing);
     match claimed {
-        Ok((handle, listener)) => Ok(Started {
+        Ok(handle) => Ok(Started {
             handle,
             group,
             init,
             channel,
             outputs: [stdout, stderr],
-            listener,
         }),
         Err(error) => {
             // It has no leave yet, so nothing but itself can be running.
@@ -163,7 +158,7 @@ struct Prepared<'a> {
 }
 
 impl Prepared<'_> {
-    fn claim(&self, channel: &OwnedFd, missing: Missing) -> Result<(Handle, OwnedFd), StartError> {
+    fn claim(&self, channel: &OwnedFd, missing: Missing) -> Result<Handle, StartError> {
         let leave = |instruction| {
             send_packet(channel, &instruction, Wait::Block)
                 .map_err(|source| StartError::Leave { source })
@@ -189,12 +184,8 @@ impl Prepared<'_> {
         if self.files.claim(&held)? != held {
             return Err(StartError::Void);
         }
-        let listener = super::listen_at(self.files).map_err(|source| StartError::Listen {
-            path: self.files.control(),
-            source,
-        })?;
         leave(Instruction::Go)?;
-        Ok((handle, listener))
+        Ok(handle)
     }
 }
 

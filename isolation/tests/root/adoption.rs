@@ -1,0 +1,288 @@
+//! Agents that die and come back.
+
+use std::fs;
+
+use argosy_isolation::{
+    Adoption, Container, Exit, Group, Handle, LaunchError, Outcome, Process, Spec, adopt,
+};
+
+use crate::world::{Agent, Case, PATIENCE, World, eventually, plain, stdout};
+
+pub(crate) const CASES: &[Case] = &[
+    (
+        "a_container_outlives_agent_and_launcher_and_is_adopted_with_the_same_process",
+        outlives,
+    ),
+    ("an_exit_while_the_agent_was_away_is_kept", exit_kept),
+    ("a_second_adoption_works_after_the_first", adopted_twice),
+    ("a_recycled_process_number_is_not_mistaken", recycled),
+    ("a_container_of_an_earlier_boot_is_gone", other_boot),
+    ("a_process_outside_its_group_is_not_adopted", other_group),
+    ("a_launch_that_an_adopter_has_voided_never_starts", voided),
+    (
+        "a_container_whose_supervisor_was_killed_ends_and_is_gone",
+        supervisor_killed,
+    ),
+    ("a_launcher_that_died_is_noticed", launcher_killed),
+    ("garbage_on_its_socket_ends_a_launcher", garbage),
+    ("two_launches_into_one_folder_start_once", twice),
+];
+
+const SLEEP: &str = "echo run >> runs; exec sleep 1000";
+
+fn running(spec: &Spec) -> Container {
+    match adopt(&spec.directory).unwrap() {
+        Adoption::Running(container) => container,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn exited(spec: &Spec) -> Exit {
+    match adopt(&spec.directory).unwrap() {
+        Adoption::Exited(exit) => exit,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn gone(spec: &Spec) -> String {
+    match adopt(&spec.directory).unwrap() {
+        Adoption::Gone { reason } => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn is_alive(process: Process) -> bool {
+    process.open().unwrap().is_some()
+}
+
+fn outlives() {
+    let mut world = World::new();
+    for spec in [world.spec(SLEEP), plain(world.spec(SLEEP))] {
+        let agent = Agent::launching(&spec, Some(&world.tree), None);
+        assert_eq!(Agent::heard(&spec), "started");
+        eventually("it runs", || spec.sandbox.join("runs").exists());
+        agent.kill();
+        let mut container = running(&spec);
+        let handle = container.handle().unwrap().clone();
+        assert_eq!(handle.nonce, 42);
+        assert!(is_alive(handle.init) && is_alive(handle.supervisor));
+        assert_eq!(handle.init, Process::of(handle.init.pid).unwrap());
+        container.kill(60_000).unwrap();
+        assert_eq!(
+            container.wait(PATIENCE).unwrap().outcome,
+            Outcome::Signaled(15)
+        );
+        assert_eq!(
+            fs::read_to_string(spec.sandbox.join("runs")).unwrap(),
+            "run\n"
+        );
+        assert_eq!(exited(&spec).outcome, Outcome::Signaled(15));
+    }
+}
+
+fn exit_kept() {
+    let mut world = World::new();
+    let spec = world.spec("until [ -e go ]; do sleep 0.01; done; echo late; exit 7");
+    let agent = Agent::launching(&spec, Some(&world.tree), None);
+    agent.kill();
+    fs::write(spec.sandbox.join("go"), "").unwrap();
+    eventually("the supervisor writes the status", || {
+        spec.directory.join("exit.json").exists()
+    });
+    let exit = exited(&spec);
+    assert_eq!(
+        (exit.outcome, exit.reason.as_str()),
+        (Outcome::Exited(7), "exited with code 7")
+    );
+    assert_eq!(stdout(&spec), "late\n", "stdio was kept, too");
+    assert!(!spec.cgroup.as_ref().unwrap().exists());
+    eventually("the supervisor removes its socket", || {
+        !spec.directory.join("control").exists()
+    });
+}
+
+fn adopted_twice() {
+    let mut world = World::new();
+    let spec = world.spec(SLEEP);
+    let (first, handle) = world.start(&spec);
+    drop(first);
+    let second = running(&spec);
+    assert_eq!(second.handle(), Some(&handle));
+    drop(second);
+    let mut third = running(&spec);
+    third.destroy(PATIENCE).unwrap();
+    assert_eq!(third.wait(PATIENCE).unwrap().outcome, Outcome::Signaled(9));
+}
+
+/// Changes the handle as if another container's had been found.
+fn forge(spec: &Spec, change: impl FnOnce(&mut serde_json::Value)) {
+    let path = spec.directory.join("handle.json");
+    let mut claim: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    change(&mut claim["held"]);
+    fs::write(&path, serde_json::to_vec(&claim).unwrap()).unwrap();
+}
+
+fn forged(change: impl FnOnce(&mut serde_json::Value, &Handle)) -> String {
+    let mut world = World::new();
+    let spec = world.spec(SLEEP);
+    let (container, handle) = world.start(&spec);
+    drop(container);
+    let path = spec.directory.join("handle.json");
+    let original = fs::read(&path).unwrap();
+    forge(&spec, |held| change(held, &handle));
+    let reason = gone(&spec);
+    assert!(is_alive(handle.init), "nothing was done to a stranger");
+    fs::write(&path, original).unwrap();
+    running(&spec).destroy(PATIENCE).unwrap();
+    reason
+}
+
+fn recycled() {
+    let reason = forged(|held, handle| {
+        held["supervisor"]["start_ticks"] = (handle.supervisor.start_ticks - 1).into();
+    });
+    assert!(reason.contains("is gone"), "{reason}");
+    // Neither is it killed in place of ours.
+    let mut world = World::new();
+    let spec = world.spec(SLEEP);
+    let (mut container, handle) = world.start(&spec);
+    // Start times are counted in hundredths of a second, and no number is given out again so soon.
+    std::thread::sleep(std::time::Duration::from_millis(30));
+    let victim = std::process::Command::new("sleep").arg("1000").spawn();
+    let mut victim = victim.unwrap();
+    forge(&spec, |held| {
+        held["supervisor"]["pid"] = victim.id().into();
+        held["init"]["pid"] = victim.id().into();
+    });
+    container.destroy(PATIENCE).unwrap();
+    assert!(victim.try_wait().unwrap().is_none(), "the stranger lives");
+    victim.kill().unwrap();
+    victim.wait().unwrap();
+    assert!(!is_alive(handle.init));
+    assert_eq!(
+        container.wait(PATIENCE).unwrap().outcome,
+        Outcome::Signaled(9)
+    );
+}
+
+fn other_boot() {
+    let reason = forged(|held, _| held["boot_id"] = "another".into());
+    assert!(reason.contains("restarted"), "{reason}");
+}
+
+fn other_group() {
+    let mut world = World::new();
+    let spec = world.spec(SLEEP);
+    let (container, handle) = world.start(&spec);
+    drop(container);
+    let stray = Group::at(&world.tree.root().join("stray"));
+    stray.create().unwrap();
+    stray.add(handle.init.pid).unwrap();
+    let reason = gone(&spec);
+    assert!(reason.contains("not in its cgroup"), "{reason}");
+    stray.remove(PATIENCE).unwrap();
+    eventually("the supervisor tells", || {
+        spec.directory.join("exit.json").exists()
+    });
+}
+
+fn voided() {
+    let mut world = World::new();
+    let spec = world.spec(SLEEP);
+    assert!(gone(&spec).contains("never"));
+    let exit = world.run(&spec);
+    assert_eq!(exit.outcome, Outcome::NotStarted);
+    assert_eq!(exit.reason, "the launch was void before it began");
+    assert!(!spec.sandbox.join("runs").exists());
+    assert!(!spec.cgroup.unwrap().exists());
+}
+
+fn supervisor_killed() {
+    let mut world = World::new();
+    for spec in [world.spec(SLEEP), plain(world.spec(SLEEP))] {
+        let (mut container, handle) = world.start(&spec);
+        let pid = nix::unistd::Pid::from_raw(handle.supervisor.pid);
+        nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
+        eventually("the container ends with its supervisor", || {
+            !is_alive(handle.init)
+        });
+        let lost = container.wait(PATIENCE).unwrap_err();
+        assert!(lost.to_string().contains("left no exit status"), "{lost}");
+        assert!(gone(&spec).contains("is gone"));
+        container.destroy(PATIENCE).unwrap();
+        assert!(!world.tree.group(&spec.id).path().exists());
+    }
+}
+
+fn launcher_killed() {
+    let mut world = World::new();
+    let spec = world.spec(SLEEP);
+    let (mut container, handle) = world.start(&spec);
+    let launcher = world.launcher.as_mut().unwrap();
+    let pid = nix::unistd::Pid::from_raw(launcher.pid() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
+    let next = world.spec(SLEEP);
+    // It may take one request that nobody will read: then the container never starts.
+    eventually("the launcher's end is noticed", || {
+        let launcher = world.launcher.as_mut().unwrap();
+        match launcher.launch(&next) {
+            Err(LaunchError::Gone { .. }) => true,
+            Err(error) => panic!("{error}"),
+            Ok(mut container) => container.wait(PATIENCE).is_err(),
+        }
+    });
+    assert!(!next.sandbox.join("runs").exists());
+    assert!(is_alive(handle.init), "containers do not notice");
+    world.launcher = Some(crate::world::launcher_for(Some(&world.tree)));
+    let after = world.spec("exit 3");
+    assert_eq!(world.run(&after).outcome, Outcome::Exited(3));
+    container.kill(0).unwrap();
+    assert_eq!(
+        container.wait(PATIENCE).unwrap().outcome,
+        Outcome::Signaled(9)
+    );
+}
+
+fn garbage() {
+    use std::io::{Read, Write};
+    use std::process::{Command, Stdio};
+    let (mut ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.arg("launcher").stderr(Stdio::piped());
+    command.stdin(std::os::fd::OwnedFd::from(theirs));
+    let mut launcher = command.spawn().unwrap();
+    drop(command);
+    ours.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
+    let mut message = String::new();
+    launcher
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut message)
+        .unwrap();
+    assert!(!launcher.wait().unwrap().success());
+    assert_eq!(message, "a launch request is garbled\n");
+}
+
+fn twice() {
+    let mut world = World::new();
+    let spec = world.spec(SLEEP);
+    let (mut container, _) = world.start(&spec);
+    let exit = world.run(&spec);
+    assert_eq!(exit.outcome, Outcome::NotStarted, "{}", exit.reason);
+    assert!(
+        !spec.directory.join("exit.json").exists(),
+        "the first one's end is not told"
+    );
+    eventually("it runs", || spec.sandbox.join("runs").exists());
+    assert_eq!(
+        fs::read_to_string(spec.sandbox.join("runs")).unwrap(),
+        "run\n"
+    );
+    container.destroy(PATIENCE).unwrap();
+    assert_eq!(
+        container.wait(PATIENCE).unwrap().outcome,
+        Outcome::Signaled(9)
+    );
+}

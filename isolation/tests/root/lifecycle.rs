@@ -1,0 +1,302 @@
+//! From start to end: statuses, refusals, output, signals, deadlines.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use argosy_isolation::{
+    BootTime, Exit, LaunchError, Notice, Outcome, Program, Spec, Stop, StopAfter,
+};
+
+use crate::world::{Case, PATIENCE, World, eventually, plain, stdout};
+
+pub(crate) const CASES: &[Case] = &[
+    ("exit_codes_and_signals_are_told_as_they_were", statuses),
+    ("a_command_that_cannot_be_started_says_why", refusals),
+    ("an_invalid_request_is_refused_before_it_is_sent", invalid),
+    ("a_sandbox_that_is_not_there_is_a_failed_start", no_sandbox),
+    ("output_is_kept_up_to_its_cap_and_nobody_blocks", output_cap),
+    (
+        "the_last_output_is_in_the_file_when_the_end_is_told",
+        last_output,
+    ),
+    ("orphans_are_reaped", orphans),
+    ("what_the_command_leaves_behind_ends_with_it", leftovers_end),
+    ("term_ends_a_command_by_default", term),
+    (
+        "a_command_that_ignores_term_is_killed_after_the_grace",
+        grace,
+    ),
+    ("signals_reach_the_commands_group", signal),
+    ("stop_after_ends_what_is_not_renewed", stop_after),
+    ("stop_after_spares_what_is_renewed", renewed),
+    ("usage_is_measured", usage),
+];
+
+fn statuses() {
+    let mut world = World::new();
+    for modes in [true, false] {
+        for (line, outcome) in [
+            ("true", Outcome::Exited(0)),
+            ("exit 7", Outcome::Exited(7)),
+            ("exit 255", Outcome::Exited(255)),
+            ("kill -9 $$", Outcome::Signaled(9)),
+            ("kill -TERM $$", Outcome::Signaled(15)),
+            ("ulimit -c 0; kill -SEGV $$", Outcome::Signaled(11)),
+        ] {
+            let spec = world.spec(line);
+            let spec = if modes { spec } else { plain(spec) };
+            let exit = world.run(&spec);
+            assert_eq!(exit.outcome, outcome, "{line}");
+            assert_eq!(exit.stop, None);
+            let file = fs::read(spec.directory.join("exit.json")).unwrap();
+            assert_eq!(serde_json::from_slice::<Exit>(&file).unwrap(), exit);
+        }
+    }
+}
+
+fn refusals() {
+    let mut world = World::new();
+    for (argument, reason) in [
+        (
+            "no-such-thing",
+            "cannot start \"no-such-thing\": No such file or directory",
+        ),
+        (
+            "/no/such/thing",
+            "cannot start \"/no/such/thing\": No such file or directory",
+        ),
+        (
+            "/etc/passwd",
+            "cannot start \"/etc/passwd\": Permission denied",
+        ),
+        ("/etc", "cannot start \"/etc\": Permission denied"),
+    ] {
+        let mut spec = world.spec("");
+        spec.program = Program::Arguments(vec![argument.into()]);
+        let exit = world.run(&spec);
+        assert_eq!(
+            (exit.outcome, exit.reason.as_str()),
+            (Outcome::NotStarted, reason)
+        );
+        assert!(!spec.cgroup.unwrap().exists());
+    }
+    let spec = world.spec("no-such-thing");
+    assert_eq!(
+        world.run(&spec).outcome,
+        Outcome::Exited(127),
+        "the shell did start"
+    );
+}
+
+fn invalid() {
+    let mut world = World::new();
+    let mut spec = world.spec("true");
+    spec.environment = (0..10)
+        .map(|number| (format!("V{number}"), "x".repeat(1 << 20)))
+        .collect();
+    let launcher = world.launcher.as_mut().unwrap();
+    let Err(LaunchError::Spec(error)) = launcher.launch(&spec) else {
+        panic!("10 MiB of environment were taken");
+    };
+    assert_eq!(error.field, "environment");
+    assert!(error.to_string().contains("1 MiB"), "{error}");
+    // What the rules allow does fit, even if every byte of it takes six in JSON.
+    let mut spec = world.spec("true");
+    spec.environment = (0..2)
+        .map(|number| (format!("V{number}"), "\u{1}".repeat(100_000)))
+        .collect();
+    assert_eq!(world.run(&spec).outcome, Outcome::Exited(0));
+}
+
+fn no_sandbox() {
+    let mut world = World::new();
+    let spec = world.spec("true");
+    fs::remove_dir(&spec.sandbox).unwrap();
+    let exit = world.run(&spec);
+    assert_eq!(exit.outcome, Outcome::NotStarted);
+    assert!(exit.reason.contains("sandbox/stdout"), "{}", exit.reason);
+    assert!(exit.reason.contains("No such file"), "{}", exit.reason);
+    assert!(spec.directory.join("exit.json").exists());
+    let mut spec = world.spec("true");
+    spec.directory = "/no/such/folder".into();
+    assert_eq!(world.run(&spec).outcome, Outcome::NotStarted);
+}
+
+fn output_cap() {
+    let mut world = World::new();
+    let mut spec =
+        world.spec("head -c 3000000 /dev/zero && head -c 10 /dev/zero >&2 && echo end > done");
+    spec.output_limit_bytes = 1_000_000;
+    assert_eq!(
+        world.run(&spec).outcome,
+        Outcome::Exited(0),
+        "no SIGPIPE, no SIGXFSZ"
+    );
+    assert!(spec.sandbox.join("done").exists());
+    let written = fs::read(spec.sandbox.join("stdout")).unwrap();
+    assert_eq!(written.len(), 1_000_000);
+    let text = String::from_utf8_lossy(&written);
+    assert_eq!(
+        text.matches("[argosy: the limit of 1000000 bytes is reached")
+            .count(),
+        1
+    );
+    assert_eq!(fs::metadata(spec.sandbox.join("stderr")).unwrap().len(), 10);
+}
+
+fn last_output() {
+    let mut world = World::new();
+    for _ in 0..20 {
+        let spec = world.spec("seq 20000");
+        assert_eq!(world.run(&spec).outcome, Outcome::Exited(0));
+        assert!(stdout(&spec).ends_with("\n20000\n"));
+    }
+}
+
+fn orphans() {
+    let mut world = World::new();
+    // The inner shell leaves a child that ends after it; then no process may be a zombie.
+    let line = "sh -c 'sleep 0.05 & exit'; \
+                while grep -q sleep /proc/[0-9]*/comm 2>/dev/null; do sleep 0.01 & wait; done; \
+                ! grep -l '^State:.Z' /proc/[0-9]*/status";
+    let spec = world.spec(line);
+    let mut container = world.launch(&spec);
+    let ended = container.wait(Duration::from_secs(5));
+    if ended.is_err() {
+        // The loop's own sleeps keep it busy: kill and say so.
+        container.destroy(PATIENCE).unwrap();
+    }
+    assert_eq!(
+        ended.unwrap().outcome,
+        Outcome::Exited(0),
+        "{}",
+        stdout(&spec)
+    );
+}
+
+fn leftovers_end() {
+    let mut world = World::new();
+    for modes in 0..3 {
+        let mark = format!("81{modes}.{}", std::process::id());
+        let line = format!("setsid sh -c 'sleep {mark} & sleep {mark}' & sleep 0.1; exit 3");
+        let mut spec = world.spec(&line);
+        match modes {
+            0 => {}
+            1 => spec.namespaces.pid = false,
+            _ => spec = plain(spec),
+        }
+        assert_eq!(world.run(&spec).outcome, Outcome::Exited(3));
+        assert_eq!(crate::world::processes_with(&mark), 0, "mode {modes}");
+    }
+}
+
+fn started(world: &mut World, line: &str) -> (Spec, argosy_isolation::Container) {
+    let spec = world.spec(&format!("{line} echo ready; sleep 1000 & wait; wait"));
+    let (container, _) = world.start(&spec);
+    eventually("the command is ready", || stdout(&spec) == "ready\n");
+    (spec, container)
+}
+
+fn term() {
+    let mut world = World::new();
+    let (_, mut container) = started(&mut world, "");
+    container.kill(60_000).unwrap();
+    let exit = container.wait(PATIENCE).unwrap();
+    assert_eq!(
+        (exit.outcome, exit.stop),
+        (Outcome::Signaled(15), Some(Stop::Ordered))
+    );
+    assert_eq!(
+        exit.reason,
+        "killed by signal 15 (SIGTERM) after it was told to end"
+    );
+    container.kill(0).expect("a late order is no error");
+}
+
+fn grace() {
+    let mut world = World::new();
+    let (_, mut container) = started(&mut world, "trap '' TERM;");
+    let begin = Instant::now();
+    container.kill(300).unwrap();
+    let exit = container.wait(PATIENCE).unwrap();
+    assert_eq!(
+        (exit.outcome, exit.stop),
+        (Outcome::Signaled(9), Some(Stop::Ordered))
+    );
+    assert!(
+        begin.elapsed() >= Duration::from_millis(290),
+        "{:?}",
+        begin.elapsed()
+    );
+}
+
+fn signal() {
+    let mut world = World::new();
+    let (_, mut container) = started(&mut world, "trap 'exit 5' USR1;");
+    container.signal(libc_usr1()).unwrap();
+    assert_eq!(
+        container.wait(PATIENCE).unwrap().outcome,
+        Outcome::Exited(5)
+    );
+}
+
+fn libc_usr1() -> i32 {
+    nix::sys::signal::SIGUSR1 as i32
+}
+
+fn until(milliseconds: u64) -> Option<StopAfter> {
+    Some(StopAfter {
+        deadline: BootTime::now() + Duration::from_millis(milliseconds),
+        grace_ms: 10,
+    })
+}
+
+fn stop_after() {
+    let mut world = World::new();
+    let mut spec = world.spec("trap '' TERM; sleep 1000 & wait; wait");
+    spec.stop_after = until(200);
+    let mut container = world.launch(&spec);
+    let exit = container.wait(PATIENCE).unwrap();
+    assert_eq!(
+        (exit.outcome, exit.stop),
+        (Outcome::Signaled(9), Some(Stop::StopAfter))
+    );
+    assert!(exit.reason.contains("did not renew"), "{}", exit.reason);
+}
+
+fn renewed() {
+    let mut world = World::new();
+    let mut spec = world.spec("exec sleep 1000");
+    spec.stop_after = until(400);
+    let (mut container, _) = world.start(&spec);
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_millis(1200) {
+        container.renew(until(400).unwrap().deadline).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(
+            container.notice().unwrap(),
+            None::<Notice>,
+            "it lives while renewed"
+        );
+    }
+    let exit = container.wait(PATIENCE).unwrap();
+    assert_eq!(exit.stop, Some(Stop::StopAfter));
+}
+
+fn usage() {
+    let mut world = World::new();
+    let spec = world.spec("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done");
+    let (mut container, _) = world.start(&spec);
+    eventually("processor time is counted while it runs", || {
+        container.notice().unwrap();
+        container.exit().is_some() || container.stats().cpu_us.is_some_and(|cpu_us| cpu_us > 0)
+    });
+    let exit = container.wait(PATIENCE).unwrap();
+    assert!(exit.usage.cpu_ms > 0, "{:?}", exit.usage);
+    assert!(
+        exit.usage
+            .peak_memory_bytes
+            .is_some_and(|bytes| bytes > 100_000)
+    );
+    assert!(exit.finished_at_ms > 1_600_000_000_000);
+}

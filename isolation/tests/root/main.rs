@@ -1,0 +1,77 @@
+//! Containers for real, as root: skipped, with the reason counted, where that is not possible.
+//!
+//! The same executable is test program, launcher and, to be killed, agent.
+
+mod adoption;
+mod confinement;
+mod lifecycle;
+mod removal;
+mod world;
+
+use std::process::ExitCode;
+
+use world::{Case, agent};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some("launcher") => {
+            if let Err(error) = argosy_isolation::launcher::run_from_fd() {
+                eprintln!("{error}");
+                return ExitCode::FAILURE;
+            }
+            ExitCode::SUCCESS
+        }
+        Some("agent") => agent(&arguments[1..]),
+        _ => run(&arguments),
+    }
+}
+
+/// What `cargo test` expects of a test program: names filter, `--list` lists.
+fn run(arguments: &[String]) -> ExitCode {
+    let cases: Vec<Case> = [
+        confinement::CASES,
+        lifecycle::CASES,
+        adoption::CASES,
+        removal::CASES,
+    ]
+    .concat();
+    let filters: Vec<_> = arguments
+        .iter()
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    let wanted =
+        |case: &&Case| filters.is_empty() || filters.iter().any(|filter| case.0.contains(*filter));
+    let cases: Vec<_> = cases.iter().filter(wanted).collect();
+    if arguments.iter().any(|argument| argument == "--list") {
+        cases.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    println!("\nrunning {} tests", cases.len());
+    if let Err(reason) = world::possible() {
+        for (name, _) in &cases {
+            println!("test {name} ... SKIPPED: {reason}");
+        }
+        println!(
+            "\ntest result: ok. 0 passed; 0 failed; {} skipped",
+            cases.len()
+        );
+        return ExitCode::SUCCESS;
+    }
+    let mut failed = Vec::new();
+    for (name, case) in &cases {
+        let passed = std::panic::catch_unwind(case).is_ok();
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        if !passed {
+            failed.push(*name);
+        }
+    }
+    let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
+    let passed = cases.len() - failed.len();
+    println!(
+        "\ntest result: {verdict}. {passed} passed; {} failed; 0 skipped",
+        failed.len()
+    );
+    failed.iter().for_each(|name| println!("    {name}"));
+    ExitCode::from(u8::from(!failed.is_empty()))
+}

@@ -1,0 +1,150 @@
+//! Nothing is left, wherever it stopped.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use argosy_isolation::{Outcome, Spec, destroy, sweep};
+
+use crate::world::{Case, PATIENCE, World, eventually, plain, processes_with};
+
+pub(crate) const CASES: &[Case] = &[
+    (
+        "double_forked_processes_in_sessions_of_their_own_die_at_destroy",
+        double_forks,
+    ),
+    ("destroying_twice_is_as_good_as_once", twice),
+    ("what_was_never_launched_can_be_destroyed", never_launched),
+    ("a_sweep_removes_only_what_is_not_known", sweeps),
+    ("a_fork_bomb_dies_at_destroy", fork_bomb),
+    (
+        "groups_that_a_container_made_below_its_own_go_with_it",
+        nested,
+    ),
+    ("two_hundred_quick_starts_leave_nothing", quick_starts),
+];
+
+fn modes(world: &mut World, line: &str) -> [Spec; 3] {
+    let mut no_pid_namespace = world.spec(line);
+    no_pid_namespace.namespaces.pid = false;
+    [world.spec(line), no_pid_namespace, plain(world.spec(line))]
+}
+
+fn double_forks() {
+    let mut world = World::new();
+    let mark = format!("823.{}", std::process::id());
+    let line = format!(
+        "setsid sh -c 'setsid sleep {mark} & setsid sleep {mark} &' & \
+         (trap '' TERM HUP; setsid nohup sleep {mark} &) & exec sleep {mark}"
+    );
+    for spec in modes(&mut world, &line) {
+        let (mut container, _) = world.start(&spec);
+        eventually("all four sleep", || processes_with(&mark) >= 4);
+        container.destroy(PATIENCE).unwrap();
+        assert_eq!(processes_with(&mark), 0);
+        assert!(spec.cgroup.is_none_or(|group| !group.exists()));
+        assert_eq!(
+            container.wait(PATIENCE).unwrap().outcome,
+            Outcome::Signaled(9)
+        );
+    }
+}
+
+fn twice() {
+    let mut world = World::new();
+    for spec in modes(&mut world, "exec sleep 1000") {
+        let (container, _) = world.start(&spec);
+        for _ in 0..3 {
+            container.destroy(PATIENCE).unwrap();
+        }
+        fs::remove_dir_all(&spec.directory).unwrap();
+        container.destroy(PATIENCE).unwrap();
+    }
+}
+
+fn never_launched() {
+    let mut world = World::new();
+    let spec = world.spec("echo > ran");
+    destroy(&spec.directory, spec.cgroup.as_deref(), PATIENCE).unwrap();
+    assert_eq!(
+        world.run(&spec).outcome,
+        Outcome::NotStarted,
+        "nor can it be, later"
+    );
+    assert!(!spec.sandbox.join("ran").exists());
+}
+
+fn sweeps() {
+    let mut world = World::new();
+    let (known, unknown) = (world.spec("exec sleep 1000"), world.spec("exec sleep 1000"));
+    let (mut kept, _) = world.start(&known);
+    let (mut swept, _) = world.start(&unknown);
+    let removed = sweep(&world.tree, &BTreeSet::from([known.id.clone()]), PATIENCE).unwrap();
+    // Its supervisor may have been quicker with the group.
+    assert!(removed.is_empty() || removed == [unknown.id]);
+    assert_eq!(swept.wait(PATIENCE).unwrap().outcome, Outcome::Signaled(9));
+    assert_eq!(kept.notice().unwrap(), None);
+    assert_eq!(world.tree.containers().unwrap(), [known.id]);
+    kept.destroy(PATIENCE).unwrap();
+    assert_eq!(kept.wait(PATIENCE).unwrap().outcome, Outcome::Signaled(9));
+}
+
+fn fork_bomb() {
+    let mut world = World::new();
+    // Each generation leaves two, up to a hundred at a time: enough to outrun any list of numbers.
+    let line = "ulimit -u 400; bomb() { bomb & bomb & sleep 0.02; }; bomb; sleep 1000";
+    let mut spec = world.spec(line);
+    spec.namespaces.pid = false;
+    spec.resource_limits = vec![argosy_isolation::ResourceLimit {
+        name: "cpu".into(),
+        soft: 20,
+        hard: 20,
+    }];
+    let (container, _) = world.start(&spec);
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    container.destroy(PATIENCE).unwrap();
+    assert!(!spec.cgroup.unwrap().exists());
+}
+
+fn nested() {
+    let mut world = World::new();
+    let spec = world.spec("exec sleep 1000");
+    let (container, _) = world.start(&spec);
+    let group = spec.cgroup.clone().unwrap();
+    fs::create_dir_all(group.join("a/b")).unwrap();
+    container.destroy(PATIENCE).unwrap();
+    assert!(!group.exists());
+}
+
+fn quick_starts() {
+    let mut world = World::new();
+    let mounts = || {
+        fs::read_to_string("/proc/self/mountinfo")
+            .unwrap()
+            .lines()
+            .count()
+    };
+    let before = mounts();
+    let mut running = Vec::new();
+    for _ in 0..200 {
+        let spec = world.spec("exit 9");
+        running.push((world.launch(&spec), spec));
+    }
+    for (container, spec) in &mut running {
+        assert_eq!(
+            container.wait(PATIENCE).unwrap().outcome,
+            Outcome::Exited(9)
+        );
+        container.destroy(PATIENCE).unwrap();
+        let left = fs::read_dir(&spec.directory).unwrap().flatten();
+        let mut left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["exit.json", "handle.json", "sandbox"]);
+    }
+    assert_eq!(world.tree.containers().unwrap(), []);
+    assert_eq!(mounts(), before);
+    let supervisors = argosy_isolation::Group::at(&world.tree.supervisors());
+    world.launcher = None;
+    eventually("no supervisor is left", || {
+        !supervisors.is_populated().unwrap()
+    });
+}

@@ -1,0 +1,238 @@
+//! One agent's world: its tree of groups, its folders, its launcher. Gone without a trace when dropped.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use argosy_isolation::{
+    Container, ContainerId, Exit, Handle, Isolation, Launcher, Namespaces, Program, Spec, Tree,
+    cgroup, detect, launcher, sweep,
+};
+
+/// A test: its name and what it does.
+pub(crate) type Case = (&'static str, fn());
+
+/// How long anything may take before a test fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Whether containers can be made here, or why not.
+pub(crate) fn possible() -> Result<(), String> {
+    let uid = nix::unistd::geteuid();
+    if !uid.is_root() {
+        return Err("needs root".to_owned());
+    }
+    detect().full
+}
+
+pub(crate) struct World {
+    pub(crate) tree: Tree,
+    pub(crate) launcher: Option<Launcher>,
+    work: tempfile::TempDir,
+    containers: u32,
+}
+
+pub(crate) fn launcher_for(tree: Option<&Tree>) -> Launcher {
+    let mut command = launcher::own_executable().unwrap();
+    command.arg("launcher").env("LEAK", "from the agent");
+    Launcher::spawn(command, tree).unwrap()
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        static WORLDS: AtomicU32 = AtomicU32::new(0);
+        let number = WORLDS.fetch_add(1, Ordering::Relaxed);
+        let agent = ContainerId::new(format!("test-{}-{number}", std::process::id())).unwrap();
+        let tree = Tree::create(&cgroup::default_parent().unwrap(), &agent).unwrap();
+        Self {
+            launcher: Some(launcher_for(Some(&tree))),
+            tree,
+            work: tempfile::tempdir().unwrap(),
+            containers: 0,
+        }
+    }
+
+    /// A launch of this line with a shell, fully isolated, with folders of its own.
+    pub(crate) fn spec(&mut self, line: &str) -> Spec {
+        self.containers += 1;
+        let spec = spec_in(self.work.path(), &format!("c{}", self.containers), line);
+        let group = self.tree.group(&spec.id).path().to_owned();
+        Spec {
+            cgroup: Some(group),
+            ..spec
+        }
+    }
+
+    pub(crate) fn launch(&mut self, spec: &Spec) -> Container {
+        self.launcher.as_mut().unwrap().launch(spec).unwrap()
+    }
+
+    /// Launches and waits until it runs.
+    pub(crate) fn start(&mut self, spec: &Spec) -> (Container, Handle) {
+        let mut container = self.launch(spec);
+        let handle = container.wait_started(PATIENCE).unwrap().unwrap();
+        (container, handle)
+    }
+
+    /// Launches and waits until it has ended.
+    pub(crate) fn run(&mut self, spec: &Spec) -> Exit {
+        self.launch(spec).wait(PATIENCE).unwrap()
+    }
+
+    /// Runs a line and returns what it wrote.
+    pub(crate) fn output(&mut self, line: &str) -> String {
+        let spec = self.spec(line);
+        let exit = self.run(&spec);
+        let written = stdout(&spec);
+        assert_eq!(
+            exit.reason,
+            "exited with code 0",
+            "{line}: {written} {}",
+            stderr(&spec)
+        );
+        written
+    }
+
+    pub(crate) fn work(&self) -> &Path {
+        self.work.path()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.launcher = None;
+        if std::thread::panicking() {
+            // Best effort: the failure that is already under way is the one to see.
+            let _ = sweep(&self.tree, &BTreeSet::new(), PATIENCE);
+            let _ = self.tree.remove();
+            return;
+        }
+        assert_eq!(
+            sweep(&self.tree, &BTreeSet::new(), PATIENCE).unwrap(),
+            [],
+            "a test cleans up"
+        );
+        eventually("every supervisor ends", || self.tree.remove().is_ok());
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let work = self.work.path().to_str().unwrap();
+        assert!(!mounts.contains(work), "no mount is left");
+    }
+}
+
+pub(crate) fn spec_in(work: &Path, id: &str, line: &str) -> Spec {
+    let folder = work.join(id);
+    let sandbox = folder.join("sandbox");
+    fs::create_dir_all(&sandbox).unwrap();
+    let program = Program::Shell(line.to_owned());
+    let mut spec = Spec::new(ContainerId::new(id).unwrap(), &folder, &sandbox, program);
+    spec.nonce = 42;
+    spec
+}
+
+/// The same launch without namespaces or group.
+pub(crate) fn plain(spec: Spec) -> Spec {
+    Spec {
+        isolation: Isolation::Processes,
+        namespaces: Namespaces::NONE,
+        cgroup: None,
+        ..spec
+    }
+}
+
+pub(crate) fn stdout(spec: &Spec) -> String {
+    fs::read_to_string(spec.sandbox.join("stdout")).unwrap()
+}
+
+pub(crate) fn stderr(spec: &Spec) -> String {
+    fs::read_to_string(spec.sandbox.join("stderr")).unwrap()
+}
+
+/// Waits for a condition; fails with its name.
+pub(crate) fn eventually(condition: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(
+            Instant::now() < deadline,
+            "not within {PATIENCE:?}: {condition}"
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// How many processes have this word among their arguments.
+pub(crate) fn processes_with(word: &str) -> usize {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries
+        .filter_map(|entry| fs::read(entry.path().join("cmdline")).ok())
+        .filter(|line| {
+            line.split(|byte| *byte == 0)
+                .any(|argument| argument == word.as_bytes())
+        })
+        .count()
+}
+
+/// An agent in a process of its own, which has launched one container and can be killed.
+pub(crate) struct Agent {
+    pub(crate) process: Child,
+}
+
+impl Agent {
+    /// Starts the agent and waits until its container runs.
+    pub(crate) fn launching(spec: &Spec, tree: Option<&Tree>, uid: Option<u32>) -> Self {
+        let request = spec.directory.join("request.json");
+        fs::write(&request, serde_json::to_vec(spec).unwrap()).unwrap();
+        let mut executable = std::env::current_exe().unwrap();
+        if uid.is_some() {
+            // The user may not be allowed to look into the folder of the build.
+            let copy = spec.directory.join("agent");
+            fs::copy(executable, &copy).unwrap();
+            executable = copy;
+        }
+        let mut command = Command::new(executable);
+        command.arg("agent").arg(&request);
+        command.args(tree.map(|tree| tree.supervisors()));
+        command.stdin(Stdio::null());
+        if let Some(uid) = uid {
+            std::os::unix::process::CommandExt::uid(&mut command, uid);
+        }
+        let process = command.spawn().unwrap();
+        let agent = Self { process };
+        eventually("the agent's container has started or ended", || {
+            spec.directory.join("told").exists()
+        });
+        agent
+    }
+
+    /// What the agent heard: "started" or the reason why not.
+    pub(crate) fn heard(spec: &Spec) -> String {
+        fs::read_to_string(spec.directory.join("told")).unwrap()
+    }
+
+    pub(crate) fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+/// The other side of [`Agent`]: launches one request, says so, and waits to be killed.
+pub(crate) fn agent(arguments: &[String]) -> ExitCode {
+    let spec: Spec = serde_json::from_slice(&fs::read(&arguments[0]).unwrap()).unwrap();
+    let mut launcher = launcher_for(None);
+    if let Some(supervisors) = arguments.get(1).map(PathBuf::from) {
+        let group = argosy_isolation::Group::at(&supervisors);
+        group.add(launcher.pid() as i32).unwrap();
+    }
+    let mut container = launcher.launch(&spec).unwrap();
+    let told = match container.wait_started(PATIENCE).unwrap() {
+        Ok(_) => "started".to_owned(),
+        Err(exit) => exit.reason,
+    };
+    let draft = spec.directory.join("telling");
+    fs::write(&draft, told).unwrap();
+    fs::rename(&draft, spec.directory.join("told")).unwrap();
+    loop {
+        std::thread::park();
+    }
+}
