@@ -3,6 +3,7 @@
 //! Entries are durable when `append` returns, a vote when `save_vote` returns; reads of recent entries come from memory. What an
 //! entry means is of no concern here.
 
+mod tail;
 mod verify;
 
 use std::collections::VecDeque;
@@ -19,9 +20,10 @@ use crate::disk::{Changes, Disk, Durability, Family};
 use crate::entry::{self, EntryError, Link};
 use crate::fatal::{Fatal, FatalError};
 use crate::record::{self, LogIdRecord, PurgedRecord, VoteRecord};
-use crate::types::{Entry, LogId, Payload, TypeConfig, Vote};
+use crate::types::{Entry, LogId, TypeConfig, Vote};
 use crate::writer::Writer;
 
+use tail::{Budget, Tail};
 pub(crate) use verify::LogError;
 
 const VOTE: &[u8] = b"vote";
@@ -30,12 +32,6 @@ const PURGED: &[u8] = b"purged";
 
 /// Commands read at once, in bytes: what one message and one turn carry.
 const READ_BYTES: usize = 1 << 20;
-
-/// Recent entries kept in memory, so that replication and apply of fresh entries read no disk: at most this many bytes of commands …
-const TAIL_BYTES: usize = 16 << 20;
-
-/// … and this many entries. Beyond either the oldest leave; they are read from the disk.
-const TAIL_ENTRIES: usize = 4096;
 
 /// A handle on the log; clones are the same log.
 #[derive(Clone)]
@@ -67,89 +63,6 @@ struct State {
     truncations: u64,
 }
 
-/// The newest entries, without a gap, up to the last one of the log.
-#[derive(Default)]
-struct Tail {
-    entries: VecDeque<Entry>,
-    bytes: usize,
-}
-
-impl Tail {
-    fn push(&mut self, entry: Entry) {
-        self.bytes += weight(&entry);
-        self.entries.push_back(entry);
-        while self.bytes > TAIL_BYTES || self.entries.len() > TAIL_ENTRIES {
-            self.drop_first();
-        }
-    }
-
-    fn drop_first(&mut self) {
-        if let Some(entry) = self.entries.pop_front() {
-            self.bytes -= weight(&entry);
-        }
-    }
-
-    fn drop_through(&mut self, index: u64) {
-        while self.first().is_some_and(|first| first <= index) {
-            self.drop_first();
-        }
-    }
-
-    fn drop_from(&mut self, index: u64) {
-        while self
-            .entries
-            .back()
-            .is_some_and(|entry| entry.log_id.index >= index)
-        {
-            let entry = self.entries.pop_back().expect("it has a last entry");
-            self.bytes -= weight(&entry);
-        }
-    }
-
-    fn first(&self) -> Option<u64> {
-        Some(self.entries.front()?.log_id.index)
-    }
-
-    /// The entries from `start`, which it holds, up to `end` or the budget.
-    fn take(&self, start: u64, end: u64, budget: &mut Budget, into: &mut Vec<Entry>) {
-        let Some(first) = self.first() else { return };
-        let skipped = usize::try_from(start - first).expect("the tail is short");
-        for entry in self.entries.iter().skip(skipped) {
-            if entry.log_id.index >= end || !budget.spend(entry) {
-                return;
-            }
-            into.push(entry.clone());
-        }
-    }
-}
-
-/// Bytes of commands that a read may still take. The first entry is always granted.
-struct Budget(Option<usize>, bool);
-
-impl Budget {
-    fn spend(&mut self, entry: &Entry) -> bool {
-        let Budget(Some(left), started) = self else {
-            return true;
-        };
-        let weight = weight(entry);
-        if *started && weight > *left {
-            *left = 0;
-            return false;
-        }
-        *started = true;
-        *left = left.saturating_sub(weight);
-        true
-    }
-}
-
-fn weight(entry: &Entry) -> usize {
-    match &entry.payload {
-        Payload::Normal(batch) => batch.bytes() + 64,
-        Payload::Blank => 64,
-        Payload::Membership(_) => 1024,
-    }
-}
-
 fn key(index: u64) -> Vec<u8> {
     index.to_be_bytes().to_vec()
 }
@@ -174,12 +87,6 @@ impl LogStore {
         })))
     }
 
-    /// Whether this log never held anything.
-    pub(crate) fn is_empty(&self) -> bool {
-        let state = self.state();
-        state.vote.is_none() && state.last.is_none()
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().expect("no holder of the lock panics")
     }
@@ -188,7 +95,7 @@ impl LogStore {
     fn read(&self, start: u64, end: u64, bytes: Option<usize>) -> io::Result<Vec<Entry>> {
         loop {
             let mut entries = Vec::new();
-            let mut budget = Budget(bytes, false);
+            let mut budget = Budget::new(bytes);
             let mut recent = Vec::new();
             let (start, disk_end, truncations) = {
                 let state = self.state();

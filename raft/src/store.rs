@@ -77,11 +77,6 @@ impl Store {
         Ok(())
     }
 
-    /// Whether nothing was ever voted, logged or installed here.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.log.is_empty() && self.parts.shelf.current().is_none()
-    }
-
     pub(crate) fn log(&self) -> LogStore {
         self.log.clone()
     }

@@ -5,5 +5,6 @@ mod cuts;
 mod damage;
 mod harness;
 mod images;
+mod process;
 mod reads;
 mod suite;

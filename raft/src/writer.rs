@@ -124,6 +124,25 @@ impl Writer {
     }
 }
 
+/// The thread holds the disk: when the last handle is gone, so is the thread, and nothing of the store runs on behind the program's end.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let Inner::Thread { jobs, thread } = self else {
+            return;
+        };
+        let (closed, _) = mpsc::channel(1);
+        drop(std::mem::replace(jobs, closed));
+        let thread = thread
+            .get_mut()
+            .expect("no holder of the lock panics")
+            .take();
+        if let Some(thread) = thread {
+            // Its panic, if any, was printed by the thread itself.
+            let _ = thread.join();
+        }
+    }
+}
+
 impl Hand {
     fn work(mut self, mut inbox: mpsc::Receiver<Job>) {
         while let Some(job) = inbox.blocking_recv() {

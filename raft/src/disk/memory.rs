@@ -35,10 +35,6 @@ struct Contents {
 struct Families(BTreeMap<Family, BTreeMap<Vec<u8>, Bytes>>);
 
 impl MemoryDisk {
-    pub(crate) fn new() -> Self {
-        Self::default()
-    }
-
     fn contents(&self) -> MutexGuard<'_, Contents> {
         self.0.lock().expect("no holder of the lock panics")
     }
@@ -203,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_power_cut_keeps_the_synced_and_a_prefix_of_the_rest() {
-        let disk = MemoryDisk::new();
+        let disk = MemoryDisk::default();
         disk.write(put("a"), Durability::Buffered).unwrap();
         disk.write(put("b"), Durability::Synced).unwrap();
         disk.write(put("c"), Durability::Buffered).unwrap();
@@ -217,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_range_is_deleted_up_to_its_end_not_including_it() {
-        let disk = MemoryDisk::new();
+        let disk = MemoryDisk::default();
         for key in ["a", "b", "c", "d"] {
             disk.write(put(key), Durability::Buffered).unwrap();
         }

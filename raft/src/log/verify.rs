@@ -6,7 +6,8 @@ use std::error::Error;
 use std::io;
 use std::ops::ControlFlow;
 
-use super::{COMMITTED, PURGED, State, Tail, VOTE, key, next_of};
+use super::tail::Tail;
+use super::{COMMITTED, PURGED, State, VOTE, key, next_of};
 use crate::disk::{Family, Read};
 use crate::entry::{self, EntryError, Link, Opened};
 use crate::record::{self, LogIdRecord, PurgedRecord, RecordError, VoteRecord};

@@ -61,7 +61,7 @@ async fn what_was_promised_is_there_after_a_cut_at_any_write() {
     let mut cut = 0;
     while !finished {
         for kept in [0, 1, usize::MAX] {
-            let disk = MemoryDisk::new();
+            let disk = MemoryDisk::default();
             let place = Place::Memory(disk.clone());
             let (fatal, words) = observed();
             let mut opened = try_open(&place, fatal).await.unwrap();
@@ -122,7 +122,7 @@ async fn check(place: &Place, promised: &Promised, cut: usize) {
 async fn an_install_cut_at_any_write_ends_as_the_old_or_the_new_registry() {
     let image = {
         let ground = Ground {
-            place: Place::Memory(MemoryDisk::new()),
+            place: Place::Memory(MemoryDisk::default()),
             _directory: None,
         };
         let mut opened = harness::open(&ground.place).await;
@@ -140,7 +140,7 @@ async fn an_install_cut_at_any_write_ends_as_the_old_or_the_new_registry() {
     let mut cut = 0;
     while !finished {
         for kept in [0, 1, 2, usize::MAX] {
-            let disk = MemoryDisk::new();
+            let disk = MemoryDisk::default();
             let place = Place::Memory(disk.clone());
             let (fatal, _words) = observed();
             let mut opened = try_open(&place, fatal).await.unwrap();

@@ -140,7 +140,7 @@ async fn an_unfinished_install_without_its_snapshot_is_refused() {
 
 #[tokio::test]
 async fn damage_found_while_reading_stops_the_process_with_its_place() {
-    let disk = MemoryDisk::new();
+    let disk = MemoryDisk::default();
     let (fatal, words) = observed();
     let mut opened = try_open(&Place::Memory(disk.clone()), fatal).await.unwrap();
     // More than stay in memory, so that the first ones are read from the disk.
@@ -159,7 +159,7 @@ async fn damage_found_while_reading_stops_the_process_with_its_place() {
 
 #[tokio::test]
 async fn a_failed_write_is_the_last_word_and_is_never_retried() {
-    let disk = MemoryDisk::new();
+    let disk = MemoryDisk::default();
     let (fatal, words) = observed();
     let mut opened = try_open(&Place::Memory(disk.clone()), fatal).await.unwrap();
     opened.append(entries(0..2)).await;

@@ -110,7 +110,7 @@ pub(crate) struct Ground {
 /// A place of each kind that this build has.
 pub(crate) fn grounds() -> Vec<Ground> {
     let memory = Ground {
-        place: Place::Memory(MemoryDisk::new()),
+        place: Place::Memory(MemoryDisk::default()),
         _directory: None,
     };
     let mut grounds = vec![memory];

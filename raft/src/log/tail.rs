@@ -1,0 +1,98 @@
+//! The newest entries in memory, and how much one read may take.
+
+use std::collections::VecDeque;
+
+use crate::types::{Entry, Payload};
+
+/// Recent entries kept in memory, so that replication and apply of fresh entries read no disk: at most this many bytes of commands …
+const TAIL_BYTES: usize = 16 << 20;
+
+/// … and this many entries. Beyond either the oldest leave; they are read from the disk.
+const TAIL_ENTRIES: usize = 4096;
+
+/// The newest entries, without a gap, up to the last one of the log.
+#[derive(Default)]
+pub(super) struct Tail {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+}
+
+impl Tail {
+    pub(super) fn push(&mut self, entry: Entry) {
+        self.bytes += weight(&entry);
+        self.entries.push_back(entry);
+        while self.bytes > TAIL_BYTES || self.entries.len() > TAIL_ENTRIES {
+            self.drop_first();
+        }
+    }
+
+    fn drop_first(&mut self) {
+        if let Some(entry) = self.entries.pop_front() {
+            self.bytes -= weight(&entry);
+        }
+    }
+
+    pub(super) fn drop_through(&mut self, index: u64) {
+        while self.first().is_some_and(|first| first <= index) {
+            self.drop_first();
+        }
+    }
+
+    pub(super) fn drop_from(&mut self, index: u64) {
+        while self
+            .entries
+            .back()
+            .is_some_and(|entry| entry.log_id.index >= index)
+        {
+            let entry = self.entries.pop_back().expect("it has a last entry");
+            self.bytes -= weight(&entry);
+        }
+    }
+
+    pub(super) fn first(&self) -> Option<u64> {
+        Some(self.entries.front()?.log_id.index)
+    }
+
+    /// The entries from `start`, which it holds, up to `end` or the budget.
+    pub(super) fn take(&self, start: u64, end: u64, budget: &mut Budget, into: &mut Vec<Entry>) {
+        let Some(first) = self.first() else { return };
+        let skipped = usize::try_from(start - first).expect("the tail is short");
+        for entry in self.entries.iter().skip(skipped) {
+            if entry.log_id.index >= end || !budget.spend(entry) {
+                return;
+            }
+            into.push(entry.clone());
+        }
+    }
+}
+
+/// Bytes of commands that a read may still take. The first entry is always granted.
+pub(super) struct Budget(Option<usize>, bool);
+
+impl Budget {
+    pub(super) fn new(bytes: Option<usize>) -> Self {
+        Self(bytes, false)
+    }
+
+    pub(super) fn spend(&mut self, entry: &Entry) -> bool {
+        let Budget(Some(left), started) = self else {
+            return true;
+        };
+        let weight = weight(entry);
+        if *started && weight > *left {
+            *left = 0;
+            return false;
+        }
+        *started = true;
+        *left = left.saturating_sub(weight);
+        true
+    }
+}
+
+fn weight(entry: &Entry) -> usize {
+    match &entry.payload {
+        Payload::Normal(batch) => batch.bytes() + 64,
+        Payload::Blank => 64,
+        Payload::Membership(_) => 1024,
+    }
+}

@@ -1,0 +1,123 @@
+//! Ends of real processes: killed in the middle of work, or stopped by their own last words.
+//!
+//! A test starts itself again as the process that is to end.
+
+use std::env;
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+
+use crate::fatal::{self, FatalError};
+
+/// Tells the second start of a test what it is, and where it works.
+const CHILD: &str = "ARGOSY_RAFT_TEST_CHILD";
+
+fn this_test(name: &str, place: &str) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    let name = format!("tests::process::{name}");
+    command.args(["--exact", &name, "--nocapture"]);
+    command
+        .env(CHILD, place)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn last_words_are_said_and_the_process_is_gone_at_once() {
+    if env::var_os(CHILD).is_some() {
+        fatal::abort()(&FatalError {
+            path: "/data/master".into(),
+            what: "write to",
+            source: io::Error::from_raw_os_error(28),
+        });
+        return;
+    }
+    let name = "last_words_are_said_and_the_process_is_gone_at_once";
+    let output = this_test(name, "yes").output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    let expected = "argosy: cannot write to /data/master: No space left on device (os error 28); stopping at once";
+    assert!(words.contains(expected), "{words}");
+    // SIGABRT.
+    assert_eq!(output.status.signal(), Some(6));
+}
+
+#[cfg(feature = "rocksdb")]
+mod killed {
+    use std::io::{BufRead, BufReader};
+    use std::path::PathBuf;
+
+    use openraft::RaftLogReader;
+    use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
+
+    use super::super::harness::{entries, open, start, vote};
+    use super::{CHILD, env, this_test};
+    use crate::store::Place;
+
+    /// Votes and appends without end, and says on standard output what was answered.
+    async fn work(place: Place) {
+        let mut opened = open(&place).await;
+        for index in 0.. {
+            if index % 10 == 0 {
+                opened.log.save_vote(&vote(index, 1)).await.unwrap();
+            }
+            let entry = entries(index..index + 1);
+            opened.log.blocking_append(entry.clone()).await.unwrap();
+            opened
+                .log
+                .save_committed(Some(entry[0].log_id))
+                .await
+                .unwrap();
+            opened.apply(entry).await;
+            println!("answered {index}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_answered_before_a_kill_is_there_afterwards() {
+        if let Some(path) = env::var_os(CHILD) {
+            return work(Place::Directory(path.into())).await;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path: PathBuf = directory.path().join("master");
+        let name = "killed::what_was_answered_before_a_kill_is_there_afterwards";
+        let mut child = this_test(name, path.to_str().unwrap()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut answered = None;
+        for line in lines {
+            let line = line.unwrap();
+            if let Some(index) = line.strip_prefix("answered ") {
+                answered = Some(index.parse::<u64>().unwrap());
+            }
+            if answered == Some(200) {
+                child.kill().unwrap();
+            }
+        }
+        child.wait().unwrap();
+        let answered = answered.unwrap();
+        assert!(answered >= 200);
+
+        let place = Place::Directory(path);
+        let mut opened = open(&place).await;
+        let last = start(&mut opened).await.unwrap();
+        assert!(last >= answered, "{last} of {answered}");
+        let read = opened.log.try_get_log_entries(..).await.unwrap();
+        assert_eq!(read, entries(0..last + 1));
+        let term = opened
+            .log
+            .read_vote()
+            .await
+            .unwrap()
+            .unwrap()
+            .leader_id
+            .term;
+        assert!(term >= answered / 10 * 10);
+        // The last one's commit waits for the next append, all before it are applied.
+        let records = opened.owner.records().len() as u64;
+        assert!(
+            (answered..=last + 1).contains(&records),
+            "{records} of {answered}"
+        );
+        opened.close().await;
+    }
+}
