@@ -247,7 +247,12 @@ impl RaftLogReader<TypeConfig> for LogStore {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry>, io::Error> {
-        self.read(start, end, Some(READ_BYTES))
+        let entries = self.read(start, end, Some(READ_BYTES))?;
+        // A follower must never get entries with a gap before them: nothing says that it needs a snapshot.
+        match entries.first() {
+            Some(first) if first.log_id.index == start => Ok(entries),
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// Reads block by block: what waits to be applied may be far more than memory should hold.
@@ -269,6 +274,11 @@ impl RaftLogReader<TypeConfig> for LogStore {
                 let Some(entry): Option<Entry> = block.pop_front() else {
                     return Ok(None);
                 };
+                // Applied in order or not at all: an entry that is gone must not be stepped over.
+                if entry.log_id.index != start {
+                    let missing = EntryError::Missing { index: start };
+                    return Err(io::Error::new(io::ErrorKind::NotFound, missing));
+                }
                 let next = entry.log_id.index + 1;
                 Ok(Some((entry, (log, next, end, block))))
             },

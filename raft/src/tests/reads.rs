@@ -2,8 +2,9 @@
 
 use futures::TryStreamExt;
 use openraft::RaftLogReader;
+use openraft::storage::RaftLogStorage;
 
-use super::harness::{entries, entry, grounds, open};
+use super::harness::{entries, entry, grounds, id, open};
 use crate::types::Entry;
 
 #[tokio::test]
@@ -69,5 +70,22 @@ async fn the_owner_is_fed_in_short_turns_and_sees_every_entry_once() {
         let indexes: Vec<u64> = seen.applied.iter().map(|entry| entry.index).collect();
         assert_eq!(indexes, [0, 1, 2, 3, 4, 5]);
         assert_eq!(seen.applied[3].at_ms, 30);
+    }
+}
+
+#[tokio::test]
+async fn entries_that_are_gone_are_never_stepped_over() {
+    for ground in grounds() {
+        let mut opened = open(&ground.place).await;
+        opened.commit(entries(0..10)).await;
+        opened.log.purge(id(1, 4)).await.unwrap();
+        let sent = opened.log.limited_get_log_entries(3, 8).await.unwrap();
+        assert!(sent.is_empty(), "a follower would see a gap");
+        let sent = opened.log.limited_get_log_entries(5, 8).await.unwrap();
+        assert_eq!(sent, entries(5..8));
+        let stream = opened.log.entries_stream(3..8).await;
+        let error = stream.try_collect::<Vec<Entry>>().await.unwrap_err();
+        assert_eq!(error.to_string(), "entry 3 of the log is missing");
+        opened.close().await;
     }
 }
