@@ -106,7 +106,7 @@ pub struct Committed {
 /// One changed record of the registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordWrite {
-    /// The key of the record.
+    /// The key of the record. Its first byte, the kind of the record, is below 0xff.
     pub key: Vec<u8>,
     /// The new value; `None` deletes the record.
     pub value: Option<Vec<u8>>,
