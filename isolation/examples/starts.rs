@@ -1,6 +1,7 @@
 //! How fast containers start and end: p50 and p99 of one at a time, and the rate with several in flight.
 //!
-//! `cargo run --release -p argosy-isolation --example starts -- [COUNT]` as root.
+//! `cargo run --release -p argosy-isolation --example starts -- [COUNT [MODE]]` as root; MODE is the beginning
+//! of one line of the table.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -20,6 +21,7 @@ fn main() -> Result<()> {
         return Ok(launcher::run_from_fd()?);
     }
     let count = argument.map_or(Ok(2000), |text| text.parse())?;
+    let only = std::env::args().nth(2).unwrap_or_default();
     let agent = ContainerId::new(format!("starts-{}", std::process::id()))?;
     let tree = Tree::create(&cgroup::default_parent()?, &agent)?;
     let work = std::env::temp_dir().join(agent.as_str());
@@ -41,6 +43,9 @@ fn main() -> Result<()> {
         ("cgroup only", Isolation::Full, none),
         ("plain processes", Isolation::Processes, none),
     ] {
+        if !name.starts_with(&only) {
+            continue;
+        }
         let (p50, p99) = bench.one_by_one(count, isolation, namespaces)?;
         println!("{:28} {p50:>9.2} {p99:>9.2} {:>10.0}", name, 1000.0 / p50);
         for slots in [2, 16] {

@@ -7,14 +7,13 @@
 //! ```
 //! Never touches a group outside the tree it was given.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Seek};
-use std::os::fd::{AsFd, OwnedFd};
+mod group;
+
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
+pub use self::group::{Group, Stats};
 use crate::limits::{Limits, Missing};
 use crate::spec::ContainerId;
 
@@ -22,8 +21,6 @@ use crate::spec::ContainerId;
 pub(crate) const SUPERVISORS: &str = "supervisors";
 /// Controllers the tree hands down where the host has them.
 const CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "io"];
-/// How often an emptying group is looked at again: the kernel's notices come at most every 10 ms.
-const LOOK_AGAIN_MS: u8 = 2;
 
 /// What can go wrong with a group.
 #[derive(Debug, thiserror::Error)]
@@ -162,9 +159,7 @@ impl Tree {
     /// A container's group. It need not exist.
     #[must_use]
     pub fn group(&self, id: &ContainerId) -> Group {
-        Group {
-            path: self.root.join(id.as_str()),
-        }
+        Group::at(&self.root.join(id.as_str()))
     }
 
     /// Which controllers containers of this tree would lack for these limits.
@@ -240,204 +235,6 @@ fn remove_folder(path: &Path) -> Result<(), CgroupError> {
     }
 }
 
-/// What a group has used; `None` where the host has no controller that counts it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stats {
-    /// Processor time, in microseconds. The kernel counts it without any controller.
-    pub cpu_us: Option<u64>,
-    /// Time for which `cpu.max` held it back, in microseconds.
-    pub cpu_throttled_us: Option<u64>,
-    /// Memory now, in bytes.
-    pub memory_bytes: Option<u64>,
-    /// The most memory it ever had, in bytes.
-    pub memory_peak_bytes: Option<u64>,
-    /// Processes and threads now.
-    pub pids: Option<u64>,
-    /// How many of its processes were killed for want of memory.
-    pub out_of_memory_kills: Option<u64>,
-}
-
-/// One container's group.
-#[derive(Debug, Clone)]
-pub struct Group {
-    path: PathBuf,
-}
-
-impl Group {
-    /// The group at this path. It need not exist.
-    #[must_use]
-    pub fn at(path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-        }
-    }
-
-    /// Its folder.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Makes it. One that already exists is taken only if nothing lives in it.
-    pub fn create(&self) -> Result<(), CgroupError> {
-        let fresh = fs::create_dir(&self.path);
-        match fresh {
-            Ok(()) => Ok(()),
-            Err(error)
-                if error.kind() == io::ErrorKind::AlreadyExists && !self.is_populated()? =>
-            {
-                Ok(())
-            }
-            Err(source) => Err(CgroupError::Create {
-                path: self.path.clone(),
-                source,
-            }),
-        }
-    }
-
-    /// A handle for `clone3`.
-    pub(crate) fn open(&self) -> Result<OwnedFd, CgroupError> {
-        let path = self.path.clone();
-        let opened = File::open(&path);
-        Ok(opened
-            .map_err(|source| CgroupError::Read { path, source })?
-            .into())
-    }
-
-    /// Whether any process lives in it or below. A group that is not there holds none.
-    pub fn is_populated(&self) -> Result<bool, CgroupError> {
-        match read(self.path.join("cgroup.events")) {
-            Ok(events) => Ok(value_of(&events, "populated") != Some(0)),
-            Err(CgroupError::Read { source, .. }) if is_absent(&source) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Whether this process is in it.
-    pub fn contains(&self, pid: i32) -> Result<bool, CgroupError> {
-        let members = read(self.path.join("cgroup.procs"))?;
-        Ok(members.lines().any(|line| line.parse() == Ok(pid)))
-    }
-
-    /// Moves a process into it.
-    pub fn add(&self, pid: i32) -> Result<(), CgroupError> {
-        write(self.path.join("cgroup.procs"), &pid.to_string())
-    }
-
-    /// Kills every process in it and below, at once: no fork escapes. A group that is not there is fine.
-    pub fn kill(&self) -> Result<(), CgroupError> {
-        match write(self.path.join("cgroup.kill"), "1") {
-            Err(CgroupError::Write { source, .. }) if is_absent(&source) && !self.path.exists() => {
-                Ok(())
-            }
-            other => other,
-        }
-    }
-
-    /// Kills what lives in it, waits until nothing does, and removes it with all groups below. Repeatable.
-    pub fn remove(&self, patience: Duration) -> Result<(), CgroupError> {
-        // Nothing lived in it, nothing made below it: the usual case after an orderly end.
-        if remove_folder(&self.path).is_ok() {
-            return Ok(());
-        }
-        self.kill()?;
-        self.wait_empty(patience)?;
-        let deadline = Instant::now() + patience;
-        loop {
-            match remove_all(&self.path) {
-                // The last process may still be on its way out of the kernel.
-                Err(CgroupError::Remove { source, .. })
-                    if source.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline =>
-                {
-                    std::thread::sleep(Duration::from_millis(LOOK_AGAIN_MS.into()));
-                }
-                other => return other,
-            }
-        }
-    }
-
-    /// Waits until nothing lives in it.
-    pub fn wait_empty(&self, patience: Duration) -> Result<(), CgroupError> {
-        let path = self.path.join("cgroup.events");
-        let started = Instant::now();
-        let mut file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if is_absent(&error) => return Ok(()),
-            Err(source) => return Err(CgroupError::Read { path, source }),
-        };
-        let mut events = String::new();
-        loop {
-            events.clear();
-            let read = file
-                .rewind()
-                .and_then(|()| file.read_to_string(&mut events));
-            match read {
-                Err(error) if is_absent(&error) => return Ok(()),
-                Err(source) => return Err(CgroupError::Read { path, source }),
-                Ok(_) if value_of(&events, "populated") == Some(0) => return Ok(()),
-                Ok(_) => {}
-            }
-            if started.elapsed() >= patience {
-                return Err(CgroupError::StillPopulated {
-                    path: self.path.clone(),
-                    waited_ms: patience.as_millis(),
-                });
-            }
-            let mut watched = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
-            // Whatever it says, the file is read again.
-            let _ = poll(&mut watched, PollTimeout::from(LOOK_AGAIN_MS));
-        }
-    }
-
-    /// What it has used so far. Files that are not there yield `None`.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        let text = |file: &str| fs::read_to_string(self.path.join(file)).ok();
-        let number = |file: &str| text(file)?.trim().parse().ok();
-        let cpu = text("cpu.stat").unwrap_or_default();
-        let memory = text("memory.events").unwrap_or_default();
-        Stats {
-            cpu_us: value_of(&cpu, "usage_usec"),
-            cpu_throttled_us: value_of(&cpu, "throttled_usec"),
-            memory_bytes: number("memory.current"),
-            memory_peak_bytes: number("memory.peak"),
-            pids: number("pids.current"),
-            out_of_memory_kills: value_of(&memory, "oom_kill"),
-        }
-    }
-}
-
-/// Removes a group and all below, deepest first.
-fn remove_all(path: &Path) -> Result<(), CgroupError> {
-    let entries = match fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(error) if is_absent(&error) => return Ok(()),
-        Err(source) => {
-            let path = path.to_owned();
-            return Err(CgroupError::Read { path, source });
-        }
-    };
-    for entry in entries.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_all(&entry.path())?;
-        }
-    }
-    remove_folder(path)
-}
-
-/// A removed group's files are either not found or, if open, without a device behind them.
-fn is_absent(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
-}
-
-/// The number behind `key` in the kernel's "key number" lines.
-fn value_of(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| {
-        let (name, value) = line.split_once(' ')?;
-        (name == key).then(|| value.trim().parse().ok())?
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -462,57 +259,5 @@ mod tests {
         hand_down(parent.path()).unwrap();
         let written = fs::read_to_string(parent.path().join("cgroup.subtree_control")).unwrap();
         assert_eq!(written, "+memory");
-    }
-
-    #[test]
-    fn an_absent_group_is_empty_and_can_be_killed_and_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        let group = Group::at(&folder.path().join("gone"));
-        assert!(!group.is_populated().unwrap());
-        group.kill().unwrap();
-        group.remove(Duration::ZERO).unwrap();
-        group.remove(Duration::ZERO).unwrap();
-    }
-
-    #[test]
-    fn a_group_that_does_not_empty_is_reported_with_its_path() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(
-            folder.path().join("cgroup.events"),
-            "populated 1\nfrozen 0\n",
-        )
-        .unwrap();
-        let group = Group::at(folder.path());
-        assert!(group.is_populated().unwrap());
-        let error = group.remove(Duration::from_millis(5)).unwrap_err();
-        assert!(
-            matches!(error, CgroupError::StillPopulated { .. }),
-            "{error}"
-        );
-        assert!(error.to_string().contains(folder.path().to_str().unwrap()));
-    }
-
-    #[test]
-    fn statistics_are_read_where_they_are() {
-        let folder = tempfile::tempdir().unwrap();
-        let put = |file: &str, text: &str| fs::write(folder.path().join(file), text).unwrap();
-        put("cpu.stat", "usage_usec 1234\nuser_usec 1000\n");
-        put("memory.peak", "4096\n");
-        put("memory.events", "low 0\noom 1\noom_kill 2\n");
-        let stats = Group::at(folder.path()).stats();
-        assert_eq!(stats.cpu_us, Some(1234));
-        assert_eq!(stats.memory_peak_bytes, Some(4096));
-        assert_eq!(stats.out_of_memory_kills, Some(2));
-        assert_eq!(stats.pids, None);
-    }
-
-    #[test]
-    fn a_group_is_taken_again_only_when_nothing_lives_in_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let group = Group::at(&folder.path().join("c"));
-        group.create().unwrap();
-        group.create().unwrap();
-        fs::write(group.path().join("cgroup.events"), "populated 1\n").unwrap();
-        assert!(matches!(group.create(), Err(CgroupError::Create { .. })));
     }
 }

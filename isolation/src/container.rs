@@ -4,8 +4,8 @@
 //! changes nothing for the container.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -79,6 +79,12 @@ impl Container {
             handle: None,
             exit: None,
         }
+    }
+
+    /// Its hand-off folder.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.files.directory()
     }
 
     /// Who runs it; known once [`Notice::Started`] was read. Always known after an adoption.
@@ -212,6 +218,13 @@ impl Container {
             directory: self.files.directory().to_owned(),
             source,
         }
+    }
+}
+
+/// The same for runtimes that register raw descriptors. It stays the container's own.
+impl AsRawFd for Container {
+    fn as_raw_fd(&self) -> RawFd {
+        self.connection.as_raw_fd()
     }
 }
 

@@ -7,7 +7,7 @@
 //! ```
 //! An agent's use of it, all synchronous, around plain descriptors:
 //!
-//! ```ignore
+//! ```text
 //! // main of any program that is to be its own launcher, before any thread:
 //! //   if this is the hidden verb "launcher" { return launcher::run_from_fd() }
 //! let tree = Tree::create(&cgroup::default_parent()?, &agent)?;      // argosy/<agent>

@@ -3,7 +3,7 @@
 //! Never holds the command up: after the cap, and on a full disk, what comes is read and discarded.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, fchown};
 use std::path::Path;
@@ -13,8 +13,9 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::spec::User;
 
-/// How much is moved at a time, in bytes: the default size of a pipe.
-pub(crate) const CHUNK_BYTES: usize = 64 * 1024;
+/// How much is moved at a time, in bytes: at first little, as most commands write little, then as much as a
+/// pipe holds.
+const CHUNK_BYTES: [usize; 2] = [4 * 1024, 64 * 1024];
 /// How many chunks one turn moves, so that a command that never stops writing holds up no order.
 const CHUNKS_A_TURN: usize = 16;
 
@@ -36,21 +37,25 @@ impl CappedFile {
     }
 
     /// Takes what fits; the first byte too many is replaced by a note, for which room was kept.
-    fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
+    ///
+    /// A write that fails (a full disk) loses this output rather than stopping the command.
+    fn take(&mut self, bytes: &[u8]) {
         if self.cut {
-            return Ok(());
+            return;
         }
         let note = self.note();
-        let room = self.limit.saturating_sub(note.len() as u64) - self.written;
-        if bytes.len() as u64 <= room {
-            self.file.write_all(bytes)?;
-            self.written += bytes.len() as u64;
-            return Ok(());
+        let room = self.limit.saturating_sub(note.len() as u64 + self.written);
+        let kept = bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX));
+        let mut written = self.file.write_all(&bytes[..kept]);
+        if kept < bytes.len() {
+            self.cut = true;
+            written = written.and_then(|()| self.file.write_all(note.as_bytes()));
         }
-        self.cut = true;
-        self.file.write_all(&bytes[..room as usize])?;
-        self.written += room;
-        self.file.write_all(note.as_bytes())
+        self.written = match written {
+            Ok(()) => self.written + kept as u64,
+            // Part of it may be there.
+            Err(_) => self.file.stream_position().unwrap_or(self.limit),
+        };
     }
 }
 
@@ -94,13 +99,22 @@ impl Output {
     }
 
     /// Moves what is there, up to a turn's worth. True if there may be more at once.
-    pub(crate) fn pump(&mut self, buffer: &mut [u8]) -> bool {
+    ///
+    /// `buffer` is the caller's only to be kept for the next call.
+    pub(crate) fn pump(&mut self, buffer: &mut Vec<u8>) -> bool {
         for _ in 0..CHUNKS_A_TURN {
             let Some(pipe) = &self.pipe else { return false };
+            if buffer.is_empty() {
+                buffer.resize(CHUNK_BYTES[0], 0);
+            }
             match nix::unistd::read(pipe, buffer) {
                 Ok(0) => self.pipe = None,
-                // A write that fails (a full disk) loses this output rather than stopping the command.
-                Ok(length) => drop(self.file.take(&buffer[..length])),
+                Ok(length) => {
+                    self.file.take(&buffer[..length]);
+                    if length == CHUNK_BYTES[0] {
+                        buffer.resize(CHUNK_BYTES[1], 0);
+                    }
+                }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return false,
                 Err(_) => self.pipe = None,
@@ -122,7 +136,7 @@ mod tests {
         let path = folder.path().join("stdout");
         let (mut output, writer) = Output::create(&path, 1000, None).unwrap();
         let mut writer = File::from(writer);
-        let mut buffer = vec![0; CHUNK_BYTES];
+        let mut buffer = Vec::new();
         writer.write_all(b"hello ").unwrap();
         assert!(!output.pump(&mut buffer));
         writer.write_all(b"world").unwrap();
@@ -138,7 +152,7 @@ mod tests {
         let path = folder.path().join("stdout");
         let (mut output, writer) = Output::create(&path, 1000, None).unwrap();
         let mut writer = File::from(writer);
-        let mut buffer = vec![0; CHUNK_BYTES];
+        let mut buffer = Vec::new();
         for _ in 0..100 {
             writer.write_all(&[b'x'; 3000]).unwrap();
             output.pump(&mut buffer);

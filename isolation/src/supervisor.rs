@@ -22,7 +22,7 @@ use crate::cgroup::Group;
 use crate::course::{Action, Course};
 use crate::handoff::{HandOff, Handle, Usage};
 use crate::namespaces::Isolation;
-use crate::output::{CHUNK_BYTES, Output};
+use crate::output::Output;
 use crate::process::{BootTime, kill_descendants};
 use crate::spec::Spec;
 use crate::sys::{self, Child};
@@ -153,7 +153,6 @@ impl<'a> Supervisor<'a> {
             };
             for (output, ready) in self.outputs.iter_mut().zip(ready.outputs) {
                 if ready {
-                    self.buffer.resize(CHUNK_BYTES, 0);
                     output.pump(&mut self.buffer);
                 }
             }

@@ -121,18 +121,24 @@ pub(crate) fn receive_packet<T: DeserializeOwned>(
     socket: impl AsFd,
     wait: Wait,
 ) -> io::Result<Received<T>> {
-    let mut buffer = [0; PACKET_LIMIT_BYTES];
-    loop {
-        return match recv(socket.as_fd().as_raw_fd(), &mut buffer, wait.flags()) {
-            Ok(0) | Err(Errno::ECONNRESET) => Ok(Received::Closed),
-            Ok(length) => Ok(Received::Message(serde_json::from_slice(
-                &buffer[..length],
-            )?)),
-            Err(Errno::EAGAIN) => Ok(Received::Nothing),
-            Err(Errno::EINTR) => continue,
-            Err(errno) => Err(errno.into()),
-        };
-    }
+    let socket = socket.as_fd().as_raw_fd();
+    // Asks for the length first: a buffer for the longest would cost each small process its pages.
+    let look = wait.flags() | MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
+    let length = loop {
+        match recv(socket, &mut [], look) {
+            Ok(0) | Err(Errno::ECONNRESET) => return Ok(Received::Closed),
+            Ok(length) if length > PACKET_LIMIT_BYTES => {
+                return Err(io::Error::other(format!("a message of {length} bytes")));
+            }
+            Ok(length) => break length,
+            Err(Errno::EAGAIN) => return Ok(Received::Nothing),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    };
+    let mut buffer = vec![0; length];
+    recv(socket, &mut buffer, MsgFlags::MSG_DONTWAIT)?;
+    Ok(Received::Message(serde_json::from_slice(&buffer)?))
 }
 
 /// Calls `action` with a path for `directory/name` that fits into a socket address, however long the

@@ -91,7 +91,6 @@ impl Supervisor<'_> {
 
     fn drain(&mut self) {
         let deadline = Instant::now() + DRAIN_LIMIT;
-        self.buffer.resize(crate::output::CHUNK_BYTES, 0);
         for output in &mut self.outputs {
             while output.pump(&mut self.buffer) && Instant::now() < deadline {}
         }

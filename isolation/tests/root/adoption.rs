@@ -14,6 +14,10 @@ pub(crate) const CASES: &[Case] = &[
         outlives,
     ),
     ("an_exit_while_the_agent_was_away_is_kept", exit_kept),
+    (
+        "a_folder_too_long_for_a_socket_address_is_no_obstacle",
+        long_path,
+    ),
     ("a_second_adoption_works_after_the_first", adopted_twice),
     ("a_recycled_process_number_is_not_mistaken", recycled),
     ("a_container_of_an_earlier_boot_is_gone", other_boot),
@@ -78,6 +82,22 @@ fn outlives() {
         );
         assert_eq!(exited(&spec).outcome, Outcome::Signaled(15));
     }
+}
+
+fn long_path() {
+    let mut world = World::new();
+    let mut spec = world.spec(SLEEP);
+    spec.directory = spec.directory.join("long".repeat(50));
+    fs::create_dir(&spec.directory).unwrap();
+    let (container, handle) = world.start(&spec);
+    drop(container);
+    let mut adopted = running(&spec);
+    assert_eq!(adopted.handle(), Some(&handle));
+    adopted.kill(0).unwrap();
+    assert_eq!(
+        adopted.wait(PATIENCE).unwrap().outcome,
+        Outcome::Signaled(9)
+    );
 }
 
 fn exit_kept() {

@@ -8,7 +8,7 @@ use argosy_isolation::{
     Limits, MissingPolicy, Namespaces, Outcome, Program, ResourceLimit, User, detect,
 };
 
-use crate::world::{Agent, Case, World, eventually, plain, spec_in, stdout};
+use crate::world::{Agent, Case, World, eventually, plain, skip, spec_in, stdout};
 
 pub(crate) const CASES: &[Case] = &[
     (
@@ -199,8 +199,7 @@ fn controllers() {
 
 fn user_namespaces() {
     if let Err(reason) = detect().user_namespaces {
-        println!("SKIPPED: {reason}");
-        return;
+        skip(reason);
     }
     let uid = User::named("nobody").unwrap().uid;
     let work = tempfile::tempdir().unwrap();

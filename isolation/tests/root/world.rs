@@ -18,6 +18,14 @@ pub(crate) type Case = (&'static str, fn());
 /// How long anything may take before a test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Ends a test that cannot be done here. Counted, and printed with its reason.
+pub(crate) struct Skipped(pub(crate) String);
+
+pub(crate) fn skip(reason: String) -> ! {
+    // Not a panic: nothing is wrong, so nothing is to be printed but the reason.
+    std::panic::resume_unwind(Box::new(Skipped(reason)))
+}
+
 /// Whether containers can be made here, or why not.
 pub(crate) fn possible() -> Result<(), String> {
     let uid = nix::unistd::geteuid();

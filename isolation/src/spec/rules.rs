@@ -1,0 +1,248 @@
+//! Which launch requests can be right: refusals that name field, value and remedy.
+
+use std::path::Path;
+
+use super::{Program, STRING_LIMIT_BYTES, STRINGS_LIMIT_BYTES, Spec};
+use crate::namespaces::{Isolation, Namespaces};
+
+/// The longest host name Linux takes, in bytes.
+const HOSTNAME_LIMIT_BYTES: usize = 64;
+/// The smallest output cap: the note that output was cut must fit.
+const OUTPUT_MINIMUM_BYTES: u64 = 256;
+
+impl Spec {
+    /// Refuses what the kernel would refuse later, with a sentence that names field, value and remedy.
+    pub fn check(&self) -> Result<(), SpecError> {
+        check_path("directory", &self.directory)?;
+        check_path("sandbox", &self.sandbox)?;
+        if let Some(cgroup) = &self.cgroup {
+            check_path("cgroup", cgroup)?;
+        }
+        self.check_program()?;
+        self.check_environment()?;
+        self.check_confinement()?;
+        for limit in &self.resource_limits {
+            if crate::limits::resource(&limit.name).is_none() {
+                let remedy = "use a name from setrlimit(2) in lower case, such as nofile";
+                return Err(SpecError::new("resource_limits", &limit.name, remedy));
+            }
+            if limit.soft > limit.hard {
+                let value = format!("{} {}:{}", limit.name, limit.soft, limit.hard);
+                let remedy = "the soft limit may not exceed the hard one";
+                return Err(SpecError::new("resource_limits", &value, remedy));
+            }
+        }
+        if self.output_limit_bytes < OUTPUT_MINIMUM_BYTES {
+            let value = self.output_limit_bytes.to_string();
+            return Err(SpecError::new(
+                "output_limit_bytes",
+                &value,
+                "give at least 256",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_program(&self) -> Result<(), SpecError> {
+        match &self.program {
+            Program::Shell(line) if line.trim().is_empty() => {
+                let remedy = "give a command to run";
+                Err(SpecError::new("command", line, remedy))
+            }
+            Program::Shell(line) => check_string("command", line),
+            Program::Arguments(arguments) => {
+                if arguments.first().is_none_or(String::is_empty) {
+                    let value = format!("{arguments:?}");
+                    let remedy = "its first element must name a program";
+                    return Err(SpecError::new("argv", &value, remedy));
+                }
+                arguments
+                    .iter()
+                    .try_for_each(|argument| check_string("argv", argument))
+            }
+        }
+    }
+
+    fn check_environment(&self) -> Result<(), SpecError> {
+        let mut total: usize = match &self.program {
+            Program::Shell(line) => line.len(),
+            Program::Arguments(arguments) => {
+                arguments.iter().map(|argument| argument.len() + 1).sum()
+            }
+        };
+        total += self
+            .environment
+            .iter()
+            .map(|(name, value)| name.len() + value.len() + 2)
+            .sum::<usize>();
+        if total > STRINGS_LIMIT_BYTES {
+            return Err(SpecError::new(
+                "environment",
+                &format!("{total} bytes with the arguments"),
+                "keep it below 1 MiB (1,048,576 bytes) and bring larger data as a file",
+            ));
+        }
+        for (name, value) in &self.environment {
+            if name.is_empty() || name.contains('=') {
+                let remedy = "a variable's name may not be empty or contain '='";
+                return Err(SpecError::new("environment", name, remedy));
+            }
+            check_string("environment", name)?;
+            check_string("environment", value)?;
+            if name.len() + value.len() + 1 > STRING_LIMIT_BYTES {
+                let remedy = "one variable may hold at most 128 KiB (131,071 bytes)";
+                return Err(SpecError::new("environment", name, remedy));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_confinement(&self) -> Result<(), SpecError> {
+        let named = self.isolation.name();
+        if self.isolation == Isolation::Processes && self.namespaces != Namespaces::NONE {
+            let remedy = "plain processes have no namespaces: ask for none, or for another mode";
+            return Err(SpecError::new("isolation", named, remedy));
+        }
+        if self.isolation == Isolation::Full && self.cgroup.is_none() {
+            let remedy = "full isolation needs a cgroup: give one, or ask for another mode";
+            return Err(SpecError::new("isolation", named, remedy));
+        }
+        if self.isolation != Isolation::Full && self.user.is_some() {
+            let remedy = "only full isolation can change the user: leave it out";
+            return Err(SpecError::new("user", named, remedy));
+        }
+        let Some(hostname) = &self.hostname else {
+            return Ok(());
+        };
+        if hostname.is_empty() || hostname.len() > HOSTNAME_LIMIT_BYTES || hostname.contains('\0') {
+            return Err(SpecError::new("hostname", hostname, "use 1 to 64 bytes"));
+        }
+        if !self.namespaces.uts {
+            let remedy = "ask for a uts namespace too, or leave it out";
+            return Err(SpecError::new("hostname", hostname, remedy));
+        }
+        Ok(())
+    }
+}
+
+fn check_path(field: &'static str, path: &Path) -> Result<(), SpecError> {
+    let value = path.to_string_lossy();
+    if !path.is_absolute() {
+        return Err(SpecError::new(field, &value, "give an absolute path"));
+    }
+    if value.contains('\0') {
+        return Err(SpecError::new(field, &value, "remove the NUL byte"));
+    }
+    Ok(())
+}
+
+fn check_string(field: &'static str, value: &str) -> Result<(), SpecError> {
+    if value.contains('\0') {
+        return Err(SpecError::new(field, value, "remove the NUL byte"));
+    }
+    if value.len() > STRING_LIMIT_BYTES {
+        let remedy = "one string may hold at most 128 KiB (131,071 bytes): bring it as a file";
+        return Err(SpecError::new(field, value, remedy));
+    }
+    Ok(())
+}
+
+/// A launch request that cannot be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} {value:?} is not valid: {remedy}")]
+pub struct SpecError {
+    /// The field at fault.
+    pub field: &'static str,
+    /// Its value, cut to 100 characters.
+    pub value: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl SpecError {
+    pub(crate) fn new(field: &'static str, value: &str, remedy: &str) -> Self {
+        let mut cut: String = value.chars().take(100).collect();
+        if cut.len() < value.len() {
+            cut.push('…');
+        }
+        Self {
+            field,
+            value: cut,
+            remedy: remedy.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{ContainerId, ResourceLimit};
+
+    fn spec(program: Program) -> Spec {
+        let id = ContainerId::new("c-1").unwrap();
+        let mut spec = Spec::new(id, Path::new("/d"), Path::new("/s"), program);
+        spec.cgroup = Some("/sys/fs/cgroup/argosy/a/c-1".into());
+        spec
+    }
+
+    fn refusal(change: impl FnOnce(&mut Spec)) -> String {
+        let mut spec = spec(Program::Shell("true".into()));
+        spec.check().expect("the unchanged request is valid");
+        change(&mut spec);
+        spec.check().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_refusal_names_field_value_and_remedy() {
+        let empty = refusal(|spec| spec.program = Program::Arguments(vec![]));
+        assert_eq!(
+            empty,
+            "argv \"[]\" is not valid: its first element must name a program"
+        );
+        let relative = refusal(|spec| spec.sandbox = "tmp/x".into());
+        assert_eq!(
+            relative,
+            "sandbox \"tmp/x\" is not valid: give an absolute path"
+        );
+        let nul = refusal(|spec| spec.program = Program::Shell("a\0b".into()));
+        assert_eq!(nul, "command \"a\\0b\" is not valid: remove the NUL byte");
+        let name = refusal(|spec| spec.environment = vec![("A=B".into(), String::new())]);
+        assert!(
+            name.starts_with("environment \"A=B\" is not valid"),
+            "{name}"
+        );
+        let limit = refusal(|spec| {
+            spec.resource_limits = vec![ResourceLimit {
+                name: "nofiles".into(),
+                soft: 1,
+                hard: 1,
+            }];
+        });
+        assert!(limit.starts_with("resource_limits \"nofiles\""), "{limit}");
+        let group = refusal(|spec| spec.cgroup = None);
+        assert!(group.contains("full isolation needs a cgroup"), "{group}");
+    }
+
+    #[test]
+    fn a_huge_environment_is_refused_whether_in_one_variable_or_in_many() {
+        let one = refusal(|spec| spec.environment = vec![("A".into(), "x".repeat(200_000))]);
+        assert!(one.contains("at most 128 KiB"), "{one}");
+        let many = refusal(|spec| {
+            spec.environment = (0..1000)
+                .map(|number| (format!("V{number}"), "x".repeat(10 * 1024)))
+                .collect();
+        });
+        assert!(many.contains("below 1 MiB"), "{many}");
+        assert!(many.len() < 300, "the value is cut");
+    }
+
+    #[test]
+    fn a_container_id_is_one_plain_file_name() {
+        for bad in ["", ".", "..", "a/b", ".hidden", "a b", "supervisors", "ü"] {
+            assert!(ContainerId::new(bad).is_err(), "{bad:?}");
+        }
+        assert!(ContainerId::new("x".repeat(129)).is_err());
+        assert!(serde_json::from_str::<ContainerId>("\"../up\"").is_err());
+        assert_eq!(ContainerId::new("a-1_B.c").unwrap().as_str(), "a-1_B.c");
+    }
+}
