@@ -1,0 +1,56 @@
+# The few commands of this project. `make help` lists them; CONTRIBUTING.md says when to use which.
+SHELL := /bin/bash
+.ONESHELL:
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+ENV := source scripts/env.sh &&
+STAGE := scripts/stage
+RELEASE_BINARIES := --package argosy-cli --package argosy-frameworks --package argosy-bench
+
+.PHONY: help setup build demo test verify fix unit release process bench
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
+
+setup: ## install what building needs; RocksDB is built once a machine
+	@scripts/setup
+
+build: setup ## the executables, optimized
+	@$(ENV) cargo build --locked --release $(RELEASE_BINARIES)
+
+demo: build ## a cluster, work on it, two leaders and an agent killed, everything verified
+	@$(ENV) exec scripts/demo
+
+test: setup ## everything that must hold; includes verify
+	@$(ENV)
+	started=$$(date +%s)
+	[ -d "$$CARGO_TARGET_DIR" ] || export ARGOSY_COLD=1
+	$(STAGE) verify 240 $(MAKE) verify
+	$(STAGE) unit 300 $(MAKE) unit
+	$(STAGE) release 300 $(MAKE) release
+	$(STAGE) process 300 $(MAKE) process
+	$(STAGE) demo 120 scripts/demo
+	printf 'all 5 stages passed, %d s\n' $$(( $$(date +%s) - started ))
+
+verify: ## format, lints, docs, licences; writes nothing
+	@$(ENV)
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets --features argosy-raft/rocksdb -- --deny warnings
+	RUSTDOCFLAGS='--deny warnings' cargo doc --locked --workspace --no-deps --quiet
+
+fix: ## format
+	@$(ENV) cargo fmt --all
+
+unit: ## tests of all rooms that need no cluster of processes
+	@$(ENV) cargo test --locked --workspace --features argosy-raft/rocksdb --quiet
+
+release:
+	@$(ENV) cargo build --locked --release $(RELEASE_BINARIES)
+
+process: ## failover and bad input on real processes
+	@$(ENV) scripts/process-tests
+
+bench: ## registry, tasks and failover beside their peers; minutes
+	@scripts/setup bench
+	$(ENV) cargo build --locked --release $(RELEASE_BINARIES)
+	"$$CARGO_TARGET_DIR/release/argosy-bench" all
