@@ -111,10 +111,17 @@ fn end_processes(
         directory: directory.to_owned(),
         waited_ms: patience.as_millis(),
     };
+    let supervisor: Option<OwnedFd> = handle.supervisor.open().map_err(kill)?;
+    if supervisor.is_none()
+        && handle.cgroup.is_none()
+        && let Some(init) = handle.init.open().map_err(kill)?
+    {
+        // It has seen its supervisor's end and kills what it started: only it still knows what that is.
+        has_ended(&init, patience).map_err(kill)?;
+    }
     if !handle.init.kill(patience).map_err(kill)? {
         return Err(late(handle.init));
     }
-    let supervisor: Option<OwnedFd> = handle.supervisor.open().map_err(kill)?;
     let Some(supervisor) = supervisor else {
         return Ok(());
     };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use argosy_isolation::{Outcome, Spec, destroy, sweep};
+use argosy_isolation::{Outcome, Process, Spec, destroy, sweep};
 
 use crate::world::{Case, PATIENCE, World, eventually, plain, processes_with};
 
@@ -19,6 +19,10 @@ pub(crate) const CASES: &[Case] = &[
     (
         "groups_that_a_container_made_below_its_own_go_with_it",
         nested,
+    ),
+    (
+        "a_supervisor_killed_at_any_moment_leaves_nothing",
+        killed_anywhere,
     ),
     ("two_hundred_quick_starts_leave_nothing", quick_starts),
 ];
@@ -113,6 +117,55 @@ fn nested() {
     fs::create_dir_all(group.join("a/b")).unwrap();
     container.destroy(PATIENCE).unwrap();
     assert!(!group.exists());
+}
+
+/// The processes that the launcher has made and that still live.
+fn supervisors(world: &World) -> Vec<Process> {
+    let launcher = world.launcher.as_ref().unwrap().pid();
+    let children = fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children"));
+    let children = children.unwrap();
+    let numbers = children
+        .split_ascii_whitespace()
+        .map(|pid| pid.parse().unwrap());
+    numbers.filter_map(|pid| Process::of(pid).ok()).collect()
+}
+
+fn killed_anywhere() {
+    let mut world = World::new();
+    let mark = format!("824.{}", std::process::id());
+    let mut before_the_start = 0;
+    for step in 0..120_u64 {
+        let mut spec = world.spec(&format!("exec sleep {mark}"));
+        match step % 3 {
+            0 => {}
+            1 => spec.namespaces.pid = false,
+            _ => spec = plain(spec),
+        }
+        let container = world.launch(&spec);
+        let mut found = Vec::new();
+        eventually("its supervisor is made", || {
+            found = supervisors(&world);
+            !found.is_empty()
+        });
+        // From its very first steps to a command that runs: a start takes about two milliseconds.
+        std::thread::sleep(std::time::Duration::from_micros(step * 25));
+        for process in &found {
+            let pid = nix::unistd::Pid::from_raw(process.pid);
+            nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
+            eventually("it has ended", || process.open().unwrap().is_none());
+        }
+        before_the_start += u32::from(!spec.directory.join("handle.json").exists());
+        container.destroy(PATIENCE).unwrap();
+        eventually("no process is left", || processes_with(&mark) == 0);
+        assert!(
+            spec.cgroup.is_none_or(|group| !group.exists()),
+            "step {step}"
+        );
+    }
+    assert!(
+        (1..120).contains(&before_the_start),
+        "both sides of the start were met"
+    );
 }
 
 fn quick_starts() {
