@@ -1,0 +1,67 @@
+//! What a master is started with.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use argosy_raft::{SnapshotPolicy, Timing};
+
+/// Settings of one master.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where log, registry and snapshots are kept.
+    pub directory: PathBuf,
+    /// How clients and other masters reach its API, `host:port`.
+    pub api_address: String,
+    /// How other masters reach its raft port, `host:port`.
+    pub raft_address: String,
+    /// Raft addresses of all masters, its own included.
+    pub peers: Vec<String>,
+    /// Found a group of one.
+    pub bootstrap: bool,
+    /// The times of elections.
+    pub timing: Timing,
+    /// When the log is cut.
+    pub snapshot: SnapshotPolicy,
+    /// How long an agent may be silent, in milliseconds of cluster time.
+    pub agent_timeout_ms: u64,
+    /// How long a framework's stream may be gone before it is recorded as disconnected, in
+    /// milliseconds of cluster time.
+    pub framework_grace_ms: u64,
+    /// Spreads retries; any number.
+    pub seed: u64,
+}
+
+impl Config {
+    /// Defaults for everything but places.
+    #[must_use]
+    pub fn new(directory: PathBuf, api_address: String, raft_address: String) -> Self {
+        Self {
+            directory,
+            api_address,
+            raft_address,
+            peers: Vec::new(),
+            bootstrap: false,
+            timing: Timing::shipped(),
+            snapshot: SnapshotPolicy::default(),
+            agent_timeout_ms: 15_000,
+            framework_grace_ms: 10_000,
+            seed: 0,
+        }
+    }
+
+    /// How old the last acknowledgement of a quorum may be while this master acts as leader.
+    pub(crate) fn office_lease(&self) -> Duration {
+        Duration::from_millis(self.timing.election_max_ms)
+    }
+}
+
+/// The times that a leader works with, in milliseconds of cluster time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// How long an agent may be silent.
+    pub(crate) agent_timeout_ms: u64,
+    /// How long a framework's stream may be gone.
+    pub(crate) framework_grace_ms: u64,
+    /// How long a new leader waits for frameworks to present the offers that they hold.
+    pub(crate) resume_ms: u64,
+}

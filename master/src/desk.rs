@@ -1,0 +1,143 @@
+//! How services reach the owner: send, await, look.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use argosy_raft::Node;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tonic::Status;
+
+use crate::leader::{Answer, Input};
+use crate::links::{LinkId, RequestId};
+use crate::metrics::Counts;
+use crate::replica::{Message, Office, View};
+
+/// The way to the owner of the registry; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Desk {
+    pub(crate) node: Node,
+    /// Full means that the owner is behind: senders wait, and their peers feel it.
+    pub(crate) inbox: mpsc::Sender<Message>,
+    pub(crate) office: watch::Receiver<Office>,
+    pub(crate) applied: watch::Receiver<u64>,
+    pub(crate) counts: watch::Receiver<Counts>,
+    pub(crate) own_address: String,
+    next: Arc<AtomicU64>,
+}
+
+impl Desk {
+    pub(crate) fn new(
+        node: Node,
+        inbox: mpsc::Sender<Message>,
+        office: watch::Receiver<Office>,
+        applied: watch::Receiver<u64>,
+        counts: watch::Receiver<Counts>,
+        own_address: String,
+    ) -> Self {
+        Self {
+            node,
+            inbox,
+            office,
+            applied,
+            counts,
+            own_address,
+            next: Arc::new(AtomicU64::new(1)),
+        }
+    }
+
+    /// A number that no other link or request of this process has.
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn new_link(&self) -> LinkId {
+        LinkId(self.number())
+    }
+
+    /// Whether the owner took it: not when this process is ending.
+    pub(crate) async fn send(&self, message: Message) -> Result<(), Status> {
+        self.inbox.send(message).await.map_err(|_| stopping())
+    }
+
+    /// Asks the leader in this process; UNAVAILABLE if it is not here, or leaves before it answers.
+    pub(crate) async fn ask(
+        &self,
+        input: impl FnOnce(RequestId) -> Input + Send + 'static,
+    ) -> Result<Answer, Status> {
+        let (waiter, answer) = oneshot::channel();
+        self.send(Message::Ask(
+            RequestId(self.number()),
+            Box::new(input),
+            waiter,
+        ))
+        .await?;
+        answer.await.map_err(|_| unavailable("leadership has moved: the outcome is unknown, repeat the call with the same number"))
+    }
+
+    /// Looks at the facts; `look` must touch only a bounded number of records.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&View<'_>) -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let (sender, answer) = oneshot::channel();
+        let read = move |view: &View<'_>| {
+            // A reader that has gone away needs no answer.
+            let _ = sender.send(look(view));
+        };
+        self.send(Message::Read(Box::new(read))).await?;
+        answer.await.map_err(|_| stopping())
+    }
+
+    /// Waits until what is applied here covers everything that was committed before this call.
+    pub(crate) async fn confirm(&self) -> Result<(), Status> {
+        let index = self
+            .node
+            .confirm_read()
+            .await
+            .map_err(|why| unavailable(&why.to_string()))?;
+        self.wait_applied(index).await
+    }
+
+    /// Waits until the entry at `index` is applied here.
+    pub(crate) async fn wait_applied(&self, index: u64) -> Result<(), Status> {
+        let mut applied = self.applied.clone();
+        let waited =
+            tokio::time::timeout(LONGEST_WAIT, applied.wait_for(|applied| *applied >= index)).await;
+        match waited {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(stopping()),
+            Err(_) => Err(unavailable(&format!(
+                "this master has not applied entry {index} yet"
+            ))),
+        }
+    }
+
+    /// Who leads, once somebody does; UNAVAILABLE at the deadline.
+    pub(crate) async fn leader(&self, deadline: Instant) -> Result<Office, Status> {
+        let mut office = self.office.clone();
+        let led = office.wait_for(|office| office.here || office.leader.is_some());
+        match tokio::time::timeout_at(deadline, led).await {
+            Ok(Ok(office)) => Ok(office.clone()),
+            Ok(Err(_)) => Err(stopping()),
+            Err(_) => Err(unavailable(
+                "there is no leader at the moment: fewer than half of the masters are up, or they cannot reach each other",
+            )),
+        }
+    }
+}
+
+/// How long a call waits for something that usually takes milliseconds.
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// UNAVAILABLE with a hint when to try again.
+pub(crate) fn unavailable(why: &str) -> Status {
+    use tonic_types::{ErrorDetails, StatusExt};
+    let details = ErrorDetails::with_retry_info(Some(Duration::from_millis(100)));
+    Status::with_error_details(tonic::Code::Unavailable, why.to_owned(), details)
+}
+
+fn stopping() -> Status {
+    unavailable("this master is stopping")
+}

@@ -1,0 +1,453 @@
+//! Agents: hello, verdict, orders, updates.
+//!
+//! A first connection, a reconnection and a new leader take the same way: compare facts, send the
+//! difference.
+
+use argosy_proto::{PROTOCOL_VERSION, convert, v1};
+use argosy_state::Registry;
+use argosy_state::agent::AgentMode;
+use argosy_state::command::{
+    AgentUpdate, Command, HeldTask, Outcome, ReconcileAgent, RegisterAgent, Rejection, Reply,
+    UpdateTasks,
+};
+use argosy_state::ids::{AgentId, OrderIndex, TaskKey, Timestamp};
+use argosy_state::limits;
+use argosy_state::registry::OrderKind;
+
+use super::{Effect, Hello, Leader, Now, Route};
+use crate::links::LinkId;
+
+/// How far a link has come.
+#[derive(Debug)]
+enum Stage {
+    /// Its registration is proposed.
+    Registering(Box<Hello>),
+    /// Its list is awaited; orders wait for the comparison.
+    Listing {
+        incarnation: u64,
+        after: Option<TaskKey>,
+        floor: Option<OrderIndex>,
+    },
+    /// Orders up to this one were sent.
+    Ready { sent: OrderIndex },
+}
+
+/// One connection of an agent.
+#[derive(Debug)]
+pub(super) struct AgentLink {
+    /// Known once it is registered.
+    pub(super) agent: Option<AgentId>,
+    /// When something last came in.
+    pub(super) heard: Timestamp,
+    stage: Stage,
+}
+
+impl Leader {
+    pub(super) fn agent_hello(
+        &mut self,
+        registry: &Registry,
+        now: Now,
+        link: LinkId,
+        hello: Hello,
+    ) {
+        let cluster = registry.cluster().facts.id;
+        if hello.cluster.is_some_and(|named| named != cluster) {
+            let text = format!(
+                "this is cluster {cluster}; the agent belongs to another one: empty its directory, or give it the right --masters"
+            );
+            return self.refuse_agent(link, "foreign-cluster", &text);
+        }
+        if hello.highest_epoch > self.epoch {
+            let text = format!(
+                "the agent has seen epoch {}, this cluster is at {}: its masters were set back",
+                hello.highest_epoch.0, self.epoch.0
+            );
+            return self.refuse_agent(link, "epoch-above", &text);
+        }
+        if hello.agent.is_some_and(|id| {
+            registry
+                .agent(id)
+                .is_none_or(|agent| agent.mode == AgentMode::Gone)
+        }) {
+            return self.shut_down(link, "this agent is not known here, or was declared gone");
+        }
+        let known = hello.agent.and_then(|id| registry.agent(id));
+        let newest = hello.tried.last().copied().unwrap_or(hello.confirmed);
+        let nothing_new = known.is_some_and(|agent| {
+            agent.mode != AgentMode::Unreachable
+                && agent.incarnation == newest
+                && agent.info == hello.info
+                && agent.boot_id == hello.boot_id
+        });
+        let register = RegisterAgent {
+            agent: hello.agent,
+            nonce: hello.nonce,
+            confirmed: hello.confirmed,
+            tried: hello.tried.clone(),
+            boot_id: hello.boot_id.clone(),
+            info: hello.info.clone(),
+        };
+        let agent = hello.agent;
+        self.agent_links.insert(
+            link,
+            AgentLink {
+                agent: None,
+                heard: now.at,
+                stage: Stage::Registering(Box::new(hello)),
+            },
+        );
+        match agent {
+            Some(agent) if nothing_new => self.admit(registry, now, link, agent),
+            Some(_) | None => {
+                drop(self.propose(Command::RegisterAgent(register), Route::Agent(link)))
+            }
+        }
+    }
+
+    pub(super) fn agent_registered(
+        &mut self,
+        registry: &Registry,
+        now: Now,
+        link: LinkId,
+        outcome: Outcome,
+    ) {
+        match outcome {
+            Ok(Reply::Agent(agent)) => self.admit(registry, now, link, agent),
+            Ok(_) => {}
+            Err(why @ (Rejection::UnknownAgent(_) | Rejection::AgentGone(_))) => {
+                self.shut_down(link, &why.to_string())
+            }
+            Err(why) => self.refuse_agent(link, why.code(), &why.to_string()),
+        }
+    }
+
+    /// The verdict: equal, or compare. A former link of the same agent is dropped.
+    fn admit(&mut self, registry: &Registry, now: Now, link: LinkId, id: AgentId) {
+        let Some(state) = self.agent_links.get_mut(&link) else {
+            return;
+        };
+        let Stage::Registering(hello) = &state.stage else {
+            return;
+        };
+        let Some(agent) = registry.agent(id) else {
+            return;
+        };
+        let held = registry.agent_index(id).map_or(0, |index| index.held);
+        let equal = hello.floor == agent.orders && hello.digest == held;
+        let incarnation = agent.incarnation;
+        state.agent = Some(id);
+        state.heard = now.at;
+        state.stage = if equal {
+            Stage::Ready { sent: hello.floor }
+        } else {
+            Stage::Listing {
+                incarnation,
+                after: None,
+                floor: None,
+            }
+        };
+        if let Some(former) = self
+            .linked_agents
+            .insert(id, link)
+            .filter(|former| *former != link)
+        {
+            self.agent_links.remove(&former);
+            self.out.push(Effect::CloseAgent(former));
+        }
+        let registered = v1::Registered {
+            agent_id: id.to_string(),
+            incarnation,
+            heartbeat_interval_ms: self.heartbeat_interval_ms(registry),
+            equal,
+            protocol: Some(protocol()),
+        };
+        self.to_agent(link, v1::to_agent::Message::Registered(registered));
+        if equal {
+            self.agent_is_ready(registry, id);
+        } else {
+            self.to_agent(link, v1::to_agent::Message::ListTasks(v1::ListTasks {}));
+        }
+        self.arm_agent(now, id);
+    }
+
+    fn agent_is_ready(&mut self, registry: &Registry, id: AgentId) {
+        self.pump_orders(registry, id);
+        self.offer_agent(id);
+    }
+
+    pub(super) fn agent_list(
+        &mut self,
+        now: Now,
+        link: LinkId,
+        floor: OrderIndex,
+        held: Vec<HeldTask>,
+        last: bool,
+    ) {
+        self.hear(now, link);
+        let Some(AgentLink {
+            agent: Some(agent),
+            stage:
+                Stage::Listing {
+                    incarnation,
+                    after,
+                    floor: listed,
+                },
+            ..
+        }) = self.agent_links.get_mut(&link)
+        else {
+            return;
+        };
+        let ascending = held.windows(2).all(|pair| pair[0].key < pair[1].key)
+            && held
+                .first()
+                .is_none_or(|first| after.as_ref().is_none_or(|after| first.key > *after));
+        if !ascending || held.len() > limits::RECORDS_PER_COMMAND || (held.is_empty() && !last) {
+            return self.refuse_agent(
+                link,
+                "malformed",
+                "its list does not ascend, or a chunk is empty or too long",
+            );
+        }
+        if last {
+            // Orders go on behind this floor once the last chunk is compared.
+            *listed = Some(floor);
+        }
+        let (agent, incarnation, after) = (
+            *agent,
+            *incarnation,
+            std::mem::replace(after, held.last().map(|task| task.key.clone())),
+        );
+        let through = if last {
+            None
+        } else {
+            held.last().map(|task| task.key.clone())
+        };
+        let list = ReconcileAgent {
+            agent,
+            incarnation,
+            floor,
+            after,
+            through,
+            held,
+            wall_ms: now.wall_ms,
+        };
+        self.propose(Command::ReconcileAgent(list), Route::Events);
+    }
+
+    pub(super) fn agent_reconciled(&mut self, registry: &Registry, id: AgentId, complete: bool) {
+        if !complete {
+            return;
+        }
+        let Some(state) = self
+            .linked_agents
+            .get(&id)
+            .and_then(|link| self.agent_links.get_mut(link))
+        else {
+            return;
+        };
+        // A list of a former link: the present one has not sent its last chunk.
+        let Stage::Listing {
+            floor: Some(floor), ..
+        } = state.stage
+        else {
+            return;
+        };
+        state.stage = Stage::Ready { sent: floor };
+        self.agent_is_ready(registry, id);
+    }
+
+    pub(super) fn agent_report(&mut self, now: Now, link: LinkId, updates: Vec<AgentUpdate>) {
+        self.hear(now, link);
+        let Some(agent) = self.agent_links.get(&link).and_then(|state| state.agent) else {
+            return;
+        };
+        let mut updates = updates;
+        while !updates.is_empty() {
+            let rest = updates.split_off(updates.len().min(limits::RECORDS_PER_COMMAND));
+            self.propose(
+                Command::UpdateTasks(UpdateTasks { agent, updates }),
+                Route::Events,
+            );
+            updates = rest;
+        }
+    }
+
+    pub(super) fn agent_ping(&mut self, now: Now, link: LinkId, serial: u64) {
+        self.hear(now, link);
+        if self.agent_links.contains_key(&link) {
+            self.to_agent(link, v1::to_agent::Message::Pong(v1::Ping { serial }));
+        }
+    }
+
+    fn hear(&mut self, now: Now, link: LinkId) {
+        if let Some(state) = self.agent_links.get_mut(&link) {
+            state.heard = now.at;
+            if let Some(agent) = state.agent {
+                self.deadlines.heard(agent, now.at);
+            }
+        }
+    }
+
+    pub(super) fn agent_closed(&mut self, link: LinkId) {
+        let Some(state) = self.agent_links.remove(&link) else {
+            return;
+        };
+        let Some(agent) = state.agent else { return };
+        if self.linked_agents.get(&agent) == Some(&link) {
+            self.linked_agents.remove(&agent);
+            self.withhold_agent(agent);
+        }
+    }
+
+    /// Its record moved: links and offers follow.
+    pub(super) fn agent_changed(&mut self, registry: &Registry, now: Now, id: AgentId) {
+        self.outdated(registry, id);
+        match registry.agent(id).map(|agent| agent.mode) {
+            Some(AgentMode::Unreachable) => {
+                if let Some(link) = self.linked_agents.get(&id).copied() {
+                    self.out.push(Effect::CloseAgent(link));
+                    self.agent_closed(link);
+                }
+                self.tell_failure(id, "unreachable");
+            }
+            Some(AgentMode::Gone) | None => {}
+            Some(
+                AgentMode::Registered
+                | AgentMode::Draining
+                | AgentMode::Drained
+                | AgentMode::Deactivated,
+            ) => self.arm_agent(now, id),
+        }
+        self.offer_agent(id);
+    }
+
+    pub(super) fn agent_gone(&mut self, id: AgentId) {
+        if let Some(link) = self.linked_agents.get(&id).copied() {
+            self.shut_down(link, "an operator declared this agent gone");
+        }
+        self.tell_failure(id, "gone");
+    }
+
+    /// Sends every order that a ready link has not been sent. Numbers without an order were voided.
+    pub(super) fn pump_orders(&mut self, registry: &Registry, id: AgentId) {
+        let Some(link) = self.linked_agents.get(&id).copied() else {
+            return;
+        };
+        let Some(AgentLink {
+            stage: Stage::Ready { sent },
+            ..
+        }) = self.agent_links.get_mut(&link)
+        else {
+            return;
+        };
+        let last = registry.last_order(id);
+        let from = std::mem::replace(sent, last.max(*sent));
+        let mut next = from;
+        let mut orders = Vec::new();
+        for (index, kind, task) in registry.orders_after(id, from) {
+            if index.0 > next.0 + 1 {
+                orders.push(convert::order_void(OrderIndex(index.0 - 1)));
+            }
+            let name = registry
+                .framework(task.key.framework)
+                .map_or("", |framework| framework.info.name.as_str());
+            orders.push(match kind {
+                OrderKind::Launch => convert::order_launch(index, task, name),
+                OrderKind::Kill => convert::order_kill(index, task),
+            });
+            next = index;
+        }
+        if next < last {
+            orders.push(convert::order_void(last));
+        }
+        for order in orders {
+            self.to_agent(link, v1::to_agent::Message::Order(order));
+        }
+    }
+
+    pub(super) fn settled(
+        &mut self,
+        agent: AgentId,
+        key: &TaskKey,
+        order: OrderIndex,
+        number: u64,
+        released: bool,
+    ) {
+        let update = v1::CommittedUpdate {
+            framework_id: key.framework.to_string(),
+            task_id: key.task.to_string(),
+            order_index: order.0,
+            number,
+            released,
+        };
+        let Some(link) = self.linked_agents.get(&agent).copied() else {
+            return;
+        };
+        // Neighbours of one turn share a message.
+        if let Some(Effect::ToAgent(last, message)) = self.out.last_mut()
+            && *last == link
+            && let Some(v1::to_agent::Message::Committed(committed)) = &mut message.message
+        {
+            committed.updates.push(update);
+            return;
+        }
+        let message = v1::to_agent::Message::Committed(v1::Committed {
+            updates: vec![update],
+        });
+        self.to_agent(link, message);
+    }
+
+    pub(super) fn stray(&mut self, agent: AgentId, key: &TaskKey, order: OrderIndex) {
+        let Some(link) = self.linked_agents.get(&agent).copied() else {
+            return;
+        };
+        let kill = v1::KillStray {
+            framework_id: key.framework.to_string(),
+            task_id: key.task.to_string(),
+            order_index: order.0,
+        };
+        self.to_agent(link, v1::to_agent::Message::KillStray(kill));
+    }
+
+    fn refuse_agent(&mut self, link: LinkId, code: &str, text: &str) {
+        let refused = v1::RefusedAgent {
+            code: code.to_owned(),
+            text: text.to_owned(),
+        };
+        self.to_agent(link, v1::to_agent::Message::Refused(refused));
+        self.out.push(Effect::CloseAgent(link));
+        self.agent_closed(link);
+    }
+
+    fn shut_down(&mut self, link: LinkId, reason: &str) {
+        let shutdown = v1::Shutdown {
+            reason: reason.to_owned(),
+        };
+        self.to_agent(link, v1::to_agent::Message::Shutdown(shutdown));
+        self.out.push(Effect::CloseAgent(link));
+        self.agent_closed(link);
+    }
+
+    fn to_agent(&mut self, link: LinkId, message: v1::to_agent::Message) {
+        let message = v1::ToAgent {
+            epoch: self.epoch.0,
+            cluster_id: self.cluster.to_string(),
+            message: Some(message),
+        };
+        self.out.push(Effect::ToAgent(link, Box::new(message)));
+    }
+
+    /// One second up to 1,000 agents, then stretched with their number, a third of the timeout at most.
+    fn heartbeat_interval_ms(&self, registry: &Registry) -> u64 {
+        let stretched = 1_000 * (registry.agents().len() as u64).div_ceil(1_000).max(1);
+        stretched.min(self.limits.agent_timeout_ms / 3).max(100)
+    }
+}
+
+/// What this release speaks.
+pub(crate) fn protocol() -> v1::Protocol {
+    v1::Protocol {
+        version: PROTOCOL_VERSION,
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}

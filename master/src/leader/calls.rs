@@ -1,0 +1,270 @@
+//! Numbered calls, declines and operators' batches.
+
+use std::collections::BTreeSet;
+
+use argosy_state::Registry;
+use argosy_state::command::{
+    Accept, Call, CallAction, Command, Operate, Outcome, Promise, Rejection, Reply,
+};
+use argosy_state::framework::{Answer as Stored, AnswerOutcome};
+use argosy_state::ids::{AgentId, FrameworkId, OfferId, Revision, Role};
+
+use super::{Answer, Decline, Leader, Now, Refused, Route, refused};
+use crate::links::RequestId;
+use crate::offers::{Standing, verify};
+
+/// A call on its way through the log.
+#[derive(Debug)]
+pub(super) struct PendingCall {
+    /// Who waits; a repeat joins.
+    pub(super) requests: Vec<RequestId>,
+    hash: u64,
+    key: (FrameworkId, u64, u64),
+    /// The offers that it uses, all of one agent and role.
+    used: Option<UsedOffers>,
+}
+
+#[derive(Debug)]
+struct UsedOffers {
+    ids: Vec<OfferId>,
+    agent: AgentId,
+    role: Role,
+    filter_ms: u64,
+}
+
+impl Leader {
+    /// An answer already given, or a call already on its way, is found before anything is judged.
+    pub(super) fn call(
+        &mut self,
+        registry: &Registry,
+        now: Now,
+        request: RequestId,
+        call: Call,
+        tokens: &[Vec<u8>],
+        filter_ms: u64,
+    ) {
+        let key = (call.framework, call.session, call.number);
+        if let Some(stored) = registry.answer(key) {
+            let answer = if stored.hash == call.hash {
+                repeated(stored)
+            } else {
+                refused(&Rejection::CallReused(call.number))
+            };
+            return self.answer(request, answer);
+        }
+        if let Some(Route::Call(pending)) = self
+            .pending_calls
+            .get(&key)
+            .and_then(|serial| self.routes.get_mut(serial))
+        {
+            if pending.hash == call.hash {
+                pending.requests.push(request);
+            } else {
+                self.answer(request, refused(&Rejection::CallReused(call.number)));
+            }
+            return;
+        }
+        let used = match &call.action {
+            CallAction::Accept(accept) => match self.judge(registry, now, &call, accept, tokens) {
+                Ok(()) => used_offers(accept, filter_ms),
+                Err(why) => return self.answer(request, refused(&why)),
+            },
+            CallAction::Kill { .. }
+            | CallAction::Suppress(_)
+            | CallAction::Revive(_)
+            | CallAction::Update(_)
+            | CallAction::Teardown => None,
+        };
+        if let Some(used) = &used {
+            // One of an earlier reign that was never adopted is not in the book: `apply` judges it.
+            let open: Vec<OfferId> = used
+                .ids
+                .iter()
+                .copied()
+                .filter(|id| self.book.get(*id).is_some())
+                .collect();
+            self.book
+                .take(&open)
+                .expect("each was just seen to be open");
+        }
+        let pending = PendingCall {
+            requests: vec![request],
+            hash: call.hash,
+            key,
+            used,
+        };
+        let serial = self.propose(Command::Call(call), Route::Call(Box::new(pending)));
+        self.pending_calls.insert(key, serial);
+    }
+
+    /// What only the leader can know of offers: whether they are authentic, and open in its book.
+    /// Everything else is judged when the entry is applied.
+    fn judge(
+        &self,
+        registry: &Registry,
+        now: Now,
+        call: &Call,
+        accept: &Accept,
+        tokens: &[Vec<u8>],
+    ) -> Result<(), Rejection> {
+        let facts = &registry.cluster().facts;
+        let mut seen = BTreeSet::new();
+        for (promise, token) in accept.offers.iter().zip(tokens) {
+            if !seen.insert(promise.id) {
+                return Err(Rejection::OfferTwice(promise.id));
+            }
+            if !verify(facts, promise, token) {
+                return Err(Rejection::OfferForged(promise.id));
+            }
+            if promise.framework != call.framework || promise.session != call.session {
+                return Err(Rejection::OfferForeign(promise.id));
+            }
+            match self.book.get(promise.id) {
+                Some((_, Standing::Open)) => continue,
+                Some((_, Standing::Pending)) => return Err(Rejection::OfferUsed(promise.id)),
+                None => {}
+            }
+            if promise.expires <= now.at {
+                return Err(Rejection::OfferExpired(promise.id));
+            }
+            if promise.id.epoch == self.epoch || !self.fits(registry, promise) {
+                return Err(Rejection::OfferUsed(promise.id));
+            }
+        }
+        Ok(())
+    }
+
+    /// A token of an earlier reign loses against an open offer.
+    fn fits(&self, registry: &Registry, promise: &Promise) -> bool {
+        let free = registry.free(promise.agent);
+        free.minus(&self.book.offered_on(promise.agent))
+            .is_some_and(|left| left.contains(&promise.resources))
+    }
+
+    pub(super) fn called(
+        &mut self,
+        registry: &Registry,
+        now: Now,
+        pending: PendingCall,
+        outcome: Outcome,
+    ) {
+        self.pending_calls.remove(&pending.key);
+        if let Some(used) = &pending.used {
+            self.book.settle(&used.ids);
+            self.after_accept(
+                registry,
+                now,
+                pending.key.0,
+                used.agent,
+                &used.role,
+                used.filter_ms,
+            );
+        }
+        let answer = match outcome {
+            Ok(Reply::Called { revision, refused }) => {
+                let refused = refused.into_iter().map(|(position, why)| Refused {
+                    position,
+                    code: why.code(),
+                    message: why.to_string(),
+                });
+                Answer::Called {
+                    revision,
+                    refused: refused.collect(),
+                }
+            }
+            Ok(Reply::Repeated(stored)) => repeated(&stored),
+            Ok(_) => Answer::Called {
+                revision: Revision {
+                    index: registry.applied(),
+                    position: 0,
+                },
+                refused: Vec::new(),
+            },
+            Err(why) => refused(&why),
+        };
+        for request in pending.requests {
+            self.answer(request, answer.clone());
+        }
+    }
+
+    pub(super) fn decline(
+        &mut self,
+        registry: &Registry,
+        now: Now,
+        request: RequestId,
+        decline: &Decline,
+    ) {
+        match registry.framework(decline.framework) {
+            None => {
+                return self.answer(
+                    request,
+                    refused(&Rejection::UnknownFramework(decline.framework)),
+                );
+            }
+            Some(framework) if framework.session != decline.session => {
+                return self.answer(request, refused(&Rejection::Superseded(decline.framework)));
+            }
+            Some(_) => {}
+        }
+        // An offer that is gone, or somebody else's, needs no declining.
+        self.declined(now, decline);
+        self.answer(request, Answer::Declined);
+    }
+
+    pub(super) fn operate(&mut self, request: RequestId, operate: Operate) {
+        self.propose(Command::Operate(operate), Route::Operate(request));
+    }
+
+    pub(super) fn operated(&mut self, registry: &Registry, request: RequestId, outcome: Outcome) {
+        let answer = match outcome {
+            Ok(Reply::Operated(outcomes)) => Answer::Operated {
+                revision: Revision {
+                    index: registry.applied(),
+                    position: 0,
+                },
+                outcomes: outcomes
+                    .into_iter()
+                    .map(|outcome| outcome.map_err(|why| (why.code(), why.to_string())))
+                    .collect(),
+            },
+            Ok(_) => Answer::Acknowledged,
+            Err(why) => refused(&why),
+        };
+        self.answer(request, answer);
+    }
+}
+
+fn used_offers(accept: &Accept, filter_ms: u64) -> Option<UsedOffers> {
+    let first = accept.offers.first()?;
+    let ids = accept.offers.iter().map(|offer| offer.id).collect();
+    Some(UsedOffers {
+        ids,
+        agent: first.agent,
+        role: first.role.clone(),
+        filter_ms,
+    })
+}
+
+/// A stored answer, in the words of its codes: the sentences are gone.
+fn repeated(stored: &Stored) -> Answer {
+    match &stored.outcome {
+        AnswerOutcome::Done { refused } => {
+            let refused = refused.iter().map(|(position, number)| {
+                let code = Rejection::code_of(*number);
+                Refused {
+                    position: *position,
+                    code,
+                    message: format!("refused before: {code}"),
+                }
+            });
+            Answer::Called {
+                revision: stored.revision,
+                refused: refused.collect(),
+            }
+        }
+        AnswerOutcome::Refused { code, message } => Answer::Refused {
+            code: Rejection::code_of(*code),
+            message: message.clone(),
+        },
+    }
+}

@@ -1,0 +1,276 @@
+//! Who is overdue.
+//!
+//! Deadlines are facts in the registry; these are timers. One ordered set, looked at each tick; a
+//! heartbeat only moves the moment at which its timer is found too early.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use argosy_state::Registry;
+use argosy_state::agent::AgentMode;
+use argosy_state::command::{AgentDecision, Command, FrameworkDecision};
+use argosy_state::framework::Connection;
+use argosy_state::ids::{AgentId, FrameworkId, Timestamp};
+
+use super::{Effect, Leader, Now, Route};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// An agent may have been silent for too long.
+    Agent(AgentId),
+    /// A framework's stream may have been gone for too long.
+    Stream(FrameworkId),
+    /// A disconnected framework may be overdue.
+    Framework(FrameworkId),
+}
+
+/// Timers of a leader.
+#[derive(Debug, Default)]
+pub(super) struct Deadlines {
+    timers: BTreeSet<(Timestamp, Timer)>,
+    /// Agents that are watched, and when something last came of them.
+    heard: BTreeMap<AgentId, Timestamp>,
+    /// Frameworks without a stream, since when.
+    gone: BTreeMap<FrameworkId, Timestamp>,
+    /// Agents found silent within the running window.
+    silent: usize,
+    window_began: Timestamp,
+    /// When an agent may be marked again while many are silent.
+    next_mark: Timestamp,
+    handed_over: bool,
+    last_heartbeat: Timestamp,
+    /// Cluster time of the newest entry, and the step in which ticks are due.
+    last_entry: Timestamp,
+}
+
+impl Deadlines {
+    pub(super) fn heard(&mut self, agent: AgentId, at: Timestamp) {
+        if let Some(heard) = self.heard.get_mut(&agent) {
+            *heard = at;
+        }
+    }
+}
+
+impl Leader {
+    /// On taking office everybody gets a full, fresh grace.
+    pub(super) fn arm_all(&mut self, registry: &Registry, now: Now) {
+        self.deadlines.window_began = now.at;
+        for agent in registry.agents() {
+            if is_watched(agent.mode) {
+                self.arm_agent(now, agent.id);
+            }
+        }
+        for framework in registry.frameworks() {
+            self.arm_framework(registry, now, framework.id);
+        }
+    }
+
+    /// A pause of this process is nobody's silence: everybody gets a full, fresh grace.
+    pub(crate) fn refresh(&mut self, now: Now) {
+        for heard in self.deadlines.heard.values_mut() {
+            *heard = now.at;
+        }
+        for gone in self.deadlines.gone.values_mut() {
+            *gone = now.at;
+        }
+    }
+
+    pub(super) fn arm_agent(&mut self, now: Now, agent: AgentId) {
+        let watched = self.deadlines.heard.insert(agent, now.at);
+        if watched.is_none() {
+            self.deadlines.timers.insert((
+                now.at.plus_ms(self.limits.agent_timeout_ms),
+                Timer::Agent(agent),
+            ));
+        }
+    }
+
+    pub(super) fn arm_framework(&mut self, registry: &Registry, now: Now, id: FrameworkId) {
+        let Some(framework) = registry.framework(id) else {
+            return;
+        };
+        if let Some(deadline) = framework.deadline() {
+            self.deadlines
+                .timers
+                .insert((deadline, Timer::Framework(id)));
+        }
+        let listened = self.linked_frameworks.contains_key(&id);
+        if framework.connection == Connection::Connected && !listened && !framework.removing {
+            self.deadlines.gone.insert(id, now.at);
+            self.deadlines.timers.insert((
+                now.at.plus_ms(self.limits.framework_grace_ms),
+                Timer::Stream(id),
+            ));
+        } else {
+            self.deadlines.gone.remove(&id);
+        }
+    }
+
+    /// A stream ended: its framework has a while to come back.
+    pub(super) fn stream_gone(&mut self, now: Now, id: FrameworkId) {
+        self.deadlines.gone.insert(id, now.at);
+        self.deadlines.timers.insert((
+            now.at.plus_ms(self.limits.framework_grace_ms),
+            Timer::Stream(id),
+        ));
+    }
+
+    pub(super) fn tick(&mut self, registry: &Registry, now: Now) {
+        while let Some((due, timer)) = self
+            .deadlines
+            .timers
+            .first()
+            .copied()
+            .filter(|(due, _)| *due <= now.at)
+        {
+            self.deadlines.timers.remove(&(due, timer));
+            match timer {
+                Timer::Agent(agent) => self.agent_due(registry, now, agent),
+                Timer::Stream(framework) => self.stream_due(registry, now, framework),
+                Timer::Framework(framework) => self.framework_due(registry, now, framework),
+            }
+        }
+        if now.at.since_ms(self.deadlines.last_heartbeat) >= HEARTBEAT_MS {
+            self.deadlines.last_heartbeat = now.at;
+            self.beat();
+        }
+        self.advance_time(registry, now);
+        self.lapse_offers(now);
+    }
+
+    fn agent_due(&mut self, registry: &Registry, now: Now, id: AgentId) {
+        let Some(heard) = self.deadlines.heard.get(&id).copied() else {
+            return;
+        };
+        let Some(agent) = registry.agent(id).filter(|agent| is_watched(agent.mode)) else {
+            self.deadlines.heard.remove(&id);
+            return;
+        };
+        let due = heard.plus_ms(self.limits.agent_timeout_ms);
+        if due > now.at {
+            self.deadlines.timers.insert((due, Timer::Agent(id)));
+            return;
+        }
+        if let Some(later) = self.hold_back(registry, now) {
+            self.deadlines.timers.insert((later, Timer::Agent(id)));
+            return;
+        }
+        // Looked at again, in case this decision is overtaken and refused.
+        self.deadlines.timers.insert((
+            now.at.plus_ms(self.limits.agent_timeout_ms),
+            Timer::Agent(id),
+        ));
+        let decision = AgentDecision {
+            agent: id,
+            decided_on: agent.revision,
+            wall_ms: now.wall_ms,
+        };
+        self.propose(Command::AgentUnreachable(decision), Route::Events);
+    }
+
+    /// When more than max(10, a fifth) of all agents fall silent within one timeout, it is probably
+    /// this master that is cut off: it hands over, once; then one in a hundred a second is marked.
+    fn hold_back(&mut self, registry: &Registry, now: Now) -> Option<Timestamp> {
+        let deadlines = &mut self.deadlines;
+        if now.at.since_ms(deadlines.window_began) > self.limits.agent_timeout_ms {
+            deadlines.window_began = now.at;
+            deadlines.silent = 0;
+        }
+        let all = registry.agents().len();
+        let many = (all / 5).max(10);
+        if deadlines.silent < many {
+            deadlines.silent += 1;
+            return None;
+        }
+        if !deadlines.handed_over {
+            deadlines.handed_over = true;
+            self.out.push(Effect::HandOver);
+            return Some(now.at.plus_ms(1_000));
+        }
+        if deadlines.next_mark > now.at {
+            return Some(deadlines.next_mark);
+        }
+        let a_second = (all / 100).max(1) as u64;
+        deadlines.next_mark = now.at.plus_ms(1_000 / a_second.min(1_000));
+        None
+    }
+
+    fn stream_due(&mut self, registry: &Registry, now: Now, id: FrameworkId) {
+        let Some(since) = self.deadlines.gone.get(&id).copied() else {
+            return;
+        };
+        let Some(framework) = registry.framework(id) else {
+            return;
+        };
+        let due = since.plus_ms(self.limits.framework_grace_ms);
+        if due > now.at {
+            self.deadlines.timers.insert((due, Timer::Stream(id)));
+            return;
+        }
+        // Looked at again, in case this decision is overtaken and refused.
+        self.deadlines.timers.insert((
+            now.at.plus_ms(self.limits.framework_grace_ms),
+            Timer::Stream(id),
+        ));
+        let decision = FrameworkDecision {
+            framework: id,
+            decided_on: framework.revision,
+        };
+        self.propose(Command::DisconnectFramework(decision), Route::Events);
+    }
+
+    fn framework_due(&mut self, registry: &Registry, now: Now, id: FrameworkId) {
+        let Some(framework) = registry.framework(id) else {
+            return;
+        };
+        let Some(deadline) = framework.deadline() else {
+            return;
+        };
+        if deadline > now.at {
+            self.deadlines
+                .timers
+                .insert((deadline, Timer::Framework(id)));
+            return;
+        }
+        self.deadlines
+            .timers
+            .insert((now.at.plus_ms(1_000), Timer::Framework(id)));
+        let decision = FrameworkDecision {
+            framework: id,
+            decided_on: framework.revision,
+        };
+        self.propose(Command::ExpireFramework(decision), Route::Events);
+    }
+
+    /// While a deadline of the registry runs, cluster time is committed now and then, so that a
+    /// change of leader costs little of it; else idle is silent.
+    fn advance_time(&mut self, registry: &Registry, now: Now) {
+        self.deadlines.last_entry = self.deadlines.last_entry.max(registry.time());
+        let next = self
+            .deadlines
+            .timers
+            .iter()
+            .find(|(_, timer)| matches!(timer, Timer::Framework(_)));
+        let Some((deadline, _)) = next else { return };
+        let step_ms = (deadline.since_ms(self.deadlines.last_entry) / 100).max(TICK_MS);
+        if now.at.since_ms(self.deadlines.last_entry) >= step_ms {
+            self.deadlines.last_entry = now.at;
+            self.propose(Command::Tick, Route::Events);
+        }
+    }
+}
+
+/// How often a framework's stream shows that it lives, in milliseconds.
+pub(crate) const HEARTBEAT_MS: u64 = 1_000;
+/// The shortest step in which cluster time is committed for its own sake, in milliseconds.
+const TICK_MS: u64 = 30_000;
+
+/// Agents that are expected to be heard of.
+fn is_watched(mode: AgentMode) -> bool {
+    match mode {
+        AgentMode::Registered
+        | AgentMode::Draining
+        | AgentMode::Drained
+        | AgentMode::Deactivated => true,
+        AgentMode::Unreachable | AgentMode::Gone => false,
+    }
+}

@@ -1,0 +1,248 @@
+//! Frameworks: subscriptions, sessions, streams.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use argosy_proto::v1;
+use argosy_state::Registry;
+use argosy_state::command::{Command, Outcome, Rejection, Reply, Subscribe};
+use argosy_state::framework::Connection;
+use argosy_state::ids::{AgentId, FrameworkId, Revision, TaskId};
+
+use super::agents::protocol;
+use super::deadlines::HEARTBEAT_MS;
+use super::{Effect, Leader, Now, Route, Subscription};
+use crate::links::LinkId;
+
+/// One stream of a framework.
+#[derive(Debug)]
+pub(super) struct FrameworkLink {
+    /// Known once it is subscribed.
+    pub(super) framework: Option<FrameworkId>,
+    pub(super) subscription: Box<Subscription>,
+    /// Tasks with updates sent and not acknowledged, up to which revision.
+    pub(super) in_flight: BTreeMap<TaskId, Revision>,
+    /// Tasks with updates that wait for room.
+    pub(super) unsent: BTreeSet<TaskId>,
+}
+
+impl Leader {
+    pub(super) fn subscribe(
+        &mut self,
+        registry: &Registry,
+        now: Now,
+        link: LinkId,
+        subscription: Subscription,
+    ) {
+        if subscription
+            .cluster
+            .is_some_and(|named| named != self.cluster)
+        {
+            let text = format!(
+                "this is cluster {}; the framework belongs to another one: check its list of masters",
+                self.cluster
+            );
+            return self.end_stream(link, "refused", &text);
+        }
+        let named = subscription.framework;
+        let known = named.or_else(|| {
+            registry.framework_by_session(&subscription.info.principal, subscription.session)
+        });
+        let framework = known.and_then(|id| registry.framework(id));
+        if let (Some(id), None) = (known, framework) {
+            let text = Rejection::UnknownFramework(id).to_string();
+            return self.end_stream(link, "removed", &text);
+        }
+        let nothing_new = framework.is_some_and(|framework| {
+            framework.session == subscription.session
+                && framework.connection == Connection::Connected
+                && framework.info == subscription.info
+                && !framework.removing
+        });
+        let command = Subscribe {
+            framework: known,
+            session: subscription.session,
+            info: subscription.info.clone(),
+        };
+        let state = FrameworkLink {
+            framework: None,
+            subscription: Box::new(subscription),
+            in_flight: BTreeMap::new(),
+            unsent: BTreeSet::new(),
+        };
+        self.framework_links.insert(link, state);
+        match known {
+            Some(id) if nothing_new => self.attach(registry, now, link, id),
+            Some(_) | None => {
+                drop(self.propose(Command::Subscribe(command), Route::Framework(link)))
+            }
+        }
+    }
+
+    pub(super) fn framework_subscribed(
+        &mut self,
+        registry: &Registry,
+        now: Now,
+        link: LinkId,
+        outcome: Outcome,
+    ) {
+        match outcome {
+            Ok(Reply::Framework(id)) => self.attach(registry, now, link, id),
+            Ok(_) => {}
+            Err(why) => {
+                let code = match &why {
+                    Rejection::Superseded(_) => "superseded",
+                    Rejection::UnknownFramework(_) | Rejection::FrameworkRemoved(_) => "removed",
+                    _ => "refused",
+                };
+                self.end_stream(link, code, &why.to_string());
+            }
+        }
+    }
+
+    /// The stream is the framework's from now on: what it held is judged, what it missed is sent.
+    fn attach(&mut self, registry: &Registry, now: Now, link: LinkId, id: FrameworkId) {
+        let Some(framework) = registry.framework(id) else {
+            return;
+        };
+        let Some(state) = self.framework_links.get_mut(&link) else {
+            return;
+        };
+        if framework.session != state.subscription.session {
+            let text = Rejection::Superseded(id).to_string();
+            return self.end_stream(link, "superseded", &text);
+        }
+        state.framework = Some(id);
+        let unacknowledged = registry
+            .framework_index(id)
+            .map(|index| index.unacknowledged.clone());
+        state.unsent = unacknowledged.unwrap_or_default();
+        let held = std::mem::take(&mut state.subscription.held);
+        let filters = std::mem::take(&mut state.subscription.filters);
+        let session = state.subscription.session;
+        if let Some(former) = self
+            .linked_frameworks
+            .insert(id, link)
+            .filter(|former| *former != link)
+        {
+            let same = self
+                .framework_links
+                .get(&former)
+                .is_some_and(|former| former.subscription.session == session);
+            if same {
+                self.framework_links.remove(&former);
+                self.out.push(Effect::CloseFramework(former));
+            } else {
+                self.end_stream(former, "superseded", &Rejection::Superseded(id).to_string());
+            }
+        }
+        self.arm_framework(registry, now, id);
+        let (kept, rescinded) = self.readopt(registry, now, id, held);
+        let subscribed = v1::Subscribed {
+            framework_id: id.to_string(),
+            session,
+            revision: Some(argosy_proto::convert::revision(framework.revision)),
+            kept_offers: kept.iter().map(ToString::to_string).collect(),
+            rescinded_offers: rescinded.iter().map(ToString::to_string).collect(),
+            cluster_id: self.cluster.to_string(),
+            heartbeat_interval_ms: HEARTBEAT_MS,
+            epoch: self.epoch.0,
+            protocol: Some(protocol()),
+            leader_address: String::new(),
+        };
+        self.to_framework(link, v1::event::Event::Subscribed(subscribed));
+        self.pump_updates(registry, link);
+        self.resumed(registry, now, id, filters);
+    }
+
+    pub(super) fn framework_closed(&mut self, now: Now, link: LinkId) {
+        let Some(state) = self.framework_links.remove(&link) else {
+            return;
+        };
+        let Some(id) = state.framework else { return };
+        if self.linked_frameworks.get(&id) == Some(&link) {
+            self.linked_frameworks.remove(&id);
+            self.stream_gone(now, id);
+            self.withhold_framework(id);
+        }
+    }
+
+    /// Info, suppression or connection moved: timers and offers follow.
+    pub(super) fn framework_changed(&mut self, registry: &Registry, now: Now, id: FrameworkId) {
+        let Some(framework) = registry.framework(id) else {
+            return;
+        };
+        if let Some(link) = self.linked_frameworks.get(&id).copied() {
+            let session = self
+                .framework_links
+                .get(&link)
+                .map(|state| state.subscription.session);
+            if session.is_some_and(|session| session != framework.session) {
+                self.linked_frameworks.remove(&id);
+                self.end_stream(link, "superseded", &Rejection::Superseded(id).to_string());
+            }
+        }
+        self.arm_framework(registry, now, id);
+        self.framework_moved(registry, id);
+    }
+
+    pub(super) fn framework_removing(&mut self, registry: &Registry, id: FrameworkId) {
+        self.framework_moved(registry, id);
+        if let Some(link) = self.linked_frameworks.remove(&id) {
+            self.end_stream(
+                link,
+                "removed",
+                &Rejection::FrameworkRemoved(id).to_string(),
+            );
+        }
+    }
+
+    pub(super) fn framework_removed(&mut self, registry: &Registry, id: FrameworkId) {
+        self.framework_moved(registry, id);
+        if let Some(link) = self.linked_frameworks.remove(&id) {
+            self.end_stream(
+                link,
+                "removed",
+                &format!("{id} is gone: its last task ended"),
+            );
+        }
+    }
+
+    /// Tells every framework with a stream that an agent failed. A hint: the updates of its tasks
+    /// are what counts.
+    pub(super) fn tell_failure(&mut self, agent: AgentId, reason: &str) {
+        let links: Vec<LinkId> = self.linked_frameworks.values().copied().collect();
+        for link in links {
+            let failure = v1::AgentFailure {
+                agent_id: agent.to_string(),
+                reason: reason.to_owned(),
+            };
+            self.to_framework(link, v1::event::Event::Failure(failure));
+        }
+    }
+
+    /// One heartbeat on every stream.
+    pub(super) fn beat(&mut self) {
+        let links: Vec<LinkId> = self.framework_links.keys().copied().collect();
+        for link in links {
+            self.to_framework(link, v1::event::Event::Heartbeat(v1::Heartbeat {}));
+        }
+    }
+
+    pub(super) fn to_framework(&mut self, link: LinkId, event: v1::event::Event) {
+        self.out.push(Effect::ToFramework(
+            link,
+            Box::new(v1::Event { event: Some(event) }),
+        ));
+    }
+
+    /// Says why, then ends the stream.
+    fn end_stream(&mut self, link: LinkId, code: &str, message: &str) {
+        let error = v1::Error {
+            code: code.to_owned(),
+            message: message.to_owned(),
+        };
+        self.to_framework(link, v1::event::Event::Error(error));
+        self.out.push(Effect::CloseFramework(link));
+        self.framework_links.remove(&link);
+    }
+}

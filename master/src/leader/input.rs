@@ -1,0 +1,186 @@
+//! What comes in to a leader, and what it wants done.
+
+use argosy_proto::v1;
+use argosy_state::agent::AgentInfo;
+use argosy_state::apply::Applied;
+use argosy_state::command::{
+    Acknowledge, AgentUpdate, Call, Command, HeldTask, Operate, Promise, Rejection,
+};
+use argosy_state::framework::FrameworkInfo;
+use argosy_state::ids::{
+    AgentId, ClusterId, Epoch, FrameworkId, OfferId, OrderIndex, Revision, Role, TaskId, Ticket,
+    Timestamp,
+};
+use argosy_state::resources::Resources;
+
+use crate::links::{LinkId, RequestId};
+
+/// The two clocks: cluster time decides, wall time is shown.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    /// Cluster time.
+    pub(crate) at: Timestamp,
+    /// Milliseconds of the Unix epoch.
+    pub(crate) wall_ms: i64,
+}
+
+/// What came in.
+#[derive(Debug)]
+pub(crate) enum Input {
+    AgentHello {
+        link: LinkId,
+        hello: Box<Hello>,
+    },
+    AgentReport {
+        link: LinkId,
+        updates: Vec<AgentUpdate>,
+    },
+    AgentList {
+        link: LinkId,
+        floor: OrderIndex,
+        held: Vec<HeldTask>,
+        last: bool,
+    },
+    AgentPing {
+        link: LinkId,
+        serial: u64,
+    },
+    AgentClosed {
+        link: LinkId,
+    },
+    Subscribe {
+        link: LinkId,
+        subscription: Box<Subscription>,
+    },
+    FrameworkClosed {
+        link: LinkId,
+    },
+    Call {
+        request: RequestId,
+        call: Box<Call>,
+        tokens: Vec<Vec<u8>>,
+        filter_ms: u64,
+    },
+    Decline {
+        request: RequestId,
+        decline: Decline,
+    },
+    Acknowledge {
+        request: RequestId,
+        acknowledge: Acknowledge,
+    },
+    Reconcile {
+        request: RequestId,
+        reconcile: Reconcile,
+    },
+    Operate {
+        request: RequestId,
+        operate: Operate,
+    },
+    Applied(Applied),
+    Tick,
+}
+
+/// An agent's first message.
+#[derive(Debug, Clone)]
+pub(crate) struct Hello {
+    pub(crate) cluster: Option<ClusterId>,
+    pub(crate) agent: Option<AgentId>,
+    pub(crate) confirmed: u64,
+    pub(crate) tried: Vec<u64>,
+    pub(crate) nonce: u64,
+    pub(crate) boot_id: String,
+    pub(crate) highest_epoch: Epoch,
+    pub(crate) info: AgentInfo,
+    pub(crate) floor: OrderIndex,
+    pub(crate) digest: u128,
+}
+
+/// A scheduler's first message.
+#[derive(Debug, Clone)]
+pub(crate) struct Subscription {
+    pub(crate) cluster: Option<ClusterId>,
+    pub(crate) framework: Option<FrameworkId>,
+    pub(crate) session: u64,
+    pub(crate) info: FrameworkInfo,
+    pub(crate) held: Vec<(Promise, Vec<u8>)>,
+    pub(crate) filters: Vec<HeldFilter>,
+}
+
+/// A decline still in force, as its maker remembers it.
+#[derive(Debug, Clone)]
+pub(crate) struct HeldFilter {
+    pub(crate) agent: AgentId,
+    pub(crate) role: Role,
+    pub(crate) resources: Resources,
+    pub(crate) remaining_ms: u64,
+}
+
+/// Offers that are not wanted.
+#[derive(Debug, Clone)]
+pub(crate) struct Decline {
+    pub(crate) framework: FrameworkId,
+    pub(crate) session: u64,
+    pub(crate) offers: Vec<OfferId>,
+    pub(crate) filter_ms: u64,
+    pub(crate) reason: (String, String),
+}
+
+/// A question about tasks.
+#[derive(Debug, Clone)]
+pub(crate) struct Reconcile {
+    pub(crate) framework: FrameworkId,
+    pub(crate) session: u64,
+    pub(crate) tasks: Vec<TaskId>,
+    pub(crate) next_number: u64,
+}
+
+/// What is to be done; performed by the replica in order.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    Propose(Ticket, Command),
+    ToAgent(LinkId, Box<v1::ToAgent>),
+    ToFramework(LinkId, Box<v1::Event>),
+    CloseAgent(LinkId),
+    CloseFramework(LinkId),
+    Answer(RequestId, Answer),
+    /// Too many agents fell silent at once: perhaps it is this master that is cut off.
+    HandOver,
+}
+
+/// What a caller is told.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Answer {
+    Called {
+        revision: Revision,
+        refused: Vec<Refused>,
+    },
+    Acknowledged,
+    Declined,
+    Reconciled(v1::ReconcileReply),
+    Operated {
+        revision: Revision,
+        outcomes: Vec<Result<(), (&'static str, String)>>,
+    },
+    Refused {
+        code: &'static str,
+        message: String,
+    },
+}
+
+/// A refused part of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) position: u32,
+    pub(crate) code: &'static str,
+    pub(crate) message: String,
+}
+
+impl From<&Rejection> for Answer {
+    fn from(why: &Rejection) -> Self {
+        Self::Refused {
+            code: why.code(),
+            message: why.to_string(),
+        }
+    }
+}

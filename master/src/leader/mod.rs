@@ -1,0 +1,251 @@
+//! A leader's decisions: facts, the time and one input in, effects out.
+//!
+//! Holds only what can be rebuilt in one round: links, open offers, filters, timers. Nothing here
+//! awaits, locks, or reads a clock. Reading order: `input`, `agents`, `frameworks`, `calls`,
+//! `delivery`, `offering`, `deadlines`.
+
+mod agents;
+mod calls;
+mod deadlines;
+mod delivery;
+mod frameworks;
+mod input;
+mod offering;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use argosy_state::Registry;
+use argosy_state::apply::Applied;
+use argosy_state::command::{Command, Rejection};
+use argosy_state::event::Event;
+use argosy_state::ids::{AgentId, ClusterId, Epoch, FrameworkId, Ticket};
+
+use crate::allocator::{Allocator, Settings};
+use crate::config::Limits;
+use crate::links::{LinkId, RequestId};
+use crate::offers::OfferBook;
+
+use agents::AgentLink;
+pub(crate) use agents::protocol;
+use deadlines::Deadlines;
+use frameworks::FrameworkLink;
+pub(crate) use input::{
+    Answer, Decline, Effect, HeldFilter, Hello, Input, Now, Reconcile, Refused, Subscription,
+};
+
+/// What a proposal was made for: where its outcome goes.
+#[derive(Debug)]
+enum Route {
+    /// The outcome shows in the events alone.
+    Events,
+    /// An agent waits for its registration.
+    Agent(LinkId),
+    /// A scheduler waits for its subscription.
+    Framework(LinkId),
+    /// Callers wait, with the offers that the call takes.
+    Call(Box<calls::PendingCall>),
+    /// A scheduler waits for its acknowledgements to be stored.
+    Acknowledge(RequestId, argosy_state::command::Acknowledge),
+    /// A scheduler waits for a truthful UNKNOWN.
+    Reconcile(RequestId, input::Reconcile),
+    /// An operator waits.
+    Operate(RequestId),
+}
+
+/// A leader in office.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    epoch: Epoch,
+    cluster: ClusterId,
+    limits: Limits,
+    /// The last serial of a ticket.
+    serial: u64,
+    routes: BTreeMap<u64, Route>,
+    agent_links: BTreeMap<LinkId, AgentLink>,
+    linked_agents: BTreeMap<AgentId, LinkId>,
+    framework_links: BTreeMap<LinkId, FrameworkLink>,
+    linked_frameworks: BTreeMap<FrameworkId, LinkId>,
+    pending_calls: BTreeMap<(FrameworkId, u64, u64), u64>,
+    book: OfferBook,
+    allocator: Allocator,
+    offering: offering::Offering,
+    deadlines: Deadlines,
+    out: Vec<Effect>,
+}
+
+impl Leader {
+    /// Takes office: every deadline gets a full grace, and nothing is offered until the frameworks
+    /// recorded as connected have resumed, or a short time has passed.
+    pub(crate) fn new(registry: &Registry, now: Now, limits: Limits) -> Self {
+        let mut leader = Self {
+            epoch: registry.epoch(),
+            cluster: registry.cluster().facts.id,
+            limits,
+            serial: 0,
+            routes: BTreeMap::new(),
+            agent_links: BTreeMap::new(),
+            linked_agents: BTreeMap::new(),
+            framework_links: BTreeMap::new(),
+            linked_frameworks: BTreeMap::new(),
+            pending_calls: BTreeMap::new(),
+            book: OfferBook::new(registry.epoch()),
+            allocator: Allocator::new(Settings::default()),
+            offering: offering::Offering::new(registry, now.at.plus_ms(limits.resume_ms)),
+            deadlines: Deadlines::default(),
+            out: Vec::new(),
+        };
+        leader.arm_all(registry, now);
+        leader.sweep(registry);
+        leader
+    }
+
+    /// The whole behaviour, one line an input.
+    pub(crate) fn step(&mut self, registry: &Registry, now: Now, input: Input) -> Vec<Effect> {
+        match input {
+            Input::AgentHello { link, hello } => self.agent_hello(registry, now, link, *hello),
+            Input::AgentReport { link, updates } => self.agent_report(now, link, updates),
+            Input::AgentList {
+                link,
+                floor,
+                held,
+                last,
+            } => self.agent_list(now, link, floor, held, last),
+            Input::AgentPing { link, serial } => self.agent_ping(now, link, serial),
+            Input::AgentClosed { link } => self.agent_closed(link),
+            Input::Subscribe { link, subscription } => {
+                self.subscribe(registry, now, link, *subscription)
+            }
+            Input::FrameworkClosed { link } => self.framework_closed(now, link),
+            Input::Call {
+                request,
+                call,
+                tokens,
+                filter_ms,
+            } => self.call(registry, now, request, *call, &tokens, filter_ms),
+            Input::Decline { request, decline } => self.decline(registry, now, request, &decline),
+            Input::Acknowledge {
+                request,
+                acknowledge,
+            } => self.acknowledge(registry, request, acknowledge),
+            Input::Reconcile { request, reconcile } => {
+                self.reconcile(registry, now, request, reconcile)
+            }
+            Input::Operate { request, operate } => self.operate(request, operate),
+            Input::Applied(applied) => self.applied(registry, now, applied),
+            Input::Tick => self.tick(registry, now),
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    /// Open and pending offers.
+    pub(crate) fn book(&self) -> &OfferBook {
+        &self.book
+    }
+
+    /// Whether this leader has a stream of the agent that is ready for orders.
+    pub(crate) fn agent_is_linked(&self, agent: AgentId) -> bool {
+        self.linked_agents.contains_key(&agent)
+    }
+
+    /// Whether this leader has a stream of the framework.
+    pub(crate) fn framework_is_linked(&self, framework: FrameworkId) -> bool {
+        self.linked_frameworks.contains_key(&framework)
+    }
+
+    /// Frameworks with a stream.
+    pub(crate) fn linked_frameworks(&self) -> BTreeSet<FrameworkId> {
+        self.linked_frameworks.keys().copied().collect()
+    }
+
+    fn propose(&mut self, command: Command, route: Route) -> u64 {
+        self.serial += 1;
+        self.routes.insert(self.serial, route);
+        self.out.push(Effect::Propose(
+            Ticket {
+                epoch: self.epoch,
+                serial: self.serial,
+            },
+            command,
+        ));
+        self.serial
+    }
+
+    fn answer(&mut self, request: RequestId, answer: Answer) {
+        self.out.push(Effect::Answer(request, answer));
+    }
+
+    fn applied(&mut self, registry: &Registry, now: Now, applied: Applied) {
+        for event in &applied.events {
+            self.allocator.observe(event);
+            self.happened(registry, now, event);
+        }
+        if applied.ticket.epoch != self.epoch {
+            return;
+        }
+        let Some(route) = self.routes.remove(&applied.ticket.serial) else {
+            return;
+        };
+        match route {
+            Route::Events => {}
+            Route::Agent(link) => self.agent_registered(registry, now, link, applied.outcome),
+            Route::Framework(link) => {
+                self.framework_subscribed(registry, now, link, applied.outcome)
+            }
+            Route::Call(pending) => self.called(registry, now, *pending, applied.outcome),
+            Route::Acknowledge(request, acknowledge) => {
+                self.acknowledged(registry, request, &acknowledge, applied.outcome)
+            }
+            Route::Reconcile(request, reconcile) => {
+                self.reconciled(registry, now, request, &reconcile, applied.outcome)
+            }
+            Route::Operate(request) => self.operated(registry, request, applied.outcome),
+        }
+    }
+
+    /// Turns a fact into what follows from it, whoever proposed it.
+    fn happened(&mut self, registry: &Registry, now: Now, event: &Event) {
+        match event {
+            Event::EpochOpened(_) | Event::TaskForgotten(_) => {}
+            Event::AgentChanged(agent) => self.agent_changed(registry, now, *agent),
+            Event::AgentGone(agent) => self.agent_gone(*agent),
+            Event::AgentUsageChanged(agent) => self.usage_changed(registry, *agent),
+            Event::AgentReconciled { agent, complete } => {
+                self.agent_reconciled(registry, *agent, *complete)
+            }
+            Event::FrameworkSubscribed(framework) => {
+                self.framework_changed(registry, now, *framework)
+            }
+            Event::FrameworkChanged(framework) => self.framework_changed(registry, now, *framework),
+            Event::FrameworkRevived(framework) => self.framework_revived(*framework),
+            Event::FrameworkRemoving(framework) => self.framework_removing(registry, *framework),
+            Event::FrameworkRemoved(framework) => self.framework_removed(registry, *framework),
+            Event::TaskLaunched { agent, .. } | Event::TaskKillWanted { agent, .. } => {
+                self.pump_orders(registry, *agent)
+            }
+            Event::TaskUpdated { key, .. } => self.task_updated(registry, key),
+            Event::UpdateSettled {
+                agent,
+                key,
+                order,
+                number,
+                released,
+            } => self.settled(*agent, key, *order, *number, *released),
+            Event::Stray { agent, key, order } => self.stray(*agent, key, *order),
+            Event::SweepNeeded => self.sweep(registry),
+        }
+    }
+
+    /// Works off one piece of what is marked; the next follows when this one is applied.
+    fn sweep(&mut self, registry: &Registry) {
+        if let Some(target) = registry.sweeps().next() {
+            self.propose(Command::Sweep(target), Route::Events);
+        }
+    }
+}
+
+/// The sentence for a caller.
+fn refused(why: &Rejection) -> Answer {
+    Answer::from(why)
+}

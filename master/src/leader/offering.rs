@@ -1,0 +1,417 @@
+//! Offers on their way to frameworks: when they are made, kept, withdrawn.
+//!
+//! The allocator decides what is offered to whom; the book knows what is open. This file feeds both
+//! with what happened, and tells frameworks.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use argosy_proto::{convert, v1};
+use argosy_state::Registry;
+use argosy_state::agent::AgentMode;
+use argosy_state::command::Promise;
+use argosy_state::framework::Connection;
+use argosy_state::ids::{AgentId, FrameworkId, OfferId, Role, Timestamp};
+use argosy_state::limits;
+use argosy_state::resources::Resources;
+
+use super::{Decline, Effect, HeldFilter, Leader, Now};
+use crate::allocator::{Because, Budget, Declined, Demand, Explanation, Question, Round, Stream};
+use crate::offers::{Standing, readopt, sign, verify};
+
+/// The start of a reign: frameworks first present what they hold.
+#[derive(Debug)]
+pub(super) struct Offering {
+    resume_until: Timestamp,
+    waiting: BTreeSet<FrameworkId>,
+}
+
+impl Offering {
+    pub(super) fn new(registry: &Registry, resume_until: Timestamp) -> Self {
+        let connected = registry
+            .frameworks()
+            .filter(|framework| framework.connection == Connection::Connected);
+        Self {
+            resume_until,
+            waiting: connected.map(|framework| framework.id).collect(),
+        }
+    }
+
+    /// Whether offers may be made: everybody is back, or the time for it is over.
+    fn is_open(&mut self, now: Now) -> bool {
+        if !self.waiting.is_empty() && self.resume_until <= now.at {
+            self.waiting.clear();
+        }
+        self.waiting.is_empty()
+    }
+}
+
+impl Leader {
+    /// Makes the offers that are due; called at the end of each turn.
+    pub(crate) fn offer(&mut self, registry: &Registry, now: Now) -> Vec<Effect> {
+        let due = self.allocator.next_wakeup() <= now.at || self.book.is_touched();
+        if due && self.offering.is_open(now) {
+            let round = self.allocate(registry, now);
+            self.tell_offers(registry, round.offers);
+            self.tell_unmet(registry, &round.unmet);
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    fn allocate(&mut self, registry: &Registry, now: Now) -> Round {
+        let Self {
+            allocator,
+            book,
+            linked_agents,
+            linked_frameworks,
+            ..
+        } = self;
+        let linked = |agent| linked_agents.contains_key(&agent);
+        let stream = |framework| {
+            if linked_frameworks.contains_key(&framework) {
+                Stream::Open
+            } else {
+                Stream::None
+            }
+        };
+        let demand = Demand {
+            linked: &linked,
+            stream: &stream,
+        };
+        allocator.step(registry, book, demand, now.at, Budget::TURN)
+    }
+
+    /// Judges what a resuming framework holds: which offers stay, and which are gone.
+    pub(super) fn readopt(
+        &mut self,
+        registry: &Registry,
+        now: Now,
+        id: FrameworkId,
+        held: Vec<(Promise, Vec<u8>)>,
+    ) -> (Vec<OfferId>, Vec<OfferId>) {
+        let facts = &registry.cluster().facts;
+        let session = registry
+            .framework(id)
+            .map_or(0, |framework| framework.session);
+        let stale = self.book.rescind_other_sessions(id, session);
+        let mut presented = BTreeSet::new();
+        let (mut kept, mut rescinded) = (Vec::new(), Vec::new());
+        for (promise, token) in held.into_iter().take(limits::RECORDS_PER_COMMAND) {
+            presented.insert(promise.id);
+            let good = promise.framework == id
+                && verify(facts, &promise, &token)
+                && (self.book.get(promise.id).is_some()
+                    || (promise.id.epoch < self.epoch
+                        && readopt(registry, &self.book, &promise, now.at).is_ok()));
+            if good {
+                kept.push(promise.id);
+                self.book.adopt(promise);
+            } else {
+                rescinded.push(promise.id);
+            }
+        }
+        // Offers that the framework does not know of got lost with its stream: they are free again.
+        let open: Vec<OfferId> = self
+            .book
+            .offers_of(id)
+            .map(|(promise, _)| promise.id)
+            .collect();
+        for lost in open.into_iter().filter(|lost| !presented.contains(lost)) {
+            self.book.rescind(lost);
+        }
+        drop(stale);
+        (kept, rescinded)
+    }
+
+    /// The framework has a stream again: it takes part in allocation.
+    pub(super) fn resumed(
+        &mut self,
+        registry: &Registry,
+        now: Now,
+        id: FrameworkId,
+        filters: Vec<HeldFilter>,
+    ) {
+        self.offering.waiting.remove(&id);
+        let session = registry
+            .framework(id)
+            .map_or(0, |framework| framework.session);
+        for filter in filters {
+            let HeldFilter {
+                agent,
+                role,
+                resources,
+                remaining_ms,
+            } = filter;
+            let declined = Declined {
+                framework: id,
+                session,
+                role,
+                agent,
+                resources,
+                filter_ms: Some(remaining_ms),
+                because: None,
+            };
+            self.allocator.decline(declined, now.at);
+        }
+        self.allocator.framework_changed(id);
+    }
+
+    /// An agent's link came up, or its record moved.
+    pub(super) fn offer_agent(&mut self, agent: AgentId) {
+        self.allocator.agent_changed(agent);
+    }
+
+    /// An agent's link is gone: nothing new is offered of it. What is open stays, for it will be back.
+    pub(super) fn withhold_agent(&mut self, agent: AgentId) {
+        self.allocator.agent_changed(agent);
+    }
+
+    /// A framework's stream is gone: nothing new is offered to it.
+    pub(super) fn withhold_framework(&mut self, framework: FrameworkId) {
+        self.allocator.framework_changed(framework);
+    }
+
+    /// Withdraws offers that promise what the agent's record no longer does.
+    pub(super) fn outdated(&mut self, registry: &Registry, id: AgentId) {
+        let promise = registry
+            .agent(id)
+            .filter(|agent| agent.mode == AgentMode::Registered)
+            .map(|agent| agent.promise);
+        let outdated: Vec<OfferId> = self
+            .book
+            .offers_on(id)
+            .filter(|(offer, _)| Some(offer.promise) != promise)
+            .map(|(offer, _)| offer.id)
+            .collect();
+        self.rescind(outdated, "its agent has changed");
+    }
+
+    /// Withdraws open offers that tasks have overtaken, newest first, and looks at the agent again.
+    pub(super) fn usage_changed(&mut self, registry: &Registry, id: AgentId) {
+        let free = registry.free(id);
+        while !free.contains(&self.book.offered_on(id)) {
+            let newest = self
+                .book
+                .offers_on(id)
+                .filter(|(_, standing)| *standing == Standing::Open)
+                .map(|(offer, _)| offer.id)
+                .max();
+            // Those being used stay: `apply` judges them.
+            let Some(newest) = newest else { break };
+            self.rescind(vec![newest], "what it promises is in use");
+        }
+        self.allocator.agent_changed(id);
+    }
+
+    /// What an acceptance left over is not offered again to this framework for a while.
+    pub(super) fn after_accept(
+        &mut self,
+        registry: &Registry,
+        now: Now,
+        framework: FrameworkId,
+        agent: AgentId,
+        role: &Role,
+        filter_ms: u64,
+    ) {
+        let left = registry
+            .free(agent)
+            .minus_saturating(&self.book.offered_on(agent));
+        let session = registry
+            .framework(framework)
+            .map_or(0, |framework| framework.session);
+        let role = role.clone();
+        let declined = Declined {
+            framework,
+            session,
+            role,
+            agent,
+            resources: left,
+            filter_ms: Some(filter_ms),
+            because: None,
+        };
+        self.allocator.decline(declined, now.at);
+        self.allocator.agent_changed(agent);
+    }
+
+    pub(super) fn declined(&mut self, now: Now, decline: &Decline) {
+        for id in &decline.offers {
+            let Some(offer) = self.book.decline(decline.framework, *id) else {
+                continue;
+            };
+            let (code, text) = decline.reason.clone();
+            let declined = Declined {
+                framework: offer.framework,
+                session: offer.session,
+                role: offer.role.clone(),
+                agent: offer.agent,
+                resources: offer.resources.clone(),
+                filter_ms: Some(decline.filter_ms),
+                because: Some(Because { code, text }),
+            };
+            self.allocator.decline(declined, now.at);
+        }
+    }
+
+    /// A framework's record moved: offers in roles that it left or suppressed, of former sessions,
+    /// and of one that is gone, are withdrawn.
+    pub(super) fn framework_moved(&mut self, registry: &Registry, id: FrameworkId) {
+        let facts = registry.framework(id).filter(|framework| {
+            !framework.removing && framework.connection == Connection::Connected
+        });
+        let lost: Vec<OfferId> = self
+            .book
+            .offers_of(id)
+            .filter(|(offer, _)| {
+                facts.is_none_or(|framework| {
+                    framework.session != offer.session
+                        || !framework.info.roles.contains(&offer.role)
+                })
+            })
+            .map(|(offer, _)| offer.id)
+            .collect();
+        self.rescind(lost, "the framework has changed");
+        if facts.is_none() {
+            self.offering.waiting.remove(&id);
+        }
+        self.allocator.framework_changed(id);
+    }
+
+    pub(super) fn framework_revived(&mut self, id: FrameworkId) {
+        self.allocator.revive(id, &[]);
+    }
+
+    /// Withdraws what has lapsed, a bounded number at a time.
+    pub(super) fn lapse_offers(&mut self, now: Now) {
+        let lapsed = self.book.expire(now.at, limits::RECORDS_PER_COMMAND);
+        for offer in lapsed {
+            self.tell_rescinded(&offer, "it has lapsed");
+        }
+    }
+
+    fn rescind(&mut self, offers: Vec<OfferId>, why: &str) {
+        for id in offers {
+            if let Some(offer) = self.book.rescind(id) {
+                self.tell_rescinded(&offer, why);
+            }
+        }
+    }
+
+    fn tell_rescinded(&mut self, offer: &Arc<Promise>, why: &str) {
+        let Some(link) = self.linked_frameworks.get(&offer.framework).copied() else {
+            return;
+        };
+        let rescind = v1::Rescind {
+            offer_id: offer.id.to_string(),
+            reason: why.to_owned(),
+        };
+        self.to_framework(link, v1::event::Event::Rescind(rescind));
+    }
+
+    /// One event a framework, whatever number of offers; at most [`limits::RECORDS_PER_COMMAND`] each.
+    fn tell_offers(&mut self, registry: &Registry, made: Vec<Arc<Promise>>) {
+        let facts = &registry.cluster().facts;
+        let mut by_framework: std::collections::BTreeMap<FrameworkId, Vec<v1::Offer>> =
+            std::collections::BTreeMap::new();
+        for promise in made {
+            if let Some(agent) = registry.agent(promise.agent) {
+                let offer = convert::offer(&promise, agent, &sign(facts, &promise));
+                by_framework
+                    .entry(promise.framework)
+                    .or_default()
+                    .push(offer);
+            }
+        }
+        for (framework, offers) in by_framework {
+            let Some(link) = self.linked_frameworks.get(&framework).copied() else {
+                continue;
+            };
+            for chunk in offers.chunks(limits::RECORDS_PER_COMMAND) {
+                self.to_framework(
+                    link,
+                    v1::event::Event::Offers(v1::Offers {
+                        offers: chunk.to_vec(),
+                    }),
+                );
+            }
+        }
+    }
+
+    /// Says why a framework gets nothing in a role, once until it does.
+    fn tell_unmet(&mut self, registry: &Registry, unmet: &[(FrameworkId, Role)]) {
+        for (framework, role) in unmet {
+            let Some(link) = self.linked_frameworks.get(framework).copied() else {
+                continue;
+            };
+            let question = Question {
+                role: Some(role.clone()),
+                verdicts: 10,
+                agents: 200,
+                ..Question::new(*framework, None)
+            };
+            let explanation = wire(self.judge_demand(registry, &question));
+            let unmet = v1::DemandUnmet {
+                role: role.to_string(),
+                counts: explanation.counts,
+                examples: explanation.verdicts,
+            };
+            self.to_framework(link, v1::event::Event::DemandUnmet(unmet));
+        }
+    }
+
+    /// Why a framework is not offered `wanted`, agent by agent; empty means the least that is worth
+    /// an offer.
+    pub(crate) fn explain(
+        &self,
+        registry: &Registry,
+        framework: FrameworkId,
+        wanted: &Resources,
+    ) -> v1::Explanation {
+        let wanted = (!wanted.is_empty()).then(|| wanted.clone());
+        wire(self.judge_demand(registry, &Question::new(framework, wanted)))
+    }
+
+    fn judge_demand(&self, registry: &Registry, question: &Question) -> Explanation {
+        let linked = |agent| self.linked_agents.contains_key(&agent);
+        let stream = |framework| {
+            if self.linked_frameworks.contains_key(&framework) {
+                Stream::Open
+            } else {
+                Stream::None
+            }
+        };
+        self.allocator.explain(
+            registry,
+            &self.book,
+            Demand {
+                linked: &linked,
+                stream: &stream,
+            },
+            question,
+        )
+    }
+}
+
+/// An explanation on the wire.
+fn wire(explanation: Explanation) -> v1::Explanation {
+    let counts = explanation
+        .counts
+        .iter()
+        .map(|(reason, agents)| v1::ReasonCount {
+            reason: reason.code().to_owned(),
+            agents: *agents,
+        });
+    v1::Explanation {
+        summary: explanation.summary(),
+        counts: counts.collect(),
+        verdicts: explanation
+            .verdicts
+            .iter()
+            .map(|verdict| v1::Verdict {
+                agent_id: verdict.agent.to_string(),
+                reason: verdict.reason.code().to_owned(),
+                detail: verdict.detail.clone(),
+            })
+            .collect(),
+        round: explanation.round,
+    }
+}

@@ -1,0 +1,1 @@
+//! Leader: inputs in, effects compared.

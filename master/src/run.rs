@@ -1,0 +1,299 @@
+//! Wiring of one master: raft, the owner, services, one port. The only place that spawns.
+
+use std::future::IntoFuture;
+
+use argosy_proto::v1::agents_server::AgentsServer;
+use argosy_proto::v1::operator_server::OperatorServer;
+use argosy_proto::v1::scheduler_server::SchedulerServer;
+use argosy_raft::{Node, NodeConfig, OwnerRequest, StartError};
+use argosy_state::Registry;
+use axum::serve::ListenerExt;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::config::{Config, Limits};
+use crate::desk::Desk;
+use crate::metrics::Counts;
+use crate::replica::{Office, Published, Replica};
+use crate::service::{MESSAGE_BYTES, Peers, Services};
+use crate::{http, metrics};
+
+/// What a master is given by whoever starts it.
+pub struct Parts {
+    /// The API's socket.
+    pub api: TcpListener,
+    /// Raft's socket.
+    pub raft: std::net::TcpListener,
+    /// Raft's own runtime: a flood on the API cannot cost leadership.
+    pub raft_runtime: Handle,
+    /// Where metrics are rendered; none answers 404.
+    pub metrics: Option<PrometheusHandle>,
+    /// Random bytes, new at every start.
+    pub entropy: [u8; 32],
+}
+
+/// Why a master ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Raft did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A socket could not be used.
+    #[error("cannot use the {what} socket")]
+    Socket {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It cannot go on; restarting from the log is safer.
+    #[error("this master cannot go on: {0}")]
+    Failed(String),
+}
+
+/// Requests of raft that wait for the owner: raft waits for each answer, so more never come.
+const RAFT_REQUESTS: usize = 4;
+/// Messages that wait for the owner; senders wait when it is full.
+const INBOX: usize = 16_384;
+/// How long a new leader waits for frameworks to present the offers that they hold, in milliseconds.
+const RESUME_MS: u64 = 100;
+
+/// Runs a master until `stop`, after which it hands leadership over and ends.
+///
+/// # Errors
+/// If it cannot start, or must not go on.
+pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Result<(), RunError> {
+    metrics::describe();
+    let (owner, mut requests) = mpsc::channel(RAFT_REQUESTS);
+    let raft_stop = CancellationToken::new();
+    let (node, registry) = start_raft(
+        &config,
+        parts.raft,
+        &parts.raft_runtime,
+        owner,
+        &mut requests,
+        &stop,
+        &raft_stop,
+    )
+    .await?;
+    let (office, office_seen) = watch::channel(Office::default());
+    let (applied, applied_seen) = watch::channel(registry.applied());
+    let (counts, counts_seen) = watch::channel(Counts::default());
+    let (inbox, messages) = mpsc::channel(INBOX);
+    let (hand_over, handing) = mpsc::channel(1);
+    let limits = Limits {
+        agent_timeout_ms: config.agent_timeout_ms,
+        framework_grace_ms: config.framework_grace_ms,
+        resume_ms: RESUME_MS,
+    };
+    let published = Published {
+        office,
+        applied,
+        counts,
+    };
+    let replica = Replica::new(
+        node.clone(),
+        limits,
+        config.office_lease(),
+        published,
+        hand_over,
+        registry,
+        parts.entropy,
+    );
+    let desk = Desk::new(
+        node.clone(),
+        inbox,
+        office_seen,
+        applied_seen,
+        counts_seen,
+        config.api_address.clone(),
+    );
+    let served = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let server = tokio::spawn(serve(
+        desk,
+        tasks.clone(),
+        parts.api,
+        parts.metrics,
+        served.clone(),
+    ));
+    let hands = tokio::spawn(transfer_when_asked(node.clone(), handing));
+    let owner_stop = CancellationToken::new();
+    let ended = {
+        let owner = replica.run(requests, messages, owner_stop.clone());
+        tokio::pin!(owner);
+        tokio::select! {
+            ended = &mut owner => ended,
+            () = stop.cancelled() => {
+                // The owner goes on while leadership moves: what is committed still takes effect.
+                tokio::select! {
+                    ended = &mut owner => ended,
+                    () = hand_over_first(&node) => {
+                        owner_stop.cancel();
+                        owner.await
+                    }
+                }
+            }
+        }
+    };
+    served.cancel();
+    hands.abort();
+    node.stop().await;
+    raft_stop.cancel();
+    match server.await {
+        Ok(Ok(())) | Err(_) => {}
+        Ok(Err(source)) => warn!(%source, "the API ended with an error"),
+    }
+    ended.map_err(RunError::Failed)
+}
+
+/// Starts raft on its own runtime. It loads the registry before it answers, so the owner's part is
+/// played here until then.
+async fn start_raft(
+    config: &Config,
+    socket: std::net::TcpListener,
+    runtime: &Handle,
+    owner: mpsc::Sender<OwnerRequest>,
+    requests: &mut mpsc::Receiver<OwnerRequest>,
+    stop: &CancellationToken,
+    raft_stop: &CancellationToken,
+) -> Result<(Node, Registry), RunError> {
+    let node_config = NodeConfig {
+        directory: Some(config.directory.clone()),
+        raft_address: config.raft_address.clone(),
+        api_address: config.api_address.clone(),
+        peers: config.peers.clone(),
+        bootstrap: config.bootstrap,
+        timing: config.timing,
+        snapshot: config.snapshot,
+        seed: config.seed,
+    };
+    let token = raft_stop.clone();
+    let starting = runtime.spawn(async move {
+        socket
+            .set_nonblocking(true)
+            .map_err(|source| RunError::Socket {
+                what: "raft",
+                source,
+            })?;
+        let listener = TcpListener::from_std(socket).map_err(|source| RunError::Socket {
+            what: "raft",
+            source,
+        })?;
+        Ok::<_, RunError>(Node::start(node_config, listener, owner, token).await?)
+    });
+    tokio::pin!(starting);
+    let mut registry = Registry::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => {
+                raft_stop.cancel();
+                return Err(StartError::Stopped.into());
+            }
+            node = &mut starting => {
+                let node = node.map_err(|why| RunError::Failed(format!("raft's start ended: {why}")))??;
+                return Ok((node, registry));
+            }
+            request = requests.recv() => match request {
+                Some(request) => early(&mut registry, request)?,
+                None => return Err(RunError::Failed("raft ended while it started".to_owned())),
+            }
+        }
+    }
+}
+
+/// What raft asks before the owner runs: to load, and to apply what was committed before.
+fn early(registry: &mut Registry, request: OwnerRequest) -> Result<(), RunError> {
+    let failed = |why: &dyn std::fmt::Display| {
+        RunError::Failed(format!("the stored registry cannot be read: {why}"))
+    };
+    match request {
+        OwnerRequest::Load {
+            last_index,
+            records,
+            done,
+        } => {
+            *registry = Registry::load(last_index, records).map_err(|why| failed(&why))?;
+            let _ = done.send(());
+        }
+        OwnerRequest::Apply { entries, done } => {
+            let mut writes = Vec::new();
+            for entry in &entries {
+                crate::replica::apply_quietly(registry, entry, &mut writes)
+                    .map_err(|why| failed(&why))?;
+            }
+            let _ = done.send(writes);
+        }
+    }
+    Ok(())
+}
+
+async fn hand_over_first(node: &Node) {
+    if !node.status().borrow().is_leader {
+        return;
+    }
+    match tokio::time::timeout(std::time::Duration::from_secs(3), node.transfer(None)).await {
+        Ok(Ok(to)) => info!(to, "leadership is handed over"),
+        Ok(Err(why)) => warn!(%why, "leadership could not be handed over"),
+        Err(_) => warn!("leadership was not taken over in 3 s"),
+    }
+}
+
+async fn transfer_when_asked(node: Node, mut asked: mpsc::Receiver<()>) {
+    while asked.recv().await.is_some() {
+        warn!(
+            "many agents fell silent at once: handing leadership over, in case it is this master that is cut off"
+        );
+        hand_over_first(&node).await;
+    }
+}
+
+async fn serve(
+    desk: Desk,
+    tasks: TaskTracker,
+    socket: TcpListener,
+    metrics: Option<PrometheusHandle>,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let services = Services {
+        desk: desk.clone(),
+        peers: Peers::default(),
+        tasks,
+    };
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<SchedulerServer<Services>>().await;
+    health.set_serving::<AgentsServer<Services>>().await;
+    health.set_serving::<OperatorServer<Services>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(argosy_proto::DESCRIPTORS)
+        .build_v1()
+        .map_err(std::io::Error::other)?;
+    let mut routes = tonic::service::Routes::builder();
+    routes
+        .add_service(
+            SchedulerServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES),
+        )
+        .add_service(AgentsServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES))
+        .add_service(OperatorServer::new(services).max_decoding_message_size(MESSAGE_BYTES))
+        .add_service(health_service)
+        .add_service(reflection);
+    let router = routes
+        .routes()
+        .into_axum_router()
+        .merge(http::router(desk, metrics));
+    let socket = socket.tap_io(|stream| {
+        // Small messages must not wait for each other; a socket that refuses the option still works.
+        let _ = stream.set_nodelay(true);
+    });
+    let server = axum::serve(socket, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    tokio::select! {
+        ended = server.into_future() => ended,
+        // Streams end with the owner; what is still open after a second is cut.
+        () = async { stop.cancelled().await; tokio::time::sleep(std::time::Duration::from_secs(1)).await } => Ok(()),
+    }
+}

@@ -1,0 +1,156 @@
+//! `argosy.v1.Agents`: one stream an agent.
+
+use std::pin::Pin;
+
+use argosy_proto::convert::{self, Malformed};
+use argosy_proto::v1;
+use argosy_proto::v1::agents_client::AgentsClient;
+use argosy_proto::v1::agents_server::Agents;
+use argosy_state::ids::{Epoch, OrderIndex};
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::debug;
+
+use super::forward::{Place, forwarded, name_leader};
+use super::{MESSAGE_BYTES, Services, check_protocol, malformed};
+use crate::leader::{Hello, Input};
+use crate::links::{LINK_MESSAGES, LinkId};
+use crate::replica::Message;
+
+type ToAgents = Pin<Box<dyn Stream<Item = Result<v1::ToAgent, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Agents for Services {
+    type ConnectStream = ToAgents;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<v1::FromAgent>>,
+    ) -> Result<Response<ToAgents>, Status> {
+        match self.place(request.metadata()).await? {
+            Place::Here => {
+                let mut response = Response::new(self.connect_here(request.into_inner()).await?);
+                name_leader(response.metadata_mut(), &self.desk.own_address);
+                Ok(response)
+            }
+            Place::There(channel, address) => {
+                let mut client =
+                    AgentsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES);
+                // An error of the agent's side ends the forwarded stream like its end.
+                let messages = tokio_stream::StreamExt::map_while(request.into_inner(), Result::ok);
+                let stream = client.connect(forwarded(messages)).await?.into_inner();
+                let mut response: Response<ToAgents> = Response::new(Box::pin(stream));
+                name_leader(response.metadata_mut(), &address);
+                Ok(response)
+            }
+        }
+    }
+}
+
+impl Services {
+    async fn connect_here(&self, messages: Streaming<v1::FromAgent>) -> Result<ToAgents, Status> {
+        let link = self.desk.new_link();
+        let (sender, receiver) = mpsc::channel(LINK_MESSAGES);
+        self.desk.send(Message::AgentLink(link, sender)).await?;
+        let services = self.clone();
+        self.tasks.spawn(async move {
+            if let Err(why) = services.read_agent(link, messages).await {
+                debug!(link = link.0, %why, "a stream of an agent ended");
+            }
+            // The owner may be gone by now, and its links with it.
+            let _ = services
+                .desk
+                .send(Message::Input(Input::AgentClosed { link }))
+                .await;
+        });
+        Ok(Box::pin(ReceiverStream::new(receiver).map(Ok)))
+    }
+
+    async fn read_agent(
+        &self,
+        link: LinkId,
+        mut messages: Streaming<v1::FromAgent>,
+    ) -> Result<(), Status> {
+        while let Some(message) = messages.message().await? {
+            let input = input(link, message).map_err(|why| malformed(&why))?;
+            self.desk.send(Message::Input(input)).await?;
+        }
+        Ok(())
+    }
+}
+
+fn input(link: LinkId, message: v1::FromAgent) -> Result<Input, Malformed> {
+    use v1::from_agent::Message as From;
+    match message
+        .message
+        .ok_or_else(|| Malformed::new("message", "it is empty"))?
+    {
+        From::Hello(wire) => Ok(Input::AgentHello {
+            link,
+            hello: Box::new(hello(wire)?),
+        }),
+        From::Report(report) => {
+            let updates = report
+                .updates
+                .into_iter()
+                .map(convert::update_from)
+                .collect::<Result<_, _>>()?;
+            Ok(Input::AgentReport { link, updates })
+        }
+        From::TaskList(list) => {
+            let held = list
+                .tasks
+                .iter()
+                .map(convert::held_task)
+                .collect::<Result<_, _>>()?;
+            Ok(Input::AgentList {
+                link,
+                floor: OrderIndex(list.floor),
+                held,
+                last: list.last,
+            })
+        }
+        From::Ping(ping) => Ok(Input::AgentPing {
+            link,
+            serial: ping.serial,
+        }),
+    }
+}
+
+fn hello(wire: v1::Hello) -> Result<Hello, Malformed> {
+    check_protocol(wire.protocol.as_ref())
+        .map_err(|status| Malformed::new("protocol", status.message()))?;
+    let digest: [u8; 16] = match wire.digest.len() {
+        0 => [0; 16],
+        _ => wire
+            .digest
+            .as_slice()
+            .try_into()
+            .map_err(|_| Malformed::new("digest", "it has 16 bytes"))?,
+    };
+    let info = wire
+        .info
+        .ok_or_else(|| Malformed::new("info", "it is missing"))?;
+    Ok(Hello {
+        cluster: if wire.cluster_id.is_empty() {
+            None
+        } else {
+            Some(convert::id("cluster_id", &wire.cluster_id)?)
+        },
+        agent: if wire.agent_id.is_empty() {
+            None
+        } else {
+            Some(convert::id("agent_id", &wire.agent_id)?)
+        },
+        confirmed: wire.confirmed_incarnation,
+        tried: wire.tried_incarnations,
+        nonce: wire.nonce,
+        boot_id: wire.boot_id,
+        highest_epoch: Epoch(wire.highest_epoch),
+        info: convert::agent_info_from(info)?,
+        floor: OrderIndex(wire.floor),
+        digest: u128::from_be_bytes(digest),
+    })
+}

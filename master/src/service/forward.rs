@@ -1,0 +1,159 @@
+//! From a follower to the leader: one hop, never two.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Response, Status};
+
+use super::Services;
+use crate::desk::{LONGEST_WAIT, unavailable};
+
+/// Marks a forwarded call: it is not passed on again.
+const FORWARDED: &str = "argosy-forwarded";
+/// Names the leader's API address in replies.
+const LEADER: &str = "argosy-leader";
+
+/// Channels to other masters, made when first needed and kept.
+#[derive(Clone, Default)]
+pub(crate) struct Peers {
+    // Held for a look-up; nothing is awaited under it.
+    channels: Arc<Mutex<BTreeMap<String, Channel>>>,
+}
+
+impl Peers {
+    pub(crate) fn channel(&self, address: &str) -> Result<Channel, Status> {
+        let mut channels = self
+            .channels
+            .lock()
+            .expect("nobody panics while holding it");
+        if let Some(channel) = channels.get(address) {
+            return Ok(channel.clone());
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|why| {
+            unavailable(&format!(
+                "the leader's address {address:?} is not usable: {why}"
+            ))
+        })?;
+        let endpoint = endpoint
+            .connect_timeout(Duration::from_secs(2))
+            .tcp_nodelay(true)
+            .http2_adaptive_window(true);
+        let channel = endpoint.connect_lazy();
+        channels.insert(address.to_owned(), channel.clone());
+        Ok(channel)
+    }
+}
+
+/// Where a call is served.
+pub(crate) enum Place {
+    /// By the leader in this process.
+    Here,
+    /// By the leader at the other end of this channel.
+    There(Channel, String),
+}
+
+impl Services {
+    /// Finds out where a call is served, waiting for a leader up to the call's deadline.
+    pub(crate) async fn place(&self, metadata: &MetadataMap) -> Result<Place, Status> {
+        let office = self.desk.leader(deadline(metadata)).await?;
+        if office.here {
+            return Ok(Place::Here);
+        }
+        let address = office.leader.unwrap_or_default();
+        if metadata.contains_key(FORWARDED) {
+            let mut status = unavailable(&format!("leadership has just moved to {address}"));
+            name_leader(status.metadata_mut(), &address);
+            return Err(status);
+        }
+        Ok(Place::There(self.peers.channel(&address)?, address))
+    }
+
+    /// Serves a unary call here, or forwards it.
+    pub(crate) async fn route<Q, A, Local, Remote>(
+        &self,
+        request: Request<Q>,
+        local: impl FnOnce(Q) -> Local,
+        remote: impl FnOnce(Channel, Request<Q>) -> Remote,
+    ) -> Result<Response<A>, Status>
+    where
+        Local: Future<Output = Result<A, Status>>,
+        Remote: Future<Output = Result<Response<A>, Status>>,
+    {
+        match self.place(request.metadata()).await? {
+            Place::Here => {
+                let mut response = Response::new(local(request.into_inner()).await?);
+                name_leader(response.metadata_mut(), &self.desk.own_address);
+                Ok(response)
+            }
+            Place::There(channel, address) => {
+                let rest = deadline(request.metadata()).saturating_duration_since(Instant::now());
+                let mut forwarded = forwarded(request.into_inner());
+                forwarded.set_timeout(rest);
+                let mut response = remote(channel, forwarded).await.inspect_err(|status| {
+                    tracing::debug!(%status, address, "a forwarded call failed");
+                })?;
+                name_leader(response.metadata_mut(), &address);
+                Ok(response)
+            }
+        }
+    }
+}
+
+/// The same message, marked.
+pub(crate) fn forwarded<Q>(message: Q) -> Request<Q> {
+    let mut request = Request::new(message);
+    request
+        .metadata_mut()
+        .insert(FORWARDED, MetadataValue::from_static("1"));
+    request
+}
+
+/// Tells a client where the leader is, so that it goes there directly next time.
+pub(crate) fn name_leader(metadata: &mut MetadataMap, address: &str) {
+    if let Ok(value) = MetadataValue::try_from(address) {
+        metadata.insert(LEADER, value);
+    }
+}
+
+/// When the caller gives up; without a word of it, after ten seconds.
+pub(crate) fn deadline(metadata: &MetadataMap) -> Instant {
+    let given = metadata
+        .get("grpc-timeout")
+        .and_then(|text| text.to_str().ok())
+        .and_then(timeout);
+    Instant::now() + given.unwrap_or(LONGEST_WAIT).min(Duration::from_secs(60))
+}
+
+/// Reads a `grpc-timeout`: digits and one of H M S m u n.
+fn timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(number.saturating_mul(3_600))),
+        "M" => Some(Duration::from_secs(number.saturating_mul(60))),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_read_as_grpc_writes_them() {
+        assert_eq!(timeout("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(timeout("3S"), Some(Duration::from_secs(3)));
+        assert_eq!(timeout(""), None);
+        assert_eq!(timeout("x"), None);
+        assert_eq!(timeout("5ü"), None);
+    }
+}

@@ -1,0 +1,107 @@
+//! gRPC at the rim: convert, send, await, answer. No decision.
+//!
+//! Any master serves any call: what only the leader can do is forwarded to it, one hop.
+
+mod agents;
+mod forward;
+mod lists;
+mod operator;
+mod scheduler;
+mod views;
+
+use argosy_proto::convert::Malformed;
+use argosy_proto::v1;
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::desk::Desk;
+use crate::leader::Answer;
+
+pub(crate) use forward::Peers;
+pub(crate) use lists::{list_agents, list_frameworks, list_offers, list_tasks};
+pub(crate) use operator::{cluster, one_agent, one_framework, one_task};
+
+/// Every service of `argosy.v1`; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Services {
+    pub(crate) desk: Desk,
+    pub(crate) peers: Peers,
+    /// Readers of streams; they end with their streams.
+    pub(crate) tasks: TaskTracker,
+}
+
+/// Largest message of either direction, in bytes.
+pub(crate) const MESSAGE_BYTES: usize = 4 << 20;
+/// Largest call that changes state, in bytes.
+pub(crate) const CALL_BYTES: usize = 1 << 20;
+
+/// A message of the wrong shape.
+fn malformed(why: &Malformed) -> Status {
+    let details = ErrorDetails::with_bad_request_violation(&why.field, &why.text);
+    Status::with_error_details(tonic::Code::InvalidArgument, why.to_string(), details)
+}
+
+/// A refusal, with its code for machines.
+fn refused(code: &str, message: &str) -> Status {
+    let kind = match code {
+        "unknown-agent" | "unknown-framework" | "unknown-task" => tonic::Code::NotFound,
+        "invalid" | "call-reused" | "request-reused" | "too-many-operations" => {
+            tonic::Code::InvalidArgument
+        }
+        "too-many-answers" | "too-many-unacknowledged" | "too-many-requests" => {
+            tonic::Code::ResourceExhausted
+        }
+        "stale-epoch" => tonic::Code::Unavailable,
+        _ => tonic::Code::FailedPrecondition,
+    };
+    let details = ErrorDetails::with_error_info(code, "argosy", []);
+    Status::with_error_details(kind, message.to_owned(), details)
+}
+
+/// The status of a refusal, or the answer of another kind.
+fn accepted(answer: Answer) -> Result<Answer, Status> {
+    match answer {
+        Answer::Refused { code, message } => Err(refused(code, &message)),
+        Answer::Called { .. }
+        | Answer::Acknowledged
+        | Answer::Declined
+        | Answer::Reconciled(_)
+        | Answer::Operated { .. } => Ok(answer),
+    }
+}
+
+fn not_found(what: &str, id: &str, near: &[String]) -> Status {
+    let hint = if near.is_empty() {
+        String::new()
+    } else {
+        format!("; did you mean {}?", near.join(", "))
+    };
+    let code = format!("unknown-{what}");
+    let details = ErrorDetails::with_error_info(code, "argosy", []);
+    Status::with_error_details(
+        tonic::Code::NotFound,
+        format!("no {what} {id:?}{hint}"),
+        details,
+    )
+}
+
+/// Judges the version of a peer's protocol.
+fn check_protocol(protocol: Option<&v1::Protocol>) -> Result<(), Status> {
+    match protocol {
+        Some(protocol) if protocol.version == argosy_proto::PROTOCOL_VERSION => Ok(()),
+        Some(protocol) => {
+            let text = format!(
+                "protocol version {} of release {:?} is not spoken here: this master speaks {}",
+                protocol.version,
+                protocol.release,
+                argosy_proto::PROTOCOL_VERSION
+            );
+            Err(refused("protocol-version", &text))
+        }
+        None => Err(malformed(&Malformed::new(
+            "protocol",
+            "say which version you speak",
+        ))),
+    }
+}

@@ -1,0 +1,406 @@
+//! `argosy.v1.Operator`: read the cluster, change it in batches.
+
+use std::pin::Pin;
+
+use argosy_proto::convert::{self, Malformed};
+use argosy_proto::v1;
+use argosy_proto::v1::operator_client::OperatorClient;
+use argosy_proto::v1::operator_server::Operator;
+use argosy_state::command::{Command, Operate, Operation, Proposed};
+use argosy_state::encode;
+use argosy_state::ids::{AgentId, FrameworkId, NodeId, Role, TaskId, TaskKey, Ticket};
+use futures::{Stream, StreamExt};
+use sha2::{Digest, Sha256};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::forward::{Place, forwarded};
+use super::lists::settle;
+use super::{
+    MESSAGE_BYTES, Services, accepted, list_agents, list_frameworks, list_offers, list_tasks,
+    malformed, not_found, refused, views,
+};
+use crate::desk::Desk;
+use crate::leader::{Answer, Input};
+use crate::replica::wall_ms;
+
+type Replies = Pin<Box<dyn Stream<Item = Result<v1::WriteReply, Status>> + Send>>;
+
+/// Batches of one stream on their way at once: more wait in the connection.
+const BATCHES: usize = 64;
+
+fn client(channel: Channel) -> OperatorClient<Channel> {
+    OperatorClient::new(channel).max_decoding_message_size(MESSAGE_BYTES)
+}
+
+macro_rules! routed {
+    ($self:ident, $request:ident, $method:ident, $local:expr) => {
+        $self
+            .route($request, $local, |channel, request| async move {
+                client(channel).$method(request).await
+            })
+            .await
+    };
+}
+
+#[tonic::async_trait]
+impl Operator for Services {
+    type WriteStream = Replies;
+
+    async fn write(
+        &self,
+        request: Request<Streaming<v1::WriteBatch>>,
+    ) -> Result<Response<Replies>, Status> {
+        match self.place(request.metadata()).await? {
+            Place::Here => {
+                let services = self.clone();
+                let replies = request.into_inner().map(move |batch| {
+                    let services = services.clone();
+                    async move { services.write_here(batch?).await }
+                });
+                Ok(Response::new(Box::pin(replies.buffered(BATCHES))))
+            }
+            Place::There(channel, _) => {
+                let batches = tokio_stream::StreamExt::map_while(request.into_inner(), Result::ok);
+                let stream = client(channel)
+                    .write(forwarded(batches))
+                    .await?
+                    .into_inner();
+                Ok(Response::new(Box::pin(stream)))
+            }
+        }
+    }
+
+    async fn write_one(
+        &self,
+        request: Request<v1::WriteBatch>,
+    ) -> Result<Response<v1::WriteReply>, Status> {
+        routed!(self, request, write_one, |batch| self.write_here(batch))
+    }
+
+    async fn get_cluster(
+        &self,
+        request: Request<v1::GetClusterRequest>,
+    ) -> Result<Response<v1::Cluster>, Status> {
+        Ok(Response::new(
+            cluster(&self.desk, request.into_inner().consistency).await?,
+        ))
+    }
+
+    async fn list_agents(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::AgentPage>, Status> {
+        Ok(Response::new(
+            list_agents(&self.desk, request.into_inner()).await?,
+        ))
+    }
+
+    async fn get_agent(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> Result<Response<v1::Agent>, Status> {
+        Ok(Response::new(
+            one_agent(&self.desk, request.into_inner()).await?,
+        ))
+    }
+
+    async fn list_frameworks(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::FrameworkPage>, Status> {
+        Ok(Response::new(
+            list_frameworks(&self.desk, request.into_inner()).await?,
+        ))
+    }
+
+    async fn get_framework(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> Result<Response<v1::Framework>, Status> {
+        Ok(Response::new(
+            one_framework(&self.desk, request.into_inner()).await?,
+        ))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::TaskPage>, Status> {
+        Ok(Response::new(
+            list_tasks(&self.desk, request.into_inner()).await?,
+        ))
+    }
+
+    async fn get_task(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> Result<Response<v1::Task>, Status> {
+        Ok(Response::new(
+            one_task(&self.desk, request.into_inner()).await?,
+        ))
+    }
+
+    async fn list_offers(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::OfferPage>, Status> {
+        routed!(self, request, list_offers, |list| list_offers(
+            &self.desk, list
+        ))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::Explanation>, Status> {
+        routed!(self, request, explain, |question| self
+            .explain_here(question))
+    }
+
+    async fn join_master(
+        &self,
+        request: Request<v1::JoinMasterRequest>,
+    ) -> Result<Response<v1::MembershipReply>, Status> {
+        let address = request.into_inner().raft_address;
+        self.desk
+            .node
+            .join(&address)
+            .await
+            .map_err(|why| refused("membership", &why.to_string()))?;
+        Ok(Response::new(self.members()))
+    }
+
+    async fn remove_master(
+        &self,
+        request: Request<v1::RemoveMasterRequest>,
+    ) -> Result<Response<v1::MembershipReply>, Status> {
+        let id: NodeId =
+            convert::id("node_id", &request.into_inner().node_id).map_err(|why| malformed(&why))?;
+        self.desk
+            .node
+            .remove(id.0)
+            .await
+            .map_err(|why| refused("membership", &why.to_string()))?;
+        Ok(Response::new(self.members()))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<v1::TransferLeaderRequest>,
+    ) -> Result<Response<v1::MembershipReply>, Status> {
+        let wanted = request.into_inner().node_id;
+        let id: Option<NodeId> = if wanted.is_empty() {
+            None
+        } else {
+            Some(convert::id("node_id", &wanted).map_err(|why| malformed(&why))?)
+        };
+        self.desk
+            .node
+            .transfer(id.map(|id| id.0))
+            .await
+            .map_err(|why| refused("membership", &why.to_string()))?;
+        Ok(Response::new(self.members()))
+    }
+}
+
+impl Services {
+    fn members(&self) -> v1::MembershipReply {
+        v1::MembershipReply {
+            masters: views::masters(&self.desk.node),
+        }
+    }
+
+    async fn write_here(&self, batch: v1::WriteBatch) -> Result<v1::WriteReply, Status> {
+        let operate = operate(batch).map_err(|why| malformed(&why))?;
+        match accepted(
+            self.desk
+                .ask(move |request| Input::Operate { request, operate })
+                .await?,
+        )? {
+            Answer::Operated { revision, outcomes } => {
+                let outcomes = outcomes.into_iter().map(|outcome| match outcome {
+                    Ok(()) => v1::WriteOutcome {
+                        done: true,
+                        ..Default::default()
+                    },
+                    Err((code, message)) => v1::WriteOutcome {
+                        done: false,
+                        code: code.to_owned(),
+                        message,
+                    },
+                });
+                Ok(v1::WriteReply {
+                    revision: Some(convert::revision(revision)),
+                    outcomes: outcomes.collect(),
+                })
+            }
+            other => Err(Status::internal(format!(
+                "an answer of another kind: {other:?}"
+            ))),
+        }
+    }
+
+    async fn explain_here(&self, question: v1::ExplainRequest) -> Result<v1::Explanation, Status> {
+        let id: FrameworkId =
+            convert::id("framework_id", &question.framework_id).map_err(|why| malformed(&why))?;
+        let wanted =
+            convert::resources_from("wanted", &question.wanted).map_err(|why| malformed(&why))?;
+        let found = self.desk.read(move |view| {
+            let framework = view.registry.framework(id)?;
+            Some(
+                view.leader
+                    .map(|leader| leader.explain(view.registry, framework.id, &wanted)),
+            )
+        });
+        match found.await? {
+            None => Err(not_found("framework", &question.framework_id, &[])),
+            Some(None) => Err(crate::desk::unavailable("leadership has just moved")),
+            Some(Some(explanation)) => Ok(explanation),
+        }
+    }
+}
+
+fn operate(batch: v1::WriteBatch) -> Result<Operate, Malformed> {
+    let operations = batch.operations.into_iter().enumerate().map(|(at, wire)| {
+        let field = format!("operations[{at}]");
+        wire.operation
+            .ok_or_else(|| Malformed::new(&field, "it is empty, or of a newer release"))
+            .and_then(|wire| operation(wire).map_err(|why| why.inside(&field)))
+    });
+    let mut operate = Operate {
+        request: if batch.request_id.is_empty() {
+            None
+        } else {
+            Some((batch.principal, batch.request_id))
+        },
+        hash: 0,
+        operations: operations.collect::<Result<_, _>>()?,
+        wall_ms: 0,
+    };
+    if operate
+        .request
+        .as_ref()
+        .is_some_and(|(principal, id)| principal.len() > 255 || id.len() > 255)
+    {
+        return Err(Malformed::new(
+            "request_id",
+            "principal and request id take 255 bytes at most",
+        ));
+    }
+    if operate.request.is_some() {
+        let bytes = encode::command(&Proposed {
+            ticket: Ticket::default(),
+            command: Command::Operate(operate.clone()),
+        });
+        operate.hash = u64::from_be_bytes(
+            Sha256::digest(bytes)[..8]
+                .try_into()
+                .expect("SHA-256 has 32 bytes"),
+        );
+    }
+    operate.wall_ms = wall_ms();
+    Ok(operate)
+}
+
+fn operation(wire: v1::write_operation::Operation) -> Result<Operation, Malformed> {
+    use v1::write_operation::Operation as Wire;
+    let agent = |id: &str| convert::id::<AgentId>("agent_id", id);
+    Ok(match wire {
+        Wire::SetAttribute(set) => Operation::SetAttribute {
+            agent: agent(&set.agent_id)?,
+            name: set.name,
+            value: set.value,
+        },
+        Wire::KillTask(kill) => {
+            let task = TaskId::new(&kill.task_id)
+                .map_err(|why| Malformed::new("task_id", why.to_string()))?;
+            let key = TaskKey {
+                framework: convert::id("framework_id", &kill.framework_id)?,
+                task,
+            };
+            Operation::KillTask {
+                key,
+                grace_ms: kill.grace_ms,
+            }
+        }
+        Wire::TeardownFramework(teardown) => {
+            Operation::Teardown(convert::id("framework_id", &teardown.framework_id)?)
+        }
+        Wire::SetWeight(set) => {
+            let role =
+                Role::new(&set.role).map_err(|why| Malformed::new("role", why.to_string()))?;
+            Operation::SetWeight {
+                role,
+                weight_milli: set.weight_milli,
+            }
+        }
+        Wire::DeactivateAgent(wire) => Operation::Deactivate(agent(&wire.agent_id)?),
+        Wire::ReactivateAgent(wire) => Operation::Reactivate(agent(&wire.agent_id)?),
+        Wire::MarkAgentGone(wire) => Operation::MarkGone(agent(&wire.agent_id)?),
+    })
+}
+
+pub(crate) async fn cluster(desk: &Desk, consistency: i32) -> Result<v1::Cluster, Status> {
+    settle(desk, consistency, 0).await?;
+    let node = desk.node.clone();
+    desk.read(move |view| views::cluster(view, &node)).await
+}
+
+pub(crate) async fn one_agent(desk: &Desk, request: v1::GetRequest) -> Result<v1::Agent, Status> {
+    settle(desk, request.consistency, request.min_revision).await?;
+    let id: Option<AgentId> = request.id.parse().ok();
+    let found = desk.read(move |view| {
+        id.and_then(|id| view.registry.agent(id))
+            .map(|agent| views::agent(view, agent))
+    });
+    found
+        .await?
+        .ok_or_else(|| not_found("agent", &request.id, &[]))
+}
+
+pub(crate) async fn one_framework(
+    desk: &Desk,
+    request: v1::GetRequest,
+) -> Result<v1::Framework, Status> {
+    settle(desk, request.consistency, request.min_revision).await?;
+    let id: Option<FrameworkId> = request.id.parse().ok();
+    let found = desk.read(move |view| {
+        let live = id
+            .and_then(|id| view.registry.framework(id))
+            .map(|framework| views::framework(view, framework));
+        live.or_else(|| {
+            view.registry
+                .finished_frameworks()
+                .find(|finished| Some(finished.id) == id)
+                .map(views::finished_framework)
+        })
+    });
+    found
+        .await?
+        .ok_or_else(|| not_found("framework", &request.id, &[]))
+}
+
+/// By id within a framework; without one, the id must be used by a single framework.
+pub(crate) async fn one_task(desk: &Desk, request: v1::GetRequest) -> Result<v1::Task, Status> {
+    settle(desk, request.consistency, request.min_revision).await?;
+    let framework: FrameworkId =
+        convert::id("framework_id", &request.framework_id).map_err(|why| malformed(&why))?;
+    let Ok(task) = TaskId::new(&request.id) else {
+        return Err(not_found("task", &request.id, &[]));
+    };
+    let key = TaskKey { framework, task };
+    let found = desk.read(move |view| {
+        let finished = view
+            .registry
+            .finished_task(&key)
+            .map(|finished| &finished.task);
+        view.registry
+            .task(&key)
+            .or(finished)
+            .map(|task| views::task(view.registry, task))
+    });
+    found
+        .await?
+        .ok_or_else(|| not_found("task", &request.id, &[]))
+}

@@ -1,0 +1,143 @@
+//! Facts as operators see them.
+
+use argosy_proto::{convert, v1};
+use argosy_raft::Node;
+use argosy_state::Registry;
+use argosy_state::agent::Agent;
+use argosy_state::command::Promise;
+use argosy_state::framework::{Connection, FinishedFramework, Framework};
+use argosy_state::resources::Resources;
+use argosy_state::task::Task;
+
+use crate::replica::View;
+
+pub(super) fn agent(view: &View<'_>, agent: &Agent) -> v1::Agent {
+    let index = view.registry.agent_index(agent.id);
+    let info = v1::AgentInfo {
+        attributes: agent.attributes().into_iter().collect(),
+        ..convert::agent_info(&agent.info)
+    };
+    v1::Agent {
+        agent_id: agent.id.to_string(),
+        info: Some(info),
+        mode: convert::mode_from(agent.mode).into(),
+        connected: view
+            .leader
+            .is_some_and(|leader| leader.agent_is_linked(agent.id)),
+        used: index
+            .map(|index| convert::resources(&index.used))
+            .unwrap_or_default(),
+        live_tasks: count(index.map_or(0, |index| index.live)),
+        revision: Some(convert::revision(agent.revision)),
+        mode_since_ms: agent.since.0,
+    }
+}
+
+pub(super) fn framework(view: &View<'_>, framework: &Framework) -> v1::Framework {
+    let index = view.registry.framework_index(framework.id);
+    let used = index.into_iter().flat_map(|index| index.used.values());
+    let used = used.fold(Resources::none(), |sum, part| sum.plus(part).unwrap_or(sum));
+    let connected = match view.leader {
+        Some(leader) => leader.framework_is_linked(framework.id),
+        None => framework.connection == Connection::Connected,
+    };
+    v1::Framework {
+        framework_id: framework.id.to_string(),
+        info: Some(convert::framework_info(&framework.info)),
+        connected,
+        active: connected && !framework.removing,
+        suppressed_roles: framework
+            .suppressed
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        live_tasks: count(index.map_or(0, |index| index.live)),
+        used: convert::resources(&used),
+        revision: Some(convert::revision(framework.revision)),
+        expires_in_ms: framework
+            .deadline()
+            .map(|deadline| deadline.since_ms(view.now)),
+        removed: framework.removing,
+    }
+}
+
+pub(super) fn finished_framework(framework: &FinishedFramework) -> v1::Framework {
+    v1::Framework {
+        framework_id: framework.id.to_string(),
+        info: Some(convert::framework_info(&framework.info)),
+        revision: Some(convert::revision(framework.revision)),
+        removed: true,
+        ..v1::Framework::default()
+    }
+}
+
+pub(super) fn task(registry: &Registry, task: &Task) -> v1::Task {
+    let address = registry
+        .agent(task.agent)
+        .map_or("", |agent| agent.info.address.as_str());
+    convert::task(task, address)
+}
+
+/// An open offer, without its token: that is its holder's.
+pub(super) fn offer(registry: &Registry, promise: &Promise) -> Option<v1::Offer> {
+    let agent = registry.agent(promise.agent)?;
+    Some(v1::Offer {
+        token: Default::default(),
+        ..convert::offer(promise, agent, &[])
+    })
+}
+
+pub(super) fn cluster(view: &View<'_>, node: &Node) -> v1::Cluster {
+    let registry = view.registry;
+    let status = node.status();
+    let status = status.borrow();
+    let used = registry.role_totals();
+    let leader = status.leader.as_ref();
+    v1::Cluster {
+        cluster_id: registry.cluster().facts.id.to_string(),
+        leader: leader
+            .map(|(id, _)| format!("master-{id}"))
+            .unwrap_or_default(),
+        epoch: registry.epoch().0,
+        term: status.term,
+        masters: masters(node),
+        agents: count(registry.agents().len()),
+        agents_unreachable: count(registry.agents_in(argosy_state::agent::AgentMode::Unreachable)),
+        frameworks: count(registry.frameworks().len()),
+        tasks_live: count(registry.live_tasks()),
+        applied_index: registry.applied(),
+        committed_index: status.committed_index,
+        cluster_time_ms: registry.time().0,
+        total: convert::resources(registry.total()),
+        used: convert::resources(&used),
+        digest: registry.digest().to_be_bytes().to_vec(),
+        answered_by: format!("master-{}", node.id()),
+        protocol: Some(crate::leader::protocol()),
+        offers: count(view.leader.map_or(0, |leader| leader.book().len())),
+        without_leader_ms: 0,
+        failovers: view.failovers.iter().copied().collect(),
+    }
+}
+
+/// The masters, as the asked one knows them; how far they lag only the leader knows.
+pub(super) fn masters(node: &Node) -> Vec<v1::Master> {
+    let listed = node.members().into_iter().map(|member| v1::Master {
+        node_id: format!("master-{}", member.id),
+        raft_address: member.member.raft_address,
+        api_address: member.member.api_address,
+        role: match (member.is_leader, member.is_voter) {
+            (true, _) => "leader",
+            (false, true) => "follower",
+            (false, false) => "learner",
+        }
+        .to_owned(),
+        voter: member.is_voter,
+        lag: member.lag,
+        last_contact_ms: None,
+    });
+    listed.collect()
+}
+
+pub(super) fn count(number: usize) -> u32 {
+    number.try_into().unwrap_or(u32::MAX)
+}
