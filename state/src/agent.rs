@@ -67,6 +67,8 @@ pub struct Agent {
     pub set_attributes: BTreeMap<String, String>,
     /// What the cluster makes of it.
     pub mode: AgentMode,
+    /// What an unreachable agent becomes when it is heard of again; else the same as `mode`.
+    pub mode_when_heard: AgentMode,
     /// Cluster time at which `mode` was entered.
     pub since: Timestamp,
     /// The last order made for it.

@@ -136,6 +136,39 @@ pub struct ReconcileAgent {
     pub wall_ms: i64,
 }
 
+impl ReconcileAgent {
+    /// The same list in parts for which the registry knows a bounded number of tasks each: what one
+    /// command may touch. The last part ends where this one does.
+    #[must_use]
+    pub fn parts(self, registry: &crate::Registry) -> Vec<Self> {
+        let inside = |key: &TaskKey| {
+            self.after.as_ref().is_none_or(|after| key > after)
+                && self.through.as_ref().is_none_or(|through| key < through)
+        };
+        let cuts: Vec<TaskKey> = registry
+            .tasks_on(self.agent)
+            .map(|task| &task.key)
+            .filter(|key| inside(key))
+            .skip(crate::limits::TASKS_PER_SWEEP - 1)
+            .step_by(crate::limits::TASKS_PER_SWEEP)
+            .cloned()
+            .collect();
+        let mut parts = Vec::with_capacity(cuts.len() + 1);
+        let mut rest = self;
+        for cut in cuts {
+            let held = rest.held.partition_point(|held| held.key <= cut);
+            let later = rest.held.split_off(held);
+            let mut part = rest.clone();
+            part.through = Some(cut.clone());
+            rest.held = later;
+            rest.after = Some(cut);
+            parts.push(part);
+        }
+        parts.push(rest);
+        parts
+    }
+}
+
 /// A task as its agent holds it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldTask {
@@ -440,6 +473,8 @@ pub enum Rejection {
     TooManyRequests,
     #[error("{0} is {1:?}; that cannot be done to it now")]
     WrongMode(AgentId, crate::agent::AgentMode),
+    #[error("{text}")]
+    AsBefore { code: u8, text: String },
 }
 
 /// What the registry is called and sealed with; kept with the first epoch.
@@ -460,7 +495,7 @@ impl Rejection {
     /// A closed code for machines, the same on the wire and in the docs.
     #[must_use]
     pub fn code(&self) -> &'static str {
-        CODES[usize::from(self.number())]
+        Self::code_of(self.number())
     }
 
     /// The code of a stored refusal; "refused" if the number is of a newer release.
@@ -504,6 +539,7 @@ impl Rejection {
             Self::RequestReused(_) => 28,
             Self::TooManyRequests => 29,
             Self::WrongMode(..) => 30,
+            Self::AsBefore { code, .. } => *code,
         }
     }
 }

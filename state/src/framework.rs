@@ -108,7 +108,7 @@ pub enum AnswerOutcome {
         /// Position among the tasks of the call, and the code of the refusal.
         refused: Vec<(u32, u8)>,
     },
-    /// Refused as a whole, in words (cut to 200 bytes) and by code.
+    /// Refused as a whole, in words (cut to [`crate::limits::REFUSAL_BYTES`]) and by code.
     Refused {
         /// [`crate::command::Rejection::number`].
         code: u8,

@@ -12,6 +12,8 @@ pub const MESSAGE_BYTES: usize = 1024;
 pub const TASKS_PER_ACCEPT: usize = 1_000;
 /// Records that one command touches at most; the rest is left to sweeps.
 pub const RECORDS_PER_COMMAND: usize = 1_000;
+/// Tasks that one piece of a sweep ends: each touches up to four records, and a turn is short.
+pub const TASKS_PER_SWEEP: usize = 250;
 /// Answers to numbered calls kept for one framework. At the bound calls are refused until the
 /// caller's lowest unanswered number rises.
 pub const ANSWERS_PER_FRAMEWORK: usize = 1_024;
@@ -31,6 +33,12 @@ pub const FINISHED_FRAMEWORKS: usize = 1_000;
 pub const UNACKNOWLEDGED_TASKS: usize = 100_000;
 /// Newest used offers remembered for one agent; older ones are below the window's floor and refused.
 pub const USED_OFFERS: usize = 64;
+/// Resources, ranges and set items of one agent or task, counted together. More are refused.
+pub const RESOURCE_PARTS: usize = 4_096;
+/// cgroup controllers that one agent may miss. More are refused.
+pub const MISSING_CONTROLLERS: usize = 64;
+/// Longest text of a remembered refusal, in bytes. Longer ones are cut.
+pub const REFUSAL_BYTES: usize = 160;
 /// Attributes of one agent. More are refused.
 pub const ATTRIBUTES: usize = 256;
 /// Longest attribute value, in bytes. Longer ones are refused.

@@ -1,1 +1,431 @@
-//! Builders of facts for tests.
+//! Builders of facts for tests: every fact through the real `apply`, checked after every step.
+//!
+//! Panics wherever a test has asked for something impossible; never part of a production build.
+
+use std::collections::BTreeMap;
+
+use crate::Registry;
+use crate::agent::AgentInfo;
+use crate::apply::Applied;
+use crate::command::{
+    Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, Command, Entry,
+    FrameworkDecision, HeldTask, OpenEpoch, Operate, Operation, Outcome, Promise, Proposed,
+    ReconcileAgent, RegisterAgent, Reply, Subscribe, UpdateTasks,
+};
+use crate::framework::FrameworkInfo;
+use crate::ids::{
+    AgentId, FrameworkId, NodeId, OfferId, OrderIndex, Role, TaskId, TaskKey, Ticket, Timestamp,
+};
+use crate::limits;
+use crate::registry::RecordWrite;
+use crate::resources::Resources;
+use crate::task::{Reason, Run, Source, TaskSpec, TaskState};
+
+/// A registry in its first reign, and what a leader, its agents and its schedulers would remember.
+#[derive(Debug, Clone)]
+pub struct World {
+    /// The facts.
+    pub registry: Registry,
+    /// What storage holds.
+    pub stored: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// The leader's clock.
+    pub now: Timestamp,
+    /// Number of the next proposal and offer.
+    serial: u64,
+    calls: BTreeMap<(FrameworkId, u64), u64>,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl World {
+    /// One reign, nothing else.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut world = Self::empty();
+        world.open_epoch(NodeId(1));
+        world
+    }
+
+    /// Not even a reign.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            registry: Registry::new(),
+            stored: BTreeMap::new(),
+            now: Timestamp(1_000),
+            serial: 0,
+            calls: BTreeMap::new(),
+        }
+    }
+
+    /// A running task `name` of a framework `framework-1` on `agent-1`.
+    #[must_use]
+    pub fn with_running_task(name: &str) -> Self {
+        let mut world = Self::new();
+        let agent = world.register("cpus:4;mem:4096;ports:[31000-31099]");
+        let framework = world.subscribe("demo");
+        let key = world.launch(framework, agent, name, "cpus:1;mem:64");
+        world.update(&key, TaskState::Running);
+        world
+    }
+
+    /// Lets cluster time pass.
+    pub fn pass(&mut self, ms: u64) {
+        self.now = self.now.plus_ms(ms);
+    }
+
+    /// A ticket of the present reign that no proposal has had.
+    pub fn ticket(&mut self) -> Ticket {
+        self.serial += 1;
+        Ticket {
+            epoch: self.registry.epoch(),
+            serial: self.serial,
+        }
+    }
+
+    /// Applies one entry of commands, each under a ticket of the present reign, and checks every
+    /// invariant behind it.
+    pub fn apply_all(&mut self, commands: Vec<Command>) -> Vec<Applied> {
+        let commands = commands
+            .into_iter()
+            .map(|command| Proposed {
+                ticket: self.ticket(),
+                command,
+            })
+            .collect();
+        self.feed(&Entry {
+            at: self.now,
+            commands,
+        })
+        .0
+    }
+
+    /// Applies an entry as it is; also returns what storage is given.
+    pub fn feed(&mut self, entry: &Entry) -> (Vec<Applied>, Vec<RecordWrite>) {
+        let applied = self.registry.apply(self.registry.applied() + 1, entry);
+        let writes = self.registry.take_changes();
+        for write in &writes {
+            match &write.value {
+                Some(value) => drop(self.stored.insert(write.key.clone(), value.clone())),
+                None => drop(self.stored.remove(&write.key)),
+            }
+        }
+        if let Err(broken) = self.registry.check() {
+            panic!("after {entry:?}: {broken}");
+        }
+        (applied, writes)
+    }
+
+    /// Applies one command.
+    pub fn apply(&mut self, command: Command) -> Applied {
+        self.apply_all(vec![command])
+            .pop()
+            .expect("one command has one answer")
+    }
+
+    /// The registry as a restarted master would load it.
+    #[must_use]
+    pub fn reloaded(&self) -> Registry {
+        Registry::load(self.registry.applied(), self.stored.clone())
+            .expect("what was stored is read back")
+    }
+
+    /// A new reign of `node`.
+    pub fn open_epoch(&mut self, node: NodeId) -> Applied {
+        let index = self.registry.applied() + 1;
+        self.apply(Command::OpenEpoch(OpenEpoch {
+            node,
+            process: 0x5eed + index,
+            term: index,
+            entropy: [7; 32],
+            wall_ms: 0,
+        }))
+    }
+
+    /// Registers a new agent that gives `resources`.
+    pub fn register(&mut self, resources: &str) -> AgentId {
+        let nonce = 1_000 + self.registry.agents().len() as u64;
+        let register = registration(nonce, resources);
+        match self.apply(Command::RegisterAgent(register)).outcome {
+            Ok(Reply::Agent(id)) => id,
+            other => panic!("a new agent is registered, not {other:?}"),
+        }
+    }
+
+    /// The same agent says hello again, unchanged.
+    pub fn register_again(&mut self, id: AgentId) -> Applied {
+        let agent = self.registry.agent(id).expect("a known agent");
+        let register = RegisterAgent {
+            agent: Some(id),
+            nonce: agent.nonce,
+            confirmed: agent.incarnation,
+            tried: Vec::new(),
+            boot_id: agent.boot_id.clone(),
+            info: agent.info.clone(),
+        };
+        self.apply(Command::RegisterAgent(register))
+    }
+
+    /// The leader gives up on an agent.
+    pub fn lose(&mut self, agent: AgentId) -> Applied {
+        let decided_on = self.registry.agent(agent).expect("a known agent").revision;
+        self.apply(Command::AgentUnreachable(AgentDecision {
+            agent,
+            decided_on,
+            wall_ms: 0,
+        }))
+    }
+
+    /// The agent lists what it holds: every live task up to `floor`.
+    pub fn reconcile(&mut self, agent: AgentId, floor: OrderIndex) -> Applied {
+        let live = self
+            .registry
+            .tasks_on(agent)
+            .filter(|task| !task.is_terminal() && task.order <= floor);
+        let held = live
+            .map(|task| HeldTask {
+                key: task.key.clone(),
+                order: task.order,
+            })
+            .collect();
+        let incarnation = self
+            .registry
+            .agent(agent)
+            .expect("a known agent")
+            .incarnation;
+        self.apply(Command::ReconcileAgent(ReconcileAgent {
+            agent,
+            incarnation,
+            floor,
+            after: None,
+            through: None,
+            held,
+            wall_ms: 0,
+        }))
+    }
+
+    /// Subscribes a new framework in role `*`.
+    pub fn subscribe(&mut self, name: &str) -> FrameworkId {
+        self.subscribe_as(framework_info(name))
+    }
+
+    /// Subscribes a new framework.
+    pub fn subscribe_as(&mut self, info: FrameworkInfo) -> FrameworkId {
+        let session = 100 + self.registry.cluster().last_framework;
+        let subscribe = Subscribe {
+            framework: None,
+            session,
+            info,
+        };
+        match self.apply(Command::Subscribe(subscribe)).outcome {
+            Ok(Reply::Framework(id)) => id,
+            other => panic!("a new framework is subscribed, not {other:?}"),
+        }
+    }
+
+    /// The leader gives up on a framework's stream.
+    pub fn disconnect(&mut self, framework: FrameworkId) -> Applied {
+        let decided_on = self
+            .registry
+            .framework(framework)
+            .expect("a known framework")
+            .revision;
+        self.apply(Command::DisconnectFramework(FrameworkDecision {
+            framework,
+            decided_on,
+        }))
+    }
+
+    /// What an offer in role `*` of the present reign would promise.
+    pub fn promise(&mut self, framework: FrameworkId, agent: AgentId, resources: &str) -> Promise {
+        self.serial += 1;
+        let present = self.registry.agent(agent).expect("a known agent").promise;
+        let session = self
+            .registry
+            .framework(framework)
+            .expect("a known framework")
+            .session;
+        Promise {
+            id: OfferId {
+                epoch: self.registry.epoch(),
+                serial: self.serial,
+            },
+            framework,
+            session,
+            agent,
+            role: Role::default(),
+            resources: amounts(resources),
+            promise: present,
+            expires: self.now.plus_ms(limits::OFFER_TIMEOUT_MS),
+        }
+    }
+
+    /// A numbered call of the framework's present session, whose former answers are all read.
+    pub fn call(&mut self, framework: FrameworkId, action: CallAction) -> Applied {
+        let session = self
+            .registry
+            .framework(framework)
+            .map_or(0, |framework| framework.session);
+        let number = self.calls.entry((framework, session)).or_default();
+        *number += 1;
+        let call = Call {
+            framework,
+            session,
+            number: *number,
+            lowest_unanswered: *number,
+            hash: *number,
+            action,
+        };
+        self.apply(Command::Call(call))
+    }
+
+    /// Uses offers for tasks.
+    pub fn accept(
+        &mut self,
+        framework: FrameworkId,
+        offers: Vec<Promise>,
+        launches: Vec<TaskSpec>,
+    ) -> Applied {
+        let accept = Accept {
+            offers,
+            launches,
+            all_or_nothing: false,
+            wall_ms: 0,
+        };
+        self.call(framework, CallAction::Accept(accept))
+    }
+
+    /// Launches a task that is sure to fit.
+    pub fn launch(
+        &mut self,
+        framework: FrameworkId,
+        agent: AgentId,
+        name: &str,
+        resources: &str,
+    ) -> TaskKey {
+        let offer = self.promise(framework, agent, resources);
+        let applied = self.accept(framework, vec![offer], vec![spec(name, resources)]);
+        match &applied.outcome {
+            Ok(Reply::Called { refused, .. }) if refused.is_empty() => {}
+            other => panic!("{name} is launched, not {other:?}"),
+        }
+        key(framework, name)
+    }
+
+    /// The task's agent says that it is in `state`.
+    pub fn update(&mut self, key: &TaskKey, state: TaskState) -> Applied {
+        let task = self.registry.task(key).expect("a known task");
+        let update = AgentUpdate {
+            key: key.clone(),
+            order: task.order,
+            number: task.reported + 1,
+            state,
+            source: Source::Agent,
+            reason: Reason::None,
+            message: String::new(),
+            exit: None,
+            wall_ms: 0,
+        };
+        let agent = task.agent;
+        self.apply(Command::UpdateTasks(UpdateTasks {
+            agent,
+            updates: vec![update],
+        }))
+    }
+
+    /// The framework has stored the newest update of a task.
+    pub fn acknowledge(&mut self, key: &TaskKey) -> Applied {
+        let task = self.registry.task(key).expect("a known task");
+        let updates = vec![(key.task.clone(), task.latest.revision)];
+        let session = self
+            .registry
+            .framework(key.framework)
+            .expect("a known framework")
+            .session;
+        self.apply(Command::Acknowledge(Acknowledge {
+            framework: key.framework,
+            session,
+            updates,
+        }))
+    }
+
+    /// An operator's change without a request id.
+    pub fn operate(&mut self, operation: Operation) -> Outcome {
+        self.apply(Command::Operate(Operate {
+            request: None,
+            hash: 0,
+            operations: vec![operation],
+            wall_ms: 0,
+        }))
+        .outcome
+    }
+}
+
+/// Resources from text.
+#[must_use]
+pub fn amounts(text: &str) -> Resources {
+    text.parse().expect("a test writes valid resources")
+}
+
+/// A task's name in the cluster.
+#[must_use]
+pub fn key(framework: FrameworkId, name: &str) -> TaskKey {
+    TaskKey {
+        framework,
+        task: TaskId::new(name).expect("a test writes valid task ids"),
+    }
+}
+
+/// A task that runs `sleep 1000`.
+#[must_use]
+pub fn spec(name: &str, resources: &str) -> TaskSpec {
+    TaskSpec {
+        task: TaskId::new(name).expect("a test writes valid task ids"),
+        name: name.to_owned(),
+        resources: amounts(resources),
+        run: Run::Shell("sleep 1000".to_owned()),
+        environment: BTreeMap::new(),
+        user: String::new(),
+        uris: Vec::new(),
+        host_paths: Vec::new(),
+        grace_ms: 3_000,
+        labels: BTreeMap::new(),
+        max_completion_ms: 0,
+        stop_after_ms: 0,
+    }
+}
+
+/// A framework in role `*` that may be away for a week.
+#[must_use]
+pub fn framework_info(name: &str) -> FrameworkInfo {
+    FrameworkInfo {
+        name: name.to_owned(),
+        roles: [Role::default()].into(),
+        failover_timeout_ms: limits::FAILOVER_TIMEOUT_MS,
+        offer_timeout_ms: limits::OFFER_TIMEOUT_MS,
+        ..FrameworkInfo::default()
+    }
+}
+
+/// The first hello of an agent; its incarnation is its nonce.
+#[must_use]
+pub fn registration(nonce: u64, resources: &str) -> RegisterAgent {
+    RegisterAgent {
+        agent: None,
+        nonce,
+        confirmed: 0,
+        tried: vec![nonce],
+        boot_id: format!("boot-{nonce}"),
+        info: AgentInfo {
+            host_name: format!("host-{nonce}"),
+            address: format!("127.0.0.1:{nonce}"),
+            resources: amounts(resources),
+            isolation: "full".to_owned(),
+            ..AgentInfo::default()
+        },
+    }
+}

@@ -5,12 +5,13 @@
 use std::collections::BTreeSet;
 
 use super::Scene;
+use super::agents::check_resources;
 use super::tasks::Change;
 use crate::Registry;
 use crate::agent::AgentMode;
 use crate::command::{Accept, Call, Promise, Rejection};
 use crate::event::Event;
-use crate::ids::{AgentId, OfferId, Role, TaskKey};
+use crate::ids::{AgentId, Role, TaskKey};
 use crate::limits;
 use crate::resources::Resources;
 use crate::task::{Reason, Run, Task, TaskSpec, TaskState};
@@ -171,7 +172,11 @@ impl Registry {
         }
         let too_large = |of: &Resources| Rejection::TooLarge {
             asked: spec.resources.to_string(),
-            left: of.to_string(),
+            left: if of.is_empty() {
+                "nothing".to_owned()
+            } else {
+                of.to_string()
+            },
         };
         let next_left = left.minus(&spec.resources).ok_or_else(|| too_large(left))?;
         let next_free = free.minus(&spec.resources).ok_or_else(|| too_large(free))?;
@@ -179,9 +184,11 @@ impl Registry {
     }
 
     fn use_offers(&mut self, id: AgentId, accept: &Accept) {
-        let ids: Vec<OfferId> = accept.offers.iter().map(|offer| offer.id).collect();
         let window = &mut self.touch_agent(id).used_offers;
-        window.ids.extend(ids);
+        // One at or below the floor counts as used already; the floor never sinks.
+        let floor = window.floor;
+        let ids = accept.offers.iter().map(|offer| offer.id);
+        window.ids.extend(ids.filter(|id| *id > floor));
         while window.ids.len() > limits::USED_OFFERS {
             window.floor = window.ids.pop_first().expect("it is longer than its limit");
         }
@@ -232,22 +239,30 @@ fn check_spec(spec: &TaskSpec) -> Result<(), Rejection> {
     if spec.resources.is_empty() {
         return invalid("resources", "ask for something, as cpus:0.1;mem:32");
     }
-    let empty = match &spec.run {
-        Run::Shell(line) => line.trim().is_empty(),
-        Run::Argv(words) => words.first().is_none_or(String::is_empty),
+    if let Err(why) = check_resources(&spec.resources) {
+        return invalid("resources", &why);
+    }
+    let (empty, nul) = match &spec.run {
+        Run::Shell(line) => (line.trim().is_empty(), line.contains('\0')),
+        Run::Argv(words) => (
+            words.first().is_none_or(String::is_empty),
+            words.iter().any(|word| word.contains('\0')),
+        ),
     };
-    if empty {
+    if empty || nul {
         return invalid(
             "command",
-            "it is empty: give shell a line or argv a program",
+            "it is empty or contains NUL: give shell a line or argv a program",
         );
     }
-    if spec
-        .environment
-        .keys()
-        .any(|name| name.is_empty() || name.contains(['=', '\0']))
+    let mut environment = spec.environment.iter();
+    if environment
+        .any(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0'))
     {
-        return invalid("environment", "a name is empty or contains = or NUL");
+        return invalid(
+            "environment",
+            "a name is empty or contains = or NUL, or a value contains NUL",
+        );
     }
     let size = size(spec);
     if size > limits::TASK_SPEC_BYTES {
@@ -262,26 +277,29 @@ fn check_spec(spec: &TaskSpec) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Bytes of text in a description: what it costs in log and memory.
+/// What each part of a description costs beside its text.
+const PART_BYTES: usize = 16;
+
+/// Bytes of a description, roughly: what it costs in log and memory.
 fn size(spec: &TaskSpec) -> usize {
     let pairs = |map: &crate::command::Labels| {
         map.iter()
-            .map(|(name, value)| name.len() + value.len())
+            .map(|(name, value)| PART_BYTES + name.len() + value.len())
             .sum::<usize>()
     };
     let run = match &spec.run {
         Run::Shell(line) => line.len(),
-        Run::Argv(words) => words.iter().map(String::len).sum(),
+        Run::Argv(words) => words.iter().map(|word| PART_BYTES + word.len()).sum(),
     };
     let uris: usize = spec
         .uris
         .iter()
-        .map(|uri| uri.value.len() + uri.output_file.len())
+        .map(|uri| PART_BYTES + uri.value.len() + uri.output_file.len())
         .sum();
     let paths: usize = spec
         .host_paths
         .iter()
-        .map(|path| path.host_path.len() + path.container_path.len())
+        .map(|path| PART_BYTES + path.host_path.len() + path.container_path.len())
         .sum();
     run + pairs(&spec.environment)
         + pairs(&spec.labels)

@@ -8,6 +8,7 @@ use crate::event::Event;
 use crate::ids::{AgentId, OrderIndex};
 use crate::limits;
 use crate::registry::RecordKey;
+use crate::resources::{Resources, Value};
 
 impl Registry {
     pub(super) fn register_agent(
@@ -16,6 +17,18 @@ impl Registry {
         register: &RegisterAgent,
     ) -> Outcome {
         check_info(&register.info)?;
+        if register.boot_id.len() > limits::NAME_BYTES {
+            return Err(Rejection::Invalid {
+                field: "boot_id".into(),
+                text: format!("at most {} bytes", limits::NAME_BYTES),
+            });
+        }
+        if register.agent.is_none() && register.nonce == 0 {
+            return Err(Rejection::Invalid {
+                field: "nonce".into(),
+                text: "choose a random number that is not 0".into(),
+            });
+        }
         let Some(incarnation) = register
             .tried
             .last()
@@ -55,6 +68,7 @@ impl Registry {
             info: register.info.clone(),
             set_attributes: Default::default(),
             mode: AgentMode::Registered,
+            mode_when_heard: AgentMode::Registered,
             since: scene.at,
             orders: OrderIndex(0),
             promise: revision,
@@ -98,7 +112,7 @@ impl Registry {
         agent.info = register.info.clone();
         agent.boot_id.clone_from(&register.boot_id);
         if back {
-            agent.mode = AgentMode::Registered;
+            agent.mode = agent.mode_when_heard;
             agent.since = scene.at;
             self.cluster.sweeps.remove(&SweepTarget::Agent(id));
             self.changed.insert(RecordKey::Cluster);
@@ -128,7 +142,7 @@ impl Registry {
             | AgentMode::Deactivated => {}
         }
         self.set_mode(scene, decision.agent, AgentMode::Unreachable);
-        self.begin_sweep(scene, SweepTarget::Agent(decision.agent));
+        self.begin_sweep(scene, SweepTarget::Agent(decision.agent), decision.wall_ms);
         Ok(Reply::Done)
     }
 
@@ -140,6 +154,9 @@ impl Registry {
             .expect("the caller has just looked it up")
             .clone();
         agent.mode = mode;
+        if mode != AgentMode::Unreachable {
+            agent.mode_when_heard = mode;
+        }
         agent.since = scene.at;
         agent.revision = scene.next_revision();
         self.put_agent(agent);
@@ -164,6 +181,31 @@ fn check_info(info: &AgentInfo) -> Result<(), Rejection> {
             ),
         );
     }
+    let texts = [
+        &info.host_name,
+        &info.address,
+        &info.version,
+        &info.isolation,
+    ];
+    let controllers = &info.missing_controllers;
+    if texts
+        .into_iter()
+        .chain(controllers)
+        .any(|text| text.len() > limits::NAME_BYTES)
+        || controllers.len() > limits::MISSING_CONTROLLERS
+    {
+        return invalid(
+            "info",
+            format!(
+                "host name, address, version, isolation and each of {} missing controllers take {} bytes at most",
+                limits::MISSING_CONTROLLERS,
+                limits::NAME_BYTES
+            ),
+        );
+    }
+    if let Err(why) = check_resources(&info.resources) {
+        return invalid("info.resources", why);
+    }
     for (name, value) in &info.attributes {
         if name.is_empty()
             || name.len() > limits::NAME_BYTES
@@ -171,6 +213,38 @@ fn check_info(info: &AgentInfo) -> Result<(), Rejection> {
         {
             return invalid("info.attributes", format!("{name:?} is empty or too long"));
         }
+    }
+    Ok(())
+}
+
+/// Judges amounts from outside: what passes can be added up over every task and agent.
+pub(super) fn check_resources(resources: &Resources) -> Result<(), String> {
+    let mut parts = 0;
+    for resource in resources {
+        let identity = &resource.identity;
+        let name = &identity.name;
+        if name.is_empty() || name.len() > limits::NAME_BYTES {
+            return Err(format!("a name takes 1 to {} bytes", limits::NAME_BYTES));
+        }
+        parts += 1 + identity.reservations.len();
+        match &resource.value {
+            Value::Scalar(milli) => {
+                if !(1..=limits::SCALAR_MILLI).contains(milli) {
+                    return Err(format!("{name}: the amount is too large"));
+                }
+                if **name == *"gpus" && milli % 1_000 != 0 {
+                    return Err("gpus are whole".to_owned());
+                }
+            }
+            Value::Ranges(ranges) => parts += ranges.len(),
+            Value::Set(items) => parts += items.len(),
+        }
+    }
+    if parts > limits::RESOURCE_PARTS {
+        return Err(format!(
+            "{parts} resources, ranges and items; at most {}",
+            limits::RESOURCE_PARTS
+        ));
     }
     Ok(())
 }

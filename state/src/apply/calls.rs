@@ -2,6 +2,7 @@
 
 use super::Scene;
 use super::frameworks::check_info;
+use super::tasks::cut;
 use crate::Registry;
 use crate::command::{Call, CallAction, Outcome, Rejection, Reply};
 use crate::event::Event;
@@ -41,13 +42,16 @@ impl Registry {
                 low_water: framework.low_water,
             });
         }
-        self.lift_low_water(call.framework, call.lowest_unanswered.min(call.number));
-        if self
-            .index
-            .frameworks
-            .get(&call.framework)
-            .is_some_and(|index| index.answers >= limits::ANSWERS_PER_FRAMEWORK)
-        {
+        let answered_below = call.lowest_unanswered.min(call.number);
+        self.refuse_calls_below(call.framework, answered_below);
+        self.forget_answers_below(call.framework, call.session, answered_below);
+        if self.answers_of(call.framework) >= limits::ANSWERS_PER_FRAMEWORK {
+            // Those of the session before make room first.
+            self.drop_answers(call.framework, limits::ANSWERS_PER_FRAMEWORK, |session| {
+                session != call.session
+            });
+        }
+        if self.answers_of(call.framework) >= limits::ANSWERS_PER_FRAMEWORK {
             return Err(Rejection::TooManyAnswers);
         }
         let revision = scene.next_revision();
@@ -108,7 +112,7 @@ impl Registry {
             }
             Err(why) => AnswerOutcome::Refused {
                 code: why.number(),
-                message: why.to_string().chars().take(160).collect(),
+                message: cut(&why.to_string(), limits::REFUSAL_BYTES),
             },
         };
         let key = (call.framework, call.session, call.number);
@@ -128,18 +132,28 @@ impl Registry {
             .answers += 1;
     }
 
-    /// Refuses calls below `to` from now on and forgets their answers.
-    pub(super) fn lift_low_water(&mut self, id: FrameworkId, to: u64) {
+    fn answers_of(&self, id: FrameworkId) -> usize {
+        self.index
+            .frameworks
+            .get(&id)
+            .map_or(0, |index| index.answers)
+    }
+
+    /// Refuses calls of the present session below `to` from now on. Those that were answered keep
+    /// their answers: their caller may still ask.
+    pub(super) fn refuse_calls_below(&mut self, id: FrameworkId, to: u64) {
         let framework = self
             .frameworks
             .get_mut(&id)
             .expect("the caller has just looked it up");
-        if to <= framework.low_water {
-            return;
+        if to > framework.low_water {
+            framework.low_water = to;
+            self.changed.insert(RecordKey::Framework(id));
         }
-        framework.low_water = to;
-        let session = framework.session;
-        self.changed.insert(RecordKey::Framework(id));
+    }
+
+    /// Forgets answers that the caller has read.
+    fn forget_answers_below(&mut self, id: FrameworkId, session: u64, to: u64) {
         let old: Vec<_> = self
             .answers
             .range((id, session, 0)..(id, session, to))
@@ -150,18 +164,25 @@ impl Registry {
         }
     }
 
-    /// Forgets the answers of a framework's sessions that match.
-    pub(super) fn drop_answers(&mut self, id: FrameworkId, session_matches: impl Fn(u64) -> bool) {
+    /// Forgets answers of a framework's sessions that match, at most so many; says how many.
+    pub(super) fn drop_answers(
+        &mut self,
+        id: FrameworkId,
+        most: usize,
+        session_matches: impl Fn(u64) -> bool,
+    ) -> usize {
         let all = self
             .answers
             .range((id, 0, 0)..=(id, u64::MAX, u64::MAX))
             .map(|(key, _)| *key);
-        for key in all
+        let keys: Vec<_> = all
             .filter(|(_, session, _)| session_matches(*session))
-            .collect::<Vec<_>>()
-        {
-            self.forget_answer(key);
+            .take(most)
+            .collect();
+        for key in &keys {
+            self.forget_answer(*key);
         }
+        keys.len()
     }
 
     fn forget_answer(&mut self, key: (FrameworkId, u64, u64)) {
@@ -188,7 +209,11 @@ impl Registry {
             self.want_kill(scene, &key, grace_ms);
             return Ok(());
         }
-        self.lift_low_water(call.framework, call.number);
+        // It has ended, and its id is taken: nothing can start it again.
+        if self.index.finished.contains_key(&key) {
+            return Ok(());
+        }
+        self.refuse_calls_below(call.framework, call.number);
         Err(Rejection::UnknownTask(key))
     }
 
@@ -243,6 +268,7 @@ impl Registry {
             return Err(Rejection::PrincipalChanged(framework.info.principal));
         }
         if framework.info != *info {
+            let becomes_detached = info.detached && !framework.info.detached;
             framework
                 .suppressed
                 .retain(|role| info.roles.contains(role));
@@ -250,6 +276,9 @@ impl Registry {
             framework.revision = revision;
             self.put_framework(framework);
             scene.say(Event::FrameworkChanged(id));
+            if becomes_detached {
+                self.acknowledge_ended(scene, id);
+            }
         }
         Ok(())
     }

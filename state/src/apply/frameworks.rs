@@ -59,11 +59,11 @@ impl Registry {
         if known.removing {
             return Err(Rejection::FrameworkRemoved(id));
         }
-        if known.past_sessions.contains(&subscribe.session) {
-            return Err(Rejection::Superseded(id));
-        }
         if known.info.principal != subscribe.info.principal {
             return Err(Rejection::PrincipalChanged(known.info.principal.clone()));
+        }
+        if known.past_sessions.contains(&subscribe.session) {
+            return Err(Rejection::Superseded(id));
         }
         let fresh = known.session != subscribe.session;
         if !fresh && known.connection == Connection::Connected && known.info == subscribe.info {
@@ -77,8 +77,15 @@ impl Registry {
             }
             framework.session = subscribe.session;
             framework.low_water = 0;
-            self.drop_answers(id, |session| session != known_session(&framework));
+            // A new scheduler knows nothing of what the former one had suppressed.
+            framework.suppressed.clear();
+            // The former one may still repeat a call that was answered; those before it are too late.
+            let former = known.session;
+            self.drop_answers(id, limits::ANSWERS_PER_FRAMEWORK, |session| {
+                session != former
+            });
         }
+        let becomes_detached = subscribe.info.detached && !framework.info.detached;
         framework
             .suppressed
             .retain(|role| subscribe.info.roles.contains(role));
@@ -87,7 +94,15 @@ impl Registry {
         framework.revision = scene.next_revision();
         self.put_framework(framework);
         scene.say(Event::FrameworkSubscribed(id));
+        if becomes_detached {
+            self.acknowledge_ended(scene, id);
+        }
         Ok(Reply::Framework(id))
+    }
+
+    /// Nobody will acknowledge what has ended: it goes to the history.
+    pub(super) fn acknowledge_ended(&mut self, scene: &mut Scene, id: FrameworkId) {
+        self.begin_sweep(scene, SweepTarget::Framework(id), 0);
     }
 
     pub(super) fn disconnect_framework(
@@ -96,6 +111,9 @@ impl Registry {
         decision: &FrameworkDecision,
     ) -> Outcome {
         let mut framework = self.decided(decision)?.clone();
+        if framework.connection != Connection::Connected {
+            return Ok(Reply::Done);
+        }
         framework.connection = Connection::Disconnected { since: scene.at };
         framework.revision = scene.next_revision();
         let id = framework.id;
@@ -105,6 +123,7 @@ impl Registry {
         if expires_now {
             self.begin_removal(scene, id);
         }
+        self.forget_framework_if_done(scene, id);
         Ok(Reply::Done)
     }
 
@@ -146,37 +165,37 @@ impl Registry {
         framework.removing = true;
         framework.revision = scene.next_revision();
         self.put_framework(framework);
-        self.drop_answers(id, |_| true);
         scene.say(Event::FrameworkRemoving(id));
-        self.begin_sweep(scene, SweepTarget::Framework(id));
-        self.forget_framework_if_done(scene, id);
+        self.begin_sweep(scene, SweepTarget::Framework(id), 0);
     }
 
-    /// Removes a framework that is marked or detached once nothing of it is left.
+    /// Removes a framework once nothing of it is left, if it is marked, or detached and nobody
+    /// listens for it any more.
     pub(super) fn forget_framework_if_done(&mut self, scene: &mut Scene, id: FrameworkId) {
         let Some(framework) = self.frameworks.get(&id) else {
             return;
         };
+        // A sweep that is not through comes back here when it is.
+        let swept = !self
+            .cluster
+            .sweeps
+            .contains_key(&SweepTarget::Framework(id));
         let left = self
             .index
             .frameworks
             .get(&id)
             .is_some_and(|index| !index.tasks.is_empty());
-        let nobody_listens =
-            framework.info.detached && framework.connection != Connection::Connected;
-        if left || !(framework.removing || framework.info.detached) {
+        let left_alone = framework.info.detached && framework.connection != Connection::Connected;
+        if left || !swept || !(framework.removing || left_alone) {
             return;
         }
         let reason = if framework.removing {
             "removed"
-        } else if nobody_listens {
-            "its last task ended"
         } else {
             "detached; its last task ended"
         };
+        self.drop_answers(id, limits::ANSWERS_PER_FRAMEWORK, |_| true);
         let framework = self.remove_framework(id);
-        self.drop_answers(id, |_| true);
-        self.cluster.sweeps.remove(&SweepTarget::Framework(id));
         self.cluster.last_finished += 1;
         let serial = self.cluster.last_finished;
         self.changed.insert(RecordKey::Cluster);
@@ -206,17 +225,9 @@ impl Registry {
         if framework.session != raise.session {
             return Err(Rejection::Superseded(raise.framework));
         }
-        self.lift_low_water(raise.framework, raise.to);
+        self.refuse_calls_below(raise.framework, raise.to);
         Ok(Reply::Done)
     }
-}
-
-fn known_session(framework: &Framework) -> u64 {
-    framework
-        .past_sessions
-        .back()
-        .copied()
-        .unwrap_or(framework.session)
 }
 
 /// Judges what a framework says of itself.

@@ -17,7 +17,8 @@ mod tasks;
 use crate::Registry;
 use crate::command::{Command, Entry, Outcome, Proposed, Rejection, Reply};
 use crate::event::Event;
-use crate::ids::{Revision, Ticket, Timestamp};
+use crate::ids::{Epoch, Revision, Ticket, Timestamp};
+use crate::limits;
 use crate::registry::RecordKey;
 
 /// What became of one command.
@@ -37,6 +38,8 @@ struct Scene {
     index: u64,
     position: u32,
     events: Vec<Event>,
+    /// How many tasks sweeps may still end in this command: a batch of teardowns shares one bound.
+    sweep_budget: usize,
 }
 
 impl Scene {
@@ -72,9 +75,11 @@ impl Registry {
             index,
             position: 0,
             events: Vec::new(),
+            sweep_budget: 0,
         };
         let mut all = Vec::with_capacity(entry.commands.len());
         for Proposed { ticket, command } in &entry.commands {
+            scene.sweep_budget = limits::TASKS_PER_SWEEP;
             let outcome = self.command(&mut scene, *ticket, command);
             all.push(Applied {
                 ticket: *ticket,
@@ -89,7 +94,8 @@ impl Registry {
         if let Command::OpenEpoch(open) = command {
             return self.open_epoch(scene, open);
         }
-        if ticket.epoch != self.cluster.epoch {
+        // Before the first reign nobody may propose anything.
+        if ticket.epoch != self.cluster.epoch || ticket.epoch == Epoch::default() {
             return Err(Rejection::StaleEpoch);
         }
         match command {

@@ -1,13 +1,17 @@
 //! Changes by operators, in batches.
 
 use super::Scene;
+use super::tasks::cut;
 use crate::Registry;
 use crate::agent::AgentMode;
 use crate::command::{Operate, Operation, Outcome, Rejection, Reply, SweepTarget};
 use crate::event::Event;
-use crate::ids::AgentId;
+use crate::ids::{AgentId, Role};
 use crate::limits;
 use crate::registry::{DEFAULT_WEIGHT_MILLI, OperatorAnswer, RecordKey};
+
+/// More than the one answer that a request adds, so that old ones never pile up.
+const OLD_REQUESTS_DROPPED: usize = 4;
 
 impl Registry {
     pub(super) fn operate(&mut self, scene: &mut Scene, operate: &Operate) -> Outcome {
@@ -15,6 +19,15 @@ impl Registry {
             return Err(Rejection::TooManyOperations);
         }
         if let Some(key) = &operate.request {
+            if key.0.len() > limits::NAME_BYTES || key.1.len() > limits::NAME_BYTES {
+                return Err(Rejection::Invalid {
+                    field: "request_id".into(),
+                    text: format!(
+                        "it and its principal take {} bytes at most",
+                        limits::NAME_BYTES
+                    ),
+                });
+            }
             if let Some(answer) = self.operator_answers.get(key) {
                 return repeated(answer, operate, &key.1);
             }
@@ -26,20 +39,21 @@ impl Registry {
         let outcomes: Vec<_> = operate
             .operations
             .iter()
-            .map(|operation| self.operation(scene, operation))
+            .map(|operation| self.operation(scene, operation, operate.wall_ms))
             .collect();
         if let Some(key) = &operate.request {
             let kept = outcomes.iter().map(|outcome| {
                 outcome
                     .as_ref()
                     .err()
-                    .map(|why| (why.number(), why.to_string()))
+                    .map(|why| (why.number(), cut(&why.to_string(), limits::REFUSAL_BYTES)))
             });
             let answer = OperatorAnswer {
                 hash: operate.hash,
                 at: scene.at,
                 outcomes: kept.collect(),
             };
+            self.index.requests.insert((scene.at, key.clone()));
             self.operator_answers.insert(key.clone(), answer);
             self.changed
                 .insert(RecordKey::OperatorAnswer(key.0.clone(), key.1.clone()));
@@ -47,36 +61,44 @@ impl Registry {
         Ok(Reply::Operated(outcomes))
     }
 
-    /// Only when it is full, and then all at once: the cost is spread over the requests that filled it.
+    /// Each named request takes a few that are too old with it: nothing needs a timer.
     fn drop_old_requests(&mut self, scene: &Scene) {
-        if self.operator_answers.len() < limits::OPERATOR_ANSWERS {
-            return;
-        }
-        let old =
-            |answer: &OperatorAnswer| scene.at.since_ms(answer.at) >= limits::OPERATOR_ANSWER_MS;
-        let keys: Vec<_> = self
-            .operator_answers
-            .iter()
-            .filter(|(_, answer)| old(answer))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in keys.into_iter().take(limits::RECORDS_PER_COMMAND) {
+        for _ in 0..OLD_REQUESTS_DROPPED {
+            let Some((at, _)) = self.index.requests.first() else {
+                return;
+            };
+            if scene.at.since_ms(*at) < limits::OPERATOR_ANSWER_MS {
+                return;
+            }
+            let (_, key) = self
+                .index
+                .requests
+                .pop_first()
+                .expect("it was just looked at");
             self.operator_answers.remove(&key);
             self.changed.insert(RecordKey::OperatorAnswer(key.0, key.1));
         }
     }
 
-    fn operation(&mut self, scene: &mut Scene, operation: &Operation) -> Result<(), Rejection> {
+    fn operation(
+        &mut self,
+        scene: &mut Scene,
+        operation: &Operation,
+        wall_ms: i64,
+    ) -> Result<(), Rejection> {
         match operation {
             Operation::SetAttribute { agent, name, value } => {
                 self.set_attribute(scene, *agent, name, value)
             }
             Operation::KillTask { key, grace_ms } => {
-                if !self.tasks.contains_key(key) {
-                    return Err(Rejection::UnknownTask(key.clone()));
+                if self.tasks.contains_key(key) {
+                    self.want_kill(scene, key, *grace_ms);
+                    Ok(())
+                } else if self.index.finished.contains_key(key) {
+                    Ok(())
+                } else {
+                    Err(Rejection::UnknownTask(key.clone()))
                 }
-                self.want_kill(scene, key, *grace_ms);
-                Ok(())
             }
             Operation::Teardown(id) => {
                 let framework = self
@@ -88,31 +110,32 @@ impl Registry {
                 }
                 Ok(())
             }
-            Operation::SetWeight { role, weight_milli } => {
-                if !(1..=1_000_000_000).contains(weight_milli) {
-                    let text =
-                        format!("{weight_milli} is not between 1 and 1000000000 thousandths");
-                    return Err(Rejection::Invalid {
-                        field: "weight_milli".into(),
-                        text,
-                    });
-                }
-                if *weight_milli == DEFAULT_WEIGHT_MILLI {
-                    self.weights.remove(role);
-                } else {
-                    self.weights.insert(role.clone(), *weight_milli);
-                }
-                self.changed.insert(RecordKey::Weight(role.clone()));
-                Ok(())
-            }
+            Operation::SetWeight { role, weight_milli } => self.set_weight(role, *weight_milli),
             Operation::Deactivate(id) => {
                 self.move_mode(scene, *id, AgentMode::Registered, AgentMode::Deactivated)
             }
             Operation::Reactivate(id) => {
                 self.move_mode(scene, *id, AgentMode::Deactivated, AgentMode::Registered)
             }
-            Operation::MarkGone(id) => self.mark_gone(scene, *id),
+            Operation::MarkGone(id) => self.mark_gone(scene, *id, wall_ms),
         }
+    }
+
+    fn set_weight(&mut self, role: &Role, weight_milli: u64) -> Result<(), Rejection> {
+        if !(1..=1_000_000_000).contains(&weight_milli) {
+            let text = format!("{weight_milli} is not between 1 and 1000000000 thousandths");
+            return Err(Rejection::Invalid {
+                field: "weight_milli".into(),
+                text,
+            });
+        }
+        if weight_milli == DEFAULT_WEIGHT_MILLI {
+            self.weights.remove(role);
+        } else {
+            self.weights.insert(role.clone(), weight_milli);
+        }
+        self.changed.insert(RecordKey::Weight(role.clone()));
+        Ok(())
     }
 
     fn set_attribute(
@@ -171,22 +194,31 @@ impl Registry {
         to: AgentMode,
     ) -> Result<(), Rejection> {
         let agent = self.agents.get(&id).ok_or(Rejection::UnknownAgent(id))?;
-        if agent.mode == to {
+        if agent.mode_when_heard == to {
             return Ok(());
         }
-        if agent.mode != from {
+        if agent.mode_when_heard != from {
             return Err(Rejection::WrongMode(id, agent.mode));
         }
-        self.set_mode(scene, id, to);
+        if agent.mode == AgentMode::Unreachable {
+            // It takes effect when the agent is heard of again.
+            let revision = scene.next_revision();
+            let agent = self.touch_agent(id);
+            agent.mode_when_heard = to;
+            agent.revision = revision;
+            scene.say(Event::AgentChanged(id));
+        } else {
+            self.set_mode(scene, id, to);
+        }
         Ok(())
     }
 
-    fn mark_gone(&mut self, scene: &mut Scene, id: AgentId) -> Result<(), Rejection> {
+    fn mark_gone(&mut self, scene: &mut Scene, id: AgentId, wall_ms: i64) -> Result<(), Rejection> {
         let agent = self.agents.get(&id).ok_or(Rejection::UnknownAgent(id))?;
         if agent.mode != AgentMode::Gone {
             self.set_mode(scene, id, AgentMode::Gone);
             scene.say(Event::AgentGone(id));
-            self.begin_sweep(scene, SweepTarget::Agent(id));
+            self.begin_sweep(scene, SweepTarget::Agent(id), wall_ms);
         }
         Ok(())
     }
@@ -198,8 +230,8 @@ fn repeated(answer: &OperatorAnswer, operate: &Operate, request: &str) -> Outcom
     }
     let again = |kept: &Option<(u8, String)>| match kept {
         None => Ok(()),
-        Some((_, text)) => Err(Rejection::Invalid {
-            field: "as answered before".into(),
+        Some((code, text)) => Err(Rejection::AsBefore {
+            code: *code,
             text: text.clone(),
         }),
     };

@@ -2,13 +2,16 @@
 //!
 //! The same comparison serves a first connection, a reconnection and a new leader.
 
+use std::ops::Bound;
+
 use super::Scene;
-use super::tasks::Change;
+use super::tasks::{Change, too_many};
 use crate::Registry;
 use crate::agent::AgentMode;
 use crate::command::{HeldTask, Outcome, ReconcileAgent, Rejection, Reply};
 use crate::event::Event;
 use crate::ids::TaskKey;
+use crate::limits;
 use crate::task::{Reason, Source, Task, TaskState};
 
 impl Registry {
@@ -23,17 +26,8 @@ impl Registry {
         {
             return Err(Rejection::Moved);
         }
-        let inside = |key: &&TaskKey| {
-            list.after.as_ref().is_none_or(|after| *key > after)
-                && list.through.as_ref().is_none_or(|through| *key <= through)
-        };
-        let known: Vec<TaskKey> = self
-            .index
-            .agents
-            .get(&list.agent)
-            .map(|index| index.tasks.iter().filter(inside).cloned().collect())
-            .unwrap_or_default();
-        for key in &known {
+        check_list(list)?;
+        for key in &self.known(list) {
             let held = list
                 .held
                 .binary_search_by(|held| held.key.cmp(key))
@@ -59,6 +53,24 @@ impl Registry {
             complete: list.through.is_none(),
         });
         Ok(Reply::Done)
+    }
+
+    /// What the agent should hold, or should once have held, in the list's part.
+    fn known(&self, list: &ReconcileAgent) -> Vec<TaskKey> {
+        let from = list
+            .after
+            .as_ref()
+            .map_or(Bound::Unbounded, Bound::Excluded);
+        let to = list
+            .through
+            .as_ref()
+            .map_or(Bound::Unbounded, Bound::Included);
+        let tasks = self.index.agents.get(&list.agent).map(|index| &index.tasks);
+        tasks
+            .into_iter()
+            .flat_map(|tasks| tasks.range::<TaskKey, _>((from, to)))
+            .cloned()
+            .collect()
     }
 
     fn compare(
@@ -99,5 +111,29 @@ impl Registry {
         };
         debug_assert_eq!(change.source, Source::Master);
         self.set_state(scene, key, change);
+    }
+}
+
+/// A list that does not ascend, or leaves its part, would make running tasks look missing.
+fn check_list(list: &ReconcileAgent) -> Result<(), Rejection> {
+    if list.held.len() > limits::RECORDS_PER_COMMAND {
+        return Err(too_many("held", list.held.len()));
+    }
+    let ascends = list.held.windows(2).all(|pair| pair[0].key < pair[1].key);
+    let inside = |key: &TaskKey| {
+        list.after.as_ref().is_none_or(|after| key > after)
+            && list.through.as_ref().is_none_or(|through| key <= through)
+    };
+    let part = match (&list.after, &list.through) {
+        (Some(after), Some(through)) => after < through,
+        (None, _) | (_, None) => true,
+    };
+    if ascends && part && list.held.iter().all(|held| inside(&held.key)) {
+        Ok(())
+    } else {
+        Err(Rejection::Invalid {
+            field: "held".into(),
+            text: "the list does not ascend from its first key to its last".into(),
+        })
     }
 }

@@ -9,14 +9,17 @@ use crate::agent::AgentMode;
 use crate::command::{Outcome, Reply, SweepTarget};
 use crate::event::Event;
 use crate::ids::{AgentId, FrameworkId, TaskKey};
-use crate::limits;
-use crate::registry::RecordKey;
+use crate::registry::{RecordKey, SweepMark};
 use crate::task::{Reason, TaskState};
 
 impl Registry {
     /// Marks the work and does its first piece.
-    pub(super) fn begin_sweep(&mut self, scene: &mut Scene, target: SweepTarget) {
-        self.cluster.sweeps.insert(target, None);
+    pub(super) fn begin_sweep(&mut self, scene: &mut Scene, target: SweepTarget, wall_ms: i64) {
+        let mark = SweepMark {
+            after: None,
+            wall_ms,
+        };
+        self.cluster.sweeps.insert(target, mark);
         self.changed.insert(RecordKey::Cluster);
         self.sweep_piece(scene, target);
     }
@@ -29,38 +32,64 @@ impl Registry {
     }
 
     fn sweep_piece(&mut self, scene: &mut Scene, target: SweepTarget) {
-        let after = self.cluster.sweeps.get(&target).cloned().flatten();
-        let keys = match target {
-            SweepTarget::Agent(id) => self.agent_keys(id, after),
-            SweepTarget::Framework(id) => self.framework_keys(id, after),
+        let Some(SweepMark { after, wall_ms }) = self.cluster.sweeps.get(&target).cloned() else {
+            return;
         };
+        if let SweepTarget::Framework(id) = target {
+            self.sweep_answers(scene, id);
+        }
+        let most = scene.sweep_budget;
+        let keys = match target {
+            SweepTarget::Agent(id) => self.agent_keys(id, after.clone(), most),
+            SweepTarget::Framework(id) => self.framework_keys(id, after.clone(), most),
+        };
+        scene.sweep_budget -= keys.len();
         for key in &keys {
             match target {
-                SweepTarget::Agent(id) => self.sweep_agent_task(scene, id, key),
+                SweepTarget::Agent(id) => self.sweep_agent_task(scene, id, key, wall_ms),
                 SweepTarget::Framework(_) => self.sweep_framework_task(scene, key),
             }
         }
-        let more = keys.len() == limits::RECORDS_PER_COMMAND;
-        // The last task may have taken the framework, and its mark, with it.
-        if more && self.cluster.sweeps.contains_key(&target) {
-            self.cluster.sweeps.insert(target, keys.last().cloned());
-            scene.say(Event::SweepNeeded);
-        } else {
-            self.cluster.sweeps.remove(&target);
-        }
         self.changed.insert(RecordKey::Cluster);
+        if keys.len() == most {
+            let after = keys.last().cloned().or(after);
+            let mark = SweepMark { after, wall_ms };
+            self.cluster.sweeps.insert(target, mark);
+            scene.say(Event::SweepNeeded);
+            return;
+        }
+        self.cluster.sweeps.remove(&target);
+        if let SweepTarget::Framework(id) = target {
+            self.forget_framework_if_done(scene, id);
+        }
     }
 
-    fn agent_keys(&self, id: AgentId, after: Option<TaskKey>) -> Vec<TaskKey> {
+    /// Nobody repeats a call of a removed framework.
+    fn sweep_answers(&mut self, scene: &mut Scene, id: FrameworkId) {
+        if self
+            .frameworks
+            .get(&id)
+            .is_some_and(|framework| framework.removing)
+        {
+            scene.sweep_budget -= self.drop_answers(id, scene.sweep_budget, |_| true);
+        }
+    }
+
+    fn agent_keys(&self, id: AgentId, after: Option<TaskKey>, most: usize) -> Vec<TaskKey> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let tasks = self.index.agents.get(&id).map(|index| &index.tasks);
         let keys = tasks
             .into_iter()
             .flat_map(|tasks| tasks.range((from.clone(), Bound::Unbounded)));
-        keys.take(limits::RECORDS_PER_COMMAND).cloned().collect()
+        keys.take(most).cloned().collect()
     }
 
-    fn framework_keys(&self, framework: FrameworkId, after: Option<TaskKey>) -> Vec<TaskKey> {
+    fn framework_keys(
+        &self,
+        framework: FrameworkId,
+        after: Option<TaskKey>,
+        most: usize,
+    ) -> Vec<TaskKey> {
         let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(key.task));
         let tasks = self
             .index
@@ -71,7 +100,7 @@ impl Registry {
             .into_iter()
             .flat_map(|tasks| tasks.range((from.clone(), Bound::Unbounded)));
         names
-            .take(limits::RECORDS_PER_COMMAND)
+            .take(most)
             .map(|task| TaskKey {
                 framework,
                 task: task.clone(),
@@ -79,7 +108,7 @@ impl Registry {
             .collect()
     }
 
-    fn sweep_agent_task(&mut self, scene: &mut Scene, id: AgentId, key: &TaskKey) {
+    fn sweep_agent_task(&mut self, scene: &mut Scene, id: AgentId, key: &TaskKey, wall_ms: i64) {
         let Some(task) = self.tasks.get(key) else {
             return;
         };
@@ -95,27 +124,32 @@ impl Registry {
                 TaskState::GoneByOperator,
                 Reason::AgentRemovedByOperator,
                 "an operator declared its agent gone",
-                0,
+                wall_ms,
             )
         } else {
             Change::by_master(
                 TaskState::Unreachable,
                 Reason::AgentUnreachable,
                 "its agent is not heard of; it may run",
-                0,
+                wall_ms,
             )
         };
         self.set_state(scene, key, change);
     }
 
-    /// An ended task of a removed framework goes at once; a live one when its agent has ended it.
+    /// An ended task of a framework that nobody listens for goes at once; a live one of a removed
+    /// framework when its agent has ended it.
     fn sweep_framework_task(&mut self, scene: &mut Scene, key: &TaskKey) {
         let Some(task) = self.tasks.get(key) else {
             return;
         };
+        let removing = self
+            .frameworks
+            .get(&key.framework)
+            .is_some_and(|framework| framework.removing);
         if task.is_terminal() {
             self.finish_task(scene, key);
-        } else {
+        } else if removing {
             self.want_kill(scene, key, None);
         }
     }

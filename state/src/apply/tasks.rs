@@ -18,6 +18,8 @@ pub(super) struct Change {
     message: String,
     exit: Option<Exit>,
     wall_ms: i64,
+    /// Its number, if an agent says so.
+    reported: Option<u64>,
 }
 
 impl Change {
@@ -29,17 +31,23 @@ impl Change {
             message: message.to_owned(),
             exit: None,
             wall_ms,
+            reported: None,
         }
     }
 
     fn by_agent(update: &AgentUpdate) -> Self {
         Self {
             state: update.state,
-            source: update.source,
+            // Only a master speaks as one.
+            source: match update.source {
+                Source::Master | Source::Agent => Source::Agent,
+                Source::Task => Source::Task,
+            },
             reason: update.reason,
-            message: cut(&update.message),
+            message: cut(&update.message, limits::MESSAGE_BYTES),
             exit: update.exit,
             wall_ms: update.wall_ms,
+            reported: Some(update.number),
         }
     }
 
@@ -56,12 +64,39 @@ impl Change {
     }
 }
 
-fn cut(text: &str) -> String {
-    let end = (0..=text.len().min(limits::MESSAGE_BYTES))
+/// The longest beginning of `text` that takes at most `bytes`.
+pub(super) fn cut(text: &str, bytes: usize) -> String {
+    let end = (0..=text.len().min(bytes))
         .rev()
         .find(|end| text.is_char_boundary(*end))
         .unwrap_or(0);
     text[..end].to_owned()
+}
+
+pub(super) fn too_many(field: &str, count: usize) -> Rejection {
+    Rejection::Invalid {
+        field: field.to_owned(),
+        text: format!("{count} of them; at most {}", limits::RECORDS_PER_COMMAND),
+    }
+}
+
+/// Whether an agent may say so: the rest is for masters only.
+fn is_for_agents(state: TaskState) -> bool {
+    match state {
+        TaskState::Starting
+        | TaskState::Running
+        | TaskState::Killing
+        | TaskState::Finished
+        | TaskState::Failed
+        | TaskState::Killed
+        | TaskState::Error
+        | TaskState::Dropped
+        | TaskState::Gone => true,
+        TaskState::Staging
+        | TaskState::GoneByOperator
+        | TaskState::Unreachable
+        | TaskState::Unknown => false,
+    }
 }
 
 impl Registry {
@@ -71,7 +106,11 @@ impl Registry {
             .get(&report.agent)
             .ok_or(Rejection::UnknownAgent(report.agent))?;
         if agent.mode == AgentMode::Unreachable || agent.mode == AgentMode::Gone {
-            return Err(Rejection::AgentNotActive(report.agent, agent.mode));
+            // It registers again, and repeats what nobody has committed.
+            return Err(Rejection::Moved);
+        }
+        if report.updates.len() > limits::RECORDS_PER_COMMAND {
+            return Err(too_many("updates", report.updates.len()));
         }
         for update in &report.updates {
             self.update_task(scene, report, update);
@@ -86,21 +125,22 @@ impl Registry {
             .tasks
             .get(&update.key)
             .filter(|task| task.agent == report.agent && task.order == update.order);
-        let is_news = task.is_some_and(|task| {
-            update.number > task.reported && task.state.may_become(update.state)
-        });
         let released = match task {
             None => true,
-            Some(task) if is_news => {
-                let number = update.number;
-                self.change_task(&task.key.clone(), |task| {
-                    task.reported = number;
-                    task.agent_state = update.state;
-                });
-                self.set_state(scene, &update.key, Change::by_agent(update));
-                update.state.is_terminal()
+            Some(task) if task.is_terminal() => true,
+            Some(task) if update.number <= task.reported => false,
+            Some(task) => {
+                // What its agent said last decides, not what a master has made of its silence.
+                let is_legal =
+                    is_for_agents(update.state) && task.agent_state.may_become(update.state);
+                if is_legal {
+                    self.set_state(scene, &update.key, Change::by_agent(update));
+                } else {
+                    // The agent counts an illegal update as settled too: the numbers stay equal.
+                    self.change_task(&update.key, |task| task.reported = update.number);
+                }
+                is_legal && update.state.is_terminal()
             }
-            Some(task) => task.is_terminal(),
         };
         scene.say(Event::UpdateSettled {
             agent: report.agent,
@@ -114,11 +154,16 @@ impl Registry {
     /// Gives a task a new state and its framework an update. The caller has checked the table.
     pub(super) fn set_state(&mut self, scene: &mut Scene, key: &TaskKey, change: Change) {
         let revision = scene.next_revision();
+        let reported = change.reported;
         let update = change.into_update(revision);
         let state = update.state;
         let mut agent = None;
         self.change_task(key, |task| {
             task.state = state;
+            if let Some(number) = reported {
+                task.reported = number;
+                task.agent_state = state;
+            }
             task.latest = update.clone();
             task.revision = revision;
             task.unacknowledged
@@ -148,7 +193,8 @@ impl Registry {
             .is_none_or(|framework| framework.removing || framework.info.detached)
     }
 
-    /// Wants a task dead. A second wish only shortens the grace of the first, under its order.
+    /// Wants a task dead. A second wish counts only if its grace is shorter: it voids the first one's
+    /// order and takes one of its own.
     pub(super) fn want_kill(&mut self, scene: &mut Scene, key: &TaskKey, grace_ms: Option<u64>) {
         let task = self
             .tasks
@@ -185,6 +231,9 @@ impl Registry {
             .ok_or(Rejection::UnknownFramework(acknowledge.framework))?;
         if framework.session != acknowledge.session {
             return Err(Rejection::Superseded(acknowledge.framework));
+        }
+        if acknowledge.updates.len() > limits::RECORDS_PER_COMMAND {
+            return Err(too_many("updates", acknowledge.updates.len()));
         }
         for (task, revision) in &acknowledge.updates {
             let key = TaskKey {

@@ -87,6 +87,8 @@ pub(super) struct AgentRecord {
     used_offers: Vec<OfferIdMessage>,
     #[prost(message, optional, tag = "13")]
     revision: Option<RevisionMessage>,
+    #[prost(uint32, tag = "14")]
+    mode_when_heard: u32,
 }
 
 impl From<&Agent> for AgentRecord {
@@ -106,6 +108,7 @@ impl From<&Agent> for AgentRecord {
             used_offers_floor: Some(used.floor.into()),
             used_offers: used.ids.iter().map(|id| (*id).into()).collect(),
             revision: Some(agent.revision.into()),
+            mode_when_heard: agent.mode_when_heard.number(),
         }
     }
 }
@@ -122,6 +125,7 @@ impl TryFrom<AgentRecord> for Agent {
             info: record.info.ok_or(Wrong("info"))?.try_into()?,
             set_attributes: record.set_attributes,
             mode: Numbered::of(record.mode)?,
+            mode_when_heard: Numbered::of(record.mode_when_heard)?,
             since: Timestamp(record.since),
             orders: OrderIndex(record.orders),
             promise: names::revision(record.promise)?,

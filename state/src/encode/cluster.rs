@@ -8,7 +8,7 @@ use super::operate::SweepMessage;
 use super::{Read, Wrong};
 use crate::command::ClusterFacts;
 use crate::ids::{ClusterId, Epoch, NodeId, Timestamp};
-use crate::registry::{Cluster, OperatorAnswer};
+use crate::registry::{Cluster, OperatorAnswer, SweepMark};
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct TimeRecord {
@@ -76,15 +76,17 @@ pub(super) struct ClusterRecord {
     #[prost(uint64, tag = "11")]
     last_finished: u64,
     #[prost(message, repeated, tag = "12")]
-    sweeps: Vec<SweepMark>,
+    sweeps: Vec<SweepMarkMessage>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct SweepMark {
+struct SweepMarkMessage {
     #[prost(message, optional, tag = "1")]
     target: Option<SweepMessage>,
     #[prost(message, optional, tag = "2")]
     after: Option<TaskKeyMessage>,
+    #[prost(int64, tag = "3")]
+    wall_ms: i64,
 }
 
 impl From<&Cluster> for ClusterRecord {
@@ -105,9 +107,10 @@ impl From<&Cluster> for ClusterRecord {
             sweeps: cluster
                 .sweeps
                 .iter()
-                .map(|(target, after)| SweepMark {
+                .map(|(target, mark)| SweepMarkMessage {
                     target: Some((*target).into()),
-                    after: after.as_ref().map(Into::into),
+                    after: mark.after.as_ref().map(Into::into),
+                    wall_ms: mark.wall_ms,
                 })
                 .collect(),
         }
@@ -125,7 +128,9 @@ impl TryFrom<ClusterRecord> for Cluster {
             .into_iter()
             .map(|mark| {
                 let target = mark.target.ok_or(Wrong("sweep"))?.try_into()?;
-                Ok((target, mark.after.map(TryInto::try_into).transpose()?))
+                let after = mark.after.map(TryInto::try_into).transpose()?;
+                let wall_ms = mark.wall_ms;
+                Ok((target, SweepMark { after, wall_ms }))
             })
             .collect();
         Ok(Self {

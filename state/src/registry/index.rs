@@ -6,7 +6,7 @@ use super::{Registry, changes::RecordKey};
 use crate::agent::{Agent, AgentMode};
 use crate::digest::task_mark;
 use crate::framework::Framework;
-use crate::ids::{AgentId, FrameworkId, OrderIndex, Role, TaskId, TaskKey};
+use crate::ids::{AgentId, FrameworkId, OrderIndex, Role, TaskId, TaskKey, Timestamp};
 use crate::resources::Resources;
 use crate::task::{Task, TaskState};
 
@@ -30,6 +30,8 @@ pub struct AgentIndex {
     pub used: Resources,
     /// Tasks that have not ended.
     pub live: usize,
+    /// Tasks in state UNREACHABLE: as long as there are any, an equal sum of marks is not enough.
+    pub unreachable: usize,
     /// Sum of the marks of what the agent should hold: see [`crate::digest::task_mark`].
     pub held: u128,
 }
@@ -57,8 +59,12 @@ pub(crate) struct Indexes {
     pub(crate) frameworks: BTreeMap<FrameworkId, FrameworkIndex>,
     pub(crate) roles: BTreeMap<Role, Resources>,
     pub(crate) nonces: BTreeMap<u64, AgentId>,
-    pub(crate) sessions: BTreeMap<(String, u64), FrameworkId>,
+    /// Present and past sessions of live frameworks, by principal.
+    pub(crate) sessions: BTreeSet<(String, u64, FrameworkId)>,
+    /// Answers to operators, oldest first.
+    pub(crate) requests: BTreeSet<(Timestamp, (String, String))>,
     pub(crate) finished: BTreeMap<TaskKey, u64>,
+    pub(crate) modes: BTreeMap<AgentMode, usize>,
     pub(crate) total: Resources,
     pub(crate) live_tasks: usize,
 }
@@ -88,6 +94,9 @@ impl Indexes {
             sign.resources(&mut agent.used, &task.spec.resources)?;
             sign.count(&mut agent.live);
             sign.count(&mut self.live_tasks);
+        }
+        if task.state == TaskState::Unreachable {
+            sign.count(&mut agent.unreachable);
         }
         if is_held(task) {
             let mark = task_mark(&task.key, task.order, task.reported);
@@ -119,6 +128,11 @@ impl Indexes {
             Sign::Add => drop(self.nonces.insert(agent.nonce, agent.id)),
             Sign::Remove => drop(self.nonces.remove(&agent.nonce)),
         }
+        let mode = self.modes.entry(agent.mode).or_default();
+        sign.count(mode);
+        if *mode == 0 {
+            self.modes.remove(&agent.mode);
+        }
         if counts(agent) {
             sign.resources(&mut self.total, &agent.info.resources.scalars())?;
         }
@@ -126,10 +140,10 @@ impl Indexes {
     }
 
     fn framework(&mut self, framework: &Framework, sign: Sign) {
-        let key = (framework.info.principal.clone(), framework.session);
-        match sign {
-            Sign::Add => drop(self.sessions.insert(key, framework.id)),
-            Sign::Remove => drop(self.sessions.remove(&key)),
+        let sessions = framework.past_sessions.iter().chain([&framework.session]);
+        for session in sessions {
+            let key = (framework.info.principal.clone(), *session, framework.id);
+            sign.set(&mut self.sessions, key);
         }
     }
 }
@@ -277,6 +291,9 @@ impl Registry {
         }
         for (framework, _, _) in self.answers.keys() {
             index.frameworks.entry(*framework).or_default().answers += 1;
+        }
+        for (request, answer) in &self.operator_answers {
+            index.requests.insert((answer.at, request.clone()));
         }
         for (serial, finished) in &self.finished_tasks {
             index.finished.insert(finished.task.key.clone(), *serial);

@@ -7,7 +7,7 @@ mod index;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, AgentMode};
 use crate::command::{ClusterFacts, SweepTarget};
 use crate::framework::{Answer, FinishedFramework, Framework};
 use crate::ids::{AgentId, Epoch, FrameworkId, NodeId, OrderIndex, Role, TaskKey, Timestamp};
@@ -39,8 +39,17 @@ pub struct Cluster {
     pub last_framework: u64,
     /// The last serial in the histories.
     pub last_finished: u64,
-    /// What waits for sweeps, with the key to go on behind.
-    pub sweeps: BTreeMap<SweepTarget, Option<TaskKey>>,
+    /// What waits for sweeps.
+    pub sweeps: BTreeMap<SweepTarget, SweepMark>,
+}
+
+/// How far a sweep has come.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SweepMark {
+    /// The last task that was looked at; `None` before the first.
+    pub after: Option<TaskKey>,
+    /// Milliseconds of the Unix epoch at which it began, for display.
+    pub wall_ms: i64,
 }
 
 /// The remembered answer to a batch of operators' changes.
@@ -154,6 +163,12 @@ impl Registry {
         }
     }
 
+    /// How many agents are in `mode`.
+    #[must_use]
+    pub fn agents_in(&self, mode: AgentMode) -> usize {
+        self.index.modes.get(&mode).copied().unwrap_or(0)
+    }
+
     /// The agent that registered first with `nonce`.
     #[must_use]
     pub fn agent_by_nonce(&self, nonce: u64) -> Option<AgentId> {
@@ -171,13 +186,19 @@ impl Registry {
         self.frameworks.values()
     }
 
-    /// The framework that first subscribed as `principal` in `session`, or is in it now.
+    /// The framework of `principal` that is in `session` or was in it before; the oldest one, if
+    /// several share the number.
     #[must_use]
     pub fn framework_by_session(&self, principal: &str, session: u64) -> Option<FrameworkId> {
-        self.index
-            .sessions
-            .get(&(principal.to_owned(), session))
-            .copied()
+        let first = (principal.to_owned(), session, FrameworkId(0));
+        let (name, number, id) = self.index.sessions.range(first..).next()?;
+        (name == principal && *number == session).then_some(*id)
+    }
+
+    /// Frameworks above `after`, ascending.
+    pub fn frameworks_after(&self, after: FrameworkId) -> impl Iterator<Item = &Framework> {
+        let above = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+        self.frameworks.range(above).map(|(_, framework)| framework)
     }
 
     /// What is derived of one framework.
@@ -190,6 +211,13 @@ impl Registry {
     #[must_use]
     pub fn role_used(&self, role: &Role) -> Option<&Resources> {
         self.index.roles.get(role)
+    }
+
+    /// What tasks use in all roles together, without those on unreachable agents.
+    #[must_use]
+    pub fn role_totals(&self) -> Resources {
+        let parts = self.index.roles.values();
+        parts.fold(Resources::none(), |sum, part| sum.plus(part).unwrap_or(sum))
     }
 
     /// All that registered agents give, whatever is used of it.
@@ -300,13 +328,19 @@ impl Registry {
     /// Finished tasks with their serials, oldest first, above `after`.
     pub fn finished_tasks_after(&self, after: u64) -> impl Iterator<Item = (u64, &FinishedTask)> {
         self.finished_tasks
-            .range(after + 1..)
+            .range((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded))
             .map(|(serial, task)| (*serial, task))
     }
 
     /// Removed frameworks, oldest first.
     pub fn finished_frameworks(&self) -> impl Iterator<Item = &FinishedFramework> {
         self.finished_frameworks.values()
+    }
+
+    /// The remembered answer to a numbered call.
+    #[must_use]
+    pub fn answer(&self, key: AnswerKey) -> Option<&Answer> {
+        self.answers.get(&key)
     }
 
     /// What waits for sweeps.

@@ -1,0 +1,89 @@
+//! Scenario files: what the registry answers to a script of commands, word for word.
+//!
+//! Each `scenarios/*.txt` holds blocks: a verb a line, `----`, the exact output up to an empty line.
+//! `ARGOSY_BLESS=1` rewrites the outputs; the difference is then read like any other.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test reads its switches from the environment"
+)]
+
+#[path = "scenarios/line.rs"]
+mod line;
+#[path = "scenarios/print.rs"]
+mod print;
+#[path = "scenarios/stage.rs"]
+mod stage;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use stage::Stage;
+
+#[test]
+fn the_registry_answers_as_every_scenario_says() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let bless = std::env::var_os("ARGOSY_BLESS").is_some();
+    let mut files: Vec<_> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "txt"))
+        .collect();
+    files.sort();
+    assert!(files.len() >= 10, "the scenarios are at {folder:?}");
+    let mut wrong = Vec::new();
+    for path in files {
+        let text = fs::read_to_string(&path).unwrap();
+        let played = play(&text);
+        if text == played {
+            continue;
+        }
+        if bless {
+            fs::write(&path, played).unwrap();
+        } else {
+            wrong.push(difference(&path, &text, &played));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{}\nrun with ARGOSY_BLESS=1 to rewrite, and read the difference",
+        wrong.join("\n")
+    );
+}
+
+/// The same file with the outputs that are true now.
+fn play(text: &str) -> String {
+    let mut stage = Stage::new();
+    let mut played = String::new();
+    for block in text.trim_end().split("\n\n") {
+        let script = block.split("\n----").next().unwrap_or_default();
+        let mut output = String::new();
+        for line in script.lines() {
+            if !line.starts_with('#') && !line.trim().is_empty() {
+                output.push_str(&stage.play(line));
+            }
+        }
+        writeln!(played, "{script}").unwrap();
+        if script.lines().any(|line| !line.starts_with('#')) {
+            writeln!(played, "----").unwrap();
+            played.push_str(&output);
+        }
+        played.push('\n');
+    }
+    format!("{}\n", played.trim_end())
+}
+
+fn difference(path: &Path, wanted: &str, played: &str) -> String {
+    let line = wanted
+        .lines()
+        .zip(played.lines())
+        .position(|(a, b)| a != b)
+        .unwrap_or_else(|| wanted.lines().count().min(played.lines().count()));
+    format!(
+        "{}:{}\n  wanted: {}\n  played: {}",
+        path.display(),
+        line + 1,
+        wanted.lines().nth(line).unwrap_or("(end)"),
+        played.lines().nth(line).unwrap_or("(end)")
+    )
+}

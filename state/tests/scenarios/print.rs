@@ -1,0 +1,271 @@
+//! Answers, events and facts in words.
+
+use std::fmt::Write as _;
+
+use argosy_state::Registry;
+use argosy_state::agent::AgentMode;
+use argosy_state::apply::Applied;
+use argosy_state::command::{Outcome, Rejection, Reply};
+use argosy_state::event::Event;
+use argosy_state::framework::{AnswerOutcome, Connection};
+use argosy_state::ids::Revision;
+use argosy_state::task::{Task, Update};
+
+/// Events beyond these are only counted.
+const EVENTS_SHOWN: usize = 12;
+
+pub(crate) fn applied(applied: &Applied) -> String {
+    let mut text = outcome(&applied.outcome);
+    for event in applied.events.iter().take(EVENTS_SHOWN) {
+        writeln!(text, "  {}", self::event(event)).unwrap();
+    }
+    if applied.events.len() > EVENTS_SHOWN {
+        writeln!(
+            text,
+            "  and {} more events",
+            applied.events.len() - EVENTS_SHOWN
+        )
+        .unwrap();
+    }
+    text
+}
+
+fn refusal(why: &Rejection) -> String {
+    format!("{why} ({})", why.code())
+}
+
+fn outcome(outcome: &Outcome) -> String {
+    match outcome {
+        Ok(Reply::Done) => "ok\n".to_owned(),
+        Ok(Reply::Epoch(epoch)) => format!("ok epoch {}\n", epoch.0),
+        Ok(Reply::Agent(id)) => format!("ok {id}\n"),
+        Ok(Reply::Framework(id)) => format!("ok {id}\n"),
+        Ok(Reply::Called {
+            revision: at,
+            refused,
+        }) => {
+            let mut text = format!("called at {}\n", revision(*at));
+            for (position, why) in refused {
+                writeln!(text, "  task {position} refused: {}", refusal(why)).unwrap();
+            }
+            text
+        }
+        Ok(Reply::Repeated(answer)) => {
+            let at = revision(answer.revision);
+            match &answer.outcome {
+                AnswerOutcome::Done { refused } => {
+                    let refused: Vec<_> = refused
+                        .iter()
+                        .map(|(position, code)| {
+                            format!(" {position} {}", Rejection::code_of(*code))
+                        })
+                        .collect();
+                    format!("repeated: called at {at}{}\n", refused.concat())
+                }
+                AnswerOutcome::Refused { code, message } => {
+                    format!(
+                        "repeated: refused at {at}: {message} ({})\n",
+                        Rejection::code_of(*code)
+                    )
+                }
+            }
+        }
+        Ok(Reply::Operated(outcomes)) => {
+            let mut text = String::new();
+            for outcome in outcomes {
+                match outcome {
+                    Ok(()) => text.push_str("operated\n"),
+                    Err(why) => writeln!(text, "refused: {}", refusal(why)).unwrap(),
+                }
+            }
+            text
+        }
+        Err(why) => format!("refused: {}\n", refusal(why)),
+    }
+}
+
+fn event(event: &Event) -> String {
+    match event {
+        Event::EpochOpened(epoch) => format!("epoch {} opened", epoch.0),
+        Event::AgentChanged(id) => format!("{id} changed"),
+        Event::AgentGone(id) => format!("{id} gone"),
+        Event::FrameworkSubscribed(id) => format!("{id} subscribed"),
+        Event::FrameworkChanged(id) => format!("{id} changed"),
+        Event::FrameworkRevived(id) => format!("{id} revived"),
+        Event::FrameworkRemoving(id) => format!("{id} removing"),
+        Event::FrameworkRemoved(id) => format!("{id} removed"),
+        Event::TaskLaunched { key, agent, order } => {
+            format!("order {} to {agent}: launch {key}", order.0)
+        }
+        Event::TaskKillWanted { key, agent, order } => {
+            format!("order {} to {agent}: kill {key}", order.0)
+        }
+        Event::TaskUpdated {
+            key,
+            agent,
+            revision: at,
+            state,
+        } => {
+            format!("{key} is {state:?} on {agent} at {}", revision(*at))
+        }
+        Event::UpdateSettled {
+            agent,
+            key,
+            order,
+            number,
+            released,
+        } => {
+            let released = if *released { ", released" } else { "" };
+            format!("{agent} may forget {key}@{} #{number}{released}", order.0)
+        }
+        Event::Stray { agent, key, order } => format!("{agent} holds a stray {key}@{}", order.0),
+        Event::AgentReconciled { agent, complete } => {
+            format!(
+                "{agent} compared{}",
+                if *complete { ", complete" } else { "" }
+            )
+        }
+        Event::TaskForgotten(key) => format!("{key} to history"),
+        Event::AgentUsageChanged(id) => format!("{id} usage changed"),
+        Event::SweepNeeded => "sweep needed".to_owned(),
+    }
+}
+
+fn revision(revision: Revision) -> String {
+    format!("{}.{}", revision.index, revision.position)
+}
+
+pub(crate) fn facts(registry: &Registry, what: &str) -> String {
+    match what {
+        "agents" => agents(registry),
+        "frameworks" => frameworks(registry),
+        "tasks" => registry.tasks().map(task).collect(),
+        "history" => history(registry),
+        "cluster" => cluster(registry),
+        other => panic!("nothing called {other:?} can be shown"),
+    }
+}
+
+fn agents(registry: &Registry) -> String {
+    let mut text = String::new();
+    for agent in registry.agents() {
+        let mode = if agent.mode == AgentMode::Unreachable {
+            format!("{:?} (then {:?})", agent.mode, agent.mode_when_heard)
+        } else {
+            format!("{:?}", agent.mode)
+        };
+        let attributes: Vec<_> = agent
+            .attributes()
+            .iter()
+            .map(|(name, value)| format!(" {name}={value}"))
+            .collect();
+        writeln!(
+            text,
+            "{} {mode} at {}, promise {}, orders {}, free {}{}",
+            agent.id,
+            revision(agent.revision),
+            revision(agent.promise),
+            agent.orders.0,
+            registry.free(agent.id),
+            attributes.concat()
+        )
+        .unwrap();
+    }
+    text
+}
+
+fn frameworks(registry: &Registry) -> String {
+    let mut text = String::new();
+    for framework in registry.frameworks() {
+        let connection = match framework.connection {
+            Connection::Connected => "connected".to_owned(),
+            Connection::Disconnected { since } => format!("away since {}", since.0),
+        };
+        let index = registry.framework_index(framework.id).unwrap();
+        writeln!(
+            text,
+            "{} session {} {connection} at {}, low {}, answers {}, live {}, ended {}{}{}",
+            framework.id,
+            framework.session,
+            revision(framework.revision),
+            framework.low_water,
+            index.answers,
+            index.live,
+            index.ended,
+            if framework.suppressed.is_empty() {
+                ""
+            } else {
+                ", suppressed"
+            },
+            if framework.removing { ", removing" } else { "" },
+        )
+        .unwrap();
+    }
+    text
+}
+
+fn task(task: &Task) -> String {
+    let waiting: Vec<_> = task.unacknowledged.iter().map(update).collect();
+    let kill = task
+        .kill
+        .map(|kill| format!(", kill@{} in {} ms", kill.order.0, kill.grace_ms))
+        .unwrap_or_default();
+    format!(
+        "{}@{} on {} {:?} #{}{kill}, waiting [{}]\n",
+        task.key,
+        task.order.0,
+        task.agent,
+        task.state,
+        task.reported,
+        waiting.join(", ")
+    )
+}
+
+fn update(update: &Update) -> String {
+    format!(
+        "{} {:?} {:?}/{:?}",
+        revision(update.revision),
+        update.state,
+        update.source,
+        update.reason
+    )
+}
+
+fn history(registry: &Registry) -> String {
+    let mut text = String::new();
+    for (serial, finished) in registry.finished_tasks_after(0) {
+        writeln!(
+            text,
+            "{serial}: {} {:?}",
+            finished.task.key, finished.task.state
+        )
+        .unwrap();
+    }
+    for finished in registry.finished_frameworks() {
+        writeln!(
+            text,
+            "{} {:?}: {}",
+            finished.id, finished.info.name, finished.reason
+        )
+        .unwrap();
+    }
+    text
+}
+
+fn cluster(registry: &Registry) -> String {
+    let cluster = registry.cluster();
+    let roles: Vec<_> = registry
+        .weights()
+        .map(|(role, weight)| format!(", {role} weighs {weight}"))
+        .collect();
+    format!(
+        "epoch {} of {} at time {}, total {}, live tasks {}, sweeps {}{}\n",
+        cluster.epoch.0,
+        cluster.leader,
+        registry.time().0,
+        registry.total(),
+        registry.live_tasks(),
+        cluster.sweeps.len(),
+        roles.concat()
+    )
+}

@@ -1,0 +1,414 @@
+//! Plays the lines of a script on a world.
+
+use std::collections::BTreeMap;
+
+use argosy_state::apply::Applied;
+use argosy_state::command::{
+    Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, Command, Entry,
+    FrameworkDecision, HeldTask, OpenEpoch, Operate, Operation, Promise, Proposed, RaiseLowWater,
+    ReconcileAgent, RegisterAgent, Subscribe, SweepTarget, UpdateTasks,
+};
+use argosy_state::ids::{Epoch, NodeId, OfferId, OrderIndex, Role, TaskId, Ticket, Timestamp};
+use argosy_state::task::{Reason, Source, TaskSpec, TaskState};
+use argosy_state::testing::{World, framework_info, registration, spec};
+
+use crate::line::Line;
+use crate::print;
+
+pub(crate) struct Stage {
+    world: World,
+    offers: BTreeMap<String, Promise>,
+    former_epoch: Epoch,
+}
+
+impl Stage {
+    pub(crate) fn new() -> Self {
+        Self {
+            world: World::empty(),
+            offers: BTreeMap::new(),
+            former_epoch: Epoch(0),
+        }
+    }
+
+    /// What happens at one line.
+    pub(crate) fn play(&mut self, text: &str) -> String {
+        if let Some(rest) = text.strip_prefix("stale ") {
+            let command = self.command(&Line::new(rest));
+            return print::applied(&self.propose(self.former_epoch, command));
+        }
+        let line = Line::new(text);
+        match line.word(0) {
+            "pass" => {
+                self.world.pass(line.read(line.word(1)));
+                String::new()
+            }
+            "rewind" => {
+                let back: u64 = line.read(line.word(1));
+                self.world.now = Timestamp(self.world.now.0 - back);
+                String::new()
+            }
+            "offer" => {
+                self.offer(&line);
+                String::new()
+            }
+            "show" => print::facts(&self.world.registry, line.word(1)),
+            "reload" => {
+                let reloaded = self.world.reloaded();
+                assert_eq!(reloaded.digest(), self.world.registry.digest());
+                self.world.registry = reloaded;
+                "reloaded\n".to_owned()
+            }
+            "sweep-all" => self.sweep_all(),
+            "spend" => self.spend(&line),
+            _ => {
+                let command = self.command(&line);
+                let epoch = self.world.registry.epoch();
+                if matches!(command, Command::OpenEpoch(_)) {
+                    self.former_epoch = epoch;
+                }
+                print::applied(&self.propose(epoch, command))
+            }
+        }
+    }
+
+    fn propose(&mut self, epoch: Epoch, command: Command) -> Applied {
+        let ticket = Ticket { epoch, serial: 1 };
+        let entry = Entry {
+            at: self.world.now,
+            commands: vec![Proposed { ticket, command }],
+        };
+        let (mut applied, _) = self.world.feed(&entry);
+        applied.pop().unwrap()
+    }
+
+    fn sweep_all(&mut self) -> String {
+        let mut pieces = 0;
+        loop {
+            let next = self.world.registry.sweeps().next();
+            let Some(target) = next else { break };
+            self.world.apply(Command::Sweep(target));
+            pieces += 1;
+        }
+        format!("{pieces} pieces\n")
+    }
+
+    /// Uses offers one by one for nothing: first call, epoch, first serial, how many.
+    fn spend(&mut self, line: &Line<'_>) -> String {
+        let first: u64 = line.read(line.word(3).trim_start_matches('#'));
+        let (epoch, serial): (u64, u64) = (line.read(line.word(4)), line.read(line.word(5)));
+        let count: u64 = line.read(line.word(6));
+        for at in 0..count {
+            let id = format!("{epoch}.{}", serial + at);
+            let (framework, agent) = (line.word(1), line.word(2));
+            self.play(&format!(
+                "offer spent {framework} {agent} cpus:0.001 id={id}"
+            ));
+            let played = self.play(&format!(
+                "call {framework} #{} accept offers=spent",
+                first + at
+            ));
+            assert!(played.starts_with("called"), "{id}: {played}");
+        }
+        format!("{count} spent\n")
+    }
+
+    fn offer(&mut self, line: &Line<'_>) {
+        let (framework, agent) = (line.framework(2), line.agent(3));
+        let mut promise = self.world.promise(framework, agent, line.word(4));
+        if let Some(role) = line.pair("role") {
+            promise.role = Role::new(role).unwrap();
+        }
+        if let Some(session) = line.number("session") {
+            promise.session = session;
+        }
+        if let Some(id) = line.pair("id") {
+            promise.id = line.read::<OfferId>(id);
+        }
+        if let Some(ms) = line.number("expires") {
+            promise.expires = self.world.now.plus_ms(ms);
+        }
+        self.offers.insert(line.word(1).to_owned(), promise);
+    }
+
+    fn command(&self, line: &Line<'_>) -> Command {
+        match line.word(0) {
+            "epoch" => open_epoch(line),
+            "agent" => register(line),
+            "unreachable" => self.unreachable(line),
+            "list" => self.list(line),
+            "update" => update(line),
+            "subscribe" => subscribe(line),
+            "disconnect" => Command::DisconnectFramework(self.decision(line)),
+            "expire" => Command::ExpireFramework(self.decision(line)),
+            "call" => self.call(line),
+            "ack" => self.acknowledge(line),
+            "raise" => Command::RaiseLowWater(RaiseLowWater {
+                framework: line.framework(1),
+                session: self.session(line),
+                to: line.read(line.word(2)),
+            }),
+            "operate" => operate(line),
+            "sweep" if line.word(1).starts_with("agent") => {
+                Command::Sweep(SweepTarget::Agent(line.agent(1)))
+            }
+            "sweep" => Command::Sweep(SweepTarget::Framework(line.framework(1))),
+            "tick" => Command::Tick,
+            other => panic!("no verb {other:?}"),
+        }
+    }
+
+    fn session(&self, line: &Line<'_>) -> u64 {
+        let known = self.world.registry.framework(line.framework(1));
+        let present = known.map_or(0, |framework| framework.session);
+        line.number("session").unwrap_or(present)
+    }
+
+    fn unreachable(&self, line: &Line<'_>) -> Command {
+        let agent = line.agent(1);
+        let known = self.world.registry.agent(agent);
+        let present = known.map(|agent| agent.revision).unwrap_or_default();
+        let decided_on = line.pair("on").map_or(present, |text| line.revision(text));
+        Command::AgentUnreachable(AgentDecision {
+            agent,
+            decided_on,
+            wall_ms: 0,
+        })
+    }
+
+    fn decision(&self, line: &Line<'_>) -> FrameworkDecision {
+        let framework = line.framework(1);
+        let known = self.world.registry.framework(framework);
+        let present = known
+            .map(|framework| framework.revision)
+            .unwrap_or_default();
+        FrameworkDecision {
+            framework,
+            decided_on: line.pair("on").map_or(present, |text| line.revision(text)),
+        }
+    }
+
+    fn list(&self, line: &Line<'_>) -> Command {
+        let agent = line.agent(1);
+        let known = self.world.registry.agent(agent);
+        let held = line.words_from(2).iter().map(|text| {
+            let (key, order) = line.instance(text);
+            HeldTask { key, order }
+        });
+        Command::ReconcileAgent(ReconcileAgent {
+            agent,
+            incarnation: line
+                .number("incarnation")
+                .unwrap_or_else(|| known.map_or(0, |agent| agent.incarnation)),
+            floor: OrderIndex(line.number("floor").unwrap_or(0)),
+            after: line.pair("after").map(|text| line.key(text)),
+            through: line.pair("through").map(|text| line.key(text)),
+            held: held.collect(),
+            wall_ms: 0,
+        })
+    }
+
+    fn call(&self, line: &Line<'_>) -> Command {
+        let number = line.read(line.word(2).trim_start_matches('#'));
+        Command::Call(Call {
+            framework: line.framework(1),
+            session: self.session(line),
+            number,
+            lowest_unanswered: line.number("low").unwrap_or(number),
+            hash: line.number("hash").unwrap_or(number),
+            action: self.action(line),
+        })
+    }
+
+    fn action(&self, line: &Line<'_>) -> CallAction {
+        let roles = || line.roles("roles").unwrap_or_default();
+        match line.word(3) {
+            "accept" => CallAction::Accept(self.accept(line)),
+            "kill" => CallAction::Kill {
+                task: TaskId::new(line.word(4)).unwrap(),
+                grace_ms: line.number("grace"),
+            },
+            "suppress" => CallAction::Suppress(roles()),
+            "revive" => CallAction::Revive(roles()),
+            "update" => CallAction::Update(info(line, line.word(4))),
+            "teardown" => CallAction::Teardown,
+            other => panic!("no call {other:?}"),
+        }
+    }
+
+    fn accept(&self, line: &Line<'_>) -> Accept {
+        let names = line.pair("offers").unwrap_or_default().split(',');
+        let offers = names
+            .filter(|name| !name.is_empty())
+            .map(|name| self.offers[name].clone());
+        let mut launches: Vec<TaskSpec> = Vec::new();
+        for word in line.words_from(4).iter().filter(|word| **word != "all") {
+            let (name, resources) = word.split_once(':').unwrap();
+            // `name*3:cpus:1` stands for name1, name2 and name3.
+            match name.split_once('*') {
+                None => launches.push(spec(name, resources)),
+                Some((name, count)) => launches.extend(
+                    (1..=line.read::<u32>(count)).map(|at| spec(&format!("{name}{at}"), resources)),
+                ),
+            }
+        }
+        Accept {
+            offers: offers.collect(),
+            launches,
+            all_or_nothing: line.has("all"),
+            wall_ms: 0,
+        }
+    }
+
+    fn acknowledge(&self, line: &Line<'_>) -> Command {
+        let framework = line.framework(1);
+        let updates = line.words_from(2).iter().map(|text| {
+            let (name, revision) = text.split_once('@').unwrap();
+            (TaskId::new(name).unwrap(), line.revision(revision))
+        });
+        Command::Acknowledge(Acknowledge {
+            framework,
+            session: self.session(line),
+            updates: updates.collect(),
+        })
+    }
+}
+
+fn open_epoch(line: &Line<'_>) -> Command {
+    Command::OpenEpoch(OpenEpoch {
+        node: NodeId(line.number("node").unwrap_or(1)),
+        process: 1,
+        term: 1,
+        entropy: [9; 32],
+        wall_ms: 0,
+    })
+}
+
+fn register(line: &Line<'_>) -> Command {
+    let nonce = line.number("nonce").unwrap_or(0);
+    let first = registration(nonce, line.word(1));
+    let mut info = first.info;
+    for pair in line
+        .pair("attributes")
+        .into_iter()
+        .flat_map(|text| text.split(','))
+    {
+        let (name, value) = pair.split_once(':').unwrap();
+        info.attributes.insert(name.to_owned(), value.to_owned());
+    }
+    let tried = line.pair("tried").map(|text| {
+        text.split(',')
+            .filter(|number| !number.is_empty())
+            .map(|number| line.read(number))
+            .collect()
+    });
+    Command::RegisterAgent(RegisterAgent {
+        agent: line.pair("id").map(|text| line.read(text)),
+        nonce,
+        confirmed: line.number("confirmed").unwrap_or(0),
+        tried: tried.unwrap_or(first.tried),
+        boot_id: line.pair("boot").map_or(first.boot_id, str::to_owned),
+        info,
+    })
+}
+
+/// `framework-1/a@1#2:running` for each.
+fn update(line: &Line<'_>) -> Command {
+    let updates = line.words_from(2).iter().map(|text| {
+        let (instance, rest) = text.split_once('#').unwrap();
+        let (number, state) = rest.split_once(':').unwrap();
+        let (key, order) = line.instance(instance);
+        AgentUpdate {
+            key,
+            order,
+            number: line.read(number),
+            state: state_named(state),
+            source: Source::Agent,
+            reason: Reason::None,
+            message: line.pair("message").unwrap_or_default().to_owned(),
+            exit: None,
+            wall_ms: 0,
+        }
+    });
+    Command::UpdateTasks(UpdateTasks {
+        agent: line.agent(1),
+        updates: updates.collect(),
+    })
+}
+
+fn state_named(name: &str) -> TaskState {
+    match name {
+        "staging" => TaskState::Staging,
+        "starting" => TaskState::Starting,
+        "running" => TaskState::Running,
+        "killing" => TaskState::Killing,
+        "finished" => TaskState::Finished,
+        "failed" => TaskState::Failed,
+        "killed" => TaskState::Killed,
+        "gone" => TaskState::Gone,
+        "unreachable" => TaskState::Unreachable,
+        other => panic!("no state {other:?}"),
+    }
+}
+
+fn info(line: &Line<'_>, name: &str) -> argosy_state::framework::FrameworkInfo {
+    let mut info = framework_info(name);
+    if let Some(roles) = line.roles("roles") {
+        info.roles = roles.into_iter().collect();
+    }
+    if let Some(ms) = line.number("failover") {
+        info.failover_timeout_ms = ms;
+    }
+    info.principal = line.pair("principal").unwrap_or_default().to_owned();
+    info.detached = line.has("detached");
+    info
+}
+
+fn subscribe(line: &Line<'_>) -> Command {
+    Command::Subscribe(Subscribe {
+        framework: line.pair("id").map(|text| line.read(text)),
+        session: line.number("session").unwrap_or(0),
+        info: info(line, line.word(1)),
+    })
+}
+
+/// Operations follow each other behind a `+`.
+fn operate(line: &Line<'_>) -> Command {
+    let operations = line.words_from(1).split(|word| *word == "+");
+    let request = line
+        .pair("request")
+        .map(|id| ("op".to_owned(), id.to_owned()));
+    Command::Operate(Operate {
+        request,
+        hash: line.number("hash").unwrap_or(0),
+        operations: operations.map(|words| operation(line, words)).collect(),
+        wall_ms: 0,
+    })
+}
+
+fn operation(line: &Line<'_>, words: &[&str]) -> Operation {
+    match words {
+        ["attribute", agent, name] => Operation::SetAttribute {
+            agent: line.read(agent),
+            name: (*name).to_owned(),
+            value: String::new(),
+        },
+        ["attribute", agent, name, value] => Operation::SetAttribute {
+            agent: line.read(agent),
+            name: (*name).to_owned(),
+            value: (*value).to_owned(),
+        },
+        ["kill", key] => Operation::KillTask {
+            key: line.key(key),
+            grace_ms: line.number("grace"),
+        },
+        ["teardown", id] => Operation::Teardown(line.read(id)),
+        ["weight", role, weight] => Operation::SetWeight {
+            role: Role::new(role).unwrap(),
+            weight_milli: line.read(weight),
+        },
+        ["deactivate", id] => Operation::Deactivate(line.read(id)),
+        ["reactivate", id] => Operation::Reactivate(line.read(id)),
+        ["gone", id] => Operation::MarkGone(line.read(id)),
+        other => panic!("no operation {other:?}"),
+    }
+}
