@@ -5,7 +5,8 @@
 
 pub mod connector;
 pub mod failure;
-
+#[cfg(any(test, feature = "kit"))]
+pub mod kit;
 pub mod leader;
 pub mod masters;
 pub mod operator;
@@ -18,5 +19,5 @@ pub use failure::{CallError, Refusal};
 pub use leader::NoMaster;
 pub use masters::{InvalidMasters, Masters};
 pub use operator::OperatorClient;
-
+pub use scheduler::{Driver, Scheduler, SchedulerConfig};
 pub use uplink::AgentUplink;

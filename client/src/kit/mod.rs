@@ -1,0 +1,198 @@
+//! A cluster of fake masters in this process: scripted offers, losses, repeats, changes of leader.
+//!
+//! For tests of frameworks. It keeps the rules of the protocol and nothing of a cluster's judgement.
+
+mod brain;
+mod service;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use argosy_proto::v1;
+use argosy_proto::v1::scheduler_server::SchedulerServer;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+
+use brain::Brain;
+pub use brain::{Fault, Received};
+
+use crate::masters::Masters;
+
+/// How long [`FakeCluster::wait`] waits before it fails the test.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Masters that share one registry, each with its own port; one of them leads.
+pub struct FakeCluster {
+    brain: Arc<Mutex<Brain>>,
+    servers: Vec<Server>,
+}
+
+struct Server {
+    address: String,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl FakeCluster {
+    /// Starts so many masters on ports of loopback; the first leads.
+    ///
+    /// # Panics
+    /// If no port can be had.
+    pub async fn start(masters: usize) -> Self {
+        let brain = Arc::new(Mutex::new(Brain::default()));
+        let mut servers = Vec::new();
+        for _ in 0..masters {
+            let listener = TcpListener::bind("127.0.0.1:0")
+                .await
+                .expect("loopback has a free port");
+            let address = listener.local_addr().expect("it is bound").to_string();
+            brain
+                .lock()
+                .expect("no test panicked in it")
+                .addresses
+                .push(address.clone());
+            let stop = CancellationToken::new();
+            let task = tokio::spawn(serve(listener, brain.clone(), stop.clone()));
+            servers.push(Server {
+                address,
+                stop,
+                task,
+            });
+        }
+        Self { brain, servers }
+    }
+
+    /// Their addresses.
+    ///
+    /// # Panics
+    /// Never: loopback addresses are good ones.
+    #[must_use]
+    pub fn masters(&self) -> Masters {
+        Masters::new(self.servers.iter().map(|server| &server.address)).expect("they are addresses")
+    }
+
+    /// Offers `resources` of `agent`; told at once. Its id.
+    pub fn offer(&self, agent: &str, resources: &str) -> String {
+        self.brain().offer(agent, resources)
+    }
+
+    /// Voids an offer.
+    pub fn rescind(&self, offer_id: &str) {
+        self.brain().rescind(offer_id);
+    }
+
+    /// A task changes its state; told at once, and again at each subscription until acknowledged.
+    pub fn update(&self, task_id: &str, state: v1::TaskState) {
+        self.brain().update(task_id, state);
+    }
+
+    /// Lets every task launched from now on go through these states at once.
+    pub fn script(&self, states: &[v1::TaskState]) {
+        self.brain().script = states.to_vec();
+    }
+
+    /// The next `times` unary calls meet this fault.
+    pub fn fault(&self, fault: Fault, times: usize) {
+        self.brain()
+            .faults
+            .extend(std::iter::repeat_n(fault, times));
+    }
+
+    /// Sends every update twice.
+    pub fn repeat_updates(&self) {
+        self.brain().repeats_updates = true;
+    }
+
+    /// Breaks every stream; the leader stays.
+    pub fn drop_streams(&self) {
+        self.brain().link = None;
+    }
+
+    /// Sends no more heartbeats, but leaves the streams open.
+    pub fn fall_silent(&self) {
+        self.brain().is_silent = true;
+    }
+
+    /// Another master leads from now on, in a new epoch; of the open offers it knows only those
+    /// that are presented to it.
+    pub fn change_leader(&self) {
+        self.brain().change_leader();
+    }
+
+    /// Ends the leading master for good, connections and all; the next one leads.
+    ///
+    /// # Panics
+    /// If its task panicked.
+    pub async fn kill_leader(&mut self) {
+        let leader = self.brain().leader;
+        let server = &mut self.servers[leader];
+        server.stop.cancel();
+        server.task.abort();
+        // Aborting it is what was wanted.
+        let _ = (&mut server.task).await;
+        self.brain().change_leader();
+    }
+
+    /// Ends the session as if another scheduler had taken over.
+    pub fn supersede(&self) {
+        self.brain().supersede();
+    }
+
+    /// All that came in so far.
+    #[must_use]
+    pub fn received(&self) -> Vec<Received> {
+        self.brain().received.clone()
+    }
+
+    /// Ids of offers that are open at the leader.
+    #[must_use]
+    pub fn open_offers(&self) -> Vec<String> {
+        self.brain().open.keys().cloned().collect()
+    }
+
+    /// Tasks launched, with how often each was: once, unless something is wrong.
+    #[must_use]
+    pub fn launches(&self) -> Vec<(String, usize)> {
+        self.brain().launches.clone().into_iter().collect()
+    }
+
+    /// Waits until what came in satisfies `done`.
+    ///
+    /// # Panics
+    /// After 20 s, with all that came in.
+    pub async fn wait(&self, what: &str, done: impl Fn(&[Received]) -> bool) {
+        let begun = tokio::time::Instant::now();
+        while !done(&self.brain().received) {
+            if begun.elapsed() > PATIENCE {
+                panic!("waited in vain for {what}; came in: {:#?}", self.received());
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    fn brain(&self) -> std::sync::MutexGuard<'_, Brain> {
+        self.brain.lock().expect("no test panicked in it")
+    }
+}
+
+impl Drop for FakeCluster {
+    fn drop(&mut self) {
+        for server in &self.servers {
+            server.stop.cancel();
+            server.task.abort();
+        }
+    }
+}
+
+async fn serve(listener: TcpListener, brain: Arc<Mutex<Brain>>, stop: CancellationToken) {
+    let service = SchedulerServer::new(service::Master::new(brain, stop.clone()));
+    let streams = TcpListenerStream::new(listener);
+    let served = tonic::transport::Server::builder()
+        .add_service(service)
+        .serve_with_incoming_shutdown(streams, stop.cancelled());
+    if let Err(error) = served.await {
+        tracing::warn!(%error, "a fake master ended");
+    }
+}

@@ -1,0 +1,193 @@
+//! The gRPC face of a fake master.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use argosy_proto::v1;
+use argosy_proto::v1::scheduler_server::Scheduler;
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use super::brain::{Brain, Fault};
+use crate::connector::LEADER_HEADER;
+
+pub(super) struct Master {
+    brain: Arc<Mutex<Brain>>,
+    stop: CancellationToken,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+impl Master {
+    pub(super) fn new(brain: Arc<Mutex<Brain>>, stop: CancellationToken) -> Self {
+        Self { brain, stop }
+    }
+
+    fn brain(&self) -> MutexGuard<'_, Brain> {
+        self.brain.lock().expect("no test panicked in it")
+    }
+
+    /// Any master serves any call, and names the leader.
+    fn reply<T>(&self, body: T) -> Response<T> {
+        let mut response = Response::new(body);
+        let brain = self.brain();
+        let leader = brain.addresses[brain.leader]
+            .parse()
+            .expect("an address is plain text");
+        response.metadata_mut().insert(LEADER_HEADER, leader);
+        response
+    }
+
+    fn unary<T>(&self, act: impl FnOnce(&mut Brain) -> T) -> Answer<T> {
+        let lost = Status::unavailable("no leader is known");
+        let body = {
+            let mut brain = self.brain();
+            let fault = brain.faults.pop_front();
+            if fault == Some(Fault::Unavailable) {
+                return Err(lost);
+            }
+            let body = act(&mut brain);
+            if fault == Some(Fault::LostReply) {
+                return Err(lost);
+            }
+            body
+        };
+        Ok(self.reply(body))
+    }
+
+    fn numbered<Q: Message + std::fmt::Debug>(
+        &self,
+        kind: &'static str,
+        (request, call): (&Q, Option<&v1::CallId>),
+        act: impl FnOnce(&mut Brain) -> Result<Vec<v1::Refused>, String>,
+    ) -> Answer<v1::AcceptReply> {
+        let call = call.cloned().unwrap_or_default();
+        let content = format!("{request:?}");
+        let response = self.unary(|brain| brain.call(kind, &call, content, act))?;
+        let (metadata, body, extensions) = response.into_parts();
+        let body = body.map_err(refusal)?;
+        Ok(Response::from_parts(metadata, body, extensions))
+    }
+}
+
+fn refusal((code, text): (&'static str, String)) -> Status {
+    let none: [(String, String); 0] = [];
+    Status::with_error_details(
+        Code::FailedPrecondition,
+        text,
+        ErrorDetails::with_error_info(code, "argosy", none),
+    )
+}
+
+macro_rules! numbered {
+    ($master:expr, $kind:literal, $request:expr, $reply:ident, $act:expr) => {{
+        let request = $request.into_inner();
+        let answer = $master.numbered($kind, (&request, request.call.as_ref()), $act)?;
+        let revision = answer.into_inner().revision;
+        Ok($master.reply(v1::$reply { revision }))
+    }};
+}
+
+fn nothing(_: &mut Brain) -> Result<Vec<v1::Refused>, String> {
+    Ok(Vec::new())
+}
+
+#[tonic::async_trait]
+impl Scheduler for Master {
+    type SubscribeStream = ReceiverStream<Result<v1::Event, Status>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<v1::SubscribeRequest>,
+    ) -> Answer<Self::SubscribeStream> {
+        let events = self
+            .brain()
+            .subscribe(request.into_inner())
+            .map_err(refusal)?;
+        // Weak, so that dropping the leader's end closes the stream.
+        let link = self.brain().link.as_ref().map(mpsc::Sender::downgrade);
+        let (brain, stop) = (self.brain.clone(), self.stop.clone());
+        tokio::spawn(async move {
+            let Some(link) = link else { return };
+            while !stop.is_cancelled() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                let is_silent = brain.lock().expect("no test panicked in it").is_silent;
+                let Some(link) = link.upgrade() else { return };
+                let event = Some(v1::event::Event::Heartbeat(v1::Heartbeat {}));
+                if !is_silent && link.try_send(Ok(v1::Event { event })).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(self.reply(ReceiverStream::new(events)))
+    }
+
+    async fn accept(&self, request: Request<v1::AcceptRequest>) -> Answer<v1::AcceptReply> {
+        let request = request.into_inner();
+        self.numbered("accept", (&request, request.call.as_ref()), |brain| {
+            brain.accept(&request)
+        })
+    }
+
+    async fn decline(&self, request: Request<v1::DeclineRequest>) -> Answer<v1::DeclineReply> {
+        let request = request.into_inner();
+        self.unary(|brain| {
+            brain.decline(request);
+            v1::DeclineReply {}
+        })
+    }
+
+    async fn acknowledge(
+        &self,
+        request: Request<v1::AcknowledgeRequest>,
+    ) -> Answer<v1::AcknowledgeReply> {
+        let request = request.into_inner();
+        self.unary(|brain| {
+            brain.acknowledge(request);
+            v1::AcknowledgeReply {}
+        })
+    }
+
+    async fn reconcile(
+        &self,
+        request: Request<v1::ReconcileRequest>,
+    ) -> Answer<v1::ReconcileReply> {
+        self.unary(|brain| brain.reconcile(&request.into_inner()))
+    }
+
+    async fn kill(&self, request: Request<v1::KillRequest>) -> Answer<v1::KillReply> {
+        numbered!(self, "kill", request, KillReply, nothing)
+    }
+
+    async fn suppress(&self, request: Request<v1::SuppressRequest>) -> Answer<v1::SuppressReply> {
+        numbered!(self, "suppress", request, SuppressReply, nothing)
+    }
+
+    async fn revive(&self, request: Request<v1::ReviveRequest>) -> Answer<v1::ReviveReply> {
+        numbered!(self, "revive", request, ReviveReply, nothing)
+    }
+
+    async fn update_framework(
+        &self,
+        request: Request<v1::UpdateFrameworkRequest>,
+    ) -> Answer<v1::UpdateFrameworkReply> {
+        numbered!(self, "update", request, UpdateFrameworkReply, nothing)
+    }
+
+    async fn teardown(&self, request: Request<v1::TeardownRequest>) -> Answer<v1::TeardownReply> {
+        numbered!(
+            self,
+            "teardown",
+            request,
+            TeardownReply,
+            |brain: &mut Brain| {
+                brain.remove();
+                Ok(Vec::new())
+            }
+        )
+    }
+}

@@ -1,0 +1,303 @@
+//! Numbered calls that are not answered yet: each keeps its number and its content until it is.
+//!
+//! Pure. Decides which may be on their way side by side, so that neither a kill nor a question can
+//! overtake, and thereby void, a launch asked for before it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use argosy_proto::v1;
+
+use super::driver::CallKey;
+
+/// Calls on their way at once. Further ones wait their turn.
+const IN_FLIGHT: usize = 64;
+/// Distance from the lowest unanswered number to the highest sent: half of what masters remember.
+const WINDOW: u64 = 512;
+
+/// What a call asks for, with its `CallId` once it was sent.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Request {
+    Accept(v1::AcceptRequest),
+    Kill(v1::KillRequest),
+    Suppress(v1::SuppressRequest),
+    Revive(v1::ReviveRequest),
+    UpdateFramework(v1::UpdateFrameworkRequest),
+    Teardown(v1::TeardownRequest),
+}
+
+/// How a kind of call stands to the calls before and behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// Beside others.
+    Free,
+    /// Not before every earlier accept is answered.
+    BehindAccepts,
+    /// Alone: behind all earlier ones, before all later ones.
+    Alone,
+}
+
+impl Request {
+    fn order(&self) -> Order {
+        match self {
+            Self::Accept(_) => Order::Free,
+            Self::Kill(_) => Order::BehindAccepts,
+            Self::Suppress(_) | Self::Revive(_) | Self::UpdateFramework(_) | Self::Teardown(_) => {
+                Order::Alone
+            }
+        }
+    }
+
+    fn sign(&mut self, id: v1::CallId) {
+        let call = match self {
+            Self::Accept(request) => &mut request.call,
+            Self::Kill(request) => &mut request.call,
+            Self::Suppress(request) => &mut request.call,
+            Self::Revive(request) => &mut request.call,
+            Self::UpdateFramework(request) => &mut request.call,
+            Self::Teardown(request) => &mut request.call,
+        };
+        *call = Some(id);
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Pending {
+    pub(crate) key: CallKey,
+    pub(crate) request: Request,
+    is_signed: bool,
+    is_in_flight: bool,
+}
+
+/// The open calls of one session, by number.
+#[derive(Debug, Default)]
+pub(crate) struct Calls {
+    pending: BTreeMap<u64, Pending>,
+    last_number: u64,
+    in_flight: usize,
+    // Numbers of pending accepts: what kills wait for.
+    accepts: BTreeSet<u64>,
+}
+
+impl Calls {
+    /// Gives a call the next number.
+    pub(crate) fn add(&mut self, key: CallKey, request: Request) -> u64 {
+        self.last_number += 1;
+        let number = self.last_number;
+        if matches!(request, Request::Accept(_)) {
+            self.accepts.insert(number);
+        }
+        let pending = Pending {
+            key,
+            request,
+            is_signed: false,
+            is_in_flight: false,
+        };
+        self.pending.insert(number, pending);
+        number
+    }
+
+    /// The number that the next call will get.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.last_number + 1
+    }
+
+    /// Whether every call below `number` is answered.
+    pub(crate) fn is_answered_below(&self, number: u64) -> bool {
+        self.pending
+            .keys()
+            .next()
+            .is_none_or(|lowest| *lowest >= number)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    pub(crate) fn is_teardown_pending(&self) -> bool {
+        self.pending
+            .values()
+            .any(|call| matches!(call.request, Request::Teardown(_)))
+    }
+
+    /// Offers used by accepts that are not answered.
+    pub(crate) fn used_offers(&self) -> impl Iterator<Item = &v1::HeldOffer> {
+        self.accepts
+            .iter()
+            .filter_map(|number| match &self.pending.get(number)?.request {
+                Request::Accept(request) => Some(&request.offers),
+                _ => None,
+            })
+            .flatten()
+    }
+
+    /// Calls that may be sent now, marked as sent. `teardown_may_go`: nothing else is to be waited for.
+    pub(crate) fn send(&mut self, id: &v1::CallId, teardown_may_go: bool) -> Vec<(u64, Request)> {
+        let Some(lowest) = self.pending.keys().next().copied() else {
+            return Vec::new();
+        };
+        let first_accept = self.accepts.first().copied().unwrap_or(u64::MAX);
+        let mut sent = Vec::new();
+        for (number, call) in self.pending.range_mut(..lowest.saturating_add(WINDOW)) {
+            if self.in_flight >= IN_FLIGHT {
+                break;
+            }
+            let order = call.request.order();
+            if !call.is_in_flight {
+                let may_go = match order {
+                    Order::Free => true,
+                    Order::BehindAccepts => first_accept > *number,
+                    Order::Alone => *number == lowest,
+                };
+                let waits = matches!(call.request, Request::Teardown(_)) && !teardown_may_go;
+                if may_go && !waits {
+                    if !call.is_signed {
+                        // A repeat must be what it was, so the id is made once.
+                        call.request.sign(v1::CallId {
+                            number: *number,
+                            lowest_unanswered: lowest,
+                            ..id.clone()
+                        });
+                        call.is_signed = true;
+                    }
+                    call.is_in_flight = true;
+                    self.in_flight += 1;
+                    sent.push((*number, call.request.clone()));
+                }
+            }
+            if order == Order::Alone {
+                break;
+            }
+        }
+        sent
+    }
+
+    /// No answer came: the call keeps its number and will be sent again.
+    pub(crate) fn unanswered(&mut self, number: u64) {
+        if let Some(call) = self
+            .pending
+            .get_mut(&number)
+            .filter(|call| call.is_in_flight)
+        {
+            call.is_in_flight = false;
+            self.in_flight -= 1;
+        }
+    }
+
+    /// The answer came: the call is over. `None` if it was over already.
+    pub(crate) fn answered(&mut self, number: u64) -> Option<Pending> {
+        let call = self.pending.remove(&number)?;
+        self.in_flight -= usize::from(call.is_in_flight);
+        self.accepts.remove(&number);
+        Some(call)
+    }
+
+    /// Ends all that is open.
+    pub(crate) fn drain(&mut self) -> Vec<Pending> {
+        self.in_flight = 0;
+        self.accepts.clear();
+        std::mem::take(&mut self.pending).into_values().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accept() -> Request {
+        Request::Accept(v1::AcceptRequest::default())
+    }
+
+    fn kill() -> Request {
+        Request::Kill(v1::KillRequest::default())
+    }
+
+    fn numbers(calls: &mut Calls) -> Vec<u64> {
+        let id = v1::CallId::default();
+        calls
+            .send(&id, true)
+            .into_iter()
+            .map(|(number, _)| number)
+            .collect()
+    }
+
+    fn with(requests: impl IntoIterator<Item = Request>) -> Calls {
+        let mut calls = Calls::default();
+        for (key, request) in (1..).zip(requests) {
+            calls.add(CallKey(key), request);
+        }
+        calls
+    }
+
+    #[test]
+    fn a_repeat_keeps_its_number_and_its_content() {
+        let mut calls = with([accept(), accept()]);
+        let id = v1::CallId::default();
+        let first = calls.send(&id, true);
+        assert_eq!(calls.answered(1).unwrap().key, CallKey(1));
+        calls.unanswered(2);
+        assert_eq!(calls.send(&id, true), first[1..]);
+        assert!(calls.answered(1).is_none(), "an answer counts once");
+    }
+
+    #[test]
+    fn a_kill_waits_for_the_accepts_before_it_and_holds_up_none_behind_it() {
+        let mut calls = with([accept(), kill(), accept()]);
+        assert_eq!(numbers(&mut calls), [1, 3]);
+        calls.answered(1);
+        assert_eq!(numbers(&mut calls), [2]);
+    }
+
+    #[test]
+    fn suppress_and_revive_keep_their_order_with_everything() {
+        let suppress = Request::Suppress(v1::SuppressRequest::default());
+        let mut calls = with([
+            accept(),
+            suppress,
+            Request::Revive(v1::ReviveRequest::default()),
+            accept(),
+        ]);
+        assert_eq!(numbers(&mut calls), [1]);
+        calls.answered(1);
+        assert_eq!(numbers(&mut calls), [2]);
+        calls.answered(2);
+        assert_eq!(numbers(&mut calls), [3]);
+        calls.answered(3);
+        assert_eq!(numbers(&mut calls), [4]);
+    }
+
+    #[test]
+    fn the_lowest_unanswered_number_rises_with_the_answers() {
+        let mut calls = with([accept(), accept()]);
+        numbers(&mut calls);
+        calls.answered(1);
+        calls.add(CallKey(3), accept());
+        let sent = calls.send(&v1::CallId::default(), true);
+        let Request::Accept(third) = &sent[0].1 else {
+            panic!("not an accept");
+        };
+        let id = third.call.as_ref().unwrap();
+        assert_eq!((id.number, id.lowest_unanswered), (3, 2));
+    }
+
+    #[test]
+    fn no_more_than_the_limit_is_on_its_way() {
+        let mut calls = with((0..1_000).map(|_| accept()));
+        assert_eq!(numbers(&mut calls).len(), IN_FLIGHT);
+        for number in 2..=64 {
+            calls.answered(number);
+        }
+        let mut highest = 0;
+        loop {
+            let sent = numbers(&mut calls);
+            let Some(last) = sent.last() else { break };
+            highest = *last;
+            for number in sent {
+                calls.answered(number);
+            }
+        }
+        assert_eq!(
+            highest, 512,
+            "call 1 is still open and the window ends there"
+        );
+    }
+}

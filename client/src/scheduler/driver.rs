@@ -1,0 +1,268 @@
+//! What a scheduler may ask for: queued here, carried out by the run.
+//!
+//! Nothing blocks, and nothing is decided here.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use argosy_proto::v1;
+use tokio::sync::{Notify, oneshot};
+
+use super::{Answer, Outcome};
+
+/// Calls that may be open at once. Further ones are answered [`Outcome::NotSent`].
+pub(crate) const OPEN_CALLS: usize = 4_096;
+
+/// Names a call within its run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallKey(pub(crate) u64);
+
+impl fmt::Display for CallKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "call-{}", self.0)
+    }
+}
+
+/// Offers of one agent and one role, used together.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Accept {
+    /// Their ids.
+    pub offer_ids: Vec<String>,
+    /// Tasks to launch, tried in order.
+    pub tasks: Vec<v1::TaskSpec>,
+    /// For how many milliseconds what is left is not offered again; `None` means 5,000.
+    pub filter_ms: Option<u64>,
+    /// Refuse all if one is refused.
+    pub all_or_nothing: bool,
+}
+
+/// A call on its way. Dropping it changes nothing; the answer also comes as a callback.
+#[derive(Debug)]
+pub struct Call {
+    /// Its name in [`Answer::call`].
+    pub key: CallKey,
+    answer: oneshot::Receiver<Answer>,
+}
+
+impl Call {
+    /// Waits for the answer. Do not await it inside a callback: the answer comes between callbacks.
+    pub async fn answer(self) -> Answer {
+        let key = self.key;
+        let over = |_| Answer {
+            call: key,
+            task_ids: Vec::new(),
+            outcome: Outcome::NotSent("the run ended before the answer".into()),
+        };
+        self.answer.await.unwrap_or_else(over)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Command {
+    Accept(CallKey, Accept),
+    Decline {
+        offer_ids: Vec<String>,
+        filter_ms: Option<u64>,
+        code: String,
+        text: String,
+    },
+    Kill {
+        key: CallKey,
+        task_id: String,
+        grace_ms: Option<u64>,
+    },
+    Acknowledge {
+        task_id: String,
+        revision: v1::Revision,
+    },
+    Reconcile(CallKey, Vec<String>),
+    Suppress(CallKey, Vec<String>),
+    Revive(CallKey, Vec<String>),
+    UpdateFramework(CallKey, v1::FrameworkInfo),
+    Teardown(CallKey),
+    TooMany(CallKey, Vec<String>),
+    Stop,
+}
+
+/// A handle on a running scheduler; cheap to clone, usable from any task or thread.
+#[derive(Clone)]
+pub struct Driver(Arc<Shared>);
+
+struct Shared {
+    // A lock, since callbacks and other tasks both ask; never held across an await.
+    asked: Mutex<Asked>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct Asked {
+    // Bounded by OPEN_CALLS, but for declines and acknowledgements, which the run takes out after
+    // every callback and which it never keeps waiting.
+    commands: VecDeque<Command>,
+    waiting: BTreeMap<u64, oneshot::Sender<Answer>>,
+    last_key: u64,
+    is_over: bool,
+}
+
+impl Driver {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Shared {
+            asked: Mutex::new(Asked::default()),
+            wake: Notify::new(),
+        }))
+    }
+
+    /// Launches tasks on one offer. What is left of it is offered again at once.
+    pub fn accept(&self, offer: &v1::Offer, tasks: Vec<v1::TaskSpec>) -> Call {
+        self.accept_with(Accept {
+            offer_ids: vec![offer.offer_id.clone()],
+            tasks,
+            filter_ms: Some(0),
+            all_or_nothing: false,
+        })
+    }
+
+    /// Launches tasks on offers of one agent and role.
+    pub fn accept_with(&self, accept: Accept) -> Call {
+        let task_ids = accept
+            .tasks
+            .iter()
+            .map(|task| task.task_id.clone())
+            .collect();
+        self.call(task_ids, |key| Command::Accept(key, accept))
+    }
+
+    /// Gives an offer back; it is not offered again for `filter_ms` (`None`: 5,000) milliseconds.
+    pub fn decline(&self, offer: &v1::Offer, filter_ms: Option<u64>) {
+        self.decline_because(vec![offer.offer_id.clone()], filter_ms, "", "");
+    }
+
+    /// Gives offers back and says why: `code` for machines, `text` for `argosy explain`.
+    pub fn decline_because(
+        &self,
+        offer_ids: Vec<String>,
+        filter_ms: Option<u64>,
+        code: &str,
+        text: &str,
+    ) {
+        self.push(Command::Decline {
+            offer_ids,
+            filter_ms,
+            code: code.to_owned(),
+            text: text.to_owned(),
+        });
+    }
+
+    /// Ends a task: TERM, and KILL after `grace_ms` (`None`: as the task says).
+    pub fn kill(&self, task_id: &str, grace_ms: Option<u64>) -> Call {
+        let task_id = task_id.to_owned();
+        self.call(Vec::new(), |key| Command::Kill {
+            key,
+            task_id,
+            grace_ms,
+        })
+    }
+
+    /// Says that this update, and all before it, is stored; needed with
+    /// [`super::Acknowledge::Explicitly`] only. Answers to a reconcile need none.
+    pub fn acknowledge(&self, status: &v1::TaskStatus) {
+        if let Some(revision) = status.revision {
+            let task_id = status.task_id.clone();
+            self.push(Command::Acknowledge { task_id, revision });
+        }
+    }
+
+    /// Asks for the state of tasks (none named: of all that have not ended); answered by updates
+    /// without a revision, before the call is answered. UNKNOWN means that no call made before this
+    /// one can still start the task.
+    pub fn reconcile(&self, task_ids: Vec<String>) -> Call {
+        self.call(Vec::new(), |key| Command::Reconcile(key, task_ids))
+    }
+
+    /// Wants no offers for these roles (none named: all) until [`Self::revive`].
+    pub fn suppress(&self, roles: Vec<String>) -> Call {
+        self.call(Vec::new(), |key| Command::Suppress(key, roles))
+    }
+
+    /// Wants offers again, also those declined before.
+    pub fn revive(&self, roles: Vec<String>) -> Call {
+        self.call(Vec::new(), |key| Command::Revive(key, roles))
+    }
+
+    /// Changes what the framework says of itself.
+    pub fn update_framework(&self, info: v1::FrameworkInfo) -> Call {
+        self.call(Vec::new(), |key| Command::UpdateFramework(key, info))
+    }
+
+    /// Removes the framework: its tasks are killed, its id never comes back, the run ends.
+    pub fn teardown(&self) -> Call {
+        self.call(Vec::new(), Command::Teardown)
+    }
+
+    /// Ends the run once everything asked so far is answered; the tasks go on.
+    pub fn stop(&self) {
+        self.push(Command::Stop);
+    }
+
+    fn call(&self, task_ids: Vec<String>, command: impl FnOnce(CallKey) -> Command) -> Call {
+        let (sender, answer) = oneshot::channel();
+        let mut asked = self.asked();
+        asked.last_key += 1;
+        let key = CallKey(asked.last_key);
+        if asked.is_over {
+            // The sender is dropped: the answer says that the run has ended.
+            return Call { key, answer };
+        }
+        let command = if asked.waiting.len() < OPEN_CALLS {
+            command(key)
+        } else {
+            Command::TooMany(key, task_ids)
+        };
+        asked.waiting.insert(key.0, sender);
+        asked.commands.push_back(command);
+        drop(asked);
+        self.0.wake.notify_one();
+        Call { key, answer }
+    }
+
+    fn push(&self, command: Command) {
+        let mut asked = self.asked();
+        if !asked.is_over {
+            asked.commands.push_back(command);
+            drop(asked);
+            self.0.wake.notify_one();
+        }
+    }
+
+    pub(crate) async fn woken(&self) {
+        self.0.wake.notified().await;
+    }
+
+    pub(crate) fn take(&self) -> VecDeque<Command> {
+        std::mem::take(&mut self.asked().commands)
+    }
+
+    pub(crate) fn answer(&self, answer: &Answer) {
+        let sender = self.asked().waiting.remove(&answer.call.0);
+        if let Some(sender) = sender {
+            // Nobody may be waiting: the callback is told anyway.
+            let _ = sender.send(answer.clone());
+        }
+    }
+
+    /// Nothing is carried out any more; who still waits is told so.
+    pub(crate) fn close(&self) {
+        let mut asked = self.asked();
+        asked.is_over = true;
+        asked.commands.clear();
+        asked.waiting.clear();
+    }
+
+    fn asked(&self) -> std::sync::MutexGuard<'_, Asked> {
+        self.0
+            .asked
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,239 @@
+//! Offers in hand, with their tokens, and declines in force.
+//!
+//! Pure. An offer is kept until it is used, declined or rescinded; both are presented again when
+//! the stream is resumed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use argosy_proto::v1;
+use prost::Message as _;
+
+/// Encoded filters presented at most, in bytes. At the bound those that end first are left out.
+const FILTER_BYTES: usize = 64 * 1024;
+/// Encoded offers presented at most, in bytes: a subscription is one message. The rest is rescinded.
+const HELD_BYTES: usize = 3 * 1024 * 1024;
+/// How long a decline without a time is in force, in milliseconds.
+pub(crate) const DEFAULT_FILTER_MS: u64 = 5_000;
+
+#[derive(Debug, Clone)]
+struct Decline {
+    resources: Vec<v1::Resource>,
+    until_ms: u64,
+}
+
+/// What one session holds.
+#[derive(Debug, Default)]
+pub(crate) struct Offers {
+    held: BTreeMap<String, v1::Offer>,
+    // By agent and role, as masters keep them.
+    declines: BTreeMap<(String, String), Decline>,
+}
+
+impl Offers {
+    /// New ones among `offers`; one that is held already is a repeat.
+    pub(crate) fn receive(
+        &mut self,
+        offers: Vec<v1::Offer>,
+        used: &BTreeSet<String>,
+    ) -> Vec<v1::Offer> {
+        let is_new = |offer: &v1::Offer| {
+            !self.held.contains_key(&offer.offer_id) && !used.contains(&offer.offer_id)
+        };
+        let new: Vec<_> = offers.into_iter().filter(is_new).collect();
+        for offer in &new {
+            self.held.insert(offer.offer_id.clone(), offer.clone());
+        }
+        new
+    }
+
+    /// Takes offers out to use them. The first that is not held is named instead.
+    pub(crate) fn take(&mut self, offer_ids: &[String]) -> Result<Vec<v1::HeldOffer>, String> {
+        if let Some(stranger) = offer_ids.iter().find(|id| !self.held.contains_key(*id)) {
+            return Err(stranger.clone());
+        }
+        let take = |id| {
+            self.held
+                .remove(id)
+                .map(|offer| v1::HeldOffer { offer: Some(offer) })
+        };
+        Ok(offer_ids.iter().filter_map(take).collect())
+    }
+
+    /// Gives offers back, remembering for how long they are not wanted. Ids that were held.
+    pub(crate) fn decline(
+        &mut self,
+        offer_ids: &[String],
+        filter_ms: Option<u64>,
+        now_ms: u64,
+    ) -> Vec<String> {
+        let until_ms = now_ms.saturating_add(filter_ms.unwrap_or(DEFAULT_FILTER_MS));
+        let mut given_back = Vec::new();
+        for id in offer_ids {
+            let Some(offer) = self.held.remove(id) else {
+                continue;
+            };
+            if until_ms > now_ms {
+                let decline = Decline {
+                    resources: offer.resources,
+                    until_ms,
+                };
+                self.declines.insert((offer.agent_id, offer.role), decline);
+            }
+            given_back.push(id.clone());
+        }
+        given_back
+    }
+
+    /// Whether it was held.
+    pub(crate) fn rescind(&mut self, offer_id: &str) -> bool {
+        self.held.remove(offer_id).is_some()
+    }
+
+    /// A revival ends the declines of its roles; none named means all.
+    pub(crate) fn revive(&mut self, roles: &[String]) {
+        let stays = |role: &String| !roles.is_empty() && !roles.contains(role);
+        self.declines.retain(|(_, role), _| stays(role));
+    }
+
+    /// What to present at a subscription, and the ids that found no room.
+    pub(crate) fn present(&mut self) -> (Vec<v1::HeldOffer>, Vec<String>) {
+        let mut room = HELD_BYTES;
+        let (mut presented, mut left_out) = (Vec::new(), Vec::new());
+        for (id, offer) in &self.held {
+            let size = offer.encoded_len() + 16;
+            if size > room {
+                left_out.push(id.clone());
+                continue;
+            }
+            room -= size;
+            presented.push(v1::HeldOffer {
+                offer: Some(offer.clone()),
+            });
+        }
+        for id in &left_out {
+            self.held.remove(id);
+        }
+        (presented, left_out)
+    }
+
+    /// Forgets what a new leader did not keep, and names it.
+    pub(crate) fn keep_only(&mut self, kept: &BTreeSet<&str>) -> Vec<String> {
+        let lost: Vec<String> = self
+            .held
+            .keys()
+            .filter(|id| !kept.contains(id.as_str()))
+            .cloned()
+            .collect();
+        for id in &lost {
+            self.held.remove(id);
+        }
+        lost
+    }
+
+    /// Declines still in force.
+    pub(crate) fn filters(&mut self, now_ms: u64) -> Vec<v1::Filter> {
+        self.declines.retain(|_, decline| decline.until_ms > now_ms);
+        let filter = |((agent_id, role), decline): (&(String, String), &Decline)| v1::Filter {
+            agent_id: agent_id.clone(),
+            role: role.clone(),
+            resources: decline.resources.clone(),
+            remaining_ms: decline.until_ms - now_ms,
+        };
+        let mut filters: Vec<_> = self.declines.iter().map(filter).collect();
+        filters.sort_by_key(|filter| std::cmp::Reverse(filter.remaining_ms));
+        let mut room = FILTER_BYTES;
+        filters.retain(|filter| match room.checked_sub(filter.encoded_len() + 8) {
+            Some(rest) => {
+                room = rest;
+                true
+            }
+            None => false,
+        });
+        filters
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(id: &str, agent: &str) -> v1::Offer {
+        v1::Offer {
+            offer_id: id.into(),
+            agent_id: agent.into(),
+            role: "*".into(),
+            token: vec![7; 32].into(),
+            ..Default::default()
+        }
+    }
+
+    fn holding(ids: &[&str]) -> Offers {
+        let mut offers = Offers::default();
+        let all = ids
+            .iter()
+            .map(|id| offer(id, &format!("agent-{id}")))
+            .collect();
+        offers.receive(all, &BTreeSet::new());
+        offers
+    }
+
+    #[test]
+    fn an_offer_that_comes_twice_is_told_once() {
+        let mut offers = holding(&["1.1"]);
+        let used = BTreeSet::from(["1.2".to_owned()]);
+        let new = offers.receive(
+            vec![offer("1.1", "a"), offer("1.2", "a"), offer("1.3", "a")],
+            &used,
+        );
+        assert_eq!(new.len(), 1);
+        assert_eq!(new[0].offer_id, "1.3");
+    }
+
+    #[test]
+    fn held_offers_are_presented_with_their_tokens_and_what_is_not_kept_is_lost() {
+        let mut offers = holding(&["1.1", "1.2"]);
+        let (presented, left_out) = offers.present();
+        assert!(left_out.is_empty());
+        assert!(
+            presented
+                .iter()
+                .all(|held| held.offer.as_ref().unwrap().token.len() == 32)
+        );
+        assert_eq!(offers.keep_only(&BTreeSet::from(["1.2"])), ["1.1"]);
+        assert_eq!(offers.take(&["1.1".into()]), Err("1.1".into()));
+        assert_eq!(offers.take(&["1.2".into()]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn declines_run_out_and_a_revival_ends_them() {
+        let mut offers = holding(&["1.1", "1.2"]);
+        offers.decline(&["1.1".into()], None, 1_000);
+        offers.decline(&["1.2".into()], Some(60_000), 1_000);
+        assert_eq!(offers.filters(2_000)[0].remaining_ms, 59_000);
+        assert_eq!(offers.filters(6_000).len(), 1);
+        offers.revive(&["ops".into()]);
+        assert_eq!(offers.filters(6_000).len(), 1);
+        offers.revive(&[]);
+        assert!(offers.filters(6_000).is_empty());
+    }
+
+    #[test]
+    fn filters_beyond_the_bound_are_left_out() {
+        let mut offers = Offers::default();
+        for serial in 0..10_000 {
+            let id = format!("1.{serial}");
+            offers.receive(
+                vec![offer(&id, &format!("agent-{serial}"))],
+                &BTreeSet::new(),
+            );
+            offers.decline(&[id], Some(10_000 + serial), 0);
+        }
+        let filters = offers.filters(0);
+        let bytes: usize = filters.iter().map(prost::Message::encoded_len).sum();
+        assert!(bytes <= FILTER_BYTES && filters.len() > 1_000);
+        assert_eq!(
+            filters[0].remaining_ms, 19_999,
+            "those that end first are left out"
+        );
+    }
+}

@@ -1,0 +1,335 @@
+//! The rim of a session: streams, calls, timers, and the callbacks one by one.
+//!
+//! Decides nothing: every input goes to the core, every effect is carried out.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::driver::{Command, Driver};
+use super::session::{Effect, Identity, Input, Notice, Session};
+use super::wire::{FIRST_EVENT, call, numbered, read};
+use super::{Scheduler, SchedulerConfig, SchedulerError};
+use crate::connector::{Connector, DEFAULT_DEADLINE};
+use crate::failure::CallError;
+
+/// Events read and not yet handled. When full, reading stops, and the master holds offers back.
+const INBOX: usize = 256;
+/// How long a stop waits for what was asked before it.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// A scheduler about to run.
+pub struct Runner {
+    config: SchedulerConfig,
+    driver: Driver,
+}
+
+impl Runner {
+    /// Connects nothing yet.
+    #[must_use]
+    pub fn new(config: SchedulerConfig) -> Self {
+        Self {
+            config,
+            driver: Driver::new(),
+        }
+    }
+
+    /// A handle for other tasks.
+    #[must_use]
+    pub fn driver(&self) -> Driver {
+        self.driver.clone()
+    }
+
+    /// Runs until [`Driver::stop`], [`Driver::teardown`], `stop` or an error. Tasks go on, but for
+    /// a teardown.
+    ///
+    /// # Errors
+    /// [`SchedulerError`], after [`Scheduler::error`] was told.
+    pub async fn run(
+        self,
+        scheduler: &mut impl Scheduler,
+        stop: CancellationToken,
+    ) -> Result<(), SchedulerError> {
+        let driver = self.driver.clone();
+        let result = Rim::new(self.config, self.driver)
+            .run(scheduler, stop)
+            .await;
+        driver.close();
+        result
+    }
+}
+
+/// [`Runner::run`] for a scheduler that needs no handle from outside.
+///
+/// # Errors
+/// As [`Runner::run`].
+pub async fn run(
+    scheduler: &mut impl Scheduler,
+    config: SchedulerConfig,
+    stop: CancellationToken,
+) -> Result<(), SchedulerError> {
+    Runner::new(config).run(scheduler, stop).await
+}
+
+struct Rim {
+    session: Session,
+    driver: Driver,
+    connector: Connector,
+    begun: Instant,
+    tick: Duration,
+    first_subscription: Option<Duration>,
+    // Calls and the reading of the stream; each ends with an input.
+    tasks: JoinSet<Option<Input>>,
+    inbox: mpsc::Receiver<Input>,
+    sender: mpsc::Sender<Input>,
+    last_failure: Option<CallError>,
+    // Set once a stop is wanted: when it is no longer waited for answers.
+    drain_until: Option<Instant>,
+}
+
+impl Rim {
+    fn new(config: SchedulerConfig, driver: Driver) -> Self {
+        let seed = config.connector.seed;
+        let identity = Identity {
+            info: config.info,
+            framework_id: config.framework_id,
+            session: config.session.max(1),
+            acknowledge: config.acknowledge,
+            seed,
+        };
+        let (sender, inbox) = mpsc::channel(INBOX);
+        Self {
+            session: Session::new(identity),
+            driver,
+            connector: Connector::new(config.masters, config.connector),
+            begun: Instant::now(),
+            tick: config.tick,
+            first_subscription: config.first_subscription,
+            tasks: JoinSet::new(),
+            inbox,
+            sender,
+            last_failure: None,
+            drain_until: None,
+        }
+    }
+
+    async fn run(
+        mut self,
+        scheduler: &mut impl Scheduler,
+        stop: CancellationToken,
+    ) -> Result<(), SchedulerError> {
+        let far = Duration::from_secs(u64::from(u32::MAX));
+        let mut ticks = tokio::time::interval(if self.tick.is_zero() { far } else { self.tick });
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.reset();
+        // A stream that opens and stays silent does not end the search; this does.
+        let first = tokio::time::sleep(
+            self.first_subscription
+                .map_or(far, |limit| limit + FIRST_EVENT),
+        );
+        tokio::pin!(first);
+        if let Some(result) = self.feed(scheduler, Input::Begin) {
+            return result;
+        }
+        loop {
+            let drain_until = self.drain_until.unwrap_or_else(|| Instant::now() + far);
+            let input = tokio::select! {
+                biased;
+                () = stop.cancelled(), if self.drain_until.is_none() => Input::Asked(Command::Stop),
+                () = tokio::time::sleep_until(drain_until), if self.drain_until.is_some() => return Ok(()),
+                () = self.driver.woken() => {
+                    if let Some(result) = self.asked(scheduler) {
+                        return result;
+                    }
+                    continue;
+                }
+                Some(done) = self.tasks.join_next() => match done {
+                    Ok(Some(input)) => input,
+                    Ok(None) => continue,
+                    // Nothing aborts these tasks, so one that did not end well has panicked.
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                },
+                Some(input) = self.inbox.recv() => input,
+                _ = ticks.tick() => {
+                    scheduler.tick(&self.driver);
+                    continue;
+                }
+                () = &mut first, if !self.session.was_registered() => return self.not_reached(scheduler),
+            };
+            if let Some(result) = self.feed(scheduler, input) {
+                return result;
+            }
+            if self.is_first_subscription_over() {
+                return self.not_reached(scheduler);
+            }
+        }
+    }
+
+    fn is_first_subscription_over(&self) -> bool {
+        let limit = self
+            .first_subscription
+            .filter(|_| !self.session.was_registered());
+        // The failed search itself has used up the time, give or take a timer.
+        self.last_failure.is_some()
+            && limit.is_some_and(|limit| self.begun.elapsed() + Duration::from_millis(50) >= limit)
+    }
+
+    fn not_reached(&mut self, scheduler: &mut impl Scheduler) -> Result<(), SchedulerError> {
+        let after_ms = self.now_ms();
+        let nothing = CallError::Unanswered {
+            after_ms,
+            causes: Default::default(),
+        };
+        let error = SchedulerError::NotReached(self.last_failure.take().unwrap_or(nothing));
+        scheduler.error(&self.driver, &error);
+        Err(error)
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// What callbacks and other tasks have asked for since.
+    fn asked(&mut self, scheduler: &mut impl Scheduler) -> Option<Result<(), SchedulerError>> {
+        let mut result = None;
+        for command in self.driver.take() {
+            result = result.or(self.feed(scheduler, Input::Asked(command)));
+        }
+        result
+    }
+
+    fn step(&mut self, input: Input) -> Vec<Effect> {
+        match &input {
+            Input::Unreached { error, .. } => self.last_failure = Some(error.clone()),
+            Input::Asked(Command::Stop) => {
+                self.drain_until
+                    .get_or_insert_with(|| Instant::now() + DRAIN);
+            }
+            _ => {}
+        }
+        let now_ms = self.now_ms();
+        self.session.step(now_ms, input)
+    }
+
+    /// One input, all its effects, and all inputs that callbacks make of them. `Some` ends the run.
+    fn feed(
+        &mut self,
+        scheduler: &mut impl Scheduler,
+        input: Input,
+    ) -> Option<Result<(), SchedulerError>> {
+        let mut effects: VecDeque<Effect> = self.step(input).into();
+        while let Some(effect) = effects.pop_front() {
+            match effect {
+                Effect::End(result) => {
+                    if let Err(error) = &result {
+                        scheduler.error(&self.driver, error);
+                    }
+                    return Some(result);
+                }
+                Effect::Tell(notice) => {
+                    let handled = self.tell(scheduler, notice);
+                    let asked = self.driver.take().into_iter().map(Input::Asked);
+                    // Acknowledged last, so that what the callback asked for is on its way first.
+                    for input in asked.chain(handled) {
+                        effects.extend(self.step(input));
+                    }
+                }
+                effect => self.perform(effect),
+            }
+        }
+        None
+    }
+
+    fn tell(&mut self, scheduler: &mut impl Scheduler, notice: Notice) -> Option<Input> {
+        let driver = &self.driver;
+        match notice {
+            Notice::Registered(subscription) => scheduler.registered(driver, &subscription),
+            Notice::Reconnected(subscription) => scheduler.reconnected(driver, &subscription),
+            Notice::Disconnected(why) => scheduler.disconnected(driver, &why),
+            Notice::Offers(offers) => scheduler.offers(driver, offers),
+            Notice::Rescinded { offer_id, reason } => {
+                scheduler.rescinded(driver, &offer_id, &reason)
+            }
+            Notice::AgentLost { agent_id, reason } => {
+                scheduler.agent_lost(driver, &agent_id, &reason)
+            }
+            Notice::DemandUnmet(demand) => scheduler.demand_unmet(driver, &demand),
+            Notice::Answered(answer) => {
+                driver.answer(&answer);
+                scheduler.answered(driver, &answer);
+            }
+            Notice::Update(status) => {
+                scheduler.update(driver, &status);
+                let revision = status.revision?;
+                let task_id = status.task_id;
+                return Some(Input::Handled { task_id, revision });
+            }
+        }
+        None
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        let connector = self.connector.clone();
+        match effect {
+            Effect::Subscribe {
+                link,
+                after_ms,
+                request,
+            } => {
+                let sender = self.sender.clone();
+                let limit = self
+                    .first_subscription
+                    .filter(|_| !self.session.was_registered());
+                let left = limit.map(|limit| limit.saturating_sub(self.begun.elapsed()));
+                let deadline = left.unwrap_or(DEFAULT_DEADLINE).min(DEFAULT_DEADLINE);
+                self.tasks.spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(after_ms)).await;
+                    let last = read(&connector, link, (request, deadline), &sender).await;
+                    // Behind all events of the stream. Nobody takes it when the run has ended.
+                    let _ = sender.send(last).await;
+                    None
+                });
+            }
+            Effect::Send { number, request } => {
+                self.tasks.spawn(async move {
+                    let result = numbered(&connector, request).await;
+                    Some(Input::Answered { number, result })
+                });
+            }
+            Effect::Acknowledge(request) => {
+                self.tasks.spawn(async move {
+                    let result = call(&connector, request, |mut stub, r| async move {
+                        stub.acknowledge(r).await
+                    });
+                    Some(Input::Acknowledged(result.await.map(|_| ())))
+                });
+            }
+            Effect::Decline(request) => {
+                self.tasks.spawn(async move {
+                    let result = call(&connector, request, |mut stub, r| async move {
+                        stub.decline(r).await
+                    });
+                    // Lost, the offers lapse by themselves.
+                    if let Err(error) = result.await {
+                        tracing::debug!(%error, "offers could not be declined");
+                    }
+                    None
+                });
+            }
+            Effect::Reconcile { serial, request } => {
+                self.tasks.spawn(async move {
+                    let result = call(&connector, request, |mut stub, r| async move {
+                        stub.reconcile(r).await
+                    });
+                    let result = result.await;
+                    Some(Input::Reconciled { serial, result })
+                });
+            }
+            Effect::Tell(_) | Effect::End(_) => unreachable!("feed handles these"),
+        }
+    }
+}

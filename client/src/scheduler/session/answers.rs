@@ -1,0 +1,118 @@
+//! What masters answer: done, refused, or nothing, which means "unknown" and never "no".
+
+use argosy_proto::v1;
+
+use super::{Notice, Reply, Session, task_ids};
+use crate::failure::CallError;
+use crate::scheduler::Outcome;
+use crate::scheduler::calls::{Pending, Request};
+
+impl Session {
+    pub(super) fn answered(&mut self, number: u64, result: Result<Reply, CallError>) {
+        let refusal = match result {
+            Err(CallError::NoMaster(_) | CallError::Unanswered { .. }) => {
+                return self.calls.unanswered(number);
+            }
+            Ok(reply) => {
+                if let Some(call) = self.calls.answered(number) {
+                    let done = Outcome::Done {
+                        revision: reply.revision,
+                        refused: reply.refused,
+                    };
+                    self.concluded(call, done);
+                }
+                return;
+            }
+            Err(CallError::Refused(refusal)) => refusal,
+        };
+        let Some(mut call) = self.calls.answered(number) else {
+            return;
+        };
+        let is_late = refusal.reason == "late";
+        match &mut call.request {
+            // Killing twice is killing once: a late kill gets a new number.
+            Request::Kill(request) if is_late => {
+                request.call = None;
+                self.calls.add(call.key, call.request);
+            }
+            Request::Teardown(_)
+                if matches!(
+                    refusal.reason.as_str(),
+                    "framework-removed" | "unknown-framework"
+                ) =>
+            {
+                self.concluded(
+                    call,
+                    Outcome::Done {
+                        revision: v1::Revision::default(),
+                        refused: Vec::new(),
+                    },
+                );
+            }
+            _ if is_late => self.concluded(call, Outcome::Lost(refusal)),
+            _ => self.concluded(call, Outcome::Refused(refusal)),
+        }
+    }
+
+    fn concluded(&mut self, call: Pending, outcome: Outcome) {
+        let is_done = matches!(outcome, Outcome::Done { .. });
+        let task_ids = task_ids(&call.request);
+        self.answer(call.key, task_ids, outcome);
+        match call.request {
+            Request::Accept(request) if !is_done => {
+                // It used nothing: what it held is given back rather than left to time out.
+                let ids = request
+                    .offers
+                    .into_iter()
+                    .filter_map(|held| Some(held.offer?.offer_id));
+                let ids: Vec<_> = ids.collect();
+                self.decline(ids, Some(0), "accept-refused".into(), String::new());
+            }
+            Request::UpdateFramework(_) => {
+                if let Some(former) = self.former_info.take().filter(|_| !is_done) {
+                    self.identity.info = former;
+                }
+            }
+            Request::Teardown(_) if is_done => self.end(Ok(())),
+            Request::Accept(_)
+            | Request::Kill(_)
+            | Request::Suppress(_)
+            | Request::Revive(_)
+            | Request::Teardown(_) => {}
+        }
+    }
+
+    pub(super) fn reconciled(
+        &mut self,
+        serial: u64,
+        result: Result<v1::ReconcileReply, CallError>,
+    ) {
+        let Some(at) = self
+            .questions
+            .iter()
+            .position(|question| question.serial == serial)
+        else {
+            return;
+        };
+        let outcome = match result {
+            Err(CallError::NoMaster(_) | CallError::Unanswered { .. }) => {
+                self.questions[at].is_in_flight = false;
+                return;
+            }
+            Err(CallError::Refused(refusal)) => Outcome::Refused(refusal),
+            Ok(reply) => {
+                for mut status in reply.statuses {
+                    status.revision = None;
+                    self.tell(Notice::Update(status));
+                }
+                Outcome::Done {
+                    revision: reply.revision.unwrap_or_default(),
+                    refused: Vec::new(),
+                }
+            }
+        };
+        if let Some(question) = self.questions.remove(at) {
+            self.answer(question.key, Vec::new(), outcome);
+        }
+    }
+}

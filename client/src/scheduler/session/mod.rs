@@ -1,0 +1,307 @@
+//! One session of a framework: what is held, what is unanswered, what comes next.
+//!
+//! Pure: inputs in, effects out; the time is an argument and the rim performs. Here is the whole in
+//! one view; `stream` holds what masters tell, `requests` what the scheduler asks for, `answers` what
+//! masters answer.
+
+mod answers;
+mod requests;
+mod stream;
+
+use std::collections::VecDeque;
+
+use argosy_proto::v1;
+
+use super::calls::{Calls, Request};
+use super::driver::{CallKey, Command};
+use super::offers::Offers;
+use super::updates::Updates;
+use super::{Acknowledge, Answer, Outcome, SchedulerError, Subscription};
+use crate::failure::{CallError, Refusal};
+
+/// What came in.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Begin,
+    Asked(Command),
+    Event {
+        link: u64,
+        event: v1::event::Event,
+    },
+    Closed {
+        link: u64,
+        why: String,
+    },
+    Unreached {
+        link: u64,
+        error: CallError,
+    },
+    Refused {
+        link: u64,
+        refusal: Refusal,
+    },
+    /// The callback for this update has returned.
+    Handled {
+        task_id: String,
+        revision: v1::Revision,
+    },
+    Answered {
+        number: u64,
+        result: Result<Reply, CallError>,
+    },
+    Acknowledged(Result<(), CallError>),
+    Reconciled {
+        serial: u64,
+        result: Result<v1::ReconcileReply, CallError>,
+    },
+}
+
+/// A good answer to a numbered call.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Reply {
+    pub(crate) revision: v1::Revision,
+    pub(crate) refused: Vec<v1::Refused>,
+}
+
+/// What is to be told to the scheduler.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Notice {
+    Registered(Subscription),
+    Reconnected(Subscription),
+    Disconnected(String),
+    Offers(Vec<v1::Offer>),
+    Rescinded { offer_id: String, reason: String },
+    Update(v1::TaskStatus),
+    AgentLost { agent_id: String, reason: String },
+    DemandUnmet(v1::DemandUnmet),
+    Answered(Answer),
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Effect {
+    Subscribe {
+        link: u64,
+        after_ms: u64,
+        request: v1::SubscribeRequest,
+    },
+    Send {
+        number: u64,
+        request: Request,
+    },
+    Acknowledge(v1::AcknowledgeRequest),
+    Decline(v1::DeclineRequest),
+    Reconcile {
+        serial: u64,
+        request: v1::ReconcileRequest,
+    },
+    Tell(Notice),
+    End(Result<(), SchedulerError>),
+}
+
+/// Who the session is.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) info: v1::FrameworkInfo,
+    pub(crate) framework_id: Option<String>,
+    pub(crate) session: u64,
+    pub(crate) acknowledge: Acknowledge,
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug)]
+struct Question {
+    serial: u64,
+    key: CallKey,
+    task_ids: Vec<String>,
+    next_number: u64,
+    is_in_flight: bool,
+}
+
+pub(crate) struct Session {
+    identity: Identity,
+    former_info: Option<v1::FrameworkInfo>,
+    cluster_id: String,
+    link: u64,
+    is_subscribed: bool,
+    was_registered: bool,
+    // Attempts to subscribe since the last success.
+    failures: u32,
+    calls: Calls,
+    offers: Offers,
+    updates: Updates,
+    questions: VecDeque<Question>,
+    last_question: u64,
+    is_stopping: bool,
+    is_over: bool,
+    effects: Vec<Effect>,
+}
+
+impl Session {
+    pub(crate) fn new(identity: Identity) -> Self {
+        Self {
+            identity,
+            former_info: None,
+            cluster_id: String::new(),
+            link: 0,
+            is_subscribed: false,
+            was_registered: false,
+            failures: 0,
+            calls: Calls::default(),
+            offers: Offers::default(),
+            updates: Updates::default(),
+            questions: VecDeque::new(),
+            last_question: 0,
+            is_stopping: false,
+            is_over: false,
+            effects: Vec::new(),
+        }
+    }
+
+    /// Whether the cluster knows the framework.
+    pub(crate) fn was_registered(&self) -> bool {
+        self.was_registered
+    }
+
+    pub(crate) fn step(&mut self, now_ms: u64, input: Input) -> Vec<Effect> {
+        if self.is_over {
+            return Vec::new();
+        }
+        match input {
+            Input::Begin => self.subscribe(now_ms),
+            Input::Asked(command) => self.asked(now_ms, command),
+            Input::Event { link, event } if link == self.link => self.event(event),
+            Input::Closed { link, why } if link == self.link => self.closed(now_ms, why),
+            Input::Unreached { link, error } if link == self.link => {
+                self.closed(now_ms, error.to_string())
+            }
+            Input::Refused { link, refusal } if link == self.link => self.refused(now_ms, refusal),
+            // A former stream has nothing to say.
+            Input::Event { .. }
+            | Input::Closed { .. }
+            | Input::Unreached { .. }
+            | Input::Refused { .. } => {}
+            Input::Handled { task_id, revision } => {
+                if self.identity.acknowledge == Acknowledge::AfterCallback {
+                    self.updates.acknowledge(&task_id, revision);
+                }
+            }
+            Input::Answered { number, result } => self.answered(number, result),
+            Input::Acknowledged(result) => match result {
+                Ok(()) | Err(CallError::Refused(_)) => self.updates.sent(),
+                Err(CallError::NoMaster(_) | CallError::Unanswered { .. }) => self.updates.unsent(),
+            },
+            Input::Reconciled { serial, result } => self.reconciled(serial, result),
+        }
+        self.send();
+        std::mem::take(&mut self.effects)
+    }
+
+    fn tell(&mut self, notice: Notice) {
+        self.effects.push(Effect::Tell(notice));
+    }
+
+    fn answer(&mut self, call: CallKey, task_ids: Vec<String>, outcome: Outcome) {
+        self.tell(Notice::Answered(Answer {
+            call,
+            task_ids,
+            outcome,
+        }));
+    }
+
+    fn end(&mut self, result: Result<(), SchedulerError>) {
+        if self.is_over {
+            return;
+        }
+        self.is_over = true;
+        let why = match &result {
+            Ok(()) => "the run ended before the answer".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        for call in self.calls.drain() {
+            let task_ids = task_ids(&call.request);
+            // It may have happened: only a repeat would tell, and there will be none.
+            self.answer(
+                call.key,
+                task_ids,
+                Outcome::Lost(local("run-ended", why.clone())),
+            );
+        }
+        self.effects.push(Effect::End(result));
+    }
+
+    fn send(&mut self) {
+        let Some(framework_id) = self
+            .identity
+            .framework_id
+            .clone()
+            .filter(|_| self.is_subscribed && !self.is_over)
+        else {
+            return self.end_if_idle();
+        };
+        let session = self.identity.session;
+        if let Some(acknowledgements) = self.updates.send() {
+            self.effects
+                .push(Effect::Acknowledge(v1::AcknowledgeRequest {
+                    framework_id: framework_id.clone(),
+                    session,
+                    acknowledgements,
+                }));
+        }
+        let id = v1::CallId {
+            framework_id: framework_id.clone(),
+            session,
+            number: 0,
+            lowest_unanswered: 0,
+        };
+        for (number, request) in self.calls.send(&id, self.updates.is_empty()) {
+            self.effects.push(Effect::Send { number, request });
+        }
+        for question in &mut self.questions {
+            // UNKNOWN voids every call below the number: none of them may still be open.
+            if !question.is_in_flight && self.calls.is_answered_below(question.next_number) {
+                question.is_in_flight = true;
+                let request = v1::ReconcileRequest {
+                    framework_id: framework_id.clone(),
+                    session,
+                    task_ids: question.task_ids.clone(),
+                    next_number: question.next_number,
+                };
+                self.effects.push(Effect::Reconcile {
+                    serial: question.serial,
+                    request,
+                });
+            }
+        }
+        self.end_if_idle();
+    }
+
+    /// A stop waits for what was asked before it; before anything was ever sent there is nothing.
+    fn end_if_idle(&mut self) {
+        let is_idle = self.calls.is_empty() && self.questions.is_empty() && self.updates.is_empty();
+        if self.is_stopping && (is_idle || !self.was_registered) {
+            self.end(Ok(()));
+        }
+    }
+}
+
+fn local(reason: &str, message: String) -> Refusal {
+    Refusal {
+        code: tonic::Code::FailedPrecondition,
+        reason: reason.to_owned(),
+        message,
+        details: Default::default(),
+    }
+}
+
+fn task_ids(request: &Request) -> Vec<String> {
+    let Request::Accept(accept) = request else {
+        return Vec::new();
+    };
+    let launches = accept
+        .operations
+        .iter()
+        .filter_map(|operation| operation.operation.as_ref());
+    let tasks = launches.flat_map(|v1::operation::Operation::Launch(launch)| &launch.tasks);
+    tasks.map(|task| task.task_id.clone()).collect()
+}

@@ -1,0 +1,158 @@
+//! What the scheduler asks for becomes numbered calls, questions and declines.
+
+use std::collections::BTreeSet;
+
+use argosy_proto::v1;
+
+use super::{Effect, Question, Session, local};
+use crate::scheduler::Outcome;
+use crate::scheduler::calls::Request;
+use crate::scheduler::driver::{Accept, CallKey, Command, OPEN_CALLS};
+
+impl Session {
+    pub(super) fn asked(&mut self, now_ms: u64, command: Command) {
+        match command {
+            Command::Accept(key, accept) => self.accept(key, accept),
+            Command::Decline {
+                offer_ids,
+                filter_ms,
+                code,
+                text,
+            } => {
+                let offer_ids = self.offers.decline(&offer_ids, filter_ms, now_ms);
+                self.decline(offer_ids, filter_ms, code, text);
+            }
+            Command::Kill {
+                key,
+                task_id,
+                grace_ms,
+            } => {
+                let request = v1::KillRequest {
+                    call: None,
+                    task_id,
+                    grace_ms,
+                };
+                self.calls.add(key, Request::Kill(request));
+            }
+            Command::Acknowledge { task_id, revision } => {
+                self.updates.acknowledge(&task_id, revision)
+            }
+            Command::Reconcile(key, task_ids) => self.ask(key, task_ids),
+            Command::Suppress(key, roles) => {
+                self.calls.add(
+                    key,
+                    Request::Suppress(v1::SuppressRequest { call: None, roles }),
+                );
+            }
+            Command::Revive(key, roles) => {
+                self.offers.revive(&roles);
+                self.calls.add(
+                    key,
+                    Request::Revive(v1::ReviveRequest { call: None, roles }),
+                );
+            }
+            Command::UpdateFramework(key, info) => self.update_framework(key, info),
+            Command::Teardown(key) => {
+                self.calls
+                    .add(key, Request::Teardown(v1::TeardownRequest { call: None }));
+            }
+            Command::TooMany(key, task_ids) => {
+                let why = format!("{} calls are open; wait for answers", OPEN_CALLS);
+                self.answer(key, task_ids, Outcome::NotSent(why));
+            }
+            Command::Stop => self.is_stopping = true,
+        }
+    }
+
+    fn accept(&mut self, key: CallKey, accept: Accept) {
+        let ids = accept
+            .tasks
+            .iter()
+            .map(|task| task.task_id.clone())
+            .collect();
+        let refused = if accept.offer_ids.is_empty() {
+            Some(local("no-offers", "no offer was given".into()))
+        } else {
+            repeated(&accept.offer_ids)
+                .map(|id| local("offer-twice", format!("offer {id} is given twice")))
+        };
+        if let Some(refusal) = refused {
+            return self.answer(key, ids, Outcome::Refused(refusal));
+        }
+        let offers = match self.offers.take(&accept.offer_ids) {
+            Ok(offers) => offers,
+            Err(stranger) => {
+                let why = format!("offer {stranger} is not in hand: used, declined or rescinded");
+                return self.answer(key, ids, Outcome::Refused(local("offer-used", why)));
+            }
+        };
+        let launch = v1::operation::Operation::Launch(v1::Launch {
+            tasks: accept.tasks,
+        });
+        let operations = vec![v1::Operation {
+            operation: Some(launch),
+        }];
+        self.calls.add(
+            key,
+            Request::Accept(v1::AcceptRequest {
+                call: None,
+                offers,
+                operations,
+                filter_ms: accept.filter_ms,
+                all_or_nothing: accept.all_or_nothing,
+            }),
+        );
+    }
+
+    pub(super) fn decline(
+        &mut self,
+        offer_ids: Vec<String>,
+        filter_ms: Option<u64>,
+        code: String,
+        text: String,
+    ) {
+        // Before the first subscription nothing was offered, so the id is there.
+        let Some(framework_id) = self
+            .identity
+            .framework_id
+            .clone()
+            .filter(|_| !offer_ids.is_empty())
+        else {
+            return;
+        };
+        self.effects.push(Effect::Decline(v1::DeclineRequest {
+            framework_id,
+            session: self.identity.session,
+            offer_ids,
+            filter_ms,
+            reason_code: code,
+            reason_text: text,
+        }));
+    }
+
+    fn ask(&mut self, key: CallKey, task_ids: Vec<String>) {
+        self.last_question += 1;
+        self.questions.push_back(Question {
+            serial: self.last_question,
+            key,
+            task_ids,
+            next_number: self.calls.next_number(),
+            is_in_flight: false,
+        });
+    }
+
+    fn update_framework(&mut self, key: CallKey, info: v1::FrameworkInfo) {
+        // From now on, or a resumed stream would take it back.
+        self.former_info = Some(std::mem::replace(&mut self.identity.info, info.clone()));
+        let request = v1::UpdateFrameworkRequest {
+            call: None,
+            info: Some(info),
+        };
+        self.calls.add(key, Request::UpdateFramework(request));
+    }
+}
+
+fn repeated(ids: &[String]) -> Option<&String> {
+    let mut seen = BTreeSet::new();
+    ids.iter().find(|id| !seen.insert(*id))
+}

@@ -1,0 +1,162 @@
+//! The stream of events: opened, resumed, read, lost.
+
+use std::collections::BTreeSet;
+
+use argosy_proto::{PROTOCOL_VERSION, v1};
+
+use super::{Effect, Notice, Session, local};
+use crate::failure::Refusal;
+use crate::leader::next_random;
+use crate::scheduler::{SchedulerError, Subscription, is_terminal};
+
+/// Longest pause between two attempts to subscribe, in milliseconds.
+const LONGEST_PAUSE_MS: u64 = 1_000;
+
+impl Session {
+    pub(super) fn subscribe(&mut self, now_ms: u64) {
+        self.link += 1;
+        self.is_subscribed = false;
+        let (mut held, left_out) = self.offers.present();
+        for offer_id in left_out {
+            self.tell(Notice::Rescinded {
+                offer_id,
+                reason: "too many offers were held to present them all again".into(),
+            });
+        }
+        // Offers of an unanswered accept as well: so nobody else is offered them meanwhile.
+        held.extend(self.calls.used_offers().cloned());
+        let request = v1::SubscribeRequest {
+            protocol: Some(v1::Protocol {
+                version: PROTOCOL_VERSION,
+                release: env!("CARGO_PKG_VERSION").into(),
+            }),
+            info: Some(self.identity.info.clone()),
+            framework_id: self.identity.framework_id.clone().unwrap_or_default(),
+            session: self.identity.session,
+            held,
+            filters: self.offers.filters(now_ms),
+            cluster_id: self.cluster_id.clone(),
+        };
+        // The first attempt goes at once; a master that takes streams and drops them is not hammered.
+        let pause_ms = match self.failures {
+            0 => 0,
+            failures => (10_u64 << failures.min(10)).min(LONGEST_PAUSE_MS),
+        };
+        let jitter = next_random(&mut self.identity.seed) % (pause_ms / 2 + 1);
+        self.failures += 1;
+        self.effects.push(Effect::Subscribe {
+            link: self.link,
+            after_ms: pause_ms / 2 + jitter,
+            request,
+        });
+    }
+
+    pub(super) fn closed(&mut self, now_ms: u64, why: String) {
+        if self.is_subscribed {
+            self.tell(Notice::Disconnected(why));
+        }
+        self.subscribe(now_ms);
+    }
+
+    pub(super) fn refused(&mut self, now_ms: u64, refusal: Refusal) {
+        use tonic::Code;
+        match refusal.code {
+            Code::ResourceExhausted | Code::Aborted | Code::Internal | Code::Unknown => {
+                self.closed(now_ms, refusal.message);
+            }
+            _ => {
+                let error = match refusal.reason.as_str() {
+                    "superseded" => SchedulerError::Superseded(refusal.message),
+                    "framework-removed" | "unknown-framework" => {
+                        SchedulerError::Removed(refusal.message)
+                    }
+                    _ => SchedulerError::Refused(refusal),
+                };
+                self.end_or_torn_down(error);
+            }
+        }
+    }
+
+    /// A removal that was asked for is no error.
+    fn end_or_torn_down(&mut self, error: SchedulerError) {
+        let is_wanted =
+            matches!(error, SchedulerError::Removed(_)) && self.calls.is_teardown_pending();
+        self.end(if is_wanted { Ok(()) } else { Err(error) });
+    }
+
+    pub(super) fn event(&mut self, event: v1::event::Event) {
+        use v1::event::Event;
+        match event {
+            Event::Subscribed(subscribed) => self.subscribed(subscribed),
+            Event::Offers(offers) => {
+                let used = self.used_ids();
+                let new = self.offers.receive(offers.offers, &used);
+                if !new.is_empty() {
+                    self.tell(Notice::Offers(new));
+                }
+            }
+            Event::Rescind(rescind) => {
+                if self.offers.rescind(&rescind.offer_id) {
+                    self.tell(Notice::Rescinded {
+                        offer_id: rescind.offer_id,
+                        reason: rescind.reason,
+                    });
+                }
+            }
+            Event::Update(status) => {
+                if self.updates.receive(&status, is_terminal(status.state())) {
+                    self.tell(Notice::Update(status));
+                }
+            }
+            Event::Failure(failure) => self.tell(Notice::AgentLost {
+                agent_id: failure.agent_id,
+                reason: failure.reason,
+            }),
+            Event::DemandUnmet(demand) => self.tell(Notice::DemandUnmet(demand)),
+            Event::Heartbeat(_) => {}
+            Event::Error(error) => {
+                let error = match error.code.as_str() {
+                    "superseded" => SchedulerError::Superseded(error.message),
+                    "removed" => SchedulerError::Removed(error.message),
+                    _ => SchedulerError::Refused(local(&error.code, error.message)),
+                };
+                self.end_or_torn_down(error);
+            }
+        }
+    }
+
+    fn subscribed(&mut self, subscribed: v1::Subscribed) {
+        self.is_subscribed = true;
+        self.failures = 0;
+        self.identity.framework_id = Some(subscribed.framework_id.clone());
+        self.cluster_id = subscribed.cluster_id.clone();
+        let kept: BTreeSet<&str> = subscribed.kept_offers.iter().map(String::as_str).collect();
+        for offer_id in self.offers.keep_only(&kept) {
+            self.tell(Notice::Rescinded {
+                offer_id,
+                reason: "it was not good any more when the stream was resumed".into(),
+            });
+        }
+        let subscription = Subscription {
+            framework_id: subscribed.framework_id,
+            cluster_id: subscribed.cluster_id,
+            epoch: subscribed.epoch,
+            leader_address: subscribed.leader_address,
+            kept_offers: subscribed.kept_offers,
+        };
+        if self.was_registered {
+            self.tell(Notice::Reconnected(subscription));
+        } else {
+            self.was_registered = true;
+            self.tell(Notice::Registered(subscription));
+        }
+    }
+
+    fn used_ids(&self) -> BTreeSet<String> {
+        let offers = self
+            .calls
+            .used_offers()
+            .filter_map(|held| held.offer.as_ref());
+        offers.map(|offer| offer.offer_id.clone()).collect()
+    }
+}

@@ -1,0 +1,517 @@
+//! The SDK against fake masters: losses, repeats, silence, changes of leader.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use argosy_proto::v1;
+use argosy_proto::v1::TaskState;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::kit::{FakeCluster, Fault, Received};
+use crate::resources::resources;
+
+type Log = Arc<Mutex<Vec<String>>>;
+
+/// Writes down what it is told.
+struct Recorder {
+    log: Log,
+    offers: Arc<Mutex<Vec<v1::Offer>>>,
+}
+
+impl Recorder {
+    fn note(&self, line: String) {
+        self.log.lock().unwrap().push(line);
+    }
+}
+
+impl Scheduler for Recorder {
+    fn registered(&mut self, _: &Driver, subscription: &Subscription) {
+        self.note(format!("registered {}", subscription.framework_id));
+    }
+    fn offers(&mut self, _: &Driver, offers: Vec<v1::Offer>) {
+        for offer in offers {
+            self.note(format!("offer {}", offer.offer_id));
+            self.offers.lock().unwrap().push(offer);
+        }
+    }
+    fn rescinded(&mut self, _: &Driver, offer_id: &str, _: &str) {
+        self.note(format!("rescinded {offer_id}"));
+    }
+    fn update(&mut self, _: &Driver, status: &v1::TaskStatus) {
+        let answer = if status.revision.is_none() {
+            " (answer)"
+        } else {
+            ""
+        };
+        self.note(format!(
+            "update {} {}{answer}",
+            status.task_id,
+            status.state().as_str_name()
+        ));
+    }
+    fn answered(&mut self, _: &Driver, answer: &Answer) {
+        let outcome = match &answer.outcome {
+            Outcome::Done { refused, .. } => format!("done, {} refused", refused.len()),
+            Outcome::Refused(refusal) => format!("refused {}", refusal.reason),
+            Outcome::Lost(refusal) => format!("lost {}", refusal.reason),
+            Outcome::NotSent(_) => "not sent".into(),
+        };
+        self.note(format!("answered {} {outcome}", answer.call));
+    }
+    fn disconnected(&mut self, _: &Driver, _: &str) {
+        self.note("disconnected".into());
+    }
+    fn reconnected(&mut self, _: &Driver, subscription: &Subscription) {
+        self.note(format!("reconnected in epoch {}", subscription.epoch));
+    }
+    fn error(&mut self, _: &Driver, error: &SchedulerError) {
+        self.note(format!("error {error}"));
+    }
+}
+
+/// A fake cluster and a scheduler running on it.
+struct World {
+    cluster: FakeCluster,
+    driver: Driver,
+    log: Log,
+    offers: Arc<Mutex<Vec<v1::Offer>>>,
+    run: JoinHandle<Result<(), SchedulerError>>,
+}
+
+impl World {
+    async fn start(masters: usize) -> Self {
+        Self::with(masters, |_| {}).await
+    }
+
+    async fn with(masters: usize, change: impl FnOnce(&mut SchedulerConfig)) -> Self {
+        let cluster = FakeCluster::start(masters).await;
+        let mut config = SchedulerConfig::new(cluster.masters(), "test");
+        config.connector.seed = 7;
+        config.session = 77;
+        change(&mut config);
+        let (log, offers) = (Log::default(), Arc::default());
+        let mut recorder = Recorder {
+            log: Arc::clone(&log),
+            offers: Arc::clone(&offers),
+        };
+        let runner = Runner::new(config);
+        let driver = runner.driver();
+        let run =
+            tokio::spawn(async move { runner.run(&mut recorder, CancellationToken::new()).await });
+        let world = Self {
+            cluster,
+            driver,
+            log,
+            offers,
+            run,
+        };
+        world.told("registered framework-1").await;
+        world
+    }
+
+    async fn told(&self, line: &str) {
+        self.told_times(line, 1).await;
+    }
+
+    async fn told_times(&self, line: &str, times: usize) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while self.times(line) < times {
+            let now = tokio::time::Instant::now();
+            assert!(
+                now < deadline,
+                "never told {line:?}; told {:#?}",
+                self.log.lock().unwrap()
+            );
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    fn times(&self, line: &str) -> usize {
+        self.log
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|told| *told == line)
+            .count()
+    }
+
+    async fn offer(&self, agent: &str) -> v1::Offer {
+        let id = self.cluster.offer(agent, "cpus:1;mem:100");
+        self.told(&format!("offer {id}")).await;
+        let offers = self.offers.lock().unwrap();
+        offers
+            .iter()
+            .find(|offer| offer.offer_id == id)
+            .unwrap()
+            .clone()
+    }
+
+    fn calls(&self) -> Vec<(u64, u64, String)> {
+        let call = |received| match received {
+            Received::Called {
+                number,
+                lowest_unanswered,
+                content,
+                ..
+            } => Some((number, lowest_unanswered, content)),
+            _ => None,
+        };
+        self.cluster
+            .received()
+            .into_iter()
+            .filter_map(call)
+            .collect()
+    }
+
+    fn subscriptions(&self) -> Vec<Vec<(String, Vec<u8>)>> {
+        let held = |received| match received {
+            Received::Subscribed { held, .. } => Some(held),
+            _ => None,
+        };
+        self.cluster
+            .received()
+            .into_iter()
+            .filter_map(held)
+            .collect()
+    }
+
+    async fn stop(self) -> Result<(), SchedulerError> {
+        self.driver.stop();
+        tokio::time::timeout(Duration::from_secs(20), self.run)
+            .await
+            .expect("the run ends")
+            .unwrap()
+    }
+}
+
+fn task(id: &str) -> v1::TaskSpec {
+    v1::TaskSpec {
+        task_id: id.into(),
+        shell: "true".into(),
+        resources: resources("cpus:0.1;mem:10").unwrap(),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_call_whose_reply_is_lost_is_repeated_as_it_was_and_happens_once() {
+    let world = World::start(3).await;
+    let offer = world.offer("agent-1").await;
+    world.cluster.fault(Fault::LostReply, 2);
+    world.cluster.fault(Fault::Unavailable, 2);
+    let answer = world.driver.accept(&offer, vec![task("a")]).answer().await;
+    assert!(answer.is_done(), "{answer:?}");
+    let calls = world.calls();
+    assert!(calls.len() >= 2, "{calls:?}");
+    assert!(
+        calls.iter().all(|call| *call == calls[0]),
+        "a repeat differs: {calls:#?}"
+    );
+    assert_eq!(world.cluster.launches(), [("a".to_owned(), 1)]);
+    world.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn calls_are_numbered_from_one_and_say_what_is_still_open() {
+    let world = World::start(1).await;
+    for (at, agent) in (1..).zip(["agent-1", "agent-2", "agent-3"]) {
+        let offer = world.offer(agent).await;
+        assert!(
+            world
+                .driver
+                .accept(&offer, vec![task(agent)])
+                .answer()
+                .await
+                .is_done()
+        );
+        let calls = world.calls();
+        assert_eq!((calls.last().unwrap().0, calls.last().unwrap().1), (at, at));
+    }
+    world.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_offer_held_over_a_change_of_leader_is_presented_and_used_under_its_old_id() {
+    let world = World::start(3).await;
+    let kept = world.offer("agent-1").await;
+    let gone = world.offer("agent-2").await;
+    world.cluster.change_leader();
+    world.told("reconnected in epoch 1").await;
+    let presented = &world.subscriptions()[1];
+    assert!(
+        presented.contains(&(kept.offer_id.clone(), kept.token.to_vec())),
+        "{presented:?}"
+    );
+    assert!(presented.contains(&(gone.offer_id.clone(), gone.token.to_vec())));
+    let answer = world.driver.accept(&kept, vec![task("a")]).answer().await;
+    assert!(answer.is_done(), "{answer:?}");
+    // What is used is not presented again.
+    world.cluster.change_leader();
+    world.told("reconnected in epoch 2").await;
+    assert!(
+        !world.subscriptions()[2]
+            .iter()
+            .any(|(id, _)| *id == kept.offer_id)
+    );
+    world.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_offer_that_the_new_leader_does_not_keep_is_rescinded() {
+    let world = World::start(1).await;
+    let offer = world.offer("agent-1").await;
+    // The leader voids it and the word is lost with the stream.
+    world.cluster.drop_streams();
+    world.cluster.rescind(&offer.offer_id);
+    world.told(&format!("rescinded {}", offer.offer_id)).await;
+    let answer = world.driver.accept(&offer, vec![task("a")]).answer().await;
+    assert!(matches!(&answer.outcome, Outcome::Refused(refusal) if refusal.reason == "offer-used"));
+    assert_eq!(answer.not_launched().len(), 1);
+    assert!(
+        world.calls().is_empty(),
+        "what is certain to be refused is not sent"
+    );
+    world.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_update_that_comes_twice_is_told_once_and_acknowledged_in_order() {
+    let world = World::start(2).await;
+    world.cluster.repeat_updates();
+    world.cluster.update("a", TaskState::Running);
+    world.cluster.update("a", TaskState::Finished);
+    world.told("update a TASK_STATE_FINISHED").await;
+    let acknowledged = |all: &[Received]| {
+        let of = |received: &Received| match received {
+            Received::Acknowledged(list) => list.iter().map(|(_, index)| *index).collect(),
+            _ => Vec::new(),
+        };
+        all.iter().flat_map(of).collect::<Vec<u64>>()
+    };
+    world
+        .cluster
+        .wait("the last acknowledgement", |all| {
+            acknowledged(all).contains(&2)
+        })
+        .await;
+    assert!(acknowledged(&world.cluster.received()).is_sorted());
+    world.cluster.change_leader();
+    world.told("reconnected in epoch 1").await;
+    assert_eq!(world.times("update a TASK_STATE_RUNNING"), 1);
+    assert_eq!(world.times("update a TASK_STATE_FINISHED"), 1);
+    world.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_is_acknowledged_before_an_explicit_word() {
+    let world = World::with(1, |config| config.acknowledge = Acknowledge::Explicitly).await;
+    world.cluster.update("a", TaskState::Running);
+    world.told("update a TASK_STATE_RUNNING").await;
+    // An answered call shows that whatever was to be sent before it is sent.
+    world.driver.revive(Vec::new()).answer().await;
+    let is_acknowledged = |all: &[Received]| {
+        all.iter()
+            .any(|received| matches!(received, Received::Acknowledged(_)))
+    };
+    assert!(!is_acknowledged(&world.cluster.received()));
+    let revision = Some(v1::Revision {
+        index: 1,
+        position: 0,
+    });
+    let status = v1::TaskStatus {
+        task_id: "a".into(),
+        revision,
+        ..Default::default()
+    };
+    world.driver.acknowledge(&status);
+    world
+        .cluster
+        .wait("the acknowledgement", is_acknowledged)
+        .await;
+    world.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_killed_leader_is_left_for_the_next_with_every_open_call() {
+    let mut world = World::start(3).await;
+    for serial in 0..6 {
+        let offer = world.offer(&format!("agent-{serial}")).await;
+        world.cluster.fault(Fault::Unavailable, 1);
+        let _ = world
+            .driver
+            .accept(&offer, vec![task(&format!("task-{serial}"))]);
+    }
+    world.cluster.kill_leader().await;
+    world.told("reconnected in epoch 1").await;
+    for serial in 1..=6 {
+        world
+            .told(&format!("answered call-{serial} done, 0 refused"))
+            .await;
+    }
+    assert_eq!(world.cluster.launches().len(), 6);
+    assert!(
+        world
+            .cluster
+            .launches()
+            .iter()
+            .all(|(_, times)| *times == 1)
+    );
+    world.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_silent_stream_is_given_up_and_resumed() {
+    let world = World::start(2).await;
+    world.cluster.fall_silent();
+    world.told("disconnected").await;
+    world.cluster.change_leader();
+    world.told("reconnected in epoch 1").await;
+    world.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_superseded_scheduler_is_told_and_ends() {
+    let world = World::start(1).await;
+    world.cluster.supersede();
+    let result = tokio::time::timeout(Duration::from_secs(20), world.run)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(
+        matches!(result, Err(SchedulerError::Superseded(_))),
+        "{result:?}"
+    );
+    assert!(
+        world
+            .log
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|line| line.starts_with("error another scheduler"))
+    );
+    let answer = world.driver.kill("a", None).answer().await;
+    assert!(
+        matches!(answer.outcome, Outcome::NotSent(_)),
+        "nothing is carried out after the end"
+    );
+}
+
+#[tokio::test]
+async fn a_reconciliation_waits_for_the_calls_before_it_and_answers_without_revisions() {
+    let world = World::start(2).await;
+    let offer = world.offer("agent-1").await;
+    world.cluster.fault(Fault::Unavailable, 3);
+    let accept = world.driver.accept(&offer, vec![task("a")]);
+    let question = world.driver.reconcile(vec!["a".into(), "b".into()]);
+    assert!(accept.answer().await.is_done());
+    assert!(question.answer().await.is_done());
+    world.told("update a TASK_STATE_STAGING (answer)").await;
+    world.told("update b TASK_STATE_UNKNOWN (answer)").await;
+    assert!(world.cluster.received().contains(&Received::Reconciled(2)));
+    world.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_teardown_ends_the_run_even_if_its_reply_is_lost() {
+    let world = World::start(1).await;
+    world.cluster.fault(Fault::LostReply, 1);
+    world.driver.teardown();
+    let result = tokio::time::timeout(Duration::from_secs(20), world.run)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(result, Ok(()));
+}
+
+#[tokio::test]
+async fn declines_in_force_are_presented_again_and_no_declined_offer_is() {
+    let world = World::start(2).await;
+    let offer = world.offer("agent-1").await;
+    world.driver.decline(&offer, Some(600_000));
+    let id = offer.offer_id.clone();
+    world
+        .cluster
+        .wait("the decline", |all| {
+            all.contains(&Received::Declined(vec![id.clone()]))
+        })
+        .await;
+    world.cluster.change_leader();
+    world.told("reconnected in epoch 1").await;
+    let last = world.cluster.received();
+    let last = last.iter().rev().find_map(|received| match received {
+        Received::Subscribed {
+            held,
+            filters,
+            framework_id,
+            session,
+        } => Some((held.len(), *filters, framework_id.clone(), *session)),
+        _ => None,
+    });
+    assert_eq!(last, Some((0, 1, "framework-1".into(), 77)));
+    world.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_list_that_reaches_no_one_ends_with_each_address_and_its_cause() {
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let mut config = SchedulerConfig::new(address.to_string().parse().unwrap(), "test");
+    config.first_subscription = Some(Duration::from_millis(300));
+    let mut recorder = Recorder {
+        log: Log::default(),
+        offers: Arc::default(),
+    };
+    let error = run(&mut recorder, config, CancellationToken::new())
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("no master answers: {address} refused")
+    );
+}
+
+#[tokio::test]
+async fn a_thousand_tasks_start_once_each_through_ten_changes_of_leader() {
+    let world = World::start(3).await;
+    world
+        .cluster
+        .script(&[TaskState::Running, TaskState::Finished]);
+    for round in 0..10 {
+        let mut calls = Vec::new();
+        for serial in 0..10 {
+            let offer = world.offer(&format!("agent-{round}-{serial}")).await;
+            let tasks = (0..10)
+                .map(|n| task(&format!("task-{round}-{serial}-{n}")))
+                .collect();
+            if serial == 5 {
+                world.cluster.fault(Fault::LostReply, 2);
+                world.cluster.change_leader();
+            }
+            calls.push(world.driver.accept(&offer, tasks));
+        }
+        for call in calls {
+            let answer = call.answer().await;
+            assert!(answer.is_done(), "{answer:?}");
+        }
+    }
+    for round in 0..10 {
+        world
+            .told(&format!("update task-{round}-9-9 TASK_STATE_FINISHED"))
+            .await;
+    }
+    let launches = world.cluster.launches();
+    assert_eq!(launches.len(), 1_000);
+    assert!(launches.iter().all(|(_, times)| *times == 1));
+    let finished = world
+        .log
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|line| line.ends_with("TASK_STATE_FINISHED"))
+        .count();
+    assert_eq!(finished, 1_000);
+    world.stop().await.unwrap();
+}

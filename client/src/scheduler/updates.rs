@@ -1,0 +1,185 @@
+//! Which updates were seen, and which are to be acknowledged.
+//!
+//! Pure. To a framework an update is (task, revision); masters replay what is not acknowledged.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use argosy_proto::v1;
+
+/// Ended and acknowledged tasks remembered, so that a late replay is known; the oldest are forgotten.
+const ENDED: usize = 10_000;
+/// Acknowledgements in one call.
+const BATCH: usize = 1_000;
+
+type Revision = (u64, u32);
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Progress {
+    seen: Revision,
+    acknowledged: Option<Revision>,
+    is_terminal: bool,
+}
+
+/// Updates of one session.
+#[derive(Debug, Default)]
+pub(crate) struct Updates {
+    tasks: BTreeMap<String, Progress>,
+    // Order in which tasks ended and were acknowledged.
+    ended: VecDeque<String>,
+    to_send: BTreeMap<String, Revision>,
+    in_flight: BTreeMap<String, Revision>,
+}
+
+impl Updates {
+    /// Whether the update is new. One that was acknowledged before is acknowledged again.
+    pub(crate) fn receive(&mut self, status: &v1::TaskStatus, is_terminal: bool) -> bool {
+        let Some(revision) = status.revision.map(pair) else {
+            return true;
+        };
+        let progress = self.tasks.entry(status.task_id.clone()).or_default();
+        if revision > progress.seen {
+            progress.seen = revision;
+            progress.is_terminal |= is_terminal;
+            return true;
+        }
+        if let Some(acknowledged) = progress
+            .acknowledged
+            .filter(|acknowledged| *acknowledged >= revision)
+        {
+            self.to_send.insert(status.task_id.clone(), acknowledged);
+        }
+        false
+    }
+
+    /// Covers this update and all before it.
+    pub(crate) fn acknowledge(&mut self, task_id: &str, revision: v1::Revision) {
+        let revision = pair(revision);
+        let progress = self.tasks.entry(task_id.to_owned()).or_default();
+        if progress
+            .acknowledged
+            .is_some_and(|acknowledged| acknowledged >= revision)
+        {
+            return;
+        }
+        progress.acknowledged = Some(revision);
+        self.to_send.insert(task_id.to_owned(), revision);
+        if progress.is_terminal && revision >= progress.seen {
+            self.ended.push_back(task_id.to_owned());
+        }
+        while self.ended.len() > ENDED {
+            if let Some(oldest) = self.ended.pop_front() {
+                self.tasks.remove(&oldest);
+            }
+        }
+    }
+
+    /// The next call's acknowledgements; one call at a time, so that what comes meanwhile is batched.
+    pub(crate) fn send(&mut self) -> Option<Vec<v1::Acknowledgement>> {
+        if !self.in_flight.is_empty() || self.to_send.is_empty() {
+            return None;
+        }
+        while self.in_flight.len() < BATCH {
+            let Some((task, revision)) = self.to_send.pop_first() else {
+                break;
+            };
+            self.in_flight.insert(task, revision);
+        }
+        let wire = |(task_id, (index, position)): (&String, &Revision)| v1::Acknowledgement {
+            task_id: task_id.clone(),
+            revision: Some(v1::Revision {
+                index: *index,
+                position: *position,
+            }),
+        };
+        Some(self.in_flight.iter().map(wire).collect())
+    }
+
+    /// The masters have them, or refuse them for good.
+    pub(crate) fn sent(&mut self) {
+        self.in_flight.clear();
+    }
+
+    /// They may not have arrived: they are sent again, unless a later one covers them.
+    pub(crate) fn unsent(&mut self) {
+        for (task, revision) in std::mem::take(&mut self.in_flight) {
+            let entry = self.to_send.entry(task).or_insert(revision);
+            *entry = (*entry).max(revision);
+        }
+    }
+
+    /// Whether every acknowledgement has arrived.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.to_send.is_empty() && self.in_flight.is_empty()
+    }
+}
+
+fn pair(revision: v1::Revision) -> Revision {
+    (revision.index, revision.position)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(task: &str, index: u64) -> v1::TaskStatus {
+        v1::TaskStatus {
+            task_id: task.into(),
+            revision: Some(v1::Revision { index, position: 0 }),
+            ..Default::default()
+        }
+    }
+
+    fn revision(index: u64) -> v1::Revision {
+        v1::Revision { index, position: 0 }
+    }
+
+    #[test]
+    fn an_update_is_told_once_and_a_replay_is_acknowledged_again() {
+        let mut updates = Updates::default();
+        assert!(updates.receive(&status("a", 5), false));
+        assert!(!updates.receive(&status("a", 5), false));
+        assert!(updates.send().is_none(), "nothing is acknowledged unasked");
+        updates.acknowledge("a", revision(5));
+        assert_eq!(updates.send().unwrap().len(), 1);
+        updates.sent();
+        assert!(!updates.receive(&status("a", 4), false));
+        assert_eq!(updates.send().unwrap()[0].revision, Some(revision(5)));
+    }
+
+    #[test]
+    fn acknowledgements_that_did_not_arrive_are_sent_again_with_the_newest_revision() {
+        let mut updates = Updates::default();
+        updates.acknowledge("a", revision(5));
+        updates.acknowledge("b", revision(6));
+        assert_eq!(updates.send().unwrap().len(), 2);
+        updates.acknowledge("a", revision(9));
+        assert!(updates.send().is_none(), "one call at a time");
+        updates.unsent();
+        let again = updates.send().unwrap();
+        assert_eq!(again[0].revision, Some(revision(9)));
+        assert_eq!(again[1].revision, Some(revision(6)));
+        updates.sent();
+        assert!(updates.is_empty());
+    }
+
+    #[test]
+    fn answers_without_a_revision_are_always_told() {
+        let mut updates = Updates::default();
+        let answer = v1::TaskStatus {
+            task_id: "a".into(),
+            ..Default::default()
+        };
+        assert!(updates.receive(&answer, false) && updates.receive(&answer, false));
+    }
+
+    #[test]
+    fn ended_tasks_are_forgotten_after_a_while() {
+        let mut updates = Updates::default();
+        for serial in 0..(ENDED as u64 + 5) {
+            let task = format!("task-{serial}");
+            updates.receive(&status(&task, serial + 1), true);
+            updates.acknowledge(&task, revision(serial + 1));
+        }
+        assert_eq!(updates.tasks.len(), ENDED);
+    }
+}

@@ -1,0 +1,158 @@
+//! Calls and the stream on the wire; each ends with what the core is to be told.
+//!
+//! Decides nothing but how long silence may last.
+
+use std::time::Duration;
+
+use argosy_proto::v1;
+use argosy_proto::v1::scheduler_client::SchedulerClient;
+use tokio::sync::mpsc;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::calls;
+use super::session::{Input, Reply};
+use crate::connector::{Connector, DEFAULT_DEADLINE, MESSAGE_BYTES, Repeat};
+use crate::failure::{CallError, Failed, judge};
+
+/// How long a new stream may take to its first event.
+pub(super) const FIRST_EVENT: Duration = Duration::from_secs(5);
+/// Heartbeats missed in a row before a stream counts as dead.
+const HEARTBEATS: u32 = 3;
+
+fn stub(channel: Channel) -> SchedulerClient<Channel> {
+    SchedulerClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES)
+        .max_encoding_message_size(MESSAGE_BYTES)
+}
+
+pub(super) async fn call<Q, R, F, Fut>(
+    connector: &Connector,
+    body: Q,
+    ask: F,
+) -> Result<R, CallError>
+where
+    Q: Clone,
+    F: Fn(SchedulerClient<Channel>, Request<Q>) -> Fut,
+    Fut: Future<Output = Result<Response<R>, Status>>,
+{
+    let ask = |channel, limit| {
+        let mut request = Request::new(body.clone());
+        request.set_timeout(limit);
+        ask(stub(channel), request)
+    };
+    let answer = connector
+        .call(DEFAULT_DEADLINE, Repeat::Always, ask)
+        .await?;
+    Ok(answer.body)
+}
+
+pub(super) async fn numbered(
+    connector: &Connector,
+    request: calls::Request,
+) -> Result<Reply, CallError> {
+    let done = |revision: Option<v1::Revision>| Reply {
+        revision: revision.unwrap_or_default(),
+        refused: Vec::new(),
+    };
+    Ok(match request {
+        calls::Request::Accept(request) => {
+            let reply = call(connector, request, |mut stub, r| async move {
+                stub.accept(r).await
+            })
+            .await?;
+            Reply {
+                refused: reply.refused,
+                ..done(reply.revision)
+            }
+        }
+        calls::Request::Kill(request) => {
+            let reply = call(connector, request, |mut stub, r| async move {
+                stub.kill(r).await
+            })
+            .await?;
+            done(reply.revision)
+        }
+        calls::Request::Suppress(request) => {
+            let reply = call(connector, request, |mut stub, r| async move {
+                stub.suppress(r).await
+            })
+            .await?;
+            done(reply.revision)
+        }
+        calls::Request::Revive(request) => {
+            let reply = call(connector, request, |mut stub, r| async move {
+                stub.revive(r).await
+            })
+            .await?;
+            done(reply.revision)
+        }
+        calls::Request::UpdateFramework(request) => {
+            let reply = call(connector, request, |mut stub, r| async move {
+                stub.update_framework(r).await
+            })
+            .await?;
+            done(reply.revision)
+        }
+        calls::Request::Teardown(request) => {
+            let reply = call(connector, request, |mut stub, r| async move {
+                stub.teardown(r).await
+            })
+            .await?;
+            done(reply.revision)
+        }
+    })
+}
+
+/// Reads one stream to its end; returns how it ended.
+pub(super) async fn read(
+    connector: &Connector,
+    link: u64,
+    (request, deadline): (v1::SubscribeRequest, Duration),
+    sender: &mpsc::Sender<Input>,
+) -> Input {
+    let closed = |why: String| Input::Closed { link, why };
+    let ask = |channel, _| {
+        let request = request.clone();
+        async move { stub(channel).subscribe(request).await }
+    };
+    let (mut stream, address): (Streaming<v1::Event>, String) =
+        match connector.call(deadline, Repeat::Always, ask).await {
+            Ok(answer) => (answer.body, answer.address),
+            Err(CallError::Refused(refusal)) => return Input::Refused { link, refusal },
+            Err(error) => return Input::Unreached { link, error },
+        };
+    let mut patience = FIRST_EVENT;
+    loop {
+        let message = match tokio::time::timeout(patience, stream.message()).await {
+            Ok(Ok(Some(message))) => message,
+            Ok(Ok(None)) => return closed(format!("{address} ended the stream")),
+            Ok(Err(status)) => {
+                return match judge(&status, 0) {
+                    Failed::Refused(refusal) => Input::Refused { link, refusal },
+                    Failed::Elsewhere { cause, .. } => closed(format!("{address} {cause}")),
+                };
+            }
+            Err(_) => {
+                connector.distrust(&address);
+                return closed(format!(
+                    "{address} was silent for {} ms",
+                    patience.as_millis()
+                ));
+            }
+        };
+        // An event of a later release is no reason to stop.
+        let Some(event) = message.event else { continue };
+        if let v1::event::Event::Subscribed(subscribed) = &event {
+            let interval =
+                Duration::from_millis(subscribed.heartbeat_interval_ms.clamp(10, 600_000));
+            patience = interval * HEARTBEATS;
+            if let Ok(leader) = crate::Masters::new([&subscribed.leader_address]) {
+                connector.note_leader(&leader.addresses()[0]);
+            }
+        }
+        if sender.send(Input::Event { link, event }).await.is_err() {
+            return closed("the run has ended".into());
+        }
+    }
+}
