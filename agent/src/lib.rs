@@ -1,1 +1,26 @@
-//! Running: the tasks of one host, their updates, journal, sandboxes.
+//! Running: the tasks of one host, their updates, journal and sandboxes. Decides nothing for the cluster.
+//!
+//! Reading order: `core` (all decisions), `paths`, `journal`, `runner`, `uplink`, `agent` (the loop),
+//! then `sandbox`, `fetcher`, `gc`, `files`, `api`, `inventory`, `config`.
+
+mod agent;
+mod api;
+pub mod config;
+pub mod core;
+pub mod error;
+mod fetcher;
+mod files;
+mod gc;
+mod inbox;
+pub mod inventory;
+pub mod journal;
+mod metrics;
+pub mod paths;
+mod runner;
+mod sandbox;
+mod uplink;
+
+pub use agent::{Parts, run};
+pub use config::{Config, IsolationMode};
+pub use error::RunError;
+pub use runner::LauncherCommand;

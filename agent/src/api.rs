@@ -1,0 +1,71 @@
+//! The agent's HTTP API: files, containers, metrics, health.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use metrics_exporter_prometheus::PrometheusHandle;
+
+use crate::files;
+use crate::inbox::Asker;
+use crate::paths::Paths;
+
+/// What every call needs.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) paths: Paths,
+    pub(crate) asker: Asker,
+    pub(crate) metrics: Option<PrometheusHandle>,
+}
+
+pub(crate) fn router(shared: Shared) -> Router {
+    Router::new()
+        .route("/v1/files/browse", get(files::browse))
+        .route("/v1/files/read", get(files::read))
+        .route("/v1/files/download", get(files::download))
+        .route("/v1/containers", get(containers))
+        .route("/v1/agent", get(standing))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(health))
+        .fallback(unknown)
+        .with_state(shared)
+}
+
+async fn containers(State(shared): State<Shared>) -> Response {
+    match shared.asker.containers().await {
+        Some(containers) => Json(serde_json::json!({ "containers": containers })).into_response(),
+        None => files::FilesError::Stopping.into_response(),
+    }
+}
+
+async fn standing(State(shared): State<Shared>) -> Response {
+    match shared.asker.standing().await {
+        Some(standing) => Json(standing).into_response(),
+        None => files::FilesError::Stopping.into_response(),
+    }
+}
+
+async fn metrics(State(shared): State<Shared>) -> Response {
+    let text = shared
+        .metrics
+        .map(|metrics| metrics.render())
+        .unwrap_or_default();
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+/// Healthy is an agent whose loop turns; whether a master knows it is `/v1/agent`'s to say.
+async fn health(State(shared): State<Shared>) -> Response {
+    match shared.asker.standing().await {
+        Some(_) => "ok\n".into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response(),
+    }
+}
+
+async fn unknown() -> Response {
+    let message = "no such path: see /v1/files/browse, /v1/files/read, /v1/files/download, /v1/containers, \
+                   /v1/agent, /metrics, /healthz";
+    let body = serde_json::json!({ "error": { "code": "not-found", "message": message } });
+    (StatusCode::NOT_FOUND, Json(body)).into_response()
+}

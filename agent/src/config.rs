@@ -1,0 +1,164 @@
+//! What an agent is told at its start, and what the rooms below it need of that.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use argosy_isolation::{Isolation, detect};
+use argosy_state::resources::Resources;
+
+use crate::core::ContainerName;
+use crate::error::RunError;
+
+/// The largest file that the fetcher brings unless told otherwise, in bytes: 8 GiB.
+pub const FETCH_LIMIT_BYTES: u64 = 8 * 1024 * 1024 * 1024;
+/// Processes and threads of one task unless told otherwise.
+pub const PIDS_MAX: u64 = 4_096;
+
+/// How containers are confined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IsolationMode {
+    /// The strongest that this host allows; never plain processes.
+    #[default]
+    Detect,
+    /// Namespaces and cgroups, as root.
+    Full,
+    /// Namespaces inside a user namespace.
+    UserNamespaces,
+    /// Plain processes: confines nothing, and must be asked for by name.
+    Processes,
+}
+
+impl FromStr for IsolationMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "detect" => Ok(Self::Detect),
+            "full" => Ok(Self::Full),
+            "user-namespaces" => Ok(Self::UserNamespaces),
+            "processes" => Ok(Self::Processes),
+            _ => Err("use detect, full, user-namespaces or processes".to_owned()),
+        }
+    }
+}
+
+/// How one agent runs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its directory: journal, sandboxes, containers. Made if it is not there.
+    pub directory: PathBuf,
+    /// API addresses of masters, `host:port`.
+    pub masters: Vec<String>,
+    /// Its own API's address as others reach it, `host:port`.
+    pub address: String,
+    /// Of its host, for people.
+    pub host_name: String,
+    /// The address that its tasks are told to listen at; `None` takes the host part of `address`.
+    pub task_address: Option<String>,
+    /// What it gives; see [`crate::inventory::detect`].
+    pub resources: Resources,
+    /// Free text by which frameworks choose.
+    pub attributes: BTreeMap<String, String>,
+    /// How containers are confined.
+    pub isolation: IsolationMode,
+    /// Start although limits cannot be enforced.
+    pub allow_missing_controllers: bool,
+    /// Folders of the host of which, and below which, a task may ask to see; empty means none.
+    pub host_paths: Vec<PathBuf>,
+    /// Seed of jitter and nonces; 0 takes one from the kernel. Two agents must not share one.
+    pub seed: u64,
+    /// The largest file that is fetched for a task, in bytes.
+    pub fetch_limit_bytes: u64,
+    /// Processes and threads of one task; 0 means no limit.
+    pub pids_max: u64,
+}
+
+impl Config {
+    /// A configuration with defaults for everything that has one.
+    #[must_use]
+    pub fn new(directory: PathBuf, masters: Vec<String>, address: String) -> Self {
+        Self {
+            directory,
+            masters,
+            address,
+            host_name: nix::unistd::gethostname()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            task_address: None,
+            resources: Resources::none(),
+            attributes: BTreeMap::new(),
+            isolation: IsolationMode::Detect,
+            allow_missing_controllers: false,
+            host_paths: Vec::new(),
+            seed: 0,
+            fetch_limit_bytes: FETCH_LIMIT_BYTES,
+            pids_max: PIDS_MAX,
+        }
+    }
+
+    /// The mode that this host allows.
+    pub(crate) fn isolation(&self) -> Result<Isolation, RunError> {
+        let found = detect();
+        let impossible = |mode, why: &String| RunError::Isolation {
+            mode,
+            why: why.clone(),
+        };
+        match self.isolation {
+            IsolationMode::Processes => Ok(Isolation::Processes),
+            IsolationMode::Full => match &found.full {
+                Ok(()) => Ok(Isolation::Full),
+                Err(why) => Err(impossible("full", why)),
+            },
+            IsolationMode::UserNamespaces => match &found.user_namespaces {
+                Ok(()) => Ok(Isolation::UserNamespaces),
+                Err(why) => Err(impossible("user-namespaces", why)),
+            },
+            IsolationMode::Detect => found.best().ok_or_else(|| {
+                let why = [found.full.clone(), found.user_namespaces.clone()]
+                    .into_iter()
+                    .filter_map(Result::err)
+                    .collect::<Vec<_>>()
+                    .join("; ");
+                let remedy =
+                    "; to run plain processes, which confines nothing, say --isolation processes";
+                impossible("full or user-namespaces", &(why + remedy))
+            }),
+        }
+    }
+
+    /// The address given to tasks.
+    pub(crate) fn task_address(&self) -> String {
+        let host = self
+            .address
+            .rsplit_once(':')
+            .map_or(self.address.as_str(), |(host, _)| host);
+        self.task_address.clone().unwrap_or_else(|| host.to_owned())
+    }
+}
+
+/// What containers are made with.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) address: String,
+    pub(crate) task_address: String,
+    pub(crate) isolation: Isolation,
+    pub(crate) allow_missing_controllers: bool,
+    pub(crate) host_paths: Vec<PathBuf>,
+    pub(crate) fetch_limit_bytes: u64,
+    pub(crate) pids_max: u64,
+    pub(crate) seed: u64,
+}
+
+impl Settings {
+    /// A number that an adopter knows a launch by. Names are unique on this host, so this only keeps
+    /// agents of two directories apart.
+    pub(crate) fn nonce(&self, name: ContainerName) -> u64 {
+        let parts = [name.instance.agent.0, name.instance.order.0, name.life];
+        parts.into_iter().fold(self.seed, |mixed, part| {
+            (mixed ^ part)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .rotate_left(29)
+        })
+    }
+}

@@ -1,0 +1,497 @@
+//! The way of one instance: from an order to a cleared container.
+//!
+//! What is in here dies with the process; what must not is in `facts`.
+
+use argosy_proto::v1;
+use argosy_state::ids::Timestamp;
+use argosy_state::task::TaskState;
+
+use super::facts::{ContainerName, Instance, Record, StartedFact, TaskFacts};
+use super::input::{Effect, Ended, How, Refusal, Start, StopCause};
+use super::{Core, Deferred, Sync};
+
+/// Longest grace of a task that the cluster does not want to hear of any more, in milliseconds.
+const STRAY_GRACE_MS: u64 = 10_000;
+/// From TERM to KILL unless the task says otherwise, in milliseconds. Mesos' default.
+const DEFAULT_GRACE_MS: u64 = 3_000;
+
+/// Where an instance is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Its order is not on disk yet, or it waits for a master's word.
+    Waiting,
+    /// Its container of an earlier life is being looked for.
+    Finding,
+    /// Its files are being brought.
+    Fetching,
+    /// Its container is being made.
+    Starting,
+    /// Its command runs.
+    Running,
+    /// It has ended.
+    Ended,
+}
+
+/// The names of the phases, as metrics and pages show them.
+pub(crate) const PHASES: &[&str] = &[
+    "waiting", "finding", "fetching", "starting", "running", "ended",
+];
+
+impl Phase {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Finding => "finding",
+            Self::Fetching => "fetching",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// How it ended, for its last update.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct End {
+    pub(super) state: TaskState,
+    pub(super) reason: v1::Reason,
+    pub(super) source: v1::Source,
+    pub(super) text: String,
+    pub(super) exit: Option<v1::Exit>,
+}
+
+impl End {
+    fn by_agent(state: TaskState, reason: v1::Reason, text: impl Into<String>) -> Self {
+        Self {
+            state,
+            reason,
+            source: v1::Source::Agent,
+            text: text.into(),
+            exit: None,
+        }
+    }
+}
+
+/// What is left to clear away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Remains {
+    /// No container was ever made.
+    Nothing,
+    /// A container, dead or alive.
+    Container,
+    /// It is being destroyed.
+    Destroying,
+}
+
+/// One instance on its way.
+#[derive(Debug)]
+pub(super) struct Course {
+    pub(super) phase: Phase,
+    pub(super) end: Option<End>,
+    /// Its `max_completion_ms` has passed.
+    pub(super) overdue: bool,
+    remains: Remains,
+}
+
+impl Course {
+    pub(super) fn new(phase: Phase) -> Self {
+        Self {
+            phase,
+            end: None,
+            overdue: false,
+            remains: match phase {
+                Phase::Waiting => Remains::Nothing,
+                Phase::Finding
+                | Phase::Fetching
+                | Phase::Starting
+                | Phase::Running
+                | Phase::Ended => Remains::Container,
+            },
+        }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.phase == Phase::Ended
+    }
+
+    pub(super) fn is_clear(&self) -> bool {
+        self.has_ended() && self.remains == Remains::Nothing
+    }
+}
+
+impl Core {
+    /// The order of this launch is on disk.
+    pub(super) fn launch(&mut self, instance: Instance) {
+        let Some(course) = self.courses.get(&instance) else {
+            return;
+        };
+        if course.phase != Phase::Waiting {
+            return;
+        }
+        let Some(task) = self.facts.tasks.get(&instance) else {
+            return;
+        };
+        if !task.held || task.kill_grace_ms.is_some() {
+            self.end_unstarted(instance);
+            return;
+        }
+        let has_files = task
+            .launch
+            .spec
+            .as_ref()
+            .is_some_and(|spec| !spec.uris.is_empty());
+        if has_files {
+            self.enter(instance, Phase::Fetching);
+            let start = self.description(instance);
+            self.effects.push(Effect::Fetch(start));
+            self.mark_dirty(instance);
+        } else {
+            self.start(instance);
+        }
+    }
+
+    fn start(&mut self, instance: Instance) {
+        self.enter(instance, Phase::Starting);
+        if let Some(course) = self.courses.get_mut(&instance) {
+            course.remains = Remains::Container;
+        }
+        let start = self.description(instance);
+        self.effects.push(Effect::Start(start));
+    }
+
+    /// The deadline counts from the last thing this agent said that a quorum's leader answered.
+    fn description(&self, instance: Instance) -> Box<Start> {
+        let task = &self.facts.tasks[&instance];
+        let stop_after_ms = task
+            .launch
+            .spec
+            .as_ref()
+            .map_or(0, |spec| spec.stop_after_ms);
+        let acked_at = self.link.as_ref().map_or(self.now, |link| link.acked_at);
+        Box::new(Start {
+            name: self
+                .facts
+                .container(instance)
+                .expect("the task was just looked up"),
+            key: task.key.clone(),
+            launch: task.launch.clone(),
+            stop_at: (stop_after_ms > 0).then(|| acked_at.plus_ms(stop_after_ms)),
+        })
+    }
+
+    pub(super) fn fetched(&mut self, instance: Instance, result: Result<(), String>) {
+        if self.phase(instance) != Some(Phase::Fetching) {
+            return;
+        }
+        match result {
+            Ok(()) => self.start(instance),
+            Err(text) => self.end(
+                instance,
+                End::by_agent(TaskState::Failed, v1::Reason::FetchFailed, text),
+            ),
+        }
+    }
+
+    pub(super) fn started(&mut self, instance: Instance, fact: StartedFact) {
+        if !matches!(self.phase(instance), Some(Phase::Starting | Phase::Finding)) {
+            return;
+        }
+        self.enter(instance, Phase::Running);
+        let Some(task) = self.facts.tasks.get(&instance) else {
+            return;
+        };
+        let limit_ms = task
+            .launch
+            .spec
+            .as_ref()
+            .map_or(0, |spec| spec.max_completion_ms);
+        let unwanted = !task.held || task.kill_grace_ms.is_some();
+        if task.started.is_none() {
+            // The hand-off files prove the start after a crash, so nothing needs to wait for this one.
+            self.persist(Record::Started { instance, fact }, Sync::Lazy);
+        }
+        if limit_ms > 0 {
+            self.overdue.insert((fact.at.plus_ms(limit_ms), instance));
+        }
+        self.mark_dirty(instance);
+        if unwanted {
+            self.kill(instance);
+        }
+    }
+
+    pub(super) fn not_started(&mut self, instance: Instance, refusal: Refusal) {
+        if self.phase(instance) != Some(Phase::Starting) {
+            return;
+        }
+        if self.is_unwanted(instance) {
+            self.end_unstarted(instance);
+            return;
+        }
+        let state = match refusal.reason {
+            v1::Reason::TaskInvalid => TaskState::Error,
+            _ => TaskState::Failed,
+        };
+        self.end(instance, End::by_agent(state, refusal.reason, refusal.text));
+    }
+
+    pub(super) fn exited(&mut self, instance: Instance, ended: Ended) {
+        match self.phase(instance) {
+            Some(Phase::Starting | Phase::Running | Phase::Finding) => {}
+            Some(Phase::Waiting | Phase::Fetching | Phase::Ended) | None => return,
+        }
+        let overdue = self
+            .courses
+            .get(&instance)
+            .is_some_and(|course| course.overdue);
+        let killed = self.is_unwanted(instance);
+        self.end(instance, judge(ended, killed, overdue));
+    }
+
+    pub(super) fn lost(&mut self, instance: Instance, why: String) {
+        if !matches!(self.phase(instance), Some(Phase::Starting | Phase::Running)) {
+            return;
+        }
+        let end = if self.is_unwanted(instance) {
+            End::by_agent(TaskState::Killed, v1::Reason::TaskKilled, why)
+        } else {
+            End::by_agent(TaskState::Failed, v1::Reason::CommandExited, why)
+        };
+        self.end(instance, end);
+    }
+
+    /// The wish to end it is on disk.
+    pub(super) fn kill(&mut self, instance: Instance) {
+        match self.phase(instance) {
+            Some(Phase::Waiting) => self.end_unstarted(instance),
+            Some(Phase::Fetching) => {
+                self.effects.push(Effect::CancelFetch(instance));
+                self.end_unstarted(instance);
+            }
+            Some(Phase::Running) => {
+                let Some(task) = self.facts.tasks.get(&instance) else {
+                    return;
+                };
+                let grace_ms = task.grace_ms();
+                self.effects.push(Effect::Kill { instance, grace_ms });
+                self.mark_dirty(instance);
+            }
+            // It is killed as soon as it is known to run.
+            Some(Phase::Starting | Phase::Finding) => {}
+            Some(Phase::Ended) | None => {}
+        }
+    }
+
+    pub(super) fn out_of_time(&mut self, instance: Instance) {
+        if self.phase(instance) != Some(Phase::Running) {
+            return;
+        }
+        let Some(task) = self.facts.tasks.get(&instance) else {
+            return;
+        };
+        let grace_ms = task.grace_ms();
+        self.effects.push(Effect::Kill { instance, grace_ms });
+        if let Some(course) = self.courses.get_mut(&instance) {
+            course.overdue = true;
+        }
+        self.mark_dirty(instance);
+    }
+
+    /// Every task is wanted dead, by whoever stops this agent.
+    pub(super) fn end_all(&mut self) {
+        let live: Vec<_> = self
+            .courses
+            .iter()
+            .filter(|(_, course)| !course.has_ended())
+            .map(|(instance, _)| *instance)
+            .collect();
+        for instance in live {
+            self.want_dead(instance);
+        }
+    }
+
+    pub(super) fn want_dead(&mut self, instance: Instance) {
+        let Some(task) = self.facts.tasks.get(&instance) else {
+            return;
+        };
+        let what = super::Taken::Kill {
+            instance,
+            grace_ms: task.grace_ms(),
+        };
+        let order = self.facts.floor;
+        self.persist(Record::Took { order, what }, Sync::Awaited);
+        self.when_durable(Deferred::Kill(instance));
+    }
+
+    pub(super) fn end_unstarted(&mut self, instance: Instance) {
+        let end = End::by_agent(
+            TaskState::Killed,
+            v1::Reason::KilledDuringLaunch,
+            "killed before its command was started",
+        );
+        self.end(instance, end);
+    }
+
+    /// It has ended: cleared away once that is on disk, at once if nobody is to be told.
+    pub(super) fn end(&mut self, instance: Instance, end: End) {
+        let Some(course) = self.courses.get_mut(&instance) else {
+            return;
+        };
+        course.phase = Phase::Ended;
+        course.end = Some(end);
+        self.unstarted.remove(&instance);
+        if self
+            .facts
+            .tasks
+            .get(&instance)
+            .is_some_and(|task| task.held)
+        {
+            self.mark_dirty(instance);
+        } else {
+            self.destroy(instance);
+        }
+    }
+
+    pub(super) fn destroy(&mut self, instance: Instance) {
+        let name = self.facts.container(instance);
+        let key = self.facts.tasks.get(&instance).map(|task| task.key.clone());
+        let Some(course) = self.courses.get_mut(&instance) else {
+            return;
+        };
+        match (course.remains, name.zip(key)) {
+            (Remains::Container, Some((name, key))) => {
+                course.remains = Remains::Destroying;
+                self.effects.push(Effect::Destroy { name, key });
+            }
+            (Remains::Container, None) | (Remains::Nothing, _) => {
+                course.remains = Remains::Nothing;
+                self.forget_if_done(instance);
+            }
+            (Remains::Destroying, _) => {}
+        }
+    }
+
+    /// A container of an earlier try says nothing about the present one.
+    pub(super) fn destroyed(&mut self, name: ContainerName) {
+        let instance = name.instance;
+        if self
+            .facts
+            .container(instance)
+            .is_some_and(|present| present != name)
+        {
+            return;
+        }
+        if let Some(course) = self.courses.get_mut(&instance) {
+            course.remains = Remains::Nothing;
+        }
+        self.forget_if_done(instance);
+    }
+
+    /// An instance goes when nothing is left of it and nobody wants to hear of it.
+    pub(super) fn forget_if_done(&mut self, instance: Instance) {
+        let clear = self.courses.get(&instance).is_some_and(Course::is_clear);
+        let held = self
+            .facts
+            .tasks
+            .get(&instance)
+            .is_some_and(|task| task.held);
+        if !clear || held {
+            return;
+        }
+        self.courses.remove(&instance);
+        if self.facts.tasks.contains_key(&instance) {
+            self.persist(Record::Released { instance }, Sync::Lazy);
+        }
+        self.dial_if_clear();
+    }
+
+    pub(super) fn renew(&mut self, acked_at: Timestamp) {
+        for (instance, course) in &self.courses {
+            let Some(task) = self.facts.tasks.get(instance) else {
+                continue;
+            };
+            let stop_after_ms = task
+                .launch
+                .spec
+                .as_ref()
+                .map_or(0, |spec| spec.stop_after_ms);
+            if course.phase == Phase::Running && stop_after_ms > 0 {
+                self.effects.push(Effect::Renew {
+                    instance: *instance,
+                    stop_at: acked_at.plus_ms(stop_after_ms),
+                });
+            }
+        }
+    }
+
+    pub(super) fn phase(&self, instance: Instance) -> Option<Phase> {
+        self.courses.get(&instance).map(|course| course.phase)
+    }
+
+    pub(super) fn enter(&mut self, instance: Instance, phase: Phase) {
+        if let Some(course) = self.courses.get_mut(&instance) {
+            course.phase = phase;
+        }
+    }
+
+    pub(super) fn is_unwanted(&self, instance: Instance) -> bool {
+        let task = self.facts.tasks.get(&instance);
+        task.is_none_or(|task| !task.held || task.kill_grace_ms.is_some())
+    }
+}
+
+impl TaskFacts {
+    /// From TERM to KILL, in milliseconds: the shortest that was asked for.
+    fn grace_ms(&self) -> u64 {
+        let policy = self.launch.spec.as_ref().and_then(|spec| spec.kill_policy);
+        let own = match policy.map_or(0, |policy| policy.grace_ms) {
+            0 => DEFAULT_GRACE_MS,
+            given => given,
+        };
+        match self.kill_grace_ms {
+            Some(asked) if self.held => asked,
+            Some(asked) => asked.min(STRAY_GRACE_MS),
+            None if self.held => own,
+            None => own.min(STRAY_GRACE_MS),
+        }
+    }
+}
+
+/// What the end of a command means. KILLED even if it exited with 0 in its grace, as in Mesos.
+fn judge(ended: Ended, killed: bool, overdue: bool) -> End {
+    use v1::Reason;
+    let exit = match ended.how {
+        How::Code(code) => Some(v1::exit::How::Code(code)),
+        How::Signal(signal) => Some(v1::exit::How::Signal(signal)),
+        How::NotStarted => None,
+    };
+    let (state, reason) = match (ended.how, ended.stop) {
+        (How::NotStarted, _) if killed => (TaskState::Killed, Reason::KilledDuringLaunch),
+        (How::NotStarted, _) => (TaskState::Failed, Reason::CommandNotStarted),
+        _ if killed => (TaskState::Killed, Reason::TaskKilled),
+        (_, Some(StopCause::StopAfter)) => (TaskState::Failed, Reason::StoppedWithoutLeader),
+        (_, Some(StopCause::Ordered)) if overdue => (TaskState::Failed, Reason::MaxCompletionTime),
+        _ if ended.out_of_memory => (TaskState::Failed, Reason::LimitMemory),
+        (How::Code(0), _) => (TaskState::Finished, Reason::CommandExited),
+        (How::Code(_) | How::Signal(_), _) => (TaskState::Failed, Reason::CommandExited),
+    };
+    End {
+        state,
+        reason,
+        source: match ended.how {
+            How::NotStarted => v1::Source::Agent,
+            How::Code(_) | How::Signal(_) => v1::Source::Task,
+        },
+        text: ended.text,
+        exit: exit.map(|how| v1::Exit { how: Some(how) }),
+    }
+}
+
+/// The end of an instance whose container cannot tell its own.
+pub(super) fn unknown_end(rebooted: bool) -> End {
+    if rebooted {
+        let text = "its host was rebooted";
+        return End::by_agent(TaskState::Failed, v1::Reason::AgentRebooted, text);
+    }
+    let text = "its supervisor was gone when the agent came back; how it ended is not known";
+    End::by_agent(TaskState::Failed, v1::Reason::AgentRestarted, text)
+}

@@ -1,0 +1,234 @@
+//! What comes into the core, and what it wants done.
+
+use std::sync::Arc;
+
+use argosy_proto::v1;
+use argosy_state::ids::{TaskKey, Timestamp};
+
+use super::Sync;
+use super::facts::{ContainerName, Instance, Record, StartedFact};
+
+/// Something has happened.
+#[derive(Debug)]
+pub enum Input {
+    /// The process has started and read its journal. The first input, once.
+    Begin,
+    /// A stream to a master is open, and the hello is said.
+    Connected {
+        /// Counts the streams.
+        link: u64,
+    },
+    /// A stream has ended.
+    Disconnected {
+        /// Which.
+        link: u64,
+        /// For the log.
+        why: String,
+    },
+    /// No leader could be reached.
+    DialFailed,
+    /// A master said something.
+    Message {
+        /// On which stream.
+        link: u64,
+        /// What.
+        message: Box<v1::ToAgent>,
+    },
+    /// All records up to this number are on disk.
+    Durable {
+        /// The newest.
+        number: u64,
+    },
+    /// The journal is much larger than what it says.
+    JournalLarge,
+    /// The files of a task are there, or cannot be had.
+    Fetched {
+        /// Whose.
+        instance: Instance,
+        /// A sentence that names URI and cause.
+        result: Result<(), String>,
+    },
+    /// A command has been executed.
+    Started {
+        /// Whose.
+        instance: Instance,
+        /// Which process, when.
+        fact: StartedFact,
+    },
+    /// A container could not be made.
+    NotStarted {
+        /// Whose.
+        instance: Instance,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A command has ended.
+    Exited {
+        /// Whose.
+        instance: Instance,
+        /// How.
+        ended: Ended,
+    },
+    /// A supervisor is gone without a word.
+    Lost {
+        /// Whose.
+        instance: Instance,
+        /// In words.
+        why: String,
+    },
+    /// What became of a container of an earlier life.
+    Found {
+        /// Whose.
+        instance: Instance,
+        /// What.
+        found: Found,
+    },
+    /// Nothing is left of a container.
+    Destroyed {
+        /// Which.
+        name: ContainerName,
+    },
+    /// A deadline has come.
+    Tick,
+    /// The operator wants every task ended before the agent stops.
+    EndAll,
+}
+
+/// Why a container could not be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// TASK_INVALID if another host would refuse it too.
+    pub reason: v1::Reason,
+    /// A sentence.
+    pub text: String,
+}
+
+/// How a command ended, as far as a supervisor knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// The status.
+    pub how: How,
+    /// Set if the supervisor ended it.
+    pub stop: Option<StopCause>,
+    /// Its memory limit was reached.
+    pub out_of_memory: bool,
+    /// In words.
+    pub text: String,
+}
+
+/// The status of an ended command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// It exited.
+    Code(i32),
+    /// A signal ended it.
+    Signal(i32),
+    /// It was never executed.
+    NotStarted,
+}
+
+/// Why a supervisor ended a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopCause {
+    /// The agent asked.
+    Ordered,
+    /// `stop_after` passed.
+    StopAfter,
+}
+
+/// What became of a container of an earlier life of the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// It runs.
+    Running(StartedFact),
+    /// It ended, and its status was kept.
+    Exited(Ended),
+    /// It was started, and nobody knows how it ended.
+    Gone,
+    /// It never started, and never will under this container name.
+    NeverStarted,
+}
+
+/// A container to start.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// Its name.
+    pub name: ContainerName,
+    /// The task.
+    pub key: TaskKey,
+    /// What was ordered.
+    pub launch: Arc<v1::LaunchOrder>,
+    /// When it is to end itself unless renewed, on the boot clock.
+    pub stop_at: Option<Timestamp>,
+}
+
+/// Something is to be done. Performed in order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Append to the journal.
+    Persist {
+        /// Counts the records of this process.
+        number: u64,
+        /// What.
+        record: Box<Record>,
+        /// How soon.
+        sync: Sync,
+    },
+    /// Replace the journal by these records, which say the same as all before.
+    Compact(Vec<Record>),
+    /// Look for the leader after so many milliseconds.
+    Dial {
+        /// Milliseconds to wait first.
+        after_ms: u64,
+        /// What to say first; nothing in it changes while there is no link.
+        hello: Box<v1::Hello>,
+    },
+    /// Say something to the master.
+    Send {
+        /// On which stream.
+        link: u64,
+        /// What.
+        message: v1::FromAgent,
+    },
+    /// End a stream.
+    Hangup {
+        /// Which.
+        link: u64,
+        /// For the log.
+        why: String,
+    },
+    /// Bring a task's files.
+    Fetch(Box<Start>),
+    /// Stop bringing them; nobody waits for the answer.
+    CancelFetch(Instance),
+    /// Start a container, at most once.
+    Start(Box<Start>),
+    /// See what became of a container of an earlier life, and never let it start from now on.
+    Find {
+        /// Its name.
+        name: ContainerName,
+        /// The task.
+        key: TaskKey,
+    },
+    /// TERM, grace, KILL.
+    Kill {
+        /// Whom.
+        instance: Instance,
+        /// Milliseconds from TERM to KILL.
+        grace_ms: u64,
+    },
+    /// Move the deadline of `stop_after`.
+    Renew {
+        /// Whose.
+        instance: Instance,
+        /// On the boot clock.
+        stop_at: Timestamp,
+    },
+    /// Clear away all that is left of a container, but not its sandbox.
+    Destroy {
+        /// Its name.
+        name: ContainerName,
+        /// The task.
+        key: TaskKey,
+    },
+}

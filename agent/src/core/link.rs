@@ -1,0 +1,332 @@
+//! The one link to the leader: hello, fencing, registration, heartbeats, and when to dial again.
+
+use std::collections::VecDeque;
+
+use argosy_proto::v1;
+use argosy_proto::v1::from_agent::Message as Say;
+use argosy_proto::v1::to_agent::Message as Said;
+use argosy_state::ids::{AgentId, ClusterId, Epoch, Timestamp};
+
+use super::facts::{Identity, Record};
+use super::input::Effect;
+use super::{Core, Deferred, Sync};
+
+/// How long a master may take to answer a hello, in milliseconds.
+const REGISTRATION_MS: u64 = 5_000;
+/// The shortest silence that ends a link, in milliseconds.
+const SILENCE_MINIMUM_MS: u64 = 1_000;
+/// Heartbeat intervals of silence that end a link.
+const SILENCE_INTERVALS: u64 = 3;
+/// Bounds of the heartbeat interval that a master may ask for, in milliseconds.
+const INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=60_000;
+/// Waits between dials, in milliseconds: doubled up to the longest, and half of it again at random.
+const DIAL_FIRST_MS: u64 = 10;
+const DIAL_LONGEST_MS: u64 = 1_000;
+/// The wait after a refusal, in milliseconds: only a person can change it.
+const DIAL_REFUSED_MS: u64 = 5_000;
+/// Unanswered pings remembered; older ones can no longer renew anything.
+const PINGS: usize = 64;
+/// Incarnations remembered until one is confirmed; the oldest is dropped.
+const TRIED: usize = 1_000;
+
+/// One stream to a master.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) serial: u64,
+    pub(super) registered: bool,
+    /// When the newest thing was sent that a master in office has answered since.
+    pub(super) acked_at: Timestamp,
+    interval_ms: u64,
+    heard_at: Timestamp,
+    ping_at: Timestamp,
+    ping_serial: u64,
+    pings: VecDeque<(u64, Timestamp)>,
+}
+
+impl Link {
+    fn new(serial: u64, now: Timestamp, said_at: Timestamp) -> Self {
+        Self {
+            serial,
+            registered: false,
+            acked_at: said_at,
+            interval_ms: REGISTRATION_MS / SILENCE_INTERVALS,
+            heard_at: now,
+            ping_at: now,
+            ping_serial: 0,
+            pings: VecDeque::new(),
+        }
+    }
+
+    fn silent_at(&self) -> Timestamp {
+        let patience_ms = (SILENCE_INTERVALS * self.interval_ms).max(SILENCE_MINIMUM_MS);
+        self.heard_at.plus_ms(patience_ms)
+    }
+
+    pub(super) fn deadline(&self) -> Timestamp {
+        if self.registered {
+            self.ping_at.min(self.silent_at())
+        } else {
+            self.silent_at()
+        }
+    }
+}
+
+/// Whether and how the next link is being made.
+#[derive(Debug, Default)]
+pub(super) struct Dial {
+    failures: u32,
+    under_way: bool,
+    /// When the hello was made: nothing that follows can be older.
+    at: Timestamp,
+}
+
+impl Core {
+    pub(super) fn connected(&mut self, serial: u64) {
+        self.dial.under_way = false;
+        self.link = Some(Link::new(serial, self.now, self.dial.at));
+    }
+
+    /// A new incarnation is on disk before a master can hear of it.
+    fn put_incarnation(&mut self) {
+        if self.incarnated {
+            return;
+        }
+        let mut identity = self.facts.identity.clone();
+        identity.tried.push(self.random.name());
+        if identity.tried.len() > TRIED {
+            identity.tried.remove(0);
+        }
+        self.incarnated = true;
+        self.persist(Record::Identity(identity), Sync::Awaited);
+    }
+
+    pub(super) fn dial_now(&mut self, after_ms: u64) {
+        let identity = &self.facts.identity;
+        let hello = v1::Hello {
+            protocol: Some(v1::Protocol {
+                version: argosy_proto::PROTOCOL_VERSION,
+                release: env!("CARGO_PKG_VERSION").to_owned(),
+            }),
+            cluster_id: identity
+                .cluster
+                .map(|id| id.to_string())
+                .unwrap_or_default(),
+            agent_id: identity.agent.map(|id| id.to_string()).unwrap_or_default(),
+            confirmed_incarnation: identity.confirmed,
+            tried_incarnations: identity.tried.clone(),
+            nonce: identity.nonce,
+            boot_id: self.setup.boot_id.clone(),
+            highest_epoch: identity.epoch.0,
+            info: Some(self.setup.info.clone()),
+            floor: self.facts.floor.0,
+            digest: self.facts.digest.to_be_bytes().to_vec(),
+        };
+        self.dial.at = self.now;
+        self.effects.push(Effect::Dial {
+            after_ms,
+            hello: Box::new(hello),
+        });
+    }
+
+    pub(super) fn say(&mut self, serial: u64, message: Say) {
+        if self.link.as_ref().is_some_and(|link| link.serial == serial) {
+            self.effects.push(Effect::Send {
+                link: serial,
+                message: v1::FromAgent {
+                    message: Some(message),
+                },
+            });
+        }
+    }
+
+    pub(super) fn message(&mut self, serial: u64, envelope: v1::ToAgent) {
+        let Some(link) = self.link.as_mut().filter(|link| link.serial == serial) else {
+            return;
+        };
+        link.heard_at = self.now;
+        let registered = link.registered;
+        if let Some(Said::Refused(refused)) = envelope.message {
+            self.refused(serial, &refused);
+            return;
+        }
+        if let Err(why) = self.fence(&envelope) {
+            self.hang_up(serial, why);
+            return;
+        }
+        match envelope.message {
+            Some(Said::Registered(answer)) => self.registered(serial, &answer),
+            Some(Said::Shutdown(shutdown)) => self.shutdown(serial, &shutdown.reason),
+            Some(Said::Refused(_)) => {}
+            Some(_) if !registered => {
+                self.hang_up(
+                    serial,
+                    "a master spoke before it had registered this agent".into(),
+                );
+            }
+            Some(Said::Order(order)) => self.order(serial, order),
+            Some(Said::Committed(committed)) => self.committed(committed),
+            Some(Said::Pong(pong)) => self.pong(serial, pong.serial),
+            Some(Said::ListTasks(v1::ListTasks {})) => self.list_tasks(serial),
+            Some(Said::KillStray(kill)) => self.kill_stray(&kill),
+            None => self.hang_up(serial, "a master said something unknown here".into()),
+        }
+    }
+
+    /// Lets only the cluster of this agent and no earlier reign pass. A higher epoch is on disk before
+    /// anything of that message is acted upon: whatever it causes is deferred behind this record.
+    fn fence(&mut self, envelope: &v1::ToAgent) -> Result<(), String> {
+        let told: ClusterId = envelope
+            .cluster_id
+            .parse()
+            .map_err(|error| format!("a master named no cluster: {error}"))?;
+        let identity = &self.facts.identity;
+        if let Some(own) = identity.cluster.filter(|own| *own != told) {
+            return Err(format!(
+                "refused: the master is of cluster {told}, this agent belongs to {own}"
+            ));
+        }
+        let epoch = Epoch(envelope.epoch);
+        if epoch < identity.epoch {
+            return Err(format!(
+                "refused: epoch {} is over, epoch {} was seen",
+                epoch.0, identity.epoch.0
+            ));
+        }
+        if epoch > identity.epoch || identity.cluster.is_none() {
+            let identity = Identity {
+                cluster: Some(told),
+                epoch,
+                ..identity.clone()
+            };
+            self.persist(Record::Identity(identity), Sync::Awaited);
+        }
+        Ok(())
+    }
+
+    fn registered(&mut self, serial: u64, answer: &v1::Registered) {
+        let Ok(agent) = answer.agent_id.parse::<AgentId>() else {
+            self.hang_up(
+                serial,
+                format!("registered under no agent id: {:?}", answer.agent_id),
+            );
+            return;
+        };
+        let identity = &self.facts.identity;
+        if let Some(own) = identity.agent.filter(|own| *own != agent) {
+            self.hang_up(serial, format!("{own} was registered as {agent}"));
+            return;
+        }
+        let confirmed = identity
+            .tried
+            .iter()
+            .position(|tried| *tried == answer.incarnation);
+        let next = Identity {
+            agent: Some(agent),
+            confirmed: answer.incarnation,
+            tried: identity.tried[confirmed.map_or(0, |at| at + 1)..].to_vec(),
+            ..identity.clone()
+        };
+        if next != *identity {
+            self.persist(Record::Identity(next), Sync::Awaited);
+        }
+        if let Some(link) = self.link.as_mut().filter(|link| link.serial == serial) {
+            link.registered = true;
+            link.interval_ms = answer
+                .heartbeat_interval_ms
+                .clamp(*INTERVAL_MS.start(), *INTERVAL_MS.end());
+            link.ping_at = self.now.plus_ms(link.interval_ms);
+        }
+        self.dial.failures = 0;
+        self.when_durable(Deferred::Registered(serial));
+        self.resend_updates();
+    }
+
+    fn refused(&mut self, serial: u64, refused: &v1::RefusedAgent) {
+        self.link = None;
+        let why = format!(
+            "the master refuses this agent ({}): {}",
+            refused.code, refused.text
+        );
+        self.effects.push(Effect::Hangup { link: serial, why });
+        self.dial_after(DIAL_REFUSED_MS);
+    }
+
+    fn pong(&mut self, serial: u64, answered: u64) {
+        let Some(link) = self.link.as_mut().filter(|link| link.serial == serial) else {
+            return;
+        };
+        let mut sent = None;
+        while let Some((_, at)) = link.pings.pop_front_if(|(ping, _)| *ping <= answered) {
+            sent = Some(at);
+        }
+        if let Some(at) = sent {
+            link.acked_at = link.acked_at.max(at);
+            let acked_at = link.acked_at;
+            self.when_durable(Deferred::Renew(acked_at));
+        }
+    }
+
+    pub(super) fn tend_link(&mut self) {
+        let Some(link) = self.link.as_mut() else {
+            return;
+        };
+        let serial = link.serial;
+        if link.silent_at() <= self.now {
+            let silence_ms = self.now.since_ms(link.heard_at);
+            self.hang_up(
+                serial,
+                format!("nothing heard from the master for {silence_ms} ms"),
+            );
+        } else if link.registered && link.ping_at <= self.now {
+            link.ping_serial += 1;
+            let ping = link.ping_serial;
+            link.ping_at = self.now.plus_ms(link.interval_ms);
+            link.pings.push_back((ping, self.now));
+            if link.pings.len() > PINGS {
+                link.pings.pop_front();
+            }
+            self.say(serial, Say::Ping(v1::Ping { serial: ping }));
+        }
+    }
+
+    pub(super) fn hang_up(&mut self, serial: u64, why: String) {
+        self.link = None;
+        self.effects.push(Effect::Hangup { link: serial, why });
+        self.redial();
+    }
+
+    pub(super) fn disconnected(&mut self, serial: u64, why: &str) {
+        if self.link.as_ref().is_some_and(|link| link.serial == serial) {
+            self.hang_up(serial, why.to_owned());
+        }
+    }
+
+    pub(super) fn dial_again(&mut self) {
+        self.dial.under_way = false;
+        self.redial();
+    }
+
+    fn redial(&mut self) {
+        let longest = DIAL_FIRST_MS << self.dial.failures.min(10);
+        let wait_ms = longest.min(DIAL_LONGEST_MS);
+        self.dial.failures = self.dial.failures.saturating_add(1);
+        let jitter_ms = self.random.below(wait_ms / 2 + 1);
+        self.dial_after(wait_ms + jitter_ms);
+    }
+
+    /// Dials once nothing of the past needs to be known or ended first: containers of an earlier life
+    /// are found, and those of a former agent id are gone, since their resources count as free.
+    pub(super) fn dial_after(&mut self, after_ms: u64) {
+        let knows_all = self.is_recovered();
+        let fresh = self.facts.identity.agent.is_some() || self.courses.is_empty();
+        if knows_all && fresh && !self.dial.under_way && self.link.is_none() {
+            self.dial.under_way = true;
+            self.put_incarnation();
+            self.when_durable(Deferred::Dial(after_ms));
+        }
+    }
+
+    pub(super) fn dial_if_clear(&mut self) {
+        self.dial_after(0);
+    }
+}

@@ -1,0 +1,274 @@
+//! The agent's decisions: one input and the time in, effects as data out.
+//!
+//! No clock, no randomness, no IO. Every effect that speaks of a fact, or acts on an order, waits in
+//! `deferred` until the journal says that all before it is on disk. Reading order: `facts`, `orders`,
+//! `course`, `updates`, `link`, `recovery`.
+
+mod course;
+mod facts;
+mod input;
+mod link;
+mod orders;
+mod random;
+mod recovery;
+mod updates;
+pub(crate) mod wire;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use argosy_proto::v1;
+use argosy_state::ids::{TaskKey, Timestamp};
+
+use crate::inbox::ContainerView;
+use course::Course;
+use link::{Dial, Link};
+use random::Random;
+
+pub(crate) use course::PHASES;
+pub use facts::{
+    ContainerName, Facts, Identity, Instance, InvalidContainerName, Record, StartedFact, Taken,
+    TaskFacts,
+};
+pub(crate) use orders::key as task_key;
+
+pub use input::{Effect, Ended, Found, How, Input, Refusal, Start, StopCause};
+
+/// What the core is told once.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// What the agent says of itself.
+    pub info: v1::AgentInfo,
+    /// The present boot of the host.
+    pub boot_id: String,
+    /// Seed of nonces, incarnations and jitter; must differ between agents and between starts.
+    pub seed: u64,
+    /// Milliseconds to add to the time of a step to get those of the Unix epoch, for display.
+    pub wall_offset_ms: i64,
+}
+
+/// The agent's mind.
+#[derive(Debug)]
+pub struct Core {
+    facts: Facts,
+    courses: BTreeMap<Instance, Course>,
+    setup: Setup,
+    random: Random,
+    now: Timestamp,
+    /// Records handed to the journal so far.
+    appended: u64,
+    /// The newest of them that something waits for.
+    awaited: u64,
+    /// Records known to be on disk.
+    durable: u64,
+    /// Waiting for the journal, in order. Bounded by what the inputs before the next sync can cause.
+    deferred: VecDeque<(u64, Deferred)>,
+    link: Option<Link>,
+    dial: Dial,
+    /// Whether this process has put an incarnation of its own into the identity.
+    incarnated: bool,
+    /// Tasks whose newest state is not in an update yet.
+    dirty: BTreeSet<Instance>,
+    report_at: Option<Timestamp>,
+    /// Ends of `max_completion_ms`.
+    overdue: BTreeSet<(Timestamp, Instance)>,
+    /// Recovered launches that never started; they wait for a master's word.
+    unstarted: BTreeSet<Instance>,
+    /// The host was rebooted since the last life.
+    rebooted: bool,
+    effects: Vec<Effect>,
+}
+
+/// What waits for the journal.
+#[derive(Debug)]
+enum Deferred {
+    /// Look for the leader after so many milliseconds.
+    Dial(u64),
+    /// Say something on this link.
+    Say(u64, Box<v1::from_agent::Message>),
+    /// Act on a launch.
+    Launch(Instance),
+    /// Act on the wish to end a task.
+    Kill(Instance),
+    /// Clear away a container whose end is recorded.
+    Destroy(Instance),
+    /// A master has answered what was sent at this time.
+    Renew(Timestamp),
+    /// A registration with this cluster holds; `true` if nothing needs repair.
+    Registered(u64),
+}
+
+/// How a record goes to disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sync {
+    /// Something waits for it.
+    Awaited,
+    /// With the next one that something waits for: losing it costs a repetition, never a fact.
+    Lazy,
+}
+
+impl Core {
+    /// A core that remembers `facts`. The first input must be [`Input::Begin`].
+    #[must_use]
+    pub fn new(facts: Facts, setup: Setup) -> Self {
+        Self {
+            facts,
+            courses: BTreeMap::new(),
+            random: Random::new(setup.seed),
+            setup,
+            now: Timestamp(0),
+            appended: 0,
+            awaited: 0,
+            durable: 0,
+            deferred: VecDeque::new(),
+            link: None,
+            dial: Dial::default(),
+            incarnated: false,
+            dirty: BTreeSet::new(),
+            report_at: None,
+            overdue: BTreeSet::new(),
+            unstarted: BTreeSet::new(),
+            rebooted: false,
+            effects: Vec::new(),
+        }
+    }
+
+    /// What is remembered.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Whether a master has registered this agent on the present link.
+    #[must_use]
+    pub fn is_registered(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.registered)
+    }
+
+    /// Whether this task has ended, or is not held any more.
+    #[must_use]
+    pub fn has_ended(&self, key: &TaskKey) -> bool {
+        let instance = self.facts.held.get(key);
+        instance
+            .and_then(|instance| self.courses.get(instance))
+            .is_none_or(Course::has_ended)
+    }
+
+    /// Whether every container is gone.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.courses.values().all(Course::is_clear)
+    }
+
+    /// Every instance that is not cleared away, for people.
+    pub(crate) fn containers(&self) -> Vec<ContainerView> {
+        let tasks = self.facts.tasks.iter();
+        let views = tasks.filter_map(|(instance, task)| {
+            Some(ContainerView {
+                name: self.facts.container(*instance)?,
+                container: self.facts.container(*instance)?.to_string(),
+                framework_id: task.key.framework.to_string(),
+                task_id: task.key.task.to_string(),
+                order: instance.order.0,
+                state: self.courses.get(instance)?.phase.name(),
+                pid: task.started.map(|started| started.pid),
+                held: task.held,
+            })
+        });
+        views.collect()
+    }
+
+    /// When [`Input::Tick`] is due.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Timestamp> {
+        let link = self.link.as_ref().map(Link::deadline);
+        let overdue = self.overdue.first().map(|(at, _)| *at);
+        [link, overdue, self.report_at].into_iter().flatten().min()
+    }
+
+    /// Takes one input in, at a time on the boot clock; returns what is to be done, in order.
+    pub fn step(&mut self, now: Timestamp, input: Input) -> Vec<Effect> {
+        self.now = self.now.max(now);
+        match input {
+            Input::Begin => self.begin(),
+            Input::Connected { link } => self.connected(link),
+            Input::Disconnected { link, why } => self.disconnected(link, &why),
+            Input::DialFailed => self.dial_again(),
+            Input::Message { link, message } => self.message(link, *message),
+            Input::Durable { number } => self.durable(number),
+            Input::JournalLarge => self.effects.push(Effect::Compact(self.facts.snapshot())),
+            Input::Fetched { instance, result } => self.fetched(instance, result),
+            Input::Started { instance, fact } => self.started(instance, fact),
+            Input::NotStarted { instance, refusal } => self.not_started(instance, refusal),
+            Input::Exited { instance, ended } => self.exited(instance, ended),
+            Input::Lost { instance, why } => self.lost(instance, why),
+            Input::Found { instance, found } => self.found(instance, found),
+            Input::Destroyed { name } => self.destroyed(name),
+            Input::Tick => self.tick(),
+            Input::EndAll => self.end_all(),
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// The only way to change a fact.
+    fn persist(&mut self, record: Record, sync: Sync) {
+        self.facts.apply(&record);
+        self.appended += 1;
+        if sync == Sync::Awaited {
+            self.awaited = self.appended;
+        }
+        self.effects.push(Effect::Persist {
+            number: self.appended,
+            record: Box::new(record),
+            sync,
+        });
+    }
+
+    /// Does it as soon as every awaited record so far is on disk.
+    fn when_durable(&mut self, deferred: Deferred) {
+        if self.durable >= self.awaited && self.deferred.is_empty() {
+            self.perform(deferred);
+        } else {
+            self.deferred.push_back((self.awaited, deferred));
+        }
+    }
+
+    fn durable(&mut self, number: u64) {
+        self.durable = self.durable.max(number);
+        while self
+            .deferred
+            .front()
+            .is_some_and(|(until, _)| *until <= self.durable)
+        {
+            let (_, deferred) = self.deferred.pop_front().expect("it was just looked at");
+            self.perform(deferred);
+        }
+    }
+
+    fn perform(&mut self, deferred: Deferred) {
+        match deferred {
+            Deferred::Dial(after_ms) => self.dial_now(after_ms),
+            Deferred::Say(link, message) => self.say(link, *message),
+            Deferred::Launch(instance) => self.launch(instance),
+            Deferred::Kill(instance) => self.kill(instance),
+            Deferred::Destroy(instance) => self.destroy(instance),
+            Deferred::Renew(acked_at) => self.renew(acked_at),
+            Deferred::Registered(link) => self.registration_holds(link),
+        }
+    }
+
+    fn tick(&mut self) {
+        if self.report_at.is_some_and(|at| at <= self.now) {
+            self.report();
+        }
+        while let Some((at, instance)) = self
+            .overdue
+            .first()
+            .copied()
+            .filter(|(at, _)| *at <= self.now)
+        {
+            self.overdue.remove(&(at, instance));
+            self.out_of_time(instance);
+        }
+        self.tend_link();
+    }
+}

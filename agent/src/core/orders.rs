@@ -1,0 +1,166 @@
+//! Orders of the leader: numbered without gaps, taken once, on disk before anything is done.
+
+use std::sync::Arc;
+
+use argosy_proto::v1;
+use argosy_proto::v1::order::Order as What;
+use argosy_state::ids::{FrameworkId, OrderIndex, TaskId, TaskKey};
+
+use super::course::{Course, Phase};
+use super::facts::{Identity, Instance, Record, Taken};
+use super::{Core, Deferred, Sync};
+
+impl Core {
+    /// Takes the next order. One at or below the floor is a repeat; one beyond the next shows that
+    /// something is missing, and the reconciliation of a new link repairs that.
+    pub(super) fn order(&mut self, link: u64, order: v1::Order) {
+        let index = OrderIndex(order.index);
+        if index <= self.facts.floor {
+            return;
+        }
+        if index.0 != self.facts.floor.0 + 1 {
+            let floor = self.facts.floor.0;
+            self.hang_up(link, format!("order {} came after order {floor}", index.0));
+            return;
+        }
+        match order.order {
+            Some(What::Launch(launch)) => self.take_launch(index, launch),
+            Some(What::Kill(kill)) => self.take_kill(index, &kill),
+            Some(What::Void(v1::Void {})) => self.take_nothing(index),
+            None => self.hang_up(link, format!("order {} is of a kind unknown here", index.0)),
+        }
+    }
+
+    fn take_nothing(&mut self, order: OrderIndex) {
+        let what = Taken::Nothing;
+        self.persist(Record::Took { order, what }, Sync::Awaited);
+    }
+
+    fn take_launch(&mut self, order: OrderIndex, launch: v1::LaunchOrder) {
+        let named = launch.spec.as_ref().map(|spec| spec.task_id.as_str());
+        let key = key(&launch.framework_id, named.unwrap_or_default());
+        let (Some(key), Some(agent)) = (key, self.facts.identity.agent) else {
+            // Without a name nothing can be said of it; the masters find it missing.
+            self.take_nothing(order);
+            return;
+        };
+        let former = self.facts.held.get(&key).copied();
+        let what = Taken::Launch {
+            key,
+            launch: Arc::new(launch),
+            life: self.facts.identity.life,
+        };
+        self.persist(Record::Took { order, what }, Sync::Awaited);
+        let instance = Instance { agent, order };
+        self.courses.insert(instance, Course::new(Phase::Waiting));
+        if let Some(former) = former {
+            self.end_stray(former);
+        }
+        self.when_durable(Deferred::Launch(instance));
+    }
+
+    fn take_kill(&mut self, order: OrderIndex, kill: &v1::KillOrder) {
+        let held = key(&kill.framework_id, &kill.task_id)
+            .and_then(|key| self.facts.held.get(&key).copied());
+        let Some(instance) = held else {
+            self.take_nothing(order);
+            return;
+        };
+        let what = Taken::Kill {
+            instance,
+            grace_ms: kill.grace_ms,
+        };
+        self.persist(Record::Took { order, what }, Sync::Awaited);
+        self.when_durable(Deferred::Kill(instance));
+    }
+
+    pub(super) fn committed(&mut self, committed: v1::Committed) {
+        for update in committed.updates {
+            let key = key(&update.framework_id, &update.task_id);
+            let order = OrderIndex(update.order_index);
+            let Some(instance) = key.and_then(|key| self.facts.find(&key, order)) else {
+                continue;
+            };
+            let task = &self.facts.tasks[&instance];
+            if task.committed < update.number {
+                let number = update.number;
+                self.persist(Record::Committed { instance, number }, Sync::Lazy);
+            }
+            if update.released {
+                self.release(instance);
+            }
+        }
+    }
+
+    /// The registry has no more use for this instance: if it lives, it is ended.
+    fn release(&mut self, instance: Instance) {
+        if self
+            .courses
+            .get(&instance)
+            .is_some_and(|course| !course.has_ended())
+        {
+            self.stray(instance);
+            return;
+        }
+        if self.courses.get(&instance).is_none_or(Course::is_clear) {
+            self.courses.remove(&instance);
+            self.persist(Record::Released { instance }, Sync::Lazy);
+        } else {
+            self.persist(Record::Stray { instance }, Sync::Lazy);
+            self.when_durable(Deferred::Destroy(instance));
+        }
+    }
+
+    pub(super) fn kill_stray(&mut self, kill: &v1::KillStray) {
+        let key = key(&kill.framework_id, &kill.task_id);
+        let order = OrderIndex(kill.order_index);
+        if let Some(instance) = key.and_then(|key| self.facts.find(&key, order)) {
+            self.stray(instance);
+        }
+    }
+
+    /// Nothing more is said of this instance, and it is ended if it lives.
+    fn stray(&mut self, instance: Instance) {
+        self.persist(Record::Stray { instance }, Sync::Awaited);
+        self.end_stray(instance);
+    }
+
+    fn end_stray(&mut self, instance: Instance) {
+        self.dirty.remove(&instance);
+        let ended = self.courses.get(&instance).is_none_or(Course::has_ended);
+        self.when_durable(if ended {
+            Deferred::Destroy(instance)
+        } else {
+            Deferred::Kill(instance)
+        });
+    }
+
+    /// The cluster knows this agent no more: everything is ended, and it comes back as a new one.
+    pub(super) fn shutdown(&mut self, link: u64, reason: &str) {
+        let held: Vec<_> = self.facts.held.values().copied().collect();
+        let identity = Identity {
+            agent: None,
+            nonce: self.random.name(),
+            confirmed: 0,
+            tried: Vec::new(),
+            ..self.facts.identity.clone()
+        };
+        self.incarnated = false;
+        self.persist(Record::Forgot(identity), Sync::Awaited);
+        for instance in held {
+            self.end_stray(instance);
+        }
+        self.hang_up(
+            link,
+            format!("told to end everything and register anew: {reason}"),
+        );
+    }
+}
+
+/// The name of a task, if it is one.
+pub(crate) fn key(framework: &str, task: &str) -> Option<TaskKey> {
+    Some(TaskKey {
+        framework: framework.parse::<FrameworkId>().ok()?,
+        task: TaskId::new(task).ok()?,
+    })
+}

@@ -1,0 +1,88 @@
+//! After a start of the process: what became of the tasks of the life before.
+//!
+//! No master is spoken to before every container is found, so that what is said is true.
+
+use super::course::{Course, Phase, unknown_end};
+use super::facts::{Identity, Instance, Record};
+use super::input::{Effect, Found};
+use super::{Core, Deferred, Sync};
+
+impl Core {
+    pub(super) fn begin(&mut self) {
+        let former = &self.facts.identity;
+        self.rebooted = !former.boot_id.is_empty() && former.boot_id != self.setup.boot_id;
+        let nonce = match former.nonce {
+            0 => self.random.name(),
+            given => given,
+        };
+        let identity = Identity {
+            nonce,
+            life: former.life + 1,
+            boot_id: self.setup.boot_id.clone(),
+            ..former.clone()
+        };
+        self.persist(Record::Identity(identity), Sync::Awaited);
+        let tasks: Vec<_> = self
+            .facts
+            .tasks
+            .iter()
+            .map(|(instance, task)| (*instance, task.state))
+            .collect();
+        for (instance, state) in tasks {
+            if state.is_terminal() {
+                self.courses.insert(instance, Course::new(Phase::Ended));
+                self.when_durable(Deferred::Destroy(instance));
+            } else {
+                self.courses.insert(instance, Course::new(Phase::Finding));
+                let name = self
+                    .facts
+                    .container(instance)
+                    .expect("the task was just listed");
+                let key = self.facts.tasks[&instance].key.clone();
+                self.effects.push(Effect::Find { name, key });
+            }
+        }
+        self.dial_if_clear();
+    }
+
+    pub(super) fn is_recovered(&self) -> bool {
+        self.courses
+            .values()
+            .all(|course| course.phase != Phase::Finding)
+    }
+
+    pub(super) fn found(&mut self, instance: Instance, found: Found) {
+        if self.phase(instance) != Some(Phase::Finding) {
+            return;
+        }
+        match found {
+            Found::Running(fact) => self.started(instance, fact),
+            Found::Exited(ended) => self.exited(instance, ended),
+            Found::NeverStarted if self.is_unwanted(instance) => self.end_unstarted(instance),
+            // Hand-off files may not outlive a power cut: that there are none proves nothing after one.
+            Found::NeverStarted if !self.rebooted => {
+                self.courses.insert(instance, Course::new(Phase::Waiting));
+                self.unstarted.insert(instance);
+            }
+            Found::Gone | Found::NeverStarted => self.end(instance, unknown_end(self.rebooted)),
+        }
+        self.dial_if_clear();
+    }
+
+    /// A launch that never started is tried again only now: who was cut off from the masters for long may
+    /// have been replaced, and would be told so by the one that now registered this agent.
+    pub(super) fn registration_holds(&mut self, link: u64) {
+        let current = self
+            .link
+            .as_ref()
+            .is_some_and(|own| own.serial == link && own.registered);
+        if !current {
+            return;
+        }
+        let life = self.facts.identity.life;
+        for instance in std::mem::take(&mut self.unstarted) {
+            self.persist(Record::Retried { instance, life }, Sync::Awaited);
+            self.when_durable(Deferred::Launch(instance));
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Updates: numbered for each task, on disk before they are sent, kept until a master has committed them.
+
+use argosy_proto::v1;
+use argosy_proto::v1::from_agent::Message;
+use argosy_state::task::TaskState;
+
+use super::course::{Course, Phase};
+use super::facts::{Instance, Record, TaskFacts};
+use super::{Core, Deferred, Sync, wire};
+
+/// How long a change waits for others to share a record, a sync and a message, in milliseconds. A
+/// command that ends in this time is never reported as RUNNING: one command less for the masters.
+const GATHER_MS: u64 = 2;
+/// Updates in one message.
+const UPDATES_A_MESSAGE: usize = 500;
+/// Tasks in one chunk of a list.
+const TASKS_A_CHUNK: usize = 500;
+/// Longest text of an update in bytes; the registry cuts there too.
+const TEXT_BYTES: usize = argosy_state::limits::MESSAGE_BYTES;
+
+impl Core {
+    pub(super) fn mark_dirty(&mut self, instance: Instance) {
+        self.dirty.insert(instance);
+        let at = self.now.plus_ms(GATHER_MS);
+        self.report_at.get_or_insert(at);
+    }
+
+    /// Makes updates of everything that has changed.
+    pub(super) fn report(&mut self) {
+        self.report_at = None;
+        let mut updates = Vec::new();
+        let mut ended = Vec::new();
+        for instance in std::mem::take(&mut self.dirty) {
+            let Some(update) = self.next_update(instance) else {
+                continue;
+            };
+            if wire::task_state(update.state).is_terminal() {
+                ended.push(instance);
+            }
+            let update = Box::new(update);
+            updates.push((*update).clone());
+            self.persist(Record::Updated { instance, update }, Sync::Awaited);
+        }
+        self.send_updates(updates);
+        for instance in ended {
+            self.when_durable(Deferred::Destroy(instance));
+        }
+    }
+
+    fn next_update(&self, instance: Instance) -> Option<v1::NumberedUpdate> {
+        let course = self.courses.get(&instance)?;
+        let task = self.facts.tasks.get(&instance).filter(|task| task.held)?;
+        let draft = observe(course, task)?;
+        if draft.state == task.state || !task.state.may_become(draft.state) {
+            return None;
+        }
+        Some(v1::NumberedUpdate {
+            framework_id: task.key.framework.to_string(),
+            task_id: task.key.task.to_string(),
+            order_index: instance.order.0,
+            number: task.made + 1,
+            state: wire::number(draft.state),
+            source: draft.source.into(),
+            reason: draft.reason.into(),
+            text: cut(draft.text),
+            exit: draft.exit,
+            wall_ms: self.wall_ms(),
+        })
+    }
+
+    fn wall_ms(&self) -> i64 {
+        i64::try_from(self.now.0)
+            .unwrap_or(i64::MAX)
+            .saturating_add(self.setup.wall_offset_ms)
+    }
+
+    /// Unregistered, nothing is sent: everything is, right after the registration.
+    pub(super) fn send_updates(&mut self, updates: Vec<v1::NumberedUpdate>) {
+        let Some(link) = self.link.as_ref().filter(|link| link.registered) else {
+            return;
+        };
+        let link = link.serial;
+        for chunk in updates.chunks(UPDATES_A_MESSAGE) {
+            let report = v1::Report {
+                updates: chunk.to_vec(),
+            };
+            self.when_durable(Deferred::Say(link, Box::new(Message::Report(report))));
+        }
+    }
+
+    pub(super) fn resend_updates(&mut self) {
+        let tasks = self.facts.tasks.values().filter(|task| task.held);
+        let updates = tasks
+            .flat_map(|task| task.updates.iter().cloned())
+            .collect();
+        self.send_updates(updates);
+    }
+
+    /// All that is held, in the order in which the registry compares it.
+    pub(super) fn list_tasks(&mut self, link: u64) {
+        let held: Vec<_> = self
+            .facts
+            .held
+            .values()
+            .filter_map(|instance| Some((instance, self.facts.tasks.get(instance)?)))
+            .map(|(instance, task)| held_task(*instance, task))
+            .collect();
+        let floor = self.facts.floor.0;
+        let chunks = held.len().div_ceil(TASKS_A_CHUNK).max(1);
+        for at in 0..chunks {
+            let tasks = held.iter().skip(at * TASKS_A_CHUNK).take(TASKS_A_CHUNK);
+            let list = v1::TaskList {
+                floor,
+                tasks: tasks.cloned().collect(),
+                last: at + 1 == chunks,
+            };
+            self.when_durable(Deferred::Say(link, Box::new(Message::TaskList(list))));
+        }
+    }
+}
+
+fn held_task(instance: Instance, task: &TaskFacts) -> v1::HeldTask {
+    v1::HeldTask {
+        framework_id: task.key.framework.to_string(),
+        task_id: task.key.task.to_string(),
+        order_index: instance.order.0,
+        committed_number: task.committed,
+        state: wire::number(task.state),
+    }
+}
+
+/// What there is to say about an instance now.
+fn observe(course: &Course, task: &TaskFacts) -> Option<super::course::End> {
+    let now = |state, reason, text: &str| super::course::End {
+        state,
+        reason,
+        source: v1::Source::Agent,
+        text: text.to_owned(),
+        exit: None,
+    };
+    let quiet = v1::Reason::Unspecified;
+    match course.phase {
+        Phase::Waiting | Phase::Finding | Phase::Starting => None,
+        Phase::Fetching => Some(now(TaskState::Starting, quiet, "fetching its files")),
+        Phase::Running if task.kill_grace_ms.is_some() => {
+            Some(now(TaskState::Killing, v1::Reason::TaskKilled, ""))
+        }
+        Phase::Running if course.overdue => {
+            Some(now(TaskState::Killing, v1::Reason::MaxCompletionTime, ""))
+        }
+        Phase::Running => Some(now(TaskState::Running, quiet, "")),
+        Phase::Ended => course.end.clone(),
+    }
+}
+
+fn cut(mut text: String) -> String {
+    if text.len() > TEXT_BYTES {
+        let end = (0..=TEXT_BYTES)
+            .rev()
+            .find(|end| text.is_char_boundary(*end));
+        text.truncate(end.unwrap_or(0));
+    }
+    text
+}

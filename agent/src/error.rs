@@ -1,0 +1,95 @@
+//! Why an agent cannot start, or had to stop.
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+
+use argosy_isolation::{CgroupError, LaunchError};
+
+use crate::journal::{JournalError, LockError};
+
+/// The end of an agent that nobody asked for. Its tasks go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration cannot be right.
+    #[error("{flag} {value:?} is not valid: {remedy}")]
+    Config {
+        /// As the command line names it.
+        flag: &'static str,
+        /// What was given.
+        value: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// The directory could not be made or read.
+    #[error("cannot use the directory {path}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another agent runs on it.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The journal is damaged beyond use, or cannot be written.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The wanted isolation is not possible here.
+    #[error("{mode} isolation is not possible on this host: {why}")]
+    Isolation {
+        /// The mode.
+        mode: &'static str,
+        /// A sentence, with what to do.
+        why: String,
+    },
+    /// Controllers are missing.
+    #[error(
+        "this host has no cgroup v2 controller {controllers} for containers in {group}: enable them, or \
+         start with --allow-missing-controllers and these limits are not enforced"
+    )]
+    MissingControllers {
+        /// Their names.
+        controllers: String,
+        /// Where they were looked for.
+        group: PathBuf,
+    },
+    /// The cgroup tree could not be made.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// The launcher could not be started.
+    #[error(transparent)]
+    Launcher(#[from] LaunchError),
+    /// Something of an earlier life could not be cleared away.
+    #[error("cannot clear away containers of an earlier life")]
+    Orphans {
+        /// Why.
+        source: io::Error,
+    },
+    /// The API stopped answering.
+    #[error("the agent's API cannot be served")]
+    Api {
+        /// Why.
+        source: io::Error,
+    },
+    /// The host could not be asked about itself.
+    #[error("cannot read {path}")]
+    Host {
+        /// What was read.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// An error with all its causes, as one sentence.
+pub(crate) fn sentence(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}

@@ -1,0 +1,167 @@
+//! From a path of the API to a file: `tasks/<framework>/<task>/…`, one component at a time.
+//!
+//! Every component is opened relative to the one before, without following links: no name and no race
+//! leads out of a sandbox.
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use argosy_state::ids::TaskKey;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::Mode;
+
+use super::FilesError;
+use crate::core::ContainerName;
+use crate::inbox::Asker;
+use crate::paths::Paths;
+
+/// A path of the API, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    /// As it was given.
+    pub(super) path: String,
+    /// What it names.
+    pub(super) target: Target,
+}
+
+/// What a path names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Target {
+    /// The list of frameworks.
+    Frameworks,
+    /// The list of one framework's tasks.
+    Tasks(String),
+    /// Something in a sandbox: components below it, none for itself.
+    Sandbox(TaskKey, Vec<String>),
+}
+
+impl Place {
+    pub(super) fn parse(path: &str) -> Result<Self, FilesError> {
+        let invalid = |remedy| FilesError::Invalid {
+            field: "path",
+            value: path.chars().take(200).collect(),
+            remedy,
+        };
+        if path.starts_with('/') {
+            return Err(invalid(
+                "give a relative path, as tasks/framework-1/web/stdout",
+            ));
+        }
+        if path.contains('\0') {
+            return Err(invalid("remove the NUL byte"));
+        }
+        let parts: Vec<&str> = path
+            .split('/')
+            .filter(|part| !part.is_empty() && *part != ".")
+            .collect();
+        if parts.contains(&"..") {
+            return Err(invalid("a path may not contain .."));
+        }
+        let target = match parts.as_slice() {
+            [] | ["tasks"] => Target::Frameworks,
+            ["tasks", framework] => Target::Tasks((*framework).to_owned()),
+            ["tasks", framework, task, rest @ ..] => {
+                let key = crate::core::task_key(framework, task)
+                    .ok_or_else(|| invalid("write tasks/framework-N/TASK/FILE"))?;
+                Target::Sandbox(key, rest.iter().map(|part| (*part).to_owned()).collect())
+            }
+            _ => return Err(invalid("it must begin with tasks/")),
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            target,
+        })
+    }
+
+    pub(super) fn missing(&self, why: impl Into<String>) -> FilesError {
+        FilesError::Missing {
+            path: self.path.clone(),
+            why: why.into(),
+        }
+    }
+
+    pub(super) fn failed(&self, source: std::io::Error) -> FilesError {
+        FilesError::Read {
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
+/// A task's newest sandbox.
+#[derive(Debug, Clone)]
+pub(super) struct Sandbox {
+    pub(super) folder: PathBuf,
+    /// Whether no more output will come.
+    pub(super) ended: bool,
+}
+
+/// Finds the newest sandbox of a task, held or past.
+pub(super) async fn sandbox(
+    place: &Place,
+    key: &TaskKey,
+    paths: &Paths,
+    asker: &Asker,
+) -> Result<Sandbox, FilesError> {
+    let view = asker.task(key.clone()).await.ok_or(FilesError::Stopping)?;
+    let name = view.container.or_else(|| newest(&paths.task(key)));
+    let Some(name) = name else {
+        return Err(place.missing(format!(
+            "{key} has never run here, or its sandbox was removed after an hour"
+        )));
+    };
+    Ok(Sandbox {
+        folder: paths.sandbox(key, name),
+        ended: view.ended,
+    })
+}
+
+fn newest(folder: &Path) -> Option<ContainerName> {
+    let entries = fs::read_dir(folder).ok()?;
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .max()
+}
+
+/// Opens what is at these components below `folder`.
+pub(super) fn open_below(
+    place: &Place,
+    folder: &Path,
+    parts: &[String],
+) -> Result<File, FilesError> {
+    let directory = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    // Not waiting for a writer when somebody puts a FIFO there.
+    let last = OFlag::O_RDONLY
+        | OFlag::O_NOFOLLOW
+        | OFlag::O_NONBLOCK
+        | OFlag::O_NOCTTY
+        | OFlag::O_CLOEXEC;
+    let explain = |errno: Errno| match errno {
+        Errno::ENOENT => place.missing("no such file"),
+        Errno::ENOTDIR => place.missing("a part of it is not a folder, or is a link"),
+        Errno::ENAMETOOLONG => place.missing("a part of it is too long"),
+        Errno::ELOOP => FilesError::Kind {
+            path: place.path.clone(),
+            what: "a link",
+        },
+        Errno::ENXIO | Errno::EACCES => FilesError::Kind {
+            path: place.path.clone(),
+            what: "a special file",
+        },
+        other => place.failed(other.into()),
+    };
+    let Some((name, folders)) = parts.split_last() else {
+        let own = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        return open(folder, own, Mode::empty())
+            .map(File::from)
+            .map_err(explain);
+    };
+    let mut at: OwnedFd = open(folder, directory, Mode::empty()).map_err(explain)?;
+    for part in folders {
+        at = openat(at.as_fd(), part.as_str(), directory, Mode::empty()).map_err(explain)?;
+    }
+    let file = openat(at.as_fd(), name.as_str(), last, Mode::empty()).map_err(explain)?;
+    Ok(File::from(file))
+}

@@ -1,0 +1,211 @@
+//! Removes sandboxes of ended tasks: after an hour, and beyond the newest thousand.
+//!
+//! Follows no link and crosses no mount.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::core::ContainerName;
+use crate::inbox::Asker;
+use crate::paths::Paths;
+
+/// How long a sandbox is kept after its task ended.
+const KEEP: Duration = Duration::from_secs(3_600);
+/// How many sandboxes of ended tasks are kept at most.
+const KEEP_NEWEST: usize = 1_000;
+/// How often sandboxes are looked through.
+const EVERY: Duration = Duration::from_secs(30);
+
+/// What is known of ended sandboxes. Their ages begin anew with each start of the agent.
+#[derive(Debug, Default)]
+struct Keeper {
+    ended: BTreeMap<PathBuf, Instant>,
+}
+
+impl Keeper {
+    /// Which of `present` are to go now. `live` are those of tasks that have not ended.
+    fn judge(
+        &mut self,
+        now: Instant,
+        present: Vec<(ContainerName, PathBuf)>,
+        live: &BTreeSet<ContainerName>,
+    ) -> Vec<PathBuf> {
+        let past: Vec<_> = present
+            .into_iter()
+            .filter(|(name, _)| !live.contains(name))
+            .collect();
+        let former = std::mem::take(&mut self.ended);
+        let mut aged: Vec<_> = past
+            .into_iter()
+            .map(|(name, path)| (former.get(&path).copied().unwrap_or(now), name, path))
+            .collect();
+        aged.sort_by(|a, b| b.cmp(a));
+        let mut leaving = Vec::new();
+        for (at, (since, _, path)) in aged.into_iter().enumerate() {
+            if at >= KEEP_NEWEST || now.duration_since(since) >= KEEP {
+                leaving.push(path.clone());
+            }
+            self.ended.insert(path, since);
+        }
+        leaving
+    }
+}
+
+/// Runs until the agent stops.
+pub(crate) async fn run(paths: Paths, asker: Asker) {
+    let mut keeper = Keeper::default();
+    let mut turn = tokio::time::interval(EVERY);
+    turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        turn.tick().await;
+        // Listed before it is asked who lives: a sandbox made in between is not listed.
+        let listed = paths.clone();
+        let present = tokio::task::spawn_blocking(move || sandboxes(&listed)).await;
+        let present = present.expect("listing sandboxes never panics");
+        let Some(containers) = asker.containers().await else {
+            return;
+        };
+        let live = containers
+            .into_iter()
+            .filter(|view| view.state != "ended")
+            .map(|view| view.name);
+        let leaving = keeper.judge(Instant::now(), present, &live.collect());
+        let removing =
+            tokio::task::spawn_blocking(move || leaving.iter().for_each(|path| remove(path)));
+        removing.await.expect("removing sandboxes never panics");
+    }
+}
+
+/// All sandboxes: three levels of plain folders.
+fn sandboxes(paths: &Paths) -> Vec<(ContainerName, PathBuf)> {
+    let frameworks = folders(&paths.sandboxes());
+    let tasks = frameworks.iter().flat_map(|framework| folders(framework));
+    let all = tasks.flat_map(|task| folders(&task));
+    all.filter_map(|path| Some((path.file_name()?.to_str()?.parse().ok()?, path)))
+        .collect()
+}
+
+fn folders(path: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(path) else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(Result::ok)
+        // Of the entry itself: a link is no folder.
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+fn remove(path: &Path) {
+    if has_mounts(path) {
+        tracing::warn!(path = %path.display(), "a sandbox holds a mount and is not removed");
+        return;
+    }
+    // It opens folder by folder without following links.
+    if let Err(error) = fs::remove_dir_all(path) {
+        tracing::warn!(path = %path.display(), why = %error, "a sandbox cannot be removed");
+        return;
+    }
+    // The task's folder, and its framework's, go with their last sandbox; while others are there it fails.
+    for parent in path.ancestors().skip(1).take(2) {
+        if fs::remove_dir(parent).is_err() {
+            break;
+        }
+    }
+}
+
+fn has_mounts(path: &Path) -> bool {
+    // Without the list nothing is certain, so nothing is removed.
+    let Ok(mounts) = fs::read_to_string("/proc/self/mountinfo") else {
+        return true;
+    };
+    mounts_below(&mounts, path)
+}
+
+fn mounts_below(mountinfo: &str, path: &Path) -> bool {
+    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
+    points
+        .map(unescape)
+        .any(|point| Path::new(&point).starts_with(path))
+}
+
+/// Spaces and the like are written as octal numbers there.
+fn unescape(text: &str) -> String {
+    let codes = [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ];
+    codes.iter().fold(text.to_owned(), |text, (code, plain)| {
+        text.replace(code, plain)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_state::ids::{AgentId, OrderIndex};
+
+    use super::*;
+    use crate::core::Instance;
+
+    fn name(order: u64) -> ContainerName {
+        let instance = Instance {
+            agent: AgentId(1),
+            order: OrderIndex(order),
+        };
+        ContainerName { instance, life: 1 }
+    }
+
+    fn present(count: u64) -> Vec<(ContainerName, PathBuf)> {
+        (1..=count)
+            .map(|order| (name(order), PathBuf::from(format!("/s/{order}"))))
+            .collect()
+    }
+
+    #[test]
+    fn an_ended_sandbox_stays_an_hour_and_a_living_one_for_ever() {
+        let mut keeper = Keeper::default();
+        let start = Instant::now();
+        let live = BTreeSet::from([name(2)]);
+        assert!(keeper.judge(start, present(2), &live).is_empty());
+        assert!(keeper.judge(start + KEEP / 2, present(2), &live).is_empty());
+        let leaving = keeper.judge(start + KEEP, present(2), &live);
+        assert_eq!(leaving, [PathBuf::from("/s/1")]);
+    }
+
+    #[test]
+    fn beyond_a_thousand_the_oldest_go_at_once() {
+        let mut keeper = Keeper::default();
+        let mut leaving = keeper.judge(Instant::now(), present(1_002), &BTreeSet::new());
+        leaving.sort();
+        assert_eq!(leaving, [PathBuf::from("/s/1"), PathBuf::from("/s/2")]);
+    }
+
+    #[test]
+    fn a_sandbox_with_a_mount_in_it_is_seen() {
+        let line = "36 35 98:0 /a /srv/my\\040box/in rw,noatime master:1 - ext4 /dev/root rw\n";
+        assert!(mounts_below(line, Path::new("/srv/my box")));
+        assert!(!mounts_below(line, Path::new("/srv/my")));
+    }
+
+    #[test]
+    fn a_link_in_a_sandbox_goes_without_what_it_points_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = folder.path().join("kept");
+        let sandbox = folder.path().join("framework-1/web/1-1-1");
+        fs::create_dir_all(&kept).unwrap();
+        fs::write(kept.join("file"), "x").unwrap();
+        fs::create_dir_all(&sandbox).unwrap();
+        std::os::unix::fs::symlink(&kept, sandbox.join("link")).unwrap();
+        remove(&sandbox);
+        assert!(kept.join("file").exists());
+        assert!(
+            !folder.path().join("framework-1").exists(),
+            "emptied folders go too"
+        );
+    }
+}

@@ -1,0 +1,95 @@
+//! What this host can give: processors, memory, disk, ports.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use argosy_state::resources::Resources;
+
+use crate::error::RunError;
+
+/// Memory left to the host, in MiB, or half of all if that is less. Mesos keeps the same back.
+const MEMORY_RESERVE_MIB: u64 = 1_024;
+/// Disk left to the host, in MiB, or half of all if that is less. Mesos keeps the same back.
+const DISK_RESERVE_MIB: u64 = 5 * 1_024;
+/// Ports offered unless told otherwise; the range that Mesos offers.
+const PORTS: &str = "31000-32000";
+
+/// Looks at the host that `directory` is on: `cpus`, `mem` and `disk` in MiB, `ports`.
+///
+/// # Errors
+/// If the host does not tell.
+pub fn detect(directory: &Path) -> Result<Resources, RunError> {
+    let cpus = std::thread::available_parallelism().map_err(|source| RunError::Host {
+        path: PathBuf::from("/proc/self/status"),
+        source,
+    })?;
+    let memory = keep_back(memory_mib()?, MEMORY_RESERVE_MIB);
+    let disk = keep_back(disk_mib(directory)?, DISK_RESERVE_MIB);
+    let text = format!("cpus:{cpus};mem:{memory};disk:{disk};ports:[{PORTS}]");
+    Ok(text.parse().expect("plain numbers make resources"))
+}
+
+fn keep_back(total: u64, reserve: u64) -> u64 {
+    total.saturating_sub(reserve.min(total / 2))
+}
+
+/// Of the host, or of the memory cgroup that the agent itself is confined to.
+fn memory_mib() -> Result<u64, RunError> {
+    let path = PathBuf::from("/proc/meminfo");
+    let text = fs::read_to_string(&path).map_err(|source| RunError::Host {
+        path: path.clone(),
+        source,
+    })?;
+    let total = meminfo_mib(&text).ok_or_else(|| RunError::Host {
+        path,
+        source: io::Error::other("it has no MemTotal"),
+    })?;
+    let limit = fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let limit = limit.and_then(|text| text.trim().parse::<u64>().ok());
+    Ok(limit.map_or(total, |bytes| total.min(bytes >> 20)))
+}
+
+fn meminfo_mib(text: &str) -> Option<u64> {
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024)
+}
+
+fn disk_mib(directory: &Path) -> Result<u64, RunError> {
+    let stat = nix::sys::statvfs::statvfs(directory).map_err(|errno| RunError::Host {
+        path: directory.to_owned(),
+        source: errno.into(),
+    })?;
+    let bytes = u128::from(stat.blocks()) * u128::from(stat.fragment_size());
+    Ok(u64::try_from(bytes >> 20).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_host_has_something_to_give() {
+        let found = detect(Path::new("/")).unwrap();
+        for name in ["cpus", "mem", "disk"] {
+            assert!(found.scalar_milli(name) > 0, "{name} in {found}");
+        }
+    }
+
+    #[test]
+    fn the_host_keeps_a_reserve_or_half() {
+        assert_eq!(keep_back(8_192, 1_024), 7_168);
+        assert_eq!(keep_back(1_000, 1_024), 500);
+    }
+
+    #[test]
+    fn memory_is_read_in_mib() {
+        assert_eq!(
+            meminfo_mib("MemTotal:       24576000 kB\nMemFree: 1 kB\n"),
+            Some(24_000)
+        );
+        assert_eq!(meminfo_mib("MemFree: 1 kB\n"), None);
+    }
+}

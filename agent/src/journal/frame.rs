@@ -1,0 +1,110 @@
+//! How records lie in the file.
+//!
+//! ```text
+//! file   "ARGOSYJ\n"  version u32  salt u64  CRC-32C u32 of these 20 bytes
+//! frame  mark u32     length u32   CRC-32C u32 of salt, length and payload   payload
+//! ```
+//! All numbers are little-endian. After a damaged frame the next whole one is found by its mark and
+//! checksum; the salt, random for each file, keeps a task's own bytes from ever passing for a frame.
+
+use crc_fast::{CrcAlgorithm, Digest};
+
+/// The newest format that this release reads, and the one it writes.
+pub(super) const VERSION: u32 = 1;
+/// Length of the file's head, in bytes.
+pub(super) const HEAD_BYTES: usize = 24;
+/// Length of a frame without its payload, in bytes.
+pub(super) const FRAME_BYTES: usize = 12;
+/// The longest payload, in bytes: far above the largest order.
+pub(super) const PAYLOAD_LIMIT_BYTES: usize = 16 * 1024 * 1024;
+
+const MAGIC: &[u8; 8] = b"ARGOSYJ\n";
+const MARK: [u8; 4] = [0xa7, b'j', 0x1e, 0xc5];
+
+/// What the first bytes of a file say.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Head {
+    /// A journal of this format, with this salt.
+    Known { salt: u64 },
+    /// A journal of a later format.
+    Newer { version: u32 },
+    /// Something else.
+    Foreign,
+}
+
+pub(super) fn head(salt: u64) -> [u8; HEAD_BYTES] {
+    let mut head = [0; HEAD_BYTES];
+    head[..8].copy_from_slice(MAGIC);
+    head[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    head[12..20].copy_from_slice(&salt.to_le_bytes());
+    let sum = checksum(&[&head[..20]]);
+    head[20..].copy_from_slice(&sum.to_le_bytes());
+    head
+}
+
+pub(super) fn read_head(bytes: &[u8]) -> Head {
+    let Some(head) = bytes.get(..HEAD_BYTES) else {
+        return Head::Foreign;
+    };
+    let version = word(&head[8..12]);
+    if head[..8] != MAGIC[..] {
+        return Head::Foreign;
+    }
+    // A later format may keep its checksum elsewhere, so that is looked at only in ours.
+    if version > VERSION {
+        return Head::Newer { version };
+    }
+    if word(&head[20..]) != checksum(&[&head[..20]]) {
+        return Head::Foreign;
+    }
+    let salt = u64::from_le_bytes(head[12..20].try_into().expect("the slice has 8 bytes"));
+    Head::Known { salt }
+}
+
+/// Appends one frame to `out`.
+pub(super) fn put(out: &mut Vec<u8>, salt: u64, payload: &[u8]) {
+    let length = u32::try_from(payload.len())
+        .expect("payloads are far below 4 GiB")
+        .to_le_bytes();
+    out.extend_from_slice(&MARK);
+    out.extend_from_slice(&length);
+    out.extend_from_slice(&sum(salt, length, payload).to_le_bytes());
+    out.extend_from_slice(payload);
+}
+
+/// The payload of the whole frame that begins at `bytes`, if one does.
+pub(super) fn get(bytes: &[u8], salt: u64) -> Option<&[u8]> {
+    let frame = bytes
+        .get(..FRAME_BYTES)
+        .filter(|frame| frame[..4] == MARK)?;
+    let length: [u8; 4] = frame[4..8].try_into().expect("the slice has 4 bytes");
+    let size = usize::try_from(u32::from_le_bytes(length)).ok()?;
+    if size > PAYLOAD_LIMIT_BYTES {
+        return None;
+    }
+    let payload = bytes.get(FRAME_BYTES..FRAME_BYTES + size)?;
+    (word(&frame[8..12]) == sum(salt, length, payload)).then_some(payload)
+}
+
+/// Where the next whole frame begins, at or after `from`.
+pub(super) fn find(bytes: &[u8], salt: u64, from: usize) -> Option<usize> {
+    let places = bytes.get(from..)?.windows(MARK.len()).enumerate();
+    places
+        .filter(|(_, window)| *window == MARK)
+        .map(|(at, _)| from + at)
+        .find(|at| get(&bytes[*at..], salt).is_some())
+}
+
+fn sum(salt: u64, length: [u8; 4], payload: &[u8]) -> u32 {
+    checksum(&[&salt.to_le_bytes(), &length, payload])
+}
+
+fn checksum(parts: &[&[u8]]) -> u32 {
+    let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+    parts.iter().for_each(|part| digest.update(part));
+    u32::try_from(digest.finalize()).expect("a CRC-32 has 32 bits")
+}
+
+fn word(bytes: &[u8]) -> u32 {
+    u32::from_le_bytes(bytes.try_into().expect("the caller gives 4 bytes"))
+}

@@ -1,0 +1,58 @@
+//! The journal: one append-only, checksummed file of records, synced in groups.
+//!
+//! Knows how records lie on disk, not what they mean. An error of the disk is final: the process must
+//! stop, and nothing is ever synced twice. Reading order: `frame`, `record`, `read`, `writer`, `lock`.
+
+mod frame;
+mod lock;
+mod read;
+mod record;
+mod writer;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use lock::{Lock, LockError};
+pub use read::{Contents, Damage, read};
+pub use writer::{Journal, Progress, Request};
+
+/// Why a journal cannot be used. Each is final for this process.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// It could not be read.
+    #[error("cannot read the journal {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It could not be written or synced: what was reported as done is on disk, nothing else is sure.
+    #[error("cannot write the journal {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A newer release has written it.
+    #[error(
+        "the journal {path} has format {found}, this release reads up to {}: start the newer release again",
+        frame::VERSION
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// The file does not begin as a journal does.
+    #[error(
+        "{path} does not begin as a journal does: restore it, or move it away and this agent starts anew, \
+         under another id, and ends what still runs here"
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+}

@@ -1,0 +1,99 @@
+//! Reading a journal back: all whole records in order, and an account of what was not whole.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::frame::{self, FRAME_BYTES, HEAD_BYTES, Head};
+use super::{JournalError, record};
+use crate::core::{Facts, Record};
+
+/// What a journal holds.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// Its whole records, followed one after the other.
+    pub facts: Facts,
+    /// How many there were.
+    pub records: u64,
+    /// What was lost in the middle.
+    pub damage: Vec<Damage>,
+    /// Bytes behind the last whole record: a write that a crash cut off.
+    pub torn_bytes: u64,
+    /// Where appending goes on, and with which salt; `None` if there is no file yet.
+    pub(super) end: Option<End>,
+}
+
+/// Where a file's whole part ends.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct End {
+    pub(super) offset: u64,
+    pub(super) salt: u64,
+}
+
+/// A part of the file that is no whole record, with whole ones behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Damage {
+    /// Where it begins, in bytes.
+    pub offset: u64,
+    /// How long it is.
+    pub bytes: u64,
+}
+
+/// Reads the journal at `path`. None there is the same as an empty one.
+///
+/// # Errors
+/// If it cannot be read, is of a newer format, or is no journal.
+pub fn read(path: &Path) -> Result<Contents, JournalError> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Contents::default()),
+        Err(source) => {
+            return Err(JournalError::Read {
+                path: path.to_owned(),
+                source,
+            });
+        }
+    };
+    let path = path.to_owned();
+    match frame::read_head(&bytes) {
+        Head::Known { salt } => Ok(contents(&bytes, salt)),
+        Head::Newer { version } => Err(JournalError::Newer {
+            path,
+            found: version,
+        }),
+        Head::Foreign => Err(JournalError::Foreign { path }),
+    }
+}
+
+fn contents(bytes: &[u8], salt: u64) -> Contents {
+    let mut contents = Contents::default();
+    let mut at = HEAD_BYTES;
+    while at < bytes.len() {
+        if let Some((length, record)) = whole(&bytes[at..], salt) {
+            contents.facts.apply(&record);
+            contents.records += 1;
+            at += length;
+            continue;
+        }
+        let Some(next) = frame::find(bytes, salt, at + 1) else {
+            contents.torn_bytes = (bytes.len() - at) as u64;
+            break;
+        };
+        contents.damage.push(Damage {
+            offset: at as u64,
+            bytes: (next - at) as u64,
+        });
+        at = next;
+    }
+    contents.end = Some(End {
+        offset: at as u64,
+        salt,
+    });
+    contents
+}
+
+/// The record at the beginning of these bytes, with the length of its frame.
+fn whole(bytes: &[u8], salt: u64) -> Option<(usize, Record)> {
+    let payload = frame::get(bytes, salt)?;
+    Some((FRAME_BYTES + payload.len(), record::decode(payload)?))
+}

@@ -1,0 +1,364 @@
+//! Records as bytes: protobuf messages of our own, with the wire's messages inside.
+//!
+//! Fields are added, never given a new meaning. A record whose kind is not known here is of a newer
+//! release, which the file's version refuses first; it counts as damaged.
+
+use std::sync::Arc;
+
+use argosy_proto::v1;
+use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex, TaskKey, Timestamp};
+use prost::Message;
+
+use crate::core::wire;
+use crate::core::{Identity, Instance, Record, StartedFact, Taken, TaskFacts};
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Stored {
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    body: Option<Body>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one lives for the length of a call, on the stack"
+)]
+enum Body {
+    #[prost(message, tag = "1")]
+    Identity(StoredIdentity),
+    #[prost(message, tag = "2")]
+    Forgot(StoredIdentity),
+    #[prost(message, tag = "3")]
+    Took(Took),
+    #[prost(message, tag = "4")]
+    Started(StartedRecord),
+    #[prost(message, tag = "5")]
+    Updated(Updated),
+    #[prost(message, tag = "6")]
+    Committed(Numbered),
+    #[prost(message, tag = "7")]
+    Released(StoredInstance),
+    #[prost(message, tag = "8")]
+    Stray(StoredInstance),
+    #[prost(message, tag = "9")]
+    Retried(Numbered),
+    #[prost(uint64, tag = "10")]
+    Floor(u64),
+    #[prost(message, tag = "11")]
+    Task(Box<StoredTask>),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct StoredIdentity {
+    /// 16 bytes, big-endian; empty for none.
+    #[prost(bytes = "vec", tag = "1")]
+    cluster: Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    epoch: u64,
+    #[prost(uint64, optional, tag = "3")]
+    agent: Option<u64>,
+    #[prost(uint64, tag = "4")]
+    nonce: u64,
+    #[prost(uint64, tag = "5")]
+    confirmed: u64,
+    #[prost(uint64, repeated, tag = "6")]
+    tried: Vec<u64>,
+    #[prost(uint64, tag = "7")]
+    life: u64,
+    #[prost(string, tag = "8")]
+    boot_id: String,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct StoredInstance {
+    #[prost(uint64, tag = "1")]
+    agent: u64,
+    #[prost(uint64, tag = "2")]
+    order: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Took {
+    #[prost(uint64, tag = "1")]
+    order: u64,
+    #[prost(message, optional, tag = "2")]
+    launch: Option<v1::LaunchOrder>,
+    #[prost(uint64, tag = "3")]
+    life: u64,
+    #[prost(message, optional, tag = "4")]
+    kill: Option<Numbered>,
+}
+
+/// An instance with a number: of an update, a life, or milliseconds.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct Numbered {
+    #[prost(message, required, tag = "1")]
+    instance: StoredInstance,
+    #[prost(uint64, tag = "2")]
+    number: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct StartedRecord {
+    #[prost(message, required, tag = "1")]
+    instance: StoredInstance,
+    #[prost(message, required, tag = "2")]
+    fact: StoredStart,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct StoredStart {
+    #[prost(int32, tag = "1")]
+    pid: i32,
+    #[prost(uint64, tag = "2")]
+    at_boot_ms: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Updated {
+    #[prost(message, required, tag = "1")]
+    instance: StoredInstance,
+    #[prost(message, required, tag = "2")]
+    update: v1::NumberedUpdate,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct StoredTask {
+    #[prost(message, required, tag = "1")]
+    instance: StoredInstance,
+    #[prost(message, required, tag = "2")]
+    launch: v1::LaunchOrder,
+    #[prost(uint64, tag = "3")]
+    life: u64,
+    #[prost(uint64, optional, tag = "4")]
+    kill_grace_ms: Option<u64>,
+    #[prost(message, optional, tag = "5")]
+    started: Option<StoredStart>,
+    #[prost(message, repeated, tag = "6")]
+    updates: Vec<v1::NumberedUpdate>,
+    #[prost(uint64, tag = "7")]
+    made: u64,
+    #[prost(uint64, tag = "8")]
+    committed: u64,
+    #[prost(int32, tag = "9")]
+    state: i32,
+    #[prost(bool, tag = "10")]
+    held: bool,
+}
+
+/// The bytes of a record.
+pub(super) fn encode(record: &Record) -> Vec<u8> {
+    let body = match record {
+        Record::Identity(identity) => Body::Identity(identity.into()),
+        Record::Forgot(identity) => Body::Forgot(identity.into()),
+        Record::Took { order, what } => Body::Took(took(*order, what)),
+        Record::Started { instance, fact } => Body::Started(StartedRecord {
+            instance: (*instance).into(),
+            fact: (*fact).into(),
+        }),
+        Record::Updated { instance, update } => Body::Updated(Updated {
+            instance: (*instance).into(),
+            update: (**update).clone(),
+        }),
+        Record::Committed { instance, number } => Body::Committed(numbered(*instance, *number)),
+        Record::Released { instance } => Body::Released((*instance).into()),
+        Record::Stray { instance } => Body::Stray((*instance).into()),
+        Record::Retried { instance, life } => Body::Retried(numbered(*instance, *life)),
+        Record::Floor(order) => Body::Floor(order.0),
+        Record::Task { instance, facts } => Body::Task(Box::new(stored_task(*instance, facts))),
+    };
+    Stored { body: Some(body) }.encode_to_vec()
+}
+
+/// The record in these bytes; `None` if they make no sense here.
+pub(super) fn decode(bytes: &[u8]) -> Option<Record> {
+    Some(match Stored::decode(bytes).ok()?.body? {
+        Body::Identity(identity) => Record::Identity(identity.read()?),
+        Body::Forgot(identity) => Record::Forgot(identity.read()?),
+        Body::Took(took) => took.read()?,
+        Body::Started(StartedRecord { instance, fact }) => Record::Started {
+            instance: instance.into(),
+            fact: fact.into(),
+        },
+        Body::Updated(Updated { instance, update }) => Record::Updated {
+            instance: instance.into(),
+            update: Box::new(update),
+        },
+        Body::Committed(Numbered { instance, number }) => Record::Committed {
+            instance: instance.into(),
+            number,
+        },
+        Body::Released(instance) => Record::Released {
+            instance: instance.into(),
+        },
+        Body::Stray(instance) => Record::Stray {
+            instance: instance.into(),
+        },
+        Body::Retried(Numbered { instance, number }) => Record::Retried {
+            instance: instance.into(),
+            life: number,
+        },
+        Body::Floor(order) => Record::Floor(OrderIndex(order)),
+        Body::Task(task) => {
+            let instance = task.instance.into();
+            Record::Task {
+                instance,
+                facts: Box::new(task.read()?),
+            }
+        }
+    })
+}
+
+fn took(order: OrderIndex, what: &Taken) -> Took {
+    let mut took = Took {
+        order: order.0,
+        ..Took::default()
+    };
+    match what {
+        Taken::Launch { launch, life, .. } => {
+            took.launch = Some((**launch).clone());
+            took.life = *life;
+        }
+        Taken::Kill { instance, grace_ms } => took.kill = Some(numbered(*instance, *grace_ms)),
+        Taken::Nothing => {}
+    }
+    took
+}
+
+impl Took {
+    fn read(self) -> Option<Record> {
+        let what = match (self.launch, self.kill) {
+            (Some(launch), _) => Taken::Launch {
+                key: key(&launch)?,
+                launch: Arc::new(launch),
+                life: self.life,
+            },
+            (None, Some(Numbered { instance, number })) => Taken::Kill {
+                instance: instance.into(),
+                grace_ms: number,
+            },
+            (None, None) => Taken::Nothing,
+        };
+        Some(Record::Took {
+            order: OrderIndex(self.order),
+            what,
+        })
+    }
+}
+
+fn stored_task(instance: Instance, facts: &TaskFacts) -> StoredTask {
+    StoredTask {
+        instance: instance.into(),
+        launch: (*facts.launch).clone(),
+        life: facts.life,
+        kill_grace_ms: facts.kill_grace_ms,
+        started: facts.started.map(Into::into),
+        updates: facts.updates.iter().cloned().collect(),
+        made: facts.made,
+        committed: facts.committed,
+        state: wire::number(facts.state),
+        held: facts.held,
+    }
+}
+
+impl StoredTask {
+    fn read(self) -> Option<TaskFacts> {
+        Some(TaskFacts {
+            key: key(&self.launch)?,
+            launch: Arc::new(self.launch),
+            life: self.life,
+            kill_grace_ms: self.kill_grace_ms,
+            started: self.started.map(Into::into),
+            updates: self.updates.into(),
+            made: self.made,
+            committed: self.committed,
+            state: wire::task_state(self.state),
+            held: self.held,
+        })
+    }
+}
+
+fn key(launch: &v1::LaunchOrder) -> Option<TaskKey> {
+    let task = launch.spec.as_ref().map(|spec| spec.task_id.as_str());
+    crate::core::task_key(&launch.framework_id, task?)
+}
+
+fn numbered(instance: Instance, number: u64) -> Numbered {
+    Numbered {
+        instance: instance.into(),
+        number,
+    }
+}
+
+impl From<&Identity> for StoredIdentity {
+    fn from(identity: &Identity) -> Self {
+        Self {
+            cluster: identity
+                .cluster
+                .map(|id| id.0.to_be_bytes().to_vec())
+                .unwrap_or_default(),
+            epoch: identity.epoch.0,
+            agent: identity.agent.map(|id| id.0),
+            nonce: identity.nonce,
+            confirmed: identity.confirmed,
+            tried: identity.tried.clone(),
+            life: identity.life,
+            boot_id: identity.boot_id.clone(),
+        }
+    }
+}
+
+impl StoredIdentity {
+    fn read(self) -> Option<Identity> {
+        let cluster = match self.cluster.as_slice() {
+            [] => None,
+            bytes => Some(ClusterId(u128::from_be_bytes(bytes.try_into().ok()?))),
+        };
+        Some(Identity {
+            cluster,
+            epoch: Epoch(self.epoch),
+            agent: self.agent.map(AgentId),
+            nonce: self.nonce,
+            confirmed: self.confirmed,
+            tried: self.tried,
+            life: self.life,
+            boot_id: self.boot_id,
+        })
+    }
+}
+
+impl From<Instance> for StoredInstance {
+    fn from(instance: Instance) -> Self {
+        Self {
+            agent: instance.agent.0,
+            order: instance.order.0,
+        }
+    }
+}
+
+impl From<StoredInstance> for Instance {
+    fn from(stored: StoredInstance) -> Self {
+        Self {
+            agent: AgentId(stored.agent),
+            order: OrderIndex(stored.order),
+        }
+    }
+}
+
+impl From<StartedFact> for StoredStart {
+    fn from(fact: StartedFact) -> Self {
+        Self {
+            pid: fact.pid,
+            at_boot_ms: fact.at.0,
+        }
+    }
+}
+
+impl From<StoredStart> for StartedFact {
+    fn from(stored: StoredStart) -> Self {
+        Self {
+            pid: stored.pid,
+            at: Timestamp(stored.at_boot_ms),
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Names and meanings of the agent's metrics; values are set where things happen, and here once a second.
+
+use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
+
+use crate::inbox::{ContainerView, Standing};
+
+/// Tells the recorder what each name means.
+pub(crate) fn describe() {
+    describe_gauge!(
+        "argosy_agent_registered",
+        "1 while a master has registered this agent."
+    );
+    describe_gauge!("argosy_agent_epoch", "Highest epoch seen.");
+    describe_counter!(
+        "argosy_agent_reconnects_total",
+        "Streams to a master that were opened."
+    );
+    describe_gauge!("argosy_agent_containers", "Containers by state.");
+    describe_histogram!(
+        "argosy_agent_launch_duration_seconds",
+        "Time of one step of a launch."
+    );
+    describe_counter!(
+        "argosy_agent_launch_failures_total",
+        "Launches that failed in a step."
+    );
+    describe_counter!(
+        "argosy_agent_oom_kills_total",
+        "Containers that reached their memory limit."
+    );
+    describe_counter!(
+        "argosy_agent_orphans_removed_total",
+        "Containers removed that no journal knew."
+    );
+    describe_histogram!(
+        "argosy_agent_checkpoint_duration_seconds",
+        "Time of one sync of the journal."
+    );
+    describe_gauge!(
+        "argosy_agent_limits_enforced",
+        "1 if the host has this cgroup controller."
+    );
+}
+
+/// Says which limits are kept.
+pub(crate) fn limits_enforced(missing: &[String]) {
+    for controller in ["cpu", "memory", "pids"] {
+        let kept = !missing.iter().any(|name| name == controller);
+        gauge!("argosy_agent_limits_enforced", "controller" => controller)
+            .set(f64::from(u8::from(kept)));
+    }
+}
+
+/// Publishes the loop's present view.
+pub(crate) fn publish(standing: &Standing, containers: &[ContainerView]) {
+    gauge!("argosy_agent_registered").set(f64::from(u8::from(standing.registered)));
+    // Epochs are log indexes: far below 2^53.
+    gauge!("argosy_agent_epoch").set(standing.epoch as f64);
+    for state in crate::core::PHASES {
+        let count = containers
+            .iter()
+            .filter(|view| view.state == *state)
+            .count();
+        gauge!("argosy_agent_containers", "state" => *state).set(count as f64);
+    }
+}

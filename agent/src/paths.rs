@@ -1,0 +1,91 @@
+//! Where an agent keeps what: the one drawing of its directory.
+//!
+//! ```text
+//! <directory>/                      of one agent, on a local disk
+//!   lock                            held by the living agent; its process id inside
+//!   journal                         orders taken, handles, updates: see `journal`
+//!   journal.next                    a compacted journal in the making; worth nothing until renamed
+//!   containers/<container>/         hand-off between agents and a supervisor: see argosy_isolation
+//!   sandboxes/<framework>/<task>/<container>/
+//!                                   working directory of one instance: fetched files, stdout, stderr
+//! ```
+//! `<container>` is `<agent>-<order>-<life>`: it never names two starts, even when an agent registers
+//! anew and its orders count from 1 again.
+
+use std::path::{Path, PathBuf};
+
+use argosy_state::ids::TaskKey;
+
+use crate::core::ContainerName;
+
+/// The directory of one agent.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    root: PathBuf,
+}
+
+impl Paths {
+    /// The drawing, rooted at `directory`.
+    #[must_use]
+    pub fn new(directory: &Path) -> Self {
+        Self {
+            root: directory.to_owned(),
+        }
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Held by the living agent.
+    #[must_use]
+    pub fn lock(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    /// The journal.
+    #[must_use]
+    pub fn journal(&self) -> PathBuf {
+        self.root.join("journal")
+    }
+
+    /// A compacted journal in the making.
+    #[must_use]
+    pub fn journal_next(&self) -> PathBuf {
+        self.root.join("journal.next")
+    }
+
+    /// All hand-off folders.
+    #[must_use]
+    pub fn containers(&self) -> PathBuf {
+        self.root.join("containers")
+    }
+
+    /// The hand-off folder of one container.
+    #[must_use]
+    pub fn container(&self, name: ContainerName) -> PathBuf {
+        self.containers().join(name.to_string())
+    }
+
+    /// All sandboxes.
+    #[must_use]
+    pub fn sandboxes(&self) -> PathBuf {
+        self.root.join("sandboxes")
+    }
+
+    /// The sandboxes of all instances of one task.
+    #[must_use]
+    pub fn task(&self, key: &TaskKey) -> PathBuf {
+        self.sandboxes()
+            .join(key.framework.to_string())
+            .join(key.task.as_str())
+    }
+
+    /// The sandbox of one container.
+    #[must_use]
+    pub fn sandbox(&self, key: &TaskKey, name: ContainerName) -> PathBuf {
+        self.task(key).join(name.to_string())
+    }
+}

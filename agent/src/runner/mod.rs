@@ -1,0 +1,380 @@
+//! Carries out what the core wants done to containers; tells it what happened. Decides nothing.
+//!
+//! One task a container waits for its supervisor. What blocks (folders, the launcher, adoption, removal)
+//! runs on the runtime's blocking threads, a bounded number at a time. Reading order: `description`,
+//! `watching`.
+
+mod description;
+mod watching;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use argosy_isolation::{Adoption, ContainerId, Group, LaunchError, Launcher, Tree, adopt, destroy};
+use argosy_proto::v1;
+use argosy_state::ids::{TaskKey, Timestamp};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Settings;
+use crate::core::{ContainerName, Effect, Found, Input, Instance, Refusal, Start};
+use crate::fetcher::Fetcher;
+use crate::inbox::Event;
+use crate::paths::Paths;
+use crate::sandbox;
+use watching::Control;
+
+pub(crate) use description::user;
+
+/// Containers that are made or removed at a time: more only queue up at the kernel.
+const AT_A_TIME: usize = 8;
+/// Tasks whose files are fetched at a time.
+const FETCHING: usize = 16;
+/// How long each step of a removal may take before it is tried again.
+const REMOVAL_PATIENCE: Duration = Duration::from_secs(5);
+/// The pause before a removal or an adoption that failed is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// How often a supervisor that lives but does not answer is asked.
+const ADOPTION_TRIES: u32 = 3;
+
+/// How to start the launcher: a program that calls `argosy_isolation::launcher::run_from_fd` first of all.
+#[derive(Debug, Clone)]
+pub struct LauncherCommand {
+    /// The executable.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+}
+
+impl LauncherCommand {
+    fn spawn(&self, tree: Option<&Tree>) -> Result<Launcher, LaunchError> {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments);
+        Launcher::spawn(command, tree)
+    }
+}
+
+/// The containers of this host.
+pub(crate) struct Runner {
+    shared: Arc<Shared>,
+    /// Of every container that may live.
+    controls: HashMap<Instance, Arc<Control>>,
+    fetches: HashMap<Instance, CancellationToken>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+pub(super) struct Shared {
+    pub(super) settings: Settings,
+    pub(super) paths: Paths,
+    pub(super) tree: Option<Tree>,
+    command: LauncherCommand,
+    /// A lock, since launches come from many blocking threads and one socket leads to the launcher.
+    launcher: Mutex<Launcher>,
+    fetcher: Fetcher,
+    slots: Semaphore,
+    fetch_slots: Semaphore,
+    /// To the agent's loop. When full, the container's task waits: its supervisor keeps what it says.
+    inbox: mpsc::Sender<Event>,
+}
+
+impl Runner {
+    pub(crate) fn new(
+        settings: Settings,
+        paths: Paths,
+        tree: Option<Tree>,
+        command: LauncherCommand,
+        inbox: mpsc::Sender<Event>,
+    ) -> Result<Self, LaunchError> {
+        let launcher = command.spawn(tree.as_ref())?;
+        let shared = Shared {
+            fetcher: Fetcher::new(settings.fetch_limit_bytes),
+            settings,
+            paths,
+            tree,
+            command,
+            launcher: Mutex::new(launcher),
+            slots: Semaphore::new(AT_A_TIME),
+            fetch_slots: Semaphore::new(FETCHING),
+            inbox,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            controls: HashMap::new(),
+            fetches: HashMap::new(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    /// Lets go of every container; none of them notices.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
+    /// Performs an effect that concerns containers; hands others back.
+    pub(crate) fn perform(&mut self, effect: Effect) -> Option<Effect> {
+        match effect {
+            Effect::Fetch(start) => self.fetch(*start),
+            Effect::CancelFetch(instance) => {
+                if let Some(cancel) = self.fetches.remove(&instance) {
+                    cancel.cancel();
+                }
+            }
+            Effect::Start(start) => self.start(*start),
+            Effect::Find { name, key } => self.find(name, key),
+            Effect::Kill { instance, grace_ms } => {
+                if let Some(control) = self.controls.get(&instance) {
+                    control.kill(grace_ms);
+                }
+            }
+            Effect::Renew { instance, stop_at } => {
+                if let Some(control) = self.controls.get(&instance) {
+                    control.renew(stop_at);
+                }
+            }
+            Effect::Destroy { name, key } => self.destroy(name, key),
+            other => return Some(other),
+        }
+        None
+    }
+
+    fn fetch(&mut self, start: Start) {
+        let shared = self.shared.clone();
+        let cancel = CancellationToken::new();
+        let instance = start.name.instance;
+        self.fetches.insert(instance, cancel.clone());
+        self.spawn(async move {
+            let fetching = async {
+                let _slot = shared.fetch_slots.acquire().await;
+                shared.fetch(&start).await
+            };
+            let result = tokio::select! {
+                () = cancel.cancelled() => return,
+                result = fetching => result,
+            };
+            shared.tell(Input::Fetched { instance, result }).await;
+        });
+    }
+
+    fn start(&mut self, start: Start) {
+        let instance = start.name.instance;
+        self.fetches.remove(&instance);
+        let control = Arc::new(Control::default());
+        self.controls.insert(instance, control.clone());
+        let shared = self.shared.clone();
+        self.spawn(async move {
+            let started = std::time::Instant::now();
+            let slot = shared.slots.acquire().await;
+            let worker = shared.clone();
+            let made = tokio::task::spawn_blocking(move || worker.launch(&start)).await;
+            drop(slot);
+            metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "start")
+                .record(started.elapsed().as_secs_f64());
+            match made.expect("making a container never panics") {
+                Ok(container) => watching::watch(&shared, instance, container, &control).await,
+                Err(refusal) => {
+                    metrics::counter!("argosy_agent_launch_failures_total", "step" => "start")
+                        .increment(1);
+                    shared.tell(Input::NotStarted { instance, refusal }).await;
+                }
+            }
+        });
+    }
+
+    fn find(&mut self, name: ContainerName, key: TaskKey) {
+        let control = Arc::new(Control::default());
+        self.controls.insert(name.instance, control.clone());
+        let shared = self.shared.clone();
+        self.spawn(async move {
+            let instance = name.instance;
+            let slot = shared.slots.acquire().await;
+            let worker = shared.clone();
+            let found = tokio::task::spawn_blocking(move || worker.adopt(name, &key)).await;
+            drop(slot);
+            match found.expect("adopting a container never panics") {
+                Ok(container) => {
+                    let fact = watching::started_fact(container.handle());
+                    let found = Found::Running(fact);
+                    shared.tell(Input::Found { instance, found }).await;
+                    watching::watch(&shared, instance, container, &control).await;
+                }
+                Err(found) => shared.tell(Input::Found { instance, found }).await,
+            }
+        });
+    }
+
+    fn destroy(&mut self, name: ContainerName, key: TaskKey) {
+        self.controls.remove(&name.instance);
+        let shared = self.shared.clone();
+        self.spawn(async move {
+            let _slot = shared.slots.acquire().await;
+            loop {
+                let worker = shared.clone();
+                let removed = tokio::task::spawn_blocking(move || worker.remove(name)).await;
+                match removed.expect("removing a container never panics") {
+                    Ok(()) => break,
+                    Err(why) => {
+                        tracing::warn!(container = %name, task = %key, why, "a container cannot be removed yet");
+                        tokio::time::sleep(TRY_AGAIN).await;
+                    }
+                }
+            }
+            shared.tell(Input::Destroyed { name }).await;
+        });
+    }
+
+    /// Removes what earlier lives left and the journal does not know, before anything new is started.
+    pub(crate) fn clear_orphans(&self, known: &[ContainerName]) -> io::Result<usize> {
+        let mut orphans = Vec::new();
+        for entry in std::fs::read_dir(self.shared.paths.containers())? {
+            let name = entry?.file_name();
+            let name = name
+                .to_str()
+                .and_then(|name| name.parse::<ContainerName>().ok());
+            orphans.extend(name.filter(|name| !known.contains(name)));
+        }
+        if let Some(tree) = &self.shared.tree {
+            for id in tree.containers().map_err(io::Error::other)? {
+                let name = id.as_str().parse::<ContainerName>().ok();
+                let name = name.filter(|name| !known.contains(name) && !orphans.contains(name));
+                orphans.extend(name);
+            }
+        }
+        for name in &orphans {
+            self.shared.remove(*name).map_err(io::Error::other)?;
+            metrics::counter!("argosy_agent_orphans_removed_total").increment(1);
+        }
+        Ok(orphans.len())
+    }
+}
+
+impl Shared {
+    pub(super) async fn tell(&self, input: Input) {
+        // The loop is gone only when the agent stops: then the next life finds out by itself.
+        let _ = self.inbox.send(Event::Core(input)).await;
+    }
+
+    async fn fetch(&self, start: &Start) -> Result<(), String> {
+        let begun = std::time::Instant::now();
+        let sandbox = self.paths.sandbox(&start.key, start.name);
+        let spec = start.launch.spec.clone().unwrap_or_default();
+        let owner = sandbox::owner(&spec.user).map_err(|error| error.to_string())?;
+        sandbox::make(&sandbox, owner.as_ref()).map_err(|error| error.to_string())?;
+        let result = self
+            .fetcher
+            .fetch_all(&spec.uris, &sandbox, owner.as_ref())
+            .await;
+        metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "fetch")
+            .record(begun.elapsed().as_secs_f64());
+        result.map_err(|error| {
+            metrics::counter!("argosy_agent_launch_failures_total", "step" => "fetch").increment(1);
+            crate::error::sentence(&error)
+        })
+    }
+
+    fn launch(&self, start: &Start) -> Result<argosy_isolation::Container, Refusal> {
+        let spec = description::spec(self, start)?;
+        let failed = |text: String| Refusal {
+            reason: v1::Reason::ContainerLaunchFailed,
+            text,
+        };
+        let mut launcher = self
+            .launcher
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        match launcher.launch(&spec) {
+            Ok(container) => Ok(container),
+            Err(LaunchError::Spec(error)) => Err(Refusal {
+                reason: v1::Reason::TaskInvalid,
+                text: error.to_string(),
+            }),
+            Err(error @ LaunchError::Gone { .. }) => {
+                // Whether this request arrived is for the hand-off files to say; the next gets a new launcher.
+                match self.command.spawn(self.tree.as_ref()) {
+                    Ok(fresh) => *launcher = fresh,
+                    Err(error) => {
+                        tracing::error!(why = crate::error::sentence(&error), "no launcher")
+                    }
+                }
+                drop(launcher);
+                match adopt(&spec.directory) {
+                    Ok(Adoption::Running(container)) => Ok(container),
+                    Ok(Adoption::Exited(_) | Adoption::Gone { .. }) | Err(_) => {
+                        Err(failed(crate::error::sentence(&error)))
+                    }
+                }
+            }
+            Err(error @ (LaunchError::Spawn { .. } | LaunchError::Cgroup(_))) => {
+                Err(failed(crate::error::sentence(&error)))
+            }
+        }
+    }
+
+    fn adopt(
+        &self,
+        name: ContainerName,
+        key: &TaskKey,
+    ) -> Result<argosy_isolation::Container, Found> {
+        let folder = self.paths.container(name);
+        for _ in 0..ADOPTION_TRIES {
+            match adopt(&folder) {
+                Ok(Adoption::Running(container)) => return Ok(container),
+                Ok(Adoption::Exited(exit)) => return Err(Found::Exited(watching::ended(exit))),
+                Ok(Adoption::Gone { reason }) => {
+                    tracing::info!(container = %name, task = %key, reason, "a container is gone");
+                    return Err(if description::never_started(&folder) {
+                        Found::NeverStarted
+                    } else {
+                        Found::Gone
+                    });
+                }
+                Err(error) => {
+                    let why = crate::error::sentence(&error);
+                    tracing::warn!(container = %name, task = %key, why, "a container cannot be adopted yet");
+                    std::thread::sleep(TRY_AGAIN);
+                }
+            }
+        }
+        Err(Found::Gone)
+    }
+
+    fn group(&self, name: ContainerName) -> Option<Group> {
+        let id = ContainerId::new(name.to_string()).expect("digits and dashes make a name");
+        self.tree.as_ref().map(|tree| tree.group(&id))
+    }
+
+    fn remove(&self, name: ContainerName) -> Result<(), String> {
+        let folder = self.paths.container(name);
+        let group = self.group(name);
+        let path = group.as_ref().map(Group::path);
+        destroy(&folder, path, REMOVAL_PATIENCE).map_err(|error| crate::error::sentence(&error))?;
+        match std::fs::remove_dir_all(&folder) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(format!("cannot remove {}: {error}", folder.display())),
+        }
+    }
+}
+
+/// The boot clock, as the core counts time.
+pub(crate) fn boot_now() -> Timestamp {
+    Timestamp(argosy_isolation::BootTime::now().0)
+}

@@ -1,0 +1,176 @@
+//! One container's task: waits for its supervisor's notices, passes wishes on.
+
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::Mutex;
+
+use argosy_isolation::{BootTime, Container, Exit, Handle, Notice, Outcome, Stop};
+use argosy_state::ids::Timestamp;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
+
+use super::{Shared, TRY_AGAIN, boot_now};
+use crate::core::{Ended, How, Input, Instance, StartedFact, StopCause};
+
+/// What is wanted of a container; the newest wish of each kind. A lock, since the loop writes and the
+/// container's task reads; nothing is awaited under it.
+#[derive(Debug, Default)]
+pub(super) struct Control {
+    wishes: Mutex<Wishes>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Wishes {
+    kill_grace_ms: Option<u64>,
+    stop_at: Option<Timestamp>,
+}
+
+impl Control {
+    pub(super) fn kill(&self, grace_ms: u64) {
+        self.change(|wishes| wishes.kill_grace_ms = Some(grace_ms));
+    }
+
+    pub(super) fn renew(&self, stop_at: Timestamp) {
+        self.change(|wishes| wishes.stop_at = Some(stop_at));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Wishes)) {
+        change(
+            &mut self
+                .wishes
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        );
+        self.changed.notify_one();
+    }
+
+    fn take(&self) -> Wishes {
+        std::mem::take(
+            &mut self
+                .wishes
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        )
+    }
+}
+
+/// A container's socket, for the runtime to wait on.
+struct Socket(Container);
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+/// What the newer, unsafe constructor asks for holds by type: `Socket` owns its descriptor, keeps it open
+/// and always shows the same one.
+#[allow(
+    deprecated,
+    reason = "the replacement is unsafe, and unsafe code lives in isolation only"
+)]
+fn register(container: Container) -> std::io::Result<AsyncFd<Socket>> {
+    AsyncFd::with_interest(Socket(container), Interest::READABLE)
+}
+
+/// Tells the loop what the supervisor says, until the container has ended.
+pub(super) async fn watch(
+    shared: &Shared,
+    instance: Instance,
+    container: Container,
+    control: &Control,
+) {
+    let lost = |why: String| Input::Lost { instance, why };
+    let mut socket = match register(container) {
+        Ok(socket) => socket,
+        Err(error) => {
+            return shared
+                .tell(lost(format!("cannot watch its supervisor: {error}")))
+                .await;
+        }
+    };
+    loop {
+        match socket.get_mut().0.notice() {
+            Ok(Some(Notice::Started(handle))) => {
+                let fact = started_fact(Some(&handle));
+                shared.tell(Input::Started { instance, fact }).await;
+                continue;
+            }
+            Ok(Some(Notice::Exited(exit))) => {
+                if exit.out_of_memory {
+                    metrics::counter!("argosy_agent_oom_kills_total").increment(1);
+                }
+                let ended = ended(*exit);
+                return shared.tell(Input::Exited { instance, ended }).await;
+            }
+            Ok(None) => {}
+            Err(error) => return shared.tell(lost(crate::error::sentence(&error))).await,
+        }
+        tokio::select! {
+            ready = socket.readable() => match ready {
+                Ok(mut guard) => guard.clear_ready(),
+                Err(error) => return shared.tell(lost(error.to_string())).await,
+            },
+            () = control.changed.notified() => pass_on(&socket.get_ref().0, control, instance).await,
+        }
+    }
+}
+
+async fn pass_on(container: &Container, control: &Control, instance: Instance) {
+    let wishes = control.take();
+    let kill = wishes
+        .kill_grace_ms
+        .map_or(Ok(()), |grace_ms| container.kill(grace_ms));
+    let renew = wishes
+        .stop_at
+        .map_or(Ok(()), |at| container.renew(BootTime(at.0)));
+    for error in [kill, renew].into_iter().filter_map(Result::err) {
+        let why = crate::error::sentence(&error);
+        tracing::warn!(
+            order = instance.order.0,
+            why,
+            "a supervisor does not take an order; trying again"
+        );
+        tokio::time::sleep(TRY_AGAIN).await;
+        if let Some(grace_ms) = wishes.kill_grace_ms {
+            control.kill(grace_ms);
+        }
+    }
+}
+
+/// When a container was started, on the boot clock: its own file knows only the time of day.
+pub(super) fn started_fact(handle: Option<&Handle>) -> StartedFact {
+    let now = boot_now();
+    let age_ms = handle.map_or(0, |handle| {
+        wall_now_ms().saturating_sub(handle.started_at_ms)
+    });
+    StartedFact {
+        pid: handle.map_or(0, |handle| handle.init.pid),
+        at: Timestamp(now.0.saturating_sub(age_ms)),
+    }
+}
+
+pub(super) fn ended(exit: Exit) -> Ended {
+    Ended {
+        how: match exit.outcome {
+            Outcome::Exited(code) => How::Code(code),
+            Outcome::Signaled(signal) => How::Signal(signal),
+            Outcome::NotStarted => How::NotStarted,
+        },
+        stop: exit.stop.map(|stop| match stop {
+            Stop::Ordered => StopCause::Ordered,
+            Stop::StopAfter => StopCause::StopAfter,
+        }),
+        out_of_memory: exit.out_of_memory,
+        text: exit.reason,
+    }
+}
+
+/// Milliseconds of the Unix epoch, for display.
+fn wall_now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}

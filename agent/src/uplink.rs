@@ -1,0 +1,179 @@
+//! The stream to the leader: opened when the core says so, its messages carried both ways.
+//!
+//! Decides nothing: when to dial, what to say and when to give up is the core's.
+
+use std::time::Duration;
+
+use argosy_client::AgentUplink;
+use argosy_proto::v1;
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::core::Input;
+use crate::inbox::Event;
+
+/// How long one search for the leader takes at most.
+const DIAL_DEADLINE: Duration = Duration::from_secs(10);
+/// Messages that may wait for the stream. When full, the link is dropped: the master does not read, and
+/// what was not sent is in the journal.
+const OUTBOX: usize = 8_192;
+
+/// The agent's one stream.
+pub(crate) struct Uplink {
+    client: AgentUplink,
+    inbox: mpsc::Sender<Event>,
+    dials: u64,
+    current: Option<Current>,
+    /// Ends the tasks of the present stream, or the present search.
+    guard: Option<DropGuard>,
+}
+
+struct Current {
+    link: u64,
+    sender: mpsc::Sender<v1::FromAgent>,
+    address: String,
+}
+
+impl Uplink {
+    pub(crate) fn new(client: AgentUplink, inbox: mpsc::Sender<Event>) -> Self {
+        Self {
+            client,
+            inbox,
+            dials: 0,
+            current: None,
+            guard: None,
+        }
+    }
+
+    /// Looks for the leader, later. Whatever was open or sought before ends.
+    pub(crate) fn dial(&mut self, after_ms: u64, hello: v1::Hello) {
+        self.current = None;
+        self.dials += 1;
+        let token = CancellationToken::new();
+        self.guard = Some(token.clone().drop_guard());
+        let stream = Stream {
+            client: self.client.clone(),
+            inbox: self.inbox.clone(),
+            link: self.dials,
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = token.cancelled() => {}
+                () = stream.run(after_ms, hello) => {}
+            }
+        });
+    }
+
+    /// The stream that was sought is open. False if it is not wanted any more.
+    pub(crate) fn linked(
+        &mut self,
+        link: u64,
+        sender: mpsc::Sender<v1::FromAgent>,
+        address: String,
+    ) -> bool {
+        if link != self.dials || self.guard.is_none() {
+            return false;
+        }
+        self.current = Some(Current {
+            link,
+            sender,
+            address,
+        });
+        true
+    }
+
+    /// Says something on a stream; returns what the core must know if that cannot be.
+    pub(crate) fn send(&mut self, link: u64, message: v1::FromAgent) -> Option<Input> {
+        let current = self
+            .current
+            .as_ref()
+            .filter(|current| current.link == link)?;
+        match current.sender.try_send(message) {
+            Ok(()) => None,
+            Err(mpsc::error::TrySendError::Full(_)) => Some(Input::Disconnected {
+                link,
+                why: format!("the master did not take {OUTBOX} messages"),
+            }),
+            Err(mpsc::error::TrySendError::Closed(_)) => Some(Input::Disconnected {
+                link,
+                why: "the stream is closed".to_owned(),
+            }),
+        }
+    }
+
+    /// Ends a stream.
+    pub(crate) fn hang_up(&mut self, link: u64) {
+        if let Some(current) = self.current.take_if(|current| current.link == link) {
+            self.client.distrust(&current.address);
+            self.guard = None;
+        }
+    }
+}
+
+/// One search for the leader and, if it succeeds, one stream.
+struct Stream {
+    client: AgentUplink,
+    inbox: mpsc::Sender<Event>,
+    link: u64,
+}
+
+impl Stream {
+    async fn run(self, after_ms: u64, hello: v1::Hello) {
+        tokio::time::sleep(Duration::from_millis(after_ms)).await;
+        let opened = match self.client.connect(hello, DIAL_DEADLINE).await {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::warn!(
+                    why = crate::error::sentence(&error),
+                    "no leader found; looking on"
+                );
+                self.tell(Event::Core(Input::DialFailed)).await;
+                return;
+            }
+        };
+        let (sender, mut outbox) = mpsc::channel(OUTBOX);
+        let linked = Event::Linked {
+            link: self.link,
+            sender,
+            address: opened.address,
+        };
+        self.tell(linked).await;
+        let stream = opened.sender;
+        let carry = async {
+            while let Some(message) = outbox.recv().await {
+                if stream.send(message).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let mut inbound = opened.inbound;
+        let read = async {
+            loop {
+                match inbound.message().await {
+                    Ok(Some(message)) => {
+                        let message = Box::new(message);
+                        let link = self.link;
+                        self.tell(Event::Core(Input::Message { link, message }))
+                            .await;
+                    }
+                    Ok(None) => return "the master closed the stream".to_owned(),
+                    Err(status) => return format!("the stream broke: {}", status.message()),
+                }
+            }
+        };
+        // What can still be read is read even when nothing can be sent any more.
+        tokio::pin!(carry, read);
+        let why = tokio::select! {
+            why = &mut read => why,
+            () = &mut carry => read.await,
+        };
+        let link = self.link;
+        self.tell(Event::Core(Input::Disconnected { link, why }))
+            .await;
+    }
+
+    async fn tell(&self, event: Event) {
+        // The loop is gone only when the agent stops.
+        let _ = self.inbox.send(event).await;
+    }
+}

@@ -1,0 +1,150 @@
+//! An agent in this process, on a directory that outlives it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use argosy_agent::{Config, IsolationMode, LauncherCommand, Parts, RunError, run};
+use argosy_client::ConnectorConfig;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::master::PATIENCE;
+
+/// The verb under which this program is its own launcher.
+pub(crate) const LAUNCHER: &str = "launcher";
+
+/// A host: what is left when its agent is not there.
+pub(crate) struct Host {
+    pub(crate) folder: tempfile::TempDir,
+}
+
+impl Host {
+    pub(crate) fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub(crate) async fn agent(&self, master: SocketAddr) -> Agent {
+        self.agent_with(master, |_| {}).await
+    }
+
+    pub(crate) async fn agent_with(
+        &self,
+        master: SocketAddr,
+        change: impl FnOnce(&mut Config),
+    ) -> Agent {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let api = listener.local_addr().unwrap();
+        let directory = self.folder.path().join("agent");
+        let mut config = Config::new(directory, vec![master.to_string()], api.to_string());
+        config.allow_missing_controllers = true;
+        config.resources = "cpus:4;mem:1024".parse().unwrap();
+        if !nix::unistd::geteuid().is_root() {
+            config.isolation = IsolationMode::Processes;
+        }
+        change(&mut config);
+        let stop = CancellationToken::new();
+        let end_tasks = CancellationToken::new();
+        let parts = Parts {
+            api: listener,
+            launcher: LauncherCommand {
+                program: PathBuf::from("/proc/self/exe"),
+                arguments: vec![LAUNCHER.into()],
+            },
+            connector: ConnectorConfig::default(),
+            metrics: None,
+            end_tasks: end_tasks.clone(),
+        };
+        Agent {
+            api,
+            running: tokio::spawn(run(config, parts, stop.clone())),
+            stop,
+            end_tasks,
+        }
+    }
+
+    /// The sandbox of a task's only instance.
+    pub(crate) fn sandbox(&self, task: &str) -> PathBuf {
+        let folder = self
+            .folder
+            .path()
+            .join("agent/sandboxes")
+            .join(crate::master::FRAMEWORK)
+            .join(task);
+        let mut found = std::fs::read_dir(&folder).unwrap();
+        found.next().expect("a sandbox is there").unwrap().path()
+    }
+}
+
+/// A living agent.
+pub(crate) struct Agent {
+    pub(crate) api: SocketAddr,
+    running: JoinHandle<Result<(), RunError>>,
+    stop: CancellationToken,
+    pub(crate) end_tasks: CancellationToken,
+}
+
+impl Agent {
+    /// Stops it; its tasks go on.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        self.ended().await.unwrap();
+    }
+
+    /// Waits until it has ended by itself.
+    pub(crate) async fn ended(self) -> Result<(), RunError> {
+        let ended = tokio::time::timeout(PATIENCE, self.running).await;
+        ended.expect("the agent does not end").unwrap()
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
+        let answer = reqwest::get(format!("http://{}{path}", self.api))
+            .await
+            .unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    /// The containers that are listed now.
+    pub(crate) async fn containers(&self) -> Vec<serde_json::Value> {
+        let (_, text) = self.get("/v1/containers").await;
+        let mut list: serde_json::Value = serde_json::from_str(&text).unwrap();
+        list["containers"]
+            .as_array_mut()
+            .map(std::mem::take)
+            .unwrap()
+    }
+
+    /// Waits until nothing is left of any container.
+    pub(crate) async fn is_clear(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.containers().await.is_empty() {
+            assert!(
+                Instant::now() < deadline,
+                "containers are left: {:?}",
+                self.containers().await
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// Waits until a file is there, and returns what it says.
+pub(crate) async fn content(path: &Path) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Ok(text) = std::fs::read_to_string(path)
+            && !text.is_empty()
+        {
+            return text;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{} does not come",
+            path.display()
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

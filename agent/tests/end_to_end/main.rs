@@ -1,0 +1,43 @@
+//! An agent with real containers against a master that says what each test wants.
+//!
+//! Its own harness: the same executable is the launcher, which must start before any thread. Runs one
+//! test after the other; a first argument picks those whose name holds it.
+
+mod cases;
+mod host;
+mod master;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+fn main() -> ExitCode {
+    let argument = std::env::args().nth(1);
+    if argument.as_deref() == Some(host::LAUNCHER) {
+        return match argosy_isolation::launcher::run_from_fd() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => panic!("{error}"),
+        };
+    }
+    if std::env::args().any(|argument| argument == "--list") {
+        cases::ALL
+            .iter()
+            .for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    let picked = argument
+        .filter(|argument| !argument.starts_with('-'))
+        .unwrap_or_default();
+    for (name, case) in cases::ALL.iter().filter(|(name, _)| name.contains(&picked)) {
+        let begun = Instant::now();
+        // A panic names the failed test on the line before its message.
+        print!("test {name} ... ");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build();
+        let runtime = runtime.expect("a runtime can be made");
+        runtime.block_on(case());
+        println!("ok, {} ms", begun.elapsed().as_millis());
+    }
+    ExitCode::SUCCESS
+}

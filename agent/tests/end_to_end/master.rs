@@ -1,0 +1,233 @@
+//! A master for one test: takes streams of agents, says what the test wants, shows what agents say.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::time::Duration;
+
+use argosy_proto::v1;
+use argosy_proto::v1::agents_server::{Agents, AgentsServer};
+use argosy_proto::v1::from_agent::Message as FromAgent;
+use argosy_proto::v1::to_agent::Message as ToAgent;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+/// How long anything may take before a test fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// The cluster of every test.
+pub(crate) const CLUSTER: &str = "000000000000000000000000000000aa";
+/// The framework of every test.
+pub(crate) const FRAMEWORK: &str = "framework-1";
+
+struct Service {
+    streams: mpsc::Sender<Link>,
+}
+
+#[tonic::async_trait]
+impl Agents for Service {
+    type ConnectStream = Pin<Box<dyn Stream<Item = Result<v1::ToAgent, Status>> + Send>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<v1::FromAgent>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        // Full means that the test does not look: it has failed.
+        let (sender, receiver) = mpsc::channel(100_000);
+        let link = Link {
+            inbound: request.into_inner(),
+            outbound: sender,
+            epoch: 5,
+            reported: BTreeMap::new(),
+            settles: true,
+        };
+        self.streams
+            .send(link)
+            .await
+            .map_err(|_| Status::unavailable("the test is over"))?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// Serves one port.
+pub(crate) struct Master {
+    pub(crate) address: SocketAddr,
+    streams: mpsc::Receiver<Link>,
+}
+
+impl Master {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sender, streams) = mpsc::channel(16);
+        let service = AgentsServer::new(Service { streams: sender });
+        let server = tonic::transport::Server::builder().add_service(service);
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        Self { address, streams }
+    }
+
+    /// The next stream and its hello.
+    pub(crate) async fn link(&mut self) -> (Link, v1::Hello) {
+        let next = tokio::time::timeout(PATIENCE, self.streams.recv()).await;
+        let mut link = next.expect("no agent connects").unwrap();
+        match link.next().await {
+            FromAgent::Hello(hello) => (link, hello),
+            other => panic!("the first message is {other:?}"),
+        }
+    }
+
+    /// As `link`, and registers the agent.
+    pub(crate) async fn registered(&mut self, equal: bool) -> (Link, v1::Hello) {
+        let (mut link, hello) = self.link().await;
+        link.register(&hello, equal).await;
+        (link, hello)
+    }
+}
+
+/// One stream of an agent.
+pub(crate) struct Link {
+    inbound: Streaming<v1::FromAgent>,
+    outbound: mpsc::Sender<Result<v1::ToAgent, Status>>,
+    pub(crate) epoch: u64,
+    /// Updates by task, in the order in which they came.
+    reported: BTreeMap<String, Vec<v1::NumberedUpdate>>,
+    /// Whether updates are committed, and ended tasks released, as they come.
+    pub(crate) settles: bool,
+}
+
+impl Link {
+    pub(crate) async fn register(&mut self, hello: &v1::Hello, equal: bool) {
+        let registered = v1::Registered {
+            agent_id: "agent-1".into(),
+            incarnation: *hello
+                .tried_incarnations
+                .last()
+                .unwrap_or(&hello.confirmed_incarnation),
+            heartbeat_interval_ms: 200,
+            equal,
+            protocol: None,
+        };
+        self.say(ToAgent::Registered(registered)).await;
+    }
+
+    pub(crate) async fn say(&mut self, message: ToAgent) {
+        let envelope = v1::ToAgent {
+            epoch: self.epoch,
+            cluster_id: CLUSTER.into(),
+            message: Some(message),
+        };
+        self.outbound
+            .send(Ok(envelope))
+            .await
+            .expect("the agent has hung up");
+    }
+
+    pub(crate) async fn order(&mut self, index: u64, order: v1::order::Order) {
+        let order = v1::Order {
+            index,
+            order: Some(order),
+        };
+        self.say(ToAgent::Order(order)).await;
+    }
+
+    pub(crate) async fn launch(&mut self, index: u64, spec: v1::TaskSpec) {
+        self.order(index, launch(spec)).await;
+    }
+
+    /// The next message that is not a ping; pings are answered.
+    pub(crate) async fn next(&mut self) -> FromAgent {
+        self.try_next().await.expect("the agent has hung up")
+    }
+
+    /// The same; `None` when the agent has hung up.
+    pub(crate) async fn try_next(&mut self) -> Option<FromAgent> {
+        loop {
+            let next = tokio::time::timeout(PATIENCE, self.inbound.message()).await;
+            let message = next.expect("the agent says nothing").ok()??;
+            match message.message.expect("a message has a body") {
+                FromAgent::Ping(ping) => self.say(ToAgent::Pong(ping)).await,
+                other => return Some(other),
+            }
+        }
+    }
+
+    /// Reads reports until the task has ended; returns its updates, merged ones as they came.
+    pub(crate) async fn end_of(&mut self, task: &str) -> Vec<v1::NumberedUpdate> {
+        self.until(task, is_terminal).await
+    }
+
+    /// Reads reports until an update of the task is as wanted; returns all of its updates so far.
+    pub(crate) async fn until(
+        &mut self,
+        task: &str,
+        wanted: impl Fn(&v1::NumberedUpdate) -> bool,
+    ) -> Vec<v1::NumberedUpdate> {
+        loop {
+            if let Some(updates) = self
+                .reported
+                .get(task)
+                .filter(|updates| updates.iter().any(&wanted))
+            {
+                return updates.clone();
+            }
+            let FromAgent::Report(report) = self.next().await else {
+                continue;
+            };
+            self.take(report).await;
+        }
+    }
+
+    async fn take(&mut self, report: v1::Report) {
+        let mut committed = v1::Committed::default();
+        for update in report.updates {
+            committed.updates.push(v1::CommittedUpdate {
+                framework_id: update.framework_id.clone(),
+                task_id: update.task_id.clone(),
+                order_index: update.order_index,
+                number: update.number,
+                released: is_terminal(&update),
+            });
+            self.reported
+                .entry(update.task_id.clone())
+                .or_default()
+                .push(update);
+        }
+        if self.settles {
+            self.say(ToAgent::Committed(committed)).await;
+        }
+    }
+}
+
+pub(crate) fn is_terminal(update: &v1::NumberedUpdate) -> bool {
+    argosy_proto::convert::state_from(update.state)
+        .unwrap()
+        .is_terminal()
+}
+
+pub(crate) fn launch(spec: v1::TaskSpec) -> v1::order::Order {
+    v1::order::Order::Launch(v1::LaunchOrder {
+        framework_id: FRAMEWORK.into(),
+        role: "*".into(),
+        spec: Some(spec),
+        framework_name: "test".into(),
+        never_start: false,
+    })
+}
+
+pub(crate) fn kill(task: &str, grace_ms: u64) -> v1::order::Order {
+    v1::order::Order::Kill(v1::KillOrder {
+        framework_id: FRAMEWORK.into(),
+        task_id: task.into(),
+        grace_ms,
+    })
+}
+
+pub(crate) fn shell(task: &str, line: &str) -> v1::TaskSpec {
+    v1::TaskSpec {
+        task_id: task.into(),
+        shell: line.into(),
+        ..v1::TaskSpec::default()
+    }
+}
