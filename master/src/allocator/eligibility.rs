@@ -1,0 +1,253 @@
+//! Who may be offered what: the state of frameworks and agents, what a framework can see of an
+//! agent, and the least that is worth an offer.
+//!
+//! Facts only; nothing here knows shares, filters or open offers.
+
+use std::str::FromStr;
+
+use argosy_state::Registry;
+use argosy_state::agent::{Agent, AgentMode};
+use argosy_state::framework::{Connection, Framework, FrameworkInfo};
+use argosy_state::ids::{AgentId, FrameworkId, Role};
+use argosy_state::limits;
+use argosy_state::resources::{InvalidResources, Resource, Resources};
+
+use super::reason::Reason;
+
+/// A framework with this label set to "true" is offered gpus; without it they are left out of its
+/// offers, so that work that needs none does not hold them.
+pub const GPUS_LABEL: &str = "argosy.offers/gpus";
+/// A framework with this label set to "true" is offered resources that may be taken back.
+pub const REVOCABLE_LABEL: &str = "argosy.offers/revocable";
+/// A framework's own least bundle, written as in [`Minimum`]; empty means anything.
+pub const MINIMUM_LABEL: &str = "argosy.offers/minimum";
+
+/// How far this leader reaches a framework.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// No stream in this reign.
+    None,
+    /// A stream whose reader is too far behind to be sent offers.
+    Behind,
+    /// A stream that takes offers.
+    Open,
+}
+
+/// What the leader alone knows: its links.
+#[derive(Clone, Copy)]
+pub struct Demand<'a> {
+    /// Whether this leader has the link of an agent.
+    pub linked: &'a dyn Fn(AgentId) -> bool,
+    /// How far this leader reaches a framework.
+    pub stream: &'a dyn Fn(FrameworkId) -> Stream,
+}
+
+impl std::fmt::Debug for Demand<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Demand")
+    }
+}
+
+/// Why a framework takes no offers at all; `None` if it does.
+pub(super) fn framework_obstacle(
+    registry: &Registry,
+    demand: &Demand<'_>,
+    framework: &Framework,
+) -> Option<Reason> {
+    let ended = registry
+        .framework_index(framework.id)
+        .map_or(0, |index| index.ended);
+    let stream = (demand.stream)(framework.id);
+    if framework.removing || framework.connection != Connection::Connected {
+        Some(Reason::NotActive)
+    } else if ended >= limits::UNACKNOWLEDGED_TASKS {
+        Some(Reason::Unacknowledged)
+    } else {
+        match stream {
+            Stream::None => Some(Reason::NotActive),
+            Stream::Behind => Some(Reason::Behind),
+            Stream::Open => None,
+        }
+    }
+}
+
+/// Why nothing of an agent is offered to anyone; `None` if it may be.
+pub(super) fn agent_obstacle(demand: &Demand<'_>, agent: &Agent) -> Option<Reason> {
+    match agent.mode {
+        AgentMode::Registered if (demand.linked)(agent.id) => None,
+        AgentMode::Registered => Some(Reason::NoLink),
+        AgentMode::Unreachable => Some(Reason::Unreachable),
+        AgentMode::Draining | AgentMode::Drained => Some(Reason::Draining),
+        AgentMode::Deactivated => Some(Reason::Deactivated),
+        AgentMode::Gone => Some(Reason::Gone),
+    }
+}
+
+/// What a framework in a role can see of an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Sight {
+    role: Role,
+    gpus: bool,
+    revocable: bool,
+}
+
+impl Sight {
+    pub(super) fn new(info: &FrameworkInfo, role: &Role) -> Self {
+        let says = |label: &str| info.labels.get(label).is_some_and(|value| value == "true");
+        Self {
+            role: role.clone(),
+            gpus: says(GPUS_LABEL),
+            revocable: says(REVOCABLE_LABEL),
+        }
+    }
+
+    /// The part that it sees.
+    pub(super) fn part(&self, resources: &Resources) -> Resources {
+        let seen = resources.iter().filter(|resource| self.sees(resource));
+        Resources::collect(seen.cloned()).unwrap_or_default()
+    }
+
+    /// A reservation is for its role and those below it.
+    fn sees(&self, resource: &Resource) -> bool {
+        let identity = &resource.identity;
+        let ours = identity.reservations.last().is_none_or(|reservation| {
+            let rest = self.role.as_str().strip_prefix(reservation.role.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+        ours && (self.gpus || &*identity.name != "gpus") && (self.revocable || !identity.revocable)
+    }
+}
+
+/// Whether everyone sees the same of these resources.
+pub(super) fn is_plain(resources: &Resources) -> bool {
+    resources.iter().all(|resource| {
+        let identity = &resource.identity;
+        identity.reservations.is_empty() && !identity.revocable && &*identity.name != "gpus"
+    })
+}
+
+/// The least that is worth an offer: any one of several bundles. Written `cpus:0.01|mem:32`; the
+/// empty text means anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Minimum {
+    any_of: Vec<Resources>,
+}
+
+impl Default for Minimum {
+    /// As Mesos has it: a hundredth of a cpu, or 32 MiB.
+    fn default() -> Self {
+        "cpus:0.01|mem:32"
+            .parse()
+            .expect("the default is well-formed")
+    }
+}
+
+impl FromStr for Minimum {
+    type Err = InvalidResources;
+
+    fn from_str(text: &str) -> Result<Self, InvalidResources> {
+        let parts = text
+            .split('|')
+            .map(str::trim)
+            .filter(|part| !part.is_empty());
+        let any_of = parts.map(str::parse).collect::<Result<_, _>>()?;
+        Ok(Self { any_of })
+    }
+}
+
+impl std::fmt::Display for Minimum {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let parts: Vec<_> = self.any_of.iter().map(ToString::to_string).collect();
+        f.write_str(&parts.join("|"))
+    }
+}
+
+impl Minimum {
+    /// Whether `resources` are worth an offer.
+    #[must_use]
+    pub fn is_met(&self, resources: &Resources) -> bool {
+        if resources.is_empty() {
+            return false;
+        }
+        self.any_of.is_empty() || self.any_of.iter().any(|least| reaches(resources, least))
+    }
+
+    /// Of a framework that has set one of its own. A text that cannot be read counts as unset.
+    pub(super) fn of(info: &FrameworkInfo) -> Option<Self> {
+        info.labels.get(MINIMUM_LABEL)?.parse().ok()
+    }
+}
+
+/// Amounts count whatever they are reserved for.
+fn reaches(have: &Resources, least: &Resources) -> bool {
+    least.iter().all(|wanted| {
+        let milli = wanted.value.scalar_milli();
+        if milli > 0 {
+            have.scalar_milli(&wanted.identity.name) >= milli
+        } else {
+            have.contains(&Resources::collect([wanted.clone()]).unwrap_or_default())
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_state::resources::Reservation;
+
+    use super::*;
+
+    fn parse(text: &str) -> Resources {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn either_a_little_cpu_or_a_little_memory_is_worth_an_offer() {
+        let minimum = Minimum::default();
+        assert!(minimum.is_met(&parse("cpus:0.01")) && minimum.is_met(&parse("mem:32")));
+        assert!(!minimum.is_met(&parse("cpus:0.009;mem:31.999;disk:1000;ports:[1-9]")));
+        assert!(!minimum.is_met(&Resources::none()));
+    }
+
+    #[test]
+    fn a_minimum_reads_back_and_the_empty_one_takes_anything() {
+        let minimum: Minimum = "cpus:1;mem:64|gpus:1".parse().unwrap();
+        assert_eq!(minimum.to_string().parse(), Ok(minimum.clone()));
+        assert!(minimum.is_met(&parse("gpus:1")) && !minimum.is_met(&parse("cpus:8;mem:63")));
+        let anything: Minimum = "".parse().unwrap();
+        assert!(anything.is_met(&parse("disk:0.001")) && !anything.is_met(&Resources::none()));
+        assert!("cpus:x".parse::<Minimum>().is_err());
+    }
+
+    #[test]
+    fn gpus_revocable_and_reserved_resources_are_seen_only_by_those_they_are_for() {
+        let mut all = parse("cpus:4;gpus:2");
+        let mut reserved = parse("mem:64").iter().next().unwrap().clone();
+        reserved.identity.reservations.push(Reservation {
+            role: Role::new("ops").unwrap(),
+            principal: String::new(),
+            labels: Default::default(),
+        });
+        all.add(&reserved).unwrap();
+        let mut revocable = parse("cpus:1").iter().next().unwrap().clone();
+        revocable.identity.revocable = true;
+        all.add(&revocable).unwrap();
+        assert!(!is_plain(&all) && is_plain(&parse("cpus:4;ports:[1-2]")));
+
+        let sees = |role: &str, labels: &[&str]| {
+            let info = FrameworkInfo {
+                labels: labels
+                    .iter()
+                    .map(|label| ((*label).to_owned(), "true".to_owned()))
+                    .collect(),
+                ..FrameworkInfo::default()
+            };
+            Sight::new(&info, &Role::new(role).unwrap())
+                .part(&all)
+                .to_string()
+        };
+        assert_eq!(sees("web", &[]), "cpus:4");
+        assert_eq!(sees("ops", &[]), "cpus:4;mem(ops):64");
+        assert_eq!(sees("opsy", &[GPUS_LABEL]), "cpus:4;gpus:2");
+        assert_eq!(sees("web", &[REVOCABLE_LABEL]), "cpus:4;cpus:1");
+    }
+}

@@ -1,0 +1,272 @@
+//! Who is next: a tree of roles with frameworks as its leaves, each level in the order of weighted
+//! dominant shares.
+//!
+//! Roles are flat today; a role of several levels only adds nodes. Amounts are looked up by the
+//! mirrors and set here; nothing here reads facts.
+
+use std::collections::BTreeSet;
+
+use argosy_state::registry::DEFAULT_WEIGHT_MILLI;
+
+use super::share::{Amounts, Kinds, Share};
+
+/// The root of all roles.
+pub(super) const ROOT: u32 = 0;
+
+/// What a node stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Account {
+    /// A role: listed while something below it is.
+    Role,
+    /// A framework in a role: listed while it takes offers.
+    Client,
+}
+
+#[derive(Debug)]
+struct Node {
+    parent: u32,
+    account: Account,
+    /// Its own, without what is below.
+    own: Amounts,
+    /// Its own and, for a role, that of the roles below. What clients have is in their role's own.
+    allocated: Amounts,
+    weight_milli: u64,
+    served: u64,
+    active: bool,
+    limit: Option<Amounts>,
+    /// Under which share its parent lists it.
+    listed: Option<Share>,
+    stale: bool,
+    children: BTreeSet<(Share, u32)>,
+}
+
+impl Node {
+    fn new(parent: u32, account: Account) -> Self {
+        Self {
+            parent,
+            account,
+            own: Amounts::default(),
+            allocated: Amounts::default(),
+            weight_milli: DEFAULT_WEIGHT_MILLI,
+            served: 0,
+            active: false,
+            limit: None,
+            listed: None,
+            stale: false,
+            children: BTreeSet::new(),
+        }
+    }
+}
+
+/// The tree. Changes mark nodes; [`Tree::settle`] lists them anew, each once.
+#[derive(Debug)]
+pub(super) struct Tree {
+    nodes: Vec<Node>,
+    spare: Vec<u32>,
+    stale: Vec<u32>,
+    served: u64,
+}
+
+impl Tree {
+    pub(super) fn new() -> Self {
+        Self {
+            nodes: vec![Node::new(ROOT, Account::Role)],
+            spare: Vec::new(),
+            stale: Vec::new(),
+            served: 0,
+        }
+    }
+
+    /// One above the largest index of a node.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub(super) fn add(&mut self, parent: u32, account: Account) -> u32 {
+        let node = Node::new(parent, account);
+        if let Some(at) = self.spare.pop() {
+            self.nodes[at as usize] = node;
+            return at;
+        }
+        self.nodes.push(node);
+        self.nodes.len() as u32 - 1
+    }
+
+    /// Takes a client out.
+    pub(super) fn remove(&mut self, at: u32) {
+        self.node_mut(at).active = false;
+        self.relist(at, None);
+        self.spare.push(at);
+    }
+
+    pub(super) fn parent(&self, at: u32) -> u32 {
+        self.node(at).parent
+    }
+
+    pub(super) fn is_client(&self, at: u32) -> bool {
+        self.node(at).account == Account::Client
+    }
+
+    pub(super) fn is_active(&self, at: u32) -> bool {
+        self.node(at).active
+    }
+
+    pub(super) fn share(&self, at: u32, kinds: &Kinds) -> Share {
+        let node = self.node(at);
+        kinds.share(&node.allocated, node.weight_milli, node.served)
+    }
+
+    pub(super) fn set_active(&mut self, at: u32, active: bool) {
+        if self.node(at).active != active {
+            self.node_mut(at).active = active;
+            self.mark(at);
+        }
+    }
+
+    pub(super) fn set_weight(&mut self, at: u32, weight_milli: u64) {
+        if self.node(at).weight_milli != weight_milli {
+            self.node_mut(at).weight_milli = weight_milli;
+            self.mark(at);
+        }
+    }
+
+    pub(super) fn set_limit(&mut self, at: u32, limit: Option<Amounts>) {
+        self.node_mut(at).limit = limit;
+    }
+
+    /// What a node has by itself, as the facts and the book say now.
+    pub(super) fn set_own(&mut self, at: u32, own: Amounts) {
+        let former = std::mem::replace(&mut self.node_mut(at).own, own);
+        if former != own {
+            self.move_allocated(at, own.minus(former));
+        }
+    }
+
+    /// A client is offered `amounts`: it and its roles have more, and were served last.
+    pub(super) fn charge(&mut self, client: u32, amounts: Amounts) {
+        self.served += 1;
+        let role = self.parent(client);
+        for at in [client, role] {
+            let node = self.node_mut(at);
+            node.own = node.own.plus(amounts);
+            self.move_allocated(at, amounts);
+        }
+        let mut at = client;
+        while at != ROOT {
+            let served = self.served;
+            self.node_mut(at).served = served;
+            at = self.parent(at);
+        }
+    }
+
+    /// Whether all roles above a client have room for `amounts` more.
+    pub(super) fn has_room(&self, client: u32, amounts: Amounts) -> bool {
+        let mut at = self.parent(client);
+        while at != ROOT {
+            let node = self.node(at);
+            if node
+                .limit
+                .is_some_and(|limit| !node.allocated.plus(amounts).within(limit))
+            {
+                return false;
+            }
+            at = node.parent;
+        }
+        true
+    }
+
+    /// Every share is another: lists all anew.
+    pub(super) fn mark_all(&mut self) {
+        for at in 1..self.nodes.len() as u32 {
+            self.mark(at);
+        }
+    }
+
+    /// Lists what has changed since the last call under its present share.
+    pub(super) fn settle(&mut self, kinds: &Kinds) {
+        while let Some(at) = self.stale.pop() {
+            self.node_mut(at).stale = false;
+            let wanted = self.wants_listing(at).then(|| self.share(at, kinds));
+            self.relist(at, wanted);
+        }
+    }
+
+    /// The first client in fair order for which `judge` finds something.
+    pub(super) fn first<T>(&self, judge: &mut impl FnMut(u32) -> Option<T>) -> Option<(u32, T)> {
+        debug_assert!(self.stale.is_empty(), "settle comes first");
+        self.first_below(ROOT, judge)
+    }
+
+    fn first_below<T>(
+        &self,
+        at: u32,
+        judge: &mut impl FnMut(u32) -> Option<T>,
+    ) -> Option<(u32, T)> {
+        self.node(at)
+            .children
+            .iter()
+            .find_map(|(_, child)| match self.node(*child).account {
+                Account::Client => judge(*child).map(|found| (*child, found)),
+                Account::Role => self.first_below(*child, judge),
+            })
+    }
+
+    fn node(&self, at: u32) -> &Node {
+        &self.nodes[at as usize]
+    }
+
+    fn node_mut(&mut self, at: u32) -> &mut Node {
+        &mut self.nodes[at as usize]
+    }
+
+    fn mark(&mut self, at: u32) {
+        if at != ROOT && !std::mem::replace(&mut self.node_mut(at).stale, true) {
+            self.stale.push(at);
+        }
+    }
+
+    fn move_allocated(&mut self, from: u32, by: Amounts) {
+        let mut at = from;
+        while at != ROOT {
+            let node = self.node_mut(at);
+            node.allocated = node.allocated.plus(by);
+            let (account, parent) = (node.account, node.parent);
+            self.mark(at);
+            if account == Account::Client {
+                return;
+            }
+            at = parent;
+        }
+    }
+
+    fn wants_listing(&self, at: u32) -> bool {
+        let node = self.node(at);
+        match node.account {
+            Account::Client => node.active,
+            Account::Role => !node.children.is_empty(),
+        }
+    }
+
+    fn relist(&mut self, at: u32, wanted: Option<Share>) {
+        let parent = self.parent(at);
+        let former = std::mem::replace(&mut self.node_mut(at).listed, wanted);
+        let children = &mut self.node_mut(parent).children;
+        let was_empty = children.is_empty();
+        if let Some(share) = former {
+            children.remove(&(share, at));
+        }
+        if let Some(share) = wanted {
+            children.insert((share, at));
+        }
+        if was_empty != children.is_empty() {
+            self.mark(parent);
+        }
+    }
+}
+
+#[cfg(test)]
+impl Tree {
+    pub(super) fn own(&self, at: u32) -> Amounts {
+        self.node(at).own
+    }
+}

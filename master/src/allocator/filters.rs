@@ -1,0 +1,388 @@
+//! Decline filters: which agents are hidden from which clients, until when.
+//!
+//! A filter hides an agent while what a client would see free there is a part of what it declined.
+//! Dense: a bit for each (client, agent) that is scanned, sorted lists an agent that are looked up,
+//! deadlines in batches. A client's bits are the truth; entries without a bit are leftovers.
+
+use std::collections::BTreeMap;
+
+use argosy_state::ids::Timestamp;
+use argosy_state::resources::Resources;
+
+use super::bits::Bits;
+use super::eligibility::Sight;
+
+/// One filter, at its agent.
+#[derive(Debug)]
+struct Entry {
+    client: u32,
+    bundle: u32,
+    until: Timestamp,
+}
+
+/// What was declined, shared by all who declined the same.
+#[derive(Debug)]
+struct Bundle {
+    declined: Resources,
+    /// Whose eyes to look through; `None` on an agent of which everyone sees the same.
+    sight: Option<Sight>,
+    hides: bool,
+    users: u32,
+}
+
+impl Bundle {
+    fn judge(&self, free: &Resources) -> bool {
+        match &self.sight {
+            None => self.declined.contains(free),
+            Some(sight) => self.declined.contains(&sight.part(free)),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct OnAgent {
+    /// Ascending by client.
+    entries: Vec<Entry>,
+    /// Those without users are free places.
+    bundles: Vec<Bundle>,
+}
+
+#[derive(Debug, Default)]
+struct OfClient {
+    declined: Bits,
+    hidden: Bits,
+}
+
+/// All filters. At the limit the one that would end first makes room: its client is merely offered
+/// the agent again a little early.
+#[derive(Debug)]
+pub(super) struct Filters {
+    agents: Vec<OnAgent>,
+    clients: Vec<OfClient>,
+    expiries: BTreeMap<(Timestamp, u32), Vec<u32>>,
+    entries: usize,
+    limit: usize,
+    nothing: Bits,
+}
+
+/// Who declined what where, until when.
+#[derive(Debug)]
+pub(super) struct Filter<'a> {
+    pub(super) client: u32,
+    pub(super) agent: u32,
+    pub(super) declined: &'a Resources,
+    pub(super) sight: Option<Sight>,
+    pub(super) until: Timestamp,
+}
+
+impl Filters {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            agents: Vec::new(),
+            clients: Vec::new(),
+            expiries: BTreeMap::new(),
+            entries: 0,
+            limit: limit.max(1),
+            nothing: Bits::default(),
+        }
+    }
+
+    /// Whether the agent is hidden from the client now.
+    pub(super) fn hides(&self, client: u32, agent: u32) -> bool {
+        self.hidden(client).contains(agent)
+    }
+
+    /// The agents hidden from a client now.
+    pub(super) fn hidden(&self, client: u32) -> &Bits {
+        self.clients
+            .get(client as usize)
+            .map_or(&self.nothing, |client| &client.hidden)
+    }
+
+    /// Adds a filter in place of the client's former one there. A new one counts as hiding until
+    /// [`Self::look_again`] is called for the agent. Returns the clients whose filters made room.
+    pub(super) fn add(&mut self, filter: Filter<'_>) -> Vec<u32> {
+        let Filter { client, agent, .. } = filter;
+        let mut dropped = Vec::new();
+        while self.entries >= self.limit {
+            let Some(client) = self.drop_first() else {
+                break;
+            };
+            dropped.push(client);
+        }
+        grow(&mut self.agents, agent);
+        grow(&mut self.clients, client);
+        let batch = self.expiries.entry((filter.until, client)).or_default();
+        batch.push(agent);
+        let on_agent = &mut self.agents[agent as usize];
+        let bundle = on_agent.bundle(filter.declined, filter.sight);
+        let entry = Entry {
+            client,
+            bundle,
+            until: filter.until,
+        };
+        match on_agent.position(client) {
+            Ok(at) => {
+                let former = std::mem::replace(&mut on_agent.entries[at], entry);
+                on_agent.leave(former.bundle);
+            }
+            Err(at) => {
+                on_agent.entries.insert(at, entry);
+                self.entries += 1;
+            }
+        }
+        // Others who declined the same may be looking at the agent already.
+        let hides = on_agent.bundles[bundle as usize].hides;
+        let of_client = &mut self.clients[client as usize];
+        of_client.declined.set(agent, true);
+        of_client.hidden.set(agent, hides);
+        dropped
+    }
+
+    /// The agent has `free` now: filters hide it or no longer do. To be called when something is
+    /// free; an agent with nothing to offer needs no hiding.
+    pub(super) fn look_again(&mut self, agent: u32, free: &Resources) {
+        let Some(on_agent) = self.agents.get_mut(agent as usize) else {
+            return;
+        };
+        let mut turned = false;
+        for bundle in on_agent
+            .bundles
+            .iter_mut()
+            .filter(|bundle| bundle.users > 0)
+        {
+            let hides = bundle.judge(free);
+            turned |= hides != bundle.hides;
+            bundle.hides = hides;
+        }
+        if !turned {
+            return;
+        }
+        for entry in &on_agent.entries {
+            let of_client = &mut self.clients[entry.client as usize];
+            if of_client.declined.contains(agent) {
+                let hides = on_agent.bundles[entry.bundle as usize].hides;
+                of_client.hidden.set(agent, hides);
+            }
+        }
+    }
+
+    /// Forgets the filters on an agent: it is gone, or gives something else now.
+    pub(super) fn drop_agent(&mut self, agent: u32) {
+        let Some(on_agent) = self.agents.get_mut(agent as usize) else {
+            return;
+        };
+        for entry in std::mem::take(on_agent).entries {
+            self.entries -= 1;
+            self.clients[entry.client as usize].unset(agent);
+        }
+    }
+
+    /// Forgets the filters of a client. The entries stay until their time, without a meaning.
+    pub(super) fn drop_client(&mut self, client: u32) {
+        if let Some(of_client) = self.clients.get_mut(client as usize) {
+            of_client.declined.clear();
+            of_client.hidden.clear();
+        }
+    }
+
+    /// When the next filters end.
+    pub(super) fn next_expiry(&self) -> Option<Timestamp> {
+        self.expiries.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Ends one batch of filters that is over at `now`: whose, and how many.
+    pub(super) fn expire(&mut self, now: Timestamp) -> Option<(u32, usize)> {
+        let due = self
+            .next_expiry()
+            .is_some_and(|at| at <= now)
+            .then(|| self.expiries.pop_first())
+            .flatten();
+        let ((until, client), agents) = due?;
+        for agent in &agents {
+            self.end(client, *agent, until);
+        }
+        Some((client, agents.len()))
+    }
+
+    /// How many entries there are, leftovers included.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.entries
+    }
+
+    fn end(&mut self, client: u32, agent: u32, until: Timestamp) {
+        let Some(on_agent) = self.agents.get_mut(agent as usize) else {
+            return;
+        };
+        let Ok(at) = on_agent.position(client) else {
+            return;
+        };
+        // A later decline has moved the end.
+        if on_agent.entries[at].until != until {
+            return;
+        }
+        let entry = on_agent.entries.remove(at);
+        on_agent.leave(entry.bundle);
+        self.entries -= 1;
+        self.clients[client as usize].unset(agent);
+    }
+
+    fn drop_first(&mut self) -> Option<u32> {
+        let mut first = self.expiries.first_entry()?;
+        let (until, client) = *first.key();
+        let agent = first.get_mut().pop();
+        if first.get().is_empty() {
+            first.remove();
+        }
+        if let Some(agent) = agent {
+            self.end(client, agent, until);
+        }
+        Some(client)
+    }
+}
+
+impl OnAgent {
+    fn position(&self, client: u32) -> Result<usize, usize> {
+        self.entries
+            .binary_search_by_key(&client, |entry| entry.client)
+    }
+
+    /// The place of a bundle, one user more.
+    fn bundle(&mut self, declined: &Resources, sight: Option<Sight>) -> u32 {
+        let same = |bundle: &Bundle| {
+            bundle.users > 0 && bundle.declined == *declined && bundle.sight == sight
+        };
+        if let Some(at) = self.bundles.iter().position(same) {
+            self.bundles[at].users += 1;
+            return at as u32;
+        }
+        let bundle = Bundle {
+            declined: declined.clone(),
+            sight,
+            hides: true,
+            users: 1,
+        };
+        match self.bundles.iter().position(|bundle| bundle.users == 0) {
+            Some(at) => {
+                self.bundles[at] = bundle;
+                at as u32
+            }
+            None => {
+                self.bundles.push(bundle);
+                self.bundles.len() as u32 - 1
+            }
+        }
+    }
+
+    fn leave(&mut self, bundle: u32) {
+        let bundle = &mut self.bundles[bundle as usize];
+        bundle.users -= 1;
+        if bundle.users == 0 {
+            bundle.declined = Resources::none();
+        }
+    }
+}
+
+impl OfClient {
+    fn unset(&mut self, agent: u32) {
+        self.declined.set(agent, false);
+        self.hidden.set(agent, false);
+    }
+}
+
+fn grow<T: Default>(all: &mut Vec<T>, at: u32) {
+    if at as usize >= all.len() {
+        all.resize_with(at as usize + 1, T::default);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Resources {
+        text.parse().unwrap()
+    }
+
+    fn add(filters: &mut Filters, client: u32, agent: u32, declined: &str, until: u64) {
+        filters.add(Filter {
+            client,
+            agent,
+            declined: &parse(declined),
+            sight: None,
+            until: Timestamp(until),
+        });
+    }
+
+    #[test]
+    fn a_filter_hides_while_what_is_free_is_a_part_of_what_was_declined() {
+        let mut filters = Filters::new(100);
+        add(&mut filters, 1, 7, "cpus:2;mem:64", 5_000);
+        filters.look_again(7, &parse("cpus:2;mem:64"));
+        assert!(filters.hides(1, 7) && !filters.hides(2, 7) && !filters.hides(1, 8));
+        filters.look_again(7, &parse("cpus:2;mem:65"));
+        assert!(!filters.hides(1, 7), "more memory than was declined");
+        filters.look_again(7, &parse("cpus:1"));
+        assert!(filters.hides(1, 7), "less again");
+    }
+
+    #[test]
+    fn those_who_declined_different_bundles_are_judged_apart() {
+        let mut filters = Filters::new(100);
+        add(&mut filters, 1, 0, "cpus:2", 9);
+        add(&mut filters, 2, 0, "cpus:4", 9);
+        add(&mut filters, 3, 0, "cpus:2", 9);
+        filters.look_again(0, &parse("cpus:3"));
+        assert!(!filters.hides(1, 0) && filters.hides(2, 0) && !filters.hides(3, 0));
+    }
+
+    #[test]
+    fn filters_end_at_their_time_and_a_later_decline_moves_the_end() {
+        let mut filters = Filters::new(100);
+        add(&mut filters, 1, 0, "cpus:2", 10);
+        add(&mut filters, 1, 1, "cpus:2", 10);
+        add(&mut filters, 1, 0, "cpus:2", 20);
+        assert_eq!(filters.next_expiry(), Some(Timestamp(10)));
+        assert_eq!(filters.expire(Timestamp(9)), None);
+        assert_eq!(filters.expire(Timestamp(10)), Some((1, 2)));
+        assert!(filters.hides(1, 0) && !filters.hides(1, 1));
+        assert_eq!(filters.expire(Timestamp(20)), Some((1, 1)));
+        assert!(!filters.hides(1, 0));
+        assert_eq!((filters.len(), filters.next_expiry()), (0, None));
+    }
+
+    #[test]
+    fn what_a_client_revived_stays_open_and_its_leftovers_mean_nothing_to_the_next_one() {
+        let mut filters = Filters::new(100);
+        add(&mut filters, 1, 0, "cpus:2", 10);
+        filters.drop_client(1);
+        assert!(!filters.hides(1, 0));
+        filters.look_again(0, &parse("cpus:9"));
+        filters.look_again(0, &parse("cpus:1"));
+        assert!(!filters.hides(1, 0), "a leftover has come to life");
+        add(&mut filters, 1, 0, "cpus:2", 30);
+        filters.expire(Timestamp(10));
+        assert!(filters.hides(1, 0), "the leftover's end has ended another");
+    }
+
+    #[test]
+    fn at_the_limit_the_filter_that_ends_first_makes_room() {
+        let mut filters = Filters::new(2);
+        add(&mut filters, 1, 0, "cpus:2", 30);
+        add(&mut filters, 1, 1, "cpus:2", 10);
+        add(&mut filters, 1, 2, "cpus:2", 20);
+        assert_eq!(filters.len(), 2);
+        assert!(filters.hides(1, 0) && !filters.hides(1, 1) && filters.hides(1, 2));
+    }
+
+    #[test]
+    fn a_changed_agent_is_open_to_all() {
+        let mut filters = Filters::new(9);
+        add(&mut filters, 1, 0, "cpus:2", 30);
+        add(&mut filters, 2, 0, "cpus:2", 30);
+        filters.drop_agent(0);
+        assert!(!filters.hides(1, 0) && !filters.hides(2, 0) && filters.len() == 0);
+        assert!(filters.expire(Timestamp(30)).is_some());
+    }
+}

@@ -1,0 +1,222 @@
+//! Looking at the facts again: the mirrors of frameworks, roles and agents follow registry, book
+//! and links.
+//!
+//! Level-triggered: it does not matter why something is looked at, or how often.
+
+use argosy_state::framework::Framework;
+use argosy_state::ids::{AgentId, FrameworkId, Revision, Role};
+use argosy_state::limits;
+
+use super::Allocator;
+use super::eligibility::{Minimum, Sight, agent_obstacle, framework_obstacle};
+use super::fair_share::{Account, ROOT};
+use super::mirrors::Client;
+use super::share::Moved;
+use super::turn::Turn;
+
+impl Allocator {
+    /// Follows the cluster's totals: all shares hang on them.
+    pub(super) fn look_at_totals(&mut self, turn: &Turn<'_>) {
+        match self.kinds.update(turn.registry.total()) {
+            Moved::No => {}
+            Moved::Totals => self.tree.mark_all(),
+            Moved::Kinds => {
+                self.tree.mark_all();
+                self.look_at_everything(turn);
+            }
+        }
+    }
+
+    /// Marks all that is there or was.
+    pub(super) fn look_at_everything(&mut self, turn: &Turn<'_>) {
+        let known = self.clients.frameworks.keys().copied();
+        let frameworks = turn.registry.frameworks().map(|framework| framework.id);
+        self.frameworks_due.extend(known.chain(frameworks));
+        let known = self.agents.ids();
+        let agents = turn.registry.agents().map(|agent| agent.id);
+        self.agents_due.extend(known.chain(agents));
+    }
+
+    /// Follows one framework.
+    pub(super) fn look_at_framework(&mut self, turn: &Turn<'_>, id: FrameworkId) {
+        let facts = turn.registry.framework(id);
+        self.leave_roles(id, facts);
+        if let Some(framework) = facts {
+            self.follow_session(id, framework.session);
+            let blocked = framework_obstacle(turn.registry, &turn.demand, framework).is_some();
+            for role in &framework.info.roles {
+                let at = self.ensure_client(id, role);
+                self.follow_client(turn, at, framework);
+                let active = !blocked && !framework.suppressed.contains(role);
+                if active && !self.tree.is_active(at) {
+                    self.sweep.wake(at);
+                }
+                self.tree.set_active(at, active);
+            }
+            let mirror = self.clients.frameworks.entry(id).or_default();
+            mirror.revision = framework.revision;
+        }
+        self.look_at_accounts(turn, id, facts);
+        if facts.is_none() {
+            self.clients.frameworks.remove(&id);
+        }
+    }
+
+    /// What a framework has moves its roles, those too that it has left.
+    fn look_at_accounts(&mut self, turn: &Turn<'_>, id: FrameworkId, facts: Option<&Framework>) {
+        let used = turn.registry.framework_index(id);
+        let used = used.into_iter().flat_map(|index| index.used.keys());
+        let held = facts.into_iter().flat_map(|facts| &facts.info.roles);
+        let now: Vec<Role> = held.chain(used).cloned().collect();
+        let mirror = self.clients.frameworks.entry(id).or_default();
+        let former = std::mem::replace(&mut mirror.accounts, now.clone());
+        for role in &now {
+            self.look_at_role(turn, role);
+        }
+        for role in former.iter().filter(|role| !now.contains(role)) {
+            self.look_at_role(turn, role);
+        }
+    }
+
+    /// Follows one role, if anyone is in it.
+    pub(super) fn look_at_role(&mut self, turn: &Turn<'_>, role: &Role) {
+        let Some(at) = self.roles.get(role).copied() else {
+            return;
+        };
+        let used = turn.registry.role_used(role);
+        let used = used
+            .map(|used| self.kinds.amounts(used))
+            .unwrap_or_default();
+        let offered = self.kinds.tallied(turn.book.offered_in(role));
+        self.tree.set_own(at, used.plus(offered));
+        self.tree.set_weight(at, turn.registry.weight_milli(role));
+    }
+
+    /// Follows one agent; whether what can be offered of it has changed.
+    pub(super) fn look_at_agent(&mut self, turn: &Turn<'_>, id: AgentId) -> bool {
+        let Some(agent) = turn.registry.agent(id) else {
+            if let Some(at) = self.agents.remove(id) {
+                self.filters.drop_agent(at);
+            }
+            return false;
+        };
+        let at = self.agents.ensure(id);
+        let is_new = self.agents.promise(at, agent);
+        if is_new {
+            self.filters.drop_agent(at);
+        }
+        let free = if agent_obstacle(&turn.demand, agent).is_none() {
+            let free = turn.registry.free(id);
+            if turn.book.has_offers_on(id) {
+                free.minus_saturating(&turn.book.offered_on(id))
+            } else {
+                free
+            }
+        } else {
+            Default::default()
+        };
+        if !self
+            .agents
+            .set_free(at, free, &self.kinds, &self.settings.minimum)
+        {
+            return is_new;
+        }
+        if self.agents.some.contains(at) {
+            self.filters.look_again(at, &self.agents.get(at).free);
+        }
+        true
+    }
+
+    /// The client of a framework in a role, made inactive if there is none.
+    fn ensure_client(&mut self, id: FrameworkId, role: &Role) -> u32 {
+        if let Some(at) = self.clients.place(id, role) {
+            return at;
+        }
+        let parent = self.ensure_role(role);
+        let at = self.tree.add(parent, Account::Client);
+        self.filters.drop_client(at);
+        self.sweep.forget(at);
+        let client = Client {
+            framework: id,
+            session: 0,
+            role: role.clone(),
+            offer_timeout_ms: limits::OFFER_TIMEOUT_MS,
+            sight: Sight::new(&Default::default(), role),
+            minimum: None,
+            last_decline: None,
+            unmet: false,
+        };
+        self.clients.put(at, client);
+        // The client is followed in full at the next look, whatever the record's revision.
+        let mirror = self.clients.frameworks.entry(id).or_default();
+        mirror.revision = Revision::default();
+        at
+    }
+
+    /// A new session starts without the filters of the one before.
+    fn follow_session(&mut self, id: FrameworkId, session: u64) {
+        let mirror = self.clients.frameworks.entry(id).or_default();
+        if mirror.session == session {
+            return;
+        }
+        let is_first = std::mem::replace(&mut mirror.session, session) == 0;
+        for at in mirror.clients.values().filter(|_| !is_first) {
+            self.filters.drop_client(*at);
+            self.sweep.wake(*at);
+        }
+    }
+
+    /// The node of a role. Its path has one level today: a role of more would add one node a level.
+    fn ensure_role(&mut self, role: &Role) -> u32 {
+        if let Some(at) = self.roles.get(role) {
+            return *at;
+        }
+        let at = self.tree.add(ROOT, Account::Role);
+        self.roles.insert(role.clone(), at);
+        if let Some(limit) = self.limits.get(role) {
+            self.tree.set_limit(at, Some(self.kinds.limit(limit)));
+        }
+        at
+    }
+
+    fn follow_client(&mut self, turn: &Turn<'_>, at: u32, framework: &Framework) {
+        let role = &self.clients.get(at).role;
+        let used = turn.registry.framework_index(framework.id);
+        let used = used.and_then(|index| index.used.get(role));
+        let used = used
+            .map(|used| self.kinds.amounts(used))
+            .unwrap_or_default();
+        let offered = turn.book.offered_to(framework.id, role);
+        self.tree
+            .set_own(at, used.plus(self.kinds.tallied(offered)));
+        let mirror = self.clients.frameworks.get(&framework.id);
+        if mirror.is_some_and(|mirror| mirror.revision == framework.revision) {
+            return;
+        }
+        let client = self.clients.get_mut(at);
+        client.session = framework.session;
+        client.sight = Sight::new(&framework.info, &client.role);
+        client.minimum = Minimum::of(&framework.info);
+        client.offer_timeout_ms = match framework.info.offer_timeout_ms {
+            0 => limits::OFFER_TIMEOUT_MS,
+            some => some,
+        };
+    }
+
+    /// Takes out the clients of roles that the framework is no longer in.
+    fn leave_roles(&mut self, id: FrameworkId, facts: Option<&Framework>) {
+        let Some(mirror) = self.clients.frameworks.get(&id) else {
+            return;
+        };
+        let left = mirror
+            .clients
+            .iter()
+            .filter(|(role, _)| facts.is_none_or(|facts| !facts.info.roles.contains(*role)));
+        for at in left.map(|(_, at)| *at).collect::<Vec<_>>() {
+            self.filters.drop_client(at);
+            self.sweep.forget(at);
+            self.clients.remove(at);
+            self.tree.remove(at);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! What the allocator keeps of agents and clients in dense arrays, so that a decision touches few
+//! cache lines and no names.
+//!
+//! Copies of facts, never truth: looking again at any time gives the same.
+
+use std::collections::BTreeMap;
+
+use argosy_state::agent::Agent;
+use argosy_state::ids::{AgentId, FrameworkId, Revision, Role};
+use argosy_state::resources::Resources;
+
+use super::bits::Bits;
+use super::eligibility::{Minimum, Sight, is_plain};
+use super::reason::LastDecline;
+use super::share::{Amounts, Kinds};
+
+/// One agent.
+#[derive(Debug, Default)]
+pub(super) struct AgentMirror {
+    pub(super) id: AgentId,
+    /// What can be offered now; empty while the agent may not be offered.
+    pub(super) free: Resources,
+    pub(super) amounts: Amounts,
+    pub(super) promise: Revision,
+    /// Whether everyone sees the same of it.
+    pub(super) plain: bool,
+}
+
+/// All agents by place; places are used again.
+#[derive(Debug, Default)]
+pub(super) struct Agents {
+    all: Vec<AgentMirror>,
+    places: BTreeMap<AgentId, u32>,
+    spare: Vec<u32>,
+    /// Those with anything to offer.
+    pub(super) some: Bits,
+    /// Those with as much as the general minimum.
+    pub(super) ample: Bits,
+}
+
+impl Agents {
+    pub(super) fn place(&self, id: AgentId) -> Option<u32> {
+        self.places.get(&id).copied()
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = AgentId> {
+        self.places.keys().copied()
+    }
+
+    pub(super) fn get(&self, at: u32) -> &AgentMirror {
+        &self.all[at as usize]
+    }
+
+    /// The place of an agent, made if it has none.
+    pub(super) fn ensure(&mut self, id: AgentId) -> u32 {
+        if let Some(at) = self.place(id) {
+            return at;
+        }
+        let at = self.spare.pop().unwrap_or(self.all.len() as u32);
+        if at as usize == self.all.len() {
+            self.all.push(AgentMirror::default());
+        }
+        self.all[at as usize] = AgentMirror {
+            id,
+            ..AgentMirror::default()
+        };
+        self.places.insert(id, at);
+        at
+    }
+
+    /// Gives the place of an agent back.
+    pub(super) fn remove(&mut self, id: AgentId) -> Option<u32> {
+        let at = self.places.remove(&id)?;
+        self.all[at as usize] = AgentMirror::default();
+        self.some.set(at, false);
+        self.ample.set(at, false);
+        self.spare.push(at);
+        Some(at)
+    }
+
+    /// Takes what the agent gives and promises; whether that is another promise than before.
+    pub(super) fn promise(&mut self, at: u32, agent: &Agent) -> bool {
+        let mirror = &mut self.all[at as usize];
+        if mirror.promise == agent.promise {
+            return false;
+        }
+        mirror.promise = agent.promise;
+        mirror.plain = is_plain(&agent.info.resources);
+        true
+    }
+
+    /// Takes what is free; whether that is anything else than before.
+    pub(super) fn set_free(
+        &mut self,
+        at: u32,
+        free: Resources,
+        kinds: &Kinds,
+        minimum: &Minimum,
+    ) -> bool {
+        let amounts = kinds.amounts(&free);
+        let mirror = &mut self.all[at as usize];
+        if mirror.free == free && mirror.amounts == amounts {
+            return false;
+        }
+        self.some.set(at, !free.is_empty());
+        self.ample.set(at, minimum.is_met(&free));
+        mirror.free = free;
+        mirror.amounts = amounts;
+        true
+    }
+
+    /// All that is free is being offered.
+    pub(super) fn take_all(&mut self, at: u32) -> Resources {
+        let mirror = &mut self.all[at as usize];
+        mirror.amounts = Amounts::default();
+        self.some.set(at, false);
+        self.ample.set(at, false);
+        std::mem::take(&mut mirror.free)
+    }
+}
+
+/// A framework in a role: what offers are made to.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) framework: FrameworkId,
+    pub(super) session: u64,
+    pub(super) role: Role,
+    pub(super) offer_timeout_ms: u64,
+    pub(super) sight: Sight,
+    /// Of its own; `None` takes the general one.
+    pub(super) minimum: Option<Minimum>,
+    pub(super) last_decline: Option<LastDecline>,
+    /// Its last full pass found nothing for it, and it has been said.
+    pub(super) unmet: bool,
+}
+
+/// One framework.
+#[derive(Debug, Default)]
+pub(super) struct FrameworkMirror {
+    pub(super) session: u64,
+    /// Of the record that the clients were made from.
+    pub(super) revision: Revision,
+    /// Its clients by role.
+    pub(super) clients: BTreeMap<Role, u32>,
+    /// Roles that it is in or has tasks in, as of the last look.
+    pub(super) accounts: Vec<Role>,
+}
+
+/// All clients, by their place in the tree.
+#[derive(Debug, Default)]
+pub(super) struct Clients {
+    all: Vec<Option<Client>>,
+    pub(super) frameworks: BTreeMap<FrameworkId, FrameworkMirror>,
+}
+
+impl Clients {
+    /// A client that is there: places come from the tree or from a framework's mirror.
+    pub(super) fn get(&self, at: u32) -> &Client {
+        self.all[at as usize]
+            .as_ref()
+            .expect("a client's place outlives its mention")
+    }
+
+    pub(super) fn get_mut(&mut self, at: u32) -> &mut Client {
+        self.all[at as usize]
+            .as_mut()
+            .expect("a client's place outlives its mention")
+    }
+
+    pub(super) fn place(&self, framework: FrameworkId, role: &Role) -> Option<u32> {
+        self.frameworks.get(&framework)?.clients.get(role).copied()
+    }
+
+    pub(super) fn is_there(&self, at: u32) -> bool {
+        self.all.get(at as usize).is_some_and(Option::is_some)
+    }
+
+    /// Places of all clients, ascending.
+    pub(super) fn places(&self) -> impl Iterator<Item = u32> {
+        (0..self.all.len() as u32).filter(|at| self.is_there(*at))
+    }
+
+    pub(super) fn put(&mut self, at: u32, client: Client) {
+        if at as usize >= self.all.len() {
+            self.all.resize_with(at as usize + 1, || None);
+        }
+        let framework = self.frameworks.entry(client.framework).or_default();
+        framework.clients.insert(client.role.clone(), at);
+        self.all[at as usize] = Some(client);
+    }
+
+    pub(super) fn remove(&mut self, at: u32) {
+        if let Some(client) = self.all[at as usize].take() {
+            let framework = self.frameworks.get_mut(&client.framework);
+            framework.map(|framework| framework.clients.remove(&client.role));
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Passes over all agents for many clients at once: the one with the smallest share chooses next,
+//! until nobody finds anything more.
+//!
+//! Each client goes through the agents once, a machine word of 64 at a time, so that a pass costs
+//! O(offers · log clients + clients · agents / 64). It stops when a turn's budget is spent and goes
+//! on from there: shares are taken anew each turn, and what changes meanwhile wakes its clients.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::Allocator;
+use super::bits::Bits;
+use super::fair_share::ROOT;
+use super::offering::Part;
+use super::share::Share;
+use super::turn::Turn;
+
+/// Words of agents that are scanned in about a microsecond.
+const WORDS_A_STEP: usize = 512;
+
+type Heap = BinaryHeap<Reverse<(Share, u32)>>;
+
+/// Clients that have not been through all agents yet.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    waiting: Vec<u32>,
+    members: Bits,
+    cursors: Vec<u32>,
+    heaps: Vec<Heap>,
+}
+
+impl Sweep {
+    /// A client goes through all agents, again if it is on its way.
+    pub(super) fn wake(&mut self, client: u32) {
+        if self.cursors.len() <= client as usize {
+            self.cursors.resize(client as usize + 1, 0);
+        }
+        self.cursors[client as usize] = 0;
+        if !self.members.contains(client) {
+            self.members.set(client, true);
+            self.waiting.push(client);
+        }
+    }
+
+    /// A client is gone or its place is another's.
+    pub(super) fn forget(&mut self, client: u32) {
+        if self.members.contains(client) {
+            self.members.set(client, false);
+            self.waiting.retain(|other| *other != client);
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+impl Allocator {
+    /// Every client that takes offers goes through all agents.
+    pub(super) fn sweep_all(&mut self) {
+        for client in self.clients.places() {
+            if self.tree.is_active(client) {
+                self.sweep.wake(client);
+            }
+        }
+    }
+
+    /// Goes on with the pass, if there is one.
+    pub(super) fn go_on_sweeping(&mut self, turn: &mut Turn<'_>) {
+        if self.sweep.is_over() || turn.is_spent() {
+            return;
+        }
+        let mut heaps = std::mem::take(&mut self.sweep.heaps);
+        self.fill(&mut heaps);
+        let mut path = Vec::new();
+        while !turn.is_spent() {
+            let Some(client) = descend(&mut heaps, &mut path, |at| self.tree.is_client(at)) else {
+                break;
+            };
+            if let Some((agent, part)) = self.next_agent(turn, client) {
+                self.offer(turn, client, agent, part);
+                for (parent, child) in path.iter().rev() {
+                    if let Some(mut top) = heaps[*parent as usize].peek_mut() {
+                        top.0.0 = self.tree.share(*child, &self.kinds);
+                    }
+                }
+            } else if let Some((role, _)) = path.last() {
+                heaps[*role as usize].pop();
+                self.sweep.members.set(client, false);
+                self.note_unmet(turn, client);
+            }
+        }
+        for heap in &mut heaps {
+            heap.clear();
+        }
+        self.sweep.heaps = heaps;
+        let members = &self.sweep.members;
+        self.sweep
+            .waiting
+            .retain(|client| members.contains(*client));
+    }
+
+    /// One heap for each role with waiting clients below, in the order of the shares as they are now.
+    fn fill(&mut self, heaps: &mut Vec<Heap>) {
+        heaps.resize_with(self.tree.len(), Heap::new);
+        let (tree, members) = (&self.tree, &mut self.sweep.members);
+        let mut filled = Bits::default();
+        for client in &self.sweep.waiting {
+            if !tree.is_active(*client) {
+                members.set(*client, false);
+                continue;
+            }
+            let mut at = *client;
+            while at != ROOT && !filled.contains(at) {
+                filled.set(at, true);
+                let share = tree.share(at, &self.kinds);
+                at = {
+                    let parent = tree.parent(at);
+                    heaps[parent as usize].push(Reverse((share, at)));
+                    parent
+                };
+            }
+        }
+    }
+
+    /// The next agent that a client can be offered anything of.
+    fn next_agent(&mut self, turn: &mut Turn<'_>, client: u32) -> Option<(u32, Part)> {
+        let facts = self.clients.get(client);
+        let candidates = if facts.minimum.is_none() {
+            &self.agents.ample
+        } else {
+            &self.agents.some
+        };
+        if candidates.is_empty() {
+            return None;
+        }
+        let hidden = self.filters.hidden(client);
+        let mut cursor = self.sweep.cursors[client as usize];
+        loop {
+            let (found, words) = candidates.next_without(hidden, cursor);
+            turn.spend(1 + words / WORDS_A_STEP);
+            let Some(agent) = found else {
+                self.sweep.cursors[client as usize] = u32::MAX;
+                return None;
+            };
+            cursor = agent + 1;
+            if let Some(part) = self.part(client, agent) {
+                self.sweep.cursors[client as usize] = cursor;
+                return Some((agent, part));
+            }
+        }
+    }
+
+    fn note_unmet(&mut self, turn: &mut Turn<'_>, client: u32) {
+        let client = self.clients.get_mut(client);
+        let has_offers = turn
+            .book
+            .offered_to(client.framework, &client.role)
+            .is_some();
+        if !client.unmet && !has_offers {
+            client.unmet = true;
+            turn.unmet.push((client.framework, client.role.clone()));
+        }
+    }
+}
+
+/// The client whose turn it is: at each level the smallest share. Roles without waiting clients are
+/// taken out on the way. `path` becomes the edges to it from the root.
+fn descend(
+    heaps: &mut [Heap],
+    path: &mut Vec<(u32, u32)>,
+    is_client: impl Fn(u32) -> bool,
+) -> Option<u32> {
+    path.clear();
+    let mut at = ROOT;
+    loop {
+        match heaps[at as usize].peek() {
+            Some(Reverse((_, child))) => {
+                path.push((at, *child));
+                if is_client(*child) {
+                    return Some(*child);
+                }
+                at = *child;
+            }
+            None => {
+                let (parent, _) = path.pop()?;
+                heaps[parent as usize].pop();
+                path.clear();
+                at = ROOT;
+            }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Who is served first, and how evenly.
+
+use std::collections::BTreeMap;
+
+use argosy_state::command::{CallAction, Operation};
+use argosy_state::ids::{AgentId, FrameworkId};
+
+use super::random::Dice;
+use super::world::{World, parse, role};
+
+fn counts(offers: &[(FrameworkId, AgentId)]) -> BTreeMap<FrameworkId, usize> {
+    let mut counts = BTreeMap::new();
+    for (framework, _) in offers {
+        *counts.entry(*framework).or_default() += 1;
+    }
+    counts
+}
+
+#[test]
+fn the_smaller_dominant_share_is_served_first() {
+    let mut world = World::new();
+    let first = world.framework(&["a"]);
+    let large = world.agent("cpus:8;mem:1024");
+    assert_eq!(world.offered(), [(first, large)]);
+    let second = world.framework(&["b"]);
+    assert_eq!(world.offered(), []);
+    let small = world.agent("cpus:1;mem:64");
+    assert_eq!(world.offered(), [(second, small)]);
+    let next = world.agent("cpus:1;mem:64");
+    assert_eq!(world.offered(), [(second, next)], "still below the first");
+    let next = world.agent("cpus:16;mem:2048");
+    assert_eq!(world.offered(), [(second, next)]);
+    let next = world.agent("cpus:1;mem:64");
+    assert_eq!(world.offered(), [(first, next)], "now above it");
+}
+
+#[test]
+fn the_dominant_resource_decides_not_the_sum() {
+    let mut world = World::new();
+    let ready = |world: &mut World, agent: &str| {
+        let id = world.agent(agent);
+        world
+            .offered()
+            .iter()
+            .map(|(to, at)| (*to, *at == id))
+            .collect::<Vec<_>>()
+    };
+    let cpu = world.framework(&["cpu"]);
+    assert_eq!(ready(&mut world, "cpus:30;mem:100"), [(cpu, true)]);
+    let mem = world.framework(&["mem"]);
+    assert_eq!(ready(&mut world, "cpus:10;mem:900"), [(mem, true)]);
+    // 30 of 40 cpus against 900 of 1,000 MiB.
+    assert_eq!(ready(&mut world, "cpus:1;mem:1"), [(cpu, true)]);
+}
+
+#[test]
+fn a_role_of_twice_the_weight_gets_twice_as_much() {
+    let mut world = World::new();
+    let (heavy, light) = (world.framework(&["heavy"]), world.framework(&["light"]));
+    world.operate(Operation::SetWeight {
+        role: role("heavy"),
+        weight_milli: 2_000,
+    });
+    for _ in 0..30 {
+        world.agent("cpus:2;mem:64");
+    }
+    assert_eq!(counts(&world.offered()), [(heavy, 20), (light, 10)].into());
+}
+
+#[test]
+fn a_weight_that_changes_counts_from_the_next_round() {
+    let mut world = World::new();
+    let (a, b) = (world.framework(&["a"]), world.framework(&["b"]));
+    for _ in 0..10 {
+        world.agent("cpus:2");
+    }
+    assert_eq!(counts(&world.offered()), [(a, 5), (b, 5)].into());
+    world.operate(Operation::SetWeight {
+        role: role("b"),
+        weight_milli: 3_000,
+    });
+    world.wait_ms(1_000);
+    assert_eq!(world.offered(), []);
+    for _ in 0..10 {
+        world.agent("cpus:2");
+    }
+    assert_eq!(counts(&world.offered()), [(b, 10)].into());
+}
+
+#[test]
+fn many_frameworks_of_one_role_share_what_one_of_another_gets_alone() {
+    let mut world = World::new();
+    let alone = world.framework(&["alone"]);
+    let crowd: Vec<_> = (0..3).map(|_| world.framework(&["crowd"])).collect();
+    for _ in 0..12 {
+        world.agent("cpus:2");
+    }
+    let counts = counts(&world.offered());
+    assert_eq!(counts[&alone], 6);
+    assert!(crowd.iter().all(|framework| counts[framework] == 2));
+}
+
+#[test]
+fn equal_shares_alternate() {
+    let mut world = World::new();
+    let (a, b) = (world.framework(&["x"]), world.framework(&["x"]));
+    let agent = world.agent("cpus:2;mem:64");
+    let mut order = Vec::new();
+    for _ in 0..6 {
+        let offers = world.offers();
+        assert_eq!(offers.len(), 1);
+        order.push(offers[0].framework);
+        world.decline(&offers[0], Some(0));
+    }
+    assert_eq!(order, [a, b, a, b, a, b]);
+    assert!(world.registry.free(agent) == parse("cpus:2;mem:64"));
+}
+
+#[test]
+fn tasks_and_offers_count_for_the_share_and_unreachable_tasks_do_not() {
+    let mut world = World::new();
+    let a = world.framework(&["a"]);
+    let far = world.agent("cpus:8");
+    let offer = world.offers().remove(0);
+    world.accept(&offer, &[("t", "cpus:8")]);
+    let b = world.framework(&["b"]);
+    let agent = world.agent("cpus:2");
+    assert_eq!(world.offered(), [(b, agent)], "the task counts");
+    world.lose(far);
+    let next = world.agent("cpus:2");
+    assert_eq!(world.offered(), [(a, next)], "its agent is unreachable");
+}
+
+#[test]
+fn frameworks_of_equal_demand_end_within_one_agent_of_each_other() {
+    for seed in 1..=30 {
+        let mut dice = Dice::new(seed * 7_919);
+        let mut world = World::new();
+        let frameworks: Vec<_> = (0..2 + dice.below(9))
+            .map(|_| world.framework(&["*"]))
+            .collect();
+        let agents = 1 + dice.below(120);
+        let mut held: BTreeMap<FrameworkId, usize> = BTreeMap::new();
+        for at in 0..agents {
+            world.agent("cpus:4;mem:512");
+            // Events and rounds are mixed: some agents come alone, some in a crowd.
+            if dice.below(3) > 0 && at + 1 < agents {
+                continue;
+            }
+            for offer in world.offers() {
+                *held.entry(offer.framework).or_default() += 1;
+                if dice.below(2) == 0 {
+                    let id = format!("t{at}-{}", offer.id.serial);
+                    world.accept(&offer, &[(&id, "cpus:4;mem:512")]);
+                }
+            }
+        }
+        let all: Vec<_> = frameworks
+            .iter()
+            .map(|framework| held.get(framework).copied().unwrap_or(0))
+            .collect();
+        let (least, most) = (all.iter().min().unwrap(), all.iter().max().unwrap());
+        assert_eq!(all.iter().sum::<usize>(), agents, "seed {seed}");
+        assert!(most - least <= 1, "seed {seed}: {all:?}");
+    }
+}
+
+#[test]
+fn a_framework_that_can_use_nothing_does_not_block_the_next() {
+    let mut world = World::new();
+    let picky = world.framework_with(&["a"], &[(crate::allocator::MINIMUM_LABEL, "cpus:64")]);
+    let other = world.framework(&["a"]);
+    let agent = world.agent("cpus:2;mem:64");
+    assert_eq!(world.offered(), [(other, agent)]);
+    assert_eq!(world.unmet, [(picky, role("a"))]);
+    world.wait_ms(5_000);
+    assert_eq!(world.offered(), []);
+    assert_eq!(world.unmet.len(), 1, "said once");
+}
+
+#[test]
+fn the_order_in_which_agents_and_frameworks_come_changes_no_account() {
+    let mut one = World::new();
+    let framework = one.framework(&["a"]);
+    let agent = one.agent("cpus:2;mem:64");
+    assert_eq!(one.offered(), [(framework, agent)]);
+    let mut other = World::new();
+    let agent = other.agent("cpus:2;mem:64");
+    assert_eq!(other.offered(), []);
+    let framework = other.framework(&["a"]);
+    assert_eq!(other.offered(), [(framework, agent)]);
+    for world in [&one, &other] {
+        let at = world
+            .allocator
+            .clients
+            .place(framework, &role("a"))
+            .unwrap();
+        let all = world.allocator.kinds.amounts(&parse("cpus:2;mem:64"));
+        assert_eq!(world.allocator.tree.own(at), all);
+    }
+}
+
+#[test]
+fn a_role_at_its_limit_is_offered_nothing_more() {
+    let mut world = World::new();
+    world
+        .allocator
+        .set_limit(&role("a"), Some(&parse("cpus:4")));
+    let (a, b) = (world.framework(&["a"]), world.framework(&["b"]));
+    for _ in 0..6 {
+        world.agent("cpus:2;mem:64");
+    }
+    assert_eq!(counts(&world.offered()), [(a, 2), (b, 4)].into());
+    let agent = world.agent("cpus:2;mem:64");
+    assert_eq!(world.offered(), [(b, agent)], "whatever the shares say");
+    world.call(b, CallAction::Suppress(Vec::new()));
+    let agent = world.agent("cpus:2;mem:64");
+    assert_eq!(world.offered(), []);
+    world.allocator.set_limit(&role("a"), None);
+    assert_eq!(world.offered(), [(a, agent)]);
+}

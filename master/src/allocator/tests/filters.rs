@@ -1,0 +1,191 @@
+//! Declines, suppression and revival.
+
+use argosy_state::command::CallAction;
+
+use super::world::{World, parse, role};
+use crate::allocator::{Declined, Settings};
+
+#[test]
+fn a_decline_hides_the_agent_for_five_seconds_from_that_framework_only() {
+    let mut world = World::new();
+    let (a, b) = (world.framework(&["a"]), world.framework(&["b"]));
+    let agent = world.agent("cpus:2;mem:64");
+    let offer = world.offers().remove(0);
+    assert_eq!(offer.framework, a);
+    world.decline(&offer, None);
+    let offer = world.offers().remove(0);
+    assert_eq!(offer.framework, b, "at once to the other");
+    world.decline(&offer, None);
+    assert_eq!(world.offered(), []);
+    world.wait_ms(4_999);
+    assert_eq!(world.offered(), []);
+    assert_eq!(world.allocator.next_wakeup().0, 5_001);
+    world.wait_ms(1);
+    assert_eq!(world.offered(), [(a, agent)]);
+}
+
+#[test]
+fn a_short_filter_lasts_one_round_and_zero_is_none() {
+    let mut world = World::new();
+    let a = world.framework(&["a"]);
+    let agent = world.agent("cpus:2;mem:64");
+    let offer = world.offers().remove(0);
+    world.decline(&offer, Some(1));
+    world.wait_ms(999);
+    assert_eq!(world.offered(), []);
+    world.wait_ms(1);
+    let offer = world.offers().remove(0);
+    world.decline(&offer, Some(0));
+    assert_eq!(world.offered(), [(a, agent)]);
+}
+
+#[test]
+fn a_filter_never_lasts_more_than_a_year() {
+    let mut world = World::new();
+    let a = world.framework(&["a"]);
+    let agent = world.agent("cpus:2;mem:64");
+    let offer = world.offers().remove(0);
+    world.decline(&offer, Some(u64::MAX));
+    world.wait_ms(365 * 24 * 3_600_000);
+    assert_eq!(world.offered(), [(a, agent)]);
+}
+
+#[test]
+fn more_than_was_declined_is_offered_at_once_and_less_is_not() {
+    let mut world = World::new();
+    let a = world.framework(&["a"]);
+    let agent = world.agent("cpus:4;mem:64");
+    let offer = world.offers().remove(0);
+    world.accept(&offer, &[("one", "cpus:1"), ("two", "cpus:1")]);
+    let rest = world.offers().remove(0);
+    assert_eq!(rest.resources, parse("cpus:2;mem:64"));
+    world.decline(&rest, Some(60_000));
+    assert_eq!(world.offered(), []);
+    world.finish(a, "one");
+    let more = world.offers().remove(0);
+    assert_eq!(more.resources, parse("cpus:3;mem:64"), "3 cpus are new");
+    world.accept(&more, &[("three", "cpus:1")]);
+    assert_eq!(world.offered(), [], "2 cpus were declined");
+    world.finish(a, "two");
+    assert_eq!(world.offered(), [(a, agent)]);
+}
+
+#[test]
+fn what_an_acceptance_leaves_may_be_filtered_too() {
+    let mut world = World::new();
+    let (a, b) = (world.framework(&["a"]), world.framework(&["b"]));
+    let agent = world.agent("cpus:4;mem:64");
+    let offer = world.offers().remove(0);
+    world.accept(&offer, &[("one", "cpus:1")]);
+    world.allocator.decline(
+        Declined {
+            framework: a,
+            session: offer.session,
+            role: role("a"),
+            agent,
+            resources: parse("cpus:3;mem:64"),
+            filter_ms: None,
+            because: None,
+        },
+        world.now,
+    );
+    assert_eq!(world.offered(), [(b, agent)]);
+}
+
+#[test]
+fn reviving_clears_the_filters_of_a_framework() {
+    let mut world = World::new();
+    let a = world.framework(&["a"]);
+    let agent = world.agent("cpus:2;mem:64");
+    let offer = world.offers().remove(0);
+    world.decline(&offer, Some(60_000));
+    assert_eq!(world.offered(), []);
+    world.call(a, CallAction::Revive(Vec::new()));
+    assert_eq!(world.offered(), [(a, agent)]);
+}
+
+#[test]
+fn reviving_one_role_leaves_the_filters_of_the_other() {
+    let mut world = World::new();
+    let a = world.framework(&["a", "b"]);
+    let agent = world.agent("cpus:2;mem:64");
+    for _ in 0..2 {
+        let offer = world.offers().remove(0);
+        world.decline(&offer, Some(60_000));
+    }
+    assert_eq!(world.offered(), []);
+    world.allocator.revive(a, &[role("b")]);
+    let offers = world.offers();
+    assert_eq!(offers.len(), 1);
+    assert_eq!((offers[0].agent, &offers[0].role), (agent, &role("b")));
+}
+
+#[test]
+fn a_suppressed_role_is_offered_nothing_until_it_is_revived() {
+    let mut world = World::new();
+    let a = world.framework(&["a", "b"]);
+    world.call(a, CallAction::Suppress(vec![role("a")]));
+    world.agent("cpus:2;mem:64");
+    let offers = world.offers();
+    assert_eq!(offers[0].role, role("b"), "the other role goes on");
+    world.call(a, CallAction::Suppress(Vec::new()));
+    world.agent("cpus:2;mem:64");
+    assert_eq!(world.offered(), []);
+    world.wait_ms(10_000);
+    assert_eq!(world.offered(), []);
+    world.call(a, CallAction::Revive(vec![role("a")]));
+    assert_eq!(world.offers()[0].role, role("a"));
+}
+
+#[test]
+fn an_agent_that_changes_what_it_gives_is_no_longer_filtered() {
+    let mut world = World::new();
+    let a = world.framework(&["a"]);
+    let agent = world.agent("cpus:4;mem:64");
+    let offer = world.offers().remove(0);
+    world.decline(&offer, Some(60_000));
+    assert_eq!(world.offered(), []);
+    world.resize(agent, "cpus:2;mem:64");
+    assert_eq!(world.offered(), [(a, agent)], "even if it is less now");
+}
+
+#[test]
+fn a_new_session_starts_without_the_filters_of_the_old_one() {
+    let mut world = World::new();
+    let a = world.framework(&["a"]);
+    let agent = world.agent("cpus:4;mem:64");
+    let offer = world.offers().remove(0);
+    world.decline(&offer, Some(60_000));
+    assert_eq!(world.offered(), []);
+    world.subscribe(Some(a), 4_711, World::info(&["a"], &[]));
+    assert_eq!(world.offered(), [(a, agent)]);
+    assert_eq!(world.book.offers_of(a).next().unwrap().0.session, 4_711);
+}
+
+#[test]
+fn declines_brought_along_to_a_new_leader_stay_in_force() {
+    let mut world = World::new();
+    let (a, b) = (world.framework(&["a"]), world.framework(&["b"]));
+    let agent = world.agent("cpus:4;mem:64");
+    let session = world.registry.framework(a).unwrap().session;
+    world.new_leader(Settings::default());
+    let bring = |session| Declined {
+        framework: a,
+        session,
+        role: role("a"),
+        agent,
+        resources: parse("cpus:4;mem:64"),
+        filter_ms: Some(3_000),
+        because: None,
+    };
+    world.allocator.decline(bring(session), world.now);
+    world
+        .allocator
+        .decline(bring(session + 1), world.now.plus_ms(9_000));
+    let offer = world.offers().remove(0);
+    assert_eq!(offer.framework, b);
+    world.decline(&offer, Some(60_000));
+    assert_eq!(world.offered(), []);
+    world.wait_ms(3_000);
+    assert_eq!(world.offered(), [(a, agent)], "another session's is void");
+}

@@ -1,0 +1,8 @@
+//! Tests of the allocator on real facts: every world is a registry that commands were applied to.
+
+mod fairness;
+mod filters;
+pub(crate) mod random;
+mod reasons;
+mod visibility;
+pub(crate) mod world;

@@ -1,0 +1,348 @@
+//! Long random runs: whatever happens in whatever order, nothing is offered twice, nothing is
+//! withheld, and the mirrors say what the facts say.
+
+use std::sync::Arc;
+
+use argosy_state::command::{CallAction, Operation, Promise};
+use argosy_state::ids::{AgentId, FrameworkId, Timestamp};
+use argosy_state::resources::Resources;
+
+use super::world::{World, parse, role};
+use crate::allocator::{Settings, Stream};
+
+/// A small generator: the same seed gives the same run.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed | 1)
+    }
+
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % bound.max(1)
+    }
+
+    fn pick<T: Clone>(&mut self, from: &[T]) -> Option<T> {
+        from.get(self.below(from.len())).cloned()
+    }
+}
+
+impl World {
+    /// What each account holds in the tree is what registry and book say.
+    pub(crate) fn check_mirrors(&mut self) {
+        let allocator = &self.allocator;
+        for (id, mirror) in &allocator.clients.frameworks {
+            let index = self.registry.framework_index(*id).unwrap();
+            for (role, at) in &mirror.clients {
+                let mut sum = index.used.get(role).cloned().unwrap_or_default();
+                for (promise, _) in self.book.offers_of(*id) {
+                    if promise.role == *role {
+                        sum = sum.plus(&scalars(&promise.resources)).unwrap();
+                    }
+                }
+                let own = allocator.tree.own(*at);
+                assert_eq!(own, allocator.kinds.amounts(&sum), "{id} in {role}");
+            }
+        }
+        for (role, at) in &allocator.roles {
+            let mut sum = self.registry.role_used(role).cloned().unwrap_or_default();
+            for (promise, _) in self.book.iter().filter(|(offer, _)| offer.role == *role) {
+                sum = sum.plus(&scalars(&promise.resources)).unwrap();
+            }
+            let own = allocator.tree.own(*at);
+            assert_eq!(own, allocator.kinds.amounts(&sum), "role {role}");
+        }
+        for agent in self.registry.agents() {
+            let at = allocator.agents.place(agent.id).unwrap();
+            let mirror = allocator.agents.get(at);
+            let left = self.registry.free(agent.id);
+            let left = left.minus_saturating(&self.book.offered_on(agent.id));
+            assert!(
+                mirror.free.is_empty() || mirror.free == left,
+                "{}",
+                agent.id
+            );
+        }
+    }
+
+    /// No agent that is worth an offer is left over while a client that takes offers could have it.
+    pub(crate) fn check_nothing_is_withheld(&mut self) {
+        for client in self.allocator.clients.places() {
+            if !self.allocator.tree.is_active(client) {
+                continue;
+            }
+            for agent in self.registry.agents() {
+                let at = self.allocator.agents.place(agent.id).unwrap();
+                assert!(
+                    self.allocator.part(client, at).is_none(),
+                    "{} could be offered to {:?}",
+                    agent.id,
+                    self.allocator.clients.get(client)
+                );
+            }
+        }
+    }
+}
+
+fn scalars(resources: &Resources) -> Resources {
+    let only = resources
+        .iter()
+        .filter(|resource| resource.value.scalar_milli() > 0);
+    Resources::collect(only.cloned()).unwrap()
+}
+
+/// All that is offered and used of an agent is never more than it has, unit by unit.
+fn check_conservation(world: &World) {
+    for agent in world.registry.agents() {
+        let used = &world.registry.agent_index(agent.id).unwrap().used;
+        let mut sum = used.clone();
+        for (promise, _) in world.book.offers_on(agent.id) {
+            if promise.promise == agent.promise {
+                sum = sum.plus(&promise.resources).expect("no unit is held twice");
+            }
+        }
+        let total = &agent.info.resources;
+        let is_smaller_now = !total.contains(used);
+        assert!(is_smaller_now || total.contains(&sum), "{}", agent.id);
+    }
+}
+
+struct Run {
+    world: World,
+    dice: Dice,
+    agents: Vec<AgentId>,
+    frameworks: Vec<FrameworkId>,
+    held: Vec<Arc<Promise>>,
+    tasks: Vec<(FrameworkId, String)>,
+    serial: u64,
+}
+
+impl Run {
+    fn new(seed: u64, settings: Settings) -> Self {
+        Self {
+            world: World::with(settings),
+            dice: Dice::new(seed),
+            agents: Vec::new(),
+            frameworks: Vec::new(),
+            held: Vec::new(),
+            tasks: Vec::new(),
+            serial: 0,
+        }
+    }
+
+    fn agent_text(&mut self) -> String {
+        let mut text = format!(
+            "cpus:{};mem:{};ports:[1000-{}]",
+            1 + self.dice.below(8),
+            64 * self.dice.below(16),
+            1000 + self.dice.below(50)
+        );
+        match self.dice.below(6) {
+            0 => text.push_str(";gpus:2"),
+            1 => text.push_str(";bandwidth:100"),
+            _ => {}
+        }
+        text
+    }
+
+    fn change(&mut self) {
+        match self.dice.below(16) {
+            0 if self.agents.len() < 14 => {
+                let text = self.agent_text();
+                self.agents.push(self.world.agent(&text));
+            }
+            1 if self.frameworks.len() < 8 => self.add_framework(),
+            2 | 3 => self.accept(),
+            4 | 5 => self.finish(),
+            6..=8 => self.decline(),
+            9 => self.disturb_agent(),
+            10 => self.disturb_framework(),
+            11 => {
+                let lapsed = self.world.book.expire(self.world.now, 100);
+                self.held.retain(|offer| !lapsed.contains(offer));
+            }
+            12 => {
+                let ms = self.dice.below(3_000) as u64;
+                self.world.wait_ms(ms);
+            }
+            13 => {
+                let (dice, agents) = (&mut self.dice, &self.agents);
+                if let Some(agent) = dice.pick(agents) {
+                    if !self.world.links.unlinked.remove(&agent) {
+                        self.world.links.unlinked.insert(agent);
+                    }
+                    self.world.allocator.agent_changed(agent);
+                }
+            }
+            14 => {
+                let weight_milli = 500 + self.dice.below(3_000) as u64;
+                self.world.operate(Operation::SetWeight {
+                    role: role("a"),
+                    weight_milli,
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn add_framework(&mut self) {
+        let roles: &[&str] = [&["a"][..], &["b"], &["a", "b"], &["c"]][self.dice.below(4)];
+        let labels: &[(&str, &str)] = [
+            &[][..],
+            &[(crate::allocator::GPUS_LABEL, "true")],
+            &[(crate::allocator::MINIMUM_LABEL, "cpus:2")],
+        ][self.dice.below(3)];
+        self.frameworks
+            .push(self.world.framework_with(roles, labels));
+    }
+
+    fn take_offer(&mut self) -> Option<Arc<Promise>> {
+        let book = &self.world.book;
+        let now = self.world.now;
+        self.held
+            .retain(|offer| book.get(offer.id).is_some() && offer.expires > now);
+        let at = self.dice.below(self.held.len());
+        (!self.held.is_empty()).then(|| self.held.swap_remove(at))
+    }
+
+    fn accept(&mut self) {
+        let Some(offer) = self.take_offer() else {
+            return;
+        };
+        self.serial += 1;
+        let id = format!("t{}", self.serial);
+        let cpus = offer.resources.scalar_milli("cpus");
+        let take = parse(&format!("cpus:{}", (cpus / 2_000).max(1)));
+        if offer.resources.contains(&take) {
+            self.world.accept(&offer, &[(&id, &take.to_string())]);
+            self.tasks.push((offer.framework, id));
+        } else {
+            self.world.decline(&offer, Some(1));
+        }
+    }
+
+    fn finish(&mut self) {
+        let at = self.dice.below(self.tasks.len());
+        let Some((framework, id)) = self.tasks.get(at).cloned() else {
+            return;
+        };
+        let key = argosy_state::ids::TaskKey {
+            framework,
+            task: argosy_state::ids::TaskId::new(&id).unwrap(),
+        };
+        let Some(task) = self.world.registry.task(&key) else {
+            self.tasks.swap_remove(at);
+            return;
+        };
+        let agent = self.world.registry.agent(task.agent).unwrap();
+        if agent.mode == argosy_state::agent::AgentMode::Registered {
+            self.world.finish(framework, &id);
+            self.tasks.swap_remove(at);
+        }
+    }
+
+    fn decline(&mut self) {
+        if let Some(offer) = self.take_offer() {
+            let filter_ms = self.dice.pick(&[None, Some(0), Some(1), Some(60_000)]);
+            self.world.decline(&offer, filter_ms.flatten());
+        }
+    }
+
+    fn disturb_agent(&mut self) {
+        let Some(agent) = self.dice.pick(&self.agents) else {
+            return;
+        };
+        let mode = self.world.registry.agent(agent).unwrap().mode;
+        let text = self.agent_text();
+        match (self.dice.below(3), mode) {
+            (0, argosy_state::agent::AgentMode::Registered) => self.world.lose(agent),
+            (1, _) => self.world.resize(agent, &text),
+            (2, argosy_state::agent::AgentMode::Registered) => {
+                self.world.operate(Operation::Deactivate(agent));
+            }
+            (2, argosy_state::agent::AgentMode::Deactivated) => {
+                self.world.operate(Operation::Reactivate(agent));
+            }
+            _ => {}
+        }
+        self.world.book.rescind_agent(agent);
+    }
+
+    fn disturb_framework(&mut self) {
+        let Some(framework) = self.dice.pick(&self.frameworks) else {
+            return;
+        };
+        match self.dice.below(6) {
+            0 => drop(self.world.call(framework, CallAction::Suppress(Vec::new()))),
+            1 | 2 => drop(self.world.call(framework, CallAction::Revive(Vec::new()))),
+            3 => {
+                let stream = [Stream::None, Stream::Behind, Stream::Open][self.dice.below(3)];
+                self.world.links.streams.insert(framework, stream);
+                self.world.allocator.framework_changed(framework);
+            }
+            4 => {
+                let session = 10_000 + self.serial;
+                self.serial += 1;
+                let roles: &[&str] = [&["a"][..], &["b", "c"]][self.dice.below(2)];
+                let info = World::info(roles, &[]);
+                self.world.subscribe(Some(framework), session, info);
+                self.world.book.rescind_other_sessions(framework, session);
+            }
+            _ => {
+                self.frameworks.retain(|other| *other != framework);
+                self.world.operate(Operation::Teardown(framework));
+                self.world.book.rescind_framework(framework);
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_is_offered_twice_or_withheld_whatever_happens() {
+    for seed in 1..=40 {
+        let settings = Settings {
+            filters: if seed % 5 == 0 { 6 } else { 10_000 },
+            ..Settings::default()
+        };
+        let mut run = Run::new(seed * 0x9e37_79b9, settings);
+        for step in 0..400 {
+            for _ in 0..run.dice.below(4) {
+                run.change();
+                check_conservation(&run.world);
+            }
+            let offers = run.world.offers();
+            check_conservation(&run.world);
+            run.held.extend(offers);
+            assert!(run.world.now >= Timestamp(1), "seed {seed}, step {step}");
+        }
+        assert!(run.serial > 20, "seed {seed} has accepted next to nothing");
+    }
+}
+
+#[test]
+fn a_turn_cut_into_pieces_comes_to_an_end_and_withholds_nothing() {
+    let mut world = World::new();
+    for _ in 0..200 {
+        world.agent("cpus:4;mem:256");
+    }
+    for at in 0..30 {
+        world.framework(&[["a", "b", "c"][at % 3]]);
+    }
+    let mut offers = 0;
+    let mut turns = 0;
+    loop {
+        let round = world.step(crate::allocator::Budget(7));
+        assert!(round.offers.len() <= 7, "a turn has gone beyond its budget");
+        offers += round.offers.len();
+        turns += 1;
+        if !round.more {
+            break;
+        }
+    }
+    assert_eq!(offers, 200);
+    assert!(turns > 50);
+    world.check();
+}

@@ -1,0 +1,149 @@
+//! Which agents and frameworks take part at all, and what they see.
+
+use argosy_state::command::Operation;
+
+use super::world::{World, parse, role};
+use crate::allocator::{GPUS_LABEL, MINIMUM_LABEL, Settings, Stream};
+
+#[test]
+fn only_registered_agents_with_a_link_are_offered() {
+    let mut world = World::new();
+    let a = world.framework(&["a"]);
+    let [far, off, gone, good] = std::array::from_fn(|_| world.agent("cpus:2;mem:64"));
+    world.links.unlinked.insert(far);
+    world.operate(Operation::Deactivate(off));
+    world.operate(Operation::MarkGone(gone));
+    assert_eq!(world.offered(), [(a, good)]);
+    world.links.unlinked.clear();
+    world.allocator.agent_changed(far);
+    assert_eq!(world.offered(), [(a, far)]);
+    world.operate(Operation::Reactivate(off));
+    assert_eq!(world.offered(), [(a, off)]);
+}
+
+#[test]
+fn a_change_that_nobody_told_of_heals_in_the_next_rounds() {
+    let mut world = World::new();
+    let a = world.framework(&["a"]);
+    let agent = world.agent("cpus:2;mem:64");
+    world.links.unlinked.insert(agent);
+    world.links.streams.insert(a, Stream::None);
+    assert_eq!(world.offered(), []);
+    world.links.unlinked.clear();
+    world.links.streams.clear();
+    assert_eq!(world.offered(), []);
+    world.wait_ms(1_000);
+    assert_eq!(world.offered(), [(a, agent)]);
+}
+
+#[test]
+fn only_frameworks_with_an_open_stream_in_this_reign_are_offered_anything() {
+    let mut world = World::new();
+    let [away, slow, good] = std::array::from_fn(|_| world.framework(&["a"]));
+    world.links.streams.insert(away, Stream::None);
+    world.links.streams.insert(slow, Stream::Behind);
+    for _ in 0..3 {
+        world.agent("cpus:2;mem:64");
+    }
+    assert!(
+        world
+            .offered()
+            .iter()
+            .all(|(framework, _)| *framework == good)
+    );
+    world.operate(Operation::Teardown(good));
+    world.book.rescind_framework(good);
+    assert_eq!(world.offered(), []);
+    world.links.streams.insert(slow, Stream::Open);
+    world.allocator.framework_changed(slow);
+    assert_eq!(world.offered().len(), 3);
+}
+
+#[test]
+fn less_than_the_minimum_is_not_offered() {
+    let mut world = World::new();
+    let a = world.framework(&["a"]);
+    world.agent("cpus:0.009;mem:31;disk:1000");
+    assert_eq!(world.offered(), []);
+    let agent = world.agent("cpus:0.01");
+    assert_eq!(world.offered(), [(a, agent)]);
+}
+
+#[test]
+fn a_framework_has_a_minimum_of_its_own_and_an_empty_one_takes_anything() {
+    let mut world = World::new();
+    let picky = world.framework_with(&["a"], &[(MINIMUM_LABEL, "cpus:4")]);
+    let modest = world.framework_with(&["b"], &[(MINIMUM_LABEL, "")]);
+    let crumb = world.agent("disk:1");
+    assert_eq!(world.offered(), [(modest, crumb)]);
+    let large = world.agent("cpus:4");
+    assert_eq!(world.offered(), [(picky, large)]);
+    let small = world.agent("cpus:3");
+    assert_eq!(world.offered(), [(modest, small)]);
+}
+
+#[test]
+fn gpus_go_only_to_those_who_ask_for_them() {
+    let mut world = World::new();
+    let plain = world.framework(&["a"]);
+    world.agent("cpus:2;mem:64;gpus:1");
+    let offer = world.offers().remove(0);
+    assert_eq!(offer.resources, parse("cpus:2;mem:64"));
+    world.decline(&offer, Some(60_000));
+    assert_eq!(world.offered(), [], "the gpu does not make it more");
+    let wants = world.framework_with(&["b"], &[(GPUS_LABEL, "true"), (MINIMUM_LABEL, "gpus:1")]);
+    let offer = world.offers().remove(0);
+    assert_eq!(
+        (offer.framework, &offer.resources),
+        (wants, &parse("cpus:2;mem:64;gpus:1"))
+    );
+    assert_ne!(plain, wants);
+}
+
+#[test]
+fn an_offer_names_session_promise_and_expiry() {
+    let mut world = World::new();
+    let a = world.framework(&["a"]);
+    let agent = world.agent("cpus:2;mem:64;ports:[1-9]");
+    let offer = world.offers().remove(0);
+    let facts = world.registry.framework(a).unwrap();
+    assert_eq!(offer.session, facts.session);
+    assert_eq!(offer.promise, world.registry.agent(agent).unwrap().promise);
+    assert_eq!(offer.expires, world.now.plus_ms(60_000));
+    assert_eq!(offer.resources, parse("cpus:2;mem:64;ports:[1-9]"));
+    assert_eq!(offer.id.epoch, world.registry.epoch());
+
+    let mut info = World::info(&["a"], &[]);
+    info.offer_timeout_ms = 250;
+    world.subscribe(Some(a), facts.session, info);
+    world.agent("cpus:2");
+    assert_eq!(world.offers()[0].expires, world.now.plus_ms(250));
+}
+
+#[test]
+fn a_framework_that_joins_a_role_is_offered_in_it_and_one_that_leaves_is_not() {
+    let mut world = World::new();
+    let a = world.framework(&["a"]);
+    world.agent("cpus:2");
+    assert_eq!(world.offers()[0].role, role("a"));
+    let session = world.registry.framework(a).unwrap().session;
+    world.subscribe(Some(a), session, World::info(&["b"], &[]));
+    world.book.rescind_role(a, &role("a"));
+    assert_eq!(world.offers()[0].role, role("b"));
+}
+
+#[test]
+fn a_new_leader_offers_everything_that_is_free_again() {
+    let mut world = World::new();
+    let a = world.framework(&["a"]);
+    for at in 0..5 {
+        world.agent("cpus:2;mem:64");
+        let offer = world.offers().remove(0);
+        if at < 2 {
+            world.accept(&offer, &[(&format!("t{at}"), "cpus:2;mem:64")]);
+        }
+    }
+    world.new_leader(Settings::default());
+    assert_eq!(world.offered().len(), 3);
+    assert_eq!(world.book.offers_of(a).count(), 3);
+}

@@ -1,0 +1,393 @@
+//! A cluster in miniature: registry, book and allocator, driven as a leader drives them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use argosy_state::Registry;
+use argosy_state::agent::AgentInfo;
+use argosy_state::apply::Applied;
+use argosy_state::command::{
+    Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, Command, Entry, OpenEpoch,
+    Operate, Operation, Promise, Proposed, RegisterAgent, Reply, Subscribe, UpdateTasks,
+};
+use argosy_state::framework::FrameworkInfo;
+use argosy_state::ids::{
+    AgentId, FrameworkId, NodeId, Revision, Role, TaskId, TaskKey, Ticket, Timestamp,
+};
+use argosy_state::resources::Resources;
+use argosy_state::task::{Reason, Run, Source, TaskSpec, TaskState};
+
+use crate::allocator::{
+    Allocator, Because, Budget, Declined, Demand, Explanation, Question, Round, Settings, Stream,
+};
+use crate::offers::OfferBook;
+
+pub(crate) fn parse(text: &str) -> Resources {
+    text.parse().unwrap()
+}
+
+pub(crate) fn role(text: &str) -> Role {
+    Role::new(text).unwrap()
+}
+
+/// What links the pretended leader has.
+#[derive(Debug, Default)]
+pub(crate) struct Links {
+    pub(crate) unlinked: BTreeSet<AgentId>,
+    pub(crate) streams: BTreeMap<FrameworkId, Stream>,
+}
+
+pub(crate) struct World {
+    pub(crate) registry: Registry,
+    pub(crate) book: OfferBook,
+    pub(crate) allocator: Allocator,
+    pub(crate) links: Links,
+    pub(crate) now: Timestamp,
+    pub(crate) unmet: Vec<(FrameworkId, Role)>,
+    index: u64,
+    nonce: u64,
+    calls: BTreeMap<FrameworkId, u64>,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with(Settings::default())
+    }
+
+    pub(crate) fn with(settings: Settings) -> Self {
+        let mut world = Self {
+            registry: Registry::new(),
+            book: OfferBook::new(Default::default()),
+            allocator: Allocator::new(settings.clone()),
+            links: Links::default(),
+            now: Timestamp(1),
+            unmet: Vec::new(),
+            index: 0,
+            nonce: 0,
+            calls: BTreeMap::new(),
+        };
+        world.new_leader(settings);
+        world
+    }
+
+    /// Another reign begins: book and allocator are made anew.
+    pub(crate) fn new_leader(&mut self, settings: Settings) {
+        self.apply(Command::OpenEpoch(OpenEpoch {
+            node: NodeId(1),
+            process: 1,
+            term: 1,
+            entropy: [3; 32],
+            wall_ms: 0,
+        }));
+        self.book = OfferBook::new(self.registry.epoch());
+        self.allocator = Allocator::new(settings);
+    }
+
+    pub(crate) fn apply(&mut self, command: Command) -> Applied {
+        self.index += 1;
+        let ticket = Ticket {
+            epoch: self.registry.epoch(),
+            serial: self.index,
+        };
+        let entry = Entry {
+            at: self.now,
+            commands: vec![Proposed { ticket, command }],
+        };
+        let applied = self.registry.apply(self.index, &entry).remove(0);
+        for event in &applied.events {
+            self.allocator.observe(event);
+        }
+        applied
+    }
+
+    pub(crate) fn agent(&mut self, resources: &str) -> AgentId {
+        self.nonce += 1;
+        let nonce = self.nonce;
+        self.register(nonce, None, resources)
+    }
+
+    /// An agent comes back with other resources.
+    pub(crate) fn resize(&mut self, id: AgentId, resources: &str) {
+        let nonce = self.registry.agent(id).unwrap().nonce;
+        assert_eq!(self.register(nonce, Some(id), resources), id);
+    }
+
+    fn register(&mut self, nonce: u64, agent: Option<AgentId>, resources: &str) -> AgentId {
+        let info = AgentInfo {
+            resources: parse(resources),
+            ..AgentInfo::default()
+        };
+        let register = RegisterAgent {
+            agent,
+            nonce,
+            confirmed: nonce,
+            tried: vec![nonce],
+            boot_id: String::new(),
+            info,
+        };
+        match self.apply(Command::RegisterAgent(register)).outcome {
+            Ok(Reply::Agent(id)) => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn framework(&mut self, roles: &[&str]) -> FrameworkId {
+        self.framework_with(roles, &[])
+    }
+
+    pub(crate) fn framework_with(
+        &mut self,
+        roles: &[&str],
+        labels: &[(&str, &str)],
+    ) -> FrameworkId {
+        self.nonce += 1;
+        let session = self.nonce;
+        let info = Self::info(roles, labels);
+        self.subscribe(None, session, info)
+    }
+
+    pub(crate) fn info(roles: &[&str], labels: &[(&str, &str)]) -> FrameworkInfo {
+        let labels = labels.iter();
+        FrameworkInfo {
+            name: "test".to_owned(),
+            roles: roles.iter().map(|text| role(text)).collect(),
+            labels: labels
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            failover_timeout_ms: 1_000_000,
+            ..FrameworkInfo::default()
+        }
+    }
+
+    pub(crate) fn subscribe(
+        &mut self,
+        framework: Option<FrameworkId>,
+        session: u64,
+        info: FrameworkInfo,
+    ) -> FrameworkId {
+        let subscribe = Subscribe {
+            framework,
+            session,
+            info,
+        };
+        match self.apply(Command::Subscribe(subscribe)).outcome {
+            Ok(Reply::Framework(id)) => id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn call(&mut self, framework: FrameworkId, action: CallAction) -> Applied {
+        let number = self.calls.entry(framework).or_default();
+        *number += 1;
+        let number = *number;
+        let session = self.registry.framework(framework).unwrap().session;
+        self.apply(Command::Call(Call {
+            framework,
+            session,
+            number,
+            lowest_unanswered: number,
+            hash: number,
+            action,
+        }))
+    }
+
+    pub(crate) fn operate(&mut self, operation: Operation) {
+        self.apply(Command::Operate(Operate {
+            request: None,
+            hash: 0,
+            operations: vec![operation],
+            wall_ms: 0,
+        }))
+        .outcome
+        .unwrap();
+    }
+
+    pub(crate) fn lose(&mut self, agent: AgentId) {
+        let decided_on = self.registry.agent(agent).unwrap().revision;
+        self.apply(Command::AgentUnreachable(AgentDecision {
+            agent,
+            decided_on,
+            wall_ms: 0,
+        }))
+        .outcome
+        .unwrap();
+        self.book.rescind_agent(agent);
+    }
+
+    /// Accepts an offer as a leader does: taken, applied, settled. Each task is (id, resources).
+    pub(crate) fn accept(&mut self, offer: &Promise, tasks: &[(&str, &str)]) {
+        self.book.take(&[offer.id]).unwrap();
+        let launches = tasks.iter().map(|(id, resources)| TaskSpec {
+            task: TaskId::new(id).unwrap(),
+            name: String::new(),
+            resources: parse(resources),
+            run: Run::Shell("true".to_owned()),
+            environment: BTreeMap::new(),
+            user: String::new(),
+            uris: Vec::new(),
+            host_paths: Vec::new(),
+            grace_ms: 0,
+            labels: BTreeMap::new(),
+            max_completion_ms: 0,
+            stop_after_ms: 0,
+        });
+        let accept = CallAction::Accept(Accept {
+            offers: vec![offer.clone()],
+            launches: launches.collect(),
+            all_or_nothing: false,
+            wall_ms: 0,
+        });
+        let applied = self.call(offer.framework, accept);
+        assert!(
+            matches!(&applied.outcome, Ok(Reply::Called { refused, .. }) if refused.is_empty()),
+            "{applied:?}"
+        );
+        self.book.settle(&[offer.id]);
+    }
+
+    pub(crate) fn finish(&mut self, framework: FrameworkId, id: &str) {
+        let key = TaskKey {
+            framework,
+            task: TaskId::new(id).unwrap(),
+        };
+        let task = self.registry.task(&key).unwrap();
+        let update = AgentUpdate {
+            key: key.clone(),
+            order: task.order,
+            number: task.reported + 1,
+            state: TaskState::Finished,
+            source: Source::Task,
+            reason: Reason::CommandExited,
+            message: String::new(),
+            exit: None,
+            wall_ms: 0,
+        };
+        let agent = task.agent;
+        self.apply(Command::UpdateTasks(UpdateTasks {
+            agent,
+            updates: vec![update],
+        }))
+        .outcome
+        .unwrap();
+        // A framework that is being removed has gone with its last task.
+        let Some(session) = self
+            .registry
+            .framework(framework)
+            .map(|facts| facts.session)
+        else {
+            return;
+        };
+        let last = Revision {
+            index: u64::MAX,
+            position: 0,
+        };
+        self.apply(Command::Acknowledge(Acknowledge {
+            framework,
+            session,
+            updates: vec![(key.task, last)],
+        }))
+        .outcome
+        .unwrap();
+    }
+
+    pub(crate) fn decline(&mut self, offer: &Promise, filter_ms: Option<u64>) {
+        self.decline_because(offer, filter_ms, "", "");
+    }
+
+    pub(crate) fn decline_because(
+        &mut self,
+        offer: &Promise,
+        filter_ms: Option<u64>,
+        code: &str,
+        text: &str,
+    ) {
+        self.book.decline(offer.framework, offer.id).unwrap();
+        let declined = Declined {
+            framework: offer.framework,
+            session: offer.session,
+            role: offer.role.clone(),
+            agent: offer.agent,
+            resources: offer.resources.clone(),
+            filter_ms,
+            because: Some(Because {
+                code: code.to_owned(),
+                text: text.to_owned(),
+            }),
+        };
+        self.allocator.decline(declined, self.now);
+    }
+
+    /// One turn.
+    pub(crate) fn step(&mut self, budget: Budget) -> Round {
+        let links = &self.links;
+        let linked = |agent| !links.unlinked.contains(&agent);
+        let stream = |framework| {
+            links
+                .streams
+                .get(&framework)
+                .copied()
+                .unwrap_or(Stream::Open)
+        };
+        let demand = Demand {
+            linked: &linked,
+            stream: &stream,
+        };
+        let round = self
+            .allocator
+            .step(&self.registry, &mut self.book, demand, self.now, budget);
+        self.unmet.extend(round.unmet.iter().cloned());
+        round
+    }
+
+    /// All turns until nothing is left to do; every invariant holds then.
+    pub(crate) fn offers(&mut self) -> Vec<Arc<Promise>> {
+        let mut offers = Vec::new();
+        loop {
+            let round = self.step(Budget::TURN);
+            offers.extend(round.offers);
+            if !round.more {
+                break;
+            }
+        }
+        self.check();
+        offers
+    }
+
+    /// Who is offered which agent, in order.
+    pub(crate) fn offered(&mut self) -> Vec<(FrameworkId, AgentId)> {
+        let offers = self.offers();
+        offers
+            .iter()
+            .map(|offer| (offer.framework, offer.agent))
+            .collect()
+    }
+
+    /// Cluster time moves on.
+    pub(crate) fn wait_ms(&mut self, ms: u64) {
+        self.now = self.now.plus_ms(ms);
+    }
+
+    pub(crate) fn explain(&self, question: &Question) -> Explanation {
+        let links = &self.links;
+        let linked = |agent| !links.unlinked.contains(&agent);
+        let stream = |framework| {
+            links
+                .streams
+                .get(&framework)
+                .copied()
+                .unwrap_or(Stream::Open)
+        };
+        let demand = Demand {
+            linked: &linked,
+            stream: &stream,
+        };
+        self.allocator
+            .explain(&self.registry, &self.book, demand, question)
+    }
+
+    pub(crate) fn check(&mut self) {
+        self.book.check(&self.registry).unwrap();
+        self.check_mirrors();
+        self.check_nothing_is_withheld();
+    }
+}

@@ -1,0 +1,85 @@
+//! What must always hold of the book: run after every step in tests, sampled in production.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use argosy_state::Registry;
+use argosy_state::ids::Role;
+use argosy_state::resources::Resources;
+
+use super::{OfferBook, Standing, Tally};
+
+impl OfferBook {
+    /// Whether no unit is in two live offers, nothing open is offered that is not free, and every
+    /// index agrees with the offers. To be called when everything applied is settled.
+    ///
+    /// # Errors
+    /// A sentence that names the first thing wrong.
+    pub fn check(&self, registry: &Registry) -> Result<(), String> {
+        self.check_agents(registry)?;
+        self.check_indexes()
+    }
+
+    fn check_agents(&self, registry: &Registry) -> Result<(), String> {
+        for agent in self.agents.keys() {
+            let facts = registry.agent(*agent);
+            let mut open = Resources::none();
+            for (promise, standing) in self.offers_on(*agent) {
+                // One that is being used, or of an agent that has changed since, is for `apply`
+                // and for the leader's next rescind to judge.
+                if standing == Standing::Pending
+                    || facts.is_none_or(|facts| facts.promise != promise.promise)
+                {
+                    continue;
+                }
+                open = open.plus(&promise.resources).ok_or_else(|| {
+                    format!("{agent}: {} promises what another offer does", promise.id)
+                })?;
+            }
+            let free = registry.free(*agent);
+            if !free.contains(&open) {
+                return Err(format!("{agent}: {open} is offered and {free} is free"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_indexes(&self) -> Result<(), String> {
+        let mut fresh = Self::new(self.epoch);
+        for entry in self.offers.values() {
+            fresh.insert(&entry.promise);
+            if entry.standing == Standing::Pending {
+                fresh
+                    .expiries
+                    .remove(&(entry.promise.expires, entry.promise.id));
+            }
+        }
+        let agents = |book: &Self| -> BTreeMap<_, BTreeSet<_>> {
+            let sets = book.agents.iter();
+            sets.map(|(agent, ids)| (*agent, ids.iter().copied().collect()))
+                .collect()
+        };
+        let frameworks = |book: &Self| -> BTreeMap<_, _> {
+            let held = book.frameworks.iter();
+            held.map(|(framework, held)| (*framework, (held.offers.clone(), sums(&held.roles))))
+                .collect()
+        };
+        for (index, agrees) in [
+            ("agents", agents(self) == agents(&fresh)),
+            ("frameworks", frameworks(self) == frameworks(&fresh)),
+            ("roles", sums(&self.roles) == sums(&fresh.roles)),
+            ("expiries", self.expiries == fresh.expiries),
+        ] {
+            if !agrees {
+                return Err(format!("the index of {index} disagrees with the offers"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Offers of ports and sets alone have no sum.
+fn sums(by_role: &BTreeMap<Role, Tally>) -> BTreeMap<Role, Tally> {
+    let some = by_role.iter().filter(|(_, sum)| !sum.is_empty());
+    some.map(|(role, sum)| (role.clone(), sum.clone()))
+        .collect()
+}

@@ -1,0 +1,387 @@
+//! Offers of this reign: which are open, which have an acceptance on its way, and their tokens.
+//!
+//! Never replicated: an offer is a hint, the commit decides. Reading order: this file, `check`,
+//! `token`, `readopt`, `tally`.
+
+mod check;
+mod readopt;
+mod tally;
+#[cfg(test)]
+mod tests;
+mod token;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use argosy_state::command::Promise;
+use argosy_state::ids::{AgentId, Epoch, FrameworkId, OfferId, Role, Timestamp};
+use argosy_state::resources::Resources;
+
+pub use readopt::{WhyNot, readopt};
+pub use tally::Tally;
+pub use token::{TOKEN_BYTES, sign, verify};
+
+/// What has become of an offer in the book.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Its framework may use it.
+    Open,
+    /// An acceptance is on its way: what it promises stays held until that is settled.
+    Pending,
+}
+
+/// Why offers cannot be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TakeError {
+    /// Never made in this reign or adopted into it, or closed since.
+    #[error("offer {0} is not open")]
+    NotOpen(OfferId),
+    /// Another acceptance of it is on its way.
+    #[error("offer {0} is already being used")]
+    Pending(OfferId),
+    /// Named twice in one acceptance.
+    #[error("offer {0} is given twice")]
+    Twice(OfferId),
+}
+
+/// Whose share or free resources a change of the book has moved; see [`OfferBook::take_touched`].
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Ascending.
+    pub agents: BTreeSet<AgentId>,
+    /// Ascending.
+    pub frameworks: BTreeSet<FrameworkId>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    promise: Arc<Promise>,
+    standing: Standing,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    offers: BTreeSet<OfferId>,
+    roles: BTreeMap<Role, Tally>,
+}
+
+/// Open and pending offers of one reign. Every operation costs O(log n) an offer.
+#[derive(Debug)]
+pub struct OfferBook {
+    epoch: Epoch,
+    last_serial: u64,
+    offers: BTreeMap<OfferId, Entry>,
+    agents: BTreeMap<AgentId, Vec<OfferId>>,
+    frameworks: BTreeMap<FrameworkId, Held>,
+    roles: BTreeMap<Role, Tally>,
+    expiries: BTreeSet<(Timestamp, OfferId)>,
+    touched: Touched,
+}
+
+impl OfferBook {
+    /// An empty book for a new reign.
+    #[must_use]
+    pub fn new(epoch: Epoch) -> Self {
+        Self {
+            epoch,
+            last_serial: 0,
+            offers: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            frameworks: BTreeMap::new(),
+            roles: BTreeMap::new(),
+            expiries: BTreeSet::new(),
+            touched: Touched::default(),
+        }
+    }
+
+    /// The reign.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Opens an offer under the next id of this reign; `promise.id` is overwritten. The allocator
+    /// does this as it decides, so nothing counts as touched.
+    pub fn open(&mut self, mut promise: Promise) -> Arc<Promise> {
+        self.last_serial += 1;
+        promise.id = OfferId {
+            epoch: self.epoch,
+            serial: self.last_serial,
+        };
+        let promise = Arc::new(promise);
+        self.insert(&promise);
+        promise
+    }
+
+    /// Opens an offer of an earlier reign under its old id; the caller has judged it with
+    /// [`readopt`]. One that is in the book already stays as it is.
+    pub fn adopt(&mut self, promise: Promise) -> Arc<Promise> {
+        if let Some(known) = self.offers.get(&promise.id) {
+            return Arc::clone(&known.promise);
+        }
+        let promise = Arc::new(promise);
+        self.touch(&promise);
+        self.insert(&promise);
+        promise
+    }
+
+    /// Marks open offers as being used, all or none; what they promise stays held until
+    /// [`Self::settle`].
+    ///
+    /// # Errors
+    /// [`TakeError`] names the first offer that cannot be taken; then nothing has changed.
+    pub fn take(&mut self, ids: &[OfferId]) -> Result<Vec<Arc<Promise>>, TakeError> {
+        let mut seen = BTreeSet::new();
+        for id in ids {
+            let entry = self.offers.get(id).ok_or(TakeError::NotOpen(*id))?;
+            if !seen.insert(*id) {
+                return Err(TakeError::Twice(*id));
+            }
+            if entry.standing == Standing::Pending {
+                return Err(TakeError::Pending(*id));
+            }
+        }
+        let mut taken = Vec::with_capacity(ids.len());
+        for id in ids {
+            let entry = self.offers.get_mut(id).expect("it was just looked up");
+            entry.standing = Standing::Pending;
+            self.expiries.remove(&(entry.promise.expires, *id));
+            taken.push(Arc::clone(&entry.promise));
+        }
+        Ok(taken)
+    }
+
+    /// Forgets offers whose acceptance was applied, refused or lost: facts alone say what is free
+    /// now. Ids that are not in the book are passed over.
+    pub fn settle(&mut self, ids: &[OfferId]) {
+        for id in ids {
+            self.close(*id);
+        }
+    }
+
+    /// Closes an open offer of `framework`; `None` if it has none of that name, or it is being used.
+    pub fn decline(&mut self, framework: FrameworkId, id: OfferId) -> Option<Arc<Promise>> {
+        let entry = self.offers.get(&id)?;
+        if entry.promise.framework != framework || entry.standing == Standing::Pending {
+            return None;
+        }
+        self.close(id)
+    }
+
+    /// Closes one open offer, whoever holds it.
+    pub fn rescind(&mut self, id: OfferId) -> Option<Arc<Promise>> {
+        self.offers
+            .get(&id)
+            .is_some_and(|entry| entry.standing == Standing::Open)
+            .then(|| self.close(id))
+            .flatten()
+    }
+
+    /// Closes the open offers of an agent; returns whom to tell. Those being used stay: `apply`
+    /// judges them.
+    pub fn rescind_agent(&mut self, agent: AgentId) -> Vec<Arc<Promise>> {
+        let ids = self.agents.get(&agent).cloned().unwrap_or_default();
+        self.rescind_all(&ids)
+    }
+
+    /// Closes the open offers of a framework.
+    pub fn rescind_framework(&mut self, framework: FrameworkId) -> Vec<Arc<Promise>> {
+        self.rescind_matching(framework, |_| true)
+    }
+
+    /// Closes the open offers of a framework in one role.
+    pub fn rescind_role(&mut self, framework: FrameworkId, role: &Role) -> Vec<Arc<Promise>> {
+        self.rescind_matching(framework, |promise| promise.role == *role)
+    }
+
+    /// Closes the open offers of a framework that were made to other sessions than `session`.
+    pub fn rescind_other_sessions(
+        &mut self,
+        framework: FrameworkId,
+        session: u64,
+    ) -> Vec<Arc<Promise>> {
+        self.rescind_matching(framework, |promise| promise.session != session)
+    }
+
+    /// Closes at most `most` open offers that have lapsed at `now`, earliest first.
+    pub fn expire(&mut self, now: Timestamp, most: usize) -> Vec<Arc<Promise>> {
+        let mut lapsed = Vec::new();
+        while lapsed.len() < most {
+            let Some((at, id)) = self.expiries.first().copied() else {
+                break;
+            };
+            if at > now {
+                break;
+            }
+            lapsed.extend(self.close(id));
+        }
+        lapsed
+    }
+
+    /// When the next open offer lapses.
+    #[must_use]
+    pub fn next_expiry(&self) -> Option<Timestamp> {
+        self.expiries.first().map(|(at, _)| *at)
+    }
+
+    /// One offer.
+    #[must_use]
+    pub fn get(&self, id: OfferId) -> Option<(&Arc<Promise>, Standing)> {
+        self.offers
+            .get(&id)
+            .map(|entry| (&entry.promise, entry.standing))
+    }
+
+    /// All offers, ascending by id.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Arc<Promise>, Standing)> {
+        self.offers
+            .values()
+            .map(|entry| (&entry.promise, entry.standing))
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.offers.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.offers.is_empty()
+    }
+
+    /// Offers of an agent.
+    pub fn offers_on(&self, agent: AgentId) -> impl Iterator<Item = (&Arc<Promise>, Standing)> {
+        let ids = self.agents.get(&agent).into_iter().flatten();
+        ids.filter_map(|id| self.get(*id))
+    }
+
+    /// Whether an agent has any offers.
+    #[must_use]
+    pub fn has_offers_on(&self, agent: AgentId) -> bool {
+        self.agents.contains_key(&agent)
+    }
+
+    /// Offers of a framework, ascending by id.
+    pub fn offers_of(
+        &self,
+        framework: FrameworkId,
+    ) -> impl Iterator<Item = (&Arc<Promise>, Standing)> {
+        let held = self.frameworks.get(&framework);
+        let ids = held.into_iter().flat_map(|held| &held.offers);
+        ids.filter_map(|id| self.get(*id))
+    }
+
+    /// What the offers of an agent promise together.
+    #[must_use]
+    pub fn offered_on(&self, agent: AgentId) -> Resources {
+        let mut sum = Resources::none();
+        for (promise, _) in self.offers_on(agent) {
+            for resource in &promise.resources {
+                // Offers of one agent never overlap; `check` proves it.
+                let added = sum.add(resource);
+                debug_assert!(added.is_some(), "two offers of {agent} overlap");
+            }
+        }
+        sum
+    }
+
+    /// Scalars that a framework is offered in a role.
+    #[must_use]
+    pub fn offered_to(&self, framework: FrameworkId, role: &Role) -> Option<&Tally> {
+        self.frameworks.get(&framework)?.roles.get(role)
+    }
+
+    /// Scalars that are offered in a role.
+    #[must_use]
+    pub fn offered_in(&self, role: &Role) -> Option<&Tally> {
+        self.roles.get(role)
+    }
+
+    /// Agents and frameworks whose offers changed since the last call, by other means than
+    /// [`Self::open`]. The allocator looks at them again.
+    pub fn take_touched(&mut self) -> Touched {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// Whether [`Self::take_touched`] would return anything.
+    #[must_use]
+    pub fn is_touched(&self) -> bool {
+        !self.touched.agents.is_empty() || !self.touched.frameworks.is_empty()
+    }
+
+    fn touch(&mut self, promise: &Promise) {
+        self.touched.agents.insert(promise.agent);
+        self.touched.frameworks.insert(promise.framework);
+    }
+
+    fn insert(&mut self, promise: &Arc<Promise>) {
+        let id = promise.id;
+        self.agents.entry(promise.agent).or_default().push(id);
+        let held = self.frameworks.entry(promise.framework).or_default();
+        held.offers.insert(id);
+        tally(&mut held.roles, &promise.role).add(&promise.resources);
+        tally(&mut self.roles, &promise.role).add(&promise.resources);
+        self.expiries.insert((promise.expires, id));
+        let entry = Entry {
+            promise: Arc::clone(promise),
+            standing: Standing::Open,
+        };
+        self.offers.insert(id, entry);
+    }
+
+    fn close(&mut self, id: OfferId) -> Option<Arc<Promise>> {
+        let Entry { promise, .. } = self.offers.remove(&id)?;
+        self.expiries.remove(&(promise.expires, id));
+        if let Some(ids) = self.agents.get_mut(&promise.agent) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.agents.remove(&promise.agent);
+            }
+        }
+        if let Some(held) = self.frameworks.get_mut(&promise.framework) {
+            held.offers.remove(&id);
+            untally(&mut held.roles, &promise);
+            if held.offers.is_empty() {
+                self.frameworks.remove(&promise.framework);
+            }
+        }
+        untally(&mut self.roles, &promise);
+        self.touch(&promise);
+        Some(promise)
+    }
+
+    fn rescind_matching(
+        &mut self,
+        framework: FrameworkId,
+        matches: impl Fn(&Promise) -> bool,
+    ) -> Vec<Arc<Promise>> {
+        let matching = self
+            .offers_of(framework)
+            .filter(|(promise, _)| matches(promise));
+        let ids: Vec<_> = matching.map(|(promise, _)| promise.id).collect();
+        self.rescind_all(&ids)
+    }
+
+    fn rescind_all(&mut self, ids: &[OfferId]) -> Vec<Arc<Promise>> {
+        ids.iter().filter_map(|id| self.rescind(*id)).collect()
+    }
+}
+
+/// The sums of a role; the name is copied only when it is new.
+fn tally<'a>(by_role: &'a mut BTreeMap<Role, Tally>, role: &Role) -> &'a mut Tally {
+    if !by_role.contains_key(role) {
+        by_role.insert(role.clone(), Tally::default());
+    }
+    by_role.get_mut(role).expect("it was just put there")
+}
+
+fn untally(by_role: &mut BTreeMap<Role, Tally>, promise: &Promise) {
+    if let Some(sum) = by_role.get_mut(&promise.role) {
+        sum.take(&promise.resources);
+        if sum.is_empty() {
+            by_role.remove(&promise.role);
+        }
+    }
+}

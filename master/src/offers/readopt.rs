@@ -1,0 +1,121 @@
+//! Whether an offer made in an earlier reign is still good under the new leader.
+//!
+//! Judges facts only; the token is verified before. What stands here is a hint like any offer:
+//! `apply` judges again when it is accepted.
+
+use argosy_state::Registry;
+use argosy_state::agent::AgentMode;
+use argosy_state::command::Promise;
+use argosy_state::ids::{AgentId, FrameworkId, Role, Timestamp};
+
+use super::{OfferBook, Standing};
+
+/// Why an offer that a framework still holds is rescinded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "each says itself in its message")]
+pub enum WhyNot {
+    #[error("it has lapsed")]
+    Expired,
+    #[error("no {0} in this cluster")]
+    UnknownFramework(FrameworkId),
+    #[error("another session of {0} holds it")]
+    OtherSession(FrameworkId),
+    #[error("the framework has left role {0}")]
+    LeftRole(Role),
+    #[error("no {0} in this cluster")]
+    UnknownAgent(AgentId),
+    #[error("{0} is {1:?}")]
+    AgentNotActive(AgentId, AgentMode),
+    #[error("{0} has changed what it gives")]
+    Outdated(AgentId),
+    #[error("it was used, declined or rescinded, or is from too long ago")]
+    Used,
+    #[error("an acceptance of it is on its way")]
+    Taken,
+    #[error("{0} has given away what it promises")]
+    NotFree(AgentId),
+}
+
+impl WhyNot {
+    /// A closed code for machines.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::UnknownFramework(_) => "unknown-framework",
+            Self::OtherSession(_) => "other-session",
+            Self::LeftRole(_) => "left-role",
+            Self::UnknownAgent(_) => "unknown-agent",
+            Self::AgentNotActive(..) => "agent-not-active",
+            Self::Outdated(_) => "outdated",
+            Self::Used => "used",
+            Self::Taken => "taken",
+            Self::NotFree(_) => "not-free",
+        }
+    }
+}
+
+/// Whether `promise` may be adopted into `book`. One that is open there already is good: adopting
+/// it again changes nothing.
+///
+/// # Errors
+/// The first failing check, for the framework to be told.
+pub fn readopt(
+    registry: &Registry,
+    book: &OfferBook,
+    promise: &Promise,
+    now: Timestamp,
+) -> Result<(), WhyNot> {
+    if promise.expires <= now {
+        return Err(WhyNot::Expired);
+    }
+    check_framework(registry, promise)?;
+    match book.get(promise.id) {
+        Some((known, Standing::Open)) if **known == *promise => return Ok(()),
+        Some((_, Standing::Pending)) => return Err(WhyNot::Taken),
+        Some((_, Standing::Open)) => return Err(WhyNot::Used),
+        // This reign's offers are all in the book, so one that is not has been closed.
+        None if promise.id.epoch >= book.epoch() => return Err(WhyNot::Used),
+        None => {}
+    }
+    check_agent(registry, promise)?;
+    let free = registry
+        .free(promise.agent)
+        .minus_saturating(&book.offered_on(promise.agent));
+    if free.contains(&promise.resources) {
+        Ok(())
+    } else {
+        Err(WhyNot::NotFree(promise.agent))
+    }
+}
+
+fn check_framework(registry: &Registry, promise: &Promise) -> Result<(), WhyNot> {
+    let framework = registry
+        .framework(promise.framework)
+        .filter(|framework| !framework.removing)
+        .ok_or(WhyNot::UnknownFramework(promise.framework))?;
+    if framework.session != promise.session {
+        return Err(WhyNot::OtherSession(promise.framework));
+    }
+    if !framework.info.roles.contains(&promise.role) {
+        return Err(WhyNot::LeftRole(promise.role.clone()));
+    }
+    Ok(())
+}
+
+fn check_agent(registry: &Registry, promise: &Promise) -> Result<(), WhyNot> {
+    let agent = registry
+        .agent(promise.agent)
+        .ok_or(WhyNot::UnknownAgent(promise.agent))?;
+    if agent.mode != AgentMode::Registered {
+        return Err(WhyNot::AgentNotActive(promise.agent, agent.mode));
+    }
+    if agent.promise != promise.promise {
+        return Err(WhyNot::Outdated(promise.agent));
+    }
+    let window = &agent.used_offers;
+    if promise.id <= window.floor || window.ids.contains(&promise.id) {
+        return Err(WhyNot::Used);
+    }
+    Ok(())
+}

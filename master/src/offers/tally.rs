@@ -1,0 +1,56 @@
+//! Sums of scalars by name, over many bundles: what fairness is reckoned with.
+//!
+//! Kept exactly by adding and taking away the same bundles; ports and sets have no cluster-wide sum.
+
+use std::sync::Arc;
+
+use argosy_state::resources::{Resources, Value};
+
+/// Thousandths by resource name; names with nothing left are dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tally {
+    sums: Vec<(Arc<str>, i64)>,
+}
+
+impl Tally {
+    /// The sums, ascending by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, i64)> {
+        self.sums.iter().map(|(name, milli)| (&**name, *milli))
+    }
+
+    /// Whether nothing is counted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.sums.is_empty()
+    }
+
+    /// Thousandths of `name`.
+    #[must_use]
+    pub fn milli(&self, name: &str) -> i64 {
+        self.iter()
+            .find(|(known, _)| *known == name)
+            .map_or(0, |(_, milli)| milli)
+    }
+
+    pub(crate) fn add(&mut self, resources: &Resources) {
+        self.count(resources, 1);
+    }
+
+    pub(crate) fn take(&mut self, resources: &Resources) {
+        self.count(resources, -1);
+        self.sums.retain(|(_, milli)| *milli != 0);
+    }
+
+    fn count(&mut self, resources: &Resources, sign: i64) {
+        for resource in resources {
+            let Value::Scalar(milli) = resource.value else {
+                continue;
+            };
+            let name = &resource.identity.name;
+            match self.sums.binary_search_by(|(known, _)| known.cmp(name)) {
+                Ok(at) => self.sums[at].1 += sign * milli,
+                Err(at) => self.sums.insert(at, (Arc::clone(name), sign * milli)),
+            }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The book under random operations, and what it does one by one.
+
+use std::sync::Arc;
+
+use argosy_state::command::{Operation, Promise};
+use argosy_state::ids::{AgentId, Epoch, FrameworkId, OfferId, Revision, Timestamp};
+
+use super::{OfferBook, Standing, TakeError, WhyNot, readopt, sign, verify};
+use crate::allocator::Settings;
+use crate::allocator::tests::random::Dice;
+use crate::allocator::tests::world::{World, parse, role};
+
+fn promise(framework: u64, agent: u64, expires: u64) -> Promise {
+    Promise {
+        id: OfferId::default(),
+        framework: FrameworkId(framework),
+        session: 1,
+        agent: AgentId(agent),
+        role: role("a"),
+        resources: parse("cpus:1;ports:[1-9]"),
+        promise: Revision::default(),
+        expires: Timestamp(expires),
+    }
+}
+
+fn book() -> OfferBook {
+    OfferBook::new(Epoch(5))
+}
+
+#[test]
+fn an_offer_that_is_being_used_stays_held_until_that_is_settled() {
+    let mut book = book();
+    let offer = book.open(promise(1, 1, 100));
+    assert_eq!(offer.id.to_string(), "5.1");
+    assert_eq!(book.take(&[offer.id]), Ok(vec![Arc::clone(&offer)]));
+    assert_eq!(book.offered_on(AgentId(1)), offer.resources);
+    assert_eq!(book.take(&[offer.id]), Err(TakeError::Pending(offer.id)));
+    assert_eq!(book.decline(FrameworkId(1), offer.id), None);
+    assert_eq!(book.rescind_agent(AgentId(1)), []);
+    assert_eq!(
+        book.expire(Timestamp(1_000), 9),
+        [],
+        "used ones never lapse"
+    );
+    book.settle(&[offer.id]);
+    assert!(book.is_empty() && book.offered_on(AgentId(1)).is_empty());
+    assert_eq!(book.take(&[offer.id]), Err(TakeError::NotOpen(offer.id)));
+}
+
+#[test]
+fn offers_are_taken_all_or_none() {
+    let mut book = book();
+    let (a, b) = (book.open(promise(1, 1, 9)), book.open(promise(1, 2, 9)));
+    let missing = OfferId {
+        epoch: Epoch(5),
+        serial: 77,
+    };
+    assert_eq!(
+        book.take(&[a.id, missing]),
+        Err(TakeError::NotOpen(missing))
+    );
+    assert_eq!(book.take(&[a.id, b.id, a.id]), Err(TakeError::Twice(a.id)));
+    assert!(book.iter().all(|(_, standing)| standing == Standing::Open));
+    assert_eq!(book.take(&[b.id, a.id]).unwrap().len(), 2);
+}
+
+#[test]
+fn nobody_declines_the_offer_of_another() {
+    let mut book = book();
+    let offer = book.open(promise(1, 1, 9));
+    assert_eq!(book.decline(FrameworkId(2), offer.id), None);
+    assert_eq!(book.decline(FrameworkId(1), offer.id), Some(offer));
+}
+
+#[test]
+fn offers_lapse_in_the_order_of_their_time() {
+    let mut book = book();
+    let late = book.open(promise(1, 1, 30));
+    let early = book.open(promise(1, 2, 10));
+    let middle = book.open(promise(2, 3, 20));
+    assert_eq!(book.next_expiry(), Some(Timestamp(10)));
+    assert_eq!(book.expire(Timestamp(9), 9), []);
+    assert_eq!(book.expire(Timestamp(25), 1), [early]);
+    assert_eq!(book.expire(Timestamp(25), 9), [middle]);
+    assert_eq!(book.next_expiry(), Some(late.expires));
+}
+
+#[test]
+fn those_to_be_told_of_a_rescind_are_named() {
+    let mut book = book();
+    let mut other = promise(1, 2, 9);
+    other.session = 2;
+    let mut role_b = promise(1, 3, 9);
+    role_b.role = role("b");
+    let (a, other, role_b) = (
+        book.open(promise(1, 1, 9)),
+        book.open(other),
+        book.open(role_b),
+    );
+    let second = book.open(promise(2, 4, 9));
+    assert_eq!(book.rescind_role(FrameworkId(1), &role("b")), [role_b]);
+    assert_eq!(book.rescind_other_sessions(FrameworkId(1), 2), [a]);
+    assert_eq!(book.rescind_agent(AgentId(4)), [second]);
+    assert_eq!(book.rescind_framework(FrameworkId(1)), [other]);
+    assert!(book.is_empty());
+}
+
+#[test]
+fn every_index_agrees_with_the_offers_after_random_operations() {
+    for seed in 1..=20 {
+        let mut dice = Dice::new(seed * 104_729);
+        let mut book = book();
+        for step in 0..600 {
+            let id = OfferId {
+                epoch: Epoch(5 - dice.below(2) as u64),
+                serial: dice.below(200) as u64,
+            };
+            let framework = FrameworkId(dice.below(4) as u64);
+            match dice.below(10) {
+                0..=3 => {
+                    let mut new = promise(framework.0, dice.below(300) as u64, step + 50);
+                    new.role = [role("a"), role("b")][dice.below(2)].clone();
+                    new.session = dice.below(3) as u64;
+                    // No two offers of an agent may overlap: a port of its own each.
+                    new.resources = parse(&format!("cpus:1;ports:[{step}-{step}]"));
+                    if dice.below(5) == 0 {
+                        new.id = id;
+                        new.id.epoch = Epoch(4);
+                        book.adopt(new);
+                    } else {
+                        book.open(new);
+                    }
+                }
+                4 => drop(book.take(&[id])),
+                5 => book.settle(&[id]),
+                6 => drop(book.decline(framework, id)),
+                7 => drop(book.rescind_other_sessions(framework, 1)),
+                8 => drop(book.rescind_agent(AgentId(dice.below(300) as u64))),
+                _ => drop(book.expire(Timestamp(step), 5)),
+            }
+            book.check_indexes()
+                .unwrap_or_else(|why| panic!("seed {seed}, step {step}: {why}"));
+        }
+        assert!(!book.is_empty(), "seed {seed}");
+    }
+}
+
+#[test]
+fn an_overlap_or_an_offer_of_what_is_not_free_is_found_by_the_check() {
+    let mut world = World::new();
+    let framework = world.framework(&["a"]);
+    let agent = world.agent("cpus:2;ports:[1-9]");
+    let offer = world.offers().remove(0);
+    assert_eq!(world.book.check(&world.registry), Ok(()));
+    let mut copy = (*offer).clone();
+    world.book.open(copy.clone());
+    let why = world.book.check(&world.registry).unwrap_err();
+    assert!(why.contains("what another offer does"), "{why}");
+    world.book.rescind_framework(framework);
+    copy.resources = parse("cpus:2.001");
+    world.book.open(copy);
+    let why = world.book.check(&world.registry).unwrap_err();
+    assert!(
+        why.starts_with(&format!("{agent}: cpus:2.001 is offered")),
+        "{why}"
+    );
+}
+
+/// An offer made in one reign, and the next reign begun.
+fn held_over_a_failover() -> (World, Promise) {
+    let mut world = World::new();
+    world.framework(&["a"]);
+    world.agent("cpus:4;mem:64;ports:[1-9]");
+    let offer = world.offers().remove(0);
+    world.new_leader(Settings::default());
+    (world, (*offer).clone())
+}
+
+fn judge(world: &World, offer: &Promise) -> Result<(), WhyNot> {
+    readopt(&world.registry, &world.book, offer, world.now)
+}
+
+#[test]
+fn an_offer_held_over_a_failover_is_adopted_once_and_accepted_under_its_old_id() {
+    let (mut world, offer) = held_over_a_failover();
+    let token = sign(&world.registry.cluster().facts, &offer);
+    assert!(verify(&world.registry.cluster().facts, &offer, &token));
+    assert_eq!(judge(&world, &offer), Ok(()));
+    world.book.adopt(offer.clone());
+    assert_eq!(judge(&world, &offer), Ok(()), "again: it is open");
+    world.book.adopt(offer.clone());
+    assert_eq!(world.book.len(), 1);
+    assert_eq!(world.offered(), [], "nothing of it is offered anew");
+    world.accept(&offer, &[("t", "cpus:1")]);
+    assert_eq!(judge(&world, &offer), Err(WhyNot::Used));
+    assert_eq!(
+        world.offers()[0].resources,
+        parse("cpus:3;mem:64;ports:[1-9]")
+    );
+}
+
+#[test]
+fn whatever_has_changed_under_a_held_offer_is_found_at_the_failover() {
+    let (mut world, offer) = held_over_a_failover();
+    let with = |change: fn(&mut Promise)| {
+        let mut other = offer.clone();
+        change(&mut other);
+        judge(&world, &other)
+    };
+    assert_eq!(
+        with(|offer| offer.session += 1),
+        Err(WhyNot::OtherSession(offer.framework))
+    );
+    assert_eq!(
+        with(|offer| offer.framework.0 += 1),
+        Err(WhyNot::UnknownFramework(FrameworkId(offer.framework.0 + 1)))
+    );
+    assert_eq!(
+        with(|offer| offer.role = role("b")),
+        Err(WhyNot::LeftRole(role("b")))
+    );
+    assert_eq!(
+        with(|offer| offer.agent.0 += 1),
+        Err(WhyNot::UnknownAgent(AgentId(offer.agent.0 + 1)))
+    );
+    assert_eq!(
+        with(|offer| offer.promise.index += 1),
+        Err(WhyNot::Outdated(offer.agent))
+    );
+    assert_eq!(
+        with(|offer| offer.resources = parse("cpus:5")),
+        Err(WhyNot::NotFree(offer.agent))
+    );
+    assert_eq!(
+        with(|offer| offer.id.epoch.0 += 1_000),
+        Err(WhyNot::Used),
+        "of this reign or a later one, and not in the book"
+    );
+    world.wait_ms(59_999);
+    assert_eq!(judge(&world, &offer), Ok(()));
+    world.wait_ms(1);
+    assert_eq!(judge(&world, &offer), Err(WhyNot::Expired));
+}
+
+#[test]
+fn a_held_offer_loses_against_an_open_one_and_against_an_agent_that_is_away() {
+    let (mut world, offer) = held_over_a_failover();
+    assert_eq!(world.offers().len(), 1, "the new leader was faster");
+    assert_eq!(judge(&world, &offer), Err(WhyNot::NotFree(offer.agent)));
+    world.operate(Operation::Deactivate(offer.agent));
+    assert!(matches!(
+        judge(&world, &offer),
+        Err(WhyNot::AgentNotActive(..))
+    ));
+}
+
+#[test]
+fn an_offer_in_use_is_not_adopted_again() {
+    let (mut world, offer) = held_over_a_failover();
+    world.book.adopt(offer.clone());
+    world.book.take(&[offer.id]).unwrap();
+    assert_eq!(judge(&world, &offer), Err(WhyNot::Taken));
+}
