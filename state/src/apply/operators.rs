@@ -129,6 +129,9 @@ impl Registry {
                 text,
             });
         }
+        if self.weight_milli(role) == weight_milli {
+            return Ok(());
+        }
         if weight_milli == DEFAULT_WEIGHT_MILLI {
             self.weights.remove(role);
         } else {

@@ -10,12 +10,16 @@ mod call;
 mod cluster;
 mod command;
 mod framework;
+#[cfg(test)]
+mod golden;
 mod key;
 mod load;
 mod names;
 mod numbers;
 mod operate;
 mod resources;
+#[cfg(test)]
+mod samples;
 mod task;
 
 use prost::Message;

@@ -67,7 +67,7 @@ pub struct OperatorAnswer {
 pub type AnswerKey = (FrameworkId, u64, u64);
 
 /// Everything agreed on.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Registry {
     pub(crate) applied: u64,
     pub(crate) time: Timestamp,

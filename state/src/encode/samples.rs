@@ -1,0 +1,498 @@
+//! One of each record and command, every field set to something that shows.
+
+use std::collections::BTreeMap;
+
+use crate::Registry;
+use crate::agent::{Agent, AgentInfo, AgentMode, UsedOffers};
+use crate::command::{
+    Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, ClusterFacts, Command,
+    FrameworkDecision, HeldTask, OpenEpoch, Operate, Operation, Promise, Proposed, RaiseLowWater,
+    ReconcileAgent, RegisterAgent, Subscribe, SweepTarget, UpdateTasks,
+};
+use crate::framework::{
+    Answer, AnswerOutcome, Connection, FinishedFramework, Framework, FrameworkInfo,
+};
+use crate::ids::{
+    AgentId, ClusterId, Epoch, FrameworkId, NodeId, OfferId, OrderIndex, Revision, Role, TaskId,
+    TaskKey, Ticket, Timestamp,
+};
+use crate::registry::{Cluster, OperatorAnswer, RecordKey, SweepMark};
+use crate::resources::{Identity, Range, Reservation, Resource, Resources, Value, Volume};
+use crate::task::{
+    Exit, FinishedTask, HostPath, Kill, Reason, Run, Source, Task, TaskSpec, TaskState, Update, Uri,
+};
+
+fn revision(index: u64, position: u32) -> Revision {
+    Revision { index, position }
+}
+
+fn texts(name: &str, value: &str) -> BTreeMap<String, String> {
+    [(name.to_owned(), value.to_owned())].into()
+}
+
+fn offer_id(epoch: u64, serial: u64) -> OfferId {
+    OfferId {
+        epoch: Epoch(epoch),
+        serial,
+    }
+}
+
+fn key(framework: u64, task: &str) -> TaskKey {
+    TaskKey {
+        framework: FrameworkId(framework),
+        task: TaskId::new(task).unwrap(),
+    }
+}
+
+fn role(name: &str) -> Role {
+    Role::new(name).unwrap()
+}
+
+/// Every kind of amount and every part of an identity.
+fn resources() -> Resources {
+    let mut disk = Identity::plain("disk");
+    disk.reservations = vec![Reservation {
+        role: role("ops"),
+        principal: "alice".to_owned(),
+        labels: texts("why", "db"),
+    }];
+    disk.volume = Some(Volume {
+        id: "v1".to_owned(),
+        container_path: "data".to_owned(),
+    });
+    disk.revocable = true;
+    disk.shared = true;
+    let plain = |name: &str, value: Value| Resource {
+        identity: Identity::plain(name),
+        value,
+    };
+    let range = |begin, end| Range { begin, end };
+    Resources::collect([
+        plain("cpus", Value::Scalar(1_500)),
+        Resource {
+            identity: disk,
+            value: Value::Scalar(1_024_000),
+        },
+        plain("ports", Value::Ranges(vec![range(7, 9), range(20, 20)])),
+        plain("zones", Value::Set(["a".into(), "b".into()].into())),
+    ])
+    .unwrap()
+}
+
+fn spec(task: &str, run: Run) -> TaskSpec {
+    TaskSpec {
+        task: TaskId::new(task).unwrap(),
+        name: "the web".to_owned(),
+        resources: resources(),
+        run,
+        environment: texts("PATH", "/bin"),
+        user: "nobody".to_owned(),
+        uris: vec![Uri {
+            value: "https://example.org/a.tar".to_owned(),
+            executable: true,
+            output_file: "a".to_owned(),
+        }],
+        host_paths: vec![HostPath {
+            host_path: "/srv".to_owned(),
+            container_path: "srv".to_owned(),
+            read_only: true,
+        }],
+        grace_ms: 3_001,
+        labels: texts("tier", "front"),
+        max_completion_ms: 3_002,
+        stop_after_ms: 3_003,
+    }
+}
+
+fn update(at: Revision, state: TaskState, exit: Option<Exit>) -> Update {
+    Update {
+        revision: at,
+        state,
+        source: Source::Task,
+        reason: Reason::CommandExited,
+        message: "done".to_owned(),
+        exit,
+        wall_ms: -5,
+    }
+}
+
+fn task(id: &str) -> Task {
+    let last = update(revision(41, 3), TaskState::Failed, Some(Exit::Code(-7)));
+    Task {
+        key: key(4, id),
+        agent: AgentId(3),
+        role: role("web"),
+        order: OrderIndex(11),
+        spec: spec(id, Run::Shell("sleep 1".to_owned())),
+        kill: Some(Kill {
+            order: OrderIndex(12),
+            grace_ms: 600,
+        }),
+        state: TaskState::Failed,
+        agent_state: TaskState::Failed,
+        reported: 5,
+        latest: last.clone(),
+        unacknowledged: vec![update(revision(40, 2), TaskState::Running, None), last],
+        revision: revision(42, 1),
+    }
+}
+
+fn agent_info() -> AgentInfo {
+    AgentInfo {
+        host_name: "host".to_owned(),
+        address: "10.0.0.1:5051".to_owned(),
+        resources: resources(),
+        attributes: texts("rack", "r1"),
+        version: "1.2.3".to_owned(),
+        missing_controllers: vec!["io".to_owned()],
+        isolation: "full".to_owned(),
+    }
+}
+
+fn framework_info() -> FrameworkInfo {
+    FrameworkInfo {
+        name: "web".to_owned(),
+        user: "www".to_owned(),
+        roles: [role("web"), role("*")].into(),
+        failover_timeout_ms: 700,
+        principal: "alice".to_owned(),
+        labels: texts("team", "a"),
+        detached: true,
+        offer_timeout_ms: 800,
+        web_url: "http://web".to_owned(),
+    }
+}
+
+/// A registry with one of each record; its indexes are not made.
+pub(super) fn registry() -> Registry {
+    let mut registry = Registry::new();
+    registry.applied = 50;
+    registry.time = Timestamp(123_456);
+    registry.cluster = cluster();
+    registry.weights.insert(role("web"), 2_500);
+    registry.agents.insert(AgentId(3), agent());
+    registry.frameworks.insert(FrameworkId(4), framework());
+    registry.tasks.insert(key(4, "web-1"), task("web-1"));
+    let done = AnswerOutcome::Done {
+        refused: vec![(1, 22), (300, 23)],
+    };
+    let refused = AnswerOutcome::Refused {
+        code: 14,
+        message: "no offer was given".to_owned(),
+    };
+    for (number, outcome) in [(8, done), (9, refused)] {
+        let answer = Answer {
+            hash: 0xabcd,
+            revision: revision(30, 4),
+            outcome,
+        };
+        registry
+            .answers
+            .insert((FrameworkId(4), 77, number), answer);
+    }
+    registry.operator_answers.insert(
+        ("alice".to_owned(), "r-1".to_owned()),
+        OperatorAnswer {
+            hash: 0x1234,
+            at: Timestamp(999),
+            outcomes: vec![None, Some((2, "no agent-9".to_owned()))],
+        },
+    );
+    let finished = FinishedTask {
+        task: Task {
+            unacknowledged: Vec::new(),
+            ..task("old")
+        },
+    };
+    registry.finished_tasks.insert(6, finished);
+    registry.finished_frameworks.insert(
+        7,
+        FinishedFramework {
+            id: FrameworkId(2),
+            info: framework_info(),
+            revision: revision(20, 1),
+            reason: "removed".to_owned(),
+        },
+    );
+    registry
+}
+
+fn cluster() -> Cluster {
+    let sweep = |after| SweepMark { after, wall_ms: 88 };
+    Cluster {
+        facts: ClusterFacts {
+            id: ClusterId(0x0102),
+            offer_key: [3; 32],
+            former_offer_key: Some([4; 32]),
+        },
+        format: 1,
+        epoch: Epoch(45),
+        leader: NodeId(2),
+        process: 0x55,
+        term: 6,
+        last_agent: 3,
+        last_framework: 4,
+        last_finished: 7,
+        sweeps: [
+            (SweepTarget::Agent(AgentId(3)), sweep(Some(key(4, "web-0")))),
+            (SweepTarget::Framework(FrameworkId(4)), sweep(None)),
+        ]
+        .into(),
+    }
+}
+
+fn agent() -> Agent {
+    Agent {
+        id: AgentId(3),
+        nonce: 0x11,
+        incarnation: 0x22,
+        boot_id: "boot".to_owned(),
+        info: agent_info(),
+        set_attributes: texts("zone", "z"),
+        mode: AgentMode::Unreachable,
+        mode_when_heard: AgentMode::Deactivated,
+        since: Timestamp(99),
+        orders: OrderIndex(12),
+        promise: revision(5, 1),
+        used_offers: UsedOffers {
+            floor: offer_id(45, 9),
+            ids: [offer_id(45, 10), offer_id(45, 12)].into(),
+        },
+        revision: revision(44, 2),
+    }
+}
+
+fn framework() -> Framework {
+    Framework {
+        id: FrameworkId(4),
+        info: framework_info(),
+        session: 77,
+        past_sessions: [75, 76].into(),
+        connection: Connection::Disconnected {
+            since: Timestamp(98),
+        },
+        low_water: 8,
+        suppressed: [role("*")].into(),
+        removing: true,
+        revision: revision(43, 1),
+    }
+}
+
+/// The names of the records of [`registry`].
+pub(super) fn records() -> Vec<RecordKey> {
+    vec![
+        RecordKey::Time,
+        RecordKey::Cluster,
+        RecordKey::Agent(AgentId(3)),
+        RecordKey::Weight(role("web")),
+        RecordKey::Framework(FrameworkId(4)),
+        RecordKey::Task(key(4, "web-1")),
+        RecordKey::Answer(FrameworkId(4), 77, 8),
+        RecordKey::Answer(FrameworkId(4), 77, 9),
+        RecordKey::OperatorAnswer("alice".to_owned(), "r-1".to_owned()),
+        RecordKey::FinishedTask(6),
+        RecordKey::FinishedFramework(7),
+    ]
+}
+
+/// At least one of each command, by name.
+pub(super) fn commands() -> Vec<(&'static str, Proposed)> {
+    let mut all = agent_commands();
+    all.extend(calls());
+    all.extend(other_commands());
+    let propose = |(name, command): (&'static str, Command)| {
+        let ticket = Ticket {
+            epoch: Epoch(45),
+            serial: 300,
+        };
+        (name, Proposed { ticket, command })
+    };
+    all.into_iter().map(propose).collect()
+}
+
+fn agent_commands() -> Vec<(&'static str, Command)> {
+    let register = |agent| {
+        Command::RegisterAgent(RegisterAgent {
+            agent,
+            nonce: 0x11,
+            confirmed: 0x21,
+            tried: vec![0x22, 0x23],
+            boot_id: "boot".to_owned(),
+            info: agent_info(),
+        })
+    };
+    let list = ReconcileAgent {
+        agent: AgentId(3),
+        incarnation: 0x22,
+        floor: OrderIndex(11),
+        after: Some(key(4, "a")),
+        through: Some(key(4, "z")),
+        held: vec![HeldTask {
+            key: key(4, "web-1"),
+            order: OrderIndex(11),
+        }],
+        wall_ms: 66,
+    };
+    let update = AgentUpdate {
+        key: key(4, "web-1"),
+        order: OrderIndex(11),
+        number: 2,
+        state: TaskState::Killed,
+        source: Source::Agent,
+        reason: Reason::TaskKilled,
+        message: "killed".to_owned(),
+        exit: Some(Exit::Signal(9)),
+        wall_ms: 67,
+    };
+    vec![
+        ("register-agent", register(Some(AgentId(3)))),
+        ("register-new-agent", register(None)),
+        (
+            "agent-unreachable",
+            Command::AgentUnreachable(AgentDecision {
+                agent: AgentId(3),
+                decided_on: revision(44, 2),
+                wall_ms: 65,
+            }),
+        ),
+        ("reconcile-agent", Command::ReconcileAgent(list)),
+        (
+            "update-tasks",
+            Command::UpdateTasks(UpdateTasks {
+                agent: AgentId(3),
+                updates: vec![update],
+            }),
+        ),
+    ]
+}
+
+fn calls() -> Vec<(&'static str, Command)> {
+    let call = |action| {
+        Command::Call(Call {
+            framework: FrameworkId(4),
+            session: 77,
+            number: 12,
+            lowest_unanswered: 10,
+            hash: 0xfeed,
+            action,
+        })
+    };
+    let promise = Promise {
+        id: offer_id(45, 13),
+        framework: FrameworkId(4),
+        session: 77,
+        agent: AgentId(3),
+        role: role("web"),
+        resources: resources(),
+        promise: revision(5, 1),
+        expires: Timestamp(222),
+    };
+    let argv = Run::Argv(vec!["sleep".to_owned(), "1".to_owned()]);
+    let accept = Accept {
+        offers: vec![promise],
+        launches: vec![spec("web-2", argv)],
+        all_or_nothing: true,
+        wall_ms: 68,
+    };
+    let kill = CallAction::Kill {
+        task: TaskId::new("web-1").unwrap(),
+        grace_ms: Some(0),
+    };
+    vec![
+        ("call-accept", call(CallAction::Accept(accept))),
+        ("call-kill", call(kill)),
+        (
+            "call-suppress",
+            call(CallAction::Suppress(vec![role("web")])),
+        ),
+        ("call-revive", call(CallAction::Revive(vec![role("*")]))),
+        ("call-update", call(CallAction::Update(framework_info()))),
+        ("call-teardown", call(CallAction::Teardown)),
+    ]
+}
+
+fn other_commands() -> Vec<(&'static str, Command)> {
+    let decision = FrameworkDecision {
+        framework: FrameworkId(4),
+        decided_on: revision(43, 1),
+    };
+    let subscribe = |framework| {
+        Command::Subscribe(Subscribe {
+            framework,
+            session: 78,
+            info: framework_info(),
+        })
+    };
+    vec![
+        (
+            "open-epoch",
+            Command::OpenEpoch(OpenEpoch {
+                node: NodeId(2),
+                process: 0x55,
+                term: 6,
+                entropy: [5; 32],
+                wall_ms: 64,
+            }),
+        ),
+        ("subscribe", subscribe(Some(FrameworkId(4)))),
+        ("subscribe-first", subscribe(None)),
+        (
+            "disconnect-framework",
+            Command::DisconnectFramework(decision.clone()),
+        ),
+        ("expire-framework", Command::ExpireFramework(decision)),
+        (
+            "acknowledge",
+            Command::Acknowledge(Acknowledge {
+                framework: FrameworkId(4),
+                session: 77,
+                updates: vec![(TaskId::new("web-1").unwrap(), revision(41, 3))],
+            }),
+        ),
+        (
+            "raise-low-water",
+            Command::RaiseLowWater(RaiseLowWater {
+                framework: FrameworkId(4),
+                session: 77,
+                to: 13,
+            }),
+        ),
+        ("operate", Command::Operate(operate())),
+        (
+            "sweep-agent",
+            Command::Sweep(SweepTarget::Agent(AgentId(3))),
+        ),
+        (
+            "sweep-framework",
+            Command::Sweep(SweepTarget::Framework(FrameworkId(4))),
+        ),
+        ("tick", Command::Tick),
+    ]
+}
+
+fn operate() -> Operate {
+    Operate {
+        request: Some(("alice".to_owned(), "r-1".to_owned())),
+        hash: 0x1234,
+        operations: vec![
+            Operation::SetAttribute {
+                agent: AgentId(3),
+                name: "zone".to_owned(),
+                value: "z".to_owned(),
+            },
+            Operation::KillTask {
+                key: key(4, "web-1"),
+                grace_ms: Some(0),
+            },
+            Operation::Teardown(FrameworkId(4)),
+            Operation::SetWeight {
+                role: role("web"),
+                weight_milli: 2_500,
+            },
+            Operation::Deactivate(AgentId(3)),
+            Operation::Reactivate(AgentId(3)),
+            Operation::MarkGone(AgentId(3)),
+        ],
+        wall_ms: 69,
+    }
+}

@@ -1,0 +1,269 @@
+//! Random commands: what must hold whatever is proposed, in whatever order.
+//!
+//! `ARGOSY_LONG=1` plays a million commands instead of 20,000; `ARGOSY_SEED=N` plays one life again.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test reads its switches from the environment"
+)]
+
+#[path = "properties/actor.rs"]
+mod actor;
+#[path = "properties/dice.rs"]
+mod dice;
+#[path = "properties/witness.rs"]
+mod witness;
+
+use std::collections::BTreeMap;
+
+use actor::Actor;
+use argosy_state::Registry;
+use argosy_state::apply::Applied;
+use argosy_state::command::{CallAction, Command, Entry, Outcome, Proposed, Reply};
+use argosy_state::encode;
+use argosy_state::registry::RecordWrite;
+use dice::Dice;
+use witness::Witness;
+
+/// Commands in one life of a cluster.
+const LIFE: usize = 1_000;
+/// Steps between two reloads.
+const RELOAD: usize = 100;
+
+/// One cluster on two masters: the second one reads every entry from its stored bytes.
+struct Life {
+    first: Registry,
+    second: Registry,
+    stored: BTreeMap<Vec<u8>, Vec<u8>>,
+    witness: Witness,
+    tally: Tally,
+}
+
+/// How often something was answered, by its name.
+type Tally = BTreeMap<&'static str, usize>;
+
+impl Life {
+    fn new() -> Self {
+        Self {
+            first: Registry::new(),
+            second: Registry::new(),
+            stored: BTreeMap::new(),
+            witness: Witness::default(),
+            tally: Tally::new(),
+        }
+    }
+
+    /// Applies an entry to both masters; returns what storage is given and whether all was refused.
+    fn feed(&mut self, entry: &Entry) -> (Vec<RecordWrite>, bool) {
+        let read = Entry {
+            at: entry.at,
+            commands: entry.commands.iter().map(through_bytes).collect(),
+        };
+        assert_eq!(&read, entry, "a command is read back as it was written");
+        let index = self.first.applied() + 1;
+        let applied = self.first.apply(index, entry);
+        assert_eq!(applied, self.second.apply(index, &read));
+        assert_eq!(applied.len(), entry.commands.len());
+        let writes = self.first.take_changes();
+        assert_eq!(writes, self.second.take_changes());
+        assert_eq!(self.first.digest(), self.second.digest());
+        for write in &writes {
+            match &write.value {
+                Some(value) => drop(self.stored.insert(write.key.clone(), value.clone())),
+                None => drop(self.stored.remove(&write.key)),
+            }
+        }
+        if let Err(broken) = self.first.check() {
+            panic!("{broken}");
+        }
+        self.witness.look(&self.first);
+        for (Proposed { command, .. }, Applied { outcome, .. }) in
+            entry.commands.iter().zip(&applied)
+        {
+            *self.tally.entry(name(command, outcome)).or_default() += 1;
+        }
+        let refused = applied.iter().all(|applied| applied.outcome.is_err());
+        (writes, refused)
+    }
+
+    fn reload(&mut self) {
+        let loaded = Registry::load(self.first.applied(), self.stored.clone()).unwrap();
+        assert!(
+            loaded == self.first,
+            "a loaded registry is the one that was stored"
+        );
+        // From here on a restarted master goes along.
+        self.second = loaded;
+    }
+}
+
+/// The code of a refusal, or what was done.
+fn name(command: &Command, outcome: &Outcome) -> &'static str {
+    match (command, outcome) {
+        (_, Err(why)) => why.code(),
+        (_, Ok(Reply::Repeated(_))) => "repeated",
+        (Command::OpenEpoch(_), Ok(_)) => "Open",
+        (Command::RegisterAgent(_), Ok(_)) => "Register",
+        (Command::AgentUnreachable(_), Ok(_)) => "Unreachable",
+        (Command::ReconcileAgent(_), Ok(_)) => "Reconcile",
+        (Command::UpdateTasks(_), Ok(_)) => "UpdateTasks",
+        (Command::Subscribe(_), Ok(_)) => "Subscribe",
+        (Command::DisconnectFramework(_), Ok(_)) => "Disconnect",
+        (Command::ExpireFramework(_), Ok(_)) => "Expire",
+        (Command::Call(call), Ok(_)) => match &call.action {
+            CallAction::Accept(_) => "Accept",
+            CallAction::Kill { .. } => "Kill",
+            CallAction::Suppress(_) => "Suppress",
+            CallAction::Revive(_) => "Revive",
+            CallAction::Update(_) => "Update",
+            CallAction::Teardown => "Teardown",
+        },
+        (Command::Acknowledge(_), Ok(_)) => "Acknowledge",
+        (Command::RaiseLowWater(_), Ok(_)) => "Raise",
+        (Command::Operate(_), Ok(_)) => "Operate",
+        (Command::Sweep(_), Ok(_)) => "Sweep",
+        (Command::Tick, Ok(_)) => "Tick",
+    }
+}
+
+/// What a run must have met, or it proves too little.
+const MUST_BE_MET: [&str; 38] = [
+    "Accept",
+    "Acknowledge",
+    "Disconnect",
+    "Expire",
+    "Kill",
+    "Open",
+    "Operate",
+    "Raise",
+    "Reconcile",
+    "Register",
+    "Revive",
+    "Subscribe",
+    "Suppress",
+    "Sweep",
+    "Teardown",
+    "Tick",
+    "Unreachable",
+    "Update",
+    "UpdateTasks",
+    "agent-gone",
+    "agent-not-active",
+    "call-reused",
+    "clone",
+    "framework-removed",
+    "invalid",
+    "late",
+    "moved",
+    "no-offers",
+    "offer-expired",
+    "offer-foreign",
+    "offer-mixed",
+    "offer-outdated",
+    "offer-used",
+    "repeated",
+    "stale-epoch",
+    "superseded",
+    "unknown-framework",
+    "unknown-task",
+];
+
+fn through_bytes(proposed: &Proposed) -> Proposed {
+    encode::read_command(&encode::command(proposed)).unwrap()
+}
+
+/// Kinds of the records that were written, by the first byte of their keys, without cluster time.
+fn kinds(writes: &[RecordWrite]) -> Vec<u8> {
+    const TIME: u8 = 1;
+    writes
+        .iter()
+        .map(|write| write.key[0])
+        .filter(|kind| *kind != TIME)
+        .collect()
+}
+
+fn play(seed: u64) -> Tally {
+    let mut life = Life::new();
+    let mut dice = Dice::new(seed);
+    let mut actor = Actor::new(&mut dice);
+    let mut commands = 0;
+    while commands < LIFE {
+        let count = if dice.percent(70) { 1 } else { dice.below(4) };
+        let entry = actor.entry(&mut dice, &life.first, count);
+        commands += entry.commands.len().max(1);
+        let (writes, refused) = life.feed(&entry);
+        if let [only] = &entry.commands[..] {
+            if refused {
+                assert_refusal_is_clean(&only.command, &kinds(&writes));
+            }
+            if dice.percent(25) && may_be_repeated(&only.command) {
+                let (writes, _) = life.feed(&entry);
+                assert_eq!(
+                    kinds(&writes),
+                    [0; 0],
+                    "a repeat changed something: {entry:?}"
+                );
+            }
+        }
+        if commands % RELOAD == 0 {
+            life.reload();
+        }
+    }
+    life.reload();
+    life.witness.assert_busy();
+    life.tally
+}
+
+/// A refusal changes nothing, but for what a numbered call leaves: its answer and the low water.
+fn assert_refusal_is_clean(command: &Command, kinds: &[u8]) {
+    const FRAMEWORK: u8 = 5;
+    const ANSWER: u8 = 7;
+    let allowed: &[u8] = match command {
+        Command::Call(_) => &[FRAMEWORK, ANSWER],
+        _ => &[],
+    };
+    assert!(
+        kinds.iter().all(|kind| allowed.contains(kind)),
+        "refused, but changed records {kinds:?}: {command:?}"
+    );
+}
+
+/// Whether the same command a second time must change nothing. A reign is a new one each time, each
+/// sweep is the next piece, and a batch without an id may take back what it has done.
+fn may_be_repeated(command: &Command) -> bool {
+    match command {
+        Command::OpenEpoch(_) | Command::Sweep(_) => false,
+        Command::Operate(operate) => operate.request.is_some() || operate.operations.len() == 1,
+        _ => true,
+    }
+}
+
+fn run(seed: u64) -> Tally {
+    let played = std::panic::catch_unwind(|| play(seed));
+    played.unwrap_or_else(|panic| {
+        eprintln!("play it again with ARGOSY_SEED={seed}");
+        std::panic::resume_unwind(panic)
+    })
+}
+
+#[test]
+fn whatever_is_proposed_the_facts_stay_sound() {
+    if let Ok(seed) = std::env::var("ARGOSY_SEED") {
+        run(seed.parse().unwrap());
+        return;
+    }
+    let long = std::env::var_os("ARGOSY_LONG").is_some();
+    let wanted = if long { 1_000_000 } else { 20_000 };
+    let mut tally = Tally::new();
+    let mut seed = 0;
+    while tally.values().sum::<usize>() < wanted {
+        for (name, count) in run(seed) {
+            *tally.entry(name).or_default() += count;
+        }
+        seed += 1;
+    }
+    let commands: usize = tally.values().sum();
+    eprintln!("{commands} commands in {seed} lives, seeds 0 and up: {tally:?}");
+    for name in MUST_BE_MET {
+        assert!(tally.contains_key(name), "nothing was ever answered {name}");
+    }
+}

@@ -1,0 +1,555 @@
+//! Agents, schedulers, operators and leaders that do the right thing mostly, and anything sometimes.
+
+use std::collections::BTreeMap;
+
+use argosy_state::Registry;
+use argosy_state::command::{
+    Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, Command, Entry,
+    FrameworkDecision, HeldTask, OpenEpoch, Operate, Operation, Promise, Proposed, RaiseLowWater,
+    ReconcileAgent, RegisterAgent, Subscribe, SweepTarget, UpdateTasks,
+};
+use argosy_state::framework::FrameworkInfo;
+use argosy_state::ids::{
+    AgentId, Epoch, FrameworkId, NodeId, OfferId, OrderIndex, Revision, Role, TaskId, TaskKey,
+    Ticket, Timestamp,
+};
+use argosy_state::task::{Exit, Reason, Source, Task, TaskSpec, TaskState};
+use argosy_state::testing::{amounts, framework_info, registration, spec};
+
+use crate::dice::Dice;
+
+const STATES: [TaskState; 13] = [
+    TaskState::Staging,
+    TaskState::Starting,
+    TaskState::Running,
+    TaskState::Killing,
+    TaskState::Finished,
+    TaskState::Failed,
+    TaskState::Killed,
+    TaskState::Error,
+    TaskState::Dropped,
+    TaskState::Gone,
+    TaskState::GoneByOperator,
+    TaskState::Unreachable,
+    TaskState::Unknown,
+];
+
+pub(crate) struct Actor {
+    now: Timestamp,
+    serial: u64,
+    offers: Vec<Promise>,
+    numbers: BTreeMap<(FrameworkId, u64), u64>,
+    /// Proposals of the past, to come again late.
+    past: Vec<Proposed>,
+    /// Whether agents of this life may lose what they had.
+    shrinking: bool,
+}
+
+impl Actor {
+    pub(crate) fn new(dice: &mut Dice) -> Self {
+        Self {
+            now: Timestamp(1),
+            serial: 0,
+            offers: Vec::new(),
+            numbers: BTreeMap::new(),
+            past: Vec::new(),
+            shrinking: dice.percent(50),
+        }
+    }
+
+    pub(crate) fn entry(&mut self, dice: &mut Dice, registry: &Registry, count: usize) -> Entry {
+        // A leader's clock may be behind, too.
+        let ms = dice.next() % 2_000;
+        if dice.percent(5) {
+            self.now = Timestamp(self.now.0.saturating_sub(ms));
+        } else {
+            self.now = self.now.plus_ms(ms);
+        }
+        let commands = (0..count).map(|_| self.proposed(dice, registry)).collect();
+        Entry {
+            at: self.now,
+            commands,
+        }
+    }
+
+    fn proposed(&mut self, dice: &mut Dice, registry: &Registry) -> Proposed {
+        if dice.percent(5)
+            && let Some(again) = dice.pick(&self.past)
+        {
+            return again;
+        }
+        self.serial += 1;
+        let mut epoch = registry.epoch();
+        if dice.percent(1) {
+            epoch = Epoch(epoch.0.saturating_sub(1));
+        }
+        let ticket = Ticket {
+            epoch,
+            serial: self.serial,
+        };
+        let command = self.command(dice, registry);
+        let proposed = Proposed { ticket, command };
+        if self.past.len() < 100 {
+            self.past.push(proposed.clone());
+        } else {
+            let at = dice.below(100);
+            self.past[at] = proposed.clone();
+        }
+        proposed
+    }
+
+    fn command(&mut self, dice: &mut Dice, registry: &Registry) -> Command {
+        if registry.epoch() == Epoch(0) || dice.percent(1) {
+            return open_epoch(dice);
+        }
+        let agents: Vec<AgentId> = registry.agents().map(|agent| agent.id).collect();
+        let frameworks: Vec<FrameworkId> = registry.frameworks().map(|known| known.id).collect();
+        let (Some(agent), Some(framework)) = (dice.pick(&agents), dice.pick(&frameworks)) else {
+            return match dice.below(2) {
+                0 => new_agent(dice),
+                _ => new_framework(dice),
+            };
+        };
+        match dice.below(100) {
+            0..3 if agents.len() < 6 => new_agent(dice),
+            0..8 => self.register(dice, registry, agent),
+            8..10 => unreachable(dice, registry, agent),
+            10..16 => reconcile(dice, registry, agent),
+            16..45 => updates(dice, registry, agent),
+            45..48 if frameworks.len() < 5 => new_framework(dice),
+            45..50 => resubscribe(dice, registry, framework),
+            50..52 => Command::DisconnectFramework(decision(dice, registry, framework)),
+            52..53 => Command::ExpireFramework(decision(dice, registry, framework)),
+            53..82 => self.call(dice, registry, framework, agent),
+            82..90 => acknowledge(dice, registry, framework),
+            90..91 => raise(dice, registry, framework),
+            91..97 => operate(dice, registry, framework, agent),
+            97..99 => sweep(dice, registry, framework, agent),
+            _ => Command::Tick,
+        }
+    }
+
+    fn register(&self, dice: &mut Dice, registry: &Registry, id: AgentId) -> Command {
+        let agent = registry.agent(id).unwrap();
+        let mut info = agent.info.clone();
+        if dice.percent(20) {
+            let text = if self.shrinking && dice.percent(50) {
+                "cpus:2;mem:500;ports:[1-4]"
+            } else {
+                "cpus:12;mem:9000;gpus:2;ports:[1-20];zones:{a,b}"
+            };
+            info.resources = amounts(text);
+        }
+        if dice.percent(20) {
+            let value = dice.below(3).to_string();
+            info.attributes.insert("rack".to_owned(), value);
+        }
+        let confirmed = if dice.percent(90) {
+            agent.incarnation
+        } else {
+            dice.next() % 50
+        };
+        let tried = match dice.below(4) {
+            0 => vec![dice.next() % 50, 1 + dice.next() % 1_000],
+            1 => vec![1 + dice.next() % 1_000],
+            2 => vec![0],
+            _ => Vec::new(),
+        };
+        Command::RegisterAgent(RegisterAgent {
+            agent: dice.percent(80).then_some(id),
+            nonce: agent.nonce,
+            confirmed,
+            tried,
+            boot_id: agent.boot_id.clone(),
+            info,
+        })
+    }
+
+    fn call(
+        &mut self,
+        dice: &mut Dice,
+        registry: &Registry,
+        id: FrameworkId,
+        agent: AgentId,
+    ) -> Command {
+        let known = registry.framework(id).unwrap();
+        let session = if dice.percent(97) {
+            known.session
+        } else {
+            1 + dice.next() % 30
+        };
+        let last = self.numbers.entry((id, session)).or_default();
+        *last += if dice.percent(90) { 1 } else { dice.next() % 3 };
+        let number = *last;
+        let action = self.action(dice, registry, id, agent);
+        Command::Call(Call {
+            framework: id,
+            session,
+            number,
+            lowest_unanswered: number.saturating_sub(dice.next() % 4),
+            hash: dice.next() % 2,
+            action,
+        })
+    }
+
+    fn action(
+        &mut self,
+        dice: &mut Dice,
+        registry: &Registry,
+        id: FrameworkId,
+        agent: AgentId,
+    ) -> CallAction {
+        let roles = if dice.percent(50) {
+            Vec::new()
+        } else {
+            vec![role(dice)]
+        };
+        match dice.below(100) {
+            0..75 => CallAction::Accept(self.accept(dice, registry, id, agent)),
+            75..90 => CallAction::Kill {
+                task: task_id(dice),
+                grace_ms: dice.percent(50).then(|| dice.next() % 5_000),
+            },
+            90..93 => CallAction::Suppress(roles),
+            93..96 => CallAction::Revive(roles),
+            96..99 => CallAction::Update(info(dice)),
+            _ => CallAction::Teardown,
+        }
+    }
+
+    fn accept(
+        &mut self,
+        dice: &mut Dice,
+        registry: &Registry,
+        id: FrameworkId,
+        agent: AgentId,
+    ) -> Accept {
+        let fresh = self.offer(dice, registry, id, agent);
+        let mut offers = vec![fresh];
+        if dice.percent(10) {
+            offers.push(self.offer(dice, registry, id, agent));
+        }
+        if dice.percent(10) {
+            offers.extend(dice.pick(&self.offers));
+        }
+        if dice.percent(3) {
+            offers.remove(0);
+        }
+        self.offers.extend(offers.iter().cloned());
+        if self.offers.len() > 50 {
+            self.offers.drain(..10);
+        }
+        let launches = (0..dice.below(4)).map(|_| task_spec(dice)).collect();
+        Accept {
+            offers,
+            launches,
+            all_or_nothing: dice.percent(20),
+            wall_ms: 5,
+        }
+    }
+
+    fn offer(
+        &mut self,
+        dice: &mut Dice,
+        registry: &Registry,
+        id: FrameworkId,
+        agent: AgentId,
+    ) -> Promise {
+        self.serial += 1;
+        let known = registry.agent(agent).unwrap();
+        let framework = registry.framework(id).unwrap();
+        let roles: Vec<Role> = framework.info.roles.iter().cloned().collect();
+        let resources = if dice.percent(80) {
+            registry.free(agent)
+        } else {
+            known.info.resources.clone()
+        };
+        let mut epoch = registry.epoch();
+        if dice.percent(5) {
+            epoch = Epoch((epoch.0 + 1).saturating_sub(dice.next() % 3));
+        }
+        Promise {
+            id: OfferId {
+                epoch,
+                serial: if dice.percent(95) {
+                    self.serial
+                } else {
+                    dice.next() % 100
+                },
+            },
+            framework: id,
+            session: framework.session,
+            agent,
+            role: dice.pick(&roles).unwrap(),
+            resources,
+            promise: known.promise,
+            expires: self.now.plus_ms(dice.next() % 100_000),
+        }
+    }
+}
+
+fn open_epoch(dice: &mut Dice) -> Command {
+    Command::OpenEpoch(OpenEpoch {
+        node: NodeId(1 + dice.next() % 3),
+        process: dice.next(),
+        term: dice.next() % 9,
+        entropy: [u8::try_from(dice.below(256)).unwrap(); 32],
+        wall_ms: 1,
+    })
+}
+
+fn new_agent(dice: &mut Dice) -> Command {
+    let nonce = dice.next() % 10;
+    Command::RegisterAgent(registration(
+        nonce,
+        "cpus:8;mem:8000;ports:[1-10];zones:{a,b}",
+    ))
+}
+
+fn info(dice: &mut Dice) -> FrameworkInfo {
+    let mut info = framework_info("f");
+    info.roles.insert(role(dice));
+    if dice.percent(30) {
+        info.roles.remove(&Role::default());
+    }
+    info.detached = dice.percent(20);
+    info.failover_timeout_ms = match dice.below(3) {
+        0 => 0,
+        1 => 3_000,
+        _ => 1_000_000,
+    };
+    if dice.percent(2) {
+        info.roles.clear();
+    }
+    info
+}
+
+fn new_framework(dice: &mut Dice) -> Command {
+    Command::Subscribe(Subscribe {
+        framework: None,
+        session: dice.next() % 30,
+        info: info(dice),
+    })
+}
+
+fn resubscribe(dice: &mut Dice, registry: &Registry, id: FrameworkId) -> Command {
+    let known = registry.framework(id).unwrap();
+    let session = if dice.percent(50) {
+        known.session
+    } else {
+        1 + dice.next() % 30
+    };
+    let same = dice.percent(50);
+    Command::Subscribe(Subscribe {
+        framework: Some(id),
+        session,
+        info: if same { known.info.clone() } else { info(dice) },
+    })
+}
+
+fn role(dice: &mut Dice) -> Role {
+    Role::new(["*", "web", "db"][dice.below(3)]).unwrap()
+}
+
+fn task_id(dice: &mut Dice) -> TaskId {
+    TaskId::new(&format!("t{}", dice.below(60))).unwrap()
+}
+
+fn task_spec(dice: &mut Dice) -> TaskSpec {
+    let resources = [
+        "cpus:1;mem:100",
+        "cpus:0.001",
+        "cpus:2;mem:500;ports:[1-2]",
+        "ports:[2-3]",
+        "zones:{a}",
+        "cpus:100",
+        "gpus:1",
+    ][dice.below(7)];
+    let mut spec = spec(task_id(dice).as_str(), resources);
+    if dice.percent(3) {
+        spec.environment.insert("A=B".to_owned(), String::new());
+    }
+    spec
+}
+
+fn unreachable(dice: &mut Dice, registry: &Registry, id: AgentId) -> Command {
+    let mut decided_on = registry.agent(id).unwrap().revision;
+    if dice.percent(20) {
+        decided_on.index = decided_on.index.saturating_sub(1);
+    }
+    Command::AgentUnreachable(AgentDecision {
+        agent: id,
+        decided_on,
+        wall_ms: 2,
+    })
+}
+
+fn decision(dice: &mut Dice, registry: &Registry, id: FrameworkId) -> FrameworkDecision {
+    let mut decided_on = registry.framework(id).unwrap().revision;
+    if dice.percent(20) {
+        decided_on.position += 1;
+    }
+    FrameworkDecision {
+        framework: id,
+        decided_on,
+    }
+}
+
+/// What the agent would hold at a floor, with a little missing and a little too much.
+fn reconcile(dice: &mut Dice, registry: &Registry, id: AgentId) -> Command {
+    let agent = registry.agent(id).unwrap();
+    let floor = OrderIndex(agent.orders.0.saturating_sub(dice.next() % 5));
+    let mut held: Vec<HeldTask> = registry
+        .tasks_on(id)
+        .filter(|task| !task.is_terminal() && task.order <= floor)
+        .map(|task| HeldTask {
+            key: task.key.clone(),
+            order: task.order,
+        })
+        .collect();
+    held.retain(|_| dice.percent(95));
+    if dice.percent(10) {
+        let stray = TaskKey {
+            framework: FrameworkId(1 + dice.next() % 4),
+            task: task_id(dice),
+        };
+        let order = OrderIndex(dice.next() % 9);
+        held.push(HeldTask { key: stray, order });
+        held.sort_by(|a, b| a.key.cmp(&b.key));
+    }
+    let mut after = None;
+    let mut through = None;
+    if dice.percent(30) && held.len() > 2 {
+        let cut = 1 + dice.below(held.len() - 1);
+        if dice.percent(50) {
+            after = Some(held[cut - 1].key.clone());
+            held.drain(..cut);
+        } else {
+            held.truncate(cut);
+            through = held.last().map(|held| held.key.clone());
+        }
+    }
+    if dice.percent(2) {
+        held.reverse();
+    }
+    Command::ReconcileAgent(ReconcileAgent {
+        agent: id,
+        incarnation: agent.incarnation,
+        floor,
+        after,
+        through,
+        held,
+        wall_ms: 3,
+    })
+}
+
+fn updates(dice: &mut Dice, registry: &Registry, id: AgentId) -> Command {
+    let live: Vec<&Task> = registry.tasks_on(id).collect();
+    let count = 1 + dice.below(3);
+    let updates = (0..count).filter_map(|_| {
+        let task = dice.pick(&live)?;
+        let likely = match task.agent_state {
+            TaskState::Staging => TaskState::Running,
+            _ if task.kill.is_some() => TaskState::Killed,
+            _ => TaskState::Finished,
+        };
+        Some(AgentUpdate {
+            key: task.key.clone(),
+            order: OrderIndex(task.order.0 + u64::from(dice.percent(2))),
+            number: (task.reported + dice.next() % 3).max(1),
+            state: if dice.percent(70) {
+                likely
+            } else {
+                STATES[dice.below(STATES.len())]
+            },
+            source: Source::Task,
+            reason: Reason::CommandExited,
+            message: "x".repeat(dice.below(3) * 700),
+            exit: dice.percent(50).then_some(Exit::Code(-1)),
+            wall_ms: -1,
+        })
+    });
+    let updates = updates.collect();
+    Command::UpdateTasks(UpdateTasks { agent: id, updates })
+}
+
+fn acknowledge(dice: &mut Dice, registry: &Registry, id: FrameworkId) -> Command {
+    let tasks: Vec<&Task> = registry.tasks_of(id).collect();
+    let count = 1 + dice.below(4);
+    let updates = (0..count).filter_map(|_| {
+        let task = dice.pick(&tasks)?;
+        let revision = match dice.below(10) {
+            0 => Revision::default(),
+            1 => task.revision,
+            _ => task.latest.revision,
+        };
+        Some((task.key.task.clone(), revision))
+    });
+    Command::Acknowledge(Acknowledge {
+        framework: id,
+        session: registry.framework(id).unwrap().session,
+        updates: updates.collect(),
+    })
+}
+
+fn raise(dice: &mut Dice, registry: &Registry, id: FrameworkId) -> Command {
+    let known = registry.framework(id).unwrap();
+    Command::RaiseLowWater(RaiseLowWater {
+        framework: id,
+        session: known.session,
+        to: known.low_water + dice.next() % 3,
+    })
+}
+
+fn operate(
+    dice: &mut Dice,
+    registry: &Registry,
+    framework: FrameworkId,
+    agent: AgentId,
+) -> Command {
+    let count = 1 + dice.below(2);
+    let keys: Vec<TaskKey> = registry.tasks().map(|task| task.key.clone()).collect();
+    let operations = (0..count).map(|_| match dice.below(40) {
+        0..10 => Operation::SetAttribute {
+            agent,
+            name: "zone".to_owned(),
+            value: "z".repeat(dice.below(3)),
+        },
+        10..25 => Operation::KillTask {
+            key: dice.pick(&keys).unwrap_or(TaskKey {
+                framework,
+                task: task_id(dice),
+            }),
+            grace_ms: dice.percent(50).then_some(1),
+        },
+        25..26 => Operation::Teardown(framework),
+        26..30 => Operation::SetWeight {
+            role: role(dice),
+            weight_milli: dice.next() % 3 * 500,
+        },
+        30..34 => Operation::Deactivate(agent),
+        34..39 => Operation::Reactivate(agent),
+        _ => Operation::MarkGone(agent),
+    });
+    let operations = operations.collect();
+    let request = dice.percent(50).then(|| {
+        let id = format!("r{}", dice.below(1_000));
+        ("op".to_owned(), id)
+    });
+    Command::Operate(Operate {
+        request,
+        hash: 1,
+        operations,
+        wall_ms: 4,
+    })
+}
+
+fn sweep(dice: &mut Dice, registry: &Registry, framework: FrameworkId, agent: AgentId) -> Command {
+    let waiting: Vec<SweepTarget> = registry.sweeps().collect();
+    let any = if dice.percent(50) {
+        SweepTarget::Agent(agent)
+    } else {
+        SweepTarget::Framework(framework)
+    };
+    Command::Sweep(dice.pick(&waiting).unwrap_or(any))
+}

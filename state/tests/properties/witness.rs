@@ -1,0 +1,77 @@
+//! Remembers what has been seen: some facts must never change once they are true.
+
+use std::collections::BTreeMap;
+
+use argosy_state::Registry;
+use argosy_state::ids::{AgentId, OrderIndex, TaskKey, Timestamp};
+use argosy_state::resources::Resources;
+use argosy_state::task::{Task, TaskState};
+
+#[derive(Default)]
+pub(crate) struct Witness {
+    time: Timestamp,
+    last_agent: u64,
+    last_framework: u64,
+    orders: BTreeMap<AgentId, OrderIndex>,
+    totals: BTreeMap<AgentId, Resources>,
+    shrunk: BTreeMap<AgentId, bool>,
+    /// The end of each instance that has ended.
+    ends: BTreeMap<(TaskKey, AgentId, OrderIndex), TaskState>,
+    seen: BTreeMap<TaskState, usize>,
+}
+
+impl Witness {
+    pub(crate) fn look(&mut self, registry: &Registry) {
+        assert!(registry.time() >= self.time, "cluster time went back");
+        self.time = registry.time();
+        let cluster = registry.cluster();
+        assert!(cluster.last_agent >= self.last_agent);
+        assert!(cluster.last_framework >= self.last_framework);
+        self.last_agent = cluster.last_agent;
+        self.last_framework = cluster.last_framework;
+        for agent in registry.agents() {
+            let before = self.orders.insert(agent.id, agent.orders);
+            assert!(before.is_none_or(|before| before <= agent.orders));
+            let total = &agent.info.resources;
+            let former = self.totals.insert(agent.id, total.clone());
+            if former.is_some_and(|former| !total.contains(&former)) {
+                self.shrunk.insert(agent.id, true);
+            }
+            // More is never launched than there is; only who shrinks has less than is used.
+            let used = &registry.agent_index(agent.id).unwrap().used;
+            assert!(
+                self.shrunk.contains_key(&agent.id) || total.contains(used),
+                "{}: {used} of {total}",
+                agent.id
+            );
+        }
+        for task in registry.tasks() {
+            *self.seen.entry(task.state).or_default() += 1;
+            self.look_at(task);
+        }
+        for (_, finished) in registry.finished_tasks_after(0) {
+            self.look_at(&finished.task);
+        }
+    }
+
+    /// An instance ends once, in one way.
+    fn look_at(&mut self, task: &Task) {
+        let instance = (task.key.clone(), task.agent, task.order);
+        if task.is_terminal() {
+            let end = *self.ends.entry(instance).or_insert(task.state);
+            assert_eq!(end, task.state, "{} ended twice", task.key);
+        } else {
+            let end = self.ends.get(&instance);
+            assert_eq!(end, None, "{} lives on after its end", task.key);
+        }
+    }
+
+    /// A life in which nothing happens proves nothing.
+    pub(crate) fn assert_busy(&self) {
+        let states = [TaskState::Staging, TaskState::Running];
+        for state in states {
+            assert!(self.seen.contains_key(&state), "no task was ever {state:?}");
+        }
+        assert!(!self.ends.is_empty(), "no task has ended");
+    }
+}
