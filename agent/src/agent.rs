@@ -240,7 +240,7 @@ impl Agent {
             }),
             Effect::Compact(records) => self.journal.request(Request::Compact(records)),
             Effect::Dial { after_ms, hello } => self.uplink.dial(after_ms, *hello),
-            Effect::Send { link, message } => return self.uplink.send(link, message),
+            Effect::Send { link, message } => return self.uplink.send(link, *message),
             Effect::Hangup { link, why } => {
                 tracing::warn!(link, why, "the link to the master ended");
                 self.uplink.hang_up(link);

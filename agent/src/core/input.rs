@@ -188,7 +188,7 @@ pub enum Effect {
         /// On which stream.
         link: u64,
         /// What.
-        message: v1::FromAgent,
+        message: Box<v1::FromAgent>,
     },
     /// End a stream.
     Hangup {

@@ -132,9 +132,9 @@ impl Core {
         if self.link.as_ref().is_some_and(|link| link.serial == serial) {
             self.effects.push(Effect::Send {
                 link: serial,
-                message: v1::FromAgent {
+                message: Box::new(v1::FromAgent {
                     message: Some(message),
-                },
+                }),
             });
         }
     }

@@ -11,6 +11,8 @@ mod link;
 mod orders;
 mod random;
 mod recovery;
+#[cfg(test)]
+mod tests;
 mod updates;
 pub(crate) mod wire;
 

@@ -4,6 +4,8 @@
 
 mod answers;
 mod place;
+#[cfg(test)]
+mod tests;
 
 use axum::Json;
 use axum::http::StatusCode;

@@ -7,6 +7,8 @@ mod frame;
 mod lock;
 mod read;
 mod record;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::io;

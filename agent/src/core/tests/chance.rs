@@ -1,0 +1,208 @@
+//! Thousands of random inputs, crashes included: what must hold after every one of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use argosy_proto::v1;
+use argosy_proto::v1::to_agent::Message as Say;
+use argosy_state::digest::task_mark;
+use argosy_state::ids::Timestamp;
+
+use super::world::{World, ended, instance};
+use crate::core::random::Random;
+use crate::core::{Found, How, Input, StartedFact};
+
+/// What a host would know: which containers were started, and how they are.
+#[derive(Default)]
+struct Containers {
+    /// Every start ever, by name.
+    started: BTreeSet<String>,
+    /// Every command ever executed, by order: at most once.
+    executed: BTreeMap<u64, u32>,
+    /// Living commands.
+    living: BTreeSet<u64>,
+    /// Starts that were asked for and not yet carried out.
+    asked: Vec<u64>,
+}
+
+struct Chance {
+    world: World,
+    random: Random,
+    containers: Containers,
+    orders: u64,
+}
+
+impl Chance {
+    fn turn(&mut self) {
+        let order = 1 + self.random.below(self.orders.max(1));
+        match self.random.below(14) {
+            0 | 1 => {
+                self.orders += 1;
+                // A name is used again now and then.
+                let task = format!("t-{}", self.orders % 40);
+                self.world.launch(self.orders, &task);
+            }
+            2 => {
+                self.orders += 1;
+                self.world
+                    .kill(self.orders, &format!("t-{}", order % 40), 5);
+            }
+            3 | 4 => self.world.sync(),
+            5 => self.world.wait(3),
+            6 | 7 => self.carry_out(),
+            8 => self.exit(order),
+            9 => self.settle(order),
+            10 => {
+                if let Some(name) = self.world.core.facts().container(instance(order)) {
+                    // Only a container that is not there any more can be reported so.
+                    if !self.containers.living.contains(&order) {
+                        self.world.feed(Input::Destroyed { name });
+                    }
+                }
+            }
+            11 => self.world.hear(Say::ListTasks(v1::ListTasks {})),
+            12 if self.random.below(4) == 0 => {
+                self.world.hear(Say::KillStray(v1::KillStray {
+                    framework_id: "framework-1".into(),
+                    task_id: format!("t-{}", order % 40),
+                    order_index: order,
+                }));
+            }
+            _ => {}
+        }
+        self.look();
+    }
+
+    /// Starts what was asked for.
+    fn carry_out(&mut self) {
+        if self.containers.asked.is_empty() {
+            return;
+        }
+        let at = usize::try_from(self.random.below(self.containers.asked.len() as u64)).unwrap();
+        let order = self.containers.asked.swap_remove(at);
+        *self.containers.executed.entry(order).or_default() += 1;
+        self.containers.living.insert(order);
+        self.world.started(order);
+    }
+
+    fn exit(&mut self, order: u64) {
+        if self.containers.living.remove(&order) {
+            self.world.exited(order, How::Code(0));
+        }
+    }
+
+    /// A master commits everything that one task has said.
+    fn settle(&mut self, order: u64) {
+        let Some(task) = self.world.core.facts().tasks.get(&instance(order)) else {
+            return;
+        };
+        let (name, made, ended) = (
+            task.key.task.to_string(),
+            task.made,
+            task.state.is_terminal(),
+        );
+        self.world.committed(order, &name, made, ended);
+    }
+
+    fn look(&mut self) {
+        for line in std::mem::take(&mut self.world.said) {
+            if let Some(name) = line.strip_prefix("start ") {
+                assert!(
+                    self.containers.started.insert(name.to_owned()),
+                    "{name} was started twice"
+                );
+                let order = name.split('-').nth(1).unwrap().parse().unwrap();
+                self.containers.asked.push(order);
+            }
+            assert!(!line.starts_with("hang up"), "{line}");
+        }
+        let facts = self.world.core.facts();
+        let sum = facts.held.iter().fold(0_u128, |sum, (key, instance)| {
+            sum.wrapping_add(task_mark(
+                key,
+                instance.order,
+                facts.tasks[instance].committed,
+            ))
+        });
+        assert_eq!(sum, facts.digest, "the digest is that of what is held");
+        for task in facts.tasks.values() {
+            let numbers: Vec<_> = task.updates.iter().map(|update| update.number).collect();
+            assert!(
+                numbers.windows(2).all(|pair| pair[1] == pair[0] + 1),
+                "{numbers:?}"
+            );
+        }
+    }
+
+    fn crash(mut self) -> Self {
+        self.world.check_snapshot();
+        let world = std::mem::replace(&mut self.world, World::new());
+        // Requests under way may still start, or not: half of them do.
+        for order in std::mem::take(&mut self.containers.asked) {
+            if self.random.below(2) == 0 {
+                *self.containers.executed.entry(order).or_default() += 1;
+                self.containers.living.insert(order);
+            }
+        }
+        self.world = world.restart("boot-1");
+        self.orders = self.world.core.facts().floor.0;
+        let finding: Vec<_> = self
+            .world
+            .said
+            .iter()
+            .filter_map(|line| {
+                line.strip_prefix("find ")?
+                    .split('-')
+                    .nth(1)?
+                    .parse::<u64>()
+                    .ok()
+            })
+            .collect();
+        for order in finding {
+            let found = if self.containers.living.contains(&order) {
+                let at = Timestamp(self.world.now);
+                Found::Running(StartedFact { pid: 77, at })
+            } else if self.containers.executed.contains_key(&order) {
+                Found::Exited(ended(How::Code(0)))
+            } else {
+                Found::NeverStarted
+            };
+            self.world.found(order, found);
+        }
+        self.look();
+        self.world.register(false);
+        self.look();
+        self
+    }
+}
+
+#[test]
+fn whatever_happens_nothing_starts_twice_and_memory_is_what_the_journal_says() {
+    for seed in 0..20 {
+        let mut chance = Chance {
+            world: World::registered(),
+            random: Random::new(seed),
+            containers: Containers::default(),
+            orders: 0,
+        };
+        for _ in 0..6 {
+            for _ in 0..80 {
+                chance.turn();
+            }
+            chance = chance.crash();
+        }
+        let twice: Vec<_> = chance
+            .containers
+            .executed
+            .iter()
+            .filter(|(_, times)| **times > 1)
+            .collect();
+        assert!(
+            twice.is_empty(),
+            "seed {seed}: executed more than once: {twice:?}"
+        );
+        assert!(
+            chance.containers.executed.len() > 10,
+            "seed {seed}: too little happened"
+        );
+    }
+}

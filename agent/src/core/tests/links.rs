@@ -1,0 +1,234 @@
+//! Fencing, registration, lists, heartbeats.
+
+use argosy_proto::v1;
+use argosy_proto::v1::to_agent::Message as Say;
+
+use super::world::World;
+use crate::core::{How, Input};
+
+#[test]
+fn a_first_hello_is_said_after_its_incarnation_is_on_disk() {
+    let mut world = World::new();
+    world.expect_all(&["persist epoch 0 life 1", "persist epoch 0 life 1"]);
+    world.sync();
+    world.expect_all(&["dial"]);
+    let identity = &world.core.facts().identity;
+    assert_ne!(identity.nonce, 0);
+    assert_eq!(identity.tried.len(), 1);
+}
+
+#[test]
+fn a_confirmed_incarnation_is_not_tried_any_more() {
+    let world = World::registered();
+    let identity = &world.core.facts().identity;
+    assert_ne!(identity.confirmed, 0);
+    assert!(identity.tried.is_empty());
+}
+
+#[test]
+fn a_lower_epoch_is_refused() {
+    let mut world = World::running();
+    world.epoch = 4;
+    world.launch(2, "late");
+    world.sync();
+    world.expect(&[
+        "hang up: refused: epoch 4 is over, epoch 5 was seen",
+        "dial",
+    ]);
+    assert_eq!(world.core.facts().floor.0, 1);
+}
+
+#[test]
+fn a_higher_epoch_is_on_disk_before_anything_in_it_is_done() {
+    let mut world = World::running();
+    world.epoch = 6;
+    world.kill(2, "web", 0);
+    world.expect_all(&["persist epoch 6 life 1", "persist order 2: kill 1"]);
+    world.sync();
+    world.expect(&["kill 1 in 0"]);
+}
+
+#[test]
+fn a_master_of_another_cluster_is_refused() {
+    let mut world = World::running();
+    let message = Box::new(v1::ToAgent {
+        epoch: 99,
+        cluster_id: "000000000000000000000000000000bb".into(),
+        message: Some(Say::Shutdown(v1::Shutdown::default())),
+    });
+    world.feed(Input::Message { link: 1, message });
+    world.sync();
+    assert_eq!(world.said.len(), 2, "{:?}", world.said);
+    assert!(
+        world.said[0].contains("this agent belongs to"),
+        "{:?}",
+        world.said
+    );
+    assert_eq!(world.core.facts().identity.epoch.0, 5);
+}
+
+#[test]
+fn what_an_earlier_link_said_is_not_heard() {
+    let mut world = World::running();
+    world.feed(Input::Disconnected {
+        link: 1,
+        why: "gone".into(),
+    });
+    world.register(true);
+    world.quiet();
+    world.link = 1;
+    world.kill(2, "web", 0);
+    world.expect_all(&[]);
+}
+
+#[test]
+fn an_order_before_the_registration_ends_the_link() {
+    let mut world = World::new();
+    world.connect();
+    world.quiet();
+    world.launch(1, "web");
+    world.sync();
+    assert_eq!(world.core.facts().floor.0, 0);
+    assert!(
+        world.said.iter().any(|line| line.starts_with("hang up")),
+        "{:?}",
+        world.said
+    );
+}
+
+#[test]
+fn a_refused_agent_tries_again_later() {
+    let mut world = World::new();
+    world.connect();
+    world.quiet();
+    world.hear(Say::Refused(v1::RefusedAgent {
+        code: "clone".into(),
+        text: "another has this id".into(),
+    }));
+    world.sync();
+    world.expect(&[
+        "hang up: the master refuses this agent (clone): another has this id",
+        "dial",
+    ]);
+}
+
+#[test]
+fn a_silent_master_is_left() {
+    let mut world = World::running();
+    world.wait(2_000);
+    world.quiet();
+    world.wait(1_001);
+    world.sync();
+    assert!(
+        world.said[0].starts_with("hang up: nothing heard from the master for"),
+        "{:?}",
+        world.said
+    );
+    assert_eq!(world.said.last().unwrap(), "dial");
+}
+
+#[test]
+fn a_master_that_answers_is_kept() {
+    let mut world = World::running();
+    for serial in 1..=20 {
+        world.wait(1_000);
+        world.hear(Say::Pong(v1::Ping { serial }));
+    }
+    assert!(world.core.is_registered());
+    assert_eq!(
+        world.said.len(),
+        20,
+        "a ping each second and nothing else: {:?}",
+        world.said
+    );
+}
+
+#[test]
+fn a_list_is_sorted_chunked_and_names_its_floor() {
+    let mut world = World::registered();
+    for order in 1..=501 {
+        world.launch(order, &format!("t-{}", 1_000 - order));
+    }
+    world.sync();
+    world.quiet();
+    world.hear(Say::ListTasks(v1::ListTasks {}));
+    assert_eq!(world.said.len(), 2);
+    assert!(world.said[0].starts_with("list at 501: framework-1/t-499:501 framework-1/t-500:500"));
+    assert_eq!(world.said[1], "list at 501: framework-1/t-999:1 last");
+}
+
+#[test]
+fn frameworks_are_listed_by_number_and_an_empty_list_is_told_too() {
+    let mut world = World::registered();
+    world.hear(Say::ListTasks(v1::ListTasks {}));
+    world.expect(&["list at 0:  last"]);
+    for (order, framework) in [(1, "framework-10"), (2, "framework-9")] {
+        world.order(
+            order,
+            v1::order::Order::Launch(v1::LaunchOrder {
+                framework_id: framework.into(),
+                spec: Some(super::world::spec("t")),
+                ..v1::LaunchOrder::default()
+            }),
+        );
+    }
+    world.hear(Say::ListTasks(v1::ListTasks {}));
+    world.expect(&[]);
+    world.sync();
+    let list = world
+        .said
+        .iter()
+        .find(|line| line.starts_with("list"))
+        .unwrap();
+    assert_eq!(
+        list, "list at 2: framework-9/t:2 framework-10/t:1 last",
+        "and not before it is on disk"
+    );
+}
+
+#[test]
+fn a_stray_is_ended_without_a_word_and_is_not_listed() {
+    let mut world = World::running();
+    world.hear(Say::KillStray(v1::KillStray {
+        framework_id: "framework-1".into(),
+        task_id: "web".into(),
+        order_index: 1,
+    }));
+    world.expect_all(&["persist stray 1"]);
+    world.sync();
+    world.hear(Say::ListTasks(v1::ListTasks {}));
+    world.expect(&["kill 1 in 3000", "list at 1:  last"]);
+    world.exited(1, How::Signal(15));
+    world.report();
+    world.expect(&["destroy 1-1-1"]);
+}
+
+#[test]
+fn a_shutdown_ends_everything_before_the_agent_comes_back_as_another() {
+    let mut world = World::running();
+    let former = world.core.facts().identity.clone();
+    world.hear(Say::Shutdown(v1::Shutdown {
+        reason: "gone".into(),
+    }));
+    world.sync();
+    world.expect(&[
+        "hang up: told to end everything and register anew: gone",
+        "kill 1 in 3000",
+    ]);
+    world.exited(1, How::Signal(15));
+    world.expect(&["destroy 1-1-1"]);
+    world.destroyed(1);
+    world.sync();
+    world.expect(&["dial"]);
+    let identity = &world.core.facts().identity;
+    assert_eq!((identity.agent, identity.confirmed), (None, 0));
+    assert_ne!(identity.nonce, former.nonce);
+    assert_eq!(
+        (identity.epoch, identity.cluster),
+        (former.epoch, former.cluster)
+    );
+    assert_eq!(
+        (world.core.facts().floor.0, world.core.facts().digest),
+        (0, 0)
+    );
+}

@@ -1,0 +1,181 @@
+//! Restarts: what the next life makes of what the former left.
+
+use argosy_proto::v1;
+use argosy_state::ids::Timestamp;
+
+use super::world::{World, ended, instance};
+use crate::core::{Found, How, StartedFact};
+
+const RUNNING: Found = Found::Running(StartedFact {
+    pid: 77,
+    at: Timestamp(1_000),
+});
+
+fn reason(world: &World) -> v1::Reason {
+    let update = world.core.facts().tasks[&instance(1)]
+        .updates
+        .back()
+        .unwrap();
+    v1::Reason::try_from(update.reason).unwrap()
+}
+
+#[test]
+fn a_running_task_is_adopted_before_a_master_is_spoken_to() {
+    let mut world = World::running().restart("boot-1");
+    world.sync();
+    world.expect(&["find 1-1-1"]);
+    world.found(1, RUNNING);
+    world.sync();
+    world.expect(&["dial"]);
+    world.register(true);
+    // That it was committed was not synced for its own sake: told once more, and nothing is lost.
+    world.report();
+    world.expect(&["report web 1 Running"]);
+    world.exited(1, How::Code(0));
+    world.report();
+    world.expect(&["report web 2 Finished", "destroy 1-1-1"]);
+}
+
+#[test]
+fn an_end_in_between_is_told_truly() {
+    let mut world = World::running().restart("boot-1");
+    world.found(1, Found::Exited(ended(How::Code(9))));
+    world.register(true);
+    world.quiet();
+    world.report();
+    world.expect(&["report web 2 Failed", "destroy 1-1-1"]);
+    world.check_snapshot();
+    assert_eq!(reason(&world), v1::Reason::CommandExited);
+}
+
+#[test]
+fn a_task_nobody_can_tell_of_fails_and_says_why() {
+    for (boot, why) in [
+        ("boot-1", v1::Reason::AgentRestarted),
+        ("boot-2", v1::Reason::AgentRebooted),
+    ] {
+        let mut world = World::running().restart(boot);
+        world.found(1, Found::Gone);
+        world.report();
+        assert_eq!(reason(&world), why);
+    }
+}
+
+#[test]
+fn a_launch_that_never_started_is_started_once_a_master_has_spoken() {
+    let mut world = World::registered();
+    world.launch(1, "web");
+    world.sync();
+    let mut world = world.restart("boot-1");
+    world.sync();
+    world.expect(&["find 1-1-1"]);
+    world.found(1, Found::NeverStarted);
+    world.sync();
+    world.expect(&["dial"]);
+    world.register(true);
+    world.sync();
+    world.expect(&["start 1-1-2"]);
+}
+
+#[test]
+fn a_launch_that_may_have_started_before_a_reboot_is_not_started_again() {
+    let mut world = World::registered();
+    world.launch(1, "web");
+    world.sync();
+    let mut world = world.restart("boot-2");
+    world.found(1, Found::NeverStarted);
+    world.register(true);
+    world.report();
+    assert_eq!(reason(&world), v1::Reason::AgentRebooted);
+}
+
+#[test]
+fn a_kill_that_was_not_carried_out_is_carried_out_by_the_next_life() {
+    let mut world = World::running();
+    world.kill(2, "web", 100);
+    world.sync();
+    let mut world = world.restart("boot-1");
+    world.quiet();
+    world.found(1, RUNNING);
+    world.sync();
+    world.expect(&["kill 1 in 100", "dial"]);
+}
+
+#[test]
+fn a_kill_of_what_never_started_needs_no_start() {
+    let mut world = World::registered();
+    world.launch(1, "web");
+    world.kill(2, "web", 100);
+    world.sync();
+    let mut world = world.restart("boot-1");
+    world.found(1, Found::NeverStarted);
+    world.register(true);
+    world.quiet();
+    world.report();
+    world.expect(&["report web 1 Killed", "destroy 1-1-1"]);
+}
+
+#[test]
+fn an_order_that_was_not_on_disk_comes_again() {
+    let mut world = World::registered();
+    world.launch(1, "web");
+    let mut world = world.restart("boot-1");
+    assert_eq!(world.core.facts().floor.0, 0);
+    world.register(false);
+    world.quiet();
+    world.launch(1, "web");
+    world.sync();
+    world.expect(&["start 1-1-2"]);
+}
+
+#[test]
+fn an_end_that_was_recorded_is_sent_again_and_its_container_cleared() {
+    let mut world = World::running();
+    world.exited(1, How::Code(0));
+    world.report();
+    let mut world = world.restart("boot-1");
+    world.sync();
+    world.expect(&["destroy 1-1-1", "dial"]);
+    world.register(true);
+    world.expect(&["report web 2 Finished"]);
+}
+
+#[test]
+fn a_stray_of_the_former_life_is_ended() {
+    let mut world = World::running();
+    world.hear(v1::to_agent::Message::KillStray(v1::KillStray {
+        framework_id: "framework-1".into(),
+        task_id: "web".into(),
+        order_index: 1,
+    }));
+    world.sync();
+    let mut world = world.restart("boot-1");
+    world.quiet();
+    world.found(1, RUNNING);
+    world.sync();
+    world.expect(&["kill 1 in 3000", "dial"]);
+    world.exited(1, How::Signal(9));
+    world.report();
+    world.expect(&["destroy 1-1-1"]);
+}
+
+#[test]
+fn time_that_passed_while_away_counts_against_a_limit() {
+    let mut world = World::registered();
+    let mut wanted = super::world::spec("web");
+    wanted.max_completion_ms = 500;
+    world.launch_spec(1, wanted);
+    world.sync();
+    world.started(1);
+    world.report();
+    let mut world = world.restart("boot-1");
+    world.quiet();
+    world.now = 5_000;
+    world.found(1, RUNNING);
+    world.wait(0);
+    assert!(
+        world.said.contains(&"kill 1 in 3000".to_owned()),
+        "{:?}",
+        world.said
+    );
+}

@@ -1,0 +1,7 @@
+//! The core, one input at a time, with a journal that syncs when the test says so.
+
+mod chance;
+mod links;
+mod lives;
+mod tasks;
+mod world;

@@ -1,0 +1,419 @@
+//! Orders, ways of tasks, updates.
+
+use argosy_proto::v1;
+
+use super::world::{World, ended, instance, spec};
+use crate::core::{Ended, How, Input, Refusal, StopCause};
+
+fn last_update(world: &World, order: u64) -> v1::NumberedUpdate {
+    world.core.facts().tasks[&instance(order)]
+        .updates
+        .back()
+        .unwrap()
+        .clone()
+}
+
+fn reason(world: &World, order: u64) -> v1::Reason {
+    v1::Reason::try_from(last_update(world, order).reason).unwrap()
+}
+
+#[test]
+fn a_launch_is_on_disk_before_it_starts() {
+    let mut world = World::registered();
+    world.launch(1, "web");
+    world.expect_all(&["persist order 1: launch web"]);
+    world.sync();
+    world.expect_all(&["start 1-1-1"]);
+}
+
+#[test]
+fn an_update_is_on_disk_before_it_is_sent() {
+    let mut world = World::registered();
+    world.launch(1, "web");
+    world.sync();
+    world.started(1);
+    world.quiet();
+    world.wait(5);
+    world.expect_all(&["persist update 1: Running"]);
+    world.sync();
+    world.expect_all(&["report web 1 Running"]);
+}
+
+#[test]
+fn a_repeated_order_does_nothing() {
+    let mut world = World::running();
+    world.launch(1, "web");
+    world.launch(1, "other");
+    world.kill(1, "web", 0);
+    world.sync();
+    world.expect_all(&[]);
+}
+
+#[test]
+fn an_order_after_a_gap_ends_the_link_and_is_not_taken() {
+    let mut world = World::running();
+    world.launch(3, "late");
+    world.sync();
+    world.expect(&["hang up: order 3 came after order 1", "dial"]);
+    assert_eq!(world.core.facts().floor.0, 1);
+}
+
+#[test]
+fn a_void_order_only_raises_the_floor() {
+    let mut world = World::registered();
+    world.order(1, v1::order::Order::Void(v1::Void {}));
+    world.expect_all(&["persist order 1: nothing"]);
+    world.launch(2, "web");
+    world.sync();
+    world.expect(&["start 1-2-1"]);
+}
+
+#[test]
+fn a_kill_before_the_launch_is_on_disk_never_starts_it() {
+    let mut world = World::registered();
+    world.launch(1, "web");
+    world.kill(2, "web", 0);
+    world.sync();
+    world.report();
+    world.expect(&["report web 1 Killed"]);
+    assert_eq!(reason(&world, 1), v1::Reason::KilledDuringLaunch);
+}
+
+#[test]
+fn a_launch_that_must_never_start_is_killed_at_once() {
+    let mut world = World::registered();
+    world.order(
+        1,
+        v1::order::Order::Launch(v1::LaunchOrder {
+            framework_id: "framework-1".into(),
+            spec: Some(spec("web")),
+            never_start: true,
+            ..v1::LaunchOrder::default()
+        }),
+    );
+    world.sync();
+    world.report();
+    world.expect(&["report web 1 Killed"]);
+}
+
+#[test]
+fn a_kill_while_files_are_fetched_never_starts_it() {
+    let mut world = World::registered();
+    let mut wanted = spec("web");
+    wanted.uris.push(v1::Uri::default());
+    world.launch_spec(1, wanted);
+    world.sync();
+    world.report();
+    world.expect(&["fetch for 1-1-1", "report web 1 Starting"]);
+    world.kill(2, "web", 0);
+    world.sync();
+    world.report();
+    world.expect(&["cancel the fetch for 1", "report web 2 Killed"]);
+    let instance = instance(1);
+    world.feed(Input::Fetched {
+        instance,
+        result: Ok(()),
+    });
+    world.expect_all(&[]);
+}
+
+#[test]
+fn a_failed_fetch_fails_the_task_with_its_sentence() {
+    let mut world = World::registered();
+    let mut wanted = spec("web");
+    wanted.uris.push(v1::Uri::default());
+    world.launch_spec(1, wanted);
+    world.sync();
+    let instance = instance(1);
+    world.feed(Input::Fetched {
+        instance,
+        result: Err("cannot fetch \"x\"".into()),
+    });
+    world.report();
+    assert_eq!(reason(&world, 1), v1::Reason::FetchFailed);
+    assert_eq!(last_update(&world, 1).text, "cannot fetch \"x\"");
+}
+
+#[test]
+fn a_kill_while_it_starts_is_carried_out_when_it_has() {
+    let mut world = World::registered();
+    world.launch(1, "web");
+    world.sync();
+    world.kill(2, "web", 250);
+    world.sync();
+    world.expect(&["start 1-1-1"]);
+    world.started(1);
+    world.report();
+    world.expect(&["kill 1 in 250", "report web 1 Killing"]);
+}
+
+#[test]
+fn a_killed_task_is_killed_even_if_it_exits_with_0() {
+    let mut world = World::running();
+    world.kill(2, "web", 3_000);
+    world.sync();
+    world.report();
+    world.expect(&["kill 1 in 3000", "report web 2 Killing"]);
+    world.exited(1, How::Code(0));
+    world.report();
+    world.expect(&["report web 3 Killed", "destroy 1-1-1"]);
+    assert_eq!(
+        last_update(&world, 1).exit.unwrap().how,
+        Some(v1::exit::How::Code(0))
+    );
+}
+
+#[test]
+fn a_second_kill_only_shortens_the_grace() {
+    let mut world = World::running();
+    world.kill(2, "web", 3_000);
+    world.kill(3, "web", 9_000);
+    world.kill(4, "web", 10);
+    world.sync();
+    let graces: Vec<_> = world
+        .said
+        .iter()
+        .filter(|line| line.starts_with("kill"))
+        .collect();
+    assert_eq!(
+        graces, ["kill 1 in 10"; 3],
+        "each carries the shortest that is known by then"
+    );
+}
+
+#[test]
+fn a_kill_of_a_task_that_is_not_here_only_raises_the_floor() {
+    let mut world = World::running();
+    world.kill(2, "nobody", 0);
+    world.sync();
+    world.expect_all(&["persist order 2: nothing"]);
+}
+
+#[test]
+fn a_command_that_ends_at_once_is_never_reported_as_running() {
+    let mut world = World::registered();
+    world.launch(1, "web");
+    world.sync();
+    world.started(1);
+    world.exited(1, How::Code(0));
+    world.report();
+    world.expect(&["start 1-1-1", "report web 1 Finished", "destroy 1-1-1"]);
+}
+
+#[test]
+fn what_happens_in_the_same_moment_is_told_in_one_message() {
+    let mut world = World::registered();
+    for (order, task) in [(1, "a"), (2, "b"), (3, "c")] {
+        world.launch(order, task);
+    }
+    world.sync();
+    (1..=3).for_each(|order| world.started(order));
+    world.quiet();
+    world.report();
+    world.expect(&["report a 1 Running, b 1 Running, c 1 Running"]);
+}
+
+#[test]
+fn ends_are_told_as_they_were() {
+    let stopped = |stop, text: &str| Ended {
+        stop: Some(stop),
+        text: text.into(),
+        ..ended(How::Signal(15))
+    };
+    let cases = [
+        (ended(How::Code(0)), "Finished", v1::Reason::CommandExited),
+        (ended(How::Code(7)), "Failed", v1::Reason::CommandExited),
+        (ended(How::Signal(11)), "Failed", v1::Reason::CommandExited),
+        (
+            ended(How::NotStarted),
+            "Failed",
+            v1::Reason::CommandNotStarted,
+        ),
+        (
+            Ended {
+                out_of_memory: true,
+                ..ended(How::Signal(9))
+            },
+            "Failed",
+            v1::Reason::LimitMemory,
+        ),
+        (
+            stopped(StopCause::StopAfter, "no leader"),
+            "Failed",
+            v1::Reason::StoppedWithoutLeader,
+        ),
+    ];
+    for (ended, state, why) in cases {
+        let mut world = World::running();
+        let instance = instance(1);
+        world.feed(Input::Exited { instance, ended });
+        world.report();
+        world.expect(&[&format!("report web 2 {state}"), "destroy 1-1-1"]);
+        assert_eq!(reason(&world, 1), why);
+    }
+}
+
+#[test]
+fn a_refused_container_is_an_error_only_if_the_task_is_wrong() {
+    for (why, state) in [
+        (v1::Reason::TaskInvalid, "Error"),
+        (v1::Reason::ContainerLaunchFailed, "Failed"),
+    ] {
+        let mut world = World::registered();
+        world.launch(1, "web");
+        world.sync();
+        world.quiet();
+        world.feed(Input::NotStarted {
+            instance: instance(1),
+            refusal: Refusal {
+                reason: why,
+                text: "no".into(),
+            },
+        });
+        world.report();
+        world.expect(&[&format!("report web 1 {state}"), "destroy 1-1-1"]);
+    }
+}
+
+#[test]
+fn a_task_out_of_time_is_killed_and_fails() {
+    let mut world = World::registered();
+    let mut wanted = spec("web");
+    wanted.max_completion_ms = 500;
+    world.launch_spec(1, wanted);
+    world.sync();
+    world.started(1);
+    world.wait(499);
+    world.quiet();
+    world.wait(1);
+    world.expect(&["kill 1 in 3000"]);
+    world.feed(Input::Exited {
+        instance: instance(1),
+        ended: Ended {
+            stop: Some(StopCause::Ordered),
+            ..ended(How::Signal(15))
+        },
+    });
+    world.report();
+    assert_eq!(reason(&world, 1), v1::Reason::MaxCompletionTime);
+}
+
+#[test]
+fn an_update_is_sent_again_on_every_link_until_it_is_committed() {
+    let mut world = World::running();
+    world.exited(1, How::Code(0));
+    world.report();
+    for _ in 0..2 {
+        world.feed(Input::Disconnected {
+            link: world.link,
+            why: "gone".into(),
+        });
+        world.quiet();
+        world.register(true);
+        world.expect(&["report web 2 Finished"]);
+    }
+    world.committed(1, "web", 2, false);
+    world.feed(Input::Disconnected {
+        link: world.link,
+        why: "gone".into(),
+    });
+    world.quiet();
+    world.register(true);
+    world.expect(&[]);
+}
+
+#[test]
+fn a_late_or_repeated_commit_changes_nothing() {
+    let mut world = World::running();
+    let before = world.core.facts().clone();
+    world.committed(1, "web", 1, false);
+    world.committed(1, "web", 0, false);
+    world.committed(9, "web", 9, true);
+    assert_eq!(world.core.facts(), &before);
+}
+
+#[test]
+fn a_released_task_is_forgotten_and_leaves_the_digest() {
+    let mut world = World::running();
+    world.exited(1, How::Code(0));
+    world.report();
+    world.quiet();
+    world.committed(1, "web", 2, true);
+    assert_eq!(world.core.facts().digest, 0);
+    assert!(world.core.facts().held.is_empty());
+    world.destroyed(1);
+    assert!(world.core.facts().tasks.is_empty() && world.core.is_empty());
+    world.expect_all(&[
+        "persist commit 1: 2",
+        "persist stray 1",
+        "persist release 1",
+    ]);
+}
+
+#[test]
+fn a_task_that_is_released_while_it_lives_is_ended_in_silence() {
+    let mut world = World::running();
+    world.committed(1, "web", 1, true);
+    world.sync();
+    world.expect(&["kill 1 in 3000"]);
+    world.exited(1, How::Signal(15));
+    world.wait(10);
+    world.expect(&["destroy 1-1-1"]);
+    world.destroyed(1);
+    assert!(world.core.facts().tasks.is_empty());
+}
+
+#[test]
+fn a_name_that_is_given_again_ends_its_former_instance() {
+    let mut world = World::running();
+    world.launch(2, "web");
+    world.sync();
+    world.expect(&["kill 1 in 3000", "start 1-2-1"]);
+    world.started(2);
+    world.report();
+    world.expect(&["report web 1 Running"]);
+    world.exited(1, How::Signal(15));
+    world.destroyed(1);
+    assert_eq!(world.core.facts().tasks.len(), 1);
+}
+
+#[test]
+fn a_container_whose_supervisor_is_lost_fails() {
+    let mut world = World::running();
+    world.feed(Input::Lost {
+        instance: instance(1),
+        why: "its supervisor is gone".into(),
+    });
+    world.report();
+    world.expect(&["report web 2 Failed", "destroy 1-1-1"]);
+}
+
+#[test]
+fn stop_after_counts_from_what_a_leader_has_answered() {
+    let mut world = World::registered();
+    world.wait(300);
+    let mut wanted = spec("web");
+    wanted.stop_after_ms = 10_000;
+    world.launch_spec(1, wanted);
+    world.sync();
+    // The hello was said at 1,000; nothing later has been answered.
+    world.expect(&["start 1-1-1 until 11000"]);
+    world.started(1);
+    world.wait(700);
+    world.sync();
+    world.quiet();
+    world.now += 100;
+    world.hear(v1::to_agent::Message::Pong(v1::Ping { serial: 1 }));
+    world.expect(&["renew 1 until 12000"]);
+}
+
+#[test]
+fn everything_is_ended_when_the_operator_says_so() {
+    let mut world = World::running();
+    world.feed(Input::EndAll);
+    world.sync();
+    world.expect(&["kill 1 in 3000"]);
+    world.exited(1, How::Signal(15));
+    world.report();
+    world.expect(&["report web 2 Killed", "destroy 1-1-1"]);
+}

@@ -1,0 +1,373 @@
+//! The one helper that knows the core's interface: tests state facts through it.
+
+use argosy_proto::v1;
+use argosy_proto::v1::from_agent::Message as Said;
+use argosy_proto::v1::to_agent::Message as Say;
+use argosy_state::ids::{AgentId, OrderIndex, Timestamp};
+
+use crate::core::wire::task_state;
+use crate::core::{
+    Core, Effect, Ended, Facts, Found, How, Input, Instance, Record, Setup, StartedFact, Taken,
+};
+
+pub(super) const CLUSTER: &str = "000000000000000000000000000000aa";
+const EPOCH: u64 = 5;
+
+/// A core, what it has persisted, and what it has said since the last look.
+pub(super) struct World {
+    pub(super) core: Core,
+    pub(super) now: u64,
+    /// Every record, in order, with whether it is on disk.
+    pub(super) journal: Vec<Record>,
+    /// What somebody who reads them would know.
+    again: Facts,
+    durable: u64,
+    appended: u64,
+    pub(super) said: Vec<String>,
+    pub(super) epoch: u64,
+    pub(super) link: u64,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        Self::with(Facts::default(), "boot-1")
+    }
+
+    pub(super) fn with(facts: Facts, boot_id: &str) -> Self {
+        let journal = facts.snapshot();
+        let setup = Setup {
+            info: v1::AgentInfo::default(),
+            boot_id: boot_id.to_owned(),
+            seed: 7,
+            wall_offset_ms: 0,
+        };
+        let mut world = Self {
+            again: facts.clone(),
+            core: Core::new(facts, setup),
+            now: 1_000,
+            journal,
+            durable: 0,
+            appended: 0,
+            said: Vec::new(),
+            epoch: EPOCH,
+            link: 0,
+        };
+        world.feed(Input::Begin);
+        world
+    }
+
+    /// An agent that a master has registered as `agent-1`, with nothing to say.
+    pub(super) fn registered() -> Self {
+        let mut world = Self::new();
+        world.register(true);
+        world.quiet();
+        world
+    }
+
+    /// As `registered`, with a task "web" under order 1 that runs and is known to.
+    pub(super) fn running() -> Self {
+        let mut world = Self::registered();
+        world.launch(1, "web");
+        world.sync();
+        world.started(1);
+        world.report();
+        world.committed(1, "web", 1, false);
+        world.quiet();
+        world
+    }
+
+    /// The next life of the same agent: what was on disk is all it knows.
+    pub(super) fn restart(self, boot_id: &str) -> Self {
+        let on_disk = self.journal.len() - usize::try_from(self.appended - self.durable).unwrap();
+        let mut facts = Facts::default();
+        self.journal[..on_disk]
+            .iter()
+            .for_each(|record| facts.apply(record));
+        let mut next = Self::with(facts, boot_id);
+        next.epoch = self.epoch;
+        next
+    }
+
+    pub(super) fn feed(&mut self, input: Input) {
+        for effect in self.core.step(Timestamp(self.now), input) {
+            self.perform(effect);
+        }
+        assert_eq!(
+            &self.again,
+            self.core.facts(),
+            "the journal says what memory says"
+        );
+    }
+
+    /// A snapshot says the same as what it replaces.
+    pub(super) fn check_snapshot(&self) {
+        let mut copied = Facts::default();
+        self.again
+            .snapshot()
+            .iter()
+            .for_each(|record| copied.apply(record));
+        assert_eq!(copied, self.again);
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        if let Effect::Persist { number, record, .. } = &effect {
+            self.appended += 1;
+            assert_eq!(*number, self.appended, "records are counted without gaps");
+            self.again.apply(record);
+            self.journal.push((**record).clone());
+        }
+        self.said.push(tell(&effect));
+    }
+
+    /// Everything appended is on disk.
+    pub(super) fn sync(&mut self) {
+        self.durable = self.appended;
+        let number = self.appended;
+        self.feed(Input::Durable { number });
+    }
+
+    pub(super) fn wait(&mut self, ms: u64) {
+        self.now += ms;
+        self.feed(Input::Tick);
+    }
+
+    /// Lets what is gathered be said.
+    pub(super) fn report(&mut self) {
+        self.wait(5);
+        self.sync();
+    }
+
+    pub(super) fn connect(&mut self) {
+        self.sync();
+        self.link += 1;
+        let link = self.link;
+        self.feed(Input::Connected { link });
+    }
+
+    pub(super) fn register(&mut self, equal: bool) {
+        self.connect();
+        self.hear(Say::Registered(v1::Registered {
+            agent_id: "agent-1".into(),
+            incarnation: self
+                .core
+                .facts()
+                .identity
+                .tried
+                .last()
+                .copied()
+                .unwrap_or(1),
+            heartbeat_interval_ms: 1_000,
+            equal,
+            protocol: None,
+        }));
+        self.sync();
+    }
+
+    pub(super) fn hear(&mut self, message: Say) {
+        let message = Box::new(v1::ToAgent {
+            epoch: self.epoch,
+            cluster_id: CLUSTER.into(),
+            message: Some(message),
+        });
+        let link = self.link;
+        self.feed(Input::Message { link, message });
+    }
+
+    pub(super) fn order(&mut self, index: u64, order: v1::order::Order) {
+        let order = Some(order);
+        self.hear(Say::Order(v1::Order { index, order }));
+    }
+
+    pub(super) fn launch(&mut self, index: u64, task: &str) {
+        self.launch_spec(index, spec(task));
+    }
+
+    pub(super) fn launch_spec(&mut self, index: u64, spec: v1::TaskSpec) {
+        self.order(
+            index,
+            v1::order::Order::Launch(v1::LaunchOrder {
+                framework_id: "framework-1".into(),
+                spec: Some(spec),
+                ..v1::LaunchOrder::default()
+            }),
+        );
+    }
+
+    pub(super) fn kill(&mut self, index: u64, task: &str, grace_ms: u64) {
+        self.order(
+            index,
+            v1::order::Order::Kill(v1::KillOrder {
+                framework_id: "framework-1".into(),
+                task_id: task.into(),
+                grace_ms,
+            }),
+        );
+    }
+
+    pub(super) fn committed(&mut self, order_index: u64, task: &str, number: u64, released: bool) {
+        let update = v1::CommittedUpdate {
+            framework_id: "framework-1".into(),
+            task_id: task.into(),
+            order_index,
+            number,
+            released,
+        };
+        self.hear(Say::Committed(v1::Committed {
+            updates: vec![update],
+        }));
+    }
+
+    pub(super) fn started(&mut self, order: u64) {
+        let fact = StartedFact {
+            pid: 77,
+            at: Timestamp(self.now),
+        };
+        let instance = instance(order);
+        self.feed(Input::Started { instance, fact });
+    }
+
+    pub(super) fn exited(&mut self, order: u64, how: How) {
+        self.feed(Input::Exited {
+            instance: instance(order),
+            ended: ended(how),
+        });
+    }
+
+    pub(super) fn found(&mut self, order: u64, found: Found) {
+        let instance = instance(order);
+        self.feed(Input::Found { instance, found });
+    }
+
+    pub(super) fn destroyed(&mut self, order: u64) {
+        let name = self.core.facts().container(instance(order)).unwrap();
+        self.feed(Input::Destroyed { name });
+    }
+
+    /// What was said and done since the last look, without the journal's own.
+    #[track_caller]
+    pub(super) fn expect(&mut self, wanted: &[&str]) {
+        let said: Vec<_> = std::mem::take(&mut self.said);
+        let said: Vec<_> = said
+            .iter()
+            .filter(|line| !line.starts_with("persist"))
+            .collect();
+        assert_eq!(said, wanted);
+    }
+
+    /// As `expect`, with the journal's.
+    #[track_caller]
+    pub(super) fn expect_all(&mut self, wanted: &[&str]) {
+        assert_eq!(std::mem::take(&mut self.said), wanted);
+    }
+
+    /// Forgets what was said so far.
+    pub(super) fn quiet(&mut self) {
+        self.said.clear();
+    }
+}
+
+pub(super) fn instance(order: u64) -> Instance {
+    Instance {
+        agent: AgentId(1),
+        order: OrderIndex(order),
+    }
+}
+
+pub(super) fn spec(task: &str) -> v1::TaskSpec {
+    v1::TaskSpec {
+        task_id: task.into(),
+        shell: "true".into(),
+        ..v1::TaskSpec::default()
+    }
+}
+
+pub(super) fn ended(how: How) -> Ended {
+    Ended {
+        how,
+        stop: None,
+        out_of_memory: false,
+        text: "it ended".into(),
+    }
+}
+
+/// An effect as one line.
+pub(super) fn tell(effect: &Effect) -> String {
+    let short = |instance: &Instance| instance.order.0;
+    match effect {
+        Effect::Persist { record, .. } => format!("persist {}", tell_record(record)),
+        Effect::Compact(_) => "compact".into(),
+        Effect::Dial { .. } => "dial".into(),
+        Effect::Send { message, .. } => tell_message(message),
+        Effect::Hangup { why, .. } => format!("hang up: {why}"),
+        Effect::Fetch(start) => format!("fetch for {}", start.name),
+        Effect::CancelFetch(instance) => format!("cancel the fetch for {}", short(instance)),
+        Effect::Start(start) => match start.stop_at {
+            Some(at) => format!("start {} until {}", start.name, at.0),
+            None => format!("start {}", start.name),
+        },
+        Effect::Find { name, .. } => format!("find {name}"),
+        Effect::Kill { instance, grace_ms } => format!("kill {} in {grace_ms}", short(instance)),
+        Effect::Renew { instance, stop_at } => {
+            format!("renew {} until {}", short(instance), stop_at.0)
+        }
+        Effect::Destroy { name, .. } => format!("destroy {name}"),
+    }
+}
+
+fn tell_record(record: &Record) -> String {
+    match record {
+        Record::Identity(identity) => format!("epoch {} life {}", identity.epoch.0, identity.life),
+        Record::Forgot(_) => "forgot".into(),
+        Record::Took { order, what } => match what {
+            Taken::Launch { key, .. } => format!("order {}: launch {}", order.0, key.task),
+            Taken::Kill { instance, .. } => format!("order {}: kill {}", order.0, instance.order.0),
+            Taken::Nothing => format!("order {}: nothing", order.0),
+        },
+        Record::Started { instance, .. } => format!("start of {}", instance.order.0),
+        Record::Updated { instance, update } => {
+            format!(
+                "update {}: {:?}",
+                instance.order.0,
+                task_state(update.state)
+            )
+        }
+        Record::Committed { instance, number } => format!("commit {}: {number}", instance.order.0),
+        Record::Released { instance } => format!("release {}", instance.order.0),
+        Record::Stray { instance } => format!("stray {}", instance.order.0),
+        Record::Retried { instance, life } => format!("retry {} in life {life}", instance.order.0),
+        Record::Floor(order) => format!("floor {}", order.0),
+        Record::Task { instance, .. } => format!("task {}", instance.order.0),
+    }
+}
+
+fn tell_message(message: &v1::FromAgent) -> String {
+    match message.message.as_ref().unwrap() {
+        Said::Hello(_) => "hello".into(),
+        Said::Ping(ping) => format!("ping {}", ping.serial),
+        Said::Report(report) => {
+            let updates = report.updates.iter().map(|update| {
+                format!(
+                    "{} {} {:?}",
+                    update.task_id,
+                    update.number,
+                    task_state(update.state)
+                )
+            });
+            format!("report {}", updates.collect::<Vec<_>>().join(", "))
+        }
+        Said::TaskList(list) => {
+            let tasks = list.tasks.iter().map(|task| {
+                format!(
+                    "{}/{}:{}",
+                    task.framework_id, task.task_id, task.order_index
+                )
+            });
+            let last = if list.last { " last" } else { "" };
+            format!(
+                "list at {}: {}{last}",
+                list.floor,
+                tasks.collect::<Vec<_>>().join(" ")
+            )
+        }
+    }
+}

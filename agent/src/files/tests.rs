@@ -1,0 +1,195 @@
+//! Over HTTP, on real folders: what is served, and everything that must not be.
+
+use std::fs;
+use std::path::Path;
+
+use argosy_state::ids::TaskKey;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use crate::api::{Shared, router};
+use crate::inbox::{Asker, Event, Question, TaskView};
+use crate::paths::Paths;
+
+struct Server {
+    folder: tempfile::TempDir,
+    base: String,
+}
+
+impl Server {
+    /// A server whose loop holds no task, but says of each whether it has ended.
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (inbox, mut events) = mpsc::channel(16);
+        tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                if let Event::Ask(Question::Task(_, answer)) = event {
+                    let view = TaskView {
+                        container: None,
+                        ended: true,
+                    };
+                    let _ = answer.send(view);
+                }
+            }
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let shared = Shared {
+            paths: Paths::new(folder.path()),
+            asker: Asker::new(inbox),
+            metrics: None,
+        };
+        tokio::spawn(async move { axum::serve(listener, router(shared)).await });
+        Self { folder, base }
+    }
+
+    fn sandbox(&self, container: &str) -> std::path::PathBuf {
+        let path = Paths::new(self.folder.path()).task(&key()).join(container);
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    async fn get(&self, path: &str) -> reqwest::Response {
+        reqwest::get(format!("{}{path}", self.base)).await.unwrap()
+    }
+
+    async fn text(&self, path: &str) -> (u16, String) {
+        let answer = self.get(path).await;
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+}
+
+fn key() -> TaskKey {
+    crate::core::task_key("framework-1", "web").unwrap()
+}
+
+#[tokio::test]
+async fn the_newest_instance_is_read_in_parts_and_as_a_whole() {
+    let server = Server::start().await;
+    fs::write(server.sandbox("1-9-1").join("stdout"), "old").unwrap();
+    fs::write(server.sandbox("1-10-1").join("stdout"), "0123456789").unwrap();
+    let read = "/v1/files/read?path=tasks/framework-1/web/stdout";
+    let answer = server.get(read).await;
+    assert_eq!(answer.headers()["x-argosy-size"], "10");
+    assert_eq!(answer.headers()["x-argosy-ended"], "true");
+    assert_eq!(answer.headers()["content-type"], "application/octet-stream");
+    assert_eq!(answer.text().await.unwrap(), "0123456789");
+    assert_eq!(
+        server.text(&format!("{read}&offset=3&length=4")).await,
+        (200, "3456".into())
+    );
+    assert_eq!(
+        server.text(&format!("{read}&offset=10")).await,
+        (200, String::new())
+    );
+    assert_eq!(
+        server.text(&format!("{read}&offset=99")).await,
+        (200, String::new())
+    );
+    assert_eq!(
+        server.text(&format!("{read}&offset=8&follow=true")).await,
+        (200, "89".into())
+    );
+    let whole = server
+        .get("/v1/files/download?path=tasks/framework-1/web/stdout")
+        .await;
+    assert_eq!(
+        whole.headers()["content-disposition"],
+        "attachment; filename=\"stdout\""
+    );
+    assert_eq!(whole.headers()["content-length"], "10");
+    assert_eq!(whole.text().await.unwrap(), "0123456789");
+}
+
+#[tokio::test]
+async fn large_files_are_whole() {
+    let server = Server::start().await;
+    let bytes: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+    fs::write(server.sandbox("1-1-1").join("big"), &bytes).unwrap();
+    let answer = server
+        .get("/v1/files/download?path=tasks/framework-1/web/big")
+        .await;
+    assert_eq!(answer.bytes().await.unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn folders_are_listed_with_kinds_and_paths() {
+    let server = Server::start().await;
+    let sandbox = server.sandbox("1-1-1");
+    fs::create_dir(sandbox.join("inner")).unwrap();
+    fs::write(sandbox.join("inner/file"), "x").unwrap();
+    std::os::unix::fs::symlink("/etc", sandbox.join("link")).unwrap();
+    let list = |text: String| -> Vec<(String, String)> {
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let entries = value["entries"].as_array().unwrap().iter();
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        entries
+            .map(|entry| (text(&entry["path"]), text(&entry["kind"])))
+            .collect()
+    };
+    let pair = |path: &str, kind: &str| (path.to_owned(), kind.to_owned());
+    let (_, text) = server
+        .text("/v1/files/browse?path=tasks/framework-1/web")
+        .await;
+    let base = "tasks/framework-1/web";
+    assert_eq!(
+        list(text),
+        [
+            pair(&format!("{base}/inner"), "folder"),
+            pair(&format!("{base}/link"), "link")
+        ]
+    );
+    let (_, text) = server
+        .text("/v1/files/browse?path=tasks/framework-1/web/inner/")
+        .await;
+    assert_eq!(list(text), [pair(&format!("{base}/inner/file"), "file")]);
+    let (_, text) = server.text("/v1/files/browse").await;
+    assert_eq!(list(text), [pair("tasks/framework-1", "folder")]);
+}
+
+#[tokio::test]
+async fn nothing_outside_a_sandbox_is_served_by_any_name() {
+    let server = Server::start().await;
+    let sandbox = server.sandbox("1-1-1");
+    fs::write(server.folder.path().join("secret"), "secret").unwrap();
+    fs::write(sandbox.join("file"), "x").unwrap();
+    std::os::unix::fs::symlink(server.folder.path().join("secret"), sandbox.join("link")).unwrap();
+    std::os::unix::fs::symlink(server.folder.path(), sandbox.join("up")).unwrap();
+    nix::unistd::mkfifo(&sandbox.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let base = "tasks/framework-1/web";
+    for (path, status) in [
+        ("/etc/passwd", 400),
+        ("../secret", 400),
+        ("tasks/../secret", 400),
+        (&format!("{base}/../../../../secret"), 400),
+        (&format!("{base}/..%2f..%2fsecret"), 400),
+        (&format!("{base}/file%00"), 400),
+        ("tasks/..%2f/x/y", 400),
+        ("tasks/framework-1/a%20b/x", 400),
+        ("secret", 400),
+        (&format!("{base}/link"), 400),
+        (&format!("{base}/up/secret"), 404),
+        (&format!("{base}/fifo"), 400),
+        (&format!("{base}/missing"), 404),
+        (&format!("{base}/file/inner"), 404),
+        (base, 400),
+        ("tasks/framework-1/other/stdout", 404),
+        (&format!("{base}/{}", "x".repeat(5_000)), 404),
+    ] {
+        for call in ["read", "download"] {
+            let (found, text) = server.text(&format!("/v1/files/{call}?path={path}")).await;
+            assert_eq!(found, status, "{call} {path}: {text}");
+            let error: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let message = error["error"]["message"].as_str().unwrap();
+            assert!(
+                message.len() > 10 && !text.contains("\"secret\"}"),
+                "{path}: {text}"
+            );
+        }
+    }
+    let (status, text) = server.text("/v1/files/read?path=tasks&offset=-1").await;
+    assert_eq!(status, 400, "{text}");
+    assert_eq!(server.text("/v1/files/browse?path=tasks/..").await.0, 400);
+    assert_eq!(server.text("/nothing").await.0, 404);
+    assert!(Path::new(&sandbox).exists());
+}

@@ -1,0 +1,377 @@
+//! On real files: groups, cuts at every byte, flipped bits, compaction under load, the lock.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use argosy_proto::v1;
+use argosy_state::ids::{AgentId, OrderIndex};
+
+use super::*;
+use crate::core::{Facts, Identity, Instance, Record, Sync, Taken};
+
+struct Folder {
+    folder: tempfile::TempDir,
+}
+
+impl Folder {
+    fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("journal")
+    }
+
+    fn next(&self) -> PathBuf {
+        self.folder.path().join("journal.next")
+    }
+
+    fn read(&self) -> Contents {
+        read(&self.path()).unwrap()
+    }
+
+    fn open(&self) -> Journal {
+        Journal::open(&self.path(), &self.next(), &self.read(), 42).unwrap()
+    }
+
+    /// Writes these records, each synced, and ends.
+    fn write(&self, records: &[Record]) {
+        let journal = self.open();
+        for (at, record) in records.iter().enumerate() {
+            journal.request(append(at as u64 + 1, record, Sync::Awaited));
+        }
+        journal.close().unwrap();
+    }
+}
+
+fn append(number: u64, record: &Record, sync: Sync) -> Request {
+    Request::Append {
+        number,
+        record: Box::new(record.clone()),
+        sync,
+    }
+}
+
+fn launch(order: u64) -> Record {
+    let spec = v1::TaskSpec {
+        task_id: format!("task-{order}"),
+        shell: "true".into(),
+        ..v1::TaskSpec::default()
+    };
+    let launch = v1::LaunchOrder {
+        framework_id: "framework-1".into(),
+        spec: Some(spec),
+        ..v1::LaunchOrder::default()
+    };
+    Record::Took {
+        order: OrderIndex(order),
+        what: Taken::Launch {
+            key: crate::core::task_key("framework-1", &format!("task-{order}")).unwrap(),
+            launch: Arc::new(launch),
+            life: 1,
+        },
+    }
+}
+
+/// An agent's registration, and launches up to this order.
+fn story(orders: u64) -> Vec<Record> {
+    let identity = Record::Identity(Identity {
+        agent: Some(AgentId(1)),
+        nonce: 9,
+        tried: vec![3, 4],
+        boot_id: "boot".into(),
+        ..Identity::default()
+    });
+    std::iter::once(identity)
+        .chain((1..=orders).map(launch))
+        .collect()
+}
+
+fn facts(records: &[Record]) -> Facts {
+    let mut facts = Facts::default();
+    records.iter().for_each(|record| facts.apply(record));
+    facts
+}
+
+/// Waits until the writer says so.
+fn wait(journal: &Journal, reached: impl Fn(Progress) -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let progress = journal.progress();
+    while !reached(*progress.borrow()) {
+        assert!(
+            Instant::now() < deadline,
+            "the writer is at {:?}",
+            *progress.borrow()
+        );
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn every_kind_of_record_reads_back() {
+    let folder = Folder::new();
+    let instance = Instance {
+        agent: AgentId(1),
+        order: OrderIndex(1),
+    };
+    let mut records = story(3);
+    let start = crate::core::StartedFact {
+        pid: 12,
+        at: argosy_state::ids::Timestamp(34),
+    };
+    let update = v1::NumberedUpdate {
+        framework_id: "framework-1".into(),
+        task_id: "task-1".into(),
+        number: 1,
+        state: 3,
+        ..v1::NumberedUpdate::default()
+    };
+    records.extend([
+        Record::Took {
+            order: OrderIndex(4),
+            what: Taken::Kill {
+                instance,
+                grace_ms: 50,
+            },
+        },
+        Record::Took {
+            order: OrderIndex(5),
+            what: Taken::Nothing,
+        },
+        Record::Started {
+            instance,
+            fact: start,
+        },
+        Record::Updated {
+            instance,
+            update: Box::new(update),
+        },
+        Record::Retried { instance, life: 7 },
+    ]);
+    let before = facts(&records);
+    records.extend(before.snapshot());
+    folder.write(&records);
+    assert_eq!(folder.read().facts, before);
+    assert_eq!(folder.read().records, records.len() as u64);
+    let rest = [
+        Record::Committed {
+            instance,
+            number: 1,
+        },
+        Record::Stray { instance },
+        Record::Released { instance },
+        Record::Forgot(Identity::default()),
+    ];
+    folder.write(&rest);
+    assert_eq!(
+        folder.read().facts,
+        facts(&[records.as_slice(), &rest].concat())
+    );
+}
+
+#[test]
+fn no_file_is_an_empty_journal() {
+    let folder = Folder::new();
+    assert_eq!(folder.read().facts, Facts::default());
+    folder.write(&[]);
+    assert_eq!(folder.read().records, 0);
+    assert!(!folder.next().exists());
+}
+
+#[test]
+fn many_waiting_records_share_few_syncs_and_lazy_ones_wait_for_the_next() {
+    let folder = Folder::new();
+    let journal = folder.open();
+    journal.request(append(1, &launch(1), Sync::Lazy));
+    for number in 2..=5_000 {
+        journal.request(append(number, &launch(number), Sync::Awaited));
+    }
+    wait(&journal, |progress| progress.durable == 5_000);
+    journal.request(append(5_001, &launch(5_001), Sync::Lazy));
+    journal.close().unwrap();
+    assert_eq!(
+        folder.read().records,
+        5_001,
+        "what is lazy is on disk at the latest at the end"
+    );
+}
+
+#[test]
+fn a_write_that_was_cut_off_anywhere_loses_only_itself_and_appending_goes_on() {
+    let folder = Folder::new();
+    folder.write(&story(2));
+    let two = fs::read(folder.path()).unwrap();
+    folder.write(&[launch(3)]);
+    let three = fs::read(folder.path()).unwrap();
+    for length in two.len()..three.len() {
+        fs::write(folder.path(), &three[..length]).unwrap();
+        let contents = folder.read();
+        assert_eq!(contents.facts, facts(&story(2)), "cut at {length}");
+        assert_eq!(contents.torn_bytes, (length - two.len()) as u64);
+        assert!(contents.damage.is_empty());
+        folder.write(&[launch(3)]);
+        assert_eq!(
+            folder.read().facts,
+            facts(&story(3)),
+            "written again after a cut at {length}"
+        );
+    }
+}
+
+#[test]
+fn a_flipped_bit_loses_one_record_and_says_where() {
+    let folder = Folder::new();
+    folder.write(&story(3));
+    let whole = fs::read(folder.path()).unwrap();
+    let second = frame::find(&whole, 42, frame::HEAD_BYTES + 1).unwrap();
+    let third = frame::find(&whole, 42, second + 1).unwrap();
+    let mut without = story(3);
+    without.remove(1);
+    for at in second..third {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        fs::write(folder.path(), &bytes).unwrap();
+        let contents = folder.read();
+        assert_eq!(contents.facts, facts(&without), "bit flipped at {at}");
+        assert_eq!(contents.torn_bytes, 0);
+        let lost = Damage {
+            offset: second as u64,
+            bytes: (third - second) as u64,
+        };
+        assert_eq!(contents.damage, [lost]);
+    }
+}
+
+#[test]
+fn bytes_of_a_task_never_pass_for_a_record() {
+    let other = Folder::new();
+    other.write(&[launch(66)]);
+    let forged = fs::read(other.path()).unwrap()[frame::HEAD_BYTES..].to_vec();
+    let mut bytes = frame::head(43).to_vec();
+    let torn = bytes.len();
+    frame::put(&mut bytes, 43, &forged);
+    bytes[torn] ^= 1;
+    let folder = Folder::new();
+    fs::write(folder.path(), &bytes).unwrap();
+    assert_eq!(folder.read().records, 0, "another file's salt does not fit");
+}
+
+#[test]
+fn a_newer_format_and_a_foreign_file_are_refused_with_a_remedy() {
+    let folder = Folder::new();
+    folder.write(&story(1));
+    let mut bytes = fs::read(folder.path()).unwrap();
+    bytes[8] = 2;
+    fs::write(folder.path(), &bytes).unwrap();
+    let newer = read(&folder.path()).unwrap_err().to_string();
+    assert!(
+        newer.contains("format 2") && newer.contains("newer release"),
+        "{newer}"
+    );
+    for foreign in [
+        &b""[..],
+        b"ARGOSYJ\n",
+        b"something else that is long enough",
+    ] {
+        fs::write(folder.path(), foreign).unwrap();
+        let error = read(&folder.path()).unwrap_err();
+        assert!(matches!(error, JournalError::Foreign { .. }), "{error}");
+    }
+}
+
+#[test]
+fn compaction_under_load_loses_nothing_and_shrinks_the_file() {
+    let folder = Folder::new();
+    let journal = folder.open();
+    let mut all = facts(&[]);
+    let mut number = 0;
+    let mut compacted = 0;
+    let mut put = |journal: &Journal, all: &mut Facts, record: Record| {
+        number += 1;
+        all.apply(&record);
+        journal.request(append(number, &record, Sync::Awaited));
+        number
+    };
+    for record in story(0) {
+        put(&journal, &mut all, record);
+    }
+    let started = Instant::now();
+    let mut order = 0;
+    // Tasks come and go: the journal grows, what it says does not.
+    while compacted < 2 || order < 20_000 {
+        order += 1;
+        put(&journal, &mut all, launch(order));
+        let instance = Instance {
+            agent: AgentId(1),
+            order: OrderIndex(order.saturating_sub(50)),
+        };
+        put(&journal, &mut all, Record::Released { instance });
+        if journal.progress().borrow().compactions_wanted > compacted {
+            compacted += 1;
+            journal.request(Request::Compact(all.snapshot()));
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "{compacted} compactions"
+        );
+    }
+    let last = put(&journal, &mut all, launch(order + 1));
+    wait(&journal, |progress| progress.durable == last);
+    let bytes = fs::metadata(folder.path()).unwrap().len();
+    journal.close().unwrap();
+    assert_eq!(folder.read().facts, all);
+    assert!(
+        bytes < 20 * 1024 * 1024,
+        "{bytes} bytes after {compacted} compactions"
+    );
+}
+
+#[test]
+fn a_compaction_that_was_cut_off_leaves_the_old_file() {
+    let folder = Folder::new();
+    folder.write(&story(2));
+    fs::write(folder.next(), b"half of a new journal").unwrap();
+    assert_eq!(folder.read().facts, facts(&story(2)));
+    folder.write(&[launch(3)]);
+    assert_eq!(folder.read().facts, facts(&story(3)));
+}
+
+#[test]
+fn a_disk_that_refuses_ends_the_writer_with_the_path() {
+    let folder = Folder::new();
+    let journal = folder.open();
+    // A descriptor that cannot be written to, in place of a full disk.
+    drop(journal.close());
+    let full = PathBuf::from("/dev/full");
+    if !full.exists() {
+        return;
+    }
+    let contents = folder.read();
+    let journal = Journal::open(&full, &folder.next(), &contents, 1);
+    let error = match journal {
+        Ok(journal) => {
+            journal.request(append(1, &launch(1), Sync::Awaited));
+            journal.close().unwrap_err()
+        }
+        Err(error) => error,
+    };
+    assert!(error.to_string().contains("/dev/full"), "{error}");
+}
+
+#[test]
+fn a_directory_has_one_agent_and_the_second_is_told_which() {
+    let folder = Folder::new();
+    let path = folder.folder.path().join("lock");
+    let lock = Lock::take(&path).unwrap();
+    let refused = Lock::take(&path).unwrap_err().to_string();
+    assert!(
+        refused.contains(&format!("process {}", std::process::id())),
+        "{refused}"
+    );
+    drop(lock);
+    Lock::take(&path).unwrap();
+}
