@@ -21,3 +21,5 @@ pub use masters::{InvalidMasters, Masters};
 pub use operator::OperatorClient;
 pub use scheduler::{Driver, Scheduler, SchedulerConfig};
 pub use uplink::AgentUplink;
+// Frameworks reckon with the same arithmetic as the masters, and depend on this crate only.
+pub use argosy_state::resources::{InvalidResources, Resources};

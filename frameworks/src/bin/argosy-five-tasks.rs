@@ -1,0 +1,42 @@
+//! Runs five tasks on a cluster, then leaves it.
+
+use argosy_client::scheduler::Runner;
+use argosy_frameworks::arguments::{Cluster, teardown_on_signal};
+use argosy_frameworks::five_tasks::FiveTasks;
+use clap::Parser;
+
+/// Run five tasks, each acknowledged, then leave the cluster
+#[derive(Parser)]
+#[command(
+    name = "argosy-five-tasks",
+    version,
+    after_help = "Examples:\n  \
+    argosy-five-tasks --masters 127.77.0.1:5050,127.77.0.2:5050,127.77.0.3:5050\n  \
+    argosy-five-tasks --command 'sleep 5'"
+)]
+struct Arguments {
+    #[command(flatten)]
+    cluster: Cluster,
+    /// What each task runs, by /bin/sh -c
+    #[arg(long, default_value = "echo task $ARGOSY_TASK_ID of five")]
+    command: String,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let mut scheduler = FiveTasks::new(&arguments.command);
+    let runner = Runner::new(arguments.cluster.config("five-tasks", 60_000));
+    let stop = teardown_on_signal(runner.driver())?;
+    runner.run(&mut scheduler, stop).await?;
+    if let Some(failure) = &scheduler.failure {
+        anyhow::bail!("{failure}");
+    }
+    anyhow::ensure!(
+        scheduler.finished() == 5,
+        "stopped after {} of 5 tasks",
+        scheduler.finished()
+    );
+    println!("all five tasks finished");
+    Ok(())
+}

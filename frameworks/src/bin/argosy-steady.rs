@@ -1,0 +1,114 @@
+//! Keeps copies of a command alive; see `argosy_frameworks::steady`.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use argosy_client::resources::resources;
+use argosy_client::scheduler::Runner;
+use argosy_frameworks::arguments::{Cluster, teardown_on_signal};
+use argosy_frameworks::progress::Style;
+use argosy_frameworks::steady::{Copies, Steady};
+use argosy_proto::v1;
+use clap::Parser;
+
+/// Keep so many copies of a command alive, and replace those that end
+#[derive(Parser)]
+#[command(
+    name = "argosy-steady",
+    version,
+    after_help = "Examples:\n  \
+    argosy-steady --copies 3 --uri target/release/argosy-hello-http -- ./argosy-hello-http\n  \
+    argosy-steady --copies 2 --no-port -- sh -c 'sleep 60'"
+)]
+struct Arguments {
+    #[command(flatten)]
+    cluster: Cluster,
+    /// Name of the framework, and beginning of every task id
+    #[arg(long, default_value = "steady")]
+    name: String,
+    /// How many copies
+    #[arg(long, default_value_t = 3)]
+    copies: usize,
+    /// Resources of each copy, without its port
+    #[arg(long, default_value = "cpus:0.1;mem:32")]
+    resources: String,
+    /// Give no port; else each copy finds one in $PORT0
+    #[arg(long)]
+    no_port: bool,
+    /// File to bring into the sandbox, executable: a path on the agents' hosts, or http(s)://…
+    #[arg(long, value_name = "URI")]
+    uri: Vec<String>,
+    /// Variable for the copies, as NAME=VALUE
+    #[arg(long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// Folder with the witness file, seen by the copies as ./witness
+    #[arg(long, value_name = "DIR")]
+    witness: Option<PathBuf>,
+    /// How to show what happens
+    #[arg(long, value_enum, default_value_t)]
+    progress: Style,
+    /// The command; its working directory is the sandbox
+    #[arg(last = true, required = true)]
+    command: Vec<String>,
+}
+
+impl Arguments {
+    fn template(&self) -> anyhow::Result<v1::TaskSpec> {
+        let mut template = v1::TaskSpec {
+            name: self.name.clone(),
+            resources: resources(&self.resources)?,
+            argv: self.command.clone(),
+            ..Default::default()
+        };
+        for variable in &self.env {
+            let (name, value) = variable
+                .split_once('=')
+                .with_context(|| format!("--env {variable:?} is not NAME=VALUE"))?;
+            template
+                .environment
+                .insert(name.to_owned(), value.to_owned());
+        }
+        for uri in &self.uri {
+            template.uris.push(v1::Uri {
+                value: absolute(uri)?,
+                executable: true,
+                output_file: String::new(),
+            });
+        }
+        if let Some(folder) = &self.witness {
+            template.host_paths.push(v1::HostPath {
+                host_path: std::path::absolute(folder)?.display().to_string(),
+                container_path: "witness".into(),
+                read_only: false,
+            });
+        }
+        Ok(template)
+    }
+}
+
+fn absolute(uri: &str) -> anyhow::Result<String> {
+    if uri.contains("://") {
+        return Ok(uri.to_owned());
+    }
+    let path = std::path::absolute(uri).with_context(|| format!("cannot find {uri:?}"))?;
+    Ok(path.display().to_string())
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let copies = Copies {
+        number: arguments.copies,
+        with_port: !arguments.no_port,
+        template: arguments.template()?,
+    };
+    let mut config = arguments.cluster.config(&arguments.name, 3_600_000);
+    config.tick = std::time::Duration::from_millis(200);
+    // Ids are never used twice, so each run has its own.
+    let prefix = format!("{}-{:04x}", arguments.name, config.session & 0xffff);
+    let mut scheduler = Steady::new(copies, &prefix, arguments.progress);
+    let runner = Runner::new(config);
+    let stop = teardown_on_signal(runner.driver())?;
+    runner.run(&mut scheduler, stop).await?;
+    Ok(())
+}

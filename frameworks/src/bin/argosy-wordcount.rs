@@ -1,0 +1,211 @@
+//! Counts words on a cluster; see `argosy_frameworks::wordcount`.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use argosy_client::scheduler::{Driver, Runner};
+use argosy_frameworks::arguments::{Cluster, teardown_on_signal};
+use argosy_frameworks::paths::{Input, collect as collect_inputs, escape};
+use argosy_frameworks::progress::Style;
+use argosy_frameworks::wordcount::collect::{Written, collect};
+use argosy_frameworks::wordcount::hold::Hold;
+use argosy_frameworks::wordcount::job::{Job, Settings};
+use argosy_frameworks::wordcount::split::split;
+use argosy_frameworks::wordcount::{Outputs, WordCount};
+use clap::Parser;
+use tokio::sync::oneshot;
+
+/// Count the words of text files with map and reduce tasks on the agents
+///
+/// Words are runs of A-Z and a-z, lowered. Input are the text files (as `LC_ALL=C grep -Iq .` says)
+/// below the folders, in the order of the bytes of their paths, whole files up to the limit. The
+/// output has a line `word<TAB>count` for each word, sorted as by LC_ALL=C sort.
+#[derive(Parser)]
+#[command(
+    name = "argosy-wordcount",
+    version,
+    after_help = "Examples:\n  \
+    argosy-wordcount --masters 127.77.0.1:5050 --input /usr/share/doc --output counts.tsv\n  \
+    argosy-wordcount --input /usr/share/common-licenses --list-input"
+)]
+struct Arguments {
+    /// API addresses of the masters, as 10.0.0.1:5050,10.0.0.2:5050
+    #[arg(
+        long,
+        env = "ARGOSY_MASTERS",
+        value_name = "ADDRESSES",
+        required_unless_present = "list_input"
+    )]
+    masters: Option<argosy_client::Masters>,
+    /// Role in which offers are wanted
+    #[arg(long, env = "ARGOSY_ROLE", default_value = "*")]
+    role: String,
+    /// Folders or files to count; the agents must see them under the same paths
+    #[arg(long, num_args = 1.., required = true, value_name = "DIR")]
+    input: Vec<PathBuf>,
+    /// Where to write the counts
+    #[arg(long, value_name = "FILE", required_unless_present = "list_input")]
+    output: Option<PathBuf>,
+    /// Print the files that would be counted, one a line with odd bytes as %XX, and do nothing
+    #[arg(long)]
+    list_input: bool,
+    /// Map tasks
+    #[arg(long, default_value_t = 192, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    maps: u32,
+    /// Reduce tasks
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    reduces: u32,
+    /// Most input, in MiB
+    #[arg(long, default_value_t = 64)]
+    limit_mib: u64,
+    /// The program that runs on the agents: a path there, or http(s)://… [default: beside this one]
+    #[arg(long, value_name = "URI")]
+    mapper: Option<String>,
+    /// Folder on the agents' hosts in which every task leaves a line in the file "witness"
+    #[arg(long, value_name = "DIR")]
+    witness: Option<PathBuf>,
+    /// Resources of each task
+    #[arg(long, default_value = "cpus:0.1;mem:32")]
+    resources: argosy_client::Resources,
+    /// Tasks at once; 0 for as many as are offered
+    #[arg(long, default_value_t = 0)]
+    parallel: usize,
+    /// Milliseconds for which each task stays alive at least
+    #[arg(long, default_value_t = 0)]
+    task_ms: u64,
+    /// Failures of one map or reduce after which all is given up
+    #[arg(long, default_value_t = 5)]
+    attempts: u32,
+    /// Keep one offer in hand all the time, to use it after a change of leader
+    #[arg(long)]
+    hold_offer: bool,
+    /// How to show what happens
+    #[arg(long, value_enum, default_value_t)]
+    progress: Style,
+    /// Name of the framework
+    #[arg(long, default_value = "wordcount")]
+    name: String,
+}
+
+impl Arguments {
+    fn settings(&self) -> anyhow::Result<Settings> {
+        let mapper = match &self.mapper {
+            Some(uri) if uri.contains("://") => uri.clone(),
+            Some(path) => found(Path::new(path))?,
+            None => found(&std::env::current_exe()?.with_file_name("argosy-wordmap"))?,
+        };
+        let witness = self.witness.as_ref().map(std::path::absolute).transpose()?;
+        Ok(Settings {
+            mapper,
+            witness: witness.map(|folder| folder.display().to_string()),
+            least_ms: self.task_ms,
+            resources: self.resources.clone(),
+            most_failures: self.attempts.max(1),
+        })
+    }
+}
+
+fn found(path: &Path) -> anyhow::Result<String> {
+    let path = std::path::absolute(path)?;
+    ensure!(
+        path.is_file(),
+        "there is no program {}; name it with --mapper",
+        path.display()
+    );
+    Ok(path.display().to_string())
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
+    let arguments = Arguments::parse();
+    let (roots, limit) = (
+        arguments.input.clone(),
+        arguments.limit_mib.saturating_mul(1024 * 1024),
+    );
+    let inputs = tokio::task::spawn_blocking(move || collect_inputs(&roots, limit)).await??;
+    if arguments.list_input {
+        for input in &inputs {
+            Style::Text.say(&(), &escape(&input.path));
+        }
+        return Ok(());
+    }
+    ensure!(
+        !inputs.is_empty(),
+        "no text files of at most {} MiB below {:?}",
+        arguments.limit_mib,
+        arguments.input
+    );
+    count(&arguments, &inputs).await
+}
+
+async fn count(arguments: &Arguments, inputs: &[Input]) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let bytes: u64 = inputs.iter().map(|input| input.size).sum();
+    let style = arguments.progress;
+    let event = serde_json::json!({"event": "input", "files": inputs.len(), "bytes": bytes});
+    style.say(
+        &event,
+        &format!(
+            "{} text files, {:.1} MiB",
+            inputs.len(),
+            bytes as f64 / 1_048_576.0
+        ),
+    );
+    let splits = split(inputs, arguments.maps as usize);
+    let job = Job::new(arguments.settings()?, splits, arguments.reduces as usize);
+    let cluster = Cluster {
+        masters: arguments.masters.clone().context("--masters is needed")?,
+        role: arguments.role.clone(),
+    };
+    let mut config = cluster.config(&arguments.name, 120_000);
+    config.tick = Duration::from_millis(200);
+    let (sender, outcome) = oneshot::channel();
+    let hold = Hold::new(arguments.hold_offer.then_some(8_000));
+    let mut scheduler = WordCount::new(job, hold, arguments.parallel, style, sender);
+    let runner = Runner::new(config);
+    let output = arguments.output.clone().context("--output is needed")?;
+    let stop = teardown_on_signal(runner.driver())?;
+    let written = tokio::spawn(write(outcome, output.clone(), runner.driver()));
+    runner.run(&mut scheduler, stop).await?;
+    let progress = scheduler.progress();
+    let crossings = scheduler.crossings().to_vec();
+    // Without an outcome the writer learns that none will come.
+    drop(scheduler);
+    let written = written.await??;
+    let report = serde_json::json!({
+        "event": "report",
+        "files": inputs.len(), "bytes": bytes, "output": output, "counts": written, "work": progress,
+        "crossings": crossings, "elapsed_ms": begun.elapsed().as_millis() as u64,
+    });
+    let text = format!(
+        "{} words, {} different, in {}; {} tasks tried again, {} offers used after a change of leader, {:.1} s",
+        written.words,
+        written.distinct,
+        output.display(),
+        progress.retries,
+        crossings.len(),
+        begun.elapsed().as_secs_f64()
+    );
+    style.say(&report, &text);
+    Ok(())
+}
+
+/// Fetches the outputs as soon as they are there, then removes the framework.
+async fn write(
+    outcome: oneshot::Receiver<Result<Outputs, String>>,
+    output: PathBuf,
+    driver: Driver,
+) -> anyhow::Result<Written> {
+    let outputs = outcome
+        .await
+        .context("stopped before the end")?
+        .map_err(anyhow::Error::msg)?;
+    let written = collect(&outputs.urls, &output).await;
+    driver.teardown();
+    written
+}

@@ -1,0 +1,94 @@
+//! The classic first framework: five tasks, each acknowledged, then it is gone.
+//!
+//! Written to be read: this is a whole framework.
+
+use std::collections::BTreeSet;
+
+use argosy_client::resources::{Remainder, resources};
+use argosy_client::scheduler::{Answer, Driver, Scheduler, is_terminal};
+use argosy_proto::v1;
+
+/// Five tasks of one kind.
+pub struct FiveTasks {
+    /// What each runs, by `/bin/sh -c`.
+    pub command: String,
+    to_launch: BTreeSet<String>,
+    finished: BTreeSet<String>,
+    /// Why it ended early, if it did.
+    pub failure: Option<String>,
+}
+
+impl FiveTasks {
+    /// Nothing is launched yet.
+    #[must_use]
+    pub fn new(command: &str) -> Self {
+        Self {
+            command: command.to_owned(),
+            to_launch: (1..=5).map(|number| format!("task-{number}")).collect(),
+            finished: BTreeSet::new(),
+            failure: None,
+        }
+    }
+
+    /// Tasks that have finished.
+    #[must_use]
+    pub fn finished(&self) -> usize {
+        self.finished.len()
+    }
+
+    fn task(&self, task_id: &str) -> v1::TaskSpec {
+        v1::TaskSpec {
+            task_id: task_id.to_owned(),
+            shell: self.command.clone(),
+            resources: resources("cpus:0.1;mem:32").expect("it is written right"),
+            ..Default::default()
+        }
+    }
+}
+
+impl Scheduler for FiveTasks {
+    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+        let one = "cpus:0.1;mem:32".parse().expect("it is written right");
+        for offer in offers {
+            let mut rest = Remainder::of(&offer);
+            let mut tasks = Vec::new();
+            while rest.take(&one)
+                && let Some(task_id) = self.to_launch.pop_first()
+            {
+                tasks.push(self.task(&task_id));
+            }
+            if tasks.is_empty() {
+                driver.decline(&offer, None);
+            } else {
+                driver.accept(&offer, tasks);
+            }
+        }
+    }
+
+    fn answered(&mut self, _: &Driver, answer: &Answer) {
+        for (task_id, why) in answer.not_launched() {
+            println!("{task_id} was not launched ({why}); it goes with the next offer");
+            self.to_launch.insert(task_id.to_owned());
+        }
+    }
+
+    fn update(&mut self, driver: &Driver, status: &v1::TaskStatus) {
+        println!(
+            "{} is {} {}",
+            status.task_id,
+            status.state().as_str_name(),
+            status.message
+        );
+        if status.state() == v1::TaskState::Finished {
+            self.finished.insert(status.task_id.clone());
+        } else if is_terminal(status.state()) {
+            self.failure = Some(format!(
+                "{} did not finish: {}",
+                status.task_id, status.message
+            ));
+        }
+        if self.finished.len() == 5 || self.failure.is_some() {
+            driver.teardown();
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Keeps so many copies of a command alive, each with a port, and replaces those that end.
+//!
+//! A copy on an agent that is away is waited for, not replaced: it still runs there.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use argosy_client::resources::{Remainder, from_wire, port_resource, to_wire};
+use argosy_client::scheduler::{Answer, Driver, Outcome, Scheduler, Subscription, is_terminal};
+use argosy_proto::v1;
+use serde::Serialize;
+
+use crate::progress::Style;
+
+/// A copy that ends sooner than this after its launch counts as failing.
+const SHORT_LIFE: Duration = Duration::from_secs(2);
+/// Longest pause before a failing copy is tried again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// What each copy is.
+#[derive(Debug, Clone, Default)]
+pub struct Copies {
+    /// How many.
+    pub number: usize,
+    /// Whether each gets a port, as PORT0 in its environment.
+    pub with_port: bool,
+    /// Everything but id, port and their resources and variables.
+    pub template: v1::TaskSpec,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum State {
+    Wanted {
+        not_before: Option<Instant>,
+    },
+    Launched {
+        task_id: String,
+        place: Place,
+        at: Instant,
+        state: v1::TaskState,
+    },
+}
+
+/// Where a copy is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Place {
+    /// API address of its agent.
+    pub agent: String,
+    /// Address part of `agent`, where its port is.
+    pub address: String,
+    /// Its port; 0 if it has none.
+    pub port: u16,
+}
+
+#[derive(Debug, Clone)]
+struct Slot {
+    state: State,
+    attempt: u32,
+    failures: u32,
+}
+
+#[derive(Serialize)]
+struct Told<'a> {
+    event: &'static str,
+    copy: usize,
+    task: &'a str,
+    state: &'a str,
+    message: &'a str,
+    #[serde(flatten)]
+    place: &'a Place,
+}
+
+/// The scheduler.
+pub struct Steady {
+    copies: Copies,
+    // Part of every task id, so that a second run of a framework under the same id takes new ones.
+    prefix: String,
+    slots: Vec<Slot>,
+    by_task: BTreeMap<String, usize>,
+    is_suppressed: bool,
+    progress: Style,
+    /// Copies that ended and were replaced.
+    pub replaced: u64,
+}
+
+impl Steady {
+    /// Nothing is launched yet. `prefix` begins every task id.
+    #[must_use]
+    pub fn new(copies: Copies, prefix: &str, progress: Style) -> Self {
+        let slot = Slot {
+            state: State::Wanted { not_before: None },
+            attempt: 0,
+            failures: 0,
+        };
+        Self {
+            slots: vec![slot; copies.number],
+            copies,
+            prefix: prefix.to_owned(),
+            by_task: BTreeMap::new(),
+            is_suppressed: false,
+            progress,
+            replaced: 0,
+        }
+    }
+
+    /// Copies that run, each with its place.
+    #[must_use]
+    pub fn running(&self) -> Vec<(&str, &Place)> {
+        self.slots
+            .iter()
+            .filter_map(|slot| match &slot.state {
+                State::Launched {
+                    task_id,
+                    place,
+                    state,
+                    ..
+                } if *state == v1::TaskState::Running => Some((task_id.as_str(), place)),
+                State::Launched { .. } | State::Wanted { .. } => None,
+            })
+            .collect()
+    }
+
+    fn is_wanted(&self, now: Instant) -> bool {
+        let due = |slot: &Slot| matches!(slot.state, State::Wanted { not_before } if not_before.is_none_or(|at| at <= now));
+        self.slots.iter().any(due)
+    }
+
+    /// Launches one wanted copy out of `rest`, if there is one and it fits.
+    fn launch(
+        &mut self,
+        offer: &v1::Offer,
+        rest: &mut Remainder,
+        now: Instant,
+    ) -> Option<v1::TaskSpec> {
+        let due = |slot: &Slot| matches!(slot.state, State::Wanted { not_before } if not_before.is_none_or(|at| at <= now));
+        let copy = self.slots.iter().position(due)?;
+        let mut wanted = from_wire(&self.copies.template.resources)?;
+        let before = rest.clone();
+        let mut place = Place {
+            agent: offer.agent_address.clone(),
+            address: offer
+                .agent_address
+                .rsplit_once(':')
+                .map_or("", |(host, _)| host)
+                .to_owned(),
+            port: 0,
+        };
+        if !rest.take(&wanted) {
+            return None;
+        }
+        let mut spec = self.copies.template.clone();
+        if self.copies.with_port {
+            let Some(port) = rest.take_port() else {
+                *rest = before;
+                return None;
+            };
+            place.port = port;
+            wanted = wanted.plus(&port_resource(u64::from(port)))?;
+            spec.environment.insert("PORT0".into(), port.to_string());
+        }
+        spec.resources = to_wire(&wanted);
+        let slot = &mut self.slots[copy];
+        slot.attempt += 1;
+        spec.task_id = format!("{}-{copy}-{}", self.prefix, slot.attempt);
+        self.by_task.insert(spec.task_id.clone(), copy);
+        slot.state = State::Launched {
+            task_id: spec.task_id.clone(),
+            place,
+            at: now,
+            state: v1::TaskState::Staging,
+        };
+        Some(spec)
+    }
+
+    fn ended(&mut self, task_id: &str, now: Instant) {
+        let Some(copy) = self.by_task.remove(task_id) else {
+            return;
+        };
+        let slot = &mut self.slots[copy];
+        let lived = match slot.state {
+            State::Launched { at, .. } => now.duration_since(at),
+            State::Wanted { .. } => return,
+        };
+        slot.failures = if lived < SHORT_LIFE {
+            slot.failures + 1
+        } else {
+            0
+        };
+        let pause = Duration::from_millis(100) * 2_u32.pow(slot.failures.min(10));
+        let not_before = (slot.failures > 1).then(|| now + pause.min(LONGEST_PAUSE));
+        slot.state = State::Wanted { not_before };
+        self.replaced += 1;
+    }
+
+    /// Wants offers exactly while a copy is missing.
+    fn ask_for_offers(&mut self, driver: &Driver) {
+        let wanted = self.is_wanted(Instant::now());
+        if wanted && self.is_suppressed {
+            driver.revive(Vec::new());
+        } else if !wanted && !self.is_suppressed {
+            driver.suppress(Vec::new());
+        }
+        self.is_suppressed = !wanted;
+    }
+}
+
+impl Scheduler for Steady {
+    fn registered(&mut self, _: &Driver, subscription: &Subscription) {
+        let id = &subscription.framework_id;
+        let event = serde_json::json!({"event": "registered", "framework": id, "epoch": subscription.epoch});
+        self.progress.say(&event, &format!("registered as {id}"));
+    }
+
+    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+        let now = Instant::now();
+        for offer in offers {
+            let mut rest = Remainder::of(&offer);
+            // One copy an offer: they spread over the agents as far as there are several.
+            match self.launch(&offer, &mut rest, now) {
+                Some(spec) => drop(driver.accept(&offer, vec![spec])),
+                None if self.is_wanted(now) => {
+                    driver.decline_because(
+                        vec![offer.offer_id],
+                        None,
+                        "too-small",
+                        "a copy does not fit",
+                    );
+                }
+                None => driver.decline_because(
+                    vec![offer.offer_id],
+                    None,
+                    "no-demand",
+                    "all copies run",
+                ),
+            }
+        }
+        self.ask_for_offers(driver);
+    }
+
+    fn answered(&mut self, driver: &Driver, answer: &Answer) {
+        for (task_id, why) in answer.not_launched() {
+            tracing::info!(task_id, why, "a copy was not launched");
+            self.ended(task_id, Instant::now());
+        }
+        if matches!(answer.outcome, Outcome::Lost(_)) {
+            driver.reconcile(answer.task_ids.clone());
+        }
+        self.ask_for_offers(driver);
+    }
+
+    fn update(&mut self, driver: &Driver, status: &v1::TaskStatus) {
+        let Some(copy) = self.by_task.get(&status.task_id).copied() else {
+            return;
+        };
+        let new = status.state();
+        if let State::Launched { state, place, .. } = &mut self.slots[copy].state {
+            *state = new;
+            let name = new.as_str_name();
+            let told = Told {
+                event: "copy",
+                copy,
+                task: &status.task_id,
+                state: name,
+                message: &status.message,
+                place,
+            };
+            let text = format!(
+                "{} {name} at {}:{} {}",
+                status.task_id, place.address, place.port, status.message
+            );
+            self.progress.say(&told, text.trim_end());
+        }
+        if is_terminal(new) || new == v1::TaskState::Unknown {
+            self.ended(&status.task_id, Instant::now());
+            self.ask_for_offers(driver);
+        }
+    }
+
+    fn tick(&mut self, driver: &Driver) {
+        self.ask_for_offers(driver);
+    }
+
+    fn reconnected(&mut self, _: &Driver, subscription: &Subscription) {
+        let epoch = subscription.epoch;
+        let event = serde_json::json!({"event": "reconnected", "epoch": epoch});
+        self.progress.say(&event, "");
+    }
+}

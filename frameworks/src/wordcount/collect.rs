@@ -1,0 +1,82 @@
+//! Fetches the reduces' outputs and writes the one result.
+//!
+//! Every word is in one output only, so nothing is added up here.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, ensure};
+
+use crate::words::{Counts, add_lines, to_lines};
+
+/// How long an agent that does not answer is tried again.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Written {
+    /// Different words.
+    pub distinct: usize,
+    /// All words.
+    pub words: u64,
+}
+
+/// Downloads `urls` and writes their lines, sorted, to `output`; the file appears when it is whole.
+///
+/// # Errors
+/// With the URL or path that failed.
+pub async fn collect(urls: &[String], output: &Path) -> anyhow::Result<Written> {
+    let client = reqwest::Client::builder()
+        .connect_timeout(Duration::from_secs(2))
+        .build()?;
+    let mut counts = Counts::new();
+    for url in urls {
+        let bytes = download(&client, url).await?;
+        let before = counts.len();
+        let mut part = Counts::new();
+        add_lines(&mut part, &bytes)
+            .map_err(|line| anyhow!("{url} holds {line:?}, which is no count"))?;
+        let new = part.len();
+        counts.extend(part);
+        ensure!(
+            counts.len() == before + new,
+            "{url} holds a word that another output has too"
+        );
+    }
+    let written = Written {
+        distinct: counts.len(),
+        words: counts.values().sum(),
+    };
+    let unfinished = output.with_extension("unfinished");
+    let lines = to_lines(&counts);
+    tokio::fs::write(&unfinished, lines)
+        .await
+        .with_context(|| format!("cannot write {}", unfinished.display()))?;
+    tokio::fs::rename(&unfinished, output)
+        .await
+        .with_context(|| format!("cannot write {}", output.display()))?;
+    Ok(written)
+}
+
+async fn download(client: &reqwest::Client, url: &str) -> anyhow::Result<Vec<u8>> {
+    let begun = tokio::time::Instant::now();
+    loop {
+        let error = match get(client, url).await {
+            Ok(bytes) => return Ok(bytes),
+            Err(error) => error,
+        };
+        // An agent that is being restarted comes back; one that says "not found" means it.
+        let is_final = error
+            .status()
+            .is_some_and(|status| status.is_client_error());
+        if is_final || begun.elapsed() > PATIENCE {
+            return Err(error).with_context(|| format!("cannot fetch {url}"));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn get(client: &reqwest::Client, url: &str) -> Result<Vec<u8>, reqwest::Error> {
+    let response = client.get(url).send().await?.error_for_status()?;
+    Ok(response.bytes().await?.to_vec())
+}

@@ -1,0 +1,230 @@
+//! One offer kept in hand all the time, to show that it outlives the leader that made it.
+//!
+//! Pure. The kept one is used when a new reign has begun, when it is old and there is another, or
+//! when nothing else gets on without it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use argosy_client::Resources;
+use argosy_client::resources::Remainder;
+use argosy_client::scheduler::{Answer, CallKey};
+use argosy_proto::v1;
+use serde::Serialize;
+
+/// An offer made in one reign and used in another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Crossing {
+    /// Its id, never changed.
+    pub offer: String,
+    /// The reign that made it.
+    pub made_in_epoch: u64,
+    /// The reign in which it was accepted.
+    pub used_in_epoch: u64,
+    /// Tasks launched on it.
+    pub tasks: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    offer: v1::Offer,
+    since_ms: u64,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Hold {
+    // After so long the kept offer is replaced by a newer one; `None`: keep nothing.
+    longest_ms: Option<u64>,
+    kept: Option<Kept>,
+    // A kept offer that a newer one has replaced.
+    replaced: Option<v1::Offer>,
+    in_use: BTreeMap<CallKey, Crossing>,
+    crossings: Vec<Crossing>,
+}
+
+impl Hold {
+    /// Keeps an offer, each for `longest_ms` milliseconds unless a reign ends sooner; `None`: none.
+    #[must_use]
+    pub fn new(longest_ms: Option<u64>) -> Self {
+        Self {
+            longest_ms,
+            ..Self::default()
+        }
+    }
+
+    /// Whether one is in hand.
+    #[must_use]
+    pub fn is_keeping(&self) -> bool {
+        self.kept.is_some()
+    }
+
+    /// Takes an offer out of the hand to keep: the smallest that is good for one task.
+    pub fn choose(&mut self, hand: &mut VecDeque<v1::Offer>, needs: &Resources, now_ms: u64) {
+        let Some(longest_ms) = self.longest_ms else {
+            return;
+        };
+        let is_fresh = self
+            .kept
+            .as_ref()
+            .is_some_and(|kept| now_ms < kept.since_ms.saturating_add(longest_ms));
+        if is_fresh || self.replaced.is_some() {
+            return;
+        }
+        let size = |offer: &v1::Offer| {
+            let mut rest = Remainder::of(offer);
+            let cpus = rest.resources().scalar_milli("cpus");
+            rest.take(needs).then_some(cpus)
+        };
+        let good = hand
+            .iter()
+            .enumerate()
+            .filter_map(|(at, offer)| Some((size(offer)?, at)));
+        let Some(offer) = good.min().and_then(|(_, at)| hand.remove(at)) else {
+            return;
+        };
+        let old = self.kept.replace(Kept {
+            offer,
+            since_ms: now_ms,
+        });
+        self.replaced = old.map(|kept| kept.offer);
+    }
+
+    /// The offer to use now, if there is one. `is_stuck`: nothing runs without it.
+    pub fn due(&mut self, epoch: u64, is_stuck: bool) -> Option<v1::Offer> {
+        if let Some(offer) = self.replaced.take() {
+            return Some(offer);
+        }
+        let made_in = made_in_epoch(&self.kept.as_ref()?.offer);
+        if is_stuck || made_in < epoch {
+            return self.kept.take().map(|kept| kept.offer);
+        }
+        None
+    }
+
+    /// Notes that an offer of [`Self::due`] was accepted by this call.
+    pub fn used(&mut self, offer: &v1::Offer, epoch: u64, call: Option<CallKey>) {
+        let made_in = made_in_epoch(offer);
+        if let Some(call) = call.filter(|_| made_in < epoch) {
+            let crossing = Crossing {
+                offer: offer.offer_id.clone(),
+                made_in_epoch: made_in,
+                used_in_epoch: epoch,
+                tasks: Vec::new(),
+            };
+            self.in_use.insert(call, crossing);
+        }
+    }
+
+    /// A call was answered: the crossing, if it was one and at least one task was launched.
+    pub fn answered(&mut self, answer: &Answer) -> Option<Crossing> {
+        let mut crossing = self.in_use.remove(&answer.call)?;
+        let refused = answer.not_launched();
+        let is_launched =
+            |id: &&String| answer.is_done() && !refused.iter().any(|(task, _)| task == id);
+        crossing.tasks = answer
+            .task_ids
+            .iter()
+            .filter(is_launched)
+            .cloned()
+            .collect();
+        if crossing.tasks.is_empty() {
+            return None;
+        }
+        self.crossings.push(crossing.clone());
+        Some(crossing)
+    }
+
+    /// An offer is void.
+    pub fn rescinded(&mut self, offer_id: &str) {
+        self.kept.take_if(|kept| kept.offer.offer_id == offer_id);
+        self.replaced.take_if(|offer| offer.offer_id == offer_id);
+    }
+
+    /// All so far.
+    #[must_use]
+    pub fn crossings(&self) -> &[Crossing] {
+        &self.crossings
+    }
+}
+
+/// The first part of an offer's id; 0 if it has none.
+fn made_in_epoch(offer: &v1::Offer) -> u64 {
+    let epoch = offer
+        .offer_id
+        .split_once('.')
+        .and_then(|(epoch, _)| epoch.parse().ok());
+    epoch.unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use argosy_client::resources::resources;
+
+    fn offer(id: &str, text: &str) -> v1::Offer {
+        v1::Offer {
+            offer_id: id.into(),
+            resources: resources(text).unwrap(),
+            ..Default::default()
+        }
+    }
+
+    fn needs() -> Resources {
+        "cpus:0.1;mem:32".parse().unwrap()
+    }
+
+    fn id(offer: Option<v1::Offer>) -> Option<String> {
+        offer.map(|offer| offer.offer_id)
+    }
+
+    #[test]
+    fn the_smallest_good_offer_is_kept_until_the_next_reign() {
+        let mut hold = Hold::new(Some(8_000));
+        let mut hand = VecDeque::from([
+            offer("1.1", "cpus:4;mem:64"),
+            offer("1.2", "cpus:1;mem:64"),
+            offer("1.3", "cpus:0.05;mem:64"),
+        ]);
+        hold.choose(&mut hand, &needs(), 0);
+        assert_eq!(hand.len(), 2);
+        assert_eq!(hold.due(1, false), None);
+        assert_eq!(id(hold.due(2, false)), Some("1.2".into()));
+        assert!(!hold.is_keeping());
+    }
+
+    #[test]
+    fn an_old_one_goes_only_when_a_newer_takes_its_place() {
+        let mut hold = Hold::new(Some(8_000));
+        hold.choose(
+            &mut VecDeque::from([offer("1.1", "cpus:1;mem:64")]),
+            &needs(),
+            0,
+        );
+        hold.choose(&mut VecDeque::new(), &needs(), 9_000);
+        assert_eq!(hold.due(1, false), None);
+        hold.choose(
+            &mut VecDeque::from([offer("1.2", "cpus:1;mem:64")]),
+            &needs(),
+            9_000,
+        );
+        assert_eq!(id(hold.due(1, false)), Some("1.1".into()));
+        assert!(hold.is_keeping());
+        assert_eq!(
+            id(hold.due(1, true)),
+            Some("1.2".into()),
+            "nothing else gets on"
+        );
+    }
+
+    #[test]
+    fn nothing_is_kept_unasked_and_nothing_void() {
+        let mut off = Hold::new(None);
+        let mut hand = VecDeque::from([offer("1.1", "cpus:1;mem:64")]);
+        off.choose(&mut hand, &needs(), 0);
+        assert_eq!(hand.len(), 1);
+        let mut hold = Hold::new(Some(1));
+        hold.choose(&mut hand, &needs(), 0);
+        hold.rescinded("1.1");
+        assert_eq!(hold.due(9, true), None);
+    }
+}

@@ -1,0 +1,481 @@
+//! The work: which maps and reduces wait, run, are done; and what each task is.
+//!
+//! Pure. A task that fails is tried again under a new id; one on an agent that is away is waited
+//! for; a map whose outputs cannot be fetched any more is done again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use argosy_client::Resources;
+use argosy_client::resources::{Remainder, to_wire};
+use argosy_client::scheduler::is_terminal;
+use argosy_proto::v1;
+use serde::Serialize;
+
+use crate::wordmap::{COUNTS, Segment, part_name};
+
+/// What tasks are made of.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// URI of the program that maps and reduces: a path on the agents' hosts, or http(s).
+    pub mapper: String,
+    /// Folder on the agents' hosts for the witness file.
+    pub witness: Option<String>,
+    /// Milliseconds for which each task stays alive at least; 0 for work alone.
+    pub least_ms: u64,
+    /// What each task needs.
+    pub resources: Resources,
+    /// Failures of one piece of work after which all is given up.
+    pub most_failures: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Piece {
+    Map(usize),
+    Reduce(usize),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Live,
+    Done,
+}
+
+#[derive(Debug, Clone)]
+struct Slot {
+    piece: Piece,
+    state: State,
+    attempt: u32,
+    failures: u32,
+    task_id: String,
+    // API address of the agent that has it.
+    agent: String,
+}
+
+/// How far the work is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Progress {
+    /// Maps done.
+    pub maps_done: usize,
+    /// All maps.
+    pub maps: usize,
+    /// Reduces done.
+    pub reduces_done: usize,
+    /// All reduces.
+    pub reduces: usize,
+    /// Tasks launched and not ended.
+    pub running: usize,
+    /// Work that could be launched now.
+    pub waiting: usize,
+    /// Tasks launched beyond the first of their piece.
+    pub retries: u32,
+}
+
+/// All pieces of work.
+#[derive(Debug)]
+pub struct Job {
+    settings: Settings,
+    splits: Vec<Vec<Segment>>,
+    maps: usize,
+    // Maps first, then reduces.
+    slots: Vec<Slot>,
+    waiting_maps: BTreeSet<usize>,
+    waiting_reduces: BTreeSet<usize>,
+    by_task: BTreeMap<String, usize>,
+    running: usize,
+    maps_done: usize,
+    reduces_done: usize,
+    retries: u32,
+    framework_id: String,
+    failure: Option<String>,
+}
+
+impl Job {
+    /// One map a split, and so many reduces.
+    #[must_use]
+    pub fn new(settings: Settings, splits: Vec<Vec<Segment>>, reduces: usize) -> Self {
+        let maps = splits.len();
+        let slot = |piece| Slot {
+            piece,
+            state: State::Waiting,
+            attempt: 0,
+            failures: 0,
+            task_id: String::new(),
+            agent: String::new(),
+        };
+        let pieces = (0..maps)
+            .map(Piece::Map)
+            .chain((0..reduces).map(Piece::Reduce));
+        Self {
+            settings,
+            splits,
+            maps,
+            slots: pieces.map(slot).collect(),
+            waiting_maps: (0..maps).collect(),
+            waiting_reduces: (maps..maps + reduces).collect(),
+            by_task: BTreeMap::new(),
+            running: 0,
+            maps_done: 0,
+            reduces_done: 0,
+            retries: 0,
+            framework_id: String::new(),
+            failure: None,
+        }
+    }
+
+    /// The framework's id, which is part of where outputs are found.
+    pub fn registered(&mut self, framework_id: &str) {
+        self.framework_id = framework_id.to_owned();
+    }
+
+    /// What one task needs.
+    #[must_use]
+    pub fn needs(&self) -> &Resources {
+        &self.settings.resources
+    }
+
+    /// Work that could be launched now: reduces wait for every map.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        if self.failure.is_some() {
+            0
+        } else if self.maps_done == self.maps {
+            self.waiting_reduces.len()
+        } else {
+            self.waiting_maps.len()
+        }
+    }
+
+    /// Tasks launched and not ended.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.running
+    }
+
+    /// Why all was given up.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        Progress {
+            maps_done: self.maps_done,
+            maps: self.maps,
+            reduces_done: self.reduces_done,
+            reduces: self.slots.len() - self.maps,
+            running: self.running,
+            waiting: self.waiting(),
+            retries: self.retries,
+        }
+    }
+
+    /// Tasks to launch on an offer: as many as fit, wait and are allowed.
+    pub fn fill(&mut self, offer: &v1::Offer, most: usize) -> Vec<v1::TaskSpec> {
+        let mut rest = Remainder::of(offer);
+        let mut tasks = Vec::new();
+        while tasks.len() < most && self.waiting() > 0 && rest.take(&self.settings.resources) {
+            let is_mapping = self.maps_done < self.maps;
+            let queue = if is_mapping {
+                &mut self.waiting_maps
+            } else {
+                &mut self.waiting_reduces
+            };
+            let Some(at) = queue.pop_first() else { break };
+            tasks.push(self.launch(at, &offer.agent_address));
+        }
+        tasks
+    }
+
+    fn launch(&mut self, at: usize, agent: &str) -> v1::TaskSpec {
+        let slot = &mut self.slots[at];
+        slot.attempt += 1;
+        self.retries += u32::from(slot.attempt > 1);
+        slot.task_id = match slot.piece {
+            Piece::Map(map) => format!("map-{map:03}-{}", slot.attempt),
+            Piece::Reduce(reduce) => format!("reduce-{reduce:02}-{}", slot.attempt),
+        };
+        slot.agent = agent.to_owned();
+        slot.state = State::Live;
+        self.running += 1;
+        self.by_task.insert(slot.task_id.clone(), at);
+        let (task_id, piece) = (slot.task_id.clone(), slot.piece);
+        let mut spec = self.common(&task_id);
+        match piece {
+            Piece::Map(map) => {
+                spec.name = "map".into();
+                spec.argv.extend([
+                    "map".into(),
+                    "--reduces".into(),
+                    (self.slots.len() - self.maps).to_string(),
+                ]);
+                spec.argv
+                    .extend(self.splits[map].iter().map(Segment::to_argument));
+            }
+            Piece::Reduce(reduce) => {
+                spec.name = "reduce".into();
+                spec.argv
+                    .extend(["reduce".into(), "--maps".into(), self.maps.to_string()]);
+                let part = part_name(reduce);
+                spec.uris.extend(
+                    self.slots[..self.maps]
+                        .iter()
+                        .enumerate()
+                        .map(|(map, slot)| v1::Uri {
+                            value: self.url(slot, &part),
+                            executable: false,
+                            output_file: format!("map-{map:03}.tsv"),
+                        }),
+                );
+            }
+        }
+        spec
+    }
+
+    fn common(&self, task_id: &str) -> v1::TaskSpec {
+        let settings = &self.settings;
+        let mut argv = vec!["./wordmap".to_owned()];
+        let mut host_paths = Vec::new();
+        if let Some(folder) = &settings.witness {
+            argv.extend(["--witness".to_owned(), "witness".to_owned()]);
+            host_paths.push(v1::HostPath {
+                host_path: folder.clone(),
+                container_path: "witness".into(),
+                read_only: false,
+            });
+        }
+        if settings.least_ms > 0 {
+            argv.extend(["--least-ms".to_owned(), settings.least_ms.to_string()]);
+        }
+        v1::TaskSpec {
+            task_id: task_id.to_owned(),
+            resources: to_wire(&settings.resources),
+            argv,
+            uris: vec![v1::Uri {
+                value: settings.mapper.clone(),
+                executable: true,
+                output_file: "wordmap".into(),
+            }],
+            host_paths,
+            ..Default::default()
+        }
+    }
+
+    fn url(&self, slot: &Slot, file: &str) -> String {
+        let Slot { agent, task_id, .. } = slot;
+        let framework = &self.framework_id;
+        format!("http://{agent}/v1/files/download?path=tasks/{framework}/{task_id}/{file}")
+    }
+
+    /// URLs of the reduces' outputs, once all are done.
+    #[must_use]
+    pub fn outputs(&self) -> Option<Vec<String>> {
+        let is_done = self.reduces_done == self.slots.len() - self.maps && self.failure.is_none();
+        is_done.then(|| {
+            self.slots[self.maps..]
+                .iter()
+                .map(|slot| self.url(slot, COUNTS))
+                .collect()
+        })
+    }
+
+    /// A task that was certainly never launched; its work waits again.
+    pub fn not_launched(&mut self, task_id: &str, why: &str) {
+        if let Some(at) = self.live(task_id) {
+            self.again(at, why);
+        }
+    }
+
+    /// Takes an update. A sentence if something went wrong that a person may want to know.
+    pub fn update(&mut self, status: &v1::TaskStatus) -> Option<String> {
+        let at = self.live(&status.task_id)?;
+        let state = status.state();
+        if state == v1::TaskState::Finished {
+            self.slots[at].state = State::Done;
+            self.running -= 1;
+            match self.slots[at].piece {
+                Piece::Map(_) => self.maps_done += 1,
+                Piece::Reduce(_) => self.reduces_done += 1,
+            }
+            return None;
+        }
+        if !is_terminal(state) && state != v1::TaskState::Unknown {
+            return None;
+        }
+        let problem = format!(
+            "{} is {}: {}",
+            status.task_id,
+            state.as_str_name(),
+            status.message
+        );
+        if status.reason() == v1::Reason::FetchFailed {
+            self.redo_lost_map(&status.message);
+        }
+        self.again(at, &problem);
+        Some(problem)
+    }
+
+    /// A task of ours that is launched and not ended; an older attempt is not.
+    fn live(&self, task_id: &str) -> Option<usize> {
+        let at = *self.by_task.get(task_id)?;
+        let slot = &self.slots[at];
+        (slot.task_id == task_id && slot.state == State::Live).then_some(at)
+    }
+
+    fn again(&mut self, at: usize, why: &str) {
+        let slot = &mut self.slots[at];
+        slot.state = State::Waiting;
+        slot.failures += 1;
+        self.running -= 1;
+        if slot.failures >= self.settings.most_failures && self.failure.is_none() {
+            self.failure = Some(format!(
+                "given up after {} failures; the last: {why}",
+                slot.failures
+            ));
+        }
+        self.wait(at);
+    }
+
+    fn wait(&mut self, at: usize) {
+        match self.slots[at].piece {
+            Piece::Map(_) => self.waiting_maps.insert(at),
+            Piece::Reduce(_) => self.waiting_reduces.insert(at),
+        };
+    }
+
+    /// The map whose output a failed fetch names, if its agent answers that it is not there.
+    fn redo_lost_map(&mut self, message: &str) {
+        let is_named = |slot: &Slot| {
+            slot.state == State::Done && message.contains(&format!("/{}/", slot.task_id))
+        };
+        if let Some(at) = self.slots[..self.maps].iter().position(is_named) {
+            self.slots[at].state = State::Waiting;
+            self.maps_done -= 1;
+            self.wait(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use argosy_client::resources::resources;
+
+    fn job(maps: usize, reduces: usize) -> Job {
+        let settings = Settings {
+            mapper: "/bin/wordmap".into(),
+            witness: Some("/witness".into()),
+            resources: "cpus:0.1;mem:32".parse().unwrap(),
+            most_failures: 3,
+            ..Default::default()
+        };
+        let mut job = Job::new(settings, vec![Vec::new(); maps], reduces);
+        job.registered("framework-1");
+        job
+    }
+
+    fn offer(cpus: &str) -> v1::Offer {
+        v1::Offer {
+            agent_address: "10.0.0.9:5051".into(),
+            resources: resources(&format!("cpus:{cpus};mem:4096")).unwrap(),
+            ..Default::default()
+        }
+    }
+
+    fn status(task: &str, state: v1::TaskState) -> v1::TaskStatus {
+        v1::TaskStatus {
+            task_id: task.into(),
+            state: state.into(),
+            ..Default::default()
+        }
+    }
+
+    fn ids(tasks: &[v1::TaskSpec]) -> Vec<&str> {
+        tasks.iter().map(|task| task.task_id.as_str()).collect()
+    }
+
+    #[test]
+    fn an_offer_is_filled_and_reduces_wait_for_every_map() {
+        let mut job = job(3, 2);
+        let first = job.fill(&offer("0.2"), 9);
+        assert_eq!(ids(&first), ["map-000-1", "map-001-1"]);
+        assert_eq!(job.fill(&offer("4"), 9).len(), 1);
+        for map in 0..3 {
+            assert_eq!(job.waiting(), 0);
+            job.update(&status(&format!("map-00{map}-1"), v1::TaskState::Finished));
+        }
+        let reduces = job.fill(&offer("4"), 1);
+        assert_eq!(ids(&reduces), ["reduce-00-1"]);
+        assert_eq!(reduces[0].uris.len(), 4);
+        assert_eq!(
+            reduces[0].uris[2].value,
+            "http://10.0.0.9:5051/v1/files/download?path=tasks/framework-1/map-001-1/part-0.tsv"
+        );
+        job.fill(&offer("4"), 9);
+        job.update(&status("reduce-00-1", v1::TaskState::Finished));
+        assert_eq!(job.outputs(), None);
+        job.update(&status("reduce-01-1", v1::TaskState::Finished));
+        assert!(job.outputs().unwrap()[1].ends_with("framework-1/reduce-01-1/counts.tsv"));
+    }
+
+    #[test]
+    fn a_failed_task_is_tried_under_a_new_id_and_given_up_in_the_end() {
+        let mut job = job(1, 1);
+        for attempt in 1..=3 {
+            let id = format!("map-000-{attempt}");
+            assert_eq!(ids(&job.fill(&offer("4"), 9)), [id.as_str()]);
+            assert!(job.update(&status(&id, v1::TaskState::Failed)).is_some());
+            assert_eq!(
+                job.update(&status(&id, v1::TaskState::Failed)),
+                None,
+                "a repeat changes nothing"
+            );
+        }
+        assert!(
+            job.failure()
+                .unwrap()
+                .starts_with("given up after 3 failures")
+        );
+        assert_eq!((job.waiting(), job.running()), (0, 0));
+    }
+
+    #[test]
+    fn a_task_on_an_agent_that_is_away_is_waited_for() {
+        let mut job = job(1, 1);
+        job.fill(&offer("4"), 9);
+        job.update(&status("map-000-1", v1::TaskState::Unreachable));
+        assert_eq!((job.waiting(), job.running()), (0, 1));
+        job.update(&status("map-000-1", v1::TaskState::Finished));
+        assert_eq!(job.progress().maps_done, 1);
+    }
+
+    #[test]
+    fn a_map_whose_output_is_gone_is_done_again_before_the_reduce() {
+        let mut job = job(2, 1);
+        job.fill(&offer("4"), 9);
+        job.update(&status("map-000-1", v1::TaskState::Finished));
+        job.update(&status("map-001-1", v1::TaskState::Finished));
+        job.fill(&offer("4"), 9);
+        let mut failed = status("reduce-00-1", v1::TaskState::Failed);
+        failed.reason = v1::Reason::FetchFailed.into();
+        failed.message = "cannot fetch \"http://a/…/framework-1/map-001-1/part-0.tsv\": 404".into();
+        job.update(&failed);
+        assert_eq!(ids(&job.fill(&offer("4"), 9)), ["map-001-2"]);
+        job.update(&status("map-001-2", v1::TaskState::Finished));
+        let again = job.fill(&offer("4"), 9);
+        assert_eq!(ids(&again), ["reduce-00-2"]);
+        assert!(again[0].uris[2].value.contains("map-001-2"));
+    }
+
+    #[test]
+    fn what_was_never_launched_waits_again() {
+        let mut job = job(2, 1);
+        job.fill(&offer("4"), 9);
+        job.not_launched("map-001-1", "the offer was used");
+        job.not_launched("map-001-1", "told twice");
+        job.update(&status("map-000-1", v1::TaskState::Unknown));
+        assert_eq!((job.waiting(), job.running()), (2, 0));
+    }
+}

@@ -1,0 +1,282 @@
+//! Counts words with maps and reduces on the agents: the scheduler.
+//!
+//! Answers offers and tells what happens; which task is next is `job`'s to say, which offer is kept
+//! over a change of leader is `hold`'s. Reading order: `split`, `job`, `hold`, this file, `collect`.
+
+pub mod collect;
+pub mod hold;
+pub mod job;
+pub mod split;
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use argosy_client::scheduler::{Answer, Driver, Outcome, Scheduler, SchedulerError, Subscription};
+use argosy_proto::v1;
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use crate::progress::Style;
+use hold::{Crossing, Hold};
+use job::{Job, Progress};
+
+/// How long an offer is not wanted back while there is nothing to launch, in milliseconds.
+const IDLE_FILTER_MS: u64 = 1_000;
+
+/// One line of progress.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Line {
+    event: &'static str,
+    #[serde(flatten)]
+    progress: Progress,
+    offers_held: usize,
+    epoch: u64,
+}
+
+/// Where the reduce outputs are, once all are there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outputs {
+    /// URL of each, by reduce.
+    pub urls: Vec<String>,
+}
+
+/// The scheduler.
+pub struct WordCount {
+    job: Job,
+    hold: Hold,
+    // Offers in hand, to be answered in the same callback.
+    hand: VecDeque<v1::Offer>,
+    // At most so many tasks at once; 0 means no limit.
+    parallel: usize,
+    style: Style,
+    last_line: Option<Line>,
+    begun: Instant,
+    epoch: u64,
+    is_over: bool,
+    outcome: Option<oneshot::Sender<Result<Outputs, String>>>,
+}
+
+impl WordCount {
+    /// Nothing is launched yet. `outcome` is told once: where the outputs are, or why there are none.
+    #[must_use]
+    pub fn new(
+        job: Job,
+        hold: Hold,
+        parallel: usize,
+        style: Style,
+        outcome: oneshot::Sender<Result<Outputs, String>>,
+    ) -> Self {
+        Self {
+            job,
+            hold,
+            hand: VecDeque::new(),
+            parallel,
+            style,
+            last_line: None,
+            begun: Instant::now(),
+            epoch: 0,
+            is_over: false,
+            outcome: Some(outcome),
+        }
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.job.progress()
+    }
+
+    /// Offers that were used in a later reign than the one that made them.
+    #[must_use]
+    pub fn crossings(&self) -> &[Crossing] {
+        self.hold.crossings()
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Answers every offer in hand, and uses the kept one when its time has come.
+    fn deal(&mut self, driver: &Driver) {
+        let now_ms = self.now_ms();
+        if self.job.waiting() > 1 {
+            self.hold.choose(&mut self.hand, self.job.needs(), now_ms);
+        }
+        while let Some(offer) = self.hand.pop_front() {
+            // The last one waits for the kept offer, so that it is always good for something.
+            let reserve = usize::from(self.hold.is_keeping());
+            let most = self.room().min(self.job.waiting().saturating_sub(reserve));
+            self.use_offer(driver, &offer, most);
+        }
+        let is_stuck = self.job.waiting() > 0 && self.job.running() == 0;
+        if self.job.waiting() > 0
+            && let Some(offer) = self.hold.due(self.epoch, is_stuck)
+        {
+            let call = self.use_offer(driver, &offer, self.job.waiting());
+            self.hold.used(&offer, self.epoch, call);
+        }
+    }
+
+    fn room(&self) -> usize {
+        match self.parallel {
+            0 => usize::MAX,
+            most => most.saturating_sub(self.job.running()),
+        }
+    }
+
+    fn use_offer(
+        &mut self,
+        driver: &Driver,
+        offer: &v1::Offer,
+        most: usize,
+    ) -> Option<argosy_client::scheduler::CallKey> {
+        let tasks = self.job.fill(offer, most);
+        if !tasks.is_empty() {
+            return Some(driver.accept(offer, tasks).key);
+        }
+        let ids = vec![offer.offer_id.clone()];
+        if most > 0 {
+            driver.decline_because(ids, None, "too-small", "no task fits into it");
+        } else {
+            driver.decline_because(
+                ids,
+                Some(IDLE_FILTER_MS),
+                "no-demand",
+                "nothing to launch now",
+            );
+        }
+        None
+    }
+
+    /// To be called after every change: another phase wants offers at once, and the end is told.
+    fn moved_on(&mut self, driver: &Driver, waiting_before: usize) {
+        if self.is_over {
+            return;
+        }
+        if waiting_before == 0 && self.job.waiting() > 0 {
+            // Offers were declined for want of work: now there is some.
+            driver.revive(Vec::new());
+        }
+        self.deal(driver);
+        if let Some(why) = self.job.failure() {
+            let why = why.to_owned();
+            self.finish(Err(why));
+            driver.teardown();
+        } else if let Some(urls) = self.job.outputs() {
+            // The framework stays until its outputs are fetched: whoever fetches tears it down.
+            self.finish(Ok(Outputs { urls }));
+            driver.suppress(Vec::new());
+        }
+    }
+
+    fn finish(&mut self, result: Result<Outputs, String>) {
+        self.is_over = true;
+        if let Some(outcome) = self.outcome.take() {
+            // Nobody listens only if the program is ending anyway.
+            let _ = outcome.send(result);
+        }
+    }
+
+    fn show(&mut self) {
+        let line = Line {
+            event: "progress",
+            progress: self.job.progress(),
+            offers_held: usize::from(self.hold.is_keeping()),
+            epoch: self.epoch,
+        };
+        if self.last_line.as_ref() == Some(&line) {
+            return;
+        }
+        let Progress {
+            maps_done,
+            maps,
+            reduces_done,
+            reduces,
+            running,
+            retries,
+            ..
+        } = line.progress;
+        let text = format!(
+            "maps {maps_done}/{maps}  reduces {reduces_done}/{reduces}  running {running}  retries {retries}  epoch {}",
+            line.epoch
+        );
+        self.style.say(&line, &text);
+        self.last_line = Some(line);
+    }
+}
+
+impl Scheduler for WordCount {
+    fn registered(&mut self, _: &Driver, subscription: &Subscription) {
+        self.epoch = subscription.epoch;
+        self.job.registered(&subscription.framework_id);
+        let id = &subscription.framework_id;
+        let event =
+            serde_json::json!({"event": "registered", "framework": id, "epoch": self.epoch});
+        self.style
+            .say(&event, &format!("registered as {id}, epoch {}", self.epoch));
+    }
+
+    fn reconnected(&mut self, driver: &Driver, subscription: &Subscription) {
+        self.epoch = subscription.epoch;
+        let kept = subscription.kept_offers.len();
+        let event =
+            serde_json::json!({"event": "reconnected", "epoch": self.epoch, "kept_offers": kept});
+        self.style.say(
+            &event,
+            &format!(
+                "back with a leader, epoch {}, {kept} offers kept",
+                self.epoch
+            ),
+        );
+        self.deal(driver);
+    }
+
+    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+        self.hand.extend(offers);
+        self.deal(driver);
+    }
+
+    fn rescinded(&mut self, _: &Driver, offer_id: &str, _: &str) {
+        self.hold.rescinded(offer_id);
+        self.hand.retain(|offer| offer.offer_id != offer_id);
+    }
+
+    fn answered(&mut self, driver: &Driver, answer: &Answer) {
+        let waiting = self.job.waiting();
+        for (task_id, why) in answer.not_launched() {
+            tracing::info!(task_id, why, "not launched");
+            self.job.not_launched(task_id, why);
+        }
+        if matches!(answer.outcome, Outcome::Lost(_)) && !answer.task_ids.is_empty() {
+            driver.reconcile(answer.task_ids.clone());
+        }
+        if let Some(crossing) = self.hold.answered(answer) {
+            let event = serde_json::json!({"event": "crossing", "crossing": crossing});
+            let text = format!(
+                "offer {} made in epoch {} was accepted in epoch {}",
+                crossing.offer, crossing.made_in_epoch, crossing.used_in_epoch
+            );
+            self.style.say(&event, &text);
+        }
+        self.moved_on(driver, waiting);
+    }
+
+    fn update(&mut self, driver: &Driver, status: &v1::TaskStatus) {
+        let waiting = self.job.waiting();
+        if let Some(problem) = self.job.update(status) {
+            let event =
+                serde_json::json!({"event": "problem", "task": status.task_id, "text": problem});
+            self.style.say(&event, &problem);
+        }
+        self.moved_on(driver, waiting);
+    }
+
+    fn tick(&mut self, driver: &Driver) {
+        self.deal(driver);
+        self.show();
+    }
+
+    fn error(&mut self, _: &Driver, error: &SchedulerError) {
+        self.finish(Err(error.to_string()));
+    }
+}
