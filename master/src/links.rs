@@ -43,7 +43,7 @@ impl Outbox {
     }
 
     /// False if the link is gone or full; it is closed then.
-    pub(crate) fn to_agent(&mut self, link: LinkId, message: v1::ToAgent) -> bool {
+    pub(crate) fn tell_agent(&mut self, link: LinkId, message: v1::ToAgent) -> bool {
         let sent = self
             .agents
             .get(&link)
@@ -55,7 +55,7 @@ impl Outbox {
     }
 
     /// False if the link is gone or full; it is closed then.
-    pub(crate) fn to_framework(&mut self, link: LinkId, event: v1::Event) -> bool {
+    pub(crate) fn tell_framework(&mut self, link: LinkId, event: v1::Event) -> bool {
         let sent = self
             .frameworks
             .get(&link)

@@ -47,7 +47,7 @@ impl Counts {
         agents: usize,
         frameworks: usize,
     ) -> Self {
-        let linked = leader.map_or(0, |leader| leader.linked_frameworks().len());
+        let linked = leader.map_or(0, Leader::linked_frameworks);
         Self {
             is_leader: status.is_leader,
             in_office: leader.is_some(),

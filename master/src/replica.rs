@@ -448,14 +448,14 @@ impl Replica {
     fn perform(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Propose(ticket, command) => self.propose(ticket, command),
+                Effect::Propose(ticket, command) => self.propose(ticket, *command),
                 Effect::ToAgent(link, message) => {
-                    if !self.outbox.to_agent(link, *message) {
+                    if !self.outbox.tell_agent(link, *message) {
                         self.step(Input::AgentClosed { link });
                     }
                 }
                 Effect::ToFramework(link, event) => {
-                    if !self.outbox.to_framework(link, *event) {
+                    if !self.outbox.tell_framework(link, *event) {
                         self.step(Input::FrameworkClosed { link });
                     }
                 }

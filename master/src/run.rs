@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use crate::config::{Config, Limits};
 use crate::desk::Desk;
 use crate::metrics::Counts;
-use crate::replica::{Office, Published, Replica};
+use crate::replica::{Message, Office, Published, Replica};
 use crate::service::{MESSAGE_BYTES, Peers, Services};
 use crate::{http, metrics};
 
@@ -81,6 +81,42 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
         &raft_stop,
     )
     .await?;
+    let Owner {
+        replica,
+        desk,
+        messages,
+        handing,
+    } = owner_of(&config, &node, registry, parts.entropy);
+    let served = CancellationToken::new();
+    let server = tokio::spawn(serve(
+        desk,
+        TaskTracker::new(),
+        parts.api,
+        parts.metrics,
+        served.clone(),
+    ));
+    let hands = tokio::spawn(transfer_when_asked(node.clone(), handing));
+    let ended = own(replica, requests, messages, &node, &stop).await;
+    served.cancel();
+    hands.abort();
+    node.stop().await;
+    raft_stop.cancel();
+    match server.await {
+        Ok(Ok(())) | Err(_) => {}
+        Ok(Err(source)) => warn!(%source, "the API ended with an error"),
+    }
+    ended.map_err(RunError::Failed)
+}
+
+/// The owner of the registry and the ends of its channels.
+struct Owner {
+    replica: Replica,
+    desk: Desk,
+    messages: mpsc::Receiver<Message>,
+    handing: mpsc::Receiver<()>,
+}
+
+fn owner_of(config: &Config, node: &Node, registry: Registry, entropy: [u8; 32]) -> Owner {
     let (office, office_seen) = watch::channel(Office::default());
     let (applied, applied_seen) = watch::channel(registry.applied());
     let (counts, counts_seen) = watch::channel(Counts::default());
@@ -96,14 +132,15 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
         applied,
         counts,
     };
+    let lease = config.office_lease();
     let replica = Replica::new(
         node.clone(),
         limits,
-        config.office_lease(),
+        lease,
         published,
         hand_over,
         registry,
-        parts.entropy,
+        entropy,
     );
     let desk = Desk::new(
         node.clone(),
@@ -113,43 +150,37 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
         counts_seen,
         config.api_address.clone(),
     );
-    let served = CancellationToken::new();
-    let tasks = TaskTracker::new();
-    let server = tokio::spawn(serve(
+    Owner {
+        replica,
         desk,
-        tasks.clone(),
-        parts.api,
-        parts.metrics,
-        served.clone(),
-    ));
-    let hands = tokio::spawn(transfer_when_asked(node.clone(), handing));
-    let owner_stop = CancellationToken::new();
-    let ended = {
-        let owner = replica.run(requests, messages, owner_stop.clone());
-        tokio::pin!(owner);
-        tokio::select! {
-            ended = &mut owner => ended,
-            () = stop.cancelled() => {
-                // The owner goes on while leadership moves: what is committed still takes effect.
-                tokio::select! {
-                    ended = &mut owner => ended,
-                    () = hand_over_first(&node) => {
-                        owner_stop.cancel();
-                        owner.await
-                    }
-                }
-            }
-        }
-    };
-    served.cancel();
-    hands.abort();
-    node.stop().await;
-    raft_stop.cancel();
-    match server.await {
-        Ok(Ok(())) | Err(_) => {}
-        Ok(Err(source)) => warn!(%source, "the API ended with an error"),
+        messages,
+        handing,
     }
-    ended.map_err(RunError::Failed)
+}
+
+/// Runs the owner until `stop`, and then on while leadership moves: what is committed until then
+/// still takes effect.
+async fn own(
+    replica: Replica,
+    requests: mpsc::Receiver<OwnerRequest>,
+    messages: mpsc::Receiver<Message>,
+    node: &Node,
+    stop: &CancellationToken,
+) -> Result<(), String> {
+    let owner_stop = CancellationToken::new();
+    let owner = replica.run(requests, messages, owner_stop.clone());
+    tokio::pin!(owner);
+    tokio::select! {
+        ended = &mut owner => return ended,
+        () = stop.cancelled() => {}
+    }
+    tokio::select! {
+        ended = &mut owner => ended,
+        () = hand_over_first(node) => {
+            owner_stop.cancel();
+            owner.await
+        }
+    }
 }
 
 /// Starts raft on its own runtime. It loads the registry before it answers, so the owner's part is

@@ -3,6 +3,8 @@
 //! A first connection, a reconnection and a new leader take the same way: compare facts, send the
 //! difference.
 
+use std::collections::BTreeMap;
+
 use argosy_proto::{PROTOCOL_VERSION, convert, v1};
 use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
@@ -40,6 +42,16 @@ pub(super) struct AgentLink {
     /// When something last came in.
     pub(super) heard: Timestamp,
     stage: Stage,
+}
+
+/// Whether what the agent holds is known to be what it should: only then is it offered.
+pub(super) fn is_ready(
+    linked: &BTreeMap<AgentId, LinkId>,
+    links: &BTreeMap<LinkId, AgentLink>,
+    id: AgentId,
+) -> bool {
+    let link = linked.get(&id).and_then(|link| links.get(link));
+    link.is_some_and(|link| matches!(link.stage, Stage::Ready { .. }))
 }
 
 impl Leader {
@@ -99,7 +111,7 @@ impl Leader {
         match agent {
             Some(agent) if nothing_new => self.admit(registry, now, link, agent),
             Some(_) | None => {
-                drop(self.propose(Command::RegisterAgent(register), Route::Agent(link)))
+                self.propose(Command::RegisterAgent(register), Route::Agent(link));
             }
         }
     }
@@ -132,8 +144,11 @@ impl Leader {
         let Some(agent) = registry.agent(id) else {
             return;
         };
-        let held = registry.agent_index(id).map_or(0, |index| index.held);
-        let equal = hello.floor == agent.orders && hello.digest == held;
+        let index = registry.agent_index(id);
+        // Tasks that are UNREACHABLE wait for the comparison: it says that they are back.
+        let equal = hello.floor == agent.orders
+            && hello.digest == index.map_or(0, |index| index.held)
+            && index.is_none_or(|index| index.unreachable == 0);
         let incarnation = agent.incarnation;
         state.agent = Some(id);
         state.heard = now.at;
@@ -161,11 +176,11 @@ impl Leader {
             equal,
             protocol: Some(protocol()),
         };
-        self.to_agent(link, v1::to_agent::Message::Registered(registered));
+        self.tell_agent(link, v1::to_agent::Message::Registered(registered));
         if equal {
             self.agent_is_ready(registry, id);
         } else {
-            self.to_agent(link, v1::to_agent::Message::ListTasks(v1::ListTasks {}));
+            self.tell_agent(link, v1::to_agent::Message::ListTasks(v1::ListTasks {}));
         }
         self.arm_agent(now, id);
     }
@@ -275,7 +290,7 @@ impl Leader {
     pub(super) fn agent_ping(&mut self, now: Now, link: LinkId, serial: u64) {
         self.hear(now, link);
         if self.agent_links.contains_key(&link) {
-            self.to_agent(link, v1::to_agent::Message::Pong(v1::Ping { serial }));
+            self.tell_agent(link, v1::to_agent::Message::Pong(v1::Ping { serial }));
         }
     }
 
@@ -308,15 +323,16 @@ impl Leader {
                     self.out.push(Effect::CloseAgent(link));
                     self.agent_closed(link);
                 }
+                self.unwatch_agent(id);
                 self.tell_failure(id, "unreachable");
             }
-            Some(AgentMode::Gone) | None => {}
+            Some(AgentMode::Gone) | None => self.unwatch_agent(id),
             Some(
                 AgentMode::Registered
                 | AgentMode::Draining
                 | AgentMode::Drained
                 | AgentMode::Deactivated,
-            ) => self.arm_agent(now, id),
+            ) => self.watch_agent(now, id),
         }
         self.offer_agent(id);
     }
@@ -361,7 +377,7 @@ impl Leader {
             orders.push(convert::order_void(last));
         }
         for order in orders {
-            self.to_agent(link, v1::to_agent::Message::Order(order));
+            self.tell_agent(link, v1::to_agent::Message::Order(order));
         }
     }
 
@@ -394,7 +410,7 @@ impl Leader {
         let message = v1::to_agent::Message::Committed(v1::Committed {
             updates: vec![update],
         });
-        self.to_agent(link, message);
+        self.tell_agent(link, message);
     }
 
     pub(super) fn stray(&mut self, agent: AgentId, key: &TaskKey, order: OrderIndex) {
@@ -406,7 +422,7 @@ impl Leader {
             task_id: key.task.to_string(),
             order_index: order.0,
         };
-        self.to_agent(link, v1::to_agent::Message::KillStray(kill));
+        self.tell_agent(link, v1::to_agent::Message::KillStray(kill));
     }
 
     fn refuse_agent(&mut self, link: LinkId, code: &str, text: &str) {
@@ -414,7 +430,7 @@ impl Leader {
             code: code.to_owned(),
             text: text.to_owned(),
         };
-        self.to_agent(link, v1::to_agent::Message::Refused(refused));
+        self.tell_agent(link, v1::to_agent::Message::Refused(refused));
         self.out.push(Effect::CloseAgent(link));
         self.agent_closed(link);
     }
@@ -423,12 +439,12 @@ impl Leader {
         let shutdown = v1::Shutdown {
             reason: reason.to_owned(),
         };
-        self.to_agent(link, v1::to_agent::Message::Shutdown(shutdown));
+        self.tell_agent(link, v1::to_agent::Message::Shutdown(shutdown));
         self.out.push(Effect::CloseAgent(link));
         self.agent_closed(link);
     }
 
-    fn to_agent(&mut self, link: LinkId, message: v1::to_agent::Message) {
+    fn tell_agent(&mut self, link: LinkId, message: v1::to_agent::Message) {
         let message = v1::ToAgent {
             epoch: self.epoch.0,
             cluster_id: self.cluster.to_string(),

@@ -34,6 +34,8 @@ pub(super) struct Deadlines {
     /// Agents found silent within the running window.
     silent: usize,
     window_began: Timestamp,
+    /// When one was last held back, or let through by the slow way.
+    held_back: Timestamp,
     /// When an agent may be marked again while many are silent.
     next_mark: Timestamp,
     handed_over: bool,
@@ -82,6 +84,18 @@ impl Leader {
                 Timer::Agent(agent),
             ));
         }
+    }
+
+    /// Watches an agent whose record moved: it gets no new grace if it is watched already.
+    pub(super) fn watch_agent(&mut self, now: Now, agent: AgentId) {
+        if !self.deadlines.heard.contains_key(&agent) {
+            self.arm_agent(now, agent);
+        }
+    }
+
+    /// An unreachable agent is not watched; its timer finds nothing.
+    pub(super) fn unwatch_agent(&mut self, agent: AgentId) {
+        self.deadlines.heard.remove(&agent);
     }
 
     pub(super) fn arm_framework(&mut self, registry: &Registry, now: Now, id: FrameworkId) {
@@ -171,7 +185,11 @@ impl Leader {
     /// this master that is cut off: it hands over, once; then one in a hundred a second is marked.
     fn hold_back(&mut self, registry: &Registry, now: Now) -> Option<Timestamp> {
         let deadlines = &mut self.deadlines;
-        if now.at.since_ms(deadlines.window_began) > self.limits.agent_timeout_ms {
+        let timeout_ms = self.limits.agent_timeout_ms;
+        // As long as some wait for their turn, no new window lets a fifth through at once.
+        if now.at.since_ms(deadlines.window_began) > timeout_ms
+            && now.at.since_ms(deadlines.held_back) > timeout_ms
+        {
             deadlines.window_began = now.at;
             deadlines.silent = 0;
         }
@@ -181,10 +199,11 @@ impl Leader {
             deadlines.silent += 1;
             return None;
         }
+        deadlines.held_back = now.at;
         if !deadlines.handed_over {
             deadlines.handed_over = true;
+            deadlines.next_mark = now.at.plus_ms(1_000);
             self.out.push(Effect::HandOver);
-            return Some(now.at.plus_ms(1_000));
         }
         if deadlines.next_mark > now.at {
             return Some(deadlines.next_mark);

@@ -61,7 +61,7 @@ impl Leader {
         }
         state.unsent.extend(blocked);
         for status in statuses {
-            self.to_framework(link, v1::event::Event::Update(status));
+            self.tell_framework(link, v1::event::Event::Update(status));
         }
     }
 

@@ -73,7 +73,7 @@ impl Leader {
         match known {
             Some(id) if nothing_new => self.attach(registry, now, link, id),
             Some(_) | None => {
-                drop(self.propose(Command::Subscribe(command), Route::Framework(link)))
+                self.propose(Command::Subscribe(command), Route::Framework(link));
             }
         }
     }
@@ -149,7 +149,7 @@ impl Leader {
             protocol: Some(protocol()),
             leader_address: String::new(),
         };
-        self.to_framework(link, v1::event::Event::Subscribed(subscribed));
+        self.tell_framework(link, v1::event::Event::Subscribed(subscribed));
         self.pump_updates(registry, link);
         self.resumed(registry, now, id, filters);
     }
@@ -216,7 +216,7 @@ impl Leader {
                 agent_id: agent.to_string(),
                 reason: reason.to_owned(),
             };
-            self.to_framework(link, v1::event::Event::Failure(failure));
+            self.tell_framework(link, v1::event::Event::Failure(failure));
         }
     }
 
@@ -224,11 +224,11 @@ impl Leader {
     pub(super) fn beat(&mut self) {
         let links: Vec<LinkId> = self.framework_links.keys().copied().collect();
         for link in links {
-            self.to_framework(link, v1::event::Event::Heartbeat(v1::Heartbeat {}));
+            self.tell_framework(link, v1::event::Event::Heartbeat(v1::Heartbeat {}));
         }
     }
 
-    pub(super) fn to_framework(&mut self, link: LinkId, event: v1::event::Event) {
+    pub(super) fn tell_framework(&mut self, link: LinkId, event: v1::event::Event) {
         self.out.push(Effect::ToFramework(
             link,
             Box::new(v1::Event { event: Some(event) }),
@@ -241,7 +241,7 @@ impl Leader {
             code: code.to_owned(),
             message: message.to_owned(),
         };
-        self.to_framework(link, v1::event::Event::Error(error));
+        self.tell_framework(link, v1::event::Event::Error(error));
         self.out.push(Effect::CloseFramework(link));
         self.framework_links.remove(&link);
     }

@@ -138,7 +138,7 @@ pub(crate) struct Reconcile {
 /// What is to be done; performed by the replica in order.
 #[derive(Debug)]
 pub(crate) enum Effect {
-    Propose(Ticket, Command),
+    Propose(Ticket, Box<Command>),
     ToAgent(LinkId, Box<v1::ToAgent>),
     ToFramework(LinkId, Box<v1::Event>),
     CloseAgent(LinkId),

@@ -14,7 +14,7 @@ mod offering;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use argosy_state::Registry;
 use argosy_state::apply::Applied;
@@ -154,9 +154,9 @@ impl Leader {
         self.linked_frameworks.contains_key(&framework)
     }
 
-    /// Frameworks with a stream.
-    pub(crate) fn linked_frameworks(&self) -> BTreeSet<FrameworkId> {
-        self.linked_frameworks.keys().copied().collect()
+    /// How many frameworks have a stream.
+    pub(crate) fn linked_frameworks(&self) -> usize {
+        self.linked_frameworks.len()
     }
 
     fn propose(&mut self, command: Command, route: Route) -> u64 {
@@ -167,7 +167,7 @@ impl Leader {
                 epoch: self.epoch,
                 serial: self.serial,
             },
-            command,
+            Box::new(command),
         ));
         self.serial
     }

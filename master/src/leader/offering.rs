@@ -15,6 +15,7 @@ use argosy_state::ids::{AgentId, FrameworkId, OfferId, Role, Timestamp};
 use argosy_state::limits;
 use argosy_state::resources::Resources;
 
+use super::agents::is_ready;
 use super::{Decline, Effect, HeldFilter, Leader, Now};
 use crate::allocator::{Because, Budget, Declined, Demand, Explanation, Question, Round, Stream};
 use crate::offers::{Standing, readopt, sign, verify};
@@ -62,11 +63,12 @@ impl Leader {
         let Self {
             allocator,
             book,
+            agent_links,
             linked_agents,
             linked_frameworks,
             ..
         } = self;
-        let linked = |agent| linked_agents.contains_key(&agent);
+        let linked = |agent| is_ready(linked_agents, agent_links, agent);
         let stream = |framework| {
             if linked_frameworks.contains_key(&framework) {
                 Stream::Open
@@ -304,7 +306,7 @@ impl Leader {
             offer_id: offer.id.to_string(),
             reason: why.to_owned(),
         };
-        self.to_framework(link, v1::event::Event::Rescind(rescind));
+        self.tell_framework(link, v1::event::Event::Rescind(rescind));
     }
 
     /// One event a framework, whatever number of offers; at most [`limits::RECORDS_PER_COMMAND`] each.
@@ -326,7 +328,7 @@ impl Leader {
                 continue;
             };
             for chunk in offers.chunks(limits::RECORDS_PER_COMMAND) {
-                self.to_framework(
+                self.tell_framework(
                     link,
                     v1::event::Event::Offers(v1::Offers {
                         offers: chunk.to_vec(),
@@ -354,7 +356,7 @@ impl Leader {
                 counts: explanation.counts,
                 examples: explanation.verdicts,
             };
-            self.to_framework(link, v1::event::Event::DemandUnmet(unmet));
+            self.tell_framework(link, v1::event::Event::DemandUnmet(unmet));
         }
     }
 
@@ -371,7 +373,7 @@ impl Leader {
     }
 
     fn judge_demand(&self, registry: &Registry, question: &Question) -> Explanation {
-        let linked = |agent| self.linked_agents.contains_key(&agent);
+        let linked = |agent| is_ready(&self.linked_agents, &self.agent_links, agent);
         let stream = |framework| {
             if self.linked_frameworks.contains_key(&framework) {
                 Stream::Open

@@ -1,1 +1,13 @@
-//! Leader: inputs in, effects compared.
+//! Leader: inputs in, effects compared, word for word.
+//!
+//! Every fact goes through the real `apply`; `UPDATE_EXPECT=1` rewrites the outputs, the difference
+//! is then read like any other. Reading order: `world`, `words`, then one file a subject.
+
+mod agents;
+mod calls;
+mod deadlines;
+mod frameworks;
+mod offers;
+mod updates;
+mod words;
+mod world;

@@ -1,0 +1,364 @@
+//! A cluster of real processes on loopback addresses of its own.
+
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
+use argosy_proto::v1;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// One master or agent, and how it is started again.
+pub(crate) struct Member {
+    pub(crate) name: String,
+    pub(crate) address: Ipv4Addr,
+    arguments: Vec<String>,
+    log: PathBuf,
+    child: Option<Child>,
+}
+
+impl Member {
+    pub(crate) fn pid(&self) -> Pid {
+        let child = self.child.as_ref().expect("the member runs");
+        Pid::from_raw(child.id().try_into().expect("a pid fits"))
+    }
+
+    pub(crate) fn is_up(&self) -> bool {
+        self.child.is_some()
+    }
+
+    pub(crate) fn api(&self) -> String {
+        format!("{}:5050", self.address)
+    }
+
+    pub(crate) fn start(&mut self) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .expect("the log opens");
+        let child = Command::new(argosy())
+            .args(&self.arguments)
+            .env("ARGOSY_LOG", "info,openraft=warn")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a descriptor copies"))
+            .stderr(log)
+            .spawn()
+            .expect("the executable starts");
+        self.child = Some(child);
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).expect("the member is there");
+    }
+
+    /// SIGKILL, and wait until it is gone.
+    pub(crate) fn kill(&mut self) {
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
+        child.kill().expect("the member is there");
+        child.wait().expect("it is our child");
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+/// The executable under test.
+pub(crate) fn argosy() -> PathBuf {
+    std::env::var_os("ARGOSY_BIN")
+        .map_or_else(|| env!("CARGO_BIN_EXE_argosy").into(), PathBuf::from)
+}
+
+/// How many leaders die in the long tests.
+pub(crate) fn kill_count() -> usize {
+    std::env::var("ARGOSY_KILLS")
+        .ok()
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(5)
+}
+
+/// Three masters and some agents.
+pub(crate) struct Cluster {
+    pub(crate) masters: Vec<Member>,
+    pub(crate) agents: Vec<Member>,
+    pub(crate) directory: TempDir,
+}
+
+/// Each cluster of this process has a network of its own.
+static CLUSTERS: AtomicU8 = AtomicU8::new(0);
+
+pub(crate) const AGENT_RESOURCES: &str = "cpus:8;mem:4096;disk:4096;ports:[31000-31099]";
+
+impl Cluster {
+    /// Starts `agents` agents under three masters and waits until all are registered.
+    pub(crate) async fn start(agents: usize) -> Self {
+        Self::start_with(agents, &[]).await
+    }
+
+    /// The same, with more arguments for each master.
+    pub(crate) async fn start_with(agents: usize, more: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary folder");
+        let pid = std::process::id();
+        let network = [
+            127,
+            100 + (pid % 100) as u8,
+            (pid / 100 % 25) as u8 * 10 + CLUSTERS.fetch_add(1, Ordering::Relaxed) % 10,
+        ];
+        let address = |host: usize| Ipv4Addr::new(network[0], network[1], network[2], host as u8);
+        let peers: Vec<String> = (1..=3)
+            .map(|host| format!("{}:5052", address(host)))
+            .collect();
+        let apis: Vec<String> = (1..=3)
+            .map(|host| format!("{}:5050", address(host)))
+            .collect();
+        let masters = (1..=3).map(|host| {
+            let folder = directory.path().join(format!("master-{host}"));
+            let mut arguments = words(&[
+                "master",
+                "start",
+                "--listen",
+                &address(host).to_string(),
+                "--peers",
+                &peers.join(","),
+            ]);
+            arguments.extend(words(&["--data-dir", &folder.display().to_string()]));
+            arguments.extend(words(more));
+            member(
+                directory.path(),
+                format!("master-{host}"),
+                address(host),
+                arguments,
+            )
+        });
+        let masters: Vec<Member> = masters.collect();
+        let agents = (1..=agents).map(|number| {
+            let folder = directory.path().join(format!("agent-{number}"));
+            let host = address(100 + number);
+            let mut arguments = words(&[
+                "agent",
+                "start",
+                "--masters",
+                &apis.join(","),
+                "--listen",
+                &host.to_string(),
+            ]);
+            arguments.extend(words(&[
+                "--data-dir",
+                &folder.display().to_string(),
+                "--resources",
+                AGENT_RESOURCES,
+            ]));
+            arguments.extend(words(&[
+                "--allow-missing-controllers",
+                "--host-path",
+                &directory.path().display().to_string(),
+            ]));
+            member(directory.path(), format!("agent-{number}"), host, arguments)
+        });
+        let mut cluster = Self {
+            masters,
+            agents: agents.collect(),
+            directory,
+        };
+        for member in cluster.masters.iter_mut().chain(&mut cluster.agents) {
+            member.start();
+        }
+        cluster.wait_registered().await;
+        cluster
+    }
+
+    pub(crate) fn masters_list(&self) -> Masters {
+        let list: Vec<String> = self.masters.iter().map(Member::api).collect();
+        list.join(",").parse().expect("these are addresses")
+    }
+
+    pub(crate) fn connector(&self) -> Connector {
+        Connector::new(self.masters_list(), ConnectorConfig::default())
+    }
+
+    pub(crate) fn operator(&self) -> OperatorClient {
+        OperatorClient::new(self.connector())
+    }
+
+    pub(crate) fn witness(&self) -> PathBuf {
+        self.directory.path().join("witness")
+    }
+
+    /// Waits until every agent is registered and connected.
+    pub(crate) async fn wait_registered(&self) {
+        let wanted = self.agents.len();
+        until(
+            "all agents are registered",
+            Duration::from_secs(60),
+            async || {
+                let page = self
+                    .operator()
+                    .list_agents(v1::ListRequest::default())
+                    .await
+                    .ok()?;
+                let ready = page
+                    .agents
+                    .iter()
+                    .filter(|agent| agent.mode() == v1::AgentMode::Registered)
+                    .count();
+                (ready >= wanted).then_some(())
+            },
+        )
+        .await;
+    }
+
+    /// The place in `masters` of the one in office.
+    pub(crate) async fn leader(&self) -> usize {
+        until("there is a leader", Duration::from_secs(30), async || {
+            self.leader_now().await
+        })
+        .await
+    }
+
+    async fn leader_now(&self) -> Option<usize> {
+        let cluster = self
+            .operator()
+            .get_cluster(v1::GetClusterRequest::default())
+            .await
+            .ok()?;
+        let leader = cluster
+            .masters
+            .iter()
+            .find(|master| master.role == "leader")?;
+        self.masters
+            .iter()
+            .position(|member| member.api() == leader.api_address && member.is_up())
+    }
+
+    /// Kills the leader, waits for the next one, and starts the dead one again.
+    pub(crate) async fn fail_over(&mut self) -> Duration {
+        let leader = self.leader().await;
+        let killed = Instant::now();
+        self.masters[leader].kill();
+        let next = self.leader().await;
+        assert_ne!(next, leader, "a dead master leads");
+        let took = killed.elapsed();
+        self.masters[leader].start();
+        self.wait_caught_up().await;
+        took
+    }
+
+    /// Waits until three voters are up and none lags.
+    pub(crate) async fn wait_caught_up(&self) {
+        until(
+            "three voters are caught up",
+            Duration::from_secs(30),
+            async || {
+                let leader = self.leader_now().await?;
+                let only = OperatorClient::new(Connector::new(
+                    self.masters[leader].api().parse().ok()?,
+                    ConnectorConfig::default(),
+                ));
+                let cluster = only
+                    .get_cluster(v1::GetClusterRequest::default())
+                    .await
+                    .ok()?;
+                let ready = cluster.masters.iter().filter(|master| {
+                    master.voter
+                        && (master.role == "leader" || master.lag.is_some_and(|lag| lag < 100))
+                });
+                (ready.count() == 3).then_some(())
+            },
+        )
+        .await;
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for member in self.masters.iter().chain(&self.agents) {
+                let log = member.log();
+                let tail: Vec<&str> = log.lines().rev().take(25).collect();
+                eprintln!(
+                    "--- {}\n{}",
+                    member.name,
+                    tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+                );
+            }
+        }
+        for agent in &mut self.agents {
+            // Frozen ones first hear that they may go on; tasks end with the containers.
+            if agent.is_up() {
+                let _ = kill(agent.pid(), Signal::SIGCONT);
+            }
+            agent.kill();
+        }
+        for master in &mut self.masters {
+            master.kill();
+        }
+        for agent in &self.agents {
+            let folder = self.directory.path().join(&agent.name);
+            let _ = Command::new(argosy())
+                .args(["agent", "stop", "--kill-tasks", "--data-dir"])
+                .arg(&folder)
+                .output();
+            end_leftovers(&folder);
+        }
+    }
+}
+
+/// Ends every process whose working folder lies in `folder`: tasks of an agent that is gone.
+fn end_leftovers(folder: &Path) {
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
+            continue;
+        };
+        let inside =
+            std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder));
+        if inside {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn member(directory: &Path, name: String, address: Ipv4Addr, arguments: Vec<String>) -> Member {
+    let log = directory.join(format!("{name}.log"));
+    Member {
+        name,
+        address,
+        arguments,
+        log,
+        child: None,
+    }
+}
+
+/// Asks again every 20 ms until there is an answer.
+///
+/// # Panics
+/// After `limit`, naming what was waited for.
+pub(crate) async fn until<T>(
+    what: &str,
+    limit: Duration,
+    mut ask: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(found) = ask().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

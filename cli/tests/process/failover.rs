@@ -1,0 +1,182 @@
+//! Leaders are killed under load; nothing is lost, nothing happens twice.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use argosy_client::scheduler::Acknowledge;
+use argosy_proto::v1;
+
+use crate::cluster::{Cluster, argosy, kill_count};
+use crate::work::{Framework, signatures, task, witnessed};
+
+const LONG: Duration = Duration::from_secs(90);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_task_starts_once_and_every_end_arrives_through_many_kills() {
+    let mut cluster = Cluster::start(2).await;
+    let framework = Framework::start(cluster.masters_list(), "load").await;
+    let witness = cluster.witness();
+    let mut launched = 0;
+    for _ in 0..kill_count() {
+        framework.launch(
+            (launched..launched + 60)
+                .map(|number| witnessed(&format!("t{number}"), &witness, "sleep 0.05")),
+        );
+        launched += 60;
+        cluster.fail_over().await;
+    }
+    framework
+        .hear("every task has ended", LONG, |heard| {
+            (heard.ended() >= launched).then_some(())
+        })
+        .await;
+    let signed = signatures(&witness);
+    assert_eq!(signed.len(), launched, "tasks that never started");
+    assert!(
+        signed.values().all(|times| *times == 1),
+        "a task started twice: {signed:?}"
+    );
+    let heard = framework.heard.lock().unwrap();
+    for number in 0..launched {
+        let states = heard.states(&format!("t{number}"));
+        assert_eq!(
+            states.last(),
+            Some(&v1::TaskState::Finished),
+            "t{number}: {states:?}"
+        );
+        assert_eq!(
+            states
+                .iter()
+                .filter(|state| **state == v1::TaskState::Finished)
+                .count(),
+            1,
+            "t{number}: {states:?}"
+        );
+    }
+    assert!(heard.errors.is_empty(), "{:?}", heard.errors);
+    assert!(
+        heard
+            .answers
+            .iter()
+            .all(|answer| answer.not_launched().is_empty()),
+        "{:?}",
+        heard.answers
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attached_run_outlives_failovers_and_exits_with_the_tasks_code() {
+    let mut cluster = Cluster::start(1).await;
+    let masters = cluster.masters_list().to_string();
+    let run = Command::new(argosy())
+        .args([
+            "run",
+            "--masters",
+            &masters,
+            "--cpus",
+            "0.1",
+            "--mem",
+            "16",
+            "--",
+            "sh",
+            "-c",
+            "echo one; sleep 8; echo two; exit 7",
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the executable starts");
+    cluster.fail_over().await;
+    cluster.fail_over().await;
+    let output = tokio::task::spawn_blocking(move || run.wait_with_output())
+        .await
+        .unwrap()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        output.status.code(),
+        Some(7),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(said.lines().collect::<Vec<_>>(), ["one", "two"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scheduler_that_returns_gets_all_it_missed() {
+    let mut cluster = Cluster::start(1).await;
+    let mut config = argosy_client::SchedulerConfig::new(cluster.masters_list(), "returning");
+    config.acknowledge = Acknowledge::Explicitly;
+    config.tick = Duration::from_millis(50);
+    let first = Framework::start_with(config).await;
+    first.launch([task("slow", "sleep 3; exit 5")]);
+    first
+        .hear("it runs", LONG, |heard| {
+            heard
+                .states("slow")
+                .contains(&v1::TaskState::Running)
+                .then_some(())
+        })
+        .await;
+    let config = first.die().await;
+    cluster.fail_over().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let second = Framework::start_with(Framework::successor(config)).await;
+    let end = second
+        .hear("the end arrives", LONG, |heard| {
+            heard
+                .updates
+                .iter()
+                .find(|update| update.task_id == "slow" && update.exit.is_some())
+                .cloned()
+        })
+        .await;
+    assert_eq!(end.exit.unwrap().how, Some(v1::exit::How::Code(5)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_framework_torn_down_stays_torn_down() {
+    let mut cluster = Cluster::start(1).await;
+    let framework = Framework::start(cluster.masters_list(), "ending").await;
+    framework.launch([task("long", "sleep 600")]);
+    framework
+        .hear("it runs", LONG, |heard| {
+            heard
+                .states("long")
+                .contains(&v1::TaskState::Running)
+                .then_some(())
+        })
+        .await;
+    let id = framework.id();
+    let _ = framework.driver.teardown();
+    framework
+        .hear("the run ended", LONG, |heard| {
+            heard
+                .answers
+                .iter()
+                .any(|answer| answer.is_done())
+                .then_some(())
+        })
+        .await;
+    let config = framework.die().await;
+    cluster.fail_over().await;
+    let again = Framework::start_with(Framework::successor(config)).await;
+    again
+        .hear("it is refused", LONG, |heard| {
+            (!heard.errors.is_empty()).then_some(())
+        })
+        .await;
+    let operator = cluster.operator();
+    crate::cluster::until("its task is dead and it is gone", LONG, async || {
+        let live = operator
+            .list_frameworks(v1::ListRequest::default())
+            .await
+            .ok()?;
+        live.frameworks
+            .iter()
+            .all(|framework| framework.framework_id != id)
+            .then_some(())
+    })
+    .await;
+}

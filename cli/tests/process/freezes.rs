@@ -1,0 +1,123 @@
+//! Processes that stop and go on: a stale leader commands nobody, an outage expires nobody.
+
+use std::time::{Duration, Instant};
+
+use argosy_proto::v1;
+use nix::sys::signal::Signal;
+
+use crate::cluster::{Cluster, until};
+use crate::work::{Framework, signatures, task, witnessed};
+
+const LONG: Duration = Duration::from_secs(90);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_leader_that_wakes_gives_no_order_that_an_agent_obeys() {
+    let cluster = Cluster::start(1).await;
+    let framework = Framework::start(cluster.masters_list(), "load").await;
+    let witness = cluster.witness();
+    framework.launch((0..20).map(|number| witnessed(&format!("a{number}"), &witness, "true")));
+    let frozen = cluster.leader().await;
+    cluster.masters[frozen].signal(Signal::SIGSTOP);
+    let asleep = Instant::now();
+    until("another master leads", LONG, async || {
+        let leader = cluster.leader().await;
+        (leader != frozen).then_some(())
+    })
+    .await;
+    framework.launch((0..20).map(|number| witnessed(&format!("b{number}"), &witness, "true")));
+    framework
+        .hear("all ended", LONG, |heard| {
+            (heard.ended() >= 40).then_some(())
+        })
+        .await;
+    tokio::time::sleep(Duration::from_secs(10).saturating_sub(asleep.elapsed())).await;
+    cluster.masters[frozen].signal(Signal::SIGCONT);
+    framework.launch((0..20).map(|number| witnessed(&format!("c{number}"), &witness, "true")));
+    framework
+        .hear("all ended", LONG, |heard| {
+            (heard.ended() >= 60).then_some(())
+        })
+        .await;
+    let signed = signatures(&witness);
+    assert_eq!(signed.len(), 60);
+    assert!(signed.values().all(|times| *times == 1), "{signed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_without_its_followers_lets_agents_go_within_a_second() {
+    let cluster = Cluster::start(1).await;
+    let leader = cluster.leader().await;
+    let others: Vec<usize> = (0..3).filter(|place| *place != leader).collect();
+    let url = format!("http://{}/metrics", cluster.masters[leader].api());
+    let in_office = async || {
+        let text = reqwest::get(&url).await.ok()?.text().await.ok()?;
+        text.lines().find_map(|line| {
+            line.strip_prefix("argosy_raft_in_office ")
+                .map(|value| value.trim() == "1")
+        })
+    };
+    until("the leader shows that it leads", LONG, async || {
+        in_office().await.filter(|here| *here)
+    })
+    .await;
+    for place in &others {
+        cluster.masters[*place].signal(Signal::SIGSTOP);
+    }
+    let alone = Instant::now();
+    until("it has left office", Duration::from_secs(5), async || {
+        in_office().await.filter(|here| !*here)
+    })
+    .await;
+    let took = alone.elapsed();
+    for place in &others {
+        cluster.masters[*place].signal(Signal::SIGCONT);
+    }
+    assert!(took < Duration::from_secs(1), "it took {took:?}");
+    cluster.wait_registered().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn masters_frozen_together_expire_nobody() {
+    let cluster =
+        Cluster::start_with(1, &["--agent-timeout", "4s", "--framework-grace", "3s"]).await;
+    let mut config = argosy_client::SchedulerConfig::new(cluster.masters_list(), "patient");
+    config.info.failover_timeout_ms = Some(0);
+    config.tick = Duration::from_millis(50);
+    let framework = Framework::start_with(config).await;
+    framework.launch([task("long", "sleep 600")]);
+    framework
+        .hear("it runs", LONG, |heard| {
+            heard
+                .states("long")
+                .contains(&v1::TaskState::Running)
+                .then_some(())
+        })
+        .await;
+    for master in &cluster.masters {
+        master.signal(Signal::SIGSTOP);
+    }
+    let frozen_s = std::env::var("ARGOSY_FREEZE_S")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(15);
+    tokio::time::sleep(Duration::from_secs(frozen_s)).await;
+    for master in &cluster.masters {
+        master.signal(Signal::SIGCONT);
+    }
+    framework.launch([task("after", "true")]);
+    framework
+        .hear("the cluster serves again", LONG, |heard| {
+            heard
+                .states("after")
+                .contains(&v1::TaskState::Finished)
+                .then_some(())
+        })
+        .await;
+    let heard = framework.heard.lock().unwrap();
+    assert!(heard.errors.is_empty(), "{:?}", heard.errors);
+    assert!(
+        !heard.states("long").contains(&v1::TaskState::Unreachable),
+        "{:?}",
+        heard.states("long")
+    );
+}

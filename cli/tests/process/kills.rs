@@ -1,0 +1,72 @@
+//! A kill that is committed happens, whoever dies before it is delivered.
+
+use std::time::Duration;
+
+use argosy_proto::v1;
+use nix::sys::signal::Signal;
+
+use crate::cluster::Cluster;
+use crate::work::{Framework, signatures, task, witnessed};
+
+const LONG: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_committed_and_not_yet_sent_happens_under_the_next_leader() {
+    let mut cluster = Cluster::start(1).await;
+    let framework = Framework::start(cluster.masters_list(), "killer").await;
+    framework.launch([task("victim", "sleep 600")]);
+    framework
+        .hear("it runs", LONG, |heard| {
+            heard
+                .states("victim")
+                .contains(&v1::TaskState::Running)
+                .then_some(())
+        })
+        .await;
+    cluster.agents[0].signal(Signal::SIGSTOP);
+    let answer = framework.driver.kill("victim", Some(500)).answer().await;
+    assert!(answer.is_done(), "{answer:?}");
+    cluster.fail_over().await;
+    cluster.agents[0].signal(Signal::SIGCONT);
+    framework
+        .hear("it is killed", LONG, |heard| {
+            heard
+                .states("victim")
+                .contains(&v1::TaskState::Killed)
+                .then_some(())
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_killed_before_it_was_delivered_never_starts() {
+    let cluster = Cluster::start(1).await;
+    let framework = Framework::start(cluster.masters_list(), "killer").await;
+    framework.hold_offers(true);
+    let offer = framework
+        .hear("an offer", LONG, |heard| {
+            heard.offers.values().next().cloned()
+        })
+        .await;
+    let witness = cluster.witness();
+    cluster.agents[0].signal(Signal::SIGSTOP);
+    let accepted = framework
+        .driver
+        .accept(&offer, vec![witnessed("unborn", &witness, "sleep 600")]);
+    let killed = framework.driver.kill("unborn", None);
+    assert!(accepted.answer().await.is_done());
+    assert!(killed.answer().await.is_done());
+    // The link that the launch went out on is cut with its leader: what was in it is lost.
+    let mut cluster = cluster;
+    cluster.agents[0].kill();
+    cluster.agents[0].start();
+    framework
+        .hear("it ended", LONG, |heard| {
+            heard
+                .states("unborn")
+                .contains(&v1::TaskState::Killed)
+                .then_some(())
+        })
+        .await;
+    assert!(signatures(&witness).is_empty(), "it started");
+}

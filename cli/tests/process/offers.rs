@@ -1,0 +1,121 @@
+//! Offers outlive the leader that made them; tokens that are not good start nothing.
+
+use std::time::Duration;
+
+use argosy_client::scheduler::Outcome;
+use argosy_proto::v1;
+use argosy_proto::v1::scheduler_client::SchedulerClient;
+use tonic::transport::Endpoint;
+
+use crate::cluster::Cluster;
+use crate::work::{Framework, task};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// An accept as anybody could send it, past the SDK.
+async fn raw_accept(
+    cluster: &Cluster,
+    framework: &Framework,
+    number: u64,
+    offer: v1::Offer,
+    id: &str,
+) -> Result<v1::AcceptReply, tonic::Status> {
+    let leader = cluster.leader().await;
+    let channel = Endpoint::from_shared(format!("http://{}", cluster.masters[leader].api()))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
+    let call = v1::CallId {
+        framework_id: framework.id(),
+        session: framework.config.session,
+        number,
+        lowest_unanswered: 0,
+    };
+    let launch = v1::Launch {
+        tasks: vec![task(id, "true")],
+    };
+    let request = v1::AcceptRequest {
+        call: Some(call),
+        offers: vec![v1::HeldOffer { offer: Some(offer) }],
+        operations: vec![v1::Operation {
+            operation: Some(v1::operation::Operation::Launch(launch)),
+        }],
+        ..Default::default()
+    };
+    SchedulerClient::new(channel)
+        .accept(request)
+        .await
+        .map(tonic::Response::into_inner)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_held_offer_is_accepted_after_the_failover_under_its_old_id() {
+    let mut cluster = Cluster::start(1).await;
+    let framework = Framework::start(cluster.masters_list(), "holder").await;
+    framework.hold_offers(true);
+    let offer = framework
+        .hear("an offer", LONG, |heard| {
+            heard.offers.values().next().cloned()
+        })
+        .await;
+    let before = framework.heard.lock().unwrap().subscriptions.len();
+    cluster.fail_over().await;
+    framework
+        .hear("it is subscribed again", LONG, |heard| {
+            (heard.subscriptions.len() > before).then_some(())
+        })
+        .await;
+    assert!(
+        framework
+            .heard
+            .lock()
+            .unwrap()
+            .offers
+            .contains_key(&offer.offer_id),
+        "the offer was not kept"
+    );
+
+    let mut forged = offer.clone();
+    let mut token = forged.token.to_vec();
+    *token.last_mut().unwrap() ^= 1;
+    forged.token = token.into();
+    let refused = raw_accept(&cluster, &framework, 900_001, forged, "forged")
+        .await
+        .unwrap_err();
+    assert!(refused.message().contains("token"), "{refused}");
+
+    let other = Framework::start(cluster.masters_list(), "thief").await;
+    let refused = raw_accept(&cluster, &other, 900_001, offer.clone(), "stolen")
+        .await
+        .unwrap_err();
+    assert!(refused.message().contains("another framework"), "{refused}");
+
+    let answer = framework
+        .driver
+        .accept(&offer, vec![task("late", "exit 0")])
+        .answer()
+        .await;
+    assert!(
+        matches!(&answer.outcome, Outcome::Done { refused, .. } if refused.is_empty()),
+        "{answer:?}"
+    );
+    framework
+        .hear("it finished", LONG, |heard| {
+            heard
+                .states("late")
+                .contains(&v1::TaskState::Finished)
+                .then_some(())
+        })
+        .await;
+
+    let refused = raw_accept(&cluster, &framework, 900_002, offer.clone(), "again")
+        .await
+        .unwrap_err();
+    assert!(refused.message().contains("no longer open"), "{refused}");
+    cluster.fail_over().await;
+    let refused = raw_accept(&cluster, &framework, 900_003, offer, "again")
+        .await
+        .unwrap_err();
+    assert!(refused.message().contains("no longer open"), "{refused}");
+}

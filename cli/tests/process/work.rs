@@ -1,0 +1,256 @@
+//! A scheduler that is told what to do from outside and writes down all it hears.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use argosy_client::scheduler::{
+    Acknowledge, Answer, Runner, SchedulerError, Subscription, is_terminal,
+};
+use argosy_client::{Driver, Masters, Scheduler, SchedulerConfig};
+use argosy_proto::v1;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::until;
+
+/// All that was heard, in order.
+#[derive(Default)]
+pub(crate) struct Heard {
+    pub(crate) framework_id: String,
+    pub(crate) subscriptions: Vec<Subscription>,
+    pub(crate) offers: BTreeMap<String, v1::Offer>,
+    pub(crate) rescinded: Vec<String>,
+    pub(crate) updates: Vec<v1::TaskStatus>,
+    pub(crate) answers: Vec<Answer>,
+    pub(crate) errors: Vec<SchedulerError>,
+    /// Tasks to launch as soon as an offer has room.
+    queue: VecDeque<v1::TaskSpec>,
+    /// Offers go to the queue, else they are kept.
+    hold: bool,
+}
+
+impl Heard {
+    pub(crate) fn states(&self, task: &str) -> Vec<v1::TaskState> {
+        self.updates
+            .iter()
+            .filter(|update| update.task_id == task)
+            .map(v1::TaskStatus::state)
+            .collect()
+    }
+
+    pub(crate) fn ended(&self) -> usize {
+        self.updates
+            .iter()
+            .filter(|update| is_terminal(update.state()) && update.revision.is_some())
+            .count()
+    }
+}
+
+/// A running scheduler.
+pub(crate) struct Framework {
+    pub(crate) heard: Arc<Mutex<Heard>>,
+    pub(crate) driver: Driver,
+    pub(crate) config: SchedulerConfig,
+    stop: CancellationToken,
+    run: JoinHandle<Result<(), SchedulerError>>,
+}
+
+struct Recorder(Arc<Mutex<Heard>>);
+
+impl Recorder {
+    fn launch(heard: &mut Heard, driver: &Driver) {
+        while !heard.hold && !heard.queue.is_empty() {
+            let Some((_, offer)) = heard.offers.pop_first() else {
+                return;
+            };
+            let room = offer
+                .resources
+                .iter()
+                .find(|resource| resource.name == "cpus")
+                .and_then(|resource| match &resource.value {
+                    Some(v1::resource::Value::ScalarMilli(milli)) => Some(*milli / 100),
+                    _ => None,
+                });
+            let fit = usize::try_from(room.unwrap_or(0))
+                .unwrap_or(0)
+                .min(heard.queue.len());
+            let tasks: Vec<_> = heard.queue.drain(..fit).collect();
+            if tasks.is_empty() {
+                driver.decline(&offer, Some(100));
+            } else {
+                drop(driver.accept(&offer, tasks));
+            }
+        }
+    }
+}
+
+impl Scheduler for Recorder {
+    fn registered(&mut self, _: &Driver, subscription: &Subscription) {
+        let mut heard = self.0.lock().unwrap();
+        heard.framework_id.clone_from(&subscription.framework_id);
+        heard.subscriptions.push(subscription.clone());
+    }
+
+    fn reconnected(&mut self, _: &Driver, subscription: &Subscription) {
+        self.0
+            .lock()
+            .unwrap()
+            .subscriptions
+            .push(subscription.clone());
+    }
+
+    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+        let mut heard = self.0.lock().unwrap();
+        heard.offers.extend(
+            offers
+                .into_iter()
+                .map(|offer| (offer.offer_id.clone(), offer)),
+        );
+        Self::launch(&mut heard, driver);
+    }
+
+    fn rescinded(&mut self, _: &Driver, offer_id: &str, _: &str) {
+        let mut heard = self.0.lock().unwrap();
+        heard.offers.remove(offer_id);
+        heard.rescinded.push(offer_id.to_owned());
+    }
+
+    fn update(&mut self, _: &Driver, status: &v1::TaskStatus) {
+        self.0.lock().unwrap().updates.push(status.clone());
+    }
+
+    fn answered(&mut self, _: &Driver, answer: &Answer) {
+        self.0.lock().unwrap().answers.push(answer.clone());
+    }
+
+    fn tick(&mut self, driver: &Driver) {
+        Self::launch(&mut self.0.lock().unwrap(), driver);
+    }
+
+    fn error(&mut self, _: &Driver, error: &SchedulerError) {
+        self.0.lock().unwrap().errors.push(error.clone());
+    }
+}
+
+impl Framework {
+    pub(crate) async fn start(masters: Masters, name: &str) -> Self {
+        let mut config = SchedulerConfig::new(masters, name);
+        config.tick = Duration::from_millis(50);
+        Self::start_with(config).await
+    }
+
+    pub(crate) async fn start_with(config: SchedulerConfig) -> Self {
+        let heard = Arc::new(Mutex::new(Heard::default()));
+        let runner = Runner::new(config.clone());
+        let driver = runner.driver();
+        let stop = CancellationToken::new();
+        let mut recorder = Recorder(Arc::clone(&heard));
+        let token = stop.clone();
+        let run = tokio::spawn(async move { runner.run(&mut recorder, token).await });
+        let framework = Self {
+            heard,
+            driver,
+            config,
+            stop,
+            run,
+        };
+        until(
+            "the framework is registered",
+            Duration::from_secs(20),
+            async || {
+                let heard = framework.heard.lock().unwrap();
+                (!heard.framework_id.is_empty() || !heard.errors.is_empty()).then_some(())
+            },
+        )
+        .await;
+        framework
+    }
+
+    pub(crate) fn id(&self) -> String {
+        self.heard.lock().unwrap().framework_id.clone()
+    }
+
+    /// Launches tasks as offers have room.
+    pub(crate) fn launch(&self, tasks: impl IntoIterator<Item = v1::TaskSpec>) {
+        self.heard.lock().unwrap().queue.extend(tasks);
+    }
+
+    /// Keeps the offers that come instead of using them.
+    pub(crate) fn hold_offers(&self, hold: bool) {
+        self.heard.lock().unwrap().hold = hold;
+    }
+
+    /// Waits until what was heard answers `ask`.
+    pub(crate) async fn hear<T>(
+        &self,
+        what: &str,
+        limit: Duration,
+        mut ask: impl FnMut(&Heard) -> Option<T>,
+    ) -> T {
+        until(what, limit, async || ask(&self.heard.lock().unwrap())).await
+    }
+
+    /// The process is gone: no word to the masters.
+    pub(crate) async fn die(self) -> SchedulerConfig {
+        self.stop.cancel();
+        let _ = self.run.await;
+        let framework_id = Some(self.heard.lock().unwrap().framework_id.clone());
+        SchedulerConfig {
+            framework_id,
+            ..self.config
+        }
+    }
+
+    /// A scheduler of the same framework in a new process: a new session.
+    pub(crate) fn successor(mut config: SchedulerConfig) -> SchedulerConfig {
+        config.session = SchedulerConfig::new(config.masters.clone(), "x").session;
+        config.acknowledge = Acknowledge::AfterCallback;
+        config
+    }
+}
+
+/// A shell task of a tenth of a cpu.
+pub(crate) fn task(id: &str, line: &str) -> v1::TaskSpec {
+    v1::TaskSpec {
+        task_id: id.to_owned(),
+        shell: line.to_owned(),
+        resources: argosy_client::resources::resources("cpus:0.1;mem:16")
+            .expect("these are resources"),
+        ..Default::default()
+    }
+}
+
+/// A task that signs the witness file `witness` (mounted at its own path) before it does `line`.
+pub(crate) fn witnessed(id: &str, witness: &Path, line: &str) -> v1::TaskSpec {
+    let folder = witness
+        .parent()
+        .expect("the file is in a folder")
+        .display()
+        .to_string();
+    let sign = format!(
+        "echo \"$ARGOSY_TASK_ID $(cat /proc/sys/kernel/random/uuid)\" >> {}; {line}",
+        witness.display()
+    );
+    let path = v1::HostPath {
+        host_path: folder.clone(),
+        container_path: folder,
+        read_only: false,
+    };
+    v1::TaskSpec {
+        host_paths: vec![path],
+        ..task(id, &sign)
+    }
+}
+
+/// How often each task signed.
+pub(crate) fn signatures(witness: &Path) -> BTreeMap<String, usize> {
+    let text = std::fs::read_to_string(witness).unwrap_or_default();
+    let mut counts = BTreeMap::new();
+    for line in text.lines() {
+        let id = line.split(' ').next().unwrap_or_default();
+        *counts.entry(id.to_owned()).or_default() += 1;
+    }
+    counts
+}
