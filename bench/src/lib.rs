@@ -1,1 +1,25 @@
-//! Workloads and peers: what Argosy costs, measured beside others.
+//! Workloads and peers: what Argosy costs, measured beside others in the same run.
+//!
+//! Gives no verdict by the stopwatch, only ratios. Reading order: `arguments`, `report`, `machine`,
+//! `processes`, `cluster`, `writer`, `load`, `agents`, then the workloads.
+
+mod agents;
+mod allocator;
+mod arguments;
+mod bench;
+mod cluster;
+mod cpu;
+mod failover;
+mod framework;
+mod idle;
+mod latency;
+mod load;
+mod machine;
+mod processes;
+mod registry;
+mod report;
+mod tasks;
+mod writer;
+
+pub use arguments::Arguments;
+pub use bench::run;

@@ -1,0 +1,141 @@
+//! Emulated agents: they speak the agents' protocol and run nothing.
+//!
+//! A task given to one is reported as running and finished at once. Nothing is kept on disk: an
+//! agent that is dropped is gone.
+
+mod emulated;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use argosy_client::{AgentUplink, Connector, ConnectorConfig, Masters};
+use argosy_proto::v1;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use emulated::Emulated;
+
+/// Agents that share one connection: below what HTTP/2 servers allow in streams.
+const PER_CONNECTION: u32 = 100;
+/// How long all agents may take to register.
+const REGISTERING: Duration = Duration::from_secs(60);
+/// How long one attempt to reach the leader may take.
+const DIALLING: Duration = Duration::from_secs(5);
+/// Heartbeats without any word from the master, after which it is not believed to live.
+const SILENT_INTERVALS: u32 = 3;
+/// At least this long, whatever the interval.
+const SILENT: Duration = Duration::from_secs(3);
+
+/// Agents that stay connected until the value is dropped.
+pub(crate) struct Agents {
+    _links: JoinSet<()>,
+    ids: Vec<String>,
+}
+
+impl Agents {
+    /// Registers agents with these resources and waits until all are known.
+    ///
+    /// # Errors
+    /// If they are not registered within a minute.
+    pub(crate) async fn start(masters: &Masters, count: u32, resources: &str) -> Result<Self> {
+        let resources = Arc::new(argosy_client::resources::resources(resources)?);
+        // Room for all of them: nobody waits.
+        let (registered, mut known) = mpsc::channel(count.max(1) as usize);
+        let mut links = JoinSet::new();
+        let mut connector = Connector::new(masters.clone(), ConnectorConfig::default());
+        for number in 0..count {
+            if number > 0 && number % PER_CONNECTION == 0 {
+                connector = Connector::new(masters.clone(), ConnectorConfig::default());
+            }
+            let agent = Emulated::new(number, &resources);
+            links.spawn(live(
+                agent,
+                AgentUplink::new(connector.clone()),
+                registered.clone(),
+            ));
+        }
+        let mut ids = Vec::new();
+        let end = Instant::now() + REGISTERING;
+        while ids.len() < count as usize {
+            let id = tokio::time::timeout_at(end, known.recv())
+                .await
+                .with_context(|| format!("only {} of {count} agents are registered", ids.len()))?;
+            ids.push(id.context("an agent ended")?);
+        }
+        Ok(Self { _links: links, ids })
+    }
+
+    /// Their ids, in the order in which they were registered.
+    pub(crate) fn ids(&self) -> &[String] {
+        &self.ids
+    }
+}
+
+/// One link after the other, for ever.
+async fn live(mut agent: Emulated, uplink: AgentUplink, registered: mpsc::Sender<String>) {
+    loop {
+        // A failed search has paused already.
+        if let Ok(link) = uplink.connect(agent.hello(), DIALLING).await {
+            let address = link.address.clone();
+            if speak(&mut agent, link, &registered).await == Ended::Silent {
+                uplink.distrust(&address);
+            }
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    Closed,
+    Silent,
+}
+
+async fn speak(
+    agent: &mut Emulated,
+    mut link: argosy_client::uplink::Uplink,
+    registered: &mpsc::Sender<String>,
+) -> Ended {
+    let mut pings = tokio::time::interval(Duration::from_secs(1));
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut patience = SILENT;
+    let mut heard = Instant::now();
+    let mut serial = 0;
+    loop {
+        tokio::select! {
+            message = link.inbound.message() => {
+                let Ok(Some(message)) = message else { return Ended::Closed };
+                heard = Instant::now();
+                if let Some(v1::to_agent::Message::Registered(welcome)) = &message.message {
+                    let interval = Duration::from_millis(welcome.heartbeat_interval_ms.max(100));
+                    pings = renewed(interval);
+                    patience = SILENT.max(interval * SILENT_INTERVALS);
+                    // Room for every agent; a second registration after a change of leader finds nobody.
+                    let _ = registered.try_send(welcome.agent_id.clone());
+                }
+                for answer in agent.take(message) {
+                    if link.sender.send(answer).await.is_err() {
+                        return Ended::Closed;
+                    }
+                }
+            }
+            _ = pings.tick() => {
+                if heard.elapsed() > patience {
+                    return Ended::Silent;
+                }
+                serial += 1;
+                let ping = v1::FromAgent { message: Some(v1::from_agent::Message::Ping(v1::Ping { serial })) };
+                if link.sender.send(ping).await.is_err() {
+                    return Ended::Closed;
+                }
+            }
+        }
+    }
+}
+
+fn renewed(interval: Duration) -> tokio::time::Interval {
+    let mut pings = tokio::time::interval_at(Instant::now() + interval, interval);
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pings
+}

@@ -1,0 +1,340 @@
+//! What an emulated agent knows, and what it answers.
+//!
+//! Pure: a message in, messages out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use argosy_client::connector::chance;
+use argosy_proto::{PROTOCOL_VERSION, v1};
+use argosy_state::digest::task_mark;
+use argosy_state::ids::{OrderIndex, TaskKey};
+
+/// Updates of every task: running, finished.
+const UPDATES: u64 = 2;
+
+/// A task that was launched and not yet released.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    order: u64,
+    committed: u64,
+}
+
+/// One agent.
+pub(super) struct Emulated {
+    info: v1::AgentInfo,
+    cluster_id: String,
+    agent_id: String,
+    confirmed: u64,
+    tried: Vec<u64>,
+    nonce: u64,
+    boot_id: String,
+    highest_epoch: u64,
+    floor: u64,
+    held: BTreeMap<TaskKey, Held>,
+}
+
+impl Emulated {
+    pub(super) fn new(number: u32, resources: &Arc<Vec<v1::Resource>>) -> Self {
+        let nonce = chance();
+        Self {
+            info: v1::AgentInfo {
+                host_name: format!("emulated-{number}"),
+                address: format!("127.79.{}.{}:5051", number / 250, number % 250 + 1),
+                resources: resources.to_vec(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                isolation: "processes".into(),
+                ..Default::default()
+            },
+            cluster_id: String::new(),
+            agent_id: String::new(),
+            confirmed: 0,
+            tried: Vec::new(),
+            nonce,
+            boot_id: format!("{nonce:016x}"),
+            highest_epoch: 0,
+            floor: 0,
+            held: BTreeMap::new(),
+        }
+    }
+
+    /// The first word on a new link.
+    pub(super) fn hello(&mut self) -> v1::Hello {
+        if self.tried.is_empty() && self.confirmed == 0 {
+            self.tried.push(chance());
+        }
+        v1::Hello {
+            protocol: Some(v1::Protocol {
+                version: PROTOCOL_VERSION,
+                release: env!("CARGO_PKG_VERSION").to_owned(),
+            }),
+            cluster_id: self.cluster_id.clone(),
+            agent_id: self.agent_id.clone(),
+            confirmed_incarnation: self.confirmed,
+            tried_incarnations: self.tried.clone(),
+            nonce: self.nonce,
+            boot_id: self.boot_id.clone(),
+            highest_epoch: self.highest_epoch,
+            info: Some(self.info.clone()),
+            floor: self.floor,
+            digest: self.digest().to_be_bytes().to_vec(),
+        }
+    }
+
+    fn digest(&self) -> u128 {
+        let mark =
+            |(key, held): (&TaskKey, &Held)| task_mark(key, OrderIndex(held.order), held.committed);
+        self.held.iter().map(mark).fold(0, u128::wrapping_add)
+    }
+
+    /// What is answered to a message. One of an earlier reign is ignored.
+    pub(super) fn take(&mut self, message: v1::ToAgent) -> Vec<v1::FromAgent> {
+        use v1::to_agent::Message as Said;
+        if message.epoch < self.highest_epoch {
+            return Vec::new();
+        }
+        self.highest_epoch = message.epoch;
+        let answer = match message.message {
+            Some(Said::Registered(registered)) => {
+                self.cluster_id = message.cluster_id;
+                self.agent_id = registered.agent_id;
+                self.confirmed = registered.incarnation;
+                self.tried.clear();
+                let unsaid: Vec<TaskKey> = self.held.keys().cloned().collect();
+                self.report(&unsaid)
+            }
+            Some(Said::Order(order)) => self.order(order),
+            Some(Said::Committed(committed)) => {
+                committed
+                    .updates
+                    .into_iter()
+                    .for_each(|update| self.committed(&update));
+                None
+            }
+            Some(Said::ListTasks(v1::ListTasks {})) => {
+                Some(v1::from_agent::Message::TaskList(self.list()))
+            }
+            Some(Said::KillStray(kill)) => {
+                if let Some(key) = key(&kill.framework_id, &kill.task_id) {
+                    self.held.remove(&key);
+                }
+                None
+            }
+            Some(Said::Shutdown(_)) => {
+                (self.agent_id, self.nonce) = (String::new(), chance());
+                (self.confirmed, self.floor) = (0, 0);
+                self.held.clear();
+                None
+            }
+            Some(Said::Pong(_) | Said::Refused(_)) | None => None,
+        };
+        answer
+            .map(|message| v1::FromAgent {
+                message: Some(message),
+            })
+            .into_iter()
+            .collect()
+    }
+
+    fn order(&mut self, order: v1::Order) -> Option<v1::from_agent::Message> {
+        if order.index <= self.floor {
+            return None;
+        }
+        self.floor = order.index;
+        let Some(v1::order::Order::Launch(launch)) = order.order else {
+            return None;
+        };
+        let key = key(&launch.framework_id, &launch.spec?.task_id)?;
+        self.held.insert(
+            key.clone(),
+            Held {
+                order: order.index,
+                committed: 0,
+            },
+        );
+        self.report(&[key])
+    }
+
+    fn report(&self, keys: &[TaskKey]) -> Option<v1::from_agent::Message> {
+        let held = keys
+            .iter()
+            .filter_map(|key| Some((key, self.held.get(key)?)));
+        let updates = held.flat_map(|(key, held)| {
+            (held.committed + 1..=UPDATES).map(|number| update(key, *held, number))
+        });
+        let updates: Vec<_> = updates.collect();
+        (!updates.is_empty()).then_some(v1::from_agent::Message::Report(v1::Report { updates }))
+    }
+
+    fn committed(&mut self, update: &v1::CommittedUpdate) {
+        let Some(key) = key(&update.framework_id, &update.task_id) else {
+            return;
+        };
+        if let Some(held) = self
+            .held
+            .get_mut(&key)
+            .filter(|held| held.order == update.order_index)
+        {
+            held.committed = held.committed.max(update.number.min(UPDATES));
+            if update.released {
+                self.held.remove(&key);
+            }
+        }
+    }
+
+    fn list(&self) -> v1::TaskList {
+        let task = |(key, held): (&TaskKey, &Held)| v1::HeldTask {
+            framework_id: key.framework.to_string(),
+            task_id: key.task.to_string(),
+            order_index: held.order,
+            committed_number: held.committed,
+            state: v1::TaskState::Finished.into(),
+        };
+        v1::TaskList {
+            floor: self.floor,
+            tasks: self.held.iter().map(task).collect(),
+            last: true,
+        }
+    }
+}
+
+fn key(framework_id: &str, task_id: &str) -> Option<TaskKey> {
+    Some(TaskKey {
+        framework: framework_id.parse().ok()?,
+        task: argosy_state::ids::TaskId::new(task_id).ok()?,
+    })
+}
+
+fn update(key: &TaskKey, held: Held, number: u64) -> v1::NumberedUpdate {
+    let is_last = number == UPDATES;
+    let exit = v1::Exit {
+        how: Some(v1::exit::How::Code(0)),
+    };
+    v1::NumberedUpdate {
+        framework_id: key.framework.to_string(),
+        task_id: key.task.to_string(),
+        order_index: held.order,
+        number,
+        state: if is_last {
+            v1::TaskState::Finished
+        } else {
+            v1::TaskState::Running
+        }
+        .into(),
+        source: v1::Source::Agent.into(),
+        reason: if is_last {
+            v1::Reason::CommandExited
+        } else {
+            v1::Reason::Unspecified
+        }
+        .into(),
+        text: String::new(),
+        exit: is_last.then_some(exit),
+        wall_ms: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agent() -> Emulated {
+        Emulated::new(0, &Arc::new(Vec::new()))
+    }
+
+    fn said(epoch: u64, message: v1::to_agent::Message) -> v1::ToAgent {
+        v1::ToAgent {
+            epoch,
+            cluster_id: "c".into(),
+            message: Some(message),
+        }
+    }
+
+    fn launch(index: u64, task_id: &str) -> v1::to_agent::Message {
+        let spec = v1::TaskSpec {
+            task_id: task_id.into(),
+            ..Default::default()
+        };
+        let launch = v1::LaunchOrder {
+            framework_id: "framework-1".into(),
+            spec: Some(spec),
+            ..Default::default()
+        };
+        v1::to_agent::Message::Order(v1::Order {
+            index,
+            order: Some(v1::order::Order::Launch(launch)),
+        })
+    }
+
+    fn committed(number: u64, released: bool) -> v1::to_agent::Message {
+        let update = v1::CommittedUpdate {
+            framework_id: "framework-1".into(),
+            task_id: "a".into(),
+            order_index: 1,
+            number,
+            released,
+        };
+        v1::to_agent::Message::Committed(v1::Committed {
+            updates: vec![update],
+        })
+    }
+
+    fn updates(said: &[v1::FromAgent]) -> usize {
+        match said {
+            [] => 0,
+            [
+                v1::FromAgent {
+                    message: Some(v1::from_agent::Message::Report(report)),
+                },
+            ] => report.updates.len(),
+            other => panic!("not a report: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_task_runs_and_ends_at_once_and_is_forgotten_when_released() {
+        let mut agent = agent();
+        assert_eq!(updates(&agent.take(said(1, launch(1, "a")))), 2);
+        assert_eq!(
+            updates(&agent.take(said(1, launch(1, "a")))),
+            0,
+            "a repeat starts nothing"
+        );
+        assert_ne!(agent.digest(), 0);
+        agent.take(said(1, committed(2, true)));
+        assert_eq!((agent.digest(), agent.floor), (0, 1));
+    }
+
+    #[test]
+    fn what_is_not_committed_is_said_again_to_the_next_leader() {
+        let mut agent = agent();
+        agent.take(said(1, launch(1, "a")));
+        agent.take(said(1, committed(1, false)));
+        let registered = v1::Registered {
+            agent_id: "agent-1".into(),
+            incarnation: 5,
+            ..Default::default()
+        };
+        assert_eq!(
+            updates(&agent.take(said(2, v1::to_agent::Message::Registered(registered)))),
+            1
+        );
+        let hello = agent.hello();
+        assert_eq!(
+            (
+                hello.highest_epoch,
+                hello.confirmed_incarnation,
+                hello.floor
+            ),
+            (2, 5, 1)
+        );
+    }
+
+    #[test]
+    fn an_order_of_an_earlier_reign_is_not_obeyed() {
+        let mut agent = agent();
+        agent.take(said(7, launch(1, "a")));
+        assert_eq!(updates(&agent.take(said(6, launch(2, "b")))), 0);
+        assert_eq!(agent.floor, 1);
+    }
+}

@@ -1,0 +1,147 @@
+//! The command line of `argosy-bench`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+/// Measures Argosy beside its peers on this machine.
+#[derive(Debug, Parser)]
+#[command(
+    name = "argosy-bench",
+    version,
+    arg_required_else_help = true,
+    after_help = "Examples:
+  argosy-bench registry --peer etcd --runs 5 --json registry.json
+  argosy-bench all --short
+
+Everything runs on loopback addresses with fsync on, in a directory that is removed at the end.
+A run beside which more than 0.3 cores were busy with something else is marked void."
+)]
+pub struct Arguments {
+    /// What is measured
+    #[arg(value_enum)]
+    pub(crate) workload: Workload,
+    /// Who is measured beside Argosy, where the workload has a peer
+    #[arg(long, value_enum, default_value_t = Peer::Etcd)]
+    pub(crate) peer: Peer,
+    /// Measure the peer alone
+    #[arg(long)]
+    pub(crate) peer_only: bool,
+    /// Runs of each side, alternating [default: 5, short: 1]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) runs: Option<u32>,
+    /// Shorter runs and fewer of them: for a gate, not for a table
+    #[arg(long)]
+    pub(crate) short: bool,
+    /// Write everything measured to this file too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// The executable that is measured [default: the one beside this program]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) argosy: Option<PathBuf>,
+    /// Fail if a ratio is more than 20 % short of its goal
+    #[arg(long)]
+    pub(crate) gate: bool,
+    /// Where data of all members is kept while it runs: a real disk
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    pub(crate) directory: PathBuf,
+}
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Workload {
+    /// Small changes by closed-loop clients
+    Registry,
+    /// Changes in batches of 256 on streams
+    RegistryBatch,
+    /// 10,000 tasks that do nothing, on one agent
+    Tasks,
+    /// One task on an idle cluster, until it runs
+    Latency,
+    /// Rounds of the allocator, no network
+    Allocator,
+    /// The leader is killed
+    FailoverCrash,
+    /// The leader is frozen
+    FailoverFreeze,
+    /// What a cluster costs that does nothing
+    Idle,
+    /// One after the other
+    All,
+}
+
+impl Workload {
+    /// The name as typed.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Registry => "registry",
+            Self::RegistryBatch => "registry-batch",
+            Self::Tasks => "tasks",
+            Self::Latency => "latency",
+            Self::Allocator => "allocator",
+            Self::FailoverCrash => "failover-crash",
+            Self::FailoverFreeze => "failover-freeze",
+            Self::Idle => "idle",
+            Self::All => "all",
+        }
+    }
+}
+
+/// Who is measured beside Argosy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Peer {
+    /// Three members of etcd with their default settings
+    Etcd,
+    /// Nobody
+    None,
+}
+
+/// How long and how often, by form.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extent {
+    /// Runs of each side.
+    pub(crate) runs: u32,
+    /// Not measured, at the start of a closed loop.
+    pub(crate) warm_up: Duration,
+    /// Measured, of a closed loop.
+    pub(crate) measured: Duration,
+    /// Kills of a leader, for each side and load.
+    pub(crate) kills: u32,
+    /// Tasks that do nothing.
+    pub(crate) tasks: u32,
+    /// Single tasks whose start is timed.
+    pub(crate) starts: u32,
+    /// How long an idle cluster is watched.
+    pub(crate) idle: Duration,
+    /// Idle agents beside the empty cluster.
+    pub(crate) idle_agents: u32,
+}
+
+impl Arguments {
+    pub(crate) fn extent(&self) -> Extent {
+        let seconds = Duration::from_secs_f64;
+        if self.short {
+            return Extent {
+                runs: self.runs.unwrap_or(1),
+                warm_up: seconds(0.5),
+                measured: seconds(2.0),
+                kills: 5,
+                tasks: 2_000,
+                starts: 50,
+                idle: seconds(10.0),
+                idle_agents: 200,
+            };
+        }
+        Extent {
+            runs: self.runs.unwrap_or(5),
+            warm_up: seconds(1.0),
+            measured: seconds(6.0),
+            kills: 30,
+            tasks: 10_000,
+            starts: 200,
+            idle: seconds(60.0),
+            idle_agents: 1_000,
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! A run of the program: which workloads, on which ground, with what at the end.
+//!
+//! Ends everything it started when it is interrupted: what a run holds is dropped.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::arguments::{Arguments, Extent, Peer, Workload};
+use crate::cluster::{Ground, check_build, etcd_version};
+use crate::cpu::Moment;
+use crate::machine::{Machine, Probes};
+use crate::report::{Cell, Kill, Report, Run, Sample, Side, VOID_LOAD};
+use crate::{allocator, failover, idle, latency, registry, tasks};
+
+/// In the order of `all`.
+const WORKLOADS: &[Workload] = &[
+    Workload::Registry,
+    Workload::RegistryBatch,
+    Workload::FailoverCrash,
+    Workload::FailoverFreeze,
+    Workload::Tasks,
+    Workload::Latency,
+    Workload::Allocator,
+    Workload::Idle,
+];
+
+/// What workloads need to run.
+pub(crate) struct Bench {
+    pub(crate) ground: Ground,
+    pub(crate) extent: Extent,
+    sides: Vec<Side>,
+    machine: Machine,
+    versions: Vec<String>,
+}
+
+/// What a run finds.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    samples: Vec<Sample>,
+    pub(crate) kills: Vec<Kill>,
+}
+
+impl Findings {
+    pub(crate) fn note(&mut self, cell: impl Into<String>, value: f64) {
+        self.samples.push(Sample {
+            cell: cell.into(),
+            value,
+        });
+    }
+}
+
+/// Measures what the command line asks for and prints it.
+///
+/// # Errors
+/// Whatever keeps a workload from being measured, or an interruption.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let result = runtime.block_on(async {
+        let mut terminated = signal(SignalKind::terminate())?;
+        let mut hung_up = signal(SignalKind::hangup())?;
+        tokio::select! {
+            result = measure_all(arguments) => result,
+            _ = tokio::signal::ctrl_c() => bail!("interrupted; everything that was started has been stopped"),
+            _ = terminated.recv() => bail!("terminated; everything that was started has been stopped"),
+            _ = hung_up.recv() => bail!("hung up; everything that was started has been stopped"),
+        }
+    });
+    // A computation that was interrupted is not waited for.
+    runtime.shutdown_background();
+    result
+}
+
+async fn measure_all(arguments: &Arguments) -> Result<ExitCode> {
+    let wanted = match arguments.workload {
+        Workload::All => WORKLOADS.to_vec(),
+        one => vec![one],
+    };
+    let mut reports = Vec::new();
+    let mut shortfalls = Vec::new();
+    for workload in wanted {
+        let found = if workload == Workload::Allocator {
+            let form = if arguments.short {
+                allocator::Form::Short
+            } else {
+                allocator::Form::Long
+            };
+            // It computes for minutes: beside the loop that waits for an interruption.
+            Found::Allocator(
+                tokio::task::spawn_blocking(move || allocator::run(form))
+                    .await
+                    .context("the allocator panicked")?,
+            )
+        } else {
+            Found::Cluster(Bench::new(arguments, workload)?.measure(workload).await?)
+        };
+        println!("{found}");
+        shortfalls.extend(found.shortfalls());
+        reports.push(found);
+    }
+    if let Some(file) = &arguments.json {
+        let text = serde_json::to_string_pretty(&reports).context("a report is JSON")?;
+        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    if arguments.gate && !shortfalls.is_empty() {
+        println!(
+            "short of the goal by more than a fifth:\n  {}",
+            shortfalls.join("\n  ")
+        );
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a workload found.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Found {
+    Cluster(Report),
+    Allocator(allocator::Report),
+}
+
+impl Found {
+    fn shortfalls(&self) -> Vec<String> {
+        match self {
+            Self::Cluster(report) => report.shortfalls(),
+            Self::Allocator(report) => report.shortfalls(),
+        }
+    }
+}
+
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cluster(report) => report.fmt(f),
+            Self::Allocator(report) => report.fmt(f),
+        }
+    }
+}
+
+impl Bench {
+    fn new(arguments: &Arguments, workload: Workload) -> Result<Self> {
+        let argosy = match &arguments.argosy {
+            Some(path) => path.clone(),
+            None => beside()?,
+        };
+        let mut sides = Vec::new();
+        let mut versions = Vec::new();
+        if !arguments.peer_only {
+            sides.push(Side::Argosy);
+            versions.push(check_build(&argosy)?);
+        }
+        if arguments.peer == Peer::Etcd && has_peer(workload) {
+            sides.push(Side::Etcd);
+            versions.push(etcd_version()?);
+        }
+        if sides.is_empty() {
+            bail!("{} has no peer: leave out --peer-only", workload.name());
+        }
+        let machine = Machine::here(&arguments.directory);
+        if machine.file_system == "tmpfs" {
+            bail!(
+                "{} is in memory: name a directory on a disk with --directory",
+                arguments.directory.display()
+            );
+        }
+        Ok(Self {
+            ground: Ground {
+                argosy,
+                directory: arguments.directory.clone(),
+            },
+            extent: arguments.extent(),
+            sides,
+            machine,
+            versions,
+        })
+    }
+
+    async fn measure(&self, workload: Workload) -> Result<Report> {
+        match workload {
+            Workload::Registry => registry::single(self).await,
+            Workload::RegistryBatch => registry::batched(self).await,
+            Workload::FailoverCrash => failover::crash(self).await,
+            Workload::FailoverFreeze => failover::freeze(self).await,
+            Workload::Tasks => tasks::measure(self).await,
+            Workload::Latency => latency::measure(self).await,
+            Workload::Idle => idle::measure(self).await,
+            Workload::Allocator | Workload::All => {
+                bail!("{} needs no cluster of its own", workload.name())
+            }
+        }
+    }
+
+    /// A report of this workload, without runs.
+    pub(crate) fn report(&self, workload: Workload, about: &[&str], cells: Vec<Cell>) -> Report {
+        Report {
+            workload: workload.name(),
+            about: about.iter().map(|line| (*line).to_owned()).collect(),
+            machine: self.machine.clone(),
+            versions: self.versions.clone(),
+            cells,
+            runs: Vec::new(),
+        }
+    }
+
+    /// Runs each side so often, alternating, with the machine's probes before each run.
+    ///
+    /// # Errors
+    /// The first error of a run.
+    pub(crate) async fn alternate(
+        &self,
+        report: &mut Report,
+        runs: u32,
+        work: impl AsyncFn(Side, &mut Findings) -> Result<()>,
+    ) -> Result<()> {
+        for number in 1..=runs {
+            for side in self.sides.iter().copied() {
+                eprintln!("{}: {side}, run {number} of {runs}", report.workload);
+                let probes = Probes::take(&self.ground.directory)?;
+                let begun = Moment::now()?;
+                let mut findings = Findings::default();
+                work(side, &mut findings)
+                    .await
+                    .with_context(|| format!("{} with {side}, run {number}", report.workload))?;
+                let other_load = begun.other_load()?;
+                report.runs.push(Run {
+                    side,
+                    number,
+                    probes,
+                    other_load,
+                    void: other_load > VOID_LOAD,
+                    samples: findings.samples,
+                    kills: findings.kills,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn has_peer(workload: Workload) -> bool {
+    match workload {
+        Workload::Registry
+        | Workload::RegistryBatch
+        | Workload::FailoverCrash
+        | Workload::FailoverFreeze
+        | Workload::Idle => true,
+        Workload::Tasks | Workload::Latency | Workload::Allocator | Workload::All => false,
+    }
+}
+
+/// The `argosy` in the folder of this program.
+fn beside() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot find this program")?;
+    Ok(own
+        .parent()
+        .unwrap_or_else(|| Path::new("."))
+        .join("argosy"))
+}

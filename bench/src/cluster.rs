@@ -1,0 +1,291 @@
+//! Three members of one side on loopback addresses: started, killed, restarted, asked how they are.
+//!
+//! Real processes with fsync on. Everything ends, and its directory goes, with the value.
+
+mod agent;
+mod argosy;
+mod etcd;
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+use tokio::time::Instant;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::processes::{Process, Recipe};
+use crate::report::Side;
+
+pub(crate) use agent::{AgentKind, RealAgent};
+pub(crate) use argosy::{Wire, check_build};
+pub(crate) use etcd::{version as etcd_version, wire as etcd_wire};
+
+/// Members of a cluster.
+pub(crate) const MEMBERS: usize = 3;
+/// How long a cluster may take to agree after a start or restart.
+const SETTLING: Duration = Duration::from_secs(60);
+/// How far apart members may be and still count as caught up: entries.
+const CAUGHT_UP: u64 = 4;
+
+/// What clusters are made of.
+#[derive(Debug, Clone)]
+pub(crate) struct Ground {
+    /// The executable that is measured.
+    pub(crate) argosy: PathBuf,
+    /// Where directories are made.
+    pub(crate) directory: PathBuf,
+}
+
+/// One member.
+pub(crate) struct Member {
+    /// Address of its API, `host:port`.
+    pub(crate) api: String,
+    /// To its API; connects by itself, again after a restart.
+    pub(crate) channel: Channel,
+    recipe: Recipe,
+    process: Option<Process>,
+}
+
+/// Three members.
+pub(crate) struct Cluster {
+    pub(crate) side: Side,
+    // Before the directory: processes end first.
+    pub(crate) members: Vec<Member>,
+    directory: TempDir,
+}
+
+/// What one member says of the group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Standing {
+    /// Place of the leader among the members, if one is known.
+    leader: Option<usize>,
+    /// Members that vote.
+    voters: usize,
+    /// Newest entry applied.
+    applied: u64,
+}
+
+impl Cluster {
+    /// Starts members and waits until they agree.
+    ///
+    /// # Errors
+    /// If a member ends or they do not agree within a minute.
+    pub(crate) async fn start(side: Side, ground: &Ground) -> Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix(&format!("argosy-bench-{side}-"))
+            .tempdir_in(&ground.directory)
+            .with_context(|| {
+                format!("cannot make a directory in {}", ground.directory.display())
+            })?;
+        let recipes = match side {
+            Side::Argosy => argosy::recipes(&ground.argosy, directory.path())?,
+            Side::Etcd => etcd::recipes(directory.path())?,
+        };
+        let mut members = Vec::with_capacity(MEMBERS);
+        for (api, recipe) in recipes {
+            let process = Some(Process::start(&recipe)?);
+            let channel = channel(&api)?.connect_lazy();
+            members.push(Member {
+                api,
+                channel,
+                recipe,
+                process,
+            });
+        }
+        let mut cluster = Self {
+            side,
+            members,
+            directory,
+        };
+        cluster.settled().await?;
+        Ok(cluster)
+    }
+
+    /// Where its members keep their data.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Process ids of the members that run.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        self.members
+            .iter()
+            .filter_map(|member| Some(member.process.as_ref()?.pid()))
+            .collect()
+    }
+
+    /// The process id of one member.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub(crate) fn pid(&self, place: usize) -> Result<u32> {
+        Ok(self.process(place)?.pid())
+    }
+
+    /// # Errors
+    /// If the member does not run.
+    pub(crate) fn signal(&self, place: usize, signal: Signal) -> Result<()> {
+        self.process(place)?.signal(signal)
+    }
+
+    fn process(&self, place: usize) -> Result<&Process> {
+        self.members[place]
+            .process
+            .as_ref()
+            .context("the member does not run")
+    }
+
+    /// Makes sure that the member is dead, and starts it again on its data.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub(crate) fn restart(&mut self, place: usize) -> Result<()> {
+        let member = &mut self.members[place];
+        member.process = None;
+        member.process = Some(Process::start(&member.recipe)?);
+        Ok(())
+    }
+
+    /// Waits until all members run, vote, name the same leader and have applied the same; says who leads.
+    ///
+    /// # Errors
+    /// If one ends, or after a minute, with what they said last.
+    pub(crate) async fn settled(&mut self) -> Result<usize> {
+        let end = Instant::now() + SETTLING;
+        loop {
+            for member in &mut self.members {
+                member
+                    .process
+                    .as_mut()
+                    .context("the member does not run")?
+                    .expect_alive()?;
+            }
+            let mut standings = Vec::with_capacity(MEMBERS);
+            for place in 0..self.members.len() {
+                standings.push(self.standing(place).await);
+            }
+            if let Some(leader) = agreed(&standings) {
+                return Ok(leader);
+            }
+            if Instant::now() > end {
+                bail!(
+                    "the members of {} do not agree after {SETTLING:?}: {standings:?}",
+                    self.side
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The newest entry that any member has applied.
+    ///
+    /// # Errors
+    /// If one does not answer.
+    pub(crate) async fn applied(&self) -> Result<u64> {
+        let mut newest = 0;
+        for place in 0..self.members.len() {
+            newest = newest.max(self.standing(place).await?.applied);
+        }
+        Ok(newest)
+    }
+
+    async fn standing(&self, place: usize) -> Result<Standing> {
+        let channel = self.members[place].channel.clone();
+        let asked = async {
+            match self.side {
+                Side::Argosy => argosy::standing(channel, &self.members).await,
+                Side::Etcd => etcd::standing(channel, &self.members).await,
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(2), asked)
+            .await
+            .context("it does not answer")?
+    }
+}
+
+fn agreed(standings: &[Result<Standing>]) -> Option<usize> {
+    let standings: Vec<&Standing> = standings
+        .iter()
+        .map(|standing| standing.as_ref().ok())
+        .collect::<Option<_>>()?;
+    let leader = standings.first()?.leader?;
+    let newest = standings.iter().map(|standing| standing.applied).max()?;
+    let agree = |standing: &&Standing| {
+        standing.leader == Some(leader)
+            && standing.voters == MEMBERS
+            && newest - standing.applied <= CAUGHT_UP
+    };
+    standings.iter().all(agree).then_some(leader)
+}
+
+/// How a member is connected to.
+///
+/// # Errors
+/// If the address is none.
+pub(crate) fn channel(api: &str) -> Result<Endpoint> {
+    let endpoint = Endpoint::from_shared(format!("http://{api}"))
+        .with_context(|| format!("{api} is no address"))?;
+    Ok(endpoint
+        .tcp_nodelay(true)
+        .connect_timeout(Duration::from_secs(2)))
+}
+
+/// Free ports of an address, as `host:port`. Nobody holds them afterwards: a program that takes one
+/// in between makes the start fail.
+fn free_addresses(host: &str, count: usize) -> Result<Vec<String>> {
+    let bind = |_| TcpListener::bind((host, 0)).with_context(|| format!("no free port on {host}"));
+    let listeners: Vec<TcpListener> = (0..count).map(bind).collect::<Result<_>>()?;
+    listeners
+        .iter()
+        .map(|listener| Ok(listener.local_addr()?.to_string()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(leader: usize, applied: u64) -> Result<Standing> {
+        Ok(Standing {
+            leader: Some(leader),
+            voters: 3,
+            applied,
+        })
+    }
+
+    #[test]
+    fn members_agree_when_all_name_one_leader_and_have_caught_up() {
+        assert_eq!(
+            agreed(&[standing(1, 90), standing(1, 92), standing(1, 90)]),
+            Some(1)
+        );
+        assert_eq!(
+            agreed(&[standing(1, 90), standing(2, 90), standing(1, 90)]),
+            None
+        );
+        assert_eq!(
+            agreed(&[standing(1, 90), standing(1, 9), standing(1, 90)]),
+            None
+        );
+        assert_eq!(
+            agreed(&[
+                standing(1, 90),
+                Err(anyhow::anyhow!("refused")),
+                standing(1, 90)
+            ]),
+            None
+        );
+    }
+
+    #[test]
+    fn free_addresses_are_different() {
+        let addresses = free_addresses("127.0.0.1", 3).unwrap();
+        assert!(
+            addresses[0] != addresses[1] && addresses[1] != addresses[2],
+            "{addresses:?}"
+        );
+    }
+}

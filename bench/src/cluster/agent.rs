@@ -1,0 +1,124 @@
+//! One real agent beside three masters.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use argosy_proto::v1;
+use tokio::time::Instant;
+
+use super::{Cluster, Ground, Wire, free_addresses};
+use crate::processes::{Ending, Process, Recipe};
+
+const HOST: &str = "127.78.1.1";
+/// How long it may take to register.
+const REGISTERING: Duration = Duration::from_secs(30);
+
+/// How an agent confines tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AgentKind {
+    /// Five namespaces and a cgroup each.
+    Namespaces,
+    /// Plain processes.
+    Plain,
+}
+
+impl fmt::Display for AgentKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Namespaces => "namespaces",
+            Self::Plain => "plain",
+        })
+    }
+}
+
+/// An agent process; it ends all its tasks when the value is dropped.
+pub(crate) struct RealAgent {
+    process: Process,
+}
+
+impl RealAgent {
+    /// Starts it and waits until the leader lists it as connected.
+    ///
+    /// # Errors
+    /// If it ends or is not registered within half a minute.
+    pub(crate) async fn start(
+        cluster: &Cluster,
+        ground: &Ground,
+        resources: &str,
+        kind: AgentKind,
+    ) -> Result<Self> {
+        let masters: Vec<&str> = cluster
+            .members
+            .iter()
+            .map(|member| member.api.as_str())
+            .collect();
+        let address = free_addresses(HOST, 1)?.remove(0);
+        let isolation = match kind {
+            AgentKind::Namespaces => "full",
+            AgentKind::Plain => "processes",
+        };
+        let directory = cluster.directory().join("agent");
+        let arguments = [
+            ("--masters", masters.join(",")),
+            ("--listen", address),
+            ("--data-dir", directory.display().to_string()),
+            ("--resources", resources.to_owned()),
+            ("--isolation", isolation.to_owned()),
+            ("--log", "warn".to_owned()),
+        ];
+        let arguments = arguments
+            .into_iter()
+            .flat_map(|(flag, value)| [flag.to_owned(), value]);
+        let words = [
+            "agent",
+            "start",
+            "--allow-missing-controllers",
+            "--stop-with-stdin",
+        ]
+        .map(str::to_owned);
+        let recipe = Recipe {
+            program: ground.argosy.clone(),
+            arguments: words.into_iter().chain(arguments).collect(),
+            log: cluster.directory().join("agent.log"),
+            ending: Ending::InputClosed,
+        };
+        let mut agent = Self {
+            process: Process::start(&recipe)?,
+        };
+        agent.registered(cluster).await?;
+        Ok(agent)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    async fn registered(&mut self, cluster: &Cluster) -> Result<()> {
+        let end = Instant::now() + REGISTERING;
+        while !is_connected(cluster).await? {
+            self.process.expect_alive().context("the agent")?;
+            if Instant::now() > end {
+                bail!("the agent is not registered after {REGISTERING:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+}
+
+/// Only the leader knows, so all are asked.
+async fn is_connected(cluster: &Cluster) -> Result<bool> {
+    for member in &cluster.members {
+        let mut client = Wire::new(member.channel.clone());
+        let request = v1::ListRequest {
+            consistency: v1::Consistency::Local.into(),
+            ..Default::default()
+        };
+        let page = client.list_agents(request).await?.into_inner();
+        if page.agents.iter().any(|agent| agent.connected) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,169 @@
+//! Three masters, as an operator would start them.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use argosy_proto::v1;
+use argosy_proto::v1::operator_client::OperatorClient;
+use tonic::transport::Channel;
+
+use super::{MEMBERS, Member, Standing, free_addresses};
+use crate::processes::{Ending, Recipe};
+
+/// Operator calls, sent to one master.
+pub(crate) type Wire = OperatorClient<Channel>;
+
+/// Loopback addresses of the masters begin with this.
+const NETWORK: &str = "127.78.0";
+
+/// API addresses and how each master is started.
+pub(super) fn recipes(argosy: &Path, directory: &Path) -> Result<Vec<(String, Recipe)>> {
+    let mut places = Vec::with_capacity(MEMBERS);
+    for number in 1..=MEMBERS {
+        let addresses = free_addresses(&format!("{NETWORK}.{number}"), 2)?;
+        places.push((addresses[0].clone(), addresses[1].clone()));
+    }
+    let peers: Vec<&str> = places.iter().map(|(_, raft)| raft.as_str()).collect();
+    let recipe = |(number, (api, raft)): (usize, &(String, String))| {
+        let name = format!("master-{number}");
+        let data = directory.join(&name).display().to_string();
+        let peers = peers.join(",");
+        let arguments = [
+            "master",
+            "start",
+            "--listen",
+            api,
+            "--raft-listen",
+            raft,
+            "--peers",
+            &peers,
+            "--data-dir",
+            &data,
+            "--log",
+            "warn",
+        ];
+        let recipe = Recipe {
+            program: argosy.to_owned(),
+            arguments: arguments.map(str::to_owned).to_vec(),
+            log: directory.join(format!("{name}.log")),
+            ending: Ending::Killed,
+        };
+        (api.clone(), recipe)
+    };
+    Ok((1..).zip(&places).map(recipe).collect())
+}
+
+pub(super) async fn standing(channel: Channel, members: &[Member]) -> Result<Standing> {
+    let request = v1::GetClusterRequest {
+        consistency: v1::Consistency::Local.into(),
+    };
+    let cluster = Wire::new(channel).get_cluster(request).await?.into_inner();
+    let leader = cluster
+        .masters
+        .iter()
+        .find(|master| master.role == "leader");
+    Ok(Standing {
+        leader: leader.and_then(|leader| {
+            members
+                .iter()
+                .position(|member| member.api == leader.api_address)
+        }),
+        voters: cluster.masters.iter().filter(|master| master.voter).count(),
+        applied: cluster.applied_index,
+    })
+}
+
+/// Makes sure that the executable is of the same build as this program, and returns its version.
+///
+/// # Errors
+/// If it cannot be run, or is another one; says how to get the right one.
+pub(crate) fn check_build(argosy: &Path) -> Result<String> {
+    let output = Command::new(argosy).args(["version", "-v"]).output();
+    let output = output.with_context(|| {
+        format!(
+            "cannot run {}: build it, or name another with --argosy",
+            argosy.display()
+        )
+    })?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    judge(&text)
+        .with_context(|| format!("{} is not of the build of this program", argosy.display()))
+}
+
+fn judge(text: &str) -> Result<String> {
+    let release = text
+        .lines()
+        .next()
+        .and_then(|line| line.strip_prefix("argosy "))
+        .unwrap_or("unknown")
+        .trim();
+    if release != env!("CARGO_PKG_VERSION") {
+        bail!(
+            "it is release {release}, this is {}",
+            env!("CARGO_PKG_VERSION")
+        );
+    }
+    let fact = |name: &str| {
+        text.lines()
+            .find_map(|line| line.trim().strip_prefix(name))
+            .map(|rest| rest.trim_start_matches(':').trim())
+    };
+    let own = if cfg!(debug_assertions) {
+        "debug"
+    } else {
+        "release"
+    };
+    match fact("build") {
+        Some(build) if build != own => bail!("it is a {build} build, this is a {own} build"),
+        Some(_) | None => {}
+    }
+    if let Some(features) = fact("features").filter(|features| features.contains("testing")) {
+        bail!("it was built with the features {features}: faults can be switched on in it");
+    }
+    let commit = fact("commit")
+        .map(|commit| format!(" {commit}"))
+        .unwrap_or_default();
+    Ok(format!("argosy {release}{commit} ({own})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(release: &str, build: &str, features: &str) -> String {
+        format!(
+            "argosy {release}\nprotocol  argosy.v1, version 1\nfeatures  {features}\nbuild     {build}\n"
+        )
+    }
+
+    #[test]
+    fn another_build_is_refused() {
+        let own = env!("CARGO_PKG_VERSION");
+        assert!(judge(&said(own, "debug", "rocksdb")).is_ok());
+        assert!(
+            judge(&said("0.0.9", "debug", "rocksdb"))
+                .unwrap_err()
+                .to_string()
+                .contains("release 0.0.9")
+        );
+        assert!(
+            judge(&said(own, "release", "rocksdb"))
+                .unwrap_err()
+                .to_string()
+                .contains("release build")
+        );
+        assert!(
+            judge(&said(own, "debug", "rocksdb, testing"))
+                .unwrap_err()
+                .to_string()
+                .contains("testing")
+        );
+        assert!(
+            judge("sh: not found")
+                .unwrap_err()
+                .to_string()
+                .contains("unknown")
+        );
+    }
+}

@@ -1,0 +1,98 @@
+//! Three members of etcd with their default settings.
+//!
+//! Speaks only the calls of `proto/etcd.proto`.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use tonic::transport::Channel;
+
+use super::{MEMBERS, Member, Standing, free_addresses};
+use crate::processes::{Ending, Recipe};
+
+/// Generated from `proto/etcd.proto`.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+pub(crate) mod wire {
+    tonic::include_proto!("etcdserverpb");
+}
+
+/// API addresses and how each member is started.
+pub(super) fn recipes(directory: &Path) -> Result<Vec<(String, Recipe)>> {
+    let addresses = free_addresses("127.0.0.1", 2 * MEMBERS)?;
+    let (clients, peers) = addresses.split_at(MEMBERS);
+    let cluster: Vec<String> = (1..)
+        .zip(peers)
+        .map(|(number, peer)| format!("member-{number}=http://{peer}"))
+        .collect();
+    let recipe = |((number, client), peer): ((usize, &String), &String)| {
+        let name = format!("member-{number}");
+        let arguments = [
+            ("name", name.clone()),
+            ("data-dir", directory.join(&name).display().to_string()),
+            ("listen-client-urls", format!("http://{client}")),
+            ("advertise-client-urls", format!("http://{client}")),
+            ("listen-peer-urls", format!("http://{peer}")),
+            ("initial-advertise-peer-urls", format!("http://{peer}")),
+            ("initial-cluster", cluster.join(",")),
+            ("initial-cluster-state", "new".to_owned()),
+            (
+                "initial-cluster-token",
+                format!("argosy-bench-{}", std::process::id()),
+            ),
+        ];
+        let recipe = Recipe {
+            program: "etcd".into(),
+            arguments: arguments
+                .into_iter()
+                .map(|(flag, value)| format!("--{flag}={value}"))
+                .collect(),
+            log: directory.join(format!("{name}.log")),
+            ending: Ending::Killed,
+        };
+        (client.clone(), recipe)
+    };
+    Ok((1..).zip(clients).zip(peers).map(recipe).collect())
+}
+
+/// The version of the etcd that is installed.
+///
+/// # Errors
+/// If there is none, with the way to get it.
+pub(crate) fn version() -> Result<String> {
+    let output = std::process::Command::new("etcd").arg("--version").output();
+    let output = output.context("etcd is not installed: scripts/setup bench installs Debian's etcd-server and starts nothing")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text
+        .lines()
+        .find_map(|line| line.strip_prefix("etcd Version: "));
+    Ok(format!(
+        "etcd {}",
+        version.context("etcd does not say its version")?
+    ))
+}
+
+pub(super) async fn standing(channel: Channel, members: &[Member]) -> Result<Standing> {
+    let mut client = wire::maintenance_client::MaintenanceClient::new(channel);
+    let status = client.status(wire::StatusRequest {}).await?.into_inner();
+    let mut leader = None;
+    // A member's name is a number that only it knows, so each is asked who it is.
+    if status.leader != 0 {
+        for (place, member) in members.iter().enumerate() {
+            let mut other =
+                wire::maintenance_client::MaintenanceClient::new(member.channel.clone());
+            let header = other
+                .status(wire::StatusRequest {})
+                .await?
+                .into_inner()
+                .header;
+            if header.is_some_and(|header| header.member_id == status.leader) {
+                leader = Some(place);
+            }
+        }
+    }
+    Ok(Standing {
+        leader,
+        voters: MEMBERS,
+        applied: status.raft_applied_index,
+    })
+}

@@ -1,0 +1,224 @@
+//! One kill: load, the signal, fresh probes at the survivors, and everything put right again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use argosy_proto::v1;
+use nix::sys::signal::Signal;
+use nix::time::{ClockId, clock_gettime};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::Load;
+use crate::agents::Agents;
+use crate::cluster::{Cluster, Wire};
+use crate::framework::Trickle;
+use crate::load::{Pace, Persistent};
+use crate::registry::masters;
+use crate::report::{Kill, Phases, Side};
+use crate::writer::{Target, Writer};
+
+/// How often each survivor gets a fresh write.
+const PROBE_EVERY: Duration = Duration::from_millis(10);
+/// How long one may take.
+const PROBE_DEADLINE: Duration = Duration::from_secs(1);
+/// After this a cluster counts as lost.
+const LOST: Duration = Duration::from_secs(60);
+/// Load before the signal.
+const WARM_UP: Duration = Duration::from_secs(1);
+/// Load after the gap, so that offers and launches come under it too.
+const AFTERMATH: Duration = Duration::from_millis(500);
+/// Agents that the load writes to.
+const AGENTS: u32 = 64;
+/// Writers under saturation.
+const SATURATING: usize = 192;
+/// Paced clients and their writes a second in all.
+const PACED: usize = 6;
+const PACED_RATE: u32 = 500;
+/// How far the next leader's wall clock may be behind this program's: the same clock, rounded down.
+const ROUNDING_MS: i64 = 1;
+
+/// What befalls the leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    Kill,
+    Freeze,
+}
+
+impl Fault {
+    fn signal(self) -> Signal {
+        match self {
+            Self::Kill => Signal::SIGKILL,
+            Self::Freeze => Signal::SIGSTOP,
+        }
+    }
+}
+
+/// A cluster with what it works on.
+pub(super) struct Scene {
+    agent_ids: Vec<String>,
+    // Before the cluster: they end first.
+    _work: Option<(Trickle, Agents)>,
+    cluster: Cluster,
+}
+
+impl Scene {
+    /// Adds agents and a framework at Argosy's side.
+    pub(super) async fn set(cluster: Cluster) -> Result<Self> {
+        if cluster.side == Side::Etcd {
+            return Ok(Self {
+                agent_ids: Vec::new(),
+                _work: None,
+                cluster,
+            });
+        }
+        let masters = masters(&cluster)?;
+        let agents = Agents::start(&masters, AGENTS, "cpus:2;mem:1024").await?;
+        let trickle = Trickle::start(&masters).await?;
+        Ok(Self {
+            agent_ids: agents.ids().to_vec(),
+            _work: Some((trickle, agents)),
+            cluster,
+        })
+    }
+
+    fn target(&self, client: usize) -> Target {
+        let agent = self.agent_ids.get(client % self.agent_ids.len().max(1));
+        Target {
+            client,
+            agents: agent.into_iter().cloned().collect(),
+        }
+    }
+
+    fn writer(&self, place: usize) -> Writer {
+        let channel = self.cluster.members[place].channel.clone();
+        match self.cluster.side {
+            Side::Argosy => Writer::one(channel),
+            Side::Etcd => Writer::put(channel),
+        }
+    }
+
+    fn load(&self, load: Load) -> Persistent {
+        let writers: Vec<Writer> = (0..self.cluster.members.len())
+            .map(|place| self.writer(place))
+            .collect();
+        let (clients, pace) = match load {
+            Load::Quiet => (PACED, Pace::PerSecond(PACED_RATE)),
+            Load::Saturated => (SATURATING, Pace::Saturated),
+        };
+        let targets: Vec<Target> = (0..clients).map(|client| self.target(client)).collect();
+        Persistent::start(&writers, &targets, pace)
+    }
+
+    /// Lets the leader die once and waits until three members are as they were.
+    pub(super) async fn kill(&mut self, fault: Fault, load: Load) -> Result<Kill> {
+        let leader = self.cluster.settled().await?;
+        let leader_pid = self.cluster.pid(leader)?;
+        let clients = self.load(load);
+        tokio::time::sleep(WARM_UP).await;
+        if clients.answered() == 0 {
+            bail!("the load was not answered before the signal");
+        }
+        let wall_ms = wall_ms()?;
+        let before_ns = monotonic_ns()?;
+        let before = Instant::now();
+        self.cluster.signal(leader, fault.signal())?;
+        let answered = self.first_write(leader).await?;
+        let gap_ms = (answered - before).as_secs_f64() * 1e3;
+        tokio::time::sleep(AFTERMATH).await;
+        drop(clients);
+        match fault {
+            Fault::Kill => self.cluster.restart(leader)?,
+            Fault::Freeze => self.cluster.signal(leader, Signal::SIGCONT)?,
+        }
+        let next = self.cluster.settled().await?;
+        let phases = match self.cluster.side {
+            Side::Argosy => self.phases(next, wall_ms).await?,
+            Side::Etcd => None,
+        };
+        Ok(Kill {
+            signal: fault.signal().as_str(),
+            load: load.name(),
+            before_ns,
+            leader_pid,
+            gap_ms,
+            phases,
+        })
+    }
+
+    /// When the first of many fresh writes at the survivors was answered.
+    async fn first_write(&self, dead: usize) -> Result<Instant> {
+        // One answer is enough: when full, later ones are dropped.
+        let (sender, mut answers) = mpsc::channel(1);
+        let mut probes = JoinSet::new();
+        for place in (0..self.cluster.members.len()).filter(|place| *place != dead) {
+            let (writer, target, sender) = (
+                self.writer(place),
+                self.target(SATURATING + place),
+                sender.clone(),
+            );
+            probes.spawn(probe(writer, target, sender));
+        }
+        let first = tokio::time::timeout(LOST, answers.recv()).await;
+        first
+            .with_context(|| format!("no survivor wrote anything for {LOST:?}"))?
+            .context("the probes have ended")
+    }
+
+    /// What the next leader says of its election.
+    async fn phases(&self, leader: usize, wall_ms: i64) -> Result<Option<Phases>> {
+        let request = v1::GetClusterRequest {
+            consistency: v1::Consistency::Local.into(),
+        };
+        let channel = self.cluster.members[leader].channel.clone();
+        let cluster = Wire::new(channel).get_cluster(request).await?.into_inner();
+        let since = |ms: i64| (ms > 0).then(|| ms - wall_ms);
+        // The first reign after the signal: later ones are another story.
+        let first = cluster
+            .failovers
+            .iter()
+            .find(|failover| failover.elected_ms >= wall_ms - ROUNDING_MS);
+        Ok(first.map(|failover| Phases {
+            dead_seen_ms: since(failover.dead_seen_ms),
+            elected_ms: since(failover.elected_ms),
+            first_commit_ms: since(failover.first_commit_ms),
+            first_offer_ms: since(failover.first_offer_ms),
+            first_launch_ms: since(failover.first_launch_ms),
+        }))
+    }
+}
+
+/// Writes afresh on every tick until somebody was answered. At most a hundred are on their way.
+async fn probe(writer: Writer, target: Target, sender: mpsc::Sender<Instant>) {
+    let mut ticks = tokio::time::interval(PROBE_EVERY);
+    let mut writes = JoinSet::new();
+    let target = Arc::new(target);
+    for serial in 1.. {
+        ticks.tick().await;
+        let (writer, target, sender) = (writer.clone(), target.clone(), sender.clone());
+        writes.spawn(async move {
+            if writer
+                .write_within(&target, serial, PROBE_DEADLINE)
+                .await
+                .is_ok()
+            {
+                // Somebody else was faster.
+                let _ = sender.try_send(Instant::now());
+            }
+        });
+        while writes.try_join_next().is_some() {}
+    }
+}
+
+fn wall_ms() -> Result<i64> {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .context("the clock is before 1970")?;
+    Ok(i64::try_from(since.as_millis())?)
+}
+
+fn monotonic_ns() -> Result<u64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("no monotonic clock")?;
+    Ok(u64::try_from(now.tv_sec())? * 1_000_000_000 + u64::try_from(now.tv_nsec())?)
+}

@@ -1,0 +1,41 @@
+//! The frameworks of the workloads, on the public SDK: many tasks, single tasks, a trickle of them.
+
+mod flood;
+mod single;
+mod trickle;
+
+pub(crate) use flood::flood;
+pub(crate) use single::{Starts, fresh_start};
+pub(crate) use trickle::Trickle;
+
+use argosy_client::Masters;
+use argosy_client::scheduler::SchedulerConfig;
+use argosy_proto::v1;
+
+/// What every task asks for.
+const TASK_RESOURCES: &str = "cpus:1;mem:32";
+
+/// A framework that leaves nothing behind when its process is gone.
+fn config(masters: &Masters, name: &str) -> SchedulerConfig {
+    let mut config = SchedulerConfig::new(masters.clone(), name);
+    config.info.failover_timeout_ms = Some(0);
+    config
+}
+
+fn task(task_id: String, argv: &[&str]) -> v1::TaskSpec {
+    v1::TaskSpec {
+        task_id,
+        resources: argosy_client::resources::resources(TASK_RESOURCES).expect("the text is ours"),
+        argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+        ..Default::default()
+    }
+}
+
+/// How many tasks an offer has room for.
+fn room(offer: &v1::Offer) -> usize {
+    let mut left = argosy_client::resources::Remainder::of(offer);
+    let wanted = TASK_RESOURCES.parse().expect("the text is ours");
+    std::iter::repeat_with(|| left.take(&wanted))
+        .take_while(|taken| *taken)
+        .count()
+}

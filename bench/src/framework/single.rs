@@ -1,0 +1,200 @@
+//! One task after the other, each timed from its acceptance until it is seen running.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use argosy_client::Masters;
+use argosy_client::scheduler::{Answer, Driver, Runner, Scheduler, is_terminal};
+use argosy_proto::v1;
+use tokio_util::sync::CancellationToken;
+
+use super::{config, room, task};
+
+/// How long a start may take.
+const LOST: Duration = Duration::from_secs(30);
+/// What runs: long enough that its end does not catch up with its start.
+const COMMAND: &[&str] = &["/bin/sleep", "0.05"];
+/// Ticks: also the pause between two tasks, so that the cluster is idle again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Times from an offer's acceptance to RUNNING, in milliseconds.
+pub(crate) struct Starts {
+    wanted: u32,
+    pub(crate) times_ms: Vec<f64>,
+    held: Option<v1::Offer>,
+    begun: Option<Instant>,
+    is_running: bool,
+    failed: Option<String>,
+    moved: Instant,
+}
+
+impl Starts {
+    fn new(wanted: u32) -> Self {
+        Self {
+            wanted,
+            times_ms: Vec::new(),
+            held: None,
+            begun: None,
+            is_running: false,
+            failed: None,
+            moved: Instant::now(),
+        }
+    }
+
+    /// A framework that stays and starts so many tasks, one by one.
+    ///
+    /// # Errors
+    /// If one is refused, ends early, or does not start.
+    pub(crate) async fn resident(masters: &Masters, wanted: u32) -> Result<Self> {
+        let mut starts = Self::new(wanted);
+        let mut config = config(masters, "bench-starts");
+        config.tick = PAUSE;
+        Runner::new(config)
+            .run(&mut starts, CancellationToken::new())
+            .await
+            .context("the framework ended")?;
+        match starts.failed.take() {
+            Some(why) => bail!("{why}"),
+            None => Ok(starts),
+        }
+    }
+
+    fn fail(&mut self, driver: &Driver, why: String) {
+        if self.failed.is_none() {
+            self.failed = Some(why);
+            drop(driver.teardown());
+        }
+    }
+}
+
+impl Scheduler for Starts {
+    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+        for offer in offers {
+            if self.held.is_none() && room(&offer) > 0 {
+                self.held = Some(offer);
+            } else {
+                driver.decline(&offer, Some(PAUSE.as_millis() as u64));
+            }
+        }
+    }
+
+    fn rescinded(&mut self, _: &Driver, offer_id: &str, _: &str) {
+        self.held.take_if(|offer| offer.offer_id == offer_id);
+    }
+
+    fn update(&mut self, driver: &Driver, status: &v1::TaskStatus) {
+        self.moved = Instant::now();
+        if let Some(begun) = self
+            .begun
+            .filter(|_| status.state() == v1::TaskState::Running && !self.is_running)
+        {
+            self.is_running = true;
+            self.times_ms.push(begun.elapsed().as_secs_f64() * 1e3);
+        }
+        if !is_terminal(status.state()) {
+            return;
+        }
+        if status.state() != v1::TaskState::Finished || !self.is_running {
+            self.fail(
+                driver,
+                format!(
+                    "{} is {:?} before it was seen running: {}",
+                    status.task_id,
+                    status.state(),
+                    status.message
+                ),
+            );
+        }
+        self.begun = None;
+        self.is_running = false;
+        if self.times_ms.len() == self.wanted as usize {
+            drop(driver.teardown());
+        }
+    }
+
+    fn answered(&mut self, driver: &Driver, answer: &Answer) {
+        if let Some((task, why)) = answer.not_launched().first() {
+            let why = format!("{task} was not launched: {why}");
+            self.fail(driver, why);
+        }
+    }
+
+    fn tick(&mut self, driver: &Driver) {
+        if self.moved.elapsed() > LOST {
+            self.fail(
+                driver,
+                format!(
+                    "nothing happened for {LOST:?}; {} tasks were started",
+                    self.times_ms.len()
+                ),
+            );
+        }
+        if self.begun.is_none()
+            && self.times_ms.len() < self.wanted as usize
+            && let Some(offer) = self.held.take()
+        {
+            let task = task(format!("task-{}", self.times_ms.len()), COMMAND);
+            self.begun = Some(Instant::now());
+            drop(driver.accept(&offer, vec![task]));
+        }
+    }
+}
+
+/// A framework that comes, waits for an offer, launches on it and goes.
+struct Visitor {
+    begun: Instant,
+    launched: bool,
+    time_ms: Option<f64>,
+    failed: Option<String>,
+}
+
+impl Scheduler for Visitor {
+    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+        for offer in offers {
+            if self.launched || room(&offer) == 0 {
+                driver.decline(&offer, None);
+            } else {
+                self.launched = true;
+                drop(driver.accept(&offer, vec![task("task".into(), COMMAND)]));
+            }
+        }
+    }
+
+    fn update(&mut self, driver: &Driver, status: &v1::TaskStatus) {
+        if status.state() == v1::TaskState::Running && self.time_ms.is_none() {
+            self.time_ms = Some(self.begun.elapsed().as_secs_f64() * 1e3);
+        }
+        if is_terminal(status.state()) {
+            drop(driver.teardown());
+        }
+    }
+
+    fn tick(&mut self, driver: &Driver) {
+        if self.begun.elapsed() > LOST && self.failed.is_none() {
+            self.failed = Some(format!("no task ran within {LOST:?}"));
+            drop(driver.teardown());
+        }
+    }
+}
+
+/// Milliseconds from the first word to the masters until the only task is seen running.
+///
+/// # Errors
+/// If it does not run.
+pub(crate) async fn fresh_start(masters: &Masters) -> Result<f64> {
+    let mut visitor = Visitor {
+        begun: Instant::now(),
+        launched: false,
+        time_ms: None,
+        failed: None,
+    };
+    let run =
+        Runner::new(config(masters, "bench-visitor")).run(&mut visitor, CancellationToken::new());
+    run.await.context("the framework ended")?;
+    if let Some(why) = visitor.failed {
+        bail!("{why}");
+    }
+    visitor
+        .time_ms
+        .context("the task ended before it was seen running")
+}

@@ -1,0 +1,58 @@
+//! One task on an idle cluster, until its framework sees it running.
+
+use anyhow::Result;
+
+use crate::arguments::Workload;
+use crate::bench::{Bench, Findings};
+use crate::cluster::{AgentKind, Cluster, RealAgent};
+use crate::framework::{Starts, fresh_start};
+use crate::registry::masters;
+use crate::report::{Cell, Goal, Report, Side, quantile};
+
+const RESIDENT: &str = "held offer accepted to RUNNING";
+const RESIDENT_P99: &str = "held offer accepted to RUNNING, p99";
+const FRESH: &str = "new framework to RUNNING";
+/// One visit for so many tasks of the resident framework.
+const VISITS: u32 = 10;
+
+/// Starts, one at a time.
+pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
+    let about = [
+        "Three masters, one agent, tasks in five namespaces and a cgroup, one at a time.",
+        "held offer: a framework that stays accepts an offer it holds. new framework: connects, waits for an offer, launches.",
+    ];
+    let cells = vec![
+        Cell::new(RESIDENT, "ms", Goal::None)
+            .quoting("HyperQueue 6, Slurm's srun 1,180 (another run)"),
+        Cell::new(RESIDENT_P99, "ms", Goal::OwnAtMost(20.0)),
+        Cell::new(FRESH, "ms", Goal::None)
+            .quoting("HyperQueue 6, Slurm's srun 1,180 (another run)"),
+    ];
+    let mut report = bench.report(Workload::Latency, &about, cells);
+    let work = async |_, findings: &mut Findings| one_run(bench, findings).await;
+    bench
+        .alternate(&mut report, bench.extent.runs, work)
+        .await?;
+    Ok(report)
+}
+
+async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
+    let cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
+    let _agent = RealAgent::start(
+        &cluster,
+        &bench.ground,
+        "cpus:4;mem:1024;disk:1024",
+        AgentKind::Namespaces,
+    )
+    .await?;
+    let masters = masters(&cluster)?;
+    let starts = Starts::resident(&masters, bench.extent.starts).await?;
+    for time_ms in &starts.times_ms {
+        findings.note(RESIDENT, *time_ms);
+    }
+    findings.note(RESIDENT_P99, quantile(&starts.times_ms, 0.99));
+    for _ in 0..bench.extent.starts.div_ceil(VISITS) {
+        findings.note(FRESH, fresh_start(&masters).await?);
+    }
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! Load: closed-loop clients, and clients at a fixed pace.
+//!
+//! Bounded in time: whatever has not answered by the end is dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use crate::report::quantile;
+use crate::writer::{Target, Writer};
+
+/// How long answers may stay out after the end of a closed loop.
+const LATE: Duration = Duration::from_secs(15);
+/// Deadline of one write of a paced or failing client.
+const WRITE_DEADLINE: Duration = Duration::from_secs(1);
+/// Pause of a client whose write failed.
+const AFTER_ERROR: Duration = Duration::from_millis(10);
+
+/// One closed-loop client.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pub(crate) writer: Writer,
+    pub(crate) target: Target,
+}
+
+/// When a closed loop is measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Window {
+    pub(crate) warm_up: Duration,
+    pub(crate) measured: Duration,
+}
+
+/// What a closed loop did.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rate {
+    /// Writes answered in the window, per second.
+    pub(crate) per_second: f64,
+    pub(crate) p50_ms: f64,
+    pub(crate) p99_ms: f64,
+}
+
+/// Every client writes, awaits the answer, and writes again.
+///
+/// # Errors
+/// The first error of a client: a healthy cluster refuses nothing here.
+pub(crate) async fn closed_loop(clients: Vec<Client>, window: Window) -> Result<Rate> {
+    let begin = Instant::now() + window.warm_up;
+    let end = begin + window.measured;
+    let mut loops = JoinSet::new();
+    for client in clients {
+        loops.spawn(one_loop(client, begin, end));
+    }
+    let mut times_ms = Vec::new();
+    let limit = tokio::time::Instant::from_std(end + LATE);
+    while let Some(joined) = tokio::time::timeout_at(limit, loops.join_next())
+        .await
+        .context("clients are not answered")?
+    {
+        times_ms.extend(joined.context("a client panicked")??);
+    }
+    if times_ms.is_empty() {
+        bail!("nothing was answered within {:?}", window.measured);
+    }
+    Ok(Rate {
+        per_second: times_ms.len() as f64 / window.measured.as_secs_f64(),
+        p50_ms: quantile(&times_ms, 0.5),
+        p99_ms: quantile(&times_ms, 0.99),
+    })
+}
+
+/// Milliseconds of each write answered in the window.
+async fn one_loop(client: Client, begin: Instant, end: Instant) -> Result<Vec<f64>> {
+    let mut times_ms = Vec::new();
+    let mut serial = 0;
+    let mut now = Instant::now();
+    while now < end {
+        serial += 1;
+        client.writer.write(&client.target, serial).await?;
+        let answered = Instant::now();
+        if answered >= begin && answered < end {
+            times_ms.push((answered - now).as_secs_f64() * 1e3);
+        }
+        now = answered;
+    }
+    Ok(times_ms)
+}
+
+/// What clients do while a leader dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pace {
+    /// All clients together so many writes a second.
+    PerSecond(u32),
+    /// Each client writes again as soon as it is answered.
+    Saturated,
+}
+
+/// Clients that go on through errors, each at its own member first, the next one after an error.
+/// They end with the value.
+pub(crate) struct Persistent {
+    _clients: JoinSet<()>,
+    answered: Arc<AtomicU64>,
+}
+
+impl Persistent {
+    /// `writers`: one a member.
+    pub(crate) fn start(writers: &[Writer], targets: &[Target], pace: Pace) -> Self {
+        let answered = Arc::new(AtomicU64::new(0));
+        let mut clients = JoinSet::new();
+        for (number, target) in targets.iter().enumerate() {
+            let client = Walker {
+                writers: writers.to_vec(),
+                place: number % writers.len(),
+                target: target.clone(),
+                answered: answered.clone(),
+            };
+            let interval = match pace {
+                Pace::PerSecond(all) => {
+                    Some(Duration::from_secs(1) * u32::try_from(targets.len()).unwrap_or(1) / all)
+                }
+                Pace::Saturated => None,
+            };
+            clients.spawn(client.walk(interval));
+        }
+        Self {
+            _clients: clients,
+            answered,
+        }
+    }
+
+    /// Writes answered so far.
+    pub(crate) fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+}
+
+struct Walker {
+    writers: Vec<Writer>,
+    place: usize,
+    target: Target,
+    answered: Arc<AtomicU64>,
+}
+
+impl Walker {
+    async fn walk(mut self, interval: Option<Duration>) {
+        let mut ticks = interval.map(tokio::time::interval);
+        if let Some(ticks) = &mut ticks {
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        }
+        for serial in 1.. {
+            if let Some(ticks) = &mut ticks {
+                ticks.tick().await;
+            }
+            let writer = &self.writers[self.place];
+            match writer
+                .write_within(&self.target, serial, WRITE_DEADLINE)
+                .await
+            {
+                Ok(()) => {
+                    self.answered.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(_) => {
+                    // Expected while a leader dies: another member is tried.
+                    self.place = (self.place + 1) % self.writers.len();
+                    tokio::time::sleep(AFTER_ERROR).await;
+                }
+            }
+        }
+    }
+}

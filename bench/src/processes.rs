@@ -1,0 +1,171 @@
+//! Processes that a run starts, each ended by its own id when its handle is dropped.
+//!
+//! `setpriv --pdeathsig` ends them too if this program itself is killed.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long a process may take to end after its standard input was closed.
+const GOODBYE: Duration = Duration::from_secs(10);
+
+/// How a process is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// With KILL.
+    Killed,
+    /// By the end of its standard input, with KILL if that does not do.
+    InputClosed,
+}
+
+/// What to start; may be started again after its end.
+#[derive(Debug, Clone)]
+pub(crate) struct Recipe {
+    pub(crate) program: PathBuf,
+    pub(crate) arguments: Vec<String>,
+    /// Gets standard output and standard error.
+    pub(crate) log: PathBuf,
+    pub(crate) ending: Ending,
+}
+
+/// A running process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    log: PathBuf,
+    ending: Ending,
+}
+
+impl Process {
+    /// # Errors
+    /// If it cannot be started.
+    pub(crate) fn start(recipe: &Recipe) -> Result<Self> {
+        let log = File::options().create(true).append(true).open(&recipe.log);
+        let log = log.with_context(|| format!("cannot write {}", recipe.log.display()))?;
+        let mut command = match recipe.ending {
+            Ending::Killed => {
+                let mut command = Command::new("setpriv");
+                command
+                    .args(["--pdeathsig", "KILL", "--"])
+                    .arg(&recipe.program)
+                    .stdin(Stdio::null());
+                command
+            }
+            Ending::InputClosed => {
+                let mut command = Command::new(&recipe.program);
+                command.stdin(Stdio::piped());
+                command
+            }
+        };
+        command
+            .args(&recipe.arguments)
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", recipe.program.display()))?;
+        Ok(Self {
+            child,
+            log: recipe.log.clone(),
+            ending: recipe.ending,
+        })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// # Errors
+    /// If the process is gone.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.pid()).context("a pid fits")?);
+        kill(pid, signal).with_context(|| format!("cannot send {signal} to {pid}"))
+    }
+
+    /// # Errors
+    /// If it has ended, with the last lines that it wrote.
+    pub(crate) fn expect_alive(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("it ended early ({status}):\n{}", last_lines(&self.log));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.ending == Ending::InputClosed {
+            drop(self.child.stdin.take());
+            let end = Instant::now() + GOODBYE;
+            while Instant::now() < end && matches!(self.child.try_wait(), Ok(None)) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+        // A process that has ended already is only reaped; nothing is left to do about a failure.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn last_lines(log: &Path) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(8)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe(directory: &Path, script: &str, ending: Ending) -> Recipe {
+        Recipe {
+            program: "/bin/sh".into(),
+            arguments: vec!["-c".into(), script.into()],
+            log: directory.join("log"),
+            ending,
+        }
+    }
+
+    fn exists(pid: u32) -> bool {
+        Path::new(&format!("/proc/{pid}")).exists()
+    }
+
+    #[test]
+    fn a_process_ends_with_its_handle_even_when_it_is_frozen() {
+        let directory = tempfile::tempdir().unwrap();
+        let sleeper = recipe(directory.path(), "exec sleep 1000", Ending::Killed);
+        let process = Process::start(&sleeper).unwrap();
+        let pid = process.pid();
+        process.signal(Signal::SIGSTOP).unwrap();
+        drop(process);
+        assert!(!exists(pid));
+    }
+
+    #[test]
+    fn a_process_that_ends_early_leaves_its_last_words() {
+        let directory = tempfile::tempdir().unwrap();
+        let short = recipe(directory.path(), "echo no disk; exit 3", Ending::Killed);
+        let mut process = Process::start(&short).unwrap();
+        let end = Instant::now() + Duration::from_secs(10);
+        let error = loop {
+            match process.expect_alive() {
+                Err(error) => break error.to_string(),
+                Ok(()) => assert!(Instant::now() < end, "it never ended"),
+            }
+        };
+        assert!(error.contains("no disk"), "{error}");
+    }
+
+    #[test]
+    fn a_process_may_say_goodbye_when_its_input_ends() {
+        let directory = tempfile::tempdir().unwrap();
+        let polite = recipe(directory.path(), "cat; echo goodbye", Ending::InputClosed);
+        drop(Process::start(&polite).unwrap());
+        assert_eq!(last_lines(&directory.path().join("log")), "goodbye");
+    }
+}

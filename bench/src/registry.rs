@@ -1,0 +1,242 @@
+//! Small changes: closed-loop clients, one by one and in batches.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use argosy_client::Masters;
+
+use crate::agents::Agents;
+use crate::arguments::Workload;
+use crate::bench::{Bench, Findings};
+use crate::cluster::{Cluster, channel};
+use crate::load::{Client, Window, closed_loop};
+use crate::report::{Cell, Goal, Report, Side};
+use crate::writer::{Lane, Target, Writer};
+
+/// Clients, connections, and the goal.
+const CLIENTS: [(usize, usize, f64); 4] =
+    [(1, 1, 1.0), (32, 4, 2.0), (256, 8, 2.5), (1_000, 16, 2.5)];
+/// Streams of the batched workload, and batches on their way on each.
+const STREAMS: usize = 8;
+const AHEAD: usize = 4;
+/// Operations of a message.
+const BATCH: usize = 256;
+/// What etcd takes in a transaction by default.
+const TRANSACTION: usize = 128;
+/// What emulated agents have.
+const RESOURCES: &str = "cpus:1;mem:64";
+
+/// One change a message.
+pub(crate) async fn single(bench: &Bench) -> Result<Report> {
+    let about = [
+        "Closed-loop clients, each changes a value of 128 bytes: an attribute of an agent of its own, or a key of its own.",
+        "argosy: messages on streams (Operator.Write), one stream a connection, shared by clients. etcd: unary Put.",
+        "unary: Operator.WriteOne instead. Connections to the leader, both sides: 1, 4, 8, 16.",
+    ];
+    let mut cells = Vec::new();
+    for (clients, _, goal) in CLIENTS {
+        cells.push(Cell::new(rate(clients), "op/s", Goal::AtLeast(goal)));
+        cells.push(Cell::new(p50(clients), "ms", Goal::None));
+        cells.push(Cell::new(p99(clients), "ms", Goal::AtMost(0.5)));
+    }
+    for (clients, _, _) in CLIENTS {
+        cells.push(Cell::new(unary(rate(clients)), "op/s", Goal::None));
+        cells.push(Cell::new(unary(p99(clients)), "ms", Goal::None));
+    }
+    let mut report = bench.report(Workload::Registry, &about, cells);
+    let work = async |side, findings: &mut Findings| match side {
+        Side::Argosy => single_argosy(bench, findings).await,
+        Side::Etcd => single_etcd(bench, findings).await,
+    };
+    bench
+        .alternate(&mut report, bench.extent.runs, work)
+        .await?;
+    Ok(report)
+}
+
+fn rate(clients: usize) -> String {
+    format!("{clients} client{}", if clients == 1 { "" } else { "s" })
+}
+
+fn p50(clients: usize) -> String {
+    format!("{}, p50", rate(clients))
+}
+
+fn p99(clients: usize) -> String {
+    format!("{}, p99", rate(clients))
+}
+
+fn unary(cell: String) -> String {
+    format!("{cell}, unary")
+}
+
+fn window(bench: &Bench) -> Window {
+    Window {
+        warm_up: bench.extent.warm_up,
+        measured: bench.extent.measured,
+    }
+}
+
+/// API addresses of the masters.
+pub(crate) fn masters(cluster: &Cluster) -> Result<Masters> {
+    Ok(Masters::new(
+        cluster.members.iter().map(|member| &member.api),
+    )?)
+}
+
+async fn single_argosy(bench: &Bench, findings: &mut Findings) -> Result<()> {
+    let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
+    let masters = masters(&cluster)?;
+    // Agents are added and never leave: nobody is to be found absent while others are measured.
+    let mut groups = Vec::new();
+    let mut ids: Vec<String> = Vec::new();
+    for (clients, connections, _) in CLIENTS {
+        let missing = u32::try_from(clients - ids.len())?;
+        let group = Agents::start(&masters, missing, RESOURCES).await?;
+        ids.extend_from_slice(group.ids());
+        groups.push(group);
+        let target = |client: usize| Target {
+            client,
+            agents: Arc::new([ids[client].clone()]),
+        };
+        let mut writers = Vec::new();
+        for _ in 0..connections {
+            writers.push(Writer::Stream(Arc::new(
+                Lane::open(&masters, &target(0)).await?,
+            )));
+        }
+        let streamed = closed_loop(clients_of(&writers, clients, target), window(bench)).await?;
+        findings.note(rate(clients), streamed.per_second);
+        findings.note(p50(clients), streamed.p50_ms);
+        findings.note(p99(clients), streamed.p99_ms);
+        let leader = cluster.settled().await?;
+        let writers = connections_to(&cluster, leader, connections, Writer::one).await?;
+        let one = closed_loop(clients_of(&writers, clients, target), window(bench)).await?;
+        findings.note(unary(rate(clients)), one.per_second);
+        findings.note(unary(p99(clients)), one.p99_ms);
+        cluster.settled().await?;
+    }
+    Ok(())
+}
+
+async fn single_etcd(bench: &Bench, findings: &mut Findings) -> Result<()> {
+    let mut cluster = Cluster::start(Side::Etcd, &bench.ground).await?;
+    for (clients, connections, _) in CLIENTS {
+        let found = puts(bench, &mut cluster, clients, connections).await?;
+        for name in [rate(clients), unary(rate(clients))] {
+            findings.note(name, found.per_second);
+        }
+        findings.note(p50(clients), found.p50_ms);
+        for name in [p99(clients), unary(p99(clients))] {
+            findings.note(name, found.p99_ms);
+        }
+    }
+    Ok(())
+}
+
+async fn puts(
+    bench: &Bench,
+    cluster: &mut Cluster,
+    clients: usize,
+    connections: usize,
+) -> Result<crate::load::Rate> {
+    let leader = cluster.settled().await?;
+    let writers = connections_to(cluster, leader, connections, Writer::put).await?;
+    closed_loop(clients_of(&writers, clients, keys), window(bench)).await
+}
+
+fn keys(client: usize) -> Target {
+    Target {
+        client,
+        agents: Arc::new([]),
+    }
+}
+
+async fn connections_to(
+    cluster: &Cluster,
+    leader: usize,
+    count: usize,
+    writer: impl Fn(tonic::transport::Channel) -> Writer,
+) -> Result<Vec<Writer>> {
+    let mut writers = Vec::with_capacity(count);
+    for _ in 0..count {
+        writers.push(writer(
+            channel(&cluster.members[leader].api)?.connect().await?,
+        ));
+    }
+    Ok(writers)
+}
+
+fn clients_of(writers: &[Writer], count: usize, target: impl Fn(usize) -> Target) -> Vec<Client> {
+    let client = |number: usize| Client {
+        writer: writers[number % writers.len()].clone(),
+        target: target(number),
+    };
+    (0..count).map(client).collect()
+}
+
+const AGAINST_SINGLE: &str = "beside single puts, 256 clients";
+const AGAINST_BATCHED: &str = "beside transactions of 128 puts";
+const BATCH_P50: &str = "a batch, p50";
+
+/// Many changes a message.
+pub(crate) async fn batched(bench: &Bench) -> Result<Report> {
+    let about = [
+        "argosy: 8 streams, messages of 256 operations, 4 messages on their way on each.",
+        "etcd: single puts of 256 clients on 8 connections; and transactions of 128 puts (its default limit), 32 clients on 8 connections.",
+    ];
+    let cells = vec![
+        Cell::new(AGAINST_SINGLE, "op/s", Goal::AtLeast(12.0)),
+        Cell::new(AGAINST_BATCHED, "op/s", Goal::None),
+        Cell::new(BATCH_P50, "ms", Goal::None),
+    ];
+    let mut report = bench.report(Workload::RegistryBatch, &about, cells);
+    let work = async |side, findings: &mut Findings| match side {
+        Side::Argosy => batched_argosy(bench, findings).await,
+        Side::Etcd => batched_etcd(bench, findings).await,
+    };
+    bench
+        .alternate(&mut report, bench.extent.runs, work)
+        .await?;
+    Ok(report)
+}
+
+async fn batched_argosy(bench: &Bench, findings: &mut Findings) -> Result<()> {
+    let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
+    let masters = masters(&cluster)?;
+    let agents = Agents::start(&masters, u32::try_from(BATCH)?, RESOURCES).await?;
+    let all: Arc<[String]> = agents.ids().into();
+    let target = |client| Target {
+        client,
+        agents: all.clone(),
+    };
+    let mut writers = Vec::new();
+    for _ in 0..STREAMS {
+        writers.push(Writer::Stream(Arc::new(
+            Lane::open(&masters, &target(0)).await?,
+        )));
+    }
+    let found = closed_loop(clients_of(&writers, STREAMS * AHEAD, target), window(bench)).await?;
+    for cell in [AGAINST_SINGLE, AGAINST_BATCHED] {
+        findings.note(cell, found.per_second * BATCH as f64);
+    }
+    findings.note(BATCH_P50, found.p50_ms);
+    cluster.settled().await?;
+    Ok(())
+}
+
+async fn batched_etcd(bench: &Bench, findings: &mut Findings) -> Result<()> {
+    let mut cluster = Cluster::start(Side::Etcd, &bench.ground).await?;
+    let single = puts(bench, &mut cluster, 256, STREAMS).await?;
+    findings.note(AGAINST_SINGLE, single.per_second);
+    let leader = cluster.settled().await?;
+    let transaction = |channel| match Writer::put(channel) {
+        Writer::Put(client) => Writer::Transaction(client, TRANSACTION),
+        other => other,
+    };
+    let writers = connections_to(&cluster, leader, STREAMS, transaction).await?;
+    let found = closed_loop(clients_of(&writers, STREAMS * AHEAD, keys), window(bench)).await?;
+    findings.note(AGAINST_BATCHED, found.per_second * TRANSACTION as f64);
+    findings.note(BATCH_P50, found.p50_ms);
+    Ok(())
+}

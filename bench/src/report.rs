@@ -1,0 +1,220 @@
+//! What was measured, as a table for people and as JSON for programs.
+//!
+//! Compares medians; judges only when asked to be a gate. Void runs count only if all are void.
+
+mod figures;
+mod table;
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::machine::{Machine, Probes};
+
+pub(crate) use figures::{Spread, grouped, median, quantile};
+
+/// Cores busy with something else, above which a run says nothing.
+pub(crate) const VOID_LOAD: f64 = 0.3;
+/// What a gate allows a ratio to fall short of its goal.
+const TOLERANCE: f64 = 0.2;
+
+/// Who was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Side {
+    Argosy,
+    Etcd,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Argosy => "argosy",
+            Self::Etcd => "etcd",
+        })
+    }
+}
+
+/// What the ratio of the medians, Argosy's to the peer's, is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Goal {
+    /// Shown, not judged.
+    None,
+    /// At least this.
+    AtLeast(f64),
+    /// At most this.
+    AtMost(f64),
+    /// Argosy's own median is at most this; no peer.
+    OwnAtMost(f64),
+    /// Argosy's own median is at least this; no peer.
+    OwnAtLeast(f64),
+}
+
+/// One figure of a workload.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Cell {
+    /// What is counted or timed.
+    pub(crate) name: String,
+    /// Of its values.
+    pub(crate) unit: &'static str,
+    pub(crate) goal: Goal,
+    /// A published figure of somebody else, measured in another run: never judged.
+    pub(crate) quoted: Option<&'static str>,
+}
+
+impl Cell {
+    pub(crate) fn new(name: impl Into<String>, unit: &'static str, goal: Goal) -> Self {
+        Self {
+            name: name.into(),
+            unit,
+            goal,
+            quoted: None,
+        }
+    }
+
+    pub(crate) fn quoting(self, quoted: &'static str) -> Self {
+        Self {
+            quoted: Some(quoted),
+            ..self
+        }
+    }
+}
+
+/// One value of a cell.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Sample {
+    pub(crate) cell: String,
+    pub(crate) value: f64,
+}
+
+/// One run of one side.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Run {
+    pub(crate) side: Side,
+    /// Counts from 1 for each side.
+    pub(crate) number: u32,
+    pub(crate) probes: Probes,
+    /// Cores busy with something else.
+    pub(crate) other_load: f64,
+    /// Whether something else disturbed it.
+    pub(crate) void: bool,
+    pub(crate) samples: Vec<Sample>,
+    pub(crate) kills: Vec<Kill>,
+}
+
+/// One leader killed or frozen. Phases are milliseconds after the signal, as the next leader saw them.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Kill {
+    pub(crate) signal: &'static str,
+    pub(crate) load: &'static str,
+    /// CLOCK_MONOTONIC just before the signal, in nanoseconds.
+    pub(crate) before_ns: u64,
+    pub(crate) leader_pid: u32,
+    /// Until the first successful write at a survivor.
+    pub(crate) gap_ms: f64,
+    pub(crate) phases: Option<Phases>,
+}
+
+/// The steps of one failover. Absent: not seen, or not before the next kill.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Phases {
+    pub(crate) dead_seen_ms: Option<i64>,
+    pub(crate) elected_ms: Option<i64>,
+    pub(crate) first_commit_ms: Option<i64>,
+    pub(crate) first_offer_ms: Option<i64>,
+    pub(crate) first_launch_ms: Option<i64>,
+}
+
+/// Everything about one workload.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Report {
+    pub(crate) workload: &'static str,
+    /// What is measured, in words.
+    pub(crate) about: Vec<String>,
+    pub(crate) machine: Machine,
+    /// Programs and their versions.
+    pub(crate) versions: Vec<String>,
+    pub(crate) cells: Vec<Cell>,
+    pub(crate) runs: Vec<Run>,
+}
+
+impl Report {
+    /// Values of one side in one cell.
+    pub(crate) fn values(&self, cell: &str, side: Side) -> Vec<f64> {
+        let of_side = || self.runs.iter().filter(move |run| run.side == side);
+        let counts = |run: &&Run| !run.void || of_side().all(|run| run.void);
+        let samples = of_side().filter(counts).flat_map(|run| &run.samples);
+        samples
+            .filter(|sample| sample.cell == cell)
+            .map(|sample| sample.value)
+            .collect()
+    }
+
+    /// Ratio of the medians, with the lowest and highest ratio of runs of the same number.
+    pub(crate) fn ratio(&self, cell: &str) -> Option<Spread> {
+        let (ours, theirs) = (
+            self.values(cell, Side::Argosy),
+            self.values(cell, Side::Etcd),
+        );
+        if ours.is_empty() || theirs.is_empty() {
+            return None;
+        }
+        let of_run = |side, number| {
+            let run = self
+                .runs
+                .iter()
+                .find(|run| run.side == side && run.number == number)?;
+            let values: Vec<f64> = run
+                .samples
+                .iter()
+                .filter(|sample| sample.cell == cell)
+                .map(|sample| sample.value)
+                .collect();
+            (!values.is_empty()).then(|| median(&values))
+        };
+        let numbers = self.runs.iter().map(|run| run.number).max().unwrap_or(0);
+        let pairs = (1..=numbers)
+            .filter_map(|number| Some(of_run(Side::Argosy, number)? / of_run(Side::Etcd, number)?));
+        let pairs: Vec<f64> = pairs.collect();
+        let whole = Spread::of(&pairs)?;
+        Some(Spread {
+            median: median(&ours) / median(&theirs),
+            ..whole
+        })
+    }
+
+    /// What falls short of its goal by more than a gate allows, in words.
+    pub(crate) fn shortfalls(&self) -> Vec<String> {
+        self.cells
+            .iter()
+            .filter_map(|cell| self.shortfall(cell))
+            .collect()
+    }
+
+    fn shortfall(&self, cell: &Cell) -> Option<String> {
+        let ratio = || Some(self.ratio(&cell.name)?.median);
+        let own = || Some(Spread::of(&self.values(&cell.name, Side::Argosy))?.median);
+        let (value, bound, is_short) = match cell.goal {
+            Goal::None => return None,
+            Goal::AtLeast(goal) => (ratio()?, goal, ratio()? < goal * (1.0 - TOLERANCE)),
+            Goal::AtMost(goal) => (ratio()?, goal, ratio()? > goal * (1.0 + TOLERANCE)),
+            Goal::OwnAtLeast(goal) => (own()?, goal, own()? < goal * (1.0 - TOLERANCE)),
+            Goal::OwnAtMost(goal) => (own()?, goal, own()? > goal * (1.0 + TOLERANCE)),
+        };
+        let words = format!(
+            "{} {}: {value:.2}, the goal is {bound}",
+            self.workload, cell.name
+        );
+        is_short.then_some(words)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        table::write(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,110 @@
+//! Many tasks that do nothing, on one agent: what the way through the whole cluster costs.
+
+use anyhow::Result;
+
+use crate::arguments::Workload;
+use crate::bench::{Bench, Findings};
+use crate::cluster::{AgentKind, Cluster, RealAgent};
+use crate::cpu::{process_seconds, tree_seconds};
+use crate::framework::flood;
+use crate::registry::masters;
+use crate::report::{Cell, Goal, Report, Side};
+
+/// Slots, kind of agent, and what to compare with.
+const CASES: [(u32, AgentKind, Goal, Option<&str>); 4] = [
+    (
+        64,
+        AgentKind::Namespaces,
+        Goal::OwnAtLeast(1_000.0),
+        Some("HyperQueue 0.26.2: 1,540 (another run)"),
+    ),
+    (
+        2,
+        AgentKind::Namespaces,
+        Goal::None,
+        Some("HyperQueue 0.26.2: 924 (another run)"),
+    ),
+    (
+        64,
+        AgentKind::Plain,
+        Goal::None,
+        Some("HyperQueue 0.26.2: 1,540 (another run)"),
+    ),
+    (
+        2,
+        AgentKind::Plain,
+        Goal::None,
+        Some("HyperQueue 0.26.2: 924 (another run)"),
+    ),
+];
+const WHO: [&str; 3] = [
+    "the masters",
+    "the agent and its containers",
+    "the framework",
+];
+
+/// Tasks from submission to the last end seen.
+pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
+    let tasks = bench.extent.tasks;
+    let about = [
+        format!("{tasks} tasks of /bin/true on one agent, three masters: from before the framework's first word until its last FINISHED."),
+        "namespaces: each task in pid, mount, ipc, uts and cgroup namespaces and a cgroup of its own; plain: a process of its own.".to_owned(),
+        "HyperQueue isolates, replicates and syncs nothing.".to_owned(),
+    ];
+    let about: Vec<&str> = about.iter().map(String::as_str).collect();
+    let mut cells = Vec::new();
+    for (slots, kind, goal, quoted) in CASES {
+        let cell = Cell::new(name(slots, kind), "tasks/s", goal);
+        cells.push(quoted.map_or(cell.clone(), |quoted| cell.quoting(quoted)));
+    }
+    for (slots, kind, _, _) in CASES {
+        cells.extend(WHO.map(|who| Cell::new(share(slots, kind, who), "core-ms/task", Goal::None)));
+    }
+    let mut report = bench.report(Workload::Tasks, &about, cells);
+    let work = async |_, findings: &mut Findings| {
+        for (slots, kind, _, _) in CASES {
+            one_case(bench, slots, kind, findings).await?;
+        }
+        Ok(())
+    };
+    bench
+        .alternate(&mut report, bench.extent.runs, work)
+        .await?;
+    Ok(report)
+}
+
+fn name(slots: u32, kind: AgentKind) -> String {
+    format!("{slots} slots, {kind}")
+}
+
+fn share(slots: u32, kind: AgentKind, who: &str) -> String {
+    format!("{}: {who}", name(slots, kind))
+}
+
+async fn one_case(
+    bench: &Bench,
+    slots: u32,
+    kind: AgentKind,
+    findings: &mut Findings,
+) -> Result<()> {
+    let cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
+    let resources = format!("cpus:{slots};mem:{};disk:1024", slots * 64);
+    let agent = RealAgent::start(&cluster, &bench.ground, &resources, kind).await?;
+    let seconds = || {
+        let masters: f64 = cluster.pids().into_iter().filter_map(process_seconds).sum();
+        [
+            masters,
+            tree_seconds(agent.pid()),
+            process_seconds(std::process::id()).unwrap_or_default(),
+        ]
+    };
+    let before = seconds();
+    let took = flood(&masters(&cluster)?, bench.extent.tasks).await?;
+    let after = seconds();
+    let tasks = f64::from(bench.extent.tasks);
+    findings.note(name(slots, kind), tasks / took.as_secs_f64());
+    for ((who, before), after) in WHO.iter().zip(before).zip(after) {
+        findings.note(share(slots, kind, who), (after - before) * 1e3 / tasks);
+    }
+    Ok(())
+}
