@@ -189,9 +189,11 @@ pub enum MembershipError {
         /// How many entries it lacks.
         lag: u64,
     },
-    /// The transfer did not happen; the leader leads on.
-    #[error("leadership was not taken over by {to}; the present leader leads on")]
+    /// The transfer did not happen. If it had begun, the leader commits nothing more, and the group elects a leader.
+    #[error("leadership was not taken over by {to}: {reason}")]
     NotTransferred {
+        /// Why.
+        reason: &'static str,
         /// Who should have taken it.
         to: u64,
     },

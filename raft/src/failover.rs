@@ -12,7 +12,6 @@ use std::time::Duration;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::raft::TransferLeaderRequest;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -21,12 +20,12 @@ use tonic::{Status, Streaming};
 use tracing::{debug, info};
 
 use crate::campaign::{Campaign, Step, View};
-use crate::network::{self, Peers};
+use crate::connections::{self, Peers};
 use crate::node::Consensus;
 use crate::settings::Timing;
 use crate::status::Phases;
 use crate::types::{Member, TypeConfig, Vote};
-use crate::wire::{self, proto};
+use crate::wire::proto;
 
 /// How long a port is asked that gives no clear answer: a dying process may still accept, or reset, for a while.
 const DOUBT: Duration = Duration::from_millis(200);
@@ -135,12 +134,10 @@ impl Watch {
             }
             for channel in [connections.control.clone(), connections.entries.clone()] {
                 self.tasks.spawn(async move {
-                    let question = proto::AskRequest {
-                        format: wire::FORMAT,
-                    };
+                    let question = connections::question();
                     // Whether it answers does not matter: the connection is open now, or cannot be opened.
-                    let _ =
-                        tokio::time::timeout(DOUBT, network::client(channel).ask(question)).await;
+                    let _ = tokio::time::timeout(DOUBT, connections::client(channel).ask(question))
+                        .await;
                 });
             }
         }
@@ -188,15 +185,13 @@ impl Watch {
         address: &str,
     ) -> Result<(u64, Streaming<proto::AskResponse>), Status> {
         let open = async {
-            let endpoint = network::endpoint(address, self.timing)?;
+            let endpoint = connections::endpoint(address, self.timing)?;
             let channel = endpoint
                 .connect()
                 .await
-                .map_err(|error| Status::unavailable(network::chain(&error)))?;
-            let question = proto::AskRequest {
-                format: wire::FORMAT,
-            };
-            let mut presence = network::client(channel)
+                .map_err(|error| Status::unavailable(connections::chain(&error)))?;
+            let question = connections::question();
+            let mut presence = connections::client(channel)
                 .presence(question)
                 .await?
                 .into_inner();
@@ -295,16 +290,15 @@ async fn ended(mut presence: Streaming<proto::AskResponse>) {
 async fn judge(address: &str, known: u64, timing: Timing) -> Verdict {
     let deadline = Instant::now() + DOUBT;
     loop {
-        match TcpStream::connect(address).await {
+        match connections::knock(address).await {
             // No process listens there: the kernel says so.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 return Verdict::Dead;
             }
             Err(error) => debug!(address, %error, "the leader's port cannot be reached"),
-            Ok(probe) => {
-                drop(probe);
+            Ok(()) => {
                 let patience = deadline.saturating_duration_since(Instant::now());
-                match network::ask(address, timing, patience).await {
+                match connections::ask(address, connections::question(), timing, patience).await {
                     Ok(answer) if answer.process_incarnation == known => return Verdict::Alive,
                     Ok(_another) => return Verdict::Dead,
                     // Reset, closed or silent: a dying process does that, and so does a busy one. Ask again.

@@ -1,10 +1,11 @@
 //! Consensus: openraft behind Node, log and registry on RocksDB, snapshots, transport.
 //!
 //! No type of openraft or RocksDB leaves this crate. Reading order: `types`, `settings`, `node`, `proposer`; then how a group
-//! comes about and changes (`forming`, `membership`), how it talks (`wire`, `network`, `service`, `shipping`), how it loses a
+//! comes about and changes (`starting`, `founding`, `forming`, `membership`), how it talks (`wire`, `connections`, `network`, `service`, `shipping`), how it loses a
 //! leader (`failover`, `campaign`); then what it keeps (`store`, `log`, `machine`, `snapshot`).
 
 mod campaign;
+mod connections;
 mod directory;
 mod disk;
 mod entry;
@@ -12,6 +13,8 @@ mod error;
 mod failover;
 mod fatal;
 mod forming;
+mod forwarding;
+mod founding;
 mod growth;
 mod install;
 mod log;
@@ -27,6 +30,7 @@ mod settings;
 mod shelf;
 mod shipping;
 mod snapshot;
+mod starting;
 mod status;
 mod store;
 #[cfg(test)]

@@ -8,19 +8,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
-use openraft::{ChangeMembers, Instant as _};
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
-use tonic::{Code, Status as Refusal};
+use tonic::Status as Refusal;
 use tracing::info;
 
+use crate::connections::{self, Peers};
 use crate::error::MembershipError;
-use crate::network::{self, Caller, Peers};
+use crate::forwarding::forward;
+use crate::network::Caller;
 use crate::node::Consensus;
 use crate::settings::Timing;
-use crate::status::Status;
+use crate::status::{self, Status};
 use crate::types::{Member, TypeConfig};
 use crate::wire::{self, proto};
 
@@ -30,10 +32,10 @@ const MOST_VOTERS: usize = 5;
 const CLOSE_ENTRIES: u64 = 256;
 /// How long a learner may take without coming closer.
 const STALLED: Duration = Duration::from_secs(20);
-/// How long a new master, or a remote leader, may take to answer.
+/// How long a change may wait for a quorum. It goes on in the log; only nobody waits for it any longer.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a new master may take to answer, and a change may wait for the one before it.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a remote leader may take for a whole change: a learner may have to be sent a snapshot first.
-const CHANGE_PATIENCE: Duration = Duration::from_secs(600);
 
 /// What is to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,16 +52,34 @@ pub(crate) enum Change {
 
 /// Executes changes, or has the leader do it.
 pub(crate) struct Changes {
-    pub(crate) raft: Consensus,
-    pub(crate) caller: Caller,
-    pub(crate) peers: Peers,
-    pub(crate) timing: Timing,
-    pub(crate) status: watch::Receiver<Status>,
-    /// Held through a change. A second one is refused instead of waiting.
-    pub(crate) changing: Mutex<()>,
+    raft: Consensus,
+    caller: Caller,
+    peers: Peers,
+    timing: Timing,
+    status: watch::Receiver<Status>,
+    /// Held through a change. A second one waits a little and is refused then.
+    changing: Mutex<()>,
 }
 
 impl Changes {
+    pub(crate) fn new(
+        raft: Consensus,
+        caller: Caller,
+        peers: Peers,
+        timing: Timing,
+        status: watch::Receiver<Status>,
+    ) -> Changes {
+        let changing = Mutex::new(());
+        Changes {
+            raft,
+            caller,
+            peers,
+            timing,
+            status,
+            changing,
+        }
+    }
+
     /// Changes the group. `forwarded`: another master has sent it here, so it is not sent on.
     pub(crate) async fn change(
         self: &Arc<Self>,
@@ -74,7 +94,12 @@ impl Changes {
             }
             return forward(&self.peers, self.caller.cluster_key, &member, &change).await;
         }
-        let Ok(_one) = self.changing.try_lock() else {
+        // A transfer changes no member, and must be possible when a change is stuck.
+        if let Change::Transfer(to) = change {
+            return self.transfer(to).await;
+        }
+        // The change before this one may be just ending.
+        let Ok(_one) = tokio::time::timeout(PATIENCE, self.changing.lock()).await else {
             return Err(MembershipError::Busy);
         };
         match change {
@@ -88,7 +113,7 @@ impl Changes {
     }
 
     async fn join(&self, address: &str, promote: bool) -> Result<u64, MembershipError> {
-        let answer = network::ask(address, self.timing, PATIENCE)
+        let answer = connections::ask(address, connections::question(), self.timing, PATIENCE)
             .await
             .map_err(|status| MembershipError::Unreachable {
                 address: address.to_owned(),
@@ -181,7 +206,7 @@ impl Changes {
             incarnation: member.incarnation,
         };
         let connections = self.peers.to(&member.raft_address).map_err(unreachable)?;
-        let mut client = network::client(connections.control.clone());
+        let mut client = connections::client(connections.control.clone());
         let invited = tokio::time::timeout(PATIENCE, client.invite(request)).await;
         invited
             .unwrap_or_else(|_elapsed| Err(Refusal::deadline_exceeded("no answer")))
@@ -261,7 +286,7 @@ impl Changes {
             return Err(MembershipError::LastVoter(id));
         }
         let remaining: BTreeSet<u64> = voters.iter().copied().filter(|one| *one != id).collect();
-        let alive = self.alive(&remaining);
+        let alive = self.enough_alive(&remaining).await;
         if alive <= remaining.len() / 2 {
             return Err(MembershipError::QuorumLost {
                 id,
@@ -288,20 +313,33 @@ impl Changes {
         Ok(id)
     }
 
+    /// How many of these voters live. A leader that is new has heard of nobody yet, so a minority is believed only after
+    /// everyone has had time to answer.
+    async fn enough_alive(&self, voters: &BTreeSet<u64>) -> usize {
+        let mut metrics = self.raft.metrics();
+        let deadline = Instant::now() + Duration::from_millis(2 * self.timing.election_max_ms);
+        loop {
+            let alive = self.alive(voters);
+            if alive > voters.len() / 2 {
+                return alive;
+            }
+            let changed = tokio::time::timeout_at(deadline, metrics.changed()).await;
+            if !matches!(changed, Ok(Ok(()))) {
+                return self.alive(voters);
+            }
+        }
+    }
+
     /// How many of these voters have answered lately, the leader itself included.
     fn alive(&self, voters: &BTreeSet<u64>) -> usize {
-        let fresh =
-            Duration::from_millis(4 * self.timing.election_max_ms + self.timing.append_deadline_ms);
+        let fresh = Duration::from_millis(2 * self.timing.election_max_ms);
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let answered = |id: &u64| {
-            let heard = metrics
-                .heartbeat
-                .as_ref()
-                .and_then(|heard| heard.get(id).copied().flatten());
-            *id == self.caller.id || heard.is_some_and(|at| at.elapsed() < fresh)
+        let answered = |id: u64| {
+            let heard = status::heard_ago(&metrics, id);
+            id == self.caller.id || heard.is_some_and(|ago| ago < fresh)
         };
-        voters.iter().filter(|id| answered(id)).count()
+        voters.iter().filter(|id| answered(**id)).count()
     }
 
     /// Hands leadership over, and returns who leads then. The message is not answered, so the metrics are watched.
@@ -323,8 +361,14 @@ impl Changes {
         let Some(to) = to.or_else(furthest).filter(|to| voters.contains(to)) else {
             return Err(MembershipError::NotTransferred {
                 to: to.unwrap_or(self.caller.id),
+                reason: "it is no voter",
             });
         };
+        // A transfer to a dead node cannot be taken back: openraft's leader falls silent until somebody is elected.
+        if self.enough_alive(&BTreeSet::from([to])).await == 0 {
+            let reason = "it has not answered lately; the present leader leads on";
+            return Err(MembershipError::NotTransferred { to, reason });
+        }
         let mut status = self.status.clone();
         self.raft
             .trigger()
@@ -339,7 +383,10 @@ impl Changes {
         match tokio::time::timeout(patience, changed).await {
             Ok(Ok(status)) => Ok(status.leader.as_ref().map_or(to, |(id, _)| *id)),
             Ok(Err(_closed)) => Err(MembershipError::Stopped),
-            Err(_elapsed) => Err(MembershipError::NotTransferred { to }),
+            Err(_elapsed) => {
+                let reason = "it did not take it in time; the group elects a leader";
+                Err(MembershipError::NotTransferred { to, reason })
+            }
         }
     }
 
@@ -355,7 +402,12 @@ impl Changes {
     }
 
     async fn commit(&self, change: ChangeMembers<u64, Member>) -> Result<(), MembershipError> {
-        match self.raft.change_membership(change, false).await {
+        let committed = self.raft.change_membership(change, false);
+        let Ok(committed) = tokio::time::timeout(COMMIT_PATIENCE, committed).await else {
+            let reason = "too few masters answer to commit it".to_owned();
+            return Err(MembershipError::Unfinished { reason });
+        };
+        match committed {
             Ok(_committed) => Ok(()),
             Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
                 ChangeMembershipError::InProgress(_),
@@ -372,78 +424,5 @@ fn unfinished(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Mem
         RaftError::APIError(other) => MembershipError::Unfinished {
             reason: other.to_string(),
         },
-    }
-}
-
-/// Has another master change the group: the leader, or any formed one that knows it when an empty node asks to join.
-pub(crate) async fn forward(
-    peers: &Peers,
-    cluster_key: u64,
-    to: &Member,
-    change: &Change,
-) -> Result<u64, MembershipError> {
-    use proto::change_request::Change as Wire;
-    let wire = match change {
-        Change::Join {
-            raft_address,
-            promote,
-        } => Wire::Join(proto::Join {
-            raft_address: raft_address.clone(),
-            promote: *promote,
-        }),
-        Change::Remove(id) => Wire::Remove(*id),
-        Change::Transfer(to) => Wire::Transfer(proto::TransferTo {
-            id: to.unwrap_or(0),
-        }),
-    };
-    let request = proto::ChangeRequest {
-        format: wire::FORMAT,
-        cluster_key,
-        change: Some(wire),
-        forwarded: cluster_key != 0,
-    };
-    let failed = |status: Refusal| match status.code() {
-        Code::Unavailable => MembershipError::NoLeader,
-        Code::Aborted => MembershipError::Unfinished {
-            reason: status.message().to_owned(),
-        },
-        _ => MembershipError::Refused(status.message().to_owned()),
-    };
-    let connections = peers.to(&to.raft_address).map_err(failed)?;
-    let mut client = network::client(connections.control.clone());
-    match tokio::time::timeout(CHANGE_PATIENCE, client.change(request)).await {
-        Ok(Ok(answer)) => Ok(answer.into_inner().id),
-        Ok(Err(status)) => Err(failed(status)),
-        Err(_elapsed) => Err(MembershipError::Unfinished {
-            reason: "the leader did not answer in time".to_owned(),
-        }),
-    }
-}
-
-/// A refusal on the wire.
-pub(crate) fn refusal(error: &MembershipError) -> Refusal {
-    let code = match error {
-        MembershipError::NoLeader | MembershipError::Stopped => Code::Unavailable,
-        MembershipError::Unfinished { .. } => return Refusal::aborted(unfinished_reason(error)),
-        MembershipError::Busy
-        | MembershipError::UnknownMember(_)
-        | MembershipError::AlreadyMember { .. }
-        | MembershipError::TooManyVoters(_)
-        | MembershipError::LastVoter(_)
-        | MembershipError::QuorumLost { .. }
-        | MembershipError::Unreachable { .. }
-        | MembershipError::ForeignCluster { .. }
-        | MembershipError::Stranger { .. }
-        | MembershipError::Lagging { .. }
-        | MembershipError::NotTransferred { .. }
-        | MembershipError::Refused(_) => Code::FailedPrecondition,
-    };
-    Refusal::new(code, error.to_string())
-}
-
-fn unfinished_reason(error: &MembershipError) -> String {
-    match error {
-        MembershipError::Unfinished { reason } => reason.clone(),
-        other => other.to_string(),
     }
 }

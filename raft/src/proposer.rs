@@ -6,9 +6,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::alias::OneshotReceiverOf;
+use openraft::errors::ClientWriteError;
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
 use tokio::sync::mpsc::error::TrySendError;
@@ -32,6 +34,9 @@ const QUEUE_BYTES: usize = 64 << 20;
 /// Entries that may be committed and not yet applied before the next is proposed: enough to overlap applying one with
 /// replicating the next, few enough that a slow owner is felt by the callers.
 const UNAPPLIED: usize = 8;
+
+/// A refused proposal is tried again after this long.
+const REFUSED: Duration = Duration::from_millis(1);
 
 /// One command, and the time it was made at.
 #[derive(Clone, Debug)]
@@ -152,6 +157,16 @@ impl Queue {
     }
 }
 
+/// What became of one proposal.
+enum Outcome {
+    /// Committed, or its leader is gone.
+    Done,
+    /// Refused before it was in the log.
+    NotNow,
+    /// Consensus has ended.
+    Ended,
+}
+
 type Answer = OneshotReceiverOf<TypeConfig, ClientWriteResult<TypeConfig>>;
 
 /// The task's end of the queue.
@@ -182,20 +197,30 @@ impl Proposer {
                     None => return,
                 },
             };
-            let term = self.leading_term.load(Ordering::Relaxed);
-            let reign = Reign {
-                term,
-                forgotten: self.forgotten.load(Ordering::Relaxed),
-            };
-            if first.reign != reign {
+            let reign = first.reign;
+            if reign != self.reign() {
                 // Leadership went, or came anew, since: the owner has forgotten it.
                 continue;
             }
             let batch = self.batch(first);
             growth.add(batch.bytes() as u64);
-            if !self.commit(raft, term, batch).await {
-                return;
+            loop {
+                match self.commit(raft, reign.term, batch.clone()).await {
+                    Outcome::Done => break,
+                    Outcome::Ended => return,
+                    // Nobody has answered a new leader yet, or a transfer is under way. If it leads on, the owner has no
+                    // reason to forget, so the commands must not be lost.
+                    Outcome::NotNow if reign == self.reign() => tokio::time::sleep(REFUSED).await,
+                    Outcome::NotNow => break,
+                }
             }
+        }
+    }
+
+    fn reign(&self) -> Reign {
+        Reign {
+            term: self.leading_term.load(Ordering::Relaxed),
+            forgotten: self.forgotten.load(Ordering::Relaxed),
         }
     }
 
@@ -222,24 +247,25 @@ impl Proposer {
         batch
     }
 
-    /// Proposes one entry and waits until it is committed or refused. False when consensus has ended.
-    async fn commit(&mut self, raft: &Consensus, term: u64, batch: Batch) -> bool {
+    /// Proposes one entry and waits until it is committed or refused.
+    async fn commit(&mut self, raft: &Consensus, term: u64, batch: Batch) -> Outcome {
         let (responder, committed, mut answer) = ProgressResponder::new();
         let write = raft
             .write(batch)
             .with_leader(CommittedLeaderId { term })
             .responder(responder);
         if write.await.is_err() {
-            return false;
+            return Outcome::Ended;
         }
         tokio::select! {
             biased;
             Ok(_log_id) = committed => self.unapplied.push_back(answer),
             refused = &mut answer => match refused {
                 Ok(Ok(_)) => {}
-                // Dropped: the owner learns from the status that leadership went.
-                Ok(Err(error)) => debug!(%error, "commands were not committed"),
-                Err(_ended) => return false,
+                Ok(Err(ClientWriteError::ForwardToLeader(_))) => return Outcome::NotNow,
+                // In the log, and leadership went: the owner learns that from the status.
+                Ok(Err(error)) => debug!(%error, "it is not known whether commands were committed"),
+                Err(_ended) => return Outcome::Ended,
             },
         }
         while self.unapplied.len() > UNAPPLIED {
@@ -256,6 +282,6 @@ impl Proposer {
                 }
             };
         }
-        true
+        Outcome::Done
     }
 }

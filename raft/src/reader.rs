@@ -9,8 +9,9 @@ use openraft::errors::{LinearizableReadError, RaftError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::connections::{self, Peers};
 use crate::error::ReadError;
-use crate::network::{self, Caller, Peers};
+use crate::network::Caller;
 use crate::node::Consensus;
 use crate::settings::Timing;
 use crate::status::Status;
@@ -44,14 +45,30 @@ impl Reads {
 
 /// The task that confirms.
 pub(crate) struct Reader {
-    pub(crate) raft: Consensus,
-    pub(crate) caller: Caller,
-    pub(crate) peers: Peers,
-    pub(crate) timing: Timing,
-    pub(crate) status: watch::Receiver<Status>,
+    raft: Consensus,
+    caller: Caller,
+    peers: Peers,
+    timing: Timing,
+    status: watch::Receiver<Status>,
 }
 
 impl Reader {
+    pub(crate) fn new(
+        raft: Consensus,
+        caller: Caller,
+        peers: Peers,
+        timing: Timing,
+        status: watch::Receiver<Status>,
+    ) -> Reader {
+        Reader {
+            raft,
+            caller,
+            peers,
+            timing,
+            status,
+        }
+    }
+
     /// Confirms until the node stops.
     pub(crate) async fn run(self, mut requests: mpsc::Receiver<Answer>, stop: CancellationToken) {
         let mut waiting = Vec::new();
@@ -81,7 +98,7 @@ impl Reader {
             reason: status.message().to_owned(),
         };
         let connections = self.peers.to(&member.raft_address).map_err(not_confirmed)?;
-        let mut client = network::client(connections.control.clone());
+        let mut client = connections::client(connections.control.clone());
         let request = proto::ReadIndexRequest {
             header: Some(self.caller.header(id)),
         };

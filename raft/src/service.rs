@@ -19,9 +19,10 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
 
-use crate::forming::Identity;
+use crate::forwarding;
+use crate::founding::Identity;
 use crate::growth::Growth;
-use crate::membership::{self, Change, Changes};
+use crate::membership::{Change, Changes};
 use crate::node::Consensus;
 use crate::store::Store;
 use crate::types::{Member, TypeConfig};
@@ -41,11 +42,11 @@ pub(crate) struct Invitation {
 
 /// What exists once the node has an identity and consensus runs.
 pub(crate) struct Formed {
-    pub(crate) identity: Identity,
-    pub(crate) raft: Consensus,
-    pub(crate) store: Arc<Store>,
-    pub(crate) changes: Arc<Changes>,
-    pub(crate) growth: Growth,
+    identity: Identity,
+    raft: Consensus,
+    store: Arc<Store>,
+    changes: Arc<Changes>,
+    growth: Growth,
 }
 
 /// What the port answers from.
@@ -57,16 +58,36 @@ pub(crate) struct Door {
     /// Known as soon as it is on disk, before consensus runs.
     pub(crate) identity: OnceLock<Identity>,
     pub(crate) formed: OnceLock<Formed>,
+    /// A master that asked while this one was empty, and its list, if that is another one than ours.
+    pub(crate) unequal: OnceLock<(String, Vec<String>)>,
     /// One place: a second invitation waits for the first to be taken or refused.
     pub(crate) invitations: mpsc::Sender<Invitation>,
     pub(crate) stop: CancellationToken,
 }
 
 impl Door {
+    /// From now on the port answers for the group.
+    pub(crate) fn open(
+        &self,
+        identity: Identity,
+        raft: Consensus,
+        store: Arc<Store>,
+        changes: Arc<Changes>,
+        growth: Growth,
+    ) {
+        self.formed.get_or_init(|| Formed {
+            identity,
+            raft,
+            store,
+            changes,
+            growth,
+        });
+    }
+
     fn formed(&self) -> Result<&Formed, Status> {
         self.formed
             .get()
-            .ok_or_else(|| Status::unavailable("this master belongs to no group yet"))
+            .ok_or_else(|| Status::unavailable("this master is starting, or belongs to no group yet"))
     }
 
     /// The group's consensus, for a message that is meant for this node.
@@ -89,6 +110,15 @@ impl Door {
             )));
         }
         Ok(formed)
+    }
+
+    /// A master on our list that has another list than ours: it will refuse to start, and so must we.
+    fn compare(&self, question: proto::AskRequest) {
+        let listed = self.peers.contains(&question.raft_address);
+        if listed && self.identity.get().is_none() && question.peers != self.peers {
+            self.unequal
+                .get_or_init(|| (question.raft_address, question.peers));
+        }
     }
 
     fn answer(&self) -> proto::AskResponse {
@@ -256,7 +286,9 @@ impl proto::raft_server::Raft for Service {
         &self,
         request: Request<proto::AskRequest>,
     ) -> Result<Response<proto::AskResponse>, Status> {
-        check_format(request.into_inner().format)?;
+        let question = request.into_inner();
+        check_format(question.format)?;
+        self.0.compare(question);
         Ok(Response::new(self.0.answer()))
     }
 
@@ -322,7 +354,7 @@ impl proto::raft_server::Raft for Service {
         let changed = changed
             .await
             .map_err(|_ended| Status::unavailable("the master is stopping"))?;
-        let id = changed.map_err(|error| membership::refusal(&error))?;
+        let id = changed.map_err(|error| forwarding::refusal(&error))?;
         Ok(Response::new(proto::ChangeResponse { id }))
     }
 

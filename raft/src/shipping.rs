@@ -12,8 +12,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use tracing::info;
 
+use crate::connections::Client;
 use crate::machine::Snapshot;
-use crate::network::Client;
 use crate::node::Consensus;
 use crate::settings::Timing;
 use crate::shelf::{Image, ImageWriter};
@@ -43,7 +43,6 @@ pub(crate) async fn send(
     use proto::snapshot_part::Part;
     let image = snapshot.snapshot;
     let to = header.to;
-    info!(to, bytes = image.len(), "a snapshot is sent");
     // One part is in flight: the second place is never used, and a full channel would only wait.
     let (parts, outgoing) = mpsc::channel(2);
     let give = async |part| {
@@ -63,6 +62,7 @@ pub(crate) async fn send(
     )
     .await;
     let mut answers = opened.map_err(silent)??.into_inner();
+    info!(to, bytes = image.len(), "a snapshot is sent");
     let mut sent = 0;
     loop {
         let block = image.read(sent, BLOCK_BYTES).await;

@@ -46,6 +46,13 @@ pub struct Status {
 }
 
 impl Status {
+    pub(crate) fn of(id: u64) -> Status {
+        Status {
+            id,
+            ..Status::default()
+        }
+    }
+
     /// The member with this id, voter or learner.
     pub fn member(&self, id: u64) -> Option<&Member> {
         self.voters
@@ -118,7 +125,10 @@ impl Reporter {
                 return;
             }
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => {
+                    self.step_down();
+                    return;
+                }
                 _ = phases.changed() => {
                     let phases = *phases.borrow_and_update();
                     self.status.send_modify(|status| status.phases = phases);
@@ -132,16 +142,22 @@ impl Reporter {
     }
 
     fn fail(&self, reason: String, stopping: bool) {
-        self.leading_term.store(0, Ordering::Relaxed);
+        self.step_down();
         if !stopping {
             error!(reason, "consensus has failed, this process must end");
+            self.status
+                .send_modify(|status| status.failure = Some(reason));
         }
+        self.failed.cancel();
+    }
+
+    /// A node that has ended leads nobody.
+    fn step_down(&self) {
+        self.leading_term.store(0, Ordering::Relaxed);
         self.status.send_modify(|status| {
             status.is_leader = false;
             status.leader = None;
-            status.failure = Some(reason);
         });
-        self.failed.cancel();
     }
 
     fn report(&self, metrics: &RaftMetrics<TypeConfig>, shown: &mut Option<Arc<StoredMembership>>) {
@@ -288,4 +304,10 @@ pub(crate) fn quorum_acked_ago(
             wall_us().saturating_sub(phases.elected_us),
         )),
     }
+}
+
+/// How long ago this member last answered this leader.
+pub(crate) fn heard_ago(metrics: &RaftMetrics<TypeConfig>, id: u64) -> Option<Duration> {
+    let heard = metrics.heartbeat.as_ref()?.get(&id)?.as_ref()?;
+    Some(heard.elapsed())
 }

@@ -2,7 +2,7 @@
 
 use argosy_raft::{MembershipError, MemoryStore};
 
-use crate::host::{Plan, Starting, addresses, equal, form, leader, three};
+use crate::host::{DEADLINE, Host, Plan, Starting, TIMING, addresses, equal, form, leader, three};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_of_one_grows_to_three_and_its_leader_can_be_removed() {
@@ -14,6 +14,7 @@ async fn a_group_of_one_grows_to_three_and_its_leader_can_be_removed() {
     let mut hosts = form(vec![first]).await;
     let lead = leader(&hosts).await;
     hosts[lead].commit("alone").await;
+    assert!(hosts[lead].node.confirm_read().await.unwrap() <= hosts[lead].registry().index);
     for address in &addresses[1..] {
         // It finds the group by its list, is taken in as a learner, and becomes a voter when an operator says so.
         let joining = Starting::begin(Plan::new(*address, &[addresses[0], *address]))
@@ -113,30 +114,25 @@ async fn a_removal_that_would_end_the_quorum_is_refused() {
     let dead = (lead + 1) % 3;
     let (dead_id, living_id) = (hosts[dead].node.id(), hosts[(lead + 2) % 3].node.id());
     let lead_id = hosts[lead].node.id();
+    heard(&hosts[lead]).await;
     hosts.remove(dead).kill();
     let lead = hosts
         .iter()
         .position(|host| host.node.id() == lead_id)
         .unwrap();
-    hosts[lead]
-        .until("its lag", |status| status.lag.contains_key(&dead_id))
-        .await;
-    // The dead one is noticed by its silence only, so the refusal may take a moment to come about.
-    let deadline = std::time::Instant::now() + crate::host::DEADLINE;
-    loop {
-        tokio::time::sleep(std::time::Duration::from_millis(2_100)).await;
-        match hosts[lead].node.remove(living_id).await {
+    silent(&hosts[lead], dead_id).await;
+    let refused = hosts[lead].node.remove(living_id).await;
+    assert!(
+        matches!(
+            refused,
             Err(MembershipError::QuorumLost {
                 alive: 1,
                 voters: 2,
                 ..
-            }) => break,
-            other => assert!(
-                std::time::Instant::now() < deadline && other.is_err(),
-                "{other:?}"
-            ),
-        }
-    }
+            })
+        ),
+        "{refused:?}"
+    );
     hosts[lead].node.remove(dead_id).await.unwrap();
     hosts[lead]
         .until("two voters", |status| status.voters.len() == 2)
@@ -156,4 +152,51 @@ async fn a_master_that_nobody_started_cannot_join() {
     );
     let unknown = hosts[lead].node.transfer(Some(77)).await;
     assert_eq!(unknown, Err(MembershipError::UnknownMember(77)));
+    let dead = (lead + 1) % 3;
+    let dead_id = hosts[dead].node.id();
+    let term = hosts[lead].status().term;
+    heard(&hosts[lead]).await;
+    let mut hosts = hosts;
+    hosts.remove(dead).kill();
+    let lead = leader(&hosts).await;
+    silent(&hosts[lead], dead_id).await;
+    let refused = hosts[lead].node.transfer(Some(dead_id)).await;
+    assert!(
+        matches!(refused, Err(MembershipError::NotTransferred { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(hosts[lead].status().term, term);
+    hosts[lead].commit("after").await;
+}
+
+/// Waits until the leader has missed this member for so long that it counts as dead: silence is all that tells.
+async fn silent(leader: &Host, id: u64) {
+    let deadline = std::time::Instant::now() + DEADLINE;
+    let limit = std::time::Duration::from_millis(2 * TIMING.election_max_ms);
+    loop {
+        let members = leader.node.members();
+        let heard = members.iter().find(|one| one.id == id).unwrap().heard_ago;
+        if heard.is_some_and(|ago| ago > limit) {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "{id} still answers");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+/// Waits until the leader has heard of every other member once.
+async fn heard(leader: &Host) {
+    let deadline = std::time::Instant::now() + DEADLINE;
+    let unheard = || {
+        let mut members = leader.node.members().into_iter();
+        members.any(|one| !one.is_leader && one.heard_ago.is_none())
+    };
+    while unheard() {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{:?}",
+            leader.node.members()
+        );
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
 }

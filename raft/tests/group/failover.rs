@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use argosy_raft::Timing;
+use argosy_raft::ProposeError;
 
-use crate::host::{Host, Starting, commit_somewhere, equal, leader, three};
+use crate::host::{Host, Starting, TIMING, commit_somewhere, equal, leader, three};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_leader_is_replaced_and_nothing_committed_is_lost() {
@@ -30,9 +30,9 @@ async fn a_killed_leader_is_replaced_and_nothing_committed_is_lost() {
         hosts.push(Starting::begin(plan).finish().await.unwrap());
     }
     println!("slowest of five failovers: {slowest:?}");
-    // The ordinary way takes a lease and an election: 400 ms at the least. Seen deaths are faster even on a busy machine.
+    // The ordinary way takes a lease and an election, 2 s at the least: these deaths were seen.
     assert!(
-        slowest < Duration::from_millis(Timing::testing().election_max_ms + 150),
+        slowest < Duration::from_millis(TIMING.election_max_ms),
         "{slowest:?}"
     );
     assert!(equal(&hosts).await.count() >= 55);
@@ -89,11 +89,9 @@ async fn a_leader_that_is_stopped_in_order_is_replaced_at_once() {
     stopped.node.stop().await;
     commit_somewhere(&hosts, "after").await;
     println!("replaced after {:?}", started.elapsed());
-    assert!(
-        stopped.status().failure.is_some()
-            || !stopped.status().is_leader
-            || stopped.propose("x").is_err()
-    );
+    let status = stopped.status();
+    assert!(!status.is_leader && status.leader.is_none() && status.failure.is_none());
+    assert_eq!(stopped.propose("late"), Err(ProposeError::Stopped));
     equal(&hosts).await;
 }
 
@@ -107,7 +105,7 @@ async fn a_master_that_starts_alone_changes_no_term() {
     let mut plans: Vec<_> = hosts.drain(..).map(Host::kill).collect();
     let alone = Starting::begin(plans.remove(0)).finish().await.unwrap();
     // Time for several elections: this shows that something does not happen.
-    tokio::time::sleep(Duration::from_millis(6 * Timing::testing().election_max_ms)).await;
+    tokio::time::sleep(Duration::from_millis(3 * TIMING.election_max_ms)).await;
     assert_eq!(alone.status().term, term);
     assert!(!alone.status().is_leader);
     let mut hosts = vec![alone];

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use argosy_raft::{
@@ -18,6 +19,15 @@ use tokio_util::sync::CancellationToken;
 
 /// Longer than anything here takes on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Patient, so that a master that waits long for a busy processor is not replaced: where a replacement is meant, it is for a
+/// death that was seen.
+pub(crate) const TIMING: Timing = Timing {
+    heartbeat_ms: 50,
+    election_min_ms: 800,
+    election_max_ms: 1_200,
+    append_deadline_ms: 3_000,
+};
 
 const COUNT: &[u8] = b"count";
 
@@ -106,6 +116,8 @@ pub(crate) struct Plan {
     pub(crate) bootstrap: bool,
     pub(crate) snapshot: SnapshotPolicy,
     pub(crate) memory: MemoryStore,
+    /// On disk instead.
+    pub(crate) directory: Option<PathBuf>,
 }
 
 impl Plan {
@@ -116,6 +128,7 @@ impl Plan {
             bootstrap: false,
             snapshot: SnapshotPolicy::default(),
             memory: MemoryStore::default(),
+            directory: None,
         }
     }
 }
@@ -159,6 +172,12 @@ async fn bind(address: SocketAddr) -> TcpListener {
 
 impl Starting {
     pub(crate) fn begin(plan: Plan) -> Starting {
+        // What the masters say, for those who set RUST_LOG. Fails after the first time, which is meant.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let said = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_test_writer();
+        let _ = said.try_init();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -169,19 +188,23 @@ impl Starting {
         let (owner, requests) = mpsc::channel(1);
         runtime.spawn(own(sender, requests));
         let config = NodeConfig {
-            directory: None,
+            directory: plan.directory.clone(),
             raft_address: plan.address.to_string(),
             api_address: format!("api-of-{}", plan.address),
             peers: plan.peers.clone(),
             bootstrap: plan.bootstrap,
-            timing: Timing::testing(),
+            timing: TIMING,
             snapshot: plan.snapshot,
             seed: u64::from(plan.address.port()),
         };
         let (memory, address) = (plan.memory.clone(), plan.address);
         let started = runtime.spawn(async move {
             let listener = bind(address).await;
-            Node::start_in_memory(config, &memory, listener, owner, CancellationToken::new()).await
+            let stop = CancellationToken::new();
+            match config.directory {
+                Some(_) => Node::start(config, listener, owner, stop).await,
+                None => Node::start_in_memory(config, &memory, listener, owner, stop).await,
+            }
         });
         Starting {
             plan,
@@ -263,10 +286,10 @@ impl Host {
         match waited {
             Ok(registry) => registry.expect("the owner lives").clone(),
             Err(_) => panic!(
-                "{}: {what} did not come: {:?} {:?}",
+                "{}: {what} did not come: {:?} at {}",
                 self.plan.address,
                 self.status(),
-                self.registry()
+                self.registry().index
             ),
         }
     }

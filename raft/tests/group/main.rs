@@ -1,6 +1,8 @@
 //! Groups of masters in one process, over real sockets, on stores in memory.
 
 mod changes;
+#[cfg(feature = "rocksdb")]
+mod disk;
 mod failover;
 mod forming;
 mod host;

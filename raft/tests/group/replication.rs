@@ -3,10 +3,10 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use argosy_raft::{ENTRY_LIMIT_BYTES, Proposal, ProposeError, SnapshotPolicy, Timing};
+use argosy_raft::{ENTRY_LIMIT_BYTES, Proposal, ProposeError, SnapshotPolicy};
 use bytes::Bytes;
 
-use crate::host::{DEADLINE, Host, Starting, equal, leader, three, three_with};
+use crate::host::{DEADLINE, Host, Starting, TIMING, equal, leader, three, three_with};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_masters_commit_the_same_commands_in_the_same_order() {
@@ -158,7 +158,7 @@ async fn a_leader_without_followers_takes_no_more_than_its_queue_and_knows_its_a
         matches!(refused, ProposeError::Full | ProposeError::NotLeader),
         "{refused}"
     );
-    let limit = Duration::from_millis(Timing::testing().election_max_ms);
+    let limit = Duration::from_millis(TIMING.election_max_ms);
     let deadline = std::time::Instant::now() + DEADLINE;
     // None: it has even stepped down.
     while host.node.quorum_acked_ago().is_some_and(|ago| ago <= limit) {

@@ -1,0 +1,291 @@
+//! From settings to a running node: opens the store, finds or forms the group, spawns the tasks.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
+
+use futures::future::BoxFuture;
+use openraft::Raft;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::connections::Peers;
+use crate::error::StartError;
+use crate::failover::Watch;
+use crate::fatal;
+use crate::forming::{self, Beginning, Forming};
+use crate::founding::Identity;
+use crate::growth::Growth;
+use crate::membership::Changes;
+use crate::network::{Caller, Factory};
+use crate::node::{Consensus, Node, Parts};
+use crate::proposer::Queue;
+use crate::reader::{Reader, Reads};
+use crate::service::{self, Door};
+use crate::settings::NodeConfig;
+use crate::status::{Phases, Reporter, Status};
+use crate::store::{self, Place, Store};
+use crate::types::{Member, OwnerRequest};
+
+/// Starts what a node consists of; on failure everything that has begun is ended.
+pub(crate) async fn start(
+    config: NodeConfig,
+    place: Place,
+    listener: TcpListener,
+    owner: mpsc::Sender<OwnerRequest>,
+    stop: CancellationToken,
+) -> Result<Node, StartError> {
+    config.openraft()?;
+    let opened = tokio::task::spawn_blocking(move || Store::open(&place, fatal::abort())).await;
+    let store = Arc::new(opened.map_err(|error| StartError::Consensus {
+        reason: error.to_string(),
+    })??);
+    let own_stop = stop.child_token();
+    let starting = Starting {
+        config,
+        store: store.clone(),
+        stop: own_stop.clone(),
+        tasks: TaskTracker::new(),
+    };
+    let tasks = starting.tasks.clone();
+    let started = starting.run(listener, owner).await;
+    if started.is_err() {
+        own_stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+        store.close().await;
+    }
+    started
+}
+
+struct Starting {
+    config: NodeConfig,
+    store: Arc<Store>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Starting {
+    async fn run(
+        self,
+        listener: TcpListener,
+        owner: mpsc::Sender<OwnerRequest>,
+    ) -> Result<Node, StartError> {
+        let peers = Peers::new(self.config.timing);
+        let kept = self.store.identity();
+        let identity_failed = |source| StartError::Identity { source };
+        let (invitations, invited) = mpsc::channel(1);
+        let door = Arc::new(Door {
+            process_incarnation: store::entropy().map_err(identity_failed)?,
+            member: Member {
+                raft_address: self.config.raft_address.clone(),
+                api_address: self.config.api_address.clone(),
+                incarnation: kept.incarnation,
+            },
+            peers: self.config.listed(),
+            identity: OnceLock::new(),
+            formed: OnceLock::new(),
+            unequal: OnceLock::new(),
+            invitations,
+            stop: self.stop.clone(),
+        });
+        let known = kept
+            .cluster_key
+            .zip(kept.node_id)
+            .map(|(cluster_key, id)| Identity { cluster_key, id });
+        if let Some(known) = known {
+            // Said from the first moment: a founder that comes back must not look empty to the others.
+            door.identity.get_or_init(|| known);
+        }
+        self.tasks.spawn(service::serve(door.clone(), listener));
+        let beginning = tokio::select! {
+            () = self.stop.cancelled() => return Err(StartError::Stopped),
+            beginning = self.begin(&door, &peers, known, invited) => beginning?,
+        };
+        let identity = beginning.identity;
+        if known.is_none() {
+            self.store
+                .remember(identity.id, identity.cluster_key)
+                .await
+                .map_err(identity_failed)?;
+            door.identity.get_or_init(|| identity);
+        }
+        let raft = self.build(identity, &peers, owner).await?;
+        let node = self.assemble(identity, raft, peers, &door);
+        node.consensus().run();
+        if let Some(founders) = beginning.founders {
+            initialize(node.consensus(), founders).await;
+        } else if known.is_some() {
+            self.finish_forming(&node, identity, door);
+        }
+        if let Some(accepted) = beginning.accepted {
+            // The leader that waits for this may have gone; it will find the node by its id later.
+            let _ = accepted.send(());
+        }
+        info!(
+            id = identity.id,
+            cluster_key = format!("{:016x}", identity.cluster_key),
+            "this master takes part in its group"
+        );
+        Ok(node)
+    }
+
+    async fn begin(
+        &self,
+        door: &Arc<Door>,
+        peers: &Peers,
+        known: Option<Identity>,
+        invitations: mpsc::Receiver<service::Invitation>,
+    ) -> Result<Beginning, StartError> {
+        let timing = self.config.timing;
+        if let Some(identity) = known {
+            forming::check_peers(door, timing, identity.cluster_key).await?;
+            return Ok(Beginning {
+                identity,
+                founders: None,
+                accepted: None,
+            });
+        }
+        let forming = Forming {
+            door: door.clone(),
+            peers: peers.clone(),
+            timing,
+            invitations,
+        };
+        if self.config.bootstrap {
+            forming.bootstrap().await
+        } else {
+            forming.run().await
+        }
+    }
+
+    async fn build(
+        &self,
+        identity: Identity,
+        peers: &Peers,
+        owner: mpsc::Sender<OwnerRequest>,
+    ) -> Result<Consensus, StartError> {
+        let factory = Factory {
+            caller: caller(identity),
+            peers: peers.clone(),
+            timing: self.config.timing,
+        };
+        let machine = self.store.machine(owner).await?;
+        let config = Arc::new(self.config.openraft()?);
+        let built = Raft::build(identity.id, config, factory, self.store.log(), machine).await;
+        built.map_err(|error| StartError::Consensus {
+            reason: error.to_string(),
+        })
+    }
+
+    /// Spawns the node's tasks, and lets the port answer for the group.
+    fn assemble(
+        &self,
+        identity: Identity,
+        raft: Consensus,
+        peers: Peers,
+        door: &Arc<Door>,
+    ) -> Node {
+        let id = identity.id;
+        let (timing, stop) = (self.config.timing, self.stop.clone());
+        let caller = caller(identity);
+        let leading_term = Arc::new(AtomicU64::new(0));
+        let (queue, proposer) = Queue::new(leading_term.clone());
+        let (reads, requests) = Reads::new();
+        let growth = Growth::new(self.config.snapshot.bytes.max(1));
+        let phases = Arc::new(watch::Sender::new(Phases::default()));
+        let (status_sender, status) = watch::channel(Status::of(id));
+        let changes = Changes::new(raft.clone(), caller, peers.clone(), timing, status.clone());
+        let changes = Arc::new(changes);
+        let reader = Reader::new(raft.clone(), caller, peers.clone(), timing, status.clone());
+        let reporter = Reporter {
+            raft: raft.clone(),
+            status: status_sender,
+            phases: phases.clone(),
+            leading_term,
+            failed: stop.clone(),
+        };
+        let watch = Watch {
+            id,
+            raft: raft.clone(),
+            peers,
+            timing,
+            phases: phases.clone(),
+            seed: self.config.seed,
+            tasks: self.tasks.clone(),
+        };
+        let tasks: [BoxFuture<'static, ()>; 6] = [
+            Box::pin(reporter.run(stop.clone())),
+            Box::pin(proposer.run(raft.clone(), growth.clone(), stop.clone())),
+            Box::pin(reader.run(requests, stop.clone())),
+            Box::pin(watch.run(stop.clone())),
+            Box::pin(growth.clone().run(raft.clone(), stop.clone())),
+            Box::pin(end(raft.clone(), self.store.clone(), stop.clone())),
+        ];
+        for task in tasks {
+            self.tasks.spawn(task);
+        }
+        self.tasks.close();
+        door.open(
+            identity,
+            raft.clone(),
+            self.store.clone(),
+            changes.clone(),
+            growth,
+        );
+        Node::assemble(Parts {
+            identity,
+            process_incarnation: door.process_incarnation,
+            raft,
+            queue,
+            reads,
+            changes,
+            status,
+            phases,
+            stop,
+            tasks: self.tasks.clone(),
+        })
+    }
+
+    /// If the group was never initialized, it may be this node's turn, as soon as the other founders are there.
+    fn finish_forming(&self, node: &Node, identity: Identity, door: Arc<Door>) {
+        let raft = node.consensus().clone();
+        let (timing, stop) = (self.config.timing, self.stop.clone());
+        let finishing = async move {
+            if matches!(raft.is_initialized().await, Ok(false))
+                && let Some(founders) = forming::finish(&door, timing, identity).await
+            {
+                initialize(&raft, founders).await;
+            }
+        };
+        self.tasks
+            .spawn(async move { stop.run_until_cancelled(finishing).await });
+    }
+}
+
+async fn initialize(raft: &Consensus, founders: BTreeMap<u64, Member>) {
+    info!(members = founders.len(), "the group is formed");
+    if let Err(error) = raft.initialize(founders).await {
+        // It runs already: somebody was elected meanwhile.
+        warn!(%error, "the group was not initialized again");
+    }
+}
+
+/// When the node stops, consensus ends before the store is closed.
+async fn end(raft: Consensus, store: Arc<Store>, stop: CancellationToken) {
+    stop.cancelled().await;
+    if let Err(error) = raft.shutdown().await {
+        warn!(%error, "consensus did not end in order");
+    }
+    store.close().await;
+}
+
+fn caller(identity: Identity) -> Caller {
+    Caller {
+        cluster_key: identity.cluster_key,
+        id: identity.id,
+    }
+}
