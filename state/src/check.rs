@@ -371,6 +371,7 @@ impl Registry {
             ("agents", kept.agents == fresh.agents),
             ("frameworks", kept.frameworks == fresh.frameworks),
             ("roles", kept.roles == fresh.roles),
+            ("modes", kept.modes == fresh.modes),
             ("nonces", kept.nonces == fresh.nonces),
             ("sessions", kept.sessions == fresh.sessions),
             ("requests", kept.requests == fresh.requests),

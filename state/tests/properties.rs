@@ -8,6 +8,8 @@
 
 #[path = "properties/actor.rs"]
 mod actor;
+#[path = "properties/agents.rs"]
+mod agents;
 #[path = "properties/dice.rs"]
 mod dice;
 #[path = "properties/witness.rs"]

@@ -166,8 +166,10 @@ impl Registry {
             }
             task.latest = update.clone();
             task.revision = revision;
-            task.unacknowledged
-                .retain(|former| former.state.is_terminal());
+            // An end joins the newest state before it; any other one takes its place.
+            if !state.is_terminal() {
+                task.unacknowledged.clear();
+            }
             task.unacknowledged.push(update);
             agent = Some(task.agent);
         });

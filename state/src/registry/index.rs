@@ -74,53 +74,98 @@ fn counts(agent: &Agent) -> bool {
     agent.mode == AgentMode::Registered
 }
 
-/// Whether the agent is expected to hold the task: until its own end is committed, or a master has
-/// ended it.
-fn is_held(task: &Task) -> bool {
-    !task.state.is_terminal()
+/// All of a task that the indexes depend on and that may change in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Facet {
+    /// Its agent is expected to hold it: until its own end is committed, or a master has ended it.
+    live: bool,
+    unreachable: bool,
+    kill: Option<OrderIndex>,
+    reported: u64,
+    /// Something waits for its framework's acknowledgement.
+    waits: bool,
+}
+
+impl Facet {
+    fn of(task: &Task) -> Self {
+        Self {
+            live: !task.state.is_terminal(),
+            unreachable: task.state == TaskState::Unreachable,
+            kill: task.kill.map(|kill| kill.order),
+            reported: task.reported,
+            waits: !task.unacknowledged.is_empty(),
+        }
+    }
 }
 
 impl Indexes {
-    /// `None` if what tasks use cannot be added up; records that `apply` made always can.
-    fn task(&mut self, task: &Task, sign: Sign) -> Option<()> {
-        let live = !task.state.is_terminal();
+    /// Counts a task with `facet`, which is or was its own. `None` if what tasks use cannot be added
+    /// up; records that `apply` made always can.
+    fn task(&mut self, task: &Task, facet: Facet, sign: Sign) -> Option<()> {
         let agent = self.agents.entry(task.agent).or_default();
         sign.set(&mut agent.tasks, task.key.clone());
-        if live {
+        if facet.live {
             sign.order(agent, task.order, OrderKind::Launch, &task.key);
-            if let Some(kill) = task.kill {
-                sign.order(agent, kill.order, OrderKind::Kill, &task.key);
+            if let Some(order) = facet.kill {
+                sign.order(agent, order, OrderKind::Kill, &task.key);
             }
             sign.resources(&mut agent.used, &task.spec.resources)?;
             sign.count(&mut agent.live);
             sign.count(&mut self.live_tasks);
+            sign.mark(agent, task, facet.reported);
         }
-        if task.state == TaskState::Unreachable {
+        if facet.unreachable {
             sign.count(&mut agent.unreachable);
-        }
-        if is_held(task) {
-            let mark = task_mark(&task.key, task.order, task.reported);
-            agent.held = match sign {
-                Sign::Add => agent.held.wrapping_add(mark),
-                Sign::Remove => agent.held.wrapping_sub(mark),
-            };
         }
         let framework = self.frameworks.entry(task.key.framework).or_default();
         sign.set(&mut framework.tasks, task.key.task.clone());
-        sign.count(if live {
+        sign.count(if facet.live {
             &mut framework.live
         } else {
             &mut framework.ended
         });
-        if !task.unacknowledged.is_empty() {
+        if facet.waits {
             sign.set(&mut framework.unacknowledged, task.key.task.clone());
         }
-        if live && task.state != TaskState::Unreachable {
+        if facet.live && !facet.unreachable {
             let scalars = task.spec.resources.scalars();
             sign.shared(&mut framework.used, &task.role, &scalars)?;
             sign.shared(&mut self.roles, &task.role, &scalars)?;
         }
         Some(())
+    }
+
+    /// Follows a change of a task that was counted with `former`, no further than it reaches: most
+    /// updates change nothing but the number of the last one.
+    fn changed(&mut self, task: &Task, former: Facet) {
+        let present = Facet::of(task);
+        if present == former {
+            return;
+        }
+        let only_number = Facet {
+            reported: former.reported,
+            waits: former.waits,
+            ..present
+        } == former;
+        if !only_number {
+            self.task(task, former, Sign::Remove).expect(USE_IS_COVERED);
+            self.task(task, present, Sign::Add).expect(LAUNCHES_FIT);
+            return;
+        }
+        if present.live && present.reported != former.reported {
+            let agent = self.agents.entry(task.agent).or_default();
+            Sign::Remove.mark(agent, task, former.reported);
+            Sign::Add.mark(agent, task, present.reported);
+        }
+        if present.waits != former.waits {
+            let framework = self.frameworks.entry(task.key.framework).or_default();
+            let sign = if present.waits {
+                Sign::Add
+            } else {
+                Sign::Remove
+            };
+            sign.set(&mut framework.unacknowledged, task.key.task.clone());
+        }
     }
 
     fn agent(&mut self, agent: &Agent, sign: Sign) -> Option<()> {
@@ -176,6 +221,14 @@ impl Sign {
         }
     }
 
+    fn mark(self, agent: &mut AgentIndex, task: &Task, reported: u64) {
+        let mark = task_mark(&task.key, task.order, reported);
+        agent.held = match self {
+            Self::Add => agent.held.wrapping_add(mark),
+            Self::Remove => agent.held.wrapping_sub(mark),
+        };
+    }
+
     fn resources(self, sum: &mut Resources, part: &Resources) -> Option<()> {
         *sum = match self {
             Self::Add => sum.plus(part)?,
@@ -205,11 +258,12 @@ const TOTALS_FIT: &str = "totals were checked at registration";
 
 /// The one door to each record: the indexes follow, and the change is noted for storage.
 impl Registry {
+    /// Adds a task under a key that is free.
     pub(crate) fn put_task(&mut self, task: Task) {
-        if let Some(former) = self.tasks.get(&task.key) {
-            self.index.task(former, Sign::Remove).expect(USE_IS_COVERED);
-        }
-        self.index.task(&task, Sign::Add).expect(LAUNCHES_FIT);
+        let facet = Facet::of(&task);
+        self.index
+            .task(&task, facet, Sign::Add)
+            .expect(LAUNCHES_FIT);
         self.changed.insert(RecordKey::Task(task.key.clone()));
         self.tasks.insert(task.key.clone(), task);
     }
@@ -220,9 +274,9 @@ impl Registry {
             .tasks
             .get_mut(key)
             .expect("the caller has just looked it up");
-        self.index.task(task, Sign::Remove).expect(USE_IS_COVERED);
+        let former = Facet::of(task);
         change(task);
-        self.index.task(task, Sign::Add).expect(LAUNCHES_FIT);
+        self.index.changed(task, former);
         self.changed.insert(RecordKey::Task(key.clone()));
     }
 
@@ -231,7 +285,9 @@ impl Registry {
             .tasks
             .remove(key)
             .expect("the caller has just looked it up");
-        self.index.task(&task, Sign::Remove).expect(USE_IS_COVERED);
+        self.index
+            .task(&task, Facet::of(&task), Sign::Remove)
+            .expect(USE_IS_COVERED);
         self.changed.insert(RecordKey::Task(key.clone()));
         task
     }
@@ -287,7 +343,7 @@ impl Registry {
             index.frameworks.entry(framework.id).or_default();
         }
         for task in self.tasks.values() {
-            index.task(task, Sign::Add)?;
+            index.task(task, Facet::of(task), Sign::Add)?;
         }
         for (framework, _, _) in self.answers.keys() {
             index.frameworks.entry(*framework).or_default().answers += 1;

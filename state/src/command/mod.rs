@@ -2,6 +2,8 @@
 //!
 //! A command carries everything that `apply` needs: ids, times and random bytes come in with it.
 
+mod rejection;
+
 use std::collections::BTreeMap;
 
 use crate::agent::AgentInfo;
@@ -12,6 +14,8 @@ use crate::ids::{
 };
 use crate::resources::Resources;
 use crate::task::{Exit, Reason, Source, TaskSpec, TaskState};
+
+pub use rejection::Rejection;
 
 /// One log entry: commands proposed together, tried in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -401,82 +405,6 @@ pub enum Reply {
     Operated(Vec<Result<(), Rejection>>),
 }
 
-/// Why something was refused. The text says what, with names and numbers.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs, reason = "each says itself in its message")]
-pub enum Rejection {
-    #[error("the reign that proposed this is over")]
-    StaleEpoch,
-    #[error("the record of this was changed meanwhile")]
-    Moved,
-    #[error("no {0} in this cluster")]
-    UnknownAgent(AgentId),
-    #[error("{0} was declared gone; its agent must register anew")]
-    AgentGone(AgentId),
-    #[error("{0} is registered with another incarnation: this looks like a copy of its disk")]
-    Clone(AgentId),
-    #[error("{0} is {1:?}; nothing can be launched there")]
-    AgentNotActive(AgentId, crate::agent::AgentMode),
-    #[error("no {0} in this cluster: it was removed, or never was")]
-    UnknownFramework(FrameworkId),
-    #[error("{0} is being removed")]
-    FrameworkRemoved(FrameworkId),
-    #[error("another scheduler has taken over {0}")]
-    Superseded(FrameworkId),
-    #[error("call {number} is below {low_water}, the lowest number still open")]
-    Late { number: u64, low_water: u64 },
-    #[error("call {0} was already used for another request")]
-    CallReused(u64),
-    #[error(
-        "{} answers are waiting to be confirmed: send a higher lowest_unanswered",
-        crate::limits::ANSWERS_PER_FRAMEWORK
-    )]
-    TooManyAnswers,
-    #[error("the principal of a framework cannot be changed (it is {0:?})")]
-    PrincipalChanged(String),
-    #[error("{field}: {text}")]
-    Invalid { field: String, text: String },
-    #[error("no offer was given")]
-    NoOffers,
-    #[error("offer {0} is given twice")]
-    OfferTwice(OfferId),
-    #[error("offer {0} was made to another framework or session")]
-    OfferForeign(OfferId),
-    #[error("offer {0} is of another agent or role than the first one")]
-    OfferMixed(OfferId),
-    #[error("offer {0} has lapsed")]
-    OfferExpired(OfferId),
-    #[error("offer {0} is no longer open: used, declined, rescinded or from too long ago")]
-    OfferUsed(OfferId),
-    #[error("offer {0} promises what {1} no longer has")]
-    OfferOutdated(OfferId, AgentId),
-    #[error("offer {0} carries no valid token of this cluster")]
-    OfferForged(OfferId),
-    #[error("asked {asked}; what is left of the offers is {left}")]
-    TooLarge { asked: String, left: String },
-    #[error("task id {0} is in use or was used by this framework")]
-    TaskExists(TaskId),
-    #[error("not tried: another task of an all-or-nothing accept was refused")]
-    NotAlone,
-    #[error(
-        "{} ended tasks are not acknowledged: acknowledge their updates",
-        crate::limits::UNACKNOWLEDGED_TASKS
-    )]
-    TooManyUnacknowledged,
-    #[error("no task {0}")]
-    UnknownTask(TaskKey),
-    #[error("{OPERATIONS} operations at most in one batch", OPERATIONS = crate::limits::OPERATIONS_PER_BATCH)]
-    TooManyOperations,
-    #[error("request id {0:?} was already used for other operations")]
-    RequestReused(String),
-    #[error("too many requests with an id in ten minutes: wait, or send without one")]
-    TooManyRequests,
-    #[error("{0} is {1:?}; that cannot be done to it now")]
-    WrongMode(AgentId, crate::agent::AgentMode),
-    #[error("{text}")]
-    AsBefore { code: u8, text: String },
-}
-
 /// What the registry is called and sealed with; kept with the first epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClusterFacts {
@@ -490,90 +418,3 @@ pub struct ClusterFacts {
 
 /// Free text by name, as labels and attributes.
 pub type Labels = BTreeMap<String, String>;
-
-impl Rejection {
-    /// A closed code for machines, the same on the wire and in the docs.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        Self::code_of(self.number())
-    }
-
-    /// The code of a stored refusal; "refused" if the number is of a newer release.
-    #[must_use]
-    pub fn code_of(number: u8) -> &'static str {
-        CODES.get(usize::from(number)).copied().unwrap_or("refused")
-    }
-
-    /// The code as stored; never given a new meaning.
-    #[must_use]
-    pub fn number(&self) -> u8 {
-        match self {
-            Self::StaleEpoch => 0,
-            Self::Moved => 1,
-            Self::UnknownAgent(_) => 2,
-            Self::AgentGone(_) => 3,
-            Self::Clone(_) => 4,
-            Self::AgentNotActive(..) => 5,
-            Self::UnknownFramework(_) => 6,
-            Self::FrameworkRemoved(_) => 7,
-            Self::Superseded(_) => 8,
-            Self::Late { .. } => 9,
-            Self::CallReused(_) => 10,
-            Self::TooManyAnswers => 11,
-            Self::PrincipalChanged(_) => 12,
-            Self::Invalid { .. } => 13,
-            Self::NoOffers => 14,
-            Self::OfferTwice(_) => 15,
-            Self::OfferForeign(_) => 16,
-            Self::OfferMixed(_) => 17,
-            Self::OfferExpired(_) => 18,
-            Self::OfferUsed(_) => 19,
-            Self::OfferOutdated(..) => 20,
-            Self::OfferForged(_) => 21,
-            Self::TooLarge { .. } => 22,
-            Self::TaskExists(_) => 23,
-            Self::NotAlone => 24,
-            Self::TooManyUnacknowledged => 25,
-            Self::UnknownTask(_) => 26,
-            Self::TooManyOperations => 27,
-            Self::RequestReused(_) => 28,
-            Self::TooManyRequests => 29,
-            Self::WrongMode(..) => 30,
-            Self::AsBefore { code, .. } => *code,
-        }
-    }
-}
-
-const CODES: [&str; 31] = [
-    "stale-epoch",
-    "moved",
-    "unknown-agent",
-    "agent-gone",
-    "clone",
-    "agent-not-active",
-    "unknown-framework",
-    "framework-removed",
-    "superseded",
-    "late",
-    "call-reused",
-    "too-many-answers",
-    "principal-changed",
-    "invalid",
-    "no-offers",
-    "offer-twice",
-    "offer-foreign",
-    "offer-mixed",
-    "offer-expired",
-    "offer-used",
-    "offer-outdated",
-    "offer-forged",
-    "too-large",
-    "task-exists",
-    "not-alone",
-    "too-many-unacknowledged",
-    "unknown-task",
-    "too-many-operations",
-    "request-reused",
-    "too-many-requests",
-    "wrong-mode",
-];

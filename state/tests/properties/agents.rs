@@ -1,0 +1,126 @@
+//! What agents say, and what leaders make of their silence: right mostly, and anything sometimes.
+
+use argosy_state::Registry;
+use argosy_state::command::{
+    AgentDecision, AgentUpdate, Command, HeldTask, ReconcileAgent, UpdateTasks,
+};
+use argosy_state::ids::{AgentId, FrameworkId, OrderIndex, TaskKey};
+use argosy_state::task::{Exit, Reason, Source, Task, TaskState};
+use argosy_state::testing::registration;
+
+use crate::actor::task_id;
+use crate::dice::Dice;
+
+const STATES: [TaskState; 13] = [
+    TaskState::Staging,
+    TaskState::Starting,
+    TaskState::Running,
+    TaskState::Killing,
+    TaskState::Finished,
+    TaskState::Failed,
+    TaskState::Killed,
+    TaskState::Error,
+    TaskState::Dropped,
+    TaskState::Gone,
+    TaskState::GoneByOperator,
+    TaskState::Unreachable,
+    TaskState::Unknown,
+];
+
+pub(crate) fn new_agent(dice: &mut Dice) -> Command {
+    let nonce = dice.next() % 10;
+    Command::RegisterAgent(registration(
+        nonce,
+        "cpus:8;mem:8000;ports:[1-10];zones:{a,b}",
+    ))
+}
+
+pub(crate) fn unreachable(dice: &mut Dice, registry: &Registry, id: AgentId) -> Command {
+    let mut decided_on = registry.agent(id).unwrap().revision;
+    if dice.percent(20) {
+        decided_on.index = decided_on.index.saturating_sub(1);
+    }
+    Command::AgentUnreachable(AgentDecision {
+        agent: id,
+        decided_on,
+        wall_ms: 2,
+    })
+}
+
+/// What the agent would hold at a floor, with a little missing and a little too much.
+pub(crate) fn reconcile(dice: &mut Dice, registry: &Registry, id: AgentId) -> Command {
+    let agent = registry.agent(id).unwrap();
+    let floor = OrderIndex(agent.orders.0.saturating_sub(dice.next() % 5));
+    let mut held: Vec<HeldTask> = registry
+        .tasks_on(id)
+        .filter(|task| !task.is_terminal() && task.order <= floor)
+        .map(|task| HeldTask {
+            key: task.key.clone(),
+            order: task.order,
+        })
+        .collect();
+    held.retain(|_| dice.percent(95));
+    if dice.percent(10) {
+        let stray = TaskKey {
+            framework: FrameworkId(1 + dice.next() % 4),
+            task: task_id(dice),
+        };
+        let order = OrderIndex(dice.next() % 9);
+        held.push(HeldTask { key: stray, order });
+        held.sort_by(|a, b| a.key.cmp(&b.key));
+    }
+    let mut after = None;
+    let mut through = None;
+    if dice.percent(30) && held.len() > 2 {
+        let cut = 1 + dice.below(held.len() - 1);
+        if dice.percent(50) {
+            after = Some(held[cut - 1].key.clone());
+            held.drain(..cut);
+        } else {
+            held.truncate(cut);
+            through = held.last().map(|held| held.key.clone());
+        }
+    }
+    if dice.percent(2) {
+        held.reverse();
+    }
+    Command::ReconcileAgent(ReconcileAgent {
+        agent: id,
+        incarnation: agent.incarnation,
+        floor,
+        after,
+        through,
+        held,
+        wall_ms: 3,
+    })
+}
+
+pub(crate) fn updates(dice: &mut Dice, registry: &Registry, id: AgentId) -> Command {
+    let live: Vec<&Task> = registry.tasks_on(id).collect();
+    let count = 1 + dice.below(3);
+    let updates = (0..count).filter_map(|_| {
+        let task = dice.pick(&live)?;
+        let likely = match task.agent_state {
+            TaskState::Staging => TaskState::Running,
+            _ if task.kill.is_some() => TaskState::Killed,
+            _ => TaskState::Finished,
+        };
+        Some(AgentUpdate {
+            key: task.key.clone(),
+            order: OrderIndex(task.order.0 + u64::from(dice.percent(2))),
+            number: (task.reported + dice.next() % 3).max(1),
+            state: if dice.percent(70) {
+                likely
+            } else {
+                STATES[dice.below(STATES.len())]
+            },
+            source: Source::Task,
+            reason: Reason::CommandExited,
+            message: "x".repeat(dice.below(3) * 700),
+            exit: dice.percent(50).then_some(Exit::Code(-1)),
+            wall_ms: -1,
+        })
+    });
+    let updates = updates.collect();
+    Command::UpdateTasks(UpdateTasks { agent: id, updates })
+}

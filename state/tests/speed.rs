@@ -1,0 +1,186 @@
+//! How fast commands are written, read and applied: `ARGOSY_LONG=1 cargo test --release --test speed
+//! -- --nocapture` tells, and fails below the floor that the log needs.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a measurement needs a clock and its switches from the environment"
+)]
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use argosy_state::Registry;
+use argosy_state::command::{
+    Accept, Acknowledge, AgentUpdate, Call, CallAction, Command, Entry, Proposed, UpdateTasks,
+};
+use argosy_state::encode;
+use argosy_state::ids::{AgentId, FrameworkId, TaskKey};
+use argosy_state::task::{Exit, Reason, Source, TaskState};
+use argosy_state::testing::{World, key, spec};
+
+/// Commands a second that one core must write, and read, at the least.
+const FLOOR: f64 = 100_000.0;
+const AGENTS: usize = 200;
+const TASKS: usize = 20_000;
+
+/// Four commands a task: launch, running, finished, acknowledged; and where they were proposed.
+struct Lives {
+    world: World,
+    framework: FrameworkId,
+    agents: Vec<AgentId>,
+}
+
+impl Lives {
+    fn new() -> Self {
+        let mut world = World::new();
+        let agents = (0..AGENTS)
+            .map(|_| world.register("cpus:64;mem:65536"))
+            .collect();
+        let framework = world.subscribe("load");
+        Self {
+            world,
+            framework,
+            agents,
+        }
+    }
+
+    fn launch(&mut self, at: usize) -> Command {
+        let agent = self.agents[at % AGENTS];
+        let offer = self.world.promise(self.framework, agent, "cpus:0.1;mem:32");
+        let mut task = spec(&format!("task-{at}"), "cpus:0.1;mem:32");
+        for name in ["HOME", "PATH", "LANG", "PORT"] {
+            let value = "/usr/local/bin:/usr/bin:/bin".to_owned();
+            task.environment.insert(name.to_owned(), value);
+        }
+        let number = at as u64 + 1;
+        Command::Call(Call {
+            framework: self.framework,
+            session: offer.session,
+            number,
+            lowest_unanswered: number.saturating_sub(8),
+            hash: number,
+            action: CallAction::Accept(Accept {
+                offers: vec![offer],
+                launches: vec![task],
+                all_or_nothing: false,
+                wall_ms: 1_700_000_000_000,
+            }),
+        })
+    }
+
+    fn update(&self, at: usize, number: u64, state: TaskState) -> Command {
+        let key = self.key(at);
+        let task = self.world.registry.task(&key).unwrap();
+        let update = AgentUpdate {
+            key,
+            order: task.order,
+            number,
+            state,
+            source: Source::Task,
+            reason: Reason::CommandExited,
+            message: "exited with code 0".to_owned(),
+            exit: Some(Exit::Code(0)),
+            wall_ms: 1_700_000_000_000,
+        };
+        Command::UpdateTasks(UpdateTasks {
+            agent: task.agent,
+            updates: vec![update],
+        })
+    }
+
+    fn acknowledge(&self, at: usize) -> Command {
+        let key = self.key(at);
+        let task = self.world.registry.task(&key).unwrap();
+        let session = self.world.registry.framework(self.framework).unwrap();
+        Command::Acknowledge(Acknowledge {
+            framework: self.framework,
+            session: session.session,
+            updates: vec![(key.task, task.latest.revision)],
+        })
+    }
+
+    fn key(&self, at: usize) -> TaskKey {
+        key(self.framework, &format!("task-{at}"))
+    }
+
+    /// Applies commands in entries of 64; returns commands a second, storage included.
+    fn apply(&mut self, commands: Vec<Command>) -> f64 {
+        let count = commands.len();
+        let mut entries = Vec::new();
+        let mut commands = commands.into_iter().peekable();
+        while commands.peek().is_some() {
+            let commands = commands
+                .by_ref()
+                .take(64)
+                .map(|command| Proposed {
+                    ticket: self.world.ticket(),
+                    command,
+                })
+                .collect();
+            entries.push(Entry {
+                at: self.world.now,
+                commands,
+            });
+        }
+        let registry: &mut Registry = &mut self.world.registry;
+        let started = Instant::now();
+        for entry in &entries {
+            let applied = registry.apply(registry.applied() + 1, entry);
+            assert!(applied.iter().all(|applied| applied.outcome.is_ok()));
+            black_box(registry.take_changes());
+        }
+        count as f64 / started.elapsed().as_secs_f64()
+    }
+}
+
+fn write_and_read(name: &str, commands: &[Command], ticket: &Proposed) -> f64 {
+    let proposed: Vec<Proposed> = commands
+        .iter()
+        .map(|command| Proposed {
+            command: command.clone(),
+            ..ticket.clone()
+        })
+        .collect();
+    let started = Instant::now();
+    let bytes: Vec<Vec<u8>> = proposed.iter().map(encode::command).collect();
+    let written = proposed.len() as f64 / started.elapsed().as_secs_f64();
+    let started = Instant::now();
+    for bytes in &bytes {
+        black_box(encode::read_command(bytes).unwrap());
+    }
+    let read = proposed.len() as f64 / started.elapsed().as_secs_f64();
+    let size = bytes.iter().map(Vec::len).sum::<usize>() / bytes.len();
+    eprintln!("{name:>12}: {size} bytes, written {written:.0}/s, read {read:.0}/s");
+    written.min(read)
+}
+
+#[test]
+fn commands_are_cheap() {
+    if std::env::var_os("ARGOSY_LONG").is_none() {
+        return;
+    }
+    let mut lives = Lives::new();
+    let ticket = Proposed {
+        ticket: lives.world.ticket(),
+        command: Command::Tick,
+    };
+    let mut slowest = f64::MAX;
+    let mut phase = |lives: &mut Lives, name: &str, commands: Vec<Command>| {
+        slowest = slowest.min(write_and_read(name, &commands, &ticket));
+        let applied = lives.apply(commands);
+        eprintln!("{name:>12}: applied {applied:.0}/s");
+    };
+    let launches = (0..TASKS).map(|at| lives.launch(at)).collect();
+    phase(&mut lives, "launch", launches);
+    let running = (0..TASKS).map(|at| lives.update(at, 1, TaskState::Running));
+    let running = running.collect();
+    phase(&mut lives, "running", running);
+    let finished = (0..TASKS).map(|at| lives.update(at, 2, TaskState::Finished));
+    let finished = finished.collect();
+    phase(&mut lives, "finished", finished);
+    let acknowledged = (0..TASKS).map(|at| lives.acknowledge(at)).collect();
+    phase(&mut lives, "acknowledged", acknowledged);
+    assert_eq!(lives.world.registry.tasks().len(), 0);
+    lives.world.registry.check().unwrap();
+    assert!(slowest > FLOOR, "{slowest:.0} commands a second");
+}

@@ -1,0 +1,296 @@
+//! The rules of the whole tree that no compiler knows: edges between rooms, file headers and sizes,
+//! names, where unsafe code may stand, and what no committed text may say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Which room may depend on which; an edge that is not here needs a decision of its own.
+const EDGES: [(&str, &[&str]); 12] = [
+    ("state", &[]),
+    ("isolation", &[]),
+    ("proto", &["state"]),
+    ("raft", &["state", "proto"]),
+    ("client", &["state", "proto"]),
+    ("master", &["raft", "state", "proto"]),
+    ("agent", &["client", "isolation", "state", "proto"]),
+    ("frameworks", &["client", "proto"]),
+    (
+        "cli",
+        &[
+            "agent",
+            "client",
+            "frameworks",
+            "isolation",
+            "master",
+            "proto",
+            "raft",
+            "state",
+        ],
+    ),
+    (
+        "chaos",
+        &[
+            "agent",
+            "client",
+            "frameworks",
+            "isolation",
+            "master",
+            "proto",
+            "raft",
+            "state",
+        ],
+    ),
+    ("bench", &["agent", "client", "master", "proto", "state"]),
+    ("webui", &[]),
+];
+
+/// Lines of a source file. Those that are longer today may only shrink.
+const FILE_LINES: usize = 500;
+const LONGER_FILES: [(&str, usize); 6] = [
+    ("agent/tests/end_to_end/cases.rs", 600),
+    ("cli/src/operator.rs", 600),
+    ("cli/src/run/attached.rs", 600),
+    ("client/src/scheduler/tests.rs", 550),
+    ("master/src/leader/tests/world.rs", 600),
+    ("master/src/replica.rs", 600),
+];
+
+/// The only file with unsafe code.
+const UNSAFE_FILE: &str = "isolation/src/sys.rs";
+
+/// This file names what it forbids.
+const THIS_FILE: &str = "state/tests/tidy.rs";
+
+struct Source {
+    /// Relative to the root, with `/`.
+    name: String,
+    text: String,
+}
+
+fn root() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    folder.parent().unwrap().to_owned()
+}
+
+/// Every text file of the tree.
+fn tree() -> Vec<Source> {
+    let root = root();
+    let mut waiting = vec![root.clone()];
+    let mut files = Vec::new();
+    while let Some(folder) = waiting.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_symlink() || name.starts_with('.') || name == "target" || name == "demo-out"
+            {
+                continue;
+            }
+            if path.is_dir() {
+                waiting.push(path);
+            } else if name != "Cargo.lock"
+                && let Ok(text) = fs::read_to_string(&path)
+            {
+                let name = path.strip_prefix(&root).unwrap();
+                files.push(Source {
+                    name: name.to_string_lossy().replace('\\', "/"),
+                    text,
+                });
+            }
+        }
+    }
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    assert!(files.len() > 50, "the tree is at {root:?}");
+    files
+}
+
+fn sources() -> Vec<Source> {
+    let mut files = tree();
+    files.retain(|file| file.name.ends_with(".rs"));
+    files
+}
+
+fn none(found: &[String]) {
+    assert!(found.is_empty(), "\n{}\n", found.join("\n"));
+}
+
+/// The rooms that a manifest names outside of its tests.
+fn rooms_named(manifest: &str) -> BTreeSet<String> {
+    let mut counts = false;
+    let mut rooms = BTreeSet::new();
+    for line in manifest.lines().map(str::trim) {
+        if let Some(section) = line.strip_prefix('[') {
+            let section = section.trim_end_matches(']');
+            counts = section.ends_with("dependencies") && !section.ends_with("dev-dependencies");
+        } else if counts && let Some(rest) = line.strip_prefix("argosy-") {
+            let end = rest.find(['.', ' ', '=']).unwrap_or(rest.len());
+            rooms.insert(rest[..end].to_owned());
+        }
+    }
+    rooms
+}
+
+#[test]
+fn rooms_depend_only_downward() {
+    let edges: BTreeMap<&str, &[&str]> = EDGES.into();
+    let mut found = Vec::new();
+    let mut manifests = 0;
+    for file in tree() {
+        let Some(room) = file.name.strip_suffix("/Cargo.toml") else {
+            continue;
+        };
+        manifests += 1;
+        let Some(allowed) = edges.get(room) else {
+            found.push(format!("{room}: no such room in the list of edges"));
+            continue;
+        };
+        for other in rooms_named(&file.text) {
+            if !allowed.contains(&other.as_str()) {
+                found.push(format!("{room} may not depend on {other}"));
+            }
+        }
+    }
+    assert!(manifests >= 10);
+    none(&found);
+}
+
+#[test]
+fn a_manifest_with_a_forbidden_edge_would_be_seen() {
+    let manifest = "[dependencies]\nargosy-raft = { path = \"x\" }\n[dev-dependencies]\nargosy-client.workspace = true\n[target.'cfg(unix)'.dependencies]\nargosy-agent.workspace = true\n";
+    let wanted: BTreeSet<String> = ["agent".to_owned(), "raft".to_owned()].into();
+    assert_eq!(rooms_named(manifest), wanted);
+}
+
+#[test]
+fn every_source_file_says_what_it_is() {
+    let found: Vec<_> = sources()
+        .into_iter()
+        .filter(|file| !file.text.starts_with("//!"))
+        .map(|file| format!("{}: begins without //!", file.name))
+        .collect();
+    none(&found);
+}
+
+#[test]
+fn no_source_file_is_too_long() {
+    let longer: BTreeMap<&str, usize> = LONGER_FILES.into();
+    let mut found = Vec::new();
+    for file in sources() {
+        let lines = file.text.lines().count();
+        let most = longer.get(file.name.as_str()).copied();
+        let most = most.unwrap_or(FILE_LINES);
+        if lines > most {
+            found.push(format!("{}: {lines} lines; at most {most}", file.name));
+        }
+    }
+    none(&found);
+}
+
+#[test]
+fn modules_are_called_by_what_they_hold() {
+    let empty = [
+        "util", "utils", "common", "helper", "helpers", "manager", "misc",
+    ];
+    let mut found = Vec::new();
+    for file in sources() {
+        let mut parts = file.name.trim_end_matches(".rs").split('/');
+        if parts.any(|part| empty.contains(&part)) {
+            found.push(format!("{}: its name says nothing", file.name));
+        }
+    }
+    none(&found);
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    let marks = [
+        "FIXME",
+        "XXX:",
+        "TODO",
+        "todo!(",
+        "unimplemented!(",
+        "dbg!(",
+    ];
+    none(&lines_with(sources(), &marks));
+}
+
+#[test]
+fn unsafe_code_stands_in_one_file() {
+    let marks = [
+        "unsafe {",
+        "unsafe fn",
+        "unsafe impl",
+        "unsafe extern",
+        "allow(unsafe_code",
+    ];
+    let mut files = sources();
+    files.retain(|file| file.name != UNSAFE_FILE);
+    none(&lines_with(files, &marks));
+}
+
+#[test]
+fn no_text_names_a_private_place_or_a_registry() {
+    let marks = [
+        "/work/",
+        "/tmp/bash_jobs",
+        "crates.io/",
+        "static.crates.io",
+        "index.crates.io",
+        "registry.npmjs.org",
+        "pypi.org",
+        "files.pythonhosted.org",
+        "proxy.golang.org",
+        "registry-1.docker.io",
+    ];
+    none(&lines_with(tree(), &marks));
+}
+
+#[test]
+fn no_text_tells_how_it_was_made() {
+    let marks = [
+        "Claude",
+        "Anthropic",
+        "ChatGPT",
+        "OpenAI",
+        "Copilot",
+        "language model",
+        "AI-generated",
+        "AI assistant",
+        "coding agent",
+        "the integrator",
+        "design.md section",
+    ];
+    none(&lines_with(tree(), &marks));
+}
+
+#[test]
+fn the_pure_room_bans_what_would_make_masters_differ() {
+    let file = root().join("state/clippy.toml");
+    let text = fs::read_to_string(file).unwrap();
+    for banned in [
+        "std::collections::HashMap",
+        "std::collections::HashSet",
+        "std::time::SystemTime",
+        "std::time::Instant",
+        "std::env::var",
+    ] {
+        assert!(text.contains(&format!("\"{banned}\"")), "{banned}");
+    }
+    // A file of its own hides the one at the root, so it repeats what holds everywhere.
+    assert!(text.contains("too-many-lines-threshold = 60"));
+}
+
+fn lines_with(files: Vec<Source>, marks: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    for file in files {
+        if file.name == THIS_FILE {
+            continue;
+        }
+        for (at, line) in file.text.lines().enumerate() {
+            if let Some(mark) = marks.iter().find(|mark| line.contains(**mark)) {
+                found.push(format!("{}:{}: {mark}", file.name, at + 1));
+            }
+        }
+    }
+    found
+}
