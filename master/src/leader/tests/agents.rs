@@ -1,0 +1,409 @@
+//! Agents: hello, verdict, orders, strays.
+
+use argosy_state::agent::AgentMode;
+use argosy_state::command::{HeldTask, Operation};
+use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex};
+use argosy_state::task::TaskState;
+use expect_test::expect;
+
+use super::world::{AGENT, FRAMEWORK, World, new_agent, task_key};
+use crate::leader::Input;
+use crate::links::LinkId;
+
+#[test]
+fn a_first_hello_registers_and_its_repeat_finds_the_same_agent() {
+    let mut world = World::new();
+    world.hello(LinkId(1), new_agent(7, "cpus:4"));
+    world.hello(LinkId(2), new_agent(7, "cpus:4"));
+    world.expect(&expect![[r#"
+        link-1 <- registered agent-1, equal
+        link-1 closed
+        link-2 <- registered agent-1, equal
+    "#]]);
+    assert_eq!(world.registry.agents().len(), 1);
+}
+
+#[test]
+fn an_agent_that_holds_what_it_should_is_admitted_without_an_entry() {
+    let mut world = World::with_running_task();
+    world.new_leader();
+    let entries = world.entries();
+    world.agent_returns(AGENT);
+    world.expect(&expect![[r#"
+        link-3 <- registered agent-1, equal
+    "#]]);
+    assert_eq!(world.entries(), entries);
+}
+
+#[test]
+fn orders_are_sent_in_turn_and_each_once() {
+    let mut world = World::with_offer();
+    world.accept("1.1", &["a", "b"]);
+    world.kill("a");
+    world.expect(&expect![[r#"
+        link-2 <- order 1 launch framework-1/a
+        link-2 <- order 2 launch framework-1/b
+        call-1: called at 4.0
+        link-2 <- order 3 kill framework-1/a in 3000 ms
+        call-2: called at 5.0
+    "#]]);
+}
+
+#[test]
+fn what_got_lost_with_a_link_is_sent_again_from_the_floor_of_the_next() {
+    let mut world = World::with_offer();
+    world.accept("1.1", &["a", "b", "c"]);
+    world.forget_said();
+    world.feed(Input::AgentClosed { link: LinkId(2) });
+    let mut hello = world.hello_of(AGENT);
+    hello.floor = OrderIndex(1);
+    hello.digest = 0;
+    let link = world.link();
+    world.hello(link, hello);
+    world.expect(&expect![[r#"
+        link-3 <- registered agent-1, different
+        link-3 <- list your tasks
+    "#]]);
+    world.list(link, 1, &[("a", 1)]);
+    world.expect(&expect![[r#"
+        link-3 <- order 2 launch framework-1/b
+        link-3 <- order 3 launch framework-1/c
+    "#]]);
+}
+
+#[test]
+fn a_task_killed_before_its_order_was_delivered_never_starts() {
+    let mut world = World::with_offer();
+    world.feed(Input::AgentClosed { link: LinkId(2) });
+    world.accept("1.1", &["a"]);
+    world.kill("a");
+    world.forget_said();
+    let mut hello = world.hello_of(AGENT);
+    hello.floor = OrderIndex(0);
+    hello.digest = 0;
+    let link = world.link();
+    world.hello(link, hello);
+    world.list(link, 0, &[]);
+    world.expect(&expect![[r#"
+        link-3 <- registered agent-1, different
+        link-3 <- list your tasks
+        link-3 <- order 1 launch framework-1/a, never start
+        link-3 <- order 2 kill framework-1/a in 3000 ms
+    "#]]);
+    world.report(link, "a", 1, TaskState::Killed);
+    world.expect(&expect![[r#"
+        link-1 <- update a KILLED at 7.0 (UNSPECIFIED)
+        link-3 <- committed framework-1/a@1 #1 released
+        link-1 <- offers 1.2 * agent-1 cpus:4;mem:4096
+    "#]]);
+}
+
+#[test]
+fn a_number_whose_order_means_nothing_any_more_is_sent_as_void() {
+    let mut world = World::with_offer();
+    world.accept("1.1", &["a", "b"]);
+    world.report(LinkId(2), "a", 1, TaskState::Finished);
+    world.acknowledge(&["a"]);
+    world.forget_said();
+    let mut hello = world.hello_of(AGENT);
+    hello.floor = OrderIndex(0);
+    let link = world.link();
+    world.hello(link, hello);
+    world.list(link, 0, &[]);
+    world.expect(&expect![[r#"
+        link-2 closed
+        link-3 <- registered agent-1, different
+        link-3 <- list your tasks
+        link-3 <- order 1 void
+        link-3 <- order 2 launch framework-1/b
+    "#]]);
+}
+
+#[test]
+fn a_shorter_grace_voids_the_kill_before_it() {
+    let mut world = World::with_running_task();
+    world.feed(Input::AgentClosed { link: LinkId(2) });
+    world.kill("a");
+    world.operate(Operation::KillTask {
+        key: task_key("a"),
+        grace_ms: Some(100),
+    });
+    world.forget_said();
+    let mut hello = world.hello_of(AGENT);
+    hello.floor = OrderIndex(1);
+    let link = world.link();
+    world.hello(link, hello);
+    world.list(link, 1, &[("a", 1)]);
+    world.expect(&expect![[r#"
+        link-3 <- registered agent-1, different
+        link-3 <- list your tasks
+        link-3 <- order 2 void
+        link-3 <- order 3 kill framework-1/a in 100 ms
+    "#]]);
+}
+
+#[test]
+fn a_new_hello_drops_the_former_link() {
+    let mut world = World::with_running_task();
+    world.agent_returns(AGENT);
+    world.expect(&expect![[r#"
+        link-2 closed
+        link-3 <- registered agent-1, equal
+    "#]]);
+    // What was still read from it changes nothing, nor does its end.
+    world.report(LinkId(2), "a", 2, TaskState::Finished);
+    world.feed(Input::AgentPing {
+        link: LinkId(2),
+        serial: 3,
+    });
+    world.feed(Input::AgentClosed { link: LinkId(2) });
+    world.expect_silence();
+    assert_eq!(world.state_of("a"), TaskState::Running);
+    world.kill("a");
+    world.expect(&expect![[r#"
+        link-3 <- order 2 kill framework-1/a in 3000 ms
+        call-3: called at 7.0
+    "#]]);
+}
+
+#[test]
+fn an_agent_without_what_it_should_hold_is_compared_and_the_task_is_gone() {
+    let mut world = World::with_running_task();
+    world.new_leader();
+    world.framework_returns(FRAMEWORK, &[]);
+    let mut hello = world.hello_of(AGENT);
+    hello.digest = 0;
+    let link = world.link();
+    world.hello(link, hello);
+    world.list(link, 1, &[]);
+    world.expect(&expect![[r#"
+        link-3 <- subscribed framework-1 session 101 epoch 7
+        link-3 <- unmet in *: 1 no-link
+        link-4 <- registered agent-1, different
+        link-4 <- list your tasks
+        link-3 <- update a GONE at 8.0 (TASK_MISSING_ON_AGENT)
+        link-3 <- offers 7.1 * agent-1 cpus:4;mem:4096
+    "#]]);
+    assert_eq!(world.state_of("a"), TaskState::Gone);
+}
+
+#[test]
+fn a_task_that_nobody_wants_is_killed_without_an_order() {
+    let mut world = World::with_offer();
+    let mut hello = world.hello_of(AGENT);
+    hello.digest = 99;
+    let link = world.link();
+    world.hello(link, hello);
+    world.list(link, 0, &[("stranger", 0)]);
+    world.expect(&expect![[r#"
+        link-2 closed
+        link-3 <- registered agent-1, different
+        link-3 <- list your tasks
+        link-3 <- kill stray framework-1/stranger@0
+    "#]]);
+}
+
+#[test]
+fn a_list_in_chunks_is_judged_when_it_is_complete() {
+    let mut world = World::with_offer();
+    world.accept("1.1", &["a", "b", "c"]);
+    world.forget_said();
+    let mut hello = world.hello_of(AGENT);
+    hello.floor = OrderIndex(2);
+    let link = world.link();
+    world.hello(link, hello);
+    world.forget_said();
+    let held = |task: &str, order| HeldTask {
+        key: task_key(task),
+        order: OrderIndex(order),
+    };
+    world.feed(Input::AgentList {
+        link,
+        floor: OrderIndex(2),
+        held: vec![held("a", 1)],
+        last: false,
+    });
+    world.expect_silence();
+    world.feed(Input::AgentList {
+        link,
+        floor: OrderIndex(2),
+        held: vec![held("b", 2)],
+        last: true,
+    });
+    world.expect(&expect![[r#"
+        link-3 <- order 3 launch framework-1/c
+    "#]]);
+}
+
+#[test]
+fn a_list_that_does_not_ascend_ends_the_link() {
+    let mut world = World::with_offer();
+    let mut hello = world.hello_of(AGENT);
+    hello.digest = 99;
+    let link = world.link();
+    world.hello(link, hello);
+    world.forget_said();
+    world.list(link, 0, &[("b", 2), ("a", 1)]);
+    world.expect(&expect![[r#"
+        link-3 <- refused malformed: its list does not ascend, or a chunk is empty or too long
+        link-3 closed
+    "#]]);
+}
+
+#[test]
+fn an_agent_that_was_away_is_believed_again_and_its_frameworks_are_told() {
+    let mut world = World::with_running_task();
+    world.feed(Input::AgentClosed { link: LinkId(2) });
+    world.pass(15_000);
+    world.expect(&expect![[r#"
+        link-1 <- unmet in *: 1 no-link
+        link-1 <- agent-1 is unreachable
+        link-1 <- update a UNREACHABLE at 7.1 (AGENT_UNREACHABLE)
+    "#]]);
+    assert_eq!(
+        world.registry.agent(AGENT).unwrap().mode,
+        AgentMode::Unreachable
+    );
+    // It holds exactly what it should, and still its tasks are compared: they are UNREACHABLE.
+    let link = world.agent_returns(AGENT);
+    world.expect(&expect![[r#"
+        link-3 <- registered agent-1, different
+        link-3 <- list your tasks
+    "#]]);
+    assert_eq!(world.state_of("a"), TaskState::Unreachable);
+    world.list(link, 1, &[("a", 1)]);
+    world.expect(&expect![[r#"
+        link-1 <- update a RUNNING at 9.0 (AGENT_REREGISTERED)
+        link-1 <- offers 1.2 * agent-1 cpus:3;mem:4096
+    "#]]);
+    assert_eq!(world.state_of("a"), TaskState::Running);
+}
+
+#[test]
+fn a_launch_that_was_not_delivered_before_its_agent_was_lost_never_happens() {
+    let mut world = World::with_offer();
+    world.feed(Input::AgentClosed { link: LinkId(2) });
+    world.accept("1.1", &["a"]);
+    world.pass(15_000);
+    world.forget_said();
+    let mut hello = world.hello_of(AGENT);
+    hello.floor = OrderIndex(0);
+    hello.digest = 0;
+    let link = world.link();
+    world.hello(link, hello);
+    world.list(link, 0, &[]);
+    world.expect(&expect![[r#"
+        link-3 <- registered agent-1, different
+        link-3 <- list your tasks
+        link-1 <- update a DROPPED at 7.0 (LAUNCH_VOIDED)
+        link-3 <- order 1 void
+        link-1 <- offers 1.2 * agent-1 cpus:4;mem:4096
+    "#]]);
+    assert_eq!(world.state_of("a"), TaskState::Dropped);
+}
+
+#[test]
+fn what_an_unreachable_agent_was_told_to_kill_is_killed_when_it_returns() {
+    let mut world = World::with_running_task();
+    world.feed(Input::AgentClosed { link: LinkId(2) });
+    world.pass(15_000);
+    world.kill("a");
+    world.forget_said();
+    let mut hello = world.hello_of(AGENT);
+    hello.floor = OrderIndex(1);
+    let link = world.link();
+    world.hello(link, hello);
+    world.list(link, 1, &[("a", 1)]);
+    world.expect(&expect![[r#"
+        link-3 <- registered agent-1, different
+        link-3 <- list your tasks
+        link-1 <- update a RUNNING at 10.0 (AGENT_REREGISTERED)
+        link-3 <- order 2 kill framework-1/a in 3000 ms
+        link-1 <- offers 1.2 * agent-1 cpus:3;mem:4096
+    "#]]);
+}
+
+#[test]
+fn an_agent_of_another_cluster_or_of_a_later_history_is_refused() {
+    let mut world = World::with_offer();
+    let mut hello = world.hello_of(AGENT);
+    hello.cluster = Some(ClusterId(7));
+    let link = world.link();
+    world.hello(link, hello);
+    let mut hello = world.hello_of(AGENT);
+    hello.highest_epoch = Epoch(1_000);
+    let link = world.link();
+    world.hello(link, hello);
+    let cluster = world.registry.cluster().facts.id.to_string();
+    let said: String = world.take_said().join("\n").replace(&cluster, "CLUSTER");
+    expect![[r#"
+        link-3 <- refused foreign-cluster: this is cluster CLUSTER; the agent belongs to another one: empty its directory, or give it the right --masters
+        link-3 closed
+        link-4 <- refused epoch-above: the agent has seen epoch 1000, this cluster is at 1: its masters were set back
+        link-4 closed"#]].assert_eq(&said);
+}
+
+#[test]
+fn a_copy_of_a_disk_is_refused() {
+    let mut world = World::with_offer();
+    let mut hello = world.hello_of(AGENT);
+    hello.confirmed = 5;
+    hello.tried = vec![6];
+    let link = world.link();
+    world.hello(link, hello);
+    world.expect(&expect![[r#"
+        link-3 <- refused clone: agent-1 is registered with another incarnation: this looks like a copy of its disk
+        link-3 closed
+    "#]]);
+}
+
+#[test]
+fn an_agent_that_nobody_knows_or_that_is_gone_kills_everything_and_registers_anew() {
+    let mut world = World::with_running_task();
+    let gone = world.hello_of(AGENT);
+    let mut unknown = gone.clone();
+    unknown.agent = Some(AgentId(9));
+    let link = world.link();
+    world.hello(link, unknown);
+    world.expect(&expect![[r#"
+        link-3 <- shutdown: this agent is not known here, or was declared gone
+        link-3 closed
+    "#]]);
+    world.operate(Operation::MarkGone(AGENT));
+    world.expect(&expect![[r#"
+        link-2 <- shutdown: an operator declared this agent gone
+        link-2 closed
+        link-1 <- agent-1 is gone
+        link-1 <- update a GONE_BY_OPERATOR at 7.1 (AGENT_REMOVED_BY_OPERATOR)
+        call-3: operated: done
+    "#]]);
+    let link = world.link();
+    world.hello(link, gone);
+    world.expect(&expect![[r#"
+        link-4 <- shutdown: this agent is not known here, or was declared gone
+        link-4 closed
+    "#]]);
+}
+
+#[test]
+fn an_update_that_is_known_already_may_be_forgotten_at_once() {
+    let mut world = World::with_running_task();
+    world.report(LinkId(2), "a", 1, TaskState::Running);
+    world.report(LinkId(2), "stranger", 1, TaskState::Running);
+    world.expect(&expect![[r#"
+        link-2 <- committed framework-1/a@1 #1
+        link-2 <- committed framework-1/stranger@1 #1 released
+    "#]]);
+}
+
+#[test]
+fn a_ping_is_answered_with_its_serial() {
+    let mut world = World::with_offer();
+    world.feed(Input::AgentPing {
+        link: LinkId(2),
+        serial: 41,
+    });
+    world.expect(&expect![[r#"
+        link-2 <- pong 41
+    "#]]);
+}

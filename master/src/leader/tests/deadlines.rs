@@ -1,0 +1,228 @@
+//! Silence and absence, measured in cluster time.
+
+use argosy_state::agent::AgentMode;
+use argosy_state::framework::{Connection, FrameworkInfo};
+use argosy_state::ids::AgentId;
+use argosy_state::task::TaskState;
+use argosy_state::testing::framework_info;
+use expect_test::expect;
+
+use super::world::{AGENT, FRAMEWORK, LIMITS, World, new_framework};
+use crate::leader::Input;
+use crate::links::LinkId;
+
+fn mode(world: &World, agent: AgentId) -> AgentMode {
+    world.registry.agent(agent).unwrap().mode
+}
+
+#[test]
+fn an_agent_silent_for_its_timeout_is_unreachable_and_everybody_is_told() {
+    let mut world = World::with_running_task();
+    world.pass_with(20_000, &[LinkId(2)]);
+    world.forget_said();
+    world.pass(14_900);
+    world.expect_silence();
+    world.pass(100);
+    world.expect(&expect![[r#"
+        link-1 <- rescind 1.2: its agent has changed
+        link-2 closed
+        link-1 <- agent-1 is unreachable
+        link-1 <- update a UNREACHABLE at 7.1 (AGENT_UNREACHABLE)
+        link-1 <- unmet in *: 1 unreachable
+    "#]]);
+    assert_eq!(world.state_of("a"), TaskState::Unreachable);
+}
+
+#[test]
+fn any_word_of_an_agent_counts_as_a_sign_of_life() {
+    let mut world = World::with_running_task();
+    world.pass(14_000);
+    world.report(LinkId(2), "a", 2, TaskState::Running);
+    world.pass(14_000);
+    world.forget_said();
+    assert_eq!(mode(&world, AGENT), AgentMode::Registered);
+    world.pass(1_000);
+    world.forget_said();
+    assert_eq!(mode(&world, AGENT), AgentMode::Unreachable);
+}
+
+#[test]
+fn a_new_leader_gives_every_agent_a_full_grace_and_a_return_ends_it() {
+    let mut world = World::with_offer();
+    world.agent("cpus:1;mem:1024");
+    world.pass(10_000);
+    world.forget_said();
+    world.new_leader();
+    world.pass(14_900);
+    world.forget_said();
+    world.agent_returns(AGENT);
+    world.expect(&expect![[r#"
+        link-4 <- registered agent-1, equal
+    "#]]);
+    world.pass(100);
+    world.expect_silence();
+    assert_eq!(mode(&world, AGENT), AgentMode::Registered);
+    assert_eq!(mode(&world, AgentId(2)), AgentMode::Unreachable);
+}
+
+#[test]
+fn an_agent_whose_return_is_being_committed_is_not_given_up() {
+    let mut world = World::with_running_task();
+    world.new_leader();
+    world.slow_log();
+    world.pass(14_000);
+    // Its boot id is new, so its registration is an entry; the deadline passes meanwhile.
+    let mut hello = world.hello_of(AGENT);
+    hello.boot_id = "another boot".to_owned();
+    let link = world.link();
+    world.hello(link, hello);
+    world.pass(1_000);
+    world.commit();
+    world.expect(&expect![[r#"
+        link-3 <- registered agent-1, equal
+    "#]]);
+    assert_eq!(mode(&world, AGENT), AgentMode::Registered);
+}
+
+#[test]
+fn a_pause_of_the_leader_is_nobody_s_silence() {
+    let mut world = World::with_running_task();
+    world.feed(Input::FrameworkClosed { link: LinkId(1) });
+    world.pass(9_500);
+    world.pause();
+    world.pass(9_900);
+    assert_eq!(mode(&world, AGENT), AgentMode::Registered);
+    let connection = |world: &World| world.registry.framework(FRAMEWORK).unwrap().connection;
+    assert_eq!(connection(&world), Connection::Connected);
+    world.pass(100);
+    assert_ne!(connection(&world), Connection::Connected);
+    world.pass(5_000);
+    assert_eq!(mode(&world, AGENT), AgentMode::Unreachable);
+    world.forget_said();
+}
+
+#[test]
+fn when_very_many_fall_silent_the_leader_first_hands_over_once() {
+    let mut world = World::new();
+    for _ in 0..40 {
+        world.agent("cpus:1;mem:1024");
+    }
+    world.forget_said();
+    world.pass(LIMITS.agent_timeout_ms);
+    let handed_over = |world: &mut World| {
+        let said = world.take_said();
+        said.iter().filter(|line| *line == "hand over").count()
+    };
+    assert_eq!(handed_over(&mut world), 1);
+    let lost = |world: &World| world.registry.agents_in(AgentMode::Unreachable);
+    // A fifth of forty is fewer than ten: so many are lost at once.
+    assert_eq!(lost(&world), 10);
+    // Nobody took over, so one in a hundred a second follows, at least one.
+    world.pass(1_000);
+    assert_eq!(lost(&world), 11);
+    world.pass(5_000);
+    assert_eq!(lost(&world), 16);
+    assert_eq!(handed_over(&mut world), 0);
+}
+
+#[test]
+fn a_mass_of_silent_agents_is_given_up_slowly_to_its_end() {
+    let mut world = World::new();
+    for _ in 0..40 {
+        world.agent("cpus:1;mem:1024");
+    }
+    world.pass(LIMITS.agent_timeout_ms);
+    world.forget_said();
+    let lost = |world: &World| world.registry.agents_in(AgentMode::Unreachable);
+    let mut before = lost(&world);
+    for _ in 0..30 {
+        world.pass(1_000);
+        let now = lost(&world);
+        assert!(now <= before + 1, "{now} after {before}");
+        before = now;
+    }
+    assert_eq!(before, 40);
+    world.forget_said();
+}
+
+#[test]
+fn absence_runs_in_cluster_time_across_leaders() {
+    let mut world = World::new();
+    let info = FrameworkInfo {
+        failover_timeout_ms: 60_000,
+        ..framework_info("web")
+    };
+    let link = world.link();
+    world.subscribe_with(link, new_framework(7, info));
+    world.feed(Input::FrameworkClosed { link });
+    world.pass(10_000);
+    world.forget_said();
+    world.pass(40_000);
+    // What is left counts on under the next leader.
+    world.new_leader();
+    world.pass(19_900);
+    assert!(world.registry.framework(FRAMEWORK).is_some());
+    world.pass(100);
+    assert!(world.registry.framework(FRAMEWORK).is_none());
+    world.expect_silence();
+}
+
+#[test]
+fn a_framework_that_is_back_in_time_is_not_removed() {
+    let mut world = World::with_running_task();
+    world.feed(Input::FrameworkClosed { link: LinkId(1) });
+    world.pass_with(30_000, &[LinkId(2)]);
+    world.framework_returns(FRAMEWORK, &[]);
+    world.forget_said();
+    world.pass_with(8 * 24 * 3_600, &[LinkId(2)]);
+    world.forget_said();
+    assert_eq!(world.state_of("a"), TaskState::Running);
+}
+
+#[test]
+fn a_connected_framework_has_ten_seconds_to_find_the_new_leader() {
+    let mut world = World::with_running_task();
+    world.new_leader();
+    world.pass(9_900);
+    let connection = |world: &World| world.registry.framework(FRAMEWORK).unwrap().connection;
+    assert_eq!(connection(&world), Connection::Connected);
+    world.pass(100);
+    assert_ne!(connection(&world), Connection::Connected);
+    world.expect_silence();
+}
+
+#[test]
+fn an_idle_cluster_writes_nothing() {
+    let mut world = World::with_running_task();
+    world.pass_with(6_500, &[LinkId(2)]);
+    let entries = world.entries();
+    world.pass_with(600_000, &[LinkId(2)]);
+    world.forget_said();
+    assert_eq!(world.entries(), entries);
+}
+
+#[test]
+fn time_is_committed_now_and_then_while_a_deadline_runs() {
+    let mut world = World::with_running_task();
+    world.feed(Input::FrameworkClosed { link: LinkId(1) });
+    world.pass_with(10_000, &[LinkId(2)]);
+    let entries = world.entries();
+    // A hundredth of what is left of a week.
+    world.pass_with(6_000_000, &[LinkId(2)]);
+    assert_eq!(world.entries(), entries);
+    world.pass_with(100_000, &[LinkId(2)]);
+    assert_eq!(world.entries(), entries + 1);
+    world.forget_said();
+}
+
+#[test]
+fn every_stream_has_a_heartbeat_each_second() {
+    let mut world = World::with_offer();
+    world.tell_heartbeats = true;
+    world.pass_with(3_000, &[LinkId(2)]);
+    world.expect(&expect![[r#"
+        link-1 <- heartbeat
+        link-1 <- heartbeat
+        link-1 <- heartbeat
+    "#]]);
+}

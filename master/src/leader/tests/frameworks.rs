@@ -1,0 +1,284 @@
+//! Frameworks: sessions, streams, absence.
+
+use argosy_state::command::{CallAction, Operation};
+use argosy_state::framework::{Connection, FrameworkInfo};
+use argosy_state::ids::{ClusterId, FrameworkId, Role};
+use argosy_state::task::TaskState;
+use argosy_state::testing::framework_info;
+use expect_test::expect;
+
+use super::world::{AGENT, FRAMEWORK, World, new_framework};
+use crate::leader::Input;
+use crate::links::LinkId;
+
+fn in_roles(roles: &[&str]) -> FrameworkInfo {
+    FrameworkInfo {
+        roles: roles.iter().map(|role| Role::new(role).unwrap()).collect(),
+        ..framework_info("web")
+    }
+}
+
+#[test]
+fn a_stream_of_the_same_session_goes_on_without_an_entry() {
+    let mut world = World::with_offer();
+    let entries = world.entries();
+    world.feed(Input::FrameworkClosed { link: LinkId(1) });
+    world.framework_returns(FRAMEWORK, &["1.1"]);
+    world.expect(&expect![[r#"
+        link-3 <- subscribed framework-1 session 101 epoch 1, kept 1.1
+    "#]]);
+    assert_eq!(world.entries(), entries);
+}
+
+#[test]
+fn a_second_stream_of_one_session_takes_the_place_of_the_first() {
+    let mut world = World::with_offer();
+    world.framework_returns(FRAMEWORK, &["1.1"]);
+    world.expect(&expect![[r#"
+        link-1 closed
+        link-3 <- subscribed framework-1 session 101 epoch 1, kept 1.1
+    "#]]);
+    world.feed(Input::FrameworkClosed { link: LinkId(1) });
+    world.pass_with(20_000, &[LinkId(2)]);
+    world.expect_silence();
+}
+
+#[test]
+fn a_subscription_whose_answer_got_lost_is_repeated_and_finds_its_framework() {
+    let mut world = World::new();
+    world.slow_log();
+    world.subscribe_with(LinkId(1), new_framework(7, framework_info("web")));
+    world.feed(Input::FrameworkClosed { link: LinkId(1) });
+    world.subscribe_with(LinkId(2), new_framework(7, framework_info("web")));
+    world.expect_silence();
+    world.commit();
+    world.expect(&expect![[r#"
+        link-2 <- subscribed framework-1 session 7 epoch 1
+        link-2 <- unmet in *:
+    "#]]);
+    assert_eq!(world.registry.frameworks().len(), 1);
+}
+
+#[test]
+fn a_new_session_supersedes_the_former_and_voids_its_offers() {
+    let mut world = World::with_offer();
+    let mut next = world.subscription_of(FRAMEWORK, &["1.1"]);
+    next.session = 777;
+    let link = world.link();
+    world.subscribe_with(link, next);
+    world.expect(&expect![[r#"
+        link-1 <- error superseded: another scheduler has taken over framework-1
+        link-1 closed
+        link-3 <- subscribed framework-1 session 777 epoch 1, rescinded 1.1
+        link-3 <- offers 1.2 * agent-1 cpus:4;mem:4096
+    "#]]);
+}
+
+#[test]
+fn a_superseded_scheduler_is_refused_under_every_leader() {
+    let mut world = World::with_running_task();
+    let former = world.subscription_of(FRAMEWORK, &[]);
+    let mut next = former.clone();
+    next.session = 777;
+    let kill = world.call_of(CallAction::Teardown);
+    world.subscribe_with(LinkId(3), next);
+    world.forget_said();
+    world.new_leader();
+    world.subscribe_with(LinkId(4), former);
+    world.expect(&expect![[r#"
+        link-4 <- error superseded: another scheduler has taken over framework-1
+        link-4 closed
+    "#]]);
+    world.send(kill, Vec::new());
+    world.expect(&expect![[r#"
+        call-3: refused superseded: another scheduler has taken over framework-1
+    "#]]);
+    assert_eq!(world.state_of("a"), TaskState::Running);
+}
+
+#[test]
+fn a_scheduler_that_returns_gets_every_update_it_has_missed() {
+    let mut world = World::with_running_task();
+    world.feed(Input::FrameworkClosed { link: LinkId(1) });
+    world.report(LinkId(2), "a", 2, TaskState::Finished);
+    world.expect(&expect![[r#"
+        link-2 <- committed framework-1/a@1 #2 released
+    "#]]);
+    world.new_leader();
+    let mut next = world.subscription_of(FRAMEWORK, &[]);
+    next.session = 777;
+    world.subscribe_with(LinkId(3), next);
+    world.expect(&expect![[r#"
+        link-3 <- subscribed framework-1 session 777 epoch 8
+        link-3 <- update a FINISHED at 7.0 (UNSPECIFIED)
+        link-3 <- unmet in *: 1 no-link
+    "#]]);
+}
+
+#[test]
+fn a_stream_gone_for_ten_seconds_is_recorded_and_its_offers_end() {
+    let mut world = World::with_offer();
+    world.feed(Input::FrameworkClosed { link: LinkId(1) });
+    world.pass_with(9_900, &[LinkId(2)]);
+    let connection = |world: &World| world.registry.framework(FRAMEWORK).unwrap().connection;
+    assert_eq!(connection(&world), Connection::Connected);
+    world.pass_with(100, &[LinkId(2)]);
+    assert_ne!(connection(&world), Connection::Connected);
+    world.expect_silence();
+    world.framework_returns(FRAMEWORK, &["1.1"]);
+    world.expect(&expect![[r#"
+        link-3 <- subscribed framework-1 session 101 epoch 1, rescinded 1.1
+        link-3 <- offers 1.2 * agent-1 cpus:4;mem:4096
+    "#]]);
+    assert_eq!(connection(&world), Connection::Connected);
+}
+
+#[test]
+fn a_framework_without_failover_timeout_goes_with_its_tasks_ten_seconds_after_its_stream() {
+    let mut world = World::new();
+    let info = FrameworkInfo {
+        failover_timeout_ms: 0,
+        ..framework_info("now")
+    };
+    let link = world.link();
+    world.subscribe_with(link, new_framework(7, info));
+    world.agent("cpus:4;mem:4096");
+    world.accept("1.1", &["a"]);
+    world.report(LinkId(2), "a", 1, TaskState::Running);
+    world.forget_said();
+    world.feed(Input::FrameworkClosed { link });
+    world.pass_with(10_000, &[LinkId(2)]);
+    world.expect(&expect![[r#"
+        link-2 <- order 2 kill framework-1/a in 3000 ms
+    "#]]);
+    world.report(LinkId(2), "a", 2, TaskState::Killed);
+    world.expect(&expect![[r#"
+        link-2 <- committed framework-1/a@1 #2 released
+    "#]]);
+    assert!(world.registry.framework(FRAMEWORK).is_none());
+}
+
+#[test]
+fn a_framework_that_was_removed_is_told_so_and_never_comes_back() {
+    let mut world = World::with_running_task();
+    let subscription = world.subscription_of(FRAMEWORK, &[]);
+    world.operate(Operation::Teardown(FRAMEWORK));
+    world.expect(&expect![[r#"
+        link-1 <- error removed: framework-1 is being removed
+        link-1 closed
+        link-2 <- order 2 kill framework-1/a in 3000 ms
+        call-3: operated: done
+    "#]]);
+    world.subscribe_with(LinkId(3), subscription.clone());
+    world.expect(&expect![[r#"
+        link-3 <- error removed: framework-1 is being removed
+        link-3 closed
+    "#]]);
+    world.report(LinkId(2), "a", 2, TaskState::Killed);
+    world.new_leader();
+    world.forget_said();
+    world.subscribe_with(LinkId(4), subscription);
+    world.expect(&expect![[r#"
+        link-4 <- error removed: no framework-1 in this cluster: it was removed, or never was
+        link-4 closed
+    "#]]);
+}
+
+#[test]
+fn a_framework_of_another_cluster_is_refused() {
+    let mut world = World::new();
+    let mut subscription = new_framework(7, framework_info("web"));
+    subscription.cluster = Some(ClusterId(7));
+    world.subscribe_with(LinkId(1), subscription);
+    let cluster = world.registry.cluster().facts.id.to_string();
+    let said: String = world.take_said().join("\n").replace(&cluster, "CLUSTER");
+    expect![[r#"
+        link-1 <- error refused: this is cluster CLUSTER; the framework belongs to another one: check its list of masters
+        link-1 closed"#]].assert_eq(&said);
+}
+
+#[test]
+fn leaving_a_role_withdraws_its_offers_and_joining_one_brings_new_ones() {
+    let mut world = World::with_offer();
+    world.call(CallAction::Update(in_roles(&["ops"])));
+    world.expect(&expect![[r#"
+        link-1 <- rescind 1.1: the framework has changed
+        call-1: called at 4.0
+        link-1 <- offers 1.2 ops agent-1 cpus:4;mem:4096
+    "#]]);
+}
+
+#[test]
+fn an_update_that_changes_nothing_says_nothing() {
+    let mut world = World::with_offer();
+    let info = world.registry.framework(FRAMEWORK).unwrap().info.clone();
+    world.call(CallAction::Update(info));
+    world.expect(&expect![[r#"
+        call-1: called at 4.0
+    "#]]);
+}
+
+#[test]
+fn what_a_scheduler_says_of_itself_after_a_change_of_leader_counts() {
+    let mut world = World::with_offer();
+    world.new_leader();
+    let mut subscription = world.subscription_of(FRAMEWORK, &["1.1"]);
+    subscription.info.failover_timeout_ms = 42;
+    subscription.info.roles.insert(Role::new("ops").unwrap());
+    world.subscribe_with(LinkId(3), subscription);
+    world.expect(&expect![[r#"
+        link-3 <- subscribed framework-1 session 101 epoch 4, kept 1.1
+        link-3 <- unmet in ops: 1 no-link
+    "#]]);
+    let info = &world.registry.framework(FRAMEWORK).unwrap().info;
+    assert_eq!((info.failover_timeout_ms, info.roles.len()), (42, 2));
+}
+
+#[test]
+fn suppression_outlives_the_leader_and_a_revival_ends_it() {
+    let mut world = World::with_offer();
+    world.call(CallAction::Suppress(Vec::new()));
+    world.decline(&["1.1"], 0);
+    world.forget_said();
+    world.new_leader();
+    world.framework_returns(FRAMEWORK, &[]);
+    world.agent_returns(AGENT);
+    world.pass_with(3_000, &[LinkId(4)]);
+    world.expect(&expect![[r#"
+        link-3 <- subscribed framework-1 session 101 epoch 5
+        link-4 <- registered agent-1, equal
+    "#]]);
+    world.call(CallAction::Revive(Vec::new()));
+    world.expect(&expect![[r#"
+        call-3: called at 6.0
+        link-3 <- offers 5.1 * agent-1 cpus:4;mem:4096
+    "#]]);
+}
+
+#[test]
+fn a_framework_with_tasks_on_several_agents_is_one() {
+    let mut world = World::with_running_task();
+    let other = world.agent("cpus:1;mem:1024");
+    world.forget_said();
+    world.accept("1.2", &["b"]);
+    world.report(other, "b", 1, TaskState::Running);
+    world.forget_said();
+    world.new_leader();
+    for agent in 1..=2 {
+        world.agent_returns(argosy_state::ids::AgentId(agent));
+    }
+    world.expect(&expect![[r#"
+        link-4 <- registered agent-1, equal
+        link-5 <- registered agent-2, equal
+    "#]]);
+    // Known, shown and ended without ever having returned.
+    let frameworks: Vec<FrameworkId> = world.registry.frameworks().map(|one| one.id).collect();
+    assert_eq!(frameworks, [FRAMEWORK]);
+    assert_eq!(world.registry.tasks_of(FRAMEWORK).count(), 2);
+    world.operate(Operation::Teardown(FRAMEWORK));
+    world.expect(&expect![[r#"
+        link-4 <- order 2 kill framework-1/a in 3000 ms
+        link-5 <- order 2 kill framework-1/b in 3000 ms
+        call-4: operated: done
+    "#]]);
+}

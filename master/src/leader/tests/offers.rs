@@ -1,0 +1,379 @@
+//! Offers: made, kept over a change of leader, used once, withdrawn.
+
+use argosy_state::command::{CallAction, Operation};
+use argosy_state::framework::FrameworkInfo;
+use argosy_state::testing::{framework_info, spec};
+use expect_test::expect;
+
+use super::world::{AGENT, FRAMEWORK, OFFER_MS, World, new_framework};
+use crate::leader::Input;
+use crate::links::LinkId;
+
+#[test]
+fn an_offer_survives_its_leader_and_is_accepted_under_its_old_id() {
+    let mut world = World::with_offer();
+    world.new_leader();
+    world.framework_returns(FRAMEWORK, &["1.1"]);
+    world.agent_returns(AGENT);
+    world.accept("1.1", &["a"]);
+    world.expect(&expect![[r#"
+        link-3 <- subscribed framework-1 session 101 epoch 4, kept 1.1
+        link-4 <- registered agent-1, equal
+        link-4 <- order 1 launch framework-1/a
+        call-1: called at 5.0
+    "#]]);
+}
+
+#[test]
+fn an_offer_that_was_not_presented_again_may_still_be_accepted_until_another_is_made() {
+    let mut world = World::with_offer();
+    world.new_leader();
+    world.framework_returns(FRAMEWORK, &[]);
+    world.accept("1.1", &["a"]);
+    world.expect(&expect![[r#"
+        link-3 <- subscribed framework-1 session 101 epoch 4
+        link-3 <- unmet in *: 1 no-link
+        call-1: called at 5.0
+    "#]]);
+    // Now the rest is on offer: what the former leader promised of it is worth nothing.
+    world.agent_returns(AGENT);
+    world.expect(&expect![[r#"
+        link-4 <- registered agent-1, equal
+    "#]]);
+}
+
+#[test]
+fn a_token_of_an_earlier_reign_loses_against_an_open_offer() {
+    let mut world = World::with_offer();
+    world.new_leader();
+    world.framework_returns(FRAMEWORK, &[]);
+    world.agent_returns(AGENT);
+    world.expect(&expect![[r#"
+        link-3 <- subscribed framework-1 session 101 epoch 4
+        link-3 <- unmet in *: 1 no-link
+        link-4 <- registered agent-1, equal
+        link-3 <- offers 4.1 * agent-1 cpus:4;mem:4096
+    "#]]);
+    world.accept("1.1", &["a"]);
+    world.expect(&expect![[r#"
+        call-1: refused offer-used: offer 1.1 is no longer open: used, declined, rescinded or from too long ago
+    "#]]);
+}
+
+#[test]
+fn an_offer_with_a_flipped_bit_is_refused() {
+    let mut world = World::with_offer();
+    for bit in [0, 77, 255] {
+        let (accept, mut tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);
+        tokens[0][bit / 8] ^= 1 << (bit % 8);
+        let call = world.call_of(CallAction::Accept(accept));
+        world.send(call, tokens);
+    }
+    let (mut accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);
+    accept.offers[0].expires = accept.offers[0].expires.plus_ms(1);
+    let call = world.call_of(CallAction::Accept(accept));
+    world.send(call, tokens);
+    world.expect(&expect![[r#"
+        call-1: refused offer-forged: offer 1.1 carries no valid token of this cluster
+        call-2: refused offer-forged: offer 1.1 carries no valid token of this cluster
+        call-3: refused offer-forged: offer 1.1 carries no valid token of this cluster
+        call-4: refused offer-forged: offer 1.1 carries no valid token of this cluster
+    "#]]);
+}
+
+#[test]
+fn a_forged_offer_is_rescinded_when_it_is_presented() {
+    let mut world = World::with_offer();
+    world.new_leader();
+    let mut subscription = world.subscription_of(FRAMEWORK, &["1.1"]);
+    subscription.held[0].1[9] ^= 4;
+    world.subscribe_with(LinkId(3), subscription);
+    world.expect(&expect![[r#"
+        link-3 <- subscribed framework-1 session 101 epoch 4, rescinded 1.1
+        link-3 <- unmet in *: 1 no-link
+    "#]]);
+}
+
+#[test]
+fn the_offer_of_another_framework_is_refused() {
+    let mut world = World::with_offer();
+    world.decline(&["1.1"], 3_600_000);
+    world.subscribe("other");
+    world.forget_said();
+    let (mut accept, tokens) = world.acceptance("1.2", vec![spec("a", "cpus:1")]);
+    let call = world.call_of(CallAction::Accept(accept.clone()));
+    world.send(call, tokens.clone());
+    // Nor does it help to claim it.
+    accept.offers[0].framework = FRAMEWORK;
+    let call = world.call_of(CallAction::Accept(accept));
+    world.send(call, tokens);
+    world.expect(&expect![[r#"
+        call-2: refused offer-foreign: offer 1.2 was made to another framework or session
+        call-3: refused offer-forged: offer 1.2 carries no valid token of this cluster
+    "#]]);
+}
+
+#[test]
+fn an_offer_is_used_once_under_this_leader_and_the_next() {
+    let mut world = World::with_offer();
+    world.accept("1.1", &["a"]);
+    world.accept("1.1", &["b"]);
+    world.expect(&expect![[r#"
+        link-2 <- order 1 launch framework-1/a
+        call-1: called at 4.0
+        call-2: refused offer-used: offer 1.1 is no longer open: used, declined, rescinded or from too long ago
+    "#]]);
+    world.new_leader();
+    world.framework_returns(FRAMEWORK, &["1.1"]);
+    world.accept("1.1", &["b"]);
+    world.expect(&expect![[r#"
+        link-3 <- subscribed framework-1 session 101 epoch 5, rescinded 1.1
+        link-3 <- unmet in *: 1 no-link
+        call-3: refused offer-used: offer 1.1 is no longer open: used, declined, rescinded or from too long ago
+    "#]]);
+}
+
+#[test]
+fn an_offer_that_is_being_used_is_not_used_again_meanwhile() {
+    let mut world = World::with_offer();
+    world.slow_log();
+    world.accept("1.1", &["a"]);
+    world.accept("1.1", &["b"]);
+    world.expect(&expect![[r#"
+        call-2: refused offer-used: offer 1.1 is no longer open: used, declined, rescinded or from too long ago
+    "#]]);
+    world.commit();
+    world.expect(&expect![[r#"
+        link-2 <- order 1 launch framework-1/a
+        call-1: called at 4.0
+    "#]]);
+}
+
+#[test]
+fn an_offer_given_twice_or_with_one_of_another_agent_is_refused() {
+    let mut world = World::with_offer();
+    world.agent("cpus:1;mem:1024");
+    world.forget_said();
+    world.accept("1.1 1.1", &["a"]);
+    world.accept("1.1 1.2", &["a"]);
+    world.expect(&expect![[r#"
+        call-1: refused offer-twice: offer 1.1 is given twice
+        call-2: refused offer-mixed: offer 1.2 is of another agent or role than the first one
+        link-1 <- offers 1.3 * agent-2 cpus:1;mem:1024
+    "#]]);
+}
+
+#[test]
+fn what_is_not_used_of_an_offer_is_offered_again_after_its_filter() {
+    let mut world = World::with_offer();
+    world.accept("1.1", &["a"]);
+    world.forget_said();
+    world.pass_with(4_900, &[LinkId(2)]);
+    world.expect(&expect![[r#"
+        link-1 <- unmet in *: 1 filtered
+    "#]]);
+    world.pass_with(1_500, &[LinkId(2)]);
+    world.expect(&expect![[r#"
+        link-1 <- offers 1.2 * agent-1 cpus:3;mem:4096
+    "#]]);
+}
+
+#[test]
+fn what_a_refused_task_asked_for_is_offered_again() {
+    let mut world = World::with_offer();
+    let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:99")]);
+    let call = world.call_of(CallAction::Accept(accept));
+    world.send(call, tokens);
+    world.pass_with(6_500, &[LinkId(2)]);
+    world.expect(&expect![[r#"
+        call-1: called at 4.0, task 0 refused too-large
+        link-1 <- unmet in *: 1 filtered
+        link-1 <- offers 1.2 * agent-1 cpus:4;mem:4096
+    "#]]);
+}
+
+#[test]
+fn an_unused_offer_lapses_and_a_used_or_declined_one_is_never_withdrawn() {
+    let mut world = World::with_offer();
+    world.pass_with(OFFER_MS - 100, &[LinkId(2)]);
+    world.expect_silence();
+    world.pass_with(1_200, &[LinkId(2)]);
+    world.expect(&expect![[r#"
+        link-1 <- rescind 1.1: it has lapsed
+        link-1 <- offers 1.2 * agent-1 cpus:4;mem:4096
+    "#]]);
+    world.accept("1.2", &["a"]);
+    world.pass_with(6_500, &[LinkId(2)]);
+    world.forget_said();
+    world.decline(&["1.3"], 3_600_000);
+    world.pass_with(2 * OFFER_MS, &[LinkId(2)]);
+    world.expect(&expect![[r#"
+        call-2: declined
+        link-1 <- unmet in *: 1 filtered
+    "#]]);
+}
+
+#[test]
+fn how_long_an_offer_is_good_is_the_framework_s_choice() {
+    let mut world = World::new();
+    let info = FrameworkInfo {
+        offer_timeout_ms: 2_000,
+        ..framework_info("hasty")
+    };
+    world.subscribe_with(LinkId(1), new_framework(7, info));
+    world.agent("cpus:4;mem:4096");
+    world.forget_said();
+    world.pass(2_000);
+    assert!(
+        world
+            .take_said()
+            .contains(&"link-1 <- rescind 1.1: it has lapsed".to_owned())
+    );
+}
+
+#[test]
+fn a_declined_offer_is_not_made_again_until_its_time_is_over_or_it_is_revived() {
+    let mut world = World::with_offer();
+    world.decline(&["1.1"], 3_000);
+    world.pass_with(2_900, &[LinkId(2)]);
+    world.expect(&expect![[r#"
+        call-1: declined
+        link-1 <- unmet in *: 1 filtered
+    "#]]);
+    world.pass_with(1_200, &[LinkId(2)]);
+    world.expect(&expect![[r#"
+        link-1 <- offers 1.2 * agent-1 cpus:4;mem:4096
+    "#]]);
+    world.decline(&["1.2"], 3_600_000);
+    world.call(CallAction::Revive(Vec::new()));
+    world.expect(&expect![[r#"
+        call-2: declined
+        call-3: called at 4.0
+        link-1 <- offers 1.3 * agent-1 cpus:4;mem:4096
+    "#]]);
+}
+
+#[test]
+fn a_decline_in_force_is_presented_to_the_next_leader() {
+    let mut world = World::with_offer();
+    world.new_leader();
+    let mut subscription = world.subscription_of(FRAMEWORK, &[]);
+    let (promise, _) = world.held("1.1");
+    subscription.filters = vec![crate::leader::HeldFilter {
+        agent: AGENT,
+        role: promise.role,
+        resources: promise.resources,
+        remaining_ms: 2_000,
+    }];
+    world.subscribe_with(LinkId(3), subscription);
+    world.agent_returns(AGENT);
+    world.pass_with(1_900, &[LinkId(3)]);
+    world.expect(&expect![[r#"
+        link-3 <- subscribed framework-1 session 101 epoch 4
+        link-3 <- unmet in *: 1 no-link
+        link-3 <- registered agent-1, equal
+    "#]]);
+    world.pass_with(1_200, &[LinkId(3)]);
+    world.expect(&expect![[r#"
+        link-3 <- offers 4.1 * agent-1 cpus:4;mem:4096
+    "#]]);
+}
+
+#[test]
+fn a_new_leader_offers_nothing_until_all_are_back_or_their_time_is_over() {
+    let mut world = World::with_offer();
+    world.decline(&["1.1"], 3_600_000);
+    world.subscribe("other");
+    world.forget_said();
+    world.new_leader();
+    world.agent_returns(AGENT);
+    world.framework_returns(FRAMEWORK, &[]);
+    // The other one may still hold an offer of the agent.
+    world.expect(&expect![[r#"
+        link-4 <- registered agent-1, equal
+        link-5 <- subscribed framework-1 session 101 epoch 5
+    "#]]);
+    world.pass(100);
+    world.expect(&expect![[r#"
+        link-5 <- offers 5.1 * agent-1 cpus:4;mem:4096
+    "#]]);
+}
+
+#[test]
+fn a_new_leader_does_not_wait_when_all_are_back() {
+    let mut world = World::with_offer();
+    world.new_leader();
+    world.agent_returns(AGENT);
+    world.framework_returns(FRAMEWORK, &[]);
+    world.expect(&expect![[r#"
+        link-3 <- registered agent-1, equal
+        link-4 <- subscribed framework-1 session 101 epoch 4
+        link-4 <- offers 4.1 * agent-1 cpus:4;mem:4096
+    "#]]);
+}
+
+#[test]
+fn an_agent_without_a_link_gets_no_new_offers_and_keeps_the_open_ones() {
+    let mut world = World::with_offer();
+    world.feed(Input::AgentClosed { link: LinkId(2) });
+    world.pass(2_000);
+    world.expect_silence();
+    world.decline(&["1.1"], 0);
+    world.pass(2_000);
+    world.expect(&expect![[r#"
+        call-1: declined
+        link-1 <- unmet in *: 1 no-link
+    "#]]);
+    world.agent_returns(AGENT);
+    world.expect(&expect![[r#"
+        link-3 <- registered agent-1, equal
+        link-1 <- offers 1.2 * agent-1 cpus:4;mem:4096
+    "#]]);
+}
+
+#[test]
+fn offers_of_an_agent_that_is_lost_or_changed_are_withdrawn() {
+    let mut world = World::with_offer();
+    world.operate(Operation::SetAttribute {
+        agent: AGENT,
+        name: "rack".to_owned(),
+        value: "r1".to_owned(),
+    });
+    world.expect(&expect![[r#"
+        link-1 <- rescind 1.1: its agent has changed
+        call-1: operated: done
+        link-1 <- offers 1.2 * agent-1 cpus:4;mem:4096
+    "#]]);
+    world.operate(Operation::Deactivate(AGENT));
+    world.expect(&expect![[r#"
+        link-1 <- rescind 1.2: its agent has changed
+        call-2: operated: done
+    "#]]);
+    world.operate(Operation::Reactivate(AGENT));
+    world.expect(&expect![[r#"
+        call-3: operated: done
+        link-1 <- offers 1.3 * agent-1 cpus:4;mem:4096
+    "#]]);
+    world.pass(15_000);
+    world.expect(&expect![[r#"
+        link-1 <- rescind 1.3: its agent has changed
+        link-2 closed
+        link-1 <- agent-1 is unreachable
+        link-1 <- unmet in *: 1 unreachable
+    "#]]);
+}
+
+#[test]
+fn offers_that_were_lost_with_a_stream_are_made_anew() {
+    let mut world = World::with_offer();
+    world.framework_returns(FRAMEWORK, &[]);
+    world.expect(&expect![[r#"
+        link-1 closed
+        link-3 <- subscribed framework-1 session 101 epoch 1
+        link-3 <- offers 1.2 * agent-1 cpus:4;mem:4096
+    "#]]);
+    world.accept("1.1", &["a"]);
+    world.expect(&expect![[r#"
+        call-1: refused offer-used: offer 1.1 is no longer open: used, declined, rescinded or from too long ago
+    "#]]);
+}

@@ -1,0 +1,341 @@
+//! Updates, acknowledgements, questions about tasks.
+
+use argosy_state::command::Acknowledge;
+use argosy_state::ids::{FrameworkId, Revision, TaskId};
+use argosy_state::task::TaskState;
+use argosy_state::testing::spec;
+use expect_test::expect;
+
+use super::world::{AGENT, FRAMEWORK, World};
+use crate::leader::Input;
+use crate::links::LinkId;
+
+#[test]
+fn an_update_is_committed_before_anybody_is_told() {
+    let mut world = World::with_running_task();
+    world.slow_log();
+    world.report(LinkId(2), "a", 2, TaskState::Finished);
+    world.expect_silence();
+    world.commit();
+    world.expect(&expect![[r#"
+        link-1 <- update a FINISHED at 7.0 (UNSPECIFIED)
+        link-2 <- committed framework-1/a@1 #2 released
+        link-1 <- offers 1.2 * agent-1 cpus:4;mem:4096
+    "#]]);
+}
+
+#[test]
+fn updates_come_again_on_every_stream_until_they_are_acknowledged() {
+    let mut world = World::with_offer();
+    world.accept("1.1", &["a"]);
+    world.report(LinkId(2), "a", 1, TaskState::Running);
+    world.report(LinkId(2), "a", 2, TaskState::Finished);
+    world.forget_said();
+    world.framework_returns(FRAMEWORK, &[]);
+    world.expect(&expect![[r#"
+        link-1 closed
+        link-3 <- subscribed framework-1 session 101 epoch 1
+        link-3 <- update a RUNNING at 5.0 (UNSPECIFIED)
+        link-3 <- update a FINISHED at 6.0 (UNSPECIFIED)
+        link-3 <- offers 1.3 * agent-1 cpus:4;mem:4096
+    "#]]);
+    world.new_leader();
+    world.framework_returns(FRAMEWORK, &[]);
+    world.expect(&expect![[r#"
+        link-4 <- subscribed framework-1 session 101 epoch 7
+        link-4 <- update a RUNNING at 5.0 (UNSPECIFIED)
+        link-4 <- update a FINISHED at 6.0 (UNSPECIFIED)
+        link-4 <- unmet in *: 1 no-link
+    "#]]);
+    world.acknowledge(&["a"]);
+    world.framework_returns(FRAMEWORK, &[]);
+    world.expect(&expect![[r#"
+        call-2: acknowledged
+        link-4 closed
+        link-5 <- subscribed framework-1 session 101 epoch 7
+    "#]]);
+}
+
+#[test]
+fn a_repeated_or_unexpected_acknowledgement_writes_nothing() {
+    let mut world = World::with_running_task();
+    let entries = world.entries();
+    world.acknowledge(&["a", "stranger"]);
+    world.expect(&expect![[r#"
+        call-3: acknowledged
+    "#]]);
+    assert_eq!(world.entries(), entries);
+}
+
+#[test]
+fn an_acknowledgement_of_another_session_or_of_too_many_is_refused() {
+    let mut world = World::with_running_task();
+    world.report(LinkId(2), "a", 2, TaskState::Finished);
+    world.forget_said();
+    let all = Revision {
+        index: u64::MAX,
+        position: 0,
+    };
+    let acknowledge = |session, count: usize| Acknowledge {
+        framework: FRAMEWORK,
+        session,
+        updates: vec![(TaskId::new("a").unwrap(), all); count],
+    };
+    let session = world.registry.framework(FRAMEWORK).unwrap().session;
+    for acknowledge in [acknowledge(9, 1), acknowledge(session, 1_001)] {
+        let request = world.request();
+        world.feed(Input::Acknowledge {
+            request,
+            acknowledge,
+        });
+    }
+    let mut nobody = acknowledge(session, 1);
+    nobody.framework = FrameworkId(9);
+    let request = world.request();
+    world.feed(Input::Acknowledge {
+        request,
+        acknowledge: nobody,
+    });
+    world.expect(&expect![[r#"
+        call-3: refused superseded: another scheduler has taken over framework-1
+        call-4: refused invalid: 1001 acknowledgements; at most 1000 in one call
+        call-5: refused unknown-framework: no framework-9 in this cluster: it was removed, or never was
+    "#]]);
+}
+
+#[test]
+fn a_second_end_of_a_task_changes_nothing_before_or_after_the_acknowledgement() {
+    let mut world = World::with_running_task();
+    world.report(LinkId(2), "a", 2, TaskState::Finished);
+    world.report(LinkId(2), "a", 3, TaskState::Failed);
+    world.expect(&expect![[r#"
+        link-1 <- update a FINISHED at 7.0 (UNSPECIFIED)
+        link-2 <- committed framework-1/a@1 #2 released
+        link-1 <- offers 1.2 * agent-1 cpus:4;mem:4096
+        link-2 <- committed framework-1/a@1 #3 released
+    "#]]);
+    world.acknowledge(&["a"]);
+    world.report(LinkId(2), "a", 4, TaskState::Failed);
+    world.expect(&expect![[r#"
+        call-3: acknowledged
+        link-2 <- committed framework-1/a@1 #4 released
+    "#]]);
+}
+
+#[test]
+fn what_an_ended_task_used_is_offered_again_before_its_end_is_acknowledged() {
+    let mut world = World::with_offer();
+    world.accept("1.1", &["a", "b", "c", "d"]);
+    world.report(LinkId(2), "a", 1, TaskState::Running);
+    world.pass_with(6_000, &[LinkId(2)]);
+    world.forget_said();
+    world.report(LinkId(2), "a", 2, TaskState::Finished);
+    world.expect(&expect![[r#"
+        link-1 <- update a FINISHED at 6.0 (UNSPECIFIED)
+        link-2 <- committed framework-1/a@1 #2 released
+        link-1 <- offers 1.3 * agent-1 cpus:1
+    "#]]);
+}
+
+#[test]
+fn a_task_unreachable_without_an_acknowledgement_is_told_by_the_next_leader() {
+    let mut world = World::with_running_task();
+    world.feed(Input::FrameworkClosed { link: LinkId(1) });
+    world.pass(15_000);
+    world.expect(&expect![[r#"
+        link-2 closed
+    "#]]);
+    world.new_leader();
+    world.framework_returns(FRAMEWORK, &[]);
+    world.expect(&expect![[r#"
+        link-3 <- subscribed framework-1 session 101 epoch 9
+        link-3 <- update a UNREACHABLE at 8.1 (AGENT_UNREACHABLE)
+        link-3 <- unmet in *: 1 unreachable
+    "#]]);
+}
+
+#[test]
+fn no_more_than_a_thousand_tasks_wait_for_acknowledgements_on_a_stream() {
+    let mut world = World::new();
+    world.subscribe("many");
+    world.agent("cpus:2000;mem:2000000");
+    let specs = |range: std::ops::Range<u32>| {
+        range
+            .map(|at| spec(&format!("t{at:04}"), "cpus:1"))
+            .collect::<Vec<_>>()
+    };
+    let (accept, tokens) = world.acceptance("1.1", specs(0..1_000));
+    let call = world.call_of(argosy_state::command::CallAction::Accept(accept));
+    world.send(call, tokens);
+    world.pass_with(6_500, &[LinkId(2)]);
+    let (accept, tokens) = world.acceptance("1.2", specs(1_000..1_005));
+    let call = world.call_of(argosy_state::command::CallAction::Accept(accept));
+    world.send(call, tokens);
+    world.forget_said();
+    let updates = (0..1_005).map(|at| world.update(&format!("t{at:04}"), 1, TaskState::Running));
+    let updates = updates.collect();
+    world.feed(Input::AgentReport {
+        link: LinkId(2),
+        updates,
+    });
+    let told = |said: Vec<String>| {
+        said.iter()
+            .filter(|line| line.starts_with("link-1 <- update"))
+            .count()
+    };
+    assert_eq!(told(world.take_said()), 1_000);
+    // The next ones follow as those are acknowledged.
+    world.acknowledge(&["t0003", "t0007"]);
+    assert_eq!(told(world.take_said()), 2);
+    // A task that is in flight already may be told of again: the cursor is over tasks.
+    world.report(LinkId(2), "t0000", 2, TaskState::Finished);
+    assert_eq!(told(world.take_said()), 1);
+    // A new stream starts from what is not acknowledged.
+    world.framework_returns(FRAMEWORK, &[]);
+    let said = world.take_said();
+    let third = said
+        .iter()
+        .filter(|line| line.starts_with("link-3 <- update"))
+        .count();
+    // t0000 has two of them: RUNNING, and the end.
+    assert_eq!(third, 1_001);
+}
+
+#[test]
+fn a_question_about_known_tasks_is_answered_at_once() {
+    let mut world = World::with_running_task();
+    let entries = world.entries();
+    world.reconcile(&["a"], 5);
+    world.reconcile(&[], 5);
+    world.expect(&expect![[r#"
+        call-3: reconciled [a RUNNING (RECONCILIATION)]
+        call-4: reconciled [a RUNNING (RECONCILIATION)]
+    "#]]);
+    assert_eq!(world.entries(), entries);
+}
+
+#[test]
+fn unknown_is_answered_after_a_commit_that_makes_it_true() {
+    let mut world = World::with_offer();
+    let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);
+    let mut slow = world.call_of(argosy_state::command::CallAction::Accept(accept));
+    slow.lowest_unanswered = 1;
+    world.slow_log();
+    world.reconcile(&["a"], 2);
+    world.expect_silence();
+    world.commit();
+    world.expect(&expect![[r#"
+        call-1: reconciled [a UNKNOWN (TASK_UNKNOWN)]
+    "#]]);
+    world.send(slow, tokens);
+    world.commit();
+    world.expect(&expect![[r#"
+        call-2: refused late: call 1 is below 2, the lowest number still open
+    "#]]);
+    // The promise stands: the same answer needs no other entry.
+    let entries = world.entries();
+    world.reconcile(&["a"], 2);
+    world.expect(&expect![[r#"
+        call-3: reconciled [a UNKNOWN (TASK_UNKNOWN)]
+    "#]]);
+    assert_eq!(world.entries(), entries);
+}
+
+#[test]
+fn a_question_under_a_new_leader_is_answered_before_any_agent_is_back() {
+    let mut world = World::with_running_task();
+    world.new_leader();
+    world.reconcile(&["a"], 1);
+    world.expect(&expect![[r#"
+        call-3: reconciled [a RUNNING (RECONCILIATION)]
+    "#]]);
+}
+
+#[test]
+fn tasks_of_a_lost_agent_are_unreachable_and_those_of_a_gone_one_have_ended() {
+    let mut world = World::with_running_task();
+    world.pass(15_000);
+    world.forget_said();
+    world.reconcile(&["a"], 1);
+    world.reconcile(&[], 1);
+    world.expect(&expect![[r#"
+        call-3: reconciled [a UNREACHABLE (RECONCILIATION)]
+        call-4: reconciled [a UNREACHABLE (RECONCILIATION)]
+    "#]]);
+    world.operate(argosy_state::command::Operation::MarkGone(AGENT));
+    world.forget_said();
+    world.reconcile(&["a"], 1);
+    world.reconcile(&[], 1);
+    world.expect(&expect![[r#"
+        call-6: reconciled [a GONE_BY_OPERATOR (RECONCILIATION)]
+        call-7: reconciled []
+    "#]]);
+    // Acknowledged, it is history, and the answer stays true as long as that is kept.
+    world.acknowledge(&["a"]);
+    world.reconcile(&["a"], 1);
+    world.expect(&expect![[r#"
+        call-8: acknowledged
+        call-9: reconciled [a GONE_BY_OPERATOR (RECONCILIATION)]
+    "#]]);
+}
+
+#[test]
+fn an_ended_task_is_in_the_answer_only_when_it_is_asked_for() {
+    let mut world = World::with_running_task();
+    world.report(LinkId(2), "a", 2, TaskState::Finished);
+    world.forget_said();
+    world.reconcile(&[], 1);
+    world.reconcile(&["a"], 1);
+    world.expect(&expect![[r#"
+        call-3: reconciled []
+        call-4: reconciled [a FINISHED (RECONCILIATION)]
+    "#]]);
+}
+
+#[test]
+fn the_answer_is_what_is_committed_not_what_is_on_its_way() {
+    let mut world = World::with_running_task();
+    world.slow_log();
+    world.report(LinkId(2), "a", 2, TaskState::Finished);
+    world.reconcile(&["a"], 1);
+    world.expect(&expect![[r#"
+        call-3: reconciled [a RUNNING (RECONCILIATION)]
+    "#]]);
+    world.commit();
+    world.forget_said();
+}
+
+#[test]
+fn a_launch_on_its_way_is_never_missing() {
+    let mut world = World::with_offer();
+    world.slow_log();
+    world.accept("1.1", &["a"]);
+    // Asked before the launch is committed: the answer is given behind it.
+    world.reconcile(&["a"], 2);
+    world.expect_silence();
+    world.commit();
+    world.expect(&expect![[r#"
+        link-2 <- order 1 launch framework-1/a
+        call-1: called at 4.0
+        call-2: reconciled [a STAGING (RECONCILIATION)]
+    "#]]);
+}
+
+#[test]
+fn questions_of_strangers_are_refused() {
+    let mut world = World::with_offer();
+    for (framework, session) in [(FrameworkId(9), 1), (FRAMEWORK, 9)] {
+        let request = world.request();
+        let reconcile = crate::leader::Reconcile {
+            framework,
+            session,
+            tasks: Vec::new(),
+            next_number: 1,
+        };
+        world.feed(Input::Reconcile { request, reconcile });
+    }
+    world.expect(&expect![[r#"
+        call-1: refused unknown-framework: no framework-9 in this cluster: it was removed, or never was
+        call-2: refused superseded: another scheduler has taken over framework-1
+    "#]]);
+}

@@ -1,0 +1,161 @@
+//! Effects in words, one line each.
+
+use argosy_proto::{convert, v1};
+use argosy_state::ids::Revision;
+
+use crate::leader::Answer;
+
+/// A message to an agent; heartbeats and orders of nothing included.
+pub(super) fn to_agent(message: &v1::to_agent::Message) -> String {
+    use v1::to_agent::Message;
+    match message {
+        Message::Registered(registered) => format!(
+            "registered {}, {}",
+            registered.agent_id,
+            if registered.equal {
+                "equal"
+            } else {
+                "different"
+            }
+        ),
+        Message::Refused(refused) => format!("refused {}: {}", refused.code, refused.text),
+        Message::Order(order) => format!("order {} {}", order.index, self::order(order)),
+        Message::Committed(committed) => {
+            let updates = committed.updates.iter().map(|update| {
+                let released = if update.released { " released" } else { "" };
+                format!(
+                    " {}/{}@{} #{}{released}",
+                    update.framework_id, update.task_id, update.order_index, update.number
+                )
+            });
+            format!("committed{}", updates.collect::<String>())
+        }
+        Message::Pong(pong) => format!("pong {}", pong.serial),
+        Message::Shutdown(shutdown) => format!("shutdown: {}", shutdown.reason),
+        Message::ListTasks(_) => "list your tasks".to_owned(),
+        Message::KillStray(stray) => format!(
+            "kill stray {}/{}@{}",
+            stray.framework_id, stray.task_id, stray.order_index
+        ),
+    }
+}
+
+fn order(order: &v1::Order) -> String {
+    match order.order.as_ref().expect("an order says what is wanted") {
+        v1::order::Order::Launch(launch) => {
+            let spec = launch.spec.as_ref().expect("a launch says what to run");
+            let never = if launch.never_start {
+                ", never start"
+            } else {
+                ""
+            };
+            format!("launch {}/{}{never}", launch.framework_id, spec.task_id)
+        }
+        v1::order::Order::Kill(kill) => format!(
+            "kill {}/{} in {} ms",
+            kill.framework_id, kill.task_id, kill.grace_ms
+        ),
+        v1::order::Order::Void(_) => "void".to_owned(),
+    }
+}
+
+/// An event for a framework.
+pub(super) fn event(event: &v1::event::Event) -> String {
+    use v1::event::Event;
+    match event {
+        Event::Subscribed(subscribed) => subscription(subscribed),
+        Event::Offers(offers) => {
+            let offers = offers.offers.iter().map(|offer| {
+                format!(
+                    " {} {} {} {}",
+                    offer.offer_id,
+                    offer.role,
+                    offer.agent_id,
+                    amounts(&offer.resources)
+                )
+            });
+            format!("offers{}", offers.collect::<String>())
+        }
+        Event::Rescind(rescind) => format!("rescind {}: {}", rescind.offer_id, rescind.reason),
+        Event::Update(status) => format!("update {}", self::status(status)),
+        Event::Failure(failure) => format!("{} is {}", failure.agent_id, failure.reason),
+        Event::DemandUnmet(unmet) => {
+            let counts = unmet
+                .counts
+                .iter()
+                .map(|count| format!(" {} {}", count.agents, count.reason));
+            format!("unmet in {}:{}", unmet.role, counts.collect::<String>())
+        }
+        Event::Heartbeat(_) => "heartbeat".to_owned(),
+        Event::Error(error) => format!("error {}: {}", error.code, error.message),
+    }
+}
+
+fn subscription(subscribed: &v1::Subscribed) -> String {
+    let list = |name: &str, ids: &[String]| {
+        if ids.is_empty() {
+            String::new()
+        } else {
+            format!(", {name} {}", ids.join(" "))
+        }
+    };
+    format!(
+        "subscribed {} session {} epoch {}{}{}",
+        subscribed.framework_id,
+        subscribed.session,
+        subscribed.epoch,
+        list("kept", &subscribed.kept_offers),
+        list("rescinded", &subscribed.rescinded_offers)
+    )
+}
+
+/// A task's state, its revision if it is to be acknowledged, and why.
+pub(super) fn status(status: &v1::TaskStatus) -> String {
+    let state = status.state().as_str_name();
+    let reason = status.reason().as_str_name();
+    let at = status.revision.as_ref().map_or(String::new(), |at| {
+        format!(" at {}.{}", at.index, at.position)
+    });
+    format!(
+        "{} {}{at} ({})",
+        status.task_id,
+        state.trim_start_matches("TASK_STATE_"),
+        reason.trim_start_matches("REASON_")
+    )
+}
+
+/// An answer to a caller.
+pub(super) fn answer(answer: &Answer) -> String {
+    match answer {
+        Answer::Called { revision, refused } => {
+            let refused = refused
+                .iter()
+                .map(|one| format!(", task {} refused {}", one.position, one.code));
+            format!("called at {}{}", at(*revision), refused.collect::<String>())
+        }
+        Answer::Acknowledged => "acknowledged".to_owned(),
+        Answer::Declined => "declined".to_owned(),
+        Answer::Reconciled(reply) => {
+            let statuses: Vec<_> = reply.statuses.iter().map(status).collect();
+            format!("reconciled [{}]", statuses.join(", "))
+        }
+        Answer::Operated { outcomes, .. } => {
+            let outcomes = outcomes.iter().map(|outcome| match outcome {
+                Ok(()) => " done".to_owned(),
+                Err((code, _)) => format!(" {code}"),
+            });
+            format!("operated:{}", outcomes.collect::<String>())
+        }
+        Answer::Refused { code, message } => format!("refused {code}: {message}"),
+    }
+}
+
+fn at(revision: Revision) -> String {
+    format!("{}.{}", revision.index, revision.position)
+}
+
+fn amounts(resources: &[v1::Resource]) -> String {
+    convert::resources_from("resources", resources)
+        .expect("a leader offers valid resources")
+        .to_string()
+}

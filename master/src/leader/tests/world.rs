@@ -1,0 +1,581 @@
+//! A leader with its registry: what comes in is fed, proposals are committed at once (or when asked
+//! for), and everything that goes out is a line.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use argosy_proto::{convert, v1};
+use argosy_state::Registry;
+use argosy_state::agent::AgentInfo;
+use argosy_state::command::{
+    Accept, Acknowledge, AgentUpdate, Call, CallAction, Command, Entry, HeldTask, OpenEpoch,
+    Operate, Operation, Promise, Proposed,
+};
+use argosy_state::framework::FrameworkInfo;
+use argosy_state::ids::{
+    AgentId, Epoch, FrameworkId, NodeId, OrderIndex, Revision, TaskId, TaskKey, Ticket, Timestamp,
+};
+use argosy_state::limits;
+use argosy_state::task::{Reason, Source, TaskSpec, TaskState};
+use argosy_state::testing::{amounts, framework_info, key, spec};
+use expect_test::Expect;
+
+use super::words;
+use crate::config::Limits;
+use crate::leader::{Decline, Effect, Hello, Input, Leader, Now, Reconcile, Subscription};
+use crate::links::{LinkId, RequestId};
+
+/// The only framework or agent of most tests.
+pub(super) const FRAMEWORK: FrameworkId = FrameworkId(1);
+pub(super) const AGENT: AgentId = AgentId(1);
+
+pub(super) const LIMITS: Limits = Limits {
+    agent_timeout_ms: 15_000,
+    framework_grace_ms: 10_000,
+    resume_ms: 100,
+};
+
+pub(super) struct World {
+    pub(super) registry: Registry,
+    leader: Leader,
+    now: Timestamp,
+    links: u64,
+    requests: u64,
+    numbers: BTreeMap<(FrameworkId, u64), u64>,
+    /// Proposals that are not committed yet.
+    queue: VecDeque<(Ticket, Command)>,
+    /// Whether proposals wait for [`Self::commit`].
+    slow_log: bool,
+    /// Offers as their frameworks got them, by id.
+    received: BTreeMap<String, v1::Offer>,
+    said: Vec<String>,
+    /// Heartbeats of frameworks are lines, too.
+    pub(super) tell_heartbeats: bool,
+}
+
+impl World {
+    /// A first reign, nobody there.
+    pub(super) fn new() -> Self {
+        let mut registry = Registry::new();
+        let now = Timestamp(1_000);
+        open_epoch(&mut registry, now);
+        let leader = Leader::new(&registry, clocks(now), LIMITS);
+        Self {
+            registry,
+            leader,
+            now,
+            links: 0,
+            requests: 0,
+            numbers: BTreeMap::new(),
+            queue: VecDeque::new(),
+            slow_log: false,
+            received: BTreeMap::new(),
+            said: Vec::new(),
+            tell_heartbeats: false,
+        }
+    }
+
+    /// `framework-1` on link-1, `agent-1` with four processors on link-2, nothing unsaid: the
+    /// framework holds offer 1.1 of all of it.
+    pub(super) fn with_offer() -> Self {
+        let mut world = Self::new();
+        world.subscribe("web");
+        world.agent("cpus:4;mem:4096");
+        world.forget_said();
+        world
+    }
+
+    /// As [`Self::with_offer`], and task `a` of one processor runs there, acknowledged.
+    pub(super) fn with_running_task() -> Self {
+        let mut world = Self::with_offer();
+        world.accept("1.1", &["a"]);
+        world.report(LinkId(2), "a", 1, TaskState::Running);
+        world.acknowledge(&["a"]);
+        world.forget_said();
+        world
+    }
+
+    /// Another master leads: nothing of the former leader is left but the facts.
+    pub(super) fn new_leader(&mut self) {
+        self.queue.clear();
+        open_epoch(&mut self.registry, self.now);
+        self.leader = Leader::new(&self.registry, clocks(self.now), LIMITS);
+        self.feed(Input::Tick);
+    }
+
+    // What comes in.
+
+    pub(super) fn feed(&mut self, input: Input) {
+        let effects = self.leader.step(&self.registry, clocks(self.now), input);
+        self.perform(effects);
+        if !self.slow_log {
+            self.commit();
+        }
+        self.offer();
+    }
+
+    /// From now on what is proposed waits for [`Self::commit`].
+    pub(super) fn slow_log(&mut self) {
+        self.slow_log = true;
+    }
+
+    /// Commits what was proposed, and what follows from it, one entry each.
+    pub(super) fn commit(&mut self) {
+        while let Some((ticket, command)) = self.queue.pop_front() {
+            let entry = Entry {
+                at: self.now,
+                commands: vec![Proposed { ticket, command }],
+            };
+            let applied = self.registry.apply(self.registry.applied() + 1, &entry);
+            drop(self.registry.take_changes());
+            if let Err(broken) = self.registry.check() {
+                panic!("after {entry:?}: {broken}");
+            }
+            for applied in applied {
+                let input = Input::Applied(applied);
+                let effects = self.leader.step(&self.registry, clocks(self.now), input);
+                self.perform(effects);
+            }
+        }
+        self.offer();
+    }
+
+    /// Lets cluster time pass, in steps of a tick; nobody says anything meanwhile.
+    pub(super) fn pass(&mut self, ms: u64) {
+        self.pass_with(ms, &[]);
+    }
+
+    /// Lets cluster time pass while these agents give signs of life every second.
+    pub(super) fn pass_with(&mut self, ms: u64, living: &[LinkId]) {
+        for step in 1..=ms / 100 {
+            self.now = self.now.plus_ms(100);
+            if step % 10 == 0 {
+                for link in living {
+                    self.feed(Input::AgentPing {
+                        link: *link,
+                        serial: 0,
+                    });
+                }
+            }
+            self.feed(Input::Tick);
+        }
+        self.said.retain(|line| !line.ends_with("pong 0"));
+    }
+
+    /// The leader's process was paused, or its machine.
+    pub(super) fn pause(&mut self) {
+        self.now = self.now.plus_ms(1_000);
+        self.leader.refresh(clocks(self.now));
+        self.feed(Input::Tick);
+    }
+
+    pub(super) fn link(&mut self) -> LinkId {
+        self.links += 1;
+        LinkId(self.links)
+    }
+
+    /// A new agent says hello.
+    pub(super) fn agent(&mut self, resources: &str) -> LinkId {
+        let link = self.link();
+        let hello = new_agent(1_000 + link.0, resources);
+        self.hello(link, hello);
+        link
+    }
+
+    pub(super) fn hello(&mut self, link: LinkId, hello: Hello) {
+        self.feed(Input::AgentHello {
+            link,
+            hello: Box::new(hello),
+        });
+    }
+
+    /// What `agent` would say on a new link, holding exactly what the registry thinks it holds.
+    pub(super) fn hello_of(&self, agent: AgentId) -> Hello {
+        let record = self.registry.agent(agent).unwrap();
+        Hello {
+            cluster: Some(self.registry.cluster().facts.id),
+            agent: Some(agent),
+            confirmed: record.incarnation,
+            tried: Vec::new(),
+            nonce: record.nonce,
+            boot_id: record.boot_id.clone(),
+            highest_epoch: self.registry.epoch(),
+            info: record.info.clone(),
+            floor: record.orders,
+            digest: self
+                .registry
+                .agent_index(agent)
+                .map_or(0, |index| index.held),
+        }
+    }
+
+    /// The agent connects anew, holding exactly what the registry thinks it holds.
+    pub(super) fn agent_returns(&mut self, agent: AgentId) -> LinkId {
+        let link = self.link();
+        let hello = self.hello_of(agent);
+        self.hello(link, hello);
+        link
+    }
+
+    /// The agent's list, as one chunk.
+    pub(super) fn list(&mut self, link: LinkId, floor: u64, held: &[(&str, u64)]) {
+        let held = held.iter().map(|(task, order)| HeldTask {
+            key: key(FRAMEWORK, task),
+            order: OrderIndex(*order),
+        });
+        self.feed(Input::AgentList {
+            link,
+            floor: OrderIndex(floor),
+            held: held.collect(),
+            last: true,
+        });
+    }
+
+    /// An agent's update of a task of `framework-1`.
+    pub(super) fn report(&mut self, link: LinkId, task: &str, number: u64, state: TaskState) {
+        let update = self.update(task, number, state);
+        self.feed(Input::AgentReport {
+            link,
+            updates: vec![update],
+        });
+    }
+
+    pub(super) fn update(&self, task: &str, number: u64, state: TaskState) -> AgentUpdate {
+        let key = key(FRAMEWORK, task);
+        let order = self
+            .registry
+            .task(&key)
+            .map_or(OrderIndex(1), |task| task.order);
+        AgentUpdate {
+            key,
+            order,
+            number,
+            state,
+            source: Source::Agent,
+            reason: Reason::None,
+            message: String::new(),
+            exit: None,
+            wall_ms: 0,
+        }
+    }
+
+    /// A new framework subscribes.
+    pub(super) fn subscribe(&mut self, name: &str) -> LinkId {
+        let link = self.link();
+        let subscription = new_framework(100 + link.0, framework_info(name));
+        self.subscribe_with(link, subscription);
+        link
+    }
+
+    pub(super) fn subscribe_with(&mut self, link: LinkId, subscription: Subscription) {
+        self.feed(Input::Subscribe {
+            link,
+            subscription: Box::new(subscription),
+        });
+    }
+
+    /// What the framework's present scheduler would say on a new stream, holding these offers.
+    pub(super) fn subscription_of(&self, framework: FrameworkId, held: &[&str]) -> Subscription {
+        let record = self.registry.framework(framework).unwrap();
+        Subscription {
+            cluster: Some(self.registry.cluster().facts.id),
+            framework: Some(framework),
+            session: record.session,
+            info: record.info.clone(),
+            held: held.iter().map(|id| self.held(id)).collect(),
+            filters: Vec::new(),
+        }
+    }
+
+    /// The framework's present scheduler opens a new stream, holding these offers.
+    pub(super) fn framework_returns(&mut self, framework: FrameworkId, held: &[&str]) -> LinkId {
+        let link = self.link();
+        let subscription = self.subscription_of(framework, held);
+        self.subscribe_with(link, subscription);
+        link
+    }
+
+    /// The promise and the token of an offer that was received.
+    pub(super) fn held(&self, id: &str) -> (Promise, Vec<u8>) {
+        let offer = self
+            .received
+            .get(id)
+            .unwrap_or_else(|| panic!("nobody got {id}"));
+        convert::promise(&v1::HeldOffer {
+            offer: Some(offer.clone()),
+        })
+        .unwrap()
+    }
+
+    /// The next numbered call of `framework-1`.
+    pub(super) fn call_of(&mut self, action: CallAction) -> Call {
+        let session = self.registry.framework(FRAMEWORK).unwrap().session;
+        let number = self.numbers.entry((FRAMEWORK, session)).or_default();
+        *number += 1;
+        Call {
+            framework: FRAMEWORK,
+            session,
+            number: *number,
+            lowest_unanswered: *number,
+            hash: *number,
+            action,
+        }
+    }
+
+    pub(super) fn call(&mut self, action: CallAction) {
+        let call = self.call_of(action);
+        self.send(call, Vec::new());
+    }
+
+    pub(super) fn send(&mut self, call: Call, tokens: Vec<Vec<u8>>) {
+        let request = self.request();
+        self.feed(Input::Call {
+            request,
+            call: Box::new(call),
+            tokens,
+            filter_ms: 5_000,
+        });
+    }
+
+    /// `framework-1` launches tasks of one processor each on the offers, which are named with
+    /// spaces between.
+    pub(super) fn accept(&mut self, offers: &str, tasks: &[&str]) {
+        let specs = tasks.iter().map(|task| spec(task, "cpus:1")).collect();
+        let (accept, tokens) = self.acceptance(offers, specs);
+        let call = self.call_of(CallAction::Accept(accept));
+        self.send(call, tokens);
+    }
+
+    pub(super) fn acceptance(
+        &self,
+        offers: &str,
+        launches: Vec<TaskSpec>,
+    ) -> (Accept, Vec<Vec<u8>>) {
+        let held = offers.split(' ').map(|id| self.held(id));
+        let (offers, tokens) = held.unzip();
+        let accept = Accept {
+            offers,
+            launches,
+            all_or_nothing: false,
+            wall_ms: 0,
+        };
+        (accept, tokens)
+    }
+
+    pub(super) fn kill(&mut self, task: &str) {
+        self.call(CallAction::Kill {
+            task: TaskId::new(task).unwrap(),
+            grace_ms: None,
+        });
+    }
+
+    pub(super) fn decline(&mut self, offers: &[&str], filter_ms: u64) {
+        let request = self.request();
+        let decline = Decline {
+            framework: FRAMEWORK,
+            session: self.registry.framework(FRAMEWORK).unwrap().session,
+            offers: offers.iter().map(|id| id.parse().unwrap()).collect(),
+            filter_ms,
+            reason: ("too-small".to_owned(), "wants 64 cpus".to_owned()),
+        };
+        self.feed(Input::Decline { request, decline });
+    }
+
+    /// `framework-1` acknowledges the newest update of each task.
+    pub(super) fn acknowledge(&mut self, tasks: &[&str]) {
+        let updates = tasks.iter().map(|task| {
+            let latest = self.registry.task(&key(FRAMEWORK, task));
+            let revision = latest.map_or(Revision::default(), |task| task.latest.revision);
+            (TaskId::new(task).unwrap(), revision)
+        });
+        let acknowledge = Acknowledge {
+            framework: FRAMEWORK,
+            session: self.registry.framework(FRAMEWORK).unwrap().session,
+            updates: updates.collect(),
+        };
+        let request = self.request();
+        self.feed(Input::Acknowledge {
+            request,
+            acknowledge,
+        });
+    }
+
+    pub(super) fn reconcile(&mut self, tasks: &[&str], next_number: u64) {
+        let request = self.request();
+        let reconcile = Reconcile {
+            framework: FRAMEWORK,
+            session: self.registry.framework(FRAMEWORK).unwrap().session,
+            tasks: tasks
+                .iter()
+                .map(|task| TaskId::new(task).unwrap())
+                .collect(),
+            next_number,
+        };
+        self.feed(Input::Reconcile { request, reconcile });
+    }
+
+    pub(super) fn operate(&mut self, operation: Operation) {
+        let request = self.request();
+        let operate = Operate {
+            request: None,
+            hash: 0,
+            operations: vec![operation],
+            wall_ms: 0,
+        };
+        self.feed(Input::Operate { request, operate });
+    }
+
+    pub(super) fn request(&mut self) -> RequestId {
+        self.requests += 1;
+        RequestId(self.requests)
+    }
+
+    // What went out.
+
+    /// What was said since the last look.
+    pub(super) fn expect(&mut self, wanted: &Expect) {
+        let said: String = self.said.drain(..).map(|line| line + "\n").collect();
+        wanted.assert_eq(&said);
+    }
+
+    pub(super) fn expect_silence(&mut self) {
+        assert_eq!(self.said, Vec::<String>::new());
+    }
+
+    /// For what another test has looked at.
+    pub(super) fn forget_said(&mut self) {
+        self.said.clear();
+    }
+
+    pub(super) fn take_said(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.said)
+    }
+
+    /// Entries in the log.
+    pub(super) fn entries(&self) -> u64 {
+        self.registry.applied()
+    }
+
+    pub(super) fn state_of(&self, task: &str) -> TaskState {
+        self.registry.task(&key(FRAMEWORK, task)).unwrap().state
+    }
+
+    fn offer(&mut self) {
+        let effects = self.leader.offer(&self.registry, clocks(self.now));
+        self.perform(effects);
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Propose(ticket, command) => self.queue.push_back((ticket, *command)),
+                Effect::ToAgent(link, message) => {
+                    assert_eq!(Epoch(message.epoch), self.registry.epoch());
+                    let message = message.message.expect("a message says something");
+                    self.say(format!("link-{} <- {}", link.0, words::to_agent(&message)));
+                }
+                Effect::ToFramework(link, event) => {
+                    self.tell_framework(link, &event.event.expect("an event says something"));
+                }
+                Effect::CloseAgent(link) | Effect::CloseFramework(link) => {
+                    self.say(format!("link-{} closed", link.0));
+                }
+                Effect::Answer(request, answer) => {
+                    self.say(format!("call-{}: {}", request.0, words::answer(&answer)));
+                }
+                Effect::HandOver => self.say("hand over".to_owned()),
+            }
+        }
+    }
+
+    fn tell_framework(&mut self, link: LinkId, event: &v1::event::Event) {
+        match event {
+            v1::event::Event::Heartbeat(_) if !self.tell_heartbeats => return,
+            v1::event::Event::Offers(offers) => {
+                let offers = offers.offers.iter();
+                self.received
+                    .extend(offers.map(|offer| (offer.offer_id.clone(), offer.clone())));
+            }
+            _ => {}
+        }
+        self.say(format!("link-{} <- {}", link.0, words::event(event)));
+    }
+
+    fn say(&mut self, line: String) {
+        self.said.push(line);
+    }
+}
+
+/// Nothing is left unsaid at the end of a test.
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(self.said, Vec::<String>::new(), "nobody looked at this");
+        }
+    }
+}
+
+/// A first hello; its incarnation is its nonce.
+pub(super) fn new_agent(nonce: u64, resources: &str) -> Hello {
+    Hello {
+        cluster: None,
+        agent: None,
+        confirmed: 0,
+        tried: vec![nonce],
+        nonce,
+        boot_id: "boot".to_owned(),
+        highest_epoch: Epoch::default(),
+        info: AgentInfo {
+            host_name: format!("host-{nonce}"),
+            address: format!("127.0.0.1:{nonce}"),
+            resources: amounts(resources),
+            isolation: "full".to_owned(),
+            ..AgentInfo::default()
+        },
+        floor: OrderIndex::default(),
+        digest: 0,
+    }
+}
+
+/// A first subscription.
+pub(super) fn new_framework(session: u64, info: FrameworkInfo) -> Subscription {
+    Subscription {
+        cluster: None,
+        framework: None,
+        session,
+        info,
+        held: Vec::new(),
+        filters: Vec::new(),
+    }
+}
+
+/// The name of a task of `framework-1`.
+pub(super) fn task_key(task: &str) -> TaskKey {
+    key(FRAMEWORK, task)
+}
+
+fn open_epoch(registry: &mut Registry, now: Timestamp) {
+    let term = registry.applied() + 1;
+    let open = OpenEpoch {
+        node: NodeId(1),
+        process: term,
+        term,
+        entropy: [7; 32],
+        wall_ms: 0,
+    };
+    let entry = Entry {
+        at: now,
+        commands: vec![Proposed {
+            ticket: Ticket::default(),
+            command: Command::OpenEpoch(open),
+        }],
+    };
+    drop(registry.apply(term, &entry));
+    drop(registry.take_changes());
+}
+
+fn clocks(at: Timestamp) -> Now {
+    Now { at, wall_ms: 0 }
+}
+
+/// The longest that an offer is good unless its framework says otherwise.
+pub(super) const OFFER_MS: u64 = limits::OFFER_TIMEOUT_MS;
