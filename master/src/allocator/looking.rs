@@ -7,34 +7,58 @@ use argosy_state::framework::Framework;
 use argosy_state::ids::{AgentId, FrameworkId, Revision, Role};
 use argosy_state::limits;
 
-use super::Allocator;
 use super::eligibility::{Minimum, Sight, agent_obstacle, framework_obstacle};
 use super::fair_share::{Account, ROOT};
 use super::mirrors::Client;
 use super::share::Moved;
 use super::turn::Turn;
+use super::{Allocator, Loaded};
+
+/// Up to so many clients every move of the totals counts at once.
+const FEW_CLIENTS: usize = 256;
 
 impl Allocator {
-    /// Follows the cluster's totals: all shares hang on them.
-    pub(super) fn look_at_totals(&mut self, turn: &Turn<'_>) {
-        match self.kinds.update(turn.registry.total()) {
+    /// Follows the cluster's totals: all shares hang on them. With many clients a small move waits
+    /// for the next round, so that an agent that comes or goes does not cost a look at every client.
+    pub(super) fn look_at_totals(&mut self, turn: &Turn<'_>, exactly: bool) {
+        let exactly = exactly || self.clients.len() <= FEW_CLIENTS;
+        match self.kinds.update(turn.registry.total(), exactly) {
             Moved::No => {}
             Moved::Totals => self.tree.mark_all(),
             Moved::Kinds => {
                 self.tree.mark_all();
-                self.look_at_everything(turn);
+                self.loaded = Loaded::Nothing;
             }
         }
     }
 
-    /// Marks all that is there or was.
-    pub(super) fn look_at_everything(&mut self, turn: &Turn<'_>) {
+    /// Looks at everything there is, a part a turn; nothing is offered before that is done.
+    pub(super) fn load(&mut self, turn: &mut Turn<'_>) {
+        while let Loaded::UpTo(after) = self.loaded {
+            if turn.is_spent() {
+                return;
+            }
+            let part = turn.registry.agents_after(after).take(64);
+            let part: Vec<AgentId> = part.map(|agent| agent.id).collect();
+            for id in &part {
+                self.look_at_agent(turn, *id);
+            }
+            turn.spend(1 + part.len());
+            match part.last() {
+                Some(last) => self.loaded = Loaded::UpTo(*last),
+                None => {
+                    self.loaded = Loaded::Everything;
+                    self.begin_round(turn);
+                }
+            }
+        }
+    }
+
+    /// Marks all frameworks that are there or were.
+    pub(super) fn mark_frameworks(&mut self, turn: &Turn<'_>) {
         let known = self.clients.frameworks.keys().copied();
         let frameworks = turn.registry.frameworks().map(|framework| framework.id);
         self.frameworks_due.extend(known.chain(frameworks));
-        let known = self.agents.ids();
-        let agents = turn.registry.agents().map(|agent| agent.id);
-        self.agents_due.extend(known.chain(agents));
     }
 
     /// Follows one framework.

@@ -4,6 +4,7 @@
 //! Copies of facts, never truth: looking again at any time gives the same.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use argosy_state::agent::Agent;
 use argosy_state::ids::{AgentId, FrameworkId, Revision, Role};
@@ -43,8 +44,15 @@ impl Agents {
         self.places.get(&id).copied()
     }
 
-    pub(super) fn ids(&self) -> impl Iterator<Item = AgentId> {
-        self.places.keys().copied()
+    /// Those above `after`, up to `through`.
+    pub(super) fn between(
+        &self,
+        after: AgentId,
+        through: AgentId,
+    ) -> impl Iterator<Item = AgentId> {
+        let range = (Bound::Excluded(after), Bound::Included(through.max(after)));
+        let places = (after < through).then(|| self.places.range(range));
+        places.into_iter().flatten().map(|(id, _)| *id)
     }
 
     pub(super) fn get(&self, at: u32) -> &AgentMirror {
@@ -110,12 +118,12 @@ impl Agents {
     }
 
     /// All that is free is being offered.
-    pub(super) fn take_all(&mut self, at: u32) -> Resources {
+    pub(super) fn take_all(&mut self, at: u32) -> (Resources, Amounts) {
         let mirror = &mut self.all[at as usize];
-        mirror.amounts = Amounts::default();
         self.some.set(at, false);
         self.ample.set(at, false);
-        std::mem::take(&mut mirror.free)
+        let amounts = std::mem::take(&mut mirror.amounts);
+        (std::mem::take(&mut mirror.free), amounts)
     }
 }
 
@@ -173,6 +181,11 @@ impl Clients {
 
     pub(super) fn is_there(&self, at: u32) -> bool {
         self.all.get(at as usize).is_some_and(Option::is_some)
+    }
+
+    /// One above the largest place.
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
     }
 
     /// Places of all clients, ascending.

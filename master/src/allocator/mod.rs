@@ -4,7 +4,7 @@
 //! Pure: facts, links and time come in, offers and reasons go out. Nothing here is replicated and
 //! nothing decides: an offer is a hint that `apply` judges again. Reading order: `turn`,
 //! `eligibility`, `reason`, `share`, `fair_share`, `filters`, `mirrors`, `looking`, `offering`,
-//! `sweep`, `explain`.
+//! `sweep`, `rounds`, `explain`.
 
 mod bits;
 mod due;
@@ -16,6 +16,7 @@ mod looking;
 mod mirrors;
 mod offering;
 mod reason;
+mod rounds;
 mod share;
 mod sweep;
 #[cfg(test)]
@@ -32,7 +33,7 @@ use argosy_state::resources::Resources;
 use crate::offers::OfferBook;
 use due::Due;
 use fair_share::Tree;
-use filters::{Filter, Filters};
+use filters::Filters;
 use mirrors::{Agents, Clients};
 use share::Kinds;
 use sweep::Sweep;
@@ -103,14 +104,6 @@ pub struct Because {
     pub text: String,
 }
 
-/// Agents looked at again in each full round although nothing has been heard of them, so that a
-/// missed event heals; a bigger cluster takes several rounds.
-const AGENTS_A_ROUND: usize = 2_048;
-/// Frameworks likewise.
-const FRAMEWORKS_A_ROUND: usize = 512;
-/// With more agents due at once than this, a pass over all is cheaper than one walk an agent.
-const WALKS_A_TURN: usize = 256;
-
 /// The allocator of one reign. Made anew by each leader; it fills itself from the registry.
 #[derive(Debug)]
 pub struct Allocator {
@@ -127,6 +120,8 @@ pub struct Allocator {
     /// Emptied by every step that has the budget; none that has not offers anything.
     declines_due: VecDeque<(Declined, Timestamp)>,
     sweep: Sweep,
+    /// Clients for which nothing was found, to be said a few a turn: saying why costs.
+    unmet_due: VecDeque<u32>,
     /// Nothing is offered until everything was looked at once.
     loaded: Loaded,
     next_round: Timestamp,
@@ -141,11 +136,13 @@ struct LookedThrough {
     framework: FrameworkId,
 }
 
+/// How much of the registry the mirrors show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Loaded {
-    Not,
-    Partly,
-    Whole,
+    Nothing,
+    /// Agents up to this one.
+    UpTo(AgentId),
+    Everything,
 }
 
 impl Allocator {
@@ -164,7 +161,8 @@ impl Allocator {
             agents_due: Due::default(),
             declines_due: VecDeque::new(),
             sweep: Sweep::default(),
-            loaded: Loaded::Not,
+            unmet_due: VecDeque::new(),
+            loaded: Loaded::Nothing,
             next_round: Timestamp(0),
             looked_through: LookedThrough::default(),
             rounds: 0,
@@ -249,8 +247,9 @@ impl Allocator {
     pub fn next_wakeup(&self) -> Timestamp {
         let is_due = !self.frameworks_due.is_empty()
             || !self.agents_due.is_empty()
-            || !self.declines_due.is_empty();
-        if is_due || !self.sweep.is_over() || self.loaded != Loaded::Whole {
+            || !self.declines_due.is_empty()
+            || !self.unmet_due.is_empty();
+        if is_due || !self.sweep.is_over() || self.loaded != Loaded::Everything {
             return Timestamp(0);
         }
         let expiry = self.filters.next_expiry();
@@ -314,148 +313,4 @@ impl Allocator {
             }
         }
     }
-
-    fn work(&mut self, turn: &mut Turn<'_>) {
-        self.look_at_totals(turn);
-        if self.loaded == Loaded::Not {
-            self.look_at_everything(turn);
-            self.loaded = Loaded::Partly;
-        }
-        if self.loaded == Loaded::Whole && turn.now >= self.next_round {
-            self.begin_round(turn);
-        }
-        while let Some(framework) = self.take_framework(turn) {
-            self.look_at_framework(turn, framework);
-            turn.spend(1);
-        }
-        self.note_declines(turn);
-        self.serve_agents(turn);
-        if self.loaded == Loaded::Partly && !turn.is_spent() {
-            self.loaded = Loaded::Whole;
-            self.begin_round(turn);
-        }
-        while !turn.is_spent() {
-            let Some((client, filters)) = self.filters.expire(turn.now) else {
-                break;
-            };
-            turn.spend(1 + filters);
-            self.wake(client);
-        }
-        if self.loaded == Loaded::Whole {
-            self.go_on_sweeping(turn);
-        }
-    }
-
-    fn take_framework(&mut self, turn: &Turn<'_>) -> Option<FrameworkId> {
-        (!turn.is_spent())
-            .then(|| self.frameworks_due.take())
-            .flatten()
-    }
-
-    fn note_declines(&mut self, turn: &mut Turn<'_>) {
-        while !turn.is_spent() {
-            let Some((declined, at)) = self.declines_due.pop_front() else {
-                return;
-            };
-            turn.spend(1);
-            self.note_decline(turn, declined, at);
-        }
-    }
-
-    fn note_decline(&mut self, turn: &Turn<'_>, declined: Declined, at: Timestamp) {
-        let mirror = self.clients.frameworks.get(&declined.framework);
-        if mirror.is_none_or(|mirror| mirror.session != declined.session) {
-            return;
-        }
-        let Some(client) = self.clients.place(declined.framework, &declined.role) else {
-            return;
-        };
-        if let Some(because) = declined.because {
-            self.clients.get_mut(client).last_decline = Some(LastDecline {
-                code: because.code.chars().take(DECLINE_CODE).collect(),
-                text: because.text.chars().take(DECLINE_TEXT).collect(),
-                agent: declined.agent,
-                at,
-            });
-        }
-        let filter_ms = declined.filter_ms.unwrap_or(FILTER_MS);
-        if filter_ms == 0 || declined.resources.is_empty() {
-            return;
-        }
-        let filter_ms = filter_ms.clamp(self.settings.round_ms, LONGEST_FILTER_MS);
-        if self.agents.place(declined.agent).is_none() {
-            self.look_at_agent(turn, declined.agent);
-        }
-        let Some(agent) = self.agents.place(declined.agent) else {
-            return;
-        };
-        let plain = self.agents.get(agent).plain;
-        let dropped = self.filters.add(Filter {
-            client,
-            agent,
-            declined: &declined.resources,
-            sight: (!plain).then(|| self.clients.get(client).sight.clone()),
-            until: at.plus_ms(filter_ms),
-        });
-        self.filters.look_again(agent, &self.agents.get(agent).free);
-        for client in dropped {
-            self.wake(client);
-        }
-    }
-
-    /// A client whose filters have ended, if it is still there, goes through all agents.
-    fn wake(&mut self, client: u32) {
-        if self.clients.is_there(client) {
-            self.sweep.wake(client);
-        }
-    }
-
-    fn serve_agents(&mut self, turn: &mut Turn<'_>) {
-        let one_by_one = self.loaded == Loaded::Whole && self.agents_due.len() <= WALKS_A_TURN;
-        let mut changed = false;
-        while !turn.is_spent() {
-            let Some(id) = self.agents_due.take() else {
-                break;
-            };
-            turn.spend(1);
-            if !self.look_at_agent(turn, id) {
-                continue;
-            }
-            changed = true;
-            if let Some(agent) = self.agents.place(id).filter(|_| one_by_one) {
-                self.offer_agent(turn, agent);
-            }
-        }
-        if changed && !one_by_one {
-            self.sweep_all();
-        }
-    }
-
-    /// The safety net: weights and a part of the agents and frameworks are looked at again, and
-    /// every client goes through all agents.
-    fn begin_round(&mut self, turn: &mut Turn<'_>) {
-        self.rounds += 1;
-        self.next_round = turn.now.plus_ms(self.settings.round_ms);
-        for role in self.roles.keys().cloned().collect::<Vec<_>>() {
-            self.look_at_role(turn, &role);
-        }
-        let after = turn.registry.agents_after(self.looked_through.agent);
-        let part: Vec<_> = after.take(AGENTS_A_ROUND).map(|agent| agent.id).collect();
-        self.looked_through.agent = last_of(&part, AGENTS_A_ROUND);
-        self.agents_due.extend(part);
-        let frameworks = turn.registry.frameworks().map(|framework| framework.id);
-        let part: Vec<_> = frameworks
-            .filter(|id| *id > self.looked_through.framework)
-            .take(FRAMEWORKS_A_ROUND)
-            .collect();
-        self.looked_through.framework = last_of(&part, FRAMEWORKS_A_ROUND);
-        self.frameworks_due.extend(part);
-        self.sweep_all();
-    }
-}
-
-/// Where to go on behind a part: from the start when it was not full.
-fn last_of<Id: Copy + Default>(part: &[Id], full: usize) -> Id {
-    let last = part.last().copied().filter(|_| part.len() == full);
-    last.unwrap_or_default()
 }

@@ -40,16 +40,17 @@ impl Allocator {
 
     /// Opens the offer; the mirrors follow at once.
     pub(super) fn offer(&mut self, turn: &mut Turn<'_>, client: u32, agent: u32, part: Part) {
-        let resources = match part {
+        let (resources, amounts) = match part {
             Part::Whole => self.agents.take_all(agent),
             Part::Some(part) => {
                 let rest = self.agents.get(agent).free.minus_saturating(&part);
                 self.agents
                     .set_free(agent, rest, &self.kinds, &self.settings.minimum);
-                part
+                let amounts = self.kinds.amounts(&part);
+                (part, amounts)
             }
         };
-        self.tree.charge(client, self.kinds.amounts(&resources));
+        self.tree.charge(client, amounts);
         let facts = self.clients.get_mut(client);
         facts.unmet = false;
         let mirror = self.agents.get(agent);

@@ -68,16 +68,17 @@ impl Kinds {
         }
     }
 
-    /// Takes the cluster's totals as they are now.
-    pub(super) fn update(&mut self, total: &Resources) -> Moved {
-        if *total == self.seen {
+    /// Takes the cluster's totals as they are now; unless `exactly`, only when a kind has moved by
+    /// more than a hundredth.
+    pub(super) fn update(&mut self, total: &Resources, exactly: bool) -> Moved {
+        if *total == self.seen || !(exactly || self.has_drifted(total)) {
             return Moved::No;
         }
         self.seen = total.clone();
         let mut moved = Moved::Totals;
         for resource in total {
             let name = &resource.identity.name;
-            let is_new = !self.names.iter().any(|known| known == name);
+            let is_new = self.position(name).is_none();
             if is_new && self.names.len() < KINDS && matches!(resource.value, Value::Scalar(_)) {
                 self.names.push(Arc::clone(name));
                 moved = Moved::Kinds;
@@ -85,6 +86,12 @@ impl Kinds {
         }
         self.totals = self.amounts(total);
         moved
+    }
+
+    fn has_drifted(&self, total: &Resources) -> bool {
+        let now = self.amounts(total);
+        let far = |(now, known): (&i64, i64)| now.abs_diff(known) > known.unsigned_abs() / 100;
+        now.0.iter().zip(self.totals.0).any(far)
     }
 
     pub(super) fn amounts(&self, resources: &Resources) -> Amounts {
@@ -196,7 +203,7 @@ mod tests {
 
     fn kinds(total: &str) -> Kinds {
         let mut kinds = Kinds::new();
-        kinds.update(&total.parse().unwrap());
+        kinds.update(&total.parse().unwrap(), true);
         kinds
     }
 
@@ -237,11 +244,29 @@ mod tests {
     }
 
     #[test]
+    fn small_moves_of_the_totals_wait_for_the_next_exact_look() {
+        let mut kinds = kinds("cpus:1000;mem:1000");
+        let update = |kinds: &mut Kinds, total: &str, exactly| {
+            kinds.update(&total.parse().unwrap(), exactly)
+        };
+        assert_eq!(update(&mut kinds, "cpus:1010;mem:1000", false), Moved::No);
+        assert_eq!(
+            update(&mut kinds, "cpus:1011;mem:1000", false),
+            Moved::Totals
+        );
+        assert_eq!(
+            update(&mut kinds, "cpus:1012;mem:1000", true),
+            Moved::Totals
+        );
+        assert_eq!(update(&mut kinds, "cpus:1012;mem:1000", true), Moved::No);
+    }
+
+    #[test]
     fn a_custom_scalar_counts_and_the_ninth_kind_does_not() {
         let mut kinds = Kinds::new();
         let total = "cpus:1;a:1;b:1;c:1;d:1;e:1".parse().unwrap();
-        assert_eq!(kinds.update(&total), Moved::Kinds);
-        assert_eq!(kinds.update(&total), Moved::No);
+        assert_eq!(kinds.update(&total, true), Moved::Kinds);
+        assert_eq!(kinds.update(&total, true), Moved::No);
         assert!(share(&kinds, "d:1", 1_000) > share(&kinds, "a:0.5", 1_000));
         assert_eq!(share(&kinds, "e:1", 1_000), share(&kinds, "", 1_000));
     }

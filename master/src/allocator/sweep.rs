@@ -18,6 +18,9 @@ use super::turn::Turn;
 /// Words of agents that are scanned in about a microsecond.
 const WORDS_A_STEP: usize = 512;
 
+/// Clients that are put in order in about a microsecond.
+const CLIENTS_A_STEP: usize = 16;
+
 type Heap = BinaryHeap<Reverse<(Share, u32)>>;
 
 /// Clients that have not been through all agents yet.
@@ -71,6 +74,7 @@ impl Allocator {
             return;
         }
         let mut heaps = std::mem::take(&mut self.sweep.heaps);
+        turn.spend(self.sweep.waiting.len() / CLIENTS_A_STEP);
         self.fill(&mut heaps);
         let mut path = Vec::new();
         while !turn.is_spent() {
@@ -151,15 +155,12 @@ impl Allocator {
         }
     }
 
-    fn note_unmet(&mut self, turn: &mut Turn<'_>, client: u32) {
-        let client = self.clients.get_mut(client);
-        let has_offers = turn
-            .book
-            .offered_to(client.framework, &client.role)
-            .is_some();
-        if !client.unmet && !has_offers {
+    fn note_unmet(&mut self, turn: &Turn<'_>, at: u32) {
+        let client = self.clients.get_mut(at);
+        let offered = turn.book.offered_to(client.framework, &client.role);
+        if !client.unmet && offered.is_none() {
             client.unmet = true;
-            turn.unmet.push((client.framework, client.role.clone()));
+            self.unmet_due.push_back(at);
         }
     }
 }

@@ -14,8 +14,9 @@ use crate::offers::OfferBook;
 pub struct Budget(pub usize);
 
 impl Budget {
-    /// For the leader's loop: well within its bound of 5 ms a turn.
-    pub const TURN: Self = Self(1_500);
+    /// For the leader's loop: some 500 offers, within its bound of 5 ms a turn when they are signed
+    /// and encoded too.
+    pub const TURN: Self = Self(1_000);
     /// For whoever has all the time there is.
     pub const UNBOUNDED: Self = Self(usize::MAX);
 }
@@ -26,7 +27,7 @@ pub struct Round {
     /// In the order in which they were made.
     pub offers: Vec<Arc<Promise>>,
     /// Clients for which a pass over all agents has found nothing, each said once until it is
-    /// offered something; [`super::Allocator::explain`] says why.
+    /// offered something, a few a turn; [`super::Allocator::explain`] says why.
     pub unmet: Vec<(FrameworkId, Role)>,
     /// The budget is spent and there is more to do: call again after other work had its turn.
     pub more: bool,

@@ -41,15 +41,20 @@ impl Tally {
         self.sums.retain(|(_, milli)| *milli != 0);
     }
 
+    /// Both sides are ascending by name, so one walk does.
     fn count(&mut self, resources: &Resources, sign: i64) {
+        let mut at = 0;
         for resource in resources {
             let Value::Scalar(milli) = resource.value else {
                 continue;
             };
             let name = &resource.identity.name;
-            match self.sums.binary_search_by(|(known, _)| known.cmp(name)) {
-                Ok(at) => self.sums[at].1 += sign * milli,
-                Err(at) => self.sums.insert(at, (Arc::clone(name), sign * milli)),
+            while self.sums.get(at).is_some_and(|(known, _)| known < name) {
+                at += 1;
+            }
+            match self.sums.get_mut(at).filter(|(known, _)| known == name) {
+                Some((_, sum)) => *sum += sign * milli,
+                None => self.sums.insert(at, (Arc::clone(name), sign * milli)),
             }
         }
     }

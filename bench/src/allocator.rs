@@ -1,0 +1,289 @@
+//! Rounds of the allocator on the state machine alone, no network: Mesos' grid of agents and
+//! frameworks, with a naive allocator beside it in the same run.
+//!
+//! Every agent is offered whole. Times include opening the offers in the leader's book, not their
+//! signing and sending.
+
+mod naive;
+mod scene;
+
+use std::fmt;
+use std::time::Instant;
+
+use argosy_master::allocator::Budget;
+use serde::Serialize;
+
+use scene::Scene;
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Up to 20,000 agents; seconds.
+    Short,
+    /// The whole grid; minutes.
+    Long,
+}
+
+/// A point of the grid.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Size {
+    agents: u64,
+    frameworks: u64,
+    roles: u64,
+}
+
+/// What one point of the grid took.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Row {
+    size: Size,
+    /// A new leader that knows nothing yet, until everything is offered.
+    cold_ms: f64,
+    /// Everything becomes free at once under a leader that knows it all; median of several.
+    full_ms: f64,
+    /// The longest single turn of all these rounds; another load on the machine shows here first.
+    longest_turn_ms: f64,
+    /// The round of an idle cluster: everything is offered already.
+    idle_ms: f64,
+    /// As `full_ms` while nine of ten pairs are filtered; absent where that is not measured.
+    filtered_ms: Option<f64>,
+    event_us: Event,
+    /// Events while nine of ten pairs are filtered.
+    filtered_event_us: Option<Event>,
+    /// The naive allocator on the same cluster, everything free.
+    naive_ms: f64,
+    /// Agents that the naive one was timed on; the time is scaled to all.
+    naive_agents: u64,
+    /// `full_ms` to `naive_ms`.
+    ratio: f64,
+}
+
+/// One offer comes back and is offered to the next: decline, filter, decision, new offer.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Event {
+    p50: f64,
+    p99: f64,
+}
+
+/// The grid, and what it is held to.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Report {
+    workload: &'static str,
+    /// Goal for the full round of 20,000 agents and 2,000 frameworks, in milliseconds.
+    goal_full_ms: f64,
+    /// Goal for the median event, in microseconds.
+    goal_event_us: f64,
+    rows: Vec<Row>,
+}
+
+const GRID: [Size; 6] = [
+    size(1_000, 100, 1),
+    size(5_000, 500, 1),
+    size(10_000, 1_000, 1),
+    size(20_000, 2_000, 1),
+    size(20_000, 2_000, 1_000),
+    size(50_000, 6_000, 1),
+];
+
+/// More filters than this are not a state that a cluster gets into.
+const MOST_FILTERS: u64 = 40_000_000;
+const EVENTS: u64 = 10_000;
+const ROUNDS: usize = 5;
+
+const fn size(agents: u64, frameworks: u64, roles: u64) -> Size {
+    Size {
+        agents,
+        frameworks,
+        roles,
+    }
+}
+
+/// Measures the grid.
+pub(crate) fn run(form: Form) -> Report {
+    let points = match form {
+        Form::Short => &GRID[..5],
+        Form::Long => &GRID[..],
+    };
+    let rows = points.iter().map(|size| row(*size, form)).collect();
+    Report {
+        workload: "allocator",
+        goal_full_ms: 50.0,
+        goal_event_us: 20.0,
+        rows,
+    }
+}
+
+fn row(size: Size, form: Form) -> Row {
+    let mut scene = Scene::new(size.agents, size.frameworks, size.roles);
+    let mut turns = Vec::new();
+    let cold_ms = timed(&mut scene, &mut turns, size.agents);
+    let full_ms = full_rounds(&mut scene, &mut turns, size);
+    scene.next_second();
+    let idle_ms = timed(&mut scene, &mut Vec::new(), 0);
+    let event_us = events(&mut scene);
+
+    let pairs = size.agents * size.frameworks;
+    let most = match form {
+        Form::Short => MOST_FILTERS / 4,
+        Form::Long => MOST_FILTERS,
+    };
+    let (mut filtered_ms, mut filtered_event_us) = (None, None);
+    if pairs / 10 * 9 <= most {
+        scene.filter_nine_of_ten();
+        filtered_ms = Some(full_rounds(&mut scene, &mut turns, size));
+        filtered_event_us = Some(events(&mut scene));
+    }
+    drop(scene);
+    let naive = naive::round(size.agents, size.frameworks);
+    Row {
+        size,
+        cold_ms,
+        full_ms,
+        longest_turn_ms: turns.into_iter().fold(0.0, f64::max),
+        idle_ms,
+        filtered_ms,
+        event_us,
+        filtered_event_us,
+        naive_ms: naive.whole_ms,
+        naive_agents: naive.agents,
+        ratio: full_ms / naive.whole_ms,
+    }
+}
+
+fn full_rounds(scene: &mut Scene, turns: &mut Vec<f64>, size: Size) -> f64 {
+    let mut times = [0.0; ROUNDS];
+    for time in &mut times {
+        scene.withdraw_all();
+        *time = timed(scene, turns, size.agents);
+    }
+    times.sort_by(f64::total_cmp);
+    times[ROUNDS / 2]
+}
+
+/// Turns until nothing is left to do; they must have made as many offers as expected.
+fn timed(scene: &mut Scene, turns: &mut Vec<f64>, expected: u64) -> f64 {
+    let mut all = 0.0;
+    let mut offers = 0;
+    loop {
+        let begin = Instant::now();
+        let round = scene.step(Budget::TURN);
+        let ms = begin.elapsed().as_secs_f64() * 1e3;
+        turns.push(ms);
+        all += ms;
+        offers += round.offers.len() as u64;
+        if !round.more {
+            assert_eq!(
+                offers, expected,
+                "the round has made another number of offers"
+            );
+            return all;
+        }
+    }
+}
+
+fn events(scene: &mut Scene) -> Event {
+    let mut times = Vec::with_capacity(EVENTS as usize);
+    for at in 0..EVENTS {
+        let offer = scene.some_offer(at);
+        let begin = Instant::now();
+        scene.decline(&offer);
+        let round = scene.step(Budget::TURN);
+        times.push(begin.elapsed().as_secs_f64() * 1e6);
+        assert!(
+            !round.more && round.offers.len() <= 1,
+            "an event is one turn"
+        );
+    }
+    times.sort_by(f64::total_cmp);
+    Event {
+        p50: times[times.len() / 2],
+        p99: times[times.len() / 100 * 99],
+    }
+}
+
+impl Report {
+    /// What falls short of its goal, in words.
+    pub(crate) fn shortfalls(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        for row in &self.rows {
+            let at = format!(
+                "allocator {} agents x {} frameworks",
+                row.size.agents, row.size.frameworks
+            );
+            let largest = row.size.agents == 20_000 && row.size.roles == 1;
+            if largest && row.cold_ms.max(row.full_ms) > self.goal_full_ms {
+                let ms = row.cold_ms.max(row.full_ms);
+                all.push(format!(
+                    "{at}: a full round takes {ms:.1} ms, the goal is {}",
+                    self.goal_full_ms
+                ));
+            }
+            if row.event_us.p50 > self.goal_event_us {
+                let us = row.event_us.p50;
+                all.push(format!(
+                    "{at}: an event takes {us:.1} us, the goal is {}",
+                    self.goal_event_us
+                ));
+            }
+            if row.longest_turn_ms > 5.0 {
+                let ms = row.longest_turn_ms;
+                all.push(format!("{at}: a turn takes {ms:.1} ms, the bound is 5"));
+            }
+        }
+        all
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:>7} {:>6} {:>6} | {:>8} {:>8} {:>8} {:>8} {:>9} | {:>7} {:>7} {:>8} {:>8} | {:>10} {:>7}",
+            "agents",
+            "fwks",
+            "roles",
+            "cold ms",
+            "full ms",
+            "idle ms",
+            "turn ms",
+            "90 % ms",
+            "ev p50",
+            "ev p99",
+            "90 % p50",
+            "90 % p99",
+            "naive ms",
+            "ratio"
+        )?;
+        for row in &self.rows {
+            let optional =
+                |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.1}"));
+            let scaled = if row.naive_agents < row.size.agents {
+                "~"
+            } else {
+                ""
+            };
+            writeln!(
+                f,
+                "{:>7} {:>6} {:>6} | {:>8.2} {:>8.2} {:>8.3} {:>8.2} {:>9} | {:>7.1} {:>7.1} {:>8} {:>8} | {:>10} {:>7.4}",
+                row.size.agents,
+                row.size.frameworks,
+                row.size.roles,
+                row.cold_ms,
+                row.full_ms,
+                row.idle_ms,
+                row.longest_turn_ms,
+                optional(row.filtered_ms),
+                row.event_us.p50,
+                row.event_us.p99,
+                optional(row.filtered_event_us.map(|event| event.p50)),
+                optional(row.filtered_event_us.map(|event| event.p99)),
+                format!("{scaled}{:.0}", row.naive_ms),
+                row.ratio
+            )?;
+        }
+        write!(
+            f,
+            "goals: 20,000 x 2,000 in {} ms, an event in {} us (p50), a turn in 5 ms; events are in us; ~ scaled from fewer agents",
+            self.goal_full_ms, self.goal_event_us
+        )
+    }
+}

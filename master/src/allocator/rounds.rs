@@ -1,0 +1,188 @@
+//! What a turn does, in order: look at what is due, note declines, offer what became free, end
+//! filters, go on with the pass; and once a second the safety net.
+
+use argosy_state::ids::{AgentId, FrameworkId, Timestamp};
+
+use super::filters::Filter;
+use super::turn::Turn;
+use super::{
+    Allocator, DECLINE_CODE, DECLINE_TEXT, Declined, FILTER_MS, LONGEST_FILTER_MS, LastDecline,
+    Loaded,
+};
+
+/// Agents looked at again in each full round although nothing has been heard of them, so that a
+/// missed event heals; a bigger cluster takes several rounds.
+const AGENTS_A_ROUND: usize = 2_048;
+/// Frameworks likewise.
+const FRAMEWORKS_A_ROUND: usize = 512;
+/// With more agents due at once than this, a pass over all is cheaper than one walk an agent.
+const WALKS_A_TURN: usize = 256;
+
+/// Clients without an offer that are named in one turn.
+const UNMET_A_TURN: usize = 8;
+
+impl Allocator {
+    pub(super) fn work(&mut self, turn: &mut Turn<'_>) {
+        self.look_at_totals(turn, false);
+        if self.loaded == Loaded::Nothing {
+            self.mark_frameworks(turn);
+            self.loaded = Loaded::UpTo(AgentId(0));
+        }
+        if self.loaded == Loaded::Everything && turn.now >= self.next_round {
+            self.begin_round(turn);
+        }
+        while let Some(framework) = self.take_framework(turn) {
+            self.look_at_framework(turn, framework);
+            turn.spend(1);
+        }
+        self.note_declines(turn);
+        self.load(turn);
+        self.serve_agents(turn);
+        self.end_filters(turn);
+        if self.loaded == Loaded::Everything {
+            self.go_on_sweeping(turn);
+        }
+        self.name_unmet(turn);
+    }
+
+    fn name_unmet(&mut self, turn: &mut Turn<'_>) {
+        while turn.unmet.len() < UNMET_A_TURN {
+            let Some(at) = self.unmet_due.pop_front() else {
+                return;
+            };
+            // It may be gone, or have been offered something since.
+            if self.clients.is_there(at) && self.clients.get(at).unmet {
+                let client = self.clients.get(at);
+                turn.unmet.push((client.framework, client.role.clone()));
+            }
+        }
+    }
+
+    fn end_filters(&mut self, turn: &mut Turn<'_>) {
+        while !turn.is_spent() {
+            let Some((client, filters)) = self.filters.expire(turn.now) else {
+                return;
+            };
+            turn.spend(1 + filters / 4);
+            self.wake(client);
+        }
+    }
+
+    fn take_framework(&mut self, turn: &Turn<'_>) -> Option<FrameworkId> {
+        (!turn.is_spent())
+            .then(|| self.frameworks_due.take())
+            .flatten()
+    }
+
+    fn note_declines(&mut self, turn: &mut Turn<'_>) {
+        while !turn.is_spent() {
+            let Some((declined, at)) = self.declines_due.pop_front() else {
+                return;
+            };
+            turn.spend(1);
+            self.note_decline(turn, declined, at);
+        }
+    }
+
+    fn note_decline(&mut self, turn: &Turn<'_>, declined: Declined, at: Timestamp) {
+        let mirror = self.clients.frameworks.get(&declined.framework);
+        if mirror.is_none_or(|mirror| mirror.session != declined.session) {
+            return;
+        }
+        let Some(client) = self.clients.place(declined.framework, &declined.role) else {
+            return;
+        };
+        if let Some(because) = declined.because {
+            self.clients.get_mut(client).last_decline = Some(LastDecline {
+                code: because.code.chars().take(DECLINE_CODE).collect(),
+                text: because.text.chars().take(DECLINE_TEXT).collect(),
+                agent: declined.agent,
+                at,
+            });
+        }
+        let filter_ms = declined.filter_ms.unwrap_or(FILTER_MS);
+        if filter_ms == 0 || declined.resources.is_empty() {
+            return;
+        }
+        let filter_ms = filter_ms.clamp(self.settings.round_ms, LONGEST_FILTER_MS);
+        if self.agents.place(declined.agent).is_none() {
+            self.look_at_agent(turn, declined.agent);
+        }
+        let Some(agent) = self.agents.place(declined.agent) else {
+            return;
+        };
+        let plain = self.agents.get(agent).plain;
+        let dropped = self.filters.add(Filter {
+            client,
+            agent,
+            declined: &declined.resources,
+            sight: (!plain).then(|| self.clients.get(client).sight.clone()),
+            until: at.plus_ms(filter_ms),
+        });
+        self.filters.look_again(agent, &self.agents.get(agent).free);
+        for client in dropped {
+            self.wake(client);
+        }
+    }
+
+    /// A client whose filters have ended, if it is still there, goes through all agents.
+    fn wake(&mut self, client: u32) {
+        if self.clients.is_there(client) {
+            self.sweep.wake(client);
+        }
+    }
+
+    fn serve_agents(&mut self, turn: &mut Turn<'_>) {
+        let one_by_one = self.loaded == Loaded::Everything && self.agents_due.len() <= WALKS_A_TURN;
+        let mut changed = false;
+        while !turn.is_spent() {
+            let Some(id) = self.agents_due.take() else {
+                break;
+            };
+            turn.spend(1);
+            if !self.look_at_agent(turn, id) {
+                continue;
+            }
+            changed = true;
+            if let Some(agent) = self.agents.place(id).filter(|_| one_by_one) {
+                self.offer_agent(turn, agent);
+            }
+        }
+        if changed && !one_by_one {
+            self.sweep_all();
+        }
+    }
+
+    /// The safety net: weights and a part of the agents and frameworks are looked at again, and
+    /// every client goes through all agents.
+    pub(super) fn begin_round(&mut self, turn: &mut Turn<'_>) {
+        self.look_at_totals(turn, true);
+        self.rounds += 1;
+        self.next_round = turn.now.plus_ms(self.settings.round_ms);
+        for role in self.roles.keys().cloned().collect::<Vec<_>>() {
+            self.look_at_role(turn, &role);
+        }
+        let after = self.looked_through.agent;
+        let agents = turn.registry.agents_after(after).take(AGENTS_A_ROUND);
+        let part: Vec<_> = agents.map(|agent| agent.id).collect();
+        self.looked_through.agent = last_of(&part, AGENTS_A_ROUND);
+        let through = part.last().filter(|_| part.len() == AGENTS_A_ROUND);
+        let through = through.copied().unwrap_or(AgentId(u64::MAX));
+        self.agents_due.extend(self.agents.between(after, through));
+        self.agents_due.extend(part);
+        let frameworks = turn.registry.frameworks().map(|framework| framework.id);
+        let part: Vec<_> = frameworks
+            .filter(|id| *id > self.looked_through.framework)
+            .take(FRAMEWORKS_A_ROUND)
+            .collect();
+        self.looked_through.framework = last_of(&part, FRAMEWORKS_A_ROUND);
+        self.frameworks_due.extend(part);
+        self.sweep_all();
+    }
+}
+
+/// Where to go on behind a part: from the start when it was not full.
+fn last_of<Id: Copy + Default>(part: &[Id], full: usize) -> Id {
+    let last = part.last().copied().filter(|_| part.len() == full);
+    last.unwrap_or_default()
+}
