@@ -1,1 +1,199 @@
-//! The executable: wiring, dev, operator verbs, output.
+//! The executable `argosy`: wiring, `dev`, operator verbs, output.
+//!
+//! Holds no rule of the cluster. Reading order: `grammar` (what can be typed), this file, `exit`; the
+//! services `master` and `agent`; `dev`; `run`; `verbs` with `operator`; `output`.
+
+mod agent;
+mod containers;
+mod dev;
+mod doctor;
+mod exit;
+mod files;
+mod grammar;
+mod health;
+mod listen;
+mod logging;
+mod lookup;
+mod master;
+mod metrics;
+mod names;
+mod operator;
+mod output;
+mod pids;
+mod random;
+mod reasons;
+mod run;
+mod stopping;
+mod values;
+mod verbs;
+mod version;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::CommandFactory;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::runtime::{Builder, Runtime};
+
+use exit::{DONE, Ended, Failure};
+use grammar::{Agent, Arguments, Framework, Master, Offer, Task, Verb};
+
+/// The whole program: reads the command line, does it, returns the exit code.
+pub fn main() -> ExitCode {
+    // First of all: the launcher must be a process without threads.
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == agent::LAUNCHER)
+    {
+        return launcher();
+    }
+    let arguments = grammar::read();
+    output::choose(arguments.color);
+    let as_json = wants_json(&arguments.verb);
+    match perform(&arguments.verb) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            output::failure(&failure, as_json);
+            ExitCode::from(failure.code as u8)
+        }
+    }
+}
+
+fn launcher() -> ExitCode {
+    match argosy_isolation::launcher::run_from_fd() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::failure(&Failure::of(&error), false);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(verb: &Verb) -> Ended {
+    match verb {
+        Verb::Master(master) => masters(master),
+        Verb::Agent(agent) => agents(agent),
+        Verb::Task(task) => tasks(task),
+        Verb::Framework(framework) => frameworks(framework),
+        Verb::Offer(Offer::List(list)) => asking()?.block_on(verbs::offers::list(list)),
+        Verb::Dev(arguments) => asking()?.block_on(dev::run(arguments)),
+        Verb::Run(arguments) => two_threads()?.block_on(run::run(arguments)),
+        Verb::Ps(arguments) => asking()?.block_on(verbs::tasks::ps(arguments)),
+        Verb::Logs(arguments) => asking()?.block_on(verbs::logs::show(arguments)),
+        Verb::Status(arguments) => asking()?.block_on(verbs::status::show(arguments)),
+        Verb::Explain(arguments) => asking()?.block_on(verbs::explain::show(arguments)),
+        Verb::Doctor(arguments) => doctor::examine(arguments),
+        Verb::Version(arguments) => version::show(arguments),
+        Verb::Completions(arguments) => completions(arguments.shell),
+        Verb::Launcher => Err(Failure::usage("the launcher is started by an agent only")),
+    }
+}
+
+fn masters(master: &Master) -> Ended {
+    match master {
+        Master::Start(arguments) => master::start(arguments),
+        Master::List(list) => asking()?.block_on(verbs::masters::list(list)),
+        Master::Join(arguments) => asking()?.block_on(verbs::masters::join(arguments)),
+        Master::Remove(arguments) => asking()?.block_on(verbs::masters::remove(arguments)),
+        Master::Transfer(arguments) => asking()?.block_on(verbs::masters::transfer(arguments)),
+    }
+}
+
+fn agents(agent: &Agent) -> Ended {
+    match agent {
+        Agent::Start(arguments) => agent::start(arguments),
+        Agent::Stop(arguments) => agent::stop(arguments),
+        Agent::List(list) => asking()?.block_on(verbs::agents::list(list)),
+        Agent::Show(named) => asking()?.block_on(verbs::agents::show(named)),
+    }
+}
+
+fn tasks(task: &Task) -> Ended {
+    match task {
+        Task::List(list) => asking()?.block_on(verbs::tasks::list(list)),
+        Task::Show(named) => asking()?.block_on(verbs::tasks::show(named)),
+        Task::Kill(arguments) => asking()?.block_on(verbs::tasks::kill(arguments)),
+    }
+}
+
+fn frameworks(framework: &Framework) -> Ended {
+    match framework {
+        Framework::List(list) => asking()?.block_on(verbs::frameworks::list(list)),
+        Framework::Show(named) => asking()?.block_on(verbs::frameworks::show(named)),
+        Framework::Teardown(arguments) => {
+            asking()?.block_on(verbs::frameworks::teardown(arguments))
+        }
+    }
+}
+
+/// A runtime for a few calls.
+fn asking() -> anyhow::Result<Runtime> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start a runtime")
+}
+
+/// A runtime where one thread may wait for a slow terminal while the other keeps the session.
+fn two_threads() -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start threads")
+}
+
+fn completions(shell: clap_complete::Shell) -> Ended {
+    let mut script = Vec::new();
+    clap_complete::generate(
+        shell,
+        &mut grammar::command(),
+        Arguments::command().get_name(),
+        &mut script,
+    );
+    let text = String::from_utf8(script).context("the completions are not UTF-8")?;
+    output::print(&text)?;
+    Ok(DONE)
+}
+
+/// Whether errors should be for programs too.
+fn wants_json(verb: &Verb) -> bool {
+    let show = match verb {
+        Verb::Master(master) => match &**master {
+            Master::Start(_) => None,
+            Master::List(list) => Some(list.show),
+            Master::Join(arguments) => Some(arguments.show),
+            Master::Remove(arguments) => Some(arguments.show),
+            Master::Transfer(arguments) => Some(arguments.show),
+        },
+        Verb::Agent(agent) => match &**agent {
+            Agent::Start(_) | Agent::Stop(_) => None,
+            Agent::List(list) => Some(list.show),
+            Agent::Show(named) => Some(named.show),
+        },
+        Verb::Task(Task::List(list)) => Some(list.show),
+        Verb::Task(Task::Show(named)) | Verb::Framework(Framework::Show(named)) => Some(named.show),
+        Verb::Task(Task::Kill(_)) | Verb::Framework(Framework::Teardown(_)) => None,
+        Verb::Framework(Framework::List(list)) => Some(list.show),
+        Verb::Offer(Offer::List(list)) => Some(list.show),
+        Verb::Dev(arguments) => Some(arguments.show),
+        Verb::Ps(arguments) => Some(arguments.show),
+        Verb::Status(arguments) => Some(arguments.show),
+        Verb::Explain(arguments) => Some(arguments.show),
+        Verb::Doctor(arguments) => Some(arguments.show),
+        Verb::Run(_) | Verb::Logs(_) | Verb::Version(_) | Verb::Completions(_) | Verb::Launcher => {
+            None
+        }
+    };
+    show.is_some_and(|show| show.output.is_json())
+}
+
+/// Services hold a connection or a file each for much: take what the system allows.
+pub(crate) fn raise_file_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(soft, hard, %errno, "the limit of open files cannot be raised");
+    }
+}

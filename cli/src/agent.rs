@@ -1,0 +1,220 @@
+//! `agent start` and `agent stop`: sockets, runtime, signals, metrics; the agent itself is argosy_agent's.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use argosy_agent::{Config, IsolationMode, Parts};
+use argosy_client::connector::ConnectorConfig;
+use argosy_isolation::Process;
+use nix::sys::signal::Signal;
+use tokio::runtime::Builder;
+use tokio_util::sync::CancellationToken;
+
+use crate::exit::{Code, DONE, Ended, Failure};
+use crate::grammar::{AgentStart, AgentStop, IsolationName, OrphanTasks};
+use crate::master::advertised;
+use crate::output::note;
+use crate::pids::{self, PidFile};
+use crate::stopping::{self, Until};
+use crate::{containers, listen, logging, metrics, random, values};
+
+/// The hidden verb under which this program is the launcher.
+pub(crate) const LAUNCHER: &str = "launcher";
+/// Tells an agent to end its tasks, then itself; TERM leaves them running.
+pub(crate) const END_TASKS: Signal = Signal::SIGUSR1;
+/// How often the end of a process is looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+pub(crate) fn start(arguments: &AgentStart) -> Ended {
+    logging::install(&arguments.logging)?;
+    let resolved = listen::resolve(&arguments.listen, "--listen")?;
+    listen::guard(resolved, "--listen", arguments.insecure_plaintext)?;
+    let address = advertised(
+        arguments.advertise.as_ref(),
+        &arguments.listen,
+        resolved,
+        "--advertise",
+    )?;
+    let api = listen::bind(&arguments.listen, "--listen")?;
+    let config = config(arguments, address)?;
+    crate::raise_file_limit();
+    let recorder = metrics::install()?;
+    let (stop, end_tasks) = (CancellationToken::new(), CancellationToken::new());
+    let runtime = Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    let ended = runtime.block_on(async {
+        let until = match arguments.stop_with_stdin {
+            None => Until::Signals(&stop),
+            Some(OrphanTasks::Leave) => Until::SignalsOrInput(&stop, &stop),
+            Some(OrphanTasks::End) => Until::SignalsOrInput(&stop, &end_tasks),
+        };
+        stopping::watch(until)?;
+        stopping::watch_for_end_of_tasks(end_tasks.clone())?;
+        tokio::spawn(metrics::keep(recorder.clone(), stop.clone()));
+        let parts = Parts {
+            api: tokio::net::TcpListener::from_std(api).context("cannot use the API's socket")?,
+            launcher: argosy_agent::LauncherCommand {
+                program: "/proc/self/exe".into(),
+                arguments: vec![LAUNCHER.into()],
+            },
+            connector: ConnectorConfig::default(),
+            metrics: Some(recorder),
+            end_tasks,
+        };
+        let _pid_file = arguments.pid_file.as_deref().map(PidFile::write).transpose()?;
+        tracing::info!(api = arguments.listen, directory = %arguments.data_dir.display(), "starting");
+        Ok::<_, Failure>(argosy_agent::run(config, parts, stop).await)
+    });
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    ended?.map_err(|error| Failure::of(&error))?;
+    Ok(DONE)
+}
+
+fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
+    let directory = &arguments.data_dir;
+    fs::create_dir_all(directory)
+        .with_context(|| format!("cannot make the directory {}", directory.display()))?;
+    let masters = arguments.masters.addresses().to_vec();
+    let mut config = Config::new(directory.clone(), masters, address);
+    if let Some(name) = &arguments.host_name {
+        config.host_name.clone_from(name);
+    }
+    config.task_address.clone_from(&arguments.task_address);
+    config.resources = match &arguments.resources {
+        Some(resources) => resources.clone(),
+        None => argosy_agent::inventory::detect(directory).map_err(|error| Failure::of(&error))?,
+    };
+    config.attributes =
+        values::unique(&arguments.attributes, "--attribute").map_err(Failure::usage)?;
+    config.isolation = match arguments.isolation {
+        None => IsolationMode::Detect,
+        Some(IsolationName::Full) => IsolationMode::Full,
+        Some(IsolationName::UserNamespaces) => IsolationMode::UserNamespaces,
+        Some(IsolationName::Processes) => IsolationMode::Processes,
+    };
+    config.allow_missing_controllers = arguments.allow_missing_controllers;
+    for path in &arguments.host_paths {
+        if !path.is_absolute() {
+            return Err(Failure::usage(format!(
+                "--host-path {} is not absolute; write it from /",
+                path.display()
+            )));
+        }
+    }
+    config.host_paths.clone_from(&arguments.host_paths);
+    config.seed = match arguments.seed {
+        Some(seed) => seed,
+        None => random::number()?,
+    };
+    Ok(config)
+}
+
+/// Stops the agent that has this directory open. Its tasks run on, unless told otherwise.
+pub(crate) fn stop(arguments: &AgentStop) -> Ended {
+    let directory = &arguments.data_dir;
+    if !directory.is_dir() {
+        return Err(Failure::new(
+            Code::NotFound,
+            format!("there is no directory {}", directory.display()),
+        )
+        .advise("name the agent's directory with --data-dir"));
+    }
+    match holder(directory)? {
+        None => note(&format!("no agent runs on {}", directory.display())),
+        Some(process) => {
+            let signal = if arguments.kill_tasks {
+                END_TASKS
+            } else {
+                Signal::SIGTERM
+            };
+            end(process, signal, arguments.timeout, directory)?;
+            note(&format!("agent {} has stopped", process.pid));
+        }
+    }
+    if arguments.kill_tasks {
+        let count = containers::end_all(directory, arguments.grace)?;
+        note(&format!(
+            "{count} tasks ended; the next agent here reports how"
+        ));
+    }
+    Ok(DONE)
+}
+
+/// The process that holds the agent's lock, if one does.
+fn holder(directory: &Path) -> Result<Option<Process>, Failure> {
+    if containers::lock(directory)?.is_some() {
+        return Ok(None);
+    }
+    let path = containers::lock_path(directory);
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let pid: i32 = text
+        .split_ascii_whitespace()
+        .next()
+        .and_then(|word| word.parse().ok())
+        .with_context(|| format!("{} names no process", path.display()))?;
+    let process = Process::of(pid).with_context(|| {
+        format!(
+            "cannot look at process {pid}, which holds {}",
+            path.display()
+        )
+    })?;
+    Ok(Some(process))
+}
+
+fn end(
+    process: Process,
+    signal: Signal,
+    timeout: Duration,
+    directory: &Path,
+) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::failed(format!("cannot stop process {}: {error}", process.pid))
+    };
+    pids::signal(process, signal).map_err(failed)?;
+    let deadline = Instant::now() + timeout;
+    while pids::lives(process) || containers::lock(directory)?.is_none() {
+        if Instant::now() >= deadline {
+            let waited = crate::output::span_ms(timeout.as_millis() as u64);
+            return Err(Failure::failed(format!(
+                "agent {} has not stopped after {waited}",
+                process.pid
+            ))
+            .advise("its tasks would survive kill -9 too"));
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stopping_without_an_agent_says_so_and_is_no_failure() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(holder(folder.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn the_holder_of_the_lock_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = containers::lock(folder.path()).unwrap().unwrap();
+        fs::write(
+            containers::lock_path(folder.path()),
+            format!("{}", std::process::id()),
+        )
+        .unwrap();
+        assert_eq!(
+            holder(folder.path()).unwrap().unwrap().pid,
+            std::process::id() as i32
+        );
+        drop(held);
+        assert_eq!(holder(folder.path()).unwrap(), None);
+    }
+}

@@ -1,0 +1,245 @@
+//! `dev`: masters and agents on this machine, real processes of this executable, until Ctrl-C.
+//!
+//! The parts: `plan` (who, where, with which command line; pure), `record` (what scripts read),
+//! `members` (their processes), `ready` (waiting for the cluster).
+
+mod groups;
+mod members;
+mod plan;
+mod ready;
+mod record;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use nix::sys::signal::Signal;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::END_TASKS;
+use crate::exit::{DONE, Ended, Failure};
+use crate::grammar::{Dev, Format};
+use crate::operator::Operator;
+use crate::output::{self, note};
+use crate::{containers, listen};
+
+use members::Members;
+use plan::{Kind, Plan};
+use record::Record;
+
+/// Between TERM and KILL for the tasks of a cluster that is forgotten.
+const TASK_GRACE: Duration = Duration::from_secs(1);
+
+pub(crate) async fn run(arguments: &Dev) -> Ended {
+    let home = Home::new(arguments)?;
+    let executable = std::env::current_exe().context("cannot find this very executable")?;
+    let plan = Plan::new(arguments, home.path(), &executable);
+    for (address, member) in plan.addresses() {
+        listen::is_free(&address, "--base").map_err(|failure| Failure {
+            message: format!("{member} cannot start: {}", failure.message),
+            ..failure
+        })?;
+    }
+    let stop = stop_at_signals()?;
+    let mut members = Members::new(&plan);
+    let ended = cluster(arguments, &plan, &home, &mut members, &stop).await;
+    let cleared = clear(&plan, &home, &mut members, arguments).await;
+    ended.and(cleared)
+}
+
+/// From the first process to the signal that ends all.
+async fn cluster(
+    arguments: &Dev,
+    plan: &Plan,
+    home: &Home,
+    members: &mut Members,
+    stop: &Stop,
+) -> Ended {
+    members.start(plan, home.keeps())?;
+    let mut record = Record::new(plan, home.path());
+    record.note_processes(members);
+    record.write(arguments)?;
+    let operator = Operator::to(plan.masters(), Duration::from_secs(2));
+    let found = tokio::select! {
+        found = ready::wait(plan, members, &operator, arguments.timeout) => found?,
+        () = stop.first.cancelled() => return Ok(DONE),
+    };
+    members.find_trees();
+    record.ready = true;
+    record.write(arguments)?;
+    if arguments.show.output == Format::Table || arguments.show.output == Format::Wide {
+        banner(plan, home, &found);
+    } else {
+        output::print(&output::json(&record)?)?;
+    }
+    loop {
+        tokio::select! {
+            () = stop.first.cancelled() => return Ok(DONE),
+            ended = members.next_end() => note(&ended),
+        }
+    }
+}
+
+fn banner(plan: &Plan, home: &Home, found: &ready::Found) {
+    let kept = match home {
+        Home::Kept(path) => format!("kept in {}", path.display()),
+        Home::Forgotten(_) => "forgotten on exit (--keep DIR)".to_owned(),
+    };
+    note(&format!(
+        "Argosy {}, dev cluster: {}, {kept}",
+        env!("CARGO_PKG_VERSION"),
+        plan.size_in_words()
+    ));
+    if !found.missing_controllers.is_empty() {
+        note(&format!(
+            "! task limits are off: {} cannot be enforced on this host (argosy doctor)",
+            found.missing_controllers.join(", ")
+        ));
+    }
+    let masters = plan.masters();
+    let first = masters.addresses().first().cloned().unwrap_or_default();
+    note(&format!("  web and api  http://{first}"));
+    if !plan.is_default() {
+        note(&format!("  masters      export ARGOSY_MASTERS={masters}"));
+    }
+    note(&format!(
+        "  record       {}",
+        home.path().join(record::FILE).display()
+    ));
+    note("  try          argosy run -- echo hello");
+    note("               argosy status; argosy agent list; argosy ps");
+    note("  stop         Ctrl-C");
+}
+
+/// Stops and removes everything; goes on after a failure and reports the first.
+async fn clear(plan: &Plan, home: &Home, members: &mut Members, arguments: &Dev) -> Ended {
+    note("stopping");
+    members.find_trees();
+    let signal = if home.keeps() {
+        Signal::SIGTERM
+    } else {
+        END_TASKS
+    };
+    let mut first = members.stop(Kind::Agent, signal).await.err();
+    if !home.keeps() {
+        for member in plan
+            .members
+            .iter()
+            .filter(|member| member.kind == Kind::Agent)
+        {
+            let directory = member.directory.clone();
+            let ended =
+                tokio::task::spawn_blocking(move || containers::end_all(&directory, TASK_GRACE))
+                    .await;
+            if let Err(error) = ended
+                .context("ending tasks broke off")
+                .and_then(|ended| ended)
+            {
+                first.get_or_insert_with(|| Failure::from(error));
+            }
+        }
+    }
+    if !home.keeps()
+        && let Err(error) = groups::remove(&members.trees)
+    {
+        first.get_or_insert_with(|| Failure::from(error));
+    }
+    if let Err(failure) = members.stop(Kind::Master, Signal::SIGTERM).await {
+        first.get_or_insert(failure);
+    }
+    if let Some(path) = &arguments.record {
+        // It names processes that are gone; if it cannot be removed, its `pid`s tell the same.
+        let _ = fs::remove_file(path);
+    }
+    if let Err(error) = home.leave() {
+        first.get_or_insert_with(|| Failure::from(error));
+    }
+    match first {
+        Some(failure) => Err(failure),
+        None => Ok(DONE),
+    }
+}
+
+/// Where the cluster lives.
+enum Home {
+    /// Given by name: stays.
+    Kept(PathBuf),
+    /// Temporary: goes with the cluster.
+    Forgotten(PathBuf),
+}
+
+impl Home {
+    fn new(arguments: &Dev) -> anyhow::Result<Self> {
+        match &arguments.keep {
+            Some(path) => {
+                fs::create_dir_all(path)
+                    .with_context(|| format!("cannot make the directory {}", path.display()))?;
+                let path = path
+                    .canonicalize()
+                    .with_context(|| format!("cannot use the directory {}", path.display()))?;
+                Ok(Self::Kept(path))
+            }
+            None => {
+                // Short: sockets below it may have paths of 107 bytes at most.
+                let template = std::env::temp_dir().join("argosy-XXXXXX");
+                let path = nix::unistd::mkdtemp(&template)
+                    .with_context(|| format!("cannot make {}", template.display()))?;
+                Ok(Self::Forgotten(path))
+            }
+        }
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Kept(path) | Self::Forgotten(path) => path,
+        }
+    }
+
+    fn keeps(&self) -> bool {
+        matches!(self, Self::Kept(_))
+    }
+
+    fn leave(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Kept(path) => {
+                note(&format!(
+                    "kept in {}; tasks run on, argosy dev --keep {} goes on with them",
+                    path.display(),
+                    path.display()
+                ));
+                Ok(())
+            }
+            Self::Forgotten(path) => fs::remove_dir_all(path)
+                .with_context(|| format!("cannot remove {}", path.display())),
+        }
+    }
+}
+
+/// The first signal ends the cluster in order.
+struct Stop {
+    first: CancellationToken,
+}
+
+fn stop_at_signals() -> anyhow::Result<Stop> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut hang_up = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+    let first = CancellationToken::new();
+    let token = first.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+                _ = hang_up.recv() => {}
+            }
+            if token.is_cancelled() {
+                note("still stopping; every process is killed if it takes longer than 10 s");
+            }
+            token.cancel();
+        }
+    });
+    Ok(Stop { first })
+}

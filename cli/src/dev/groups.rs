@@ -1,0 +1,93 @@
+//! The agents' cgroup trees: found while the agents live, removed when all that was in them has ended.
+//!
+//! An agent keeps its tree, since its tasks outlive it; only who forgets the whole cluster removes it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use argosy_isolation::{Group, Process, cgroup};
+
+/// How long processes of a group may take to be gone.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The tree of each agent: the parent of its launcher's group.
+pub(super) fn trees(agents: &[Process]) -> Vec<PathBuf> {
+    let Ok(mount) = cgroup::mount_point() else {
+        return Vec::new();
+    };
+    let mut trees: Vec<_> = agents
+        .iter()
+        .flat_map(|agent| children(agent.pid))
+        .filter_map(|child| {
+            let groups = fs::read_to_string(format!("/proc/{child}/cgroup")).ok()?;
+            tree_in(&groups, &mount)
+        })
+        .collect();
+    trees.sort();
+    trees.dedup();
+    trees
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let lists = threads
+        .map(|thread| fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+    lists
+        .flat_map(|list| {
+            list.split_ascii_whitespace()
+                .filter_map(|word| word.parse().ok())
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// `…/argosy/<agent>/supervisors` lies in the tree `…/argosy/<agent>`; anything else is none of ours.
+fn tree_in(groups: &str, mount: &Path) -> Option<PathBuf> {
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let group = mount.join(own);
+    let tree = group.parent()?;
+    let ours = group.file_name()? == "supervisors" && tree.parent()?.file_name()? == "argosy";
+    ours.then(|| tree.to_owned())
+}
+
+/// Ends whatever is left in the trees, and removes them.
+pub(super) fn remove(trees: &[PathBuf]) -> anyhow::Result<()> {
+    for tree in trees {
+        let failed = || format!("cannot remove the cgroup {}", tree.display());
+        if !tree.exists() {
+            continue;
+        }
+        for entry in fs::read_dir(tree).with_context(failed)? {
+            let path = entry.with_context(failed)?.path();
+            if path.is_dir() {
+                Group::at(&path).remove(PATIENCE).with_context(failed)?;
+            }
+        }
+        fs::remove_dir(tree).with_context(failed)?;
+        if let Some(all) = tree.parent() {
+            // Stays while another agent of this host has its tree there.
+            let _ = fs::remove_dir(all);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_launchers_group_leads_to_a_tree() {
+        let mount = Path::new("/sys/fs/cgroup/unified");
+        let groups = "3:cpu:/\n0::/argosy/agent-1f/supervisors\n";
+        assert_eq!(tree_in(groups, mount), Some(mount.join("argosy/agent-1f")));
+        assert_eq!(tree_in("0::/\n", mount), None);
+        assert_eq!(tree_in("0::/system.slice/x.service\n", mount), None);
+        assert_eq!(tree_in("0::/other/agent-1f/supervisors\n", mount), None);
+    }
+}

@@ -1,0 +1,302 @@
+//! Who is in a dev cluster, where, and with which command line. Pure.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use argosy_client::Masters;
+use clap::ValueEnum;
+
+use crate::grammar::{Dev, OrphanTasks};
+use crate::values::{AGENT_PORT, API_PORT, RAFT_PORT};
+
+/// The address with which the client finds a dev cluster by itself.
+const USUAL_BASE: Ipv4Addr = Ipv4Addr::new(127, 77, 0, 1);
+
+/// What a member is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Master,
+    Agent,
+}
+
+/// One process of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Member {
+    /// `master-1`, `agent-3`: of the process, not the registry's id.
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    pub(super) address: Ipv4Addr,
+    /// Where it keeps its data.
+    pub(super) directory: PathBuf,
+    /// What it writes to standard output and error.
+    pub(super) log: PathBuf,
+    /// Who it is while it lives.
+    pub(super) pid_file: PathBuf,
+    /// The whole command line, to start it again by hand.
+    pub(super) argv: Vec<String>,
+    /// What is added when `dev` itself starts it: it ends with `dev`.
+    pub(super) bound: Vec<String>,
+}
+
+/// The whole cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) members: Vec<Member>,
+    base: Ipv4Addr,
+}
+
+impl Plan {
+    pub(super) fn new(arguments: &Dev, home: &Path, executable: &Path) -> Self {
+        let executable = executable.display().to_string();
+        let masters = arguments.size.masters;
+        let at = |index: u8| Ipv4Addr::from(u32::from(arguments.base) + u32::from(index));
+        let peers: Vec<_> = (0..masters)
+            .map(|index| format!("{}:{RAFT_PORT}", at(index)))
+            .collect();
+        let api: Vec<_> = (0..masters)
+            .map(|index| format!("{}:{API_PORT}", at(index)))
+            .collect();
+        let mut members = Vec::new();
+        for index in 0..masters {
+            let mut member = member(Kind::Master, index + 1, at(index), home);
+            member.argv = master_line(&executable, &member, &peers, arguments);
+            member.bound = vec!["--stop-with-stdin".to_owned()];
+            members.push(member);
+        }
+        for index in 0..arguments.size.agents {
+            let mut member = member(Kind::Agent, index + 1, at(masters + index), home);
+            member.argv = agent_line(&executable, &member, &api, arguments);
+            let tasks = if arguments.keep.is_some() {
+                OrphanTasks::Leave
+            } else {
+                OrphanTasks::End
+            };
+            member.bound = vec!["--stop-with-stdin".to_owned(), name_of(tasks)];
+            members.push(member);
+        }
+        Self {
+            members,
+            base: arguments.base,
+        }
+    }
+
+    /// API addresses of the masters.
+    pub(super) fn masters(&self) -> Masters {
+        let masters = self
+            .members
+            .iter()
+            .filter(|member| member.kind == Kind::Master);
+        Masters::new(masters.map(|member| format!("{}:{API_PORT}", member.address)))
+            .expect("a plan has well-formed masters")
+    }
+
+    pub(super) fn count(&self, kind: Kind) -> usize {
+        self.members
+            .iter()
+            .filter(|member| member.kind == kind)
+            .count()
+    }
+
+    /// Every address that will be listened at, with the member's name.
+    pub(super) fn addresses(&self) -> Vec<(String, String)> {
+        let ports = |kind| match kind {
+            Kind::Master => vec![API_PORT, RAFT_PORT],
+            Kind::Agent => vec![AGENT_PORT],
+        };
+        let all = self.members.iter().flat_map(|member| {
+            let named = move |port| (format!("{}:{port}", member.address), member.name.clone());
+            ports(member.kind).into_iter().map(named)
+        });
+        all.collect()
+    }
+
+    pub(super) fn is_default(&self) -> bool {
+        self.base == USUAL_BASE && self.count(Kind::Master) <= 3
+    }
+
+    pub(super) fn size_in_words(&self) -> String {
+        let of = |count: usize, noun: &str| {
+            if count == 1 {
+                format!("1 {noun}")
+            } else {
+                format!("{count} {noun}s")
+            }
+        };
+        format!(
+            "{}, {}",
+            of(self.count(Kind::Master), "master"),
+            of(self.count(Kind::Agent), "agent")
+        )
+    }
+}
+
+fn member(kind: Kind, number: u8, address: Ipv4Addr, home: &Path) -> Member {
+    let noun = match kind {
+        Kind::Master => "master",
+        Kind::Agent => "agent",
+    };
+    let name = format!("{noun}-{number}");
+    let folder = home.join(&name);
+    Member {
+        kind,
+        address,
+        directory: folder.join("data"),
+        log: folder.join("log"),
+        pid_file: folder.join("pid"),
+        name,
+        argv: Vec::new(),
+        bound: Vec::new(),
+    }
+}
+
+fn name_of<T: ValueEnum>(value: T) -> String {
+    value
+        .to_possible_value()
+        .map(|value| value.get_name().to_owned())
+        .unwrap_or_default()
+}
+
+fn millis(time: std::time::Duration) -> String {
+    format!("{}ms", time.as_millis())
+}
+
+fn master_line(
+    executable: &str,
+    member: &Member,
+    peers: &[String],
+    arguments: &Dev,
+) -> Vec<String> {
+    let flags = [
+        ("--listen", format!("{}:{API_PORT}", member.address)),
+        ("--raft-listen", format!("{}:{RAFT_PORT}", member.address)),
+        ("--peers", peers.join(",")),
+        ("--data-dir", member.directory.display().to_string()),
+        ("--pid-file", member.pid_file.display().to_string()),
+        ("--agent-timeout", millis(arguments.agent_timeout)),
+        ("--timing", name_of(arguments.timing)),
+    ];
+    line(executable, "master", flags)
+}
+
+fn agent_line(
+    executable: &str,
+    member: &Member,
+    masters: &[String],
+    arguments: &Dev,
+) -> Vec<String> {
+    let mut flags = vec![
+        ("--masters", masters.join(",")),
+        ("--listen", format!("{}:{AGENT_PORT}", member.address)),
+        ("--data-dir", member.directory.display().to_string()),
+        ("--pid-file", member.pid_file.display().to_string()),
+        ("--host-name", member.name.clone()),
+        ("--task-address", member.address.to_string()),
+        ("--resources", arguments.agent_resources.clone()),
+    ];
+    if let Some(isolation) = arguments.isolation {
+        flags.push(("--isolation", name_of(isolation)));
+    }
+    for path in &arguments.host_paths {
+        flags.push(("--host-path", path.display().to_string()));
+    }
+    let mut line = line(executable, "agent", flags);
+    line.push("--allow-missing-controllers".to_owned());
+    line
+}
+
+fn line(
+    executable: &str,
+    noun: &str,
+    flags: impl IntoIterator<Item = (&'static str, String)>,
+) -> Vec<String> {
+    let mut words = vec![executable.to_owned(), noun.to_owned(), "start".to_owned()];
+    for (flag, value) in flags {
+        words.push(flag.to_owned());
+        words.push(value);
+    }
+    words
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::grammar::{Agent, Arguments, Master, Verb};
+
+    pub(in crate::dev) fn planned(words: &[&str]) -> Plan {
+        let words = ["argosy", "dev"].iter().chain(words);
+        let Verb::Dev(arguments) = Arguments::try_parse_from(words).unwrap().verb else {
+            panic!("it is a dev");
+        };
+        Plan::new(&arguments, Path::new("/d"), Path::new("/bin/argosy"))
+    }
+
+    #[test]
+    fn every_member_has_an_address_of_its_own_and_default_ports() {
+        let plan = planned(&["--size", "3x2"]);
+        let addresses: BTreeSet<_> = plan.members.iter().map(|member| member.address).collect();
+        assert_eq!(addresses.len(), 5);
+        assert_eq!(
+            plan.masters().to_string(),
+            "127.77.0.1:5050,127.77.0.2:5050,127.77.0.3:5050"
+        );
+        let all: Vec<_> = plan
+            .addresses()
+            .into_iter()
+            .map(|(address, _)| address)
+            .collect();
+        assert_eq!(all[..2], ["127.77.0.1:5050", "127.77.0.1:5052"]);
+        assert_eq!(all[6..], ["127.77.0.4:5051", "127.77.0.5:5051"]);
+        assert!(plan.is_default());
+        assert!(!planned(&["--base", "127.78.0.1"]).is_default());
+    }
+
+    #[test]
+    fn recorded_command_lines_start_the_member_again() {
+        let plan = planned(&[
+            "--size",
+            "1x1",
+            "--host-path",
+            "/srv",
+            "--timing",
+            "testing",
+            "--isolation",
+            "processes",
+        ]);
+        for member in &plan.members {
+            let bound = member.argv.iter().chain(&member.bound);
+            for line in [member.argv.iter().collect::<Vec<_>>(), bound.collect()] {
+                let parsed =
+                    Arguments::try_parse_from(line).unwrap_or_else(|error| panic!("{error}"));
+                match parsed.verb {
+                    Verb::Master(master) => {
+                        let Master::Start(start) = *master else {
+                            panic!("it starts a master")
+                        };
+                        assert_eq!(start.data_dir, member.directory);
+                    }
+                    Verb::Agent(agent) => {
+                        let Agent::Start(start) = *agent else {
+                            panic!("it starts an agent")
+                        };
+                        assert!(start.allow_missing_controllers);
+                        assert_eq!(start.host_paths, [PathBuf::from("/srv")]);
+                        assert_eq!(start.task_address.as_deref(), Some("127.77.0.2"));
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_are_told_in_words() {
+        assert_eq!(
+            planned(&["--size", "1x3"]).size_in_words(),
+            "1 master, 3 agents"
+        );
+    }
+}

@@ -1,0 +1,112 @@
+//! Waiting until a dev cluster can be used: a leader, all voters, all agents.
+
+use std::time::{Duration, Instant};
+
+use argosy_proto::v1;
+
+use super::members::Members;
+use super::plan::{Kind, Plan};
+use crate::exit::{Code, Failure};
+use crate::operator::{Ended, Operator};
+use crate::output::span_ms;
+
+/// How often the cluster is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// What the ready cluster says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Found {
+    /// Controllers that agents miss: limits that are off.
+    pub(super) missing_controllers: Vec<String>,
+}
+
+/// Waits; a member that ends meanwhile is a failure with the last lines of its log.
+pub(super) async fn wait(
+    plan: &Plan,
+    members: &mut Members,
+    operator: &Operator,
+    timeout: Duration,
+) -> Result<Found, Failure> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let lacking = match look(plan, operator).await {
+            Ok(found) => return Ok(found),
+            Err(lacking) => lacking,
+        };
+        if let Some(failure) = members.failed() {
+            return Err(failure);
+        }
+        if Instant::now() >= deadline {
+            let waited = span_ms(timeout.as_millis() as u64);
+            return Err(Failure::new(
+                Code::Unavailable,
+                format!("the cluster is not ready after {waited}: {lacking}"),
+            )
+            .advise("ARGOSY_LOG=debug argosy dev --keep DIR leaves logs to read"));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// What is found, or what is lacking in words.
+async fn look(plan: &Plan, operator: &Operator) -> Result<Found, String> {
+    let words = |failure: Failure| failure.message;
+    let cluster = operator
+        .cluster(v1::Consistency::Linearizable)
+        .await
+        .map_err(words)?;
+    let voters = cluster.masters.iter().filter(|master| master.voter).count();
+    if voters < plan.count(Kind::Master) {
+        return Err(format!(
+            "{voters} of {} masters are voters",
+            plan.count(Kind::Master)
+        ));
+    }
+    let agents = operator.agents(Ended::LeftOut).await.map_err(words)?.agents;
+    judge(plan.count(Kind::Agent), &agents)
+}
+
+fn judge(wanted: usize, agents: &[v1::Agent]) -> Result<Found, String> {
+    let usable =
+        |agent: &&v1::Agent| agent.connected && agent.mode == v1::AgentMode::Registered as i32;
+    let ready = agents.iter().filter(usable).count();
+    if ready < wanted {
+        return Err(format!("{ready} of {wanted} agents are registered"));
+    }
+    let infos = agents.iter().filter_map(|agent| agent.info.as_ref());
+    let mut missing: Vec<_> = infos
+        .flat_map(|info| info.missing_controllers.clone())
+        .collect();
+    missing.sort();
+    missing.dedup();
+    Ok(Found {
+        missing_controllers: missing,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agent(connected: bool) -> v1::Agent {
+        v1::Agent {
+            connected,
+            mode: v1::AgentMode::Registered.into(),
+            info: Some(v1::AgentInfo {
+                missing_controllers: vec!["memory".to_owned(), "cpu".to_owned()],
+                ..v1::AgentInfo::default()
+            }),
+            ..v1::Agent::default()
+        }
+    }
+
+    #[test]
+    fn a_cluster_is_ready_when_all_agents_are_connected() {
+        assert_eq!(
+            judge(2, &[agent(true), agent(false)]).unwrap_err(),
+            "1 of 2 agents are registered"
+        );
+        let found = judge(2, &[agent(true), agent(true)]).unwrap();
+        assert_eq!(found.missing_controllers, ["cpu", "memory"]);
+    }
+}

@@ -1,0 +1,121 @@
+//! `cluster.json`: what a script needs to know of a dev cluster.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::Serialize;
+
+use super::members::Members;
+use super::plan::{Kind, Member, Plan};
+use crate::grammar::Dev;
+use crate::values::{AGENT_PORT, API_PORT, RAFT_PORT};
+
+/// Its name in the cluster's directory.
+pub(super) const FILE: &str = "cluster.json";
+
+/// The file's content. Fields are added, never given a new meaning.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Record {
+    /// Of this file.
+    format: u32,
+    version: &'static str,
+    /// A leader is known and every agent is registered. Written a first time before, as false.
+    pub(super) ready: bool,
+    /// The process of `argosy dev` itself.
+    pid: u32,
+    directory: PathBuf,
+    /// API addresses, as ARGOSY_MASTERS takes them.
+    masters: String,
+    members: Vec<RecordedMember>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct RecordedMember {
+    name: String,
+    /// `master` or `agent`.
+    kind: &'static str,
+    /// Its first process. Once it was started again by hand, `pid_file` tells.
+    pid: Option<u32>,
+    pid_file: PathBuf,
+    api: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    raft: Option<String>,
+    directory: PathBuf,
+    log: PathBuf,
+    /// Starts it again.
+    argv: Vec<String>,
+}
+
+impl Record {
+    pub(super) fn new(plan: &Plan, home: &Path) -> Self {
+        Self {
+            format: 1,
+            version: env!("CARGO_PKG_VERSION"),
+            ready: false,
+            pid: std::process::id(),
+            directory: home.to_owned(),
+            masters: plan.masters().to_string(),
+            members: plan.members.iter().map(member).collect(),
+        }
+    }
+
+    pub(super) fn note_processes(&mut self, members: &Members) {
+        for member in &mut self.members {
+            member.pid = members.pid(&member.name);
+        }
+    }
+
+    /// Writes it whole: nobody ever reads half of it.
+    pub(super) fn write(&self, arguments: &Dev) -> anyhow::Result<()> {
+        let text =
+            serde_json::to_string_pretty(self).context("the record cannot be written as JSON")?;
+        let own = self.directory.join(FILE);
+        for path in [Some(&own), arguments.record.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            let fresh = path.with_extension("new");
+            fs::write(&fresh, &text)
+                .and_then(|()| fs::rename(&fresh, path))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+fn member(member: &Member) -> RecordedMember {
+    let at = |port: u16| format!("{}:{port}", member.address);
+    let (kind, api, raft) = match member.kind {
+        Kind::Master => ("master", at(API_PORT), Some(at(RAFT_PORT))),
+        Kind::Agent => ("agent", at(AGENT_PORT), None),
+    };
+    RecordedMember {
+        name: member.name.clone(),
+        kind,
+        pid: None,
+        pid_file: member.pid_file.clone(),
+        api,
+        raft,
+        directory: member.directory.clone(),
+        log: member.log.clone(),
+        argv: member.argv.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::tests::planned;
+    use super::*;
+
+    #[test]
+    fn a_record_holds_what_a_script_needs() {
+        let record = Record::new(&planned(&["--size", "1x1"]), Path::new("/d"));
+        let json = serde_json::to_value(&record).unwrap();
+        assert_eq!(json["masters"], "127.77.0.1:5050");
+        assert_eq!(json["members"][0]["raft"], "127.77.0.1:5052");
+        assert_eq!(json["members"][1]["api"], "127.77.0.2:5051");
+        assert_eq!(json["members"][1]["argv"][1], "agent");
+        assert_eq!(json["ready"], false);
+    }
+}

@@ -1,0 +1,142 @@
+//! `doctor`: is this host fit for masters and agents? A fix a line.
+//!
+//! Looks only, and writes one small file where the disk is measured.
+
+mod checks;
+mod disk;
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::exit::{DONE, Ended, Failure};
+use crate::grammar::{Doctor, Format};
+use crate::output::{self, Row, palette};
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Verdict {
+    /// As it should be.
+    Ok,
+    /// It works, with less.
+    Warning,
+    /// It does not work.
+    Failed,
+}
+
+/// One check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Finding {
+    pub(crate) check: &'static str,
+    pub(crate) verdict: Verdict,
+    pub(crate) found: String,
+    /// What to do; empty if nothing.
+    pub(crate) fix: String,
+}
+
+impl Finding {
+    fn ok(check: &'static str, found: impl Into<String>) -> Self {
+        Self::new(check, Verdict::Ok, found, "")
+    }
+
+    fn new(
+        check: &'static str,
+        verdict: Verdict,
+        found: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self {
+            check,
+            verdict,
+            found: found.into(),
+            fix: fix.into(),
+        }
+    }
+}
+
+impl Row for Finding {
+    const HEADINGS: &'static [&'static str] = &["CHECK", "VERDICT", "FOUND", "FIX"];
+    const WIDE: &'static [&'static str] = &[];
+
+    fn cells(&self) -> Vec<String> {
+        let verdict = match self.verdict {
+            Verdict::Ok => "ok",
+            Verdict::Warning => "warning",
+            Verdict::Failed => "failed",
+        };
+        vec![
+            self.check.to_owned(),
+            verdict.to_owned(),
+            self.found.clone(),
+            self.fix.clone(),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn name(&self) -> String {
+        self.check.to_owned()
+    }
+}
+
+pub(crate) fn examine(arguments: &Doctor) -> Ended {
+    let directory = arguments.data_dir.clone().unwrap_or_else(default_directory);
+    let findings = checks::all(&directory);
+    match arguments.show.output {
+        Format::Table | Format::Wide => output::print(&text(&findings))?,
+        Format::Json | Format::Ndjson | Format::Name => {
+            output::list(arguments.show.output, &findings, &findings)?
+        }
+    };
+    let failed = findings
+        .iter()
+        .filter(|finding| finding.verdict == Verdict::Failed)
+        .count();
+    match failed {
+        0 => Ok(DONE),
+        1 => Err(Failure::failed(
+            "1 check failed; the line above says what to do",
+        )),
+        count => Err(Failure::failed(format!(
+            "{count} checks failed; the lines above say what to do"
+        ))),
+    }
+}
+
+/// Where data would be kept: the usual place if it exists, else where temporary files go.
+fn default_directory() -> PathBuf {
+    let usual = Path::new("/var/lib/argosy");
+    if usual.is_dir() {
+        usual.to_owned()
+    } else {
+        std::env::temp_dir()
+    }
+}
+
+fn text(findings: &[Finding]) -> String {
+    let palette = palette();
+    let width = findings
+        .iter()
+        .map(|finding| finding.check.len())
+        .max()
+        .unwrap_or(0);
+    let mut text = String::new();
+    for finding in findings {
+        let verdict = match finding.verdict {
+            Verdict::Ok => palette.good("ok     "),
+            Verdict::Warning => palette.doubtful("warning"),
+            Verdict::Failed => palette.bad("failed "),
+        };
+        text.push_str(&format!(
+            "{verdict}  {:width$}  {}\n",
+            finding.check, finding.found
+        ));
+        if !finding.fix.is_empty() {
+            text.push_str(&format!("{:7}  {:width$}  → {}\n", "", "", finding.fix));
+        }
+    }
+    text
+}

@@ -1,0 +1,331 @@
+//! The checks, one function each; those that judge text are pure.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use argosy_isolation::{Isolation, cgroup, detect};
+use nix::sys::resource::{Resource, getrlimit};
+
+use super::disk::{self, Syncs};
+use super::{Finding, Verdict};
+use crate::listen;
+use crate::values::{AGENT_PORT, API_PORT, RAFT_PORT};
+
+/// The oldest kernel with `cgroup.kill`.
+const KERNEL: (u32, u32) = (5, 14);
+/// Controllers that limits need, with what is lost without each.
+const CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "io"];
+/// Open files that a busy master or agent may need.
+const FILES: u64 = 8_192;
+/// A sync slower than this makes every commit slow.
+const SLOW_SYNC: Duration = Duration::from_millis(10);
+/// A single sync slower than this can cost leadership.
+const STALL: Duration = Duration::from_millis(250);
+/// Free space below this is a warning, in bytes.
+const LITTLE_SPACE: u64 = 2 * 1024 * 1024 * 1024;
+
+pub(super) fn all(directory: &Path) -> Vec<Finding> {
+    let mut findings = vec![
+        kernel(&read("/proc/sys/kernel/osrelease")),
+        cgroups(),
+        controllers(&present_controllers(), &read("/proc/cgroups")),
+        namespaces(),
+        clock(&read(
+            "/sys/devices/system/clocksource/clocksource0/current_clocksource",
+        )),
+        time_sync(),
+        open_files(),
+        space(directory),
+        syncs(directory),
+    ];
+    let ports = [
+        ("port 5050, masters' api", API_PORT),
+        ("port 5051, agent's api", AGENT_PORT),
+        ("port 5052, raft", RAFT_PORT),
+    ];
+    findings.extend(ports.map(|(name, port)| free_port(name, port)));
+    findings
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path)
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+fn kernel(release: &str) -> Finding {
+    let mut numbers = release
+        .split(['.', '-'])
+        .map(|part| part.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version >= KERNEL {
+        return Finding::ok("kernel", release);
+    }
+    Finding::new(
+        "kernel",
+        Verdict::Failed,
+        format!("{release} is older than {}.{}", KERNEL.0, KERNEL.1),
+        "install a newer kernel: containers are ended with cgroup.kill",
+    )
+}
+
+fn cgroups() -> Finding {
+    match cgroup::mount_point() {
+        Ok(path) => Finding::ok("cgroup2", format!("mounted at {}", path.display())),
+        Err(error) => Finding::new(
+            "cgroup2",
+            Verdict::Failed,
+            error.to_string(),
+            "boot with systemd.unified_cgroup_hierarchy=1, or mount -t cgroup2 none /sys/fs/cgroup",
+        ),
+    }
+}
+
+fn present_controllers() -> Vec<String> {
+    let parent = cgroup::default_parent().ok();
+    let text = parent.and_then(|parent| fs::read_to_string(parent.join("cgroup.controllers")).ok());
+    text.unwrap_or_default()
+        .split_ascii_whitespace()
+        .map(str::to_owned)
+        .collect()
+}
+
+/// `legacy` is `/proc/cgroups`: a controller with a hierarchy number there belongs to version 1.
+fn controllers(present: &[String], legacy: &str) -> Finding {
+    let missing: Vec<_> = CONTROLLERS
+        .iter()
+        .filter(|name| !present.iter().any(|one| one == *name))
+        .copied()
+        .collect();
+    if missing.is_empty() {
+        return Finding::ok("controllers", CONTROLLERS.join(", "));
+    }
+    let in_version_1 = legacy.lines().any(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let name = words.next().unwrap_or_default();
+        let hierarchy = words.next().unwrap_or("0");
+        hierarchy != "0" && missing.contains(&name)
+    });
+    let why = if in_version_1 {
+        "belong to cgroup v1 here"
+    } else {
+        "are not delegated to this user"
+    };
+    let fix = if in_version_1 {
+        "boot with systemd.unified_cgroup_hierarchy=1; until then agents need --allow-missing-controllers, and those limits are off"
+    } else {
+        "run the agent as root or with Delegate=yes in its unit; else --allow-missing-controllers, and those limits are off"
+    };
+    Finding::new(
+        "controllers",
+        Verdict::Warning,
+        format!("{} {why}", missing.join(", ")),
+        fix,
+    )
+}
+
+fn namespaces() -> Finding {
+    let detected = detect();
+    match detected.best() {
+        Some(Isolation::Full) => Finding::ok("isolation", "full: namespaces and cgroups"),
+        Some(other) => Finding::new(
+            "isolation",
+            Verdict::Warning,
+            format!(
+                "{}; full is not possible: {}",
+                other.name(),
+                detected.full.err().unwrap_or_default()
+            ),
+            "run the agent as root for full isolation",
+        ),
+        None => Finding::new(
+            "isolation",
+            Verdict::Failed,
+            format!(
+                "no namespaces: {}",
+                detected.user_namespaces.err().unwrap_or_default()
+            ),
+            "run the agent as root, or allow user namespaces; --isolation processes confines nothing",
+        ),
+    }
+}
+
+fn clock(source: &str) -> Finding {
+    match source {
+        "" => Finding::new(
+            "clock",
+            Verdict::Warning,
+            "the clock source is unknown",
+            "mount /sys",
+        ),
+        "tsc" | "kvm-clock" | "arch_sys_counter" | "hyperv_clocksource_tsc_page" | "xen" => {
+            Finding::ok("clock", format!("source {source}"))
+        }
+        slow => Finding::new(
+            "clock",
+            Verdict::Warning,
+            format!("source {slow} costs microseconds a reading"),
+            "use a machine with a stable tsc, or boot with clocksource=tsc",
+        ),
+    }
+}
+
+/// Deadlines never use wall time, so this only concerns what people read.
+fn time_sync() -> Finding {
+    let signs = [
+        "/run/systemd/timesync/synchronized",
+        "/run/chrony/chronyd.pid",
+        "/run/ntpd.pid",
+    ];
+    match signs.iter().find(|path| Path::new(path).exists()) {
+        Some(_) => Finding::ok("time", "kept in step with other hosts"),
+        None => Finding::new(
+            "time",
+            Verdict::Warning,
+            "no time synchronisation was found; times in logs of several hosts will not match",
+            "install chrony or enable systemd-timesyncd",
+        ),
+    }
+}
+
+fn open_files() -> Finding {
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, _)) if soft >= FILES => Finding::ok("open files", format!("limit {soft}")),
+        Ok((soft, hard)) => Finding::new(
+            "open files",
+            Verdict::Warning,
+            format!("limit {soft} (may be raised to {hard})"),
+            "ulimit -n 65536, or LimitNOFILE=65536 in the unit",
+        ),
+        Err(errno) => Finding::new("open files", Verdict::Warning, errno.desc(), ""),
+    }
+}
+
+fn space(directory: &Path) -> Finding {
+    let name = directory.display();
+    match nix::sys::statvfs::statvfs(directory) {
+        Ok(found) => {
+            let free = found
+                .blocks_available()
+                .saturating_mul(found.fragment_size());
+            let text = format!("{} free in {name}", crate::output::bytes(free));
+            if free >= LITTLE_SPACE {
+                Finding::ok("disk space", text)
+            } else {
+                Finding::new(
+                    "disk space",
+                    Verdict::Warning,
+                    text,
+                    "free some, or use another disk with --data-dir",
+                )
+            }
+        }
+        Err(errno) => Finding::new(
+            "disk space",
+            Verdict::Failed,
+            format!("{name}: {}", errno.desc()),
+            "create the directory",
+        ),
+    }
+}
+
+fn syncs(directory: &Path) -> Finding {
+    match disk::measure(directory) {
+        Ok(syncs) => judge_syncs(syncs, directory),
+        Err(error) => Finding::new(
+            "disk sync",
+            Verdict::Failed,
+            format!("cannot write in {}: {error}", directory.display()),
+            "make the directory writable, or name another with --data-dir",
+        ),
+    }
+}
+
+fn judge_syncs(syncs: Syncs, directory: &Path) -> Finding {
+    let ms = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1_000.0);
+    let found = format!(
+        "median {}, slowest {} in {}",
+        ms(syncs.median),
+        ms(syncs.slowest),
+        directory.display()
+    );
+    if syncs.slowest >= STALL {
+        let fix = "give masters a disk of their own: a stall like this can cost leadership";
+        return Finding::new("disk sync", Verdict::Warning, found, fix);
+    }
+    if syncs.median >= SLOW_SYNC {
+        let fix = "use a faster disk for masters: every commit waits for two of these";
+        return Finding::new("disk sync", Verdict::Warning, found, fix);
+    }
+    Finding::ok("disk sync", found)
+}
+
+fn free_port(check: &'static str, port: u16) -> Finding {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    if listen::is_free(&address.to_string(), "--listen").is_ok() {
+        return Finding::ok(check, "free");
+    }
+    let owner = listen::owner(address)
+        .map_or_else(|| "another process".to_owned(), |owner| owner.to_string());
+    Finding::new(
+        check,
+        Verdict::Warning,
+        format!("taken by {owner}"),
+        "fine if that is argosy; else stop it or choose another port with --listen",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_kernel_fails() {
+        assert_eq!(kernel("6.1.0-28-amd64").verdict, Verdict::Ok);
+        assert_eq!(kernel("5.14.0").verdict, Verdict::Ok);
+        assert_eq!(kernel("5.10.0-33-amd64").verdict, Verdict::Failed);
+        assert_eq!(kernel("").verdict, Verdict::Failed);
+    }
+
+    #[test]
+    fn controllers_bound_to_version_1_are_named() {
+        let legacy =
+            "#subsys_name hierarchy num_cgroups enabled\ncpu 3 5 1\nmemory 4 9 1\nio 0 1 1\n";
+        let finding = controllers(&["io".to_owned(), "pids".to_owned()], legacy);
+        assert_eq!(finding.verdict, Verdict::Warning);
+        assert_eq!(finding.found, "cpu, memory belong to cgroup v1 here");
+        assert!(finding.fix.contains("--allow-missing-controllers"));
+    }
+
+    #[test]
+    fn all_controllers_are_fine() {
+        let present = CONTROLLERS.map(str::to_owned);
+        assert_eq!(controllers(&present, "").verdict, Verdict::Ok);
+    }
+
+    #[test]
+    fn a_slow_disk_is_told_what_it_costs() {
+        let syncs = |median, slowest| Syncs {
+            median: Duration::from_millis(median),
+            slowest: Duration::from_millis(slowest),
+        };
+        let judge = |syncs| judge_syncs(syncs, Path::new("/data"));
+        assert_eq!(judge(syncs(1, 9)).verdict, Verdict::Ok);
+        assert!(judge(syncs(12, 30)).fix.contains("faster disk"));
+        assert!(judge(syncs(1, 400)).fix.contains("leadership"));
+    }
+
+    #[test]
+    fn every_finding_that_is_not_fine_has_a_fix() {
+        let folder = tempfile::tempdir().unwrap();
+        for finding in all(folder.path()) {
+            assert!(
+                finding.verdict == Verdict::Ok || !finding.fix.is_empty(),
+                "{finding:?}"
+            );
+        }
+    }
+}

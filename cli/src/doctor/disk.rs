@@ -1,0 +1,55 @@
+//! How fast a disk really writes: small appends, each synced, as a master's log does.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How many synced writes are measured.
+const WRITES: usize = 40;
+/// Bytes of each: about one small entry.
+const BLOCK: [u8; 4_096] = [0x5a; 4_096];
+
+/// Times of synced writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Syncs {
+    pub(super) median: Duration,
+    pub(super) slowest: Duration,
+}
+
+/// Measures in a file of its own, which is removed again.
+pub(super) fn measure(directory: &Path) -> io::Result<Syncs> {
+    let path = directory.join(format!(".argosy-doctor-{}", std::process::id()));
+    let file = File::create_new(&path)?;
+    let measured = write(file);
+    fs::remove_file(&path)?;
+    measured
+}
+
+fn write(mut file: File) -> io::Result<Syncs> {
+    let mut times = Vec::with_capacity(WRITES);
+    for _ in 0..WRITES {
+        let begun = Instant::now();
+        file.write_all(&BLOCK)?;
+        file.sync_data()?;
+        times.push(begun.elapsed());
+    }
+    times.sort();
+    Ok(Syncs {
+        median: times[WRITES / 2],
+        slowest: times[WRITES - 1],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_disk_is_measured_and_nothing_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let syncs = measure(folder.path()).unwrap();
+        assert!(syncs.median <= syncs.slowest);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

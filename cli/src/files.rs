@@ -1,0 +1,241 @@
+//! Reading a task's files through any master: one request, and following one to its end.
+//!
+//! Every master forwards the agents' file API, so that nobody needs a route to the agents.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How long one master may take to begin its answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// How long a follow may be silent before it is asked anew: a dead connection looks the same.
+const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+/// Pause before another try.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
+/// How long output is looked for after the task has ended.
+const AFTER_END: Duration = Duration::from_secs(5);
+
+/// Where a file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) agent_id: String,
+    /// As `tasks/framework-1/web/stdout`.
+    pub(crate) path: String,
+}
+
+impl Place {
+    /// A file in the sandbox of a task's newest instance.
+    pub(crate) fn of_task(agent_id: &str, framework_id: &str, task_id: &str, file: &str) -> Self {
+        Self {
+            agent_id: agent_id.to_owned(),
+            path: format!("tasks/{framework_id}/{task_id}/{file}"),
+        }
+    }
+}
+
+/// Why a file could not be read now.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// There is no such file, or not yet.
+    #[error("{0}")]
+    Absent(String),
+    /// The master or agent says no.
+    #[error("{0}")]
+    Refused(String),
+    /// Nobody could be asked, or the answer broke off.
+    #[error("{0}")]
+    Broken(String),
+    /// What was read could not be passed on.
+    #[error("cannot write the output")]
+    Sink(#[source] io::Error),
+}
+
+/// How far a read came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Reached {
+    /// The next byte that is wanted.
+    offset: u64,
+    /// The task has ended, and all of the file was read.
+    complete: bool,
+}
+
+/// Whether to wait for more at the end of what is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    ForMore,
+    No,
+}
+
+/// A reader with its own connections and a place in the list of masters.
+pub(crate) struct Files {
+    http: reqwest::Client,
+    masters: Vec<String>,
+    next: usize,
+}
+
+/// Where output goes. Called with one piece after the other.
+pub(crate) type Sink<'a> = &'a mut (dyn FnMut(&[u8]) -> io::Result<()> + Send);
+
+impl Files {
+    pub(crate) fn new(masters: &[String]) -> anyhow::Result<Self> {
+        // No proxy: cluster addresses are never reached through the environment's.
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .connect_timeout(Duration::from_secs(2))
+            .build()?;
+        Ok(Self {
+            http,
+            masters: masters.to_owned(),
+            next: 0,
+        })
+    }
+
+    /// Passes on all that is there now.
+    pub(crate) async fn read(&mut self, place: &Place, sink: Sink<'_>) -> Result<(), ReadError> {
+        let mut offset = 0;
+        let mut attempts = self.masters.len().max(1) * 2;
+        loop {
+            match self.once(place, &mut offset, Wait::No, sink).await {
+                Ok(_) => return Ok(()),
+                Err(ReadError::Broken(_)) if attempts > 1 => {
+                    attempts -= 1;
+                    self.next += 1;
+                    tokio::time::sleep(TRY_AGAIN).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Passes on all there is and all that comes, until the task has ended and all was read. Goes on where
+    /// it was when a master or connection is lost. `over` is cancelled when the task is known to have ended:
+    /// from then on failures end it after a while.
+    pub(crate) async fn follow(
+        &mut self,
+        place: &Place,
+        over: &CancellationToken,
+        sink: Sink<'_>,
+    ) -> Result<(), ReadError> {
+        let mut offset = 0;
+        let mut last_chance: Option<Instant> = None;
+        loop {
+            let wait = if over.is_cancelled() {
+                Wait::No
+            } else {
+                Wait::ForMore
+            };
+            let before = offset;
+            let outcome = tokio::select! {
+                outcome = self.once(place, &mut offset, wait, sink) => outcome,
+                // The same bytes again without waiting: what is there now is all there will be.
+                () = over.cancelled(), if wait == Wait::ForMore => {
+                    last_chance = Some(Instant::now() + AFTER_END);
+                    continue;
+                }
+            };
+            match outcome {
+                Ok(reached) if reached.complete => return Ok(()),
+                Ok(_) if wait == Wait::ForMore && offset > before => {}
+                Ok(_) | Err(ReadError::Absent(_)) => tokio::time::sleep(TRY_AGAIN).await,
+                Err(ReadError::Broken(_)) => {
+                    self.next += 1;
+                    tokio::time::sleep(TRY_AGAIN).await;
+                }
+                Err(error) => return Err(error),
+            }
+            if over.is_cancelled() {
+                let limit = *last_chance.get_or_insert_with(|| Instant::now() + AFTER_END);
+                if Instant::now() >= limit {
+                    return Err(ReadError::Broken(
+                        "the rest of the output cannot be read".to_owned(),
+                    ));
+                }
+            }
+        }
+    }
+
+    /// One request, from `offset` on; `offset` moves with every byte passed on.
+    async fn once(
+        &mut self,
+        place: &Place,
+        offset: &mut u64,
+        wait: Wait,
+        sink: Sink<'_>,
+    ) -> Result<Reached, ReadError> {
+        let master = &self.masters[self.next % self.masters.len().max(1)];
+        let follow = if wait == Wait::ForMore {
+            "&follow=true"
+        } else {
+            ""
+        };
+        let url = format!(
+            "http://{master}/v1/agents/{}/files/read?path={}&offset={offset}{follow}",
+            place.agent_id, place.path
+        );
+        let broken = |error: &dyn std::error::Error| ReadError::Broken(crate::exit::chain(error));
+        let sent = tokio::time::timeout(ANSWER_LIMIT, self.http.get(&url).send()).await;
+        let mut response = match sent {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(broken(&error)),
+            Err(_) => return Err(ReadError::Broken(format!("{master} does not answer"))),
+        };
+        let status = response.status();
+        if !status.is_success() {
+            let text = sentence(&response.text().await.unwrap_or_default());
+            return Err(match status.as_u16() {
+                404 => ReadError::Absent(text),
+                400..=499 => ReadError::Refused(text),
+                _ => ReadError::Broken(text),
+            });
+        }
+        let header = |name: &str| {
+            response
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .map(str::to_owned)
+        };
+        let ended = header("x-argosy-ended").as_deref() == Some("true");
+        let size: Option<u64> = header("x-argosy-size").and_then(|value| value.parse().ok());
+        loop {
+            match tokio::time::timeout(SILENCE_LIMIT, response.chunk()).await {
+                Ok(Ok(Some(bytes))) => {
+                    sink(&bytes).map_err(ReadError::Sink)?;
+                    *offset += bytes.len() as u64;
+                }
+                Ok(Ok(None)) => break,
+                Ok(Err(error)) => return Err(broken(&error)),
+                Err(_) => return Err(ReadError::Broken(format!("{master} fell silent"))),
+            }
+        }
+        Ok(Reached {
+            offset: *offset,
+            complete: ended && size.is_none_or(|size| *offset >= size),
+        })
+    }
+}
+
+/// The sentence in an error's body: JSON with an `error` or `message`, else the text itself.
+fn sentence(body: &str) -> String {
+    let parsed: Option<serde_json::Value> = serde_json::from_str(body).ok();
+    let found = parsed.as_ref().and_then(|value| {
+        let error = value.get("error").or_else(|| value.get("message"))?;
+        error.as_str().or_else(|| error.get("message")?.as_str())
+    });
+    let text: String = found
+        .unwrap_or(body)
+        .chars()
+        .filter(|letter| !letter.is_control())
+        .take(300)
+        .collect();
+    if text.is_empty() {
+        "no reason was given".to_owned()
+    } else {
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests;

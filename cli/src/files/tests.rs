@@ -1,0 +1,101 @@
+//! Following a file over real sockets: masters that break off, a task that ends.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+
+/// A master that gives each request the next of these answers, whole, then closes.
+async fn master(answers: Vec<String>) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&requests);
+    tokio::spawn(async move {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 4_096];
+            let length = stream.read(&mut request).await.unwrap();
+            let line = String::from_utf8_lossy(&request[..length])
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .to_owned();
+            seen.lock().unwrap().push(line);
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    (address, requests)
+}
+
+fn answer(body: &str, declared: usize, ended: bool, size: usize) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-length: {declared}\r\nx-argosy-size: {size}\r\nx-argosy-ended: {ended}\r\nconnection: close\r\n\r\n{body}"
+    )
+}
+
+fn place() -> Place {
+    Place::of_task("agent-1", "framework-1", "web", "stdout")
+}
+
+#[tokio::test]
+async fn a_follow_goes_on_at_its_offset_when_a_master_breaks_off() {
+    // Declares ten bytes, gives four, closes: what a killed master looks like.
+    let (first, _) = master(vec![answer("tick", 10, false, 4)]).await;
+    let (second, asked) = master(vec![answer("\ntock\n", 6, true, 10)]).await;
+    let mut files = Files::new(&[first.to_string(), second.to_string()]).unwrap();
+    let mut text = Vec::new();
+    let mut sink = |bytes: &[u8]| {
+        text.extend_from_slice(bytes);
+        Ok(())
+    };
+    files
+        .follow(&place(), &CancellationToken::new(), &mut sink)
+        .await
+        .unwrap();
+    assert_eq!(text, b"tick\ntock\n");
+    let asked = asked.lock().unwrap().clone();
+    assert!(
+        asked[0].starts_with("GET /v1/agents/agent-1/files/read?path=tasks/framework-1/web/stdout&offset=4&follow=true"),
+        "{asked:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_is_told_with_the_masters_sentence() {
+    let body = "{\"error\":\"no task \\\"web\\\"\"}";
+    let absent = format!(
+        "HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let (address, _) = master(vec![absent]).await;
+    let mut files = Files::new(&[address.to_string()]).unwrap();
+    let error = files.read(&place(), &mut |_| Ok(())).await.unwrap_err();
+    assert!(
+        matches!(&error, ReadError::Absent(text) if text == "no task \"web\""),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_reader_who_has_gone_ends_the_follow() {
+    let (address, _) = master(vec![answer("tick", 4, true, 4)]).await;
+    let mut files = Files::new(&[address.to_string()]).unwrap();
+    let mut sink = |_: &[u8]| Err(io::Error::from(io::ErrorKind::BrokenPipe));
+    let error = files
+        .follow(&place(), &CancellationToken::new(), &mut sink)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, ReadError::Sink(_)));
+}
+
+#[test]
+fn the_sentence_of_an_error_is_found() {
+    assert_eq!(sentence("{\"error\":\"x\"}"), "x");
+    assert_eq!(sentence("{\"error\":{\"message\":\"y\"}}"), "y");
+    assert_eq!(sentence("plain\u{7} text"), "plain text");
+    assert_eq!(sentence(""), "no reason was given");
+}

@@ -1,0 +1,67 @@
+//! `argosy dev`: a whole cluster on this machine.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::service::{IsolationName, TimingName};
+use super::shared::Show;
+use crate::values::{self, ClusterSize};
+
+/// Start a cluster.
+#[derive(Debug, Args)]
+pub(crate) struct Dev {
+    /// Masters x agents
+    #[arg(long, env = "ARGOSY_DEV_SIZE", value_name = "MxA", default_value = "3x3", value_parser = values::cluster_size)]
+    pub(crate) size: ClusterSize,
+    /// Keep everything in this directory: started again with it, the cluster goes on, its tasks never stop
+    #[arg(long, env = "ARGOSY_DEV_KEEP", value_name = "DIR")]
+    pub(crate) keep: Option<PathBuf>,
+    /// Address of the first member; the others follow, one each
+    #[arg(long, env = "ARGOSY_DEV_BASE", value_name = "ADDRESS", default_value = "127.77.0.1", value_parser = loopback)]
+    pub(crate) base: Ipv4Addr,
+    /// What each agent offers
+    #[arg(long, env = "ARGOSY_DEV_AGENT_RESOURCES", value_name = "RESOURCES", default_value = "cpus:2;mem:1024;disk:4096;ports:[31000-31999]", value_parser = resources)]
+    pub(crate) agent_resources: String,
+    /// How tasks are confined: full, user-namespaces or processes [default: the strongest possible]
+    #[arg(
+        long,
+        env = "ARGOSY_AGENT_ISOLATION",
+        value_enum,
+        value_name = "MODE",
+        hide_possible_values = true
+    )]
+    pub(crate) isolation: Option<IsolationName>,
+    /// Tasks may mount host directories below this one; may be repeated
+    #[arg(long = "host-path", value_name = "DIR")]
+    pub(crate) host_paths: Vec<PathBuf>,
+    /// Silence after which an agent counts as unreachable
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = values::duration)]
+    pub(crate) agent_timeout: Duration,
+    /// Raft timing: shipped, testing or wan
+    #[arg(long, value_enum, value_name = "PRESET", default_value_t = TimingName::Shipped, hide_possible_values = true)]
+    pub(crate) timing: TimingName,
+    /// Write the cluster's record (addresses, processes, directories, command lines) here too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
+    /// Give up if the cluster is not ready after this time
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = values::duration)]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) show: Show,
+}
+
+fn loopback(text: &str) -> Result<Ipv4Addr, String> {
+    let address: Option<Ipv4Addr> = text.parse().ok();
+    let fits = address.filter(|address| address.is_loopback() && address.octets()[3] <= 200);
+    fits.ok_or_else(|| "write a loopback address that leaves room, as 127.77.0.1".to_owned())
+}
+
+fn resources(text: &str) -> Result<String, String> {
+    let parsed: Result<argosy_state::resources::Resources, _> = text.parse();
+    parsed
+        .map(|_| text.to_owned())
+        .map_err(|error| error.to_string())
+}

@@ -1,0 +1,207 @@
+//! What can be typed: nouns with verbs, a few short verbs, every flag with its environment twin.
+//!
+//! Shape only; what a verb does is in the module of its name. Each command shows two examples.
+
+mod dev;
+mod nouns;
+mod run;
+mod service;
+mod shared;
+
+use clap::builder::Styles;
+use clap::builder::styling::{AnsiColor, Style};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+pub(crate) use dev::Dev;
+pub(crate) use nouns::{
+    Agent, AgentStop, Explain, Framework, FrameworkList, FrameworkTeardown, Listing, Logs, Master,
+    MasterJoin, MasterRemove, MasterTransfer, Named, Offer, Ps, Status, Task, TaskKill, TaskList,
+};
+pub(crate) use run::Run;
+pub(crate) use service::{AgentStart, IsolationName, MasterStart, OrphanTasks, TimingName};
+pub(crate) use shared::{Format, LogFormat, Logging, Reach, Show};
+
+const STYLES: Styles = Styles::styled()
+    .header(Style::new().bold())
+    .usage(Style::new().bold())
+    .literal(Style::new().bold())
+    .error(AnsiColor::Red.on_default().bold())
+    .valid(AnsiColor::Green.on_default())
+    .invalid(AnsiColor::Yellow.on_default());
+
+/// Run work on a cluster: masters agree, agents run, frameworks are offered resources.
+#[derive(Debug, Parser)]
+#[command(
+    name = "argosy",
+    version,
+    styles = STYLES,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    after_help = "Examples:
+  argosy dev                                 a cluster on this machine, until Ctrl-C
+  argosy run --cpus 0.5 --mem 64M -- echo hello
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 5 unavailable, 6 not placed in time.
+An attached run ends with the task's own code, 125 if it never started, 128+n on signal n."
+)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+    /// When to use colour; NO_COLOR is respected
+    #[arg(long, global = true, value_enum, default_value_t = Colour::Auto, value_name = "WHEN", hide_possible_values = true)]
+    pub(crate) color: Colour,
+}
+
+/// When to use colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Colour {
+    /// On a terminal.
+    Auto,
+    /// Everywhere.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Masters: start one, list them, change the group
+    #[command(subcommand, after_help = MASTER)]
+    Master(Box<Master>),
+    /// Agents: start or stop the one of this host, list them
+    #[command(subcommand, after_help = AGENT)]
+    Agent(Box<Agent>),
+    /// Tasks: list, show, kill
+    #[command(subcommand, after_help = TASK)]
+    Task(Task),
+    /// Frameworks: list, show, tear down
+    #[command(subcommand, after_help = FRAMEWORK)]
+    Framework(Framework),
+    /// Offers that are open now
+    #[command(subcommand, after_help = OFFER)]
+    Offer(Offer),
+    /// Start a whole cluster on this machine, until Ctrl-C
+    #[command(after_help = DEV)]
+    Dev(Box<Dev>),
+    /// Run a command on the cluster, show its output, end with its exit code
+    #[command(after_help = RUN)]
+    Run(Box<Run>),
+    /// Show the tasks that are alive
+    #[command(after_help = PS)]
+    Ps(Ps),
+    /// Show what a task has written
+    #[command(after_help = LOGS)]
+    Logs(Logs),
+    /// Say in words how the cluster is
+    #[command(after_help = STATUS)]
+    Status(Status),
+    /// Say why a task or framework does not run
+    #[command(after_help = EXPLAIN)]
+    Explain(Explain),
+    /// Check whether this host is fit for masters and agents
+    #[command(after_help = DOCTOR)]
+    Doctor(Doctor),
+    /// Show the version
+    #[command(after_help = VERSION)]
+    Version(Version),
+    /// Print completions for a shell
+    #[command(after_help = COMPLETIONS)]
+    Completions(Completions),
+    /// Serve an agent as its launcher (started by agents only)
+    #[command(hide = true, after_help = LAUNCHER)]
+    Launcher,
+}
+
+/// Check this host.
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Directory whose disk is measured (where a master or agent will keep its data)
+    #[arg(long, env = "ARGOSY_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    pub(crate) show: Show,
+}
+
+/// Show the version.
+#[derive(Debug, Args)]
+pub(crate) struct Version {
+    /// Protocol, features and platform too
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+/// Print completions.
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+const MASTER: &str = "Examples:
+  argosy master list
+  argosy master transfer                     hand leadership over to another master";
+const AGENT: &str = "Examples:
+  argosy agent list
+  argosy agent start --masters 10.0.0.1,10.0.0.2,10.0.0.3 --listen 10.0.1.7 --insecure-plaintext";
+const TASK: &str = "Examples:
+  argosy task list --all
+  argosy task kill brave-otter";
+const FRAMEWORK: &str = "Examples:
+  argosy framework list
+  argosy framework teardown framework-7 --yes";
+const OFFER: &str = "Examples:
+  argosy offer list
+  argosy offer list -o json";
+const DEV: &str = "Examples:
+  argosy dev
+  argosy dev --size 1x2 --keep /var/tmp/argosy";
+const RUN: &str = "Examples:
+  argosy run --cpus 0.5 --mem 64M -- sh -c 'echo tick; sleep 2; echo tock'
+  argosy run --detach --name web --uri /srv/site.tar -- python3 -m http.server 31000
+
+Ctrl-C while it waits for an agent gives up, and nothing is left behind. Ctrl-C while it runs ends the
+task with TERM, and with KILL after the grace period; a second Ctrl-C sends KILL at once.";
+const PS: &str = "Examples:
+  argosy ps
+  argosy ps --all -o wide";
+const LOGS: &str = "Examples:
+  argosy logs brave-otter
+  argosy logs -f framework-7/web-3 --stderr";
+const STATUS: &str = "Examples:
+  argosy status
+  argosy status -o json";
+const EXPLAIN: &str = "Examples:
+  argosy explain calm-heron
+  argosy explain framework-7";
+const DOCTOR: &str = "Examples:
+  argosy doctor
+  argosy doctor --data-dir /var/lib/argosy/master";
+const VERSION: &str = "Examples:
+  argosy version
+  argosy version -v";
+const COMPLETIONS: &str = "Examples:
+  argosy completions bash > /usr/share/bash-completion/completions/argosy
+  argosy completions fish > ~/.config/fish/completions/argosy.fish";
+const LAUNCHER: &str = "Examples:
+  argosy launcher                            is what an agent runs, its socket as standard input
+  argosy agent start                         starts one";
+
+/// The whole grammar. Help never shows the values of environment variables: they may be secret.
+pub(crate) fn command() -> clap::Command {
+    fn hide(command: clap::Command) -> clap::Command {
+        command
+            .mut_args(|argument| argument.hide_env_values(true))
+            .mut_subcommands(hide)
+    }
+    hide(Arguments::command())
+}
+
+/// Reads the command line, or ends the process with help (0) or a usage error (2).
+pub(crate) fn read() -> Arguments {
+    let matches = command().get_matches();
+    Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,68 @@
+//! `argosy run`: one command on the cluster.
+
+use std::time::Duration;
+
+use argosy_client::Masters;
+use argosy_proto::v1;
+use clap::Args;
+
+use crate::values::{self, Milli};
+
+/// Run a command.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Processors
+    #[arg(long, env = "ARGOSY_RUN_CPUS", value_name = "NUMBER", default_value = "0.1", value_parser = values::cpus)]
+    pub(crate) cpus: Milli,
+    /// Memory: a bare number is MiB; 64M, 512MiB and 1G are understood
+    #[arg(long, env = "ARGOSY_RUN_MEM", value_name = "SIZE", default_value = "32M", value_parser = values::size)]
+    pub(crate) mem: Milli,
+    /// Disk space for the sandbox
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    pub(crate) disk: Option<Milli>,
+    /// Role whose share it uses
+    #[arg(long, env = "ARGOSY_ROLE", value_name = "ROLE", default_value = "*")]
+    pub(crate) role: String,
+    /// Environment variable of the task; may be repeated
+    #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = values::pair)]
+    pub(crate) environment: Vec<(String, String)>,
+    /// Something to fetch into the sandbox before the start; may be repeated
+    #[arg(long = "uri", value_name = "[FILE=]URI", value_parser = values::uri)]
+    pub(crate) uris: Vec<v1::Uri>,
+    /// The same, made executable
+    #[arg(long = "executable-uri", value_name = "[FILE=]URI", value_parser = values::uri)]
+    pub(crate) executable_uris: Vec<v1::Uri>,
+    /// Host directory to mount (agents must allow it with --host-path); may be repeated
+    #[arg(long = "volume", value_name = "HOST:TASK[:ro]", value_parser = values::volume)]
+    pub(crate) volumes: Vec<v1::HostPath>,
+    /// Name of the task [default: two words of ours]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// User on the agent's host [default: the agent's own]
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// Label of the task; may be repeated
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = values::pair)]
+    pub(crate) labels: Vec<(String, String)>,
+    /// Time between TERM and KILL
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = values::duration)]
+    pub(crate) grace: Duration,
+    /// End it after this time
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    pub(crate) max_time: Option<Duration>,
+    /// Print the id once it is launched, and leave it running
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Wait at most so long for an agent to take it, then end with code 6 [default: for ever]
+    #[arg(long, value_name = "TIME", value_parser = values::duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// Say nothing but the task's output and errors
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Masters, any order [default: 127.0.0.1:5050, else a dev cluster at 127.77.0.1-3:5050]
+    #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = values::masters)]
+    pub(crate) masters: Option<Masters>,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+}

@@ -1,0 +1,186 @@
+//! The flags of the two services: `master start` and `agent start`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use argosy_client::Masters;
+use argosy_state::resources::Resources;
+use clap::{Args, ValueEnum};
+
+use super::shared::Logging;
+use crate::values::{self, Addresses};
+
+fn api_address(text: &str) -> Result<String, String> {
+    values::address(text, values::API_PORT)
+}
+
+fn raft_address(text: &str) -> Result<String, String> {
+    values::address(text, values::RAFT_PORT)
+}
+
+fn agent_address(text: &str) -> Result<String, String> {
+    values::address(text, values::AGENT_PORT)
+}
+
+fn resources(text: &str) -> Result<Resources, String> {
+    let resources: Resources = text
+        .parse()
+        .map_err(|error: argosy_state::resources::InvalidResources| error.to_string())?;
+    if resources.is_empty() {
+        return Err("nothing is listed; write cpus:2;mem:1024;ports:[31000-31100]".to_owned());
+    }
+    Ok(resources)
+}
+
+/// Start a master.
+#[derive(Debug, Args)]
+pub(crate) struct MasterStart {
+    /// Where frameworks, agents and operators connect
+    #[arg(long, env = "ARGOSY_MASTER_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:5050", value_parser = api_address)]
+    pub(crate) listen: String,
+    /// Where the other masters connect [default: the host of --listen, port 5052]
+    #[arg(long, env = "ARGOSY_MASTER_RAFT_LISTEN", value_name = "HOST:PORT", value_parser = raft_address)]
+    pub(crate) raft_listen: Option<String>,
+    /// API address told to others [default: --listen]
+    #[arg(long, env = "ARGOSY_MASTER_ADVERTISE", value_name = "HOST:PORT", value_parser = api_address)]
+    pub(crate) advertise: Option<String>,
+    /// Raft address told to others [default: --raft-listen]
+    #[arg(long, env = "ARGOSY_MASTER_RAFT_ADVERTISE", value_name = "HOST:PORT", value_parser = raft_address)]
+    pub(crate) raft_advertise: Option<String>,
+    /// Raft addresses of all masters, this one included; the same list on each
+    #[arg(long, env = "ARGOSY_MASTER_PEERS", value_name = "HOST:PORT,…", value_parser = values::peers)]
+    pub(crate) peers: Option<Addresses>,
+    /// Make a group of one in an empty directory
+    #[arg(long)]
+    pub(crate) bootstrap: bool,
+    /// Where the registry is kept
+    #[arg(
+        long,
+        env = "ARGOSY_MASTER_DATA_DIR",
+        value_name = "DIR",
+        default_value = "/var/lib/argosy/master"
+    )]
+    pub(crate) data_dir: PathBuf,
+    /// Silence after which an agent counts as unreachable
+    #[arg(long, env = "ARGOSY_MASTER_AGENT_TIMEOUT", value_name = "TIME", default_value = "15s", value_parser = values::duration)]
+    pub(crate) agent_timeout: Duration,
+    /// How long a framework's stream may be gone before it counts as disconnected
+    #[arg(long, env = "ARGOSY_MASTER_FRAMEWORK_GRACE", value_name = "TIME", default_value = "10s", value_parser = values::duration)]
+    pub(crate) framework_grace: Duration,
+    /// Raft timing: shipped, testing (faster) or wan (slower); the same on all masters
+    #[arg(long, env = "ARGOSY_MASTER_TIMING", value_enum, value_name = "PRESET", default_value_t = TimingName::Shipped, hide_possible_values = true)]
+    pub(crate) timing: TimingName,
+    /// Seed of all random choices [default: random]
+    #[arg(long, env = "ARGOSY_SEED", value_name = "NUMBER")]
+    pub(crate) seed: Option<u64>,
+    /// Listen beyond this host although nothing is encrypted and nobody is asked who they are
+    #[arg(long, env = "ARGOSY_INSECURE_PLAINTEXT")]
+    pub(crate) insecure_plaintext: bool,
+    /// Write the process number here once started, remove it at the end
+    #[arg(long, env = "ARGOSY_MASTER_PID_FILE", value_name = "FILE")]
+    pub(crate) pid_file: Option<PathBuf>,
+    /// Stop when standard input ends
+    #[arg(long, hide = true)]
+    pub(crate) stop_with_stdin: bool,
+    #[command(flatten)]
+    pub(crate) logging: Logging,
+}
+
+/// Presets of raft timing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TimingName {
+    /// Heartbeat 60 ms, election 200 to 300 ms.
+    Shipped,
+    /// Heartbeat 50 ms, election 150 to 250 ms.
+    Testing,
+    /// For masters far from each other.
+    Wan,
+}
+
+/// Start the agent of this host.
+#[derive(Debug, Args)]
+pub(crate) struct AgentStart {
+    /// Masters, any order
+    #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", default_value = "127.0.0.1:5050", value_parser = values::masters)]
+    pub(crate) masters: Masters,
+    /// Where the agent's own API listens: files of tasks, metrics
+    #[arg(long, env = "ARGOSY_AGENT_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:5051", value_parser = agent_address)]
+    pub(crate) listen: String,
+    /// API address told to others [default: --listen]
+    #[arg(long, env = "ARGOSY_AGENT_ADVERTISE", value_name = "HOST:PORT", value_parser = agent_address)]
+    pub(crate) advertise: Option<String>,
+    /// Where tasks, sandboxes and the journal are kept
+    #[arg(
+        long,
+        env = "ARGOSY_AGENT_DATA_DIR",
+        value_name = "DIR",
+        default_value = "/var/lib/argosy/agent"
+    )]
+    pub(crate) data_dir: PathBuf,
+    /// Name of this host [default: the system's]
+    #[arg(long, env = "ARGOSY_AGENT_HOST_NAME", value_name = "NAME")]
+    pub(crate) host_name: Option<String>,
+    /// Address given to tasks to listen on, as ARGOSY_ADDRESS
+    #[arg(long, env = "ARGOSY_AGENT_TASK_ADDRESS", value_name = "HOST")]
+    pub(crate) task_address: Option<String>,
+    /// What to offer, as "cpus:2;mem:1024;ports:[31000-31100]" [default: what the host has]
+    #[arg(long, env = "ARGOSY_AGENT_RESOURCES", value_name = "RESOURCES", value_parser = resources)]
+    pub(crate) resources: Option<Resources>,
+    /// A fact about this host for constraints, as zone=a; may be repeated
+    #[arg(long = "attribute", env = "ARGOSY_AGENT_ATTRIBUTES", value_delimiter = ',', value_name = "NAME=VALUE", value_parser = values::pair)]
+    pub(crate) attributes: Vec<(String, String)>,
+    /// How tasks are confined: full, user-namespaces or processes [default: the strongest possible]
+    #[arg(
+        long,
+        env = "ARGOSY_AGENT_ISOLATION",
+        value_enum,
+        value_name = "MODE",
+        hide_possible_values = true
+    )]
+    pub(crate) isolation: Option<IsolationName>,
+    /// Start although this host cannot enforce all limits
+    #[arg(long, env = "ARGOSY_AGENT_ALLOW_MISSING_CONTROLLERS")]
+    pub(crate) allow_missing_controllers: bool,
+    /// Tasks may mount host directories below this one; may be repeated
+    #[arg(
+        long = "host-path",
+        env = "ARGOSY_AGENT_HOST_PATHS",
+        value_delimiter = ',',
+        value_name = "DIR"
+    )]
+    pub(crate) host_paths: Vec<PathBuf>,
+    /// Seed of all random choices [default: random]
+    #[arg(long, env = "ARGOSY_SEED", value_name = "NUMBER")]
+    pub(crate) seed: Option<u64>,
+    /// Listen beyond this host although nothing is encrypted and nobody is asked who they are
+    #[arg(long, env = "ARGOSY_INSECURE_PLAINTEXT")]
+    pub(crate) insecure_plaintext: bool,
+    /// Write the process number here once started, remove it at the end
+    #[arg(long, env = "ARGOSY_AGENT_PID_FILE", value_name = "FILE")]
+    pub(crate) pid_file: Option<PathBuf>,
+    /// Stop when standard input ends, and what then becomes of the tasks
+    #[arg(long, value_enum, hide = true)]
+    pub(crate) stop_with_stdin: Option<OrphanTasks>,
+    #[command(flatten)]
+    pub(crate) logging: Logging,
+}
+
+/// What becomes of the tasks of an agent whose starter is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OrphanTasks {
+    /// They run on.
+    Leave,
+    /// They end.
+    End,
+}
+
+/// How tasks are confined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IsolationName {
+    /// Namespaces and cgroups, as root.
+    Full,
+    /// The same inside a user namespace.
+    UserNamespaces,
+    /// Plain processes: confines nothing.
+    Processes,
+}

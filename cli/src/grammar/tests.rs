@@ -1,0 +1,129 @@
+//! What the grammar promises: two examples everywhere, units understood, near misses named.
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use expect_test::expect_file;
+
+use super::*;
+
+fn every_command(command: &clap::Command, path: &str, visit: &mut dyn FnMut(&str, &clap::Command)) {
+    let path = format!("{path} {}", command.get_name()).trim().to_owned();
+    visit(&path, command);
+    for inner in command.get_subcommands() {
+        every_command(inner, &path, visit);
+    }
+}
+
+#[test]
+fn every_command_shows_two_examples_that_parse() {
+    every_command(&command(), "", &mut |path, command| {
+        let help = command
+            .get_after_help()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let examples: Vec<_> = help
+            .lines()
+            .filter(|line| line.starts_with("  argosy "))
+            .collect();
+        assert_eq!(examples.len(), 2, "{path} has {} examples", examples.len());
+        for example in examples {
+            // Two blanks begin a remark, `>` a redirection.
+            let words = example.trim().split("  ").next().unwrap_or_default();
+            let words = words.split(" > ").next().unwrap_or_default();
+            let parsed = Arguments::try_parse_from(shell_words(words));
+            assert!(parsed.is_ok(), "{path}: {example}: {}", parsed.unwrap_err());
+        }
+    });
+}
+
+/// Enough of a shell for our own examples: blanks, single quotes.
+fn shell_words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
+    for letter in line.chars() {
+        match letter {
+            '\'' => quoted = !quoted,
+            ' ' if !quoted => words.push(std::mem::take(&mut word)),
+            _ => word.push(letter),
+        }
+    }
+    words.push(word);
+    words
+}
+
+#[test]
+fn the_grammar_is_sound() {
+    command().debug_assert();
+}
+
+#[test]
+fn help_reads_as_it_was_agreed() {
+    let mut text = String::new();
+    every_command(&command(), "", &mut |path, found| {
+        let help = found.clone().term_width(100).render_help();
+        text.push_str(&format!("===== {path}\n{help}\n"));
+    });
+    expect_file!["../../tests/help.txt"].assert_eq(&text);
+}
+
+fn refused(words: &[&str]) -> clap::Error {
+    let words = std::iter::once(&"argosy").chain(words);
+    command()
+        .try_get_matches_from(words)
+        .expect_err("it should be refused")
+}
+
+#[test]
+fn an_unknown_word_gets_the_nearest_one() {
+    let verb = refused(&["taks", "list"]).to_string();
+    assert!(verb.contains("'task'"), "{verb}");
+    let flag = refused(&["run", "--cpu", "1", "--", "true"]).to_string();
+    assert!(flag.contains("'--cpus'"), "{flag}");
+}
+
+#[test]
+fn usage_errors_name_field_value_and_remedy() {
+    let table: [(&[&str], [&str; 3]); 6] = [
+        (
+            &["run", "--mem", "64X", "--", "true"],
+            ["--mem", "64X", "64M"],
+        ),
+        (
+            &["run", "--cpus", "NaN", "--", "true"],
+            ["--cpus", "NaN", "0.5"],
+        ),
+        (&["dev", "--size", "2x2"], ["--size", "2x2", "3x3"]),
+        (
+            &["ps", "--masters", "a:b"],
+            ["--masters", "a:b", "1 to 65535"],
+        ),
+        (&["ps", "--timeout", "soon"], ["--timeout", "soon", "10s"]),
+        (
+            &["agent", "start", "--resources", "cpus:-1"],
+            ["--resources", "cpus:-1", "cpus:-1"],
+        ),
+    ];
+    for (words, parts) in table {
+        let error = refused(words);
+        assert_eq!(error.exit_code(), 2, "{words:?}");
+        let text = error.to_string();
+        for part in parts {
+            assert!(text.contains(part), "{words:?}: {part:?} is not in {text}");
+        }
+    }
+}
+
+#[test]
+fn a_command_is_required_after_two_dashes() {
+    let error = refused(&["run", "--cpus", "1"]);
+    assert_eq!(error.kind(), ErrorKind::MissingRequiredArgument);
+}
+
+#[test]
+fn a_bare_number_of_memory_is_mib() {
+    let words = ["argosy", "run", "--mem", "64", "--", "true"];
+    let Verb::Run(run) = Arguments::try_parse_from(words).unwrap().verb else {
+        panic!("it is a run");
+    };
+    assert_eq!(run.mem.0, 64_000);
+    assert_eq!(run.command, ["true"]);
+}

@@ -1,0 +1,203 @@
+//! How the cluster is, in words. Pure: judged from what one master answered.
+//!
+//! Never "healthy" while a master is down: an operator reads the first word only.
+
+use argosy_proto::v1;
+
+use crate::output::span_ms;
+
+/// Silence after which a master counts as down, in milliseconds: many heartbeats, few elections.
+const SILENT_MS: u64 = 2_000;
+
+/// The verdict of `argosy status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// Nothing is missing.
+    Healthy,
+    /// Everything works, less may be lost than should be.
+    Degraded,
+    /// No changes are possible.
+    NoQuorum,
+}
+
+/// The verdict with its sentences; the first one begins with the level's word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Health {
+    pub(crate) level: Level,
+    pub(crate) sentences: Vec<String>,
+}
+
+/// Judges. `cluster` may be a local answer from a master that knows no leader.
+pub(crate) fn judge(cluster: &v1::Cluster) -> Health {
+    let voters: Vec<_> = cluster
+        .masters
+        .iter()
+        .filter(|master| master.voter)
+        .collect();
+    let needed = voters.len() / 2 + 1;
+    if cluster.leader.is_empty() || cluster.without_leader_ms > 0 {
+        return without_quorum(cluster, voters.len(), needed);
+    }
+    let silent: Vec<_> = voters
+        .iter()
+        .copied()
+        .filter(|master| is_silent(cluster, master))
+        .collect();
+    let alive = voters.len() - silent.len();
+    let spare = alive.saturating_sub(needed);
+    let mut sentences = Vec::new();
+    let mut level = Level::Healthy;
+    if silent.is_empty() {
+        sentences.push(format!("healthy: {}", all_masters(voters.len(), spare)));
+    } else {
+        level = Level::Degraded;
+        let losses = match spare {
+            0 => "one more loss stops changes".to_owned(),
+            1 => "two more losses stop changes".to_owned(),
+            more => format!("{} more losses stop changes", more + 1),
+        };
+        let who: Vec<_> = silent.iter().map(|master| silence(master)).collect();
+        sentences.push(format!(
+            "degraded: {alive} of {} masters, {losses}; {}",
+            voters.len(),
+            who.join(", ")
+        ));
+    }
+    if cluster.agents_unreachable > 0 {
+        let all = cluster.agents.max(cluster.agents_unreachable);
+        if level == Level::Healthy {
+            level = Level::Degraded;
+            sentences[0] = sentences[0].replacen("healthy: ", "degraded: ", 1);
+        }
+        sentences.push(format!(
+            "{} of {all} agents unreachable; their tasks may still run",
+            cluster.agents_unreachable
+        ));
+    }
+    for master in cluster.masters.iter().filter(|master| !master.voter) {
+        sentences.push(format!(
+            "{} is a learner, {} entries behind",
+            master.node_id,
+            master.lag.unwrap_or(0)
+        ));
+    }
+    Health { level, sentences }
+}
+
+fn all_masters(voters: usize, spare: usize) -> String {
+    match (voters, spare) {
+        (1, _) => "1 master; it is the only one, so its loss stops changes".to_owned(),
+        (_, 1) => format!("{voters} of {voters} masters, any one may be lost"),
+        (_, 0) => format!("{voters} of {voters} masters, but none may be lost"),
+        _ => format!("{voters} of {voters} masters, any {spare} may be lost"),
+    }
+}
+
+fn is_silent(cluster: &v1::Cluster, master: &v1::Master) -> bool {
+    let leads = master.role == "leader" || master.node_id == cluster.leader;
+    !leads && master.last_contact_ms.is_some_and(|ms| ms > SILENT_MS)
+}
+
+fn silence(master: &v1::Master) -> String {
+    let name = format!("{} ({})", master.node_id, master.api_address);
+    match master.last_contact_ms {
+        Some(ms) => format!("{name} silent for {}", span_ms(ms)),
+        None => format!("{name} silent"),
+    }
+}
+
+fn without_quorum(cluster: &v1::Cluster, voters: usize, needed: usize) -> Health {
+    let since = match cluster.without_leader_ms {
+        0 => String::new(),
+        ms => format!(" for {}", span_ms(ms)),
+    };
+    let sentences = vec![
+        format!(
+            "no quorum: no leader{since}; {needed} of {voters} masters must be up and reach each other"
+        ),
+        "no change is possible and nothing new starts; running tasks run on".to_owned(),
+        format!(
+            "answered by {}, as of log index {}",
+            cluster.answered_by, cluster.applied_index
+        ),
+    ];
+    Health {
+        level: Level::NoQuorum,
+        sentences,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster(contacts: [Option<u64>; 3]) -> v1::Cluster {
+        let master = |(at, contact): (usize, Option<u64>)| v1::Master {
+            node_id: format!("master-{}", at + 1),
+            api_address: format!("10.0.0.{}:5050", at + 1),
+            role: if at == 1 { "leader" } else { "follower" }.to_owned(),
+            voter: true,
+            last_contact_ms: contact,
+            ..v1::Master::default()
+        };
+        v1::Cluster {
+            leader: "master-2".to_owned(),
+            masters: contacts.into_iter().enumerate().map(master).collect(),
+            agents: 4,
+            ..v1::Cluster::default()
+        }
+    }
+
+    #[test]
+    fn all_masters_up_is_healthy() {
+        let health = judge(&cluster([Some(20), None, Some(30)]));
+        assert_eq!(health.level, Level::Healthy);
+        assert_eq!(
+            health.sentences,
+            ["healthy: 3 of 3 masters, any one may be lost"]
+        );
+    }
+
+    #[test]
+    fn a_silent_master_is_never_healthy() {
+        let health = judge(&cluster([Some(20), None, Some(240_000)]));
+        assert_eq!(health.level, Level::Degraded);
+        assert_eq!(
+            health.sentences,
+            [
+                "degraded: 2 of 3 masters, one more loss stops changes; master-3 (10.0.0.3:5050) silent for 4 min"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_unreachable_agent_degrades() {
+        let mut cluster = cluster([Some(20), None, Some(30)]);
+        cluster.agents_unreachable = 1;
+        let health = judge(&cluster);
+        assert_eq!(health.level, Level::Degraded);
+        assert!(health.sentences[0].starts_with("degraded: 3 of 3 masters"));
+        assert_eq!(
+            health.sentences[1],
+            "1 of 4 agents unreachable; their tasks may still run"
+        );
+    }
+
+    #[test]
+    fn no_leader_is_no_quorum_and_says_for_how_long() {
+        let mut cluster = cluster([None, None, None]);
+        cluster.without_leader_ms = 12_000;
+        cluster.answered_by = "10.0.0.1:5050".to_owned();
+        cluster.applied_index = 41;
+        let health = judge(&cluster);
+        assert_eq!(health.level, Level::NoQuorum);
+        assert_eq!(
+            health.sentences[0],
+            "no quorum: no leader for 12 s; 2 of 3 masters must be up and reach each other"
+        );
+        assert_eq!(
+            health.sentences[2],
+            "answered by 10.0.0.1:5050, as of log index 41"
+        );
+    }
+}

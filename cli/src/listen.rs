@@ -1,0 +1,253 @@
+//! Listening sockets, and errors that say who holds an address.
+//!
+//! The only place of this program that binds.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::path::Path;
+
+use crate::exit::Failure;
+
+/// A socket that listens at `address`, not blocking, ready to be given to a runtime.
+pub(crate) fn bind(address: &str, flag: &str) -> Result<TcpListener, Failure> {
+    let resolved = resolve(address, flag)?;
+    let listener = TcpListener::bind(resolved).map_err(|error| explain(&error, resolved, flag))?;
+    listener
+        .set_nonblocking(true)
+        .map_err(|error| Failure::of(&error))?;
+    Ok(listener)
+}
+
+/// The socket address that a host name or number means.
+pub(crate) fn resolve(address: &str, flag: &str) -> Result<SocketAddr, Failure> {
+    let mut found = address.to_socket_addrs().map_err(|error| {
+        Failure::usage(format!(
+            "{flag} {address}: the name cannot be resolved: {error}"
+        ))
+    })?;
+    found
+        .next()
+        .ok_or_else(|| Failure::usage(format!("{flag} {address}: the name has no address")))
+}
+
+/// Refuses an address beyond this host unless its owner has accepted that nothing is protected.
+pub(crate) fn guard(address: SocketAddr, flag: &str, accepted: bool) -> Result<(), Failure> {
+    if address.ip().is_loopback() || accepted {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "{flag} {address} can be reached from other hosts, and nothing is encrypted or authenticated yet: \
+         whoever reaches it can run commands on every agent and read all output"
+    ))
+    .advise("on a trusted network, accept that with --insecure-plaintext; for this host only, listen on 127.0.0.1"))
+}
+
+fn explain(error: &io::Error, address: SocketAddr, flag: &str) -> Failure {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            let owner = owner(address)
+                .map_or_else(|| "another process".to_owned(), |owner| owner.to_string());
+            Failure::failed(format!("{address} is taken by {owner}"))
+                .advise(format!("stop that process, or give {flag} another address"))
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            Failure::failed(format!("{address} is no address of this host"))
+                .advise(format!("give {flag} one of those that `ip address` shows"))
+        }
+        io::ErrorKind::PermissionDenied => Failure::failed(format!(
+            "{address}: permission denied; ports below 1024 need root"
+        ))
+        .advise(format!("give {flag} a port above 1023")),
+        _ => Failure::failed(format!("cannot listen at {address}: {error}")),
+    }
+}
+
+/// Whether the address can be bound now; if not, the failure says who has it.
+pub(crate) fn is_free(address: &str, flag: &str) -> Result<(), Failure> {
+    bind(address, flag).map(drop)
+}
+
+/// Who holds an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Owner {
+    /// Its process number.
+    pub(crate) pid: i32,
+    /// Its command line, cut.
+    pub(crate) command: String,
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "process {} ({})", self.pid, self.command)
+    }
+}
+
+/// The process that listens at `address` or at its port on all addresses. `None` if it cannot be seen
+/// from here: another user's, or in another network namespace.
+pub(crate) fn owner(address: SocketAddr) -> Option<Owner> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .map(|path| fs::read_to_string(path).unwrap_or_default());
+    let inodes: BTreeSet<_> = tables
+        .iter()
+        .flat_map(|table| listeners(table, address))
+        .collect();
+    if inodes.is_empty() {
+        return None;
+    }
+    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        holds(&entry.path(), &inodes).then(|| Owner {
+            pid,
+            command: command(&entry.path()),
+        })
+    })
+}
+
+fn holds(process: &Path, inodes: &BTreeSet<u64>) -> bool {
+    let Ok(descriptors) = fs::read_dir(process.join("fd")) else {
+        return false;
+    };
+    descriptors.flatten().any(|entry| {
+        let target = fs::read_link(entry.path()).unwrap_or_default();
+        let inode = target.to_str().and_then(|text| {
+            text.strip_prefix("socket:[")?
+                .strip_suffix(']')?
+                .parse()
+                .ok()
+        });
+        inode.is_some_and(|inode: u64| inodes.contains(&inode))
+    })
+}
+
+fn command(process: &Path) -> String {
+    let words = fs::read(process.join("cmdline")).unwrap_or_default();
+    let text = String::from_utf8_lossy(&words).replace('\0', " ");
+    let text: String = text
+        .trim()
+        .chars()
+        .filter(|letter| !letter.is_control())
+        .take(80)
+        .collect();
+    if text.is_empty() {
+        "unknown command".to_owned()
+    } else {
+        text
+    }
+}
+
+/// Inodes of sockets that listen where `address` would: the same port, and the same or any address.
+fn listeners(table: &str, address: SocketAddr) -> Vec<u64> {
+    let lines = table.lines().skip(1);
+    lines
+        .filter_map(|line| {
+            let fields: Vec<_> = line.split_ascii_whitespace().collect();
+            let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
+            let (ip, port) = endpoint(local)?;
+            let same = port == address.port()
+                && (ip == address.ip() || ip.is_unspecified() || address.ip().is_unspecified());
+            // 0A: listening.
+            (same && *state == "0A").then(|| inode.parse().ok())?
+        })
+        .collect()
+}
+
+/// `0100007F:13BA`: groups of four bytes, each in the host's order.
+fn endpoint(text: &str) -> Option<(IpAddr, u16)> {
+    let (ip, port) = text.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    let word = |at: usize| {
+        u32::from_str_radix(ip.get(at..at + 8)?, 16)
+            .ok()
+            .map(u32::to_ne_bytes)
+    };
+    let ip = match ip.len() {
+        8 => IpAddr::V4(Ipv4Addr::from(word(0)?)),
+        32 => {
+            let mut bytes = [0; 16];
+            for group in 0..4 {
+                bytes[group * 4..group * 4 + 4].copy_from_slice(&word(group * 8)?);
+            }
+            let ip = Ipv6Addr::from(bytes);
+            ip.to_ipv4_mapped().map_or(IpAddr::V6(ip), IpAddr::V4)
+        }
+        _ => return None,
+    };
+    Some((ip, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_address_is_an_error_naming_its_owner() {
+        let ours = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = ours.local_addr().unwrap();
+        let failure = bind(&address.to_string(), "--listen").unwrap_err();
+        let start = format!("{address} is taken by process {} (", std::process::id());
+        assert!(failure.message.starts_with(&start), "{failure}");
+        assert_eq!(
+            failure.advice,
+            ["stop that process, or give --listen another address"]
+        );
+    }
+
+    #[test]
+    fn a_listener_on_all_addresses_owns_each_of_them() {
+        let ours = TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = ours.local_addr().unwrap().port();
+        let found = owner(SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
+        assert_eq!(found.pid, std::process::id() as i32);
+    }
+
+    #[test]
+    fn an_address_of_another_host_is_named_as_such() {
+        let failure = bind("192.0.2.1:5050", "--listen").unwrap_err();
+        assert!(
+            failure.message.contains("no address of this host"),
+            "{failure}"
+        );
+    }
+
+    #[test]
+    fn a_name_that_does_not_exist_is_a_usage_error() {
+        let failure = bind("no-such-host.invalid:5050", "--listen").unwrap_err();
+        assert_eq!(failure.code, crate::exit::Code::Usage);
+    }
+
+    #[test]
+    fn listening_beyond_the_host_must_be_accepted_by_name() {
+        let outside: SocketAddr = "0.0.0.0:5050".parse().unwrap();
+        let failure = guard(outside, "--listen", false).unwrap_err();
+        assert!(
+            failure.to_string().contains("--insecure-plaintext"),
+            "{failure}"
+        );
+        assert!(failure.message.contains("encrypted"), "{failure}");
+        assert_eq!(guard(outside, "--listen", true), Ok(()));
+        assert_eq!(
+            guard("127.77.0.1:5050".parse().unwrap(), "--listen", false),
+            Ok(())
+        );
+        assert_eq!(
+            guard("[::1]:5050".parse().unwrap(), "--listen", false),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn the_kernel_s_tables_are_read() {
+        assert_eq!(
+            endpoint("0100007F:13BA"),
+            Some(("127.0.0.1".parse().unwrap(), 5_050))
+        );
+        assert_eq!(
+            endpoint("00000000000000000000000001000000:0050"),
+            Some(("::1".parse().unwrap(), 80))
+        );
+        assert_eq!(endpoint("garbage"), None);
+        assert_eq!(endpoint("01:13BA"), None);
+    }
+}

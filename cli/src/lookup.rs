@@ -1,0 +1,187 @@
+//! Finding what a person means: an id, the unique beginning of one, or a name.
+//!
+//! Pure. Ambiguity lists the candidates, an unknown word gets the nearest ones.
+
+use crate::exit::{Code, Failure};
+
+/// How many names a message lists at most.
+const LISTED: usize = 8;
+/// How many letters may differ in a suggestion.
+const NEAR: usize = 3;
+
+/// Something that can be meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    /// What names it for good.
+    pub(crate) id: String,
+    /// What people call it; may be shared with others or equal the id.
+    pub(crate) name: String,
+    /// How it is listed among several.
+    pub(crate) shown: String,
+}
+
+/// The position of the one candidate that is meant. An id beats a name, a name beats a beginning.
+pub(crate) fn find(noun: &str, wanted: &str, candidates: &[Candidate]) -> Result<usize, Failure> {
+    let tests: [&dyn Fn(&Candidate) -> bool; 3] = [
+        &|candidate| candidate.id == wanted,
+        &|candidate| candidate.name == wanted,
+        &|candidate| {
+            !wanted.is_empty()
+                && (candidate.id.starts_with(wanted) || candidate.name.starts_with(wanted))
+        },
+    ];
+    for test in tests {
+        let found: Vec<_> = (0..candidates.len())
+            .filter(|at| test(&candidates[*at]))
+            .collect();
+        match found.as_slice() {
+            [] => {}
+            [one] => return Ok(*one),
+            several => {
+                return Err(ambiguous(
+                    noun,
+                    wanted,
+                    several.iter().map(|at| &candidates[*at]),
+                ));
+            }
+        }
+    }
+    Err(unknown(noun, wanted, candidates))
+}
+
+fn ambiguous<'a>(noun: &str, wanted: &str, found: impl Iterator<Item = &'a Candidate>) -> Failure {
+    let all: Vec<_> = found.map(|candidate| candidate.shown.as_str()).collect();
+    let more = all.len().saturating_sub(LISTED);
+    let mut listed = all[..all.len().min(LISTED)].join(", ");
+    if more > 0 {
+        listed.push_str(&format!(" and {more} more"));
+    }
+    Failure::usage(format!(
+        "{wanted:?} can mean {} {noun}s: {listed}",
+        all.len()
+    ))
+    .advise("write more of the id, or all of it")
+}
+
+fn unknown(noun: &str, wanted: &str, candidates: &[Candidate]) -> Failure {
+    let near = nearest(wanted, candidates);
+    let mut message = format!("no {noun} {wanted:?}");
+    if !near.is_empty() {
+        message.push_str(&format!("; did you mean {}?", near.join(", ")));
+    }
+    let failure = Failure::new(Code::NotFound, message);
+    match noun {
+        "task" if near.is_empty() => {
+            failure.advise("argosy task list --all shows them, finished ones too")
+        }
+        _ if near.is_empty() => failure.advise(format!("argosy {noun} list shows them")),
+        _ => failure,
+    }
+}
+
+fn nearest(wanted: &str, candidates: &[Candidate]) -> Vec<String> {
+    let mut near: Vec<_> = candidates
+        .iter()
+        .filter_map(|candidate| {
+            let id = distance(wanted, &candidate.id);
+            let name = distance(wanted, &candidate.name);
+            let limit = NEAR.min(wanted.chars().count() / 2);
+            let best = id.min(name);
+            (best <= limit).then(|| (best, candidate.shown.clone()))
+        })
+        .collect();
+    near.sort();
+    near.dedup();
+    near.into_iter().take(3).map(|(_, shown)| shown).collect()
+}
+
+/// How many letters must be added, removed or changed.
+fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<_> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (at, letter) in left.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = at + 1;
+        for (column, other) in right.iter().enumerate() {
+            let changed = diagonal + usize::from(letter != *other);
+            diagonal = row[column + 1];
+            row[column + 1] = changed.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[right.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tasks(names: &[&str]) -> Vec<Candidate> {
+        let candidate = |name: &&str| Candidate {
+            id: (*name).to_owned(),
+            name: format!("{name} name"),
+            shown: (*name).to_owned(),
+        };
+        names.iter().map(candidate).collect()
+    }
+
+    #[test]
+    fn an_id_beats_a_beginning() {
+        assert_eq!(find("task", "web-4", &tasks(&["web-41", "web-4"])), Ok(1));
+    }
+
+    #[test]
+    fn a_unique_beginning_is_enough() {
+        assert_eq!(
+            find("task", "brave", &tasks(&["brave-otter", "calm-heron"])),
+            Ok(0)
+        );
+    }
+
+    #[test]
+    fn ambiguity_lists_the_candidates() {
+        let failure = find("task", "web", &tasks(&["web-1", "web-2", "db-1"])).unwrap_err();
+        assert_eq!(failure.code, Code::Usage);
+        assert_eq!(failure.message, "\"web\" can mean 2 tasks: web-1, web-2");
+    }
+
+    #[test]
+    fn an_unknown_word_gets_the_nearest() {
+        let failure = find("task", "web-4", &tasks(&["web-1", "web-9x", "db"])).unwrap_err();
+        assert_eq!(failure.code, Code::NotFound);
+        assert_eq!(
+            failure.message,
+            "no task \"web-4\"; did you mean web-1, web-9x?"
+        );
+    }
+
+    #[test]
+    fn without_anything_near_the_list_is_named() {
+        let failure = find("agent", "zebra", &tasks(&["agent-1"])).unwrap_err();
+        assert_eq!(
+            failure.to_string(),
+            "no agent \"zebra\"\n  argosy agent list shows them"
+        );
+    }
+
+    #[test]
+    fn an_empty_word_matches_nothing() {
+        assert_eq!(
+            find("task", "", &tasks(&["web-1"])).unwrap_err().code,
+            Code::NotFound
+        );
+    }
+
+    #[test]
+    fn distances_are_counted_in_letters() {
+        let table = [
+            ("", "", 0),
+            ("abc", "abc", 0),
+            ("abc", "abd", 1),
+            ("kitten", "sitting", 3),
+            ("", "ab", 2),
+        ];
+        for (left, right, expected) in table {
+            assert_eq!(distance(left, right), expected, "{left} {right}");
+        }
+    }
+}

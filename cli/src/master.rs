@@ -1,0 +1,209 @@
+//! `master start`: sockets, runtimes, signals, metrics; the master itself is argosy_master's.
+
+use std::net::SocketAddr;
+use std::thread::JoinHandle;
+
+use anyhow::Context;
+use argosy_master::{Config, Parts, RunError};
+use argosy_raft::{StartError, Timing};
+use tokio::runtime::{Builder, Handle};
+use tokio_util::sync::CancellationToken;
+
+use crate::exit::{DONE, Ended, Failure};
+use crate::grammar::{MasterStart, TimingName};
+use crate::pids::PidFile;
+use crate::stopping::{self, Until};
+use crate::{listen, logging, metrics, random, values};
+
+pub(crate) fn start(arguments: &MasterStart) -> Ended {
+    logging::install(&arguments.logging)?;
+    let places = Places::new(arguments)?;
+    let api = listen::bind(&places.listen, "--listen")?;
+    let raft = listen::bind(&places.raft_listen, "--raft-listen")?;
+    let config = config(arguments, &places)?;
+    crate::raise_file_limit();
+    let recorder = metrics::install()?;
+    let stop = CancellationToken::new();
+    let raft_runtime = RaftRuntime::start()?;
+    let runtime = Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    let ended = runtime.block_on(async {
+        let until = if arguments.stop_with_stdin { Until::SignalsOrInput(&stop, &stop) } else { Until::Signals(&stop) };
+        stopping::watch(until)?;
+        tokio::spawn(metrics::keep(recorder.clone(), stop.clone()));
+        let parts = Parts {
+            api: tokio::net::TcpListener::from_std(api).context("cannot use the API's socket")?,
+            raft,
+            raft_runtime: raft_runtime.handle.clone(),
+            metrics: Some(recorder),
+            entropy: random::bytes()?,
+        };
+        let _pid_file = arguments.pid_file.as_deref().map(PidFile::write).transpose()?;
+        tracing::info!(api = places.listen, raft = places.raft_listen, directory = %arguments.data_dir.display(), "starting");
+        Ok::<_, Failure>(argosy_master::run(config, parts, stop).await)
+    });
+    // What is still on its way must not keep the process: everything that matters is synced.
+    runtime.shutdown_background();
+    raft_runtime.end();
+    match ended? {
+        Ok(()) | Err(RunError::Start(StartError::Stopped)) => Ok(DONE),
+        Err(error) => Err(Failure::of(&error)),
+    }
+}
+
+/// Where it listens, and what it tells others.
+struct Places {
+    listen: String,
+    raft_listen: String,
+    advertise: String,
+    raft_advertise: String,
+}
+
+impl Places {
+    fn new(arguments: &MasterStart) -> Result<Self, Failure> {
+        let listen = arguments.listen.clone();
+        let host = listen
+            .rsplit_once(':')
+            .map_or(listen.as_str(), |(host, _)| host);
+        let raft_listen = arguments
+            .raft_listen
+            .clone()
+            .unwrap_or_else(|| format!("{host}:{}", values::RAFT_PORT));
+        let api = listen::resolve(&listen, "--listen")?;
+        let raft = listen::resolve(&raft_listen, "--raft-listen")?;
+        listen::guard(api, "--listen", arguments.insecure_plaintext)?;
+        listen::guard(raft, "--raft-listen", arguments.insecure_plaintext)?;
+        Ok(Self {
+            advertise: advertised(arguments.advertise.as_ref(), &listen, api, "--advertise")?,
+            raft_advertise: advertised(
+                arguments.raft_advertise.as_ref(),
+                &raft_listen,
+                raft,
+                "--raft-advertise",
+            )?,
+            listen,
+            raft_listen,
+        })
+    }
+}
+
+/// What others are told: nobody can connect to "all addresses".
+pub(crate) fn advertised(
+    given: Option<&String>,
+    listen: &str,
+    resolved: SocketAddr,
+    flag: &str,
+) -> Result<String, Failure> {
+    match given {
+        Some(given) => Ok(given.clone()),
+        None if resolved.ip().is_unspecified() => Err(Failure::usage(format!(
+            "listening at {resolved}, which is every address of this host, leaves open which one others should use"
+        ))
+        .advise(format!("name it with {flag}, as {flag} 10.0.0.1:{}", resolved.port()))),
+        None => Ok(listen.to_owned()),
+    }
+}
+
+fn config(arguments: &MasterStart, places: &Places) -> Result<Config, Failure> {
+    if arguments.agent_timeout.is_zero() {
+        return Err(Failure::usage(
+            "--agent-timeout 0: every agent would be unreachable at once; the default is 15s",
+        ));
+    }
+    let mut config = Config::new(
+        arguments.data_dir.clone(),
+        places.advertise.clone(),
+        places.raft_advertise.clone(),
+    );
+    config.peers = arguments
+        .peers
+        .as_ref()
+        .map(|peers| peers.0.clone())
+        .unwrap_or_default();
+    config.bootstrap = arguments.bootstrap;
+    config.agent_timeout_ms = arguments.agent_timeout.as_millis() as u64;
+    config.framework_grace_ms = arguments.framework_grace.as_millis() as u64;
+    config.timing = match arguments.timing {
+        TimingName::Shipped => Timing::shipped(),
+        TimingName::Testing => Timing::testing(),
+        TimingName::Wan => Timing::wan(),
+    };
+    config.seed = match arguments.seed {
+        Some(seed) => seed,
+        None => random::number()?,
+    };
+    Ok(config)
+}
+
+/// A thread of raft's own: a flood on the API cannot cost leadership.
+struct RaftRuntime {
+    handle: Handle,
+    stop: CancellationToken,
+    thread: JoinHandle<()>,
+}
+
+impl RaftRuntime {
+    fn start() -> anyhow::Result<Self> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start raft's runtime")?;
+        let handle = runtime.handle().clone();
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let thread = std::thread::Builder::new()
+            .name("raft".to_owned())
+            .spawn(move || {
+                runtime.block_on(stopped.cancelled());
+                runtime.shutdown_background();
+            })
+            .context("cannot start raft's thread")?;
+        Ok(Self {
+            handle,
+            stop,
+            thread,
+        })
+    }
+
+    fn end(self) {
+        self.stop.cancel();
+        // A panic of that thread has been reported on standard error already.
+        let _ = self.thread.join();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_means_all_is_not_told_to_others() {
+        let all: SocketAddr = "0.0.0.0:5050".parse().unwrap();
+        let failure = advertised(None, "0.0.0.0:5050", all, "--advertise").unwrap_err();
+        assert!(
+            failure.advice[0].contains("--advertise 10.0.0.1:5050"),
+            "{failure}"
+        );
+        let given = "10.0.0.7:5050".to_owned();
+        assert_eq!(
+            advertised(Some(&given), "0.0.0.0:5050", all, "--advertise").unwrap(),
+            given
+        );
+    }
+
+    #[test]
+    fn raft_has_a_thread_of_its_own_that_ends_when_told() {
+        let runtime = RaftRuntime::start().unwrap();
+        let name = runtime
+            .handle
+            .spawn(async { std::thread::current().name().map(str::to_owned) });
+        let name = Builder::new_current_thread()
+            .build()
+            .unwrap()
+            .block_on(name);
+        assert_eq!(name.unwrap().as_deref(), Some("raft"));
+        runtime.end();
+    }
+}

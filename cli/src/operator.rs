@@ -1,0 +1,418 @@
+//! The operator's side of the cluster: calls, whole lists, and failures in words.
+//!
+//! The one place where what the masters answered becomes a [`Failure`].
+
+mod failures;
+
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use argosy_client::connector::ConnectorConfig;
+use argosy_client::{CallError, Connector, Masters, OperatorClient};
+use argosy_proto::v1;
+use argosy_proto::v1::write_operation::Operation;
+
+use crate::exit::Failure;
+use crate::grammar::Reach;
+use crate::lookup::{self, Candidate};
+use crate::random;
+
+use failures::{change_failure, refused, write_failure};
+pub(crate) use failures::{quote, read_failure, refusal_failure};
+
+/// Who asks, beside the request id; until there are accounts everybody is this one.
+const PRINCIPAL: &str = "operator";
+/// How many records a page brings.
+const PAGE: u32 = 1_000;
+/// How long a listener on this very host may take to accept.
+const LOCAL_PROBE: Duration = Duration::from_millis(200);
+
+/// Calls to the masters.
+pub(crate) struct Operator {
+    client: OperatorClient,
+    timeout: Duration,
+}
+
+/// The masters meant when none are named: those of this host, else those of `argosy dev`.
+pub(crate) fn default_masters() -> Masters {
+    let own = SocketAddr::from(([127, 0, 0, 1], crate::values::API_PORT));
+    let dev: Vec<_> = (1..=3)
+        .map(|last| SocketAddr::from(([127, 77, 0, last], crate::values::API_PORT)))
+        .collect();
+    let listens = |address: &SocketAddr| TcpStream::connect_timeout(address, LOCAL_PROBE).is_ok();
+    let list = if !listens(&own) && dev.iter().any(listens) {
+        dev
+    } else {
+        vec![own]
+    };
+    Masters::new(list.iter().map(ToString::to_string)).expect("our own addresses are well formed")
+}
+
+/// Those named, else the default.
+pub(crate) fn masters_or_default(named: Option<&Masters>) -> Masters {
+    named.cloned().unwrap_or_else(default_masters)
+}
+
+impl Operator {
+    pub(crate) fn open(reach: &Reach) -> Self {
+        Self::to(masters_or_default(reach.masters.as_ref()), reach.timeout)
+    }
+
+    pub(crate) fn to(masters: Masters, timeout: Duration) -> Self {
+        let connector = Connector::new(masters, ConnectorConfig::default());
+        Self {
+            client: OperatorClient::new(connector).with_deadline(timeout),
+            timeout,
+        }
+    }
+
+    pub(crate) fn masters(&self) -> &Masters {
+        self.client.connector().masters()
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    pub(crate) async fn cluster(
+        &self,
+        consistency: v1::Consistency,
+    ) -> Result<v1::Cluster, Failure> {
+        let request = v1::GetClusterRequest {
+            consistency: consistency.into(),
+        };
+        self.client.get_cluster(request).await.map_err(read_failure)
+    }
+
+    /// All agents; gone ones too if `ended`.
+    pub(crate) async fn agents(&self, ended: Ended) -> Result<v1::AgentPage, Failure> {
+        let mut all = v1::AgentPage::default();
+        let mut request = request(ended, &[]);
+        loop {
+            let page = self
+                .client
+                .list_agents(request.clone())
+                .await
+                .map_err(read_failure)?;
+            all.revision = all.revision.or(page.revision);
+            all.agents.extend(page.agents);
+            if page.next_page_token.is_empty() {
+                return Ok(all);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    pub(crate) async fn frameworks(&self, ended: Ended) -> Result<v1::FrameworkPage, Failure> {
+        let mut all = v1::FrameworkPage::default();
+        let mut request = request(ended, &[]);
+        loop {
+            let page = self
+                .client
+                .list_frameworks(request.clone())
+                .await
+                .map_err(read_failure)?;
+            all.revision = all.revision.or(page.revision);
+            all.frameworks.extend(page.frameworks);
+            if page.next_page_token.is_empty() {
+                return Ok(all);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    /// All tasks, or those of one framework.
+    pub(crate) async fn tasks(
+        &self,
+        framework_id: Option<&str>,
+        ended: Ended,
+    ) -> Result<v1::TaskPage, Failure> {
+        let filter: Vec<_> = framework_id
+            .iter()
+            .map(|id| ("framework_id", *id))
+            .collect();
+        let mut all = v1::TaskPage::default();
+        let mut request = request(ended, &filter);
+        loop {
+            let page = self
+                .client
+                .list_tasks(request.clone())
+                .await
+                .map_err(read_failure)?;
+            all.revision = all.revision.or(page.revision);
+            all.tasks.extend(page.tasks);
+            if page.next_page_token.is_empty() {
+                return Ok(all);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    pub(crate) async fn offers(&self) -> Result<v1::OfferPage, Failure> {
+        let mut all = v1::OfferPage::default();
+        let mut request = request(Ended::LeftOut, &[]);
+        loop {
+            let page = self
+                .client
+                .list_offers(request.clone())
+                .await
+                .map_err(read_failure)?;
+            all.revision = all.revision.or(page.revision);
+            all.offers.extend(page.offers);
+            if page.next_page_token.is_empty() {
+                return Ok(all);
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    pub(crate) async fn explain(
+        &self,
+        request: v1::ExplainRequest,
+    ) -> Result<v1::Explanation, Failure> {
+        self.client.explain(request).await.map_err(read_failure)
+    }
+
+    /// One task by its ids; `None` if the cluster does not know it.
+    pub(crate) async fn task(
+        &self,
+        framework_id: &str,
+        task_id: &str,
+    ) -> Result<Option<v1::Task>, Failure> {
+        let request = v1::GetRequest {
+            id: task_id.to_owned(),
+            framework_id: framework_id.to_owned(),
+            ..v1::GetRequest::default()
+        };
+        known(self.client.get_task(request).await)
+    }
+
+    pub(crate) async fn framework(&self, id: &str) -> Result<Option<v1::Framework>, Failure> {
+        let request = v1::GetRequest {
+            id: id.to_owned(),
+            ..v1::GetRequest::default()
+        };
+        known(self.client.get_framework(request).await)
+    }
+
+    /// The agent that a person means.
+    pub(crate) async fn find_agent(&self, wanted: &str) -> Result<v1::Agent, Failure> {
+        let mut agents = self.agents(Ended::Included).await?.agents;
+        let candidates: Vec<_> = agents.iter().map(agent_candidate).collect();
+        let at = lookup::find("agent", wanted, &candidates)?;
+        Ok(agents.swap_remove(at))
+    }
+
+    /// The framework that a person means.
+    pub(crate) async fn find_framework(&self, wanted: &str) -> Result<v1::Framework, Failure> {
+        if wanted.starts_with("framework-")
+            && let Some(framework) = self.framework(wanted).await?
+            && framework.framework_id == wanted
+        {
+            return Ok(framework);
+        }
+        let mut frameworks = self.frameworks(Ended::Included).await?.frameworks;
+        // A name is used again and again: a living framework is meant rather than a removed one.
+        let live = frameworks
+            .iter()
+            .any(|framework| !framework.removed && framework_name(framework) == wanted);
+        frameworks.retain(|framework| !(live && framework.removed));
+        let candidates: Vec<_> = frameworks.iter().map(framework_candidate).collect();
+        let at = lookup::find("framework", wanted, &candidates)?;
+        Ok(frameworks.swap_remove(at))
+    }
+
+    /// The task that a person means: `TASK` or `FRAMEWORK/TASK`. Living ones are meant rather than ended ones.
+    pub(crate) async fn find_task(&self, wanted: &str) -> Result<v1::Task, Failure> {
+        let (framework_id, name) = match wanted.split_once('/') {
+            Some((framework, name)) => (
+                Some(self.find_framework(framework).await?.framework_id),
+                name,
+            ),
+            None => (None, wanted),
+        };
+        if let Some(framework_id) = &framework_id
+            && let Some(task) = self.task(framework_id, name).await?
+            && task.task_id == name
+        {
+            return Ok(task);
+        }
+        let mut tasks = self
+            .tasks(framework_id.as_deref(), Ended::Included)
+            .await?
+            .tasks;
+        let live = |task: &v1::Task| !is_terminal(task.state);
+        let exact = tasks.iter().any(|task| live(task) && task.task_id == name);
+        tasks.retain(|task| live(task) || !exact);
+        let candidates: Vec<_> = tasks.iter().map(task_candidate).collect();
+        let at = lookup::find("task", name, &candidates)?;
+        Ok(tasks.swap_remove(at))
+    }
+
+    /// Makes one change; repeating it under the same request id changes nothing more.
+    pub(crate) async fn write(
+        &self,
+        request_id: Option<&String>,
+        operation: Operation,
+    ) -> Result<(), Failure> {
+        let request_id = match request_id {
+            Some(id) => id.clone(),
+            None => random::request_id()?,
+        };
+        let batch = v1::WriteBatch {
+            request_id: request_id.clone(),
+            principal: PRINCIPAL.to_owned(),
+            operations: vec![v1::WriteOperation {
+                operation: Some(operation),
+            }],
+        };
+        let reply = self
+            .client
+            .write(batch)
+            .await
+            .map_err(|error| write_failure(error, &request_id))?;
+        match reply.outcomes.into_iter().next() {
+            Some(outcome) if !outcome.done => Err(refused(&outcome.code, outcome.message)),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) async fn join_master(
+        &self,
+        raft_address: String,
+    ) -> Result<v1::MembershipReply, Failure> {
+        let request = v1::JoinMasterRequest { raft_address };
+        self.client
+            .join_master(request)
+            .await
+            .map_err(change_failure)
+    }
+
+    pub(crate) async fn remove_master(
+        &self,
+        node_id: String,
+    ) -> Result<v1::MembershipReply, Failure> {
+        let request = v1::RemoveMasterRequest { node_id };
+        self.client
+            .remove_master(request)
+            .await
+            .map_err(change_failure)
+    }
+
+    pub(crate) async fn transfer_leader(
+        &self,
+        node_id: String,
+    ) -> Result<v1::MembershipReply, Failure> {
+        let request = v1::TransferLeaderRequest { node_id };
+        self.client
+            .transfer_leader(request)
+            .await
+            .map_err(change_failure)
+    }
+}
+
+/// Whether a list holds what has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Living ones only.
+    LeftOut,
+    /// Finished tasks, removed frameworks, gone agents too.
+    Included,
+}
+
+impl Ended {
+    /// As the flag `--all` says.
+    pub(crate) fn from_flag(all: bool) -> Self {
+        if all { Self::Included } else { Self::LeftOut }
+    }
+}
+
+/// Whether a task in this state never changes again.
+pub(crate) fn is_terminal(state: i32) -> bool {
+    use v1::TaskState as S;
+    match S::try_from(state).unwrap_or_default() {
+        S::Finished
+        | S::Failed
+        | S::Killed
+        | S::Error
+        | S::Dropped
+        | S::Gone
+        | S::GoneByOperator => true,
+        S::Unspecified
+        | S::Staging
+        | S::Starting
+        | S::Running
+        | S::Killing
+        | S::Unreachable
+        | S::Unknown => false,
+    }
+}
+
+fn request(ended: Ended, filter: &[(&str, &str)]) -> v1::ListRequest {
+    v1::ListRequest {
+        page_size: PAGE,
+        filter: filter
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        include_ended: ended == Ended::Included,
+        ..v1::ListRequest::default()
+    }
+}
+
+fn agent_candidate(agent: &v1::Agent) -> Candidate {
+    let name = agent
+        .info
+        .as_ref()
+        .map(|info| info.host_name.clone())
+        .unwrap_or_default();
+    Candidate {
+        id: agent.agent_id.clone(),
+        shown: format!("{} ({name})", agent.agent_id),
+        name,
+    }
+}
+
+fn framework_name(framework: &v1::Framework) -> &str {
+    framework
+        .info
+        .as_ref()
+        .map(|info| info.name.as_str())
+        .unwrap_or_default()
+}
+
+fn framework_candidate(framework: &v1::Framework) -> Candidate {
+    let name = framework_name(framework).to_owned();
+    Candidate {
+        id: framework.framework_id.clone(),
+        shown: format!("{} ({name})", framework.framework_id),
+        name,
+    }
+}
+
+fn task_candidate(task: &v1::Task) -> Candidate {
+    Candidate {
+        id: format!("{}/{}", task.framework_id, task.task_id),
+        name: task.task_id.clone(),
+        shown: format!("{}/{}", task.framework_id, task.task_id),
+    }
+}
+
+fn known<T>(answer: Result<T, CallError>) -> Result<Option<T>, Failure> {
+    match answer {
+        Ok(found) => Ok(Some(found)),
+        Err(CallError::Refused(refusal)) if refusal.code == tonic::Code::NotFound => Ok(None),
+        Err(error) => Err(read_failure(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unreachable_is_not_an_end() {
+        assert!(!is_terminal(v1::TaskState::Unreachable as i32));
+        assert!(is_terminal(v1::TaskState::Gone as i32));
+    }
+}

@@ -1,0 +1,158 @@
+//! What the masters did not do, in words; each with a next step.
+
+use argosy_client::CallError;
+
+use crate::exit::{Code, Failure};
+
+/// A failed read, in words.
+pub(crate) fn read_failure(error: CallError) -> Failure {
+    match error {
+        CallError::Refused(refusal) => refusal_failure(refusal.code, refusal.message),
+        CallError::NoMaster(causes) => nobody(causes.to_string()),
+        CallError::Unanswered { after_ms, causes } => Failure::new(
+            Code::Unavailable,
+            format!(
+                "no answer in {}: {causes}",
+                crate::output::span_ms(after_ms)
+            ),
+        )
+        .advise("argosy status says how the cluster is; --timeout waits longer"),
+    }
+}
+
+fn nobody(causes: String) -> Failure {
+    let failure = Failure::new(Code::Unavailable, causes);
+    if std::env::var_os("ARGOSY_MASTERS").is_some() {
+        failure.advise("check ARGOSY_MASTERS, or name the masters with --masters")
+    } else {
+        failure.advise(
+            "name the masters with --masters or ARGOSY_MASTERS, or start a cluster with argosy dev",
+        )
+    }
+}
+
+pub(super) fn write_failure(error: CallError, request_id: &str) -> Failure {
+    match error {
+        CallError::Unanswered { after_ms, .. } => {
+            let again = repeat_line(&std::env::args().collect::<Vec<_>>(), request_id);
+            Failure::new(
+                Code::Unavailable,
+                format!(
+                    "no answer in {}; the change may still happen",
+                    crate::output::span_ms(after_ms)
+                ),
+            )
+            .advise(format!("outcome unknown, repeat safely: {again}"))
+        }
+        other => read_failure(other),
+    }
+}
+
+pub(super) fn change_failure(error: CallError) -> Failure {
+    match error {
+        CallError::Unanswered { after_ms, .. } => Failure::new(
+            Code::Unavailable,
+            format!(
+                "no answer in {}; the change may still happen",
+                crate::output::span_ms(after_ms)
+            ),
+        )
+        .advise("argosy master list shows what holds now; repeating the change is safe"),
+        other => read_failure(other),
+    }
+}
+
+/// The command line that repeats this very change.
+fn repeat_line(words: &[String], request_id: &str) -> String {
+    let mut line = vec!["argosy".to_owned()];
+    line.extend(words.iter().skip(1).map(|word| quote(word)));
+    if !words.iter().any(|word| word.starts_with("--request-id")) {
+        line.push(format!("--request-id {request_id}"));
+    }
+    line.join(" ")
+}
+
+/// A word as a shell takes it.
+pub(crate) fn quote(word: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:,=@%+".contains(&byte);
+    if !word.is_empty() && word.bytes().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+pub(super) fn refused(code: &str, message: String) -> Failure {
+    let message = if message.is_empty() {
+        format!("refused: {code}")
+    } else {
+        message
+    };
+    if code.starts_with("unknown-") {
+        return Failure::new(Code::NotFound, message);
+    }
+    Failure::new(Code::Refused, message)
+}
+
+/// A master's "no", by what it means for whoever typed.
+pub(crate) fn refusal_failure(code: tonic::Code, message: String) -> Failure {
+    let code = match code {
+        tonic::Code::InvalidArgument | tonic::Code::OutOfRange => Code::Usage,
+        tonic::Code::NotFound => Code::NotFound,
+        tonic::Code::FailedPrecondition
+        | tonic::Code::PermissionDenied
+        | tonic::Code::Unauthenticated
+        | tonic::Code::AlreadyExists
+        | tonic::Code::Aborted
+        | tonic::Code::ResourceExhausted => Code::Refused,
+        tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => Code::Unavailable,
+        tonic::Code::Ok
+        | tonic::Code::Cancelled
+        | tonic::Code::Unknown
+        | tonic::Code::Unimplemented
+        | tonic::Code::Internal
+        | tonic::Code::DataLoss => Code::Failed,
+    };
+    Failure::new(code, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_get_the_documented_exit_codes() {
+        let table = [
+            (tonic::Code::InvalidArgument, Code::Usage),
+            (tonic::Code::NotFound, Code::NotFound),
+            (tonic::Code::FailedPrecondition, Code::Refused),
+            (tonic::Code::ResourceExhausted, Code::Refused),
+            (tonic::Code::Unavailable, Code::Unavailable),
+            (tonic::Code::Internal, Code::Failed),
+        ];
+        for (grpc, code) in table {
+            assert_eq!(refusal_failure(grpc, "x".into()).code, code, "{grpc:?}");
+        }
+    }
+
+    #[test]
+    fn a_change_without_an_answer_says_how_to_repeat_it() {
+        let words = ["argosy", "task", "kill", "my task"].map(str::to_owned);
+        assert_eq!(
+            repeat_line(&words, "01ab"),
+            "argosy task kill 'my task' --request-id 01ab"
+        );
+        let words = ["argosy", "task", "kill", "web", "--request-id=7"].map(str::to_owned);
+        assert_eq!(
+            repeat_line(&words, "7"),
+            "argosy task kill web --request-id=7"
+        );
+    }
+
+    #[test]
+    fn words_are_quoted_as_a_shell_takes_them() {
+        assert_eq!(quote("a-b/c"), "a-b/c");
+        assert_eq!(quote(""), "''");
+        assert_eq!(quote("it's"), r"'it'\''s'");
+    }
+}

@@ -1,0 +1,96 @@
+//! What reaches the terminal: data on standard output, everything else on standard error.
+//!
+//! Formats and colours; what the columns are is in `columns`. Decides nothing about the cluster.
+
+mod amounts;
+mod colour;
+mod columns;
+mod table;
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::exit::{Code, Ended, Failure};
+use crate::grammar::Format;
+
+pub(crate) use amounts::{bytes, milli, resources, scalar, span_ms};
+pub(crate) use colour::{choose, palette};
+pub(crate) use columns::{exit_word, mode_word, reason_word, state_word};
+pub(crate) use table::{Row, plain, table};
+
+/// Shows a page of records: the whole page as JSON, or its rows.
+pub(crate) fn list<P: Serialize, R: Row>(format: Format, page: &P, rows: &[R]) -> Ended {
+    let text = match format {
+        Format::Table => table(rows, table::Width::Usual, palette()),
+        Format::Wide => table(rows, table::Width::Wide, palette()),
+        Format::Json => json(page)?,
+        Format::Ndjson => rows.iter().map(line).collect::<Result<String, Failure>>()?,
+        Format::Name => rows.iter().map(|row| row.name() + "\n").collect(),
+    };
+    print(&text)
+}
+
+/// Shows one record: as JSON, or as lines of `name: value`.
+pub(crate) fn one<R: Row>(format: Format, record: &R, details: &[(&str, String)]) -> Ended {
+    let text = match format {
+        Format::Table | Format::Wide => plain(details),
+        Format::Json => json(record)?,
+        Format::Ndjson => line(record)?,
+        Format::Name => record.name() + "\n",
+    };
+    print(&text)
+}
+
+/// One value as JSON over several lines.
+pub(crate) fn json<T: Serialize>(value: &T) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::of(&error))?;
+    Ok(text + "\n")
+}
+
+/// One value as JSON on one line.
+pub(crate) fn line<T: Serialize>(value: &T) -> Result<String, Failure> {
+    let text = serde_json::to_string(value).map_err(|error| Failure::of(&error))?;
+    Ok(text + "\n")
+}
+
+/// Writes data. A reader who has gone away has seen enough: that is no failure.
+pub(crate) fn print(text: &str) -> Ended {
+    let mut stdout = io::stdout().lock();
+    let written = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let failure = anyhow::Error::new(error).context("cannot write to standard output");
+            Err(failure.into())
+        }
+        _ => Ok(crate::exit::DONE),
+    }
+}
+
+/// Writes progress or advice.
+pub(crate) fn note(text: &str) {
+    // Nobody can be told that standard error is closed.
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Writes a failure: words for people, one JSON object if the verb was asked for JSON.
+pub(crate) fn failure(failure: &Failure, as_json: bool) {
+    if as_json {
+        let object = serde_json::json!({ "error": {
+            "reason": failure.code.reason(),
+            "message": failure.message,
+            "advice": failure.advice,
+        }});
+        note(&object.to_string());
+        return;
+    }
+    let palette = colour::for_stderr();
+    let sign = match failure.code {
+        Code::Failed | Code::Usage | Code::NotFound | Code::Refused => "error:",
+        Code::Unavailable => "unavailable:",
+        Code::NotPlaced => "not placed:",
+    };
+    note(&format!("{} {failure}", palette.bad(sign)));
+}

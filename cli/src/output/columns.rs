@@ -1,0 +1,282 @@
+//! The columns of each noun, and the words for states.
+
+use argosy_proto::v1;
+
+use super::amounts::{bytes, cpus, milli, resources, scalar, span_ms};
+use super::table::Row;
+
+/// A task state as flags and tables name it: `running`, `gone-by-operator`.
+pub(crate) fn state_word(state: i32) -> String {
+    let name = v1::TaskState::try_from(state)
+        .unwrap_or_default()
+        .as_str_name();
+    word(name, "TASK_STATE_")
+}
+
+/// The word of an agent's mode.
+pub(crate) fn mode_word(mode: i32) -> String {
+    let name = v1::AgentMode::try_from(mode)
+        .unwrap_or_default()
+        .as_str_name();
+    word(name, "AGENT_MODE_")
+}
+
+/// The word of a reason; empty if there is none.
+pub(crate) fn reason_word(reason: i32) -> String {
+    match v1::Reason::try_from(reason).unwrap_or_default() {
+        v1::Reason::Unspecified => String::new(),
+        reason => word(reason.as_str_name(), "REASON_"),
+    }
+}
+
+fn word(name: &str, prefix: &str) -> String {
+    name.strip_prefix(prefix)
+        .unwrap_or(name)
+        .to_ascii_lowercase()
+        .replace('_', "-")
+}
+
+/// How a process ended: `exit 7`, `signal 9`.
+pub(crate) fn exit_word(exit: Option<&v1::Exit>) -> String {
+    match exit.and_then(|exit| exit.how.as_ref()) {
+        Some(v1::exit::How::Code(code)) => format!("exit {code}"),
+        Some(v1::exit::How::Signal(signal)) => format!("signal {signal}"),
+        None => String::new(),
+    }
+}
+
+/// MiB in thousandths, in the unit that reads best.
+fn mib(milli: i64) -> String {
+    let bytes_of = u64::try_from(milli).unwrap_or(0).saturating_mul(1_048_576) / 1_000;
+    bytes(bytes_of)
+}
+
+fn used_of(used: &[v1::Resource], total: &[v1::Resource], name: &str) -> String {
+    let (used, total) = (scalar(used, name), scalar(total, name));
+    if name == "cpus" {
+        format!("{} of {}", milli(used), milli(total))
+    } else {
+        format!("{} of {}", mib(used), mib(total))
+    }
+}
+
+/// What a task runs, as one line.
+fn command_line(spec: &v1::TaskSpec) -> String {
+    if spec.shell.is_empty() {
+        spec.argv.join(" ")
+    } else {
+        spec.shell.clone()
+    }
+}
+
+impl Row for v1::Task {
+    const HEADINGS: &'static [&'static str] =
+        &["TASK", "STATE", "AGENT", "FRAMEWORK", "CPUS", "MEM"];
+    const WIDE: &'static [&'static str] = &["ROLE", "END", "REASON", "MESSAGE", "COMMAND"];
+
+    fn cells(&self) -> Vec<String> {
+        let wanted = self
+            .spec
+            .as_ref()
+            .map(|spec| spec.resources.as_slice())
+            .unwrap_or_default();
+        vec![
+            self.task_id.clone(),
+            state_word(self.state),
+            self.agent_id.clone(),
+            self.framework_id.clone(),
+            cpus(wanted),
+            mib(scalar(wanted, "mem")),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        let latest = self.latest.clone().unwrap_or_default();
+        vec![
+            self.role.clone(),
+            exit_word(latest.exit.as_ref()),
+            reason_word(latest.reason),
+            latest.message,
+            self.spec.as_ref().map(command_line).unwrap_or_default(),
+        ]
+    }
+
+    fn name(&self) -> String {
+        format!("{}/{}", self.framework_id, self.task_id)
+    }
+}
+
+impl Row for v1::Framework {
+    const HEADINGS: &'static [&'static str] = &[
+        "FRAMEWORK",
+        "NAME",
+        "STATE",
+        "ROLES",
+        "TASKS",
+        "CPUS",
+        "MEM",
+    ];
+    const WIDE: &'static [&'static str] = &["USER", "PRINCIPAL", "REMOVED IN", "SUPPRESSED"];
+
+    fn cells(&self) -> Vec<String> {
+        let info = self.info.clone().unwrap_or_default();
+        vec![
+            self.framework_id.clone(),
+            info.name,
+            framework_state(self).to_owned(),
+            info.roles.join(","),
+            self.live_tasks.to_string(),
+            cpus(&self.used),
+            mib(scalar(&self.used, "mem")),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        let info = self.info.clone().unwrap_or_default();
+        vec![
+            info.user,
+            info.principal,
+            self.expires_in_ms.map(span_ms).unwrap_or_default(),
+            self.suppressed_roles.join(","),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.framework_id.clone()
+    }
+}
+
+fn framework_state(framework: &v1::Framework) -> &'static str {
+    let detached = framework.info.as_ref().is_some_and(|info| info.detached);
+    match (framework.removed, framework.connected) {
+        (true, _) => "removed",
+        (false, true) => "connected",
+        (false, false) if detached => "detached",
+        (false, false) => "disconnected",
+    }
+}
+
+impl Row for v1::Agent {
+    const HEADINGS: &'static [&'static str] = &["AGENT", "HOST", "STATE", "TASKS", "CPUS", "MEM"];
+    const WIDE: &'static [&'static str] = &[
+        "DISK",
+        "ADDRESS",
+        "VERSION",
+        "ISOLATION",
+        "NOT ENFORCED",
+        "ATTRIBUTES",
+    ];
+
+    fn cells(&self) -> Vec<String> {
+        let info = self.info.clone().unwrap_or_default();
+        vec![
+            self.agent_id.clone(),
+            info.host_name,
+            mode_word(self.mode),
+            self.live_tasks.to_string(),
+            used_of(&self.used, &info.resources, "cpus"),
+            used_of(&self.used, &info.resources, "mem"),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        let info = self.info.clone().unwrap_or_default();
+        let mut attributes: Vec<_> = info
+            .attributes
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        attributes.sort();
+        vec![
+            used_of(&self.used, &info.resources, "disk"),
+            info.address,
+            info.version,
+            info.isolation,
+            info.missing_controllers.join(","),
+            attributes.join(","),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.agent_id.clone()
+    }
+}
+
+impl Row for v1::Offer {
+    const HEADINGS: &'static [&'static str] =
+        &["OFFER", "AGENT", "HOST", "FRAMEWORK", "ROLE", "RESOURCES"];
+    const WIDE: &'static [&'static str] = &["ADDRESS"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.offer_id.clone(),
+            self.agent_id.clone(),
+            self.host_name.clone(),
+            self.framework_id.clone(),
+            self.role.clone(),
+            resources(&self.resources),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        vec![self.agent_address.clone()]
+    }
+
+    fn name(&self) -> String {
+        self.offer_id.clone()
+    }
+}
+
+impl Row for v1::Master {
+    const HEADINGS: &'static [&'static str] =
+        &["MASTER", "STATE", "API", "RAFT", "VOTER", "BEHIND", "HEARD"];
+    const WIDE: &'static [&'static str] = &[];
+
+    fn cells(&self) -> Vec<String> {
+        let leads = self.role == "leader";
+        let heard = self
+            .last_contact_ms
+            .map(|ms| format!("{} ago", span_ms(ms)))
+            .unwrap_or_default();
+        vec![
+            self.node_id.clone(),
+            self.role.clone(),
+            self.api_address.clone(),
+            self.raft_address.clone(),
+            if self.voter { "yes" } else { "no" }.to_owned(),
+            self.lag
+                .filter(|_| !leads)
+                .map(|lag| lag.to_string())
+                .unwrap_or_default(),
+            if leads { String::new() } else { heard },
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn name(&self) -> String {
+        self.node_id.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_words() {
+        assert_eq!(
+            state_word(v1::TaskState::GoneByOperator as i32),
+            "gone-by-operator"
+        );
+        assert_eq!(state_word(99), "unspecified");
+        assert_eq!(mode_word(v1::AgentMode::Registered as i32), "registered");
+        assert_eq!(reason_word(0), "");
+        let exit = v1::Exit {
+            how: Some(v1::exit::How::Code(7)),
+        };
+        assert_eq!(exit_word(Some(&exit)), "exit 7");
+    }
+}

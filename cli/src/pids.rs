@@ -1,0 +1,107 @@
+//! Process numbers in files, proven to mean the very process that wrote them.
+//!
+//! A number alone would mean a stranger once it is given out again; the start time tells.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use argosy_isolation::Process;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A file that names this process, removed when it is dropped.
+#[derive(Debug)]
+pub(crate) struct PidFile {
+    path: PathBuf,
+}
+
+impl PidFile {
+    /// Writes it: a line with number and start time.
+    pub(crate) fn write(path: &Path) -> anyhow::Result<Self> {
+        let own = Process::of(std::process::id() as i32).context("cannot read /proc/self")?;
+        let text = format!("{} {}\n", own.pid, own.start_ticks);
+        let fresh = path.with_extension("new");
+        fs::write(&fresh, text)
+            .and_then(|()| fs::rename(&fresh, path))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self {
+            path: path.to_owned(),
+        })
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        // A successor may have replaced it.
+        if read(&self.path)
+            .ok()
+            .flatten()
+            .is_some_and(|process| process.pid == std::process::id() as i32)
+        {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The process named in the file, if it lives.
+pub(crate) fn read(path: &Path) -> io::Result<Option<Process>> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut words = text.split_ascii_whitespace();
+    let pid = words.next().and_then(|word| word.parse().ok());
+    let start_ticks = words.next().and_then(|word| word.parse().ok());
+    let (Some(pid), Some(start_ticks)) = (pid, start_ticks) else {
+        return Ok(None);
+    };
+    let process = Process { pid, start_ticks };
+    Ok(lives(process).then_some(process))
+}
+
+/// Whether that very process still runs.
+pub(crate) fn lives(process: Process) -> bool {
+    process.open().ok().flatten().is_some()
+}
+
+/// Sends a signal if that very process still runs; whether it did.
+pub(crate) fn signal(process: Process, signal: Signal) -> io::Result<bool> {
+    if !lives(process) {
+        return Ok(false);
+    }
+    match kill(Pid::from_raw(process.pid), signal) {
+        Ok(()) => Ok(true),
+        Err(Errno::ESRCH) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_written_file_names_this_process_until_it_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        let file = PidFile::write(&path).unwrap();
+        assert_eq!(read(&path).unwrap().unwrap().pid, std::process::id() as i32);
+        drop(file);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_number_given_out_again_is_not_the_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        fs::write(&path, format!("{} 1\n", std::process::id())).unwrap();
+        assert_eq!(read(&path).unwrap(), None);
+        fs::write(&path, "garbage").unwrap();
+        assert_eq!(read(&path).unwrap(), None);
+        assert_eq!(read(&folder.path().join("absent")).unwrap(), None);
+    }
+}

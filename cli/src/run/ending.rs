@@ -1,0 +1,150 @@
+//! How a `run` began and ended, in words and as an exit code. Pure.
+
+use std::time::Duration;
+
+use argosy_proto::v1;
+
+use super::waiting::Why;
+use crate::exit::{Code, DONE, Failure, NEVER_STARTED};
+use crate::output::{exit_word, reason_word, span_ms, state_word};
+
+/// When what happened, counted from the start of the program.
+#[derive(Debug, Default)]
+pub(super) struct Times {
+    pub(super) registered: Option<Duration>,
+    pub(super) launched: Option<Duration>,
+    pub(super) started: Option<Duration>,
+}
+
+fn words(time: Duration) -> String {
+    span_ms(time.as_millis() as u64)
+}
+
+/// `accepted 4 ms, on agent-2 after 40 ms, started after 110 ms`.
+pub(super) fn start_in_words(times: &Times, agent: &str) -> String {
+    let of = |time: Option<Duration>| time.map(words).unwrap_or_default();
+    format!(
+        "accepted {}, on {agent} after {}, started after {}",
+        of(times.registered),
+        // The task's first word may come before the answer to its launch.
+        of(times.launched.or(times.started)),
+        of(times.started)
+    )
+}
+
+/// `finished, exit 0, 2.1 s`; with the reason where it is not plain.
+pub(super) fn end_in_words(status: &v1::TaskStatus, ran: Option<Duration>) -> String {
+    use v1::Reason as R;
+    let is_plain = matches!(
+        status.reason(),
+        R::Unspecified | R::CommandExited | R::TaskKilled
+    );
+    let mut parts = vec![state_word(status.state), exit_word(status.exit.as_ref())];
+    if !is_plain {
+        parts.push(reason_word(status.reason));
+    }
+    parts.push(ran.map(words).unwrap_or_default());
+    if !is_plain {
+        parts.push(status.message.clone());
+    }
+    parts.retain(|part| !part.is_empty());
+    parts.join(", ")
+}
+
+/// No agent took it in the time given.
+pub(super) fn not_placed(name: &str, limit: Duration, why: Result<Why, Failure>) -> Failure {
+    let Why { reason, lines } = why.unwrap_or_else(|failure| Why {
+        reason: failure.message,
+        lines: Vec::new(),
+    });
+    let message = format!("{name} had no agent after {}: {reason}", words(limit));
+    lines
+        .into_iter()
+        .fold(Failure::new(Code::NotPlaced, message), Failure::advise)
+}
+
+/// The task's own code; 128 + n on signal n; 125 if it never started.
+pub(super) fn exit_code(status: &v1::TaskStatus, has_started: bool) -> u8 {
+    if !has_started {
+        return NEVER_STARTED;
+    }
+    match status.exit.as_ref().and_then(|exit| exit.how.as_ref()) {
+        // The kernel keeps eight bits of a code.
+        Some(v1::exit::How::Code(code)) => *code as u8,
+        Some(v1::exit::How::Signal(signal)) => {
+            128u8.saturating_add(u8::try_from(*signal).unwrap_or(127))
+        }
+        None if status.state() == v1::TaskState::Finished => DONE,
+        None => Code::Failed as u8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(state: v1::TaskState, how: Option<v1::exit::How>) -> v1::TaskStatus {
+        v1::TaskStatus {
+            state: state.into(),
+            exit: how.map(|how| v1::Exit { how: Some(how) }),
+            ..v1::TaskStatus::default()
+        }
+    }
+
+    #[test]
+    fn run_ends_with_the_tasks_own_code() {
+        use v1::TaskState as S;
+        use v1::exit::How;
+        let table = [
+            (ended(S::Finished, Some(How::Code(0))), true, 0),
+            (ended(S::Failed, Some(How::Code(7))), true, 7),
+            (ended(S::Failed, Some(How::Signal(9))), true, 137),
+            (ended(S::Killed, Some(How::Signal(15))), true, 143),
+            (ended(S::Killed, Some(How::Code(0))), true, 0),
+            (ended(S::Gone, None), true, 1),
+            (ended(S::Failed, None), false, 125),
+            (ended(S::Dropped, None), false, 125),
+        ];
+        for (status, has_started, code) in table {
+            assert_eq!(exit_code(&status, has_started), code, "{status:?}");
+        }
+    }
+
+    #[test]
+    fn the_start_and_the_end_read_as_agreed() {
+        let ms = |ms| Some(Duration::from_millis(ms));
+        let times = Times {
+            registered: ms(4),
+            launched: ms(40),
+            started: ms(110),
+        };
+        assert_eq!(
+            start_in_words(&times, "agent-2"),
+            "accepted 4 ms, on agent-2 after 40 ms, started after 110 ms"
+        );
+        let mut status = ended(v1::TaskState::Finished, Some(v1::exit::How::Code(0)));
+        status.reason = v1::Reason::CommandExited.into();
+        assert_eq!(end_in_words(&status, ms(2_100)), "finished, exit 0, 2.1 s");
+        let mut status = ended(v1::TaskState::Failed, None);
+        status.reason = v1::Reason::CommandNotStarted.into();
+        status.message = "no such file: nope".to_owned();
+        assert_eq!(
+            end_in_words(&status, None),
+            "failed, command-not-started, no such file: nope"
+        );
+    }
+
+    #[test]
+    fn not_placed_says_why_and_what_helps() {
+        let why = Why {
+            reason: "no agent is large enough".to_owned(),
+            lines: vec!["helps: --cpus 2".to_owned()],
+        };
+        let failure = not_placed("calm-heron", Duration::from_secs(5), Ok(why));
+        assert_eq!(failure.code, Code::NotPlaced);
+        assert_eq!(
+            failure.to_string(),
+            "calm-heron had no agent after 5 s: no agent is large enough\n  helps: --cpus 2"
+        );
+    }
+}

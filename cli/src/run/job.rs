@@ -1,0 +1,176 @@
+//! What `run` was asked to do, as the wire says it. Pure.
+
+use argosy_client::resources::{from_wire, to_wire};
+use argosy_proto::v1;
+use argosy_state::ids::{Role, TaskId};
+use argosy_state::limits;
+use argosy_state::resources::{Identity, Resource, Resources, Value};
+
+use crate::exit::Failure;
+use crate::grammar::Run;
+use crate::{names, values};
+
+/// One task to place.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    spec: v1::TaskSpec,
+    wanted: Resources,
+}
+
+impl Job {
+    pub(crate) fn new(arguments: &Run, random: u64) -> Result<Self, Failure> {
+        let name = arguments
+            .name
+            .clone()
+            .unwrap_or_else(|| names::name(random));
+        TaskId::new(&name).map_err(|error| Failure::usage(format!("--name: {error}")))?;
+        Role::new(&arguments.role).map_err(|error| Failure::usage(format!("--role: {error}")))?;
+        if arguments.command.first().is_none_or(String::is_empty) {
+            return Err(Failure::usage(
+                "the command is empty; write it behind --, as in: argosy run -- echo hello",
+            ));
+        }
+        let environment =
+            values::unique(&arguments.environment, "--env").map_err(Failure::usage)?;
+        let labels = values::unique(&arguments.labels, "--label").map_err(Failure::usage)?;
+        let bytes: usize = environment
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
+        if bytes > limits::TASK_SPEC_BYTES {
+            let limit = limits::TASK_SPEC_BYTES / 1024;
+            return Err(Failure::usage(format!(
+                "--env: the environment has {} KiB, the limit is {limit} KiB",
+                bytes / 1024
+            ))
+            .advise("bring large values as a file with --uri"));
+        }
+        let wanted = wanted(arguments)?;
+        let mut uris = arguments.uris.clone();
+        let executable = |uri: &v1::Uri| v1::Uri {
+            executable: true,
+            ..uri.clone()
+        };
+        uris.extend(arguments.executable_uris.iter().map(executable));
+        let spec = v1::TaskSpec {
+            task_id: name.clone(),
+            name,
+            resources: to_wire(&wanted),
+            argv: arguments.command.clone(),
+            environment: environment.into_iter().collect(),
+            user: arguments.user.clone().unwrap_or_default(),
+            uris,
+            host_paths: arguments.volumes.clone(),
+            kill_policy: Some(v1::KillPolicy {
+                grace_ms: arguments.grace.as_millis() as u64,
+            }),
+            labels: labels.into_iter().collect(),
+            max_completion_ms: arguments.max_time.map_or(0, |time| time.as_millis() as u64),
+            ..v1::TaskSpec::default()
+        };
+        Ok(Self { spec, wanted })
+    }
+
+    /// Task id, framework name and what people see.
+    pub(crate) fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    pub(crate) fn spec(&self) -> &v1::TaskSpec {
+        &self.spec
+    }
+
+    pub(crate) fn wanted(&self) -> &Resources {
+        &self.wanted
+    }
+
+    /// Whether the offer holds all that is wanted.
+    pub(crate) fn fits(&self, offer: &v1::Offer) -> bool {
+        from_wire(&offer.resources).is_some_and(|offered| offered.contains(&self.wanted))
+    }
+
+    /// The framework of this one task. It ends with its `run`, unless detached: then with its task.
+    pub(crate) fn framework(&self, arguments: &Run) -> v1::FrameworkInfo {
+        v1::FrameworkInfo {
+            name: self.name().to_owned(),
+            user: std::env::var("USER").unwrap_or_default(),
+            roles: vec![arguments.role.clone()],
+            failover_timeout_ms: Some(0),
+            detached: arguments.detach,
+            ..v1::FrameworkInfo::default()
+        }
+    }
+}
+
+fn wanted(arguments: &Run) -> Result<Resources, Failure> {
+    let amounts = [
+        ("cpus", Some(arguments.cpus)),
+        ("mem", Some(arguments.mem)),
+        ("disk", arguments.disk),
+    ];
+    let parts = amounts.into_iter().filter_map(|(name, amount)| {
+        Some(Resource {
+            identity: Identity::plain(name),
+            value: Value::Scalar(amount?.0),
+        })
+    });
+    Resources::collect(parts)
+        .ok_or_else(|| Failure::usage("--cpus, --mem or --disk is too large for any cluster"))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::grammar::{Arguments, Verb};
+
+    /// The job of a command line behind `argosy run`.
+    pub(crate) fn job(words: &[&str]) -> Result<Job, Failure> {
+        let words = ["argosy", "run"].iter().chain(words);
+        let Verb::Run(arguments) = Arguments::try_parse_from(words).unwrap().verb else {
+            panic!("it is a run");
+        };
+        Job::new(&arguments, 4 + (40 << 6))
+    }
+
+    #[test]
+    fn a_job_without_a_name_gets_two_words() {
+        let job = job(&["--", "true"]).unwrap();
+        assert_eq!(job.name(), "brave-otter");
+        assert_eq!(job.wanted().to_string(), "cpus:0.1;mem:32");
+        assert_eq!(job.spec().argv, ["true"]);
+    }
+
+    #[test]
+    fn what_cannot_be_right_is_told_before_anyone_is_asked() {
+        let large = format!("A={}", "x".repeat(600 * 1024));
+        let table: [(&[&str], &str); 5] = [
+            (&["--name", "a b", "--", "true"], "--name"),
+            (&["--role", "", "--", "true"], "--role"),
+            (
+                &["-e", "A=1", "-e", "A=2", "--", "true"],
+                "--env A is given twice",
+            ),
+            (&["-e", &large, "--", "true"], "600 KiB"),
+            (&["--", ""], "command is empty"),
+        ];
+        for (words, part) in table {
+            let failure = job(words).unwrap_err();
+            assert_eq!(failure.code, crate::exit::Code::Usage, "{words:?}");
+            assert!(failure.message.contains(part), "{failure}");
+        }
+    }
+
+    #[test]
+    fn an_offer_fits_only_if_it_holds_everything() {
+        let job = job(&["--cpus", "2", "--mem", "64", "--", "true"]).unwrap();
+        let offer = |text: &str| v1::Offer {
+            resources: argosy_client::resources::resources(text).unwrap(),
+            ..v1::Offer::default()
+        };
+        assert!(job.fits(&offer("cpus:2;mem:64;disk:10")));
+        assert!(!job.fits(&offer("cpus:1.999;mem:64")));
+        assert!(!job.fits(&offer("cpus:4")));
+    }
+}

@@ -1,0 +1,267 @@
+//! Why a task has no agent yet, in words. Pure: judged from the agents and the masters' explanation.
+//!
+//! Separates what can never be from what is not possible now.
+
+use argosy_client::resources::from_wire;
+use argosy_proto::v1;
+use argosy_state::resources::{Resources, Value};
+
+use crate::output::milli;
+use crate::reasons;
+
+/// What is known while a task waits.
+pub(crate) struct Known<'a> {
+    pub(crate) wanted: &'a Resources,
+    pub(crate) agents: &'a [v1::Agent],
+    /// The masters' own counts, if they gave any.
+    pub(crate) counts: &'a [v1::ReasonCount],
+    /// The last refusal of a launch.
+    pub(crate) refused: Option<&'a str>,
+}
+
+/// Why it waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Why {
+    /// The reason in a few words.
+    pub(crate) reason: String,
+    /// Numbers, names and what helps, a line each.
+    pub(crate) lines: Vec<String>,
+}
+
+/// Judges.
+pub(crate) fn explain(known: &Known<'_>) -> Why {
+    let reachable: Vec<_> = known
+        .agents
+        .iter()
+        .filter(|agent| is_usable(agent))
+        .collect();
+    let (reason, mut lines) = if reachable.is_empty() {
+        (
+            no_agents(known.agents),
+            vec!["helps: argosy agent start on a host".to_owned()],
+        )
+    } else {
+        judge(known, &reachable)
+    };
+    if let Some(refused) = known.refused {
+        lines.insert(0, format!("the last try was refused: {refused}"));
+    }
+    Why { reason, lines }
+}
+
+fn is_usable(agent: &v1::Agent) -> bool {
+    agent.mode == v1::AgentMode::Registered as i32
+}
+
+fn no_agents(all: &[v1::Agent]) -> String {
+    match all.len() {
+        0 => "there is no agent".to_owned(),
+        count => format!("none of {count} agents can be used now"),
+    }
+}
+
+fn total(agent: &v1::Agent) -> Resources {
+    let resources = agent.info.as_ref().map(|info| info.resources.as_slice());
+    resources.and_then(from_wire).unwrap_or_default()
+}
+
+fn free(agent: &v1::Agent) -> Resources {
+    let used = from_wire(&agent.used).unwrap_or_default();
+    total(agent).minus_saturating(&used)
+}
+
+fn judge(known: &Known<'_>, agents: &[&v1::Agent]) -> (String, Vec<String>) {
+    let large: Vec<_> = agents
+        .iter()
+        .filter(|agent| total(agent).contains(known.wanted))
+        .collect();
+    let busy = large
+        .iter()
+        .filter(|agent| !free(agent).contains(known.wanted))
+        .count();
+    let small = agents.len() - large.len();
+    let counted = [("too-small", small), ("busy", busy)].map(|(reason, count)| v1::ReasonCount {
+        reason: reason.to_owned(),
+        agents: count as u32,
+    });
+    let others = (agents.len() - small - busy) as u32;
+    // The masters know of filters and declines; what anybody can see is counted here.
+    let mut all: Vec<_> = counted.into_iter().collect();
+    let more = known.counts.iter().filter(|count| {
+        !["too-small", "busy"].contains(&count.reason.as_str()) && count.agents <= others
+    });
+    all.extend(more.cloned());
+    let unexplained = others.saturating_sub(all.iter().skip(2).map(|count| count.agents).sum());
+    if unexplained > 0 {
+        all.push(v1::ReasonCount {
+            reason: "about-to-be-offered".to_owned(),
+            agents: unexplained,
+        });
+    }
+    let counts = reasons::counts(&all);
+    if large.is_empty() {
+        let (asked, has, helps) = shortage(known.wanted, agents);
+        let first = format!("asked {asked}; the largest agent has {has}");
+        return (
+            "no agent is large enough, now or later".to_owned(),
+            vec![first, counts, helps],
+        );
+    }
+    let asked = format!("asked {}", known.wanted);
+    if busy == large.len() {
+        let helps = "helps: waiting for a task to end, or another agent".to_owned();
+        return (
+            "every agent that is large enough is busy".to_owned(),
+            vec![asked, counts, helps],
+        );
+    }
+    let role =
+        "helps: argosy explain with this name says what each agent was passed over for".to_owned();
+    (
+        "nothing is offered yet".to_owned(),
+        vec![asked, counts, role],
+    )
+}
+
+/// The first thing that no agent has enough of: what was asked, who has most of it, what would help.
+fn shortage(wanted: &Resources, agents: &[&v1::Agent]) -> (String, String, String) {
+    for part in wanted.iter() {
+        let name = &*part.identity.name;
+        let Value::Scalar(asked) = part.value else {
+            continue;
+        };
+        let most = agents
+            .iter()
+            .max_by_key(|agent| total(agent).scalar_milli(name));
+        let Some((agent, has)) = most.map(|agent| (agent, total(agent).scalar_milli(name))) else {
+            continue;
+        };
+        if has < asked {
+            let flag = if name == "mem" || name == "disk" {
+                format!("--{name} {}M", milli(has))
+            } else {
+                format!("--{name} {}", milli(has))
+            };
+            return (
+                amount(name, asked),
+                format!("{} ({})", milli(has), agent.agent_id),
+                format!("helps: {flag}, or a larger agent"),
+            );
+        }
+    }
+    // Each amount exists somewhere, but never all on one agent.
+    let agent = agents
+        .iter()
+        .max_by_key(|agent| total(agent).scalar_milli("cpus"));
+    let has = agent
+        .map(|agent| format!("{} ({})", total(agent), agent.agent_id))
+        .unwrap_or_default();
+    (
+        wanted.to_string(),
+        has,
+        "helps: asking for less, or a larger agent".to_owned(),
+    )
+}
+
+fn amount(name: &str, value: i64) -> String {
+    match name {
+        "mem" | "disk" => format!("{} MiB of {name}", milli(value)),
+        _ => format!("{} {name}", milli(value)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_client::resources::resources;
+
+    use super::*;
+
+    fn agent(id: &str, has: &str, used: &str) -> v1::Agent {
+        v1::Agent {
+            agent_id: id.to_owned(),
+            info: Some(v1::AgentInfo {
+                resources: resources(has).unwrap(),
+                ..v1::AgentInfo::default()
+            }),
+            mode: v1::AgentMode::Registered.into(),
+            used: resources(used).unwrap(),
+            ..v1::Agent::default()
+        }
+    }
+
+    fn said(wanted: &str, agents: &[v1::Agent]) -> String {
+        let wanted = wanted.parse().unwrap();
+        let known = Known {
+            wanted: &wanted,
+            agents,
+            counts: &[],
+            refused: None,
+        };
+        let why = explain(&known);
+        format!("{}\n{}", why.reason, why.lines.join("\n"))
+    }
+
+    #[test]
+    fn a_task_larger_than_every_agent_is_told_so() {
+        let agents = [
+            agent("agent-1", "cpus:2;mem:1024", ""),
+            agent("agent-2", "cpus:1;mem:1024", ""),
+        ];
+        assert_eq!(
+            said("cpus:64;mem:32", &agents),
+            "no agent is large enough, now or later\n\
+             asked 64 cpus; the largest agent has 2 (agent-1)\n\
+             2 agents: 2 too small, 0 busy, 0 filtered, 0 draining, 0 offered and declined\n\
+             helps: --cpus 2, or a larger agent"
+        );
+    }
+
+    #[test]
+    fn memory_is_named_with_its_unit() {
+        let text = said(
+            "cpus:1;mem:4096",
+            &[agent("agent-1", "cpus:2;mem:1024", "")],
+        );
+        assert!(
+            text.contains("asked 4096 MiB of mem; the largest agent has 1024 (agent-1)"),
+            "{text}"
+        );
+        assert!(text.contains("--mem 1024M"), "{text}");
+    }
+
+    #[test]
+    fn a_busy_agent_is_not_a_small_one() {
+        let text = said(
+            "cpus:1;mem:32",
+            &[agent("agent-1", "cpus:2;mem:1024", "cpus:1.5")],
+        );
+        assert!(
+            text.starts_with("every agent that is large enough is busy"),
+            "{text}"
+        );
+        assert!(text.contains("1 agent: 0 too small, 1 busy"), "{text}");
+    }
+
+    #[test]
+    fn no_agents_is_said_first() {
+        assert!(said("cpus:1", &[]).starts_with("there is no agent"));
+        let mut away = agent("agent-1", "cpus:2", "");
+        away.mode = v1::AgentMode::Unreachable.into();
+        assert!(said("cpus:1", &[away]).starts_with("none of 1 agents can be used now"));
+    }
+
+    #[test]
+    fn the_last_refusal_is_shown() {
+        let wanted = "cpus:1".parse().unwrap();
+        let known = Known {
+            wanted: &wanted,
+            agents: &[],
+            counts: &[],
+            refused: Some("offer 1.2 is used"),
+        };
+        assert_eq!(
+            explain(&known).lines[0],
+            "the last try was refused: offer 1.2 is used"
+        );
+    }
+}

@@ -1,0 +1,80 @@
+//! When a service ends: on TERM or Ctrl-C in order, on a second one at once.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::io::AsyncReadExt;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::END_TASKS;
+
+/// What of the outside world ends this process, and what it cancels.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Until<'a> {
+    /// Signals only.
+    Signals(&'a CancellationToken),
+    /// Signals cancel the first; the end of standard input, which means that whoever started us is gone,
+    /// cancels the second.
+    SignalsOrInput(&'a CancellationToken, &'a CancellationToken),
+}
+
+/// How long an orderly end may take before the process ends anyway.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The exit code of a process that did not end in order.
+const FORCED: i32 = 130;
+
+/// Cancels when the process is told to end. A second signal, or too slow an end, ends it at once.
+pub(crate) fn watch(until: Until<'_>) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    // A terminal that closes is no reason to end a service.
+    let mut hang_up = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+    tokio::spawn(async move { while hang_up.recv().await.is_some() {} });
+    let (stop, at_input_end) = match until {
+        Until::Signals(stop) => (stop.clone(), None),
+        Until::SignalsOrInput(stop, at_input_end) => (stop.clone(), Some(at_input_end.clone())),
+    };
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => stop.cancel(),
+            _ = interrupt.recv() => stop.cancel(),
+            () = input_ended(at_input_end) => {}
+        }
+        tracing::info!("stopping");
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            () = tokio::time::sleep(PATIENCE) => {
+                tracing::error!(patience_s = PATIENCE.as_secs(), "the orderly end takes too long");
+            }
+        }
+        std::process::exit(FORCED);
+    });
+    Ok(())
+}
+
+/// Cancels when an agent is told to end its tasks, too.
+pub(crate) fn watch_for_end_of_tasks(end_tasks: CancellationToken) -> anyhow::Result<()> {
+    let kind = SignalKind::from_raw(END_TASKS as i32);
+    let mut told = signal(kind).with_context(|| format!("cannot listen for {END_TASKS}"))?;
+    tokio::spawn(async move {
+        if told.recv().await.is_some() {
+            tracing::info!("ending all tasks, then this agent");
+            end_tasks.cancel();
+        }
+    });
+    Ok(())
+}
+
+/// Cancels and returns when standard input has ended; never returns without a token.
+async fn input_ended(token: Option<CancellationToken>) {
+    let Some(token) = token else {
+        return std::future::pending().await;
+    };
+    let mut input = tokio::io::stdin();
+    let mut bytes = [0; 64];
+    // A failed read means the same as an end: nobody is there.
+    while input.read(&mut bytes).await.is_ok_and(|length| length > 0) {}
+    token.cancel();
+}

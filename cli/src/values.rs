@@ -1,0 +1,383 @@
+//! What people type as values: sizes, times, addresses, pairs. Each error names the remedy.
+//!
+//! Pure; the flag's name is added by the argument parser.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use argosy_client::{InvalidMasters, Masters};
+use argosy_proto::v1;
+use argosy_state::resources::scalar_milli;
+
+/// The port of a master's API.
+pub(crate) const API_PORT: u16 = 5050;
+/// The port of an agent's API.
+pub(crate) const AGENT_PORT: u16 = 5051;
+/// The port on which masters speak raft with each other.
+pub(crate) const RAFT_PORT: u16 = 5052;
+
+/// More time than anyone means, in seconds: a hundred years.
+const LONGEST_S: f64 = 100.0 * 365.0 * 86_400.0;
+
+/// An amount in thousandths of its unit: processors, or MiB of memory. Never 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Milli(pub(crate) i64);
+
+/// `0.5` processors.
+pub(crate) fn cpus(text: &str) -> Result<Milli, String> {
+    let milli = scalar_milli(text).filter(|milli| *milli > 0);
+    milli.map(Milli).ok_or_else(|| {
+        "write a number of processors above 0 with at most three decimals, as 0.5".to_owned()
+    })
+}
+
+/// Memory or disk: a bare number is MiB; K, M, G, T (also KiB, MiB, …) are powers of 1,024.
+pub(crate) fn size(text: &str) -> Result<Milli, String> {
+    let remedy = || {
+        "write an amount above 0 as 64 (MiB), 64M, 512MiB or 1.5G; units are powers of 1024"
+            .to_owned()
+    };
+    let split = text
+        .find(|letter: char| !letter.is_ascii_digit() && letter != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let milli = scalar_milli(number).ok_or_else(remedy)?;
+    let unit = unit.trim().to_ascii_lowercase();
+    let in_mib = match unit.as_str() {
+        "k" | "kib" => milli.checked_add(1_023).ok_or_else(remedy)? / 1_024,
+        "" | "m" | "mib" => milli,
+        "g" | "gib" => milli.checked_mul(1_024).ok_or_else(remedy)?,
+        "t" | "tib" => milli.checked_mul(1_024 * 1_024).ok_or_else(remedy)?,
+        "kb" | "mb" | "gb" | "tb" => {
+            let right = format!("{number}{}iB", unit[..1].to_ascii_uppercase());
+            return Err(format!("units are powers of 1024 here; write {right}"));
+        }
+        _ => return Err(remedy()),
+    };
+    let bounded = (1..=argosy_state::limits::SCALAR_MILLI).contains(&in_mib);
+    bounded.then_some(Milli(in_mib)).ok_or_else(remedy)
+}
+
+/// A span of time: `500ms`, `10s`, `5m`, `2h`, `7d`; a bare number is seconds.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let remedy = || "write a time as 500ms, 10s, 5m, 2h or 7d; a bare number is seconds".to_owned();
+    let split = text
+        .find(|letter: char| !letter.is_ascii_digit() && letter != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: f64 = number.parse().map_err(|_| remedy())?;
+    let seconds = match unit.trim() {
+        "ms" => number / 1_000.0,
+        "" | "s" => number,
+        "m" | "min" => number * 60.0,
+        "h" => number * 3_600.0,
+        "d" => number * 86_400.0,
+        _ => return Err(remedy()),
+    };
+    if !(0.0..=LONGEST_S).contains(&seconds) {
+        return Err(remedy());
+    }
+    Ok(Duration::from_millis((seconds * 1_000.0).round() as u64))
+}
+
+/// `10.0.0.1:5050`, `[::1]:5050` or `host:5050`; without a port the default one is added.
+pub(crate) fn address(text: &str, default_port: u16) -> Result<String, String> {
+    let remedy =
+        || format!("{text:?} is not an address: write host:port, as 10.0.0.1:{default_port}");
+    let text = text.trim();
+    let (host, port) = match text.rsplit_once(':') {
+        // An IPv6 address without brackets has more than one colon.
+        Some((host, _)) if host.contains(':') && !host.starts_with('[') => return Err(remedy()),
+        Some((host, port)) if !port.ends_with(']') => {
+            (host, port.parse::<u16>().map_err(|_| remedy())?)
+        }
+        _ => (text, default_port),
+    };
+    let fits = !host.is_empty()
+        && host
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b".-_[]:%".contains(&byte));
+    if fits {
+        Ok(format!("{host}:{port}"))
+    } else {
+        Err(remedy())
+    }
+}
+
+/// A list of raft addresses, each `host:port`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Addresses(pub(crate) Vec<String>);
+
+impl fmt::Display for Addresses {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0.join(","))
+    }
+}
+
+/// Raft addresses of masters.
+pub(crate) fn peers(text: &str) -> Result<Addresses, String> {
+    let parts = text
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty());
+    let mut list = Vec::new();
+    for part in parts {
+        let address = address(part, RAFT_PORT)?;
+        if list.contains(&address) {
+            return Err(format!("{address} is listed twice; list each master once"));
+        }
+        list.push(address);
+    }
+    if list.is_empty() {
+        return Err(
+            "the list is empty; write 10.0.0.1:5052,10.0.0.2:5052,10.0.0.3:5052".to_owned(),
+        );
+    }
+    Ok(Addresses(list))
+}
+
+/// API addresses of masters, in the client's own reading.
+pub(crate) fn masters(text: &str) -> Result<Masters, String> {
+    text.parse()
+        .map_err(|error: InvalidMasters| error.to_string())
+}
+
+/// `NAME=VALUE`.
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text:?} has no '='; write NAME=VALUE"))?;
+    if name.is_empty() || name.contains('\0') || value.contains('\0') {
+        return Err(format!("{text:?} has no name before '='; write NAME=VALUE"));
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Pairs of repeated flags; a name given twice is an error.
+pub(crate) fn unique(
+    pairs: &[(String, String)],
+    flag: &str,
+) -> Result<BTreeMap<String, String>, String> {
+    let mut all = BTreeMap::new();
+    for (name, value) in pairs {
+        if all.insert(name.clone(), value.clone()).is_some() {
+            return Err(format!("{flag} {name} is given twice; give it once"));
+        }
+    }
+    Ok(all)
+}
+
+/// `[FILE=]URI`: something the agent fetches into the sandbox, under its own or another name.
+pub(crate) fn uri(text: &str) -> Result<v1::Uri, String> {
+    let (file, value) = match text.split_once('=') {
+        Some((file, value)) if !file.contains(['/', ':']) => (file, value),
+        _ => ("", text),
+    };
+    let known = ["/", "file:///", "http://", "https://"];
+    if !known.iter().any(|start| value.starts_with(start)) {
+        return Err(format!(
+            "{value:?} is no URI; write an absolute path on the agents' hosts, file:///…, http://… or https://…"
+        ));
+    }
+    Ok(v1::Uri {
+        value: value.to_owned(),
+        executable: false,
+        output_file: file.to_owned(),
+    })
+}
+
+/// `HOST:CONTAINER[:ro]`.
+pub(crate) fn volume(text: &str) -> Result<v1::HostPath, String> {
+    let remedy = || {
+        format!(
+            "{text:?} is no volume: write /path/on/host:path/in/task, with :ro at the end for read-only"
+        )
+    };
+    let mut parts = text.split(':');
+    let (host, container) = (
+        parts.next().unwrap_or_default(),
+        parts.next().unwrap_or_default(),
+    );
+    let read_only = match (parts.next(), parts.next()) {
+        (None, None) | (Some("rw"), None) => false,
+        (Some("ro"), None) => true,
+        _ => return Err(remedy()),
+    };
+    if !host.starts_with('/') || container.is_empty() {
+        return Err(remedy());
+    }
+    Ok(v1::HostPath {
+        host_path: host.to_owned(),
+        container_path: container.to_owned(),
+        read_only,
+    })
+}
+
+/// How many masters and agents a dev cluster has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ClusterSize {
+    pub(crate) masters: u8,
+    pub(crate) agents: u8,
+}
+
+/// `3x3`: masters, then agents.
+pub(crate) fn cluster_size(text: &str) -> Result<ClusterSize, String> {
+    let remedy =
+        || "write masters x agents, as 3x3: 1, 3 or 5 masters and 0 to 50 agents".to_owned();
+    let (masters, agents) = text.split_once('x').ok_or_else(remedy)?;
+    let masters: u8 = masters.trim().parse().map_err(|_| remedy())?;
+    let agents: u8 = agents.trim().parse().map_err(|_| remedy())?;
+    if ![1, 3, 5].contains(&masters) || agents > 50 {
+        return Err(remedy());
+    }
+    Ok(ClusterSize { masters, agents })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_as_people_write_them() {
+        let table = [
+            ("64", 64_000),
+            ("64M", 64_000),
+            ("64MiB", 64_000),
+            ("512mib", 512_000),
+            ("1G", 1_024_000),
+            ("1.5G", 1_536_000),
+            ("0.5", 500),
+            ("1024K", 1_000),
+            ("1K", 1),
+            ("1T", 1_048_576_000),
+        ];
+        for (text, milli) in table {
+            assert_eq!(size(text), Ok(Milli(milli)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_size_is_told_the_remedy() {
+        for text in [
+            "", "0", "-1", "64X", "M", "NaN", "1e9", "9999999T", "1.2345",
+        ] {
+            let error = size(text).unwrap_err();
+            assert!(error.contains("64M"), "{text}: {error}");
+        }
+        let error = size("64MB").unwrap_err();
+        assert_eq!(error, "units are powers of 1024 here; write 64MiB");
+    }
+
+    #[test]
+    fn processors_are_above_zero_with_three_decimals() {
+        assert_eq!(cpus("0.5"), Ok(Milli(500)));
+        assert_eq!(cpus("64"), Ok(Milli(64_000)));
+        for text in ["0", "-1", "NaN", "inf", "1e3", "0.0001", "", "two"] {
+            assert!(cpus(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_have_units_and_a_bare_number_is_seconds() {
+        let table = [
+            ("500ms", 500),
+            ("10s", 10_000),
+            ("10", 10_000),
+            ("1.5m", 90_000),
+            ("2h", 7_200_000),
+            ("7d", 604_800_000),
+            ("0", 0),
+        ];
+        for (text, ms) in table {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "-1s", "5w", "s", "99999999999d", "1..2s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_get_the_default_port_and_are_listed_once() {
+        let list = peers("10.0.0.1, b:6000,[::1]").unwrap();
+        assert_eq!(list.0, ["10.0.0.1:5052", "b:6000", "[::1]:5052"]);
+        assert!(peers("a,a:5052").unwrap_err().contains("twice"));
+        for text in [
+            "",
+            ",",
+            "a:b",
+            "a:99999",
+            "::1",
+            "http://a:5050",
+            ":5050",
+            "a b",
+        ] {
+            assert!(peers(text).is_err(), "{text}");
+        }
+        assert_eq!(masters("a").unwrap().addresses(), ["a:5050"]);
+    }
+
+    #[test]
+    fn pairs_have_a_name() {
+        assert_eq!(pair("A=b=c"), Ok(("A".into(), "b=c".into())));
+        assert_eq!(pair("A="), Ok(("A".into(), String::new())));
+        assert!(pair("A").is_err());
+        assert!(pair("=b").is_err());
+        let twice = [
+            ("A".to_owned(), "1".to_owned()),
+            ("A".to_owned(), "2".to_owned()),
+        ];
+        assert_eq!(
+            unique(&twice, "--env").unwrap_err(),
+            "--env A is given twice; give it once"
+        );
+    }
+
+    #[test]
+    fn uris_may_name_the_file_they_become() {
+        let plain = uri("http://h/a?x=y").unwrap();
+        assert_eq!(
+            (plain.value.as_str(), plain.output_file.as_str()),
+            ("http://h/a?x=y", "")
+        );
+        let named = uri("tool=/opt/tool-1.2").unwrap();
+        assert_eq!(
+            (named.value.as_str(), named.output_file.as_str()),
+            ("/opt/tool-1.2", "tool")
+        );
+        assert!(uri("ftp://h/a").is_err());
+        assert!(uri("relative/path").is_err());
+    }
+
+    #[test]
+    fn volumes_are_two_paths_and_perhaps_read_only() {
+        let volume_read = volume("/srv/data:data:ro").unwrap();
+        assert!(volume_read.read_only);
+        assert_eq!(volume_read.container_path, "data");
+        assert!(!volume("/srv:/srv").unwrap().read_only);
+        for text in ["data:/data", "/data", "/data:", "/a:/b:xx", "/a:/b:ro:ro"] {
+            assert!(volume(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_dev_cluster_has_an_odd_number_of_masters() {
+        assert_eq!(
+            cluster_size("3x3"),
+            Ok(ClusterSize {
+                masters: 3,
+                agents: 3
+            })
+        );
+        assert_eq!(
+            cluster_size("1x0"),
+            Ok(ClusterSize {
+                masters: 1,
+                agents: 0
+            })
+        );
+        for text in ["", "3", "2x2", "0x1", "3x99", "axb"] {
+            assert!(cluster_size(text).is_err(), "{text}");
+        }
+    }
+}

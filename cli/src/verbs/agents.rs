@@ -1,0 +1,47 @@
+//! `agent list|show`.
+
+use crate::exit::Ended as Exit;
+use crate::grammar::{Listing, Named};
+use crate::operator::{Ended, Operator};
+use crate::output::{self, mode_word, note, resources};
+
+pub(crate) async fn list(arguments: &Listing) -> Exit {
+    let page = Operator::open(&arguments.reach)
+        .agents(Ended::LeftOut)
+        .await?;
+    if page.agents.is_empty() && !arguments.show.output.is_json() {
+        note("no agents; argosy agent start starts one");
+    }
+    output::list(arguments.show.output, &page, &page.agents)
+}
+
+pub(crate) async fn show(arguments: &Named) -> Exit {
+    let agent = Operator::open(&arguments.reach)
+        .find_agent(&arguments.id)
+        .await?;
+    let info = agent.info.clone().unwrap_or_default();
+    let mut attributes: Vec<_> = info
+        .attributes
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    attributes.sort();
+    let details = [
+        ("agent", agent.agent_id.clone()),
+        ("host", info.host_name),
+        ("state", mode_word(agent.mode)),
+        (
+            "connected",
+            if agent.connected { "yes" } else { "no" }.to_owned(),
+        ),
+        ("api", info.address),
+        ("version", info.version),
+        ("isolation", info.isolation),
+        ("not enforced", info.missing_controllers.join(", ")),
+        ("has", resources(&info.resources)),
+        ("used", resources(&agent.used)),
+        ("live tasks", agent.live_tasks.to_string()),
+        ("attributes", attributes.join(", ")),
+    ];
+    output::one(arguments.show.output, &agent, &details)
+}

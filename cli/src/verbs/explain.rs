@@ -1,0 +1,121 @@
+//! `explain`: why a task or framework does not run, as the masters' allocator sees it.
+
+use argosy_proto::v1;
+
+use crate::exit::{Code, Ended, Failure};
+use crate::grammar::{Explain, Format};
+use crate::operator::{Operator, is_terminal};
+use crate::output::{self, Row, exit_word, plain, state_word};
+use crate::reasons;
+
+pub(crate) async fn show(arguments: &Explain) -> Ended {
+    let operator = Operator::open(&arguments.reach);
+    let subject = find(&operator, &arguments.id).await?;
+    let request = match &subject {
+        Subject::Task(task) => v1::ExplainRequest {
+            framework_id: task.framework_id.clone(),
+            task_id: task.task_id.clone(),
+            wanted: Vec::new(),
+        },
+        Subject::Framework(framework) => v1::ExplainRequest {
+            framework_id: framework.framework_id.clone(),
+            ..v1::ExplainRequest::default()
+        },
+    };
+    let explanation = operator.explain(request).await?;
+    match arguments.show.output {
+        Format::Json => output::print(&output::json(&explanation)?),
+        Format::Ndjson => output::print(&output::line(&explanation)?),
+        Format::Name => output::print(&format!("{}\n", subject.name())),
+        Format::Table | Format::Wide => {
+            output::print(&words(&subject, &explanation))?;
+            output::list(arguments.show.output, &explanation, &explanation.verdicts)
+        }
+    }
+}
+
+enum Subject {
+    Task(Box<v1::Task>),
+    Framework(Box<v1::Framework>),
+}
+
+impl Subject {
+    fn name(&self) -> String {
+        match self {
+            Self::Task(task) => format!("{}/{}", task.framework_id, task.task_id),
+            Self::Framework(framework) => framework.framework_id.clone(),
+        }
+    }
+}
+
+/// A task if there is one of that name, else a framework: a task that still waits has no record.
+async fn find(operator: &Operator, wanted: &str) -> Result<Subject, Failure> {
+    match operator.find_task(wanted).await {
+        Ok(task) => Ok(Subject::Task(Box::new(task))),
+        Err(failure) if failure.code == Code::NotFound && !wanted.contains('/') => {
+            let framework = operator.find_framework(wanted).await;
+            framework
+                .map(|framework| Subject::Framework(Box::new(framework)))
+                .map_err(|other| {
+                    if other.code == Code::NotFound {
+                        Failure {
+                            message: failure
+                                .message
+                                .replacen("no task", "no task or framework", 1),
+                            ..failure
+                        }
+                    } else {
+                        other
+                    }
+                })
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+fn words(subject: &Subject, explanation: &v1::Explanation) -> String {
+    let mut lines = Vec::new();
+    match subject {
+        Subject::Task(task) => {
+            lines.push(("task", subject.name()));
+            lines.push(("state", state_word(task.state)));
+            if is_terminal(task.state) {
+                let latest = task.latest.clone().unwrap_or_default();
+                lines.push(("end", exit_word(latest.exit.as_ref())));
+                lines.push(("message", latest.message));
+            }
+        }
+        Subject::Framework(framework) => {
+            let name = framework
+                .info
+                .as_ref()
+                .map(|info| info.name.clone())
+                .unwrap_or_default();
+            lines.push(("framework", format!("{} ({name})", framework.framework_id)));
+        }
+    }
+    lines.push(("why", explanation.summary.clone()));
+    lines.push(("agents", reasons::counts(&explanation.counts)));
+    plain(&lines)
+}
+
+impl Row for v1::Verdict {
+    const HEADINGS: &'static [&'static str] = &["AGENT", "REASON", "DETAIL"];
+    const WIDE: &'static [&'static str] = &[];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.agent_id.clone(),
+            reasons::word(&self.reason),
+            self.detail.clone(),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn name(&self) -> String {
+        self.agent_id.clone()
+    }
+}

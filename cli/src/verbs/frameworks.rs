@@ -1,0 +1,124 @@
+//! `framework list|show|teardown`.
+
+use std::time::{Duration, Instant};
+
+use argosy_proto::v1;
+use argosy_proto::v1::write_operation::Operation;
+
+use super::confirm;
+use crate::exit::{DONE, Ended as Exit, Failure};
+use crate::grammar::{FrameworkList, FrameworkTeardown, Named};
+use crate::operator::{Ended, Operator};
+use crate::output::{self, note, resources, span_ms};
+
+/// How often the end of a framework's tasks is looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+pub(crate) async fn list(arguments: &FrameworkList) -> Exit {
+    let operator = Operator::open(&arguments.reach);
+    let page = operator.frameworks(Ended::from_flag(arguments.all)).await?;
+    if page.frameworks.is_empty() && !arguments.show.output.is_json() {
+        note(if arguments.all {
+            "no frameworks"
+        } else {
+            "no frameworks; removed ones: --all"
+        });
+    }
+    output::list(arguments.show.output, &page, &page.frameworks)
+}
+
+pub(crate) async fn show(arguments: &Named) -> Exit {
+    let framework = Operator::open(&arguments.reach)
+        .find_framework(&arguments.id)
+        .await?;
+    let info = framework.info.clone().unwrap_or_default();
+    let yes = |flag: bool| if flag { "yes" } else { "no" }.to_owned();
+    let details = [
+        ("framework", framework.framework_id.clone()),
+        ("name", info.name),
+        ("user", info.user),
+        ("principal", info.principal),
+        ("roles", info.roles.join(", ")),
+        ("suppressed", framework.suppressed_roles.join(", ")),
+        ("connected", yes(framework.connected)),
+        (
+            "detached",
+            if info.detached {
+                yes(true)
+            } else {
+                String::new()
+            },
+        ),
+        (
+            "removed",
+            if framework.removed {
+                yes(true)
+            } else {
+                String::new()
+            },
+        ),
+        (
+            "removed in",
+            framework.expires_in_ms.map(span_ms).unwrap_or_default(),
+        ),
+        ("live tasks", framework.live_tasks.to_string()),
+        ("uses", resources(&framework.used)),
+        ("more at", info.web_url),
+    ];
+    output::one(arguments.show.output, &framework, &details)
+}
+
+pub(crate) async fn teardown(arguments: &FrameworkTeardown) -> Exit {
+    let operator = Operator::open(&arguments.reach);
+    let framework = operator.find_framework(&arguments.framework).await?;
+    let name = framework
+        .info
+        .as_ref()
+        .map(|info| info.name.as_str())
+        .unwrap_or_default();
+    let shown = format!("{} ({name})", framework.framework_id);
+    if framework.removed {
+        note(&format!("{shown} was removed before"));
+        return Ok(DONE);
+    }
+    let tasks = match framework.live_tasks {
+        1 => "1 task".to_owned(),
+        count => format!("{count} tasks"),
+    };
+    if arguments.write.dry_run {
+        note(&format!("would remove {shown} for good and kill {tasks}"));
+        return Ok(DONE);
+    }
+    confirm(
+        &format!("this removes {shown} for good and kills {tasks}"),
+        arguments.yes,
+    )?;
+    let order = v1::TeardownFramework {
+        framework_id: framework.framework_id.clone(),
+    };
+    operator
+        .write(
+            arguments.write.request_id.as_ref(),
+            Operation::TeardownFramework(order),
+        )
+        .await?;
+    if arguments.detach {
+        note(&format!("{shown} is being removed"));
+        return Ok(DONE);
+    }
+    let deadline = Instant::now() + operator.timeout();
+    while Instant::now() < deadline {
+        let now = operator.framework(&framework.framework_id).await?;
+        if now.is_none_or(|now| now.removed) {
+            note(&format!("{shown} is removed"));
+            return Ok(DONE);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Err(Failure::failed(format!(
+        "{shown} is removed for good, but some of its tasks have not ended yet"
+    ))
+    .advise(
+        "tasks on unreachable agents are killed when those return; argosy task list shows them",
+    ))
+}

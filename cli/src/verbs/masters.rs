@@ -1,0 +1,87 @@
+//! `master list|join|remove|transfer`.
+
+use argosy_proto::v1;
+
+use super::confirm;
+use crate::exit::{DONE, Ended, Failure};
+use crate::grammar::{Listing, MasterJoin, MasterRemove, MasterTransfer};
+use crate::lookup::{self, Candidate};
+use crate::operator::Operator;
+use crate::output::{self, note};
+
+pub(crate) async fn list(arguments: &Listing) -> Ended {
+    let operator = Operator::open(&arguments.reach);
+    // A local answer: who the masters are must be seen above all when nobody leads.
+    let cluster = operator.cluster(v1::Consistency::Local).await?;
+    let cluster = match cluster.leader.is_empty() {
+        true => cluster,
+        // Only the leader knows who is behind and who is silent.
+        false => operator
+            .cluster(v1::Consistency::Linearizable)
+            .await
+            .unwrap_or(cluster),
+    };
+    output::list(arguments.show.output, &cluster, &cluster.masters)
+}
+
+pub(crate) async fn join(arguments: &MasterJoin) -> Ended {
+    let operator = Operator::open(&arguments.reach);
+    let reply = operator.join_master(arguments.raft_address.clone()).await?;
+    note(&format!("{} is a voter now", arguments.raft_address));
+    output::list(arguments.show.output, &reply, &reply.masters)
+}
+
+pub(crate) async fn remove(arguments: &MasterRemove) -> Ended {
+    let operator = Operator::open(&arguments.reach);
+    let master = find(&operator, &arguments.master).await?;
+    let shown = format!("{} ({})", master.node_id, master.api_address);
+    if arguments.dry_run {
+        note(&format!("would remove {shown}, a {} now", master.role));
+        return Ok(DONE);
+    }
+    confirm(
+        &format!("this removes {shown} from the group; it can only return as a new member"),
+        arguments.yes,
+    )?;
+    let reply = operator.remove_master(master.node_id).await?;
+    note(&format!(
+        "{shown} is removed; stop it, and empty its data directory before it joins again"
+    ));
+    output::list(arguments.show.output, &reply, &reply.masters)
+}
+
+pub(crate) async fn transfer(arguments: &MasterTransfer) -> Ended {
+    let operator = Operator::open(&arguments.reach);
+    let node_id = match &arguments.master {
+        Some(wanted) => find(&operator, wanted).await?.node_id,
+        None => String::new(),
+    };
+    let reply = operator.transfer_leader(node_id).await?;
+    output::list(arguments.show.output, &reply, &reply.masters)
+}
+
+async fn find(operator: &Operator, wanted: &str) -> Result<v1::Master, Failure> {
+    let mut masters = operator
+        .cluster(v1::Consistency::Linearizable)
+        .await?
+        .masters;
+    let by = |address: fn(&v1::Master) -> &String| {
+        masters.iter().position(|master| address(master) == wanted)
+    };
+    let at = match by(|master| &master.api_address).or_else(|| by(|master| &master.raft_address)) {
+        Some(at) => at,
+        None => {
+            let candidates: Vec<_> = masters.iter().map(candidate).collect();
+            lookup::find("master", wanted, &candidates)?
+        }
+    };
+    Ok(masters.swap_remove(at))
+}
+
+fn candidate(master: &v1::Master) -> Candidate {
+    Candidate {
+        id: master.node_id.clone(),
+        name: master.api_address.clone(),
+        shown: format!("{} ({})", master.node_id, master.api_address),
+    }
+}

@@ -1,0 +1,114 @@
+//! `status`: the cluster in a few sentences. The judgement is in `health`.
+
+use argosy_proto::v1;
+
+use crate::exit::{Code, Ended, Failure};
+use crate::grammar::{Format, Status};
+use crate::health::{self, Health, Level};
+use crate::operator::Operator;
+use crate::output::{self, palette, scalar, span_ms};
+
+pub(crate) async fn show(arguments: &Status) -> Ended {
+    let operator = Operator::open(&arguments.reach);
+    let cluster = best_answer(&operator).await?;
+    let health = health::judge(&cluster);
+    match arguments.show.output {
+        Format::Table | Format::Wide => output::print(&text(&cluster, &health))?,
+        Format::Json => output::print(&output::json(&cluster)?)?,
+        Format::Ndjson => output::print(&output::line(&cluster)?)?,
+        Format::Name => output::print(&format!("{}\n", cluster.cluster_id))?,
+    };
+    match health.level {
+        Level::Healthy | Level::Degraded => Ok(crate::exit::DONE),
+        Level::NoQuorum => Err(
+            Failure::new(Code::Unavailable, "the masters have no quorum")
+                .advise("start the masters that are down; argosy master list shows them"),
+        ),
+    }
+}
+
+/// The leader's answer; failing that, what the first master knows by itself.
+async fn best_answer(operator: &Operator) -> Result<v1::Cluster, Failure> {
+    let local = operator.cluster(v1::Consistency::Local).await?;
+    if local.leader.is_empty() || local.without_leader_ms > 0 {
+        return Ok(local);
+    }
+    Ok(operator
+        .cluster(v1::Consistency::Linearizable)
+        .await
+        .unwrap_or_else(|_| v1::Cluster {
+            // The leader that it believes in does not answer.
+            without_leader_ms: local.without_leader_ms.max(1),
+            ..local
+        }))
+}
+
+fn text(cluster: &v1::Cluster, health: &Health) -> String {
+    let palette = palette();
+    let mut text = String::new();
+    for (at, sentence) in health.sentences.iter().enumerate() {
+        let painted = match (at, health.level) {
+            (0, Level::Healthy) => palette.good(sentence),
+            (0, Level::Degraded) => palette.doubtful(sentence),
+            (0, Level::NoQuorum) => palette.bad(sentence),
+            _ => sentence.clone(),
+        };
+        text.push_str(&painted);
+        text.push('\n');
+    }
+    text.push_str(&output::plain(&details(cluster)));
+    text
+}
+
+fn details(cluster: &v1::Cluster) -> Vec<(&'static str, String)> {
+    let leader = cluster
+        .masters
+        .iter()
+        .find(|master| master.role == "leader");
+    let leader = leader.map(|master| {
+        format!(
+            "{} ({}), epoch {}",
+            master.node_id, master.api_address, cluster.epoch
+        )
+    });
+    let amount = |name: &str| {
+        let (used, total) = (scalar(&cluster.used, name), scalar(&cluster.total, name));
+        let share = if total > 0 {
+            used.saturating_mul(100) / total
+        } else {
+            0
+        };
+        format!(
+            "{} of {} used ({share} %)",
+            output::milli(used),
+            output::milli(total)
+        )
+    };
+    let failover = cluster.failovers.last().map(|failover| {
+        let out = failover
+            .first_commit_ms
+            .saturating_sub(failover.dead_seen_ms);
+        format!(
+            "epoch {}, first commit after {}",
+            failover.epoch,
+            span_ms(u64::try_from(out).unwrap_or(0))
+        )
+    });
+    vec![
+        ("cluster", cluster.cluster_id.clone()),
+        ("leader", leader.unwrap_or_default()),
+        (
+            "agents",
+            format!(
+                "{} ({} unreachable)",
+                cluster.agents, cluster.agents_unreachable
+            ),
+        ),
+        ("frameworks", cluster.frameworks.to_string()),
+        ("live tasks", cluster.tasks_live.to_string()),
+        ("open offers", cluster.offers.to_string()),
+        ("cpus", amount("cpus")),
+        ("mem (MiB)", amount("mem")),
+        ("last failover", failover.unwrap_or_default()),
+    ]
+}

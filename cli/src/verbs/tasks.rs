@@ -1,0 +1,185 @@
+//! `task list|show|kill` and `ps`.
+
+use std::time::{Duration, Instant};
+
+use argosy_proto::v1;
+use argosy_proto::v1::write_operation::Operation;
+
+use crate::exit::{Code, DONE, Ended as Exit, Failure};
+use crate::grammar::{Named, Ps, TaskKill, TaskList};
+use crate::operator::{Ended, Operator, is_terminal};
+use crate::output::{self, exit_word, note, reason_word, resources, state_word};
+
+/// How often an expected change is looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+pub(crate) async fn list(arguments: &TaskList) -> Exit {
+    let operator = Operator::open(&arguments.reach);
+    let framework_id = match &arguments.framework {
+        Some(wanted) => Some(operator.find_framework(wanted).await?.framework_id),
+        None => None,
+    };
+    let page = operator
+        .tasks(framework_id.as_deref(), Ended::from_flag(arguments.all))
+        .await?;
+    if page.tasks.is_empty() && !arguments.show.output.is_json() {
+        note(if arguments.all {
+            "no tasks"
+        } else {
+            "no live tasks; finished ones: --all"
+        });
+    }
+    output::list(arguments.show.output, &page, &page.tasks)
+}
+
+pub(crate) async fn ps(arguments: &Ps) -> Exit {
+    let list_arguments = TaskList {
+        framework: None,
+        all: arguments.all,
+        show: arguments.show,
+        reach: arguments.reach.clone(),
+    };
+    list(&list_arguments).await
+}
+
+pub(crate) async fn show(arguments: &Named) -> Exit {
+    let task = Operator::open(&arguments.reach)
+        .find_task(&arguments.id)
+        .await?;
+    output::one(arguments.show.output, &task, &details(&task))
+}
+
+fn details(task: &v1::Task) -> Vec<(&'static str, String)> {
+    let spec = task.spec.clone().unwrap_or_default();
+    let latest = task.latest.clone().unwrap_or_default();
+    let mut environment: Vec<_> = spec.environment.keys().cloned().collect();
+    environment.sort();
+    let command = if spec.shell.is_empty() {
+        spec.argv
+            .iter()
+            .map(|word| crate::operator::quote(word))
+            .collect::<Vec<_>>()
+            .join(" ")
+    } else {
+        spec.shell.clone()
+    };
+    vec![
+        ("task", task.task_id.clone()),
+        ("name", spec.name.clone()),
+        ("framework", task.framework_id.clone()),
+        ("role", task.role.clone()),
+        ("state", state_word(task.state)),
+        ("end", exit_word(latest.exit.as_ref())),
+        ("reason", reason_word(latest.reason)),
+        ("message", latest.message),
+        (
+            "kill wanted",
+            if task.kill_wanted {
+                "yes".to_owned()
+            } else {
+                String::new()
+            },
+        ),
+        ("agent", task.agent_id.clone()),
+        ("agent api", task.agent_address.clone()),
+        ("resources", resources(&spec.resources)),
+        ("command", command),
+        ("user", spec.user),
+        // Values may be secret; JSON has them.
+        ("environment", environment.join(", ")),
+        (
+            "uris",
+            spec.uris
+                .iter()
+                .map(|uri| uri.value.clone())
+                .collect::<Vec<_>>()
+                .join("\n"),
+        ),
+        (
+            "unacknowledged",
+            match task.unacknowledged_updates {
+                0 => String::new(),
+                count => format!("{count} updates"),
+            },
+        ),
+    ]
+}
+
+pub(crate) async fn kill(arguments: &TaskKill) -> Exit {
+    let operator = Operator::open(&arguments.reach);
+    let task = operator.find_task(&arguments.task).await?;
+    let shown = format!("{}/{}", task.framework_id, task.task_id);
+    if is_terminal(task.state) {
+        note(&format!(
+            "{shown} has already ended: {}",
+            state_word(task.state)
+        ));
+        return Ok(DONE);
+    }
+    if arguments.write.dry_run {
+        note(&format!(
+            "would kill {shown}, {} on {}",
+            state_word(task.state),
+            task.agent_id
+        ));
+        return Ok(DONE);
+    }
+    let order = v1::KillTask {
+        framework_id: task.framework_id.clone(),
+        task_id: task.task_id.clone(),
+        grace_ms: arguments.grace.map(|grace| grace.as_millis() as u64),
+    };
+    operator
+        .write(
+            arguments.write.request_id.as_ref(),
+            Operation::KillTask(order),
+        )
+        .await?;
+    if arguments.detach {
+        note(&format!("{shown} is told to end"));
+        return Ok(DONE);
+    }
+    wait_for_end(&operator, &task, &shown).await
+}
+
+async fn wait_for_end(operator: &Operator, task: &v1::Task, shown: &str) -> Exit {
+    let deadline = Instant::now() + operator.timeout();
+    let mut last = task.state;
+    while Instant::now() < deadline {
+        let Some(now) = operator.task(&task.framework_id, &task.task_id).await? else {
+            note(&format!("{shown} has ended"));
+            return Ok(DONE);
+        };
+        last = now.state;
+        if is_terminal(last) {
+            let latest = now.latest.unwrap_or_default();
+            let end = exit_word(latest.exit.as_ref());
+            let end = if end.is_empty() {
+                end
+            } else {
+                format!(", {end}")
+            };
+            note(&format!("{shown} has ended: {}{end}", state_word(last)));
+            return Ok(DONE);
+        }
+        if last == v1::TaskState::Unreachable as i32 {
+            note(&format!(
+                "{shown} is on {}, which is unreachable; it is killed when that agent returns",
+                task.agent_id
+            ));
+            return Ok(DONE);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    let waited = output::span_ms(operator.timeout().as_millis() as u64);
+    Err(Failure::new(
+        Code::Failed,
+        format!(
+            "{shown} is told to end and is still {} after {waited}",
+            state_word(last)
+        ),
+    )
+    .advise(format!(
+        "argosy task show {shown} says how it is; --timeout waits longer"
+    )))
+}

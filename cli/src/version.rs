@@ -1,0 +1,32 @@
+//! `version`: what this program is and speaks.
+
+use crate::exit::Ended;
+use crate::grammar::Version;
+use crate::output;
+
+/// What was compiled in, beyond the ordinary.
+const FEATURES: &[&str] = &["rocksdb"];
+
+pub(crate) fn show(arguments: &Version) -> Ended {
+    let mut text = format!("argosy {}\n", env!("CARGO_PKG_VERSION"));
+    if arguments.verbose {
+        let build = if cfg!(debug_assertions) {
+            "debug"
+        } else {
+            "release"
+        };
+        text.push_str(&output::plain(&[
+            (
+                "protocol",
+                format!("argosy.v1, version {}", argosy_proto::PROTOCOL_VERSION),
+            ),
+            ("features", FEATURES.join(", ")),
+            ("build", build.to_owned()),
+            (
+                "platform",
+                format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            ),
+        ]));
+    }
+    output::print(&text)
+}
