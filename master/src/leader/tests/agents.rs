@@ -1,8 +1,8 @@
 //! Agents: hello, verdict, orders, strays.
 
 use argosy_state::agent::AgentMode;
-use argosy_state::command::{HeldTask, Operation};
-use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex};
+use argosy_state::command::{CallAction, HeldTask, Operation};
+use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex, Role};
 use argosy_state::task::TaskState;
 use expect_test::expect;
 
@@ -406,4 +406,71 @@ fn a_ping_is_answered_with_its_serial() {
     world.expect(&expect![[r#"
         link-2 <- pong 41
     "#]]);
+}
+
+#[test]
+fn an_agent_lost_under_the_former_leader_is_believed_again_by_the_next() {
+    let mut world = World::with_running_task();
+    world.pass(15_000);
+    world.new_leader();
+    world.framework_returns(FRAMEWORK, &[]);
+    world.forget_said();
+    let link = world.agent_returns(AGENT);
+    world.list(link, 1, &[("a", 1)]);
+    world.expect(&expect![[r#"
+        link-4 <- registered agent-1, different
+        link-4 <- list your tasks
+        link-3 <- update a RUNNING at 10.0 (AGENT_REREGISTERED)
+        link-3 <- offers 8.1 * agent-1 cpus:3;mem:4096
+    "#]]);
+}
+
+#[test]
+fn a_task_whose_framework_left_its_role_meanwhile_comes_back_all_the_same() {
+    let mut world = World::with_running_task();
+    world.pass(15_000);
+    let mut info = world.registry.framework(FRAMEWORK).unwrap().info.clone();
+    info.roles = [Role::new("ops").unwrap()].into();
+    world.call(CallAction::Update(info));
+    world.forget_said();
+    let link = world.agent_returns(AGENT);
+    world.list(link, 1, &[("a", 1)]);
+    world.expect(&expect![[r#"
+        link-3 <- registered agent-1, different
+        link-3 <- list your tasks
+        link-1 <- update a RUNNING at 10.0 (AGENT_REREGISTERED)
+        link-1 <- offers 1.3 ops agent-1 cpus:3;mem:4096
+    "#]]);
+}
+
+#[test]
+fn an_ended_task_stays_as_it_ended_though_its_agent_forgets_it_or_is_lost() {
+    let mut world = World::with_running_task();
+    world.report(LinkId(2), "a", 2, TaskState::Finished);
+    world.forget_said();
+    let mut hello = world.hello_of(AGENT);
+    hello.digest = 99;
+    let link = world.link();
+    world.hello(link, hello);
+    world.list(link, 1, &[]);
+    world.expect(&expect![[r#"
+        link-2 closed
+        link-3 <- registered agent-1, different
+        link-3 <- list your tasks
+    "#]]);
+    world.pass(15_000);
+    world.forget_said();
+    assert_eq!(world.state_of("a"), TaskState::Finished);
+}
+
+#[test]
+fn no_id_is_ever_given_twice() {
+    let mut world = World::new();
+    world.agent("cpus:1;mem:1024");
+    world.operate(Operation::MarkGone(AGENT));
+    world.new_leader();
+    world.agent("cpus:1;mem:1024");
+    world.forget_said();
+    let ids: Vec<_> = world.registry.agents().map(|agent| agent.id).collect();
+    assert_eq!(ids, [AgentId(1), AgentId(2)]);
 }

@@ -226,3 +226,18 @@ fn every_stream_has_a_heartbeat_each_second() {
         link-1 <- heartbeat
     "#]]);
 }
+
+#[test]
+fn a_second_timeout_while_the_first_is_being_committed_changes_nothing() {
+    let mut world = World::with_running_task();
+    world.slow_log();
+    world.pass(45_000);
+    world.forget_said();
+    world.commit();
+    world.expect(&expect![[r#"
+        link-1 <- rescind 1.2: its agent has changed
+        link-2 closed
+        link-1 <- agent-1 is unreachable
+        link-1 <- update a UNREACHABLE at 7.1 (AGENT_UNREACHABLE)
+    "#]]);
+}

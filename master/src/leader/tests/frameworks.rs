@@ -282,3 +282,19 @@ fn a_framework_with_tasks_on_several_agents_is_one() {
         call-4: operated: done
     "#]]);
 }
+
+#[test]
+fn a_scheduler_may_be_replaced_while_an_agent_is_away() {
+    let mut world = World::with_running_task();
+    world.feed(Input::AgentClosed { link: LinkId(2) });
+    let mut next = world.subscription_of(FRAMEWORK, &[]);
+    next.session = 777;
+    world.subscribe_with(LinkId(3), next);
+    world.forget_said();
+    world.agent_returns(AGENT);
+    world.expect(&expect![[r#"
+        link-3 <- registered agent-1, equal
+        link-3 <- offers 1.2 * agent-1 cpus:3;mem:4096
+    "#]]);
+    assert_eq!(world.state_of("a"), TaskState::Running);
+}
