@@ -1,6 +1,8 @@
-//! Removes sandboxes of ended tasks: after an hour, and beyond the newest thousand.
+//! Removes sandboxes of ended tasks, after an hour and beyond the newest thousand, and the hand-off
+//! folders of containers that are gone.
 //!
-//! Follows no link and crosses no mount.
+//! Follows no link and crosses no mount. Folders go in rounds, away from launches: some file systems make
+//! new files slowly next to ones just deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -60,21 +62,27 @@ pub(crate) async fn run(paths: Paths, asker: Asker) {
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         turn.tick().await;
-        // Listed before it is asked who lives: a sandbox made in between is not listed.
+        // Listed before it is asked who lives: what is made in between is not listed.
         let listed = paths.clone();
-        let present = tokio::task::spawn_blocking(move || sandboxes(&listed)).await;
-        let present = present.expect("listing sandboxes never panics");
+        let list = move || (sandboxes(&listed), named(&listed.containers()));
+        let listing = tokio::task::spawn_blocking(list).await;
+        let (present, folders) = listing.expect("listing never panics");
         let Some(containers) = asker.containers().await else {
             return;
         };
-        let live = containers
-            .into_iter()
-            .filter(|view| view.state != "ended")
-            .map(|view| view.name);
-        let leaving = keeper.judge(Instant::now(), present, &live.collect());
-        let removing =
-            tokio::task::spawn_blocking(move || leaving.iter().for_each(|path| remove(path)));
-        removing.await.expect("removing sandboxes never panics");
+        let known: BTreeSet<_> = containers.iter().map(|view| view.name).collect();
+        let live = containers.iter().filter(|view| view.state != "ended");
+        let live = live.map(|view| view.name).collect();
+        let leaving = keeper.judge(Instant::now(), present, &live);
+        let removing = move || {
+            leaving.iter().for_each(|path| remove(path));
+            for (_, path) in folders.iter().filter(|(name, _)| !known.contains(name)) {
+                // Tried again in the next round.
+                let _ = fs::remove_dir_all(path);
+            }
+        };
+        let removed = tokio::task::spawn_blocking(removing).await;
+        removed.expect("removing never panics");
     }
 }
 
@@ -82,7 +90,12 @@ pub(crate) async fn run(paths: Paths, asker: Asker) {
 fn sandboxes(paths: &Paths) -> Vec<(ContainerName, PathBuf)> {
     let frameworks = folders(&paths.sandboxes());
     let tasks = frameworks.iter().flat_map(|framework| folders(framework));
-    let all = tasks.flat_map(|task| folders(&task));
+    tasks.flat_map(|task| named(&task)).collect()
+}
+
+/// The folders in here that have a container's name.
+fn named(path: &Path) -> Vec<(ContainerName, PathBuf)> {
+    let all = folders(path).into_iter();
     all.filter_map(|path| Some((path.file_name()?.to_str()?.parse().ok()?, path)))
         .collect()
 }

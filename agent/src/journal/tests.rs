@@ -57,9 +57,13 @@ fn append(number: u64, record: &Record, sync: Sync) -> Request {
 }
 
 fn launch(order: u64) -> Record {
+    launch_line(order, "true")
+}
+
+fn launch_line(order: u64, line: &str) -> Record {
     let spec = v1::TaskSpec {
         task_id: format!("task-{order}"),
-        shell: "true".into(),
+        shell: line.into(),
         ..v1::TaskSpec::default()
     };
     let launch = v1::LaunchOrder {
@@ -300,16 +304,21 @@ fn compaction_under_load_loses_nothing_and_shrinks_the_file() {
         put(&journal, &mut all, record);
     }
     let started = Instant::now();
+    let line = "x".repeat(16 * 1024);
     let mut order = 0;
     // Tasks come and go: the journal grows, what it says does not.
-    while compacted < 2 || order < 20_000 {
+    while compacted < 2 {
         order += 1;
-        put(&journal, &mut all, launch(order));
+        put(&journal, &mut all, launch_line(order, &line));
         let instance = Instance {
             agent: AgentId(1),
             order: OrderIndex(order.saturating_sub(50)),
         };
-        put(&journal, &mut all, Record::Released { instance });
+        let number = put(&journal, &mut all, Record::Released { instance });
+        if order % 100 == 0 {
+            // As the agent's loop, which waits for what it needs on disk.
+            wait(&journal, |progress| progress.durable == number);
+        }
         if journal.progress().borrow().compactions_wanted > compacted {
             compacted += 1;
             journal.request(Request::Compact(all.snapshot()));

@@ -7,7 +7,8 @@
 mod description;
 mod watching;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::io;
 use std::path::PathBuf;
 use std::process::Command;
@@ -241,29 +242,31 @@ impl Runner {
         });
     }
 
-    /// Removes what earlier lives left and the journal does not know, before anything new is started.
+    /// Ends what earlier lives left and the journal does not know, before anything new is started;
+    /// returns how many there were. Folders of containers that had ended are left to `gc`.
     pub(crate) fn clear_orphans(&self, known: &[ContainerName]) -> io::Result<usize> {
-        let mut orphans = Vec::new();
+        let known: BTreeSet<_> = known.iter().copied().collect();
+        let mut orphans = BTreeSet::new();
         for entry in std::fs::read_dir(self.shared.paths.containers())? {
-            let name = entry?.file_name();
-            let name = name
-                .to_str()
-                .and_then(|name| name.parse::<ContainerName>().ok());
-            orphans.extend(name.filter(|name| !known.contains(name)));
-        }
-        if let Some(tree) = &self.shared.tree {
-            for id in tree.containers().map_err(io::Error::other)? {
-                let name = id.as_str().parse::<ContainerName>().ok();
-                let name = name.filter(|name| !known.contains(name) && !orphans.contains(name));
-                orphans.extend(name);
+            let entry = entry?;
+            if !entry.path().join("exit.json").exists() {
+                orphans.extend(name_of(&entry.file_name()));
             }
         }
-        for name in &orphans {
+        if let Some(tree) = &self.shared.tree {
+            let groups = tree.containers().map_err(io::Error::other)?;
+            orphans.extend(groups.iter().filter_map(|id| name_of(id.as_str().as_ref())));
+        }
+        for name in orphans.difference(&known) {
             self.shared.remove(*name).map_err(io::Error::other)?;
             metrics::counter!("argosy_agent_orphans_removed_total").increment(1);
         }
-        Ok(orphans.len())
+        Ok(orphans.difference(&known).count())
     }
+}
+
+fn name_of(text: &OsStr) -> Option<ContainerName> {
+    text.to_str()?.parse().ok()
 }
 
 impl Shared {
@@ -361,16 +364,12 @@ impl Shared {
         self.tree.as_ref().map(|tree| tree.group(&id))
     }
 
+    /// Its folder goes later, with others: see `gc`.
     fn remove(&self, name: ContainerName) -> Result<(), String> {
         let folder = self.paths.container(name);
         let group = self.group(name);
         let path = group.as_ref().map(Group::path);
-        destroy(&folder, path, REMOVAL_PATIENCE).map_err(|error| crate::error::sentence(&error))?;
-        match std::fs::remove_dir_all(&folder) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(format!("cannot remove {}: {error}", folder.display())),
-        }
+        destroy(&folder, path, REMOVAL_PATIENCE).map_err(|error| crate::error::sentence(&error))
     }
 }
 

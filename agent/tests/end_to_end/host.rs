@@ -126,7 +126,7 @@ impl Agent {
                 "containers are left: {:?}",
                 self.containers().await
             );
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 }
@@ -145,6 +145,6 @@ pub(crate) async fn content(path: &Path) -> String {
             "{} does not come",
             path.display()
         );
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
