@@ -1,0 +1,170 @@
+//! `docs/behaviours.md` against the tests that it names: every line there, every test there.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// How many behaviours there are.
+const ALL: u32 = 132;
+
+/// Those that may not be open: what this release is about.
+const CLOSED: [std::ops::RangeInclusive<u32>; 7] = [
+    21..=28,
+    35..=36,
+    38..=49,
+    72..=77,
+    79..=88,
+    90..=90,
+    94..=94,
+];
+
+#[derive(Debug, PartialEq)]
+enum Status {
+    Shown(Vec<String>),
+    Differs { why: String, tests: Vec<String> },
+    Open,
+}
+
+#[test]
+fn every_behaviour_is_there_once_and_has_a_status() {
+    let found: Vec<u32> = behaviours().keys().copied().collect();
+    assert_eq!(found, (1..=ALL).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_named_test_exists() {
+    let sources = sources();
+    let mut missing = Vec::new();
+    for (number, status) in behaviours() {
+        let tests = match status {
+            Status::Shown(tests) | Status::Differs { tests, .. } => tests,
+            Status::Open => Vec::new(),
+        };
+        let unknown = tests.into_iter().filter(|test| !exists(&sources, test));
+        missing.extend(unknown.map(|test| format!("{number}: no test {test}")));
+    }
+    assert!(missing.is_empty(), "\n{}\n", missing.join("\n"));
+}
+
+#[test]
+fn what_this_release_is_about_is_not_open() {
+    let behaviours = behaviours();
+    let open: Vec<_> = CLOSED
+        .into_iter()
+        .flatten()
+        .filter(|number| behaviours[number] == Status::Open)
+        .collect();
+    assert!(open.is_empty(), "open: {open:?}");
+}
+
+#[test]
+fn a_difference_has_a_reason() {
+    for (number, status) in behaviours() {
+        if let Status::Differs { why, .. } = status {
+            assert!(why.len() >= 20, "{number}: {why:?} is no reason");
+        }
+    }
+}
+
+#[test]
+fn a_test_that_is_not_there_would_be_seen() {
+    let sources = sources();
+    assert!(!exists(&sources, "state::task::no_such_test_was_written"));
+    assert!(!exists(&sources, "no-such-scenario.txt"));
+    // The right name in the wrong room is no test either.
+    assert!(exists(&sources, "state::task::killing_never_runs_again"));
+    assert!(!exists(&sources, "agent::task::killing_never_runs_again"));
+}
+
+fn root() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    folder.parent().unwrap().to_owned()
+}
+
+/// The lines of the tables: `| number | behaviour | status |`.
+fn behaviours() -> BTreeMap<u32, Status> {
+    let text = fs::read_to_string(root().join("docs/behaviours.md")).unwrap();
+    let mut found = BTreeMap::new();
+    for line in text.lines() {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        let ["", number, behaviour, status, ""] = cells[..] else {
+            continue;
+        };
+        let Ok(number) = number.parse::<u32>() else {
+            continue;
+        };
+        assert!(behaviour.len() >= 15, "{number}: it says nothing");
+        let former = found.insert(number, read_status(number, status));
+        assert_eq!(former, None, "{number} is there twice");
+    }
+    found
+}
+
+fn read_status(number: u32, text: &str) -> Status {
+    if text == "open" {
+        return Status::Open;
+    }
+    let tests: Vec<String> = text
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(|name| name.contains("::") || name.ends_with(".txt"))
+        .map(str::to_owned)
+        .collect();
+    match text.strip_prefix("differs: ") {
+        Some(why) => Status::Differs {
+            why: why.split('`').next().unwrap_or_default().to_owned(),
+            tests,
+        },
+        None => {
+            assert!(!tests.is_empty(), "{number}: {text:?} names no test");
+            let rest: String = text.split('`').step_by(2).collect();
+            assert!(
+                rest.chars().all(|letter| ", ".contains(letter)),
+                "{number}: {rest:?} stands beside the tests"
+            );
+            Status::Shown(tests)
+        }
+    }
+}
+
+/// All Rust sources with their paths from the root.
+fn sources() -> Vec<(String, String)> {
+    let root = root();
+    let mut waiting = vec![root.clone()];
+    let mut files = Vec::new();
+    while let Some(folder) = waiting.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_symlink() || name.starts_with('.') || name == "target" {
+                continue;
+            }
+            if path.is_dir() {
+                waiting.push(path);
+            } else if name.ends_with(".rs")
+                && let Ok(text) = fs::read_to_string(&path)
+            {
+                let path = path.strip_prefix(&root).unwrap();
+                files.push((path.to_string_lossy().into_owned(), text));
+            }
+        }
+    }
+    files
+}
+
+/// `room::module::…::name`: a function of that name, or a case of a test program with a list of its
+/// own, in a file of the room whose path holds the modules in order. `name.txt`: a scenario.
+fn exists(sources: &[(String, String)], test: &str) -> bool {
+    if test.ends_with(".txt") {
+        return root().join("state/tests/scenarios").join(test).is_file();
+    }
+    let mut parts: Vec<&str> = test.split("::").collect();
+    let name = parts.pop().unwrap_or_default();
+    let (function, case) = (format!("fn {name}("), format!("\"{name}\""));
+    sources.iter().any(|(path, text)| {
+        let mut path = path.trim_end_matches(".rs").split('/');
+        parts.iter().all(|part| path.any(|at| at == *part))
+            && (text.contains(&function) || text.contains(&case))
+    })
+}
