@@ -8,7 +8,7 @@ use crate::event::Event;
 use crate::ids::{AgentId, OrderIndex};
 use crate::limits;
 use crate::registry::RecordKey;
-use crate::resources::{Resources, Value};
+use crate::resources::{Resource, Resources, Value};
 
 impl Registry {
     pub(super) fn register_agent(
@@ -226,6 +226,12 @@ pub(super) fn check_resources(resources: &Resources) -> Result<(), String> {
         if name.is_empty() || name.len() > limits::NAME_BYTES {
             return Err(format!("a name takes 1 to {} bytes", limits::NAME_BYTES));
         }
+        if texts(resource).any(|text| text.len() > limits::NAME_BYTES) {
+            return Err(format!(
+                "{name}: a principal, label, volume or item takes at most {} bytes",
+                limits::NAME_BYTES
+            ));
+        }
         parts += 1 + identity.reservations.len();
         match &resource.value {
             Value::Scalar(milli) => {
@@ -247,4 +253,27 @@ pub(super) fn check_resources(resources: &Resources) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// Every text of a resource but its name and roles, which have rules of their own.
+fn texts(resource: &Resource) -> impl Iterator<Item = &str> {
+    let reservations = resource.identity.reservations.iter().flat_map(|level| {
+        let labels = level
+            .labels
+            .iter()
+            .flat_map(|(name, value)| [name.as_str(), value.as_str()]);
+        labels.chain([level.principal.as_str()])
+    });
+    let volume = resource
+        .identity
+        .volume
+        .iter()
+        .flat_map(|volume| [volume.id.as_str(), volume.container_path.as_str()]);
+    let items = match &resource.value {
+        Value::Set(items) => Some(items.iter().map(AsRef::as_ref)),
+        Value::Scalar(_) | Value::Ranges(_) => None,
+    };
+    reservations
+        .chain(volume)
+        .chain(items.into_iter().flatten())
 }

@@ -1,0 +1,224 @@
+//! What happens at the limits, where a random life never comes.
+
+use argosy_state::command::{
+    Acknowledge, AgentUpdate, Call, CallAction, Command, HeldTask, Operate, ReconcileAgent,
+    Rejection, Reply, Subscribe, UpdateTasks,
+};
+use argosy_state::ids::{FrameworkId, OrderIndex, Revision, TaskId};
+use argosy_state::limits;
+use argosy_state::task::{Reason, Source, TaskState};
+use argosy_state::testing::{World, framework_info, key, spec};
+
+fn revive(framework: FrameworkId, session: u64, number: u64, lowest: u64) -> Command {
+    Command::Call(Call {
+        framework,
+        session,
+        number,
+        lowest_unanswered: lowest,
+        hash: number,
+        action: CallAction::Revive(Vec::new()),
+    })
+}
+
+#[test]
+fn answers_that_nobody_reads_stop_further_calls_of_the_session_only() {
+    let mut world = World::new();
+    let id = world.subscribe("web");
+    let session = world.registry.framework(id).unwrap().session;
+    let most = limits::ANSWERS_PER_FRAMEWORK as u64;
+    for number in 1..=most {
+        let outcome = world.apply(revive(id, session, number, 1)).outcome;
+        assert!(matches!(outcome, Ok(Reply::Called { .. })), "{number}");
+    }
+    let full = world.apply(revive(id, session, most + 1, 1)).outcome;
+    assert_eq!(full, Err(Rejection::TooManyAnswers));
+    let read = world.apply(revive(id, session, most + 1, 3)).outcome;
+    assert!(matches!(read, Ok(Reply::Called { .. })));
+
+    // The next session begins with room of its own.
+    let info = framework_info("web");
+    let next = session + 1;
+    let subscribe = Subscribe {
+        framework: Some(id),
+        session: next,
+        info,
+    };
+    world.apply(Command::Subscribe(subscribe)).outcome.unwrap();
+    let kept = world.apply(revive(id, session, most, 1)).outcome;
+    assert!(matches!(kept, Ok(Reply::Repeated(_))));
+    for number in 1..=most {
+        let outcome = world.apply(revive(id, next, number, 1)).outcome;
+        assert!(matches!(outcome, Ok(Reply::Called { .. })), "{number}");
+    }
+    let full = world.apply(revive(id, next, most + 1, 1)).outcome;
+    assert_eq!(full, Err(Rejection::TooManyAnswers));
+}
+
+#[test]
+fn sessions_beyond_the_remembered_ones_count_as_new() {
+    let mut world = World::new();
+    let id = world.subscribe("web");
+    let subscribe = |session| {
+        Command::Subscribe(Subscribe {
+            framework: Some(id),
+            session,
+            info: framework_info("web"),
+        })
+    };
+    let first = world.registry.framework(id).unwrap().session;
+    let most = limits::PAST_SESSIONS as u64;
+    for at in 1..=most {
+        world.apply(subscribe(first + at)).outcome.unwrap();
+    }
+    let superseded = world.apply(subscribe(first)).outcome;
+    assert_eq!(superseded, Err(Rejection::Superseded(id)));
+    world.apply(subscribe(first + most + 1)).outcome.unwrap();
+    let forgotten = world.apply(subscribe(first)).outcome;
+    assert_eq!(forgotten, Ok(Reply::Framework(id)));
+}
+
+#[test]
+fn a_task_id_is_free_again_when_its_history_is_gone() {
+    let mut world = World::new();
+    let agent = world.register("cpus:1000");
+    let mut info = framework_info("batch");
+    info.detached = true;
+    let id = world.subscribe_as(info);
+    let wave = 500;
+    let end = |world: &mut World, names: &[String]| {
+        let updates = names.iter().map(|name| {
+            let key = key(id, name);
+            AgentUpdate {
+                order: world.registry.task(&key).unwrap().order,
+                key,
+                number: 1,
+                state: TaskState::Finished,
+                source: Source::Task,
+                reason: Reason::CommandExited,
+                message: String::new(),
+                exit: None,
+                wall_ms: 0,
+            }
+        });
+        let updates = updates.collect();
+        let applied = world.apply(Command::UpdateTasks(UpdateTasks { agent, updates }));
+        assert_eq!(applied.outcome, Ok(Reply::Done));
+    };
+    let launch = |world: &mut World, names: &[String]| {
+        let offer = world.promise(id, agent, "cpus:1000");
+        let tasks = names.iter().map(|name| spec(name, "cpus:1")).collect();
+        let applied = world.accept(id, vec![offer], tasks);
+        let Ok(Reply::Called { refused, .. }) = applied.outcome else {
+            panic!("{:?}", applied.outcome);
+        };
+        refused.len()
+    };
+    for at in 0..limits::FINISHED_TASKS / wave {
+        let names: Vec<String> = (0..wave).map(|task| format!("t{at}-{task}")).collect();
+        assert_eq!(launch(&mut world, &names), 0);
+        end(&mut world, &names);
+    }
+    let oldest = ["t0-0".to_owned()];
+    assert_eq!(launch(&mut world, &oldest), 1, "its history is still there");
+    let one_more = ["last".to_owned()];
+    assert_eq!(launch(&mut world, &one_more), 0);
+    end(&mut world, &one_more);
+    assert!(world.registry.finished_task(&key(id, "t0-0")).is_none());
+    assert_eq!(launch(&mut world, &oldest), 0);
+    assert!(world.reloaded() == world.registry);
+}
+
+#[test]
+fn a_list_is_cut_into_parts_that_say_the_same() {
+    let mut world = World::new();
+    let agent = world.register("cpus:1000");
+    let id = world.subscribe("web");
+    let names: Vec<String> = (0..700).map(|at| format!("t{at:03}")).collect();
+    let offer = world.promise(id, agent, "cpus:1000");
+    let tasks = names.iter().map(|name| spec(name, "cpus:1")).collect();
+    world.accept(id, vec![offer], tasks);
+    let held: Vec<HeldTask> = world
+        .registry
+        .tasks_on(agent)
+        .filter(|task| task.order.0 % 3 == 0)
+        .map(|task| HeldTask {
+            key: task.key.clone(),
+            order: task.order,
+        })
+        .collect();
+    let list = ReconcileAgent {
+        agent,
+        incarnation: world.registry.agent(agent).unwrap().incarnation,
+        floor: world.registry.last_order(agent),
+        after: None,
+        through: None,
+        held,
+        wall_ms: 0,
+    };
+    let mut whole = world.clone();
+    whole.apply(Command::ReconcileAgent(list.clone()));
+    let parts = list.parts(&world.registry);
+    assert_eq!(parts.len(), 3);
+    assert!(parts[..2].iter().all(|part| part.through.is_some()));
+    assert_eq!(parts[2].through, None);
+    for part in parts {
+        let applied = world.apply(Command::ReconcileAgent(part));
+        assert_eq!(applied.outcome, Ok(Reply::Done));
+        let ended = applied.events.len();
+        assert!(ended <= 2 * limits::TASKS_PER_SWEEP + 1, "{ended} events");
+    }
+    let states = |world: &World| -> Vec<TaskState> {
+        world.registry.tasks().map(|task| task.state).collect()
+    };
+    assert_eq!(states(&world), states(&whole));
+    assert_eq!(world.registry.live_tasks(), 233);
+}
+
+#[test]
+fn commands_that_would_touch_too_much_are_refused_whole() {
+    let mut world = World::with_running_task("web");
+    let id = FrameworkId(1);
+    let agent = world.registry.task(&key(id, "web")).unwrap().agent;
+    let many = limits::RECORDS_PER_COMMAND + 1;
+    let digest = world.registry.digest();
+    let session = world.registry.framework(id).unwrap().session;
+    let updates = vec![(TaskId::new("web").unwrap(), Revision::default()); many];
+    let acknowledge = Command::Acknowledge(Acknowledge {
+        framework: id,
+        session,
+        updates,
+    });
+    let held = (0..many).map(|at| HeldTask {
+        key: key(id, &format!("t{at:06}")),
+        order: OrderIndex(1),
+    });
+    let list = Command::ReconcileAgent(ReconcileAgent {
+        agent,
+        incarnation: world.registry.agent(agent).unwrap().incarnation,
+        floor: OrderIndex(1),
+        after: None,
+        through: None,
+        held: held.collect(),
+        wall_ms: 0,
+    });
+    for command in [acknowledge, list] {
+        let outcome = world.apply(command).outcome;
+        let Err(Rejection::Invalid { text, .. }) = &outcome else {
+            panic!("{outcome:?}");
+        };
+        assert_eq!(text, "1001 of them; at most 1000");
+    }
+    assert_eq!(world.registry.digest(), digest);
+}
+
+#[test]
+fn the_longest_name_of_a_request_is_bounded() {
+    let mut world = World::new();
+    let outcome = world.apply(Command::Operate(Operate {
+        request: Some(("op".to_owned(), "r".repeat(limits::NAME_BYTES + 1))),
+        hash: 0,
+        operations: Vec::new(),
+        wall_ms: 0,
+    }));
+    assert!(matches!(outcome.outcome, Err(Rejection::Invalid { .. })));
+}
