@@ -2,6 +2,8 @@
 //!
 //! Never "healthy" while a master is down: an operator reads the first word only.
 
+use std::collections::BTreeMap;
+
 use argosy_proto::v1;
 
 use crate::output::span_ms;
@@ -27,8 +29,12 @@ pub(crate) struct Health {
     pub(crate) sentences: Vec<String>,
 }
 
+/// What was found when each master was asked by itself: by id, why it did not answer. Those that did are
+/// not in it.
+pub(crate) type Unanswered = BTreeMap<String, String>;
+
 /// Judges. `cluster` may be a local answer from a master that knows no leader.
-pub(crate) fn judge(cluster: &v1::Cluster) -> Health {
+pub(crate) fn judge(cluster: &v1::Cluster, unanswered: &Unanswered) -> Health {
     let voters: Vec<_> = cluster
         .masters
         .iter()
@@ -36,12 +42,12 @@ pub(crate) fn judge(cluster: &v1::Cluster) -> Health {
         .collect();
     let needed = voters.len() / 2 + 1;
     if cluster.leader.is_empty() || cluster.without_leader_ms > 0 {
-        return without_quorum(cluster, voters.len(), needed);
+        return without_quorum(cluster, unanswered, voters.len(), needed);
     }
     let silent: Vec<_> = voters
         .iter()
         .copied()
-        .filter(|master| is_silent(cluster, master))
+        .filter(|master| is_silent(cluster, unanswered, master))
         .collect();
     let alive = voters.len() - silent.len();
     let spare = alive.saturating_sub(needed);
@@ -56,7 +62,10 @@ pub(crate) fn judge(cluster: &v1::Cluster) -> Health {
             1 => "two more losses stop changes".to_owned(),
             more => format!("{} more losses stop changes", more + 1),
         };
-        let who: Vec<_> = silent.iter().map(|master| silence(master)).collect();
+        let who: Vec<_> = silent
+            .iter()
+            .map(|master| silence(master, unanswered))
+            .collect();
         sentences.push(format!(
             "degraded: {alive} of {} masters, {losses}; {}",
             voters.len(),
@@ -93,25 +102,35 @@ fn all_masters(voters: usize, spare: usize) -> String {
     }
 }
 
-fn is_silent(cluster: &v1::Cluster, master: &v1::Master) -> bool {
+/// By the leader's own word where it gives one, else by whether it answered us.
+fn is_silent(cluster: &v1::Cluster, unanswered: &Unanswered, master: &v1::Master) -> bool {
     let leads = master.role == "leader" || master.node_id == cluster.leader;
-    !leads && master.last_contact_ms.is_some_and(|ms| ms > SILENT_MS)
-}
-
-fn silence(master: &v1::Master) -> String {
-    let name = format!("{} ({})", master.node_id, master.api_address);
     match master.last_contact_ms {
-        Some(ms) => format!("{name} silent for {}", span_ms(ms)),
-        None => format!("{name} silent"),
+        Some(ms) => !leads && ms > SILENT_MS,
+        None => unanswered.contains_key(&master.node_id),
     }
 }
 
-fn without_quorum(cluster: &v1::Cluster, voters: usize, needed: usize) -> Health {
+fn silence(master: &v1::Master, unanswered: &Unanswered) -> String {
+    let name = format!("{} ({})", master.node_id, master.api_address);
+    match (master.last_contact_ms, unanswered.get(&master.node_id)) {
+        (Some(ms), _) => format!("{name} silent for {}", span_ms(ms)),
+        (None, Some(why)) => format!("{name} {why}"),
+        (None, None) => format!("{name} silent"),
+    }
+}
+
+fn without_quorum(
+    cluster: &v1::Cluster,
+    unanswered: &Unanswered,
+    voters: usize,
+    needed: usize,
+) -> Health {
     let since = match cluster.without_leader_ms {
         0 => String::new(),
         ms => format!(" for {}", span_ms(ms)),
     };
-    let sentences = vec![
+    let mut sentences = vec![
         format!(
             "no quorum: no leader{since}; {needed} of {voters} masters must be up and reach each other"
         ),
@@ -121,6 +140,24 @@ fn without_quorum(cluster: &v1::Cluster, voters: usize, needed: usize) -> Health
             cluster.answered_by, cluster.applied_index
         ),
     ];
+    let down = cluster
+        .masters
+        .iter()
+        .filter(|master| unanswered.contains_key(&master.node_id));
+    let down: Vec<_> = down
+        .map(|master| {
+            silence(
+                &v1::Master {
+                    last_contact_ms: None,
+                    ..master.clone()
+                },
+                unanswered,
+            )
+        })
+        .collect();
+    if !down.is_empty() {
+        sentences.insert(1, down.join(", "));
+    }
     Health {
         level: Level::NoQuorum,
         sentences,
@@ -150,7 +187,7 @@ mod tests {
 
     #[test]
     fn all_masters_up_is_healthy() {
-        let health = judge(&cluster([Some(20), None, Some(30)]));
+        let health = judge(&cluster([Some(20), None, Some(30)]), &Unanswered::new());
         assert_eq!(health.level, Level::Healthy);
         assert_eq!(
             health.sentences,
@@ -160,7 +197,10 @@ mod tests {
 
     #[test]
     fn a_silent_master_is_never_healthy() {
-        let health = judge(&cluster([Some(20), None, Some(240_000)]));
+        let health = judge(
+            &cluster([Some(20), None, Some(240_000)]),
+            &Unanswered::new(),
+        );
         assert_eq!(health.level, Level::Degraded);
         assert_eq!(
             health.sentences,
@@ -171,10 +211,25 @@ mod tests {
     }
 
     #[test]
+    fn a_master_that_does_not_answer_is_down_even_if_the_leader_says_nothing() {
+        let unanswered = Unanswered::from([("master-3".to_owned(), "refused".to_owned())]);
+        let health = judge(&cluster([None, None, None]), &unanswered);
+        assert_eq!(
+            health.sentences,
+            [
+                "degraded: 2 of 3 masters, one more loss stops changes; master-3 (10.0.0.3:5050) refused"
+            ]
+        );
+        // The leader hears it: it is only us who do not reach it.
+        let health = judge(&cluster([Some(20), None, Some(30)]), &unanswered);
+        assert_eq!(health.level, Level::Healthy);
+    }
+
+    #[test]
     fn an_unreachable_agent_degrades() {
         let mut cluster = cluster([Some(20), None, Some(30)]);
         cluster.agents_unreachable = 1;
-        let health = judge(&cluster);
+        let health = judge(&cluster, &Unanswered::new());
         assert_eq!(health.level, Level::Degraded);
         assert!(health.sentences[0].starts_with("degraded: 3 of 3 masters"));
         assert_eq!(
@@ -189,7 +244,7 @@ mod tests {
         cluster.without_leader_ms = 12_000;
         cluster.answered_by = "10.0.0.1:5050".to_owned();
         cluster.applied_index = 41;
-        let health = judge(&cluster);
+        let health = judge(&cluster, &Unanswered::new());
         assert_eq!(health.level, Level::NoQuorum);
         assert_eq!(
             health.sentences[0],

@@ -20,6 +20,7 @@ mod names;
 mod operator;
 mod output;
 mod pids;
+mod probe;
 mod random;
 mod reasons;
 mod run;

@@ -24,6 +24,8 @@ pub(crate) use failures::{quote, read_failure, refusal_failure};
 const PRINCIPAL: &str = "operator";
 /// How many records a page brings.
 const PAGE: u32 = 1_000;
+/// How long the leader may take when it is asked directly.
+const LEADER_LIMIT: Duration = Duration::from_secs(2);
 /// How long a listener on this very host may take to accept.
 const LOCAL_PROBE: Duration = Duration::from_millis(200);
 
@@ -82,6 +84,36 @@ impl Operator {
             consistency: consistency.into(),
         };
         self.client.get_cluster(request).await.map_err(read_failure)
+    }
+
+    /// The cluster as its leader sees it; failing that, as the first master that answers does.
+    pub(crate) async fn cluster_at_best(&self) -> Result<v1::Cluster, Failure> {
+        let local = self.cluster(v1::Consistency::Local).await?;
+        if local.leader.is_empty() || local.without_leader_ms > 0 {
+            return Ok(local);
+        }
+        let leader = local
+            .masters
+            .iter()
+            .find(|master| master.node_id == local.leader || master.role == "leader");
+        // Only the leader knows who is behind and who is silent; it is asked directly.
+        let asked = match leader.and_then(|leader| Masters::new([&leader.api_address]).ok()) {
+            Some(leader) => {
+                Self::to(leader, self.timeout.min(LEADER_LIMIT))
+                    .cluster(v1::Consistency::Linearizable)
+                    .await
+            }
+            None => self.cluster(v1::Consistency::Linearizable).await,
+        };
+        let Err(_) = asked else {
+            return asked;
+        };
+        // It may be the leader's address that cannot be reached from here, not the leader.
+        let again = self.cluster(v1::Consistency::Linearizable).await;
+        Ok(again.unwrap_or_else(|_| v1::Cluster {
+            without_leader_ms: local.without_leader_ms.max(1),
+            ..local
+        }))
     }
 
     /// All agents; gone ones too if `ended`.

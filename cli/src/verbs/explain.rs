@@ -5,7 +5,7 @@ use argosy_proto::v1;
 use crate::exit::{Code, Ended, Failure};
 use crate::grammar::{Explain, Format};
 use crate::operator::{Operator, is_terminal};
-use crate::output::{self, Row, exit_word, plain, state_word};
+use crate::output::{self, Row, exit_word, plain, reason_word, state_word};
 use crate::reasons;
 
 pub(crate) async fn show(arguments: &Explain) -> Ended {
@@ -27,6 +27,9 @@ pub(crate) async fn show(arguments: &Explain) -> Ended {
         Format::Json => output::print(&output::json(&explanation)?),
         Format::Ndjson => output::print(&output::line(&explanation)?),
         Format::Name => output::print(&format!("{}\n", subject.name())),
+        Format::Table | Format::Wide if matches!(subject, Subject::Task(_)) => {
+            output::print(&words(&subject, &explanation))
+        }
         Format::Table | Format::Wide => {
             output::print(&words(&subject, &explanation))?;
             output::list(arguments.show.output, &explanation, &explanation.verdicts)
@@ -79,11 +82,8 @@ fn words(subject: &Subject, explanation: &v1::Explanation) -> String {
         Subject::Task(task) => {
             lines.push(("task", subject.name()));
             lines.push(("state", state_word(task.state)));
-            if is_terminal(task.state) {
-                let latest = task.latest.clone().unwrap_or_default();
-                lines.push(("end", exit_word(latest.exit.as_ref())));
-                lines.push(("message", latest.message));
-            }
+            lines.push(("why", placed(task)));
+            return plain(&lines);
         }
         Subject::Framework(framework) => {
             let name = framework
@@ -97,6 +97,40 @@ fn words(subject: &Subject, explanation: &v1::Explanation) -> String {
     lines.push(("why", explanation.summary.clone()));
     lines.push(("agents", reasons::counts(&explanation.counts)));
     plain(&lines)
+}
+
+/// A task with a record has an agent: what is left to explain is how far it came.
+fn placed(task: &v1::Task) -> String {
+    let latest = task.latest.clone().unwrap_or_default();
+    let agent = &task.agent_id;
+    let parts = match v1::TaskState::try_from(task.state).unwrap_or_default() {
+        v1::TaskState::Staging | v1::TaskState::Starting => {
+            vec![format!(
+                "it was given to {agent}, which has not started it yet"
+            )]
+        }
+        v1::TaskState::Running => vec![format!("it runs on {agent}")],
+        v1::TaskState::Killing => vec![format!("{agent} is ending it")],
+        v1::TaskState::Unreachable => {
+            vec![format!(
+                "{agent} is unreachable; it may run on there, and counts again when {agent} returns"
+            )]
+        }
+        state if is_terminal(state.into()) => {
+            vec![
+                "it has ended".to_owned(),
+                exit_word(latest.exit.as_ref()),
+                reason_word(latest.reason),
+                latest.message,
+            ]
+        }
+        _ => vec!["its state is unknown".to_owned()],
+    };
+    parts
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 impl Row for v1::Verdict {

@@ -11,16 +11,8 @@ use crate::output::{self, note};
 
 pub(crate) async fn list(arguments: &Listing) -> Ended {
     let operator = Operator::open(&arguments.reach);
-    // A local answer: who the masters are must be seen above all when nobody leads.
-    let cluster = operator.cluster(v1::Consistency::Local).await?;
-    let cluster = match cluster.leader.is_empty() {
-        true => cluster,
-        // Only the leader knows who is behind and who is silent.
-        false => operator
-            .cluster(v1::Consistency::Linearizable)
-            .await
-            .unwrap_or(cluster),
-    };
+    // Also without a leader: that is when it must be seen who is who.
+    let cluster = operator.cluster_at_best().await?;
     output::list(arguments.show.output, &cluster, &cluster.masters)
 }
 

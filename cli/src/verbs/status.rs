@@ -7,11 +7,13 @@ use crate::grammar::{Format, Status};
 use crate::health::{self, Health, Level};
 use crate::operator::Operator;
 use crate::output::{self, palette, scalar, span_ms};
+use crate::probe;
 
 pub(crate) async fn show(arguments: &Status) -> Ended {
     let operator = Operator::open(&arguments.reach);
-    let cluster = best_answer(&operator).await?;
-    let health = health::judge(&cluster);
+    let cluster = operator.cluster_at_best().await?;
+    let unanswered = probe::masters(&cluster.masters).await?;
+    let health = health::judge(&cluster, &unanswered);
     match arguments.show.output {
         Format::Table | Format::Wide => output::print(&text(&cluster, &health))?,
         Format::Json => output::print(&output::json(&cluster)?)?,
@@ -25,22 +27,6 @@ pub(crate) async fn show(arguments: &Status) -> Ended {
                 .advise("start the masters that are down; argosy master list shows them"),
         ),
     }
-}
-
-/// The leader's answer; failing that, what the first master knows by itself.
-async fn best_answer(operator: &Operator) -> Result<v1::Cluster, Failure> {
-    let local = operator.cluster(v1::Consistency::Local).await?;
-    if local.leader.is_empty() || local.without_leader_ms > 0 {
-        return Ok(local);
-    }
-    Ok(operator
-        .cluster(v1::Consistency::Linearizable)
-        .await
-        .unwrap_or_else(|_| v1::Cluster {
-            // The leader that it believes in does not answer.
-            without_leader_ms: local.without_leader_ms.max(1),
-            ..local
-        }))
 }
 
 fn text(cluster: &v1::Cluster, health: &Health) -> String {

@@ -1,0 +1,69 @@
+//! Asking each master by itself whether it is there: what one master says of the others may be stale.
+
+use std::time::Duration;
+
+use argosy_proto::v1;
+use futures::future::join_all;
+
+use crate::health::Unanswered;
+
+/// How long one master may take.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// Asks all at once; returns why those that do not answer did not.
+pub(crate) async fn masters(masters: &[v1::Master]) -> anyhow::Result<Unanswered> {
+    // No proxy: cluster addresses are never reached through the environment's.
+    let http = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(LIMIT)
+        .build()?;
+    let asked = masters.iter().map(|master| {
+        let request = http.get(format!("http://{}/healthz", master.api_address));
+        async move {
+            // Any answer will do: whether it is well is not asked here.
+            let error = request.send().await.err()?;
+            Some((master.node_id.clone(), in_words(&error)))
+        }
+    });
+    Ok(join_all(asked).await.into_iter().flatten().collect())
+}
+
+fn in_words(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return format!("does not answer within {} s", LIMIT.as_secs());
+    }
+    let chain = crate::exit::chain(error);
+    if chain.contains("refused") {
+        "refused".to_owned()
+    } else if chain.contains("dns") || chain.contains("lookup") {
+        "is no known host".to_owned()
+    } else {
+        "broke off".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_master_that_is_gone_is_told_from_one_that_hangs() {
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = gone.local_addr().unwrap().to_string();
+        drop(gone);
+        // Accepts into its backlog and never answers: what a stopped process looks like.
+        let hanging = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let master = |node_id: &str, api_address: String| v1::Master {
+            node_id: node_id.to_owned(),
+            api_address,
+            ..v1::Master::default()
+        };
+        let all = [
+            master("gone", address),
+            master("hanging", hanging.local_addr().unwrap().to_string()),
+        ];
+        let found = masters(&all).await.unwrap();
+        assert_eq!(found["gone"], "refused");
+        assert_eq!(found["hanging"], "does not answer within 1 s");
+    }
+}

@@ -1,0 +1,378 @@
+//! A whole cluster of real processes: started by `dev`, used, and gone without a trace.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long anything may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+fn argosy(words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_argosy"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("ARGOSY_") {
+            command.env_remove(&name);
+        }
+    }
+    command.args(words);
+    command
+}
+
+/// A running `argosy dev`, ended when it goes out of scope.
+struct Cluster {
+    dev: Child,
+    record: serde_json::Value,
+}
+
+impl Cluster {
+    /// Each test has loopback addresses of its own: the ports are the default ones.
+    fn start(number: u32, size: &str, more: &[&str]) -> Self {
+        let pid = std::process::id();
+        let base = format!(
+            "127.{}.{}.1",
+            100 + pid % 100,
+            (pid / 100 + number * 83) % 250
+        );
+        let words = [
+            "dev",
+            "--size",
+            size,
+            "--base",
+            &base,
+            "-o",
+            "json",
+            "--timeout",
+            "80s",
+        ];
+        let mut command = argosy(&words);
+        let mut dev = command
+            .args(more)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(dev.stdout.take().unwrap());
+        let mut text = String::new();
+        while serde_json::from_str::<serde_json::Value>(&text).is_err() {
+            if lines.read_line(&mut text).unwrap() == 0 {
+                let mut why = String::new();
+                dev.stderr.take().unwrap().read_to_string(&mut why).unwrap();
+                panic!("the cluster did not start: {why}");
+            }
+        }
+        let record = serde_json::from_str(&text).unwrap();
+        Self { dev, record }
+    }
+
+    fn argosy(&self, words: &[&str]) -> Command {
+        let mut command = argosy(words);
+        command.env("ARGOSY_MASTERS", self.record["masters"].as_str().unwrap());
+        command
+    }
+
+    fn ran(&self, words: &[&str]) -> (i32, String, String) {
+        split(self.argosy(words).output().unwrap())
+    }
+
+    fn members(&self) -> &Vec<serde_json::Value> {
+        self.record["members"].as_array().unwrap()
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.record["directory"].as_str().unwrap().into()
+    }
+
+    /// As Ctrl-C does; the exit code of `dev` and what it wrote.
+    fn stop(&mut self) -> (i32, String) {
+        kill(Pid::from_raw(self.dev.id() as i32), Signal::SIGINT).unwrap();
+        let code = self.dev.wait().unwrap().code().unwrap();
+        let mut text = String::new();
+        self.dev
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
+        (code, text)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.dev.try_wait().unwrap().is_none() {
+            let _ = kill(Pid::from_raw(self.dev.id() as i32), Signal::SIGTERM);
+            let _ = self.dev.wait();
+        }
+    }
+}
+
+fn split(output: Output) -> (i32, String, String) {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code().unwrap(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(
+            Instant::now() < deadline,
+            "{what} did not happen within {PATIENCE:?}"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Processes whose command line or environment names this directory.
+fn processes_of(directory: &Path) -> Vec<String> {
+    let wanted = directory.display().to_string();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let read = |name: &str| std::fs::read(entry.path().join(name)).unwrap_or_default();
+        let words = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
+        let environment = String::from_utf8_lossy(&read("environ")).into_owned();
+        if words.contains(&wanted) || environment.contains(&wanted) {
+            found.push(format!("{} {words}", entry.file_name().to_string_lossy()));
+        }
+    }
+    found
+}
+
+/// The cgroup trees of the agents' launchers.
+fn trees(cluster: &Cluster) -> Vec<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
+    let Some(mount) = mount.and_then(|line| line.split(' ').nth(4)) else {
+        return Vec::new();
+    };
+    let agents = cluster
+        .members()
+        .iter()
+        .filter(|member| member["kind"] == "agent");
+    let mut found = Vec::new();
+    for agent in agents {
+        let own = agent["pid"].as_i64().unwrap();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let read =
+                |name: &str| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
+            if read("status").contains(&format!("\nPPid:\t{own}\n")) {
+                let group = read("cgroup");
+                let group = group.lines().find_map(|line| line.strip_prefix("0::/"));
+                found.extend(
+                    group.and_then(|group| Some(Path::new(mount).join(Path::new(group).parent()?))),
+                );
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_cluster_runs_tasks_and_leaves_nothing() {
+    let mut cluster = Cluster::start(1, "1x1", &[]);
+    let (code, stdout, stderr) = cluster.ran(&[
+        "run",
+        "--mem",
+        "64M",
+        "--",
+        "sh",
+        "-c",
+        "echo out; echo err >&2; exit 7",
+    ]);
+    assert_eq!((code, stdout.as_str()), (7, "out\n"), "{stderr}");
+    assert!(
+        stderr.contains("err\n") && stderr.contains("failed, exit 7"),
+        "{stderr}"
+    );
+
+    let (code, _, stderr) = cluster.ran(&["run", "--", "no-such-command"]);
+    assert_eq!(code, 125, "{stderr}");
+    assert!(
+        stderr.contains("never started") && stderr.contains("no-such-command"),
+        "{stderr}"
+    );
+
+    let (code, id, _) = cluster.ran(&[
+        "run",
+        "--detach",
+        "--name",
+        "ticker",
+        "--",
+        "sh",
+        "-c",
+        "while :; do echo tick; sleep 0.1; done",
+    ]);
+    assert_eq!(code, 0);
+    assert!(id.ends_with("/ticker\n"), "{id}");
+    wait_for("output of a detached task", || {
+        cluster.ran(&["logs", "ticker"]).1.contains("tick\ntick\n")
+    });
+    assert_eq!(cluster.ran(&["ps", "-o", "name"]).1, id);
+    let (_, page, _) = cluster.ran(&["task", "list", "-o", "json"]);
+    let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+    assert_eq!(page["tasks"][0]["taskId"], "ticker");
+    let (code, _, stderr) = cluster.ran(&["task", "kill", "tick"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("has ended: killed"), "{stderr}");
+
+    // One more is left running: the end of the cluster ends it.
+    let (code, _, stderr) = cluster.ran(&["run", "--detach", "--", "sleep", "1000"]);
+    assert_eq!(code, 0, "{stderr}");
+    wait_for("the task to run", || {
+        cluster.ran(&["ps"]).1.contains("running")
+    });
+    let (directory, trees) = (cluster.directory(), trees(&cluster));
+    let (code, text) = cluster.stop();
+    assert_eq!(code, 0, "{text}");
+    assert!(!directory.exists(), "{text}");
+    assert_eq!(processes_of(&directory), Vec::<String>::new(), "{text}");
+    for tree in trees {
+        assert!(!tree.exists(), "{} is left: {text}", tree.display());
+    }
+}
+
+#[test]
+fn what_nobody_can_run_is_explained_and_ends_with_six() {
+    let cluster = Cluster::start(2, "1x1", &["--agent-resources", "cpus:2;mem:512"]);
+    let (code, stdout, stderr) =
+        cluster.ran(&["run", "--cpus", "64", "--timeout", "2s", "--", "true"]);
+    assert_eq!((code, stdout.as_str()), (6, ""), "{stderr}");
+    assert!(
+        stderr.contains("no agent is large enough, now or later"),
+        "{stderr}"
+    );
+    assert!(
+        stderr.contains("asked 64 cpus; the largest agent has 2 (agent-1)"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("1 agent: 1 too small, 0 busy"), "{stderr}");
+    let (code, _, stderr) = cluster.ran(&["task", "show", "nothing-like-it"]);
+    assert_eq!(code, 3, "{stderr}");
+    let (code, stdout, stderr) = cluster.ran(&["status"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.starts_with("healthy: 1 master"), "{stdout}");
+}
+
+#[test]
+fn a_run_outlives_the_leader_and_status_says_who_is_missing() {
+    let cluster = Cluster::start(3, "3x1", &[]);
+    let script = "i=0; while [ $i -lt 40 ]; do echo line $i; i=$((i+1)); sleep 0.1; done; exit 9";
+    let mut running = cluster.argosy(&["run", "--", "sh", "-c", script]);
+    let mut running = running
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(running.stdout.take().unwrap());
+    let mut text = String::new();
+    while text.lines().count() < 5 {
+        output.read_line(&mut text).unwrap();
+    }
+    let (_, page, _) = cluster.ran(&["master", "list", "-o", "json"]);
+    let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+    let masters = page["masters"].as_array().unwrap();
+    let leader = masters
+        .iter()
+        .find(|master| master["role"] == "leader")
+        .unwrap();
+    let member = cluster
+        .members()
+        .iter()
+        .find(|member| member["api"] == leader["apiAddress"])
+        .unwrap();
+    kill(
+        Pid::from_raw(member["pid"].as_i64().unwrap() as i32),
+        Signal::SIGKILL,
+    )
+    .unwrap();
+    output.read_to_string(&mut text).unwrap();
+    let expected: String = (0..40).map(|line| format!("line {line}\n")).collect();
+    assert_eq!(text, expected);
+    assert_eq!(running.wait().unwrap().code(), Some(9));
+
+    let (code, stdout, stderr) = cluster.ran(&["status"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(
+        stdout.starts_with("degraded: 2 of 3 masters, one more loss stops changes; "),
+        "{stdout}"
+    );
+    assert!(
+        stdout.contains(leader["nodeId"].as_str().unwrap()),
+        "{stdout}"
+    );
+}
+
+#[test]
+fn ctrl_c_ends_a_running_task_with_term() {
+    let cluster = Cluster::start(4, "1x1", &[]);
+    let script = "trap 'echo told to end; exit 3' TERM; echo ready; while :; do sleep 0.05; done";
+    let mut running = cluster.argosy(&["run", "--", "sh", "-c", script]);
+    let mut running = running
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(running.stdout.take().unwrap());
+    let mut text = String::new();
+    output.read_line(&mut text).unwrap();
+    assert_eq!(text, "ready\n");
+    kill(Pid::from_raw(running.id() as i32), Signal::SIGINT).unwrap();
+    output.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "ready\ntold to end\n");
+    assert_eq!(running.wait().unwrap().code(), Some(3));
+}
+
+#[test]
+fn a_kept_cluster_goes_on_with_its_tasks() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().join("kept");
+    let keep = ["--keep", home.to_str().unwrap()];
+    let mut cluster = Cluster::start(5, "1x1", &keep);
+    let (code, _, stderr) = cluster.ran(&[
+        "run",
+        "--detach",
+        "--name",
+        "stays",
+        "--",
+        "sh",
+        "-c",
+        "echo $$; exec sleep 1000",
+    ]);
+    assert_eq!(code, 0, "{stderr}");
+    wait_for("the task to run", || {
+        cluster.ran(&["ps"]).1.contains("running")
+    });
+    let (code, text) = cluster.stop();
+    assert_eq!(code, 0, "{text}");
+    assert!(
+        !processes_of(&home).is_empty(),
+        "the task should run on: {text}"
+    );
+
+    let mut again = Cluster::start(5, "1x1", &keep);
+    wait_for("the task to be found again", || {
+        again.ran(&["ps"]).1.contains("running")
+    });
+    assert!(again.ran(&["ps"]).1.contains("stays"));
+    let (code, text) = again.stop();
+    assert_eq!(code, 0, "{text}");
+    let agent = again
+        .members()
+        .iter()
+        .find(|member| member["kind"] == "agent")
+        .unwrap();
+    let directory = agent["directory"].as_str().unwrap();
+    let (code, _, stderr) = again.ran(&["agent", "stop", "--kill-tasks", "--data-dir", directory]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("1 tasks ended"), "{stderr}");
+    wait_for("the end of every process", || {
+        processes_of(&home).is_empty()
+    });
+}
