@@ -74,6 +74,11 @@ pub(crate) fn link_host_paths(
                 "the agent must be started with a --host-path that it is below".to_owned(),
             ));
         }
+        if wanted.read_only {
+            let rule =
+                "this release cannot keep a task from writing to it; ask for it without read_only";
+            return Err(refuse(rule.to_owned()));
+        }
         let inside = Path::new(&wanted.container_path);
         if inside.is_absolute() {
             if inside == Path::new(&wanted.host_path) || inside == host {
@@ -96,7 +101,7 @@ pub(crate) fn link_host_paths(
         let link = sandbox.join(inside);
         match std::os::unix::fs::symlink(&host, &link) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(_) if fs::read_link(&link).is_ok_and(|target| target == host) => {}
             Err(source) => return Err(SandboxError::Make { path: link, source }),
         }
     }
@@ -137,6 +142,12 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(sneaky.contains("--host-path"), "{sneaky}");
+        link(&allowed.join("inner"), "witness").unwrap();
+        fs::write(sandbox.join("taken"), "").unwrap();
+        assert!(link(&allowed, "taken").is_err());
+        let mut guarded = wanted(&allowed, "guarded");
+        guarded.read_only = true;
+        assert!(link_host_paths(&sandbox, &[guarded], std::slice::from_ref(&allowed)).is_err());
         assert!(link(&allowed, "../up").is_err());
         assert!(link(&allowed, "/elsewhere").is_err());
     }

@@ -11,8 +11,8 @@ use super::facts::{Identity, Record};
 use super::input::Effect;
 use super::{Core, Deferred, Sync};
 
-/// How long a master may take to answer a hello, in milliseconds.
-const REGISTRATION_MS: u64 = 5_000;
+/// How long a master may take to answer a hello, in milliseconds: after an election agents wait in line.
+const REGISTRATION_MS: u64 = 10_000;
 /// The shortest silence that ends a link, in milliseconds.
 const SILENCE_MINIMUM_MS: u64 = 1_000;
 /// Heartbeat intervals of silence that end a link.

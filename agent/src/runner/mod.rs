@@ -13,7 +13,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use argosy_isolation::{Adoption, ContainerId, Group, LaunchError, Launcher, Tree, adopt, destroy};
 use argosy_proto::v1;
@@ -34,12 +34,16 @@ pub(crate) use description::user;
 
 /// Containers that are made or removed at a time: more only queue up at the kernel.
 const AT_A_TIME: usize = 8;
-/// Tasks whose files are fetched at a time.
-const FETCHING: usize = 16;
+/// Tasks whose files are fetched at a time. Many, since one that waits for its server keeps its place.
+const FETCHING: usize = 128;
 /// How long each step of a removal may take before it is tried again.
 const REMOVAL_PATIENCE: Duration = Duration::from_secs(5);
 /// The pause before a removal or an adoption that failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// How long an agent that stops waits for the last of its ended containers.
+const CLEAR_PATIENCE: Duration = Duration::from_secs(1);
+/// How often it looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How often a supervisor that lives but does not answer is asked.
 const ADOPTION_TRIES: u32 = 3;
 
@@ -113,11 +117,15 @@ impl Runner {
         })
     }
 
-    /// Lets go of every container; none of them notices.
+    /// Lets go of every container; none of them notices. Ends the launcher, and removes the agent's
+    /// cgroup if nothing lives in it.
     pub(crate) async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
+        let shared = self.shared;
+        let cleared = tokio::task::spawn_blocking(move || clear(shared)).await;
+        cleared.expect("clearing up never panics");
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -182,7 +190,7 @@ impl Runner {
         self.controls.insert(instance, control.clone());
         let shared = self.shared.clone();
         self.spawn(async move {
-            let started = std::time::Instant::now();
+            let started = Instant::now();
             let slot = shared.slots.acquire().await;
             let worker = shared.clone();
             let made = tokio::task::spawn_blocking(move || worker.launch(&start)).await;
@@ -265,6 +273,29 @@ impl Runner {
     }
 }
 
+/// Ends the launcher, and removes the tree when the last supervisor of an ended container has gone.
+fn clear(mut shared: Arc<Shared>) {
+    let deadline = Instant::now() + CLEAR_PATIENCE;
+    let again = || {
+        std::thread::sleep(LOOK_AGAIN);
+        Instant::now() < deadline
+    };
+    let Shared { launcher, tree, .. } = loop {
+        match Arc::try_unwrap(shared) {
+            Ok(shared) => break shared,
+            // A launch or removal that is still on a blocking thread has a hold on it.
+            Err(held) if again() => shared = held,
+            Err(_) => return,
+        }
+    };
+    drop(launcher);
+    let Some(tree) = tree else { return };
+    while tree.containers().is_ok_and(|living| living.is_empty())
+        && tree.remove().is_err()
+        && again()
+    {}
+}
+
 fn name_of(text: &OsStr) -> Option<ContainerName> {
     text.to_str()?.parse().ok()
 }
@@ -276,7 +307,7 @@ impl Shared {
     }
 
     async fn fetch(&self, start: &Start) -> Result<(), String> {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let sandbox = self.paths.sandbox(&start.key, start.name);
         let spec = start.launch.spec.clone().unwrap_or_default();
         let owner = sandbox::owner(&spec.user).map_err(|error| error.to_string())?;

@@ -35,6 +35,7 @@ cases![
     a_second_agent_on_the_same_directory_is_refused_by_pid,
     output_can_be_followed_to_the_end_of_the_task,
     tasks_can_be_ended_with_the_agent,
+    an_agent_killed_amid_launches_starts_each_task_once,
     many_short_tasks_run_fast_and_leave_nothing,
 ];
 
@@ -518,7 +519,7 @@ async fn tasks_can_be_ended_with_the_agent() {
 }
 
 async fn many_short_tasks_run_fast_and_leave_nothing() {
-    const TASKS: u64 = 2_000;
+    const TASKS: u64 = 500;
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -546,5 +547,65 @@ async fn many_short_tasks_run_fast_and_leave_nothing() {
         TASKS as f64 / seconds
     );
     agent.is_clear().await;
+    agent.stop().await;
+}
+
+async fn an_agent_killed_amid_launches_starts_each_task_once() {
+    const TASKS: u64 = 400;
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let witness = host.folder.path().join("witness");
+    let spec = |order: u64| {
+        shell(
+            &format!("t-{order}"),
+            &format!("echo {order} >> {}", witness.display()),
+        )
+    };
+    let (mut lives, mut ended) = (0, std::collections::BTreeMap::new());
+    while ended.len() < TASKS as usize {
+        let agent = host.process(master.address);
+        let (mut link, hello) = master.registered(false).await;
+        // As a leader does: what is above the floor is sent again.
+        for order in hello.floor + 1..=TASKS {
+            link.launch(order, spec(order)).await;
+        }
+        // A few ends later the agent is killed; the last life may go on to the end.
+        let until = if lives < 4 {
+            ended.len() + 40
+        } else {
+            TASKS as usize
+        };
+        while ended.len() < until {
+            for update in link.news().await {
+                if is_terminal(&update) {
+                    let former = ended.insert(update.task_id.clone(), update.clone());
+                    let same = former.is_none_or(|former| former.number == update.number);
+                    assert!(same, "two ends of {}", update.task_id);
+                }
+            }
+        }
+        agent.kill();
+        lives += 1;
+    }
+    let text = content(&witness).await;
+    let mut lines: Vec<u64> = text.lines().map(|line| line.parse().unwrap()).collect();
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        (1..=TASKS).collect::<Vec<_>>(),
+        "each task ran exactly once"
+    );
+    let finished = |update: &v1::NumberedUpdate| state(update) == v1::TaskState::Finished;
+    assert!(
+        ended.values().all(finished),
+        "{:?}",
+        ended.values().find(|update| !finished(update))
+    );
+    // What the killed lives had not heard is settled is told once more, and then nothing is left.
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    tokio::select! {
+        () = agent.is_clear() => {}
+        () = async { loop { link.news().await; } } => {}
+    }
     agent.stop().await;
 }

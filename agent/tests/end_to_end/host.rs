@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use argosy_agent::{Config, IsolationMode, LauncherCommand, Parts, RunError, run};
@@ -14,6 +15,8 @@ use crate::master::PATIENCE;
 
 /// The verb under which this program is its own launcher.
 pub(crate) const LAUNCHER: &str = "launcher";
+/// The verb under which it is an agent.
+pub(crate) const AGENT: &str = "agent";
 
 /// A host: what is left when its agent is not there.
 pub(crate) struct Host {
@@ -36,34 +39,29 @@ impl Host {
         master: SocketAddr,
         change: impl FnOnce(&mut Config),
     ) -> Agent {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let api = listener.local_addr().unwrap();
-        let directory = self.folder.path().join("agent");
-        let mut config = Config::new(directory, vec![master.to_string()], api.to_string());
-        config.allow_missing_controllers = true;
-        config.resources = "cpus:4;mem:1024".parse().unwrap();
-        if !nix::unistd::geteuid().is_root() {
-            config.isolation = IsolationMode::Processes;
-        }
+        let (stop, end_tasks) = (CancellationToken::new(), CancellationToken::new());
+        let (mut config, parts) = configured(&self.directory(), master, end_tasks.clone()).await;
         change(&mut config);
-        let stop = CancellationToken::new();
-        let end_tasks = CancellationToken::new();
-        let parts = Parts {
-            api: listener,
-            launcher: LauncherCommand {
-                program: PathBuf::from("/proc/self/exe"),
-                arguments: vec![LAUNCHER.into()],
-            },
-            connector: ConnectorConfig::default(),
-            metrics: None,
-            end_tasks: end_tasks.clone(),
-        };
         Agent {
-            api,
+            api: parts.api.local_addr().unwrap(),
             running: tokio::spawn(run(config, parts, stop.clone())),
             stop,
             end_tasks,
         }
+    }
+
+    /// The same as a process of its own, to be killed.
+    pub(crate) fn process(&self, master: SocketAddr) -> Process {
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg(AGENT)
+            .arg(self.directory())
+            .arg(master.to_string());
+        Process(command.spawn().unwrap())
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.folder.path().join("agent")
     }
 
     /// The sandbox of a task's only instance.
@@ -76,6 +74,63 @@ impl Host {
             .join(task);
         let mut found = std::fs::read_dir(&folder).unwrap();
         found.next().expect("a sandbox is there").unwrap().path()
+    }
+}
+
+async fn configured(
+    directory: &Path,
+    master: SocketAddr,
+    end_tasks: CancellationToken,
+) -> (Config, Parts) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let api = listener.local_addr().unwrap();
+    let mut config = Config::new(
+        directory.to_owned(),
+        vec![master.to_string()],
+        api.to_string(),
+    );
+    config.allow_missing_controllers = true;
+    config.resources = "cpus:4;mem:1024".parse().unwrap();
+    if !nix::unistd::geteuid().is_root() {
+        config.isolation = IsolationMode::Processes;
+    }
+    let parts = Parts {
+        api: listener,
+        launcher: LauncherCommand {
+            program: PathBuf::from("/proc/self/exe"),
+            arguments: vec![LAUNCHER.into()],
+        },
+        connector: ConnectorConfig::default(),
+        metrics: None,
+        end_tasks,
+    };
+    (config, parts)
+}
+
+/// The whole life of an agent that is a process of its own: it ends by being killed.
+pub(crate) fn agent_process() -> ExitCode {
+    let mut arguments = std::env::args().skip(2);
+    let directory = PathBuf::from(arguments.next().unwrap());
+    let master = arguments.next().unwrap().parse().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    runtime.unwrap().block_on(async {
+        let (config, parts) = configured(&directory, master, CancellationToken::new()).await;
+        run(config, parts, CancellationToken::new()).await.unwrap();
+    });
+    ExitCode::SUCCESS
+}
+
+/// An agent that is a process of its own.
+pub(crate) struct Process(Child);
+
+impl Process {
+    /// As `kill -9`.
+    pub(crate) fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
     }
 }
 
@@ -120,11 +175,16 @@ impl Agent {
     /// Waits until nothing is left of any container.
     pub(crate) async fn is_clear(&self) {
         let deadline = Instant::now() + PATIENCE;
-        while !self.containers().await.is_empty() {
+        loop {
+            let left = self.containers().await;
+            if left.is_empty() {
+                return;
+            }
             assert!(
                 Instant::now() < deadline,
-                "containers are left: {:?}",
-                self.containers().await
+                "{} containers are left: {}",
+                left.len(),
+                left[0]
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -18,6 +18,9 @@ fn main() -> ExitCode {
             Err(error) => panic!("{error}"),
         };
     }
+    if argument.as_deref() == Some(host::AGENT) {
+        return host::agent_process();
+    }
     if std::env::args().any(|argument| argument == "--list") {
         cases::ALL
             .iter()

@@ -179,6 +179,17 @@ impl Link {
         }
     }
 
+    /// The updates of the next report.
+    pub(crate) async fn news(&mut self) -> Vec<v1::NumberedUpdate> {
+        loop {
+            if let FromAgent::Report(report) = self.next().await {
+                let updates = report.updates.clone();
+                self.take(report).await;
+                return updates;
+            }
+        }
+    }
+
     async fn take(&mut self, report: v1::Report) {
         let mut committed = v1::Committed::default();
         for update in report.updates {
