@@ -46,6 +46,9 @@ pub struct Arguments {
     /// Where data of all members is kept while it runs: a real disk
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     pub(crate) directory: PathBuf,
+    /// Leave data and logs of members in that directory
+    #[arg(long)]
+    pub(crate) keep: bool,
 }
 
 /// What can be measured.

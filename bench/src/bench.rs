@@ -172,6 +172,7 @@ impl Bench {
             ground: Ground {
                 argosy,
                 directory: arguments.directory.clone(),
+                keep: arguments.keep,
             },
             extent: arguments.extent(),
             sides,

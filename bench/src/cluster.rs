@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::processes::{Process, Recipe};
+use crate::processes::{Process, Recipe, last_lines};
 use crate::report::Side;
 
 pub(crate) use agent::{AgentKind, RealAgent};
@@ -37,6 +37,8 @@ pub(crate) struct Ground {
     pub(crate) argosy: PathBuf,
     /// Where directories are made.
     pub(crate) directory: PathBuf,
+    /// Whether those stay.
+    pub(crate) keep: bool,
 }
 
 /// One member.
@@ -76,6 +78,7 @@ impl Cluster {
     pub(crate) async fn start(side: Side, ground: &Ground) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix(&format!("argosy-bench-{side}-"))
+            .disable_cleanup(ground.keep)
             .tempdir_in(&ground.directory)
             .with_context(|| {
                 format!("cannot make a directory in {}", ground.directory.display())
@@ -172,12 +175,26 @@ impl Cluster {
             }
             if Instant::now() > end {
                 bail!(
-                    "the members of {} do not agree after {SETTLING:?}: {standings:?}",
-                    self.side
+                    "{} does not agree after {SETTLING:?}{}",
+                    self.side,
+                    self.told(&standings)
                 );
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// What each member said last, on its port and in its log.
+    fn told(&self, standings: &[Result<Standing>]) -> String {
+        let one = |(member, standing): (&Member, &Result<Standing>)| {
+            let said = match standing {
+                Ok(standing) => format!("{standing:?}"),
+                Err(error) => format!("{error:#}"),
+            };
+            let log = last_lines(&member.recipe.log);
+            format!("\n{}: {said}\n{log}", member.api)
+        };
+        self.members.iter().zip(standings).map(one).collect()
     }
 
     /// The newest entry that any member has applied.

@@ -112,7 +112,8 @@ impl Drop for Process {
     }
 }
 
-fn last_lines(log: &Path) -> String {
+/// What a process wrote last.
+pub(crate) fn last_lines(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(8)..].join("\n")

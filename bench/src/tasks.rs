@@ -58,6 +58,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
         cells.push(quoted.map_or(cell.clone(), |quoted| cell.quoting(quoted)));
     }
     for (slots, kind, _, _) in CASES {
+        cells.push(Cell::new(refused(slots, kind), "tasks", Goal::None));
         cells.extend(WHO.map(|who| Cell::new(share(slots, kind, who), "core-ms/task", Goal::None)));
     }
     let mut report = bench.report(Workload::Tasks, &about, cells);
@@ -75,6 +76,10 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
 
 fn name(slots: u32, kind: AgentKind) -> String {
     format!("{slots} slots, {kind}")
+}
+
+fn refused(slots: u32, kind: AgentKind) -> String {
+    format!("{}: launches refused and repeated", name(slots, kind))
 }
 
 fn share(slots: u32, kind: AgentKind, who: &str) -> String {
@@ -99,10 +104,11 @@ async fn one_case(
         ]
     };
     let before = seconds();
-    let took = flood(&masters(&cluster)?, bench.extent.tasks).await?;
+    let flooded = flood(&masters(&cluster)?, bench.extent.tasks).await?;
     let after = seconds();
     let tasks = f64::from(bench.extent.tasks);
-    findings.note(name(slots, kind), tasks / took.as_secs_f64());
+    findings.note(refused(slots, kind), f64::from(flooded.refused));
+    findings.note(name(slots, kind), tasks / flooded.took.as_secs_f64());
     for ((who, before), after) in WHO.iter().zip(before).zip(after) {
         findings.note(share(slots, kind, who), (after - before) * 1e3 / tasks);
     }

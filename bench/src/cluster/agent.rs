@@ -74,7 +74,7 @@ impl RealAgent {
             "agent",
             "start",
             "--allow-missing-controllers",
-            "--stop-with-stdin",
+            "--stop-with-stdin=end",
         ]
         .map(str::to_owned);
         let recipe = Recipe {

@@ -9,10 +9,11 @@ use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tonic::transport::Channel;
 
 use super::Load;
 use crate::agents::Agents;
-use crate::cluster::{Cluster, Wire};
+use crate::cluster::{Cluster, Member, Wire, channel};
 use crate::framework::Trickle;
 use crate::load::{Pace, Persistent};
 use crate::registry::masters;
@@ -21,6 +22,8 @@ use crate::writer::{Target, Writer};
 
 /// How often each survivor gets a fresh write.
 const PROBE_EVERY: Duration = Duration::from_millis(10);
+/// The first one comes so long after the signal.
+const DYING: Duration = Duration::from_millis(1);
 /// How long one may take.
 const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 /// After this a cluster counts as lost.
@@ -91,8 +94,7 @@ impl Scene {
         }
     }
 
-    fn writer(&self, place: usize) -> Writer {
-        let channel = self.cluster.members[place].channel.clone();
+    fn writer(&self, channel: Channel) -> Writer {
         match self.cluster.side {
             Side::Argosy => Writer::one(channel),
             Side::Etcd => Writer::put(channel),
@@ -100,9 +102,8 @@ impl Scene {
     }
 
     fn load(&self, load: Load) -> Persistent {
-        let writers: Vec<Writer> = (0..self.cluster.members.len())
-            .map(|place| self.writer(place))
-            .collect();
+        let writer = |member: &Member| self.writer(member.channel.clone());
+        let writers: Vec<Writer> = self.cluster.members.iter().map(writer).collect();
         let (clients, pace) = match load {
             Load::Quiet => (PACED, Pace::PerSecond(PACED_RATE)),
             Load::Saturated => (SATURATING, Pace::Saturated),
@@ -120,11 +121,12 @@ impl Scene {
         if clients.answered() == 0 {
             bail!("the load was not answered before the signal");
         }
+        let survivors = self.survivors(leader).await?;
         let wall_ms = wall_ms()?;
         let before_ns = monotonic_ns()?;
         let before = Instant::now();
         self.cluster.signal(leader, fault.signal())?;
-        let answered = self.first_write(leader).await?;
+        let answered = first_write(survivors).await?;
         let gap_ms = (answered - before).as_secs_f64() * 1e3;
         tokio::time::sleep(AFTERMATH).await;
         drop(clients);
@@ -147,23 +149,16 @@ impl Scene {
         })
     }
 
-    /// When the first of many fresh writes at the survivors was answered.
-    async fn first_write(&self, dead: usize) -> Result<Instant> {
-        // One answer is enough: when full, later ones are dropped.
-        let (sender, mut answers) = mpsc::channel(1);
-        let mut probes = JoinSet::new();
-        for place in (0..self.cluster.members.len()).filter(|place| *place != dead) {
-            let (writer, target, sender) = (
-                self.writer(place),
-                self.target(SATURATING + place),
-                sender.clone(),
-            );
-            probes.spawn(probe(writer, target, sender));
+    /// A connection to each survivor that no load goes over.
+    async fn survivors(&self, dead: usize) -> Result<Vec<(Writer, Target)>> {
+        let mut survivors = Vec::new();
+        for (place, member) in self.cluster.members.iter().enumerate() {
+            if place != dead {
+                let channel = channel(&member.api)?.connect().await?;
+                survivors.push((self.writer(channel), self.target(SATURATING + place)));
+            }
         }
-        let first = tokio::time::timeout(LOST, answers.recv()).await;
-        first
-            .with_context(|| format!("no survivor wrote anything for {LOST:?}"))?
-            .context("the probes have ended")
+        Ok(survivors)
     }
 
     /// What the next leader says of its election.
@@ -189,9 +184,24 @@ impl Scene {
     }
 }
 
+/// When the first of many fresh writes at the survivors was answered.
+async fn first_write(survivors: Vec<(Writer, Target)>) -> Result<Instant> {
+    // One answer is enough: when full, later ones are dropped.
+    let (sender, mut answers) = mpsc::channel(1);
+    let mut probes = JoinSet::new();
+    for (writer, target) in survivors {
+        probes.spawn(probe(writer, target, sender.clone()));
+    }
+    let first = tokio::time::timeout(LOST, answers.recv()).await;
+    first
+        .with_context(|| format!("no survivor wrote anything for {LOST:?}"))?
+        .context("the probes have ended")
+}
+
 /// Writes afresh on every tick until somebody was answered. At most a hundred are on their way.
 async fn probe(writer: Writer, target: Target, sender: mpsc::Sender<Instant>) {
-    let mut ticks = tokio::time::interval(PROBE_EVERY);
+    // What the dying leader may still be doing is over by the first one.
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + DYING, PROBE_EVERY);
     let mut writes = JoinSet::new();
     let target = Arc::new(target);
     for serial in 1.. {

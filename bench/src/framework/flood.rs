@@ -1,5 +1,6 @@
 //! As many tasks as fit, until all have finished.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -10,13 +11,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::{config, room, task};
 
+/// Begins the id of each task; its number follows.
+const TASK: &str = "task-";
 /// How long nothing may finish.
 const STALLED: Duration = Duration::from_secs(60);
 
 struct Flood {
     total: u32,
-    launched: u32,
+    /// Numbers of the tasks that are to be launched.
+    waiting: VecDeque<u32>,
     finished: u32,
+    refused: u32,
     failed: Option<String>,
     last: Option<Instant>,
     moved: Instant,
@@ -25,15 +30,16 @@ struct Flood {
 impl Scheduler for Flood {
     fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
         for offer in offers {
-            let count = room(&offer).min((self.total - self.launched) as usize);
+            let count = room(&offer).min(self.waiting.len());
             if count == 0 {
-                driver.decline(&offer, Some(3_600_000));
+                // Not for ever: a launch that is refused needs another one.
+                driver.decline(&offer, Some(1_000));
                 continue;
             }
-            let first = self.launched;
-            self.launched += u32::try_from(count).expect("no more than the total");
-            let tasks =
-                (first..self.launched).map(|number| task(format!("task-{number}"), &["/bin/true"]));
+            let tasks = self
+                .waiting
+                .drain(..count)
+                .map(|number| task(format!("{TASK}{number}"), &["/bin/true"]));
             drop(driver.accept(&offer, tasks.collect()));
         }
     }
@@ -60,10 +66,17 @@ impl Scheduler for Flood {
         }
     }
 
-    fn answered(&mut self, driver: &Driver, answer: &Answer) {
-        if let Some((task, why)) = answer.not_launched().first() {
-            self.failed = Some(format!("{task} was not launched: {why}"));
-            drop(driver.teardown());
+    fn answered(&mut self, _: &Driver, answer: &Answer) {
+        // An offer that was rescinded on the way back is no failure: its tasks wait for the next one.
+        for (task, why) in answer.not_launched() {
+            self.refused += 1;
+            match task
+                .strip_prefix(TASK)
+                .and_then(|number| number.parse().ok())
+            {
+                Some(number) => self.waiting.push_back(number),
+                None => self.failed = Some(format!("{task} was not launched: {why}")),
+            }
         }
     }
 
@@ -78,17 +91,26 @@ impl Scheduler for Flood {
     }
 }
 
-/// Runs `total` tasks of /bin/true; returns how long it took from before the first word to the
-/// masters until the last FINISHED was seen.
+/// What a flood took.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Flooded {
+    /// From before the first word to the masters until the last FINISHED was seen.
+    pub(crate) took: Duration,
+    /// Launches that were refused and asked for again.
+    pub(crate) refused: u32,
+}
+
+/// Runs `total` tasks of /bin/true.
 ///
 /// # Errors
-/// If one is refused, ends otherwise, or nothing happens for a minute.
-pub(crate) async fn flood(masters: &Masters, total: u32) -> Result<Duration> {
+/// If one ends otherwise, or nothing happens for a minute.
+pub(crate) async fn flood(masters: &Masters, total: u32) -> Result<Flooded> {
     let begin = Instant::now();
     let mut flood = Flood {
         total,
-        launched: 0,
+        waiting: (0..total).collect(),
         finished: 0,
+        refused: 0,
         failed: None,
         last: None,
         moved: begin,
@@ -99,5 +121,9 @@ pub(crate) async fn flood(masters: &Masters, total: u32) -> Result<Duration> {
     if let Some(why) = flood.failed {
         bail!("{why}");
     }
-    Ok(flood.last.context("the framework ended before its tasks")? - begin)
+    let last = flood.last.context("the framework ended before its tasks")?;
+    Ok(Flooded {
+        took: last - begin,
+        refused: flood.refused,
+    })
 }
