@@ -67,6 +67,9 @@ pub(super) struct Brain {
     pub(super) script: Vec<v1::TaskState>,
     pub(super) open: BTreeMap<String, v1::Offer>,
     pub(super) launches: BTreeMap<String, usize>,
+    // Launched and not yet taken by the test; it must take them.
+    pub(super) launched: Vec<v1::TaskSpec>,
+    pub(super) agent_address: String,
     // Offers of former leaders that may still be presented.
     former: BTreeMap<String, v1::Offer>,
     epoch: u64,
@@ -113,7 +116,7 @@ impl Brain {
             role: "*".into(),
             resources: resources(text).expect("a test writes good resources"),
             token: format!("token of {offer_id}").into_bytes().into(),
-            agent_address: "127.0.0.1:5051".into(),
+            agent_address: self.agent_address.clone(),
             ..Default::default()
         };
         self.open.insert(offer_id.clone(), offer.clone());
@@ -422,6 +425,7 @@ impl Brain {
             };
             *left = rest;
             *self.launches.entry(task.task_id.clone()).or_default() += 1;
+            self.launched.push(task.clone());
             let status = v1::TaskStatus {
                 task_id: task.task_id.clone(),
                 agent_id: agent.to_owned(),

@@ -93,6 +93,17 @@ impl FakeCluster {
         self.brain().script = states.to_vec();
     }
 
+    /// Every agent's API is at this address from now on.
+    pub fn set_agent_address(&self, address: &str) {
+        address.clone_into(&mut self.brain().agent_address);
+    }
+
+    /// Tasks launched since this was last asked, for a test that runs them.
+    #[must_use]
+    pub fn take_launched(&self) -> Vec<v1::TaskSpec> {
+        std::mem::take(&mut self.brain().launched)
+    }
+
     /// The next `times` unary calls meet this fault.
     pub fn fault(&self, fault: Fault, times: usize) {
         self.brain()
@@ -164,7 +175,8 @@ impl FakeCluster {
     /// After 20 s, with all that came in.
     pub async fn wait(&self, what: &str, done: impl Fn(&[Received]) -> bool) {
         let begun = tokio::time::Instant::now();
-        while !done(&self.brain().received) {
+        // A copy, so that `done` may ask the cluster as well.
+        while !done(&self.received()) {
             if begun.elapsed() > PATIENCE {
                 panic!("waited in vain for {what}; came in: {:#?}", self.received());
             }

@@ -7,6 +7,8 @@
 mod answers;
 mod requests;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 

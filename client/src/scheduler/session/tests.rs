@@ -1,0 +1,326 @@
+//! The session core by itself: inputs in, effects compared.
+
+use argosy_proto::v1;
+use tonic::Code;
+
+use super::*;
+use crate::leader::NoMaster;
+use crate::scheduler::driver::Accept;
+
+struct World {
+    session: Session,
+    link: u64,
+    key: u64,
+}
+
+impl World {
+    /// Subscribed, with one offer "1.1" in hand.
+    fn subscribed() -> Self {
+        let identity = Identity {
+            info: v1::FrameworkInfo {
+                name: "first".into(),
+                ..Default::default()
+            },
+            framework_id: None,
+            session: 7,
+            acknowledge: Acknowledge::AfterCallback,
+            seed: 1,
+        };
+        let mut world = Self {
+            session: Session::new(identity),
+            link: 0,
+            key: 0,
+        };
+        world.feed(Input::Begin);
+        world.resume(&[]);
+        world.offer("1.1");
+        world
+    }
+
+    fn feed(&mut self, input: Input) -> Vec<Effect> {
+        let effects = self.session.step(0, input);
+        for effect in &effects {
+            if let Effect::Subscribe { link, .. } = effect {
+                self.link = *link;
+            }
+        }
+        effects
+    }
+
+    fn event(&mut self, event: v1::event::Event) -> Vec<Effect> {
+        let link = self.link;
+        self.feed(Input::Event { link, event })
+    }
+
+    fn resume(&mut self, kept: &[&str]) -> Vec<Effect> {
+        self.event(v1::event::Event::Subscribed(v1::Subscribed {
+            framework_id: "framework-1".into(),
+            kept_offers: kept.iter().map(ToString::to_string).collect(),
+            ..Default::default()
+        }))
+    }
+
+    fn close(&mut self) -> Vec<Effect> {
+        let link = self.link;
+        let why = "broken".into();
+        self.feed(Input::Closed { link, why })
+    }
+
+    fn offer(&mut self, id: &str) {
+        let offer = v1::Offer {
+            offer_id: id.into(),
+            ..Default::default()
+        };
+        self.event(v1::event::Event::Offers(v1::Offers {
+            offers: vec![offer],
+        }));
+    }
+
+    fn ask(&mut self, command: impl FnOnce(CallKey) -> Command) -> Vec<Effect> {
+        self.key += 1;
+        let command = command(CallKey(self.key));
+        self.feed(Input::Asked(command))
+    }
+
+    fn accept(&mut self, offer: &str) -> Vec<Effect> {
+        let accept = Accept {
+            offer_ids: vec![offer.into()],
+            ..Default::default()
+        };
+        self.ask(|key| Command::Accept(key, accept))
+    }
+
+    fn done(&mut self, number: u64) -> Vec<Effect> {
+        let result = Ok(Reply::default());
+        self.feed(Input::Answered { number, result })
+    }
+
+    fn refused(&mut self, number: u64, reason: &str) -> Vec<Effect> {
+        let result = Err(CallError::Refused(local(reason, "no".into())));
+        self.feed(Input::Answered { number, result })
+    }
+
+    fn unanswered(&mut self, number: u64) -> Vec<Effect> {
+        let result = Err(CallError::Unanswered {
+            after_ms: 1,
+            causes: NoMaster::default(),
+        });
+        self.feed(Input::Answered { number, result })
+    }
+}
+
+fn sent(effects: &[Effect]) -> Vec<u64> {
+    let number = |effect: &Effect| match effect {
+        Effect::Send { number, .. } => Some(*number),
+        _ => None,
+    };
+    effects.iter().filter_map(number).collect()
+}
+
+fn outcomes(effects: &[Effect]) -> Vec<&Outcome> {
+    let mut outcomes = Vec::new();
+    for effect in effects {
+        if let Effect::Tell(Notice::Answered(answer)) = effect {
+            outcomes.push(&answer.outcome);
+        }
+    }
+    outcomes
+}
+
+fn kill(key: CallKey) -> Command {
+    Command::Kill {
+        key,
+        task_id: "a".into(),
+        grace_ms: None,
+    }
+}
+
+#[test]
+fn a_call_without_an_answer_waits_for_the_next_subscription_and_goes_again() {
+    let mut world = World::subscribed();
+    let first = world.accept("1.1");
+    assert_eq!(sent(&first), [1]);
+    world.close();
+    assert_eq!(world.unanswered(1), [], "nobody is there to ask");
+    assert_eq!(world.resume(&["1.1"])[1..], first, "the same, to the byte");
+}
+
+#[test]
+fn an_offer_in_an_open_accept_is_presented_and_its_loss_is_the_calls_to_tell() {
+    let mut world = World::subscribed();
+    world.accept("1.1");
+    let effects = world.close();
+    let Some(Effect::Subscribe { request, .. }) = effects.last() else {
+        panic!("no subscription in {effects:?}");
+    };
+    assert_eq!(request.held.len(), 1);
+    assert_eq!(request.framework_id, "framework-1");
+    let rescinded = |effect: &Effect| matches!(effect, Effect::Tell(Notice::Rescinded { .. }));
+    assert!(!world.resume(&[]).iter().any(rescinded));
+}
+
+#[test]
+fn a_late_accept_is_lost_and_a_late_kill_gets_a_new_number() {
+    let mut world = World::subscribed();
+    world.accept("1.1");
+    let lost = world.refused(1, "late");
+    assert!(matches!(outcomes(&lost)[..], [Outcome::Lost(_)]));
+    assert_eq!(sent(&world.ask(kill)), [2]);
+    let again = world.refused(2, "late");
+    assert!(outcomes(&again).is_empty());
+    assert_eq!(sent(&again), [3]);
+    assert!(matches!(
+        outcomes(&world.done(3))[..],
+        [Outcome::Done { .. }]
+    ));
+}
+
+#[test]
+fn a_refused_accept_gives_its_offers_back() {
+    let mut world = World::subscribed();
+    world.accept("1.1");
+    let effects = world.refused(1, "invalid");
+    let declined = effects.iter().find_map(|effect| match effect {
+        Effect::Decline(request) => Some((request.offer_ids.clone(), request.filter_ms)),
+        _ => None,
+    });
+    assert_eq!(declined, Some((vec!["1.1".to_owned()], Some(0))));
+}
+
+#[test]
+fn offers_that_are_not_in_hand_or_given_twice_never_leave_the_process() {
+    let mut world = World::subscribed();
+    let twice = Accept {
+        offer_ids: vec!["1.1".into(), "1.1".into()],
+        ..Default::default()
+    };
+    for effects in [
+        world.accept("9.9"),
+        world.ask(|key| Command::Accept(key, twice)),
+        world.ask(|key| Command::Accept(key, Accept::default())),
+    ] {
+        assert!(sent(&effects).is_empty());
+        assert!(
+            matches!(outcomes(&effects)[..], [Outcome::Refused(_)]),
+            "{effects:?}"
+        );
+    }
+    assert_eq!(sent(&world.accept("1.1")), [1], "it is still good");
+}
+
+#[test]
+fn a_changed_description_is_used_at_the_next_subscription_unless_it_was_refused() {
+    let mut world = World::subscribed();
+    let name = |effects: &[Effect]| match effects.last() {
+        Some(Effect::Subscribe { request, .. }) => request.info.clone().unwrap().name,
+        other => panic!("no subscription but {other:?}"),
+    };
+    let second = v1::FrameworkInfo {
+        name: "second".into(),
+        ..Default::default()
+    };
+    world.ask(|key| Command::UpdateFramework(key, second));
+    assert_eq!(name(&world.close()), "second", "it may have been applied");
+    world.resume(&[]);
+    world.refused(1, "invalid");
+    assert_eq!(name(&world.close()), "first");
+}
+
+#[test]
+fn a_former_stream_has_nothing_to_say() {
+    let mut world = World::subscribed();
+    let former = world.link;
+    world.close();
+    world.resume(&["1.1"]);
+    let link = former;
+    assert_eq!(
+        world.feed(Input::Closed {
+            link,
+            why: "late".into()
+        }),
+        []
+    );
+    let rescind = v1::event::Event::Rescind(v1::Rescind {
+        offer_id: "1.1".into(),
+        reason: String::new(),
+    });
+    assert_eq!(
+        world.feed(Input::Event {
+            link,
+            event: rescind
+        }),
+        []
+    );
+    assert_eq!(sent(&world.accept("1.1")), [1]);
+}
+
+#[test]
+fn a_refused_subscription_ends_the_run_and_a_busy_master_does_not() {
+    let mut world = World::subscribed();
+    world.close();
+    let link = world.link;
+    let busy = Refusal {
+        code: Code::ResourceExhausted,
+        ..local("busy", "later".into())
+    };
+    let effects = world.feed(Input::Refused {
+        link,
+        refusal: busy,
+    });
+    assert!(
+        matches!(effects[..], [Effect::Subscribe { after_ms: 5.., .. }]),
+        "{effects:?}"
+    );
+    let link = world.link;
+    let refusal = local("superseded", "another".into());
+    let effects = world.feed(Input::Refused { link, refusal });
+    assert!(matches!(
+        effects[..],
+        [Effect::End(Err(SchedulerError::Superseded(_)))]
+    ));
+}
+
+#[test]
+fn a_stop_waits_for_answers_and_acknowledgements() {
+    let mut world = World::subscribed();
+    world.accept("1.1");
+    let status = v1::TaskStatus {
+        task_id: "a".into(),
+        revision: Some(v1::Revision {
+            index: 3,
+            position: 0,
+        }),
+        ..Default::default()
+    };
+    let told = world.event(v1::event::Event::Update(status.clone()));
+    assert_eq!(told, [Effect::Tell(Notice::Update(status))]);
+    let handled = Input::Handled {
+        task_id: "a".into(),
+        revision: v1::Revision {
+            index: 3,
+            position: 0,
+        },
+    };
+    assert!(matches!(world.feed(handled)[..], [Effect::Acknowledge(_)]));
+    assert_eq!(world.feed(Input::Asked(Command::Stop)), []);
+    assert!(!world.done(1).contains(&Effect::End(Ok(()))));
+    assert_eq!(
+        world.feed(Input::Acknowledged(Ok(()))),
+        [Effect::End(Ok(()))]
+    );
+}
+
+#[test]
+fn an_open_call_at_the_end_is_lost_and_not_refused() {
+    let mut world = World::subscribed();
+    world.accept("1.1");
+    let effects = world.event(v1::event::Event::Error(v1::Error {
+        code: "removed".into(),
+        message: "gone".into(),
+    }));
+    assert!(matches!(outcomes(&effects)[..], [Outcome::Lost(_)]));
+    assert!(matches!(
+        effects.last(),
+        Some(Effect::End(Err(SchedulerError::Removed(_))))
+    ));
+}
