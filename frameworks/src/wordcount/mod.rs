@@ -22,6 +22,8 @@ use job::{Job, Progress};
 
 /// How long an offer is not wanted back while there is nothing to launch, in milliseconds.
 const IDLE_FILTER_MS: u64 = 1_000;
+/// How long nothing may run, although work waits, before the kept offer is used, in milliseconds.
+const STUCK_MS: u64 = 1_000;
 
 /// One line of progress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -50,6 +52,7 @@ pub struct WordCount {
     parallel: usize,
     style: Style,
     last_line: Option<Line>,
+    idle_since_ms: Option<u64>,
     begun: Instant,
     epoch: u64,
     is_over: bool,
@@ -73,6 +76,7 @@ impl WordCount {
             parallel,
             style,
             last_line: None,
+            idle_since_ms: None,
             begun: Instant::now(),
             epoch: 0,
             is_over: false,
@@ -108,13 +112,23 @@ impl WordCount {
             let most = self.room().min(self.job.waiting().saturating_sub(reserve));
             self.use_offer(driver, &offer, most);
         }
-        let is_stuck = self.job.waiting() > 0 && self.job.running() == 0;
+        let is_stuck = self.is_stuck(now_ms);
         if self.job.waiting() > 0
             && let Some(offer) = self.hold.due(self.epoch, is_stuck)
         {
             let call = self.use_offer(driver, &offer, self.job.waiting());
             self.hold.used(&offer, self.epoch, call);
         }
+    }
+
+    /// Nothing runs and nothing comes, or only the last piece waits: the kept offer is needed.
+    fn is_stuck(&mut self, now_ms: u64) -> bool {
+        if self.job.running() > 0 || self.job.waiting() == 0 {
+            self.idle_since_ms = None;
+            return false;
+        }
+        let since_ms = *self.idle_since_ms.get_or_insert(now_ms);
+        self.job.waiting() == 1 || now_ms.saturating_sub(since_ms) >= STUCK_MS
     }
 
     fn room(&self) -> usize {

@@ -1,0 +1,132 @@
+//! The small frameworks on fake masters.
+
+use std::time::Duration;
+
+use argosy_client::kit::{FakeCluster, Fault, Received};
+use argosy_client::resources::resources;
+use argosy_client::scheduler::{Runner, SchedulerConfig};
+use argosy_frameworks::five_tasks::FiveTasks;
+use argosy_frameworks::progress::Style;
+use argosy_frameworks::steady::{Copies, Steady};
+use argosy_proto::v1;
+use argosy_proto::v1::TaskState;
+use tokio_util::sync::CancellationToken;
+
+#[tokio::test]
+async fn five_tasks_finish_and_are_acknowledged_before_the_framework_leaves() {
+    let cluster = FakeCluster::start(2).await;
+    cluster.script(&[TaskState::Running, TaskState::Finished]);
+    cluster.offer("agent-1", "cpus:0.3;mem:1024");
+    cluster.fault(Fault::LostReply, 1);
+    let mut scheduler = FiveTasks::new("true");
+    let runner = Runner::new(SchedulerConfig::new(cluster.masters(), "five-tasks"));
+    let run = async {
+        tokio::join!(
+            runner.run(&mut scheduler, CancellationToken::new()),
+            async {
+                cluster
+                    .wait("the first tasks", |_| !cluster.launches().is_empty())
+                    .await;
+                cluster.change_leader();
+                cluster.offer("agent-2", "cpus:4;mem:1024");
+            }
+        )
+    };
+    let (result, ()) = tokio::time::timeout(Duration::from_secs(20), run)
+        .await
+        .unwrap();
+    assert_eq!(result, Ok(()));
+    assert_eq!(scheduler.finished(), 5);
+    let received = cluster.received();
+    let acknowledged = |task: &str| {
+        received.iter().any(|one| match one {
+            Received::Acknowledged(list) => list.iter().any(|(id, _)| id == task),
+            _ => false,
+        })
+    };
+    assert!((1..=5).all(|number| acknowledged(&format!("task-{number}"))));
+    assert!(matches!(
+        received.last(),
+        Some(Received::Called {
+            kind: "teardown",
+            ..
+        })
+    ));
+}
+
+fn two_copies() -> Copies {
+    Copies {
+        number: 2,
+        with_port: true,
+        template: v1::TaskSpec {
+            argv: vec!["serve".into()],
+            resources: resources("cpus:0.1;mem:32").unwrap(),
+            ..Default::default()
+        },
+    }
+}
+
+async fn wait_for_call(cluster: &FakeCluster, wanted: &str) {
+    let is_wanted =
+        |one: &Received| matches!(one, Received::Called { kind, .. } if *kind == wanted);
+    cluster.wait(wanted, |all| all.iter().any(is_wanted)).await;
+}
+
+/// Launches two copies, loses sight of one, fails the other; returns their ids and its successor's.
+async fn lose_two_copies(cluster: &FakeCluster) -> (String, String, String) {
+    for agent in ["agent-1", "agent-2"] {
+        cluster.offer(agent, "cpus:1;mem:1024;ports:[31000-31001]");
+    }
+    cluster
+        .wait("two copies", |_| cluster.launches().len() == 2)
+        .await;
+    let specs = cluster.take_launched();
+    assert!(
+        specs
+            .iter()
+            .all(|spec| spec.environment["PORT0"].starts_with("3100"))
+    );
+    for spec in &specs {
+        cluster.update(&spec.task_id, TaskState::Running);
+    }
+    // No offers while all run, and offers again when one is missing.
+    wait_for_call(cluster, "suppress").await;
+    cluster.update(&specs[0].task_id, TaskState::Unreachable);
+    cluster.update(&specs[1].task_id, TaskState::Failed);
+    wait_for_call(cluster, "revive").await;
+    cluster.offer("agent-3", "cpus:1;mem:1024;ports:[31000-31001]");
+    cluster
+        .wait("the third copy", |_| cluster.launches().len() == 3)
+        .await;
+    let third = cluster.take_launched();
+    cluster.update(&third[0].task_id, TaskState::Running);
+    let id = |spec: &v1::TaskSpec| spec.task_id.clone();
+    (id(&specs[0]), id(&specs[1]), id(&third[0]))
+}
+
+#[tokio::test]
+async fn a_copy_that_ends_is_replaced_and_one_that_is_away_is_not() {
+    let cluster = FakeCluster::start(2).await;
+    let mut config = SchedulerConfig::new(cluster.masters(), "steady");
+    config.tick = Duration::from_millis(10);
+    let mut scheduler = Steady::new(two_copies(), "web", Style::None);
+    let runner = Runner::new(config);
+    let driver = runner.driver();
+    let script = async {
+        let ids = lose_two_copies(&cluster).await;
+        // Its answer comes behind the updates.
+        driver.reconcile(Vec::new()).answer().await;
+        driver.stop();
+        ids
+    };
+    let run = async { tokio::join!(runner.run(&mut scheduler, CancellationToken::new()), script) };
+    let (result, (away, failed, third)) = tokio::time::timeout(Duration::from_secs(30), run)
+        .await
+        .unwrap();
+    assert_eq!(result, Ok(()));
+    assert_eq!(scheduler.replaced, 1);
+    let copy = |task: &str| task.rsplit_once('-').unwrap().0.to_owned();
+    assert_eq!(copy(&third), copy(&failed));
+    assert_ne!(copy(&third), copy(&away));
+    assert_eq!(scheduler.running()[0].0, third);
+}
