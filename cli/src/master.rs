@@ -137,7 +137,8 @@ fn config(arguments: &MasterStart, places: &Places) -> Result<Config, Failure> {
     Ok(config)
 }
 
-/// A thread of raft's own: a flood on the API cannot cost leadership.
+/// Threads of raft's own: a flood on the API cannot cost leadership. Two, so that a heartbeat goes out
+/// while the other waits for the disk.
 struct RaftRuntime {
     handle: Handle,
     stop: CancellationToken,
@@ -146,15 +147,18 @@ struct RaftRuntime {
 
 impl RaftRuntime {
     fn start() -> anyhow::Result<Self> {
-        let runtime = Builder::new_current_thread()
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("raft")
             .enable_all()
             .build()
             .context("cannot start raft's runtime")?;
         let handle = runtime.handle().clone();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
+        // A runtime must not be dropped within another one, so a thread holds it.
         let thread = std::thread::Builder::new()
-            .name("raft".to_owned())
+            .name("raft-holder".to_owned())
             .spawn(move || {
                 runtime.block_on(stopped.cancelled());
                 runtime.shutdown_background();
@@ -194,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn raft_has_a_thread_of_its_own_that_ends_when_told() {
+    fn raft_has_threads_of_its_own_that_end_when_told() {
         let runtime = RaftRuntime::start().unwrap();
         let name = runtime
             .handle

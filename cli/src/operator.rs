@@ -92,16 +92,11 @@ impl Operator {
         if local.leader.is_empty() || local.without_leader_ms > 0 {
             return Ok(local);
         }
-        let leader = local
-            .masters
-            .iter()
-            .find(|master| master.node_id == local.leader || master.role == "leader");
         // Only the leader knows who is behind and who is silent; it is asked directly.
-        let asked = match leader.and_then(|leader| Masters::new([&leader.api_address]).ok()) {
+        let asked = match leader_of(&local) {
             Some(leader) => {
-                Self::to(leader, self.timeout.min(LEADER_LIMIT))
-                    .cluster(v1::Consistency::Linearizable)
-                    .await
+                let leader = Self::to(leader, self.timeout.min(LEADER_LIMIT));
+                leader.cluster(v1::Consistency::Linearizable).await
             }
             None => self.cluster(v1::Consistency::Linearizable).await,
         };
@@ -114,6 +109,13 @@ impl Operator {
             without_leader_ms: local.without_leader_ms.max(1),
             ..local
         }))
+    }
+
+    /// Calls to the leader alone, for what only it knows: links and offers. All masters if it is not known.
+    pub(crate) async fn at_leader(&self) -> Result<Self, Failure> {
+        let local = self.cluster(v1::Consistency::Local).await?;
+        let masters = leader_of(&local).unwrap_or_else(|| self.masters().clone());
+        Ok(Self::to(masters, self.timeout))
     }
 
     /// All agents; gone ones too if `ended`.
@@ -378,6 +380,12 @@ pub(crate) fn is_terminal(state: i32) -> bool {
         | S::Unreachable
         | S::Unknown => false,
     }
+}
+
+fn leader_of(cluster: &v1::Cluster) -> Option<Masters> {
+    let leads = |master: &&v1::Master| master.role == "leader" || master.node_id == cluster.leader;
+    let leader = cluster.masters.iter().find(leads)?;
+    Masters::new([&leader.api_address]).ok()
 }
 
 fn request(ended: Ended, filter: &[(&str, &str)]) -> v1::ListRequest {

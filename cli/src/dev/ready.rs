@@ -51,7 +51,9 @@ pub(super) async fn wait(
 /// What is found, or what is lacking in words.
 async fn look(plan: &Plan, operator: &Operator) -> Result<Found, String> {
     let words = |failure: Failure| failure.message;
-    let cluster = operator
+    // A follower knows which agents are registered, but not which are connected.
+    let leader = operator.at_leader().await.map_err(words)?;
+    let cluster = leader
         .cluster(v1::Consistency::Linearizable)
         .await
         .map_err(words)?;
@@ -62,7 +64,7 @@ async fn look(plan: &Plan, operator: &Operator) -> Result<Found, String> {
             plan.count(Kind::Master)
         ));
     }
-    let agents = operator.agents(Ended::LeftOut).await.map_err(words)?.agents;
+    let agents = leader.agents(Ended::LeftOut).await.map_err(words)?.agents;
     judge(plan.count(Kind::Agent), &agents)
 }
 

@@ -16,9 +16,9 @@ pub(crate) async fn list(arguments: &Listing) -> Exit {
 }
 
 pub(crate) async fn show(arguments: &Named) -> Exit {
-    let agent = Operator::open(&arguments.reach)
-        .find_agent(&arguments.id)
-        .await?;
+    // Only the leader knows who is connected.
+    let leader = Operator::open(&arguments.reach).at_leader().await?;
+    let agent = leader.find_agent(&arguments.id).await?;
     let info = agent.info.clone().unwrap_or_default();
     let mut attributes: Vec<_> = info
         .attributes
