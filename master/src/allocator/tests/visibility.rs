@@ -147,3 +147,54 @@ fn a_new_leader_offers_everything_that_is_free_again() {
     assert_eq!(world.offered().len(), 3);
     assert_eq!(world.book.offers_of(a).count(), 3);
 }
+
+#[test]
+fn many_agents_that_become_free_at_once_are_offered_without_waiting_for_a_round() {
+    let mut world = World::new();
+    let frameworks = [world.framework(&["a"]), world.framework(&["b"])];
+    let agents: Vec<_> = (0..300).map(|_| world.agent("cpus:2;mem:64")).collect();
+    assert_eq!(world.offers().len(), agents.len());
+    let rounds = world.allocator.rounds();
+    for framework in frameworks {
+        assert_eq!(world.book.rescind_framework(framework).len(), 150);
+    }
+    assert_eq!(world.offers().len(), agents.len());
+    assert_eq!(world.allocator.rounds(), rounds);
+}
+
+#[test]
+fn that_nothing_was_found_is_said_once_until_something_is_offered_again() {
+    let mut world = World::new();
+    let a = world.framework(&["a"]);
+    world.agent("cpus:2;mem:64");
+    for turn in 1..=2 {
+        let offer = world.offers().remove(0);
+        let id = format!("t{turn}");
+        world.accept(&offer, &[(&id, "cpus:2;mem:64")]);
+        for _ in 0..3 {
+            world.wait_ms(1_000);
+            assert_eq!(world.offered(), []);
+        }
+        assert_eq!(world.unmet, vec![(a, role("a")); turn]);
+        world.finish(a, &id);
+    }
+}
+
+#[test]
+fn of_many_without_an_offer_a_few_are_named_a_turn() {
+    let mut world = World::new();
+    for _ in 0..50 {
+        world.framework(&["a"]);
+    }
+    let mut turns = 0;
+    loop {
+        let round = world.step(crate::allocator::Budget::TURN);
+        turns += 1;
+        assert!(round.unmet.len() <= 8);
+        if !round.more {
+            break;
+        }
+    }
+    assert_eq!(world.unmet.len(), 50);
+    assert!(turns >= 7);
+}
