@@ -24,7 +24,7 @@ use crate::journal::{self, Contents, Journal, Lock, Progress, Request};
 use crate::paths::Paths;
 use crate::runner::{LauncherCommand, Runner, boot_now};
 use crate::uplink::Uplink;
-use crate::{api, gc, metrics};
+use crate::{api, gc, metrics, statistics};
 
 /// Events looked at before the journal and the deadlines are looked at again.
 const TURN: usize = 256;
@@ -75,27 +75,22 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
     metrics::describe();
     metrics::limits_enforced(&host.missing);
     let settings = settings(&config, &host, seed);
+    let tree = host.tree;
     let runner = Runner::new(
         settings,
         paths.clone(),
-        host.tree,
+        tree.clone(),
         parts.launcher,
         inbox.clone(),
     )?;
     clear_orphans(&runner, &contents.facts)?;
-    let asker = Asker::new(inbox.clone());
-    let mut helpers = JoinSet::new();
     let shared = api::Shared {
-        paths: paths.clone(),
-        asker: asker.clone(),
+        paths,
+        asker: Asker::new(inbox.clone()),
+        tree,
         metrics: parts.metrics,
     };
-    let served = axum::serve(parts.api, api::router(shared));
-    helpers.spawn(async move { served.await.map_err(|source| RunError::Api { source }) });
-    helpers.spawn(async move {
-        gc::run(paths, asker).await;
-        Ok(())
-    });
+    let helpers = helpers(parts.api, shared);
     let client = AgentUplink::new(Connector::new(masters, parts.connector));
     let agent = Agent {
         core: Core::new(contents.facts, setup),
@@ -109,6 +104,26 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
         ending: false,
     };
     agent.run(stop).await
+}
+
+/// What goes on beside the loop. None of it ends before the agent does.
+fn helpers(listener: TcpListener, shared: api::Shared) -> JoinSet<Result<(), RunError>> {
+    let mut helpers = JoinSet::new();
+    let api::Shared {
+        paths, asker, tree, ..
+    } = shared.clone();
+    let served = axum::serve(listener, api::router(shared));
+    helpers.spawn(async move { served.await.map_err(|source| RunError::Api { source }) });
+    let watcher = asker.clone();
+    helpers.spawn(async move {
+        statistics::run(tree, watcher).await;
+        Ok(())
+    });
+    helpers.spawn(async move {
+        gc::run(paths, asker).await;
+        Ok(())
+    });
+    helpers
 }
 
 struct Agent {

@@ -1,5 +1,6 @@
 //! The agent's HTTP API: files, containers, metrics, health.
 
+use argosy_isolation::Tree;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -11,12 +12,14 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use crate::files;
 use crate::inbox::Asker;
 use crate::paths::Paths;
+use crate::statistics;
 
 /// What every call needs.
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) paths: Paths,
     pub(crate) asker: Asker,
+    pub(crate) tree: Option<Tree>,
     pub(crate) metrics: Option<PrometheusHandle>,
 }
 
@@ -34,10 +37,23 @@ pub(crate) fn router(shared: Shared) -> Router {
 }
 
 async fn containers(State(shared): State<Shared>) -> Response {
-    match shared.asker.containers().await {
-        Some(containers) => Json(serde_json::json!({ "containers": containers })).into_response(),
-        None => files::FilesError::Stopping.into_response(),
-    }
+    let Some(containers) = shared.asker.containers().await else {
+        return files::FilesError::Stopping.into_response();
+    };
+    let look = move || -> Vec<serde_json::Value> {
+        let seen = containers.iter().map(|view| {
+            let mut value = serde_json::json!(view);
+            if view.state == "running" {
+                let stats = statistics::look(shared.tree.as_ref(), view.name);
+                value["usage"] = stats.as_ref().map(statistics::as_json).into();
+            }
+            value
+        });
+        seen.collect()
+    };
+    let seen = tokio::task::spawn_blocking(look).await;
+    let seen = seen.expect("reading statistics never panics");
+    Json(serde_json::json!({ "containers": seen })).into_response()
 }
 
 async fn standing(State(shared): State<Shared>) -> Response {

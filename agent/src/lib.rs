@@ -1,7 +1,7 @@
 //! Running: the tasks of one host, their updates, journal and sandboxes. Decides nothing for the cluster.
 //!
 //! Reading order: `core` (all decisions), `paths`, `journal`, `runner`, `uplink`, `agent` (the loop),
-//! then `sandbox`, `fetcher`, `gc`, `files`, `api`, `inventory`, `config`.
+//! then `sandbox`, `fetcher`, `gc`, `statistics`, `files`, `api`, `inventory`, `config`.
 
 mod agent;
 mod api;
@@ -18,6 +18,7 @@ mod metrics;
 pub mod paths;
 mod runner;
 mod sandbox;
+mod statistics;
 mod uplink;
 
 pub use agent::{Parts, run};

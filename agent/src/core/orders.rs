@@ -12,13 +12,15 @@ use super::{Core, Deferred, Sync};
 
 impl Core {
     /// Takes the next order. One at or below the floor is a repeat; one beyond the next shows that
-    /// something is missing, and the reconciliation of a new link repairs that.
+    /// something is missing, and the reconciliation of a new link repairs that. Only a void one may stand
+    /// for all numbers up to its own.
     pub(super) fn order(&mut self, link: u64, order: v1::Order) {
         let index = OrderIndex(order.index);
         if index <= self.facts.floor {
             return;
         }
-        if index.0 != self.facts.floor.0 + 1 {
+        let is_void = matches!(order.order, Some(What::Void(_)));
+        if index.0 != self.facts.floor.0 + 1 && !is_void {
             let floor = self.facts.floor.0;
             self.hang_up(link, format!("order {} came after order {floor}", index.0));
             return;

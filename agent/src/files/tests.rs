@@ -37,6 +37,7 @@ impl Server {
         let shared = Shared {
             paths: Paths::new(folder.path()),
             asker: Asker::new(inbox),
+            tree: None,
             metrics: None,
         };
         tokio::spawn(async move { axum::serve(listener, router(shared)).await });

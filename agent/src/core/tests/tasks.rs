@@ -63,9 +63,13 @@ fn a_void_order_only_raises_the_floor() {
     let mut world = World::registered();
     world.order(1, v1::order::Order::Void(v1::Void {}));
     world.expect_all(&["persist order 1: nothing"]);
-    world.launch(2, "web");
+    // One stands for all numbers up to its own.
+    world.order(4, v1::order::Order::Void(v1::Void {}));
+    world.expect_all(&["persist order 4: nothing"]);
+    world.launch(4, "late");
+    world.launch(5, "web");
     world.sync();
-    world.expect(&["start 1-2-1"]);
+    world.expect(&["start 1-5-1"]);
 }
 
 #[test]
