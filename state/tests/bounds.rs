@@ -1,8 +1,8 @@
 //! What happens at the limits, where a random life never comes.
 
 use argosy_state::command::{
-    Acknowledge, AgentUpdate, Call, CallAction, Command, HeldTask, Operate, ReconcileAgent,
-    Rejection, Reply, Subscribe, UpdateTasks,
+    Acknowledge, AgentUpdate, Call, CallAction, Command, HeldTask, Operate, Operation,
+    ReconcileAgent, Rejection, Reply, Subscribe, SweepTarget, UpdateTasks,
 };
 use argosy_state::ids::{FrameworkId, OrderIndex, Revision, TaskId};
 use argosy_state::limits;
@@ -52,6 +52,27 @@ fn answers_that_nobody_reads_stop_further_calls_of_the_session_only() {
     }
     let full = world.apply(revive(id, next, most + 1, 1)).outcome;
     assert_eq!(full, Err(Rejection::TooManyAnswers));
+}
+
+#[test]
+fn a_removed_framework_goes_when_its_sweep_is_through() {
+    let mut world = World::new();
+    let agent = world.register("cpus:4");
+    let id = world.subscribe("web");
+    let task = world.launch(id, agent, "last", "cpus:1");
+    let session = world.registry.framework(id).unwrap().session;
+    for number in 2..=limits::TASKS_PER_SWEEP as u64 + 2 {
+        world.apply(revive(id, session, number, 1)).outcome.unwrap();
+    }
+    world.operate(Operation::Teardown(id)).unwrap();
+    assert_eq!(world.registry.sweeps().count(), 1, "answers are left");
+    // Its last task ends before its answers are dropped.
+    world.update(&task, TaskState::Killed);
+    assert!(world.registry.framework(id).is_some());
+    world.apply(Command::Sweep(SweepTarget::Framework(id)));
+    assert!(world.registry.framework(id).is_none());
+    assert_eq!(world.registry.sweeps().count(), 0);
+    assert!(world.reloaded() == world.registry);
 }
 
 #[test]
