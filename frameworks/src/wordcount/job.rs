@@ -13,6 +13,10 @@ use serde::Serialize;
 
 use crate::wordmap::{COUNTS, Segment, part_name};
 
+/// Refusals of one piece of work in a row after which all is given up. Offers may well be gone
+/// again when they are used, so a few mean nothing.
+const MOST_REFUSALS: u32 = 100;
+
 /// What tasks are made of.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
@@ -47,6 +51,8 @@ struct Slot {
     state: State,
     attempt: u32,
     failures: u32,
+    // How often its task was refused since one was launched.
+    refusals: u32,
     task_id: String,
     // API address of the agent that has it.
     agent: String,
@@ -100,6 +106,7 @@ impl Job {
             state: State::Waiting,
             attempt: 0,
             failures: 0,
+            refusals: 0,
             task_id: String::new(),
             agent: String::new(),
         };
@@ -281,17 +288,32 @@ impl Job {
         })
     }
 
-    /// A task that was certainly never launched; its work waits again.
+    /// A task that was certainly never launched; its work waits again, under the same id at first:
+    /// what was refused has changed nothing. An id that is refused twice may be taken.
     pub fn not_launched(&mut self, task_id: &str, why: &str) {
-        if let Some(at) = self.live(task_id) {
-            self.again(at, why);
+        let Some(at) = self.live(task_id) else {
+            return;
+        };
+        let slot = &mut self.slots[at];
+        slot.state = State::Waiting;
+        slot.refusals += 1;
+        if slot.refusals < 2 {
+            slot.attempt -= 1;
         }
+        if slot.refusals >= MOST_REFUSALS {
+            self.failure.get_or_insert(format!(
+                "{task_id} was refused {MOST_REFUSALS} times; the last: {why}"
+            ));
+        }
+        self.running -= 1;
+        self.wait(at);
     }
 
     /// Takes an update. A sentence if something went wrong that a person may want to know.
     pub fn update(&mut self, status: &v1::TaskStatus) -> Option<String> {
         let at = self.live(&status.task_id)?;
         let state = status.state();
+        self.slots[at].refusals = 0;
         if state == v1::TaskState::Finished {
             self.slots[at].state = State::Done;
             self.running -= 1;
@@ -477,5 +499,13 @@ mod tests {
         job.not_launched("map-001-1", "told twice");
         job.update(&status("map-000-1", v1::TaskState::Unknown));
         assert_eq!((job.waiting(), job.running()), (2, 0));
+        let again = job.fill(&offer("4"), 9);
+        assert_eq!(
+            ids(&again),
+            ["map-000-2", "map-001-1"],
+            "a refused id is free, an ended one is not"
+        );
+        job.not_launched("map-001-1", "the id is in use");
+        assert_eq!(ids(&job.fill(&offer("4"), 9)), ["map-001-2"]);
     }
 }

@@ -116,7 +116,9 @@ impl WordCount {
         if self.job.waiting() > 0
             && let Some(offer) = self.hold.due(self.epoch, is_stuck)
         {
-            let call = self.use_offer(driver, &offer, self.job.waiting());
+            // At least one, whatever the limit: that it is used is the point.
+            let most = self.room().max(1).min(self.job.waiting());
+            let call = self.use_offer(driver, &offer, most);
             self.hold.used(&offer, self.epoch, call);
         }
     }
@@ -250,7 +252,8 @@ impl Scheduler for WordCount {
         self.deal(driver);
     }
 
-    fn rescinded(&mut self, _: &Driver, offer_id: &str, _: &str) {
+    fn rescinded(&mut self, _: &Driver, offer_id: &str, reason: &str) {
+        tracing::info!(offer_id, reason, "an offer is void");
         self.hold.rescinded(offer_id);
         self.hand.retain(|offer| offer.offer_id != offer_id);
     }
