@@ -1,6 +1,6 @@
 //! Running: the tasks of one host, their updates, journal and sandboxes. Decides nothing for the cluster.
 //!
-//! Reading order: `core` (all decisions), `paths`, `journal`, `runner`, `uplink`, `agent` (the loop),
+//! Reading order: `core` (all decisions), `paths`, `journal`, `runner`, `uplink`, `start`, `agent` (the loop),
 //! then `sandbox`, `fetcher`, `gc`, `statistics`, `files`, `api`, `inventory`, `config`.
 
 mod agent;
@@ -18,6 +18,7 @@ mod metrics;
 pub mod paths;
 mod runner;
 mod sandbox;
+mod start;
 mod statistics;
 mod uplink;
 

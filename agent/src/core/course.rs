@@ -6,8 +6,9 @@ use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
 use argosy_state::task::TaskState;
 
+use super::end::{End, judge};
 use super::facts::{ContainerName, Instance, Record, StartedFact, TaskFacts};
-use super::input::{Effect, Ended, How, Refusal, Start, StopCause};
+use super::input::{Effect, Ended, Refusal, Start};
 use super::{Core, Deferred, Sync};
 
 /// Longest grace of a task that the cluster does not want to hear of any more, in milliseconds.
@@ -46,28 +47,6 @@ impl Phase {
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Ended => "ended",
-        }
-    }
-}
-
-/// How it ended, for its last update.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct End {
-    pub(super) state: TaskState,
-    pub(super) reason: v1::Reason,
-    pub(super) source: v1::Source,
-    pub(super) text: String,
-    pub(super) exit: Option<v1::Exit>,
-}
-
-impl End {
-    fn by_agent(state: TaskState, reason: v1::Reason, text: impl Into<String>) -> Self {
-        Self {
-            state,
-            reason,
-            source: v1::Source::Agent,
-            text: text.into(),
-            exit: None,
         }
     }
 }
@@ -454,44 +433,4 @@ impl TaskFacts {
             None => own.min(STRAY_GRACE_MS),
         }
     }
-}
-
-/// What the end of a command means. KILLED even if it exited with 0 in its grace, as in Mesos.
-fn judge(ended: Ended, killed: bool, overdue: bool) -> End {
-    use v1::Reason;
-    let exit = match ended.how {
-        How::Code(code) => Some(v1::exit::How::Code(code)),
-        How::Signal(signal) => Some(v1::exit::How::Signal(signal)),
-        How::NotStarted => None,
-    };
-    let (state, reason) = match (ended.how, ended.stop) {
-        (How::NotStarted, _) if killed => (TaskState::Killed, Reason::KilledDuringLaunch),
-        (How::NotStarted, _) => (TaskState::Failed, Reason::CommandNotStarted),
-        _ if killed => (TaskState::Killed, Reason::TaskKilled),
-        (_, Some(StopCause::StopAfter)) => (TaskState::Failed, Reason::StoppedWithoutLeader),
-        (_, Some(StopCause::Ordered)) if overdue => (TaskState::Failed, Reason::MaxCompletionTime),
-        _ if ended.out_of_memory => (TaskState::Failed, Reason::LimitMemory),
-        (How::Code(0), _) => (TaskState::Finished, Reason::CommandExited),
-        (How::Code(_) | How::Signal(_), _) => (TaskState::Failed, Reason::CommandExited),
-    };
-    End {
-        state,
-        reason,
-        source: match ended.how {
-            How::NotStarted => v1::Source::Agent,
-            How::Code(_) | How::Signal(_) => v1::Source::Task,
-        },
-        text: ended.text,
-        exit: exit.map(|how| v1::Exit { how: Some(how) }),
-    }
-}
-
-/// The end of an instance whose container cannot tell its own.
-pub(super) fn unknown_end(rebooted: bool) -> End {
-    if rebooted {
-        let text = "its host was rebooted";
-        return End::by_agent(TaskState::Failed, v1::Reason::AgentRebooted, text);
-    }
-    let text = "its supervisor was gone when the agent came back; how it ended is not known";
-    End::by_agent(TaskState::Failed, v1::Reason::AgentRestarted, text)
 }

@@ -2,9 +2,10 @@
 //!
 //! No clock, no randomness, no IO. Every effect that speaks of a fact, or acts on an order, waits in
 //! `deferred` until the journal says that all before it is on disk. Reading order: `facts`, `orders`,
-//! `course`, `updates`, `link`, `recovery`.
+//! `course`, `end`, `updates`, `link`, `recovery`.
 
 mod course;
+mod end;
 mod facts;
 mod input;
 mod link;

@@ -2,7 +2,8 @@
 //!
 //! No master is spoken to before every container is found, so that what is said is true.
 
-use super::course::{Course, Phase, unknown_end};
+use super::course::{Course, Phase};
+use super::end::unknown_end;
 use super::facts::{Identity, Instance, Record};
 use super::input::{Effect, Found};
 use super::{Core, Deferred, Sync};

@@ -5,6 +5,7 @@ use argosy_proto::v1::from_agent::Message;
 use argosy_state::task::TaskState;
 
 use super::course::{Course, Phase};
+use super::end::End;
 use super::facts::{Instance, Record, TaskFacts};
 use super::{Core, Deferred, Sync, wire};
 
@@ -130,8 +131,8 @@ fn held_task(instance: Instance, task: &TaskFacts) -> v1::HeldTask {
 }
 
 /// What there is to say about an instance now.
-fn observe(course: &Course, task: &TaskFacts) -> Option<super::course::End> {
-    let now = |state, reason, text: &str| super::course::End {
+fn observe(course: &Course, task: &TaskFacts) -> Option<End> {
+    let now = |state, reason, text: &str| End {
         state,
         reason,
         source: v1::Source::Agent,

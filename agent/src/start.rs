@@ -1,0 +1,176 @@
+//! What an agent finds out and makes before its loop turns.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+
+use argosy_isolation::{ContainerId, Isolation, Limits, Tree, cgroup};
+use argosy_proto::v1;
+use sha2::{Digest, Sha256};
+
+use crate::config::{Config, Settings};
+use crate::core::{Facts, Setup};
+use crate::error::RunError;
+use crate::journal::Contents;
+use crate::paths::Paths;
+use crate::runner::{Runner, boot_now};
+
+/// What the host allows.
+pub(crate) struct Host {
+    isolation: Isolation,
+    pub(crate) tree: Option<Tree>,
+    pub(crate) missing: Vec<String>,
+}
+
+impl Host {
+    pub(crate) fn look(config: &Config, paths: &Paths) -> Result<Self, RunError> {
+        let isolation = config.isolation()?;
+        let limits = Limits {
+            cpu_max_millis: None,
+            cpu_weight: Some(1),
+            memory_max_bytes: Some(1),
+            pids_max: Some(1),
+        };
+        let nowhere = |missing| Self {
+            isolation,
+            tree: None,
+            missing,
+        };
+        let tree =
+            cgroup::default_parent().and_then(|parent| Tree::create(&parent, &tree_name(paths)));
+        let tree = match tree {
+            Ok(tree) => tree,
+            Err(error) if isolation == Isolation::Full => return Err(error.into()),
+            // Without root a group may not be had: then nothing is limited, which must be allowed too.
+            Err(_) => {
+                let missing = limits.missing(&[]).controllers;
+                return Self::allowed(config, nowhere(missing), PathBuf::from("/sys/fs/cgroup"));
+            }
+        };
+        let missing = tree.missing(&limits)?.controllers;
+        let group = tree.root().to_owned();
+        let host = Self {
+            isolation,
+            tree: Some(tree),
+            missing,
+        };
+        Self::allowed(config, host, group)
+    }
+
+    fn allowed(config: &Config, host: Self, group: PathBuf) -> Result<Self, RunError> {
+        if host.missing.is_empty() || config.allow_missing_controllers {
+            return Ok(host);
+        }
+        Err(RunError::MissingControllers {
+            controllers: host.missing.join(", "),
+            group,
+        })
+    }
+}
+
+/// The same for every life of an agent on this directory, and for no other directory's.
+fn tree_name(paths: &Paths) -> ContainerId {
+    let root = std::fs::canonicalize(paths.root()).unwrap_or_else(|_| paths.root().to_owned());
+    let hash = Sha256::digest(root.as_os_str().as_encoded_bytes());
+    let digits: String = hash
+        .iter()
+        .take(6)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    ContainerId::new(format!("agent-{digits}")).expect("hexadecimal digits make a name")
+}
+
+pub(crate) fn make_folders(paths: &Paths) -> Result<(), RunError> {
+    use std::os::unix::fs::DirBuilderExt;
+    // Tasks of other users pass through to their sandboxes; what is beside them is the agent's alone.
+    for (path, mode) in [
+        (paths.root().to_owned(), 0o711),
+        (paths.containers(), 0o700),
+        (paths.sandboxes(), 0o711),
+    ] {
+        let mut builder = std::fs::DirBuilder::new();
+        let made = builder.recursive(true).mode(mode).create(&path);
+        made.map_err(|source| RunError::Directory { path, source })?;
+    }
+    Ok(())
+}
+
+pub(crate) fn tell_damage(contents: &Contents, paths: &Paths) {
+    let journal = paths.journal();
+    for damage in &contents.damage {
+        tracing::error!(
+            journal = %journal.display(),
+            offset = damage.offset,
+            bytes = damage.bytes,
+            "a part of the journal is damaged: what it said is lost, the masters repair what they can"
+        );
+    }
+    if contents.torn_bytes > 0 {
+        let bytes = contents.torn_bytes;
+        tracing::info!(journal = %journal.display(), bytes, "a write that a crash cut off is dropped");
+    }
+}
+
+pub(crate) fn clear_orphans(runner: &Runner, facts: &Facts) -> Result<(), RunError> {
+    let known: Vec<_> = facts
+        .tasks
+        .keys()
+        .filter_map(|instance| facts.container(*instance))
+        .collect();
+    let removed = runner
+        .clear_orphans(&known)
+        .map_err(|source| RunError::Orphans { source })?;
+    if removed > 0 {
+        tracing::warn!(removed, "containers that no journal knew were ended");
+    }
+    Ok(())
+}
+
+pub(crate) fn seed(config: &Config) -> Result<u64, RunError> {
+    if config.seed != 0 {
+        return Ok(config.seed);
+    }
+    let path = PathBuf::from("/dev/urandom");
+    let mut bytes = [0; 8];
+    let read = File::open(&path).and_then(|mut file| file.read_exact(&mut bytes));
+    read.map_err(|source| RunError::Host { path, source })?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+pub(crate) fn setup(config: &Config, host: &Host, seed: u64) -> Result<Setup, RunError> {
+    let boot_id = argosy_isolation::process::boot_id().map_err(|source| RunError::Host {
+        path: PathBuf::from("/proc/sys/kernel/random/boot_id"),
+        source,
+    })?;
+    let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let wall_ms = wall.map_or(0, |wall| {
+        i64::try_from(wall.as_millis()).unwrap_or(i64::MAX)
+    });
+    Ok(Setup {
+        info: v1::AgentInfo {
+            host_name: config.host_name.clone(),
+            address: config.address.clone(),
+            resources: argosy_proto::convert::resources(&config.resources),
+            attributes: config.attributes.clone().into_iter().collect(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            missing_controllers: host.missing.clone(),
+            isolation: host.isolation.name().to_owned(),
+        },
+        boot_id,
+        seed,
+        wall_offset_ms: wall_ms.saturating_sub(i64::try_from(boot_now().0).unwrap_or(i64::MAX)),
+    })
+}
+
+pub(crate) fn settings(config: &Config, host: &Host, seed: u64) -> Settings {
+    Settings {
+        address: config.address.clone(),
+        task_address: config.task_address(),
+        isolation: host.isolation,
+        allow_missing_controllers: config.allow_missing_controllers,
+        host_paths: config.host_paths.clone(),
+        fetch_limit_bytes: config.fetch_limit_bytes,
+        pids_max: config.pids_max,
+        seed,
+    }
+}

@@ -1,0 +1,102 @@
+//! Masters that come, go and contradict.
+
+use argosy_proto::v1;
+use argosy_proto::v1::from_agent::Message as FromAgent;
+use argosy_proto::v1::to_agent::Message as ToAgent;
+
+use super::runs;
+use crate::host::Host;
+use crate::master::{FRAMEWORK, Master, kill, shell};
+
+pub(super) async fn an_earlier_reign_and_another_cluster_are_refused() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (link, _) = master.registered(true).await;
+    drop(link);
+    let (mut stale, hello) = master.link().await;
+    assert_eq!(hello.highest_epoch, 5);
+    stale.epoch = 4;
+    stale.register(&hello, true).await;
+    assert!(stale.try_next().await.is_none(), "the agent hangs up");
+    let (mut link, _) = master.registered(true).await;
+    link.epoch = 4;
+    link.launch(1, shell("t", "exit 0")).await;
+    assert!(link.try_next().await.is_none(), "the agent hangs up");
+    let (mut link, hello) = master.registered(true).await;
+    assert_eq!(hello.floor, 0, "the order was not taken");
+    link.epoch = 6;
+    link.launch(1, shell("t", "exit 0")).await;
+    link.end_of("t").await;
+    drop(link);
+    let (_, hello) = master.link().await;
+    assert_eq!(
+        (hello.highest_epoch, hello.cluster_id.as_str()),
+        (6, crate::master::CLUSTER)
+    );
+    agent.stop().await;
+}
+
+pub(super) async fn a_list_names_what_is_held_and_strays_are_ended() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    for (at, name) in ["b", "a", "c"].into_iter().enumerate() {
+        link.launch(at as u64 + 1, shell(name, "sleep 60")).await;
+        link.until(name, runs).await;
+    }
+    drop(link);
+    let (mut link, _) = master.registered(false).await;
+    link.say(ToAgent::ListTasks(v1::ListTasks {})).await;
+    let list = loop {
+        if let FromAgent::TaskList(list) = link.next().await {
+            break list;
+        }
+    };
+    let names: Vec<_> = list
+        .tasks
+        .iter()
+        .map(|task| (task.task_id.as_str(), task.order_index))
+        .collect();
+    assert_eq!(
+        (names, list.floor, list.last),
+        (vec![("a", 2), ("b", 1), ("c", 3)], 3, true)
+    );
+    link.say(ToAgent::KillStray(v1::KillStray {
+        framework_id: FRAMEWORK.into(),
+        task_id: "b".into(),
+        order_index: 1,
+    }))
+    .await;
+    let left = |containers: &[serde_json::Value]| containers.len() == 2;
+    while !left(&agent.containers().await) {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    link.order(4, kill("a", 0)).await;
+    link.order(5, kill("c", 0)).await;
+    link.end_of("a").await;
+    link.end_of("c").await;
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn a_shutdown_ends_everything_and_comes_back_as_another() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, first) = master.registered(true).await;
+    link.launch(1, shell("t", "sleep 60")).await;
+    link.until("t", runs).await;
+    let reason = "it was declared gone".to_owned();
+    link.say(ToAgent::Shutdown(v1::Shutdown { reason })).await;
+    let (_link, second) = master.link().await;
+    assert_eq!(
+        (second.agent_id.as_str(), second.floor, second.digest),
+        ("", 0, vec![0; 16])
+    );
+    assert_ne!(second.nonce, first.nonce);
+    assert_eq!(second.confirmed_incarnation, 0);
+    assert!(
+        agent.containers().await.is_empty(),
+        "it comes back only when nothing runs any more"
+    );
+    agent.stop().await;
+}

@@ -1,0 +1,168 @@
+//! Agents that stop, are killed, and come back.
+
+use argosy_agent::RunError;
+use argosy_proto::v1;
+
+use super::{code, runs, state};
+use crate::host::{Host, content};
+use crate::master::{FRAMEWORK, Master, is_terminal, shell};
+
+pub(super) async fn a_task_outlives_its_agent_and_is_adopted_with_the_same_pid() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(
+        1,
+        shell(
+            "t",
+            "echo begun >> begun; until [ -e go ]; do sleep 0.01; done; exit 3",
+        ),
+    )
+    .await;
+    link.until("t", runs).await;
+    content(&host.sandbox("t").join("begun")).await;
+    let pid = agent.containers().await[0]["pid"].clone();
+    agent.stop().await;
+    let agent = host.agent(master.address).await;
+    let (mut link, hello) = master.registered(true).await;
+    let key = argosy_state::ids::TaskKey {
+        framework: FRAMEWORK.parse().unwrap(),
+        task: argosy_state::ids::TaskId::new("t").unwrap(),
+    };
+    let mark =
+        |number| argosy_state::digest::task_mark(&key, argosy_state::ids::OrderIndex(1), number);
+    let told: [u8; 16] = hello.digest.try_into().unwrap();
+    let told = u128::from_be_bytes(told);
+    assert!(
+        [mark(0), mark(1)].contains(&told),
+        "the digest is that of this task"
+    );
+    assert_eq!(hello.floor, 1);
+    // The same order again is a repeat.
+    link.launch(1, shell("t", "exit 1")).await;
+    let again = agent.containers().await;
+    assert_eq!(again[0]["pid"], pid);
+    std::fs::write(host.sandbox("t").join("go"), "").unwrap();
+    let updates = link.end_of("t").await;
+    assert_eq!(code(updates.last().unwrap()), Some(v1::exit::How::Code(3)));
+    assert_eq!(
+        content(&host.sandbox("t").join("begun")).await,
+        "begun\n",
+        "it ran once"
+    );
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn an_end_while_the_agent_was_away_is_told_truly() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(
+        1,
+        shell(
+            "t",
+            "until [ -e go ]; do sleep 0.01; done; echo done > done; exit 9",
+        ),
+    )
+    .await;
+    link.until("t", runs).await;
+    agent.stop().await;
+    std::fs::write(host.sandbox("t").join("go"), "").unwrap();
+    content(&host.sandbox("t").join("done")).await;
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let updates = link.end_of("t").await;
+    let last = updates.last().unwrap();
+    assert_eq!(
+        (state(last), code(last)),
+        (v1::TaskState::Failed, Some(v1::exit::How::Code(9)))
+    );
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn a_second_agent_on_the_same_directory_is_refused_by_pid() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (_link, _) = master.registered(true).await;
+    let error = host.agent(master.address).await.ended().await.unwrap_err();
+    assert!(matches!(error, RunError::Lock(_)), "{error}");
+    assert!(
+        error.to_string().contains(&std::process::id().to_string()),
+        "{error}"
+    );
+    agent.stop().await;
+}
+
+pub(super) async fn tasks_can_be_ended_with_the_agent() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, shell("t", "sleep 60")).await;
+    link.until("t", runs).await;
+    agent.end_tasks.cancel();
+    let updates = link.end_of("t").await;
+    assert_eq!(state(updates.last().unwrap()), v1::TaskState::Killed);
+    agent.ended().await.unwrap();
+}
+
+pub(super) async fn an_agent_killed_amid_launches_starts_each_task_once() {
+    const TASKS: u64 = 400;
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let witness = host.folder.path().join("witness");
+    let spec = |order: u64| {
+        shell(
+            &format!("t-{order}"),
+            &format!("echo {order} >> {}", witness.display()),
+        )
+    };
+    let (mut lives, mut ended) = (0, std::collections::BTreeMap::new());
+    while ended.len() < TASKS as usize {
+        let agent = host.process(master.address);
+        let (mut link, hello) = master.registered(false).await;
+        // As a leader does: what is above the floor is sent again.
+        for order in hello.floor + 1..=TASKS {
+            link.launch(order, spec(order)).await;
+        }
+        // A few ends later the agent is killed; the last life may go on to the end.
+        let until = if lives < 4 {
+            ended.len() + 40
+        } else {
+            TASKS as usize
+        };
+        while ended.len() < until {
+            for update in link.news().await {
+                if is_terminal(&update) {
+                    let former = ended.insert(update.task_id.clone(), update.clone());
+                    let same = former.is_none_or(|former| former.number == update.number);
+                    assert!(same, "two ends of {}", update.task_id);
+                }
+            }
+        }
+        agent.kill();
+        lives += 1;
+    }
+    let text = content(&witness).await;
+    let mut lines: Vec<u64> = text.lines().map(|line| line.parse().unwrap()).collect();
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        (1..=TASKS).collect::<Vec<_>>(),
+        "each task ran exactly once"
+    );
+    let finished = |update: &v1::NumberedUpdate| state(update) == v1::TaskState::Finished;
+    assert!(
+        ended.values().all(finished),
+        "{:?}",
+        ended.values().find(|update| !finished(update))
+    );
+    // What the killed lives had not heard is settled is told once more, and then nothing is left.
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    tokio::select! {
+        () = agent.is_clear() => {}
+        () = async { loop { link.news().await; } } => {}
+    }
+    agent.stop().await;
+}

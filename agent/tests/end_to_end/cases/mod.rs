@@ -1,0 +1,54 @@
+//! The cases; each is a sentence about the agent.
+
+mod links;
+mod lives;
+mod tasks;
+
+use std::pin::Pin;
+
+use argosy_proto::v1;
+
+type Case = fn() -> Pin<Box<dyn Future<Output = ()>>>;
+
+macro_rules! cases {
+    ($($folder:ident::$name:ident),+ $(,)?) => {
+        pub(crate) const ALL: &[(&str, Case)] =
+            &[$((concat!(stringify!($folder), "::", stringify!($name)), || Box::pin($folder::$name()))),+];
+    };
+}
+
+cases![
+    tasks::a_task_runs_and_its_status_and_output_are_told,
+    tasks::a_kill_is_killed_even_if_the_command_exits_with_0,
+    tasks::a_kill_behind_its_launch_never_starts_or_kills,
+    tasks::a_command_that_does_not_exist_fails_and_says_so,
+    tasks::files_are_fetched_or_the_failure_names_them,
+    tasks::a_task_out_of_time_fails,
+    tasks::a_task_without_a_leader_stops_itself,
+    tasks::output_can_be_followed_to_the_end_of_the_task,
+    tasks::many_short_tasks_run_fast_and_leave_nothing,
+    lives::a_task_outlives_its_agent_and_is_adopted_with_the_same_pid,
+    lives::an_end_while_the_agent_was_away_is_told_truly,
+    lives::a_second_agent_on_the_same_directory_is_refused_by_pid,
+    lives::tasks_can_be_ended_with_the_agent,
+    lives::an_agent_killed_amid_launches_starts_each_task_once,
+    links::an_earlier_reign_and_another_cluster_are_refused,
+    links::a_list_names_what_is_held_and_strays_are_ended,
+    links::a_shutdown_ends_everything_and_comes_back_as_another,
+];
+
+pub(super) fn state(update: &v1::NumberedUpdate) -> v1::TaskState {
+    v1::TaskState::try_from(update.state).unwrap()
+}
+
+pub(super) fn reason(update: &v1::NumberedUpdate) -> v1::Reason {
+    v1::Reason::try_from(update.reason).unwrap()
+}
+
+pub(super) fn code(update: &v1::NumberedUpdate) -> Option<v1::exit::How> {
+    update.exit.and_then(|exit| exit.how)
+}
+
+pub(super) fn runs(update: &v1::NumberedUpdate) -> bool {
+    state(update) == v1::TaskState::Running
+}

@@ -1,0 +1,311 @@
+//! What a task goes through, with real containers.
+
+use std::time::Instant;
+
+use argosy_proto::v1;
+
+use super::{code, reason, runs, state};
+use crate::host::{Host, content};
+use crate::master::{FRAMEWORK, Master, is_terminal, kill, shell};
+
+pub(super) async fn a_task_runs_and_its_status_and_output_are_told() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, hello) = master.registered(true).await;
+    assert_eq!(
+        (hello.floor, hello.agent_id.as_str(), hello.digest),
+        (0, "", vec![0; 16])
+    );
+    link.launch(
+        1,
+        shell(
+            "t",
+            "echo hi; echo $ARGOSY_TASK_ID $ARGOSY_AGENT_ID >&2; exit 7",
+        ),
+    )
+    .await;
+    let updates = link.end_of("t").await;
+    let last = updates.last().unwrap();
+    assert_eq!(state(last), v1::TaskState::Failed);
+    assert_eq!(code(last), Some(v1::exit::How::Code(7)));
+    assert_eq!(last.number, updates.len() as u64);
+    let read = |file: &str| format!("/v1/files/read?path=tasks/{FRAMEWORK}/t/{file}");
+    assert_eq!(agent.get(&read("stdout")).await, (200, "hi\n".into()));
+    assert_eq!(
+        agent.get(&read("stderr")).await,
+        (200, "t agent-1\n".into())
+    );
+    agent.is_clear().await;
+    agent.stop().await;
+    let again = host.agent(master.address).await;
+    let (_link, hello) = master.registered(true).await;
+    assert_eq!(
+        (hello.floor, hello.agent_id.as_str(), hello.digest),
+        (1, "agent-1", vec![0; 16])
+    );
+    assert_eq!(hello.highest_epoch, 5);
+    again.stop().await;
+}
+
+pub(super) async fn a_kill_is_killed_even_if_the_command_exits_with_0() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let line = "trap 'sleep 0.1; exit 0' TERM; echo up > up; while :; do sleep 0.01; done";
+    link.launch(1, shell("t", line)).await;
+    link.until("t", runs).await;
+    content(&host.sandbox("t").join("up")).await;
+    link.order(2, kill("t", 10_000)).await;
+    let updates = link.end_of("t").await;
+    let states: Vec<_> = updates.iter().map(state).collect();
+    assert_eq!(
+        states,
+        [
+            v1::TaskState::Running,
+            v1::TaskState::Killing,
+            v1::TaskState::Killed
+        ]
+    );
+    assert_eq!(code(&updates[2]), Some(v1::exit::How::Code(0)));
+    // One that ignores TERM is killed after its grace.
+    link.launch(
+        3,
+        shell(
+            "u",
+            "trap '' TERM; echo up > up; while :; do sleep 0.01; done",
+        ),
+    )
+    .await;
+    link.until("u", runs).await;
+    content(&host.sandbox("u").join("up")).await;
+    link.order(4, kill("u", 100)).await;
+    let updates = link.end_of("u").await;
+    let last = updates.last().unwrap();
+    assert_eq!(
+        (state(last), code(last)),
+        (v1::TaskState::Killed, Some(v1::exit::How::Signal(9)))
+    );
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn a_kill_behind_its_launch_never_starts_or_kills() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, shell("t", "sleep 60")).await;
+    link.order(2, kill("t", 0)).await;
+    assert_eq!(
+        state(link.end_of("t").await.last().unwrap()),
+        v1::TaskState::Killed
+    );
+    let mut never = crate::master::launch(shell("n", "sleep 60"));
+    if let v1::order::Order::Launch(launch) = &mut never {
+        launch.never_start = true;
+    }
+    link.order(3, never).await;
+    let updates = link.end_of("n").await;
+    assert_eq!(
+        (updates.len(), state(&updates[0])),
+        (1, v1::TaskState::Killed)
+    );
+    assert_eq!(reason(&updates[0]), v1::Reason::KilledDuringLaunch);
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn a_command_that_does_not_exist_fails_and_says_so() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let spec = v1::TaskSpec {
+        argv: vec!["/no/such/program".into()],
+        ..shell("t", "")
+    };
+    link.launch(1, spec).await;
+    let updates = link.end_of("t").await;
+    let last = updates.last().unwrap();
+    assert_eq!(
+        (state(last), reason(last)),
+        (v1::TaskState::Failed, v1::Reason::CommandNotStarted)
+    );
+    assert!(last.text.contains("/no/such/program"), "{}", last.text);
+    link.launch(2, shell("empty", "")).await;
+    let updates = link.end_of("empty").await;
+    assert_eq!(
+        (state(&updates[0]), reason(&updates[0])),
+        (v1::TaskState::Error, v1::Reason::TaskInvalid)
+    );
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn files_are_fetched_or_the_failure_names_them() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let program = host.folder.path().join("program");
+    std::fs::write(&program, "#!/bin/sh\necho fetched; exit 4\n").unwrap();
+    let uri = v1::Uri {
+        value: program.display().to_string(),
+        executable: true,
+        output_file: "mine".into(),
+    };
+    let spec = v1::TaskSpec {
+        argv: vec!["./mine".into()],
+        uris: vec![uri],
+        ..shell("t", "")
+    };
+    link.launch(1, spec.clone()).await;
+    let updates = link.end_of("t").await;
+    assert_eq!(code(updates.last().unwrap()), Some(v1::exit::How::Code(4)));
+    // What one task made, another fetches from the agent's API.
+    let mut piped = shell("p", "cat stdin.txt; exit 0");
+    piped.uris.push(v1::Uri {
+        value: format!(
+            "http://{}/v1/files/download?path=tasks/{FRAMEWORK}/t/stdout",
+            agent.api
+        ),
+        executable: false,
+        output_file: "stdin.txt".into(),
+    });
+    link.launch(2, piped).await;
+    assert_eq!(
+        state(link.end_of("p").await.last().unwrap()),
+        v1::TaskState::Finished
+    );
+    assert_eq!(
+        content(&host.sandbox("p").join("stdout")).await,
+        "fetched\n"
+    );
+    let mut missing = spec;
+    missing.task_id = "m".into();
+    missing.uris[0].value = "/no/such/file".into();
+    link.launch(3, missing).await;
+    let updates = link.end_of("m").await;
+    let last = updates.last().unwrap();
+    assert_eq!(
+        (state(last), reason(last)),
+        (v1::TaskState::Failed, v1::Reason::FetchFailed)
+    );
+    assert!(
+        last.text.contains("/no/such/file") && last.text.contains("No such file"),
+        "{}",
+        last.text
+    );
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn a_task_out_of_time_fails() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let spec = v1::TaskSpec {
+        max_completion_ms: 100,
+        ..shell("t", "sleep 60")
+    };
+    link.launch(1, spec).await;
+    let updates = link.end_of("t").await;
+    let last = updates.last().unwrap();
+    assert_eq!(
+        (state(last), reason(last)),
+        (v1::TaskState::Failed, v1::Reason::MaxCompletionTime)
+    );
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn a_task_without_a_leader_stops_itself() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let spec = v1::TaskSpec {
+        stop_after_ms: 1_000,
+        ..shell("t", "echo up > up; sleep 60")
+    };
+    link.launch(1, spec).await;
+    link.until("t", runs).await;
+    // Heartbeats are answered for longer than the limit: it lives on.
+    let begun = Instant::now();
+    while begun.elapsed().as_millis() < 1_500 {
+        let next =
+            tokio::time::timeout(std::time::Duration::from_millis(100), link.try_next()).await;
+        assert!(next.is_err(), "nothing is to be said: {next:?}");
+    }
+    // Then nobody answers any more.
+    drop(link);
+    let (mut link, hello) = master.link().await;
+    let away = Instant::now();
+    while away.elapsed().as_millis() < 1_500 {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    link.register(&hello, true).await;
+    let updates = link.end_of("t").await;
+    let last = updates.last().unwrap();
+    assert_eq!(
+        (state(last), reason(last)),
+        (v1::TaskState::Failed, v1::Reason::StoppedWithoutLeader)
+    );
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn output_can_be_followed_to_the_end_of_the_task() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(
+        1,
+        shell(
+            "t",
+            "echo one; until [ -e go ]; do sleep 0.01; done; echo two",
+        ),
+    )
+    .await;
+    link.until("t", runs).await;
+    let url = format!(
+        "http://{}/v1/files/read?path=tasks/{FRAMEWORK}/t/stdout&follow=true",
+        agent.api
+    );
+    let mut answer = reqwest::get(url).await.unwrap();
+    assert_eq!(answer.headers()["x-argosy-ended"], "false");
+    assert_eq!(answer.chunk().await.unwrap().unwrap(), "one\n");
+    std::fs::write(host.sandbox("t").join("go"), "").unwrap();
+    assert_eq!(answer.chunk().await.unwrap().unwrap(), "two\n");
+    assert_eq!(answer.chunk().await.unwrap(), None, "it ends with the task");
+    link.end_of("t").await;
+    agent.stop().await;
+}
+
+pub(super) async fn many_short_tasks_run_fast_and_leave_nothing() {
+    const TASKS: u64 = 500;
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let begun = Instant::now();
+    for order in 1..=TASKS {
+        let spec = v1::TaskSpec {
+            argv: vec!["/bin/true".into()],
+            ..shell(&format!("t-{order}"), "")
+        };
+        link.launch(order, spec).await;
+    }
+    let mut all = 0;
+    for order in 1..=TASKS {
+        let updates = link.end_of(&format!("t-{order}")).await;
+        assert_eq!(state(updates.last().unwrap()), v1::TaskState::Finished);
+        assert_eq!(
+            updates.iter().filter(|update| is_terminal(update)).count(),
+            1
+        );
+        all += updates.len();
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    print!(
+        "{:.0} tasks/s, {all} updates for {TASKS} tasks ... ",
+        TASKS as f64 / seconds
+    );
+    agent.is_clear().await;
+    agent.stop().await;
+}
