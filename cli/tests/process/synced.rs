@@ -29,8 +29,7 @@ async fn a_thousand_commits_are_a_thousand_syncs_on_two_masters() {
         let tracer = Command::new("strace")
             .args(["-f", "-qq", "-e", "trace=fdatasync,fsync", "-o"])
             .arg(file)
-            .args(["-p", &pid]);
-        let tracer = tracer
+            .args(["-p", &pid])
             .stdin(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
