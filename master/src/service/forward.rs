@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
+use tracing::debug;
 
 use super::Services;
 use crate::desk::{LONGEST_WAIT, unavailable};
@@ -94,9 +95,8 @@ impl Services {
                 let rest = deadline(request.metadata()).saturating_duration_since(Instant::now());
                 let mut forwarded = forwarded(request.into_inner());
                 forwarded.set_timeout(rest);
-                let mut response = remote(channel, forwarded).await.inspect_err(|status| {
-                    tracing::debug!(%status, address, "a forwarded call failed");
-                })?;
+                let response = remote(channel, forwarded).await;
+                let mut response = response.map_err(|status| lost(status, &address))?;
                 name_leader(response.metadata_mut(), &address);
                 Ok(response)
             }
@@ -111,6 +111,18 @@ pub(crate) fn forwarded<Q>(message: Q) -> Request<Q> {
         .metadata_mut()
         .insert(FORWARDED, MetadataValue::from_static("1"));
     request
+}
+
+/// The leader's own refusal passes; a broken hop is nobody's word: the outcome is unknown.
+pub(crate) fn lost(status: Status, address: &str) -> Status {
+    // A status that was made on this side has a source; a master's own has none.
+    if std::error::Error::source(&status).is_none() {
+        return status;
+    }
+    debug!(%status, address, "a forwarded call or stream broke off");
+    unavailable(&format!(
+        "the connection to the leader at {address} broke: the outcome of a call is unknown, repeat it with the same number"
+    ))
 }
 
 /// Tells a client where the leader is, so that it goes there directly next time.
@@ -147,6 +159,15 @@ fn timeout(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_broken_hop_is_unavailable_and_a_refusal_passes() {
+        let refusal = Status::failed_precondition("no");
+        assert_eq!(lost(refusal, "a:1").code(), tonic::Code::FailedPrecondition);
+        let broken = Status::from_error(Box::new(std::io::Error::other("reset")));
+        assert_eq!(broken.code(), tonic::Code::Unknown);
+        assert_eq!(lost(broken, "a:1").code(), tonic::Code::Unavailable);
+    }
 
     #[test]
     fn timeouts_read_as_grpc_writes_them() {

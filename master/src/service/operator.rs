@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::forward::{Place, forwarded};
+use super::forward::{Place, forwarded, lost};
 use super::lists::settle;
 use super::{
     MESSAGE_BYTES, Services, accepted, list_agents, list_frameworks, list_offers, list_tasks,
@@ -60,12 +60,15 @@ impl Operator for Services {
                 });
                 Ok(Response::new(Box::pin(replies.buffered(BATCHES))))
             }
-            Place::There(channel, _) => {
+            Place::There(channel, address) => {
                 let batches = tokio_stream::StreamExt::map_while(request.into_inner(), Result::ok);
                 let stream = client(channel)
                     .write(forwarded(batches))
-                    .await?
+                    .await
+                    .map_err(|status| lost(status, &address))?
                     .into_inner();
+                let stream =
+                    stream.map(move |reply| reply.map_err(|status| lost(status, &address)));
                 Ok(Response::new(Box::pin(stream)))
             }
         }

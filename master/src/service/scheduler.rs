@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::forward::{Place, forwarded, name_leader};
+use super::forward::{Place, forwarded, lost, name_leader};
 use super::{CALL_BYTES, MESSAGE_BYTES, Services, accepted, check_protocol, malformed, refused};
 use crate::leader::{Answer, Decline, HeldFilter, Input, Reconcile, Subscription};
 use crate::links::LINK_MESSAGES;
@@ -62,8 +62,11 @@ impl Scheduler for Services {
             Place::There(channel, address) => {
                 let stream = client(channel)
                     .subscribe(forwarded(request.into_inner()))
-                    .await?
+                    .await
+                    .map_err(|status| lost(status, &address))?
                     .into_inner();
+                let leader = address.clone();
+                let stream = stream.map(move |event| event.map_err(|status| lost(status, &leader)));
                 let mut response: Response<Events> = Response::new(Box::pin(stream));
                 name_leader(response.metadata_mut(), &address);
                 Ok(response)
