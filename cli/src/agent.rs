@@ -136,10 +136,17 @@ pub(crate) fn stop(arguments: &AgentStop) -> Ended {
         }
     }
     if arguments.kill_tasks {
+        // What an agent that was not there, or gave up waiting, has left.
+        // What an agent that was not there, or gave up waiting, has left.
         let count = containers::end_all(directory, arguments.grace)?;
-        note(&format!(
-            "{count} tasks ended; the next agent here reports how"
-        ));
+        if count > 0 {
+            let tasks = if count == 1 {
+                "1 task".to_owned()
+            } else {
+                format!("{count} tasks")
+            };
+            note(&format!("{tasks} ended; the next agent here reports how"));
+        }
     }
     Ok(DONE)
 }

@@ -105,10 +105,7 @@ impl Operator {
         };
         // It may be the leader's address that cannot be reached from here, not the leader.
         let again = self.cluster(v1::Consistency::Linearizable).await;
-        Ok(again.unwrap_or_else(|_| v1::Cluster {
-            without_leader_ms: local.without_leader_ms.max(1),
-            ..local
-        }))
+        Ok(again.unwrap_or_else(|_| unconfirmed(local)))
     }
 
     /// Calls to the leader alone, for what only it knows: links and offers. All masters if it is not known.
@@ -386,6 +383,19 @@ fn leader_of(cluster: &v1::Cluster) -> Option<Masters> {
     let leads = |master: &&v1::Master| master.role == "leader" || master.node_id == cluster.leader;
     let leader = cluster.masters.iter().find(leads)?;
     Masters::new([&leader.api_address]).ok()
+}
+
+/// One master believes that somebody leads, and nobody confirms it: then nobody does.
+fn unconfirmed(mut cluster: v1::Cluster) -> v1::Cluster {
+    cluster.leader.clear();
+    for master in cluster
+        .masters
+        .iter_mut()
+        .filter(|master| master.role == "leader")
+    {
+        master.role = "unconfirmed".to_owned();
+    }
+    cluster
 }
 
 fn request(ended: Ended, filter: &[(&str, &str)]) -> v1::ListRequest {

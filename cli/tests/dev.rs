@@ -239,6 +239,24 @@ fn a_cluster_runs_tasks_and_leaves_nothing() {
 }
 
 #[test]
+fn a_teardown_asks_first_and_waits_for_the_end_of_the_tasks() {
+    let cluster = Cluster::start(6, "1x1", &[]);
+    let (code, id, stderr) =
+        cluster.ran(&["run", "--detach", "--name", "doomed", "--", "sleep", "1000"]);
+    assert_eq!(code, 0, "{stderr}");
+    let (code, _, stderr) = cluster.ran(&["framework", "teardown", "doomed"]);
+    assert_eq!(code, 2, "nobody can be asked here: {stderr}");
+    assert!(
+        stderr.contains("kills 1 task") && stderr.contains("--yes"),
+        "{stderr}"
+    );
+    assert_eq!(cluster.ran(&["ps", "-o", "name"]).1, id);
+    let (code, _, stderr) = cluster.ran(&["framework", "teardown", "doomed", "--yes"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(cluster.ran(&["ps", "-o", "name"]).1, "");
+}
+
+#[test]
 fn what_nobody_can_run_is_explained_and_ends_with_six() {
     let cluster = Cluster::start(2, "1x1", &["--agent-resources", "cpus:2;mem:512"]);
     let (code, stdout, stderr) =
@@ -261,7 +279,7 @@ fn what_nobody_can_run_is_explained_and_ends_with_six() {
 }
 
 #[test]
-fn a_run_outlives_the_leader_and_status_says_who_is_missing() {
+fn a_run_outlives_the_leader_and_status_says_what_is_missing() {
     let cluster = Cluster::start(3, "3x1", &[]);
     let script = "i=0; while [ $i -lt 40 ]; do echo line $i; i=$((i+1)); sleep 0.1; done; exit 9";
     let mut running = cluster.argosy(&["run", "--", "sh", "-c", script]);
@@ -307,6 +325,28 @@ fn a_run_outlives_the_leader_and_status_says_who_is_missing() {
         stdout.contains(leader["nodeId"].as_str().unwrap()),
         "{stdout}"
     );
+    quorum_loss_is_said(&cluster, leader);
+}
+
+/// Kills one more of the two masters that are left.
+fn quorum_loss_is_said(cluster: &Cluster, leader: &serde_json::Value) {
+    let mut others = cluster
+        .members()
+        .iter()
+        .filter(|one| one["kind"] == "master" && one["api"] != leader["apiAddress"]);
+    let next = others.next_back().unwrap();
+    kill(
+        Pid::from_raw(next["pid"].as_i64().unwrap() as i32),
+        Signal::SIGKILL,
+    )
+    .unwrap();
+    let mut said = (0, String::new(), String::new());
+    wait_for("the loss of the quorum to be seen", || {
+        said = cluster.ran(&["status"]);
+        said.0 == 5
+    });
+    assert!(said.1.starts_with("no quorum: no leader"), "{}", said.1);
+    assert!(said.1.contains("2 of 3 masters must be up"), "{}", said.1);
 }
 
 #[test]
@@ -371,7 +411,7 @@ fn a_kept_cluster_goes_on_with_its_tasks() {
     let directory = agent["directory"].as_str().unwrap();
     let (code, _, stderr) = again.ran(&["agent", "stop", "--kill-tasks", "--data-dir", directory]);
     assert_eq!(code, 0, "{stderr}");
-    assert!(stderr.contains("1 tasks ended"), "{stderr}");
+    assert!(stderr.contains("1 task ended"), "{stderr}");
     wait_for("the end of every process", || {
         processes_of(&home).is_empty()
     });

@@ -264,22 +264,6 @@ fn stopping_an_agent_that_is_not_there_is_said() {
 }
 
 #[test]
-fn teardown_asks_before_it_destroys() {
-    // Nobody can be asked here, and nobody answers: the question never comes before the framework is known.
-    let masters = silent_address();
-    let (code, _, _) = ran(&[
-        "framework",
-        "teardown",
-        "x",
-        "--masters",
-        &masters,
-        "--timeout",
-        "300ms",
-    ]);
-    assert_eq!(code, 5);
-}
-
-#[test]
 fn a_dev_cluster_does_not_start_on_a_taken_address() {
     let pid = std::process::id();
     let base = format!("127.{}.{}.1", 80 + pid % 40, (pid / 40) % 250);

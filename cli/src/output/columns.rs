@@ -146,7 +146,8 @@ impl Row for v1::Framework {
     }
 }
 
-fn framework_state(framework: &v1::Framework) -> &'static str {
+/// `connected`, `disconnected`, `detached` or `removed`.
+pub(crate) fn framework_state(framework: &v1::Framework) -> &'static str {
     let detached = framework.info.as_ref().is_some_and(|info| info.detached);
     match (framework.removed, framework.connected) {
         (true, _) => "removed",

@@ -185,6 +185,7 @@ impl<'a> Attached<'a> {
                 self.silent_since.get_or_insert_with(Instant::now);
             }
             Event::Reconnected => {
+                self.last_reason.clear();
                 let silent = self.silent_since.take().map(|since| since.elapsed());
                 if let Some(silent) = silent.filter(|silent| *silent >= OUT_OF_REACH) {
                     let text = format!(

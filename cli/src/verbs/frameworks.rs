@@ -32,7 +32,6 @@ pub(crate) async fn show(arguments: &Named) -> Exit {
         .find_framework(&arguments.id)
         .await?;
     let info = framework.info.clone().unwrap_or_default();
-    let yes = |flag: bool| if flag { "yes" } else { "no" }.to_owned();
     let details = [
         ("framework", framework.framework_id.clone()),
         ("name", info.name),
@@ -40,23 +39,7 @@ pub(crate) async fn show(arguments: &Named) -> Exit {
         ("principal", info.principal),
         ("roles", info.roles.join(", ")),
         ("suppressed", framework.suppressed_roles.join(", ")),
-        ("connected", yes(framework.connected)),
-        (
-            "detached",
-            if info.detached {
-                yes(true)
-            } else {
-                String::new()
-            },
-        ),
-        (
-            "removed",
-            if framework.removed {
-                yes(true)
-            } else {
-                String::new()
-            },
-        ),
+        ("state", output::framework_state(&framework).to_owned()),
         (
             "removed in",
             framework.expires_in_ms.map(span_ms).unwrap_or_default(),
@@ -109,7 +92,7 @@ pub(crate) async fn teardown(arguments: &FrameworkTeardown) -> Exit {
     let deadline = Instant::now() + operator.timeout();
     while Instant::now() < deadline {
         let now = operator.framework(&framework.framework_id).await?;
-        if now.is_none_or(|now| now.removed) {
+        if now.is_none_or(|now| now.removed && now.live_tasks == 0) {
             note(&format!("{shown} is removed"));
             return Ok(DONE);
         }

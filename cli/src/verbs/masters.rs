@@ -8,11 +8,20 @@ use crate::grammar::{Listing, MasterJoin, MasterRemove, MasterTransfer};
 use crate::lookup::{self, Candidate};
 use crate::operator::Operator;
 use crate::output::{self, note};
+use crate::probe;
 
 pub(crate) async fn list(arguments: &Listing) -> Ended {
     let operator = Operator::open(&arguments.reach);
     // Also without a leader: that is when it must be seen who is who.
-    let cluster = operator.cluster_at_best().await?;
+    let mut cluster = operator.cluster_at_best().await?;
+    if !arguments.show.output.is_json() {
+        let unanswered = probe::masters(&cluster.masters).await?;
+        let down = cluster
+            .masters
+            .iter_mut()
+            .filter(|master| unanswered.contains_key(&master.node_id));
+        down.for_each(|master| master.role = "silent".to_owned());
+    }
     output::list(arguments.show.output, &cluster, &cluster.masters)
 }
 

@@ -70,16 +70,7 @@ fn details(cluster: &v1::Cluster) -> Vec<(&'static str, String)> {
             output::milli(total)
         )
     };
-    let failover = cluster.failovers.last().map(|failover| {
-        let out = failover
-            .first_commit_ms
-            .saturating_sub(failover.dead_seen_ms);
-        format!(
-            "epoch {}, first commit after {}",
-            failover.epoch,
-            span_ms(u64::try_from(out).unwrap_or(0))
-        )
-    });
+    let failover = cluster.failovers.last().map(failover_in_words);
     vec![
         ("cluster", cluster.cluster_id.clone()),
         ("leader", leader.unwrap_or_default()),
@@ -97,4 +88,53 @@ fn details(cluster: &v1::Cluster) -> Vec<(&'static str, String)> {
         ("mem (MiB)", amount("mem")),
         ("last failover", failover.unwrap_or_default()),
     ]
+}
+
+/// Counted from when the old leader was found dead; an election without a death from its own beginning.
+fn failover_in_words(failover: &v1::Failover) -> String {
+    let begun = match failover.dead_seen_ms {
+        0 => failover.elected_ms,
+        seen => seen,
+    };
+    let out = failover.first_commit_ms.saturating_sub(begun);
+    let cause = if failover.dead_seen_ms == 0 {
+        "election"
+    } else {
+        "leader found dead"
+    };
+    match u64::try_from(out) {
+        Ok(out) if begun > 0 && failover.first_commit_ms > 0 => {
+            format!(
+                "epoch {}, first commit {} after {cause}",
+                failover.epoch,
+                span_ms(out)
+            )
+        }
+        _ => format!("epoch {}", failover.epoch),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failover_is_told_from_a_transfer() {
+        let failover = |dead_seen_ms, elected_ms, first_commit_ms| v1::Failover {
+            epoch: 7,
+            dead_seen_ms,
+            elected_ms,
+            first_commit_ms,
+            ..v1::Failover::default()
+        };
+        assert_eq!(
+            failover_in_words(&failover(1_000, 1_010, 1_022)),
+            "epoch 7, first commit 22 ms after leader found dead"
+        );
+        assert_eq!(
+            failover_in_words(&failover(0, 1_010, 1_022)),
+            "epoch 7, first commit 12 ms after election"
+        );
+        assert_eq!(failover_in_words(&failover(0, 0, 1_022)), "epoch 7");
+    }
 }
