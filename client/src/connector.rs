@@ -378,3 +378,84 @@ pub fn chance() -> u64 {
     hasher.write_u32(std::process::id());
     hasher.finish().max(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use argosy_proto::v1;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::OperatorClient;
+    use crate::leader::NoMaster;
+
+    fn client(masters: &str, dialer: Dialer) -> OperatorClient {
+        let config = ConnectorConfig { dialer, seed: 3 };
+        OperatorClient::new(Connector::new(masters.parse().unwrap(), config))
+    }
+
+    #[tokio::test]
+    async fn masters_that_take_connections_and_say_nothing_are_named_with_how_long_was_waited() {
+        let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = mute.local_addr().unwrap();
+        let client = client(&address.to_string(), Dialer::tcp());
+        let short = client.with_deadline(Duration::from_millis(200));
+        let error = short
+            .get_cluster(v1::GetClusterRequest::default())
+            .await
+            .unwrap_err();
+        let CallError::Unanswered { after_ms, causes } = &error else {
+            panic!("not unanswered: {error:?}");
+        };
+        assert_eq!(*after_ms, 200);
+        assert!(
+            matches!(causes.causes[..], [(_, Cause::TimedOut(_))]),
+            "{causes}"
+        );
+    }
+
+    #[tokio::test]
+    async fn garbage_for_an_answer_is_a_cause_and_no_panic() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let garbage = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let _ =
+                    tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 no\r\n\r\n")
+                        .await;
+            }
+        });
+        let client = client(&address.to_string(), Dialer::tcp());
+        let short = client.with_deadline(Duration::from_millis(200));
+        let error = short
+            .get_cluster(v1::GetClusterRequest::default())
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
+        garbage.abort();
+    }
+
+    #[tokio::test]
+    async fn a_given_dialer_opens_every_stream_and_what_never_arrived_is_safe_to_try_again() {
+        let dialed = std::sync::Arc::new(AtomicUsize::new(0));
+        let count = dialed.clone();
+        let dialer = Dialer::new(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+            async { Err(io::Error::from(io::ErrorKind::ConnectionRefused)) }
+        });
+        let client = client("m1:1,m2:1", dialer).with_deadline(Duration::from_millis(200));
+        let error = client
+            .transfer_leader(v1::TransferLeaderRequest::default())
+            .await
+            .unwrap_err();
+        let refused = |address: &str| (address.to_owned(), Cause::Refused);
+        let causes = vec![refused("m1:1"), refused("m2:1")];
+        assert_eq!(error, CallError::NoMaster(NoMaster { causes }));
+        assert!(
+            dialed.load(Ordering::Relaxed) > 2,
+            "more than one round was tried"
+        );
+    }
+}

@@ -3,6 +3,9 @@
 //! Pure. A task that fails is tried again under a new id; one on an agent that is away is waited
 //! for; a map whose outputs cannot be fetched any more is done again.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_client::Resources;
@@ -13,6 +16,8 @@ use serde::Serialize;
 
 use crate::wordmap::{COUNTS, Segment, part_name};
 
+/// Most text in the tasks of one accept, in bytes: masters take calls of at most 1 MiB.
+const ACCEPT_BYTES: usize = 640 * 1024;
 /// Refusals of one piece of work in a row after which all is given up. Offers may well be gone
 /// again when they are used, so a few mean nothing.
 const MOST_REFUSALS: u32 = 100;
@@ -183,7 +188,12 @@ impl Job {
     pub fn fill(&mut self, offer: &v1::Offer, most: usize) -> Vec<v1::TaskSpec> {
         let mut rest = Remainder::of(offer);
         let mut tasks = Vec::new();
-        while tasks.len() < most && self.waiting() > 0 && rest.take(&self.settings.resources) {
+        let mut bytes = 0;
+        while tasks.len() < most
+            && bytes < ACCEPT_BYTES
+            && self.waiting() > 0
+            && rest.take(&self.settings.resources)
+        {
             let is_mapping = self.maps_done < self.maps;
             let queue = if is_mapping {
                 &mut self.waiting_maps
@@ -191,7 +201,9 @@ impl Job {
                 &mut self.waiting_reduces
             };
             let Some(at) = queue.pop_first() else { break };
-            tasks.push(self.launch(at, &offer.agent_address));
+            let task = self.launch(at, &offer.agent_address);
+            bytes += text_bytes(&task);
+            tasks.push(task);
         }
         tasks
     }
@@ -380,132 +392,11 @@ impl Job {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use argosy_client::resources::resources;
-
-    fn job(maps: usize, reduces: usize) -> Job {
-        let settings = Settings {
-            mapper: "/bin/wordmap".into(),
-            witness: Some("/witness".into()),
-            resources: "cpus:0.1;mem:32".parse().unwrap(),
-            most_failures: 3,
-            ..Default::default()
-        };
-        let mut job = Job::new(settings, vec![Vec::new(); maps], reduces);
-        job.registered("framework-1");
-        job
-    }
-
-    fn offer(cpus: &str) -> v1::Offer {
-        v1::Offer {
-            agent_address: "10.0.0.9:5051".into(),
-            resources: resources(&format!("cpus:{cpus};mem:4096")).unwrap(),
-            ..Default::default()
-        }
-    }
-
-    fn status(task: &str, state: v1::TaskState) -> v1::TaskStatus {
-        v1::TaskStatus {
-            task_id: task.into(),
-            state: state.into(),
-            ..Default::default()
-        }
-    }
-
-    fn ids(tasks: &[v1::TaskSpec]) -> Vec<&str> {
-        tasks.iter().map(|task| task.task_id.as_str()).collect()
-    }
-
-    #[test]
-    fn an_offer_is_filled_and_reduces_wait_for_every_map() {
-        let mut job = job(3, 2);
-        let first = job.fill(&offer("0.2"), 9);
-        assert_eq!(ids(&first), ["map-000-1", "map-001-1"]);
-        assert_eq!(job.fill(&offer("4"), 9).len(), 1);
-        for map in 0..3 {
-            assert_eq!(job.waiting(), 0);
-            job.update(&status(&format!("map-00{map}-1"), v1::TaskState::Finished));
-        }
-        let reduces = job.fill(&offer("4"), 1);
-        assert_eq!(ids(&reduces), ["reduce-00-1"]);
-        assert_eq!(reduces[0].uris.len(), 4);
-        assert_eq!(
-            reduces[0].uris[2].value,
-            "http://10.0.0.9:5051/v1/files/download?path=tasks/framework-1/map-001-1/part-0.tsv"
-        );
-        job.fill(&offer("4"), 9);
-        job.update(&status("reduce-00-1", v1::TaskState::Finished));
-        assert_eq!(job.outputs(), None);
-        job.update(&status("reduce-01-1", v1::TaskState::Finished));
-        assert!(job.outputs().unwrap()[1].ends_with("framework-1/reduce-01-1/counts.tsv"));
-    }
-
-    #[test]
-    fn a_failed_task_is_tried_under_a_new_id_and_given_up_in_the_end() {
-        let mut job = job(1, 1);
-        for attempt in 1..=3 {
-            let id = format!("map-000-{attempt}");
-            assert_eq!(ids(&job.fill(&offer("4"), 9)), [id.as_str()]);
-            assert!(job.update(&status(&id, v1::TaskState::Failed)).is_some());
-            assert_eq!(
-                job.update(&status(&id, v1::TaskState::Failed)),
-                None,
-                "a repeat changes nothing"
-            );
-        }
-        assert!(
-            job.failure()
-                .unwrap()
-                .starts_with("given up after 3 failures")
-        );
-        assert_eq!((job.waiting(), job.running()), (0, 0));
-    }
-
-    #[test]
-    fn a_task_on_an_agent_that_is_away_is_waited_for() {
-        let mut job = job(1, 1);
-        job.fill(&offer("4"), 9);
-        job.update(&status("map-000-1", v1::TaskState::Unreachable));
-        assert_eq!((job.waiting(), job.running()), (0, 1));
-        job.update(&status("map-000-1", v1::TaskState::Finished));
-        assert_eq!(job.progress().maps_done, 1);
-    }
-
-    #[test]
-    fn a_map_whose_output_is_gone_is_done_again_before_the_reduce() {
-        let mut job = job(2, 1);
-        job.fill(&offer("4"), 9);
-        job.update(&status("map-000-1", v1::TaskState::Finished));
-        job.update(&status("map-001-1", v1::TaskState::Finished));
-        job.fill(&offer("4"), 9);
-        let mut failed = status("reduce-00-1", v1::TaskState::Failed);
-        failed.reason = v1::Reason::FetchFailed.into();
-        failed.message = "cannot fetch \"http://a/…/framework-1/map-001-1/part-0.tsv\": 404".into();
-        job.update(&failed);
-        assert_eq!(ids(&job.fill(&offer("4"), 9)), ["map-001-2"]);
-        job.update(&status("map-001-2", v1::TaskState::Finished));
-        let again = job.fill(&offer("4"), 9);
-        assert_eq!(ids(&again), ["reduce-00-2"]);
-        assert!(again[0].uris[2].value.contains("map-001-2"));
-    }
-
-    #[test]
-    fn what_was_never_launched_waits_again() {
-        let mut job = job(2, 1);
-        job.fill(&offer("4"), 9);
-        job.not_launched("map-001-1", "the offer was used");
-        job.not_launched("map-001-1", "told twice");
-        job.update(&status("map-000-1", v1::TaskState::Unknown));
-        assert_eq!((job.waiting(), job.running()), (2, 0));
-        let again = job.fill(&offer("4"), 9);
-        assert_eq!(
-            ids(&again),
-            ["map-000-2", "map-001-1"],
-            "a refused id is free, an ended one is not"
-        );
-        job.not_launched("map-001-1", "the id is in use");
-        assert_eq!(ids(&job.fill(&offer("4"), 9)), ["map-001-2"]);
-    }
+fn text_bytes(task: &v1::TaskSpec) -> usize {
+    let arguments: usize = task.argv.iter().map(|argument| argument.len() + 4).sum();
+    let uris = task
+        .uris
+        .iter()
+        .map(|uri| uri.value.len() + uri.output_file.len() + 12);
+    arguments + uris.sum::<usize>()
 }
