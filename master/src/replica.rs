@@ -96,6 +96,8 @@ pub(crate) struct Replica {
     now: Timestamp,
     looked: Instant,
     failovers: VecDeque<v1::Failover>,
+    /// Offers are due that the last turn had no time for.
+    more_offers: bool,
     hand_over: mpsc::Sender<()>,
     entropy: [u8; 32],
 }
@@ -127,6 +129,7 @@ impl Replica {
             opened_at: Instant::now(),
             looked: Instant::now(),
             failovers: VecDeque::new(),
+            more_offers: false,
             hand_over,
             entropy,
         }
@@ -171,6 +174,8 @@ impl Replica {
                         self.message(message);
                     }
                 }
+                // Behind everything else: a long round of offers goes on in its next turn.
+                () = tokio::task::yield_now(), if self.more_offers => {}
             }
             self.offer();
         }
@@ -433,9 +438,11 @@ impl Replica {
     fn offer(&mut self) {
         let now = self.clocks();
         let Some(leader) = &mut self.leader else {
+            self.more_offers = false;
             return;
         };
-        let effects = leader.offer(&self.registry, now);
+        let (effects, more) = leader.offer(&self.registry, now);
+        self.more_offers = more;
         let offered = effects.iter().any(|effect| {
             matches!(effect, Effect::ToFramework(_, event) if matches!(event.event, Some(v1::event::Event::Offers(_))))
         });

@@ -141,6 +141,13 @@ impl Leader {
             .is_some_and(|left| left.contains(&promise.resources))
     }
 
+    /// Facts alone say what is free from now on.
+    pub(super) fn settle_offers(&mut self, pending: &PendingCall) {
+        if let Some(used) = &pending.used {
+            self.book.settle(&used.ids);
+        }
+    }
+
     pub(super) fn called(
         &mut self,
         registry: &Registry,
@@ -150,7 +157,6 @@ impl Leader {
     ) {
         self.pending_calls.remove(&pending.key);
         if let Some(used) = &pending.used {
-            self.book.settle(&used.ids);
             self.after_accept(
                 registry,
                 now,

@@ -177,16 +177,21 @@ impl Leader {
     }
 
     fn applied(&mut self, registry: &Registry, now: Now, applied: Applied) {
+        let ours = applied.ticket.epoch == self.epoch;
+        let route = if ours {
+            self.routes.remove(&applied.ticket.serial)
+        } else {
+            None
+        };
+        if let Some(Route::Call(pending)) = &route {
+            // Before its events: what the call used must not count as offered and as used at once.
+            self.settle_offers(pending);
+        }
         for event in &applied.events {
             self.allocator.observe(event);
             self.happened(registry, now, event);
         }
-        if applied.ticket.epoch != self.epoch {
-            return;
-        }
-        let Some(route) = self.routes.remove(&applied.ticket.serial) else {
-            return;
-        };
+        let Some(route) = route else { return };
         match route {
             Route::Events => {}
             Route::Agent(link) => self.agent_registered(registry, now, link, applied.outcome),

@@ -48,15 +48,18 @@ impl Offering {
 }
 
 impl Leader {
-    /// Makes the offers that are due; called at the end of each turn.
-    pub(crate) fn offer(&mut self, registry: &Registry, now: Now) -> Vec<Effect> {
+    /// Makes the offers that are due, as far as one turn goes; called at the end of each turn. Also
+    /// says whether there is more to do at once.
+    pub(crate) fn offer(&mut self, registry: &Registry, now: Now) -> (Vec<Effect>, bool) {
         let due = self.allocator.next_wakeup() <= now.at || self.book.is_touched();
+        let mut more = false;
         if due && self.offering.is_open(now) {
             let round = self.allocate(registry, now);
+            more = round.more;
             self.tell_offers(registry, round.offers);
             self.tell_unmet(registry, &round.unmet);
         }
-        std::mem::take(&mut self.out)
+        (std::mem::take(&mut self.out), more)
     }
 
     fn allocate(&mut self, registry: &Registry, now: Now) -> Round {

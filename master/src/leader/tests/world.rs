@@ -460,8 +460,13 @@ impl World {
     }
 
     fn offer(&mut self) {
-        let effects = self.leader.offer(&self.registry, clocks(self.now));
-        self.perform(effects);
+        loop {
+            let (effects, more) = self.leader.offer(&self.registry, clocks(self.now));
+            self.perform(effects);
+            if !more {
+                return;
+            }
+        }
     }
 
     fn perform(&mut self, effects: Vec<Effect>) {
