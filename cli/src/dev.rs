@@ -36,17 +36,26 @@ pub(crate) async fn run(arguments: &Dev) -> Ended {
     let home = Home::new(arguments)?;
     let executable = std::env::current_exe().context("cannot find this very executable")?;
     let plan = Plan::new(arguments, home.path(), &executable);
-    for (address, member) in plan.addresses() {
-        listen::is_free(&address, "--base").map_err(|failure| Failure {
-            message: format!("{member} cannot start: {}", failure.message),
-            ..failure
-        })?;
+    if let Err(failure) = addresses_are_free(&plan) {
+        // Nothing was started, so nothing is kept: a directory made just now goes again.
+        home.discard();
+        return Err(failure);
     }
     let stop = stop_at_signals()?;
     let mut members = Members::new(&plan);
     let ended = cluster(arguments, &plan, &home, &mut members, &stop).await;
     let cleared = clear(&plan, &home, &mut members, arguments).await;
     ended.and(cleared)
+}
+
+fn addresses_are_free(plan: &Plan) -> Result<(), Failure> {
+    for (address, member) in plan.addresses() {
+        listen::is_free(&address, "--base").map_err(|failure| Failure {
+            message: format!("{member} cannot start: {}", failure.message),
+            ..failure
+        })?;
+    }
+    Ok(())
 }
 
 /// From the first process to the signal that ends all.
@@ -199,6 +208,14 @@ impl Home {
 
     fn keeps(&self) -> bool {
         matches!(self, Self::Kept(_))
+    }
+
+    /// Before anything was put into it.
+    fn discard(&self) {
+        if let Self::Forgotten(path) = self {
+            // Empty, and in a folder for temporary files: what cannot be removed does no harm.
+            let _ = fs::remove_dir(path);
+        }
     }
 
     fn leave(&self) -> anyhow::Result<()> {

@@ -268,12 +268,19 @@ fn a_dev_cluster_does_not_start_on_a_taken_address() {
     let pid = std::process::id();
     let base = format!("127.{}.{}.1", 80 + pid % 40, (pid / 40) % 250);
     let taken = TcpListener::bind(format!("{base}:5052")).unwrap();
-    let (code, _, stderr) = ran(&["dev", "--size", "1x0", "--base", &base]);
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = argosy(&["dev", "--size", "1x0", "--base", &base]);
+    let (code, _, stderr) = split(command.env("TMPDIR", folder.path()).output().unwrap());
     assert_eq!(code, 1, "{stderr}");
     assert!(stderr.contains("master-1 cannot start"), "{stderr}");
     assert!(
         stderr.contains(&format!("taken by process {pid}")),
         "{stderr}"
+    );
+    assert_eq!(
+        std::fs::read_dir(folder.path()).unwrap().count(),
+        0,
+        "nothing is left"
     );
     drop(taken);
 }

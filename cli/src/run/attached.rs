@@ -293,12 +293,18 @@ impl<'a> Attached<'a> {
             return Ok(None);
         }
         let waited = self.session.begun.elapsed();
-        if let Some(limit) = self.arguments.timeout.filter(|limit| waited >= *limit) {
+        // Masters that were never reached end the session itself, with their own failure.
+        let is_known = !self.framework_id.is_empty();
+        if let Some(limit) = self
+            .arguments
+            .timeout
+            .filter(|limit| is_known && waited >= *limit)
+        {
             let found = self.why().await;
             self.remove().await;
             return Err(ending::not_placed(self.job.name(), limit, found));
         }
-        if Instant::now() >= *ask_at && self.asking.is_none() && !self.framework_id.is_empty() {
+        if Instant::now() >= *ask_at && self.asking.is_none() && is_known {
             *ask_at = Instant::now() + LOOK_AGAIN;
             self.asking = Some(tokio::spawn(self.ask_why()));
         }
