@@ -230,10 +230,8 @@ async fn start_raft(
                 let node = node.map_err(|why| RunError::Failed(format!("raft's start ended: {why}")))??;
                 return Ok((node, registry));
             }
-            request = requests.recv() => match request {
-                Some(request) => early(&mut registry, request)?,
-                None => return Err(RunError::Failed("raft ended while it started".to_owned())),
-            }
+            // When raft's start fails its channel closes: its own error says why.
+            Some(request) = requests.recv() => early(&mut registry, request)?,
         }
     }
 }

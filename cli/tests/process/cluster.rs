@@ -62,8 +62,15 @@ impl Member {
         let Some(mut child) = self.child.take() else {
             return;
         };
-        child.kill().expect("the member is there");
+        // One that has ended by itself is only waited for.
+        let _ = child.kill();
         child.wait().expect("it is our child");
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let child = self.child.as_mut().expect("the member was started");
+        child.try_wait().expect("it is our child").is_some()
     }
 
     pub(crate) fn log(&self) -> String {

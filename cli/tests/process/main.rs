@@ -7,7 +7,9 @@
 mod cluster;
 mod failover;
 mod freezes;
+mod full_disk;
 mod kills;
 mod offers;
+mod refusals;
 mod synced;
 mod work;

@@ -94,8 +94,13 @@ impl Operator for Services {
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::AgentPage>, Status> {
-        Ok(Response::new(
-            list_agents(&self.desk, request.into_inner()).await?,
+        if is_local(request.get_ref().consistency) {
+            return Ok(Response::new(
+                list_agents(&self.desk, request.into_inner()).await?,
+            ));
+        }
+        routed!(self, request, list_agents, |wanted| list_agents(
+            &self.desk, wanted
         ))
     }
 
@@ -103,8 +108,13 @@ impl Operator for Services {
         &self,
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::Agent>, Status> {
-        Ok(Response::new(
-            one_agent(&self.desk, request.into_inner()).await?,
+        if is_local(request.get_ref().consistency) {
+            return Ok(Response::new(
+                one_agent(&self.desk, request.into_inner()).await?,
+            ));
+        }
+        routed!(self, request, get_agent, |wanted| one_agent(
+            &self.desk, wanted
         ))
     }
 
@@ -112,8 +122,13 @@ impl Operator for Services {
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::FrameworkPage>, Status> {
-        Ok(Response::new(
-            list_frameworks(&self.desk, request.into_inner()).await?,
+        if is_local(request.get_ref().consistency) {
+            return Ok(Response::new(
+                list_frameworks(&self.desk, request.into_inner()).await?,
+            ));
+        }
+        routed!(self, request, list_frameworks, |wanted| list_frameworks(
+            &self.desk, wanted
         ))
     }
 
@@ -121,8 +136,13 @@ impl Operator for Services {
         &self,
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::Framework>, Status> {
-        Ok(Response::new(
-            one_framework(&self.desk, request.into_inner()).await?,
+        if is_local(request.get_ref().consistency) {
+            return Ok(Response::new(
+                one_framework(&self.desk, request.into_inner()).await?,
+            ));
+        }
+        routed!(self, request, get_framework, |wanted| one_framework(
+            &self.desk, wanted
         ))
     }
 
@@ -262,6 +282,11 @@ impl Services {
             Some(Some(explanation)) => Ok(explanation),
         }
     }
+}
+
+/// Whether the asked master answers from what it has. Who is connected only the leader knows.
+fn is_local(consistency: i32) -> bool {
+    consistency == i32::from(v1::Consistency::Local)
 }
 
 fn operate(batch: v1::WriteBatch) -> Result<Operate, Malformed> {

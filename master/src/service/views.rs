@@ -133,7 +133,9 @@ pub(super) fn masters(node: &Node) -> Vec<v1::Master> {
         .to_owned(),
         voter: member.is_voter,
         lag: member.lag,
-        last_contact_ms: None,
+        last_contact_ms: member
+            .heard_ago
+            .map(|ago| ago.as_millis().try_into().unwrap_or(u64::MAX)),
     });
     listed.collect()
 }

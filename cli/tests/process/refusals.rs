@@ -1,0 +1,564 @@
+//! Bad input, each case a row: what is sent, and the sentence that must come back. Nothing may be
+//! lost by it: after each table the cluster still runs a task.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use argosy_proto::v1;
+use argosy_proto::v1::scheduler_client::SchedulerClient;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::cluster::{Cluster, argosy, until};
+use crate::work::{Framework, task};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// A call that must be refused with a sentence holding `says`.
+struct Sent {
+    name: &'static str,
+    offers: fn(&Stock) -> Vec<v1::Offer>,
+    tasks: fn() -> Vec<v1::TaskSpec>,
+    says: &'static str,
+}
+
+/// Offers to make bad calls of.
+struct Stock {
+    own: v1::Offer,
+    other_agent: v1::Offer,
+    foreign: v1::Offer,
+}
+
+fn changed(change: impl FnOnce(&mut v1::TaskSpec)) -> Vec<v1::TaskSpec> {
+    let mut spec = task("bad", "true");
+    change(&mut spec);
+    vec![spec]
+}
+
+fn cpus(milli: i64) -> Vec<v1::Resource> {
+    vec![v1::Resource {
+        name: "cpus".into(),
+        value: Some(v1::resource::Value::ScalarMilli(milli)),
+        ..Default::default()
+    }]
+}
+
+const SENT: &[Sent] = &[
+    Sent {
+        name: "no offers",
+        offers: |_| vec![],
+        tasks: || vec![task("bad", "true")],
+        says: "no offer was given",
+    },
+    Sent {
+        name: "the same offer twice",
+        offers: |s| vec![s.own.clone(), s.own.clone()],
+        tasks: || vec![task("bad", "true")],
+        says: "is given twice",
+    },
+    Sent {
+        name: "offers of two agents",
+        offers: |s| vec![s.own.clone(), s.other_agent.clone()],
+        tasks: || vec![task("bad", "true")],
+        says: "of another agent or role",
+    },
+    Sent {
+        name: "somebody else's offer",
+        offers: |s| vec![s.foreign.clone()],
+        tasks: || vec![task("bad", "true")],
+        says: "another framework or session",
+    },
+    Sent {
+        name: "an offer of no known shape",
+        offers: |s| {
+            vec![v1::Offer {
+                offer_id: "x".into(),
+                ..s.own.clone()
+            }]
+        },
+        tasks: || vec![task("bad", "true")],
+        says: "write it as EPOCH.SERIAL",
+    },
+    Sent {
+        name: "an offer with more in it",
+        offers: |s| {
+            vec![v1::Offer {
+                resources: cpus(900_000),
+                ..s.own.clone()
+            }]
+        },
+        tasks: || vec![task("bad", "true")],
+        says: "no valid token",
+    },
+    Sent {
+        name: "an offer that lives longer",
+        offers: |s| {
+            vec![v1::Offer {
+                expires_ms: u64::MAX,
+                ..s.own.clone()
+            }]
+        },
+        tasks: || vec![task("bad", "true")],
+        says: "no valid token",
+    },
+    Sent {
+        name: "a cut token",
+        offers: |s| {
+            vec![v1::Offer {
+                token: vec![1, 2, 3].into(),
+                ..s.own.clone()
+            }]
+        },
+        tasks: || vec![task("bad", "true")],
+        says: "cut short",
+    },
+    Sent {
+        name: "negative resources",
+        offers: |s| vec![s.own.clone()],
+        tasks: || changed(|t| t.resources = cpus(-1)),
+        says: "lies between 0",
+    },
+    Sent {
+        name: "absurd resources",
+        offers: |s| vec![s.own.clone()],
+        tasks: || changed(|t| t.resources = cpus(i64::MAX)),
+        says: "lies between 0",
+    },
+    Sent {
+        name: "an id that leaves its folder",
+        offers: |s| vec![s.own.clone()],
+        tasks: || changed(|t| t.task_id = "../x".into()),
+        says: "letters, digits",
+    },
+    Sent {
+        name: "an empty id",
+        offers: |s| vec![s.own.clone()],
+        tasks: || changed(|t| t.task_id = String::new()),
+        says: "letters, digits",
+    },
+    Sent {
+        name: "an empty command",
+        offers: |s| vec![s.own.clone()],
+        tasks: || changed(|t| t.shell = String::new()),
+        says: "give shell a line",
+    },
+    Sent {
+        name: "two commands",
+        offers: |s| vec![s.own.clone()],
+        tasks: || changed(|t| t.argv = vec!["true".into()]),
+        says: "not both",
+    },
+    Sent {
+        name: "a NUL byte",
+        offers: |s| vec![s.own.clone()],
+        tasks: || changed(|t| t.shell = "a\0b".into()),
+        says: "NUL",
+    },
+    Sent {
+        name: "an unknown scheme",
+        offers: |s| vec![s.own.clone()],
+        tasks: || {
+            changed(|t| {
+                t.uris = vec![v1::Uri {
+                    value: "ftp://x/y".into(),
+                    ..Default::default()
+                }]
+            })
+        },
+        says: "not an absolute path",
+    },
+    Sent {
+        name: "a call above 1 MiB",
+        offers: |s| vec![s.own.clone()],
+        tasks: || changed(|t| drop(t.environment.insert("X".into(), "y".repeat(2 << 20)))),
+        says: "at most 1048576",
+    },
+];
+
+/// A task that is refused by position while the call stands.
+const REFUSED: &[(&str, fn() -> Vec<v1::TaskSpec>, &str)] = &[
+    (
+        "more than the offer",
+        || changed(|t| t.resources = cpus(900_000)),
+        "what is left",
+    ),
+    (
+        "no resources",
+        || changed(|t| t.resources.clear()),
+        "ask for something",
+    ),
+    (
+        "a big environment",
+        || changed(|t| drop(t.environment.insert("X".into(), "y".repeat(600_000)))),
+        "use uris for data",
+    ),
+    (
+        "an id twice",
+        || vec![task("twin", "true"), task("twin", "true")],
+        "is in use or was used",
+    ),
+];
+
+async fn channel(cluster: &Cluster) -> Channel {
+    let leader = cluster.leader().await;
+    Endpoint::from_shared(format!("http://{}", cluster.masters[leader].api()))
+        .unwrap()
+        .connect()
+        .await
+        .unwrap()
+}
+
+fn request(
+    framework: &Framework,
+    number: u64,
+    offers: Vec<v1::Offer>,
+    tasks: Vec<v1::TaskSpec>,
+) -> v1::AcceptRequest {
+    v1::AcceptRequest {
+        call: Some(v1::CallId {
+            framework_id: framework.id(),
+            session: framework.config.session,
+            number,
+            lowest_unanswered: 0,
+        }),
+        offers: offers
+            .into_iter()
+            .map(|offer| v1::HeldOffer { offer: Some(offer) })
+            .collect(),
+        operations: vec![v1::Operation {
+            operation: Some(v1::operation::Operation::Launch(v1::Launch { tasks })),
+        }],
+        filter_ms: Some(0),
+        ..Default::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_calls_are_refused_with_a_sentence_and_lose_nothing() {
+    let cluster = Cluster::start(3).await;
+    let framework = Framework::start(cluster.masters_list(), "sender").await;
+    framework.hold_offers(true);
+    framework
+        .hear("offers of all agents", LONG, |heard| {
+            (heard.offers.len() == 3).then_some(())
+        })
+        .await;
+    let offers: Vec<v1::Offer> = framework
+        .heard
+        .lock()
+        .unwrap()
+        .offers
+        .values()
+        .cloned()
+        .collect();
+    framework.driver.decline(&offers[2], Some(60_000));
+    let thief = Framework::start(cluster.masters_list(), "other").await;
+    thief.hold_offers(true);
+    let foreign = thief
+        .hear("an offer of its own", LONG, |heard| {
+            heard.offers.values().next().cloned()
+        })
+        .await;
+    let stock = Stock {
+        own: offers[0].clone(),
+        other_agent: offers[1].clone(),
+        foreign,
+    };
+    let mut client = SchedulerClient::new(channel(&cluster).await);
+    for (number, case) in (1_000..).zip(SENT) {
+        let sent = client
+            .accept(request(
+                &framework,
+                number,
+                (case.offers)(&stock),
+                (case.tasks)(),
+            ))
+            .await;
+        let status = sent.expect_err(case.name);
+        assert!(
+            status.message().contains(case.says),
+            "{}: {status}",
+            case.name
+        );
+    }
+    // An acceptance uses up its offers, refused or not: what follows takes fresh ones.
+    framework.heard.lock().unwrap().offers.clear();
+    let huge = changed(|t| drop(t.environment.insert("X".into(), "y".repeat(10 << 20))));
+    let sent = client
+        .accept(request(&framework, 2_000, vec![stock.own.clone()], huge))
+        .await;
+    assert!(sent.is_err(), "a message of 10 MiB was taken");
+
+    for (number, (name, tasks, says)) in (3_000..).zip(REFUSED) {
+        let offer = framework
+            .hear("an open offer", LONG, |heard| {
+                heard.offers.values().next().cloned()
+            })
+            .await;
+        let mut client = SchedulerClient::new(channel(&cluster).await);
+        let reply = client
+            .accept(request(&framework, number, vec![offer.clone()], tasks()))
+            .await
+            .unwrap()
+            .into_inner();
+        let told = reply
+            .refused
+            .last()
+            .map(|refused| refused.message.clone())
+            .unwrap_or_default();
+        assert!(told.contains(says), "{name}: {told:?}");
+        framework
+            .heard
+            .lock()
+            .unwrap()
+            .offers
+            .remove(&offer.offer_id);
+    }
+    still_serves(&framework).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_on_any_port_ends_nobody() {
+    let cluster = Cluster::start(1).await;
+    let framework = Framework::start(cluster.masters_list(), "witness").await;
+    let mut ports = Vec::new();
+    for master in &cluster.masters {
+        ports.extend([
+            format!("{}:5050", master.address),
+            format!("{}:5052", master.address),
+        ]);
+    }
+    ports.push(format!("{}:5051", cluster.agents[0].address));
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    let garbage: [Vec<u8>; 5] = [
+        vec![0xff; 4_096],
+        vec![0; 64],
+        b"GET /v1/tasks?page_size=x HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
+        [preface.clone(), vec![0x7f; 4_096]].concat(),
+        [
+            preface,
+            b"\x00\x00\x05\x00\x01\x00\x00\x00\x01\x00\xff\xff\xff\xff".to_vec(),
+        ]
+        .concat(),
+    ];
+    for port in &ports {
+        for bytes in &garbage {
+            let mut stream = TcpStream::connect(port).expect("the port is open");
+            // The peer may close at any moment.
+            let _ = stream.write_all(bytes);
+        }
+    }
+    still_serves(&framework).await;
+    for member in cluster.masters.iter().chain(&cluster.agents) {
+        let log = member.log();
+        assert!(!log.contains("panicked"), "{}: {log}", member.name);
+        nix::sys::signal::kill(member.pid(), None).expect("the process is there");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_does_not_exist_fails_and_says_so() {
+    let cluster = Cluster::start(1).await;
+    let framework = Framework::start(cluster.masters_list(), "typo").await;
+    let mut spec = task("typo", "");
+    spec.argv = vec!["/no/such/program".to_owned()];
+    framework.launch([spec]);
+    let end = framework
+        .hear("it failed", LONG, |heard| {
+            heard
+                .updates
+                .iter()
+                .find(|update| update.state() == v1::TaskState::Failed)
+                .cloned()
+        })
+        .await;
+    assert!(
+        end.message.contains("/no/such/program") && end.message.contains("No such file"),
+        "{}",
+        end.message
+    );
+}
+
+async fn still_serves(framework: &Framework) {
+    framework.hold_offers(false);
+    framework.launch([task("proof", "true")]);
+    framework
+        .hear("a task still runs", LONG, |heard| {
+            heard
+                .states("proof")
+                .contains(&v1::TaskState::Finished)
+                .then_some(())
+        })
+        .await;
+}
+
+/// Runs the executable until it ends by itself; its exit code and what it said.
+fn run(arguments: &[&str]) -> (Option<i32>, String) {
+    let mut child = Command::new(argosy())
+        .args(arguments)
+        .env("ARGOSY_LOG", "info,openraft=error")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the executable starts");
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while child.try_wait().expect("it is our child").is_none() {
+        if std::time::Instant::now() > deadline {
+            child.kill().expect("it is our child");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output().expect("it has ended");
+    (
+        output.status.code(),
+        [output.stdout, output.stderr]
+            .map(|text| String::from_utf8_lossy(&text).into_owned())
+            .concat(),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn masters_that_must_not_start_say_why() {
+    let mut cluster = Cluster::start(0).await;
+    let data = |host: usize| {
+        cluster
+            .directory
+            .path()
+            .join(format!("master-{host}"))
+            .display()
+            .to_string()
+    };
+    let own = cluster.masters[0].address.to_string();
+    let network = own
+        .rsplit_once('.')
+        .expect("an address has dots")
+        .0
+        .to_owned();
+    let peers = (1..=3)
+        .map(|host| format!("{network}.{host}:5052"))
+        .collect::<Vec<_>>()
+        .join(",");
+    let stranger = format!("{network}.50");
+
+    let (code, said) = run(&[
+        "master",
+        "start",
+        "--listen",
+        &own,
+        "--peers",
+        &peers,
+        "--data-dir",
+        &data(9),
+    ]);
+    assert!(
+        code != Some(0) && said.contains("is taken by process") && said.contains("argosy"),
+        "a taken port: {code:?} {said}"
+    );
+
+    let (code, said) = run(&[
+        "master",
+        "start",
+        "--listen",
+        &stranger,
+        "--data-dir",
+        &data(1),
+    ]);
+    assert!(
+        code != Some(0) && said.contains("is in use by process"),
+        "a locked directory: {code:?} {said}"
+    );
+
+    let wider = format!("{peers},{stranger}:5052");
+    let (code, said) = run(&[
+        "master",
+        "start",
+        "--listen",
+        &stranger,
+        "--peers",
+        &wider,
+        "--bootstrap",
+        "--data-dir",
+        &data(7),
+    ]);
+    assert!(
+        code != Some(0) && said.contains("would make a second cluster"),
+        "a second bootstrap: {code:?} {said}"
+    );
+
+    // The first master's directory, as a newer release would have left it, then as it was.
+    cluster.masters[0].kill();
+    let format = cluster.directory.path().join("master-1/FORMAT");
+    let kept = std::fs::read_to_string(&format).expect("the format is written down");
+    std::fs::write(&format, kept.replace("format 1", "format 99")).unwrap();
+    let (code, said) = run(&[
+        "master",
+        "start",
+        "--listen",
+        &own,
+        "--peers",
+        &peers,
+        "--data-dir",
+        &data(1),
+    ]);
+    assert!(
+        code != Some(0) && said.contains("start a newer argosy"),
+        "a newer format: {code:?} {said}"
+    );
+    std::fs::write(&format, kept).unwrap();
+    cluster.masters[0].start();
+    cluster.wait_caught_up().await;
+
+    // A wiped master under its old address is a stranger.
+    cluster.masters[1].kill();
+    std::fs::remove_dir_all(cluster.directory.path().join("master-2")).unwrap();
+    cluster.masters[1].start();
+    until("the wiped master says what to do", LONG, async || {
+        cluster.masters[1]
+            .log()
+            .contains("argosy master join")
+            .then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unequal_lists_of_masters_form_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let network = format!("127.{}.{}", 100 + std::process::id() % 100, 250);
+    let start = |host: u8, peers: String| {
+        Command::new(argosy())
+            .args([
+                "master",
+                "start",
+                "--listen",
+                &format!("{network}.{host}"),
+                "--peers",
+                &peers,
+                "--data-dir",
+            ])
+            .arg(directory.path().join(host.to_string()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the executable starts")
+    };
+    let mut first = start(
+        1,
+        format!("{network}.1:5052,{network}.2:5052,{network}.3:5052"),
+    );
+    let second = start(2, format!("{network}.1:5052,{network}.2:5052"));
+    let output = tokio::task::spawn_blocking(move || second.wait_with_output())
+        .await
+        .unwrap()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    first.kill().expect("it is our child");
+    first.wait().expect("it is our child");
+    assert!(
+        !output.status.success() && said.contains("the lists of masters differ"),
+        "{said}"
+    );
+}
