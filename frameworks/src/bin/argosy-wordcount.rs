@@ -174,13 +174,14 @@ async fn count(arguments: &Arguments, inputs: &[Input]) -> anyhow::Result<()> {
     runner.run(&mut scheduler, stop).await?;
     let progress = scheduler.progress();
     let crossings = scheduler.crossings().to_vec();
+    let tasks = scheduler.launched();
     // Without an outcome the writer learns that none will come.
     drop(scheduler);
     let written = written.await??;
     let report = serde_json::json!({
         "event": "report",
         "files": inputs.len(), "bytes": bytes, "output": output, "counts": written, "work": progress,
-        "crossings": crossings, "elapsed_ms": begun.elapsed().as_millis() as u64,
+        "tasks": tasks, "crossings": crossings, "elapsed_ms": begun.elapsed().as_millis() as u64,
     });
     let text = format!(
         "{} words, {} different, in {}; {} tasks tried again, {} offers used after a change of leader, {:.1} s",

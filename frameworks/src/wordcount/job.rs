@@ -93,6 +93,8 @@ pub struct Job {
     waiting_maps: BTreeSet<usize>,
     waiting_reduces: BTreeSet<usize>,
     by_task: BTreeMap<String, usize>,
+    // Ids of all tasks that were launched, without those that were refused.
+    launched: BTreeSet<String>,
     running: usize,
     maps_done: usize,
     reduces_done: usize,
@@ -126,6 +128,7 @@ impl Job {
             waiting_maps: (0..maps).collect(),
             waiting_reduces: (maps..maps + reduces).collect(),
             by_task: BTreeMap::new(),
+            launched: BTreeSet::new(),
             running: 0,
             maps_done: 0,
             reduces_done: 0,
@@ -162,6 +165,12 @@ impl Job {
     #[must_use]
     pub fn running(&self) -> usize {
         self.running
+    }
+
+    /// Ids of all tasks that were launched, ended ones too; refused ones are not among them.
+    #[must_use]
+    pub fn launched(&self) -> &BTreeSet<String> {
+        &self.launched
     }
 
     /// Why all was given up.
@@ -220,6 +229,7 @@ impl Job {
         slot.state = State::Live;
         self.running += 1;
         self.by_task.insert(slot.task_id.clone(), at);
+        self.launched.insert(slot.task_id.clone());
         let (task_id, piece) = (slot.task_id.clone(), slot.piece);
         let mut spec = self.common(&task_id);
         match piece {
@@ -306,6 +316,7 @@ impl Job {
         let Some(at) = self.live(task_id) else {
             return;
         };
+        self.launched.remove(task_id);
         let slot = &mut self.slots[at];
         slot.state = State::Waiting;
         slot.refusals += 1;
@@ -344,6 +355,10 @@ impl Job {
             state.as_str_name(),
             status.message
         );
+        if state == v1::TaskState::Unknown {
+            // Nobody has heard of it: its launch was lost on the way.
+            self.launched.remove(&status.task_id);
+        }
         if status.reason() == v1::Reason::FetchFailed {
             self.redo_lost_map(&status.message);
         }

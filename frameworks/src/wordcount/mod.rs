@@ -90,6 +90,12 @@ impl WordCount {
         self.job.progress()
     }
 
+    /// Ids of all tasks that were launched.
+    #[must_use]
+    pub fn launched(&self) -> Vec<String> {
+        self.job.launched().iter().cloned().collect()
+    }
+
     /// Offers that were used in a later reign than the one that made them.
     #[must_use]
     pub fn crossings(&self) -> &[Crossing] {
