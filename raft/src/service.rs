@@ -85,9 +85,9 @@ impl Door {
     }
 
     fn formed(&self) -> Result<&Formed, Status> {
-        self.formed
-            .get()
-            .ok_or_else(|| Status::unavailable("this master is starting, or belongs to no group yet"))
+        self.formed.get().ok_or_else(|| {
+            Status::unavailable("this master is starting, or belongs to no group yet")
+        })
     }
 
     /// The group's consensus, for a message that is meant for this node.

@@ -131,7 +131,7 @@ impl Scene {
             .collect();
         for (framework, session, role) in clients {
             for agent in (1..=self.agents).map(AgentId) {
-                if mixed(framework.0 * 1_000_003 + agent.0) % 10 == 0 {
+                if mixed(framework.0 * 1_000_003 + agent.0).is_multiple_of(10) {
                     continue;
                 }
                 let declined = Declined {

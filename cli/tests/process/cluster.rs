@@ -104,6 +104,78 @@ static CLUSTERS: AtomicU8 = AtomicU8::new(0);
 
 pub(crate) const AGENT_RESOURCES: &str = "cpus:8;mem:4096;disk:4096;ports:[31000-31099]";
 
+/// Loopback addresses that no other cluster of these tests has.
+struct Network([u8; 3]);
+
+impl Network {
+    fn new() -> Self {
+        let pid = std::process::id();
+        let number = CLUSTERS.fetch_add(1, Ordering::Relaxed) % 10;
+        Self([
+            127,
+            100 + (pid % 100) as u8,
+            (pid / 100 % 25) as u8 * 10 + number,
+        ])
+    }
+
+    fn address(&self, host: usize) -> Ipv4Addr {
+        Ipv4Addr::new(self.0[0], self.0[1], self.0[2], host as u8)
+    }
+
+    fn masters(&self, port: u16) -> String {
+        let list: Vec<String> = (1..=3)
+            .map(|host| format!("{}:{port}", self.address(host)))
+            .collect();
+        list.join(",")
+    }
+
+    fn master(&self, directory: &Path, host: usize, more: &[&str]) -> Member {
+        let folder = directory.join(format!("master-{host}"));
+        let listen = self.address(host).to_string();
+        let mut arguments = words(&[
+            "master",
+            "start",
+            "--listen",
+            &listen,
+            "--peers",
+            &self.masters(5052),
+        ]);
+        arguments.extend(words(&["--data-dir", &folder.display().to_string()]));
+        arguments.extend(words(more));
+        member(
+            directory,
+            format!("master-{host}"),
+            self.address(host),
+            arguments,
+        )
+    }
+
+    fn agent(&self, directory: &Path, number: usize) -> Member {
+        let folder = directory.join(format!("agent-{number}"));
+        let host = self.address(100 + number);
+        let mut arguments = words(&[
+            "agent",
+            "start",
+            "--masters",
+            &self.masters(5050),
+            "--listen",
+            &host.to_string(),
+        ]);
+        arguments.extend(words(&[
+            "--data-dir",
+            &folder.display().to_string(),
+            "--resources",
+            AGENT_RESOURCES,
+        ]));
+        arguments.extend(words(&[
+            "--allow-missing-controllers",
+            "--host-path",
+            &directory.display().to_string(),
+        ]));
+        member(directory, format!("agent-{number}"), host, arguments)
+    }
+}
+
 impl Cluster {
     /// Starts `agents` agents under three masters and waits until all are registered.
     pub(crate) async fn start(agents: usize) -> Self {
@@ -113,66 +185,16 @@ impl Cluster {
     /// The same, with more arguments for each master.
     pub(crate) async fn start_with(agents: usize, more: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary folder");
-        let pid = std::process::id();
-        let network = [
-            127,
-            100 + (pid % 100) as u8,
-            (pid / 100 % 25) as u8 * 10 + CLUSTERS.fetch_add(1, Ordering::Relaxed) % 10,
-        ];
-        let address = |host: usize| Ipv4Addr::new(network[0], network[1], network[2], host as u8);
-        let peers: Vec<String> = (1..=3)
-            .map(|host| format!("{}:5052", address(host)))
+        let network = Network::new();
+        let masters = (1..=3)
+            .map(|host| network.master(directory.path(), host, more))
             .collect();
-        let apis: Vec<String> = (1..=3)
-            .map(|host| format!("{}:5050", address(host)))
+        let agents = (1..=agents)
+            .map(|number| network.agent(directory.path(), number))
             .collect();
-        let masters = (1..=3).map(|host| {
-            let folder = directory.path().join(format!("master-{host}"));
-            let mut arguments = words(&[
-                "master",
-                "start",
-                "--listen",
-                &address(host).to_string(),
-                "--peers",
-                &peers.join(","),
-            ]);
-            arguments.extend(words(&["--data-dir", &folder.display().to_string()]));
-            arguments.extend(words(more));
-            member(
-                directory.path(),
-                format!("master-{host}"),
-                address(host),
-                arguments,
-            )
-        });
-        let masters: Vec<Member> = masters.collect();
-        let agents = (1..=agents).map(|number| {
-            let folder = directory.path().join(format!("agent-{number}"));
-            let host = address(100 + number);
-            let mut arguments = words(&[
-                "agent",
-                "start",
-                "--masters",
-                &apis.join(","),
-                "--listen",
-                &host.to_string(),
-            ]);
-            arguments.extend(words(&[
-                "--data-dir",
-                &folder.display().to_string(),
-                "--resources",
-                AGENT_RESOURCES,
-            ]));
-            arguments.extend(words(&[
-                "--allow-missing-controllers",
-                "--host-path",
-                &directory.path().display().to_string(),
-            ]));
-            member(directory.path(), format!("agent-{number}"), host, arguments)
-        });
         let mut cluster = Self {
             masters,
-            agents: agents.collect(),
+            agents,
             directory,
         };
         for member in cluster.masters.iter_mut().chain(&mut cluster.agents) {
@@ -349,6 +371,25 @@ fn member(directory: &Path, name: String, address: Ipv4Addr, arguments: Vec<Stri
         log,
         child: None,
     }
+}
+
+/// Sets attribute `x` of the first agent: the smallest change there is.
+pub(crate) async fn write(operator: &OperatorClient, value: String) -> Option<v1::WriteReply> {
+    let set = v1::SetAttribute {
+        agent_id: "agent-1".to_owned(),
+        name: "x".to_owned(),
+        value,
+    };
+    let operation = v1::WriteOperation {
+        operation: Some(v1::write_operation::Operation::SetAttribute(set)),
+    };
+    operator
+        .write(v1::WriteBatch {
+            operations: vec![operation],
+            ..Default::default()
+        })
+        .await
+        .ok()
 }
 
 /// Asks again every 20 ms until there is an answer.

@@ -1,13 +1,13 @@
 //! A master whose disk is full stops with the path in its last words, and goes on when there is room.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use argosy_proto::v1;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::cluster::{Cluster, until};
+use crate::cluster::{Cluster, until, write};
 use crate::work::{Framework, task};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -16,17 +16,38 @@ const LONG: Duration = Duration::from_secs(60);
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn new(path: PathBuf) -> Self {
-        std::fs::create_dir_all(&path).unwrap();
+    /// Takes the place of `folder`, with what is in it.
+    fn under(folder: &Path) -> Self {
+        let kept = folder.with_extension("kept");
+        std::fs::rename(folder, &kept).unwrap();
+        std::fs::create_dir_all(folder).unwrap();
         mount(
             Some("tmpfs"),
-            &path,
+            folder,
             Some("tmpfs"),
             MsFlags::empty(),
             Some("size=64m"),
         )
         .expect("root may mount");
-        Self(path)
+        let disk = Self(folder.to_owned());
+        let copied = Command::new("cp")
+            .arg("-a")
+            .arg(kept.join("."))
+            .arg(folder)
+            .status()
+            .unwrap();
+        assert!(copied.success());
+        disk
+    }
+
+    fn fill(&self) -> PathBuf {
+        let filler = self.0.join("filler");
+        let of = format!("of={}", filler.display());
+        // It ends with an error: that is the point.
+        let _ = Command::new("dd")
+            .args(["if=/dev/zero", "bs=64k", &of])
+            .output();
+        filler
     }
 }
 
@@ -46,62 +67,33 @@ async fn a_full_disk_stops_one_master_and_loses_nothing() {
         .directory
         .path()
         .join(format!("master-{}", victim + 1));
-    let kept = folder.with_extension("kept");
-    std::fs::rename(&folder, &kept).unwrap();
-    let disk = SmallDisk::new(folder.clone());
-    let copied = Command::new("cp")
-        .arg("-a")
-        .arg(kept.join("."))
-        .arg(&folder)
-        .status()
-        .unwrap();
-    assert!(copied.success());
+    let disk = SmallDisk::under(&folder);
     cluster.masters[victim].start();
     cluster.wait_caught_up().await;
-    let filler = folder.join("filler");
-    let _ = Command::new("dd")
-        .args(["if=/dev/zero", "bs=64k"])
-        .arg(format!("of={}", filler.display()))
-        .output();
+    let filler = disk.fill();
     let operator = cluster.operator();
     let mut number = 0;
     until("the master has stopped", LONG, async || {
         number += 1;
-        let set = v1::SetAttribute {
-            agent_id: "agent-1".to_owned(),
-            name: "x".to_owned(),
-            value: "y".repeat(2_000) + &number.to_string(),
-        };
-        let operation = v1::WriteOperation {
-            operation: Some(v1::write_operation::Operation::SetAttribute(set)),
-        };
-        let _ = operator
-            .write(v1::WriteBatch {
-                operations: vec![operation],
-                ..Default::default()
-            })
-            .await;
+        write(&operator, "y".repeat(2_000) + &number.to_string()).await;
         cluster.masters[victim].has_ended().then_some(())
     })
     .await;
     let log = cluster.masters[victim].log();
-    assert!(
-        log.contains(&folder.display().to_string()) && log.contains("No space left"),
-        "{log}"
-    );
+    let named = log.contains(&folder.display().to_string());
+    assert!(named && log.contains("No space left"), "{log}");
     std::fs::remove_file(&filler).unwrap();
     cluster.masters[victim].kill();
     cluster.masters[victim].start();
     cluster.wait_caught_up().await;
     framework.launch([task("after", "true")]);
-    framework
-        .hear("the cluster serves", LONG, |heard| {
-            heard
-                .states("after")
-                .contains(&v1::TaskState::Finished)
-                .then_some(())
-        })
-        .await;
+    let served = |heard: &crate::work::Heard| {
+        heard
+            .states("after")
+            .contains(&v1::TaskState::Finished)
+            .then_some(())
+    };
+    framework.hear("the cluster serves", LONG, served).await;
     cluster.masters[victim].kill();
     drop(disk);
 }

@@ -76,21 +76,7 @@ async fn a_held_offer_is_accepted_after_the_failover_under_its_old_id() {
         "the offer was not kept"
     );
 
-    let mut forged = offer.clone();
-    let mut token = forged.token.to_vec();
-    *token.last_mut().unwrap() ^= 1;
-    forged.token = token.into();
-    let refused = raw_accept(&cluster, &framework, 900_001, forged, "forged")
-        .await
-        .unwrap_err();
-    assert!(refused.message().contains("token"), "{refused}");
-
-    let other = Framework::start(cluster.masters_list(), "thief").await;
-    let refused = raw_accept(&cluster, &other, 900_001, offer.clone(), "stolen")
-        .await
-        .unwrap_err();
-    assert!(refused.message().contains("another framework"), "{refused}");
-
+    nobody_else_can_use(&cluster, &framework, &offer).await;
     let answer = framework
         .driver
         .accept(&offer, vec![task("late", "exit 0")])
@@ -118,4 +104,22 @@ async fn a_held_offer_is_accepted_after_the_failover_under_its_old_id() {
         .await
         .unwrap_err();
     assert!(refused.message().contains("no longer open"), "{refused}");
+}
+
+/// A flipped bit, and another framework.
+async fn nobody_else_can_use(cluster: &Cluster, framework: &Framework, offer: &v1::Offer) {
+    let mut forged = offer.clone();
+    let mut token = forged.token.to_vec();
+    *token.last_mut().unwrap() ^= 1;
+    forged.token = token.into();
+    let refused = raw_accept(cluster, framework, 900_001, forged, "forged")
+        .await
+        .unwrap_err();
+    assert!(refused.message().contains("token"), "{refused}");
+
+    let other = Framework::start(cluster.masters_list(), "thief").await;
+    let refused = raw_accept(cluster, &other, 900_001, offer.clone(), "stolen")
+        .await
+        .unwrap_err();
+    assert!(refused.message().contains("another framework"), "{refused}");
 }

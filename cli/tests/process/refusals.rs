@@ -15,11 +15,13 @@ use crate::work::{Framework, task};
 
 const LONG: Duration = Duration::from_secs(60);
 
+type Tasks = fn() -> Vec<v1::TaskSpec>;
+
 /// A call that must be refused with a sentence holding `says`.
 struct Sent {
     name: &'static str,
     offers: fn(&Stock) -> Vec<v1::Offer>,
-    tasks: fn() -> Vec<v1::TaskSpec>,
+    tasks: Tasks,
     says: &'static str,
 }
 
@@ -177,7 +179,7 @@ const SENT: &[Sent] = &[
 ];
 
 /// A task that is refused by position while the call stands.
-const REFUSED: &[(&str, fn() -> Vec<v1::TaskSpec>, &str)] = &[
+const REFUSED: &[(&str, Tasks, &str)] = &[
     (
         "more than the offer",
         || changed(|t| t.resources = cpus(900_000)),
@@ -238,33 +240,8 @@ fn request(
 async fn bad_calls_are_refused_with_a_sentence_and_lose_nothing() {
     let cluster = Cluster::start(3).await;
     let framework = Framework::start(cluster.masters_list(), "sender").await;
-    framework.hold_offers(true);
-    framework
-        .hear("offers of all agents", LONG, |heard| {
-            (heard.offers.len() == 3).then_some(())
-        })
-        .await;
-    let offers: Vec<v1::Offer> = framework
-        .heard
-        .lock()
-        .unwrap()
-        .offers
-        .values()
-        .cloned()
-        .collect();
-    framework.driver.decline(&offers[2], Some(60_000));
     let thief = Framework::start(cluster.masters_list(), "other").await;
-    thief.hold_offers(true);
-    let foreign = thief
-        .hear("an offer of its own", LONG, |heard| {
-            heard.offers.values().next().cloned()
-        })
-        .await;
-    let stock = Stock {
-        own: offers[0].clone(),
-        other_agent: offers[1].clone(),
-        foreign,
-    };
+    let stock = stock(&framework, &thief).await;
     let mut client = SchedulerClient::new(channel(&cluster).await);
     for (number, case) in (1_000..).zip(SENT) {
         let sent = client
@@ -290,15 +267,50 @@ async fn bad_calls_are_refused_with_a_sentence_and_lose_nothing() {
         .await;
     assert!(sent.is_err(), "a message of 10 MiB was taken");
 
+    refused_by_position(&cluster, &framework).await;
+    still_serves(&framework).await;
+}
+
+/// Two offers of the framework, and one of somebody else.
+async fn stock(framework: &Framework, thief: &Framework) -> Stock {
+    framework.hold_offers(true);
+    framework
+        .hear("offers of all agents", LONG, |heard| {
+            (heard.offers.len() == 3).then_some(())
+        })
+        .await;
+    let offers: Vec<v1::Offer> = framework
+        .heard
+        .lock()
+        .unwrap()
+        .offers
+        .values()
+        .cloned()
+        .collect();
+    framework.driver.decline(&offers[2], Some(60_000));
+    thief.hold_offers(true);
+    let foreign = thief
+        .hear("an offer of its own", LONG, |heard| {
+            heard.offers.values().next().cloned()
+        })
+        .await;
+    Stock {
+        own: offers[0].clone(),
+        other_agent: offers[1].clone(),
+        foreign,
+    }
+}
+
+async fn refused_by_position(cluster: &Cluster, framework: &Framework) {
     for (number, (name, tasks, says)) in (3_000..).zip(REFUSED) {
         let offer = framework
             .hear("an open offer", LONG, |heard| {
                 heard.offers.values().next().cloned()
             })
             .await;
-        let mut client = SchedulerClient::new(channel(&cluster).await);
+        let mut client = SchedulerClient::new(channel(cluster).await);
         let reply = client
-            .accept(request(&framework, number, vec![offer.clone()], tasks()))
+            .accept(request(framework, number, vec![offer.clone()], tasks()))
             .await
             .unwrap()
             .into_inner();
@@ -315,7 +327,6 @@ async fn bad_calls_are_refused_with_a_sentence_and_lose_nothing() {
             .offers
             .remove(&offer.offer_id);
     }
-    still_serves(&framework).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -422,71 +433,51 @@ fn run(arguments: &[&str]) -> (Option<i32>, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn masters_that_must_not_start_say_why() {
     let mut cluster = Cluster::start(0).await;
-    let data = |host: usize| {
-        cluster
-            .directory
-            .path()
-            .join(format!("master-{host}"))
-            .display()
-            .to_string()
-    };
     let own = cluster.masters[0].address.to_string();
-    let network = own
-        .rsplit_once('.')
-        .expect("an address has dots")
-        .0
-        .to_owned();
-    let peers = (1..=3)
+    let (network, _) = own.rsplit_once('.').expect("an address has dots");
+    let peers: Vec<String> = (1..=3)
         .map(|host| format!("{network}.{host}:5052"))
-        .collect::<Vec<_>>()
-        .join(",");
+        .collect();
+    let peers = peers.join(",");
     let stranger = format!("{network}.50");
-
-    let (code, said) = run(&[
-        "master",
-        "start",
-        "--listen",
-        &own,
-        "--peers",
-        &peers,
-        "--data-dir",
-        &data(9),
-    ]);
-    assert!(
-        code != Some(0) && said.contains("is taken by process") && said.contains("argosy"),
-        "a taken port: {code:?} {said}"
-    );
-
-    let (code, said) = run(&[
-        "master",
-        "start",
-        "--listen",
-        &stranger,
-        "--data-dir",
-        &data(1),
-    ]);
-    assert!(
-        code != Some(0) && said.contains("is in use by process"),
-        "a locked directory: {code:?} {said}"
-    );
-
     let wider = format!("{peers},{stranger}:5052");
-    let (code, said) = run(&[
-        "master",
-        "start",
-        "--listen",
-        &stranger,
-        "--peers",
-        &wider,
-        "--bootstrap",
-        "--data-dir",
-        &data(7),
-    ]);
-    assert!(
-        code != Some(0) && said.contains("would make a second cluster"),
-        "a second bootstrap: {code:?} {said}"
-    );
+    // Where it listens, with which arguments, on whose directory, and what it says before it ends.
+    let rows: [(&str, &[&str], &str, &str); 3] = [
+        (
+            &own,
+            &["--peers", &peers],
+            "master-9",
+            "is taken by process",
+        ),
+        (&stranger, &[], "master-1", "is in use by process"),
+        (
+            &stranger,
+            &["--peers", &wider, "--bootstrap"],
+            "master-7",
+            "would make a second cluster",
+        ),
+    ];
+    for (listen, more, folder, says) in rows {
+        let folder = cluster.directory.path().join(folder).display().to_string();
+        let mut arguments = vec!["master", "start", "--listen", listen, "--data-dir", &folder];
+        arguments.extend(more);
+        let (code, said) = run(&arguments);
+        assert!(
+            code != Some(0) && said.contains(says),
+            "{says}: {code:?} {said}"
+        );
+    }
+    a_newer_directory_is_refused(&mut cluster, &own, &peers).await;
+    a_wiped_master_is_a_stranger(&mut cluster).await;
+}
 
+async fn a_newer_directory_is_refused(cluster: &mut Cluster, own: &str, peers: &str) {
+    let data = cluster
+        .directory
+        .path()
+        .join("master-1")
+        .display()
+        .to_string();
     // The first master's directory, as a newer release would have left it, then as it was.
     cluster.masters[0].kill();
     let format = cluster.directory.path().join("master-1/FORMAT");
@@ -496,11 +487,11 @@ async fn masters_that_must_not_start_say_why() {
         "master",
         "start",
         "--listen",
-        &own,
+        own,
         "--peers",
-        &peers,
+        peers,
         "--data-dir",
-        &data(1),
+        &data,
     ]);
     assert!(
         code != Some(0) && said.contains("start a newer argosy"),
@@ -509,7 +500,9 @@ async fn masters_that_must_not_start_say_why() {
     std::fs::write(&format, kept).unwrap();
     cluster.masters[0].start();
     cluster.wait_caught_up().await;
+}
 
+async fn a_wiped_master_is_a_stranger(cluster: &mut Cluster) {
     // A wiped master under its old address is a stranger.
     cluster.masters[1].kill();
     std::fs::remove_dir_all(cluster.directory.path().join("master-2")).unwrap();

@@ -192,6 +192,7 @@ impl Leader {
 
     pub(super) fn agent_list(
         &mut self,
+        registry: &Registry,
         now: Now,
         link: LinkId,
         floor: OrderIndex,
@@ -246,7 +247,9 @@ impl Leader {
             held,
             wall_ms: now.wall_ms,
         };
-        self.propose(Command::ReconcileAgent(list), Route::Events);
+        for part in list.parts(registry) {
+            self.propose(Command::ReconcileAgent(part), Route::Events);
+        }
     }
 
     pub(super) fn agent_reconciled(&mut self, registry: &Registry, id: AgentId, complete: bool) {

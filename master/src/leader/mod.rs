@@ -111,7 +111,7 @@ impl Leader {
                 floor,
                 held,
                 last,
-            } => self.agent_list(now, link, floor, held, last),
+            } => self.agent_list(registry, now, link, floor, held, last),
             Input::AgentPing { link, serial } => self.agent_ping(now, link, serial),
             Input::AgentClosed { link } => self.agent_closed(link),
             Input::Subscribe { link, subscription } => {
