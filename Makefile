@@ -36,6 +36,7 @@ verify: ## format, lints, docs, licences; writes nothing
 	@$(ENV)
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --features argosy-raft/rocksdb -- --deny warnings
+	scripts/licences
 	RUSTDOCFLAGS='--deny warnings' cargo doc --locked --workspace --no-deps --quiet
 
 fix: ## format

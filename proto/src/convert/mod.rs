@@ -25,7 +25,7 @@ pub use tasks::{exit_from, reason_from, source_from, spec, spec_from, state_from
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {text}")]
 pub struct Malformed {
-    /// Path of the field, as "offers[2].offer.agent_id".
+    /// Path of the field, as `offers[2].offer.agent_id`.
     pub field: String,
     /// What is wrong and what would be right.
     pub text: String,
