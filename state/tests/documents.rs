@@ -1,0 +1,132 @@
+//! The documents against the tree: links lead somewhere, the map names files that exist, and the
+//! protocol lists every code.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use argosy_state::command::Rejection;
+
+fn root() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    folder.parent().unwrap().to_owned()
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// Every page of the documentation, from the root.
+fn pages() -> Vec<PathBuf> {
+    let mut pages = Vec::new();
+    for folder in ["", "docs", "docs/adr", "docs/operate"] {
+        for entry in fs::read_dir(root().join(folder)).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                pages.push(path);
+            }
+        }
+    }
+    assert!(pages.len() >= 10, "{pages:?}");
+    pages
+}
+
+fn none(wrong: &[String]) {
+    assert!(wrong.is_empty(), "\n{}\n", wrong.join("\n"));
+}
+
+#[test]
+fn every_link_leads_to_a_file() {
+    let mut wrong = Vec::new();
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for part in text.split("](").skip(1) {
+            let target = part.split([')', '#']).next().unwrap_or_default();
+            let is_file = !target.is_empty() && !target.contains("://");
+            if is_file && !page.parent().unwrap().join(target).exists() {
+                wrong.push(format!("{}: {target}", page.display()));
+            }
+        }
+    }
+    none(&wrong);
+}
+
+/// Whether `name` is a file or folder that a paragraph about `room` may mean.
+fn is_there(room: &str, name: &str) -> bool {
+    let root = root();
+    let name = name.trim_end_matches('/');
+    let below = [
+        "",
+        "src",
+        "src/leader",
+        "src/core",
+        "src/scheduler",
+        "src/command",
+        "src/offers",
+    ];
+    root.join(name).exists()
+        || below
+            .iter()
+            .any(|folder| root.join(room).join(folder).join(name).exists())
+        || ["src/service", "src/allocator"]
+            .iter()
+            .any(|folder| root.join(room).join(folder).join(name).exists())
+}
+
+#[test]
+fn the_map_names_files_that_exist() {
+    for page in ["ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let mut room = String::new();
+        let mut wrong = Vec::new();
+        let mut seen = 0;
+        for line in read(page).lines() {
+            if let Some(rest) = line.strip_prefix("**`") {
+                room = rest.split('/').next().unwrap_or_default().to_owned();
+            }
+            if line.starts_with('#') {
+                room.clear();
+            }
+            for name in line.split('`').skip(1).step_by(2) {
+                let is_path = name.ends_with(".rs") || name.ends_with('/') || name.ends_with(".md");
+                if is_path && !name.contains(' ') && !name.contains('*') && !name.contains('{') {
+                    seen += 1;
+                    if !is_there(&room, name) {
+                        wrong.push(format!("{page}: {room}: no {name}"));
+                    }
+                }
+            }
+        }
+        assert!(seen > 10, "{page} names {seen} files");
+        none(&wrong);
+    }
+}
+
+#[test]
+fn the_map_is_short_enough_to_be_read() {
+    let lines = read("ARCHITECTURE.md").lines().count();
+    assert!(lines <= 300, "{lines} lines");
+}
+
+#[test]
+fn the_protocol_lists_every_code() {
+    let page = read("docs/protocol.md");
+    let is_listed = |code: &str| page.contains(&format!("`{code}`"));
+    let mut wrong = Vec::new();
+    for number in 0..=u8::MAX {
+        let code = Rejection::code_of(number);
+        if code != "refused" && !is_listed(code) {
+            wrong.push(format!("no refusal {code}"));
+        }
+    }
+    let reasons = read("master/src/allocator/reason.rs");
+    let code = reasons.split("pub fn code(").nth(1).unwrap_or_default();
+    let code = code.split("pub fn ").next().unwrap_or_default();
+    let names: Vec<_> = code.split('"').skip(1).step_by(2).collect();
+    assert!(names.len() >= 18, "{names:?}");
+    wrong.extend(
+        names
+            .into_iter()
+            .filter(|name| !is_listed(name))
+            .map(|name| format!("no reason {name}")),
+    );
+    none(&wrong);
+}
