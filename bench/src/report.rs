@@ -103,6 +103,13 @@ pub(crate) struct Run {
     pub(crate) kills: Vec<Kill>,
 }
 
+impl Run {
+    fn values(&self, cell: &str) -> Vec<f64> {
+        let samples = self.samples.iter().filter(|sample| sample.cell == cell);
+        samples.map(|sample| sample.value).collect()
+    }
+}
+
 /// One leader killed or frozen. Phases are milliseconds after the signal, as the next leader saw them.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Kill {
@@ -140,47 +147,39 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Values of one side in one cell.
-    pub(crate) fn values(&self, cell: &str, side: Side) -> Vec<f64> {
-        let of_side = || self.runs.iter().filter(move |run| run.side == side);
-        let counts = |run: &&Run| !run.void || of_side().all(|run| run.void);
-        let samples = of_side().filter(counts).flat_map(|run| &run.samples);
-        samples
-            .filter(|sample| sample.cell == cell)
-            .map(|sample| sample.value)
-            .collect()
+    /// Runs of one side that say something: the undisturbed ones, or all if there is none.
+    fn valid(&self, side: Side) -> impl Iterator<Item = &Run> {
+        let of_side = move || self.runs.iter().filter(move |run| run.side == side);
+        let all_void = of_side().all(|run| run.void);
+        of_side().filter(move |run| all_void || !run.void)
     }
 
-    /// Ratio of the medians, with the lowest and highest ratio of runs of the same number.
+    /// Values of one side in one cell.
+    pub(crate) fn values(&self, cell: &str, side: Side) -> Vec<f64> {
+        self.valid(side).flat_map(|run| run.values(cell)).collect()
+    }
+
+    /// Ratio of the medians, with the lowest and highest ratio of runs of the same number. `None`
+    /// where there is nothing to divide, or nothing to divide by.
     pub(crate) fn ratio(&self, cell: &str) -> Option<Spread> {
-        let (ours, theirs) = (
-            self.values(cell, Side::Argosy),
-            self.values(cell, Side::Etcd),
-        );
-        if ours.is_empty() || theirs.is_empty() {
+        let theirs = median(&self.values(cell, Side::Etcd));
+        let ours = Spread::of(&self.values(cell, Side::Argosy))?;
+        if theirs <= 0.0 {
             return None;
         }
-        let of_run = |side, number| {
-            let run = self
-                .runs
-                .iter()
-                .find(|run| run.side == side && run.number == number)?;
-            let values: Vec<f64> = run
-                .samples
-                .iter()
-                .filter(|sample| sample.cell == cell)
-                .map(|sample| sample.value)
-                .collect();
-            (!values.is_empty()).then(|| median(&values))
+        let whole = ours.median / theirs;
+        let of_pair = |run: &Run| {
+            let mut peers = self.valid(Side::Etcd);
+            let peer = peers.find(|peer| peer.number == run.number)?;
+            let ratio = median(&run.values(cell)) / median(&peer.values(cell));
+            ratio.is_finite().then_some(ratio)
         };
-        let numbers = self.runs.iter().map(|run| run.number).max().unwrap_or(0);
-        let pairs = (1..=numbers)
-            .filter_map(|number| Some(of_run(Side::Argosy, number)? / of_run(Side::Etcd, number)?));
-        let pairs: Vec<f64> = pairs.collect();
-        let whole = Spread::of(&pairs)?;
+        let pairs: Vec<f64> = self.valid(Side::Argosy).filter_map(of_pair).collect();
+        let ends = Spread::of(&pairs);
         Some(Spread {
-            median: median(&ours) / median(&theirs),
-            ..whole
+            median: whole,
+            lowest: ends.map_or(whole, |ends| ends.lowest),
+            highest: ends.map_or(whole, |ends| ends.highest),
         })
     }
 

@@ -138,3 +138,11 @@ fn quantiles_lie_between_the_ends() {
     );
     assert_eq!(median(&[]), 0.0);
 }
+
+#[test]
+fn nothing_is_divided_by_nothing() {
+    let runs = vec![run(Side::Argosy, 1, 0.0, 0.0), run(Side::Etcd, 1, 0.0, 0.0)];
+    let idle = report(Goal::OwnAtMost(0.0), runs);
+    assert_eq!(idle.ratio("32 clients"), None);
+    assert!(idle.shortfalls().is_empty());
+}
