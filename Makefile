@@ -42,14 +42,19 @@ verify: ## format, lints, docs, licences; writes nothing
 fix: ## format
 	@$(ENV) cargo fmt --all
 
-unit: ## tests of all rooms that need no cluster of processes
-	@$(ENV) cargo test --locked --workspace --features argosy-raft/rocksdb --quiet
+unit: ## tests of all rooms that need no cluster of optimized processes
+	@$(ENV)
+	{
+	cargo test --locked --workspace --exclude argosy-cli --features argosy-raft/rocksdb
+	cargo test --locked --package argosy-cli --lib --bins --test dev --test executable
+	} 2>&1 | scripts/skips
 
 release:
 	@$(ENV) cargo build --locked --release $(RELEASE_BINARIES)
 
 process: ## failover and bad input on real processes
-	@$(ENV) scripts/process-tests
+	@$(ENV)
+	scripts/process-tests 2>&1 | scripts/skips
 
 bench: ## registry, tasks and failover beside their peers; minutes
 	@scripts/setup bench

@@ -67,7 +67,7 @@ pub(crate) struct Logging {
         long,
         env = "ARGOSY_LOG",
         value_name = "FILTER",
-        default_value = "info"
+        default_value = "info,openraft=error"
     )]
     pub(crate) log: String,
     /// Log lines as text or json

@@ -12,6 +12,7 @@ use argosy_proto::v1;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+use tokio::sync::{Mutex, MutexGuard};
 
 /// One master or agent, and how it is started again.
 pub(crate) struct Member {
@@ -44,7 +45,7 @@ impl Member {
             .expect("the log opens");
         let child = Command::new(argosy())
             .args(&self.arguments)
-            .env("ARGOSY_LOG", "info,openraft=warn")
+            .env("ARGOSY_LOG", "info,openraft=error")
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a descriptor copies"))
             .stderr(log)
@@ -97,7 +98,11 @@ pub(crate) struct Cluster {
     pub(crate) masters: Vec<Member>,
     pub(crate) agents: Vec<Member>,
     pub(crate) directory: TempDir,
+    /// Each cluster wants the machine for itself: elections are judged by the clock.
+    _alone: MutexGuard<'static, ()>,
 }
+
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// Each cluster of this process has a network of its own.
 static CLUSTERS: AtomicU8 = AtomicU8::new(0);
@@ -196,6 +201,7 @@ impl Cluster {
             masters,
             agents,
             directory,
+            _alone: ALONE.lock().await,
         };
         for member in cluster.masters.iter_mut().chain(&mut cluster.agents) {
             member.start();
