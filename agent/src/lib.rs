@@ -26,3 +26,4 @@ pub use agent::{Parts, run};
 pub use config::{Config, IsolationMode};
 pub use error::RunError;
 pub use runner::LauncherCommand;
+pub use start::remove_tree;

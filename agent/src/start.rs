@@ -1,10 +1,12 @@
 //! What an agent finds out and makes before its loop turns.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use argosy_isolation::{ContainerId, Isolation, Limits, Tree, cgroup};
+use argosy_isolation::{ContainerId, Group, Isolation, Limits, RemovalError, Tree, cgroup, sweep};
 use argosy_proto::v1;
 use sha2::{Digest, Sha256};
 
@@ -78,6 +80,25 @@ fn tree_name(paths: &Paths) -> ContainerId {
         .map(|byte| format!("{byte:02x}"))
         .collect();
     ContainerId::new(format!("agent-{digits}")).expect("hexadecimal digits make a name")
+}
+
+/// Removes the cgroup tree of the agent that lived on `directory`, and ends whatever is left in it.
+/// Only while no agent has the directory. Nothing is wrong if there is no tree.
+///
+/// # Errors
+/// If processes do not end within `patience`, or a group cannot be removed.
+pub fn remove_tree(directory: &Path, patience: Duration) -> Result<(), RemovalError> {
+    let Ok(parent) = cgroup::default_parent() else {
+        return Ok(());
+    };
+    let name = tree_name(&Paths::new(directory));
+    if !parent.join("argosy").join(name.as_str()).is_dir() {
+        return Ok(());
+    }
+    let tree = Tree::create(&parent, &name)?;
+    sweep(&tree, &BTreeSet::new(), patience)?;
+    Group::at(&tree.supervisors()).remove(patience)?;
+    Ok(tree.remove()?)
 }
 
 pub(crate) fn make_folders(paths: &Paths) -> Result<(), RunError> {

@@ -77,6 +77,7 @@ pub(crate) fn end_all(directory: &Path, grace: Duration) -> anyhow::Result<usize
     for (path, container) in running {
         end(&path, container, deadline)?;
     }
+    argosy_agent::remove_tree(directory, PATIENCE).context("cannot remove the agent's cgroups")?;
     Ok(count)
 }
 
