@@ -1,0 +1,242 @@
+"""The dev cluster of the demo: started, watched from outside, its members killed and started again.
+
+Ends only processes that it or its `argosy dev` started, by number.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+
+from . import observe
+
+PORTS = {"master": (5050, 5052), "agent": (5051,)}
+# Six members at most in each of these.
+BASES = [f"127.77.{net}.1" for net in range(10)]
+AGENT_RESOURCES = "cpus:2;mem:1024;disk:4096;ports:[31000-31099]"
+STOP_S = 40
+
+
+class Failed(Exception):
+    """What did not come true."""
+
+
+def get(address, path, timeout_s=0.5):
+    """The JSON at this address and path."""
+    with urllib.request.urlopen(f"http://{address}{path}", timeout=timeout_s) as response:
+        return json.load(response)
+
+
+def free_base():
+    """The first network of six loopback addresses whose ports nobody has."""
+    wanted = os.environ.get("ARGOSY_DEMO_BASE")
+    for base in [wanted] if wanted else BASES:
+        with contextlib.suppress(OSError):
+            net, host = base.rsplit(".", 1)
+            for at in range(6):
+                for port in PORTS["master" if at < 3 else "agent"]:
+                    with socket.socket() as probe:
+                        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                        probe.bind((f"{net}.{int(host) + at}", port))
+            return base
+    raise Failed(f"the ports 5050 to 5052 are taken at {wanted or ' and '.join((BASES[0], BASES[-1]))}: ss -ltnp says by whom")
+
+
+class Cluster:
+    def __init__(self, argosy, folder, host_path, marker):
+        self.argosy, self.folder, self.host_path = argosy, folder, host_path
+        # What else is set for other clusters must not reach this one.
+        others = {name: value for name, value in os.environ.items() if not name.startswith("ARGOSY_") or name == "ARGOSY_LOG"}
+        self.environment = dict(others, DEMO_RUN=marker)
+        self.record = None
+        self.dev = None
+        # Members that were started again, by name; those of `argosy dev` are its own to reap.
+        self.again = {}
+        self.dead = {}
+
+    def start(self):
+        """Returns when a leader is known and every agent is connected."""
+        record = self.folder / "cluster.json"
+        record.unlink(missing_ok=True)
+        command = [
+            self.argosy, "dev", "--size", "3x3", "--base", free_base(), "--record", record,
+            "--agent-resources", AGENT_RESOURCES, "--host-path", self.host_path,
+        ]
+        with open(self.folder / "dev.log", "wb") as log:
+            self.dev = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=self.environment, start_new_session=True)
+        deadline = time.monotonic() + 60
+        while not (self.record and self.record["ready"]):
+            if self.dev.poll() is not None or time.monotonic() > deadline:
+                said = (self.folder / "dev.log").read_text().strip()
+                raise Failed(f"the cluster does not start:\n{said}")
+            time.sleep(0.02)
+            with contextlib.suppress(OSError, ValueError):
+                self.record = json.loads(record.read_text())
+        shutil.copy(record, self.folder / "members.json")
+
+    @property
+    def home(self):
+        return self.record["directory"]
+
+    @property
+    def masters(self):
+        return self.record["masters"]
+
+    def members(self, kind):
+        return [member for member in self.record["members"] if member["kind"] == kind]
+
+    def at(self, api):
+        """The member with this address."""
+        return next(member for member in self.record["members"] if member["api"] == api)
+
+    def process(self, member):
+        """Number and start time of the process that is this member now."""
+        pid, started = pathlib.Path(member["pid_file"]).read_text().split()
+        return int(pid), int(started)
+
+    def kill(self, member):
+        """SIGKILL. Returns the process and the time, taken just before."""
+        process = self.process(member)
+        if not observe.lives(process):
+            raise Failed(f"{member['name']} has ended by itself; its log is {member['log']}")
+        at = time.time()
+        os.kill(process[0], signal.SIGKILL)
+        self.dead[member["name"]] = at
+        if member["name"] in self.again:
+            self.again.pop(member["name"]).wait()
+        return process, at
+
+    def start_again(self, member):
+        """The same command line as the first time."""
+        with open(member["log"], "ab") as log:
+            self.again[member["name"]] = subprocess.Popen(
+                member["argv"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=self.environment, start_new_session=True)
+        del self.dead[member["name"]]
+
+    def is_again(self, member):
+        """Whether the process that was started again is up."""
+        with contextlib.suppress(OSError, ValueError):
+            return self.process(member)[0] == self.again[member["name"]].pid
+        return False
+
+    def check(self):
+        """Raises if a member has ended that nobody killed."""
+        if self.dev.poll() is not None:
+            raise Failed(f"argosy dev has ended, see {self.folder / 'dev.log'}")
+        for name, process in self.again.items():
+            if process.poll() is not None:
+                log = next(member["log"] for member in self.record["members"] if member["name"] == name)
+                kept = shutil.copy(log, self.folder / f"{name}.log")
+                raise Failed(f"{name} was started again and has ended (status {process.returncode}), see {kept}")
+
+    def is_caught_up(self):
+        """Whether `argosy master list` tells of three voters that have all that is committed."""
+        command = [self.argosy, "master", "list", "--output", "json", "--masters", self.masters]
+        done = subprocess.run(command, capture_output=True, timeout=20, check=False, env=self.environment)
+        if done.returncode != 0 or self.dead:
+            return False
+        masters = json.loads(done.stdout)["masters"]
+        # Work goes on meanwhile, so the newest few entries may be on their way.
+        near = [master for master in masters if master.get("voter") and int(master.get("lag", 1000)) < 100]
+        return len(near) == 3
+
+    def stop(self):
+        """Stops it in order. Returns sentences about what did not stop as it should."""
+        if not self.dev:
+            return []
+        wrong = []
+        if self.dev.poll() is None:
+            self.dev.send_signal(signal.SIGINT)
+            try:
+                self.dev.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                wrong.append(f"argosy dev did not stop within {STOP_S} s and was killed")
+                self.dev.kill()
+                self.dev.wait()
+        if self.dev.returncode != 0:
+            wrong.append(f"argosy dev ended with status {self.dev.returncode}, see {self.folder / 'dev.log'}")
+        for name, process in self.again.items():
+            if process.poll() is None:
+                try:
+                    process.wait(2)
+                except subprocess.TimeoutExpired:
+                    wrong.append(f"{name} was not stopped by argosy dev and was killed")
+                    process.kill()
+                    process.wait()
+        if wrong and self.record:
+            self._clear()
+        return wrong
+
+    def _clear(self):
+        """After a stop that failed: ends what the agents left running."""
+        for member in self.members("agent"):
+            with contextlib.suppress(OSError, ValueError):
+                process = self.process(member)
+                if observe.lives(process):
+                    os.kill(process[0], signal.SIGKILL)
+            subprocess.run([self.argosy, "agent", "stop", "--kill-tasks", "--data-dir", member["directory"]],
+                           capture_output=True, timeout=30, check=False)
+
+
+def snake(name):
+    """firstCommitMs as first_commit_ms."""
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
+
+
+class Watcher(threading.Thread):
+    """Asks the masters' operator API who leads, all the time. What a leader tells of its own taking
+    of office is gone when it dies, so it is collected here."""
+
+    def __init__(self, cluster):
+        super().__init__(daemon=True)
+        self.addresses = [member["api"] for member in cluster.members("master")]
+        self.view = {}
+        self.failovers = {}
+        self.reigns = {}
+        self.stop = threading.Event()
+
+    def run(self):
+        while not self.stop.wait(0.05):
+            views = []
+            for address in self.addresses:
+                with contextlib.suppress(OSError, ValueError):
+                    views.append(get(address, "/v1/cluster"))
+            for view in views:
+                for failover in view.get("failovers", []):
+                    numbers = {snake(key): int(value) for key, value in failover.items()}
+                    known = self.failovers.setdefault(numbers["epoch"], {})
+                    known.update(numbers)
+            own = [view for view in views if view.get("leader") and view["leader"] == view.get("answeredBy")]
+            if own:
+                self.view = max(own, key=lambda view: int(view["epoch"]))
+                self.reigns[int(self.view["epoch"])] = self.view["leader"]
+
+    def successor(self, killed_at):
+        """The steps of the first leader elected since then that has launched a task; None if none has."""
+        elected = [steps for steps in self.failovers.values() if steps.get("elected_ms", 0) / 1000 >= killed_at]
+        done = [steps for steps in elected if "first_launch_ms" in steps and steps["epoch"] in self.reigns]
+        return dict(min(done, key=lambda steps: steps["epoch"])) if done else None
+
+    @property
+    def epoch(self):
+        return int(self.view.get("epoch", 0))
+
+    @property
+    def leader(self):
+        """API address of the leader, as it says itself."""
+        masters = self.view.get("masters", [])
+        return next((master["apiAddress"] for master in masters if master["role"] == "leader"), None)
+
+    def finish(self):
+        self.stop.set()
+        self.join()

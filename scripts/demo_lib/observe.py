@@ -1,0 +1,123 @@
+"""What the kernel says of processes, cgroups and mounts. Reads /proc only; asks no cluster.
+
+A process is named by its number and its start time in clock ticks since boot: a number alone would
+mean a stranger once it is given out again.
+"""
+
+import os
+import pathlib
+
+
+def read(path):
+    """The bytes of a file under /proc; None if the process is gone or not ours to look at."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+def start_time(pid):
+    """Clock ticks since boot; None if there is no such process, or only its zombie."""
+    stat = read(f"/proc/{pid}/stat")
+    if not stat:
+        return None
+    # The name in parentheses may hold anything, also spaces and parentheses.
+    fields = stat[stat.rindex(b")") + 2:].split()
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def lives(process):
+    """Whether that very process (number, start time) still runs."""
+    return start_time(process[0]) == process[1]
+
+
+def numbers():
+    """The numbers of all processes."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def environment(pid):
+    """The variables with which a process was started."""
+    words = (read(f"/proc/{pid}/environ") or b"").decode(errors="replace").split("\0")
+    return dict(word.split("=", 1) for word in words if "=" in word)
+
+
+def link(pid, name):
+    """Where a link such as cwd or exe points; empty if it cannot be read."""
+    try:
+        return os.readlink(f"/proc/{pid}/{name}")
+    except OSError:
+        return ""
+
+
+def group(pid):
+    """The process' cgroup (version 2) below the mount point."""
+    for line in (read(f"/proc/{pid}/cgroup") or b"").decode().splitlines():
+        if line.startswith("0::"):
+            return line[3:]
+    return ""
+
+
+def tasks(home):
+    """The processes of all tasks whose sandboxes lie below `home`."""
+    found = []
+    for pid in numbers():
+        variables = environment(pid)
+        if not variables.get("ARGOSY_SANDBOX", "").startswith(f"{home}/"):
+            continue
+        started = start_time(pid)
+        if started is not None:
+            found.append({
+                "task": variables.get("ARGOSY_TASK_ID", ""), "agent": variables.get("ARGOSY_AGENT_API", ""),
+                "pid": pid, "start_time": started, "cgroup": group(pid),
+            })
+    return sorted(found, key=lambda process: (process["task"], process["pid"]))
+
+
+def cgroups():
+    """All cgroups of version 2, as folders."""
+    for line in mounts():
+        left, _, right = line.partition(" - ")
+        if right.startswith("cgroup2 "):
+            root = left.split()[4]
+            return sorted(folder for folder, _, _ in os.walk(root))
+    return []
+
+
+def mounts():
+    """The lines of this process' mount table."""
+    return pathlib.Path("/proc/self/mountinfo").read_text().splitlines()
+
+
+def everything():
+    """What is there: to be compared with what is there later."""
+    processes = [[pid, start_time(pid)] for pid in numbers()]
+    return {"processes": processes, "cgroups": cgroups(), "mounts": mounts()}
+
+
+def left_over(before, marker, folders, groups):
+    """What was not there before and belongs to the run: sentences, none if all is clean.
+
+    Processes that carry the marker in their environment or stand in one of the folders; cgroups
+    below one of `groups`; mounts that name one of the folders; folders themselves.
+    """
+    known = {tuple(process) for process in before["processes"]}
+    sentences = []
+    for pid in numbers():
+        started = start_time(pid)
+        if started is None or (pid, started) in known:
+            continue
+        places = [link(pid, "cwd"), link(pid, "exe"), environment(pid).get("ARGOSY_SANDBOX", "")]
+        is_inside = any(place.startswith(f"{folder}/") for place in places for folder in folders)
+        if is_inside or environment(pid).get("DEMO_RUN") == marker:
+            line = (read(f"/proc/{pid}/cmdline") or b"").replace(b"\0", b" ").decode(errors="replace")
+            sentences.append(f"process {pid} is left: {line[:80]}")
+    for path in sorted(set(cgroups()) - set(before["cgroups"])):
+        if any(path.endswith(name) or f"{name}/" in path for name in groups):
+            sentences.append(f"cgroup {path} is left")
+    for line in sorted(set(mounts()) - set(before["mounts"])):
+        if any(folder in line for folder in folders):
+            sentences.append(f"mount {line.split()[4]} is left")
+    sentences += [f"folder {folder} is left" for folder in folders if os.path.exists(folder)]
+    return sentences

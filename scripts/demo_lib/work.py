@@ -1,0 +1,103 @@
+"""The two frameworks of the demo as processes, followed through the JSON lines that they print."""
+
+import json
+import signal
+import subprocess
+
+INPUT = ["/usr/share/doc", "/usr/share/common-licenses"]
+MAPS, REDUCES = 192, 16
+COPIES = 3
+# Nine tasks fit on an agent beside a copy. Each stays alive for so long at least that a third of
+# all takes several seconds on an idle machine, and that some run whenever an agent is killed.
+TASK_RESOURCES, TASK_MS = "cpus:0.2;mem:32", 2400
+STOP_S = 15
+
+
+class Framework:
+    """One framework's process; `lines` holds what it has said so far."""
+
+    def __init__(self, name, command, folder, environment):
+        self.name = name
+        self.path = folder / f"{name}.jsonl"
+        self.errors = folder / f"{name}.log"
+        self.lines = []
+        self.read_to = 0
+        with open(self.path, "wb") as output, open(self.errors, "wb") as errors:
+            self.process = subprocess.Popen(
+                [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=output, stderr=errors,
+                env=environment, start_new_session=True)
+
+    def follow(self):
+        """Reads the new lines; returns them."""
+        with open(self.path, "rb") as file:
+            file.seek(self.read_to)
+            text = file.read()
+        whole = text[:text.rfind(b"\n") + 1]
+        self.read_to += len(whole)
+        new = [json.loads(line) for line in whole.splitlines() if line.startswith(b"{")]
+        self.lines += new
+        return new
+
+    def last(self, event):
+        """The newest line of this kind."""
+        return next((line for line in reversed(self.lines) if line["event"] == event), None)
+
+    def failure(self):
+        """A sentence if it has ended with an error."""
+        status = self.process.poll()
+        if not status:
+            return None
+        said = self.errors.read_text(errors="replace").strip().splitlines()
+        return f"{self.name} ended with status {status}: {said[-1] if said else 'no word'}"
+
+    def stop(self):
+        """TERM: it removes itself from the cluster. A sentence if it does not."""
+        if self.process.poll() is not None:
+            return None
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            return f"{self.name} did not stop within {STOP_S} s and was killed"
+        return None
+
+
+class WordCount(Framework):
+    def __init__(self, bin_dir, masters, folder, witness, environment):
+        command = [
+            bin_dir / "argosy-wordcount", "--masters", masters, "--input", *INPUT,
+            "--output", folder / "counts.tsv", "--maps", MAPS, "--reduces", REDUCES,
+            "--witness", witness, "--resources", TASK_RESOURCES, "--task-ms", TASK_MS,
+            "--hold-offer", "--progress", "json",
+        ]
+        super().__init__("wordcount", command, folder, environment)
+        self.total = MAPS + REDUCES
+
+    def progress(self):
+        nothing = {"maps_done": 0, "reduces_done": 0, "running": 0}
+        return self.last("progress") or nothing
+
+    @property
+    def done(self):
+        progress = self.progress()
+        return progress["maps_done"] + progress["reduces_done"]
+
+
+class Steady(Framework):
+    def __init__(self, bin_dir, masters, folder, witness, environment):
+        command = [
+            bin_dir / "argosy-steady", "--masters", masters, "--copies", COPIES,
+            "--uri", bin_dir / "argosy-hello-http", "--witness", witness, "--progress", "json",
+            "--", "./argosy-hello-http", "--witness", "witness",
+        ]
+        super().__init__("steady", command, folder, environment)
+
+    def running(self):
+        """The copies that run: task id to (address, port)."""
+        newest = {line["task"]: line for line in self.lines if line["event"] == "copy"}
+        return {
+            task: (line["address"], line["port"]) for task, line in newest.items()
+            if line["state"] == "TASK_STATE_RUNNING"
+        }
