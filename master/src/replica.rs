@@ -262,7 +262,11 @@ impl Replica {
     fn epoch_opened(&mut self, epoch: Epoch) {
         let cluster = self.registry.cluster();
         let ours = cluster.leader == NodeId(self.node.id()) && cluster.process == self.process;
-        if ours && self.status.borrow().is_leader && self.status.borrow().term == cluster.term {
+        let leads = {
+            let status = self.status.borrow();
+            status.is_leader && status.term == cluster.term
+        };
+        if ours && leads {
             self.leave_office("a new epoch begins");
             self.opened = self.registry.cluster().term;
             self.now = self.registry.time();

@@ -89,8 +89,9 @@ pub(super) fn offer(registry: &Registry, promise: &Promise) -> Option<v1::Offer>
 
 pub(super) fn cluster(view: &View<'_>, node: &Node) -> v1::Cluster {
     let registry = view.registry;
-    let status = node.status();
-    let status = status.borrow();
+    // A copy: `masters` reads the same watch, and a second read of one thread can wait for a writer
+    // that waits for the first.
+    let status = node.status().borrow().clone();
     let used = registry.role_totals();
     let leader = status.leader.as_ref();
     v1::Cluster {
