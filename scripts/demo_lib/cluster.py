@@ -22,6 +22,8 @@ PORTS = {"master": (5050, 5052), "agent": (5051,)}
 BASES = [f"127.77.{net}.1" for net in range(10)]
 AGENT_RESOURCES = "cpus:2;mem:1024;disk:4096;ports:[31000-31099]"
 STOP_S = 40
+# A master that lags less has caught up: work goes on, so the newest entries are always on their way.
+CLOSE_ENTRIES = 100
 
 
 class Failed(Exception):
@@ -46,15 +48,16 @@ def free_base():
                         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                         probe.bind((f"{net}.{int(host) + at}", port))
             return base
-    raise Failed(f"the ports 5050 to 5052 are taken at {wanted or ' and '.join((BASES[0], BASES[-1]))}: ss -ltnp says by whom")
+    where = wanted or f"{BASES[0]} to {BASES[-1]}"
+    raise Failed(f"ports 5050 to 5052 are taken at {where}; ss -ltnp says by whom")
 
 
 class Cluster:
     def __init__(self, argosy, folder, host_path, marker):
         self.argosy, self.folder, self.host_path = argosy, folder, host_path
         # What else is set for other clusters must not reach this one.
-        others = {name: value for name, value in os.environ.items() if not name.startswith("ARGOSY_") or name == "ARGOSY_LOG"}
-        self.environment = dict(others, DEMO_RUN=marker)
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("ARGOSY_")}
+        self.environment["DEMO_RUN"] = marker
         self.record = None
         self.dev = None
         # Members that were started again, by name; those of `argosy dev` are its own to reap.
@@ -135,9 +138,8 @@ class Cluster:
             raise Failed(f"argosy dev has ended, see {self.folder / 'dev.log'}")
         for name, process in self.again.items():
             if process.poll() is not None:
-                log = next(member["log"] for member in self.record["members"] if member["name"] == name)
-                kept = shutil.copy(log, self.folder / f"{name}.log")
-                raise Failed(f"{name} was started again and has ended (status {process.returncode}), see {kept}")
+                log = self.folder / f"{name}.log"
+                raise Failed(f"{name} was started again and has ended (status {process.returncode}), see {log}")
 
     def is_caught_up(self):
         """Whether `argosy master list` tells of three voters that have all that is committed."""
@@ -146,9 +148,8 @@ class Cluster:
         if done.returncode != 0 or self.dead:
             return False
         masters = json.loads(done.stdout)["masters"]
-        # Work goes on meanwhile, so the newest few entries may be on their way.
-        near = [master for master in masters if master.get("voter") and int(master.get("lag", 1000)) < 100]
-        return len(near) == 3
+        lags = [int(master.get("lag", CLOSE_ENTRIES)) for master in masters if master.get("voter")]
+        return len(lags) == 3 and max(lags) < CLOSE_ENTRIES
 
     def stop(self):
         """Stops it in order. Returns sentences about what did not stop as it should."""
@@ -223,7 +224,7 @@ class Watcher(threading.Thread):
 
     def successor(self, killed_at):
         """The steps of the first leader elected since then that has launched a task; None if none has."""
-        elected = [steps for steps in self.failovers.values() if steps.get("elected_ms", 0) / 1000 >= killed_at]
+        elected = [steps for steps in list(self.failovers.values()) if steps.get("elected_ms", 0) / 1000 >= killed_at]
         done = [steps for steps in elected if "first_launch_ms" in steps and steps["epoch"] in self.reigns]
         return dict(min(done, key=lambda steps: steps["epoch"])) if done else None
 

@@ -50,11 +50,13 @@ class Framework:
         said = self.errors.read_text(errors="replace").strip().splitlines()
         return f"{self.name} ended with status {status}: {said[-1] if said else 'no word'}"
 
+    def ask_to_stop(self):
+        """TERM: it removes itself from the cluster."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+
     def stop(self):
-        """TERM: it removes itself from the cluster. A sentence if it does not."""
-        if self.process.poll() is not None:
-            return None
-        self.process.send_signal(signal.SIGTERM)
+        """Waits until it has ended. A sentence if it does not."""
         try:
             self.process.wait(STOP_S)
         except subprocess.TimeoutExpired:

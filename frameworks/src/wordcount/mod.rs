@@ -129,11 +129,11 @@ impl WordCount {
         }
     }
 
-    /// Nothing runs and nothing comes, or only the last piece waits: the kept offer is needed.
+    /// Only the last piece waits, or nothing runs and nothing comes: the kept offer is needed.
     fn is_stuck(&mut self, now_ms: u64) -> bool {
         if self.job.running() > 0 || self.job.waiting() == 0 {
             self.idle_since_ms = None;
-            return false;
+            return self.job.waiting() == 1;
         }
         let since_ms = *self.idle_since_ms.get_or_insert(now_ms);
         self.job.waiting() == 1 || now_ms.saturating_sub(since_ms) >= STUCK_MS
