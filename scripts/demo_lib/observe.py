@@ -75,6 +75,38 @@ def tasks(home):
     return sorted(found, key=lambda process: (process["task"], process["pid"]))
 
 
+def parents():
+    """The parent of each process, by number."""
+    found = {}
+    for pid in numbers():
+        stat = read(f"/proc/{pid}/stat")
+        if stat:
+            found[pid] = int(stat[stat.rindex(b")") + 2:].split()[1])
+    return found
+
+
+def belonging(marker, folders, groups):
+    """The processes of a run, as (number, start time): those that carry its marker in their
+    environment, stand in one of its folders or are in one of its cgroups, and all their descendants."""
+    def is_marked(pid):
+        variables = environment(pid)
+        places = [link(pid, "cwd"), link(pid, "exe"), variables.get("ARGOSY_SANDBOX", "")]
+        return (
+            variables.get("DEMO_RUN") == marker
+            or any(place.startswith(f"{folder}/") for place in places for folder in folders)
+            or any(group(pid).startswith(f"{tree}/") for tree in groups)
+        )
+
+    parent = parents()
+    ours = {pid for pid in parent if is_marked(pid)}
+    before = 0
+    while len(ours) > before:
+        before = len(ours)
+        ours |= {pid for pid in parent if parent[pid] in ours}
+    processes = {(pid, start_time(pid)) for pid in ours}
+    return {process for process in processes if process[1] is not None}
+
+
 def cgroups():
     """All cgroups of version 2, as folders."""
     for line in mounts():
@@ -96,28 +128,22 @@ def everything():
     return {"processes": processes, "cgroups": cgroups(), "mounts": mounts()}
 
 
-def left_over(before, marker, folders, groups):
+def left_over(before, processes, marker, folders, groups):
     """What was not there before and belongs to the run: sentences, none if all is clean.
 
-    Processes that carry the marker in their environment or stand in one of the folders; cgroups
-    below one of `groups`; mounts that name one of the folders; folders themselves.
+    `processes` are those seen while it ran. Looked for are they and all that belong to the run now;
+    cgroups below one of `groups`; mounts that name one of the folders; the folders themselves.
     """
     known = {tuple(process) for process in before["processes"]}
+    seen = {tuple(process) for process in processes if lives(process)}
     sentences = []
-    for pid in numbers():
-        started = start_time(pid)
-        if started is None or (pid, started) in known:
-            continue
-        places = [link(pid, "cwd"), link(pid, "exe"), environment(pid).get("ARGOSY_SANDBOX", "")]
-        is_inside = any(place.startswith(f"{folder}/") for place in places for folder in folders)
-        if is_inside or environment(pid).get("DEMO_RUN") == marker:
-            line = (read(f"/proc/{pid}/cmdline") or b"").replace(b"\0", b" ").decode(errors="replace")
-            sentences.append(f"process {pid} is left: {line[:80]}")
+    for pid, _ in sorted((belonging(marker, folders, groups) | seen) - known):
+        line = (read(f"/proc/{pid}/cmdline") or b"").replace(b"\0", b" ").decode(errors="replace")
+        sentences.append(f"process {pid} is left: {line[:80]}")
     for path in sorted(set(cgroups()) - set(before["cgroups"])):
         if any(path.endswith(name) or f"{name}/" in path for name in groups):
             sentences.append(f"cgroup {path} is left")
     for line in sorted(set(mounts()) - set(before["mounts"])):
         if any(folder in line for folder in folders):
             sentences.append(f"mount {line.split()[4]} is left")
-    sentences += [f"folder {folder} is left" for folder in folders if os.path.exists(folder)]
-    return sentences
+    return sentences + [f"folder {folder} is left" for folder in folders if os.path.exists(folder)]
