@@ -68,19 +68,38 @@ impl FetchError {
 #[derive(Debug, Clone)]
 pub(crate) struct Fetcher {
     client: reqwest::Client,
+    /// Whether the host has certificates of authorities, without which no https server can be trusted.
+    has_authorities: bool,
     limit_bytes: u64,
     retry_for: Duration,
 }
 
+fn client() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .connect_timeout(CONNECT_LIMIT)
+        .no_proxy()
+}
+
 impl Fetcher {
     pub(crate) fn new(limit_bytes: u64) -> Self {
-        let client = reqwest::Client::builder()
-            .connect_timeout(CONNECT_LIMIT)
-            .no_proxy()
-            .build()
-            .expect("a client without special settings can be made");
+        Self::with(client().build(), limit_bytes)
+    }
+
+    /// A host without certificates of authorities is fit for everything but https.
+    fn with(trusting: reqwest::Result<reqwest::Client>, limit_bytes: u64) -> Self {
+        let has_authorities = trusting.is_ok();
+        let client = trusting.unwrap_or_else(|why| {
+            let why = crate::error::sentence(&why);
+            tracing::warn!(
+                why,
+                "https:// cannot be fetched on this host: install ca-certificates"
+            );
+            let plain = client().tls_certs_only([]).build();
+            plain.expect("a client that loads no certificates can be made")
+        });
         Self {
             client,
+            has_authorities,
             limit_bytes,
             retry_for: RETRY_FOR,
         }
@@ -144,6 +163,15 @@ impl Fetcher {
     }
 
     async fn copy(&self, uri: &str, draft: &Path, owner: Option<&User>) -> Result<(), FetchError> {
+        if uri.starts_with("https://") && !self.has_authorities {
+            return Err(FetchError::Invalid {
+                uri: uri.to_owned(),
+                rule:
+                    "this host has no certificates of authorities: install ca-certificates, then \
+                       start the agent again"
+                        .to_owned(),
+            });
+        }
         if uri.starts_with("http://") || uri.starts_with("https://") {
             return self.download(uri, draft).await;
         }

@@ -72,6 +72,23 @@ async fn a_page_is_fetched_and_named_without_its_query() {
 }
 
 #[tokio::test]
+async fn a_host_without_certificates_fetches_all_but_https() {
+    // An error of the kind that loading no certificate at all makes.
+    let failed = reqwest::Client::builder().user_agent("\n").build();
+    let fetcher = Fetcher::with(failed, 1_000);
+    let base = serve(Router::new().route("/page", get(|| async { "here" }))).await;
+    let (sandbox, result) = fetch(&fetcher, uri(format!("{base}/page"))).await;
+    result.unwrap();
+    assert_eq!(
+        fs::read_to_string(sandbox.path().join("page")).unwrap(),
+        "here"
+    );
+    let (_, result) = fetch(&fetcher, uri(base.replace("http:", "https:") + "/page")).await;
+    let why = result.unwrap_err();
+    assert!(why.contains("install ca-certificates"), "{why}");
+}
+
+#[tokio::test]
 async fn a_server_that_comes_up_later_is_waited_for() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
