@@ -82,6 +82,5 @@ async fn health(State(shared): State<Shared>) -> Response {
 async fn unknown() -> Response {
     let message = "no such path: see /v1/files/browse, /v1/files/read, /v1/files/download, /v1/containers, \
                    /v1/agent, /metrics, /healthz";
-    let body = serde_json::json!({ "error": { "code": "not-found", "message": message } });
-    (StatusCode::NOT_FOUND, Json(body)).into_response()
+    files::problem(StatusCode::NOT_FOUND, message)
 }

@@ -137,7 +137,6 @@ pub(crate) fn stop(arguments: &AgentStop) -> Ended {
     }
     if arguments.kill_tasks {
         // What an agent that was not there, or gave up waiting, has left.
-        // What an agent that was not there, or gave up waiting, has left.
         let count = containers::end_all(directory, arguments.grace)?;
         if count > 0 {
             let tasks = if count == 1 {

@@ -37,14 +37,24 @@ pub(crate) enum FilesError {
 
 impl IntoResponse for FilesError {
     fn into_response(self) -> Response {
-        let (status, code) = match &self {
-            Self::Invalid { .. } => (StatusCode::BAD_REQUEST, "invalid"),
-            Self::Kind { .. } => (StatusCode::BAD_REQUEST, "not-a-file"),
-            Self::Missing { .. } => (StatusCode::NOT_FOUND, "not-found"),
-            Self::Read { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "unreadable"),
-            Self::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+        let status = match &self {
+            Self::Invalid { .. } | Self::Kind { .. } => StatusCode::BAD_REQUEST,
+            Self::Missing { .. } => StatusCode::NOT_FOUND,
+            Self::Read { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         };
-        let body = serde_json::json!({ "error": { "code": code, "message": self.to_string() } });
-        (status, Json(body)).into_response()
+        problem(status, &self.to_string())
     }
+}
+
+/// A refusal, in the shape that masters give theirs: the code is the name that gRPC has for it.
+pub(crate) fn problem(status: StatusCode, message: &str) -> Response {
+    let code = match status {
+        StatusCode::BAD_REQUEST => "InvalidArgument",
+        StatusCode::NOT_FOUND => "NotFound",
+        StatusCode::SERVICE_UNAVAILABLE => "Unavailable",
+        _ => "Internal",
+    };
+    let body = serde_json::json!({ "code": code, "message": message });
+    (status, Json(body)).into_response()
 }

@@ -181,7 +181,9 @@ async fn nothing_outside_a_sandbox_is_served_by_any_name() {
             let (found, text) = server.text(&format!("/v1/files/{call}?path={path}")).await;
             assert_eq!(found, status, "{call} {path}: {text}");
             let error: serde_json::Value = serde_json::from_str(&text).unwrap();
-            let message = error["error"]["message"].as_str().unwrap();
+            let message = error["message"].as_str().unwrap();
+            let code = ["InvalidArgument", "NotFound"][usize::from(status == 404)];
+            assert_eq!(error["code"], code, "{path}: {text}");
             assert!(
                 message.len() > 10 && !text.contains("\"secret\"}"),
                 "{path}: {text}"
@@ -191,6 +193,10 @@ async fn nothing_outside_a_sandbox_is_served_by_any_name() {
     let (status, text) = server.text("/v1/files/read?path=tasks&offset=-1").await;
     assert_eq!(status, 400, "{text}");
     assert_eq!(server.text("/v1/files/browse?path=tasks/..").await.0, 400);
-    assert_eq!(server.text("/nothing").await.0, 404);
+    let (status, text) = server.text("/nothing").await;
+    assert!(
+        status == 404 && text.contains("\"code\":\"NotFound\""),
+        "{text}"
+    );
     assert!(Path::new(&sandbox).exists());
 }

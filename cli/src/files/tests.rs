@@ -66,7 +66,7 @@ async fn a_follow_goes_on_at_its_offset_when_a_master_breaks_off() {
 
 #[tokio::test]
 async fn a_file_that_is_not_there_is_told_with_the_masters_sentence() {
-    let body = "{\"error\":\"no task \\\"web\\\"\"}";
+    let body = "{\"code\":\"NotFound\",\"message\":\"no task \\\"web\\\"\"}";
     let absent = format!(
         "HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
@@ -94,8 +94,7 @@ async fn a_reader_who_has_gone_ends_the_follow() {
 
 #[test]
 fn the_sentence_of_an_error_is_found() {
-    assert_eq!(sentence("{\"error\":\"x\"}"), "x");
-    assert_eq!(sentence("{\"error\":{\"message\":\"y\"}}"), "y");
+    assert_eq!(sentence("{\"code\":\"NotFound\",\"message\":\"x\"}"), "x");
     assert_eq!(sentence("plain\u{7} text"), "plain text");
     assert_eq!(sentence(""), "no reason was given");
 }
