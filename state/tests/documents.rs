@@ -130,3 +130,60 @@ fn the_protocol_lists_every_code() {
     );
     none(&wrong);
 }
+
+#[test]
+fn the_protocol_tells_of_every_call() {
+    let page = read("docs/protocol.md");
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for service in ["agents", "operator", "scheduler"] {
+        let file = format!("proto/proto/argosy/v1/{service}.proto");
+        for line in read(&file).lines() {
+            let Some(rest) = line.trim().strip_prefix("rpc ") else {
+                continue;
+            };
+            seen += 1;
+            let name = rest.split('(').next().unwrap_or_default();
+            // As `Name` or as part of `Service.Name(…)`.
+            let is_told = page.split('`').skip(1).step_by(2).any(|code| {
+                let code = code.split('(').next().unwrap_or_default();
+                code.rsplit('.').next() == Some(name)
+            });
+            if !is_told && !page.contains(&format!(".{name}(")) {
+                wrong.push(format!("{file}: nothing tells of {name}"));
+            }
+        }
+    }
+    assert!(seen >= 24, "only {seen} calls were found");
+    none(&wrong);
+}
+
+#[test]
+fn every_dependency_has_its_line_in_the_decision() {
+    let decision = read("docs/adr/0003-dependencies.md");
+    let named: Vec<&str> = decision
+        .split(|letter: char| !(letter.is_ascii_alphanumeric() || letter == '-' || letter == '_'))
+        .collect();
+    let manifest = read("Cargo.toml");
+    let listed = manifest
+        .split("[workspace.dependencies]")
+        .nth(1)
+        .unwrap_or_default();
+    let listed = listed.split("\n[").next().unwrap_or_default();
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for line in listed.lines() {
+        let Some((name, _)) = line.split_once(" = ") else {
+            continue;
+        };
+        if name.starts_with('#') || name.starts_with("argosy-") {
+            continue;
+        }
+        seen += 1;
+        if !named.contains(&name) {
+            wrong.push(format!("docs/adr/0003-dependencies.md: no {name}"));
+        }
+    }
+    assert!(seen > 30, "only {seen} dependencies were found");
+    none(&wrong);
+}

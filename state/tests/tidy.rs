@@ -277,6 +277,134 @@ fn the_pure_room_bans_what_would_make_masters_differ() {
     assert!(text.contains("too-many-lines-threshold = 60"));
 }
 
+/// Crates that generated code, or nothing but a pin of their version, needs.
+const NAMED_BY_NO_SOURCE: [&str; 5] = [
+    "openraft-macros",
+    "openraft-rt",
+    "pbjson",
+    "prost",
+    "tonic-prost",
+];
+
+/// What stands in a manifest without need today; the list may only shrink.
+const UNUSED: [(&str, &str); 6] = [
+    ("bench", "futures"),
+    ("bench", "hmac"),
+    ("bench", "sha2"),
+    ("bench", "tokio-stream"),
+    ("bench", "tracing"),
+    ("master", "tower"),
+];
+
+/// What a manifest lists in this section.
+fn listed<'a>(manifest: &'a str, section: &str) -> Vec<&'a str> {
+    let begun = manifest
+        .lines()
+        .skip_while(|line| *line != format!("[{section}]"));
+    let lines = begun.skip(1).take_while(|line| !line.starts_with('['));
+    let names = lines.filter(|line| !line.starts_with('#'));
+    let names = names.map(|line| line.split(['.', ' ', '=']).next().unwrap_or_default());
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+/// Whether the text has this word, whole.
+fn has_word(text: &str, word: &str) -> bool {
+    let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    text.match_indices(word).any(|(at, _)| {
+        !text[..at].ends_with(is_part) && !text[at + word.len()..].starts_with(is_part)
+    })
+}
+
+#[test]
+fn every_dependency_is_used() {
+    let files = tree();
+    let mut found = Vec::new();
+    for file in &files {
+        let Some(room) = file.name.strip_suffix("/Cargo.toml") else {
+            continue;
+        };
+        for (section, folders) in [
+            ("dependencies", &["src/"][..]),
+            ("dev-dependencies", &["src/", "tests/", "examples/"]),
+            ("build-dependencies", &["build.rs"]),
+        ] {
+            for name in listed(&file.text, section) {
+                let word = name.replace('-', "_");
+                let is_named = files.iter().any(|source| {
+                    let below = source.name.strip_prefix(room).unwrap_or_default();
+                    let below = below.strip_prefix('/').unwrap_or_default();
+                    below.ends_with(".rs")
+                        && folders.iter().any(|folder| below.starts_with(folder))
+                        && has_word(&source.text, &word)
+                });
+                let is_excused =
+                    NAMED_BY_NO_SOURCE.contains(&name) || UNUSED.contains(&(room, name));
+                if !is_named && !is_excused {
+                    found.push(format!("{}: nothing uses {name} in {section}", file.name));
+                }
+            }
+        }
+    }
+    none(&found);
+}
+
+#[test]
+fn every_shared_version_is_used_by_a_room() {
+    let files = tree();
+    let root = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let shared = listed(&root, "workspace.dependencies");
+    assert!(shared.len() > 30, "{shared:?}");
+    let mut found = Vec::new();
+    for name in shared {
+        let is_used = files.iter().any(|file| {
+            let mut lines = file.text.lines();
+            file.name.ends_with("/Cargo.toml")
+                && lines.any(|line| line.split(['.', ' ', '=']).next() == Some(name))
+        });
+        if !is_used {
+            found.push(format!("Cargo.toml: no room uses {name}"));
+        }
+    }
+    none(&found);
+}
+
+#[test]
+fn the_library_in_the_cache_is_of_the_version_that_is_locked() {
+    let root = root();
+    let lock = fs::read_to_string(root.join("Cargo.lock")).unwrap();
+    let mut lines = lock.lines();
+    lines.find(|line| *line == "name = \"librocksdb-sys\"");
+    let version = lines.next().unwrap_or_default();
+    let version = version.split(['"', '+']).nth(1).unwrap_or_default();
+    let settings = fs::read_to_string(root.join("scripts/env.sh")).unwrap();
+    assert!(
+        !version.is_empty() && settings.contains(&format!("/rocksdb-{version}\"")),
+        "scripts/env.sh must name the folder rocksdb-{version}: each version is built anew"
+    );
+}
+
+#[test]
+fn no_file_of_the_tree_is_larger_than_a_mebibyte() {
+    let mut waiting = vec![root()];
+    let mut found = Vec::new();
+    while let Some(folder) = waiting.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            let is_made = ["target", "demo-out", "report.json"].contains(&name.as_str());
+            if path.is_symlink() || name == ".git" || is_made {
+                continue;
+            }
+            if path.is_dir() {
+                waiting.push(path);
+            } else if path.metadata().is_ok_and(|file| file.len() > 1 << 20) {
+                found.push(path.display().to_string());
+            }
+        }
+    }
+    none(&found);
+}
+
 fn lines_with(files: Vec<Source>, marks: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for file in files {
