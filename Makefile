@@ -24,7 +24,6 @@ demo: build ## a cluster, work on it, two leaders and an agent killed, everythin
 test: setup ## everything that must hold; includes verify
 	@$(ENV)
 	started=$$(date +%s)
-	[ -d "$$CARGO_TARGET_DIR" ] || export ARGOSY_COLD=1
 	$(STAGE) verify 240 $(MAKE) verify
 	$(STAGE) unit 300 $(MAKE) unit
 	$(STAGE) release 300 $(MAKE) release
