@@ -37,8 +37,9 @@ const CASES: [(u32, AgentKind, Goal, Option<&str>); 4] = [
         Some("HyperQueue 0.26.2: 924 (another run)"),
     ),
 ];
-const WHO: [&str; 3] = [
-    "the masters",
+const WHO: [&str; 4] = [
+    "the leader",
+    "both followers",
     "the agent and its containers",
     "the framework",
 ];
@@ -59,6 +60,7 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
     }
     for (slots, kind, _, _) in CASES {
         cells.push(Cell::new(refused(slots, kind), "tasks", Goal::None));
+        cells.push(Cell::new(entries(slots, kind), "entries/task", Goal::None));
         cells.extend(WHO.map(|who| Cell::new(share(slots, kind, who), "core-ms/task", Goal::None)));
     }
     let mut report = bench.report(Workload::Tasks, &about, cells);
@@ -86,29 +88,35 @@ fn share(slots: u32, kind: AgentKind, who: &str) -> String {
     format!("{}: {who}", name(slots, kind))
 }
 
+fn entries(slots: u32, kind: AgentKind) -> String {
+    format!("{}: log entries", name(slots, kind))
+}
+
 async fn one_case(
     bench: &Bench,
     slots: u32,
     kind: AgentKind,
     findings: &mut Findings,
 ) -> Result<()> {
-    let cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
+    let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
     let resources = format!("cpus:{slots};mem:{};disk:1024", slots * 64);
     let agent = RealAgent::start(&cluster, &bench.ground, &resources, kind).await?;
-    let seconds = || {
+    let leader = cluster.settled().await?;
+    let seconds = || -> Result<[f64; 4]> {
+        let leading = process_seconds(cluster.pid(leader)?).unwrap_or_default();
         let masters: f64 = cluster.pids().into_iter().filter_map(process_seconds).sum();
-        [
-            masters,
-            tree_seconds(agent.pid()),
-            process_seconds(std::process::id()).unwrap_or_default(),
-        ]
+        let own = process_seconds(std::process::id()).unwrap_or_default();
+        Ok([leading, masters - leading, tree_seconds(agent.pid()), own])
     };
-    let before = seconds();
+    let (before, applied) = (seconds()?, cluster.applied().await?);
     let flooded = flood(&masters(&cluster)?, bench.extent.tasks).await?;
-    let after = seconds();
-    let tasks = f64::from(bench.extent.tasks);
-    findings.note(refused(slots, kind), f64::from(flooded.refused));
+    let (after, tasks) = (seconds()?, f64::from(bench.extent.tasks));
     findings.note(name(slots, kind), tasks / flooded.took.as_secs_f64());
+    findings.note(refused(slots, kind), f64::from(flooded.refused));
+    findings.note(
+        entries(slots, kind),
+        (cluster.applied().await? - applied) as f64 / tasks,
+    );
     for ((who, before), after) in WHO.iter().zip(before).zip(after) {
         findings.note(share(slots, kind, who), (after - before) * 1e3 / tasks);
     }
