@@ -70,6 +70,10 @@ pub enum AdoptionError {
 /// If it has not started yet, it is made sure that it never will: a launch request may still be under way.
 /// An agent holds one connection a container: drop an earlier one first, or the supervisor does not listen.
 /// Blocks while a supervisor is between two steps, at most 5 s, usually not at all.
+///
+/// # Errors
+/// If the hand-off files cannot be read, or a supervisor that lives does not answer: try again, since its
+/// container may live.
 pub fn adopt(directory: &Path) -> Result<Adoption, AdoptionError> {
     let files = HandOff::at(directory);
     if !directory.exists() {

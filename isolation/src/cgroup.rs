@@ -92,6 +92,9 @@ pub(crate) fn read_controllers(group: &Path) -> Result<Vec<String>, CgroupError>
 }
 
 /// Where cgroup2 is mounted: hybrid hosts have it in another place than pure ones.
+///
+/// # Errors
+/// If no cgroup2 is mounted, or the list of mounts cannot be read.
 pub fn mount_point() -> Result<PathBuf, CgroupError> {
     let mounts = read("/proc/self/mountinfo".into())?;
     find_mount_point(&mounts).ok_or(CgroupError::NoMount)
@@ -111,6 +114,9 @@ fn find_mount_point(mounts: &str) -> Option<PathBuf> {
 
 /// Below which group this process may make its tree: the mount point for root, else its own group (which
 /// must have been delegated to its user).
+///
+/// # Errors
+/// If no cgroup2 is mounted, or `/proc` cannot be read.
 pub fn default_parent() -> Result<PathBuf, CgroupError> {
     let mount = mount_point()?;
     if nix::unistd::geteuid().is_root() {
@@ -130,6 +136,9 @@ pub struct Tree {
 impl Tree {
     /// Makes `<parent>/argosy/<agent>`, hands down what controllers there are, and makes the supervisors'
     /// group. Repeatable.
+    ///
+    /// # Errors
+    /// With the folder or file that cannot be made or written.
     pub fn create(parent: &Path, agent: &ContainerId) -> Result<Self, CgroupError> {
         let ours = parent.join("argosy");
         let tree = Self {
@@ -163,11 +172,17 @@ impl Tree {
     }
 
     /// Which controllers containers of this tree would lack for these limits.
+    ///
+    /// # Errors
+    /// If the tree is gone or cannot be read.
     pub fn missing(&self, limits: &Limits) -> Result<Missing, CgroupError> {
         Ok(limits.missing(&read_controllers(&self.supervisors())?))
     }
 
     /// The containers that have a group now, in order of their names.
+    ///
+    /// # Errors
+    /// If the tree is gone or cannot be read.
     pub fn containers(&self) -> Result<Vec<ContainerId>, CgroupError> {
         let unreadable = |source| CgroupError::Read {
             path: self.root.clone(),
@@ -187,6 +202,9 @@ impl Tree {
     }
 
     /// Removes the tree once no container and no supervisor is left in it.
+    ///
+    /// # Errors
+    /// If anything still lives in it.
     pub fn remove(&self) -> Result<(), CgroupError> {
         remove_folder(&self.supervisors())?;
         remove_folder(&self.root)?;

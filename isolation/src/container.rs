@@ -101,6 +101,9 @@ impl Container {
 
     /// The next notice, or `None` if there is none now. Call it when the descriptor is readable; after
     /// [`Notice::Exited`] nothing more comes.
+    ///
+    /// # Errors
+    /// If the connection broke off and the hand-off files tell no end either: adopt it anew.
     pub fn notice(&mut self) -> Result<Option<Notice>, ContainerError> {
         if self.exit.is_some() {
             return Ok(None);
@@ -126,6 +129,9 @@ impl Container {
     }
 
     /// Blocks until the command has been executed (`Ok`), or cannot be or has already ended (the exit).
+    ///
+    /// # Errors
+    /// As [`Container::notice`], and [`ContainerError::Late`] when the patience (a span of time) is over.
     pub fn wait_started(
         &mut self,
         patience: Duration,
@@ -140,6 +146,9 @@ impl Container {
     }
 
     /// Blocks until it has ended.
+    ///
+    /// # Errors
+    /// As [`Container::notice`], and [`ContainerError::Late`] when the patience (a span of time) is over.
     pub fn wait(&mut self, patience: Duration) -> Result<Exit, ContainerError> {
         self.wait_until("ended", patience, |container| container.exit().cloned())
     }
@@ -176,17 +185,26 @@ impl Container {
     }
 
     /// Sends a signal to the command's process group.
+    ///
+    /// # Errors
+    /// If the connection broke off, except because the container has ended.
     pub fn signal(&self, signal: i32) -> Result<(), ContainerError> {
         self.order(Order::Signal { signal })
     }
 
     /// TERM to the command's process group, and after the grace (in milliseconds) KILL to everything in the
     /// container; with no grace KILL at once. Repeatable: a later call can only shorten the grace.
+    ///
+    /// # Errors
+    /// If the connection broke off, except because the container has ended.
     pub fn kill(&self, grace_ms: u64) -> Result<(), ContainerError> {
         self.order(Order::Kill { grace_ms })
     }
 
     /// Moves the `stop_after` deadline. It never moves back, so late renewals are harmless.
+    ///
+    /// # Errors
+    /// If the connection broke off, except because the container has ended.
     pub fn renew(&self, deadline: BootTime) -> Result<(), ContainerError> {
         self.order(Order::Renew { deadline })
     }
@@ -209,6 +227,9 @@ impl Container {
     }
 
     /// Ends it at once and removes all that is left of it, except its hand-off files. Repeatable.
+    ///
+    /// # Errors
+    /// As [`destroy`].
     pub fn destroy(&self, patience: Duration) -> Result<(), RemovalError> {
         destroy(self.files.directory(), self.cgroup.as_deref(), patience)
     }

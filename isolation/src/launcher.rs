@@ -68,6 +68,9 @@ impl Launcher {
     ///
     /// Environment variables set on `command` itself are dropped too: they would leak into memory of
     /// containers.
+    ///
+    /// # Errors
+    /// If the program cannot be executed, or the launcher cannot be put into the group.
     pub fn spawn(mut command: Command, tree: Option<&Tree>) -> Result<Self, LaunchError> {
         let program = command.get_program().to_string_lossy().into_owned();
         let failed = |source| LaunchError::Spawn {
@@ -100,6 +103,9 @@ impl Launcher {
     /// Sends a request. The container tells when it has started, or why it has not.
     ///
     /// May block while the launcher is busy, at most 10 s.
+    ///
+    /// # Errors
+    /// If the request cannot be right (nothing was started), or the launcher is gone.
     pub fn launch(&mut self, spec: &Spec) -> Result<Container, LaunchError> {
         spec.check()?;
         let gone = |source| LaunchError::Gone { source };
@@ -183,6 +189,9 @@ pub enum LauncherError {
 /// The launcher process' whole life: serves the agent on standard input until that closes the socket.
 ///
 /// Call it from `main` before anything else; it needs a process without threads.
+///
+/// # Errors
+/// If this process has threads, or the host refuses what every launcher needs.
 pub fn run_from_fd() -> Result<(), LauncherError> {
     let prepare = |source| LauncherError::Prepare { source };
     let threads = fs::read_dir("/proc/self/task").map_err(prepare)?.count();
@@ -268,6 +277,9 @@ fn make_supervisor(socket: &mut Option<UnixStream>, request: &[u8], agent: Owned
 }
 
 /// The executable that is running now, to be executed again as a launcher.
+///
+/// # Errors
+/// If `/proc` is not there.
 pub fn own_executable() -> io::Result<Command> {
     // Opened by this name the kernel finds the very file, even if it was replaced by an upgrade.
     fs::metadata("/proc/self/exe").map(|_| Command::new(Path::new("/proc/self/exe")))

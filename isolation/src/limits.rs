@@ -89,6 +89,9 @@ impl Limits {
 
     /// Writes the limits into the group at `group`; returns what could not be written for want of a
     /// controller, if the policy allows that.
+    ///
+    /// # Errors
+    /// If a controller is missing and the policy wants all, or a limit cannot be written.
     pub fn apply(&self, group: &Path, policy: MissingPolicy) -> Result<Missing, LimitsError> {
         let settings = self.settings();
         if settings.is_empty() {

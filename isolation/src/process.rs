@@ -24,6 +24,9 @@ pub struct Process {
 
 impl Process {
     /// The process that has this number now.
+    ///
+    /// # Errors
+    /// If there is no such process, or `/proc` cannot be read.
     pub fn of(pid: i32) -> io::Result<Self> {
         let stat = Stat::read(pid)?;
         Ok(Self {
@@ -33,6 +36,9 @@ impl Process {
     }
 
     /// A handle on it (readable when it has ended), or `None` if it is gone or its number means another now.
+    ///
+    /// # Errors
+    /// If the host has no descriptor left or refuses to give one.
     pub fn open(self) -> io::Result<Option<OwnedFd>> {
         let handle = match sys::pidfd_open(self.pid) {
             Ok(handle) => handle,
@@ -138,6 +144,9 @@ pub(crate) fn kill_descendants() {
 }
 
 /// Names this boot of the machine: numbers and start times of processes mean nothing across two.
+///
+/// # Errors
+/// If `/proc` cannot be read.
 pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
         .trim()

@@ -55,6 +55,9 @@ pub enum RemovalError {
 /// way will not start. `exit.json` and the other hand-off files stay, for the caller to read and remove.
 ///
 /// `cgroup` is where the group would be if no handle tells. Each wait takes at most `patience`.
+///
+/// # Errors
+/// The first step that failed; what is left then is found by the next call.
 pub fn destroy(
     directory: &Path,
     cgroup: Option<&Path>,
@@ -135,6 +138,9 @@ fn end_processes(
 /// Removes what is left, in our tree only, of containers that are not known; returns their names.
 ///
 /// Goes on after a failure and returns the first one at the end.
+///
+/// # Errors
+/// The first removal that failed, or the tree if it cannot be read.
 pub fn sweep(
     tree: &Tree,
     known: &BTreeSet<ContainerId>,

@@ -29,6 +29,9 @@ pub struct ContainerId(String);
 
 impl ContainerId {
     /// Checks the name. `supervisors` is taken by the tree itself.
+    ///
+    /// # Errors
+    /// With the name and what a name may be.
     pub fn new(name: impl Into<String>) -> Result<Self, SpecError> {
         let name = name.into();
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
@@ -94,6 +97,9 @@ pub struct User {
 
 impl User {
     /// The user of this name in the host's user database, with its groups. Not for the launcher.
+    ///
+    /// # Errors
+    /// If there is no such user.
     pub fn named(name: &str) -> Result<Self, SpecError> {
         let unknown = || SpecError::new("user", name, "name a user that exists on this host");
         let plain = std::ffi::CString::new(name).map_err(|_| unknown())?;

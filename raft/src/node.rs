@@ -79,6 +79,9 @@ impl Node {
     /// Opens the store, finds or forms the group, and takes part in it. Returns once consensus runs; before that it waits as
     /// long as other masters are missing, and says in the log whom it waits for. `owner` is asked to load the registry first.
     /// The node ends when `stop` is cancelled, and is finished when [`Node::stop`] has returned.
+    ///
+    /// # Errors
+    /// If the directory cannot be used, the group refuses this node, or `stop` was cancelled before.
     pub async fn start(
         config: NodeConfig,
         listener: TcpListener,
@@ -93,6 +96,9 @@ impl Node {
     }
 
     /// Like [`Node::start`], on a store in memory that may be used again by a later node. `config.directory` is not looked at.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
     pub async fn start_in_memory(
         config: NodeConfig,
         memory: &MemoryStore,
@@ -112,11 +118,17 @@ impl Node {
 
     /// Puts a command into the queue for the next entry, and waits while the queue is full. That is no promise: it is committed
     /// when the owner sees it again in `Apply`, and lost, perhaps, when this node stops leading.
+    ///
+    /// # Errors
+    /// If this node does not lead or has stopped, or the command is larger than an entry may be.
     pub async fn propose(&self, proposal: Proposal) -> Result<(), ProposeError> {
         self.inner.parts.queue.propose(proposal).await
     }
 
     /// Like `propose`, and never waits: a full queue is an error.
+    ///
+    /// # Errors
+    /// As [`Node::propose`], and if the queue is full.
     pub fn try_propose(&self, proposal: Proposal) -> Result<(), ProposeError> {
         self.inner.parts.queue.try_propose(proposal)
     }
@@ -141,12 +153,19 @@ impl Node {
     }
 
     /// The index up to which the registry must be applied for a linearizable read that begins now; a quorum has confirmed it.
+    ///
+    /// # Errors
+    /// If there is no leader, or it cannot reach a quorum in time.
     pub async fn confirm_read(&self) -> Result<u64, ReadError> {
         self.inner.parts.reads.confirm().await
     }
 
     /// Takes the waiting master at `raft_address` into the group: first as a learner and, when it has caught up, as a voter. A
     /// member that had this address with another data directory is replaced. Returns its id.
+    ///
+    /// # Errors
+    /// If that master does not answer or belongs elsewhere, another change is under way, or there is no leader. Only
+    /// after [`MembershipError::Unfinished`] has something changed.
     pub async fn join(&self, raft_address: &str) -> Result<u64, MembershipError> {
         let raft_address = raft_address.to_owned();
         let promote = true;
@@ -158,11 +177,17 @@ impl Node {
     }
 
     /// Removes a member. A leader hands over first.
+    ///
+    /// # Errors
+    /// If it is no member, the rest would have no quorum, another change is under way, or there is no leader.
     pub async fn remove(&self, id: u64) -> Result<(), MembershipError> {
         self.change(Change::Remove(id)).await.map(|_id| ())
     }
 
     /// Hands leadership to this voter, or to the one that is furthest. Returns who leads then.
+    ///
+    /// # Errors
+    /// If it is no voter, has not answered lately or is not elected in time: the present leader leads on.
     pub async fn transfer(&self, to: Option<u64>) -> Result<u64, MembershipError> {
         self.change(Change::Transfer(to)).await
     }

@@ -354,6 +354,9 @@ impl World {
     }
 
     /// An operator's change without a request id.
+    ///
+    /// # Errors
+    /// The rejection, as `apply` gives it.
     pub fn operate(&mut self, operation: Operation) -> Outcome {
         self.apply(Command::Operate(Operate {
             request: None,

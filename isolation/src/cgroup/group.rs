@@ -52,6 +52,9 @@ impl Group {
     }
 
     /// Makes it. One that already exists is replaced only if nothing lives in it.
+    ///
+    /// # Errors
+    /// If something lives in one that exists, or the folder cannot be made.
     pub fn create(&self) -> Result<(), CgroupError> {
         let failed = |source| CgroupError::Create {
             path: self.path.clone(),
@@ -81,6 +84,9 @@ impl Group {
     }
 
     /// Whether any process lives in it or below. A group that is not there holds none.
+    ///
+    /// # Errors
+    /// If it is there and cannot be read.
     pub fn is_populated(&self) -> Result<bool, CgroupError> {
         match super::read(self.path.join("cgroup.events")) {
             Ok(events) => Ok(value_of(&events, "populated") != Some(0)),
@@ -90,17 +96,26 @@ impl Group {
     }
 
     /// Whether this process is in it.
+    ///
+    /// # Errors
+    /// If it is not there or cannot be read.
     pub fn contains(&self, pid: i32) -> Result<bool, CgroupError> {
         let members = super::read(self.path.join("cgroup.procs"))?;
         Ok(members.lines().any(|line| line.parse() == Ok(pid)))
     }
 
     /// Moves a process into it.
+    ///
+    /// # Errors
+    /// If either is gone, or the kernel refuses the move.
     pub fn add(&self, pid: i32) -> Result<(), CgroupError> {
         super::write(self.path.join("cgroup.procs"), &pid.to_string())
     }
 
     /// Kills every process in it and below, at once: no fork escapes. A group that is not there is fine.
+    ///
+    /// # Errors
+    /// If it is there and the kernel refuses.
     pub fn kill(&self) -> Result<(), CgroupError> {
         match super::write(self.path.join("cgroup.kill"), "1") {
             Err(CgroupError::Write { source, .. }) if is_absent(&source) && !self.path.exists() => {
@@ -111,6 +126,9 @@ impl Group {
     }
 
     /// Kills what lives in it, waits until nothing does, and removes it with all groups below. Repeatable.
+    ///
+    /// # Errors
+    /// If something in it has not ended within `patience`, or a folder cannot be removed.
     pub fn remove(&self, patience: Duration) -> Result<(), CgroupError> {
         // Nothing lived in it, nothing made below it: the usual case after an orderly end.
         if super::remove_folder(&self.path).is_ok() {
@@ -133,6 +151,9 @@ impl Group {
     }
 
     /// Waits until nothing lives in it.
+    ///
+    /// # Errors
+    /// If something in it has not ended within `patience`, or it cannot be read.
     pub fn wait_empty(&self, patience: Duration) -> Result<(), CgroupError> {
         let path = self.path.join("cgroup.events");
         let started = Instant::now();

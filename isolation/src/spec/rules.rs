@@ -12,6 +12,9 @@ const OUTPUT_MINIMUM_BYTES: u64 = 256;
 
 impl Spec {
     /// Refuses what the kernel would refuse later, with a sentence that names field, value and remedy.
+    ///
+    /// # Errors
+    /// The first field that cannot be right.
     pub fn check(&self) -> Result<(), SpecError> {
         check_path("directory", &self.directory)?;
         check_path("sandbox", &self.sandbox)?;
