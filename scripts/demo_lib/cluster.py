@@ -144,7 +144,10 @@ class Cluster:
     def is_caught_up(self):
         """Whether `argosy master list` tells of three voters that have all that is committed."""
         command = [self.argosy, "master", "list", "--output", "json", "--masters", self.masters]
-        done = subprocess.run(command, capture_output=True, timeout=20, check=False, env=self.environment)
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=10, check=False, env=self.environment)
+        except subprocess.TimeoutExpired:
+            return False
         if done.returncode != 0 or self.dead:
             return False
         masters = json.loads(done.stdout)["masters"]

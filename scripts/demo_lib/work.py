@@ -9,7 +9,7 @@ MAPS, REDUCES = 192, 16
 COPIES = 3
 # Nine tasks fit on an agent beside a copy. Each stays alive for so long at least that a third of
 # all takes several seconds on an idle machine, and that some run whenever an agent is killed.
-TASK_RESOURCES, TASK_MS = "cpus:0.2;mem:32", 2400
+TASK_RESOURCES, TASK_MS = "cpus:0.2;mem:32", 2000
 STOP_S = 15
 
 

@@ -1,0 +1,330 @@
+"""What happens in a demo, in order, and what is written down of it for verify-demo. Judges nothing.
+
+`tick` is what happens all the time: killed members are started again when their time has come, the
+frameworks are followed, new services probed, the live line drawn.
+"""
+
+import collections
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import time
+
+from . import observe
+from .cluster import Cluster, Failed, Watcher, get
+from .probes import Probe
+from .screen import Screen, bar
+from .work import COPIES, MAPS, REDUCES, Steady, WordCount
+
+# How long a killed member stays dead.
+DEAD_S = 2.0
+# How long anything may take that normally takes a second or two; a loaded machine is slow.
+PATIENCE_S = 60
+# How long a first offer is waited for; there is none while all agents are full.
+OFFER_S = 1
+# How long all of the work may take.
+WORK_S = 300
+PHASES = (
+    ("dead_seen_ms", "its connections are closed, the others know"),
+    ("elected_ms", "{leader} leads"),
+    ("first_commit_ms", "first commit, epoch {epoch}"),
+    ("first_offer_ms", "first offer"),
+    ("first_launch_ms", "first new task"),
+)
+
+
+class Story:
+    """What happens, in order; `tick` is what happens all the time."""
+
+    def __init__(self, bin_dir, out):
+        self.bin_dir, self.out = bin_dir, out
+        self.folder = out / "demo-out"
+        self.witness = self.folder / "witness"
+        self.marker = secrets.token_hex(8)
+        self.screen = Screen()
+        self.begun = time.monotonic()
+        self.cluster = Cluster(bin_dir / "argosy", self.folder, self.folder, self.marker)
+        self.steady = self.wordcount = self.watcher = None
+        self.probes = {}
+        self.kills = []
+        self.starts_due = []
+        self.second_start = None
+        self.is_drawing = False
+        self.facts = {"marker": self.marker, "kills": self.kills, "groups": [], "processes": [], "fault": None}
+
+    # What happens all the time.
+
+    def tick(self):
+        """Starts the dead again when their time has come, follows everybody, draws."""
+        now = time.time()
+        for due in [due for due in self.starts_due if due["at"] <= now]:
+            self.starts_due.remove(due)
+            self.cluster.start_again(due["member"])
+            due["kill"]["started_again"] = time.time()
+            self.step(due["kill"]["started_again"] - due["kill"]["at"], f"{due['member']['name']} is started again")
+        self.cluster.check()
+        for framework in filter(None, (self.steady, self.wordcount)):
+            framework.follow()
+            failure = framework.failure()
+            if failure:
+                raise Failed(failure)
+        if self.steady:
+            self.probe_new_copies()
+        if self.is_drawing:
+            self.draw()
+
+    def probe_new_copies(self):
+        for task, (address, port) in self.steady.running().items():
+            if task not in self.probes:
+                self.probes[task] = Probe(task, address, port)
+                self.probes[task].start()
+
+    def draw(self):
+        progress = self.wordcount.progress()
+        answered = sum(probe.answered for probe in self.probes.values())
+        failed = sum(len(probe.failures) for probe in self.probes.values())
+        leader = self.watcher.leader
+        self.screen.live(
+            f"  {bar(self.wordcount.done, self.wordcount.total)} maps {progress['maps_done']}/{MAPS}"
+            f"  reduces {progress['reduces_done']}/{REDUCES}  running {progress['running'] + len(self.probes)}"
+            f"  leader {self.cluster.at(leader)['name'] if leader else 'none'}, epoch {self.watcher.epoch}"
+            f"  probes {answered} ok, {failed} failed")
+
+    def wait(self, what, is_true, patience_s=PATIENCE_S):
+        """Until it is true."""
+        deadline = time.monotonic() + patience_s
+        while True:
+            self.tick()
+            if is_true():
+                return
+            if time.monotonic() > deadline:
+                raise Failed(f"not within {patience_s} s: {what}")
+            time.sleep(0.02)
+
+    def work_reaches(self, part, of):
+        """Waits for this part of the work."""
+        least = -(-self.wordcount.total * part // of)
+        self.wait(f"{part}/{of} of the work", lambda: self.wordcount.done >= least, WORK_S)
+
+    # What happens in order.
+
+    def start(self):
+        stages = "a cluster, work on it, two leaders and an agent killed, everything verified"
+        self.screen.say(f"Argosy demo: {stages}")
+        begun = time.monotonic()
+        self.cluster.start()
+        self.stage(1, "cluster", "3 masters, 3 agents, each a process with an address of its own", begun)
+        self.watcher = Watcher(self.cluster)
+        self.watcher.start()
+        place = (self.bin_dir, self.cluster.masters, self.folder, self.witness, self.cluster.environment)
+        begun = time.monotonic()
+        self.steady = Steady(*place)
+        self.wait("the services run", lambda: len(self.steady.running()) == COPIES)
+        self.wait("the services answer", lambda: all(probe.answered for probe in self.probes.values()))
+        self.stage(2, "services", f"{COPIES} HTTP servers, from now on probed 10 times a second each", begun)
+        self.wordcount = WordCount(*place)
+        self.wait("the work begins", lambda: self.wordcount.last("input"))
+        size = self.wordcount.last("input")
+        text = f"the words of {size['files']:,} files, {size['bytes'] / 2**20:.1f} MiB, are counted"
+        self.stage(3, "story", f"{text}; web http://{self.cluster.masters.split(',')[0]}")
+        self.is_drawing = True
+
+    def stage(self, number, name, text, begun=None):
+        took = f"{time.monotonic() - begun:5.1f} s" if begun else ""
+        self.screen.say(f"[{number}/4] {name:<10} {text:<68} {took}".rstrip())
+
+    def look(self):
+        """All tasks that run now; what there is of processes and cgroups is noted, to be looked for in the end."""
+        tasks = observe.tasks(self.cluster.home)
+        groups = sorted({*self.facts["groups"], *trees(tasks)})
+        seen = observe.belonging(self.marker, [self.cluster.home], groups)
+        known = {tuple(process) for process in self.facts["processes"]}
+        self.facts |= {"groups": groups, "processes": sorted(known | seen)}
+        return tasks
+
+    def kill(self, member, why, tasks):
+        """SIGKILL now, started again later. Returns what is noted of it; `tasks` run at this moment."""
+        note = {"member": member["name"], "kind": member["kind"], "work_done": self.wordcount.done,
+                "work_total": self.wordcount.total, "epoch": self.watcher.epoch}
+        process, note["at"] = self.cluster.kill(member)
+        note["pid"], note["start_time"] = process
+        self.kills.append(note)
+        self.starts_due.append({"at": note["at"] + DEAD_S, "member": member, "kill": note})
+        part = 100 * note["work_done"] // note["work_total"]
+        self.screen.say(f"  {member['name']}, {why}, is killed with SIGKILL at {part} % of the work")
+        self.step(0, f"process {process[0]} is gone; {len(tasks)} tasks are running")
+        return note
+
+    def kill_leader(self):
+        """Until its successor has launched a task, and tells how long each step took."""
+        tasks = self.look()
+        # The one that says itself, just now, that it leads.
+        self.wait("there is a leader", lambda: self.watcher.leader and self.leads(self.watcher.leader))
+        note = self.kill(self.cluster.at(self.watcher.leader), "the leader", tasks)
+
+        successor = lambda: self.watcher.successor(note["at"])
+        self.wait("the next leader has launched a task", successor)
+        # A kept offer may well be used before there is room for a new one.
+        until = time.monotonic() + OFFER_S
+        self.wait("an offer", lambda: "first_offer_ms" in successor() or time.monotonic() > until)
+        note["failover"] = steps = successor()
+        note["successor"] = self.cluster.at(self.api_of(steps["epoch"]))["name"]
+        told = [(steps[key], words) for key, words in PHASES if steps.get(key)]
+        for at_ms, words in sorted(told, key=lambda step: step[0]):
+            self.step(at_ms / 1000 - note["at"], words.format(leader=note["successor"], epoch=steps["epoch"]))
+        out_of_service = steps["first_commit_ms"] / 1000 - note["at"]
+        note["out_of_service_ms"] = round(out_of_service * 1000)
+        self.screen.say(f"           out of service for {note['out_of_service_ms']} ms")
+
+    def step(self, seconds, words):
+        """A line of a timeline."""
+        self.screen.say(f"  t+{seconds:.3f}  {words}")
+
+    def leads(self, address):
+        with contextlib.suppress(OSError, ValueError):
+            view = get(address, "/v1/cluster")
+            return view.get("leader") == view.get("answeredBy") and int(view["epoch"]) == self.watcher.epoch
+        return False
+
+    def api_of(self, epoch):
+        """Address of the master that reigned in this epoch."""
+        node = self.watcher.reigns[epoch]
+        return next(master["apiAddress"] for master in self.watcher.view["masters"] if master["nodeId"] == node)
+
+    def kill_agent(self):
+        """The one with most tasks, among those with a service; notes its tasks before and after."""
+        tasks = self.look()
+        services = {task["agent"] for task in tasks if task["task"] in self.probes}
+        numbers = collections.Counter(task["agent"] for task in tasks if task["agent"] in services)
+        address = numbers.most_common(1)[0][0]
+        member = self.cluster.at(address)
+        note = self.kill(member, "an agent", tasks)
+        note["tasks_before"] = [task for task in tasks if task["agent"] == address]
+        self.wait("the agent is back", lambda: "started_again" in note and self.is_back(member))
+        note["back"] = time.time()
+        note["tasks_after"] = [task for task in observe.tasks(self.cluster.home) if task["agent"] == address]
+        before = {(task["task"], task["pid"], task["start_time"]) for task in note["tasks_before"]}
+        after = {(task["task"], task["pid"], task["start_time"]) for task in note["tasks_after"]}
+        stay, ended = len(before & after), len(before - after)
+        runs = "still runs as the same process" if stay == 1 else "still run as the same processes"
+        words = f"{member['name']} is back; of its {len(before)} tasks {stay} {runs}, {ended} ended meanwhile"
+        self.step(note["back"] - note["at"], words)
+
+    def is_back(self, agent):
+        """The leader says that the agent is connected, and its process is the new one."""
+        with contextlib.suppress(OSError, ValueError):
+            agents = get(self.watcher.leader, "/v1/agents")["agents"]
+            linked = [each["info"]["address"] for each in agents if each.get("connected")]
+            return agent["api"] in linked and self.cluster.is_again(agent)
+        return False
+
+    def caught_up(self):
+        return not self.starts_due and self.cluster.is_caught_up()
+
+    def tell(self):
+        self.start()
+        self.work_reaches(1, 3)
+        self.kill_leader()
+        self.work_reaches(1, 2)
+        self.kill_agent()
+        if os.environ.get("FAULT") == "double-start":
+            self.start_a_task_twice()
+        self.work_reaches(2, 3)
+        self.wait("three voters are caught up", self.caught_up)
+        first = self.kills[0]
+        first["caught_up"] = time.time()
+        if self.wordcount.process.poll() is not None:
+            raise Failed("the work was done before the second leader could be killed")
+        self.kill_leader()
+        self.wait("the work ends", lambda: self.wordcount.process.poll() is not None, WORK_S)
+        self.wait("all masters are back", self.caught_up)
+        self.is_drawing = False
+        self.screen.end()
+        report = self.wordcount.last("report")
+        words = f"{report['counts']['words']:,} words counted in {report['elapsed_ms'] / 1000:.1f} s"
+        self.screen.say(f"  {bar(1, 1)} {words}; leader {self.cluster.at(self.watcher.leader)['name']}")
+
+    def start_a_task_twice(self):
+        """A second process of a map's command with the same environment, as a broken agent would start it."""
+        for task in observe.tasks(self.cluster.home):
+            arguments = (observe.read(f"/proc/{task['pid']}/cmdline") or b"").decode().split("\0")[:-1]
+            if not task["task"].startswith("map-") or not arguments:
+                continue
+            folder = self.folder / "double-start"
+            folder.mkdir(exist_ok=True)
+            # On the host the witness folder has another name than in the container.
+            arguments[0] = observe.link(task["pid"], "cwd") + "/wordmap"
+            arguments[arguments.index("--witness") + 1] = str(self.witness)
+            self.facts["fault"] = f"double-start of {task['task']}"
+            self.screen.say(f"  FAULT=double-start: {task['task']} is started a second time")
+            self.second_start = subprocess.Popen(arguments, cwd=folder, env=observe.environment(task["pid"]))
+            return
+        raise Failed("no map runs that could be started twice")
+
+    # The end.
+
+    def note_outcome(self):
+        """All that is asked before the cluster goes."""
+        for probe in self.probes.values():
+            probe.finish()
+        page = get(self.watcher.leader, "/v1/tasks?include_ended=true&page_size=10000", timeout_s=10)
+        keep = ("frameworkId", "taskId", "agentId", "agentAddress", "state")
+        self.write("tasks.json", [{key: task.get(key, "") for key in keep} for task in page["tasks"]])
+        self.look()
+        self.watcher.finish()
+        self.facts |= {
+            "home": self.cluster.home, "bin_dir": str(self.bin_dir), "masters": self.cluster.masters,
+            "failovers": sorted(self.watcher.failovers.values(), key=lambda steps: steps["epoch"]),
+            "probes": [probe.record() for probe in self.probes.values()],
+            "reigns": sorted(self.watcher.reigns.items()),
+        }
+
+    def stop(self):
+        """Everything, by process number. Returns sentences about what did not stop as it should."""
+        self.screen.end()
+        for probe in self.probes.values():
+            probe.stop.set()
+        frameworks = [framework for framework in (self.wordcount, self.steady) if framework]
+        for framework in frameworks:
+            framework.ask_to_stop()
+        wrong = [framework.stop() for framework in frameworks]
+        if self.second_start:
+            self.second_start.wait(PATIENCE_S)
+        return list(filter(None, wrong)) + self.cluster.stop()
+
+    def write(self, name, content):
+        (self.folder / name).write_text(json.dumps(content, indent=1))
+
+    def hints(self):
+        """What to try on a cluster that is kept."""
+        argosy, masters = self.bin_dir / "argosy", self.cluster.masters
+        usual = masters.startswith("127.77.0.1:5050,")
+        address, port = next(iter(self.steady.running().values()))
+        leader = self.cluster.process(self.cluster.at(self.watcher.leader))[0]
+        lines = [
+            "", "The cluster and the services are left running (KEEP=1). Try:",
+            *([] if usual else [f"  export ARGOSY_MASTERS={masters}"]),
+            f"  export PATH={argosy.parent}:$PATH",
+            "  argosy status", "  argosy ps",
+            "  argosy run -- sh -c 'echo hello from $ARGOSY_AGENT_ID; sleep 2; exit 7'; echo $?",
+            f"  curl http://{address}:{port}/",
+            f"  kill -9 {leader}; argosy status        (the leader)",
+            "Stop everything:",
+            f"  kill {self.steady.process.pid}; sleep 2; kill {self.cluster.dev.pid}",
+        ]
+        return "\n".join(lines)
+
+    def keep_logs(self):
+        """The cluster's own folder is removed when it stops."""
+        if self.cluster.record:
+            for member in self.cluster.record["members"]:
+                with contextlib.suppress(OSError):
+                    shutil.copy(member["log"], self.folder / f"{member['name']}.log")
+
+
+def trees(tasks):
+    """The agents' cgroups, in which those of the tasks are."""
+    return sorted({task["cgroup"].rpartition("/")[0] for task in tasks if "/argosy/" in task["cgroup"]})
