@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use argosy_client::scheduler::Acknowledge;
 use argosy_proto::v1;
+use nix::sys::signal::Signal;
 
-use crate::cluster::{Cluster, argosy, kill_count};
+use crate::cluster::{Cluster, argosy, kill_count, until};
 use crate::work::{Framework, signatures, task, witnessed};
 
 const LONG: Duration = Duration::from_secs(90);
@@ -101,6 +102,21 @@ async fn an_attached_run_outlives_failovers_and_exits_with_the_tasks_code() {
         String::from_utf8_lossy(&output.stderr)
     );
     assert_eq!(said.lines().collect::<Vec<_>>(), ["one", "two"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_is_told_to_end_hands_leadership_over_first() {
+    let mut cluster = Cluster::start(0).await;
+    let leader = cluster.leader().await;
+    cluster.masters[leader].signal(Signal::SIGTERM);
+    until("it has ended", LONG, async || {
+        cluster.masters[leader].has_ended().then_some(())
+    })
+    .await;
+    let log = cluster.masters[leader].log();
+    assert!(log.contains("leadership is handed over"), "{log}");
+    cluster.masters[leader].kill();
+    assert_ne!(cluster.leader().await, leader);
 }
 
 #[tokio::test(flavor = "multi_thread")]

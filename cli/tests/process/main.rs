@@ -5,6 +5,7 @@
 //! ended by its id; nothing is left behind.
 
 mod cluster;
+mod doors;
 mod failover;
 mod freezes;
 mod full_disk;

@@ -1,0 +1,100 @@
+//! What the port of every master answers beside the calls themselves: health, reflection, JSON; and
+//! whom it turns away.
+
+use argosy_proto::v1;
+use argosy_proto::v1::scheduler_client::SchedulerClient;
+use futures::stream;
+use tonic::transport::{Channel, Endpoint};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+use crate::cluster::Cluster;
+
+const SERVICES: [&str; 3] = [
+    "argosy.v1.Agents",
+    "argosy.v1.Operator",
+    "argosy.v1.Scheduler",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_master_says_what_it_serves_and_whom_it_does_not_understand() {
+    let cluster = Cluster::start(0).await;
+    for master in &cluster.masters {
+        let endpoint = Endpoint::from_shared(format!("http://{}", master.api())).unwrap();
+        let channel = endpoint.connect().await.unwrap();
+        healthy(channel.clone()).await;
+        reflected(channel.clone()).await;
+        another_protocol_is_refused(channel).await;
+        json_errors_have_one_shape(&master.api()).await;
+    }
+}
+
+async fn healthy(channel: Channel) {
+    let mut client = HealthClient::new(channel);
+    for service in SERVICES {
+        let request = HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        let reply = client.check(request).await.unwrap().into_inner();
+        assert_eq!(reply.status(), ServingStatus::Serving, "{service}");
+    }
+}
+
+async fn reflected(channel: Channel) {
+    let question = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut answers = ServerReflectionClient::new(channel)
+        .server_reflection_info(stream::iter([question]))
+        .await
+        .unwrap()
+        .into_inner();
+    let answer = answers.message().await.unwrap().expect("an answer comes");
+    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+        panic!("{answer:?}");
+    };
+    for service in SERVICES {
+        let is_named = list.service.iter().any(|found| found.name == service);
+        assert!(is_named, "{service} is not in {list:?}");
+    }
+}
+
+async fn another_protocol_is_refused(channel: Channel) {
+    let request = v1::SubscribeRequest {
+        protocol: Some(v1::Protocol {
+            version: 99,
+            release: "9.9.9".to_owned(),
+        }),
+        ..Default::default()
+    };
+    let status = SchedulerClient::new(channel)
+        .subscribe(request)
+        .await
+        .expect_err("version 99 is not spoken");
+    let said = status.message();
+    assert!(
+        said.contains("version 99") && said.contains("9.9.9") && said.contains("speaks 1"),
+        "{status}"
+    );
+}
+
+async fn json_errors_have_one_shape(api: &str) {
+    for (path, status, code) in [
+        ("/v1/agents/agent-99", 404, "NotFound"),
+        ("/v1/agents/agent-99/files/browse", 404, "NotFound"),
+        ("/v1/tasks?page_size=x", 400, "InvalidArgument"),
+    ] {
+        let answer = reqwest::get(format!("http://{api}{path}")).await.unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+        let body: serde_json::Value =
+            serde_json::from_str(&answer.text().await.unwrap()).expect("errors are JSON");
+        assert_eq!(body["code"], code, "{path}: {body}");
+        assert!(body["message"].as_str().is_some(), "{path}: {body}");
+    }
+}
