@@ -24,10 +24,10 @@ demo: build ## a cluster, work on it, two leaders and an agent killed, everythin
 test: setup ## everything that must hold; includes verify
 	@$(ENV)
 	started=$$(date +%s)
-	$(STAGE) verify 240 $(MAKE) verify
-	$(STAGE) unit 300 $(MAKE) unit
-	$(STAGE) release 300 $(MAKE) release
-	$(STAGE) process 300 $(MAKE) process
+	$(STAGE) verify 240 make verify
+	$(STAGE) unit 300 make unit
+	$(STAGE) release 300 make release
+	$(STAGE) process 300 make process
 	$(STAGE) demo 120 scripts/demo
 	printf 'all 5 stages passed, %d s\n' $$(( $$(date +%s) - started ))
 
