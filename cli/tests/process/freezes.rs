@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use argosy_proto::v1;
 use nix::sys::signal::Signal;
 
-use crate::cluster::{Cluster, until};
+use crate::cluster::{Cluster, until, write};
 use crate::work::{Framework, signatures, task, witnessed};
 
 const LONG: Duration = Duration::from_secs(90);
@@ -120,4 +120,33 @@ async fn masters_frozen_together_expire_nobody() {
         "{:?}",
         heard.states("long")
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_leader_that_is_asked_about_its_cluster_goes_on() {
+    let cluster = Cluster::start(1).await;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut askers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let operator = cluster.operator();
+        askers.spawn(async move {
+            while Instant::now() < deadline {
+                let asked = operator.get_cluster(v1::GetClusterRequest::default()).await;
+                assert!(asked.is_ok(), "{asked:?}");
+            }
+        });
+        let operator = cluster.operator();
+        askers.spawn(async move {
+            while Instant::now() < deadline {
+                assert!(
+                    write(&operator, format!("{:?}", Instant::now()))
+                        .await
+                        .is_some()
+                );
+            }
+        });
+    }
+    while let Some(asked) = askers.join_next().await {
+        asked.expect("every question and every write was answered");
+    }
 }
