@@ -2,7 +2,7 @@
 //!
 //! An event carries what the registry can no longer tell.
 
-use crate::ids::{AgentId, Epoch, FrameworkId, OrderIndex, Revision, TaskKey};
+use crate::ids::{AgentId, Epoch, FrameworkId, OrderIndex, Revision, Role, TaskKey};
 use crate::task::TaskState;
 
 /// A fact that has just become true.
@@ -18,8 +18,15 @@ pub enum Event {
     FrameworkSubscribed(FrameworkId),
     /// A framework's info, suppression or connection changed.
     FrameworkChanged(FrameworkId),
-    /// A framework's roles were revived: its filters there are void. Empty means all.
-    FrameworkRevived(FrameworkId),
+    /// Roles of a framework were revived: its filters there are void.
+    FrameworkRevived {
+        /// Which framework.
+        framework: FrameworkId,
+        /// Which roles, by name; never empty.
+        roles: Vec<Role>,
+    },
+    /// The weight of a role was set.
+    WeightChanged(Role),
     /// A framework is being removed: its stream ends.
     FrameworkRemoving(FrameworkId),
     /// A framework is gone for good.

@@ -180,7 +180,8 @@ impl Allocator {
             | Event::FrameworkChanged(framework)
             | Event::FrameworkRemoving(framework)
             | Event::FrameworkRemoved(framework) => self.framework_changed(*framework),
-            Event::FrameworkRevived(framework) => self.revive(*framework, &[]),
+            Event::FrameworkRevived { framework, roles } => self.revive(*framework, roles),
+            Event::WeightChanged(_) => self.look(),
             Event::TaskLaunched { key, agent, .. } | Event::TaskUpdated { key, agent, .. } => {
                 self.framework_changed(key.framework);
                 self.agent_changed(*agent);
@@ -193,6 +194,11 @@ impl Allocator {
             | Event::AgentReconciled { .. }
             | Event::SweepNeeded => {}
         }
+    }
+
+    /// Shares have moved by other means than what is used: a full round begins at once.
+    pub fn look(&mut self) {
+        self.next_round = Timestamp(0);
     }
 
     /// The link of an agent came or went, or anything else of it may have changed.
@@ -239,7 +245,7 @@ impl Allocator {
             let limit = limit.map(|limit| self.kinds.limit(limit));
             self.tree.set_limit(*at, limit);
         }
-        self.next_round = Timestamp(0);
+        self.look();
     }
 
     /// When [`Self::step`] has something to do again by itself; at once if something is due.

@@ -244,14 +244,18 @@ impl Registry {
     ) -> Result<(), Rejection> {
         let mut framework = self.frameworks.get(&id).expect("the call found it").clone();
         let before = framework.suppressed.len();
-        for role in chosen(&framework.info, roles)? {
-            framework.suppressed.remove(&role);
+        let roles = chosen(&framework.info, roles)?;
+        for role in &roles {
+            framework.suppressed.remove(role);
         }
         if framework.suppressed.len() != before {
             framework.revision = revision;
             self.put_framework(framework);
         }
-        scene.say(Event::FrameworkRevived(id));
+        scene.say(Event::FrameworkRevived {
+            framework: id,
+            roles,
+        });
         Ok(())
     }
 

@@ -110,7 +110,9 @@ impl Registry {
                 }
                 Ok(())
             }
-            Operation::SetWeight { role, weight_milli } => self.set_weight(role, *weight_milli),
+            Operation::SetWeight { role, weight_milli } => {
+                self.set_weight(scene, role, *weight_milli)
+            }
             Operation::Deactivate(id) => {
                 self.move_mode(scene, *id, AgentMode::Registered, AgentMode::Deactivated)
             }
@@ -121,7 +123,12 @@ impl Registry {
         }
     }
 
-    fn set_weight(&mut self, role: &Role, weight_milli: u64) -> Result<(), Rejection> {
+    fn set_weight(
+        &mut self,
+        scene: &mut Scene,
+        role: &Role,
+        weight_milli: u64,
+    ) -> Result<(), Rejection> {
         if !(1..=1_000_000_000).contains(&weight_milli) {
             let text = format!("{weight_milli} is not between 1 and 1000000000 thousandths");
             return Err(Rejection::Invalid {
@@ -138,6 +145,7 @@ impl Registry {
             self.weights.insert(role.clone(), weight_milli);
         }
         self.changed.insert(RecordKey::Weight(role.clone()));
+        scene.say(Event::WeightChanged(role.clone()));
         Ok(())
     }
 

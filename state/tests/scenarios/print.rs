@@ -91,7 +91,11 @@ fn event(event: &Event) -> String {
         Event::AgentGone(id) => format!("{id} gone"),
         Event::FrameworkSubscribed(id) => format!("{id} subscribed"),
         Event::FrameworkChanged(id) => format!("{id} changed"),
-        Event::FrameworkRevived(id) => format!("{id} revived"),
+        Event::FrameworkRevived { framework, roles } => {
+            let roles: Vec<_> = roles.iter().map(ToString::to_string).collect();
+            format!("{framework} revived in {}", roles.join(" "))
+        }
+        Event::WeightChanged(role) => format!("weight of {role} set"),
         Event::FrameworkRemoving(id) => format!("{id} removing"),
         Event::FrameworkRemoved(id) => format!("{id} removed"),
         Event::TaskLaunched { key, agent, order } => {

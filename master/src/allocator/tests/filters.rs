@@ -114,7 +114,7 @@ fn reviving_one_role_leaves_the_filters_of_the_other() {
         world.decline(&offer, Some(60_000));
     }
     assert_eq!(world.offered(), []);
-    world.allocator.revive(a, &[role("b")]);
+    world.call(a, CallAction::Revive(vec![role("b")]));
     let offers = world.offers();
     assert_eq!(offers.len(), 1);
     assert_eq!((offers[0].agent, &offers[0].role), (agent, &role("b")));
