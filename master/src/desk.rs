@@ -9,10 +9,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tonic::Status;
 
+use crate::inbox::{Message, Office, View};
 use crate::leader::{Answer, Input};
 use crate::links::{LinkId, RequestId};
 use crate::metrics::Counts;
-use crate::replica::{Message, Office, View};
 
 /// The way to the owner of the registry; cheap to clone.
 #[derive(Clone)]

@@ -2,32 +2,39 @@
 //! and the files of agents. The JSON is the canonical mapping of `argosy.v1`.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use argosy_proto::v1;
+use argosy_proto::v1::operator_server::Operator as _;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, RawQuery, State};
+use axum::http::uri::Authority;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
-use crate::desk::Desk;
-use crate::service;
+use crate::service::{self, Services};
+
+/// How long a question whether this master can answer may take.
+const CONFIRMED: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 struct Http {
-    desk: Desk,
+    services: Services,
     metrics: Option<PrometheusHandle>,
     files: reqwest::Client,
 }
 
 /// The routes.
-pub(crate) fn router(desk: Desk, metrics: Option<PrometheusHandle>) -> Router {
+pub(crate) fn router(services: Services, metrics: Option<PrometheusHandle>) -> Router {
     let files = reqwest::Client::builder()
         .no_proxy()
-        .connect_timeout(std::time::Duration::from_secs(2));
+        // An agent answers for itself, or not at all.
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(Duration::from_secs(2));
     let files = files.build().expect("the settings are constant");
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
@@ -43,26 +50,35 @@ pub(crate) fn router(desk: Desk, metrics: Option<PrometheusHandle>) -> Router {
         .route("/v1/tasks/{framework}/{task}", get(task))
         .route("/v1/offers", get(offers))
         .with_state(Http {
-            desk,
+            services,
             metrics,
             files,
         })
 }
 
-/// Ready is a master that knows a leader, or is one.
+/// Ready is a master that can answer: it knows a leader, and a quorum has confirmed that just now. One
+/// that is cut off goes on believing in the leader that it knew last.
 async fn ready(State(http): State<Http>) -> Response {
-    let office = http.desk.office.borrow().clone();
-    if office.here || office.leader.is_some() {
-        return "ready\n".into_response();
-    }
-    (StatusCode::SERVICE_UNAVAILABLE, "no leader is known: fewer than half of the masters are up, or they cannot reach each other\n").into_response()
+    let desk = &http.services.desk;
+    let office = desk.office.borrow().clone();
+    let why = if office.here || office.leader.is_some() {
+        match tokio::time::timeout(CONFIRMED, desk.confirm()).await {
+            Ok(Ok(())) => return "ready\n".into_response(),
+            Ok(Err(status)) => status.message().to_owned(),
+            Err(_) => "the leader does not answer".to_owned(),
+        }
+    } else {
+        "no leader is known: fewer than half of the masters are up, or they cannot reach each other"
+            .to_owned()
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, why + "\n").into_response()
 }
 
 async fn show_metrics(State(http): State<Http>) -> Response {
     let Some(metrics) = &http.metrics else {
         return (StatusCode::NOT_FOUND, "this process records no metrics\n").into_response();
     };
-    http.desk.counts.borrow().show();
+    http.services.desk.counts.borrow().show();
     metrics.run_upkeep();
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
@@ -74,12 +90,14 @@ async fn show_metrics(State(http): State<Http>) -> Response {
 type Parameters = Query<HashMap<String, String>>;
 
 async fn cluster(State(http): State<Http>, Query(parameters): Parameters) -> Response {
-    json(service::cluster(&http.desk, consistency(&parameters)).await)
+    json(service::cluster(&http.services.desk, consistency(&parameters)).await)
 }
 
 async fn agents(State(http): State<Http>, Query(parameters): Parameters) -> Response {
     match list(parameters) {
-        Ok(request) => json(service::list_agents(&http.desk, request).await),
+        Ok(request) => json(answer(
+            http.services.list_agents(Request::new(request)).await,
+        )),
         Err(status) => problem(&status),
     }
 }
@@ -94,12 +112,14 @@ async fn agent(
         consistency: consistency(&parameters),
         ..Default::default()
     };
-    json(service::one_agent(&http.desk, request).await)
+    json(answer(http.services.get_agent(Request::new(request)).await))
 }
 
 async fn frameworks(State(http): State<Http>, Query(parameters): Parameters) -> Response {
     match list(parameters) {
-        Ok(request) => json(service::list_frameworks(&http.desk, request).await),
+        Ok(request) => json(answer(
+            http.services.list_frameworks(Request::new(request)).await,
+        )),
         Err(status) => problem(&status),
     }
 }
@@ -114,12 +134,16 @@ async fn framework(
         consistency: consistency(&parameters),
         ..Default::default()
     };
-    json(service::one_framework(&http.desk, request).await)
+    json(answer(
+        http.services.get_framework(Request::new(request)).await,
+    ))
 }
 
 async fn tasks(State(http): State<Http>, Query(parameters): Parameters) -> Response {
     match list(parameters) {
-        Ok(request) => json(service::list_tasks(&http.desk, request).await),
+        Ok(request) => json(answer(
+            http.services.list_tasks(Request::new(request)).await,
+        )),
         Err(status) => problem(&status),
     }
 }
@@ -135,12 +159,14 @@ async fn task(
         consistency: consistency(&parameters),
         ..Default::default()
     };
-    json(service::one_task(&http.desk, request).await)
+    json(answer(http.services.get_task(Request::new(request)).await))
 }
 
 async fn offers(State(http): State<Http>, Query(parameters): Parameters) -> Response {
     match list(parameters) {
-        Ok(request) => json(service::list_offers(&http.desk, request).await),
+        Ok(request) => json(answer(
+            http.services.list_offers(Request::new(request)).await,
+        )),
         Err(status) => problem(&status),
     }
 }
@@ -161,11 +187,16 @@ async fn agent_files(
         consistency: v1::Consistency::Local.into(),
         ..Default::default()
     };
-    let agent = match service::one_agent(&http.desk, request).await {
+    let agent = match service::one_agent(&http.services.desk, request).await {
         Ok(agent) => agent,
         Err(status) => return problem(&status),
     };
     let address = agent.info.unwrap_or_default().address;
+    if !is_place(&address) {
+        return problem(&Status::failed_precondition(format!(
+            "{id} says that it is at {address:?}, which is no host:port"
+        )));
+    }
     let url = format!(
         "http://{address}/v1/files/{verb}?{}",
         query.unwrap_or_default()
@@ -190,6 +221,17 @@ async fn agent_files(
             "{id} at {address} does not answer: {why}"
         ))),
     }
+}
+
+/// Whether an agent's word for its address is a host and a port and nothing else.
+fn is_place(address: &str) -> bool {
+    let authority = address.parse::<Authority>();
+    authority.is_ok_and(|place| !address.contains('@') && place.port_u16().is_some())
+}
+
+/// The same as over gRPC: what only the leader knows is asked of it.
+fn answer<T>(answer: Result<tonic::Response<T>, Status>) -> Result<T, Status> {
+    answer.map(tonic::Response::into_inner)
 }
 
 fn consistency(parameters: &HashMap<String, String>) -> i32 {
@@ -239,4 +281,27 @@ fn problem(status: &Status) -> Response {
     let body =
         serde_json::json!({ "code": format!("{:?}", status.code()), "message": status.message() });
     (code, axum::Json(body)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_place;
+
+    #[test]
+    fn an_agent_cannot_send_a_question_about_its_files_elsewhere() {
+        for good in ["127.0.0.1:5051", "agent-7.example:5051", "[::1]:5051"] {
+            assert!(is_place(good), "{good}");
+        }
+        for bad in [
+            "",
+            "host",
+            "host:1/admin?x=",
+            "a@host:1",
+            "host:1#",
+            "http://host:1",
+            "host:99999",
+        ] {
+            assert!(!is_place(bad), "{bad}");
+        }
+    }
 }

@@ -1,13 +1,16 @@
 //! Leading: one task owns the registry; links, offers, allocator and deadlines are pure; services
 //! at the rim decide nothing.
 //!
-//! Reading order: `config`, `run`, `replica`, `leader`, `offers`, `allocator`, `links`, `desk`,
-//! `service`, `http`, `metrics`.
+//! Reading order: `config`, `run`, `inbox`, `replica`, `clock`, `failovers`, `watchdog`, `leader`,
+//! `offers`, `allocator`, `links`, `desk`, `service`, `http`, `metrics`.
 
 pub mod allocator;
+mod clock;
 mod config;
 mod desk;
+mod failovers;
 mod http;
+mod inbox;
 mod leader;
 mod links;
 mod metrics;
@@ -15,6 +18,7 @@ pub mod offers;
 mod replica;
 mod run;
 mod service;
+mod watchdog;
 
 pub use config::Config;
 pub use run::{Parts, RunError, run};

@@ -1,9 +1,20 @@
-//! Figures for `/metrics`: counts that the owner publishes, set as gauges at the rim.
+//! Figures for `/metrics`: counts that the owner publishes, set as gauges at the rim, and what it
+//! measures as it goes.
 
-use argosy_raft::Status;
+use std::time::{Duration, Instant};
+
+use argosy_proto::v1;
+use argosy_raft::{ProposeError, Status};
 use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
-use metrics::{describe_gauge, gauge};
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::Response;
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
+};
+use tonic::Code;
 
 use crate::leader::Leader;
 
@@ -114,51 +125,174 @@ impl Counts {
     }
 }
 
+/// A phase that comes later than this was not waited for: nobody wanted an offer, or a launch.
+const FAILOVER_MS: u64 = 60_000;
+
+/// What the owner measures; handles, so that it costs next to nothing.
+pub(crate) struct Meters {
+    /// One request of raft to apply entries, effects included.
+    pub(crate) applied: Histogram,
+    queued: Counter,
+    full: Counter,
+    too_large: Counter,
+    not_leader: Counter,
+    lag: Histogram,
+    inbox: Gauge,
+}
+
+impl Meters {
+    pub(crate) fn new() -> Self {
+        let proposals =
+            |result: &'static str| counter!("argosy_raft_proposals_total", "result" => result);
+        Self {
+            applied: histogram!("argosy_raft_apply_duration_seconds"),
+            queued: proposals("queued"),
+            full: counter!("argosy_queue_full_total", "queue" => "proposals"),
+            too_large: proposals("too-large"),
+            not_leader: proposals("not-leader"),
+            lag: histogram!("argosy_runtime_loop_lag_seconds"),
+            inbox: gauge!("argosy_queue_depth", "queue" => "owner"),
+        }
+    }
+
+    pub(crate) fn proposed(&self, taken: &Result<(), ProposeError>) {
+        match taken {
+            Ok(()) => self.queued.increment(1),
+            Err(ProposeError::Full) => self.full.increment(1),
+            Err(ProposeError::TooLarge { .. }) => self.too_large.increment(1),
+            Err(ProposeError::NotLeader | ProposeError::Stopped) => self.not_leader.increment(1),
+        }
+    }
+
+    /// A tick came so long after the one before, with so many messages waiting for the owner.
+    #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
+    pub(crate) fn tick(&self, after: Duration, wanted: Duration, waiting: usize) {
+        self.lag.record(after.saturating_sub(wanted));
+        self.inbox.set(waiting as f64);
+    }
+}
+
+/// A phase of a change of leader was reached at this wall time: counted from the moment the former
+/// one was seen dead here, or else from the election.
+pub(crate) fn failover(phase: &'static str, failover: &v1::Failover, at_ms: i64) {
+    let from_ms = match failover.dead_seen_ms {
+        0 => failover.elected_ms,
+        seen => seen,
+    };
+    let took_ms = u64::try_from(at_ms - from_ms).unwrap_or(0);
+    if took_ms <= FAILOVER_MS {
+        histogram!("argosy_failover_duration_seconds", "phase" => phase)
+            .record(Duration::from_millis(took_ms));
+    }
+}
+
+/// Times every call of gRPC. A stream is timed to its opening; a refusal after its head is not seen.
+pub(crate) async fn measured(request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let began = Instant::now();
+    let response = next.run(request).await;
+    if let Some((service, method)) = path
+        .strip_prefix("/argosy.v1.")
+        .and_then(|rest| rest.split_once('/'))
+    {
+        let code = response.headers().get("grpc-status");
+        let code = code.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
+        // What nobody serves has no bound of names.
+        let (service, method) = match code {
+            Code::Unimplemented => ("other", "other"),
+            _ => (service, method),
+        };
+        let (service, method) = (service.to_owned(), method.to_owned());
+        histogram!("argosy_rpc_duration_seconds", "service" => service, "method" => method, "code" => format!("{code:?}"))
+            .record(began.elapsed());
+    }
+    response
+}
+
+const COUNTERS: [(&str, &str); 2] = [
+    (
+        "argosy_raft_proposals_total",
+        "Commands for the log, by what became of them at raft's queue",
+    ),
+    (
+        "argosy_queue_full_total",
+        "How often a bounded queue had no room",
+    ),
+];
+
+const DURATIONS: [(&str, &str); 4] = [
+    (
+        "argosy_raft_apply_duration_seconds",
+        "Time to apply the entries of one request, their effects included",
+    ),
+    (
+        "argosy_runtime_loop_lag_seconds",
+        "How late the loop that owns the registry came to its tick",
+    ),
+    (
+        "argosy_failover_duration_seconds",
+        "From the death of the former leader as seen here, or the election, to a phase of the change",
+    ),
+    (
+        "argosy_rpc_duration_seconds",
+        "Time to the answer of a call, or to the opening of a stream",
+    ),
+];
+
+const GAUGES: &[(&str, &str)] = &[
+    (
+        "argosy_raft_is_leader",
+        "1 while this master leads its raft term",
+    ),
+    (
+        "argosy_raft_in_office",
+        "1 while this master acts as leader: its own epoch is the newest",
+    ),
+    (
+        "argosy_raft_has_leader",
+        "1 while this master knows a leader",
+    ),
+    ("argosy_raft_term", "Newest raft term seen"),
+    (
+        "argosy_raft_epoch",
+        "Newest reign applied: the log index of its OpenEpoch entry",
+    ),
+    ("argosy_raft_voters", "Masters with a vote"),
+    ("argosy_raft_log_last_index", "Index of the last log entry"),
+    (
+        "argosy_raft_commit_index",
+        "Index of the last entry known to be committed",
+    ),
+    (
+        "argosy_raft_applied_index",
+        "Index of the last entry applied to the registry",
+    ),
+    (
+        "argosy_raft_snapshot_index",
+        "Index of the last entry in the newest snapshot",
+    ),
+    (
+        "argosy_raft_follower_lag_entries",
+        "Entries that a follower lacks, as the leader last heard",
+    ),
+    ("argosy_agents", "Agents by mode"),
+    ("argosy_frameworks", "Live frameworks by connection"),
+    ("argosy_tasks", "Tasks in the registry"),
+    ("argosy_offers_outstanding", "Open and pending offers"),
+    ("argosy_streams", "Open streams by kind of peer"),
+    ("argosy_resources", "Resources of registered agents"),
+    ("argosy_queue_depth", "What waits in a bounded queue"),
+];
+
 /// Help texts, once a process.
 pub(crate) fn describe() {
-    for (name, help) in [
-        (
-            "argosy_raft_is_leader",
-            "1 while this master leads its raft term",
-        ),
-        (
-            "argosy_raft_in_office",
-            "1 while this master acts as leader: its own epoch is the newest",
-        ),
-        (
-            "argosy_raft_has_leader",
-            "1 while this master knows a leader",
-        ),
-        ("argosy_raft_term", "Newest raft term seen"),
-        (
-            "argosy_raft_epoch",
-            "Newest reign applied: the log index of its OpenEpoch entry",
-        ),
-        ("argosy_raft_voters", "Masters with a vote"),
-        ("argosy_raft_log_last_index", "Index of the last log entry"),
-        (
-            "argosy_raft_commit_index",
-            "Index of the last entry known to be committed",
-        ),
-        (
-            "argosy_raft_applied_index",
-            "Index of the last entry applied to the registry",
-        ),
-        (
-            "argosy_raft_snapshot_index",
-            "Index of the last entry in the newest snapshot",
-        ),
-        (
-            "argosy_raft_follower_lag_entries",
-            "Entries that a follower lacks, as the leader last heard",
-        ),
-        ("argosy_agents", "Agents by mode"),
-        ("argosy_frameworks", "Live frameworks by connection"),
-        ("argosy_tasks", "Tasks in the registry"),
-        ("argosy_offers_outstanding", "Open and pending offers"),
-        ("argosy_streams", "Open streams by kind of peer"),
-        ("argosy_resources", "Resources of registered agents"),
-    ] {
-        describe_gauge!(name, help);
+    for (name, help) in COUNTERS {
+        describe_counter!(name, help);
+    }
+    for (name, help) in DURATIONS {
+        describe_histogram!(name, Unit::Seconds, help);
+    }
+    for (name, help) in GAUGES {
+        describe_gauge!(*name, *help);
     }
 }

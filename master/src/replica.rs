@@ -4,79 +4,53 @@
 //! nothing else. Nothing it does in a turn takes longer than a few milliseconds.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use argosy_proto::v1;
-use argosy_raft::{Committed, Node, OwnerRequest, Proposal, RecordWrite, Status};
+use argosy_raft::{Committed, Node, OwnerRequest, Proposal, ProposeError, RecordWrite, Status};
 use argosy_state::Registry;
 use argosy_state::apply::Applied;
 use argosy_state::command::{Command, Entry, OpenEpoch, Proposed};
 use argosy_state::encode;
 use argosy_state::event::Event;
 use argosy_state::ids::{Epoch, NodeId, Ticket, Timestamp};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
+use crate::clock::Clock;
 use crate::config::Limits;
-use crate::leader::{Answer, Effect, Input, Leader, Now};
-use crate::links::{LinkId, Outbox, RequestId};
-use crate::metrics::Counts;
-
-/// What services send to the owner.
-pub(crate) enum Message {
-    /// An input that nobody waits for.
-    Input(Input),
-    /// An input with somebody who waits. Dropping the waiter says that nobody leads here.
-    Ask(
-        RequestId,
-        Box<dyn FnOnce(RequestId) -> Input + Send>,
-        oneshot::Sender<Answer>,
-    ),
-    /// A stream of an agent begins.
-    AgentLink(LinkId, mpsc::Sender<v1::ToAgent>),
-    /// A stream of a framework begins.
-    FrameworkLink(LinkId, mpsc::Sender<v1::Event>),
-    /// A bounded look at the facts: at most some hundred records.
-    Read(Box<dyn FnOnce(&View<'_>) + Send>),
-}
-
-/// What a read sees.
-pub(crate) struct View<'a> {
-    pub(crate) registry: &'a Registry,
-    pub(crate) leader: Option<&'a Leader>,
-    pub(crate) now: Timestamp,
-    pub(crate) failovers: &'a VecDeque<v1::Failover>,
-}
-
-/// Who leads, for services: cheap to look at.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Office {
-    /// This process is in office.
-    pub(crate) here: bool,
-    /// API address of the leader, if another one.
-    pub(crate) leader: Option<String>,
-    /// The newest reign that this master knows.
-    pub(crate) epoch: u64,
-}
+use crate::failovers::Failovers;
+use crate::inbox::{Message, Office, View};
+use crate::leader::{Effect, Input, Leader, Now};
+use crate::links::{Outbox, Sent};
+use crate::metrics::{Counts, Meters};
+use crate::watchdog::Pulse;
 
 /// What the replica publishes.
 pub(crate) struct Published {
     pub(crate) office: watch::Sender<Office>,
     pub(crate) applied: watch::Sender<u64>,
     pub(crate) counts: watch::Sender<Counts>,
+    pub(crate) pulse: Arc<Pulse>,
 }
 
-/// Inputs of one turn: more wait for the next one, so that ticks and raft get their time.
-const INPUTS_PER_TURN: usize = 256;
+/// A proposal that raft has not taken yet.
+struct Unproposed {
+    serial: u64,
+    proposal: Proposal,
+}
+
+/// Inputs taken from the inbox at once.
+const INPUTS: usize = 256;
+/// How long inputs are worked off in one turn: more wait for the next one, so that ticks and raft
+/// get their time. A single input is bounded by itself.
+const TURN: Duration = Duration::from_millis(2);
 /// How often a leader looks at its timers.
 const TICK: Duration = Duration::from_millis(100);
-/// A longer gap between two turns is a pause of this process: it counts as this much.
-const LONGEST_GAP: Duration = Duration::from_secs(1);
 /// A proposal to open an epoch that has not come back for so long was lost.
 const REOPEN: Duration = Duration::from_secs(2);
-/// Changes of leader kept for display.
-const FAILOVERS: usize = 50;
 
 /// The owner loop's state.
 pub(crate) struct Replica {
@@ -89,17 +63,22 @@ pub(crate) struct Replica {
     outbox: Outbox,
     published: Published,
     status: watch::Receiver<Status>,
+    /// Inputs taken and not worked off.
+    taken: VecDeque<Message>,
+    /// What raft's queue had no room for. As long as there is any nothing is taken from the inbox,
+    /// so that it grows by what follows from entries and time alone, and callers feel it.
+    unproposed: VecDeque<Unproposed>,
     /// The term for which an `OpenEpoch` was proposed.
     opened: u64,
     opened_at: Instant,
-    /// Cluster time, and when it was looked at last.
-    now: Timestamp,
-    looked: Instant,
-    failovers: VecDeque<v1::Failover>,
+    clock: Clock,
+    failovers: Failovers,
     /// Offers are due that the last turn had no time for.
     more_offers: bool,
     hand_over: mpsc::Sender<()>,
     entropy: [u8; 32],
+    meters: Meters,
+    ticked: Instant,
 }
 
 impl Replica {
@@ -119,19 +98,22 @@ impl Replica {
             node,
             limits,
             office_lease,
-            now: registry.time(),
+            clock: Clock::new(registry.time()),
+            failovers: Failovers::new(registry.cluster().term),
             registry,
             leader: None,
             outbox: Outbox::default(),
             published,
             status,
+            taken: VecDeque::new(),
+            unproposed: VecDeque::new(),
             opened: 0,
             opened_at: Instant::now(),
-            looked: Instant::now(),
-            failovers: VecDeque::new(),
             more_offers: false,
             hand_over,
             entropy,
+            meters: Meters::new(),
+            ticked: Instant::now(),
         }
     }
 
@@ -147,8 +129,11 @@ impl Replica {
     ) -> Result<(), String> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut batch = Vec::with_capacity(INPUTS_PER_TURN);
+        let mut batch = Vec::with_capacity(INPUTS);
         loop {
+            self.published.pulse.beat();
+            let has_room = self.unproposed.is_empty();
+            let has_work = self.more_offers || (has_room && !self.taken.is_empty());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
@@ -162,54 +147,50 @@ impl Replica {
                     }
                     self.status_changed()?;
                 }
-                _ = tick.tick() => {
-                    self.tick();
-                }
-                _ = inbox.recv_many(&mut batch, INPUTS_PER_TURN) => {
+                _ = tick.tick() => self.tick(inbox.len()),
+                _ = inbox.recv_many(&mut batch, INPUTS), if has_room && self.taken.is_empty() => {
                     if batch.is_empty() {
                         return Ok(());
                     }
-                    self.look();
-                    for message in batch.drain(..) {
-                        self.message(message);
-                    }
+                    self.taken.extend(batch.drain(..));
+                    self.work_off();
                 }
-                // Behind everything else: a long round of offers goes on in its next turn.
-                () = tokio::task::yield_now(), if self.more_offers => {}
+                // Behind everything else: what the last turn had no time for goes on.
+                () = tokio::task::yield_now(), if has_work => self.work_off(),
             }
             self.offer();
         }
     }
 
-    /// Cluster time moves by the monotonic clock. A gap above a second is a pause of this process
-    /// or machine: it counts as a second, and is nobody's silence.
-    fn look(&mut self) {
-        let gap = self.looked.elapsed();
-        self.looked = Instant::now();
-        if self.leader.is_none() {
-            return;
+    /// Inputs in their order, as long as there is time and raft takes what they propose.
+    fn work_off(&mut self) {
+        self.look();
+        let began = Instant::now();
+        while self.unproposed.is_empty() && began.elapsed() < TURN {
+            let Some(message) = self.taken.pop_front() else {
+                return;
+            };
+            self.message(message);
         }
-        self.now = self
-            .now
-            .plus_ms(gap.min(LONGEST_GAP).as_millis().try_into().unwrap_or(0));
-        // What is below a millisecond is not lost.
-        self.looked -=
-            Duration::from_nanos(u64::from(gap.min(LONGEST_GAP).subsec_nanos() % 1_000_000));
-        if gap > LONGEST_GAP {
-            warn!(
-                gap_ms = gap.as_millis(),
-                "this process was paused: agents and frameworks get a fresh grace"
-            );
-            let now = self.clocks();
-            if let Some(leader) = &mut self.leader {
-                leader.refresh(now);
-            }
+    }
+
+    fn look(&mut self) {
+        let Some(gap) = self.clock.look(self.leader.is_some()) else {
+            return;
+        };
+        warn!(
+            gap_ms = gap.as_millis(),
+            "this process was paused: agents and frameworks get a fresh grace"
+        );
+        let now = self.clocks();
+        if let Some(leader) = &mut self.leader {
+            leader.refresh(now);
         }
     }
 
     fn clocks(&self) -> Now {
         Now {
-            at: self.now,
+            at: self.clock.now(),
             wall_ms: wall_ms(),
         }
     }
@@ -221,18 +202,24 @@ impl Replica {
                 records,
                 done,
             } => {
+                self.published.pulse.excuse();
                 self.leave_office("a snapshot was installed");
                 self.registry = Registry::load(last_index, records)
                     .map_err(|why| format!("the stored registry cannot be read: {why}"))?;
-                self.now = self.registry.time();
+                self.clock = Clock::new(self.registry.time());
+                self.failovers.reign(self.registry.cluster().term);
                 let _ = done.send(());
             }
             OwnerRequest::Apply { entries, done } => {
                 self.look();
+                let began = Instant::now();
                 let mut writes = Vec::new();
                 for entry in &entries {
                     self.apply(entry, &mut writes)?;
                 }
+                // What is applied has left raft's queue: there is room again.
+                self.propose_on();
+                self.meters.applied.record(began.elapsed());
                 // Raft stops with the process; whoever waited is gone with it.
                 let _ = done.send(writes);
             }
@@ -261,6 +248,7 @@ impl Replica {
     /// A reign began: ours if node, process and term are. Any other one ends ours.
     fn epoch_opened(&mut self, epoch: Epoch) {
         let cluster = self.registry.cluster();
+        let former_term = self.failovers.reign(cluster.term);
         let ours = cluster.leader == NodeId(self.node.id()) && cluster.process == self.process;
         let leads = {
             let status = self.status.borrow();
@@ -269,10 +257,10 @@ impl Replica {
         if ours && leads {
             self.leave_office("a new epoch begins");
             self.opened = self.registry.cluster().term;
-            self.now = self.registry.time();
-            self.looked = Instant::now();
+            self.clock = Clock::new(self.registry.time());
             self.enter_office(epoch);
-            self.note_failover(epoch);
+            let phases = self.status.borrow().phases;
+            self.failovers.begin(epoch, former_term, phases, wall_ms());
         } else {
             self.leave_office("another master has opened a new epoch");
             self.publish_office();
@@ -298,6 +286,7 @@ impl Replica {
         // the former one never mean anything else.
         self.opened = 0;
         warn!(epoch = self.registry.epoch().0, why, "out of office");
+        self.unproposed.clear();
         self.node.forget_queued();
         self.outbox.close_all();
         self.publish_office();
@@ -369,8 +358,12 @@ impl Replica {
         }
     }
 
-    fn tick(&mut self) {
+    fn tick(&mut self, waiting: usize) {
         self.look();
+        self.propose_on();
+        self.meters
+            .tick(self.ticked.elapsed(), TICK, waiting + self.taken.len());
+        self.ticked = Instant::now();
         let (is_leader, term) = {
             let status = self.status.borrow();
             (status.is_leader, status.term)
@@ -389,6 +382,10 @@ impl Replica {
             self.open_epoch(term);
         }
         if self.leader.is_some() {
+            for link in self.outbox.caught_up() {
+                let behind = false;
+                self.step(Input::FrameworkBehind { link, behind });
+            }
             self.step(Input::Tick);
         }
         self.publish_counts();
@@ -423,8 +420,12 @@ impl Replica {
             Message::Read(read) => read(&View {
                 registry: &self.registry,
                 leader: self.leader.as_ref(),
-                now: self.now,
-                failovers: &self.failovers,
+                // Only a leader's clock runs.
+                now: match self.leader {
+                    Some(_) => self.clock.now(),
+                    None => self.registry.time(),
+                },
+                failovers: self.failovers.list(),
             }),
         }
     }
@@ -451,7 +452,7 @@ impl Replica {
             matches!(effect, Effect::ToFramework(_, event) if matches!(event.event, Some(v1::event::Event::Offers(_))))
         });
         if offered {
-            self.note(|failover| &mut failover.first_offer_ms);
+            self.failovers.first_offer(wall_ms());
         }
         self.perform(effects);
     }
@@ -466,8 +467,13 @@ impl Replica {
                     }
                 }
                 Effect::ToFramework(link, event) => {
-                    if !self.outbox.tell_framework(link, *event) {
-                        self.step(Input::FrameworkClosed { link });
+                    match self.outbox.tell_framework(link, *event) {
+                        Sent::Well => {}
+                        Sent::FellBehind => {
+                            let behind = true;
+                            self.step(Input::FrameworkBehind { link, behind });
+                        }
+                        Sent::Lost => self.step(Input::FrameworkClosed { link }),
                     }
                 }
                 Effect::CloseAgent(link) => self.outbox.close_agent(link),
@@ -478,32 +484,43 @@ impl Replica {
         }
     }
 
-    /// A queue that is full, or a node that leads no more, loses what it cannot take: leaving
-    /// office tells everybody to try again, which is what they do with a call of unknown outcome.
+    /// In order behind what waits already.
     fn propose(&mut self, ticket: Ticket, command: Command) {
-        let bytes = encode::command(&Proposed { ticket, command });
-        if let Err(why) = self.node.try_propose(Proposal {
-            at_ms: self.now.0,
-            command: bytes.into(),
-        }) {
-            error!(%why, "a command could not be proposed");
-            self.leave_office("its commands are not taken");
+        if self.leader.is_none() {
+            // Lost with an effect before this one.
+            return;
+        }
+        let Ticket { serial, .. } = ticket;
+        let proposal = Proposal {
+            at_ms: self.clock.now().0,
+            command: encode::command(&Proposed { ticket, command }).into(),
+        };
+        self.unproposed.push_back(Unproposed { serial, proposal });
+        if self.unproposed.len() == 1 {
+            self.propose_on();
         }
     }
 
-    fn note_failover(&mut self, epoch: Epoch) {
-        let phases = self.status.borrow().phases;
-        let ms = |us: u64| i64::try_from(us / 1_000).unwrap_or(0);
-        self.failovers.push_back(v1::Failover {
-            epoch: epoch.0,
-            dead_seen_ms: ms(phases.dead_seen_us),
-            elected_ms: ms(phases.elected_us),
-            first_commit_ms: wall_ms(),
-            first_offer_ms: 0,
-            first_launch_ms: 0,
-        });
-        if self.failovers.len() > FAILOVERS {
-            self.failovers.pop_front();
+    /// Hands raft what it has room for. A node that leads no more loses what it cannot take:
+    /// leaving office tells everybody to try again, which is what they do with a call of unknown
+    /// outcome.
+    fn propose_on(&mut self) {
+        while let Some(first) = self.unproposed.front() {
+            let (serial, proposal) = (first.serial, first.proposal.clone());
+            let taken = self.node.try_propose(proposal);
+            self.meters.proposed(&taken);
+            match taken {
+                Ok(()) => drop(self.unproposed.pop_front()),
+                Err(ProposeError::Full) => return,
+                Err(ProposeError::TooLarge { bytes, .. }) => {
+                    self.unproposed.pop_front();
+                    self.step(Input::TooLarge { serial, bytes });
+                }
+                Err(why @ (ProposeError::NotLeader | ProposeError::Stopped)) => {
+                    warn!(%why, "a command could not be proposed");
+                    self.leave_office("its commands are not taken");
+                }
+            }
         }
     }
 
@@ -512,16 +529,7 @@ impl Replica {
             .iter()
             .any(|event| matches!(event, Event::TaskLaunched { .. }))
         {
-            self.note(|failover| &mut failover.first_launch_ms);
-        }
-    }
-
-    fn note(&mut self, moment: impl FnOnce(&mut v1::Failover) -> &mut i64) {
-        if let Some(failover) = self.failovers.back_mut() {
-            let moment = moment(failover);
-            if *moment == 0 {
-                *moment = wall_ms();
-            }
+            self.failovers.first_launch(wall_ms());
         }
     }
 

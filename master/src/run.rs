@@ -1,6 +1,7 @@
 //! Wiring of one master: raft, the owner, services, one port. The only place that spawns.
 
 use std::future::IntoFuture;
+use std::sync::Arc;
 
 use argosy_proto::v1::agents_server::AgentsServer;
 use argosy_proto::v1::operator_server::OperatorServer;
@@ -12,15 +13,18 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::config::{Config, Limits};
 use crate::desk::Desk;
+use crate::inbox::{Message, Office};
 use crate::metrics::Counts;
-use crate::replica::{Message, Office, Published, Replica};
+use crate::replica::{Published, Replica};
 use crate::service::{MESSAGE_BYTES, Peers, Services};
+use crate::watchdog::{self, Pulse};
 use crate::{http, metrics};
 
 /// What a master is given by whoever starts it.
@@ -86,9 +90,10 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
         desk,
         messages,
         handing,
+        pulse,
     } = owner_of(&config, &node, registry, parts.entropy);
     let served = CancellationToken::new();
-    let server = tokio::spawn(serve(
+    let mut server = tokio::spawn(serve(
         desk,
         TaskTracker::new(),
         parts.api,
@@ -96,16 +101,33 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
         served.clone(),
     ));
     let hands = tokio::spawn(transfer_when_asked(node.clone(), handing));
-    let ended = own(replica, requests, messages, &node, &stop).await;
+    let watchdog = watched(&parts.raft_runtime, pulse, &node);
+    let ended = tokio::select! {
+        ended = own(replica, requests, messages, &node, &stop) => ended,
+        // It ends when it is told to, and then the owner has ended before.
+        ended = &mut server => Err(format!("the API ended: {ended:?}")),
+    };
+    watchdog.abort();
     served.cancel();
     hands.abort();
     node.stop().await;
     raft_stop.cancel();
-    match server.await {
-        Ok(Ok(())) | Err(_) => {}
-        Ok(Err(source)) => warn!(%source, "the API ended with an error"),
+    if !server.is_finished()
+        && let Ok(Err(source)) = server.await
+    {
+        warn!(%source, "the API ended with an error");
     }
     ended.map_err(RunError::Failed)
+}
+
+/// On raft's threads, which go on when the owner's are blocked.
+fn watched(runtime: &Handle, pulse: Arc<Pulse>, node: &Node) -> JoinHandle<()> {
+    let (node, on) = (node.clone(), runtime.clone());
+    let give_up = move || {
+        let node = node.clone();
+        on.spawn(async move { hand_over_first(&node).await });
+    };
+    runtime.spawn(watchdog::watch(pulse, give_up))
 }
 
 /// The owner of the registry and the ends of its channels.
@@ -114,6 +136,7 @@ struct Owner {
     desk: Desk,
     messages: mpsc::Receiver<Message>,
     handing: mpsc::Receiver<()>,
+    pulse: Arc<Pulse>,
 }
 
 fn owner_of(config: &Config, node: &Node, registry: Registry, entropy: [u8; 32]) -> Owner {
@@ -127,10 +150,12 @@ fn owner_of(config: &Config, node: &Node, registry: Registry, entropy: [u8; 32])
         framework_grace_ms: config.framework_grace_ms,
         resume_ms: RESUME_MS,
     };
+    let pulse = Arc::new(Pulse::default());
     let published = Published {
         office,
         applied,
         counts,
+        pulse: Arc::clone(&pulse),
     };
     let lease = config.office_lease();
     let replica = Replica::new(
@@ -155,6 +180,7 @@ fn owner_of(config: &Config, node: &Node, registry: Registry, entropy: [u8; 32])
         desk,
         messages,
         handing,
+        pulse,
     }
 }
 
@@ -286,11 +312,11 @@ async fn serve(
     desk: Desk,
     tasks: TaskTracker,
     socket: TcpListener,
-    metrics: Option<PrometheusHandle>,
+    recorder: Option<PrometheusHandle>,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let services = Services {
-        desk: desk.clone(),
+        desk,
         peers: Peers::default(),
         tasks,
     };
@@ -308,13 +334,14 @@ async fn serve(
             SchedulerServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES),
         )
         .add_service(AgentsServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES))
-        .add_service(OperatorServer::new(services).max_decoding_message_size(MESSAGE_BYTES))
+        .add_service(OperatorServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(health_service)
         .add_service(reflection);
     let router = routes
         .routes()
         .into_axum_router()
-        .merge(http::router(desk, metrics));
+        .merge(http::router(services, recorder))
+        .layer(axum::middleware::from_fn(metrics::measured));
     let socket = socket.tap_io(|stream| {
         // Small messages must not wait for each other; a socket that refuses the option still works.
         let _ = stream.set_nodelay(true);

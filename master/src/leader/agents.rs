@@ -19,6 +19,9 @@ use argosy_state::registry::OrderKind;
 use super::{Effect, Hello, Leader, Now, Route};
 use crate::links::LinkId;
 
+/// Updates in one command, so that it fits into an entry however long their texts are.
+const UPDATES: usize = 500;
+
 /// How far a link has come.
 #[derive(Debug)]
 enum Stage {
@@ -62,6 +65,9 @@ impl Leader {
         link: LinkId,
         hello: Hello,
     ) {
+        if self.agent_links.contains_key(&link) {
+            return self.refuse_agent(link, "malformed", "a second hello on one stream");
+        }
         let cluster = registry.cluster().facts.id;
         if hello.cluster.is_some_and(|named| named != cluster) {
             let text = format!(
@@ -142,7 +148,8 @@ impl Leader {
             return;
         };
         let Some(agent) = registry.agent(id) else {
-            return;
+            // Committed, and gone again in the same entry.
+            return self.shut_down(link, &Rejection::UnknownAgent(id).to_string());
         };
         let index = registry.agent_index(id);
         // Tasks that are UNREACHABLE wait for the comparison: it says that they are back.
@@ -248,7 +255,16 @@ impl Leader {
             wall_ms: now.wall_ms,
         };
         for part in list.parts(registry) {
-            self.propose(Command::ReconcileAgent(part), Route::Events);
+            self.propose(Command::ReconcileAgent(part), Route::List(link));
+        }
+    }
+
+    /// A list that was taken of another incarnation, or could not be compared, says nothing about
+    /// this link, and no other one will come on it: the agent connects anew.
+    pub(super) fn list_compared(&mut self, link: LinkId, outcome: &Outcome) {
+        if outcome.is_err() && self.agent_links.contains_key(&link) {
+            self.out.push(Effect::CloseAgent(link));
+            self.agent_closed(link);
         }
     }
 
@@ -280,8 +296,11 @@ impl Leader {
             return;
         };
         let mut updates = updates;
+        for update in &mut updates {
+            shorten(&mut update.message, limits::MESSAGE_BYTES);
+        }
         while !updates.is_empty() {
-            let rest = updates.split_off(updates.len().min(limits::RECORDS_PER_COMMAND));
+            let rest = updates.split_off(updates.len().min(UPDATES));
             self.propose(
                 Command::UpdateTasks(UpdateTasks { agent, updates }),
                 Route::Events,
@@ -460,6 +479,13 @@ impl Leader {
     fn heartbeat_interval_ms(&self, registry: &Registry) -> u64 {
         let stretched = 1_000 * (registry.agents().len() as u64).div_ceil(1_000).max(1);
         stretched.min(self.limits.agent_timeout_ms / 3).max(100)
+    }
+}
+
+/// Cuts a text as `apply` would.
+fn shorten(text: &mut String, bytes: usize) {
+    if text.len() > bytes {
+        text.truncate(text.floor_char_boundary(bytes));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Numbered calls, declines and operators' batches.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use argosy_state::Registry;
 use argosy_state::command::{
@@ -8,16 +8,20 @@ use argosy_state::command::{
 };
 use argosy_state::framework::{Answer as Stored, AnswerOutcome};
 use argosy_state::ids::{AgentId, FrameworkId, OfferId, Revision, Role};
+use argosy_state::limits;
 
 use super::{Answer, Decline, Leader, Now, Refused, Route, refused};
 use crate::links::RequestId;
 use crate::offers::{Standing, verify};
 
+/// Repeats of one call that wait with it; the one that has waited longest is told to try again.
+const REPEATS: usize = 16;
+
 /// A call on its way through the log.
 #[derive(Debug)]
 pub(super) struct PendingCall {
     /// Who waits; a repeat joins.
-    pub(super) requests: Vec<RequestId>,
+    pub(super) requests: VecDeque<RequestId>,
     hash: u64,
     key: (FrameworkId, u64, u64),
     /// The offers that it uses, all of one agent and role.
@@ -57,10 +61,16 @@ impl Leader {
             .get(&key)
             .and_then(|serial| self.routes.get_mut(serial))
         {
-            if pending.hash == call.hash {
-                pending.requests.push(request);
-            } else {
-                self.answer(request, refused(&Rejection::CallReused(call.number)));
+            if pending.hash != call.hash {
+                return self.answer(request, refused(&Rejection::CallReused(call.number)));
+            }
+            pending.requests.push_back(request);
+            if pending.requests.len() > REPEATS
+                && let Some(oldest) = pending.requests.pop_front()
+            {
+                let code = "repeated";
+                let message = "a later repeat of this call waits for the answer".to_owned();
+                self.answer(oldest, Answer::Refused { code, message });
             }
             return;
         }
@@ -88,7 +98,7 @@ impl Leader {
                 .expect("each was just seen to be open");
         }
         let pending = PendingCall {
-            requests: vec![request],
+            requests: VecDeque::from([request]),
             hash: call.hash,
             key,
             used,
@@ -107,6 +117,16 @@ impl Leader {
         accept: &Accept,
         tokens: &[Vec<u8>],
     ) -> Result<(), Rejection> {
+        if accept.offers.len() > limits::RECORDS_PER_COMMAND {
+            return Err(Rejection::Invalid {
+                field: "offers".to_owned(),
+                text: format!(
+                    "{} of them; at most {}",
+                    accept.offers.len(),
+                    limits::RECORDS_PER_COMMAND
+                ),
+            });
+        }
         let facts = &registry.cluster().facts;
         let mut seen = BTreeSet::new();
         for (promise, token) in accept.offers.iter().zip(tokens) {

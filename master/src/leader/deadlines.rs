@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
 use argosy_state::command::{AgentDecision, Command, FrameworkDecision};
-use argosy_state::framework::Connection;
+use argosy_state::framework::{Connection, Framework};
 use argosy_state::ids::{AgentId, FrameworkId, Timestamp};
 
 use super::{Effect, Leader, Now, Route};
@@ -19,14 +19,16 @@ enum Timer {
     Agent(AgentId),
     /// A framework's stream may have been gone for too long.
     Stream(FrameworkId),
-    /// A disconnected framework may be overdue.
-    Framework(FrameworkId),
 }
 
 /// Timers of a leader.
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {
     timers: BTreeSet<(Timestamp, Timer)>,
+    /// Disconnected frameworks by when they are to be looked at; the earliest decides how often
+    /// cluster time is committed, so none stays here that has come back.
+    expiries: BTreeSet<(Timestamp, FrameworkId)>,
+    expiry_of: BTreeMap<FrameworkId, Timestamp>,
     /// Agents that are watched, and when something last came of them.
     heard: BTreeMap<AgentId, Timestamp>,
     /// Frameworks without a stream, since when.
@@ -49,6 +51,18 @@ impl Deadlines {
         if let Some(heard) = self.heard.get_mut(&agent) {
             *heard = at;
         }
+    }
+
+    /// Looks at a framework at this time, and no longer at the one before.
+    fn expire_at(&mut self, id: FrameworkId, at: Option<Timestamp>) {
+        let former = match at {
+            Some(at) => self.expiry_of.insert(id, at),
+            None => self.expiry_of.remove(&id),
+        };
+        if let Some(former) = former {
+            self.expiries.remove(&(former, id));
+        }
+        self.expiries.extend(at.map(|at| (at, id)));
     }
 }
 
@@ -99,21 +113,12 @@ impl Leader {
     }
 
     pub(super) fn arm_framework(&mut self, registry: &Registry, now: Now, id: FrameworkId) {
-        let Some(framework) = registry.framework(id) else {
-            return;
-        };
-        if let Some(deadline) = framework.deadline() {
-            self.deadlines
-                .timers
-                .insert((deadline, Timer::Framework(id)));
-        }
+        let framework = registry.framework(id);
+        let deadline = framework.and_then(|framework| framework.deadline());
+        self.deadlines.expire_at(id, deadline);
         let listened = self.linked_frameworks.contains_key(&id);
-        if framework.connection == Connection::Connected && !listened && !framework.removing {
-            self.deadlines.gone.insert(id, now.at);
-            self.deadlines.timers.insert((
-                now.at.plus_ms(self.limits.framework_grace_ms),
-                Timer::Stream(id),
-            ));
+        if framework.is_some_and(is_expected) && !listened {
+            self.stream_gone(now, id);
         } else {
             self.deadlines.gone.remove(&id);
         }
@@ -140,8 +145,13 @@ impl Leader {
             match timer {
                 Timer::Agent(agent) => self.agent_due(registry, now, agent),
                 Timer::Stream(framework) => self.stream_due(registry, now, framework),
-                Timer::Framework(framework) => self.framework_due(registry, now, framework),
             }
+        }
+        while let Some((due, framework)) = self.deadlines.expiries.first().copied() {
+            if due > now.at {
+                break;
+            }
+            self.framework_due(registry, now, framework);
         }
         if now.at.since_ms(self.deadlines.last_heartbeat) >= HEARTBEAT_MS {
             self.deadlines.last_heartbeat = now.at;
@@ -217,7 +227,8 @@ impl Leader {
         let Some(since) = self.deadlines.gone.get(&id).copied() else {
             return;
         };
-        let Some(framework) = registry.framework(id) else {
+        let Some(framework) = registry.framework(id).filter(|known| is_expected(known)) else {
+            self.deadlines.gone.remove(&id);
             return;
         };
         let due = since.plus_ms(self.limits.framework_grace_ms);
@@ -238,21 +249,18 @@ impl Leader {
     }
 
     fn framework_due(&mut self, registry: &Registry, now: Now, id: FrameworkId) {
-        let Some(framework) = registry.framework(id) else {
-            return;
-        };
-        let Some(deadline) = framework.deadline() else {
-            return;
+        let framework = registry.framework(id);
+        let Some((framework, deadline)) =
+            framework.and_then(|framework| Some((framework, framework.deadline()?)))
+        else {
+            return self.deadlines.expire_at(id, None);
         };
         if deadline > now.at {
-            self.deadlines
-                .timers
-                .insert((deadline, Timer::Framework(id)));
-            return;
+            return self.deadlines.expire_at(id, Some(deadline));
         }
-        self.deadlines
-            .timers
-            .insert((now.at.plus_ms(1_000), Timer::Framework(id)));
+        // Looked at again, in case this decision is overtaken and refused.
+        let again = now.at.plus_ms(1_000);
+        self.deadlines.expire_at(id, Some(again));
         let decision = FrameworkDecision {
             framework: id,
             decided_on: framework.revision,
@@ -264,12 +272,9 @@ impl Leader {
     /// change of leader costs little of it; else idle is silent.
     fn advance_time(&mut self, registry: &Registry, now: Now) {
         self.deadlines.last_entry = self.deadlines.last_entry.max(registry.time());
-        let next = self
-            .deadlines
-            .timers
-            .iter()
-            .find(|(_, timer)| matches!(timer, Timer::Framework(_)));
-        let Some((deadline, _)) = next else { return };
+        let Some((deadline, _)) = self.deadlines.expiries.first() else {
+            return;
+        };
         let step_ms = (deadline.since_ms(self.deadlines.last_entry) / 100).max(TICK_MS);
         if now.at.since_ms(self.deadlines.last_entry) >= step_ms {
             self.deadlines.last_entry = now.at;
@@ -282,6 +287,11 @@ impl Leader {
 pub(crate) const HEARTBEAT_MS: u64 = 1_000;
 /// The shortest step in which cluster time is committed for its own sake, in milliseconds.
 const TICK_MS: u64 = 30_000;
+
+/// Whether a stream of this framework is expected.
+fn is_expected(framework: &Framework) -> bool {
+    framework.connection == Connection::Connected && !framework.removing
+}
 
 /// Agents that are expected to be heard of.
 fn is_watched(mode: AgentMode) -> bool {

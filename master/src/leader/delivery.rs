@@ -2,10 +2,12 @@
 //!
 //! At most so many tasks are in flight; the next ones are sent when those are acknowledged.
 
+use std::ops::Bound;
+
 use argosy_proto::{convert, v1};
 use argosy_state::Registry;
 use argosy_state::command::{Acknowledge, Command, Outcome, RaiseLowWater};
-use argosy_state::ids::{Revision, TaskKey};
+use argosy_state::ids::{Revision, TaskId, TaskKey};
 use argosy_state::limits;
 use argosy_state::task::{Reason, Source, Task, TaskState};
 
@@ -16,6 +18,7 @@ use crate::links::{LinkId, RequestId};
 const IN_FLIGHT: usize = 1_000;
 
 impl Leader {
+    /// A task in flight may be told of again at once; another one waits for its turn.
     pub(super) fn task_updated(&mut self, registry: &Registry, key: &TaskKey) {
         let Some(link) = self.linked_frameworks.get(&key.framework).copied() else {
             return;
@@ -23,44 +26,60 @@ impl Leader {
         let Some(state) = self.framework_links.get_mut(&link) else {
             return;
         };
-        state.unsent.insert(key.task.clone());
-        self.pump_updates(registry, link);
+        if state.in_flight.contains_key(&key.task) {
+            self.tell_updates(registry, link, key);
+        } else {
+            state.unsent.insert(key.task.clone());
+            self.pump_updates(registry, link);
+        }
+    }
+
+    /// Nobody will acknowledge what is not there any more: its place is free.
+    pub(super) fn task_forgotten(&mut self, registry: &Registry, key: &TaskKey) {
+        let Some(link) = self.linked_frameworks.get(&key.framework).copied() else {
+            return;
+        };
+        let Some(state) = self.framework_links.get_mut(&link) else {
+            return;
+        };
+        state.unsent.remove(&key.task);
+        if state.in_flight.remove(&key.task).is_some() {
+            self.pump_updates(registry, link);
+        }
     }
 
     /// Sends what waits, as far as there is room.
     pub(super) fn pump_updates(&mut self, registry: &Registry, link: LinkId) {
-        let mut statuses = Vec::new();
+        while let Some(state) = self.framework_links.get_mut(&link) {
+            let Some(framework) = state.framework else {
+                return;
+            };
+            if state.in_flight.len() >= IN_FLIGHT {
+                return;
+            }
+            let Some(task) = state.unsent.pop_first() else {
+                return;
+            };
+            self.tell_updates(registry, link, &TaskKey { framework, task });
+        }
+    }
+
+    /// Sends what this stream was not told yet of a task; it is in flight then.
+    fn tell_updates(&mut self, registry: &Registry, link: LinkId, key: &TaskKey) {
         let Some(state) = self.framework_links.get_mut(&link) else {
             return;
         };
-        let Some(framework) = state.framework else {
+        let Some(task) = registry.task(key) else {
             return;
         };
-        let mut blocked = Vec::new();
-        while let Some(name) = state.unsent.pop_first() {
-            if state.in_flight.len() >= IN_FLIGHT && !state.in_flight.contains_key(&name) {
-                blocked.push(name);
-                break;
-            }
-            let key = TaskKey {
-                framework,
-                task: name,
-            };
-            let Some(task) = registry.task(&key) else {
-                continue;
-            };
-            let sent = state.in_flight.get(&key.task).copied().unwrap_or_default();
-            for update in task
-                .unacknowledged
-                .iter()
-                .filter(|update| update.revision > sent)
-            {
-                statuses.push(convert::status(task, update));
-                state.in_flight.insert(key.task.clone(), update.revision);
-            }
+        let sent = state.in_flight.get(&key.task).copied().unwrap_or_default();
+        let unsent = task.unacknowledged.iter();
+        let unsent: Vec<_> = unsent.filter(|update| update.revision > sent).collect();
+        if let Some(last) = unsent.last() {
+            state.in_flight.insert(key.task.clone(), last.revision);
         }
-        state.unsent.extend(blocked);
-        for status in statuses {
+        for update in unsent {
+            let status = convert::status(task, update);
             self.tell_framework(link, v1::event::Event::Update(status));
         }
     }
@@ -86,7 +105,7 @@ impl Leader {
                 },
             );
         }
-        let stored = |(task, revision): &(argosy_state::ids::TaskId, Revision)| {
+        let stored = |(task, revision): &(TaskId, Revision)| {
             let task = registry.task(&TaskKey {
                 framework,
                 task: task.clone(),
@@ -155,16 +174,24 @@ impl Leader {
             let why = argosy_state::command::Rejection::Superseded(reconcile.framework);
             return self.answer(request, refused(&why));
         }
-        let is_known = |task: &argosy_state::ids::TaskId| {
+        let is_known = |task: &TaskId| {
             let key = TaskKey {
                 framework: reconcile.framework,
                 task: task.clone(),
             };
             registry.task(&key).is_some() || registry.finished_task(&key).is_some()
         };
+        if reconcile.tasks.len() > limits::RECORDS_PER_COMMAND {
+            let message = format!(
+                "{} tasks in one question; at most {}",
+                reconcile.tasks.len(),
+                limits::RECORDS_PER_COMMAND
+            );
+            let code = "invalid";
+            return self.answer(request, Answer::Refused { code, message });
+        }
         if reconcile.tasks.iter().all(is_known) || framework.low_water >= reconcile.next_number {
-            let reply = statuses(registry, now, &reconcile);
-            return self.answer(request, Answer::Reconciled(reply));
+            return self.answer(request, statuses(registry, now, &reconcile));
         }
         let raise = RaiseLowWater {
             framework: reconcile.framework,
@@ -186,46 +213,59 @@ impl Leader {
         outcome: Outcome,
     ) {
         match outcome {
-            Ok(_) => self.answer(
-                request,
-                Answer::Reconciled(statuses(registry, now, reconcile)),
-            ),
+            Ok(_) => self.answer(request, statuses(registry, now, reconcile)),
             Err(why) => self.answer(request, refused(&why)),
         }
     }
 }
 
-/// One answer a task: the state that the framework was last told, or UNKNOWN.
-fn statuses(registry: &Registry, now: Now, reconcile: &Reconcile) -> v1::ReconcileReply {
-    let statuses = if reconcile.tasks.is_empty() {
-        registry
-            .tasks_of(reconcile.framework)
-            .filter(|task| !task.is_terminal())
-            .map(answer)
-            .collect()
+/// One answer a task: the state that the framework was last told, or UNKNOWN. Of all tasks a
+/// bounded part.
+fn statuses(registry: &Registry, now: Now, reconcile: &Reconcile) -> Answer {
+    let (statuses, more) = if reconcile.tasks.is_empty() {
+        part(registry, reconcile)
     } else {
-        reconcile
-            .tasks
-            .iter()
-            .map(|task| one(registry, now, reconcile, task))
-            .collect()
+        let named = reconcile.tasks.iter();
+        let named = named.map(|task| one(registry, now, reconcile, task));
+        (named.collect(), None)
     };
     let revision = Revision {
         index: registry.applied(),
         position: 0,
     };
-    v1::ReconcileReply {
+    let reply = v1::ReconcileReply {
         statuses,
         revision: Some(convert::revision(revision)),
-    }
+    };
+    Answer::Reconciled { reply, more }
 }
 
-fn one(
-    registry: &Registry,
-    now: Now,
-    reconcile: &Reconcile,
-    task: &argosy_state::ids::TaskId,
-) -> v1::TaskStatus {
+fn part(registry: &Registry, reconcile: &Reconcile) -> (Vec<v1::TaskStatus>, Option<TaskId>) {
+    let framework = reconcile.framework;
+    let from = reconcile
+        .after
+        .as_ref()
+        .map_or(Bound::Unbounded, Bound::Excluded);
+    let tasks = registry
+        .framework_index(framework)
+        .map(|index| &index.tasks);
+    let names: Vec<&TaskId> = tasks
+        .into_iter()
+        .flat_map(|tasks| tasks.range::<TaskId, _>((from, Bound::Unbounded)))
+        .take(limits::RECORDS_PER_COMMAND)
+        .collect();
+    let tasks = names.iter().filter_map(|task| {
+        let task = (*task).clone();
+        registry.task(&TaskKey { framework, task })
+    });
+    let statuses = tasks.filter(|task| !task.is_terminal()).map(answer);
+    let more = names
+        .last()
+        .filter(|_| names.len() == limits::RECORDS_PER_COMMAND);
+    (statuses.collect(), more.map(|task| (*task).clone()))
+}
+
+fn one(registry: &Registry, now: Now, reconcile: &Reconcile, task: &TaskId) -> v1::TaskStatus {
     let key = TaskKey {
         framework: reconcile.framework,
         task: task.clone(),

@@ -21,8 +21,10 @@ pub(super) struct FrameworkLink {
     pub(super) subscription: Box<Subscription>,
     /// Tasks with updates sent and not acknowledged, up to which revision.
     pub(super) in_flight: BTreeMap<TaskId, Revision>,
-    /// Tasks with updates that wait for room.
+    /// Tasks with updates that wait for room; none of them is in flight.
     pub(super) unsent: BTreeSet<TaskId>,
+    /// Its reader is behind: it is sent no offers, nor hints.
+    pub(super) behind: bool,
 }
 
 impl Leader {
@@ -68,6 +70,7 @@ impl Leader {
             subscription: Box::new(subscription),
             in_flight: BTreeMap::new(),
             unsent: BTreeSet::new(),
+            behind: false,
         };
         self.framework_links.insert(link, state);
         match known {
@@ -101,11 +104,13 @@ impl Leader {
 
     /// The stream is the framework's from now on: what it held is judged, what it missed is sent.
     fn attach(&mut self, registry: &Registry, now: Now, link: LinkId, id: FrameworkId) {
-        let Some(framework) = registry.framework(id) else {
-            return;
-        };
         let Some(state) = self.framework_links.get_mut(&link) else {
             return;
+        };
+        let Some(framework) = registry.framework(id) else {
+            // Committed, and removed again in the same entry.
+            let text = Rejection::UnknownFramework(id).to_string();
+            return self.end_stream(link, "removed", &text);
         };
         if framework.session != state.subscription.session {
             let text = Rejection::Superseded(id).to_string();
@@ -166,6 +171,16 @@ impl Leader {
         }
     }
 
+    pub(super) fn framework_behind(&mut self, link: LinkId, behind: bool) {
+        let Some(state) = self.framework_links.get_mut(&link) else {
+            return;
+        };
+        state.behind = behind;
+        if let Some(id) = state.framework {
+            self.allocator.framework_changed(id);
+        }
+    }
+
     /// Info, suppression or connection moved: timers and offers follow.
     pub(super) fn framework_changed(&mut self, registry: &Registry, now: Now, id: FrameworkId) {
         let Some(framework) = registry.framework(id) else {
@@ -185,7 +200,8 @@ impl Leader {
         self.framework_moved(registry, id);
     }
 
-    pub(super) fn framework_removing(&mut self, registry: &Registry, id: FrameworkId) {
+    pub(super) fn framework_removing(&mut self, registry: &Registry, now: Now, id: FrameworkId) {
+        self.arm_framework(registry, now, id);
         self.framework_moved(registry, id);
         if let Some(link) = self.linked_frameworks.remove(&id) {
             self.end_stream(
@@ -196,7 +212,8 @@ impl Leader {
         }
     }
 
-    pub(super) fn framework_removed(&mut self, registry: &Registry, id: FrameworkId) {
+    pub(super) fn framework_removed(&mut self, registry: &Registry, now: Now, id: FrameworkId) {
+        self.arm_framework(registry, now, id);
         self.framework_moved(registry, id);
         if let Some(link) = self.linked_frameworks.remove(&id) {
             self.end_stream(
@@ -207,11 +224,16 @@ impl Leader {
         }
     }
 
-    /// Tells every framework with a stream that an agent failed. A hint: the updates of its tasks
-    /// are what counts.
+    /// Tells every framework with a stream that is read that an agent failed. A hint: the updates of
+    /// its tasks are what counts.
     pub(super) fn tell_failure(&mut self, agent: AgentId, reason: &str) {
-        let links: Vec<LinkId> = self.linked_frameworks.values().copied().collect();
-        for link in links {
+        let read = |link: &LinkId| {
+            self.framework_links
+                .get(link)
+                .is_some_and(|link| !link.behind)
+        };
+        let links = self.linked_frameworks.values().copied().filter(read);
+        for link in links.collect::<Vec<_>>() {
             let failure = v1::AgentFailure {
                 agent_id: agent.to_string(),
                 reason: reason.to_owned(),

@@ -55,6 +55,11 @@ pub(crate) enum Input {
     FrameworkClosed {
         link: LinkId,
     },
+    /// What was sent on a stream piles up unread, or no longer does.
+    FrameworkBehind {
+        link: LinkId,
+        behind: bool,
+    },
     Call {
         request: RequestId,
         call: Box<Call>,
@@ -78,6 +83,11 @@ pub(crate) enum Input {
         operate: Operate,
     },
     Applied(Applied),
+    /// The proposal with this serial is larger than an entry of the log.
+    TooLarge {
+        serial: u64,
+        bytes: usize,
+    },
     Tick,
 }
 
@@ -131,7 +141,10 @@ pub(crate) struct Decline {
 pub(crate) struct Reconcile {
     pub(crate) framework: FrameworkId,
     pub(crate) session: u64,
+    /// At most [`argosy_state::limits::RECORDS_PER_COMMAND`]; none means all that have not ended.
     pub(crate) tasks: Vec<TaskId>,
+    /// Of all, those behind this one.
+    pub(crate) after: Option<TaskId>,
     pub(crate) next_number: u64,
 }
 
@@ -157,7 +170,11 @@ pub(crate) enum Answer {
     },
     Acknowledged,
     Declined,
-    Reconciled(v1::ReconcileReply),
+    Reconciled {
+        reply: v1::ReconcileReply,
+        /// There is more behind this task.
+        more: Option<TaskId>,
+    },
     Operated {
         revision: Revision,
         outcomes: Vec<Result<(), (&'static str, String)>>,

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 use argosy_state::Registry;
 use argosy_state::apply::Applied;
-use argosy_state::command::{Command, Rejection};
+use argosy_state::command::{Command, Outcome, Rejection};
 use argosy_state::event::Event;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, FrameworkId, Ticket};
 
@@ -40,6 +40,10 @@ pub(crate) use input::{
 enum Route {
     /// The outcome shows in the events alone.
     Events,
+    /// The next piece follows it.
+    Sweep,
+    /// A part of an agent's list: the link is no good if it is refused.
+    List(LinkId),
     /// An agent waits for its registration.
     Agent(LinkId),
     /// A scheduler waits for its subscription.
@@ -68,6 +72,8 @@ pub(crate) struct Leader {
     framework_links: BTreeMap<LinkId, FrameworkLink>,
     linked_frameworks: BTreeMap<FrameworkId, LinkId>,
     pending_calls: BTreeMap<(FrameworkId, u64, u64), u64>,
+    /// A piece of a sweep is on its way; one at a time.
+    sweeping: bool,
     book: OfferBook,
     allocator: Allocator,
     offering: offering::Offering,
@@ -90,6 +96,7 @@ impl Leader {
             framework_links: BTreeMap::new(),
             linked_frameworks: BTreeMap::new(),
             pending_calls: BTreeMap::new(),
+            sweeping: false,
             book: OfferBook::new(registry.epoch()),
             allocator: Allocator::new(Settings::default()),
             offering: offering::Offering::new(registry, now.at.plus_ms(limits.resume_ms)),
@@ -118,6 +125,7 @@ impl Leader {
                 self.subscribe(registry, now, link, *subscription)
             }
             Input::FrameworkClosed { link } => self.framework_closed(now, link),
+            Input::FrameworkBehind { link, behind } => self.framework_behind(link, behind),
             Input::Call {
                 request,
                 call,
@@ -134,6 +142,7 @@ impl Leader {
             }
             Input::Operate { request, operate } => self.operate(request, operate),
             Input::Applied(applied) => self.applied(registry, now, applied),
+            Input::TooLarge { serial, bytes } => self.too_large(registry, now, serial, bytes),
             Input::Tick => self.tick(registry, now),
         }
         std::mem::take(&mut self.out)
@@ -191,28 +200,51 @@ impl Leader {
             self.allocator.observe(event);
             self.happened(registry, now, event);
         }
-        let Some(route) = route else { return };
+        if let Some(route) = route {
+            self.concluded(registry, now, route, applied.outcome);
+        }
+    }
+
+    /// A proposal that no entry can hold was never in the log: whoever waits is refused.
+    fn too_large(&mut self, registry: &Registry, now: Now, serial: u64, bytes: usize) {
+        let Some(route) = self.routes.remove(&serial) else {
+            return;
+        };
+        if let Route::Call(pending) = &route {
+            self.settle_offers(pending);
+        }
+        let text = format!("it takes {bytes} bytes in the log, more than an entry holds: split it");
+        let field = "request".to_owned();
+        let why = Rejection::Invalid { field, text };
+        self.concluded(registry, now, route, Err(why));
+    }
+
+    fn concluded(&mut self, registry: &Registry, now: Now, route: Route, outcome: Outcome) {
         match route {
             Route::Events => {}
-            Route::Agent(link) => self.agent_registered(registry, now, link, applied.outcome),
-            Route::Framework(link) => {
-                self.framework_subscribed(registry, now, link, applied.outcome)
+            Route::Sweep => {
+                self.sweeping = false;
+                self.sweep(registry);
             }
-            Route::Call(pending) => self.called(registry, now, *pending, applied.outcome),
+            Route::List(link) => self.list_compared(link, &outcome),
+            Route::Agent(link) => self.agent_registered(registry, now, link, outcome),
+            Route::Framework(link) => self.framework_subscribed(registry, now, link, outcome),
+            Route::Call(pending) => self.called(registry, now, *pending, outcome),
             Route::Acknowledge(request, acknowledge) => {
-                self.acknowledged(registry, request, &acknowledge, applied.outcome)
+                self.acknowledged(registry, request, &acknowledge, outcome)
             }
             Route::Reconcile(request, reconcile) => {
-                self.reconciled(registry, now, request, &reconcile, applied.outcome)
+                self.reconciled(registry, now, request, &reconcile, outcome)
             }
-            Route::Operate(request) => self.operated(registry, request, applied.outcome),
+            Route::Operate(request) => self.operated(registry, request, outcome),
         }
     }
 
     /// Turns a fact into what follows from it, whoever proposed it.
     fn happened(&mut self, registry: &Registry, now: Now, event: &Event) {
         match event {
-            Event::EpochOpened(_) | Event::TaskForgotten(_) => {}
+            Event::EpochOpened(_) => {}
+            Event::TaskForgotten(key) => self.task_forgotten(registry, key),
             Event::AgentChanged(agent) => self.agent_changed(registry, now, *agent),
             Event::AgentGone(agent) => self.agent_gone(*agent),
             Event::AgentUsageChanged(agent) => self.usage_changed(registry, *agent),
@@ -223,9 +255,12 @@ impl Leader {
                 self.framework_changed(registry, now, *framework)
             }
             Event::FrameworkChanged(framework) => self.framework_changed(registry, now, *framework),
-            Event::FrameworkRevived(framework) => self.framework_revived(*framework),
-            Event::FrameworkRemoving(framework) => self.framework_removing(registry, *framework),
-            Event::FrameworkRemoved(framework) => self.framework_removed(registry, *framework),
+            // The allocator has observed it.
+            Event::FrameworkRevived { .. } | Event::WeightChanged(_) => {}
+            Event::FrameworkRemoving(framework) => {
+                self.framework_removing(registry, now, *framework)
+            }
+            Event::FrameworkRemoved(framework) => self.framework_removed(registry, now, *framework),
             Event::TaskLaunched { agent, .. } | Event::TaskKillWanted { agent, .. } => {
                 self.pump_orders(registry, *agent)
             }
@@ -242,10 +277,15 @@ impl Leader {
         }
     }
 
-    /// Works off one piece of what is marked; the next follows when this one is applied.
+    /// Works off one piece of what is marked; the next follows when this one is applied, until
+    /// nothing is marked.
     fn sweep(&mut self, registry: &Registry) {
+        if self.sweeping {
+            return;
+        }
         if let Some(target) = registry.sweeps().next() {
-            self.propose(Command::Sweep(target), Route::Events);
+            self.sweeping = true;
+            self.propose(Command::Sweep(target), Route::Sweep);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! The allocator decides what is offered to whom; the book knows what is open. This file feeds both
 //! with what happened, and tells frameworks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use argosy_proto::{convert, v1};
@@ -14,11 +14,17 @@ use argosy_state::framework::Connection;
 use argosy_state::ids::{AgentId, FrameworkId, OfferId, Role, Timestamp};
 use argosy_state::limits;
 use argosy_state::resources::Resources;
+use prost::Message as _;
 
 use super::agents::is_ready;
+use super::frameworks::FrameworkLink;
 use super::{Decline, Effect, HeldFilter, Leader, Now};
 use crate::allocator::{Because, Budget, Declined, Demand, Explanation, Question, Round, Stream};
+use crate::links::LinkId;
 use crate::offers::{Standing, readopt, sign, verify};
+
+/// Offers of one event take no more than this unless a single one does: a message is 4 MiB at most.
+const EVENT_BYTES: usize = 1 << 20;
 
 /// The start of a reign: frameworks first present what they hold.
 #[derive(Debug)]
@@ -69,16 +75,11 @@ impl Leader {
             agent_links,
             linked_agents,
             linked_frameworks,
+            framework_links,
             ..
         } = self;
         let linked = |agent| is_ready(linked_agents, agent_links, agent);
-        let stream = |framework| {
-            if linked_frameworks.contains_key(&framework) {
-                Stream::Open
-            } else {
-                Stream::None
-            }
-        };
+        let stream = |framework| stream_of(linked_frameworks, framework_links, framework);
         let demand = Demand {
             linked: &linked,
             stream: &stream,
@@ -101,14 +102,16 @@ impl Leader {
         let stale = self.book.rescind_other_sessions(id, session);
         let mut presented = BTreeSet::new();
         let (mut kept, mut rescinded) = (Vec::new(), Vec::new());
-        for (promise, token) in held.into_iter().take(limits::RECORDS_PER_COMMAND) {
-            presented.insert(promise.id);
-            let good = promise.framework == id
+        for (at, (promise, token)) in held.into_iter().enumerate() {
+            // Judging costs: beyond what a turn has time for, the resources are offered anew.
+            let good = at < limits::RECORDS_PER_COMMAND
+                && promise.framework == id
                 && verify(facts, &promise, &token)
                 && (self.book.get(promise.id).is_some()
                     || (promise.id.epoch < self.epoch
                         && readopt(registry, &self.book, &promise, now.at).is_ok()));
             if good {
+                presented.insert(promise.id);
                 kept.push(promise.id);
                 self.book.adopt(promise);
             } else {
@@ -281,10 +284,6 @@ impl Leader {
         self.allocator.framework_changed(id);
     }
 
-    pub(super) fn framework_revived(&mut self, id: FrameworkId) {
-        self.allocator.revive(id, &[]);
-    }
-
     /// Withdraws what has lapsed, a bounded number at a time.
     pub(super) fn lapse_offers(&mut self, now: Now) {
         let lapsed = self.book.expire(now.at, limits::RECORDS_PER_COMMAND);
@@ -312,11 +311,10 @@ impl Leader {
         self.tell_framework(link, v1::event::Event::Rescind(rescind));
     }
 
-    /// One event a framework, whatever number of offers; at most [`limits::RECORDS_PER_COMMAND`] each.
+    /// Few events a framework, whatever number of offers.
     fn tell_offers(&mut self, registry: &Registry, made: Vec<Arc<Promise>>) {
         let facts = &registry.cluster().facts;
-        let mut by_framework: std::collections::BTreeMap<FrameworkId, Vec<v1::Offer>> =
-            std::collections::BTreeMap::new();
+        let mut by_framework: BTreeMap<FrameworkId, Vec<v1::Offer>> = BTreeMap::new();
         for promise in made {
             if let Some(agent) = registry.agent(promise.agent) {
                 let offer = convert::offer(&promise, agent, &sign(facts, &promise));
@@ -330,13 +328,8 @@ impl Leader {
             let Some(link) = self.linked_frameworks.get(&framework).copied() else {
                 continue;
             };
-            for chunk in offers.chunks(limits::RECORDS_PER_COMMAND) {
-                self.tell_framework(
-                    link,
-                    v1::event::Event::Offers(v1::Offers {
-                        offers: chunk.to_vec(),
-                    }),
-                );
+            for offers in events(offers) {
+                self.tell_framework(link, v1::event::Event::Offers(v1::Offers { offers }));
             }
         }
     }
@@ -377,13 +370,8 @@ impl Leader {
 
     fn judge_demand(&self, registry: &Registry, question: &Question) -> Explanation {
         let linked = |agent| is_ready(&self.linked_agents, &self.agent_links, agent);
-        let stream = |framework| {
-            if self.linked_frameworks.contains_key(&framework) {
-                Stream::Open
-            } else {
-                Stream::None
-            }
-        };
+        let (linked_frameworks, framework_links) = (&self.linked_frameworks, &self.framework_links);
+        let stream = |framework| stream_of(linked_frameworks, framework_links, framework);
         self.allocator.explain(
             registry,
             &self.book,
@@ -393,6 +381,41 @@ impl Leader {
             },
             question,
         )
+    }
+}
+
+/// Offers in events of at most [`limits::RECORDS_PER_COMMAND`] and about [`EVENT_BYTES`] each.
+fn events(offers: Vec<v1::Offer>) -> Vec<Vec<v1::Offer>> {
+    let mut events: Vec<Vec<v1::Offer>> = Vec::new();
+    let mut bytes = 0;
+    for offer in offers {
+        let size = offer.encoded_len();
+        match events.last_mut() {
+            Some(last)
+                if last.len() < limits::RECORDS_PER_COMMAND && bytes + size <= EVENT_BYTES =>
+            {
+                bytes += size;
+                last.push(offer);
+            }
+            Some(_) | None => {
+                bytes = size;
+                events.push(vec![offer]);
+            }
+        }
+    }
+    events
+}
+
+/// How far a framework is reached.
+fn stream_of(
+    linked: &BTreeMap<FrameworkId, LinkId>,
+    links: &BTreeMap<LinkId, FrameworkLink>,
+    framework: FrameworkId,
+) -> Stream {
+    match linked.get(&framework).and_then(|link| links.get(link)) {
+        None => Stream::None,
+        Some(link) if link.behind => Stream::Behind,
+        Some(_) => Stream::Open,
     }
 }
 

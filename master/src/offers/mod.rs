@@ -11,6 +11,7 @@ mod tests;
 mod token;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use argosy_state::command::Promise;
@@ -237,6 +238,12 @@ impl OfferBook {
         self.offers
             .values()
             .map(|entry| (&entry.promise, entry.standing))
+    }
+
+    /// Offers above `after`, ascending by id.
+    pub fn after(&self, after: OfferId) -> impl Iterator<Item = &Arc<Promise>> {
+        let above = (Bound::Excluded(after), Bound::Unbounded);
+        self.offers.range(above).map(|(_, entry)| &entry.promise)
     }
 
     /// How many there are.

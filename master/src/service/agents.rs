@@ -15,9 +15,9 @@ use tracing::debug;
 
 use super::forward::{Place, forwarded, lost, name_leader};
 use super::{MESSAGE_BYTES, Services, check_protocol, malformed};
+use crate::inbox::Message;
 use crate::leader::{Hello, Input};
 use crate::links::{LINK_MESSAGES, LinkId};
-use crate::replica::Message;
 
 type ToAgents = Pin<Box<dyn Stream<Item = Result<v1::ToAgent, Status>> + Send>>;
 

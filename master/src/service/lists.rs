@@ -1,15 +1,17 @@
 //! Pages of records: collected in bounded looks, so that no list holds up the owner.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 
 use argosy_proto::convert::{self, Malformed};
 use argosy_proto::v1;
-use argosy_state::ids::{AgentId, FrameworkId, Revision, TaskId, TaskKey};
+use argosy_state::ids::{AgentId, FrameworkId, OfferId, Revision, TaskId, TaskKey};
 use tonic::Status;
 
 use super::{malformed, views};
-use crate::desk::Desk;
-use crate::replica::View;
+use crate::desk::{Desk, unavailable};
+use crate::inbox::View;
+use crate::leader::Leader;
 
 /// Records of one look.
 const LOOK: usize = 500;
@@ -312,25 +314,46 @@ pub(crate) async fn list_offers(
     request: v1::ListRequest,
 ) -> Result<v1::OfferPage, Status> {
     check_filter(&request.filter, &["framework_id", "agent_id", "role"])?;
+    let size = size(&request)?;
+    let look_size = LOOK.min(size);
+    if !request.page_token.is_empty() && request.page_token.parse::<OfferId>().is_err() {
+        return Err(bad_token(&request.page_token));
+    }
     let filter = request.filter;
-    desk.read(move |view| {
-        let open = view
-            .leader
+    let look = move |view: &View<'_>, token: &str| {
+        let after = token.parse().unwrap_or_default();
+        let book = view.leader.map(Leader::book);
+        let seen: Vec<_> = book
             .into_iter()
-            .flat_map(|leader| leader.book().iter());
-        let offers = open
-            .filter_map(|(promise, _)| views::offer(view.registry, promise))
-            .filter(|offer| {
-                matches(&filter, "framework_id", &offer.framework_id)
-                    && matches(&filter, "agent_id", &offer.agent_id)
-                    && matches(&filter, "role", &offer.role)
-            });
-        let offers = offers.take(PAGE).collect();
-        v1::OfferPage {
-            offers,
-            next_page_token: String::new(),
-            revision: Some(convert::revision(here(view))),
-        }
+            .flat_map(|book| book.after(after))
+            .take(look_size)
+            .collect();
+        let next = if seen.len() == look_size {
+            seen.last().map(|promise| promise.id.to_string())
+        } else {
+            None
+        };
+        let is = |field: &str, value: &dyn Display| {
+            filter
+                .get(field)
+                .is_none_or(|wanted| *wanted == value.to_string())
+        };
+        let wanted = seen.into_iter().filter(|promise| {
+            is("framework_id", &promise.framework)
+                && is("agent_id", &promise.agent)
+                && is("role", &promise.role)
+        });
+        let offers = wanted.filter_map(|promise| views::offer(view.registry, promise));
+        (offers.collect(), next, here(view))
+    };
+    let (offers, next_page_token, revision) = collect(desk, size, request.page_token, look).await?;
+    if !desk.office.borrow().here {
+        // The last looks may have seen no book any more.
+        return Err(unavailable("leadership has just moved"));
+    }
+    Ok(v1::OfferPage {
+        offers,
+        next_page_token,
+        revision: Some(revision),
     })
-    .await
 }

@@ -3,6 +3,7 @@
 //! Any master serves any call: what only the leader can do is forwarded to it, one hop.
 
 mod agents;
+mod calls;
 mod forward;
 mod lists;
 mod operator;
@@ -19,8 +20,8 @@ use crate::desk::Desk;
 use crate::leader::Answer;
 
 pub(crate) use forward::Peers;
-pub(crate) use lists::{list_agents, list_frameworks, list_offers, list_tasks};
-pub(crate) use operator::{cluster, one_agent, one_framework, one_task};
+use lists::{list_agents, list_frameworks, list_offers, list_tasks};
+pub(crate) use operator::{cluster, one_agent};
 
 /// Every service of `argosy.v1`; cheap to clone.
 #[derive(Clone)]
@@ -35,6 +36,17 @@ pub(crate) struct Services {
 pub(crate) const MESSAGE_BYTES: usize = 4 << 20;
 /// Largest call that changes state, in bytes.
 pub(crate) const CALL_BYTES: usize = 1 << 20;
+
+/// Refuses a call that changes state and is too large.
+fn bounded(bytes: usize) -> Result<(), Status> {
+    if bytes <= CALL_BYTES {
+        return Ok(());
+    }
+    let text = format!(
+        "the call takes {bytes} bytes; at most {CALL_BYTES}: split it, or use uris for data"
+    );
+    Err(refused("invalid", &text))
+}
 
 /// A message of the wrong shape.
 fn malformed(why: &Malformed) -> Status {
@@ -52,7 +64,8 @@ fn refused(code: &str, message: &str) -> Status {
         "too-many-answers" | "too-many-unacknowledged" | "too-many-requests" => {
             tonic::Code::ResourceExhausted
         }
-        "stale-epoch" => tonic::Code::Unavailable,
+        // Nothing is known of the outcome: the caller is to try again.
+        "stale-epoch" | "repeated" => tonic::Code::Unavailable,
         _ => tonic::Code::FailedPrecondition,
     };
     let details = ErrorDetails::with_error_info(code, "argosy", []);
@@ -66,7 +79,7 @@ fn accepted(answer: Answer) -> Result<Answer, Status> {
         Answer::Called { .. }
         | Answer::Acknowledged
         | Answer::Declined
-        | Answer::Reconciled(_)
+        | Answer::Reconciled { .. }
         | Answer::Operated { .. } => Ok(answer),
     }
 }

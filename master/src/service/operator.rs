@@ -10,6 +10,7 @@ use argosy_state::command::{Command, Operate, Operation, Proposed};
 use argosy_state::encode;
 use argosy_state::ids::{AgentId, FrameworkId, NodeId, Role, TaskId, TaskKey, Ticket};
 use futures::{Stream, StreamExt};
+use prost::Message as _;
 use sha2::{Digest, Sha256};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
@@ -17,8 +18,8 @@ use tonic::{Request, Response, Status, Streaming};
 use super::forward::{Place, forwarded, lost};
 use super::lists::settle;
 use super::{
-    MESSAGE_BYTES, Services, accepted, list_agents, list_frameworks, list_offers, list_tasks,
-    malformed, not_found, refused, views,
+    MESSAGE_BYTES, Services, accepted, bounded, list_agents, list_frameworks, list_offers,
+    list_tasks, malformed, not_found, refused, views,
 };
 use crate::desk::Desk;
 use crate::leader::{Answer, Input};
@@ -235,6 +236,7 @@ impl Services {
     }
 
     async fn write_here(&self, batch: v1::WriteBatch) -> Result<v1::WriteReply, Status> {
+        bounded(batch.encoded_len())?;
         let operate = operate(batch).map_err(|why| malformed(&why))?;
         match accepted(
             self.desk

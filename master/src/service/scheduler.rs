@@ -6,22 +6,20 @@ use argosy_proto::convert::{self, Malformed};
 use argosy_proto::v1;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
 use argosy_proto::v1::scheduler_server::Scheduler;
-use argosy_state::command::{Accept, Acknowledge, Call, CallAction, Command, Proposed};
-use argosy_state::encode;
-use argosy_state::ids::{FrameworkId, OfferId, TaskId, Ticket};
+use argosy_state::command::{Acknowledge, Call, CallAction};
+use argosy_state::ids::{OfferId, TaskId};
 use futures::{Stream, StreamExt};
 use prost::Message as _;
-use sha2::{Digest, Sha256};
-use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::oneshot;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
+use super::calls::{accept, framework, hash, parts, subscription, task};
 use super::forward::{Place, forwarded, lost, name_leader};
-use super::{CALL_BYTES, MESSAGE_BYTES, Services, accepted, check_protocol, malformed, refused};
-use crate::leader::{Answer, Decline, HeldFilter, Input, Reconcile, Subscription};
-use crate::links::LINK_MESSAGES;
-use crate::replica::{Message, wall_ms};
+use super::{MESSAGE_BYTES, Services, accepted, bounded, check_protocol, malformed, refused};
+use crate::inbox::Message;
+use crate::leader::{Answer, Decline, Input, Reconcile};
+use crate::links;
 
 type Events = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
 
@@ -143,15 +141,9 @@ impl Services {
         check_protocol(wire.protocol.as_ref())?;
         let subscription = subscription(wire).map_err(|why| malformed(&why))?;
         let link = self.desk.new_link();
-        let (sender, receiver) = mpsc::channel(LINK_MESSAGES);
-        self.desk.send(Message::FrameworkLink(link, sender)).await?;
-        self.desk
-            .send(Message::Input(Input::Subscribe {
-                link,
-                subscription: Box::new(subscription),
-            }))
-            .await?;
-        // The stream is dropped with its connection; that drops the guard.
+        let (sender, receiver) = links::events();
+        // The stream is dropped with its connection, or with this call if its caller gives up while
+        // the owner is busy; that drops the guard.
         let (guard, dropped) = oneshot::channel::<()>();
         let desk = self.desk.clone();
         self.tasks.spawn(async move {
@@ -161,13 +153,20 @@ impl Services {
                 .await;
         });
         let address = self.desk.own_address.clone();
-        let events = ReceiverStream::new(receiver).map(move |mut event| {
+        let events = receiver.map(move |mut event| {
             let _held = &guard;
             if let Some(v1::event::Event::Subscribed(subscribed)) = &mut event.event {
                 subscribed.leader_address.clone_from(&address);
             }
             Ok(event)
         });
+        self.desk.send(Message::FrameworkLink(link, sender)).await?;
+        self.desk
+            .send(Message::Input(Input::Subscribe {
+                link,
+                subscription: Box::new(subscription),
+            }))
+            .await?;
         Ok(Box::pin(events))
     }
 
@@ -189,28 +188,37 @@ impl Services {
     }
 
     async fn decline_here(&self, wire: v1::DeclineRequest) -> Result<v1::DeclineReply, Status> {
+        bounded(wire.encoded_len())?;
         let offers = wire
             .offer_ids
             .iter()
             .map(|offer| convert::id::<OfferId>("offer_ids", offer))
             .collect::<Result<_, _>>();
+        let offers: Vec<OfferId> = offers.map_err(|why| malformed(&why))?;
         let cut = |text: String| text.chars().take(200).collect::<String>();
         let decline = Decline {
             framework: framework(&wire.framework_id)?,
             session: wire.session,
-            offers: offers.map_err(|why| malformed(&why))?,
+            offers: Vec::new(),
             filter_ms: wire.filter_ms.unwrap_or(FILTER_MS),
             reason: (cut(wire.reason_code), cut(wire.reason_text)),
         };
-        accepted(
-            self.desk
-                .ask(move |request| Input::Decline { request, decline })
-                .await?,
-        )?;
+        for offers in parts(&offers) {
+            let decline = Decline {
+                offers,
+                ..decline.clone()
+            };
+            accepted(
+                self.desk
+                    .ask(move |request| Input::Decline { request, decline })
+                    .await?,
+            )?;
+        }
         Ok(v1::DeclineReply {})
     }
 
     async fn kill_here(&self, wire: v1::KillRequest) -> Result<v1::KillReply, Status> {
+        bounded(wire.encoded_len())?;
         let action = CallAction::Kill {
             task: task(&wire.task_id)?,
             grace_ms: wire.grace_ms,
@@ -253,22 +261,56 @@ impl Services {
         &self,
         wire: v1::ReconcileRequest,
     ) -> Result<v1::ReconcileReply, Status> {
-        let reconcile = Reconcile {
+        let tasks: Vec<TaskId> = wire
+            .task_ids
+            .iter()
+            .map(|id| task(id))
+            .collect::<Result<_, _>>()?;
+        let question = Reconcile {
             framework: framework(&wire.framework_id)?,
             session: wire.session,
-            tasks: wire
-                .task_ids
-                .iter()
-                .map(|id| task(id))
-                .collect::<Result<_, _>>()?,
+            tasks: Vec::new(),
+            after: None,
             next_number: wire.next_number,
         };
+        let mut whole = v1::ReconcileReply::default();
+        for tasks in parts(&tasks) {
+            let mut after = None;
+            loop {
+                let part = Reconcile {
+                    tasks: tasks.clone(),
+                    after,
+                    ..question.clone()
+                };
+                let (mut reply, more) = self.reconcile_part(part).await?;
+                whole.statuses.append(&mut reply.statuses);
+                whole.revision = whole.revision.or(reply.revision);
+                match more {
+                    Some(more) => after = Some(more),
+                    None => break,
+                }
+            }
+        }
+        let bytes = whole.encoded_len();
+        if bytes > MESSAGE_BYTES {
+            let text = format!(
+                "the answer takes {bytes} bytes; at most {MESSAGE_BYTES}: name the tasks, a thousand in a question"
+            );
+            return Err(refused("invalid", &text));
+        }
+        Ok(whole)
+    }
+
+    async fn reconcile_part(
+        &self,
+        reconcile: Reconcile,
+    ) -> Result<(v1::ReconcileReply, Option<TaskId>), Status> {
         match accepted(
             self.desk
                 .ask(move |request| Input::Reconcile { request, reconcile })
                 .await?,
         )? {
-            Answer::Reconciled(reply) => Ok(reply),
+            Answer::Reconciled { reply, more } => Ok((reply, more)),
             other => Err(Status::internal(format!(
                 "an answer of another kind: {other:?}"
             ))),
@@ -276,6 +318,7 @@ impl Services {
     }
 
     async fn suppress_here(&self, wire: v1::SuppressRequest) -> Result<v1::SuppressReply, Status> {
+        bounded(wire.encoded_len())?;
         let roles = convert::roles("roles", &wire.roles).map_err(|why| malformed(&why))?;
         let (revision, _) = self
             .call(wire.call, CallAction::Suppress(roles), Vec::new(), 0)
@@ -284,6 +327,7 @@ impl Services {
     }
 
     async fn revive_here(&self, wire: v1::ReviveRequest) -> Result<v1::ReviveReply, Status> {
+        bounded(wire.encoded_len())?;
         let roles = convert::roles("roles", &wire.roles).map_err(|why| malformed(&why))?;
         let (revision, _) = self
             .call(wire.call, CallAction::Revive(roles), Vec::new(), 0)
@@ -295,6 +339,7 @@ impl Services {
         &self,
         wire: v1::UpdateFrameworkRequest,
     ) -> Result<v1::UpdateFrameworkReply, Status> {
+        bounded(wire.encoded_len())?;
         let info = wire
             .info
             .ok_or_else(|| malformed(&Malformed::new("info", "it is missing")))?;
@@ -306,6 +351,7 @@ impl Services {
     }
 
     async fn teardown_here(&self, wire: v1::TeardownRequest) -> Result<v1::TeardownReply, Status> {
+        bounded(wire.encoded_len())?;
         let (revision, _) = self
             .call(wire.call, CallAction::Teardown, Vec::new(), 0)
             .await?;
@@ -361,109 +407,4 @@ impl Services {
             ))),
         }
     }
-}
-
-/// The same for every repeat of a request: what changes between repeats is left out.
-fn hash(call: &Call) -> u64 {
-    let mut same = Call {
-        lowest_unanswered: 0,
-        ..call.clone()
-    };
-    if let CallAction::Accept(accept) = &mut same.action {
-        accept.wall_ms = 0;
-    }
-    let bytes = encode::command(&Proposed {
-        ticket: Ticket::default(),
-        command: Command::Call(same),
-    });
-    let digest = Sha256::digest(bytes);
-    u64::from_be_bytes(digest[..8].try_into().expect("SHA-256 has 32 bytes"))
-}
-
-fn accept(
-    offers: Vec<v1::HeldOffer>,
-    operations: Vec<v1::Operation>,
-    all_or_nothing: bool,
-) -> Result<(CallAction, Vec<Vec<u8>>), Malformed> {
-    let mut promises = Vec::with_capacity(offers.len());
-    let mut tokens = Vec::with_capacity(offers.len());
-    for (at, held) in offers.iter().enumerate() {
-        let (promise, token) =
-            convert::promise(held).map_err(|why| why.inside(&format!("offers[{at}]")))?;
-        promises.push(promise);
-        tokens.push(token);
-    }
-    let mut launches = Vec::new();
-    for (at, operation) in operations.into_iter().enumerate() {
-        let field = format!("operations[{at}]");
-        let Some(v1::operation::Operation::Launch(launch)) = operation.operation else {
-            return Err(Malformed::new(field, "it is empty, or of a newer release"));
-        };
-        for spec in launch.tasks {
-            let name = spec.task_id.clone();
-            launches.push(
-                convert::spec_from(spec)
-                    .map_err(|why| why.inside(&format!("{field}.launch.tasks[{name}]")))?,
-            );
-        }
-    }
-    let accept = Accept {
-        offers: promises,
-        launches,
-        all_or_nothing,
-        wall_ms: wall_ms(),
-    };
-    Ok((CallAction::Accept(accept), tokens))
-}
-
-fn subscription(wire: v1::SubscribeRequest) -> Result<Subscription, Malformed> {
-    let info = wire
-        .info
-        .ok_or_else(|| Malformed::new("info", "it is missing"))?;
-    let held = wire.held.iter().enumerate();
-    let held = held
-        .map(|(at, held)| convert::promise(held).map_err(|why| why.inside(&format!("held[{at}]"))));
-    let filters = wire.filters.iter().map(|filter| {
-        let role = convert::roles("filters.role", std::slice::from_ref(&filter.role))?;
-        Ok(HeldFilter {
-            agent: convert::id("filters.agent_id", &filter.agent_id)?,
-            role: role.into_iter().next().unwrap_or_default(),
-            resources: convert::resources_from("filters.resources", &filter.resources)?,
-            remaining_ms: filter.remaining_ms,
-        })
-    });
-    Ok(Subscription {
-        cluster: if wire.cluster_id.is_empty() {
-            None
-        } else {
-            Some(convert::id("cluster_id", &wire.cluster_id)?)
-        },
-        framework: if wire.framework_id.is_empty() {
-            None
-        } else {
-            Some(convert::id("framework_id", &wire.framework_id)?)
-        },
-        session: wire.session,
-        info: convert::framework_info_from(info)?,
-        held: held.collect::<Result<_, Malformed>>()?,
-        filters: filters.collect::<Result<_, Malformed>>()?,
-    })
-}
-
-fn framework(text: &str) -> Result<FrameworkId, Status> {
-    convert::id("framework_id", text).map_err(|why| malformed(&why))
-}
-
-fn task(text: &str) -> Result<TaskId, Status> {
-    TaskId::new(text).map_err(|why| malformed(&Malformed::new("task_id", why.to_string())))
-}
-
-fn bounded(bytes: usize) -> Result<(), Status> {
-    if bytes <= CALL_BYTES {
-        return Ok(());
-    }
-    let text = format!(
-        "the call takes {bytes} bytes; at most {CALL_BYTES}: split it, or use uris for data"
-    );
-    Err(refused("invalid", &text))
 }

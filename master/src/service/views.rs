@@ -9,7 +9,7 @@ use argosy_state::framework::{Connection, FinishedFramework, Framework};
 use argosy_state::resources::Resources;
 use argosy_state::task::Task;
 
-use crate::replica::View;
+use crate::inbox::View;
 
 pub(super) fn agent(view: &View<'_>, agent: &Agent) -> v1::Agent {
     let index = view.registry.agent_index(agent.id);

@@ -474,3 +474,36 @@ fn no_id_is_ever_given_twice() {
     let ids: Vec<_> = world.registry.agents().map(|agent| agent.id).collect();
     assert_eq!(ids, [AgentId(1), AgentId(2)]);
 }
+
+#[test]
+fn a_list_of_another_incarnation_ends_its_link() {
+    let mut world = World::with_running_task();
+    world.feed(Input::AgentClosed { link: LinkId(2) });
+    let mut first = world.hello_of(AGENT);
+    first.digest += 1;
+    world.hello(LinkId(3), first.clone());
+    // It starts anew, and its stream breaks before its registration is committed.
+    world.slow_log();
+    let mut second = first;
+    second.tried = vec![77];
+    world.hello(LinkId(4), second);
+    world.feed(Input::AgentClosed { link: LinkId(4) });
+    world.list(LinkId(3), 1, &[("a", 1)]);
+    world.commit();
+    world.expect(&expect![[r#"
+        link-3 <- registered agent-1, different
+        link-3 <- list your tasks
+        link-3 closed
+    "#]]);
+}
+
+#[test]
+fn a_second_hello_on_a_stream_ends_it() {
+    let mut world = World::with_offer();
+    let hello = world.hello_of(AGENT);
+    world.hello(LinkId(2), hello);
+    world.expect(&expect![[r#"
+        link-2 <- refused malformed: a second hello on one stream
+        link-2 closed
+    "#]]);
+}

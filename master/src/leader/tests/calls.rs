@@ -208,3 +208,41 @@ fn operators_are_answered_one_by_one() {
         call-4: operated: done
     "#]]);
 }
+
+#[test]
+fn a_call_that_no_entry_holds_is_refused_and_gives_its_offer_back() {
+    let mut world = World::with_offer();
+    world.slow_log();
+    let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);
+    let call = world.call_of(CallAction::Accept(accept));
+    world.send(call, tokens);
+    world.too_large();
+    world.pass_with(6_000, &[LinkId(2)]);
+    world.expect(&expect![[r#"
+        call-1: refused invalid: request: it takes 2000000 bytes in the log, more than an entry holds: split it
+        link-1 <- unmet in *: 1 filtered
+        link-1 <- offers 1.2 * agent-1 cpus:4;mem:4096
+    "#]]);
+    world.accept("1.2", &["a"]);
+    world.commit();
+    world.expect(&expect![[r#"
+        link-2 <- order 1 launch framework-1/a
+        call-2: called at 4.0
+    "#]]);
+}
+
+#[test]
+fn repeats_of_a_call_that_wait_are_bounded() {
+    let mut world = World::with_offer();
+    world.slow_log();
+    let call = world.call_of(CallAction::Suppress(Vec::new()));
+    for _ in 0..18 {
+        world.send(call.clone(), Vec::new());
+    }
+    world.expect(&expect![[r#"
+        call-1: refused repeated: a later repeat of this call waits for the answer
+        call-2: refused repeated: a later repeat of this call waits for the answer
+    "#]]);
+    world.commit();
+    assert_eq!(world.take_said().len(), 16);
+}

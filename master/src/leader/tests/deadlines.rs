@@ -241,3 +241,74 @@ fn a_second_timeout_while_the_first_is_being_committed_changes_nothing() {
         link-1 <- update a UNREACHABLE at 7.1 (AGENT_UNREACHABLE)
     "#]]);
 }
+
+#[test]
+fn a_framework_that_came_back_leaves_no_deadline_for_which_time_is_committed() {
+    let mut world = World::new();
+    let info = FrameworkInfo {
+        failover_timeout_ms: 200_000,
+        ..framework_info("web")
+    };
+    let link = world.link();
+    world.subscribe_with(link, new_framework(7, info));
+    world.feed(Input::FrameworkClosed { link });
+    world.pass(10_000);
+    world.framework_returns(FRAMEWORK, &[]);
+    world.forget_said();
+    let entries = world.entries();
+    world.pass(300_000);
+    assert_eq!(world.entries(), entries);
+    world.forget_said();
+}
+
+#[test]
+fn a_framework_being_removed_whose_agent_is_away_writes_nothing() {
+    let mut world = World::with_running_task();
+    world.feed(Input::FrameworkClosed { link: LinkId(1) });
+    world.operate(argosy_state::command::Operation::Teardown(FRAMEWORK));
+    world.pass(30_000);
+    world.forget_said();
+    let entries = world.entries();
+    world.pass(60_000);
+    assert!(world.registry.framework(FRAMEWORK).unwrap().removing);
+    assert_eq!(world.entries(), entries);
+}
+
+#[test]
+fn larger_changes_at_the_same_time_are_all_worked_off() {
+    let mut world = World::new();
+    world.subscribe("many");
+    for (offer, from) in [("1.1", 0), ("1.2", 300)] {
+        world.agent("cpus:300;mem:300000");
+        let tasks: Vec<String> = (from..from + 300).map(|at| format!("t{at}")).collect();
+        world.accept(offer, &tasks.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    world.pass(LIMITS.agent_timeout_ms);
+    world.forget_said();
+    assert_eq!(world.registry.sweeps().count(), 0);
+    let unreachable = world
+        .registry
+        .tasks()
+        .filter(|task| task.state == TaskState::Unreachable);
+    assert_eq!(unreachable.count(), 600);
+}
+
+#[test]
+fn a_new_leader_goes_on_with_every_larger_change() {
+    let mut world = World::new();
+    world.subscribe("many");
+    for (offer, from) in [("1.1", 0), ("1.2", 300)] {
+        world.agent("cpus:300;mem:300000");
+        let tasks: Vec<String> = (from..from + 300).map(|at| format!("t{at}")).collect();
+        world.accept(offer, &tasks.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    world.slow_log();
+    world.pass(LIMITS.agent_timeout_ms);
+    // Both are marked, and what follows is lost with the leader.
+    world.commit_first(2);
+    assert_eq!(world.registry.sweeps().count(), 2);
+    world.new_leader();
+    world.commit();
+    world.forget_said();
+    assert_eq!(world.registry.sweeps().count(), 0);
+}

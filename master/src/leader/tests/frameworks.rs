@@ -298,3 +298,32 @@ fn a_scheduler_may_be_replaced_while_an_agent_is_away() {
     "#]]);
     assert_eq!(world.state_of("a"), TaskState::Running);
 }
+
+#[test]
+fn a_stream_whose_framework_is_removed_in_the_same_entry_ends() {
+    let mut world = World::new();
+    world.slow_log();
+    world.subscribe("web");
+    world.operate(Operation::Teardown(FRAMEWORK));
+    world.commit_together();
+    world.expect(&expect![[r#"
+        link-1 <- error removed: no framework-1 in this cluster: it was removed, or never was
+        link-1 closed
+        call-1: operated: done
+    "#]]);
+    world.tell_heartbeats = true;
+    world.pass(3_000);
+    world.expect_silence();
+}
+
+#[test]
+fn a_subscription_that_no_entry_holds_is_refused() {
+    let mut world = World::new();
+    world.slow_log();
+    world.subscribe("web");
+    world.too_large();
+    world.expect(&expect![[r#"
+        link-1 <- error refused: request: it takes 2000000 bytes in the log, more than an entry holds: split it
+        link-1 closed
+    "#]]);
+}

@@ -5,7 +5,7 @@ use argosy_state::framework::FrameworkInfo;
 use argosy_state::testing::{framework_info, spec};
 use expect_test::expect;
 
-use super::world::{AGENT, FRAMEWORK, OFFER_MS, World, new_framework};
+use super::world::{AGENT, FRAMEWORK, OFFER_MS, World, new_agent, new_framework};
 use crate::leader::Input;
 use crate::links::LinkId;
 
@@ -375,5 +375,48 @@ fn offers_that_were_lost_with_a_stream_are_made_anew() {
     world.accept("1.1", &["a"]);
     world.expect(&expect![[r#"
         call-1: refused offer-used: offer 1.1 is no longer open: used, declined, rescinded or from too long ago
+    "#]]);
+}
+
+#[test]
+fn a_reader_that_is_behind_gets_offers_when_it_has_read() {
+    let mut world = World::new();
+    world.subscribe("slow");
+    world.feed(Input::FrameworkBehind {
+        link: LinkId(1),
+        behind: true,
+    });
+    world.agent("cpus:4;mem:4096");
+    world.pass_with(2_000, &[LinkId(2)]);
+    let said = world.take_said();
+    assert!(
+        !said.iter().any(|line| line.contains("<- offers")),
+        "{said:?}"
+    );
+    world.feed(Input::FrameworkBehind {
+        link: LinkId(1),
+        behind: false,
+    });
+    world.expect(&expect![[r#"
+        link-1 <- offers 1.1 * agent-1 cpus:4;mem:4096
+    "#]]);
+}
+
+#[test]
+fn offers_that_take_much_come_in_several_events() {
+    let mut world = World::new();
+    for nonce in 1..=3 {
+        let mut hello = new_agent(nonce, "cpus:1;mem:64");
+        let long = (0..100).map(|at| (format!("name-{at}"), "x".repeat(4_000)));
+        hello.info.attributes = long.collect();
+        let link = world.link();
+        world.hello(link, hello);
+    }
+    world.forget_said();
+    world.subscribe("web");
+    world.expect(&expect![[r#"
+        link-4 <- subscribed framework-1 session 104 epoch 1
+        link-4 <- offers 1.1 * agent-1 cpus:1;mem:64 1.2 * agent-2 cpus:1;mem:64
+        link-4 <- offers 1.3 * agent-3 cpus:1;mem:64
     "#]]);
 }

@@ -330,6 +330,7 @@ fn questions_of_strangers_are_refused() {
             framework,
             session,
             tasks: Vec::new(),
+            after: None,
             next_number: 1,
         };
         world.feed(Input::Reconcile { request, reconcile });
@@ -338,4 +339,111 @@ fn questions_of_strangers_are_refused() {
         call-1: refused unknown-framework: no framework-9 in this cluster: it was removed, or never was
         call-2: refused superseded: another scheduler has taken over framework-1
     "#]]);
+}
+
+/// Tasks `t0000` and so on, running on one agent, their updates told and not acknowledged.
+fn many_tasks(world: &mut World, count: u32) {
+    world.subscribe("many");
+    world.agent("cpus:2000;mem:2000000");
+    let specs = (0..count).map(|at| spec(&format!("t{at:04}"), "cpus:1"));
+    let (accept, tokens) = world.acceptance("1.1", specs.collect());
+    let call = world.call_of(argosy_state::command::CallAction::Accept(accept));
+    world.send(call, tokens);
+    let updates = (0..count).map(|at| world.update(&format!("t{at:04}"), 1, TaskState::Running));
+    let updates = updates.collect();
+    world.feed(Input::AgentReport {
+        link: LinkId(2),
+        updates,
+    });
+    world.pass_with(6_500, &[LinkId(2)]);
+    world.forget_said();
+}
+
+#[test]
+fn the_end_of_a_task_in_flight_never_waits_behind_tasks_that_are_not() {
+    let mut world = World::new();
+    many_tasks(&mut world, 1_000);
+    // The first of all by name, and no room for it.
+    world.accept("1.2", &["first"]);
+    world.report(LinkId(2), "first", 1, TaskState::Running);
+    world.forget_said();
+    world.report(LinkId(2), "t0500", 2, TaskState::Finished);
+    let said = world.take_said();
+    assert!(
+        said.iter()
+            .any(|line| line.contains("update t0500 FINISHED")),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn a_place_in_flight_is_free_when_its_task_is_forgotten_unacknowledged() {
+    let mut world = World::new();
+    many_tasks(&mut world, 1_000);
+    world.accept("1.2", &["zebra"]);
+    world.report(LinkId(2), "t0000", 2, TaskState::Finished);
+    world.forget_said();
+    // From now on ended tasks go to the history by themselves.
+    let mut info = world.registry.framework(FRAMEWORK).unwrap().info.clone();
+    info.detached = true;
+    world.call(argosy_state::command::CallAction::Update(info));
+    world.report(LinkId(2), "zebra", 1, TaskState::Running);
+    let said = world.take_said();
+    assert!(
+        said.iter()
+            .any(|line| line.contains("update zebra RUNNING")),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn all_tasks_are_answered_a_bounded_part_at_a_time() {
+    let mut world = World::new();
+    many_tasks(&mut world, 1_000);
+    world.accept("1.2", &["zebra"]);
+    world.forget_said();
+    world.reconcile(&[], 9);
+    let first = world.take_said().remove(0);
+    assert!(first.ends_with("], more behind t0999"), "{first}");
+    assert_eq!(first.matches("RUNNING").count(), 1_000);
+    let request = world.request();
+    let reconcile = crate::leader::Reconcile {
+        framework: FRAMEWORK,
+        session: world.registry.framework(FRAMEWORK).unwrap().session,
+        tasks: Vec::new(),
+        after: Some(TaskId::new("t0999").unwrap()),
+        next_number: 9,
+    };
+    world.feed(Input::Reconcile { request, reconcile });
+    world.expect(&expect![[r#"
+        call-4: reconciled [zebra STAGING (RECONCILIATION)]
+    "#]]);
+    let names = vec!["t0000"; 1_001];
+    world.reconcile(&names, 9);
+    world.expect(&expect![[r#"
+        call-5: refused invalid: 1001 tasks in one question; at most 1000
+    "#]]);
+}
+
+#[test]
+fn a_report_of_any_size_becomes_commands_that_fit_into_entries() {
+    let mut world = World::with_running_task();
+    world.slow_log();
+    let mut update = world.update("a", 2, TaskState::Running);
+    update.message = "ü".repeat(10_000);
+    let updates = vec![update; 1_000];
+    world.feed(Input::AgentReport {
+        link: LinkId(2),
+        updates,
+    });
+    let bytes = world.proposed_bytes();
+    assert_eq!(bytes.len(), 2);
+    assert!(
+        bytes
+            .iter()
+            .all(|bytes| *bytes <= argosy_raft::ENTRY_LIMIT_BYTES),
+        "{bytes:?}"
+    );
+    world.commit();
+    world.forget_said();
 }

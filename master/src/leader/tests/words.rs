@@ -135,9 +135,12 @@ pub(super) fn answer(answer: &Answer) -> String {
         }
         Answer::Acknowledged => "acknowledged".to_owned(),
         Answer::Declined => "declined".to_owned(),
-        Answer::Reconciled(reply) => {
+        Answer::Reconciled { reply, more } => {
             let statuses: Vec<_> = reply.statuses.iter().map(status).collect();
-            format!("reconciled [{}]", statuses.join(", "))
+            let more = more
+                .as_ref()
+                .map_or(String::new(), |task| format!(", more behind {task}"));
+            format!("reconciled [{}]{more}", statuses.join(", "))
         }
         Answer::Operated { outcomes, .. } => {
             let outcomes = outcomes.iter().map(|outcome| match outcome {

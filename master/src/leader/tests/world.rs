@@ -10,6 +10,7 @@ use argosy_state::command::{
     Accept, Acknowledge, AgentUpdate, Call, CallAction, Command, Entry, HeldTask, OpenEpoch,
     Operate, Operation, Promise, Proposed,
 };
+use argosy_state::encode;
 use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{
     AgentId, Epoch, FrameworkId, NodeId, OrderIndex, Revision, TaskId, TaskKey, Ticket, Timestamp,
@@ -137,6 +138,57 @@ impl World {
             }
         }
         self.offer();
+    }
+
+    /// Commits what was proposed as one entry; its events are told when all of it is true.
+    pub(super) fn commit_together(&mut self) {
+        let commands = self.queue.drain(..);
+        let entry = Entry {
+            at: self.now,
+            commands: commands
+                .map(|(ticket, command)| Proposed { ticket, command })
+                .collect(),
+        };
+        let all = self.registry.apply(self.registry.applied() + 1, &entry);
+        drop(self.registry.take_changes());
+        for applied in all {
+            let input = Input::Applied(applied);
+            let effects = self.leader.step(&self.registry, clocks(self.now), input);
+            self.perform(effects);
+        }
+        self.commit();
+    }
+
+    /// Commits the oldest proposals, one entry each, and loses what follows from them.
+    pub(super) fn commit_first(&mut self, count: usize) {
+        self.queue.truncate(count);
+        while let Some((ticket, command)) = self.queue.pop_front() {
+            let entry = Entry {
+                at: self.now,
+                commands: vec![Proposed { ticket, command }],
+            };
+            drop(self.registry.apply(self.registry.applied() + 1, &entry));
+            drop(self.registry.take_changes());
+        }
+    }
+
+    /// The log has no entry that would hold the oldest proposal.
+    pub(super) fn too_large(&mut self) {
+        let (ticket, _) = self.queue.pop_front().expect("something was proposed");
+        self.feed(Input::TooLarge {
+            serial: ticket.serial,
+            bytes: 2_000_000,
+        });
+    }
+
+    /// The size of each proposal that waits, in bytes.
+    pub(super) fn proposed_bytes(&self) -> Vec<usize> {
+        let all = self.queue.iter().map(|(ticket, command)| Proposed {
+            ticket: *ticket,
+            command: command.clone(),
+        });
+        all.map(|proposed| encode::command(&proposed).len())
+            .collect()
     }
 
     /// Lets cluster time pass, in steps of a tick; nobody says anything meanwhile.
@@ -408,6 +460,7 @@ impl World {
                 .iter()
                 .map(|task| TaskId::new(task).unwrap())
                 .collect(),
+            after: None,
             next_number,
         };
         self.feed(Input::Reconcile { request, reconcile });

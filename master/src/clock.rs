@@ -1,0 +1,92 @@
+//! Cluster time: runs by the monotonic clock while this master leads, and stands still otherwise.
+
+use std::time::{Duration, Instant};
+
+use argosy_state::ids::Timestamp;
+
+/// A longer gap between two looks is a pause of this process or machine: it counts as this much.
+const LONGEST_GAP: Duration = Duration::from_secs(1);
+
+/// Cluster time, and when it was looked at last.
+pub(crate) struct Clock {
+    now: Timestamp,
+    looked: Instant,
+}
+
+impl Clock {
+    pub(crate) fn new(now: Timestamp) -> Self {
+        let looked = Instant::now();
+        Self { now, looked }
+    }
+
+    /// Cluster time at the last look.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.now
+    }
+
+    /// Moves the clock, if it runs. Returns the gap if it was a pause, which is nobody's silence.
+    pub(crate) fn look(&mut self, runs: bool) -> Option<Duration> {
+        self.look_at(Instant::now(), runs)
+    }
+
+    fn look_at(&mut self, present: Instant, runs: bool) -> Option<Duration> {
+        let gap = present.saturating_duration_since(self.looked);
+        self.looked = present;
+        if !runs {
+            return None;
+        }
+        let counted = gap.min(LONGEST_GAP);
+        let ms = counted.as_millis().try_into().unwrap_or(0);
+        self.now = self.now.plus_ms(ms);
+        // What is below a millisecond is not lost.
+        self.looked -= Duration::from_nanos(u64::from(counted.subsec_nanos() % 1_000_000));
+        (gap > LONGEST_GAP).then_some(gap)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(begin: Instant, us: u64) -> Instant {
+        begin + Duration::from_micros(us)
+    }
+
+    #[test]
+    fn many_short_looks_lose_no_time() {
+        let mut clock = Clock::new(Timestamp(500));
+        let begin = clock.looked;
+        for look in 1..=10_000 {
+            assert_eq!(clock.look_at(after(begin, look * 300), true), None);
+        }
+        assert_eq!(clock.now(), Timestamp(3_500));
+    }
+
+    #[test]
+    fn a_pause_counts_as_a_second_and_is_told() {
+        let mut clock = Clock::new(Timestamp(0));
+        let begin = clock.looked;
+        let pause = clock.look_at(after(begin, 60_000_000), true);
+        assert_eq!(pause, Some(Duration::from_secs(60)));
+        assert_eq!(clock.now(), Timestamp(1_000));
+        assert_eq!(clock.look_at(after(begin, 61_000_000), true), None);
+        assert_eq!(clock.now(), Timestamp(2_000));
+    }
+
+    #[test]
+    fn it_stands_still_while_nobody_leads_here() {
+        let mut clock = Clock::new(Timestamp(7));
+        let begin = clock.looked;
+        assert_eq!(clock.look_at(after(begin, 9_000_000), false), None);
+        clock.look_at(after(begin, 9_010_000), true);
+        assert_eq!(clock.now(), Timestamp(17));
+    }
+
+    #[test]
+    fn a_look_that_is_not_later_changes_nothing() {
+        let mut clock = Clock::new(Timestamp(7));
+        let begin = clock.looked;
+        clock.look_at(begin - Duration::from_millis(5), true);
+        assert_eq!(clock.now(), Timestamp(7));
+    }
+}

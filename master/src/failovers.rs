@@ -1,0 +1,126 @@
+//! Changes of leader as this master saw them: for people and for measurements only.
+
+use std::collections::VecDeque;
+
+use argosy_proto::v1;
+use argosy_raft::Phases;
+use argosy_state::ids::Epoch;
+
+use crate::metrics::failover;
+
+/// Changes of leader kept for display; the oldest is forgotten.
+const KEPT: usize = 50;
+
+/// What this master knows of its own reigns.
+pub(crate) struct Failovers {
+    list: VecDeque<v1::Failover>,
+    /// The term of the newest reign.
+    term: u64,
+}
+
+impl Failovers {
+    /// `term` is that of the newest reign in the registry.
+    pub(crate) fn new(term: u64) -> Self {
+        Self {
+            list: VecDeque::new(),
+            term,
+        }
+    }
+
+    /// Newest last.
+    pub(crate) fn list(&self) -> &VecDeque<v1::Failover> {
+        &self.list
+    }
+
+    /// A reign has begun, whoever's; returns the term of the one before.
+    pub(crate) fn reign(&mut self, term: u64) -> u64 {
+        std::mem::replace(&mut self.term, term)
+    }
+
+    /// The newest reign is this master's. A death that was seen before the former reign is another
+    /// story.
+    pub(crate) fn begin(&mut self, epoch: Epoch, former_term: u64, phases: Phases, now_ms: i64) {
+        let ms = |us: u64| i64::try_from(us / 1_000).unwrap_or(0);
+        let seen = (former_term..self.term).contains(&phases.dead_term);
+        let began = v1::Failover {
+            epoch: epoch.0,
+            dead_seen_ms: if seen { ms(phases.dead_seen_us) } else { 0 },
+            elected_ms: ms(phases.elected_us),
+            first_commit_ms: now_ms,
+            first_offer_ms: 0,
+            first_launch_ms: 0,
+        };
+        if former_term != self.term {
+            failover("elected", &began, began.elected_ms);
+            failover("in-office", &began, now_ms);
+        }
+        self.list.push_back(began);
+        if self.list.len() > KEPT {
+            self.list.pop_front();
+        }
+    }
+
+    /// An offer was made.
+    pub(crate) fn first_offer(&mut self, now_ms: i64) {
+        let last = self.list.back_mut();
+        if let Some(last) = last.filter(|last| last.first_offer_ms == 0) {
+            last.first_offer_ms = now_ms;
+            failover("first-offer", last, now_ms);
+        }
+    }
+
+    /// A launch was committed.
+    pub(crate) fn first_launch(&mut self, now_ms: i64) {
+        let last = self.list.back_mut();
+        if let Some(last) = last.filter(|last| last.first_launch_ms == 0) {
+            last.first_launch_ms = now_ms;
+            failover("first-launch", last, now_ms);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen_dead(dead_term: u64) -> Phases {
+        Phases {
+            dead_term,
+            dead_seen_us: 5_000,
+            elected_us: 9_000,
+            ..Phases::default()
+        }
+    }
+
+    fn began(former: u64, term: u64, dead_term: u64) -> i64 {
+        let mut failovers = Failovers::new(former);
+        let former = failovers.reign(term);
+        failovers.begin(Epoch(7), former, seen_dead(dead_term), 10);
+        failovers.list()[0].dead_seen_ms
+    }
+
+    #[test]
+    fn only_the_death_that_led_to_this_reign_counts() {
+        assert_eq!(began(3, 4, 3), 5);
+        // The one that died was elected after the former reign and never came into office.
+        assert_eq!(began(3, 6, 5), 5);
+        // A transfer; the death was seen long ago.
+        assert_eq!(began(8, 9, 3), 0);
+        // Into office again in the same term.
+        assert_eq!(began(4, 4, 3), 0);
+    }
+
+    #[test]
+    fn first_moments_stay_as_they_were_noted_first() {
+        let mut failovers = Failovers::new(0);
+        failovers.first_offer(1);
+        failovers.reign(1);
+        failovers.begin(Epoch(1), 0, Phases::default(), 10);
+        for now in [20, 30] {
+            failovers.first_offer(now);
+            failovers.first_launch(now + 1);
+        }
+        let last = failovers.list()[0];
+        assert_eq!((last.first_offer_ms, last.first_launch_ms), (20, 21));
+    }
+}

@@ -1,0 +1,48 @@
+//! What comes to the owner of the registry, and what it shows those who ask.
+
+use std::collections::VecDeque;
+
+use argosy_proto::v1;
+use argosy_state::Registry;
+use argosy_state::ids::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::leader::{Answer, Input, Leader};
+use crate::links::{EventSender, LinkId, RequestId};
+
+/// What services send to the owner.
+pub(crate) enum Message {
+    /// An input that nobody waits for.
+    Input(Input),
+    /// An input with somebody who waits. Dropping the waiter says that nobody leads here.
+    Ask(
+        RequestId,
+        Box<dyn FnOnce(RequestId) -> Input + Send>,
+        oneshot::Sender<Answer>,
+    ),
+    /// A stream of an agent begins.
+    AgentLink(LinkId, mpsc::Sender<v1::ToAgent>),
+    /// A stream of a framework begins.
+    FrameworkLink(LinkId, EventSender),
+    /// A bounded look at the facts: at most some hundred records.
+    Read(Box<dyn FnOnce(&View<'_>) + Send>),
+}
+
+/// What a read sees.
+pub(crate) struct View<'a> {
+    pub(crate) registry: &'a Registry,
+    pub(crate) leader: Option<&'a Leader>,
+    pub(crate) now: Timestamp,
+    pub(crate) failovers: &'a VecDeque<v1::Failover>,
+}
+
+/// Who leads, for services: cheap to look at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Office {
+    /// This process is in office.
+    pub(crate) here: bool,
+    /// API address of the leader, if another one.
+    pub(crate) leader: Option<String>,
+    /// The newest reign that this master knows.
+    pub(crate) epoch: u64,
+}
