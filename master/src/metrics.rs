@@ -62,7 +62,11 @@ impl Counts {
         Self {
             is_leader: status.is_leader,
             in_office: leader.is_some(),
-            has_leader: status.leader.is_some(),
+            // A leader that hears no quorum is none.
+            has_leader: match status.is_leader {
+                true => leader.is_some(),
+                false => status.leader.is_some(),
+            },
             term: status.term,
             epoch: registry.epoch().0,
             voters: status.voters.len(),

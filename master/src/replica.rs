@@ -382,10 +382,6 @@ impl Replica {
             self.open_epoch(term);
         }
         if self.leader.is_some() {
-            for link in self.outbox.caught_up() {
-                let behind = false;
-                self.step(Input::FrameworkBehind { link, behind });
-            }
             self.step(Input::Tick);
         }
         self.publish_counts();
@@ -441,6 +437,10 @@ impl Replica {
 
     /// What has become free is offered at the end of the turn, all of it together.
     fn offer(&mut self) {
+        for link in self.outbox.caught_up() {
+            let behind = false;
+            self.step(Input::FrameworkBehind { link, behind });
+        }
         let now = self.clocks();
         let Some(leader) = &mut self.leader else {
             self.more_offers = false;

@@ -1,5 +1,8 @@
 //! Wiring of one master: raft, the owner, services, one port. The only place that spawns.
 
+#[cfg(test)]
+mod tests;
+
 use std::future::IntoFuture;
 use std::sync::Arc;
 

@@ -43,6 +43,9 @@ impl Peers {
         let endpoint = endpoint
             .connect_timeout(Duration::from_secs(2))
             .tcp_nodelay(true)
+            // A host that vanished ends its connection: later calls get a new one.
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(5))
             .http2_adaptive_window(true);
         let channel = endpoint.connect_lazy();
         channels.insert(address.to_owned(), channel.clone());

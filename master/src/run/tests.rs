@@ -1,0 +1,148 @@
+//! One master alone, on a store in memory: the loop itself, with raft behind it.
+
+use std::time::Duration;
+
+use argosy_raft::{MemoryStore, SnapshotPolicy, Timing};
+use argosy_state::command::{Operate, Operation};
+use argosy_state::ids::{AgentId, Role};
+use futures::future::join_all;
+
+use super::*;
+use crate::inbox::Office;
+use crate::leader::{Answer, Input};
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Alone {
+    desk: Desk,
+    node: Node,
+    stop: CancellationToken,
+    owner: JoinHandle<Result<(), String>>,
+}
+
+impl Alone {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let config = Config {
+            bootstrap: true,
+            timing: Timing::testing(),
+            ..Config::new(Default::default(), address.clone(), address.clone())
+        };
+        let node_config = NodeConfig {
+            directory: None,
+            raft_address: address.clone(),
+            api_address: address,
+            peers: Vec::new(),
+            bootstrap: true,
+            timing: config.timing,
+            snapshot: SnapshotPolicy::default(),
+            seed: 1,
+        };
+        let (owner, mut requests) = mpsc::channel(RAFT_REQUESTS);
+        let memory = MemoryStore::default();
+        let starting = Node::start_in_memory(
+            node_config,
+            &memory,
+            listener,
+            owner,
+            CancellationToken::new(),
+        );
+        tokio::pin!(starting);
+        let mut registry = Registry::new();
+        let node = loop {
+            tokio::select! {
+                node = &mut starting => break node.unwrap(),
+                Some(request) = requests.recv() => early(&mut registry, request).unwrap(),
+            }
+        };
+        let Owner {
+            replica,
+            desk,
+            messages,
+            ..
+        } = owner_of(&config, &node, registry, [3; 32]);
+        let stop = CancellationToken::new();
+        let owner = tokio::spawn(replica.run(requests, messages, stop.clone()));
+        Self {
+            desk,
+            node,
+            stop,
+            owner,
+        }
+    }
+
+    async fn in_office(&self) -> Office {
+        let mut office = self.desk.office.clone();
+        let here = office.wait_for(|office| office.here);
+        let here = tokio::time::timeout(PATIENCE, here).await.unwrap();
+        here.unwrap().clone()
+    }
+
+    async fn operate(&self, operation: Operation) -> Answer {
+        let operate = Operate {
+            request: None,
+            hash: 0,
+            operations: vec![operation],
+            wall_ms: 0,
+        };
+        let asked = self
+            .desk
+            .ask(move |request| Input::Operate { request, operate });
+        tokio::time::timeout(PATIENCE, asked)
+            .await
+            .unwrap()
+            .unwrap()
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.owner.await.unwrap().unwrap();
+        self.node.stop().await;
+    }
+}
+
+fn weight(weight_milli: u64) -> Operation {
+    let role = Role::new("ops").unwrap();
+    Operation::SetWeight { role, weight_milli }
+}
+
+fn attribute(bytes: usize) -> Operation {
+    Operation::SetAttribute {
+        agent: AgentId(1),
+        name: "rack".to_owned(),
+        value: "x".repeat(bytes),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_no_entry_holds_is_refused_and_costs_no_office() {
+    let alone = Alone::start().await;
+    let epoch = alone.in_office().await.epoch;
+    let refused = alone.operate(attribute(2 << 20)).await;
+    assert!(
+        matches!(&refused, Answer::Refused { code: "invalid", message } if message.contains("more than an entry holds")),
+        "{refused:?}"
+    );
+    let done = alone.operate(weight(2_000)).await;
+    assert!(
+        matches!(&done, Answer::Operated { outcomes, .. } if outcomes[0].is_ok()),
+        "{done:?}"
+    );
+    assert_eq!(alone.in_office().await.epoch, epoch);
+    alone.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_than_the_queue_of_proposals_holds_waits_and_is_answered() {
+    let alone = Alone::start().await;
+    let epoch = alone.in_office().await.epoch;
+    // Ninety mebibytes; 64 may wait for raft.
+    let calls = (0..100).map(|_| alone.operate(attribute(900_000)));
+    for answer in join_all(calls).await {
+        assert!(matches!(&answer, Answer::Operated { .. }), "{answer:?}");
+    }
+    assert_eq!(alone.in_office().await.epoch, epoch);
+    alone.end().await;
+}
