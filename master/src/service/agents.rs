@@ -59,11 +59,16 @@ impl Services {
     async fn connect_here(&self, messages: Streaming<v1::FromAgent>) -> Result<ToAgents, Status> {
         let link = self.desk.new_link();
         let (sender, receiver) = mpsc::channel(LINK_MESSAGES);
+        // Weak: the stream ends when the owner drops its end.
+        let refusals = sender.downgrade();
         self.desk.send(Message::AgentLink(link, sender)).await?;
         let services = self.clone();
         self.tasks.spawn(async move {
             if let Err(why) = services.read_agent(link, messages).await {
                 debug!(link = link.0, %why, "a stream of an agent ended");
+                if why.code() == tonic::Code::InvalidArgument {
+                    services.refuse(&refusals, why.message()).await;
+                }
             }
             // The owner may be gone by now, and its links with it.
             let _ = services
@@ -72,6 +77,29 @@ impl Services {
                 .await;
         });
         Ok(Box::pin(ReceiverStream::new(receiver).map(Ok)))
+    }
+
+    /// Tells an agent whose message has not the shape it should have, so that its log says why.
+    async fn refuse(&self, refusals: &mpsc::WeakSender<v1::ToAgent>, text: &str) {
+        let facts = self.desk.read(|view| {
+            let cluster = view.registry.cluster();
+            (cluster.epoch.0, cluster.facts.id.to_string())
+        });
+        let (Ok((epoch, cluster_id)), Some(sender)) = (facts.await, refusals.upgrade()) else {
+            return;
+        };
+        let refused = v1::RefusedAgent {
+            code: "malformed".to_owned(),
+            text: text.to_owned(),
+        };
+        let message = Some(v1::to_agent::Message::Refused(refused));
+        let message = v1::ToAgent {
+            epoch,
+            cluster_id,
+            message,
+        };
+        // It may have gone already.
+        let _ = sender.send(message).await;
     }
 
     async fn read_agent(
