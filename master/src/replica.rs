@@ -233,8 +233,11 @@ impl Replica {
         committed: &Committed,
         writes: &mut Vec<RecordWrite>,
     ) -> Result<(), String> {
-        let applied = apply_quietly(&mut self.registry, committed, writes)?;
-        for applied in applied {
+        let all = apply_quietly(&mut self.registry, committed, writes)?;
+        if let Some(leader) = &mut self.leader {
+            leader.settle(&all);
+        }
+        for applied in all {
             if let Some(Event::EpochOpened(epoch)) = applied.events.first() {
                 self.epoch_opened(*epoch);
             } else if self.leader.is_some() {

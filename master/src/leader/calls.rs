@@ -28,6 +28,13 @@ pub(super) struct PendingCall {
     used: Option<UsedOffers>,
 }
 
+impl PendingCall {
+    /// Once it is applied, facts alone say what is free of them.
+    pub(super) fn used_offers(&self) -> &[OfferId] {
+        self.used.as_ref().map_or(&[], |used| &used.ids)
+    }
+}
+
 #[derive(Debug)]
 struct UsedOffers {
     ids: Vec<OfferId>,
@@ -159,13 +166,6 @@ impl Leader {
         let free = registry.free(promise.agent);
         free.minus(&self.book.offered_on(promise.agent))
             .is_some_and(|left| left.contains(&promise.resources))
-    }
-
-    /// Facts alone say what is free from now on.
-    pub(super) fn settle_offers(&mut self, pending: &PendingCall) {
-        if let Some(used) = &pending.used {
-            self.book.settle(&used.ids);
-        }
     }
 
     pub(super) fn called(

@@ -148,6 +148,18 @@ impl Leader {
         std::mem::take(&mut self.out)
     }
 
+    /// An entry is applied, and its commands are told one by one: whatever any of them used must not
+    /// count as offered and as used at once, so all of it is settled before the first.
+    pub(crate) fn settle(&mut self, entry: &[Applied]) {
+        for applied in entry {
+            if applied.ticket.epoch == self.epoch
+                && let Some(Route::Call(pending)) = self.routes.get(&applied.ticket.serial)
+            {
+                self.book.settle(pending.used_offers());
+            }
+        }
+    }
+
     /// Open and pending offers.
     pub(crate) fn book(&self) -> &OfferBook {
         &self.book
@@ -192,10 +204,6 @@ impl Leader {
         } else {
             None
         };
-        if let Some(Route::Call(pending)) = &route {
-            // Before its events: what the call used must not count as offered and as used at once.
-            self.settle_offers(pending);
-        }
         for event in &applied.events {
             self.allocator.observe(event);
             self.happened(registry, now, event);
@@ -211,7 +219,7 @@ impl Leader {
             return;
         };
         if let Route::Call(pending) = &route {
-            self.settle_offers(pending);
+            self.book.settle(pending.used_offers());
         }
         let text = format!("it takes {bytes} bytes in the log, more than an entry holds: split it");
         let field = "request".to_owned();

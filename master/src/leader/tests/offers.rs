@@ -2,6 +2,7 @@
 
 use argosy_state::command::{CallAction, Operation};
 use argosy_state::framework::FrameworkInfo;
+use argosy_state::task::TaskState;
 use argosy_state::testing::{framework_info, spec};
 use expect_test::expect;
 
@@ -418,5 +419,30 @@ fn offers_that_take_much_come_in_several_events() {
         link-4 <- subscribed framework-1 session 104 epoch 1
         link-4 <- offers 1.1 * agent-1 cpus:1;mem:64 1.2 * agent-2 cpus:1;mem:64
         link-4 <- offers 1.3 * agent-3 cpus:1;mem:64
+    "#]]);
+}
+
+#[test]
+fn acceptances_of_one_entry_leave_other_offers_of_their_agent_alone() {
+    let mut world = World::with_offer();
+    world.accept("1.1", &["a", "b", "c"]);
+    world.pass_with(6_000, &[LinkId(2)]);
+    for task in ["a", "b", "c"] {
+        world.report(LinkId(2), task, 1, TaskState::Finished);
+    }
+    let said = world.take_said();
+    assert!(
+        said.iter().any(|line| line.contains("offers 1.5")),
+        "{said:?}"
+    );
+    world.slow_log();
+    world.accept("1.3", &["d"]);
+    world.accept("1.4", &["e"]);
+    world.commit_together();
+    world.expect(&expect![[r#"
+        link-2 <- order 4 launch framework-1/d
+        link-2 <- order 5 launch framework-1/e
+        call-2: called at 8.0
+        call-3: called at 8.2
     "#]]);
 }

@@ -131,6 +131,7 @@ impl World {
             if let Err(broken) = self.registry.check() {
                 panic!("after {entry:?}: {broken}");
             }
+            self.leader.settle(&applied);
             for applied in applied {
                 let input = Input::Applied(applied);
                 let effects = self.leader.step(&self.registry, clocks(self.now), input);
@@ -151,6 +152,7 @@ impl World {
         };
         let all = self.registry.apply(self.registry.applied() + 1, &entry);
         drop(self.registry.take_changes());
+        self.leader.settle(&all);
         for applied in all {
             let input = Input::Applied(applied);
             let effects = self.leader.step(&self.registry, clocks(self.now), input);
