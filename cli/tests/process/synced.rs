@@ -68,6 +68,9 @@ async fn a_thousand_commits_are_a_thousand_syncs_on_two_masters() {
         assert!(reply.outcomes[0].done, "{reply:?}");
     }
     let syncs: Vec<usize> = tracers.into_iter().map(Tracer::syncs).collect();
-    let enough = syncs.iter().filter(|count| **count >= 1_000).count();
-    assert!(enough >= 2, "syncs by master: {syncs:?}");
+    // One client waits for each commit before the next: each is on two disks by then, by syncs that no
+    // other commit shares. Which two may differ, so the sum is what must hold.
+    let total: usize = syncs.iter().sum();
+    println!("syncs by master: {syncs:?}");
+    assert!(total >= 2_000, "syncs by master: {syncs:?}");
 }
