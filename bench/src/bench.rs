@@ -222,12 +222,12 @@ impl Bench {
             for side in self.sides.iter().copied() {
                 eprintln!("{}: {side}, run {number} of {runs}", report.workload);
                 let probes = Probes::take(&self.ground.directory)?;
-                let begun = Moment::now()?;
+                let begun = Moment::now();
                 let mut findings = Findings::default();
                 work(side, &mut findings)
                     .await
                     .with_context(|| format!("{} with {side}, run {number}", report.workload))?;
-                let other_load = begun.other_load()?;
+                let other_load = begun.other_load();
                 report.runs.push(Run {
                     side,
                     number,

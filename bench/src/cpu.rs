@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use anyhow::{Context, Result};
 use nix::unistd::{SysconfVar, sysconf};
 
 /// What one process used, and what its reaped children did.
@@ -52,48 +51,50 @@ pub(crate) fn written_bytes(pid: u32) -> Option<u64> {
 }
 
 /// A moment, against which the load of others is counted.
+///
+/// From the times of processes, not from the kernel's totals: those are sampled at clock ticks, and
+/// programs that wake often and shortly look busier there than they are.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
     at: std::time::Instant,
-    all_seconds: f64,
-    ours_seconds: f64,
+    others_seconds: f64,
 }
 
 impl Moment {
-    /// # Errors
-    /// If /proc cannot be read.
-    pub(crate) fn now() -> Result<Self> {
-        let text = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
-        let line = text.lines().next().unwrap_or_default();
-        let ticks = |at| {
-            line.split_whitespace()
-                .nth(at)
-                .and_then(|text| text.parse::<u64>().ok())
-        };
-        // User, nice and system; interrupts belong to nobody.
-        let all = [1, 2, 3].iter().filter_map(|at| ticks(*at)).sum::<u64>();
-        Ok(Self {
+    pub(crate) fn now() -> Self {
+        let (ours, others): (Vec<_>, Vec<_>) = split(std::process::id());
+        debug_assert!(!ours.is_empty(), "this process is running");
+        Self {
             at: std::time::Instant::now(),
-            all_seconds: all as f64 * tick_seconds(),
-            ours_seconds: tree_seconds(std::process::id()),
-        })
+            others_seconds: seconds(&others),
+        }
     }
 
     /// Cores that others kept busy between this moment and now.
-    ///
-    /// # Errors
-    /// If /proc cannot be read.
-    pub(crate) fn other_load(self) -> Result<f64> {
-        let now = Self::now()?;
-        let seconds = (now.at - self.at).as_secs_f64().max(0.001);
-        let others = (now.all_seconds - self.all_seconds) - (now.ours_seconds - self.ours_seconds);
-        Ok((others / seconds).max(0.0))
+    pub(crate) fn other_load(self) -> f64 {
+        let now = Self::now();
+        let elapsed = (now.at - self.at).as_secs_f64().max(0.001);
+        ((now.others_seconds - self.others_seconds) / elapsed).max(0.0)
     }
 }
 
 /// Seconds of a process, of all it started, and of those that were reaped.
 pub(crate) fn tree_seconds(root: u32) -> f64 {
-    let own = i32::try_from(root).unwrap_or_default();
+    seconds(&split(root).0)
+}
+
+/// What ended counts with whoever reaped it, so the sum over those alive forgets nothing.
+fn seconds(stats: &[Stat]) -> f64 {
+    let ticks: u64 = stats
+        .iter()
+        .map(|stat| stat.own_ticks + stat.reaped_ticks)
+        .sum();
+    ticks as f64 * tick_seconds()
+}
+
+/// All processes: a root with everything below it, and the others.
+fn split(root: u32) -> (Vec<Stat>, Vec<Stat>) {
+    let root = i32::try_from(root).unwrap_or_default();
     let mut stats = BTreeMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid = entry
@@ -104,16 +105,14 @@ pub(crate) fn tree_seconds(root: u32) -> f64 {
             stats.insert(pid, stat);
         }
     }
-    let is_ours = |pid: i32| {
+    let is_below = |pid: i32| {
         let ancestors = std::iter::successors(Some(pid), |pid| Some(stats.get(pid)?.parent));
         // A tree of processes is not deeper than this; a loop would be a race with the reading.
-        ancestors.take(64).any(|pid| pid == own)
+        ancestors.take(64).any(|pid| pid == root)
     };
-    let ours = stats.iter().filter(|(pid, _)| is_ours(**pid));
-    let ticks: u64 = ours
-        .map(|(_, stat)| stat.own_ticks + stat.reaped_ticks)
-        .sum();
-    ticks as f64 * tick_seconds()
+    let (below, others): (Vec<_>, Vec<_>) = stats.iter().partition(|(pid, _)| is_below(**pid));
+    let plain = |stats: Vec<(&i32, &Stat)>| stats.into_iter().map(|(_, stat)| *stat).collect();
+    (plain(below), plain(others))
 }
 
 #[cfg(test)]
@@ -127,6 +126,24 @@ mod tests {
         assert_eq!(
             (stat.parent, stat.own_ticks, stat.reaped_ticks),
             (7, 30, 70)
+        );
+    }
+
+    #[test]
+    fn what_is_ours_is_no_load_of_others() {
+        let begun = Moment::now();
+        let spin = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done";
+        let ours = std::process::Command::new("sh").args(["-c", spin]).status();
+        assert!(ours.unwrap().success());
+        let all = split(std::process::id());
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert!(all.0.iter().chain(&all.1).count() > 1);
+        assert!(
+            all.1.iter().all(|stat| stat.parent != own),
+            "a child counts as another's"
+        );
+        assert!(
+            begun.other_load() <= 2.0 * std::thread::available_parallelism().unwrap().get() as f64
         );
     }
 
