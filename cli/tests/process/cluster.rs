@@ -90,7 +90,7 @@ pub(crate) fn kill_count() -> usize {
     std::env::var("ARGOSY_KILLS")
         .ok()
         .and_then(|count| count.parse().ok())
-        .unwrap_or(5)
+        .unwrap_or(20)
 }
 
 /// Three masters and some agents.
