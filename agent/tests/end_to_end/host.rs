@@ -123,12 +123,11 @@ pub(crate) fn agent_process() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// An agent that is a process of its own.
+/// An agent that is a process of its own. Dropping it is `kill -9`, so that a failed test leaves none.
 pub(crate) struct Process(Child);
 
-impl Process {
-    /// As `kill -9`.
-    pub(crate) fn kill(mut self) {
+impl Drop for Process {
+    fn drop(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
@@ -156,10 +155,14 @@ impl Agent {
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        let answer = reqwest::get(format!("http://{}{path}", self.api))
-            .await
-            .unwrap();
-        (answer.status().as_u16(), answer.text().await.unwrap())
+        let answered = async {
+            let answer = reqwest::get(format!("http://{}{path}", self.api)).await?;
+            Ok::<_, reqwest::Error>((answer.status().as_u16(), answer.text().await?))
+        };
+        let answered = tokio::time::timeout(PATIENCE, answered).await;
+        answered
+            .unwrap_or_else(|_| panic!("{path} is not answered"))
+            .unwrap()
     }
 
     /// The containers that are listed now.

@@ -8,7 +8,10 @@ mod host;
 mod master;
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long one test may take, so that none that waits for ever holds up the rest.
+const LIMIT: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
     let argument = std::env::args().nth(1);
@@ -39,7 +42,10 @@ fn main() -> ExitCode {
             .enable_all()
             .build();
         let runtime = runtime.expect("a runtime can be made");
-        runtime.block_on(case());
+        runtime.block_on(async {
+            let done = tokio::time::timeout(LIMIT, case()).await;
+            assert!(done.is_ok(), "it did not end in {} s", LIMIT.as_secs());
+        });
         println!("ok, {} ms", begun.elapsed().as_millis());
     }
     ExitCode::SUCCESS

@@ -143,14 +143,35 @@ impl Link {
 
     /// The same; `None` when the agent has hung up.
     pub(crate) async fn try_next(&mut self) -> Option<FromAgent> {
+        // Pings are no news: an agent that only pings says nothing.
+        let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let next = tokio::time::timeout(PATIENCE, self.inbound.message()).await;
+            let next = tokio::time::timeout_at(deadline, self.inbound.message()).await;
             let message = next.expect("the agent says nothing").ok()??;
             match message.message.expect("a message has a body") {
                 FromAgent::Ping(ping) => self.say(ToAgent::Pong(ping)).await,
                 other => return Some(other),
             }
         }
+    }
+
+    /// What the agent says that it holds. Short: one chunk.
+    pub(crate) async fn list(&mut self) -> v1::TaskList {
+        self.say(ToAgent::ListTasks(v1::ListTasks {})).await;
+        loop {
+            if let FromAgent::TaskList(list) = self.next().await {
+                return list;
+            }
+        }
+    }
+
+    pub(crate) async fn kill_stray(&mut self, task: &str, order_index: u64) {
+        self.say(ToAgent::KillStray(v1::KillStray {
+            framework_id: FRAMEWORK.into(),
+            task_id: task.into(),
+            order_index,
+        }))
+        .await;
     }
 
     /// Reads reports until the task has ended; returns its updates, merged ones as they came.

@@ -1,12 +1,11 @@
 //! Masters that come, go and contradict.
 
 use argosy_proto::v1;
-use argosy_proto::v1::from_agent::Message as FromAgent;
 use argosy_proto::v1::to_agent::Message as ToAgent;
 
 use super::runs;
 use crate::host::Host;
-use crate::master::{FRAMEWORK, Master, kill, shell};
+use crate::master::{Master, kill, shell};
 
 pub(super) async fn an_earlier_reign_and_another_cluster_are_refused() {
     let (host, mut master) = (Host::new(), Master::start().await);
@@ -46,12 +45,7 @@ pub(super) async fn a_list_names_what_is_held_and_strays_are_ended() {
     }
     drop(link);
     let (mut link, _) = master.registered(false).await;
-    link.say(ToAgent::ListTasks(v1::ListTasks {})).await;
-    let list = loop {
-        if let FromAgent::TaskList(list) = link.next().await {
-            break list;
-        }
-    };
+    let list = link.list().await;
     let names: Vec<_> = list
         .tasks
         .iter()
@@ -61,12 +55,7 @@ pub(super) async fn a_list_names_what_is_held_and_strays_are_ended() {
         (names, list.floor, list.last),
         (vec![("a", 2), ("b", 1), ("c", 3)], 3, true)
     );
-    link.say(ToAgent::KillStray(v1::KillStray {
-        framework_id: FRAMEWORK.into(),
-        task_id: "b".into(),
-        order_index: 1,
-    }))
-    .await;
+    link.kill_stray("b", 1).await;
     let left = |containers: &[serde_json::Value]| containers.len() == 2;
     while !left(&agent.containers().await) {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;

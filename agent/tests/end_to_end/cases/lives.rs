@@ -140,7 +140,7 @@ pub(super) async fn an_agent_killed_amid_launches_starts_each_task_once() {
                 }
             }
         }
-        agent.kill();
+        drop(agent);
         lives += 1;
     }
     let text = content(&witness).await;
@@ -157,12 +157,14 @@ pub(super) async fn an_agent_killed_amid_launches_starts_each_task_once() {
         "{:?}",
         ended.values().find(|update| !finished(update))
     );
-    // What the killed lives had not heard is settled is told once more, and then nothing is left.
+    // The last kill may have torn "committed" from "released": the digests differ, and a leader that has
+    // released all of them finds every one that is still held a stray.
     let agent = host.agent(master.address).await;
-    let (mut link, _) = master.registered(true).await;
-    tokio::select! {
-        () = agent.is_clear() => {}
-        () = async { loop { link.news().await; } } => {}
+    let (mut link, _) = master.registered(false).await;
+    link.settles = false;
+    for held in link.list().await.tasks {
+        link.kill_stray(&held.task_id, held.order_index).await;
     }
+    agent.is_clear().await;
     agent.stop().await;
 }
