@@ -2,7 +2,7 @@
 //!
 //! No type of openraft or RocksDB leaves this crate. Reading order: `types`, `settings`, `node`, `proposer`; then how a group
 //! comes about and changes (`starting`, `founding`, `forming`, `membership`), how it talks (`wire`, `connections`, `network`, `service`, `shipping`), how it loses a
-//! leader (`failover`, `campaign`); then what it keeps (`store`, `log`, `machine`, `snapshot`).
+//! leader (`failover`, `campaign`, `hearing`); then what it keeps (`store`, `log`, `machine`, `snapshot`).
 
 mod campaign;
 mod connections;
@@ -16,6 +16,7 @@ mod forming;
 mod forwarding;
 mod founding;
 mod growth;
+mod hearing;
 mod install;
 mod log;
 mod machine;

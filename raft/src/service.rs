@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 use crate::forwarding;
 use crate::founding::Identity;
 use crate::growth::Growth;
+use crate::hearing::Hearing;
 use crate::membership::{Change, Changes};
 use crate::node::Consensus;
 use crate::store::Store;
@@ -47,6 +48,7 @@ pub(crate) struct Formed {
     store: Arc<Store>,
     changes: Arc<Changes>,
     growth: Growth,
+    hearing: Hearing,
 }
 
 /// What the port answers from.
@@ -74,6 +76,7 @@ impl Door {
         store: Arc<Store>,
         changes: Arc<Changes>,
         growth: Growth,
+        hearing: Hearing,
     ) {
         self.formed.get_or_init(|| Formed {
             identity,
@@ -81,6 +84,7 @@ impl Door {
             store,
             changes,
             growth,
+            hearing,
         });
     }
 
@@ -210,6 +214,10 @@ async fn append(
 ) -> Result<proto::AppendResponse, Status> {
     let formed = door.admit(message.header.as_ref())?;
     let request = wire::append_from(message)?;
+    let vote = formed.raft.server_metrics().borrow_watched().vote;
+    if request.vote.leader_id.term >= vote.leader_id.term {
+        formed.hearing.heard();
+    }
     formed
         .growth
         .add(request.entries.iter().map(wire::commands_bytes).sum());

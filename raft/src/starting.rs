@@ -19,6 +19,7 @@ use crate::fatal;
 use crate::forming::{self, Beginning, Forming};
 use crate::founding::Identity;
 use crate::growth::Growth;
+use crate::hearing::Hearing;
 use crate::membership::Changes;
 use crate::network::{Caller, Factory};
 use crate::node::{Consensus, Node, Parts};
@@ -196,6 +197,7 @@ impl Starting {
         let (queue, proposer) = Queue::new(leading_term.clone());
         let (reads, requests) = Reads::new();
         let growth = Growth::new(self.config.snapshot.bytes.max(1));
+        let hearing = Hearing::new(timing);
         let phases = Arc::new(watch::Sender::new(Phases::default()));
         let (status_sender, status) = watch::channel(Status::of(id));
         let changes = Changes::new(raft.clone(), caller, peers.clone(), timing, status.clone());
@@ -205,6 +207,7 @@ impl Starting {
             raft: raft.clone(),
             status: status_sender,
             phases: phases.clone(),
+            hearing: hearing.clone(),
             leading_term,
             failed: stop.clone(),
         };
@@ -235,6 +238,7 @@ impl Starting {
             self.store.clone(),
             changes.clone(),
             growth,
+            hearing,
         );
         Node::assemble(Parts {
             identity,

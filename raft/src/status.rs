@@ -8,9 +8,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::{Instant as _, RaftMetrics, ServerState};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::hearing::Hearing;
 use crate::node::Consensus;
 use crate::types::{Member, StoredMembership, TypeConfig};
 
@@ -19,8 +21,11 @@ use crate::types::{Member, StoredMembership, TypeConfig};
 pub struct Status {
     /// The id of this node.
     pub id: u64,
-    /// Who leads, as far as this node knows. It may be late: only a commit proves leadership.
+    /// Who leads, as far as this node knows. It may be late: only a commit proves leadership. A follower that has not heard
+    /// its leader for a second, or for the longest election time if that is more, knows none.
     pub leader: Option<(u64, Member)>,
+    /// Since when this node knows no leader: when it last heard the one it had, or its start. `None` while it knows one.
+    pub leaderless_since: Option<Instant>,
     /// The newest term that this node has seen.
     pub term: u64,
     /// This node leads the term.
@@ -49,7 +54,16 @@ impl Status {
     pub(crate) fn of(id: u64) -> Status {
         Status {
             id,
+            leaderless_since: Some(Instant::now()),
             ..Status::default()
+        }
+    }
+
+    /// No leader is known any more; the one that was, if it was another node, was last heard then.
+    fn lose_leader(&mut self, heard: Instant) {
+        if let Some((id, _)) = self.leader.take() {
+            let own = id == self.id;
+            self.leaderless_since = Some(if own { Instant::now() } else { heard });
         }
     }
 
@@ -98,6 +112,7 @@ pub(crate) struct Reporter {
     pub(crate) raft: Consensus,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) phases: Arc<watch::Sender<Phases>>,
+    pub(crate) hearing: Hearing,
     /// The term that this node leads, 0 while it does not: read by the proposer's callers on each command.
     pub(crate) leading_term: Arc<AtomicU64>,
     /// Cancelled when consensus has failed: the port closes then, so that the others elect a new leader at once.
@@ -109,6 +124,7 @@ impl Reporter {
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut metrics = self.raft.metrics();
         let mut phases = self.phases.subscribe();
+        let mut voice = self.hearing.watch();
         let mut shown: Option<Arc<StoredMembership>> = None;
         loop {
             let failure = {
@@ -133,6 +149,9 @@ impl Reporter {
                     let phases = *phases.borrow_and_update();
                     self.status.send_modify(|status| status.phases = phases);
                 }
+                () = self.leader_falls_silent() => {}
+                // The sender is here: it is never closed.
+                _ = voice.changed() => {}
                 changed = metrics.changed() => if changed.is_err() {
                     self.fail("openraft has ended".to_owned(), stop.is_cancelled());
                     return;
@@ -156,8 +175,32 @@ impl Reporter {
         self.leading_term.store(0, Ordering::Relaxed);
         self.status.send_modify(|status| {
             status.is_leader = false;
-            status.leader = None;
+            status.lose_leader(Instant::now());
         });
+    }
+
+    /// Returns when the leader that is named has been silent for too long.
+    async fn leader_falls_silent(&self) {
+        let follows = {
+            let status = self.status.borrow();
+            status.leader.is_some() && !status.is_leader
+        };
+        // A leader that was never heard is not named.
+        match self.hearing.until().filter(|_| follows) {
+            Some(until) => tokio::time::sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Who leads according to openraft, if it is this node or was heard of late: without an election openraft remembers a
+    /// leader for ever.
+    fn audible(&self, metrics: &RaftMetrics<TypeConfig>) -> Option<u64> {
+        let leader = metrics.current_leader?;
+        let heard = self
+            .hearing
+            .until()
+            .is_some_and(|until| Instant::now() < until);
+        (leader == metrics.id || heard).then_some(leader)
     }
 
     fn report(&self, metrics: &RaftMetrics<TypeConfig>, shown: &mut Option<Arc<StoredMembership>>) {
@@ -166,6 +209,7 @@ impl Reporter {
         self.leading_term
             .store(if is_leader { term } else { 0 }, Ordering::Relaxed);
         self.report_phases(metrics, is_leader);
+        let leader = self.audible(metrics);
         let membership = &metrics.membership_config;
         let regrouped = !shown
             .as_ref()
@@ -197,9 +241,12 @@ impl Reporter {
                 (status.voters, status.learners) = members(membership);
                 modified = true;
             }
-            if regrouped || status.leader.as_ref().map(|(id, _)| *id) != metrics.current_leader {
-                let leader = metrics.current_leader;
-                status.leader = leader.and_then(|id| Some((id, membership.get_node(&id)?.clone())));
+            if regrouped || status.leader.as_ref().map(|(id, _)| *id) != leader {
+                let leader = leader.and_then(|id| Some((id, membership.get_node(&id)?.clone())));
+                match leader {
+                    Some(leader) => (status.leader, status.leaderless_since) = (Some(leader), None),
+                    None => status.lose_leader(self.hearing.at().unwrap_or_else(Instant::now)),
+                }
                 modified = true;
             }
             modified | report_lag(status, metrics)

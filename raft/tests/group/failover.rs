@@ -6,6 +6,9 @@ use argosy_raft::ProposeError;
 
 use crate::host::{Host, Starting, TIMING, commit_somewhere, equal, leader, three};
 
+/// Between two signs of life of a leader on a busy machine.
+const LULL: Duration = Duration::from_secs(1);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_leader_is_replaced_and_nothing_committed_is_lost() {
     let mut hosts = three().await;
@@ -115,4 +118,39 @@ async fn a_master_that_starts_alone_changes_no_term() {
     let lead = leader(&hosts).await;
     hosts[lead].commit("after").await;
     equal(&hosts).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_hears_nobody_names_no_leader_until_it_hears_one() {
+    let mut hosts = three().await;
+    let lead = leader(&hosts).await;
+    hosts[lead].commit("before").await;
+    equal(&hosts).await;
+    let led = hosts[lead].status();
+    assert_eq!(led.leaderless_since, None);
+    let (dead_leader, dead_follower) = (hosts.remove(lead).kill(), hosts.remove(0).kill());
+    let died = Instant::now();
+    let alone = hosts[0]
+        .until("no leader", |status| status.leader.is_none())
+        .await;
+    // At once if openraft gives the leader up, at the latest when it has been silent for too long.
+    let took = died.elapsed();
+    assert!(
+        took < Duration::from_millis(TIMING.election_max_ms + 500),
+        "{took:?}"
+    );
+    let since = alone
+        .leaderless_since
+        .expect("it is counted from somewhere");
+    assert!(since.into_std() <= Instant::now() && since.elapsed() <= died.elapsed() + LULL);
+    assert_eq!(alone.term, led.term);
+    for plan in [dead_leader, dead_follower] {
+        hosts.push(Starting::begin(plan).finish().await.unwrap());
+    }
+    leader(&hosts).await;
+    hosts[0]
+        .until("a leader again", |status| {
+            status.leader.is_some() && status.leaderless_since.is_none()
+        })
+        .await;
 }
