@@ -1,0 +1,288 @@
+//! One format for what happened, in the simulation and with real processes: events in the order of
+//! their times, as JSON lines. Checkers read it and nothing else.
+//!
+//! ```
+//! use argosy_chaos::history::{
+//!     Consistency, Fault, FaultKind, Operation, Outcome, Process, RaftFact, Recorder,
+//! };
+//! use argosy_state::ids::NodeId;
+//!
+//! // The clock is any function to nanoseconds since the run began: of the simulation, or real.
+//! let (recorder, recording) = Recorder::in_memory(|| 7);
+//! let client = Process::new("operator-1");
+//! let call = recorder.invoke(&client, Operation::Read {
+//!     key: "weight/batch".into(),
+//!     consistency: Consistency::Linearizable,
+//! });
+//! recorder.ok(call, Outcome::Value { value: None }, None);
+//! recorder.fault(Fault::new(FaultKind::Crash, "master-1").with("the leader"));
+//! let fact = RaftFact::Led { node: NodeId(2), term: 5, last_index: 40 };
+//! recorder.observe(&Process::new("master-2"), fact);
+//! let history = recording.finish().unwrap();
+//! assert_eq!(history.events.len(), 4);
+//! ```
+//!
+//! An operation ends `ok` (it took place), `fail` (it did not, ever) or `info` (nobody knows: a
+//! timeout is this, never a `fail`). A process name is who acts or sees: "master-2", "agent-3",
+//! "greedy-1"; one name has at most one operation open if it is to be checked for linearizability.
+
+mod fault;
+mod observation;
+mod operation;
+mod reader;
+mod recorder;
+mod text;
+pub mod witness;
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use argosy_state::ids::Revision;
+
+pub use fault::{Fault, FaultKind};
+pub use observation::{
+    AgentFact, Audit, End, Expectation, FinalTask, Observation, OfferFact, OrderAction, Origin,
+    Phase, RaftFact, TaskFact,
+};
+pub use operation::{
+    Answer, CallName, Consistency, Launch, Operation, Outcome, Refusal, UpdateName,
+};
+pub use reader::{HistoryError, read_file};
+pub use recorder::{CallId, RecordError, Recorder, Recording};
+
+/// Who acts or sees; cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub struct Process(Arc<str>);
+
+impl Process {
+    /// A process called `name`.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Process {
+    fn from(name: String) -> Self {
+        Self(name.into())
+    }
+}
+
+impl From<&str> for Process {
+    fn from(name: &str) -> Self {
+        Self::new(name)
+    }
+}
+
+impl From<&Process> for Process {
+    fn from(process: &Process) -> Self {
+        process.clone()
+    }
+}
+
+impl From<Process> for String {
+    fn from(process: Process) -> Self {
+        process.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One line of a history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Nanoseconds since the run began.
+    pub time_ns: u64,
+    /// Who.
+    pub process: Process,
+    /// When it became true in the registry, where that is known.
+    #[serde(
+        with = "text::option",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub revision: Option<Revision>,
+    /// What.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What an event is about. `call` joins the end of an operation to its beginning.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum What {
+    /// An operation begins.
+    Invoke {
+        /// Unique in the history.
+        call: u64,
+        /// What is asked for.
+        #[serde(flatten)]
+        operation: Operation,
+    },
+    /// It took place.
+    Ok {
+        /// Which operation.
+        call: u64,
+        /// What was answered.
+        #[serde(flatten)]
+        outcome: Outcome,
+    },
+    /// It did not take place, and never will.
+    Fail {
+        /// Which operation.
+        call: u64,
+        /// `Rejection::code` where the cluster refused it, or words.
+        reason: String,
+    },
+    /// Nobody knows.
+    Info {
+        /// Which operation.
+        call: u64,
+        /// What is known.
+        reason: String,
+    },
+    /// The harness does something to the cluster.
+    Fault(Fault),
+    /// Something was seen.
+    Observation(Observation),
+}
+
+/// Everything that happened, in the order of its times.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct History {
+    /// Ascending by time; of one time, in the order in which they were recorded.
+    pub events: Vec<Event>,
+}
+
+/// An operation with its end.
+#[derive(Debug, Clone, Copy)]
+pub struct CallView<'a> {
+    /// Position of its beginning among the events.
+    pub position: usize,
+    /// Its beginning.
+    pub begun: &'a Event,
+    /// What was asked for.
+    pub operation: &'a Operation,
+    /// Position of its end, and its end; absent if the run ended before.
+    pub ended: Option<(usize, &'a Event)>,
+}
+
+impl<'a> CallView<'a> {
+    /// What was answered, if it took place.
+    #[must_use]
+    pub fn outcome(&self) -> Option<&'a Outcome> {
+        match self.ended {
+            Some((
+                _,
+                Event {
+                    what: What::Ok { outcome, .. },
+                    ..
+                },
+            )) => Some(outcome),
+            _ => None,
+        }
+    }
+
+    /// Why it did not take place, if that is known for sure.
+    #[must_use]
+    pub fn failure(&self) -> Option<&'a str> {
+        match self.ended {
+            Some((
+                _,
+                Event {
+                    what: What::Fail { reason, .. },
+                    ..
+                },
+            )) => Some(reason),
+            _ => None,
+        }
+    }
+}
+
+impl History {
+    /// Puts events in the order of their times.
+    #[must_use]
+    pub fn new(mut events: Vec<Event>) -> Self {
+        events.sort_by_key(|event| event.time_ns);
+        Self { events }
+    }
+
+    /// Every operation with its end, in the order of their beginnings.
+    #[must_use]
+    pub fn calls(&self) -> Vec<CallView<'_>> {
+        let mut calls: Vec<CallView<'_>> = Vec::new();
+        let mut places = std::collections::BTreeMap::new();
+        for (position, event) in self.events.iter().enumerate() {
+            match &event.what {
+                What::Invoke { call, operation } => {
+                    places.insert(*call, calls.len());
+                    calls.push(CallView {
+                        position,
+                        begun: event,
+                        operation,
+                        ended: None,
+                    });
+                }
+                What::Ok { call, .. } | What::Fail { call, .. } | What::Info { call, .. } => {
+                    if let Some(place) = places.get(call) {
+                        calls[*place].ended.get_or_insert((position, event));
+                    }
+                }
+                What::Fault(_) | What::Observation(_) => {}
+            }
+        }
+        calls
+    }
+
+    /// Every observation with its position and event.
+    pub fn observations(&self) -> impl Iterator<Item = (usize, &Event, &Observation)> {
+        let events = self.events.iter().enumerate();
+        events.filter_map(|(position, event)| match &event.what {
+            What::Observation(observation) => Some((position, event, observation)),
+            _ => None,
+        })
+    }
+
+    /// Every fault with its position and event.
+    pub fn faults(&self) -> impl Iterator<Item = (usize, &Event, &Fault)> {
+        let events = self.events.iter().enumerate();
+        events.filter_map(|(position, event)| match &event.what {
+            What::Fault(fault) => Some((position, event, fault)),
+            _ => None,
+        })
+    }
+
+    /// A hash over all lines, as 32 hexadecimal digits: a seed that is replayed gives it again.
+    ///
+    /// # Panics
+    /// Never: every event has a JSON form.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        let mut hash = Sha256::new();
+        for event in &self.events {
+            hash.update(recorder::line(event));
+        }
+        let bytes = hash.finalize();
+        bytes[..16]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+//! Facts about tasks: what was committed, what agents did, what frameworks were told, what the
+//! kernel says.
+
+use serde::{Deserialize, Serialize};
+
+use argosy_state::ids::{AgentId, OfferId, OrderIndex, Revision, TaskKey};
+use argosy_state::task::TaskState;
+
+use super::super::text;
+use super::super::witness::Start;
+
+/// How a process truly ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+}
+
+/// A fact about a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "fact", rename_all = "snake_case")]
+pub enum TaskFact {
+    /// An applied entry made it, on these offers; recorded by a master, once or by each.
+    Launched {
+        /// Which.
+        #[serde(with = "text")]
+        task: TaskKey,
+        /// The order that carries it.
+        #[serde(with = "text")]
+        order: OrderIndex,
+        /// Where.
+        #[serde(with = "text")]
+        agent: AgentId,
+        /// On which offers.
+        #[serde(with = "text::list")]
+        offers: Vec<OfferId>,
+        /// On whose behalf.
+        principal: String,
+    },
+    /// An applied entry wants it dead.
+    KillCommitted {
+        /// Which.
+        #[serde(with = "text")]
+        task: TaskKey,
+        /// The launch had been delivered to its agent before.
+        delivered: bool,
+    },
+    /// An applied entry changed its state; recorded by a master, once or by each.
+    Changed {
+        /// Which.
+        #[serde(with = "text")]
+        task: TaskKey,
+        /// The new state.
+        #[serde(with = "text")]
+        state: TaskState,
+        /// The agent's number of the update; 0 if a master made it.
+        number: u64,
+    },
+    /// Its agent has an update on its disk.
+    Made {
+        /// Which.
+        #[serde(with = "text")]
+        task: TaskKey,
+        /// The order that launched it.
+        #[serde(with = "text")]
+        order: OrderIndex,
+        /// Counts from 1.
+        number: u64,
+        /// The state.
+        #[serde(with = "text")]
+        state: TaskState,
+    },
+    /// Its agent sends an update.
+    Sent {
+        /// Which.
+        #[serde(with = "text")]
+        task: TaskKey,
+        /// The order that launched it.
+        #[serde(with = "text")]
+        order: OrderIndex,
+        /// Its number.
+        number: u64,
+    },
+    /// Its agent was told to forget an update and all before it.
+    Settled {
+        /// Which.
+        #[serde(with = "text")]
+        task: TaskKey,
+        /// The order that launched it.
+        #[serde(with = "text")]
+        order: OrderIndex,
+        /// Its number.
+        number: u64,
+    },
+    /// Its framework received an update.
+    Told {
+        /// Which.
+        #[serde(with = "text")]
+        task: TaskKey,
+        /// With the task, the name of the update.
+        #[serde(with = "text")]
+        update: Revision,
+        /// The state.
+        #[serde(with = "text")]
+        state: TaskState,
+        /// How the process ended, as told.
+        end: Option<End>,
+    },
+    /// Its own word that it started, from the witness file.
+    Witnessed {
+        /// Which.
+        #[serde(with = "text")]
+        task: TaskKey,
+        /// What it wrote.
+        start: Start,
+    },
+    /// Its process is there now, as the kernel says (or the simulated host).
+    Alive {
+        /// Which.
+        #[serde(with = "text")]
+        task: TaskKey,
+        /// On this host.
+        #[serde(with = "text")]
+        agent: AgentId,
+        /// Its pid, as the host sees it.
+        pid: u32,
+        /// Clock ticks since boot.
+        start_time: u64,
+        /// Of the host's kernel.
+        boot_id: String,
+        /// A counter of its own that only grows.
+        progress: Option<u64>,
+    },
+    /// A restarted agent took over a process as this task.
+    Adopted {
+        /// Which.
+        #[serde(with = "text")]
+        task: TaskKey,
+        /// By which agent.
+        #[serde(with = "text")]
+        agent: AgentId,
+        /// Its pid, as the host sees it.
+        pid: u32,
+        /// Clock ticks since boot.
+        start_time: u64,
+        /// Of the host's kernel.
+        boot_id: String,
+    },
+    /// How it truly ended, from whoever ended it or from itself.
+    Ended {
+        /// Which.
+        #[serde(with = "text")]
+        task: TaskKey,
+        /// How.
+        end: End,
+    },
+}

@@ -1,0 +1,13 @@
+//! The chaos harness: one history format, checkers that judge it, a simulation of the whole system, and
+//! real processes under real faults. Nothing that runs in production is defined here.
+//!
+//! Reading order: `history` (what happened, and the independent witness).
+
+#[cfg(not(tokio_unstable))]
+compile_error!(
+    "argosy-chaos needs --cfg tokio_unstable, which .cargo/config.toml sets: unset RUSTFLAGS"
+);
+
+pub mod history;
+pub mod sim;
+pub mod real;
