@@ -9,5 +9,3 @@ compile_error!(
 );
 
 pub mod history;
-pub mod sim;
-pub mod real;
