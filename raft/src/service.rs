@@ -48,7 +48,6 @@ pub(crate) struct Formed {
     store: Arc<Store>,
     changes: Arc<Changes>,
     growth: Growth,
-    hearing: Hearing,
 }
 
 /// What the port answers from.
@@ -64,6 +63,8 @@ pub(crate) struct Door {
     pub(crate) unequal: OnceLock<(String, Vec<String>)>,
     /// One place: a second invitation waits for the first to be taken or refused.
     pub(crate) invitations: mpsc::Sender<Invitation>,
+    /// When the leader was last heard here.
+    pub(crate) hearing: Hearing,
     pub(crate) stop: CancellationToken,
 }
 
@@ -76,7 +77,6 @@ impl Door {
         store: Arc<Store>,
         changes: Arc<Changes>,
         growth: Growth,
-        hearing: Hearing,
     ) {
         self.formed.get_or_init(|| Formed {
             identity,
@@ -84,7 +84,6 @@ impl Door {
             store,
             changes,
             growth,
-            hearing,
         });
     }
 
@@ -216,7 +215,7 @@ async fn append(
     let request = wire::append_from(message)?;
     let vote = formed.raft.server_metrics().borrow_watched().vote;
     if request.vote.leader_id.term >= vote.leader_id.term {
-        formed.hearing.heard();
+        door.hearing.heard();
     }
     formed
         .growth

@@ -91,6 +91,7 @@ impl Starting {
             formed: OnceLock::new(),
             unequal: OnceLock::new(),
             invitations,
+            hearing: Hearing::new(self.config.timing),
             stop: self.stop.clone(),
         });
         let known = kept
@@ -197,7 +198,6 @@ impl Starting {
         let (queue, proposer) = Queue::new(leading_term.clone());
         let (reads, requests) = Reads::new();
         let growth = Growth::new(self.config.snapshot.bytes.max(1));
-        let hearing = Hearing::new(timing);
         let phases = Arc::new(watch::Sender::new(Phases::default()));
         let (status_sender, status) = watch::channel(Status::of(id));
         let changes = Changes::new(raft.clone(), caller, peers.clone(), timing, status.clone());
@@ -207,7 +207,7 @@ impl Starting {
             raft: raft.clone(),
             status: status_sender,
             phases: phases.clone(),
-            hearing: hearing.clone(),
+            hearing: door.hearing.clone(),
             leading_term,
             failed: stop.clone(),
         };
@@ -238,7 +238,6 @@ impl Starting {
             self.store.clone(),
             changes.clone(),
             growth,
-            hearing,
         );
         Node::assemble(Parts {
             identity,
