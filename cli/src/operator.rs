@@ -5,7 +5,7 @@
 mod failures;
 
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use argosy_client::connector::ConnectorConfig;
 use argosy_client::{CallError, Connector, Masters, OperatorClient};
@@ -26,6 +26,10 @@ const PRINCIPAL: &str = "operator";
 const PAGE: u32 = 1_000;
 /// How long the leader may take when it is asked directly.
 const LEADER_LIMIT: Duration = Duration::from_secs(2);
+/// Without a leader for less than this, a cluster is electing one; it takes half a second when a host was lost.
+const ELECTION: Duration = Duration::from_secs(2);
+/// Between two looks at an election.
+const ELECTION_PAUSE: Duration = Duration::from_millis(100);
 /// How long a listener on this very host may take to accept.
 const LOCAL_PROBE: Duration = Duration::from_millis(200);
 
@@ -86,8 +90,22 @@ impl Operator {
         self.client.get_cluster(request).await.map_err(read_failure)
     }
 
-    /// The cluster as its leader sees it; failing that, as the first master that answers does.
+    /// The cluster as its leader sees it; failing that, as the first master that answers does. An election that is under
+    /// way is waited for.
     pub(crate) async fn cluster_at_best(&self) -> Result<v1::Cluster, Failure> {
+        let deadline = Instant::now() + ELECTION;
+        loop {
+            let cluster = self.cluster_now().await?;
+            let electing = cluster.leader.is_empty()
+                && Duration::from_millis(cluster.without_leader_ms) < ELECTION;
+            if !electing || Instant::now() >= deadline {
+                return Ok(cluster);
+            }
+            tokio::time::sleep(ELECTION_PAUSE).await;
+        }
+    }
+
+    async fn cluster_now(&self) -> Result<v1::Cluster, Failure> {
         let local = self.cluster(v1::Consistency::Local).await?;
         if local.leader.is_empty() || local.without_leader_ms > 0 {
             return Ok(local);
@@ -105,7 +123,11 @@ impl Operator {
         };
         // It may be the leader's address that cannot be reached from here, not the leader.
         let again = self.cluster(v1::Consistency::Linearizable).await;
-        Ok(again.unwrap_or_else(|_| unconfirmed(local)))
+        match again {
+            Ok(cluster) => Ok(cluster),
+            // By now the master that was asked first knows more itself: for how long there is none.
+            Err(_) => self.cluster(v1::Consistency::Local).await.map(unconfirmed),
+        }
     }
 
     /// Calls to the leader alone, for what only it knows: links and offers. All masters if it is not known.

@@ -348,7 +348,11 @@ fn quorum_loss_is_said(cluster: &Cluster, leader: &serde_json::Value) {
         said = cluster.ran(&["status"]);
         said.0 == 5
     });
-    assert!(said.1.starts_with("no quorum: no leader"), "{}", said.1);
+    assert!(
+        said.1.starts_with("no quorum: no leader for "),
+        "{}",
+        said.1
+    );
     assert!(said.1.contains("2 of 3 masters must be up"), "{}", said.1);
 }
 

@@ -100,6 +100,20 @@ impl Desk {
         self.wait_applied(index).await
     }
 
+    /// Whether this master can answer: it knows a leader, and a quorum has confirmed that just now. One
+    /// that is cut off goes on believing, for a second, in the leader that it knew last. Says why not.
+    pub(crate) async fn ready(&self) -> Result<(), String> {
+        let office = self.office.borrow().clone();
+        if !office.here && office.leader.is_none() {
+            return Err("no leader is known: fewer than half of the masters are up, or they cannot reach each other".to_owned());
+        }
+        match tokio::time::timeout(CONFIRMED, self.confirm()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(status)) => Err(status.message().to_owned()),
+            Err(_) => Err("the leader does not answer".to_owned()),
+        }
+    }
+
     /// Waits until the entry at `index` is applied here.
     pub(crate) async fn wait_applied(&self, index: u64) -> Result<(), Status> {
         let mut applied = self.applied.clone();
@@ -128,6 +142,8 @@ impl Desk {
     }
 }
 
+/// How long a question whether this master can answer may take.
+const CONFIRMED: Duration = Duration::from_secs(1);
 /// How long a call waits for something that usually takes milliseconds.
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(10);
 

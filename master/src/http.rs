@@ -18,9 +18,6 @@ use tonic::{Code, Request, Status};
 
 use crate::service::{self, Services};
 
-/// How long a question whether this master can answer may take.
-const CONFIRMED: Duration = Duration::from_secs(1);
-
 #[derive(Clone)]
 struct Http {
     services: Services,
@@ -58,22 +55,11 @@ pub(crate) fn router(services: Services, metrics: Option<PrometheusHandle>) -> R
         })
 }
 
-/// Ready is a master that can answer: it knows a leader, and a quorum has confirmed that just now. One
-/// that is cut off goes on believing in the leader that it knew last.
 async fn ready(State(http): State<Http>) -> Response {
-    let desk = &http.services.desk;
-    let office = desk.office.borrow().clone();
-    let why = if office.here || office.leader.is_some() {
-        match tokio::time::timeout(CONFIRMED, desk.confirm()).await {
-            Ok(Ok(())) => return "ready\n".into_response(),
-            Ok(Err(status)) => status.message().to_owned(),
-            Err(_) => "the leader does not answer".to_owned(),
-        }
-    } else {
-        "no leader is known: fewer than half of the masters are up, or they cannot reach each other"
-            .to_owned()
-    };
-    (StatusCode::SERVICE_UNAVAILABLE, why + "\n").into_response()
+    match http.services.desk.ready().await {
+        Ok(()) => "ready\n".into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n").into_response(),
+    }
 }
 
 async fn show_metrics(State(http): State<Http>) -> Response {

@@ -26,7 +26,7 @@ use crate::desk::Desk;
 use crate::inbox::{Message, Office};
 use crate::metrics::Counts;
 use crate::replica::{Published, Replica};
-use crate::service::{MESSAGE_BYTES, Peers, Services};
+use crate::service::{MESSAGE_BYTES, Peers, Services, health};
 use crate::watchdog::{self, Pulse};
 use crate::{http, metrics};
 
@@ -323,10 +323,6 @@ async fn serve(
         peers: Peers::default(),
         tasks,
     };
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<SchedulerServer<Services>>().await;
-    health.set_serving::<AgentsServer<Services>>().await;
-    health.set_serving::<OperatorServer<Services>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(argosy_proto::DESCRIPTORS)
         .build_v1()
@@ -338,7 +334,7 @@ async fn serve(
         )
         .add_service(AgentsServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(OperatorServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES))
-        .add_service(health_service)
+        .add_service(health(services.desk.clone()))
         .add_service(reflection);
     let router = routes
         .routes()

@@ -5,6 +5,7 @@
 mod agents;
 mod calls;
 mod forward;
+mod health;
 mod lists;
 mod operator;
 mod scheduler;
@@ -20,6 +21,7 @@ use crate::desk::Desk;
 use crate::leader::Answer;
 
 pub(crate) use forward::Peers;
+pub(crate) use health::health;
 use lists::{list_agents, list_frameworks, list_offers, list_tasks};
 pub(crate) use operator::{cluster, one_agent};
 

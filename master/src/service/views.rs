@@ -1,7 +1,7 @@
 //! Facts as operators see them.
 
 use argosy_proto::{convert, v1};
-use argosy_raft::Node;
+use argosy_raft::{Node, Status};
 use argosy_state::Registry;
 use argosy_state::agent::Agent;
 use argosy_state::command::Promise;
@@ -93,7 +93,15 @@ pub(super) fn cluster(view: &View<'_>, node: &Node) -> v1::Cluster {
     // that waits for the first.
     let status = node.status().borrow().clone();
     let used = registry.role_totals();
+    let in_office = view.leader.is_some();
     let leader = status.leader.as_ref();
+    let leader = leader.filter(|_| in_office || !status.is_leader);
+    let mut masters = masters(node);
+    if status.is_leader && !in_office {
+        // Elected, and not in office yet or not any more: it is not known whether a quorum follows.
+        let own = masters.iter_mut().filter(|master| master.role == "leader");
+        own.for_each(|master| "unconfirmed".clone_into(&mut master.role));
+    }
     v1::Cluster {
         cluster_id: registry.cluster().facts.id.to_string(),
         leader: leader
@@ -101,7 +109,7 @@ pub(super) fn cluster(view: &View<'_>, node: &Node) -> v1::Cluster {
             .unwrap_or_default(),
         epoch: registry.epoch().0,
         term: status.term,
-        masters: masters(node),
+        masters,
         agents: count(registry.agents().len()),
         agents_unreachable: count(registry.agents_in(argosy_state::agent::AgentMode::Unreachable)),
         frameworks: count(registry.frameworks().len()),
@@ -115,9 +123,22 @@ pub(super) fn cluster(view: &View<'_>, node: &Node) -> v1::Cluster {
         answered_by: format!("master-{}", node.id()),
         protocol: Some(crate::leader::protocol()),
         offers: count(view.leader.map_or(0, |leader| leader.book().len())),
-        without_leader_ms: 0,
+        without_leader_ms: without_leader_ms(in_office, &status, node),
         failovers: view.failovers.iter().copied().collect(),
     }
+}
+
+/// Milliseconds since this master last knew a leader with a quorum; 0 when it does now.
+fn without_leader_ms(in_office: bool, status: &Status, node: &Node) -> u64 {
+    let ago = match (in_office, status.is_leader) {
+        (true, _) => None,
+        (false, true) => Some(node.quorum_acked_ago().unwrap_or_default()),
+        (false, false) => status.leaderless_since.map(|since| since.elapsed()),
+    };
+    // No leader at all is never 0, however young.
+    ago.map_or(0, |ago| {
+        u64::try_from(ago.as_millis()).unwrap_or(u64::MAX).max(1)
+    })
 }
 
 /// The masters, as the asked one knows them; how far they lag only the leader knows.

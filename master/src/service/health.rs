@@ -1,0 +1,104 @@
+//! `grpc.health.v1.Health`: the services follow `/readyz`, the process as a whole (the empty name) serves while it answers.
+//!
+//! Asked for, never polled: nobody who watches costs nothing.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use argosy_proto::v1;
+use futures::{Stream, StreamExt, stream};
+use tonic::server::NamedService;
+use tonic::{Request, Response, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+
+use super::Services;
+use crate::desk::Desk;
+
+/// How often a watched service is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+type Answers = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+/// The service on this master.
+pub(crate) fn health(desk: Desk) -> HealthServer<Answering> {
+    HealthServer::new(Answering { desk })
+}
+
+pub(crate) struct Answering {
+    desk: Desk,
+}
+
+/// What a name in a question stands for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    Process,
+    LeaderDependent,
+    Unknown,
+}
+
+fn subject(service: &str) -> Subject {
+    let served = [
+        v1::scheduler_server::SchedulerServer::<Services>::NAME,
+        v1::agents_server::AgentsServer::<Services>::NAME,
+        v1::operator_server::OperatorServer::<Services>::NAME,
+    ];
+    match service {
+        "" => Subject::Process,
+        name if served.contains(&name) => Subject::LeaderDependent,
+        _ => Subject::Unknown,
+    }
+}
+
+async fn look(desk: &Desk, subject: Subject) -> ServingStatus {
+    match subject {
+        Subject::Process => ServingStatus::Serving,
+        Subject::LeaderDependent => match desk.ready().await {
+            Ok(()) => ServingStatus::Serving,
+            Err(_) => ServingStatus::NotServing,
+        },
+        Subject::Unknown => ServingStatus::ServiceUnknown,
+    }
+}
+
+fn answer(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse {
+        status: status.into(),
+    }
+}
+
+#[tonic::async_trait]
+impl Health for Answering {
+    type WatchStream = Answers;
+
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        let service = request.into_inner().service;
+        match subject(&service) {
+            Subject::Unknown => Err(Status::not_found(format!("no service {service:?}"))),
+            known => Ok(Response::new(answer(look(&self.desk, known).await))),
+        }
+    }
+
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Answers>, Status> {
+        let subject = subject(&request.into_inner().service);
+        let looks = stream::unfold((self.desk.clone(), None), move |(desk, told)| async move {
+            loop {
+                if told.is_some() {
+                    tokio::time::sleep(LOOK).await;
+                }
+                let status = look(&desk, subject).await;
+                if told != Some(status) {
+                    return Some((Ok(answer(status)), (desk, Some(status))));
+                }
+            }
+        });
+        Ok(Response::new(looks.boxed()))
+    }
+}
