@@ -1,9 +1,12 @@
 //! The recorder of metrics: one a process, installed here and nowhere else.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
+use nix::unistd::{SysconfVar, sysconf};
 use tokio_util::sync::CancellationToken;
 
 /// Seconds: 1, 2.5, 5 times a power of ten, from half a millisecond to a minute.
@@ -11,7 +14,7 @@ const BUCKETS: [f64; 16] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0,
     60.0,
 ];
-/// How often histograms are drained: undrained they would grow between scrapes.
+/// How often histograms are drained, since undrained they would grow between scrapes, and the process is looked at.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Installs the recorder; the handle renders what it holds.
@@ -21,8 +24,18 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
         .build_recorder();
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).context("a recorder of metrics is installed already")?;
-    metrics::describe_gauge!("argosy_build_info", "Always 1; the version is a label.");
-    metrics::gauge!("argosy_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    describe_gauge!("argosy_build_info", "Always 1; the versions are labels.");
+    gauge!(
+        "argosy_build_info",
+        "version" => env!("CARGO_PKG_VERSION"),
+        "protocol" => argosy_proto::PROTOCOL_VERSION.to_string()
+    )
+    .set(1.0);
+    describe_process();
+    // A process installs the recorder as it starts.
+    let started = SystemTime::now().duration_since(UNIX_EPOCH);
+    gauge!("process_start_time_seconds").set(started.unwrap_or_default().as_secs_f64());
+    look();
     Ok(handle)
 }
 
@@ -34,5 +47,91 @@ pub(crate) async fn keep(handle: PrometheusHandle, stop: CancellationToken) {
         .is_some()
     {
         handle.run_upkeep();
+        // The kernel counts descriptors by listing them, which may take a while.
+        if tokio::task::spawn_blocking(look).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Names and meanings as Prometheus' client libraries have them.
+fn describe_process() {
+    for (name, help) in [
+        (
+            "process_start_time_seconds",
+            "Start time of the process since the Unix epoch",
+        ),
+        ("process_resident_memory_bytes", "Resident memory size"),
+        ("process_virtual_memory_bytes", "Virtual memory size"),
+        ("process_open_fds", "Number of open file descriptors"),
+        ("process_max_fds", "Maximum number of open file descriptors"),
+    ] {
+        describe_gauge!(name, help);
+    }
+    describe_counter!(
+        "process_cpu_seconds_total",
+        "User and system CPU time spent, in whole seconds"
+    );
+}
+
+/// Looks at this very process. What the kernel does not tell is left as it was.
+#[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
+fn look() {
+    if let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) {
+        let (user, system) = (usage.user_time(), usage.system_time());
+        let micros = user.tv_usec() + system.tv_usec();
+        let seconds = user.tv_sec() + system.tv_sec() + micros / 1_000_000;
+        // A counter holds whole numbers: precise enough for rates over minutes.
+        counter!("process_cpu_seconds_total").absolute(seconds.try_into().unwrap_or(0));
+    }
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: Vec<f64> = pages
+        .split_ascii_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    if let (Ok(Some(page)), [size, resident, ..]) = (sysconf(SysconfVar::PAGE_SIZE), &pages[..]) {
+        gauge!("process_virtual_memory_bytes").set(size * page as f64);
+        gauge!("process_resident_memory_bytes").set(resident * page as f64);
+    }
+    if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
+        // One of them is that of the list.
+        gauge!("process_open_fds").set(open.count().saturating_sub(1) as f64);
+    }
+    if let Ok((soft, _hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        gauge!("process_max_fds").set(soft as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_shows_itself_as_every_prometheus_client_does() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        let kept: Vec<_> = (0..40)
+            .map(|_| std::fs::File::open("/proc/self/stat").unwrap())
+            .collect();
+        metrics::with_local_recorder(&recorder, || {
+            describe_process();
+            look();
+        });
+        let text = handle.render();
+        let figure = |name: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name));
+            let value = value.and_then(|value| value.trim().parse::<f64>().ok());
+            value.unwrap_or_else(|| panic!("{name} is not in {text}"))
+        };
+        let resident = figure("process_resident_memory_bytes ");
+        assert!((1e5..1e11).contains(&resident), "{resident}");
+        assert!(figure("process_virtual_memory_bytes ") >= resident);
+        let open = figure("process_open_fds ");
+        assert!(open > kept.len() as f64 && open < figure("process_max_fds "));
+        assert!(figure("process_cpu_seconds_total ") >= 0.0);
+        assert!(
+            text.contains("# TYPE process_cpu_seconds_total counter"),
+            "{text}"
+        );
     }
 }
