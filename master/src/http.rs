@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use argosy_proto::v1;
 use argosy_proto::v1::operator_server::Operator as _;
+use argosy_proto::{convert, v1};
+use argosy_state::resources::{InvalidResources, Resources};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, RawQuery, State};
@@ -45,6 +46,7 @@ pub(crate) fn router(services: Services, metrics: Option<PrometheusHandle>) -> R
         .route("/v1/agents/{id}/files/{verb}", get(agent_files))
         .route("/v1/frameworks", get(frameworks))
         .route("/v1/frameworks/{id}", get(framework))
+        .route("/v1/frameworks/{id}/explain", get(explain))
         .route("/v1/tasks", get(tasks))
         .route("/v1/tasks/{framework}/{task}", get(task))
         .route("/v1/offers", get(offers))
@@ -125,6 +127,43 @@ async fn framework(
     json(answer(
         http.services.get_framework(Request::new(request)).await,
     ))
+}
+
+/// Why a framework's work does not run: for the smallest demand, or for `wanted=cpus:1;mem:64`.
+async fn explain(
+    State(http): State<Http>,
+    Path(framework_id): Path<String>,
+    Query(parameters): Parameters,
+) -> Response {
+    match explain_request(framework_id, parameters) {
+        Ok(request) => json(answer(http.services.explain(Request::new(request)).await)),
+        Err(status) => problem(&status),
+    }
+}
+
+fn explain_request(
+    framework_id: String,
+    parameters: HashMap<String, String>,
+) -> Result<v1::ExplainRequest, Status> {
+    let mut request = v1::ExplainRequest {
+        framework_id,
+        ..Default::default()
+    };
+    for (name, value) in parameters {
+        let wrong = |why: String| Status::invalid_argument(why);
+        match name.as_str() {
+            // The answer is the leader's in any case.
+            "consistency" => {}
+            "wanted" => {
+                let wanted: Resources = value
+                    .parse()
+                    .map_err(|why: InvalidResources| wrong(format!("wanted: {why}")))?;
+                request.wanted = convert::resources(&wanted);
+            }
+            _ => return Err(wrong(format!("no parameter {name:?}: wanted"))),
+        }
+    }
+    Ok(request)
 }
 
 async fn tasks(State(http): State<Http>, Query(parameters): Parameters) -> Response {
@@ -273,7 +312,27 @@ fn problem(status: &Status) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use super::is_place;
+    use super::*;
+
+    #[test]
+    fn a_demand_to_be_explained_is_written_as_resources_are() {
+        let ask = |name: &str, value: &str| {
+            let parameters = HashMap::from([(name.to_owned(), value.to_owned())]);
+            explain_request("framework-1".to_owned(), parameters)
+        };
+        let request = ask("wanted", "cpus:1.5;mem:64").unwrap();
+        assert_eq!(request.framework_id, "framework-1");
+        let wanted: Vec<_> = request.wanted.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(wanted, ["cpus", "mem"]);
+        for (name, value, says) in [
+            ("wanted", "cpus", "\"cpus\""),
+            ("wnted", "cpus:1", "\"wnted\""),
+        ] {
+            let refused = ask(name, value).unwrap_err();
+            assert_eq!(refused.code(), Code::InvalidArgument);
+            assert!(refused.message().contains(says), "{refused}");
+        }
+    }
 
     #[test]
     fn an_agent_cannot_send_a_question_about_its_files_elsewhere() {

@@ -14,6 +14,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use crate::cluster::Cluster;
+use crate::work::Framework;
 
 const SERVICES: [&str; 3] = [
     "argosy.v1.Agents",
@@ -23,7 +24,8 @@ const SERVICES: [&str; 3] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_master_says_what_it_serves_and_whom_it_does_not_understand() {
-    let cluster = Cluster::start(0).await;
+    let cluster = Cluster::start(1).await;
+    let framework = Framework::start(cluster.masters_list(), "asker").await;
     for master in &cluster.masters {
         let endpoint = Endpoint::from_shared(format!("http://{}", master.api())).unwrap();
         let channel = endpoint.connect().await.unwrap();
@@ -31,7 +33,10 @@ async fn every_master_says_what_it_serves_and_whom_it_does_not_understand() {
         reflected(channel.clone()).await;
         another_protocol_is_refused(channel).await;
         json_errors_have_one_shape(&master.api()).await;
+        json_explains(&master.api(), &framework.id()).await;
+        shows_itself(&master.api()).await;
     }
+    shows_itself(&format!("{}:5051", cluster.agents[0].address)).await;
 }
 
 async fn healthy(channel: Channel) {
@@ -89,6 +94,17 @@ async fn json_errors_have_one_shape(api: &str) {
         ("/v1/agents/agent-99", 404, "NotFound"),
         ("/v1/agents/agent-99/files/browse", 404, "NotFound"),
         ("/v1/tasks?page_size=x", 400, "InvalidArgument"),
+        ("/v1/frameworks/framework-99/explain", 404, "NotFound"),
+        (
+            "/v1/frameworks/framework-1/explain?wanted=cpus",
+            400,
+            "InvalidArgument",
+        ),
+        (
+            "/v1/frameworks/framework-1/explain?cpus=1",
+            400,
+            "InvalidArgument",
+        ),
     ] {
         let answer = reqwest::get(format!("http://{api}{path}")).await.unwrap();
         assert_eq!(answer.status(), status, "{path}");
@@ -96,5 +112,47 @@ async fn json_errors_have_one_shape(api: &str) {
             serde_json::from_str(&answer.text().await.unwrap()).expect("errors are JSON");
         assert_eq!(body["code"], code, "{path}: {body}");
         assert!(body["message"].as_str().is_some(), "{path}: {body}");
+    }
+}
+
+/// The twin of `Explain`: a demand that no agent here can ever meet, and one that it can.
+async fn json_explains(api: &str, framework: &str) {
+    for (wanted, reason, is_there) in [
+        ("?wanted=cpus:9999;mem:64", "too-small", true),
+        ("?wanted=cpus:1;mem:64", "too-small", false),
+        ("", "too-small", false),
+    ] {
+        let url = format!("http://{api}/v1/frameworks/{framework}/explain{wanted}");
+        let answer = reqwest::get(url).await.unwrap();
+        assert_eq!(answer.status(), 200, "{wanted}");
+        let body: serde_json::Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+        assert!(
+            body["summary"]
+                .as_str()
+                .is_some_and(|text| !text.is_empty()),
+            "{body}"
+        );
+        let counts = body["counts"].as_array().expect("one agent is counted");
+        let found = counts.iter().any(|count| count["reason"] == reason);
+        assert_eq!(found, is_there, "{wanted}: {body}");
+    }
+}
+
+/// Which build it is, and what every process of Prometheus' world shows of itself.
+async fn shows_itself(address: &str) {
+    let answer = reqwest::get(format!("http://{address}/metrics"))
+        .await
+        .unwrap();
+    let text = answer.text().await.unwrap();
+    for name in [
+        "argosy_build_info{version=\"",
+        "process_start_time_seconds ",
+        "process_resident_memory_bytes ",
+        "process_open_fds ",
+        "process_max_fds ",
+        "process_cpu_seconds_total ",
+    ] {
+        let is_there = text.lines().any(|line| line.starts_with(name));
+        assert!(is_there, "{address}: no {name} in {text}");
     }
 }
