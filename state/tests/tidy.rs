@@ -286,16 +286,6 @@ const NAMED_BY_NO_SOURCE: [&str; 5] = [
     "tonic-prost",
 ];
 
-/// What stands in a manifest without need today; the list may only shrink.
-const UNUSED: [(&str, &str); 6] = [
-    ("bench", "futures"),
-    ("bench", "hmac"),
-    ("bench", "sha2"),
-    ("bench", "tokio-stream"),
-    ("bench", "tracing"),
-    ("master", "tower"),
-];
-
 /// What a manifest lists in this section.
 fn listed<'a>(manifest: &'a str, section: &str) -> Vec<&'a str> {
     let begun = manifest
@@ -337,9 +327,7 @@ fn every_dependency_is_used() {
                         && folders.iter().any(|folder| below.starts_with(folder))
                         && has_word(&source.text, &word)
                 });
-                let is_excused =
-                    NAMED_BY_NO_SOURCE.contains(&name) || UNUSED.contains(&(room, name));
-                if !is_named && !is_excused {
+                if !is_named && !NAMED_BY_NO_SOURCE.contains(&name) {
                     found.push(format!("{}: nothing uses {name} in {section}", file.name));
                 }
             }
