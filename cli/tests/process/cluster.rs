@@ -18,6 +18,8 @@ use tokio::sync::{Mutex, MutexGuard};
 pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) address: Ipv4Addr,
+    /// What starts the executable, if something does, and its arguments.
+    prefix: Vec<String>,
     arguments: Vec<String>,
     log: PathBuf,
     child: Option<Child>,
@@ -37,13 +39,29 @@ impl Member {
         format!("{}:5050", self.address)
     }
 
+    /// The same, started by another program, which becomes it.
+    pub(crate) fn within(self, prefix: &[&str]) -> Self {
+        Self {
+            prefix: words(prefix),
+            ..self
+        }
+    }
+
     pub(crate) fn start(&mut self) {
         let log = File::options()
             .create(true)
             .append(true)
             .open(&self.log)
             .expect("the log opens");
-        let child = Command::new(argosy())
+        let mut command = match self.prefix.split_first() {
+            None => Command::new(argosy()),
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(argosy());
+                command
+            }
+        };
+        let child = command
             .args(&self.arguments)
             .env("ARGOSY_LOG", "info,openraft=error")
             .stdin(Stdio::null())
@@ -197,6 +215,11 @@ impl Cluster {
         let agents = (1..=agents)
             .map(|number| network.agent(directory.path(), number))
             .collect();
+        Self::of(masters, agents, directory).await
+    }
+
+    /// Starts these, when the machine is free, and waits until all agents are registered.
+    pub(crate) async fn of(masters: Vec<Member>, agents: Vec<Member>, directory: TempDir) -> Self {
         let mut cluster = Self {
             masters,
             agents,
@@ -364,15 +387,21 @@ fn end_leftovers(folder: &Path) {
     }
 }
 
-fn words(words: &[&str]) -> Vec<String> {
+pub(crate) fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-fn member(directory: &Path, name: String, address: Ipv4Addr, arguments: Vec<String>) -> Member {
+pub(crate) fn member(
+    directory: &Path,
+    name: String,
+    address: Ipv4Addr,
+    arguments: Vec<String>,
+) -> Member {
     let log = directory.join(format!("{name}.log"));
     Member {
         name,
         address,
+        prefix: Vec::new(),
         arguments,
         log,
         child: None,

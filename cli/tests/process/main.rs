@@ -11,6 +11,7 @@ mod freezes;
 mod full_disk;
 mod kills;
 mod offers;
+mod partitions;
 mod refusals;
 mod synced;
 mod work;

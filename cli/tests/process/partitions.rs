@@ -1,0 +1,315 @@
+//! Masters that are cut off from each other, and from nobody else: each has a network namespace of its
+//! own, and two networks, one for raft and one for the API.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use argosy_client::{Connector, ConnectorConfig, OperatorClient};
+use argosy_proto::v1;
+use nix::sched::{CloneFlags, unshare};
+use tempfile::TempDir;
+use tonic::transport::Endpoint;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::cluster::{AGENT_RESOURCES, Cluster, Member, argosy, member, until, words};
+use crate::work::{Framework, task};
+
+const LONG: Duration = Duration::from_secs(60);
+/// A master that hears nobody says so within a second, and a look takes a moment.
+const SAID: Duration = Duration::from_millis(1_500);
+
+/// Three namespaces of masters beside this thread's own, which holds the switches and the agent.
+struct Site {
+    namespaces: Vec<String>,
+}
+
+fn ip(arguments: &str) {
+    let output = Command::new("ip")
+        .args(arguments.split(' '))
+        .output()
+        .expect("iproute2 is installed");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "ip {arguments}: {said}");
+}
+
+impl Site {
+    fn new() -> Self {
+        ip("link set lo up");
+        for switch in ["raft", "api"] {
+            ip(&format!("link add {switch} type bridge"));
+            ip(&format!("link set {switch} up"));
+        }
+        ip("address add 10.77.2.101/24 dev api");
+        let mut site = Self {
+            namespaces: Vec::new(),
+        };
+        for host in 1..=3 {
+            let name = format!("argosy-cut{}-{host}", std::process::id());
+            ip(&format!("netns add {name}"));
+            ip(&format!("-n {name} link set lo up"));
+            for (number, switch) in [(1, "raft"), (2, "api")] {
+                let port = port(switch, host);
+                ip(&format!(
+                    "link add {port} type veth peer name {switch} netns {name}"
+                ));
+                ip(&format!("link set {port} master {switch} up"));
+                let address = format!("10.77.{number}.{host}/24");
+                ip(&format!("-n {name} address add {address} dev {switch}"));
+                ip(&format!("-n {name} link set {switch} up"));
+            }
+            site.namespaces.push(name);
+        }
+        site
+    }
+
+    fn master(&self, directory: &TempDir, place: usize) -> Member {
+        let host = place + 1;
+        let folder = directory.path().join(format!("master-{host}"));
+        let arguments = words(&[
+            "master",
+            "start",
+            "--insecure-plaintext",
+            "--listen",
+            &format!("10.77.2.{host}:5050"),
+            "--raft-listen",
+            &format!("10.77.1.{host}:5052"),
+            "--peers",
+            "10.77.1.1:5052,10.77.1.2:5052,10.77.1.3:5052",
+            "--data-dir",
+            &folder.display().to_string(),
+        ]);
+        let address = [10, 77, 2, host as u8].into();
+        let master = member(
+            directory.path(),
+            format!("master-{host}"),
+            address,
+            arguments,
+        );
+        master.within(&["ip", "netns", "exec", &self.namespaces[place]])
+    }
+
+    fn agent(directory: &TempDir) -> Member {
+        let folder = directory.path().join("agent-1");
+        let arguments = words(&[
+            "agent",
+            "start",
+            "--insecure-plaintext",
+            "--masters",
+            "10.77.2.1:5050,10.77.2.2:5050,10.77.2.3:5050",
+            "--listen",
+            "10.77.2.101",
+            "--resources",
+            AGENT_RESOURCES,
+            "--allow-missing-controllers",
+            "--data-dir",
+            &folder.display().to_string(),
+        ]);
+        let address = [10, 77, 2, 101].into();
+        member(directory.path(), "agent-1".to_owned(), address, arguments)
+    }
+
+    async fn cluster(&self) -> Cluster {
+        let directory = tempfile::tempdir().expect("a temporary folder");
+        let masters = (0..3).map(|place| self.master(&directory, place));
+        let masters = masters.collect();
+        let agents = vec![Self::agent(&directory)];
+        Cluster::of(masters, agents, directory).await
+    }
+
+    /// Nothing passes between this master and the others any more; the API's network is as before.
+    fn cut(place: usize) {
+        ip(&format!("link set {} nomaster", port("raft", place + 1)));
+    }
+
+    fn heal(place: usize) {
+        ip(&format!("link set {} master raft", port("raft", place + 1)));
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        for name in &self.namespaces {
+            // Whatever else is in it goes with the thread's own namespace.
+            let _ = Command::new("ip").args(["netns", "del", name]).status();
+        }
+    }
+}
+
+/// The switch's end of a master's cable.
+fn port(switch: &str, host: usize) -> String {
+    format!("{switch}-{host}")
+}
+
+/// Runs the test on a thread that has a network of its own, with everything it starts.
+fn in_a_network_of_its_own(test: impl AsyncFnOnce() + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("root may make a network namespace");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(test());
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Tests of partitions need to make networks.
+fn may_make_networks(test: &str) -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        println!("test {test} ... SKIPPED: needs root");
+    }
+    is_root
+}
+
+/// One figure of a member's metrics, if it is shown.
+async fn figure(of: &Member, port: u16, name: &str) -> Option<f64> {
+    let url = format!("http://{}:{port}/metrics", of.address);
+    let text = reqwest::get(&url).await.ok()?.text().await.ok()?;
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}
+
+async fn is_ready(master: &Member) -> bool {
+    let answer = reqwest::get(format!("http://{}/readyz", master.api())).await;
+    answer.is_ok_and(|answer| answer.status().is_success())
+}
+
+/// What gRPC's health says of the service and of the process.
+async fn health(master: &Member) -> [ServingStatus; 2] {
+    let endpoint = Endpoint::from_shared(format!("http://{}", master.api())).unwrap();
+    let mut client = HealthClient::new(endpoint.connect().await.unwrap());
+    let mut told = [ServingStatus::Unknown; 2];
+    for (service, told) in ["argosy.v1.Scheduler", ""].into_iter().zip(&mut told) {
+        let request = HealthCheckRequest {
+            service: service.to_owned(),
+        };
+        *told = client.check(request).await.unwrap().into_inner().status();
+    }
+    told
+}
+
+/// The cluster as this master alone sees it.
+async fn seen_by(master: &Member) -> v1::Cluster {
+    let only = Connector::new(master.api().parse().unwrap(), ConnectorConfig::default());
+    let request = v1::GetClusterRequest {
+        consistency: v1::Consistency::Local.into(),
+    };
+    OperatorClient::new(only)
+        .get_cluster(request)
+        .await
+        .unwrap()
+}
+
+/// Waits until it says nowhere that somebody leads, and checks that it says so everywhere.
+async fn knows_no_leader(master: &Member) {
+    until("it knows no leader", SAID, async || {
+        let has_leader = figure(master, 5050, "argosy_raft_has_leader ").await?;
+        (has_leader == 0.0).then_some(())
+    })
+    .await;
+    assert!(!is_ready(master).await);
+    assert_eq!(
+        health(master).await,
+        [ServingStatus::NotServing, ServingStatus::Serving]
+    );
+    let cluster = seen_by(master).await;
+    assert_eq!(cluster.leader, "");
+    assert!(cluster.without_leader_ms > 0);
+    assert!(cluster.masters.iter().all(|one| one.role != "leader"));
+    let api = master.api();
+    let status = Command::new(argosy())
+        .args(["status", "--masters", &api])
+        .output();
+    let said = String::from_utf8_lossy(&status.unwrap().stdout).into_owned();
+    assert!(said.starts_with("no quorum: no leader for "), "{said}");
+}
+
+async fn knows_a_leader_again(master: &Member) {
+    until("it follows again", LONG, async || {
+        (is_ready(master).await && !seen_by(master).await.leader.is_empty()).then_some(())
+    })
+    .await;
+    assert_eq!(seen_by(master).await.without_leader_ms, 0);
+    assert_eq!(health(master).await, [ServingStatus::Serving; 2]);
+}
+
+#[test]
+fn a_leader_cut_off_from_the_masters_lets_its_agents_go_within_a_second() {
+    let name = "a_leader_cut_off_from_the_masters_lets_its_agents_go_within_a_second";
+    if !may_make_networks(name) {
+        return;
+    }
+    in_a_network_of_its_own(async || {
+        let site = Site::new();
+        let cluster = site.cluster().await;
+        let framework = Framework::start(cluster.masters_list(), "witness").await;
+        let leader = cluster.leader().await;
+        let old = &cluster.masters[leader];
+        let agents = "argosy_streams{peer_kind=\"agent\"} ";
+        until("the agent hangs on the leader", LONG, async || {
+            (figure(old, 5050, agents).await? == 1.0).then_some(())
+        })
+        .await;
+        Site::cut(leader);
+        let cut = Instant::now();
+        until(
+            "its agents are let go",
+            Duration::from_secs(5),
+            async || (figure(old, 5050, agents).await? == 0.0).then_some(()),
+        )
+        .await;
+        let took = cut.elapsed();
+        assert!(took < Duration::from_secs(1), "it took {took:?}");
+        knows_no_leader(old).await;
+        // The others go on meanwhile, with the agent.
+        framework.launch([task("meanwhile", "true")]);
+        ended(&framework, "meanwhile").await;
+        let next = cluster.leader().await;
+        assert_ne!(next, leader);
+        Site::heal(leader);
+        knows_a_leader_again(old).await;
+        framework.launch([task("after", "true")]);
+        ended(&framework, "after").await;
+        drop(cluster);
+        drop(site);
+    });
+}
+
+#[test]
+fn a_follower_that_is_cut_off_names_no_leader_after_a_second_and_disturbs_nobody() {
+    let name = "a_follower_that_is_cut_off_names_no_leader_after_a_second_and_disturbs_nobody";
+    if !may_make_networks(name) {
+        return;
+    }
+    in_a_network_of_its_own(async || {
+        let site = Site::new();
+        let cluster = site.cluster().await;
+        let leader = cluster.leader().await;
+        let follower = (leader + 1) % 3;
+        let term = seen_by(&cluster.masters[leader]).await.term;
+        Site::cut(follower);
+        knows_no_leader(&cluster.masters[follower]).await;
+        Site::heal(follower);
+        knows_a_leader_again(&cluster.masters[follower]).await;
+        let after = seen_by(&cluster.masters[leader]).await;
+        assert_eq!((after.term, after.without_leader_ms), (term, 0));
+        drop(cluster);
+        drop(site);
+    });
+}
+
+async fn ended(framework: &Framework, name: &str) {
+    framework
+        .hear("the task has ended", LONG, |heard| {
+            heard
+                .states(name)
+                .contains(&v1::TaskState::Finished)
+                .then_some(())
+        })
+        .await;
+}
