@@ -35,12 +35,16 @@ fn silent_address() -> String {
 
 #[test]
 fn usage_errors_end_with_two_and_name_the_nearest_word() {
-    let table: [(&[&str], &str); 5] = [
+    let table: [(&[&str], &str); 9] = [
         (&["run", "--cpu", "1", "--", "true"], "'--cpus'"),
         (&["taks", "list"], "'task'"),
         (&["task", "lsit"], "'list'"),
         (&["run", "--mem", "64X", "--", "true"], "64M"),
+        (&["run", "--cpus", "nan", "--", "true"], "--cpus"),
+        (&["run", "--cpus=-1", "--", "true"], "--cpus"),
+        (&["run", "--mem", "1e30", "--", "true"], "--mem"),
         (&["run"], "CMD"),
+        (&["ps", "--masters", ":::"], "--masters"),
     ];
     for (words, part) in table {
         let (code, stdout, stderr) = ran(words);

@@ -13,5 +13,6 @@ mod kills;
 mod offers;
 mod partitions;
 mod refusals;
+mod starts;
 mod synced;
 mod work;

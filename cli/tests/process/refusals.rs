@@ -3,14 +3,13 @@
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use argosy_proto::v1;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::cluster::{Cluster, argosy, until};
+use crate::cluster::Cluster;
 use crate::work::{Framework, task};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -402,156 +401,4 @@ async fn still_serves(framework: &Framework) {
                 .then_some(())
         })
         .await;
-}
-
-/// Runs the executable until it ends by itself; its exit code and what it said.
-fn run(arguments: &[&str]) -> (Option<i32>, String) {
-    let mut child = Command::new(argosy())
-        .args(arguments)
-        .env("ARGOSY_LOG", "info,openraft=error")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the executable starts");
-    let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    while child.try_wait().expect("it is our child").is_none() {
-        if std::time::Instant::now() > deadline {
-            child.kill().expect("it is our child");
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let output = child.wait_with_output().expect("it has ended");
-    (
-        output.status.code(),
-        [output.stdout, output.stderr]
-            .map(|text| String::from_utf8_lossy(&text).into_owned())
-            .concat(),
-    )
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn masters_that_must_not_start_say_why() {
-    let mut cluster = Cluster::start(0).await;
-    let own = cluster.masters[0].address.to_string();
-    let (network, _) = own.rsplit_once('.').expect("an address has dots");
-    let peers: Vec<String> = (1..=3)
-        .map(|host| format!("{network}.{host}:5052"))
-        .collect();
-    let peers = peers.join(",");
-    let stranger = format!("{network}.50");
-    let wider = format!("{peers},{stranger}:5052");
-    // Where it listens, with which arguments, on whose directory, and what it says before it ends.
-    let rows: [(&str, &[&str], &str, &str); 3] = [
-        (
-            &own,
-            &["--peers", &peers],
-            "master-9",
-            "is taken by process",
-        ),
-        (&stranger, &[], "master-1", "is in use by process"),
-        (
-            &stranger,
-            &["--peers", &wider, "--bootstrap"],
-            "master-7",
-            "would make a second cluster",
-        ),
-    ];
-    for (listen, more, folder, says) in rows {
-        let folder = cluster.directory.path().join(folder).display().to_string();
-        let mut arguments = vec!["master", "start", "--listen", listen, "--data-dir", &folder];
-        arguments.extend(more);
-        let (code, said) = run(&arguments);
-        assert!(
-            code != Some(0) && said.contains(says),
-            "{says}: {code:?} {said}"
-        );
-    }
-    a_newer_directory_is_refused(&mut cluster, &own, &peers).await;
-    a_wiped_master_is_a_stranger(&mut cluster).await;
-}
-
-async fn a_newer_directory_is_refused(cluster: &mut Cluster, own: &str, peers: &str) {
-    let data = cluster
-        .directory
-        .path()
-        .join("master-1")
-        .display()
-        .to_string();
-    // The first master's directory, as a newer release would have left it, then as it was.
-    cluster.masters[0].kill();
-    let format = cluster.directory.path().join("master-1/FORMAT");
-    let kept = std::fs::read_to_string(&format).expect("the format is written down");
-    std::fs::write(&format, kept.replace("format 1", "format 99")).unwrap();
-    let (code, said) = run(&[
-        "master",
-        "start",
-        "--listen",
-        own,
-        "--peers",
-        peers,
-        "--data-dir",
-        &data,
-    ]);
-    assert!(
-        code != Some(0) && said.contains("start a newer argosy"),
-        "a newer format: {code:?} {said}"
-    );
-    std::fs::write(&format, kept).unwrap();
-    cluster.masters[0].start();
-    cluster.wait_caught_up().await;
-}
-
-async fn a_wiped_master_is_a_stranger(cluster: &mut Cluster) {
-    // A wiped master under its old address is a stranger.
-    cluster.masters[1].kill();
-    std::fs::remove_dir_all(cluster.directory.path().join("master-2")).unwrap();
-    cluster.masters[1].start();
-    until("the wiped master says what to do", LONG, async || {
-        cluster.masters[1]
-            .log()
-            .contains("argosy master join")
-            .then_some(())
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn unequal_lists_of_masters_form_nothing() {
-    let directory = tempfile::tempdir().unwrap();
-    let network = format!("127.{}.{}", 100 + std::process::id() % 100, 250);
-    let start = |host: u8, peers: String| {
-        Command::new(argosy())
-            .args([
-                "master",
-                "start",
-                "--listen",
-                &format!("{network}.{host}"),
-                "--peers",
-                &peers,
-                "--data-dir",
-            ])
-            .arg(directory.path().join(host.to_string()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the executable starts")
-    };
-    let mut first = start(
-        1,
-        format!("{network}.1:5052,{network}.2:5052,{network}.3:5052"),
-    );
-    let second = start(2, format!("{network}.1:5052,{network}.2:5052"));
-    let output = tokio::task::spawn_blocking(move || second.wait_with_output())
-        .await
-        .unwrap()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    first.kill().expect("it is our child");
-    first.wait().expect("it is our child");
-    assert!(
-        !output.status.success() && said.contains("the lists of masters differ"),
-        "{said}"
-    );
 }
