@@ -22,9 +22,11 @@ use crate::types::{
 };
 use crate::writer::Writer;
 
-/// Commands, and bytes of commands, that one request to the owner carries: its turn must stay short. One entry is never split.
-const TURN_COMMANDS: usize = 1000;
-const TURN_BYTES: usize = 1 << 20;
+/// Commands, and bytes of commands, that one request to the owner carries, and one entry: its turn must stay short, and one
+/// entry is never split. To read and apply a launch takes about 20 µs, an update 9 (state/tests/speed.rs on a busy machine),
+/// so these are 5 ms. A single command may be larger.
+pub(crate) const TURN_COMMANDS: usize = 256;
+pub(crate) const TURN_BYTES: usize = 256 << 10;
 
 pub(crate) const APPLIED: &[u8] = b"applied";
 const SNAPSHOT: &[u8] = b"snapshot";

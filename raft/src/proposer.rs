@@ -20,13 +20,12 @@ use tracing::debug;
 
 use crate::error::ProposeError;
 use crate::growth::Growth;
+use crate::machine::{TURN_BYTES, TURN_COMMANDS};
 use crate::node::Consensus;
 use crate::types::{Batch, CommittedLeaderId, TypeConfig};
 
-/// One entry carries at most this many bytes of commands.
+/// One command has at most this many bytes, and is an entry of its own if it has more than a turn of the owner takes.
 pub const ENTRY_LIMIT_BYTES: usize = 1 << 20;
-/// One entry carries at most this many commands, so that applying it stays a short turn.
-const ENTRY_LIMIT_COMMANDS: usize = 10_000;
 /// Commands that may wait. When full, `try_propose` refuses and `propose` waits.
 const QUEUE_COMMANDS: usize = 65_536;
 /// Bytes of commands that may wait, likewise.
@@ -224,7 +223,7 @@ impl Proposer {
         }
     }
 
-    /// Everything that waits, up to the limits of an entry.
+    /// Everything that waits, up to what a turn of the owner takes: an entry is applied in one.
     fn batch(&mut self, first: Queued) -> Batch {
         let reign = first.reign;
         let mut bytes = first.proposal.command.len();
@@ -232,12 +231,12 @@ impl Proposer {
             at_ms: first.proposal.at_ms,
             commands: vec![first.proposal.command],
         };
-        while batch.commands.len() < ENTRY_LIMIT_COMMANDS {
+        while batch.commands.len() < TURN_COMMANDS {
             let Ok(next) = self.receiver.try_recv() else {
                 break;
             };
             bytes += next.proposal.command.len();
-            if next.reign != reign || bytes > ENTRY_LIMIT_BYTES {
+            if next.reign != reign || bytes > TURN_BYTES {
                 self.held = Some(next);
                 break;
             }
@@ -283,5 +282,65 @@ impl Proposer {
             };
         }
         Outcome::Done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn queue() -> (Queue, Proposer) {
+        Queue::new(Arc::new(AtomicU64::new(1)))
+    }
+
+    fn put(queue: &Queue, bytes: usize) {
+        let command = vec![7; bytes].into();
+        let proposal = Proposal { at_ms: 1, command };
+        queue.try_propose(proposal).unwrap();
+    }
+
+    /// Commands and bytes of the entries that the queue becomes.
+    fn entries(mut proposer: Proposer) -> Vec<(usize, usize)> {
+        let mut all = Vec::new();
+        while let Some(first) = proposer
+            .held
+            .take()
+            .or_else(|| proposer.receiver.try_recv().ok())
+        {
+            let batch = proposer.batch(first);
+            all.push((batch.commands.len(), batch.bytes()));
+        }
+        all
+    }
+
+    #[test]
+    fn an_entry_is_a_short_turn_however_much_waits() {
+        let (queue, proposer) = queue();
+        for _ in 0..10_000 {
+            put(&queue, 100);
+        }
+        let entries = entries(proposer);
+        assert_eq!(entries.iter().map(|one| one.0).sum::<usize>(), 10_000);
+        assert!(entries.iter().all(|one| one.0 <= 256), "{entries:?}");
+        assert!(entries.len() < 10_000 / 200, "{}", entries.len());
+    }
+
+    #[test]
+    fn large_commands_share_an_entry_up_to_a_limit_and_the_largest_has_one_of_its_own() {
+        let (queue, proposer) = queue();
+        for bytes in [100_000, 100_000, 100_000, ENTRY_LIMIT_BYTES, 10] {
+            put(&queue, bytes);
+        }
+        assert_eq!(
+            entries(proposer),
+            [(2, 200_000), (1, 100_000), (1, ENTRY_LIMIT_BYTES), (1, 10)]
+        );
+        let (queue, _proposer) = self::queue();
+        let command = vec![7; ENTRY_LIMIT_BYTES + 1].into();
+        let refused = queue.try_propose(Proposal { at_ms: 1, command });
+        assert!(
+            matches!(refused, Err(ProposeError::TooLarge { .. })),
+            "{refused:?}"
+        );
     }
 }
