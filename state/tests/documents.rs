@@ -187,3 +187,124 @@ fn every_dependency_has_its_line_in_the_decision() {
     assert!(seen > 30, "only {seen} dependencies were found");
     none(&wrong);
 }
+
+/// Where a limit stands in the sources, and what the protocol's page says of it.
+const LIMITS: [(&str, &str, &str); 20] = [
+    (
+        "master/src/service/mod.rs",
+        "MESSAGE_BYTES: usize = 4 << 20",
+        "| a message | 4 MiB |",
+    ),
+    (
+        "master/src/service/mod.rs",
+        "CALL_BYTES: usize = 1 << 20",
+        "the `info` of a subscription | 1 MiB |",
+    ),
+    (
+        "master/src/service/calls.rs",
+        "FILTER_BYTES: usize = 64 * 1024",
+        "| `filters` of a subscription | 64 KiB |",
+    ),
+    (
+        "master/src/service/scheduler.rs",
+        "if bytes > MESSAGE_BYTES",
+        "| the answer to `Reconcile` | 4 MiB |",
+    ),
+    (
+        "master/src/leader/calls.rs",
+        "REPEATS: usize = 16",
+        "numbered call that wait | 16 |",
+    ),
+    (
+        "master/src/leader/calls.rs",
+        "accept.offers.len() > limits::RECORDS_PER_COMMAND",
+        "| offers and tasks in an `Accept`",
+    ),
+    (
+        "master/src/desk.rs",
+        "CONFIRMED: Duration = Duration::from_secs(1)",
+        "confirmed by a quorum within one second",
+    ),
+    (
+        "master/src/links.rs",
+        "LINK_MESSAGES: usize = 8_192",
+        "holds 8,192 unread messages",
+    ),
+    (
+        "master/src/service/lists.rs",
+        "LARGEST_PAGE: usize = 10_000",
+        "(default 1,000, at most 10,000)",
+    ),
+    (
+        "state/src/limits.rs",
+        "RECORDS_PER_COMMAND: usize = 1_000",
+        "acknowledgements in a call, offers in an event | 1,000 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "TASKS_PER_ACCEPT: usize = 1_000",
+        "At most 1,000 tasks a call",
+    ),
+    (
+        "state/src/limits.rs",
+        "TASK_SPEC_BYTES: usize = 512 * 1024",
+        "| one task's description | 512 KiB |",
+    ),
+    (
+        "state/src/limits.rs",
+        "ANSWERS_PER_FRAMEWORK: usize = 1_024",
+        "at most 1,024 a framework",
+    ),
+    (
+        "state/src/limits.rs",
+        "PAST_SESSIONS: usize = 64",
+        "The 64 newest former sessions",
+    ),
+    (
+        "state/src/limits.rs",
+        "OPERATOR_ANSWERS: usize = 100_000",
+        "100,000 are kept",
+    ),
+    (
+        "state/src/limits.rs",
+        "OPERATIONS_PER_BATCH: usize = 256",
+        "up to 256 operations",
+    ),
+    (
+        "state/src/limits.rs",
+        "FINISHED_TASKS: usize = 10_000",
+        "kept in the history | 10,000,",
+    ),
+    (
+        "state/src/limits.rs",
+        "FINISHED_FRAMEWORKS: usize = 1_000",
+        "| removed frameworks kept | 1,000 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "USED_OFFERS: usize = 64",
+        "across reigns | 64 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "UNACKNOWLEDGED_TASKS: usize = 100_000",
+        "At 100,000 unacknowledged ended tasks",
+    ),
+];
+
+#[test]
+fn the_protocol_states_the_limits_that_the_sources_have() {
+    let page = read("docs/protocol.md");
+    let mut wrong = Vec::new();
+    for (file, source, said) in LIMITS {
+        if !read(file).contains(source) {
+            wrong.push(format!("{file} has no {source}"));
+        }
+        if !page.contains(said) {
+            wrong.push(format!(
+                "docs/protocol.md does not say {said:?} of {source}"
+            ));
+        }
+    }
+    none(&wrong);
+}
