@@ -1,3 +1,65 @@
 //! `argosy-chaos`: the command line of the chaos harness.
 
-fn main() {}
+use std::process::ExitCode;
+
+use argosy_chaos::real::{self, FailoverArguments, FrameworkArguments, RunArguments};
+use clap::{Parser, Subcommand};
+
+/// Breaks a cluster on purpose and checks that offers and tasks survive
+#[derive(Debug, Parser)]
+#[command(
+    name = "argosy-chaos",
+    version,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    after_help = "Examples:
+  argosy-chaos run --duration 10m --size 3x6 --report out.json --html out.html
+  argosy-chaos run --faults kill-leader,pause-leader --seed 7
+
+Exit codes: 0 nothing wrong, 1 violations, 2 usage, 3 the run proves too little."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Real processes under real faults
+    Run(Box<RunArguments>),
+    /// How long a change of leader takes, for each way a leader can be lost
+    Failover(Box<FailoverArguments>),
+    /// List the faults that `run` knows
+    Faults,
+    /// A scheduler of `run` (started by it only)
+    #[command(hide = true)]
+    Framework(Box<FrameworkArguments>),
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().verb {
+        Verb::Run(arguments) => ExitCode::from(real::run(&arguments)),
+        Verb::Failover(arguments) => ExitCode::from(real::failover(&arguments)),
+        Verb::Faults => {
+            print!("{}", real::faults());
+            ExitCode::SUCCESS
+        }
+        Verb::Framework(arguments) => framework(&arguments),
+    }
+}
+
+fn framework(arguments: &FrameworkArguments) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let ended = runtime
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(real::run_framework(arguments)));
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("argosy-chaos: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

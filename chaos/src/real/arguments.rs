@@ -1,0 +1,169 @@
+//! What can be typed behind `argosy-chaos run`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use argosy_client::Masters;
+use clap::Args;
+
+use super::faults::FaultName;
+
+/// Real processes under real faults, judged by the checkers.
+#[derive(Debug, Clone, Args)]
+pub struct RunArguments {
+    /// How long faults come
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub(crate) duration: Duration,
+    /// Fixes which faults come, when, and on whom [default: from the clock]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) seed: Option<u64>,
+    /// Masters x agents; masters are 1, 3 or 5
+    #[arg(long, value_name = "MxA", default_value = "3x3")]
+    pub(crate) size: Size,
+    /// Only these faults, as kill-leader,pause-agent [default: all that this host can do]
+    #[arg(
+        long,
+        value_name = "NAME,…",
+        value_delimiter = ',',
+        conflicts_with = "script"
+    )]
+    pub(crate) faults: Vec<FaultName>,
+    /// A timeline instead of chance: lines as "at 10s kill-leader for 3s"
+    #[arg(long, value_name = "FILE")]
+    pub(crate) script: Option<PathBuf>,
+    /// Ends after so many faults, however long that takes
+    #[arg(long, value_name = "NUMBER", conflicts_with = "script")]
+    pub(crate) rounds: Option<u64>,
+    /// Write the report as JSON to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// Write the report as one HTML page to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Where history, logs and witness of a run with violations are kept
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/tmp/argosy-chaos-findings"
+    )]
+    pub(crate) findings: PathBuf,
+    /// Keep them of a run without violations too
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Where the members keep their data while it runs: a real disk
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    pub(crate) directory: PathBuf,
+    /// The executable under test [default: the one beside this program]
+    #[arg(long, env = "ARGOSY_BIN", value_name = "PATH")]
+    pub(crate) argosy: Option<PathBuf>,
+    /// Fewer operations than this prove too little [default: 5 for each second]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) least_operations: Option<u64>,
+    /// Fewer changes of leader than this prove too little [default: 1 for each minute]
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) least_leader_changes: Option<u64>,
+    /// Rehearse on a cluster of your own: its masters, any order
+    #[arg(long, value_name = "HOST:PORT,…", requires = "only")]
+    pub(crate) masters: Option<Masters>,
+    /// What may be done to a cluster of your own
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', requires = "masters", conflicts_with_all = ["faults", "script"])]
+    pub(crate) only: Vec<FaultName>,
+    /// Do not ask before touching a cluster of your own
+    #[arg(long, requires = "masters")]
+    pub(crate) yes: bool,
+}
+
+/// Masters x agents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) masters: u8,
+    pub(crate) agents: u8,
+    pub(crate) frameworks: u8,
+}
+
+/// Text that is no size.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no size: write masters x agents, as 3x6; masters are 1, 3 or 5, agents 1 to 30")]
+pub(crate) struct InvalidSize(String);
+
+impl FromStr for Size {
+    type Err = InvalidSize;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSize> {
+        let parts = text.split_once('x').and_then(|(masters, agents)| {
+            Some((masters.parse::<u8>().ok()?, agents.parse::<u8>().ok()?))
+        });
+        match parts {
+            Some((masters @ (1 | 3 | 5), agents @ 1..=30)) => Ok(Self {
+                masters,
+                agents,
+                frameworks: 3,
+            }),
+            Some(_) | None => Err(InvalidSize(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.masters, self.agents)
+    }
+}
+
+/// Reads "250ms", "10s", "5m" or "1h".
+///
+/// # Errors
+/// A sentence with what would be right.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let end = text
+        .find(|letter: char| !letter.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let wrong = || format!("{text:?} is no time: write it as 500ms, 90s, 10m or 2h");
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    let ms = number
+        .checked_mul(ms)
+        .filter(|ms| (1..=604_800_000).contains(ms));
+    ms.map(Duration::from_millis).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units_and_bounds() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("10m"), Ok(Duration::from_mins(10)));
+        for bad in [
+            "",
+            "5",
+            "s",
+            "-1s",
+            "0s",
+            "1d",
+            "99999999999999999h",
+            "10000h",
+        ] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_that_no_group_should_have_are_refused() {
+        assert_eq!("5x6".parse::<Size>().unwrap().to_string(), "5x6");
+        for bad in ["2x3", "3", "3x0", "3x31", "x", "3x3x3", "-1x2"] {
+            let error = bad.parse::<Size>().unwrap_err().to_string();
+            assert!(error.contains(bad) && error.contains("3x6"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What is really there: task processes, groups, mounts, compared with what the registry says.
+//!
+//! Asks the kernel and the registry; believes neither agents nor frameworks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use argosy_client::OperatorClient;
+use argosy_isolation::{Process, cgroup};
+use argosy_proto::v1;
+use argosy_state::ids::{AgentId, FrameworkId, TaskId, TaskKey};
+
+/// Most records of one page.
+const PAGE: u32 = 10_000;
+
+/// A process of a task, as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TaskProcess {
+    pub(crate) task: TaskKey,
+    pub(crate) agent: Option<AgentId>,
+    pub(crate) pid: i32,
+    pub(crate) start_ticks: u64,
+}
+
+/// The processes of all tasks whose sandboxes lie in `folder`.
+pub(crate) fn task_processes(folder: &Path) -> Vec<TaskProcess> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let mut found: Vec<TaskProcess> = pids.filter_map(|pid| task_process(pid, folder)).collect();
+    found.sort();
+    found
+}
+
+fn task_process(pid: i32, folder: &Path) -> Option<TaskProcess> {
+    let bytes = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let variables: BTreeMap<&str, &str> = text
+        .split('\0')
+        .filter_map(|word| word.split_once('='))
+        .collect();
+    if !Path::new(variables.get("ARGOSY_SANDBOX")?).starts_with(folder) {
+        return None;
+    }
+    let process = Process::of(pid).ok()?;
+    if !super::folder::lives(process) {
+        return None;
+    }
+    Some(TaskProcess {
+        task: TaskKey {
+            framework: variables
+                .get("ARGOSY_FRAMEWORK_ID")?
+                .parse::<FrameworkId>()
+                .ok()?,
+            task: TaskId::new(variables.get("ARGOSY_TASK_ID")?).ok()?,
+        },
+        agent: variables
+            .get("ARGOSY_AGENT_ID")
+            .and_then(|id| id.parse().ok()),
+        pid,
+        start_ticks: process.start_ticks,
+    })
+}
+
+/// Every task of the registry that has not ended.
+pub(crate) async fn live_tasks(operator: &OperatorClient) -> Result<Vec<v1::Task>> {
+    let mut all = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = v1::ListRequest {
+            page_size: PAGE,
+            page_token,
+            ..Default::default()
+        };
+        let page = operator
+            .list_tasks(request)
+            .await
+            .context("tasks cannot be listed")?;
+        all.extend(page.tasks);
+        if page.next_page_token.is_empty() {
+            return Ok(all);
+        }
+        page_token = page.next_page_token;
+    }
+}
+
+/// Ids of agents by the names of their hosts.
+pub(crate) async fn agent_ids(operator: &OperatorClient) -> Result<BTreeMap<String, AgentId>> {
+    let request = v1::ListRequest {
+        page_size: PAGE,
+        ..Default::default()
+    };
+    let page = operator
+        .list_agents(request)
+        .await
+        .context("agents cannot be listed")?;
+    let named = |agent: v1::Agent| Some((agent.info?.host_name, agent.agent_id.parse().ok()?));
+    Ok(page.agents.into_iter().filter_map(named).collect())
+}
+
+/// The cgroup tree of the agent with this process: the parent of its launcher's group.
+pub(crate) fn tree_of(agent_pid: u32) -> Option<PathBuf> {
+    let mount = cgroup::mount_point().ok()?;
+    children(agent_pid).into_iter().find_map(|child| {
+        let groups = fs::read_to_string(format!("/proc/{child}/cgroup")).ok()?;
+        let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
+        let group = mount.join(own);
+        let tree = group.parent()?;
+        let is_tree =
+            group.file_name()? == "supervisors" && tree.parent()?.file_name()? == "argosy";
+        is_tree.then(|| tree.to_owned())
+    })
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let lists = threads
+        .map(|thread| fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+    lists
+        .flat_map(|list| {
+            let numbers = list
+                .split_ascii_whitespace()
+                .filter_map(|word| word.parse().ok());
+            numbers.collect::<Vec<u32>>()
+        })
+        .collect()
+}
+
+/// Groups of containers in these trees.
+pub(crate) fn container_groups(trees: &BTreeSet<PathBuf>) -> Vec<String> {
+    let mut found = Vec::new();
+    for tree in trees {
+        for entry in fs::read_dir(tree).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let is_container = path.is_dir() && !path.ends_with("supervisors");
+            if is_container {
+                found.push(format!("cgroup {}", path.display()));
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,439 @@
+//! The cluster under test: masters, agents and schedulers as processes, each in a host of its own.
+//!
+//! Knows how its members are started and asked; what befalls them is the faults' business.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
+use argosy_proto::v1;
+use tokio::time::Instant;
+
+use super::arguments::Size;
+use super::audit;
+use super::cuts::{Cuts, Place};
+use super::folder::Folder;
+use super::framework::Wanted;
+use super::network::Network;
+use super::processes::{Member, Recipe};
+use super::session::Counts;
+use super::watch::Watch;
+
+/// Silence after which agents are unreachable: short, so that faults reach it.
+pub(crate) const AGENT_TIMEOUT: Duration = Duration::from_secs(4);
+/// Absence after which schedulers count as disconnected.
+const FRAMEWORK_GRACE: &str = "4s";
+/// What each agent offers.
+const AGENT_RESOURCES: &str = "cpus:4;mem:2048;disk:2048;ports:[31000-31099]";
+/// What the agent offers whose attributes are the registers: too little for any task.
+const REGISTER_RESOURCES: &str = "cpus:0.001;mem:1";
+/// Host name of that agent.
+pub(crate) const REGISTER_HOST: &str = "register";
+/// Beginning of the task ids and witness lines.
+pub(crate) const WITNESS: &str = "witness";
+
+/// Everything that is started once.
+#[derive(Debug, Clone)]
+pub(crate) struct Ground {
+    pub(crate) argosy: PathBuf,
+    pub(crate) chaos: PathBuf,
+    pub(crate) folder: Folder,
+    pub(crate) size: Size,
+    pub(crate) seed: u64,
+    /// Monotonic clock at the beginning, in nanoseconds.
+    pub(crate) began_ns: u64,
+}
+
+/// What a member is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Master,
+    Agent,
+    Framework,
+}
+
+/// The members, by their places.
+pub(crate) struct Cluster {
+    pub(crate) ground: Ground,
+    pub(crate) network: Network,
+    pub(crate) members: Vec<Member>,
+    kinds: Vec<Kind>,
+    /// Masters that belong to the group now; spare ones do not.
+    pub(crate) voters: Vec<Place>,
+    pub(crate) watch: Watch,
+    /// How many tasks there were, over time.
+    pub(crate) counts: Counts,
+    /// Disturbances of the network by name: each fault takes back its own.
+    disturbances: BTreeMap<u64, Cuts>,
+    next_disturbance: u64,
+}
+
+impl Cluster {
+    /// Makes hosts and recipes; starts nothing.
+    pub(crate) fn plan(ground: Ground, mut network: Network) -> Result<Self> {
+        let mut members = Vec::new();
+        let mut kinds = Vec::new();
+        let mut voters = Vec::new();
+        let masters: Vec<u8> = (1..=ground.size.masters).collect();
+        let listed = |port: u16| {
+            let one = |number: &u8| format!("10.99.0.{number}:{port}");
+            masters.iter().map(one).collect::<Vec<_>>().join(",")
+        };
+        let (raft, api) = (listed(5052), listed(5050));
+        for number in &masters {
+            let name = format!("master-{number}");
+            voters.push(network.add(&name, *number)?);
+            members.push(Member::new(master(&ground, &network, &name, &raft)));
+            kinds.push(Kind::Master);
+        }
+        let agents =
+            (1..=ground.size.agents).map(|number| (format!("agent-{number}"), 20 + number));
+        for (name, number) in agents.chain([(REGISTER_HOST.to_owned(), 19)]) {
+            network.add(&name, number)?;
+            members.push(Member::new(agent(&ground, &network, &name, &api)));
+            kinds.push(Kind::Agent);
+        }
+        for number in 1..=ground.size.frameworks {
+            let name = format!("framework-{number}");
+            network.add(&name, 100 + number)?;
+            members.push(Member::new(framework(
+                &ground, &network, &name, &api, number,
+            )));
+            kinds.push(Kind::Framework);
+        }
+        Ok(Self {
+            ground,
+            network,
+            members,
+            kinds,
+            voters,
+            watch: Watch::default(),
+            counts: Counts::default(),
+            disturbances: BTreeMap::new(),
+            next_disturbance: 1,
+        })
+    }
+
+    pub(crate) fn places(&self, kind: Kind) -> Vec<Place> {
+        (0..self.members.len())
+            .filter(|place| self.kinds[*place] == kind)
+            .collect()
+    }
+
+    pub(crate) fn kind(&self, place: Place) -> Kind {
+        self.kinds[place]
+    }
+
+    /// Agents that run tasks.
+    pub(crate) fn workers(&self) -> Vec<Place> {
+        let is_register = |place: &Place| self.members[*place].name() == REGISTER_HOST;
+        self.places(Kind::Agent)
+            .into_iter()
+            .filter(|place| !is_register(place))
+            .collect()
+    }
+
+    pub(crate) fn api(&self, place: Place) -> String {
+        format!("{}:5050", self.network.host(place).address)
+    }
+
+    pub(crate) fn raft(&self, place: Place) -> String {
+        format!("{}:5052", self.network.host(place).address)
+    }
+
+    pub(crate) fn masters(&self) -> Masters {
+        let list = self.voters.iter().map(|place| self.api(*place));
+        Masters::new(list).expect("these are addresses")
+    }
+
+    pub(crate) fn operator(&self) -> OperatorClient {
+        OperatorClient::new(Connector::new(self.masters(), ConnectorConfig::default()))
+    }
+
+    /// Starts masters and agents, waits until all agents are registered, then starts the schedulers.
+    pub(crate) async fn start(&mut self) -> Result<()> {
+        for place in 0..self.members.len() {
+            if self.kinds[place] != Kind::Framework {
+                self.members[place].start()?;
+            }
+        }
+        let watched = self.voters.iter().map(|place| (*place, self.api(*place)));
+        self.watch.begin(watched.collect());
+        self.await_health(Duration::from_secs(60)).await?;
+        for place in self.places(Kind::Framework) {
+            self.members[place].start()?;
+        }
+        Ok(())
+    }
+
+    /// The master that leads, as it says itself now; waits until there is one.
+    pub(crate) async fn leader(&self, patience: Duration) -> Result<Place> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let known = self.watch.leader();
+            if let Some(place) = known.filter(|place| self.members[*place].is_well()) {
+                return Ok(place);
+            }
+            if Instant::now() >= deadline {
+                bail!("no master leads after {patience:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Some master of the group that runs and does not lead.
+    pub(crate) fn followers(&self, leader: Place) -> Vec<Place> {
+        self.voters
+            .iter()
+            .copied()
+            .filter(|place| *place != leader && self.members[*place].is_well())
+            .collect()
+    }
+
+    /// Waits until a leader commits, all voters are caught up and all agents that run are connected.
+    pub(crate) async fn await_health(&self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let missing = match self.what_is_missing().await {
+                None => return Ok(()),
+                Some(missing) => missing,
+            };
+            if Instant::now() >= deadline {
+                bail!("not within {patience:?}: {missing}");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Why the cluster is not in health, in words.
+    pub(crate) async fn what_is_missing(&self) -> Option<String> {
+        let Some(leader) = self.watch.leader() else {
+            return Some("no master leads".to_owned());
+        };
+        let only = Masters::new([self.api(leader)]).expect("it is an address");
+        let operator = OperatorClient::new(Connector::new(only, ConnectorConfig::default()))
+            .with_deadline(Duration::from_secs(2));
+        let cluster = match operator.get_cluster(v1::GetClusterRequest::default()).await {
+            Ok(cluster) => cluster,
+            Err(error) => return Some(format!("the leader does not answer ({error})")),
+        };
+        let up_to_date = |master: &&v1::Master| {
+            master.voter && (master.role == "leader" || master.lag.is_some_and(|lag| lag < 200))
+        };
+        let ready = cluster.masters.iter().filter(up_to_date).count();
+        if ready != self.voters.len() {
+            return Some(format!(
+                "{ready} of {} masters vote and are caught up",
+                self.voters.len()
+            ));
+        }
+        let page = operator
+            .list_agents(v1::ListRequest {
+                page_size: 10_000,
+                ..Default::default()
+            })
+            .await;
+        let agents = match page {
+            Ok(page) => page.agents,
+            Err(error) => return Some(format!("agents cannot be listed ({error})")),
+        };
+        let missing: Vec<&str> = self
+            .places(Kind::Agent)
+            .into_iter()
+            .map(|place| self.members[place].name())
+            .filter(|name| {
+                !agents.iter().any(|agent| {
+                    let named = agent
+                        .info
+                        .as_ref()
+                        .is_some_and(|info| info.host_name == *name);
+                    named
+                        && agent.connected
+                        && matches!(
+                            agent.mode(),
+                            v1::AgentMode::Registered | v1::AgentMode::Deactivated
+                        )
+                })
+            })
+            .collect();
+        (!missing.is_empty()).then(|| format!("{} not connected", missing.join(", ")))
+    }
+
+    /// Adds a disturbance to those that hold; the name takes it back.
+    pub(crate) fn disturb(&mut self, cuts: Cuts) -> Result<u64> {
+        let name = self.next_disturbance;
+        self.next_disturbance += 1;
+        self.disturbances.insert(name, cuts);
+        self.apply_disturbances()?;
+        Ok(name)
+    }
+
+    /// Takes a disturbance back.
+    pub(crate) fn calm(&mut self, name: u64) -> Result<()> {
+        self.disturbances.remove(&name);
+        self.apply_disturbances()
+    }
+
+    /// Everybody hears everybody.
+    pub(crate) fn calm_all(&mut self) -> Result<()> {
+        self.disturbances.clear();
+        self.apply_disturbances()
+    }
+
+    fn apply_disturbances(&mut self) -> Result<()> {
+        let mut all = Cuts::default();
+        for cuts in self.disturbances.values() {
+            all.add(cuts);
+        }
+        self.network
+            .disturb(all)
+            .context("cannot change the network")
+    }
+
+    /// Tells all schedulers what is wanted of them.
+    pub(crate) fn want(&self, wanted: Wanted) -> Result<()> {
+        let path = self.ground.folder.path().join("phase");
+        let fresh = path.with_extension("new");
+        std::fs::write(&fresh, wanted.word())
+            .and_then(|()| std::fs::rename(&fresh, &path))
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Notes the cgroup trees of all agents, so that whatever happens they are removed.
+    pub(crate) fn note_trees(&self) -> Result<BTreeSet<PathBuf>> {
+        let mut trees = BTreeSet::new();
+        for place in self.places(Kind::Agent) {
+            let member = &self.members[place];
+            let tree = member.pid().and_then(audit::tree_of);
+            let tree = tree.with_context(|| format!("{} has no cgroup", member.name()))?;
+            self.ground.folder.note_tree(&tree)?;
+            trees.insert(tree);
+        }
+        Ok(trees)
+    }
+
+    /// How many agents there are, the one of the registers included.
+    pub(crate) fn members_of_agents(&self) -> usize {
+        self.places(Kind::Agent).len()
+    }
+
+    pub(crate) fn data(&self, place: Place) -> PathBuf {
+        self.ground.folder.data(self.members[place].name())
+    }
+}
+
+fn recipe(ground: &Ground, network: &Network, name: &str, argv: Vec<String>) -> Recipe {
+    let host = network
+        .hosts()
+        .iter()
+        .find(|host| host.name == name)
+        .expect("its host was just made");
+    Recipe {
+        name: name.to_owned(),
+        namespace: host.namespace.clone(),
+        argv,
+        log: ground.folder.logs().join(format!("{name}.log")),
+    }
+}
+
+fn address(network: &Network, name: &str) -> String {
+    let host = network.hosts().iter().find(|host| host.name == name);
+    host.expect("its host was just made").address.to_string()
+}
+
+fn words(program: &Path, words: &[&str]) -> Vec<String> {
+    std::iter::once(program.display().to_string())
+        .chain(words.iter().map(|word| (*word).to_owned()))
+        .collect()
+}
+
+fn master(ground: &Ground, network: &Network, name: &str, peers: &str) -> Recipe {
+    let data = ground.folder.data(name).display().to_string();
+    let listen = address(network, name);
+    let timeout = format!("{}s", AGENT_TIMEOUT.as_secs());
+    let argv = words(
+        &ground.argosy,
+        &[
+            "master",
+            "start",
+            "--listen",
+            &listen,
+            "--peers",
+            peers,
+            "--data-dir",
+            &data,
+            "--insecure-plaintext",
+            "--agent-timeout",
+            &timeout,
+            "--framework-grace",
+            FRAMEWORK_GRACE,
+            "--log",
+            "info,openraft=error",
+        ],
+    );
+    recipe(ground, network, name, argv)
+}
+
+fn agent(ground: &Ground, network: &Network, name: &str, masters: &str) -> Recipe {
+    let data = ground.folder.data(name).display().to_string();
+    let listen = address(network, name);
+    let shared = ground.folder.shared().display().to_string();
+    let resources = if name == REGISTER_HOST {
+        REGISTER_RESOURCES
+    } else {
+        AGENT_RESOURCES
+    };
+    let argv = words(
+        &ground.argosy,
+        &[
+            "agent",
+            "start",
+            "--masters",
+            masters,
+            "--listen",
+            &listen,
+            "--data-dir",
+            &data,
+            "--host-name",
+            name,
+            "--resources",
+            resources,
+            "--host-path",
+            &shared,
+            "--insecure-plaintext",
+            "--allow-missing-controllers",
+        ],
+    );
+    recipe(ground, network, name, argv)
+}
+
+fn framework(ground: &Ground, network: &Network, name: &str, masters: &str, number: u8) -> Recipe {
+    let folder = ground.folder.path().display().to_string();
+    let (seed, began) = (ground.seed.to_string(), ground.began_ns.to_string());
+    let habit = match number % 3 {
+        1 => "steady",
+        2 => "greedy",
+        _ => "decliner",
+    };
+    let argv = words(
+        &ground.chaos,
+        &[
+            "framework",
+            "--masters",
+            masters,
+            "--name",
+            name,
+            "--folder",
+            &folder,
+            "--seed",
+            &seed,
+            "--began-ns",
+            &began,
+            "--habit",
+            habit,
+        ],
+    );
+    recipe(ground, network, name, argv)
+}

@@ -1,0 +1,161 @@
+//! Which host does not hear which: the state of all partitions, and the rules that make them true.
+//!
+//! Pure. Loss of direction `a` to `b` is a rule at `b`: what comes from `a` is dropped there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
+/// A host, by its place in the network.
+pub(crate) type Place = usize;
+
+/// All disturbances of the network that hold now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Cuts {
+    /// `(from, to)`: `to` does not hear `from`.
+    deaf: BTreeSet<(Place, Place)>,
+    /// Packets in a hundred that a host does not hear, from anybody.
+    loss_percent: BTreeMap<Place, u8>,
+    /// Connections of `from` to the raft port of `to` go to a proxy at this port.
+    detours: BTreeMap<(Place, Place), u16>,
+}
+
+impl Cuts {
+    /// `to` hears nothing from `from` any more.
+    pub(crate) fn cut(&mut self, from: Place, to: Place) {
+        if from != to {
+            self.deaf.insert((from, to));
+        }
+    }
+
+    /// Neither hears the other any more.
+    pub(crate) fn cut_both(&mut self, one: Place, other: Place) {
+        self.cut(one, other);
+        self.cut(other, one);
+    }
+
+    /// A host misses so many of a hundred packets.
+    pub(crate) fn lose(&mut self, host: Place, percent: u8) {
+        self.loss_percent.insert(host, percent.min(99));
+    }
+
+    /// New raft connections of `from` to `to` are led through the proxy at `port`.
+    pub(crate) fn detour(&mut self, from: Place, to: Place, port: u16) {
+        self.detours.insert((from, to), port);
+    }
+
+    /// Adds what `other` disturbs.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.deaf.extend(&other.deaf);
+        for (host, percent) in &other.loss_percent {
+            let own = self.loss_percent.entry(*host).or_default();
+            *own = (*own).max(*percent);
+        }
+        self.detours.extend(&other.detours);
+    }
+
+    /// The hosts whose rules differ between two states.
+    pub(crate) fn changed(
+        &self,
+        other: &Self,
+        addresses: &[Ipv4Addr],
+        proxy: Ipv4Addr,
+    ) -> Vec<Place> {
+        (0..addresses.len())
+            .filter(|host| {
+                self.rules(*host, addresses, proxy) != other.rules(*host, addresses, proxy)
+            })
+            .collect()
+    }
+
+    /// The whole rule set of one host, as nft reads it: it replaces whatever was there.
+    pub(crate) fn rules(&self, host: Place, addresses: &[Ipv4Addr], proxy: Ipv4Addr) -> String {
+        let mut text = String::from(
+            "table ip chaos {}\nflush table ip chaos\ntable ip chaos {\n chain in {\n  type filter hook input priority 0; policy accept;\n",
+        );
+        let silent: Vec<String> = self
+            .deaf
+            .iter()
+            .filter(|(_, to)| *to == host)
+            .filter_map(|(from, _)| addresses.get(*from).map(ToString::to_string))
+            .collect();
+        if !silent.is_empty() {
+            let _ = writeln!(text, "  ip saddr {{ {} }} drop", silent.join(", "));
+        }
+        if let Some(percent) = self.loss_percent.get(&host) {
+            let _ = writeln!(
+                text,
+                "  iifname \"eth0\" numgen random mod 100 < {percent} drop"
+            );
+        }
+        for (from, to) in self.detours.keys() {
+            if let (true, Some(address)) = (*to == host, addresses.get(*from)) {
+                // Connections of before the detour end; new ones come from the proxy.
+                let _ = writeln!(
+                    text,
+                    "  ip saddr {address} tcp dport 5052 reject with tcp reset"
+                );
+            }
+        }
+        text.push_str(" }\n chain out {\n  type nat hook output priority -100; policy accept;\n");
+        for ((from, to), port) in &self.detours {
+            if let (true, Some(address)) = (*from == host, addresses.get(*to)) {
+                let _ = writeln!(
+                    text,
+                    "  ip daddr {address} tcp dport 5052 dnat to {proxy}:{port}"
+                );
+            }
+        }
+        text.push_str(" }\n}\n");
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses() -> Vec<Ipv4Addr> {
+        (1..=3).map(|host| Ipv4Addr::new(10, 99, 0, host)).collect()
+    }
+
+    const PROXY: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 254);
+
+    #[test]
+    fn one_direction_is_a_rule_at_the_deaf_end_only() {
+        let mut cuts = Cuts::default();
+        cuts.cut(0, 1);
+        assert!(
+            cuts.rules(1, &addresses(), PROXY)
+                .contains("ip saddr { 10.99.0.1 } drop")
+        );
+        assert!(!cuts.rules(0, &addresses(), PROXY).contains("drop"));
+        assert_eq!(cuts.changed(&Cuts::default(), &addresses(), PROXY), [1]);
+    }
+
+    #[test]
+    fn disturbances_add_up_and_none_leaves_empty_rules_everywhere() {
+        let mut cuts = Cuts::default();
+        cuts.cut_both(0, 2);
+        let mut more = Cuts::default();
+        more.lose(1, 30);
+        more.detour(0, 1, 7_000);
+        cuts.add(&more);
+        assert!(cuts.rules(2, &addresses(), PROXY).contains("10.99.0.1"));
+        assert!(
+            cuts.rules(1, &addresses(), PROXY)
+                .contains("mod 100 < 30 drop")
+        );
+        assert!(
+            cuts.rules(0, &addresses(), PROXY)
+                .contains("ip daddr 10.99.0.2 tcp dport 5052 dnat to 10.99.0.254:7000")
+        );
+        for host in 0..3 {
+            let rules = Cuts::default().rules(host, &addresses(), PROXY);
+            assert!(
+                !rules.contains("drop") && !rules.contains("dnat"),
+                "{rules}"
+            );
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! The faults that can be asked for by name, and how likely each is when nobody asks.
+//!
+//! Names only; what each does is in `inflict`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::chance::Chance;
+
+/// What a fault needs beside root, ip and nft.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    Nothing,
+    /// Of the host.
+    Program(&'static str),
+    /// libfaketime.
+    FakeClock,
+    /// So many voters.
+    Voters(usize),
+}
+
+macro_rules! faults {
+    ($($variant:ident $name:literal $weight:literal $need:expr, $text:literal;)*) => {
+        /// See the file's head.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub(crate) enum FaultName {
+            $(#[doc = $text] $variant,)*
+        }
+
+        impl FaultName {
+            pub(crate) const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// As it is typed.
+            pub(crate) fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// In a sentence.
+            pub(crate) fn text(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+
+            fn weight(self) -> u64 {
+                match self { $(Self::$variant => $weight,)* }
+            }
+
+            pub(crate) fn need(self) -> Need {
+                match self { $(Self::$variant => $need,)* }
+            }
+        }
+    };
+}
+
+faults! {
+    KillLeader "kill-leader" 20 Need::Nothing, "kill -9 of the leader, started again later";
+    KillFollower "kill-follower" 6 Need::Nothing, "kill -9 of a follower, started again later";
+    KillMinority "kill-minority" 4 Need::Nothing, "kill -9 of the leader and as many others as the group can spare";
+    KillAllMasters "kill-all-masters" 4 Need::Nothing, "kill -9 of every master at once";
+    KillAgent "kill-agent" 8 Need::Nothing, "kill -9 of an agent; its tasks run on";
+    KillAgentInLaunch "kill-agent-in-launch" 6 Need::Nothing, "kill -9 of one agent again and again while tasks start on it";
+    KillAgentInDestroy "kill-agent-in-destroy" 4 Need::Nothing, "kill -9 of an agent while services are ended on it";
+    KillFramework "kill-framework" 8 Need::Nothing, "kill -9 of a scheduler; it returns as the same framework";
+    PauseLeader "pause-leader" 10 Need::Nothing, "SIGSTOP of the leader, SIGCONT later";
+    PauseFollower "pause-follower" 4 Need::Nothing, "SIGSTOP of a follower, SIGCONT later";
+    PauseAgent "pause-agent" 5 Need::Nothing, "SIGSTOP of an agent, now and then beyond its timeout";
+    PauseFramework "pause-framework" 3 Need::Nothing, "SIGSTOP of a scheduler, SIGCONT later";
+    FreezeAllMasters "freeze-all-masters" 3 Need::Nothing, "SIGSTOP of every master at once";
+    RollingRestart "rolling-restart" 3 Need::Nothing, "each master in turn ends in order and returns";
+    TransferLeader "transfer-leader" 8 Need::Nothing, "leadership is handed over";
+    PartitionLeader "partition-leader" 8 Need::Nothing, "the leader's host hears nobody and nobody hears it";
+    PartitionOneWay "partition-one-way" 6 Need::Nothing, "a master is not heard any more, or hears nobody, but not both";
+    PartitionPartial "partition-partial" 6 Need::Nothing, "a random connectivity graph of the masters";
+    CutLeaderFromMasters "cut-leader-from-masters" 6 Need::Nothing, "only the other masters lose the leader; agents and schedulers do not";
+    PartitionAgent "partition-agent" 6 Need::Nothing, "an agent's host is cut off, now and then beyond its timeout";
+    PartitionFramework "partition-framework" 3 Need::Nothing, "a scheduler's host is cut off";
+    PacketLoss "packet-loss" 5 Need::Nothing, "masters' hosts lose packets";
+    SlowLink "slow-link" 3 Need::Program("tc"), "the leader's host can send a few hundred kilobits a second";
+    DelayLink "delay-link" 4 Need::Nothing, "raft connections between masters go through a slow proxy";
+    HalfClose "half-close" 3 Need::Nothing, "raft connections stay open and carry nothing any more";
+    ResetConnections "reset-connections" 3 Need::Nothing, "raft connections are reset again and again";
+    FullDisk "full-disk" 3 Need::Nothing, "the disk of a master fills up";
+    FailingSync "failing-sync" 3 Need::Program("strace"), "fdatasync fails on a master";
+    StalledDisk "stalled-disk" 3 Need::Program("strace"), "fdatasync of the leader takes seconds";
+    MemoryLimit "memory-limit" 2 Need::Program("prlimit"), "a master may have no more memory";
+    DescriptorLimit "descriptor-limit" 3 Need::Program("prlimit"), "a master may open no more descriptors";
+    ClockJump "clock-jump" 3 Need::FakeClock, "the wall clock of a master jumps by an hour, there and back";
+    ReplaceMaster "replace-master" 3 Need::Voters(3), "a master loses its disk, leaves the group and joins it anew";
+    ReconnectStorm "reconnect-storm" 2 Need::Nothing, "1,000 agents come at once while the leader dies";
+}
+
+/// A word that is no fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no fault {word:?}; {advice}")]
+pub(crate) struct UnknownFault {
+    word: String,
+    advice: String,
+}
+
+impl FromStr for FaultName {
+    type Err = UnknownFault;
+
+    fn from_str(word: &str) -> Result<Self, UnknownFault> {
+        let found = Self::ALL.iter().find(|fault| fault.name() == word);
+        found.copied().ok_or_else(|| UnknownFault {
+            word: word.to_owned(),
+            advice: advice(word),
+        })
+    }
+}
+
+fn advice(word: &str) -> String {
+    let names = FaultName::ALL.iter().map(|fault| fault.name());
+    let near = names.map(|name| (distance(word, name), name)).min();
+    match near {
+        Some((edits, near)) if edits <= near.len() / 2 => {
+            format!("did you mean {near}? `argosy-chaos faults` lists them all")
+        }
+        Some(_) | None => "`argosy-chaos faults` lists them all".to_owned(),
+    }
+}
+
+/// Letters to put in, take out or exchange.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (position, letter) in one.chars().take(64).enumerate() {
+        let mut diagonal = row[0];
+        row[0] = position + 1;
+        for (place, known) in other.iter().enumerate() {
+            let exchanged = diagonal + usize::from(letter != *known);
+            diagonal = row[place + 1];
+            row[place + 1] = exchanged.min(row[place] + 1).min(diagonal + 1);
+        }
+    }
+    row[other.len()]
+}
+
+impl fmt::Display for FaultName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Which faults come next.
+#[derive(Debug, Clone)]
+pub(crate) struct Mix {
+    allowed: Vec<FaultName>,
+    /// Each kind once before any comes again, in an order of chance.
+    first: Vec<FaultName>,
+}
+
+impl Mix {
+    /// Of these, each once first.
+    pub(crate) fn new(allowed: Vec<FaultName>, chance: &mut Chance) -> Self {
+        let mut left = allowed.clone();
+        let mut first = Vec::new();
+        while let Some(fault) = chance.weighted(&left, |fault| fault.weight()).copied() {
+            left.retain(|other| *other != fault);
+            first.push(fault);
+        }
+        first.reverse();
+        Self { allowed, first }
+    }
+
+    /// The next one.
+    pub(crate) fn next(&mut self, chance: &mut Chance) -> Option<FaultName> {
+        self.first.pop().or_else(|| {
+            chance
+                .weighted(&self.allowed, |fault| fault.weight())
+                .copied()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_reads_back_and_a_near_miss_is_named() {
+        for fault in FaultName::ALL {
+            assert_eq!(fault.name().parse(), Ok(*fault));
+            assert!(!fault.text().is_empty() && fault.weight() > 0);
+        }
+        let error = "kill-leaders".parse::<FaultName>().unwrap_err().to_string();
+        assert!(
+            error.contains("kill-leaders") && error.contains("did you mean kill-"),
+            "{error}"
+        );
+        let error = "rain".parse::<FaultName>().unwrap_err().to_string();
+        assert!(error.contains("argosy-chaos faults"), "{error}");
+    }
+
+    #[test]
+    fn each_kind_comes_once_before_any_comes_again() {
+        let mut chance = Chance::new(3);
+        let mut mix = Mix::new(FaultName::ALL.to_vec(), &mut chance);
+        let mut seen: Vec<_> = FaultName::ALL
+            .iter()
+            .map(|_| mix.next(&mut chance).unwrap())
+            .collect();
+        seen.sort();
+        assert_eq!(seen, FaultName::ALL);
+        assert!(mix.next(&mut chance).is_some());
+    }
+}

@@ -1,0 +1,314 @@
+//! The folder of one run, and the removal of all that a run leaves, its own or a dead one's.
+//!
+//! A run is known by the process in its file `owner` and by a prefix of names; only what lies in the
+//! folder, bears the prefix, or lives in a namespace that does, is touched.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use argosy_isolation::{CgroupError, Group, Process};
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::network;
+
+/// Beginning of every name that a run gives away.
+const NAME: &str = "argosy-chaos";
+/// How long what was killed may take to be gone.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Why the folder of a run cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FolderError {
+    /// It cannot be made or written.
+    #[error("cannot write {path}")]
+    Write {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// This process cannot be looked at.
+    #[error("cannot read /proc/self")]
+    Own(#[source] io::Error),
+}
+
+/// See the file's head.
+#[derive(Debug, Clone)]
+pub(crate) struct Folder {
+    path: PathBuf,
+    prefix: String,
+}
+
+impl Folder {
+    /// Makes the folder of a new run in `base`.
+    ///
+    /// # Errors
+    /// [`FolderError`]
+    pub(crate) fn make(base: &Path) -> Result<Self, FolderError> {
+        let own = Process::of(std::process::id().cast_signed()).map_err(FolderError::Own)?;
+        let prefix = format!("{NAME}-{}", own.pid);
+        let folder = Self {
+            path: base.join(&prefix),
+            prefix,
+        };
+        let write = |path: &Path, source| FolderError::Write {
+            path: path.to_owned(),
+            source,
+        };
+        for path in [
+            folder.path.clone(),
+            folder.logs(),
+            folder.history(),
+            folder.shared(),
+        ] {
+            fs::create_dir_all(&path).map_err(|source| write(&path, source))?;
+        }
+        let owner = folder.path.join("owner");
+        let text = format!("{} {}\n", own.pid, own.start_ticks);
+        fs::write(&owner, text).map_err(|source| write(&owner, source))?;
+        Ok(folder)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Beginning of the names of its namespaces.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.path.join("logs")
+    }
+
+    pub(crate) fn history(&self) -> PathBuf {
+        self.path.join("history")
+    }
+
+    /// What tasks see: the witness and nothing else.
+    pub(crate) fn shared(&self) -> PathBuf {
+        self.path.join("shared")
+    }
+
+    /// The data directory of a member.
+    pub(crate) fn data(&self, member: &str) -> PathBuf {
+        self.path.join("data").join(member)
+    }
+
+    /// Remembers the cgroup tree of an agent: its tasks may outlive everything else of the run.
+    ///
+    /// # Errors
+    /// [`FolderError`]
+    pub(crate) fn note_tree(&self, tree: &Path) -> Result<(), FolderError> {
+        let path = self.path.join("trees");
+        let mut known = self.trees();
+        if known.iter().any(|one| one == tree) {
+            return Ok(());
+        }
+        known.push(tree.to_owned());
+        let lines = known.iter().map(|tree| format!("{}\n", tree.display()));
+        fs::write(&path, lines.collect::<String>())
+            .map_err(|source| FolderError::Write { path, source })
+    }
+
+    /// The trees that were noted.
+    pub(crate) fn trees(&self) -> Vec<PathBuf> {
+        let text = fs::read_to_string(self.path.join("trees")).unwrap_or_default();
+        text.lines().map(PathBuf::from).collect()
+    }
+
+    /// Ends and removes everything of this run but the folder itself. Repeatable; says what is left.
+    pub(crate) fn clear(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        let namespaces = network::namespaces(&format!("{}-", self.prefix));
+        left.extend(end_all_in(&namespaces));
+        for tree in self.trees() {
+            if let Err(error) = remove_tree(&tree) {
+                left.push(format!("cgroup {}: {error}", tree.display()));
+            }
+        }
+        left.extend(end_all_in(&namespaces));
+        for mount in mounts_below(&self.path) {
+            if let Err(errno) = umount2(&mount, MntFlags::MNT_DETACH) {
+                left.push(format!("mount {}: {errno}", mount.display()));
+            }
+        }
+        for namespace in namespaces {
+            if let Err(error) = network::remove(&namespace) {
+                left.push(format!("namespace {namespace}: {error}"));
+            }
+        }
+        left
+    }
+
+    /// Removes the folder; what is worth keeping was copied before.
+    pub(crate) fn remove(&self) {
+        // A file that a dying process still writes may be in the way once.
+        for _ in 0..5 {
+            if fs::remove_dir_all(&self.path).is_ok() || !self.path.exists() {
+                return;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+}
+
+/// Removes what runs in `base` have left whose process has ended. Returns their names.
+pub(crate) fn clear_dead(base: &Path) -> Vec<String> {
+    let mut cleared = Vec::new();
+    for path in folders_in(base) {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            continue;
+        };
+        let is_run = name
+            .strip_prefix(NAME)
+            .and_then(|rest| rest.strip_prefix('-'))
+            .is_some_and(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()));
+        if !is_run || owner_lives(&path) {
+            continue;
+        }
+        let folder = Folder {
+            prefix: name.to_owned(),
+            path: path.clone(),
+        };
+        folder.clear();
+        folder.remove();
+        cleared.push(folder.prefix);
+    }
+    cleared
+}
+
+fn owner_lives(folder: &Path) -> bool {
+    let text = fs::read_to_string(folder.join("owner")).unwrap_or_default();
+    let mut words = text.split_ascii_whitespace();
+    let pid = words.next().and_then(|word| word.parse().ok());
+    let start_ticks = words.next().and_then(|word| word.parse().ok());
+    match (pid, start_ticks) {
+        (Some(pid), Some(start_ticks)) => lives(Process { pid, start_ticks }),
+        _ => false,
+    }
+}
+
+/// Whether that very process runs; a zombie does not.
+pub(crate) fn lives(process: Process) -> bool {
+    process.open().ok().flatten().is_some()
+}
+
+/// Kills whatever lives in these namespaces, but for this process, until nothing does.
+fn end_all_in(namespaces: &[String]) -> Vec<String> {
+    let identities: Vec<_> = namespaces
+        .iter()
+        .filter_map(|namespace| network::identity(namespace))
+        .collect();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let living = living_in(&identities);
+        if living.is_empty() {
+            return Vec::new();
+        }
+        if Instant::now() >= deadline {
+            let name = |process: &Process| format!("process {}", process.pid);
+            return living.iter().map(name).collect();
+        }
+        for process in living {
+            if lives(process) {
+                // It may have ended since: that is what is wanted.
+                let _ = kill(Pid::from_raw(process.pid), Signal::SIGKILL);
+            }
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+fn living_in(identities: &[(u64, u64)]) -> Vec<Process> {
+    use std::os::unix::fs::MetadataExt;
+    let own = std::process::id().cast_signed();
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| *pid != own)
+        .filter_map(|pid| {
+            // The process first: if the number changes hands meanwhile, it is found to be dead.
+            let process = Process::of(pid).ok()?;
+            let network = fs::metadata(format!("/proc/{pid}/ns/net")).ok()?;
+            identities
+                .contains(&(network.dev(), network.ino()))
+                .then_some(process)
+        })
+        .filter(|process| lives(*process))
+        .collect()
+}
+
+/// Ends whatever is left in the tree of an agent, and removes it.
+fn remove_tree(tree: &Path) -> Result<(), CgroupError> {
+    for group in folders_in(tree) {
+        Group::at(&group).remove(PATIENCE)?;
+    }
+    Group::at(tree).remove(PATIENCE)?;
+    if let Some(all) = tree.parent() {
+        // Stays while another agent of this host has its tree there.
+        let _ = fs::remove_dir(all);
+    }
+    Ok(())
+}
+
+fn folders_in(path: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(path)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect();
+    found.sort();
+    found
+}
+
+/// Mount points below a folder, innermost first.
+pub(crate) fn mounts_below(folder: &Path) -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut found: Vec<PathBuf> = table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(PathBuf::from)
+        .filter(|mount| mount.starts_with(folder))
+        .collect();
+    found.sort_by_key(|mount| std::cmp::Reverse(mount.as_os_str().len()));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_whose_owner_lives_is_left_alone_and_a_dead_one_is_removed() {
+        let base = tempfile::tempdir().unwrap();
+        let living = Folder::make(base.path()).unwrap();
+        let dead = base.path().join("argosy-chaos-999999999");
+        fs::create_dir_all(dead.join("logs")).unwrap();
+        fs::write(dead.join("owner"), "999999999 1\n").unwrap();
+        let other = base.path().join("argosy-chaos-findings");
+        fs::create_dir_all(&other).unwrap();
+        assert_eq!(clear_dead(base.path()), ["argosy-chaos-999999999"]);
+        assert!(living.path().exists() && other.exists() && !dead.exists());
+    }
+
+    #[test]
+    fn an_owner_whose_number_was_given_out_again_is_dead() {
+        let base = tempfile::tempdir().unwrap();
+        let folder = Folder::make(base.path()).unwrap();
+        let own = std::process::id();
+        fs::write(folder.path().join("owner"), format!("{own} 1\n")).unwrap();
+        assert!(!owner_lives(folder.path()));
+    }
+}

@@ -1,0 +1,145 @@
+//! What a framework must not forget when it is killed: its id, and what it has asked to launch.
+//!
+//! Lines are appended before the call that they announce leaves the process.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Why the journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the journal {path}")]
+pub(super) struct JournalError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// What was asked for one task, and what is known of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Entry {
+    pub(super) ended: bool,
+    pub(super) kill_asked: bool,
+}
+
+/// See the file's head.
+pub(super) struct Journal {
+    path: PathBuf,
+    file: File,
+    framework_id: Option<String>,
+    tasks: BTreeMap<String, Entry>,
+    life: u64,
+}
+
+impl Journal {
+    /// Reads what former lives wrote, and begins a new one.
+    pub(super) fn open(path: &Path) -> Result<Self, JournalError> {
+        let failed = |source| JournalError {
+            path: path.to_owned(),
+            source,
+        };
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(failed(source)),
+        };
+        let file = File::options().create(true).append(true).open(path);
+        let mut journal = Self {
+            path: path.to_owned(),
+            file: file.map_err(failed)?,
+            framework_id: None,
+            tasks: BTreeMap::new(),
+            life: 1,
+        };
+        for line in text.lines() {
+            journal.read(line);
+        }
+        journal.write("life")?;
+        Ok(journal)
+    }
+
+    fn read(&mut self, line: &str) {
+        let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let task = rest.to_owned();
+        match verb {
+            "life" => self.life += 1,
+            "framework" => self.framework_id = Some(task),
+            "launch" => drop(self.tasks.insert(task, Entry::default())),
+            "kill" => self.tasks.entry(task).or_default().kill_asked = true,
+            "ended" => self.tasks.entry(task).or_default().ended = true,
+            // A last line that was cut off announces a call that never left.
+            _ => {}
+        }
+    }
+
+    fn write(&mut self, line: &str) -> Result<(), JournalError> {
+        let written = self.file.write_all(format!("{line}\n").as_bytes());
+        written.map_err(|source| JournalError {
+            path: self.path.clone(),
+            source,
+        })
+    }
+
+    fn note(&mut self, line: &str) {
+        self.read(line);
+        // A framework that cannot remember must not go on: the harness sees it end.
+        self.write(line)
+            .expect("the folder of the run can be written");
+    }
+
+    /// From 1: how often it was opened.
+    pub(super) fn life(&self) -> u64 {
+        self.life
+    }
+
+    pub(super) fn framework_id(&self) -> Option<&str> {
+        self.framework_id.as_deref()
+    }
+
+    pub(super) fn tasks(&self) -> &BTreeMap<String, Entry> {
+        &self.tasks
+    }
+
+    pub(super) fn registered(&mut self, framework_id: &str) {
+        if self.framework_id.as_deref() != Some(framework_id) {
+            self.note(&format!("framework {framework_id}"));
+        }
+    }
+
+    pub(super) fn launch(&mut self, task: &str) {
+        self.note(&format!("launch {task}"));
+    }
+
+    pub(super) fn kill(&mut self, task: &str) {
+        self.note(&format!("kill {task}"));
+    }
+
+    pub(super) fn ended(&mut self, task: &str) {
+        if self.tasks.get(task).is_none_or(|entry| !entry.ended) {
+            self.note(&format!("ended {task}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_life_knows_what_the_former_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let mut journal = Journal::open(&path).unwrap();
+        journal.registered("framework-4");
+        journal.launch("a");
+        journal.launch("b");
+        journal.kill("b");
+        journal.ended("a");
+        drop(journal);
+        let later = Journal::open(&path).unwrap();
+        assert_eq!(later.life(), 2);
+        assert_eq!(later.framework_id(), Some("framework-4"));
+        assert!(later.tasks()["a"].ended && !later.tasks()["b"].ended);
+        assert!(later.tasks()["b"].kill_asked);
+    }
+}

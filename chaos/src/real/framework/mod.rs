@@ -1,0 +1,140 @@
+//! The scheduler that works on a cluster under test: a process of its own on the public SDK, which
+//! may be killed at any moment and returns as the same framework.
+//!
+//! Writes down what it asks and what it is told; judges nothing.
+
+mod journal;
+mod scheduler;
+mod tasks;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use argosy_client::scheduler::Runner;
+use argosy_client::{Masters, SchedulerConfig};
+use clap::{Args, ValueEnum};
+use tokio_util::sync::CancellationToken;
+
+use super::chance::Chance;
+use super::clock;
+use crate::history::Recorder;
+use journal::Journal;
+use scheduler::Worker;
+
+/// Pause between two looks at what is to be done.
+const TICK: Duration = Duration::from_millis(100);
+
+/// The hidden verb.
+#[derive(Debug, Clone, Args)]
+pub struct FrameworkArguments {
+    /// Masters, any order
+    #[arg(long)]
+    masters: Masters,
+    /// Name of the framework and beginning of its task ids
+    #[arg(long)]
+    name: String,
+    /// Folder of the run
+    #[arg(long)]
+    folder: PathBuf,
+    /// Seed of all choices
+    #[arg(long)]
+    seed: u64,
+    /// Monotonic clock at the beginning of the run, in nanoseconds
+    #[arg(long)]
+    began_ns: u64,
+    /// How it treats offers
+    #[arg(long, value_enum)]
+    habit: Habit,
+}
+
+/// How it treats offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Habit {
+    /// Uses them at once and gives back the rest.
+    Steady,
+    /// Holds them for seconds before it uses them.
+    Greedy,
+    /// Gives most of them back.
+    Decliner,
+}
+
+/// What the harness wants of all frameworks now: one word in the file `phase` of the run's folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Wanted {
+    /// Launch, replace, kill.
+    Work,
+    /// Launch no more; services run on.
+    Drain,
+    /// End the services too.
+    End,
+}
+
+impl Wanted {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Work => "work",
+            Self::Drain => "drain",
+            Self::End => "end",
+        }
+    }
+
+    fn read(folder: &std::path::Path) -> Self {
+        let word = std::fs::read_to_string(folder.join("phase")).unwrap_or_default();
+        let all = [Self::Work, Self::Drain, Self::End];
+        let named = all.into_iter().find(|wanted| wanted.word() == word.trim());
+        named.unwrap_or(Self::Work)
+    }
+}
+
+/// How far a framework is: written beside its journal for the harness.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Progress {
+    /// As "framework-7"; empty before the first subscription.
+    pub(crate) framework_id: String,
+    pub(crate) wanted: String,
+    pub(crate) launched: u64,
+    pub(crate) ended: u64,
+    /// Tasks that are not known to have ended.
+    pub(crate) open: Vec<String>,
+    /// Services that run now and whose end nobody has asked for.
+    pub(crate) services: Vec<String>,
+    pub(crate) offers_held: u64,
+}
+
+/// Runs until it is killed.
+///
+/// # Errors
+/// If the run's folder cannot be used or the masters end the session.
+pub async fn run(arguments: &FrameworkArguments) -> Result<()> {
+    let data = arguments.folder.join("data").join(&arguments.name);
+    std::fs::create_dir_all(&data).with_context(|| format!("cannot make {}", data.display()))?;
+    let journal = Journal::open(&data.join("journal"))?;
+    let life = journal.life();
+    let file = arguments
+        .folder
+        .join("history")
+        .join(format!("{}.{life}.jsonl", arguments.name));
+    let began_ns = arguments.began_ns;
+    let clock = move || clock::monotonic_ns().saturating_sub(began_ns);
+    let (recorder, recording) = Recorder::to_file(&file, clock)?;
+    let mut config = SchedulerConfig::new(arguments.masters.clone(), &arguments.name);
+    config.tick = TICK;
+    config.first_subscription = None;
+    config.framework_id = journal.framework_id().map(str::to_owned);
+    config.info.principal.clone_from(&arguments.name);
+    let purpose = life ^ arguments.name.bytes().map(u64::from).sum::<u64>() << 16;
+    let mut worker = Worker::new(
+        arguments,
+        &config,
+        journal,
+        recorder,
+        Chance::new(arguments.seed).fork(purpose),
+        data.join("progress"),
+    );
+    let stop = CancellationToken::new();
+    let ended = Runner::new(config).run(&mut worker, stop).await;
+    drop(worker);
+    recording.finish().context("the history is not whole")?;
+    ended.context("the session is over")
+}

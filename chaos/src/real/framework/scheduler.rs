@@ -1,0 +1,511 @@
+//! What the framework does with offers, updates and time.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use argosy_client::SchedulerConfig;
+use argosy_client::resources::{Remainder, from_wire};
+use argosy_client::scheduler::{
+    Answer, CallKey, Driver, Outcome as Ending, Scheduler, SchedulerError, Subscription,
+    is_terminal,
+};
+use argosy_proto::v1;
+use argosy_state::ids::{FrameworkId, OfferId, Revision, Role, TaskId, TaskKey};
+use argosy_state::task::TaskState;
+
+use super::journal::Journal;
+use super::tasks::{RESOURCES, Work, spec};
+use super::{FrameworkArguments, Habit, Progress, Wanted};
+use crate::history::{
+    CallId, CallName, End, Launch, OfferFact, Operation, Outcome, Process, Recorder, Refusal,
+    TaskFact,
+};
+use crate::real::chance::Chance;
+
+/// Pause after which open tasks are asked about again.
+const RECONCILE_EVERY: Duration = Duration::from_secs(10);
+/// Longest a greedy framework holds an offer.
+const LONGEST_HOLD_MS: u64 = 4_000;
+
+/// A task that is not known to have ended.
+#[derive(Debug, Clone, Default)]
+struct Open {
+    running: bool,
+    kill_asked: bool,
+    kill_at: Option<Instant>,
+}
+
+/// An offer in hand.
+struct Held {
+    offer: v1::Offer,
+    use_at: Instant,
+}
+
+/// See the file's head.
+pub(super) struct Worker {
+    name: String,
+    habit: Habit,
+    folder: PathBuf,
+    progress_file: PathBuf,
+    process: Process,
+    journal: Journal,
+    recorder: Recorder,
+    chance: Chance,
+    session: u64,
+    framework: Option<FrameworkId>,
+    open: BTreeMap<String, Open>,
+    offers: BTreeMap<String, Held>,
+    waiting: VecDeque<(String, Work)>,
+    /// Open calls; a kill with its task.
+    calls: BTreeMap<CallKey, (CallId, Option<String>)>,
+    calls_made: u64,
+    made: u64,
+    wanted: Wanted,
+    reconciled: Instant,
+}
+
+impl Worker {
+    pub(super) fn new(
+        arguments: &FrameworkArguments,
+        config: &SchedulerConfig,
+        journal: Journal,
+        recorder: Recorder,
+        chance: Chance,
+        progress_file: PathBuf,
+    ) -> Self {
+        let open = journal.tasks().iter().filter(|(_, entry)| !entry.ended);
+        let open = open.map(|(id, entry)| {
+            let open = Open {
+                kill_asked: entry.kill_asked,
+                ..Open::default()
+            };
+            (id.clone(), open)
+        });
+        Self {
+            name: arguments.name.clone(),
+            habit: arguments.habit,
+            folder: arguments.folder.clone(),
+            progress_file,
+            process: Process::new(&format!("{}.{}", arguments.name, journal.life())),
+            open: open.collect(),
+            made: journal.tasks().len() as u64,
+            framework: None,
+            journal,
+            recorder,
+            chance,
+            session: config.session,
+            offers: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            calls: BTreeMap::new(),
+            calls_made: 0,
+            wanted: Wanted::Work,
+            reconciled: Instant::now(),
+        }
+    }
+
+    fn key(&self, task: &str) -> Option<TaskKey> {
+        Some(TaskKey {
+            framework: self.framework?,
+            task: TaskId::new(task).ok()?,
+        })
+    }
+
+    fn call_name(&mut self) -> Option<CallName> {
+        self.calls_made += 1;
+        Some(CallName {
+            framework: self.framework?,
+            session: self.session,
+            number: self.calls_made,
+        })
+    }
+
+    fn subscribed(&mut self, subscription: &Subscription) {
+        let Ok(framework) = subscription.framework_id.parse::<FrameworkId>() else {
+            return;
+        };
+        let known = self
+            .framework
+            .or_else(|| self.journal.framework_id()?.parse().ok());
+        let kept = offer_ids(&subscription.kept_offers);
+        let call = self.recorder.invoke(
+            &self.process,
+            Operation::Subscribe {
+                framework: known,
+                session: self.session,
+                principal: self.name.clone(),
+                held: kept.clone(),
+            },
+        );
+        let outcome = Outcome::Subscribed {
+            framework,
+            kept: kept.clone(),
+            rescinded: Vec::new(),
+        };
+        self.recorder.ok(call, outcome, None);
+        for offer in kept {
+            self.recorder
+                .observe(&self.process, OfferFact::Kept { offer });
+        }
+        self.framework = Some(framework);
+        self.journal.registered(&subscription.framework_id);
+    }
+
+    /// How many of each kind it wants to have open.
+    fn targets(&self) -> (usize, usize) {
+        match (self.wanted, self.habit) {
+            (Wanted::Drain | Wanted::End, _) => (0, 0),
+            (Wanted::Work, Habit::Steady) => (6, 6),
+            (Wanted::Work, Habit::Greedy) => (2, 10),
+            (Wanted::Work, Habit::Decliner) => (3, 4),
+        }
+    }
+
+    fn refill(&mut self) {
+        let (services, shorts) = self.targets();
+        let waiting = |service: bool, worker: &Self| {
+            let queued = worker.waiting.iter();
+            let queued = queued
+                .filter(|(id, _)| Work::is_service(id) == service)
+                .count();
+            let open = worker.open.keys();
+            queued + open.filter(|id| Work::is_service(id) == service).count()
+        };
+        for _ in waiting(true, self)..services {
+            self.made += 1;
+            let id = format!("{}-service-{}", self.name, self.made);
+            self.waiting.push_back((id, Work::Service));
+        }
+        for _ in waiting(false, self)..shorts {
+            self.made += 1;
+            let id = format!("{}-short-{}", self.name, self.made);
+            let work = Work::short(&mut self.chance);
+            self.waiting.push_back((id, work));
+        }
+        if services + shorts == 0 {
+            self.waiting.clear();
+        }
+    }
+
+    /// Uses or gives back the offers whose time has come.
+    fn use_offers(&mut self, driver: &Driver) {
+        let now = Instant::now();
+        let due = self.offers.iter().filter(|(_, held)| held.use_at <= now);
+        let due: Vec<String> = due.map(|(id, _)| id.clone()).collect();
+        for id in due {
+            let Some(held) = self.offers.remove(&id) else {
+                continue;
+            };
+            let gives_back = self.habit == Habit::Decliner && self.chance.percent(60);
+            let tasks = if gives_back {
+                Vec::new()
+            } else {
+                self.fit(&held.offer)
+            };
+            if tasks.is_empty() {
+                self.decline(driver, &held.offer);
+            } else {
+                self.accept(driver, &held.offer, tasks);
+            }
+        }
+    }
+
+    /// As many waiting tasks as the offer has room for, spread over offers.
+    fn fit(&mut self, offer: &v1::Offer) -> Vec<v1::TaskSpec> {
+        let each = RESOURCES.parse().expect("these are resources");
+        let mut rest = Remainder::of(offer);
+        let shared = self.folder.join("shared");
+        let mut tasks = Vec::new();
+        while tasks.len() < 4 && !self.waiting.is_empty() && rest.take(&each) {
+            if let Some((id, work)) = self.waiting.pop_front() {
+                tasks.push(spec(&id, work, &shared));
+            }
+        }
+        tasks
+    }
+
+    fn accept(&mut self, driver: &Driver, offer: &v1::Offer, tasks: Vec<v1::TaskSpec>) {
+        let Some(call) = self.call_name() else { return };
+        let mut launches = Vec::new();
+        for task in &tasks {
+            self.journal.launch(&task.task_id);
+            let service = Work::is_service(&task.task_id);
+            let dies = service && self.chance.percent(40);
+            let kill_at = dies
+                .then(|| Instant::now() + Duration::from_millis(self.chance.between(0, 12_000)));
+            let open = Open {
+                kill_at,
+                ..Open::default()
+            };
+            self.open.insert(task.task_id.clone(), open);
+            let resources = from_wire(&task.resources).unwrap_or_default();
+            launches.extend(
+                self.key(&task.task_id)
+                    .map(|task| Launch { task, resources }),
+            );
+        }
+        let offers = offer_ids(std::slice::from_ref(&offer.offer_id));
+        let invoked = self.recorder.invoke(
+            &self.process,
+            Operation::Accept {
+                name: call,
+                offers,
+                launches,
+                all_or_nothing: false,
+            },
+        );
+        let asked = driver.accept(offer, tasks);
+        self.calls.insert(asked.key, (invoked, None));
+    }
+
+    fn decline(&mut self, driver: &Driver, offer: &v1::Offer) {
+        let filter_ms = self.chance.between(100, 2_000);
+        if let Some(framework) = self.framework {
+            let offers = offer_ids(std::slice::from_ref(&offer.offer_id));
+            let call = self
+                .recorder
+                .invoke(&self.process, Operation::Decline { framework, offers });
+            // It is not answered: what is told no master is known to have heard.
+            self.recorder.info(call, "declines are not answered");
+        }
+        driver.decline(offer, Some(filter_ms));
+    }
+
+    fn kill_due(&mut self, driver: &Driver) {
+        let now = Instant::now();
+        let ends_all = self.wanted == Wanted::End;
+        let due = self.open.iter().filter(|(id, open)| {
+            let is_due = open.kill_at.is_some_and(|at| at <= now);
+            !open.kill_asked && (is_due || (ends_all && Work::is_service(id)))
+        });
+        let due: Vec<String> = due.map(|(id, _)| id.clone()).collect();
+        for id in due {
+            let (Some(task), Some(call)) = (self.key(&id), self.call_name()) else {
+                return;
+            };
+            self.journal.kill(&id);
+            if let Some(open) = self.open.get_mut(&id) {
+                open.kill_asked = true;
+            }
+            let name = Some(call);
+            let invoked = self
+                .recorder
+                .invoke(&self.process, Operation::Kill { name, task });
+            let asked = driver.kill(&id, Some(300));
+            self.calls.insert(asked.key, (invoked, Some(id)));
+        }
+    }
+
+    /// Nobody knows the task, and nobody ever will; or the kill is to be asked for again.
+    fn kill_refused(&mut self, task: &str, reason: &str) {
+        if reason == "unknown-task" {
+            self.ended(task);
+        } else if let Some(open) = self.open.get_mut(task) {
+            open.kill_asked = false;
+        }
+    }
+
+    fn reconcile(&mut self, driver: &Driver) {
+        let open: Vec<String> = self.open.keys().take(500).cloned().collect();
+        self.reconciled = Instant::now();
+        if !open.is_empty() {
+            drop(driver.reconcile(open));
+        }
+    }
+
+    fn ended(&mut self, task: &str) {
+        self.open.remove(task);
+        self.journal.ended(task);
+    }
+
+    fn tell_progress(&self) {
+        let services = self
+            .open
+            .iter()
+            .filter(|(id, open)| Work::is_service(id) && open.running && !open.kill_asked);
+        let progress = Progress {
+            framework_id: self.framework.map(|id| id.to_string()).unwrap_or_default(),
+            wanted: self.wanted.word().to_owned(),
+            launched: self.journal.tasks().len() as u64,
+            ended: self
+                .journal
+                .tasks()
+                .values()
+                .filter(|entry| entry.ended)
+                .count() as u64,
+            open: self.open.keys().cloned().collect(),
+            services: services.map(|(id, _)| id.clone()).collect(),
+            offers_held: self.offers.len() as u64,
+        };
+        let text = serde_json::to_vec(&progress).expect("progress has a JSON form");
+        let fresh = self.progress_file.with_extension("new");
+        // It is told again at the next tick.
+        let _ = std::fs::write(&fresh, text)
+            .and_then(|()| std::fs::rename(&fresh, &self.progress_file));
+    }
+
+    fn told(&self, status: &v1::TaskStatus) {
+        let (Some(task), Some(revision)) = (self.key(&status.task_id), status.revision) else {
+            return;
+        };
+        let Some(state) = state_of(status.state()) else {
+            return;
+        };
+        let update = Revision {
+            index: revision.index,
+            position: revision.position,
+        };
+        let end = status.exit.and_then(|exit| match exit.how {
+            Some(v1::exit::How::Code(code)) => Some(End::Code(code)),
+            Some(v1::exit::How::Signal(signal)) => Some(End::Signal(signal)),
+            None => None,
+        });
+        let fact = TaskFact::Told {
+            task,
+            update,
+            state,
+            end,
+        };
+        self.recorder.observe_at(&self.process, fact, update);
+    }
+}
+
+impl Scheduler for Worker {
+    fn registered(&mut self, driver: &Driver, subscription: &Subscription) {
+        self.subscribed(subscription);
+        self.reconcile(driver);
+    }
+
+    fn reconnected(&mut self, _: &Driver, subscription: &Subscription) {
+        self.subscribed(subscription);
+    }
+
+    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+        for offer in offers {
+            if let Some(made) = made(&offer, self.session) {
+                self.recorder.observe(&self.process, made);
+            }
+            let hold_ms = match self.habit {
+                Habit::Greedy => self.chance.below(LONGEST_HOLD_MS),
+                Habit::Steady | Habit::Decliner => 0,
+            };
+            let use_at = Instant::now() + Duration::from_millis(hold_ms);
+            self.offers
+                .insert(offer.offer_id.clone(), Held { offer, use_at });
+        }
+        self.use_offers(driver);
+    }
+
+    fn rescinded(&mut self, _: &Driver, offer_id: &str, _: &str) {
+        self.offers.remove(offer_id);
+        if let Ok(offer) = offer_id.parse() {
+            self.recorder
+                .observe(&self.process, OfferFact::Rescinded { offer });
+        }
+    }
+
+    fn update(&mut self, _: &Driver, status: &v1::TaskStatus) {
+        self.told(status);
+        let state = status.state();
+        if is_terminal(state) || (state == v1::TaskState::Unknown && status.revision.is_none()) {
+            self.ended(&status.task_id);
+        } else if let Some(open) = self.open.get_mut(&status.task_id) {
+            open.running = state == v1::TaskState::Running;
+        }
+    }
+
+    fn answered(&mut self, driver: &Driver, answer: &Answer) {
+        let Some((call, killed)) = self.calls.remove(&answer.call) else {
+            return;
+        };
+        match &answer.outcome {
+            Ending::Done { revision, refused } => {
+                let at = Revision {
+                    index: revision.index,
+                    position: revision.position,
+                };
+                let refused = refused.iter().map(|refused| Refusal {
+                    position: refused.position,
+                    code: refused.code.clone(),
+                });
+                let outcome = if answer.task_ids.is_empty() {
+                    Outcome::Done
+                } else {
+                    Outcome::Accepted {
+                        refused: refused.collect(),
+                    }
+                };
+                self.recorder.ok(call, outcome, Some(at));
+            }
+            Ending::Refused(refusal) => {
+                self.recorder.fail(call, refusal.reason.clone());
+                if let Some(task) = killed {
+                    self.kill_refused(&task, &refusal.reason);
+                }
+            }
+            Ending::NotSent(why) => self.recorder.fail(call, format!("not sent: {why}")),
+            Ending::Lost(refusal) => self.recorder.info(call, refusal.message.clone()),
+        }
+        let refused: Vec<String> = answer
+            .not_launched()
+            .into_iter()
+            .map(|(id, _)| id.to_owned())
+            .collect();
+        for id in refused {
+            self.ended(&id);
+        }
+        if matches!(answer.outcome, Ending::Lost(_)) && !answer.task_ids.is_empty() {
+            drop(driver.reconcile(answer.task_ids.clone()));
+        }
+    }
+
+    fn tick(&mut self, driver: &Driver) {
+        self.wanted = Wanted::read(&self.folder);
+        self.refill();
+        self.use_offers(driver);
+        self.kill_due(driver);
+        if self.reconciled.elapsed() > RECONCILE_EVERY {
+            self.reconcile(driver);
+        }
+        self.tell_progress();
+    }
+
+    fn error(&mut self, _: &Driver, error: &SchedulerError) {
+        eprintln!("the session is over: {error}");
+    }
+}
+
+fn offer_ids(ids: &[String]) -> Vec<OfferId> {
+    ids.iter().filter_map(|id| id.parse().ok()).collect()
+}
+
+fn made(offer: &v1::Offer, session: u64) -> Option<OfferFact> {
+    Some(OfferFact::Made {
+        offer: offer.offer_id.parse().ok()?,
+        framework: offer.framework_id.parse().ok()?,
+        session,
+        agent: offer.agent_id.parse().ok()?,
+        role: Role::new(&offer.role).ok()?,
+        resources: from_wire(&offer.resources)?,
+    })
+}
+
+fn state_of(state: v1::TaskState) -> Option<TaskState> {
+    use v1::TaskState as Wire;
+    Some(match state {
+        Wire::Unspecified => return None,
+        Wire::Staging => TaskState::Staging,
+        Wire::Starting => TaskState::Starting,
+        Wire::Running => TaskState::Running,
+        Wire::Killing => TaskState::Killing,
+        Wire::Finished => TaskState::Finished,
+        Wire::Failed => TaskState::Failed,
+        Wire::Killed => TaskState::Killed,
+        Wire::Error => TaskState::Error,
+        Wire::Dropped => TaskState::Dropped,
+        Wire::Gone => TaskState::Gone,
+        Wire::GoneByOperator => TaskState::GoneByOperator,
+        Wire::Unreachable => TaskState::Unreachable,
+        Wire::Unknown => TaskState::Unknown,
+    })
+}

@@ -1,0 +1,74 @@
+//! The tasks of the workload: each signs the witness file at its start, and short ones their end too.
+
+use std::path::Path;
+
+use argosy_client::resources::resources;
+use argosy_proto::v1;
+
+use crate::real::chance::Chance;
+use crate::real::cluster::WITNESS;
+
+/// What each task uses.
+pub(super) const RESOURCES: &str = "cpus:0.1;mem:16";
+/// File in which short tasks sign their end.
+pub(crate) const ENDS: &str = "ends";
+
+/// What a task does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    /// Ends by itself after so many milliseconds with this code.
+    Short { lasts_ms: u64, code: u8 },
+    /// Runs until somebody ends it.
+    Service,
+}
+
+impl Work {
+    /// A short task, now and then one that fails.
+    pub(super) fn short(chance: &mut Chance) -> Self {
+        Self::Short {
+            lasts_ms: chance.between(20, 1_500),
+            code: if chance.percent(10) { 7 } else { 0 },
+        }
+    }
+
+    /// Whether a task with this id is a service.
+    pub(super) fn is_service(task_id: &str) -> bool {
+        task_id.contains("-service-")
+    }
+
+    fn line(self) -> String {
+        match self {
+            Self::Short { lasts_ms, code } => format!(
+                "sleep {}.{:03}; echo \"$me {code}\" >> \"$there/{ENDS}\"; exit {code}",
+                lasts_ms / 1_000,
+                lasts_ms % 1_000
+            ),
+            Self::Service => "exec sleep 1000000".to_owned(),
+        }
+    }
+}
+
+/// The spec of a task that signs in the folder `shared`.
+pub(super) fn spec(id: &str, work: Work, shared: &Path) -> v1::TaskSpec {
+    let there = shared.display().to_string();
+    // The shell's own words only: a start costs one process.
+    let sign = format!(
+        "there='{there}'; me=\"$ARGOSY_FRAMEWORK_ID/$ARGOSY_TASK_ID\"; \
+         read -r nonce < /proc/sys/kernel/random/uuid; \
+         read -r boot < /proc/sys/kernel/random/boot_id; \
+         read -r stat < /proc/self/stat; set -- ${{stat#*) }}; \
+         echo \"$me - $nonce $boot $$ ${{20}}\" >> \"$there/{WITNESS}\"; "
+    );
+    v1::TaskSpec {
+        task_id: id.to_owned(),
+        shell: sign + &work.line(),
+        resources: resources(RESOURCES).expect("these are resources"),
+        kill_policy: Some(v1::KillPolicy { grace_ms: 300 }),
+        host_paths: vec![v1::HostPath {
+            host_path: there.clone(),
+            container_path: there,
+            read_only: false,
+        }],
+        ..Default::default()
+    }
+}

@@ -1,0 +1,183 @@
+//! A thousand agents that only speak: they register, keep their links, and come back all at once.
+//!
+//! They offer next to nothing and are given no tasks; frameworks of the harness find no room on them.
+
+use std::time::Duration;
+
+use argosy_client::connector::chance;
+use argosy_client::uplink::Uplink;
+use argosy_client::{AgentUplink, Connector, ConnectorConfig, Masters};
+use argosy_proto::{PROTOCOL_VERSION, v1};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// Links that share one connection.
+const PER_CONNECTION: usize = 100;
+/// How long an attempt to reach the leader may take.
+const DIALLING: Duration = Duration::from_secs(5);
+/// Silence after which a master is not believed to live.
+const SILENT: Duration = Duration::from_secs(3);
+/// Pause between two signs of life.
+const PING: Duration = Duration::from_secs(1);
+
+/// The links; they end with this value.
+pub(crate) struct Herd {
+    _links: JoinSet<()>,
+    linked: Arc<AtomicUsize>,
+    count: usize,
+}
+
+impl Herd {
+    pub(crate) fn start(masters: &Masters, count: usize) -> Self {
+        let linked = Arc::new(AtomicUsize::new(0));
+        let mut links = JoinSet::new();
+        let mut connector = Connector::new(masters.clone(), ConnectorConfig::default());
+        for number in 0..count {
+            if number.is_multiple_of(PER_CONNECTION) {
+                connector = Connector::new(masters.clone(), ConnectorConfig::default());
+            }
+            let uplink = AgentUplink::new(connector.clone());
+            links.spawn(live(Speaker::new(number), uplink, Arc::clone(&linked)));
+        }
+        Self {
+            _links: links,
+            linked,
+            count,
+        }
+    }
+
+    /// How many are registered with the leader of this moment.
+    pub(crate) fn linked(&self) -> usize {
+        self.linked.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+}
+
+/// What one of them remembers.
+struct Speaker {
+    hello: v1::Hello,
+}
+
+impl Speaker {
+    fn new(number: usize) -> Self {
+        let nonce = chance();
+        let resources = argosy_client::resources::resources("cpus:0.001;mem:1");
+        let info = v1::AgentInfo {
+            host_name: format!("herd-{number}"),
+            address: format!("127.79.{}.{}:5051", number / 250, number % 250 + 1),
+            resources: resources.expect("these are resources"),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            isolation: "processes".to_owned(),
+            ..Default::default()
+        };
+        let hello = v1::Hello {
+            protocol: Some(v1::Protocol {
+                version: PROTOCOL_VERSION,
+                release: env!("CARGO_PKG_VERSION").to_owned(),
+            }),
+            nonce,
+            tried_incarnations: vec![chance()],
+            boot_id: format!("{nonce:016x}"),
+            info: Some(info),
+            digest: 0_u128.to_be_bytes().to_vec(),
+            ..Default::default()
+        };
+        Self { hello }
+    }
+
+    fn hear(&mut self, message: v1::ToAgent) -> bool {
+        self.hello.highest_epoch = self.hello.highest_epoch.max(message.epoch);
+        let Some(v1::to_agent::Message::Registered(registered)) = message.message else {
+            return false;
+        };
+        self.hello.cluster_id = message.cluster_id;
+        self.hello.agent_id = registered.agent_id;
+        self.hello.confirmed_incarnation = registered.incarnation;
+        self.hello.tried_incarnations.clear();
+        true
+    }
+}
+
+async fn live(mut speaker: Speaker, uplink: AgentUplink, linked: Arc<AtomicUsize>) {
+    loop {
+        // A failed search has paused already.
+        if let Ok(link) = uplink.connect(speaker.hello.clone(), DIALLING).await {
+            let address = link.address.clone();
+            let mut counted = Linked {
+                linked: &linked,
+                is_counted: false,
+            };
+            if speak(&mut speaker, link, &mut counted).await {
+                uplink.distrust(&address);
+            }
+        }
+    }
+}
+
+/// One that is counted as long as it is linked.
+struct Linked<'a> {
+    linked: &'a AtomicUsize,
+    is_counted: bool,
+}
+
+impl Linked<'_> {
+    fn count(&mut self) {
+        if !self.is_counted {
+            self.is_counted = true;
+            self.linked.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Linked<'_> {
+    fn drop(&mut self) {
+        if self.is_counted {
+            self.linked.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Until the link ends; whether the master had fallen silent.
+async fn speak(speaker: &mut Speaker, mut link: Uplink, counted: &mut Linked<'_>) -> bool {
+    let mut pings = tokio::time::interval(PING);
+    let mut heard = Instant::now();
+    let mut serial = 0;
+    loop {
+        let answer = tokio::select! {
+            message = link.inbound.message() => {
+                let Ok(Some(message)) = message else { return false };
+                heard = Instant::now();
+                let asks_for_tasks = matches!(message.message, Some(v1::to_agent::Message::ListTasks(_)));
+                if speaker.hear(message) {
+                    counted.count();
+                }
+                asks_for_tasks.then(|| v1::from_agent::Message::TaskList(v1::TaskList {
+                    last: true,
+                    ..Default::default()
+                }))
+            }
+            _ = pings.tick() => {
+                if heard.elapsed() > SILENT {
+                    return true;
+                }
+                serial += 1;
+                Some(v1::from_agent::Message::Ping(v1::Ping { serial }))
+            }
+        };
+        let Some(answer) = answer else { continue };
+        let sent = link
+            .sender
+            .send(v1::FromAgent {
+                message: Some(answer),
+            })
+            .await;
+        if sent.is_err() {
+            return false;
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Programs of the host that the harness needs: ip, nft, nsenter and the like.
+//!
+//! Says in one sentence what is missing; never installs anything.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// What a program of the host refused to do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ToolError {
+    /// It cannot be started.
+    #[error("cannot execute {program}")]
+    Start {
+        /// Its name.
+        program: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It ended with an error.
+    #[error("{line} failed: {said}")]
+    Failed {
+        /// The command line.
+        line: String,
+        /// Its last words.
+        said: String,
+    },
+}
+
+/// Runs a program to its end.
+pub(crate) fn run<T: AsRef<OsStr>>(program: &str, words: &[T]) -> Result<String, ToolError> {
+    feed(program, words, "")
+}
+
+/// Runs a program to its end with `input` as its standard input; returns what it wrote.
+pub(crate) fn feed<T: AsRef<OsStr>>(
+    program: &str,
+    words: &[T],
+    input: &str,
+) -> Result<String, ToolError> {
+    let start = |source| ToolError::Start {
+        program: program.to_owned(),
+        source,
+    };
+    let mut child = Command::new(program)
+        .args(words)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(start)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that does not read its input says why by its status.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output().map_err(start)?;
+    judge(program, words, &output)
+}
+
+fn judge<T: AsRef<OsStr>>(
+    program: &str,
+    words: &[T],
+    output: &Output,
+) -> Result<String, ToolError> {
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let words: Vec<_> = words
+        .iter()
+        .map(|word| word.as_ref().to_string_lossy())
+        .collect();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.trim().lines().last().unwrap_or("no reason given");
+    Err(ToolError::Failed {
+        line: format!("{program} {}", words.join(" ")),
+        said: said.to_owned(),
+    })
+}
+
+/// Where a program is, if it is installed.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
+    std::env::split_paths(&path)
+        .chain(usual)
+        .map(|folder| folder.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+/// The library that fakes wall clocks, if it is installed.
+pub(crate) fn fake_clock() -> Option<PathBuf> {
+    let folders = [
+        "/usr/lib/x86_64-linux-gnu/faketime",
+        "/usr/lib/aarch64-linux-gnu/faketime",
+        "/usr/lib/faketime",
+    ];
+    folders
+        .iter()
+        .map(|folder| Path::new(folder).join("libfaketimeMT.so.1"))
+        .find(|candidate| candidate.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_fails_is_named_with_its_last_words() {
+        let error = run("sh", &["-c", "echo first >&2; echo no room >&2; exit 3"]).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.starts_with("sh -c") && text.ends_with("no room"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn input_reaches_the_program_and_its_output_comes_back() {
+        assert_eq!(feed("cat", &["-"], "rules").unwrap(), "rules");
+        assert!(find("sh").is_some() && find("no-such-program").is_none());
+    }
+}

@@ -1,0 +1,313 @@
+//! What each fault does, and how it is taken back.
+//!
+//! A fault that has begun is a value; ending it leaves the cluster able to recover by itself. Whoever
+//! was killed runs again then: a supervisor of the system would see to that too.
+
+mod masters;
+mod others;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use argosy_proto::v1;
+
+use super::chance::Chance;
+use super::cluster::Cluster;
+use super::cuts::{Cuts, Place};
+use super::faults::FaultName;
+use super::herd::Herd;
+use super::proxy::Proxy;
+use super::tampering::{FakeClock, Limit, SmallDisk, Tracer};
+use crate::history::{Fault, FaultKind, Recorder};
+
+/// How long a leader is looked for before a fault that needs one.
+pub(super) const FINDING: Duration = Duration::from_secs(20);
+
+/// A fault in force.
+pub(crate) struct Held {
+    pub(crate) fault: FaultName,
+    /// In words, for the live view and the report.
+    pub(crate) target: String,
+    /// As long as it should hold if nobody says otherwise.
+    pub(crate) lasts: Duration,
+    undo: Vec<Undo>,
+}
+
+/// What ending a fault does; in reverse order of its making.
+pub(super) enum Undo {
+    Start(Place),
+    Thaw(Place),
+    Calm(u64),
+    Widen(Place),
+    Detach(Place, Tracer),
+    Free(Place, SmallDisk),
+    Loosen(Place, Limit),
+    Tick(Place, FakeClock),
+    Straighten(u64, Vec<Proxy>),
+    Dismiss(Herd),
+}
+
+/// The means of a fault in the making.
+pub(crate) struct Hand<'a> {
+    pub(crate) cluster: &'a mut Cluster,
+    pub(crate) chance: &'a mut Chance,
+    pub(crate) recorder: &'a Recorder,
+    undo: Vec<Undo>,
+}
+
+impl<'a> Hand<'a> {
+    pub(crate) fn new(
+        cluster: &'a mut Cluster,
+        chance: &'a mut Chance,
+        recorder: &'a Recorder,
+    ) -> Self {
+        Self {
+            cluster,
+            chance,
+            recorder,
+            undo: Vec::new(),
+        }
+    }
+
+    /// Begins a fault. What it has done when it fails half-way is taken back.
+    pub(crate) async fn begin(mut self, fault: FaultName) -> Result<Held> {
+        let begun = self.inflict(fault).await;
+        match begun {
+            Ok((target, lasts)) => Ok(Held {
+                fault,
+                target,
+                lasts,
+                undo: self.undo,
+            }),
+            Err(error) => {
+                let half = Held {
+                    fault,
+                    target: String::new(),
+                    lasts: Duration::ZERO,
+                    undo: std::mem::take(&mut self.undo),
+                };
+                half.end(self.cluster, self.recorder).await?;
+                Err(error.context(format!("{fault} cannot be done")))
+            }
+        }
+    }
+
+    async fn inflict(&mut self, fault: FaultName) -> Result<(String, Duration)> {
+        use FaultName as F;
+        match fault {
+            F::KillLeader => self.kill_leader().await,
+            F::KillFollower => self.kill_follower().await,
+            F::KillMinority => self.kill_minority().await,
+            F::KillAllMasters => self.kill_all_masters(),
+            F::PauseLeader => self.pause_leader().await,
+            F::PauseFollower => self.pause_follower().await,
+            F::FreezeAllMasters => self.freeze_all_masters(),
+            F::RollingRestart => self.rolling_restart().await,
+            F::TransferLeader => self.transfer_leader().await,
+            F::PartitionLeader => self.partition_leader().await,
+            F::PartitionOneWay => self.partition_one_way(),
+            F::PartitionPartial => self.partition_partial(),
+            F::CutLeaderFromMasters => self.cut_leader_from_masters().await,
+            F::PacketLoss => self.packet_loss(),
+            F::SlowLink => self.slow_link().await,
+            F::DelayLink | F::HalfClose | F::ResetConnections => self.detour(fault).await,
+            F::FullDisk => self.full_disk().await,
+            F::FailingSync => self.failing_sync().await,
+            F::StalledDisk => self.stalled_disk().await,
+            F::MemoryLimit => self.limit(Limit::Memory),
+            F::DescriptorLimit => self.limit(Limit::Descriptors),
+            F::ClockJump => self.clock_jump().await,
+            F::ReplaceMaster => self.replace_master().await,
+            F::KillAgent => self.kill_agent(),
+            F::KillAgentInLaunch => self.kill_agent_in_launch().await,
+            F::KillAgentInDestroy => self.kill_agent_in_destroy().await,
+            F::KillFramework => self.kill_framework(),
+            F::PauseAgent => self.pause_agent(),
+            F::PauseFramework => self.pause_framework(),
+            F::PartitionAgent => self.partition_agent(),
+            F::PartitionFramework => self.partition_framework(),
+            F::ReconnectStorm => self.reconnect_storm().await,
+        }
+    }
+
+    /// The name of a member in histories: masters by the id that they have in the group.
+    fn name(&self, place: Place) -> String {
+        name_of(self.cluster, place)
+    }
+
+    fn note(&self, kind: FaultKind, target: &str, detail: impl Into<String>) {
+        self.recorder.fault(Fault::new(kind, target).with(detail));
+    }
+
+    fn between(&mut self, from_ms: u64, to_ms: u64) -> Duration {
+        Duration::from_millis(self.chance.between(from_ms, to_ms))
+    }
+
+    /// kill -9; it is started again when the fault ends.
+    fn kill(&mut self, place: Place, kind: FaultKind, detail: &str) -> String {
+        let name = self.name(place);
+        self.note(kind, &name, detail);
+        self.cluster.members[place].kill();
+        self.cluster.watch.forget(place);
+        self.undo.push(Undo::Start(place));
+        name
+    }
+
+    fn freeze(&mut self, place: Place) -> Result<String> {
+        let name = self.name(place);
+        self.note(FaultKind::Pause, &name, "SIGSTOP");
+        self.cluster.members[place].freeze()?;
+        self.cluster.watch.forget(place);
+        self.undo.push(Undo::Thaw(place));
+        Ok(name)
+    }
+
+    fn disturb(&mut self, cuts: Cuts) -> Result<()> {
+        let name = self.cluster.disturb(cuts)?;
+        self.undo.push(Undo::Calm(name));
+        Ok(())
+    }
+
+    /// Some well member of these places.
+    fn some(&mut self, places: &[Place]) -> Result<Place> {
+        let well: Vec<Place> = places
+            .iter()
+            .copied()
+            .filter(|place| self.cluster.members[*place].is_well())
+            .collect();
+        self.chance
+            .pick(&well)
+            .copied()
+            .context("no member is well enough to be hit")
+    }
+}
+
+/// See [`Hand::name`].
+pub(crate) fn name_of(cluster: &Cluster, place: Place) -> String {
+    cluster.watch.node(place).map_or_else(
+        || cluster.members[place].name().to_owned(),
+        |node| node.to_string(),
+    )
+}
+
+impl Held {
+    /// Takes the fault back.
+    ///
+    /// # Errors
+    /// If something of it cannot be taken back; the rest is.
+    pub(crate) async fn end(self, cluster: &mut Cluster, recorder: &Recorder) -> Result<()> {
+        let mut first = Ok(());
+        for undo in self.undo.into_iter().rev() {
+            let undone = undo.perform(cluster, recorder).await;
+            first = first.and(undone);
+        }
+        first.with_context(|| format!("{} cannot be taken back", self.fault))
+    }
+}
+
+impl Undo {
+    async fn perform(self, cluster: &mut Cluster, recorder: &Recorder) -> Result<()> {
+        let note = |cluster: &Cluster, kind, place| {
+            recorder.fault(Fault::new(kind, name_of(cluster, place)));
+        };
+        match self {
+            Self::Start(place) => {
+                note(cluster, FaultKind::Restart, place);
+                cluster.members[place].excused = false;
+                cluster.members[place].start()?;
+            }
+            Self::Thaw(place) => {
+                note(cluster, FaultKind::Resume, place);
+                cluster.members[place].thaw();
+            }
+            Self::Calm(name) => {
+                recorder.fault(Fault::new(FaultKind::Heal, "*"));
+                cluster.calm(name)?;
+            }
+            Self::Widen(place) => {
+                note(cluster, FaultKind::Heal, place);
+                cluster.network.squeeze(place, None)?;
+            }
+            Self::Straighten(name, proxies) => {
+                recorder.fault(Fault::new(FaultKind::Heal, "*"));
+                cluster.calm(name)?;
+                drop(proxies);
+            }
+            Self::Detach(place, tracer) => {
+                // It waits for the tracer to let go.
+                tokio::task::spawn_blocking(move || drop(tracer)).await?;
+                revive(cluster, recorder, place)?;
+            }
+            Self::Loosen(place, limit) => {
+                if let Some(pid) = cluster.members[place].pid() {
+                    limit.loosen(pid);
+                }
+                revive(cluster, recorder, place)?;
+            }
+            Self::Free(place, disk) => {
+                note(cluster, FaultKind::DiskFreed, place);
+                disk.free();
+                cluster.members[place].kill();
+                disk.remove()?;
+                revive(cluster, recorder, place)?;
+            }
+            Self::Tick(place, clock) => {
+                cluster.members[place].kill();
+                drop(clock);
+                revive(cluster, recorder, place)?;
+            }
+            Self::Dismiss(herd) => dismiss(cluster, herd).await,
+        }
+        Ok(())
+    }
+}
+
+/// Starts a member that may have ended because of the fault.
+fn revive(cluster: &mut Cluster, recorder: &Recorder, place: Place) -> Result<()> {
+    let member = &mut cluster.members[place];
+    let ended = member.look().is_some() || !member.is_up();
+    member.excused = false;
+    if ended {
+        recorder.fault(Fault::new(FaultKind::Restart, name_of(cluster, place)));
+        cluster.members[place].start()?;
+    }
+    Ok(())
+}
+
+/// The speakers go; the registry is told that they never come back.
+async fn dismiss(cluster: &Cluster, herd: Herd) {
+    drop(herd);
+    let operator = cluster.operator();
+    let page = operator
+        .list_agents(v1::ListRequest {
+            page_size: 10_000,
+            ..Default::default()
+        })
+        .await;
+    let agents = page.map(|page| page.agents).unwrap_or_default();
+    let ids: Vec<String> = agents
+        .into_iter()
+        .filter(|agent| {
+            let name = agent.info.as_ref().map(|info| info.host_name.as_str());
+            name.is_some_and(|name| name.starts_with("herd-"))
+                && agent.mode() != v1::AgentMode::Gone
+        })
+        .map(|agent| agent.agent_id)
+        .collect();
+    for some in ids.chunks(200) {
+        let gone = |id: &String| v1::WriteOperation {
+            operation: Some(v1::write_operation::Operation::MarkAgentGone(
+                v1::MarkAgentGone {
+                    agent_id: id.clone(),
+                },
+            )),
+        };
+        // Those that stay are unreachable before long.
+        let _ = operator
+            .write(v1::WriteBatch {
+                operations: some.iter().map(gone).collect(),
+                ..Default::default()
+            })
+            .await;
+    }
+}

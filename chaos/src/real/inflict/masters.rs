@@ -1,0 +1,390 @@
+//! Faults of masters: their processes, links, disks, clocks and membership.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use argosy_proto::v1;
+use tokio::time::Instant;
+
+use super::{FINDING, Hand, Undo};
+use crate::history::FaultKind;
+use crate::real::cuts::{Cuts, Place};
+use crate::real::faults::FaultName;
+use crate::real::network::OWN_ADDRESS;
+use crate::real::proxy::{Manner, Proxy};
+use crate::real::tampering::{FakeClock, Limit, SmallDisk, Syncs, Tracer};
+
+/// How long a process may take to stop by itself once its disk fails.
+const GIVING_UP: Duration = Duration::from_secs(8);
+/// How long a new master may take to be let in.
+const JOINING: Duration = Duration::from_secs(30);
+/// How long a process that is asked to end may take.
+const ENDING: Duration = Duration::from_secs(15);
+
+type Begun = Result<(String, Duration)>;
+
+impl Hand<'_> {
+    async fn leader(&self) -> Result<Place> {
+        self.cluster.leader(FINDING).await
+    }
+
+    async fn follower(&mut self) -> Result<Place> {
+        let leader = self.leader().await?;
+        let followers = self.cluster.followers(leader);
+        self.some(&followers)
+    }
+
+    fn voters(&self) -> Vec<Place> {
+        self.cluster.voters.clone()
+    }
+
+    pub(super) async fn kill_leader(&mut self) -> Begun {
+        let leader = self.leader().await?;
+        let target = self.kill(leader, FaultKind::Crash, "kill -9, the leader");
+        Ok((target, self.between(300, 2_500)))
+    }
+
+    pub(super) async fn kill_follower(&mut self) -> Begun {
+        let follower = self.follower().await?;
+        let target = self.kill(follower, FaultKind::Crash, "kill -9, a follower");
+        Ok((target, self.between(300, 2_500)))
+    }
+
+    pub(super) async fn kill_minority(&mut self) -> Begun {
+        let leader = self.leader().await?;
+        let mut dead = vec![leader];
+        let spare = (self.voters().len() - 1) / 2;
+        while dead.len() < spare {
+            let others: Vec<Place> = self
+                .voters()
+                .into_iter()
+                .filter(|one| !dead.contains(one))
+                .collect();
+            dead.push(self.some(&others)?);
+        }
+        let names: Vec<String> = dead
+            .into_iter()
+            .map(|place| self.kill(place, FaultKind::Crash, "kill -9, a minority"))
+            .collect();
+        Ok((names.join(","), self.between(1_000, 4_000)))
+    }
+
+    pub(super) fn kill_all_masters(&mut self) -> Begun {
+        for place in self.voters() {
+            self.kill(place, FaultKind::Crash, "kill -9, all masters");
+        }
+        Ok(("all masters".to_owned(), self.between(100, 3_000)))
+    }
+
+    pub(super) async fn pause_leader(&mut self) -> Begun {
+        let leader = self.leader().await?;
+        let target = self.freeze(leader)?;
+        // Around the length of an election, sometimes far beyond.
+        let lasts = if self.chance.percent(70) {
+            self.between(100, 1_500)
+        } else {
+            self.between(3_000, 8_000)
+        };
+        Ok((target, lasts))
+    }
+
+    pub(super) async fn pause_follower(&mut self) -> Begun {
+        let follower = self.follower().await?;
+        let target = self.freeze(follower)?;
+        Ok((target, self.between(200, 5_000)))
+    }
+
+    pub(super) fn freeze_all_masters(&mut self) -> Begun {
+        self.note(FaultKind::FreezeAllMasters, "*", "SIGSTOP");
+        for place in self.voters() {
+            if self.cluster.members[place].is_well() {
+                self.freeze(place)?;
+            }
+        }
+        Ok(("all masters".to_owned(), self.between(500, 7_000)))
+    }
+
+    pub(super) async fn rolling_restart(&mut self) -> Begun {
+        for place in self.voters() {
+            let name = self.name(place);
+            self.note(
+                FaultKind::RollingRestart,
+                &name,
+                "SIGTERM, then started again",
+            );
+            self.cluster.members[place].stop(ENDING).await?;
+            self.cluster.watch.forget(place);
+            self.cluster.members[place].start()?;
+            // The next one only when this one can stand in for it.
+            self.cluster.await_health(Duration::from_secs(40)).await?;
+        }
+        Ok(("masters".to_owned(), Duration::ZERO))
+    }
+
+    pub(super) async fn transfer_leader(&mut self) -> Begun {
+        let leader = self.leader().await?;
+        let name = self.name(leader);
+        self.note(FaultKind::LeaderTransfer, &name, "");
+        // Refused if a fault of before has left nobody to take over: that is an answer too.
+        let operator = self.cluster.operator();
+        let said = match operator
+            .transfer_leader(v1::TransferLeaderRequest::default())
+            .await
+        {
+            Ok(_) => "done".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        self.cluster.watch.forget(leader);
+        Ok((format!("{name} ({said})"), Duration::from_millis(300)))
+    }
+
+    pub(super) async fn partition_leader(&mut self) -> Begun {
+        let leader = self.leader().await?;
+        let mut cuts = Cuts::default();
+        for other in 0..self.cluster.network.hosts().len() {
+            cuts.cut_both(leader, other);
+        }
+        let name = self.name(leader);
+        self.note(FaultKind::PartitionBoth, &name, "from everybody");
+        self.disturb(cuts)?;
+        self.cluster.watch.forget(leader);
+        Ok((name, self.between(800, 6_000)))
+    }
+
+    pub(super) fn partition_one_way(&mut self) -> Begun {
+        let masters = self.voters();
+        let victim = self.some(&masters)?;
+        let is_deaf = self.chance.percent(50);
+        let mut cuts = Cuts::default();
+        for other in masters.into_iter().filter(|other| *other != victim) {
+            if is_deaf {
+                cuts.cut(other, victim);
+            } else {
+                cuts.cut(victim, other);
+            }
+        }
+        let name = self.name(victim);
+        let detail = if is_deaf {
+            "hears no master"
+        } else {
+            "no master hears it"
+        };
+        self.note(FaultKind::PartitionOneWay, &name, detail);
+        self.disturb(cuts)?;
+        Ok((format!("{name} {detail}"), self.between(800, 5_000)))
+    }
+
+    pub(super) fn partition_partial(&mut self) -> Begun {
+        let masters = self.voters();
+        let mut cuts = Cuts::default();
+        let mut graph = Vec::new();
+        for (position, one) in masters.iter().enumerate() {
+            for other in &masters[position + 1..] {
+                if self.chance.percent(45) {
+                    cuts.cut_both(*one, *other);
+                    graph.push(format!("{}|{}", self.name(*one), self.name(*other)));
+                }
+            }
+        }
+        let graph = graph.join(" ");
+        self.note(FaultKind::PartitionPartial, "*", graph.clone());
+        self.disturb(cuts)?;
+        Ok((graph, self.between(800, 6_000)))
+    }
+
+    pub(super) async fn cut_leader_from_masters(&mut self) -> Begun {
+        let leader = self.leader().await?;
+        let mut cuts = Cuts::default();
+        for other in self.voters() {
+            cuts.cut_both(leader, other);
+        }
+        let name = self.name(leader);
+        self.note(FaultKind::CutLeaderFromMasters, &name, "");
+        self.disturb(cuts)?;
+        Ok((name, self.between(800, 6_000)))
+    }
+
+    pub(super) fn packet_loss(&mut self) -> Begun {
+        let percent = u8::try_from(self.chance.between(3, 25)).unwrap_or(10);
+        let mut cuts = Cuts::default();
+        for place in self.voters() {
+            cuts.lose(place, percent);
+        }
+        let detail = format!("{percent} of 100 packets");
+        self.note(FaultKind::PacketLoss, "*", detail.clone());
+        self.disturb(cuts)?;
+        Ok((detail, self.between(1_500, 5_000)))
+    }
+
+    pub(super) async fn slow_link(&mut self) -> Begun {
+        let leader = self.leader().await?;
+        let rate = format!("{}kbit", self.chance.between(300, 2_000));
+        let name = self.name(leader);
+        self.note(FaultKind::SlowLink, &name, rate.clone());
+        self.cluster.network.squeeze(leader, Some(&rate))?;
+        self.undo.push(Undo::Widen(leader));
+        Ok((format!("{name} {rate}"), self.between(1_500, 5_000)))
+    }
+
+    /// Raft connections of the leader, both ways, go through proxies.
+    pub(super) async fn detour(&mut self, fault: FaultName) -> Begun {
+        let leader = self.leader().await?;
+        let (kind, manner) = match fault {
+            FaultName::HalfClose => (
+                FaultKind::HalfClose,
+                Manner::Silent(self.between(200, 1_500)),
+            ),
+            FaultName::ResetConnections => (
+                FaultKind::ConnectionReset,
+                Manner::Closed(self.between(50, 400)),
+            ),
+            _ => (FaultKind::Delay, Manner::Delayed(self.between(10, 250))),
+        };
+        let mut cuts = Cuts::default();
+        let mut proxies = Vec::new();
+        for other in self.voters().into_iter().filter(|other| *other != leader) {
+            for (from, to) in [(leader, other), (other, leader)] {
+                let target: SocketAddr = (self.cluster.network.host(to).address, 5052).into();
+                let proxy = Proxy::start(OWN_ADDRESS, target, manner).await?;
+                cuts.detour(from, to, proxy.port());
+                proxies.push(proxy);
+            }
+        }
+        let name = self.name(leader);
+        self.note(kind, &name, format!("{manner:?}"));
+        let disturbance = self.cluster.disturb(cuts)?;
+        self.undo.push(Undo::Straighten(disturbance, proxies));
+        Ok((format!("{name} {manner:?}"), self.between(1_500, 5_000)))
+    }
+
+    /// Some master; now and then the leader.
+    async fn victim(&mut self) -> Result<Place> {
+        if self.chance.percent(50) {
+            return self.leader().await;
+        }
+        let voters = self.voters();
+        self.some(&voters)
+    }
+
+    pub(super) async fn full_disk(&mut self) -> Begun {
+        let place = self.victim().await?;
+        let name = self.kill(place, FaultKind::Crash, "to be given a small disk");
+        // The disk must not be taken away under it: it is freed, then started.
+        self.undo.pop();
+        let data = self.cluster.data(place);
+        let disk = SmallDisk::under(&data)?;
+        self.cluster.members[place].start()?;
+        let deadline = Instant::now() + Duration::from_secs(15);
+        while self.cluster.what_is_missing().await.is_some() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.note(FaultKind::DiskFull, &name, data.display().to_string());
+        self.cluster.members[place].excused = true;
+        let filled = disk.fill();
+        self.undo.push(Undo::Free(place, disk));
+        filled?;
+        let ended = self.cluster.members[place].ended_within(GIVING_UP).await;
+        let said = ended.map_or("it still runs", |_| "it stopped");
+        Ok((format!("{name} ({said})"), self.between(200, 1_500)))
+    }
+
+    async fn trace(&mut self, place: Place, kind: FaultKind, syncs: Syncs) -> Result<String> {
+        let pid = self.cluster.members[place].pid().context("it runs")?;
+        let name = self.name(place);
+        self.note(kind, &name, format!("{syncs:?}"));
+        self.cluster.members[place].excused = true;
+        let tracer = Tracer::attach(pid, syncs).await?;
+        self.undo.push(Undo::Detach(place, tracer));
+        Ok(name)
+    }
+
+    pub(super) async fn failing_sync(&mut self) -> Begun {
+        let place = self.victim().await?;
+        let name = self
+            .trace(place, FaultKind::SyncFailure, Syncs::Fail)
+            .await?;
+        let ended = self.cluster.members[place].ended_within(GIVING_UP).await;
+        let said = ended.map_or("it still runs", |_| "it stopped");
+        Ok((format!("{name} ({said})"), self.between(100, 1_000)))
+    }
+
+    pub(super) async fn stalled_disk(&mut self) -> Begun {
+        let leader = self.leader().await?;
+        let time = self.between(300, 3_000);
+        let name = self
+            .trace(leader, FaultKind::StalledDisk, Syncs::Take(time))
+            .await?;
+        Ok((
+            format!("{name} {time:?} a sync"),
+            self.between(1_500, 5_000),
+        ))
+    }
+
+    pub(super) fn limit(&mut self, limit: Limit) -> Begun {
+        let voters = self.voters();
+        let place = self.some(&voters)?;
+        let pid = self.cluster.members[place].pid().context("it runs")?;
+        let kind = match limit {
+            Limit::Memory => FaultKind::MemoryLimit,
+            Limit::Descriptors => FaultKind::DescriptorLimit,
+        };
+        let name = self.name(place);
+        self.note(kind, &name, "");
+        // Out of memory it ends; out of descriptors it must not.
+        self.cluster.members[place].excused = limit == Limit::Memory;
+        limit.tighten(pid)?;
+        self.undo.push(Undo::Loosen(place, limit));
+        Ok((name, self.between(1_500, 4_000)))
+    }
+
+    pub(super) async fn clock_jump(&mut self) -> Begun {
+        let place = self.victim().await?;
+        let file = self
+            .cluster
+            .ground
+            .folder
+            .path()
+            .join(format!("clock-{place}"));
+        let clock = FakeClock::make(&file)?;
+        let name = self.kill(place, FaultKind::Crash, "to be given a clock that jumps");
+        self.undo.pop();
+        self.cluster.members[place].start_in(&clock.mood())?;
+        let mood = clock.mood();
+        self.undo.push(Undo::Tick(place, clock));
+        self.cluster.await_health(Duration::from_secs(30)).await?;
+        let again = FakeClock::make(&file)?;
+        debug_assert_eq!(again.mood(), mood);
+        for seconds in [3_600, -3_600, 86_400, 0] {
+            self.note(FaultKind::ClockJump, &name, format!("to {seconds:+} s"));
+            again.set(seconds)?;
+            let pause = self.between(300, 1_000);
+            tokio::time::sleep(pause).await;
+        }
+        Ok((name, Duration::from_millis(200)))
+    }
+
+    pub(super) async fn replace_master(&mut self) -> Begun {
+        let place = self.victim().await?;
+        let name = self.kill(place, FaultKind::WipeDisk, "and joined anew");
+        self.undo.pop();
+        std::fs::remove_dir_all(self.cluster.data(place))?;
+        self.note(FaultKind::MembershipChange, &name, self.cluster.raft(place));
+        self.cluster.members[place].start()?;
+        let operator = self.cluster.operator();
+        let deadline = Instant::now() + JOINING;
+        loop {
+            let request = v1::JoinMasterRequest {
+                raft_address: self.cluster.raft(place),
+            };
+            match operator.join_master(request).await {
+                Ok(_) => break,
+                Err(error) if Instant::now() > deadline => {
+                    bail!("{name} is not let in again: {error}");
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        }
+        Ok((name, Duration::from_millis(200)))
+    }
+}

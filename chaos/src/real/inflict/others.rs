@@ -1,0 +1,126 @@
+//! Faults of agents, of schedulers and of crowds.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::{FINDING, Hand, Undo};
+use crate::history::FaultKind;
+use crate::real::cluster::{AGENT_TIMEOUT, Kind};
+use crate::real::cuts::{Cuts, Place};
+use crate::real::herd::Herd;
+
+/// Agents of a storm.
+const STORM: usize = 1_000;
+/// How long they may take to be registered.
+const GATHERING: Duration = Duration::from_secs(40);
+
+type Begun = Result<(String, Duration)>;
+
+impl Hand<'_> {
+    fn worker(&mut self) -> Result<Place> {
+        let workers = self.cluster.workers();
+        self.some(&workers)
+    }
+
+    fn scheduler(&mut self) -> Result<Place> {
+        let schedulers = self.cluster.places(Kind::Framework);
+        self.some(&schedulers)
+    }
+
+    /// Mostly short, now and then longer than the cluster waits for an agent.
+    fn absence(&mut self) -> Duration {
+        if self.chance.percent(60) {
+            self.between(300, 2_500)
+        } else {
+            AGENT_TIMEOUT + self.between(1_000, 4_000)
+        }
+    }
+
+    pub(super) fn kill_agent(&mut self) -> Begun {
+        let place = self.worker()?;
+        let name = self.kill(place, FaultKind::Crash, "kill -9");
+        Ok((name, self.absence()))
+    }
+
+    pub(super) async fn kill_agent_in_launch(&mut self) -> Begun {
+        let place = self.worker()?;
+        let mut name = String::new();
+        for _ in 0..self.chance.between(2, 5) {
+            name = self.kill(place, FaultKind::AgentCrashInLaunch, "kill -9");
+            self.undo.pop();
+            self.cluster.members[place].start()?;
+            // Short tasks are launched all the time: one of these moments lies within a launch.
+            let pause = self.between(30, 900);
+            tokio::time::sleep(pause).await;
+        }
+        self.kill(place, FaultKind::AgentCrashInLaunch, "kill -9");
+        Ok((name, self.between(100, 1_000)))
+    }
+
+    pub(super) async fn kill_agent_in_destroy(&mut self) -> Begun {
+        let place = self.worker()?;
+        let pause = self.between(0, 1_500);
+        tokio::time::sleep(pause).await;
+        let name = self.kill(place, FaultKind::AgentCrashInDestroy, "kill -9");
+        Ok((name, self.between(100, 2_000)))
+    }
+
+    pub(super) fn kill_framework(&mut self) -> Begun {
+        let place = self.scheduler()?;
+        let name = self.kill(place, FaultKind::FrameworkCrash, "kill -9");
+        Ok((name, self.between(100, 6_000)))
+    }
+
+    pub(super) fn pause_agent(&mut self) -> Begun {
+        let place = self.worker()?;
+        let name = self.freeze(place)?;
+        Ok((name, self.absence()))
+    }
+
+    pub(super) fn pause_framework(&mut self) -> Begun {
+        let place = self.scheduler()?;
+        let name = self.freeze(place)?;
+        Ok((name, self.between(500, 8_000)))
+    }
+
+    fn isolate(&mut self, place: Place) -> Result<String> {
+        let mut cuts = Cuts::default();
+        for other in 0..self.cluster.network.hosts().len() {
+            cuts.cut_both(place, other);
+        }
+        let name = self.name(place);
+        self.note(FaultKind::PartitionBoth, &name, "from everybody");
+        self.disturb(cuts)?;
+        Ok(name)
+    }
+
+    pub(super) fn partition_agent(&mut self) -> Begun {
+        let place = self.worker()?;
+        let name = self.isolate(place)?;
+        Ok((name, self.absence()))
+    }
+
+    pub(super) fn partition_framework(&mut self) -> Begun {
+        let place = self.scheduler()?;
+        let name = self.isolate(place)?;
+        Ok((name, self.between(500, 8_000)))
+    }
+
+    pub(super) async fn reconnect_storm(&mut self) -> Begun {
+        let herd = Herd::start(&self.cluster.masters(), STORM);
+        let deadline = tokio::time::Instant::now() + GATHERING;
+        while herd.linked() < herd.count() && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let gathered = herd.linked();
+        self.undo.push(Undo::Dismiss(herd));
+        let leader = self.cluster.leader(FINDING).await?;
+        self.note(FaultKind::ReconnectStorm, "*", format!("{gathered} agents"));
+        let name = self.kill(leader, FaultKind::Crash, "kill -9, before a storm");
+        Ok((
+            format!("{gathered} agents, {name} killed"),
+            self.between(3_000, 5_000),
+        ))
+    }
+}

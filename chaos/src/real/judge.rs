@@ -1,0 +1,351 @@
+//! Puts the histories of all processes together and has the checkers judge the whole.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use argosy_state::ids::{FrameworkId, TaskKey};
+use argosy_state::task::TaskState;
+
+use super::report::{OUTAGE_MS, Operations, Outage, Reign, Report, Violation};
+use crate::history::{
+    self, End, Event, History, Observation, Operation, Process, TaskFact, What, witness,
+};
+
+/// Reads every history in a folder and makes one of them; calls keep apart.
+///
+/// # Errors
+/// If one cannot be read.
+pub(crate) fn merge(folder: &Path, more: Vec<Event>) -> Result<History> {
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .with_context(|| format!("cannot read {}", folder.display()))?
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "jsonl"))
+        .collect();
+    files.sort();
+    let mut events = more;
+    let mut highest = events.iter().filter_map(call_of).max().unwrap_or_default();
+    for file in files {
+        let mut own = history::read_file(&file)?.events;
+        let base = highest;
+        for event in &mut own {
+            if let Some(call) = call_of_mut(event) {
+                *call += base;
+                highest = highest.max(*call);
+            }
+        }
+        events.extend(own);
+    }
+    Ok(History::new(events))
+}
+
+fn call_of(event: &Event) -> Option<u64> {
+    match &event.what {
+        What::Invoke { call, .. }
+        | What::Ok { call, .. }
+        | What::Fail { call, .. }
+        | What::Info { call, .. } => Some(*call),
+        What::Fault(_) | What::Observation(_) => None,
+    }
+}
+
+fn call_of_mut(event: &mut Event) -> Option<&mut u64> {
+    match &mut event.what {
+        What::Invoke { call, .. }
+        | What::Ok { call, .. }
+        | What::Fail { call, .. }
+        | What::Info { call, .. } => Some(call),
+        What::Fault(_) | What::Observation(_) => None,
+    }
+}
+
+/// What tasks have signed, as events of the moment `time_ns`.
+///
+/// # Errors
+/// If a file cannot be read or holds a line that is none.
+pub(crate) fn signed(shared: &Path, time_ns: u64) -> Result<Vec<Event>> {
+    // Every line names its framework itself.
+    let nobody = FrameworkId(0);
+    let starts = witness::read_file(&shared.join(super::cluster::WITNESS), nobody)?;
+    let event = |task: TaskKey, fact: TaskFact| Event {
+        time_ns,
+        process: Process::new(&task.to_string()),
+        revision: None,
+        what: What::Observation(Observation::Task(fact)),
+    };
+    let mut events: Vec<Event> = starts
+        .into_iter()
+        .map(|(task, start)| event(task.clone(), TaskFact::Witnessed { task, start }))
+        .collect();
+    let ends = fs::read_to_string(shared.join("ends")).unwrap_or_default();
+    for line in ends.lines() {
+        let end = line.split_once(' ').and_then(|(task, code)| {
+            let (framework, id) = task.split_once('/')?;
+            let task = TaskKey {
+                framework: framework.parse().ok()?,
+                task: argosy_state::ids::TaskId::new(id).ok()?,
+            };
+            Some((task, code.parse::<i32>().ok()?))
+        });
+        let (task, code) = end.with_context(|| format!("{line:?} is no signed end"))?;
+        let end = End::Code(code);
+        events.push(event(task.clone(), TaskFact::Ended { task, end }));
+    }
+    Ok(events)
+}
+
+/// All checkers over the whole history.
+pub(crate) fn judge(history: &History, report: &mut Report) {
+    let witnessed = history
+        .observations()
+        .filter(|(_, _, seen)| matches!(seen, Observation::Task(TaskFact::Witnessed { .. })));
+    report.witnessed = witnessed.count() as u64;
+    report.checkers.push("T7".to_owned());
+    report.violations.extend(services(history));
+    report.checkers.push("R1".to_owned());
+    report.violations.extend(twice_led(&report.reigns));
+}
+
+/// How operations ended, by kind.
+pub(crate) fn operations(history: &History) -> BTreeMap<String, Operations> {
+    let mut counted: BTreeMap<String, Operations> = BTreeMap::new();
+    for call in history.calls() {
+        let kind = match call.operation {
+            Operation::Read { .. } => "read",
+            Operation::Write { .. } => "write",
+            Operation::CompareAndSet { .. } => "compare-and-set",
+            Operation::Subscribe { .. } => "subscribe",
+            Operation::Accept { .. } => "accept",
+            // Never answered.
+            Operation::Decline { .. } => continue,
+            Operation::Kill { .. } => "kill",
+            Operation::Acknowledge { .. } => "acknowledge",
+            Operation::Reconcile { .. } => "reconcile",
+            Operation::Suppress { .. } | Operation::Revive { .. } => "suppress",
+            Operation::Teardown { .. } => "teardown",
+            Operation::Deactivate { .. }
+            | Operation::Reactivate { .. }
+            | Operation::MarkGone { .. } => "agents",
+            Operation::Transfer { .. } | Operation::ChangeVoters { .. } => "masters",
+        };
+        let count = counted.entry(kind.to_owned()).or_default();
+        match call.ended.map(|(_, event)| &event.what) {
+            Some(What::Ok { .. }) => count.ok += 1,
+            Some(What::Fail { .. }) => count.failed += 1,
+            Some(_) | None => count.unknown += 1,
+        }
+    }
+    counted
+}
+
+/// Times within `from_ns` and `to_ns` without an answered write.
+pub(crate) fn outages(history: &History, from_ns: u64, to_ns: u64) -> Vec<Outage> {
+    let writes: BTreeSet<u64> = history
+        .events
+        .iter()
+        .filter_map(|event| match &event.what {
+            What::Invoke {
+                call,
+                operation: Operation::Write { .. },
+            } => Some(*call),
+            _ => None,
+        })
+        .collect();
+    let answered = history
+        .events
+        .iter()
+        .filter(|event| matches!(&event.what, What::Ok { call, .. } if writes.contains(call)));
+    let times = answered
+        .map(|event| event.time_ns)
+        .filter(|time| (from_ns..=to_ns).contains(time));
+    let mut last = from_ns;
+    let mut found = Vec::new();
+    for time in times.chain([to_ns]) {
+        let outage = Outage {
+            from_ns: last,
+            to_ns: time,
+        };
+        if outage.ms() >= OUTAGE_MS {
+            found.push(outage);
+        }
+        last = time;
+    }
+    found
+}
+
+/// A service runs until somebody asks for its end, whatever befalls masters, networks and agents.
+pub(crate) fn services(history: &History) -> Vec<Violation> {
+    let mut asked = BTreeSet::new();
+    let mut running = BTreeSet::new();
+    let mut found = Vec::new();
+    for event in &history.events {
+        match &event.what {
+            What::Invoke {
+                operation: Operation::Kill { task, .. },
+                ..
+            } => {
+                asked.insert(task.clone());
+            }
+            What::Observation(Observation::Task(TaskFact::Told {
+                task, state, end, ..
+            })) => {
+                let is_service = task.task.as_str().contains("-service-");
+                if *state == TaskState::Running {
+                    running.insert(task.clone());
+                }
+                let is_over = matches!(
+                    state,
+                    TaskState::Finished
+                        | TaskState::Failed
+                        | TaskState::Killed
+                        | TaskState::Error
+                        | TaskState::Gone
+                        | TaskState::GoneByOperator
+                        | TaskState::Dropped
+                );
+                let was_running = running.contains(task) || *state != TaskState::Dropped;
+                if is_service && is_over && was_running && !asked.contains(task) {
+                    found.push(Violation {
+                        checker: "T7".to_owned(),
+                        what: format!(
+                            "{task} ended as {state:?} ({end:?}) and nobody had asked for it"
+                        ),
+                        time_ns: Some(event.time_ns),
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+/// The reigns, as masters told them; one reign has one leader.
+pub(crate) fn twice_led(reigns: &[Reign]) -> Vec<Violation> {
+    let mut leaders: BTreeMap<u64, &str> = BTreeMap::new();
+    let mut found = Vec::new();
+    for reign in reigns {
+        let first = leaders.entry(reign.epoch).or_insert(&reign.leader);
+        if *first != reign.leader {
+            found.push(Violation {
+                checker: "R1".to_owned(),
+                what: format!(
+                    "reign {} is led by {first} and by {}",
+                    reign.epoch, reign.leader
+                ),
+                time_ns: Some(reign.seen_ns),
+            });
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::{CallName, Outcome, Recorder};
+    use argosy_state::ids::{Revision, TaskId};
+
+    fn key(id: &str) -> TaskKey {
+        TaskKey {
+            framework: FrameworkId(1),
+            task: TaskId::new(id).unwrap(),
+        }
+    }
+
+    fn told(id: &str, state: TaskState) -> TaskFact {
+        TaskFact::Told {
+            task: key(id),
+            update: Revision {
+                index: 1,
+                position: 0,
+            },
+            state,
+            end: None,
+        }
+    }
+
+    #[test]
+    fn a_service_that_ends_unasked_is_a_violation_and_a_killed_one_is_not() {
+        let (recorder, recording) = Recorder::in_memory(|| 1);
+        recorder.observe("f", told("f-service-1", TaskState::Running));
+        recorder.observe("f", told("f-service-1", TaskState::Failed));
+        let call = CallName {
+            framework: FrameworkId(1),
+            session: 1,
+            number: 1,
+        };
+        let kill = Operation::Kill {
+            name: Some(call),
+            task: key("f-service-2"),
+        };
+        let open = recorder.invoke("f", kill);
+        recorder.ok(open, Outcome::Done, None);
+        recorder.observe("f", told("f-service-2", TaskState::Killed));
+        recorder.observe("f", told("f-service-3", TaskState::Dropped));
+        recorder.observe("f", told("f-short-4", TaskState::Failed));
+        let found = services(&recording.finish().unwrap());
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].what.contains("f-service-1"));
+    }
+
+    #[test]
+    fn a_gap_between_writes_is_an_outage_and_a_short_one_is_not() {
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicU64, Ordering};
+        let now = Arc::new(AtomicU64::new(0));
+        let clock = Arc::clone(&now);
+        let (recorder, recording) = Recorder::in_memory(move || clock.load(Ordering::SeqCst));
+        for ms in [0, 50, 100, 400, 450] {
+            now.store(ms * 1_000_000, Ordering::SeqCst);
+            let write = Operation::Write {
+                key: "k".to_owned(),
+                value: None,
+                request: String::new(),
+            };
+            let call = recorder.invoke("c", write);
+            recorder.ok(call, Outcome::Done, None);
+        }
+        let history = recording.finish().unwrap();
+        let found = outages(&history, 0, 500_000_000);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].ms(), 300);
+    }
+
+    #[test]
+    fn histories_of_several_processes_keep_their_calls_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a", "b"] {
+            let path = folder.path().join(format!("{name}.jsonl"));
+            let (recorder, recording) = Recorder::to_file(&path, || 5).unwrap();
+            let call = recorder.invoke(
+                name,
+                Operation::Write {
+                    key: name.to_owned(),
+                    value: None,
+                    request: String::new(),
+                },
+            );
+            recorder.ok(call, Outcome::Done, None);
+            recording.finish().unwrap();
+        }
+        let merged = merge(folder.path(), Vec::new()).unwrap();
+        let calls = merged.calls();
+        assert_eq!(calls.len(), 2);
+        assert!(calls.iter().all(|call| call.outcome().is_some()));
+    }
+
+    #[test]
+    fn two_leaders_of_one_reign_are_found() {
+        let reign = |leader: &str| Reign {
+            epoch: 4,
+            leader: leader.to_owned(),
+            seen_ns: 1,
+        };
+        assert!(twice_led(&[reign("master-1"), reign("master-1")]).is_empty());
+        assert_eq!(twice_led(&[reign("master-1"), reign("master-2")]).len(), 1);
+    }
+}

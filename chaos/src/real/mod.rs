@@ -1,0 +1,39 @@
+//! Real processes under real faults: masters, agents and schedulers, each in a network namespace of
+//! its own, hit by a nemesis and judged by the checkers.
+//!
+//! Reading order: `arguments`, `run`, `session`, `nemesis`, `faults`, `inflict`, `cluster`, `network`,
+//! `processes`, `folder`; then the workloads (`framework`, `registers`), `audit`, `judge`, `report`.
+
+mod arguments;
+mod audit;
+mod chance;
+mod clock;
+mod cluster;
+mod cuts;
+mod failover;
+mod faults;
+mod folder;
+mod framework;
+mod herd;
+mod host_tools;
+mod html;
+mod inflict;
+mod judge;
+mod nemesis;
+mod network;
+mod processes;
+mod proxy;
+mod registers;
+mod report;
+mod run;
+mod screen;
+mod script;
+mod session;
+mod tampering;
+mod watch;
+
+pub use arguments::RunArguments;
+pub use failover::{FailoverArguments, failover};
+pub use framework::{FrameworkArguments, run as run_framework};
+pub use report::{FaultLine, Operations, Outage, Reign, Report, TaskCount, Violation};
+pub use run::{faults, run};

@@ -1,0 +1,262 @@
+//! Lets one fault follow the other, by seed or by script, until its time is over.
+//!
+//! Faults may overlap. Between most rounds it waits until the cluster is in health again: that this
+//! comes is judged too.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::chance::Chance;
+use super::cluster::{Cluster, Kind};
+use super::faults::{FaultName, Mix};
+use super::inflict::{Hand, Held, name_of};
+use super::processes::describe;
+use super::report::{FaultLine, Violation};
+use super::screen::Screen;
+use super::script::Step;
+use crate::history::{Expectation, Recorder};
+
+/// How long the cluster may take to be in health again once a fault is over.
+const RECOVERY: Duration = Duration::from_secs(60);
+/// How long it may take to commit again once a majority is connected.
+const COMMIT: Duration = Duration::from_secs(15);
+/// Pause between two looks at the members.
+const LOOK: Duration = Duration::from_millis(50);
+/// A second fault comes upon the first so many times in a hundred.
+const OVERLAP_PERCENT: u64 = 25;
+/// The next fault comes before the cluster is in health so many times in a hundred.
+const HASTE_PERCENT: u64 = 20;
+
+/// What decides which fault comes next.
+pub(crate) enum Plan {
+    /// Until the deadline, or after so many rounds.
+    Chance {
+        mix: Mix,
+        rounds: Option<u64>,
+        lasts: Duration,
+    },
+    /// These.
+    Script(Vec<Step>),
+}
+
+/// See the file's head.
+pub(crate) struct Nemesis<'a> {
+    pub(crate) cluster: &'a mut Cluster,
+    pub(crate) chance: Chance,
+    pub(crate) recorder: &'a Recorder,
+    pub(crate) screen: &'a Screen,
+    pub(crate) stop: &'a CancellationToken,
+    pub(crate) faults: Vec<FaultLine>,
+    pub(crate) violations: Vec<Violation>,
+    /// What the live line tells beside the faults.
+    pub(crate) pulse: &'a dyn Fn() -> String,
+}
+
+impl Nemesis<'_> {
+    /// Until the plan is over or somebody stops it; everything is taken back then.
+    pub(crate) async fn rage(&mut self, plan: Plan) -> Result<()> {
+        match plan {
+            Plan::Chance { mix, rounds, lasts } => self.by_chance(mix, rounds, lasts).await,
+            Plan::Script(steps) => self.by_script(&steps).await,
+        }
+    }
+
+    async fn by_chance(
+        &mut self,
+        mut mix: Mix,
+        rounds: Option<u64>,
+        lasts: Duration,
+    ) -> Result<()> {
+        let begun = Instant::now();
+        let mut done = 0;
+        loop {
+            let is_over = match rounds {
+                Some(rounds) => done >= rounds,
+                None => begun.elapsed() >= lasts,
+            };
+            if is_over || self.stop.is_cancelled() {
+                return Ok(());
+            }
+            let pause = Duration::from_millis(self.chance.between(100, 1_200));
+            self.wait(pause).await?;
+            let Some(fault) = mix.next(&mut self.chance) else {
+                return Ok(());
+            };
+            done += 1;
+            // With a number of rounds each stands for itself.
+            let second = (rounds.is_none() && self.chance.percent(OVERLAP_PERCENT))
+                .then(|| mix.next(&mut self.chance))
+                .flatten();
+            self.round(fault, second, None).await?;
+        }
+    }
+
+    async fn by_script(&mut self, steps: &[Step]) -> Result<()> {
+        let begun = Instant::now();
+        for step in steps {
+            let left = step.at.saturating_sub(begun.elapsed());
+            self.wait(left).await?;
+            if self.stop.is_cancelled() {
+                return Ok(());
+            }
+            self.round(step.fault, None, step.lasts).await?;
+        }
+        Ok(())
+    }
+
+    async fn round(
+        &mut self,
+        fault: FaultName,
+        second: Option<FaultName>,
+        lasts: Option<Duration>,
+    ) -> Result<()> {
+        let Some(held) = self.begin(fault).await else {
+            return self.recover().await;
+        };
+        let lasts = lasts.unwrap_or(held.lasts);
+        let mut over = None;
+        if let Some(second) = second {
+            let until = Duration::from_millis(
+                self.chance
+                    .below(u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX)),
+            );
+            self.wait(until).await?;
+            over = self.begin(second).await;
+            self.wait(lasts.saturating_sub(until)).await?;
+        } else {
+            self.wait(lasts).await?;
+        }
+        self.end(held).await?;
+        if let Some(over) = over {
+            let more = over.lasts / 2;
+            self.wait(more).await?;
+            self.end(over).await?;
+        }
+        let within_ns = u64::try_from(COMMIT.as_nanos()).unwrap_or(u64::MAX);
+        self.recorder
+            .observe("nemesis", Expectation::Commit { within_ns });
+        if !self.chance.percent(HASTE_PERCENT) {
+            self.recover().await?;
+        }
+        Ok(())
+    }
+
+    async fn begin(&mut self, fault: FaultName) -> Option<Held> {
+        let at = self.recorder.now_ns();
+        let hand = Hand::new(self.cluster, &mut self.chance, self.recorder);
+        match hand.begin(fault).await {
+            Ok(held) => {
+                self.screen.say(&format!("{fault}: {}", held.target));
+                self.faults.push(FaultLine {
+                    fault: fault.name().to_owned(),
+                    target: held.target.clone(),
+                    begun_ns: at,
+                    ended_ns: None,
+                    failure: None,
+                });
+                Some(held)
+            }
+            Err(error) => {
+                let failure = format!("{error:#}");
+                self.screen.say(&failure);
+                self.faults.push(FaultLine {
+                    fault: fault.name().to_owned(),
+                    target: String::new(),
+                    begun_ns: at,
+                    ended_ns: Some(at),
+                    failure: Some(failure),
+                });
+                None
+            }
+        }
+    }
+
+    async fn end(&mut self, held: Held) -> Result<()> {
+        let (fault, target) = (held.fault, held.target.clone());
+        held.end(self.cluster, self.recorder).await?;
+        let now = self.recorder.now_ns();
+        let open = self.faults.iter_mut().rev().find(|line| {
+            line.ended_ns.is_none() && line.fault == fault.name() && line.target == target
+        });
+        if let Some(line) = open {
+            line.ended_ns = Some(now);
+        }
+        Ok(())
+    }
+
+    /// Waits until the cluster is in health, or notes that it does not get there.
+    pub(crate) async fn recover(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            self.tend()?;
+            let Some(missing) = self.cluster.what_is_missing().await else {
+                return Ok(());
+            };
+            if self.stop.is_cancelled() {
+                return Ok(());
+            }
+            if begun.elapsed() > RECOVERY {
+                self.violation(
+                    "R9",
+                    format!("not in health {RECOVERY:?} after the last fault: {missing}"),
+                );
+                return Ok(());
+            }
+            self.screen
+                .show(&format!("recovering: {missing}; {}", (self.pulse)()));
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Lets time pass and watches the members meanwhile.
+    async fn wait(&mut self, time: Duration) -> Result<()> {
+        let end = Instant::now() + time;
+        loop {
+            self.tend()?;
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.stop.is_cancelled() {
+                return Ok(());
+            }
+            let open = self.faults.iter().filter(|line| line.ended_ns.is_none());
+            let open: Vec<&str> = open.map(|line| line.fault.as_str()).collect();
+            self.screen
+                .show(&format!("{}; {}", open.join(" + "), (self.pulse)()));
+            tokio::time::sleep(left.min(LOOK)).await;
+        }
+    }
+
+    /// A member that has ended although no fault explains it is told and started again.
+    fn tend(&mut self) -> Result<()> {
+        for place in 0..self.cluster.members.len() {
+            let member = &mut self.cluster.members[place];
+            if member.excused {
+                continue;
+            }
+            let Some(status) = member.look() else {
+                continue;
+            };
+            let words = member.last_words(6);
+            let name = name_of(self.cluster, place);
+            let what = format!("{name} ended by itself ({}):\n{words}", describe(status));
+            let checker = match self.cluster.kind(place) {
+                Kind::Master | Kind::Agent => "member-ended",
+                Kind::Framework => "framework-ended",
+            };
+            self.violation(checker, what);
+            self.cluster.members[place].start()?;
+        }
+        Ok(())
+    }
+
+    fn violation(&mut self, checker: &str, what: String) {
+        self.screen.say(&format!("VIOLATION {checker}: {what}"));
+        self.violations.push(Violation {
+            checker: checker.to_owned(),
+            what,
+            time_ns: Some(self.recorder.now_ns()),
+        });
+    }
+}

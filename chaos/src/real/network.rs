@@ -1,0 +1,193 @@
+//! Hosts: network namespaces on one bridge, each with an address of its own.
+//!
+//! The harness itself lives in the namespace of the bridge, so nothing of the machine's own network is
+//! touched, and every run may use the same addresses. Names hold the run's id; whatever bears such a
+//! name is removed with the run.
+
+use std::fs::{self, File};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use nix::sched::{CloneFlags, setns};
+
+use super::cuts::{Cuts, Place};
+use super::host_tools::{self, ToolError};
+
+/// Where `ip netns` keeps its handles.
+const HANDLES: &str = "/run/netns";
+/// Address of the harness.
+pub(crate) const OWN_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 254);
+
+/// What stands in the way of a network.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NetworkError {
+    /// A tool failed.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    /// The namespace cannot be entered.
+    #[error("cannot enter the network namespace {name}")]
+    Enter {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// One machine of the cluster, as far as its network goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Host {
+    /// As "master-1".
+    pub(crate) name: String,
+    /// Its address.
+    pub(crate) address: Ipv4Addr,
+    /// Its namespace.
+    pub(crate) namespace: String,
+}
+
+/// The bridge and all hosts.
+#[derive(Debug)]
+pub(crate) struct Network {
+    prefix: String,
+    hosts: Vec<Host>,
+    cuts: Cuts,
+}
+
+impl Network {
+    /// Makes the bridge, and moves the calling thread into its namespace: threads made from now on
+    /// live there too. To be called while there is one thread only.
+    ///
+    /// # Errors
+    /// [`NetworkError`]
+    pub(crate) fn make(prefix: &str) -> Result<Self, NetworkError> {
+        let switch = format!("{prefix}-switch");
+        ip(&["netns", "add", &switch])?;
+        enter(&switch)?;
+        let own = format!("{OWN_ADDRESS}/24");
+        ip(&["link", "set", "lo", "up"])?;
+        ip(&["link", "add", "bridge0", "type", "bridge"])?;
+        ip(&["address", "add", &own, "dev", "bridge0"])?;
+        ip(&["link", "set", "bridge0", "up"])?;
+        Ok(Self {
+            prefix: prefix.to_owned(),
+            hosts: Vec::new(),
+            cuts: Cuts::default(),
+        })
+    }
+
+    /// Makes a host and returns its place.
+    ///
+    /// # Errors
+    /// [`NetworkError`]
+    pub(crate) fn add(&mut self, name: &str, number: u8) -> Result<Place, NetworkError> {
+        let namespace = format!("{}-{name}", self.prefix);
+        let address = Ipv4Addr::new(10, 99, 0, number);
+        let outer = format!("h{number}");
+        ip(&["netns", "add", &namespace])?;
+        ip(&[
+            "link", "add", &outer, "type", "veth", "peer", "name", "eth0", "netns", &namespace,
+        ])?;
+        ip(&["link", "set", &outer, "master", "bridge0", "up"])?;
+        ip(&["-n", &namespace, "link", "set", "lo", "up"])?;
+        let with_mask = format!("{address}/24");
+        ip(&[
+            "-n", &namespace, "address", "add", &with_mask, "dev", "eth0",
+        ])?;
+        ip(&["-n", &namespace, "link", "set", "eth0", "up"])?;
+        self.hosts.push(Host {
+            name: name.to_owned(),
+            address,
+            namespace,
+        });
+        Ok(self.hosts.len() - 1)
+    }
+
+    pub(crate) fn host(&self, place: Place) -> &Host {
+        &self.hosts[place]
+    }
+
+    pub(crate) fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
+    /// Makes these disturbances hold, and no others.
+    ///
+    /// # Errors
+    /// [`NetworkError`]; some hosts may have the new rules then, and the next call repairs it.
+    pub(crate) fn disturb(&mut self, cuts: Cuts) -> Result<(), NetworkError> {
+        let addresses: Vec<Ipv4Addr> = self.hosts.iter().map(|host| host.address).collect();
+        for place in cuts.changed(&self.cuts, &addresses, OWN_ADDRESS) {
+            let rules = cuts.rules(place, &addresses, OWN_ADDRESS);
+            let inside = inside(&self.hosts[place].namespace);
+            host_tools::feed("nsenter", &[&inside, "nft", "-f", "-"], &rules)?;
+        }
+        self.cuts = cuts;
+        Ok(())
+    }
+
+    /// Lets a host send no faster than `rate`, as "500kbit"; `None` as fast as it can.
+    ///
+    /// # Errors
+    /// [`NetworkError`]
+    pub(crate) fn squeeze(&self, place: Place, rate: Option<&str>) -> Result<(), NetworkError> {
+        let namespace = &self.hosts[place].namespace;
+        let words: Vec<&str> = match rate {
+            Some(rate) => vec![
+                "qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "4kb",
+                "latency", "300ms",
+            ],
+            None => vec!["qdisc", "del", "dev", "eth0", "root"],
+        };
+        let inside = inside(namespace);
+        let mut line = vec![inside.as_str(), "tc"];
+        line.extend(words);
+        host_tools::run("nsenter", &line)?;
+        Ok(())
+    }
+}
+
+/// The option of `nsenter` that enters a namespace.
+pub(crate) fn inside(namespace: &str) -> String {
+    format!("--net={HANDLES}/{namespace}")
+}
+
+fn enter(namespace: &str) -> Result<(), NetworkError> {
+    let failed = |source| NetworkError::Enter {
+        name: namespace.to_owned(),
+        source,
+    };
+    let handle = File::open(format!("{HANDLES}/{namespace}")).map_err(failed)?;
+    setns(handle, CloneFlags::CLONE_NEWNET).map_err(|errno| failed(errno.into()))
+}
+
+fn ip(words: &[&str]) -> Result<(), ToolError> {
+    host_tools::run("ip", words).map(drop)
+}
+
+/// The namespaces whose names begin so.
+pub(crate) fn namespaces(prefix: &str) -> Vec<String> {
+    let mut found: Vec<String> = fs::read_dir(HANDLES)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.starts_with(prefix))
+        .collect();
+    found.sort();
+    found
+}
+
+/// What the kernel calls a namespace: equal for it and for every process in it.
+pub(crate) fn identity(namespace: &str) -> Option<(u64, u64)> {
+    let found = fs::metadata(PathBuf::from(HANDLES).join(namespace)).ok()?;
+    Some((found.dev(), found.ino()))
+}
+
+/// Removes a namespace; what is in it must have ended.
+///
+/// # Errors
+/// [`ToolError`]
+pub(crate) fn remove(namespace: &str) -> Result<(), ToolError> {
+    ip(&["netns", "del", namespace])
+}

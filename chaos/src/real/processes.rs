@@ -1,0 +1,261 @@
+//! Members of the cluster as processes: started inside their host, signalled and ended by the handle
+//! that started them, started again.
+//!
+//! Knows nothing of clusters. An end that nobody asked for is noticed and told, never hidden.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::network::inside;
+
+/// How often the end of a process is looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// What went wrong with a process.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProcessError {
+    /// It cannot be started.
+    #[error("cannot start {name}")]
+    Start {
+        /// Which.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It does not run now.
+    #[error("{0} does not run")]
+    NotRunning(String),
+    /// It does not end.
+    #[error("{name} has not ended within {patience:?}")]
+    DoesNotEnd {
+        /// Which.
+        name: String,
+        /// How long was waited.
+        patience: Duration,
+    },
+}
+
+/// What to start; may be started again.
+#[derive(Debug, Clone)]
+pub(crate) struct Recipe {
+    /// As "master-1".
+    pub(crate) name: String,
+    /// The network namespace of its host.
+    pub(crate) namespace: String,
+    /// Program and arguments.
+    pub(crate) argv: Vec<String>,
+    /// Gets standard output and standard error.
+    pub(crate) log: PathBuf,
+}
+
+/// What holds for one life of a process beside its recipe.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Mood {
+    /// Variables of the environment.
+    pub(crate) environment: Vec<(String, String)>,
+}
+
+/// A process that may be running, frozen or down.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) recipe: Recipe,
+    child: Option<Child>,
+    frozen: bool,
+    /// It may end by itself: a fault that leads there is in force.
+    pub(crate) excused: bool,
+    /// How often it was started.
+    pub(crate) starts: u32,
+}
+
+impl Member {
+    pub(crate) fn new(recipe: Recipe) -> Self {
+        Self {
+            recipe,
+            child: None,
+            frozen: false,
+            excused: false,
+            starts: 0,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.recipe.name
+    }
+
+    /// Starts it, unless it runs.
+    pub(crate) fn start(&mut self) -> Result<(), ProcessError> {
+        self.start_in(&Mood::default())
+    }
+
+    /// Starts it with more than its recipe says, unless it runs.
+    pub(crate) fn start_in(&mut self, mood: &Mood) -> Result<(), ProcessError> {
+        if self.child.is_some() {
+            return Ok(());
+        }
+        let child = self.spawn(mood).map_err(|source| ProcessError::Start {
+            name: self.recipe.name.clone(),
+            source,
+        })?;
+        self.child = Some(child);
+        self.frozen = false;
+        self.starts += 1;
+        Ok(())
+    }
+
+    fn spawn(&self, mood: &Mood) -> io::Result<Child> {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&self.recipe.log)?;
+        let mut command = Command::new("nsenter");
+        command
+            .args([&inside(&self.recipe.namespace), "--"])
+            .args(&self.recipe.argv)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            // Ctrl-C at the terminal is for the harness alone.
+            .process_group(0);
+        for (name, _) in std::env::vars_os() {
+            // Twins of flags would contradict the recipe.
+            if name.to_string_lossy().starts_with("ARGOSY_") {
+                command.env_remove(&name);
+            }
+        }
+        command.envs(mood.environment.iter().map(|(name, value)| (name, value)));
+        command.spawn()
+    }
+
+    /// Its number, while it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// It runs, frozen or not, as far as is known.
+    pub(crate) fn is_up(&self) -> bool {
+        self.child.is_some()
+    }
+
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.child.is_some() && self.frozen
+    }
+
+    /// It runs and is not frozen.
+    pub(crate) fn is_well(&self) -> bool {
+        self.child.is_some() && !self.frozen
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), ProcessError> {
+        let absent = || ProcessError::NotRunning(self.recipe.name.clone());
+        let pid = self.pid().ok_or_else(absent)?;
+        // Our own child that was not waited for: the number is still its.
+        let pid = Pid::from_raw(i32::try_from(pid).map_err(|_| absent())?);
+        kill(pid, signal).map_err(|_| absent())
+    }
+
+    /// A signal and nothing else.
+    pub(crate) fn send(&self, signal: Signal) -> Result<(), ProcessError> {
+        self.signal(signal)
+    }
+
+    /// SIGSTOP.
+    pub(crate) fn freeze(&mut self) -> Result<(), ProcessError> {
+        self.signal(Signal::SIGSTOP)?;
+        self.frozen = true;
+        Ok(())
+    }
+
+    /// SIGCONT; nothing happens to one that is down.
+    pub(crate) fn thaw(&mut self) {
+        if self.is_frozen() {
+            // If it has ended meanwhile there is nothing to thaw.
+            let _ = self.signal(Signal::SIGCONT);
+            self.frozen = false;
+        }
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
+        self.frozen = false;
+        // One that has ended by itself is only waited for.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    /// SIGTERM, and waits until it has ended in order.
+    pub(crate) async fn stop(&mut self, patience: Duration) -> Result<(), ProcessError> {
+        if !self.is_up() {
+            return Ok(());
+        }
+        self.thaw();
+        self.signal(Signal::SIGTERM)?;
+        if self.ended_within(patience).await.is_some() {
+            return Ok(());
+        }
+        self.kill();
+        Err(ProcessError::DoesNotEnd {
+            name: self.recipe.name.clone(),
+            patience,
+        })
+    }
+
+    /// Waits for its end. `None` if it still runs after `patience`.
+    pub(crate) async fn ended_within(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(status) = self.look() {
+                return Some(status);
+            }
+            if Instant::now() >= deadline || self.child.is_none() {
+                return None;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// How it has ended, told once.
+    pub(crate) fn look(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().ok().flatten()?;
+        self.child = None;
+        self.frozen = false;
+        Some(status)
+    }
+
+    /// The last lines of its log.
+    pub(crate) fn last_words(&self, lines: usize) -> String {
+        last_lines(&self.recipe.log, lines)
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The end of a log.
+pub(crate) fn last_lines(log: &Path, lines: usize) -> String {
+    let bytes = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(16_384)..]).into_owned();
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// As "exit 1" or "signal 9".
+pub(crate) fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "an unknown end".to_owned(),
+    }
+}

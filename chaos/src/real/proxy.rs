@@ -1,0 +1,181 @@
+//! A proxy for one link between two masters: it delays, falls silent, or resets.
+//!
+//! Above TCP: it cannot reorder or lose packets, and corrupts nothing.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// Bytes read at once.
+const CHUNK_BYTES: usize = 16 * 1024;
+/// Chunks on their way through a slow link. When so many are, the sender waits: as on a real one.
+const CHUNKS_UNDER_WAY: usize = 256;
+
+/// What the link is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// Everything arrives so much later.
+    Delayed(Duration),
+    /// It stays open and carries nothing from the client after so long.
+    Silent(Duration),
+    /// It is closed after so long, in the middle of whatever it carries.
+    Closed(Duration),
+}
+
+/// A proxy; its connections end with this value.
+pub(crate) struct Proxy {
+    port: u16,
+    _links: JoinSet<()>,
+}
+
+impl Proxy {
+    /// Listens on a port of its own for connections to `target`.
+    ///
+    /// # Errors
+    /// If no port can be had.
+    pub(crate) async fn start(
+        own: Ipv4Addr,
+        target: SocketAddr,
+        manner: Manner,
+    ) -> std::io::Result<Self> {
+        let listener = TcpListener::bind((own, 0)).await?;
+        let port = listener.local_addr()?.port();
+        let mut links = JoinSet::new();
+        links.spawn(accept(listener, target, manner));
+        Ok(Self {
+            port,
+            _links: links,
+        })
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+async fn accept(listener: TcpListener, target: SocketAddr, manner: Manner) {
+    let mut links = JoinSet::new();
+    while let Ok((client, _)) = listener.accept().await {
+        links.spawn(link(client, target, manner));
+        // Those that have ended leave.
+        while links.try_join_next().is_some() {}
+    }
+}
+
+async fn link(client: TcpStream, target: SocketAddr, manner: Manner) {
+    let Ok(server) = TcpStream::connect(target).await else {
+        return;
+    };
+    // Small messages must not wait for larger ones.
+    let _ = client.set_nodelay(true);
+    let _ = server.set_nodelay(true);
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let carry = async {
+        tokio::select! {
+            () = carry(from_client, to_server, manner, true) => {}
+            () = carry(from_server, to_client, manner, false) => {}
+        }
+    };
+    match manner {
+        Manner::Closed(after) => drop(tokio::time::timeout(after, carry).await),
+        Manner::Delayed(_) | Manner::Silent(_) => carry.await,
+    }
+}
+
+/// Carries one direction until it ends.
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, manner: Manner, asks: bool) {
+    let begun = Instant::now();
+    let (sender, mut under_way) = mpsc::channel::<(Instant, Vec<u8>)>(CHUNKS_UNDER_WAY);
+    let read = async {
+        let mut chunk = vec![0; CHUNK_BYTES];
+        while let Ok(length @ 1..) = from.read(&mut chunk).await {
+            let arrives = match manner {
+                Manner::Delayed(delay) => Instant::now() + delay,
+                Manner::Silent(after) if asks && begun.elapsed() > after => {
+                    // Read no more: what is sent from now on fills the buffers.
+                    std::future::pending::<()>().await;
+                    break;
+                }
+                Manner::Silent(_) | Manner::Closed(_) => Instant::now(),
+            };
+            if sender
+                .send((arrives, chunk[..length].to_vec()))
+                .await
+                .is_err()
+            {
+                break;
+            }
+        }
+        drop(sender);
+    };
+    let write = async {
+        while let Some((arrives, bytes)) = under_way.recv().await {
+            tokio::time::sleep_until(arrives).await;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(read, write);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn echo() -> SocketAddr {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut from, mut to) = stream.into_split();
+                    let _ = tokio::io::copy(&mut from, &mut to).await;
+                });
+            }
+        });
+        address
+    }
+
+    async fn through(manner: Manner) -> (Proxy, TcpStream) {
+        let proxy = Proxy::start(Ipv4Addr::LOCALHOST, echo().await, manner)
+            .await
+            .unwrap();
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, proxy.port()))
+            .await
+            .unwrap();
+        (proxy, stream)
+    }
+
+    #[tokio::test]
+    async fn a_delayed_link_takes_its_time_in_both_directions() {
+        let delay = Duration::from_millis(40);
+        let (_proxy, mut stream) = through(Manner::Delayed(delay)).await;
+        let begun = Instant::now();
+        stream.write_all(b"x").await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'x');
+        assert!(begun.elapsed() >= delay * 2, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_silent_link_stays_open_and_carries_nothing() {
+        let (_proxy, mut stream) = through(Manner::Silent(Duration::ZERO)).await;
+        stream.write_all(b"x").await.unwrap();
+        let answer = tokio::time::timeout(Duration::from_millis(200), stream.read_u8()).await;
+        assert!(answer.is_err(), "{answer:?}");
+    }
+
+    #[tokio::test]
+    async fn a_closed_link_ends() {
+        let (_proxy, mut stream) = through(Manner::Closed(Duration::from_millis(30))).await;
+        let ended = tokio::time::timeout(Duration::from_secs(10), stream.read_u8()).await;
+        assert!(ended.unwrap().is_err());
+    }
+}

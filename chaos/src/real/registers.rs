@@ -1,0 +1,210 @@
+//! Clients that read and write registers: attributes of an agent that no task can use.
+//!
+//! Every value is written once, so that a checker knows which write a read has seen.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use argosy_client::{CallError, Connector, ConnectorConfig, Masters, OperatorClient};
+use argosy_proto::v1;
+use argosy_state::ids::Revision;
+use tokio::task::JoinSet;
+
+use super::chance::Chance;
+use crate::history::{Consistency, Operation, Outcome, Process, Recorder};
+
+/// Clients side by side.
+const CLIENTS: u64 = 6;
+/// Registers in use at a time.
+const REGISTERS: u64 = 4;
+/// Operations after which other registers are used: histories of one stay short enough to judge.
+const OPERATIONS_EACH: u64 = 600;
+/// How long an operation may take before its caller gives up.
+const DEADLINE: Duration = Duration::from_secs(4);
+/// Longest pause of a client between two operations.
+const PAUSE_MS: u64 = 40;
+
+/// The clients; they end with this value.
+pub(crate) struct Registers {
+    clients: JoinSet<()>,
+    counted: Arc<Counted>,
+}
+
+/// How many operations there were.
+#[derive(Debug, Default)]
+pub(crate) struct Counted {
+    begun: AtomicU64,
+    pub(crate) answered: AtomicU64,
+    pub(crate) unknown: AtomicU64,
+    pub(crate) refused: AtomicU64,
+}
+
+impl Registers {
+    /// Starts them on the attributes of `agent`.
+    pub(crate) fn start(
+        masters: &Masters,
+        agent: &str,
+        recorder: &Recorder,
+        chance: &Chance,
+    ) -> Self {
+        let counted = Arc::new(Counted::default());
+        let mut clients = JoinSet::new();
+        for number in 1..=CLIENTS {
+            let client = Client {
+                name: format!("client-{number}"),
+                lives: 1,
+                agent: agent.to_owned(),
+                operator: OperatorClient::new(Connector::new(
+                    masters.clone(),
+                    ConnectorConfig::default(),
+                ))
+                .with_deadline(DEADLINE),
+                recorder: recorder.clone(),
+                chance: chance.fork(0x7265_6700 + number),
+                counted: Arc::clone(&counted),
+            };
+            clients.spawn(client.live());
+        }
+        Self { clients, counted }
+    }
+
+    pub(crate) fn counted(&self) -> &Counted {
+        &self.counted
+    }
+
+    /// Ends them; operations on their way stay open.
+    pub(crate) async fn stop(mut self) {
+        self.clients.shutdown().await;
+    }
+}
+
+struct Client {
+    name: String,
+    lives: u64,
+    agent: String,
+    operator: OperatorClient,
+    recorder: Recorder,
+    chance: Chance,
+    counted: Arc<Counted>,
+}
+
+impl Client {
+    async fn live(mut self) {
+        loop {
+            let number = self.counted.begun.fetch_add(1, Ordering::Relaxed);
+            let generation = number / (OPERATIONS_EACH * REGISTERS);
+            let register = format!("r{}-{generation}", self.chance.below(REGISTERS));
+            if self.chance.percent(50) {
+                self.write(&register, number).await;
+            } else {
+                self.read(&register).await;
+            }
+            let pause = Duration::from_millis(self.chance.below(PAUSE_MS));
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn process(&self) -> Process {
+        Process::new(&format!("{}.{}", self.name, self.lives))
+    }
+
+    fn key(&self, register: &str) -> String {
+        format!("attribute/{}/{register}", self.agent)
+    }
+
+    async fn write(&mut self, register: &str, number: u64) {
+        let value = format!("v{number}");
+        let request = self.operator.new_request_id();
+        let call = self.recorder.invoke(
+            self.process(),
+            Operation::Write {
+                key: self.key(register),
+                value: Some(value.clone()),
+                request: request.clone(),
+            },
+        );
+        let written = self
+            .operator
+            .write(batch(&self.agent, register, value, request))
+            .await;
+        match written {
+            Ok(reply) => {
+                let at = reply.revision.map(|revision| Revision {
+                    index: revision.index,
+                    position: revision.position,
+                });
+                match reply.outcomes.first() {
+                    Some(outcome) if !outcome.done => {
+                        self.counted.refused.fetch_add(1, Ordering::Relaxed);
+                        self.recorder.fail(call, outcome.code.clone());
+                    }
+                    Some(_) | None => {
+                        self.counted.answered.fetch_add(1, Ordering::Relaxed);
+                        self.recorder.ok(call, Outcome::Done, at);
+                    }
+                }
+            }
+            Err(error) => self.failed(call, &error),
+        }
+    }
+
+    async fn read(&mut self, register: &str) {
+        let call = self.recorder.invoke(
+            self.process(),
+            Operation::Read {
+                key: self.key(register),
+                consistency: Consistency::Linearizable,
+            },
+        );
+        let request = v1::GetRequest {
+            id: self.agent.clone(),
+            consistency: v1::Consistency::Linearizable.into(),
+            ..Default::default()
+        };
+        match self.operator.get_agent(request).await {
+            Ok(agent) => {
+                self.counted.answered.fetch_add(1, Ordering::Relaxed);
+                let attributes = agent.info.map(|info| info.attributes).unwrap_or_default();
+                let value = attributes.get(register).cloned();
+                self.recorder.ok(call, Outcome::Value { value }, None);
+            }
+            Err(error) => self.failed(call, &error),
+        }
+    }
+
+    fn failed(&mut self, call: crate::history::CallId, error: &CallError) {
+        match error {
+            CallError::Refused(refusal) => {
+                self.counted.refused.fetch_add(1, Ordering::Relaxed);
+                self.recorder
+                    .fail(call, format!("{}: {}", refusal.reason, refusal.message));
+            }
+            CallError::NoMaster(why) => {
+                self.counted.refused.fetch_add(1, Ordering::Relaxed);
+                self.recorder.fail(call, format!("not sent: {why}"));
+            }
+            CallError::Unanswered { .. } => {
+                self.counted.unknown.fetch_add(1, Ordering::Relaxed);
+                self.recorder.info(call, error.to_string());
+                // It may still take effect: whoever goes on is somebody else.
+                self.lives += 1;
+            }
+        }
+    }
+}
+
+fn batch(agent: &str, name: &str, value: String, request_id: String) -> v1::WriteBatch {
+    let set = v1::SetAttribute {
+        agent_id: agent.to_owned(),
+        name: name.to_owned(),
+        value,
+    };
+    v1::WriteBatch {
+        request_id,
+        operations: vec![v1::WriteOperation {
+            operation: Some(v1::write_operation::Operation::SetAttribute(set)),
+        }],
+        ..Default::default()
+    }
+}

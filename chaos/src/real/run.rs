@@ -1,0 +1,458 @@
+//! `argosy-chaos run`: from the command line to the exit code.
+//!
+//! Whatever happens, what was started is ended and removed, and a report is written.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use argosy_isolation::cgroup;
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::arguments::{RunArguments, Size};
+use super::chance::Chance;
+use super::cluster::{Cluster, Ground};
+use super::faults::{FaultName, Mix, Need};
+use super::folder::{self, Folder};
+use super::nemesis::Plan;
+use super::network::Network;
+use super::report::{Report, Violation};
+use super::screen::Screen;
+use super::session::{Found, Session};
+use super::{clock, host_tools, html, judge, script};
+use crate::history::{History, Recorder, Recording};
+
+/// Programs without which nothing goes.
+const PROGRAMS: [&str; 3] = ["ip", "nft", "nsenter"];
+/// The command line cannot be obeyed.
+const USAGE: u8 = 2;
+
+/// A sentence for whoever typed something that cannot be done.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
+
+/// The programs that a run needs.
+pub(crate) struct Means {
+    argosy: PathBuf,
+    chaos: PathBuf,
+}
+
+/// Everything that was settled before anything is touched.
+struct Prepared {
+    means: Means,
+    seed: u64,
+    plan: Plan,
+    /// Faults that this host cannot do, with why.
+    absent: Vec<String>,
+}
+
+/// Names and meanings of all faults.
+#[must_use]
+pub fn faults() -> String {
+    let line = |fault: &FaultName| format!("{:<24} {}\n", fault.name(), fault.text());
+    FaultName::ALL.iter().map(line).collect()
+}
+
+/// Runs it; returns the exit code: 0 good, 1 violations, 2 bad input, 3 proves too little.
+#[must_use]
+pub fn run(arguments: &RunArguments) -> u8 {
+    let prepared = match prepare(arguments) {
+        Ok(prepared) => prepared,
+        Err(usage) => {
+            eprintln!("argosy-chaos: {usage}");
+            return USAGE;
+        }
+    };
+    match perform(arguments, prepared) {
+        Ok(report) => report.exit_code(),
+        Err(error) => {
+            eprintln!("argosy-chaos: {error:#}");
+            1
+        }
+    }
+}
+
+/// Whether this host can have clusters of namespaces, and with which programs.
+pub(crate) fn usable(argosy: Option<&PathBuf>) -> Result<Means, Usage> {
+    let usage = |text: String| Usage(text);
+    if !nix::unistd::geteuid().is_root() {
+        return Err(usage(
+            "hosts are network namespaces, which only root can make: run it as root".to_owned(),
+        ));
+    }
+    for program in PROGRAMS {
+        if host_tools::find(program).is_none() {
+            return Err(usage(format!(
+                "{program} is not installed: install iproute2, nftables and util-linux"
+            )));
+        }
+    }
+    if cgroup::mount_point().is_err() {
+        return Err(usage(
+            "no cgroup2 file system is mounted on this host".to_owned(),
+        ));
+    }
+    let chaos = std::env::current_exe()
+        .map_err(|error| usage(format!("this program does not find itself: {error}")))?;
+    let beside = chaos.with_file_name("argosy");
+    let argosy = argosy.cloned().unwrap_or(beside);
+    if !argosy.is_file() {
+        return Err(usage(format!(
+            "there is no executable {}: name it with --argosy",
+            argosy.display()
+        )));
+    }
+    Ok(Means { argosy, chaos })
+}
+
+fn prepare(arguments: &RunArguments) -> Result<Prepared, Usage> {
+    let means = usable(arguments.argosy.as_ref())?;
+    let seed = arguments.seed.unwrap_or_else(|| {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        u64::from(now.subsec_nanos()) ^ (now.as_secs() << 8)
+    });
+    let (plan, absent) = plan(arguments, seed)?;
+    Ok(Prepared {
+        means,
+        seed,
+        plan,
+        absent,
+    })
+}
+
+fn plan(arguments: &RunArguments, seed: u64) -> Result<(Plan, Vec<String>), Usage> {
+    let masters = usize::from(arguments.size.masters);
+    if let Some(path) = &arguments.script {
+        let text = fs::read_to_string(path)
+            .map_err(|error| Usage(format!("cannot read {}: {error}", path.display())))?;
+        let steps =
+            script::parse(&text).map_err(|error| Usage(format!("{}: {error}", path.display())))?;
+        for step in &steps {
+            possible(step.fault, masters).map_err(Usage)?;
+        }
+        return Ok((Plan::Script(steps), Vec::new()));
+    }
+    let (allowed, absent) = if arguments.faults.is_empty() {
+        let judged = FaultName::ALL
+            .iter()
+            .map(|fault| (fault, possible(*fault, masters)));
+        let (can, cannot): (Vec<_>, Vec<_>) = judged.partition(|(_, possible)| possible.is_ok());
+        let absent = cannot
+            .into_iter()
+            .filter_map(|(_, why)| why.err())
+            .collect();
+        (can.into_iter().map(|(fault, _)| *fault).collect(), absent)
+    } else {
+        for fault in &arguments.faults {
+            possible(*fault, masters).map_err(Usage)?;
+        }
+        (arguments.faults.clone(), Vec::new())
+    };
+    let mut chance = Chance::new(seed).fork(0x006d_6978);
+    let plan = Plan::Chance {
+        mix: Mix::new(allowed, &mut chance),
+        rounds: arguments.rounds,
+        lasts: arguments.duration,
+    };
+    Ok((plan, absent))
+}
+
+/// Whether this host and this group can suffer the fault; else why not.
+fn possible(fault: FaultName, masters: usize) -> Result<(), String> {
+    match fault.need() {
+        Need::Nothing => Ok(()),
+        Need::Program(program) if host_tools::find(program).is_some() => Ok(()),
+        Need::Program(program) => Err(format!("{fault} needs {program}, which is not installed")),
+        Need::FakeClock if host_tools::fake_clock().is_some() => Ok(()),
+        Need::FakeClock => Err(format!("{fault} needs libfaketime, which is not installed")),
+        Need::Voters(least) if masters >= least => Ok(()),
+        Need::Voters(least) => Err(format!("{fault} needs {least} masters, not {masters}")),
+    }
+}
+
+fn perform(arguments: &RunArguments, prepared: Prepared) -> Result<Report> {
+    let screen = Screen::new();
+    for why in &prepared.absent {
+        screen.say(why);
+    }
+    let folder = make_folder(&arguments.directory, &screen)?;
+    screen.say(&format!(
+        "seed {}, {}",
+        prepared.seed,
+        folder.path().display()
+    ));
+    let outcome = inside(arguments, prepared, &folder, &screen);
+    let left = folder.clear();
+    let report = outcome.and_then(|mut report| {
+        report
+            .violations
+            .extend(left.into_iter().map(|what| Violation {
+                checker: "C1".to_owned(),
+                what: format!("cannot be removed: {what}"),
+                time_ns: None,
+            }));
+        report.seconds = screen.elapsed().as_secs();
+        keep(arguments, &folder, &mut report);
+        write_report(arguments, &report)?;
+        let _ = writeln!(std::io::stdout(), "{}", report.table());
+        Ok(report)
+    });
+    folder.remove();
+    report
+}
+
+fn make_folder(base: &Path, screen: &Screen) -> Result<Folder> {
+    fs::create_dir_all(base).with_context(|| format!("cannot make {}", base.display()))?;
+    for cleared in folder::clear_dead(base) {
+        screen.say(&format!("removed what {cleared} had left"));
+    }
+    Ok(Folder::make(base)?)
+}
+
+/// A cluster that is only measured: what `work` does with it, and nothing is left of it afterwards.
+pub(crate) fn with_cluster<T>(
+    means: &Means,
+    base: &Path,
+    (size, seed): (Size, u64),
+    screen: &Screen,
+    work: impl AsyncFnOnce(Cluster, Recorder, CancellationToken) -> Result<T>,
+) -> Result<T> {
+    let folder = make_folder(base, screen)?;
+    let outcome = Stage::set(means, &folder, size, seed).and_then(|stage| {
+        let done = stage.play(work)?;
+        Ok(done.0)
+    });
+    for what in folder.clear() {
+        screen.say(&format!("cannot be removed: {what}"));
+    }
+    folder.remove();
+    outcome
+}
+
+/// Network, threads and recorder of one run.
+struct Stage {
+    ground: Ground,
+    network: Network,
+    runtime: tokio::runtime::Runtime,
+    recorder: Recorder,
+    recording: Recording,
+}
+
+impl Stage {
+    fn set(means: &Means, folder: &Folder, size: Size, seed: u64) -> Result<Self> {
+        let began_ns = clock::monotonic_ns();
+        let argosy = folder.path().join("argosy");
+        // A build meanwhile must not exchange the program under test.
+        fs::hard_link(&means.argosy, &argosy)
+            .or_else(|_| fs::copy(&means.argosy, &argosy).map(drop))
+            .with_context(|| format!("cannot copy {}", means.argosy.display()))?;
+        let ground = Ground {
+            argosy,
+            chaos: means.chaos.clone(),
+            folder: folder.clone(),
+            size,
+            seed,
+            began_ns,
+        };
+        // Before the first thread: all later ones live in the namespace of the bridge.
+        let network = Network::make(folder.prefix())?;
+        let runtime = Builder::new_multi_thread().enable_all().build()?;
+        let clock = move || clock::monotonic_ns().saturating_sub(began_ns);
+        let main = folder.history().join("main.jsonl");
+        let (recorder, recording) = Recorder::to_file(&main, clock)?;
+        Ok(Self {
+            ground,
+            network,
+            runtime,
+            recorder,
+            recording,
+        })
+    }
+
+    /// Returns what `work` returns, and whether somebody stopped it.
+    fn play<T>(
+        self,
+        work: impl AsyncFnOnce(Cluster, Recorder, CancellationToken) -> Result<T>,
+    ) -> Result<(T, bool)> {
+        let recorder = self.recorder;
+        let done = self.runtime.block_on(async {
+            let stop = CancellationToken::new();
+            watch_signals(stop.clone())?;
+            let cluster = Cluster::plan(self.ground, self.network)?;
+            let done = work(cluster, recorder, stop.clone()).await?;
+            anyhow::Ok((done, stop.is_cancelled()))
+        });
+        self.runtime.shutdown_timeout(Duration::from_secs(5));
+        self.recording
+            .finish()
+            .context("the history is not whole")?;
+        done
+    }
+}
+
+/// Everything between making the network and judging.
+fn inside(
+    arguments: &RunArguments,
+    prepared: Prepared,
+    folder: &Folder,
+    screen: &Screen,
+) -> Result<Report> {
+    let version = version(&prepared.means.argosy);
+    let stage = Stage::set(&prepared.means, folder, arguments.size, prepared.seed)?;
+    let seed = prepared.seed;
+    let ((found, failure), interrupted) = stage.play(async |cluster, recorder, stop| {
+        let mut session = Session {
+            cluster,
+            recorder,
+            screen,
+            stop,
+            chance: Chance::new(seed),
+            found: Found::default(),
+        };
+        let ended = session.run(prepared.plan).await;
+        Ok((session.take_found(), ended.err()))
+    })?;
+    screen.say("judging");
+    let mut report = judged(arguments, folder, found, failure)?;
+    report.version = version;
+    report.seed = seed;
+    report.size = arguments.size.to_string();
+    report.interrupted = interrupted;
+    Ok(report)
+}
+
+fn judged(
+    arguments: &RunArguments,
+    folder: &Folder,
+    found: Found,
+    failure: Option<anyhow::Error>,
+) -> Result<Report> {
+    let signed = judge::signed(&folder.shared(), u64::MAX / 2)?;
+    let history = judge::merge(&folder.history(), signed)?;
+    let mut report = Report {
+        operations: judge::operations(&history),
+        outages: judge::outages(&history, found.faults_ns.0, found.faults_ns.1),
+        faults: found.faults,
+        reigns: found.reigns,
+        tasks: found.tasks,
+        faults_ns: found.faults_ns,
+        violations: found.violations,
+        ..Report::default()
+    };
+    if let Some(error) = failure {
+        report.violations.push(Violation {
+            checker: "harness".to_owned(),
+            what: format!("{error:#}"),
+            time_ns: None,
+        });
+    }
+    judge::judge(&history, &mut report);
+    too_little(arguments, &history, &mut report);
+    Ok(report)
+}
+
+/// A green run that did nothing shows nothing.
+fn too_little(arguments: &RunArguments, _: &History, report: &mut Report) {
+    let seconds = (report.faults_ns.1.saturating_sub(report.faults_ns.0)) / 1_000_000_000;
+    let least = arguments.least_operations.unwrap_or(seconds * 5).max(1);
+    let answered = report.answered();
+    if answered < least {
+        let text = format!("{answered} operations were answered, of at least {least}");
+        report.too_little.push(text);
+    }
+    let least = arguments.least_leader_changes.unwrap_or(seconds / 60);
+    if report.leader_changes() < least {
+        let changes = report.leader_changes();
+        let text = format!("the leader changed {changes} times, of at least {least}");
+        report.too_little.push(text);
+    }
+    let done = report.done();
+    let asked = arguments
+        .faults
+        .iter()
+        .filter(|fault| !done.contains_key(fault.name()));
+    let missing: Vec<String> = asked
+        .map(|fault| format!("{fault} was never done"))
+        .collect();
+    if done.is_empty() {
+        report.too_little.push("no fault was done".to_owned());
+    }
+    if report.witnessed == 0 {
+        report
+            .too_little
+            .push("no task has signed its start".to_owned());
+    }
+    report.too_little.extend(missing);
+}
+
+fn watch_signals(stop: CancellationToken) -> Result<()> {
+    for kind in [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ] {
+        let mut signals = signal(kind).context("cannot watch for signals")?;
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                eprintln!("\nstopping: faults are taken back, what there is will be judged");
+                stop.cancel();
+            }
+        });
+    }
+    Ok(())
+}
+
+fn version(argosy: &Path) -> String {
+    let said = host_tools::run(&argosy.display().to_string(), &["version"]);
+    said.map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+/// Copies what a person needs to understand a violation.
+fn keep(arguments: &RunArguments, folder: &Folder, report: &mut Report) {
+    if report.violations.is_empty() && !arguments.keep {
+        return;
+    }
+    let name = format!("seed-{}-{}", report.seed, std::process::id());
+    let to = arguments.findings.join(name);
+    let parts = [folder.history(), folder.logs(), folder.shared()];
+    let kept = fs::create_dir_all(&to)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| {
+            for part in &parts {
+                host_tools::run("cp", &[Path::new("-a"), part.as_path(), to.as_path()])?;
+            }
+            for path in fs::read_dir(folder.path().join("data"))?.flatten() {
+                let journal = path.path().join("journal");
+                if path.file_name().to_string_lossy().starts_with("framework-") {
+                    let name = format!("{}.journal", path.file_name().to_string_lossy());
+                    fs::copy(journal, to.join(name))?;
+                }
+            }
+            fs::write(to.join("report.json"), serde_json::to_vec_pretty(&*report)?)?;
+            Ok(())
+        });
+    match kept {
+        Ok(()) => report.kept = Some(to.display().to_string()),
+        Err(error) => eprintln!("argosy-chaos: cannot keep the history: {error:#}"),
+    }
+}
+
+fn write_report(arguments: &RunArguments, report: &Report) -> Result<()> {
+    if let Some(path) = &arguments.report {
+        let text = serde_json::to_vec_pretty(report).context("the report has a JSON form")?;
+        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(path) = &arguments.html {
+        fs::write(path, html::page(report))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}

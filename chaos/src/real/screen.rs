@@ -1,0 +1,42 @@
+//! What a person sees while it runs: a line for each event, and on a terminal one that changes.
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// See the file's head.
+pub(crate) struct Screen {
+    begun: Instant,
+    is_terminal: bool,
+}
+
+impl Screen {
+    pub(crate) fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            is_terminal: std::io::stderr().is_terminal(),
+        }
+    }
+
+    /// Since the run began.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// A line that stays.
+    pub(crate) fn say(&self, text: &str) {
+        let clear = if self.is_terminal { "\r\x1b[K" } else { "" };
+        let seconds = self.begun.elapsed().as_secs_f64();
+        // Nobody may be listening: the report says it too.
+        let _ = writeln!(std::io::stderr(), "{clear}[{seconds:7.1}s] {text}");
+    }
+
+    /// A line that the next one replaces; nothing where there is no terminal.
+    pub(crate) fn show(&self, text: &str) {
+        if self.is_terminal {
+            let seconds = self.begun.elapsed().as_secs_f64();
+            let text: String = text.chars().take(150).collect();
+            let _ = write!(std::io::stderr(), "\r\x1b[K[{seconds:7.1}s] {text}");
+            let _ = std::io::stderr().flush();
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Timelines: which fault comes when, for how long.
+//!
+//! One line each, `at TIME FAULT [for TIME]`; `#` begins a remark.
+
+use std::time::Duration;
+
+use super::arguments::duration;
+use super::faults::FaultName;
+
+/// One line of a timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// Since the faults began.
+    pub(crate) at: Duration,
+    pub(crate) fault: FaultName,
+    /// How long it holds; absent means as long as chance says.
+    pub(crate) lasts: Option<Duration>,
+}
+
+/// A line that is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {number}: {why}")]
+pub(crate) struct InvalidLine {
+    number: usize,
+    why: String,
+}
+
+/// Reads a timeline; its times must not go back.
+pub(crate) fn parse(text: &str) -> Result<Vec<Step>, InvalidLine> {
+    let mut steps: Vec<Step> = Vec::new();
+    for (position, line) in text.lines().enumerate() {
+        let content = line.split('#').next().unwrap_or_default().trim();
+        if content.is_empty() {
+            continue;
+        }
+        let invalid = |why| InvalidLine {
+            number: position + 1,
+            why,
+        };
+        let step = step(content).map_err(invalid)?;
+        if steps.last().is_some_and(|last| last.at > step.at) {
+            return Err(invalid(format!(
+                "{content:?} comes before the line above it"
+            )));
+        }
+        steps.push(step);
+    }
+    if steps.is_empty() {
+        return Err(InvalidLine {
+            number: 1,
+            why: "the timeline is empty".to_owned(),
+        });
+    }
+    Ok(steps)
+}
+
+fn step(line: &str) -> Result<Step, String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (at, fault, lasts) = match words.as_slice() {
+        ["at", at, fault] => (at, fault, None),
+        ["at", at, fault, "for", lasts] => (at, fault, Some(duration(lasts)?)),
+        _ => return Err(format!("{line:?} is not \"at TIME FAULT [for TIME]\"")),
+    };
+    let at = if *at == "0s" {
+        Duration::ZERO
+    } else {
+        duration(at)?
+    };
+    let fault = fault
+        .parse::<FaultName>()
+        .map_err(|error| error.to_string())?;
+    Ok(Step { at, fault, lasts })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_and_remarks_are_read() {
+        let steps = parse("# warm up\nat 0s kill-leader\nat 2s pause-leader for 500ms # short\n");
+        let steps = steps.unwrap();
+        assert_eq!(steps.len(), 2);
+        assert_eq!(steps[1].lasts, Some(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn a_wrong_line_is_named_with_its_number() {
+        for (bad, says) in [
+            ("at 1s kill-leader\nat kill", "line 2"),
+            ("at 1s kill-ladder", "kill-leader"),
+            ("at 2s kill-leader\nat 1s kill-leader", "comes before"),
+            ("at soon kill-leader", "90s"),
+            ("# nothing", "empty"),
+        ] {
+            let error = parse(bad).unwrap_err().to_string();
+            assert!(error.contains(says), "{bad:?}: {error}");
+        }
+    }
+}

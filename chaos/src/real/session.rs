@@ -1,0 +1,423 @@
+//! One run from the first start to the last look: faults, healing, audit, end.
+//!
+//! Every step has a bound, and each that is not met is a violation of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use argosy_client::OperatorClient;
+use argosy_proto::v1;
+use argosy_state::ids::{AgentId, FrameworkId, TaskId, TaskKey};
+use argosy_state::task::TaskState;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::audit;
+use super::chance::Chance;
+use super::cluster::{Cluster, Kind, REGISTER_HOST};
+use super::framework::{Progress, Wanted};
+use super::nemesis::{Nemesis, Plan};
+use super::registers::Registers;
+use super::report::{FaultLine, Reign, TaskCount, Violation};
+use super::screen::Screen;
+use super::watch::lock;
+use crate::history::{Audit, Expectation, FinalTask, Phase, Recorder, TaskFact};
+
+/// Work before the first fault.
+const WARM_UP: Duration = Duration::from_secs(2);
+/// How long everything may take to come back once faults are over.
+const HEALING: Duration = Duration::from_secs(90);
+/// How long a process that is asked to end may take.
+const ENDING: Duration = Duration::from_secs(20);
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What a session has found beside its history.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub(crate) faults: Vec<FaultLine>,
+    pub(crate) violations: Vec<Violation>,
+    pub(crate) reigns: Vec<Reign>,
+    pub(crate) tasks: Vec<TaskCount>,
+    pub(crate) faults_ns: (u64, u64),
+    trees: BTreeSet<PathBuf>,
+}
+
+/// See the file's head.
+pub(crate) struct Session<'a> {
+    pub(crate) cluster: Cluster,
+    pub(crate) recorder: Recorder,
+    pub(crate) screen: &'a Screen,
+    pub(crate) stop: CancellationToken,
+    pub(crate) chance: Chance,
+    pub(crate) found: Found,
+}
+
+impl Session<'_> {
+    /// Runs it all. What was found until an error is in `found`.
+    pub(crate) async fn run(&mut self, plan: Plan) -> Result<()> {
+        self.cluster.want(Wanted::Work)?;
+        self.cluster.watch.record(self.recorder.clone());
+        self.cluster
+            .start()
+            .await
+            .context("the cluster does not start")?;
+        self.screen.say(&format!(
+            "{} masters, {} agents, {} schedulers are up",
+            self.cluster.voters.len(),
+            self.cluster.workers().len(),
+            self.cluster.places(Kind::Framework).len()
+        ));
+        self.found.trees = self.cluster.note_trees()?;
+        let operator = self.cluster.operator();
+        let ids = audit::agent_ids(&operator).await?;
+        let register = ids
+            .get(REGISTER_HOST)
+            .context("the agent of registers is not known")?;
+        let masters = self.cluster.masters();
+        let registers = Registers::start(
+            &masters,
+            &register.to_string(),
+            &self.recorder,
+            &self.chance,
+        );
+        let counts = self.count_tasks();
+        tokio::time::sleep(WARM_UP).await;
+        self.phase(Phase::Faults);
+        self.found.faults_ns.0 = self.recorder.now_ns();
+        self.faults(plan, &registers).await?;
+        self.found.faults_ns.1 = self.recorder.now_ns();
+        self.phase(Phase::Healing);
+        self.heal().await?;
+        registers.stop().await;
+        self.phase(Phase::Final);
+        self.read_registers(&operator, register).await;
+        self.audit(&operator, &ids).await;
+        self.end_services().await?;
+        counts.abort();
+        self.look_for_leftovers();
+        self.stop_members().await;
+        self.found.reigns = self.reigns();
+        Ok(())
+    }
+
+    fn phase(&self, phase: Phase) {
+        self.recorder
+            .observe("nemesis", Expectation::Phase { phase });
+    }
+
+    async fn faults(&mut self, plan: Plan, registers: &Registers) -> Result<()> {
+        let watch = self.cluster.watch.clone();
+        let pulse = || {
+            let counted = registers.counted();
+            let load = |number: &std::sync::atomic::AtomicU64| {
+                number.load(std::sync::atomic::Ordering::Relaxed)
+            };
+            let leader = watch
+                .leader()
+                .map_or_else(|| "none".to_owned(), |place| format!("{}", place + 1));
+            format!(
+                "leader {leader}, {} operations, {} unknown, {} reigns",
+                load(&counted.answered),
+                load(&counted.unknown),
+                watch.reigns().len()
+            )
+        };
+        let mut nemesis = Nemesis {
+            cluster: &mut self.cluster,
+            chance: self.chance.fork(0x6661_756c),
+            recorder: &self.recorder,
+            screen: self.screen,
+            stop: &self.stop,
+            faults: Vec::new(),
+            violations: Vec::new(),
+            pulse: &pulse,
+        };
+        let raged = nemesis.rage(plan).await;
+        let (faults, violations) = (
+            std::mem::take(&mut nemesis.faults),
+            std::mem::take(&mut nemesis.violations),
+        );
+        self.found.faults.extend(faults);
+        self.found.violations.extend(violations);
+        raged
+    }
+
+    /// Everything is put right; then health, and the end of all short tasks, must come.
+    async fn heal(&mut self) -> Result<()> {
+        self.screen.say("healing");
+        self.cluster.calm_all()?;
+        for member in &mut self.cluster.members {
+            member.thaw();
+        }
+        for place in self.cluster.voters.clone() {
+            self.cluster.members[place].start()?;
+        }
+        for kind in [Kind::Agent, Kind::Framework] {
+            for place in self.cluster.places(kind) {
+                self.cluster.members[place].start()?;
+            }
+        }
+        self.cluster.want(Wanted::Drain)?;
+        if let Err(error) = self.cluster.await_health(HEALING).await {
+            self.violation(
+                "R9",
+                format!("the cluster is not in health again: {error:#}"),
+            );
+        }
+        self.await_frameworks(Wanted::Drain, "short tasks are open", |progress| {
+            let short = progress
+                .open
+                .iter()
+                .filter(|id| !id.contains("-service-"))
+                .count();
+            let services = progress.open.len() - short;
+            short == 0 && services == progress.services.len()
+        })
+        .await;
+        Ok(())
+    }
+
+    /// Waits until every framework says so.
+    async fn await_frameworks(
+        &mut self,
+        wanted: Wanted,
+        otherwise: &str,
+        is_done: impl Fn(&Progress) -> bool,
+    ) {
+        let deadline = Instant::now() + HEALING;
+        for place in self.cluster.places(Kind::Framework) {
+            loop {
+                let progress = self.progress(place);
+                let done = progress.wanted == wanted.word() && is_done(&progress);
+                if done {
+                    break;
+                }
+                if Instant::now() >= deadline {
+                    let name = self.cluster.members[place].name().to_owned();
+                    let open: Vec<_> = progress.open.iter().take(10).cloned().collect();
+                    let why = format!("{name}: {otherwise} after {HEALING:?}: {}", open.join(" "));
+                    self.violation("T4", why);
+                    break;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+    }
+
+    fn progress(&self, place: usize) -> Progress {
+        let file = self.cluster.data(place).join("progress");
+        let text = std::fs::read(file).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// One more read of every register that is in use: it must show the last write.
+    async fn read_registers(&mut self, operator: &OperatorClient, register: &AgentId) {
+        use crate::history::{Consistency, Operation, Outcome};
+        let request = v1::GetRequest {
+            id: register.to_string(),
+            consistency: v1::Consistency::Linearizable.into(),
+            ..Default::default()
+        };
+        let Ok(agent) = operator.get_agent(request.clone()).await else {
+            self.violation("R5", "the registers cannot be read at the end".to_owned());
+            return;
+        };
+        let attributes = agent.info.map(|info| info.attributes).unwrap_or_default();
+        for name in attributes.keys() {
+            let call = self.recorder.invoke(
+                "auditor",
+                Operation::Read {
+                    key: format!("attribute/{register}/{name}"),
+                    consistency: Consistency::Linearizable,
+                },
+            );
+            match operator.get_agent(request.clone()).await {
+                Ok(agent) => {
+                    let attributes = agent.info.map(|info| info.attributes).unwrap_or_default();
+                    let value = attributes.get(name).cloned();
+                    self.recorder.ok(call, Outcome::Value { value }, None);
+                }
+                Err(error) => self.recorder.info(call, error.to_string()),
+            }
+        }
+    }
+
+    /// The registry's tasks against the processes that there are.
+    async fn audit(&mut self, operator: &OperatorClient, ids: &BTreeMap<String, AgentId>) {
+        let listed = match audit::live_tasks(operator).await {
+            Ok(listed) => listed,
+            Err(error) => return self.violation("T4", format!("{error:#}")),
+        };
+        let folder = self.cluster.ground.folder.path().to_owned();
+        let processes = audit::task_processes(&folder);
+        let boot_id = argosy_isolation::process::boot_id().unwrap_or_default();
+        let mut by_agent: BTreeMap<AgentId, BTreeSet<TaskKey>> = BTreeMap::new();
+        for place in self.cluster.workers() {
+            if let Some(id) = ids.get(self.cluster.members[place].name()) {
+                by_agent.entry(*id).or_default();
+            }
+        }
+        for process in &processes {
+            let Some(agent) = process.agent else { continue };
+            let is_new = by_agent
+                .entry(agent)
+                .or_default()
+                .insert(process.task.clone());
+            if is_new {
+                let fact = TaskFact::Alive {
+                    task: process.task.clone(),
+                    agent,
+                    pid: process.pid.cast_unsigned(),
+                    start_time: process.start_ticks,
+                    boot_id: boot_id.clone(),
+                    progress: None,
+                };
+                self.recorder.observe("auditor", fact);
+            }
+        }
+        for (agent, tasks) in by_agent {
+            let tasks = tasks.into_iter().collect();
+            self.recorder
+                .observe("auditor", Audit::Host { agent, tasks });
+        }
+        let tasks = listed.iter().filter_map(final_task).collect();
+        self.recorder.observe("auditor", Audit::Registry { tasks });
+    }
+
+    /// Frameworks end their services; then nothing of any task may be left.
+    async fn end_services(&mut self) -> Result<()> {
+        self.screen.say("ending services");
+        self.cluster.want(Wanted::End)?;
+        self.await_frameworks(Wanted::End, "services are open", |progress| {
+            progress.open.is_empty()
+        })
+        .await;
+        let deadline = Instant::now() + ENDING;
+        while !self.leftovers().is_empty() && Instant::now() < deadline {
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
+    }
+
+    fn leftovers(&self) -> Vec<String> {
+        let folder = self.cluster.ground.folder.path();
+        let processes = audit::task_processes(folder);
+        let mut left: Vec<String> = processes
+            .iter()
+            .map(|process| format!("process {} of {}", process.pid, process.task))
+            .collect();
+        left.extend(audit::container_groups(&self.found.trees));
+        left
+    }
+
+    fn look_for_leftovers(&mut self) {
+        let leftovers = self.leftovers();
+        let looked_at = (self.found.trees.len() + self.cluster.workers().len()) as u64;
+        self.recorder.observe(
+            "auditor",
+            Audit::Leftovers {
+                place: "agents".to_owned(),
+                looked_at,
+                leftovers,
+            },
+        );
+    }
+
+    /// All members end in order.
+    async fn stop_members(&mut self) {
+        for place in self.cluster.places(Kind::Framework) {
+            self.cluster.members[place].kill();
+        }
+        for kind in [Kind::Agent, Kind::Master] {
+            for place in self.cluster.places(kind) {
+                if let Err(error) = self.cluster.members[place].stop(ENDING).await {
+                    self.violation("member-ended", error.to_string());
+                }
+            }
+        }
+    }
+
+    /// Notes twice a second how many tasks there were.
+    fn count_tasks(&mut self) -> tokio::task::AbortHandle {
+        let places = self.cluster.places(Kind::Framework);
+        let files: Vec<PathBuf> = places
+            .into_iter()
+            .map(|place| self.cluster.data(place).join("progress"))
+            .collect();
+        let recorder = self.recorder.clone();
+        let counts = Arc::clone(&self.cluster.counts);
+        let counting = tokio::spawn(async move {
+            loop {
+                let mut count = TaskCount {
+                    time_ns: recorder.now_ns(),
+                    ..TaskCount::default()
+                };
+                for file in &files {
+                    let text = std::fs::read(file).unwrap_or_default();
+                    let progress: Progress = serde_json::from_slice(&text).unwrap_or_default();
+                    count.launched += progress.launched;
+                    count.ended += progress.ended;
+                }
+                lock(&counts).push(count);
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        });
+        counting.abort_handle()
+    }
+
+    fn reigns(&self) -> Vec<Reign> {
+        let name = |place| super::inflict::name_of(&self.cluster, place);
+        let reigns = self.cluster.watch.reigns().into_iter();
+        reigns
+            .map(|(epoch, place, seen_ns)| Reign {
+                epoch,
+                leader: name(place),
+                seen_ns,
+            })
+            .collect()
+    }
+
+    /// What is known whenever the session ends.
+    pub(crate) fn take_found(&mut self) -> Found {
+        self.found.reigns = self.reigns();
+        self.found.tasks = std::mem::take(&mut *lock(&self.cluster.counts));
+        std::mem::take(&mut self.found)
+    }
+
+    fn violation(&mut self, checker: &str, what: String) {
+        self.screen.say(&format!("VIOLATION {checker}: {what}"));
+        self.found.violations.push(Violation {
+            checker: checker.to_owned(),
+            what,
+            time_ns: Some(self.recorder.now_ns()),
+        });
+    }
+}
+
+/// Counts that a task of its own adds to.
+pub(crate) type Counts = Arc<Mutex<Vec<TaskCount>>>;
+
+fn final_task(task: &v1::Task) -> Option<FinalTask> {
+    use v1::TaskState as Wire;
+    let state = match task.state() {
+        Wire::Staging => TaskState::Staging,
+        Wire::Starting => TaskState::Starting,
+        Wire::Running => TaskState::Running,
+        Wire::Killing => TaskState::Killing,
+        Wire::Unreachable => TaskState::Unreachable,
+        // Those have ended; the list holds none.
+        _ => return None,
+    };
+    Some(FinalTask {
+        task: TaskKey {
+            framework: task.framework_id.parse::<FrameworkId>().ok()?,
+            task: TaskId::new(&task.task_id).ok()?,
+        },
+        agent: task.agent_id.parse().ok()?,
+        state,
+    })
+}

@@ -1,0 +1,265 @@
+//! What is done to one process from outside: its limits, its disk, its system calls, its clock.
+//!
+//! Each tampering is a value; giving it back undoes it as far as the process still lives.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::host_tools;
+use super::processes::Mood;
+
+/// How long a tracer may take to attach.
+const ATTACHING: Duration = Duration::from_secs(5);
+/// What a small disk has beyond what lies on it.
+const ROOM_BYTES: u64 = 24 << 20;
+
+/// What a process may still have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// No more address space.
+    Memory,
+    /// No more descriptors.
+    Descriptors,
+}
+
+impl Limit {
+    /// Leaves the process next to nothing beyond what it has.
+    pub(crate) fn tighten(self, pid: u32) -> Result<()> {
+        let limit = match self {
+            Self::Memory => {
+                let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+                let line = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
+                let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+                let kib = kib.context("the process has ended")?;
+                format!("--as={}:", kib * 1_024 + (1 << 20))
+            }
+            Self::Descriptors => {
+                let open = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+                format!("--nofile={}:", open + 2)
+            }
+        };
+        host_tools::run("prlimit", &["--pid", &pid.to_string(), &limit])?;
+        Ok(())
+    }
+
+    /// Gives it back what it had.
+    pub(crate) fn loosen(self, pid: u32) {
+        let limit = match self {
+            Self::Memory => "--as=unlimited:",
+            Self::Descriptors => "--nofile=65536:",
+        };
+        // It may have ended by then, as it should.
+        let _ = host_tools::run("prlimit", &["--pid", &pid.to_string(), limit]);
+    }
+}
+
+/// What befalls the syncs of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Syncs {
+    /// They fail with EIO.
+    Fail,
+    /// They take so long.
+    Take(Duration),
+}
+
+/// A tracer that answers system calls in the kernel's place.
+#[derive(Debug)]
+pub(crate) struct Tracer {
+    child: Child,
+}
+
+impl Tracer {
+    /// Attaches to a process.
+    pub(crate) async fn attach(pid: u32, syncs: Syncs) -> Result<Self> {
+        let inject = match syncs {
+            Syncs::Fail => "inject=fdatasync,fsync,sync_file_range:error=EIO".to_owned(),
+            Syncs::Take(time) => {
+                format!("inject=fdatasync,fsync:delay_enter={}", time.as_micros())
+            }
+        };
+        let child = Command::new("strace")
+            .args([
+                "-f",
+                "-qq",
+                "-o",
+                "/dev/null",
+                "-e",
+                "trace=fdatasync,fsync,sync_file_range",
+            ])
+            .args(["-e", &inject, "-p", &pid.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("cannot execute strace")?;
+        let mut tracer = Self { child };
+        let end = tokio::time::Instant::now() + ATTACHING;
+        loop {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let traced = |line: &str| line.starts_with("TracerPid:") && !line.ends_with("\t0");
+            if status.lines().any(traced) {
+                return Ok(tracer);
+            }
+            if tokio::time::Instant::now() > end || tracer.child.try_wait()?.is_some() {
+                bail!("strace does not attach to process {pid}");
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        // INT lets it detach; the process goes on by itself.
+        if let Ok(pid) = i32::try_from(self.child.id()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
+        }
+        for _ in 0..100 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A small file system in the place of a folder whose process does not run.
+#[derive(Debug)]
+pub(crate) struct SmallDisk {
+    folder: PathBuf,
+}
+
+impl SmallDisk {
+    /// Puts it there with what was in the folder.
+    pub(crate) fn under(folder: &Path) -> Result<Self> {
+        let kept = kept(folder);
+        fs::rename(folder, &kept).with_context(|| format!("cannot move {}", folder.display()))?;
+        fs::create_dir_all(folder)?;
+        let size = format!("size={}", bytes_in(&kept)? + ROOM_BYTES);
+        mount(
+            Some("argosy-chaos"),
+            folder,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some(size.as_str()),
+        )
+        .with_context(|| format!("cannot mount {}", folder.display()))?;
+        let disk = Self {
+            folder: folder.to_owned(),
+        };
+        copy(&kept, folder)?;
+        Ok(disk)
+    }
+
+    /// Leaves no byte free.
+    pub(crate) fn fill(&self) -> Result<()> {
+        let filler = self.filler();
+        let mut file = fs::File::create(&filler)?;
+        let block = vec![0_u8; 64 * 1024];
+        loop {
+            match io::Write::write(&mut file, &block) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.folder.join("filler")
+    }
+
+    /// There is room again.
+    pub(crate) fn free(&self) {
+        // It may not have been filled.
+        let _ = fs::remove_file(self.filler());
+    }
+
+    /// Takes it away again and puts what is on it into the folder; its process must not run.
+    pub(crate) fn remove(self) -> Result<()> {
+        self.free();
+        let kept = kept(&self.folder);
+        fs::remove_dir_all(&kept)?;
+        fs::create_dir_all(&kept)?;
+        copy(&self.folder, &kept)?;
+        umount2(&self.folder, MntFlags::MNT_DETACH)?;
+        fs::remove_dir_all(&self.folder)?;
+        fs::rename(&kept, &self.folder)?;
+        Ok(())
+    }
+}
+
+fn kept(folder: &Path) -> PathBuf {
+    folder.with_extension("kept")
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let from = from.join(".");
+    host_tools::run("cp", &[Path::new("-a"), from.as_path(), to])?;
+    Ok(())
+}
+
+fn bytes_in(folder: &Path) -> Result<u64> {
+    let mut sum = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let about = entry.metadata()?;
+        sum += if about.is_dir() {
+            bytes_in(&entry.path())?
+        } else {
+            about.len().next_multiple_of(4_096)
+        };
+    }
+    Ok(sum)
+}
+
+/// A wall clock that the harness sets, for a process that is started with its mood.
+#[derive(Debug)]
+pub(crate) struct FakeClock {
+    file: PathBuf,
+    library: PathBuf,
+}
+
+impl FakeClock {
+    /// A clock that is right at first.
+    pub(crate) fn make(file: &Path) -> Result<Self> {
+        let library = host_tools::fake_clock().context("libfaketime is not installed")?;
+        let clock = Self {
+            file: file.to_owned(),
+            library,
+        };
+        clock.set(0)?;
+        Ok(clock)
+    }
+
+    /// Lets it be off by so many seconds from now on.
+    pub(crate) fn set(&self, seconds: i64) -> Result<()> {
+        // Renamed into place: whoever reads it meanwhile sees one or the other.
+        let fresh = self.file.with_extension("new");
+        fs::write(&fresh, format!("{seconds:+}\n"))?;
+        fs::rename(&fresh, &self.file)?;
+        Ok(())
+    }
+
+    pub(crate) fn mood(&self) -> Mood {
+        let pairs = [
+            ("LD_PRELOAD", self.library.display().to_string()),
+            ("FAKETIME_TIMESTAMP_FILE", self.file.display().to_string()),
+            ("FAKETIME_NO_CACHE", "1".to_owned()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ];
+        Mood {
+            environment: pairs.map(|(name, value)| (name.to_owned(), value)).into(),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What the masters say of themselves, asked ten times a second, each at its own address.
+//!
+//! Asks for local answers only: whoever is cut off says what it believes, and that is the point.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use argosy_proto::v1;
+use argosy_proto::v1::operator_client::OperatorClient as Stub;
+use argosy_state::ids::NodeId;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tonic::transport::{Channel, Endpoint};
+
+use super::cuts::Place;
+use crate::history::{Origin, RaftFact, Recorder};
+
+/// Pause between two questions to one master.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long one may take to answer.
+const PATIENCE: Duration = Duration::from_millis(400);
+/// An answer older than this says nothing of now.
+const STALE: Duration = Duration::from_millis(900);
+/// Every so many answers the digest is recorded too.
+const DIGEST_EVERY: u64 = 5;
+
+/// What one master said last.
+#[derive(Debug, Clone)]
+pub(crate) struct Said {
+    pub(crate) at: Instant,
+    pub(crate) term: u64,
+    pub(crate) leads: bool,
+    pub(crate) node: Option<NodeId>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    said: BTreeMap<Place, Said>,
+    /// Each reign with the terms in which somebody said that it leads, and when that was first heard.
+    /// A new leader shows the reign of before until its own has begun: the lowest term counts.
+    reigns: BTreeMap<(u64, u64, Place), u64>,
+}
+
+/// See the file's head. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Watch {
+    // A lock, since faults, the live view and the askers look at it; never held across an await.
+    seen: Arc<Mutex<Seen>>,
+    asking: Arc<Mutex<JoinSet<()>>>,
+    recorder: Arc<Mutex<Option<Recorder>>>,
+}
+
+impl Watch {
+    /// Records what is seen from now on.
+    pub(crate) fn record(&self, recorder: Recorder) {
+        *lock(&self.recorder) = Some(recorder);
+    }
+
+    /// Asks these masters until the last clone is dropped.
+    pub(crate) fn begin(&self, masters: Vec<(Place, String)>) {
+        for (place, api) in masters {
+            let watch = Self {
+                asking: Arc::default(),
+                ..self.clone()
+            };
+            lock(&self.asking).spawn(async move { watch.ask(place, &api).await });
+        }
+    }
+
+    /// The one in office: it says so itself, and nobody says so of a later term.
+    pub(crate) fn leader(&self) -> Option<Place> {
+        let seen = lock(&self.seen);
+        let fresh = seen
+            .said
+            .iter()
+            .filter(|(_, said)| said.at.elapsed() < STALE);
+        let (place, _) = fresh
+            .filter(|(_, said)| said.leads)
+            .max_by_key(|(_, said)| said.term)?;
+        Some(*place)
+    }
+
+    /// Forgets what a master said: it was just killed or frozen.
+    pub(crate) fn forget(&self, place: Place) {
+        lock(&self.seen).said.remove(&place);
+    }
+
+    /// Reigns with who said to lead in them, and when that was first heard, in nanoseconds of the
+    /// recorder's clock.
+    pub(crate) fn reigns(&self) -> Vec<(u64, Place, u64)> {
+        let seen = lock(&self.seen);
+        let mut terms: BTreeMap<u64, u64> = BTreeMap::new();
+        for (epoch, term, _) in seen.reigns.keys() {
+            let lowest = terms.entry(*epoch).or_insert(*term);
+            *lowest = (*lowest).min(*term);
+        }
+        let reigns = seen.reigns.iter();
+        reigns
+            .filter(|((epoch, term, _), _)| terms.get(epoch) == Some(term))
+            .map(|((epoch, _, place), at)| (*epoch, *place, *at))
+            .collect()
+    }
+
+    /// The id that the master has in the group.
+    pub(crate) fn node(&self, place: Place) -> Option<NodeId> {
+        lock(&self.seen).said.get(&place)?.node
+    }
+
+    async fn ask(&self, place: Place, api: &str) {
+        let channel = Endpoint::from_shared(format!("http://{api}"))
+            .expect("it is an address")
+            .connect_timeout(PATIENCE)
+            .connect_lazy();
+        let mut answers = 0_u64;
+        loop {
+            if let Some(cluster) = look(channel.clone()).await {
+                self.note(place, &cluster, answers.is_multiple_of(DIGEST_EVERY));
+                answers += 1;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn note(&self, place: Place, cluster: &v1::Cluster, with_digest: bool) {
+        let node: Option<NodeId> = cluster.answered_by.parse().ok();
+        let leads = !cluster.leader.is_empty() && cluster.leader == cluster.answered_by;
+        let recorder = lock(&self.recorder).clone();
+        let mut seen = lock(&self.seen);
+        if leads && cluster.epoch > 0 {
+            let now_ns = recorder.as_ref().map_or(0, Recorder::now_ns);
+            seen.reigns
+                .entry((cluster.epoch, cluster.term, place))
+                .or_insert(now_ns);
+        }
+        let said = Said {
+            at: Instant::now(),
+            term: cluster.term,
+            leads,
+            node,
+        };
+        seen.said.insert(place, said);
+        drop(seen);
+        let (Some(recorder), Some(node)) = (recorder, node) else {
+            return;
+        };
+        let who = cluster.answered_by.as_str();
+        recorder.observe(
+            who,
+            RaftFact::Progress {
+                node,
+                term: cluster.term,
+                committed: cluster.committed_index,
+                applied: cluster.applied_index,
+            },
+        );
+        if with_digest && !cluster.digest.is_empty() {
+            let digest = cluster.digest.iter().map(|byte| format!("{byte:02x}"));
+            let fact = RaftFact::Digest {
+                node,
+                index: cluster.applied_index,
+                digest: digest.collect(),
+                origin: Origin::Log,
+            };
+            recorder.observe(who, fact);
+        }
+    }
+}
+
+async fn look(channel: Channel) -> Option<v1::Cluster> {
+    let mut request = tonic::Request::new(v1::GetClusterRequest {
+        consistency: v1::Consistency::Local.into(),
+    });
+    request.set_timeout(PATIENCE);
+    let mut stub = Stub::new(channel);
+    let asked = tokio::time::timeout(PATIENCE, stub.get_cluster(request)).await;
+    Some(asked.ok()?.ok()?.into_inner())
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
