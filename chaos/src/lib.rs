@@ -1,7 +1,8 @@
 //! The chaos harness: one history format, checkers that judge it, a simulation of the whole system, and
 //! real processes under real faults. Nothing that runs in production is defined here.
 //!
-//! Reading order: `history` (what happened, and the independent witness).
+//! Reading order: `history` (what happened, and the independent witness), `linearizability`,
+//! `invariants` (what must hold, one file a rule).
 
 #[cfg(not(tokio_unstable))]
 compile_error!(
@@ -9,4 +10,6 @@ compile_error!(
 );
 
 pub mod history;
+pub mod invariants;
+pub mod linearizability;
 pub mod real;

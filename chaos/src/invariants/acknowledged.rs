@@ -1,0 +1,198 @@
+//! R6: what was acknowledged survives whatever happened. Judged by the final phase: every register
+//! holds what an acknowledged write, or one of unknown end, has left there, and every task that was
+//! accepted is there or has ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use argosy_state::ids::TaskKey;
+
+use super::Findings;
+use super::facts::{final_phase, of_tasks, registered};
+use crate::history::{CallView, History, Operation, Outcome, TaskFact};
+use crate::linearizability::{Action, Call, registers};
+
+/// Judges a history; one that never reached its final phase is not looked at.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    if let Some(end) = final_phase(history) {
+        for (key, calls) in registers(history) {
+            holds(&mut findings, key, &calls, end);
+        }
+        tasks(&mut findings, history);
+    }
+    findings
+}
+
+/// What the calls on a register may have left in it when all that ended before `end` have.
+fn left<'a>(calls: &[Call<'a>], end: usize) -> BTreeSet<Option<&'a str>> {
+    let mut values = BTreeSet::new();
+    let sets = |call: &Call<'a>| match call.action {
+        Action::Read(_) => None,
+        Action::Write(value) => Some(value),
+        Action::Swap { swapped, value, .. } => swapped.unwrap_or(true).then_some(value),
+    };
+    let surely = |call: &&Call<'_>| {
+        let is_sure = match call.action {
+            Action::Swap { swapped, .. } => swapped == Some(true),
+            Action::Write(_) => true,
+            Action::Read(_) => false,
+        };
+        is_sure && call.ended.is_some_and(|ended| ended < end)
+    };
+    let latest_begun = calls.iter().filter(surely).map(|call| call.begun).max();
+    if latest_begun.is_none() {
+        values.insert(None);
+    }
+    for call in calls {
+        let is_over = call
+            .ended
+            .zip(latest_begun)
+            .is_some_and(|(ended, begun)| ended < begun);
+        if !is_over && let Some(value) = sets(call) {
+            values.insert(value);
+        }
+    }
+    values
+}
+
+fn holds(findings: &mut Findings, key: &str, calls: &[Call<'_>], end: usize) {
+    let allowed = left(calls, end);
+    for call in calls.iter().filter(|call| call.begun > end) {
+        let (Action::Read(found), Some(ended)) = (call.action, call.ended) else {
+            continue;
+        };
+        findings.must(allowed.contains(&found), [call.begun, ended], || {
+            format!("{key} holds {found:?} at the end; what was acknowledged leaves {allowed:?}")
+        });
+    }
+}
+
+/// Every task of an acceptance that was not refused.
+fn accepted<'a>(call: &CallView<'a>) -> Vec<&'a TaskKey> {
+    let (Operation::Accept { launches, .. }, Some(Outcome::Accepted { refused })) =
+        (call.operation, call.outcome())
+    else {
+        return Vec::new();
+    };
+    let is_refused = |at: usize| {
+        refused
+            .iter()
+            .any(|refusal| refusal.position as usize == at)
+    };
+    let launched = launches
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| !is_refused(*at));
+    launched.map(|(_, launch)| &launch.task).collect()
+}
+
+fn tasks(findings: &mut Findings, history: &History) {
+    let Some((audit, known)) = registered(history) else {
+        return;
+    };
+    let mut ended: BTreeMap<&TaskKey, usize> = BTreeMap::new();
+    for (at, _, fact) in of_tasks(history) {
+        if let TaskFact::Told { task, state, .. } | TaskFact::Changed { task, state, .. } = fact
+            && state.is_terminal()
+        {
+            ended.insert(task, at);
+        }
+    }
+    let torn_down: BTreeSet<_> = history
+        .calls()
+        .iter()
+        .filter_map(|call| match call.operation {
+            Operation::Teardown { framework, .. } => Some(*framework),
+            _ => None,
+        })
+        .collect();
+    for call in history.calls() {
+        for task in accepted(&call) {
+            if torn_down.contains(&task.framework) {
+                continue;
+            }
+            let is_there = known.contains(task) || ended.contains_key(task);
+            findings.must(is_there, [call.position, audit], || {
+                format!("{task} was accepted; at the end the registry has no such task, and nobody was told its end")
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{AGENT, Ending, Scene, catches, key, offer, passes, sees_nothing};
+    use super::*;
+    use crate::history::{Audit, Consistency, FinalTask, Phase};
+    use argosy_state::task::TaskState;
+
+    fn write(value: &str) -> Operation {
+        Operation::Write {
+            key: "k".to_owned(),
+            value: Some(value.to_owned()),
+            request: String::new(),
+        }
+    }
+
+    fn finds(scene: Scene, value: Option<&str>) -> Scene {
+        let read = Operation::Read {
+            key: "k".to_owned(),
+            consistency: Consistency::Linearizable,
+        };
+        let value = value.map(ToOwned::to_owned);
+        let found = Ending::Ok(Outcome::Value { value });
+        scene.phase(Phase::Final).call("audit", read, found)
+    }
+
+    fn registry(scene: Scene, tasks: &[&str]) -> Scene {
+        let tasks = tasks.iter().map(|task| FinalTask {
+            task: key(task),
+            agent: AGENT,
+            state: TaskState::Running,
+        });
+        let tasks = tasks.collect();
+        scene
+            .phase(Phase::Final)
+            .saw("audit", Audit::Registry { tasks })
+    }
+
+    #[test]
+    fn the_last_write_or_one_of_unknown_end_may_be_there() {
+        let scene = Scene::new()
+            .call("a", write("1"), Ending::Ok(Outcome::Done))
+            .call("a", write("2"), Ending::Info)
+            .call("a", write("3"), Ending::Ok(Outcome::Done));
+        passes(check, finds(scene.clone(), Some("3")));
+        passes(check, finds(scene.clone(), Some("2")));
+        sees_nothing(check, scene.clone());
+        catches(
+            check,
+            finds(scene.clone(), Some("1")),
+            "k holds Some(\"1\")",
+        );
+        catches(check, finds(scene, None), "k holds None");
+    }
+
+    #[test]
+    fn a_register_that_nobody_surely_wrote_may_be_absent() {
+        passes(
+            check,
+            finds(Scene::new().call("a", write("1"), Ending::Info), None),
+        );
+    }
+
+    #[test]
+    fn an_accepted_task_that_is_nowhere_is_seen() {
+        let scene = Scene::new().accepted(1, offer(12, 1), "web");
+        passes(check, registry(scene.clone(), &["web"]));
+        passes(
+            check,
+            registry(scene.clone().told(9, "web", TaskState::Finished), &[]),
+        );
+        catches(
+            check,
+            registry(scene, &["other"]),
+            "framework-3/web was accepted",
+        );
+    }
+}

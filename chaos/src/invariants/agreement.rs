@@ -1,0 +1,98 @@
+//! T4: at the end, what the registry says runs on a host is what runs there, by the kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use argosy_state::ids::{AgentId, TaskKey};
+use argosy_state::task::TaskState;
+
+use super::Findings;
+use super::facts::audits;
+use crate::history::{Audit, FinalTask, History};
+
+/// Judges a history by its last audits.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    let mut registry: Option<(usize, &[FinalTask])> = None;
+    let mut hosts: BTreeMap<AgentId, (usize, BTreeSet<&TaskKey>)> = BTreeMap::new();
+    for (at, _, audit) in audits(history) {
+        match audit {
+            Audit::Registry { tasks } => registry = Some((at, tasks)),
+            Audit::Host { agent, tasks } => {
+                hosts.insert(*agent, (at, tasks.iter().collect()));
+            }
+            Audit::Leftovers { .. } => {}
+        }
+    }
+    let Some((registered, tasks)) = registry else {
+        return findings;
+    };
+    for task in tasks {
+        let Some((at, running)) = hosts.get(&task.agent) else {
+            continue;
+        };
+        // One that was just accepted is on its way.
+        let is_there = task.state == TaskState::Staging || running.contains(&task.task);
+        findings.must(is_there, [registered, *at], || {
+            format!(
+                "{} is {:?} on {}, where it has no process",
+                task.task, task.state, task.agent
+            )
+        });
+    }
+    for (agent, (at, running)) in hosts {
+        for task in running {
+            let known = tasks
+                .iter()
+                .any(|known| known.task == *task && known.agent == agent);
+            findings.must(known, [registered, at], || {
+                format!("{task} runs on {agent}, and the registry does not know")
+            });
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{AGENT, Scene, catches, key, passes, sees_nothing};
+    use super::*;
+
+    fn registry(tasks: &[(&str, TaskState)]) -> Scene {
+        let tasks = tasks.iter().map(|(task, state)| FinalTask {
+            task: key(task),
+            agent: AGENT,
+            state: *state,
+        });
+        let tasks = tasks.collect();
+        Scene::new().saw("audit", Audit::Registry { tasks })
+    }
+
+    fn host(scene: Scene, tasks: &[&str]) -> Scene {
+        let agent = AGENT;
+        let tasks = tasks.iter().map(|task| key(task)).collect();
+        scene.saw("audit", Audit::Host { agent, tasks })
+    }
+
+    #[test]
+    fn a_registry_and_a_host_that_agree_are_fine() {
+        let both = registry(&[("web", TaskState::Running), ("new", TaskState::Staging)]);
+        sees_nothing(check, both.clone());
+        passes(check, host(both.clone(), &["web"]));
+        passes(check, host(both, &["web", "new"]));
+    }
+
+    #[test]
+    fn a_task_without_a_process_and_a_process_without_a_task_are_seen() {
+        let one = registry(&[("web", TaskState::Running)]);
+        catches(
+            check,
+            host(one.clone(), &[]),
+            "framework-3/web is Running on agent-5",
+        );
+        catches(
+            check,
+            host(one, &["web", "orphan"]),
+            "framework-3/orphan runs on agent-5",
+        );
+    }
+}

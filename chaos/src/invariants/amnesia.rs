@@ -1,0 +1,117 @@
+//! R8: a master whose disk was wiped, or whose synced log came back shorter, never votes or leads
+//! again under its old id.
+
+use std::collections::BTreeMap;
+
+use argosy_state::ids::NodeId;
+
+use super::Findings;
+use super::facts::{of_masters, struck};
+use crate::history::{FaultKind, History, RaftFact};
+
+/// Judges a history.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    // Since when a node has forgotten something.
+    let mut forgetful: BTreeMap<NodeId, usize> = BTreeMap::new();
+    for (at, target) in struck(history, FaultKind::WipeDisk) {
+        if let Ok(node) = target.parse() {
+            forgetful.entry(node).or_insert(at);
+        }
+    }
+    let mut durable: BTreeMap<NodeId, (usize, u64)> = BTreeMap::new();
+    for (at, _, fact) in of_masters(history) {
+        match fact {
+            RaftFact::Durable { node, last_index } => {
+                durable.insert(*node, (at, *last_index));
+            }
+            RaftFact::Started {
+                node, last_index, ..
+            } => {
+                findings.look();
+                if durable.get(node).is_some_and(|log| log.1 > *last_index) {
+                    forgetful.entry(*node).or_insert(at);
+                }
+            }
+            RaftFact::Voted { node, .. } | RaftFact::Led { node, .. } => {
+                findings.look();
+                if let Some(since) = forgetful.get(node).filter(|since| **since < at) {
+                    let act = if matches!(fact, RaftFact::Led { .. }) {
+                        "leads"
+                    } else {
+                        "votes"
+                    };
+                    findings.wrong(
+                        format!("{node} {act} although its disk had forgotten what was on it"),
+                        [*since, at],
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{ONE, Scene, TWO, catches, passes};
+    use super::*;
+
+    fn started(last_index: u64) -> RaftFact {
+        RaftFact::Started {
+            node: ONE,
+            term: 2,
+            last_index,
+            committed: 0,
+        }
+    }
+
+    fn voted(node: NodeId) -> RaftFact {
+        RaftFact::Voted {
+            node,
+            term: 3,
+            candidate: TWO,
+        }
+    }
+
+    fn durable(last_index: u64) -> RaftFact {
+        RaftFact::Durable {
+            node: ONE,
+            last_index,
+        }
+    }
+
+    #[test]
+    fn a_node_that_kept_all_and_a_new_id_for_a_wiped_one_may_vote() {
+        let scene = Scene::new()
+            .saw("disk", durable(9))
+            .saw("master-1", started(9))
+            .saw("master-1", voted(ONE))
+            .fault(FaultKind::WipeDisk, "master-1")
+            .saw("master-2", voted(TWO));
+        passes(check, scene);
+    }
+
+    #[test]
+    fn a_wiped_node_that_votes_is_seen() {
+        let scene = Scene::new()
+            .fault(FaultKind::WipeDisk, "master-1")
+            .saw("master-1", voted(ONE));
+        catches(check, scene, "master-1 votes");
+    }
+
+    #[test]
+    fn a_node_that_lost_its_tail_and_leads_is_seen() {
+        let led = RaftFact::Led {
+            node: ONE,
+            term: 4,
+            last_index: 9,
+        };
+        let scene = Scene::new()
+            .saw("disk", durable(9))
+            .saw("master-1", started(8))
+            .saw("master-1", led);
+        catches(check, scene, "master-1 leads");
+    }
+}

@@ -1,0 +1,70 @@
+//! O1: of every agent, after every entry: what tasks use, what is on offer and what is free is exactly
+//! all there is.
+
+use super::Findings;
+use super::facts::of_agents;
+use crate::history::{AgentFact, History};
+
+/// Judges a history.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    for (at, _, fact) in of_agents(history) {
+        let AgentFact::Account {
+            agent,
+            index,
+            total,
+            used,
+            offered,
+            free,
+        } = fact
+        else {
+            continue;
+        };
+        let sum = used.plus(offered).and_then(|sum| sum.plus(free));
+        findings.must(sum.as_ref() == Some(total), [at], || match sum {
+            Some(sum) => format!("after entry {index} {agent} gives {total}, but used, offered and free are {sum}"),
+            None => format!("after entry {index} of {agent} something is used, offered or free twice: {used}; {offered}; {free}"),
+        });
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{AGENT, Scene, catches, passes, resources};
+    use super::*;
+
+    fn account(used: &str, free: &str) -> Scene {
+        let seen = AgentFact::Account {
+            agent: AGENT,
+            index: 9,
+            total: resources("cpus:4;ports:[1-9]"),
+            used: resources(used),
+            offered: resources("cpus:1"),
+            free: resources(free),
+        };
+        Scene::new().saw("master-1", seen)
+    }
+
+    #[test]
+    fn what_adds_up_is_fine() {
+        passes(check, account("cpus:2;ports:[1-3]", "cpus:1;ports:[4-9]"));
+    }
+
+    #[test]
+    fn a_thousandth_too_much_or_too_little_is_seen() {
+        let lost = account("cpus:2;ports:[1-3]", "cpus:0.999;ports:[4-9]");
+        catches(check, lost, "after entry 9 agent-5 gives");
+        let freed_twice = account("cpus:2;ports:[1-3]", "cpus:1.001;ports:[4-9]");
+        catches(check, freed_twice, "used, offered and free are");
+    }
+
+    #[test]
+    fn a_port_that_is_used_and_free_is_seen() {
+        catches(
+            check,
+            account("cpus:2;ports:[1-3]", "cpus:1;ports:[3-9]"),
+            "twice",
+        );
+    }
+}

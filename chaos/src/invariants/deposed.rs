@@ -1,0 +1,127 @@
+//! F2: nothing starts that was not committed: neither a deposed nor a paused leader can start a task,
+//! nor can a message of it that comes late.
+
+use std::collections::BTreeMap;
+
+use argosy_state::ids::{AgentId, OrderIndex};
+
+use super::Findings;
+use super::facts::{launches, of_agents, of_tasks};
+use crate::history::{AgentFact, History, OrderAction, TaskFact};
+
+/// Judges a history. One that records no committed launch at all is judged by repeated orders alone.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    let launched = launches(history);
+    let mut taken: BTreeMap<(AgentId, OrderIndex), usize> = BTreeMap::new();
+    for (at, _, fact) in of_agents(history) {
+        let AgentFact::OrderTaken {
+            agent,
+            order,
+            action,
+            task,
+            repeated: false,
+            ..
+        } = fact
+        else {
+            continue;
+        };
+        let first = *taken.entry((*agent, *order)).or_insert(at);
+        findings.must(first == at, [first, at], || {
+            format!("{agent} acted twice on order {}", order.0)
+        });
+        if let (OrderAction::Launch, Some(task), false) = (action, task, launched.is_empty()) {
+            let committed = launched.get(task).is_some_and(|(_, fact, on)| {
+                let same =
+                    matches!(fact, TaskFact::Launched { order: under, .. } if under == order);
+                on == agent && same
+            });
+            findings.must(committed, [at], || {
+                format!(
+                    "{agent} started {task} under order {}, which no entry gave it",
+                    order.0
+                )
+            });
+        }
+    }
+    for (at, _, fact) in of_tasks(history) {
+        let TaskFact::Witnessed { task, start } = fact else {
+            continue;
+        };
+        if launched.is_empty() {
+            continue;
+        }
+        let Some((first, TaskFact::Launched { order, .. }, _)) = launched.get(task) else {
+            findings.wrong(format!("{task} started, and no entry launched it"), [at]);
+            continue;
+        };
+        let same = start.order.is_none_or(|under| under == *order);
+        findings.must(same, [*first, at], || {
+            format!("{task} started under another order than {}", order.0)
+        });
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{AGENT, Scene, catches, key, passes};
+    use super::*;
+    use crate::history::witness::Start;
+    use argosy_state::ids::Epoch;
+
+    fn taken(scene: Scene, order: u64, repeated: bool) -> Scene {
+        scene.saw(
+            "agent-5",
+            AgentFact::OrderTaken {
+                agent: AGENT,
+                epoch: Epoch(12),
+                order: OrderIndex(order),
+                action: OrderAction::Launch,
+                task: Some(key("web")),
+                repeated,
+            },
+        )
+    }
+
+    #[test]
+    fn a_committed_launch_that_is_sent_twice_is_fine() {
+        let scene = taken(Scene::new().launched(9, "web", 4), 4, false);
+        passes(check, taken(scene, 4, true).witnessed("web", "n"));
+    }
+
+    #[test]
+    fn an_order_that_is_acted_on_twice_is_seen() {
+        let scene = taken(Scene::new().launched(9, "web", 4), 4, false);
+        catches(check, taken(scene, 4, false), "acted twice on order 4");
+    }
+
+    #[test]
+    fn a_launch_under_an_order_that_nobody_gave_is_seen() {
+        catches(
+            check,
+            taken(Scene::new().launched(9, "web", 4), 5, false),
+            "no entry gave it",
+        );
+    }
+
+    #[test]
+    fn a_start_that_was_not_committed_is_seen() {
+        let scene = Scene::new().launched(9, "web", 4);
+        catches(
+            check,
+            scene.clone().witnessed("db", "n"),
+            "no entry launched it",
+        );
+        let start = Start {
+            order: Some(OrderIndex(5)),
+            nonce: "n".to_owned(),
+            boot_id: "b".to_owned(),
+            pid: 4,
+            start_time: 900,
+        };
+        let task = key("web");
+        let other = scene.saw("witness", TaskFact::Witnessed { task, start });
+        catches(check, other, "another order than 4");
+    }
+}

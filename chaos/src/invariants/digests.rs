@@ -1,0 +1,68 @@
+//! R4: the same applied index means the same registry, on every master, whether it came by log, by
+//! snapshot or by replay.
+
+use std::collections::BTreeMap;
+
+use super::Findings;
+use super::facts::of_masters;
+use crate::history::{History, RaftFact};
+
+/// Judges a history; a digest that is compared with none shows nothing.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    let mut digests: BTreeMap<u64, (usize, String)> = BTreeMap::new();
+    for (at, _, fact) in of_masters(history) {
+        let RaftFact::Digest {
+            node,
+            index,
+            digest,
+            origin,
+        } = fact
+        else {
+            continue;
+        };
+        match digests.get(index) {
+            None => {
+                digests.insert(*index, (at, digest.clone()));
+            }
+            Some((first, known)) => findings.must(known == digest, [*first, at], || {
+                format!("after entry {index} {node} (by {origin:?}) has another registry than others: {digest}, not {known}")
+            }),
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{ONE, Scene, TWO, catches, passes, sees_nothing};
+    use super::*;
+    use crate::history::Origin;
+    use argosy_state::ids::NodeId;
+
+    fn digest(node: NodeId, index: u64, digest: &str) -> RaftFact {
+        RaftFact::Digest {
+            node,
+            index,
+            digest: digest.to_owned(),
+            origin: Origin::Snapshot,
+        }
+    }
+
+    #[test]
+    fn equal_registries_are_fine_and_one_alone_shows_nothing() {
+        let alone = Scene::new()
+            .saw("master-1", digest(ONE, 7, "aa"))
+            .saw("master-2", digest(TWO, 8, "bb"));
+        sees_nothing(check, alone.clone());
+        passes(check, alone.saw("master-2", digest(TWO, 7, "aa")));
+    }
+
+    #[test]
+    fn registries_that_differ_are_seen() {
+        let scene = Scene::new()
+            .saw("master-1", digest(ONE, 7, "aa"))
+            .saw("master-2", digest(TWO, 7, "ab"));
+        catches(check, scene, "after entry 7 master-2");
+    }
+}

@@ -1,0 +1,92 @@
+//! R3: an entry that is told committed is, at that moment, on the synced logs of a quorum of voters.
+
+use std::collections::BTreeMap;
+
+use argosy_state::ids::NodeId;
+
+use super::Findings;
+use super::facts::of_masters;
+use crate::history::{History, RaftFact};
+
+/// Judges a history. A run in which no synced log is recorded is not looked at.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    let mut durable: BTreeMap<NodeId, (usize, u64)> = BTreeMap::new();
+    for (at, _, fact) in of_masters(history) {
+        match fact {
+            RaftFact::Durable { node, last_index } => {
+                durable.insert(*node, (at, *last_index));
+            }
+            RaftFact::Committed {
+                node,
+                index,
+                voters,
+            } if !durable.is_empty() && !voters.is_empty() => {
+                let holds = |voter: &&NodeId| durable.get(voter).is_some_and(|log| log.1 >= *index);
+                let holders = voters.iter().filter(holds).count();
+                findings.look();
+                if holders * 2 <= voters.len() {
+                    let seen = voters.iter().filter_map(|voter| durable.get(voter));
+                    let mut events: Vec<usize> = seen.map(|log| log.0).collect();
+                    events.push(at);
+                    let all = voters.len();
+                    findings.wrong(
+                        format!("{node} tells entry {index} committed, but only {holders} of {all} voters have it on disk"),
+                        events,
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{ONE, Scene, THREE, TWO, catches, passes, sees_nothing};
+    use super::*;
+
+    fn durable(node: NodeId, last_index: u64) -> RaftFact {
+        RaftFact::Durable { node, last_index }
+    }
+
+    fn committed(index: u64) -> RaftFact {
+        let node = ONE;
+        let voters = vec![ONE, TWO, THREE];
+        RaftFact::Committed {
+            node,
+            index,
+            voters,
+        }
+    }
+
+    #[test]
+    fn what_a_quorum_has_synced_is_committed() {
+        let scene = Scene::new()
+            .saw("disk", durable(TWO, 7))
+            .saw("disk", durable(ONE, 9))
+            .saw("master-1", committed(7));
+        passes(check, scene);
+        sees_nothing(check, Scene::new().saw("master-1", committed(7)));
+    }
+
+    #[test]
+    fn an_entry_on_one_disk_of_three_is_not_committed() {
+        let scene = Scene::new()
+            .saw("disk", durable(TWO, 6))
+            .saw("disk", durable(ONE, 9))
+            .saw("master-1", committed(7));
+        catches(check, scene, "only 1 of 3 voters");
+    }
+
+    #[test]
+    fn a_disk_that_lost_an_entry_does_not_count() {
+        let scene = Scene::new()
+            .saw("disk", durable(ONE, 7))
+            .saw("disk", durable(TWO, 7))
+            .saw("disk", durable(TWO, 5))
+            .saw("master-1", committed(7));
+        catches(check, scene, "entry 7");
+    }
+}

@@ -1,0 +1,207 @@
+//! T7: a running task goes on, in the same process and with growing progress, whatever happens to
+//! masters, networks and agents' processes around it.
+
+use std::collections::BTreeMap;
+
+use argosy_state::ids::{AgentId, TaskKey};
+
+use super::Findings;
+use super::facts::{expectations, final_phase, of_tasks};
+use crate::history::{Event, Expectation, FaultKind, History, Operation, TaskFact, What};
+
+/// In so long, a task that runs makes progress.
+const PROGRESS_NS: u64 = 10_000_000_000;
+
+/// Judges a history.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    processes(history, &mut findings);
+    for (at, _, expected) in expectations(history) {
+        if let Expectation::KeepsRunning { task } = expected {
+            keeps_running(history, &mut findings, at, task);
+        }
+    }
+    findings
+}
+
+/// A process as it was seen last.
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    at: usize,
+    time_ns: u64,
+    life: (&'a str, u32, u64),
+    progress: Option<u64>,
+}
+
+fn processes(history: &History, findings: &mut Findings) {
+    // By where its progress was seen to grow last.
+    let mut seen: BTreeMap<&TaskKey, Seen<'_>> = BTreeMap::new();
+    for (at, event, fact) in of_tasks(history) {
+        let TaskFact::Alive {
+            task,
+            pid,
+            start_time,
+            boot_id,
+            progress,
+            ..
+        } = fact
+        else {
+            continue;
+        };
+        let now = Seen {
+            at,
+            time_ns: event.time_ns,
+            life: (boot_id, *pid, *start_time),
+            progress: *progress,
+        };
+        let Some(before) = seen.insert(task, now) else {
+            continue;
+        };
+        let shown = [before.at, at];
+        findings.must(before.life == now.life, shown, || {
+            format!(
+                "{task} is another process now: {:?} was {:?}",
+                now.life, before.life
+            )
+        });
+        if before.life == now.life
+            && let (Some(was), Some(is)) = (before.progress, now.progress)
+        {
+            findings.must(is >= was, shown, || {
+                format!("the progress of {task} went back from {was} to {is}")
+            });
+            let waited_ns = now.time_ns - before.time_ns;
+            findings.must(is > was || waited_ns < PROGRESS_NS, shown, || {
+                format!(
+                    "{task} has made no progress in {} s",
+                    waited_ns / 1_000_000_000
+                )
+            });
+            if is == was {
+                seen.insert(task, Seen { at, ..before });
+            }
+        }
+    }
+}
+
+fn keeps_running(history: &History, findings: &mut Findings, from: usize, task: &TaskKey) {
+    let agent = of_tasks(history).find_map(|(_, _, fact)| match fact {
+        TaskFact::Launched {
+            task: of, agent, ..
+        }
+        | TaskFact::Alive {
+            task: of, agent, ..
+        } => (of == task).then_some(*agent),
+        _ => None,
+    });
+    let later = &history.events[from..];
+    let excused = later.iter().position(|event| ends(event, task, agent));
+    let until = excused.map_or(history.events.len(), |place| from + place);
+    let mut alive = None;
+    for (at, _, fact) in of_tasks(history).take_while(|(at, _, _)| *at < until) {
+        match fact {
+            TaskFact::Told {
+                task: of, state, ..
+            }
+            | TaskFact::Changed {
+                task: of, state, ..
+            } if of == task && at > from => {
+                findings.must(!state.is_terminal(), [from, at], || {
+                    format!("{task} is {state:?}, and nobody asked for its end")
+                });
+            }
+            TaskFact::Ended { task: of, end } if of == task && at > from => {
+                findings.wrong(
+                    format!("{task} ended by {end:?}, and nobody asked for it"),
+                    [from, at],
+                );
+            }
+            TaskFact::Alive { task: of, .. } if of == task => alive = Some(at),
+            _ => {}
+        }
+    }
+    // Where processes are recorded at all, this one must be there at the end.
+    if let (Some(end), None, Some(_)) = (final_phase(history), excused, alive) {
+        findings.must(alive > Some(end), [from, end], || {
+            format!("{task} is not there any more at the end, and nobody asked for that")
+        });
+    }
+}
+
+/// Whether a task may end because of this.
+fn ends(event: &Event, task: &TaskKey, agent: Option<AgentId>) -> bool {
+    match &event.what {
+        What::Invoke { operation, .. } => match operation {
+            Operation::Kill { task: of, .. } => of == task,
+            Operation::Teardown { framework, .. } => *framework == task.framework,
+            Operation::MarkGone { agent: of } => Some(*of) == agent,
+            _ => false,
+        },
+        What::Fault(fault) => {
+            let kinds = [
+                FaultKind::HostReboot,
+                FaultKind::WipeDisk,
+                FaultKind::Teardown,
+            ];
+            let own = agent.is_some_and(|agent| agent.to_string() == fault.target);
+            kinds.contains(&fault.kind) && (own || fault.target == task.framework.to_string())
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{Scene, catches, key, passes};
+    use super::*;
+    use crate::history::Phase;
+    use argosy_state::task::TaskState;
+
+    fn service() -> Scene {
+        let task = key("web");
+        Scene::new()
+            .alive("web", 4, 1)
+            .saw("harness", Expectation::KeepsRunning { task })
+    }
+
+    #[test]
+    fn a_service_that_runs_on_is_fine() {
+        let scene = service()
+            .fault(FaultKind::FreezeAllMasters, "*")
+            .alive("web", 4, 2)
+            .told(9, "web", TaskState::Unreachable)
+            .after_ms(9000)
+            .alive("web", 4, 2)
+            .phase(Phase::Final);
+        passes(check, scene.alive("web", 4, 3));
+        let rebooted = service().fault(FaultKind::HostReboot, "agent-5");
+        let rebooted = rebooted.told(9, "web", TaskState::Failed);
+        assert_eq!(check(&rebooted.phase(Phase::Final).history()).wrong, []);
+    }
+
+    #[test]
+    fn another_process_and_progress_that_goes_back_are_seen() {
+        catches(check, service().alive("web", 5, 9), "another process now");
+        catches(check, service().alive("web", 4, 0), "went back from 1 to 0");
+    }
+
+    #[test]
+    fn a_task_that_stands_still_is_seen_however_often_it_is_looked_at() {
+        let scene = service().after_ms(6000).alive("web", 4, 1);
+        catches(
+            check,
+            scene.after_ms(6000).alive("web", 4, 1),
+            "no progress in 12 s",
+        );
+    }
+
+    #[test]
+    fn an_end_that_nobody_asked_for_is_seen() {
+        catches(
+            check,
+            service().told(9, "web", TaskState::Killed),
+            "is Killed, and nobody",
+        );
+        catches(check, service().phase(Phase::Final), "not there any more");
+    }
+}

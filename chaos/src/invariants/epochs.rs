@@ -1,0 +1,108 @@
+//! F1: an agent never acts for a reign below the highest that it has stored, nor for one that it has
+//! not stored yet.
+
+use std::collections::BTreeMap;
+
+use argosy_state::ids::{AgentId, Epoch};
+
+use super::Findings;
+use super::facts::of_agents;
+use crate::history::{AgentFact, History};
+
+/// Judges a history.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    let mut stored: BTreeMap<AgentId, (usize, Epoch)> = BTreeMap::new();
+    for (at, _, fact) in of_agents(history) {
+        match fact {
+            AgentFact::EpochStored { agent, epoch } => {
+                let (first, highest) = *stored.entry(*agent).or_insert((at, *epoch));
+                findings.must(*epoch >= highest, [first, at], || {
+                    format!("{agent} stored reign {} after {}", epoch.0, highest.0)
+                });
+                if *epoch > highest {
+                    stored.insert(*agent, (at, *epoch));
+                }
+            }
+            AgentFact::OrderTaken {
+                agent,
+                epoch,
+                order,
+                ..
+            } => {
+                let (first, highest) = stored.get(agent).copied().unwrap_or((at, Epoch(0)));
+                findings.must(*epoch == highest, [first, at], || {
+                    format!(
+                        "{agent} acted on order {} of reign {} with {} stored",
+                        order.0, epoch.0, highest.0
+                    )
+                });
+            }
+            _ => {}
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{AGENT, Scene, catches, passes};
+    use super::*;
+    use crate::history::OrderAction;
+    use argosy_state::ids::OrderIndex;
+
+    fn stored(scene: Scene, epoch: u64) -> Scene {
+        let agent = AGENT;
+        let epoch = Epoch(epoch);
+        scene.saw("agent-5", AgentFact::EpochStored { agent, epoch })
+    }
+
+    fn acted(scene: Scene, epoch: u64) -> Scene {
+        scene.saw(
+            "agent-5",
+            AgentFact::OrderTaken {
+                agent: AGENT,
+                epoch: Epoch(epoch),
+                order: OrderIndex(4),
+                action: OrderAction::Kill,
+                task: None,
+                repeated: false,
+            },
+        )
+    }
+
+    #[test]
+    fn an_agent_that_stores_a_reign_and_acts_in_it_is_fine() {
+        passes(
+            check,
+            acted(stored(acted(stored(Scene::new(), 12), 12), 30), 30),
+        );
+    }
+
+    #[test]
+    fn an_order_of_a_reign_that_is_over_is_seen() {
+        catches(
+            check,
+            acted(stored(stored(Scene::new(), 12), 30), 12),
+            "reign 12 with 30 stored",
+        );
+    }
+
+    #[test]
+    fn an_action_before_the_reign_is_stored_is_seen() {
+        catches(
+            check,
+            acted(stored(Scene::new(), 12), 30),
+            "reign 30 with 12 stored",
+        );
+    }
+
+    #[test]
+    fn a_stored_reign_that_goes_back_is_seen() {
+        catches(
+            check,
+            stored(stored(Scene::new(), 30), 12),
+            "stored reign 12 after 30",
+        );
+    }
+}

@@ -1,0 +1,118 @@
+//! O5: after healing, every framework with demand is offered something in time, and what is nobody's
+//! is in the pool: nothing leaks.
+
+use super::Findings;
+use super::facts::{expectations, of_offers};
+use crate::history::{Expectation, History, OfferFact, What};
+
+/// Judges a history.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    for (at, event, expected) in expectations(history) {
+        let Expectation::Offer {
+            framework,
+            within_ns,
+        } = expected
+        else {
+            continue;
+        };
+        let until = event.time_ns.saturating_add(*within_ns);
+        let later = &history.events[at..];
+        let end = at + later.partition_point(|event| event.time_ns <= until);
+        let came = of_offers(history).any(|(made, _, fact)| {
+            matches!(fact, OfferFact::Made { framework: to, .. } if to == framework)
+                && (at..end).contains(&made)
+        });
+        let is_fault = |what: &What| matches!(what, What::Fault(_));
+        let disturbed = history.events[at..end]
+            .iter()
+            .any(|event| is_fault(&event.what));
+        // A run that ended before its time, or was disturbed, shows nothing.
+        if came {
+            findings.look();
+        } else if end < history.events.len() && !disturbed {
+            findings.look();
+            let waited_ms = within_ns / 1_000_000;
+            findings.wrong(
+                format!("{framework} wants resources and was offered none within {waited_ms} ms"),
+                [at, end],
+            );
+        }
+    }
+    pools(history, &mut findings);
+    findings
+}
+
+fn pools(history: &History, findings: &mut Findings) {
+    for (at, _, fact) in of_offers(history) {
+        if let OfferFact::Pool {
+            total,
+            used,
+            offered,
+            free,
+        } = fact
+        {
+            // Over several agents only amounts add up.
+            let lost = total.iter().find(|part| {
+                let name = &part.identity.name;
+                let parts = [used, offered, free].map(|part| part.scalar_milli(name));
+                parts.iter().sum::<i64>() != total.scalar_milli(name)
+            });
+            findings.must(lost.is_none(), [at], || {
+                format!("agents give {total}, but used {used}, offered {offered} and free {free} are not that")
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{FRAMEWORK, Scene, catches, offer, passes, resources, sees_nothing};
+    use super::*;
+    use crate::history::{FaultKind, Phase};
+
+    fn expected() -> Scene {
+        let within_ns = 500_000_000;
+        let framework = FRAMEWORK;
+        Scene::new().saw(
+            "harness",
+            Expectation::Offer {
+                framework,
+                within_ns,
+            },
+        )
+    }
+
+    #[test]
+    fn an_offer_in_time_is_fine() {
+        passes(check, expected().after_ms(400).made(offer(12, 1)));
+    }
+
+    #[test]
+    fn a_framework_that_starves_is_seen() {
+        catches(
+            check,
+            expected().after_ms(600).made(offer(12, 1)),
+            "framework-3 wants",
+        );
+        let disturbed = expected().fault(FaultKind::Crash, "master-1").after_ms(900);
+        sees_nothing(check, disturbed.phase(Phase::Final));
+    }
+
+    #[test]
+    fn a_pool_that_leaks_is_seen() {
+        let pool = |free: &str| {
+            Scene::new().saw(
+                "master-1",
+                OfferFact::Pool {
+                    total: resources("cpus:8;ports:[1-9]"),
+                    used: resources("cpus:2"),
+                    offered: resources("cpus:4"),
+                    free: resources(free),
+                },
+            )
+        };
+        passes(check, pool("cpus:2"));
+        catches(check, pool("cpus:1"), "agents give");
+    }
+}

@@ -1,0 +1,172 @@
+//! F3: one identity has one holder: a copy of an agent's disk is refused, and so are the calls of a
+//! scheduler that was superseded.
+
+use std::collections::BTreeMap;
+
+use argosy_state::ids::{AgentId, FrameworkId, Revision};
+
+use super::Findings;
+use super::facts::of_agents;
+use crate::history::{AgentFact, CallView, History, Operation, Outcome};
+
+/// Judges a history.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    agents(history, &mut findings);
+    schedulers(&history.calls(), &mut findings);
+    findings
+}
+
+/// Incarnations in the order of their revisions: each names the one before as its own.
+fn agents(history: &History, findings: &mut Findings) {
+    let mut registered: BTreeMap<AgentId, BTreeMap<Revision, (usize, u64, u64)>> = BTreeMap::new();
+    for (at, event, fact) in of_agents(history) {
+        if let AgentFact::Registered {
+            agent,
+            incarnation,
+            former,
+            ..
+        } = fact
+        {
+            findings.look();
+            let all = registered.entry(*agent).or_default();
+            // Without a revision, in the order in which it was seen.
+            let unknown = Revision {
+                index: 0,
+                position: u32::try_from(all.len()).unwrap_or(u32::MAX),
+            };
+            let revision = event.revision.unwrap_or(unknown);
+            all.entry(revision).or_insert((at, *incarnation, *former));
+        }
+    }
+    for (agent, lives) in registered {
+        let lives: Vec<(usize, u64, u64)> = lives.into_values().collect();
+        for pair in lives.windows(2) {
+            let ((first, known, _), (at, incarnation, former)) = (pair[0], pair[1]);
+            let is_own = incarnation == known || former == known;
+            findings.must(is_own, [first, at], || {
+                format!("{agent} was registered by incarnation {incarnation}, which came after {former}, while {known} held the id")
+            });
+        }
+    }
+}
+
+fn schedulers(calls: &[CallView<'_>], findings: &mut Findings) {
+    // When each session of a framework was superseded.
+    let mut present: BTreeMap<FrameworkId, u64> = BTreeMap::new();
+    let mut superseded: BTreeMap<(FrameworkId, u64), usize> = BTreeMap::new();
+    let mut subscriptions: Vec<(usize, FrameworkId, u64)> = calls
+        .iter()
+        .filter_map(|call| match (call.operation, call.outcome(), call.ended) {
+            (
+                Operation::Subscribe { session, .. },
+                Some(Outcome::Subscribed { framework, .. }),
+                Some((ended, _)),
+            ) => Some((ended, *framework, *session)),
+            _ => None,
+        })
+        .collect();
+    subscriptions.sort_unstable();
+    for (ended, framework, session) in subscriptions {
+        if let Some(former) = present.insert(framework, session)
+            && former != session
+        {
+            superseded.entry((framework, former)).or_insert(ended);
+        }
+    }
+    for call in calls.iter().filter(|call| call.outcome().is_some()) {
+        let caller = match (call.operation, call.outcome()) {
+            (Operation::Subscribe { session, .. }, Some(Outcome::Subscribed { framework, .. })) => {
+                Some((*framework, *session))
+            }
+            (operation, _) => operation
+                .call_name()
+                .map(|name| (name.framework, name.session)),
+        };
+        let Some(caller) = caller else {
+            continue;
+        };
+        findings.look();
+        if let Some(since) = superseded
+            .get(&caller)
+            .filter(|since| **since < call.position)
+        {
+            let (framework, session) = caller;
+            findings.wrong(
+                format!("a call of {framework} in session {session} was granted after another scheduler had taken over"),
+                [*since, call.position],
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{AGENT, Ending, FRAMEWORK, Scene, accept, catches, offer, passes};
+    use super::*;
+
+    fn registered(scene: Scene, index: u64, incarnation: u64, former: u64) -> Scene {
+        scene.saw_at(
+            "master-1",
+            index,
+            AgentFact::Registered {
+                agent: AGENT,
+                incarnation,
+                former,
+                boot_id: "boot-1".to_owned(),
+            },
+        )
+    }
+
+    fn subscribed(scene: Scene, session: u64) -> Scene {
+        let operation = Operation::Subscribe {
+            framework: Some(FRAMEWORK),
+            session,
+            principal: "alice".to_owned(),
+            held: Vec::new(),
+        };
+        let outcome = Outcome::Subscribed {
+            framework: FRAMEWORK,
+            kept: Vec::new(),
+            rescinded: Vec::new(),
+        };
+        scene.call("greedy", operation, Ending::Ok(outcome))
+    }
+
+    #[test]
+    fn lives_that_follow_each_other_are_fine() {
+        let scene = registered(registered(Scene::new(), 5, 100, 0), 9, 200, 100);
+        passes(check, registered(scene, 9, 200, 100));
+    }
+
+    #[test]
+    fn a_copy_of_a_disk_that_is_registered_is_seen() {
+        let scene = registered(registered(Scene::new(), 5, 100, 0), 9, 200, 100);
+        catches(
+            check,
+            registered(scene, 12, 300, 100),
+            "while 200 held the id",
+        );
+    }
+
+    #[test]
+    fn a_superseded_scheduler_that_is_refused_is_fine() {
+        let scene = subscribed(subscribed(Scene::new(), 7), 8);
+        let late = accept(2, offer(12, 1), "web");
+        passes(
+            check,
+            scene.call("greedy", late, Ending::Fail("superseded")),
+        );
+    }
+
+    #[test]
+    fn a_superseded_scheduler_that_is_granted_a_call_is_seen() {
+        let scene = subscribed(subscribed(Scene::new(), 7), 8);
+        catches(
+            check,
+            scene.clone().accepted(2, offer(12, 1), "web"),
+            "in session 7",
+        );
+        catches(check, subscribed(scene, 7), "in session 7");
+    }
+}

@@ -1,0 +1,59 @@
+//! C1: after a task has ended and was cleaned up, nothing of it is left: no process, cgroup, mount,
+//! namespace, interface, rule or folder.
+
+use super::Findings;
+use super::facts::audits;
+use crate::history::{Audit, History};
+
+/// Judges a history by its audits.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    for (at, _, audit) in audits(history) {
+        if let Audit::Leftovers {
+            place,
+            looked_at,
+            leftovers,
+        } = audit
+        {
+            findings.looked_at += looked_at;
+            for left in leftovers {
+                findings.wrong(format!("{left} is left behind on {place}"), [at]);
+            }
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{Scene, catches, passes, sees_nothing};
+    use super::*;
+
+    fn audit(looked_at: u64, leftovers: &[&str]) -> Scene {
+        let leftovers = leftovers.iter().map(ToString::to_string).collect();
+        let place = "agent-3".to_owned();
+        Scene::new().saw(
+            "audit",
+            Audit::Leftovers {
+                place,
+                looked_at,
+                leftovers,
+            },
+        )
+    }
+
+    #[test]
+    fn a_clean_host_is_fine_and_an_audit_of_nothing_shows_nothing() {
+        passes(check, audit(40, &[]));
+        sees_nothing(check, audit(0, &[]));
+    }
+
+    #[test]
+    fn what_is_left_is_seen() {
+        catches(
+            check,
+            audit(40, &["cgroup /argosy/x"]),
+            "cgroup /argosy/x is left behind on agent-3",
+        );
+    }
+}

@@ -1,0 +1,131 @@
+//! O4: what roles hold and are offered stays within their limits, and only agents in use are offered.
+
+use std::collections::BTreeMap;
+
+use argosy_state::agent::AgentMode;
+use argosy_state::ids::AgentId;
+use argosy_state::resources::Resources;
+
+use super::Findings;
+use super::facts::{APART_NS, of_agents, of_offers};
+use crate::history::{AgentFact, History, OfferFact};
+
+/// Judges a history.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    let modes = modes(history);
+    for (at, event, fact) in of_offers(history) {
+        match fact {
+            OfferFact::RoleAccount {
+                role,
+                limit: Some(limit),
+                used,
+                offered,
+            } => {
+                let over = limit.iter().find(|part| {
+                    let name = &part.identity.name;
+                    let most = part.value.scalar_milli();
+                    sum(used, offered, name) > most
+                });
+                findings.must(over.is_none(), [at], || {
+                    format!("role {role} may hold {limit}, uses {used} and is offered {offered}")
+                });
+            }
+            OfferFact::Made { offer, agent, .. } => {
+                let by_a_leader = event.process.as_str().starts_with("master-");
+                let apart_ns = if by_a_leader { 0 } else { APART_NS };
+                let known = modes.get(agent).map_or(&[][..], Vec::as_slice);
+                let before = known.partition_point(|(seen, _)| *seen < at);
+                let Some((seen, mode)) = before.checked_sub(1).map(|last| known[last]) else {
+                    continue;
+                };
+                let since_ns = event.time_ns - history.events[seen].time_ns;
+                // One that came into use just now may have been seen so by the leader already.
+                let soon = known[before..].first().is_some_and(|(next, mode)| {
+                    *mode == AgentMode::Registered
+                        && history.events[*next].time_ns <= event.time_ns + APART_NS
+                });
+                let is_in_use = mode == AgentMode::Registered || since_ns < apart_ns || soon;
+                findings.must(is_in_use, [seen, at], || {
+                    format!("offer {offer} is of {agent}, which is {mode:?}")
+                });
+            }
+            _ => {}
+        }
+    }
+    findings
+}
+
+fn sum(used: &Resources, offered: &Resources, name: &str) -> i64 {
+    used.scalar_milli(name) + offered.scalar_milli(name)
+}
+
+/// The modes of every agent, as they were first told of.
+fn modes(history: &History) -> BTreeMap<AgentId, Vec<(usize, AgentMode)>> {
+    let mut modes: BTreeMap<AgentId, Vec<(usize, AgentMode)>> = BTreeMap::new();
+    let mut newest = BTreeMap::new();
+    for (at, event, fact) in of_agents(history) {
+        if let AgentFact::Mode { agent, mode } = fact {
+            // Masters that come later to an entry tell nothing new.
+            let known = newest.entry(*agent).or_insert(None);
+            if event.revision.is_some() && event.revision <= *known {
+                continue;
+            }
+            *known = event.revision;
+            modes.entry(*agent).or_default().push((at, *mode));
+        }
+    }
+    modes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{AGENT, Scene, catches, offer, passes, resources};
+    use super::*;
+    use argosy_state::ids::Role;
+
+    fn mode(mode: AgentMode) -> AgentFact {
+        AgentFact::Mode { agent: AGENT, mode }
+    }
+
+    fn account(offered: &str) -> Scene {
+        let seen = OfferFact::RoleAccount {
+            role: Role::new("batch").unwrap(),
+            limit: Some(resources("cpus:4")),
+            used: resources("cpus:3;mem:9000"),
+            offered: resources(offered),
+        };
+        Scene::new().saw("master-1", seen)
+    }
+
+    #[test]
+    fn what_stays_within_its_limit_is_fine() {
+        passes(check, account("cpus:1;mem:1000"));
+    }
+
+    #[test]
+    fn a_limit_that_is_passed_is_seen() {
+        catches(check, account("cpus:1.001"), "role batch may hold");
+    }
+
+    #[test]
+    fn an_agent_in_use_is_offered_and_a_silent_one_is_not() {
+        let lost = Scene::new()
+            .saw_at("master-1", 8, mode(AgentMode::Registered))
+            .saw_at("master-1", 9, mode(AgentMode::Unreachable))
+            .saw_at("master-2", 8, mode(AgentMode::Registered));
+        passes(
+            check,
+            Scene::new()
+                .saw_at("master-1", 8, mode(AgentMode::Registered))
+                .made(offer(12, 1)),
+        );
+        passes(check, lost.clone().made(offer(12, 1)));
+        let late = lost.after_ms(1500).made(offer(12, 1));
+        catches(
+            check,
+            late.after_ms(2000).saw("x", mode(AgentMode::Gone)),
+            "which is Unreachable",
+        );
+    }
+}

@@ -1,0 +1,80 @@
+//! What must hold under every sequence of faults: one file a rule, each a pure function from a history
+//! to what it found.
+//!
+//! A checker never believes what somebody wanted, judges nothing that the history does not record, and
+//! counts what it compared: a checker that looked at nothing has shown nothing, and `Verdict` says so.
+
+mod acknowledged;
+mod adoption;
+mod agreement;
+mod amnesia;
+mod conservation;
+mod deposed;
+mod digests;
+mod durability;
+mod endurance;
+mod epochs;
+mod facts;
+mod fairness;
+mod findings;
+mod identities;
+mod kills;
+mod leftovers;
+mod limits;
+mod liveness;
+mod logs;
+mod once;
+mod origins;
+mod reboots;
+mod registers;
+mod returns;
+mod starts;
+mod terms;
+mod tokens;
+mod transitions;
+mod units;
+mod updates;
+mod verdict;
+
+#[cfg(test)]
+mod scene;
+
+pub use findings::{Findings, Rule, Violation};
+pub use verdict::{Evidence, Judged, Minimum, Verdict, judge};
+
+use crate::history::History;
+
+/// A checker: pure, and the same for every run.
+pub type Checker = fn(&History) -> Findings;
+
+/// Every rule with its checker.
+pub const CHECKERS: [(Rule, Checker); 28] = [
+    (Rule::R1, terms::check),
+    (Rule::R2, logs::check),
+    (Rule::R3, durability::check),
+    (Rule::R4, digests::check),
+    (Rule::R5, registers::check),
+    (Rule::R6, acknowledged::check),
+    (Rule::R7, once::check),
+    (Rule::R8, amnesia::check),
+    (Rule::R9, liveness::check),
+    (Rule::O1, conservation::check),
+    (Rule::O2, units::check),
+    (Rule::O3, tokens::check),
+    (Rule::O4, limits::check),
+    (Rule::O5, fairness::check),
+    (Rule::T1, starts::check),
+    (Rule::T2, transitions::check),
+    (Rule::T3, updates::check),
+    (Rule::T4, agreement::check),
+    (Rule::T5, origins::check),
+    (Rule::T6, kills::check),
+    (Rule::T7, endurance::check),
+    (Rule::T8, adoption::check),
+    (Rule::T9, reboots::check),
+    (Rule::T10, returns::check),
+    (Rule::F1, epochs::check),
+    (Rule::F2, deposed::check),
+    (Rule::F3, identities::check),
+    (Rule::C1, leftovers::check),
+];

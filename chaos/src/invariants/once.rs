@@ -1,0 +1,104 @@
+//! R7: each call takes effect at most once, however often it is repeated: one answer a name, one order
+//! a task.
+
+use std::collections::BTreeMap;
+
+use argosy_state::ids::{OrderIndex, TaskKey};
+
+use super::Findings;
+use super::facts::of_tasks;
+use crate::history::{CallName, Event, History, Outcome, TaskFact, What};
+
+/// Judges a history.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    let mut answers: BTreeMap<&CallName, (usize, Option<&Outcome>)> = BTreeMap::new();
+    for call in history.calls() {
+        let (Some(name), Some((ended, event))) = (call.operation.call_name(), call.ended) else {
+            continue;
+        };
+        let answer = match event {
+            Event {
+                what: What::Ok { outcome, .. },
+                ..
+            } => Some(outcome),
+            Event {
+                what: What::Fail { .. },
+                ..
+            } => None,
+            _ => continue,
+        };
+        let (first, known) = *answers.entry(name).or_insert((ended, answer));
+        findings.must(known == answer, [first, ended], || {
+            let CallName {
+                framework,
+                session,
+                number,
+            } = name;
+            format!("call {number} of session {session} of {framework} has two answers: {known:?} and {answer:?}")
+        });
+    }
+    launches(history, &mut findings);
+    findings
+}
+
+fn launches(history: &History, findings: &mut Findings) {
+    let mut orders: BTreeMap<&TaskKey, (usize, OrderIndex)> = BTreeMap::new();
+    for (at, _, fact) in of_tasks(history) {
+        if let TaskFact::Launched { task, order, .. } = fact {
+            let (first, known) = *orders.entry(task).or_insert((at, *order));
+            findings.must(known == *order, [first, at], || {
+                format!(
+                    "{task} was launched under orders {} and {}",
+                    known.0, order.0
+                )
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{Ending, Scene, accept, catches, offer, passes};
+    use super::*;
+
+    #[test]
+    fn a_repeated_call_with_its_answer_is_fine() {
+        let scene = Scene::new()
+            .accepted(1, offer(12, 1), "web")
+            .accepted(1, offer(12, 1), "web")
+            .call("greedy", accept(2, offer(12, 2), "db"), Ending::Info)
+            .call(
+                "greedy",
+                accept(2, offer(12, 2), "db"),
+                Ending::Fail("offer-used"),
+            )
+            .launched(9, "web", 1)
+            .launched(9, "web", 1);
+        passes(check, scene);
+    }
+
+    #[test]
+    fn a_second_answer_that_differs_is_seen() {
+        let scene = Scene::new().accepted(1, offer(12, 1), "web").call(
+            "greedy",
+            accept(1, offer(12, 1), "web"),
+            Ending::Fail("offer-used"),
+        );
+        catches(
+            check,
+            scene,
+            "call 1 of session 7 of framework-3 has two answers",
+        );
+    }
+
+    #[test]
+    fn a_task_launched_under_two_orders_is_seen() {
+        let scene = Scene::new().launched(9, "web", 1).launched(11, "web", 2);
+        catches(
+            check,
+            scene,
+            "framework-3/web was launched under orders 1 and 2",
+        );
+    }
+}

@@ -1,0 +1,190 @@
+//! T5: every task that runs goes back to an acceptance by its framework, on offers that were made to
+//! it, on behalf of the principal that subscribed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use argosy_state::ids::{FrameworkId, OfferId, TaskKey};
+
+use super::Findings;
+use super::facts::{launches, of_offers, of_tasks};
+use crate::history::{History, OfferFact, Operation, Outcome, TaskFact};
+
+/// Judges a history. Links of which it records none at all are not asked for.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    let calls = history.calls();
+    let mut asked: BTreeMap<&TaskKey, Vec<(usize, &[OfferId])>> = BTreeMap::new();
+    let mut principals: BTreeMap<FrameworkId, &str> = BTreeMap::new();
+    for call in &calls {
+        match (call.operation, call.outcome()) {
+            (
+                Operation::Accept {
+                    launches, offers, ..
+                },
+                _,
+            ) => {
+                for launch in launches {
+                    let asked = asked.entry(&launch.task).or_default();
+                    asked.push((call.position, offers));
+                }
+            }
+            (
+                Operation::Subscribe { principal, .. },
+                Some(Outcome::Subscribed { framework, .. }),
+            ) => {
+                principals.insert(*framework, principal);
+            }
+            _ => {}
+        }
+    }
+    let launched = launches(history);
+    let mut seen = BTreeSet::new();
+    for (at, _, fact) in of_tasks(history) {
+        let (TaskFact::Witnessed { task, .. } | TaskFact::Alive { task, .. }) = fact else {
+            continue;
+        };
+        if !seen.insert(task) {
+            continue;
+        }
+        findings.must(asked.contains_key(task), [at], || {
+            format!("{task} runs, and nobody asked for it")
+        });
+        findings.must(
+            launched.is_empty() || launched.contains_key(task),
+            [at],
+            || format!("{task} runs, and no entry launched it"),
+        );
+    }
+    chains(history, &mut findings, &asked, &principals);
+    findings
+}
+
+/// From every committed launch back to its acceptance, its offers and its principal.
+fn chains(
+    history: &History,
+    findings: &mut Findings,
+    asked: &BTreeMap<&TaskKey, Vec<(usize, &[OfferId])>>,
+    principals: &BTreeMap<FrameworkId, &str>,
+) {
+    let made = made(history);
+    for (task, (at, fact, _)) in launches(history) {
+        let TaskFact::Launched {
+            offers, principal, ..
+        } = fact
+        else {
+            continue;
+        };
+        let by = asked.get(task).map_or(&[][..], Vec::as_slice);
+        let is_of_a_call = by
+            .iter()
+            .any(|(_, given)| offers.iter().all(|offer| given.contains(offer)));
+        findings.must(is_of_a_call && !offers.is_empty(), [at], || {
+            format!("{task} was launched on offers that no acceptance for it named")
+        });
+        let is_foreign = |offer: &&OfferId| {
+            made.get(offer)
+                .is_some_and(|to| !to.contains(&task.framework))
+        };
+        findings.must(!offers.iter().any(|offer| is_foreign(&offer)), [at], || {
+            format!("{task} was launched on an offer made to another framework")
+        });
+        if let Some(known) = principals.get(&task.framework) {
+            findings.must(known == principal, [at], || {
+                format!("{task} was launched for {principal:?}, and its framework is of {known:?}")
+            });
+        }
+    }
+}
+
+fn made(history: &History) -> BTreeMap<&OfferId, BTreeSet<FrameworkId>> {
+    let mut made: BTreeMap<&OfferId, BTreeSet<FrameworkId>> = BTreeMap::new();
+    for (_, _, fact) in of_offers(history) {
+        if let OfferFact::Made {
+            offer, framework, ..
+        } = fact
+        {
+            made.entry(offer).or_default().insert(*framework);
+        }
+    }
+    made
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{AGENT, Ending, FRAMEWORK, Scene, catches, offer, passes, resources};
+    use super::*;
+    use argosy_state::ids::Role;
+
+    fn subscribed(principal: &str) -> Scene {
+        let operation = Operation::Subscribe {
+            framework: None,
+            session: 7,
+            principal: principal.to_owned(),
+            held: Vec::new(),
+        };
+        let outcome = Outcome::Subscribed {
+            framework: FRAMEWORK,
+            kept: Vec::new(),
+            rescinded: Vec::new(),
+        };
+        Scene::new().call("greedy", operation, Ending::Ok(outcome))
+    }
+
+    #[test]
+    fn a_task_with_its_whole_chain_is_fine() {
+        let scene = subscribed("alice")
+            .made(offer(12, 1))
+            .accepted(1, offer(12, 1), "web")
+            .launched(9, "web", 1);
+        passes(check, scene.witnessed("web", "n").alive("web", 4, 1));
+    }
+
+    #[test]
+    fn a_task_that_nobody_asked_for_is_seen() {
+        catches(
+            check,
+            Scene::new().witnessed("web", "n"),
+            "nobody asked for it",
+        );
+    }
+
+    #[test]
+    fn a_task_that_no_entry_launched_is_seen() {
+        let scene = Scene::new()
+            .accepted(1, offer(12, 1), "web")
+            .accepted(2, offer(12, 2), "db")
+            .launched(9, "web", 1);
+        catches(check, scene.alive("db", 4, 1), "no entry launched it");
+    }
+
+    #[test]
+    fn a_task_on_an_offer_that_was_not_named_is_seen() {
+        let scene = Scene::new()
+            .accepted(1, offer(12, 9), "web")
+            .launched(9, "web", 1);
+        catches(check, scene, "no acceptance for it named");
+    }
+
+    #[test]
+    fn a_task_on_a_foreign_offer_or_for_a_foreign_principal_is_seen() {
+        let foreign = OfferFact::Made {
+            offer: offer(12, 1),
+            framework: FrameworkId(8),
+            session: 7,
+            agent: AGENT,
+            role: Role::default(),
+            resources: resources("cpus:1"),
+        };
+        let launch = |scene: Scene| scene.accepted(1, offer(12, 1), "web").launched(9, "web", 1);
+        catches(
+            check,
+            launch(Scene::new().saw("other", foreign)),
+            "made to another framework",
+        );
+        catches(
+            check,
+            launch(subscribed("mallory")),
+            "launched for \"alice\"",
+        );
+    }
+}

@@ -1,0 +1,128 @@
+//! T9: when a host reboots, what ran there ends, once, and nothing of before is adopted.
+//! (That an end comes once is T2's.)
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use argosy_state::ids::{AgentId, TaskKey};
+
+use super::Findings;
+use super::facts::{final_phase, of_tasks, registered, struck};
+use crate::history::{FaultKind, History, TaskFact};
+
+/// Judges a history.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    for (at, target) in struck(history, FaultKind::HostReboot) {
+        if let Ok(agent) = target.parse() {
+            reboot(history, &mut findings, at, agent);
+        }
+    }
+    findings
+}
+
+fn reboot(history: &History, findings: &mut Findings, fault: usize, agent: AgentId) {
+    let mut before: BTreeMap<&TaskKey, usize> = BTreeMap::new();
+    let mut boots: BTreeSet<&str> = BTreeSet::new();
+    let mut ended: BTreeSet<&TaskKey> = BTreeSet::new();
+    for (at, _, fact) in of_tasks(history) {
+        match fact {
+            TaskFact::Alive {
+                task,
+                agent: on,
+                boot_id,
+                ..
+            } if *on == agent => {
+                if at < fault {
+                    before.insert(task, at);
+                    boots.insert(boot_id);
+                } else {
+                    findings.must(!boots.contains(boot_id.as_str()), [fault, at], || {
+                        format!("{task} runs on {agent} in a boot that is over")
+                    });
+                }
+            }
+            TaskFact::Adopted {
+                task,
+                agent: by,
+                boot_id,
+                ..
+            } if *by == agent && at > fault => {
+                let is_old = boots.contains(boot_id.as_str()) || before.contains_key(task);
+                findings.must(!is_old, [fault, at], || {
+                    format!("{task} was adopted by {agent} over a reboot")
+                });
+            }
+            TaskFact::Told { task, state, .. } | TaskFact::Changed { task, state, .. }
+                if state.is_terminal() =>
+            {
+                ended.insert(task);
+            }
+            _ => {}
+        }
+    }
+    if final_phase(history).is_none() {
+        return;
+    }
+    let (audit, live) = registered(history).unwrap_or((fault, BTreeSet::new()));
+    for (task, seen) in before {
+        let is_over = ended.contains(task) && !live.contains(task);
+        findings.must(is_over, [seen, fault, audit], || {
+            format!("{task} ran on {agent} before its reboot, and has not ended")
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{AGENT, Scene, catches, key, passes};
+    use super::*;
+    use crate::history::Phase;
+    use argosy_state::task::TaskState;
+
+    fn rebooted() -> Scene {
+        Scene::new()
+            .alive("web", 4, 1)
+            .fault(FaultKind::HostReboot, "agent-5")
+    }
+
+    fn adopted(scene: Scene) -> Scene {
+        scene.saw(
+            "agent-5",
+            TaskFact::Adopted {
+                task: key("web"),
+                agent: AGENT,
+                pid: 4,
+                start_time: 900,
+                boot_id: "boot-2".to_owned(),
+            },
+        )
+    }
+
+    #[test]
+    fn a_task_that_ends_with_its_host_is_fine() {
+        let scene = rebooted()
+            .changed(9, "web", TaskState::Failed)
+            .alive_in("boot-2", "db", 4, 1)
+            .phase(Phase::Final);
+        passes(check, scene);
+    }
+
+    #[test]
+    fn a_task_of_the_boot_before_that_runs_is_seen() {
+        catches(
+            check,
+            rebooted().alive("web", 4, 2),
+            "in a boot that is over",
+        );
+    }
+
+    #[test]
+    fn an_adoption_over_a_reboot_is_seen() {
+        catches(check, adopted(rebooted()), "over a reboot");
+    }
+
+    #[test]
+    fn a_task_that_never_ends_is_seen() {
+        catches(check, rebooted().phase(Phase::Final), "has not ended");
+    }
+}

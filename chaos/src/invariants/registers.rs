@@ -1,0 +1,168 @@
+//! R5: operations on registers are linearizable, and nobody is answered from further back than what
+//! had been answered before.
+
+use std::collections::BTreeMap;
+
+use argosy_state::ids::Revision;
+
+use super::Findings;
+use crate::history::{Consistency, History, Operation};
+use crate::linearizability::{Answer, Budget, registers, search};
+
+/// Steps of one register's search: a few seconds, and the same answer on every machine.
+const STEPS: u64 = 20_000_000;
+
+/// Judges a history.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    for (key, calls) in registers(history) {
+        findings.looked_at += calls.len() as u64;
+        match search(&calls, Budget::Steps(STEPS)) {
+            Answer::Linearizable => {}
+            Answer::Undecided => findings.undecided.push(key.to_owned()),
+            Answer::Impossible { stuck } => {
+                let call = calls[stuck];
+                let events: Vec<usize> = std::iter::once(call.begun).chain(call.ended).collect();
+                findings.wrong(
+                    format!(
+                        "no order of the {} calls on {key} explains {:?}",
+                        calls.len(),
+                        call.action
+                    ),
+                    events,
+                );
+            }
+        }
+    }
+    backward(history, &mut findings);
+    findings
+}
+
+/// A call that was answered with a revision.
+struct Answered {
+    begun: usize,
+    ended: usize,
+    revision: Revision,
+}
+
+/// By register, with the revisions that answers carry: what was answered before a call began is not
+/// newer than what the call is answered.
+fn backward(history: &History, findings: &mut Findings) {
+    let mut answered: BTreeMap<&str, Vec<Answered>> = BTreeMap::new();
+    for call in history.calls() {
+        let key = match call.operation {
+            Operation::Read {
+                key,
+                consistency: Consistency::Linearizable,
+            } => key,
+            Operation::Write { key, .. } => key,
+            _ => continue,
+        };
+        let (Some((ended, event)), Some(_)) = (call.ended, call.outcome()) else {
+            continue;
+        };
+        if let Some(revision) = event.revision {
+            let begun = call.position;
+            answered.entry(key).or_default().push(Answered {
+                begun,
+                ended,
+                revision,
+            });
+        }
+    }
+    for (key, mut calls) in answered {
+        calls.sort_by_key(|call| call.ended);
+        let mut newest: Vec<usize> = Vec::with_capacity(calls.len());
+        for (place, call) in calls.iter().enumerate() {
+            let before = newest.last().copied().unwrap_or(place);
+            let is_newer = call.revision >= calls[before].revision;
+            newest.push(if is_newer { place } else { before });
+        }
+        for call in &calls {
+            let before = calls.partition_point(|other| other.ended < call.begun);
+            let Some(last) = before.checked_sub(1) else {
+                continue;
+            };
+            let other = &calls[newest[last]];
+            let shown = [other.ended, call.begun, call.ended];
+            findings.must(call.revision >= other.revision, shown, || {
+                let (now, then) = (call.revision.index, other.revision.index);
+                format!(
+                    "{key} was answered as of entry {now}, after it had been answered as of {then}"
+                )
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{Ending, Scene, catches, passes, sees_nothing};
+    use super::*;
+    use crate::history::Outcome;
+
+    fn read(consistency: Consistency) -> Operation {
+        let key = "weight/batch".to_owned();
+        Operation::Read { key, consistency }
+    }
+
+    fn write(value: &str) -> Operation {
+        Operation::Write {
+            key: "weight/batch".to_owned(),
+            value: Some(value.to_owned()),
+            request: String::new(),
+        }
+    }
+
+    fn found(value: &str) -> Ending {
+        let value = Some(value.to_owned());
+        Ending::Ok(Outcome::Value { value })
+    }
+
+    #[test]
+    fn a_timeout_a_refusal_and_an_old_local_read_are_fine() {
+        let scene = Scene::new()
+            .call("a", write("1"), Ending::Ok(Outcome::Done))
+            .call("a", write("2"), Ending::Info)
+            .call("b", write("3"), Ending::Fail("invalid"))
+            .call("b", read(Consistency::Linearizable), found("1"))
+            .call("b", read(Consistency::Linearizable), found("2"))
+            .call("b", read(Consistency::Local), found("1"))
+            .call("b", read(Consistency::Linearizable), Ending::Info);
+        passes(check, scene);
+        sees_nothing(
+            check,
+            Scene::new().call("b", read(Consistency::Local), found("1")),
+        );
+    }
+
+    #[test]
+    fn a_stale_read_is_seen() {
+        let scene = Scene::new()
+            .call("a", write("1"), Ending::Ok(Outcome::Done))
+            .call("a", write("2"), Ending::Ok(Outcome::Done))
+            .call("b", read(Consistency::Linearizable), found("1"));
+        catches(check, scene, "weight/batch");
+    }
+
+    #[test]
+    fn a_write_that_was_refused_and_is_found_is_seen() {
+        let scene = Scene::new()
+            .call("a", write("1"), Ending::Fail("invalid"))
+            .call("b", read(Consistency::Linearizable), found("1"));
+        catches(check, scene, "no order");
+    }
+
+    #[test]
+    fn an_answer_from_further_back_is_seen_by_its_revision() {
+        let scene = |index| {
+            Scene::new()
+                .begin("a", read(Consistency::Linearizable))
+                .end_at("a", 1, index, None)
+                .begin("b", read(Consistency::Linearizable))
+                .end_at("b", 2, 7, None)
+        };
+        passes(check, scene(7));
+        catches(check, scene(8), "as of entry 7, after");
+    }
+}

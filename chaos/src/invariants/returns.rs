@@ -1,0 +1,159 @@
+//! T10: what was declared gone never runs again, and a task of a lost agent runs again only after its
+//! agent came back by name.
+
+use std::collections::BTreeMap;
+
+use argosy_state::agent::AgentMode;
+use argosy_state::ids::{AgentId, Revision, TaskKey};
+use argosy_state::task::TaskState;
+
+use super::Findings;
+use super::facts::{Change, changes, launches, of_agents, registered};
+use crate::history::{AgentFact, History};
+
+type Modes = BTreeMap<AgentId, BTreeMap<Revision, (usize, AgentMode)>>;
+
+/// Judges a history.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    let modes = modes(history);
+    for (agent, modes) in &modes {
+        let modes: Vec<(usize, AgentMode)> = modes.values().copied().collect();
+        for pair in modes.windows(2) {
+            let ((first, before), (at, next)) = (pair[0], pair[1]);
+            let holds = before != AgentMode::Gone || next == AgentMode::Gone;
+            findings.must(holds, [first, at], || {
+                format!("{agent} was declared gone, and is {next:?} again")
+            });
+        }
+    }
+    let launched = launches(history);
+    for (task, changes) in changes(history) {
+        let agent = launched.get(task).map(|(_, _, agent)| *agent);
+        for pair in changes.windows(2) {
+            came_back(
+                &mut findings,
+                task,
+                pair,
+                agent.and_then(|agent| modes.get(&agent)),
+            );
+        }
+        gone(history, &mut findings, task, &changes);
+    }
+    findings
+}
+
+fn modes(history: &History) -> Modes {
+    let mut modes = Modes::new();
+    for (at, event, fact) in of_agents(history) {
+        if let (AgentFact::Mode { agent, mode }, Some(revision)) = (fact, event.revision) {
+            let known = modes.entry(*agent).or_default();
+            known.entry(revision).or_insert((at, *mode));
+        }
+    }
+    modes
+}
+
+/// Between UNREACHABLE and the next life of a task its agent is heard of.
+fn came_back(
+    findings: &mut Findings,
+    task: &TaskKey,
+    pair: &[Change],
+    modes: Option<&BTreeMap<Revision, (usize, AgentMode)>>,
+) {
+    let (before, next) = (pair[0], pair[1]);
+    let runs_again = before.state == TaskState::Unreachable
+        && !next.state.is_terminal()
+        && next.state != TaskState::Unreachable;
+    let Some(modes) = modes.filter(|_| runs_again) else {
+        return;
+    };
+    // One entry may hold both, in either order of their positions.
+    let by = Revision {
+        index: next.revision.index,
+        position: u32::MAX,
+    };
+    let Some((_, (at, mode))) = modes.range(..=by).next_back() else {
+        return;
+    };
+    findings.must(
+        *mode != AgentMode::Unreachable,
+        [before.at, *at, next.at],
+        || {
+            format!(
+                "{task} became {:?} again while its agent was still unreachable",
+                next.state
+            )
+        },
+    );
+}
+
+fn gone(history: &History, findings: &mut Findings, task: &TaskKey, changes: &[Change]) {
+    let is_gone =
+        |change: &&Change| matches!(change.state, TaskState::Gone | TaskState::GoneByOperator);
+    if let (Some(gone), Some((audit, live))) = (changes.iter().find(is_gone), registered(history)) {
+        findings.must(!live.contains(task), [gone.at, audit], || {
+            format!("{task} was declared gone, and is in the registry at the end")
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{AGENT, Scene, catches, key, passes};
+    use super::*;
+    use crate::history::{Audit, FinalTask};
+
+    fn mode(scene: Scene, index: u64, mode: AgentMode) -> Scene {
+        scene.saw_at("master-1", index, AgentFact::Mode { agent: AGENT, mode })
+    }
+
+    fn lost() -> Scene {
+        mode(
+            Scene::new().launched(3, "web", 1),
+            5,
+            AgentMode::Unreachable,
+        )
+        .changed(6, "web", TaskState::Unreachable)
+    }
+
+    #[test]
+    fn a_task_whose_agent_came_back_is_fine() {
+        let back = mode(lost(), 8, AgentMode::Registered);
+        passes(check, back.changed(8, "web", TaskState::Running));
+    }
+
+    #[test]
+    fn a_task_that_runs_while_its_agent_is_lost_is_seen() {
+        catches(
+            check,
+            lost().changed(8, "web", TaskState::Running),
+            "still unreachable",
+        );
+    }
+
+    #[test]
+    fn an_agent_that_was_gone_and_returns_is_seen() {
+        let gone = mode(lost(), 7, AgentMode::Gone);
+        catches(
+            check,
+            mode(gone, 9, AgentMode::Registered),
+            "was declared gone",
+        );
+    }
+
+    #[test]
+    fn a_task_that_was_gone_and_is_live_at_the_end_is_seen() {
+        let tasks = vec![FinalTask {
+            task: key("web"),
+            agent: AGENT,
+            state: TaskState::Running,
+        }];
+        let scene = lost().changed(8, "web", TaskState::GoneByOperator);
+        catches(
+            check,
+            scene.saw("audit", Audit::Registry { tasks }),
+            "declared gone, and is in",
+        );
+    }
+}

@@ -1,0 +1,265 @@
+//! Hand-made histories for the tests of checkers: one line an event.
+
+use argosy_state::ids::{
+    AgentId, Epoch, FrameworkId, NodeId, OfferId, OrderIndex, Revision, Role, TaskId, TaskKey,
+};
+use argosy_state::resources::Resources;
+use argosy_state::task::TaskState;
+
+use super::Findings;
+use crate::history::{
+    CallName, Event, Expectation, Fault, FaultKind, History, Launch, Observation, OfferFact,
+    Operation, Outcome, Phase, Process, TaskFact, What, witness::Start,
+};
+
+pub(super) const FRAMEWORK: FrameworkId = FrameworkId(3);
+pub(super) const AGENT: AgentId = AgentId(5);
+pub(super) const ONE: NodeId = NodeId(1);
+pub(super) const TWO: NodeId = NodeId(2);
+pub(super) const THREE: NodeId = NodeId(3);
+
+pub(super) fn key(task: &str) -> TaskKey {
+    TaskKey {
+        framework: FRAMEWORK,
+        task: TaskId::new(task).unwrap(),
+    }
+}
+
+pub(super) fn offer(epoch: u64, serial: u64) -> OfferId {
+    let epoch = Epoch(epoch);
+    OfferId { epoch, serial }
+}
+
+pub(super) fn revision(index: u64) -> Revision {
+    Revision { index, position: 0 }
+}
+
+pub(super) fn resources(text: &str) -> Resources {
+    text.parse().unwrap()
+}
+
+pub(super) fn call_name(session: u64, number: u64) -> CallName {
+    CallName {
+        framework: FRAMEWORK,
+        session,
+        number,
+    }
+}
+
+/// How a call ends.
+pub(super) enum Ending {
+    Ok(Outcome),
+    Fail(&'static str),
+    Info,
+}
+
+/// A history in the making; each event comes a millisecond after the one before.
+#[derive(Clone, Default)]
+pub(super) struct Scene {
+    events: Vec<Event>,
+    time_ns: u64,
+    calls: u64,
+}
+
+impl Scene {
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    /// The next event comes so much later.
+    pub(super) fn after_ms(mut self, ms: u64) -> Self {
+        self.time_ns += ms * 1_000_000;
+        self
+    }
+
+    fn push(mut self, process: &str, revision: Option<Revision>, what: What) -> Self {
+        self.time_ns += 1_000_000;
+        self.events.push(Event {
+            time_ns: self.time_ns,
+            process: Process::new(process),
+            revision,
+            what,
+        });
+        self
+    }
+
+    pub(super) fn saw(self, process: &str, seen: impl Into<Observation>) -> Self {
+        self.push(process, None, What::Observation(seen.into()))
+    }
+
+    /// Something that became true with the entry `index`.
+    pub(super) fn saw_at(self, process: &str, index: u64, seen: impl Into<Observation>) -> Self {
+        let revision = Some(revision(index));
+        self.push(process, revision, What::Observation(seen.into()))
+    }
+
+    pub(super) fn fault(self, kind: FaultKind, target: &str) -> Self {
+        self.push("nemesis", None, What::Fault(Fault::new(kind, target)))
+    }
+
+    pub(super) fn phase(self, phase: Phase) -> Self {
+        self.saw("harness", Expectation::Phase { phase })
+    }
+
+    pub(super) fn begin(mut self, process: &str, operation: Operation) -> Self {
+        self.calls += 1;
+        let call = self.calls;
+        self.push(process, None, What::Invoke { call, operation })
+    }
+
+    /// Ends the call that was the `call`th to begin.
+    pub(super) fn end(self, process: &str, call: u64, ending: Ending) -> Self {
+        let what = match ending {
+            Ending::Ok(outcome) => What::Ok { call, outcome },
+            Ending::Fail(reason) => What::Fail {
+                call,
+                reason: reason.to_owned(),
+            },
+            Ending::Info => What::Info {
+                call,
+                reason: "deadline".to_owned(),
+            },
+        };
+        self.push(process, None, what)
+    }
+
+    /// Ends a call with what a register holds, as of the entry `index`.
+    pub(super) fn end_at(self, process: &str, call: u64, index: u64, value: Option<&str>) -> Self {
+        let value = value.map(ToOwned::to_owned);
+        let outcome = Outcome::Value { value };
+        let what = What::Ok { call, outcome };
+        self.push(process, Some(revision(index)), what)
+    }
+
+    pub(super) fn call(self, process: &str, operation: Operation, ending: Ending) -> Self {
+        let scene = self.begin(process, operation);
+        let call = scene.calls;
+        scene.end(process, call, ending)
+    }
+
+    /// An acceptance of one offer for one task, done.
+    pub(super) fn accepted(self, number: u64, used: OfferId, task: &str) -> Self {
+        let outcome = Outcome::Accepted {
+            refused: Vec::new(),
+        };
+        self.call("greedy", accept(number, used, task), Ending::Ok(outcome))
+    }
+
+    pub(super) fn made(self, made: OfferId) -> Self {
+        let seen = OfferFact::Made {
+            offer: made,
+            framework: FRAMEWORK,
+            session: 7,
+            agent: AGENT,
+            role: Role::default(),
+            resources: resources("cpus:4"),
+        };
+        self.saw("greedy", seen)
+    }
+
+    pub(super) fn launched(self, index: u64, task: &str, order: u64) -> Self {
+        let seen = TaskFact::Launched {
+            task: key(task),
+            order: OrderIndex(order),
+            agent: AGENT,
+            offers: vec![offer(12, 1)],
+            principal: "alice".to_owned(),
+        };
+        self.saw_at("master-1", index, seen)
+    }
+
+    pub(super) fn changed(self, index: u64, task: &str, state: TaskState) -> Self {
+        let task = key(task);
+        let number = 0;
+        self.saw_at(
+            "master-1",
+            index,
+            TaskFact::Changed {
+                task,
+                state,
+                number,
+            },
+        )
+    }
+
+    pub(super) fn told(self, index: u64, task: &str, state: TaskState) -> Self {
+        let seen = TaskFact::Told {
+            task: key(task),
+            update: revision(index),
+            state,
+            end: None,
+        };
+        self.saw("greedy", seen)
+    }
+
+    pub(super) fn witnessed(self, task: &str, nonce: &str) -> Self {
+        let start = Start {
+            order: None,
+            nonce: nonce.to_owned(),
+            boot_id: "boot-1".to_owned(),
+            pid: 4,
+            start_time: 900,
+        };
+        let task = key(task);
+        self.saw("witness", TaskFact::Witnessed { task, start })
+    }
+
+    pub(super) fn alive(self, task: &str, pid: u32, progress: u64) -> Self {
+        self.alive_in("boot-1", task, pid, progress)
+    }
+
+    pub(super) fn alive_in(self, boot: &str, task: &str, pid: u32, progress: u64) -> Self {
+        let seen = TaskFact::Alive {
+            task: key(task),
+            agent: AGENT,
+            pid,
+            start_time: 900,
+            boot_id: boot.to_owned(),
+            progress: Some(progress),
+        };
+        self.saw("audit", seen)
+    }
+
+    pub(super) fn history(self) -> History {
+        History::new(self.events)
+    }
+}
+
+pub(super) fn accept(number: u64, used: OfferId, task: &str) -> Operation {
+    Operation::Accept {
+        name: call_name(7, number),
+        offers: vec![used],
+        launches: vec![Launch {
+            task: key(task),
+            resources: resources("cpus:1;ports:[31000-31000]"),
+        }],
+        all_or_nothing: false,
+    }
+}
+
+/// The checker looks at something, and nothing is wrong.
+#[track_caller]
+pub(super) fn passes(check: fn(&History) -> Findings, scene: Scene) {
+    let findings = check(&scene.history());
+    assert_eq!(findings.wrong, []);
+    assert!(findings.looked_at > 0, "it looked at nothing");
+}
+
+/// The checker finds exactly one thing wrong, tells it in these words, and points at events.
+#[track_caller]
+pub(super) fn catches(check: fn(&History) -> Findings, scene: Scene, words: &str) {
+    let history = scene.history();
+    let findings = check(&history);
+    let [(what, events)] = findings.wrong.as_slice() else {
+        panic!("not one thing is wrong: {:#?}", findings.wrong);
+    };
+    assert!(what.contains(words), "{what:?} does not say {words:?}");
+    assert!(!events.is_empty(), "no event shows it");
+    assert!(events.iter().all(|at| *at < history.events.len()));
+}
+
+/// The checker has nothing to look at.
+#[track_caller]
+pub(super) fn sees_nothing(check: fn(&History) -> Findings, scene: Scene) {
+    assert_eq!(check(&scene.history()), Findings::default());
+}

@@ -1,0 +1,45 @@
+//! T1: a task starts at most once in the cluster, ever: by the word of the tasks themselves.
+
+use std::collections::BTreeMap;
+
+use argosy_state::ids::TaskKey;
+
+use super::Findings;
+use super::facts::of_tasks;
+use crate::history::{History, TaskFact};
+
+/// Judges a history.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    let mut nonces: BTreeMap<&TaskKey, (usize, &str)> = BTreeMap::new();
+    for (at, _, fact) in of_tasks(history) {
+        if let TaskFact::Witnessed { task, start } = fact {
+            let (first, nonce) = *nonces.entry(task).or_insert((at, &start.nonce));
+            findings.must(nonce == start.nonce, [first, at], || {
+                format!(
+                    "{task} has started twice (nonces {nonce} and {})",
+                    start.nonce
+                )
+            });
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{Scene, catches, passes};
+    use super::*;
+
+    #[test]
+    fn one_start_read_twice_is_one() {
+        let scene = Scene::new().witnessed("web", "a").witnessed("db", "b");
+        passes(check, scene.witnessed("web", "a"));
+    }
+
+    #[test]
+    fn two_starts_are_seen() {
+        let scene = Scene::new().witnessed("web", "a").witnessed("web", "b");
+        catches(check, scene, "framework-3/web has started twice");
+    }
+}

@@ -1,0 +1,225 @@
+//! R1: at most one leader a term; a vote is given once a term; terms never go back on a node, over
+//! restarts and power cuts, nor do commits and applied entries within a life.
+
+use std::collections::BTreeMap;
+
+use argosy_state::ids::NodeId;
+
+use super::Findings;
+use super::facts::of_masters;
+use crate::history::{History, RaftFact};
+
+/// How far a node is, and where that was seen.
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    at: usize,
+    term: u64,
+    committed: u64,
+    applied: u64,
+}
+
+impl Place {
+    fn at(at: usize, term: u64, committed: u64, applied: u64) -> Self {
+        Self {
+            at,
+            term,
+            committed,
+            applied,
+        }
+    }
+}
+
+/// Judges a history.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    let mut leaders: BTreeMap<u64, (usize, NodeId)> = BTreeMap::new();
+    let mut reigns = BTreeMap::new();
+    let mut votes: BTreeMap<(NodeId, u64), (usize, NodeId)> = BTreeMap::new();
+    let mut places: BTreeMap<NodeId, Place> = BTreeMap::new();
+    for (at, _, fact) in of_masters(history) {
+        match fact {
+            RaftFact::Led { node, term, .. } => {
+                lead(&mut findings, &mut leaders, (at, *node), *term);
+            }
+            RaftFact::EpochOpened {
+                node,
+                epoch,
+                term,
+                life,
+            } => {
+                lead(&mut findings, &mut leaders, (at, *node), *term);
+                let reign = (*node, *term, *life);
+                let (first, known) = *reigns.entry(*epoch).or_insert((at, reign));
+                findings.must(known == reign, [first, at], || {
+                    format!(
+                        "the reign of entry {} is of {} and of {node}",
+                        epoch.0, known.0
+                    )
+                });
+            }
+            RaftFact::Voted {
+                node,
+                term,
+                candidate,
+            } => {
+                let (first, known) = *votes.entry((*node, *term)).or_insert((at, *candidate));
+                findings.must(known == *candidate, [first, at], || {
+                    format!("{node} voted in term {term} for {known} and for {candidate}")
+                });
+            }
+            RaftFact::Started { node, term, .. } => {
+                // What a life knew to be committed or had applied may be lost with it, and is learnt again.
+                let before = places.entry(*node).or_default();
+                (before.committed, before.applied) = (0, 0);
+                place(
+                    &mut findings,
+                    &mut places,
+                    *node,
+                    Place::at(at, *term, 0, 0),
+                );
+            }
+            RaftFact::Progress {
+                node,
+                term,
+                committed,
+                applied,
+            } => {
+                let now = Place::at(at, *term, *committed, *applied);
+                place(&mut findings, &mut places, *node, now);
+            }
+            _ => {}
+        }
+    }
+    findings
+}
+
+fn lead(
+    findings: &mut Findings,
+    leaders: &mut BTreeMap<u64, (usize, NodeId)>,
+    (at, node): (usize, NodeId),
+    term: u64,
+) {
+    let (first, known) = *leaders.entry(term).or_insert((at, node));
+    findings.must(known == node, [first, at], || {
+        format!("{known} and {node} both lead in term {term}")
+    });
+}
+
+fn place(findings: &mut Findings, places: &mut BTreeMap<NodeId, Place>, node: NodeId, now: Place) {
+    let before = places.insert(node, now).unwrap_or(now);
+    for (what, was, is) in [
+        ("term", before.term, now.term),
+        ("commit", before.committed, now.committed),
+        ("applied entry", before.applied, now.applied),
+    ] {
+        findings.must(is >= was, [before.at, now.at], || {
+            format!("the {what} of {node} went back from {was} to {is}")
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{ONE, Scene, TWO, catches, passes};
+    use super::*;
+    use argosy_state::ids::Epoch;
+
+    fn led(node: NodeId, term: u64) -> RaftFact {
+        let last_index = 9;
+        RaftFact::Led {
+            node,
+            term,
+            last_index,
+        }
+    }
+
+    fn progress(term: u64, committed: u64) -> RaftFact {
+        RaftFact::Progress {
+            node: ONE,
+            term,
+            committed,
+            applied: committed,
+        }
+    }
+
+    fn started(term: u64) -> RaftFact {
+        RaftFact::Started {
+            node: ONE,
+            term,
+            last_index: 9,
+            committed: 0,
+        }
+    }
+
+    fn voted(term: u64, candidate: NodeId) -> RaftFact {
+        RaftFact::Voted {
+            node: ONE,
+            term,
+            candidate,
+        }
+    }
+
+    #[test]
+    fn leaders_of_their_own_terms_and_a_restart_are_fine() {
+        let scene = Scene::new()
+            .saw("master-1", led(ONE, 2))
+            .saw("master-1", progress(2, 40))
+            .saw("master-2", led(TWO, 3))
+            .saw("master-1", voted(3, TWO))
+            .saw("master-1", voted(3, TWO))
+            .saw("master-1", started(3))
+            .saw("master-1", progress(3, 30));
+        passes(check, scene);
+    }
+
+    #[test]
+    fn two_leaders_of_a_term_are_seen() {
+        let scene = Scene::new()
+            .saw("master-1", led(ONE, 2))
+            .saw("master-2", led(TWO, 2));
+        catches(check, scene, "master-1 and master-2 both lead in term 2");
+    }
+
+    #[test]
+    fn a_reign_of_two_masters_is_seen() {
+        let opened = |node, life| RaftFact::EpochOpened {
+            node,
+            epoch: Epoch(12),
+            term: 4,
+            life,
+        };
+        let scene = Scene::new()
+            .saw("master-1", opened(ONE, 1))
+            .saw("master-2", opened(ONE, 2));
+        catches(check, scene, "the reign of entry 12");
+    }
+
+    #[test]
+    fn two_votes_in_a_term_are_seen_also_over_a_restart() {
+        let scene = Scene::new()
+            .saw("master-1", voted(3, TWO))
+            .saw("master-1", started(3))
+            .saw("master-1", voted(3, ONE));
+        catches(check, scene, "voted in term 3");
+    }
+
+    #[test]
+    fn a_term_that_was_lost_in_a_restart_is_seen() {
+        let scene = Scene::new()
+            .saw("master-1", progress(5, 1))
+            .saw("master-1", started(4));
+        catches(check, scene, "term of master-1 went back from 5 to 4");
+    }
+
+    #[test]
+    fn a_commit_that_goes_back_is_seen() {
+        let mut backward = progress(5, 9);
+        if let RaftFact::Progress { applied, .. } = &mut backward {
+            *applied = 10;
+        }
+        let scene = Scene::new()
+            .saw("master-1", progress(5, 10))
+            .saw("master-1", backward);
+        catches(check, scene, "commit of master-1 went back from 10 to 9");
+    }
+}

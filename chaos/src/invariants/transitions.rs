@@ -1,0 +1,182 @@
+//! T2: states follow the table; a task has at most one end, and after it come only copies of the same
+//! update. By what was committed, by what agents wrote down, and by what frameworks were told.
+
+use std::collections::BTreeMap;
+
+use argosy_state::ids::{OrderIndex, Revision, TaskKey};
+use argosy_state::task::TaskState;
+
+use super::Findings;
+use super::facts::{changes, of_tasks};
+use crate::history::{History, TaskFact};
+
+/// Judges a history.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    for (task, changes) in changes(history) {
+        for pair in changes.windows(2) {
+            let (before, next) = (pair[0], pair[1]);
+            let holds = before.state.may_become(next.state) && before.revision < next.revision;
+            findings.must(holds, [before.at, next.at], || {
+                format!("{task} became {:?} after {:?}", next.state, before.state)
+            });
+        }
+    }
+    made(history, &mut findings);
+    told(history, &mut findings);
+    findings
+}
+
+fn made(history: &History, findings: &mut Findings) {
+    let mut newest: BTreeMap<(&TaskKey, OrderIndex), (usize, u64, TaskState)> = BTreeMap::new();
+    for (at, _, fact) in of_tasks(history) {
+        let TaskFact::Made {
+            task,
+            order,
+            number,
+            state,
+        } = fact
+        else {
+            continue;
+        };
+        let now = (at, *number, *state);
+        let Some((first, known, before)) = newest.insert((task, *order), now) else {
+            continue;
+        };
+        // Read back after a restart, it is the same one.
+        if known == *number && before == *state {
+            continue;
+        }
+        let holds = *number > known && before.may_become(*state);
+        findings.must(holds, [first, at], || {
+            format!("the agent of {task} made update {number} ({state:?}) after update {known} ({before:?})")
+        });
+    }
+}
+
+fn told(history: &History, findings: &mut Findings) {
+    let mut states: BTreeMap<(&TaskKey, Revision), (usize, TaskState)> = BTreeMap::new();
+    let mut ends: BTreeMap<&TaskKey, (usize, Revision)> = BTreeMap::new();
+    let mut newest: BTreeMap<&TaskKey, (usize, Revision)> = BTreeMap::new();
+    for (at, _, fact) in of_tasks(history) {
+        let TaskFact::Told {
+            task,
+            update,
+            state,
+            ..
+        } = fact
+        else {
+            continue;
+        };
+        let (first, known) = *states.entry((task, *update)).or_insert((at, *state));
+        findings.must(known == *state, [first, at], || {
+            format!("one update of {task} was told as {known:?} and as {state:?}")
+        });
+        if state.is_terminal() {
+            let (first, known) = *ends.entry(task).or_insert((at, *update));
+            findings.must(known == *update, [first, at], || {
+                format!("{task} was told two ends")
+            });
+        }
+        let last = newest.entry(task).or_insert((at, *update));
+        if *update > last.1 {
+            *last = (at, *update);
+        }
+    }
+    for (task, (at, end)) in ends {
+        let (last, update) = newest[task];
+        findings.must(update <= end, [at, last], || {
+            format!("{task} was told an update that is newer than its end")
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{Scene, catches, key, passes};
+    use super::*;
+
+    fn made(scene: Scene, number: u64, state: TaskState) -> Scene {
+        let task = key("web");
+        let order = OrderIndex(1);
+        scene.saw(
+            "agent-5",
+            TaskFact::Made {
+                task,
+                order,
+                number,
+                state,
+            },
+        )
+    }
+
+    #[test]
+    fn a_life_told_by_several_masters_in_any_order_is_fine() {
+        let scene = Scene::new()
+            .changed(4, "web", TaskState::Running)
+            .changed(3, "web", TaskState::Staging)
+            .changed(4, "web", TaskState::Running)
+            .changed(8, "web", TaskState::Unreachable)
+            .changed(9, "web", TaskState::Running)
+            .changed(12, "web", TaskState::Finished)
+            .changed(12, "web", TaskState::Finished);
+        passes(check, scene);
+    }
+
+    #[test]
+    fn a_second_end_and_a_life_after_the_end_are_seen() {
+        let ended = Scene::new().changed(4, "web", TaskState::Killed);
+        catches(
+            check,
+            ended.clone().changed(5, "web", TaskState::Finished),
+            "Finished after Killed",
+        );
+        catches(
+            check,
+            ended.changed(5, "web", TaskState::Running),
+            "Running after Killed",
+        );
+    }
+
+    #[test]
+    fn what_an_agent_makes_is_numbered_and_follows_the_table() {
+        let scene = made(
+            made(Scene::new(), 1, TaskState::Running),
+            2,
+            TaskState::Finished,
+        );
+        passes(check, made(scene.clone(), 2, TaskState::Finished));
+        catches(
+            check,
+            made(scene.clone(), 3, TaskState::Failed),
+            "update 3 (Failed) after update 2",
+        );
+        let scene = made(
+            made(Scene::new(), 2, TaskState::Starting),
+            1,
+            TaskState::Running,
+        );
+        catches(check, scene, "update 1");
+    }
+
+    #[test]
+    fn a_framework_is_told_one_end_and_nothing_newer() {
+        let scene = Scene::new()
+            .told(4, "web", TaskState::Running)
+            .told(9, "web", TaskState::Finished)
+            .told(9, "web", TaskState::Finished);
+        passes(check, scene.clone());
+        catches(
+            check,
+            scene.clone().told(10, "web", TaskState::Running),
+            "newer than its end",
+        );
+        catches(check, scene.told(8, "web", TaskState::Failed), "two ends");
+        let scene = Scene::new().told(4, "web", TaskState::Running);
+        catches(
+            check,
+            scene.told(4, "web", TaskState::Killing),
+            "as Running and as Killing",
+        );
+    }
+}

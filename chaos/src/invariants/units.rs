@@ -1,0 +1,236 @@
+//! O2: no unit (a port, a volume, a device) is in two live tasks, nor in two offers of one reign.
+//! Amounts are O1's.
+//!
+//! Tasks are judged by revisions. Offers are judged by who saw them: a leader exactly, frameworks with
+//! what they may be apart.
+
+use std::collections::BTreeMap;
+
+use argosy_state::ids::{AgentId, Epoch, OfferId, Revision, TaskKey};
+use argosy_state::resources::Resources;
+
+use super::Findings;
+use super::facts::{APART_NS, changes, of_offers, of_tasks};
+use crate::history::{History, OfferFact, Operation, TaskFact};
+
+/// Judges a history.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    tasks(history, &mut findings);
+    offers(history, &mut findings);
+    findings
+}
+
+/// The life of a task in the registry.
+struct Life<'a> {
+    at: usize,
+    task: &'a TaskKey,
+    from: Revision,
+    until: Option<Revision>,
+    uses: &'a Resources,
+}
+
+fn tasks(history: &History, findings: &mut Findings) {
+    let calls = history.calls();
+    let mut asked: BTreeMap<&TaskKey, &Resources> = BTreeMap::new();
+    for call in &calls {
+        if let Operation::Accept { launches, .. } = call.operation {
+            asked.extend(
+                launches
+                    .iter()
+                    .map(|launch| (&launch.task, &launch.resources)),
+            );
+        }
+    }
+    let changes = changes(history);
+    let mut lives: BTreeMap<AgentId, BTreeMap<&TaskKey, Life<'_>>> = BTreeMap::new();
+    for (at, event, fact) in of_tasks(history) {
+        if let (TaskFact::Launched { task, agent, .. }, Some(from)) = (fact, event.revision)
+            && let Some(uses) = asked.get(task)
+        {
+            let ends = changes.get(task).into_iter().flatten();
+            let until = ends
+                .filter(|change| change.state.is_terminal())
+                .map(|change| change.revision);
+            let life = Life {
+                at,
+                task,
+                from,
+                until: until.min(),
+                uses,
+            };
+            lives.entry(*agent).or_default().entry(task).or_insert(life);
+        }
+    }
+    for (agent, lives) in lives {
+        let mut lives: Vec<Life<'_>> = lives.into_values().collect();
+        lives.sort_by_key(|life| life.from);
+        let mut live: Vec<&Life<'_>> = Vec::new();
+        for life in &lives {
+            findings.look();
+            live.retain(|other| other.until.is_none_or(|until| until > life.from));
+            for other in &live {
+                if other.uses.plus(life.uses).is_none() {
+                    findings.wrong(
+                        format!(
+                            "on {agent} {} and {} use the same: {} and {}",
+                            other.task, life.task, other.uses, life.uses
+                        ),
+                        [other.at, life.at],
+                    );
+                }
+            }
+            live.push(life);
+        }
+    }
+}
+
+/// Where an offer is certainly void: used, given back or withdrawn.
+fn ends(history: &History) -> BTreeMap<OfferId, usize> {
+    let mut ends: BTreeMap<OfferId, usize> = BTreeMap::new();
+    let mut end = |offer: OfferId, at: usize| {
+        let known = ends.entry(offer).or_insert(at);
+        *known = at.min(*known);
+    };
+    for call in history.calls() {
+        if let Operation::Accept { offers, .. } | Operation::Decline { offers, .. } = call.operation
+        {
+            offers.iter().for_each(|offer| end(*offer, call.position));
+        }
+    }
+    for (at, _, fact) in of_offers(history) {
+        if let OfferFact::Rescinded { offer } | OfferFact::Used { offer, .. } = fact {
+            end(*offer, at);
+        }
+    }
+    ends
+}
+
+/// An offer that was made: where, which, and what it promises.
+type Made<'a> = (usize, OfferId, &'a Resources);
+
+fn offers(history: &History, findings: &mut Findings) {
+    let ends = ends(history);
+    let mut made: BTreeMap<(Epoch, AgentId), Vec<Made<'_>>> = BTreeMap::new();
+    for (at, event, fact) in of_offers(history) {
+        let OfferFact::Made {
+            offer,
+            agent,
+            resources,
+            ..
+        } = fact
+        else {
+            continue;
+        };
+        findings.look();
+        let live = made.entry((offer.epoch, *agent)).or_default();
+        let by_a_leader = event.process.as_str().starts_with("master-");
+        let apart_ns = if by_a_leader { 0 } else { APART_NS };
+        let is_over = |other: &OfferId| {
+            let end = ends.get(other);
+            end.is_some_and(|end| history.events[*end].time_ns <= event.time_ns + apart_ns)
+        };
+        live.retain(|(_, other, _)| other == offer || !is_over(other));
+        // Repeated by its leader, or heard of by both sides.
+        if live.iter().any(|(_, other, _)| other == offer) {
+            continue;
+        }
+        for (first, other, given) in live.iter() {
+            if given.plus(resources).is_none() && !is_over(offer) {
+                findings.wrong(
+                    format!("offers {other} and {offer} of {agent} promise the same: {given} and {resources}"),
+                    [*first, at],
+                );
+            }
+        }
+        live.push((at, *offer, resources));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{AGENT, FRAMEWORK, Scene, catches, offer, passes, resources};
+    use super::*;
+    use argosy_state::ids::Role;
+    use argosy_state::task::TaskState;
+
+    fn made(scene: Scene, by: &str, made: OfferId, text: &str) -> Scene {
+        let seen = OfferFact::Made {
+            offer: made,
+            framework: FRAMEWORK,
+            session: 7,
+            agent: AGENT,
+            role: Role::default(),
+            resources: resources(text),
+        };
+        scene.saw(by, seen)
+    }
+
+    #[test]
+    fn a_port_that_is_given_again_after_an_end_is_fine() {
+        let scene = Scene::new()
+            .accepted(1, offer(12, 1), "web")
+            .launched(9, "web", 1)
+            .accepted(2, offer(12, 2), "db")
+            .launched(20, "db", 2)
+            .changed(15, "web", TaskState::Finished);
+        passes(check, scene);
+    }
+
+    #[test]
+    fn two_tasks_on_one_port_are_seen() {
+        let scene = Scene::new()
+            .accepted(1, offer(12, 1), "web")
+            .launched(9, "web", 1)
+            .accepted(2, offer(12, 2), "db")
+            .launched(14, "db", 2)
+            .changed(15, "web", TaskState::Finished);
+        catches(
+            check,
+            scene,
+            "framework-3/web and framework-3/db use the same",
+        );
+    }
+
+    #[test]
+    fn offers_of_one_port_are_fine_once_the_first_is_void_or_of_another_reign() {
+        let first = made(Scene::new(), "master-1", offer(12, 1), "ports:[1-3]");
+        let other = first.clone().saw(
+            "greedy",
+            OfferFact::Rescinded {
+                offer: offer(12, 1),
+            },
+        );
+        passes(check, made(other, "master-1", offer(12, 2), "ports:[3-4]"));
+        passes(check, made(first, "master-2", offer(30, 1), "ports:[3-4]"));
+    }
+
+    #[test]
+    fn two_offers_of_one_port_are_seen() {
+        let first = made(Scene::new(), "master-1", offer(12, 1), "ports:[1-3]");
+        let both = made(first, "master-1", offer(12, 2), "ports:[3-4]");
+        catches(check, both.clone(), "offers 12.1 and 12.2");
+        let late = both.saw(
+            "greedy",
+            OfferFact::Rescinded {
+                offer: offer(12, 1),
+            },
+        );
+        catches(check, late, "offers 12.1 and 12.2");
+    }
+
+    #[test]
+    fn frameworks_may_hear_of_a_withdrawal_after_the_next_offer_but_not_much() {
+        let first = made(Scene::new(), "greedy", offer(12, 1), "ports:[1-3]");
+        let both = made(first, "crasher", offer(12, 2), "ports:[3-4]");
+        let void = || OfferFact::Rescinded {
+            offer: offer(12, 1),
+        };
+        passes(check, both.clone().saw("greedy", void()));
+        catches(
+            check,
+            both.after_ms(1500).saw("greedy", void()),
+            "offers 12.1 and 12.2",
+        );
+    }
+}

@@ -1,0 +1,255 @@
+//! T3: an update is on its agent's disk before it is sent, is told in order, and none is lost: after
+//! healing, agents hold none that is not settled, and every end was told.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use argosy_state::agent::AgentMode;
+use argosy_state::ids::{OrderIndex, Revision, TaskKey};
+
+use super::Findings;
+use super::facts::{changes, final_phase, launches, of_agents, of_tasks};
+use crate::history::{AgentFact, FaultKind, History, Operation, TaskFact};
+
+/// Judges a history.
+pub(super) fn check(history: &History) -> Findings {
+    let mut findings = Findings::default();
+    agents(history, &mut findings);
+    in_order(history, &mut findings);
+    if final_phase(history).is_some() {
+        ends_were_told(history, &mut findings);
+    }
+    findings
+}
+
+type Instance<'a> = (&'a TaskKey, OrderIndex);
+
+fn agents(history: &History, findings: &mut Findings) {
+    let mut made: BTreeMap<Instance<'_>, (usize, u64)> = BTreeMap::new();
+    let mut settled: BTreeMap<Instance<'_>, u64> = BTreeMap::new();
+    for (at, _, fact) in of_tasks(history) {
+        match fact {
+            TaskFact::Made {
+                task,
+                order,
+                number,
+                ..
+            } => {
+                let newest = made.entry((task, *order)).or_insert((at, *number));
+                if *number > newest.1 {
+                    *newest = (at, *number);
+                }
+            }
+            TaskFact::Sent {
+                task,
+                order,
+                number,
+            } => {
+                let newest = made.get(&(task, *order)).map_or(0, |(_, number)| *number);
+                findings.must(newest >= *number, [at], || {
+                    format!("update {number} of {task} was sent before it was on disk")
+                });
+            }
+            TaskFact::Settled {
+                task,
+                order,
+                number,
+            } => {
+                let newest = settled.entry((task, *order)).or_default();
+                *newest = (*newest).max(*number);
+            }
+            _ => {}
+        }
+    }
+    if final_phase(history).is_none() {
+        return;
+    }
+    let lost = lost(history);
+    for ((task, order), (at, number)) in made {
+        if lost.contains(task) {
+            continue;
+        }
+        let known = settled.get(&(task, order)).copied().unwrap_or_default();
+        findings.must(known >= number, [at], || {
+            format!("update {number} of {task} was never settled, only {known} was")
+        });
+    }
+}
+
+/// Tasks of agents that nobody can expect to deliver anything: gone, or without their disk.
+fn lost(history: &History) -> BTreeSet<&TaskKey> {
+    let gone = of_agents(history).filter_map(|(_, _, fact)| match fact {
+        AgentFact::Mode {
+            agent,
+            mode: AgentMode::Gone,
+        } => Some(*agent),
+        _ => None,
+    });
+    let wiped = history
+        .faults()
+        .filter(|(_, _, fault)| fault.kind == FaultKind::WipeDisk)
+        .filter_map(|(_, _, fault)| fault.target.parse().ok());
+    let lost: BTreeSet<_> = gone.chain(wiped).collect();
+    launches(history)
+        .into_iter()
+        .filter(|(_, (_, _, agent))| lost.contains(agent))
+        .map(|(task, _)| task)
+        .collect()
+}
+
+/// What is told for the first time is newer than all that was told before of its task.
+fn in_order(history: &History, findings: &mut Findings) {
+    let mut told: BTreeMap<&TaskKey, BTreeMap<Revision, usize>> = BTreeMap::new();
+    for (at, _, fact) in of_tasks(history) {
+        let TaskFact::Told { task, update, .. } = fact else {
+            continue;
+        };
+        let known = told.entry(task).or_default();
+        if let (false, Some((newest, first))) = (known.contains_key(update), known.last_key_value())
+        {
+            findings.must(newest < update, [*first, at], || {
+                format!(
+                    "{task} was told what became true with entry {} after what did with {}",
+                    update.index, newest.index
+                )
+            });
+        }
+        known.entry(*update).or_insert(at);
+    }
+}
+
+/// Every committed end, to every framework whose updates are recorded and that was not removed.
+fn ends_were_told(history: &History, findings: &mut Findings) {
+    let mut listening = BTreeSet::new();
+    let mut told = BTreeSet::new();
+    for (_, _, fact) in of_tasks(history) {
+        if let TaskFact::Told { task, state, .. } = fact {
+            listening.insert(task.framework);
+            if state.is_terminal() {
+                told.insert(task);
+            }
+        }
+    }
+    for call in history.calls() {
+        if let Operation::Teardown { framework, .. } = call.operation {
+            listening.remove(framework);
+        }
+    }
+    for (task, changes) in changes(history) {
+        if let Some(end) = changes.iter().find(|change| change.state.is_terminal())
+            && listening.contains(&task.framework)
+        {
+            findings.must(told.contains(task), [end.at], || {
+                format!(
+                    "{task} ended as {:?}, and its framework was never told",
+                    end.state
+                )
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scene::{AGENT, Scene, catches, key, passes};
+    use super::*;
+    use crate::history::Phase;
+    use argosy_state::task::TaskState;
+
+    fn made(scene: Scene, number: u64) -> Scene {
+        scene.saw(
+            "agent-5",
+            TaskFact::Made {
+                task: key("web"),
+                order: OrderIndex(1),
+                number,
+                state: TaskState::Running,
+            },
+        )
+    }
+
+    fn sent(scene: Scene, number: u64) -> Scene {
+        let task = key("web");
+        let order = OrderIndex(1);
+        scene.saw(
+            "agent-5",
+            TaskFact::Sent {
+                task,
+                order,
+                number,
+            },
+        )
+    }
+
+    fn settled(scene: Scene, number: u64) -> Scene {
+        let task = key("web");
+        let order = OrderIndex(1);
+        scene.saw(
+            "agent-5",
+            TaskFact::Settled {
+                task,
+                order,
+                number,
+            },
+        )
+    }
+
+    #[test]
+    fn made_sent_settled_and_told_is_fine() {
+        let scene = settled(sent(made(made(Scene::new(), 1), 2), 2), 2)
+            .told(4, "web", TaskState::Running)
+            .told(9, "web", TaskState::Finished)
+            .told(4, "web", TaskState::Running)
+            .changed(9, "web", TaskState::Finished);
+        passes(check, scene.phase(Phase::Final));
+    }
+
+    #[test]
+    fn an_update_that_is_sent_before_it_is_made_is_seen() {
+        catches(
+            check,
+            made(sent(made(Scene::new(), 1), 2), 2),
+            "update 2 of framework-3/web was sent",
+        );
+    }
+
+    #[test]
+    fn an_update_that_is_never_settled_is_seen_unless_its_agent_is_gone() {
+        let scene = settled(made(made(Scene::new(), 1), 2), 1);
+        catches(
+            check,
+            scene.clone().phase(Phase::Final),
+            "update 2 of framework-3/web was never",
+        );
+        let mode = AgentMode::Gone;
+        let gone = scene
+            .launched(2, "web", 1)
+            .saw("master-1", AgentFact::Mode { agent: AGENT, mode });
+        assert_eq!(check(&gone.phase(Phase::Final).history()).wrong, []);
+    }
+
+    #[test]
+    fn an_older_update_told_for_the_first_time_is_seen() {
+        let scene = Scene::new().told(9, "web", TaskState::Running);
+        catches(
+            check,
+            scene.told(4, "web", TaskState::Starting),
+            "with entry 4 after",
+        );
+    }
+
+    #[test]
+    fn an_end_that_nobody_is_told_is_seen() {
+        let scene =
+            Scene::new()
+                .told(4, "web", TaskState::Running)
+                .changed(9, "web", TaskState::Failed);
+        passes(
+            check,
+            scene
+                .clone()
+                .told(9, "web", TaskState::Failed)
+                .phase(Phase::Final),
+        );
+        catches(check, scene.phase(Phase::Final), "ended as Failed");
+    }
+}

@@ -1,0 +1,58 @@
+//! Whether the operations on each register could have happened one at a time, each between its
+//! beginning and its end: Wing and Gong's search with Lowe's memory of states, one register at a time.
+//!
+//! An operation that nobody knows the end of may take place at any time after its beginning, or never.
+//! The search has a budget: "undecided" is neither a pass nor a failure.
+
+mod register;
+mod search;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crate::history::{Consistency, History, Operation, What};
+
+pub use register::{Action, Call};
+pub use search::{Answer, search};
+
+/// How long one register may take.
+#[derive(Debug, Clone, Copy)]
+pub enum Budget {
+    /// So many steps of the search: the same answer on every machine.
+    Steps(u64),
+    /// Until this moment.
+    Until(Instant),
+}
+
+/// The calls of every register, by its name, in the order in which they began. Reads that may be old
+/// and operations that did not take place are left out, as are reads without an answer.
+#[must_use]
+pub fn registers(history: &History) -> BTreeMap<&str, Vec<Call<'_>>> {
+    let mut all: BTreeMap<&str, Vec<Call<'_>>> = BTreeMap::new();
+    for call in history.calls() {
+        let key = match call.operation {
+            Operation::Read { key, consistency } => {
+                if *consistency == Consistency::Local {
+                    continue;
+                }
+                key
+            }
+            Operation::Write { key, .. } | Operation::CompareAndSet { key, .. } => key,
+            _ => continue,
+        };
+        let is_known = |what: &What| matches!(what, What::Ok { .. });
+        let ended = call.ended.filter(|(_, event)| is_known(&event.what));
+        let action = register::action(call.operation, call.outcome());
+        if let (Some(action), None) = (action, call.failure()) {
+            all.entry(key).or_default().push(Call {
+                begun: call.position,
+                ended: ended.map(|(at, _)| at),
+                action,
+            });
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests;

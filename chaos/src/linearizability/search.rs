@@ -1,0 +1,216 @@
+//! The search for an order: take the earliest call that may come next, remember every (set of calls
+//! taken, value) that was tried, go back when a call's end is reached before the call was taken.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use super::Budget;
+use super::register::{Action, Call};
+
+/// How the search ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// There is an order.
+    Linearizable,
+    /// There is none; the furthest attempt could not place this call (its position in the list).
+    Impossible {
+        /// Which.
+        stuck: usize,
+    },
+    /// The budget was used up.
+    Undecided,
+}
+
+/// No place in the list.
+const NONE: usize = usize::MAX;
+/// Clocks are asked once in so many steps.
+const STEPS_A_LOOK: u64 = 4096;
+
+/// Looks for an order of the calls on one register that is absent at the beginning.
+#[must_use]
+pub fn search(calls: &[Call<'_>], budget: Budget) -> Answer {
+    let calls: Vec<(usize, Call<'_>)> = worth_placing(calls);
+    let mut search = Search::new(&calls);
+    let mut steps = 0_u64;
+    loop {
+        steps += 1;
+        let over = match budget {
+            Budget::Steps(most) => steps > most,
+            Budget::Until(end) => steps.is_multiple_of(STEPS_A_LOOK) && Instant::now() >= end,
+        };
+        if over {
+            return Answer::Undecided;
+        }
+        match search.step() {
+            Step::On => {}
+            Step::Done => return Answer::Linearizable,
+            Step::Stuck => {
+                let stuck = calls[search.stuck].0;
+                return Answer::Impossible { stuck };
+            }
+        }
+    }
+}
+
+/// Leaves out writes that nobody knows the end of and that no read has found, if there are no
+/// conditional ones: they can always come last. Each one kept would double the search.
+fn worth_placing<'a>(calls: &[Call<'a>]) -> Vec<(usize, Call<'a>)> {
+    let swaps = calls
+        .iter()
+        .any(|call| matches!(call.action, Action::Swap { .. }));
+    let found: HashSet<Option<&str>> = calls
+        .iter()
+        .filter_map(|call| match call.action {
+            Action::Read(found) => Some(found),
+            Action::Write(_) | Action::Swap { .. } => None,
+        })
+        .collect();
+    let counts = |call: &Call<'_>| match call.action {
+        Action::Write(value) => call.ended.is_some() || swaps || found.contains(&value),
+        Action::Read(_) | Action::Swap { .. } => true,
+    };
+    let numbered = calls.iter().copied().enumerate();
+    numbered.filter(|(_, call)| counts(call)).collect()
+}
+
+/// The beginning of a call, or its end.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    call: usize,
+    is_end: bool,
+    previous: usize,
+    next: usize,
+}
+
+enum Step {
+    On,
+    Done,
+    Stuck,
+}
+
+struct Search<'a> {
+    calls: &'a [(usize, Call<'a>)],
+    /// All beginnings and ends in their order, those of calls already taken unlinked; the first one is
+    /// only the head.
+    marks: Vec<Mark>,
+    /// Where the end of each call stands.
+    ends: Vec<usize>,
+    /// What is looked at.
+    now: usize,
+    value: Option<&'a str>,
+    taken: Vec<u64>,
+    /// Taken calls: their beginnings, and the value before.
+    path: Vec<(usize, Option<&'a str>)>,
+    tried: HashSet<(Vec<u64>, Option<&'a str>)>,
+    furthest: usize,
+    stuck: usize,
+}
+
+impl<'a> Search<'a> {
+    fn new(calls: &'a [(usize, Call<'a>)]) -> Self {
+        let mut order: Vec<(usize, usize, bool)> = Vec::with_capacity(calls.len() * 2);
+        for (number, (_, call)) in calls.iter().enumerate() {
+            order.push((call.begun, number, false));
+            order.push((call.ended.unwrap_or(NONE), number, true));
+        }
+        order.sort_unstable();
+        let mut marks = vec![Mark {
+            call: NONE,
+            is_end: false,
+            previous: NONE,
+            next: if calls.is_empty() { NONE } else { 1 },
+        }];
+        let mut ends = vec![NONE; calls.len()];
+        let last = order.len();
+        for (place, (_, call, is_end)) in order.into_iter().enumerate() {
+            let here = place + 1;
+            if is_end {
+                ends[call] = here;
+            }
+            marks.push(Mark {
+                call,
+                is_end,
+                previous: here - 1,
+                next: if here == last { NONE } else { here + 1 },
+            });
+        }
+        Self {
+            calls,
+            now: marks[0].next,
+            marks,
+            ends,
+            value: None,
+            taken: vec![0; calls.len().div_ceil(64)],
+            path: Vec::new(),
+            tried: HashSet::new(),
+            furthest: 0,
+            stuck: 0,
+        }
+    }
+
+    fn step(&mut self) -> Step {
+        if self.marks[0].next == NONE {
+            return Step::Done;
+        }
+        let mark = self.marks[self.now];
+        if mark.is_end {
+            // This call had to be taken before here.
+            if self.path.len() >= self.furthest {
+                self.furthest = self.path.len();
+                self.stuck = mark.call;
+            }
+            return self.back();
+        }
+        let (_, call) = self.calls[mark.call];
+        if let Some(after) = call.action.apply(self.value) {
+            self.flip(mark.call);
+            if self.tried.insert((self.taken.clone(), after)) {
+                self.path.push((self.now, self.value));
+                self.value = after;
+                self.unlink(self.now, self.ends[mark.call]);
+                self.now = self.marks[0].next;
+                return Step::On;
+            }
+            self.flip(mark.call);
+        }
+        self.now = mark.next;
+        Step::On
+    }
+
+    fn back(&mut self) -> Step {
+        let Some((beginning, value)) = self.path.pop() else {
+            return Step::Stuck;
+        };
+        let call = self.marks[beginning].call;
+        self.value = value;
+        self.flip(call);
+        self.link(beginning, self.ends[call]);
+        self.now = self.marks[beginning].next;
+        Step::On
+    }
+
+    fn flip(&mut self, call: usize) {
+        self.taken[call / 64] ^= 1 << (call % 64);
+    }
+
+    fn unlink(&mut self, beginning: usize, end: usize) {
+        for place in [beginning, end] {
+            let Mark { previous, next, .. } = self.marks[place];
+            self.marks[previous].next = next;
+            if next != NONE {
+                self.marks[next].previous = previous;
+            }
+        }
+    }
+
+    /// Undoes `unlink`, in the opposite order.
+    fn link(&mut self, beginning: usize, end: usize) {
+        for place in [end, beginning] {
+            let Mark { previous, next, .. } = self.marks[place];
+            self.marks[previous].next = place;
+            if next != NONE {
+                self.marks[next].previous = place;
+            }
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Known histories, good and bad, and small random ones against a search of all orders.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const STEPS: Budget = Budget::Steps(1_000_000);
+
+fn call<'a>(begun: usize, ended: usize, action: Action<'a>) -> Call<'a> {
+    Call {
+        begun,
+        ended: Some(ended),
+        action,
+    }
+}
+
+fn open<'a>(begun: usize, action: Action<'a>) -> Call<'a> {
+    Call {
+        begun,
+        ended: None,
+        action,
+    }
+}
+
+fn read(value: &str) -> Action<'_> {
+    Action::Read(Some(value))
+}
+
+fn write(value: &str) -> Action<'_> {
+    Action::Write(Some(value))
+}
+
+fn swap<'a>(expected: &'a str, value: &'a str, swapped: Option<bool>) -> Action<'a> {
+    Action::Swap {
+        expected: Some(expected),
+        value: Some(value),
+        swapped,
+    }
+}
+
+#[track_caller]
+fn good(calls: &[Call<'_>]) {
+    assert_eq!(search(calls, STEPS), Answer::Linearizable);
+}
+
+#[track_caller]
+fn bad(calls: &[Call<'_>], stuck: usize) {
+    assert_eq!(search(calls, STEPS), Answer::Impossible { stuck });
+}
+
+#[test]
+fn nothing_and_one_after_the_other_are_fine() {
+    good(&[]);
+    good(&[
+        call(0, 1, Action::Read(None)),
+        call(2, 3, write("a")),
+        call(4, 5, read("a")),
+        call(6, 7, swap("a", "b", Some(true))),
+        call(8, 9, swap("a", "c", Some(false))),
+        call(10, 11, Action::Write(None)),
+        call(12, 13, Action::Read(None)),
+    ]);
+}
+
+#[test]
+fn a_read_beside_a_write_may_find_either() {
+    good(&[
+        call(0, 1, write("a")),
+        call(2, 9, write("b")),
+        call(3, 4, read("a")),
+        call(5, 6, read("b")),
+    ]);
+}
+
+#[test]
+fn a_read_that_goes_back_in_time_is_impossible() {
+    bad(
+        &[
+            call(0, 1, write("a")),
+            call(2, 9, write("b")),
+            call(3, 4, read("b")),
+            call(5, 6, read("a")),
+        ],
+        3,
+    );
+}
+
+#[test]
+fn a_stale_read_and_a_lost_write_are_impossible() {
+    bad(
+        &[
+            call(0, 1, write("a")),
+            call(2, 3, write("b")),
+            call(4, 5, read("a")),
+        ],
+        2,
+    );
+    bad(&[call(0, 1, write("a")), call(2, 3, Action::Read(None))], 1);
+}
+
+#[test]
+fn a_value_that_nobody_wrote_is_impossible() {
+    bad(&[call(0, 1, write("a")), call(2, 3, read("z"))], 1);
+}
+
+#[test]
+fn two_swaps_from_one_value_are_impossible() {
+    bad(
+        &[
+            call(0, 1, write("a")),
+            call(2, 7, swap("a", "b", Some(true))),
+            call(3, 6, swap("a", "c", Some(true))),
+        ],
+        1,
+    );
+}
+
+#[test]
+fn an_open_write_may_come_at_any_time_or_never_but_not_twice() {
+    let begun = [call(0, 1, write("a")), open(2, write("b"))];
+    good(&[begun[0], begun[1], call(3, 4, read("a"))]);
+    good(&[begun[0], begun[1], call(3, 4, read("b"))]);
+    good(&[
+        begun[0],
+        begun[1],
+        call(3, 4, read("a")),
+        call(5, 6, read("b")),
+    ]);
+    bad(
+        &[
+            begun[0],
+            begun[1],
+            call(3, 4, read("b")),
+            call(5, 6, read("a")),
+        ],
+        3,
+    );
+    bad(
+        &[
+            begun[0],
+            begun[1],
+            call(3, 4, read("b")),
+            call(5, 6, write("c")),
+            call(7, 8, read("b")),
+        ],
+        4,
+    );
+}
+
+#[test]
+fn a_swap_of_unknown_end_explains_one_that_did_not_swap() {
+    let calls = [
+        call(0, 1, write("a")),
+        open(2, swap("a", "b", None)),
+        call(3, 4, swap("a", "c", Some(false))),
+    ];
+    good(&calls);
+    bad(&[calls[0], calls[2]], 1);
+}
+
+#[test]
+fn a_budget_that_is_used_up_decides_nothing() {
+    let values: Vec<String> = (0..40).map(|number| number.to_string()).collect();
+    let mut calls: Vec<Call<'_>> = values
+        .iter()
+        .enumerate()
+        .map(|(at, value)| call(at, 1000 + at, write(value)))
+        .collect();
+    calls.push(call(500, 501, read("nobody")));
+    assert_eq!(search(&calls, Budget::Steps(100_000)), Answer::Undecided);
+    let now = Budget::Until(Instant::now());
+    assert_eq!(search(&calls, now), Answer::Undecided);
+}
+
+#[test]
+fn two_thousand_calls_of_eight_clients_are_judged_at_once() {
+    let values: Vec<String> = (0..2000).map(|number| number.to_string()).collect();
+    let mut calls = Vec::new();
+    for (number, value) in values.iter().enumerate() {
+        let begun = number * 10;
+        if number % 2 == 0 {
+            calls.push(call(begun, begun + 75, write(value)));
+        } else {
+            calls.push(call(begun, begun + 75, read(&values[number - 1])));
+        }
+    }
+    good(&calls);
+    calls.push(call(90_000, 90_001, read("0")));
+    assert!(matches!(
+        search(&calls, Budget::Steps(20_000_000)),
+        Answer::Impossible { .. }
+    ));
+}
+
+/// Tries every order.
+fn brute(calls: &[Call<'_>]) -> bool {
+    fn place(calls: &[Call<'_>], taken: u32, value: Option<&str>) -> bool {
+        let free = |number: &usize| taken & (1 << number) == 0;
+        let waiting: Vec<usize> = (0..calls.len()).filter(free).collect();
+        // What is still open need not take place.
+        if waiting.iter().all(|number| calls[*number].ended.is_none()) {
+            return true;
+        }
+        let ends = waiting.iter().filter_map(|number| calls[*number].ended);
+        let first_end = ends.min().unwrap_or(usize::MAX);
+        waiting.into_iter().any(|number| {
+            let call = calls[number];
+            let after = call.action.apply(value);
+            call.begun < first_end
+                && after.is_some_and(|after| place(calls, taken | 1 << number, after))
+        })
+    }
+    place(calls, 0, None)
+}
+
+const VALUES: [Option<&str>; 4] = [None, Some("a"), Some("b"), Some("c")];
+
+fn any_action() -> impl Strategy<Value = Action<'static>> {
+    let value = || prop::sample::select(&VALUES[..]);
+    prop_oneof![
+        value().prop_map(Action::Read),
+        value().prop_map(Action::Write),
+        (value(), value(), any::<bool>()).prop_map(|(expected, value, swapped)| Action::Swap {
+            expected,
+            value,
+            swapped: Some(swapped),
+        }),
+    ]
+}
+
+/// Calls with places of their own: no two beginnings or ends coincide.
+fn any_calls() -> impl Strategy<Value = Vec<Call<'static>>> {
+    let one = (
+        any_action(),
+        0_usize..24,
+        0_usize..12,
+        prop::bool::weighted(0.2),
+    );
+    prop::collection::vec(one, 1..8).prop_map(|parts| {
+        let count = parts.len();
+        let made = parts.into_iter().enumerate();
+        let mut calls: Vec<Call<'static>> = made
+            .filter_map(|(number, (action, begun, length, is_open))| {
+                let begun_place = begun * 2 * count + number;
+                let end_place = (begun + length) * 2 * count + count + number;
+                let is_read = matches!(action, Action::Read(_));
+                let action = match action {
+                    Action::Swap {
+                        expected, value, ..
+                    } if is_open => Action::Swap {
+                        expected,
+                        value,
+                        swapped: None,
+                    },
+                    other => other,
+                };
+                (!(is_read && is_open)).then_some(Call {
+                    begun: begun_place,
+                    ended: (!is_open).then_some(end_place),
+                    action,
+                })
+            })
+            .collect();
+        calls.sort_by_key(|call| call.begun);
+        calls
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_search_agrees_with_trying_every_order(calls in any_calls()) {
+        let found = search(&calls, STEPS);
+        prop_assert_ne!(found, Answer::Undecided);
+        prop_assert_eq!(found == Answer::Linearizable, brute(&calls));
+    }
+}
