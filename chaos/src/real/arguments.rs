@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use argosy_client::Masters;
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::faults::FaultName;
 
@@ -36,6 +36,12 @@ pub struct RunArguments {
     /// Ends after so many faults, however long that takes
     #[arg(long, value_name = "NUMBER", conflicts_with = "script")]
     pub(crate) rounds: Option<u64>,
+    /// Ends when every fault that may come has come once
+    #[arg(long, conflicts_with_all = ["script", "rounds"])]
+    pub(crate) each_once: bool,
+    /// How long faults hold and how soon the next one comes
+    #[arg(long, value_enum, value_name = "PACE", default_value_t = Pace::Usual)]
+    pub(crate) pace: Pace,
     /// Write the report as JSON to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
@@ -73,6 +79,25 @@ pub struct RunArguments {
     /// Do not ask before touching a cluster of your own
     #[arg(long, requires = "masters")]
     pub(crate) yes: bool,
+}
+
+/// How long faults hold and how soon the next one comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pace {
+    /// As chance says
+    Usual,
+    /// A third of that: for a gate
+    Quick,
+}
+
+impl Pace {
+    /// What becomes of a time.
+    pub(crate) fn of(self, time: Duration) -> Duration {
+        match self {
+            Self::Usual => time,
+            Self::Quick => time / 3,
+        }
+    }
 }
 
 /// Masters x agents.

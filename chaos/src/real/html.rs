@@ -280,9 +280,9 @@ fn outages(text: &mut String, report: &Report) {
 fn violations(text: &mut String, report: &Report) {
     let _ = writeln!(
         text,
-        "<h2>Violations</h2>\n<p>{} checkers have judged: {}.</p>",
-        report.checkers.len(),
-        escape(&report.checkers.join(", "))
+        "<h2>Violations</h2>\n<p>{} rules were judged: {}.</p>",
+        report.judging().len(),
+        escape(&report.judging().join(", "))
     );
     for violation in &report.violations {
         let _ = writeln!(

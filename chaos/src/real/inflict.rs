@@ -21,7 +21,7 @@ use super::tampering::{FakeClock, Limit, SmallDisk, Tracer};
 use crate::history::{Fault, FaultKind, Recorder};
 
 /// How long a leader is looked for before a fault that needs one.
-pub(super) const FINDING: Duration = Duration::from_secs(20);
+pub(super) const FINDING: Duration = Duration::from_secs(10);
 
 /// A fault in force.
 pub(crate) struct Held {

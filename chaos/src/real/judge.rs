@@ -13,6 +13,7 @@ use super::report::{OUTAGE_MS, Operations, Outage, Reign, Report, Violation};
 use crate::history::{
     self, End, Event, History, Observation, Operation, Process, TaskFact, What, witness,
 };
+use crate::invariants;
 
 /// Reads every history in a folder and makes one of them; calls keep apart.
 ///
@@ -103,10 +104,37 @@ pub(crate) fn judge(history: &History, report: &mut Report) {
         .observations()
         .filter(|(_, _, seen)| matches!(seen, Observation::Task(TaskFact::Witnessed { .. })));
     report.witnessed = witnessed.count() as u64;
-    report.checkers.push("T7".to_owned());
     report.violations.extend(services(history));
-    report.checkers.push("R1".to_owned());
     report.violations.extend(twice_led(&report.reigns));
+    let verdict = invariants::judge(history);
+    for (rule, judged) in &verdict.rules {
+        report.checkers.insert(rule.to_string(), judged.looked_at);
+        for what in &judged.undecided {
+            report.undecided.push(format!("{rule}: {what}"));
+        }
+    }
+    for violation in verdict.violations {
+        let first = violation
+            .events
+            .first()
+            .and_then(|at| history.events.get(*at));
+        let shown = violation
+            .events
+            .iter()
+            .filter_map(|at| history.events.get(*at))
+            .take(4);
+        let mut what = violation.what;
+        for event in shown {
+            let line = serde_json::to_string(event).expect("every event has a JSON form");
+            what.push_str("\n    ");
+            what.extend(line.chars().take(400));
+        }
+        report.violations.push(Violation {
+            checker: violation.rule.to_string(),
+            what,
+            time_ns: first.map(|event| event.time_ns),
+        });
+    }
 }
 
 /// How operations ended, by kind.

@@ -24,6 +24,7 @@ mod network;
 mod processes;
 mod proxy;
 mod registers;
+mod rehearsal;
 mod report;
 mod run;
 mod screen;

@@ -9,6 +9,7 @@ use anyhow::Result;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::arguments::Pace;
 use super::chance::Chance;
 use super::cluster::{Cluster, Kind};
 use super::faults::{FaultName, Mix};
@@ -46,6 +47,7 @@ pub(crate) enum Plan {
 pub(crate) struct Nemesis<'a> {
     pub(crate) cluster: &'a mut Cluster,
     pub(crate) chance: Chance,
+    pub(crate) pace: Pace,
     pub(crate) recorder: &'a Recorder,
     pub(crate) screen: &'a Screen,
     pub(crate) stop: &'a CancellationToken,
@@ -81,7 +83,7 @@ impl Nemesis<'_> {
                 return Ok(());
             }
             let pause = Duration::from_millis(self.chance.between(100, 1_200));
-            self.wait(pause).await?;
+            self.wait(self.pace.of(pause)).await?;
             let Some(fault) = mix.next(&mut self.chance) else {
                 return Ok(());
             };
@@ -116,7 +118,7 @@ impl Nemesis<'_> {
         let Some(held) = self.begin(fault).await else {
             return self.recover().await;
         };
-        let lasts = lasts.unwrap_or(held.lasts);
+        let lasts = lasts.unwrap_or_else(|| self.pace.of(held.lasts));
         let mut over = None;
         if let Some(second) = second {
             let until = Duration::from_millis(
@@ -131,7 +133,7 @@ impl Nemesis<'_> {
         }
         self.end(held).await?;
         if let Some(over) = over {
-            let more = over.lasts / 2;
+            let more = self.pace.of(over.lasts / 2);
             self.wait(more).await?;
             self.end(over).await?;
         }

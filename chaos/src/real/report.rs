@@ -108,8 +108,10 @@ pub struct Report {
     pub tasks: Vec<TaskCount>,
     /// Starts that tasks have signed themselves.
     pub witnessed: u64,
-    /// Checkers that have judged.
-    pub checkers: Vec<String>,
+    /// Rules by how many things their checkers have compared: 0 shows nothing.
+    pub checkers: BTreeMap<String, u64>,
+    /// What a checker could not decide in its time.
+    pub undecided: Vec<String>,
     /// What must not be.
     pub violations: Vec<Violation>,
     /// Why the run proves too little; empty if it proves enough.
@@ -212,7 +214,17 @@ impl Report {
             quantile(&gaps, 99),
             gaps.last().copied().unwrap_or_default()
         );
-        let _ = writeln!(text, "{:<28}{:>9}", "checkers", self.checkers.len());
+        let judging = self.judging();
+        let _ = writeln!(
+            text,
+            "{:<28}{:>9}   {}",
+            "rules judged",
+            judging.len(),
+            judging.join(" ")
+        );
+        for what in &self.undecided {
+            let _ = writeln!(text, "  undecided: {what}");
+        }
         let _ = writeln!(text, "{:<28}{:>9}", "violations", self.violations.len());
         for violation in &self.violations {
             let _ = writeln!(text, "  {}: {}", violation.checker, violation.what);
@@ -223,6 +235,16 @@ impl Report {
         if let Some(kept) = &self.kept {
             let _ = writeln!(text, "kept in {kept}");
         }
+    }
+
+    /// Rules whose checkers had something to look at.
+    #[must_use]
+    pub fn judging(&self) -> Vec<&str> {
+        let judging = self
+            .checkers
+            .iter()
+            .filter(|(_, looked_at)| **looked_at > 0);
+        judging.map(|(rule, _)| rule.as_str()).collect()
     }
 
     /// Reigns after the first.

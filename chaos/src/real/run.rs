@@ -20,11 +20,12 @@ use super::faults::{FaultName, Mix, Need};
 use super::folder::{self, Folder};
 use super::nemesis::Plan;
 use super::network::Network;
+use super::rehearsal::rehearse;
 use super::report::{Report, Violation};
 use super::screen::Screen;
 use super::session::{Found, Session};
 use super::{clock, host_tools, html, judge, script};
-use crate::history::{History, Recorder, Recording};
+use crate::history::{Recorder, Recording};
 
 /// Programs without which nothing goes.
 const PROGRAMS: [&str; 3] = ["ip", "nft", "nsenter"];
@@ -61,6 +62,15 @@ pub fn faults() -> String {
 /// Runs it; returns the exit code: 0 good, 1 violations, 2 bad input, 3 proves too little.
 #[must_use]
 pub fn run(arguments: &RunArguments) -> u8 {
+    if let Some(masters) = &arguments.masters {
+        let seed = arguments.seed.unwrap_or_else(seed_of_chance);
+        let report = rehearse(arguments, masters, seed).and_then(|report| {
+            write_report(arguments, &report)?;
+            let _ = writeln!(std::io::stdout(), "{}", report.table());
+            Ok(report)
+        });
+        return code(report);
+    }
     let prepared = match prepare(arguments) {
         Ok(prepared) => prepared,
         Err(usage) => {
@@ -68,13 +78,24 @@ pub fn run(arguments: &RunArguments) -> u8 {
             return USAGE;
         }
     };
-    match perform(arguments, prepared) {
+    code(perform(arguments, prepared))
+}
+
+fn code(outcome: Result<Report>) -> u8 {
+    match outcome {
         Ok(report) => report.exit_code(),
         Err(error) => {
             eprintln!("argosy-chaos: {error:#}");
-            1
+            if error.is::<Usage>() { USAGE } else { 1 }
         }
     }
+}
+
+fn seed_of_chance() -> u64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::from(now.subsec_nanos()) ^ (now.as_secs() << 8)
 }
 
 /// Whether this host can have clusters of namespaces, and with which programs.
@@ -112,12 +133,7 @@ pub(crate) fn usable(argosy: Option<&PathBuf>) -> Result<Means, Usage> {
 
 fn prepare(arguments: &RunArguments) -> Result<Prepared, Usage> {
     let means = usable(arguments.argosy.as_ref())?;
-    let seed = arguments.seed.unwrap_or_else(|| {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        u64::from(now.subsec_nanos()) ^ (now.as_secs() << 8)
-    });
+    let seed = arguments.seed.unwrap_or_else(seed_of_chance);
     let (plan, absent) = plan(arguments, seed)?;
     Ok(Prepared {
         means,
@@ -139,7 +155,7 @@ fn plan(arguments: &RunArguments, seed: u64) -> Result<(Plan, Vec<String>), Usag
         }
         return Ok((Plan::Script(steps), Vec::new()));
     }
-    let (allowed, absent) = if arguments.faults.is_empty() {
+    let (allowed, absent): (Vec<FaultName>, _) = if arguments.faults.is_empty() {
         let judged = FaultName::ALL
             .iter()
             .map(|fault| (fault, possible(*fault, masters)));
@@ -156,9 +172,14 @@ fn plan(arguments: &RunArguments, seed: u64) -> Result<(Plan, Vec<String>), Usag
         (arguments.faults.clone(), Vec::new())
     };
     let mut chance = Chance::new(seed).fork(0x006d_6978);
+    let rounds = if arguments.each_once {
+        Some(allowed.len() as u64)
+    } else {
+        arguments.rounds
+    };
     let plan = Plan::Chance {
         mix: Mix::new(allowed, &mut chance),
-        rounds: arguments.rounds,
+        rounds,
         lasts: arguments.duration,
     };
     Ok((plan, absent))
@@ -314,6 +335,7 @@ fn inside(
             screen,
             stop,
             chance: Chance::new(seed),
+            pace: arguments.pace,
             found: Found::default(),
         };
         let ended = session.run(prepared.plan).await;
@@ -354,12 +376,12 @@ fn judged(
         });
     }
     judge::judge(&history, &mut report);
-    too_little(arguments, &history, &mut report);
+    too_little(arguments, &mut report);
     Ok(report)
 }
 
 /// A green run that did nothing shows nothing.
-fn too_little(arguments: &RunArguments, _: &History, report: &mut Report) {
+fn too_little(arguments: &RunArguments, report: &mut Report) {
     let seconds = (report.faults_ns.1.saturating_sub(report.faults_ns.0)) / 1_000_000_000;
     let least = arguments.least_operations.unwrap_or(seconds * 5).max(1);
     let answered = report.answered();
@@ -374,11 +396,18 @@ fn too_little(arguments: &RunArguments, _: &History, report: &mut Report) {
         report.too_little.push(text);
     }
     let done = report.done();
-    let asked = arguments
-        .faults
+    let masters = usize::from(arguments.size.masters);
+    let wanted: Vec<FaultName> = if arguments.each_once && arguments.faults.is_empty() {
+        let all = FaultName::ALL.iter().copied();
+        all.filter(|fault| possible(*fault, masters).is_ok())
+            .collect()
+    } else {
+        arguments.faults.clone()
+    };
+    let missing = wanted
         .iter()
         .filter(|fault| !done.contains_key(fault.name()));
-    let missing: Vec<String> = asked
+    let missing: Vec<String> = missing
         .map(|fault| format!("{fault} was never done"))
         .collect();
     if done.is_empty() {
@@ -390,9 +419,20 @@ fn too_little(arguments: &RunArguments, _: &History, report: &mut Report) {
             .push("no task has signed its start".to_owned());
     }
     report.too_little.extend(missing);
+    let undecided = report
+        .undecided
+        .iter()
+        .map(|what| format!("undecided: {what}"));
+    report.too_little.extend(undecided.collect::<Vec<_>>());
+    for rule in ["R1", "R5", "O3", "T1", "T4", "C1"] {
+        if report.checkers.get(rule).copied().unwrap_or_default() == 0 {
+            let text = format!("the checker of {rule} had nothing to look at");
+            report.too_little.push(text);
+        }
+    }
 }
 
-fn watch_signals(stop: CancellationToken) -> Result<()> {
+pub(crate) fn watch_signals(stop: CancellationToken) -> Result<()> {
     for kind in [
         SignalKind::interrupt(),
         SignalKind::terminate(),

@@ -15,6 +15,7 @@ use argosy_state::task::TaskState;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::arguments::Pace;
 use super::audit;
 use super::chance::Chance;
 use super::cluster::{Cluster, Kind, REGISTER_HOST};
@@ -53,6 +54,7 @@ pub(crate) struct Session<'a> {
     pub(crate) screen: &'a Screen,
     pub(crate) stop: CancellationToken,
     pub(crate) chance: Chance,
+    pub(crate) pace: Pace,
     pub(crate) found: Found,
 }
 
@@ -91,6 +93,7 @@ impl Session<'_> {
         self.faults(plan, &registers).await?;
         self.found.faults_ns.1 = self.recorder.now_ns();
         self.phase(Phase::Healing);
+        self.expect_services();
         self.heal().await?;
         registers.stop().await;
         self.phase(Phase::Final);
@@ -129,6 +132,7 @@ impl Session<'_> {
         let mut nemesis = Nemesis {
             cluster: &mut self.cluster,
             chance: self.chance.fork(0x6661_756c),
+            pace: self.pace,
             recorder: &self.recorder,
             screen: self.screen,
             stop: &self.stop,
@@ -246,6 +250,45 @@ impl Session<'_> {
         }
     }
 
+    /// What runs now goes on running until its framework ends it.
+    fn expect_services(&mut self) {
+        let folder = self.cluster.ground.folder.path();
+        let processes = audit::task_processes(folder);
+        let mut services = BTreeSet::new();
+        for place in self.cluster.places(Kind::Framework) {
+            services.extend(self.progress(place).services);
+        }
+        let (of_services, _): (Vec<_>, Vec<_>) = processes
+            .into_iter()
+            .partition(|process| services.contains(process.task.task.as_str()));
+        self.note_alive(&of_services);
+        let tasks: BTreeSet<TaskKey> = of_services.into_iter().map(|one| one.task).collect();
+        for task in tasks {
+            self.recorder
+                .observe("auditor", Expectation::KeepsRunning { task });
+        }
+    }
+
+    /// The first process of each task, as the kernel has it.
+    fn note_alive(&self, processes: &[audit::TaskProcess]) {
+        let boot_id = argosy_isolation::process::boot_id().unwrap_or_default();
+        let mut noted = BTreeSet::new();
+        for process in processes {
+            let (Some(agent), true) = (process.agent, noted.insert(&process.task)) else {
+                continue;
+            };
+            let fact = TaskFact::Alive {
+                task: process.task.clone(),
+                agent,
+                pid: process.pid.cast_unsigned(),
+                start_time: process.start_ticks,
+                boot_id: boot_id.clone(),
+                progress: None,
+            };
+            self.recorder.observe("auditor", fact);
+        }
+    }
+
     /// The registry's tasks against the processes that there are.
     async fn audit(&mut self, operator: &OperatorClient, ids: &BTreeMap<String, AgentId>) {
         let listed = match audit::live_tasks(operator).await {
@@ -254,7 +297,6 @@ impl Session<'_> {
         };
         let folder = self.cluster.ground.folder.path().to_owned();
         let processes = audit::task_processes(&folder);
-        let boot_id = argosy_isolation::process::boot_id().unwrap_or_default();
         let mut by_agent: BTreeMap<AgentId, BTreeSet<TaskKey>> = BTreeMap::new();
         for place in self.cluster.workers() {
             if let Some(id) = ids.get(self.cluster.members[place].name()) {
@@ -263,22 +305,12 @@ impl Session<'_> {
         }
         for process in &processes {
             let Some(agent) = process.agent else { continue };
-            let is_new = by_agent
+            by_agent
                 .entry(agent)
                 .or_default()
                 .insert(process.task.clone());
-            if is_new {
-                let fact = TaskFact::Alive {
-                    task: process.task.clone(),
-                    agent,
-                    pid: process.pid.cast_unsigned(),
-                    start_time: process.start_ticks,
-                    boot_id: boot_id.clone(),
-                    progress: None,
-                };
-                self.recorder.observe("auditor", fact);
-            }
         }
+        self.note_alive(&processes);
         for (agent, tasks) in by_agent {
             let tasks = tasks.into_iter().collect();
             self.recorder

@@ -3,6 +3,7 @@
 //!
 //! Writes down what it asks and what it is told; judges nothing.
 
+mod facts;
 mod journal;
 mod scheduler;
 mod tasks;

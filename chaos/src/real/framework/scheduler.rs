@@ -11,9 +11,9 @@ use argosy_client::scheduler::{
     is_terminal,
 };
 use argosy_proto::v1;
-use argosy_state::ids::{FrameworkId, OfferId, Revision, Role, TaskId, TaskKey};
-use argosy_state::task::TaskState;
+use argosy_state::ids::{FrameworkId, Revision, TaskId, TaskKey};
 
+use super::facts::{made, offer_ids, state_of};
 use super::journal::Journal;
 use super::tasks::{RESOURCES, Work, spec};
 use super::{FrameworkArguments, Habit, Progress, Wanted};
@@ -473,39 +473,4 @@ impl Scheduler for Worker {
     fn error(&mut self, _: &Driver, error: &SchedulerError) {
         eprintln!("the session is over: {error}");
     }
-}
-
-fn offer_ids(ids: &[String]) -> Vec<OfferId> {
-    ids.iter().filter_map(|id| id.parse().ok()).collect()
-}
-
-fn made(offer: &v1::Offer, session: u64) -> Option<OfferFact> {
-    Some(OfferFact::Made {
-        offer: offer.offer_id.parse().ok()?,
-        framework: offer.framework_id.parse().ok()?,
-        session,
-        agent: offer.agent_id.parse().ok()?,
-        role: Role::new(&offer.role).ok()?,
-        resources: from_wire(&offer.resources)?,
-    })
-}
-
-fn state_of(state: v1::TaskState) -> Option<TaskState> {
-    use v1::TaskState as Wire;
-    Some(match state {
-        Wire::Unspecified => return None,
-        Wire::Staging => TaskState::Staging,
-        Wire::Starting => TaskState::Starting,
-        Wire::Running => TaskState::Running,
-        Wire::Killing => TaskState::Killing,
-        Wire::Finished => TaskState::Finished,
-        Wire::Failed => TaskState::Failed,
-        Wire::Killed => TaskState::Killed,
-        Wire::Error => TaskState::Error,
-        Wire::Dropped => TaskState::Dropped,
-        Wire::Gone => TaskState::Gone,
-        Wire::GoneByOperator => TaskState::GoneByOperator,
-        Wire::Unreachable => TaskState::Unreachable,
-        Wire::Unknown => TaskState::Unknown,
-    })
 }

@@ -331,8 +331,8 @@ impl Hand<'_> {
         };
         let name = self.name(place);
         self.note(kind, &name, "");
-        // Out of memory it ends; out of descriptors it must not.
-        self.cluster.members[place].excused = limit == Limit::Memory;
+        // It may end, with a sentence: what it cannot write it must not pretend to have.
+        self.cluster.members[place].excused = true;
         limit.tighten(pid)?;
         self.undo.push(Undo::Loosen(place, limit));
         Ok((name, self.between(1_500, 4_000)))
@@ -372,19 +372,27 @@ impl Hand<'_> {
         self.note(FaultKind::MembershipChange, &name, self.cluster.raft(place));
         self.cluster.members[place].start()?;
         let operator = self.cluster.operator();
-        let deadline = Instant::now() + JOINING;
+        let begun = Instant::now();
+        let mut refusals = Vec::new();
         loop {
             let request = v1::JoinMasterRequest {
                 raft_address: self.cluster.raft(place),
             };
             match operator.join_master(request).await {
                 Ok(_) => break,
-                Err(error) if Instant::now() > deadline => {
+                Err(error) if begun.elapsed() > JOINING => {
                     bail!("{name} is not let in again: {error}");
                 }
-                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+                Err(error) => refusals.push(error.to_string()),
             }
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        Ok((name, Duration::from_millis(200)))
+        refusals.dedup();
+        let took = begun.elapsed().as_millis();
+        let target = format!(
+            "{name}, let in after {took} ms {}",
+            refusals.join(", then ")
+        );
+        Ok((target, Duration::from_millis(200)))
     }
 }

@@ -1,0 +1,359 @@
+//! A rehearsal on somebody's own cluster: a few faults, each asked for by name, after a confirmation.
+//!
+//! Starts nothing, writes nothing to the registry, and takes back what it can: whoever was killed has
+//! to be started again by whoever supervises it there.
+
+mod processes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, IsTerminal, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
+use argosy_proto::v1;
+use nix::sys::signal::Signal;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::processes::Listener;
+use super::arguments::RunArguments;
+use super::audit;
+use super::chance::Chance;
+use super::faults::FaultName;
+use super::report::{FaultLine, Operations, Outage, Reign, Report, Violation};
+use super::run::Usage;
+use super::screen::Screen;
+
+/// What can be done to a cluster that was not made for it.
+const POSSIBLE: [FaultName; 5] = [
+    FaultName::KillLeader,
+    FaultName::KillFollower,
+    FaultName::PauseLeader,
+    FaultName::PauseFollower,
+    FaultName::TransferLeader,
+];
+/// Pause between two questions of the probe.
+const PROBE: Duration = Duration::from_millis(20);
+/// How long a question of the probe may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// How long the next leader, and a master that was killed, may take to appear.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A cluster of somebody's own.
+struct Theirs {
+    operator: OperatorClient,
+    screen: Screen,
+    report: Report,
+    chance: Chance,
+    begun: Instant,
+}
+
+/// Asks, rehearses and reports.
+///
+/// # Errors
+/// [`Usage`] before anything was done.
+pub(crate) fn rehearse(
+    arguments: &RunArguments,
+    masters: &Masters,
+    seed: u64,
+) -> Result<Report, anyhow::Error> {
+    for fault in &arguments.only {
+        if !POSSIBLE.contains(fault) {
+            let names: Vec<_> = POSSIBLE.iter().map(|fault| fault.name()).collect();
+            let text = format!(
+                "{fault} is not done to a cluster of your own; what is: {}",
+                names.join(", ")
+            );
+            return Err(Usage(text).into());
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let operator =
+            OperatorClient::new(Connector::new(masters.clone(), ConnectorConfig::default()));
+        let cluster = ask(&operator).await?;
+        let needs_processes = arguments
+            .only
+            .iter()
+            .any(|fault| *fault != FaultName::TransferLeader);
+        if needs_processes {
+            for master in &cluster.masters {
+                processes::listener(&master.api_address).map_err(Usage)?;
+            }
+        }
+        confirm(arguments, &cluster)?;
+        let stop = CancellationToken::new();
+        super::run::watch_signals(stop.clone())?;
+        let theirs = Theirs {
+            operator,
+            screen: Screen::new(),
+            report: Report {
+                seed,
+                size: format!("{}x{}", cluster.masters.len(), cluster.agents),
+                version: cluster.protocol.map(|who| who.release).unwrap_or_default(),
+                ..Report::default()
+            },
+            chance: Chance::new(seed),
+            begun: Instant::now(),
+        };
+        theirs.run(arguments, &stop).await
+    })
+}
+
+async fn ask(operator: &OperatorClient) -> Result<v1::Cluster> {
+    let request = v1::GetClusterRequest {
+        consistency: v1::Consistency::Linearizable.into(),
+    };
+    operator
+        .with_deadline(DEADLINE)
+        .get_cluster(request)
+        .await
+        .context("the cluster does not answer")
+}
+
+fn confirm(arguments: &RunArguments, cluster: &v1::Cluster) -> Result<(), Usage> {
+    if arguments.yes {
+        return Ok(());
+    }
+    let refused = |text: &str| Err(Usage(text.to_owned()));
+    if !std::io::stdin().is_terminal() {
+        return refused("nobody can be asked whether this cluster may be disturbed: add --yes");
+    }
+    let names: Vec<_> = arguments.only.iter().map(|fault| fault.name()).collect();
+    eprint!(
+        "Cluster {} with {} masters, {} agents and {} live tasks will suffer {} for {:?}.\nType yes to go on: ",
+        cluster.cluster_id,
+        cluster.masters.len(),
+        cluster.agents,
+        cluster.tasks_live,
+        names.join(", "),
+        arguments.duration
+    );
+    // If it cannot be shown, the answer will not be yes.
+    let _ = std::io::stderr().flush();
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    match (read, answer.trim()) {
+        (Ok(_), "yes") => Ok(()),
+        _ => refused("nothing was done"),
+    }
+}
+
+impl Theirs {
+    async fn run(mut self, arguments: &RunArguments, stop: &CancellationToken) -> Result<Report> {
+        let before = self.running().await?;
+        let probing = self.probe();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        self.report.faults_ns.0 = self.now_ns();
+        let mut rounds = 0;
+        loop {
+            let is_over = match arguments.rounds {
+                Some(most) => rounds >= most,
+                None => self.begun.elapsed() >= arguments.duration,
+            };
+            if is_over || stop.is_cancelled() || !self.report.too_little.is_empty() {
+                break;
+            }
+            rounds += 1;
+            let Some(fault) = self.chance.pick(&arguments.only).copied() else {
+                break;
+            };
+            self.round(fault).await?;
+            tokio::time::sleep(Duration::from_millis(self.chance.between(500, 3_000))).await;
+        }
+        self.report.faults_ns.1 = self.now_ns();
+        let (outages, reads) = probing.end().await?;
+        self.report.outages = outages;
+        self.report.operations.insert("read".to_owned(), reads);
+        self.compare(before).await?;
+        self.report.interrupted = stop.is_cancelled();
+        self.report.seconds = self.begun.elapsed().as_secs();
+        if self.report.faults.is_empty() {
+            self.report.too_little.push("no fault was done".to_owned());
+        }
+        Ok(self.report)
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Tasks that run, by framework and id.
+    async fn running(&self) -> Result<BTreeSet<(String, String)>> {
+        let live = audit::live_tasks(&self.operator).await?;
+        Ok(live
+            .into_iter()
+            .filter(|task| task.state() == v1::TaskState::Running)
+            .map(|task| (task.framework_id, task.task_id))
+            .collect())
+    }
+
+    fn note_reign(&mut self, cluster: &v1::Cluster) {
+        if self
+            .report
+            .reigns
+            .iter()
+            .all(|reign| reign.epoch != cluster.epoch)
+        {
+            let seen_ns = self.now_ns();
+            self.report.reigns.push(Reign {
+                epoch: cluster.epoch,
+                leader: cluster.leader.clone(),
+                seen_ns,
+            });
+        }
+    }
+
+    async fn round(&mut self, fault: FaultName) -> Result<()> {
+        let cluster = ask(&self.operator).await?;
+        self.note_reign(&cluster);
+        let leads = |master: &&v1::Master| master.node_id == cluster.leader;
+        let wants_leader = !matches!(fault, FaultName::KillFollower | FaultName::PauseFollower);
+        let candidates: Vec<&v1::Master> = cluster
+            .masters
+            .iter()
+            .filter(|master| master.voter && leads(master) == wants_leader)
+            .collect();
+        let Some(victim) = self
+            .chance
+            .pick(&candidates)
+            .map(|master| (*master).clone())
+        else {
+            return Ok(());
+        };
+        let begun_ns = self.now_ns();
+        self.screen.say(&format!("{fault}: {}", victim.node_id));
+        match fault {
+            FaultName::TransferLeader => {
+                let asked = self
+                    .operator
+                    .transfer_leader(v1::TransferLeaderRequest::default());
+                if let Err(error) = asked.await {
+                    self.screen.say(&format!("it was refused: {error}"));
+                }
+            }
+            FaultName::KillLeader | FaultName::KillFollower => self.kill(&victim).await?,
+            _ => self.pause(&victim).await?,
+        }
+        let ended_ns = Some(self.now_ns());
+        self.report.faults.push(FaultLine {
+            fault: fault.name().to_owned(),
+            target: victim.node_id,
+            begun_ns,
+            ended_ns,
+            failure: None,
+        });
+        let after = ask(&self.operator).await?;
+        self.note_reign(&after);
+        Ok(())
+    }
+
+    async fn kill(&mut self, victim: &v1::Master) -> Result<()> {
+        let listener = processes::listener(&victim.api_address).map_err(Usage)?;
+        listener.send(Signal::SIGKILL)?;
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            let again = processes::listener(&victim.api_address);
+            if again.is_ok_and(|again: Listener| again != listener) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let why = format!(
+            "nobody started {} at {} again within {PATIENCE:?}: start it yourself",
+            victim.node_id, victim.api_address
+        );
+        self.screen.say(&why);
+        self.report.too_little.push(why);
+        Ok(())
+    }
+
+    async fn pause(&mut self, victim: &v1::Master) -> Result<()> {
+        let listener = processes::listener(&victim.api_address).map_err(Usage)?;
+        listener.send(Signal::SIGSTOP)?;
+        let time = Duration::from_millis(self.chance.between(300, 4_000));
+        tokio::time::sleep(time).await;
+        listener.send(Signal::SIGCONT)
+    }
+
+    /// Tasks that ran before and run no more, although nobody asked for their end.
+    async fn compare(&mut self, before: BTreeSet<(String, String)>) -> Result<()> {
+        let compared = before.len() as u64;
+        for (framework_id, id) in before {
+            let request = v1::GetRequest {
+                id: id.clone(),
+                framework_id: framework_id.clone(),
+                ..Default::default()
+            };
+            // One that is not known any more has ended and was acknowledged.
+            let Ok(task) = self.operator.get_task(request).await else {
+                continue;
+            };
+            let is_lost = matches!(
+                task.state(),
+                v1::TaskState::Gone | v1::TaskState::Dropped | v1::TaskState::Unreachable
+            );
+            if is_lost {
+                self.report.violations.push(Violation {
+                    checker: "T7".to_owned(),
+                    what: format!(
+                        "{framework_id}/{id} ran before and is {:?} now",
+                        task.state()
+                    ),
+                    time_ns: None,
+                });
+            }
+        }
+        self.report.checkers = BTreeMap::from([("T7".to_owned(), compared)]);
+        Ok(())
+    }
+
+    fn probe(&self) -> Probe {
+        let (operator, begun) = (self.operator.with_deadline(DEADLINE), self.begun);
+        let over = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&over);
+        let asking = tokio::spawn(async move {
+            let mut answered = vec![begun.elapsed()];
+            let mut reads = Operations::default();
+            while !is_over.load(Ordering::Relaxed) {
+                match ask(&operator).await {
+                    Ok(_) => {
+                        reads.ok += 1;
+                        answered.push(begun.elapsed());
+                    }
+                    Err(_) => reads.unknown += 1,
+                }
+                tokio::time::sleep(PROBE).await;
+            }
+            answered.push(begun.elapsed());
+            (answered, reads)
+        });
+        Probe { over, asking }
+    }
+}
+
+/// Somebody who asks all the time.
+struct Probe {
+    over: Arc<AtomicBool>,
+    asking: JoinHandle<(Vec<Duration>, Operations)>,
+}
+
+impl Probe {
+    async fn end(self) -> Result<(Vec<Outage>, Operations)> {
+        self.over.store(true, Ordering::Relaxed);
+        let (answered, reads) = self.asking.await.context("the probe has died")?;
+        let ns = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let gaps = answered.windows(2).map(|pair| Outage {
+            from_ns: ns(pair[0]),
+            to_ns: ns(pair[1]),
+        });
+        let long = gaps.filter(|gap| gap.ms() >= super::report::OUTAGE_MS);
+        Ok((long.collect(), reads))
+    }
+}
