@@ -169,11 +169,7 @@ impl Bench {
             );
         }
         Ok(Self {
-            ground: Ground {
-                argosy,
-                directory: arguments.directory.clone(),
-                keep: arguments.keep,
-            },
+            ground: Ground::new(argosy, &arguments.directory, arguments.keep)?,
             extent: arguments.extent(),
             sides,
             machine,
@@ -221,7 +217,7 @@ impl Bench {
         for number in 1..=runs {
             for side in self.sides.iter().copied() {
                 eprintln!("{}: {side}, run {number} of {runs}", report.workload);
-                let probes = Probes::take(&self.ground.directory)?;
+                let probes = Probes::take(self.ground.directory.path())?;
                 let begun = Moment::now();
                 let mut findings = Findings::default();
                 work(side, &mut findings)

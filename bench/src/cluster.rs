@@ -31,14 +31,27 @@ const SETTLING: Duration = Duration::from_secs(60);
 const CAUGHT_UP: u64 = 4;
 
 /// What clusters are made of.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Ground {
     /// The executable that is measured.
     pub(crate) argosy: PathBuf,
-    /// Where directories are made.
-    pub(crate) directory: PathBuf,
-    /// Whether those stay.
-    pub(crate) keep: bool,
+    /// Where the data of all clusters of a run is kept until the run ends. A cluster does not delete its
+    /// own: ext4 without a journal looks at every inode that was freed lately before it makes a file, so
+    /// that what one cluster leaves behind would slow down the next.
+    pub(crate) directory: TempDir,
+}
+
+impl Ground {
+    /// # Errors
+    /// If nothing can be made in `parent`.
+    pub(crate) fn new(argosy: PathBuf, parent: &Path, keep: bool) -> Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix("argosy-bench-")
+            .disable_cleanup(keep)
+            .tempdir_in(parent)
+            .with_context(|| format!("cannot make a directory in {}", parent.display()))?;
+        Ok(Self { argosy, directory })
+    }
 }
 
 /// One member.
@@ -77,11 +90,14 @@ impl Cluster {
     /// If a member ends or they do not agree within a minute.
     pub(crate) async fn start(side: Side, ground: &Ground) -> Result<Self> {
         let directory = tempfile::Builder::new()
-            .prefix(&format!("argosy-bench-{side}-"))
-            .disable_cleanup(ground.keep)
+            .prefix(&format!("{side}-"))
+            .disable_cleanup(true)
             .tempdir_in(&ground.directory)
             .with_context(|| {
-                format!("cannot make a directory in {}", ground.directory.display())
+                format!(
+                    "cannot make a directory in {}",
+                    ground.directory.path().display()
+                )
             })?;
         let recipes = match side {
             Side::Argosy => argosy::recipes(&ground.argosy, directory.path())?,
