@@ -91,14 +91,19 @@ impl Operator {
     }
 
     /// The cluster as its leader sees it; failing that, as the first master that answers does. An election that is under
-    /// way is waited for.
+    /// way is waited for; so is the first of all, for as long as this call may take.
     pub(crate) async fn cluster_at_best(&self) -> Result<v1::Cluster, Failure> {
-        let deadline = Instant::now() + ELECTION;
+        let begun = Instant::now();
         loop {
             let cluster = self.cluster_now().await?;
-            let electing = cluster.leader.is_empty()
-                && Duration::from_millis(cluster.without_leader_ms) < ELECTION;
-            if !electing || Instant::now() >= deadline {
+            let (waited, patience) = match cluster.epoch {
+                0 => (begun.elapsed(), self.timeout),
+                _ => {
+                    let without = Duration::from_millis(cluster.without_leader_ms);
+                    (begun.elapsed().max(without), ELECTION)
+                }
+            };
+            if !cluster.leader.is_empty() || waited >= patience {
                 return Ok(cluster);
             }
             tokio::time::sleep(ELECTION_PAUSE).await;
