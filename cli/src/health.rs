@@ -130,10 +130,12 @@ fn without_quorum(
         0 => String::new(),
         ms => format!(" for {}", span_ms(ms)),
     };
+    let why = match voters {
+        0 => "the masters have not found each other yet".to_owned(),
+        _ => format!("{needed} of {voters} masters must be up and reach each other"),
+    };
     let mut sentences = vec![
-        format!(
-            "no quorum: no leader{since}; {needed} of {voters} masters must be up and reach each other"
-        ),
+        format!("no quorum: no leader{since}; {why}"),
         "no change is possible and nothing new starts; running tasks run on".to_owned(),
         format!(
             "answered by {}, as of log index {}",
@@ -235,6 +237,16 @@ mod tests {
         assert_eq!(
             health.sentences[1],
             "1 of 4 agents unreachable; their tasks may still run"
+        );
+    }
+
+    #[test]
+    fn masters_that_have_just_started_are_not_counted() {
+        let health = judge(&v1::Cluster::default(), &Unanswered::new());
+        assert_eq!(health.level, Level::NoQuorum);
+        assert_eq!(
+            health.sentences[0],
+            "no quorum: no leader; the masters have not found each other yet"
         );
     }
 

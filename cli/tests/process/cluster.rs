@@ -47,6 +47,12 @@ impl Member {
         }
     }
 
+    /// From its next start on, the argument `from` is `to`.
+    pub(crate) fn argue(&mut self, from: &str, to: &str) {
+        let argument = self.arguments.iter_mut().find(|one| *one == from);
+        *argument.expect("it is an argument") = to.to_owned();
+    }
+
     pub(crate) fn start(&mut self) {
         let log = File::options()
             .create(true)

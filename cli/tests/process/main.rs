@@ -13,6 +13,7 @@ mod kills;
 mod offers;
 mod partitions;
 mod refusals;
+mod returns;
 mod starts;
 mod synced;
 mod work;

@@ -146,3 +146,20 @@ async fn more_than_the_queue_of_proposals_holds_waits_and_is_answered() {
     assert_eq!(alone.in_office().await.epoch, epoch);
     alone.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_too_old_for_what_is_stored_ends_and_leads_nobody() {
+    let alone = Alone::start().await;
+    alone.in_office().await;
+    // Format 1, then a field 90 that holds a message: a command that only a newer release knows.
+    let command = vec![8, 1, 0xd2, 0x05, 0].into();
+    let at_ms = 1;
+    alone
+        .node
+        .try_propose(argosy_raft::Proposal { at_ms, command })
+        .unwrap();
+    let ended = tokio::time::timeout(PATIENCE, alone.owner).await;
+    let why = ended.expect("it ends").unwrap().unwrap_err();
+    assert!(why.contains("cannot be read"), "{why}");
+    alone.node.stop().await;
+}

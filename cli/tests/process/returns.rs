@@ -1,0 +1,107 @@
+//! Agents that come back other than they went: with less to give, or without their memory.
+
+use std::time::Duration;
+
+use argosy_proto::v1;
+
+use crate::cluster::{AGENT_RESOURCES, Cluster, until};
+use crate::work::{Framework, task};
+
+const LONG: Duration = Duration::from_secs(60);
+
+async fn hear(framework: &Framework, name: &str, state: v1::TaskState) {
+    framework
+        .hear(&format!("{name} is {state:?}"), LONG, |heard| {
+            heard.states(name).contains(&state).then_some(())
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_returns_with_less_than_its_tasks_hold_keeps_them_and_offers_nothing() {
+    let mut cluster = Cluster::start(1).await;
+    let framework = Framework::start(cluster.masters_list(), "large").await;
+    let mut large = task("large", "exec sleep 1000");
+    for resource in &mut large.resources {
+        if resource.name == "cpus" {
+            resource.value = Some(v1::resource::Value::ScalarMilli(6_000));
+        }
+    }
+    framework.launch([large]);
+    hear(&framework, "large", v1::TaskState::Running).await;
+    cluster.agents[0].kill();
+    let smaller = AGENT_RESOURCES.replace("cpus:8", "cpus:4");
+    cluster.agents[0].argue(AGENT_RESOURCES, &smaller);
+    cluster.agents[0].start();
+    let operator = cluster.operator();
+    until("it is back, and smaller", LONG, async || {
+        let page = operator
+            .list_agents(v1::ListRequest::default())
+            .await
+            .ok()?;
+        let agent = &page.agents[0];
+        let info = agent.info.clone()?;
+        let cpus = info.resources.iter().find(|one| one.name == "cpus")?;
+        let is_smaller = cpus.value == Some(v1::resource::Value::ScalarMilli(4_000));
+        (agent.connected && is_smaller && agent.live_tasks == 1).then_some(())
+    })
+    .await;
+    framework.hold_offers(true);
+    framework.heard.lock().unwrap().offers.clear();
+    // Long enough for several rounds of offers: this shows that something does not happen.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let promised = |offer: &v1::Offer| offer.resources.iter().any(|one| one.name == "cpus");
+    let offered = framework.heard.lock().unwrap().offers.clone();
+    assert!(!offered.values().any(promised), "{offered:?}");
+    framework.driver.kill("large", Some(0));
+    hear(&framework, "large", v1::TaskState::Killed).await;
+    framework
+        .hear("all it has now is offered", LONG, |heard| {
+            let cpus = heard.offers.values().flat_map(|offer| &offer.resources);
+            let cpus = cpus.filter(|one| one.name == "cpus");
+            let is_all =
+                |one: &v1::Resource| one.value == Some(v1::resource::Value::ScalarMilli(4_000));
+            cpus.into_iter().any(is_all).then_some(())
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_that_an_agent_does_not_know_any_more_are_destroyed_when_it_starts() {
+    let mut cluster = Cluster::start(1).await;
+    let framework = Framework::start(cluster.masters_list(), "forgotten").await;
+    let mark = format!("77{}.25", std::process::id());
+    // In a session of its own below a group of its own: it goes with the container all the same.
+    framework.launch([task(
+        "long",
+        &format!("setsid sleep {mark} & exec sleep {mark}"),
+    )]);
+    until("both sleep", LONG, async || {
+        (sleepers(&mark) == 2).then_some(())
+    })
+    .await;
+    cluster.agents[0].kill();
+    assert_eq!(sleepers(&mark), 2);
+    std::fs::remove_file(cluster.directory.path().join("agent-1/journal")).unwrap();
+    cluster.agents[0].start();
+    until("both are gone", LONG, async || {
+        (sleepers(&mark) == 0).then_some(())
+    })
+    .await;
+    let url = format!("http://{}:5051/metrics", cluster.agents[0].address);
+    until("it is counted", LONG, async || {
+        let text = reqwest::get(&url).await.ok()?.text().await.ok()?;
+        let line = "argosy_agent_orphans_removed_total 1";
+        text.lines().any(|found| found == line).then_some(())
+    })
+    .await;
+}
+
+/// How many processes sleep for so long.
+fn sleepers(mark: &str) -> usize {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let lines = processes.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    lines
+        .filter(|line| *line == format!("sleep\0{mark}\0").into_bytes())
+        .count()
+}
