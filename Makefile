@@ -24,11 +24,11 @@ demo: build ## a cluster, work on it, two leaders and an agent killed, everythin
 test: setup ## everything that must hold; includes verify
 	@$(ENV)
 	started=$$(date +%s)
-	$(STAGE) verify 240 make verify
-	$(STAGE) unit 300 make unit
-	$(STAGE) release 300 make release
-	$(STAGE) process 300 make process
-	$(STAGE) demo 120 scripts/demo
+	$(STAGE) verify 90 make verify
+	$(STAGE) unit 210 make unit
+	$(STAGE) release 180 make release
+	$(STAGE) process 270 make process
+	$(STAGE) demo 90 scripts/demo
 	printf 'all 5 stages passed, %d s\n' $$(( $$(date +%s) - started ))
 
 verify: ## format, lints, docs, licences; writes nothing
@@ -48,7 +48,7 @@ unit: ## tests of all rooms that need no cluster of optimized processes
 	cargo test --locked --package argosy-cli --lib --bins --test dev --test executable
 	} 2>&1 | scripts/skips
 
-release:
+release: ## the optimized executables, no setup
 	@$(ENV) cargo build --locked --release $(RELEASE_BINARIES)
 
 process: ## failover and bad input on real processes

@@ -308,3 +308,44 @@ fn the_protocol_states_the_limits_that_the_sources_have() {
     }
     none(&wrong);
 }
+
+/// Stages of the gate and their budgets in seconds, as the Makefile has them.
+fn stages() -> Vec<(String, u64)> {
+    let makefile = read("Makefile");
+    let stages = makefile
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("$(STAGE) "));
+    let stages = stages.map(|line| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [name, budget, command @ ..] = &words[..] else {
+            panic!("{line} has no budget");
+        };
+        // As a person calls it: `make NAME`, unless the stage runs another target.
+        let called = match command {
+            ["make", target] => target,
+            _ => name,
+        };
+        let budget = budget.parse().expect("a budget is a number of seconds");
+        ((*called).to_owned(), budget)
+    });
+    stages.collect()
+}
+
+#[test]
+fn the_budgets_of_the_gate_are_those_that_contributors_are_promised() {
+    let page = read("CONTRIBUTING.md");
+    let row = |command: &str| {
+        let begin = format!("| `make {command}` |");
+        let line = page.lines().find(|line| line.starts_with(&begin));
+        line.unwrap_or_else(|| panic!("no row for make {command}"))
+    };
+    let stages = stages();
+    assert!(stages.len() >= 5, "{stages:?}");
+    for (name, budget) in &stages {
+        let line = row(name);
+        assert!(line.ends_with(&format!("| {budget} s |")), "{line}");
+    }
+    let sum: u64 = stages.iter().map(|(_, budget)| budget).sum();
+    let whole = format!("| {sum} s, which is {} min |", sum / 60);
+    assert!(row("test").ends_with(&whole), "{sum} s: {}", row("test"));
+}
