@@ -8,6 +8,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::Path;
 
+use argosy_proto::transport::Listener;
+
 use crate::exit::Failure;
 
 /// A socket that listens at `address`, not blocking, ready to be given to a runtime.
@@ -18,6 +20,11 @@ pub(crate) fn bind(address: &str, flag: &str) -> Result<TcpListener, Failure> {
         .set_nonblocking(true)
         .map_err(|error| Failure::of(&error))?;
     Ok(listener)
+}
+
+/// The connections that come in at a socket, on the runtime that this is called on.
+pub(crate) fn connections(socket: TcpListener) -> io::Result<Listener> {
+    Ok(Listener::tcp(tokio::net::TcpListener::from_std(socket)?))
 }
 
 /// The socket address that a host name or number means.

@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 
 use anyhow::Context;
 use argosy_master::{Config, Parts, RunError};
-use argosy_raft::{StartError, Timing};
+use argosy_raft::{StartError, Surroundings, Timing};
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
@@ -34,9 +34,10 @@ pub(crate) fn start(arguments: &MasterStart) -> Ended {
         stopping::watch(until)?;
         tokio::spawn(metrics::keep(recorder.clone(), stop.clone()));
         let parts = Parts {
-            api: tokio::net::TcpListener::from_std(api).context("cannot use the API's socket")?,
-            raft,
+            api: listen::connections(api).context("cannot use the API's socket")?,
+            raft: raft_runtime.surroundings(raft)?,
             raft_runtime: raft_runtime.handle.clone(),
+            memory: None,
             metrics: Some(recorder),
             entropy: random::bytes()?,
         };
@@ -169,6 +170,15 @@ impl RaftRuntime {
             stop,
             thread,
         })
+    }
+
+    /// The sockets of raft belong to its own threads.
+    fn surroundings(&self, socket: std::net::TcpListener) -> anyhow::Result<Surroundings> {
+        let _inside = self.handle.enter();
+        let listener = tokio::net::TcpListener::from_std(socket);
+        Ok(Surroundings::tcp(
+            listener.context("cannot use raft's socket")?,
+        ))
     }
 
     fn end(self) {

@@ -4,18 +4,15 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
+
+pub use argosy_proto::transport::{Connection, Dialer};
 
 use crate::failure::{CallError, Failed, judge};
 use crate::leader::{Cause, NoMaster, Search, Step, next_random};
@@ -34,46 +31,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a master that could not be reached in time is not asked first, whoever names it.
 const AVOID: Duration = Duration::from_secs(10);
-
-trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
-
-/// A byte stream to a master.
-pub struct Connection(TokioIo<Box<dyn Duplex>>);
-
-impl Connection {
-    /// Wraps any byte stream.
-    pub fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
-        Self(TokioIo::new(Box::new(stream)))
-    }
-}
-
-type Dialing = Pin<Box<dyn Future<Output = io::Result<Connection>> + Send>>;
-
-/// Opens byte streams to `host:port`: TCP, or whatever a simulation puts in its place.
-#[derive(Clone)]
-pub struct Dialer(Arc<dyn Fn(String) -> Dialing + Send + Sync>);
-
-impl Dialer {
-    /// Plain TCP.
-    #[must_use]
-    pub fn tcp() -> Self {
-        Self::new(|address| async move {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            Ok(Connection::new(stream))
-        })
-    }
-
-    /// Anything that opens a stream to an address.
-    pub fn new<F, Fut>(dial: F) -> Self
-    where
-        F: Fn(String) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = io::Result<Connection>> + Send + 'static,
-    {
-        Self(Arc::new(move |address| Box::pin(dial(address))))
-    }
-}
 
 /// How to reach the masters.
 #[derive(Clone)]
@@ -356,17 +313,7 @@ fn open(address: &str, dialer: &Dialer) -> Result<Channel, Cause> {
         .http2_adaptive_window(false)
         .initial_stream_window_size(1024 * 1024)
         .initial_connection_window_size(8 * 1024 * 1024);
-    let dialer = dialer.clone();
-    let service = tower::service_fn(move |uri: Uri| {
-        let address = uri.authority().map(ToString::to_string).unwrap_or_default();
-        let dialing = (dialer.0)(address);
-        async move {
-            let dialed = tokio::time::timeout(CONNECT_TIMEOUT, dialing).await;
-            let slow = |_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time");
-            dialed.map_err(slow)?.map(|connection| connection.0)
-        }
-    });
-    Ok(endpoint.connect_with_connector_lazy(service))
+    Ok(endpoint.connect_with_connector_lazy(dialer.connector(CONNECT_TIMEOUT)))
 }
 
 /// A number that no other process is likely to have drawn; never 0.
@@ -381,6 +328,7 @@ pub fn chance() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use argosy_proto::v1;

@@ -1,8 +1,9 @@
 //! Cluster time: runs by the monotonic clock while this master leads, and stands still otherwise.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use argosy_state::ids::Timestamp;
+use tokio::time::Instant;
 
 /// A longer gap between two looks is a pause of this process or machine: it counts as this much.
 const LONGEST_GAP: Duration = Duration::from_secs(1);

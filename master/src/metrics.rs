@@ -1,7 +1,7 @@
 //! Figures for `/metrics`: counts that the owner publishes, set as gauges at the rim, and what it
 //! measures as it goes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use argosy_proto::v1;
 use argosy_raft::{ProposeError, Status};
@@ -14,6 +14,7 @@ use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
     gauge, histogram,
 };
+use tokio::time::Instant;
 use tonic::Code;
 
 use crate::leader::Leader;

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use argosy_proto::v1;
 use argosy_raft::{Committed, Node, OwnerRequest, Proposal, ProposeError, RecordWrite, Status};
@@ -16,6 +16,7 @@ use argosy_state::encode;
 use argosy_state::event::Event;
 use argosy_state::ids::{Epoch, NodeId, Ticket, Timestamp};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -191,7 +192,7 @@ impl Replica {
     fn clocks(&self) -> Now {
         Now {
             at: self.clock.now(),
-            wall_ms: wall_ms(),
+            wall_ms: self.node.wall().now_ms(),
         }
     }
 
@@ -263,7 +264,8 @@ impl Replica {
             self.clock = Clock::new(self.registry.time());
             self.enter_office(epoch);
             let phases = self.status.borrow().phases;
-            self.failovers.begin(epoch, former_term, phases, wall_ms());
+            self.failovers
+                .begin(epoch, former_term, phases, self.node.wall().now_ms());
         } else {
             self.leave_office("another master has opened a new epoch");
             self.publish_office();
@@ -342,7 +344,7 @@ impl Replica {
             process: self.process,
             term,
             entropy,
-            wall_ms: wall_ms(),
+            wall_ms: self.node.wall().now_ms(),
         };
         let proposed = Proposed {
             ticket: Ticket::default(),
@@ -455,7 +457,7 @@ impl Replica {
             matches!(effect, Effect::ToFramework(_, event) if matches!(event.event, Some(v1::event::Event::Offers(_))))
         });
         if offered {
-            self.failovers.first_offer(wall_ms());
+            self.failovers.first_offer(self.node.wall().now_ms());
         }
         self.perform(effects);
     }
@@ -532,7 +534,7 @@ impl Replica {
             .iter()
             .any(|event| matches!(event, Event::TaskLaunched { .. }))
         {
-            self.failovers.first_launch(wall_ms());
+            self.failovers.first_launch(self.node.wall().now_ms());
         }
     }
 
@@ -578,12 +580,4 @@ pub(crate) fn apply_quietly(
         value: write.value,
     }));
     Ok(applied)
-}
-
-/// Milliseconds of the Unix epoch, for display only.
-pub(crate) fn wall_ms() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    since.as_millis().try_into().unwrap_or(i64::MAX)
 }

@@ -6,14 +6,13 @@ mod tests;
 use std::future::IntoFuture;
 use std::sync::Arc;
 
+use argosy_proto::transport::Listener;
 use argosy_proto::v1::agents_server::AgentsServer;
 use argosy_proto::v1::operator_server::OperatorServer;
 use argosy_proto::v1::scheduler_server::SchedulerServer;
-use argosy_raft::{Node, NodeConfig, OwnerRequest, StartError};
+use argosy_raft::{MemoryStore, Node, NodeConfig, OwnerRequest, StartError, Surroundings};
 use argosy_state::Registry;
-use axum::serve::ListenerExt;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -32,12 +31,14 @@ use crate::{http, metrics};
 
 /// What a master is given by whoever starts it.
 pub struct Parts {
-    /// The API's socket.
-    pub api: TcpListener,
-    /// Raft's socket.
-    pub raft: std::net::TcpListener,
+    /// Where the API's connections come in.
+    pub api: Listener,
+    /// Where raft's connections come in, how other masters are reached, and what time it is.
+    pub raft: Surroundings,
     /// Raft's own runtime: a flood on the API cannot cost leadership.
     pub raft_runtime: Handle,
+    /// Keeps log, registry and snapshots instead of the directory: for simulations.
+    pub memory: Option<MemoryStore>,
     /// Where metrics are rendered; none answers 404.
     pub metrics: Option<PrometheusHandle>,
     /// Random bytes, new at every start.
@@ -50,14 +51,6 @@ pub enum RunError {
     /// Raft did not start.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// A socket could not be used.
-    #[error("cannot use the {what} socket")]
-    Socket {
-        /// Which.
-        what: &'static str,
-        /// Why.
-        source: std::io::Error,
-    },
     /// It cannot go on; restarting from the log is safer.
     #[error("this master cannot go on: {0}")]
     Failed(String),
@@ -78,16 +71,11 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
     metrics::describe();
     let (owner, mut requests) = mpsc::channel(RAFT_REQUESTS);
     let raft_stop = CancellationToken::new();
-    let (node, registry) = start_raft(
-        &config,
-        parts.raft,
-        &parts.raft_runtime,
-        owner,
-        &mut requests,
-        &stop,
-        &raft_stop,
-    )
-    .await?;
+    let peers = Peers::new(parts.raft.dialer.clone());
+    let stopped = raft_stop.clone();
+    let starting = starting(config.clone(), parts.memory, parts.raft, owner, stopped);
+    let starting = parts.raft_runtime.spawn(starting);
+    let (node, registry) = load(starting, &mut requests, &stop, &raft_stop).await?;
     let Owner {
         replica,
         desk,
@@ -96,13 +84,12 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
         pulse,
     } = owner_of(&config, &node, registry, parts.entropy);
     let served = CancellationToken::new();
-    let mut server = tokio::spawn(serve(
+    let services = Services {
         desk,
-        TaskTracker::new(),
-        parts.api,
-        parts.metrics,
-        served.clone(),
-    ));
+        peers,
+        tasks: TaskTracker::new(),
+    };
+    let mut server = tokio::spawn(serve(services, parts.api, parts.metrics, served.clone()));
     let hands = tokio::spawn(transfer_when_asked(node.clone(), handing));
     let watchdog = watched(&parts.raft_runtime, pulse, &node);
     let ended = tokio::select! {
@@ -212,41 +199,37 @@ async fn own(
     }
 }
 
-/// Starts raft on its own runtime. It loads the registry before it answers, so the owner's part is
-/// played here until then.
-async fn start_raft(
-    config: &Config,
-    socket: std::net::TcpListener,
-    runtime: &Handle,
+/// Raft's start, for its own runtime.
+async fn starting(
+    config: Config,
+    memory: Option<MemoryStore>,
+    surroundings: Surroundings,
     owner: mpsc::Sender<OwnerRequest>,
-    requests: &mut mpsc::Receiver<OwnerRequest>,
-    stop: &CancellationToken,
-    raft_stop: &CancellationToken,
-) -> Result<(Node, Registry), RunError> {
-    let node_config = NodeConfig {
-        directory: Some(config.directory.clone()),
-        raft_address: config.raft_address.clone(),
-        api_address: config.api_address.clone(),
-        peers: config.peers.clone(),
+    stop: CancellationToken,
+) -> Result<Node, StartError> {
+    let config = NodeConfig {
+        directory: Some(config.directory),
+        raft_address: config.raft_address,
+        api_address: config.api_address,
+        peers: config.peers,
         bootstrap: config.bootstrap,
         timing: config.timing,
         snapshot: config.snapshot,
         seed: config.seed,
     };
-    let token = raft_stop.clone();
-    let starting = runtime.spawn(async move {
-        socket
-            .set_nonblocking(true)
-            .map_err(|source| RunError::Socket {
-                what: "raft",
-                source,
-            })?;
-        let listener = TcpListener::from_std(socket).map_err(|source| RunError::Socket {
-            what: "raft",
-            source,
-        })?;
-        Ok::<_, RunError>(Node::start(node_config, listener, owner, token).await?)
-    });
+    match memory {
+        Some(memory) => Node::start_in_memory(config, &memory, surroundings, owner, stop).await,
+        None => Node::start(config, surroundings, owner, stop).await,
+    }
+}
+
+/// Waits for raft's start. It loads the registry before it answers, so the owner's part is played here until then.
+async fn load(
+    starting: JoinHandle<Result<Node, StartError>>,
+    requests: &mut mpsc::Receiver<OwnerRequest>,
+    stop: &CancellationToken,
+    raft_stop: &CancellationToken,
+) -> Result<(Node, Registry), RunError> {
     tokio::pin!(starting);
     let mut registry = Registry::new();
     loop {
@@ -312,17 +295,11 @@ async fn transfer_when_asked(node: Node, mut asked: mpsc::Receiver<()>) {
 }
 
 async fn serve(
-    desk: Desk,
-    tasks: TaskTracker,
-    socket: TcpListener,
+    services: Services,
+    socket: Listener,
     recorder: Option<PrometheusHandle>,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let services = Services {
-        desk,
-        peers: Peers::default(),
-        tasks,
-    };
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(argosy_proto::DESCRIPTORS)
         .build_v1()
@@ -341,10 +318,6 @@ async fn serve(
         .into_axum_router()
         .merge(http::router(services, recorder))
         .layer(axum::middleware::from_fn(metrics::measured));
-    let socket = socket.tap_io(|stream| {
-        // Small messages must not wait for each other; a socket that refuses the option still works.
-        let _ = stream.set_nodelay(true);
-    });
     let server = axum::serve(socket, router).with_graceful_shutdown(stop.clone().cancelled_owned());
     tokio::select! {
         ended = server.into_future() => ended,

@@ -1,7 +1,8 @@
-//! The wire: generated messages, and their translation to and from `state`.
+//! The wire: generated messages, and their translation to and from `state`; what carries them.
 //!
 //! Shape is judged here and nowhere else; permission and meaning are not. Reading order: `v1`
-//! (generated from `proto/argosy/v1`), then `convert`.
+//! (generated from `proto/argosy/v1`), then `convert`; `transport` and `clock` are what a process is given
+//! by whoever starts it, so that all of it can be simulated.
 
 /// Generated from `proto/argosy/v1/*.proto`; documented there.
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
@@ -10,7 +11,9 @@ pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/argosy.v1.serde.rs"));
 }
 
+pub mod clock;
 pub mod convert;
+pub mod transport;
 
 /// The compiled descriptors of `argosy.v1`, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

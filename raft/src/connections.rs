@@ -1,11 +1,11 @@
-//! Connections to the other masters, kept open and shared. The only file that opens a socket.
+//! Connections to the other masters, kept open and shared. Who opens them is given by whoever starts the node.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use argosy_proto::transport::Dialer;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
@@ -22,12 +22,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 const WINDOW_BYTES: u32 = 8 << 20;
 
 /// How to reach `address`; nothing is opened yet.
-pub(crate) fn endpoint(address: &str, timing: Timing) -> Result<Endpoint, Status> {
+fn endpoint(address: &str) -> Result<Endpoint, Status> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| Status::invalid_argument(format!("{address:?} is no address: {error}")))?;
     Ok(endpoint
-        .tcp_nodelay(true)
-        .connect_timeout(Duration::from_millis(timing.append_deadline_ms))
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
         .http2_keep_alive_interval(KEEP_ALIVE)
@@ -50,36 +48,8 @@ pub(crate) fn question() -> proto::AskRequest {
     }
 }
 
-/// A question over a fresh connection, which is closed afterwards.
-pub(crate) async fn ask(
-    address: &str,
-    question: proto::AskRequest,
-    timing: Timing,
-    patience: Duration,
-) -> Result<proto::AskResponse, Status> {
-    let asking = async {
-        let channel = endpoint(address, timing)?.connect().await;
-        let channel = channel.map_err(|error| Status::unavailable(chain(&error)))?;
-        let answer = client(channel).ask(question).await?.into_inner();
-        if answer.format == wire::FORMAT {
-            return Ok(answer);
-        }
-        let (theirs, ours) = (answer.format, wire::FORMAT);
-        Err(Status::failed_precondition(format!(
-            "{address} speaks raft transport format {theirs}, this build {ours}"
-        )))
-    };
-    match tokio::time::timeout(patience, asking).await {
-        Ok(answer) => answer,
-        Err(_elapsed) => Err(Status::deadline_exceeded(format!(
-            "no answer within {} ms",
-            patience.as_millis()
-        ))),
-    }
-}
-
 /// An error with its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -90,11 +60,6 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-/// Whether something listens at `address`: connects, says nothing, and hangs up.
-pub(crate) async fn knock(address: &str) -> io::Result<()> {
-    TcpStream::connect(address).await.map(drop)
 }
 
 /// The connections to one address, shared by everything in this node that talks to it.
@@ -109,16 +74,61 @@ pub(crate) struct Connections {
 /// The connections to all peers, shared inside the node. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Peers {
+    dialer: Dialer,
     timing: Timing,
     // A plain lock, never held over an await: a lookup that every client of openraft makes once.
     open: Arc<Mutex<BTreeMap<String, Arc<Connections>>>>,
 }
 
 impl Peers {
-    pub(crate) fn new(timing: Timing) -> Peers {
+    pub(crate) fn new(dialer: Dialer, timing: Timing) -> Peers {
         Peers {
+            dialer,
             timing,
             open: Arc::default(),
+        }
+    }
+
+    fn connect_patience(&self) -> Duration {
+        Duration::from_millis(self.timing.append_deadline_ms)
+    }
+
+    /// Whether something listens at `address`: connects, says nothing, and hangs up.
+    pub(crate) async fn knock(&self, address: &str) -> io::Result<()> {
+        self.dialer.dial(address).await.map(drop)
+    }
+
+    /// A fresh connection that nobody else uses.
+    pub(crate) async fn connect(&self, address: &str) -> Result<Channel, Status> {
+        let connector = self.dialer.connector(self.connect_patience());
+        let channel = endpoint(address)?.connect_with_connector(connector).await;
+        channel.map_err(|error| Status::unavailable(chain(&error)))
+    }
+
+    /// A question over a fresh connection, which is closed afterwards.
+    pub(crate) async fn ask(
+        &self,
+        address: &str,
+        question: proto::AskRequest,
+        patience: Duration,
+    ) -> Result<proto::AskResponse, Status> {
+        let asking = async {
+            let channel = self.connect(address).await?;
+            let answer = client(channel).ask(question).await?.into_inner();
+            if answer.format == wire::FORMAT {
+                return Ok(answer);
+            }
+            let (theirs, ours) = (answer.format, wire::FORMAT);
+            Err(Status::failed_precondition(format!(
+                "{address} speaks raft transport format {theirs}, this build {ours}"
+            )))
+        };
+        match tokio::time::timeout(patience, asking).await {
+            Ok(answer) => answer,
+            Err(_elapsed) => Err(Status::deadline_exceeded(format!(
+                "no answer within {} ms",
+                patience.as_millis()
+            ))),
         }
     }
 
@@ -131,11 +141,15 @@ impl Peers {
         if let Some(connections) = open.get(address) {
             return Ok(connections.clone());
         }
-        let endpoint = endpoint(address, self.timing)?;
+        let endpoint = endpoint(address)?;
+        let lazy = || {
+            let connector = self.dialer.connector(self.connect_patience());
+            endpoint.connect_with_connector_lazy(connector)
+        };
         let connections = Arc::new(Connections {
-            entries: endpoint.connect_lazy(),
-            control: endpoint.connect_lazy(),
-            snapshots: endpoint.connect_lazy(),
+            entries: lazy(),
+            control: lazy(),
+            snapshots: lazy(),
         });
         open.insert(address.to_owned(), connections.clone());
         Ok(connections)

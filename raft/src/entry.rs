@@ -11,7 +11,7 @@ use crate::record::{self, EntryRecord, LogIdRecord, RecordError};
 use crate::types::{Entry, LogId};
 
 /// CRC32C of all that follows, format byte, link.
-const HEAD: usize = 4 + 1 + 32;
+pub(crate) const HEAD: usize = 4 + 1 + 32;
 
 /// The hash of an entry, and through it of all entries before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

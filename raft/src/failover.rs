@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use argosy_proto::clock::WallClock;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::raft::TransferLeaderRequest;
@@ -42,6 +43,7 @@ pub(crate) struct Watch {
     pub(crate) timing: Timing,
     pub(crate) phases: Arc<watch::Sender<Phases>>,
     pub(crate) seed: u64,
+    pub(crate) wall: WallClock,
     pub(crate) tasks: TaskTracker,
 }
 
@@ -167,7 +169,7 @@ impl Watch {
             }
             // Without a first connection a refusal proves nothing: the way there may be barred for us alone.
             if let Some(known) = incarnation {
-                match judge(address, known, self.timing).await {
+                match judge(&self.peers, address, known).await {
                     Verdict::Dead => return,
                     Verdict::Alive => {}
                     Verdict::Unknown => debug!(
@@ -185,11 +187,7 @@ impl Watch {
         address: &str,
     ) -> Result<(u64, Streaming<proto::AskResponse>), Status> {
         let open = async {
-            let endpoint = connections::endpoint(address, self.timing)?;
-            let channel = endpoint
-                .connect()
-                .await
-                .map_err(|error| Status::unavailable(connections::chain(&error)))?;
+            let channel = self.peers.connect(address).await?;
             let question = connections::question();
             let mut presence = connections::client(channel)
                 .presence(question)
@@ -230,7 +228,7 @@ impl Watch {
             "the leader is dead, an election is called"
         );
         self.phases
-            .send_modify(|phases| phases.leader_dead_seen(leader.vote.leader_id.term));
+            .send_modify(|phases| phases.leader_dead_seen(leader.vote.leader_id.term, &self.wall));
         self.drop_lease(leader).await;
 
         let now = Instant::now().into_std();
@@ -287,10 +285,10 @@ async fn ended(mut presence: Streaming<proto::AskResponse>) {
 }
 
 /// Asks the port of a leader whether the process that led is still there.
-async fn judge(address: &str, known: u64, timing: Timing) -> Verdict {
+async fn judge(peers: &Peers, address: &str, known: u64) -> Verdict {
     let deadline = Instant::now() + DOUBT;
     loop {
-        match connections::knock(address).await {
+        match peers.knock(address).await {
             // No process listens there: the kernel says so.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
                 return Verdict::Dead;
@@ -298,7 +296,7 @@ async fn judge(address: &str, known: u64, timing: Timing) -> Verdict {
             Err(error) => debug!(address, %error, "the leader's port cannot be reached"),
             Ok(()) => {
                 let patience = deadline.saturating_duration_since(Instant::now());
-                match connections::ask(address, connections::question(), timing, patience).await {
+                match peers.ask(address, connections::question(), patience).await {
                     Ok(answer) if answer.process_incarnation == known => return Verdict::Alive,
                     Ok(_another) => return Verdict::Dead,
                     // Reset, closed or silent: a dying process does that, and so does a busy one. Ask again.

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use crate::connections::{self, Peers};
+use crate::connections::Peers;
 use crate::error::{MembershipError, StartError};
 use crate::forwarding;
 use crate::founding::{Answers, Decision, Identity, compute, decide};
@@ -38,7 +38,7 @@ pub(crate) struct Beginning {
     pub(crate) accepted: Option<oneshot::Sender<()>>,
 }
 
-async fn ask_all(door: &Door, timing: Timing, patience: Duration) -> Answers {
+async fn ask_all(door: &Door, peers: &Peers, patience: Duration) -> Answers {
     let own = &door.member.raft_address;
     let others = door.peers.iter().filter(|address| *address != own);
     let questions = others.map(async |address| {
@@ -47,7 +47,7 @@ async fn ask_all(door: &Door, timing: Timing, patience: Duration) -> Answers {
             raft_address: own.clone(),
             peers: door.peers.clone(),
         };
-        let answer = connections::ask(address, question, timing, patience).await;
+        let answer = peers.ask(address, question, patience).await;
         if let Err(status) = &answer
             && status.code() == tonic::Code::FailedPrecondition
         {
@@ -62,14 +62,13 @@ async fn ask_all(door: &Door, timing: Timing, patience: Duration) -> Answers {
 pub(crate) struct Forming {
     pub(crate) door: Arc<Door>,
     pub(crate) peers: Peers,
-    pub(crate) timing: Timing,
     pub(crate) invitations: mpsc::Receiver<Invitation>,
 }
 
 impl Forming {
     /// Founds a group of one, unless a listed master belongs to a group already.
     pub(crate) async fn bootstrap(&self) -> Result<Beginning, StartError> {
-        let answers = ask_all(&self.door, self.timing, PATIENCE).await;
+        let answers = ask_all(&self.door, &self.peers, PATIENCE).await;
         let formed = answers
             .into_iter()
             .find(|(_, answer)| answer.as_ref().is_some_and(|one| one.identity.is_some()));
@@ -100,7 +99,7 @@ impl Forming {
         let mut pause = FIRST_PAUSE;
         let mut report = Instant::now() + REPORT;
         loop {
-            let answers = ask_all(&self.door, self.timing, PATIENCE).await;
+            let answers = ask_all(&self.door, &self.peers, PATIENCE).await;
             if let Some((peer, theirs)) = self.door.unequal.get() {
                 let (peer, theirs) = (peer.clone(), theirs.clone());
                 let ours = self.door.peers.clone();
@@ -164,10 +163,11 @@ fn invited(invitation: Invitation) -> Beginning {
 /// For a formed directory: listed masters that answer must belong to the same cluster. Silent ones do not matter.
 pub(crate) async fn check_peers(
     door: &Door,
+    peers: &Peers,
     timing: Timing,
     cluster_key: u64,
 ) -> Result<Answers, StartError> {
-    let answers = ask_all(door, timing, Duration::from_millis(timing.heartbeat_ms)).await;
+    let answers = ask_all(door, peers, Duration::from_millis(timing.heartbeat_ms)).await;
     for (peer, answer) in &answers {
         if let Some(identity) = answer.as_ref().and_then(|answer| answer.identity.as_ref())
             && identity.cluster_key != cluster_key
@@ -187,7 +187,7 @@ pub(crate) async fn check_peers(
 /// founders does that now, once all of them answer. `None` when this node is not the one, or the group runs.
 pub(crate) async fn finish(
     door: &Door,
-    timing: Timing,
+    peers: &Peers,
     identity: Identity,
 ) -> Option<BTreeMap<u64, Member>> {
     let own = &door.member;
@@ -199,7 +199,7 @@ pub(crate) async fn finish(
         return Some(founders);
     }
     loop {
-        let answers = ask_all(door, timing, PATIENCE).await;
+        let answers = ask_all(door, peers, PATIENCE).await;
         let answered: Vec<&proto::AskResponse> = answers.values().flatten().collect();
         if answered.iter().any(|answer| answer.initialized) {
             return None;

@@ -292,7 +292,7 @@ fn write_image(view: &dyn Read, shelf: &Shelf) -> Result<Image, ImageError> {
 }
 
 /// Up to where the registry on this disk is applied.
-fn applied(disk: &dyn Read) -> Result<SnapshotMeta, MachineError> {
+pub(crate) fn applied(disk: &dyn Read) -> Result<SnapshotMeta, MachineError> {
     match disk.get(Family::RegistryMeta, APPLIED)? {
         None => Ok(SnapshotMeta::default()),
         Some(bytes) => Ok(record::unseal::<SnapshotMetaRecord>(&bytes)?.try_into()?),

@@ -113,12 +113,12 @@ impl Changes {
     }
 
     async fn join(&self, address: &str, promote: bool) -> Result<u64, MembershipError> {
-        let answer = connections::ask(address, connections::question(), self.timing, PATIENCE)
-            .await
-            .map_err(|status| MembershipError::Unreachable {
-                address: address.to_owned(),
-                reason: status.message().to_owned(),
-            })?;
+        let question = connections::question();
+        let answer = self.peers.ask(address, question, PATIENCE).await;
+        let answer = answer.map_err(|status| MembershipError::Unreachable {
+            address: address.to_owned(),
+            reason: status.message().to_owned(),
+        })?;
         let (voters, members) = self.members();
         let Some(member) = answer.member else {
             let reason = "it does not say who it is".to_owned();

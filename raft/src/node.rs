@@ -3,22 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use argosy_proto::clock::WallClock;
 use openraft::Raft;
 use openraft::async_runtime::WatchReceiver as _;
-use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::disk::memory::MemoryDisk;
+use crate::disk::memory::{Durable, MemoryDisk};
 use crate::error::{MembershipError, ProposeError, ReadError, StartError};
 use crate::founding::Identity;
 use crate::machine::Machine;
 use crate::membership::{Change, Changes};
 use crate::proposer::{Proposal, Queue};
 use crate::reader::Reads;
-use crate::settings::NodeConfig;
+use crate::settings::{NodeConfig, Surroundings};
 use crate::starting::start;
 use crate::status::{self, Phases, Status};
 use crate::store::Place;
@@ -27,9 +27,47 @@ use crate::types::{Member, OwnerRequest, TypeConfig};
 /// openraft, with our entries and our registry.
 pub(crate) type Consensus = Raft<TypeConfig, Machine>;
 
-/// A store in memory that outlives the node on it, for tests and simulations of restarts.
+/// A store in memory that outlives the node on it, for tests and simulations of restarts. A clone is the same store.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore(MemoryDisk);
+
+/// Records of a registry by key.
+pub type Records = Vec<(Vec<u8>, Vec<u8>)>;
+
+impl MemoryStore {
+    /// An empty store that makes its random numbers from `seed`, so that everything about it can be repeated.
+    #[must_use]
+    pub fn seeded(seed: u64) -> MemoryStore {
+        MemoryStore(MemoryDisk::seeded(seed))
+    }
+
+    /// What a power cut would leave of the log entry at `index`.
+    #[must_use]
+    pub fn durable_entry(&self, index: u64) -> Durable {
+        self.0.durable_entry(index)
+    }
+
+    /// The registry as it lies in the store: up to which entry, and its records by key. `None` before the first entry.
+    #[must_use]
+    pub fn registry(&self) -> Option<(u64, Records)> {
+        self.0.registry()
+    }
+
+    /// Writes since the last sync.
+    pub fn unsynced(&self) -> usize {
+        self.0.unsynced()
+    }
+
+    /// A power cut, after the node on it has ended: of the writes since the last sync only the first `kept` are left.
+    pub fn cut_power(&self, kept: usize) {
+        self.0.cut_power(kept);
+    }
+
+    /// How long each further write takes.
+    pub fn slow_down(&self, delay: Duration) {
+        self.0.slow_down(delay);
+    }
+}
 
 /// A member of the group, as the list of masters shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +96,7 @@ pub struct Node {
 pub(crate) struct Parts {
     pub(crate) identity: Identity,
     pub(crate) process_incarnation: u64,
+    pub(crate) wall: WallClock,
     pub(crate) raft: Consensus,
     pub(crate) queue: Queue,
     pub(crate) reads: Reads,
@@ -84,7 +123,7 @@ impl Node {
     /// If the directory cannot be used, the group refuses this node, or `stop` was cancelled before.
     pub async fn start(
         config: NodeConfig,
-        listener: TcpListener,
+        surroundings: Surroundings,
         owner: mpsc::Sender<OwnerRequest>,
         stop: CancellationToken,
     ) -> Result<Node, StartError> {
@@ -92,7 +131,7 @@ impl Node {
             Some(directory) => Place::Directory(directory.clone()),
             None => Place::Memory(MemoryDisk::default()),
         };
-        start(config, place, listener, owner, stop).await
+        start(config, place, surroundings, owner, stop).await
     }
 
     /// Like [`Node::start`], on a store in memory that may be used again by a later node. `config.directory` is not looked at.
@@ -102,14 +141,14 @@ impl Node {
     pub async fn start_in_memory(
         config: NodeConfig,
         memory: &MemoryStore,
-        listener: TcpListener,
+        surroundings: Surroundings,
         owner: mpsc::Sender<OwnerRequest>,
         stop: CancellationToken,
     ) -> Result<Node, StartError> {
         start(
             config,
             Place::Memory(memory.0.clone()),
-            listener,
+            surroundings,
             owner,
             stop,
         )
@@ -233,6 +272,11 @@ impl Node {
     /// The id of this node in the group.
     pub fn id(&self) -> u64 {
         self.inner.parts.identity.id
+    }
+
+    /// The time of day, as this node was given it.
+    pub fn wall(&self) -> &WallClock {
+        &self.inner.parts.wall
     }
 
     /// Random, new with every start of the process.

@@ -6,16 +6,15 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use argosy_proto::transport::Listener;
 use futures::Stream;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::Fatal;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
 
@@ -168,17 +167,16 @@ fn ended(error: impl std::error::Error) -> Status {
 }
 
 /// Serves the port until the node stops, and closes it then.
-pub(crate) async fn serve(door: Arc<Door>, listener: TcpListener) {
+pub(crate) async fn serve(door: Arc<Door>, listener: Listener) {
     let stop = door.stop.clone();
     let service = proto::raft_server::RaftServer::from_arc(Arc::new(Service(door)))
         .max_decoding_message_size(wire::MESSAGE_LIMIT_BYTES)
         .max_encoding_message_size(wire::MESSAGE_LIMIT_BYTES);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = Server::builder()
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
         .add_service(service)
-        .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(listener, stop.clone().cancelled_owned());
     let late = async {
         stop.cancelled().await;
         tokio::time::sleep(GOODBYE).await;

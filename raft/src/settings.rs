@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use argosy_proto::clock::WallClock;
+use argosy_proto::transport::{Dialer, Listener};
 use openraft::Config;
+use tokio::net::TcpListener;
 
 use crate::error::StartError;
 
@@ -94,6 +97,28 @@ pub struct NodeConfig {
     pub snapshot: SnapshotPolicy,
     /// Spreads the retries of several nodes; any number.
     pub seed: u64,
+}
+
+/// What a node is given rather than makes: how it reaches others, and they it.
+pub struct Surroundings {
+    /// Where the other masters' connections come in.
+    pub listener: Listener,
+    /// Opens connections to them.
+    pub dialer: Dialer,
+    /// The time of day, for measurements.
+    pub wall: WallClock,
+}
+
+impl Surroundings {
+    /// TCP, and this machine's clock.
+    #[must_use]
+    pub fn tcp(listener: TcpListener) -> Surroundings {
+        Surroundings {
+            listener: Listener::tcp(listener),
+            dialer: Dialer::tcp(),
+            wall: WallClock::system(),
+        }
+    }
 }
 
 impl NodeConfig {

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
+use argosy_proto::clock::WallClock;
 use futures::future::BoxFuture;
 use openraft::Raft;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use crate::connections::Peers;
+use crate::disk;
 use crate::error::StartError;
 use crate::failover::Watch;
 use crate::fatal;
@@ -26,24 +27,23 @@ use crate::node::{Consensus, Node, Parts};
 use crate::proposer::Queue;
 use crate::reader::{Reader, Reads};
 use crate::service::{self, Door};
-use crate::settings::NodeConfig;
+use crate::settings::{NodeConfig, Surroundings};
 use crate::status::{Phases, Reporter, Status};
-use crate::store::{self, Place, Store};
+use crate::store::{Place, Store};
 use crate::types::{Member, OwnerRequest};
 
 /// Starts what a node consists of; on failure everything that has begun is ended.
 pub(crate) async fn start(
     config: NodeConfig,
     place: Place,
-    listener: TcpListener,
+    surroundings: Surroundings,
     owner: mpsc::Sender<OwnerRequest>,
     stop: CancellationToken,
 ) -> Result<Node, StartError> {
     config.openraft()?;
-    let opened = tokio::task::spawn_blocking(move || Store::open(&place, fatal::abort())).await;
-    let store = Arc::new(opened.map_err(|error| StartError::Consensus {
-        reason: error.to_string(),
-    })??);
+    let may_block = place.may_block();
+    let opening = move || Store::open(&place, fatal::abort());
+    let store = Arc::new(disk::run(may_block, opening).await?);
     let own_stop = stop.child_token();
     let starting = Starting {
         config,
@@ -52,7 +52,7 @@ pub(crate) async fn start(
         tasks: TaskTracker::new(),
     };
     let tasks = starting.tasks.clone();
-    let started = starting.run(listener, owner).await;
+    let started = starting.run(surroundings, owner).await;
     if started.is_err() {
         own_stop.cancel();
         tasks.close();
@@ -72,28 +72,20 @@ struct Starting {
 impl Starting {
     async fn run(
         self,
-        listener: TcpListener,
+        surroundings: Surroundings,
         owner: mpsc::Sender<OwnerRequest>,
     ) -> Result<Node, StartError> {
-        let peers = Peers::new(self.config.timing);
+        let Surroundings {
+            listener,
+            dialer,
+            wall,
+        } = surroundings;
+        let peers = Peers::new(dialer, self.config.timing);
         let kept = self.store.identity();
         let identity_failed = |source| StartError::Identity { source };
         let (invitations, invited) = mpsc::channel(1);
-        let door = Arc::new(Door {
-            process_incarnation: store::entropy().map_err(identity_failed)?,
-            member: Member {
-                raft_address: self.config.raft_address.clone(),
-                api_address: self.config.api_address.clone(),
-                incarnation: kept.incarnation,
-            },
-            peers: self.config.listed(),
-            identity: OnceLock::new(),
-            formed: OnceLock::new(),
-            unequal: OnceLock::new(),
-            invitations,
-            hearing: Hearing::new(self.config.timing),
-            stop: self.stop.clone(),
-        });
+        let process_incarnation = self.store.entropy().map_err(identity_failed)?;
+        let door = Arc::new(self.door(process_incarnation, kept.incarnation, invitations));
         let known = kept
             .cluster_key
             .zip(kept.node_id)
@@ -116,12 +108,12 @@ impl Starting {
             door.identity.get_or_init(|| identity);
         }
         let raft = self.build(identity, &peers, owner).await?;
-        let node = self.assemble(identity, raft, peers, &door);
+        let node = self.assemble(identity, raft, peers.clone(), &door, wall);
         node.consensus().run();
         if let Some(founders) = beginning.founders {
             initialize(node.consensus(), founders).await;
         } else if known.is_some() {
-            self.finish_forming(&node, identity, door);
+            self.finish_forming(&node, identity, door, peers);
         }
         if let Some(accepted) = beginning.accepted {
             // The leader that waits for this may have gone; it will find the node by its id later.
@@ -144,7 +136,7 @@ impl Starting {
     ) -> Result<Beginning, StartError> {
         let timing = self.config.timing;
         if let Some(identity) = known {
-            forming::check_peers(door, timing, identity.cluster_key).await?;
+            forming::check_peers(door, peers, timing, identity.cluster_key).await?;
             return Ok(Beginning {
                 identity,
                 founders: None,
@@ -154,7 +146,6 @@ impl Starting {
         let forming = Forming {
             door: door.clone(),
             peers: peers.clone(),
-            timing,
             invitations,
         };
         if self.config.bootstrap {
@@ -183,6 +174,30 @@ impl Starting {
         })
     }
 
+    /// What the port answers from, of a node that has no identity yet.
+    fn door(
+        &self,
+        process_incarnation: u64,
+        incarnation: u64,
+        invitations: mpsc::Sender<service::Invitation>,
+    ) -> Door {
+        Door {
+            process_incarnation,
+            member: Member {
+                raft_address: self.config.raft_address.clone(),
+                api_address: self.config.api_address.clone(),
+                incarnation,
+            },
+            peers: self.config.listed(),
+            identity: OnceLock::new(),
+            formed: OnceLock::new(),
+            unequal: OnceLock::new(),
+            invitations,
+            hearing: Hearing::new(self.config.timing),
+            stop: self.stop.clone(),
+        }
+    }
+
     /// Spawns the node's tasks, and lets the port answer for the group.
     fn assemble(
         &self,
@@ -190,6 +205,7 @@ impl Starting {
         raft: Consensus,
         peers: Peers,
         door: &Arc<Door>,
+        wall: WallClock,
     ) -> Node {
         let id = identity.id;
         let (timing, stop) = (self.config.timing, self.stop.clone());
@@ -201,13 +217,14 @@ impl Starting {
         let phases = Arc::new(watch::Sender::new(Phases::default()));
         let (status_sender, status) = watch::channel(Status::of(id));
         let changes = Changes::new(raft.clone(), caller, peers.clone(), timing, status.clone());
-        let changes = Arc::new(changes);
+        let (changes, store) = (Arc::new(changes), self.store.clone());
         let reader = Reader::new(raft.clone(), caller, peers.clone(), timing, status.clone());
         let reporter = Reporter {
             raft: raft.clone(),
             status: status_sender,
             phases: phases.clone(),
             hearing: door.hearing.clone(),
+            wall: wall.clone(),
             leading_term,
             failed: stop.clone(),
         };
@@ -218,6 +235,7 @@ impl Starting {
             timing,
             phases: phases.clone(),
             seed: self.config.seed,
+            wall: wall.clone(),
             tasks: self.tasks.clone(),
         };
         let tasks: [BoxFuture<'static, ()>; 6] = [
@@ -226,22 +244,17 @@ impl Starting {
             Box::pin(reader.run(requests, stop.clone())),
             Box::pin(watch.run(stop.clone())),
             Box::pin(growth.clone().run(raft.clone(), stop.clone())),
-            Box::pin(end(raft.clone(), self.store.clone(), stop.clone())),
+            Box::pin(end(raft.clone(), store.clone(), stop.clone())),
         ];
         for task in tasks {
             self.tasks.spawn(task);
         }
         self.tasks.close();
-        door.open(
-            identity,
-            raft.clone(),
-            self.store.clone(),
-            changes.clone(),
-            growth,
-        );
+        door.open(identity, raft.clone(), store, changes.clone(), growth);
         Node::assemble(Parts {
             identity,
             process_incarnation: door.process_incarnation,
+            wall,
             raft,
             queue,
             reads,
@@ -254,12 +267,12 @@ impl Starting {
     }
 
     /// If the group was never initialized, it may be this node's turn, as soon as the other founders are there.
-    fn finish_forming(&self, node: &Node, identity: Identity, door: Arc<Door>) {
+    fn finish_forming(&self, node: &Node, identity: Identity, door: Arc<Door>, peers: Peers) {
         let raft = node.consensus().clone();
-        let (timing, stop) = (self.config.timing, self.stop.clone());
+        let stop = self.stop.clone();
         let finishing = async move {
             if matches!(raft.is_initialized().await, Ok(false))
-                && let Some(founders) = forming::finish(&door, timing, identity).await
+                && let Some(founders) = forming::finish(&door, &peers, identity).await
             {
                 initialize(&raft, founders).await;
             }

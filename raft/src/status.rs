@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use argosy_proto::clock::WallClock;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::{Instant as _, RaftMetrics, ServerState};
 use tokio::sync::watch;
@@ -89,22 +90,17 @@ pub struct Phases {
     pub elected_term: u64,
     /// This node was elected.
     pub elected_us: u64,
+    /// The same by the monotonic clock: for what is decided by it.
+    pub elected_at: Option<Instant>,
     /// The first entry of that term was applied here.
     pub first_commit_us: u64,
 }
 
 impl Phases {
-    pub(crate) fn leader_dead_seen(&mut self, term: u64) {
+    pub(crate) fn leader_dead_seen(&mut self, term: u64, wall: &WallClock) {
         self.dead_term = term;
-        self.dead_seen_us = wall_us();
+        self.dead_seen_us = wall.now_us();
     }
-}
-
-fn wall_us() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Turns openraft's metrics into `Status`.
@@ -113,6 +109,7 @@ pub(crate) struct Reporter {
     pub(crate) status: watch::Sender<Status>,
     pub(crate) phases: Arc<watch::Sender<Phases>>,
     pub(crate) hearing: Hearing,
+    pub(crate) wall: WallClock,
     /// The term that this node leads, 0 while it does not: read by the proposer's callers on each command.
     pub(crate) leading_term: Arc<AtomicU64>,
     /// Cancelled when consensus has failed: the port closes then, so that the others elect a new leader at once.
@@ -265,7 +262,7 @@ impl Reporter {
             .last_applied
             .as_ref()
             .is_some_and(|id| id.leader_id.term == term);
-        let now = wall_us();
+        let now = self.wall.now_us();
         self.phases.send_if_modified(|phases| {
             let elected = phases.elected_term != term;
             if elected {
@@ -274,6 +271,7 @@ impl Reporter {
                     phases.elected_us,
                     phases.first_commit_us,
                 ) = (term, now, 0);
+                phases.elected_at = Some(Instant::now());
                 info!(
                     term,
                     at_us = now,
@@ -347,9 +345,7 @@ pub(crate) fn quorum_acked_ago(
     match &metrics.last_quorum_acked {
         Some(acked) => Some(acked.elapsed()),
         // Nobody has answered a message yet: the votes were the last that was heard.
-        None => Some(Duration::from_micros(
-            wall_us().saturating_sub(phases.elected_us),
-        )),
+        None => Some(phases.elected_at.map_or(Duration::ZERO, |at| at.elapsed())),
     }
 }
 

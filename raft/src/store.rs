@@ -2,8 +2,7 @@
 //!
 //! A store that cannot be trusted is not opened. Opening waits for the disk: call it where that does no harm.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -29,6 +28,13 @@ const IDENTITY: &[u8] = b"identity";
 pub(crate) enum Place {
     Directory(PathBuf),
     Memory(MemoryDisk),
+}
+
+impl Place {
+    /// Whether opening it may wait for a device.
+    pub(crate) fn may_block(&self) -> bool {
+        matches!(self, Place::Directory(_))
+    }
 }
 
 pub(crate) struct Store {
@@ -75,6 +81,11 @@ impl Store {
         self.parts.writer.write(changes, Durability::Synced).await?;
         *self.identity.lock().expect("no holder of the lock panics") = identity;
         Ok(())
+    }
+
+    /// A random number that no other process or directory has.
+    pub(crate) fn entropy(&self) -> io::Result<u64> {
+        self.parts.disk.entropy()
     }
 
     pub(crate) fn log(&self) -> LogStore {
@@ -151,7 +162,7 @@ fn identity(disk: &dyn Disk) -> Result<Identity, Refusal> {
         }
     }
     let identity = Identity {
-        incarnation: entropy()?,
+        incarnation: disk.entropy()?,
         node_id: None,
         cluster_key: None,
     };
@@ -159,13 +170,6 @@ fn identity(disk: &dyn Disk) -> Result<Identity, Refusal> {
     changes.put(Family::Meta, IDENTITY, record::seal(&identity));
     disk.write(changes, Durability::Synced)?;
     Ok(identity)
-}
-
-/// A random number that no other process or directory has.
-pub(crate) fn entropy() -> io::Result<u64> {
-    let mut bytes = [0; 8];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(u64::from_le_bytes(bytes))
 }
 
 /// Why a store is not opened, before the path is known to it.

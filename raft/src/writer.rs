@@ -22,8 +22,8 @@ const MERGED: usize = 32;
 pub(crate) struct Writer(Arc<Inner>);
 
 enum Inner {
-    /// The disk does not block: written in place.
-    Inline(Mutex<Hand>),
+    /// The disk does not block: written in place. The lock lets writers in as they came, also over a made-up delay.
+    Inline(tokio::sync::Mutex<Hand>),
     Thread {
         jobs: mpsc::Sender<Job>,
         thread: Mutex<Option<JoinHandle<()>>>,
@@ -56,7 +56,9 @@ impl Writer {
             broken: None,
         };
         if !threaded {
-            return Ok(Writer(Arc::new(Inner::Inline(Mutex::new(hand)))));
+            return Ok(Writer(Arc::new(Inner::Inline(tokio::sync::Mutex::new(
+                hand,
+            )))));
         }
         let (jobs, inbox) = mpsc::channel(QUEUE);
         let thread = std::thread::Builder::new()
@@ -71,7 +73,7 @@ impl Writer {
     /// Returns when the changes, and all before them, are written as asked.
     pub(crate) async fn write(&self, changes: Changes, durability: Durability) -> io::Result<()> {
         let Inner::Thread { jobs, .. } = &*self.0 else {
-            return self.write_in_place(changes, durability);
+            return self.write_in_place(changes, durability).await;
         };
         let (done, answer) = oneshot::channel();
         let job = Job::Write {
@@ -86,7 +88,7 @@ impl Writer {
     /// Returns when the changes are queued. For what a restart can do again: it needs order, not durability.
     pub(crate) async fn queue(&self, changes: Changes) -> io::Result<()> {
         let Inner::Thread { jobs, .. } = &*self.0 else {
-            return self.write_in_place(changes, Durability::Buffered);
+            return self.write_in_place(changes, Durability::Buffered).await;
         };
         let job = Job::Write {
             changes,
@@ -115,11 +117,15 @@ impl Writer {
         }
     }
 
-    fn write_in_place(&self, changes: Changes, durability: Durability) -> io::Result<()> {
+    async fn write_in_place(&self, changes: Changes, durability: Durability) -> io::Result<()> {
         let Inner::Inline(hand) = &*self.0 else {
             return Err(ended());
         };
-        let mut hand = hand.lock().expect("no holder of the lock panics");
+        let mut hand = hand.lock().await;
+        let delay = hand.disk.delay();
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
         hand.perform(changes, durability)
     }
 }

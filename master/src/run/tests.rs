@@ -6,6 +6,7 @@ use argosy_raft::{MemoryStore, SnapshotPolicy, Timing};
 use argosy_state::command::{Operate, Operation};
 use argosy_state::ids::{AgentId, Role};
 use futures::future::join_all;
+use tokio::net::TcpListener;
 
 use super::*;
 use crate::inbox::Office;
@@ -45,7 +46,7 @@ impl Alone {
         let starting = Node::start_in_memory(
             node_config,
             &memory,
-            listener,
+            Surroundings::tcp(listener),
             owner,
             CancellationToken::new(),
         );

@@ -12,7 +12,6 @@ use tonic::Status;
 
 use super::{CALL_BYTES, malformed};
 use crate::leader::{HeldFilter, Subscription};
-use crate::replica::wall_ms;
 
 /// Largest filters of a subscription, together, in bytes.
 const FILTER_BYTES: usize = 64 * 1024;
@@ -38,6 +37,7 @@ pub(super) fn accept(
     offers: Vec<v1::HeldOffer>,
     operations: Vec<v1::Operation>,
     all_or_nothing: bool,
+    wall_ms: i64,
 ) -> Result<(CallAction, Vec<Vec<u8>>), Malformed> {
     let mut promises = Vec::with_capacity(offers.len());
     let mut tokens = Vec::with_capacity(offers.len());
@@ -65,7 +65,7 @@ pub(super) fn accept(
         offers: promises,
         launches,
         all_or_nothing,
-        wall_ms: wall_ms(),
+        wall_ms,
     };
     Ok((CallAction::Accept(accept), tokens))
 }

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use argosy_proto::transport::Dialer;
 use tokio::time::Instant;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
@@ -19,14 +20,25 @@ const FORWARDED: &str = "argosy-forwarded";
 /// Names the leader's API address in replies.
 const LEADER: &str = "argosy-leader";
 
+/// How long a connection to another master may take.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Channels to other masters, made when first needed and kept.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Peers {
+    dialer: Dialer,
     // Held for a look-up; nothing is awaited under it.
     channels: Arc<Mutex<BTreeMap<String, Channel>>>,
 }
 
 impl Peers {
+    pub(crate) fn new(dialer: Dialer) -> Self {
+        Self {
+            dialer,
+            channels: Arc::default(),
+        }
+    }
+
     pub(crate) fn channel(&self, address: &str) -> Result<Channel, Status> {
         let mut channels = self
             .channels
@@ -41,13 +53,12 @@ impl Peers {
             ))
         })?;
         let endpoint = endpoint
-            .connect_timeout(Duration::from_secs(2))
-            .tcp_nodelay(true)
             // A host that vanished ends its connection: later calls get a new one.
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(5))
             .http2_adaptive_window(true);
-        let channel = endpoint.connect_lazy();
+        let connector = self.dialer.connector(CONNECT_PATIENCE);
+        let channel = endpoint.connect_with_connector_lazy(connector);
         channels.insert(address.to_owned(), channel.clone());
         Ok(channel)
     }

@@ -23,7 +23,6 @@ use super::{
 };
 use crate::desk::Desk;
 use crate::leader::{Answer, Input};
-use crate::replica::wall_ms;
 
 type Replies = Pin<Box<dyn Stream<Item = Result<v1::WriteReply, Status>> + Send>>;
 
@@ -237,7 +236,8 @@ impl Services {
 
     async fn write_here(&self, batch: v1::WriteBatch) -> Result<v1::WriteReply, Status> {
         bounded(batch.encoded_len())?;
-        let operate = operate(batch).map_err(|why| malformed(&why))?;
+        let mut operate = operate(batch).map_err(|why| malformed(&why))?;
+        operate.wall_ms = self.desk.node.wall().now_ms();
         match accepted(
             self.desk
                 .ask(move |request| Input::Operate { request, operate })
@@ -329,7 +329,6 @@ fn operate(batch: v1::WriteBatch) -> Result<Operate, Malformed> {
                 .expect("SHA-256 has 32 bytes"),
         );
     }
-    operate.wall_ms = wall_ms();
     Ok(operate)
 }
 

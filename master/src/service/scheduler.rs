@@ -173,7 +173,9 @@ impl Services {
     async fn accept_here(&self, wire: v1::AcceptRequest) -> Result<v1::AcceptReply, Status> {
         bounded(wire.encoded_len())?;
         let filter_ms = wire.filter_ms.unwrap_or(FILTER_MS);
-        let (action, tokens) = accept(wire.offers, wire.operations, wire.all_or_nothing)
+        let wall_ms = self.desk.node.wall().now_ms();
+        let (offers, operations) = (wire.offers, wire.operations);
+        let (action, tokens) = accept(offers, operations, wire.all_or_nothing, wall_ms)
             .map_err(|why| malformed(&why))?;
         let (revision, refused) = self.call(wire.call, action, tokens, filter_ms).await?;
         let refused = refused.into_iter().map(|one| v1::Refused {

@@ -5,12 +5,17 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{self, BoxFuture};
 
-use super::{Change, Changes, Disk, Durability, Family, Pinned, Read, ViewWork, Visit};
+use super::{
+    Change, Changes, Disk, Durability, Family, Pinned, Read, ViewWork, Visit, system_entropy,
+};
+use crate::snapshot::KeyValue;
+use crate::{entry, machine};
 
 /// The disk of one memory-only master. A clone is the same disk: keep one, drop the store, open it again.
 #[derive(Clone, Debug, Default)]
@@ -26,9 +31,24 @@ struct Contents {
     unsynced: Vec<Changes>,
     /// Finished snapshots by name. Like files that were synced before they got their name.
     images: BTreeMap<String, Bytes>,
+    /// How long a write takes.
+    delay: Duration,
+    /// Random numbers come from here; `None`: from the operating system.
+    seed: Option<u64>,
     /// Writes that still succeed before every further one fails; `None` for all.
     #[cfg(test)]
     writes_left: Option<usize>,
+}
+
+/// What is left of a log entry after a power cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Durable {
+    /// The entry with its index and term: equal bytes mean equal entries.
+    Entry(Bytes),
+    /// A snapshot that covers it.
+    Covered,
+    /// Nothing.
+    Missing,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -47,8 +67,17 @@ impl MemoryDisk {
         change(&mut self.contents().images);
     }
 
+    pub(crate) fn seeded(seed: u64) -> MemoryDisk {
+        let disk = MemoryDisk::default();
+        disk.contents().seed = Some(seed);
+        disk
+    }
+
+    pub(crate) fn slow_down(&self, delay: Duration) {
+        self.contents().delay = delay;
+    }
+
     /// A power cut: of the writes since the last sync only the first `kept` are left.
-    #[cfg(test)]
     pub(crate) fn cut_power(&self, kept: usize) {
         let mut contents = self.contents();
         let unsynced = std::mem::take(&mut contents.unsynced);
@@ -56,7 +85,10 @@ impl MemoryDisk {
             contents.durable.apply(&changes);
         }
         contents.current = contents.durable.clone();
-        contents.writes_left = None;
+        #[cfg(test)]
+        {
+            contents.writes_left = None;
+        }
     }
 
     /// After `left` more writes every further one fails, until the power is cut.
@@ -65,8 +97,44 @@ impl MemoryDisk {
         self.contents().writes_left = Some(left);
     }
 
+    /// What a power cut would leave of the log entry at `index`: its bytes, or nothing because a snapshot covers it.
+    pub(crate) fn durable_entry(&self, index: u64) -> Durable {
+        let contents = self.contents();
+        let log = contents.durable.0.get(&Family::Log);
+        let key = index.to_be_bytes();
+        let mut rest = log.into_iter().flat_map(|log| log.range(key.to_vec()..));
+        match rest.next() {
+            // The chain before it is this disk's own: only the content is everybody's.
+            Some((found, bytes)) if found[..] == key => {
+                Durable::Entry(bytes.slice(entry::HEAD.min(bytes.len())..))
+            }
+            Some(_later) => Durable::Covered,
+            None => {
+                // Names begin with the index, in twenty digits.
+                let newest = contents.images.keys().next_back();
+                let covers = newest.and_then(|name| name.get(..20)?.parse::<u64>().ok());
+                match covers.is_some_and(|last| last >= index) {
+                    true => Durable::Covered,
+                    false => Durable::Missing,
+                }
+            }
+        }
+    }
+
+    /// The registry as reads see it: up to which entry, and its records. `None` before the first entry.
+    pub(crate) fn registry(&self) -> Option<(u64, Vec<KeyValue>)> {
+        let contents = self.contents();
+        let applied = machine::applied(&contents.current).ok()?.last_log_id?;
+        let records = contents.current.0.get(&Family::Registry);
+        let records = records
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| (key.clone(), value.to_vec()))
+            .collect();
+        Some((applied.index, records))
+    }
+
     /// Writes since the last sync.
-    #[cfg(test)]
     pub(crate) fn unsynced(&self) -> usize {
         self.contents().unsynced.len()
     }
@@ -163,6 +231,23 @@ impl Disk for MemoryDisk {
             }
         }
         Ok(())
+    }
+
+    fn delay(&self) -> Duration {
+        self.contents().delay
+    }
+
+    fn entropy(&self) -> io::Result<u64> {
+        let mut contents = self.contents();
+        let Some(seed) = &mut contents.seed else {
+            drop(contents);
+            return system_entropy();
+        };
+        // SplitMix64.
+        *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (*seed ^ (*seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Ok(mixed ^ (mixed >> 31))
     }
 
     fn pin(self: Arc<Self>) -> BoxFuture<'static, io::Result<Box<dyn Pinned>>> {

@@ -6,9 +6,11 @@ pub(crate) mod memory;
 #[cfg(feature = "rocksdb")]
 pub(crate) mod rocks;
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 
@@ -121,8 +123,24 @@ pub(crate) trait Disk: Read + Send + Sync {
 
     fn write(&self, changes: Changes, durability: Durability) -> io::Result<()>;
 
+    /// How long a write takes besides, on a disk that does not block.
+    fn delay(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// A random number that no other process or disk has.
+    fn entropy(&self) -> io::Result<u64> {
+        system_entropy()
+    }
+
     /// The view is of the moment at which the future is done.
     fn pin(self: Arc<Self>) -> BoxFuture<'static, io::Result<Box<dyn Pinned>>>;
+}
+
+fn system_entropy() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
 }
 
 /// Runs `work` where waiting for a device does no harm: elsewhere if this disk may block, here if not (a simulation stays repeatable).

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use argosy_raft::{
     Committed, MemoryStore, Node, NodeConfig, OwnerRequest, Proposal, ProposeError, RecordWrite,
-    SnapshotPolicy, StartError, Status, Timing,
+    SnapshotPolicy, StartError, Status, Surroundings, Timing,
 };
 use bytes::Bytes;
 use tokio::net::TcpListener;
@@ -202,8 +202,11 @@ impl Starting {
             let listener = bind(address).await;
             let stop = CancellationToken::new();
             match config.directory {
-                Some(_) => Node::start(config, listener, owner, stop).await,
-                None => Node::start_in_memory(config, &memory, listener, owner, stop).await,
+                Some(_) => Node::start(config, Surroundings::tcp(listener), owner, stop).await,
+                None => {
+                    let surroundings = Surroundings::tcp(listener);
+                    Node::start_in_memory(config, &memory, surroundings, owner, stop).await
+                }
             }
         });
         Starting {

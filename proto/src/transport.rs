@@ -1,0 +1,217 @@
+//! Streams of bytes between processes: TCP, or whatever a simulation puts in its place.
+//!
+//! Knows addresses as text, and nothing of what is said.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::stream::{self, BoxStream, Stream, StreamExt as _};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tonic::transport::Uri;
+use tonic::transport::server::Connected;
+use tower::Service;
+
+/// The pause after a connection could not be accepted, most likely because too many files are open.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// A stream of bytes in both directions.
+pub struct Connection(Box<dyn Duplex>);
+
+impl Connection {
+    /// Wraps any byte stream.
+    pub fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+        Self(Box::new(stream))
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+type Dialing = Pin<Box<dyn Future<Output = io::Result<Connection>> + Send>>;
+
+/// Opens byte streams to `host:port`. Cheap to clone.
+#[derive(Clone)]
+pub struct Dialer(Arc<dyn Fn(String) -> Dialing + Send + Sync>);
+
+impl Dialer {
+    /// Plain TCP.
+    #[must_use]
+    pub fn tcp() -> Self {
+        Self::new(|address| async move {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Ok(Connection::new(stream))
+        })
+    }
+
+    /// Anything that opens a stream to an address.
+    pub fn new<F, Fut>(dial: F) -> Self
+    where
+        F: Fn(String) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = io::Result<Connection>> + Send + 'static,
+    {
+        Self(Arc::new(move |address| Box::pin(dial(address))))
+    }
+
+    /// Opens one stream.
+    ///
+    /// # Errors
+    /// As the operating system says it; `ConnectionRefused` means that no process listens there.
+    pub async fn dial(&self, address: &str) -> io::Result<Connection> {
+        (self.0)(address.to_owned()).await
+    }
+
+    /// What a gRPC channel opens its connections with; each may take as long as `patience`.
+    pub fn connector(
+        &self,
+        patience: Duration,
+    ) -> impl Service<
+        Uri,
+        Response = TokioIo<Connection>,
+        Error = io::Error,
+        Future = impl Future<Output = io::Result<TokioIo<Connection>>> + Send + use<>,
+    > + Clone
+    + Send
+    + use<> {
+        let dialer = self.clone();
+        tower::service_fn(move |uri: Uri| {
+            let address = uri.authority().map(ToString::to_string).unwrap_or_default();
+            let dialing = (dialer.0)(address);
+            async move {
+                let dialed = tokio::time::timeout(patience, dialing).await;
+                let slow = |_| io::Error::new(io::ErrorKind::TimedOut, "no connection in time");
+                dialed.map_err(slow)?.map(TokioIo::new)
+            }
+        })
+    }
+}
+
+impl fmt::Debug for Dialer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Dialer")
+    }
+}
+
+/// Where connections come in: a stream of them for gRPC servers, a listener for axum.
+pub struct Listener(BoxStream<'static, io::Result<Connection>>);
+
+impl Listener {
+    /// Plain TCP. Never ends: what cannot be accepted is logged and passed over.
+    #[must_use]
+    pub fn tcp(listener: TcpListener) -> Self {
+        Self::new(stream::unfold(listener, async |listener| {
+            let connection = accept(&listener).await;
+            Some((Ok(connection), listener))
+        }))
+    }
+
+    /// Any stream of connections.
+    pub fn new(connections: impl Stream<Item = io::Result<Connection>> + Send + 'static) -> Self {
+        Self(connections.boxed())
+    }
+}
+
+async fn accept(listener: &TcpListener) -> Connection {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Small messages must not wait for each other; a socket that refuses the option still works.
+                let _ = stream.set_nodelay(true);
+                return Connection::new(stream);
+            }
+            // It was gone before it was accepted.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionRefused
+                        | io::ErrorKind::ConnectionAborted
+                        | io::ErrorKind::ConnectionReset
+                ) => {}
+            Err(error) => {
+                tracing::warn!(%error, "a connection cannot be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+impl Stream for Listener {
+    type Item = io::Result<Connection>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_next_unpin(context)
+    }
+}
+
+impl axum::serve::Listener for Listener {
+    type Io = Connection;
+    type Addr = ();
+
+    async fn accept(&mut self) -> (Connection, ()) {
+        loop {
+            match self.0.next().await {
+                Some(Ok(connection)) => return (connection, ()),
+                Some(Err(error)) => tracing::warn!(%error, "a connection cannot be accepted"),
+                // No more will come; what is open goes on.
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,121 @@
+//! The runtime that openraft works on: tokio's, with the runtime's own chance.
+//!
+//! openraft's adapter for tokio draws election timeouts from the operating system's randomness. Here they come from the
+//! tokio runtime, which a simulation seeds; in production that is seeded by the operating system.
+
+use std::future;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use openraft_rt::deterministic_rng::DeterministicRng;
+use openraft_rt::{AsyncRuntime, OptionalSend};
+use openraft_rt_tokio::TokioRuntime;
+
+type Tokio = TokioRuntime;
+
+/// tokio with repeatable chance.
+#[derive(Debug)]
+pub(crate) struct Runtime(Tokio);
+
+/// Sixty-four tosses of the tokio runtime that this is called on.
+fn chance() -> u64 {
+    let tosses = async {
+        let mut bits = 0;
+        for _ in 0..u64::BITS {
+            bits <<= 1;
+            tokio::select! {
+                () = future::ready(()) => {}
+                () = future::ready(()) => bits |= 1,
+            }
+        }
+        bits
+    };
+    // Unconstrained: a task that has used up its turn would toss for ever.
+    let tossed = tokio::task::coop::unconstrained(tosses).now_or_never();
+    tossed.expect("both sides are ready")
+}
+
+impl AsyncRuntime for Runtime {
+    type JoinError = <Tokio as AsyncRuntime>::JoinError;
+    type JoinHandle<T: OptionalSend + 'static> = <Tokio as AsyncRuntime>::JoinHandle<T>;
+    type Sleep = <Tokio as AsyncRuntime>::Sleep;
+    type Instant = <Tokio as AsyncRuntime>::Instant;
+    type TimeoutError = <Tokio as AsyncRuntime>::TimeoutError;
+    type Timeout<R, T: Future<Output = R> + OptionalSend> = <Tokio as AsyncRuntime>::Timeout<R, T>;
+    type ThreadLocalRng = <DeterministicRng<Tokio> as AsyncRuntime>::ThreadLocalRng;
+    type Mpsc = <Tokio as AsyncRuntime>::Mpsc;
+    type Watch = <Tokio as AsyncRuntime>::Watch;
+    type Oneshot = <Tokio as AsyncRuntime>::Oneshot;
+    type Mutex<T: OptionalSend + 'static> = <Tokio as AsyncRuntime>::Mutex<T>;
+
+    fn spawn<T>(future: T) -> Self::JoinHandle<T::Output>
+    where
+        T: Future + OptionalSend + 'static,
+        T::Output: OptionalSend + 'static,
+    {
+        Tokio::spawn(future)
+    }
+
+    fn sleep(duration: Duration) -> Self::Sleep {
+        Tokio::sleep(duration)
+    }
+
+    fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
+        Tokio::sleep_until(deadline)
+    }
+
+    fn timeout<R, F: Future<Output = R> + OptionalSend>(
+        duration: Duration,
+        future: F,
+    ) -> Self::Timeout<R, F> {
+        Tokio::timeout(duration, future)
+    }
+
+    fn timeout_at<R, F: Future<Output = R> + OptionalSend>(
+        deadline: Self::Instant,
+        future: F,
+    ) -> Self::Timeout<R, F> {
+        Tokio::timeout_at(deadline, future)
+    }
+
+    fn is_panic(join_error: &Self::JoinError) -> bool {
+        Tokio::is_panic(join_error)
+    }
+
+    fn thread_rng() -> Self::ThreadLocalRng {
+        type Seeded = DeterministicRng<Tokio>;
+        let drawn = Seeded::scope(chance(), async { Seeded::thread_rng() });
+        drawn.now_or_never().expect("there is nothing to wait for")
+    }
+
+    fn new(threads: usize) -> Self {
+        Runtime(Tokio::new(threads))
+    }
+
+    fn block_on<F, T>(&mut self, future: F) -> T
+    where
+        F: Future<Output = T>,
+    {
+        self.0.block_on(future)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drawn() -> u64 {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.unwrap().block_on(async { chance() })
+    }
+
+    #[test]
+    fn two_runtimes_toss_differently() {
+        assert_ne!(drawn(), drawn());
+    }
+
+    #[test]
+    fn it_keeps_the_rules_of_a_runtime() {
+        openraft_rt::testing::Suite::<Runtime>::test_all();
+    }
+}
