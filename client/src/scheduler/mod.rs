@@ -44,7 +44,7 @@ pub trait Scheduler {
 
     /// A task changed. At least once for the newest state and the final one, in order for each
     /// task, and never twice in one process. A status without a revision answers
-    /// [`Driver::reconcile`].
+    /// [`Driver::reconcile`]; one that something newer has overtaken is not told.
     fn update(&mut self, driver: &Driver, status: &v1::TaskStatus);
 
     /// A call was answered, or never will be.

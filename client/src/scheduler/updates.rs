@@ -18,6 +18,8 @@ struct Progress {
     seen: Revision,
     acknowledged: Option<Revision>,
     is_terminal: bool,
+    /// The entry up to which an answer to a reconciliation told of it.
+    answered: u64,
 }
 
 /// Updates of one session.
@@ -40,7 +42,13 @@ impl Updates {
         if revision > progress.seen {
             progress.seen = revision;
             progress.is_terminal |= is_terminal;
-            return true;
+            if is_terminal || revision.0 > progress.answered {
+                return true;
+            }
+            // An answer has told of something newer: the past is not told, and nobody else would acknowledge it.
+            progress.acknowledged = Some(revision);
+            self.to_send.insert(status.task_id.clone(), revision);
+            return false;
         }
         if let Some(acknowledged) = progress
             .acknowledged
@@ -49,6 +57,12 @@ impl Updates {
             self.to_send.insert(status.task_id.clone(), acknowledged);
         }
         false
+    }
+
+    /// Whether an update of this task was seen that is newer than everything up to the entry at `index`.
+    pub(crate) fn is_past(&self, task_id: &str, index: u64) -> bool {
+        let progress = self.tasks.get(task_id);
+        progress.is_some_and(|progress| progress.seen.0 > index)
     }
 
     /// Covers this update and all before it.
@@ -64,8 +78,22 @@ impl Updates {
         progress.acknowledged = Some(revision);
         self.to_send.insert(task_id.to_owned(), revision);
         if progress.is_terminal && revision >= progress.seen {
-            self.ended.push_back(task_id.to_owned());
+            self.has_ended(task_id);
         }
+    }
+
+    /// An answer to a reconciliation, as of the entry at `index`, is told.
+    pub(crate) fn answer(&mut self, task_id: &str, index: u64, is_terminal: bool) {
+        let is_new = !self.tasks.contains_key(task_id);
+        let progress = self.tasks.entry(task_id.to_owned()).or_default();
+        progress.answered = progress.answered.max(index);
+        if is_new && is_terminal {
+            self.has_ended(task_id);
+        }
+    }
+
+    fn has_ended(&mut self, task_id: &str) {
+        self.ended.push_back(task_id.to_owned());
         while self.ended.len() > ENDED {
             if let Some(oldest) = self.ended.pop_front() {
                 self.tasks.remove(&oldest);
@@ -170,6 +198,20 @@ mod tests {
             ..Default::default()
         };
         assert!(updates.receive(&answer, false) && updates.receive(&answer, false));
+    }
+
+    #[test]
+    fn an_update_that_an_answer_has_overtaken_is_acknowledged_and_not_told() {
+        let mut updates = Updates::default();
+        updates.answer("a", 7, true);
+        assert!(!updates.receive(&status("a", 6), false));
+        assert_eq!(updates.send().unwrap()[0].revision, Some(revision(6)));
+        assert!(
+            updates.receive(&status("a", 7), true),
+            "the end has its own update"
+        );
+        updates.answer("b", 7, false);
+        assert!(updates.receive(&status("b", 8), false));
     }
 
     #[test]

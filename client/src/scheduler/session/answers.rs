@@ -4,8 +4,8 @@ use argosy_proto::v1;
 
 use super::{Notice, Reply, Session, task_ids};
 use crate::failure::CallError;
-use crate::scheduler::Outcome;
 use crate::scheduler::calls::{Pending, Request};
+use crate::scheduler::{Outcome, is_terminal};
 
 impl Session {
     pub(super) fn answered(&mut self, number: u64, result: Result<Reply, CallError>) {
@@ -101,8 +101,21 @@ impl Session {
             }
             Err(CallError::Refused(refusal)) => Outcome::Refused(refusal),
             Ok(reply) => {
+                // Updates come by another way: an answer that was given before a newer one would tell of the past.
+                let at = reply.revision.map_or(u64::MAX, |revision| revision.index);
                 for mut status in reply.statuses {
+                    if self.updates.is_past(&status.task_id, at) {
+                        continue;
+                    }
                     status.revision = None;
+                    let state = status.state();
+                    // UNKNOWN may be said of a task that is on its way: what comes of it is told.
+                    if let Some(revision) =
+                        reply.revision.filter(|_| state != v1::TaskState::Unknown)
+                    {
+                        let ended = is_terminal(state);
+                        self.updates.answer(&status.task_id, revision.index, ended);
+                    }
                     self.tell(Notice::Update(status));
                 }
                 Outcome::Done {

@@ -324,3 +324,46 @@ fn an_open_call_at_the_end_is_lost_and_not_refused() {
         Some(Effect::End(Err(SchedulerError::Removed(_))))
     ));
 }
+
+#[test]
+fn an_answer_that_was_overtaken_by_an_update_is_not_told() {
+    let mut world = World::subscribed();
+    let asked = world.ask(|key| Command::Reconcile(key, vec!["a".into(), "b".into()]));
+    let serial = asked.iter().find_map(|effect| match effect {
+        Effect::Reconcile { serial, .. } => Some(*serial),
+        _ => None,
+    });
+    let status = |task: &str, state: v1::TaskState, index: Option<u64>| v1::TaskStatus {
+        task_id: task.into(),
+        state: state.into(),
+        revision: index.map(|index| v1::Revision { index, position: 0 }),
+        ..Default::default()
+    };
+    world.event(v1::event::Event::Update(status(
+        "a",
+        v1::TaskState::Killed,
+        Some(21),
+    )));
+    let reply = v1::ReconcileReply {
+        statuses: vec![
+            status("a", v1::TaskState::Killing, None),
+            status("b", v1::TaskState::Running, None),
+        ],
+        revision: Some(v1::Revision {
+            index: 20,
+            position: 0,
+        }),
+    };
+    let effects = world.feed(Input::Reconciled {
+        serial: serial.unwrap(),
+        result: Ok(reply),
+    });
+    let told: Vec<_> = effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Tell(Notice::Update(status)) => Some(status.task_id.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(told, ["b"]);
+}
