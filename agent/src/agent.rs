@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use argosy_client::{AgentUplink, Connector, ConnectorConfig, Masters};
+use argosy_proto::transport::Listener;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -13,13 +13,11 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::core::{Core, Effect, Input};
 use crate::error::RunError;
-use crate::inbox::{Asker, Event, Question, Standing, TaskView, WAITING};
-use crate::journal::{self, Journal, Lock, Progress, Request};
-use crate::paths::Paths;
-use crate::runner::{LauncherCommand, Runner, boot_now};
-use crate::start::{Host, clear_orphans, make_folders, seed, settings, setup, tell_damage};
+use crate::ground::{BootClock, Containers, Front, Ground};
+use crate::inbox::{Event, Question, Standing, TaskView, WAITING};
+use crate::journal::{Journal, Lock, Progress, Request};
+use crate::metrics;
 use crate::uplink::Uplink;
-use crate::{api, gc, metrics, statistics};
 
 /// Events looked at before the journal and the deadlines are looked at again.
 const TURN: usize = 256;
@@ -30,10 +28,10 @@ const END_ALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// What an agent is given rather than makes.
 pub struct Parts {
-    /// Where its API listens.
-    pub api: TcpListener,
-    /// How to start the launcher.
-    pub launcher: LauncherCommand,
+    /// Where connections to its API come in.
+    pub api: Listener,
+    /// Where its journal, containers and clocks are.
+    pub ground: Ground,
     /// How to reach masters: the dialer and the seed of its choices.
     pub connector: ConnectorConfig,
     /// Rendered at `/metrics`.
@@ -47,90 +45,48 @@ pub struct Parts {
 /// # Errors
 /// What kept it from starting, or made it stop: never a task, a master or a request.
 pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Result<(), RunError> {
-    let paths = Paths::new(&config.directory);
-    make_folders(&paths)?;
-    let _lock = Lock::take(&paths.lock())?;
-    let contents = journal::read(&paths.journal())?;
-    tell_damage(&contents, &paths);
-    let seed = seed(&config)?;
-    let journal = Journal::open(
-        &paths.journal(),
-        &paths.journal_next(),
-        &contents,
-        seed.rotate_left(17),
-    )?;
-    let (inbox, events) = mpsc::channel(WAITING);
-    let host = Host::look(&config, &paths)?;
+    metrics::describe();
     let masters = Masters::new(&config.masters).map_err(|error| RunError::Config {
         flag: "--masters",
         value: config.masters.join(","),
         remedy: error.to_string(),
     })?;
-    let setup = setup(&config, &host, seed)?;
-    metrics::describe();
-    metrics::limits_enforced(&host.missing);
-    let settings = settings(&config, &host, seed);
-    let tree = host.tree;
-    let runner = Runner::new(
-        settings,
-        paths.clone(),
-        tree.clone(),
-        parts.launcher,
-        inbox.clone(),
-    )?;
-    clear_orphans(&runner, &contents.facts)?;
-    let shared = api::Shared {
-        paths,
-        asker: Asker::new(inbox.clone()),
-        tree,
+    let (inbox, events) = mpsc::channel(WAITING);
+    let front = Front {
+        api: parts.api,
         metrics: parts.metrics,
     };
-    let helpers = helpers(parts.api, shared);
+    let footing = parts.ground.stand(&config, front, &inbox)?;
     let client = AgentUplink::new(Connector::new(masters, parts.connector));
     let agent = Agent {
-        core: Core::new(contents.facts, setup),
-        progress: journal.progress(),
-        journal,
-        runner,
+        core: Core::new(footing.facts, footing.setup),
+        progress: footing.journal.progress(),
+        journal: footing.journal,
+        containers: footing.containers,
+        clock: footing.clock,
         uplink: Uplink::new(client, inbox),
         events,
-        helpers,
+        helpers: footing.helpers,
         end_tasks: parts.end_tasks,
         ending: false,
+        _lock: footing.lock,
     };
     agent.run(stop).await
-}
-
-/// What goes on beside the loop. None of it ends before the agent does.
-fn helpers(listener: TcpListener, shared: api::Shared) -> JoinSet<Result<(), RunError>> {
-    let mut helpers = JoinSet::new();
-    let api::Shared {
-        paths, asker, tree, ..
-    } = shared.clone();
-    let served = axum::serve(listener, api::router(shared));
-    helpers.spawn(async move { served.await.map_err(|source| RunError::Api { source }) });
-    let watcher = asker.clone();
-    helpers.spawn(async move {
-        statistics::run(tree, watcher).await;
-        Ok(())
-    });
-    helpers.spawn(async move {
-        gc::run(paths, asker).await;
-        Ok(())
-    });
-    helpers
 }
 
 struct Agent {
     core: Core,
     journal: Journal,
     progress: watch::Receiver<Progress>,
-    runner: Runner,
+    containers: Box<dyn Containers>,
+    clock: BootClock,
     uplink: Uplink,
     events: mpsc::Receiver<Event>,
     helpers: JoinSet<Result<(), RunError>>,
     end_tasks: CancellationToken,
     ending: bool,
+    /// Held while it lives.
+    _lock: Option<Lock>,
 }
 
 impl Agent {
@@ -147,7 +103,7 @@ impl Agent {
             let deadline = self
                 .core
                 .deadline()
-                .map(|at| Duration::from_millis(at.since_ms(boot_now())));
+                .map(|at| Duration::from_millis(at.since_ms(self.clock.now())));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break Ok(()),
@@ -180,10 +136,9 @@ impl Agent {
             self.step(Input::Tick);
         };
         self.helpers.abort_all();
-        self.runner.stop().await;
+        self.containers.stop().await;
         // What was said last is on disk before the process ends.
-        let closed = tokio::task::spawn_blocking(move || self.journal.close()).await;
-        closed.expect("closing the journal never panics")?;
+        self.journal.close().await?;
         stopped
     }
 
@@ -230,7 +185,7 @@ impl Agent {
     fn step(&mut self, input: Input) {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
-            for effect in self.core.step(boot_now(), input) {
+            for effect in self.core.step(self.clock.now(), input) {
                 inputs.extend(self.perform(effect));
             }
         }
@@ -238,7 +193,7 @@ impl Agent {
 
     /// Returns what the core must hear at once.
     fn perform(&mut self, effect: Effect) -> Option<Input> {
-        match self.runner.perform(effect)? {
+        match self.containers.perform(effect)? {
             Effect::Persist {
                 number,
                 record,

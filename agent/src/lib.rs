@@ -1,6 +1,6 @@
 //! Running: the tasks of one host, their updates, journal and sandboxes. Decides nothing for the cluster.
 //!
-//! Reading order: `core` (all decisions), `paths`, `journal`, `runner`, `uplink`, `start`, `agent` (the loop),
+//! Reading order: `core` (all decisions), `paths`, `journal`, `runner`, `uplink`, `start`, `ground`, `agent` (the loop),
 //! then `sandbox`, `fetcher`, `gc`, `statistics`, `files`, `api`, `inventory`, `config`.
 
 mod agent;
@@ -11,6 +11,7 @@ pub mod error;
 mod fetcher;
 mod files;
 mod gc;
+mod ground;
 mod inbox;
 pub mod inventory;
 pub mod journal;
@@ -25,5 +26,6 @@ mod uplink;
 pub use agent::{Parts, run};
 pub use config::{Config, IsolationMode};
 pub use error::RunError;
+pub use ground::{BootClock, Containers, Ground, MadeUp, Teller};
 pub use runner::LauncherCommand;
 pub use start::remove_tree;

@@ -7,15 +7,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use argosy_isolation::{ContainerId, Group, Isolation, Limits, RemovalError, Tree, cgroup, sweep};
+use argosy_proto::clock::WallClock;
 use argosy_proto::v1;
 use sha2::{Digest, Sha256};
 
 use crate::config::{Config, Settings};
-use crate::core::{Facts, Setup};
+use crate::core::{ContainerName, Facts, Setup};
 use crate::error::RunError;
+use crate::ground::BootClock;
 use crate::journal::Contents;
 use crate::paths::Paths;
-use crate::runner::{Runner, boot_now};
+use crate::runner::Runner;
 
 /// What the host allows.
 pub(crate) struct Host {
@@ -25,6 +27,15 @@ pub(crate) struct Host {
 }
 
 impl Host {
+    /// A made-up one limits nothing and lacks nothing.
+    pub(crate) fn made_up() -> Self {
+        Self {
+            isolation: Isolation::Processes,
+            tree: None,
+            missing: Vec::new(),
+        }
+    }
+
     pub(crate) fn look(config: &Config, paths: &Paths) -> Result<Self, RunError> {
         let isolation = config.isolation()?;
         let limits = Limits {
@@ -132,12 +143,16 @@ pub(crate) fn tell_damage(contents: &Contents, paths: &Paths) {
     }
 }
 
-pub(crate) fn clear_orphans(runner: &Runner, facts: &Facts) -> Result<(), RunError> {
-    let known: Vec<_> = facts
-        .tasks
-        .keys()
+/// The containers of which a journal knows.
+pub(crate) fn known(facts: &Facts) -> Vec<ContainerName> {
+    let instances = facts.tasks.keys();
+    instances
         .filter_map(|instance| facts.container(*instance))
-        .collect();
+        .collect()
+}
+
+pub(crate) fn clear_orphans(runner: &Runner, facts: &Facts) -> Result<(), RunError> {
+    let known = known(facts);
     let removed = runner
         .clear_orphans(&known)
         .map_err(|source| RunError::Orphans { source })?;
@@ -158,16 +173,20 @@ pub(crate) fn seed(config: &Config) -> Result<u64, RunError> {
     Ok(u64::from_ne_bytes(bytes))
 }
 
-pub(crate) fn setup(config: &Config, host: &Host, seed: u64) -> Result<Setup, RunError> {
-    let boot_id = argosy_isolation::process::boot_id().map_err(|source| RunError::Host {
-        path: PathBuf::from("/proc/sys/kernel/random/boot_id"),
-        source,
-    })?;
-    let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let wall_ms = wall.map_or(0, |wall| {
-        i64::try_from(wall.as_millis()).unwrap_or(i64::MAX)
-    });
-    Ok(Setup {
+/// From the boot clock to the time of day, in milliseconds.
+pub(crate) fn wall_offset_ms(wall: &WallClock, clock: &BootClock) -> i64 {
+    let boot_ms = i64::try_from(clock.now().0).unwrap_or(i64::MAX);
+    wall.now_ms().saturating_sub(boot_ms)
+}
+
+pub(crate) fn setup(
+    config: &Config,
+    host: &Host,
+    boot_id: String,
+    seed: u64,
+    wall_offset_ms: i64,
+) -> Setup {
+    Setup {
         info: v1::AgentInfo {
             host_name: config.host_name.clone(),
             address: config.address.clone(),
@@ -179,8 +198,8 @@ pub(crate) fn setup(config: &Config, host: &Host, seed: u64) -> Result<Setup, Ru
         },
         boot_id,
         seed,
-        wall_offset_ms: wall_ms.saturating_sub(i64::try_from(boot_now().0).unwrap_or(i64::MAX)),
-    })
+        wall_offset_ms,
+    }
 }
 
 pub(crate) fn settings(config: &Config, host: &Host, seed: u64) -> Settings {

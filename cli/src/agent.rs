@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use argosy_agent::{Config, IsolationMode, Parts};
+use argosy_agent::{Config, Ground, IsolationMode, Parts};
 use argosy_client::connector::ConnectorConfig;
 use argosy_isolation::Process;
 use nix::sys::signal::Signal;
@@ -56,11 +56,11 @@ pub(crate) fn start(arguments: &AgentStart) -> Ended {
         stopping::watch_for_end_of_tasks(end_tasks.clone())?;
         tokio::spawn(metrics::keep(recorder.clone(), stop.clone()));
         let parts = Parts {
-            api: tokio::net::TcpListener::from_std(api).context("cannot use the API's socket")?,
-            launcher: argosy_agent::LauncherCommand {
+            api: listen::connections(api).context("cannot use the API's socket")?,
+            ground: Ground::Machine(argosy_agent::LauncherCommand {
                 program: "/proc/self/exe".into(),
                 arguments: vec![LAUNCHER.into()],
-            },
+            }),
             connector: ConnectorConfig::default(),
             metrics: Some(recorder),
             end_tasks,

@@ -1,10 +1,11 @@
 //! The journal: one append-only, checksummed file of records, synced in groups.
 //!
 //! Knows how records lie on disk, not what they mean. An error of the disk is final: the process must
-//! stop, and nothing is ever synced twice. Reading order: `frame`, `record`, `read`, `writer`, `lock`.
+//! stop, and nothing is ever synced twice. Reading order: `frame`, `record`, `read`, `place`, `writer`, `lock`.
 
 mod frame;
 mod lock;
+mod place;
 mod read;
 mod record;
 #[cfg(test)]
@@ -15,7 +16,8 @@ use std::io;
 use std::path::PathBuf;
 
 pub use lock::{Lock, LockError};
-pub use read::{Contents, Damage, read};
+pub use place::MemoryDisk;
+pub use read::{Contents, Damage, read, read_memory};
 pub use writer::{Journal, Progress, Request};
 
 /// Why a journal cannot be used. Each is final for this process.

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::frame::{self, FRAME_BYTES, HEAD_BYTES, Head};
+use super::place::MemoryDisk;
 use super::{JournalError, record};
 use crate::core::{Facts, Record};
 
@@ -54,9 +55,24 @@ pub fn read(path: &Path) -> Result<Contents, JournalError> {
             });
         }
     };
+    judge(&bytes, path)
+}
+
+/// Reads the journal on a disk in memory.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_memory(disk: &MemoryDisk) -> Result<Contents, JournalError> {
+    match disk.bytes() {
+        Some(bytes) => judge(&bytes, Path::new("in memory")),
+        None => Ok(Contents::default()),
+    }
+}
+
+fn judge(bytes: &[u8], path: &Path) -> Result<Contents, JournalError> {
     let path = path.to_owned();
-    match frame::read_head(&bytes) {
-        Head::Known { salt } => Ok(contents(&bytes, salt)),
+    match frame::read_head(bytes) {
+        Head::Known { salt } => Ok(contents(bytes, salt)),
         Head::Newer { version } => Err(JournalError::Newer {
             path,
             found: version,

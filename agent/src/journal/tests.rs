@@ -40,11 +40,11 @@ impl Folder {
 
     /// Writes these records, each synced, and ends.
     fn write(&self, records: &[Record]) {
-        let journal = self.open();
+        let mut journal = self.open();
         for (at, record) in records.iter().enumerate() {
             journal.request(append(at as u64 + 1, record, Sync::Awaited));
         }
-        journal.close().unwrap();
+        journal.finish().unwrap();
     }
 }
 
@@ -189,14 +189,14 @@ fn no_file_is_an_empty_journal() {
 #[test]
 fn many_waiting_records_share_few_syncs_and_lazy_ones_wait_for_the_next() {
     let folder = Folder::new();
-    let journal = folder.open();
+    let mut journal = folder.open();
     journal.request(append(1, &launch(1), Sync::Lazy));
     for number in 2..=5_000 {
         journal.request(append(number, &launch(number), Sync::Awaited));
     }
     wait(&journal, |progress| progress.durable == 5_000);
     journal.request(append(5_001, &launch(5_001), Sync::Lazy));
-    journal.close().unwrap();
+    journal.finish().unwrap();
     assert_eq!(
         folder.read().records,
         5_001,
@@ -290,7 +290,7 @@ fn a_newer_format_and_a_foreign_file_are_refused_with_a_remedy() {
 #[test]
 fn compaction_under_load_loses_nothing_and_shrinks_the_file() {
     let folder = Folder::new();
-    let journal = folder.open();
+    let mut journal = folder.open();
     let mut all = facts(&[]);
     let mut number = 0;
     let mut compacted = 0;
@@ -339,7 +339,7 @@ fn compaction_under_load_loses_nothing_and_shrinks_the_file() {
             "{large} bytes do not shrink"
         );
     }
-    journal.close().unwrap();
+    journal.finish().unwrap();
     assert_eq!(folder.read().facts, all);
 }
 
@@ -356,9 +356,9 @@ fn a_compaction_that_was_cut_off_leaves_the_old_file() {
 #[test]
 fn a_disk_that_refuses_ends_the_writer_with_the_path() {
     let folder = Folder::new();
-    let journal = folder.open();
+    let mut journal = folder.open();
     // A descriptor that cannot be written to, in place of a full disk.
-    drop(journal.close());
+    drop(journal.finish());
     let full = PathBuf::from("/dev/full");
     if !full.exists() {
         return;
@@ -366,9 +366,9 @@ fn a_disk_that_refuses_ends_the_writer_with_the_path() {
     let contents = folder.read();
     let journal = Journal::open(&full, &folder.next(), &contents, 1);
     let error = match journal {
-        Ok(journal) => {
+        Ok(mut journal) => {
             journal.request(append(1, &launch(1), Sync::Awaited));
-            journal.close().unwrap_err()
+            journal.finish().unwrap_err()
         }
         Err(error) => error,
     };

@@ -3,16 +3,15 @@
 //! Compaction goes on beside it: the new file is written on a thread of its own while records still go
 //! to the old one; then what came meanwhile is copied behind it, and a rename makes the switch.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
+use super::place::{MemoryDisk, Output, Place};
 use super::read::{Contents, End};
 use super::{JournalError, frame, record};
 use crate::core::{Record, Sync};
@@ -55,9 +54,22 @@ pub struct Progress {
 /// The agent's end of its journal. Dropping it ends the writer after everything was synced.
 #[derive(Debug)]
 pub struct Journal {
-    requests: Option<SyncSender<Request>>,
+    hand: Hand,
     progress: watch::Receiver<Progress>,
-    writer: Option<JoinHandle<Result<(), JournalError>>>,
+}
+
+/// How requests get to the writer.
+#[derive(Debug)]
+enum Hand {
+    Thread {
+        requests: Option<SyncSender<Request>>,
+        writer: Option<JoinHandle<Result<(), JournalError>>>,
+    },
+    /// Memory does not block: a task, so that a simulation stays repeatable.
+    Task {
+        requests: mpsc::Sender<Request>,
+        writer: tokio::task::JoinHandle<Result<(), JournalError>>,
+    },
 }
 
 impl Journal {
@@ -71,29 +83,60 @@ impl Journal {
         contents: &Contents,
         salt: u64,
     ) -> Result<Self, JournalError> {
-        let mut writer = Writer::open(path, next, contents.end, salt)?;
+        let (path, next) = (path.to_owned(), next.to_owned());
+        let place = Place::Files { path, next };
+        let mut writer = Writer::open(place, contents.end, salt)?;
         let (requests, waiting) = sync_channel(WAITING);
         let (sender, progress) = watch::channel(Progress::default());
+        let failed = writer.failure();
         let run = move || writer.run(&waiting, &sender);
         let spawned = std::thread::Builder::new()
             .name("journal".into())
             .spawn(run);
-        let thread = spawned.map_err(|source| JournalError::Write {
-            path: path.to_owned(),
-            source,
-        })?;
-        Ok(Self {
+        let hand = Hand::Thread {
             requests: Some(requests),
-            progress,
-            writer: Some(thread),
-        })
+            writer: Some(spawned.map_err(failed)?),
+        };
+        Ok(Self { hand, progress })
+    }
+
+    /// The same on a disk in memory; the writer is a task of the present runtime.
+    ///
+    /// # Errors
+    /// None today.
+    pub fn in_memory(
+        disk: &MemoryDisk,
+        contents: &Contents,
+        salt: u64,
+    ) -> Result<Self, JournalError> {
+        let writer = Writer::open(Place::Memory(disk.clone()), contents.end, salt)?;
+        let (requests, waiting) = mpsc::channel(WAITING);
+        let (sender, progress) = watch::channel(Progress::default());
+        let writer = tokio::spawn(writer.run_as_task(disk.clone(), waiting, sender));
+        let hand = Hand::Task { requests, writer };
+        Ok(Self { hand, progress })
     }
 
     /// Hands a request over. After a failure of the writer it is dropped: `failure` tells.
+    ///
+    /// # Panics
+    /// In memory, if more requests wait than may: a simulation is not that large.
     pub fn request(&self, request: Request) {
-        if let Some(requests) = &self.requests {
-            // The writer has failed: its progress channel is closed, and whoever watches it stops.
-            let _ = requests.send(request);
+        match &self.hand {
+            Hand::Thread {
+                requests: Some(requests),
+                ..
+            } => {
+                // The writer has failed: its progress channel is closed, and whoever watches it stops.
+                let _ = requests.send(request);
+            }
+            Hand::Thread { requests: None, .. } => {}
+            Hand::Task { requests, .. } => match requests.try_send(request) {
+                Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    panic!("{WAITING} records wait for a disk in memory")
+                }
+            },
         }
     }
 
@@ -107,13 +150,32 @@ impl Journal {
     ///
     /// # Errors
     /// What made the writer fail, now or earlier.
-    pub fn close(mut self) -> Result<(), JournalError> {
-        self.finish()
+    ///
+    /// # Panics
+    /// If the writer panicked.
+    pub async fn close(mut self) -> Result<(), JournalError> {
+        if let Hand::Thread { .. } = self.hand {
+            let closed = tokio::task::spawn_blocking(move || self.finish()).await;
+            return closed.expect("closing the journal never panics");
+        }
+        let nobody = Hand::Thread {
+            requests: None,
+            writer: None,
+        };
+        let Hand::Task { requests, writer } = std::mem::replace(&mut self.hand, nobody) else {
+            return Ok(());
+        };
+        drop(requests);
+        writer.await.expect("the journal's writer never panics")
     }
 
-    fn finish(&mut self) -> Result<(), JournalError> {
-        self.requests = None;
-        match self.writer.take() {
+    /// The same for who may wait.
+    pub(super) fn finish(&mut self) -> Result<(), JournalError> {
+        let Hand::Thread { requests, writer } = &mut self.hand else {
+            return Ok(());
+        };
+        *requests = None;
+        match writer.take() {
             Some(writer) => writer.join().expect("the journal's writer never panics"),
             None => Ok(()),
         }
@@ -129,9 +191,8 @@ impl Drop for Journal {
 
 #[derive(Debug)]
 struct Writer {
-    path: PathBuf,
-    next: PathBuf,
-    file: File,
+    place: Place,
+    file: Output,
     salt: u64,
     bytes: u64,
     /// Size after the last compaction.
@@ -144,35 +205,51 @@ struct Writer {
 /// A new file in the making.
 #[derive(Debug)]
 struct Compaction {
-    thread: JoinHandle<io::Result<(File, u64)>>,
+    making: Making,
     salt: u64,
     /// Records since it began, encoded. Bounded by what is written while the new file is.
     since: Vec<Vec<u8>>,
 }
 
+/// Who makes the new file.
+#[derive(Debug)]
+enum Making {
+    Thread(JoinHandle<io::Result<(Output, u64)>>),
+    /// It was made at once.
+    Made(io::Result<(Output, u64)>),
+}
+
+impl Making {
+    fn is_finished(&self) -> bool {
+        match self {
+            Self::Thread(thread) => thread.is_finished(),
+            Self::Made(_) => true,
+        }
+    }
+
+    fn finish(self) -> io::Result<(Output, u64)> {
+        match self {
+            Self::Thread(thread) => thread.join().expect("a compaction never panics"),
+            Self::Made(made) => made,
+        }
+    }
+}
+
 impl Writer {
-    fn open(path: &Path, next: &Path, end: Option<End>, salt: u64) -> Result<Self, JournalError> {
-        let failed = |source| JournalError::Write {
-            path: path.to_owned(),
-            source,
-        };
-        let (file, bytes, salt) = match end {
-            Some(end) => {
-                let mut file = OpenOptions::new().write(true).open(path).map_err(failed)?;
-                file.set_len(end.offset).map_err(failed)?;
-                file.seek(SeekFrom::End(0)).map_err(failed)?;
-                file.sync_all().map_err(failed)?;
-                (file, end.offset, end.salt)
-            }
+    fn open(place: Place, end: Option<End>, salt: u64) -> Result<Self, JournalError> {
+        let path = place.path().to_owned();
+        let failed = |source| JournalError::Write { path, source };
+        let begin = || match end {
+            Some(end) => Ok((place.reopen(end.offset)?, end.offset, end.salt)),
             None => {
-                let (file, bytes) = create(next, salt, &[]).map_err(failed)?;
-                replace(next, path).map_err(failed)?;
-                (file, bytes, salt)
+                let (mut file, bytes) = create(&place, salt, &[])?;
+                place.replace(&mut file)?;
+                Ok((file, bytes, salt))
             }
         };
+        let (file, bytes, salt) = begin().map_err(failed)?;
         Ok(Self {
-            path: path.to_owned(),
-            next: next.to_owned(),
+            place,
             file,
             salt,
             bytes,
@@ -181,6 +258,27 @@ impl Writer {
             compaction: None,
             dirty: false,
         })
+    }
+
+    /// What an error of the disk is to others.
+    fn failure(&self) -> impl FnOnce(io::Error) -> JournalError + use<> {
+        let path = self.place.path().to_owned();
+        move |source| JournalError::Write { path, source }
+    }
+
+    async fn run_as_task(
+        mut self,
+        disk: MemoryDisk,
+        mut waiting: mpsc::Receiver<Request>,
+        progress: watch::Sender<Progress>,
+    ) -> Result<(), JournalError> {
+        let mut group = Vec::new();
+        while waiting.recv_many(&mut group, GROUP).await > 0 {
+            // What comes meanwhile waits for the next group, as on a real disk.
+            tokio::time::sleep(disk.delay()).await;
+            self.write_and_tell(std::mem::take(&mut group), &progress)?;
+        }
+        self.finish()
     }
 
     fn run(
@@ -196,33 +294,35 @@ impl Writer {
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
                 }
             }
-            let result = self.write(group);
-            let (durable, wants) = result.map_err(|source| JournalError::Write {
-                path: self.path.clone(),
-                source,
-            })?;
-            progress.send_if_modified(|progress| {
-                let before = *progress;
-                progress.durable = durable.unwrap_or(progress.durable);
-                progress.compactions_wanted += u64::from(wants);
-                *progress != before
-            });
+            self.write_and_tell(group, progress)?;
         }
-        let finish = |writer: &mut Self| -> io::Result<()> {
-            if let Some(compaction) = writer.compaction.take() {
-                // The old file is complete; the new one is not needed any more.
-                let _ = compaction.thread.join();
-            }
-            if writer.dirty {
-                writer.file.sync_data()
-            } else {
-                Ok(())
-            }
-        };
-        finish(self).map_err(|source| JournalError::Write {
-            path: self.path.clone(),
-            source,
-        })
+        self.finish()
+    }
+
+    fn write_and_tell(
+        &mut self,
+        group: Vec<Request>,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<(), JournalError> {
+        let (durable, wants) = self.write(group).map_err(self.failure())?;
+        progress.send_if_modified(|progress| {
+            let before = *progress;
+            progress.durable = durable.unwrap_or(progress.durable);
+            progress.compactions_wanted += u64::from(wants);
+            *progress != before
+        });
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), JournalError> {
+        if let Some(compaction) = self.compaction.take() {
+            // The old file is complete; the new one is not needed any more.
+            let _ = compaction.making.finish();
+        }
+        if self.dirty {
+            self.file.sync().map_err(self.failure())?;
+        }
+        Ok(())
     }
 
     /// Writes one group; returns up to which record everything is on disk, and whether it has grown large.
@@ -254,7 +354,7 @@ impl Writer {
         self.put(&bytes)?;
         if awaited {
             let begun = Instant::now();
-            self.file.sync_data()?;
+            self.file.sync()?;
             metrics::histogram!("argosy_agent_checkpoint_duration_seconds")
                 .record(begun.elapsed().as_secs_f64());
             self.dirty = false;
@@ -272,50 +372,56 @@ impl Writer {
         }
         self.dirty = true;
         self.bytes += bytes.len() as u64;
-        self.file.write_all(bytes)
+        self.file.append(bytes)
     }
 
     fn compact(&mut self, records: Vec<Record>) {
         if self.compaction.is_some() {
             return;
         }
-        let next = self.next.clone();
+        let place = self.place.clone();
         let salt = self
             .salt
             .wrapping_mul(0x9e37_79b9_7f4a_7c15)
             .rotate_left(31);
-        let write = move || create(&next, salt, &records);
-        // Not being able to make a thread only means that the file goes on growing.
-        if let Ok(thread) = std::thread::Builder::new()
-            .name("compaction".into())
-            .spawn(write)
-        {
-            self.compaction = Some(Compaction {
-                thread,
-                salt,
-                since: Vec::new(),
-            });
-        } else {
-            self.asked = false;
-        }
+        let may_block = place.may_block();
+        let write = move || create(&place, salt, &records);
+        let making = match may_block {
+            false => Making::Made(write()),
+            true => {
+                let thread = std::thread::Builder::new().name("compaction".into());
+                match thread.spawn(write) {
+                    Ok(thread) => Making::Thread(thread),
+                    // It only means that the file goes on growing.
+                    Err(_) => {
+                        self.asked = false;
+                        return;
+                    }
+                }
+            }
+        };
+        self.compaction = Some(Compaction {
+            making,
+            salt,
+            since: Vec::new(),
+        });
     }
 
     fn switch_if_ready(&mut self) -> io::Result<()> {
         let Some(compaction) = self
             .compaction
-            .take_if(|compaction| compaction.thread.is_finished())
+            .take_if(|compaction| compaction.making.is_finished())
         else {
             return Ok(());
         };
-        let made = compaction.thread.join().expect("a compaction never panics");
-        let (mut file, mut bytes) = made?;
+        let (mut file, mut bytes) = compaction.making.finish()?;
         let mut rest = Vec::new();
         for payload in &compaction.since {
             frame::put(&mut rest, compaction.salt, payload);
         }
-        file.write_all(&rest)?;
-        file.sync_data()?;
-        replace(&self.next, &self.path)?;
+        file.append(&rest)?;
+        file.sync()?;
+        self.place.replace(&mut file)?;
         bytes += rest.len() as u64;
         self.file = file;
         self.salt = compaction.salt;
@@ -327,33 +433,20 @@ impl Writer {
     }
 }
 
-/// A whole new file with these records, on disk.
-fn create(path: &Path, salt: u64, records: &[Record]) -> io::Result<(File, u64)> {
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
+/// A whole new successor with these records, on disk.
+fn create(place: &Place, salt: u64, records: &[Record]) -> io::Result<(Output, u64)> {
+    let mut file = place.create()?;
     let mut bytes = frame::head(salt).to_vec();
     let mut written = 0;
     for record in records {
         frame::put(&mut bytes, salt, &record::encode(record));
         if bytes.len() > 1 << 20 {
-            file.write_all(&bytes)?;
+            file.append(&bytes)?;
             written += bytes.len() as u64;
             bytes.clear();
         }
     }
-    file.write_all(&bytes)?;
-    file.sync_all()?;
+    file.append(&bytes)?;
+    file.sync()?;
     Ok((file, written + bytes.len() as u64))
-}
-
-/// Puts the new file in the old one's place, on disk.
-fn replace(next: &Path, path: &Path) -> io::Result<()> {
-    std::fs::rename(next, path)?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
 }

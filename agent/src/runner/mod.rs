@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use argosy_isolation::{Adoption, ContainerId, Group, LaunchError, Launcher, Tree, adopt, destroy};
 use argosy_proto::v1;
 use argosy_state::ids::{TaskKey, Timestamp};
+use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Settings;
 use crate::core::{ContainerName, Effect, Found, Input, Instance, Refusal, Start};
 use crate::fetcher::Fetcher;
+use crate::ground::Containers;
 use crate::inbox::Event;
 use crate::paths::Paths;
 use crate::sandbox;
@@ -117,17 +119,6 @@ impl Runner {
         })
     }
 
-    /// Lets go of every container; none of them notices. Ends the launcher, and removes the agent's
-    /// cgroup if nothing lives in it.
-    pub(crate) async fn stop(self) {
-        self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-        let shared = self.shared;
-        let cleared = tokio::task::spawn_blocking(move || clear(shared)).await;
-        cleared.expect("clearing up never panics");
-    }
-
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
@@ -136,33 +127,6 @@ impl Runner {
                 () = task => {}
             }
         });
-    }
-
-    /// Performs an effect that concerns containers; hands others back.
-    pub(crate) fn perform(&mut self, effect: Effect) -> Option<Effect> {
-        match effect {
-            Effect::Fetch(start) => self.fetch(*start),
-            Effect::CancelFetch(instance) => {
-                if let Some(cancel) = self.fetches.remove(&instance) {
-                    cancel.cancel();
-                }
-            }
-            Effect::Start(start) => self.start(*start),
-            Effect::Find { name, key } => self.find(name, key),
-            Effect::Kill { instance, grace_ms } => {
-                if let Some(control) = self.controls.get(&instance) {
-                    control.kill(grace_ms);
-                }
-            }
-            Effect::Renew { instance, stop_at } => {
-                if let Some(control) = self.controls.get(&instance) {
-                    control.renew(stop_at);
-                }
-            }
-            Effect::Destroy { name, key } => self.destroy(name, key),
-            other => return Some(other),
-        }
-        None
     }
 
     fn fetch(&mut self, start: Start) {
@@ -270,6 +234,46 @@ impl Runner {
             metrics::counter!("argosy_agent_orphans_removed_total").increment(1);
         }
         Ok(orphans.difference(&known).count())
+    }
+}
+
+impl Containers for Runner {
+    fn perform(&mut self, effect: Effect) -> Option<Effect> {
+        match effect {
+            Effect::Fetch(start) => self.fetch(*start),
+            Effect::CancelFetch(instance) => {
+                if let Some(cancel) = self.fetches.remove(&instance) {
+                    cancel.cancel();
+                }
+            }
+            Effect::Start(start) => self.start(*start),
+            Effect::Find { name, key } => self.find(name, key),
+            Effect::Kill { instance, grace_ms } => {
+                if let Some(control) = self.controls.get(&instance) {
+                    control.kill(grace_ms);
+                }
+            }
+            Effect::Renew { instance, stop_at } => {
+                if let Some(control) = self.controls.get(&instance) {
+                    control.renew(stop_at);
+                }
+            }
+            Effect::Destroy { name, key } => self.destroy(name, key),
+            other => return Some(other),
+        }
+        None
+    }
+
+    /// Ends the launcher too, and removes the agent's cgroup if nothing lives in it.
+    fn stop(self: Box<Self>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            self.stop.cancel();
+            self.tasks.close();
+            self.tasks.wait().await;
+            let shared = self.shared;
+            let cleared = tokio::task::spawn_blocking(move || clear(shared)).await;
+            cleared.expect("clearing up never panics");
+        })
     }
 }
 

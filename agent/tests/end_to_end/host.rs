@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use argosy_agent::{Config, IsolationMode, LauncherCommand, Parts, RunError, run};
+use argosy_agent::{Config, Ground, IsolationMode, LauncherCommand, Parts, RunError, run};
 use argosy_client::ConnectorConfig;
+use argosy_proto::transport::Listener;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -43,7 +44,7 @@ impl Host {
         let (mut config, parts) = configured(&self.directory(), master, end_tasks.clone()).await;
         change(&mut config);
         Agent {
-            api: parts.api.local_addr().unwrap(),
+            api: config.address.parse().unwrap(),
             running: tokio::spawn(run(config, parts, stop.clone())),
             stop,
             end_tasks,
@@ -95,11 +96,11 @@ async fn configured(
         config.isolation = IsolationMode::Processes;
     }
     let parts = Parts {
-        api: listener,
-        launcher: LauncherCommand {
+        api: Listener::tcp(listener),
+        ground: Ground::Machine(LauncherCommand {
             program: PathBuf::from("/proc/self/exe"),
             arguments: vec![LAUNCHER.into()],
-        },
+        }),
         connector: ConnectorConfig::default(),
         metrics: None,
         end_tasks,

@@ -1,0 +1,224 @@
+//! What an agent stands on: clocks, a journal, containers. This machine's, or those of a host that is made up
+//! for a simulation. Decides nothing.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use argosy_proto::clock::WallClock;
+use argosy_proto::transport::Listener;
+use argosy_state::ids::Timestamp;
+use futures::future::BoxFuture;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::config::Config;
+use crate::core::{ContainerName, Effect, Facts, Input, Setup};
+use crate::error::RunError;
+use crate::inbox::{Asker, Event};
+use crate::journal::{self, Journal, Lock, MemoryDisk};
+use crate::paths::Paths;
+use crate::runner::{self, LauncherCommand, Runner};
+use crate::start::{self, Host};
+use crate::{api, gc, metrics, statistics};
+
+/// Where an agent's journal, containers and clocks are.
+pub enum Ground {
+    /// This machine; the launcher makes its containers.
+    Machine(LauncherCommand),
+    /// A made-up host.
+    MadeUp(MadeUp),
+}
+
+/// A host that is made up, for simulations.
+pub struct MadeUp {
+    /// Of its present boot.
+    pub boot_id: String,
+    /// Since then.
+    pub boot_clock: BootClock,
+    /// The time of day.
+    pub wall: WallClock,
+    /// Holds the journal.
+    pub disk: MemoryDisk,
+    /// Its containers, given those that the journal knows: others are orphans, to be ended.
+    pub containers: Box<dyn FnOnce(Teller, Vec<ContainerName>) -> Box<dyn Containers> + Send>,
+}
+
+/// Carries out what the core wants done to containers, and tells it what happened.
+pub trait Containers: Send {
+    /// Performs an effect that concerns containers; hands others back.
+    fn perform(&mut self, effect: Effect) -> Option<Effect>;
+
+    /// Lets go of every container; none of them notices.
+    fn stop(self: Box<Self>) -> BoxFuture<'static, ()>;
+}
+
+/// Milliseconds since the host booted, as the core counts time. Cheap to clone.
+#[derive(Clone)]
+pub struct BootClock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl BootClock {
+    /// Whatever `now` says.
+    pub fn new(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for BootClock {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("BootClock")
+    }
+}
+
+/// How containers tell the agent's loop what happened. Cheap to clone.
+#[derive(Clone)]
+pub struct Teller(pub(crate) mpsc::Sender<Event>);
+
+impl Teller {
+    /// Waits while the loop has much to do.
+    pub async fn tell(&self, input: Input) {
+        // The loop is gone only when the agent stops: then the next life finds out by itself.
+        let _ = self.0.send(Event::Core(input)).await;
+    }
+}
+
+/// What an agent has when it has found its feet.
+pub(crate) struct Footing {
+    pub(crate) facts: Facts,
+    pub(crate) setup: Setup,
+    pub(crate) journal: Journal,
+    pub(crate) containers: Box<dyn Containers>,
+    pub(crate) clock: BootClock,
+    /// What goes on beside the loop. None of it ends before the agent does.
+    pub(crate) helpers: JoinSet<Result<(), RunError>>,
+    /// Held while the agent lives.
+    pub(crate) lock: Option<Lock>,
+}
+
+/// What the agent shows of itself, and where.
+pub(crate) struct Front {
+    pub(crate) api: Listener,
+    pub(crate) metrics: Option<PrometheusHandle>,
+}
+
+impl Ground {
+    pub(crate) fn stand(
+        self,
+        config: &Config,
+        front: Front,
+        inbox: &mpsc::Sender<Event>,
+    ) -> Result<Footing, RunError> {
+        match self {
+            Self::Machine(launcher) => on_machine(config, launcher, front, inbox),
+            Self::MadeUp(host) => host.stand(config, front, inbox),
+        }
+    }
+}
+
+fn on_machine(
+    config: &Config,
+    launcher: LauncherCommand,
+    front: Front,
+    inbox: &mpsc::Sender<Event>,
+) -> Result<Footing, RunError> {
+    let paths = Paths::new(&config.directory);
+    start::make_folders(&paths)?;
+    let lock = Lock::take(&paths.lock())?;
+    let contents = journal::read(&paths.journal())?;
+    start::tell_damage(&contents, &paths);
+    let seed = start::seed(config)?;
+    let salt = seed.rotate_left(17);
+    let journal = Journal::open(&paths.journal(), &paths.journal_next(), &contents, salt)?;
+    let host = Host::look(config, &paths)?;
+    let clock = BootClock::new(runner::boot_now);
+    let boot_id = argosy_isolation::process::boot_id().map_err(|source| RunError::Host {
+        path: PathBuf::from("/proc/sys/kernel/random/boot_id"),
+        source,
+    })?;
+    let offset = start::wall_offset_ms(&WallClock::system(), &clock);
+    let setup = start::setup(config, &host, boot_id, seed, offset);
+    metrics::limits_enforced(&host.missing);
+    let settings = start::settings(config, &host, seed);
+    let tree = host.tree;
+    let runner = Runner::new(
+        settings,
+        paths.clone(),
+        tree.clone(),
+        launcher,
+        inbox.clone(),
+    )?;
+    start::clear_orphans(&runner, &contents.facts)?;
+    let asker = Asker::new(inbox.clone());
+    let mut helpers = serve(
+        front.api,
+        api::Shared {
+            paths: paths.clone(),
+            asker: asker.clone(),
+            tree: tree.clone(),
+            metrics: front.metrics,
+        },
+    );
+    let watcher = asker.clone();
+    helpers.spawn(async move {
+        statistics::run(tree, watcher).await;
+        Ok(())
+    });
+    helpers.spawn(async move {
+        gc::run(paths, asker).await;
+        Ok(())
+    });
+    Ok(Footing {
+        facts: contents.facts,
+        setup,
+        journal,
+        containers: Box::new(runner),
+        clock,
+        helpers,
+        lock: Some(lock),
+    })
+}
+
+fn serve(listener: Listener, shared: api::Shared) -> JoinSet<Result<(), RunError>> {
+    let mut helpers = JoinSet::new();
+    let served = axum::serve(listener, api::router(shared));
+    helpers.spawn(async move { served.await.map_err(|source| RunError::Api { source }) });
+    helpers
+}
+
+impl MadeUp {
+    fn stand(
+        self,
+        config: &Config,
+        front: Front,
+        inbox: &mpsc::Sender<Event>,
+    ) -> Result<Footing, RunError> {
+        let contents = journal::read_memory(&self.disk)?;
+        let seed = start::seed(config)?;
+        let journal = Journal::in_memory(&self.disk, &contents, seed.rotate_left(17))?;
+        let offset = start::wall_offset_ms(&self.wall, &self.boot_clock);
+        let host = Host::made_up();
+        let setup = start::setup(config, &host, self.boot_id, seed, offset);
+        let known = start::known(&contents.facts);
+        let containers = (self.containers)(Teller(inbox.clone()), known);
+        let shared = api::Shared {
+            paths: Paths::new(&config.directory),
+            asker: Asker::new(inbox.clone()),
+            tree: None,
+            metrics: front.metrics,
+        };
+        Ok(Footing {
+            facts: contents.facts,
+            setup,
+            journal,
+            containers,
+            clock: self.boot_clock,
+            helpers: serve(front.api, shared),
+            lock: None,
+        })
+    }
+}

@@ -1,0 +1,193 @@
+//! Where a journal lies: in two files, or in memory with what a power cut would keep told apart.
+//!
+//! Knows bytes and syncs, nothing of frames. Memory is for simulations: the same rules without a thread.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+/// A disk in memory that holds one journal and outlives the agent on it. A clone is the same disk.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryDisk(Arc<Mutex<Held>>);
+
+#[derive(Debug, Default)]
+struct Held {
+    journal: Option<MemoryFile>,
+    next: Option<MemoryFile>,
+    delay: Duration,
+}
+
+#[derive(Debug, Default)]
+struct MemoryFile {
+    bytes: Vec<u8>,
+    /// So many of them survive a power cut.
+    synced: usize,
+}
+
+impl MemoryDisk {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().expect("no holder of the lock panics")
+    }
+
+    /// Bytes that are written and not synced.
+    #[must_use]
+    pub fn unsynced_bytes(&self) -> usize {
+        let held = self.held();
+        let journal = held.journal.as_ref();
+        journal.map_or(0, |file| file.bytes.len() - file.synced)
+    }
+
+    /// A power cut, after the agent on it has ended: of the unsynced bytes only the first `kept` are left.
+    pub fn cut_power(&self, kept: usize) {
+        let mut held = self.held();
+        held.next = None;
+        if let Some(file) = &mut held.journal {
+            file.bytes.truncate(file.synced + kept);
+            file.synced = file.bytes.len();
+        }
+    }
+
+    /// How long each further group of records takes to be written and synced.
+    pub fn slow_down(&self, delay: Duration) {
+        self.held().delay = delay;
+    }
+
+    pub(super) fn delay(&self) -> Duration {
+        self.held().delay
+    }
+
+    /// The journal as it is; `None` if there is none.
+    pub(super) fn bytes(&self) -> Option<Vec<u8>> {
+        let held = self.held();
+        held.journal.as_ref().map(|file| file.bytes.clone())
+    }
+}
+
+/// Where a journal, and its successor in the making, lie.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    Files { path: PathBuf, next: PathBuf },
+    Memory(MemoryDisk),
+}
+
+/// What records are appended to.
+#[derive(Debug)]
+pub(super) enum Output {
+    File(File),
+    /// The journal of this disk, or the one in the making.
+    Memory(MemoryDisk, Which),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    Journal,
+    Next,
+}
+
+impl Place {
+    /// For messages.
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Files { path, .. } => path,
+            Self::Memory(_) => Path::new("in memory"),
+        }
+    }
+
+    /// The journal, cut off behind `end`, to be appended to.
+    pub(super) fn reopen(&self, end: u64) -> io::Result<Output> {
+        match self {
+            Self::Files { path, .. } => {
+                let mut file = OpenOptions::new().write(true).open(path)?;
+                file.set_len(end)?;
+                file.seek(SeekFrom::End(0))?;
+                file.sync_all()?;
+                Ok(Output::File(file))
+            }
+            Self::Memory(disk) => {
+                let mut held = disk.held();
+                let file = held.journal.get_or_insert_default();
+                file.bytes
+                    .truncate(usize::try_from(end).unwrap_or(usize::MAX));
+                file.synced = file.bytes.len();
+                drop(held);
+                Ok(Output::Memory(disk.clone(), Which::Journal))
+            }
+        }
+    }
+
+    /// A new, empty successor.
+    pub(super) fn create(&self) -> io::Result<Output> {
+        match self {
+            Self::Files { next, .. } => {
+                let mut options = OpenOptions::new();
+                options.write(true).create(true).truncate(true).mode(0o600);
+                Ok(Output::File(options.open(next)?))
+            }
+            Self::Memory(disk) => {
+                disk.held().next = Some(MemoryFile::default());
+                Ok(Output::Memory(disk.clone(), Which::Next))
+            }
+        }
+    }
+
+    /// Puts the successor in the journal's place, on disk.
+    pub(super) fn replace(&self, successor: &mut Output) -> io::Result<()> {
+        match self {
+            Self::Files { path, next } => {
+                std::fs::rename(next, path)?;
+                let folder = path.parent().unwrap_or(Path::new("."));
+                File::open(folder)?.sync_all()
+            }
+            Self::Memory(disk) => {
+                let mut held = disk.held();
+                held.journal = held.next.take();
+                *successor = Output::Memory(disk.clone(), Which::Journal);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether writing waits for a device, and so belongs on a thread.
+    pub(super) fn may_block(&self) -> bool {
+        matches!(self, Self::Files { .. })
+    }
+}
+
+impl Output {
+    pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.write_all(bytes),
+            Self::Memory(disk, which) => {
+                disk.held().file(*which)?.bytes.extend_from_slice(bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// All that was appended is on disk.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        match self {
+            Self::File(file) => file.sync_data(),
+            Self::Memory(disk, which) => {
+                let mut held = disk.held();
+                let file = held.file(*which)?;
+                file.synced = file.bytes.len();
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Held {
+    fn file(&mut self, which: Which) -> io::Result<&mut MemoryFile> {
+        let file = match which {
+            Which::Journal => &mut self.journal,
+            Which::Next => &mut self.next,
+        };
+        file.as_mut()
+            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    }
+}
