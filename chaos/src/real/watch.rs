@@ -144,6 +144,10 @@ impl Watch {
         let (Some(recorder), Some(node)) = (recorder, node) else {
             return;
         };
+        if cluster.term == 0 {
+            // It has just been started and does not know yet.
+            return;
+        }
         let who = cluster.answered_by.as_str();
         recorder.observe(
             who,
