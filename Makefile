@@ -7,7 +7,7 @@ ENV := source scripts/env.sh &&
 STAGE := scripts/stage
 RELEASE_BINARIES := --package argosy-cli --package argosy-frameworks --package argosy-bench
 
-.PHONY: help setup build demo test verify fix unit release process bench
+.PHONY: help setup build demo test verify fix unit release process chaos bench
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -29,7 +29,7 @@ test: setup ## everything that must hold; includes verify
 	$(STAGE) release 180 make release
 	$(STAGE) process 270 make process
 	$(STAGE) demo 90 scripts/demo
-	printf 'all 5 stages passed, %d s\n' $$(( $$(date +%s) - started ))
+	printf 'all 6 stages passed, %d s\n' $$(( $$(date +%s) - started ))
 
 verify: ## format, lints, docs, licences; writes nothing
 	@$(ENV)
@@ -54,6 +54,10 @@ release: ## the optimized executables, no setup
 process: ## failover and bad input on real processes
 	@$(ENV)
 	scripts/process-tests 2>&1 | scripts/skips
+
+chaos: ## leaders die and every fault comes once, on real processes; checkers judge
+	@$(ENV) cargo build --locked --release --package argosy-chaos --bin argosy-chaos
+	scripts/chaos-short 2>&1 | scripts/skips
 
 bench: ## registry, tasks and failover beside their peers; minutes
 	@scripts/setup bench
