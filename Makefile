@@ -7,10 +7,10 @@ ENV := source scripts/env.sh &&
 STAGE := scripts/stage
 RELEASE_BINARIES := --package argosy-cli --package argosy-frameworks --package argosy-bench
 
-.PHONY: help setup build demo test verify fix unit release process chaos bench
+.PHONY: help setup build demo test verify fix unit release process chaos test-vm bench
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
 
 setup: ## install what building needs; RocksDB is built once a machine
 	@scripts/setup
@@ -29,7 +29,9 @@ test: setup ## everything that must hold; includes verify
 	$(STAGE) release 180 make release
 	$(STAGE) process 270 make process
 	$(STAGE) demo 90 scripts/demo
-	printf 'all 6 stages passed, %d s\n' $$(( $$(date +%s) - started ))
+	$(STAGE) chaos 240 make chaos
+	$(STAGE) vm 240 make test-vm
+	printf 'all 7 stages passed, %d s\n' $$(( $$(date +%s) - started ))
 
 verify: ## format, lints, docs, licences; writes nothing
 	@$(ENV)
@@ -58,6 +60,10 @@ process: ## failover and bad input on real processes
 chaos: ## leaders die and every fault comes once, on real processes; checkers judge
 	@$(ENV) cargo build --locked --release --package argosy-chaos --bin argosy-chaos
 	scripts/chaos-short 2>&1 | scripts/skips
+
+test-vm: ## kernel limits, failing disks and cuts of power, in a virtual machine without KVM
+	@$(ENV)
+	scripts/test-vm 2>&1 | scripts/skips
 
 bench: ## registry, tasks and failover beside their peers; minutes
 	@scripts/setup bench

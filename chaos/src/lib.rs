@@ -2,7 +2,7 @@
 //! real processes under real faults. Nothing that runs in production is defined here.
 //!
 //! Reading order: `history` (what happened, and the independent witness), `linearizability`,
-//! `invariants` (what must hold, one file a rule).
+//! `invariants` (what must hold, one file a rule), `real`, `vm` (kernel limits and cuts of power).
 
 #[cfg(not(tokio_unstable))]
 compile_error!(
@@ -13,3 +13,4 @@ pub mod history;
 pub mod invariants;
 pub mod linearizability;
 pub mod real;
+pub mod vm;

@@ -1,0 +1,126 @@
+//! Test cases inside a machine: names go in, verdicts come out. No verdict is a failure.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::cuts;
+use super::disk::Flushes;
+use super::guest::DISKS;
+use super::machine::{Hardware, Heard, Machine, MachineError, SharedDisk};
+use super::report::Report;
+
+/// Lines of the console that are shown when something went wrong.
+pub(crate) const LAST_LINES: usize = 40;
+
+/// What became of one case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) case: String,
+    /// Milliseconds it took inside the machine.
+    pub(crate) ms: u64,
+    /// Why it failed; empty if it passed.
+    pub(crate) why: String,
+}
+
+/// Runs the cases of one group, separated by commas, in one machine, each within `limit`.
+///
+/// # Errors
+/// If the machine cannot be started.
+pub(crate) fn run(
+    hardware: &Hardware,
+    group: &str,
+    limit: Duration,
+    work: &Path,
+) -> anyhow::Result<Vec<Verdict>> {
+    let wanted: Vec<&str> = group.split(',').collect();
+    let disks = cuts::new_disks(work, DISKS, Flushes::Honoured)?;
+    let words = format!("argosy.cases={group} argosy.limit={}", limit.as_secs());
+    let verdicts = in_machine(hardware, &disks, &words, &wanted, limit, work)?;
+    Ok(verdicts)
+}
+
+fn in_machine(
+    hardware: &Hardware,
+    disks: &[SharedDisk],
+    words: &str,
+    wanted: &[&str],
+    limit: Duration,
+    work: &Path,
+) -> Result<Vec<Verdict>, MachineError> {
+    let machine = Machine::start(hardware, disks, words, work)?;
+    let mut verdicts = Vec::new();
+    for case in wanted {
+        // The guest keeps the limit too; this is for a guest that hangs.
+        let deadline = Instant::now() + limit + Duration::from_secs(15);
+        let verdict = wait(&machine, case, deadline);
+        let over = verdict.why.starts_with("no verdict");
+        if !verdict.why.is_empty() {
+            let lines = machine.console(LAST_LINES);
+            eprintln!("  the last lines of {case}:\n    {}", lines.join("\n    "));
+        }
+        verdicts.push(verdict);
+        if over {
+            break;
+        }
+    }
+    for case in &wanted[verdicts.len()..] {
+        verdicts.push(failed(case, "no verdict: the case before it had none"));
+    }
+    Ok(verdicts)
+}
+
+fn failed(case: &str, why: &str) -> Verdict {
+    Verdict {
+        case: case.to_owned(),
+        ms: 0,
+        why: why.to_owned(),
+    }
+}
+
+fn wait(machine: &Machine, case: &str, deadline: Instant) -> Verdict {
+    loop {
+        match machine.hear(deadline) {
+            Heard::Report(report) => {
+                if let Some(verdict) = judge(case, report) {
+                    return verdict;
+                }
+            }
+            Heard::Silence => return failed(case, "no verdict in time"),
+            Heard::Ended => return failed(case, "no verdict: the machine has ended"),
+        }
+    }
+}
+
+/// The verdict on `case` that a report is, if it is one.
+fn judge(case: &str, report: Report) -> Option<Verdict> {
+    match report {
+        Report::Verdict { case: of, ms, why } if of == case => Some(Verdict { case: of, ms, why }),
+        Report::Verdict { case: of, .. } => {
+            Some(failed(case, &format!("no verdict, but one on {of}")))
+        }
+        // The guest goes on to its verdict; what it says on the way is for those who watch.
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(case: &str, why: &str) -> Report {
+        Report::Verdict {
+            case: case.into(),
+            ms: 3,
+            why: why.into(),
+        }
+    }
+
+    #[test]
+    fn only_a_verdict_on_the_case_itself_counts() {
+        assert_eq!(judge("limits", Report::Mounted), None);
+        assert_eq!(judge("limits", verdict("limits", "")).unwrap().why, "");
+        assert_eq!(judge("limits", verdict("limits", "no")).unwrap().why, "no");
+        let other = judge("limits", verdict("netem", "")).unwrap();
+        assert!(other.why.starts_with("no verdict"), "{other:?}");
+    }
+}

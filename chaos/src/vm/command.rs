@@ -1,0 +1,213 @@
+//! The command line: cases, cuts of power, and the hidden part that runs inside the machine.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+use super::disk::Flushes;
+use super::machine::Hardware;
+use super::summary::Summary;
+use super::{cases, cuts, guest};
+
+/// All is well.
+const GOOD: u8 = 0;
+/// A case failed, or something acknowledged is gone.
+const BAD: u8 = 1;
+/// The run itself was not possible.
+const IMPOSSIBLE: u8 = 2;
+/// Nothing is wrong, and too little was shown.
+const TOO_LITTLE: u8 = 3;
+
+/// Tests in a small virtual machine: kernel limits, cuts of power, failing disks.
+#[derive(Debug, Parser)]
+#[command(name = "argosy-vm", version)]
+pub struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run cases, each group in a machine of its own
+    Cases(Cases),
+    /// Cut the power of three masters under load, again and again
+    PowerCuts(PowerCuts),
+    /// The part that runs inside the machine
+    #[command(hide = true)]
+    Guest {
+        /// What to do there
+        case: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Host {
+    /// Image of the kernel
+    #[arg(long, value_name = "FILE")]
+    kernel: PathBuf,
+    /// What it starts with
+    #[arg(long, value_name = "FILE")]
+    initramfs: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Cases {
+    #[command(flatten)]
+    host: Host,
+    /// Seconds that a case may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    limit: u64,
+    /// Names; those with commas between them share a machine
+    #[arg(required = true, value_name = "CASE,…")]
+    groups: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+struct PowerCuts {
+    #[command(flatten)]
+    host: Host,
+    /// How many
+    #[arg(long, value_name = "NUMBER", default_value_t = 5)]
+    cuts: u64,
+    /// Of the first; each has the next one
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    seed: u64,
+    /// Cuts after which new disks are taken
+    #[arg(long, value_name = "NUMBER", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    series: u64,
+    /// Disks that ignore flushes and say otherwise: passes only if a violation is found
+    #[arg(long)]
+    lying_disks: bool,
+    /// Append one line of JSON here
+    #[arg(long, value_name = "FILE")]
+    ledger: Option<PathBuf>,
+    /// What is tested, for that line
+    #[arg(long, value_name = "HASH", default_value = "unknown")]
+    commit: String,
+}
+
+impl Host {
+    fn hardware(&self) -> anyhow::Result<Hardware> {
+        for file in [&self.kernel, &self.initramfs] {
+            let found = std::fs::metadata(file);
+            found.with_context(|| format!("cannot use {}", file.display()))?;
+        }
+        Ok(Hardware {
+            kernel: self.kernel.clone(),
+            initramfs: self.initramfs.clone(),
+            memory_mib: 1_280,
+        })
+    }
+}
+
+/// Does what the arguments say; the exit code is 0, 1 for a violation, 2 if the run was not possible, 3
+/// if it showed too little.
+#[must_use]
+pub fn run(arguments: &Arguments) -> ExitCode {
+    let ended = match &arguments.verb {
+        Verb::Cases(arguments) => run_cases(arguments),
+        Verb::PowerCuts(arguments) => run_cuts(arguments),
+        Verb::Guest { case } => guest::run(case).map(|()| GOOD),
+    };
+    ExitCode::from(ended.unwrap_or_else(|error| {
+        eprintln!("argosy-vm: {error:#}");
+        IMPOSSIBLE
+    }))
+}
+
+fn run_cases(arguments: &Cases) -> anyhow::Result<u8> {
+    let hardware = arguments.host.hardware()?;
+    let limit = Duration::from_secs(arguments.limit);
+    let mut failures = 0;
+    for group in &arguments.groups {
+        let work = tempfile::tempdir().context("cannot make a folder for disks")?;
+        for verdict in cases::run(&hardware, group, limit, work.path())? {
+            let seconds = verdict.ms as f64 / 1_000.0;
+            if verdict.why.is_empty() {
+                println!("test vm {} ... ok ({seconds:.1} s)", verdict.case);
+            } else {
+                println!("test vm {} ... FAILED: {}", verdict.case, verdict.why);
+                failures += 1;
+            }
+        }
+    }
+    Ok(if failures == 0 { GOOD } else { BAD })
+}
+
+fn run_cuts(arguments: &PowerCuts) -> anyhow::Result<u8> {
+    let mut work = tempfile::tempdir().context("cannot make a folder for disks")?;
+    let flushes = if arguments.lying_disks {
+        Flushes::Ignored
+    } else {
+        Flushes::Honoured
+    };
+    let settings = cuts::Settings {
+        hardware: arguments.host.hardware()?,
+        cuts: arguments.cuts,
+        seed: arguments.seed,
+        series: arguments.series,
+        flushes,
+        work: work.path().to_owned(),
+    };
+    let summary = cuts::run(&settings)?;
+    println!("{}", summary.table());
+    if arguments.lying_disks {
+        return Ok(proven(&summary));
+    }
+    let line = summary.line(&arguments.commit)?;
+    println!("{line}");
+    if let Some(ledger) = &arguments.ledger {
+        append(ledger, &line).with_context(|| format!("cannot append to {}", ledger.display()))?;
+    }
+    for violation in &summary.violations {
+        println!("VIOLATION: {violation}");
+    }
+    if !summary.violations.is_empty() {
+        work.disable_cleanup(true);
+        println!("the disks are kept in {}", work.path().display());
+        return Ok(BAD);
+    }
+    if let Some(what) = summary.too_little() {
+        println!("this run shows too little: {what}");
+        return Ok(TOO_LITTLE);
+    }
+    Ok(GOOD)
+}
+
+/// A harness that finds nothing on lying disks would find nothing anywhere.
+fn proven(summary: &Summary) -> u8 {
+    match summary.violations.first() {
+        Some(violation) => {
+            println!("found on disks that ignore flushes: {violation}");
+            GOOD
+        }
+        None => {
+            println!("nothing was found on disks that ignore flushes");
+            BAD
+        }
+    }
+}
+
+fn append(ledger: &PathBuf, line: &str) -> std::io::Result<()> {
+    let mut file = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(ledger)?;
+    file.write_all(format!("{line}\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,452 @@
+//! Cuts of power: a cluster under load in a machine, switched off at a moment that the seed chooses.
+//!
+//! One series has one set of disks; each boot reads everything back before new load begins. A disk, or
+//! two, may also lose power alone, under a master that dies with it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+use super::cases::LAST_LINES;
+use super::chance::Chance;
+use super::disk::{Disk, Flushes, Loss};
+use super::guest::DISKS;
+use super::judge::{Promises, Violation};
+use super::machine::{Hardware, Heard, Machine, SharedDisk};
+use super::report::{Report, Values};
+use super::summary::Summary;
+
+/// Size of a master's disk.
+const DISK_BYTES: u64 = 512 << 20;
+/// From power on until everything is read back, on a machine that is busy with other things too.
+const RECOVERING: Duration = Duration::from_secs(90);
+/// From the moment that starts the clock until that moment has come.
+const COMING: Duration = Duration::from_secs(60);
+
+/// What a series is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) hardware: Hardware,
+    /// Cuts of the whole machine.
+    pub(crate) cuts: u64,
+    pub(crate) seed: u64,
+    /// Cuts after which the disks are made anew.
+    pub(crate) series: u64,
+    pub(crate) flushes: Flushes,
+    /// For disks and sockets.
+    pub(crate) work: PathBuf,
+}
+
+/// When the machine loses its power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Moment {
+    after: Mark,
+    ms: u64,
+}
+
+/// What a moment is counted from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    PowerOn,
+    Mounted,
+    Loading,
+    DiskOff,
+    DiskBack,
+    /// Never: everything is read back, and that is the end.
+    Settled,
+}
+
+/// One boot and its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Plan {
+    moment: Moment,
+    /// Disks that lose power alone, so long after the load has begun.
+    alone: Option<Alone>,
+    loss: Loss,
+}
+
+/// Masters that lose their disk's power while the others go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Alone {
+    disks: Vec<u64>,
+    after_ms: u64,
+}
+
+impl Plan {
+    fn choose(chance: &mut Chance) -> Self {
+        let (after, bound_ms) = match chance.below(20) {
+            0..=1 => (Mark::PowerOn, 6_000),
+            2..=4 => (Mark::Mounted, 3_000),
+            5..=13 => (Mark::Loading, 2_500),
+            14..=16 => (Mark::DiskOff, 3_000),
+            _ => (Mark::DiskBack, 500),
+        };
+        let moment = Moment {
+            after,
+            ms: chance.below(bound_ms),
+        };
+        let alone = matches!(after, Mark::DiskOff | Mark::DiskBack).then(|| Alone::choose(chance));
+        Self {
+            moment,
+            alone,
+            loss: Loss::choose(chance),
+        }
+    }
+
+    fn last() -> Self {
+        Self {
+            moment: Moment {
+                after: Mark::Settled,
+                ms: 0,
+            },
+            alone: None,
+            loss: Loss::Nothing,
+        }
+    }
+
+    /// What the guest has to know, for the kernel's command line.
+    fn words(&self) -> String {
+        let mut words = "argosy.cases=power".to_owned();
+        if self.moment.after == Mark::Settled {
+            words.push_str(" argosy.last=1");
+        }
+        if let Some(alone) = &self.alone {
+            let disks: Vec<String> = alone.disks.iter().map(u64::to_string).collect();
+            words.push_str(&format!(
+                " argosy.alone={} argosy.alone_ms={}",
+                disks.join(","),
+                alone.after_ms
+            ));
+        }
+        words
+    }
+}
+
+impl Alone {
+    fn choose(chance: &mut Chance) -> Self {
+        let first = chance.below(DISKS as u64) + 1;
+        let mut disks = vec![first];
+        if chance.below(4) == 0 {
+            disks.push(first % DISKS as u64 + 1);
+        }
+        Self {
+            disks,
+            after_ms: 200 + chance.below(1_000),
+        }
+    }
+}
+
+/// Makes so many cuts, and reads back after each.
+///
+/// # Errors
+/// If the machine cannot be run. Violations are in the summary.
+pub(crate) fn run(settings: &Settings) -> anyhow::Result<Summary> {
+    let mut summary = Summary::new(settings.seed);
+    while summary.cuts < settings.cuts && summary.violations.is_empty() {
+        let cuts = settings.series.min(settings.cuts - summary.cuts);
+        Series::new(settings)?.run(cuts, &mut summary)?;
+    }
+    Ok(summary)
+}
+
+/// Empty disks with a file system on each.
+///
+/// # Errors
+/// If they cannot be made.
+pub(crate) fn new_disks(
+    work: &Path,
+    count: usize,
+    flushes: Flushes,
+) -> anyhow::Result<Vec<SharedDisk>> {
+    let mut disks = Vec::new();
+    for number in 1..=count {
+        let path = work.join(format!("master-{number}.disk"));
+        let file =
+            File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        file.set_len(DISK_BYTES)?;
+        // The journal is small, so that it wraps; everything is written now, nothing in the background.
+        let made = Command::new("mke2fs")
+            .args(["-q", "-t", "ext4", "-F", "-J", "size=8"])
+            .args(["-E", "lazy_itable_init=0,lazy_journal_init=0"])
+            .arg(&path)
+            .output()
+            .context("cannot start mke2fs (install it with: scripts/setup)")?;
+        if !made.status.success() {
+            bail!("mke2fs: {}", String::from_utf8_lossy(&made.stderr));
+        }
+        let disk = Disk::open(&path, flushes)?;
+        disks.push(Arc::new(Mutex::new(disk)));
+    }
+    Ok(disks)
+}
+
+fn lock(disk: &SharedDisk) -> std::sync::MutexGuard<'_, Disk> {
+    disk.lock().expect("nobody panics while holding it")
+}
+
+/// Cuts on one set of disks.
+struct Series<'a> {
+    settings: &'a Settings,
+    disks: Vec<SharedDisk>,
+    promises: Promises,
+}
+
+/// What one boot has come to.
+struct Boot {
+    plan: Plan,
+    chance: Chance,
+    /// When the power goes, once that is known.
+    cut_at: Option<Instant>,
+    /// No mark in sight until then is a failure.
+    deadline: Instant,
+    found: BTreeMap<String, Values>,
+    violations: Vec<Violation>,
+    settled: bool,
+    over: bool,
+}
+
+impl<'a> Series<'a> {
+    fn new(settings: &'a Settings) -> anyhow::Result<Self> {
+        Ok(Self {
+            settings,
+            disks: new_disks(&settings.work, DISKS, settings.flushes)?,
+            promises: Promises::default(),
+        })
+    }
+
+    fn run(&mut self, cuts: u64, summary: &mut Summary) -> anyhow::Result<()> {
+        for _ in 0..cuts {
+            // Each cut has a seed of its own, which repeats its plan.
+            let mut chance = Chance::new(self.settings.seed.wrapping_add(summary.cuts));
+            let mut plan = Plan::choose(&mut chance);
+            if self.settings.flushes == Flushes::Ignored {
+                // Back to a whole and older state: what is found is found in the registry.
+                plan.loss = Loss::Everything;
+            }
+            self.boot(plan, chance, summary)?;
+            summary.cuts += 1;
+            if !summary.violations.is_empty() {
+                break;
+            }
+        }
+        if summary.violations.is_empty() {
+            self.boot(Plan::last(), Chance::new(0), summary)?;
+        }
+        summary.acknowledged += self.promises.acknowledged;
+        summary.compared += self.promises.compared;
+        for disk in &self.disks {
+            summary.count(&lock(disk).counts);
+        }
+        Ok(())
+    }
+
+    /// Power on, everything read back, load, power off.
+    fn boot(&mut self, plan: Plan, chance: Chance, summary: &mut Summary) -> anyhow::Result<()> {
+        let started = Instant::now();
+        self.disks.iter().for_each(|disk| lock(disk).power_on());
+        let settings = self.settings;
+        let words = plan.words();
+        let mut machine = Machine::start(&settings.hardware, &self.disks, &words, &settings.work)?;
+        let mut boot = Boot::new(plan, chance, Instant::now());
+        while !boot.over {
+            match machine.hear(boot.next_deadline()) {
+                Heard::Report(report) => self.take(&mut boot, report, summary),
+                Heard::Silence if boot.cut_at.is_some() => boot.over = true,
+                Heard::Silence => boot.fail("nothing more was heard of the guest in time"),
+                Heard::Ended => boot.fail("the machine has ended by itself"),
+            }
+        }
+        let late = machine.cut();
+        for disk in &self.disks {
+            lock(disk).cut(boot.plan.loss, &mut boot.chance)?;
+        }
+        // An acknowledgement that was said before the cut counts, whenever it is heard.
+        late.into_iter()
+            .for_each(|report| self.take(&mut boot, report, summary));
+        if !boot.violations.is_empty() {
+            eprintln!("  {:?} {}", boot.plan, boot.plan.words());
+            let lines = machine.console(LAST_LINES);
+            eprintln!("  the last lines:\n    {}", lines.join("\n    "));
+        }
+        summary.note_boot(
+            &format!("{:?}", boot.plan.moment.after),
+            boot.settled,
+            started.elapsed(),
+        );
+        summary.violations.append(&mut boot.violations);
+        Ok(())
+    }
+
+    fn take(&mut self, boot: &mut Boot, report: Report, summary: &mut Summary) {
+        let judged = match report {
+            Report::Mounted => {
+                boot.reached(Mark::Mounted);
+                Ok(())
+            }
+            Report::Serving { ms } => {
+                summary.serving_ms.push(ms);
+                Ok(())
+            }
+            Report::State { agent, values } => {
+                boot.found.insert(agent, values);
+                Ok(())
+            }
+            Report::Digest {
+                master,
+                applied,
+                digest,
+            } => self.promises.digest(master, applied, &digest),
+            Report::Settled { applied } => {
+                boot.settled = true;
+                let mut found = self.promises.read_back(&boot.found, applied);
+                boot.violations.append(&mut found);
+                boot.reached(Mark::Settled);
+                Ok(())
+            }
+            Report::Loading { agent } => {
+                self.promises.loading(&agent);
+                boot.reached(Mark::Loading);
+                Ok(())
+            }
+            Report::Acknowledged {
+                writer,
+                batch,
+                revision,
+            } => self.promises.acknowledge(writer, batch, revision),
+            Report::Off { disk } => self.cut_alone(boot, disk, summary),
+            Report::Released { disk } => self.disk(disk).map(|disk| lock(disk).power_on()),
+            Report::Back { ms, .. } => {
+                summary.back_ms.push(ms);
+                boot.reached(Mark::DiskBack);
+                Ok(())
+            }
+            Report::Verdict { why, .. } if why.is_empty() => Ok(()),
+            Report::Verdict { why, .. } | Report::Failed { why } => Err(Violation::Failed { why }),
+        };
+        if let Err(violation) = judged {
+            boot.violations.push(violation);
+        }
+        boot.over |= !boot.violations.is_empty();
+    }
+
+    fn disk(&self, number: u64) -> Result<&SharedDisk, Violation> {
+        let index = usize::try_from(number)
+            .ok()
+            .and_then(|number| number.checked_sub(1));
+        index
+            .and_then(|index| self.disks.get(index))
+            .ok_or_else(|| Violation::Failed {
+                why: format!("the guest speaks of disk {number}"),
+            })
+    }
+
+    fn cut_alone(
+        &self,
+        boot: &mut Boot,
+        number: u64,
+        summary: &mut Summary,
+    ) -> Result<(), Violation> {
+        let disk = self.disk(number)?;
+        let loss = Loss::choose(&mut boot.chance);
+        let cut = lock(disk).cut(loss, &mut boot.chance);
+        cut.map_err(|error| Violation::Failed {
+            why: format!("disk {number} cannot be cut: {error}"),
+        })?;
+        summary.alone += 1;
+        boot.reached(Mark::DiskOff);
+        Ok(())
+    }
+}
+
+impl Boot {
+    fn new(plan: Plan, chance: Chance, now: Instant) -> Self {
+        let mut boot = Self {
+            plan,
+            chance,
+            cut_at: None,
+            deadline: now + RECOVERING,
+            found: BTreeMap::new(),
+            violations: Vec::new(),
+            settled: false,
+            over: false,
+        };
+        boot.reached(Mark::PowerOn);
+        boot
+    }
+
+    fn reached(&mut self, mark: Mark) {
+        if mark == self.plan.moment.after {
+            self.cut_at = Some(Instant::now() + Duration::from_millis(self.plan.moment.ms));
+        } else if mark == Mark::Settled {
+            self.deadline = Instant::now() + COMING;
+        }
+    }
+
+    fn next_deadline(&self) -> Instant {
+        self.cut_at.unwrap_or(self.deadline)
+    }
+
+    fn fail(&mut self, why: &str) {
+        self.violations.push(Violation::Failed { why: why.into() });
+        self.over = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_fixes_the_plan_and_every_kind_of_plan_comes() {
+        let plan = |seed| Plan::choose(&mut Chance::new(seed));
+        assert_eq!(plan(3), plan(3));
+        let plans: Vec<Plan> = (0..200).map(plan).collect();
+        for mark in [
+            Mark::PowerOn,
+            Mark::Mounted,
+            Mark::Loading,
+            Mark::DiskOff,
+            Mark::DiskBack,
+        ] {
+            assert!(
+                plans.iter().any(|plan| plan.moment.after == mark),
+                "{mark:?}"
+            );
+        }
+        let alone = |count| {
+            move |plan: &&Plan| {
+                plan.alone
+                    .as_ref()
+                    .is_some_and(|alone| alone.disks.len() == count)
+            }
+        };
+        assert!(plans.iter().filter(alone(1)).count() > plans.iter().filter(alone(2)).count());
+        assert!(plans.iter().any(|plan| alone(2)(&plan)));
+        for plan in plans {
+            let needs_disk = matches!(plan.moment.after, Mark::DiskOff | Mark::DiskBack);
+            assert_eq!(plan.alone.is_some(), needs_disk, "{plan:?}");
+            if let Some(alone) = plan.alone {
+                assert!(alone.disks.iter().all(|disk| (1..=3).contains(disk)));
+                assert!(alone.disks.windows(2).all(|pair| pair[0] != pair[1]));
+            }
+        }
+    }
+
+    #[test]
+    fn the_guest_is_told_its_part_of_the_plan() {
+        let mut plan = Plan::last();
+        assert_eq!(plan.words(), "argosy.cases=power argosy.last=1");
+        plan.moment.after = Mark::DiskBack;
+        plan.alone = Some(Alone {
+            disks: vec![3, 1],
+            after_ms: 250,
+        });
+        let words = "argosy.cases=power argosy.alone=3,1 argosy.alone_ms=250";
+        assert_eq!(plan.words(), words);
+    }
+}

@@ -1,0 +1,314 @@
+//! A disk with a write cache that forgets: what was not flushed may be gone after a cut, in part, in any
+//! order, torn at sectors.
+//!
+//! What a cut of the whole machine loses: everything in the guest's memory, its page cache included, and
+//! of what the guest had written to the disk, but not flushed since, a choice that the seed makes: all
+//! of it, none of it, some 4 KiB blocks, or any version of any sector. What was flushed stays. Not shown:
+//! a disk that loses or damages what it has flushed (that is the matter of `flakey` and of storage
+//! tests), and timings of real disks.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::chance::Chance;
+
+/// What a disk writes as a whole or not at all.
+pub(crate) const SECTOR_BYTES: usize = 512;
+const SECTORS_PER_BLOCK: u64 = 8;
+/// Versions of one sector that are remembered; when full, the oldest that is not durable goes.
+const VERSIONS: usize = 4;
+/// Sectors in the cache. When full, the disk writes everything back, as disks do.
+const CACHE_SECTORS: usize = 131_072;
+
+type Sector = [u8; SECTOR_BYTES];
+
+/// What is not durable yet: of each sector the durable content, then what was written since.
+#[derive(Debug, Default)]
+struct Unflushed(BTreeMap<u64, Vec<Sector>>);
+
+/// What a cut does to what was not flushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// All of it is gone.
+    Everything,
+    /// The cache was written back just in time.
+    Nothing,
+    /// Of each 4 KiB block either all or nothing is there.
+    Blocks,
+    /// Of each sector some version is there.
+    Sectors,
+}
+
+impl Loss {
+    pub(crate) fn choose(chance: &mut Chance) -> Self {
+        match chance.below(8) {
+            0..=2 => Self::Everything,
+            3 => Self::Nothing,
+            4..=5 => Self::Blocks,
+            _ => Self::Sectors,
+        }
+    }
+}
+
+/// What the disk does when told to flush.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flushes {
+    /// All that was written before is durable.
+    Honoured,
+    /// Nothing, while saying otherwise. Shows that these tests can fail.
+    Ignored,
+}
+
+/// What happened on a disk, for the summary.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Flushes asked for.
+    pub(crate) flushes: u64,
+    /// Sectors that were not durable at a cut.
+    pub(crate) at_risk: u64,
+    /// Of those, the ones that are not as last written.
+    pub(crate) lost: u64,
+}
+
+/// One disk, in a file that always holds what the guest would read.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    file: File,
+    bytes: u64,
+    unflushed: Unflushed,
+    flushes: Flushes,
+    powered: bool,
+    pub(crate) counts: Counts,
+}
+
+impl Disk {
+    /// Opens a file whose length is a multiple of the sector's.
+    ///
+    /// # Errors
+    /// If it cannot be opened for reading and writing.
+    pub(crate) fn open(path: &Path, flushes: Flushes) -> io::Result<Self> {
+        let file = File::options().read(true).write(true).open(path)?;
+        let bytes = file.metadata()?.len();
+        Ok(Self {
+            file,
+            bytes,
+            unflushed: Unflushed::default(),
+            flushes,
+            powered: true,
+            counts: Counts::default(),
+        })
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn check(&self, offset: u64, length: usize) -> io::Result<()> {
+        if !self.powered {
+            return Err(io::Error::other("the disk has no power"));
+        }
+        let whole = |number: u64| number.is_multiple_of(SECTOR_BYTES as u64);
+        let end = offset.checked_add(length as u64);
+        if !whole(offset) || !whole(length as u64) || end.is_none_or(|end| end > self.bytes) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.check(offset, buffer.len())?;
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    /// Writes; `through` makes it durable at once.
+    pub(crate) fn write(&mut self, offset: u64, data: &[u8], through: Through) -> io::Result<()> {
+        self.check(offset, data.len())?;
+        let mut before = vec![0; data.len()];
+        self.file.read_exact_at(&mut before, offset)?;
+        self.file.write_all_at(data, offset)?;
+        let first = offset / SECTOR_BYTES as u64;
+        let pairs = before
+            .chunks_exact(SECTOR_BYTES)
+            .zip(data.chunks_exact(SECTOR_BYTES));
+        for (number, (before, after)) in (first..).zip(pairs) {
+            if through == Through::ToTheMedium && self.flushes == Flushes::Honoured {
+                self.unflushed.0.remove(&number);
+            } else {
+                self.unflushed.note(number, before, after);
+            }
+        }
+        if self.unflushed.0.len() > CACHE_SECTORS {
+            self.unflushed.0.clear();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.check(0, 0)?;
+        self.counts.flushes += 1;
+        if self.flushes == Flushes::Honoured {
+            self.unflushed.0.clear();
+        }
+        Ok(())
+    }
+
+    /// Takes the power away. Until it is back everything fails.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub(crate) fn cut(&mut self, loss: Loss, chance: &mut Chance) -> io::Result<()> {
+        self.powered = false;
+        let unflushed = std::mem::take(&mut self.unflushed);
+        for (number, versions) in unflushed.settle(loss, chance) {
+            self.counts.at_risk += 1;
+            let Some(content) = versions else { continue };
+            self.counts.lost += 1;
+            self.file
+                .write_all_at(&content[..], number * SECTOR_BYTES as u64)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn power_on(&mut self) {
+        self.powered = true;
+    }
+}
+
+/// Whether a write passes the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Through {
+    /// As usual.
+    TheCache,
+    /// Forced unit access.
+    ToTheMedium,
+}
+
+impl Unflushed {
+    fn note(&mut self, number: u64, before: &[u8], after: &[u8]) {
+        let sector = |bytes: &[u8]| {
+            let sector: Sector = bytes.try_into().expect("chunks are of a sector's length");
+            sector
+        };
+        let versions = self.0.entry(number).or_insert_with(|| vec![sector(before)]);
+        if versions.len() == VERSIONS {
+            versions.remove(1);
+        }
+        versions.push(sector(after));
+    }
+
+    /// Of each sector at risk what it holds after the cut; `None` where that is the newest anyway.
+    fn settle(self, loss: Loss, chance: &mut Chance) -> Vec<(u64, Option<Sector>)> {
+        let mut settled = Vec::new();
+        let (mut block, mut keep_block) = (u64::MAX, true);
+        for (number, mut versions) in self.0 {
+            if number / SECTORS_PER_BLOCK != block {
+                block = number / SECTORS_PER_BLOCK;
+                keep_block = chance.below(2) == 0;
+            }
+            let newest = versions.len() - 1;
+            let kept = match loss {
+                Loss::Everything => 0,
+                Loss::Nothing => newest,
+                Loss::Blocks if keep_block => newest,
+                Loss::Blocks => 0,
+                Loss::Sectors => chance.below(versions.len() as u64) as usize,
+            };
+            let content = (kept != newest).then(|| versions.swap_remove(kept));
+            settled.push((number, content));
+        }
+        settled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(flushes: Flushes) -> (tempfile::NamedTempFile, Disk) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(64 * SECTOR_BYTES as u64).unwrap();
+        let disk = Disk::open(file.path(), flushes).unwrap();
+        (file, disk)
+    }
+
+    fn put(disk: &mut Disk, sector: u64, byte: u8, through: Through) {
+        let offset = sector * SECTOR_BYTES as u64;
+        disk.write(offset, &[byte; SECTOR_BYTES], through).unwrap();
+    }
+
+    fn get(disk: &Disk, sector: u64) -> u8 {
+        let mut buffer = [0; SECTOR_BYTES];
+        disk.read(sector * SECTOR_BYTES as u64, &mut buffer)
+            .unwrap();
+        assert!(
+            buffer.iter().all(|byte| *byte == buffer[0]),
+            "a torn sector"
+        );
+        buffer[0]
+    }
+
+    #[test]
+    fn what_was_flushed_survives_and_the_rest_is_gone() {
+        let (_file, mut disk) = disk(Flushes::Honoured);
+        put(&mut disk, 3, 1, Through::TheCache);
+        disk.flush().unwrap();
+        put(&mut disk, 3, 2, Through::TheCache);
+        put(&mut disk, 4, 2, Through::TheCache);
+        put(&mut disk, 5, 2, Through::ToTheMedium);
+        assert_eq!(get(&disk, 3), 2, "what was written is read");
+        disk.cut(Loss::Everything, &mut Chance::new(1)).unwrap();
+        assert!(disk.read(0, &mut [0; SECTOR_BYTES]).is_err());
+        assert!(disk.flush().is_err());
+        disk.power_on();
+        assert_eq!((get(&disk, 3), get(&disk, 4), get(&disk, 5)), (1, 0, 2));
+        assert_eq!((disk.counts.at_risk, disk.counts.lost), (2, 2));
+    }
+
+    #[test]
+    fn a_disk_that_ignores_flushes_loses_them() {
+        let (_file, mut disk) = disk(Flushes::Ignored);
+        put(&mut disk, 3, 1, Through::ToTheMedium);
+        disk.flush().unwrap();
+        disk.cut(Loss::Everything, &mut Chance::new(1)).unwrap();
+        disk.power_on();
+        assert_eq!(get(&disk, 3), 0);
+    }
+
+    #[test]
+    fn blocks_are_kept_whole_and_sectors_one_by_one() {
+        for seed in 0..50 {
+            let (_file, mut disk) = disk(Flushes::Honoured);
+            (0..64).for_each(|sector| put(&mut disk, sector, 1, Through::TheCache));
+            disk.cut(Loss::Blocks, &mut Chance::new(seed)).unwrap();
+            disk.power_on();
+            for block in 0..8 {
+                let first = get(&disk, block * 8);
+                assert!((1..8).all(|at| get(&disk, block * 8 + at) == first));
+            }
+        }
+        let (_file, mut disk) = disk(Flushes::Honoured);
+        for version in 1..=9 {
+            (0..64).for_each(|sector| put(&mut disk, sector, version, Through::TheCache));
+        }
+        disk.cut(Loss::Sectors, &mut Chance::new(7)).unwrap();
+        disk.power_on();
+        let found: std::collections::BTreeSet<_> = (0..64).map(|at| get(&disk, at)).collect();
+        assert_eq!(found, [0, 7, 8, 9].into(), "the durable one and the newest");
+    }
+
+    #[test]
+    fn what_is_no_whole_sector_of_this_disk_is_refused() {
+        let (_file, mut disk) = disk(Flushes::Honoured);
+        assert!(
+            disk.write(1, &[0; SECTOR_BYTES], Through::TheCache)
+                .is_err()
+        );
+        assert!(disk.write(0, &[0; 5], Through::TheCache).is_err());
+        let end = disk.bytes();
+        assert!(disk.read(end, &mut [0; SECTOR_BYTES]).is_err());
+        assert!(disk.read(u64::MAX - 511, &mut [0; SECTOR_BYTES]).is_err());
+    }
+}

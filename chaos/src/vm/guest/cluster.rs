@@ -1,0 +1,200 @@
+//! Three masters as the shipped executable, each on its disk, and the client to them.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
+use argosy_proto::v1;
+use tokio::time::Instant;
+
+use super::{DISKS, disks};
+
+/// The numbers of all masters.
+pub(super) const ALL: [u64; DISKS] = [1, 2, 3];
+/// How long a call may take: the machine is slow.
+const CALL: Duration = Duration::from_secs(20);
+/// Pause before another look.
+pub(super) const AGAIN: Duration = Duration::from_millis(50);
+/// Lines of a master's output that are shown.
+const LAST_WORDS: usize = 25;
+
+/// One master.
+struct Master {
+    number: u64,
+    child: Option<Child>,
+}
+
+/// All of them. Dropping it ends them.
+pub(super) struct Cluster {
+    masters: Vec<Master>,
+}
+
+fn host(number: u64) -> String {
+    format!("127.0.0.{number}")
+}
+
+fn list(port: u16) -> String {
+    let hosts = (ALL).map(|number| format!("{}:{port}", host(number)));
+    hosts.join(",")
+}
+
+fn log(number: u64) -> PathBuf {
+    format!("/run/master-{number}.log").into()
+}
+
+impl Master {
+    fn start(&mut self) -> anyhow::Result<()> {
+        let out = File::options()
+            .create(true)
+            .append(true)
+            .open(log(self.number))?;
+        let child = Command::new("argosy")
+            .args(["master", "start", "--listen", &host(self.number)])
+            // Patient: this machine is emulated, and it is not timing that is judged here.
+            .args(["--timing", "wan", "--peers", &list(5052), "--data-dir"])
+            .arg(directory(self.number))
+            .env("ARGOSY_LOG", "info,openraft=warn")
+            .stdin(Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            .spawn()
+            .context("cannot start argosy")?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    fn kill(&mut self) -> anyhow::Result<()> {
+        if let Some(mut child) = self.child.take() {
+            // One that has ended by itself is only waited for.
+            let _ = child.kill();
+            child.wait()?;
+        }
+        Ok(())
+    }
+}
+
+/// The data directory of a master: what its last words must name when the disk fails.
+pub(super) fn directory(number: u64) -> PathBuf {
+    disks::folder(number).join("master")
+}
+
+impl Cluster {
+    /// Starts all masters.
+    pub(super) fn start() -> anyhow::Result<Self> {
+        let mut masters = Vec::new();
+        for number in ALL {
+            let mut master = Master {
+                number,
+                child: None,
+            };
+            master.start()?;
+            masters.push(master);
+        }
+        Ok(Self { masters })
+    }
+
+    fn master(&mut self, number: u64) -> &mut Master {
+        let index = usize::try_from(number - 1).expect("there are few masters");
+        &mut self.masters[index]
+    }
+
+    pub(super) fn start_one(&mut self, number: u64) -> anyhow::Result<()> {
+        self.master(number).start()
+    }
+
+    pub(super) fn kill(&mut self, number: u64) -> anyhow::Result<()> {
+        self.master(number).kill()
+    }
+
+    /// Whether this master has ended by itself.
+    pub(super) fn has_ended(&mut self, number: u64) -> anyhow::Result<bool> {
+        match &mut self.master(number).child {
+            Some(child) => Ok(child.try_wait()?.is_some()),
+            None => Ok(false),
+        }
+    }
+
+    /// Fails if one of these masters has ended without being killed.
+    pub(super) fn all_live(&mut self, masters: &[u64]) -> anyhow::Result<()> {
+        for &number in masters {
+            if self.has_ended(number)? {
+                bail!("master-{number} has ended by itself: {}", words(number));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for master in &mut self.masters {
+            // The machine ends soon, whatever happens here.
+            let _ = master.kill();
+        }
+    }
+}
+
+/// What a master said last.
+pub(super) fn words(number: u64) -> String {
+    let text = std::fs::read_to_string(log(number)).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LAST_WORDS)..].join(" | ")
+}
+
+/// A client of all masters.
+pub(super) fn client() -> anyhow::Result<OperatorClient> {
+    Ok(operator(list(5050).parse()?))
+}
+
+/// A client of one master.
+fn client_of(number: u64) -> anyhow::Result<OperatorClient> {
+    Ok(operator(Masters::new([host(number)])?))
+}
+
+fn operator(masters: Masters) -> OperatorClient {
+    let connector = Connector::new(masters, ConnectorConfig::default());
+    OperatorClient::new(connector).with_deadline(CALL)
+}
+
+async fn look(number: u64, consistency: v1::Consistency) -> anyhow::Result<v1::Cluster> {
+    let request = v1::GetClusterRequest {
+        consistency: consistency.into(),
+    };
+    let client = client_of(number)?.with_deadline(Duration::from_secs(3));
+    Ok(client.get_cluster(request).await?)
+}
+
+/// A master's own copy.
+pub(super) async fn copy_of(number: u64) -> anyhow::Result<v1::Cluster> {
+    let cluster = look(number, v1::Consistency::Local).await?;
+    let asked = format!("master-{number}");
+    if cluster.answered_by != asked {
+        bail!("{asked} was asked, {} answered", cluster.answered_by);
+    }
+    Ok(cluster)
+}
+
+/// Waits until a quorum answers; milliseconds that it took.
+pub(super) async fn serving(cluster: &mut Cluster, patience: Duration) -> anyhow::Result<u64> {
+    let (started, client) = (Instant::now(), client()?);
+    loop {
+        let request = v1::GetClusterRequest {
+            consistency: v1::Consistency::Linearizable.into(),
+        };
+        let short = client.with_deadline(Duration::from_secs(2));
+        match short.get_cluster(request).await {
+            Ok(_) => {
+                let ms = started.elapsed().as_millis();
+                return Ok(u64::try_from(ms).unwrap_or(u64::MAX));
+            }
+            Err(error) if started.elapsed() > patience => {
+                bail!("no quorum within {} s: {error}", patience.as_secs());
+            }
+            Err(_) => cluster.all_live(&ALL)?,
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}

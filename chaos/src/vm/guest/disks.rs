@@ -1,0 +1,68 @@
+//! The masters' disks: mounting, and letting go of one that has failed.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use tokio::time::Instant;
+
+/// Tries again after so long.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// The device of a master's disk, counted from 1.
+pub(super) fn device(disk: u64) -> PathBuf {
+    let letter = char::from(b'a' + u8::try_from(disk - 1).expect("there are few disks"));
+    format!("/dev/vd{letter}").into()
+}
+
+/// Where it is mounted.
+pub(super) fn folder(disk: u64) -> PathBuf {
+    format!("/disks/{disk}").into()
+}
+
+/// Mounts a device; one that cannot be read may have no power yet, and is tried until `patience` is over.
+pub(super) async fn attach(device: &Path, disk: u64, patience: Duration) -> anyhow::Result<()> {
+    let folder = folder(disk);
+    std::fs::create_dir_all(&folder)?;
+    let deadline = Instant::now() + patience;
+    loop {
+        let (device, folder) = (device.to_owned(), folder.clone());
+        let mounted = tokio::task::spawn_blocking(move || {
+            let none = None::<&str>;
+            mount(Some(&device), &folder, Some("ext4"), MsFlags::empty(), none)
+        });
+        match mounted.await? {
+            Ok(()) => return Ok(()),
+            Err(nix::errno::Errno::EIO) if Instant::now() < deadline => {
+                tokio::time::sleep(AGAIN).await;
+            }
+            Err(error) => bail!("cannot mount disk {disk}: {error}"),
+        }
+    }
+}
+
+/// Takes a disk out of use, all of it: what could not be written is forgotten.
+pub(super) async fn detach(disk: u64, patience: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let folder = folder(disk);
+        let gone = tokio::task::spawn_blocking(move || umount2(&folder, MntFlags::empty()));
+        match gone.await? {
+            Ok(()) => return Ok(()),
+            Err(nix::errno::Errno::EBUSY) if Instant::now() < deadline => {
+                tokio::time::sleep(AGAIN).await;
+            }
+            Err(error) => bail!("cannot unmount disk {disk}: {error}"),
+        }
+    }
+}
+
+/// Sectors of a block device.
+pub(super) fn sectors(device: &Path) -> anyhow::Result<u64> {
+    let name = device.file_name().context("a device has a name")?;
+    let file = Path::new("/sys/class/block").join(name).join("size");
+    let text = std::fs::read_to_string(&file);
+    let text = text.with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(text.trim().parse()?)
+}

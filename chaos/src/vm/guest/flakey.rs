@@ -1,0 +1,237 @@
+//! One master's disk fails to write, or forgets what it wrote, under load: the others go on, nothing
+//! acknowledged is lost, and the master itself stops with a clear word or catches up.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use tokio::time::Instant;
+
+use super::super::judge::Promises;
+use super::cluster::{self, AGAIN, ALL, Cluster};
+use super::load::{self, Load};
+use super::{DISKS, disks, power, reading};
+
+/// How long a step may take.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// Batches to see before and after each step.
+const SOME: u64 = 40;
+
+/// What the disk does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Each write and flush fails.
+    Errors,
+    /// Each write is said to be done, and is not.
+    Drops,
+}
+
+impl Fault {
+    fn target(self) -> &'static str {
+        match self {
+            Self::Errors => "error_writes",
+            Self::Drops => "drop_writes",
+        }
+    }
+}
+
+/// Runs the case: the leader's disk fails to write, or a follower's forgets.
+///
+/// # Errors
+/// With the reason for the verdict.
+pub(super) async fn run(fault: Fault) -> anyhow::Result<()> {
+    for disk in ALL {
+        let device = disks::device(disk);
+        let table = linear(&device)?;
+        dmsetup(&["create", &name(disk), "--table", &table])?;
+        disks::attach(&mapped(disk), disk, PATIENCE).await?;
+    }
+    let mut cluster = Cluster::start()?;
+    let outcome = course(&mut cluster, fault).await;
+    if outcome.is_err() {
+        for number in ALL {
+            eprintln!("master-{number}: {}", cluster::words(number));
+        }
+    }
+    outcome
+}
+
+async fn course(cluster: &mut Cluster, fault: Fault) -> anyhow::Result<()> {
+    cluster::serving(cluster, PATIENCE).await?;
+    let agent = load::register().await?;
+    let promises = Arc::new(Mutex::new(Promises::default()));
+    lock(&promises).loading(&agent);
+    let noted = promises.clone();
+    let load = Load::start(
+        &agent,
+        Arc::new(move |writer, batch, revision| {
+            Ok(lock(&noted).acknowledge(writer, batch, revision)?)
+        }),
+    )?;
+    progress(&promises, "before the fault").await?;
+    let leader = leader().await?;
+    let victim = match fault {
+        Fault::Errors => leader,
+        Fault::Drops => leader % DISKS as u64 + 1,
+    };
+    println!("{fault:?} on the disk of master-{victim}; master-{leader} leads");
+    set(victim, fault)?;
+    match fault {
+        Fault::Errors => stops(cluster, victim).await?,
+        Fault::Drops => {
+            progress(&promises, "while writes are dropped").await?;
+            cluster.kill(victim)?;
+        }
+    }
+    progress(&promises, "with two masters").await?;
+    // Gone from the process list, so that the disk is free.
+    cluster.kill(victim)?;
+    disks::detach(victim, PATIENCE).await?;
+    heal(victim)?;
+    disks::attach(&mapped(victim), victim, PATIENCE).await?;
+    cluster.start_one(victim)?;
+    let refused = returns(cluster, victim).await?;
+    progress(&promises, "after the return").await?;
+    drop(load);
+    let mut others = ALL.to_vec();
+    if refused {
+        others.retain(|number| *number != victim);
+    }
+    judge(cluster, &others, &promises).await
+}
+
+/// Waits until the master has ended by itself, with the path in its last words.
+async fn stops(cluster: &mut Cluster, victim: u64) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !cluster.has_ended(victim)? {
+        ensure!(
+            Instant::now() < deadline,
+            "master-{victim} goes on although its disk fails: {}",
+            cluster::words(victim)
+        );
+        tokio::time::sleep(AGAIN).await;
+    }
+    names_its_path(victim)
+}
+
+fn names_its_path(victim: u64) -> anyhow::Result<()> {
+    let path = cluster::directory(victim).display().to_string();
+    let words = cluster::words(victim);
+    ensure!(
+        words.contains(&path),
+        "the last words of master-{victim} do not name {path}: {words}"
+    );
+    println!("master-{victim} has ended: {words}");
+    Ok(())
+}
+
+/// Waits until the master has caught up, or refuses to go on and says why. True if it refuses.
+async fn returns(cluster: &mut Cluster, victim: u64) -> anyhow::Result<bool> {
+    match power::caught_up(cluster, victim).await {
+        Ok(()) => {
+            println!("master-{victim} has caught up");
+            Ok(false)
+        }
+        Err(_) if cluster.has_ended(victim)? => names_its_path(victim).map(|()| true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits until some more batches are acknowledged.
+async fn progress(promises: &Mutex<Promises>, when: &str) -> anyhow::Result<()> {
+    let goal = lock(promises).acknowledged + SOME;
+    let deadline = Instant::now() + PATIENCE;
+    while lock(promises).acknowledged < goal {
+        ensure!(Instant::now() < deadline, "the load stands still {when}");
+        tokio::time::sleep(AGAIN).await;
+    }
+    Ok(())
+}
+
+async fn judge(
+    cluster: &mut Cluster,
+    masters: &[u64],
+    promises: &Mutex<Promises>,
+) -> anyhow::Result<()> {
+    let found = reading::values().await?;
+    let mut applied = 0;
+    for copy in reading::copies(cluster, masters, PATIENCE).await? {
+        applied = copy.applied;
+        lock(promises).digest(copy.master, copy.applied, &copy.digest)?;
+    }
+    let violations = lock(promises).read_back(&found, applied);
+    match violations.into_iter().next() {
+        Some(violation) => Err(violation.into()),
+        None => Ok(()),
+    }
+}
+
+fn lock(promises: &Mutex<Promises>) -> std::sync::MutexGuard<'_, Promises> {
+    promises.lock().expect("nobody panics while holding it")
+}
+
+async fn leader() -> anyhow::Result<u64> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let leader = cluster::copy_of(1).await?.leader;
+        let number = leader.strip_prefix("master-").map(str::parse);
+        match number {
+            Some(Ok(number)) => return Ok(number),
+            Some(Err(_)) | None if Instant::now() > deadline => {
+                bail!("master-1 says that {leader:?} leads")
+            }
+            Some(Err(_)) | None => tokio::time::sleep(AGAIN).await,
+        }
+    }
+}
+
+fn name(disk: u64) -> String {
+    format!("disk-{disk}")
+}
+
+/// The kernel's own name for it, in the order in which they are made: no udev gives others here.
+fn mapped(disk: u64) -> PathBuf {
+    format!("/dev/dm-{}", disk - 1).into()
+}
+
+fn linear(device: &Path) -> anyhow::Result<String> {
+    let sectors = disks::sectors(device)?;
+    Ok(format!("0 {sectors} linear {} 0", device.display()))
+}
+
+/// From now on the disk fails.
+fn set(disk: u64, fault: Fault) -> anyhow::Result<()> {
+    let device = disks::device(disk);
+    let sectors = disks::sectors(&device)?;
+    // Never up, always down, one option.
+    let table = format!(
+        "0 {sectors} flakey {} 0 0 1 1 {}",
+        device.display(),
+        fault.target()
+    );
+    swap(disk, &table)
+}
+
+fn heal(disk: u64) -> anyhow::Result<()> {
+    swap(disk, &linear(&disks::device(disk))?)
+}
+
+/// Puts another table under a disk. The file system is not frozen: that would write it out first.
+fn swap(disk: u64, table: &str) -> anyhow::Result<()> {
+    let name = name(disk);
+    dmsetup(&["suspend", "--nolockfs", &name])?;
+    dmsetup(&["load", &name, "--table", table])?;
+    dmsetup(&["resume", &name])
+}
+
+fn dmsetup(arguments: &[&str]) -> anyhow::Result<()> {
+    let output = Command::new("dmsetup").args(arguments).output();
+    let output = output.context("cannot start dmsetup")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("dmsetup {}: {said}", arguments.join(" "));
+    }
+    Ok(())
+}

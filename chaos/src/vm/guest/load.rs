@@ -1,0 +1,145 @@
+//! Load: an agent is registered, then writers change its attributes, each one batch at a time.
+//!
+//! A batch without an answer is sent again under its own id until there is one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use argosy_client::{AgentUplink, CallError, OperatorClient};
+use argosy_proto::{PROTOCOL_VERSION, v1};
+use tokio::task::JoinSet;
+
+use super::super::judge;
+use super::cluster;
+
+/// How long the registration may take.
+const REGISTERING: Duration = Duration::from_secs(20);
+/// Bytes behind each number, so that the log grows as it does at work.
+const FILLING: usize = 120;
+
+/// Registers an agent that runs nothing, and returns its id.
+pub(super) async fn register() -> anyhow::Result<String> {
+    tokio::time::timeout(REGISTERING, hello())
+        .await
+        .context("the agent was not registered in time")?
+}
+
+async fn hello() -> anyhow::Result<String> {
+    let nonce = argosy_client::connector::chance();
+    let info = v1::AgentInfo {
+        host_name: format!("host-{nonce:016x}"),
+        address: "127.0.0.1:5051".into(),
+        resources: argosy_client::resources::resources("cpus:1;mem:64")?,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        isolation: "processes".into(),
+        ..Default::default()
+    };
+    let hello = v1::Hello {
+        protocol: Some(v1::Protocol {
+            version: PROTOCOL_VERSION,
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+        }),
+        tried_incarnations: vec![nonce],
+        nonce,
+        boot_id: format!("{nonce:016x}"),
+        info: Some(info),
+        digest: 0_u128.to_be_bytes().to_vec(),
+        ..Default::default()
+    };
+    let masters = cluster::client()?.connector().clone();
+    let uplink = AgentUplink::new(masters);
+    loop {
+        let mut link = uplink.connect(hello.clone(), REGISTERING).await?;
+        // A link that breaks before the word came is opened again: the nonce names the registration.
+        while let Ok(Some(message)) = link.inbound.message().await {
+            match message.message {
+                Some(v1::to_agent::Message::Registered(registered)) => {
+                    return Ok(registered.agent_id);
+                }
+                Some(v1::to_agent::Message::Refused(refused)) => bail!("{}", refused.text),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Told of each acknowledged batch: writer, number, revision.
+pub(super) type Acknowledged = Arc<dyn Fn(u64, u64, u64) -> anyhow::Result<()> + Send + Sync>;
+
+/// Writers that go on until the value is dropped, or one of them fails.
+pub(super) struct Load {
+    writers: JoinSet<anyhow::Result<()>>,
+}
+
+impl Load {
+    pub(super) fn start(agent: &str, told: Acknowledged) -> anyhow::Result<Self> {
+        let mut writers = JoinSet::new();
+        let client = cluster::client()?;
+        for writer in 0..judge::WRITERS {
+            writers.spawn(write(
+                client.clone(),
+                agent.to_owned(),
+                writer,
+                told.clone(),
+            ));
+        }
+        Ok(Self { writers })
+    }
+
+    /// Waits for the end, which none should have.
+    pub(super) async fn failure(&mut self) -> anyhow::Error {
+        match self.writers.join_next().await {
+            Some(Ok(Err(error))) => error,
+            Some(Ok(Ok(()))) | None => anyhow::anyhow!("a writer has ended"),
+            Some(Err(error)) => error.into(),
+        }
+    }
+}
+
+async fn write(
+    client: OperatorClient,
+    agent: String,
+    writer: u64,
+    told: Acknowledged,
+) -> anyhow::Result<()> {
+    for number in 1.. {
+        let request_id = format!("{agent}-{writer}-{number}");
+        let batch = batch(&agent, writer, number, request_id);
+        let reply = loop {
+            match client.write(batch.clone()).await {
+                Ok(reply) => break reply,
+                Err(CallError::Refused(refusal)) if refusal.code != tonic::Code::Unavailable => {
+                    bail!("batch {number} of writer {writer} is refused: {refusal}");
+                }
+                Err(_) => {}
+            }
+        };
+        if let Some(refused) = reply.outcomes.iter().find(|outcome| !outcome.done) {
+            bail!("batch {number} of writer {writer}: {}", refused.message);
+        }
+        let revision = reply.revision.context("an answer has a revision")?;
+        told(writer, number, revision.index)?;
+    }
+    Ok(())
+}
+
+fn batch(agent: &str, writer: u64, number: u64, request_id: String) -> v1::WriteBatch {
+    let operation = |(name, value): (String, u64)| v1::WriteOperation {
+        operation: Some(v1::write_operation::Operation::SetAttribute(
+            v1::SetAttribute {
+                agent_id: agent.to_owned(),
+                name,
+                value: format!("{value} {}", "x".repeat(FILLING)),
+            },
+        )),
+    };
+    v1::WriteBatch {
+        request_id,
+        operations: judge::batch(writer, number)
+            .into_iter()
+            .map(operation)
+            .collect(),
+        ..Default::default()
+    }
+}

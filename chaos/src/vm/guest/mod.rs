@@ -1,0 +1,70 @@
+//! What runs inside the machine: three masters on three disks, load, and reading back.
+//!
+//! Judges nothing that can be judged outside; a cut may come at any line.
+
+mod cluster;
+mod disks;
+mod flakey;
+mod load;
+mod power;
+mod reading;
+mod words;
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, bail};
+
+use self::words::Words;
+use super::report::Report;
+
+/// Masters, each on a disk of its own.
+pub(crate) const DISKS: usize = 3;
+/// The serial port of reports.
+const PORT: &str = "/dev/ttyS1";
+
+/// Does one case.
+///
+/// # Errors
+/// With the reason for the verdict.
+pub(crate) fn run(case: &str) -> anyhow::Result<()> {
+    let words = Words::read()?;
+    let voice = Voice::open()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    runtime.block_on(async {
+        match case {
+            "power" => power::run(&words, &voice).await,
+            "flakey-errors" => flakey::run(flakey::Fault::Errors).await,
+            "flakey-drops" => flakey::run(flakey::Fault::Drops).await,
+            _ => bail!("there is no case named {case:?}"),
+        }
+    })
+}
+
+/// The serial port, line by line.
+#[derive(Debug, Clone)]
+struct Voice {
+    // A lock, since many writers speak; a line goes to the kernel's buffer at once.
+    port: Arc<Mutex<File>>,
+}
+
+impl Voice {
+    fn open() -> anyhow::Result<Self> {
+        let port = File::options().write(true).open(PORT);
+        let port = port.with_context(|| format!("cannot open {PORT}"))?;
+        Ok(Self {
+            port: Arc::new(Mutex::new(port)),
+        })
+    }
+
+    fn say(&self, report: &Report) -> anyhow::Result<()> {
+        let mut port = self.port.lock().expect("nobody panics while holding it");
+        let written = port.write_all(format!("{report}\n").as_bytes());
+        written.with_context(|| format!("cannot write to {PORT}"))
+    }
+}

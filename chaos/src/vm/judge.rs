@@ -1,0 +1,390 @@
+//! What was promised before a cut, and whether it is there after it.
+//!
+//! Pure. One series of cuts on the same disks has one `Promises`; each boot is read back before new load
+//! begins. The load is fixed: writer `w` sends batch 1, 2, 3 … one at a time, batch `n` sets
+//! [`BATCH`] keys to the numbers up to `n * BATCH`, each to the key it falls on in turn.
+
+use std::collections::BTreeMap;
+
+use super::report::Values;
+
+/// Writers of one boot, each with one batch on its way.
+pub(crate) const WRITERS: u64 = 4;
+/// Values that one batch sets, all or none.
+pub(crate) const BATCH: u64 = 4;
+/// Keys of one writer.
+const KEYS: u64 = 60;
+
+/// The values that a batch sets.
+pub(crate) fn batch(writer: u64, batch: u64) -> Vec<(String, u64)> {
+    ((batch - 1) * BATCH + 1..=batch * BATCH)
+        .map(|number| (format!("w{writer}-{}", number % KEYS), number))
+        .collect()
+}
+
+/// What a writer's keys hold after so many batches.
+fn after(writer: u64, batches: u64) -> Values {
+    let first = batches.saturating_sub(KEYS / BATCH) + 1;
+    (first..=batches)
+        .flat_map(|number| batch(writer, number))
+        .collect()
+}
+
+/// Something promised is not so. Says what and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Violation {
+    /// An agent whose registration was acknowledged is unknown.
+    #[error("{agent} was registered and is unknown now")]
+    AgentLost { agent: String },
+    /// An acknowledged value is not there.
+    #[error("{agent}: {key} was acknowledged as {acknowledged} and reads {found}")]
+    ValueLost {
+        agent: String,
+        key: String,
+        acknowledged: u64,
+        found: u64,
+    },
+    /// A part of a batch is there, and another is not.
+    #[error("{agent}: batch {batch} of writer {writer} is there in part")]
+    HalfBatch {
+        agent: String,
+        writer: u64,
+        batch: u64,
+    },
+    /// A value that nobody can have written.
+    #[error("{agent}: {key} reads {found}, which nobody wrote")]
+    Invented {
+        agent: String,
+        key: String,
+        found: u64,
+    },
+    /// What was read after an earlier cut reads otherwise now.
+    #[error("{agent}: {key} read {before} after an earlier cut and {found} now")]
+    Changed {
+        agent: String,
+        key: String,
+        before: u64,
+        found: u64,
+    },
+    /// The cluster is behind a revision that it acknowledged.
+    #[error(
+        "revision {acknowledged} was acknowledged, and all masters have applied only {applied}"
+    )]
+    RevisionLost { acknowledged: u64, applied: u64 },
+    /// Two registries differ at the same index.
+    #[error("at index {applied} master-{master} has the digest {digest}, and {other} was seen too")]
+    DigestsDiffer {
+        master: u64,
+        applied: u64,
+        digest: String,
+        other: String,
+    },
+    /// The guest says that something went wrong that must not.
+    #[error("{why}")]
+    Failed { why: String },
+}
+
+/// Everything acknowledged in one series.
+#[derive(Debug, Default)]
+pub(crate) struct Promises {
+    settled: BTreeMap<String, Values>,
+    current: Option<Current>,
+    revision: u64,
+    digests: BTreeMap<u64, String>,
+    /// Batches that were acknowledged.
+    pub(crate) acknowledged: u64,
+    /// Values that were compared.
+    pub(crate) compared: u64,
+}
+
+/// The agent that the newest load writes to, and the last batch acknowledged to each writer.
+#[derive(Debug)]
+struct Current {
+    agent: String,
+    batches: [u64; WRITERS as usize],
+}
+
+impl Promises {
+    pub(crate) fn loading(&mut self, agent: &str) {
+        self.current = Some(Current {
+            agent: agent.to_owned(),
+            batches: [0; WRITERS as usize],
+        });
+    }
+
+    /// # Errors
+    /// If the guest claims what cannot be.
+    pub(crate) fn acknowledge(
+        &mut self,
+        writer: u64,
+        batch: u64,
+        revision: u64,
+    ) -> Result<(), Violation> {
+        let current = self.current.as_mut();
+        let last = current.and_then(|current| current.batches.get_mut(writer as usize));
+        match last {
+            Some(last) if *last + 1 == batch => *last = batch,
+            Some(_) | None => {
+                let why = format!("batch {batch} of writer {writer} is acknowledged out of turn");
+                return Err(Violation::Failed { why });
+            }
+        }
+        self.revision = self.revision.max(revision);
+        self.acknowledged += 1;
+        Ok(())
+    }
+
+    /// Notes a master's digest.
+    ///
+    /// # Errors
+    /// If another was seen at the same index.
+    pub(crate) fn digest(
+        &mut self,
+        master: u64,
+        applied: u64,
+        digest: &str,
+    ) -> Result<(), Violation> {
+        let known = self
+            .digests
+            .entry(applied)
+            .or_insert_with(|| digest.to_owned());
+        if known == digest {
+            return Ok(());
+        }
+        Err(Violation::DigestsDiffer {
+            master,
+            applied,
+            digest: digest.to_owned(),
+            other: known.clone(),
+        })
+    }
+
+    /// Compares all that was read in one boot with all that was promised before it. What was on its way
+    /// at the cut is settled by what is found.
+    pub(crate) fn read_back(
+        &mut self,
+        found: &BTreeMap<String, Values>,
+        applied: u64,
+    ) -> Vec<Violation> {
+        let mut violations = Vec::new();
+        if applied < self.revision {
+            violations.push(Violation::RevisionLost {
+                acknowledged: self.revision,
+                applied,
+            });
+        }
+        let promised = self
+            .settled
+            .keys()
+            .chain(self.current.iter().map(|current| &current.agent));
+        for agent in promised.filter(|agent| !found.contains_key(*agent)) {
+            let agent = agent.clone();
+            violations.push(Violation::AgentLost { agent });
+        }
+        self.compared += found
+            .values()
+            .map(|values| values.len() as u64)
+            .sum::<u64>();
+        for (agent, before) in &self.settled {
+            if let Some(values) = found.get(agent) {
+                violations.extend(changes(agent, before, values));
+            }
+        }
+        if let Some(current) = self.current.take()
+            && let Some(values) = found.get(&current.agent)
+        {
+            violations.extend(current.judge(values));
+        }
+        // Also an agent whose registration was on its way: from now on it stays.
+        self.settled = found.clone();
+        violations
+    }
+}
+
+fn changes(agent: &str, before: &Values, found: &Values) -> Vec<Violation> {
+    let keys: std::collections::BTreeSet<&String> = before.keys().chain(found.keys()).collect();
+    let read = |values: &Values, key: &String| values.get(key).copied().unwrap_or(0);
+    let differing = keys
+        .into_iter()
+        .filter(|key| read(before, key) != read(found, key));
+    differing
+        .map(|key| Violation::Changed {
+            agent: agent.to_owned(),
+            key: key.clone(),
+            before: read(before, key),
+            found: read(found, key),
+        })
+        .collect()
+}
+
+impl Current {
+    fn judge(&self, found: &Values) -> Vec<Violation> {
+        let mut violations = Vec::new();
+        let mut known = 0;
+        for (writer, last) in (0..WRITERS).zip(self.batches) {
+            let prefix = format!("w{writer}-");
+            let own: Values = found
+                .iter()
+                .filter(|(key, _)| key.starts_with(&prefix))
+                .map(|(key, value)| (key.clone(), *value))
+                .collect();
+            known += own.len();
+            violations.extend(self.judge_writer(writer, last, &own));
+        }
+        if known != found.len() {
+            let ours =
+                |key: &str| (0..WRITERS).any(|writer| key.starts_with(&format!("w{writer}-")));
+            let strange = found.iter().filter(|(key, _)| !ours(key));
+            violations.extend(strange.map(|(key, value)| self.invented(key, *value)));
+        }
+        violations
+    }
+
+    fn judge_writer(&self, writer: u64, last: u64, found: &Values) -> Vec<Violation> {
+        let (promised, next) = (after(writer, last), after(writer, last + 1));
+        if *found == promised || *found == next {
+            return Vec::new();
+        }
+        let mut violations = Vec::new();
+        for (key, acknowledged) in &promised {
+            let value = found.get(key).copied().unwrap_or(0);
+            if value < *acknowledged {
+                violations.push(Violation::ValueLost {
+                    agent: self.agent.clone(),
+                    key: key.clone(),
+                    acknowledged: *acknowledged,
+                    found: value,
+                });
+            }
+        }
+        for (key, value) in found {
+            // Older than promised is lost, which was said above.
+            let older = promised.get(key).is_some_and(|promised| value <= promised);
+            if !older && next.get(key) != Some(value) {
+                violations.push(self.invented(key, *value));
+            }
+        }
+        if violations.is_empty() {
+            violations.push(Violation::HalfBatch {
+                agent: self.agent.clone(),
+                writer,
+                batch: last + 1,
+            });
+        }
+        violations
+    }
+
+    fn invented(&self, key: &str, found: u64) -> Violation {
+        Violation::Invented {
+            agent: self.agent.clone(),
+            key: key.to_owned(),
+            found,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A load in which writer 1 had 20 batches acknowledged.
+    fn promises() -> Promises {
+        let mut promises = Promises::default();
+        promises.loading("agent-1");
+        (1..=20).for_each(|batch| promises.acknowledge(1, batch, 100 + batch).unwrap());
+        promises
+    }
+
+    fn found(values: Values) -> BTreeMap<String, Values> {
+        [("agent-1".to_owned(), values)].into()
+    }
+
+    #[test]
+    fn what_was_acknowledged_is_enough_and_what_was_on_its_way_is_allowed() {
+        for batches in [20, 21] {
+            let mut promises = promises();
+            assert_eq!(promises.read_back(&found(after(1, batches)), 120), []);
+            assert_eq!(promises.read_back(&found(after(1, batches)), 130), []);
+        }
+        assert_eq!(after(1, 20).len(), 60, "old numbers are written over");
+        assert_eq!(after(1, 20)["w1-20"], 80);
+        assert_eq!(after(1, 20)["w1-21"], 21);
+    }
+
+    #[test]
+    fn each_acknowledged_value_that_is_missing_is_named() {
+        let violations = promises().read_back(&found(after(1, 19)), 120);
+        assert_eq!(violations.len(), 4, "{violations:?}");
+        let text = violations[0].to_string();
+        assert_eq!(text, "agent-1: w1-17 was acknowledged as 77 and reads 17");
+        let nothing = promises().read_back(&BTreeMap::new(), 120);
+        assert_eq!(
+            nothing[0].to_string(),
+            "agent-1 was registered and is unknown now"
+        );
+    }
+
+    #[test]
+    fn a_batch_that_is_there_in_part_is_seen() {
+        let mut values = after(1, 20);
+        let (key, value) = batch(1, 21).remove(0);
+        values.insert(key, value);
+        let violations = promises().read_back(&found(values), 120);
+        assert!(
+            matches!(violations[..], [Violation::HalfBatch { batch: 21, .. }]),
+            "{violations:?}"
+        );
+    }
+
+    #[test]
+    fn values_from_nowhere_are_seen() {
+        for (key, value) in [("w1-3", 9_963), ("w9-3", 3), ("w2-5", 5)] {
+            let mut values = after(1, 20);
+            values.insert(key.into(), value);
+            let violations = promises().read_back(&found(values), 120);
+            let invented = |violation: &Violation| matches!(violation, Violation::Invented { .. });
+            assert!(violations.iter().any(invented), "{key}: {violations:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_on_its_way_may_not_appear_or_go_later() {
+        let mut promises = promises();
+        promises.read_back(&found(after(1, 20)), 120);
+        promises.loading("agent-2");
+        let mut later = found(after(1, 21));
+        later.insert("agent-2".into(), Values::new());
+        let violations = promises.read_back(&later, 130);
+        assert_eq!(violations.len(), 4);
+        assert!(matches!(violations[0], Violation::Changed { .. }));
+    }
+
+    #[test]
+    fn a_registry_behind_its_own_word_is_seen() {
+        let violations = promises().read_back(&found(after(1, 20)), 119);
+        assert!(matches!(
+            violations[..],
+            [Violation::RevisionLost {
+                acknowledged: 120,
+                applied: 119
+            }]
+        ));
+    }
+
+    #[test]
+    fn digests_must_agree_at_an_index_over_all_boots() {
+        let mut promises = promises();
+        promises.digest(1, 90, "aa").unwrap();
+        promises.digest(2, 90, "aa").unwrap();
+        promises.digest(2, 91, "bb").unwrap();
+        assert!(promises.digest(3, 90, "ab").is_err());
+    }
+
+    #[test]
+    fn acknowledgements_out_of_turn_are_not_believed() {
+        let mut promises = promises();
+        assert!(promises.acknowledge(1, 22, 200).is_err());
+        assert!(promises.acknowledge(WRITERS, 1, 200).is_err());
+        assert!(Promises::default().acknowledge(0, 1, 1).is_err());
+    }
+}

@@ -1,0 +1,361 @@
+//! QEMU: one virtual machine, from power on to its end or to the cut.
+//!
+//! Software emulation only: no virtualization is needed, and none is used. No network. A machine does not
+//! outlive the program that started it.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::disk::Disk;
+use super::nbd;
+use super::report::Report;
+
+/// Reports that wait to be read. When full, the guest's serial port waits.
+const REPORTS: usize = 4_096;
+/// Lines of the console that are kept; the oldest go first.
+const CONSOLE_LINES: usize = 400;
+/// How long QEMU may take to connect.
+const CONNECTING: Duration = Duration::from_secs(20);
+
+/// What a machine is made of.
+#[derive(Debug, Clone)]
+pub(crate) struct Hardware {
+    /// The kernel's image.
+    pub(crate) kernel: PathBuf,
+    /// Its first file system, and the only one.
+    pub(crate) initramfs: PathBuf,
+    /// Memory, in MiB.
+    pub(crate) memory_mib: u32,
+}
+
+/// A disk that a machine and whoever cuts its power share.
+pub(crate) type SharedDisk = Arc<Mutex<Disk>>;
+
+/// Why a machine cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MachineError {
+    /// A file or socket of the host's side.
+    #[error("cannot use {path}")]
+    Host {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    /// The program.
+    #[error("cannot start qemu-system-x86_64 (install it with: scripts/setup)")]
+    Qemu { source: std::io::Error },
+    /// It ended at once, or hangs.
+    #[error("qemu-system-x86_64 has not connected: {words}")]
+    NotConnected { words: String },
+}
+
+/// What came of waiting for a report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// The guest says something.
+    Report(Report),
+    /// Nothing until the deadline.
+    Silence,
+    /// The machine is off.
+    Ended,
+}
+
+/// A running machine. Dropping it cuts its power.
+pub(crate) struct Machine {
+    qemu: Child,
+    reports: Receiver<Report>,
+    console: Console,
+    /// One a disk; each ends with QEMU's connection.
+    servers: Vec<JoinHandle<()>>,
+}
+
+/// The last lines of the guest's console.
+#[derive(Debug, Clone, Default)]
+struct Console(Arc<Mutex<VecDeque<String>>>);
+
+impl Machine {
+    /// Switches a machine on. `words` go to the guest on the kernel's command line; `work` is a folder
+    /// for sockets.
+    ///
+    /// # Errors
+    /// [`MachineError`] if QEMU or something of the host's is not to be had.
+    pub(crate) fn start(
+        hardware: &Hardware,
+        disks: &[SharedDisk],
+        words: &str,
+        work: &Path,
+    ) -> Result<Self, MachineError> {
+        let report_socket = work.join("report");
+        let listener = bind(&report_socket)?;
+        let mut command = qemu(hardware, words, &report_socket);
+        let mut sockets = Vec::new();
+        for (number, disk) in disks.iter().enumerate() {
+            let socket = work.join(format!("disk-{}", number + 1));
+            let listener = bind(&socket)?;
+            command.args(device(number, &socket));
+            sockets.push((listener, disk.clone()));
+        }
+        let mut qemu = command
+            .spawn()
+            .map_err(|source| MachineError::Qemu { source })?;
+        let console = Console::default();
+        console.follow(qemu.stdout.take().expect("it is piped"));
+        console.follow(qemu.stderr.take().expect("it is piped"));
+        let servers = sockets
+            .into_iter()
+            .map(|(listener, disk)| std::thread::spawn(move || serve(&listener, &disk)))
+            .collect();
+        let (sender, reports) = sync_channel(REPORTS);
+        let mut machine = Self {
+            qemu,
+            reports,
+            console,
+            servers,
+        };
+        machine.connect(&listener, sender)?;
+        Ok(machine)
+    }
+
+    /// Waits for QEMU to open the serial port of the reports.
+    fn connect(
+        &mut self,
+        listener: &UnixListener,
+        sender: SyncSender<Report>,
+    ) -> Result<(), MachineError> {
+        let deadline = Instant::now() + CONNECTING;
+        let console = self.console.clone();
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    // Whether the listener's manner is inherited differs between systems.
+                    let usable = stream.set_nonblocking(false);
+                    usable.map_err(|source| MachineError::Host {
+                        path: "the report socket".into(),
+                        source,
+                    })?;
+                    std::thread::spawn(move || read_reports(stream, &sender, &console));
+                    return Ok(());
+                }
+                Err(_) if Instant::now() < deadline && matches!(self.qemu.try_wait(), Ok(None)) => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(_) => {
+                    let words = self.console.last(5).join("; ");
+                    return Err(MachineError::NotConnected { words });
+                }
+            }
+        }
+    }
+
+    /// The next report, or what else happened until the deadline.
+    pub(crate) fn hear(&self, deadline: Instant) -> Heard {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match self.reports.recv_timeout(left) {
+            Ok(report) => Heard::Report(report),
+            Err(RecvTimeoutError::Timeout) => Heard::Silence,
+            Err(RecvTimeoutError::Disconnected) => Heard::Ended,
+        }
+    }
+
+    /// SIGKILL: what was in the guest's memory is gone. What it has said until now is returned.
+    pub(crate) fn cut(&mut self) -> Vec<Report> {
+        // One that has ended by itself is only waited for.
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+        // The port's reader ends with the connection, so this ends.
+        let said = self.reports.iter().collect();
+        // What QEMU had already sent to a disk is still written to its cache: nobody may come later.
+        for server in self.servers.drain(..) {
+            server.join().expect("a disk's server does not panic");
+        }
+        said
+    }
+
+    /// The last lines of the console.
+    pub(crate) fn console(&self, lines: usize) -> Vec<String> {
+        self.console.last(lines)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+fn bind(path: &Path) -> Result<UnixListener, MachineError> {
+    let failed = |source| MachineError::Host {
+        path: path.to_owned(),
+        source,
+    };
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok(listener)
+}
+
+fn qemu(hardware: &Hardware, words: &str, report_socket: &Path) -> Command {
+    // setpriv: when this program dies, whatever way, the machine dies too.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+    command.args([
+        "-machine",
+        "q35",
+        "-accel",
+        "tcg,thread=multi",
+        "-cpu",
+        "max",
+    ]);
+    command.args(["-smp", "2", "-m", &hardware.memory_mib.to_string()]);
+    command.args([
+        "-nodefaults",
+        "-no-reboot",
+        "-display",
+        "none",
+        "-nic",
+        "none",
+    ]);
+    command.args(["-serial", "stdio"]);
+    let channel = format!("socket,id=report,path={}", report_socket.display());
+    command.args(["-chardev", &channel, "-serial", "chardev:report"]);
+    command.arg("-kernel").arg(&hardware.kernel);
+    command.arg("-initrd").arg(&hardware.initramfs);
+    let append = format!("console=ttyS0 quiet panic=-1 rdinit=/init {words}");
+    command.args(["-append", &append]);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// A disk whose errors reach the guest, and whose cache the guest has to flush.
+fn device(number: usize, socket: &Path) -> [String; 4] {
+    let node = format!(
+        "driver=nbd,node-name=disk{number},server.type=unix,server.path={}",
+        socket.display()
+    );
+    let device =
+        format!("virtio-blk-pci,drive=disk{number},write-cache=on,werror=report,rerror=report");
+    ["-blockdev".into(), node, "-device".into(), device]
+}
+
+/// Serves one client, QEMU, as long as it lives.
+fn serve(listener: &UnixListener, disk: &SharedDisk) {
+    let deadline = Instant::now() + CONNECTING;
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                let served = stream
+                    .set_nonblocking(false)
+                    .and_then(|()| nbd::serve(stream, disk));
+                if let Err(error) = served {
+                    eprintln!("a disk is served no more: {error}");
+                }
+                return;
+            }
+            Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+            // QEMU has not come: whoever started it says so.
+            Err(_) => return,
+        }
+    }
+}
+
+fn read_reports(stream: impl Read, sender: &SyncSender<Report>, console: &Console) {
+    let mut lines = BufReader::new(stream);
+    let mut line = Vec::new();
+    while lines
+        .read_until(b'\n', &mut line)
+        .is_ok_and(|read| read > 0)
+    {
+        // Without its end it broke off at the cut.
+        if line.ends_with(b"\n") {
+            let text = String::from_utf8_lossy(&line);
+            match text.parse() {
+                Ok(report) => {
+                    if sender.send(report).is_err() {
+                        return;
+                    }
+                }
+                Err(error) => console.push(error.to_string()),
+            }
+        }
+        line.clear();
+    }
+}
+
+impl Console {
+    fn push(&self, line: String) {
+        let mut lines = self.0.lock().expect("nobody panics while holding it");
+        if lines.len() == CONSOLE_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+    }
+
+    fn last(&self, count: usize) -> Vec<String> {
+        let lines = self.0.lock().expect("nobody panics while holding it");
+        let skipped = lines.len().saturating_sub(count);
+        lines.iter().skip(skipped).cloned().collect()
+    }
+
+    fn follow(&self, from: impl Read + Send + 'static) {
+        let console = self.clone();
+        std::thread::spawn(move || {
+            let mut lines = BufReader::new(from);
+            let mut line = Vec::new();
+            while lines
+                .read_until(b'\n', &mut line)
+                .is_ok_and(|read| read > 0)
+            {
+                let text = String::from_utf8_lossy(&line);
+                let text: String = text.chars().filter(|letter| !letter.is_control()).collect();
+                if !text.is_empty() {
+                    console.push(text);
+                }
+                line.clear();
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_lines_are_reports_and_the_rest_goes_to_the_console() {
+        let (sender, reports) = sync_channel(8);
+        let console = Console::default();
+        let said = &b"mounted\r\nnonsense\nack 1 2 3\nack 1 3"[..];
+        read_reports(said, &sender, &console);
+        drop(sender);
+        let heard: Vec<String> = reports.iter().map(|report| report.to_string()).collect();
+        assert_eq!(heard, ["mounted", "ack 1 2 3"]);
+        assert!(console.last(9)[0].contains("nonsense"));
+    }
+
+    #[test]
+    fn the_console_keeps_the_newest_lines() {
+        let console = Console::default();
+        (0..CONSOLE_LINES + 3).for_each(|line| console.push(line.to_string()));
+        assert_eq!(console.last(2), ["401", "402"]);
+        assert_eq!(console.last(9_999)[0], "3");
+    }
+
+    #[test]
+    fn a_disk_reports_its_errors_and_has_a_cache() {
+        let words = device(1, Path::new("/run/d")).join(" ");
+        assert!(words.contains("write-cache=on,werror=report"), "{words}");
+    }
+}

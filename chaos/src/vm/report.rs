@@ -1,0 +1,228 @@
+//! What a guest says, one line each, on a serial port of its own.
+//!
+//! A line that breaks off is no line: a cut may come in the middle of one.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display, Formatter};
+use std::str::FromStr;
+
+/// Values of one agent's keys, as read back.
+pub(crate) type Values = BTreeMap<String, u64>;
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// All disks are mounted, masters are being started.
+    Mounted,
+    /// The cluster answers, so long after the masters' start.
+    Serving { ms: u64 },
+    /// One agent as a linearizable read shows it.
+    State { agent: String, values: Values },
+    /// A master's registry at an index.
+    Digest {
+        master: u64,
+        applied: u64,
+        digest: String,
+    },
+    /// Everything was read back, and all masters have applied the same.
+    Settled { applied: u64 },
+    /// An agent is registered; load on it begins.
+    Loading { agent: String },
+    /// A batch is acknowledged.
+    Acknowledged {
+        writer: u64,
+        batch: u64,
+        revision: u64,
+    },
+    /// This disk is to lose its power now; the master on it dies.
+    Off { disk: u64 },
+    /// Nothing uses that disk any more; it may have power again.
+    Released { disk: u64 },
+    /// The master on that disk has caught up.
+    Back { disk: u64, ms: u64 },
+    /// A case has ended; without `why` it passed.
+    Verdict { case: String, ms: u64, why: String },
+    /// Something that must not happen.
+    Failed { why: String },
+}
+
+/// A line that is none of ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the guest said {line:?}, which is no report")]
+pub(crate) struct NoReport {
+    line: String,
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mounted => f.write_str("mounted"),
+            Self::Serving { ms } => write!(f, "serving {ms}"),
+            Self::State { agent, values } => {
+                write!(f, "state {agent}")?;
+                values
+                    .iter()
+                    .try_for_each(|(key, value)| write!(f, " {key}={value}"))
+            }
+            Self::Digest {
+                master,
+                applied,
+                digest,
+            } => write!(f, "digest {master} {applied} {digest}"),
+            Self::Settled { applied } => write!(f, "settled {applied}"),
+            Self::Loading { agent } => write!(f, "loading {agent}"),
+            Self::Acknowledged {
+                writer,
+                batch,
+                revision,
+            } => write!(f, "ack {writer} {batch} {revision}"),
+            Self::Off { disk } => write!(f, "off {disk}"),
+            Self::Released { disk } => write!(f, "released {disk}"),
+            Self::Back { disk, ms } => write!(f, "back {disk} {ms}"),
+            Self::Verdict { case, ms, why } => write!(f, "verdict {case} {ms} {}", one_line(why)),
+            Self::Failed { why } => write!(f, "failed {}", one_line(why)),
+        }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    text.replace(['\n', '\r'], " ")
+}
+
+impl FromStr for Report {
+    type Err = NoReport;
+
+    fn from_str(line: &str) -> Result<Self, NoReport> {
+        parse(line.trim_end()).ok_or_else(|| NoReport {
+            line: line.chars().take(200).collect(),
+        })
+    }
+}
+
+fn parse(line: &str) -> Option<Report> {
+    let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+    let mut words = rest.split(' ');
+    let mut number = || words.next()?.parse::<u64>().ok();
+    Some(match verb {
+        "mounted" => Report::Mounted,
+        "serving" => Report::Serving { ms: number()? },
+        "settled" => Report::Settled { applied: number()? },
+        "off" => Report::Off { disk: number()? },
+        "released" => Report::Released { disk: number()? },
+        "back" => Report::Back {
+            disk: number()?,
+            ms: number()?,
+        },
+        "ack" => Report::Acknowledged {
+            writer: number()?,
+            batch: number()?,
+            revision: number()?,
+        },
+        "digest" => Report::Digest {
+            master: number()?,
+            applied: number()?,
+            digest: words.next()?.to_owned(),
+        },
+        "state" => state(words)?,
+        "loading" => Report::Loading {
+            agent: words.next().filter(|agent| !agent.is_empty())?.to_owned(),
+        },
+        "verdict" => {
+            let (case, rest) = rest.split_once(' ')?;
+            let (ms, why) = rest.split_once(' ').unwrap_or((rest, ""));
+            Report::Verdict {
+                case: case.to_owned(),
+                ms: ms.parse().ok()?,
+                why: why.to_owned(),
+            }
+        }
+        "failed" => Report::Failed {
+            why: rest.to_owned(),
+        },
+        _ => return None,
+    })
+}
+
+fn state<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<Report> {
+    let agent = words.next().filter(|agent| !agent.is_empty())?.to_owned();
+    let pair = |word: &str| {
+        let (key, value) = word.split_once('=')?;
+        Some((key.to_owned(), value.parse().ok()?))
+    };
+    let values = words.map(pair).collect::<Option<_>>()?;
+    Some(Report::State { agent, values })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_read_back() {
+        let values = Values::from([("w0-1".to_owned(), 61), ("w1-2".to_owned(), 2)]);
+        for report in [
+            Report::Mounted,
+            Report::Serving { ms: 7 },
+            Report::State {
+                agent: "agent-3".into(),
+                values,
+            },
+            Report::State {
+                agent: "agent-4".into(),
+                values: Values::new(),
+            },
+            Report::Digest {
+                master: 2,
+                applied: 90,
+                digest: "ab12".into(),
+            },
+            Report::Settled { applied: 9 },
+            Report::Loading {
+                agent: "agent-4".into(),
+            },
+            Report::Acknowledged {
+                writer: 1,
+                batch: 2,
+                revision: 3,
+            },
+            Report::Off { disk: 2 },
+            Report::Released { disk: 2 },
+            Report::Back { disk: 2, ms: 5 },
+            Report::Verdict {
+                case: "limits".into(),
+                ms: 12,
+                why: String::new(),
+            },
+            Report::Verdict {
+                case: "limits".into(),
+                ms: 12,
+                why: "memory.max is absent".into(),
+            },
+            Report::Failed {
+                why: "master-2 ended by itself".into(),
+            },
+        ] {
+            assert_eq!(report.to_string().parse(), Ok(report.clone()), "{report}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_broke_off_or_is_the_kernels_is_no_report() {
+        for line in [
+            "",
+            "ack 1 2",
+            "ack 1 2 x",
+            "[    1.2] random: crng",
+            "state ",
+            "verdict limits",
+        ] {
+            assert!(line.parse::<Report>().is_err(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_reason_of_several_lines_becomes_one() {
+        let report = Report::Failed { why: "a\nb".into() };
+        assert_eq!(report.to_string(), "failed a b");
+    }
+}

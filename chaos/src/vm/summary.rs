@@ -1,0 +1,191 @@
+//! What a number of cuts came to: for people, and as one line for the ledger.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::disk::Counts;
+use super::judge::Violation;
+
+/// Sums over all series of one run.
+#[derive(Debug)]
+pub(crate) struct Summary {
+    pub(crate) seed: u64,
+    /// Cuts of the whole machine.
+    pub(crate) cuts: u64,
+    /// Cuts of one disk while the other masters went on.
+    pub(crate) alone: u64,
+    /// Batches acknowledged.
+    pub(crate) acknowledged: u64,
+    /// Values read back and compared.
+    pub(crate) compared: u64,
+    /// From the start of the masters to the first answer, a boot each.
+    pub(crate) serving_ms: Vec<u64>,
+    /// From a disk's loss of power until its master has caught up.
+    pub(crate) back_ms: Vec<u64>,
+    pub(crate) violations: Vec<Violation>,
+    /// Cuts by what they were counted from.
+    moments: BTreeMap<String, u64>,
+    /// Boots in which everything was read back.
+    settled: u64,
+    disks: Counts,
+    spent: Duration,
+}
+
+/// One line of the ledger.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    kind: &'static str,
+    commit: &'a str,
+    first_seed: u64,
+    last_seed: u64,
+    seconds: u64,
+    power_cuts: u64,
+    disk_cuts: u64,
+    moments: &'a BTreeMap<String, u64>,
+    read_back: u64,
+    operations: u64,
+    values_compared: u64,
+    flushes: u64,
+    sectors_at_risk: u64,
+    sectors_lost: u64,
+    violations: usize,
+}
+
+impl Summary {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            cuts: 0,
+            alone: 0,
+            acknowledged: 0,
+            compared: 0,
+            serving_ms: Vec::new(),
+            back_ms: Vec::new(),
+            violations: Vec::new(),
+            moments: BTreeMap::new(),
+            settled: 0,
+            disks: Counts::default(),
+            spent: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn note_boot(&mut self, moment: &str, settled: bool, spent: Duration) {
+        *self.moments.entry(moment.to_owned()).or_default() += 1;
+        self.settled += u64::from(settled);
+        self.spent += spent;
+        println!(
+            "  boot {:3}  {:8}  {}  {:4.1} s  {} single cuts so far",
+            self.moments.values().sum::<u64>(),
+            moment,
+            if settled {
+                "all read back"
+            } else {
+                "cut before  "
+            },
+            spent.as_secs_f64(),
+            self.alone,
+        );
+    }
+
+    pub(crate) fn count(&mut self, counts: &Counts) {
+        self.disks.flushes += counts.flushes;
+        self.disks.at_risk += counts.at_risk;
+        self.disks.lost += counts.lost;
+    }
+
+    /// What this run leaves unproven, if it is too little.
+    pub(crate) fn too_little(&self) -> Option<String> {
+        let least = self.cuts * 4;
+        if self.acknowledged < least {
+            let count = self.acknowledged;
+            return Some(format!("{count} acknowledged batches, fewer than {least}"));
+        }
+        if self.disks.lost == 0 {
+            return Some("no unflushed sector was lost".into());
+        }
+        if self.settled == 0 {
+            return Some("nothing was read back".into());
+        }
+        None
+    }
+
+    pub(crate) fn line(&self, commit: &str) -> serde_json::Result<String> {
+        serde_json::to_string(&Line {
+            kind: "power-cuts",
+            commit,
+            first_seed: self.seed,
+            last_seed: self.seed.wrapping_add(self.cuts.saturating_sub(1)),
+            seconds: self.spent.as_secs(),
+            power_cuts: self.cuts,
+            disk_cuts: self.alone,
+            moments: &self.moments,
+            read_back: self.settled,
+            operations: self.acknowledged,
+            values_compared: self.compared,
+            flushes: self.disks.flushes,
+            sectors_at_risk: self.disks.at_risk,
+            sectors_lost: self.disks.lost,
+            violations: self.violations.len(),
+        })
+    }
+
+    /// A few lines for people.
+    pub(crate) fn table(&self) -> String {
+        let middle = |numbers: &[u64]| {
+            let mut sorted = numbers.to_vec();
+            sorted.sort_unstable();
+            sorted.get(sorted.len() / 2).copied().unwrap_or(0)
+        };
+        let most = |numbers: &[u64]| numbers.iter().copied().max().unwrap_or(0);
+        format!(
+            "power cuts {}, of single disks {}; batches acknowledged {}, values compared {}\n\
+             sectors unflushed at a cut {}, lost {}; flushes {}\n\
+             serving after a boot: median {} ms, longest {} ms; a single master back: median {} ms, longest {} ms",
+            self.cuts,
+            self.alone,
+            self.acknowledged,
+            self.compared,
+            self.disks.at_risk,
+            self.disks.lost,
+            self.disks.flushes,
+            middle(&self.serving_ms),
+            most(&self.serving_ms),
+            middle(&self.back_ms),
+            most(&self.back_ms),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_without_load_or_loss_proves_too_little() {
+        let mut summary = Summary::new(5);
+        summary.cuts = 3;
+        summary.note_boot("Loading", true, Duration::from_secs(4));
+        assert!(summary.too_little().unwrap().contains("fewer than 12"));
+        summary.acknowledged = 12;
+        assert!(
+            summary
+                .too_little()
+                .unwrap()
+                .contains("no unflushed sector")
+        );
+        summary.count(&Counts {
+            flushes: 1,
+            at_risk: 9,
+            lost: 2,
+        });
+        assert_eq!(summary.too_little(), None);
+        let line: serde_json::Value = serde_json::from_str(&summary.line("abc").unwrap()).unwrap();
+        assert_eq!(
+            (line["first_seed"].as_u64(), line["last_seed"].as_u64()),
+            (Some(5), Some(7))
+        );
+        assert_eq!(line["moments"]["Loading"], 1);
+    }
+}
