@@ -77,6 +77,29 @@ async fn a_leader_without_its_followers_lets_agents_go_within_a_second() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_passed_on_to_a_leader_that_freezes_does_not_wait_for_it() {
+    let cluster = Cluster::start(1).await;
+    let leader = cluster.leader().await;
+    cluster.masters[leader].signal(Signal::SIGSTOP);
+    let mut calls = tokio::task::JoinSet::new();
+    for place in (0..3).filter(|place| *place != leader) {
+        // It knows this follower only, and does not know who leads.
+        let only = cluster.masters[place].api().parse().unwrap();
+        let connector = argosy_client::Connector::new(only, Default::default());
+        let operator = argosy_client::OperatorClient::new(connector);
+        calls.spawn(async move {
+            let asked = Instant::now();
+            let answer = write(&operator, format!("by {place}")).await;
+            answer.map(|_| asked.elapsed())
+        });
+    }
+    let took = calls.join_all().await;
+    cluster.masters[leader].signal(Signal::SIGCONT);
+    let prompt = |took: &Option<Duration>| took.is_some_and(|took| took < Duration::from_secs(2));
+    assert!(took.iter().all(prompt), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn masters_frozen_together_expire_nobody() {
     let cluster =
         Cluster::start_with(1, &["--agent-timeout", "4s", "--framework-grace", "3s"]).await;

@@ -109,11 +109,35 @@ impl Services {
                 let rest = deadline(request.metadata()).saturating_duration_since(Instant::now());
                 let mut forwarded = forwarded(request.into_inner());
                 forwarded.set_timeout(rest);
-                let response = remote(channel, forwarded).await;
+                let response = tokio::select! {
+                    response = remote(channel, forwarded) => response,
+                    () = self.superseded(&address) => {
+                        return Err(unavailable(&format!(
+                            "the leader at {address} was replaced before it answered: the outcome of a call is unknown, repeat it with the same number"
+                        )));
+                    }
+                };
                 let mut response = response.map_err(|status| lost(status, &address))?;
                 name_leader(response.metadata_mut(), &address);
                 Ok(response)
             }
+        }
+    }
+
+    /// Until another master leads: one that is frozen or cut off would let the call wait for its whole
+    /// deadline.
+    async fn superseded(&self, address: &str) {
+        let mut office = self.desk.office.clone();
+        let moved = office.wait_for(|office| {
+            office.here
+                || office
+                    .leader
+                    .as_deref()
+                    .is_some_and(|leader| leader != address)
+        });
+        if moved.await.is_err() {
+            // The owner ends with its process, and so does the call.
+            std::future::pending::<()>().await;
         }
     }
 }
