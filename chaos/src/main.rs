@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use argosy_chaos::real::{self, FailoverArguments, FrameworkArguments, RunArguments};
+use argosy_chaos::real::{
+    self, FailoverArguments, FrameworkArguments, ReportArguments, RunArguments,
+};
 use clap::{Parser, Subcommand};
 
 /// Breaks a cluster on purpose and checks that offers and tasks survive
@@ -29,6 +31,8 @@ enum Verb {
     Run(Box<RunArguments>),
     /// How long a change of leader takes, for each way a leader can be lost
     Failover(Box<FailoverArguments>),
+    /// Show the report of an earlier run again
+    Report(ReportArguments),
     /// List the faults that `run` knows
     Faults,
     /// A scheduler of `run` (started by it only)
@@ -40,6 +44,7 @@ fn main() -> ExitCode {
     match Arguments::parse().verb {
         Verb::Run(arguments) => ExitCode::from(real::run(&arguments)),
         Verb::Failover(arguments) => ExitCode::from(real::failover(&arguments)),
+        Verb::Report(arguments) => ExitCode::from(real::report(&arguments)),
         Verb::Faults => {
             print!("{}", real::faults());
             ExitCode::SUCCESS

@@ -48,6 +48,9 @@ pub struct RunArguments {
     /// Write the report as one HTML page to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
+    /// Append what the run adds to the sums to this file, as a line of JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ledger: Option<PathBuf>,
     /// Where history, logs and witness of a run with violations are kept
     #[arg(
         long,
@@ -79,6 +82,17 @@ pub struct RunArguments {
     /// Do not ask before touching a cluster of your own
     #[arg(long, requires = "masters")]
     pub(crate) yes: bool,
+}
+
+/// A report of an earlier run, shown again.
+#[derive(Debug, Clone, Args)]
+pub struct ReportArguments {
+    /// What `run --report` wrote
+    #[arg(value_name = "FILE")]
+    pub(crate) report: PathBuf,
+    /// Write it as one HTML page to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
 }
 
 /// How long faults hold and how soon the next one comes.

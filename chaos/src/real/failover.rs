@@ -24,8 +24,9 @@ use super::framework::Wanted;
 use super::host_tools;
 use super::network::inside;
 use super::registers::Registers;
-use super::run::{Means, Usage, usable};
+use super::run::{Usage, usable};
 use super::screen::Screen;
+use super::stage::{Means, with_cluster};
 use super::tampering::{Syncs, Tracer};
 use crate::history::{Fault, FaultKind, Recorder};
 use samples::Samples;
@@ -150,7 +151,7 @@ fn prepare(arguments: &FailoverArguments) -> Result<Means, Usage> {
 
 fn measure(arguments: &FailoverArguments, means: &Means) -> Result<Samples> {
     let screen = Screen::new();
-    let samples = super::run::with_cluster(
+    let samples = with_cluster(
         means,
         &arguments.directory,
         (arguments.size, arguments.seed),

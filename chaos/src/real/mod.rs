@@ -1,7 +1,7 @@
 //! Real processes under real faults: masters, agents and schedulers, each in a network namespace of
 //! its own, hit by a nemesis and judged by the checkers.
 //!
-//! Reading order: `arguments`, `run`, `session`, `nemesis`, `faults`, `inflict`, `cluster`, `network`,
+//! Reading order: `arguments`, `run`, `stage`, `session`, `nemesis`, `faults`, `inflict`, `cluster`, `network`,
 //! `processes`, `folder`; then the workloads (`framework`, `registers`), `audit`, `judge`, `report`.
 
 mod arguments;
@@ -19,6 +19,7 @@ mod host_tools;
 mod html;
 mod inflict;
 mod judge;
+mod ledger;
 mod nemesis;
 mod network;
 mod processes;
@@ -30,11 +31,12 @@ mod run;
 mod screen;
 mod script;
 mod session;
+mod stage;
 mod tampering;
 mod watch;
 
-pub use arguments::RunArguments;
+pub use arguments::{ReportArguments, RunArguments};
 pub use failover::{FailoverArguments, failover};
 pub use framework::{FrameworkArguments, run as run_framework};
 pub use report::{FaultLine, Operations, Outage, Reign, Report, TaskCount, Violation};
-pub use run::{faults, run};
+pub use run::{faults, report, run};

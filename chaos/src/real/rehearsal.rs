@@ -89,7 +89,7 @@ pub(crate) fn rehearse(
         }
         confirm(arguments, &cluster)?;
         let stop = CancellationToken::new();
-        super::run::watch_signals(stop.clone())?;
+        super::stage::watch_signals(stop.clone())?;
         let theirs = Theirs {
             operator,
             screen: Screen::new(),

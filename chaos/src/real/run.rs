@@ -5,27 +5,22 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use argosy_isolation::cgroup;
-use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
-use super::arguments::{RunArguments, Size};
+use super::arguments::{ReportArguments, RunArguments};
 use super::chance::Chance;
-use super::cluster::{Cluster, Ground};
 use super::faults::{FaultName, Mix, Need};
-use super::folder::{self, Folder};
+use super::folder::Folder;
 use super::nemesis::Plan;
-use super::network::Network;
 use super::rehearsal::rehearse;
 use super::report::{Report, Violation};
 use super::screen::Screen;
 use super::session::{Found, Session};
-use super::{clock, host_tools, html, judge, script};
-use crate::history::{Recorder, Recording};
+use super::stage::{Means, Stage, make_folder};
+use super::{host_tools, html, judge, ledger, script};
 
 /// Programs without which nothing goes.
 const PROGRAMS: [&str; 3] = ["ip", "nft", "nsenter"];
@@ -36,12 +31,6 @@ const USAGE: u8 = 2;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Usage(pub(crate) String);
-
-/// The programs that a run needs.
-pub(crate) struct Means {
-    argosy: PathBuf,
-    chaos: PathBuf,
-}
 
 /// Everything that was settled before anything is touched.
 struct Prepared {
@@ -229,95 +218,6 @@ fn perform(arguments: &RunArguments, prepared: Prepared) -> Result<Report> {
     report
 }
 
-fn make_folder(base: &Path, screen: &Screen) -> Result<Folder> {
-    fs::create_dir_all(base).with_context(|| format!("cannot make {}", base.display()))?;
-    for cleared in folder::clear_dead(base) {
-        screen.say(&format!("removed what {cleared} had left"));
-    }
-    Ok(Folder::make(base)?)
-}
-
-/// A cluster that is only measured: what `work` does with it, and nothing is left of it afterwards.
-pub(crate) fn with_cluster<T>(
-    means: &Means,
-    base: &Path,
-    (size, seed): (Size, u64),
-    screen: &Screen,
-    work: impl AsyncFnOnce(Cluster, Recorder, CancellationToken) -> Result<T>,
-) -> Result<T> {
-    let folder = make_folder(base, screen)?;
-    let outcome = Stage::set(means, &folder, size, seed).and_then(|stage| {
-        let done = stage.play(work)?;
-        Ok(done.0)
-    });
-    for what in folder.clear() {
-        screen.say(&format!("cannot be removed: {what}"));
-    }
-    folder.remove();
-    outcome
-}
-
-/// Network, threads and recorder of one run.
-struct Stage {
-    ground: Ground,
-    network: Network,
-    runtime: tokio::runtime::Runtime,
-    recorder: Recorder,
-    recording: Recording,
-}
-
-impl Stage {
-    fn set(means: &Means, folder: &Folder, size: Size, seed: u64) -> Result<Self> {
-        let began_ns = clock::monotonic_ns();
-        let argosy = folder.path().join("argosy");
-        // A build meanwhile must not exchange the program under test.
-        fs::hard_link(&means.argosy, &argosy)
-            .or_else(|_| fs::copy(&means.argosy, &argosy).map(drop))
-            .with_context(|| format!("cannot copy {}", means.argosy.display()))?;
-        let ground = Ground {
-            argosy,
-            chaos: means.chaos.clone(),
-            folder: folder.clone(),
-            size,
-            seed,
-            began_ns,
-        };
-        // Before the first thread: all later ones live in the namespace of the bridge.
-        let network = Network::make(folder.prefix())?;
-        let runtime = Builder::new_multi_thread().enable_all().build()?;
-        let clock = move || clock::monotonic_ns().saturating_sub(began_ns);
-        let main = folder.history().join("main.jsonl");
-        let (recorder, recording) = Recorder::to_file(&main, clock)?;
-        Ok(Self {
-            ground,
-            network,
-            runtime,
-            recorder,
-            recording,
-        })
-    }
-
-    /// Returns what `work` returns, and whether somebody stopped it.
-    fn play<T>(
-        self,
-        work: impl AsyncFnOnce(Cluster, Recorder, CancellationToken) -> Result<T>,
-    ) -> Result<(T, bool)> {
-        let recorder = self.recorder;
-        let done = self.runtime.block_on(async {
-            let stop = CancellationToken::new();
-            watch_signals(stop.clone())?;
-            let cluster = Cluster::plan(self.ground, self.network)?;
-            let done = work(cluster, recorder, stop.clone()).await?;
-            anyhow::Ok((done, stop.is_cancelled()))
-        });
-        self.runtime.shutdown_timeout(Duration::from_secs(5));
-        self.recording
-            .finish()
-            .context("the history is not whole")?;
-        done
-    }
-}
-
 /// Everything between making the network and judging.
 fn inside(
     arguments: &RunArguments,
@@ -432,24 +332,6 @@ fn too_little(arguments: &RunArguments, report: &mut Report) {
     }
 }
 
-pub(crate) fn watch_signals(stop: CancellationToken) -> Result<()> {
-    for kind in [
-        SignalKind::interrupt(),
-        SignalKind::terminate(),
-        SignalKind::hangup(),
-    ] {
-        let mut signals = signal(kind).context("cannot watch for signals")?;
-        let stop = stop.clone();
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() {
-                eprintln!("\nstopping: faults are taken back, what there is will be judged");
-                stop.cancel();
-            }
-        });
-    }
-    Ok(())
-}
-
 fn version(argosy: &Path) -> String {
     let said = host_tools::run(&argosy.display().to_string(), &["version"]);
     said.map(|text| text.trim().to_owned()).unwrap_or_default()
@@ -490,9 +372,35 @@ fn write_report(arguments: &RunArguments, report: &Report) -> Result<()> {
         let text = serde_json::to_vec_pretty(report).context("the report has a JSON form")?;
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    if let Some(path) = &arguments.html {
-        fs::write(path, html::page(report))
-            .with_context(|| format!("cannot write {}", path.display()))?;
+    if let Some(path) = &arguments.ledger {
+        ledger::append(path, report).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    Ok(())
+    write_page(arguments.html.as_ref(), report)
+}
+
+fn write_page(path: Option<&PathBuf>, report: &Report) -> Result<()> {
+    let Some(path) = path else {
+        return Ok(());
+    };
+    fs::write(path, html::page(report)).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Shows a report that was written before; returns the exit code: that of the run, or 2.
+#[must_use]
+pub fn report(arguments: &ReportArguments) -> u8 {
+    let path = &arguments.report;
+    let read = fs::read(path)
+        .map_err(anyhow::Error::from)
+        .and_then(|text| Ok(serde_json::from_slice::<Report>(&text)?))
+        .and_then(|report| write_page(arguments.html.as_ref(), &report).map(|()| report));
+    match read {
+        Ok(report) => {
+            let _ = writeln!(std::io::stdout(), "{}", report.table());
+            report.exit_code()
+        }
+        Err(error) => {
+            eprintln!("argosy-chaos: {} is no report: {error:#}", path.display());
+            USAGE
+        }
+    }
 }

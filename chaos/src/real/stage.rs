@@ -1,0 +1,134 @@
+//! What a run stands on: folder, network, threads and recorder, made and taken down in one place.
+//!
+//! The calling thread moves into the namespace of the bridge and stays there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::arguments::Size;
+use super::clock;
+use super::cluster::{Cluster, Ground};
+use super::folder::{self, Folder};
+use super::network::Network;
+use super::screen::Screen;
+use crate::history::{Recorder, Recording};
+
+/// The programs that a run needs.
+pub(crate) struct Means {
+    pub(super) argosy: PathBuf,
+    pub(super) chaos: PathBuf,
+}
+
+pub(super) fn make_folder(base: &Path, screen: &Screen) -> Result<Folder> {
+    fs::create_dir_all(base).with_context(|| format!("cannot make {}", base.display()))?;
+    for cleared in folder::clear_dead(base) {
+        screen.say(&format!("removed what {cleared} had left"));
+    }
+    Ok(Folder::make(base)?)
+}
+
+/// A cluster that is only measured: what `work` does with it, and nothing is left of it afterwards.
+pub(super) fn with_cluster<T>(
+    means: &Means,
+    base: &Path,
+    (size, seed): (Size, u64),
+    screen: &Screen,
+    work: impl AsyncFnOnce(Cluster, Recorder, CancellationToken) -> Result<T>,
+) -> Result<T> {
+    let folder = make_folder(base, screen)?;
+    let outcome = Stage::set(means, &folder, size, seed).and_then(|stage| {
+        let done = stage.play(work)?;
+        Ok(done.0)
+    });
+    for what in folder.clear() {
+        screen.say(&format!("cannot be removed: {what}"));
+    }
+    folder.remove();
+    outcome
+}
+
+/// Network, threads and recorder of one run.
+pub(super) struct Stage {
+    ground: Ground,
+    network: Network,
+    runtime: tokio::runtime::Runtime,
+    recorder: Recorder,
+    recording: Recording,
+}
+
+impl Stage {
+    pub(super) fn set(means: &Means, folder: &Folder, size: Size, seed: u64) -> Result<Self> {
+        let began_ns = clock::monotonic_ns();
+        let argosy = folder.path().join("argosy");
+        // A build meanwhile must not exchange the program under test.
+        fs::hard_link(&means.argosy, &argosy)
+            .or_else(|_| fs::copy(&means.argosy, &argosy).map(drop))
+            .with_context(|| format!("cannot copy {}", means.argosy.display()))?;
+        let ground = Ground {
+            argosy,
+            chaos: means.chaos.clone(),
+            folder: folder.clone(),
+            size,
+            seed,
+            began_ns,
+        };
+        // Before the first thread: all later ones live in the namespace of the bridge.
+        let network = Network::make(folder.prefix())?;
+        let runtime = Builder::new_multi_thread().enable_all().build()?;
+        let clock = move || clock::monotonic_ns().saturating_sub(began_ns);
+        let main = folder.history().join("main.jsonl");
+        let (recorder, recording) = Recorder::to_file(&main, clock)?;
+        Ok(Self {
+            ground,
+            network,
+            runtime,
+            recorder,
+            recording,
+        })
+    }
+
+    /// Returns what `work` returns, and whether somebody stopped it.
+    pub(super) fn play<T>(
+        self,
+        work: impl AsyncFnOnce(Cluster, Recorder, CancellationToken) -> Result<T>,
+    ) -> Result<(T, bool)> {
+        let recorder = self.recorder;
+        let done = self.runtime.block_on(async {
+            let stop = CancellationToken::new();
+            watch_signals(stop.clone())?;
+            let cluster = Cluster::plan(self.ground, self.network)?;
+            let done = work(cluster, recorder, stop.clone()).await?;
+            anyhow::Ok((done, stop.is_cancelled()))
+        });
+        self.runtime.shutdown_timeout(Duration::from_secs(5));
+        self.recording
+            .finish()
+            .context("the history is not whole")?;
+        done
+    }
+}
+
+/// Ctrl-C, TERM and the end of the terminal cancel it.
+pub(crate) fn watch_signals(stop: CancellationToken) -> Result<()> {
+    for kind in [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ] {
+        let mut signals = signal(kind).context("cannot watch for signals")?;
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                eprintln!("\nstopping: faults are taken back, what there is will be judged");
+                stop.cancel();
+            }
+        });
+    }
+    Ok(())
+}
