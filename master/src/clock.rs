@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::Timestamp;
 use tokio::time::Instant;
 
@@ -36,12 +37,13 @@ impl Clock {
         if !runs {
             return None;
         }
-        let counted = gap.min(LONGEST_GAP);
+        let expires = bugs::is_on(Bug::FreezeExpires);
+        let counted = if expires { gap } else { gap.min(LONGEST_GAP) };
         let ms = counted.as_millis().try_into().unwrap_or(0);
         self.now = self.now.plus_ms(ms);
         // What is below a millisecond is not lost.
         self.looked -= Duration::from_nanos(u64::from(counted.subsec_nanos() % 1_000_000));
-        (gap > LONGEST_GAP).then_some(gap)
+        (gap > LONGEST_GAP && !expires).then_some(gap)
     }
 }
 

@@ -11,6 +11,7 @@ use argosy_proto::v1;
 use argosy_raft::{Committed, Node, OwnerRequest, Proposal, ProposeError, RecordWrite, Status};
 use argosy_state::Registry;
 use argosy_state::apply::Applied;
+use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{Command, Entry, OpenEpoch, Proposed};
 use argosy_state::encode;
 use argosy_state::event::Event;
@@ -377,7 +378,7 @@ impl Replica {
             .node
             .quorum_acked_ago()
             .is_some_and(|ago| ago <= self.office_lease);
-        if self.leader.is_some() && !heard {
+        if self.leader.is_some() && !heard && !bugs::is_on(Bug::QuorumLossIgnored) {
             self.leave_office("no quorum has answered for too long");
         } else if is_leader
             && heard

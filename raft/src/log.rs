@@ -12,6 +12,7 @@ use std::io;
 use std::ops::{Bound, ControlFlow, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use argosy_state::bugs::{self, Bug};
 use futures::{Stream, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
@@ -229,6 +230,14 @@ impl LogStore {
     }
 }
 
+/// Synced, always, but for a defect that was planted.
+fn asked_unless(bug: Bug) -> Durability {
+    match bugs::is_on(bug) {
+        true => Durability::Buffered,
+        false => Durability::Synced,
+    }
+}
+
 impl RaftLogReader<TypeConfig> for LogStore {
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,
@@ -318,7 +327,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let mut changes = Changes::default();
         changes.put(Family::Meta, VOTE, record::seal(&VoteRecord::from(vote)));
-        self.0.writer.write(changes, Durability::Synced).await?;
+        let durability = asked_unless(Bug::VoteNotSynced);
+        self.0.writer.write(changes, durability).await?;
         self.state().vote = Some(*vote);
         Ok(())
     }
@@ -343,7 +353,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let entries: Vec<Entry> = entries.into_iter().collect();
         let (changes, link, committed) = self.sealed(&entries)?;
-        self.0.writer.write(changes, Durability::Synced).await?;
+        let durability = asked_unless(Bug::AppendNotSynced);
+        self.0.writer.write(changes, durability).await?;
         {
             let mut state = self.state();
             state.link = link;

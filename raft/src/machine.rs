@@ -5,6 +5,7 @@
 use std::io;
 use std::sync::Arc;
 
+use argosy_state::bugs::{self, Bug};
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
@@ -282,7 +283,14 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 }
 
 fn write_image(view: &dyn Read, shelf: &Shelf) -> Result<Image, ImageError> {
-    let meta = applied(view).map_err(|error| ImageError::Read(io::Error::other(error)))?;
+    let mut meta = applied(view).map_err(|error| ImageError::Read(io::Error::other(error)))?;
+    let members_at = meta.last_membership.log_id().map_or(0, |id| id.index);
+    if let Some(last) = &mut meta.last_log_id
+        && bugs::is_on(Bug::SnapshotMetaEarly)
+        && last.index > members_at + 1
+    {
+        last.index -= 1;
+    }
     let mut encoder = Encoder::new(shelf.sink()?, &meta)?;
     view.scan(Family::Registry, b"", &mut |key, value| {
         encoder.record(key, value)?;

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use argosy_state::bugs::{self, Bug};
 use openraft::ReadPolicy;
 use openraft::errors::{LinearizableReadError, RaftError};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -89,6 +90,9 @@ impl Reader {
     }
 
     async fn confirm(&self) -> Result<u64, ReadError> {
+        if bugs::is_on(Bug::ReadWithoutQuorum) {
+            return Ok(0);
+        }
         let leader = self.status.borrow().leader.clone();
         let (id, member) = leader.ok_or(ReadError::NoLeader)?;
         if id == self.caller.id {

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod apply;
+pub mod bugs;
 pub mod check;
 pub mod command;
 pub mod digest;

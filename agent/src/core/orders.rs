@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use argosy_proto::v1;
 use argosy_proto::v1::order::Order as What;
+use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::{FrameworkId, OrderIndex, TaskId, TaskKey};
 
 use super::course::{Course, Phase};
@@ -16,11 +17,12 @@ impl Core {
     /// for all numbers up to its own.
     pub(super) fn order(&mut self, link: u64, order: v1::Order) {
         let index = OrderIndex(order.index);
-        if index <= self.facts.floor {
+        let is_repeated = index <= self.facts.floor;
+        if is_repeated && !bugs::is_on(Bug::LaunchRepeated) {
             return;
         }
         let is_void = matches!(order.order, Some(What::Void(_)));
-        if index.0 != self.facts.floor.0 + 1 && !is_void {
+        if index.0 != self.facts.floor.0 + 1 && !is_void && !is_repeated {
             let floor = self.facts.floor.0;
             self.hang_up(link, format!("order {} came after order {floor}", index.0));
             return;
@@ -52,7 +54,9 @@ impl Core {
             launch: Arc::new(launch),
             life: self.facts.identity.life,
         };
-        self.persist(Record::Took { order, what }, Sync::Awaited);
+        let is_lazy = bugs::is_on(Bug::OrderNotSynced);
+        let sync = if is_lazy { Sync::Lazy } else { Sync::Awaited };
+        self.persist(Record::Took { order, what }, sync);
         let instance = Instance { agent, order };
         self.courses.insert(instance, Course::new(Phase::Waiting));
         if let Some(former) = former {

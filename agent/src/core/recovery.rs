@@ -2,6 +2,8 @@
 //!
 //! No master is spoken to before every container is found, so that what is said is true.
 
+use argosy_state::bugs::{self, Bug};
+
 use super::course::{Course, Phase};
 use super::end::unknown_end;
 use super::facts::{Identity, Instance, Record};
@@ -23,6 +25,10 @@ impl Core {
             ..former.clone()
         };
         self.persist(Record::Identity(identity), Sync::Awaited);
+        if bugs::is_on(Bug::UpdateForgotten) {
+            let tasks = self.facts.tasks.values_mut();
+            tasks.for_each(|task| task.updates.clear());
+        }
         let tasks: Vec<_> = self
             .facts
             .tasks

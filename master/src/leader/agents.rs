@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use argosy_proto::{PROTOCOL_VERSION, convert, v1};
 use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
+use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{
     AgentUpdate, Command, HeldTask, Outcome, ReconcileAgent, RegisterAgent, Rejection, Reply,
     UpdateTasks,
@@ -15,6 +16,7 @@ use argosy_state::command::{
 use argosy_state::ids::{AgentId, OrderIndex, TaskKey, Timestamp};
 use argosy_state::limits;
 use argosy_state::registry::OrderKind;
+use argosy_state::task::TaskState;
 
 use super::{Effect, Hello, Leader, Now, Route};
 use crate::links::LinkId;
@@ -156,11 +158,20 @@ impl Leader {
         let equal = hello.floor == agent.orders
             && hello.digest == index.map_or(0, |index| index.held)
             && index.is_none_or(|index| index.unreachable == 0);
+        let equal = equal
+            || (hello.floor == agent.orders && bugs::is_on(Bug::DigestIgnored))
+            || (hello.digest == index.map_or(0, |index| index.held)
+                && bugs::is_on(Bug::EqualWithUnsentOrder));
+        let sent = if bugs::is_on(Bug::EqualWithUnsentOrder) {
+            agent.orders
+        } else {
+            hello.floor
+        };
         let incarnation = agent.incarnation;
         state.agent = Some(id);
         state.heard = now.at;
         state.stage = if equal {
-            Stage::Ready { sent: hello.floor }
+            Stage::Ready { sent }
         } else {
             Stage::Listing {
                 incarnation,
@@ -286,7 +297,9 @@ impl Leader {
         else {
             return;
         };
-        state.stage = Stage::Ready { sent: floor };
+        let again = bugs::is_on(Bug::LaunchRepeated);
+        let sent = if again { OrderIndex(0) } else { floor };
+        state.stage = Stage::Ready { sent };
         self.agent_is_ready(registry, id);
     }
 
@@ -301,6 +314,12 @@ impl Leader {
         }
         while !updates.is_empty() {
             let rest = updates.split_off(updates.len().min(UPDATES));
+            let early = updates
+                .iter()
+                .filter(|_| bugs::is_on(Bug::SettledBeforeCommit));
+            for update in early {
+                self.settled(agent, &update.key, update.order, update.number, false);
+            }
             self.propose(
                 Command::UpdateTasks(UpdateTasks { agent, updates }),
                 Route::Events,
@@ -386,6 +405,10 @@ impl Leader {
             if index.0 > next.0 + 1 {
                 orders.push(convert::order_void(OrderIndex(index.0 - 1)));
             }
+            let is_early = kind == OrderKind::Kill && task.agent_state == TaskState::Staging;
+            if is_early && bugs::is_on(Bug::KillLost) {
+                continue;
+            }
             let name = registry
                 .framework(task.key.framework)
                 .map_or("", |framework| framework.info.name.as_str());
@@ -401,50 +424,6 @@ impl Leader {
         for order in orders {
             self.tell_agent(link, v1::to_agent::Message::Order(order));
         }
-    }
-
-    pub(super) fn settled(
-        &mut self,
-        agent: AgentId,
-        key: &TaskKey,
-        order: OrderIndex,
-        number: u64,
-        released: bool,
-    ) {
-        let update = v1::CommittedUpdate {
-            framework_id: key.framework.to_string(),
-            task_id: key.task.to_string(),
-            order_index: order.0,
-            number,
-            released,
-        };
-        let Some(link) = self.linked_agents.get(&agent).copied() else {
-            return;
-        };
-        // Neighbours of one turn share a message.
-        if let Some(Effect::ToAgent(last, message)) = self.out.last_mut()
-            && *last == link
-            && let Some(v1::to_agent::Message::Committed(committed)) = &mut message.message
-        {
-            committed.updates.push(update);
-            return;
-        }
-        let message = v1::to_agent::Message::Committed(v1::Committed {
-            updates: vec![update],
-        });
-        self.tell_agent(link, message);
-    }
-
-    pub(super) fn stray(&mut self, agent: AgentId, key: &TaskKey, order: OrderIndex) {
-        let Some(link) = self.linked_agents.get(&agent).copied() else {
-            return;
-        };
-        let kill = v1::KillStray {
-            framework_id: key.framework.to_string(),
-            task_id: key.task.to_string(),
-            order_index: order.0,
-        };
-        self.tell_agent(link, v1::to_agent::Message::KillStray(kill));
     }
 
     fn refuse_agent(&mut self, link: LinkId, code: &str, text: &str) {
@@ -466,7 +445,7 @@ impl Leader {
         self.agent_closed(link);
     }
 
-    fn tell_agent(&mut self, link: LinkId, message: v1::to_agent::Message) {
+    pub(super) fn tell_agent(&mut self, link: LinkId, message: v1::to_agent::Message) {
         let message = v1::ToAgent {
             epoch: self.epoch.0,
             cluster_id: self.cluster.to_string(),

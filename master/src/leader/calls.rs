@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use argosy_state::Registry;
+use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{
     Accept, Call, CallAction, Command, Operate, Outcome, Promise, Rejection, Reply,
 };
@@ -104,8 +105,13 @@ impl Leader {
                 .take(&open)
                 .expect("each was just seen to be open");
         }
+        let mut requests = VecDeque::from([request]);
+        if bugs::is_on(Bug::AnswerBeforeCommit) {
+            requests.clear();
+            self.answer(request, done(registry));
+        }
         let pending = PendingCall {
-            requests: VecDeque::from([request]),
+            requests,
             hash: call.hash,
             key,
             used,
@@ -199,13 +205,7 @@ impl Leader {
                 }
             }
             Ok(Reply::Repeated(stored)) => repeated(&stored),
-            Ok(_) => Answer::Called {
-                revision: Revision {
-                    index: registry.applied(),
-                    position: 0,
-                },
-                refused: Vec::new(),
-            },
+            Ok(_) => done(registry),
             Err(why) => refused(&why),
         };
         for request in pending.requests {
@@ -257,6 +257,18 @@ impl Leader {
             Err(why) => refused(&why),
         };
         self.answer(request, answer);
+    }
+}
+
+/// A call that was applied whole, by now.
+fn done(registry: &Registry) -> Answer {
+    let revision = Revision {
+        index: registry.applied(),
+        position: 0,
+    };
+    Answer::Called {
+        revision,
+        refused: Vec::new(),
     }
 }
 

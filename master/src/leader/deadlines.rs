@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
+use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{AgentDecision, Command, FrameworkDecision};
 use argosy_state::framework::{Connection, Framework};
 use argosy_state::ids::{AgentId, FrameworkId, Timestamp};
@@ -75,7 +76,8 @@ impl Leader {
                 self.arm_agent(now, agent.id);
             }
         }
-        for framework in registry.frameworks() {
+        let framework_deadlines = registry.frameworks();
+        for framework in framework_deadlines.filter(|_| !bugs::is_on(Bug::DeadlineLost)) {
             self.arm_framework(registry, now, framework.id);
         }
     }
@@ -127,10 +129,16 @@ impl Leader {
     /// A stream ended: its framework has a while to come back.
     pub(super) fn stream_gone(&mut self, now: Now, id: FrameworkId) {
         self.deadlines.gone.insert(id, now.at);
-        self.deadlines.timers.insert((
-            now.at.plus_ms(self.limits.framework_grace_ms),
-            Timer::Stream(id),
-        ));
+        self.deadlines
+            .timers
+            .insert((now.at.plus_ms(self.framework_grace_ms()), Timer::Stream(id)));
+    }
+
+    fn framework_grace_ms(&self) -> u64 {
+        if bugs::is_on(Bug::GraceLost) {
+            return 0;
+        }
+        self.limits.framework_grace_ms
     }
 
     pub(super) fn tick(&mut self, registry: &Registry, now: Now) {
@@ -231,7 +239,7 @@ impl Leader {
             self.deadlines.gone.remove(&id);
             return;
         };
-        let due = since.plus_ms(self.limits.framework_grace_ms);
+        let due = since.plus_ms(self.framework_grace_ms());
         if due > now.at {
             self.deadlines.timers.insert((due, Timer::Stream(id)));
             return;

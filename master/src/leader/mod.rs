@@ -1,7 +1,7 @@
 //! A leader's decisions: facts, the time and one input in, effects out.
 //!
 //! Holds only what can be rebuilt in one round: links, open offers, filters, timers. Nothing here
-//! awaits, locks, or reads a clock. Reading order: `input`, `agents`, `frameworks`, `calls`,
+//! awaits, locks, or reads a clock. Reading order: `input`, `agents`, `settling`, `frameworks`, `calls`,
 //! `delivery`, `offering`, `deadlines`.
 
 mod agents;
@@ -11,6 +11,7 @@ mod delivery;
 mod frameworks;
 mod input;
 mod offering;
+mod settling;
 #[cfg(test)]
 mod tests;
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use argosy_proto::{convert, v1};
 use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
+use argosy_state::bugs::{self, Bug};
 use argosy_state::command::Promise;
 use argosy_state::framework::Connection;
 use argosy_state::ids::{AgentId, FrameworkId, OfferId, Role, Timestamp};
@@ -304,6 +305,9 @@ impl Leader {
         let Some(link) = self.linked_frameworks.get(&offer.framework).copied() else {
             return;
         };
+        if bugs::is_on(Bug::RescindNotTold) {
+            return;
+        }
         let rescind = v1::Rescind {
             offer_id: offer.id.to_string(),
             reason: why.to_owned(),

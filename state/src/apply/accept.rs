@@ -9,6 +9,7 @@ use super::agents::check_resources;
 use super::tasks::Change;
 use crate::Registry;
 use crate::agent::AgentMode;
+use crate::bugs::{self, Bug};
 use crate::command::{Accept, Call, Promise, Rejection};
 use crate::event::Event;
 use crate::ids::{AgentId, Role, TaskKey};
@@ -116,7 +117,7 @@ impl Registry {
         if agent.promise != offer.promise || !agent.info.resources.contains(&offer.resources) {
             return Err(Rejection::OfferOutdated(offer.id, offer.agent));
         }
-        if agent.used_offers.ids.contains(&offer.id) {
+        if agent.used_offers.ids.contains(&offer.id) && !bugs::is_on(Bug::UsedOfferHonoured) {
             return Err(Rejection::OfferUsed(offer.id));
         }
         // The leader's book vouches for offers of its own reign; older ones pass the window.
@@ -203,7 +204,11 @@ impl Registry {
         spec: &TaskSpec,
         wall_ms: i64,
     ) {
-        let order = self.next_order(agent);
+        let shares = bugs::is_on(Bug::SharedOrder) && scene.position > 1;
+        let order = match self.agents.get(&agent) {
+            Some(agent) if shares => agent.orders,
+            Some(_) | None => self.next_order(agent),
+        };
         let revision = scene.next_revision();
         let key = TaskKey {
             framework: call.framework,

@@ -3,6 +3,7 @@
 use super::Scene;
 use crate::Registry;
 use crate::agent::{Agent, AgentInfo, AgentMode, UsedOffers};
+use crate::bugs::{self, Bug};
 use crate::command::{AgentDecision, Outcome, RegisterAgent, Rejection, Reply, SweepTarget};
 use crate::event::Event;
 use crate::ids::{AgentId, OrderIndex};
@@ -90,7 +91,10 @@ impl Registry {
         if known.mode == AgentMode::Gone {
             return Err(Rejection::AgentGone(id));
         }
-        if known.incarnation != register.confirmed && !register.tried.contains(&known.incarnation) {
+        if known.incarnation != register.confirmed
+            && !register.tried.contains(&known.incarnation)
+            && !bugs::is_on(Bug::CloneAccepted)
+        {
             return Err(Rejection::Clone(id));
         }
         let back = known.mode == AgentMode::Unreachable;
@@ -131,7 +135,7 @@ impl Registry {
             .agents
             .get(&decision.agent)
             .ok_or(Rejection::UnknownAgent(decision.agent))?;
-        if agent.revision != decision.decided_on {
+        if agent.revision != decision.decided_on && !bugs::is_on(Bug::MovedDecisionCommits) {
             return Err(Rejection::Moved);
         }
         match agent.mode {

@@ -8,6 +8,7 @@ use super::Scene;
 use super::tasks::{Change, too_many};
 use crate::Registry;
 use crate::agent::AgentMode;
+use crate::bugs::{self, Bug};
 use crate::command::{HeldTask, Outcome, ReconcileAgent, Rejection, Reply};
 use crate::event::Event;
 use crate::ids::TaskKey;
@@ -101,6 +102,7 @@ impl Registry {
                 "its agent does not have it any more",
                 list.wall_ms,
             ),
+            None if bugs::is_on(Bug::LaunchAfterUnreachable) => return,
             None if task.state == TaskState::Unreachable => Change::by_master(
                 TaskState::Dropped,
                 Reason::LaunchVoided,

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::Registry;
 use crate::agent::Agent;
+use crate::bugs::{self, Bug};
 use crate::digest::record_mark;
 use crate::framework::Framework;
 use crate::registry::{Cluster, RecordKey};
@@ -88,6 +89,7 @@ impl Registry {
                 named("task record", task.key == *key)?;
                 self.tasks.insert(key.clone(), task);
             }
+            RecordKey::Answer(..) if bugs::is_on(Bug::AnswersNotLoaded) => {}
             RecordKey::Answer(framework, session, number) => {
                 let answer = read::<AnswerRecord, _>("answer record", value)?;
                 self.answers.insert((*framework, *session, *number), answer);

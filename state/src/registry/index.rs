@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Registry, changes::RecordKey};
 use crate::agent::{Agent, AgentMode};
+use crate::bugs::{self, Bug};
 use crate::digest::task_mark;
 use crate::framework::Framework;
 use crate::ids::{AgentId, FrameworkId, OrderIndex, Role, TaskId, TaskKey, Timestamp};
@@ -109,7 +110,9 @@ impl Indexes {
             if let Some(order) = facet.kill {
                 sign.order(agent, order, OrderKind::Kill, &task.key);
             }
-            sign.resources(&mut agent.used, &task.spec.resources)?;
+            if facet.kill.is_none() || !bugs::is_on(Bug::FreedAtKill) {
+                sign.resources(&mut agent.used, &task.spec.resources)?;
+            }
             sign.count(&mut agent.live);
             sign.count(&mut self.live_tasks);
             sign.mark(agent, task, facet.reported);
