@@ -13,4 +13,5 @@ pub mod history;
 pub mod invariants;
 pub mod linearizability;
 pub mod real;
+pub mod sim;
 pub mod vm;

@@ -1,0 +1,115 @@
+//! Links between hosts, broken and mended; and when what is broken ends.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::network::Cuts;
+use super::run::Stage;
+
+/// A broken link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Link {
+    /// Nothing travels from the first to the second.
+    Cut(String, String),
+    /// What is sent between them waits and comes later, all at once: what a short cut of a real network does.
+    Held(String, String),
+}
+
+impl Link {
+    fn touches(&self, one: &str, other: &str) -> bool {
+        match self {
+            // The two directions of a cut link are two cuts.
+            Self::Cut(from, to) => (from.as_str(), to.as_str()) == (one, other),
+            Self::Held(a, b) => {
+                (a.as_str(), b.as_str()) == (one, other) || (b.as_str(), a.as_str()) == (one, other)
+            }
+        }
+    }
+}
+
+/// All links that are broken now.
+pub(super) struct Links {
+    cuts: Cuts,
+    broken: Vec<Link>,
+}
+
+impl Links {
+    pub(super) fn new(cuts: Cuts) -> Self {
+        let broken = Vec::new();
+        Self { cuts, broken }
+    }
+
+    fn is_touched(&self, from: &str, to: &str) -> bool {
+        self.broken.iter().any(|link| link.touches(from, to))
+    }
+
+    /// `None` if the link is broken already.
+    pub(super) fn cut(&mut self, stage: &Stage<'_>, from: &str, to: &str) -> Option<Link> {
+        if self.is_touched(from, to) {
+            return None;
+        }
+        self.cuts.cut(from, to);
+        stage.sim.partition_oneway(from, to);
+        let link = Link::Cut(from.to_owned(), to.to_owned());
+        self.broken.push(link.clone());
+        Some(link)
+    }
+
+    /// `None` if the link is broken already.
+    pub(super) fn hold(&mut self, stage: &Stage<'_>, one: &str, other: &str) -> Option<Link> {
+        if self.is_touched(one, other) || self.is_touched(other, one) {
+            return None;
+        }
+        stage.sim.hold(one, other);
+        let link = Link::Held(one.to_owned(), other.to_owned());
+        self.broken.push(link.clone());
+        Some(link)
+    }
+
+    pub(super) fn mend(&mut self, stage: &Stage<'_>, link: &Link) {
+        self.broken.retain(|one| one != link);
+        match link {
+            Link::Cut(from, to) => {
+                self.cuts.mend(from, to);
+                stage.sim.repair_oneway(from.as_str(), to.as_str());
+            }
+            Link::Held(one, other) => stage.sim.release(one.as_str(), other.as_str()),
+        }
+    }
+}
+
+/// What is to end, by when.
+pub(super) struct Timetable<T> {
+    /// The number keeps apart what ends together.
+    due: BTreeMap<(Duration, u64), T>,
+    number: u64,
+}
+
+impl<T> Timetable<T> {
+    pub(super) fn new() -> Self {
+        Self {
+            due: BTreeMap::new(),
+            number: 0,
+        }
+    }
+
+    pub(super) fn add(&mut self, until: Duration, what: T) {
+        self.number += 1;
+        self.due.insert((until, self.number), what);
+    }
+
+    /// What ends now.
+    pub(super) fn take(&mut self, now: Duration) -> Option<T> {
+        let entry = self.due.first_entry()?;
+        (entry.key().0 <= now).then(|| entry.remove())
+    }
+
+    /// What ends some time.
+    pub(super) fn take_any(&mut self) -> Option<T> {
+        self.due.pop_first().map(|(_, what)| what)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.due.values()
+    }
+}

@@ -1,0 +1,190 @@
+//! One life of a node's process, with clients of its own that write and read registers.
+
+use std::time::Duration;
+
+use argosy_raft::{Node, NodeConfig, Proposal, SnapshotPolicy, Surroundings, Timing};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::owner::{Owner, node};
+use super::{Group, Order, PORT, lock, name};
+use crate::history::{Consistency, Operation, Outcome, RaftFact};
+use crate::sim::chance::Chance;
+use crate::sim::network;
+
+/// Registers that clients share: few, so that they contend.
+const REGISTERS: u64 = 4;
+/// Clients of each node.
+const CLIENTS: u64 = 2;
+/// How long a client waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often a node looks at what it is asked to do.
+const LOOK: Duration = Duration::from_millis(10);
+
+fn config(group: &Group, place: usize) -> NodeConfig {
+    let address = |place| format!("{}:{PORT}", name(place));
+    NodeConfig {
+        directory: None,
+        raft_address: address(place),
+        api_address: format!("{}:5050", name(place)),
+        peers: (0..group.len()).map(address).collect(),
+        bootstrap: false,
+        timing: Timing::testing(),
+        // Small, so that snapshots are made and sent all the time.
+        snapshot: SnapshotPolicy {
+            entries: 60,
+            bytes: 1 << 20,
+            keep_entries: 15,
+        },
+        seed: group.seed,
+    }
+}
+
+/// The process: from its start until it is killed.
+pub(super) async fn run(group: Group, place: usize) -> turmoil::Result {
+    let life = group.seen(place, |seen| {
+        seen.lives += 1;
+        seen.is_leader = false;
+        seen.orders.clear();
+        seen.lives
+    });
+    // Raft waits for each answer, so more never come.
+    let (requests, inbox) = mpsc::channel(1);
+    let owner = Owner::new();
+    tokio::spawn(owner.clone().run(group.clone(), place, inbox));
+    let surroundings = Surroundings {
+        listener: network::listener(PORT).await?,
+        dialer: network::dialer(&name(place), &group.cuts),
+        wall: network::WallClocks::default().of(&name(place)),
+    };
+    let (config, store) = (config(&group, place), &group.stores[place]);
+    let stop = CancellationToken::new();
+    let started = Node::start_in_memory(config, store, surroundings, requests, stop).await?;
+    for number in 0..CLIENTS {
+        let client = Client {
+            group: group.clone(),
+            node: started.clone(),
+            owner: owner.clone(),
+            name: format!("client-{}-{life}-{number}", place + 1),
+            chance: Chance::new(group.seed).fork(life << 20 | (place as u64) << 8 | number),
+        };
+        tokio::spawn(client.run());
+    }
+    watch(&group, place, &started).await
+}
+
+/// Notes what the node says of itself, and does what it is asked.
+async fn watch(group: &Group, place: usize, started: &Node) -> turmoil::Result {
+    let mut term = 0;
+    loop {
+        let status = started.status().borrow().clone();
+        if let Some(failure) = status.failure {
+            return Err(format!("{}: {failure}", name(place)).into());
+        }
+        group.seen(place, |seen| seen.is_leader = status.is_leader);
+        if status.is_leader && status.term != term {
+            term = status.term;
+            group.notes.count("led");
+            let fact = RaftFact::Led {
+                node: node(place),
+                term,
+                last_index: status.last_log_index,
+            };
+            group.notes.recorder.observe(&*name(place), fact);
+        }
+        let order = group.seen(place, |seen| seen.orders.pop_front());
+        if let Some(Order::Transfer) = order {
+            // Whether it works out is not promised under faults.
+            let transferred = started.transfer(None).await;
+            group.notes.count(match transferred {
+                Ok(_) => "transferred",
+                Err(_) => "transfer refused",
+            });
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Somebody who writes and reads.
+struct Client {
+    group: Group,
+    node: Node,
+    owner: Owner,
+    name: String,
+    chance: Chance,
+}
+
+impl Client {
+    async fn run(mut self) {
+        for number in 0.. {
+            let pause = Duration::from_millis(self.chance.between(1, 40));
+            tokio::time::sleep(pause).await;
+            let key = format!("r{}", self.chance.below(REGISTERS));
+            if !self.node.status().borrow().is_leader {
+                continue;
+            }
+            match self.chance.percent(60) {
+                true => self.write(key, number).await,
+                false => self.read(key).await,
+            }
+        }
+    }
+
+    async fn write(&self, key: String, number: u64) {
+        let value = format!("{}-{number}", self.name);
+        let command = format!("{key}={value}");
+        let (waiter, applied) = oneshot::channel();
+        lock(&self.owner.registry)
+            .waiting
+            .insert(command.clone(), waiter);
+        let recorder = &self.group.notes.recorder;
+        let operation = Operation::Write {
+            key,
+            value: Some(value),
+            request: String::new(),
+        };
+        let call = recorder.invoke(&*self.name, operation);
+        let proposal = Proposal {
+            at_ms: 0,
+            command: command.into_bytes().into(),
+        };
+        let proposed = async {
+            self.node
+                .propose(proposal)
+                .await
+                .map_err(|why| why.to_string())?;
+            applied.await.map_err(|why| why.to_string())
+        };
+        match tokio::time::timeout(PATIENCE, proposed).await {
+            Ok(Ok(_index)) => {
+                self.group.notes.count("written");
+                recorder.ok(call, Outcome::Done, None);
+            }
+            // In the queue of a node that lost its office it may still be committed.
+            Ok(Err(why)) => recorder.info(call, why),
+            Err(_) => recorder.info(call, "no answer in time"),
+        }
+    }
+
+    async fn read(&self, key: String) {
+        let recorder = &self.group.notes.recorder;
+        let operation = Operation::Read {
+            key: key.clone(),
+            consistency: Consistency::Linearizable,
+        };
+        let call = recorder.invoke(&*self.name, operation);
+        let reading = async {
+            let index = self.node.confirm_read().await.ok()?;
+            let mut applied = self.owner.applied.subscribe();
+            applied.wait_for(|applied| *applied >= index).await.ok()?;
+            Some(lock(&self.owner.registry).registers.get(&key).cloned())
+        };
+        match tokio::time::timeout(PATIENCE, reading).await {
+            Ok(Some(value)) => {
+                self.group.notes.count("read");
+                recorder.ok(call, Outcome::Value { value }, None);
+            }
+            Ok(None) | Err(_) => recorder.info(call, "not confirmed"),
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Raft alone: nodes with a registry of plain registers, over the simulated network, under faults.
+//!
+//! Checked while it runs: every node applies the same entries, in order; what one has applied is on the
+//! synced logs of a majority; what was acknowledged is never lost. Reading order: `owner`, `host`, `nemesis`.
+
+mod host;
+mod nemesis;
+mod owner;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use argosy_raft::{Durable, MemoryStore};
+
+use super::chance::Chance;
+use super::network::Cuts;
+use super::run::{Notes, Stage, Verdict, perform};
+
+/// Where each node's raft port is.
+pub(super) const PORT: u16 = 5052;
+
+/// How long and how large.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Voters, each on a host of its own.
+    pub nodes: usize,
+    /// How long faults come.
+    pub faults: Duration,
+    /// How long everything may take to work again when the faults have ended.
+    pub healing: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            nodes: 3,
+            faults: Duration::from_secs(20),
+            healing: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What a node is asked by whoever drives the simulation.
+#[derive(Debug, Clone, Copy)]
+enum Order {
+    /// Hand leadership over.
+    Transfer,
+}
+
+/// An entry as everybody must have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Agreed {
+    term: u64,
+    hash: String,
+}
+
+/// The group as seen from outside of it.
+#[derive(Clone)]
+struct Group {
+    notes: Notes,
+    cuts: Cuts,
+    seed: u64,
+    stores: Arc<Vec<MemoryStore>>,
+    // One thread runs the simulation; the locks are for the types of asynchronous code.
+    agreed: Arc<Mutex<BTreeMap<u64, Agreed>>>,
+    nodes: Arc<Mutex<Vec<Seen>>>,
+}
+
+/// What is known of a node.
+#[derive(Debug, Default, Clone)]
+struct Seen {
+    orders: VecDeque<Order>,
+    applied: u64,
+    is_leader: bool,
+    lives: u64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn name(place: usize) -> String {
+    format!("master-{}", place + 1)
+}
+
+impl Group {
+    fn new(notes: Notes, seed: u64, nodes: usize) -> Self {
+        let store = |place| MemoryStore::seeded(seed ^ (place as u64 + 1) << 32);
+        Self {
+            notes,
+            cuts: Cuts::default(),
+            seed,
+            stores: Arc::new((0..nodes).map(store).collect()),
+            agreed: Arc::default(),
+            nodes: Arc::new(Mutex::new(vec![Seen::default(); nodes])),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.stores.len()
+    }
+
+    fn seen<T>(&self, place: usize, look: impl FnOnce(&mut Seen) -> T) -> T {
+        look(&mut lock(&self.nodes)[place])
+    }
+
+    /// A node has applied this entry: it must be everybody's, and a majority must have it on disk.
+    fn agree(&self, place: usize, index: u64, entry: Agreed) {
+        let mut agreed = lock(&self.agreed);
+        let known = agreed.entry(index).or_insert_with(|| entry.clone());
+        if *known != entry {
+            let who = name(place);
+            self.notes.violation(format!(
+                "{who} applied {entry:?} at {index}, another node {known:?}"
+            ));
+        }
+        drop(agreed);
+        let held = self.stores.iter().map(|store| store.durable_entry(index));
+        let held: Vec<Durable> = held.collect();
+        // A node that was cut off may still have another entry there.
+        let safe = held.iter().map(|one| {
+            let same = |held: &&Durable| matches!(held, Durable::Covered) || held == &one;
+            match one {
+                Durable::Missing => 0,
+                Durable::Entry(_) | Durable::Covered => held.iter().filter(same).count(),
+            }
+        });
+        let safe = safe.max().unwrap_or(0);
+        if safe <= self.len() / 2 {
+            let who = name(place);
+            self.notes.violation(format!(
+                "{who} applied entry {index}, which is on the disks of {safe} nodes only: {held:?}"
+            ));
+        }
+    }
+}
+
+/// Plays one seed.
+#[must_use]
+pub fn run(seed: u64, options: &Options) -> Verdict {
+    perform(seed, |stage| play(stage, seed, options))
+}
+
+fn play(stage: &mut Stage<'_>, seed: u64, options: &Options) {
+    let group = Group::new(stage.notes.clone(), seed, options.nodes);
+    for place in 0..group.len() {
+        let group = group.clone();
+        let life = move || host::run(group.clone(), place);
+        stage.sim.host(name(place), life);
+    }
+    let mut nemesis = nemesis::Nemesis::new(group.clone(), Chance::new(seed));
+    while stage.now() < options.faults {
+        nemesis.act(stage);
+        if !stage.step() {
+            return;
+        }
+    }
+    nemesis.heal(stage);
+    let began = stage.now();
+    let target = lock(&group.agreed).keys().next_back().copied().unwrap_or(0) + 5;
+    while stage.now() < began + options.healing {
+        if !stage.step() {
+            return;
+        }
+        let behind = lock(&group.nodes).iter().any(|seen| seen.applied < target);
+        if !behind {
+            stage.notes.count("healed");
+            return;
+        }
+    }
+    let nodes = lock(&group.nodes).clone();
+    stage.notes.violation(format!(
+        "no node may be behind entry {target} {:?} after the last fault: {nodes:?}",
+        options.healing
+    ));
+}

@@ -1,0 +1,192 @@
+//! What every simulation shares: its clock, its recorder, what it counts, and its verdict.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use turmoil::Sim;
+
+use crate::history::{Fault, FaultKind, History, Recorder, Recording};
+use crate::invariants::{self, judge};
+
+/// The first moment of every simulation, in seconds since 1970.
+const EPOCH_S: u64 = 1_700_000_000;
+/// How long one step of the simulated network is.
+const STEP: Duration = Duration::from_millis(1);
+
+/// What a simulation did: one that did little proves little.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Faults by kind.
+    pub faults: BTreeMap<FaultKind, u64>,
+    /// Other things by name.
+    pub happened: BTreeMap<&'static str, u64>,
+}
+
+/// What a simulation showed.
+#[derive(Debug)]
+pub struct Verdict {
+    /// Repeats it.
+    pub seed: u64,
+    /// What went wrong, in words: seen while it ran, or found in its history; empty if nothing did.
+    pub violations: Vec<String>,
+    /// What every checker found in the history.
+    pub judged: invariants::Verdict,
+    /// Everything that happened.
+    pub history: History,
+    /// What it did.
+    pub counts: Counts,
+    /// How long it was for its hosts.
+    pub simulated: Duration,
+    /// How long a processor worked on it; zero if the system does not tell.
+    pub cpu: Duration,
+}
+
+/// Shared by the hosts of one simulation and whoever drives it. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Notes {
+    pub(super) recorder: Recorder,
+    // One thread runs the simulation; the lock is for the types of asynchronous code.
+    inner: Arc<Mutex<Inner>>,
+    /// Nanoseconds, between the steps: inside of them hosts have their own.
+    now_ns: Arc<AtomicU64>,
+}
+
+#[derive(Default)]
+struct Inner {
+    violations: Vec<String>,
+    counts: Counts,
+}
+
+impl Notes {
+    fn new() -> (Self, Recording) {
+        let now_ns = Arc::new(AtomicU64::new(0));
+        let between = now_ns.clone();
+        let clock = move || match turmoil::in_simulation().then(turmoil::sim_elapsed) {
+            Some(Some(elapsed)) => u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
+            Some(None) | None => between.load(Ordering::Relaxed),
+        };
+        let (recorder, recording) = Recorder::in_memory(clock);
+        let inner = Arc::default();
+        let notes = Self {
+            recorder,
+            inner,
+            now_ns,
+        };
+        (notes, recording)
+    }
+
+    fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Something is wrong.
+    pub(super) fn violation(&self, words: String) {
+        let at_ms = self.recorder.now_ns() / 1_000_000;
+        self.inner()
+            .violations
+            .push(format!("at {at_ms} ms: {words}"));
+    }
+
+    pub(super) fn is_violated(&self) -> bool {
+        !self.inner().violations.is_empty()
+    }
+
+    pub(super) fn count(&self, what: &'static str) {
+        *self.inner().counts.happened.entry(what).or_default() += 1;
+    }
+
+    pub(super) fn fault(&self, fault: Fault) {
+        *self.inner().counts.faults.entry(fault.kind).or_default() += 1;
+        self.recorder.fault(fault);
+    }
+}
+
+/// A simulation and its clock.
+pub(super) struct Stage<'a> {
+    pub(super) sim: Sim<'a>,
+    pub(super) notes: Notes,
+}
+
+impl Stage<'_> {
+    pub(super) fn now(&self) -> Duration {
+        self.sim.elapsed()
+    }
+
+    /// One step; false if a host ended or everything is over.
+    pub(super) fn step(&mut self) -> bool {
+        let stepped = self.sim.step();
+        let now_ns = u64::try_from(self.sim.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.notes.now_ns.store(now_ns, Ordering::Relaxed);
+        if let Err(error) = stepped {
+            self.notes
+                .violation(format!("a process ended by itself: {error}"));
+            return false;
+        }
+        !self.notes.is_violated()
+    }
+}
+
+/// What this thread has had of a processor so far.
+fn cpu() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let ns = text.split(' ').next().and_then(|word| word.parse().ok());
+    Duration::from_nanos(ns.unwrap_or(0))
+}
+
+/// Runs one simulation from its seed to its verdict; a panic of any process in it is a violation.
+pub(super) fn perform(seed: u64, play: impl FnOnce(&mut Stage<'_>)) -> Verdict {
+    let began = cpu();
+    let (notes, recording) = Notes::new();
+    let mut builder = turmoil::Builder::new();
+    builder
+        .rng_seed(seed)
+        .epoch(SystemTime::UNIX_EPOCH + Duration::from_secs(EPOCH_S))
+        .tick_duration(STEP)
+        .simulation_duration(Duration::from_secs(1_000_000))
+        .min_message_latency(Duration::ZERO)
+        .max_message_latency(Duration::from_millis(3))
+        .ephemeral_ports(10_000..=65_000)
+        .tcp_capacity(4_096);
+    let mut simulated = Duration::ZERO;
+    let played = catch_unwind(AssertUnwindSafe(|| {
+        let mut stage = Stage {
+            sim: builder.build(),
+            notes: notes.clone(),
+        };
+        play(&mut stage);
+        simulated = stage.now();
+    }));
+    if let Err(panic) = played {
+        let words = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no words");
+        notes.violation(format!("a process panicked: {words}"));
+    }
+    let history = recording
+        .finish()
+        .expect("a history in memory has no file to fail");
+    let Inner {
+        mut violations,
+        counts,
+    } = std::mem::take(&mut *notes.inner());
+    let judged = judge(&history);
+    for violation in &judged.violations {
+        violations.push(format!("{}: {}", violation.rule, violation.what));
+    }
+    Verdict {
+        seed,
+        violations,
+        judged,
+        history,
+        counts,
+        simulated,
+        cpu: cpu().saturating_sub(began),
+    }
+}

@@ -1,0 +1,62 @@
+//! The operator's hand by which some faults are done: changes of the cluster that only its API can make.
+
+use std::time::Duration;
+
+use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
+use argosy_proto::v1;
+use argosy_proto::v1::write_operation::Operation as Write;
+
+use super::world::{Order, World};
+use crate::sim::network;
+
+/// How often it looks for something to do.
+const LOOK: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Its process.
+pub(super) async fn hand(world: World) -> turmoil::Result {
+    let mut chance = world.new_life("hand");
+    let config = ConnectorConfig {
+        dialer: network::dialer("hand", &world.cuts),
+        seed: chance.next(),
+    };
+    let masters = Masters::new(world.masters())?;
+    let client = OperatorClient::new(Connector::new(masters, config)).with_deadline(PATIENCE);
+    let mut count = 0;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Some(order) = world.kept().orders.pop_front() else {
+            continue;
+        };
+        count += 1;
+        let done = carry_out(&client, order, count).await;
+        world.notes.count(match done {
+            true => "orders of the hand done",
+            false => "orders of the hand not done",
+        });
+    }
+}
+
+/// Whether it was done, as far as is known.
+async fn carry_out(client: &OperatorClient, order: Order, count: u64) -> bool {
+    let operation = match order {
+        Order::Transfer => {
+            let request = v1::TransferLeaderRequest::default();
+            return client.transfer_leader(request).await.is_ok();
+        }
+        Order::Teardown(framework_id) => {
+            Write::TeardownFramework(v1::TeardownFramework { framework_id })
+        }
+        Order::Deactivate(agent_id) => Write::DeactivateAgent(v1::DeactivateAgent { agent_id }),
+        Order::Reactivate(agent_id) => Write::ReactivateAgent(v1::ReactivateAgent { agent_id }),
+        Order::MarkGone(agent_id) => Write::MarkAgentGone(v1::MarkAgentGone { agent_id }),
+    };
+    let batch = v1::WriteBatch {
+        request_id: format!("hand-{count}"),
+        operations: vec![v1::WriteOperation {
+            operation: Some(operation),
+        }],
+        ..Default::default()
+    };
+    client.write(batch).await.is_ok()
+}

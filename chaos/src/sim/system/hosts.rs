@@ -1,0 +1,112 @@
+//! The processes of masters and agents: one life of each, by the `run` functions that the executable calls.
+
+use std::path::PathBuf;
+
+use argosy_agent::{BootClock, Ground, MadeUp};
+use argosy_client::ConnectorConfig;
+use argosy_raft::{SnapshotPolicy, Surroundings, Timing};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::containers::{Scripted, now_ms};
+use super::world::{AGENT_API, API, RAFT, World, agent_name, master_name};
+use crate::sim::network;
+
+/// How long an agent may be silent, in milliseconds: short, so that much happens in little time.
+const AGENT_TIMEOUT_MS: u64 = 3_000;
+/// The same for frameworks.
+const FRAMEWORK_GRACE_MS: u64 = 2_000;
+
+/// A master from its start until it is killed.
+pub(super) async fn master(world: World, place: usize) -> turmoil::Result {
+    let name = master_name(place);
+    let mut chance = world.new_life(&name);
+    let address = |place, port| format!("{}:{port}", master_name(place));
+    let mut config = argosy_master::Config::new(
+        PathBuf::from("/nowhere"),
+        address(place, API),
+        address(place, RAFT),
+    );
+    config.peers = (0..world.stores.len())
+        .map(|place| address(place, RAFT))
+        .collect();
+    config.timing = Timing::testing();
+    // Small, so that snapshots are made and sent all the time.
+    config.snapshot = SnapshotPolicy {
+        entries: 80,
+        bytes: 4 << 20,
+        keep_entries: 20,
+    };
+    config.agent_timeout_ms = AGENT_TIMEOUT_MS;
+    config.framework_grace_ms = FRAMEWORK_GRACE_MS;
+    config.seed = chance.next();
+    let mut entropy = [0; 32];
+    for part in entropy.chunks_mut(8) {
+        part.copy_from_slice(&chance.next().to_be_bytes());
+    }
+    let parts = argosy_master::Parts {
+        api: network::listener(API).await?,
+        raft: Surroundings {
+            listener: network::listener(RAFT).await?,
+            dialer: network::dialer(&name, &world.cuts),
+            wall: world.walls.of(&name),
+        },
+        raft_runtime: Handle::current(),
+        memory: Some(world.stores[place].clone()),
+        metrics: None,
+        entropy,
+    };
+    let ended = argosy_master::run(config, parts, CancellationToken::new()).await;
+    let why = ended.map_or_else(|why| words(&why), |()| "nobody asked it to".to_owned());
+    Err(format!("{name} ended: {why}").into())
+}
+
+/// An agent from its start until it is killed.
+pub(super) async fn agent(world: World, place: usize) -> turmoil::Result {
+    let name = agent_name(place);
+    let mut chance = world.new_life(&name);
+    let machine = world.machines[place].clone();
+    let mut config = argosy_agent::Config::new(
+        PathBuf::from("/nowhere"),
+        world.masters(),
+        format!("{name}:{AGENT_API}"),
+    );
+    config.host_name.clone_from(&name);
+    config.resources = "cpus:4;mem:1024;disk:4096;ports:[31000-31031]"
+        .parse()
+        .expect("the text is constant");
+    config.seed = chance.next().max(1);
+    let (clock, containers) = (machine.clone(), machine.clone());
+    let made_up = MadeUp {
+        boot_id: machine.boot_id(),
+        boot_clock: BootClock::new(move || clock.boot_now(now_ms())),
+        wall: world.walls.of(&name),
+        disk: machine.disk.clone(),
+        containers: Box::new(move |teller, known| {
+            Box::new(Scripted::new(containers, teller, &known))
+        }),
+    };
+    let parts = argosy_agent::Parts {
+        api: network::listener(AGENT_API).await?,
+        ground: Ground::MadeUp(made_up),
+        connector: ConnectorConfig {
+            dialer: network::dialer(&name, &world.cuts),
+            seed: chance.next(),
+        },
+        metrics: None,
+        end_tasks: CancellationToken::new(),
+    };
+    let ended = argosy_agent::run(config, parts, CancellationToken::new()).await;
+    let why = ended.map_or_else(|why| words(&why), |()| "nobody asked it to".to_owned());
+    Err(format!("{name} ended: {why}").into())
+}
+
+fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

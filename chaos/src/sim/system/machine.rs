@@ -1,0 +1,325 @@
+//! The machine under an agent: a boot clock, a disk, and containers that live on when the agent dies.
+//!
+//! What a container does is a function of time, looked at when somebody asks and after every step: no task
+//! of the agent's runtime carries it, so that none dies with it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use argosy_agent::core::{ContainerName, Ended, Found, How, Start, StartedFact, StopCause};
+use argosy_agent::journal::MemoryDisk;
+use argosy_state::ids::{TaskKey, Timestamp};
+
+use super::ledger::Ledger;
+use crate::history::witness;
+use crate::sim::chance::Chance;
+
+/// One host. A clone is the same host.
+#[derive(Clone)]
+pub(super) struct Machine {
+    pub(super) name: Arc<str>,
+    pub(super) disk: MemoryDisk,
+    // One thread runs the simulation; the lock is for the types of asynchronous code.
+    inner: Arc<Mutex<Inner>>,
+}
+
+struct Inner {
+    ledger: Ledger,
+    boots: u64,
+    booted_ms: u64,
+    pids: i32,
+    chance: Chance,
+    containers: BTreeMap<ContainerName, Container>,
+}
+
+/// What a command does, by its text: `sim MS CODE`, or `sim for-ever`.
+#[derive(Debug, Clone, Copy)]
+struct Script {
+    run_ms: Option<u64>,
+    code: i32,
+}
+
+#[derive(Debug, Clone)]
+struct Container {
+    key: TaskKey,
+    script: Script,
+    phase: Phase,
+    /// When the last of TERM and KILL ends it, and why.
+    stop: Option<(u64, StopCause)>,
+    /// `stop_after`, on the boot clock, and the grace behind it.
+    stop_at: Option<Timestamp>,
+    grace_ms: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Phase {
+    /// The launcher works on it.
+    Preparing {
+        at_ms: u64,
+    },
+    Running {
+        pid: i32,
+        since_ms: u64,
+    },
+    Ended(Ended),
+}
+
+/// What there is to tell about a container.
+#[derive(Debug, Clone)]
+pub(super) enum Look {
+    /// Nothing new before this moment.
+    Preparing {
+        at_ms: u64,
+    },
+    /// Started, and nothing new before this moment.
+    Running {
+        fact: StartedFact,
+        until_ms: Option<u64>,
+    },
+    Ended(Ended),
+    Gone,
+}
+
+fn script(start: &Start) -> Script {
+    let text = start.launch.spec.as_ref().map_or("", |spec| &spec.shell);
+    let mut words = text.split(' ').skip(1).map(str::parse);
+    let run_ms = words.next().and_then(Result::ok);
+    let code = words.next().and_then(Result::ok).unwrap_or(0);
+    Script {
+        run_ms,
+        code: i32::try_from(code).unwrap_or(0),
+    }
+}
+
+impl Machine {
+    pub(super) fn new(name: &str, ledger: Ledger, chance: Chance) -> Self {
+        let inner = Inner {
+            ledger,
+            boots: 1,
+            booted_ms: 0,
+            pids: 100,
+            chance,
+            containers: BTreeMap::new(),
+        };
+        Self {
+            name: name.into(),
+            disk: MemoryDisk::default(),
+            inner: Arc::new(Mutex::new(inner)),
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(super) fn boot_id(&self) -> String {
+        format!("{}-boot-{}", self.name, self.inner().boots)
+    }
+
+    /// Milliseconds since this boot.
+    pub(super) fn boot_now(&self, now_ms: u64) -> Timestamp {
+        Timestamp(now_ms.saturating_sub(self.inner().booted_ms) + 1)
+    }
+
+    /// A number by the host's own chance, both ends possible.
+    pub(super) fn between(&self, from: u64, to: u64) -> u64 {
+        self.inner().chance.between(from, to)
+    }
+
+    /// Brings every container up to this moment.
+    pub(super) fn settle(&self, now_ms: u64) {
+        self.inner().settle(&self.name, now_ms);
+    }
+
+    /// The launcher takes a request. It goes on with it even if the agent dies now.
+    pub(super) fn prepare(&self, start: &Start, now_ms: u64) {
+        let mut inner = self.inner();
+        let at_ms = now_ms + inner.chance.between(1, 20);
+        let spec = start.launch.spec.as_ref();
+        let grace = spec.and_then(|spec| spec.kill_policy);
+        let container = Container {
+            key: start.key.clone(),
+            script: script(start),
+            phase: Phase::Preparing { at_ms },
+            stop: None,
+            stop_at: start.stop_at,
+            grace_ms: grace.map_or(0, |policy| policy.grace_ms),
+        };
+        if inner.containers.insert(start.name, container).is_some() {
+            let words = format!("{}: container {} is started twice", self.name, start.name);
+            inner.ledger.notes.violation(words);
+        }
+    }
+
+    pub(super) fn look(&self, name: ContainerName, now_ms: u64) -> Look {
+        let mut inner = self.inner();
+        inner.settle(&self.name, now_ms);
+        let booted_ms = inner.booted_ms;
+        let Some(container) = inner.containers.get(&name) else {
+            return Look::Gone;
+        };
+        match &container.phase {
+            Phase::Preparing { at_ms } => Look::Preparing { at_ms: *at_ms },
+            Phase::Running { pid, since_ms } => Look::Running {
+                fact: StartedFact {
+                    pid: *pid,
+                    at: Timestamp(since_ms.saturating_sub(booted_ms) + 1),
+                },
+                until_ms: container.end(*since_ms, booted_ms).map(|(at_ms, _)| at_ms),
+            },
+            Phase::Ended(ended) => Look::Ended(ended.clone()),
+        }
+    }
+
+    /// What became of a container of an earlier life; one that has not started never will.
+    pub(super) fn find(&self, name: ContainerName, now_ms: u64) -> Found {
+        match self.look(name, now_ms) {
+            Look::Preparing { .. } => {
+                self.inner().containers.remove(&name);
+                Found::NeverStarted
+            }
+            Look::Running { fact, .. } => Found::Running(fact),
+            Look::Ended(ended) => Found::Exited(ended),
+            Look::Gone => Found::NeverStarted,
+        }
+    }
+
+    pub(super) fn kill(&self, name: ContainerName, now_ms: u64, grace_ms: u64) {
+        let mut inner = self.inner();
+        // Some heed TERM, some wait for KILL.
+        let takes_ms = match inner.chance.percent(70) {
+            true => inner.chance.between(1, 30).min(grace_ms),
+            false => grace_ms,
+        };
+        if let Some(container) = inner.containers.get_mut(&name) {
+            let at_ms = now_ms + takes_ms;
+            match &mut container.stop {
+                Some((earlier, _)) if *earlier <= at_ms => {}
+                stop => *stop = Some((at_ms, StopCause::Ordered)),
+            }
+        }
+    }
+
+    pub(super) fn renew(&self, name: ContainerName, stop_at: Timestamp) {
+        if let Some(container) = self.inner().containers.get_mut(&name) {
+            container.stop_at = Some(stop_at);
+        }
+    }
+
+    /// Nothing is left of it, whatever it was.
+    pub(super) fn destroy(&self, name: ContainerName, now_ms: u64) {
+        self.inner().clear(&self.name, now_ms, |one| *one == name);
+    }
+
+    /// Ends what the journal does not know.
+    pub(super) fn end_orphans(&self, known: &[ContainerName], now_ms: u64) {
+        let orphan = |one: &ContainerName| !known.contains(one);
+        self.inner().clear(&self.name, now_ms, orphan);
+    }
+
+    /// The agent's process is gone. Whether the launcher goes on with what it was asked is chance.
+    pub(super) fn agent_died(&self) {
+        let mut inner = self.inner();
+        let Inner {
+            containers, chance, ..
+        } = &mut *inner;
+        containers.retain(|_, container| {
+            !matches!(container.phase, Phase::Preparing { .. }) || chance.percent(50)
+        });
+    }
+
+    /// The host is gone with all that ran on it, and comes back.
+    pub(super) fn reboot(&self, now_ms: u64, kept_bytes: usize) {
+        self.disk.cut_power(kept_bytes);
+        let mut inner = self.inner();
+        inner.clear(&self.name, now_ms, |_| true);
+        inner.boots += 1;
+        inner.booted_ms = now_ms;
+    }
+
+    /// The tasks that have a process now.
+    pub(super) fn running(&self) -> Vec<TaskKey> {
+        let inner = self.inner();
+        let running = inner.containers.values();
+        running
+            .filter(|container| matches!(container.phase, Phase::Running { .. }))
+            .map(|container| container.key.clone())
+            .collect()
+    }
+}
+
+impl Inner {
+    /// Kills and removes containers.
+    fn clear(&mut self, host: &str, now_ms: u64, which: impl Fn(&ContainerName) -> bool) {
+        self.settle(host, now_ms);
+        let ledger = self.ledger.clone();
+        self.containers.retain(|name, container| {
+            let goes = which(name);
+            if goes && matches!(container.phase, Phase::Running { .. }) {
+                ledger.ended(host, &container.key, How::Signal(9));
+            }
+            !goes
+        });
+    }
+
+    fn settle(&mut self, host: &str, now_ms: u64) {
+        let (boots, booted_ms) = (self.boots, self.booted_ms);
+        for (name, container) in &mut self.containers {
+            if let Phase::Preparing { at_ms } = container.phase
+                && at_ms <= now_ms
+            {
+                self.pids += 1;
+                container.phase = Phase::Running {
+                    pid: self.pids,
+                    since_ms: at_ms,
+                };
+                let start = witness::Start {
+                    order: Some(name.instance.order),
+                    nonce: format!("{host}/{name}"),
+                    boot_id: format!("{host}-boot-{boots}"),
+                    pid: self.pids.unsigned_abs(),
+                    start_time: at_ms,
+                };
+                self.ledger.started(host, &container.key, start);
+            }
+            if let Phase::Running { since_ms, .. } = container.phase
+                && let Some((at_ms, ended)) = container.end(since_ms, booted_ms)
+                && at_ms <= now_ms
+            {
+                self.ledger.ended(host, &container.key, ended.how);
+                container.phase = Phase::Ended(ended);
+            }
+        }
+    }
+}
+
+impl Container {
+    /// When it will end as things stand, and how.
+    fn end(&self, since_ms: u64, booted_ms: u64) -> Option<(u64, Ended)> {
+        let by_itself = self.script.run_ms.map(|run_ms| {
+            let how = How::Code(self.script.code);
+            (since_ms + run_ms, how, None)
+        });
+        let stopped = self.stop.map(|(at_ms, cause)| {
+            let at_ms = at_ms.max(since_ms);
+            (at_ms, How::Signal(15), Some(cause))
+        });
+        let left_alone = self.stop_at.map(|at| {
+            let at_ms = booted_ms + at.0 + self.grace_ms;
+            (at_ms, How::Signal(9), Some(StopCause::StopAfter))
+        });
+        let all = [by_itself, stopped, left_alone];
+        let first = all.into_iter().flatten().min_by_key(|(at_ms, ..)| *at_ms);
+        first.map(|(at_ms, how, stop)| {
+            let ended = Ended {
+                how,
+                stop,
+                out_of_memory: false,
+                text: String::new(),
+            };
+            (at_ms, ended)
+        })
+    }
+}

@@ -1,0 +1,123 @@
+//! What of a simulated cluster outlives its processes: disks, machines, and what frameworks have stored.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use argosy_raft::MemoryStore;
+
+use super::Options;
+use super::ledger::Ledger;
+use super::machine::Machine;
+use crate::sim::chance::Chance;
+use crate::sim::network::{Cuts, WallClocks};
+use crate::sim::run::Notes;
+
+/// Ports, as the executable has them.
+pub(super) const API: u16 = 5050;
+pub(super) const RAFT: u16 = 5052;
+pub(super) const AGENT_API: u16 = 5051;
+
+/// Everything that lasts. Cheap to clone; every clone is the same.
+#[derive(Clone)]
+pub(super) struct World {
+    pub(super) seed: u64,
+    pub(super) notes: Notes,
+    pub(super) ledger: Ledger,
+    pub(super) cuts: Cuts,
+    pub(super) walls: WallClocks,
+    pub(super) stores: Arc<Vec<MemoryStore>>,
+    pub(super) machines: Arc<Vec<Machine>>,
+    // One thread runs the simulation; the lock is for the types of asynchronous code.
+    kept: Arc<Mutex<Kept>>,
+}
+
+#[derive(Default)]
+pub(super) struct Kept {
+    /// How often each process was started, by its host.
+    lives: BTreeMap<String, u64>,
+    /// What each framework has stored, by its place.
+    pub(super) frameworks: BTreeMap<usize, Stored>,
+    /// No new work: what is there comes to its end.
+    pub(super) quiet: bool,
+    /// What the hand is to do.
+    pub(super) orders: VecDeque<Order>,
+}
+
+/// What an operator is asked to do to the cluster.
+#[derive(Debug, Clone)]
+pub(super) enum Order {
+    Transfer,
+    Teardown(String),
+    Deactivate(String),
+    Reactivate(String),
+    MarkGone(String),
+}
+
+/// What a framework has on a disk of its own.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stored {
+    /// Its id, once it has one.
+    pub(super) framework: Option<String>,
+    /// Tasks that it has launched, or tried to, and the last state that it knows to be final.
+    pub(super) tasks: BTreeMap<String, bool>,
+    /// Counts its tasks.
+    pub(super) made: u64,
+}
+
+pub(super) fn master_name(place: usize) -> String {
+    format!("master-{}", place + 1)
+}
+
+pub(super) fn agent_name(place: usize) -> String {
+    format!("agent-{}", place + 1)
+}
+
+pub(super) fn framework_name(place: usize) -> String {
+    format!("framework-{}", place + 1)
+}
+
+impl World {
+    pub(super) fn new(notes: Notes, seed: u64, options: &Options) -> Self {
+        let chance = Chance::new(seed);
+        let ledger = Ledger::new(notes.clone());
+        let store = |place: usize| MemoryStore::seeded(chance.fork(place as u64 + 100).next());
+        let machine = |place: usize| {
+            let chance = chance.fork(place as u64 + 200);
+            Machine::new(&agent_name(place), ledger.clone(), chance)
+        };
+        Self {
+            seed,
+            stores: Arc::new((0..options.masters).map(store).collect()),
+            machines: Arc::new((0..options.agents).map(machine).collect()),
+            notes,
+            ledger,
+            cuts: Cuts::default(),
+            walls: WallClocks::default(),
+            kept: Arc::default(),
+        }
+    }
+
+    pub(super) fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Counts a start of the process on this host, and gives it choices of its own.
+    pub(super) fn new_life(&self, host: &str) -> Chance {
+        let mut kept = self.kept();
+        let lives = kept.lives.entry(host.to_owned()).or_default();
+        *lives += 1;
+        let text = host.bytes().fold(*lives, |mixed, byte| {
+            mixed.wrapping_mul(31).wrapping_add(u64::from(byte))
+        });
+        Chance::new(self.seed).fork(text)
+    }
+
+    /// The API addresses of all masters.
+    pub(super) fn masters(&self) -> Vec<String> {
+        let all = 0..self.stores.len();
+        all.map(|place| format!("{}:{API}", master_name(place)))
+            .collect()
+    }
+}
