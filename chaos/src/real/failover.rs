@@ -264,7 +264,7 @@ impl<'a> Scene<'a> {
             }
             Loss::Stall => {
                 let pid = member.pid().context("the leader runs")?;
-                member.excused = true;
+                member.excuse();
                 Lost::Stalled(Tracer::attach(pid, Syncs::Take(STALL)).await?)
             }
             Loss::Transfer => {
@@ -301,7 +301,7 @@ impl<'a> Scene<'a> {
                 let deadline = Instant::now() + Duration::from_millis(500);
                 let left = deadline.saturating_duration_since(Instant::now());
                 self.cluster.members[leader].ended_within(left).await;
-                self.cluster.members[leader].excused = false;
+                self.cluster.members[leader].expect_again();
             }
             Lost::Nothing => {}
         }

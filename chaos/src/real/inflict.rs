@@ -17,7 +17,7 @@ use super::cuts::{Cuts, Place};
 use super::faults::FaultName;
 use super::herd::Herd;
 use super::proxy::Proxy;
-use super::tampering::{FakeClock, Limit, SmallDisk, Tracer};
+use super::tampering::{Limit, SmallDisk, Tracer};
 use crate::history::{Fault, FaultKind, Recorder};
 
 /// How long a leader is looked for before a fault that needs one.
@@ -42,7 +42,8 @@ pub(super) enum Undo {
     Detach(Place, Tracer),
     Free(Place, SmallDisk),
     Loosen(Place, Limit),
-    Tick(Place, FakeClock),
+    Tick(Place),
+    Join(Place),
     Straighten(u64, Vec<Proxy>),
     Dismiss(Herd),
 }
@@ -211,11 +212,7 @@ impl Undo {
             recorder.fault(Fault::new(kind, name_of(cluster, place)));
         };
         match self {
-            Self::Start(place) => {
-                note(cluster, FaultKind::Restart, place);
-                cluster.members[place].excused = false;
-                cluster.members[place].start()?;
-            }
+            Self::Start(place) => revive(cluster, recorder, place)?,
             Self::Thaw(place) => {
                 note(cluster, FaultKind::Resume, place);
                 cluster.members[place].thaw();
@@ -236,25 +233,31 @@ impl Undo {
             Self::Detach(place, tracer) => {
                 // It waits for the tracer to let go.
                 tokio::task::spawn_blocking(move || drop(tracer)).await?;
+                cluster.members[place].expect_again();
                 revive(cluster, recorder, place)?;
             }
             Self::Loosen(place, limit) => {
                 if let Some(pid) = cluster.members[place].pid() {
                     limit.loosen(pid);
                 }
+                cluster.members[place].expect_again();
                 revive(cluster, recorder, place)?;
             }
             Self::Free(place, disk) => {
                 note(cluster, FaultKind::DiskFreed, place);
                 disk.free();
                 cluster.members[place].kill();
+                cluster.members[place].expect_again();
                 disk.remove()?;
                 revive(cluster, recorder, place)?;
             }
-            Self::Tick(place, clock) => {
+            Self::Tick(place) => {
                 cluster.members[place].kill();
-                drop(clock);
                 revive(cluster, recorder, place)?;
+            }
+            Self::Join(place) => {
+                revive(cluster, recorder, place)?;
+                masters::join(cluster, recorder, place).await?;
             }
             Self::Dismiss(herd) => dismiss(cluster, herd).await,
         }
@@ -266,7 +269,6 @@ impl Undo {
 fn revive(cluster: &mut Cluster, recorder: &Recorder, place: Place) -> Result<()> {
     let member = &mut cluster.members[place];
     let ended = member.look().is_some() || !member.is_up();
-    member.excused = false;
     if ended {
         recorder.fault(Fault::new(FaultKind::Restart, name_of(cluster, place)));
         cluster.members[place].start()?;

@@ -178,7 +178,9 @@ impl Nemesis<'_> {
 
     async fn end(&mut self, held: Held) -> Result<()> {
         let (fault, target) = (held.fault, held.target.clone());
-        held.end(self.cluster, self.recorder).await?;
+        if let Err(error) = held.end(self.cluster, self.recorder).await {
+            self.violation("R9", format!("{error:#}"));
+        }
         let now = self.recorder.now_ns();
         let open = self.faults.iter_mut().rev().find(|line| {
             line.ended_ns.is_none() && line.fault == fault.name() && line.target == target
@@ -234,7 +236,7 @@ impl Nemesis<'_> {
     fn tend(&mut self) -> Result<()> {
         for place in 0..self.cluster.members.len() {
             let member = &mut self.cluster.members[place];
-            if member.excused {
+            if member.is_excused() {
                 continue;
             }
             let Some(status) = member.look() else {

@@ -68,8 +68,8 @@ pub(crate) struct Member {
     pub(crate) recipe: Recipe,
     child: Option<Child>,
     frozen: bool,
-    /// It may end by itself: a fault that leads there is in force.
-    pub(crate) excused: bool,
+    /// Faults in force that may lead to its end.
+    excuses: u32,
     /// How often it was started.
     pub(crate) starts: u32,
 }
@@ -80,7 +80,7 @@ impl Member {
             recipe,
             child: None,
             frozen: false,
-            excused: false,
+            excuses: 0,
             starts: 0,
         }
     }
@@ -131,6 +131,20 @@ impl Member {
         }
         command.envs(mood.environment.iter().map(|(name, value)| (name, value)));
         command.spawn()
+    }
+
+    /// It may end by itself from now on: a fault that leads there is in force.
+    pub(crate) fn excuse(&mut self) {
+        self.excuses += 1;
+    }
+
+    /// One such fault is over.
+    pub(crate) fn expect_again(&mut self) {
+        self.excuses = self.excuses.saturating_sub(1);
+    }
+
+    pub(crate) fn is_excused(&self) -> bool {
+        self.excuses > 0
     }
 
     /// Its number, while it runs.

@@ -8,7 +8,8 @@ use argosy_proto::v1;
 use tokio::time::Instant;
 
 use super::{FINDING, Hand, Undo};
-use crate::history::FaultKind;
+use crate::history::{Fault, FaultKind, Recorder};
+use crate::real::cluster::Cluster;
 use crate::real::cuts::{Cuts, Place};
 use crate::real::faults::FaultName;
 use crate::real::network::OWN_ADDRESS;
@@ -18,7 +19,7 @@ use crate::real::tampering::{FakeClock, Limit, SmallDisk, Syncs, Tracer};
 /// How long a process may take to stop by itself once its disk fails.
 const GIVING_UP: Duration = Duration::from_secs(8);
 /// How long a new master may take to be let in.
-const JOINING: Duration = Duration::from_secs(30);
+const JOINING: Duration = Duration::from_secs(60);
 /// How long a process that is asked to end may take.
 const ENDING: Duration = Duration::from_secs(15);
 
@@ -270,8 +271,6 @@ impl Hand<'_> {
     pub(super) async fn full_disk(&mut self) -> Begun {
         let place = self.victim().await?;
         let name = self.kill(place, FaultKind::Crash, "to be given a small disk");
-        // The disk must not be taken away under it: it is freed, then started.
-        self.undo.pop();
         let data = self.cluster.data(place);
         let disk = SmallDisk::under(&data)?;
         self.cluster.members[place].start()?;
@@ -280,7 +279,7 @@ impl Hand<'_> {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         self.note(FaultKind::DiskFull, &name, data.display().to_string());
-        self.cluster.members[place].excused = true;
+        self.cluster.members[place].excuse();
         let filled = disk.fill();
         self.undo.push(Undo::Free(place, disk));
         filled?;
@@ -293,8 +292,8 @@ impl Hand<'_> {
         let pid = self.cluster.members[place].pid().context("it runs")?;
         let name = self.name(place);
         self.note(kind, &name, format!("{syncs:?}"));
-        self.cluster.members[place].excused = true;
         let tracer = Tracer::attach(pid, syncs).await?;
+        self.cluster.members[place].excuse();
         self.undo.push(Undo::Detach(place, tracer));
         Ok(name)
     }
@@ -332,8 +331,8 @@ impl Hand<'_> {
         let name = self.name(place);
         self.note(kind, &name, "");
         // It may end, with a sentence: what it cannot write it must not pretend to have.
-        self.cluster.members[place].excused = true;
         limit.tighten(pid)?;
+        self.cluster.members[place].excuse();
         self.undo.push(Undo::Loosen(place, limit));
         Ok((name, self.between(1_500, 4_000)))
     }
@@ -348,16 +347,12 @@ impl Hand<'_> {
             .join(format!("clock-{place}"));
         let clock = FakeClock::make(&file)?;
         let name = self.kill(place, FaultKind::Crash, "to be given a clock that jumps");
-        self.undo.pop();
         self.cluster.members[place].start_in(&clock.mood())?;
-        let mood = clock.mood();
-        self.undo.push(Undo::Tick(place, clock));
+        self.undo.push(Undo::Tick(place));
         self.cluster.await_health(Duration::from_secs(30)).await?;
-        let again = FakeClock::make(&file)?;
-        debug_assert_eq!(again.mood(), mood);
         for seconds in [3_600, -3_600, 86_400, 0] {
             self.note(FaultKind::ClockJump, &name, format!("to {seconds:+} s"));
-            again.set(seconds)?;
+            clock.set(seconds)?;
             let pause = self.between(300, 1_000);
             tokio::time::sleep(pause).await;
         }
@@ -366,33 +361,33 @@ impl Hand<'_> {
 
     pub(super) async fn replace_master(&mut self) -> Begun {
         let place = self.victim().await?;
-        let name = self.kill(place, FaultKind::WipeDisk, "and joined anew");
-        self.undo.pop();
+        let name = self.kill(place, FaultKind::WipeDisk, "to join anew");
         std::fs::remove_dir_all(self.cluster.data(place))?;
-        self.note(FaultKind::MembershipChange, &name, self.cluster.raft(place));
+        self.undo.push(Undo::Join(place));
         self.cluster.members[place].start()?;
-        let operator = self.cluster.operator();
-        let begun = Instant::now();
-        let mut refusals = Vec::new();
-        loop {
-            let request = v1::JoinMasterRequest {
-                raft_address: self.cluster.raft(place),
-            };
-            match operator.join_master(request).await {
-                Ok(_) => break,
-                Err(error) if begun.elapsed() > JOINING => {
-                    bail!("{name} is not let in again: {error}");
-                }
-                Err(error) => refusals.push(error.to_string()),
+        // So long the group does without it, and it belongs to none.
+        Ok((name, self.between(200, 3_000)))
+    }
+}
+
+/// Lets a master with an empty disk take the place of its former self.
+pub(super) async fn join(cluster: &Cluster, recorder: &Recorder, place: Place) -> Result<()> {
+    let raft_address = cluster.raft(place);
+    let name = cluster.members[place].name();
+    let fault = Fault::new(FaultKind::MembershipChange, name).with(raft_address.clone());
+    recorder.fault(fault);
+    let operator = cluster.operator();
+    let begun = Instant::now();
+    loop {
+        let request = v1::JoinMasterRequest {
+            raft_address: raft_address.clone(),
+        };
+        match operator.join_master(request).await {
+            Ok(_) => return Ok(()),
+            Err(error) if begun.elapsed() > JOINING => {
+                bail!("{name} is not let in again after {JOINING:?}: {error}");
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
         }
-        refusals.dedup();
-        let took = begun.elapsed().as_millis();
-        let target = format!(
-            "{name}, let in after {took} ms {}",
-            refusals.join(", then ")
-        );
-        Ok((target, Duration::from_millis(200)))
     }
 }

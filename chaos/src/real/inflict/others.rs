@@ -48,7 +48,6 @@ impl Hand<'_> {
         let mut name = String::new();
         for _ in 0..self.chance.between(2, 5) {
             name = self.kill(place, FaultKind::AgentCrashInLaunch, "kill -9");
-            self.undo.pop();
             self.cluster.members[place].start()?;
             // Short tasks are launched all the time: one of these moments lies within a launch.
             let pause = self.between(30, 900);
