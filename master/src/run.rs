@@ -75,7 +75,11 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
     let stopped = raft_stop.clone();
     let starting = starting(config.clone(), parts.memory, parts.raft, owner, stopped);
     let starting = parts.raft_runtime.spawn(starting);
-    let (node, registry) = load(starting, &mut requests, &stop, &raft_stop).await?;
+    let mut api = parts.api;
+    let (node, registry) = tokio::select! {
+        loaded = load(starting, &mut requests, &stop, &raft_stop) => loaded?,
+        never = turn_away(&mut api) => match never {},
+    };
     let Owner {
         replica,
         desk,
@@ -89,7 +93,7 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
         peers,
         tasks: TaskTracker::new(),
     };
-    let mut server = tokio::spawn(serve(services, parts.api, parts.metrics, served.clone()));
+    let mut server = tokio::spawn(serve(services, api, parts.metrics, served.clone()));
     let hands = tokio::spawn(transfer_when_asked(node.clone(), handing));
     let watchdog = watched(&parts.raft_runtime, pulse, &node);
     let ended = tokio::select! {
@@ -224,6 +228,15 @@ async fn starting(
 }
 
 /// Waits for raft's start. It loads the registry before it answers, so the owner's part is played here until then.
+/// Nobody can be answered before raft has started, which for a master that belongs to no group yet
+/// may take for ever: who connects sees the connection end, and asks another master.
+async fn turn_away(api: &mut Listener) -> std::convert::Infallible {
+    use axum::serve::Listener as _;
+    loop {
+        drop(api.accept().await);
+    }
+}
+
 async fn load(
     starting: JoinHandle<Result<Node, StartError>>,
     requests: &mut mpsc::Receiver<OwnerRequest>,

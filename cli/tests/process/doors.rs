@@ -156,3 +156,54 @@ async fn shows_itself(address: &str) {
         assert!(is_there, "{address}: no {name} in {text}");
     }
 }
+
+#[test]
+fn a_master_without_a_group_keeps_nobody_waiting() {
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    let sockets: Vec<TcpListener> = (0..4)
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    let addresses: Vec<String> = sockets
+        .iter()
+        .map(|socket| socket.local_addr().unwrap().to_string())
+        .collect();
+    drop(sockets);
+    let directory = tempfile::tempdir().unwrap();
+    let mut master = Command::new(crate::cluster::argosy())
+        .args([
+            "master",
+            "start",
+            "--listen",
+            &addresses[0],
+            "--raft-listen",
+            &addresses[1],
+        ])
+        .args(["--peers", &addresses[1..].join(",")])
+        .arg("--data-dir")
+        .arg(directory.path())
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut connection = loop {
+        match TcpStream::connect(&addresses[0]) {
+            Ok(connection) => break connection,
+            Err(error) => assert!(Instant::now() < deadline, "it does not listen: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    connection
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    let heard = connection.read(&mut [0; 16]);
+    master.kill().unwrap();
+    master.wait().unwrap();
+    let kind = heard.as_ref().map_err(std::io::Error::kind);
+    let is_over = matches!(kind, Ok(0) | Err(std::io::ErrorKind::ConnectionReset));
+    assert!(is_over, "{heard:?}");
+}
