@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use argosy_chaos::real::{
     self, FailoverArguments, FrameworkArguments, ReportArguments, RunArguments,
 };
+use argosy_chaos::sim::command::{SimArguments, sim};
 use clap::{Parser, Subcommand};
 
 /// Breaks a cluster on purpose and checks that offers and tasks survive
@@ -17,6 +18,7 @@ use clap::{Parser, Subcommand};
     after_help = "Examples:
   argosy-chaos run --duration 10m --size 3x6 --report out.json --html out.html
   argosy-chaos run --faults kill-leader,pause-leader --seed 7
+  argosy-chaos sim --seeds 100 --from 1
 
 Exit codes: 0 nothing wrong, 1 violations, 2 usage, 3 the run proves too little."
 )]
@@ -29,6 +31,8 @@ struct Arguments {
 enum Verb {
     /// Real processes under real faults
     Run(Box<RunArguments>),
+    /// The whole system in one thread, from one seed
+    Sim(Box<SimArguments>),
     /// How long a change of leader takes, for each way a leader can be lost
     Failover(Box<FailoverArguments>),
     /// Show the report of an earlier run again
@@ -43,6 +47,7 @@ enum Verb {
 fn main() -> ExitCode {
     match Arguments::parse().verb {
         Verb::Run(arguments) => ExitCode::from(real::run(&arguments)),
+        Verb::Sim(arguments) => ExitCode::from(sim(&arguments)),
         Verb::Failover(arguments) => ExitCode::from(real::failover(&arguments)),
         Verb::Report(arguments) => ExitCode::from(real::report(&arguments)),
         Verb::Faults => {

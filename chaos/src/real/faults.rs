@@ -53,7 +53,7 @@ macro_rules! faults {
 
 faults! {
     KillLeader "kill-leader" 20 Need::Nothing, "kill -9 of the leader, started again later";
-    KillFollower "kill-follower" 6 Need::Nothing, "kill -9 of a follower, started again later";
+    KillFollower "kill-follower" 6 Need::Voters(3), "kill -9 of a follower, started again later";
     KillMinority "kill-minority" 4 Need::Nothing, "kill -9 of the leader and as many others as the group can spare";
     KillAllMasters "kill-all-masters" 4 Need::Nothing, "kill -9 of every master at once";
     KillAgent "kill-agent" 8 Need::Nothing, "kill -9 of an agent; its tasks run on";
@@ -61,23 +61,23 @@ faults! {
     KillAgentInDestroy "kill-agent-in-destroy" 4 Need::Nothing, "kill -9 of an agent while services are ended on it";
     KillFramework "kill-framework" 8 Need::Nothing, "kill -9 of a scheduler; it returns as the same framework";
     PauseLeader "pause-leader" 10 Need::Nothing, "SIGSTOP of the leader, SIGCONT later";
-    PauseFollower "pause-follower" 4 Need::Nothing, "SIGSTOP of a follower, SIGCONT later";
+    PauseFollower "pause-follower" 4 Need::Voters(3), "SIGSTOP of a follower, SIGCONT later";
     PauseAgent "pause-agent" 5 Need::Nothing, "SIGSTOP of an agent, now and then beyond its timeout";
     PauseFramework "pause-framework" 3 Need::Nothing, "SIGSTOP of a scheduler, SIGCONT later";
     FreezeAllMasters "freeze-all-masters" 3 Need::Nothing, "SIGSTOP of every master at once";
     RollingRestart "rolling-restart" 3 Need::Nothing, "each master in turn ends in order and returns";
-    TransferLeader "transfer-leader" 8 Need::Nothing, "leadership is handed over";
+    TransferLeader "transfer-leader" 8 Need::Voters(3), "leadership is handed over";
     PartitionLeader "partition-leader" 8 Need::Nothing, "the leader's host hears nobody and nobody hears it";
-    PartitionOneWay "partition-one-way" 6 Need::Nothing, "a master is not heard any more, or hears nobody, but not both";
-    PartitionPartial "partition-partial" 6 Need::Nothing, "a random connectivity graph of the masters";
-    CutLeaderFromMasters "cut-leader-from-masters" 6 Need::Nothing, "only the other masters lose the leader; agents and schedulers do not";
+    PartitionOneWay "partition-one-way" 6 Need::Voters(3), "a master is not heard any more, or hears nobody, but not both";
+    PartitionPartial "partition-partial" 6 Need::Voters(3), "a random connectivity graph of the masters";
+    CutLeaderFromMasters "cut-leader-from-masters" 6 Need::Voters(3), "only the other masters lose the leader; agents and schedulers do not";
     PartitionAgent "partition-agent" 6 Need::Nothing, "an agent's host is cut off, now and then beyond its timeout";
     PartitionFramework "partition-framework" 3 Need::Nothing, "a scheduler's host is cut off";
     PacketLoss "packet-loss" 5 Need::Nothing, "masters' hosts lose packets";
     SlowLink "slow-link" 3 Need::Program("tc"), "the leader's host can send a few hundred kilobits a second";
-    DelayLink "delay-link" 4 Need::Nothing, "raft connections between masters go through a slow proxy";
-    HalfClose "half-close" 3 Need::Nothing, "raft connections stay open and carry nothing any more";
-    ResetConnections "reset-connections" 3 Need::Nothing, "raft connections are reset again and again";
+    DelayLink "delay-link" 4 Need::Voters(3), "raft connections between masters go through a slow proxy";
+    HalfClose "half-close" 3 Need::Voters(3), "raft connections stay open and carry nothing any more";
+    ResetConnections "reset-connections" 3 Need::Voters(3), "raft connections are reset again and again";
     FullDisk "full-disk" 3 Need::Nothing, "the disk of a master fills up";
     FailingSync "failing-sync" 3 Need::Program("strace"), "fdatasync fails on a master";
     StalledDisk "stalled-disk" 3 Need::Program("strace"), "fdatasync of the leader takes seconds";

@@ -43,7 +43,7 @@ pub(crate) fn feed<T: AsRef<OsStr>>(
         program: program.to_owned(),
         source,
     };
-    let mut child = Command::new(program)
+    let mut child = Command::new(path(program))
         .args(words)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -86,6 +86,11 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .chain(usual)
         .map(|folder| folder.join(program))
         .find(|candidate| candidate.is_file())
+}
+
+/// Where a program is; its name if it is not installed, which then says so when it is executed.
+pub(crate) fn path(program: &str) -> PathBuf {
+    find(program).unwrap_or_else(|| program.into())
 }
 
 /// The library that fakes wall clocks, if it is installed.

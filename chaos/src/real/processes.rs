@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::host_tools;
 use super::network::inside;
 
 /// How often the end of a process is looked for.
@@ -114,7 +115,7 @@ impl Member {
             .create(true)
             .append(true)
             .open(&self.recipe.log)?;
-        let mut command = Command::new("nsenter");
+        let mut command = Command::new(host_tools::path("nsenter"));
         command
             .args([&inside(&self.recipe.namespace), "--"])
             .args(&self.recipe.argv)

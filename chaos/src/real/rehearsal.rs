@@ -77,7 +77,9 @@ pub(crate) fn rehearse(
     runtime.block_on(async {
         let operator =
             OperatorClient::new(Connector::new(masters.clone(), ConnectorConfig::default()));
-        let cluster = ask(&operator).await?;
+        let cluster = ask(&operator)
+            .await
+            .map_err(|error| Usage(format!("{error:#}")))?;
         let needs_processes = arguments
             .only
             .iter()

@@ -85,7 +85,7 @@ impl Tracer {
                 format!("inject=fdatasync,fsync:delay_enter={}", time.as_micros())
             }
         };
-        let child = Command::new("strace")
+        let child = Command::new(host_tools::path("strace"))
             .args([
                 "-f",
                 "-qq",
