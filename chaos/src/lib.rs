@@ -2,16 +2,19 @@
 //! real processes under real faults. Nothing that runs in production is defined here.
 //!
 //! Reading order: `history` (what happened, and the independent witness), `linearizability`,
-//! `invariants` (what must hold, one file a rule), `real`, `vm` (kernel limits and cuts of power).
+//! `invariants` (what must hold, one file a rule), `audit` (what is left behind), `bugs` (planted, to be
+//! found), `ledger` (all runs).
 
 #[cfg(not(tokio_unstable))]
 compile_error!(
     "argosy-chaos needs --cfg tokio_unstable, which .cargo/config.toml sets: unset RUSTFLAGS"
 );
 
+pub mod audit;
+pub mod bugs;
 pub mod history;
 pub mod invariants;
+pub mod ledger;
 pub mod linearizability;
 pub mod real;
-pub mod sim;
 pub mod vm;

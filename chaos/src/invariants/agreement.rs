@@ -20,7 +20,7 @@ pub(super) fn check(history: &History) -> Findings {
             Audit::Host { agent, tasks } => {
                 hosts.insert(*agent, (at, tasks.iter().collect()));
             }
-            Audit::Leftovers { .. } => {}
+            Audit::Offers { .. } | Audit::Leftovers { .. } => {}
         }
     }
     let Some((registered, tasks)) = registry else {

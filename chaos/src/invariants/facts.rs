@@ -102,7 +102,7 @@ pub(super) fn struck(history: &History, kind: FaultKind) -> Vec<(usize, &str)> {
 pub(super) fn registered(history: &History) -> Option<(usize, BTreeSet<&TaskKey>)> {
     let found = audits(history).filter_map(|(at, _, audit)| match audit {
         Audit::Registry { tasks } => Some((at, tasks.iter().map(|task| &task.task).collect())),
-        Audit::Host { .. } | Audit::Leftovers { .. } => None,
+        Audit::Host { .. } | Audit::Offers { .. } | Audit::Leftovers { .. } => None,
     });
     found.last()
 }

@@ -1,5 +1,5 @@
-//! T6: what was told ended has no process, and what was killed or dropped before it was delivered never
-//! starts.
+//! T6: what was told ended has no process, what was killed or dropped before it was delivered never
+//! starts, and what must end does so in time.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use argosy_state::ids::TaskKey;
 use argosy_state::task::TaskState;
 
 use super::Findings;
-use super::facts::{APART_NS, of_tasks};
-use crate::history::{History, TaskFact};
+use super::facts::{APART_NS, expectations, of_tasks};
+use crate::history::{Event, Expectation, History, TaskFact, What};
 
 /// Whether an end of this kind says that no process is left. Nobody knows what runs on a host that is
 /// gone.
@@ -42,6 +42,18 @@ pub(super) fn check(history: &History) -> Findings {
             _ => {}
         }
     }
+    remains(history, &mut findings, &ended, &never);
+    deadlines(history, &mut findings);
+    findings
+}
+
+/// What was seen of tasks that ended, or were never to start.
+fn remains(
+    history: &History,
+    findings: &mut Findings,
+    ended: &BTreeMap<&TaskKey, usize>,
+    never: &BTreeMap<&TaskKey, (usize, &str)>,
+) {
     for (at, event, fact) in of_tasks(history) {
         match fact {
             // What was in sight when the end was told may be recorded a little later.
@@ -63,13 +75,48 @@ pub(super) fn check(history: &History) -> Findings {
             _ => {}
         }
     }
-    findings
+}
+
+/// Ends that must come. A run that was over before, or was disturbed, shows nothing.
+fn deadlines(history: &History, findings: &mut Findings) {
+    for (at, event, expected) in expectations(history) {
+        let Expectation::Ends { task, within_ns } = expected else {
+            continue;
+        };
+        let until = event.time_ns.saturating_add(*within_ns);
+        let later = &history.events[at..];
+        let end = at + later.partition_point(|event| event.time_ns <= until);
+        let has_ended = of_tasks(history)
+            .take_while(|(seen, _, _)| *seen < end)
+            .any(|(_, _, fact)| match fact {
+                TaskFact::Told {
+                    task: of, state, ..
+                }
+                | TaskFact::Changed {
+                    task: of, state, ..
+                } => of == task && state.is_terminal(),
+                _ => false,
+            });
+        let is_fault = |event: &Event| matches!(event.what, What::Fault(_));
+        let is_disturbed = history.events[at..end].iter().any(is_fault);
+        if has_ended {
+            findings.look();
+        } else if end < history.events.len() && !is_disturbed {
+            findings.look();
+            let waited_ms = within_ns / 1_000_000;
+            findings.wrong(
+                format!("{task} was to end, and has not within {waited_ms} ms"),
+                [at, end],
+            );
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{Scene, catches, key, passes};
+    use super::super::scene::{Scene, catches, key, passes, sees_nothing};
     use super::*;
+    use crate::history::{FaultKind, Phase};
 
     fn killed(delivered: bool) -> Scene {
         let task = key("web");
@@ -111,5 +158,22 @@ mod tests {
             dropped.witnessed("web", "n"),
             "framework-3/web was dropped",
         );
+    }
+
+    #[test]
+    fn a_task_that_must_end_and_does_not_is_seen() {
+        let expected = || {
+            let task = key("web");
+            let within_ns = 500_000_000;
+            Scene::new().saw("harness", Expectation::Ends { task, within_ns })
+        };
+        passes(check, expected().told(9, "web", TaskState::Killed));
+        catches(
+            check,
+            expected().after_ms(600).phase(Phase::Final),
+            "was to end",
+        );
+        let disturbed = expected().fault(FaultKind::Crash, "agent-5").after_ms(600);
+        sees_nothing(check, disturbed.phase(Phase::Final));
     }
 }

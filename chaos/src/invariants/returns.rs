@@ -9,7 +9,7 @@ use argosy_state::task::TaskState;
 
 use super::Findings;
 use super::facts::{Change, changes, launches, of_agents, registered};
-use crate::history::{AgentFact, History};
+use crate::history::{AgentFact, History, OrderAction};
 
 type Modes = BTreeMap<AgentId, BTreeMap<Revision, (usize, AgentMode)>>;
 
@@ -39,8 +39,47 @@ pub(super) fn check(history: &History) -> Findings {
             );
         }
         gone(history, &mut findings, task, &changes);
+        if let Some(modes) = agent.and_then(|agent| modes.get(&agent)) {
+            late_launch(history, &mut findings, task, &changes, modes);
+        }
     }
     findings
+}
+
+/// A launch that was not delivered when its task became UNREACHABLE is void: once its agent has come
+/// back by name, it is not acted on any more.
+fn late_launch(
+    history: &History,
+    findings: &mut Findings,
+    task: &TaskKey,
+    changes: &[Change],
+    modes: &BTreeMap<Revision, (usize, AgentMode)>,
+) {
+    let lost = changes
+        .iter()
+        .find(|change| change.state == TaskState::Unreachable);
+    let Some(lost) = lost else {
+        return;
+    };
+    let mut later = modes.range(lost.revision..);
+    let back = later.find(|(_, (_, mode))| *mode != AgentMode::Unreachable);
+    let Some((_, (back, _))) = back else {
+        return;
+    };
+    for (at, _, fact) in of_agents(history) {
+        if let AgentFact::OrderTaken {
+            action: OrderAction::Launch,
+            task: Some(taken),
+            repeated: false,
+            ..
+        } = fact
+            && taken == task
+        {
+            findings.must(at < *back, [lost.at, *back, at], || {
+                format!("the launch of {task} was delivered after the task was UNREACHABLE")
+            });
+        }
+    }
 }
 
 fn modes(history: &History) -> Modes {
@@ -103,6 +142,7 @@ mod tests {
     use super::super::scene::{AGENT, Scene, catches, key, passes};
     use super::*;
     use crate::history::{Audit, FinalTask};
+    use argosy_state::ids::{Epoch, OrderIndex};
 
     fn mode(scene: Scene, index: u64, mode: AgentMode) -> Scene {
         scene.saw_at("master-1", index, AgentFact::Mode { agent: AGENT, mode })
@@ -155,5 +195,21 @@ mod tests {
             scene.saw("audit", Audit::Registry { tasks }),
             "declared gone, and is in",
         );
+    }
+
+    #[test]
+    fn a_launch_that_is_delivered_after_the_return_is_seen() {
+        let taken = || AgentFact::OrderTaken {
+            agent: AGENT,
+            epoch: Epoch(12),
+            order: OrderIndex(1),
+            action: OrderAction::Launch,
+            task: Some(key("web")),
+            repeated: false,
+        };
+        let before = mode(lost().saw("agent-5", taken()), 8, AgentMode::Registered);
+        passes(check, before);
+        let after = mode(lost(), 8, AgentMode::Registered).saw("agent-5", taken());
+        catches(check, after, "delivered after the task was UNREACHABLE");
     }
 }

@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use argosy_state::ids::{FrameworkId, OfferId, Revision, TaskKey};
 
 use super::Findings;
-use super::facts::{of_masters, of_offers, of_tasks};
+use super::facts::{audits, of_masters, of_offers, of_tasks};
 use crate::history::{
-    CallName, CallView, History, OfferFact, Operation, Outcome, RaftFact, TaskFact,
+    Audit, CallName, CallView, History, OfferFact, Operation, Outcome, RaftFact, TaskFact,
 };
 
 /// Judges a history.
@@ -21,7 +21,25 @@ pub(super) fn check(history: &History) -> Findings {
     uses(history, &calls, &mut findings);
     commits(history, &mut findings);
     refusals(history, &calls, &mut findings);
+    holdings(history, &mut findings);
     findings
+}
+
+/// At the end, a framework that listens knows which of its offers are void.
+fn holdings(history: &History, findings: &mut Findings) {
+    for (at, _, audit) in audits(history) {
+        if let Audit::Offers {
+            framework,
+            held,
+            open,
+        } = audit
+        {
+            let void = held.iter().find(|offer| !open.contains(offer));
+            findings.must(void.is_none(), [at], || {
+                format!("{framework} holds offers {held:?}, of which its leader knows {open:?}")
+            });
+        }
+    }
 }
 
 /// What is known of an offer.
@@ -253,5 +271,21 @@ mod tests {
             scene.witnessed("web", "n"),
             "framework-3/web was refused",
         );
+    }
+
+    #[test]
+    fn a_framework_that_holds_what_is_void_is_seen() {
+        let audit = |open: &[OfferId]| {
+            Scene::new().saw(
+                "audit",
+                Audit::Offers {
+                    framework: FRAMEWORK,
+                    held: vec![offer(12, 1)],
+                    open: open.to_vec(),
+                },
+            )
+        };
+        passes(check, audit(&[offer(12, 1), offer(12, 2)]));
+        catches(check, audit(&[offer(12, 2)]), "framework-3 holds offers");
     }
 }

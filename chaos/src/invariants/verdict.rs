@@ -150,6 +150,7 @@ fn evidence(history: &History) -> Evidence {
             What::Observation(Observation::Expect(
                 Expectation::Commit { .. }
                 | Expectation::Offer { .. }
+                | Expectation::Ends { .. }
                 | Expectation::KeepsRunning { .. },
             )) => evidence.expectations += 1,
             What::Observation(_) => {}

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use argosy_state::ids::{AgentId, FrameworkId, TaskKey};
+use argosy_state::ids::{AgentId, FrameworkId, OfferId, TaskKey};
 use argosy_state::task::TaskState;
 
 use super::super::text;
@@ -39,6 +39,15 @@ pub enum Expectation {
         /// Which.
         #[serde(with = "text")]
         framework: FrameworkId,
+        /// Nanoseconds.
+        within_ns: u64,
+    },
+    /// A task ends within this time, because it was killed or its framework's time is over, unless a
+    /// fault comes first.
+    Ends {
+        /// Which.
+        #[serde(with = "text")]
+        task: TaskKey,
         /// Nanoseconds.
         within_ns: u64,
     },
@@ -82,6 +91,18 @@ pub enum Audit {
         /// Every task with a process.
         #[serde(with = "text::list")]
         tasks: Vec<TaskKey>,
+    },
+    /// What a connected framework holds to be on offer, and what its leader does.
+    Offers {
+        /// Which.
+        #[serde(with = "text")]
+        framework: FrameworkId,
+        /// By the framework's own word.
+        #[serde(with = "text::list")]
+        held: Vec<OfferId>,
+        /// By the leader's book.
+        #[serde(with = "text::list")]
+        open: Vec<OfferId>,
     },
     /// What was left behind against a baseline.
     Leftovers {

@@ -1,0 +1,213 @@
+//! Reads what a host holds from /proc, /sys and nft. What vanishes while it is read is not there.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{fs, io};
+
+use super::{Inventory, Kind};
+
+/// Namespaces of a process that a container may have of its own.
+const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
+
+/// Why a host cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// A part of /proc or /sys that every host has cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+type Things = BTreeMap<String, String>;
+
+/// Everything that this host holds now.
+///
+/// # Errors
+/// If /proc cannot be read. Kinds that a host does not have at all are empty.
+pub fn take() -> Result<Inventory, AuditError> {
+    let (processes, namespaces) = processes()?;
+    let mounts = mounts()?;
+    let mut inventory = Inventory::default();
+    inventory.things.insert(Kind::Cgroup, cgroups(&mounts));
+    let told = |(id, mount): (String, Mount)| (id, mount.told);
+    let mounts = mounts.into_iter().map(told).collect();
+    for (kind, things) in [
+        (Kind::Process, processes),
+        (Kind::Mount, mounts),
+        (Kind::Namespace, namespaces),
+        (Kind::Interface, names_in(Path::new("/sys/class/net"))),
+        (Kind::LoopDevice, loop_devices()),
+        (Kind::RuleTable, rule_tables()),
+    ] {
+        inventory.things.insert(kind, things);
+    }
+    Ok(inventory)
+}
+
+fn read(path: &str) -> Result<String, AuditError> {
+    fs::read_to_string(path).map_err(|source| AuditError::Read {
+        path: path.into(),
+        source,
+    })
+}
+
+/// Processes by pid and start time, and the namespaces that they are in.
+fn processes() -> Result<(Things, Things), AuditError> {
+    let path = Path::new("/proc");
+    let entries = fs::read_dir(path).map_err(|source| AuditError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let (mut processes, mut namespaces) = (Things::new(), Things::new());
+    for entry in entries.flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        let folder = entry.path();
+        let Some(start) = fs::read_to_string(folder.join("stat"))
+            .ok()
+            .as_deref()
+            .and_then(start_time)
+        else {
+            continue;
+        };
+        processes.insert(format!("{pid}/{start}"), describe(pid, &folder));
+        for kind in NAMESPACES {
+            if let Ok(name) = fs::read_link(folder.join("ns").join(kind)) {
+                let name = name.to_string_lossy().into_owned();
+                let told = format!("{name} of process {}", describe(pid, &folder));
+                namespaces.entry(name).or_insert(told);
+            }
+        }
+    }
+    Ok((processes, namespaces))
+}
+
+/// The pid, the command line, and where a sandbox is named, that: what marks a process as somebody's.
+fn describe(pid: u32, folder: &Path) -> String {
+    let words = |file: &str| fs::read(folder.join(file)).unwrap_or_default();
+    let command = String::from_utf8_lossy(&words("cmdline")).replace('\0', " ");
+    let environment = String::from_utf8_lossy(&words("environ")).into_owned();
+    let sandbox = environment
+        .split('\0')
+        .find(|word| word.starts_with("ARGOSY_SANDBOX="))
+        .unwrap_or_default();
+    format!("{pid} {} {sandbox}", command.trim())
+        .trim_end()
+        .to_owned()
+}
+
+/// Field 22 of /proc/PID/stat. A zombie has ended: only its parent has not looked.
+fn start_time(stat: &str) -> Option<u64> {
+    // The name in parentheses may hold anything, also spaces and parentheses.
+    let after_name = &stat[stat.rfind(')')? + 1..];
+    let mut fields = after_name.split_whitespace();
+    (fields.next()? != "Z").then(|| fields.nth(18)?.parse().ok())?
+}
+
+struct Mount {
+    told: String,
+    point: String,
+    is_cgroup: bool,
+}
+
+fn mounts() -> Result<BTreeMap<String, Mount>, AuditError> {
+    let text = read("/proc/self/mountinfo")?;
+    Ok(text.lines().filter_map(mount).collect())
+}
+
+fn mount(line: &str) -> Option<(String, Mount)> {
+    let (before, after) = line.split_once(" - ")?;
+    let mut fields = before.split(' ');
+    let id = fields.next()?.to_owned();
+    let point = fields.nth(3)?.to_owned();
+    let kind = after.split(' ').next()?;
+    let mount = Mount {
+        told: format!("{point} ({kind})"),
+        is_cgroup: kind == "cgroup2",
+        point: point.clone(),
+    };
+    // Mount ids are given again; with the place they are not confused.
+    Some((format!("{id} {point}"), mount))
+}
+
+/// Every folder of the trees of cgroups.
+fn cgroups(mounts: &BTreeMap<String, Mount>) -> Things {
+    let roots = mounts.values().filter(|mount| mount.is_cgroup);
+    let mut waiting: Vec<PathBuf> = roots.map(|mount| mount.point.clone().into()).collect();
+    let mut found = Things::new();
+    while let Some(folder) = waiting.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                let name = entry.path().to_string_lossy().into_owned();
+                found.insert(name.clone(), name);
+                waiting.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
+fn names_in(folder: &Path) -> Things {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.map(|name| (name.clone(), name)).collect()
+}
+
+/// Loop devices that hold a file.
+fn loop_devices() -> Things {
+    let names = names_in(Path::new("/sys/block")).into_keys();
+    let file = |name: String| {
+        let path = format!("/sys/block/{name}/loop/backing_file");
+        let backing = fs::read_to_string(path).ok()?;
+        let told = format!("{name} on {}", backing.trim());
+        Some((told.clone(), told))
+    };
+    names.filter_map(file).collect()
+}
+
+/// Tables of nft; none where nft is not there or may not be asked.
+fn rule_tables() -> Things {
+    let Ok(listed) = Command::new("nft").args(["list", "tables"]).output() else {
+        return Things::new();
+    };
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines
+        .map(|line| (line.to_owned(), line.to_owned()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_told_by_its_start_and_a_zombie_is_none() {
+        let rest: Vec<String> = (4..=52).map(|field| field.to_string()).collect();
+        let stat = |state: &str| format!("12 (a ) b) {state} {}", rest.join(" "));
+        assert_eq!(start_time(&stat("S")), Some(22));
+        assert_eq!(start_time(&stat("Z")), None);
+        assert_eq!(start_time("12"), None);
+    }
+
+    #[test]
+    fn a_line_of_mounts_is_read() {
+        let line = "36 35 98:0 /a /mnt/x rw,noatime shared:1 - cgroup2 cgroup2 rw";
+        let (id, mount) = mount(line).unwrap();
+        assert_eq!(
+            (id.as_str(), mount.point.as_str(), mount.is_cgroup),
+            ("36 /mnt/x", "/mnt/x", true)
+        );
+        assert_eq!(mount.told, "/mnt/x (cgroup2)");
+    }
+}

@@ -1,0 +1,165 @@
+//! What a host holds: processes, cgroups, mounts, namespaces, interfaces, loop devices, tables of
+//! rules. Taken before and after a run; what is there after and was not before is left behind.
+//!
+//! Taking reads the kernel and changes nothing; comparing is pure. Other programs live on a host too:
+//! a scope says whose things count.
+
+mod inventory;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use crate::history;
+
+pub use inventory::{AuditError, take};
+
+/// A kind of thing that a host holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "each says itself")]
+pub enum Kind {
+    Process,
+    Cgroup,
+    Mount,
+    Namespace,
+    Interface,
+    LoopDevice,
+    RuleTable,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Process => "process",
+            Self::Cgroup => "cgroup",
+            Self::Mount => "mount",
+            Self::Namespace => "namespace",
+            Self::Interface => "interface",
+            Self::LoopDevice => "loop device",
+            Self::RuleTable => "table of rules",
+        })
+    }
+}
+
+/// What a host held at one moment: by kind, the identity of each thing and how to tell people of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Inventory {
+    /// An identity never names two things, also over time: a pid goes with its start time.
+    pub things: BTreeMap<Kind, BTreeMap<String, String>>,
+}
+
+/// Whose things count.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Scope {
+    /// Texts that mark a thing as ours: a folder in a command line, an environment or a mount, the
+    /// beginning of a cgroup's or an interface's name. Without any, everything counts.
+    pub marks: Vec<String>,
+}
+
+impl Scope {
+    fn covers(&self, text: &str) -> bool {
+        self.marks.is_empty() || self.marks.iter().any(|mark| text.contains(mark.as_str()))
+    }
+}
+
+impl Inventory {
+    /// How many things there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.things.values().map(BTreeMap::len).sum()
+    }
+
+    /// Whether nothing was found, which no living host can be.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What is there now and was not in `before`, within the scope, a line each.
+    #[must_use]
+    pub fn leftovers(&self, before: &Self, scope: &Scope) -> Vec<String> {
+        let mut left = BTreeSet::new();
+        for (kind, things) in &self.things {
+            let known = before.things.get(kind);
+            for (identity, told) in things {
+                let is_new = known.is_none_or(|known| !known.contains_key(identity));
+                if is_new && (scope.covers(identity) || scope.covers(told)) {
+                    left.insert(format!("{kind} {told}"));
+                }
+            }
+        }
+        left.into_iter().collect()
+    }
+
+    /// The comparison as an event of a history.
+    #[must_use]
+    pub fn compared(&self, before: &Self, scope: &Scope, place: &str) -> history::Audit {
+        history::Audit::Leftovers {
+            place: place.to_owned(),
+            looked_at: self.len() as u64,
+            leftovers: self.leftovers(before, scope),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inventory(things: &[(Kind, &str, &str)]) -> Inventory {
+        let mut inventory = Inventory::default();
+        for (kind, identity, told) in things {
+            let of_kind = inventory.things.entry(*kind).or_default();
+            of_kind.insert((*identity).to_owned(), (*told).to_owned());
+        }
+        inventory
+    }
+
+    #[test]
+    fn only_what_is_new_and_ours_is_left_behind() {
+        let before = inventory(&[
+            (Kind::Process, "7/100", "7 sh /run/x"),
+            (Kind::Mount, "1", "/run/x"),
+        ]);
+        let after = inventory(&[
+            (Kind::Process, "7/100", "7 sh /run/x"),
+            (Kind::Process, "7/900", "7 sleep /run/x"),
+            (Kind::Process, "8/900", "8 sleep /home"),
+            (Kind::Cgroup, "/run/x/1", "/run/x/1"),
+        ]);
+        let marks = vec!["/run/x".to_owned()];
+        let left = after.leftovers(&before, &Scope { marks });
+        assert_eq!(left, ["cgroup /run/x/1", "process 7 sleep /run/x"]);
+        assert_eq!(after.leftovers(&before, &Scope::default()).len(), 3);
+        assert_eq!(
+            before.leftovers(&before, &Scope::default()),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn a_process_and_a_folder_of_cgroups_that_appear_are_seen_and_seen_to_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().to_string_lossy().into_owned();
+        let scope = Scope {
+            marks: vec![mark.clone()],
+        };
+        let before = take().unwrap();
+        assert!(!before.is_empty() && before.things.contains_key(&Kind::Mount));
+        let mut child = std::process::Command::new("sleep")
+            .arg("600")
+            .env("ARGOSY_SANDBOX", &mark)
+            .spawn()
+            .unwrap();
+        let left = take().unwrap().leftovers(&before, &scope);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(
+            left.len() == 1 && left[0].starts_with("process "),
+            "{left:?}"
+        );
+        assert_eq!(
+            take().unwrap().leftovers(&before, &scope),
+            Vec::<String>::new()
+        );
+    }
+}

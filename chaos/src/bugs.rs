@@ -1,0 +1,112 @@
+//! The planted bugs, each with the rules that are to find it. A harness that does not find one has not
+//! proved itself.
+//!
+//! The switches themselves stand in `argosy_state::bugs`, behind its feature `testing`.
+
+use argosy_state::bugs::Bug;
+
+use crate::invariants::Rule;
+
+/// Where a bug is found at the earliest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In the simulation of raft alone.
+    RaftSimulation,
+    /// In the simulation of the whole system.
+    SystemSimulation,
+}
+
+/// A planted bug and who finds it.
+#[derive(Debug, Clone, Copy)]
+pub struct Planted {
+    /// Which.
+    pub bug: Bug,
+    /// Where.
+    pub place: Place,
+    /// Any of these rules.
+    pub rules: &'static [Rule],
+    /// The faults that bring it out, in words.
+    pub needs: &'static str,
+}
+
+/// Every planted bug, in the order of `Bug::ALL`.
+#[must_use]
+pub fn planted() -> Vec<Planted> {
+    Bug::ALL.iter().map(|bug| found_by(*bug)).collect()
+}
+
+fn found_by(bug: Bug) -> Planted {
+    use Place::{RaftSimulation as Raft, SystemSimulation as System};
+    use Rule::*;
+    let (place, rules, needs): (Place, &'static [Rule], &'static str) = match bug {
+        Bug::VoteNotSynced => (Raft, &[R1, R8], "a power cut right after an election"),
+        Bug::AppendNotSynced => (Raft, &[R3, R2, R5, R6, R8], "a power cut of a quorum"),
+        Bug::SnapshotMetaEarly => (Raft, &[R4, R7], "a follower that needs a snapshot"),
+        Bug::QuorumLossIgnored => (System, &[R9, O5, T6], "a leader cut from the other masters"),
+        Bug::ReadWithoutQuorum => (Raft, &[R5], "a partition, or a follower that lags"),
+        Bug::StaleReignCommits => (System, &[R7, O3, T10, F2], "a change of leader under load"),
+        Bug::MovedDecisionCommits => (
+            System,
+            &[T7, T10],
+            "an agent that returns as it is given up",
+        ),
+        Bug::UsedOfferHonoured => (System, &[O3], "a change of leader between two acceptances"),
+        Bug::FreedAtKill => (System, &[O1, O2], "kills with a long grace"),
+        Bug::AnswersNotLoaded => (System, &[R4, R7], "a restart while calls are repeated"),
+        Bug::SharedOrder => (System, &[F2, R7, T4], "two launches in one acceptance"),
+        Bug::LaunchAfterUnreachable => (System, &[T10], "an agent away while a launch waits"),
+        Bug::SessionNotChecked => (System, &[F3], "a scheduler taken over while it calls"),
+        Bug::CloneAccepted => (System, &[F3], "a copy of an agent's disk"),
+        Bug::KillLost => (System, &[T6], "a kill right behind its launch"),
+        Bug::EqualWithUnsentOrder => (System, &[T4, T6], "orders made while an agent is away"),
+        Bug::DigestIgnored => (System, &[T4], "an agent that lost a task's record"),
+        Bug::SettledBeforeCommit => (System, &[T3, T4], "a leader that dies with a report"),
+        Bug::DeadlineLost => (
+            System,
+            &[T6, O5],
+            "a scheduler that stays away over a failover",
+        ),
+        Bug::GraceLost => (System, &[T7], "a failover with a scheduler of no timeout"),
+        Bug::FreezeExpires => (System, &[T7, T10], "a freeze of all masters"),
+        Bug::UnknownTooEarly => (System, &[T6], "a question while an acceptance is delayed"),
+        Bug::AnswerBeforeCommit => (System, &[R6, R7, O3], "a leader that dies with a call"),
+        Bug::RescindNotTold => (System, &[O3], "an agent lost while it is on offer"),
+        Bug::UpdateForgotten => (
+            System,
+            &[T3, T4],
+            "an agent that dies before its update settles",
+        ),
+        Bug::EpochNotChecked => (System, &[F1], "a deposed leader that goes on speaking"),
+        Bug::EpochNotSynced => (
+            System,
+            &[F1],
+            "a power cut of an agent after a change of leader",
+        ),
+        Bug::OrderNotSynced => (System, &[T1, F2], "a power cut of an agent after a launch"),
+        Bug::LaunchRepeated => (System, &[T1, F2], "a change of leader with tasks running"),
+    };
+    Planted {
+        bug,
+        place,
+        rules,
+        needs,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_planted_bug_is_somebodys_to_find() {
+        let all = planted();
+        assert!(all.len() >= 25);
+        for planted in all {
+            assert!(
+                !planted.rules.is_empty() && !planted.needs.is_empty(),
+                "{}",
+                planted.bug
+            );
+        }
+    }
+}
