@@ -94,16 +94,7 @@ impl Leader {
             | CallAction::Teardown => None,
         };
         if let Some(used) = &used {
-            // One of an earlier reign that was never adopted is not in the book: `apply` judges it.
-            let open: Vec<OfferId> = used
-                .ids
-                .iter()
-                .copied()
-                .filter(|id| self.book.get(*id).is_some())
-                .collect();
-            self.book
-                .take(&open)
-                .expect("each was just seen to be open");
+            self.take(used);
         }
         let mut requests = VecDeque::from([request]);
         if bugs::is_on(Bug::AnswerBeforeCommit) {
@@ -118,6 +109,15 @@ impl Leader {
         };
         let serial = self.propose(Command::Call(call), Route::Call(Box::new(pending)));
         self.pending_calls.insert(key, serial);
+    }
+
+    /// One of an earlier reign that was never adopted is not in the book: `apply` judges it.
+    fn take(&mut self, used: &UsedOffers) {
+        let ids = used.ids.iter().copied();
+        let open: Vec<OfferId> = ids.filter(|id| self.book.get(*id).is_some()).collect();
+        self.book
+            .take(&open)
+            .expect("each was just seen to be open");
     }
 
     /// What only the leader can know of offers: whether they are authentic, and open in its book.
