@@ -9,6 +9,8 @@ use super::report::{Outage, Report, quantile};
 const WIDTH: f64 = 1_000.0;
 /// Left of it stand the names of the lanes.
 const LABELS: f64 = 190.0;
+/// Right of it the last moment is named.
+const MARGIN: f64 = 20.0;
 /// Height of a lane.
 const LANE: f64 = 18.0;
 /// Height of the curve of tasks.
@@ -107,7 +109,7 @@ impl Scale {
     fn x(&self, time_ns: u64) -> f64 {
         let span = self.to_ns.saturating_sub(self.from_ns).max(1) as f64;
         let time = time_ns.clamp(self.from_ns, self.to_ns) - self.from_ns;
-        LABELS + time as f64 / span * (WIDTH - LABELS)
+        LABELS + time as f64 / span * (WIDTH - LABELS - MARGIN)
     }
 
     fn bar(&self, text: &mut String, y: f64, span: (u64, u64), fill: &str, title: &str) {

@@ -237,10 +237,13 @@ impl Undo {
                 revive(cluster, recorder, place)?;
             }
             Self::Loosen(place, limit) => {
-                if let Some(pid) = cluster.members[place].pid() {
-                    limit.loosen(pid);
+                let member = &mut cluster.members[place];
+                let loosened = member.pid().map_or(Ok(()), |pid| limit.loosen(pid));
+                // One that has ended has no limits any more.
+                if member.look().is_none() && member.is_up() {
+                    loosened?;
                 }
-                cluster.members[place].expect_again();
+                member.expect_again();
                 revive(cluster, recorder, place)?;
             }
             Self::Free(place, disk) => {

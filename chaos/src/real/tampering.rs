@@ -50,14 +50,28 @@ impl Limit {
         Ok(())
     }
 
-    /// Gives it back what it had.
-    pub(crate) fn loosen(self, pid: u32) {
-        let limit = match self {
-            Self::Memory => "--as=unlimited:",
-            Self::Descriptors => "--nofile=65536:",
+    /// Gives it back all that it may have.
+    pub(crate) fn loosen(self, pid: u32) -> Result<()> {
+        let flag = match self {
+            Self::Memory => "--as",
+            Self::Descriptors => "--nofile",
         };
-        // It may have ended by then, as it should.
-        let _ = host_tools::run("prlimit", &["--pid", &pid.to_string(), limit]);
+        let pid = pid.to_string();
+        let words = [
+            "--pid",
+            &pid,
+            flag,
+            "--noheadings",
+            "--raw",
+            "--output",
+            "HARD",
+        ];
+        let hard = host_tools::run("prlimit", &words)?;
+        host_tools::run(
+            "prlimit",
+            &["--pid", &pid, &format!("{flag}={}:", hard.trim())],
+        )?;
+        Ok(())
     }
 }
 
@@ -261,5 +275,38 @@ impl FakeClock {
         Mood {
             environment: pairs.map(|(name, value)| (name.to_owned(), value)).into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_was_tightened_is_gone_again() {
+        let mut sleeper = Command::new("sleep").arg("60").spawn().unwrap();
+        let limits = || fs::read_to_string(format!("/proc/{}/limits", sleeper.id())).unwrap();
+        for (limit, name) in [
+            (Limit::Descriptors, "Max open files"),
+            (Limit::Memory, "Max address space"),
+        ] {
+            let soft_and_hard = || {
+                let text = limits();
+                let line = text
+                    .lines()
+                    .find_map(|line| line.strip_prefix(name))
+                    .unwrap();
+                let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+                (words[0].clone(), words[1].clone())
+            };
+            limit.tighten(sleeper.id()).unwrap();
+            let (soft, hard) = soft_and_hard();
+            assert_ne!(soft, hard, "{name}");
+            limit.loosen(sleeper.id()).unwrap();
+            let (soft, hard) = soft_and_hard();
+            assert_eq!(soft, hard, "{name}");
+        }
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
     }
 }

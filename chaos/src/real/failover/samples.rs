@@ -142,7 +142,8 @@ impl Samples {
                 );
             }
             let name = match BOUNDS[place] {
-                bound if bound.is_finite() => format!("&lt; {bound} ms"),
+                bound if bound < 1_000.0 => format!("&lt; {bound} ms"),
+                bound if bound.is_finite() => format!("&lt; {} s", bound / 1e3),
                 _ => "more".to_owned(),
             };
             let _ = writeln!(
