@@ -47,6 +47,12 @@ impl MemoryStore {
         self.0.durable_entry(index)
     }
 
+    /// The last entry that is applied in the store. `None` before the first.
+    #[must_use]
+    pub fn applied(&self) -> Option<u64> {
+        self.0.applied()
+    }
+
     /// The registry as it lies in the store: up to which entry, and its records by key. `None` before the first entry.
     #[must_use]
     pub fn registry(&self) -> Option<(u64, Records)> {
@@ -61,6 +67,11 @@ impl MemoryStore {
     /// A power cut, after the node on it has ended: of the writes since the last sync only the first `kept` are left.
     pub fn cut_power(&self, kept: usize) {
         self.0.cut_power(kept);
+    }
+
+    /// A new, empty disk in its place, after the node on it has ended.
+    pub fn wipe(&self) {
+        self.0.wipe();
     }
 
     /// How long each further write takes.

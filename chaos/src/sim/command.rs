@@ -19,12 +19,12 @@ pub struct SimArguments {
     /// Raft alone, without agents and frameworks
     #[arg(long)]
     pub raft_only: bool,
-    /// Masters of each cluster
-    #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u8).range(3..=7))]
-    pub masters: u8,
-    /// Agents of each cluster
-    #[arg(long, value_name = "COUNT", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=20))]
-    pub agents: u8,
+    /// Masters of each cluster; unless given, as each seed wants it
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(3..=7))]
+    pub masters: Option<u8>,
+    /// Agents of each cluster; unless given, as each seed wants it
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=20))]
+    pub agents: Option<u8>,
     /// For how many simulated seconds faults come
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     pub faults: u64,
@@ -78,19 +78,15 @@ pub fn sim(arguments: &SimArguments) -> u8 {
 fn play(seed: u64, arguments: &SimArguments) -> Verdict {
     let faults = Duration::from_secs(arguments.faults);
     if arguments.raft_only {
-        let options = raft::Options {
-            nodes: arguments.masters.into(),
-            faults,
-            ..raft::Options::default()
-        };
+        let mut options = raft::Options::of(seed);
+        options.faults = faults;
+        options.nodes = arguments.masters.map_or(options.nodes, usize::from);
         return raft::run(seed, &options);
     }
-    let options = system::Options {
-        masters: arguments.masters.into(),
-        agents: arguments.agents.into(),
-        faults,
-        ..system::Options::default()
-    };
+    let mut options = system::Options::of(seed);
+    options.faults = faults;
+    options.masters = arguments.masters.map_or(options.masters, usize::from);
+    options.agents = arguments.agents.map_or(options.agents, usize::from);
     system::run(seed, &options)
 }
 

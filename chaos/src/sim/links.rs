@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::network::Cuts;
-use super::run::Stage;
+use super::run::{LATENCY, Stage};
 
 /// A broken link.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub(super) enum Link {
     Cut(String, String),
     /// What is sent between them waits and comes later, all at once: what a short cut of a real network does.
     Held(String, String),
+    /// Everything between them takes long, each packet another time.
+    Slow(String, String),
 }
 
 impl Link {
@@ -20,7 +22,7 @@ impl Link {
         match self {
             // The two directions of a cut link are two cuts.
             Self::Cut(from, to) => (from.as_str(), to.as_str()) == (one, other),
-            Self::Held(a, b) => {
+            Self::Held(a, b) | Self::Slow(a, b) => {
                 (a.as_str(), b.as_str()) == (one, other) || (b.as_str(), a.as_str()) == (one, other)
             }
         }
@@ -66,6 +68,23 @@ impl Links {
         Some(link)
     }
 
+    /// `None` if the link is broken already.
+    pub(super) fn slow(
+        &mut self,
+        stage: &Stage<'_>,
+        one: &str,
+        other: &str,
+        latency: Duration,
+    ) -> Option<Link> {
+        if self.is_touched(one, other) || self.is_touched(other, one) {
+            return None;
+        }
+        stage.sim.set_link_max_message_latency(one, other, latency);
+        let link = Link::Slow(one.to_owned(), other.to_owned());
+        self.broken.push(link.clone());
+        Some(link)
+    }
+
     pub(super) fn mend(&mut self, stage: &Stage<'_>, link: &Link) {
         self.broken.retain(|one| one != link);
         match link {
@@ -74,6 +93,10 @@ impl Links {
                 stage.sim.repair_oneway(from.as_str(), to.as_str());
             }
             Link::Held(one, other) => stage.sim.release(one.as_str(), other.as_str()),
+            Link::Slow(one, other) => {
+                let (one, other) = (one.as_str(), other.as_str());
+                stage.sim.set_link_max_message_latency(one, other, LATENCY);
+            }
         }
     }
 }

@@ -13,6 +13,8 @@ use crate::invariants::{self, judge};
 
 /// The first moment of every simulation, in seconds since 1970.
 const EPOCH_S: u64 = 1_700_000_000;
+/// The longest that a packet takes in a healthy network.
+pub(super) const LATENCY: Duration = Duration::from_millis(3);
 /// How long one step of the simulated network is.
 const STEP: Duration = Duration::from_millis(1);
 
@@ -149,7 +151,7 @@ pub(super) fn perform(seed: u64, play: impl FnOnce(&mut Stage<'_>)) -> Verdict {
         .tick_duration(STEP)
         .simulation_duration(Duration::from_secs(1_000_000))
         .min_message_latency(Duration::ZERO)
-        .max_message_latency(Duration::from_millis(3))
+        .max_message_latency(LATENCY)
         .ephemeral_ports(10_000..=65_000)
         .tcp_capacity(4_096);
     let mut simulated = Duration::ZERO;

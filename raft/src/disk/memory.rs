@@ -121,6 +121,13 @@ impl MemoryDisk {
         }
     }
 
+    /// The last entry that is applied, as reads see it.
+    pub(crate) fn applied(&self) -> Option<u64> {
+        let contents = self.contents();
+        let applied = machine::applied(&contents.current).ok()?;
+        Some(applied.last_log_id?.index)
+    }
+
     /// The registry as reads see it: up to which entry, and its records. `None` before the first entry.
     pub(crate) fn registry(&self) -> Option<(u64, Vec<KeyValue>)> {
         let contents = self.contents();
@@ -132,6 +139,15 @@ impl MemoryDisk {
             .map(|(key, value)| (key.clone(), value.to_vec()))
             .collect();
         Some((applied.index, records))
+    }
+
+    /// A new, empty disk in its place.
+    pub(crate) fn wipe(&self) {
+        let mut contents = self.contents();
+        *contents = Contents {
+            seed: contents.seed,
+            ..Contents::default()
+        };
     }
 
     /// Writes since the last sync.

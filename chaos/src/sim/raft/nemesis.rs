@@ -9,7 +9,7 @@ use crate::sim::links::{Link, Links, Timetable};
 use crate::sim::run::Stage;
 
 /// What may happen, and how often beside the others.
-const KINDS: [(Kind, u64); 9] = [
+const KINDS: [(Kind, u64); 10] = [
     (Kind::Crash, 5),
     (Kind::PowerCut, 5),
     (Kind::CutAllPower, 1),
@@ -17,6 +17,7 @@ const KINDS: [(Kind, u64); 9] = [
     (Kind::OneWay, 3),
     (Kind::Graph, 3),
     (Kind::Hold, 3),
+    (Kind::Latency, 3),
     (Kind::SlowDisk, 3),
     (Kind::Transfer, 4),
 ];
@@ -30,6 +31,7 @@ enum Kind {
     OneWay,
     Graph,
     Hold,
+    Latency,
     SlowDisk,
     Transfer,
 }
@@ -144,6 +146,10 @@ impl Nemesis {
                 let other = self.other(victim);
                 self.hold(stage, victim, other);
             }
+            Kind::Latency => {
+                let other = self.other(victim);
+                self.delay(stage, victim, other);
+            }
             Kind::SlowDisk => {
                 let ms = self.chance.between(2, 400);
                 self.note(FaultKind::SlowDisk, name(victim), &format!("{ms} ms"));
@@ -212,6 +218,20 @@ impl Nemesis {
         if let Some(link) = self.links.hold(stage, &name(one), &name(other)) {
             self.note(FaultKind::Delay, target, "held");
             self.lasting(stage, Broken::Link(link), 20, 2_000);
+        }
+    }
+
+    fn delay(&mut self, stage: &mut Stage<'_>, one: usize, other: usize) {
+        let ms = self.chance.between(5, 200);
+        let (one, other) = (name(one), name(other));
+        let latency = Duration::from_millis(ms);
+        if let Some(link) = self.links.slow(stage, &one, &other, latency) {
+            self.note(
+                FaultKind::SlowLink,
+                format!("{one}>{other}"),
+                &format!("{ms} ms"),
+            );
+            self.lasting(stage, Broken::Link(link), 100, 4_000);
         }
     }
 

@@ -16,7 +16,7 @@ fn clean(seed: u64, options: &Options) -> Verdict {
 fn three_nodes_agree_whatever_breaks() {
     let mut written = 0;
     for seed in 1..=5 {
-        let verdict = clean(seed, &Options::default());
+        let verdict = clean(seed, &Options::of(seed));
         written += verdict.counts.happened.get("written").copied().unwrap_or(0);
     }
     assert!(written > 500, "{written} writes prove little");

@@ -69,7 +69,9 @@ impl Audit {
             self.world.notes.recorder.observe(&*name, fact);
             self.note_epoch(&registry);
             let NodeId(id) = registry.cluster().leader;
-            leader = usize::try_from(id).ok().and_then(|id| id.checked_sub(1));
+            // One that was taken in anew has another id than its place says.
+            let place = usize::try_from(id).ok().and_then(|id| id.checked_sub(1));
+            leader = place.filter(|place| *place < self.world.stores.len());
         }
         leader
     }
@@ -95,6 +97,9 @@ impl Audit {
     /// What is not yet as it must be in a healed, quiet cluster; empty if all is.
     pub(super) fn unsettled(&self) -> Vec<String> {
         let mut open = Vec::new();
+        if let Some(wiped) = self.world.kept().wiped {
+            open.push(format!("{wiped:?}"));
+        }
         let stored: Vec<_> = self
             .world
             .stores

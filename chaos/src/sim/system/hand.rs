@@ -6,7 +6,7 @@ use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
 use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation as Write;
 
-use super::world::{Order, World};
+use super::world::{Order, RAFT, World, master_name};
 use crate::sim::network;
 
 /// How often it looks for something to do.
@@ -29,11 +29,24 @@ pub(super) async fn hand(world: World) -> turmoil::Result {
             continue;
         };
         count += 1;
-        let done = carry_out(&client, order, count).await;
+        let done = carry_out(&client, order.clone(), count).await;
+        if let Order::Join(place) = order {
+            joined(&world, place, done);
+        }
         world.notes.count(match done {
             true => "orders of the hand done",
             false => "orders of the hand not done",
         });
+    }
+}
+
+/// A master that is not taken in is asked for again: without it the group bears no further loss.
+fn joined(world: &World, place: usize, done: bool) {
+    let mut kept = world.kept();
+    match &mut kept.wiped {
+        Some(wiped) if done => wiped.joined = true,
+        Some(_) => kept.orders.push_back(Order::Join(place)),
+        None => {}
     }
 }
 
@@ -43,6 +56,11 @@ async fn carry_out(client: &OperatorClient, order: Order, count: u64) -> bool {
         Order::Transfer => {
             let request = v1::TransferLeaderRequest::default();
             return client.transfer_leader(request).await.is_ok();
+        }
+        Order::Join(place) => {
+            let raft_address = format!("{}:{RAFT}", master_name(place));
+            let request = v1::JoinMasterRequest { raft_address };
+            return client.join_master(request).await.is_ok();
         }
         Order::Teardown(framework_id) => {
             Write::TeardownFramework(v1::TeardownFramework { framework_id })

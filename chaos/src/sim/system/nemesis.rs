@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use super::world::{Order, World, agent_name, framework_name, master_name};
+use super::world::{Order, Wiped, World, agent_name, framework_name, master_name};
 use crate::history::{Fault, FaultKind};
 use crate::sim::chance::Chance;
 use crate::sim::links::{Link, Links, Timetable};
 use crate::sim::run::Stage;
 
 /// What may happen, and how often beside the others.
-const KINDS: [(Kind, u64); 18] = [
+const KINDS: [(Kind, u64); 20] = [
     (Kind::MasterCrash, 6),
     (Kind::MasterPowerCut, 6),
     (Kind::AllMasters, 1),
+    (Kind::WipeMaster, 3),
     (Kind::AgentCrash, 6),
     (Kind::HostReboot, 3),
     (Kind::FrameworkCrash, 6),
@@ -23,6 +24,7 @@ const KINDS: [(Kind, u64); 18] = [
     (Kind::CutAgent, 5),
     (Kind::CutFramework, 3),
     (Kind::Hold, 5),
+    (Kind::Latency, 4),
     (Kind::SlowMasterDisk, 3),
     (Kind::SlowAgentDisk, 3),
     (Kind::Transfer, 4),
@@ -35,6 +37,8 @@ enum Kind {
     MasterCrash,
     MasterPowerCut,
     AllMasters,
+    /// A new disk: the group must take it in as somebody else.
+    WipeMaster,
     AgentCrash,
     HostReboot,
     FrameworkCrash,
@@ -46,6 +50,7 @@ enum Kind {
     CutAgent,
     CutFramework,
     Hold,
+    Latency,
     SlowMasterDisk,
     SlowAgentDisk,
     Transfer,
@@ -93,6 +98,7 @@ impl Nemesis {
         while let Some(broken) = self.broken.take(now) {
             self.mend(stage, broken);
         }
+        self.world.forget_wiped();
         if now >= self.next {
             self.next = now + Duration::from_millis(self.chance.between(30, 1_000));
             let kind = self.chance.weighted(&KINDS, |(_, weight)| *weight);
@@ -156,6 +162,7 @@ impl Nemesis {
                     self.stop_master(stage, place, FaultKind::PowerCut);
                 }
             }
+            Kind::WipeMaster => self.wipe(stage),
             Kind::AgentCrash | Kind::HostReboot => self.stop_agent(stage, kind),
             Kind::FrameworkCrash => self.stop_framework(stage),
             Kind::SplitMasters => self.split(stage),
@@ -166,7 +173,7 @@ impl Nemesis {
             }
             Kind::MastersGraph => self.graph(stage),
             Kind::CutLeader | Kind::CutAgent | Kind::CutFramework => self.isolate(stage, kind),
-            Kind::Hold => self.hold(stage),
+            Kind::Hold | Kind::Latency => self.delay(stage, kind),
             Kind::SlowMasterDisk | Kind::SlowAgentDisk => self.slow(stage, kind),
             Kind::Transfer => {
                 self.note(FaultKind::LeaderTransfer, "*", "");
@@ -205,6 +212,24 @@ impl Nemesis {
         self.note(kind, &name, &format!("{kept} of {unsynced} kept"));
         self.down(stage, &name, 3_000);
         store.cut_power(kept);
+    }
+
+    /// One at a time: two lost disks of three are a lost cluster.
+    fn wipe(&mut self, stage: &mut Stage<'_>) {
+        let place = self.master();
+        let name = master_name(place);
+        if self.is_down(&name) || self.world.kept().wiped.is_some() {
+            return;
+        }
+        self.note(FaultKind::WipeDisk, &name, "");
+        self.down(stage, &name, 3_000);
+        self.world.stores[place].wipe();
+        let mut kept = self.world.kept();
+        kept.wiped = Some(Wiped {
+            place,
+            joined: false,
+        });
+        kept.orders.push_back(Order::Join(place));
     }
 
     fn stop_agent(&mut self, stage: &mut Stage<'_>, kind: Kind) {
@@ -319,7 +344,7 @@ impl Nemesis {
         }
     }
 
-    fn hold(&mut self, stage: &Stage<'_>) {
+    fn delay(&mut self, stage: &Stage<'_>, kind: Kind) {
         let (one, other) = match self.chance.below(3) {
             0 => self.two_masters(),
             1 => (
@@ -331,9 +356,19 @@ impl Nemesis {
                 master_name(self.master()),
             ),
         };
-        if let Some(link) = self.links.hold(stage, &one, &other) {
-            self.note(FaultKind::Delay, &format!("{one}>{other}"), "held");
-            self.lasting(stage, Broken::Link(link), 20, 2_500);
+        let target = format!("{one}>{other}");
+        if kind == Kind::Hold {
+            if let Some(link) = self.links.hold(stage, &one, &other) {
+                self.note(FaultKind::Delay, &target, "held");
+                self.lasting(stage, Broken::Link(link), 20, 2_500);
+            }
+            return;
+        }
+        let ms = self.chance.between(5, 200);
+        let latency = Duration::from_millis(ms);
+        if let Some(link) = self.links.slow(stage, &one, &other, latency) {
+            self.note(FaultKind::SlowLink, &target, &format!("{ms} ms"));
+            self.lasting(stage, Broken::Link(link), 100, 4_000);
         }
     }
 

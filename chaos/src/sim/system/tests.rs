@@ -6,7 +6,7 @@ use super::*;
 fn offers_and_tasks_survive_whatever_breaks() {
     let (mut started, mut told) = (0, 0);
     for seed in 1..=4 {
-        let verdict = run(seed, &Options::default());
+        let verdict = run(seed, &Options::of(seed));
         let violations = &verdict.violations;
         assert!(violations.is_empty(), "seed {seed}: {violations:#?}");
         let happened = |what| verdict.counts.happened.get(what).copied().unwrap_or(0);

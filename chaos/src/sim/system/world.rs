@@ -39,14 +39,26 @@ pub(super) struct Kept {
     pub(super) frameworks: BTreeMap<usize, Stored>,
     /// No new work: what is there comes to its end.
     pub(super) quiet: bool,
+    /// The master whose disk is new, until it is a member again and has everything.
+    pub(super) wiped: Option<Wiped>,
     /// What the hand is to do.
     pub(super) orders: VecDeque<Order>,
+}
+
+/// A master that lost its disk.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wiped {
+    pub(super) place: usize,
+    /// The group has taken it in again.
+    pub(super) joined: bool,
 }
 
 /// What an operator is asked to do to the cluster.
 #[derive(Debug, Clone)]
 pub(super) enum Order {
     Transfer,
+    /// Takes the master at this place in, until it is done.
+    Join(usize),
     Teardown(String),
     Deactivate(String),
     Reactivate(String),
@@ -112,6 +124,22 @@ impl World {
             mixed.wrapping_mul(31).wrapping_add(u64::from(byte))
         });
         Chance::new(self.seed).fork(text)
+    }
+
+    /// A master that lost its disk is whole again once it has what the others have.
+    pub(super) fn forget_wiped(&self) {
+        let Some(Wiped {
+            place,
+            joined: true,
+        }) = self.kept().wiped
+        else {
+            return;
+        };
+        let index = |store: &MemoryStore| store.applied().unwrap_or(0);
+        let most = self.stores.iter().map(index).max().unwrap_or(0);
+        if index(&self.stores[place]) + 3 > most {
+            self.kept().wiped = None;
+        }
     }
 
     /// The API addresses of all masters.
