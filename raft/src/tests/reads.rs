@@ -66,7 +66,7 @@ async fn the_owner_is_fed_in_short_turns_and_sees_every_entry_once() {
         all.push(entry(5, &[&large]));
         opened.commit(all).await;
         let seen = opened.owner.0.lock().unwrap();
-        assert_eq!(seen.turns, [800, 801, 1]);
+        assert_eq!(seen.turns, [400, 400, 400, 400, 1, 1]);
         let indexes: Vec<u64> = seen.applied.iter().map(|entry| entry.index).collect();
         assert_eq!(indexes, [0, 1, 2, 3, 4, 5]);
         assert_eq!(seen.applied[3].at_ms, 30);
