@@ -12,6 +12,9 @@ use super::report::Report;
 /// Lines of the console that are shown when something went wrong.
 pub(crate) const LAST_LINES: usize = 40;
 
+/// From power on to the first case, at most.
+const BOOTING: Duration = Duration::from_secs(60);
+
 /// What became of one case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Verdict {
@@ -51,7 +54,7 @@ fn in_machine(
     let mut verdicts = Vec::new();
     for case in wanted {
         // The guest keeps the limit too; this is for a guest that hangs.
-        let deadline = Instant::now() + limit + Duration::from_secs(15);
+        let deadline = Instant::now() + limit + BOOTING;
         let verdict = wait(&machine, case, deadline);
         let over = verdict.why.starts_with("no verdict");
         if !verdict.why.is_empty() {

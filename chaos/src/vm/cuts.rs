@@ -24,9 +24,9 @@ use super::summary::Summary;
 /// Size of a master's disk.
 const DISK_BYTES: u64 = 512 << 20;
 /// From power on until everything is read back, on a machine that is busy with other things too.
-const RECOVERING: Duration = Duration::from_secs(90);
+const RECOVERING: Duration = Duration::from_secs(240);
 /// From the moment that starts the clock until that moment has come.
-const COMING: Duration = Duration::from_secs(60);
+const COMING: Duration = Duration::from_secs(240);
 
 /// What a series is made of.
 #[derive(Debug, Clone)]

@@ -45,9 +45,9 @@ pub(crate) enum Loss {
 impl Loss {
     pub(crate) fn choose(chance: &mut Chance) -> Self {
         match chance.below(8) {
-            0..=2 => Self::Everything,
-            3 => Self::Nothing,
-            4..=5 => Self::Blocks,
+            0..=3 => Self::Everything,
+            4 => Self::Nothing,
+            5 => Self::Blocks,
             _ => Self::Sectors,
         }
     }

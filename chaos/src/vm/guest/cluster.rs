@@ -139,9 +139,14 @@ impl Drop for Cluster {
 
 /// What a master said last.
 pub(super) fn words(number: u64) -> String {
-    let text = std::fs::read_to_string(log(number)).unwrap_or_default();
+    let text = said(number);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(LAST_WORDS)..].join(" | ")
+}
+
+/// Everything a master has said.
+pub(super) fn said(number: u64) -> String {
+    std::fs::read_to_string(log(number)).unwrap_or_default()
 }
 
 /// A client of all masters.

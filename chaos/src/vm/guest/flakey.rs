@@ -15,7 +15,7 @@ use super::load::{self, Load};
 use super::{DISKS, disks, power, reading};
 
 /// How long a step may take.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(80);
 /// Batches to see before and after each step.
 const SOME: u64 = 40;
 
@@ -127,9 +127,30 @@ fn names_its_path(victim: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until the master has caught up, or refuses to go on and says why. True if it refuses.
+/// Waits until the master has caught up; or has refused to go on and said why; or is refused by the
+/// leader, which says why. True if it is out.
 async fn returns(cluster: &mut Cluster, victim: u64) -> anyhow::Result<bool> {
-    match power::caught_up(cluster, victim).await {
+    let refusal = format!("master-{victim} no longer has entries that it had acknowledged");
+    let refused = async {
+        loop {
+            let others = ALL.into_iter().filter(|number| *number != victim);
+            if let Some(leader) = others
+                .into_iter()
+                .find(|at| cluster::said(*at).contains(&refusal))
+            {
+                return leader;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    let outcome = tokio::select! {
+        caught_up = power::caught_up(cluster, victim) => caught_up,
+        leader = refused => {
+            println!("master-{leader} refuses master-{victim}, which forgot what it had acknowledged");
+            return Ok(true);
+        }
+    };
+    match outcome {
         Ok(()) => {
             println!("master-{victim} has caught up");
             Ok(false)

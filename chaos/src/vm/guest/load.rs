@@ -14,7 +14,7 @@ use super::super::judge;
 use super::cluster;
 
 /// How long the registration may take.
-const REGISTERING: Duration = Duration::from_secs(20);
+const REGISTERING: Duration = Duration::from_secs(60);
 /// Bytes behind each number, so that the log grows as it does at work.
 const FILLING: usize = 120;
 

@@ -13,7 +13,7 @@ use super::words::Words;
 use super::{Voice, disks, reading};
 
 /// How long anything may take here; the host is more patient.
-const PATIENCE: Duration = Duration::from_secs(45);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Reads back, says all, and loads. Ends only if this is the last boot of a series.
 ///
