@@ -1,6 +1,8 @@
 //! What the port of every master answers beside the calls themselves: health, reflection, JSON; and
 //! whom it turns away.
 
+use std::time::Duration;
+
 use argosy_proto::v1;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
 use futures::stream;
@@ -13,8 +15,10 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, until};
 use crate::work::Framework;
+
+const LONG: Duration = Duration::from_secs(30);
 
 const SERVICES: [&str; 3] = [
     "argosy.v1.Agents",
@@ -45,8 +49,11 @@ async fn healthy(channel: Channel) {
         let request = HealthCheckRequest {
             service: service.to_owned(),
         };
-        let reply = client.check(request).await.unwrap().into_inner();
-        assert_eq!(reply.status(), ServingStatus::Serving, "{service}");
+        until(&format!("{service} is served"), LONG, async || {
+            let reply = client.check(request.clone()).await.unwrap().into_inner();
+            (reply.status() == ServingStatus::Serving).then_some(())
+        })
+        .await;
     }
 }
 
@@ -89,6 +96,15 @@ async fn another_protocol_is_refused(channel: Channel) {
     );
 }
 
+/// What a master answers once it can: on a busy machine there may be an election at any moment.
+async fn asked(url: &str) -> reqwest::Response {
+    until("a master answers", LONG, async || {
+        let answer = reqwest::get(url).await.unwrap();
+        (answer.status() != 503).then_some(answer)
+    })
+    .await
+}
+
 async fn json_errors_have_one_shape(api: &str) {
     for (path, status, code) in [
         ("/v1/agents/agent-99", 404, "NotFound"),
@@ -106,7 +122,7 @@ async fn json_errors_have_one_shape(api: &str) {
             "InvalidArgument",
         ),
     ] {
-        let answer = reqwest::get(format!("http://{api}{path}")).await.unwrap();
+        let answer = asked(&format!("http://{api}{path}")).await;
         assert_eq!(answer.status(), status, "{path}");
         let body: serde_json::Value =
             serde_json::from_str(&answer.text().await.unwrap()).expect("errors are JSON");
@@ -123,7 +139,7 @@ async fn json_explains(api: &str, framework: &str) {
         ("", "too-small", false),
     ] {
         let url = format!("http://{api}/v1/frameworks/{framework}/explain{wanted}");
-        let answer = reqwest::get(url).await.unwrap();
+        let answer = asked(&url).await;
         assert_eq!(answer.status(), 200, "{wanted}");
         let body: serde_json::Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
         assert!(

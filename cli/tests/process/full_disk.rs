@@ -40,14 +40,19 @@ impl SmallDisk {
         disk
     }
 
-    fn fill(&self) -> PathBuf {
-        let filler = self.0.join("filler");
-        let of = format!("of={}", filler.display());
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+
+    /// Takes what is free, also what has become free since the last time: the store gives back room that it had
+    /// laid aside.
+    fn fill(&self) {
+        let of = format!("of={}", self.filler().display());
         // It ends with an error: that is the point.
         let _ = Command::new("dd")
-            .args(["if=/dev/zero", "bs=64k", &of])
+            .args(["if=/dev/zero", "bs=64k", "oflag=append", "conv=notrunc"])
+            .arg(&of)
             .output();
-        filler
     }
 }
 
@@ -70,11 +75,11 @@ async fn a_full_disk_stops_one_master_and_loses_nothing() {
     let disk = SmallDisk::under(&folder);
     cluster.masters[victim].start();
     cluster.wait_caught_up().await;
-    let filler = disk.fill();
     let operator = cluster.operator();
     let mut number = 0;
     until("the master has stopped", LONG, async || {
         number += 1;
+        disk.fill();
         write(&operator, "y".repeat(2_000) + &number.to_string()).await;
         cluster.masters[victim].has_ended().then_some(())
     })
@@ -82,7 +87,7 @@ async fn a_full_disk_stops_one_master_and_loses_nothing() {
     let log = cluster.masters[victim].log();
     let named = log.contains(&folder.display().to_string());
     assert!(named && log.contains("No space left"), "{log}");
-    std::fs::remove_file(&filler).unwrap();
+    std::fs::remove_file(disk.filler()).unwrap();
     cluster.masters[victim].kill();
     cluster.masters[victim].start();
     cluster.wait_caught_up().await;
