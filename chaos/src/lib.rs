@@ -3,7 +3,7 @@
 //!
 //! Reading order: `history` (what happened, and the independent witness), `linearizability`,
 //! `invariants` (what must hold, one file a rule), `audit` (what is left behind), `bugs` (planted, to be
-//! found), `ledger` (all runs), `sim`, `real`, `vm` (kernel limits and cuts of power).
+//! found), `ledger` (all runs), `prove`, `sim`, `real`, `vm` (kernel limits and cuts of power).
 
 #[cfg(not(tokio_unstable))]
 compile_error!(
@@ -16,6 +16,7 @@ pub mod history;
 pub mod invariants;
 pub mod ledger;
 pub mod linearizability;
+pub mod prove;
 pub mod real;
 pub mod sim;
 pub mod vm;

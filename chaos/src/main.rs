@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use argosy_chaos::prove::{ProveArguments, prove};
 use argosy_chaos::real::{
     self, FailoverArguments, FrameworkArguments, ReportArguments, RunArguments,
 };
@@ -33,6 +34,8 @@ enum Verb {
     Run(Box<RunArguments>),
     /// The whole system in one thread, from one seed
     Sim(Box<SimArguments>),
+    /// Find the bugs that are planted for it
+    Prove(ProveArguments),
     /// How long a change of leader takes, for each way a leader can be lost
     Failover(Box<FailoverArguments>),
     /// Show the report of an earlier run again
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     match Arguments::parse().verb {
         Verb::Run(arguments) => ExitCode::from(real::run(&arguments)),
         Verb::Sim(arguments) => ExitCode::from(sim(&arguments)),
+        Verb::Prove(arguments) => ExitCode::from(prove(&arguments)),
         Verb::Failover(arguments) => ExitCode::from(real::failover(&arguments)),
         Verb::Report(arguments) => ExitCode::from(real::report(&arguments)),
         Verb::Faults => {

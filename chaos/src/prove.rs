@@ -1,0 +1,148 @@
+//! `argosy-chaos prove`: plants each bug, plays seeds until it is found, and shows that the same seeds
+//! are clean without it. A harness that finds nothing has not shown that there is nothing.
+
+use clap::Args;
+
+/// Planted bugs, one after the other
+#[derive(Debug, Args)]
+pub struct ProveArguments {
+    /// Only these bugs; without it all
+    #[arg(long, value_name = "BUG", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// How many seeds are to find each
+    #[arg(long, value_name = "COUNT", default_value_t = 2)]
+    pub times: usize,
+    /// The first seed
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    pub from: u64,
+    /// Seconds until a bug is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    pub patience: u64,
+    /// List the planted bugs instead
+    #[arg(long)]
+    pub list: bool,
+}
+
+/// Plants and looks, printing as it goes. Returns the exit code: 1 if a bug was not found, 2 for what
+/// cannot be asked of this executable.
+#[must_use]
+pub fn prove(arguments: &ProveArguments) -> u8 {
+    let planted = match chosen(&arguments.only) {
+        Ok(planted) => planted,
+        Err(error) => {
+            eprintln!("argosy-chaos: {error}: see argosy-chaos prove --list");
+            return 2;
+        }
+    };
+    if arguments.list {
+        for planted in planted {
+            println!("{:24} {}", planted.bug.name(), planted.bug.meaning());
+        }
+        return 0;
+    }
+    look(arguments, &planted)
+}
+
+fn chosen(only: &[String]) -> Result<Vec<crate::bugs::Planted>, argosy_state::bugs::UnknownBug> {
+    let mut planted = crate::bugs::planted();
+    if !only.is_empty() {
+        let named = only.iter().map(|name| name.parse());
+        let named: Vec<argosy_state::bugs::Bug> = named.collect::<Result<_, _>>()?;
+        planted.retain(|planted| named.contains(&planted.bug));
+    }
+    Ok(planted)
+}
+
+#[cfg(not(feature = "testing"))]
+fn look(_arguments: &ProveArguments, _planted: &[crate::bugs::Planted]) -> u8 {
+    eprintln!(
+        "argosy-chaos: no bug can be planted in this executable: cargo build -p argosy-chaos --features testing"
+    );
+    2
+}
+
+#[cfg(feature = "testing")]
+use hunt::look;
+
+#[cfg(feature = "testing")]
+mod hunt {
+    use std::time::{Duration, Instant};
+
+    use argosy_state::bugs::{Bug, plant};
+
+    use super::ProveArguments;
+    use crate::bugs::{Place, Planted};
+    use crate::sim::{Verdict, raft, system};
+
+    pub(super) fn look(arguments: &ProveArguments, planted: &[Planted]) -> u8 {
+        let mut missed = Vec::new();
+        for planted in planted {
+            if !hunt(arguments, planted) {
+                missed.push(planted.bug.name());
+            }
+        }
+        let found = planted.len() - missed.len();
+        println!(
+            "{found} of {} planted bugs found, {} not: {missed:?}",
+            planted.len(),
+            missed.len()
+        );
+        u8::from(!missed.is_empty())
+    }
+
+    /// Plays seeds until enough of them have found the bug; whether that was in time.
+    fn hunt(arguments: &ProveArguments, planted: &Planted) -> bool {
+        let began = Instant::now();
+        let bug = planted.bug;
+        let mut found = 0;
+        let mut seed = arguments.from;
+        while began.elapsed() < Duration::from_secs(arguments.patience) {
+            let with = play(planted.place, seed, &[bug]);
+            if let Some(told) = with.violations.first() {
+                // A seed that fails by itself has found something else.
+                let without = play(planted.place, seed, &[]);
+                if let Some(other) = without.violations.first() {
+                    println!("seed {seed} is not clean without {bug} either: {other}");
+                } else {
+                    found += 1;
+                    let took = began.elapsed().as_secs();
+                    println!("{bug} found by seed {seed} after {took} s: {told}");
+                }
+                if found >= arguments.times {
+                    return true;
+                }
+            }
+            seed += 1;
+        }
+        let seeds = seed - arguments.from;
+        println!(
+            "{bug} found by {found} of {seeds} seeds; it needs {}",
+            planted.needs
+        );
+        false
+    }
+
+    fn play(place: Place, seed: u64, bugs: &[Bug]) -> Verdict {
+        plant(bugs);
+        let verdict = match place {
+            Place::RaftSimulation => raft::run(seed, &raft::Options::of(seed)),
+            Place::SystemSimulation => system::run(seed, &system::Options::of(seed)),
+        };
+        plant(&[]);
+        verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bugs_are_chosen_by_name_and_an_unknown_one_is_refused() {
+        assert!(chosen(&[]).unwrap().len() >= 25);
+        let one = chosen(&["shared-order".to_owned()]).unwrap();
+        assert_eq!(one.len(), 1);
+        let error = chosen(&["x".to_owned()]).unwrap_err();
+        assert_eq!(error.to_string(), "\"x\" is no planted bug");
+    }
+}
