@@ -38,7 +38,7 @@ verify: ## format, lints, docs, licences; writes nothing
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --features argosy-raft/rocksdb -- --deny warnings
 	scripts/licences
-	RUSTDOCFLAGS='--deny warnings' cargo doc --locked --workspace --no-deps --quiet
+	RUSTDOCFLAGS='--deny warnings --cfg tokio_unstable' cargo doc --locked --workspace --no-deps --quiet
 
 fix: ## format
 	@$(ENV) cargo fmt --all
