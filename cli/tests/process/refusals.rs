@@ -258,8 +258,10 @@ async fn bad_calls_are_refused_with_a_sentence_and_lose_nothing() {
             case.name
         );
     }
-    // An acceptance uses up its offers, refused or not: what follows takes fresh ones.
+    // An acceptance uses up its offers, refused or not: what follows takes fresh ones. The other framework
+    // holds whatever it is offered, so it goes, or it may be offered all of them.
     framework.heard.lock().unwrap().offers.clear();
+    drop(thief.driver.teardown());
     let huge = changed(|t| drop(t.environment.insert("X".into(), "y".repeat(10 << 20))));
     let sent = client
         .accept(request(&framework, 2_000, vec![stock.own.clone()], huge))
