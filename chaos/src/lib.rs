@@ -12,6 +12,7 @@ compile_error!(
 
 pub mod audit;
 pub mod bugs;
+mod chance;
 pub mod history;
 pub mod invariants;
 pub mod ledger;

@@ -17,7 +17,6 @@ use tokio::time::Instant;
 
 use super::arguments::Size;
 use super::audit;
-use super::chance::Chance;
 use super::cluster::{Cluster, REGISTER_HOST};
 use super::cuts::Place;
 use super::framework::Wanted;
@@ -28,6 +27,7 @@ use super::run::{Usage, usable};
 use super::screen::Screen;
 use super::stage::{Means, with_cluster};
 use super::tampering::{Syncs, Tracer};
+use crate::chance::Chance;
 use crate::history::{Fault, FaultKind, Recorder};
 use samples::Samples;
 

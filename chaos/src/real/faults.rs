@@ -5,7 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::chance::Chance;
+use crate::chance::Chance;
 
 /// What a fault needs beside root, ip and nft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,13 +11,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use argosy_proto::v1;
 
-use super::chance::Chance;
 use super::cluster::Cluster;
 use super::cuts::{Cuts, Place};
 use super::faults::FaultName;
 use super::herd::Herd;
 use super::proxy::Proxy;
 use super::tampering::{Limit, SmallDisk, Tracer};
+use crate::chance::Chance;
 use crate::history::{Fault, FaultKind, Recorder};
 
 /// How long a leader is looked for before a fault that needs one.

@@ -6,7 +6,6 @@
 
 mod arguments;
 mod audit;
-mod chance;
 mod clock;
 mod cluster;
 mod cuts;

@@ -10,7 +10,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::arguments::Pace;
-use super::chance::Chance;
 use super::cluster::{Cluster, Kind};
 use super::faults::{FaultName, Mix};
 use super::inflict::{Hand, Held, name_of};
@@ -18,6 +17,7 @@ use super::processes::describe;
 use super::report::{FaultLine, Violation};
 use super::screen::Screen;
 use super::script::Step;
+use crate::chance::Chance;
 use crate::history::{Expectation, Recorder};
 
 /// How long the cluster may take to be in health again once a fault is over.

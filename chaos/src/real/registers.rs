@@ -11,7 +11,7 @@ use argosy_proto::v1;
 use argosy_state::ids::Revision;
 use tokio::task::JoinSet;
 
-use super::chance::Chance;
+use crate::chance::Chance;
 use crate::history::{Consistency, Operation, Outcome, Process, Recorder};
 
 /// Clients side by side.

@@ -22,11 +22,11 @@ use tokio_util::sync::CancellationToken;
 use self::processes::Listener;
 use super::arguments::RunArguments;
 use super::audit;
-use super::chance::Chance;
 use super::faults::FaultName;
 use super::report::{FaultLine, Operations, Outage, Reign, Report, Violation};
 use super::run::Usage;
 use super::screen::Screen;
+use crate::chance::Chance;
 
 /// What can be done to a cluster that was not made for it.
 const POSSIBLE: [FaultName; 5] = [

@@ -11,7 +11,6 @@ use anyhow::{Context, Result};
 use argosy_isolation::cgroup;
 
 use super::arguments::{ReportArguments, RunArguments};
-use super::chance::Chance;
 use super::faults::{FaultName, Mix, Need};
 use super::folder::Folder;
 use super::nemesis::Plan;
@@ -21,6 +20,7 @@ use super::screen::Screen;
 use super::session::{Found, Session};
 use super::stage::{Means, Stage, make_folder};
 use super::{host_tools, html, judge, ledger, script};
+use crate::chance::Chance;
 
 /// Programs without which nothing goes.
 const PROGRAMS: [&str; 3] = ["ip", "nft", "nsenter"];

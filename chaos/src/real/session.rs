@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::arguments::Pace;
 use super::audit;
-use super::chance::Chance;
 use super::cluster::{Cluster, Kind, REGISTER_HOST};
 use super::framework::{Progress, Wanted};
 use super::nemesis::{Nemesis, Plan};
@@ -25,6 +24,7 @@ use super::registers::Registers;
 use super::report::{FaultLine, Reign, TaskCount, Violation};
 use super::screen::Screen;
 use super::watch::lock;
+use crate::chance::Chance;
 use crate::history::{Audit, Expectation, FinalTask, Phase, Recorder, TaskFact};
 
 /// Work before the first fault.

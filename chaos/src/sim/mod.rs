@@ -5,7 +5,6 @@
 //! executable calls. Reading order: `network`, `links`, `run` (what every simulation shares),
 //! `raft` (raft alone), `system` (everything), `command`.
 
-mod chance;
 pub mod command;
 mod links;
 mod network;

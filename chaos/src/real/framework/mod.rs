@@ -17,8 +17,8 @@ use argosy_client::{Masters, SchedulerConfig};
 use clap::{Args, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
-use super::chance::Chance;
 use super::clock;
+use crate::chance::Chance;
 use crate::history::Recorder;
 use journal::Journal;
 use scheduler::Worker;

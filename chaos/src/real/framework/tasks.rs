@@ -5,7 +5,7 @@ use std::path::Path;
 use argosy_client::resources::resources;
 use argosy_proto::v1;
 
-use crate::real::chance::Chance;
+use crate::chance::Chance;
 use crate::real::cluster::WITNESS;
 
 /// What each task uses.

@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use argosy_raft::{Durable, MemoryStore};
 
-use super::chance::Chance;
 use super::network::Cuts;
 use super::run::{Notes, Stage, Verdict, perform};
+use crate::chance::Chance;
 
 /// Where each node's raft port is.
 pub(super) const PORT: u16 = 5052;

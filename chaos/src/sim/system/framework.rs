@@ -12,8 +12,8 @@ use argosy_state::ids::{FrameworkId, Role, TaskId, TaskKey};
 use tokio_util::sync::CancellationToken;
 
 use super::world::{World, framework_name};
+use crate::chance::Chance;
 use crate::history::{self, CallId, CallName, Launch, OfferFact, Operation, Refusal};
-use crate::sim::chance::Chance;
 use crate::sim::network;
 
 /// Tasks that a framework has at a time.

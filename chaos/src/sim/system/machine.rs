@@ -11,8 +11,8 @@ use argosy_agent::journal::MemoryDisk;
 use argosy_state::ids::{TaskKey, Timestamp};
 
 use super::ledger::Ledger;
+use crate::chance::Chance;
 use crate::history::witness;
-use crate::sim::chance::Chance;
 
 /// One host. A clone is the same host.
 #[derive(Clone)]

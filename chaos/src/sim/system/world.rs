@@ -8,7 +8,7 @@ use argosy_raft::MemoryStore;
 use super::Options;
 use super::ledger::Ledger;
 use super::machine::Machine;
-use crate::sim::chance::Chance;
+use crate::chance::Chance;
 use crate::sim::network::{Cuts, WallClocks};
 use crate::sim::run::Notes;
 
