@@ -59,12 +59,19 @@ fn is_alive(process: Process) -> bool {
     process.open().unwrap().is_some()
 }
 
+/// Waits until the whole line is there: the shell opens the file before it writes.
+fn has_run(spec: &Spec) {
+    eventually("it runs", || {
+        fs::read_to_string(spec.sandbox.join("runs")).is_ok_and(|runs| runs.ends_with('\n'))
+    });
+}
+
 fn outlives() {
     let mut world = World::new();
     for spec in [world.spec(SLEEP), plain(world.spec(SLEEP))] {
         let agent = Agent::launching(&spec, Some(&world.tree), None);
         assert_eq!(Agent::heard(&spec), "started");
-        eventually("it runs", || spec.sandbox.join("runs").exists());
+        has_run(&spec);
         agent.kill();
         let mut container = running(&spec);
         let handle = container.handle().unwrap().clone();
@@ -295,7 +302,7 @@ fn twice() {
         !spec.directory.join("exit.json").exists(),
         "the first one's end is not told"
     );
-    eventually("it runs", || spec.sandbox.join("runs").exists());
+    has_run(&spec);
     assert_eq!(
         fs::read_to_string(spec.sandbox.join("runs")).unwrap(),
         "run\n"
