@@ -13,7 +13,7 @@ use nix::unistd::{Gid, Uid};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SandboxError {
     /// The folder could not be made.
-    #[error("cannot make the sandbox {path}: {source}")]
+    #[error("cannot make the sandbox {path}: {source}; mend the disk or make room")]
     Make { path: PathBuf, source: io::Error },
     /// A host path is not one that tasks may see.
     #[error("host_paths {path:?} is not allowed here: {rule}")]

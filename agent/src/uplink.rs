@@ -125,7 +125,7 @@ impl Stream {
             Err(error) => {
                 tracing::warn!(
                     why = crate::error::sentence(&error),
-                    "no leader found; looking on"
+                    "no leader found, looking on: check --masters, or start the masters"
                 );
                 self.tell(Event::Core(Input::DialFailed)).await;
                 return;

@@ -228,7 +228,12 @@ impl Command {
                 }
             }
         }
-        format!("cannot start {:?}: {}", self.shown, worst.desc())
+        let remedy = match worst {
+            Errno::ENOENT => "; name a program of this host, or bring one with the task",
+            Errno::EACCES => "; it must be a file that may be executed",
+            _ => "",
+        };
+        format!("cannot start {:?}: {}{remedy}", self.shown, worst.desc())
     }
 }
 

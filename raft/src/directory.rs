@@ -23,7 +23,7 @@ type Cause = Box<dyn Error + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it open.
-    #[error("{} is in use by process {pid}: stop that process, or give this master another directory", path.display())]
+    #[error("{} is in use by process {pid}: stop that process, or give this master another --data-dir", path.display())]
     Locked {
         /// The data directory.
         path: PathBuf,
@@ -31,7 +31,7 @@ pub enum OpenError {
         pid: String,
     },
     /// Something else lives there.
-    #[error("{} is not the directory of a master, it holds {found:?}: give an empty directory, or one that a master has made", path.display())]
+    #[error("{} is not the directory of a master, it holds {found:?}: give --data-dir an empty directory, or one that a master has made", path.display())]
     NotMaster {
         /// The directory.
         path: PathBuf,

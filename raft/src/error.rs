@@ -26,7 +26,7 @@ pub enum StartError {
     )]
     NoPeers,
     /// The list of masters does not name this one.
-    #[error("the list of masters ({}) does not contain this one ({own}); every master takes the same list, itself included", peers.join(", "))]
+    #[error("the list of masters in --peers ({}) does not contain this one ({own}); every master takes the same list, itself included", peers.join(", "))]
     NotListed {
         /// The raft address that this master tells the others.
         own: String,
@@ -53,7 +53,7 @@ pub enum StartError {
     },
     /// The directory, or a listed master, belongs to another cluster.
     #[error(
-        "{peer} belongs to another cluster (its key is {theirs:016x}, ours {ours:016x}); one of the data directories is the wrong one"
+        "{peer} belongs to another cluster (its key is {theirs:016x}, ours {ours:016x}); give this master its own --data-dir, or the --peers of its cluster"
     )]
     ForeignCluster {
         /// The raft address of the other master.

@@ -26,7 +26,9 @@ pub(crate) fn abort() -> Fatal {
         let FatalError { source, .. } = error;
         tracing::error!(path = error.path, cause = %source, "{error}; stopping at once, the next start goes on from the log");
         // Standard error too: the log may go to the very disk that has failed.
-        eprintln!("argosy: {error}: {source}; stopping at once");
+        eprintln!(
+            "argosy: {error}: {source}; stopping at once: mend the disk or make room, then start this master again"
+        );
         std::process::abort();
     })
 }

@@ -183,7 +183,8 @@ impl Core {
         let identity = &self.facts.identity;
         if let Some(own) = identity.cluster.filter(|own| *own != told) {
             return Err(format!(
-                "refused: the master is of cluster {told}, this agent belongs to {own}"
+                "refused: the master is of cluster {told}, this agent belongs to {own}: \
+                 empty its --data-dir, or give it the right --masters"
             ));
         }
         let epoch = Epoch(envelope.epoch);

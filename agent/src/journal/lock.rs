@@ -18,7 +18,7 @@ pub struct Lock {
 pub enum LockError {
     /// Another agent lives on it.
     #[error(
-        "another agent, process {pid}, runs on {directory}: stop it, or give this one a directory of its own"
+        "another agent, process {pid}, runs on {directory}: stop it, or give this one a --data-dir of its own"
     )]
     Taken {
         /// Its process number, or "?" in its first moment.

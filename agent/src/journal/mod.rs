@@ -32,7 +32,9 @@ pub enum JournalError {
         source: io::Error,
     },
     /// It could not be written or synced: what was reported as done is on disk, nothing else is sure.
-    #[error("cannot write the journal {path}")]
+    #[error(
+        "cannot write the journal {path}; tasks run on: mend the disk or make room, then start this agent again"
+    )]
     Write {
         /// The file.
         path: PathBuf,

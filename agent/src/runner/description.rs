@@ -1,6 +1,7 @@
 //! From a launch order to a container: folders, environment, user, limits.
 
 use std::fs::DirBuilder;
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -49,7 +50,13 @@ pub(super) fn spec(shared: &Shared, start: &Start) -> Result<Spec, Refusal> {
         .mode(0o700)
         .recursive(true)
         .create(&folder);
-    made.map_err(|error| failed(format!("cannot make {}: {error}", folder.display())))?;
+    let refused = |error| {
+        format!(
+            "cannot make {}: {error}; mend the disk or make room",
+            folder.display()
+        )
+    };
+    made.map_err(|error: io::Error| failed(refused(error)))?;
     sandbox::make(&sandbox, owner.as_ref()).map_err(|error| failed(error.to_string()))?;
     sandbox::link_host_paths(&sandbox, &task.host_paths, &shared.settings.host_paths)
         .map_err(|error| invalid(error.to_string()))?;

@@ -59,17 +59,20 @@ fn refusals() {
     for (argument, reason) in [
         (
             "no-such-thing",
-            "cannot start \"no-such-thing\": No such file or directory",
+            "cannot start \"no-such-thing\": No such file or directory; name a program of this host, or bring one with the task",
         ),
         (
             "/no/such/thing",
-            "cannot start \"/no/such/thing\": No such file or directory",
+            "cannot start \"/no/such/thing\": No such file or directory; name a program of this host, or bring one with the task",
         ),
         (
             "/etc/passwd",
-            "cannot start \"/etc/passwd\": Permission denied",
+            "cannot start \"/etc/passwd\": Permission denied; it must be a file that may be executed",
         ),
-        ("/etc", "cannot start \"/etc\": Permission denied"),
+        (
+            "/etc",
+            "cannot start \"/etc\": Permission denied; it must be a file that may be executed",
+        ),
     ] {
         let mut spec = world.spec("");
         spec.program = Program::Arguments(vec![argument.into()]);

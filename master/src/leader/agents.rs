@@ -73,7 +73,7 @@ impl Leader {
         let cluster = registry.cluster().facts.id;
         if hello.cluster.is_some_and(|named| named != cluster) {
             let text = format!(
-                "this is cluster {cluster}; the agent belongs to another one: empty its directory, or give it the right --masters"
+                "this is cluster {cluster}; the agent belongs to another one: empty its --data-dir, or give it the right --masters"
             );
             return self.refuse_agent(link, "foreign-cluster", &text);
         }

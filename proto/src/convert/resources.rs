@@ -59,26 +59,33 @@ pub fn resources_from(field: &str, wire: &[v1::Resource]) -> Result<Resources, M
             resource_from(part).map_err(|wrong| wrong.inside(&format!("{field}[{at}]")))?;
         all.add(&resource).ok_or_else(|| {
             let text = format!(
-                "{}: an amount lies between 0 and {} units, ranges ascend, and entries of one name do not overlap",
+                "{}{}: an amount lies between 0 and {} units, ranges ascend, and entries of one name do not overlap",
                 part.name,
+                amount(part),
                 limits::SCALAR_MILLI / 1_000
             );
             Malformed::new(format!("{field}[{at}]"), text)
         })?;
     }
-    if all
-        .iter()
-        .any(|entry| entry.value.scalar_milli() > limits::SCALAR_MILLI)
-    {
-        return Err(Malformed::new(
-            field,
-            format!(
-                "more than {} units of one name",
-                limits::SCALAR_MILLI / 1_000
-            ),
-        ));
+    let largest = all.iter().max_by_key(|entry| entry.value.scalar_milli());
+    if let Some(entry) = largest.filter(|one| one.value.scalar_milli() > limits::SCALAR_MILLI) {
+        let text = format!(
+            "{} of {} thousandths: ask for at most {} units of one name",
+            entry.identity.name,
+            entry.value.scalar_milli(),
+            limits::SCALAR_MILLI / 1_000
+        );
+        return Err(Malformed::new(field, text));
     }
     Ok(all)
+}
+
+/// An amount as it was sent, for messages.
+fn amount(wire: &v1::Resource) -> String {
+    match &wire.value {
+        Some(v1::resource::Value::ScalarMilli(milli)) => format!(" of {milli} thousandths"),
+        Some(v1::resource::Value::Ranges(_) | v1::resource::Value::Set(_)) | None => String::new(),
+    }
 }
 
 fn resource_from(wire: &v1::Resource) -> Result<Resource, Malformed> {

@@ -104,7 +104,7 @@ pub fn spec_from(wire: v1::TaskSpec) -> Result<TaskSpec, Malformed> {
 fn check_text(spec: &TaskSpec) -> Result<(), Malformed> {
     let nul = |field: &str, text: &str| {
         if text.contains('\0') {
-            Err(Malformed::new(field, "it contains a NUL byte"))
+            Err(Malformed::new(field, "remove the NUL byte"))
         } else {
             Ok(())
         }

@@ -37,25 +37,31 @@ pub enum Rejection {
     PrincipalChanged(String),
     #[error("{field}: {text}")]
     Invalid { field: String, text: String },
-    #[error("no offer was given")]
+    #[error("offers: none is given; give one that is open")]
     NoOffers,
-    #[error("offer {0} is given twice")]
+    #[error("offer {0} is given twice; give each offer once")]
     OfferTwice(OfferId),
-    #[error("offer {0} was made to another framework or session")]
+    #[error("offer {0} was made to another framework or session; give those of this session")]
     OfferForeign(OfferId),
-    #[error("offer {0} is of another agent or role than the first one")]
+    #[error(
+        "offer {0} is of another agent or role than the first one; give it to a call of its own"
+    )]
     OfferMixed(OfferId),
-    #[error("offer {0} has lapsed")]
+    #[error("offer {0} has lapsed; give a newer one")]
     OfferExpired(OfferId),
-    #[error("offer {0} is no longer open: used, declined, rescinded or from too long ago")]
+    #[error(
+        "offer {0} is no longer open: used, declined, rescinded or from too long ago; give a newer one"
+    )]
     OfferUsed(OfferId),
-    #[error("offer {0} promises what {1} no longer has")]
+    #[error("offer {0} promises what {1} no longer has; give a newer one")]
     OfferOutdated(OfferId, AgentId),
-    #[error("offer {0} carries no valid token of this cluster")]
+    #[error("offer {0} carries no valid token of this cluster; give it back as it came")]
     OfferForged(OfferId),
-    #[error("asked {asked}; what is left of the offers is {left}")]
+    #[error(
+        "resources: asked {asked}; what is left of the offers is {left}; ask for less, or give more offers"
+    )]
     TooLarge { asked: String, left: String },
-    #[error("task id {0} is in use or was used by this framework")]
+    #[error("task id {0} is in use or was used by this framework; give another one")]
     TaskExists(TaskId),
     #[error("not tried: another task of an all-or-nothing accept was refused")]
     NotAlone,

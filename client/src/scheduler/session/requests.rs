@@ -71,10 +71,17 @@ impl Session {
             .map(|task| task.task_id.clone())
             .collect();
         let refused = if accept.offer_ids.is_empty() {
-            Some(local("no-offers", "no offer was given".into()))
+            Some(local(
+                "no-offers",
+                "offers: none is given; give one that is open".into(),
+            ))
         } else {
-            repeated(&accept.offer_ids)
-                .map(|id| local("offer-twice", format!("offer {id} is given twice")))
+            repeated(&accept.offer_ids).map(|id| {
+                local(
+                    "offer-twice",
+                    format!("offer {id} is given twice; give each offer once"),
+                )
+            })
         };
         if let Some(refusal) = refused {
             return self.answer(key, ids, Outcome::Refused(refusal));
@@ -82,7 +89,9 @@ impl Session {
         let offers = match self.offers.take(&accept.offer_ids) {
             Ok(offers) => offers,
             Err(stranger) => {
-                let why = format!("offer {stranger} is not in hand: used, declined or rescinded");
+                let why = format!(
+                    "offer {stranger} is not in hand: used, declined or rescinded; give a newer one"
+                );
                 return self.answer(key, ids, Outcome::Refused(local("offer-used", why)));
             }
         };

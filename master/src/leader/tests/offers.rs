@@ -57,7 +57,7 @@ fn a_token_of_an_earlier_reign_loses_against_an_open_offer() {
     "#]]);
     world.accept("1.1", &["a"]);
     world.expect(&expect![[r#"
-        call-1: refused offer-used: offer 1.1 is no longer open: used, declined, rescinded or from too long ago
+        call-1: refused offer-used: offer 1.1 is no longer open: used, declined, rescinded or from too long ago; give a newer one
     "#]]);
 }
 
@@ -75,10 +75,10 @@ fn an_offer_with_a_flipped_bit_is_refused() {
     let call = world.call_of(CallAction::Accept(accept));
     world.send(call, tokens);
     world.expect(&expect![[r#"
-        call-1: refused offer-forged: offer 1.1 carries no valid token of this cluster
-        call-2: refused offer-forged: offer 1.1 carries no valid token of this cluster
-        call-3: refused offer-forged: offer 1.1 carries no valid token of this cluster
-        call-4: refused offer-forged: offer 1.1 carries no valid token of this cluster
+        call-1: refused offer-forged: offer 1.1 carries no valid token of this cluster; give it back as it came
+        call-2: refused offer-forged: offer 1.1 carries no valid token of this cluster; give it back as it came
+        call-3: refused offer-forged: offer 1.1 carries no valid token of this cluster; give it back as it came
+        call-4: refused offer-forged: offer 1.1 carries no valid token of this cluster; give it back as it came
     "#]]);
 }
 
@@ -109,8 +109,8 @@ fn the_offer_of_another_framework_is_refused() {
     let call = world.call_of(CallAction::Accept(accept));
     world.send(call, tokens);
     world.expect(&expect![[r#"
-        call-2: refused offer-foreign: offer 1.2 was made to another framework or session
-        call-3: refused offer-forged: offer 1.2 carries no valid token of this cluster
+        call-2: refused offer-foreign: offer 1.2 was made to another framework or session; give those of this session
+        call-3: refused offer-forged: offer 1.2 carries no valid token of this cluster; give it back as it came
     "#]]);
 }
 
@@ -122,7 +122,7 @@ fn an_offer_is_used_once_under_this_leader_and_the_next() {
     world.expect(&expect![[r#"
         link-2 <- order 1 launch framework-1/a
         call-1: called at 4.0
-        call-2: refused offer-used: offer 1.1 is no longer open: used, declined, rescinded or from too long ago
+        call-2: refused offer-used: offer 1.1 is no longer open: used, declined, rescinded or from too long ago; give a newer one
     "#]]);
     world.new_leader();
     world.framework_returns(FRAMEWORK, &["1.1"]);
@@ -130,7 +130,7 @@ fn an_offer_is_used_once_under_this_leader_and_the_next() {
     world.expect(&expect![[r#"
         link-3 <- subscribed framework-1 session 101 epoch 5, rescinded 1.1
         link-3 <- unmet in *: 1 no-link
-        call-3: refused offer-used: offer 1.1 is no longer open: used, declined, rescinded or from too long ago
+        call-3: refused offer-used: offer 1.1 is no longer open: used, declined, rescinded or from too long ago; give a newer one
     "#]]);
 }
 
@@ -141,7 +141,7 @@ fn an_offer_that_is_being_used_is_not_used_again_meanwhile() {
     world.accept("1.1", &["a"]);
     world.accept("1.1", &["b"]);
     world.expect(&expect![[r#"
-        call-2: refused offer-used: offer 1.1 is no longer open: used, declined, rescinded or from too long ago
+        call-2: refused offer-used: offer 1.1 is no longer open: used, declined, rescinded or from too long ago; give a newer one
     "#]]);
     world.commit();
     world.expect(&expect![[r#"
@@ -158,8 +158,8 @@ fn an_offer_given_twice_or_with_one_of_another_agent_is_refused() {
     world.accept("1.1 1.1", &["a"]);
     world.accept("1.1 1.2", &["a"]);
     world.expect(&expect![[r#"
-        call-1: refused offer-twice: offer 1.1 is given twice
-        call-2: refused offer-mixed: offer 1.2 is of another agent or role than the first one
+        call-1: refused offer-twice: offer 1.1 is given twice; give each offer once
+        call-2: refused offer-mixed: offer 1.2 is of another agent or role than the first one; give it to a call of its own
         link-1 <- offers 1.3 * agent-2 cpus:1;mem:1024
     "#]]);
 }
@@ -375,7 +375,7 @@ fn offers_that_were_lost_with_a_stream_are_made_anew() {
     "#]]);
     world.accept("1.1", &["a"]);
     world.expect(&expect![[r#"
-        call-1: refused offer-used: offer 1.1 is no longer open: used, declined, rescinded or from too long ago
+        call-1: refused offer-used: offer 1.1 is no longer open: used, declined, rescinded or from too long ago; give a newer one
     "#]]);
 }
 
