@@ -17,6 +17,7 @@ pub use argosy_proto::transport::{Connection, Dialer};
 use crate::failure::{CallError, Failed, judge};
 use crate::leader::{Cause, NoMaster, Search, Step, next_random};
 use crate::masters::Masters;
+use crate::reigns::{Reign, Reigns};
 
 /// Name of the reply header in which every master names the leader's API address.
 pub const LEADER_HEADER: &str = "argosy-leader";
@@ -29,6 +30,8 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one master may take to answer before another is asked.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long one master may take to answer before others are heard about who leads.
+const QUIET: Duration = Duration::from_millis(200);
 /// How long a master that could not be reached in time is not asked first, whoever names it.
 const AVOID: Duration = Duration::from_secs(10);
 
@@ -69,6 +72,7 @@ pub struct Connector {
 struct Inner {
     masters: Masters,
     dialer: Dialer,
+    reigns: Reigns,
     // A lock, since calls run side by side on many tasks; it is never held across an await.
     known: Mutex<Known>,
 }
@@ -95,6 +99,7 @@ impl Connector {
             inner: Arc::new(Inner {
                 masters,
                 dialer: config.dialer,
+                reigns: Reigns::new(),
                 known: Mutex::new(known),
             }),
         }
@@ -126,6 +131,35 @@ impl Connector {
     /// Notes who leads.
     pub(crate) fn note_leader(&self, address: &str) {
         self.known(|known| known.note_leader(address));
+    }
+
+    /// Notes that a master has told of a new reign: its leader is there, whatever was thought of it before.
+    pub(crate) fn note_reign(&self, leader: &str) {
+        self.known(|known| {
+            known.avoided.remove(leader);
+            known.likely = Some(leader.to_owned());
+        });
+    }
+
+    /// Waits until another master says that the reign of `epoch`, served at `address`, is over; then its
+    /// connection is not used again. Without an epoch any reign that is not known yet is news.
+    pub(crate) fn replaced(
+        &self,
+        epoch: Option<u64>,
+        address: String,
+    ) -> impl Future<Output = String> + Send + use<> {
+        let connector = self.clone();
+        if let Some(epoch) = epoch {
+            self.inner.reigns.learn(epoch, &address);
+        }
+        async move {
+            let reigns = &connector.inner.reigns;
+            let epoch = epoch.unwrap_or_else(|| reigns.epoch());
+            let news = reigns.after(epoch, &address, (&connector, Duration::ZERO));
+            let news = news.await;
+            connector.distrust(&address);
+            replaced(&news)
+        }
     }
 
     /// Asks one master after the other until one answers or `deadline` has passed.
@@ -188,9 +222,18 @@ impl Connector {
         let channel = self
             .channel(address)
             .map_err(|cause| (Failed::Elsewhere { cause, sent: false }, None))?;
-        let outcome = match tokio::time::timeout(limit, ask(channel, limit)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Status::deadline_exceeded("no answer in time")),
+        let reigns = &self.inner.reigns;
+        let outcome = tokio::select! {
+            biased;
+            outcome = tokio::time::timeout(limit, ask(channel, limit)) => match outcome {
+                Ok(outcome) => outcome,
+                Err(_) => Err(Status::deadline_exceeded("no answer in time")),
+            },
+            // A master that is frozen, or knows no leader, keeps a caller waiting.
+            news = reigns.after(reigns.epoch(), address, (self, QUIET)), if repeat == Repeat::Always => {
+                let cause = Cause::Unavailable(replaced(&news));
+                return Err((Failed::Elsewhere { cause, sent: true }, Some(news.leader)));
+            }
         };
         match outcome {
             Ok(response) => {
@@ -225,7 +268,7 @@ impl Connector {
         }
     }
 
-    fn avoids(&self, address: &str) -> bool {
+    pub(crate) fn avoids(&self, address: &str) -> bool {
         self.known(|known| known.avoids(address))
     }
 
@@ -237,7 +280,7 @@ impl Connector {
         })
     }
 
-    fn channel(&self, address: &str) -> Result<Channel, Cause> {
+    pub(crate) fn channel(&self, address: &str) -> Result<Channel, Cause> {
         if let Some(channel) = self.known(|known| known.channels.get(address).cloned()) {
             return Ok(channel);
         }
@@ -296,6 +339,10 @@ fn out_of_time(waited: Duration, was_sent: bool, causes: NoMaster) -> CallError 
     } else {
         CallError::NoMaster(causes)
     }
+}
+
+fn replaced(news: &Reign) -> String {
+    format!("{} leads since epoch {}", news.leader, news.epoch)
 }
 
 fn leader_of(metadata: &MetadataMap) -> Option<String> {

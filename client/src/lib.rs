@@ -1,7 +1,7 @@
 //! Finding the leader, retrying, resuming; the framework SDK and the operator client.
 //!
 //! Holds no rule of the cluster: what may be done is the masters' to say. Reading order: `masters`,
-//! `leader`, `failure`, `connector`, `operator`, `uplink`, `resources`, `scheduler`, `kit`.
+//! `leader`, `failure`, `connector`, `reigns`, `operator`, `uplink`, `resources`, `scheduler`, `kit`.
 
 pub mod connector;
 pub mod failure;
@@ -10,6 +10,7 @@ pub mod kit;
 pub mod leader;
 pub mod masters;
 pub mod operator;
+mod reigns;
 pub mod resources;
 pub mod scheduler;
 pub mod uplink;

@@ -2,13 +2,14 @@
 //!
 //! Opens it and nothing more: what is said on it, and when to open the next, the agent decides.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use argosy_proto::v1;
 use argosy_proto::v1::agents_client::AgentsClient;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 
 use crate::connector::{Connector, MESSAGE_BYTES, Repeat};
 use crate::failure::CallError;
@@ -28,7 +29,7 @@ pub struct Uplink {
     /// To the master; closed when the stream has ended.
     pub sender: mpsc::Sender<v1::FromAgent>,
     /// From the master.
-    pub inbound: Streaming<v1::ToAgent>,
+    pub inbound: Inbound,
     /// API address of the master at the other end.
     pub address: String,
 }
@@ -68,17 +69,57 @@ impl AgentUplink {
                 }
             })
             .await?;
-        let (sender, inbound) = answer.body;
+        let (sender, stream) = answer.body;
+        let address = answer.address;
         Ok(Uplink {
             sender,
-            inbound,
-            address: answer.address,
+            inbound: Inbound {
+                stream,
+                epoch: 0,
+                replaced: Box::pin(self.connector.replaced(None, address.clone())),
+                connector: self.connector.clone(),
+                address: address.clone(),
+            },
+            address,
         })
     }
 
     /// To be called when a stream fell silent: its connection is not used again.
     pub fn distrust(&self, address: &str) {
         self.connector.distrust(address);
+    }
+}
+
+/// What the master says on one stream.
+pub struct Inbound {
+    stream: Streaming<v1::ToAgent>,
+    /// The newest that was heard on it.
+    epoch: u64,
+    // Kept from message to message, so that a busy stream is no reason never to listen.
+    replaced: Pin<Box<dyn Future<Output = String> + Send>>,
+    connector: Connector,
+    address: String,
+}
+
+impl Inbound {
+    /// The next message; `None` at the end. A stream whose reign is over ends early, if another master says
+    /// so: the connection to a leader that is frozen or cut off stays open. May be dropped at any time.
+    ///
+    /// # Errors
+    /// UNAVAILABLE if another master leads by now; otherwise the status with which the stream broke.
+    pub async fn message(&mut self) -> Result<Option<v1::ToAgent>, Status> {
+        let message = tokio::select! {
+            biased;
+            message = self.stream.message() => message?,
+            leader = &mut self.replaced => return Err(Status::unavailable(leader)),
+        };
+        let epoch = message.as_ref().map_or(0, |message| message.epoch);
+        if epoch > self.epoch {
+            self.epoch = epoch;
+            let replaced = self.connector.replaced(Some(epoch), self.address.clone());
+            self.replaced = Box::pin(replaced);
+        }
+        Ok(message)
     }
 }
 

@@ -8,11 +8,12 @@ use std::time::Duration;
 use argosy_proto::v1;
 use argosy_proto::v1::agents_server::{Agents, AgentsServer};
 use argosy_proto::v1::from_agent::Message as FromAgent;
+use argosy_proto::v1::reigns_server::{Reigns, ReignsServer};
 use argosy_proto::v1::to_agent::Message as ToAgent;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio_stream::Stream;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, WatchStream};
+use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 /// How long anything may take before a test fails.
@@ -22,8 +23,23 @@ pub(crate) const CLUSTER: &str = "000000000000000000000000000000aa";
 /// The framework of every test.
 pub(crate) const FRAMEWORK: &str = "framework-1";
 
+#[derive(Clone)]
 struct Service {
     streams: mpsc::Sender<Link>,
+    reigns: watch::Receiver<v1::Reign>,
+}
+
+#[tonic::async_trait]
+impl Reigns for Service {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::Reign, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        _: Request<v1::WatchReigns>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let told = WatchStream::new(self.reigns.clone());
+        Ok(Response::new(Box::pin(told.map(Ok))))
+    }
 }
 
 #[tonic::async_trait]
@@ -42,6 +58,7 @@ impl Agents for Service {
             epoch: 5,
             reported: BTreeMap::new(),
             settles: true,
+            pings: 0,
         };
         self.streams
             .send(link)
@@ -55,6 +72,8 @@ impl Agents for Service {
 pub(crate) struct Master {
     pub(crate) address: SocketAddr,
     streams: mpsc::Receiver<Link>,
+    /// What it says of who leads.
+    pub(crate) reigns: watch::Sender<v1::Reign>,
 }
 
 impl Master {
@@ -62,10 +81,20 @@ impl Master {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, streams) = mpsc::channel(16);
-        let service = AgentsServer::new(Service { streams: sender });
-        let server = tonic::transport::Server::builder().add_service(service);
+        let (reigns, reigns_seen) = watch::channel(v1::Reign::default());
+        let service = Service {
+            streams: sender,
+            reigns: reigns_seen,
+        };
+        let server = tonic::transport::Server::builder()
+            .add_service(AgentsServer::new(service.clone()))
+            .add_service(ReignsServer::new(service));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-        Self { address, streams }
+        Self {
+            address,
+            streams,
+            reigns,
+        }
     }
 
     /// The next stream and its hello.
@@ -95,17 +124,28 @@ pub(crate) struct Link {
     reported: BTreeMap<String, Vec<v1::NumberedUpdate>>,
     /// Whether updates are committed, and ended tasks released, as they come.
     pub(crate) settles: bool,
+    /// Heartbeats heard.
+    pub(crate) pings: u32,
 }
 
 impl Link {
     pub(crate) async fn register(&mut self, hello: &v1::Hello, equal: bool) {
+        self.register_with(hello, equal, 200).await;
+    }
+
+    pub(crate) async fn register_with(
+        &mut self,
+        hello: &v1::Hello,
+        equal: bool,
+        heartbeat_interval_ms: u64,
+    ) {
         let registered = v1::Registered {
             agent_id: "agent-1".into(),
             incarnation: *hello
                 .tried_incarnations
                 .last()
                 .unwrap_or(&hello.confirmed_incarnation),
-            heartbeat_interval_ms: 200,
+            heartbeat_interval_ms,
             equal,
             protocol: None,
         };
@@ -149,7 +189,10 @@ impl Link {
             let next = tokio::time::timeout_at(deadline, self.inbound.message()).await;
             let message = next.expect("the agent says nothing").ok()??;
             match message.message.expect("a message has a body") {
-                FromAgent::Ping(ping) => self.say(ToAgent::Pong(ping)).await,
+                FromAgent::Ping(ping) => {
+                    self.pings += 1;
+                    self.say(ToAgent::Pong(ping)).await;
+                }
                 other => return Some(other),
             }
         }

@@ -83,6 +83,8 @@ pub(super) struct Brain {
     unacknowledged: BTreeMap<String, Vec<v1::TaskStatus>>,
     tasks: BTreeMap<String, v1::TaskStatus>,
     pub(super) link: Option<mpsc::Sender<Result<v1::Event, Status>>>,
+    /// Streams of leaders that do not know of their end.
+    deposed: Vec<mpsc::Sender<Result<v1::Event, Status>>>,
 }
 
 pub(super) const FRAMEWORK: &str = "framework-1";
@@ -162,6 +164,19 @@ impl Brain {
         self.link = None;
         self.is_silent = false;
         self.former.append(&mut self.open);
+    }
+
+    pub(super) fn depose_leader(&mut self) {
+        self.deposed.extend(self.link.take());
+        self.change_leader();
+    }
+
+    pub(super) fn reign(&self, place: usize) -> v1::Reign {
+        v1::Reign {
+            epoch: self.epoch,
+            leader_address: self.addresses[self.leader].clone(),
+            here: self.leader == place,
+        }
     }
 
     pub(super) fn supersede(&mut self) {

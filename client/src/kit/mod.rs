@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use argosy_proto::v1;
+use argosy_proto::v1::reigns_server::ReignsServer;
 use argosy_proto::v1::scheduler_server::SchedulerServer;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -43,7 +44,7 @@ impl FakeCluster {
     pub async fn start(masters: usize) -> Self {
         let brain = Arc::new(Mutex::new(Brain::default()));
         let mut servers = Vec::new();
-        for _ in 0..masters {
+        for place in 0..masters {
             let listener = TcpListener::bind("127.0.0.1:0")
                 .await
                 .expect("loopback has a free port");
@@ -54,7 +55,7 @@ impl FakeCluster {
                 .addresses
                 .push(address.clone());
             let stop = CancellationToken::new();
-            let task = tokio::spawn(serve(listener, brain.clone(), stop.clone()));
+            let task = tokio::spawn(serve(listener, (brain.clone(), place), stop.clone()));
             servers.push(Server {
                 address,
                 stop,
@@ -132,6 +133,12 @@ impl FakeCluster {
         self.brain().change_leader();
     }
 
+    /// As [`Self::change_leader`], but the former leader does not know: its streams stay open, and it goes on
+    /// sending heartbeats.
+    pub fn depose_leader(&self) {
+        self.brain().depose_leader();
+    }
+
     /// Ends the leading master for good, connections and all; the next one leads.
     ///
     /// # Panics
@@ -198,11 +205,16 @@ impl Drop for FakeCluster {
     }
 }
 
-async fn serve(listener: TcpListener, brain: Arc<Mutex<Brain>>, stop: CancellationToken) {
-    let service = SchedulerServer::new(service::Master::new(brain, stop.clone()));
+async fn serve(
+    listener: TcpListener,
+    (brain, place): (Arc<Mutex<Brain>>, usize),
+    stop: CancellationToken,
+) {
+    let master = service::Master::new(brain, place, stop.clone());
     let streams = TcpListenerStream::new(listener);
     let served = tonic::transport::Server::builder()
-        .add_service(service)
+        .add_service(SchedulerServer::new(master.clone()))
+        .add_service(ReignsServer::new(master))
         .serve_with_incoming_shutdown(streams, stop.cancelled());
     if let Err(error) = served.await {
         tracing::warn!(%error, "a fake master ended");

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use argosy_proto::v1;
+use argosy_proto::v1::reigns_server::Reigns;
 use argosy_proto::v1::scheduler_server::Scheduler;
 use prost::Message;
 use tokio::sync::mpsc;
@@ -15,16 +16,19 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use super::brain::{Brain, Fault};
 use crate::connector::LEADER_HEADER;
 
+#[derive(Clone)]
 pub(super) struct Master {
     brain: Arc<Mutex<Brain>>,
+    /// Which of the masters it is.
+    place: usize,
     stop: CancellationToken,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
 
 impl Master {
-    pub(super) fn new(brain: Arc<Mutex<Brain>>, stop: CancellationToken) -> Self {
-        Self { brain, stop }
+    pub(super) fn new(brain: Arc<Mutex<Brain>>, place: usize, stop: CancellationToken) -> Self {
+        Self { brain, place, stop }
     }
 
     fn brain(&self) -> MutexGuard<'_, Brain> {
@@ -189,5 +193,30 @@ impl Scheduler for Master {
                 Ok(Vec::new())
             }
         )
+    }
+}
+
+#[tonic::async_trait]
+impl Reigns for Master {
+    type WatchStream = ReceiverStream<Result<v1::Reign, Status>>;
+
+    async fn watch(&self, _: Request<v1::WatchReigns>) -> Answer<Self::WatchStream> {
+        // One at a time: who listens always hears the newest.
+        let (sender, reigns) = mpsc::channel(1);
+        let master = self.clone();
+        tokio::spawn(async move {
+            let mut told = None;
+            while !master.stop.is_cancelled() && !sender.is_closed() {
+                let reign = master.brain().reign(master.place);
+                if told.as_ref() != Some(&reign) {
+                    told = Some(reign.clone());
+                    if sender.send(Ok(reign)).await.is_err() {
+                        return;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(reigns)))
     }
 }

@@ -372,6 +372,19 @@ async fn a_silent_stream_is_given_up_and_resumed() {
 }
 
 #[tokio::test]
+async fn a_leader_that_was_replaced_is_left_although_its_heartbeats_go_on() {
+    let world = World::start(3).await;
+    let offer = world.offer("agent-1").await;
+    world.cluster.depose_leader();
+    world.told("reconnected in epoch 1").await;
+    let held = world.subscriptions().pop().unwrap();
+    assert_eq!(held.len(), 1, "{held:?}");
+    world.driver.accept(&offer, vec![task("a")]).answer().await;
+    assert_eq!(world.cluster.launches(), [("a".to_owned(), 1)]);
+    world.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_superseded_scheduler_is_told_and_ends() {
     let world = World::start(1).await;
     world.cluster.supersede();

@@ -123,8 +123,14 @@ pub(super) async fn read(
             Err(error) => return Input::Unreached { link, error },
         };
     let mut patience = FIRST_EVENT;
+    let mut replaced = Box::pin(connector.replaced(None, address.clone()));
     loop {
-        let message = match tokio::time::timeout(patience, stream.message()).await {
+        let message = tokio::select! {
+            biased;
+            message = tokio::time::timeout(patience, stream.message()) => message,
+            leader = &mut replaced => return closed(format!("{address} was replaced: {leader}")),
+        };
+        let message = match message {
             Ok(Ok(Some(message))) => message,
             Ok(Ok(None)) => return closed(format!("{address} ended the stream")),
             Ok(Err(status)) => {
@@ -147,6 +153,7 @@ pub(super) async fn read(
             let interval =
                 Duration::from_millis(subscribed.heartbeat_interval_ms.clamp(10, 600_000));
             patience = interval * HEARTBEATS;
+            replaced = Box::pin(connector.replaced(Some(subscribed.epoch), address.clone()));
             if let Ok(leader) = crate::Masters::new([&subscribed.leader_address]) {
                 connector.note_leader(&leader.addresses()[0]);
             }

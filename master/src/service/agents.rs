@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
 
-use super::forward::{Place, forwarded, lost, name_leader};
+use super::forward::{Place, forwarded, name_leader};
 use super::{MESSAGE_BYTES, Services, check_protocol, malformed};
 use crate::inbox::Message;
 use crate::leader::{Hello, Input};
@@ -40,14 +40,9 @@ impl Agents for Services {
                     AgentsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES);
                 // An error of the agent's side ends the forwarded stream like its end.
                 let messages = tokio_stream::StreamExt::map_while(request.into_inner(), Result::ok);
-                let stream = client
-                    .connect(forwarded(messages))
-                    .await
-                    .map_err(|status| lost(status, &address))?
-                    .into_inner();
-                let leader = address.clone();
-                let stream = stream.map(move |order| order.map_err(|status| lost(status, &leader)));
-                let mut response: Response<ToAgents> = Response::new(Box::pin(stream));
+                let opened = client.connect(forwarded(messages));
+                let stream = self.hop(opened, &address).await?;
+                let mut response: Response<ToAgents> = Response::new(stream);
                 name_leader(response.metadata_mut(), &address);
                 Ok(response)
             }

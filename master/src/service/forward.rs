@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use argosy_proto::transport::Dialer;
+use futures::{Stream, StreamExt};
 use tokio::time::Instant;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
 
 use super::Services;
@@ -63,6 +65,9 @@ impl Peers {
         Ok(channel)
     }
 }
+
+/// What the leader says on a stream, passed on.
+pub(crate) type Passed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Where a call is served.
 pub(crate) enum Place {
@@ -122,6 +127,26 @@ impl Services {
                 Ok(response)
             }
         }
+    }
+
+    /// A stream that is passed on, once the leader has opened it. It ends with its hop, and as soon as another
+    /// master leads: the connection to one that is frozen or cut off stays open.
+    pub(crate) async fn hop<T: Send + 'static>(
+        &self,
+        opened: impl Future<Output = Result<Response<Streaming<T>>, Status>>,
+        address: &str,
+    ) -> Result<Passed<T>, Status> {
+        let stream = tokio::select! {
+            opened = opened => opened.map_err(|status| lost(status, address))?.into_inner(),
+            () = self.superseded(address) => {
+                return Err(unavailable(&format!("the leader at {address} was replaced before it answered")));
+            }
+        };
+        let leader = address.to_owned();
+        let stream = stream.map(move |message| message.map_err(|status| lost(status, &leader)));
+        let (services, leader) = (self.clone(), address.to_owned());
+        let over = async move { services.superseded(&leader).await };
+        Ok(stream.take_until(Box::pin(over)).boxed())
     }
 
     /// Until another master leads: one that is frozen or cut off would let the call wait for its whole

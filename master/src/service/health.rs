@@ -46,6 +46,8 @@ fn subject(service: &str) -> Subject {
     ];
     match service {
         "" => Subject::Process,
+        // Whoever is asked tells what it knows.
+        name if name == v1::reigns_server::ReignsServer::<Services>::NAME => Subject::Process,
         name if served.contains(&name) => Subject::LeaderDependent,
         _ => Subject::Unknown,
     }

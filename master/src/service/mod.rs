@@ -4,10 +4,12 @@
 
 mod agents;
 mod calls;
+mod explain;
 mod forward;
 mod health;
 mod lists;
 mod operator;
+mod reigns;
 mod scheduler;
 mod views;
 

@@ -265,25 +265,6 @@ impl Services {
             ))),
         }
     }
-
-    async fn explain_here(&self, question: v1::ExplainRequest) -> Result<v1::Explanation, Status> {
-        let id: FrameworkId =
-            convert::id("framework_id", &question.framework_id).map_err(|why| malformed(&why))?;
-        let wanted =
-            convert::resources_from("wanted", &question.wanted).map_err(|why| malformed(&why))?;
-        let found = self.desk.read(move |view| {
-            let framework = view.registry.framework(id)?;
-            Some(
-                view.leader
-                    .map(|leader| leader.explain(view.registry, framework.id, &wanted)),
-            )
-        });
-        match found.await? {
-            None => Err(not_found("framework", &question.framework_id, &[])),
-            Some(None) => Err(crate::desk::unavailable("leadership has just moved")),
-            Some(Some(explanation)) => Ok(explanation),
-        }
-    }
 }
 
 /// Whether the asked master answers from what it has. Who is connected only the leader knows.

@@ -15,7 +15,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::calls::{accept, framework, hash, parts, subscription, task};
-use super::forward::{Place, forwarded, lost, name_leader};
+use super::forward::{Place, forwarded, name_leader};
 use super::{MESSAGE_BYTES, Services, accepted, bounded, check_protocol, malformed, refused};
 use crate::inbox::Message;
 use crate::leader::{Answer, Decline, Input, Reconcile};
@@ -58,14 +58,10 @@ impl Scheduler for Services {
                 Ok(response)
             }
             Place::There(channel, address) => {
-                let stream = client(channel)
-                    .subscribe(forwarded(request.into_inner()))
-                    .await
-                    .map_err(|status| lost(status, &address))?
-                    .into_inner();
-                let leader = address.clone();
-                let stream = stream.map(move |event| event.map_err(|status| lost(status, &leader)));
-                let mut response: Response<Events> = Response::new(Box::pin(stream));
+                let mut client = client(channel);
+                let opened = client.subscribe(forwarded(request.into_inner()));
+                let stream = self.hop(opened, &address).await?;
+                let mut response: Response<Events> = Response::new(stream);
                 name_leader(response.metadata_mut(), &address);
                 Ok(response)
             }

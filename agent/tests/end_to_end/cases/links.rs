@@ -89,3 +89,34 @@ pub(super) async fn a_shutdown_ends_everything_and_comes_back_as_another() {
     );
     agent.stop().await;
 }
+
+pub(super) async fn a_leader_that_freezes_is_left_for_the_next_without_a_missed_heartbeat() {
+    let (host, mut frozen, mut next) = (Host::new(), Master::start().await, Master::start().await);
+    let other = next.address.to_string();
+    let agent = host.agent_with(frozen.address, |config| config.masters.push(other));
+    let agent = agent.await;
+    let (link, hello) = tokio::select! {
+        linked = frozen.link() => linked,
+        // The agent asks either first; one that does not lead lets it wait until it hears who does.
+        _ = async { loop { next.link().await; } } => unreachable!("it goes on for ever"),
+    };
+    let mut link = link;
+    // Three minutes of silence would be no reason to leave.
+    link.register_with(&hello, true, 60_000).await;
+    link.launch(1, shell("t", "sleep 60")).await;
+    link.until("t", runs).await;
+    next.reigns.send_replace(v1::Reign {
+        epoch: 6,
+        leader_address: next.address.to_string(),
+        here: true,
+    });
+    let (mut second, hello) = next.link().await;
+    assert_eq!((hello.highest_epoch, hello.floor), (5, 1));
+    second.epoch = 6;
+    second.register(&hello, true).await;
+    second.order(2, kill("t", 0)).await;
+    second.end_of("t").await;
+    assert!(link.try_next().await.is_none(), "the former link is open");
+    assert_eq!(link.pings, 0, "no heartbeat was due meanwhile");
+    agent.stop().await;
+}

@@ -35,6 +35,7 @@ cases![
     links::an_earlier_reign_and_another_cluster_are_refused,
     links::a_list_names_what_is_held_and_strays_are_ended,
     links::a_shutdown_ends_everything_and_comes_back_as_another,
+    links::a_leader_that_freezes_is_left_for_the_next_without_a_missed_heartbeat,
 ];
 
 pub(super) fn state(update: &v1::NumberedUpdate) -> v1::TaskState {

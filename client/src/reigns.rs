@@ -1,0 +1,179 @@
+//! What the masters say about who leads, heard at one that does not: a leader that freezes, or is cut off,
+//! leaves its connections open and cannot say that it was replaced.
+//!
+//! A hint and no more: it ends streams and attempts early. Whom an agent obeys, the epoch in each message
+//! decides. Nothing runs by itself: whoever waits for news listens for all others of its program too.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use argosy_proto::v1;
+use argosy_proto::v1::reigns_client::ReignsClient;
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
+use tonic::transport::Channel;
+use tonic::{Request, Status, Streaming};
+
+use crate::connector::Connector;
+use crate::masters::Masters;
+
+/// How long a master may take to say who leads; it has said so long before, if it knows anything.
+const OPENING: Duration = Duration::from_secs(2);
+/// Half the shortest pause after a failure, and the longest, in milliseconds.
+const PAUSE_MS: (u64, u64) = (25, 5_000);
+
+/// A reign that a master has told of.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Reign {
+    /// 0: none was told of yet.
+    pub(crate) epoch: u64,
+    /// API address of its leader.
+    pub(crate) leader: String,
+}
+
+/// The newest reign that any master told of, and the ear of the program.
+pub(crate) struct Reigns {
+    newest: watch::Sender<Reign>,
+    // Held while listening, by one for all: the others wait for `newest`, or for their turn.
+    ear: Mutex<Ear>,
+}
+
+#[derive(Default)]
+struct Ear {
+    open: Option<(String, Streaming<v1::Reign>)>,
+    failures: u32,
+    /// When each master was of no use last: the one that was so longest ago is tried next.
+    failed: HashMap<String, Instant>,
+}
+
+impl Reigns {
+    pub(crate) fn new() -> Self {
+        Self {
+            newest: watch::Sender::new(Reign::default()),
+            ear: Mutex::default(),
+        }
+    }
+
+    /// The newest epoch that was told of; 0 if none was.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.newest.borrow().epoch
+    }
+
+    /// Waits for a reign after `epoch` whose leader is not at `address`; listens for it after `quiet`.
+    pub(crate) async fn after(
+        &self,
+        epoch: u64,
+        address: &str,
+        (connector, quiet): (&Connector, Duration),
+    ) -> Reign {
+        let mut newest = self.newest.subscribe();
+        let listen_from = Instant::now() + quiet;
+        let is_news = |reign: &Reign| reign.epoch > epoch && reign.leader != address;
+        loop {
+            let listened = async {
+                tokio::time::sleep_until(listen_from).await;
+                self.listen(connector).await;
+            };
+            tokio::select! {
+                biased;
+                news = newest.wait_for(is_news) => {
+                    return news.expect("the sender is borrowed").clone();
+                }
+                () = listened => {}
+            }
+        }
+    }
+
+    /// One step of listening. May be dropped at any time: the next one goes on.
+    async fn listen(&self, connector: &Connector) {
+        let mut ear = self.ear.lock().await;
+        let Some((_, stream)) = &mut ear.open else {
+            return ear.open(connector).await;
+        };
+        match stream.message().await {
+            Ok(Some(reign)) => {
+                if reign.here {
+                    // It could not tell of its own end.
+                    ear.close();
+                } else {
+                    ear.failures = 0;
+                }
+                self.heard(&reign, connector);
+            }
+            Ok(None) | Err(_) => ear.close(),
+        }
+    }
+
+    fn heard(&self, reign: &v1::Reign, connector: &Connector) {
+        // A strange address is worth nothing.
+        let Ok(leader) = Masters::new([&reign.leader_address]) else {
+            return;
+        };
+        let leader = leader.addresses()[0].clone();
+        // A master that lags tells of the past.
+        if self.epoch() < reign.epoch {
+            connector.note_reign(&leader);
+            self.learn(reign.epoch, &leader);
+        }
+    }
+
+    /// Notes a reign, however it was learned of.
+    pub(crate) fn learn(&self, epoch: u64, leader: &str) {
+        self.newest.send_if_modified(|newest| {
+            let is_newer = newest.epoch < epoch;
+            if is_newer {
+                (newest.epoch, newest.leader) = (epoch, leader.to_owned());
+            }
+            is_newer
+        });
+    }
+}
+
+impl Ear {
+    async fn open(&mut self, connector: &Connector) {
+        let Some(address) = self.next(connector) else {
+            // The only master: nobody else could tell of another one, unless one is named later.
+            return tokio::time::sleep(Duration::from_millis(PAUSE_MS.1)).await;
+        };
+        if self.failures > 0 {
+            let pause_ms = (PAUSE_MS.0 << self.failures.min(10)).min(PAUSE_MS.1);
+            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+        }
+        // Noted first: if this is dropped in the middle, the next one asks elsewhere.
+        self.failed.insert(address.clone(), Instant::now());
+        let opened = match connector.channel(&address) {
+            Ok(channel) => tokio::time::timeout(OPENING, watch(channel)).await,
+            Err(_) => Ok(Err(Status::unavailable("its address is not usable"))),
+        };
+        match opened {
+            Ok(Ok(stream)) => self.open = Some((address, stream)),
+            Ok(Err(_)) | Err(_) => self.failures = self.failures.saturating_add(1),
+        }
+    }
+
+    fn close(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+        if let Some((address, _)) = self.open.take() {
+            self.failed.insert(address, Instant::now());
+        }
+    }
+
+    /// Not the leader, nor one that has just been silent; of the others the one that failed longest ago.
+    fn next(&self, connector: &Connector) -> Option<String> {
+        let leader = connector.leader();
+        let masters = connector.masters().addresses().iter();
+        let others = masters.filter(|address| Some(*address) != leader.as_ref());
+        let first =
+            others.min_by_key(|address| (connector.avoids(address), self.failed.get(*address)));
+        first.cloned()
+    }
+}
+
+async fn watch(channel: Channel) -> Result<Streaming<v1::Reign>, Status> {
+    let mut client = ReignsClient::new(channel);
+    let response = client.watch(Request::new(v1::WatchReigns {})).await?;
+    Ok(response.into_inner())
+}

@@ -1,0 +1,226 @@
+//! Leaders that fall silent, and masters that tell of the next one. Nothing here ever sends a heartbeat.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use argosy_proto::v1;
+use argosy_proto::v1::agents_server::{Agents, AgentsServer};
+use argosy_proto::v1::reigns_server::{self, ReignsServer};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, WatchStream};
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::connector::{Connector, ConnectorConfig};
+use crate::uplink::Uplink;
+use crate::{AgentUplink, Masters};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A master whose every word the test writes.
+struct Master {
+    address: String,
+    reign: watch::Sender<Option<v1::Reign>>,
+    listeners: Arc<AtomicUsize>,
+    /// The epoch in which it serves agents; 0: it does not answer them.
+    serves: watch::Sender<u64>,
+    _task: tokio_util::task::AbortOnDropHandle<()>,
+}
+
+#[derive(Clone)]
+struct Service {
+    reign: watch::Receiver<Option<v1::Reign>>,
+    listeners: Arc<AtomicUsize>,
+    serves: watch::Receiver<u64>,
+}
+
+#[tonic::async_trait]
+impl Agents for Service {
+    type ConnectStream = Pin<Box<dyn Stream<Item = Result<v1::ToAgent, Status>> + Send>>;
+
+    async fn connect(
+        &self,
+        _: Request<Streaming<v1::FromAgent>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let mut serves = self.serves.clone();
+        let served = serves.wait_for(|epoch| *epoch > 0).await;
+        let epoch = *served.map_err(|_| Status::unavailable("the test is over"))?;
+        let (sender, receiver) = mpsc::channel(1);
+        let first = v1::ToAgent {
+            epoch,
+            ..Default::default()
+        };
+        sender.try_send(Ok(first)).unwrap();
+        // Open for ever, and silent.
+        let receiver = ReceiverStream::new(receiver).chain(tokio_stream::pending());
+        Ok(Response::new(Box::pin(receiver)))
+    }
+}
+
+#[tonic::async_trait]
+impl reigns_server::Reigns for Service {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::Reign, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        _: Request<v1::WatchReigns>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        self.listeners.fetch_add(1, Ordering::Relaxed);
+        let reigns = WatchStream::new(self.reign.clone());
+        let told = reigns.filter_map(|reign| reign.map(Ok));
+        Ok(Response::new(Box::pin(told)))
+    }
+}
+
+impl Master {
+    async fn start(serves: u64) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (reign, reign_seen) = watch::channel(None);
+        let (serves, serves_seen) = watch::channel(serves);
+        let listeners = Arc::new(AtomicUsize::new(0));
+        let service = Service {
+            reign: reign_seen,
+            listeners: Arc::clone(&listeners),
+            serves: serves_seen,
+        };
+        let task = tokio::spawn(async move {
+            let server = tonic::transport::Server::builder()
+                .add_service(AgentsServer::new(service.clone()))
+                .add_service(ReignsServer::new(service));
+            let streams = TcpListenerStream::new(listener);
+            server.serve_with_incoming(streams).await.unwrap();
+        });
+        Self {
+            address,
+            reign,
+            listeners,
+            serves,
+            _task: tokio_util::task::AbortOnDropHandle::new(task),
+        }
+    }
+
+    /// Says from now on that `leader` leads in `epoch`.
+    fn tell(&self, epoch: u64, leader: &Master) {
+        self.reign.send_replace(Some(v1::Reign {
+            epoch,
+            leader_address: leader.address.clone(),
+            here: leader.address == self.address,
+        }));
+    }
+}
+
+fn connector(masters: &[&Master]) -> Connector {
+    let masters = Masters::new(masters.iter().map(|master| &master.address)).unwrap();
+    let config = ConnectorConfig {
+        seed: 3,
+        ..Default::default()
+    };
+    Connector::new(masters, config)
+}
+
+async fn linked(connector: &Connector) -> (Uplink, v1::ToAgent) {
+    let uplink = AgentUplink::new(connector.clone());
+    let linked = async {
+        let mut link = uplink
+            .connect(v1::Hello::default(), PATIENCE)
+            .await
+            .unwrap();
+        let first = link.inbound.message().await.unwrap().unwrap();
+        (link, first)
+    };
+    tokio::time::timeout(PATIENCE, linked)
+        .await
+        .expect("no link")
+}
+
+/// Reads on until the stream ends early, which `tell` must bring about.
+async fn ends(link: &mut Uplink) -> String {
+    let told = tokio::time::timeout(PATIENCE, link.inbound.message()).await;
+    told.expect("the stream stays open")
+        .unwrap_err()
+        .message()
+        .to_owned()
+}
+
+#[tokio::test]
+async fn the_stream_of_a_silent_leader_ends_when_another_master_tells_of_the_next_reign() {
+    let (silent, next, other) = (
+        Master::start(5).await,
+        Master::start(0).await,
+        Master::start(0).await,
+    );
+    let connector = connector(&[&silent, &next, &other]);
+    connector.note_leader(&silent.address);
+    let (mut link, first) = linked(&connector).await;
+    assert_eq!((first.epoch, &link.address), (5, &silent.address));
+    // The reign of the stream itself is no news, nor is a candidate's earlier one.
+    other.tell(5, &silent);
+    next.tell(4, &next);
+    let early = tokio::time::timeout(Duration::from_millis(100), link.inbound.message()).await;
+    assert!(early.is_err(), "it ended: {early:?}");
+    next.serves.send_replace(9);
+    next.tell(9, &next);
+    other.tell(9, &next);
+    assert_eq!(
+        ends(&mut link).await,
+        format!("{} leads since epoch 9", next.address)
+    );
+    assert_eq!(
+        silent.listeners.load(Ordering::Relaxed),
+        0,
+        "the leader is not listened to"
+    );
+    let (link, first) = linked(&connector).await;
+    assert_eq!((first.epoch, &link.address), (9, &next.address));
+}
+
+#[tokio::test]
+async fn a_search_does_not_wait_at_a_master_that_knows_no_leader() {
+    let (mute, next) = (Master::start(0).await, Master::start(7).await);
+    let connector = connector(&[&mute, &next]);
+    connector.note_leader(&mute.address);
+    next.tell(7, &next);
+    // Shorter than a master may take: waiting for it leaves no time for the other one.
+    let uplink = AgentUplink::new(connector.clone());
+    let found = uplink
+        .connect(v1::Hello::default(), Duration::from_secs(2))
+        .await;
+    assert_eq!(found.map(|link| link.address), Ok(next.address.clone()));
+}
+
+#[tokio::test]
+async fn one_stream_listens_for_all_of_a_program_and_goes_on_where_another_left_off() {
+    let (first, second) = (Master::start(5).await, Master::start(0).await);
+    let connector = connector(&[&first, &second]);
+    connector.note_leader(&first.address);
+    second.tell(5, &first);
+    let (mut one, _) = linked(&connector).await;
+    let (mut two, _) = linked(&connector).await;
+    for link in [&mut one, &mut two] {
+        let quiet = tokio::time::timeout(Duration::from_millis(50), link.inbound.message()).await;
+        assert!(quiet.is_err(), "it ended: {quiet:?}");
+    }
+    drop(one);
+    assert_eq!(second.listeners.load(Ordering::Relaxed), 1);
+    second.tell(6, &second);
+    ends(&mut two).await;
+}
+
+#[tokio::test]
+async fn a_master_that_is_the_only_one_is_not_asked_again_and_again() {
+    let only = Master::start(5).await;
+    // Named otherwise than it names itself.
+    let port = only.address.rsplit_once(':').unwrap().1;
+    let masters = Masters::new([format!("localhost:{port}")]).unwrap();
+    let connector = Connector::new(masters, ConnectorConfig::default());
+    let (mut link, _) = linked(&connector).await;
+    only.tell(5, &only);
+    let quiet = tokio::time::timeout(Duration::from_millis(500), link.inbound.message()).await;
+    assert!(quiet.is_err(), "it ended: {quiet:?}");
+    let asked = only.listeners.load(Ordering::Relaxed);
+    assert!(asked <= 6, "it was asked {asked} times");
+}

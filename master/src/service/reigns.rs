@@ -1,0 +1,92 @@
+//! `argosy.v1.Reigns`: who leads, told at once to whoever listens.
+//!
+//! Told from what is applied here, never from what is hoped: a reign is told when it is committed.
+
+use std::pin::Pin;
+
+use argosy_proto::v1;
+use argosy_proto::v1::reigns_server::Reigns;
+use futures::{Stream, StreamExt, stream};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+
+use super::Services;
+use crate::inbox::Office;
+
+type Told = Pin<Box<dyn Stream<Item = Result<v1::Reign, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Reigns for Services {
+    type WatchStream = Told;
+
+    async fn watch(&self, _: Request<v1::WatchReigns>) -> Result<Response<Told>, Status> {
+        let own = self.desk.own_address.clone();
+        let told = reigns(self.desk.office.clone(), own).map(Ok);
+        Ok(Response::new(told.boxed()))
+    }
+}
+
+/// Each reign once. Who reads slowly misses those that are over by then. Ends with this master's owner.
+fn reigns(office: watch::Receiver<Office>, own: String) -> impl Stream<Item = v1::Reign> + Send {
+    stream::unfold((office, 0), move |(mut office, told)| {
+        let own = own.clone();
+        async move {
+            let news =
+                office.wait_for(|office| reign(office, &own).is_some_and(|r| r.epoch > told));
+            let reign = reign(&*news.await.ok()?, &own)?;
+            let epoch = reign.epoch;
+            Some((reign, (office, epoch)))
+        }
+    })
+}
+
+fn reign(office: &Office, own: &str) -> Option<v1::Reign> {
+    let leader_address = if office.here {
+        own.to_owned()
+    } else {
+        office.leader.clone()?
+    };
+    Some(v1::Reign {
+        epoch: office.epoch,
+        leader_address,
+        here: office.here,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn office(epoch: u64, leader: Option<&str>) -> Office {
+        Office {
+            here: leader == Some("me:1"),
+            leader: leader.filter(|leader| *leader != "me:1").map(str::to_owned),
+            epoch,
+        }
+    }
+
+    #[tokio::test]
+    async fn each_reign_is_told_once_and_only_when_its_leader_is_known() {
+        let (sender, receiver) = watch::channel(office(0, None));
+        let mut told = Box::pin(reigns(receiver, "me:1".to_owned()));
+        assert!(futures::poll!(told.next()).is_pending(), "nobody leads yet");
+        sender.send_replace(office(5, Some("a:1")));
+        let first = told.next().await.unwrap();
+        assert_eq!(
+            (first.epoch, first.leader_address.as_str(), first.here),
+            (5, "a:1", false)
+        );
+        // A candidate that has not opened its epoch is no reign; the former one is not told again.
+        sender.send_replace(office(5, None));
+        sender.send_replace(office(5, Some("b:1")));
+        assert!(futures::poll!(told.next()).is_pending());
+        sender.send_replace(office(9, Some("me:1")));
+        let next = told.next().await.unwrap();
+        assert_eq!(
+            (next.epoch, next.leader_address.as_str(), next.here),
+            (9, "me:1", true)
+        );
+        drop(sender);
+        assert!(told.next().await.is_none());
+    }
+}
