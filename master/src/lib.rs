@@ -9,6 +9,7 @@ mod clock;
 mod config;
 mod desk;
 mod failovers;
+mod falls;
 mod http;
 mod inbox;
 mod leader;

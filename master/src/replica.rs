@@ -24,6 +24,7 @@ use tracing::{info, warn};
 use crate::clock::Clock;
 use crate::config::Limits;
 use crate::failovers::Failovers;
+use crate::falls::{Falls, TOO_OFTEN};
 use crate::inbox::{Message, Office, View};
 use crate::leader::{Effect, Input, Leader, Now};
 use crate::links::{Outbox, Sent};
@@ -49,6 +50,8 @@ const INPUTS: usize = 256;
 /// How long inputs are worked off in one turn: more wait for the next one, so that ticks and raft
 /// get their time. A single input is bounded by itself.
 const TURN: Duration = Duration::from_millis(2);
+/// What is logged when leadership is handed over for agents that fell silent.
+const AGENTS_SILENT: &str = "many agents fell silent at once: handing leadership over, in case it is this master that is cut off";
 /// How often a leader looks at its timers.
 const TICK: Duration = Duration::from_millis(100);
 /// A proposal to open an epoch that has not come back for so long was lost.
@@ -77,7 +80,8 @@ pub(crate) struct Replica {
     failovers: Failovers,
     /// Offers are due that the last turn had no time for.
     more_offers: bool,
-    hand_over: mpsc::Sender<()>,
+    falls: Falls,
+    hand_over: mpsc::Sender<&'static str>,
     entropy: [u8; 32],
     meters: Meters,
     ticked: Instant,
@@ -89,7 +93,7 @@ impl Replica {
         limits: Limits,
         office_lease: Duration,
         published: Published,
-        hand_over: mpsc::Sender<()>,
+        hand_over: mpsc::Sender<&'static str>,
         registry: Registry,
         entropy: [u8; 32],
     ) -> Self {
@@ -112,6 +116,7 @@ impl Replica {
             opened: 0,
             opened_at: Instant::now(),
             more_offers: false,
+            falls: Falls::default(),
             hand_over,
             entropy,
             meters: Meters::new(),
@@ -328,11 +333,18 @@ impl Replica {
         if self.leader.is_some() && (!is_leader || term != self.registry.cluster().term) {
             self.leave_office("the term is over");
         }
-        if is_leader && self.opened != term {
+        if is_leader && self.opened != term && self.is_heard() {
             self.open_epoch(term);
         }
         self.publish_office();
         Ok(())
+    }
+
+    /// Whether a quorum has answered of late. Who is not heard opens no epoch either: its entries would keep the
+    /// others from electing a leader that is.
+    fn is_heard(&self) -> bool {
+        let acked = self.node.quorum_acked_ago();
+        acked.is_some_and(|ago| ago <= self.office_lease)
     }
 
     /// Proposed once a term; if it is lost with the term, the next term opens another one.
@@ -374,12 +386,13 @@ impl Replica {
             let status = self.status.borrow();
             (status.is_leader, status.term)
         };
-        let heard = self
-            .node
-            .quorum_acked_ago()
-            .is_some_and(|ago| ago <= self.office_lease);
+        let heard = self.is_heard();
         if self.leader.is_some() && !heard && !bugs::is_on(Bug::QuorumLossIgnored) {
             self.leave_office("no quorum has answered for too long");
+            if self.falls.fall(Instant::now()) {
+                // Full: it is being handed over already.
+                let _ = self.hand_over.try_send(TOO_OFTEN);
+            }
         } else if is_leader
             && heard
             && self.leader.is_none()
@@ -485,7 +498,7 @@ impl Replica {
                 Effect::CloseAgent(link) => self.outbox.close_agent(link),
                 Effect::CloseFramework(link) => self.outbox.close_framework(link),
                 Effect::Answer(request, answer) => self.outbox.answer(request, answer),
-                Effect::HandOver => drop(self.hand_over.try_send(())),
+                Effect::HandOver => drop(self.hand_over.try_send(AGENTS_SILENT)),
             }
         }
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use argosy_proto::transport::Listener;
 use argosy_proto::v1::agents_server::AgentsServer;
 use argosy_proto::v1::operator_server::OperatorServer;
+use argosy_proto::v1::reigns_server::ReignsServer;
 use argosy_proto::v1::scheduler_server::SchedulerServer;
 use argosy_raft::{MemoryStore, Node, NodeConfig, OwnerRequest, StartError, Surroundings};
 use argosy_state::Registry;
@@ -129,7 +130,7 @@ struct Owner {
     replica: Replica,
     desk: Desk,
     messages: mpsc::Receiver<Message>,
-    handing: mpsc::Receiver<()>,
+    handing: mpsc::Receiver<&'static str>,
     pulse: Arc<Pulse>,
 }
 
@@ -298,11 +299,9 @@ async fn hand_over_first(node: &Node) {
     }
 }
 
-async fn transfer_when_asked(node: Node, mut asked: mpsc::Receiver<()>) {
-    while asked.recv().await.is_some() {
-        warn!(
-            "many agents fell silent at once: handing leadership over, in case it is this master that is cut off"
-        );
+async fn transfer_when_asked(node: Node, mut asked: mpsc::Receiver<&'static str>) {
+    while let Some(why) = asked.recv().await {
+        warn!("{why}");
         hand_over_first(&node).await;
     }
 }
@@ -324,6 +323,7 @@ async fn serve(
         )
         .add_service(AgentsServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(OperatorServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES))
+        .add_service(ReignsServer::new(services.clone()))
         .add_service(health(services.desk.clone()))
         .add_service(reflection);
     let router = routes

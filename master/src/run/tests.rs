@@ -1,4 +1,6 @@
-//! One master alone, on a store in memory: the loop itself, with raft behind it.
+//! One master alone, on a store in memory: the loop itself, with raft behind it. And three, far apart.
+
+mod distance;
 
 use std::time::Duration;
 

@@ -1,0 +1,222 @@
+//! Three masters in this process, one of them far away: its raft connections take their time.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use argosy_proto::clock::WallClock;
+use argosy_proto::transport::{Connection, Dialer};
+use argosy_proto::v1;
+use argosy_proto::v1::operator_client::OperatorClient;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+
+use super::*;
+
+/// One way. Twice that is longer than a heartbeat may take, and shorter than an election.
+const FAR: Duration = Duration::from_millis(100);
+/// Nobody is far away.
+const NOBODY: usize = usize::MAX;
+/// Chunks on their way; the sender waits for more room.
+const UNDER_WAY: usize = 256;
+
+struct Masters {
+    api: Vec<String>,
+    far: Arc<AtomicUsize>,
+    stop: CancellationToken,
+    running: Vec<JoinHandle<Result<(), RunError>>>,
+}
+
+impl Masters {
+    async fn start() -> Self {
+        let far = Arc::new(AtomicUsize::new(NOBODY));
+        let stop = CancellationToken::new();
+        let mut sockets = Vec::new();
+        for _ in 0..3 {
+            let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let raft = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            sockets.push((api, raft));
+        }
+        let address = |socket: &TcpListener| socket.local_addr().unwrap().to_string();
+        let api: Vec<String> = sockets.iter().map(|(api, _)| address(api)).collect();
+        let raft: Vec<String> = sockets.iter().map(|(_, raft)| address(raft)).collect();
+        let mut running = Vec::new();
+        for (place, (api_socket, raft_socket)) in sockets.into_iter().enumerate() {
+            let config = Config {
+                peers: raft.clone(),
+                timing: Timing::testing(),
+                seed: place as u64,
+                ..Config::new(Default::default(), api[place].clone(), raft[place].clone())
+            };
+            let parts = Parts {
+                api: Listener::tcp(api_socket),
+                raft: Surroundings {
+                    listener: Listener::tcp(raft_socket),
+                    dialer: dialer(place, &raft, &far),
+                    wall: WallClock::system(),
+                },
+                raft_runtime: Handle::current(),
+                memory: Some(MemoryStore::default()),
+                metrics: None,
+                entropy: [place as u8 + 1; 32],
+            };
+            running.push(tokio::spawn(run(config, parts, stop.clone())));
+        }
+        Self {
+            api,
+            far,
+            stop,
+            running,
+        }
+    }
+
+    /// The cluster as the master at `place` sees it, if it answers.
+    async fn seen(&self, place: usize) -> Option<v1::Cluster> {
+        let address = format!("http://{}", self.api[place]);
+        let endpoint = tonic::transport::Endpoint::from_shared(address).unwrap();
+        let mut client = OperatorClient::new(endpoint.connect().await.ok()?);
+        let mut request = tonic::Request::new(v1::GetClusterRequest {
+            consistency: v1::Consistency::Local.into(),
+        });
+        request.set_timeout(Duration::from_secs(1));
+        Some(client.get_cluster(request).await.ok()?.into_inner())
+    }
+
+    /// Waits until a master is in office; its place and its name.
+    async fn leader(&self) -> (usize, String) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            for place in 0..self.api.len() {
+                let seen = self.seen(place).await;
+                let leads = |seen: &v1::Cluster| seen.epoch > 0 && seen.leader == seen.answered_by;
+                if let Some(seen) = seen.filter(leads) {
+                    return (place, seen.leader);
+                }
+            }
+            assert!(Instant::now() < deadline, "nobody leads");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Writes for ever, a little at a time, by way of the master at `place`.
+    fn load(&self, place: usize) -> tokio_util::task::AbortOnDropHandle<()> {
+        let address = format!("http://{}", self.api[place]);
+        let endpoint = tonic::transport::Endpoint::from_shared(address).unwrap();
+        let client = OperatorClient::new(endpoint.connect_lazy());
+        tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+            for weight_milli in 1_000.. {
+                let weight = v1::SetWeight {
+                    role: "ops".to_owned(),
+                    weight_milli,
+                };
+                let operation = v1::write_operation::Operation::SetWeight(weight);
+                let mut request = tonic::Request::new(v1::WriteBatch {
+                    operations: vec![v1::WriteOperation {
+                        operation: Some(operation),
+                    }],
+                    ..Default::default()
+                });
+                request.set_timeout(Duration::from_millis(500));
+                // What is refused meanwhile does not matter: the log is to be busy.
+                let _ = client.clone().write_one(request).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }))
+    }
+
+    async fn end(self) {
+        self.far.store(NOBODY, Ordering::Relaxed);
+        self.stop.cancel();
+        for master in self.running {
+            master.await.unwrap().unwrap();
+        }
+    }
+}
+
+/// Connections of the master at `own`: slow if it, or the one at the other end, is far away.
+fn dialer(own: usize, raft: &[String], far: &Arc<AtomicUsize>) -> Dialer {
+    let (raft, far) = (raft.to_vec(), Arc::clone(far));
+    Dialer::new(move |address| {
+        let other = raft.iter().position(|raft| *raft == address);
+        let far = Arc::clone(&far);
+        let is_far = move || {
+            let far = far.load(Ordering::Relaxed);
+            far == own || Some(far) == other
+        };
+        async move {
+            let socket = TcpStream::connect(address).await?;
+            socket.set_nodelay(true)?;
+            let (near, inner) = tokio::io::duplex(1 << 20);
+            let (from_socket, to_socket) = socket.into_split();
+            let (from_near, to_near) = tokio::io::split(inner);
+            let away = is_far.clone();
+            tokio::spawn(async move {
+                // The end of either direction is the end of both, as when a process ends.
+                tokio::select! {
+                    _ = carry(from_near, to_socket, away) => {}
+                    _ = carry(from_socket, to_near, is_far) => {}
+                }
+            });
+            Ok(Connection::new(near))
+        }
+    })
+}
+
+async fn carry(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    is_far: impl Fn() -> bool,
+) -> io::Result<()> {
+    let (sender, mut under_way) = mpsc::channel::<(Instant, Vec<u8>)>(UNDER_WAY);
+    let read = async move {
+        let mut chunk = vec![0; 16 << 10];
+        while let Ok(length @ 1..) = from.read(&mut chunk).await {
+            let wait = if is_far() { FAR } else { Duration::ZERO };
+            let chunk = (Instant::now() + wait, chunk[..length].to_vec());
+            if sender.send(chunk).await.is_err() {
+                return;
+            }
+        }
+    };
+    let write = async move {
+        while let Some((arrives, bytes)) = under_way.recv().await {
+            tokio::time::sleep_until(arrives).await;
+            to.write_all(&bytes).await?;
+        }
+        Ok(())
+    };
+    tokio::join!(read, write).1
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_too_far_away_for_its_followers_makes_room_for_a_steady_one() {
+    let masters = Masters::start().await;
+    let (far, name) = masters.leader().await;
+    masters.far.store(far, Ordering::Relaxed);
+    let near = (far + 1) % 3;
+    let _load = (masters.load(near), masters.load(near), masters.load(far));
+    // So many looks in a row see the same reign of another master: a leader that is in office by turns opens
+    // one after the other.
+    let (mut reign, mut steady) = (0, 0);
+    let deadline = Instant::now() + PATIENCE;
+    while steady < 20 {
+        assert!(
+            Instant::now() < deadline,
+            "no reign lasts; the newest is {reign}"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let Some(seen) = masters.seen(near).await else {
+            continue;
+        };
+        let is_led = !seen.leader.is_empty() && seen.leader != name;
+        steady = if seen.epoch == reign && is_led {
+            steady + 1
+        } else {
+            0
+        };
+        reign = seen.epoch;
+    }
+    masters.end().await;
+}
