@@ -113,10 +113,15 @@ impl Calls {
         self.pending.is_empty()
     }
 
-    pub(crate) fn is_teardown_pending(&self) -> bool {
-        self.pending
-            .values()
-            .any(|call| matches!(call.request, Request::Teardown(_)))
+    /// Ends the calls that remove the framework; none if none is open.
+    pub(crate) fn take_teardowns(&mut self) -> Vec<Pending> {
+        let is_teardown = |call: &Pending| matches!(call.request, Request::Teardown(_));
+        let open = self.pending.iter().filter(|(_, call)| is_teardown(call));
+        let numbers: Vec<u64> = open.map(|(number, _)| *number).collect();
+        numbers
+            .into_iter()
+            .filter_map(|number| self.answered(number))
+            .collect()
     }
 
     /// Offers used by accepts that are not answered.

@@ -7,7 +7,7 @@ use argosy_proto::{PROTOCOL_VERSION, v1};
 use super::{Effect, Notice, Session, local};
 use crate::failure::Refusal;
 use crate::leader::next_random;
-use crate::scheduler::{SchedulerError, Subscription, is_terminal};
+use crate::scheduler::{Outcome, SchedulerError, Subscription, is_terminal};
 
 /// Longest pause between two attempts to subscribe, in milliseconds.
 const LONGEST_PAUSE_MS: u64 = 1_000;
@@ -79,8 +79,23 @@ impl Session {
 
     /// A removal that was asked for is no error.
     fn end_or_torn_down(&mut self, error: SchedulerError) {
-        let is_wanted =
-            matches!(error, SchedulerError::Removed(_)) && self.calls.is_teardown_pending();
+        let is_removed = matches!(error, SchedulerError::Removed(_));
+        let teardowns = match is_removed {
+            true => self.calls.take_teardowns(),
+            false => Vec::new(),
+        };
+        let is_wanted = !teardowns.is_empty();
+        for call in teardowns {
+            // The stream told of it before the answer came.
+            self.answer(
+                call.key,
+                Vec::new(),
+                Outcome::Done {
+                    revision: v1::Revision::default(),
+                    refused: Vec::new(),
+                },
+            );
+        }
         self.end(if is_wanted { Ok(()) } else { Err(error) });
     }
 

@@ -367,3 +367,37 @@ fn an_answer_that_was_overtaken_by_an_update_is_not_told() {
         .collect();
     assert_eq!(told, ["b"]);
 }
+
+#[test]
+fn a_teardown_of_which_the_stream_tells_first_is_done_and_not_lost() {
+    let mut world = World::subscribed();
+    world.accept("1.1");
+    world.done(1);
+    assert_eq!(sent(&world.ask(Command::Teardown)), [2]);
+    let removed = v1::event::Event::Error(v1::Error {
+        code: "removed".into(),
+        message: "framework-1 was removed".into(),
+    });
+    let effects = world.event(removed);
+    assert!(
+        matches!(outcomes(&effects)[..], [Outcome::Done { .. }]),
+        "{effects:?}"
+    );
+    assert!(effects.contains(&Effect::End(Ok(()))), "{effects:?}");
+}
+
+#[test]
+fn what_else_is_open_when_the_framework_is_removed_is_lost() {
+    let mut world = World::subscribed();
+    world.ask(kill);
+    let removed = v1::event::Event::Error(v1::Error {
+        code: "removed".into(),
+        message: "framework-1 was removed".into(),
+    });
+    let effects = world.event(removed);
+    assert!(
+        matches!(outcomes(&effects)[..], [Outcome::Lost(_)]),
+        "{effects:?}"
+    );
+    assert!(matches!(effects.last(), Some(Effect::End(Err(_)))));
+}
