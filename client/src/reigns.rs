@@ -15,15 +15,19 @@ use argosy_proto::v1::reigns_client::ReignsClient;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tonic::transport::Channel;
-use tonic::{Request, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 use crate::connector::Connector;
 use crate::masters::Masters;
 
 /// How long a master may take to say who leads; it has said so long before, if it knows anything.
 const OPENING: Duration = Duration::from_secs(2);
+/// How long one that was opened may be silent at first: it knows no leader, as one whose disk hangs.
+const FIRST_WORD: Duration = Duration::from_millis(500);
 /// Half the shortest pause after a failure, and the longest, in milliseconds.
-const PAUSE_MS: (u64, u64) = (25, 5_000);
+const PAUSE_MS: (u64, u64) = (25, 1_000);
+/// The pause after a master of an earlier release, which tells nothing.
+const UNKNOWN_PAUSE_MS: u64 = 30_000;
 
 /// A reign that a master has told of.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -43,10 +47,32 @@ pub(crate) struct Reigns {
 
 #[derive(Default)]
 struct Ear {
-    open: Option<(String, Streaming<v1::Reign>)>,
+    open: Option<Open>,
     failures: u32,
+    /// The last one asked does not know the question.
+    is_unknown: bool,
     /// When each master was of no use last: the one that was so longest ago is tried next.
     failed: HashMap<String, Instant>,
+}
+
+struct Open {
+    address: String,
+    stream: Streaming<v1::Reign>,
+    has_spoken: bool,
+}
+
+impl Open {
+    async fn next(&mut self) -> Option<v1::Reign> {
+        let message = self.stream.message();
+        let told = if self.has_spoken {
+            message.await
+        } else {
+            let first = tokio::time::timeout(FIRST_WORD, message).await;
+            first.unwrap_or(Ok(None))
+        };
+        self.has_spoken = true;
+        told.ok().flatten()
+    }
 }
 
 impl Reigns {
@@ -90,21 +116,19 @@ impl Reigns {
     /// One step of listening. May be dropped at any time: the next one goes on.
     async fn listen(&self, connector: &Connector) {
         let mut ear = self.ear.lock().await;
-        let Some((_, stream)) = &mut ear.open else {
+        let Some(open) = &mut ear.open else {
             return ear.open(connector).await;
         };
-        match stream.message().await {
-            Ok(Some(reign)) => {
-                if reign.here {
-                    // It could not tell of its own end.
-                    ear.close();
-                } else {
-                    ear.failures = 0;
-                }
-                self.heard(&reign, connector);
-            }
-            Ok(None) | Err(_) => ear.close(),
+        let Some(reign) = open.next().await else {
+            return ear.close();
+        };
+        if reign.here {
+            // It could not tell of its own end.
+            ear.close();
+        } else {
+            ear.failures = 0;
         }
+        self.heard(&reign, connector);
     }
 
     fn heard(&self, reign: &v1::Reign, connector: &Connector) {
@@ -138,26 +162,38 @@ impl Ear {
             // The only master: nobody else could tell of another one, unless one is named later.
             return tokio::time::sleep(Duration::from_millis(PAUSE_MS.1)).await;
         };
-        if self.failures > 0 {
-            let pause_ms = (PAUSE_MS.0 << self.failures.min(10)).min(PAUSE_MS.1);
-            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
-        }
+        let pause_ms = match self.failures {
+            0 => 0,
+            _ if self.is_unknown => UNKNOWN_PAUSE_MS,
+            failures => (PAUSE_MS.0 << failures.min(10)).min(PAUSE_MS.1),
+        };
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
         // Noted first: if this is dropped in the middle, the next one asks elsewhere.
         self.failed.insert(address.clone(), Instant::now());
+        let unanswered = |_| Err(Status::deadline_exceeded("no answer in time"));
         let opened = match connector.channel(&address) {
-            Ok(channel) => tokio::time::timeout(OPENING, watch(channel)).await,
-            Err(_) => Ok(Err(Status::unavailable("its address is not usable"))),
+            Ok(channel) => tokio::time::timeout(OPENING, watch(channel))
+                .await
+                .unwrap_or_else(unanswered),
+            Err(_) => Err(Status::unavailable("its address is not usable")),
         };
+        self.is_unknown = matches!(&opened, Err(why) if why.code() == Code::Unimplemented);
         match opened {
-            Ok(Ok(stream)) => self.open = Some((address, stream)),
-            Ok(Err(_)) | Err(_) => self.failures = self.failures.saturating_add(1),
+            Ok(stream) => {
+                self.open = Some(Open {
+                    address,
+                    stream,
+                    has_spoken: false,
+                });
+            }
+            Err(_) => self.failures = self.failures.saturating_add(1),
         }
     }
 
     fn close(&mut self) {
         self.failures = self.failures.saturating_add(1);
-        if let Some((address, _)) = self.open.take() {
-            self.failed.insert(address, Instant::now());
+        if let Some(open) = self.open.take() {
+            self.failed.insert(open.address, Instant::now());
         }
     }
 

@@ -116,7 +116,7 @@ impl Replica {
             opened: 0,
             opened_at: Instant::now(),
             more_offers: false,
-            falls: Falls::default(),
+            falls: Falls::new(office_lease),
             hand_over,
             entropy,
             meters: Meters::new(),

@@ -224,3 +224,19 @@ async fn a_master_that_is_the_only_one_is_not_asked_again_and_again() {
     let asked = only.listeners.load(Ordering::Relaxed);
     assert!(asked <= 6, "it was asked {asked} times");
 }
+
+#[tokio::test]
+async fn a_master_that_knows_no_leader_is_not_listened_to_for_ever() {
+    let (leader, mute, other) = (
+        Master::start(5).await,
+        Master::start(0).await,
+        Master::start(0).await,
+    );
+    let connector = connector(&[&leader, &mute, &other]);
+    connector.note_leader(&leader.address);
+    let (mut link, _) = linked(&connector).await;
+    // The first that is not the leader is tried first.
+    other.tell(9, &other);
+    ends(&mut link).await;
+    assert_eq!(mute.listeners.load(Ordering::Relaxed), 1);
+}
