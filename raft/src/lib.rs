@@ -1,13 +1,14 @@
 //! Consensus: openraft behind Node, log and registry on RocksDB, snapshots, transport.
 //!
 //! No type of openraft or RocksDB leaves this crate. Reading order: `types`, `settings`, `node`, `proposer`; then how a group
-//! comes about and changes (`starting`, `founding`, `forming`, `membership`), how it talks (`wire`, `connections`, `network`, `service`, `shipping`), how it loses a
+//! comes about and changes (`starting`, `founding`, `forming`, `membership`), how it talks (`wire`, `connections`, `network`, `held`, `distance`, `service`, `shipping`), how it loses a
 //! leader (`failover`, `campaign`, `hearing`); then what it keeps (`store`, `log`, `machine`, `snapshot`).
 
 mod campaign;
 mod connections;
 mod directory;
 mod disk;
+mod distance;
 mod entry;
 mod error;
 mod failover;
@@ -17,6 +18,7 @@ mod forwarding;
 mod founding;
 mod growth;
 mod hearing;
+mod held;
 mod install;
 mod log;
 mod machine;

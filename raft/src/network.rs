@@ -13,10 +13,14 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
+use tracing::{error, warn};
 
 use crate::connections::{Connections, Peers, client};
+use crate::distance::Distances;
+use crate::held::Held;
 use crate::machine::Snapshot;
 use crate::settings::Timing;
 use crate::shelf::Image;
@@ -48,6 +52,7 @@ pub(crate) struct Factory {
     pub(crate) caller: Caller,
     pub(crate) peers: Peers,
     pub(crate) timing: Timing,
+    pub(crate) distances: Distances,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,9 +68,11 @@ impl Factory {
             target,
             caller: self.caller,
             timing: self.timing,
+            distances: self.distances.clone(),
             connections,
             lane,
             open: None,
+            held: Held::default(),
         }
     }
 }
@@ -95,9 +102,11 @@ pub(crate) struct Network {
     target: u64,
     caller: Caller,
     timing: Timing,
+    distances: Distances,
     connections: Result<Arc<Connections>, Status>,
     lane: Lane,
     open: Option<OpenAppend>,
+    held: Held,
 }
 
 impl Network {
@@ -146,6 +155,15 @@ impl Network {
         Ok(OpenAppend { requests, answers })
     }
 
+    /// Says once what a person has to do, and treats the peer as away.
+    fn forgetful(&mut self) -> RPCError<TypeConfig> {
+        let text = self.held.refusal(self.target);
+        if self.held.is_told_first() {
+            error!(peer = self.target, "{text}");
+        }
+        RPCError::Unreachable(Unreachable::new(&Status::data_loss(text)))
+    }
+
     fn error(&self, action: RPCTypes, status: &Status) -> RPCError<TypeConfig> {
         match status.code() {
             // The peer is away, or will not listen: back off.
@@ -168,9 +186,19 @@ impl Network {
         pre_vote: bool,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         let message = wire::vote_request(self.caller.header(self.target), &request, pre_vote);
+        let asked = Instant::now();
         let answer = client(self.connections()?.control.clone())
             .vote(message)
             .await;
+        // A vote is written to disk before it is answered; this is nothing but the way there and back.
+        if pre_vote && answer.is_ok() {
+            let far = self
+                .distances
+                .answered(self.target, asked.elapsed(), self.timing);
+            if let Some(far) = far {
+                warn!(peer = self.target, "{far}");
+            }
+        }
         answer
             .and_then(|answer| wire::vote_answer_from(answer.into_inner()))
             .map_err(|status| self.error(RPCTypes::Vote, &status))
@@ -192,13 +220,25 @@ impl RaftNetworkV2<TypeConfig> for Network {
             Ok(answer) => answer.and_then(wire::append_answer_from),
             Err(_elapsed) => Err(Status::deadline_exceeded("no answer to an append")),
         };
+        let last = request.entries[..taken].last().map(|entry| entry.log_id);
+        let last = last.or(request.prev_log_id);
+        match &answer {
+            Ok(AppendEntriesResponse::Success) => self.held.acknowledged(request.vote, last),
+            Ok(AppendEntriesResponse::PartialSuccess(last)) => {
+                self.held.acknowledged(request.vote, *last);
+            }
+            Ok(AppendEntriesResponse::Conflict | AppendEntriesResponse::HigherVote(_)) | Err(_) => {
+            }
+        }
         match answer {
             Ok(AppendEntriesResponse::Success) if taken < request.entries.len() => {
-                let last = request.entries[..taken]
-                    .last()
-                    .map(|entry| entry.log_id)
-                    .or(request.prev_log_id);
                 Ok(AppendEntriesResponse::PartialSuccess(last))
+            }
+            // openraft would ask for ever, and take it for a bug of its own.
+            Ok(AppendEntriesResponse::Conflict)
+                if self.held.forgot(request.vote, request.prev_log_id) =>
+            {
+                Err(self.forgetful())
             }
             // openraft takes for granted that nothing conflicts with "before the first entry".
             Ok(AppendEntriesResponse::Conflict) if request.prev_log_id.is_none() => {

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use argosy_proto::clock::WallClock;
 use futures::future::BoxFuture;
 use openraft::Raft;
+use openraft::async_runtime::WatchReceiver as _;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -14,6 +15,7 @@ use tracing::{info, warn};
 
 use crate::connections::Peers;
 use crate::disk;
+use crate::distance::Distances;
 use crate::error::StartError;
 use crate::failover::Watch;
 use crate::fatal;
@@ -42,7 +44,7 @@ pub(crate) async fn start(
 ) -> Result<Node, StartError> {
     config.openraft()?;
     let may_block = place.may_block();
-    let opening = move || Store::open(&place, fatal::abort());
+    let opening = move || Store::open(&place, fatal::of(&place));
     let store = Arc::new(disk::run(may_block, opening).await?);
     let own_stop = stop.child_token();
     let starting = Starting {
@@ -110,6 +112,7 @@ impl Starting {
         let raft = self.build(identity, &peers, owner).await?;
         let node = self.assemble(identity, raft, peers.clone(), &door, wall);
         node.consensus().run();
+        self.first_status(&node).await;
         if let Some(founders) = beginning.founders {
             initialize(node.consensus(), founders).await;
         } else if known.is_some() {
@@ -125,6 +128,22 @@ impl Starting {
             "this master takes part in its group"
         );
         Ok(node)
+    }
+
+    /// Nobody is told less than what the store holds: the status is there before the node is.
+    async fn first_status(&self, node: &Node) {
+        let seen = async {
+            // Answered once consensus has looked at the store; an error shows in the status, as the failure.
+            let _ = node.consensus().is_initialized().await;
+            let term = node.consensus().metrics().borrow_watched().current_term;
+            let mut status = node.status();
+            let reported =
+                status.wait_for(|status| status.term >= term || status.failure.is_some());
+            // Closed: the node has ended, and its status says so.
+            let _ = reported.await;
+        };
+        // Stopped meanwhile: whoever uses the node finds that out.
+        let _ = self.stop.run_until_cancelled(seen).await;
     }
 
     async fn begin(
@@ -165,6 +184,7 @@ impl Starting {
             caller: caller(identity),
             peers: peers.clone(),
             timing: self.config.timing,
+            distances: Distances::default(),
         };
         let machine = self.store.machine(owner).await?;
         let config = Arc::new(self.config.openraft()?);

@@ -209,3 +209,18 @@ async fn a_group_goes_on_from_its_stores_after_all_of_it_was_killed() {
     hosts[lead].commit("after").await;
     assert_eq!(equal(&hosts).await.count(), 21);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_starts_again_knows_its_term_from_the_first_moment() {
+    let mut hosts = three().await;
+    let lead = leader(&hosts).await;
+    hosts[lead].commit("before").await;
+    let term = hosts[lead].status().term;
+    let mut plan = hosts.swap_remove(lead).kill();
+    for _ in 0..10 {
+        let host = Starting::begin(plan).finish().await.unwrap();
+        let known = host.status().term;
+        assert!(known >= term, "it knew term {term}, and now {known}");
+        plan = host.kill();
+    }
+}

@@ -1,0 +1,87 @@
+//! What a peer has acknowledged, so that it is seen if it takes that back.
+//!
+//! A follower may lag behind, but what it said it holds is on its disk: one that lacks it later has a disk that
+//! forgets what it syncs. Its votes are worth nothing either, so it is treated as away until a person acts.
+
+use crate::types::{LogId, Vote};
+
+/// The last entry that one peer has acknowledged to one leader in one reign.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    reign: Option<Vote>,
+    last: Option<LogId>,
+    is_told: bool,
+}
+
+impl Held {
+    pub(crate) fn acknowledged(&mut self, reign: Vote, last: Option<LogId>) {
+        if self.reign != Some(reign) {
+            // Another leader may have replaced what the one before had sent.
+            *self = Self {
+                reign: Some(reign),
+                ..Self::default()
+            };
+        }
+        self.last = self.last.max(last);
+    }
+
+    /// Whether a peer that says it lacks `previous` has said before that it holds it.
+    pub(crate) fn forgot(&self, reign: Vote, previous: Option<LogId>) -> bool {
+        self.reign == Some(reign) && previous.is_some() && previous <= self.last
+    }
+
+    /// What a person is told.
+    pub(crate) fn refusal(&self, peer: u64) -> String {
+        let last = self.last.map_or(0, |last| last.index);
+        format!(
+            "master-{peer} no longer has entries that it had acknowledged, up to {last}: its disk forgets what it syncs; \
+             take it out of the group and let it join anew with an empty directory"
+        )
+    }
+
+    /// True the first time in a reign.
+    pub(crate) fn is_told_first(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_told, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{CommittedLeaderId, LeaderId};
+
+    fn reign(term: u64) -> Vote {
+        Vote {
+            leader_id: LeaderId { term, voted_for: 1 },
+            committed: true,
+        }
+    }
+
+    fn entry(term: u64, index: u64) -> Option<LogId> {
+        Some(LogId::new(CommittedLeaderId { term }, index))
+    }
+
+    #[test]
+    fn a_peer_that_lacks_what_it_acknowledged_is_seen() {
+        let mut held = Held::default();
+        assert!(!held.forgot(reign(2), entry(2, 5)), "it never had it");
+        held.acknowledged(reign(2), entry(2, 9));
+        held.acknowledged(reign(2), entry(2, 7));
+        assert!(
+            held.forgot(reign(2), entry(2, 9)),
+            "an older answer takes nothing back"
+        );
+        assert!(!held.forgot(reign(2), entry(2, 10)), "lagging is no fault");
+        assert!(!held.forgot(reign(2), None));
+    }
+
+    #[test]
+    fn what_an_earlier_leader_had_sent_may_be_gone() {
+        let mut held = Held::default();
+        held.acknowledged(reign(2), entry(2, 9));
+        assert!(!held.forgot(reign(3), entry(2, 9)));
+        held.acknowledged(reign(3), entry(1, 4));
+        assert!(!held.forgot(reign(3), entry(2, 9)));
+        assert!(held.forgot(reign(3), entry(1, 3)));
+    }
+}
