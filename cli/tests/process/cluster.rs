@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
@@ -40,11 +40,9 @@ impl Member {
     }
 
     /// The same, started by another program, which becomes it.
-    pub(crate) fn within(self, prefix: &[&str]) -> Self {
-        Self {
-            prefix: words(prefix),
-            ..self
-        }
+    pub(crate) fn within(mut self, prefix: &[&str]) -> Self {
+        self.prefix = words(prefix);
+        self
     }
 
     /// From its next start on, the argument `from` is `to`.
@@ -92,14 +90,24 @@ impl Member {
         child.wait().expect("it is our child");
     }
 
-    /// Whether it has ended by itself.
-    pub(crate) fn has_ended(&mut self) -> bool {
+    /// How it has ended by itself, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         let child = self.child.as_mut().expect("the member was started");
-        child.try_wait().expect("it is our child").is_some()
+        child.try_wait().expect("it is our child")
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.ended().is_some()
     }
 
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 
@@ -139,11 +147,12 @@ struct Network([u8; 3]);
 impl Network {
     fn new() -> Self {
         let pid = std::process::id();
-        let number = CLUSTERS.fetch_add(1, Ordering::Relaxed) % 10;
+        let number = CLUSTERS.fetch_add(1, Ordering::Relaxed);
+        assert!(number < 50, "there are more clusters than networks");
         Self([
             127,
             100 + (pid % 100) as u8,
-            (pid / 100 % 25) as u8 * 10 + number,
+            (pid / 100 % 5) as u8 * 50 + number,
         ])
     }
 
@@ -365,14 +374,30 @@ impl Drop for Cluster {
             master.kill();
         }
         for agent in &self.agents {
-            let folder = self.directory.path().join(&agent.name);
-            let _ = Command::new(argosy())
-                .args(["agent", "stop", "--kill-tasks", "--data-dir"])
-                .arg(&folder)
-                .output();
-            end_leftovers(&folder);
+            clear_agent(&self.directory.path().join(&agent.name));
         }
     }
+}
+
+/// Ends the tasks of an agent that is gone, and removes what it left in the kernel.
+pub(crate) fn clear_agent(folder: &Path) {
+    let _ = Command::new(argosy())
+        .args(["agent", "stop", "--kill-tasks", "--data-dir"])
+        .arg(folder)
+        .output();
+    end_leftovers(folder);
+}
+
+/// Who sleeps for so long.
+pub(crate) fn sleepers(mark: &str) -> Vec<Pid> {
+    let wanted = format!("sleep\0{mark}\0").into_bytes();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let found = processes.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        (line == wanted).then(|| Pid::from_raw(pid))
+    });
+    found.collect()
 }
 
 /// Ends every process whose working folder lies in `folder`: tasks of an agent that is gone.

@@ -4,16 +4,14 @@
 //! test. ARGOSY_KILLS sets how many leaders die in the long tests (default 20). Every process is
 //! ended by its id; nothing is left behind.
 
+mod bad_input;
 mod cluster;
 mod doors;
 mod failover;
 mod freezes;
-mod full_disk;
 mod kills;
 mod offers;
 mod partitions;
-mod refusals;
 mod returns;
-mod starts;
 mod synced;
 mod work;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use argosy_proto::v1;
 
-use crate::cluster::{AGENT_RESOURCES, Cluster, until};
+use crate::cluster::{AGENT_RESOURCES, Cluster, sleepers, until};
 use crate::work::{Framework, task};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -77,15 +77,15 @@ async fn containers_that_an_agent_does_not_know_any_more_are_destroyed_when_it_s
         &format!("setsid sleep {mark} & exec sleep {mark}"),
     )]);
     until("both sleep", LONG, async || {
-        (sleepers(&mark) == 2).then_some(())
+        (sleepers(&mark).len() == 2).then_some(())
     })
     .await;
     cluster.agents[0].kill();
-    assert_eq!(sleepers(&mark), 2);
+    assert_eq!(sleepers(&mark).len(), 2);
     std::fs::remove_file(cluster.directory.path().join("agent-1/journal")).unwrap();
     cluster.agents[0].start();
     until("both are gone", LONG, async || {
-        (sleepers(&mark) == 0).then_some(())
+        sleepers(&mark).is_empty().then_some(())
     })
     .await;
     let url = format!("http://{}:5051/metrics", cluster.agents[0].address);
@@ -95,13 +95,4 @@ async fn containers_that_an_agent_does_not_know_any_more_are_destroyed_when_it_s
         text.lines().any(|found| found == line).then_some(())
     })
     .await;
-}
-
-/// How many processes sleep for so long.
-fn sleepers(mark: &str) -> usize {
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let lines = processes.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
-    lines
-        .filter(|line| *line == format!("sleep\0{mark}\0").into_bytes())
-        .count()
 }

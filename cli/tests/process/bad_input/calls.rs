@@ -1,0 +1,178 @@
+//! Rows that call a master as anybody could, past the SDK: acceptances that are refused, tasks that are.
+
+use std::time::Duration;
+
+use argosy_proto::v1;
+use argosy_proto::v1::scheduler_client::SchedulerClient;
+use tonic::transport::Endpoint;
+
+use super::row::{Does, End, Outcome, Row};
+use super::site::Site;
+use super::table::ROWS;
+use crate::cluster::until;
+use crate::work::{Framework, task};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// Offers to make bad calls of.
+pub(crate) struct Stock {
+    pub(crate) own: v1::Offer,
+    pub(crate) other_agent: v1::Offer,
+    pub(crate) foreign: v1::Offer,
+    pub(crate) used: v1::Offer,
+}
+
+/// The task of a bad call, changed.
+pub(super) fn changed(change: impl FnOnce(&mut v1::TaskSpec)) -> Vec<v1::TaskSpec> {
+    let mut spec = task("bad", "true");
+    change(&mut spec);
+    vec![spec]
+}
+
+pub(super) fn cpus(milli: i64) -> Vec<v1::Resource> {
+    vec![v1::Resource {
+        name: "cpus".into(),
+        value: Some(v1::resource::Value::ScalarMilli(milli)),
+        ..Default::default()
+    }]
+}
+
+/// All rows that are calls, in the table's order: first those that are refused as a whole.
+pub(super) async fn all(site: &Site) -> Vec<(&'static Row, Outcome)> {
+    let masters = site.cluster.masters_list();
+    let sender = Framework::start(masters.clone(), "sender").await;
+    let (stock, thief) = Stock::of(site, &sender).await;
+    let mut outcomes = Vec::new();
+    for (number, row) in (1_000..).zip(ROWS) {
+        if let Does::Accept(offers, tasks) = row.does {
+            let request = request(&sender, number, offers(&stock), tasks());
+            let (ended, said) = accept(site, request).await;
+            outcomes.push(outcome(site, row, ended, said));
+        }
+    }
+    // What these frameworks were offered is offered to others again.
+    drop((sender.driver.teardown(), thief.driver.teardown()));
+    let launcher = Framework::start(masters.clone(), "launcher").await;
+    launcher.hold_offers(true);
+    for (number, row) in (1_000..).zip(ROWS) {
+        if let Does::Launch(tasks) = row.does {
+            let offer = taken(&launcher).await;
+            let request = request(&launcher, number, vec![offer], tasks());
+            let (ended, said) = accept(site, request).await;
+            outcomes.push(outcome(site, row, ended, said));
+        }
+    }
+    drop(launcher.driver.teardown());
+    outcomes.extend(tasks(site).await);
+    outcomes
+}
+
+/// All rows that are tasks: they are launched, and end.
+async fn tasks(site: &Site) -> Vec<(&'static Row, Outcome)> {
+    let runner = Framework::start(site.cluster.masters_list(), "runner").await;
+    let mut outcomes = Vec::new();
+    for row in ROWS {
+        let Does::Task(spec) = row.does else {
+            continue;
+        };
+        let spec = spec();
+        runner.launch([spec.clone()]);
+        let end = runner
+            .hear(row.name, LONG, |heard| {
+                let mut updates = heard.updates.iter();
+                let ended = |one: &&v1::TaskStatus| {
+                    one.task_id == spec.task_id
+                        && argosy_client::scheduler::is_terminal(one.state())
+                };
+                updates.find(ended).cloned()
+            })
+            .await;
+        let ended = End::State(end.state());
+        outcomes.push(outcome(site, row, ended, end.message));
+    }
+    drop(runner.driver.teardown());
+    outcomes
+}
+
+fn outcome(site: &Site, row: &'static Row, ended: End, said: String) -> (&'static Row, Outcome) {
+    let place = site.place();
+    (row, Outcome { ended, said, place })
+}
+
+impl Stock {
+    /// Two offers and a used one of the sender, and one of somebody else.
+    async fn of(site: &Site, sender: &Framework) -> (Self, Framework) {
+        sender.hold_offers(true);
+        let (own, other_agent) = (taken(sender).await, taken(sender).await);
+        let used = taken(sender).await;
+        let spent = request(sender, 999, vec![used.clone()], vec![task("spent", "true")]);
+        // The agent of this one is for somebody else now.
+        let spent = v1::AcceptRequest {
+            filter_ms: Some(60_000),
+            ..spent
+        };
+        let (ended, said) = accept(site, spent).await;
+        assert_eq!(ended, End::Code(tonic::Code::Ok), "{said}");
+        let thief = Framework::start(site.cluster.masters_list(), "thief").await;
+        thief.hold_offers(true);
+        let stock = Self {
+            own,
+            other_agent,
+            foreign: taken(&thief).await,
+            used,
+        };
+        (stock, thief)
+    }
+}
+
+/// An offer that is open, out of the framework's hands.
+async fn taken(framework: &Framework) -> v1::Offer {
+    until("an open offer", LONG, async || {
+        let mut heard = framework.heard.lock().unwrap();
+        heard.offers.pop_first().map(|(_, offer)| offer)
+    })
+    .await
+}
+
+fn request(
+    framework: &Framework,
+    number: u64,
+    offers: Vec<v1::Offer>,
+    tasks: Vec<v1::TaskSpec>,
+) -> v1::AcceptRequest {
+    v1::AcceptRequest {
+        call: Some(v1::CallId {
+            framework_id: framework.id(),
+            session: framework.config.session,
+            number,
+            lowest_unanswered: 0,
+        }),
+        offers: offers
+            .into_iter()
+            .map(|offer| v1::HeldOffer { offer: Some(offer) })
+            .collect(),
+        operations: vec![v1::Operation {
+            operation: Some(v1::operation::Operation::Launch(v1::Launch { tasks })),
+        }],
+        filter_ms: Some(0),
+        ..Default::default()
+    }
+}
+
+/// Calls a master until one can answer: on a busy machine there may be an election at any moment.
+async fn accept(site: &Site, request: v1::AcceptRequest) -> (End, String) {
+    until("the call is answered", LONG, async || {
+        let leader = site.cluster.leader().await;
+        let endpoint = format!("http://{}", site.cluster.masters[leader].api());
+        let channel = Endpoint::from_shared(endpoint).ok()?.connect().await.ok()?;
+        match SchedulerClient::new(channel).accept(request.clone()).await {
+            Ok(reply) => Some(match reply.into_inner().refused.pop() {
+                Some(refused) => (End::Refused, refused.message),
+                None => (End::Code(tonic::Code::Ok), String::new()),
+            }),
+            Err(status) if status.code() == tonic::Code::Unavailable => None,
+            Err(status) => Some((End::Code(status.code()), status.message().to_owned())),
+        }
+    })
+    .await
+}

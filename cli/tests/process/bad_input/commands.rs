@@ -1,0 +1,97 @@
+//! Rows of one step: the executable with arguments, a question over HTTP, bytes to all ports.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::row::{End, Outcome};
+use super::site::{Place, Site};
+use crate::cluster::{argosy, until};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// The executable, which hears nothing from the environment of this test.
+pub(super) fn program(site: &Site, place: &Place) -> Command {
+    let mut command = Command::new(argosy());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("ARGOSY_") {
+            command.env_remove(&name);
+        }
+    }
+    command
+        .env("ARGOSY_LOG", "info,openraft=error")
+        .env("TMPDIR", site.scratch(place))
+        .stdin(Stdio::null());
+    command
+}
+
+/// Runs the executable until it ends by itself.
+pub(super) async fn run(site: &Site, line: &str) -> Outcome {
+    let place = site.place();
+    let words = line.split(' ').map(|word| place.meant(site, word));
+    let mut command = program(site, &place);
+    command.args(words);
+    let (ended, said) = tokio::task::spawn_blocking(move || ended(command))
+        .await
+        .expect("it does not panic");
+    Outcome { ended, said, place }
+}
+
+fn ended(mut command: Command) -> (End, String) {
+    let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().expect("the executable starts");
+    let deadline = Instant::now() + LONG;
+    while child.try_wait().expect("it is our child").is_none() {
+        if Instant::now() > deadline {
+            child.kill().expect("it is our child");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output().expect("it has ended");
+    let ended = output.status.code().map_or(End::GoesOn, End::Exit);
+    let said = [output.stdout, output.stderr].concat();
+    (ended, String::from_utf8_lossy(&said).into_owned())
+}
+
+/// Asks the leader, until it can answer.
+pub(super) async fn get(site: &Site, path: &str) -> Outcome {
+    let url = format!("http://{}{path}", site.cluster.masters[0].api());
+    let (status, said) = until("a master answers", LONG, async || {
+        let answer = reqwest::get(&url).await.ok()?;
+        let status = answer.status().as_u16();
+        (status != 503).then_some((status, answer.text().await.ok()?))
+    })
+    .await;
+    Outcome {
+        ended: End::Status(status),
+        said,
+        place: site.place(),
+    }
+}
+
+/// Sends bytes to every port, and reads what comes until the other end has had enough of it.
+pub(super) async fn send(site: &Site, bytes: Vec<u8>) -> Outcome {
+    let mut ports: Vec<String> = Vec::new();
+    for master in &site.cluster.masters {
+        ports.extend([5050, 5052].map(|port| format!("{}:{port}", master.address)));
+    }
+    let agents = site.cluster.agents.iter();
+    ports.extend(agents.map(|agent| format!("{}:5051", agent.address)));
+    let sent = tokio::task::spawn_blocking(move || {
+        for port in ports {
+            let mut stream = TcpStream::connect(port).expect("the port is open");
+            let patience = Some(Duration::from_millis(50));
+            stream.set_read_timeout(patience).expect("it is not zero");
+            // The peer may close at any moment, or wait for more.
+            let _ = stream.write_all(&bytes);
+            let _ = stream.read(&mut [0; 1_024]);
+        }
+    });
+    sent.await.expect("every port is open");
+    Outcome {
+        ended: End::Unsaid,
+        said: String::new(),
+        place: site.place(),
+    }
+}

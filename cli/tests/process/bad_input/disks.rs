@@ -1,0 +1,299 @@
+//! Rows about disks that are full: of a master, and of an agent.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use argosy_proto::v1;
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::row::{End, Outcome};
+use super::site::Site;
+use crate::cluster::{Member, clear_agent, sleepers, until, write};
+use crate::work::{Framework, Heard, signatures, task, witnessed};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// A file system in memory, with room for 64 MiB in 300 files, gone with this value.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Empty, at `folder`.
+    fn at(folder: &Path) -> Self {
+        std::fs::create_dir_all(folder).expect("a folder can be made");
+        let room = Some("size=64m,nr_inodes=300");
+        let mounted = mount(Some("tmpfs"), folder, Some("tmpfs"), MsFlags::empty(), room);
+        mounted.expect("root may mount");
+        Self(folder.to_owned())
+    }
+
+    /// In the place of `folder`, with what is in it.
+    fn under(folder: &Path) -> Self {
+        let kept = folder.with_extension("kept");
+        std::fs::rename(folder, &kept).expect("it is there");
+        let disk = Self::at(folder);
+        let mut copy = Command::new("cp");
+        let copied = copy.arg("-a").arg(kept.join(".")).arg(folder).status();
+        assert!(copied.expect("cp is installed").success());
+        disk
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+
+    /// Takes what is free, also what has become free since the last time: the store gives back room
+    /// that it had laid aside.
+    fn fill(&self) {
+        let of = format!("of={}", self.filler().display());
+        // It ends with an error: that is the point.
+        let _ = Command::new("dd")
+            .args(["if=/dev/zero", "bs=4k", "oflag=append", "conv=notrunc"])
+            .arg(&of)
+            .output();
+    }
+
+    /// There is room again.
+    fn empty(&self) {
+        std::fs::remove_file(self.filler()).expect("it is there");
+    }
+
+    /// Takes every file that there may be; those on disk may still grow.
+    fn fill_with_files(&self) {
+        let folder = self.0.join("files");
+        std::fs::create_dir_all(&folder).expect("there is room");
+        let made = (0..).map(|number| std::fs::File::create(folder.join(format!("{number}"))));
+        let full = made.take(1_000).find_map(Result::err);
+        assert!(full.is_some(), "there is room for 1,000 files");
+    }
+
+    fn empty_of_files(&self) {
+        std::fs::remove_dir_all(self.0.join("files")).expect("it is there");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+/// It stops at the write that fails; what was acknowledged is on the others, and here when it returns.
+pub(super) fn a_masters(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
+    async move {
+        let victim = site.cluster.leader().await;
+        site.cluster.masters[victim].kill();
+        let folder = site.folder(&site.cluster.masters[victim].name);
+        let disk = SmallDisk::under(&folder);
+        site.cluster.masters[victim].start();
+        site.cluster.wait_caught_up().await;
+        let operator = site.cluster.operator();
+        let mut number = 0;
+        let ended = until("the master has stopped", LONG, async || {
+            number += 1;
+            disk.fill();
+            write(&operator, "y".repeat(2_000) + &number.to_string()).await;
+            site.cluster.masters[victim].ended()
+        })
+        .await;
+        let said = site.cluster.masters[victim].log();
+        disk.empty();
+        site.cluster.masters[victim].kill();
+        site.cluster.masters[victim].start();
+        site.cluster.wait_caught_up().await;
+        until("a write is answered", LONG, async || {
+            write(&operator, "kept".to_owned()).await
+        })
+        .await;
+        // On its own disk again, with what it has learned on the small one.
+        site.cluster.masters[victim].kill();
+        let kept = folder.with_extension("small");
+        let copied = Command::new("cp").arg("-a").args([&folder, &kept]).status();
+        assert!(copied.expect("cp is installed").success());
+        drop(disk);
+        std::fs::remove_dir(&folder).expect("it is empty below the disk");
+        std::fs::rename(&kept, &folder).expect("it is there");
+        site.cluster.masters[victim].start();
+        site.cluster.wait_caught_up().await;
+        site.count_processes();
+        outcome(site, ended, said)
+    }
+    .boxed_local()
+}
+
+fn outcome(site: &Site, ended: std::process::ExitStatus, said: String) -> Outcome {
+    Outcome {
+        ended: ended.code().map_or(End::Aborted, End::Exit),
+        said,
+        place: site.place(),
+    }
+}
+
+/// An agent on a small disk, with a framework that uses nothing but this agent.
+struct Cramped {
+    disk: SmallDisk,
+    agent: Member,
+    framework: Framework,
+}
+
+impl Cramped {
+    async fn start(site: &Site, name: &str) -> Self {
+        let disk = SmallDisk::at(&site.folder(name));
+        let masters = site.cluster.masters_list();
+        let mut agent = site.agent(name, site.free_host(), &masters.to_string());
+        agent.start();
+        let framework = Framework::start(masters, name).await;
+        framework.hold_offers(true);
+        Self {
+            disk,
+            agent,
+            framework,
+        }
+    }
+
+    /// Launches a task there; `None` if nothing of this agent is offered in a second.
+    async fn launch(&self, spec: v1::TaskSpec) -> Option<()> {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(1);
+        loop {
+            let offer = self.offer();
+            if let Some(offer) = offer {
+                drop(self.framework.driver.accept(&offer, vec![spec]));
+                return Some(());
+            }
+            if tokio::time::Instant::now() > deadline {
+                return None;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// An offer of this agent, which has more processors than any other has.
+    fn offer(&self) -> Option<v1::Offer> {
+        let mut heard = self.framework.heard.lock().unwrap();
+        let large = |one: &v1::Resource| {
+            let large = |milli: i64| one.name == "cpus" && milli > 9_000;
+            matches!(one.value, Some(v1::resource::Value::ScalarMilli(milli)) if large(milli))
+        };
+        let mut offers = heard.offers.values();
+        let offer = offers.find(|offer| offer.resources.iter().any(large))?;
+        let id = offer.offer_id.clone();
+        heard.offers.remove(&id)
+    }
+
+    async fn hear(&self, task: &str, state: v1::TaskState) -> v1::TaskStatus {
+        let found = |heard: &Heard| {
+            let mut updates = heard.updates.iter();
+            let found = updates.find(|one| one.task_id == task && one.state() == state);
+            found.cloned()
+        };
+        let what = format!("{task} is {state:?}");
+        self.framework.hear(&what, LONG, found).await
+    }
+
+    /// Its tasks end, then it does, and all that it made goes.
+    async fn end(mut self, site: &Site) {
+        drop(self.framework.driver.teardown());
+        let address = format!("{}:5051", self.agent.address);
+        until("its tasks have ended", LONG, async || {
+            let operator = site.cluster.operator();
+            let page = operator
+                .list_agents(v1::ListRequest::default())
+                .await
+                .ok()?;
+            let own = |agent: &&v1::Agent| {
+                let info = agent.info.as_ref();
+                info.is_some_and(|info| info.address == address)
+            };
+            let agent = page.agents.iter().find(own)?;
+            (agent.live_tasks == 0).then_some(())
+        })
+        .await;
+        self.agent.kill();
+        clear_agent(&self.disk.0);
+    }
+}
+
+/// A task that has no room for its sandbox FAILS and says so; the agent goes on, and with room the next
+/// task runs.
+pub(super) fn a_sandboxs(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
+    async move {
+        let cramped = Cramped::start(site, "full-sandbox").await;
+        launched(&cramped, task("before", "true")).await;
+        cramped.hear("before", v1::TaskState::Finished).await;
+        cramped.disk.fill_with_files();
+        launched(&cramped, task("cramped", "true")).await;
+        let failed = cramped.hear("cramped", v1::TaskState::Failed).await;
+        cramped.disk.empty_of_files();
+        launched(&cramped, task("after", "true")).await;
+        cramped.hear("after", v1::TaskState::Finished).await;
+        cramped.end(site).await;
+        Outcome {
+            ended: End::State(failed.state()),
+            said: failed.message,
+            place: site.place(),
+        }
+    }
+    .boxed_local()
+}
+
+async fn launched(cramped: &Cramped, spec: v1::TaskSpec) {
+    let name = spec.task_id.clone();
+    until(&format!("{name} is launched"), LONG, async || {
+        cramped.launch(spec.clone()).await
+    })
+    .await;
+}
+
+/// An agent whose journal cannot grow stops; its tasks run on, every task that was acknowledged runs
+/// once, and with room it goes on under its old id.
+pub(super) fn an_agents(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
+    async move {
+        let mut cramped = Cramped::start(site, "full-agent").await;
+        let mark = format!("99{}.25", std::process::id());
+        launched(&cramped, task("survivor", &format!("exec sleep {mark}"))).await;
+        cramped.hear("survivor", v1::TaskState::Running).await;
+        let sleeper = sleepers(&mark);
+        let witness = site.folder("full-agent-witness");
+        let mut number = 0;
+        let ended = loop {
+            if let Some(status) = cramped.agent.ended() {
+                break status;
+            }
+            cramped.disk.fill();
+            let spec = witnessed(&format!("full-{number}"), &witness, "true");
+            // Nothing is offered of an agent that is gone.
+            number += usize::from(cramped.launch(spec).await.is_some());
+        };
+        let said = cramped.agent.log();
+        assert_eq!(sleepers(&mark), sleeper, "the task ended with its agent");
+        cramped.disk.empty();
+        cramped.agent.kill();
+        cramped.agent.start();
+        for number in 0..number {
+            until("every task has ended", LONG, async || {
+                let heard = cramped.framework.heard.lock().unwrap();
+                let states = heard.states(&format!("full-{number}"));
+                states
+                    .last()
+                    .is_some_and(|last| argosy_client::scheduler::is_terminal(*last))
+                    .then_some(())
+            })
+            .await;
+        }
+        assert_eq!(
+            sleepers(&mark),
+            sleeper,
+            "the task did not outlive its agent"
+        );
+        let signed = signatures(&witness);
+        assert!(signed.values().all(|times| *times == 1), "{signed:?}");
+        assert!(number > 0, "no task was launched");
+        launched(&cramped, task("after", "true")).await;
+        cramped.hear("after", v1::TaskState::Finished).await;
+        cramped.end(site).await;
+        outcome(site, ended, said)
+    }
+    .boxed_local()
+}

@@ -1,0 +1,336 @@
+//! Where the rows happen: a cluster with something to lose, a second one that is stopped, addresses.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use argosy_client::{Connector, ConnectorConfig, OperatorClient};
+use argosy_proto::v1;
+use nix::unistd::Pid;
+
+use super::row::Keeps;
+use crate::cluster::{Cluster, Member, clear_agent, member, sleepers, until, words, write};
+use crate::work::{Framework, task};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// A cluster, and what surrounds it.
+pub(crate) struct Site {
+    pub(crate) cluster: Cluster,
+    /// The network of the cluster: its addresses without their last number.
+    network: String,
+    /// Numbers of addresses that nobody has had.
+    hosts: AtomicU8,
+    /// Listens where a master of `dev` would.
+    _taken: TcpListener,
+    /// Owns the task that must live through all.
+    owner: Framework,
+    mark: String,
+    sleeper: Pid,
+    pids: Vec<Pid>,
+    proofs: AtomicUsize,
+}
+
+/// The addresses of one row.
+pub(crate) struct Place {
+    free: String,
+}
+
+impl Place {
+    /// A text of the table, with what its words in braces mean here.
+    pub(crate) fn meant(&self, site: &Site, text: &str) -> String {
+        let peers: Vec<String> = (1..=3).map(|host| site.at(host) + ":5052").collect();
+        let peers = peers.join(",");
+        let places = [
+            ("{free}", self.free.clone()),
+            ("{own}", site.at(1)),
+            ("{agent}", site.at(101)),
+            ("{taken}", site.at(TAKEN)),
+            ("{other}", site.at(OTHER)),
+            ("{wider}", format!("{peers},{}:5052", self.free)),
+            ("{peers}", peers),
+            ("{masters}", site.cluster.masters_list().to_string()),
+            ("{dir}", site.cluster.directory.path().display().to_string()),
+            ("{pid-master}", site.pids[0].to_string()),
+            ("{pid-agent}", site.pids[3].to_string()),
+            ("{test}", std::process::id().to_string()),
+        ];
+        let mut meant = text.to_owned();
+        for (word, place) in places {
+            meant = meant.replace(word, &place);
+        }
+        meant
+    }
+}
+
+/// The address of the other cluster's master.
+const OTHER: u8 = 140;
+/// The address of its agent.
+const STRANGER: u8 = 141;
+/// The address at which this test listens.
+const TAKEN: u8 = 142;
+
+impl Site {
+    pub(crate) async fn start() -> Self {
+        let cluster = Cluster::start(3).await;
+        let own = cluster.masters[0].address.to_string();
+        let (network, _) = own.rsplit_once('.').expect("an address has dots");
+        let taken = TcpListener::bind(format!("{network}.{TAKEN}:5052"));
+        let mark = format!("88{}.25", std::process::id());
+        let owner = Framework::start(cluster.masters_list(), "owner").await;
+        owner.launch([task("lives", &format!("exec sleep {mark}"))]);
+        let running = |heard: &crate::work::Heard| {
+            let states = heard.states("lives");
+            states.contains(&v1::TaskState::Running).then_some(())
+        };
+        owner.hear("it runs", LONG, running).await;
+        wants_nothing_more(&cluster, &owner).await;
+        until("a write is answered", LONG, async || {
+            write(&cluster.operator(), "kept".to_owned()).await
+        })
+        .await;
+        let members = cluster.masters.iter().chain(&cluster.agents);
+        let pids = members.map(Member::pid).collect();
+        let site = Self {
+            network: network.to_owned(),
+            hosts: AtomicU8::new(150),
+            _taken: taken.expect("nobody has this address"),
+            sleeper: *sleepers(&mark).first().expect("it runs"),
+            owner,
+            mark,
+            pids,
+            proofs: AtomicUsize::new(0),
+            cluster,
+        };
+        site.furnish().await;
+        site
+    }
+
+    /// Folders that rows find: of another cluster, of a newer release, of somebody else.
+    async fn furnish(&self) {
+        self.found_another_cluster().await;
+        let copied = std::process::Command::new("cp")
+            .arg("-a")
+            .args([self.folder("other"), self.folder("newer")])
+            .status();
+        assert!(copied.unwrap().success());
+        let format = self.folder("newer/FORMAT");
+        let text = std::fs::read_to_string(&format).expect("the format is written down");
+        std::fs::write(&format, text.replace("format 1", "format 99")).unwrap();
+        for (folder, file, text) in [
+            ("precious", "precious.txt", &b"of somebody else"[..]),
+            (
+                "newer-agent",
+                "journal",
+                b"ARGOSYJ\n\x63\0\0\0 and what only that release knows",
+            ),
+            (
+                "no-journal",
+                "journal",
+                b"of somebody else, and long enough",
+            ),
+        ] {
+            std::fs::create_dir(self.folder(folder)).unwrap();
+            std::fs::write(self.folder(folder).join(file), text).unwrap();
+        }
+    }
+
+    /// A cluster of one master and one agent, which are stopped again.
+    async fn found_another_cluster(&self) {
+        let mut master = self.other_master();
+        master.start();
+        let masters = format!("{}:5050", self.at(OTHER));
+        let mut agent = self.agent("other-agent", STRANGER, &masters);
+        agent.start();
+        let connector = Connector::new(masters.parse().unwrap(), ConnectorConfig::default());
+        let operator = OperatorClient::new(connector);
+        until("the other cluster is there", LONG, async || {
+            let page = operator
+                .list_agents(v1::ListRequest::default())
+                .await
+                .ok()?;
+            page.agents
+                .iter()
+                .any(|agent| agent.connected)
+                .then_some(())
+        })
+        .await;
+    }
+
+    fn other_master(&self) -> Member {
+        let (listen, data) = (self.at(OTHER), self.folder("other"));
+        let mut arguments = words(&["master", "start", "--bootstrap", "--listen", &listen]);
+        arguments.extend(words(&["--data-dir", &data.display().to_string()]));
+        let address = listen.parse().expect("it is an address");
+        member(&self.folder(""), "other".to_owned(), address, arguments)
+    }
+
+    /// An agent that is not started yet, on the folder `name`.
+    pub(super) fn agent(&self, name: &str, host: u8, masters: &str) -> Member {
+        let (listen, data) = (self.at(host), self.folder(name));
+        let mut arguments = words(&["agent", "start", "--allow-missing-controllers"]);
+        arguments.extend(words(&["--listen", &listen, "--masters", masters]));
+        arguments.extend(words(&["--resources", "cpus:32;mem:4096", "--host-path"]));
+        arguments.extend(words(&[&self.folder("").display().to_string()]));
+        arguments.extend(words(&["--data-dir", &data.display().to_string()]));
+        let address = listen.parse().expect("it is an address");
+        member(&self.folder(""), name.to_owned(), address, arguments)
+    }
+
+    fn at(&self, host: u8) -> String {
+        format!("{}.{host}", self.network)
+    }
+
+    pub(crate) fn folder(&self, name: &str) -> PathBuf {
+        self.cluster.directory.path().join(name)
+    }
+
+    /// The folder for temporary files of one row.
+    pub(super) fn scratch(&self, place: &Place) -> PathBuf {
+        let folder = self.folder(&format!("scratch-{}", place.free));
+        std::fs::create_dir_all(&folder).expect("a folder can be made");
+        folder
+    }
+
+    /// Addresses for one row.
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            free: self.at(self.free_host()),
+        }
+    }
+
+    /// The last number of an address that nobody has.
+    pub(super) fn free_host(&self) -> u8 {
+        self.hosts.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether what a row must not touch is as it was.
+    pub(crate) async fn keeps(&self, keeps: Keeps, place: &Place) -> Result<(), String> {
+        match keeps {
+            Keeps::Cluster => Ok(()),
+            Keeps::File(name, text) => match std::fs::read_to_string(self.folder(name)) {
+                Ok(found) if found == text => Ok(()),
+                found => Err(format!("{name} is {found:?} now")),
+            },
+            Keeps::Tidy => {
+                let left = std::fs::read_dir(self.scratch(place));
+                let left = left.expect("the row ran a program").flatten();
+                let left: Vec<_> = left.map(|entry| entry.path()).collect();
+                left.is_empty()
+                    .then_some(())
+                    .ok_or(format!("it leaves {left:?}"))
+            }
+            Keeps::OtherCluster => {
+                let mut master = self.other_master();
+                master.start();
+                let ready = format!("http://{}/readyz", place.meant(self, "{other}:5050"));
+                until("the other cluster is as it was", LONG, async || {
+                    let answer = reqwest::get(&ready).await.ok()?;
+                    answer.status().is_success().then_some(())
+                })
+                .await;
+                Ok(())
+            }
+            Keeps::Agents => {
+                let operator = self.cluster.operator();
+                let page = operator.list_agents(v1::ListRequest::default());
+                let agents = page.await.map_err(|why| why.to_string())?.agents;
+                let is_same = agents.len() == 3 && agents.iter().all(|agent| agent.connected);
+                is_same
+                    .then_some(())
+                    .ok_or(format!("the agents are {agents:?}"))
+            }
+        }
+    }
+
+    /// From now on its processes are those that it has now.
+    pub(super) fn count_processes(&mut self) {
+        let members = self.cluster.masters.iter().chain(&self.cluster.agents);
+        self.pids = members.map(Member::pid).collect();
+    }
+
+    /// What the rows have done to the cluster, if anything.
+    pub(crate) async fn harm(&self) -> Vec<String> {
+        let mut harm = Vec::new();
+        let members = self.cluster.masters.iter().chain(&self.cluster.agents);
+        for (member, pid) in members.zip(&self.pids) {
+            if member.pid() != *pid || !is_alive(*pid) {
+                harm.push(format!("{} is not the process {pid} any more", member.name));
+            }
+            if member.log().contains("panicked") {
+                harm.push(format!("{} panicked: {}", member.name, member.log()));
+            }
+        }
+        if sleepers(&self.mark) != [self.sleeper] {
+            harm.push("the task that ran does not run any more".to_owned());
+        }
+        let heard = self.owner.heard.lock().unwrap().states("lives");
+        if heard.last() != Some(&v1::TaskState::Running) {
+            harm.push(format!("of the task that runs was said {heard:?}"));
+        }
+        let page = until("the agents are listed", LONG, async || {
+            let operator = self.cluster.operator();
+            operator.list_agents(v1::ListRequest::default()).await.ok()
+        })
+        .await;
+        let mut infos = page.agents.iter().filter_map(|agent| agent.info.as_ref());
+        if !infos.any(|info| {
+            info.attributes
+                .get("x")
+                .is_some_and(|value| value == "kept")
+        }) {
+            harm.push(format!("what was written is lost: {:?}", page.agents));
+        }
+        self.serves().await;
+        harm
+    }
+
+    /// A task still runs.
+    pub(super) async fn serves(&self) {
+        let prover = Framework::start(self.cluster.masters_list(), "prover").await;
+        let name = format!("proof-{}", self.proofs.fetch_add(1, Ordering::Relaxed));
+        prover.launch([task(&name, "true")]);
+        let finished = |heard: &crate::work::Heard| {
+            let states = heard.states(&name);
+            states.contains(&v1::TaskState::Finished).then_some(())
+        };
+        prover.hear("a task still runs", LONG, finished).await;
+        drop(prover.driver.teardown());
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        for name in ["other-agent", "newer-agent", "no-journal"] {
+            clear_agent(&self.folder(name));
+        }
+    }
+}
+
+/// A process that is there, and not only its number.
+fn is_alive(pid: Pid) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/exe")).is_ok()
+}
+
+/// It gives back what it holds, and is offered nothing any more.
+async fn wants_nothing_more(cluster: &Cluster, framework: &Framework) {
+    let answer = framework.driver.suppress(Vec::new()).answer().await;
+    assert!(answer.is_done(), "{answer:?}");
+    let operator = cluster.operator();
+    let id = framework.id();
+    // An offer may have been on its way.
+    until("nothing is offered to it", LONG, async || {
+        let held = std::mem::take(&mut framework.heard.lock().unwrap().offers);
+        for offer in held.values() {
+            framework.driver.decline(offer, Some(100));
+        }
+        let page = operator
+            .list_offers(v1::ListRequest::default())
+            .await
+            .ok()?;
+        let mut offers = page.offers.iter();
+        offers.all(|offer| offer.framework_id != id).then_some(())
+    })
+    .await;
+}

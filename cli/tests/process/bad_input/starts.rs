@@ -1,0 +1,105 @@
+//! Rows of several steps: processes that must not start, or must not take part.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
+
+use super::commands::program;
+use super::row::{End, Outcome};
+use super::site::Site;
+use crate::cluster::{Member, member, until, words};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// Until the log of a process that does not end says `part`; what it says then.
+async fn says(member: &mut Member, part: &str) -> (End, String) {
+    until(
+        &format!("{} says {part:?}", member.name),
+        LONG,
+        async || {
+            let said = member.log();
+            let ended = member.ended().and_then(|status| status.code());
+            match ended {
+                Some(code) => Some((End::Exit(code), said)),
+                None => said.contains(part).then_some((End::GoesOn, said)),
+            }
+        },
+    )
+    .await
+}
+
+/// An agent goes on asking: it may be the list of masters that is wrong.
+pub(super) fn an_agent_of_another_cluster(site: &Site) -> LocalBoxFuture<'_, Outcome> {
+    async move {
+        let masters = site.cluster.masters_list().to_string();
+        let mut agent = site.agent("other-agent", site.free_host(), &masters);
+        agent.start();
+        let (ended, said) = says(&mut agent, "belongs to").await;
+        let place = site.place();
+        Outcome { ended, said, place }
+    }
+    .boxed_local()
+}
+
+/// An agent waits for masters: they may be started after it.
+pub(super) fn an_agent_that_reaches_no_master(site: &Site) -> LocalBoxFuture<'_, Outcome> {
+    async move {
+        let place = site.place();
+        let masters = place.meant(site, "{free}:5050");
+        let mut agent = site.agent("lonely-agent", site.free_host(), &masters);
+        agent.start();
+        let (ended, said) = says(&mut agent, "refused").await;
+        Outcome { ended, said, place }
+    }
+    .boxed_local()
+}
+
+/// Two masters that are to form a group, and disagree about its third one.
+pub(super) fn unequal_lists(site: &Site) -> LocalBoxFuture<'_, Outcome> {
+    async move {
+        let (place, second) = (site.place(), site.place());
+        let peers = place.meant(site, "{free}:5052,") + &second.meant(site, "{free}:5052");
+        let third = site.place().meant(site, ",{free}:5052");
+        let listen = place.meant(site, "{free}");
+        let mut arguments = words(&["master", "start", "--listen", &listen, "--peers"]);
+        arguments.extend([format!("{peers}{third}"), "--data-dir".to_owned()]);
+        arguments.push(site.folder("first").display().to_string());
+        let address = listen.parse().expect("it is an address");
+        let mut first = member(&site.folder(""), "first".to_owned(), address, arguments);
+        first.start();
+        let mut command = program(site, &place);
+        let listen = second.meant(site, "{free}");
+        command.args(["master", "start", "--listen", &listen, "--peers", &peers]);
+        command.arg("--data-dir").arg(site.folder("second"));
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let child = child.expect("the executable starts");
+        let output = tokio::task::spawn_blocking(move || child.wait_with_output())
+            .await
+            .expect("it does not panic")
+            .expect("it is our child");
+        Outcome {
+            ended: output.status.code().map_or(End::Aborted, End::Exit),
+            said: String::from_utf8_lossy(&output.stderr).into_owned(),
+            place,
+        }
+    }
+    .boxed_local()
+}
+
+/// A master that has lost its disk is a stranger at its old address: the group waits for a word.
+pub(super) fn a_wiped_master(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
+    async move {
+        let folder = site.folder("master-2");
+        let master = &mut site.cluster.masters[1];
+        master.kill();
+        std::fs::remove_dir_all(&folder).expect("it is there");
+        master.start();
+        let (ended, said) = says(master, "argosy master join").await;
+        site.count_processes();
+        let place = site.place();
+        Outcome { ended, said, place }
+    }
+    .boxed_local()
+}
