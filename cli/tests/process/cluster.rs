@@ -131,7 +131,7 @@ pub(crate) struct Cluster {
     pub(crate) agents: Vec<Member>,
     pub(crate) directory: TempDir,
     /// Each cluster wants the machine for itself: elections are judged by the clock.
-    _alone: MutexGuard<'static, ()>,
+    alone: Option<MutexGuard<'static, ()>>,
 }
 
 static ALONE: Mutex<()> = Mutex::const_new(());
@@ -239,13 +239,20 @@ impl Cluster {
             masters,
             agents,
             directory,
-            _alone: ALONE.lock().await,
+            alone: Some(ALONE.lock().await),
         };
         for member in cluster.masters.iter_mut().chain(&mut cluster.agents) {
             member.start();
         }
         cluster.wait_registered().await;
         cluster
+    }
+
+    /// Waits, and leaves the machine to another test meanwhile.
+    pub(crate) async fn rest(&mut self, time: Duration) {
+        self.alone = None;
+        tokio::time::sleep(time).await;
+        self.alone = Some(ALONE.lock().await);
     }
 
     pub(crate) fn masters_list(&self) -> Masters {

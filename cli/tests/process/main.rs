@@ -4,6 +4,7 @@
 //! test. ARGOSY_KILLS sets how many leaders die in the long tests (default 20). Every process is
 //! ended by its id; nothing is left behind.
 
+mod absences;
 mod bad_input;
 mod cluster;
 mod doors;

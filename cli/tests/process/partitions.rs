@@ -2,6 +2,7 @@
 //! own, and two networks, one for raft and one for the API.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use argosy_client::{Connector, ConnectorConfig, OperatorClient};
@@ -19,6 +20,9 @@ use crate::work::{Framework, task};
 const LONG: Duration = Duration::from_secs(60);
 /// A master that hears nobody says so within a second, and a look takes a moment.
 const SAID: Duration = Duration::from_millis(1_500);
+
+/// Sites so far: each has namespaces of its own names.
+static SITES: AtomicU8 = AtomicU8::new(0);
 
 /// Three namespaces of masters beside this thread's own, which holds the switches and the agent.
 struct Site {
@@ -45,8 +49,9 @@ impl Site {
         let mut site = Self {
             namespaces: Vec::new(),
         };
+        let number = SITES.fetch_add(1, Ordering::Relaxed);
         for host in 1..=3 {
-            let name = format!("argosy-cut{}-{host}", std::process::id());
+            let name = format!("argosy-cut{}-{number}-{host}", std::process::id());
             ip(&format!("netns add {name}"));
             ip(&format!("-n {name} link set lo up"));
             for (number, switch) in [(1, "raft"), (2, "api")] {

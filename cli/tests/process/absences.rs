@@ -1,0 +1,50 @@
+//! All masters stand still together: nobody's deadline is eaten by that.
+//!
+//! The first of these tests, for it takes a minute, in which it leaves the machine to the others.
+
+use std::time::{Duration, Instant};
+
+use argosy_proto::v1;
+use nix::sys::signal::Signal;
+
+use crate::cluster::Cluster;
+use crate::work::{Framework, Heard, task};
+
+const LONG: Duration = Duration::from_secs(90);
+/// Many times what an agent or a framework may be silent here.
+const FROZEN: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn masters_frozen_together_for_a_minute_expire_nobody() {
+    let more = ["--agent-timeout", "4s", "--framework-grace", "3s"];
+    let mut cluster = Cluster::start_with(1, &more).await;
+    let mut config = argosy_client::SchedulerConfig::new(cluster.masters_list(), "patient");
+    config.info.failover_timeout_ms = Some(0);
+    config.tick = Duration::from_millis(50);
+    let framework = Framework::start_with(config).await;
+    framework.launch([task("long", "sleep 600")]);
+    let has = |name: &'static str, state| {
+        move |heard: &Heard| heard.states(name).contains(&state).then_some(())
+    };
+    let running = has("long", v1::TaskState::Running);
+    framework.hear("it runs", LONG, running).await;
+    for master in &cluster.masters {
+        master.signal(Signal::SIGSTOP);
+    }
+    let asleep = Instant::now();
+    cluster.rest(FROZEN).await;
+    assert!(asleep.elapsed() >= FROZEN);
+    for master in &cluster.masters {
+        master.signal(Signal::SIGCONT);
+    }
+    framework.launch([task("after", "true")]);
+    let finished = has("after", v1::TaskState::Finished);
+    framework
+        .hear("the cluster serves again", LONG, finished)
+        .await;
+    let heard = framework.heard.lock().unwrap();
+    assert!(heard.errors.is_empty(), "{:?}", heard.errors);
+    let states = heard.states("long");
+    assert_eq!(states.last(), Some(&v1::TaskState::Running), "{states:?}");
+    assert!(!states.contains(&v1::TaskState::Unreachable), "{states:?}");
+}
