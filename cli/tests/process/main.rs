@@ -14,5 +14,6 @@ mod kills;
 mod offers;
 mod partitions;
 mod returns;
+mod standstill;
 mod synced;
 mod work;
