@@ -1,7 +1,7 @@
 //! The log and the vote, as openraft asks for them.
 //!
-//! Entries are durable when `append` returns, a vote when `save_vote` returns; reads of recent entries come from memory. What an
-//! entry means is of no concern here.
+//! A vote is durable when `save_vote` returns. Entries can be read when `append` returns and are durable when its callback is called,
+//! so that the leader's own sync overlaps with the followers'. What an entry means is of no concern here.
 
 mod tail;
 mod verify;
@@ -42,7 +42,8 @@ struct Inner {
     disk: Arc<dyn Disk>,
     writer: Writer,
     fatal: Fatal,
-    state: Mutex<State>,
+    /// Apart, because writes that wait know of it: they must not keep the writer itself alive.
+    state: Arc<Mutex<State>>,
 }
 
 /// What is known of the log without reading it. The lock is held for looks and updates, never while waiting.
@@ -68,6 +69,10 @@ fn key(index: u64) -> Vec<u8> {
     index.to_be_bytes().to_vec()
 }
 
+fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().expect("no holder of the lock panics")
+}
+
 fn next_of(id: Option<&LogId>) -> u64 {
     id.map_or(0, |id| id.index + 1)
 }
@@ -84,12 +89,12 @@ impl LogStore {
             disk,
             writer,
             fatal,
-            state: Mutex::new(state),
+            state: Arc::new(Mutex::new(state)),
         })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().expect("no holder of the lock panics")
+        locked(&self.0.state)
     }
 
     /// Entries of `[start, end)` that the log holds, as many as the budget allows.
@@ -172,7 +177,7 @@ impl LogStore {
         }
     }
 
-    /// The link of an entry that the disk holds.
+    /// The link of an entry that is written.
     fn link_of(&self, index: u64) -> io::Result<Link> {
         let read = || -> Result<Link, LogError> {
             let bytes = self.0.disk.get(Family::Log, &key(index))?;
@@ -354,7 +359,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let entries: Vec<Entry> = entries.into_iter().collect();
         let (changes, link, committed) = self.sealed(&entries)?;
         let durability = asked_unless(Bug::AppendNotSynced);
-        self.0.writer.write(changes, durability).await?;
+        let end = entries.last().map(|entry| entry.log_id.index + 1);
         {
             let mut state = self.state();
             state.link = link;
@@ -367,8 +372,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 state.tail.push(entry);
             }
         }
-        callback.io_completed(Ok(()));
-        Ok(())
+        let state = Arc::clone(&self.0.state);
+        let written = move |result: io::Result<()>| {
+            if let (Ok(()), Some(end)) = (&result, end) {
+                locked(&state).tail.written(end);
+            }
+            callback.io_completed(result);
+        };
+        self.0.writer.write_then(changes, durability, written).await
     }
 
     async fn truncate_after(&mut self, kept: Option<LogId>) -> Result<(), io::Error> {
@@ -381,6 +392,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         if first >= end {
             return Ok(());
         }
+        // Appends that are still queued: what is looked up on the disk must be there, and their callbacks must not come afterwards.
+        self.0.writer.drain().await?;
         let link = match boundary {
             true => self.state().base,
             false => self.link_of(first - 1)?,
@@ -410,6 +423,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             (state.first, state.last, state.base)
         };
         let held = last.is_some_and(|last| purged.index <= last.index);
+        self.0.writer.drain().await?;
         let base = match held {
             true if purged.index < first => base,
             true => self.link_of(purged.index)?,

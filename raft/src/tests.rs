@@ -3,6 +3,7 @@
 mod crash;
 mod cuts;
 mod damage;
+mod early;
 mod harness;
 mod images;
 mod process;

@@ -4,6 +4,7 @@
 //! retries: the first error ends the process, and until it has ended everything is refused.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -18,23 +19,29 @@ const QUEUE: usize = 64;
 /// Writes that are merged into one: an applied batch rides with the next append and costs no turn of its own.
 const MERGED: usize = 32;
 
+/// What is done when a write is done, at the writer's place: it must neither wait nor panic.
+type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
+
 #[derive(Clone)]
 pub(crate) struct Writer(Arc<Inner>);
 
-enum Inner {
-    /// The disk does not block: written in place. The lock lets writers in as they came, also over a made-up delay.
-    Inline(tokio::sync::Mutex<Hand>),
-    Thread {
-        jobs: mpsc::Sender<Job>,
-        thread: Mutex<Option<JoinHandle<()>>>,
-    },
+struct Inner {
+    jobs: mpsc::Sender<Job>,
+    worker: Mutex<Option<Worker>>,
+}
+
+/// Who empties the queue.
+enum Worker {
+    Thread(JoinHandle<()>),
+    /// For a disk that does not block: simulations have no threads.
+    Task(tokio::task::JoinHandle<()>),
 }
 
 enum Job {
     Write {
         changes: Changes,
         durability: Durability,
-        done: Option<oneshot::Sender<io::Result<()>>>,
+        done: Option<Done>,
     },
     End,
 }
@@ -47,7 +54,7 @@ struct Hand {
 }
 
 impl Writer {
-    /// Starts the thread, if the disk may block.
+    /// Starts a thread if the disk may block, else a task of the runtime around it.
     pub(crate) fn start(disk: Arc<dyn Disk>, fatal: Fatal) -> io::Result<Writer> {
         let threaded = disk.may_block();
         let hand = Hand {
@@ -55,47 +62,61 @@ impl Writer {
             fatal,
             broken: None,
         };
-        if !threaded {
-            return Ok(Writer(Arc::new(Inner::Inline(tokio::sync::Mutex::new(
-                hand,
-            )))));
-        }
         let (jobs, inbox) = mpsc::channel(QUEUE);
-        let thread = std::thread::Builder::new()
-            .name("raft-writer".to_owned())
-            .spawn(move || hand.work(inbox))?;
-        Ok(Writer(Arc::new(Inner::Thread {
+        let worker = if threaded {
+            let thread = std::thread::Builder::new().name("raft-writer".to_owned());
+            Worker::Thread(thread.spawn(move || hand.work(inbox))?)
+        } else {
+            Worker::Task(tokio::spawn(hand.work_as_task(inbox)))
+        };
+        Ok(Writer(Arc::new(Inner {
             jobs,
-            thread: Mutex::new(Some(thread)),
+            worker: Mutex::new(Some(worker)),
         })))
+    }
+
+    /// Returns when the changes are queued; `done` is called when they, and all before them, are written as asked. Without `done`
+    /// and unsynced: for what a restart can do again, which needs order, not durability.
+    async fn submit(
+        &self,
+        changes: Changes,
+        durability: Durability,
+        done: Option<Done>,
+    ) -> io::Result<()> {
+        let job = Job::Write {
+            changes,
+            durability,
+            done,
+        };
+        self.0.jobs.send(job).await.map_err(|_| ended())
     }
 
     /// Returns when the changes, and all before them, are written as asked.
     pub(crate) async fn write(&self, changes: Changes, durability: Durability) -> io::Result<()> {
-        let Inner::Thread { jobs, .. } = &*self.0 else {
-            return self.write_in_place(changes, durability).await;
-        };
         let (done, answer) = oneshot::channel();
-        let job = Job::Write {
-            changes,
-            durability,
-            done: Some(done),
-        };
-        jobs.send(job).await.map_err(|_| ended())?;
+        let done: Done = Box::new(move |result| {
+            // A caller that went away does not need the answer.
+            let _ = done.send(result);
+        });
+        self.submit(changes, durability, Some(done)).await?;
         answer.await.map_err(|_| ended())?
+    }
+
+    /// Returns when the changes are queued, and calls `done` when they, and all before them, are written as asked: at the writer's
+    /// place, so it must neither wait nor panic.
+    pub(crate) async fn write_then(
+        &self,
+        changes: Changes,
+        durability: Durability,
+        done: impl FnOnce(io::Result<()>) + Send + 'static,
+    ) -> io::Result<()> {
+        let done: Done = Box::new(done);
+        self.submit(changes, durability, Some(done)).await
     }
 
     /// Returns when the changes are queued. For what a restart can do again: it needs order, not durability.
     pub(crate) async fn queue(&self, changes: Changes) -> io::Result<()> {
-        let Inner::Thread { jobs, .. } = &*self.0 else {
-            return self.write_in_place(changes, Durability::Buffered).await;
-        };
-        let job = Job::Write {
-            changes,
-            durability: Durability::Buffered,
-            done: None,
-        };
-        jobs.send(job).await.map_err(|_| ended())
+        self.submit(changes, Durability::Buffered, None).await
     }
 
     /// Returns when all that was queued before is written.
@@ -103,48 +124,44 @@ impl Writer {
         self.write(Changes::default(), Durability::Buffered).await
     }
 
-    /// Writes what is queued, then refuses everything. Returns when the thread has let go of the disk.
+    /// Writes what is queued, then refuses everything. Returns when the worker has let go of the disk.
     pub(crate) async fn close(&self) {
-        let Inner::Thread { jobs, thread } = &*self.0 else {
-            return;
-        };
-        // A closed queue means that the thread has ended already.
-        let _ = jobs.send(Job::End).await;
-        let thread = thread.lock().expect("no holder of the lock panics").take();
-        if let Some(thread) = thread {
-            // Its panic, if any, was printed by the thread itself.
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        // A closed queue means that the worker has ended already.
+        let _ = self.0.jobs.send(Job::End).await;
+        match self.0.take() {
+            Some(Worker::Thread(thread)) => {
+                // Its panic, if any, was printed by the thread itself.
+                let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+            }
+            Some(Worker::Task(task)) => {
+                // Likewise.
+                let _ = task.await;
+            }
+            None => {}
         }
-    }
-
-    async fn write_in_place(&self, changes: Changes, durability: Durability) -> io::Result<()> {
-        let Inner::Inline(hand) = &*self.0 else {
-            return Err(ended());
-        };
-        let mut hand = hand.lock().await;
-        let delay = hand.disk.delay();
-        if !delay.is_zero() {
-            tokio::time::sleep(delay).await;
-        }
-        hand.perform(changes, durability)
     }
 }
 
-/// The thread holds the disk: when the last handle is gone, so is the thread, and nothing of the store runs on behind the program's end.
+impl Inner {
+    fn take(&self) -> Option<Worker> {
+        let mut worker = self.worker.lock().expect("no holder of the lock panics");
+        worker.take()
+    }
+}
+
+/// The worker holds the disk: when the last handle is gone, so is the worker, and nothing of the store runs on behind the program's
+/// end. A thread writes what is queued before; a task is as dead as the machine whose power went.
 impl Drop for Inner {
     fn drop(&mut self) {
-        let Inner::Thread { jobs, thread } = self else {
-            return;
-        };
         let (closed, _) = mpsc::channel(1);
-        drop(std::mem::replace(jobs, closed));
-        let thread = thread
-            .get_mut()
-            .expect("no holder of the lock panics")
-            .take();
-        if let Some(thread) = thread {
-            // Its panic, if any, was printed by the thread itself.
-            let _ = thread.join();
+        drop(std::mem::replace(&mut self.jobs, closed));
+        match self.take() {
+            Some(Worker::Thread(thread)) => {
+                // Its panic, if any, was printed by the thread itself.
+                let _ = thread.join();
+            }
+            Some(Worker::Task(task)) => task.abort(),
+            None => {}
         }
     }
 }
@@ -152,39 +169,55 @@ impl Drop for Inner {
 impl Hand {
     fn work(mut self, mut inbox: mpsc::Receiver<Job>) {
         while let Some(job) = inbox.blocking_recv() {
-            let mut merged = Changes::default();
-            let mut durability = Durability::Buffered;
-            let mut waiting = Vec::new();
-            let mut next = Some(job);
-            let mut count = 0;
-            let mut end = false;
-            while let Some(job) = next.take() {
-                match job {
-                    Job::Write {
-                        changes,
-                        durability: asked,
-                        done,
-                    } => {
-                        merged.0.extend(changes.0);
-                        durability = durability.max(asked);
-                        waiting.extend(done);
-                    }
-                    Job::End => end = true,
-                }
-                count += 1;
-                if count < MERGED && !end {
-                    next = inbox.try_recv().ok();
-                }
-            }
-            let result = self.perform(merged, durability);
-            for done in waiting {
-                // A caller that went away does not need the answer.
-                let _ = done.send(copy(&result));
-            }
-            if end {
+            if self.turn(job, &mut inbox).is_break() {
                 return;
             }
         }
+    }
+
+    async fn work_as_task(mut self, mut inbox: mpsc::Receiver<Job>) {
+        while let Some(job) = inbox.recv().await {
+            let delay = self.disk.delay();
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            if self.turn(job, &mut inbox).is_break() {
+                return;
+            }
+        }
+    }
+
+    /// Writes what waits, as one. Breaks at the end.
+    fn turn(&mut self, job: Job, inbox: &mut mpsc::Receiver<Job>) -> ControlFlow<()> {
+        let mut merged = Changes::default();
+        let mut durability = Durability::Buffered;
+        let mut waiting = Vec::new();
+        let mut next = Some(job);
+        let mut count = 0;
+        let mut end = ControlFlow::Continue(());
+        while let Some(job) = next.take() {
+            match job {
+                Job::Write {
+                    changes,
+                    durability: asked,
+                    done,
+                } => {
+                    merged.0.extend(changes.0);
+                    durability = durability.max(asked);
+                    waiting.extend(done);
+                }
+                Job::End => end = ControlFlow::Break(()),
+            }
+            count += 1;
+            if count < MERGED && end.is_continue() {
+                next = inbox.try_recv().ok();
+            }
+        }
+        let result = self.perform(merged, durability);
+        for done in waiting {
+            done(copy(&result));
+        }
+        end
     }
 
     fn perform(&mut self, changes: Changes, durability: Durability) -> io::Result<()> {

@@ -7,7 +7,7 @@ use crate::types::{Entry, Payload};
 /// Recent entries kept in memory, so that replication and apply of fresh entries read no disk: at most this many bytes of commands …
 const TAIL_BYTES: usize = 16 << 20;
 
-/// … and this many entries. Beyond either the oldest leave; they are read from the disk.
+/// … and this many entries. Beyond either the oldest leave, if they are written; they are read from the disk then.
 const TAIL_ENTRIES: usize = 4096;
 
 /// The newest entries, without a gap, up to the last one of the log.
@@ -15,13 +15,27 @@ const TAIL_ENTRIES: usize = 4096;
 pub(super) struct Tail {
     entries: VecDeque<Entry>,
     bytes: usize,
+    /// The first entry that the disk may not have yet: from here on this is the only place to read from.
+    unwritten: u64,
 }
 
 impl Tail {
     pub(super) fn push(&mut self, entry: Entry) {
         self.bytes += weight(&entry);
         self.entries.push_back(entry);
-        while self.bytes > TAIL_BYTES || self.entries.len() > TAIL_ENTRIES {
+        self.shrink();
+    }
+
+    /// The disk has everything below `end`.
+    pub(super) fn written(&mut self, end: u64) {
+        self.unwritten = self.unwritten.max(end);
+        self.shrink();
+    }
+
+    fn shrink(&mut self) {
+        while (self.bytes > TAIL_BYTES || self.entries.len() > TAIL_ENTRIES)
+            && self.first().is_some_and(|first| first < self.unwritten)
+        {
             self.drop_first();
         }
     }
@@ -39,6 +53,7 @@ impl Tail {
     }
 
     pub(super) fn drop_from(&mut self, index: u64) {
+        self.unwritten = self.unwritten.min(index);
         while self
             .entries
             .back()

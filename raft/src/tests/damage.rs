@@ -167,11 +167,13 @@ async fn a_failed_write_is_the_last_word_and_is_never_retried() {
     opened.log.blocking_append(entries(2..3)).await.unwrap_err();
     // The disk would work again: nobody asks it.
     disk.break_after(100);
-    opened.log.blocking_append(entries(2..3)).await.unwrap_err();
+    opened.log.blocking_append(entries(3..4)).await.unwrap_err();
     opened.log.save_vote(&vote(9, 1)).await.unwrap_err();
     assert_eq!(opened.log.read_vote().await.unwrap(), None);
     let expected = "cannot write to the memory store: the disk is broken";
     assert_eq!(*words.lock().unwrap(), [expected]);
+    drop(opened);
+    let mut opened = open(&Place::Memory(disk)).await;
     let read = opened.log.try_get_log_entries(..).await.unwrap();
     assert_eq!(read, entries(0..2));
 }

@@ -1,0 +1,123 @@
+//! An append returns before it is durable: what can be read then, and what a power cut may still take.
+
+use std::time::Duration;
+
+use openraft::RaftLogReader;
+use openraft::storage::{IOFlushed, RaftLogStorage, RaftStateMachine};
+use openraft::type_config::TypeConfigExt;
+use openraft::type_config::alias::OneshotReceiverOf;
+
+use super::harness::{self, Opened, entries, entry, id, open};
+use crate::disk::memory::MemoryDisk;
+use crate::store::Place;
+use crate::types::{Entry, TypeConfig};
+
+const SLOW: Duration = Duration::from_secs(1);
+
+type Synced = OneshotReceiverOf<TypeConfig, Result<(), std::io::Error>>;
+
+/// A store whose writes each take a second of made-up time.
+async fn slow() -> (MemoryDisk, Place, Opened) {
+    let disk = MemoryDisk::default();
+    let place = Place::Memory(disk.clone());
+    let opened = open(&place).await;
+    disk.slow_down(SLOW);
+    (disk, place, opened)
+}
+
+async fn begun(opened: &mut Opened, entries: Vec<Entry>) -> Synced {
+    let (done, synced) = TypeConfig::oneshot();
+    let callback = IOFlushed::signal(done);
+    opened.log.append(entries, callback).await.unwrap();
+    synced
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_can_be_read_before_they_are_durable_and_are_durable_when_it_is_said() {
+    let (disk, place, mut opened) = slow().await;
+    let mut synced = begun(&mut opened, entries(0..3)).await;
+    assert_eq!(
+        opened.log.try_get_log_entries(..).await.unwrap(),
+        entries(0..3)
+    );
+    assert!(synced.try_recv().is_err(), "it was not said yet");
+    synced.await.unwrap().unwrap();
+    drop(opened);
+    disk.cut_power(0);
+    let mut opened = open(&place).await;
+    assert_eq!(
+        opened.log.try_get_log_entries(..).await.unwrap(),
+        entries(0..3)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_before_the_callback_takes_the_entries_and_what_was_applied_of_them() {
+    let (disk, place, mut opened) = slow().await;
+    begun(&mut opened, entries(0..3))
+        .await
+        .await
+        .unwrap()
+        .unwrap();
+    let mut synced = begun(&mut opened, entries(3..6)).await;
+    // Committed by the two others, so applied before this disk has the entries.
+    opened.log.save_committed(Some(id(1, 5))).await.unwrap();
+    opened.apply(entries(0..6)).await;
+    assert!(synced.try_recv().is_err());
+    drop(opened);
+    disk.cut_power(usize::MAX);
+    let mut opened = open(&place).await;
+    assert_eq!(
+        opened.log.try_get_log_entries(..).await.unwrap(),
+        entries(0..3)
+    );
+    let (applied, _) = opened.machine.applied_state().await.unwrap();
+    assert!(
+        applied <= Some(id(1, 2)),
+        "applied past its log: {applied:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn appends_truncations_votes_and_callbacks_keep_their_order() {
+    let (disk, place, mut opened) = slow().await;
+    let first = begun(&mut opened, entries(0..4)).await;
+    let mut second = begun(&mut opened, entries(4..8)).await;
+    opened.log.truncate_after(Some(id(1, 5))).await.unwrap();
+    assert!(
+        second.try_recv().is_ok(),
+        "nothing is said of entries after they are gone"
+    );
+    let other = entry(6, &["other=6"]);
+    let third = begun(&mut opened, vec![other.clone()]).await;
+    opened.log.save_vote(&harness::vote(9, 2)).await.unwrap();
+    first.await.unwrap().unwrap();
+    third.await.unwrap().unwrap();
+    drop(opened);
+    disk.cut_power(0);
+    let mut opened = open(&place).await;
+    let mut expected = entries(0..6);
+    expected.push(other);
+    assert_eq!(opened.log.try_get_log_entries(..).await.unwrap(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_beyond_the_memory_for_recent_ones_stay_until_they_are_written() {
+    let (_disk, _place, mut opened) = slow().await;
+    let mut waiting = Vec::new();
+    for block in 0..10 {
+        let first = block * 1000;
+        waiting.push(begun(&mut opened, entries(first..first + 1000)).await);
+    }
+    assert_eq!(
+        opened.log.try_get_log_entries(..).await.unwrap(),
+        entries(0..10_000)
+    );
+    for synced in waiting {
+        synced.await.unwrap().unwrap();
+        assert_eq!(
+            opened.log.try_get_log_entries(..).await.unwrap(),
+            entries(0..10_000)
+        );
+    }
+}
