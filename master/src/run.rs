@@ -28,7 +28,7 @@ use crate::metrics::Counts;
 use crate::replica::{Published, Replica};
 use crate::service::{MESSAGE_BYTES, Peers, Services, health};
 use crate::watchdog::{self, Pulse};
-use crate::{http, metrics};
+use crate::{http, metrics, service};
 
 /// What a master is given by whoever starts it.
 pub struct Parts {
@@ -330,6 +330,7 @@ async fn serve(
         .routes()
         .into_axum_router()
         .merge(http::router(services, recorder))
+        .layer(axum::middleware::map_response(service::add_remedy))
         .layer(axum::middleware::from_fn(metrics::measured));
     let server = axum::serve(socket, router).with_graceful_shutdown(stop.clone().cancelled_owned());
     tokio::select! {

@@ -52,6 +52,25 @@ fn bounded(bytes: usize) -> Result<(), Status> {
     Err(refused("invalid", &text))
 }
 
+/// A message above the limit never comes to a service: whoever reads messages refuses it, in a sentence
+/// without a remedy.
+pub(crate) async fn add_remedy(mut response: axum::response::Response) -> axum::response::Response {
+    let headers = response.headers_mut();
+    let is_refused = headers
+        .get(Status::GRPC_STATUS)
+        .is_some_and(|code| code == "11");
+    let said = headers.get(Status::GRPC_MESSAGE).cloned();
+    let Some(said) = said.filter(|_| is_refused) else {
+        return response;
+    };
+    let remedy = b"; split the call, or use uris for data";
+    // Printable letters of both make a header again.
+    if let Ok(whole) = [said.as_bytes(), remedy].concat().try_into() {
+        headers.insert(Status::GRPC_MESSAGE, whole);
+    }
+    response
+}
+
 /// A message of the wrong shape.
 fn malformed(why: &Malformed) -> Status {
     let details = ErrorDetails::with_bad_request_violation(&why.field, &why.text);

@@ -562,7 +562,7 @@ pub(crate) const ROWS: &[Row] = &[
         |s| vec![s.own.clone()],
         || with_environment(10 << 20),
         Code::OutOfRange,
-        ["message", "found 10486", "the limit is: 4194304"],
+        ["message", "found 10486", "split the call"],
     ),
     // The last one of those that are refused as a whole: it uses its offers up.
     accept(
