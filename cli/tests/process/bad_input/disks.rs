@@ -153,14 +153,15 @@ impl Cramped {
         }
     }
 
-    /// Launches a task there; `None` if nothing of this agent is offered in a second.
+    /// Launches a task there; `None` if nothing of this agent is offered in a second, or the offer is
+    /// withdrawn meanwhile. Else it is acknowledged.
     async fn launch(&self, spec: v1::TaskSpec) -> Option<()> {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(1);
         loop {
             let offer = self.offer();
             if let Some(offer) = offer {
-                drop(self.framework.driver.accept(&offer, vec![spec]));
-                return Some(());
+                let call = self.framework.driver.accept(&offer, vec![spec]);
+                return call.answer().await.not_launched().is_empty().then_some(());
             }
             if tokio::time::Instant::now() > deadline {
                 return None;
@@ -241,6 +242,10 @@ pub(super) fn a_sandboxs(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
 async fn launched(cramped: &Cramped, spec: v1::TaskSpec) {
     let name = spec.task_id.clone();
     until(&format!("{name} is launched"), LONG, async || {
+        let known = cramped.framework.heard.lock().unwrap().states(&name);
+        if !known.is_empty() {
+            return Some(());
+        }
         cramped.launch(spec.clone()).await
     })
     .await;
@@ -256,31 +261,31 @@ pub(super) fn an_agents(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
         cramped.hear("survivor", v1::TaskState::Running).await;
         let sleeper = sleepers(&mark);
         let witness = site.folder("full-agent-witness");
+        let mut acknowledged = Vec::new();
         let mut number = 0;
-        let ended = loop {
-            if let Some(status) = cramped.agent.ended() {
-                break status;
-            }
+        let ended = until("the agent has stopped", LONG, async || {
             cramped.disk.fill();
-            let spec = witnessed(&format!("full-{number}"), &witness, "true");
+            let name = format!("full-{number}");
+            number += 1;
             // Nothing is offered of an agent that is gone.
-            number += usize::from(cramped.launch(spec).await.is_some());
-        };
+            let launched = cramped.launch(witnessed(&name, &witness, "true")).await;
+            acknowledged.extend(launched.map(|()| name));
+            cramped.agent.ended()
+        })
+        .await;
         let said = cramped.agent.log();
         assert_eq!(sleepers(&mark), sleeper, "the task ended with its agent");
         cramped.disk.empty();
         cramped.agent.kill();
         cramped.agent.start();
-        for number in 0..number {
-            until("every task has ended", LONG, async || {
-                let heard = cramped.framework.heard.lock().unwrap();
-                let states = heard.states(&format!("full-{number}"));
-                states
-                    .last()
-                    .is_some_and(|last| argosy_client::scheduler::is_terminal(*last))
+        for name in &acknowledged {
+            let ended = |heard: &Heard| {
+                let states = heard.states(name);
+                let last = states.last().copied();
+                last.is_some_and(argosy_client::scheduler::is_terminal)
                     .then_some(())
-            })
-            .await;
+            };
+            cramped.framework.hear(name, LONG, ended).await;
         }
         assert_eq!(
             sleepers(&mark),
@@ -289,7 +294,7 @@ pub(super) fn an_agents(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
         );
         let signed = signatures(&witness);
         assert!(signed.values().all(|times| *times == 1), "{signed:?}");
-        assert!(number > 0, "no task was launched");
+        assert!(!acknowledged.is_empty(), "no task was launched");
         launched(&cramped, task("after", "true")).await;
         cramped.hear("after", v1::TaskState::Finished).await;
         cramped.end(site).await;

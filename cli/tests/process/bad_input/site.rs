@@ -234,12 +234,17 @@ impl Site {
             }
             Keeps::Agents => {
                 let operator = self.cluster.operator();
-                let page = operator.list_agents(v1::ListRequest::default());
-                let agents = page.await.map_err(|why| why.to_string())?.agents;
-                let is_same = agents.len() == 3 && agents.iter().all(|agent| agent.connected);
-                is_same
-                    .then_some(())
-                    .ok_or(format!("the agents are {agents:?}"))
+                until("its agents are connected", LONG, async || {
+                    let page = operator
+                        .list_agents(v1::ListRequest::default())
+                        .await
+                        .ok()?;
+                    let agents = &page.agents;
+                    assert_eq!(agents.len(), 3, "{agents:?}");
+                    agents.iter().all(|agent| agent.connected).then_some(())
+                })
+                .await;
+                Ok(())
             }
         }
     }
