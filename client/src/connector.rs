@@ -175,8 +175,14 @@ impl Connector {
     {
         let begun = Instant::now();
         let mut search = self.search();
+        let mut epoch = self.inner.reigns.epoch();
         let mut was_sent = false;
         loop {
+            // A leader that was told of meanwhile comes before whoever has not been asked yet.
+            if let Some(news) = self.inner.reigns.newer(epoch) {
+                epoch = news.epoch;
+                search.prefer(news.leader);
+            }
             let left = deadline.saturating_sub(begun.elapsed());
             if left.is_zero() {
                 return Err(out_of_time(deadline, was_sent, search.causes()));
@@ -188,7 +194,7 @@ impl Connector {
                     continue;
                 }
             };
-            match self.attempt(&address, left, repeat, &ask).await {
+            match self.attempt(&address, left, (repeat, epoch), &ask).await {
                 Ok(answer) => return Ok(answer),
                 Err((Failed::Refused(refusal), _)) => return Err(CallError::Refused(refusal)),
                 Err((Failed::Elsewhere { cause, sent }, hint)) => {
@@ -206,7 +212,7 @@ impl Connector {
         &self,
         address: &str,
         left: Duration,
-        repeat: Repeat,
+        (repeat, epoch): (Repeat, u64),
         ask: &F,
     ) -> Result<Answer<T>, (Failed, Option<String>)>
     where
@@ -230,7 +236,7 @@ impl Connector {
                 Err(_) => Err(Status::deadline_exceeded("no answer in time")),
             },
             // A master that is frozen, or knows no leader, keeps a caller waiting.
-            news = reigns.after(reigns.epoch(), address, (self, QUIET)), if repeat == Repeat::Always => {
+            news = reigns.after(epoch, address, (self, QUIET)), if repeat == Repeat::Always => {
                 let cause = Cause::Unavailable(replaced(&news));
                 return Err((Failed::Elsewhere { cause, sent: true }, Some(news.leader)));
             }

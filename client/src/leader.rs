@@ -132,6 +132,12 @@ impl Search {
         Step::Pause(pause_ms / 2 + jitter)
     }
 
+    /// Somebody was just told to lead: asked next, even if it was asked before it did.
+    pub(crate) fn prefer(&mut self, leader: String) {
+        self.likely = Some(leader.clone());
+        self.put_first(leader);
+    }
+
     /// Notes why `address` was of no use; a leader that it names is asked next, once a round.
     pub(crate) fn failed(&mut self, address: &str, cause: Cause, hint: Option<String>) {
         self.causes.insert(address.to_owned(), cause);
@@ -209,6 +215,17 @@ mod tests {
         search.failed("d:1", Cause::Refused, Some("a:1".into()));
         let rest = [ask(&mut search), ask(&mut search)];
         assert!(rest.contains(&"b:1".into()) && rest.contains(&"c:1".into()));
+        assert!(matches!(search.next(), Step::Pause(_)));
+    }
+
+    #[test]
+    fn who_leads_by_now_is_asked_again_in_the_same_round() {
+        let mut search = search(Some("a:1"));
+        let first = ask(&mut search);
+        search.failed(&first, Cause::Unavailable("no leader".into()), None);
+        search.prefer("a:1".into());
+        let round: Vec<_> = (0..3).map(|_| ask(&mut search)).collect();
+        assert_eq!(round[0], "a:1");
         assert!(matches!(search.next(), Step::Pause(_)));
     }
 

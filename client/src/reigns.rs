@@ -88,6 +88,12 @@ impl Reigns {
         self.newest.borrow().epoch
     }
 
+    /// The newest reign, if it is after `epoch`.
+    pub(crate) fn newer(&self, epoch: u64) -> Option<Reign> {
+        let newest = self.newest.borrow();
+        (newest.epoch > epoch).then(|| newest.clone())
+    }
+
     /// Waits for a reign after `epoch` whose leader is not at `address`; listens for it after `quiet`.
     pub(crate) async fn after(
         &self,

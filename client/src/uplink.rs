@@ -111,7 +111,11 @@ impl Inbound {
         let message = tokio::select! {
             biased;
             message = self.stream.message() => message?,
-            leader = &mut self.replaced => return Err(Status::unavailable(leader)),
+            leader = &mut self.replaced => {
+                // Whoever reads on is told the same.
+                self.replaced = Box::pin(std::future::ready(leader.clone()));
+                return Err(Status::unavailable(leader));
+            }
         };
         let epoch = message.as_ref().map_or(0, |message| message.epoch);
         if epoch > self.epoch {

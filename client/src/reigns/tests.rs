@@ -27,6 +27,8 @@ struct Master {
     listeners: Arc<AtomicUsize>,
     /// The epoch in which it serves agents; 0: it does not answer them.
     serves: watch::Sender<u64>,
+    /// So many agents are turned away first.
+    refusals: Arc<AtomicUsize>,
     _task: tokio_util::task::AbortOnDropHandle<()>,
 }
 
@@ -35,6 +37,7 @@ struct Service {
     reign: watch::Receiver<Option<v1::Reign>>,
     listeners: Arc<AtomicUsize>,
     serves: watch::Receiver<u64>,
+    refusals: Arc<AtomicUsize>,
 }
 
 #[tonic::async_trait]
@@ -48,6 +51,14 @@ impl Agents for Service {
         let mut serves = self.serves.clone();
         let served = serves.wait_for(|epoch| *epoch > 0).await;
         let epoch = *served.map_err(|_| Status::unavailable("the test is over"))?;
+        let fewer = |left: usize| left.checked_sub(1);
+        let refusals = &self.refusals;
+        if refusals
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer)
+            .is_ok()
+        {
+            return Err(Status::unavailable("the leader was replaced"));
+        }
         let (sender, receiver) = mpsc::channel(1);
         let first = v1::ToAgent {
             epoch,
@@ -86,7 +97,9 @@ impl Master {
             reign: reign_seen,
             listeners: Arc::clone(&listeners),
             serves: serves_seen,
+            refusals: Arc::default(),
         };
+        let refusals = Arc::clone(&service.refusals);
         let task = tokio::spawn(async move {
             let server = tonic::transport::Server::builder()
                 .add_service(AgentsServer::new(service.clone()))
@@ -99,6 +112,7 @@ impl Master {
             reign,
             listeners,
             serves,
+            refusals,
             _task: tokio_util::task::AbortOnDropHandle::new(task),
         }
     }
@@ -208,6 +222,8 @@ async fn one_stream_listens_for_all_of_a_program_and_goes_on_where_another_left_
     assert_eq!(second.listeners.load(Ordering::Relaxed), 1);
     second.tell(6, &second);
     ends(&mut two).await;
+    // Whoever reads on is told the same.
+    ends(&mut two).await;
 }
 
 #[tokio::test]
@@ -239,4 +255,24 @@ async fn a_master_that_knows_no_leader_is_not_listened_to_for_ever() {
     other.tell(9, &other);
     ends(&mut link).await;
     assert_eq!(mute.listeners.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_search_comes_back_to_a_master_that_leads_by_now() {
+    let (next, mute) = (Master::start(0).await, Master::start(0).await);
+    let connector = connector(&[&next, &mute]);
+    connector.note_leader(&next.address);
+    next.refusals.store(1, Ordering::Relaxed);
+    let uplink = AgentUplink::new(connector.clone());
+    // Shorter than a master may take: waiting for the mute one leaves no time.
+    let hello = v1::Hello::default();
+    let search = uplink.connect(hello, Duration::from_millis(2_500));
+    let told = async {
+        mute.tell(7, &next);
+        // Once it has been heard that it leads, it turns away who came before.
+        connector.replaced(Some(0), "nobody:1".to_owned()).await;
+        next.serves.send_replace(7);
+    };
+    let (found, ()) = tokio::join!(search, told);
+    assert_eq!(found.map(|link| link.address), Ok(next.address.clone()));
 }
