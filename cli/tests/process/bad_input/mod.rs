@@ -64,10 +64,9 @@ async fn beside_each_other(site: &Site) -> Vec<String> {
     let others = stream::iter(table::ROWS)
         .map(|row| one(site, row))
         .buffer_unordered(BESIDE)
-        .filter_map(async |wrong| wrong)
         .collect::<Vec<_>>();
     let (mut wrong, others) = tokio::join!(calls, others);
-    wrong.extend(others);
+    wrong.extend(others.into_iter().flatten());
     wrong
 }
 

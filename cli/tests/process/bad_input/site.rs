@@ -307,7 +307,7 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        for name in ["other-agent", "newer-agent", "no-journal"] {
+        for name in ["other-agent", "lonely-agent"] {
             clear_agent(&self.folder(name));
         }
     }
