@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use argosy_client::{AgentUplink, Connector, ConnectorConfig, Masters};
 use argosy_proto::transport::Listener;
+use argosy_proto::v1;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::core::{Core, Effect, Input};
 use crate::error::RunError;
-use crate::ground::{BootClock, Containers, Front, Ground};
+use crate::ground::{BootClock, Containers, Front, Ground, Onlooker};
 use crate::inbox::{Event, Question, Standing, TaskView, WAITING};
 use crate::journal::{Journal, Lock, Progress, Request};
 use crate::metrics;
@@ -64,6 +65,7 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
         journal: footing.journal,
         containers: footing.containers,
         clock: footing.clock,
+        onlooker: footing.onlooker,
         uplink: Uplink::new(client, inbox),
         events,
         helpers: footing.helpers,
@@ -80,6 +82,7 @@ struct Agent {
     progress: watch::Receiver<Progress>,
     containers: Box<dyn Containers>,
     clock: BootClock,
+    onlooker: Option<Box<dyn Onlooker>>,
     uplink: Uplink,
     events: mpsc::Receiver<Event>,
     helpers: JoinSet<Result<(), RunError>>,
@@ -185,9 +188,25 @@ impl Agent {
     fn step(&mut self, input: Input) {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
-            for effect in self.core.step(self.clock.now(), input) {
+            let heard = self.overheard(&input);
+            let effects = self.core.step(self.clock.now(), input);
+            if let (Some(onlooker), Some(heard)) = (&mut self.onlooker, heard) {
+                let is_refused = |effect: &Effect| matches!(effect, Effect::Hangup { .. });
+                onlooker.heard(&heard, !effects.iter().any(is_refused));
+            }
+            for effect in effects {
                 inputs.extend(self.perform(effect));
             }
+        }
+    }
+
+    /// What a master says, where somebody looks on.
+    fn overheard(&self, input: &Input) -> Option<v1::ToAgent> {
+        match (&self.onlooker, input) {
+            (Some(_), Input::Message { link, message }) if self.uplink.has(*link) => {
+                Some((**message).clone())
+            }
+            _ => None,
         }
     }
 
@@ -205,7 +224,12 @@ impl Agent {
             }),
             Effect::Compact(records) => self.journal.request(Request::Compact(records)),
             Effect::Dial { after_ms, hello } => self.uplink.dial(after_ms, *hello),
-            Effect::Send { link, message } => return self.uplink.send(link, *message),
+            Effect::Send { link, message } => {
+                if let Some(onlooker) = &mut self.onlooker {
+                    onlooker.said(&message);
+                }
+                return self.uplink.send(link, *message);
+            }
             Effect::Hangup { link, why } => {
                 tracing::warn!(link, why, "the link to the master ended");
                 self.uplink.hang_up(link);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use argosy_proto::clock::WallClock;
 use argosy_proto::transport::Listener;
+use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
 use futures::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -43,6 +44,17 @@ pub struct MadeUp {
     pub disk: MemoryDisk,
     /// Its containers, given those that the journal knows: others are orphans, to be ended.
     pub containers: Box<dyn FnOnce(Teller, Vec<ContainerName>) -> Box<dyn Containers> + Send>,
+    /// Sees what passes between this agent and its master.
+    pub onlooker: Box<dyn Onlooker>,
+}
+
+/// Sees what an agent hears and says, and changes nothing.
+pub trait Onlooker: Send {
+    /// A master said this; `is_obeyed` unless the agent ended the link for it.
+    fn heard(&mut self, message: &v1::ToAgent, is_obeyed: bool);
+
+    /// The agent says this to its master, now.
+    fn said(&mut self, message: &v1::FromAgent);
 }
 
 /// Carries out what the core wants done to containers, and tells it what happened.
@@ -94,6 +106,7 @@ pub(crate) struct Footing {
     pub(crate) journal: Journal,
     pub(crate) containers: Box<dyn Containers>,
     pub(crate) clock: BootClock,
+    pub(crate) onlooker: Option<Box<dyn Onlooker>>,
     /// What goes on beside the loop. None of it ends before the agent does.
     pub(crate) helpers: JoinSet<Result<(), RunError>>,
     /// Held while the agent lives.
@@ -178,6 +191,7 @@ fn on_machine(
         journal,
         containers: Box::new(runner),
         clock,
+        onlooker: None,
         helpers,
         lock: Some(lock),
     })
@@ -217,6 +231,7 @@ impl MadeUp {
             journal,
             containers,
             clock: self.boot_clock,
+            onlooker: Some(self.onlooker),
             helpers: serve(front.api, shared),
             lock: None,
         })

@@ -26,6 +26,6 @@ mod uplink;
 pub use agent::{Parts, run};
 pub use config::{Config, IsolationMode};
 pub use error::RunError;
-pub use ground::{BootClock, Containers, Ground, MadeUp, Teller};
+pub use ground::{BootClock, Containers, Ground, MadeUp, Onlooker, Teller};
 pub use runner::LauncherCommand;
 pub use start::remove_tree;

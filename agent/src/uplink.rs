@@ -82,6 +82,12 @@ impl Uplink {
         true
     }
 
+    /// Whether this is the stream that is open.
+    pub(crate) fn has(&self, link: u64) -> bool {
+        let current = self.current.as_ref();
+        current.is_some_and(|current| current.link == link)
+    }
+
     /// Says something on a stream; returns what the core must know if that cannot be.
     pub(crate) fn send(&mut self, link: u64, message: v1::FromAgent) -> Option<Input> {
         let current = self

@@ -66,19 +66,28 @@ use hunt::look;
 
 #[cfg(feature = "testing")]
 mod hunt {
+    use std::io;
     use std::time::{Duration, Instant};
 
-    use argosy_state::bugs::{Bug, plant};
+    use argosy_state::bugs::Bug;
 
     use super::ProveArguments;
     use crate::bugs::{Place, Planted};
-    use crate::sim::{Verdict, raft, system};
+    use crate::sim::alone;
+
+    /// So much of a violation is shown.
+    const LONGEST: usize = 300;
 
     pub(super) fn look(arguments: &ProveArguments, planted: &[Planted]) -> u8 {
         let mut missed = Vec::new();
         for planted in planted {
-            if !hunt(arguments, planted) {
-                missed.push(planted.bug.name());
+            match hunt(arguments, planted) {
+                Ok(true) => {}
+                Ok(false) => missed.push(planted.bug.name()),
+                Err(error) => {
+                    eprintln!("argosy-chaos: {error}");
+                    return 2;
+                }
             }
         }
         let found = planted.len() - missed.len();
@@ -91,25 +100,24 @@ mod hunt {
     }
 
     /// Plays seeds until enough of them have found the bug; whether that was in time.
-    fn hunt(arguments: &ProveArguments, planted: &Planted) -> bool {
+    fn hunt(arguments: &ProveArguments, planted: &Planted) -> io::Result<bool> {
         let began = Instant::now();
         let bug = planted.bug;
         let mut found = 0;
         let mut seed = arguments.from;
         while began.elapsed() < Duration::from_secs(arguments.patience) {
-            let with = play(planted.place, seed, &[bug]);
-            if let Some(told) = with.violations.first() {
+            if let Some(told) = play(planted.place, seed, &[bug])? {
                 // A seed that fails by itself has found something else.
-                let without = play(planted.place, seed, &[]);
-                if let Some(other) = without.violations.first() {
+                if let Some(other) = play(planted.place, seed, &[])? {
                     println!("seed {seed} is not clean without {bug} either: {other}");
                 } else {
                     found += 1;
                     let took = began.elapsed().as_secs();
+                    let told: String = told.chars().take(LONGEST).collect();
                     println!("{bug} found by seed {seed} after {took} s: {told}");
                 }
                 if found >= arguments.times {
-                    return true;
+                    return Ok(true);
                 }
             }
             seed += 1;
@@ -119,17 +127,19 @@ mod hunt {
             "{bug} found by {found} of {seeds} seeds; it needs {}",
             planted.needs
         );
-        false
+        Ok(false)
     }
 
-    fn play(place: Place, seed: u64, bugs: &[Bug]) -> Verdict {
-        plant(bugs);
-        let verdict = match place {
-            Place::RaftSimulation => raft::run(seed, &raft::Options::of(seed)),
-            Place::SystemSimulation => system::run(seed, &system::Options::of(seed)),
-        };
-        plant(&[]);
-        verdict
+    /// What went wrong first, if anything did.
+    fn play(place: Place, seed: u64, bugs: &[Bug]) -> io::Result<Option<String>> {
+        let mut words = Vec::new();
+        if place == Place::RaftSimulation {
+            words.push("--raft-only".to_owned());
+        }
+        if let Some(bug) = bugs.first() {
+            words.push(format!("--plant={bug}"));
+        }
+        Ok(alone::play(seed, &words)?.violation)
     }
 }
 

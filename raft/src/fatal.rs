@@ -5,6 +5,8 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::store::Place;
+
 /// What is called with the last words. The shipped one, [`abort`], does not return; a test may observe instead, the store then
 /// refuses everything.
 pub(crate) type Fatal = Arc<dyn Fn(&FatalError) + Send + Sync>;
@@ -18,6 +20,15 @@ pub(crate) struct FatalError {
     /// What failed, as in "cannot … the path".
     pub(crate) what: &'static str,
     pub(crate) source: io::Error,
+}
+
+/// The shipped one, but for a store in memory: several nodes live in such a process, and only the one whose store
+/// has failed must end.
+pub(crate) fn of(place: &Place) -> Fatal {
+    match place {
+        Place::Directory(_) => abort(),
+        Place::Memory(_) => Arc::new(|error| tracing::error!(cause = %error.source, "{error}")),
+    }
 }
 
 /// Logs the error and ends the process at once.

@@ -22,7 +22,7 @@ use crate::settings::{NodeConfig, Surroundings};
 use crate::starting::start;
 use crate::status::{self, Phases, Status};
 use crate::store::Place;
-use crate::types::{Member, OwnerRequest, TypeConfig};
+use crate::types::{Committed, Member, OwnerRequest, Payload, TypeConfig};
 
 /// openraft, with our entries and our registry.
 pub(crate) type Consensus = Raft<TypeConfig, Machine>;
@@ -47,6 +47,22 @@ impl MemoryStore {
         self.0.durable_entry(index)
     }
 
+    /// The log entry at `index`, committed or not. `None` if the store does not hold it, or not any more.
+    #[must_use]
+    pub fn entry(&self, index: u64) -> Option<Committed> {
+        let entry = self.0.entry(index)?.entry;
+        let (at_ms, commands) = match entry.payload {
+            Payload::Normal(batch) => (batch.at_ms, batch.commands),
+            Payload::Blank | Payload::Membership(_) => (0, Vec::new()),
+        };
+        Some(Committed {
+            index: entry.log_id.index,
+            term: entry.log_id.leader_id.term,
+            at_ms,
+            commands,
+        })
+    }
+
     /// The last entry that is applied in the store. `None` before the first.
     #[must_use]
     pub fn applied(&self) -> Option<u64> {
@@ -67,6 +83,17 @@ impl MemoryStore {
     /// A power cut, after the node on it has ended: of the writes since the last sync only the first `kept` are left.
     pub fn cut_power(&self, kept: usize) {
         self.0.cut_power(kept);
+    }
+
+    /// After `left` more writes every further one fails, until the power is cut: the disk is full, or dies.
+    pub fn break_after(&self, left: usize) {
+        self.0.break_after(left);
+    }
+
+    /// Whether a write has failed, or the next one will.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.0.is_broken()
     }
 
     /// A new, empty disk in its place, after the node on it has ended.

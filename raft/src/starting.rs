@@ -44,7 +44,7 @@ pub(crate) async fn start(
 ) -> Result<Node, StartError> {
     config.openraft()?;
     let may_block = place.may_block();
-    let opening = move || Store::open(&place, fatal::abort());
+    let opening = move || Store::open(&place, fatal::of(&place));
     let store = Arc::new(disk::run(may_block, opening).await?);
     let own_stop = stop.child_token();
     let starting = Starting {

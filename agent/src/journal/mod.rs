@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 pub use lock::{Lock, LockError};
 pub use place::MemoryDisk;
-pub use read::{Contents, Damage, read, read_memory};
+pub use read::{Contents, Damage, read, read_memory, read_synced};
 pub use writer::{Journal, Progress, Request};
 
 /// Why a journal cannot be used. Each is final for this process.

@@ -59,6 +59,27 @@ impl MemoryDisk {
         self.held().delay
     }
 
+    /// Another disk with what a power cut would leave of this one.
+    #[must_use]
+    pub fn copy(&self) -> MemoryDisk {
+        let journal = self.synced().map(|bytes| MemoryFile {
+            synced: bytes.len(),
+            bytes,
+        });
+        let held = Held {
+            journal,
+            ..Held::default()
+        };
+        MemoryDisk(Arc::new(Mutex::new(held)))
+    }
+
+    /// What a power cut would leave of the journal; `None` if there is none.
+    pub(super) fn synced(&self) -> Option<Vec<u8>> {
+        let held = self.held();
+        let journal = held.journal.as_ref();
+        journal.map(|file| file.bytes[..file.synced].to_vec())
+    }
+
     /// The journal as it is; `None` if there is none.
     pub(super) fn bytes(&self) -> Option<Vec<u8>> {
         let held = self.held();

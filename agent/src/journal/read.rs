@@ -69,6 +69,17 @@ pub fn read_memory(disk: &MemoryDisk) -> Result<Contents, JournalError> {
     }
 }
 
+/// Reads what a power cut would leave of the journal of a disk in memory.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_synced(disk: &MemoryDisk) -> Result<Contents, JournalError> {
+    match disk.synced() {
+        Some(bytes) => judge(&bytes, Path::new("in memory")),
+        None => Ok(Contents::default()),
+    }
+}
+
 fn judge(bytes: &[u8], path: &Path) -> Result<Contents, JournalError> {
     let path = path.to_owned();
     match frame::read_head(bytes) {

@@ -1,9 +1,9 @@
 //! R7: each call takes effect at most once, however often it is repeated: one answer a name, one order
-//! a task.
+//! a task, one task an order.
 
 use std::collections::BTreeMap;
 
-use argosy_state::ids::{OrderIndex, TaskKey};
+use argosy_state::ids::{AgentId, OrderIndex, TaskKey};
 
 use super::Findings;
 use super::facts::of_tasks;
@@ -44,8 +44,19 @@ pub(super) fn check(history: &History) -> Findings {
 
 fn launches(history: &History, findings: &mut Findings) {
     let mut orders: BTreeMap<&TaskKey, (usize, OrderIndex)> = BTreeMap::new();
+    let mut carried: BTreeMap<(AgentId, OrderIndex), (usize, &TaskKey)> = BTreeMap::new();
     for (at, _, fact) in of_tasks(history) {
-        if let TaskFact::Launched { task, order, .. } = fact {
+        if let TaskFact::Launched {
+            task, order, agent, ..
+        } = fact
+        {
+            let (first, other) = *carried.entry((*agent, *order)).or_insert((at, task));
+            findings.must(other == task, [first, at], || {
+                format!(
+                    "{other} and {task} were launched on {agent} under order {}",
+                    order.0
+                )
+            });
             let (first, known) = *orders.entry(task).or_insert((at, *order));
             findings.must(known == *order, [first, at], || {
                 format!(
@@ -99,6 +110,16 @@ mod tests {
             check,
             scene,
             "framework-3/web was launched under orders 1 and 2",
+        );
+    }
+
+    #[test]
+    fn two_tasks_under_one_order_are_seen() {
+        let scene = Scene::new().launched(9, "web", 1).launched(9, "db", 1);
+        catches(
+            check,
+            scene,
+            "framework-3/web and framework-3/db were launched on agent-5 under order 1",
         );
     }
 }

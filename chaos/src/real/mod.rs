@@ -14,7 +14,7 @@ mod faults;
 mod folder;
 mod framework;
 mod herd;
-mod host_tools;
+pub(crate) mod host_tools;
 mod html;
 mod inflict;
 mod judge;

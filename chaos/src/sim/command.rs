@@ -1,11 +1,16 @@
 //! `argosy-chaos sim`: seeds one after the other, a line each, and their sum.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use super::alone::{self, Played, SUM, VIOLATION};
 use super::{Verdict, raft, system};
+use crate::ledger::Run;
+use crate::real::host_tools;
 
 /// Seeds of simulated clusters, one after the other
 #[derive(Debug, Args)]
@@ -28,6 +33,22 @@ pub struct SimArguments {
     /// For how many simulated seconds faults come
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     pub faults: u64,
+    /// Begin no further seed after so many real seconds
+    #[arg(long, value_name = "SECONDS")]
+    pub within: Option<u64>,
+    /// Show only seeds with violations, and the sum
+    #[arg(long)]
+    pub brief: bool,
+    /// Append a line about all these seeds to this ledger
+    #[arg(long, value_name = "FILE")]
+    pub ledger: Option<PathBuf>,
+    /// In this process, and the last line is for another one
+    #[arg(long, hide = true)]
+    pub alone: bool,
+    /// Defects that are switched on
+    #[cfg(feature = "testing")]
+    #[arg(long, hide = true, value_delimiter = ',')]
+    pub plant: Vec<argosy_state::bugs::Bug>,
     /// Write the history of the last seed here, as JSON lines
     #[arg(long, value_name = "FILE")]
     pub history: Option<PathBuf>,
@@ -36,43 +57,145 @@ pub struct SimArguments {
 /// All seeds together.
 #[derive(Debug, Default)]
 struct Sum {
-    simulated: Duration,
-    cpu: Duration,
-    faults: u64,
+    run: Run,
+    cpu_ms: u64,
     violated: Vec<u64>,
 }
 
-/// Plays the seeds, printing as they end. Returns the exit code: 1 after a violation.
-#[must_use]
-pub fn sim(arguments: &SimArguments) -> u8 {
-    let mut sum = Sum::default();
-    for seed in arguments.from..arguments.from.saturating_add(arguments.seeds) {
-        let verdict = play(seed, arguments);
-        show(&verdict);
-        sum.simulated += verdict.simulated;
-        sum.cpu += verdict.cpu;
-        sum.faults += verdict.counts.faults.values().sum::<u64>();
-        if !verdict.violations.is_empty() {
-            sum.violated.push(seed);
-        }
-        if let Some(path) = &arguments.history
-            && let Err(error) = write(path, &verdict)
-        {
-            eprintln!("argosy-chaos: cannot write {}: {error}", path.display());
-            return 2;
+impl Sum {
+    fn add(&mut self, seed: u64, played: &Played) {
+        self.cpu_ms += played.cpu_ms;
+        let Run {
+            seeds,
+            seconds,
+            faults,
+            leader_changes,
+            operations,
+            violations,
+            ..
+        } = &mut self.run;
+        *seeds += played.run.seeds;
+        *seconds += played.run.seconds;
+        *faults += played.run.faults;
+        *leader_changes += played.run.leader_changes;
+        *operations += played.run.operations;
+        *violations += played.run.violations;
+        if played.run.violations > 0 {
+            self.violated.push(seed);
         }
     }
-    let ratio = sum.simulated.as_secs_f64() / sum.cpu.as_secs_f64().max(0.001);
-    println!(
-        "{} seeds, {:.0} s simulated in {:.0} s of a processor ({ratio:.1} times as fast), {} faults, {} seeds with violations {:?}",
-        arguments.seeds,
-        sum.simulated.as_secs_f64(),
-        sum.cpu.as_secs_f64(),
-        sum.faults,
-        sum.violated.len(),
-        sum.violated
-    );
-    u8::from(!sum.violated.is_empty())
+
+    fn show(&self) {
+        let cpu_s = self.cpu_ms as f64 / 1_000.0;
+        let ratio = self.run.seconds as f64 / cpu_s.max(0.001);
+        println!(
+            "{} seeds, {} s simulated in {cpu_s:.0} s of a processor ({ratio:.1} times as fast), {} faults, {} changes of leader, {} operations, {} seeds with violations {:?}",
+            self.run.seeds,
+            self.run.seconds,
+            self.run.faults,
+            self.run.leader_changes,
+            self.run.operations,
+            self.violated.len(),
+            self.violated
+        );
+    }
+}
+
+/// Plays the seeds, printing as they end. Returns the exit code: 1 after a violation, 2 for what cannot be done.
+#[must_use]
+pub fn sim(arguments: &SimArguments) -> u8 {
+    let ended = match arguments.alone {
+        true => alone(arguments),
+        false => all(arguments),
+    };
+    ended.unwrap_or_else(|error| {
+        eprintln!("argosy-chaos: {error}");
+        2
+    })
+}
+
+/// One seed, for a parent that adds up.
+fn alone(arguments: &SimArguments) -> io::Result<u8> {
+    #[cfg(feature = "testing")]
+    argosy_state::bugs::plant(&arguments.plant);
+    let verdict = play(arguments.from, arguments);
+    show(&verdict);
+    if let Some(path) = &arguments.history {
+        write(path, &verdict)?;
+    }
+    let run = run_of(&verdict, arguments);
+    let line = serde_json::to_string(&run).map_err(io::Error::other)?;
+    println!("{SUM}{} {line}", verdict.cpu.as_millis());
+    Ok(u8::from(!verdict.violations.is_empty()))
+}
+
+fn all(arguments: &SimArguments) -> io::Result<u8> {
+    let began = Instant::now();
+    let until = arguments.within.map(Duration::from_secs);
+    let words = words(arguments);
+    let mut sum = Sum::default();
+    for seed in arguments.from..arguments.from.saturating_add(arguments.seeds) {
+        if until.is_some_and(|until| began.elapsed() >= until) {
+            break;
+        }
+        let played = alone::play(seed, &words)?;
+        if !arguments.brief || played.violation.is_some() {
+            played.lines.iter().for_each(|line| println!("{line}"));
+        }
+        sum.add(seed, &played);
+    }
+    sum.show();
+    if let Some(path) = &arguments.ledger {
+        // Outside a checkout there is none to name.
+        let commit = host_tools::run("git", &["rev-parse", "--short", "HEAD"]).unwrap_or_default();
+        sum.run.commit = commit.trim().to_owned();
+        sum.run.tier = tier(arguments).to_owned();
+        sum.run.seed = arguments.from;
+        append(path, &sum.run)?;
+    }
+    Ok(u8::from(!sum.violated.is_empty()))
+}
+
+/// The same wishes, for the process of one seed.
+fn words(arguments: &SimArguments) -> Vec<String> {
+    let mut words = vec![format!("--faults={}", arguments.faults)];
+    words.extend(arguments.raft_only.then(|| "--raft-only".to_owned()));
+    words.extend(arguments.masters.map(|count| format!("--masters={count}")));
+    words.extend(arguments.agents.map(|count| format!("--agents={count}")));
+    let history = arguments.history.as_ref();
+    words.extend(history.map(|path| format!("--history={}", path.display())));
+    words
+}
+
+fn tier(arguments: &SimArguments) -> &'static str {
+    match arguments.raft_only {
+        true => "sim-raft",
+        false => "sim-system",
+    }
+}
+
+fn run_of(verdict: &Verdict, arguments: &SimArguments) -> Run {
+    let evidence = &verdict.judged.evidence;
+    // Without a registry there are no reigns, only leaders.
+    let led = verdict.counts.happened.get("led").copied().unwrap_or(0);
+    Run {
+        tier: tier(arguments).to_owned(),
+        seed: verdict.seed,
+        seeds: 1,
+        seconds: verdict.simulated.as_secs(),
+        faults: evidence.faults.values().sum(),
+        leader_changes: evidence.leader_changes.max(led.saturating_sub(1)),
+        operations: evidence.operations,
+        violations: verdict.violations.len() as u64,
+        ..Run::default()
+    }
+}
+
+/// In one write: lines of runs that end together stay whole.
+fn append(path: &Path, line: &Run) -> io::Result<()> {
+    let mut file = File::options().create(true).append(true).open(path)?;
+    let line = serde_json::to_string(line).map_err(io::Error::other)?;
+    file.write_all(format!("{line}\n").as_bytes())
 }
 
 fn play(seed: u64, arguments: &SimArguments) -> Verdict {
@@ -108,14 +231,15 @@ fn show(verdict: &Verdict) {
         happened.join(", ")
     );
     for violation in &verdict.violations {
-        println!("  VIOLATION {violation}");
+        // One line each: the rest of a list is in the history.
+        println!("{VIOLATION}{}", violation.replace('\n', " "));
     }
 }
 
-fn write(path: &std::path::Path, verdict: &Verdict) -> std::io::Result<()> {
+fn write(path: &Path, verdict: &Verdict) -> io::Result<()> {
     let mut text = String::new();
     for event in &verdict.history.events {
-        text.push_str(&serde_json::to_string(event).map_err(std::io::Error::other)?);
+        text.push_str(&serde_json::to_string(event).map_err(io::Error::other)?);
         text.push('\n');
     }
     std::fs::write(path, text)

@@ -3,8 +3,9 @@
 //!
 //! No type of master, agent or framework is defined here: hosts run the `run` functions that the
 //! executable calls. Reading order: `network`, `links`, `run` (what every simulation shares),
-//! `raft` (raft alone), `system` (everything), `command`.
+//! `raft` (raft alone), `system` (everything), `command`, `alone` (a process for each seed).
 
+pub(crate) mod alone;
 pub mod command;
 mod links;
 mod network;

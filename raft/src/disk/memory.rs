@@ -36,7 +36,6 @@ struct Contents {
     /// Random numbers come from here; `None`: from the operating system.
     seed: Option<u64>,
     /// Writes that still succeed before every further one fails; `None` for all.
-    #[cfg(test)]
     writes_left: Option<usize>,
 }
 
@@ -85,14 +84,10 @@ impl MemoryDisk {
             contents.durable.apply(&changes);
         }
         contents.current = contents.durable.clone();
-        #[cfg(test)]
-        {
-            contents.writes_left = None;
-        }
+        contents.writes_left = None;
     }
 
     /// After `left` more writes every further one fails, until the power is cut.
-    #[cfg(test)]
     pub(crate) fn break_after(&self, left: usize) {
         self.contents().writes_left = Some(left);
     }
@@ -119,6 +114,14 @@ impl MemoryDisk {
                 }
             }
         }
+    }
+
+    /// The log entry at `index`, as reads see it. `None` if it is not there, or not any more.
+    pub(crate) fn entry(&self, index: u64) -> Option<entry::Opened> {
+        let contents = self.contents();
+        let bytes = contents.current.get(Family::Log, &index.to_be_bytes())?;
+        drop(contents);
+        entry::open(index, bytes.into()).ok()
     }
 
     /// The last entry that is applied, as reads see it.
@@ -150,6 +153,11 @@ impl MemoryDisk {
         };
     }
 
+    /// Whether a write has failed, or the next one will.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.contents().writes_left == Some(0)
+    }
+
     /// Writes since the last sync.
     pub(crate) fn unsynced(&self) -> usize {
         self.contents().unsynced.len()
@@ -157,7 +165,6 @@ impl MemoryDisk {
 }
 
 impl Contents {
-    #[cfg(test)]
     fn count_write(&mut self) -> io::Result<()> {
         match &mut self.writes_left {
             None => Ok(()),
@@ -237,7 +244,6 @@ impl Disk for MemoryDisk {
 
     fn write(&self, changes: Changes, durability: Durability) -> io::Result<()> {
         let mut contents = self.contents();
-        #[cfg(test)]
         contents.count_write()?;
         contents.current.apply(&changes);
         contents.unsynced.push(changes);

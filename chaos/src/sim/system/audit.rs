@@ -1,28 +1,30 @@
 //! Looks at what masters have stored, and at the end compares everything with everything.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
-use argosy_state::ids::{Epoch, NodeId, TaskKey};
+use argosy_state::digest::record_mark;
+use argosy_state::ids::{AgentId, FrameworkId, NodeId, TaskKey};
+use argosy_state::resources::Resources;
+use argosy_state::task::TaskState;
 
-use super::world::{World, agent_name, master_name};
-use crate::history::{Origin, RaftFact};
+use super::log::Log;
+use super::world::{Order, World, agent_name, framework_name, master_name};
+use crate::history::{self, AgentFact, FinalTask, Origin, RaftFact};
 
-/// Digests by index: every master must come to the same.
+/// What lasts of the cluster, held against the log, the machines and the frameworks.
 pub(super) struct Audit {
     world: World,
-    digests: BTreeMap<u64, u128>,
+    log: Log,
     looked: Vec<u64>,
-    epoch: Epoch,
 }
 
 impl Audit {
     pub(super) fn new(world: World) -> Self {
         Self {
             looked: vec![0; world.stores.len()],
-            epoch: Epoch::default(),
-            digests: BTreeMap::new(),
+            log: Log::new(world.clone()),
             world,
         }
     }
@@ -31,9 +33,22 @@ impl Audit {
         self.world.notes.violation(words);
     }
 
-    /// A look at every master's registry: it keeps its own rules, and equals the others'. Returns who leads.
+    /// Takes in what was agreed since.
+    pub(super) fn follow(&mut self) {
+        self.log.follow();
+    }
+
+    /// As far as any master is.
+    pub(super) fn registry(&self) -> &Registry {
+        self.log.registry()
+    }
+
+    /// A look at every master's registry: it is what the log makes it, and keeps its own rules. Returns who leads.
     pub(super) fn look(&mut self) -> Option<usize> {
-        let mut leader = None;
+        let registry = self.log.registry();
+        if let Err(broken) = registry.check() {
+            self.violation(format!("the registry at {}: {broken}", registry.applied()));
+        }
         for place in 0..self.world.stores.len() {
             let Some((index, records)) = self.world.stores[place].registry() else {
                 continue;
@@ -43,21 +58,13 @@ impl Audit {
             }
             self.looked[place] = index;
             let name = master_name(place);
-            let registry = match Registry::load(index, records) {
-                Ok(registry) => registry,
-                Err(why) => {
-                    self.violation(format!("the registry of {name} cannot be read: {why}"));
-                    continue;
-                }
-            };
-            if let Err(broken) = registry.check() {
-                self.violation(format!("the registry of {name} at {index}: {broken}"));
-            }
-            let digest = registry.digest();
-            let known = *self.digests.entry(index).or_insert(digest);
-            if known != digest {
+            let marks = records.iter().map(|(key, value)| record_mark(key, value));
+            let digest = marks.fold(0, u128::wrapping_add);
+            if let Some(known) = self.log.digest(index)
+                && known != digest
+            {
                 self.violation(format!(
-                    "{name} has another registry at {index} than others"
+                    "R4: {name} has stored another registry at {index} than the log makes"
                 ));
             }
             let fact = RaftFact::Digest {
@@ -67,60 +74,182 @@ impl Audit {
                 origin: Origin::Log,
             };
             self.world.notes.recorder.observe(&*name, fact);
-            self.note_epoch(&registry);
-            let NodeId(id) = registry.cluster().leader;
-            // One that was taken in anew has another id than its place says.
-            let place = usize::try_from(id).ok().and_then(|id| id.checked_sub(1));
-            leader = place.filter(|place| *place < self.world.stores.len());
         }
-        leader
+        self.account();
+        let NodeId(id) = registry.cluster().leader;
+        // One that was taken in anew has another id than its place says.
+        let place = usize::try_from(id).ok().and_then(|id| id.checked_sub(1));
+        place.filter(|place| *place < self.world.stores.len())
     }
 
-    fn note_epoch(&mut self, registry: &Registry) {
-        let cluster = registry.cluster();
-        if registry.epoch() <= self.epoch {
-            return;
+    /// What becomes of what agents give, as the registry counts, held against its tasks one by one.
+    fn account(&self) {
+        let registry = self.log.registry();
+        for agent in registry.agents() {
+            let live = registry
+                .tasks_on(agent.id)
+                .filter(|task| !task.is_terminal());
+            let mut used = Some(Resources::default());
+            for task in live {
+                used = used.and_then(|used| used.plus(&task.spec.resources));
+            }
+            let Some(used) = used else {
+                self.violation(format!("O2: tasks on {} use the same thing", agent.id));
+                continue;
+            };
+            let fact = AgentFact::Account {
+                agent: agent.id,
+                index: registry.applied(),
+                total: agent.info.resources.clone(),
+                used,
+                offered: Resources::default(),
+                free: registry.free(agent.id),
+            };
+            self.world.notes.recorder.observe("log", fact);
         }
-        self.epoch = registry.epoch();
-        self.world.notes.count("reigns");
-        let fact = RaftFact::EpochOpened {
-            node: cluster.leader,
-            epoch: self.epoch,
-            term: cluster.term,
-            life: cluster.process,
-        };
-        let NodeId(id) = cluster.leader;
-        let name = format!("master-{id}");
-        self.world.notes.recorder.observe(&*name, fact);
     }
 
-    /// What is not yet as it must be in a healed, quiet cluster; empty if all is.
-    pub(super) fn unsettled(&self) -> Vec<String> {
+    /// Frameworks that are there to be offered something.
+    pub(super) fn present_frameworks(&self) -> Vec<FrameworkId> {
+        let kept = self.world.kept();
+        let ids = kept.frameworks.values();
+        ids.filter_map(|stored| stored.framework.as_ref()?.parse().ok())
+            .filter(|id| self.log.registry().framework(*id).is_some())
+            .collect()
+    }
+
+    /// Agents that are given up at present.
+    pub(super) fn unreachable(&self) -> Vec<AgentId> {
+        let agents = self.log.registry().agents();
+        agents
+            .filter(|agent| agent.mode == AgentMode::Unreachable)
+            .filter(|agent| {
+                self.world
+                    .machines
+                    .iter()
+                    .any(|machine| machine.agent() == Some(agent.id))
+            })
+            .map(|agent| agent.id)
+            .collect()
+    }
+
+    /// Hosts on whose disks the present reign is not.
+    pub(super) fn agents_of_former_reigns(&self) -> Vec<String> {
+        let epoch = self.log.registry().epoch();
+        let machines = self.world.machines.iter();
+        machines
+            .filter(|machine| machine.synced().facts.identity.epoch < epoch)
+            .map(|machine| machine.name.to_string())
+            .collect()
+    }
+
+    /// What is not yet as it must be when nothing is broken; empty if all is.
+    pub(super) fn unhealthy(&self) -> Vec<String> {
         let mut open = Vec::new();
         if let Some(wiped) = self.world.kept().wiped {
             open.push(format!("{wiped:?}"));
         }
-        let stored: Vec<_> = self
-            .world
-            .stores
-            .iter()
-            .map(|store| store.registry())
+        let is_work = |order: &Order| !matches!(order, Order::ListOffers);
+        if self.world.kept().orders.iter().any(is_work) {
+            open.push("the hand has orders".to_owned());
+        }
+        let registry = self.log.registry();
+        for machine in self.world.machines.iter() {
+            let agent = machine.agent().and_then(|id| registry.agent(id));
+            let mode = agent.map(|agent| agent.mode);
+            if mode != Some(AgentMode::Registered) {
+                open.push(format!("{} is {mode:?}", machine.name));
+            }
+        }
+        for task in registry.tasks() {
+            let mode = registry.agent(task.agent).map(|agent| agent.mode);
+            if task.state == TaskState::Unreachable && mode == Some(AgentMode::Registered) {
+                open.push(format!(
+                    "{} is UNREACHABLE on {}, which is registered",
+                    task.key, task.agent
+                ));
+            }
+        }
+        open
+    }
+
+    /// Offers that frameworks hold and their leader does not know.
+    fn void_offers(&self, open: &mut Vec<String>) {
+        let kept = self.world.kept();
+        let Some(known) = &kept.open else {
+            open.push("the leader has not said which offers are open".to_owned());
+            return;
+        };
+        for (place, held) in &kept.held {
+            let stored = kept.frameworks.get(place);
+            let id = stored.and_then(|stored| stored.framework.as_ref()?.parse().ok());
+            let present = id.and_then(|id| self.log.registry().framework(id));
+            // What a superseded session holds is void, and nobody has to tell it.
+            if present.is_none_or(|present| present.session != held.session) {
+                continue;
+            }
+            let void: Vec<_> = held.offers.difference(known).collect();
+            if kept.retired != Some(*place) && !void.is_empty() {
+                open.push(format!(
+                    "O3: {} holds void offers {void:?}",
+                    framework_name(*place)
+                ));
+            }
+        }
+    }
+
+    /// Writes down what there is at the end.
+    pub(super) fn note_end(&self) {
+        let registry = self.log.registry();
+        let live = registry.tasks().filter(|task| !task.is_terminal());
+        let tasks = live
+            .map(|task| FinalTask {
+                task: task.key.clone(),
+                agent: task.agent,
+                state: task.state,
+            })
             .collect();
-        let indices: BTreeSet<_> = stored
-            .iter()
-            .map(|one| one.as_ref().map(|one| one.0))
-            .collect();
+        let recorder = &self.world.notes.recorder;
+        recorder.observe("audit", history::Audit::Registry { tasks });
+        for machine in self.world.machines.iter() {
+            if let Some(agent) = machine.agent() {
+                let tasks = machine.running();
+                recorder.observe("audit", history::Audit::Host { agent, tasks });
+            }
+        }
+        let kept = self.world.kept();
+        let open = kept.open.clone().unwrap_or_default();
+        for (place, held) in &kept.held {
+            let stored = kept.frameworks.get(place);
+            let id = stored.and_then(|stored| stored.framework.as_ref()?.parse().ok());
+            let is_present = |id: &FrameworkId| {
+                let present = registry.framework(*id);
+                present.is_some_and(|present| present.session == held.session)
+            };
+            let id = id.filter(|id| kept.retired != Some(*place) && is_present(id));
+            if let Some(framework) = id {
+                let audit = history::Audit::Offers {
+                    framework,
+                    held: held.offers.iter().copied().collect(),
+                    open: open.iter().copied().collect(),
+                };
+                recorder.observe("audit", audit);
+            }
+        }
+    }
+
+    /// What is not yet as it must be in a healed, quiet cluster; empty if all is.
+    pub(super) fn unsettled(&self) -> Vec<String> {
+        let mut open = self.unhealthy();
+        let stores = self.world.stores.iter();
+        let indices: BTreeSet<_> = stores.map(|store| store.applied()).collect();
         if indices.len() != 1 {
             open.push(format!("masters have applied up to {indices:?}"));
         }
-        let newest = stored.into_iter().flatten().max_by_key(|(index, _)| *index);
-        let Some(registry) =
-            newest.and_then(|(index, records)| Registry::load(index, records).ok())
-        else {
-            return vec!["no master has a registry".to_owned()];
-        };
-        self.compare_agents(&registry, &mut open);
-        self.compare_frameworks(&registry, &mut open);
+        let registry = self.log.registry();
+        self.compare_agents(registry, &mut open);
+        self.compare_frameworks(registry, &mut open);
+        self.void_offers(&mut open);
         open
     }
 
@@ -165,6 +294,15 @@ impl Audit {
             open.push(format!("{} tasks live", registry.live_tasks()));
         }
         let frameworks: BTreeSet<_> = registry.frameworks().map(|one| one.id).collect();
+        let kept = self.world.kept();
+        if let Some(place) = kept.retired {
+            let stored = kept.frameworks.get(&place);
+            let id = stored.and_then(|stored| stored.framework.as_ref()?.parse().ok());
+            if id.is_some_and(|id| frameworks.contains(&id)) {
+                open.push(format!("{} is still there", framework_name(place)));
+            }
+        }
+        drop(kept);
         for (key, story) in stories {
             if !frameworks.contains(&key.framework) {
                 continue;

@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use argosy_agent::core::{ContainerName, Effect, Found, Input, Instance};
+use argosy_agent::core::{ContainerName, Effect, Found, Input, Instance, Start};
 use argosy_agent::{Containers, Teller};
 use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::machine::{Look, Machine};
+use crate::history::{AgentFact, OrderAction};
+use crate::sim::run::Notes;
 
 /// Simulated milliseconds, as this host counts them.
 pub(super) fn now_ms() -> u64 {
@@ -22,6 +24,7 @@ pub(super) fn now_ms() -> u64 {
 /// As one life of the agent's process has them.
 pub(super) struct Scripted {
     machine: Machine,
+    notes: Notes,
     teller: Teller,
     /// Wakes who watches a container when something is wanted of it.
     wishes: BTreeMap<Instance, (ContainerName, Arc<Notify>)>,
@@ -29,14 +32,46 @@ pub(super) struct Scripted {
 }
 
 impl Scripted {
-    pub(super) fn new(machine: Machine, teller: Teller, known: &[ContainerName]) -> Self {
+    pub(super) fn new(
+        machine: Machine,
+        notes: Notes,
+        teller: Teller,
+        known: &[ContainerName],
+    ) -> Self {
         machine.end_orphans(known, now_ms());
         Self {
             machine,
+            notes,
             teller,
             wishes: BTreeMap::new(),
             fetches: BTreeMap::new(),
         }
+    }
+
+    /// A launch is acted upon: it must be on the disk, and so must the reign that it came in.
+    fn takes(&self, start: &Start) {
+        let contents = self.machine.synced();
+        let epoch = self.machine.stored_epoch(&contents);
+        let Instance { agent, order } = start.name.instance;
+        if !contents.facts.tasks.contains_key(&start.name.instance) {
+            let words = format!(
+                "F2: {agent} acts on order {}, which is not on its disk",
+                order.0
+            );
+            self.notes.violation(words);
+        }
+        if !self.machine.takes(start.name) {
+            return;
+        }
+        let fact = AgentFact::OrderTaken {
+            agent,
+            epoch,
+            order,
+            action: OrderAction::Launch,
+            task: Some(start.key.clone()),
+            repeated: false,
+        };
+        self.notes.recorder.observe(&*self.machine.name, fact);
     }
 
     fn watcher(&mut self, name: ContainerName) -> Watcher {
@@ -56,6 +91,7 @@ impl Containers for Scripted {
         match effect {
             Effect::Fetch(start) => {
                 let instance = start.name.instance;
+                self.takes(&start);
                 let teller = self.teller.clone();
                 let takes = Duration::from_millis(self.machine.between(0, 15));
                 let fetching = tokio::spawn(async move {
@@ -123,6 +159,9 @@ impl Watcher {
         tokio::time::sleep(takes).await;
         let found = self.machine.find(self.name, now_ms());
         let runs = matches!(found, Found::Running(_));
+        if runs {
+            self.machine.note_adopted(self.name);
+        }
         let instance = self.name.instance;
         self.teller.tell(Input::Found { instance, found }).await;
         if runs {

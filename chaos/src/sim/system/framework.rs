@@ -1,23 +1,25 @@
 //! Frameworks on the public SDK, each with a habit. What they store outlives them; the rest does not.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use argosy_client::scheduler::{
-    Answer, CallKey, Driver, Outcome, Scheduler, SchedulerConfig, SchedulerError, Subscription, run,
-};
-use argosy_client::{ConnectorConfig, Masters, resources};
+use argosy_client::resources;
+use argosy_client::resources::Remainder;
+use argosy_client::scheduler::{Answer, CallKey, Driver, Outcome, Scheduler, Subscription};
 use argosy_proto::{convert, v1};
-use argosy_state::ids::{FrameworkId, Role, TaskId, TaskKey};
-use tokio_util::sync::CancellationToken;
+use argosy_state::ids::{FrameworkId, OfferId, Role, TaskId, TaskKey};
+use argosy_state::resources::Resources;
 
-use super::world::{World, framework_name};
+use super::again::Again;
+use super::world::World;
 use crate::chance::Chance;
 use crate::history::{self, CallId, CallName, Launch, OfferFact, Operation, Refusal};
-use crate::sim::network;
 
 /// Tasks that a framework has at a time.
 const LIVE: usize = 12;
+/// Used offers that a framework remembers.
+const USED: usize = 8;
+/// Calls that no SDK sends have numbers from here on.
+const STRAY_CALLS: u64 = 1_000_000;
 
 /// What a framework is like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,62 +32,15 @@ enum Habit {
     Crasher,
 }
 
-/// A scheduler from its start until it is killed. One that is removed begins anew.
-pub(super) async fn framework(world: World, place: usize) -> turmoil::Result {
-    loop {
-        let name = framework_name(place);
-        let mut chance = world.new_life(&name);
-        let masters = Masters::new(world.masters()).expect("the addresses are plain");
-        let mut config = SchedulerConfig::new(masters, &name);
-        config.connector = ConnectorConfig {
-            dialer: network::dialer(&name, &world.cuts),
-            seed: chance.next(),
-        };
-        config.session = chance.next().max(1);
-        config.info.failover_timeout_ms = Some(3_600_000);
-        config.tick = Duration::from_millis(300);
-        config.first_subscription = None;
-        config.framework_id = world
-            .kept()
-            .frameworks
-            .entry(place)
-            .or_default()
-            .framework
-            .clone();
-        let habit = [Habit::Greedy, Habit::Decliner, Habit::Crasher][place % 3];
-        let mut scheduler = Simulated {
-            id: None,
-            life: config.session,
-            number: 0,
-            calls: BTreeMap::new(),
-            world: world.clone(),
-            place,
-            name,
-            habit,
-            chance,
-        };
-        match run(&mut scheduler, config, CancellationToken::new()).await {
-            // An earlier life of it, which the network has kept until now, was told.
-            Err(SchedulerError::Superseded(why)) => {
-                let words = format!(
-                    "{}: the newest session is superseded: {why}",
-                    scheduler.name
-                );
-                world.notes.violation(words);
-            }
-            Err(SchedulerError::Removed(_)) => {
-                world.notes.count("frameworks begun anew");
-                world.kept().frameworks.remove(&place);
-            }
-            Err(error) => {
-                let words = format!("{} ended: {error}", scheduler.name);
-                world.notes.violation(words);
-            }
-            Ok(()) => return Ok(()),
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+impl Habit {
+    fn of(place: usize) -> Self {
+        [Self::Greedy, Self::Decliner, Self::Crasher][place % 3]
     }
 }
+
+mod sessions;
+
+pub(super) use sessions::{framework, rival};
 
 struct Simulated {
     id: Option<FrameworkId>,
@@ -98,9 +53,32 @@ struct Simulated {
     name: String,
     habit: Habit,
     chance: Chance,
+    /// Asked for offers after the last fault.
+    is_revived: bool,
+    /// The newest offers that were accepted.
+    used: VecDeque<v1::Offer>,
+    /// Counts the calls past the SDK.
+    stray: u64,
 }
 
 impl Simulated {
+    fn new(world: &World, place: usize, name: String, life: u64, chance: Chance) -> Self {
+        Self {
+            id: None,
+            life,
+            number: 0,
+            calls: BTreeMap::new(),
+            world: world.clone(),
+            place,
+            name,
+            habit: Habit::of(place),
+            chance,
+            is_revived: false,
+            used: VecDeque::new(),
+            stray: 0,
+        }
+    }
+
     fn key(&self, task: &str) -> Option<TaskKey> {
         let framework = self.id?;
         let task = TaskId::new(task).ok()?;
@@ -116,8 +94,14 @@ impl Simulated {
         live.map(|(task, _)| task.clone()).collect()
     }
 
-    /// Stores a new task before anybody hears of it.
-    fn new_task(&mut self) -> v1::TaskSpec {
+    /// A new task out of what is left of an offer, stored before anybody hears of it.
+    fn new_task(&mut self, left: &mut Remainder) -> Option<v1::TaskSpec> {
+        let size = ["cpus:0.5;mem:64", "cpus:0.5;mem:64", "cpus:1;mem:128"];
+        let size = self.chance.pick(&size).copied().unwrap_or(size[0]);
+        let size: Resources = size.parse().expect("the text is constant");
+        // The lowest port, so that tasks come to have the same one after each other.
+        let port = left.take(&size).then(|| left.take_port()).flatten()?;
+        let uses = size.plus(&resources::port_resource(port.into()))?;
         let mut kept = self.world.kept();
         let stored = kept.frameworks.entry(self.place).or_default();
         stored.made += 1;
@@ -129,17 +113,17 @@ impl Simulated {
             6 => format!("sim {} 3", self.chance.between(1, 500)),
             _ => "sim for-ever".to_owned(),
         };
-        v1::TaskSpec {
+        Some(v1::TaskSpec {
             task_id,
             shell,
-            resources: resources::resources("cpus:0.5;mem:64").expect("the text is constant"),
+            resources: resources::to_wire(&uses),
             stop_after_ms: match self.chance.percent(10) {
                 true => 4_000,
                 false => 0,
             },
-            kill_policy: Some(v1::KillPolicy { grace_ms: 200 }),
+            kill_policy: Some(v1::KillPolicy { grace_ms: 400 }),
             ..Default::default()
-        }
+        })
     }
 
     fn answer_offer(&mut self, driver: &Driver, offer: &v1::Offer) {
@@ -149,22 +133,45 @@ impl Simulated {
             Habit::Decliner => self.chance.percent(25),
             Habit::Crasher => self.chance.percent(60),
         };
-        let room = room(offer);
-        if self.world.kept().quiet || live >= LIVE || !takes || room == 0 {
+        let mut left = Remainder::of(offer);
+        let count = self
+            .chance
+            .between(1, 3)
+            .min(LIVE.saturating_sub(live) as u64);
+        let mut tasks = Vec::new();
+        if takes && !self.world.kept().quiet {
+            tasks.extend((0..count).map_while(|_| self.new_task(&mut left)));
+        }
+        if tasks.is_empty() {
             self.world.notes.count("offers declined");
             let filter_ms = self.chance.between(0, 1_500);
             driver.decline(offer, Some(filter_ms));
             return;
         }
-        let most = room.min((LIVE - live) as u64).min(3);
-        let count = self.chance.between(1, most);
-        let tasks: Vec<_> = (0..count).map(|_| self.new_task()).collect();
         self.world.notes.count("offers accepted");
+        self.used.push_back(offer.clone());
+        if self.used.len() > USED {
+            self.used.pop_front();
+        }
+        let first = tasks[0].task_id.clone();
         let operation = self.accepting(offer, &tasks);
         let invoked = operation.map(|operation| self.invoke(operation));
         let asked = driver.accept(offer, tasks);
         if let Some(invoked) = invoked {
             self.calls.insert(asked.key, invoked);
+        }
+        // Some change their mind at once.
+        if self.chance.percent(10) {
+            self.kill(driver, &first);
+        }
+    }
+
+    /// Changes what this session holds; one that was superseded holds nothing that counts.
+    fn hold(&self, change: impl FnOnce(&mut BTreeSet<OfferId>)) {
+        let mut kept = self.world.kept();
+        let held = kept.held.get_mut(&self.place);
+        if let Some(held) = held.filter(|held| held.session == self.life) {
+            change(&mut held.offers);
         }
     }
 
@@ -195,6 +202,55 @@ impl Simulated {
             launches,
             all_or_nothing: false,
         })
+    }
+
+    /// Accepts an offer that is used up, of any master and past the SDK.
+    fn accept_again(&mut self) {
+        let used: Vec<_> = self.used.iter().cloned().collect();
+        let Some(offer) = self.chance.pick(&used).cloned() else {
+            return;
+        };
+        let Some(task) = self.new_task(&mut Remainder::of(&offer)) else {
+            return;
+        };
+        let masters = self.world.masters();
+        let (Some(master), Some(id)) = (self.chance.pick(&masters).cloned(), self.id) else {
+            return;
+        };
+        self.stray += 1;
+        let number = STRAY_CALLS + self.stray;
+        let launches = [task.clone()];
+        let task_id = task.task_id.clone();
+        let mut operation = self.accepting(&offer, &launches);
+        if let Some(Operation::Accept { name, .. }) = &mut operation {
+            name.number = number;
+        }
+        let call = v1::CallId {
+            framework_id: id.to_string(),
+            session: self.life,
+            number,
+            lowest_unanswered: 0,
+        };
+        let launch = v1::operation::Operation::Launch(v1::Launch { tasks: vec![task] });
+        let request = v1::AcceptRequest {
+            call: Some(call),
+            offers: vec![v1::HeldOffer { offer: Some(offer) }],
+            operations: vec![v1::Operation {
+                operation: Some(launch),
+            }],
+            filter_ms: Some(0),
+            all_or_nothing: false,
+        };
+        let again = Again {
+            invoked: operation.map(|operation| self.invoke(operation)),
+            world: self.world.clone(),
+            host: self.name.clone(),
+            place: self.place,
+            task: task_id,
+            master,
+            request,
+        };
+        tokio::spawn(again.send());
     }
 
     fn kill(&mut self, driver: &Driver, task: &str) {
@@ -246,19 +302,6 @@ impl Simulated {
     }
 }
 
-/// How many of our tasks an offer holds.
-fn room(offer: &v1::Offer) -> u64 {
-    let milli = |name| {
-        let named = offer.resources.iter().filter(|one| one.name == name);
-        let values = named.filter_map(|one| match one.value {
-            Some(v1::resource::Value::ScalarMilli(milli)) => u64::try_from(milli).ok(),
-            _ => None,
-        });
-        values.sum::<u64>()
-    };
-    (milli("cpus") / 500).min(milli("mem") / 64_000)
-}
-
 impl Scheduler for Simulated {
     fn registered(&mut self, driver: &Driver, subscription: &Subscription) {
         self.id = subscription.framework_id.parse().ok();
@@ -270,6 +313,14 @@ impl Scheduler for Simulated {
             .or_default()
             .framework = Some(id);
         self.world.notes.count("sessions begun");
+        {
+            let mut kept = self.world.kept();
+            let held = kept.held.entry(self.place).or_default();
+            if held.session != self.life {
+                held.session = self.life;
+                held.offers.clear();
+            }
+        }
         let live = self.live();
         if !live.is_empty() {
             drop(driver.reconcile(live));
@@ -281,9 +332,13 @@ impl Scheduler for Simulated {
             if let Some(fact) = self.made(&offer) {
                 self.world.notes.recorder.observe(&*self.name, fact);
             }
-            // Some offers are held for a while.
+            // Some offers are held until they are void.
             if self.chance.percent(90) {
                 self.answer_offer(driver, &offer);
+            } else if let Ok(id) = offer.offer_id.parse() {
+                self.hold(|held| {
+                    held.insert(id);
+                });
             }
         }
     }
@@ -293,6 +348,9 @@ impl Scheduler for Simulated {
         if let Ok(offer) = offer_id.parse() {
             let fact = OfferFact::Rescinded { offer };
             self.world.notes.recorder.observe(&*self.name, fact);
+            self.hold(|held| {
+                held.remove(&offer);
+            });
         }
     }
 
@@ -311,7 +369,7 @@ impl Scheduler for Simulated {
         }
     }
 
-    fn answered(&mut self, _driver: &Driver, answer: &Answer) {
+    fn answered(&mut self, driver: &Driver, answer: &Answer) {
         self.conclude(answer);
         if answer.task_ids.is_empty() {
             return;
@@ -332,6 +390,9 @@ impl Scheduler for Simulated {
                 && let Some(key) = self.key(task)
             {
                 self.world.ledger.accepted(key);
+                if self.chance.percent(10) {
+                    self.kill(driver, task);
+                }
             }
         }
         self.world.notes.count(match &answer.outcome {
@@ -344,6 +405,10 @@ impl Scheduler for Simulated {
 
     fn tick(&mut self, driver: &Driver) {
         let live = self.live();
+        if self.world.kept().healing && !self.is_revived {
+            self.is_revived = true;
+            drop(driver.revive(Vec::new()));
+        }
         if self.world.kept().quiet {
             // Services are ended, and what nobody speaks of is asked for.
             for task in &live {
@@ -361,7 +426,11 @@ impl Scheduler for Simulated {
             let task = task.clone();
             self.kill(driver, &task);
         }
+        if self.chance.percent(20) {
+            self.accept_again();
+        }
         match self.chance.below(100) {
+            _ if self.world.kept().healing => {}
             0..=2 => drop(driver.suppress(Vec::new())),
             3..=12 => drop(driver.revive(Vec::new())),
             13..=15 => drop(driver.reconcile(Vec::new())),

@@ -1,10 +1,12 @@
 //! The operator's hand by which some faults are done: changes of the cluster that only its API can make.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
 use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation as Write;
+use argosy_state::ids::OfferId;
 
 use super::world::{Order, RAFT, World, master_name};
 use crate::sim::network;
@@ -28,6 +30,10 @@ pub(super) async fn hand(world: World) -> turmoil::Result {
         let Some(order) = world.kept().orders.pop_front() else {
             continue;
         };
+        if let Order::ListOffers = order {
+            world.kept().open = list_offers(&client).await;
+            continue;
+        }
         count += 1;
         let done = carry_out(&client, order.clone(), count).await;
         if let Order::Join(place) = order {
@@ -50,6 +56,16 @@ fn joined(world: &World, place: usize, done: bool) {
     }
 }
 
+async fn list_offers(client: &OperatorClient) -> Option<BTreeSet<OfferId>> {
+    let request = v1::ListRequest {
+        page_size: 10_000,
+        ..Default::default()
+    };
+    let page = client.list_offers(request).await.ok()?;
+    let ids = page.offers.iter().map(|offer| offer.offer_id.parse());
+    ids.collect::<Result<_, _>>().ok()
+}
+
 /// Whether it was done, as far as is known.
 async fn carry_out(client: &OperatorClient, order: Order, count: u64) -> bool {
     let operation = match order {
@@ -62,6 +78,7 @@ async fn carry_out(client: &OperatorClient, order: Order, count: u64) -> bool {
             let request = v1::JoinMasterRequest { raft_address };
             return client.join_master(request).await.is_ok();
         }
+        Order::ListOffers => return false,
         Order::Teardown(framework_id) => {
             Write::TeardownFramework(v1::TeardownFramework { framework_id })
         }

@@ -9,13 +9,15 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::containers::{Scripted, now_ms};
-use super::world::{AGENT_API, API, RAFT, World, agent_name, master_name};
+use super::machine::{CAPACITY, Machine};
+use super::onlooker::Beside;
+use super::world::{AGENT_API, API, COPY, RAFT, World, agent_name, master_name};
 use crate::sim::network;
 
 /// How long an agent may be silent, in milliseconds: short, so that much happens in little time.
-const AGENT_TIMEOUT_MS: u64 = 3_000;
+pub(super) const AGENT_TIMEOUT_MS: u64 = 3_000;
 /// The same for frameworks.
-const FRAMEWORK_GRACE_MS: u64 = 2_000;
+pub(super) const FRAMEWORK_GRACE_MS: u64 = 2_000;
 
 /// A master from its start until it is killed.
 pub(super) async fn master(world: World, place: usize) -> turmoil::Result {
@@ -56,35 +58,64 @@ pub(super) async fn master(world: World, place: usize) -> turmoil::Result {
         metrics: None,
         entropy,
     };
-    let ended = argosy_master::run(config, parts, CancellationToken::new()).await;
+    let mut freezes = world.freezes.subscribe();
+    let frozen = async {
+        while freezes.changed().await.is_ok() {
+            let gap = *freezes.borrow_and_update();
+            tokio::time::advance(gap).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let ended = tokio::select! {
+        ended = argosy_master::run(config, parts, CancellationToken::new()) => ended,
+        () = frozen => Ok(()),
+    };
+    if world.stores[place].is_broken() {
+        // As it must be: until somebody has seen to the disk.
+        world.notes.count("masters stopped by their disk");
+        return std::future::pending().await;
+    }
     let why = ended.map_or_else(|why| words(&why), |()| "nobody asked it to".to_owned());
     Err(format!("{name} ended: {why}").into())
 }
 
 /// An agent from its start until it is killed.
 pub(super) async fn agent(world: World, place: usize) -> turmoil::Result {
-    let name = agent_name(place);
-    let mut chance = world.new_life(&name);
     let machine = world.machines[place].clone();
+    live(world, agent_name(place), machine).await
+}
+
+/// A host with a copy of another one's disk, once there is one.
+pub(super) async fn copy(world: World) -> turmoil::Result {
+    let copied = world.kept().copy.clone();
+    match copied {
+        Some(machine) => live(world, COPY.to_owned(), machine).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn live(world: World, name: String, machine: Machine) -> turmoil::Result {
+    let mut chance = world.new_life(&name);
     let mut config = argosy_agent::Config::new(
         PathBuf::from("/nowhere"),
         world.masters(),
         format!("{name}:{AGENT_API}"),
     );
     config.host_name.clone_from(&name);
-    config.resources = "cpus:4;mem:1024;disk:4096;ports:[31000-31031]"
-        .parse()
-        .expect("the text is constant");
+    config.resources = CAPACITY.parse().expect("the text is constant");
     config.seed = chance.next().max(1);
     let (clock, containers) = (machine.clone(), machine.clone());
+    let notes = world.notes.clone();
+    let onlooker = Beside::new(machine.clone(), notes.clone());
     let made_up = MadeUp {
         boot_id: machine.boot_id(),
         boot_clock: BootClock::new(move || clock.boot_now(now_ms())),
         wall: world.walls.of(&name),
         disk: machine.disk.clone(),
         containers: Box::new(move |teller, known| {
-            Box::new(Scripted::new(containers, teller, &known))
+            Box::new(Scripted::new(containers, notes, teller, &known))
         }),
+        onlooker: Box::new(onlooker),
     };
     let parts = argosy_agent::Parts {
         api: network::listener(AGENT_API).await?,

@@ -6,13 +6,22 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use argosy_agent::core::{ContainerName, Ended, Found, How, Start, StartedFact, StopCause};
+use argosy_agent::core::{
+    ContainerName, Ended, Found, How, Instance, Start, StartedFact, StopCause,
+};
 use argosy_agent::journal::MemoryDisk;
-use argosy_state::ids::{TaskKey, Timestamp};
+use argosy_client::resources;
+use argosy_state::ids::{Epoch, TaskKey, Timestamp};
+use argosy_state::resources::Resources;
 
 use super::ledger::Ledger;
 use crate::chance::Chance;
 use crate::history::witness;
+
+/// What every host has.
+pub(super) const CAPACITY: &str = "cpus:4;mem:1024;disk:4096;ports:[31000-31015]";
+
+mod sight;
 
 /// One host. A clone is the same host.
 #[derive(Clone)]
@@ -30,6 +39,11 @@ struct Inner {
     pids: i32,
     chance: Chance,
     containers: BTreeMap<ContainerName, Container>,
+    capacity: Resources,
+    /// The reign that was last seen on its disk.
+    epoch: Epoch,
+    /// In which life of the agent each launch was acted on.
+    taken: BTreeMap<Instance, u64>,
 }
 
 /// What a command does, by its text: `sim MS CODE`, or `sim for-ever`.
@@ -43,6 +57,7 @@ struct Script {
 struct Container {
     key: TaskKey,
     script: Script,
+    uses: Resources,
     phase: Phase,
     /// When the last of TERM and KILL ends it, and why.
     stop: Option<(u64, StopCause)>,
@@ -93,6 +108,11 @@ fn script(start: &Start) -> Script {
 
 impl Machine {
     pub(super) fn new(name: &str, ledger: Ledger, chance: Chance) -> Self {
+        Self::with_disk(name, ledger, chance, MemoryDisk::default())
+    }
+
+    /// One whose disk holds something already.
+    pub(super) fn with_disk(name: &str, ledger: Ledger, chance: Chance, disk: MemoryDisk) -> Self {
         let inner = Inner {
             ledger,
             boots: 1,
@@ -100,10 +120,13 @@ impl Machine {
             pids: 100,
             chance,
             containers: BTreeMap::new(),
+            capacity: CAPACITY.parse().expect("the text is constant"),
+            epoch: Epoch::default(),
+            taken: BTreeMap::new(),
         };
         Self {
             name: name.into(),
-            disk: MemoryDisk::default(),
+            disk,
             inner: Arc::new(Mutex::new(inner)),
         }
     }
@@ -142,6 +165,9 @@ impl Machine {
         let container = Container {
             key: start.key.clone(),
             script: script(start),
+            uses: spec
+                .and_then(|spec| resources::from_wire(&spec.resources))
+                .unwrap_or_default(),
             phase: Phase::Preparing { at_ms },
             stop: None,
             stop_at: start.stop_at,
@@ -266,6 +292,7 @@ impl Inner {
 
     fn settle(&mut self, host: &str, now_ms: u64) {
         let (boots, booted_ms) = (self.boots, self.booted_ms);
+        let mut has_started = false;
         for (name, container) in &mut self.containers {
             if let Phase::Preparing { at_ms } = container.phase
                 && at_ms <= now_ms
@@ -283,6 +310,7 @@ impl Inner {
                     start_time: at_ms,
                 };
                 self.ledger.started(host, &container.key, start);
+                has_started = true;
             }
             if let Phase::Running { since_ms, .. } = container.phase
                 && let Some((at_ms, ended)) = container.end(since_ms, booted_ms)
@@ -291,6 +319,29 @@ impl Inner {
                 self.ledger.ended(host, &container.key, ended.how);
                 container.phase = Phase::Ended(ended);
             }
+        }
+        if has_started {
+            self.weigh(host);
+        }
+    }
+
+    /// What runs never uses more than there is.
+    fn weigh(&self, host: &str) {
+        let running = self
+            .containers
+            .values()
+            .filter(|container| matches!(container.phase, Phase::Running { .. }));
+        let mut used = Some(Resources::default());
+        for container in running {
+            used = used.and_then(|used| used.plus(&container.uses));
+        }
+        if !used
+            .as_ref()
+            .is_some_and(|used| self.capacity.contains(used))
+        {
+            let used = used.map_or("something twice".to_owned(), |used| used.to_string());
+            let words = format!("O1: what runs on {host} uses {used} of {}", self.capacity);
+            self.ledger.notes.violation(words);
         }
     }
 }

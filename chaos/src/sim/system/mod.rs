@@ -1,31 +1,31 @@
 //! Everything: masters, agents on made-up machines, frameworks on the public SDK, and operators, under faults.
 //!
-//! Safety is judged while faults come; then everything is mended, no new work begins, and all must come to
-//! rest within a bound. Reading order: `world` (what outlives processes), `ledger` (the truth about tasks),
-//! `machine`, `containers`, `hosts`, `framework`, `operator`, `hand`, `nemesis`, `audit`.
+//! Safety is judged while faults come. Then everything is mended and must be as it should within a bound, one
+//! fault is followed closely, no new work begins, and all must come to rest. Reading order: `world` (what
+//! outlives processes), `ledger` (the truth about tasks), `log` (what was agreed), `machine`, `containers`,
+//! `onlooker`, `hosts`, `framework`, `again`, `operator`, `hand`, `nemesis`, `audit`, `course` (one simulation).
 
+mod again;
 mod audit;
 mod containers;
+mod course;
 mod framework;
 mod hand;
 mod hosts;
 mod ledger;
+mod log;
 mod machine;
 mod nemesis;
+mod onlooker;
 mod operator;
-#[cfg(test)]
-mod tests;
 mod world;
 
 use std::time::Duration;
 
 use super::run::{Stage, Verdict, perform};
-use audit::Audit;
-use nemesis::Nemesis;
-use world::{World, agent_name, framework_name, master_name};
+use course::Course;
+use world::{COPY, RIVAL, World, agent_name, framework_name, master_name};
 
-/// How often stored registries are looked at.
-const LOOK: Duration = Duration::from_millis(100);
 /// Operators that write and read registers.
 const OPERATORS: usize = 2;
 
@@ -40,7 +40,7 @@ pub struct Options {
     pub frameworks: usize,
     /// How long faults come.
     pub faults: Duration,
-    /// How long everything may take to come to rest when the faults have ended.
+    /// How long everything may take to be as it should when the faults have ended, and again to come to rest.
     pub healing: Duration,
 }
 
@@ -51,7 +51,7 @@ impl Default for Options {
             agents: 4,
             frameworks: 3,
             faults: Duration::from_secs(20),
-            healing: Duration::from_secs(60),
+            healing: Duration::from_secs(40),
         }
     }
 }
@@ -71,7 +71,11 @@ impl Options {
 /// Plays one seed.
 #[must_use]
 pub fn run(seed: u64, options: &Options) -> Verdict {
-    perform(seed, |stage| play(stage, seed, options))
+    perform(seed, |stage| {
+        let world = World::new(stage.notes.clone(), seed, options);
+        people(stage, &world, options);
+        Course::new(world, options).run(stage);
+    })
 }
 
 fn people(stage: &mut Stage<'_>, world: &World, options: &Options) {
@@ -97,54 +101,11 @@ fn people(stage: &mut Stage<'_>, world: &World, options: &Options) {
     }
     let own = world.clone();
     stage.sim.host("hand", move || hand::hand(own.clone()));
-}
-
-fn play(stage: &mut Stage<'_>, seed: u64, options: &Options) {
-    let world = World::new(stage.notes.clone(), seed, options);
-    people(stage, &world, options);
-    let mut audit = Audit::new(world.clone());
-    let mut nemesis = Nemesis::new(world.clone(), options.frameworks);
-    let mut next_look = LOOK;
-    while stage.now() < options.faults {
-        nemesis.act(stage);
-        if !advance(stage, &world) {
-            return;
-        }
-        if stage.now() >= next_look {
-            next_look = stage.now() + LOOK;
-            nemesis.leader = audit.look().or(nemesis.leader);
-        }
-    }
-    nemesis.heal(stage);
-    world.kept().quiet = true;
-    let began = stage.now();
-    let mut open = Vec::new();
-    while stage.now() < began + options.healing {
-        world.forget_wiped();
-        if !advance(stage, &world) {
-            return;
-        }
-        if stage.now() >= next_look {
-            next_look = stage.now() + LOOK;
-            audit.look();
-            open = audit.unsettled();
-            if open.is_empty() {
-                stage.notes.count("came to rest");
-                return;
-            }
-        }
-    }
-    let after = options.healing;
-    stage.notes.violation(format!(
-        "{after:?} after the last fault the cluster has not come to rest: {open:#?}"
-    ));
-}
-
-fn advance(stage: &mut Stage<'_>, world: &World) -> bool {
-    let goes_on = stage.step();
-    let now_ms = stage.now().as_millis() as u64;
-    for machine in world.machines.iter() {
-        machine.settle(now_ms);
-    }
-    goes_on
+    // These come up when a fault calls for them.
+    let own = world.clone();
+    stage.sim.host(COPY, move || hosts::copy(own.clone()));
+    stage.sim.crash(COPY);
+    let own = world.clone();
+    stage.sim.host(RIVAL, move || framework::rival(own.clone()));
+    stage.sim.crash(RIVAL);
 }

@@ -9,7 +9,7 @@ use crate::sim::links::{Link, Links, Timetable};
 use crate::sim::run::Stage;
 
 /// What may happen, and how often beside the others.
-const KINDS: [(Kind, u64); 20] = [
+const KINDS: [(Kind, u64); 24] = [
     (Kind::MasterCrash, 6),
     (Kind::MasterPowerCut, 6),
     (Kind::AllMasters, 1),
@@ -30,6 +30,10 @@ const KINDS: [(Kind, u64); 20] = [
     (Kind::Transfer, 4),
     (Kind::ClockJump, 2),
     (Kind::Operate, 3),
+    (Kind::SickDisk, 2),
+    (Kind::FreezeMasters, 1),
+    (Kind::Rival, 3),
+    (Kind::CopyDisk, 3),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +61,13 @@ enum Kind {
     ClockJump,
     /// Teardown, deactivate, mark as gone.
     Operate,
+    /// A master's disk fails, or is full.
+    SickDisk,
+    FreezeMasters,
+    /// A second scheduler takes a framework over.
+    Rival,
+    /// A host comes up with an old copy of another one's disk.
+    CopyDisk,
 }
 
 /// What is broken, until it ends.
@@ -66,7 +77,14 @@ enum Broken {
     SlowMaster(usize),
     SlowAgent(usize),
     Deactivated(String),
+    SickDisk(usize),
+    /// The host of a rival or of a copy.
+    Guest(&'static str),
 }
+
+mod single;
+
+use single::Copied;
 
 pub(super) struct Nemesis {
     world: World,
@@ -77,6 +95,8 @@ pub(super) struct Nemesis {
     broken: Timetable<Broken>,
     /// Who was last seen to lead.
     pub(super) leader: Option<usize>,
+    /// A copy of an agent's disk, to be put into another host once it is out of date.
+    copy: Option<Copied>,
 }
 
 impl Nemesis {
@@ -89,6 +109,7 @@ impl Nemesis {
             next: Duration::from_secs(3),
             broken: Timetable::new(),
             leader: None,
+            copy: None,
         }
     }
 
@@ -111,6 +132,7 @@ impl Nemesis {
         while let Some(broken) = self.broken.take_any() {
             self.mend(stage, broken);
         }
+        self.world.kept().copy = None;
         self.note(FaultKind::Heal, "*", "");
     }
 
@@ -143,7 +165,11 @@ impl Nemesis {
     }
 
     fn is_down(&self, name: &str) -> bool {
-        let down = |broken: &Broken| matches!(broken, Broken::Down(one) if one == name);
+        let down = |broken: &Broken| match broken {
+            Broken::Down(one) => one == name,
+            Broken::Guest(one) => *one == name,
+            _ => false,
+        };
         self.broken.iter().any(down)
     }
 
@@ -189,6 +215,13 @@ impl Nemesis {
                 self.world.walls.jump(&host, by_ms);
             }
             Kind::Operate => self.operate(stage),
+            Kind::SickDisk => self.sicken(stage),
+            Kind::FreezeMasters => {
+                let gap = Duration::from_millis(self.chance.between(1_100, 9_000));
+                self.freeze(gap);
+            }
+            Kind::Rival => self.rival(stage),
+            Kind::CopyDisk => self.copy_disk(),
         }
     }
 
@@ -243,17 +276,17 @@ impl Nemesis {
         if kind == Kind::HostReboot {
             let unsynced = machine.disk.unsynced_bytes();
             let kept = self.below(unsynced + 1);
-            self.note(
-                FaultKind::HostReboot,
-                &name,
-                &format!("{kept} of {unsynced} bytes kept"),
-            );
+            machine.note_alive();
+            let target = self.agent_target(place);
+            let words = format!("{name}: {kept} of {unsynced} bytes kept");
+            self.note(FaultKind::HostReboot, &target, &words);
             self.down(stage, &name, 6_000);
             machine.reboot(now_ms, kept);
         } else {
+            machine.settle(now_ms);
+            machine.note_alive();
             self.note(FaultKind::Crash, &name, "");
             self.down(stage, &name, 6_000);
-            machine.settle(now_ms);
             machine.agent_died();
         }
     }
@@ -436,6 +469,11 @@ impl Nemesis {
             Broken::Deactivated(agent) => {
                 self.world.kept().orders.push_back(Order::Reactivate(agent));
             }
+            Broken::SickDisk(place) => {
+                // Repaired, and whoever did it starts the process again.
+                self.stop_master(stage, place, FaultKind::Crash);
+            }
+            Broken::Guest(name) => stage.sim.crash(name),
         }
     }
 }

@@ -1,9 +1,12 @@
 //! What of a simulated cluster outlives its processes: disks, machines, and what frameworks have stored.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use argosy_raft::MemoryStore;
+use argosy_state::ids::OfferId;
+use tokio::sync::watch;
 
 use super::Options;
 use super::ledger::Ledger;
@@ -17,16 +20,42 @@ pub(super) const API: u16 = 5050;
 pub(super) const RAFT: u16 = 5052;
 pub(super) const AGENT_API: u16 = 5051;
 
+/// The host that a copied disk is put into.
+pub(super) const COPY: &str = "copy";
+/// The host of a second scheduler.
+pub(super) const RIVAL: &str = "rival";
+
+/// A fault that comes alone, when all is well, and what must follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Act {
+    Nothing,
+    /// Nobody is given up for it.
+    Freeze,
+    /// Agents and frameworks go to the new leader.
+    CutLeader,
+    /// A framework never comes back, and the leader that has seen it go dies.
+    Retire,
+}
+
+impl Act {
+    fn of(seed: u64) -> Self {
+        [Self::Nothing, Self::Freeze, Self::CutLeader, Self::Retire][(seed % 4) as usize]
+    }
+}
+
 /// Everything that lasts. Cheap to clone; every clone is the same.
 #[derive(Clone)]
 pub(super) struct World {
     pub(super) seed: u64,
+    pub(super) act: Act,
     pub(super) notes: Notes,
     pub(super) ledger: Ledger,
     pub(super) cuts: Cuts,
     pub(super) walls: WallClocks,
     pub(super) stores: Arc<Vec<MemoryStore>>,
     pub(super) machines: Arc<Vec<Machine>>,
+    /// How long all masters do not run, and then go on as if nothing had been.
+    pub(super) freezes: watch::Sender<Duration>,
     // One thread runs the simulation; the lock is for the types of asynchronous code.
     kept: Arc<Mutex<Kept>>,
 }
@@ -37,12 +66,35 @@ pub(super) struct Kept {
     lives: BTreeMap<String, u64>,
     /// What each framework has stored, by its place.
     pub(super) frameworks: BTreeMap<usize, Stored>,
+    /// No more faults come, but for those that are followed.
+    pub(super) healing: bool,
     /// No new work: what is there comes to its end.
     pub(super) quiet: bool,
     /// The master whose disk is new, until it is a member again and has everything.
     pub(super) wiped: Option<Wiped>,
     /// What the hand is to do.
     pub(super) orders: VecDeque<Order>,
+    /// The machine with a copied disk, while there is one.
+    pub(super) copy: Option<Machine>,
+    /// The framework that a second scheduler is to take over, and has taken over since.
+    pub(super) rival: Option<usize>,
+    /// Frameworks that had a rival: an earlier scheduler of theirs is superseded, as it must be.
+    pub(super) rivalled: BTreeSet<usize>,
+    /// How often all masters were frozen.
+    pub(super) frozen: u64,
+    /// Offers in the hands of the newest session of each framework, by its place.
+    pub(super) held: BTreeMap<usize, Held>,
+    /// Offers that the leader has, as it said last.
+    pub(super) open: Option<BTreeSet<OfferId>>,
+    /// The framework that never comes back.
+    pub(super) retired: Option<usize>,
+}
+
+/// Offers that one session of a framework holds.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Held {
+    pub(super) session: u64,
+    pub(super) offers: BTreeSet<OfferId>,
 }
 
 /// A master that lost its disk.
@@ -63,6 +115,8 @@ pub(super) enum Order {
     Deactivate(String),
     Reactivate(String),
     MarkGone(String),
+    /// Asks the leader which offers are open.
+    ListOffers,
 }
 
 /// What a framework has on a disk of its own.
@@ -80,8 +134,9 @@ pub(super) fn master_name(place: usize) -> String {
     format!("master-{}", place + 1)
 }
 
+/// Of its host: the agent's own name is the cluster's to give.
 pub(super) fn agent_name(place: usize) -> String {
-    format!("agent-{}", place + 1)
+    format!("host-{}", place + 1)
 }
 
 pub(super) fn framework_name(place: usize) -> String {
@@ -99,8 +154,10 @@ impl World {
         };
         Self {
             seed,
+            act: Act::of(seed),
             stores: Arc::new((0..options.masters).map(store).collect()),
             machines: Arc::new((0..options.agents).map(machine).collect()),
+            freezes: watch::Sender::new(Duration::ZERO),
             notes,
             ledger,
             cuts: Cuts::default(),
@@ -140,6 +197,11 @@ impl World {
         if index(&self.stores[place]) + 3 > most {
             self.kept().wiped = None;
         }
+    }
+
+    /// The most that cluster time can be: what has passed, and a second for each time that masters were frozen.
+    pub(super) fn cluster_time_ms(&self) -> u64 {
+        self.notes.recorder.now_ns() / 1_000_000 + 1_000 * self.kept().frozen
     }
 
     /// The API addresses of all masters.

@@ -1,0 +1,102 @@
+//! An acceptance that the SDK would never send: of an offer that is used up. It must be refused, by whoever leads.
+
+use std::time::Duration;
+
+use argosy_proto::v1;
+use argosy_proto::v1::scheduler_client::SchedulerClient;
+use tonic::Code;
+use tonic::transport::Endpoint;
+
+use super::world::World;
+use crate::history::{CallId, Outcome, Refusal};
+use crate::sim::network;
+
+/// How long connecting and asking may take, each.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whose acceptance it is, and of what.
+pub(super) struct Again {
+    pub(super) world: World,
+    /// The host that sends it.
+    pub(super) host: String,
+    /// The master that is asked.
+    pub(super) master: String,
+    pub(super) request: v1::AcceptRequest,
+    /// The framework's place, and the one task that is asked for.
+    pub(super) place: usize,
+    pub(super) task: String,
+    pub(super) invoked: Option<CallId>,
+}
+
+impl Again {
+    /// Sends it once and notes the end.
+    pub(super) async fn send(self) {
+        let ended = self.ask().await;
+        let is_refused = match &ended {
+            Ok(reply) => !reply.refused.is_empty(),
+            Err(why) => why.is_certain,
+        };
+        if is_refused {
+            let mut kept = self.world.kept();
+            if let Some(stored) = kept.frameworks.get_mut(&self.place) {
+                stored.tasks.insert(self.task.clone(), true);
+            }
+        }
+        let recorder = &self.world.notes.recorder;
+        let Some(invoked) = self.invoked else {
+            return;
+        };
+        match ended {
+            Ok(reply) => {
+                let refusal = |one: v1::Refused| Refusal {
+                    position: one.position,
+                    code: one.code,
+                };
+                let refused = reply.refused.into_iter().map(refusal).collect();
+                let revision = argosy_proto::convert::revision_from(reply.revision);
+                recorder.ok(invoked, Outcome::Accepted { refused }, Some(revision));
+            }
+            // What a status says for certain is not looked at: nobody knows is enough here.
+            Err(why) => recorder.info(invoked, why.text),
+        }
+    }
+
+    async fn ask(&self) -> Result<v1::AcceptReply, Why> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.master));
+        let endpoint = endpoint.map_err(Why::unknown)?.timeout(PATIENCE);
+        let connector = network::dialer(&self.host, &self.world.cuts).connector(PATIENCE);
+        let channel = endpoint.connect_with_connector(connector).await;
+        let channel = channel.map_err(Why::unknown)?;
+        let mut client = SchedulerClient::new(channel);
+        let reply = client.accept(self.request.clone()).await;
+        self.world.notes.count("used offers accepted again");
+        reply
+            .map(tonic::Response::into_inner)
+            .map_err(|status| Why {
+                is_certain: matches!(
+                    status.code(),
+                    Code::FailedPrecondition
+                        | Code::InvalidArgument
+                        | Code::NotFound
+                        | Code::Aborted
+                ),
+                text: status.message().to_owned(),
+            })
+    }
+}
+
+/// Why it was not granted, as far as is known.
+struct Why {
+    /// It never will be.
+    is_certain: bool,
+    text: String,
+}
+
+impl Why {
+    fn unknown(error: impl ToString) -> Self {
+        Self {
+            is_certain: false,
+            text: error.to_string(),
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! One simulation from its first step to its last: faults, healing, one fault that is followed closely, rest.
+
+use std::time::Duration;
+
+use super::Options;
+use super::audit::Audit;
+use super::hosts::AGENT_TIMEOUT_MS;
+use super::nemesis::Nemesis;
+use super::world::{Act, Order, World};
+use crate::history::{Expectation, Phase};
+use crate::sim::run::Stage;
+
+/// How often stored registries are looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// How soon a commit must come once everything is mended.
+const COMMIT: Duration = Duration::from_secs(5);
+/// How soon every framework must be offered something once everything is mended.
+const OFFER: Duration = Duration::from_secs(15);
+/// How soon agents must have left a leader that was cut from the other masters.
+const LEAVES: Duration = Duration::from_secs(8);
+
+/// A simulation under way.
+pub(super) struct Course {
+    world: World,
+    options: Options,
+    audit: Audit,
+    nemesis: Nemesis,
+    next_look: Duration,
+}
+
+impl Course {
+    pub(super) fn new(world: World, options: &Options) -> Self {
+        Self {
+            audit: Audit::new(world.clone()),
+            nemesis: Nemesis::new(world.clone(), options.frameworks),
+            options: options.clone(),
+            world,
+            next_look: LOOK,
+        }
+    }
+
+    pub(super) fn run(mut self, stage: &mut Stage<'_>) {
+        // Whatever ends it early has been noted.
+        let _ = self.perform(stage);
+    }
+
+    /// `None` as soon as something is wrong.
+    fn perform(&mut self, stage: &mut Stage<'_>) -> Option<()> {
+        self.expect(Expectation::Phase {
+            phase: Phase::Faults,
+        });
+        while stage.now() < self.options.faults {
+            self.nemesis.act(stage);
+            self.nemesis.use_copy(stage, self.audit.registry());
+            self.advance(stage)?;
+        }
+        self.nemesis.heal(stage);
+        self.mended();
+        self.until(stage, "is not as it should be", Audit::unhealthy)?;
+        self.follow(stage, self.world.act)?;
+        self.world.kept().quiet = true;
+        self.until(stage, "has not come to rest", Audit::unsettled)?;
+        stage.notes.count("came to rest");
+        self.expect(Expectation::Phase {
+            phase: Phase::Final,
+        });
+        self.audit.note_end();
+        Some(())
+    }
+
+    fn expect(&self, expected: Expectation) {
+        self.world.notes.recorder.observe("harness", expected);
+    }
+
+    /// What must follow when the last fault is over.
+    fn mended(&self) {
+        self.world.kept().healing = true;
+        self.expect(Expectation::Phase {
+            phase: Phase::Healing,
+        });
+        let within_ns = COMMIT.as_nanos() as u64;
+        self.expect(Expectation::Commit { within_ns });
+        let within_ns = OFFER.as_nanos() as u64;
+        for framework in self.audit.present_frameworks() {
+            self.expect(Expectation::Offer {
+                framework,
+                within_ns,
+            });
+        }
+    }
+
+    fn advance(&mut self, stage: &mut Stage<'_>) -> Option<()> {
+        let goes_on = stage.step();
+        let now_ms = stage.now().as_millis() as u64;
+        for machine in self.world.machines.iter() {
+            machine.settle(now_ms);
+        }
+        self.audit.follow();
+        self.world.forget_wiped();
+        if stage.now() >= self.next_look {
+            self.next_look = stage.now() + LOOK;
+            self.nemesis.leader = self.audit.look().or(self.nemesis.leader);
+        }
+        (goes_on && !stage.notes.is_violated()).then_some(())
+    }
+
+    fn pass(&mut self, stage: &mut Stage<'_>, time: Duration) -> Option<()> {
+        let until = stage.now() + time;
+        while stage.now() < until {
+            self.advance(stage)?;
+        }
+        Some(())
+    }
+
+    /// Goes on until nothing is open any more, or for too long.
+    fn until(
+        &mut self,
+        stage: &mut Stage<'_>,
+        what: &str,
+        open: impl Fn(&Audit) -> Vec<String>,
+    ) -> Option<()> {
+        let until = stage.now() + self.options.healing;
+        let mut left = Vec::new();
+        while stage.now() < until {
+            let is_look = stage.now() + Duration::from_millis(1) >= self.next_look;
+            self.advance(stage)?;
+            if is_look {
+                let mut kept = self.world.kept();
+                if kept.quiet && kept.orders.is_empty() {
+                    kept.orders.push_back(Order::ListOffers);
+                }
+                drop(kept);
+                left = open(&self.audit);
+                if left.is_empty() {
+                    return Some(());
+                }
+            }
+        }
+        stage.notes.violation(format!(
+            "{:?} after the last fault the cluster {what}: {left:#?}",
+            self.options.healing
+        ));
+        None
+    }
+
+    /// Does one thing when all is well, and sees that what must follow does.
+    fn follow(&mut self, stage: &mut Stage<'_>, act: Act) -> Option<()> {
+        match act {
+            Act::Nothing => {}
+            Act::Freeze => {
+                let gap = Duration::from_millis(AGENT_TIMEOUT_MS + 1_500);
+                self.nemesis.freeze(gap);
+                // Whoever was given up for it would be found so by now.
+                self.pass(stage, Duration::from_secs(2))?;
+                let lost = self.audit.unreachable();
+                if !lost.is_empty() {
+                    stage.notes.violation(format!(
+                        "T7: all masters were frozen, and {lost:?} were given up for it"
+                    ));
+                }
+            }
+            Act::CutLeader => {
+                let former = self.nemesis.cut_leader(stage);
+                self.pass(stage, LEAVES)?;
+                let stayed = self.audit.agents_of_former_reigns();
+                if !stayed.is_empty() {
+                    stage.notes.violation(format!(
+                        "R9: {LEAVES:?} after master-{} was cut from the others, {stayed:?} have not heard of the new leader",
+                        former + 1
+                    ));
+                }
+                self.nemesis.heal(stage);
+            }
+            Act::Retire => {
+                self.nemesis.retire(stage, self.options.frameworks - 1);
+                self.pass(stage, Duration::from_millis(2_600))?;
+                self.nemesis.kill_leader(stage);
+                self.pass(stage, Duration::from_millis(700))?;
+                self.nemesis.heal(stage);
+            }
+        }
+        Some(())
+    }
+}

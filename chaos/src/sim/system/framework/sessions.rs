@@ -1,0 +1,98 @@
+//! Sessions of frameworks: begun, overtaken by a rival, begun anew when a framework was removed.
+
+use std::time::Duration;
+
+use argosy_client::scheduler::{SchedulerConfig, SchedulerError, run};
+use argosy_client::{ConnectorConfig, Masters};
+use tokio_util::sync::CancellationToken;
+
+use super::{Habit, Simulated};
+use crate::sim::network;
+use crate::sim::system::world::{Act, Held, RIVAL, World, framework_name};
+
+/// A patience that ends within a simulation, in milliseconds.
+const SHORT_PATIENCE_MS: u64 = 4_000;
+
+/// How long a framework may be away before it is removed, in milliseconds: by its place, and by seed.
+fn patience_ms(world: &World, place: usize) -> u64 {
+    const LONG: u64 = 3_600_000;
+    match (Habit::of(place), world.seed % 3) {
+        (Habit::Crasher, _) if world.act == Act::Retire => SHORT_PATIENCE_MS,
+        (Habit::Crasher, 0) => 0,
+        (Habit::Crasher, 1) => SHORT_PATIENCE_MS,
+        _ => LONG,
+    }
+}
+
+/// A scheduler from its start until it is killed. One that is removed begins anew.
+pub(in crate::sim::system) async fn framework(world: World, place: usize) -> turmoil::Result {
+    loop {
+        let is_over = scheduler(&world, place, framework_name(place)).await;
+        if is_over {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// A second scheduler, which takes a framework over while the first one lives, and is overtaken again.
+pub(in crate::sim::system) async fn rival(world: World) -> turmoil::Result {
+    let rival = world.kept().rival;
+    if let Some(place) = rival {
+        scheduler(&world, place, RIVAL.to_owned()).await;
+    }
+    std::future::pending().await
+}
+
+/// One session; whether it was ended on purpose.
+async fn scheduler(world: &World, place: usize, name: String) -> bool {
+    let mut chance = world.new_life(&name);
+    let masters = Masters::new(world.masters()).expect("the addresses are plain");
+    let mut config = SchedulerConfig::new(masters, &framework_name(place));
+    config.connector = ConnectorConfig {
+        dialer: network::dialer(&name, &world.cuts),
+        seed: chance.next(),
+    };
+    config.session = chance.next().max(1);
+    config.info.failover_timeout_ms = Some(patience_ms(world, place));
+    config.tick = Duration::from_millis(300);
+    config.first_subscription = None;
+    config.framework_id = world
+        .kept()
+        .frameworks
+        .entry(place)
+        .or_default()
+        .framework
+        .clone();
+    let held = Held {
+        session: config.session,
+        ..Held::default()
+    };
+    world.kept().held.insert(place, held);
+    let mut scheduler = Simulated::new(world, place, name, config.session, chance);
+    match run(&mut scheduler, config, CancellationToken::new()).await {
+        // An earlier life of it, which the network has kept until now, was told; or it has a rival.
+        Err(SchedulerError::Superseded(why)) => {
+            if world.kept().rivalled.contains(&place) {
+                world.notes.count("schedulers superseded");
+                tokio::time::sleep(Duration::from_secs(2)).await;
+            } else {
+                let words = format!(
+                    "{}: the newest session is superseded: {why}",
+                    scheduler.name
+                );
+                world.notes.violation(words);
+            }
+        }
+        Err(SchedulerError::Removed(_)) => {
+            world.notes.count("frameworks begun anew");
+            world.kept().frameworks.remove(&place);
+        }
+        Err(error) => {
+            let words = format!("{} ended: {error}", scheduler.name);
+            world.notes.violation(words);
+        }
+        Ok(()) => return true,
+    }
+    false
+}

@@ -1,0 +1,387 @@
+//! The committed log, followed as it grows by a registry of nobody's: what was agreed, told in its order.
+//!
+//! The registry is the real one and so are its answers; here they are noted, and held against the laws that no
+//! answer may break.
+
+use std::collections::BTreeMap;
+
+use argosy_state::agent::AgentMode;
+use argosy_state::apply::Applied;
+use argosy_state::command::{
+    AgentDecision, Call, CallAction, Command, Entry, Proposed, RegisterAgent, Reply, UpdateTasks,
+};
+use argosy_state::event::Event;
+use argosy_state::ids::{AgentId, Epoch, FrameworkId, OfferId, Revision, TaskKey, Timestamp};
+use argosy_state::{Registry, encode};
+
+use super::hosts::{AGENT_TIMEOUT_MS, FRAMEWORK_GRACE_MS};
+use super::world::World;
+use crate::history::{AgentFact, Observation, OfferFact, Operation, Outcome, RaftFact, TaskFact};
+
+/// Whoever tells what was agreed: it is no process.
+const TELLER: &str = "log";
+/// Digests that are kept for masters that come later.
+const DIGESTS: usize = 4_096;
+/// What clocks of hosts may be apart, in milliseconds.
+const APART_MS: u64 = 50;
+
+/// Follows what any master has applied.
+pub(super) struct Log {
+    world: World,
+    registry: Registry,
+    /// After every entry.
+    digests: BTreeMap<u64, u128>,
+    epoch: Epoch,
+    /// Cluster time at which the reign began.
+    reign_began: Timestamp,
+    sessions: BTreeMap<FrameworkId, u64>,
+    agents: BTreeMap<AgentId, Known>,
+}
+
+/// An agent's record, as it was told last.
+#[derive(Clone, Copy)]
+struct Known {
+    incarnation: u64,
+    mode: AgentMode,
+    revision: Revision,
+}
+
+/// A command with what became of it.
+struct Done<'a> {
+    index: u64,
+    command: &'a Command,
+    ticket: Epoch,
+    applied: &'a Applied,
+}
+
+impl Log {
+    pub(super) fn new(world: World) -> Self {
+        Self {
+            world,
+            registry: Registry::new(),
+            digests: BTreeMap::new(),
+            epoch: Epoch::default(),
+            reign_began: Timestamp(0),
+            sessions: BTreeMap::new(),
+            agents: BTreeMap::new(),
+        }
+    }
+
+    /// As far as any master is.
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// What the registry is after this entry, if that is still known.
+    pub(super) fn digest(&self, index: u64) -> Option<u128> {
+        self.digests.get(&index).copied()
+    }
+
+    /// Takes in every entry that a master has applied by now.
+    pub(super) fn follow(&mut self) {
+        let stores = self.world.stores.clone();
+        loop {
+            let next = self.registry.applied() + 1;
+            let mut ahead = stores.iter().filter(|store| store.applied() >= Some(next));
+            let Some(first) = ahead.next() else {
+                return;
+            };
+            let entry = first.entry(next);
+            let entry = entry.or_else(|| ahead.find_map(|store| store.entry(next)));
+            match entry {
+                Some(committed) => self.take(&committed),
+                // A snapshot covers it on whoever has got that far.
+                None => match first.registry() {
+                    Some((index, records)) => self.jump(index, records),
+                    None => return,
+                },
+            }
+        }
+    }
+
+    fn jump(&mut self, index: u64, records: argosy_raft::Records) {
+        match Registry::load(index, records) {
+            Ok(registry) => self.registry = registry,
+            Err(why) => {
+                let words = format!("a registry cannot be read at {index}: {why}");
+                self.world.notes.violation(words);
+            }
+        }
+        self.keep_digest();
+    }
+
+    fn keep_digest(&mut self) {
+        let index = self.registry.applied();
+        self.digests.insert(index, self.registry.digest());
+        if self.digests.len() > DIGESTS {
+            self.digests.pop_first();
+        }
+    }
+
+    fn take(&mut self, committed: &argosy_raft::Committed) {
+        let read = committed
+            .commands
+            .iter()
+            .map(|bytes| encode::read_command(bytes));
+        let commands: Vec<Proposed> = match read.collect() {
+            Ok(commands) => commands,
+            Err(why) => {
+                let words = format!("entry {} cannot be read: {why}", committed.index);
+                return self.world.notes.violation(words);
+            }
+        };
+        let at = Timestamp(committed.at_ms);
+        let entry = Entry { at, commands };
+        let all = self.registry.apply(committed.index, &entry);
+        // Nobody stores this registry.
+        drop(self.registry.take_changes());
+        self.keep_digest();
+        self.judge_time();
+        for (proposed, applied) in entry.commands.iter().zip(&all) {
+            let done = Done {
+                index: committed.index,
+                command: &proposed.command,
+                ticket: proposed.ticket.epoch,
+                applied,
+            };
+            self.judge(&done);
+            self.tell(&done);
+        }
+    }
+
+    fn violation(&self, words: String) {
+        self.world.notes.violation(words);
+    }
+
+    fn note(&self, fact: impl Into<Observation>, revision: Revision) {
+        self.world.notes.recorder.observe_at(TELLER, fact, revision);
+    }
+
+    /// Cluster time stands still without a leader, and a pause of one counts as a second.
+    fn judge_time(&self) {
+        let cluster_ms = self.registry.time().0;
+        let most_ms = self.world.cluster_time_ms() + APART_MS;
+        if cluster_ms > most_ms {
+            self.violation(format!(
+                "cluster time is {cluster_ms} ms, and only {most_ms} ms can have passed"
+            ));
+        }
+    }
+
+    /// The laws about single commands.
+    fn judge(&self, done: &Done<'_>) {
+        let Done { index, applied, .. } = *done;
+        let took_effect = !applied.events.is_empty();
+        match done.command {
+            Command::OpenEpoch(_) => {}
+            _ if done.ticket != self.epoch && took_effect => self.violation(format!(
+                "R7: in entry {index} a command of reign {} took effect in reign {}",
+                done.ticket.0, self.epoch.0
+            )),
+            Command::AgentUnreachable(decision) if took_effect => {
+                self.judge_decision(index, decision);
+                self.judge_grace(index, AGENT_TIMEOUT_MS, &decision.agent.to_string());
+            }
+            Command::DisconnectFramework(decision) if took_effect => {
+                self.judge_grace(index, FRAMEWORK_GRACE_MS, &decision.framework.to_string());
+            }
+            Command::Call(call) if matches!(applied.outcome, Ok(Reply::Called { .. })) => {
+                let session = self.sessions.get(&call.framework);
+                if session.is_some_and(|session| *session != call.session) {
+                    self.violation(format!(
+                        "F3: entry {index} grants a call of {} in session {}, which was superseded",
+                        call.framework, call.session
+                    ));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A decision on a record that has moved since has no effect.
+    fn judge_decision(&self, index: u64, decision: &AgentDecision) {
+        let known = self.agents.get(&decision.agent);
+        if known.is_some_and(|known| known.revision != decision.decided_on) {
+            self.violation(format!(
+                "T10: entry {index} gives {} up, which has been heard of since that was decided",
+                decision.agent
+            ));
+        }
+    }
+
+    /// A new leader gives everybody the whole of their time.
+    fn judge_grace(&self, index: u64, grace_ms: u64, who: &str) {
+        let waited_ms = self.registry.time().0.saturating_sub(self.reign_began.0);
+        if waited_ms + APART_MS < grace_ms {
+            self.violation(format!(
+                "T7: entry {index} gives {who} up {waited_ms} ms after a new leader took office"
+            ));
+        }
+    }
+
+    fn tell(&mut self, done: &Done<'_>) {
+        match (done.command, &done.applied.outcome) {
+            (Command::RegisterAgent(register), Ok(Reply::Agent(id))) => {
+                self.registered(*id, register);
+            }
+            (Command::Subscribe(subscribe), Ok(Reply::Framework(id))) => {
+                self.sessions.insert(*id, subscribe.session);
+            }
+            (Command::Call(call), Ok(Reply::Called { revision, refused })) => {
+                self.called(call, *revision, refused.len(), &done.applied.events);
+            }
+            _ => {}
+        }
+        for event in &done.applied.events {
+            self.event(done, event);
+        }
+    }
+
+    fn registered(&mut self, id: AgentId, register: &RegisterAgent) {
+        let Some(agent) = self.registry.agent(id) else {
+            return;
+        };
+        let Some((incarnation, earlier)) = register.tried.split_last() else {
+            return;
+        };
+        let known = self.agents.get(&id).map_or(0, |known| known.incarnation);
+        let former = match earlier.contains(&known) {
+            true => known,
+            false => register.confirmed,
+        };
+        let fact = AgentFact::Registered {
+            agent: id,
+            incarnation: *incarnation,
+            former,
+            boot_id: register.boot_id.clone(),
+        };
+        self.note(fact, agent.revision);
+        let (mode, revision) = (agent.mode, agent.revision);
+        let known = self.agents.entry(id).or_insert(Known {
+            incarnation: *incarnation,
+            mode: AgentMode::Gone,
+            revision,
+        });
+        known.incarnation = *incarnation;
+        if known.mode != mode {
+            self.agent_changed(id);
+        }
+    }
+
+    /// What a granted call used and launched.
+    fn called(&self, call: &Call, revision: Revision, refused: usize, events: &[Event]) {
+        let CallAction::Accept(accept) = &call.action else {
+            return;
+        };
+        if accept.launches.len() <= refused {
+            return;
+        }
+        let offers: Vec<OfferId> = accept.offers.iter().map(|offer| offer.id).collect();
+        let framework = self.registry.framework(call.framework);
+        let principal = framework.map_or("", |framework| framework.info.principal.as_str());
+        let mut tasks = Vec::new();
+        for event in events {
+            if let Event::TaskLaunched { key, agent, order } = event {
+                tasks.push(key.clone());
+                let fact = TaskFact::Launched {
+                    task: key.clone(),
+                    order: *order,
+                    agent: *agent,
+                    offers: offers.clone(),
+                    principal: principal.to_owned(),
+                };
+                self.note(fact, revision);
+            }
+        }
+        for offer in offers {
+            let fact = OfferFact::Used {
+                offer,
+                framework: call.framework,
+                session: call.session,
+                tasks: tasks.clone(),
+            };
+            self.note(fact, revision);
+        }
+    }
+
+    fn event(&mut self, done: &Done<'_>, event: &Event) {
+        match event {
+            Event::EpochOpened(epoch) => self.epoch_opened(*epoch),
+            Event::FrameworkRemoving(framework) => {
+                // By whoever wanted it, or because it stayed away: it is told nothing more.
+                let framework = *framework;
+                let operation = Operation::Teardown {
+                    name: None,
+                    framework,
+                };
+                let recorder = &self.world.notes.recorder;
+                let call = recorder.invoke(TELLER, operation);
+                recorder.ok(call, Outcome::Done, None);
+            }
+            Event::AgentChanged(id) | Event::AgentGone(id) => self.agent_changed(*id),
+            Event::TaskKillWanted { key, .. } => {
+                let fact = TaskFact::KillCommitted {
+                    task: key.clone(),
+                    // Nobody but its agent knows, and it does not say when.
+                    delivered: true,
+                };
+                self.world.notes.recorder.observe(TELLER, fact);
+            }
+            Event::TaskUpdated {
+                key,
+                revision,
+                state,
+                ..
+            } => {
+                let number = match done.command {
+                    Command::UpdateTasks(report) => number(report, key, *state),
+                    _ => 0,
+                };
+                let fact = TaskFact::Changed {
+                    task: key.clone(),
+                    state: *state,
+                    number,
+                };
+                self.note(fact, *revision);
+            }
+            _ => {}
+        }
+    }
+
+    fn epoch_opened(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+        self.reign_began = self.registry.time();
+        self.world.notes.count("reigns");
+        let cluster = self.registry.cluster();
+        let fact = RaftFact::EpochOpened {
+            node: cluster.leader,
+            epoch,
+            term: cluster.term,
+            life: cluster.process,
+        };
+        self.world.notes.recorder.observe(TELLER, fact);
+    }
+
+    fn agent_changed(&mut self, id: AgentId) {
+        let Some(agent) = self.registry.agent(id) else {
+            return;
+        };
+        let now = Known {
+            incarnation: agent.incarnation,
+            mode: agent.mode,
+            revision: agent.revision,
+        };
+        let mode = agent.mode;
+        let before = self.agents.insert(id, now);
+        if before.is_none_or(|before| before.mode != mode) {
+            self.note(AgentFact::Mode { agent: id, mode }, now.revision);
+        }
+    }
+}
+
+/// By which number of its agent's a task came to this state.
+fn number(report: &UpdateTasks, key: &TaskKey, state: argosy_state::task::TaskState) -> u64 {
+    let mut named = report.updates.iter();
+    let update = named.find(|update| update.key == *key && update.state == state);
+    update.map_or(0, |update| update.number)
+}

@@ -1,0 +1,100 @@
+//! What can be seen of a host from outside: what its disk holds, and which processes are there.
+
+use argosy_agent::core::ContainerName;
+use argosy_agent::journal;
+use argosy_state::ids::{AgentId, Epoch};
+
+use super::{Machine, Phase};
+use crate::history::{AgentFact, TaskFact};
+use crate::sim::system::world::COPY;
+
+impl Machine {
+    /// What a power cut would leave of its journal.
+    pub(in crate::sim::system) fn synced(&self) -> journal::Contents {
+        match journal::read_synced(&self.disk) {
+            Ok(contents) => contents,
+            Err(why) => {
+                let words = format!("the journal of {} cannot be read: {why}", self.name);
+                self.inner().ledger.notes.violation(words);
+                journal::Contents::default()
+            }
+        }
+    }
+
+    /// The id under which the cluster knows it, if it does.
+    pub(in crate::sim::system) fn agent(&self) -> Option<AgentId> {
+        self.synced().facts.identity.agent
+    }
+
+    /// The highest reign that its disk holds now; noted when it is another one than before.
+    pub(in crate::sim::system) fn stored_epoch(&self, contents: &journal::Contents) -> Epoch {
+        let identity = &contents.facts.identity;
+        let epoch = identity.epoch;
+        let mut inner = self.inner();
+        if inner.epoch != epoch
+            && let Some(agent) = identity.agent
+        {
+            inner.epoch = epoch;
+            // A copy of the disk is not the agent.
+            if &*self.name == COPY {
+                return epoch;
+            }
+            let fact = AgentFact::EpochStored { agent, epoch };
+            inner.ledger.notes.recorder.observe(&*self.name, fact);
+        }
+        epoch
+    }
+
+    /// The highest reign that was last seen on its disk.
+    pub(in crate::sim::system) fn known_epoch(&self) -> Epoch {
+        self.inner().epoch
+    }
+
+    /// Whether a launch is acted on for the first time, or again by the same life of the agent; a later life may
+    /// go on with what never started.
+    pub(in crate::sim::system) fn takes(&self, name: ContainerName) -> bool {
+        let mut inner = self.inner();
+        let former = inner.taken.insert(name.instance, name.life);
+        former.is_none_or(|life| life == name.life)
+    }
+
+    /// Notes which processes are there.
+    pub(in crate::sim::system) fn note_alive(&self) {
+        let Some(agent) = self.agent() else {
+            return;
+        };
+        let inner = self.inner();
+        let boot_id = format!("{}-boot-{}", self.name, inner.boots);
+        for container in inner.containers.values() {
+            if let Phase::Running { pid, since_ms } = container.phase {
+                let fact = TaskFact::Alive {
+                    task: container.key.clone(),
+                    agent,
+                    pid: pid.unsigned_abs(),
+                    start_time: since_ms,
+                    boot_id: boot_id.clone(),
+                    progress: None,
+                };
+                inner.ledger.notes.recorder.observe(&*self.name, fact);
+            }
+        }
+    }
+
+    /// Notes that an agent took over a process.
+    pub(in crate::sim::system) fn note_adopted(&self, name: ContainerName) {
+        let inner = self.inner();
+        let Some(container) = inner.containers.get(&name) else {
+            return;
+        };
+        if let Phase::Running { pid, since_ms } = container.phase {
+            let fact = TaskFact::Adopted {
+                task: container.key.clone(),
+                agent: name.instance.agent,
+                pid: pid.unsigned_abs(),
+                start_time: since_ms,
+                boot_id: format!("{}-boot-{}", self.name, inner.boots),
+            };
+            inner.ledger.notes.recorder.observe(&*self.name, fact);
+        }
+    }
+}

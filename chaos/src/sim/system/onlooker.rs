@@ -1,0 +1,128 @@
+//! Looks on at what an agent hears and says, and holds its disk beside it: persist, then act; persist, then speak.
+
+use std::collections::BTreeMap;
+
+use argosy_agent::Onlooker;
+use argosy_agent::core::Instance;
+use argosy_agent::journal::Contents;
+use argosy_proto::v1;
+use argosy_proto::v1::from_agent::Message as Said;
+use argosy_proto::v1::to_agent::Message as Heard;
+use argosy_state::ids::{AgentId, Epoch, FrameworkId, OrderIndex, TaskId, TaskKey};
+use argosy_state::task::TaskState;
+
+use super::machine::Machine;
+use crate::history::{AgentFact, Observation, OrderAction, TaskFact};
+use crate::sim::run::Notes;
+
+/// Of one life of an agent's process.
+pub(super) struct Beside {
+    machine: Machine,
+    notes: Notes,
+    /// The reign of the link.
+    epoch: Epoch,
+    /// Updates whose making is noted already, by instance.
+    made: BTreeMap<Instance, u64>,
+}
+
+impl Beside {
+    pub(super) fn new(machine: Machine, notes: Notes) -> Self {
+        machine.stored_epoch(&machine.synced());
+        Self {
+            machine,
+            notes,
+            epoch: Epoch::default(),
+            made: BTreeMap::new(),
+        }
+    }
+
+    fn note(&self, fact: impl Into<Observation>) {
+        self.notes.recorder.observe(&*self.machine.name, fact);
+    }
+
+    /// It obeys or speaks in a reign that is not the highest on its disk.
+    fn is_not_fenced(&self, agent: AgentId, epoch: Epoch) {
+        self.note(AgentFact::OrderTaken {
+            agent,
+            epoch,
+            order: OrderIndex(0),
+            action: OrderAction::Other,
+            task: None,
+            repeated: true,
+        });
+    }
+
+    fn note_made(&mut self, contents: &Contents) {
+        for (instance, task) in &contents.facts.tasks {
+            let known = self.made.get(instance).copied().unwrap_or(0);
+            for update in task.updates.iter().filter(|update| update.number > known) {
+                let fact = TaskFact::Made {
+                    task: task.key.clone(),
+                    order: instance.order,
+                    number: update.number,
+                    state: argosy_proto::convert::state_from(update.state)
+                        .unwrap_or(TaskState::Unknown),
+                };
+                self.notes.recorder.observe(&*self.machine.name, fact);
+            }
+            self.made.insert(*instance, task.made.max(known));
+        }
+    }
+}
+
+impl Onlooker for Beside {
+    fn heard(&mut self, message: &v1::ToAgent, is_obeyed: bool) {
+        if !is_obeyed {
+            return;
+        }
+        self.epoch = Epoch(message.epoch);
+        if self.epoch < self.machine.known_epoch()
+            && let Some(agent) = self.machine.agent()
+        {
+            self.is_not_fenced(agent, self.epoch);
+        }
+        if let Some(Heard::Committed(committed)) = &message.message {
+            for update in &committed.updates {
+                if let Some(task) = key(&update.framework_id, &update.task_id) {
+                    self.note(TaskFact::Settled {
+                        task,
+                        order: OrderIndex(update.order_index),
+                        number: update.number,
+                    });
+                }
+            }
+        }
+    }
+
+    fn said(&mut self, message: &v1::FromAgent) {
+        let Some(Said::Report(_) | Said::TaskList(_)) = &message.message else {
+            return;
+        };
+        let contents = self.machine.synced();
+        let stored = self.machine.stored_epoch(&contents);
+        if stored < self.epoch
+            && let Some(agent) = contents.facts.identity.agent
+        {
+            self.is_not_fenced(agent, self.epoch);
+        }
+        let Some(Said::Report(report)) = &message.message else {
+            return;
+        };
+        self.note_made(&contents);
+        for update in &report.updates {
+            if let Some(task) = key(&update.framework_id, &update.task_id) {
+                self.note(TaskFact::Sent {
+                    task,
+                    order: OrderIndex(update.order_index),
+                    number: update.number,
+                });
+            }
+        }
+    }
+}
+
+fn key(framework: &str, task: &str) -> Option<TaskKey> {
+    let framework: FrameworkId = framework.parse().ok()?;
+    let task = TaskId::new(task).ok()?;
+    Some(TaskKey { framework, task })
+}

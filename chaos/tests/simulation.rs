@@ -1,0 +1,38 @@
+//! The command that plays simulated clusters, a handful of seeds: each in a process of its own, so that a seed
+//! does here what it does everywhere.
+
+use std::process::Command;
+
+fn sim(words: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_argosy-chaos"))
+        .arg("sim")
+        .args(words)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}: {text}", output.status);
+    text
+}
+
+#[test]
+fn offers_and_tasks_survive_whatever_breaks() {
+    let text = sim(&["--seeds", "4", "--from", "1"]);
+    let rested = text.lines().filter(|line| line.contains("came to rest"));
+    assert_eq!(rested.count(), 4, "{text}");
+    assert!(text.contains("0 seeds with violations"), "{text}");
+}
+
+#[test]
+fn a_seed_gives_the_same_history_whatever_was_played_before_it() {
+    let words = ["--raft-only", "--faults", "4"];
+    let history = |text: &str, seed: u64| {
+        let begins = format!("seed {seed}:");
+        let line = text.lines().find(|line| line.starts_with(&begins)).unwrap();
+        let (_, rest) = line.split_once("history ").unwrap();
+        rest.split(',').next().unwrap().to_owned()
+    };
+    let both = sim(&[&words[..], &["--from", "1", "--seeds", "2"]].concat());
+    let second = sim(&[&words[..], &["--from", "2", "--seeds", "1"]].concat());
+    assert_eq!(history(&both, 2), history(&second, 2));
+    assert_ne!(history(&both, 1), history(&both, 2));
+}
