@@ -1,5 +1,5 @@
-//! The command that plays simulated clusters, a handful of seeds: each in a process of its own, so that a seed
-//! does here what it does everywhere.
+//! The command that plays simulated clusters: each seed in a process of its own, so that it does here what it does
+//! everywhere. One of the whole system, for it takes long unoptimised; `scripts/chaos-short` plays more.
 
 use std::process::Command;
 
@@ -16,9 +16,9 @@ fn sim(words: &[&str]) -> String {
 
 #[test]
 fn offers_and_tasks_survive_whatever_breaks() {
-    let text = sim(&["--seeds", "4", "--from", "1"]);
+    let text = sim(&["--seeds", "1", "--from", "1"]);
     let rested = text.lines().filter(|line| line.contains("came to rest"));
-    assert_eq!(rested.count(), 4, "{text}");
+    assert_eq!(rested.count(), 1, "{text}");
     assert!(text.contains("0 seeds with violations"), "{text}");
 }
 

@@ -1,12 +1,12 @@
-//! A seed says everything: another process that plays it sees the same.
+//! A seed says everything: two processes that play it see the same.
 
 use std::env;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::{raft, system};
 
-/// Tells the second start of this test that it is the other process.
+/// Tells a start of this test that it is one of the two that play.
 const CHILD: &str = "ARGOSY_CHAOS_SIM_CHILD";
 const SEED: u64 = 4_711;
 
@@ -26,23 +26,32 @@ fn histories() -> String {
     format!("{} {}", raft.history.hash(), system.history.hash())
 }
 
-#[test]
-fn a_seed_gives_the_same_history_in_another_process() {
-    let own = histories();
-    if env::var_os(CHILD).is_some() {
-        println!("histories {own}");
-        return;
-    }
+/// A process that has played nothing before: what libraries count for a whole process is part of a play.
+fn start() -> Child {
     let name = "sim::tests::a_seed_gives_the_same_history_in_another_process";
-    let output = Command::new(env::current_exe().unwrap())
+    Command::new(env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture"])
         .env(CHILD, "yes")
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let said = text
-        .lines()
-        .find_map(|line| line.split("histories ").nth(1));
-    assert_eq!(said, Some(own.as_str()), "{text}");
+        .spawn()
+        .unwrap()
+}
+
+fn told(child: Child) -> String {
+    let text = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    let mut lines = text.lines();
+    let said = lines.find_map(|line| line.split("histories ").nth(1));
+    said.unwrap_or_else(|| panic!("no histories: {text}"))
+        .to_owned()
+}
+
+#[test]
+fn a_seed_gives_the_same_history_in_another_process() {
+    if env::var_os(CHILD).is_some() {
+        println!("histories {}", histories());
+        return;
+    }
+    let [one, other] = [start(), start()];
+    assert_eq!(told(one), told(other));
 }
