@@ -93,6 +93,12 @@ pub(super) async fn a_shutdown_ends_everything_and_comes_back_as_another() {
 pub(super) async fn a_leader_that_freezes_is_left_for_the_next_without_a_missed_heartbeat() {
     let (host, mut frozen, mut next) = (Host::new(), Master::start().await, Master::start().await);
     let other = next.address.to_string();
+    // Who listens at a leader is told that it leads, and listens elsewhere.
+    frozen.reigns.send_replace(v1::Reign {
+        epoch: 5,
+        leader_address: frozen.address.to_string(),
+        here: true,
+    });
     let agent = host.agent_with(frozen.address, |config| config.masters.push(other));
     let agent = agent.await;
     let (link, hello) = tokio::select! {
