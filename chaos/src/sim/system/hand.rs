@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use argosy_client::{Connector, ConnectorConfig, Masters, OperatorClient};
+use argosy_client::{CallError, Connector, ConnectorConfig, Masters, OperatorClient};
 use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation as Write;
 use argosy_state::ids::OfferId;
@@ -76,7 +76,12 @@ async fn carry_out(client: &OperatorClient, order: Order, count: u64) -> bool {
         Order::Join(place) => {
             let raft_address = format!("{}:{RAFT}", master_name(place));
             let request = v1::JoinMasterRequest { raft_address };
-            return client.join_master(request).await.is_ok();
+            return match client.join_master(request).await {
+                Ok(_) => true,
+                // The answer to an earlier one was lost with its leader.
+                Err(CallError::Refused(refusal)) => refusal.message.contains("is a voter already"),
+                Err(_) => false,
+            };
         }
         Order::ListOffers => return false,
         Order::Teardown(framework_id) => {
