@@ -57,7 +57,7 @@ process: ## failover and bad input on real processes
 	@$(ENV)
 	scripts/process-tests 2>&1 | scripts/skips
 
-chaos: ## leaders die and every fault comes once, on real processes; checkers judge
+chaos: ## simulated clusters by seed, then every fault once on real processes; checkers judge
 	@$(ENV) cargo build --locked --release --package argosy-chaos --bin argosy-chaos
 	scripts/chaos-short 2>&1 | scripts/skips
 
