@@ -113,6 +113,11 @@ fn config(arguments: &MasterStart, places: &Places) -> Result<Config, Failure> {
             "--agent-timeout 0: every agent would be unreachable at once; the default is 15s",
         ));
     }
+    if arguments.forget_agents_after.is_zero() {
+        return Err(Failure::usage(
+            "--forget-agents-after 0: tasks of an agent would be given up as soon as it is unreachable; the default is 14d",
+        ));
+    }
     let mut config = Config::new(
         arguments.data_dir.clone(),
         places.advertise.clone(),
@@ -126,6 +131,7 @@ fn config(arguments: &MasterStart, places: &Places) -> Result<Config, Failure> {
     config.bootstrap = arguments.bootstrap;
     config.agent_timeout_ms = arguments.agent_timeout.as_millis() as u64;
     config.framework_grace_ms = arguments.framework_grace.as_millis() as u64;
+    config.lost_agent_ms = arguments.forget_agents_after.as_millis() as u64;
     config.timing = match arguments.timing {
         TimingName::Shipped => Timing::shipped(),
         TimingName::Testing => Timing::testing(),

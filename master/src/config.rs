@@ -27,6 +27,12 @@ pub struct Config {
     /// How long a framework's stream may be gone before it is recorded as disconnected, in
     /// milliseconds of cluster time.
     pub framework_grace_ms: u64,
+    /// How long an agent that is unreachable or gone is remembered, in milliseconds of cluster time.
+    pub lost_agent_ms: u64,
+    /// How old the last acknowledgement of a quorum may be while this master acts as leader, in milliseconds.
+    /// Nothing but promptness rests on it, as simulations of masters with a longer one show; `None`: the longest
+    /// wait before an election.
+    pub office_lease_ms: Option<u64>,
     /// Spreads retries; any number.
     pub seed: u64,
 }
@@ -45,13 +51,16 @@ impl Config {
             snapshot: SnapshotPolicy::default(),
             agent_timeout_ms: 15_000,
             framework_grace_ms: 10_000,
+            lost_agent_ms: argosy_state::limits::LOST_AGENT_MS,
+            office_lease_ms: None,
             seed: 0,
         }
     }
 
     /// How old the last acknowledgement of a quorum may be while this master acts as leader.
     pub(crate) fn office_lease(&self) -> Duration {
-        Duration::from_millis(self.timing.election_max_ms)
+        let lease_ms = self.office_lease_ms;
+        Duration::from_millis(lease_ms.unwrap_or(self.timing.election_max_ms))
     }
 }
 
@@ -62,6 +71,8 @@ pub(crate) struct Limits {
     pub(crate) agent_timeout_ms: u64,
     /// How long a framework's stream may be gone.
     pub(crate) framework_grace_ms: u64,
+    /// How long a lost agent is remembered.
+    pub(crate) lost_agent_ms: u64,
     /// How long a new leader waits for frameworks to present the offers that they hold.
     pub(crate) resume_ms: u64,
 }

@@ -97,6 +97,11 @@ impl Registry {
                     let fits = matches!(mode, Some(AgentMode::Unreachable | AgentMode::Gone));
                     must(fits, id, "only silent or gone agents are swept")?;
                 }
+                SweepTarget::PrunedAgent(id) => {
+                    let mode = self.agents.get(id).map(|agent| agent.mode);
+                    let fits = mode == Some(AgentMode::Gone);
+                    must(fits, id, "an agent that is forgotten is gone first")?;
+                }
                 SweepTarget::Framework(id) => {
                     must(
                         self.frameworks.contains_key(id),
@@ -299,8 +304,10 @@ impl Registry {
 
     /// A task on a silent or gone agent says so once its sweep is through.
     fn check_mode(&self, task: &Task) -> Result<(), Broken> {
-        let target = SweepTarget::Agent(task.agent);
-        if self.cluster.sweeps.contains_key(&target) || task.is_terminal() {
+        let sweeps = &self.cluster.sweeps;
+        let swept = sweeps.contains_key(&SweepTarget::Agent(task.agent))
+            || sweeps.contains_key(&SweepTarget::PrunedAgent(task.agent));
+        if swept || task.is_terminal() {
             return Ok(());
         }
         let mode = self.agents.get(&task.agent).map(|agent| agent.mode);

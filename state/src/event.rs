@@ -14,6 +14,8 @@ pub enum Event {
     AgentChanged(AgentId),
     /// An agent was declared gone.
     AgentGone(AgentId),
+    /// The record of a lost agent went.
+    AgentForgotten(AgentId),
     /// A session of a framework began, or it is recorded as connected again.
     FrameworkSubscribed(FrameworkId),
     /// A framework's info, suppression or connection changed.

@@ -29,6 +29,10 @@ pub const OPERATIONS_PER_BATCH: usize = 256;
 pub const FINISHED_TASKS: usize = 10_000;
 /// Removed frameworks kept for display, oldest dropped first.
 pub const FINISHED_FRAMEWORKS: usize = 1_000;
+/// Lost agents, unreachable or gone, that are kept, oldest forgotten first.
+pub const LOST_AGENTS: usize = 10_000;
+/// How long a lost agent is kept unless an operator says otherwise: two weeks, in milliseconds.
+pub const LOST_AGENT_MS: u64 = 14 * 24 * 3_600_000;
 /// Unacknowledged terminal tasks of one framework. At the bound its launches are refused.
 pub const UNACKNOWLEDGED_TASKS: usize = 100_000;
 /// Newest used offers remembered for one agent; older ones are below the window's floor and refused.

@@ -106,6 +106,7 @@ fn name(command: &Command, outcome: &Outcome) -> &'static str {
         (Command::OpenEpoch(_), Ok(_)) => "Open",
         (Command::RegisterAgent(_), Ok(_)) => "Register",
         (Command::AgentUnreachable(_), Ok(_)) => "Unreachable",
+        (Command::PruneAgent(_), Ok(_)) => "Prune",
         (Command::ReconcileAgent(_), Ok(_)) => "Reconcile",
         (Command::UpdateTasks(_), Ok(_)) => "UpdateTasks",
         (Command::Subscribe(_), Ok(_)) => "Subscribe",
@@ -128,7 +129,7 @@ fn name(command: &Command, outcome: &Outcome) -> &'static str {
 }
 
 /// What a run must have met, or it proves too little.
-const MUST_BE_MET: [&str; 38] = [
+const MUST_BE_MET: [&str; 39] = [
     "Accept",
     "Acknowledge",
     "Disconnect",
@@ -136,6 +137,7 @@ const MUST_BE_MET: [&str; 38] = [
     "Kill",
     "Open",
     "Operate",
+    "Prune",
     "Raise",
     "Reconcile",
     "Register",

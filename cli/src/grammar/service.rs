@@ -67,6 +67,9 @@ pub(crate) struct MasterStart {
     /// How long a framework's stream may be gone before it counts as disconnected
     #[arg(long, env = "ARGOSY_MASTER_FRAMEWORK_GRACE", value_name = "TIME", default_value = "10s", value_parser = values::duration)]
     pub(crate) framework_grace: Duration,
+    /// How long an agent that is unreachable or gone is remembered; its tasks are given up with it
+    #[arg(long, env = "ARGOSY_MASTER_FORGET_AGENTS_AFTER", value_name = "TIME", default_value = "14d", value_parser = values::duration)]
+    pub(crate) forget_agents_after: Duration,
     /// Raft timing: shipped, testing (faster) or wan (slower); the same on all masters
     #[arg(long, env = "ARGOSY_MASTER_TIMING", value_enum, value_name = "PRESET", default_value_t = TimingName::Shipped, hide_possible_values = true)]
     pub(crate) timing: TimingName,

@@ -175,6 +175,7 @@ impl Allocator {
         match event {
             Event::AgentChanged(agent)
             | Event::AgentGone(agent)
+            | Event::AgentForgotten(agent)
             | Event::AgentUsageChanged(agent) => self.agent_changed(*agent),
             Event::FrameworkSubscribed(framework)
             | Event::FrameworkChanged(framework)

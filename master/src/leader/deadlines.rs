@@ -166,6 +166,7 @@ impl Leader {
             self.beat();
         }
         self.advance_time(registry, now);
+        self.prune(registry, now);
         self.lapse_offers(now);
     }
 

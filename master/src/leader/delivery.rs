@@ -106,16 +106,18 @@ impl Leader {
                 },
             );
         }
+        // A leader that was replaced without knowing has not seen the update: what it lacks proves nothing.
+        let applied = registry.applied();
         let stored = |(task, revision): &(TaskId, Revision)| {
             let task = registry.task(&TaskKey {
                 framework,
                 task: task.clone(),
             });
-            task.is_none_or(|task| {
-                task.unacknowledged
-                    .iter()
-                    .all(|update| update.revision > *revision)
-            })
+            let waits = task.is_some_and(|task| {
+                let mut updates = task.unacknowledged.iter();
+                updates.any(|update| update.revision <= *revision)
+            });
+            !waits && revision.index <= applied
         };
         // A repeat, or one for what is long forgotten, needs no entry.
         let known = registry

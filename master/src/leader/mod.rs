@@ -2,7 +2,7 @@
 //!
 //! Holds only what can be rebuilt in one round: links, open offers, filters, timers. Nothing here
 //! awaits, locks, or reads a clock. Reading order: `input`, `agents`, `settling`, `frameworks`, `calls`,
-//! `delivery`, `offering`, `deadlines`.
+//! `delivery`, `offering`, `deadlines`, `pruning`.
 
 mod agents;
 mod calls;
@@ -11,6 +11,7 @@ mod delivery;
 mod frameworks;
 mod input;
 mod offering;
+mod pruning;
 mod settling;
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,7 @@ use argosy_state::Registry;
 use argosy_state::apply::Applied;
 use argosy_state::command::{Command, Outcome, Rejection};
 use argosy_state::event::Event;
-use argosy_state::ids::{AgentId, ClusterId, Epoch, FrameworkId, Ticket};
+use argosy_state::ids::{AgentId, ClusterId, Epoch, FrameworkId, Ticket, Timestamp};
 
 use crate::allocator::{Allocator, Settings};
 use crate::config::Limits;
@@ -79,6 +80,8 @@ pub(crate) struct Leader {
     allocator: Allocator,
     offering: offering::Offering,
     deadlines: Deadlines,
+    /// When it is looked again who is to be forgotten.
+    next_prune: Timestamp,
     out: Vec<Effect>,
 }
 
@@ -102,6 +105,7 @@ impl Leader {
             allocator: Allocator::new(Settings::default()),
             offering: offering::Offering::new(registry, now.at.plus_ms(limits.resume_ms)),
             deadlines: Deadlines::default(),
+            next_prune: now.at,
             out: Vec::new(),
         };
         leader.arm_all(registry, now);
@@ -256,6 +260,7 @@ impl Leader {
             Event::TaskForgotten(key) => self.task_forgotten(registry, key),
             Event::AgentChanged(agent) => self.agent_changed(registry, now, *agent),
             Event::AgentGone(agent) => self.agent_gone(*agent),
+            Event::AgentForgotten(_) => {}
             Event::AgentUsageChanged(agent) => self.usage_changed(registry, *agent),
             Event::AgentReconciled { agent, complete } => {
                 self.agent_reconciled(registry, *agent, *complete)

@@ -8,6 +8,7 @@ mod calls;
 mod deadlines;
 mod frameworks;
 mod offers;
+mod pruning;
 mod updates;
 mod words;
 mod world;

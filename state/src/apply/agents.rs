@@ -150,6 +150,42 @@ impl Registry {
         Ok(Reply::Done)
     }
 
+    /// Forgets an agent. Absence is its tombstone: should it come back, it ends everything and registers
+    /// anew. Tasks that nobody has seen ending are given up first; their frameworks learn so before the
+    /// record goes.
+    pub(super) fn prune_agent(&mut self, scene: &mut Scene, decision: &AgentDecision) -> Outcome {
+        let id = decision.agent;
+        let agent = self.agents.get(&id).ok_or(Rejection::UnknownAgent(id))?;
+        if agent.revision != decision.decided_on {
+            return Err(Rejection::Moved);
+        }
+        match agent.mode {
+            AgentMode::Unreachable | AgentMode::Gone => {}
+            AgentMode::Registered
+            | AgentMode::Draining
+            | AgentMode::Drained
+            | AgentMode::Deactivated => return Err(Rejection::WrongMode(id, agent.mode)),
+        }
+        let index = self.index.agents.get(&id);
+        let swept = [SweepTarget::Agent(id), SweepTarget::PrunedAgent(id)];
+        let is_swept = |target| self.cluster.sweeps.contains_key(target);
+        if index.is_none_or(|index| index.tasks.is_empty()) {
+            swept.iter().for_each(|target| {
+                self.cluster.sweeps.remove(target);
+            });
+            self.remove_agent(id);
+            scene.say(Event::AgentForgotten(id));
+        } else if agent.mode == AgentMode::Unreachable && !swept.iter().any(is_swept) {
+            let since = agent.since;
+            self.set_mode(scene, id, AgentMode::Gone);
+            // Lost since then: it stays the one to forget.
+            self.touch_agent(id).since = since;
+            scene.say(Event::AgentGone(id));
+            self.begin_sweep(scene, SweepTarget::PrunedAgent(id), decision.wall_ms);
+        }
+        Ok(Reply::Done)
+    }
+
     /// Enters `mode`; the caller has checked that it may.
     pub(super) fn set_mode(&mut self, scene: &mut Scene, id: AgentId, mode: AgentMode) {
         let mut agent = self

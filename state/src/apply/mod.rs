@@ -104,6 +104,7 @@ impl Registry {
             Command::OpenEpoch(_) | Command::Tick => Ok(Reply::Done),
             Command::RegisterAgent(register) => self.register_agent(scene, register),
             Command::AgentUnreachable(decision) => self.agent_unreachable(scene, decision),
+            Command::PruneAgent(decision) => self.prune_agent(scene, decision),
             Command::ReconcileAgent(list) => self.reconcile_agent(scene, list),
             Command::UpdateTasks(report) => self.update_tasks(scene, report),
             Command::Subscribe(subscribe) => self.subscribe(scene, subscribe),

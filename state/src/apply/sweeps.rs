@@ -10,7 +10,7 @@ use crate::command::{Outcome, Reply, SweepTarget};
 use crate::event::Event;
 use crate::ids::{AgentId, FrameworkId, TaskKey};
 use crate::registry::{RecordKey, SweepMark};
-use crate::task::{Reason, TaskState};
+use crate::task::{Reason, Task, TaskState};
 
 impl Registry {
     /// Marks the work and does its first piece.
@@ -40,13 +40,16 @@ impl Registry {
         }
         let most = scene.sweep_budget;
         let keys = match target {
-            SweepTarget::Agent(id) => self.agent_keys(id, after.clone(), most),
+            SweepTarget::Agent(id) | SweepTarget::PrunedAgent(id) => {
+                self.agent_keys(id, after.clone(), most)
+            }
             SweepTarget::Framework(id) => self.framework_keys(id, after.clone(), most),
         };
         scene.sweep_budget -= keys.len();
         for key in &keys {
             match target {
                 SweepTarget::Agent(id) => self.sweep_agent_task(scene, id, key, wall_ms),
+                SweepTarget::PrunedAgent(_) => self.give_up_task(scene, key, wall_ms),
                 SweepTarget::Framework(_) => self.sweep_framework_task(scene, key),
             }
         }
@@ -134,6 +137,20 @@ impl Registry {
                 wall_ms,
             )
         };
+        self.set_state(scene, key, change);
+    }
+
+    /// Its agent is being forgotten: nobody will ever say how it ended.
+    fn give_up_task(&mut self, scene: &mut Scene, key: &TaskKey, wall_ms: i64) {
+        if self.tasks.get(key).is_none_or(Task::is_terminal) {
+            return;
+        }
+        let change = Change::by_master(
+            TaskState::Gone,
+            Reason::AgentRemoved,
+            "its agent was lost for so long that the cluster has forgotten it",
+            wall_ms,
+        );
         self.set_state(scene, key, change);
     }
 

@@ -45,6 +45,8 @@ pub enum Command {
     RegisterAgent(RegisterAgent),
     /// The leader has not heard of an agent for too long.
     AgentUnreachable(AgentDecision),
+    /// The leader forgets an agent that has been lost for too long, or is one of too many.
+    PruneAgent(AgentDecision),
     /// A part of what an agent holds, compared with what it should hold.
     ReconcileAgent(ReconcileAgent),
     /// Updates of tasks from their agent.
@@ -376,6 +378,8 @@ pub enum SweepTarget {
     Agent(AgentId),
     /// Tasks of a framework that is being removed.
     Framework(FrameworkId),
+    /// Tasks of an agent that is being forgotten.
+    PrunedAgent(AgentId),
 }
 
 /// How a command was answered.

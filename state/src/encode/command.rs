@@ -32,7 +32,7 @@ pub(super) struct CommandMessage {
     serial: u64,
     #[prost(
         oneof = "CommandKind",
-        tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17"
+        tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18"
     )]
     kind: Option<CommandKind>,
 }
@@ -67,6 +67,8 @@ enum CommandKind {
     Sweep(SweepMessage),
     #[prost(message, tag = "17")]
     Tick(TickMessage),
+    #[prost(message, tag = "18")]
+    PruneAgent(AgentDecisionMessage),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -103,6 +105,7 @@ impl From<&Command> for CommandKind {
             Command::OpenEpoch(open) => Self::OpenEpoch(open.into()),
             Command::RegisterAgent(register) => Self::RegisterAgent(Box::new(register.into())),
             Command::AgentUnreachable(decision) => Self::AgentUnreachable(decision.into()),
+            Command::PruneAgent(decision) => Self::PruneAgent(decision.into()),
             Command::ReconcileAgent(list) => Self::ReconcileAgent(Box::new(list.into())),
             Command::UpdateTasks(report) => Self::UpdateTasks(report.into()),
             Command::Subscribe(subscribe) => Self::Subscribe(Box::new(subscribe.into())),
@@ -126,6 +129,7 @@ impl TryFrom<CommandKind> for Command {
             CommandKind::OpenEpoch(message) => Self::OpenEpoch(message.try_into()?),
             CommandKind::RegisterAgent(message) => Self::RegisterAgent((*message).try_into()?),
             CommandKind::AgentUnreachable(message) => Self::AgentUnreachable(message.try_into()?),
+            CommandKind::PruneAgent(message) => Self::PruneAgent(message.try_into()?),
             CommandKind::ReconcileAgent(message) => Self::ReconcileAgent((*message).try_into()?),
             CommandKind::UpdateTasks(message) => Self::UpdateTasks(message.try_into()?),
             CommandKind::Subscribe(message) => Self::Subscribe((*message).try_into()?),

@@ -9,7 +9,7 @@ use crate::ids::{AgentId, FrameworkId};
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct SweepMessage {
-    #[prost(oneof = "SweepKind", tags = "1, 2")]
+    #[prost(oneof = "SweepKind", tags = "1, 2, 3")]
     kind: Option<SweepKind>,
 }
 
@@ -19,6 +19,8 @@ enum SweepKind {
     Agent(u64),
     #[prost(uint64, tag = "2")]
     Framework(u64),
+    #[prost(uint64, tag = "3")]
+    PrunedAgent(u64),
 }
 
 impl From<SweepTarget> for SweepMessage {
@@ -27,6 +29,7 @@ impl From<SweepTarget> for SweepMessage {
             kind: Some(match target {
                 SweepTarget::Agent(id) => SweepKind::Agent(id.0),
                 SweepTarget::Framework(id) => SweepKind::Framework(id.0),
+                SweepTarget::PrunedAgent(id) => SweepKind::PrunedAgent(id.0),
             }),
         }
     }
@@ -39,6 +42,7 @@ impl TryFrom<SweepMessage> for SweepTarget {
         Ok(match message.kind.ok_or(Wrong("sweep"))? {
             SweepKind::Agent(id) => Self::Agent(AgentId(id)),
             SweepKind::Framework(id) => Self::Framework(FrameworkId(id)),
+            SweepKind::PrunedAgent(id) => Self::PrunedAgent(AgentId(id)),
         })
     }
 }

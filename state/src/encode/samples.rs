@@ -321,6 +321,14 @@ fn agent_commands() -> Vec<(&'static str, Command)> {
             info: agent_info(),
         })
     };
+    let decision = |position| {
+        let (agent, decided_on, wall_ms) = (AgentId(3), revision(44, position), 65);
+        AgentDecision {
+            agent,
+            decided_on,
+            wall_ms,
+        }
+    };
     let list = ReconcileAgent {
         agent: AgentId(3),
         incarnation: 0x22,
@@ -347,14 +355,8 @@ fn agent_commands() -> Vec<(&'static str, Command)> {
     vec![
         ("register-agent", register(Some(AgentId(3)))),
         ("register-new-agent", register(None)),
-        (
-            "agent-unreachable",
-            Command::AgentUnreachable(AgentDecision {
-                agent: AgentId(3),
-                decided_on: revision(44, 2),
-                wall_ms: 65,
-            }),
-        ),
+        ("agent-unreachable", Command::AgentUnreachable(decision(2))),
+        ("prune-agent", Command::PruneAgent(decision(3))),
         ("reconcile-agent", Command::ReconcileAgent(list)),
         (
             "update-tasks",
@@ -423,6 +425,9 @@ fn other_commands() -> Vec<(&'static str, Command)> {
             info: framework_info(),
         })
     };
+    let agent = SweepTarget::Agent(AgentId(3));
+    let framework = SweepTarget::Framework(FrameworkId(4));
+    let pruned = SweepTarget::PrunedAgent(AgentId(2));
     vec![
         (
             "open-epoch",
@@ -458,14 +463,9 @@ fn other_commands() -> Vec<(&'static str, Command)> {
             }),
         ),
         ("operate", Command::Operate(operate())),
-        (
-            "sweep-agent",
-            Command::Sweep(SweepTarget::Agent(AgentId(3))),
-        ),
-        (
-            "sweep-framework",
-            Command::Sweep(SweepTarget::Framework(FrameworkId(4))),
-        ),
+        ("sweep-agent", Command::Sweep(agent)),
+        ("sweep-framework", Command::Sweep(framework)),
+        ("sweep-pruned-agent", Command::Sweep(pruned)),
         ("tick", Command::Tick),
     ]
 }

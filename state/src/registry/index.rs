@@ -305,6 +305,18 @@ impl Registry {
         self.agents.insert(agent.id, agent);
     }
 
+    /// Removes an agent that has no task left.
+    pub(crate) fn remove_agent(&mut self, id: AgentId) {
+        let agent = self
+            .agents
+            .remove(&id)
+            .expect("the caller has just looked it up");
+        self.index.agent(&agent, Sign::Remove).expect(TOTALS_FIT);
+        self.index.agents.remove(&id);
+        self.changed.insert(RecordKey::Agent(id));
+        self.changed.insert(RecordKey::Cluster);
+    }
+
     /// Changes an agent whose mode, totals and nonce stay as they are.
     pub(crate) fn touch_agent(&mut self, id: AgentId) -> &mut Agent {
         self.changed.insert(RecordKey::Agent(id));

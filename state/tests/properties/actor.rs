@@ -15,7 +15,7 @@ use argosy_state::ids::{
 use argosy_state::task::{Task, TaskSpec};
 use argosy_state::testing::{amounts, framework_info, spec};
 
-use crate::agents::{new_agent, reconcile, unreachable, updates};
+use crate::agents::{new_agent, reconcile, silence, updates};
 use crate::dice::Dice;
 
 pub(crate) struct Actor {
@@ -97,8 +97,9 @@ impl Actor {
         match dice.below(100) {
             0..3 if agents.len() < 6 => new_agent(dice),
             0..8 => self.register(dice, registry, agent),
-            8..10 => unreachable(dice, registry, agent),
-            10..16 => reconcile(dice, registry, agent),
+            8..10 => Command::AgentUnreachable(silence(dice, registry, agent)),
+            10..11 => Command::PruneAgent(silence(dice, registry, agent)),
+            11..16 => reconcile(dice, registry, agent),
             16..45 => updates(dice, registry, agent),
             45..48 if frameworks.len() < 5 => new_framework(dice),
             45..50 => resubscribe(dice, registry, framework),

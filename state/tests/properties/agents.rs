@@ -35,16 +35,17 @@ pub(crate) fn new_agent(dice: &mut Dice) -> Command {
     ))
 }
 
-pub(crate) fn unreachable(dice: &mut Dice, registry: &Registry, id: AgentId) -> Command {
+/// What a leader makes of the silence of an agent, now and then too late.
+pub(crate) fn silence(dice: &mut Dice, registry: &Registry, id: AgentId) -> AgentDecision {
     let mut decided_on = registry.agent(id).unwrap().revision;
     if dice.percent(20) {
         decided_on.index = decided_on.index.saturating_sub(1);
     }
-    Command::AgentUnreachable(AgentDecision {
+    AgentDecision {
         agent: id,
         decided_on,
         wall_ms: 2,
-    })
+    }
 }
 
 /// What the agent would hold at a floor, with a little missing and a little too much.

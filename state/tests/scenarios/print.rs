@@ -89,6 +89,7 @@ fn event(event: &Event) -> String {
         Event::EpochOpened(epoch) => format!("epoch {} opened", epoch.0),
         Event::AgentChanged(id) => format!("{id} changed"),
         Event::AgentGone(id) => format!("{id} gone"),
+        Event::AgentForgotten(id) => format!("{id} forgotten"),
         Event::FrameworkSubscribed(id) => format!("{id} subscribed"),
         Event::FrameworkChanged(id) => format!("{id} changed"),
         Event::FrameworkRevived { framework, roles } => {

@@ -134,7 +134,8 @@ impl Stage {
         match line.word(0) {
             "epoch" => open_epoch(line),
             "agent" => register(line),
-            "unreachable" => self.unreachable(line),
+            "unreachable" => Command::AgentUnreachable(self.agent_decision(line)),
+            "prune" => Command::PruneAgent(self.agent_decision(line)),
             "list" => self.list(line),
             "update" => update(line),
             "subscribe" => subscribe(line),
@@ -148,6 +149,9 @@ impl Stage {
                 to: line.read(line.word(2)),
             }),
             "operate" => operate(line),
+            "sweep" if line.has("pruned") => {
+                Command::Sweep(SweepTarget::PrunedAgent(line.agent(1)))
+            }
             "sweep" if line.word(1).starts_with("agent") => {
                 Command::Sweep(SweepTarget::Agent(line.agent(1)))
             }
@@ -163,16 +167,16 @@ impl Stage {
         line.number("session").unwrap_or(present)
     }
 
-    fn unreachable(&self, line: &Line<'_>) -> Command {
+    fn agent_decision(&self, line: &Line<'_>) -> AgentDecision {
         let agent = line.agent(1);
         let known = self.world.registry.agent(agent);
         let present = known.map(|agent| agent.revision).unwrap_or_default();
         let decided_on = line.pair("on").map_or(present, |text| line.revision(text));
-        Command::AgentUnreachable(AgentDecision {
+        AgentDecision {
             agent,
             decided_on,
             wall_ms: 0,
-        })
+        }
     }
 
     fn decision(&self, line: &Line<'_>) -> FrameworkDecision {

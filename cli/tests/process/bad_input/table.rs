@@ -116,6 +116,16 @@ pub(crate) const ROWS: &[Row] = &[
         ["argument", "'--dir'", "--help"],
     ),
     usage(
+        "agents that may not be silent at all",
+        "master start --agent-timeout 0",
+        ["--agent-timeout", "unreachable at once", "15s"],
+    ),
+    usage(
+        "agents that are forgotten at once",
+        "master start --forget-agents-after 0s",
+        ["--forget-agents-after", "given up as soon", "14d"],
+    ),
+    usage(
         "an unknown noun",
         "taks list",
         ["subcommand", "'taks'", "'task'"],

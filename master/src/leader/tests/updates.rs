@@ -68,6 +68,31 @@ fn a_repeated_or_unexpected_acknowledgement_writes_nothing() {
 }
 
 #[test]
+fn an_acknowledgement_of_an_update_that_is_not_known_here_waits_for_a_commit() {
+    let mut world = World::with_running_task();
+    let entries = world.entries();
+    // Another master leads by now, and this one does not know yet.
+    let later = Revision {
+        index: world.registry.applied() + 1,
+        position: 0,
+    };
+    let acknowledge = Acknowledge {
+        framework: FRAMEWORK,
+        session: world.registry.framework(FRAMEWORK).unwrap().session,
+        updates: vec![(TaskId::new("a").unwrap(), later)],
+    };
+    let request = world.request();
+    world.feed(Input::Acknowledge {
+        request,
+        acknowledge,
+    });
+    world.expect(&expect![[r#"
+        call-3: acknowledged
+    "#]]);
+    assert_eq!(world.entries(), entries + 1);
+}
+
+#[test]
 fn an_acknowledgement_of_another_session_or_of_too_many_is_refused() {
     let mut world = World::with_running_task();
     world.report(LinkId(2), "a", 2, TaskState::Finished);

@@ -32,6 +32,7 @@ pub(super) const AGENT: AgentId = AgentId(1);
 pub(super) const LIMITS: Limits = Limits {
     agent_timeout_ms: 15_000,
     framework_grace_ms: 10_000,
+    lost_agent_ms: 3_600_000,
     resume_ms: 100,
 };
 

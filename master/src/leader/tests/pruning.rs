@@ -1,0 +1,131 @@
+//! Lost agents are forgotten when their time is over, and their tasks with them.
+
+use argosy_state::Registry;
+use argosy_state::agent::AgentMode;
+use argosy_state::command::{AgentDecision, Command};
+use argosy_state::ids::{AgentId, Timestamp};
+use argosy_state::task::TaskState;
+use argosy_state::testing::World as Facts;
+use expect_test::expect;
+
+use super::super::pruning::overdue;
+use super::world::{AGENT, LIMITS, World, new_agent};
+
+/// Until an agent that falls silent now is forgotten, in milliseconds.
+const FORGOTTEN_MS: u64 = LIMITS.agent_timeout_ms + LIMITS.lost_agent_ms + 60_000;
+
+#[test]
+fn a_lost_agent_is_forgotten_when_its_time_is_over_and_registers_anew() {
+    let mut world = World::with_offer();
+    let hello = world.hello_of(AGENT);
+    world.pass(FORGOTTEN_MS - 61_000);
+    let mode = world.registry.agent(AGENT).map(|agent| agent.mode);
+    assert_eq!(mode, Some(AgentMode::Unreachable));
+    world.pass(61_000);
+    assert_eq!(world.registry.agent(AGENT), None);
+    world.forget_said();
+    let link = world.link();
+    world.hello(link, hello);
+    world.expect(&expect![[r#"
+        link-3 <- shutdown: this agent is not known here, or was declared gone
+        link-3 closed
+    "#]]);
+    let link = world.link();
+    world.hello(link, new_agent(1_002, "cpus:4;mem:4096"));
+    assert!(world.registry.agent(AgentId(2)).is_some());
+    world.forget_said();
+}
+
+#[test]
+fn an_agent_that_returns_while_it_is_being_forgotten_stays() {
+    let mut world = World::with_offer();
+    world.pass(FORGOTTEN_MS - 61_000);
+    world.slow_log();
+    // The return is written first, then the decision of which nobody can know that it is late.
+    world.agent_returns(AGENT);
+    world.pass(62_000);
+    assert_eq!(world.proposed_bytes().len(), 2);
+    world.commit();
+    world.forget_said();
+    let mode = world.registry.agent(AGENT).map(|agent| agent.mode);
+    assert_eq!(mode, Some(AgentMode::Registered));
+}
+
+#[test]
+fn tasks_of_a_forgotten_agent_are_gone_before_its_record_is() {
+    let mut world = World::with_running_task();
+    world.pass(20_000);
+    world.acknowledge(&["a"]);
+    world.pass(FORGOTTEN_MS - 81_000);
+    world.forget_said();
+    world.pass(61_000);
+    world.expect(&expect![[r#"
+        link-1 <- agent-1 is gone
+        link-1 <- update a GONE at 9.1 (AGENT_REMOVED)
+    "#]]);
+    assert_eq!(world.state_of("a"), TaskState::Gone);
+    world.pass(120_000);
+    assert!(
+        world.registry.agent(AGENT).is_some(),
+        "nobody has stored it"
+    );
+    world.acknowledge(&["a"]);
+    world.forget_said();
+    world.pass(60_000);
+    assert_eq!(world.registry.agent(AGENT), None);
+}
+
+fn ids(registry: &Registry, now: Timestamp, kept: usize) -> Vec<u64> {
+    let agents = overdue(registry, now, 10_000, kept);
+    agents.iter().map(|agent| agent.id.0).collect()
+}
+
+/// Agents 4, 2 and 1 are lost, in this order, a second apart; 2 holds a task.
+fn three_lost() -> (Facts, Timestamp) {
+    let mut world = Facts::new();
+    let agents: Vec<AgentId> = (0..4).map(|_| world.register("cpus:4")).collect();
+    let framework = world.subscribe("demo");
+    world.launch(framework, agents[1], "a", "cpus:1");
+    for place in [3, 1, 0] {
+        world.pass(1_000);
+        world.lose(agents[place]);
+    }
+    let first = world.registry.agent(agents[3]).unwrap().since;
+    (world, first)
+}
+
+#[test]
+fn the_longest_lost_are_forgotten_first_by_age_and_by_number() {
+    let (world, first) = three_lost();
+    assert!(ids(&world.registry, first.plus_ms(9_999), 3).is_empty());
+    assert_eq!(ids(&world.registry, first.plus_ms(10_000), 3), [4]);
+    assert_eq!(ids(&world.registry, first.plus_ms(11_000), 3), [4, 2]);
+    assert_eq!(
+        ids(&world.registry, first, 1),
+        [4, 2],
+        "one of three is kept"
+    );
+    assert_eq!(ids(&world.registry, first.plus_ms(60_000), 3), [4, 2, 1]);
+}
+
+#[test]
+fn an_agent_whose_tasks_were_given_up_waits_for_their_framework_and_is_still_the_oldest() {
+    let (mut world, first) = three_lost();
+    let agent = AgentId(2);
+    let decided_on = world.registry.agent(agent).unwrap().revision;
+    world.pass(60_000);
+    world.apply(Command::PruneAgent(AgentDecision {
+        agent,
+        decided_on,
+        wall_ms: 0,
+    }));
+    assert_eq!(
+        ids(&world.registry, first, 1),
+        [4],
+        "it would be the second"
+    );
+    assert_eq!(
+        world.registry.agent(agent).unwrap().since,
+        first.plus_ms(1_000)
+    );
+}
