@@ -7,7 +7,7 @@ ENV := source scripts/env.sh &&
 STAGE := scripts/stage
 RELEASE_BINARIES := --package argosy-cli --package argosy-frameworks --package argosy-bench
 
-.PHONY: help setup build demo test verify fix unit release process chaos test-vm bench
+.PHONY: help setup build demo test test-long verify fix unit release process chaos test-vm bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -29,9 +29,13 @@ test: setup ## everything that must hold; includes verify
 	$(STAGE) release 180 make release
 	$(STAGE) process 270 make process
 	$(STAGE) demo 90 scripts/demo
-	$(STAGE) chaos 240 make chaos
+	$(STAGE) chaos 400 make chaos
 	$(STAGE) vm 240 make test-vm
 	printf 'all 7 stages passed, %d s\n' $$(( $$(date +%s) - started ))
+
+test-long: setup ## chaos for CHAOS_HOURS [8], into the ledger; may be interrupted and begun again
+	@$(ENV) cargo build --locked --release --package argosy-cli --package argosy-chaos
+	scripts/chaos-long
 
 verify: ## format, lints, docs, licences; writes nothing
 	@$(ENV)
@@ -57,9 +61,9 @@ process: ## failover and bad input on real processes
 	@$(ENV)
 	scripts/process-tests 2>&1 | scripts/skips
 
-chaos: ## simulated clusters by seed, then every fault once on real processes; checkers judge
+chaos: ## simulated clusters by seed, every fault once on real processes, five planted bugs; checkers judge
 	@$(ENV) cargo build --locked --release --package argosy-chaos --bin argosy-chaos
-	scripts/chaos-short 2>&1 | scripts/skips
+	{ scripts/chaos-short && scripts/chaos-planted; } 2>&1 | scripts/skips
 
 test-vm: ## kernel limits, failing disks and cuts of power, in a virtual machine without KVM
 	@$(ENV)

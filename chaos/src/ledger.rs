@@ -1,16 +1,21 @@
 //! The ledger of all runs: lines that harnesses append, and the page that adds them up, so that
 //! "cumulative" can be audited. It believes no sum that a line states; it makes them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
+
+use crate::sim::graphs;
+
+/// The harness whose seeds play connectivity graphs: which ones follows from their numbers.
+pub(crate) const GRAPHS: &str = "sim-graphs";
 
 /// One run, or a row of runs over several seeds, as a JSON line. What a harness does not know it
 /// leaves out.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Run {
-    /// Which harness: "sim-raft", "sim-system", "real", "power", "failover", "prove".
+    /// Which harness: "sim-raft", "sim-system", "sim-graphs", "real", "power", "failover", "prove".
     pub tier: String,
     /// Of which commit the binaries were.
     #[serde(default)]
@@ -108,47 +113,78 @@ pub fn read(text: &str) -> Result<Vec<Line>, LedgerError> {
 struct Goal {
     what: &'static str,
     least: u64,
-    reached: fn(&Sums) -> u64,
+    reached: fn(&Totals) -> u64,
 }
 
-const GOALS: [Goal; 5] = [
+const GOALS: [Goal; 8] = [
     Goal {
         what: "simulated hours of the whole system",
         least: 60,
-        reached: |sums| sums.of("sim-system").seconds / 3600,
+        reached: |sums| sums.all.of("sim-system").seconds / 3600,
     },
     Goal {
         what: "faults in them",
         least: 100_000,
-        reached: |sums| sums.of("sim-system").faults,
+        reached: |sums| sums.all.of("sim-system").faults,
+    },
+    Goal {
+        what: "kinds of connectivity graphs of five masters, each with each kind of place for the leader",
+        least: graphs::CLASSES,
+        reached: |sums| sums.all.graphs.range(..graphs::CLASSES).count() as u64,
+    },
+    Goal {
+        what: "connectivity graphs of five masters, each with each place of the leader",
+        least: graphs::CASES,
+        reached: |sums| sums.all.graphs.len() as u64,
     },
     Goal {
         what: "leaders of real processes killed",
         least: 1_000,
-        reached: |sums| sums.by_tier.values().map(|sum| sum.leader_kills).sum(),
+        reached: |sums| sums.all.kills(),
     },
     Goal {
         what: "power cuts",
         least: 200,
-        reached: |sums| sums.by_tier.values().map(|sum| sum.power_cuts).sum(),
+        reached: |sums| sums.all.by_tier.values().map(|sum| sum.power_cuts).sum(),
     },
     Goal {
-        what: "seeds of the newest commit that ran",
+        what: "seeds of the whole system since the newest fix",
         least: 2_000,
-        reached: |sums| sums.newest_seeds,
+        reached: |sums| sums.since_fix.of("sim-system").seeds,
+    },
+    Goal {
+        what: "leaders of real processes killed since the newest fix",
+        least: 100,
+        reached: |sums| sums.since_fix.kills(),
     },
 ];
 
 #[derive(Default)]
 struct Sums {
     by_tier: BTreeMap<String, Run>,
-    newest_seeds: u64,
     too_little: u64,
+    /// Connectivity graphs that were played, by their numbers.
+    graphs: BTreeSet<u64>,
+}
+
+/// Of all runs, and of those whose lines follow the newest bug that was mended.
+#[derive(Default)]
+struct Totals {
+    all: Sums,
+    since_fix: Sums,
 }
 
 impl Sums {
     fn of(&self, tier: &str) -> Run {
         self.by_tier.get(tier).cloned().unwrap_or_default()
+    }
+
+    fn kills(&self) -> u64 {
+        self.by_tier.values().map(|sum| sum.leader_kills).sum()
+    }
+
+    fn violations(&self) -> u64 {
+        self.by_tier.values().map(|sum| sum.violations).sum()
     }
 
     fn add(&mut self, run: &Run) {
@@ -158,6 +194,11 @@ impl Sums {
         if run.proves_too_little {
             self.too_little += 1;
             return;
+        }
+        if run.tier == GRAPHS {
+            // More seeds than that play the same again.
+            let seeds = run.seed..run.seed.saturating_add(run.seeds.min(graphs::CASES));
+            self.graphs.extend(seeds.flat_map(graphs::numbers));
         }
         sum.seeds += run.seeds;
         sum.seconds += run.seconds;
@@ -169,27 +210,27 @@ impl Sums {
     }
 }
 
-fn sums(lines: &[Line]) -> Sums {
-    let mut sums = Sums::default();
-    let runs = || {
-        lines.iter().filter_map(|line| match line {
-            Line::Run(run) => Some(run),
-            Line::Found(_) => None,
-        })
-    };
-    runs().for_each(|run| sums.add(run));
-    let newest = runs().next_back().map(|run| run.commit.as_str());
-    let of_newest = runs().filter(|run| Some(run.commit.as_str()) == newest);
-    sums.newest_seeds = of_newest.map(|run| run.seeds).sum();
-    sums
+fn totals(lines: &[Line]) -> Totals {
+    let mut totals = Totals::default();
+    for line in lines {
+        match line {
+            Line::Run(run) => {
+                totals.all.add(run);
+                totals.since_fix.add(run);
+            }
+            Line::Found(found) if !found.fix.is_empty() => totals.since_fix = Sums::default(),
+            Line::Found(_) => {}
+        }
+    }
+    totals
 }
 
 /// The page: sums against what is asked for, sums by harness, bugs, and every commit's runs.
 #[must_use]
 pub fn render(lines: &[Line]) -> String {
-    let sums = sums(lines);
+    let totals = totals(lines);
     let mut page = String::from(
-        "# Ledger of the chaos runs\n\nMade from `chaos-ledger.jsonl`, to which every run appends a line. A run that proves too little\nadds nothing but its violations.\n\n## Reached\n\n| What | At least | Reached |\n|---|--:|--:|\n",
+        "# Ledger of the chaos runs\n\nMade from `chaos-ledger.jsonl`, to which every run appends a line. A run that proves too little\nadds nothing but its violations. The line of a mended bug stands after those of all runs that it was in.\n\n## Reached\n\n| What | At least | Reached |\n|---|--:|--:|\n",
     );
     for goal in &GOALS {
         line(
@@ -197,30 +238,27 @@ pub fn render(lines: &[Line]) -> String {
             &[
                 goal.what.to_owned(),
                 number(goal.least),
-                number((goal.reached)(&sums)),
+                number((goal.reached)(&totals)),
             ],
         );
     }
-    let violations = sums.by_tier.values().map(|sum| sum.violations).sum();
-    line(
-        &mut page,
-        &[
-            "violations".to_owned(),
-            "0 at most".to_owned(),
-            number(violations),
-        ],
-    );
-    line(
-        &mut page,
-        &[
-            "runs that prove too little".to_owned(),
-            "–".to_owned(),
-            number(sums.too_little),
-        ],
-    );
+    for (what, most, reached) in [
+        (
+            "violations since the newest fix",
+            "0 at most",
+            totals.since_fix.violations(),
+        ),
+        ("violations ever", "–", totals.all.violations()),
+        ("runs that prove too little", "–", totals.all.too_little),
+    ] {
+        line(
+            &mut page,
+            &[what.to_owned(), most.to_owned(), number(reached)],
+        );
+    }
     page.push_str("\n## By harness\n\n");
     page.push_str(HEAD);
-    for (tier, sum) in &sums.by_tier {
+    for (tier, sum) in &totals.all.by_tier {
         row(&mut page, tier, sum);
     }
     bugs(&mut page, lines);
@@ -313,8 +351,13 @@ mod tests {
 {"tier":"sim-system","commit":"aaa","seed":1,"seeds":1500,"seconds":7200,"faults":40000,"operations":9}
 {"tier":"real","commit":"bbb","version":"0.1.0","seed":7,"seconds":60,"leader_kills":25,"violations":0}
 {"tier":"real","commit":"bbb","seed":8,"seconds":60,"leader_kills":99,"violations":2,"proves_too_little":true}
+{"tier":"sim-graphs","commit":"bbb","seed":14,"seeds":2,"seconds":140}
+{"tier":"sim-graphs","commit":"bbb","seed":15,"seeds":2,"seconds":140}
 {"bug":"a|b","seed":"seed 4","cause":"c","fix":"","test":"t"}
+{"bug":"d","seed":"seed 5","cause":"c","fix":"bbb","test":"t"}
 {"tier":"sim-system","commit":"bbb","seed":1,"seeds":500,"seconds":3600,"faults":1000}
+{"bug":"open ones change nothing","seed":"seed 6","cause":"c"}
+{"tier":"real","commit":"bbb","seed":9,"leader_kills":3}
 "#;
 
     #[test]
@@ -323,9 +366,13 @@ mod tests {
         for wanted in [
             "| simulated hours of the whole system | 60 | 3 |",
             "| faults in them | 100,000 | 41,000 |",
-            "| leaders of real processes killed | 1,000 | 25 |",
-            "| seeds of the newest commit that ran | 2,000 | 502 |",
-            "| violations | 0 at most | 2 |",
+            "| leaders of real processes killed | 1,000 | 28 |",
+            "| seeds of the whole system since the newest fix | 2,000 | 500 |",
+            "| leaders of real processes killed since the newest fix | 100 | 3 |",
+            "| violations since the newest fix | 0 at most | 0 |",
+            "| violations ever | – | 2 |",
+            "each with each place of the leader | 5,120 | 18 |",
+            "each with each kind of place for the leader | 90 | 12 |",
             "| runs that prove too little | – | 1 |",
             "| sim-system | 2,000 | 10,800 | 41,000 |",
             "| a\\|b | seed 4 | c | open | t |",

@@ -1,6 +1,8 @@
 //! `argosy-chaos prove`: plants each bug, plays seeds until it is found, and shows that the same seeds
 //! are clean without it. A harness that finds nothing has not shown that there is nothing.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 /// Planted bugs, one after the other
@@ -10,14 +12,20 @@ pub struct ProveArguments {
     #[arg(long, value_name = "BUG", value_delimiter = ',')]
     pub only: Vec<String>,
     /// How many seeds are to find each
-    #[arg(long, value_name = "COUNT", default_value_t = 2)]
-    pub times: usize,
+    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
+    pub times: u64,
     /// The first seed
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     pub from: u64,
     /// Seconds until a bug is given up
     #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
     pub patience: u64,
+    /// Seeds that are played at a time; without it one a processor
+    #[arg(long, value_name = "COUNT")]
+    pub at_a_time: Option<usize>,
+    /// Write what was found here, as a table in Markdown
+    #[arg(long, value_name = "FILE")]
+    pub table: Option<PathBuf>,
     /// List the planted bugs instead
     #[arg(long)]
     pub list: bool,
@@ -62,86 +70,10 @@ fn look(_arguments: &ProveArguments, _planted: &[crate::bugs::Planted]) -> u8 {
 }
 
 #[cfg(feature = "testing")]
-use hunt::look;
+mod hunt;
 
 #[cfg(feature = "testing")]
-mod hunt {
-    use std::io;
-    use std::time::{Duration, Instant};
-
-    use argosy_state::bugs::Bug;
-
-    use super::ProveArguments;
-    use crate::bugs::{Place, Planted};
-    use crate::sim::alone;
-
-    /// So much of a violation is shown.
-    const LONGEST: usize = 300;
-
-    pub(super) fn look(arguments: &ProveArguments, planted: &[Planted]) -> u8 {
-        let mut missed = Vec::new();
-        for planted in planted {
-            match hunt(arguments, planted) {
-                Ok(true) => {}
-                Ok(false) => missed.push(planted.bug.name()),
-                Err(error) => {
-                    eprintln!("argosy-chaos: {error}");
-                    return 2;
-                }
-            }
-        }
-        let found = planted.len() - missed.len();
-        println!(
-            "{found} of {} planted bugs found, {} not: {missed:?}",
-            planted.len(),
-            missed.len()
-        );
-        u8::from(!missed.is_empty())
-    }
-
-    /// Plays seeds until enough of them have found the bug; whether that was in time.
-    fn hunt(arguments: &ProveArguments, planted: &Planted) -> io::Result<bool> {
-        let began = Instant::now();
-        let bug = planted.bug;
-        let mut found = 0;
-        let mut seed = arguments.from;
-        while began.elapsed() < Duration::from_secs(arguments.patience) {
-            if let Some(told) = play(planted.place, seed, &[bug])? {
-                // A seed that fails by itself has found something else.
-                if let Some(other) = play(planted.place, seed, &[])? {
-                    println!("seed {seed} is not clean without {bug} either: {other}");
-                } else {
-                    found += 1;
-                    let took = began.elapsed().as_secs();
-                    let told: String = told.chars().take(LONGEST).collect();
-                    println!("{bug} found by seed {seed} after {took} s: {told}");
-                }
-                if found >= arguments.times {
-                    return Ok(true);
-                }
-            }
-            seed += 1;
-        }
-        let seeds = seed - arguments.from;
-        println!(
-            "{bug} found by {found} of {seeds} seeds; it needs {}",
-            planted.needs
-        );
-        Ok(false)
-    }
-
-    /// What went wrong first, if anything did.
-    fn play(place: Place, seed: u64, bugs: &[Bug]) -> io::Result<Option<String>> {
-        let mut words = Vec::new();
-        if place == Place::RaftSimulation {
-            words.push("--raft-only".to_owned());
-        }
-        if let Some(bug) = bugs.first() {
-            words.push(format!("--plant={bug}"));
-        }
-        Ok(alone::play(seed, &words)?.violation)
-    }
-}
+use hunt::look;
 
 #[cfg(test)]
 mod tests {

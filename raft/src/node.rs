@@ -63,6 +63,12 @@ impl MemoryStore {
         })
     }
 
+    /// Term and index of the last log entry, committed or not. `None` if the log is empty.
+    #[must_use]
+    pub fn last_entry(&self) -> Option<(u64, u64)> {
+        self.0.last_entry()
+    }
+
     /// The last entry that is applied in the store. `None` before the first.
     #[must_use]
     pub fn applied(&self) -> Option<u64> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use argosy_state::bugs::{self, Bug};
 use bytes::Bytes;
 use openraft::alias::OneshotReceiverOf;
 use openraft::errors::ClientWriteError;
@@ -197,19 +198,23 @@ impl Proposer {
                 },
             };
             let reign = first.reign;
-            if reign != self.reign() {
+            if !self.is_current(reign) {
                 // Leadership went, or came anew, since: the owner has forgotten it.
                 continue;
             }
             let batch = self.batch(first);
             growth.add(batch.bytes() as u64);
             loop {
-                match self.commit(raft, reign.term, batch.clone()).await {
+                let term = match bugs::is_on(Bug::StaleReignCommits) {
+                    true => self.reign().term,
+                    false => reign.term,
+                };
+                match self.commit(raft, term, batch.clone()).await {
                     Outcome::Done => break,
                     Outcome::Ended => return,
                     // Nobody has answered a new leader yet, or a transfer is under way. If it leads on, the owner has no
                     // reason to forget, so the commands must not be lost.
-                    Outcome::NotNow if reign == self.reign() => tokio::time::sleep(REFUSED).await,
+                    Outcome::NotNow if self.is_current(reign) => tokio::time::sleep(REFUSED).await,
                     Outcome::NotNow => break,
                 }
             }
@@ -221,6 +226,11 @@ impl Proposer {
             term: self.leading_term.load(Ordering::Relaxed),
             forgotten: self.forgotten.load(Ordering::Relaxed),
         }
+    }
+
+    /// Whether what was proposed in this reign is still wanted.
+    fn is_current(&self, reign: Reign) -> bool {
+        reign == self.reign() || bugs::is_on(Bug::StaleReignCommits)
     }
 
     /// Everything that waits, up to what a turn of the owner takes: an entry is applied in one.

@@ -117,7 +117,10 @@ impl Core {
             tried_incarnations: identity.tried.clone(),
             nonce: identity.nonce,
             boot_id: self.setup.boot_id.clone(),
-            highest_epoch: identity.epoch.0,
+            highest_epoch: match bugs::is_on(Bug::EpochNotChecked) {
+                true => 0,
+                false => identity.epoch.0,
+            },
             info: Some(self.setup.info.clone()),
             floor: self.facts.floor.0,
             digest: self.facts.digest.to_be_bytes().to_vec(),

@@ -18,6 +18,8 @@ struct Held {
     journal: Option<MemoryFile>,
     next: Option<MemoryFile>,
     delay: Duration,
+    /// Appends and syncs that still succeed before every further one fails; `None` for all.
+    left: Option<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -40,9 +42,11 @@ impl MemoryDisk {
         journal.map_or(0, |file| file.bytes.len() - file.synced)
     }
 
-    /// A power cut, after the agent on it has ended: of the unsynced bytes only the first `kept` are left.
+    /// A power cut, after the agent on it has ended: of the unsynced bytes only the first `kept` are left. A broken
+    /// disk is whole again.
     pub fn cut_power(&self, kept: usize) {
         let mut held = self.held();
+        held.left = None;
         held.next = None;
         if let Some(file) = &mut held.journal {
             file.bytes.truncate(file.synced + kept);
@@ -53,6 +57,18 @@ impl MemoryDisk {
     /// How long each further group of records takes to be written and synced.
     pub fn slow_down(&self, delay: Duration) {
         self.held().delay = delay;
+    }
+
+    /// After `left` more appends and syncs every further one fails, until the power is cut: the disk is full, or dies.
+    /// Of what is appended then one half is written.
+    pub fn break_after(&self, left: usize) {
+        self.held().left = Some(left);
+    }
+
+    /// Whether an append or a sync has failed, or the next one will.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.held().left == Some(0)
     }
 
     pub(super) fn delay(&self) -> Duration {
@@ -182,8 +198,14 @@ impl Output {
         match self {
             Self::File(file) => file.write_all(bytes),
             Self::Memory(disk, which) => {
-                disk.held().file(*which)?.bytes.extend_from_slice(bytes);
-                Ok(())
+                let mut held = disk.held();
+                let counted = held.count();
+                let written = match counted {
+                    Ok(()) => bytes,
+                    Err(_) => &bytes[..bytes.len() / 2],
+                };
+                held.file(*which)?.bytes.extend_from_slice(written);
+                counted
             }
         }
     }
@@ -194,6 +216,7 @@ impl Output {
             Self::File(file) => file.sync_data(),
             Self::Memory(disk, which) => {
                 let mut held = disk.held();
+                held.count()?;
                 let file = held.file(*which)?;
                 file.synced = file.bytes.len();
                 Ok(())
@@ -203,6 +226,18 @@ impl Output {
 }
 
 impl Held {
+    /// One more append or sync.
+    fn count(&mut self) -> io::Result<()> {
+        match &mut self.left {
+            None => Ok(()),
+            Some(0) => Err(io::Error::other("the disk is broken")),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+        }
+    }
+
     fn file(&mut self, which: Which) -> io::Result<&mut MemoryFile> {
         let file = match which {
             Which::Journal => &mut self.journal,

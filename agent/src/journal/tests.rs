@@ -375,6 +375,38 @@ fn a_disk_that_refuses_ends_the_writer_with_the_path() {
     assert!(error.to_string().contains("/dev/full"), "{error}");
 }
 
+#[tokio::test]
+async fn a_disk_in_memory_that_breaks_ends_the_writer_and_keeps_what_was_synced() {
+    // A record takes an append and a sync: they fail in the middle of the third, or between two of them.
+    for (left, safe) in [(4, 2), (5, 2), (0, 0)] {
+        let disk = MemoryDisk::default();
+        let journal = Journal::in_memory(&disk, &Contents::default(), 42).unwrap();
+        disk.break_after(left);
+        let mut progress = journal.progress();
+        for (at, record) in story(9).iter().enumerate() {
+            journal.request(append(at as u64 + 1, record, Sync::Awaited));
+            // Each in a group of its own; the channel closes when the writer has failed.
+            let _ = progress
+                .wait_for(|progress| progress.durable > at as u64)
+                .await;
+        }
+        let error = journal.close().await.unwrap_err();
+        assert!(error.to_string().contains("in memory"), "{error}");
+        assert!(disk.is_broken());
+        assert_eq!(progress.borrow().durable, safe);
+
+        disk.cut_power(disk.unsynced_bytes());
+        assert!(!disk.is_broken());
+        let contents = read_synced(&disk).unwrap();
+        let records = story(9);
+        let known = |count: usize| facts(&records[..count]);
+        let safe = safe as usize;
+        // An append whose sync failed may be there; half of one never is.
+        let may_be = [known(safe), known(safe + usize::from(left == 5))];
+        assert!(may_be.contains(&contents.facts), "{:?}", contents.facts);
+    }
+}
+
 #[test]
 fn a_directory_has_one_agent_and_the_second_is_told_which() {
     let folder = Folder::new();

@@ -1,4 +1,4 @@
-//! Records a history: one thread owns it, handles that are cheap to clone feed it.
+//! Records a history: handles that are cheap to clone feed it, and a file has a thread of its own.
 //!
 //! The recorder stamps the time in the thread that records: the beginning of an operation is never
 //! late, its end never early.
@@ -6,9 +6,9 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use argosy_state::ids::Revision;
@@ -63,28 +63,40 @@ enum Message {
     End,
 }
 
+/// Where events go.
+#[derive(Clone)]
+enum Sink {
+    /// Until the recording takes them.
+    Memory(Arc<Mutex<Option<Vec<Event>>>>),
+    File(SyncSender<Message>),
+}
+
 /// A handle by which events are recorded; every clone feeds the same history.
 #[derive(Clone)]
 pub struct Recorder {
-    events: SyncSender<Message>,
+    events: Sink,
     clock: Arc<dyn Fn() -> u64 + Send + Sync>,
     calls: Arc<AtomicU64>,
 }
 
 /// The history in the making: whoever holds it ends it.
-pub struct Recording {
-    events: SyncSender<Message>,
-    owner: JoinHandle<Result<Vec<Event>, RecordError>>,
+pub struct Recording(Kept);
+
+enum Kept {
+    Memory(Arc<Mutex<Option<Vec<Event>>>>),
+    File(
+        SyncSender<Message>,
+        JoinHandle<Result<Vec<Event>, RecordError>>,
+    ),
 }
 
 impl Recorder {
     /// Records in memory. `clock` gives nanoseconds since the run began.
-    ///
-    /// # Panics
-    /// If the process can start no thread.
     #[must_use]
     pub fn in_memory(clock: impl Fn() -> u64 + Send + Sync + 'static) -> (Self, Recording) {
-        Self::start(None, clock).expect("a process can start a thread")
+        let kept = Arc::new(Mutex::new(Some(Vec::new())));
+        let recorder = Self::new(Sink::Memory(kept.clone()), clock);
+        (recorder, Recording(Kept::Memory(kept)))
     }
 
     /// Records in memory and, line by line, into a new file at `path`.
@@ -99,32 +111,25 @@ impl Recorder {
             path: path.to_owned(),
             source,
         })?;
-        Self::start(Some((path.to_owned(), BufWriter::new(file))), clock)
-    }
-
-    fn start(
-        mut file: Option<(PathBuf, BufWriter<File>)>,
-        clock: impl Fn() -> u64 + Send + Sync + 'static,
-    ) -> Result<(Self, Recording), RecordError> {
+        let (path, mut file) = (path.to_owned(), BufWriter::new(file));
         let (events, inbox) = sync_channel(EVENTS_WAITING);
-        // A thread of its own: neither a simulated clock nor a busy runtime may hold up the file.
+        // A thread of its own: a busy runtime must not hold up the file, nor a slow disk the runtime.
         let owner = std::thread::Builder::new()
             .name("history".to_owned())
             .spawn(move || {
-                let mut kept = Vec::new();
-                let written = own(&inbox, &mut kept, file.as_mut().map(|(_, file)| file));
-                match (written, file) {
-                    (Err(source), Some((path, _))) => Err(RecordError::Write { path, source }),
-                    (Ok(()) | Err(_), _) => Ok(kept),
-                }
+                own(&inbox, &mut file).map_err(|source| RecordError::Write { path, source })
             })
             .map_err(|source| RecordError::Start { source })?;
-        let recorder = Self {
-            events: events.clone(),
+        let recorder = Self::new(Sink::File(events.clone()), clock);
+        Ok((recorder, Recording(Kept::File(events, owner))))
+    }
+
+    fn new(events: Sink, clock: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Self {
+            events,
             clock: Arc::new(clock),
             calls: Arc::new(AtomicU64::new(0)),
-        };
-        Ok((recorder, Recording { events, owner }))
+        }
     }
 
     /// An operation begins.
@@ -202,7 +207,15 @@ impl Recorder {
             what,
         };
         // After the end of the recording there is nobody to tell: what comes then is no part of it.
-        let _ = self.events.send(Message::Event(event));
+        match &self.events {
+            Sink::Memory(kept) => {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(kept) = kept.as_mut() {
+                    kept.push(event);
+                }
+            }
+            Sink::File(events) => drop(events.send(Message::Event(event))),
+        }
     }
 }
 
@@ -213,9 +226,17 @@ impl Recording {
     /// # Errors
     /// If the file could not be written.
     pub fn finish(self) -> Result<History, RecordError> {
-        // A failure means that the owner has ended already, and it says why.
-        let _ = self.events.send(Message::End);
-        let events = self.owner.join().map_err(|_| RecordError::Died)??;
+        let events = match self.0 {
+            Kept::Memory(kept) => {
+                let kept = kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+                kept.expect("only the end takes it, and there is one")
+            }
+            Kept::File(events, owner) => {
+                // A failure means that the owner has ended already, and it says why.
+                let _ = events.send(Message::End);
+                owner.join().map_err(|_| RecordError::Died)??
+            }
+        };
         Ok(History::new(events))
     }
 }
@@ -227,29 +248,23 @@ pub(super) fn line(event: &Event) -> Vec<u8> {
     line
 }
 
-fn own(
-    inbox: &Receiver<Message>,
-    kept: &mut Vec<Event>,
-    mut file: Option<&mut BufWriter<File>>,
-) -> io::Result<()> {
+fn own(inbox: &Receiver<Message>, file: &mut BufWriter<File>) -> io::Result<Vec<Event>> {
+    let mut kept = Vec::new();
     loop {
         let message = match inbox.try_recv() {
             Ok(message) => Some(message),
             Err(TryRecvError::Empty) => {
                 // Whoever follows the file sees everything as soon as there is a pause.
-                if let Some(file) = &mut file {
-                    file.flush()?;
-                }
+                file.flush()?;
                 inbox.recv().ok()
             }
             Err(TryRecvError::Disconnected) => None,
         };
         let Some(Message::Event(event)) = message else {
-            return file.map_or(Ok(()), Write::flush);
+            file.flush()?;
+            return Ok(kept);
         };
-        if let Some(file) = &mut file {
-            file.write_all(&line(&event))?;
-        }
+        file.write_all(&line(&event))?;
         kept.push(event);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use argosy_state::agent::AgentMode;
-use argosy_state::ids::AgentId;
+use argosy_state::ids::{AgentId, OfferId};
 use argosy_state::resources::Resources;
 
 use super::Findings;
@@ -14,6 +14,7 @@ use crate::history::{AgentFact, History, OfferFact};
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let modes = modes(history);
+    let made = made(history);
     for (at, event, fact) in of_offers(history) {
         match fact {
             OfferFact::RoleAccount {
@@ -34,16 +35,18 @@ pub(super) fn check(history: &History) -> Findings {
             OfferFact::Made { offer, agent, .. } => {
                 let by_a_leader = event.process.as_str().starts_with("master-");
                 let apart_ns = if by_a_leader { 0 } else { APART_NS };
+                let time_ns = made[offer];
                 let known = modes.get(agent).map_or(&[][..], Vec::as_slice);
-                let before = known.partition_point(|(seen, _)| *seen < at);
+                let before =
+                    known.partition_point(|(seen, _)| history.events[*seen].time_ns <= time_ns);
                 let Some((seen, mode)) = before.checked_sub(1).map(|last| known[last]) else {
                     continue;
                 };
-                let since_ns = event.time_ns - history.events[seen].time_ns;
+                let since_ns = time_ns - history.events[seen].time_ns;
                 // One that came into use just now may have been seen so by the leader already.
                 let soon = known[before..].first().is_some_and(|(next, mode)| {
                     *mode == AgentMode::Registered
-                        && history.events[*next].time_ns <= event.time_ns + APART_NS
+                        && history.events[*next].time_ns <= time_ns + APART_NS
                 });
                 let is_in_use = mode == AgentMode::Registered || since_ns < apart_ns || soon;
                 findings.must(is_in_use, [seen, at], || {
@@ -58,6 +61,28 @@ pub(super) fn check(history: &History) -> Findings {
 
 fn sum(used: &Resources, offered: &Resources, name: &str) -> i64 {
     used.scalar_milli(name) + offered.scalar_milli(name)
+}
+
+/// When each offer had been made at the latest: a reign numbers its offers one after the other, so none is younger
+/// than a later one that somebody has seen. A link that stands still tells of an offer long after it was made.
+fn made(history: &History) -> BTreeMap<OfferId, u64> {
+    let mut made: BTreeMap<OfferId, u64> = BTreeMap::new();
+    for (_, event, fact) in of_offers(history) {
+        if let OfferFact::Made { offer, .. } = fact {
+            let first = made.entry(*offer).or_insert(event.time_ns);
+            *first = event.time_ns.min(*first);
+        }
+    }
+    let mut later: Option<(OfferId, u64)> = None;
+    for (offer, time_ns) in made.iter_mut().rev() {
+        if let Some((other, earliest_ns)) = later
+            && other.epoch == offer.epoch
+        {
+            *time_ns = earliest_ns.min(*time_ns);
+        }
+        later = Some((*offer, *time_ns));
+    }
+    made
 }
 
 /// The modes of every agent, as they were first told of.
@@ -127,5 +152,22 @@ mod tests {
             late.after_ms(2000).saw("x", mode(AgentMode::Gone)),
             "which is Unreachable",
         );
+    }
+
+    #[test]
+    fn an_offer_that_a_slow_link_tells_late_was_made_before_the_next_one() {
+        let scene = Scene::new()
+            .saw_at("master-1", 8, mode(AgentMode::Registered))
+            .made(offer(12, 2))
+            .after_ms(500)
+            .saw_at("master-1", 9, mode(AgentMode::Deactivated))
+            .after_ms(3_000);
+        passes(check, scene.clone().made(offer(12, 1)));
+        catches(
+            check,
+            scene.clone().made(offer(12, 3)),
+            "which is Deactivated",
+        );
+        catches(check, scene.made(offer(11, 1)), "which is Deactivated");
     }
 }

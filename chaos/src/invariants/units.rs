@@ -31,24 +31,44 @@ struct Life<'a> {
     uses: &'a Resources,
 }
 
-fn tasks(history: &History, findings: &mut Findings) {
-    let calls = history.calls();
-    let mut asked: BTreeMap<&TaskKey, &Resources> = BTreeMap::new();
-    for call in &calls {
-        if let Operation::Accept { launches, .. } = call.operation {
-            asked.extend(
-                launches
-                    .iter()
-                    .map(|launch| (&launch.task, &launch.resources)),
-            );
+/// What tasks were asked to use, and of which offers.
+type Asked<'a> = BTreeMap<&'a TaskKey, Vec<(&'a [OfferId], &'a Resources)>>;
+
+fn asked(history: &History) -> Asked<'_> {
+    let mut asked = Asked::new();
+    for call in history.calls() {
+        if let Operation::Accept {
+            launches, offers, ..
+        } = call.operation
+        {
+            for launch in launches {
+                let asks = asked.entry(&launch.task).or_default();
+                asks.push((offers, &launch.resources));
+            }
         }
     }
+    asked
+}
+
+/// The tasks of each agent, in the order of their launches.
+fn lives(history: &History) -> BTreeMap<AgentId, Vec<Life<'_>>> {
+    let asked = asked(history);
     let changes = changes(history);
     let mut lives: BTreeMap<AgentId, BTreeMap<&TaskKey, Life<'_>>> = BTreeMap::new();
     for (at, event, fact) in of_tasks(history) {
-        if let (TaskFact::Launched { task, agent, .. }, Some(from)) = (fact, event.revision)
-            && let Some(uses) = asked.get(task)
-        {
+        let TaskFact::Launched {
+            task,
+            agent,
+            offers,
+            ..
+        } = fact
+        else {
+            continue;
+        };
+        // A name may be asked for again, of another offer, and be refused.
+        let asks = asked.get(task).map_or(&[][..], Vec::as_slice);
+        let granted = asks.iter().find(|(of, _)| *of == offers.as_slice());
+        if let (Some(from), Some((_, uses))) = (event.revision, granted.or(asks.first())) {
             let ends = changes.get(task).into_iter().flatten();
             let until = ends
                 .filter(|change| change.state.is_terminal())
@@ -63,9 +83,16 @@ fn tasks(history: &History, findings: &mut Findings) {
             lives.entry(*agent).or_default().entry(task).or_insert(life);
         }
     }
-    for (agent, lives) in lives {
+    let in_order = lives.into_iter().map(|(agent, lives)| {
         let mut lives: Vec<Life<'_>> = lives.into_values().collect();
         lives.sort_by_key(|life| life.from);
+        (agent, lives)
+    });
+    in_order.collect()
+}
+
+fn tasks(history: &History, findings: &mut Findings) {
+    for (agent, lives) in lives(history) {
         let mut live: Vec<&Life<'_>> = Vec::new();
         for life in &lives {
             findings.look();
@@ -151,7 +178,7 @@ fn offers(history: &History, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{AGENT, FRAMEWORK, Scene, catches, offer, passes, resources};
+    use super::super::scene::{AGENT, FRAMEWORK, Scene, accept, catches, offer, passes, resources};
     use super::*;
     use argosy_state::ids::Role;
     use argosy_state::task::TaskState;
@@ -192,6 +219,24 @@ mod tests {
             scene,
             "framework-3/web and framework-3/db use the same",
         );
+    }
+
+    #[test]
+    fn a_name_that_is_asked_for_again_uses_what_it_was_granted() {
+        let ask = |used, task: &str, ports: &str| {
+            let mut accept = accept(1, used, task);
+            if let Operation::Accept { launches, .. } = &mut accept {
+                launches[0].resources = resources(ports);
+            }
+            accept
+        };
+        let scene = Scene::new()
+            .begin("greedy", ask(offer(12, 7), "web", "ports:[31001-31001]"))
+            .begin("greedy", ask(offer(12, 1), "web", "ports:[31000-31000]"))
+            .begin("greedy", ask(offer(12, 1), "db", "ports:[31001-31001]"))
+            .launched(9, "web", 1)
+            .launched(14, "db", 2);
+        passes(check, scene);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use argosy_state::ids::{OrderIndex, Revision, TaskKey};
 
 use super::Findings;
 use super::facts::{changes, final_phase, launches, of_agents, of_tasks};
-use crate::history::{AgentFact, FaultKind, History, Operation, TaskFact};
+use crate::history::{AgentFact, FaultKind, History, Operation, Process, TaskFact};
 
 /// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
@@ -96,14 +96,15 @@ fn lost(history: &History) -> BTreeSet<&TaskKey> {
         .collect()
 }
 
-/// What is told for the first time is newer than all that was told before of its task.
+/// What a scheduler is told for the first time is newer than all that it was told before of this task. One
+/// that was superseded may still read what had been sent to it, after its successor has read more.
 fn in_order(history: &History, findings: &mut Findings) {
-    let mut told: BTreeMap<&TaskKey, BTreeMap<Revision, usize>> = BTreeMap::new();
-    for (at, _, fact) in of_tasks(history) {
+    let mut told: BTreeMap<(&TaskKey, &Process), BTreeMap<Revision, usize>> = BTreeMap::new();
+    for (at, event, fact) in of_tasks(history) {
         let TaskFact::Told { task, update, .. } = fact else {
             continue;
         };
-        let known = told.entry(task).or_default();
+        let known = told.entry((task, &event.process)).or_default();
         if let (false, Some((newest, first))) = (known.contains_key(update), known.last_key_value())
         {
             findings.must(newest < update, [*first, at], || {
@@ -150,7 +151,7 @@ fn ends_were_told(history: &History, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{AGENT, Scene, catches, key, passes};
+    use super::super::scene::{AGENT, Scene, catches, key, passes, revision};
     use super::*;
     use crate::history::Phase;
     use argosy_state::task::TaskState;
@@ -235,6 +236,19 @@ mod tests {
             scene.told(4, "web", TaskState::Starting),
             "with entry 4 after",
         );
+    }
+
+    #[test]
+    fn a_superseded_scheduler_may_be_told_late() {
+        let late = TaskFact::Told {
+            task: key("web"),
+            update: revision(4),
+            state: TaskState::Running,
+            end: None,
+        };
+        let scene = Scene::new().told(9, "web", TaskState::Finished);
+        let later = scene.saw("superseded", late);
+        passes(check, later.told(11, "web", TaskState::Finished));
     }
 
     #[test]

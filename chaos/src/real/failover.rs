@@ -1,42 +1,46 @@
 //! `argosy-chaos failover`: how long a change of leader takes, phase by phase, for each way a leader
-//! can be lost.
+//! can be lost; and how long etcd and ZooKeeper take beside it.
 //!
 //! Judges no bars: it measures. The machine's other load is part of what is measured.
 
+mod etcd;
+mod load;
+mod peers;
 mod probes;
+mod pulse;
 mod samples;
+mod scene;
+mod writer;
+mod zookeeper;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use super::arguments::Size;
-use super::audit;
-use super::cluster::{Cluster, REGISTER_HOST};
-use super::cuts::Place;
-use super::framework::Wanted;
+use super::arguments::{Size, duration};
+use super::cluster::Cluster;
 use super::host_tools;
-use super::network::inside;
-use super::registers::Registers;
 use super::run::{Usage, usable};
 use super::screen::Screen;
 use super::stage::{Means, with_cluster};
-use super::tampering::{Syncs, Tracer};
-use crate::chance::Chance;
-use crate::history::{Fault, FaultKind, Recorder};
-use samples::Samples;
+use crate::history::{FaultKind, Recorder};
+use load::Load;
+use peers::{Peer, Plan, can_lose};
+use samples::{Samples, System};
+use scene::Scene;
 
-/// How long the cluster may take to be in health between two losses.
-const HEALTH: Duration = Duration::from_secs(60);
+/// The first write comes so long after the loss: what the dying leader may still be doing is over.
+const DYING: Duration = Duration::from_millis(1);
+/// After this a cluster counts as lost.
+const LOST: Duration = Duration::from_secs(60);
+/// How long nothing happens to a leader, unless it is told.
+const ALONE: Duration = Duration::from_hours(1);
 /// How long the leader stays lost after the last phase was seen.
 const AFTERMATH: Duration = Duration::from_millis(300);
-/// How long a sync of a stalled disk takes.
-const STALL: Duration = Duration::from_secs(5);
 
 /// How long a change of leader takes.
 #[derive(Debug, Clone, Args)]
@@ -47,6 +51,18 @@ pub struct FailoverArguments {
     /// Ways in which the leader is lost
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,…", default_values_t = Loss::ALL)]
     loss: Vec<Loss>,
+    /// What clients write meanwhile
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,…", default_values_t = [Load::Quiet])]
+    load: Vec<Load>,
+    /// How long it is watched for an election that nobody needed, with `--loss none` [default: 1h]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    duration: Option<Duration>,
+    /// Who is measured beside, by kill and freeze, with default and with tuned settings
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,…")]
+    peers: Vec<Peer>,
+    /// Losses of each kind of a peer [default: as ours]
+    #[arg(long, value_name = "NUMBER", requires = "peers", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    peer_kills: Option<u32>,
     /// Masters x agents; masters are 3 or 5
     #[arg(long, value_name = "MxA", default_value = "3x3")]
     size: Size,
@@ -81,6 +97,8 @@ pub(crate) enum Loss {
     Stall,
     /// Leadership is handed over
     Transfer,
+    /// Not at all: changes of leader are counted, and should be none
+    None,
 }
 
 impl Loss {
@@ -99,16 +117,18 @@ impl Loss {
             Self::Cut => "network cut",
             Self::Stall => "stalled disk",
             Self::Transfer => "transfer",
+            Self::None => "no loss",
         }
     }
 
-    fn kind(self) -> FaultKind {
+    fn kind(self) -> Option<FaultKind> {
         match self {
-            Self::Kill => FaultKind::Crash,
-            Self::Freeze => FaultKind::Pause,
-            Self::Cut => FaultKind::PartitionBoth,
-            Self::Stall => FaultKind::StalledDisk,
-            Self::Transfer => FaultKind::LeaderTransfer,
+            Self::Kill => Some(FaultKind::Crash),
+            Self::Freeze => Some(FaultKind::Pause),
+            Self::Cut => Some(FaultKind::PartitionBoth),
+            Self::Stall => Some(FaultKind::StalledDisk),
+            Self::Transfer => Some(FaultKind::LeaderTransfer),
+            Self::None => None,
         }
     }
 }
@@ -124,11 +144,12 @@ pub fn failover(arguments: &FailoverArguments) -> u8 {
             return 2;
         }
     };
-    match measure(arguments, &means) {
-        Ok(samples) => {
-            println!("{}", samples.table());
-            0
-        }
+    let mut samples = Samples::default();
+    let measured = measure(arguments, &means, &mut samples);
+    // What was measured before something went wrong was measured all the same.
+    println!("{}", samples.table());
+    match measured.and(write(arguments, &samples)) {
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("argosy-chaos: {error:#}");
             1
@@ -146,165 +167,103 @@ fn prepare(arguments: &FailoverArguments) -> Result<Means, Usage> {
             "stall needs strace, which is not installed".to_owned(),
         ));
     }
+    if arguments.duration.is_some() && !arguments.loss.contains(&Loss::None) {
+        let text = "--duration is for a leader that is left alone: write --loss none with it";
+        return Err(Usage(text.to_owned()));
+    }
+    if !arguments.peers.is_empty() && !arguments.loss.iter().any(|loss| can_lose(*loss)) {
+        let text = "peers are killed and frozen only: add kill or freeze to --loss";
+        return Err(Usage(text.to_owned()));
+    }
+    if let Some(missing) = arguments.peers.iter().find_map(|peer| peer.missing()) {
+        return Err(Usage(missing));
+    }
     usable(arguments.argosy.as_ref())
 }
 
-fn measure(arguments: &FailoverArguments, means: &Means) -> Result<Samples> {
+fn measure(arguments: &FailoverArguments, means: &Means, samples: &mut Samples) -> Result<()> {
     let screen = Screen::new();
-    let samples = with_cluster(
+    with_cluster(
         means,
         &arguments.directory,
         (arguments.size, arguments.seed),
         &screen,
-        async |cluster, recorder, stop| {
-            let mut scene = Scene::set(cluster, &recorder, arguments.seed).await?;
-            let mut samples = Samples::default();
-            for loss in &arguments.loss {
-                for number in 1..=arguments.kills {
-                    if stop.is_cancelled() {
-                        return Ok(samples);
-                    }
-                    screen.show(&format!("{} {number} of {}", loss.name(), arguments.kills));
-                    let sample = scene.lose(*loss).await?;
-                    samples.add(sample);
-                }
-                screen.say(&format!("{}: {}", loss.name(), samples.line(*loss)));
-            }
-            scene.registers.stop().await;
-            Ok(samples)
+        async |mut cluster, recorder, stop| {
+            // Before ours starts: neither is there while the other is measured.
+            beside(arguments, &mut cluster, (&screen, &stop), samples).await?;
+            ours(arguments, cluster, &recorder, (&screen, &stop), samples).await
         },
-    )?;
+    )
+}
+
+async fn beside(
+    arguments: &FailoverArguments,
+    cluster: &mut Cluster,
+    (screen, stop): (&Screen, &CancellationToken),
+    samples: &mut Samples,
+) -> Result<()> {
+    let plan = Plan {
+        losses: &arguments.loss,
+        loads: &arguments.load,
+        kills: arguments.peer_kills.unwrap_or(arguments.kills),
+    };
+    let folder = cluster.ground.folder.clone();
+    for peer in &arguments.peers {
+        let place = (&mut cluster.network, &folder);
+        peers::measure(*peer, &plan, place, (screen, stop), samples).await?;
+    }
+    Ok(())
+}
+
+async fn ours(
+    arguments: &FailoverArguments,
+    cluster: Cluster,
+    recorder: &Recorder,
+    (screen, stop): (&Screen, &CancellationToken),
+    samples: &mut Samples,
+) -> Result<()> {
+    if stop.is_cancelled() {
+        return Ok(());
+    }
+    let mut scene = Scene::set(cluster, recorder).await?;
+    for (loss, load) in cases(arguments) {
+        if loss == Loss::None {
+            let duration = arguments.duration.unwrap_or(ALONE);
+            let spell = scene.leave_alone(load, duration, stop).await?;
+            screen.say(&spell.line());
+            samples.add_spell(spell);
+            continue;
+        }
+        let what = format!("{}, {}", loss.name(), load.name());
+        for number in 1..=arguments.kills {
+            if stop.is_cancelled() {
+                return Ok(());
+            }
+            screen.show(&format!("{what}: {number} of {}", arguments.kills));
+            samples.add(scene.lose(loss, load).await?);
+        }
+        screen.say(&samples.line((System::Argosy, loss, load)));
+    }
+    Ok(())
+}
+
+fn cases(arguments: &FailoverArguments) -> impl Iterator<Item = (Loss, Load)> + '_ {
+    let loads = |loss: &Loss| {
+        let loss = *loss;
+        arguments.load.iter().map(move |load| (loss, *load))
+    };
+    arguments.loss.iter().flat_map(loads)
+}
+
+fn write(arguments: &FailoverArguments, samples: &Samples) -> Result<()> {
     let write = |path: &PathBuf, text: Vec<u8>| {
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     };
     if let Some(path) = &arguments.report {
-        write(path, serde_json::to_vec_pretty(&samples)?)?;
+        write(path, serde_json::to_vec_pretty(samples)?)?;
     }
     if let Some(path) = &arguments.svg {
         write(path, samples.histogram().into_bytes())?;
     }
-    Ok(samples)
-}
-
-/// A cluster under load.
-struct Scene<'a> {
-    cluster: Cluster,
-    recorder: &'a Recorder,
-    registers: Registers,
-    register: String,
-}
-
-/// How a loss is taken back.
-enum Lost {
-    Killed,
-    Frozen,
-    Cut,
-    Stalled(Tracer),
-    Nothing,
-}
-
-impl<'a> Scene<'a> {
-    async fn set(mut cluster: Cluster, recorder: &'a Recorder, seed: u64) -> Result<Self> {
-        cluster.want(Wanted::Work)?;
-        cluster.start().await?;
-        cluster.note_trees()?;
-        let ids = audit::agent_ids(&cluster.operator()).await?;
-        let register = ids
-            .get(REGISTER_HOST)
-            .context("the agent of registers is not known")?;
-        let register = register.to_string();
-        let chance = Chance::new(seed);
-        let registers = Registers::start(&cluster.masters(), &register, recorder, &chance);
-        Ok(Self {
-            cluster,
-            recorder,
-            registers,
-            register,
-        })
-    }
-
-    async fn lose(&mut self, loss: Loss) -> Result<samples::Sample> {
-        self.cluster.await_health(HEALTH).await?;
-        let leader = self.cluster.leader(HEALTH).await?;
-        let survivors: Vec<Place> = self.cluster.followers(leader);
-        let addresses = survivors
-            .iter()
-            .map(|place| self.cluster.api(*place))
-            .collect();
-        let probes = probes::Probes::connect(addresses, &self.register).await?;
-        self.recorder
-            .fault(Fault::new(loss.kind(), self.cluster.members[leader].name()));
-        let (lost, at) = self.inflict(loss, leader).await?;
-        let sample = probes
-            .watch(loss, at, self.cluster.members_of_agents())
-            .await;
-        tokio::time::sleep(AFTERMATH).await;
-        self.take_back(lost, leader).await?;
-        sample
-    }
-
-    async fn inflict(&mut self, loss: Loss, leader: Place) -> Result<(Lost, probes::Moment)> {
-        let member = &mut self.cluster.members[leader];
-        let lost = match loss {
-            Loss::Kill => {
-                let at = probes::Moment::now();
-                member.send(Signal::SIGKILL)?;
-                self.cluster.watch.forget(leader);
-                return Ok((Lost::Killed, at));
-            }
-            Loss::Freeze => {
-                let at = probes::Moment::now();
-                member.freeze()?;
-                self.cluster.watch.forget(leader);
-                return Ok((Lost::Frozen, at));
-            }
-            Loss::Cut => {
-                self.link(leader, "down")?;
-                Lost::Cut
-            }
-            Loss::Stall => {
-                let pid = member.pid().context("the leader runs")?;
-                member.excuse();
-                Lost::Stalled(Tracer::attach(pid, Syncs::Take(STALL)).await?)
-            }
-            Loss::Transfer => {
-                let at = probes::Moment::now();
-                let operator = self.cluster.operator();
-                tokio::spawn(async move {
-                    // Whether it was done is seen by the reign that follows.
-                    let _ = operator.transfer_leader(Default::default()).await;
-                });
-                return Ok((Lost::Nothing, at));
-            }
-        };
-        self.cluster.watch.forget(leader);
-        Ok((lost, probes::Moment::now()))
-    }
-
-    fn link(&self, place: Place, state: &str) -> Result<()> {
-        let namespace = &self.cluster.network.host(place).namespace;
-        let inside = inside(namespace);
-        host_tools::run("nsenter", &[&inside, "ip", "link", "set", "eth0", state])?;
-        Ok(())
-    }
-
-    async fn take_back(&mut self, lost: Lost, leader: Place) -> Result<()> {
-        match lost {
-            Lost::Killed => {
-                self.cluster.members[leader].kill();
-            }
-            Lost::Frozen => self.cluster.members[leader].thaw(),
-            Lost::Cut => self.link(leader, "up")?,
-            Lost::Stalled(tracer) => {
-                tokio::task::spawn_blocking(move || drop(tracer)).await?;
-                // It may have given up its disk, and itself.
-                let deadline = Instant::now() + Duration::from_millis(500);
-                let left = deadline.saturating_duration_since(Instant::now());
-                self.cluster.members[leader].ended_within(left).await;
-                self.cluster.members[leader].expect_again();
-            }
-            Lost::Nothing => {}
-        }
-        Ok(self.cluster.members[leader].start()?)
-    }
+    Ok(())
 }

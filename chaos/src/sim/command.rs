@@ -2,17 +2,21 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
 use super::alone::{self, Played, SUM, VIOLATION};
 use super::{Verdict, raft, system};
-use crate::ledger::Run;
+use crate::ledger::{GRAPHS, Run};
 use crate::real::host_tools;
 
-/// Seeds of simulated clusters, one after the other
+/// Seeds of simulated clusters, each in a process of its own
 #[derive(Debug, Args)]
 pub struct SimArguments {
     /// How many seeds are played
@@ -24,6 +28,10 @@ pub struct SimArguments {
     /// Raft alone, without agents and frameworks
     #[arg(long)]
     pub raft_only: bool,
+    /// Every connectivity graph of five masters with each place of the leader, some a seed; seeds 1 to 15 play one of
+    /// each kind, seeds 1 to 854 all
+    #[arg(long, conflicts_with_all = ["raft_only", "masters", "agents", "faults"])]
+    pub graphs: bool,
     /// Masters of each cluster; unless given, as each seed wants it
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(3..=7))]
     pub masters: Option<u8>,
@@ -33,6 +41,9 @@ pub struct SimArguments {
     /// For how many simulated seconds faults come
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     pub faults: u64,
+    /// Seeds that are played at the same time [default: one a processor]
+    #[arg(long, value_name = "COUNT")]
+    pub jobs: Option<NonZeroUsize>,
     /// Begin no further seed after so many real seconds
     #[arg(long, value_name = "SECONDS")]
     pub within: Option<u64>,
@@ -101,7 +112,7 @@ impl Sum {
     }
 }
 
-/// Plays the seeds, printing as they end. Returns the exit code: 1 after a violation, 2 for what cannot be done.
+/// Plays the seeds, each shown as it ends. Returns the exit code: 1 after a violation, 2 for what cannot be done.
 #[must_use]
 pub fn sim(arguments: &SimArguments) -> u8 {
     let ended = match arguments.alone {
@@ -130,35 +141,82 @@ fn alone(arguments: &SimArguments) -> io::Result<u8> {
 }
 
 fn all(arguments: &SimArguments) -> io::Result<u8> {
-    let began = Instant::now();
-    let until = arguments.within.map(Duration::from_secs);
-    let words = words(arguments);
+    // Of the executable: by the end of a long row there may be a newer one.
+    let commit = commit();
     let mut sum = Sum::default();
-    for seed in arguments.from..arguments.from.saturating_add(arguments.seeds) {
-        if until.is_some_and(|until| began.elapsed() >= until) {
-            break;
+    let mut broken = None;
+    let next = &AtomicU64::new(arguments.from);
+    thread::scope(|scope| {
+        // Whoever plays waits until its last seed is told.
+        let (told, played) = mpsc::sync_channel(0);
+        let until = arguments
+            .within
+            .map(|within| Instant::now() + Duration::from_secs(within));
+        let jobs = arguments
+            .jobs
+            .or_else(|| thread::available_parallelism().ok());
+        for _ in 0..jobs.map_or(1, NonZeroUsize::get) {
+            let told = told.clone();
+            scope.spawn(move || play_in_turn(arguments, until, next, &told));
         }
-        let played = alone::play(seed, &words)?;
-        if !arguments.brief || played.violation.is_some() {
-            played.lines.iter().for_each(|line| println!("{line}"));
+        drop(told);
+        for (seed, played) in played {
+            match played {
+                Ok(played) => {
+                    if !arguments.brief || played.violation.is_some() {
+                        played.lines.iter().for_each(|line| println!("{line}"));
+                    }
+                    sum.add(seed, &played);
+                }
+                Err(error) => broken = Some(error),
+            }
         }
-        sum.add(seed, &played);
-    }
+    });
+    sum.violated.sort_unstable();
     sum.show();
     if let Some(path) = &arguments.ledger {
-        // Outside a checkout there is none to name.
-        let commit = host_tools::run("git", &["rev-parse", "--short", "HEAD"]).unwrap_or_default();
-        sum.run.commit = commit.trim().to_owned();
+        sum.run.commit = commit;
         sum.run.tier = tier(arguments).to_owned();
         sum.run.seed = arguments.from;
         append(path, &sum.run)?;
     }
-    Ok(u8::from(!sum.violated.is_empty()))
+    match broken {
+        Some(error) => Err(error),
+        None => Ok(u8::from(!sum.violated.is_empty())),
+    }
+}
+
+type Told = mpsc::SyncSender<(u64, io::Result<Played>)>;
+
+/// Takes the next seed, until all are played, the time is over, or one cannot be played at all.
+fn play_in_turn(arguments: &SimArguments, until: Option<Instant>, next: &AtomicU64, told: &Told) {
+    let words = words(arguments);
+    let end = arguments.from.saturating_add(arguments.seeds);
+    while until.is_none_or(|until| Instant::now() < until) {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if seed >= end {
+            return;
+        }
+        let played = alone::play(seed, &words);
+        let is_broken = played.is_err();
+        if told.send((seed, played)).is_err() || is_broken {
+            return;
+        }
+    }
+}
+
+/// Outside a checkout there is none to name.
+fn commit() -> String {
+    let head = host_tools::run("git", &["rev-parse", "--short", "HEAD"]).unwrap_or_default();
+    head.trim().to_owned()
 }
 
 /// The same wishes, for the process of one seed.
 fn words(arguments: &SimArguments) -> Vec<String> {
     let mut words = vec![format!("--faults={}", arguments.faults)];
+    if arguments.graphs {
+        words = vec!["--graphs".to_owned()];
+    }
     words.extend(arguments.raft_only.then(|| "--raft-only".to_owned()));
     words.extend(arguments.masters.map(|count| format!("--masters={count}")));
     words.extend(arguments.agents.map(|count| format!("--agents={count}")));
@@ -168,9 +226,10 @@ fn words(arguments: &SimArguments) -> Vec<String> {
 }
 
 fn tier(arguments: &SimArguments) -> &'static str {
-    match arguments.raft_only {
-        true => "sim-raft",
-        false => "sim-system",
+    match (arguments.graphs, arguments.raft_only) {
+        (true, _) => GRAPHS,
+        (false, true) => "sim-raft",
+        (false, false) => "sim-system",
     }
 }
 
@@ -199,6 +258,9 @@ fn append(path: &Path, line: &Run) -> io::Result<()> {
 }
 
 fn play(seed: u64, arguments: &SimArguments) -> Verdict {
+    if arguments.graphs {
+        return system::tour(seed);
+    }
     let faults = Duration::from_secs(arguments.faults);
     if arguments.raft_only {
         let mut options = raft::Options::of(seed);

@@ -132,6 +132,11 @@ impl<T> Timetable<T> {
         self.due.pop_first().map(|(_, what)| what)
     }
 
+    /// What is not kept never ends.
+    pub(super) fn retain(&mut self, keeps: impl Fn(&T) -> bool) {
+        self.due.retain(|_, what| keeps(what));
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.due.values()
     }

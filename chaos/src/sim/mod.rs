@@ -2,13 +2,15 @@
 //! simulated disks, clocks and containers, and faults. One seed fixes everything.
 //!
 //! No type of master, agent or framework is defined here: hosts run the `run` functions that the
-//! executable calls. Reading order: `network`, `links`, `run` (what every simulation shares),
-//! `raft` (raft alone), `system` (everything), `command`, `alone` (a process for each seed).
+//! executable calls. Reading order: `network`, `links`, `process`, `run` (what every simulation shares),
+//! `raft` (raft alone), `graphs`, `system` (everything), `command`, `alone` (a process for each seed).
 
 pub(crate) mod alone;
 pub mod command;
+pub(crate) mod graphs;
 mod links;
 mod network;
+mod process;
 pub mod raft;
 mod run;
 pub mod system;

@@ -11,7 +11,14 @@ use std::time::{Duration, UNIX_EPOCH};
 use argosy_proto::clock::WallClock;
 use argosy_proto::transport::{Connection, Dialer, Listener};
 use futures::stream;
+use tokio::io::DuplexStream;
+use tokio::sync::{mpsc, oneshot};
 use turmoil::net::{TcpListener, TcpStream};
+
+use super::run;
+
+/// What is on its way between a process and its host's network.
+const PIPE_BYTES: usize = 64 * 1024;
 
 /// Links over which nothing travels, by the names of their hosts: from, to.
 #[derive(Debug, Clone, Default)]
@@ -52,16 +59,128 @@ pub(super) fn dialer(own: &str, cuts: &Cuts) -> Dialer {
     let (own, cuts) = (own.to_owned(), cuts.clone());
     Dialer::new(move |address| {
         let (own, cuts) = (own.clone(), cuts.clone());
-        async move {
-            let host = address.split(':').next().unwrap_or_default().to_owned();
-            match TcpStream::connect(address).await {
-                Ok(stream) => Ok(Connection::new(stream)),
-                // turmoil refuses what it has dropped; a network says nothing.
-                Err(_) if cuts.part(&own, &host) => std::future::pending().await,
-                Err(error) => Err(error),
-            }
-        }
+        async move { Ok(Connection::new(connect(&own, &cuts, address).await?)) }
     })
+}
+
+async fn connect(own: &str, cuts: &Cuts, address: String) -> io::Result<TcpStream> {
+    let host = address.split(':').next().unwrap_or_default().to_owned();
+    match TcpStream::connect(address).await {
+        Ok(stream) => Ok(stream),
+        // turmoil refuses what it has dropped; a network says nothing.
+        Err(_) if cuts.part(own, &host) => std::future::pending().await,
+        Err(error) => Err(error),
+    }
+}
+
+/// The end of a process that has a runtime of its own: what it listens and dials with.
+pub(super) struct Seat<const PORTS: usize> {
+    /// In the order of the ports.
+    pub(super) listeners: [Listener; PORTS],
+    pub(super) dialer: Dialer,
+}
+
+/// The host's end: carries bytes between the network and the process, whether that runs or not.
+pub(super) struct Card {
+    own: String,
+    cuts: Cuts,
+    ports: Vec<(u16, mpsc::Sender<io::Result<Connection>>)>,
+    dials: mpsc::Receiver<Dial>,
+}
+
+struct Dial {
+    address: String,
+    answer: oneshot::Sender<io::Result<DuplexStream>>,
+}
+
+/// Both ends, for a host that listens at these ports.
+pub(super) fn card<const PORTS: usize>(
+    own: &str,
+    cuts: &Cuts,
+    ports: [u16; PORTS],
+) -> (Card, Seat<PORTS>) {
+    let mut senders = Vec::new();
+    let listeners = ports.map(|port| {
+        // When full, whoever connects waits in the host's queue.
+        let (sender, mut connections) = mpsc::channel(64);
+        senders.push((port, sender));
+        Listener::new(stream::poll_fn(move |context| {
+            connections.poll_recv(context)
+        }))
+    });
+    // When full, dialing waits.
+    let (asks, dials) = mpsc::channel::<Dial>(64);
+    let dialer = Dialer::new(move |address| {
+        let asks = asks.clone();
+        async move {
+            let (answer, answered) = oneshot::channel();
+            let gone = || io::Error::from(io::ErrorKind::NetworkDown);
+            let asked = asks.send(Dial { address, answer }).await;
+            asked.map_err(|_| gone())?;
+            let stream = answered.await.map_err(|_| gone())??;
+            Ok(Connection::new(stream))
+        }
+    });
+    let card = Card {
+        own: own.to_owned(),
+        cuts: cuts.clone(),
+        ports: senders,
+        dials,
+    };
+    (card, Seat { listeners, dialer })
+}
+
+impl Card {
+    /// Until its host goes down, or cannot listen.
+    pub(super) async fn run(self) -> io::Error {
+        match self.carry_all().await {
+            // The process has ended, and says so itself.
+            Ok(()) => std::future::pending().await,
+            Err(error) => error,
+        }
+    }
+
+    async fn carry_all(mut self) -> io::Result<()> {
+        for (port, process) in self.ports {
+            let listener = TcpListener::bind(("0.0.0.0", port)).await?;
+            tokio::spawn(async move {
+                while let Ok((stream, _)) = listener.accept().await {
+                    let connection = Connection::new(carry(stream));
+                    if process.send(Ok(connection)).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        while let Some(Dial {
+            address,
+            mut answer,
+        }) = self.dials.recv().await
+        {
+            let (own, cuts) = (self.own.clone(), self.cuts.clone());
+            tokio::spawn(async move {
+                tokio::select! {
+                    biased;
+                    () = answer.closed() => {}
+                    connected = connect(&own, &cuts, address) => {
+                        // Whoever asked may have given up.
+                        let _ = answer.send(connected.map(carry));
+                    }
+                }
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The process's end of a connection of its host.
+fn carry(mut stream: TcpStream) -> DuplexStream {
+    let (mut outside, inside) = tokio::io::duplex(PIPE_BYTES);
+    tokio::spawn(async move {
+        // However it ends, both ends are told.
+        let _ = tokio::io::copy_bidirectional(&mut stream, &mut outside).await;
+    });
+    inside
 }
 
 /// How far the wall clocks of hosts are off, in milliseconds, by name.
@@ -79,7 +198,7 @@ impl WallClocks {
     pub(super) fn of(&self, host: &str) -> WallClock {
         let (clocks, host) = (self.clone(), host.to_owned());
         WallClock::new(move || {
-            let since = turmoil::since_epoch().unwrap_or_default();
+            let since = run::BEGAN + run::elapsed();
             let off = clocks.0.lock().expect("no holder of the lock panics");
             let off_ms = off.get(&host).copied().unwrap_or(0);
             let off = Duration::from_millis(off_ms.unsigned_abs());

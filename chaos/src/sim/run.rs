@@ -1,5 +1,6 @@
 //! What every simulation shares: its clock, its recorder, what it counts, and its verdict.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use turmoil::Sim;
 
+use super::process::Processes;
 use crate::history::{Fault, FaultKind, History, Recorder, Recording};
 use crate::invariants::{self, judge};
 
@@ -15,8 +17,24 @@ use crate::invariants::{self, judge};
 const EPOCH_S: u64 = 1_700_000_000;
 /// The longest that a packet takes in a healthy network.
 pub(super) const LATENCY: Duration = Duration::from_millis(3);
-/// How long one step of the simulated network is.
-const STEP: Duration = Duration::from_millis(1);
+/// How long one step of the simulated network is: half as many steps as of 1 ms are a third faster.
+pub(super) const STEP: Duration = Duration::from_millis(2);
+
+thread_local! {
+    /// The time between two steps, in nanoseconds: processes of their own run then.
+    static BETWEEN_NS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How long the simulation has lasted, for whatever runs in it.
+pub(super) fn elapsed() -> Duration {
+    match turmoil::in_simulation() {
+        true => turmoil::sim_elapsed().unwrap_or_default(),
+        false => Duration::from_nanos(BETWEEN_NS.get()),
+    }
+}
+
+/// The time of day when the simulation began.
+pub(super) const BEGAN: Duration = Duration::from_secs(EPOCH_S);
 
 /// What a simulation did: one that did little proves little.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -102,6 +120,12 @@ impl Notes {
         *self.inner().counts.happened.entry(what).or_default() += 1;
     }
 
+    /// How often this was counted.
+    pub(super) fn happened(&self, what: &'static str) -> u64 {
+        let inner = self.inner();
+        inner.counts.happened.get(what).copied().unwrap_or(0)
+    }
+
     pub(super) fn fault(&self, fault: Fault) {
         *self.inner().counts.faults.entry(fault.kind).or_default() += 1;
         self.recorder.fault(fault);
@@ -111,6 +135,7 @@ impl Notes {
 /// A simulation and its clock.
 pub(super) struct Stage<'a> {
     pub(super) sim: Sim<'a>,
+    pub(super) processes: Processes,
     pub(super) notes: Notes,
 }
 
@@ -124,12 +149,26 @@ impl Stage<'_> {
         let stepped = self.sim.step();
         let now_ns = u64::try_from(self.sim.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.notes.now_ns.store(now_ns, Ordering::Relaxed);
+        BETWEEN_NS.set(now_ns);
         if let Err(error) = stepped {
             self.notes
                 .violation(format!("a process ended by itself: {error}"));
             return false;
         }
+        self.processes.step();
         !self.notes.is_violated()
+    }
+
+    /// Whatever runs on this host ends at once.
+    pub(super) fn crash(&mut self, host: &str) {
+        self.sim.crash(host);
+        self.processes.kill(host);
+    }
+
+    /// Whatever runs on this host is started, anew if it runs already.
+    pub(super) fn bounce(&mut self, host: &str) {
+        self.processes.kill(host);
+        self.sim.bounce(host);
     }
 }
 
@@ -158,6 +197,7 @@ pub(super) fn perform(seed: u64, play: impl FnOnce(&mut Stage<'_>)) -> Verdict {
     let played = catch_unwind(AssertUnwindSafe(|| {
         let mut stage = Stage {
             sim: builder.build(),
+            processes: Processes::default(),
             notes: notes.clone(),
         };
         play(&mut stage);

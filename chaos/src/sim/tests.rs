@@ -5,10 +5,12 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::{raft, system};
+use crate::history::FaultKind;
 
 /// Tells a start of this test that it is one of the two that play.
 const CHILD: &str = "ARGOSY_CHAOS_SIM_CHILD";
-const SEED: u64 = 4_711;
+/// Its first seconds bring what is hardest to repeat.
+const SEED: u64 = 4_728;
 
 fn histories() -> String {
     let faults = Duration::from_secs(6);
@@ -23,6 +25,10 @@ fn histories() -> String {
     let (raft, system) = (raft::run(SEED, &raft), system::run(SEED, &system));
     assert!(raft.violations.is_empty(), "{:#?}", raft.violations);
     assert!(system.violations.is_empty(), "{:#?}", system.violations);
+    for kind in [FaultKind::Pause, FaultKind::MembershipChange] {
+        let came = system.counts.faults.contains_key(&kind);
+        assert!(came, "another seed is needed: {SEED} brings no {kind:?}");
+    }
     format!("{} {}", raft.history.hash(), system.history.hash())
 }
 

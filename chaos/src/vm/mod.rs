@@ -5,7 +5,6 @@
 //! What a cut proves and what not is written at `disk`.
 
 mod cases;
-mod chance;
 mod command;
 mod cuts;
 mod disk;

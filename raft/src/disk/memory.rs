@@ -124,6 +124,17 @@ impl MemoryDisk {
         entry::open(index, bytes.into()).ok()
     }
 
+    /// Term and index of the last log entry, as reads see it. `None` if there is none.
+    pub(crate) fn last_entry(&self) -> Option<(u64, u64)> {
+        let contents = self.contents();
+        let log = contents.current.0.get(&Family::Log)?;
+        let key = log.last_key_value()?.0;
+        let index = u64::from_be_bytes(key.as_slice().try_into().ok()?);
+        drop(contents);
+        let log_id = self.entry(index)?.entry.log_id;
+        Some((log_id.leader_id.term, log_id.index))
+    }
+
     /// The last entry that is applied, as reads see it.
     pub(crate) fn applied(&self) -> Option<u64> {
         let contents = self.contents();

@@ -5,21 +5,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient as Stub;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
-use super::Loss;
-use super::samples::Sample;
+use super::pulse::Pulse;
+use super::samples::{Case, Sample};
+use super::writer::{DEADLINE, Store, Writer, channel};
+use super::{DYING, LOST};
 
-/// How often each survivor gets a fresh write.
-const EVERY: Duration = Duration::from_millis(10);
-/// The first one comes so long after the loss.
-const DYING: Duration = Duration::from_millis(1);
-/// How long one may take.
-const DEADLINE: Duration = Duration::from_secs(1);
-/// After this a cluster counts as lost.
-const LOST: Duration = Duration::from_secs(60);
+/// How often the next leader is asked.
+const LOOK: Duration = Duration::from_millis(10);
 /// How long offers, launches and agents are waited for after the first write.
 const PHASES: Duration = Duration::from_secs(10);
 
@@ -40,41 +35,66 @@ impl Moment {
             wall_ms: i64::try_from(wall.as_millis()).unwrap_or_default(),
         }
     }
+
+    pub(super) fn at(&self) -> Instant {
+        self.at
+    }
+
+    /// Milliseconds from here to there.
+    pub(super) fn until(&self, then: Instant) -> f64 {
+        (then - self.at).as_secs_f64() * 1e3
+    }
 }
 
 /// Connections that nothing else uses.
 pub(super) struct Probes {
     survivors: Vec<Channel>,
-    register: String,
+    writers: Vec<Writer>,
 }
 
 impl Probes {
-    pub(super) async fn connect(addresses: Vec<String>, register: &str) -> Result<Self> {
+    pub(super) async fn connect(addresses: Vec<String>, store: &Store) -> Result<Self> {
         let mut survivors = Vec::new();
+        let mut writers = Vec::new();
         for address in addresses {
-            let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
-            let channel = endpoint.connect().await;
-            survivors.push(channel.with_context(|| format!("{address} is not reached"))?);
+            let connected = channel(&address)?.connect().await;
+            survivors.push(connected.with_context(|| format!("{address} is not reached"))?);
+            let mut writer = Writer::at(&address, store)?;
+            writer.connect().await?;
+            writers.push(writer);
         }
-        Ok(Self {
-            survivors,
-            register: register.to_owned(),
-        })
+        Ok(Self { survivors, writers })
     }
 
     /// Waits for each phase. `agents` is how many must be connected again.
-    pub(super) async fn watch(&self, loss: Loss, from: Moment, agents: usize) -> Result<Sample> {
+    pub(super) async fn watch(self, case: Case, from: Moment, agents: usize) -> Result<Sample> {
         tokio::time::sleep_until(from.at + DYING).await;
-        let committed = self.first_write(from).await?;
-        let since = |at: Instant| (at - from.at).as_secs_f64() * 1e3;
-        let deadline = Instant::now() + PHASES;
-        let mut sample = Sample {
-            loss,
-            commit_ms: since(committed),
-            offer_ms: None,
-            launch_ms: None,
-            agents_ms: None,
+        let pulse = Pulse::from(from.at);
+        tokio::select! {
+            biased;
+            sample = self.phases(&pulse, case, from, agents) => sample,
+            () = pulse.beat(&self.writers) => bail!("the writes ended"),
+        }
+    }
+
+    async fn phases(
+        &self,
+        pulse: &Pulse,
+        case: Case,
+        from: Moment,
+        agents: usize,
+    ) -> Result<Sample> {
+        let committed = loop {
+            if let Some(committed) = pulse.first() {
+                break committed;
+            }
+            if from.at.elapsed() > LOST {
+                bail!("no write was answered for {LOST:?}");
+            }
+            tokio::time::sleep(LOOK).await;
         };
+        let deadline = Instant::now() + PHASES;
+        let mut sample = Sample::new(case, from.until(committed));
         while Instant::now() < deadline {
             let is_whole = sample.offer_ms.is_some() && sample.launch_ms.is_some();
             if is_whole && sample.agents_ms.is_some() {
@@ -83,57 +103,11 @@ impl Probes {
             for survivor in &self.survivors {
                 note(&mut sample, survivor, from, agents).await;
             }
-            tokio::time::sleep(EVERY).await;
+            tokio::time::sleep(LOOK).await;
         }
+        sample.gap_ms = Some(pulse.longest().as_secs_f64() * 1e3);
         Ok(sample)
     }
-
-    async fn first_write(&self, from: Moment) -> Result<Instant> {
-        let mut writes = JoinSet::new();
-        let mut next = Instant::now();
-        let mut number = 0_u64;
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep_until(next) => {
-                    for (place, channel) in self.survivors.iter().enumerate() {
-                        let value = format!("{}-{place}-{number}", from.wall_ms);
-                        writes.spawn(write(channel.clone(), self.register.clone(), value));
-                    }
-                    number += 1;
-                    next += EVERY;
-                }
-                Some(answered) = writes.join_next() => {
-                    if let Ok(Some(at)) = answered {
-                        return Ok(at);
-                    }
-                }
-            }
-            if from.at.elapsed() > LOST {
-                bail!("no write was answered for {LOST:?}");
-            }
-        }
-    }
-}
-
-async fn write(channel: Channel, agent_id: String, value: String) -> Option<Instant> {
-    let set = v1::SetAttribute {
-        agent_id,
-        name: "probe".to_owned(),
-        value,
-    };
-    let mut request = tonic::Request::new(v1::WriteBatch {
-        operations: vec![v1::WriteOperation {
-            operation: Some(v1::write_operation::Operation::SetAttribute(set)),
-        }],
-        ..Default::default()
-    });
-    request.set_timeout(DEADLINE);
-    let reply = Stub::new(channel)
-        .write_one(request)
-        .await
-        .ok()?
-        .into_inner();
-    reply.outcomes.first()?.done.then(Instant::now)
 }
 
 /// Adds what this master can tell, if it is the one that leads now.

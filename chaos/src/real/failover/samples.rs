@@ -5,13 +5,63 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use super::Loss;
+use super::load::Load;
+
+/// Who lost its leader, by which settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum System {
+    #[default]
+    Argosy,
+    /// As it comes.
+    Etcd,
+    /// Heartbeats every 50 ms, elections after 250 ms.
+    EtcdTuned,
+    /// As its package configures it.
+    Zookeeper,
+    /// Ticks of 100 ms.
+    ZookeeperTuned,
+}
+
+impl System {
+    /// For tables.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Argosy => "argosy",
+            Self::Etcd => "etcd",
+            Self::EtcdTuned => "etcd tuned",
+            Self::Zookeeper => "zookeeper",
+            Self::ZookeeperTuned => "zookeeper tuned",
+        }
+    }
+
+    /// For names of files.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::EtcdTuned => "etcd-tuned",
+            Self::ZookeeperTuned => "zookeeper-tuned",
+            Self::Argosy | Self::Etcd | Self::Zookeeper => self.name(),
+        }
+    }
+}
+
+/// Losses that are compared with each other.
+pub(super) type Case = (System, Loss, Load);
 
 /// One loss of a leader; milliseconds since the loss.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Sample {
+    #[serde(default)]
+    pub(super) system: System,
     pub(super) loss: Loss,
+    #[serde(default)]
+    pub(super) load: Load,
     /// The first fresh write at a survivor was answered.
     pub(super) commit_ms: f64,
+    /// The longest time without an answered write until the last phase: a leader that goes on for a while
+    /// may be lost later.
+    #[serde(default)]
+    pub(super) gap_ms: Option<f64>,
     /// The first new offer; absent if none came within ten seconds.
     pub(super) offer_ms: Option<f64>,
     /// The first launch that runs.
@@ -20,10 +70,55 @@ pub(super) struct Sample {
     pub(super) agents_ms: Option<f64>,
 }
 
+impl Sample {
+    pub(super) fn new((system, loss, load): Case, commit_ms: f64) -> Self {
+        Self {
+            system,
+            loss,
+            load,
+            commit_ms,
+            gap_ms: None,
+            offer_ms: None,
+            launch_ms: None,
+            agents_ms: None,
+        }
+    }
+
+    fn case(&self) -> Case {
+        (self.system, self.loss, self.load)
+    }
+}
+
 /// All of them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Samples {
     samples: Vec<Sample>,
+    #[serde(default)]
+    spells: Vec<Spell>,
+}
+
+/// A time in which nothing befell our leader.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Spell {
+    pub(super) load: Load,
+    pub(super) seconds: f64,
+    /// Writes of the clients.
+    pub(super) answered: u64,
+    /// Terms that began: every change of leader is one at least.
+    pub(super) elections: u64,
+}
+
+impl Spell {
+    /// In a few words.
+    pub(super) fn line(&self) -> String {
+        format!(
+            "argosy, no loss, {}: {:.0} s, {:.0} writes/s, {} elections",
+            self.load.name(),
+            self.seconds,
+            self.answered as f64 / self.seconds,
+            self.elections
+        )
+    }
 }
 
 type Phase = (&'static str, fn(&Sample) -> Option<f64>);
@@ -47,8 +142,9 @@ const BOUNDS: [f64; 13] = [
     f64::INFINITY,
 ];
 
-const PHASES: [Phase; 4] = [
+const PHASES: [Phase; 5] = [
     ("next commit", |sample| Some(sample.commit_ms)),
+    ("longest gap", |sample| sample.gap_ms),
     ("first new offer", |sample| sample.offer_ms),
     ("first launch running", |sample| sample.launch_ms),
     ("all agents verified", |sample| sample.agents_ms),
@@ -59,38 +155,52 @@ impl Samples {
         self.samples.push(sample);
     }
 
-    fn of(&self, loss: Loss) -> impl Iterator<Item = &Sample> {
-        self.samples
-            .iter()
-            .filter(move |sample| sample.loss == loss)
+    pub(super) fn add_spell(&mut self, spell: Spell) {
+        self.spells.push(spell);
     }
 
-    fn losses(&self) -> Vec<Loss> {
-        let mut all: Vec<Loss> = self.samples.iter().map(|sample| sample.loss).collect();
-        all.sort();
+    fn of(&self, case: Case) -> impl Iterator<Item = &Sample> {
+        self.samples
+            .iter()
+            .filter(move |sample| sample.case() == case)
+    }
+
+    /// Who is beside whom comes together.
+    fn cases(&self) -> Vec<Case> {
+        let mut all: Vec<Case> = self.samples.iter().map(Sample::case).collect();
+        all.sort_by_key(|(system, loss, load)| (*loss, *load, *system));
         all.dedup();
         all
     }
 
-    /// The next commit of one kind, in a few words.
-    pub(super) fn line(&self, loss: Loss) -> String {
-        let values = sorted(self.of(loss).map(|sample| sample.commit_ms));
+    /// The next commit in one case, in a few words.
+    pub(super) fn line(&self, case: Case) -> String {
+        let values = sorted(self.of(case).map(|sample| sample.commit_ms));
         let (p50, p99, max) = (at(&values, 50), at(&values, 99), at(&values, 100));
-        format!("next commit p50 {p50:.0} ms, p99 {p99:.0} ms, max {max:.0} ms")
+        format!(
+            "{}: next commit p50 {p50:.0} ms, p99 {p99:.0} ms, max {max:.0} ms",
+            title(case)
+        )
     }
 
     /// Quantiles of every phase.
     pub(crate) fn table(&self) -> String {
-        let mut text =
-            String::from("\nmilliseconds after the loss  losses     p50     p90     p99     max\n");
-        for loss in self.losses() {
+        let mut text = format!(
+            "\n{:<38}{:<21}{:>6}{:>8}{:>8}{:>8}{:>8}\n",
+            "milliseconds after the loss", "", "losses", "p50", "p90", "p99", "max"
+        );
+        for case in self.cases() {
             for (name, phase) in PHASES {
-                let values = sorted(self.of(loss).filter_map(phase));
+                let values = sorted(self.of(case).filter_map(phase));
                 let count = values.len();
+                if count == 0 && case.0 != System::Argosy {
+                    // A peer has neither offers nor agents.
+                    continue;
+                }
                 let _ = writeln!(
                     text,
-                    "{:<13} {name:<21}{count:>6}{:>8.0}{:>8.0}{:>8.0}{:>8.0}",
-                    loss.name(),
+                    "{:<38}{name:<21}{count:>6}{:>8.0}{:>8.0}{:>8.0}{:>8.0}",
+                    title(case),
                     at(&values, 50),
                     at(&values, 90),
                     at(&values, 99),
@@ -98,37 +208,46 @@ impl Samples {
                 );
             }
         }
+        for spell in &self.spells {
+            let _ = writeln!(text, "{}", spell.line());
+        }
         text
     }
 
-    /// Gaps until the next commit, a row for each kind of loss.
+    /// Gaps until the next commit, a row for each case.
     pub(super) fn histogram(&self) -> String {
-        let losses = self.losses();
-        let height = losses.len() * ROW + 30;
+        let cases = self.cases();
+        let height = cases.len() * ROW + 30;
         let mut text = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 760 {height}\" font-family=\"system-ui, sans-serif\" font-size=\"11\">\n<rect width=\"760\" height=\"{height}\" fill=\"#ffffff\"/>\n"
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 800 {height}\" font-family=\"system-ui, sans-serif\" font-size=\"11\">\n<rect width=\"800\" height=\"{height}\" fill=\"#ffffff\"/>\n"
         );
-        for (row, loss) in losses.into_iter().enumerate() {
-            self.bars(&mut text, row * ROW + 90, loss);
+        for (row, case) in cases.into_iter().enumerate() {
+            self.bars(&mut text, row * ROW + 90, case);
         }
         text.push_str("</svg>\n");
         text
     }
 
-    fn bars(&self, text: &mut String, base: usize, loss: Loss) {
+    fn bars(&self, text: &mut String, base: usize, case: Case) {
         let mut counts = [0_u32; BOUNDS.len()];
-        for sample in self.of(loss) {
+        for sample in self.of(case) {
             let place = BOUNDS.iter().position(|bound| sample.commit_ms < *bound);
             counts[place.unwrap_or(BOUNDS.len() - 1)] += 1;
         }
         let most = counts.iter().copied().max().unwrap_or(1).max(1);
-        let name = loss.name();
-        let _ = writeln!(
-            text,
-            "<text x=\"100\" y=\"{base}\" text-anchor=\"end\">{name}</text>"
-        );
+        let (system, loss, load) = case;
+        for (line, words) in [system.name(), loss.name(), load.name()]
+            .into_iter()
+            .enumerate()
+        {
+            let _ = writeln!(
+                text,
+                "<text x=\"130\" y=\"{}\" text-anchor=\"end\">{words}</text>",
+                base - 28 + line * 14
+            );
+        }
         for (place, count) in counts.into_iter().enumerate() {
-            let (x, tall) = (110 + place * 49, f64::from(count) / f64::from(most) * 60.0);
+            let (x, tall) = (140 + place * 49, f64::from(count) / f64::from(most) * 60.0);
             let (y, middle) = (base as f64 - tall, x + 22);
             let _ = writeln!(
                 text,
@@ -155,6 +274,10 @@ impl Samples {
     }
 }
 
+fn title((system, loss, load): Case) -> String {
+    format!("{}, {}, {}", system.name(), loss.name(), load.name())
+}
+
 fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
@@ -170,13 +293,13 @@ fn at(sorted: &[f64], percent: usize) -> f64 {
 mod tests {
     use super::*;
 
+    const OURS: Case = (System::Argosy, Loss::Kill, Load::Quiet);
+
     fn sample(commit_ms: f64) -> Sample {
         Sample {
-            loss: Loss::Kill,
-            commit_ms,
             offer_ms: Some(commit_ms + 5.0),
-            launch_ms: None,
             agents_ms: Some(commit_ms + 9.0),
+            ..Sample::new(OURS, commit_ms)
         }
     }
 
@@ -193,8 +316,29 @@ mod tests {
         );
         assert!(samples.histogram().contains("&lt; 150 ms"));
         assert_eq!(
-            samples.line(Loss::Kill),
-            "next commit p50 50 ms, p99 99 ms, max 100 ms"
+            samples.line(OURS),
+            "argosy, kill -9, quiet: next commit p50 50 ms, p99 99 ms, max 100 ms"
         );
+    }
+
+    #[test]
+    fn a_peer_stands_below_us_and_has_no_offers() {
+        let mut samples = Samples::default();
+        samples.add(Sample::new(
+            (System::Etcd, Loss::Freeze, Load::Quiet),
+            1_155.0,
+        ));
+        samples.add(Sample::new(
+            (System::Etcd, Loss::Kill, Load::Quiet),
+            1_230.0,
+        ));
+        samples.add(sample(12.0));
+        let table = samples.table();
+        let lines: Vec<&str> = table.lines().skip(2).collect();
+        assert_eq!(lines.len(), 7, "{table}");
+        assert!(lines[4].starts_with("argosy, kill -9, quiet"), "{table}");
+        assert!(lines[5].starts_with("etcd, kill -9, quiet"), "{table}");
+        assert!(lines[5].contains("1230"), "{table}");
+        assert!(lines[6].starts_with("etcd, SIGSTOP, quiet"), "{table}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use argosy_raft::{Node, NodeConfig, Proposal, SnapshotPolicy, Surroundings, Timing};
+use argosy_raft::{Node, NodeConfig, Proposal, SnapshotPolicy, Status, Surroundings, Timing};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,8 @@ const CLIENTS: u64 = 2;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How often a node looks at what it is asked to do.
 const LOOK: Duration = Duration::from_millis(10);
+/// A node tells its progress after so many commits.
+const COMMITS: u64 = 50;
 
 fn config(group: &Group, place: usize) -> NodeConfig {
     let address = |place| format!("{}:{PORT}", name(place));
@@ -76,12 +78,18 @@ pub(super) async fn run(group: Group, place: usize) -> turmoil::Result {
 /// Notes what the node says of itself, and does what it is asked.
 async fn watch(group: &Group, place: usize, started: &Node) -> turmoil::Result {
     let mut term = 0;
+    let mut news = started.status();
+    let mut told = Told::default();
     loop {
-        let status = started.status().borrow().clone();
+        let status = news.borrow_and_update().clone();
         if let Some(failure) = status.failure {
             return Err(format!("{}: {failure}", name(place)).into());
         }
-        group.seen(place, |seen| seen.is_leader = status.is_leader);
+        told.tell(group, place, &status);
+        group.seen(place, |seen| {
+            seen.is_leader = status.is_leader;
+            seen.term = seen.term.max(status.term);
+        });
         if status.is_leader && status.term != term {
             term = status.term;
             group.notes.count("led");
@@ -101,7 +109,49 @@ async fn watch(group: &Group, place: usize, started: &Node) -> turmoil::Result {
                 Err(_) => "transfer refused",
             });
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            changed = news.changed() => if changed.is_err() {
+                return Err(format!("{} says nothing any more", name(place)).into());
+            },
+        }
+    }
+}
+
+/// What a life of a node has told of itself.
+#[derive(Default)]
+struct Told {
+    term: u64,
+    committed: u64,
+}
+
+impl Told {
+    /// The first word of a life is what its disk held; then every term, and commits now and then.
+    fn tell(&mut self, group: &Group, place: usize, status: &Status) {
+        let Status { term, .. } = *status;
+        if term == 0 {
+            // Nothing has been read yet, or nothing was ever there.
+            return;
+        }
+        let committed = status.committed_index;
+        let applied = status.applied_index;
+        let fact = match self.term {
+            0 => RaftFact::Started {
+                node: node(place),
+                term,
+                last_index: status.last_log_index,
+                committed,
+            },
+            told if told != term || committed >= self.committed + COMMITS => RaftFact::Progress {
+                node: node(place),
+                term,
+                committed,
+                applied,
+            },
+            _ => return,
+        };
+        *self = Self { term, committed };
+        group.notes.recorder.observe(&*name(place), fact);
     }
 }
 

@@ -86,6 +86,8 @@ struct Seen {
     orders: VecDeque<Order>,
     applied: u64,
     is_leader: bool,
+    /// The newest term that it has told, in any life.
+    term: u64,
     lives: u64,
 }
 

@@ -9,10 +9,11 @@ use crate::sim::links::{Link, Links, Timetable};
 use crate::sim::run::Stage;
 
 /// What may happen, and how often beside the others.
-const KINDS: [(Kind, u64); 10] = [
+const KINDS: [(Kind, u64); 11] = [
     (Kind::Crash, 5),
     (Kind::PowerCut, 5),
     (Kind::CutAllPower, 1),
+    (Kind::CutVoters, 3),
     (Kind::Split, 3),
     (Kind::OneWay, 3),
     (Kind::Graph, 3),
@@ -27,6 +28,8 @@ enum Kind {
     Crash,
     PowerCut,
     CutAllPower,
+    /// Whoever next tells a newer term loses power at once, and with it what is not on its disk.
+    CutVoters,
     Split,
     OneWay,
     Graph,
@@ -49,6 +52,8 @@ pub(super) struct Nemesis {
     next: Duration,
     links: Links,
     broken: Timetable<Broken>,
+    /// Terms as they were when voters began to be waited for, and how many are still to lose power.
+    ambush: Option<(Vec<u64>, u64)>,
 }
 
 impl Nemesis {
@@ -59,6 +64,7 @@ impl Nemesis {
             chance: chance.fork(1),
             next: Duration::from_secs(2),
             broken: Timetable::new(),
+            ambush: None,
         }
     }
 
@@ -68,6 +74,7 @@ impl Nemesis {
         while let Some(broken) = self.broken.take(now) {
             self.mend(stage, broken);
         }
+        self.spring(stage);
         if now >= self.next {
             self.next = now + Duration::from_millis(self.chance.between(50, 1_500));
             let kind = self.chance.weighted(&KINDS, |(_, weight)| *weight);
@@ -75,8 +82,41 @@ impl Nemesis {
         }
     }
 
+    fn terms(&self) -> Vec<u64> {
+        lock(&self.group.nodes)
+            .iter()
+            .map(|seen| seen.term)
+            .collect()
+    }
+
+    /// Waits for the next votes, and brings an election about.
+    fn lie_in_wait(&mut self, stage: &mut Stage<'_>, victim: usize) {
+        let voters = self.chance.between(1, self.group.len() as u64);
+        self.ambush = Some((self.terms(), voters));
+        match self.chance.percent(50) {
+            true => self.take_down(stage, victim, FaultKind::Crash),
+            false => self.strike(stage, Kind::Transfer),
+        }
+    }
+
+    fn spring(&mut self, stage: &mut Stage<'_>) {
+        let Some((before, mut voters)) = self.ambush.take() else {
+            return;
+        };
+        let terms = self.terms();
+        let newer = (0..terms.len()).filter(|place| terms[*place] > before[*place]);
+        for place in newer.collect::<Vec<_>>() {
+            if voters > 0 && !self.is_down(place) {
+                voters -= 1;
+                self.take_down(stage, place, FaultKind::PowerCut);
+            }
+        }
+        self.ambush = (voters > 0).then_some((terms, voters));
+    }
+
     /// Ends everything that is broken.
     pub(super) fn heal(&mut self, stage: &mut Stage<'_>) {
+        self.ambush = None;
         while let Some(broken) = self.broken.take_any() {
             self.mend(stage, broken);
         }
@@ -121,6 +161,7 @@ impl Nemesis {
                     self.take_down(stage, place, FaultKind::PowerCut);
                 }
             }
+            Kind::CutVoters => self.lie_in_wait(stage, victim),
             Kind::Split => self.split(stage, victim),
             Kind::OneWay => {
                 let other = self.other(victim);

@@ -77,9 +77,7 @@ impl Audit {
         }
         self.account();
         let NodeId(id) = registry.cluster().leader;
-        // One that was taken in anew has another id than its place says.
-        let place = usize::try_from(id).ok().and_then(|id| id.checked_sub(1));
-        place.filter(|place| *place < self.world.stores.len())
+        self.world.place(id)
     }
 
     /// What becomes of what agents give, as the registry counts, held against its tasks one by one.
@@ -133,6 +131,67 @@ impl Audit {
             .collect()
     }
 
+    /// Agents that were given up, since as many had been.
+    pub(super) fn given_up_since(&self, count: usize) -> Vec<AgentId> {
+        self.log.given_up_since(count).to_vec()
+    }
+
+    /// Agents that are not registered, and tasks that are UNREACHABLE although their agents are.
+    pub(super) fn still_away(&self) -> Vec<String> {
+        let registry = self.log.registry();
+        let mut away = Vec::new();
+        for machine in self.world.machines.iter() {
+            let agent = machine.agent().and_then(|id| registry.agent(id));
+            let mode = agent.map(|agent| agent.mode);
+            if mode.is_none_or(|mode| mode == AgentMode::Unreachable) {
+                away.push(format!("{} is {mode:?}", machine.name));
+            }
+        }
+        away.extend(self.left_behind(registry));
+        away
+    }
+
+    /// Tasks that are UNREACHABLE although their agents are back.
+    fn left_behind(&self, registry: &Registry) -> Vec<String> {
+        let unreachable = registry
+            .tasks()
+            .filter(|task| task.state == TaskState::Unreachable);
+        let behind = unreachable.filter(|task| {
+            let mode = registry.agent(task.agent).map(|agent| agent.mode);
+            mode == Some(AgentMode::Registered)
+        });
+        let behind = behind.map(|task| {
+            let (key, agent) = (&task.key, task.agent);
+            format!("{key} is UNREACHABLE on {agent}, which is registered")
+        });
+        behind.collect()
+    }
+
+    /// Hosts whose agents have obeyed a master since then.
+    pub(super) fn led_since(&self, since_ms: u64) -> Vec<String> {
+        let machines = self.world.machines.iter();
+        let led = machines.filter(|machine| machine.obeyed_ms() > since_ms);
+        led.map(|machine| machine.name.to_string()).collect()
+    }
+
+    /// Tasks that live and that somebody wants dead.
+    pub(super) fn killed(&self) -> Vec<TaskKey> {
+        let tasks = self.log.registry().tasks();
+        tasks
+            .filter(|task| task.kill.is_some() && !task.is_terminal())
+            .map(|task| task.key.clone())
+            .collect()
+    }
+
+    /// Agents that take no new work at present.
+    pub(super) fn deactivated(&self) -> Vec<String> {
+        let agents = self.log.registry().agents();
+        agents
+            .filter(|agent| agent.mode == AgentMode::Deactivated)
+            .map(|agent| agent.id.to_string())
+            .collect()
+    }
+
     /// Hosts on whose disks the present reign is not.
     pub(super) fn agents_of_former_reigns(&self) -> Vec<String> {
         let epoch = self.log.registry().epoch();
@@ -149,6 +208,9 @@ impl Audit {
         if let Some(wiped) = self.world.kept().wiped {
             open.push(format!("{wiped:?}"));
         }
+        if let Some(leaving) = self.world.kept().leaving {
+            open.push(format!("{leaving:?}"));
+        }
         let is_work = |order: &Order| !matches!(order, Order::ListOffers);
         if self.world.kept().orders.iter().any(is_work) {
             open.push("the hand has orders".to_owned());
@@ -161,15 +223,7 @@ impl Audit {
                 open.push(format!("{} is {mode:?}", machine.name));
             }
         }
-        for task in registry.tasks() {
-            let mode = registry.agent(task.agent).map(|agent| agent.mode);
-            if task.state == TaskState::Unreachable && mode == Some(AgentMode::Registered) {
-                open.push(format!(
-                    "{} is UNREACHABLE on {}, which is registered",
-                    task.key, task.agent
-                ));
-            }
-        }
+        open.extend(self.left_behind(registry));
         open
     }
 
@@ -241,8 +295,10 @@ impl Audit {
     /// What is not yet as it must be in a healed, quiet cluster; empty if all is.
     pub(super) fn unsettled(&self) -> Vec<String> {
         let mut open = self.unhealthy();
-        let stores = self.world.stores.iter();
-        let indices: BTreeSet<_> = stores.map(|store| store.applied()).collect();
+        let absent = self.world.kept().absent.clone();
+        let stores = self.world.stores.iter().enumerate();
+        let stores = stores.filter(|(place, _)| !absent.contains(place));
+        let indices: BTreeSet<_> = stores.map(|(_, store)| store.applied()).collect();
         if indices.len() != 1 {
             open.push(format!("masters have applied up to {indices:?}"));
         }

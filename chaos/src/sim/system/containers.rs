@@ -13,11 +13,11 @@ use tokio::task::AbortHandle;
 
 use super::machine::{Look, Machine};
 use crate::history::{AgentFact, OrderAction};
-use crate::sim::run::Notes;
+use crate::sim::run::{Notes, elapsed};
 
 /// Simulated milliseconds, as this host counts them.
 pub(super) fn now_ms() -> u64 {
-    let elapsed = turmoil::sim_elapsed().unwrap_or_default();
+    let elapsed = elapsed();
     u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -107,6 +107,10 @@ impl Containers for Scripted {
                 }
             }
             Effect::Start(start) => {
+                // With files to fetch it is acted upon since then.
+                if !self.fetches.contains_key(&start.name.instance) {
+                    self.takes(&start);
+                }
                 self.machine.prepare(&start, now_ms());
                 tokio::spawn(self.watcher(start.name).watch(false));
             }

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use super::Options;
 use super::audit::Audit;
-use super::hosts::AGENT_TIMEOUT_MS;
 use super::nemesis::Nemesis;
 use super::world::{Act, Order, World};
 use crate::history::{Expectation, Phase};
-use crate::sim::run::Stage;
+use crate::sim::run::{STEP, Stage};
+
+mod acts;
+mod tour;
 
 /// How often stored registries are looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -16,6 +18,10 @@ const LOOK: Duration = Duration::from_millis(100);
 const COMMIT: Duration = Duration::from_secs(5);
 /// How soon every framework must be offered something once everything is mended.
 const OFFER: Duration = Duration::from_secs(15);
+/// How soon a task must have ended that was killed, once everything is mended.
+const ENDS: Duration = Duration::from_secs(15);
+/// How soon somebody else must lead who was handed over to.
+const HANDED_OVER: Duration = Duration::from_secs(4);
 /// How soon agents must have left a leader that was cut from the other masters.
 const LEAVES: Duration = Duration::from_secs(8);
 
@@ -58,6 +64,7 @@ impl Course {
         self.mended();
         self.until(stage, "is not as it should be", Audit::unhealthy)?;
         self.follow(stage, self.world.act)?;
+        self.killed_end();
         self.world.kept().quiet = true;
         self.until(stage, "has not come to rest", Audit::unsettled)?;
         stage.notes.count("came to rest");
@@ -87,6 +94,15 @@ impl Course {
                 within_ns,
             });
         }
+        self.killed_end();
+    }
+
+    /// What somebody wants dead dies soon when nothing is broken.
+    fn killed_end(&self) {
+        let within_ns = ENDS.as_nanos() as u64;
+        for task in self.audit.killed() {
+            self.expect(Expectation::Ends { task, within_ns });
+        }
     }
 
     fn advance(&mut self, stage: &mut Stage<'_>) -> Option<()> {
@@ -97,6 +113,7 @@ impl Course {
         }
         self.audit.follow();
         self.world.forget_wiped();
+        self.nemesis.follow_changes(stage);
         if stage.now() >= self.next_look {
             self.next_look = stage.now() + LOOK;
             self.nemesis.leader = self.audit.look().or(self.nemesis.leader);
@@ -122,12 +139,17 @@ impl Course {
         let until = stage.now() + self.options.healing;
         let mut left = Vec::new();
         while stage.now() < until {
-            let is_look = stage.now() + Duration::from_millis(1) >= self.next_look;
+            let is_look = stage.now() + STEP >= self.next_look;
             self.advance(stage)?;
             if is_look {
                 let mut kept = self.world.kept();
-                if kept.quiet && kept.orders.is_empty() {
-                    kept.orders.push_back(Order::ListOffers);
+                if kept.orders.is_empty() {
+                    // Whoever was told nothing clear of an order may have made the one after it, and that came first.
+                    let idle = self.audit.deactivated().into_iter().map(Order::Reactivate);
+                    kept.orders.extend(idle);
+                    if kept.quiet {
+                        kept.orders.push_back(Order::ListOffers);
+                    }
                 }
                 drop(kept);
                 left = open(&self.audit);
@@ -143,22 +165,29 @@ impl Course {
         None
     }
 
+    fn nobody_is_lost(&self, stage: &Stage<'_>, what: &str) {
+        let lost = self.audit.unreachable();
+        if !lost.is_empty() {
+            let words = format!("T7: {what}, and {lost:?} were given up for it");
+            stage.notes.violation(words);
+        }
+    }
+
     /// Does one thing when all is well, and sees that what must follow does.
     fn follow(&mut self, stage: &mut Stage<'_>, act: Act) -> Option<()> {
         match act {
-            Act::Nothing => {}
-            Act::Freeze => {
-                let gap = Duration::from_millis(AGENT_TIMEOUT_MS + 1_500);
-                self.nemesis.freeze(gap);
-                // Whoever was given up for it would be found so by now.
-                self.pass(stage, Duration::from_secs(2))?;
-                let lost = self.audit.unreachable();
-                if !lost.is_empty() {
+            Act::Transfer => {
+                let before = self.audit.registry().epoch();
+                self.nemesis.transfer();
+                self.pass(stage, HANDED_OVER)?;
+                if self.audit.registry().epoch() == before {
                     stage.notes.violation(format!(
-                        "T7: all masters were frozen, and {lost:?} were given up for it"
+                        "{HANDED_OVER:?} after a transfer was asked for in a healthy group nobody else leads"
                     ));
                 }
+                self.nobody_is_lost(stage, "leadership was handed over");
             }
+            Act::Freeze => self.frozen(stage)?,
             Act::CutLeader => {
                 let former = self.nemesis.cut_leader(stage);
                 self.pass(stage, LEAVES)?;
@@ -178,6 +207,10 @@ impl Course {
                 self.pass(stage, Duration::from_millis(700))?;
                 self.nemesis.heal(stage);
             }
+            Act::Away => self.away(stage, false)?,
+            Act::Still => self.away(stage, true)?,
+            Act::TwoLeaders => self.two_leaders(stage)?,
+            Act::NoQuorum => self.no_quorum(stage)?,
         }
         Some(())
     }

@@ -9,7 +9,6 @@ use argosy_proto::{convert, v1};
 use argosy_state::ids::{FrameworkId, OfferId, Role, TaskId, TaskKey};
 use argosy_state::resources::Resources;
 
-use super::again::Again;
 use super::world::World;
 use crate::chance::Chance;
 use crate::history::{self, CallId, CallName, Launch, OfferFact, Operation, Refusal};
@@ -18,8 +17,6 @@ use crate::history::{self, CallId, CallName, Launch, OfferFact, Operation, Refus
 const LIVE: usize = 12;
 /// Used offers that a framework remembers.
 const USED: usize = 8;
-/// Calls that no SDK sends have numbers from here on.
-const STRAY_CALLS: u64 = 1_000_000;
 
 /// What a framework is like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +36,7 @@ impl Habit {
 }
 
 mod sessions;
+mod strays;
 
 pub(super) use sessions::{framework, rival};
 
@@ -59,6 +57,8 @@ struct Simulated {
     used: VecDeque<v1::Offer>,
     /// Counts the calls past the SDK.
     stray: u64,
+    /// Calls to which the SDK has given a number.
+    numbered: u64,
 }
 
 impl Simulated {
@@ -76,6 +76,7 @@ impl Simulated {
             is_revived: false,
             used: VecDeque::new(),
             stray: 0,
+            numbered: 0,
         }
     }
 
@@ -139,7 +140,11 @@ impl Simulated {
             .between(1, 3)
             .min(LIVE.saturating_sub(live) as u64);
         let mut tasks = Vec::new();
-        if takes && !self.world.kept().quiet {
+        let is_idle = {
+            let kept = self.world.kept();
+            kept.quiet || kept.still
+        };
+        if takes && !is_idle {
             tasks.extend((0..count).map_while(|_| self.new_task(&mut left)));
         }
         if tasks.is_empty() {
@@ -157,8 +162,12 @@ impl Simulated {
         let operation = self.accepting(offer, &tasks);
         let invoked = operation.map(|operation| self.invoke(operation));
         let asked = driver.accept(offer, tasks);
+        self.numbered += 1;
         if let Some(invoked) = invoked {
             self.calls.insert(asked.key, invoked);
+        }
+        if self.chance.percent(8) {
+            self.ask_early(&first);
         }
         // Some change their mind at once.
         if self.chance.percent(10) {
@@ -204,60 +213,12 @@ impl Simulated {
         })
     }
 
-    /// Accepts an offer that is used up, of any master and past the SDK.
-    fn accept_again(&mut self) {
-        let used: Vec<_> = self.used.iter().cloned().collect();
-        let Some(offer) = self.chance.pick(&used).cloned() else {
-            return;
-        };
-        let Some(task) = self.new_task(&mut Remainder::of(&offer)) else {
-            return;
-        };
-        let masters = self.world.masters();
-        let (Some(master), Some(id)) = (self.chance.pick(&masters).cloned(), self.id) else {
-            return;
-        };
-        self.stray += 1;
-        let number = STRAY_CALLS + self.stray;
-        let launches = [task.clone()];
-        let task_id = task.task_id.clone();
-        let mut operation = self.accepting(&offer, &launches);
-        if let Some(Operation::Accept { name, .. }) = &mut operation {
-            name.number = number;
-        }
-        let call = v1::CallId {
-            framework_id: id.to_string(),
-            session: self.life,
-            number,
-            lowest_unanswered: 0,
-        };
-        let launch = v1::operation::Operation::Launch(v1::Launch { tasks: vec![task] });
-        let request = v1::AcceptRequest {
-            call: Some(call),
-            offers: vec![v1::HeldOffer { offer: Some(offer) }],
-            operations: vec![v1::Operation {
-                operation: Some(launch),
-            }],
-            filter_ms: Some(0),
-            all_or_nothing: false,
-        };
-        let again = Again {
-            invoked: operation.map(|operation| self.invoke(operation)),
-            world: self.world.clone(),
-            host: self.name.clone(),
-            place: self.place,
-            task: task_id,
-            master,
-            request,
-        };
-        tokio::spawn(again.send());
-    }
-
     fn kill(&mut self, driver: &Driver, task: &str) {
         let name = self.call_name();
         let operation = self.key(task).map(|task| Operation::Kill { name, task });
         let invoked = operation.map(|operation| self.invoke(operation));
         let asked = driver.kill(task, None);
+        self.numbered += 1;
         if let Some(invoked) = invoked {
             self.calls.insert(asked.key, invoked);
         }
@@ -407,7 +368,11 @@ impl Scheduler for Simulated {
         let live = self.live();
         if self.world.kept().healing && !self.is_revived {
             self.is_revived = true;
+            self.numbered += 1;
             drop(driver.revive(Vec::new()));
+        }
+        if self.world.kept().still {
+            return;
         }
         if self.world.kept().quiet {
             // Services are ended, and what nobody speaks of is asked for.
@@ -431,8 +396,14 @@ impl Scheduler for Simulated {
         }
         match self.chance.below(100) {
             _ if self.world.kept().healing => {}
-            0..=2 => drop(driver.suppress(Vec::new())),
-            3..=12 => drop(driver.revive(Vec::new())),
+            0..=2 => {
+                self.numbered += 1;
+                drop(driver.suppress(Vec::new()));
+            }
+            3..=12 => {
+                self.numbered += 1;
+                drop(driver.revive(Vec::new()));
+            }
             13..=15 => drop(driver.reconcile(Vec::new())),
             _ => {}
         }

@@ -35,10 +35,11 @@ pub(super) async fn hand(world: World) -> turmoil::Result {
             continue;
         }
         count += 1;
-        let done = carry_out(&client, order.clone(), count).await;
-        if let Order::Join(place) = order {
-            joined(&world, place, done);
-        }
+        let done = match order {
+            Order::Join(place) => join(&world, &client, place).await,
+            Order::Remove(place) => remove(&world, &client, place).await,
+            order => carry_out(&client, order, count).await,
+        };
         world.notes.count(match done {
             true => "orders of the hand done",
             false => "orders of the hand not done",
@@ -47,13 +48,59 @@ pub(super) async fn hand(world: World) -> turmoil::Result {
 }
 
 /// A master that is not taken in is asked for again: without it the group bears no further loss.
-fn joined(world: &World, place: usize, done: bool) {
+async fn join(world: &World, client: &OperatorClient, place: usize) -> bool {
+    let raft_address = address(place);
+    let request = v1::JoinMasterRequest { raft_address };
+    let id = match client.join_master(request).await {
+        Ok(reply) => {
+            let mut masters = reply.masters.iter();
+            let joined = masters.find(|master| master.raft_address == address(place));
+            joined.and_then(|master| master.node_id.strip_prefix("master-")?.parse().ok())
+        }
+        // The answer to an earlier one was lost with its leader.
+        Err(CallError::Refused(refusal)) => known_id(&refusal.message),
+        Err(_) => None,
+    };
     let mut kept = world.kept();
-    match &mut kept.wiped {
-        Some(wiped) if done => wiped.joined = true,
-        Some(_) => kept.orders.push_back(Order::Join(place)),
+    match (&mut kept.wiped, id) {
+        (Some(wiped), Some(id)) => {
+            wiped.joined = true;
+            kept.ids.insert(place, id);
+        }
+        (Some(_), None) => kept.orders.push_back(Order::Join(place)),
+        (None, _) => {}
+    }
+    id.is_some()
+}
+
+/// From "… is a voter already (id 57)".
+fn known_id(message: &str) -> Option<u64> {
+    let (_, rest) = message.split_once("is a voter already (id ")?;
+    rest.split(')').next()?.parse().ok()
+}
+
+/// Asked for again until it is out.
+async fn remove(world: &World, client: &OperatorClient, place: usize) -> bool {
+    let id = world.kept().id(place);
+    let node_id = format!("master-{id}");
+    let request = v1::RemoveMasterRequest { node_id };
+    let removed = match client.remove_master(request).await {
+        Ok(_) => true,
+        // The answer to an earlier one was lost.
+        Err(CallError::Refused(refusal)) => refusal.message.contains("no master has the id"),
+        Err(_) => false,
+    };
+    let mut kept = world.kept();
+    match &mut kept.leaving {
+        Some(leaving) if removed => leaving.removed = true,
+        Some(_) => kept.orders.push_back(Order::Remove(place)),
         None => {}
     }
+    removed
+}
+
+fn address(place: usize) -> String {
+    format!("{}:{RAFT}", master_name(place))
 }
 
 async fn list_offers(client: &OperatorClient) -> Option<BTreeSet<OfferId>> {
@@ -69,21 +116,12 @@ async fn list_offers(client: &OperatorClient) -> Option<BTreeSet<OfferId>> {
 /// Whether it was done, as far as is known.
 async fn carry_out(client: &OperatorClient, order: Order, count: u64) -> bool {
     let operation = match order {
-        Order::Transfer => {
-            let request = v1::TransferLeaderRequest::default();
+        Order::Transfer(to) => {
+            let node_id = to.map(master_name).unwrap_or_default();
+            let request = v1::TransferLeaderRequest { node_id };
             return client.transfer_leader(request).await.is_ok();
         }
-        Order::Join(place) => {
-            let raft_address = format!("{}:{RAFT}", master_name(place));
-            let request = v1::JoinMasterRequest { raft_address };
-            return match client.join_master(request).await {
-                Ok(_) => true,
-                // The answer to an earlier one was lost with its leader.
-                Err(CallError::Refused(refusal)) => refusal.message.contains("is a voter already"),
-                Err(_) => false,
-            };
-        }
-        Order::ListOffers => return false,
+        Order::Join(_) | Order::Remove(_) | Order::ListOffers => return false,
         Order::Teardown(framework_id) => {
             Write::TeardownFramework(v1::TeardownFramework { framework_id })
         }
@@ -99,4 +137,16 @@ async fn carry_out(client: &OperatorClient, order: Order, count: u64) -> bool {
         ..Default::default()
     };
     client.write(batch).await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_of_a_master_that_had_joined_before_is_read_from_its_refusal() {
+        let message = "cannot join: master-4:5052 is a voter already (id 57)";
+        assert_eq!(known_id(message), Some(57));
+        assert_eq!(known_id("no leader"), None);
+    }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use argosy_agent::{BootClock, Ground, MadeUp};
 use argosy_client::ConnectorConfig;
 use argosy_raft::{SnapshotPolicy, Surroundings, Timing};
+use futures::future::{FutureExt as _, LocalBoxFuture};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +13,8 @@ use super::containers::{Scripted, now_ms};
 use super::machine::{CAPACITY, Machine};
 use super::onlooker::Beside;
 use super::world::{AGENT_API, API, COPY, RAFT, World, agent_name, master_name};
-use crate::sim::network;
+use crate::chance::Chance;
+use crate::sim::network::{self, Seat};
 
 /// How long an agent may be silent, in milliseconds: short, so that much happens in little time.
 pub(super) const AGENT_TIMEOUT_MS: u64 = 3_000;
@@ -22,14 +24,42 @@ pub(super) const FRAMEWORK_GRACE_MS: u64 = 2_000;
 /// A master from its start until it is killed.
 pub(super) async fn master(world: World, place: usize) -> turmoil::Result {
     let name = master_name(place);
-    let mut chance = world.new_life(&name);
+    let chance = world.new_life(&name);
+    let own = world.clone();
+    let life = move |chance, seat| lead(own, place, chance, seat).boxed_local();
+    live(&world, &name, chance, [API, RAFT], life).await
+}
+
+/// A process of its own on this host, until it ends by itself.
+async fn live<const PORTS: usize>(
+    world: &World,
+    name: &str,
+    mut chance: Chance,
+    ports: [u16; PORTS],
+    life: impl FnOnce(Chance, Seat<PORTS>) -> LocalBoxFuture<'static, String> + Send + 'static,
+) -> turmoil::Result {
+    let (card, seat) = network::card(name, &world.cuts, ports);
+    let seed = chance.next();
+    let life = Box::new(move || life(chance, seat));
+    let ended = tokio::select! {
+        words = world.starts.run(name, seed, life) => words,
+        error = card.run() => error.to_string(),
+    };
+    Err(format!("{name} ended: {ended}").into())
+}
+
+/// Returns why it ended.
+async fn lead(world: World, place: usize, mut chance: Chance, seat: Seat<2>) -> String {
+    let name = master_name(place);
     let address = |place, port| format!("{}:{port}", master_name(place));
     let mut config = argosy_master::Config::new(
         PathBuf::from("/nowhere"),
         address(place, API),
         address(place, RAFT),
     );
+    // Who comes later names the founders and itself.
     config.peers = (0..world.stores.len())
+        .filter(|one| *one < world.founders || *one == place)
         .map(|place| address(place, RAFT))
         .collect();
     config.timing = Timing::testing();
@@ -41,16 +71,18 @@ pub(super) async fn master(world: World, place: usize) -> turmoil::Result {
     };
     config.agent_timeout_ms = AGENT_TIMEOUT_MS;
     config.framework_grace_ms = FRAMEWORK_GRACE_MS;
+    config.office_lease_ms = world.act.office_lease_ms();
     config.seed = chance.next();
     let mut entropy = [0; 32];
     for part in entropy.chunks_mut(8) {
         part.copy_from_slice(&chance.next().to_be_bytes());
     }
+    let [api, listener] = seat.listeners;
     let parts = argosy_master::Parts {
-        api: network::listener(API).await?,
+        api,
         raft: Surroundings {
-            listener: network::listener(RAFT).await?,
-            dialer: network::dialer(&name, &world.cuts),
+            listener,
+            dialer: seat.dialer,
             wall: world.walls.of(&name),
         },
         raft_runtime: Handle::current(),
@@ -75,27 +107,39 @@ pub(super) async fn master(world: World, place: usize) -> turmoil::Result {
         world.notes.count("masters stopped by their disk");
         return std::future::pending().await;
     }
-    let why = ended.map_or_else(|why| words(&why), |()| "nobody asked it to".to_owned());
-    Err(format!("{name} ended: {why}").into())
+    ended.map_or_else(|why| words(&why), |()| "nobody asked it to".to_owned())
 }
 
 /// An agent from its start until it is killed.
 pub(super) async fn agent(world: World, place: usize) -> turmoil::Result {
     let machine = world.machines[place].clone();
-    live(world, agent_name(place), machine).await
+    serve(world, agent_name(place), machine).await
 }
 
 /// A host with a copy of another one's disk, once there is one.
 pub(super) async fn copy(world: World) -> turmoil::Result {
     let copied = world.kept().copy.clone();
     match copied {
-        Some(machine) => live(world, COPY.to_owned(), machine).await,
+        Some(machine) => serve(world, COPY.to_owned(), machine).await,
         None => std::future::pending().await,
     }
 }
 
-async fn live(world: World, name: String, machine: Machine) -> turmoil::Result {
-    let mut chance = world.new_life(&name);
+async fn serve(world: World, name: String, machine: Machine) -> turmoil::Result {
+    let chance = world.new_life(&name);
+    let (own, named) = (world.clone(), name.clone());
+    let life = move |chance, seat| work(own, named, machine, chance, seat).boxed_local();
+    live(&world, &name, chance, [AGENT_API], life).await
+}
+
+/// Returns why it ended.
+async fn work(
+    world: World,
+    name: String,
+    machine: Machine,
+    mut chance: Chance,
+    seat: Seat<1>,
+) -> String {
     let mut config = argosy_agent::Config::new(
         PathBuf::from("/nowhere"),
         world.masters(),
@@ -105,7 +149,7 @@ async fn live(world: World, name: String, machine: Machine) -> turmoil::Result {
     config.resources = CAPACITY.parse().expect("the text is constant");
     config.seed = chance.next().max(1);
     let (clock, containers) = (machine.clone(), machine.clone());
-    let notes = world.notes.clone();
+    let (disk, notes) = (machine.disk.clone(), world.notes.clone());
     let onlooker = Beside::new(machine.clone(), notes.clone());
     let made_up = MadeUp {
         boot_id: machine.boot_id(),
@@ -117,19 +161,24 @@ async fn live(world: World, name: String, machine: Machine) -> turmoil::Result {
         }),
         onlooker: Box::new(onlooker),
     };
+    let [api] = seat.listeners;
     let parts = argosy_agent::Parts {
-        api: network::listener(AGENT_API).await?,
+        api,
         ground: Ground::MadeUp(made_up),
         connector: ConnectorConfig {
-            dialer: network::dialer(&name, &world.cuts),
+            dialer: seat.dialer,
             seed: chance.next(),
         },
         metrics: None,
         end_tasks: CancellationToken::new(),
     };
     let ended = argosy_agent::run(config, parts, CancellationToken::new()).await;
-    let why = ended.map_or_else(|why| words(&why), |()| "nobody asked it to".to_owned());
-    Err(format!("{name} ended: {why}").into())
+    if disk.is_broken() {
+        // As it must be: until somebody has seen to the disk.
+        world.notes.count("agents stopped by their disk");
+        return std::future::pending().await;
+    }
+    ended.map_or_else(|why| words(&why), |()| "nobody asked it to".to_owned())
 }
 
 fn words(error: &dyn std::error::Error) -> String {

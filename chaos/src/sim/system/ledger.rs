@@ -31,6 +31,36 @@ pub(super) struct Story {
     told_in: u64,
     /// A call that launches it was answered as done.
     pub(super) accepted: bool,
+    /// Its framework was told UNKNOWN: none of these calls starts it any more.
+    promise: Option<Promise>,
+    /// What has launched it, and by which entry.
+    launched: Option<(u64, u64, u64)>,
+}
+
+/// What UNKNOWN promises.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Promise {
+    /// Of calls in this session.
+    pub(super) session: u64,
+    /// Whose numbers are below this one.
+    pub(super) below: u64,
+    /// The last entry that the answer was made by.
+    pub(super) index: u64,
+}
+
+impl Story {
+    /// Judges the promise, whichever of the two was seen first.
+    fn is_kept(&self, key: &TaskKey, notes: &Notes) {
+        let (Some(promise), Some((session, number, index))) = (self.promise, self.launched) else {
+            return;
+        };
+        if session == promise.session && number < promise.below && index > promise.index {
+            notes.violation(format!(
+                "T6: entry {index} launches {key} by call {number}, after its framework was told by entry {} that no call below {} does",
+                promise.index, promise.below
+            ));
+        }
+    }
 }
 
 impl Ledger {
@@ -55,7 +85,10 @@ impl Ledger {
                 "{key} is started twice: {start:?} after {former:?}"
             ));
         }
-        if let Some(told) = story.told {
+        // An operator who declares a host gone is believed, also while an order is on its way there.
+        if let Some(told) = story.told
+            && told != TaskState::GoneByOperator
+        {
             self.notes.violation(format!(
                 "{key} is started on {host} after its framework was told {told:?}"
             ));
@@ -82,6 +115,22 @@ impl Ledger {
     /// A call that launches it was answered as done.
     pub(super) fn accepted(&self, key: TaskKey) {
         self.stories().entry(key).or_default().accepted = true;
+    }
+
+    /// Its framework was told that it is UNKNOWN, in answer to a question that named its calls.
+    pub(super) fn unknown(&self, key: &TaskKey, promise: Promise) {
+        let mut stories = self.stories();
+        let story = stories.entry(key.clone()).or_default();
+        story.promise = Some(promise);
+        story.is_kept(key, &self.notes);
+    }
+
+    /// A call was granted that launches it.
+    pub(super) fn launched(&self, key: &TaskKey, session: u64, number: u64, index: u64) {
+        let mut stories = self.stories();
+        let story = stories.entry(key.clone()).or_default();
+        story.launched = Some((session, number, index));
+        story.is_kept(key, &self.notes);
     }
 
     /// Its framework received an update, or an answer to a reconciliation.

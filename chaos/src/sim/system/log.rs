@@ -36,6 +36,8 @@ pub(super) struct Log {
     reign_began: Timestamp,
     sessions: BTreeMap<FrameworkId, u64>,
     agents: BTreeMap<AgentId, Known>,
+    /// Agents as they were given up, one after the other.
+    given_up: Vec<AgentId>,
 }
 
 /// An agent's record, as it was told last.
@@ -64,7 +66,13 @@ impl Log {
             reign_began: Timestamp(0),
             sessions: BTreeMap::new(),
             agents: BTreeMap::new(),
+            given_up: Vec::new(),
         }
+    }
+
+    /// Agents that were given up, since as many had been.
+    pub(super) fn given_up_since(&self, count: usize) -> &[AgentId] {
+        self.given_up.get(count..).unwrap_or_default()
     }
 
     /// As far as any master is.
@@ -101,7 +109,14 @@ impl Log {
 
     fn jump(&mut self, index: u64, records: argosy_raft::Records) {
         match Registry::load(index, records) {
-            Ok(registry) => self.registry = registry,
+            Ok(registry) => {
+                self.registry = registry;
+                for (id, known) in &mut self.agents {
+                    if let Some(agent) = self.registry.agent(*id) {
+                        known.incarnation = agent.incarnation;
+                    }
+                }
+            }
             Err(why) => {
                 let words = format!("a registry cannot be read at {index}: {why}");
                 self.world.notes.violation(words);
@@ -178,6 +193,7 @@ impl Log {
                 "R7: in entry {index} a command of reign {} took effect in reign {}",
                 done.ticket.0, self.epoch.0
             )),
+            Command::PruneAgent(decision) if took_effect => self.judge_decision(index, decision),
             Command::AgentUnreachable(decision) if took_effect => {
                 self.judge_decision(index, decision);
                 self.judge_grace(index, AGENT_TIMEOUT_MS, &decision.agent.to_string());
@@ -283,6 +299,9 @@ impl Log {
         for event in events {
             if let Event::TaskLaunched { key, agent, order } = event {
                 tasks.push(key.clone());
+                let (session, number) = (call.session, call.number);
+                let ledger = &self.world.ledger;
+                ledger.launched(key, session, number, revision.index);
                 let fact = TaskFact::Launched {
                     task: key.clone(),
                     order: *order,
@@ -366,14 +385,18 @@ impl Log {
         let Some(agent) = self.registry.agent(id) else {
             return;
         };
+        // The registry is that after the whole entry: only a registration tells whose turn an incarnation is.
+        let known = self.agents.get(&id);
         let now = Known {
-            incarnation: agent.incarnation,
+            incarnation: known.map_or(agent.incarnation, |known| known.incarnation),
             mode: agent.mode,
             revision: agent.revision,
         };
         let mode = agent.mode;
         let before = self.agents.insert(id, now);
         if before.is_none_or(|before| before.mode != mode) {
+            self.given_up
+                .extend((mode == AgentMode::Unreachable).then_some(id));
             self.note(AgentFact::Mode { agent: id, mode }, now.revision);
         }
     }

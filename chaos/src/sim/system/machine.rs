@@ -11,7 +11,7 @@ use argosy_agent::core::{
 };
 use argosy_agent::journal::MemoryDisk;
 use argosy_client::resources;
-use argosy_state::ids::{Epoch, TaskKey, Timestamp};
+use argosy_state::ids::{AgentId, Epoch, TaskKey, Timestamp};
 use argosy_state::resources::Resources;
 
 use super::ledger::Ledger;
@@ -40,10 +40,15 @@ struct Inner {
     chance: Chance,
     containers: BTreeMap<ContainerName, Container>,
     capacity: Resources,
-    /// The reign that was last seen on its disk.
+    /// The reign that was last seen on its disk, and as whose.
     epoch: Epoch,
+    epoch_of: Option<AgentId>,
     /// In which life of the agent each launch was acted on.
     taken: BTreeMap<Instance, u64>,
+    /// The newest update of each launch that was seen on its disk, in whichever life of the agent.
+    made: BTreeMap<Instance, u64>,
+    /// When its agent obeyed a master last.
+    obeyed_ms: u64,
 }
 
 /// What a command does, by its text: `sim MS CODE`, or `sim for-ever`.
@@ -122,7 +127,10 @@ impl Machine {
             containers: BTreeMap::new(),
             capacity: CAPACITY.parse().expect("the text is constant"),
             epoch: Epoch::default(),
+            epoch_of: None,
             taken: BTreeMap::new(),
+            made: BTreeMap::new(),
+            obeyed_ms: 0,
         };
         Self {
             name: name.into(),

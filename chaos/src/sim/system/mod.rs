@@ -3,9 +3,10 @@
 //! Safety is judged while faults come. Then everything is mended and must be as it should within a bound, one
 //! fault is followed closely, no new work begins, and all must come to rest. Reading order: `world` (what
 //! outlives processes), `ledger` (the truth about tasks), `log` (what was agreed), `machine`, `containers`,
-//! `onlooker`, `hosts`, `framework`, `again`, `operator`, `hand`, `nemesis`, `audit`, `course` (one simulation).
+//! `onlooker`, `hosts`, `framework`, `again`, `ask`, `operator`, `hand`, `nemesis`, `audit`, `course` (one simulation).
 
 mod again;
+mod ask;
 mod audit;
 mod containers;
 mod course;
@@ -22,6 +23,7 @@ mod world;
 
 use std::time::Duration;
 
+use super::graphs;
 use super::run::{Stage, Verdict, perform};
 use course::Course;
 use world::{COPY, RIVAL, World, agent_name, framework_name, master_name};
@@ -72,17 +74,37 @@ impl Options {
 #[must_use]
 pub fn run(seed: u64, options: &Options) -> Verdict {
     perform(seed, |stage| {
-        let world = World::new(stage.notes.clone(), seed, options);
+        let world = World::new(stage, seed, options);
         people(stage, &world, options);
         Course::new(world, options).run(stage);
     })
 }
 
+/// Plays the connectivity graphs of this seed, one after the other.
+#[must_use]
+pub fn tour(seed: u64) -> Verdict {
+    let options = Options {
+        masters: graphs::MASTERS,
+        agents: 2,
+        frameworks: 1,
+        ..Options::default()
+    };
+    perform(seed, |stage| {
+        let world = World::new(stage, seed, &options);
+        people(stage, &world, &options);
+        let cases = graphs::Atlas::new();
+        Course::new(world, &options).tour(stage, cases.of_seed(seed));
+    })
+}
+
 fn people(stage: &mut Stage<'_>, world: &World, options: &Options) {
-    for place in 0..options.masters {
-        let world = world.clone();
-        let life = move || hosts::master(world.clone(), place);
+    for place in 0..world.stores.len() {
+        let own = world.clone();
+        let life = move || hosts::master(own.clone(), place);
         stage.sim.host(master_name(place), life);
+        if place >= world.founders {
+            stage.crash(&master_name(place));
+        }
     }
     for place in 0..options.agents {
         let world = world.clone();
@@ -104,8 +126,8 @@ fn people(stage: &mut Stage<'_>, world: &World, options: &Options) {
     // These come up when a fault calls for them.
     let own = world.clone();
     stage.sim.host(COPY, move || hosts::copy(own.clone()));
-    stage.sim.crash(COPY);
+    stage.crash(COPY);
     let own = world.clone();
     stage.sim.host(RIVAL, move || framework::rival(own.clone()));
-    stage.sim.crash(RIVAL);
+    stage.crash(RIVAL);
 }

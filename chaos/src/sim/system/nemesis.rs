@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
-use super::world::{Order, Wiped, World, agent_name, framework_name, master_name};
+use super::world::{Order, World, agent_name, framework_name, master_name};
 use crate::chance::Chance;
 use crate::history::{Fault, FaultKind};
 use crate::sim::links::{Link, Links, Timetable};
 use crate::sim::run::Stage;
 
 /// What may happen, and how often beside the others.
-const KINDS: [(Kind, u64); 24] = [
+const KINDS: [(Kind, u64); 29] = [
     (Kind::MasterCrash, 6),
     (Kind::MasterPowerCut, 6),
     (Kind::AllMasters, 1),
     (Kind::WipeMaster, 3),
+    (Kind::RemoveMaster, 3),
+    (Kind::AddMaster, 3),
     (Kind::AgentCrash, 6),
     (Kind::HostReboot, 3),
     (Kind::FrameworkCrash, 6),
@@ -22,6 +24,7 @@ const KINDS: [(Kind, u64); 24] = [
     (Kind::MastersGraph, 3),
     (Kind::CutLeader, 2),
     (Kind::CutAgent, 5),
+    (Kind::AgentOneWay, 3),
     (Kind::CutFramework, 3),
     (Kind::Hold, 5),
     (Kind::Latency, 4),
@@ -31,7 +34,9 @@ const KINDS: [(Kind, u64); 24] = [
     (Kind::ClockJump, 2),
     (Kind::Operate, 3),
     (Kind::SickDisk, 2),
+    (Kind::SickAgentDisk, 2),
     (Kind::FreezeMasters, 1),
+    (Kind::Stall, 4),
     (Kind::Rival, 3),
     (Kind::CopyDisk, 3),
 ];
@@ -43,6 +48,8 @@ enum Kind {
     AllMasters,
     /// A new disk: the group must take it in as somebody else.
     WipeMaster,
+    RemoveMaster,
+    AddMaster,
     AgentCrash,
     HostReboot,
     FrameworkCrash,
@@ -52,6 +59,8 @@ enum Kind {
     /// From the other masters only.
     CutLeader,
     CutAgent,
+    /// An agent hears the masters, or they hear it.
+    AgentOneWay,
     CutFramework,
     Hold,
     Latency,
@@ -63,7 +72,11 @@ enum Kind {
     Operate,
     /// A master's disk fails, or is full.
     SickDisk,
+    /// The disk under an agent's journal.
+    SickAgentDisk,
     FreezeMasters,
+    /// One process does not run for a while, and then goes on as if nothing had been.
+    Stall,
     /// A second scheduler takes a framework over.
     Rival,
     /// A host comes up with an old copy of another one's disk.
@@ -77,11 +90,16 @@ enum Broken {
     SlowMaster(usize),
     SlowAgent(usize),
     Deactivated(String),
+    Stalled(String),
     SickDisk(usize),
+    SickAgentDisk(usize),
     /// The host of a rival or of a copy.
     Guest(&'static str),
 }
 
+mod agents;
+mod membership;
+mod network;
 mod single;
 
 use single::Copied;
@@ -97,6 +115,8 @@ pub(super) struct Nemesis {
     pub(super) leader: Option<usize>,
     /// A copy of an agent's disk, to be put into another host once it is out of date.
     copy: Option<Copied>,
+    /// Until when the master that was removed runs on.
+    leaves: Option<Duration>,
 }
 
 impl Nemesis {
@@ -110,6 +130,7 @@ impl Nemesis {
             broken: Timetable::new(),
             leader: None,
             copy: None,
+            leaves: None,
         }
     }
 
@@ -151,15 +172,12 @@ impl Nemesis {
         self.chance.below(bound as u64) as usize
     }
 
-    fn masters(&self) -> usize {
-        self.world.stores.len()
-    }
-
     /// A master, more often the leader.
     fn master(&mut self) -> usize {
-        let any = self.below(self.masters());
+        let members = self.members();
+        let any = members[self.below(members.len())];
         match self.leader {
-            Some(leader) if self.chance.percent(50) => leader,
+            Some(leader) if self.chance.percent(50) && members.contains(&leader) => leader,
             Some(_) | None => any,
         }
     }
@@ -184,12 +202,17 @@ impl Nemesis {
                 self.stop_master(stage, place, FaultKind::PowerCut);
             }
             Kind::AllMasters => {
-                for place in 0..self.masters() {
+                for place in self.members() {
                     self.stop_master(stage, place, FaultKind::PowerCut);
                 }
             }
             Kind::WipeMaster => self.wipe(stage),
-            Kind::AgentCrash | Kind::HostReboot => self.stop_agent(stage, kind),
+            Kind::RemoveMaster => self.remove_master(),
+            Kind::AddMaster => self.add_master(stage),
+            Kind::AgentCrash | Kind::HostReboot => {
+                let place = self.below(self.world.machines.len());
+                self.stop_agent(stage, place, kind);
+            }
             Kind::FrameworkCrash => self.stop_framework(stage),
             Kind::SplitMasters => self.split(stage),
             Kind::MastersOneWay => {
@@ -197,17 +220,15 @@ impl Nemesis {
                 self.note(FaultKind::PartitionOneWay, &format!("{one}>{other}"), "");
                 self.cut(stage, &one, &other, 4_000);
             }
+            Kind::AgentOneWay => self.deafen(stage),
             Kind::MastersGraph => self.graph(stage),
             Kind::CutLeader | Kind::CutAgent | Kind::CutFramework => self.isolate(stage, kind),
             Kind::Hold | Kind::Latency => self.delay(stage, kind),
             Kind::SlowMasterDisk | Kind::SlowAgentDisk => self.slow(stage, kind),
-            Kind::Transfer => {
-                self.note(FaultKind::LeaderTransfer, "*", "");
-                self.world.kept().orders.push_back(Order::Transfer);
-            }
+            Kind::Transfer => self.transfer(),
             Kind::ClockJump => {
                 let host = match self.chance.percent(50) {
-                    true => master_name(self.below(self.masters())),
+                    true => master_name(self.master()),
                     false => agent_name(self.below(self.world.machines.len())),
                 };
                 let by_ms = self.chance.between(0, 20_000_000) as i64 - 10_000_000;
@@ -216,17 +237,19 @@ impl Nemesis {
             }
             Kind::Operate => self.operate(stage),
             Kind::SickDisk => self.sicken(stage),
+            Kind::SickAgentDisk => self.sicken_agent(stage),
             Kind::FreezeMasters => {
                 let gap = Duration::from_millis(self.chance.between(1_100, 9_000));
                 self.freeze(gap);
             }
+            Kind::Stall => self.stall(stage),
             Kind::Rival => self.rival(stage),
             Kind::CopyDisk => self.copy_disk(),
         }
     }
 
     fn down(&mut self, stage: &mut Stage<'_>, name: &str, longest_ms: u64) {
-        stage.sim.crash(name);
+        stage.crash(name);
         self.lasting(stage, Broken::Down(name.to_owned()), 1, longest_ms);
     }
 
@@ -247,26 +270,7 @@ impl Nemesis {
         store.cut_power(kept);
     }
 
-    /// One at a time: two lost disks of three are a lost cluster.
-    fn wipe(&mut self, stage: &mut Stage<'_>) {
-        let place = self.master();
-        let name = master_name(place);
-        if self.is_down(&name) || self.world.kept().wiped.is_some() {
-            return;
-        }
-        self.note(FaultKind::WipeDisk, &name, "");
-        self.down(stage, &name, 3_000);
-        self.world.stores[place].wipe();
-        let mut kept = self.world.kept();
-        kept.wiped = Some(Wiped {
-            place,
-            joined: false,
-        });
-        kept.orders.push_back(Order::Join(place));
-    }
-
-    fn stop_agent(&mut self, stage: &mut Stage<'_>, kind: Kind) {
-        let place = self.below(self.world.machines.len());
+    fn stop_agent(&mut self, stage: &mut Stage<'_>, place: usize, kind: Kind) {
         let name = agent_name(place);
         if self.is_down(&name) {
             return;
@@ -303,106 +307,6 @@ impl Nemesis {
         }
         self.note(FaultKind::FrameworkCrash, &name, "");
         self.down(stage, &name, 5_000);
-    }
-
-    fn two_masters(&mut self) -> (String, String) {
-        let one = self.master();
-        let step = self.chance.between(1, self.masters() as u64 - 1) as usize;
-        let other = (one + step) % self.masters();
-        (master_name(one), master_name(other))
-    }
-
-    fn cut(&mut self, stage: &Stage<'_>, from: &str, to: &str, longest_ms: u64) {
-        if let Some(link) = self.links.cut(stage, from, to) {
-            self.lasting(stage, Broken::Link(link), 20, longest_ms);
-        }
-    }
-
-    fn cut_both(&mut self, stage: &Stage<'_>, one: &str, other: &str, longest_ms: u64) {
-        self.cut(stage, one, other, longest_ms);
-        self.cut(stage, other, one, longest_ms);
-    }
-
-    fn split(&mut self, stage: &Stage<'_>) {
-        let victim = self.master();
-        let count = self.masters();
-        let inside: Vec<bool> = (0..count)
-            .map(|place| place == victim || self.chance.percent(30))
-            .collect();
-        let names = (0..count).filter(|place| inside[*place]).map(master_name);
-        let names = names.collect::<Vec<_>>().join(",");
-        self.note(FaultKind::PartitionBoth, &names, "");
-        for one in 0..count {
-            for other in 0..count {
-                if inside[one] && !inside[other] {
-                    self.cut_both(stage, &master_name(one), &master_name(other), 5_000);
-                }
-            }
-        }
-    }
-
-    fn graph(&mut self, stage: &Stage<'_>) {
-        self.note(FaultKind::PartitionPartial, "*", "");
-        for one in 0..self.masters() {
-            for other in 0..one {
-                if self.chance.percent(40) {
-                    self.cut_both(stage, &master_name(one), &master_name(other), 4_000);
-                }
-            }
-        }
-    }
-
-    /// Cuts one host off from masters.
-    fn isolate(&mut self, stage: &Stage<'_>, kind: Kind) {
-        let (name, kind, longest_ms) = match kind {
-            Kind::CutLeader => {
-                let name = master_name(self.master());
-                (name, FaultKind::CutLeaderFromMasters, 5_000)
-            }
-            Kind::CutAgent => {
-                let place = self.below(self.world.machines.len());
-                (agent_name(place), FaultKind::PartitionBoth, 9_000)
-            }
-            _ => {
-                let name = framework_name(self.below(self.frameworks));
-                (name, FaultKind::PartitionBoth, 6_000)
-            }
-        };
-        self.note(kind, &name, "from the masters");
-        for place in 0..self.masters() {
-            let master = master_name(place);
-            if master != name {
-                self.cut_both(stage, &name, &master, longest_ms);
-            }
-        }
-    }
-
-    fn delay(&mut self, stage: &Stage<'_>, kind: Kind) {
-        let (one, other) = match self.chance.below(3) {
-            0 => self.two_masters(),
-            1 => (
-                agent_name(self.below(self.world.machines.len())),
-                master_name(self.master()),
-            ),
-            _ => (
-                framework_name(self.below(self.frameworks)),
-                master_name(self.master()),
-            ),
-        };
-        let target = format!("{one}>{other}");
-        if kind == Kind::Hold {
-            if let Some(link) = self.links.hold(stage, &one, &other) {
-                self.note(FaultKind::Delay, &target, "held");
-                self.lasting(stage, Broken::Link(link), 20, 2_500);
-            }
-            return;
-        }
-        let ms = self.chance.between(5, 200);
-        let latency = Duration::from_millis(ms);
-        if let Some(link) = self.links.slow(stage, &one, &other, latency) {
-            self.note(FaultKind::SlowLink, &target, &format!("{ms} ms"));
-            self.lasting(stage, Broken::Link(link), 100, 4_000);
-        }
     }
 
     fn slow(&mut self, stage: &Stage<'_>, kind: Kind) {
@@ -457,9 +361,10 @@ impl Nemesis {
 
     fn mend(&mut self, stage: &mut Stage<'_>, broken: Broken) {
         match broken {
+            Broken::Down(name) if self.is_out(&name) => {}
             Broken::Down(name) => {
                 self.note(FaultKind::Restart, &name, "");
-                stage.sim.bounce(name.as_str());
+                stage.bounce(&name);
             }
             Broken::Link(link) => self.links.mend(stage, &link),
             Broken::SlowMaster(place) => self.world.stores[place].slow_down(Duration::ZERO),
@@ -469,11 +374,16 @@ impl Nemesis {
             Broken::Deactivated(agent) => {
                 self.world.kept().orders.push_back(Order::Reactivate(agent));
             }
+            Broken::Stalled(name) => {
+                self.note(FaultKind::Resume, &name, "");
+                stage.processes.resume(&name, stage.now());
+            }
             Broken::SickDisk(place) => {
                 // Repaired, and whoever did it starts the process again.
                 self.stop_master(stage, place, FaultKind::Crash);
             }
-            Broken::Guest(name) => stage.sim.crash(name),
+            Broken::SickAgentDisk(place) => self.repair_agent(stage, place),
+            Broken::Guest(name) => stage.crash(name),
         }
     }
 }

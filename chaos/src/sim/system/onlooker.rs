@@ -1,9 +1,6 @@
 //! Looks on at what an agent hears and says, and holds its disk beside it: persist, then act; persist, then speak.
 
-use std::collections::BTreeMap;
-
 use argosy_agent::Onlooker;
-use argosy_agent::core::Instance;
 use argosy_agent::journal::Contents;
 use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message as Said;
@@ -11,6 +8,7 @@ use argosy_proto::v1::to_agent::Message as Heard;
 use argosy_state::ids::{AgentId, Epoch, FrameworkId, OrderIndex, TaskId, TaskKey};
 use argosy_state::task::TaskState;
 
+use super::containers::now_ms;
 use super::machine::Machine;
 use crate::history::{AgentFact, Observation, OrderAction, TaskFact};
 use crate::sim::run::Notes;
@@ -21,8 +19,6 @@ pub(super) struct Beside {
     notes: Notes,
     /// The reign of the link.
     epoch: Epoch,
-    /// Updates whose making is noted already, by instance.
-    made: BTreeMap<Instance, u64>,
 }
 
 impl Beside {
@@ -32,7 +28,6 @@ impl Beside {
             machine,
             notes,
             epoch: Epoch::default(),
-            made: BTreeMap::new(),
         }
     }
 
@@ -52,9 +47,9 @@ impl Beside {
         });
     }
 
-    fn note_made(&mut self, contents: &Contents) {
+    fn note_made(&self, contents: &Contents) {
         for (instance, task) in &contents.facts.tasks {
-            let known = self.made.get(instance).copied().unwrap_or(0);
+            let known = self.machine.see_made(*instance, task.made);
             for update in task.updates.iter().filter(|update| update.number > known) {
                 let fact = TaskFact::Made {
                     task: task.key.clone(),
@@ -65,7 +60,6 @@ impl Beside {
                 };
                 self.notes.recorder.observe(&*self.machine.name, fact);
             }
-            self.made.insert(*instance, task.made.max(known));
         }
     }
 }
@@ -75,6 +69,7 @@ impl Onlooker for Beside {
         if !is_obeyed {
             return;
         }
+        self.machine.obeys(now_ms());
         self.epoch = Epoch(message.epoch);
         if self.epoch < self.machine.known_epoch()
             && let Some(agent) = self.machine.agent()

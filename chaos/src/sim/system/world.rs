@@ -13,12 +13,16 @@ use super::ledger::Ledger;
 use super::machine::Machine;
 use crate::chance::Chance;
 use crate::sim::network::{Cuts, WallClocks};
-use crate::sim::run::Notes;
+use crate::sim::process::Starts;
+use crate::sim::run::{Notes, Stage};
 
 /// Ports, as the executable has them.
 pub(super) const API: u16 = 5050;
 pub(super) const RAFT: u16 = 5052;
 pub(super) const AGENT_API: u16 = 5051;
+
+/// A group can grow to so many masters.
+const MOST_MASTERS: usize = 5;
 
 /// The host that a copied disk is put into.
 pub(super) const COPY: &str = "copy";
@@ -28,18 +32,53 @@ pub(super) const RIVAL: &str = "rival";
 /// A fault that comes alone, when all is well, and what must follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Act {
-    Nothing,
+    /// Another master leads, and nobody is given up for it.
+    Transfer,
     /// Nobody is given up for it.
     Freeze,
     /// Agents and frameworks go to the new leader.
     CutLeader,
     /// A framework never comes back, and the leader that has seen it go dies.
     Retire,
+    /// All agents are away until they are given up, launches on their way to them: none of those is delivered any more.
+    Away,
+    /// The same while frameworks hold still: whatever ran is back with its agent.
+    Still,
+    /// A leader that was replaced goes on for seconds, and agents are restarted between it and the new one: none
+    /// obeys a reign before the one that it knows.
+    TwoLeaders,
+    /// No master reaches another one: whoever led acts as a leader no more.
+    NoQuorum,
 }
 
 impl Act {
     fn of(seed: u64) -> Self {
-        [Self::Nothing, Self::Freeze, Self::CutLeader, Self::Retire][(seed % 4) as usize]
+        const ALL: [Act; 8] = [
+            Act::Transfer,
+            Act::Freeze,
+            Act::CutLeader,
+            Act::Retire,
+            Act::Away,
+            Act::Still,
+            Act::TwoLeaders,
+            Act::NoQuorum,
+        ];
+        // Eight seeds have one of each, and in the next eight each comes with another number of masters.
+        ALL[((seed + seed / 8) % 8) as usize]
+    }
+
+    /// How long masters act as leaders without having heard of a quorum, if not as shipped. Clocks that stand still
+    /// make it long, and nothing but promptness may suffer.
+    pub(super) fn office_lease_ms(self) -> Option<u64> {
+        match self {
+            Self::Freeze | Self::TwoLeaders => Some(5_500),
+            Self::Transfer
+            | Self::CutLeader
+            | Self::Retire
+            | Self::Away
+            | Self::Still
+            | Self::NoQuorum => None,
+        }
     }
 }
 
@@ -51,8 +90,11 @@ pub(super) struct World {
     pub(super) notes: Notes,
     pub(super) ledger: Ledger,
     pub(super) cuts: Cuts,
+    pub(super) starts: Starts,
     pub(super) walls: WallClocks,
+    /// Of all masters that there can be; the first are the founders.
     pub(super) stores: Arc<Vec<MemoryStore>>,
+    pub(super) founders: usize,
     pub(super) machines: Arc<Vec<Machine>>,
     /// How long all masters do not run, and then go on as if nothing had been.
     pub(super) freezes: watch::Sender<Duration>,
@@ -68,10 +110,18 @@ pub(super) struct Kept {
     pub(super) frameworks: BTreeMap<usize, Stored>,
     /// No more faults come, but for those that are followed.
     pub(super) healing: bool,
+    /// Frameworks ask for nothing at present, neither launches nor kills.
+    pub(super) still: bool,
     /// No new work: what is there comes to its end.
     pub(super) quiet: bool,
     /// The master whose disk is new, until it is a member again and has everything.
     pub(super) wiped: Option<Wiped>,
+    /// The master that is being removed, until it is gone for good.
+    pub(super) leaving: Option<Leaving>,
+    /// Places of masters that are no members: not yet, or not any more.
+    pub(super) absent: BTreeSet<usize>,
+    /// By which id the group knows the master at a place, if not as one of its founders.
+    pub(super) ids: BTreeMap<usize, u64>,
     /// What the hand is to do.
     pub(super) orders: VecDeque<Order>,
     /// The machine with a copied disk, while there is one.
@@ -105,12 +155,35 @@ pub(super) struct Wiped {
     pub(super) joined: bool,
 }
 
+/// A master that is no longer wanted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Leaving {
+    pub(super) place: usize,
+    /// The group has let it go.
+    pub(super) removed: bool,
+}
+
+impl Kept {
+    /// Whether the group is changing: one change at a time.
+    pub(super) fn is_changing(&self) -> bool {
+        self.wiped.is_some() || self.leaving.is_some()
+    }
+
+    /// The id of the master at this place.
+    pub(super) fn id(&self, place: usize) -> u64 {
+        self.ids.get(&place).copied().unwrap_or(place as u64 + 1)
+    }
+}
+
 /// What an operator is asked to do to the cluster.
 #[derive(Debug, Clone)]
 pub(super) enum Order {
-    Transfer,
+    /// To the master at this place, or to whomever the leader chooses.
+    Transfer(Option<usize>),
     /// Takes the master at this place in, until it is done.
     Join(usize),
+    /// Takes the master at this place out, until it is done.
+    Remove(usize),
     Teardown(String),
     Deactivate(String),
     Reactivate(String),
@@ -144,7 +217,8 @@ pub(super) fn framework_name(place: usize) -> String {
 }
 
 impl World {
-    pub(super) fn new(notes: Notes, seed: u64, options: &Options) -> Self {
+    pub(super) fn new(stage: &Stage<'_>, seed: u64, options: &Options) -> Self {
+        let notes = stage.notes.clone();
         let chance = Chance::new(seed);
         let ledger = Ledger::new(notes.clone());
         let store = |place: usize| MemoryStore::seeded(chance.fork(place as u64 + 100).next());
@@ -152,17 +226,24 @@ impl World {
             let chance = chance.fork(place as u64 + 200);
             Machine::new(&agent_name(place), ledger.clone(), chance)
         };
+        let places = options.masters.max(MOST_MASTERS);
+        let kept = Kept {
+            absent: (options.masters..places).collect(),
+            ..Kept::default()
+        };
         Self {
             seed,
             act: Act::of(seed),
-            stores: Arc::new((0..options.masters).map(store).collect()),
+            stores: Arc::new((0..places).map(store).collect()),
+            founders: options.masters,
             machines: Arc::new((0..options.agents).map(machine).collect()),
             freezes: watch::Sender::new(Duration::ZERO),
             notes,
             ledger,
             cuts: Cuts::default(),
+            starts: stage.processes.starts.clone(),
             walls: WallClocks::default(),
-            kept: Arc::default(),
+            kept: Arc::new(Mutex::new(kept)),
         }
     }
 
@@ -202,6 +283,12 @@ impl World {
     /// The most that cluster time can be: what has passed, and a second for each time that masters were frozen.
     pub(super) fn cluster_time_ms(&self) -> u64 {
         self.notes.recorder.now_ns() / 1_000_000 + 1_000 * self.kept().frozen
+    }
+
+    /// Where the master with this id is.
+    pub(super) fn place(&self, id: u64) -> Option<usize> {
+        let kept = self.kept();
+        (0..self.stores.len()).find(|place| kept.id(*place) == id)
     }
 
     /// The API addresses of all masters.

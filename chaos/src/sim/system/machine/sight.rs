@@ -1,6 +1,6 @@
 //! What can be seen of a host from outside: what its disk holds, and which processes are there.
 
-use argosy_agent::core::ContainerName;
+use argosy_agent::core::{ContainerName, Instance};
 use argosy_agent::journal;
 use argosy_state::ids::{AgentId, Epoch};
 
@@ -31,10 +31,9 @@ impl Machine {
         let identity = &contents.facts.identity;
         let epoch = identity.epoch;
         let mut inner = self.inner();
-        if inner.epoch != epoch
-            && let Some(agent) = identity.agent
-        {
-            inner.epoch = epoch;
+        let is_new = (inner.epoch, inner.epoch_of) != (epoch, identity.agent);
+        if is_new && let Some(agent) = identity.agent {
+            (inner.epoch, inner.epoch_of) = (epoch, identity.agent);
             // A copy of the disk is not the agent.
             if &*self.name == COPY {
                 return epoch;
@@ -43,6 +42,26 @@ impl Machine {
             inner.ledger.notes.recorder.observe(&*self.name, fact);
         }
         epoch
+    }
+
+    /// Notes that updates of a launch up to `number` were seen on its disk; returns up to which they were before,
+    /// in whichever life of the agent.
+    pub(in crate::sim::system) fn see_made(&self, instance: Instance, number: u64) -> u64 {
+        let mut inner = self.inner();
+        let newest = inner.made.entry(instance).or_default();
+        let before = *newest;
+        *newest = before.max(number);
+        before
+    }
+
+    /// Its agent obeys a master.
+    pub(in crate::sim::system) fn obeys(&self, now_ms: u64) {
+        self.inner().obeyed_ms = now_ms;
+    }
+
+    /// When its agent obeyed a master last.
+    pub(in crate::sim::system) fn obeyed_ms(&self) -> u64 {
+        self.inner().obeyed_ms
     }
 
     /// The highest reign that was last seen on its disk.

@@ -7,11 +7,12 @@ use argosy_agent::journal::MemoryDisk;
 use argosy_state::Registry;
 use argosy_state::ids::AgentId;
 
-use super::{Broken, Nemesis};
+use super::{Broken, Kind, Nemesis};
 use crate::history::FaultKind;
+use crate::sim::graphs::Case;
 use crate::sim::run::Stage;
 use crate::sim::system::machine::Machine;
-use crate::sim::system::world::{COPY, RIVAL, agent_name, framework_name, master_name};
+use crate::sim::system::world::{COPY, Order, RIVAL, agent_name, framework_name, master_name};
 
 /// A disk as it was.
 pub(super) struct Copied {
@@ -30,6 +31,25 @@ impl Nemesis {
         self.world.freezes.send_replace(gap);
     }
 
+    /// To whomever the leader chooses.
+    pub(in crate::sim::system) fn transfer(&mut self) {
+        self.note(FaultKind::LeaderTransfer, "*", "");
+        self.world.kept().orders.push_back(Order::Transfer(None));
+    }
+
+    /// The leader of masters half of the time, and often for longer than it takes to elect another one.
+    pub(super) fn stall(&mut self, stage: &mut Stage<'_>) {
+        let name = match self.chance.percent(65) {
+            true => master_name(self.master()),
+            false => agent_name(self.below(self.world.machines.len())),
+        };
+        let now = stage.now();
+        if stage.processes.stall(&name, now) {
+            self.note(FaultKind::Pause, &name, "");
+            self.lasting(stage, Broken::Stalled(name), 50, 4_500);
+        }
+    }
+
     pub(super) fn sicken(&mut self, stage: &Stage<'_>) {
         let place = self.master();
         let name = master_name(place);
@@ -44,6 +64,32 @@ impl Nemesis {
         self.note(kind, &name, &format!("after {left} more writes"));
         self.world.stores[place].break_after(left);
         self.lasting(stage, Broken::SickDisk(place), 200, 3_000);
+    }
+
+    pub(super) fn sicken_agent(&mut self, stage: &Stage<'_>) {
+        let place = self.below(self.world.machines.len());
+        let name = agent_name(place);
+        let disk = self.world.machines[place].disk.clone();
+        if self.is_down(&name) || disk.is_broken() {
+            return;
+        }
+        let left = self.below(8);
+        let kind = match self.chance.percent(50) {
+            true => FaultKind::DiskFull,
+            false => FaultKind::SyncFailure,
+        };
+        let words = format!("after {left} more appends and syncs");
+        self.note(kind, &name, &words);
+        disk.break_after(left);
+        self.lasting(stage, Broken::SickAgentDisk(place), 200, 5_000);
+    }
+
+    /// The disk is repaired, and whoever did it starts the agent again. Of what was not synced some may be there.
+    pub(super) fn repair_agent(&mut self, stage: &mut Stage<'_>, place: usize) {
+        self.stop_agent(stage, place, Kind::AgentCrash);
+        let disk = self.world.machines[place].disk.clone();
+        let kept = self.below(disk.unsynced_bytes() + 1);
+        disk.cut_power(kept);
     }
 
     /// Half of the time nothing that the first scheduler says comes through meanwhile; it comes later.
@@ -64,13 +110,13 @@ impl Nemesis {
         let name = framework_name(place);
         self.note(FaultKind::FrameworkFailover, &name, "");
         if self.chance.percent(60) {
-            for master in 0..self.masters() {
+            for master in self.members() {
                 if let Some(link) = self.links.hold(stage, &name, &master_name(master)) {
                     self.lasting(stage, Broken::Link(link), 100, 2_500);
                 }
             }
         }
-        stage.sim.bounce(RIVAL);
+        stage.bounce(RIVAL);
         self.lasting(stage, Broken::Guest(RIVAL), 300, 4_000);
     }
 
@@ -104,7 +150,7 @@ impl Nemesis {
         let chance = self.chance.fork(7);
         let machine = Machine::with_disk(COPY, self.world.ledger.clone(), chance, disk);
         self.world.kept().copy = Some(machine);
-        stage.sim.bounce(COPY);
+        stage.bounce(COPY);
         self.lasting(stage, Broken::Guest(COPY), 500, 5_000);
     }
 
@@ -118,8 +164,26 @@ impl Nemesis {
     pub(in crate::sim::system) fn retire(&mut self, stage: &mut Stage<'_>, place: usize) {
         let name = framework_name(place);
         self.note(FaultKind::FrameworkCrash, &name, "for ever");
-        stage.sim.crash(name.as_str());
+        stage.crash(&name);
         self.world.kept().retired = Some(place);
+    }
+
+    /// Cuts the links between masters that this graph has not, until all is healed.
+    pub(in crate::sim::system) fn connect(&mut self, stage: &Stage<'_>, case: &Case) {
+        self.note(FaultKind::PartitionPartial, "*", &case.to_string());
+        for (one, other) in case.graph.parted() {
+            self.part(stage, &master_name(one), &master_name(other));
+        }
+    }
+
+    /// Until all is healed.
+    fn part(&mut self, stage: &Stage<'_>, one: &str, other: &str) {
+        for (from, to) in [(one, other), (other, one)] {
+            if let Some(link) = self.links.cut(stage, from, to) {
+                let until = stage.now() + Duration::from_secs(3_600);
+                self.broken.add(until, Broken::Link(link));
+            }
+        }
     }
 
     /// The leader dies and comes back, whoever it is.
@@ -133,14 +197,8 @@ impl Nemesis {
         let leader = self.leader.unwrap_or(0);
         let name = master_name(leader);
         self.note(FaultKind::CutLeaderFromMasters, &name, "");
-        for other in (0..self.masters()).filter(|other| *other != leader) {
-            let other = master_name(other);
-            for (from, to) in [(&name, &other), (&other, &name)] {
-                if let Some(link) = self.links.cut(stage, from, to) {
-                    let until = stage.now() + Duration::from_secs(3_600);
-                    self.broken.add(until, Broken::Link(link));
-                }
-            }
+        for other in self.members().into_iter().filter(|other| *other != leader) {
+            self.part(stage, &name, &master_name(other));
         }
         leader
     }

@@ -1,0 +1,109 @@
+//! What runs beside a loss: the same writers at Argosy and at its peers, spread over all members.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+
+use super::writer::Writer;
+
+/// Paced clients, and how often each writes: 500 writes a second in all.
+const PACED: usize = 6;
+const PACE: Duration = Duration::from_millis(12);
+/// Clients that write again as soon as they are answered.
+const SATURATING: usize = 192;
+/// Pause of a client whose write failed.
+const AFTER_ERROR: Duration = Duration::from_millis(10);
+
+/// How much is written.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, ValueEnum, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Load {
+    /// 500 writes a second
+    #[default]
+    Quiet,
+    /// As much as 192 clients can
+    Saturated,
+}
+
+impl Load {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Quiet => "quiet",
+            Self::Saturated => "saturated",
+        }
+    }
+}
+
+/// Clients that go on through errors, each at its own member first, the next one after an error. They end
+/// with the value.
+pub(super) struct Clients {
+    _clients: JoinSet<()>,
+    answered: Arc<AtomicU64>,
+}
+
+impl Clients {
+    /// `members`: a writer at each.
+    pub(super) fn start(members: &[Writer], load: Load) -> Self {
+        let (count, interval) = match load {
+            Load::Quiet => (PACED, Some(PACE)),
+            Load::Saturated => (SATURATING, None),
+        };
+        let answered = Arc::new(AtomicU64::new(0));
+        let mut clients = JoinSet::new();
+        for number in 0..count {
+            let place = number % members.len();
+            let client = Client {
+                members: members.iter().map(Writer::another).collect(),
+                place,
+                writer: members[place].another(),
+                answered: Arc::clone(&answered),
+            };
+            clients.spawn(client.live(interval));
+        }
+        Self {
+            _clients: clients,
+            answered,
+        }
+    }
+
+    /// Writes answered so far.
+    pub(super) fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+}
+
+struct Client {
+    members: Vec<Writer>,
+    place: usize,
+    writer: Writer,
+    answered: Arc<AtomicU64>,
+}
+
+impl Client {
+    async fn live(mut self, interval: Option<Duration>) {
+        let mut ticks = interval.map(tokio::time::interval);
+        if let Some(ticks) = &mut ticks {
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        }
+        for serial in 1.. {
+            if let Some(ticks) = &mut ticks {
+                ticks.tick().await;
+            }
+            if self.writer.write(serial).await.is_ok() {
+                self.answered.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            // Expected while a leader is lost: another member is tried.
+            self.place = (self.place + 1) % self.members.len();
+            self.writer.move_to(&self.members[self.place]);
+            tokio::time::sleep(AFTER_ERROR).await;
+        }
+    }
+}

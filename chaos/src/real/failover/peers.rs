@@ -1,0 +1,378 @@
+//! Peers on the same ground: three members of etcd or ZooKeeper, each in a host of its own, their leader
+//! killed or frozen as ours is.
+//!
+//! Installs nothing: `scripts/setup bench` does.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use nix::sys::signal::Signal;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::load::{Clients, Load};
+use super::probes::Moment;
+use super::samples::{Sample, Samples, System};
+use super::writer::{Store, Writer, channel, first_answered};
+use super::{AFTERMATH, DYING, LOST, Loss, etcd, zookeeper};
+use crate::real::folder::Folder;
+use crate::real::host_tools;
+use crate::real::network::Network;
+use crate::real::processes::{Member, Recipe};
+use crate::real::screen::Screen;
+
+/// Members of a peer.
+const MEMBERS: u8 = 3;
+/// How long members may take to agree after a start or a loss.
+const SETTLING: Duration = Duration::from_secs(60);
+/// Load before a loss.
+const WARM_UP: Duration = Duration::from_secs(1);
+/// Where Debian's packages keep the server and what it logs with.
+const ZOOKEEPER: &str = "/usr/share/java/zookeeper.jar";
+const LOGGER: &str = "/usr/share/java/slf4j-simple.jar";
+
+/// Who is measured beside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Peer {
+    /// Three members of etcd
+    Etcd,
+    /// Three servers of ZooKeeper
+    Zookeeper,
+}
+
+impl Peer {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Etcd => "etcd",
+            Self::Zookeeper => "zookeeper",
+        }
+    }
+
+    /// Why it cannot be measured here.
+    pub(super) fn missing(self) -> Option<String> {
+        let needed: &[&str] = match self {
+            Self::Etcd => &["etcd"],
+            Self::Zookeeper => &["java"],
+        };
+        let is_there = |program: &&str| host_tools::find(program).is_some();
+        let has_all = needed.iter().all(is_there);
+        let has_jars = self == Self::Etcd || Path::new(ZOOKEEPER).exists();
+        (!has_all || !has_jars).then(|| {
+            format!(
+                "{} is not installed: scripts/setup bench installs Debian's and starts nothing",
+                self.name()
+            )
+        })
+    }
+
+    fn systems(self) -> [System; 2] {
+        match self {
+            Self::Etcd => [System::Etcd, System::EtcdTuned],
+            Self::Zookeeper => [System::Zookeeper, System::ZookeeperTuned],
+        }
+    }
+
+    /// Addresses of its hosts end with this and the two numbers after it.
+    fn first_host(self) -> u8 {
+        match self {
+            Self::Etcd => 141,
+            Self::Zookeeper => 151,
+        }
+    }
+
+    fn client_port(self) -> u16 {
+        match self {
+            Self::Etcd => 2379,
+            Self::Zookeeper => 2181,
+        }
+    }
+}
+
+/// What a member says of itself.
+#[derive(Debug)]
+pub(super) struct Standing {
+    /// It leads; `None` if it knows no leader.
+    pub(super) leads: Option<bool>,
+    pub(super) version: String,
+}
+
+/// What is done to a peer.
+pub(super) struct Plan<'a> {
+    pub(super) losses: &'a [Loss],
+    pub(super) loads: &'a [Load],
+    pub(super) kills: u32,
+}
+
+/// Measures a peer with its default settings and with tuned ones.
+///
+/// # Errors
+/// If it does not start, or does not come back.
+pub(super) async fn measure(
+    peer: Peer,
+    plan: &Plan<'_>,
+    (network, folder): (&mut Network, &Folder),
+    (screen, stop): (&Screen, &CancellationToken),
+    samples: &mut Samples,
+) -> Result<()> {
+    let mut hosts = Vec::new();
+    for number in 1..=MEMBERS {
+        let name = format!("{}-{number}", peer.name());
+        let place = network.add(&name, peer.first_host() + number - 1)?;
+        let host = network.host(place);
+        hosts.push(Host {
+            name,
+            namespace: host.namespace.clone(),
+            address: host.address.to_string(),
+        });
+    }
+    for system in peer.systems() {
+        let mut group = Group::start(peer, system, &hosts, folder).await?;
+        screen.say(&format!("{}: version {}", system.name(), group.version));
+        for (load, loss) in pairs(plan) {
+            for number in 1..=plan.kills {
+                if stop.is_cancelled() {
+                    return Ok(());
+                }
+                screen.show(&format!(
+                    "{} {}, {}: {number} of {}",
+                    system.name(),
+                    loss.name(),
+                    load.name(),
+                    plan.kills
+                ));
+                samples.add(group.lose(loss, load).await?);
+            }
+            screen.say(&samples.line((system, loss, load)));
+        }
+    }
+    Ok(())
+}
+
+/// How a peer can lose its leader here.
+pub(super) fn can_lose(loss: Loss) -> bool {
+    matches!(loss, Loss::Kill | Loss::Freeze)
+}
+
+fn pairs<'a>(plan: &'a Plan<'_>) -> impl Iterator<Item = (Load, Loss)> + 'a {
+    let losses = || plan.losses.iter().copied().filter(|loss| can_lose(*loss));
+    plan.loads
+        .iter()
+        .flat_map(move |load| losses().map(move |loss| (*load, loss)))
+}
+
+struct Host {
+    name: String,
+    namespace: String,
+    address: String,
+}
+
+/// Three members; they end with the value.
+struct Group {
+    system: System,
+    peer: Peer,
+    members: Vec<Member>,
+    /// Where clients go, as `host:port`.
+    clients: Vec<String>,
+    version: String,
+}
+
+impl Group {
+    async fn start(peer: Peer, system: System, hosts: &[Host], folder: &Folder) -> Result<Self> {
+        let mut members = Vec::new();
+        for number in 0..hosts.len() {
+            let host = &hosts[number];
+            let data = folder.data(&format!("{}-{}", system.word(), number + 1));
+            fs::create_dir_all(&data).with_context(|| format!("cannot make {}", data.display()))?;
+            let argv = match peer {
+                Peer::Etcd => etcd_words(system, hosts, number, &data),
+                Peer::Zookeeper => zookeeper_words(system, hosts, number, &data)?,
+            };
+            let mut member = Member::new(Recipe {
+                name: host.name.clone(),
+                namespace: host.namespace.clone(),
+                argv,
+                log: folder
+                    .logs()
+                    .join(format!("{}-{}.log", system.word(), number + 1)),
+            });
+            member.start()?;
+            members.push(member);
+        }
+        let client = |host: &Host| format!("{}:{}", host.address, peer.client_port());
+        let mut group = Self {
+            system,
+            peer,
+            members,
+            clients: hosts.iter().map(client).collect(),
+            version: String::new(),
+        };
+        group.settled().await?;
+        Ok(group)
+    }
+
+    fn writer(&self, place: usize) -> Result<Writer> {
+        let store = match self.peer {
+            Peer::Etcd => Store::Etcd,
+            Peer::Zookeeper => Store::Zookeeper,
+        };
+        Writer::at(&self.clients[place], &store)
+    }
+
+    /// Waits until one leads and the others follow; says who leads.
+    async fn settled(&mut self) -> Result<usize> {
+        let deadline = Instant::now() + SETTLING;
+        loop {
+            let mut leaders = Vec::new();
+            let mut followers = 0;
+            for place in 0..self.members.len() {
+                if let Some(status) = self.members[place].look() {
+                    bail!(
+                        "{} has ended ({status}):\n{}",
+                        self.members[place].name(),
+                        self.members[place].last_words(8)
+                    );
+                }
+                match self.leads(place).await {
+                    Ok(Some(true)) => leaders.push(place),
+                    Ok(Some(false)) => followers += 1,
+                    // It starts, or looks for a leader: asked again.
+                    Ok(None) | Err(_) => {}
+                }
+            }
+            if let [leader] = leaders[..]
+                && followers + 1 == self.members.len()
+            {
+                return Ok(leader);
+            }
+            if Instant::now() > deadline {
+                bail!("{} does not agree after {SETTLING:?}", self.system.name());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn leads(&mut self, place: usize) -> Result<Option<bool>> {
+        let address = &self.clients[place];
+        let standing = match self.peer {
+            Peer::Etcd => {
+                let asked = etcd::standing(channel(address)?.connect_lazy());
+                tokio::time::timeout(Duration::from_secs(1), asked).await??
+            }
+            Peer::Zookeeper => zookeeper::standing(address).await?,
+        };
+        if standing.leads.is_some() {
+            self.version = standing.version;
+        }
+        Ok(standing.leads)
+    }
+
+    async fn lose(&mut self, loss: Loss, load: Load) -> Result<Sample> {
+        let leader = self.settled().await?;
+        let mut all = Vec::new();
+        for place in 0..self.members.len() {
+            let mut writer = self.writer(place)?;
+            writer.connect().await?;
+            all.push(writer);
+        }
+        let clients = Clients::start(&all, load);
+        tokio::time::sleep(WARM_UP).await;
+        if clients.answered() == 0 {
+            bail!("{} answered nothing before the loss", self.system.name());
+        }
+        // Connections that no load goes over.
+        let mut survivors = Vec::new();
+        for place in (0..self.members.len()).filter(|place| *place != leader) {
+            let mut writer = self.writer(place)?;
+            writer.connect().await?;
+            survivors.push(writer);
+        }
+        let at = Moment::now();
+        match loss {
+            Loss::Kill => self.members[leader].send(Signal::SIGKILL)?,
+            Loss::Freeze => self.members[leader].freeze()?,
+            Loss::Cut | Loss::Stall | Loss::Transfer | Loss::None => {
+                bail!("{} is not lost by {}", self.system.name(), loss.name())
+            }
+        }
+        tokio::time::sleep_until(at.at() + DYING).await;
+        let answered = first_answered(survivors, LOST).await?;
+        let sample = Sample::new((self.system, loss, load), at.until(answered));
+        tokio::time::sleep(AFTERMATH).await;
+        drop(clients);
+        if loss == Loss::Kill {
+            self.members[leader].kill();
+            self.members[leader].start()?;
+        } else {
+            self.members[leader].thaw();
+        }
+        self.settled().await?;
+        Ok(sample)
+    }
+}
+
+/// Defaults, or heartbeats every 50 ms and elections after 250 ms.
+fn etcd_words(system: System, hosts: &[Host], own: usize, data: &Path) -> Vec<String> {
+    let peer = |host: &Host| format!("http://{}:2380", host.address);
+    let all: Vec<String> = hosts
+        .iter()
+        .map(|host| format!("{}={}", host.name, peer(host)))
+        .collect();
+    let client = format!("http://{}:2379", hosts[own].address);
+    let mut flags = vec![
+        ("name", hosts[own].name.clone()),
+        ("data-dir", data.display().to_string()),
+        ("listen-client-urls", client.clone()),
+        ("advertise-client-urls", client),
+        ("listen-peer-urls", peer(&hosts[own])),
+        ("initial-advertise-peer-urls", peer(&hosts[own])),
+        ("initial-cluster", all.join(",")),
+        ("initial-cluster-state", "new".to_owned()),
+        ("initial-cluster-token", system.word().to_owned()),
+    ];
+    if system == System::EtcdTuned {
+        flags.push(("heartbeat-interval", "50".to_owned()));
+        flags.push(("election-timeout", "250".to_owned()));
+    }
+    let program = host_tools::path("etcd").display().to_string();
+    let flags = flags
+        .into_iter()
+        .map(|(flag, value)| format!("--{flag}={value}"));
+    std::iter::once(program).chain(flags).collect()
+}
+
+/// What the package's own configuration says, or ticks of 100 ms: a silent leader is left after 500.
+fn zookeeper_words(system: System, hosts: &[Host], own: usize, data: &Path) -> Result<Vec<String>> {
+    let write = |path: PathBuf, text: String| {
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    write(data.join("myid"), format!("{}\n", own + 1))?;
+    let ticks = if system == System::ZookeeperTuned {
+        // Joining keeps its ten seconds or so, and sessions theirs.
+        "tickTime=100\ninitLimit=200\nsyncLimit=5\nminSessionTimeout=4000\nmaxSessionTimeout=40000\n"
+    } else {
+        "tickTime=2000\ninitLimit=10\nsyncLimit=5\n"
+    };
+    let servers: String = (1..)
+        .zip(hosts)
+        .map(|(number, host)| format!("server.{number}={}:2888:3888\n", host.address))
+        .collect();
+    let text = format!(
+        "{ticks}dataDir={}\nclientPortAddress={}\nclientPort=2181\nadmin.enableServer=false\n{servers}",
+        data.display(),
+        hosts[own].address
+    );
+    let configuration = data.join("zoo.cfg");
+    write(configuration.clone(), text)?;
+    let words = [
+        host_tools::path("java").display().to_string(),
+        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn".to_owned(),
+        "-cp".to_owned(),
+        format!("{ZOOKEEPER}:{LOGGER}"),
+        "org.apache.zookeeper.server.quorum.QuorumPeerMain".to_owned(),
+        configuration.display().to_string(),
+    ];
+    Ok(words.to_vec())
+}

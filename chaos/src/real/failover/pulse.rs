@@ -1,0 +1,83 @@
+//! Fresh writes at the survivors, one after the other, for as long as a change of leader is watched: when
+//! the first was answered, and the longest time without an answer.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::writer::{EVERY, Writer, answered};
+
+/// See the file's head.
+pub(super) struct Pulse {
+    first: Cell<Option<Instant>>,
+    newest: Cell<Instant>,
+    longest: Cell<Duration>,
+}
+
+impl Pulse {
+    /// Counts from this moment.
+    pub(super) fn from(moment: Instant) -> Self {
+        Self {
+            first: Cell::new(None),
+            newest: Cell::new(moment),
+            longest: Cell::new(Duration::ZERO),
+        }
+    }
+
+    /// When the first write was answered.
+    pub(super) fn first(&self) -> Option<Instant> {
+        self.first.get()
+    }
+
+    /// The longest time between two answers so far, the moment of the loss being one.
+    pub(super) fn longest(&self) -> Duration {
+        self.longest.get()
+    }
+
+    /// Writes until it is dropped.
+    pub(super) async fn beat(&self, members: &[Writer]) {
+        let mut writes = JoinSet::new();
+        let mut next = Instant::now();
+        for serial in 1.. {
+            for member in members {
+                let mut fresh = member.another();
+                writes
+                    .spawn(async move { fresh.write(serial).await.ok().map(|()| Instant::now()) });
+            }
+            next += EVERY;
+            while let Ok(answer) = tokio::time::timeout_at(next, answered(&mut writes)).await {
+                if let Some(at) = answer {
+                    self.note(at);
+                }
+            }
+        }
+    }
+
+    fn note(&self, at: Instant) {
+        if self.first.get().is_none() {
+            self.first.set(Some(at));
+        }
+        let since = at.saturating_duration_since(self.newest.get());
+        self.longest.set(self.longest.get().max(since));
+        self.newest.set(self.newest.get().max(at));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_longest_gap_counts_whichever_it_was() {
+        let begin = Instant::now();
+        let pulse = Pulse::from(begin);
+        let ms = |ms| begin + Duration::from_millis(ms);
+        for at in [10, 12, 590, 588, 600] {
+            pulse.note(ms(at));
+        }
+        assert_eq!(pulse.first(), Some(ms(10)));
+        assert_eq!(pulse.longest(), Duration::from_millis(578));
+    }
+}

@@ -1,0 +1,207 @@
+//! Our cluster at work, and how its leader is lost and comes back.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::load::{Clients, Load};
+use super::probes::{Moment, Probes};
+use super::samples::{Sample, Spell, System};
+use super::writer::{Store, Writer};
+use super::{AFTERMATH, Loss};
+use crate::history::{Fault, Recorder};
+use crate::real::audit;
+use crate::real::cluster::{Cluster, REGISTER_HOST};
+use crate::real::cuts::Place;
+use crate::real::framework::Wanted;
+use crate::real::host_tools;
+use crate::real::network::inside;
+use crate::real::tampering::{Syncs, Tracer};
+
+/// How long the cluster may take to be in health between two losses.
+const HEALTH: Duration = Duration::from_secs(60);
+/// Load before a loss.
+const WARM_UP: Duration = Duration::from_secs(1);
+/// How long a sync of a stalled disk takes.
+const STALL: Duration = Duration::from_secs(5);
+/// How often a cluster that is left alone is looked at for somebody who stops it.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// See the file's head.
+pub(super) struct Scene<'a> {
+    cluster: Cluster,
+    recorder: &'a Recorder,
+    store: Store,
+}
+
+/// How a loss is taken back.
+enum Lost {
+    Killed,
+    Frozen,
+    Cut,
+    Stalled(Tracer),
+    Nothing,
+}
+
+impl<'a> Scene<'a> {
+    /// Starts it and its work.
+    ///
+    /// # Errors
+    /// If it does not become well.
+    pub(super) async fn set(mut cluster: Cluster, recorder: &'a Recorder) -> Result<Self> {
+        cluster.want(Wanted::Work)?;
+        cluster.start().await?;
+        cluster.note_trees()?;
+        let ids = audit::agent_ids(&cluster.operator()).await?;
+        let register = ids
+            .get(REGISTER_HOST)
+            .context("the agent of registers is not known")?;
+        let store = Store::Argosy {
+            agent: register.to_string(),
+        };
+        Ok(Self {
+            cluster,
+            recorder,
+            store,
+        })
+    }
+
+    fn load(&self, load: Load) -> Result<Clients> {
+        let masters = self.cluster.voters.iter();
+        let writers: Result<Vec<Writer>> = masters
+            .map(|place| Writer::at(&self.cluster.api(*place), &self.store))
+            .collect();
+        Ok(Clients::start(&writers?, load))
+    }
+
+    /// Loses the leader once, under load.
+    pub(super) async fn lose(&mut self, loss: Loss, load: Load) -> Result<Sample> {
+        self.cluster.await_health(HEALTH).await?;
+        let clients = self.load(load)?;
+        tokio::time::sleep(WARM_UP).await;
+        if clients.answered() == 0 {
+            bail!("the load was not answered before the loss");
+        }
+        let leader = self.cluster.leader(HEALTH).await?;
+        let survivors: Vec<Place> = self.cluster.followers(leader);
+        let addresses = survivors
+            .iter()
+            .map(|place| self.cluster.api(*place))
+            .collect();
+        let probes = Probes::connect(addresses, &self.store).await?;
+        if let Some(kind) = loss.kind() {
+            self.recorder
+                .fault(Fault::new(kind, self.cluster.members[leader].name()));
+        }
+        let (lost, at) = self.inflict(loss, leader).await?;
+        let case = (System::Argosy, loss, load);
+        let agents = self.cluster.members_of_agents();
+        let sample = probes.watch(case, at, agents).await;
+        tokio::time::sleep(AFTERMATH).await;
+        drop(clients);
+        self.take_back(lost, leader).await?;
+        sample
+    }
+
+    /// Touches nothing for so long, under load, and counts elections.
+    pub(super) async fn leave_alone(
+        &mut self,
+        load: Load,
+        duration: Duration,
+        stop: &CancellationToken,
+    ) -> Result<Spell> {
+        self.cluster.await_health(HEALTH).await?;
+        let before = self
+            .cluster
+            .operator()
+            .get_cluster(Default::default())
+            .await?;
+        let clients = self.load(load)?;
+        let began = Instant::now();
+        while began.elapsed() < duration && !stop.is_cancelled() {
+            tokio::time::sleep(LOOK).await;
+        }
+        let (seconds, answered) = (began.elapsed().as_secs_f64(), clients.answered());
+        drop(clients);
+        let after = self
+            .cluster
+            .operator()
+            .get_cluster(Default::default())
+            .await?;
+        Ok(Spell {
+            load,
+            seconds,
+            answered,
+            elections: after.term.saturating_sub(before.term),
+        })
+    }
+
+    async fn inflict(&mut self, loss: Loss, leader: Place) -> Result<(Lost, Moment)> {
+        let member = &mut self.cluster.members[leader];
+        let lost = match loss {
+            Loss::Kill => {
+                let at = Moment::now();
+                member.send(Signal::SIGKILL)?;
+                self.cluster.watch.forget(leader);
+                return Ok((Lost::Killed, at));
+            }
+            Loss::Freeze => {
+                let at = Moment::now();
+                member.freeze()?;
+                self.cluster.watch.forget(leader);
+                return Ok((Lost::Frozen, at));
+            }
+            Loss::Cut => {
+                self.link(leader, "down")?;
+                Lost::Cut
+            }
+            Loss::Stall => {
+                let pid = member.pid().context("the leader runs")?;
+                member.excuse();
+                Lost::Stalled(Tracer::attach(pid, Syncs::Take(STALL)).await?)
+            }
+            Loss::Transfer => {
+                let at = Moment::now();
+                let operator = self.cluster.operator();
+                tokio::spawn(async move {
+                    // Whether it was done is seen by the reign that follows.
+                    let _ = operator.transfer_leader(Default::default()).await;
+                });
+                return Ok((Lost::Nothing, at));
+            }
+            Loss::None => return Ok((Lost::Nothing, Moment::now())),
+        };
+        self.cluster.watch.forget(leader);
+        Ok((lost, Moment::now()))
+    }
+
+    fn link(&self, place: Place, state: &str) -> Result<()> {
+        let namespace = &self.cluster.network.host(place).namespace;
+        let inside = inside(namespace);
+        host_tools::run("nsenter", &[&inside, "ip", "link", "set", "eth0", state])?;
+        Ok(())
+    }
+
+    async fn take_back(&mut self, lost: Lost, leader: Place) -> Result<()> {
+        match lost {
+            Lost::Killed => {
+                self.cluster.members[leader].kill();
+            }
+            Lost::Frozen => self.cluster.members[leader].thaw(),
+            Lost::Cut => self.link(leader, "up")?,
+            Lost::Stalled(tracer) => {
+                tokio::task::spawn_blocking(move || drop(tracer)).await?;
+                // It may have given up its disk, and itself.
+                let deadline = Instant::now() + Duration::from_millis(500);
+                let left = deadline.saturating_duration_since(Instant::now());
+                self.cluster.members[leader].ended_within(left).await;
+                self.cluster.members[leader].expect_again();
+            }
+            Lost::Nothing => {}
+        }
+        Ok(self.cluster.members[leader].start()?)
+    }
+}

@@ -1,0 +1,206 @@
+//! One client's way to write the same small value, at Argosy and at its peers.
+//!
+//! Repeats nothing: who writes decides what an error means.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use argosy_proto::v1;
+use argosy_proto::v1::operator_client::OperatorClient as Stub;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tonic::transport::{Channel, Endpoint};
+
+use super::etcd;
+use super::zookeeper::Session;
+
+/// How long a write may take.
+pub(super) const DEADLINE: Duration = Duration::from_secs(1);
+/// How often a fresh write is sent until one is answered.
+pub(super) const EVERY: Duration = Duration::from_millis(10);
+/// Bytes of a value, at all of them.
+const VALUE_BYTES: usize = 128;
+/// Pause of a session that was refused or closed before it tries again.
+const AGAIN: Duration = Duration::from_millis(5);
+
+/// Where a value is written.
+#[derive(Debug, Clone)]
+pub(super) enum Store {
+    /// An attribute of this agent.
+    Argosy { agent: String },
+    /// A key.
+    Etcd,
+    /// A node.
+    Zookeeper,
+}
+
+/// See the file's head.
+pub(super) enum Writer {
+    Argosy { channel: Channel, agent: String },
+    Etcd { channel: Channel },
+    Zookeeper { session: Session },
+}
+
+/// A channel that connects by itself, again after a break.
+pub(super) fn channel(address: &str) -> Result<Endpoint> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .with_context(|| format!("{address} is no address"))?;
+    Ok(endpoint.tcp_nodelay(true).connect_timeout(DEADLINE))
+}
+
+impl Writer {
+    /// At this member, over a connection of its own.
+    ///
+    /// # Errors
+    /// If the address is none.
+    pub(super) fn at(address: &str, store: &Store) -> Result<Self> {
+        Ok(match store {
+            Store::Argosy { agent } => Self::Argosy {
+                channel: channel(address)?.connect_lazy(),
+                agent: agent.clone(),
+            },
+            Store::Etcd => Self::Etcd {
+                channel: channel(address)?.connect_lazy(),
+            },
+            Store::Zookeeper => Self::Zookeeper {
+                session: Session::new(address),
+            },
+        })
+    }
+
+    /// Goes on at the member of another writer.
+    pub(super) fn move_to(&mut self, other: &Self) {
+        match (self, other) {
+            (Self::Argosy { channel, .. }, Self::Argosy { channel: next, .. })
+            | (Self::Etcd { channel }, Self::Etcd { channel: next }) => *channel = next.clone(),
+            (Self::Zookeeper { session }, Self::Zookeeper { session: next }) => {
+                session.move_to(next.address());
+            }
+            (Self::Argosy { .. } | Self::Etcd { .. } | Self::Zookeeper { .. }, _) => {
+                unreachable!("members of one cluster are written to in one way")
+            }
+        }
+    }
+
+    /// Another client of the same member: on the same connection where one carries many writes at once.
+    pub(super) fn another(&self) -> Self {
+        match self {
+            Self::Argosy { channel, agent } => Self::Argosy {
+                channel: channel.clone(),
+                agent: agent.clone(),
+            },
+            Self::Etcd { channel } => Self::Etcd {
+                channel: channel.clone(),
+            },
+            Self::Zookeeper { session } => Self::Zookeeper {
+                session: Session::new(session.address()),
+            },
+        }
+    }
+
+    /// Writes once; `serial` makes each value another.
+    ///
+    /// # Errors
+    /// If it was refused or not answered in time.
+    pub(super) async fn write(&mut self, serial: u64) -> Result<()> {
+        let value = value(serial);
+        match self {
+            Self::Argosy { channel, agent } => {
+                set_attribute(channel.clone(), agent.clone(), value).await
+            }
+            Self::Etcd { channel } => {
+                let put = etcd::put(channel.clone(), value, DEADLINE);
+                tokio::time::timeout(DEADLINE, put)
+                    .await
+                    .context("no answer in time")?
+            }
+            Self::Zookeeper { session } => session.write(&value, DEADLINE).await,
+        }
+    }
+
+    /// Connects, so that a later write need not.
+    ///
+    /// # Errors
+    /// If the member is not reached or refuses a write.
+    pub(super) async fn connect(&mut self) -> Result<()> {
+        if let Self::Zookeeper { session } = self {
+            session.create().await?;
+        }
+        self.write(0).await
+    }
+
+    /// Writes afresh until one is answered: at Argosy and etcd every ten milliseconds, whether or not
+    /// the one before is on its way still; a session of ZooKeeper, whose writes are answered in their
+    /// order, as soon as it was refused or closed.
+    async fn until_answered(mut self) -> Instant {
+        if let Self::Zookeeper { .. } = &self {
+            for serial in 1.. {
+                if self.write(serial).await.is_ok() {
+                    break;
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+            return Instant::now();
+        }
+        let mut writes = JoinSet::new();
+        let mut next = Instant::now();
+        for serial in 1.. {
+            let mut fresh = self.another();
+            writes.spawn(async move { fresh.write(serial).await.ok().map(|()| Instant::now()) });
+            next += EVERY;
+            while let Ok(answered) = tokio::time::timeout_at(next, answered(&mut writes)).await {
+                if let Some(at) = answered {
+                    return at;
+                }
+            }
+        }
+        next
+    }
+}
+
+/// When the next write of several was answered; `None` if it was not. Waits for ever if there is none.
+pub(super) async fn answered(writes: &mut JoinSet<Option<Instant>>) -> Option<Instant> {
+    match writes.join_next().await {
+        Some(answered) => answered.ok().flatten(),
+        None => std::future::pending().await,
+    }
+}
+
+/// When the first of many fresh writes at these members was answered.
+///
+/// # Errors
+/// If none was, for so long.
+pub(super) async fn first_answered(members: Vec<Writer>, patience: Duration) -> Result<Instant> {
+    let mut trying: JoinSet<Instant> = members.into_iter().map(Writer::until_answered).collect();
+    let first = tokio::time::timeout(patience, trying.join_next()).await;
+    let first = first.with_context(|| format!("no write was answered for {patience:?}"))?;
+    Ok(first.context("nobody writes")??)
+}
+
+fn value(serial: u64) -> String {
+    format!("{serial:0>VALUE_BYTES$}")
+}
+
+async fn set_attribute(channel: Channel, agent_id: String, value: String) -> Result<()> {
+    let set = v1::SetAttribute {
+        agent_id,
+        name: "probe".to_owned(),
+        value,
+    };
+    let mut request = tonic::Request::new(v1::WriteBatch {
+        operations: vec![v1::WriteOperation {
+            operation: Some(v1::write_operation::Operation::SetAttribute(set)),
+        }],
+        ..Default::default()
+    });
+    request.set_timeout(DEADLINE);
+    let mut stub = Stub::new(channel);
+    let reply = tokio::time::timeout(DEADLINE, stub.write_one(request))
+        .await
+        .context("no answer in time")??;
+    match reply.get_ref().outcomes.first() {
+        Some(outcome) if outcome.done => Ok(()),
+        Some(refused) => bail!("refused: {}", refused.message),
+        None => bail!("an answer without outcomes"),
+    }
+}

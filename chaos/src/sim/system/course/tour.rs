@@ -1,0 +1,292 @@
+//! A tour through connectivity graphs: who leads is brought about, the links are cut to a graph for some seconds
+//! under load, what must follow is judged, everything is mended; then the next graph.
+
+use std::time::Duration;
+
+use super::Course;
+use crate::sim::graphs::{Case, MASTERS};
+use crate::sim::run::Stage;
+use crate::sim::system::world::{Order, master_name};
+
+/// How long a healed group may take to obey a transfer, and to be whole again.
+const WHOLE: Duration = Duration::from_secs(10);
+/// How often a transfer is asked for.
+const ASK: Duration = Duration::from_secs(1);
+/// A graph lasts so long.
+const LASTS: Duration = Duration::from_secs(8);
+/// A master that must be elected leads so soon.
+const LEADS: Duration = Duration::from_secs(3);
+/// A leader that stays in office commits again so soon.
+const STALLS: Duration = Duration::from_secs(1);
+/// What was agreed before the cut is known everywhere so soon.
+const KNOWN: Duration = Duration::from_millis(250);
+/// In the last part of a graph all is as it will stay.
+const RESTS: Duration = Duration::from_secs(3);
+/// So many may begin to lead before one stays.
+const REIGNS: usize = 3;
+/// A tail that a follower may be behind and still count as whole.
+const BEHIND: u64 = 20;
+
+/// What a graph brought.
+#[derive(Debug, Default)]
+struct Seen {
+    /// When reigns began after the cut, and where.
+    reigns: Vec<(Duration, usize)>,
+    /// The longest time without a commit.
+    longest: Duration,
+    /// The last commit.
+    last: Duration,
+    /// Writes that were acknowledged in its last part.
+    late_writes: u64,
+}
+
+impl Seen {
+    /// What kind of case it was, and what did not follow that must. `electable`: who could lead by the logs.
+    fn judge(
+        &self,
+        case: Case,
+        electable: impl FnOnce() -> Vec<String>,
+    ) -> (&'static str, Vec<String>) {
+        let mut findings = Vec::new();
+        let mut must = |holds: bool, words: &str| {
+            if !holds {
+                findings.push(format!("{words}: {self:?}"));
+            }
+        };
+        if case.graph.reaches_majority(case.leader) {
+            let stays = self.reigns.is_empty();
+            must(stays, "a leader with a majority was replaced");
+            let commits = self.longest <= STALLS;
+            must(commits, "a leader with a majority did not commit");
+            must(self.late_writes > 0, "no client was served");
+            return ("leaders that stayed", findings);
+        }
+        if !(0..MASTERS).any(|place| case.graph.reaches_majority(place)) {
+            let nothing = self.last <= KNOWN;
+            must(nothing, "somebody committed without a majority");
+            return ("graphs without a majority", findings);
+        }
+        let Some((first, _)) = self.reigns.first() else {
+            let electable = electable();
+            if !electable.is_empty() {
+                findings.push(format!("{electable:?} could lead, and nobody does"));
+            }
+            return ("graphs in which nobody was elected", findings);
+        };
+        must(*first <= LEADS, "it took too long until somebody led");
+        let settled = self.reigns.iter().all(|(at, _)| *at <= LASTS - RESTS);
+        let few = self.reigns.len() <= REIGNS;
+        must(settled && few, "leaders come and go");
+        let majority = |(_, leader): &(Duration, usize)| case.graph.reaches_majority(*leader);
+        let all = self.reigns.iter().all(majority);
+        must(all, "one without a majority led");
+        must(self.late_writes > 0, "no client was served");
+        ("leaders that were elected", findings)
+    }
+}
+
+impl Course {
+    /// Plays these cases, one after the other. What does not come in time is told at the end: the others are played
+    /// nevertheless.
+    pub(in crate::sim::system) fn tour(
+        mut self,
+        stage: &mut Stage<'_>,
+        cases: impl Iterator<Item = Case>,
+    ) {
+        let mut findings = Vec::new();
+        for case in cases {
+            match self.visit(stage, case) {
+                Some(found) => findings.extend(found.into_iter().map(|one| (case, one))),
+                None => break,
+            }
+        }
+        for (case, finding) in findings {
+            stage.notes.violation(format!("{case}: {finding}"));
+        }
+    }
+
+    /// `None` as soon as the tour cannot go on.
+    fn visit(&mut self, stage: &mut Stage<'_>, case: Case) -> Option<Vec<String>> {
+        self.establish(stage, case.leader)?;
+        self.nemesis.connect(stage, &case);
+        let seen = self.watch(stage)?;
+        let (what, findings) = seen.judge(case, || self.electable(case));
+        stage.notes.count(what);
+        self.nemesis.heal(stage);
+        self.recover(stage)?;
+        stage.notes.count("graphs");
+        Some(findings)
+    }
+
+    fn leader(&mut self) -> Option<usize> {
+        self.nemesis.leader = self.audit.look().or(self.nemesis.leader);
+        self.nemesis.leader
+    }
+
+    fn establish(&mut self, stage: &mut Stage<'_>, wanted: usize) -> Option<()> {
+        let until = stage.now() + WHOLE;
+        let mut ask = stage.now();
+        while self.leader() != Some(wanted) {
+            if stage.now() >= until {
+                let words = format!(
+                    "{} does not take over in a healed group",
+                    master_name(wanted)
+                );
+                stage.notes.violation(words);
+                return None;
+            }
+            if stage.now() >= ask {
+                ask = stage.now() + ASK;
+                let order = Order::Transfer(Some(wanted));
+                self.world.kept().orders.push_back(order);
+            }
+            self.advance(stage)?;
+        }
+        // Everybody has heard of it, and clients have found it.
+        self.pass(stage, Duration::from_millis(500))?;
+        match self.leader() == Some(wanted) {
+            true => Some(()),
+            // A transfer that was asked for twice, or an election that somebody needed.
+            false => self.establish(stage, wanted),
+        }
+    }
+
+    fn watch(&mut self, stage: &mut Stage<'_>) -> Option<Seen> {
+        let began = stage.now();
+        let mut seen = Seen::default();
+        let mut applied = self.audit.registry().applied();
+        let mut epoch = self.audit.registry().epoch();
+        let mut writes = 0;
+        while stage.now() < began + LASTS {
+            self.advance(stage)?;
+            let now = stage.now() - began;
+            if now <= LASTS - RESTS {
+                writes = stage.notes.happened("attributes set");
+            }
+            let registry = self.audit.registry();
+            if registry.epoch() != epoch {
+                epoch = registry.epoch();
+                let leader = registry.cluster().leader.0 as usize - 1;
+                seen.reigns.push((now, leader));
+            }
+            if registry.applied() > applied {
+                applied = registry.applied();
+                seen.last = now;
+            }
+            seen.longest = seen.longest.max(now - seen.last);
+        }
+        seen.late_writes = stage.notes.happened("attributes set") - writes;
+        Some(seen)
+    }
+
+    /// Who could be elected: with those neighbours whose logs are no newer than its own it is a majority.
+    fn electable(&self, case: Case) -> Vec<String> {
+        let last: Vec<_> = self
+            .world
+            .stores
+            .iter()
+            .map(|one| one.last_entry())
+            .collect();
+        let could = |place: &usize| {
+            let voters = case.graph.neighbours(*place);
+            voters.filter(|voter| last[*voter] <= last[*place]).count() + 1 > MASTERS / 2
+        };
+        let all = (0..MASTERS).filter(could);
+        all.map(|place| format!("{} with {last:?}", master_name(place)))
+            .collect()
+    }
+
+    /// Everybody follows one leader again, and it commits.
+    fn recover(&mut self, stage: &mut Stage<'_>) -> Option<()> {
+        let until = stage.now() + WHOLE;
+        let before = self.audit.registry().applied();
+        let is_whole = |stores: &[argosy_raft::MemoryStore]| {
+            let applied: Vec<u64> = stores.iter().filter_map(|one| one.applied()).collect();
+            let least = applied.iter().min().copied().unwrap_or(0);
+            let most = applied.iter().max().copied().unwrap_or(0);
+            applied.len() == MASTERS && least > before && least + BEHIND >= most
+        };
+        while !is_whole(&self.world.stores) {
+            if stage.now() >= until {
+                let applied = self.world.stores.iter().map(|one| one.applied());
+                let applied: Vec<_> = applied.collect();
+                let words = format!(
+                    "{WHOLE:?} after the links were mended masters have applied {applied:?}, and before it {before}"
+                );
+                stage.notes.violation(words);
+                return None;
+            }
+            self.advance(stage)?;
+        }
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::graphs::Graph;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Master 1 reaches masters 2 and 3, and nobody else reaches two.
+    fn case(leader: usize) -> Case {
+        let graph = Graph::of(&[(0, 1), (0, 2)]);
+        Case { graph, leader }
+    }
+
+    fn found(case: Case, seen: &Seen, electable: &[&str]) -> String {
+        let electable = electable.iter().map(|one| (*one).to_owned()).collect();
+        seen.judge(case, || electable).1.join("; ")
+    }
+
+    #[test]
+    fn a_leader_with_a_majority_must_stay_and_serve() {
+        let good = || Seen {
+            longest: SECOND / 2,
+            late_writes: 3,
+            ..Seen::default()
+        };
+        assert_eq!(found(case(0), &good(), &[]), "");
+        let mut seen = good();
+        seen.reigns = vec![(SECOND, 1)];
+        assert!(found(case(0), &seen, &[]).contains("was replaced"));
+        let mut seen = good();
+        seen.longest = 2 * SECOND;
+        assert!(found(case(0), &seen, &[]).contains("did not commit"));
+        let mut seen = good();
+        seen.late_writes = 0;
+        assert!(found(case(0), &seen, &[]).contains("no client"));
+    }
+
+    #[test]
+    fn somebody_with_a_majority_must_lead_soon_and_go_on() {
+        let led = |reigns: &[(Duration, usize)]| Seen {
+            reigns: reigns.to_vec(),
+            late_writes: 3,
+            ..Seen::default()
+        };
+        assert_eq!(found(case(4), &led(&[(SECOND, 0)]), &[]), "");
+        let late = led(&[(4 * SECOND, 0)]);
+        assert!(found(case(4), &late, &[]).contains("too long"));
+        let flaps = led(&[(SECOND, 0), (6 * SECOND, 0)]);
+        assert!(found(case(4), &flaps, &[]).contains("come and go"));
+        assert!(found(case(4), &led(&[(SECOND, 0); 4]), &[]).contains("come and go"));
+        let wrong = led(&[(SECOND, 1)]);
+        assert!(found(case(4), &wrong, &[]).contains("without a majority led"));
+        assert_eq!(found(case(4), &led(&[]), &[]), "", "the logs forbid it");
+        assert!(found(case(4), &led(&[]), &["master-1"]).contains("could lead"));
+    }
+
+    #[test]
+    fn nobody_may_commit_without_a_majority() {
+        let case = Case {
+            graph: Graph::of(&[(0, 1), (2, 3)]),
+            leader: 0,
+        };
+        let mut seen = Seen::default();
+        assert_eq!(found(case, &seen, &[]), "");
+        seen.last = SECOND;
+        assert!(found(case, &seen, &[]).contains("without a majority"));
+    }
+}

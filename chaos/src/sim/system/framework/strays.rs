@@ -1,0 +1,86 @@
+//! What a framework asks past the SDK, and no SDK would: offers that are used up, tasks that are on their way.
+
+use std::time::Duration;
+
+use argosy_client::resources::Remainder;
+use argosy_proto::v1;
+
+use super::Simulated;
+use crate::history::Operation;
+use crate::sim::system::again::Again;
+use crate::sim::system::ask::Question;
+
+/// Calls that no SDK sends have numbers from here on.
+const STRAY_CALLS: u64 = 1_000_000;
+
+impl Simulated {
+    /// Accepts an offer that is used up, of any master and past the SDK.
+    pub(super) fn accept_again(&mut self) {
+        let used: Vec<_> = self.used.iter().cloned().collect();
+        let Some(offer) = self.chance.pick(&used).cloned() else {
+            return;
+        };
+        let Some(task) = self.new_task(&mut Remainder::of(&offer)) else {
+            return;
+        };
+        let masters = self.world.masters();
+        let (Some(master), Some(id)) = (self.chance.pick(&masters).cloned(), self.id) else {
+            return;
+        };
+        self.stray += 1;
+        let number = STRAY_CALLS + self.stray;
+        let launches = [task.clone()];
+        let task_id = task.task_id.clone();
+        let mut operation = self.accepting(&offer, &launches);
+        if let Some(Operation::Accept { name, .. }) = &mut operation {
+            name.number = number;
+        }
+        let call = v1::CallId {
+            framework_id: id.to_string(),
+            session: self.life,
+            number,
+            lowest_unanswered: 0,
+        };
+        let launch = v1::operation::Operation::Launch(v1::Launch { tasks: vec![task] });
+        let request = v1::AcceptRequest {
+            call: Some(call),
+            offers: vec![v1::HeldOffer { offer: Some(offer) }],
+            operations: vec![v1::Operation {
+                operation: Some(launch),
+            }],
+            filter_ms: Some(0),
+            all_or_nothing: false,
+        };
+        let again = Again {
+            invoked: operation.map(|operation| self.invoke(operation)),
+            world: self.world.clone(),
+            host: self.name.clone(),
+            place: self.place,
+            task: task_id,
+            master,
+            request,
+        };
+        tokio::spawn(again.send());
+    }
+
+    /// Asks past the SDK for a task whose acceptance has just been sent.
+    pub(super) fn ask_early(&mut self, task: &str) {
+        let (Some(framework), Some(key)) = (self.id, self.key(task)) else {
+            return;
+        };
+        let request = v1::ReconcileRequest {
+            framework_id: framework.to_string(),
+            session: self.life,
+            task_ids: vec![task.to_owned()],
+            next_number: self.numbered + 1,
+        };
+        let question = Question {
+            world: self.world.clone(),
+            host: self.name.clone(),
+            request,
+            task: key,
+            after: Duration::from_millis(self.chance.between(0, 12)),
+        };
+        question.spread();
+    }
+}

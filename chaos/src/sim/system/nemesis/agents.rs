@@ -1,0 +1,83 @@
+//! Faults of all agents, or all masters, at once, when all else is well.
+
+use std::time::Duration;
+
+use super::{Broken, Nemesis};
+use crate::history::FaultKind;
+use crate::sim::run::Stage;
+use crate::sim::system::world::{agent_name, master_name};
+
+impl Nemesis {
+    /// Cuts every agent from every master, until all is healed.
+    pub(in crate::sim::system) fn cut_agents(&mut self, stage: &Stage<'_>) {
+        self.note(FaultKind::PartitionBoth, "*", "agents from masters");
+        let until = stage.now() + Duration::from_secs(3_600);
+        for place in 0..self.world.machines.len() {
+            let agent = agent_name(place);
+            for master in (0..self.world.stores.len()).map(master_name) {
+                for (from, to) in [(&agent, &master), (&master, &agent)] {
+                    if let Some(link) = self.links.cut(stage, from, to) {
+                        self.broken.add(until, Broken::Link(link));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Cuts every master from every other one, until all is healed.
+    pub(in crate::sim::system) fn part_masters(&mut self, stage: &Stage<'_>) {
+        self.note(FaultKind::PartitionPartial, "*", "masters from each other");
+        self.part_all(stage, (0..self.world.stores.len()).collect());
+    }
+
+    /// Cuts the followers from each other, until all is healed: none of them is elected, and the leader has them all.
+    pub(in crate::sim::system) fn part_followers(&mut self, stage: &Stage<'_>) {
+        let leader = self.leader.unwrap_or(0);
+        self.note(
+            FaultKind::PartitionPartial,
+            "*",
+            "followers from each other",
+        );
+        let followers = (0..self.world.stores.len()).filter(|place| *place != leader);
+        self.part_all(stage, followers.collect());
+    }
+
+    fn part_all(&mut self, stage: &Stage<'_>, masters: Vec<usize>) {
+        let until = stage.now() + Duration::from_secs(3_600);
+        for one in &masters {
+            for other in masters.iter().filter(|other| *other != one) {
+                let (one, other) = (master_name(*one), master_name(*other));
+                if let Some(link) = self.links.cut(stage, &one, &other) {
+                    self.broken.add(until, Broken::Link(link));
+                }
+            }
+        }
+    }
+
+    /// Every write of every master takes so long from now on.
+    pub(in crate::sim::system) fn slow_masters(&self, delay: Duration) {
+        if !delay.is_zero() {
+            let words = format!("{} ms", delay.as_millis());
+            self.note(FaultKind::SlowDisk, "*", &words);
+        }
+        for store in self.world.stores.iter() {
+            store.slow_down(delay);
+        }
+    }
+
+    /// The processes of all agents die and are there again at once; their tasks go on.
+    pub(in crate::sim::system) fn restart_agents(&mut self, stage: &mut Stage<'_>) {
+        let now_ms = stage.now().as_millis() as u64;
+        for place in 0..self.world.machines.len() {
+            let name = agent_name(place);
+            let machine = self.world.machines[place].clone();
+            machine.settle(now_ms);
+            machine.note_alive();
+            self.note(FaultKind::Crash, &name, "");
+            stage.sim.crash(name.as_str());
+            machine.agent_died();
+            self.note(FaultKind::Restart, &name, "");
+            stage.sim.bounce(name.as_str());
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Links that break: cut in both directions or in one, between masters, to agents and to frameworks; held back, slow.
+
+use std::time::Duration;
+
+use super::{Broken, Kind, Nemesis};
+use crate::history::FaultKind;
+use crate::sim::run::Stage;
+use crate::sim::system::world::{agent_name, framework_name, master_name};
+
+impl Nemesis {
+    pub(super) fn two_masters(&mut self) -> (String, String) {
+        let one = self.master();
+        let mut others = self.members();
+        others.retain(|other| *other != one);
+        // One alone is spoken of as two: nothing is cut then.
+        let other = self.chance.pick(&others).copied().unwrap_or(one);
+        (master_name(one), master_name(other))
+    }
+
+    pub(super) fn cut(&mut self, stage: &Stage<'_>, from: &str, to: &str, longest_ms: u64) {
+        if let Some(link) = self.links.cut(stage, from, to) {
+            self.lasting(stage, Broken::Link(link), 20, longest_ms);
+        }
+    }
+
+    pub(super) fn cut_both(&mut self, stage: &Stage<'_>, one: &str, other: &str, longest_ms: u64) {
+        self.cut(stage, one, other, longest_ms);
+        self.cut(stage, other, one, longest_ms);
+    }
+
+    pub(super) fn split(&mut self, stage: &Stage<'_>) {
+        let victim = self.master();
+        let members = self.members().into_iter();
+        let (inside, outside): (Vec<usize>, Vec<usize>) =
+            members.partition(|place| *place == victim || self.chance.percent(30));
+        let names: Vec<String> = inside.into_iter().map(master_name).collect();
+        self.note(FaultKind::PartitionBoth, &names.join(","), "");
+        for one in &names {
+            for other in &outside {
+                self.cut_both(stage, one, &master_name(*other), 5_000);
+            }
+        }
+    }
+
+    pub(super) fn graph(&mut self, stage: &Stage<'_>) {
+        self.note(FaultKind::PartitionPartial, "*", "");
+        let members = self.members();
+        for (at, one) in members.iter().enumerate() {
+            for other in &members[..at] {
+                if self.chance.percent(40) {
+                    self.cut_both(stage, &master_name(*one), &master_name(*other), 4_000);
+                }
+            }
+        }
+    }
+
+    /// What an agent says is heard and it hears nothing, or the other way round.
+    pub(super) fn deafen(&mut self, stage: &Stage<'_>) {
+        let agent = agent_name(self.below(self.world.machines.len()));
+        let is_deaf = self.chance.percent(50);
+        let target = match is_deaf {
+            true => format!("masters>{agent}"),
+            false => format!("{agent}>masters"),
+        };
+        self.note(FaultKind::PartitionOneWay, &target, "");
+        for master in self.members().into_iter().map(master_name) {
+            match is_deaf {
+                true => self.cut(stage, &master, &agent, 9_000),
+                false => self.cut(stage, &agent, &master, 9_000),
+            }
+        }
+    }
+
+    /// Cuts one host off from masters.
+    pub(super) fn isolate(&mut self, stage: &Stage<'_>, kind: Kind) {
+        let (name, kind, longest_ms) = match kind {
+            Kind::CutLeader => {
+                let name = master_name(self.master());
+                (name, FaultKind::CutLeaderFromMasters, 5_000)
+            }
+            Kind::CutAgent => {
+                let place = self.below(self.world.machines.len());
+                (agent_name(place), FaultKind::PartitionBoth, 9_000)
+            }
+            _ => {
+                let name = framework_name(self.below(self.frameworks));
+                (name, FaultKind::PartitionBoth, 6_000)
+            }
+        };
+        self.note(kind, &name, "from the masters");
+        for place in self.members() {
+            let master = master_name(place);
+            if master != name {
+                self.cut_both(stage, &name, &master, longest_ms);
+            }
+        }
+    }
+
+    pub(super) fn delay(&mut self, stage: &Stage<'_>, kind: Kind) {
+        let (one, other) = match self.chance.below(3) {
+            0 => self.two_masters(),
+            1 => (
+                agent_name(self.below(self.world.machines.len())),
+                master_name(self.master()),
+            ),
+            _ => (
+                framework_name(self.below(self.frameworks)),
+                master_name(self.master()),
+            ),
+        };
+        let target = format!("{one}>{other}");
+        if kind == Kind::Hold {
+            if let Some(link) = self.links.hold(stage, &one, &other) {
+                self.note(FaultKind::Delay, &target, "held");
+                self.lasting(stage, Broken::Link(link), 20, 2_500);
+            }
+            return;
+        }
+        let ms = self.chance.between(5, 200);
+        let latency = Duration::from_millis(ms);
+        if let Some(link) = self.links.slow(stage, &one, &other, latency) {
+            self.note(FaultKind::SlowLink, &target, &format!("{ms} ms"));
+            self.lasting(stage, Broken::Link(link), 100, 4_000);
+        }
+    }
+}
