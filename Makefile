@@ -50,6 +50,10 @@ fix: ## format
 unit: ## tests of all rooms that need no cluster of optimized processes
 	@$(ENV)
 	{
+	cargo test --locked --workspace --exclude argosy-cli --features argosy-raft/rocksdb --no-run
+	cargo test --locked --package argosy-cli --lib --bins --test dev --test executable --no-run
+	# Or what tests sync waits behind gigabytes of what was just built.
+	sync
 	cargo test --locked --workspace --exclude argosy-cli --features argosy-raft/rocksdb
 	cargo test --locked --package argosy-cli --lib --bins --test dev --test executable
 	} 2>&1 | scripts/skips

@@ -110,6 +110,7 @@ fn environment(
         ("ARGOSY_TASK_ID", start.key.task.to_string()),
         ("ARGOSY_FRAMEWORK_ID", start.key.framework.to_string()),
         ("ARGOSY_AGENT_ID", start.name.instance.agent.to_string()),
+        ("ARGOSY_ORDER", start.name.instance.order.0.to_string()),
         ("ARGOSY_SANDBOX", sandbox),
         ("ARGOSY_ADDRESS", settings.task_address.clone()),
         ("ARGOSY_AGENT_API", settings.address.clone()),

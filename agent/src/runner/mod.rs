@@ -34,7 +34,8 @@ use watching::Control;
 
 pub(crate) use description::user;
 
-/// Containers that are made or removed at a time: more only queue up at the kernel.
+/// Containers that are made, or found again, at a time; and as many are removed beside them: more only queue up
+/// at the kernel.
 const AT_A_TIME: usize = 8;
 /// Tasks whose files are fetched at a time. Many, since one that waits for its server keeps its place.
 const FETCHING: usize = 128;
@@ -85,6 +86,8 @@ pub(super) struct Shared {
     launcher: Mutex<Launcher>,
     fetcher: Fetcher,
     slots: Semaphore,
+    /// Apart from the others, so that no container that cannot be removed keeps one from being made.
+    removal_slots: Semaphore,
     fetch_slots: Semaphore,
     /// To the agent's loop. When full, the container's task waits: its supervisor keeps what it says.
     inbox: mpsc::Sender<Event>,
@@ -107,6 +110,7 @@ impl Runner {
             command,
             launcher: Mutex::new(launcher),
             slots: Semaphore::new(AT_A_TIME),
+            removal_slots: Semaphore::new(AT_A_TIME),
             fetch_slots: Semaphore::new(FETCHING),
             inbox,
         };
@@ -198,10 +202,12 @@ impl Runner {
         self.controls.remove(&name.instance);
         let shared = self.shared.clone();
         self.spawn(async move {
-            let _slot = shared.slots.acquire().await;
             loop {
                 let worker = shared.clone();
+                let slot = shared.removal_slots.acquire().await;
                 let removed = tokio::task::spawn_blocking(move || worker.remove(name)).await;
+                // Whoever waits for its next try lets others go first.
+                drop(slot);
                 match removed.expect("removing a container never panics") {
                     Ok(()) => break,
                     Err(why) => {

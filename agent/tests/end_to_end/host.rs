@@ -1,5 +1,6 @@
 //! An agent in this process, on a directory that outlives it.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode};
@@ -58,7 +59,7 @@ impl Host {
             .arg(AGENT)
             .arg(self.directory())
             .arg(master.to_string());
-        Process(command.spawn().unwrap())
+        Process(command.spawn().unwrap(), self.directory())
     }
 
     fn directory(&self) -> PathBuf {
@@ -125,7 +126,42 @@ pub(crate) fn agent_process() -> ExitCode {
 }
 
 /// An agent that is a process of its own. Dropping it is `kill -9`, so that a failed test leaves none.
-pub(crate) struct Process(Child);
+pub(crate) struct Process(Child, PathBuf);
+
+impl Process {
+    /// What it and its launcher wait for in the kernel, and what its unfinished containers have come to.
+    pub(crate) fn look(&self) -> String {
+        let own = self.0.id();
+        let children = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children"));
+        let mut text = String::new();
+        let pids = children.unwrap_or_default();
+        for pid in pids.split_whitespace().chain([own.to_string().as_str()]) {
+            for thread in entries(&format!("/proc/{pid}/task")) {
+                let word = |name: &str| std::fs::read_to_string(thread.join(name));
+                let (name, wait) = (word("comm"), word("wchan"));
+                let _ = writeln!(
+                    text,
+                    "{}: {} in {}",
+                    thread.display(),
+                    name.unwrap_or_default().trim(),
+                    wait.unwrap_or_default()
+                );
+            }
+        }
+        for container in entries(&self.1.join("containers").display().to_string()) {
+            if !container.join("exit.json").exists() {
+                let handle = std::fs::read_to_string(container.join("handle.json"));
+                let _ = writeln!(text, "{}: {handle:?}", container.display());
+            }
+        }
+        text
+    }
+}
+
+fn entries(folder: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
 
 impl Drop for Process {
     fn drop(&mut self) {

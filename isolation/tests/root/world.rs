@@ -16,7 +16,7 @@ use argosy_isolation::{
 pub(crate) type Case = (&'static str, fn());
 
 /// How long anything may take before a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Ends a test that cannot be done here. Counted, and printed with its reason.
 pub(crate) struct Skipped(pub(crate) String);

@@ -1,11 +1,16 @@
 //! Agents that stop, are killed, and come back.
 
+use std::time::Duration;
+
 use argosy_agent::RunError;
 use argosy_proto::v1;
 
 use super::{code, runs, state};
-use crate::host::{Host, content};
-use crate::master::{FRAMEWORK, Master, is_terminal, shell};
+use crate::host::{Host, Process, content};
+use crate::master::{FRAMEWORK, Link, Master, is_terminal, shell};
+
+/// After so long it is worth a look why nothing comes.
+const LONG: Duration = Duration::from_secs(10);
 
 pub(super) async fn a_task_outlives_its_agent_and_is_adopted_with_the_same_pid() {
     let (host, mut master) = (Host::new(), Master::start().await);
@@ -107,6 +112,18 @@ pub(super) async fn tasks_can_be_ended_with_the_agent() {
     agent.ended().await.unwrap();
 }
 
+/// The next updates; shows what the agent is at if they take long.
+async fn news(link: &mut Link, agent: &Process) -> Vec<v1::NumberedUpdate> {
+    let mut news = std::pin::pin!(link.news());
+    match tokio::time::timeout(LONG, &mut news).await {
+        Ok(news) => news,
+        Err(_) => {
+            eprintln!("nothing has come for {LONG:?}\n{}", agent.look());
+            news.await
+        }
+    }
+}
+
 pub(super) async fn an_agent_killed_amid_launches_starts_each_task_once() {
     const TASKS: u64 = 400;
     let (host, mut master) = (Host::new(), Master::start().await);
@@ -132,7 +149,7 @@ pub(super) async fn an_agent_killed_amid_launches_starts_each_task_once() {
             TASKS as usize
         };
         while ended.len() < until {
-            for update in link.news().await {
+            for update in news(&mut link, &agent).await {
                 if is_terminal(&update) {
                     let former = ended.insert(update.task_id.clone(), update.clone());
                     let same = former.is_none_or(|former| former.number == update.number);
