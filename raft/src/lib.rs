@@ -5,6 +5,7 @@
 //! leader (`failover`, `campaign`, `hearing`); then what it keeps (`store`, `log`, `machine`, `snapshot`).
 
 mod campaign;
+mod codec;
 mod connections;
 mod directory;
 mod disk;

@@ -78,6 +78,7 @@ faults! {
     DelayLink "delay-link" 4 Need::Voters(3), "raft connections between masters go through a slow proxy";
     HalfClose "half-close" 3 Need::Voters(3), "raft connections stay open and carry nothing any more";
     ResetConnections "reset-connections" 3 Need::Voters(3), "raft connections are reset again and again";
+    DamageLink "damage-link" 3 Need::Voters(3), "raft connections change a bit of what they carry now and then";
     FullDisk "full-disk" 3 Need::Nothing, "the disk of a master fills up";
     FailingSync "failing-sync" 3 Need::Program("strace"), "fdatasync fails on a master";
     StalledDisk "stalled-disk" 3 Need::Program("strace"), "fdatasync of the leader takes seconds";

@@ -111,7 +111,9 @@ impl<'a> Hand<'a> {
             F::CutLeaderFromMasters => self.cut_leader_from_masters().await,
             F::PacketLoss => self.packet_loss(),
             F::SlowLink => self.slow_link().await,
-            F::DelayLink | F::HalfClose | F::ResetConnections => self.detour(fault).await,
+            F::DelayLink | F::HalfClose | F::ResetConnections | F::DamageLink => {
+                self.detour(fault).await
+            }
             F::FullDisk => self.full_disk().await,
             F::FailingSync => self.failing_sync().await,
             F::StalledDisk => self.stalled_disk().await,

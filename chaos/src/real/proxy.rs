@@ -1,8 +1,9 @@
-//! A proxy for one link between two masters: it delays, falls silent, or resets.
+//! A proxy for one link between two masters: it delays, falls silent, resets, or changes what it carries.
 //!
-//! Above TCP: it cannot reorder or lose packets, and corrupts nothing.
+//! Above TCP: it cannot reorder or lose packets, and no checksum of TCP sees what it changes.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,6 +27,26 @@ pub(crate) enum Manner {
     Silent(Duration),
     /// It is closed after so long, in the middle of whatever it carries.
     Closed(Duration),
+    /// One bit of every so many bytes arrives changed, counted for each connection and direction.
+    Damaged(NonZeroUsize),
+}
+
+/// Where a damaged connection has come to.
+#[derive(Debug, Default)]
+struct Damage {
+    carried: usize,
+}
+
+impl Damage {
+    /// Changes one bit in every `every` bytes: another one of the eight each time.
+    fn inflict(&mut self, every: NonZeroUsize, chunk: &mut [u8]) {
+        for byte in chunk {
+            self.carried += 1;
+            if self.carried.is_multiple_of(every.get()) {
+                *byte ^= 1 << (self.carried / every.get() % 8);
+            }
+        }
+    }
 }
 
 /// A proxy; its connections end with this value.
@@ -85,7 +106,7 @@ async fn link(client: TcpStream, target: SocketAddr, manner: Manner) {
     };
     match manner {
         Manner::Closed(after) => drop(tokio::time::timeout(after, carry).await),
-        Manner::Delayed(_) | Manner::Silent(_) => carry.await,
+        Manner::Delayed(_) | Manner::Silent(_) | Manner::Damaged(_) => carry.await,
     }
 }
 
@@ -95,6 +116,7 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, manner: Manner, 
     let (sender, mut under_way) = mpsc::channel::<(Instant, Vec<u8>)>(CHUNKS_UNDER_WAY);
     let read = async {
         let mut chunk = vec![0; CHUNK_BYTES];
+        let mut damage = Damage::default();
         while let Ok(length @ 1..) = from.read(&mut chunk).await {
             let arrives = match manner {
                 Manner::Delayed(delay) => Instant::now() + delay,
@@ -104,6 +126,10 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, manner: Manner, 
                     break;
                 }
                 Manner::Silent(_) | Manner::Closed(_) => Instant::now(),
+                Manner::Damaged(every) => {
+                    damage.inflict(every, &mut chunk[..length]);
+                    Instant::now()
+                }
             };
             if sender
                 .send((arrives, chunk[..length].to_vec()))
@@ -170,6 +196,20 @@ mod tests {
         stream.write_all(b"x").await.unwrap();
         let answer = tokio::time::timeout(Duration::from_millis(200), stream.read_u8()).await;
         assert!(answer.is_err(), "{answer:?}");
+    }
+
+    #[test]
+    fn damage_is_one_bit_in_so_many_bytes_however_they_are_cut() {
+        let every = NonZeroUsize::new(100).unwrap();
+        let mut bytes = [0; 1_000];
+        let mut damage = Damage::default();
+        bytes
+            .chunks_mut(77)
+            .for_each(|chunk| damage.inflict(every, chunk));
+        for (place, byte) in bytes.iter().enumerate() {
+            let changed = u32::from((place + 1) % 100 == 0);
+            assert_eq!(byte.count_ones(), changed, "byte {place}");
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,7 @@
 //! Faults of masters: their processes, links, disks, clocks and membership.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -240,6 +241,11 @@ impl Hand<'_> {
                 FaultKind::ConnectionReset,
                 Manner::Closed(self.between(50, 400)),
             ),
+            FaultName::DamageLink => {
+                let every = usize::try_from(self.chance.between(500, 50_000)).unwrap_or(500);
+                let every = NonZeroUsize::new(every).unwrap_or(NonZeroUsize::MIN);
+                (FaultKind::CorruptBytes, Manner::Damaged(every))
+            }
             _ => (FaultKind::Delay, Manner::Delayed(self.between(10, 250))),
         };
         let mut cuts = Cuts::default();
