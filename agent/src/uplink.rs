@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use argosy_client::AgentUplink;
 use argosy_proto::v1;
+use argosy_proto::v1::to_agent::Message as Said;
+use argosy_state::buggify::{self, Rare};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -157,10 +159,14 @@ impl Stream {
             loop {
                 match inbound.message().await {
                     Ok(Some(message)) => {
+                        let is_order = matches!(message.message, Some(Said::Order(_)));
                         let message = Box::new(message);
                         let link = self.link;
                         self.tell(Event::Core(Input::Message { link, message }))
                             .await;
+                        if is_order && buggify::takes(Rare::LinkLost) {
+                            return "the stream broke behind an order".to_owned();
+                        }
                     }
                     Ok(None) => return "the master closed the stream".to_owned(),
                     Err(status) => return format!("the stream broke: {}", status.message()),

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use argosy_chaos::prove::{ProveArguments, prove};
 use argosy_chaos::real::{
-    self, FailoverArguments, FrameworkArguments, ReportArguments, RunArguments,
+    self, FailoverArguments, FrameworkArguments, HoldArguments, ReportArguments, RunArguments,
 };
 use argosy_chaos::sim::command::{SimArguments, sim};
 use clap::{Parser, Subcommand};
@@ -45,6 +45,9 @@ enum Verb {
     /// A scheduler of `run` (started by it only)
     #[command(hide = true)]
     Framework(Box<FrameworkArguments>),
+    /// A service of `run` (started by its tasks only)
+    #[command(hide = true)]
+    Hold(HoldArguments),
 }
 
 fn main() -> ExitCode {
@@ -58,17 +61,19 @@ fn main() -> ExitCode {
             print!("{}", real::faults());
             ExitCode::SUCCESS
         }
-        Verb::Framework(arguments) => framework(&arguments),
+        Verb::Framework(arguments) => ended(framework(&arguments)),
+        Verb::Hold(arguments) => ended(real::hold(&arguments)),
     }
 }
 
-fn framework(arguments: &FrameworkArguments) -> ExitCode {
+fn framework(arguments: &FrameworkArguments) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build();
-    let ended = runtime
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(real::run_framework(arguments)));
+        .build()?;
+    runtime.block_on(real::run_framework(arguments))
+}
+
+fn ended(ended: anyhow::Result<()>) -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

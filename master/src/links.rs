@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use argosy_proto::v1;
+use argosy_state::buggify::{self, Rare};
 use futures::Stream;
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
@@ -126,6 +127,7 @@ impl Outbox {
             .agents
             .get(&link)
             .is_some_and(|sender| sender.try_send(message).is_ok());
+        let sent = sent && !buggify::takes(Rare::LinkFull);
         if !sent {
             self.agents.remove(&link);
         }

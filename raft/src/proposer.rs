@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use argosy_state::buggify::{self, Rare};
 use argosy_state::bugs::{self, Bug};
 use bytes::Bytes;
 use openraft::alias::OneshotReceiverOf;
@@ -241,7 +242,8 @@ impl Proposer {
             at_ms: first.proposal.at_ms,
             commands: vec![first.proposal.command],
         };
-        while batch.commands.len() < TURN_COMMANDS {
+        let most = buggify::or(Rare::OneCommandAnEntry, TURN_COMMANDS, 1);
+        while batch.commands.len() < most {
             let Ok(next) = self.receiver.try_recv() else {
                 break;
             };

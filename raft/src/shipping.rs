@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use argosy_state::buggify::{self, Rare};
 use futures::Stream;
 use futures::stream;
 use openraft::async_runtime::WatchReceiver as _;
@@ -65,7 +66,8 @@ pub(crate) async fn send(
     info!(to, bytes = image.len(), "a snapshot is sent");
     let mut sent = 0;
     loop {
-        let block = image.read(sent, BLOCK_BYTES).await;
+        let most = buggify::or(Rare::SmallBlocks, BLOCK_BYTES, 300);
+        let block = image.read(sent, most).await;
         let block = block
             .map_err(|error| Status::internal(format!("the snapshot cannot be read: {error}")))?;
         sent += block.len() as u64;

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod apply;
+pub mod buggify;
 pub mod bugs;
 pub mod check;
 pub mod command;

@@ -2,6 +2,7 @@
 
 use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message;
+use argosy_state::buggify::{self, Rare};
 use argosy_state::task::TaskState;
 
 use super::course::{Course, Phase};
@@ -22,7 +23,9 @@ const TEXT_BYTES: usize = argosy_state::limits::MESSAGE_BYTES;
 impl Core {
     pub(super) fn mark_dirty(&mut self, instance: Instance) {
         self.dirty.insert(instance);
-        let at = self.now.plus_ms(GATHER_MS);
+        let at = self
+            .now
+            .plus_ms(buggify::or(Rare::LateReport, GATHER_MS, 300));
         self.report_at.get_or_insert(at);
     }
 
@@ -81,7 +84,8 @@ impl Core {
             return;
         };
         let link = link.serial;
-        for chunk in updates.chunks(UPDATES_A_MESSAGE) {
+        let most = buggify::or(Rare::OneUpdateAMessage, UPDATES_A_MESSAGE, 1);
+        for chunk in updates.chunks(most) {
             let report = v1::Report {
                 updates: chunk.to_vec(),
             };
@@ -107,9 +111,10 @@ impl Core {
             .map(|(instance, task)| held_task(*instance, task))
             .collect();
         let floor = self.facts.floor.0;
-        let chunks = held.len().div_ceil(TASKS_A_CHUNK).max(1);
+        let most = buggify::or(Rare::OneTaskAChunk, TASKS_A_CHUNK, 1);
+        let chunks = held.len().div_ceil(most).max(1);
         for at in 0..chunks {
-            let tasks = held.iter().skip(at * TASKS_A_CHUNK).take(TASKS_A_CHUNK);
+            let tasks = held.iter().skip(at * most).take(most);
             let list = v1::TaskList {
                 floor,
                 tasks: tasks.cloned().collect(),

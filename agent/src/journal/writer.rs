@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use argosy_state::buggify::{self, Rare};
 use tokio::sync::{mpsc, watch};
 
 use super::place::{MemoryDisk, Output, Place};
@@ -273,7 +274,8 @@ impl Writer {
         progress: watch::Sender<Progress>,
     ) -> Result<(), JournalError> {
         let mut group = Vec::new();
-        while waiting.recv_many(&mut group, GROUP).await > 0 {
+        let most = || buggify::or(Rare::OneRecordAGroup, GROUP, 1);
+        while waiting.recv_many(&mut group, most()).await > 0 {
             // What comes meanwhile waits for the next group, as on a real disk.
             tokio::time::sleep(disk.delay()).await;
             self.write_and_tell(std::mem::take(&mut group), &progress)?;
@@ -360,7 +362,8 @@ impl Writer {
             self.dirty = false;
         }
         self.switch_if_ready()?;
-        let large = self.bytes > COMPACT_FACTOR * self.base_bytes.max(COMPACT_MINIMUM_BYTES);
+        let least = buggify::or(Rare::EarlyCompaction, COMPACT_MINIMUM_BYTES, 64);
+        let large = self.bytes > COMPACT_FACTOR * self.base_bytes.max(least);
         let wants = large && !self.asked;
         self.asked |= wants;
         Ok((awaited.then_some(last), wants))

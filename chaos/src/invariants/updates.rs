@@ -26,6 +26,9 @@ type Instance<'a> = (&'a TaskKey, OrderIndex);
 fn agents(history: &History, findings: &mut Findings) {
     let mut made: BTreeMap<Instance<'_>, (usize, u64)> = BTreeMap::new();
     let mut settled: BTreeMap<Instance<'_>, u64> = BTreeMap::new();
+    // What the registry had and let go needs no word of its own: the agent may hear only of the latter.
+    let mut committed: BTreeMap<&TaskKey, u64> = BTreeMap::new();
+    let mut strays: BTreeSet<Instance<'_>> = BTreeSet::new();
     for (at, _, fact) in of_tasks(history) {
         match fact {
             TaskFact::Made {
@@ -57,6 +60,13 @@ fn agents(history: &History, findings: &mut Findings) {
                 let newest = settled.entry((task, *order)).or_default();
                 *newest = (*newest).max(*number);
             }
+            TaskFact::Changed { task, number, .. } => {
+                let newest = committed.entry(task).or_default();
+                *newest = (*newest).max(*number);
+            }
+            TaskFact::Stray { task, order } => {
+                strays.insert((task, *order));
+            }
             _ => {}
         }
     }
@@ -68,7 +78,10 @@ fn agents(history: &History, findings: &mut Findings) {
         if lost.contains(task) {
             continue;
         }
-        let known = settled.get(&(task, order)).copied().unwrap_or_default();
+        let mut known = settled.get(&(task, order)).copied().unwrap_or_default();
+        if strays.contains(&(task, order)) {
+            known = known.max(committed.get(task).copied().unwrap_or_default());
+        }
         findings.must(known >= number, [at], || {
             format!("update {number} of {task} was never settled, only {known} was")
         });
@@ -226,6 +239,30 @@ mod tests {
             .launched(2, "web", 1)
             .saw("master-1", AgentFact::Mode { agent: AGENT, mode });
         assert_eq!(check(&gone.phase(Phase::Final).history()).wrong, []);
+    }
+
+    #[test]
+    fn a_committed_update_of_a_stray_is_settled_and_another_is_not() {
+        let stray = |scene: Scene| {
+            let task = key("web");
+            let order = OrderIndex(1);
+            scene.saw("agent-5", TaskFact::Stray { task, order })
+        };
+        let scene = settled(made(made(Scene::new(), 1), 2), 1);
+        let changed = |scene: Scene, number| {
+            let task = key("web");
+            let state = TaskState::Running;
+            let fact = TaskFact::Changed {
+                task,
+                state,
+                number,
+            };
+            scene.saw("log", fact)
+        };
+        passes(check, stray(changed(scene.clone(), 2)).phase(Phase::Final));
+        for wrong in [stray(changed(scene.clone(), 1)), changed(scene, 2)] {
+            catches(check, wrong.phase(Phase::Final), "was never settled");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use argosy_state::ids::{FrameworkId, TaskKey};
 use argosy_state::task::TaskState;
 
+use super::framework::port;
 use super::report::{OUTAGE_MS, Operations, Outage, Reign, Report, Violation};
 use crate::history::{
     self, End, Event, History, Observation, Operation, Process, TaskFact, What, witness,
@@ -202,6 +203,19 @@ pub(crate) fn outages(history: &History, from_ns: u64, to_ns: u64) -> Vec<Outage
         last = time;
     }
     found
+}
+
+/// What services said of the ports that they were given: how many hold theirs, and who found it taken.
+pub(crate) fn ports(shared: &Path) -> (u64, Vec<Violation>) {
+    let said = fs::read_to_string(shared.join(port::PORTS)).unwrap_or_default();
+    let taken = said.lines().filter(|line| line.ends_with(port::TAKEN));
+    let found = taken.map(|line| Violation {
+        checker: "O2".to_owned(),
+        what: format!("a port was in two live tasks: {line}"),
+        time_ns: None,
+    });
+    let held = said.lines().filter(|line| line.ends_with(port::HELD));
+    (held.count() as u64, found.collect())
 }
 
 /// A service runs until somebody asks for its end, whatever befalls masters, networks and agents.

@@ -36,6 +36,7 @@ mod watch;
 
 pub use arguments::{ReportArguments, RunArguments};
 pub use failover::{FailoverArguments, failover};
+pub use framework::port::{HoldArguments, hold};
 pub use framework::{FrameworkArguments, run as run_framework};
 pub use report::{FaultLine, Operations, Outage, Reign, Report, TaskCount, Violation};
 pub use run::{faults, report, run};

@@ -276,6 +276,9 @@ fn judged(
         });
     }
     judge::judge(&history, &mut report);
+    let (held, taken) = judge::ports(&folder.shared());
+    *report.checkers.entry("O2".to_owned()).or_default() += held;
+    report.violations.extend(taken);
     too_little(arguments, &mut report);
     Ok(report)
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use argosy_state::buggify;
 use turmoil::Sim;
 
 use super::process::Processes;
@@ -159,6 +160,15 @@ impl Stage<'_> {
         !self.notes.is_violated()
     }
 
+    /// From now on masters and agents take rare turns, as the seed wants it.
+    pub(super) fn take_rare_turns(&self, seed: u64) {
+        let turns = buggify::begin(seed);
+        if !turns.is_empty() {
+            let fault = Fault::new(FaultKind::Buggify, "*");
+            self.notes.fault(fault.with(format!("{turns:?}")));
+        }
+    }
+
     /// Whatever runs on this host ends at once.
     pub(super) fn crash(&mut self, host: &str) {
         self.sim.crash(host);
@@ -182,6 +192,7 @@ fn cpu() -> Duration {
 /// Runs one simulation from its seed to its verdict; a panic of any process in it is a violation.
 pub(super) fn perform(seed: u64, play: impl FnOnce(&mut Stage<'_>)) -> Verdict {
     let began = cpu();
+    buggify::end();
     let (notes, recording) = Notes::new();
     let mut builder = turmoil::Builder::new();
     builder

@@ -1,6 +1,7 @@
 //! What a turn does, in order: look at what is due, note declines, offer what became free, end
 //! filters, go on with the pass; and once a second the safety net.
 
+use argosy_state::buggify::{self, Rare};
 use argosy_state::ids::{AgentId, FrameworkId, Timestamp};
 
 use super::filters::Filter;
@@ -163,10 +164,11 @@ impl Allocator {
             self.look_at_role(turn, &role);
         }
         let after = self.looked_through.agent;
-        let agents = turn.registry.agents_after(after).take(AGENTS_A_ROUND);
+        let most = buggify::or(Rare::OneAgentARound, AGENTS_A_ROUND, 1);
+        let agents = turn.registry.agents_after(after).take(most);
         let part: Vec<_> = agents.map(|agent| agent.id).collect();
-        self.looked_through.agent = last_of(&part, AGENTS_A_ROUND);
-        let through = part.last().filter(|_| part.len() == AGENTS_A_ROUND);
+        self.looked_through.agent = last_of(&part, most);
+        let through = part.last().filter(|_| part.len() == most);
         let through = through.copied().unwrap_or(AgentId(u64::MAX));
         self.agents_due.extend(self.agents.between(after, through));
         self.agents_due.extend(part);

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use argosy_proto::{PROTOCOL_VERSION, convert, v1};
 use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
+use argosy_state::buggify::{self, Rare};
 use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{
     AgentUpdate, Command, HeldTask, Outcome, ReconcileAgent, RegisterAgent, Rejection, Reply,
@@ -313,7 +314,8 @@ impl Leader {
             shorten(&mut update.message, limits::MESSAGE_BYTES);
         }
         while !updates.is_empty() {
-            let rest = updates.split_off(updates.len().min(UPDATES));
+            let most = buggify::or(Rare::OneUpdateACommand, UPDATES, 1);
+            let rest = updates.split_off(updates.len().min(most));
             let early = updates
                 .iter()
                 .filter(|_| bugs::is_on(Bug::SettledBeforeCommit));

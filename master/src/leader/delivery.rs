@@ -6,6 +6,7 @@ use std::ops::Bound;
 
 use argosy_proto::{convert, v1};
 use argosy_state::Registry;
+use argosy_state::buggify::{self, Rare};
 use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{Acknowledge, Command, Outcome, RaiseLowWater};
 use argosy_state::ids::{Revision, TaskId, TaskKey};
@@ -55,7 +56,7 @@ impl Leader {
             let Some(framework) = state.framework else {
                 return;
             };
-            if state.in_flight.len() >= IN_FLIGHT {
+            if state.in_flight.len() >= buggify::or(Rare::OneUpdateInFlight, IN_FLIGHT, 1) {
                 return;
             }
             let Some(task) = state.unsent.pop_first() else {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use argosy_proto::transport::Dialer;
+use argosy_state::buggify::{self, Rare};
 use futures::{Stream, StreamExt};
 use tokio::time::Instant;
 use tonic::metadata::{MetadataMap, MetadataValue};
@@ -85,7 +86,7 @@ impl Services {
             return Ok(Place::Here);
         }
         let address = office.leader.unwrap_or_default();
-        if metadata.contains_key(FORWARDED) {
+        if metadata.contains_key(FORWARDED) || buggify::takes(Rare::NotPassedOn) {
             let mut status = unavailable(&format!("leadership has just moved to {address}"));
             name_leader(status.metadata_mut(), &address);
             return Err(status);

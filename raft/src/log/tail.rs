@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use argosy_state::buggify::{self, Rare};
+
 use crate::types::{Entry, Payload};
 
 /// Recent entries kept in memory, so that replication and apply of fresh entries read no disk: at most this many bytes of commands …
@@ -33,7 +35,8 @@ impl Tail {
     }
 
     fn shrink(&mut self) {
-        while (self.bytes > TAIL_BYTES || self.entries.len() > TAIL_ENTRIES)
+        let most = buggify::or(Rare::ShortTail, TAIL_ENTRIES, 0);
+        while (self.bytes > TAIL_BYTES || self.entries.len() > most)
             && self.first().is_some_and(|first| first < self.unwritten)
         {
             self.drop_first();

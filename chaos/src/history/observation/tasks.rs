@@ -95,6 +95,15 @@ pub enum TaskFact {
         /// Its number.
         number: u64,
     },
+    /// Its agent was told that the registry has no use for it any more.
+    Stray {
+        /// Which.
+        #[serde(with = "text")]
+        task: TaskKey,
+        /// The order that launched it.
+        #[serde(with = "text")]
+        order: OrderIndex,
+    },
     /// Its framework received an update.
     Told {
         /// Which.

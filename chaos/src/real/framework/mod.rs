@@ -5,6 +5,7 @@
 
 mod facts;
 mod journal;
+pub(crate) mod port;
 mod scheduler;
 mod tasks;
 
@@ -132,6 +133,7 @@ pub async fn run(arguments: &FrameworkArguments) -> Result<()> {
         recorder,
         Chance::new(arguments.seed).fork(purpose),
         data.join("progress"),
+        std::env::current_exe().context("this executable has no name")?,
     );
     let stop = CancellationToken::new();
     let ended = Runner::new(config).run(&mut worker, stop).await;

@@ -47,6 +47,8 @@ pub(super) struct Worker {
     name: String,
     habit: Habit,
     folder: PathBuf,
+    /// This executable: services are started by it.
+    own: PathBuf,
     progress_file: PathBuf,
     process: Process,
     journal: Journal,
@@ -73,6 +75,7 @@ impl Worker {
         recorder: Recorder,
         chance: Chance,
         progress_file: PathBuf,
+        own: PathBuf,
     ) -> Self {
         let open = journal.tasks().iter().filter(|(_, entry)| !entry.ended);
         let open = open.map(|(id, entry)| {
@@ -86,6 +89,7 @@ impl Worker {
             name: arguments.name.clone(),
             habit: arguments.habit,
             folder: arguments.folder.clone(),
+            own,
             progress_file,
             process: Process::new(&format!("{}.{}", arguments.name, journal.life())),
             open: open.collect(),
@@ -174,7 +178,7 @@ impl Worker {
         for _ in waiting(true, self)..services {
             self.made += 1;
             let id = format!("{}-service-{}", self.name, self.made);
-            self.waiting.push_back((id, Work::Service));
+            self.waiting.push_back((id, Work::Service { port: None }));
         }
         for _ in waiting(false, self)..shorts {
             self.made += 1;
@@ -218,7 +222,13 @@ impl Worker {
         let mut tasks = Vec::new();
         while tasks.len() < 4 && !self.waiting.is_empty() && rest.take(&each) {
             if let Some((id, work)) = self.waiting.pop_front() {
-                tasks.push(spec(&id, work, &shared));
+                let work = match work {
+                    Work::Service { .. } => Work::Service {
+                        port: rest.take_port(),
+                    },
+                    Work::Short { .. } => work,
+                };
+                tasks.push(spec(&id, work, &shared, &self.own));
             }
         }
         tasks

@@ -5,6 +5,7 @@ use std::path::Path;
 use argosy_client::resources::resources;
 use argosy_proto::v1;
 
+use super::port::PORTS;
 use crate::chance::Chance;
 use crate::real::cluster::WITNESS;
 
@@ -18,8 +19,8 @@ pub(crate) const ENDS: &str = "ends";
 pub(super) enum Work {
     /// Ends by itself after so many milliseconds with this code.
     Short { lasts_ms: u64, code: u8 },
-    /// Runs until somebody ends it.
-    Service,
+    /// Runs until somebody ends it, and listens on its port all the while, if it has one.
+    Service { port: Option<u16> },
 }
 
 impl Work {
@@ -36,20 +37,32 @@ impl Work {
         task_id.contains("-service-")
     }
 
-    fn line(self) -> String {
+    /// Beside what each task uses.
+    pub(super) fn port(self) -> Option<u16> {
+        match self {
+            Self::Short { .. } => None,
+            Self::Service { port } => port,
+        }
+    }
+
+    fn line(self, own: &Path) -> String {
         match self {
             Self::Short { lasts_ms, code } => format!(
                 "sleep {}.{:03}; echo \"$me {code}\" >> \"$there/{ENDS}\"; exit {code}",
                 lasts_ms / 1_000,
                 lasts_ms % 1_000
             ),
-            Self::Service => "exec sleep 1000000".to_owned(),
+            Self::Service { port: None } => "exec sleep 1000000".to_owned(),
+            Self::Service { port: Some(port) } => format!(
+                "exec '{}' hold --port {port} --witness \"$there/{PORTS}\" --task \"$me\"",
+                own.display()
+            ),
         }
     }
 }
 
-/// The spec of a task that signs in the folder `shared`.
-pub(super) fn spec(id: &str, work: Work, shared: &Path) -> v1::TaskSpec {
+/// The spec of a task that signs in the folder `shared`; `own` is this executable.
+pub(super) fn spec(id: &str, work: Work, shared: &Path, own: &Path) -> v1::TaskSpec {
     let there = shared.display().to_string();
     // The shell's own words only: a start costs one process.
     let sign = format!(
@@ -57,12 +70,16 @@ pub(super) fn spec(id: &str, work: Work, shared: &Path) -> v1::TaskSpec {
          read -r nonce < /proc/sys/kernel/random/uuid; \
          read -r boot < /proc/sys/kernel/random/boot_id; \
          read -r stat < /proc/self/stat; set -- ${{stat#*) }}; \
-         echo \"$me - $nonce $boot $$ ${{20}}\" >> \"$there/{WITNESS}\"; "
+         echo \"$me ${{ARGOSY_ORDER:--}} $nonce $boot $$ ${{20}}\" >> \"$there/{WITNESS}\"; "
     );
+    let uses = match work.port() {
+        Some(port) => format!("{RESOURCES};ports:[{port}-{port}]"),
+        None => RESOURCES.to_owned(),
+    };
     v1::TaskSpec {
         task_id: id.to_owned(),
-        shell: sign + &work.line(),
-        resources: resources(RESOURCES).expect("these are resources"),
+        shell: sign + &work.line(own),
+        resources: resources(&uses).expect("these are resources"),
         kill_policy: Some(v1::KillPolicy { grace_ms: 300 }),
         host_paths: vec![v1::HostPath {
             host_path: there.clone(),

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use argosy_raft::{Durable, MemoryStore};
+use argosy_state::buggify;
 
 use super::network::Cuts;
 use super::run::{Notes, Stage, Verdict, perform};
@@ -167,12 +168,14 @@ fn play(stage: &mut Stage<'_>, seed: u64, options: &Options) {
         stage.sim.host(name(place), life);
     }
     let mut nemesis = nemesis::Nemesis::new(group.clone(), Chance::new(seed));
+    stage.take_rare_turns(seed);
     while stage.now() < options.faults {
         nemesis.act(stage);
         if !stage.step() {
             return;
         }
     }
+    buggify::end();
     nemesis.heal(stage);
     let began = stage.now();
     let target = lock(&group.agreed).keys().next_back().copied().unwrap_or(0) + 5;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use argosy_state::buggify;
+
 use super::Options;
 use super::audit::Audit;
 use super::nemesis::Nemesis;
@@ -55,11 +57,13 @@ impl Course {
         self.expect(Expectation::Phase {
             phase: Phase::Faults,
         });
+        stage.take_rare_turns(self.world.seed);
         while stage.now() < self.options.faults {
             self.nemesis.act(stage);
             self.nemesis.use_copy(stage, self.audit.registry());
             self.advance(stage)?;
         }
+        buggify::end();
         self.nemesis.heal(stage);
         self.mended();
         self.until(stage, "is not as it should be", Audit::unhealthy)?;

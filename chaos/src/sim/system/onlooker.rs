@@ -76,16 +76,29 @@ impl Onlooker for Beside {
         {
             self.is_not_fenced(agent, self.epoch);
         }
-        if let Some(Heard::Committed(committed)) = &message.message {
-            for update in &committed.updates {
-                if let Some(task) = key(&update.framework_id, &update.task_id) {
-                    self.note(TaskFact::Settled {
-                        task,
-                        order: OrderIndex(update.order_index),
-                        number: update.number,
-                    });
+        match &message.message {
+            Some(Heard::Committed(committed)) => {
+                for update in &committed.updates {
+                    if let Some(task) = key(&update.framework_id, &update.task_id) {
+                        let order = OrderIndex(update.order_index);
+                        self.note(TaskFact::Settled {
+                            task: task.clone(),
+                            order,
+                            number: update.number,
+                        });
+                        if update.released {
+                            self.note(TaskFact::Stray { task, order });
+                        }
+                    }
                 }
             }
+            Some(Heard::KillStray(kill)) => {
+                if let Some(task) = key(&kill.framework_id, &kill.task_id) {
+                    let order = OrderIndex(kill.order_index);
+                    self.note(TaskFact::Stray { task, order });
+                }
+            }
+            _ => {}
         }
     }
 

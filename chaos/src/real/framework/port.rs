@@ -1,0 +1,72 @@
+//! A task that really listens on the port that it was given, and says so: two at a time on one host cannot.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write as _};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+/// File in which tasks say which port they hold, or that they found it taken.
+pub(crate) const PORTS: &str = "ports";
+/// The word of one that holds its port.
+pub(crate) const HELD: &str = "held";
+/// The word of one whose port another process has.
+pub(crate) const TAKEN: &str = "taken";
+
+/// The hidden verb.
+#[derive(Debug, Clone, Args)]
+pub struct HoldArguments {
+    /// The port to listen on
+    #[arg(long)]
+    port: u16,
+    /// Where to say so
+    #[arg(long)]
+    witness: PathBuf,
+    /// Framework and task, as the witness names them
+    #[arg(long)]
+    task: String,
+}
+
+/// Holds the port until this process is ended.
+///
+/// # Errors
+/// If another process has the port, or it cannot be said.
+pub fn hold(arguments: &HoldArguments) -> Result<()> {
+    let held = TcpListener::bind((Ipv4Addr::UNSPECIFIED, arguments.port));
+    let word = match &held {
+        Ok(_) => HELD,
+        Err(error) if error.kind() == ErrorKind::AddrInUse => TAKEN,
+        Err(error) => bail!("cannot listen on port {}: {error}", arguments.port),
+    };
+    let line = format!("{} {} {word}\n", arguments.task, arguments.port);
+    let mut options = OpenOptions::new();
+    let mut file = options.append(true).create(true).open(&arguments.witness)?;
+    // One write, so that lines of several tasks do not mix.
+    file.write_all(line.as_bytes())
+        .context("the witness file takes nothing")?;
+    let _held = held?;
+    loop {
+        std::thread::park();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_another_process_has_is_said_to_be_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let other = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let arguments = HoldArguments {
+            port: other.local_addr().unwrap().port(),
+            witness: folder.path().join(PORTS),
+            task: "f/t".to_owned(),
+        };
+        assert!(hold(&arguments).is_err());
+        let said = std::fs::read_to_string(&arguments.witness).unwrap();
+        assert_eq!(said, format!("f/t {} {TAKEN}\n", arguments.port));
+    }
+}
