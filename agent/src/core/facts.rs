@@ -88,6 +88,8 @@ pub struct Identity {
     pub life: u64,
     /// The boot in which this was written.
     pub boot_id: String,
+    /// The first life in that boot: what an earlier one started is over, whatever its files say.
+    pub boot_life: u64,
 }
 
 /// A command that has been executed.

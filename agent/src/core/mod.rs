@@ -76,8 +76,6 @@ pub struct Core {
     overdue: BTreeSet<(Timestamp, Instance)>,
     /// Recovered launches that never started; they wait for a master's word.
     unstarted: BTreeSet<Instance>,
-    /// The host was rebooted since the last life.
-    rebooted: bool,
     effects: Vec<Effect>,
 }
 
@@ -130,7 +128,6 @@ impl Core {
             report_at: None,
             overdue: BTreeSet::new(),
             unstarted: BTreeSet::new(),
-            rebooted: false,
             effects: Vec::new(),
         }
     }

@@ -3,6 +3,7 @@
 //! No master is spoken to before every container is found, so that what is said is true.
 
 use argosy_state::bugs::{self, Bug};
+use argosy_state::task::TaskState;
 
 use super::course::{Course, Phase};
 use super::end::unknown_end;
@@ -13,14 +14,16 @@ use super::{Core, Deferred, Sync};
 impl Core {
     pub(super) fn begin(&mut self) {
         let former = &self.facts.identity;
-        self.rebooted = !former.boot_id.is_empty() && former.boot_id != self.setup.boot_id;
         let nonce = match former.nonce {
             0 => self.random.name(),
             given => given,
         };
+        let life = former.life + 1;
+        let is_same_boot = former.boot_id == self.setup.boot_id;
         let identity = Identity {
             nonce,
-            life: former.life + 1,
+            life,
+            boot_life: if is_same_boot { former.boot_life } else { life },
             boot_id: self.setup.boot_id.clone(),
             ..former.clone()
         };
@@ -66,14 +69,32 @@ impl Core {
             Found::Running(fact) => self.started(instance, fact),
             Found::Exited(ended) => self.exited(instance, ended),
             Found::NeverStarted if self.is_unwanted(instance) => self.end_unstarted(instance),
-            // Hand-off files may not outlive a power cut: that there are none proves nothing after one.
-            Found::NeverStarted if !self.rebooted => {
+            Found::NeverStarted if self.may_start_again(instance) => {
                 self.courses.insert(instance, Course::new(Phase::Waiting));
                 self.unstarted.insert(instance);
             }
-            Found::Gone | Found::NeverStarted => self.end(instance, unknown_end(self.rebooted)),
+            Found::Gone | Found::NeverStarted => {
+                self.end(instance, unknown_end(self.is_of_earlier_boot(instance)));
+            }
         }
         self.dial_if_clear();
+    }
+
+    /// Its container, if it had one, was started before the host was. Told by lives, not by whether the boot has
+    /// changed since the last one: that may have ended before it could say what became of its tasks.
+    fn is_of_earlier_boot(&self, instance: Instance) -> bool {
+        let task = self.facts.tasks.get(&instance);
+        task.is_some_and(|task| task.life < self.facts.identity.boot_life)
+    }
+
+    /// Hand-off files may not outlive a power cut: that there are none proves nothing after one, and never anything
+    /// against what the journal knows.
+    fn may_start_again(&self, instance: Instance) -> bool {
+        let task = self.facts.tasks.get(&instance);
+        let is_unstarted = task.is_some_and(|task| {
+            task.started.is_none() && matches!(task.state, TaskState::Staging | TaskState::Starting)
+        });
+        is_unstarted && !self.is_of_earlier_boot(instance)
     }
 
     /// A launch that never started is tried again only now: who was cut off from the masters for long may

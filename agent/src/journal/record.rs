@@ -67,6 +67,8 @@ struct StoredIdentity {
     life: u64,
     #[prost(string, tag = "8")]
     boot_id: String,
+    #[prost(uint64, tag = "9")]
+    boot_life: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -304,6 +306,7 @@ impl From<&Identity> for StoredIdentity {
             tried: identity.tried.clone(),
             life: identity.life,
             boot_id: identity.boot_id.clone(),
+            boot_life: identity.boot_life,
         }
     }
 }
@@ -323,6 +326,7 @@ impl StoredIdentity {
             tried: self.tried,
             life: self.life,
             boot_id: self.boot_id,
+            boot_life: self.boot_life,
         })
     }
 }

@@ -1,9 +1,10 @@
 //! O4: what roles hold and are offered stays within their limits, and only agents in use are offered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
 
 use argosy_state::agent::AgentMode;
-use argosy_state::ids::{AgentId, OfferId};
+use argosy_state::ids::{AgentId, Epoch, OfferId};
 use argosy_state::resources::Resources;
 
 use super::Findings;
@@ -15,6 +16,7 @@ pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
     let modes = modes(history);
     let made = made(history);
+    let reigns = reigns(history);
     for (at, event, fact) in of_offers(history) {
         match fact {
             OfferFact::RoleAccount {
@@ -42,6 +44,13 @@ pub(super) fn check(history: &History) -> Findings {
                 let Some((seen, mode)) = before.checked_sub(1).map(|last| known[last]) else {
                     continue;
                 };
+                // A leader that was replaced and does not know it lacks what the next reign has committed. Its offers
+                // are void.
+                let next = reigns.range((Excluded(offer.epoch), Unbounded)).next();
+                let revision = history.events[seen].revision;
+                if next.is_some_and(|next| revision.is_some_and(|seen| seen.index >= next.0)) {
+                    continue;
+                }
                 let since_ns = time_ns - history.events[seen].time_ns;
                 // One that came into use just now may have been seen so by the leader already.
                 let soon = known[before..].first().is_some_and(|(next, mode)| {
@@ -61,6 +70,19 @@ pub(super) fn check(history: &History) -> Findings {
 
 fn sum(used: &Resources, offered: &Resources, name: &str) -> i64 {
     used.scalar_milli(name) + offered.scalar_milli(name)
+}
+
+/// The reigns that somebody has heard of; each is the index of its first entry.
+fn reigns(history: &History) -> BTreeSet<Epoch> {
+    let obeyed = of_agents(history).filter_map(|(_, _, fact)| match fact {
+        AgentFact::EpochStored { epoch, .. } | AgentFact::OrderTaken { epoch, .. } => Some(*epoch),
+        _ => None,
+    });
+    let offered = of_offers(history).filter_map(|(_, _, fact)| match fact {
+        OfferFact::Made { offer, .. } => Some(offer.epoch),
+        _ => None,
+    });
+    obeyed.chain(offered).collect()
 }
 
 /// When each offer had been made at the latest: a reign numbers its offers one after the other, so none is younger
@@ -152,6 +174,26 @@ mod tests {
             late.after_ms(2000).saw("x", mode(AgentMode::Gone)),
             "which is Unreachable",
         );
+    }
+
+    #[test]
+    fn a_leader_that_was_replaced_offers_what_the_next_one_has_given_up() {
+        let lost = Scene::new()
+            .saw_at("master-1", 8, mode(AgentMode::Registered))
+            .saw_at("master-1", 19, mode(AgentMode::Unreachable))
+            .after_ms(1_500);
+        let next = |scene: Scene, epoch| {
+            let agent = AGENT;
+            let epoch = Epoch(epoch);
+            scene.saw("agent-5", AgentFact::EpochStored { agent, epoch })
+        };
+        passes(check, next(lost.clone(), 15).made(offer(12, 1)));
+        for wrong in [
+            next(lost.clone(), 20).made(offer(12, 1)),
+            next(lost, 15).made(offer(15, 1)),
+        ] {
+            catches(check, wrong, "which is Unreachable");
+        }
     }
 
     #[test]

@@ -23,12 +23,52 @@ pub(super) fn check(history: &History) -> Findings {
 
 type Instance<'a> = (&'a TaskKey, OrderIndex);
 
+/// What agents were told of what they hold.
+#[derive(Default)]
+struct Told<'a> {
+    settled: BTreeMap<Instance<'a>, u64>,
+    committed: BTreeMap<&'a TaskKey, u64>,
+    strays: BTreeSet<Instance<'a>>,
+}
+
+impl<'a> Told<'a> {
+    fn of(history: &'a History) -> Self {
+        let mut told = Self::default();
+        for (_, _, fact) in of_tasks(history) {
+            match fact {
+                TaskFact::Settled {
+                    task,
+                    order,
+                    number,
+                } => {
+                    let newest = told.settled.entry((task, *order)).or_default();
+                    *newest = (*newest).max(*number);
+                }
+                TaskFact::Changed { task, number, .. } => {
+                    let newest = told.committed.entry(task).or_default();
+                    *newest = (*newest).max(*number);
+                }
+                TaskFact::Stray { task, order } => {
+                    told.strays.insert((task, *order));
+                }
+                _ => {}
+            }
+        }
+        told
+    }
+
+    /// The newest update that the agent need not keep. What the registry had and let go needs no word of its own:
+    /// the agent may hear only of the latter.
+    fn newest(&self, instance: &Instance<'_>) -> u64 {
+        let settled = self.settled.get(instance).copied().unwrap_or_default();
+        let is_stray = self.strays.contains(instance);
+        let committed = self.committed.get(instance.0).filter(|_| is_stray);
+        settled.max(committed.copied().unwrap_or_default())
+    }
+}
+
 fn agents(history: &History, findings: &mut Findings) {
     let mut made: BTreeMap<Instance<'_>, (usize, u64)> = BTreeMap::new();
-    let mut settled: BTreeMap<Instance<'_>, u64> = BTreeMap::new();
-    // What the registry had and let go needs no word of its own: the agent may hear only of the latter.
-    let mut committed: BTreeMap<&TaskKey, u64> = BTreeMap::new();
-    let mut strays: BTreeSet<Instance<'_>> = BTreeSet::new();
     for (at, _, fact) in of_tasks(history) {
         match fact {
             TaskFact::Made {
@@ -52,21 +92,6 @@ fn agents(history: &History, findings: &mut Findings) {
                     format!("update {number} of {task} was sent before it was on disk")
                 });
             }
-            TaskFact::Settled {
-                task,
-                order,
-                number,
-            } => {
-                let newest = settled.entry((task, *order)).or_default();
-                *newest = (*newest).max(*number);
-            }
-            TaskFact::Changed { task, number, .. } => {
-                let newest = committed.entry(task).or_default();
-                *newest = (*newest).max(*number);
-            }
-            TaskFact::Stray { task, order } => {
-                strays.insert((task, *order));
-            }
             _ => {}
         }
     }
@@ -74,14 +99,12 @@ fn agents(history: &History, findings: &mut Findings) {
         return;
     }
     let lost = lost(history);
-    for ((task, order), (at, number)) in made {
-        if lost.contains(task) {
+    let told = Told::of(history);
+    for (instance, (at, number)) in made {
+        if lost.contains(instance.0) {
             continue;
         }
-        let mut known = settled.get(&(task, order)).copied().unwrap_or_default();
-        if strays.contains(&(task, order)) {
-            known = known.max(committed.get(task).copied().unwrap_or_default());
-        }
+        let (known, task) = (told.newest(&instance), instance.0);
         findings.must(known >= number, [at], || {
             format!("update {number} of {task} was never settled, only {known} was")
         });

@@ -90,6 +90,38 @@ fn a_launch_that_may_have_started_before_a_reboot_is_not_started_again() {
 }
 
 #[test]
+fn a_life_that_ends_before_it_tells_of_a_reboot_does_not_hide_it() {
+    let mut world = World::registered();
+    world.launch(1, "web");
+    world.sync();
+    let mut world = world.restart("boot-2");
+    world.sync();
+    let mut world = world.restart("boot-2");
+    world.found(1, Found::NeverStarted);
+    world.register(true);
+    world.report();
+    assert_eq!(reason(&world), v1::Reason::AgentRebooted);
+    // What this boot's lives start is of this boot.
+    world.launch(2, "db");
+    world.sync();
+    let mut world = world.restart("boot-2");
+    world.found(2, Found::NeverStarted);
+    world.register(true);
+    world.quiet();
+    world.sync();
+    world.expect(&["start 1-2-4"]);
+}
+
+#[test]
+fn a_task_that_ran_is_never_started_again_whatever_its_files_say() {
+    let mut world = World::running().restart("boot-1");
+    world.found(1, Found::NeverStarted);
+    world.register(true);
+    world.report();
+    assert_eq!(reason(&world), v1::Reason::AgentRestarted);
+}
+
+#[test]
 fn a_kill_that_was_not_carried_out_is_carried_out_by_the_next_life() {
     let mut world = World::running();
     world.kill(2, "web", 100);

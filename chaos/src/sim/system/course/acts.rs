@@ -44,10 +44,10 @@ impl Course {
     /// All agents are cut off until they are given up, and come back.
     pub(super) fn away(&mut self, stage: &mut Stage<'_>, still: bool) -> Option<()> {
         self.world.kept().still = still;
-        if still {
-            // What was asked before is done: no order waits for anybody.
-            self.pass(stage, Duration::from_secs(2))?;
-        } else {
+        // Whoever was away until a moment ago is back: a hello that is under way when the links are cut would be waited
+        // for much longer. If all hold still, what was asked before is done, and no order waits for anybody.
+        self.pass(stage, Duration::from_secs(2))?;
+        if !still {
             self.nemesis.slow_masters(SLOW);
         }
         self.nemesis.cut_agents(stage);
