@@ -12,6 +12,7 @@ use bytes::{Buf, BufMut};
 use prost::Message;
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tracing::warn;
 
 const CHECKSUM_BYTES: usize = 4;
 
@@ -80,10 +81,12 @@ fn seal(message: &impl Message) -> Vec<u8> {
 
 fn open<U: Message + Default>(mut sealed: bytes::Bytes) -> Result<U, Status> {
     let damaged = |what: &str| {
-        Status::data_loss(format!(
-            "a message between masters was damaged on its way: {what}; if this comes again, look for a host, \
-             link or proxy that changes what passes through it"
-        ))
+        let text = format!(
+            "a message of another master was damaged on its way and is refused: {what}; if this comes again, look \
+             for a host, link or proxy that changes what passes through it"
+        );
+        warn!("{text}");
+        Status::data_loss(text)
     };
     let Some(length) = sealed.len().checked_sub(CHECKSUM_BYTES) else {
         return Err(damaged("it is shorter than its checksum"));
