@@ -187,7 +187,8 @@ mod tests {
             let epoch = Epoch(epoch);
             scene.saw("agent-5", AgentFact::EpochStored { agent, epoch })
         };
-        passes(check, next(lost.clone(), 15).made(offer(12, 1)));
+        let replaced = next(lost.clone(), 15).made(offer(12, 1));
+        assert_eq!(check(&replaced.history()).wrong, []);
         for wrong in [
             next(lost.clone(), 20).made(offer(12, 1)),
             next(lost, 15).made(offer(15, 1)),
