@@ -4,6 +4,7 @@
 //! touched, and every run may use the same addresses. Names hold the run's id; whatever bears such a
 //! name is removed with the run.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
@@ -119,8 +120,8 @@ impl Network {
         let addresses: Vec<Ipv4Addr> = self.hosts.iter().map(|host| host.address).collect();
         for place in cuts.changed(&self.cuts, &addresses, OWN_ADDRESS) {
             let rules = cuts.rules(place, &addresses, OWN_ADDRESS);
-            let inside = inside(&self.hosts[place].namespace);
-            host_tools::feed("nsenter", &[&inside, "nft", "-f", "-"], &rules)?;
+            let namespace = &self.hosts[place].namespace;
+            execute_inside(namespace, "nft", &["-f", "-"], &rules)?;
         }
         self.cuts = cuts;
         Ok(())
@@ -139,12 +140,23 @@ impl Network {
             ],
             None => vec!["qdisc", "del", "dev", "eth0", "root"],
         };
-        let inside = inside(namespace);
-        let mut line = vec![inside.as_str(), "tc"];
-        line.extend(words);
-        host_tools::run("nsenter", &line)?;
-        Ok(())
+        Ok(execute_inside(namespace, "tc", &words, "")?)
     }
+}
+
+/// Executes a program in a namespace: the one that was found here, since the search path there may lack its folder.
+pub(crate) fn execute_inside(
+    namespace: &str,
+    program: &str,
+    words: &[&str],
+    input: &str,
+) -> Result<(), ToolError> {
+    let mut line = vec![
+        OsString::from(inside(namespace)),
+        host_tools::path(program).into_os_string(),
+    ];
+    line.extend(words.iter().map(OsString::from));
+    host_tools::feed("nsenter", &line, input).map(drop)
 }
 
 /// The option of `nsenter` that enters a namespace.

@@ -122,6 +122,7 @@ pub(crate) fn usable(argosy: Option<&PathBuf>) -> Result<Means, Usage> {
 
 fn prepare(arguments: &RunArguments) -> Result<Prepared, Usage> {
     let means = usable(arguments.argosy.as_ref())?;
+    places(arguments)?;
     let seed = arguments.seed.unwrap_or_else(seed_of_chance);
     let (plan, absent) = plan(arguments, seed)?;
     Ok(Prepared {
@@ -130,6 +131,33 @@ fn prepare(arguments: &RunArguments) -> Result<Prepared, Usage> {
         plan,
         absent,
     })
+}
+
+/// Whether everything that is to be written can have its place: told now, not when the run is over.
+fn places(arguments: &RunArguments) -> Result<(), Usage> {
+    let folder = &arguments.directory;
+    if !folder.is_dir() {
+        return Err(Usage(format!(
+            "--directory {}: there is no such folder",
+            folder.display()
+        )));
+    }
+    let files = [
+        ("--report", &arguments.report),
+        ("--html", &arguments.html),
+        ("--ledger", &arguments.ledger),
+    ];
+    for (option, path) in files {
+        let Some(path) = path else { continue };
+        let folder = path.parent().unwrap_or(path);
+        if !folder.as_os_str().is_empty() && !folder.is_dir() {
+            let (path, folder) = (path.display(), folder.display());
+            return Err(Usage(format!(
+                "{option} {path}: there is no folder {folder}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn plan(arguments: &RunArguments, seed: u64) -> Result<(Plan, Vec<String>), Usage> {

@@ -20,7 +20,7 @@ use crate::real::host_tools;
 #[derive(Debug, Args)]
 pub struct SimArguments {
     /// How many seeds are played
-    #[arg(long, value_name = "COUNT", default_value_t = 20)]
+    #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub seeds: u64,
     /// The first seed
     #[arg(long, value_name = "SEED", default_value_t = 1)]

@@ -17,8 +17,7 @@ use crate::real::audit;
 use crate::real::cluster::{Cluster, REGISTER_HOST};
 use crate::real::cuts::Place;
 use crate::real::framework::Wanted;
-use crate::real::host_tools;
-use crate::real::network::inside;
+use crate::real::network::execute_inside;
 use crate::real::tampering::{Syncs, Tracer};
 
 /// How long the cluster may take to be in health between two losses.
@@ -180,9 +179,8 @@ impl<'a> Scene<'a> {
 
     fn link(&self, place: Place, state: &str) -> Result<()> {
         let namespace = &self.cluster.network.host(place).namespace;
-        let inside = inside(namespace);
-        host_tools::run("nsenter", &[&inside, "ip", "link", "set", "eth0", state])?;
-        Ok(())
+        let words = ["link", "set", "eth0", state];
+        Ok(execute_inside(namespace, "ip", &words, "")?)
     }
 
     async fn take_back(&mut self, lost: Lost, leader: Place) -> Result<()> {

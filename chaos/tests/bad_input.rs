@@ -1,0 +1,75 @@
+//! Whatever is asked wrongly of `argosy-chaos` gets a sentence that names it, exit code 2, and nothing is begun.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Output};
+
+const CHAOS: &str = env!("CARGO_BIN_EXE_argosy-chaos");
+
+fn refused(output: &Output, words: &str) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains(words), "{words:?} is not in: {said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+}
+
+#[test]
+fn mistakes_are_named() {
+    let table: &[(&str, &str)] = &[
+        ("run --faults kill-leaders", "did you mean kill-leader?"),
+        ("run --rounds 3 --each-once", "cannot be used with"),
+        ("run --script a --faults kill-leader", "cannot be used with"),
+        ("run --size 4x1", "masters are 1, 3 or 5"),
+        ("run --duration soon", "--duration"),
+        ("run --masters 127.0.0.1:5050", "--only"),
+        ("run --only kill-leader", "--masters"),
+        ("sim --seeds 0", "--seeds"),
+        ("sim --graphs --raft-only", "cannot be used with"),
+        ("failover --kills 0", "0 is not in 1..=10000"),
+        ("failover --loss rain", "rain"),
+    ];
+    for (line, words) in table {
+        let output = Command::new(CHAOS).args(line.split(' ')).output().unwrap();
+        refused(&output, words);
+    }
+}
+
+#[test]
+fn places_that_are_not_there_are_named_before_anything_is_begun() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("test places ... SKIPPED: needs root");
+        return;
+    }
+    let table: &[(&str, &str)] = &[
+        ("run --script /no/script", "cannot read /no/script"),
+        ("run --html /no/page.html", "there is no folder /no"),
+        ("run --report /no/out.json", "there is no folder /no"),
+        ("run --ledger /no/ledger.jsonl", "there is no folder /no"),
+        ("run --directory /no", "--directory /no"),
+        ("run --argosy /no/argosy", "no executable /no/argosy"),
+        ("failover --size 1x1", "--size 3x3"),
+    ];
+    for (line, words) in table {
+        // Any executable will do, unless it is what is asked for.
+        let mut command = Command::new(CHAOS);
+        command.args(line.split(' ')).env("ARGOSY_BIN", CHAOS);
+        refused(&command.output().unwrap(), words);
+    }
+}
+
+#[test]
+fn without_root_it_says_what_root_is_needed_for() {
+    let mut command = Command::new(CHAOS);
+    let folder = tempfile::tempdir().unwrap();
+    if nix::unistd::geteuid().is_root() {
+        // Where everybody may execute it.
+        let copy = folder.path().join("argosy-chaos");
+        std::fs::copy(CHAOS, &copy).unwrap();
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(folder.path(), open).unwrap();
+        command = Command::new(copy);
+        command.uid(65_534).gid(65_534).current_dir("/");
+    }
+    let output = command.args(["run", "--duration", "5s"]).output();
+    refused(&output.unwrap(), "run it as root");
+}
