@@ -36,13 +36,14 @@ pub(crate) struct Summary {
 /// One line of the ledger.
 #[derive(Debug, Serialize)]
 struct Line<'a> {
-    kind: &'static str,
+    tier: &'static str,
     commit: &'a str,
-    first_seed: u64,
-    last_seed: u64,
+    seed: u64,
+    seeds: u64,
     seconds: u64,
+    /// Of the machine and of single disks.
     power_cuts: u64,
-    disk_cuts: u64,
+    machine_cuts: u64,
     moments: &'a BTreeMap<String, u64>,
     read_back: u64,
     operations: u64,
@@ -113,13 +114,13 @@ impl Summary {
 
     pub(crate) fn line(&self, commit: &str) -> serde_json::Result<String> {
         serde_json::to_string(&Line {
-            kind: "power-cuts",
+            tier: "power",
             commit,
-            first_seed: self.seed,
-            last_seed: self.seed.wrapping_add(self.cuts.saturating_sub(1)),
+            seed: self.seed,
+            seeds: self.cuts,
             seconds: self.spent.as_secs(),
-            power_cuts: self.cuts,
-            disk_cuts: self.alone,
+            power_cuts: self.cuts + self.alone,
+            machine_cuts: self.cuts,
             moments: &self.moments,
             read_back: self.settled,
             operations: self.acknowledged,
@@ -181,11 +182,14 @@ mod tests {
             lost: 2,
         });
         assert_eq!(summary.too_little(), None);
-        let line: serde_json::Value = serde_json::from_str(&summary.line("abc").unwrap()).unwrap();
-        assert_eq!(
-            (line["first_seed"].as_u64(), line["last_seed"].as_u64()),
-            (Some(5), Some(7))
-        );
+        summary.alone = 2;
+        let line = summary.line("abc").unwrap();
+        let run = match &crate::ledger::read(&line).unwrap()[..] {
+            [crate::ledger::Line::Run(run)] => run.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((run.seed, run.seeds, run.power_cuts), (5, 3, 5));
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(line["moments"]["Loading"], 1);
     }
 }
