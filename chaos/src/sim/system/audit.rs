@@ -13,6 +13,9 @@ use super::log::Log;
 use super::world::{Order, World, agent_name, framework_name, master_name};
 use crate::history::{self, AgentFact, FinalTask, Origin, RaftFact};
 
+/// An agent that has a leader hears of it once a second.
+const LED_MS: u64 = 2_500;
+
 /// What lasts of the cluster, held against the log, the machines and the frameworks.
 pub(super) struct Audit {
     world: World,
@@ -223,6 +226,11 @@ impl Audit {
                 open.push(format!("{} is {mode:?}", machine.name));
             }
         }
+        // The registry takes an agent for present that is only not silent for long enough.
+        let now_ms = self.world.notes.recorder.now_ns() / 1_000_000;
+        let machines = self.world.machines.iter();
+        let unled = machines.filter(|machine| machine.obeyed_ms() + LED_MS < now_ms);
+        open.extend(unled.map(|machine| format!("{} hears of no leader", machine.name)));
         open.extend(self.left_behind(registry));
         open
     }
