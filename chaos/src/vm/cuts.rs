@@ -23,10 +23,6 @@ use crate::chance::Chance;
 
 /// Size of a master's disk.
 const DISK_BYTES: u64 = 512 << 20;
-/// How long a cut under load waits for something that it can lose.
-const WORTH: Duration = Duration::from_secs(2);
-/// How often it looks.
-const LOOK: Duration = Duration::from_millis(1);
 /// From power on until everything is read back, on a machine that is busy with other things too.
 const RECOVERING: Duration = Duration::from_secs(240);
 /// From the moment that starts the clock until that moment has come.
@@ -206,8 +202,6 @@ struct Boot {
     chance: Chance,
     /// When the power goes, once that is known.
     cut_at: Option<Instant>,
-    /// When it goes even if nothing can be lost.
-    give_up: Option<Instant>,
     /// No mark in sight until then is a failure.
     deadline: Instant,
     found: BTreeMap<String, Values>,
@@ -262,19 +256,15 @@ impl<'a> Series<'a> {
         while !boot.over {
             match machine.hear(boot.next_deadline()) {
                 Heard::Report(report) => self.take(&mut boot, report, summary),
-                Heard::Silence if boot.cut_at.is_some() => {
-                    let is_at_risk = self.disks.iter().any(|disk| lock(disk).is_at_risk());
-                    boot.is_due(is_at_risk, Instant::now());
-                }
+                Heard::Silence if boot.cut_at.is_some() => boot.over = true,
                 Heard::Silence => boot.fail("nothing more was heard of the guest in time"),
                 Heard::Ended => boot.fail("the machine has ended by itself"),
             }
         }
-        // The disks first: what is at risk now would be flushed before the machine is gone.
+        let late = machine.cut();
         for disk in &self.disks {
             lock(disk).cut(boot.plan.loss, &mut boot.chance)?;
         }
-        let late = machine.cut();
         // An acknowledgement that was said before the cut counts, whenever it is heard.
         late.into_iter()
             .for_each(|report| self.take(&mut boot, report, summary));
@@ -379,7 +369,6 @@ impl Boot {
             plan,
             chance,
             cut_at: None,
-            give_up: None,
             deadline: now + RECOVERING,
             found: BTreeMap::new(),
             violations: Vec::new(),
@@ -398,18 +387,6 @@ impl Boot {
         }
     }
 
-    /// The moment has come. Under load it is put off until there is something to lose, for a while: a fast host
-    /// flushes so soon that few moments have it.
-    fn is_due(&mut self, is_at_risk: bool, now: Instant) {
-        let under_load = matches!(self.plan.moment.after, Mark::Loading | Mark::DiskBack);
-        let give_up = *self.give_up.get_or_insert(now + WORTH);
-        if under_load && !is_at_risk && now < give_up {
-            self.cut_at = Some(now + LOOK);
-        } else {
-            self.over = true;
-        }
-    }
-
     fn next_deadline(&self) -> Instant {
         self.cut_at.unwrap_or(self.deadline)
     }
@@ -423,31 +400,6 @@ impl Boot {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_cut_under_load_waits_for_something_to_lose_but_not_for_ever() {
-        let now = Instant::now();
-        let boot = |after| {
-            let moment = Moment { after, ms: 0 };
-            let plan = Plan {
-                moment,
-                ..Plan::last()
-            };
-            Boot::new(plan, Chance::new(1), now)
-        };
-        let mut loading = boot(Mark::Loading);
-        loading.is_due(false, now);
-        assert!(!loading.over && loading.cut_at == Some(now + LOOK));
-        loading.is_due(true, now + LOOK);
-        assert!(loading.over);
-        let mut idle = boot(Mark::Loading);
-        idle.is_due(false, now);
-        idle.is_due(false, now + WORTH);
-        assert!(idle.over);
-        let mut starting = boot(Mark::PowerOn);
-        starting.is_due(false, now);
-        assert!(starting.over);
-    }
 
     #[test]
     fn a_seed_fixes_the_plan_and_every_kind_of_plan_comes() {

@@ -155,11 +155,6 @@ impl Disk {
         Ok(())
     }
 
-    /// Whether a cut now could lose something.
-    pub(crate) fn is_at_risk(&self) -> bool {
-        !self.unflushed.0.is_empty()
-    }
-
     /// Takes the power away. Until it is back everything fails.
     ///
     /// # Errors
