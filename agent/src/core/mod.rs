@@ -1,8 +1,8 @@
 //! The agent's decisions: one input and the time in, effects as data out.
 //!
-//! No clock, no randomness, no IO. Every effect that speaks of a fact, or acts on an order, waits in
-//! `deferred` until the journal says that all before it is on disk. Reading order: `facts`, `orders`,
-//! `course`, `end`, `updates`, `link`, `recovery`.
+//! No clock, no IO, no randomness but the rare turns of a simulation. Every effect that speaks of a fact, or
+//! acts on an order, waits in `deferred` until the journal says that all before it is on disk. Reading order:
+//! `facts`, `orders`, `course`, `end`, `updates`, `link`, `recovery`.
 
 mod course;
 mod end;

@@ -87,7 +87,9 @@ fn story(orders: u64) -> Vec<Record> {
         agent: Some(AgentId(1)),
         nonce: 9,
         tried: vec![3, 4],
+        life: 6,
         boot_id: "boot".into(),
+        boot_life: 5,
         ..Identity::default()
     });
     std::iter::once(identity)
