@@ -51,7 +51,7 @@ impl Leader {
         registry: &Registry,
         now: Now,
         request: RequestId,
-        call: Call,
+        mut call: Call,
         tokens: &[Vec<u8>],
         filter_ms: u64,
     ) {
@@ -82,17 +82,20 @@ impl Leader {
             }
             return;
         }
-        let used = match &call.action {
-            CallAction::Accept(accept) => match self.judge(registry, now, &call, accept, tokens) {
-                Ok(()) => used_offers(accept, filter_ms),
+        let mut used = None;
+        if let CallAction::Accept(accept) = &call.action {
+            match self.judge(registry, now, &call, accept, tokens) {
+                Ok(()) => used = used_offers(accept, filter_ms),
+                // What became of it is forgotten, and it may have used these offers itself: not the offers are
+                // what is wrong with it. Its entry says what is; without offers it can do nothing else.
+                Err(_) if registry.may_act(&call).is_err() => {
+                    let offers = Vec::new();
+                    let accept = accept.clone();
+                    call.action = CallAction::Accept(Accept { offers, ..accept });
+                }
                 Err(why) => return self.answer(request, refused(&why)),
-            },
-            CallAction::Kill { .. }
-            | CallAction::Suppress(_)
-            | CallAction::Revive(_)
-            | CallAction::Update(_)
-            | CallAction::Teardown => None,
-        };
+            }
+        }
         if let Some(used) = &used {
             self.take(used);
         }

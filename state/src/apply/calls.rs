@@ -27,22 +27,7 @@ impl Registry {
                 Err(Rejection::CallReused(call.number))
             };
         }
-        let framework = self
-            .frameworks
-            .get(&call.framework)
-            .ok_or(Rejection::UnknownFramework(call.framework))?;
-        if framework.removing {
-            return Err(Rejection::FrameworkRemoved(call.framework));
-        }
-        if framework.session != call.session && !bugs::is_on(Bug::SessionNotChecked) {
-            return Err(Rejection::Superseded(call.framework));
-        }
-        if call.number < framework.low_water {
-            return Err(Rejection::Late {
-                number: call.number,
-                low_water: framework.low_water,
-            });
-        }
+        self.may_act(call)?;
         let answered_below = call.lowest_unanswered.min(call.number);
         self.refuse_calls_below(call.framework, answered_below);
         self.forget_answers_below(call.framework, call.session, answered_below);
@@ -66,6 +51,33 @@ impl Registry {
             self.remember(call, revision, &outcome);
         }
         outcome.map(|refused| Reply::Called { revision, refused })
+    }
+
+    /// Whether a call that has no answer yet would be acted on, whatever it asks for. Who answers one before it
+    /// is in the log asks this first: of a framework that is being removed, of a session that was superseded
+    /// and below the low water it is not known what became of the call, and only its entry may say so.
+    ///
+    /// # Errors
+    ///
+    /// With what its entry would be refused now.
+    pub fn may_act(&self, call: &Call) -> Result<(), Rejection> {
+        let framework = self
+            .frameworks
+            .get(&call.framework)
+            .ok_or(Rejection::UnknownFramework(call.framework))?;
+        if framework.removing {
+            return Err(Rejection::FrameworkRemoved(call.framework));
+        }
+        if framework.session != call.session && !bugs::is_on(Bug::SessionNotChecked) {
+            return Err(Rejection::Superseded(call.framework));
+        }
+        if call.number < framework.low_water {
+            return Err(Rejection::Late {
+                number: call.number,
+                low_water: framework.low_water,
+            });
+        }
+        Ok(())
     }
 
     fn act(

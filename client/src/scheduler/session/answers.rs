@@ -7,6 +7,15 @@ use crate::failure::CallError;
 use crate::scheduler::calls::{Pending, Request};
 use crate::scheduler::{Outcome, is_terminal};
 
+/// Whether a cluster that answers so does not remember what became of the framework's calls: it may have done
+/// this one before, and the answer was lost.
+fn is_forgotten(reason: &str) -> bool {
+    matches!(
+        reason,
+        "superseded" | "framework-removed" | "unknown-framework"
+    )
+}
+
 impl Session {
     pub(super) fn answered(&mut self, number: u64, result: Result<Reply, CallError>) {
         let refusal = match result {
@@ -36,10 +45,7 @@ impl Session {
                 self.calls.add(call.key, call.request);
             }
             Request::Teardown(_)
-                if matches!(
-                    refusal.reason.as_str(),
-                    "framework-removed" | "unknown-framework"
-                ) =>
+                if refusal.reason != "superseded" && is_forgotten(&refusal.reason) =>
             {
                 self.concluded(
                     call,
@@ -49,7 +55,9 @@ impl Session {
                     },
                 );
             }
-            _ if is_late => self.concluded(call, Outcome::Lost(refusal)),
+            _ if is_late || is_forgotten(&refusal.reason) => {
+                self.concluded(call, Outcome::Lost(refusal));
+            }
             _ => self.concluded(call, Outcome::Refused(refusal)),
         }
     }

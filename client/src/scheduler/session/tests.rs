@@ -176,6 +176,17 @@ fn a_late_accept_is_lost_and_a_late_kill_gets_a_new_number() {
 }
 
 #[test]
+fn an_accept_of_a_framework_that_ends_or_was_taken_over_may_have_been_done() {
+    for reason in ["framework-removed", "unknown-framework", "superseded"] {
+        let mut world = World::subscribed();
+        world.accept("1.1");
+        let effects = world.refused(1, reason);
+        let outcomes = outcomes(&effects);
+        assert!(matches!(outcomes[..], [Outcome::Lost(_)]), "{outcomes:?}");
+    }
+}
+
+#[test]
 fn a_refused_accept_gives_its_offers_back() {
     let mut world = World::subscribed();
     world.accept("1.1");

@@ -134,6 +134,40 @@ fn an_offer_is_used_once_under_this_leader_and_the_next() {
     "#]]);
 }
 
+/// Found by simulation seed 2000028: it was told that the offer was used, and so that its task would not run.
+#[test]
+fn a_repeat_is_not_told_that_its_own_offer_is_used_once_its_answer_is_forgotten() {
+    let mut world = World::with_offer();
+    let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);
+    let call = world.call_of(CallAction::Accept(accept));
+    world.send(call.clone(), tokens.clone());
+    world.operate(Operation::Teardown(FRAMEWORK));
+    world.forget_said();
+    world.send(call, tokens);
+    world.expect(&expect![[r#"
+        call-3: refused framework-removed: framework-1 is being removed
+    "#]]);
+}
+
+#[test]
+fn a_repeat_of_a_session_before_the_former_is_told_no_more_than_that() {
+    let mut world = World::with_offer();
+    let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);
+    let call = world.call_of(CallAction::Accept(accept));
+    world.send(call.clone(), tokens.clone());
+    for session in [777, 778] {
+        let mut next = world.subscription_of(FRAMEWORK, &[]);
+        next.session = session;
+        let link = world.link();
+        world.subscribe_with(link, next);
+    }
+    world.forget_said();
+    world.send(call, tokens);
+    world.expect(&expect![[r#"
+        call-2: refused superseded: another scheduler has taken over framework-1
+    "#]]);
+}
+
 #[test]
 fn an_offer_that_is_being_used_is_not_used_again_meanwhile() {
     let mut world = World::with_offer();
