@@ -87,7 +87,7 @@ pub(crate) fn judge(status: &Status, timeout_ms: u64) -> Failed {
         // A numbered call or one with a request id is repeated as it is, so "sent" does no harm.
         Code::Unavailable => Failed::Elsewhere {
             cause: Cause::Unavailable(short(status.message())),
-            sent: true,
+            sent: Refusal::from_status(status).reason != "no-leader",
         },
         Code::DeadlineExceeded | Code::Cancelled => Failed::Elsewhere {
             cause: Cause::TimedOut(timeout_ms),
@@ -157,6 +157,14 @@ mod tests {
         assert_eq!(refusal.reason, "offer-used");
         assert_eq!(refusal.details["offer"], "12.7");
         assert_eq!(refusal.to_string(), "offer 12.7 is used");
+    }
+
+    #[test]
+    fn a_master_without_a_leader_has_done_nothing() {
+        let details = ErrorDetails::with_error_info("no-leader", "argosy", []);
+        let status = Status::with_error_details(Code::Unavailable, "there is no leader", details);
+        let judged = judge(&status, 10);
+        assert!(matches!(judged, Failed::Elsewhere { sent: false, .. }));
     }
 
     #[test]

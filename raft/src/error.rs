@@ -116,7 +116,7 @@ pub enum ReadError {
 /// Why the group was not changed. Except for `Unfinished` nothing has changed for the voters.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MembershipError {
-    /// There is no leader that could do it.
+    /// There is no leader that could do it, as far as this node knows: ask another one.
     #[error("there is no leader at the moment; try again")]
     NoLeader,
     /// One change at a time.

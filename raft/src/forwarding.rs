@@ -1,5 +1,6 @@
 //! Changes of the group on the wire: asked of the leader by another master, and refused in words.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use tonic::{Code, Status as Refusal};
@@ -41,7 +42,11 @@ pub(crate) async fn forward(
         forwarded: cluster_key != 0,
     };
     let failed = |status: Refusal| match status.code() {
-        Code::Unavailable => MembershipError::NoLeader,
+        // Of its own, the leader says so before it has done anything; of this side it may have got the request.
+        Code::Unavailable if status.source().is_none() => MembershipError::NoLeader,
+        Code::Unavailable => MembershipError::Unfinished {
+            reason: format!("the leader does not answer ({})", status.message()),
+        },
         Code::Aborted => MembershipError::Unfinished {
             reason: status.message().to_owned(),
         },

@@ -417,12 +417,14 @@ impl Changes {
     }
 }
 
+/// An entry that was appended may still be committed by the next leader.
 fn unfinished(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> MembershipError {
-    match error {
-        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => MembershipError::NoLeader,
-        RaftError::Fatal(_) => MembershipError::Stopped,
-        RaftError::APIError(other) => MembershipError::Unfinished {
-            reason: other.to_string(),
-        },
-    }
+    let reason = match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => {
+            "this master leads no longer".to_owned()
+        }
+        RaftError::Fatal(_) => "consensus has stopped".to_owned(),
+        RaftError::APIError(other) => other.to_string(),
+    };
+    MembershipError::Unfinished { reason }
 }

@@ -89,6 +89,8 @@ fn refused(code: &str, message: &str) -> Status {
         }
         // Nothing is known of the outcome: the caller is to try again.
         "stale-epoch" | "repeated" => tonic::Code::Unavailable,
+        // Nothing was done: another master may be able to.
+        "no-leader" => tonic::Code::Unavailable,
         _ => tonic::Code::FailedPrecondition,
     };
     let details = ErrorDetails::with_error_info(code, "argosy", []);

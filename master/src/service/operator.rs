@@ -6,6 +6,7 @@ use argosy_proto::convert::{self, Malformed};
 use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient;
 use argosy_proto::v1::operator_server::Operator;
+use argosy_raft::MembershipError;
 use argosy_state::command::{Command, Operate, Operation, Proposed};
 use argosy_state::encode;
 use argosy_state::ids::{AgentId, FrameworkId, NodeId, Role, TaskId, TaskKey, Ticket};
@@ -190,7 +191,7 @@ impl Operator for Services {
             .node
             .join(&address)
             .await
-            .map_err(|why| refused("membership", &why.to_string()))?;
+            .map_err(|why| unchanged(&why))?;
         Ok(Response::new(self.members()))
     }
 
@@ -204,7 +205,7 @@ impl Operator for Services {
             .node
             .remove(id.0)
             .await
-            .map_err(|why| refused("membership", &why.to_string()))?;
+            .map_err(|why| unchanged(&why))?;
         Ok(Response::new(self.members()))
     }
 
@@ -222,9 +223,18 @@ impl Operator for Services {
             .node
             .transfer(id.map(|id| id.0))
             .await
-            .map_err(|why| refused("membership", &why.to_string()))?;
+            .map_err(|why| unchanged(&why))?;
         Ok(Response::new(self.members()))
     }
+}
+
+/// Why the group was not changed. A master that knows no leader may have been removed: others are to be asked.
+fn unchanged(why: &MembershipError) -> Status {
+    let code = match why {
+        MembershipError::NoLeader | MembershipError::Stopped => "no-leader",
+        _ => "membership",
+    };
+    refused(code, &why.to_string())
 }
 
 impl Services {
@@ -413,4 +423,18 @@ pub(crate) async fn one_task(desk: &Desk, request: v1::GetRequest) -> Result<v1:
     found
         .await?
         .ok_or_else(|| not_found("task", &request.id, &[]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Found by simulation seed 2000054: an operator's client that had chosen a removed master was refused by it, and
+    /// asked nobody else.
+    #[test]
+    fn a_master_that_knows_no_leader_sends_the_caller_to_another() {
+        let code = |why| unchanged(&why).code();
+        assert_eq!(code(MembershipError::NoLeader), tonic::Code::Unavailable);
+        assert_eq!(code(MembershipError::Busy), tonic::Code::FailedPrecondition);
+    }
 }

@@ -215,9 +215,14 @@ impl Audit {
             open.push(format!("{leaving:?}"));
         }
         let is_work = |order: &Order| !matches!(order, Order::ListOffers);
-        if self.world.kept().orders.iter().any(is_work) {
-            open.push("the hand has orders".to_owned());
+        let kept = self.world.kept();
+        if kept.orders.iter().any(is_work) {
+            open.push(format!(
+                "the hand has orders; it was told: {}",
+                kept.hand_was_told
+            ));
         }
+        drop(kept);
         let registry = self.log.registry();
         for machine in self.world.machines.iter() {
             let agent = machine.agent().and_then(|id| registry.agent(id));

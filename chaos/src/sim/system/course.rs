@@ -185,8 +185,9 @@ impl Course {
                 self.nemesis.transfer();
                 self.pass(stage, HANDED_OVER)?;
                 if self.audit.registry().epoch() == before {
+                    let told = self.world.kept().hand_was_told.clone();
                     stage.notes.violation(format!(
-                        "{HANDED_OVER:?} after a transfer was asked for in a healthy group nobody else leads"
+                        "{HANDED_OVER:?} after a transfer was asked for in a healthy group nobody else leads; the hand was told: {told}"
                     ));
                 }
                 self.nobody_is_lost(stage, "leadership was handed over");

@@ -13,6 +13,10 @@ use crate::sim::network;
 
 /// How often it looks for something to do.
 const LOOK: Duration = Duration::from_millis(50);
+/// What a master says of one that is in already, before its id.
+const KNOWN: &str = "is a voter already (id ";
+/// As a master says that the leader to which it passed a change on may have got it, or not.
+const UNFINISHED: &str = "repeating the change is safe";
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Its process.
@@ -38,7 +42,7 @@ pub(super) async fn hand(world: World) -> turmoil::Result {
         let done = match order {
             Order::Join(place) => join(&world, &client, place).await,
             Order::Remove(place) => remove(&world, &client, place).await,
-            order => carry_out(&client, order, count).await,
+            order => carry_out(&world, &client, order, count).await,
         };
         world.notes.count(match done {
             true => "orders of the hand done",
@@ -58,8 +62,10 @@ async fn join(world: &World, client: &OperatorClient, place: usize) -> bool {
             joined.and_then(|master| master.node_id.strip_prefix("master-")?.parse().ok())
         }
         // The answer to an earlier one was lost with its leader.
-        Err(CallError::Refused(refusal)) => known_id(&refusal.message),
-        Err(_) => None,
+        Err(CallError::Refused(refusal)) if refusal.message.contains(KNOWN) => {
+            known_id(&refusal.message)
+        }
+        Err(why) => not_done(world, &why),
     };
     let mut kept = world.kept();
     match (&mut kept.wiped, id) {
@@ -73,9 +79,15 @@ async fn join(world: &World, client: &OperatorClient, place: usize) -> bool {
     id.is_some()
 }
 
+/// Keeps the reason, for whoever asks why the hand has orders left.
+fn not_done(world: &World, why: &CallError) -> Option<u64> {
+    world.kept().hand_was_told = why.to_string();
+    None
+}
+
 /// From "… is a voter already (id 57)".
 fn known_id(message: &str) -> Option<u64> {
-    let (_, rest) = message.split_once("is a voter already (id ")?;
+    let (_, rest) = message.split_once(KNOWN)?;
     rest.split(')').next()?.parse().ok()
 }
 
@@ -87,8 +99,10 @@ async fn remove(world: &World, client: &OperatorClient, place: usize) -> bool {
     let removed = match client.remove_master(request).await {
         Ok(_) => true,
         // The answer to an earlier one was lost.
-        Err(CallError::Refused(refusal)) => refusal.message.contains("no master has the id"),
-        Err(_) => false,
+        Err(CallError::Refused(refusal)) if refusal.message.contains("no master has the id") => {
+            true
+        }
+        Err(why) => not_done(world, &why).is_some(),
     };
     let mut kept = world.kept();
     match &mut kept.leaving {
@@ -114,12 +128,19 @@ async fn list_offers(client: &OperatorClient) -> Option<BTreeSet<OfferId>> {
 }
 
 /// Whether it was done, as far as is known.
-async fn carry_out(client: &OperatorClient, order: Order, count: u64) -> bool {
+async fn carry_out(world: &World, client: &OperatorClient, order: Order, count: u64) -> bool {
     let operation = match order {
         Order::Transfer(to) => {
             let node_id = to.map(master_name).unwrap_or_default();
             let request = v1::TransferLeaderRequest { node_id };
-            return client.transfer_leader(request).await.is_ok();
+            let first = client.transfer_leader(request.clone()).await;
+            let done = match first {
+                Err(why) if why.to_string().contains(UNFINISHED) => {
+                    client.transfer_leader(request).await
+                }
+                first => first,
+            };
+            return done.map_err(|why| not_done(world, &why)).is_ok();
         }
         Order::Join(_) | Order::Remove(_) | Order::ListOffers => return false,
         Order::Teardown(framework_id) => {

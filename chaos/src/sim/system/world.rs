@@ -124,6 +124,8 @@ pub(super) struct Kept {
     pub(super) ids: BTreeMap<usize, u64>,
     /// What the hand is to do.
     pub(super) orders: VecDeque<Order>,
+    /// Why the last thing that it could not do was not done.
+    pub(super) hand_was_told: String,
     /// The machine with a copied disk, while there is one.
     pub(super) copy: Option<Machine>,
     /// The framework that a second scheduler is to take over, and has taken over since.
