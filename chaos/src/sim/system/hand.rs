@@ -15,6 +15,8 @@ use crate::sim::network;
 const LOOK: Duration = Duration::from_millis(50);
 /// What a master says of one that is in already, before its id.
 const KNOWN: &str = "is a voter already (id ";
+/// A transfer is asked for at most so often.
+const TRANSFERS: usize = 3;
 /// As a master says that the leader to which it passed a change on may have got it, or not.
 const UNFINISHED: &str = "repeating the change is safe";
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -79,6 +81,16 @@ async fn join(world: &World, client: &OperatorClient, place: usize) -> bool {
     id.is_some()
 }
 
+/// Whether it may have been done or not, and may be asked for again: the connection was a dead one, here or behind
+/// the master that was asked.
+fn is_open(why: &CallError) -> bool {
+    match why {
+        CallError::Unanswered { .. } => true,
+        CallError::Refused(refusal) => refusal.message.contains(UNFINISHED),
+        CallError::NoMaster(_) => false,
+    }
+}
+
 /// Keeps the reason, for whoever asks why the hand has orders left.
 fn not_done(world: &World, why: &CallError) -> Option<u64> {
     world.kept().hand_was_told = why.to_string();
@@ -133,14 +145,16 @@ async fn carry_out(world: &World, client: &OperatorClient, order: Order, count: 
         Order::Transfer(to) => {
             let node_id = to.map(master_name).unwrap_or_default();
             let request = v1::TransferLeaderRequest { node_id };
-            let first = client.transfer_leader(request.clone()).await;
-            let done = match first {
-                Err(why) if why.to_string().contains(UNFINISHED) => {
-                    client.transfer_leader(request).await
+            for _ in 0..TRANSFERS {
+                let Err(why) = client.transfer_leader(request.clone()).await else {
+                    return true;
+                };
+                not_done(world, &why);
+                if !is_open(&why) {
+                    break;
                 }
-                first => first,
-            };
-            return done.map_err(|why| not_done(world, &why)).is_ok();
+            }
+            return false;
         }
         Order::Join(_) | Order::Remove(_) | Order::ListOffers => return false,
         Order::Teardown(framework_id) => {

@@ -27,7 +27,7 @@ pub(super) async fn attach(device: &Path, disk: u64, patience: Duration) -> anyh
     std::fs::create_dir_all(&folder)?;
     let deadline = Instant::now() + patience;
     loop {
-        let (device, folder) = (device.to_owned(), folder.clone());
+        let (device, folder, again) = (device.to_owned(), folder.clone(), device.to_owned());
         let mounted = tokio::task::spawn_blocking(move || {
             let none = None::<&str>;
             mount(Some(&device), &folder, Some("ext4"), MsFlags::empty(), none)
@@ -37,8 +37,23 @@ pub(super) async fn attach(device: &Path, disk: u64, patience: Duration) -> anyh
             Err(nix::errno::Errno::EIO) if Instant::now() < deadline => {
                 tokio::time::sleep(AGAIN).await;
             }
+            // A block of its journal was torn by the cut: Linux before 6.18 wants it checked first, as hosts do at boot.
+            Err(nix::errno::Errno::EUCLEAN) => check(&again).await?,
             Err(error) => bail!("cannot mount disk {disk}: {error}"),
         }
+    }
+}
+
+/// Has a file system checked as at the boot of a host: what needs a person's decision is an error.
+async fn check(device: &Path) -> anyhow::Result<()> {
+    let mut command = tokio::process::Command::new("e2fsck");
+    let checked = command.arg("-p").arg(device).output().await;
+    let checked = checked.context("cannot start e2fsck")?;
+    let said = String::from_utf8_lossy(&checked.stdout);
+    eprintln!("{}", said.trim_end());
+    match checked.status.code() {
+        Some(0 | 1) => Ok(()),
+        code => bail!("e2fsck -p {}: code {code:?}, {said}", device.display()),
     }
 }
 
