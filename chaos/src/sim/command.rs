@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::alone::{self, Played, SUM, VIOLATION};
-use super::{Verdict, raft, system};
+use super::{Verdict, log, raft, system};
 use crate::ledger::{GRAPHS, Run};
 use crate::real::host_tools;
 
@@ -63,6 +63,10 @@ pub struct SimArguments {
     /// Write the history of the last seed here, as JSON lines
     #[arg(long, value_name = "FILE")]
     pub history: Option<PathBuf>,
+    /// Write what the processes of the last seed log here, with simulated time; RUST_LOG chooses what [default: debug
+    /// of argosy's own]
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
 }
 
 /// All seeds together.
@@ -129,6 +133,9 @@ pub fn sim(arguments: &SimArguments) -> u8 {
 fn alone(arguments: &SimArguments) -> io::Result<u8> {
     #[cfg(feature = "testing")]
     argosy_state::bugs::plant(&arguments.plant);
+    if let Some(path) = &arguments.log {
+        log::write_to(path)?;
+    }
     let verdict = play(arguments.from, arguments);
     show(&verdict);
     if let Some(path) = &arguments.history {
@@ -222,6 +229,8 @@ fn words(arguments: &SimArguments) -> Vec<String> {
     words.extend(arguments.agents.map(|count| format!("--agents={count}")));
     let history = arguments.history.as_ref();
     words.extend(history.map(|path| format!("--history={}", path.display())));
+    let log = arguments.log.as_ref();
+    words.extend(log.map(|path| format!("--log={}", path.display())));
     words
 }
 

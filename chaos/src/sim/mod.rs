@@ -9,6 +9,7 @@ pub(crate) mod alone;
 pub mod command;
 pub(crate) mod graphs;
 mod links;
+mod log;
 mod network;
 mod process;
 pub mod raft;

@@ -23,12 +23,27 @@ pub(super) struct Beside {
 
 impl Beside {
     pub(super) fn new(machine: Machine, notes: Notes) -> Self {
-        machine.stored_epoch(&machine.synced());
-        Self {
+        let contents = machine.synced();
+        let epoch = machine.stored_epoch(&contents);
+        let beside = Self {
             machine,
             notes,
             epoch: Epoch::default(),
+        };
+        // What the former life had stored was delivered to that one, whenever this one acts on it.
+        for (instance, task) in &contents.facts.tasks {
+            if beside.machine.had_stored(*instance) {
+                beside.note(AgentFact::OrderTaken {
+                    agent: instance.agent,
+                    epoch,
+                    order: instance.order,
+                    action: OrderAction::Launch,
+                    task: Some(task.key.clone()),
+                    repeated: false,
+                });
+            }
         }
+        beside
     }
 
     fn note(&self, fact: impl Into<Observation>) {

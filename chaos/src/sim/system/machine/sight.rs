@@ -77,6 +77,16 @@ impl Machine {
         former.is_none_or(|life| life == name.life)
     }
 
+    /// Whether a former life has stored a launch that none has acted on. From now on none acts on it for the first time.
+    pub(in crate::sim::system) fn had_stored(&self, instance: Instance) -> bool {
+        let mut inner = self.inner();
+        let is_new = !inner.taken.contains_key(&instance);
+        if is_new {
+            inner.taken.insert(instance, 0);
+        }
+        is_new
+    }
+
     /// Notes which processes are there.
     pub(in crate::sim::system) fn note_alive(&self) {
         let Some(agent) = self.agent() else {

@@ -1,0 +1,38 @@
+//! What simulated processes log, in one file, with the time of the simulation.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
+
+use super::run;
+
+/// What is written unless RUST_LOG says something else.
+const OURS: &str = "argosy_master=debug,argosy_agent=debug,argosy_raft=debug,argosy_client=debug";
+
+struct Simulated;
+
+impl FormatTime for Simulated {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        write!(writer, "{:9.3}", run::elapsed().as_secs_f64())
+    }
+}
+
+/// From now on everything that is logged goes there.
+///
+/// # Errors
+/// If the file cannot be made.
+pub(super) fn write_to(path: &Path) -> io::Result<()> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(OURS));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_timer(Simulated)
+        .with_ansi(false)
+        .with_writer(File::create(path)?)
+        .init();
+    Ok(())
+}
