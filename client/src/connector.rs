@@ -30,10 +30,6 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one master may take to answer before another is asked.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long one may take to open a stream at the first attempt, and twice as long at each further one, up to as long as
-/// for an answer. Connections that were kept may be dead without a sign, and an agent that waits on one is given
-/// up after 15 s of silence.
-const FIRST_STREAM: Duration = Duration::from_secs(1);
 /// How long one master may take to answer before others are heard about who leads.
 const QUIET: Duration = Duration::from_millis(200);
 /// How long a master that could not be reached in time is not asked first, whoever names it.
@@ -63,8 +59,6 @@ impl Default for ConnectorConfig {
 pub(crate) enum Repeat {
     /// It reads, or its number or request id makes repeats harmless.
     Always,
-    /// The same for a stream, whose head comes at once or not at all.
-    Stream,
     /// Only as long as nobody can have got it.
     OnlyUnsent,
 }
@@ -183,12 +177,6 @@ impl Connector {
         let mut search = self.search();
         let mut epoch = self.inner.reigns.epoch();
         let mut was_sent = false;
-        let mut patience = match repeat {
-            Repeat::Always => ATTEMPT_TIMEOUT,
-            Repeat::Stream => FIRST_STREAM,
-            // What cannot be repeated gets all the time there is.
-            Repeat::OnlyUnsent => deadline,
-        };
         loop {
             // A leader that was told of meanwhile comes before whoever has not been asked yet.
             if let Some(news) = self.inner.reigns.newer(epoch) {
@@ -206,11 +194,7 @@ impl Connector {
                     continue;
                 }
             };
-            let limit = left.min(patience);
-            if repeat == Repeat::Stream {
-                patience = ATTEMPT_TIMEOUT.min(2 * patience);
-            }
-            match self.attempt(&address, limit, (repeat, epoch), &ask).await {
+            match self.attempt(&address, left, (repeat, epoch), &ask).await {
                 Ok(answer) => return Ok(answer),
                 Err((Failed::Refused(refusal), _)) => return Err(CallError::Refused(refusal)),
                 Err((Failed::Elsewhere { cause, sent }, hint)) => {
@@ -227,7 +211,7 @@ impl Connector {
     async fn attempt<T, F, Fut>(
         &self,
         address: &str,
-        limit: Duration,
+        left: Duration,
         (repeat, epoch): (Repeat, u64),
         ask: &F,
     ) -> Result<Answer<T>, (Failed, Option<String>)>
@@ -235,6 +219,11 @@ impl Connector {
         F: Fn(Channel, Duration) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
+        // What cannot be repeated gets all the time there is.
+        let limit = match repeat {
+            Repeat::Always => left.min(ATTEMPT_TIMEOUT),
+            Repeat::OnlyUnsent => left,
+        };
         let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         let channel = self
             .channel(address)
@@ -247,7 +236,7 @@ impl Connector {
                 Err(_) => Err(Status::deadline_exceeded("no answer in time")),
             },
             // A master that is frozen, or knows no leader, keeps a caller waiting.
-            news = reigns.after(epoch, address, (self, QUIET)), if repeat != Repeat::OnlyUnsent => {
+            news = reigns.after(epoch, address, (self, QUIET)), if repeat == Repeat::Always => {
                 let cause = Cause::Unavailable(replaced(&news));
                 return Err((Failed::Elsewhere { cause, sent: true }, Some(news.leader)));
             }
@@ -425,23 +414,6 @@ mod tests {
             matches!(causes.causes[..], [(_, Cause::TimedOut(_))]),
             "{causes}"
         );
-    }
-
-    #[tokio::test]
-    async fn a_stream_that_a_master_does_not_open_is_soon_asked_of_another() {
-        let mute = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-        let masters = mute.each_ref().map(|one| one.local_addr().unwrap());
-        let masters = Masters::new(masters.map(|one| one.to_string())).unwrap();
-        let connector = Connector::new(masters, ConnectorConfig::default());
-        let deadline = FIRST_STREAM + Duration::from_millis(50);
-        let uplink = crate::AgentUplink::new(connector);
-        let opened = uplink.connect(v1::Hello::default(), deadline).await;
-        let Err(CallError::Unanswered { causes, .. }) = opened else {
-            panic!("nobody answered, and it is not said");
-        };
-        let waited: Vec<_> = causes.causes.into_iter().map(|(_, cause)| cause).collect();
-        assert_eq!(waited.len(), 2, "{waited:?}");
-        assert!(waited.contains(&Cause::TimedOut(1_000)), "{waited:?}");
     }
 
     #[tokio::test]

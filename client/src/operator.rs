@@ -173,7 +173,7 @@ impl OperatorClient {
     pub async fn write_stream(&self) -> Result<WriteStream, CallError> {
         let answer = self
             .connector
-            .call(self.deadline, Repeat::Stream, |channel, _| async move {
+            .call(self.deadline, Repeat::Always, |channel, _| async move {
                 let (sender, outbox) = mpsc::channel(WRITES_AHEAD);
                 let response = stub(channel).write(ReceiverStream::new(outbox)).await?;
                 let (metadata, replies, extensions) = response.into_parts();

@@ -54,7 +54,7 @@ impl AgentUplink {
         // A hello may be repeated: a new one drops the former link.
         let answer = self
             .connector
-            .call(deadline, Repeat::Stream, |channel, _| {
+            .call(deadline, Repeat::Always, |channel, _| {
                 let first = first.clone();
                 async move {
                     let (sender, outbox) = mpsc::channel(OUTBOX);

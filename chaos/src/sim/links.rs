@@ -85,11 +85,6 @@ impl Links {
         Some(link)
     }
 
-    /// Once all is mended: what was connected before is, or notices that it is not.
-    pub(super) fn settle(&self) {
-        self.cuts.reset_connections();
-    }
-
     pub(super) fn mend(&mut self, stage: &Stage<'_>, link: &Link) {
         self.broken.retain(|one| one != link);
         match link {

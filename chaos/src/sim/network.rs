@@ -5,16 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll};
 use std::time::{Duration, UNIX_EPOCH};
 
 use argosy_proto::clock::WallClock;
 use argosy_proto::transport::{Connection, Dialer, Listener};
 use futures::stream;
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::io::DuplexStream;
+use tokio::sync::{mpsc, oneshot};
 use turmoil::net::{TcpListener, TcpStream};
 
 use super::run;
@@ -23,127 +21,27 @@ use super::run;
 const PIPE_BYTES: usize = 64 * 1024;
 
 /// Links over which nothing travels, by the names of their hosts: from, to.
-#[derive(Debug, Clone)]
-pub(super) struct Cuts {
-    links: Arc<Mutex<Links>>,
-    resets: watch::Sender<Pairs>,
-}
-
-/// Hosts, both ways round.
-type Pairs = BTreeSet<(String, String)>;
-
-#[derive(Debug, Default)]
-struct Links {
-    cut: Pairs,
-    /// Where something may have been lost since connections were reset.
-    lossy: Pairs,
-}
-
-impl Default for Cuts {
-    fn default() -> Self {
-        Self {
-            links: Arc::default(),
-            resets: watch::Sender::new(Pairs::new()),
-        }
-    }
-}
+#[derive(Debug, Clone, Default)]
+pub(super) struct Cuts(Arc<Mutex<BTreeSet<(String, String)>>>);
 
 impl Cuts {
-    fn links(&self) -> MutexGuard<'_, Links> {
-        self.links.lock().expect("no holder of the lock panics")
+    fn set(&self) -> MutexGuard<'_, BTreeSet<(String, String)>> {
+        self.0.lock().expect("no holder of the lock panics")
     }
 
     pub(super) fn cut(&self, from: &str, to: &str) {
-        let mut links = self.links();
-        links.cut.insert((from.to_owned(), to.to_owned()));
-        links.lossy.insert((from.to_owned(), to.to_owned()));
-        links.lossy.insert((to.to_owned(), from.to_owned()));
+        self.set().insert((from.to_owned(), to.to_owned()));
     }
 
     pub(super) fn mend(&self, from: &str, to: &str) {
-        self.links().cut.remove(&(from.to_owned(), to.to_owned()));
-    }
-
-    /// Ends the connections over links that were cut and are not any more. turmoil sends nothing a second time, so
-    /// they would be dead without a sign for ever, which is fair while faults come; once all is mended, TCP would
-    /// carry on, or find out.
-    pub(super) fn reset_connections(&self) {
-        let mut links = self.links();
-        let cut = links.cut.clone();
-        let is_cut = |from: &String, to: &String| cut.contains(&(from.clone(), to.clone()));
-        let (still, mended) = std::mem::take(&mut links.lossy)
-            .into_iter()
-            .partition(|(from, to)| is_cut(from, to) || is_cut(to, from));
-        links.lossy = still;
-        self.resets.send_replace(mended);
+        self.set().remove(&(from.to_owned(), to.to_owned()));
     }
 
     /// Whether a packet, or its answer, would be lost.
     pub(super) fn part(&self, one: &str, other: &str) -> bool {
-        let links = self.links();
-        let cut = |from: &str, to: &str| links.cut.contains(&(from.to_owned(), to.to_owned()));
+        let set = self.set();
+        let cut = |from: &str, to: &str| set.contains(&(from.to_owned(), to.to_owned()));
         cut(one, other) || cut(other, one)
-    }
-
-    /// Returns when connections between these hosts are reset.
-    fn reset(&self, own: &str, host: &str) -> impl Future<Output = ()> + Send + use<> {
-        let mut resets = self.resets.subscribe();
-        let pair = (own.to_owned(), host.to_owned());
-        async move {
-            while resets.changed().await.is_ok() {
-                if resets.borrow_and_update().contains(&pair) {
-                    return;
-                }
-            }
-            std::future::pending().await
-        }
-    }
-}
-
-/// A connection that was opened here, until it is reset.
-struct Dialled {
-    stream: TcpStream,
-    reset: Pin<Box<dyn Future<Output = ()> + Send>>,
-    is_reset: bool,
-}
-
-impl Dialled {
-    fn is_reset(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        self.is_reset = self.is_reset || self.reset.as_mut().poll(context).is_ready();
-        match self.is_reset {
-            true => Err(io::ErrorKind::ConnectionReset.into()),
-            false => Ok(()),
-        }
-    }
-}
-
-impl AsyncRead for Dialled {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.is_reset(context)?;
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Dialled {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.is_reset(context)?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -165,14 +63,10 @@ pub(super) fn dialer(own: &str, cuts: &Cuts) -> Dialer {
     })
 }
 
-async fn connect(own: &str, cuts: &Cuts, address: String) -> io::Result<Dialled> {
+async fn connect(own: &str, cuts: &Cuts, address: String) -> io::Result<TcpStream> {
     let host = address.split(':').next().unwrap_or_default().to_owned();
     match TcpStream::connect(address).await {
-        Ok(stream) => Ok(Dialled {
-            stream,
-            reset: Box::pin(cuts.reset(own, &host)),
-            is_reset: false,
-        }),
+        Ok(stream) => Ok(stream),
         // turmoil refuses what it has dropped; a network says nothing.
         Err(_) if cuts.part(own, &host) => std::future::pending().await,
         Err(error) => Err(error),
@@ -280,7 +174,7 @@ impl Card {
 }
 
 /// The process's end of a connection of its host.
-fn carry(mut stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> DuplexStream {
+fn carry(mut stream: TcpStream) -> DuplexStream {
     let (mut outside, inside) = tokio::io::duplex(PIPE_BYTES);
     tokio::spawn(async move {
         // However it ends, both ends are told.
@@ -313,42 +207,5 @@ impl WallClocks {
                 false => UNIX_EPOCH + since + off,
             }
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::AsyncReadExt as _;
-
-    use super::*;
-
-    #[test]
-    fn a_connection_over_a_link_that_was_cut_ends_once_all_is_mended() {
-        let cuts = Cuts::default();
-        let mut sim = turmoil::Builder::new().build();
-        sim.host("there", || async {
-            let listener = TcpListener::bind(("0.0.0.0", 1)).await?;
-            let mut kept = Vec::new();
-            loop {
-                kept.push(listener.accept().await?);
-            }
-        });
-        sim.client("here", async move {
-            let mut stream = connect("here", &cuts, "there:1".to_owned()).await?;
-            let mut byte = [0];
-            let mut ends = async |cuts: &Cuts| {
-                cuts.reset_connections();
-                let read = stream.read(&mut byte);
-                let read = tokio::time::timeout(Duration::from_millis(50), read).await;
-                read.ok().map(|read| read.unwrap_err().kind())
-            };
-            assert_eq!(ends(&cuts).await, None, "nothing was cut");
-            cuts.cut("there", "here");
-            assert_eq!(ends(&cuts).await, None, "it is still cut");
-            cuts.mend("there", "here");
-            assert_eq!(ends(&cuts).await, Some(io::ErrorKind::ConnectionReset));
-            Ok(())
-        });
-        sim.run().unwrap();
     }
 }

@@ -117,7 +117,7 @@ pub(super) async fn read(
         async move { stub(channel).subscribe(request).await }
     };
     let (mut stream, address): (Streaming<v1::Event>, String) =
-        match connector.call(deadline, Repeat::Stream, ask).await {
+        match connector.call(deadline, Repeat::Always, ask).await {
             Ok(answer) => (answer.body, answer.address),
             Err(CallError::Refused(refusal)) => return Input::Refused { link, refusal },
             Err(error) => return Input::Unreached { link, error },

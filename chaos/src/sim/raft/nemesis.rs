@@ -74,7 +74,6 @@ impl Nemesis {
         while let Some(broken) = self.broken.take(now) {
             self.mend(stage, broken);
         }
-        self.links.settle();
         self.spring(stage);
         if now >= self.next {
             self.next = now + Duration::from_millis(self.chance.between(50, 1_500));

@@ -140,7 +140,6 @@ impl Nemesis {
         while let Some(broken) = self.broken.take(now) {
             self.mend(stage, broken);
         }
-        self.links.settle();
         self.world.forget_wiped();
         if now >= self.next {
             self.next = now + Duration::from_millis(self.chance.between(30, 1_000));

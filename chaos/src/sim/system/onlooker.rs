@@ -10,6 +10,7 @@ use argosy_state::task::TaskState;
 
 use super::containers::now_ms;
 use super::machine::Machine;
+use super::world::COPY;
 use crate::history::{AgentFact, Observation, OrderAction, TaskFact};
 use crate::sim::run::Notes;
 
@@ -30,9 +31,11 @@ impl Beside {
             notes,
             epoch: Epoch::default(),
         };
-        // What the former life had stored was delivered to that one, whenever this one acts on it.
+        // What the former life had stored was delivered to that one, whenever this one acts on it; a copied disk
+        // had no former life.
+        let is_copy = *beside.machine.name == *COPY;
         for (instance, task) in &contents.facts.tasks {
-            if beside.machine.had_stored(*instance) {
+            if !is_copy && beside.machine.had_stored(*instance) {
                 beside.note(AgentFact::OrderTaken {
                     agent: instance.agent,
                     epoch,

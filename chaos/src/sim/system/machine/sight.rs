@@ -73,8 +73,7 @@ impl Machine {
     /// go on with what never started.
     pub(in crate::sim::system) fn takes(&self, name: ContainerName) -> bool {
         let mut inner = self.inner();
-        let former = inner.taken.insert(name.instance, name.life);
-        former.is_none_or(|life| life == name.life)
+        *inner.taken.entry(name.instance).or_insert(name.life) == name.life
     }
 
     /// Whether a former life has stored a launch that none has acted on. From now on none acts on it for the first time.
