@@ -3,16 +3,19 @@
 
 use std::collections::BTreeMap;
 
-use argosy_state::ids::{AgentId, OrderIndex};
+use argosy_state::ids::{AgentId, OrderIndex, TaskKey};
 
 use super::Findings;
-use super::facts::{launches, of_agents, of_tasks};
+use super::facts::{of_agents, of_tasks};
 use crate::history::{AgentFact, History, OrderAction, TaskFact};
+
+/// Where a launch was seen to be committed, under which order and for whom.
+type Committed<'a> = BTreeMap<&'a TaskKey, (usize, OrderIndex, AgentId)>;
 
 /// Judges a history. One that records no committed launch at all is judged by repeated orders alone.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
-    let launched = launches(history);
+    let committed = committed(history);
     let mut taken: BTreeMap<(AgentId, OrderIndex), usize> = BTreeMap::new();
     for (at, _, fact) in of_agents(history) {
         let AgentFact::OrderTaken {
@@ -30,13 +33,10 @@ pub(super) fn check(history: &History) -> Findings {
         findings.must(first == at, [first, at], || {
             format!("{agent} acted twice on order {}", order.0)
         });
-        if let (OrderAction::Launch, Some(task), false) = (action, task, launched.is_empty()) {
-            let committed = launched.get(task).is_some_and(|(_, fact, on)| {
-                let same =
-                    matches!(fact, TaskFact::Launched { order: under, .. } if under == order);
-                on == agent && same
-            });
-            findings.must(committed, [at], || {
+        if let (OrderAction::Launch, Some(task), false) = (action, task, committed.is_empty()) {
+            let known = committed.get(task);
+            let is_known = known.is_some_and(|(_, under, on)| (under, on) == (order, agent));
+            findings.must(is_known, [at], || {
                 format!(
                     "{agent} started {task} under order {}, which no entry gave it",
                     order.0
@@ -48,10 +48,10 @@ pub(super) fn check(history: &History) -> Findings {
         let TaskFact::Witnessed { task, start } = fact else {
             continue;
         };
-        if launched.is_empty() {
+        if committed.is_empty() {
             continue;
         }
-        let Some((first, TaskFact::Launched { order, .. }, _)) = launched.get(task) else {
+        let Some((first, order, _)) = committed.get(task) else {
             findings.wrong(format!("{task} started, and no entry launched it"), [at]);
             continue;
         };
@@ -61,6 +61,21 @@ pub(super) fn check(history: &History) -> Findings {
         });
     }
     findings
+}
+
+/// As the log has it, or as the registry said later.
+fn committed(history: &History) -> Committed<'_> {
+    let mut committed = Committed::new();
+    for (at, _, fact) in of_tasks(history) {
+        if let TaskFact::Launched {
+            task, order, agent, ..
+        }
+        | TaskFact::Recorded { task, order, agent } = fact
+        {
+            committed.entry(task).or_insert((at, *order, *agent));
+        }
+    }
+    committed
 }
 
 #[cfg(test)]
@@ -123,5 +138,19 @@ mod tests {
         let task = key("web");
         let other = scene.saw("witness", TaskFact::Witnessed { task, start });
         catches(check, other, "another order than 4");
+    }
+
+    #[test]
+    fn what_the_registry_says_later_counts_as_committed() {
+        let recorded = TaskFact::Recorded {
+            task: key("web"),
+            order: OrderIndex(4),
+            agent: AGENT,
+        };
+        let scene = Scene::new()
+            .witnessed("web", "n")
+            .saw("historian", recorded);
+        passes(check, scene.clone());
+        catches(check, scene.witnessed("db", "n"), "no entry launched it");
     }
 }

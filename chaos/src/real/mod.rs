@@ -14,6 +14,7 @@ mod faults;
 mod folder;
 mod framework;
 mod herd;
+mod historian;
 pub(crate) mod host_tools;
 mod html;
 mod inflict;

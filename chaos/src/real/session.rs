@@ -19,6 +19,7 @@ use super::arguments::Pace;
 use super::audit;
 use super::cluster::{Cluster, Kind, REGISTER_HOST};
 use super::framework::{Progress, Wanted};
+use super::historian::Historian;
 use super::nemesis::{Nemesis, Plan};
 use super::registers::Registers;
 use super::report::{FaultLine, Reign, TaskCount, Violation};
@@ -86,6 +87,7 @@ impl Session<'_> {
             &self.recorder,
             &self.chance,
         );
+        let historian = Historian::start(operator.clone(), self.recorder.clone());
         let counts = self.count_tasks();
         tokio::time::sleep(WARM_UP).await;
         self.phase(Phase::Faults);
@@ -99,6 +101,9 @@ impl Session<'_> {
         self.phase(Phase::Final);
         self.read_registers(&operator, register).await;
         self.audit(&operator, &ids).await;
+        if let Err(error) = historian.finish().await {
+            self.violation("F2", format!("{error:#}"));
+        }
         self.end_services().await?;
         counts.abort();
         self.look_for_leftovers();

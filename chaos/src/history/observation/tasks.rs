@@ -40,6 +40,18 @@ pub enum TaskFact {
         /// On whose behalf.
         principal: String,
     },
+    /// The registry has it, or its end in its history, under this order: read by an operator, some time later.
+    Recorded {
+        /// Which.
+        #[serde(with = "text")]
+        task: TaskKey,
+        /// The order that carried it.
+        #[serde(with = "text")]
+        order: OrderIndex,
+        /// Where.
+        #[serde(with = "text")]
+        agent: AgentId,
+    },
     /// An applied entry wants it dead.
     KillCommitted {
         /// Which.

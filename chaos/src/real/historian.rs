@@ -1,0 +1,116 @@
+//! Reads, as an operator, which tasks the registry has launched, under which orders: what has started must be among
+//! them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use argosy_client::OperatorClient;
+use argosy_proto::v1;
+use argosy_state::ids::{AgentId, OrderIndex, TaskId, TaskKey};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::history::{Recorder, TaskFact};
+
+/// Pause between two looks: the registry keeps the ends of 10,000 tasks, and no workload here ends so many meanwhile.
+const PAUSE: Duration = Duration::from_secs(3);
+/// Tasks of one page. Pages of the history that were full are not read again.
+const PAGE: u32 = 500;
+/// How a place in the history begins, behind the tasks that have not ended.
+const HISTORY: &str = "~0";
+
+/// Looks again and again until it is told to end.
+pub(crate) struct Historian {
+    stop: CancellationToken,
+    looking: JoinHandle<Result<()>>,
+}
+
+impl Historian {
+    pub(crate) fn start(operator: OperatorClient, recorder: Recorder) -> Self {
+        let stop = CancellationToken::new();
+        let mut reader = Reader {
+            operator,
+            recorder,
+            place: HISTORY.to_owned(),
+            known: BTreeSet::new(),
+        };
+        let ends = stop.clone();
+        let looking = tokio::spawn(async move {
+            while ends
+                .run_until_cancelled(tokio::time::sleep(PAUSE))
+                .await
+                .is_some()
+            {
+                // While nobody leads nothing can be read: later.
+                let _ = reader.read_ended().await;
+            }
+            reader.read_ended().await?;
+            reader.read(String::new(), false).await.map(|_| ())
+        });
+        Self { stop, looking }
+    }
+
+    /// Has it read the rest, when nothing starts any more.
+    ///
+    /// # Errors
+    /// If that cannot be read.
+    pub(crate) async fn finish(self) -> Result<()> {
+        self.stop.cancel();
+        self.looking.await.context("the historian has failed")?
+    }
+}
+
+struct Reader {
+    operator: OperatorClient,
+    recorder: Recorder,
+    /// Where the history goes on.
+    place: String,
+    known: BTreeSet<(TaskKey, OrderIndex)>,
+}
+
+impl Reader {
+    async fn read_ended(&mut self) -> Result<()> {
+        self.place = self.read(self.place.clone(), true).await?;
+        Ok(())
+    }
+
+    /// Reads from a place to the end; returns the place of the last page.
+    async fn read(&mut self, mut place: String, include_ended: bool) -> Result<String> {
+        loop {
+            let request = v1::ListRequest {
+                page_size: PAGE,
+                page_token: place.clone(),
+                include_ended,
+                ..Default::default()
+            };
+            let page = self.operator.list_tasks(request).await;
+            let page = page.context("the registry's tasks cannot be read")?;
+            page.tasks.iter().for_each(|task| self.note(task));
+            if page.next_page_token.is_empty() {
+                return Ok(place);
+            }
+            place = page.next_page_token;
+        }
+    }
+
+    fn note(&mut self, task: &v1::Task) {
+        let Some((key, agent)) = names(task) else {
+            return;
+        };
+        let order = OrderIndex(task.order_index);
+        if self.known.insert((key.clone(), order)) {
+            let task = key;
+            let fact = TaskFact::Recorded { task, order, agent };
+            self.recorder.observe("historian", fact);
+        }
+    }
+}
+
+fn names(task: &v1::Task) -> Option<(TaskKey, AgentId)> {
+    let key = TaskKey {
+        framework: task.framework_id.parse().ok()?,
+        task: TaskId::new(&task.task_id).ok()?,
+    };
+    Some((key, task.agent_id.parse().ok()?))
+}
