@@ -25,28 +25,17 @@ pub(super) struct Beside {
 impl Beside {
     pub(super) fn new(machine: Machine, notes: Notes) -> Self {
         let contents = machine.synced();
-        let epoch = machine.stored_epoch(&contents);
-        let beside = Self {
+        machine.stored_epoch(&contents);
+        // What a former life had stored was delivered to that one, whenever this one acts on it; a copied disk had
+        // none.
+        if *machine.name != *COPY {
+            machine.had_stored(contents.facts.tasks.keys());
+        }
+        Self {
             machine,
             notes,
             epoch: Epoch::default(),
-        };
-        // What the former life had stored was delivered to that one, whenever this one acts on it; a copied disk
-        // had no former life.
-        let is_copy = *beside.machine.name == *COPY;
-        for (instance, task) in &contents.facts.tasks {
-            if !is_copy && beside.machine.had_stored(*instance) {
-                beside.note(AgentFact::OrderTaken {
-                    agent: instance.agent,
-                    epoch,
-                    order: instance.order,
-                    action: OrderAction::Launch,
-                    task: Some(task.key.clone()),
-                    repeated: false,
-                });
-            }
         }
-        beside
     }
 
     fn note(&self, fact: impl Into<Observation>) {

@@ -76,14 +76,15 @@ impl Machine {
         *inner.taken.entry(name.instance).or_insert(name.life) == name.life
     }
 
-    /// Whether a former life has stored a launch that none has acted on. From now on none acts on it for the first time.
-    pub(in crate::sim::system) fn had_stored(&self, instance: Instance) -> bool {
+    /// A former life has stored these launches: none that comes acts on them for the first time.
+    pub(in crate::sim::system) fn had_stored<'a>(
+        &self,
+        launches: impl Iterator<Item = &'a Instance>,
+    ) {
         let mut inner = self.inner();
-        let is_new = !inner.taken.contains_key(&instance);
-        if is_new {
-            inner.taken.insert(instance, 0);
+        for instance in launches {
+            inner.taken.entry(*instance).or_insert(0);
         }
-        is_new
     }
 
     /// Notes which processes are there.
