@@ -84,7 +84,8 @@ pub(crate) fn judge(status: &Status, timeout_ms: u64) -> Failed {
             let sent = !never_connected(status);
             Failed::Elsewhere { cause, sent }
         }
-        // A numbered call or one with a request id is repeated as it is, so "sent" does no harm.
+        // A numbered call or one with a request id is repeated as it is, so "sent" does no harm. A master that knows
+        // no leader says that it has done nothing.
         Code::Unavailable => Failed::Elsewhere {
             cause: Cause::Unavailable(short(status.message())),
             sent: Refusal::from_status(status).reason != "no-leader",

@@ -67,7 +67,10 @@ async fn join(world: &World, client: &OperatorClient, place: usize) -> bool {
         Err(CallError::Refused(refusal)) if refusal.message.contains(KNOWN) => {
             known_id(&refusal.message)
         }
-        Err(why) => not_done(world, &why),
+        Err(why) => {
+            note_reason(world, &why);
+            None
+        }
     };
     let mut kept = world.kept();
     match (&mut kept.wiped, id) {
@@ -92,9 +95,8 @@ fn is_open(why: &CallError) -> bool {
 }
 
 /// Keeps the reason, for whoever asks why the hand has orders left.
-fn not_done(world: &World, why: &CallError) -> Option<u64> {
+fn note_reason(world: &World, why: &CallError) {
     world.kept().hand_was_told = why.to_string();
-    None
 }
 
 /// From "… is a voter already (id 57)".
@@ -114,7 +116,10 @@ async fn remove(world: &World, client: &OperatorClient, place: usize) -> bool {
         Err(CallError::Refused(refusal)) if refusal.message.contains("no master has the id") => {
             true
         }
-        Err(why) => not_done(world, &why).is_some(),
+        Err(why) => {
+            note_reason(world, &why);
+            false
+        }
     };
     let mut kept = world.kept();
     match &mut kept.leaving {
@@ -149,7 +154,7 @@ async fn carry_out(world: &World, client: &OperatorClient, order: Order, count: 
                 let Err(why) = client.transfer_leader(request.clone()).await else {
                     return true;
                 };
-                not_done(world, &why);
+                note_reason(world, &why);
                 if !is_open(&why) {
                     break;
                 }

@@ -38,7 +38,7 @@ pub(super) async fn attach(device: &Path, disk: u64, patience: Duration) -> anyh
                 tokio::time::sleep(AGAIN).await;
             }
             // A block of its journal was torn by the cut: Linux before 6.18 wants it checked first, as hosts do at boot.
-            Err(nix::errno::Errno::EUCLEAN) => check(&again).await?,
+            Err(nix::errno::Errno::EUCLEAN) if Instant::now() < deadline => check(&again).await?,
             Err(error) => bail!("cannot mount disk {disk}: {error}"),
         }
     }
