@@ -3,7 +3,7 @@
 //! Each tampering is a value; giving it back undoes it as far as the process still lives.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -91,7 +91,7 @@ pub(crate) struct Tracer {
 }
 
 impl Tracer {
-    /// Attaches to a process.
+    /// Attaches to a process, which may have ended of it by then.
     pub(crate) async fn attach(pid: u32, syncs: Syncs) -> Result<Self> {
         let inject = match syncs {
             Syncs::Fail => "inject=fdatasync,fsync,sync_file_range:error=EIO".to_owned(),
@@ -99,19 +99,13 @@ impl Tracer {
                 format!("inject=fdatasync,fsync:delay_enter={}", time.as_micros())
             }
         };
+        let mut answered = tempfile::tempfile()?;
         let child = Command::new(host_tools::path("strace"))
-            .args([
-                "-f",
-                "-qq",
-                "-o",
-                "/dev/null",
-                "-e",
-                "trace=fdatasync,fsync,sync_file_range",
-            ])
+            .args(["-f", "-qq", "-e", "trace=fdatasync,fsync,sync_file_range"])
             .args(["-e", &inject, "-p", &pid.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(answered.try_clone()?)
             .spawn()
             .context("cannot execute strace")?;
         let mut tracer = Self { child };
@@ -123,7 +117,14 @@ impl Tracer {
                 return Ok(tracer);
             }
             if tokio::time::Instant::now() > end || tracer.child.try_wait()?.is_some() {
-                bail!("strace does not attach to process {pid}");
+                // A process may end of its first failing sync before anybody saw its tracer.
+                answered.rewind()?;
+                let mut lines = String::new();
+                answered.read_to_string(&mut lines)?;
+                if lines.contains("(INJECTED") || lines.contains("(DELAYED") {
+                    return Ok(tracer);
+                }
+                bail!("strace does not attach to process {pid}: {}", lines.trim());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -281,6 +282,24 @@ impl FakeClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_process_that_ends_of_its_first_failing_sync_was_tampered_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("synced");
+        fs::write(&file, "").unwrap();
+        for _ in 0..20 {
+            let mut syncing = Command::new("sh")
+                .args(["-c", "while :; do sync \"$0\" || exit 1; done"])
+                .arg(&file)
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let tracer = Tracer::attach(syncing.id(), Syncs::Fail).await.unwrap();
+            assert!(!syncing.wait().unwrap().success());
+            drop(tracer);
+        }
+    }
 
     #[test]
     fn a_limit_that_was_tightened_is_gone_again() {

@@ -298,8 +298,11 @@ impl Hand<'_> {
         let pid = self.cluster.members[place].pid().context("it runs")?;
         let name = self.name(place);
         self.note(kind, &name, format!("{syncs:?}"));
-        let tracer = Tracer::attach(pid, syncs).await?;
+        // It may end of it at once.
         self.cluster.members[place].excuse();
+        let tracer = Tracer::attach(pid, syncs)
+            .await
+            .inspect_err(|_| self.cluster.members[place].expect_again())?;
         self.undo.push(Undo::Detach(place, tracer));
         Ok(name)
     }
@@ -337,9 +340,9 @@ impl Hand<'_> {
         let name = self.name(place);
         self.note(kind, &name, "");
         // It may end, with a sentence: what it cannot write it must not pretend to have.
-        limit.tighten(pid)?;
         self.cluster.members[place].excuse();
         self.undo.push(Undo::Loosen(place, limit));
+        limit.tighten(pid)?;
         Ok((name, self.between(1_500, 4_000)))
     }
 
