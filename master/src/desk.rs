@@ -61,8 +61,25 @@ impl Desk {
         self.inbox.send(message).await.map_err(|_| stopping())
     }
 
-    /// Asks the leader in this process; UNAVAILABLE if it is not here, or leaves before it answers.
+    /// Asks the leader in this process; UNAVAILABLE if it is not here, or leaves before it answers. A refusal is passed
+    /// on only when a quorum has confirmed afterwards that no other master led: by itself a leader that was replaced
+    /// without knowing refuses what the next one has already done.
     pub(crate) async fn ask(
+        &self,
+        input: impl FnOnce(RequestId) -> Input + Send + 'static,
+    ) -> Result<Answer, Status> {
+        let term = self.office.borrow().term;
+        let answer = self.answer(input).await?;
+        if matches!(answer, Answer::Refused { .. }) {
+            let led = self.node.confirm_term().await;
+            if led.map_err(|why| unavailable(&why.to_string()))? != Some(term) {
+                return Err(unavailable(MOVED));
+            }
+        }
+        Ok(answer)
+    }
+
+    async fn answer(
         &self,
         input: impl FnOnce(RequestId) -> Input + Send + 'static,
     ) -> Result<Answer, Status> {
@@ -73,7 +90,7 @@ impl Desk {
             waiter,
         ))
         .await?;
-        answer.await.map_err(|_| unavailable("leadership has moved: the outcome is unknown, repeat the call with the same number"))
+        answer.await.map_err(|_| unavailable(MOVED))
     }
 
     /// Looks at the facts; `look` must touch only a bounded number of records.
@@ -142,6 +159,8 @@ impl Desk {
     }
 }
 
+const MOVED: &str =
+    "leadership has moved: the outcome is unknown, repeat the call with the same number";
 /// How long a question whether this master can answer may take.
 const CONFIRMED: Duration = Duration::from_secs(1);
 /// How long a call waits for something that usually takes milliseconds.

@@ -45,4 +45,6 @@ pub(crate) struct Office {
     pub(crate) leader: Option<String>,
     /// The newest reign that this master knows.
     pub(crate) epoch: u64,
+    /// The term of that reign.
+    pub(crate) term: u64,
 }

@@ -314,6 +314,7 @@ impl Replica {
             here: self.leader.is_some(),
             leader,
             epoch: self.registry.epoch().0,
+            term: self.registry.cluster().term,
         };
         self.published.office.send_if_modified(|known| {
             let changed = *known != office;

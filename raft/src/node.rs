@@ -240,7 +240,18 @@ impl Node {
     /// # Errors
     /// If there is no leader, or it cannot reach a quorum in time.
     pub async fn confirm_read(&self) -> Result<u64, ReadError> {
-        self.inner.parts.reads.confirm().await
+        let confirmed = self.inner.parts.reads.confirm().await?;
+        Ok(confirmed.index)
+    }
+
+    /// The term in which this node has led without a break until a moment after this call began, as a quorum has confirmed;
+    /// `None` if another one leads. What was true in that term before the call was committed by nobody else meanwhile.
+    ///
+    /// # Errors
+    /// As [`Node::confirm_read`].
+    pub async fn confirm_term(&self) -> Result<Option<u64>, ReadError> {
+        let confirmed = self.inner.parts.reads.confirm().await?;
+        Ok(confirmed.own_term)
     }
 
     /// Takes the waiting master at `raft_address` into the group: first as a learner and, when it has caught up, as a voter. A

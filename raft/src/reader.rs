@@ -22,7 +22,16 @@ use crate::wire::proto;
 /// Reads that may wait for one confirmation; more wait in line.
 const QUEUE: usize = 4_096;
 
-type Answer = oneshot::Sender<Result<u64, ReadError>>;
+type Answer = oneshot::Sender<Result<Confirmed, ReadError>>;
+
+/// What a quorum has confirmed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Confirmed {
+    /// The index that a read has to wait for.
+    pub(crate) index: u64,
+    /// The term that this node leads; `None` if another one leads.
+    pub(crate) own_term: Option<u64>,
+}
 
 /// The callers' end.
 #[derive(Clone)]
@@ -34,7 +43,7 @@ impl Reads {
         (Reads(sender), receiver)
     }
 
-    pub(crate) async fn confirm(&self) -> Result<u64, ReadError> {
+    pub(crate) async fn confirm(&self) -> Result<Confirmed, ReadError> {
         let (answer, answered) = oneshot::channel();
         self.0
             .send(answer)
@@ -89,9 +98,11 @@ impl Reader {
         }
     }
 
-    async fn confirm(&self) -> Result<u64, ReadError> {
+    async fn confirm(&self) -> Result<Confirmed, ReadError> {
         if bugs::is_on(Bug::ReadWithoutQuorum) {
-            return Ok(0);
+            let status = self.status.borrow();
+            let own_term = status.is_leader.then_some(status.term);
+            return Ok(Confirmed { index: 0, own_term });
         }
         let leader = self.status.borrow().leader.clone();
         let (id, member) = leader.ok_or(ReadError::NoLeader)?;
@@ -108,7 +119,10 @@ impl Reader {
         };
         let deadline = Duration::from_millis(self.timing.append_deadline_ms);
         match tokio::time::timeout(deadline, client.read_index(request)).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner().index),
+            Ok(Ok(answer)) => Ok(Confirmed {
+                index: answer.into_inner().index,
+                own_term: None,
+            }),
             Ok(Err(status)) => Err(not_confirmed(status)),
             Err(_elapsed) => Err(ReadError::NotConfirmed {
                 reason: "it did not answer in time".to_owned(),
@@ -117,11 +131,15 @@ impl Reader {
     }
 }
 
-/// The read index of this node, if it leads and a quorum confirms that.
-pub(crate) async fn read_index(raft: &Consensus) -> Result<u64, ReadError> {
+/// The read index of this node, if it leads and a quorum confirms that. A leader reads no further back than its own first
+/// entry: the entry that it names is of its term.
+pub(crate) async fn read_index(raft: &Consensus) -> Result<Confirmed, ReadError> {
     type Failure = RaftError<TypeConfig, LinearizableReadError<TypeConfig>>;
     match raft.get_read_log_id(ReadPolicy::ReadIndex).await {
-        Ok((read, _applied)) => Ok(read.index()),
+        Ok((read, _applied)) => Ok(Confirmed {
+            index: read.index(),
+            own_term: Some(read.committed_leader_id().term),
+        }),
         Err(Failure::APIError(LinearizableReadError::ForwardToLeader(_))) => {
             Err(ReadError::NoLeader)
         }

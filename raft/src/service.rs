@@ -311,9 +311,10 @@ impl proto::raft_server::Raft for Service {
         request: Request<proto::ReadIndexRequest>,
     ) -> Result<Response<proto::ReadIndexResponse>, Status> {
         let formed = self.0.admit(request.get_ref().header.as_ref())?;
-        let index = reader::read_index(&formed.raft)
+        let confirmed = reader::read_index(&formed.raft)
             .await
             .map_err(|error| Status::unavailable(error.to_string()))?;
+        let index = confirmed.index;
         Ok(Response::new(proto::ReadIndexResponse { index }))
     }
 

@@ -137,6 +137,39 @@ async fn a_command_that_no_entry_holds_is_refused_and_costs_no_office() {
     alone.end().await;
 }
 
+/// It knows nothing of what the next leader has done: seed 4002431 refused an accept as `offer-used` that the next
+/// leader then committed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_of_another_reign_is_no_answer() {
+    let alone = Alone::start().await;
+    let mut office = alone.in_office().await;
+    let refused = alone.operate(attribute(2 << 20)).await;
+    assert!(matches!(refused, Answer::Refused { .. }), "{refused:?}");
+    office.term -= 1;
+    let (_office, former) = watch::channel(office);
+    let mut desk = alone.desk.clone();
+    desk.office = former;
+    for (operation, is_refused) in [(attribute(2 << 20), true), (weight(2_000), false)] {
+        let operate = Operate {
+            request: None,
+            hash: 0,
+            operations: vec![operation],
+            wall_ms: 0,
+        };
+        let asked = desk.ask(move |request| Input::Operate { request, operate });
+        let answered = tokio::time::timeout(PATIENCE, asked).await.unwrap();
+        let code = answered.map_or_else(|status| status.code(), |_| tonic::Code::Ok);
+        // What was done is in the log, whoever leads.
+        let expected = if is_refused {
+            tonic::Code::Unavailable
+        } else {
+            tonic::Code::Ok
+        };
+        assert_eq!(code, expected);
+    }
+    alone.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn more_than_the_queue_of_proposals_holds_waits_and_is_answered() {
     let alone = Alone::start().await;

@@ -62,6 +62,7 @@ mod tests {
             here: leader == Some("me:1"),
             leader: leader.filter(|leader| *leader != "me:1").map(str::to_owned),
             epoch,
+            term: 0,
         }
     }
 

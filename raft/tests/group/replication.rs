@@ -64,6 +64,17 @@ async fn a_read_confirmed_at_a_follower_sees_what_the_leader_has_committed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn only_the_leader_has_a_term_to_confirm() {
+    let hosts = three().await;
+    let lead = leader(&hosts).await;
+    let term = hosts[lead].status().term;
+    for (position, host) in hosts.iter().enumerate() {
+        let expected = (position == lead).then_some(term);
+        assert_eq!(host.node.confirm_term().await.unwrap(), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_follower_that_was_away_for_long_catches_up_by_a_snapshot() {
     let policy = SnapshotPolicy {
         entries: 20,
@@ -169,6 +180,7 @@ async fn a_leader_without_followers_takes_no_more_than_its_queue_and_knows_its_a
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(host.node.confirm_read().await.is_err());
+    assert!(host.node.confirm_term().await.is_err());
     assert_eq!(host.registry().count(), 1);
 }
 
