@@ -112,7 +112,7 @@ impl Uplink {
     /// Ends a stream.
     pub(crate) fn hang_up(&mut self, link: u64) {
         if let Some(current) = self.current.take_if(|current| current.link == link) {
-            self.client.distrust(&current.address);
+            self.client.fell_silent(&current.address);
             self.guard = None;
         }
     }

@@ -80,7 +80,7 @@ async fn live(mut agent: Emulated, uplink: AgentUplink, registered: mpsc::Sender
         if let Ok(link) = uplink.connect(agent.hello(), DIALLING).await {
             let address = link.address.clone();
             if speak(&mut agent, link, &registered).await == Ended::Silent {
-                uplink.distrust(&address);
+                uplink.fell_silent(&address);
             }
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Repeats only what may be repeated; which that is, the caller says.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -30,6 +30,8 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one master may take to answer before another is asked.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long one of which nothing has been heard yet may take at first: the host may not be there at all.
+const FIRST_ATTEMPT: Duration = Duration::from_secs(1);
 /// How long one master may take to answer before others are heard about who leads.
 const QUIET: Duration = Duration::from_millis(200);
 /// How long a master that could not be reached in time is not asked first, whoever names it.
@@ -82,6 +84,8 @@ struct Known {
     // One entry an address on the list or named by a master: bounded by evicting strangers.
     channels: HashMap<String, Channel>,
     avoided: HashMap<String, Instant>,
+    // Masters that answered when they were asked last, whatever they said.
+    heard: HashSet<String>,
     random: u64,
 }
 
@@ -93,6 +97,7 @@ impl Connector {
             likely: None,
             channels: HashMap::new(),
             avoided: HashMap::new(),
+            heard: HashSet::new(),
             random: config.seed,
         };
         Self {
@@ -117,10 +122,18 @@ impl Connector {
         self.known(|known| known.likely.clone())
     }
 
-    /// Ends the connection to `address` for later calls and asks others first: its stream fell silent.
+    /// Notes that nothing was heard from `address` for too long. What kept silent may have been the network: no
+    /// connection that is open now is used for later calls, since another dead one would cost as long again.
+    pub(crate) fn fell_silent(&self, address: &str) {
+        self.distrust(address);
+        self.known(|known| known.channels.clear());
+    }
+
+    /// Ends the connection to `address` for later calls and asks others first.
     pub(crate) fn distrust(&self, address: &str) {
         self.known(|known| {
             known.channels.remove(address);
+            known.heard.remove(address);
             known.avoided.insert(address.to_owned(), Instant::now());
             if known.likely.as_deref() == Some(address) {
                 known.likely = None;
@@ -194,10 +207,19 @@ impl Connector {
                     continue;
                 }
             };
-            match self.attempt(&address, left, (repeat, epoch), &ask).await {
+            // What cannot be repeated gets all the time there is.
+            let limit = match repeat {
+                Repeat::Always if search.is_first_round() && !self.has_heard(&address) => {
+                    left.min(FIRST_ATTEMPT)
+                }
+                Repeat::Always => left.min(ATTEMPT_TIMEOUT),
+                Repeat::OnlyUnsent => left,
+            };
+            match self.attempt(&address, limit, (repeat, epoch), &ask).await {
                 Ok(answer) => return Ok(answer),
                 Err((Failed::Refused(refusal), _)) => return Err(CallError::Refused(refusal)),
                 Err((Failed::Elsewhere { cause, sent }, hint)) => {
+                    tracing::debug!(address, %cause, hint, "another master is asked");
                     was_sent |= sent;
                     search.failed(&address, cause, hint);
                     if sent && repeat == Repeat::OnlyUnsent {
@@ -211,7 +233,7 @@ impl Connector {
     async fn attempt<T, F, Fut>(
         &self,
         address: &str,
-        left: Duration,
+        limit: Duration,
         (repeat, epoch): (Repeat, u64),
         ask: &F,
     ) -> Result<Answer<T>, (Failed, Option<String>)>
@@ -219,11 +241,6 @@ impl Connector {
         F: Fn(Channel, Duration) -> Fut,
         Fut: Future<Output = Result<Response<T>, Status>>,
     {
-        // What cannot be repeated gets all the time there is.
-        let limit = match repeat {
-            Repeat::Always => left.min(ATTEMPT_TIMEOUT),
-            Repeat::OnlyUnsent => left,
-        };
         let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         let channel = self
             .channel(address)
@@ -244,6 +261,7 @@ impl Connector {
         match outcome {
             Ok(response) => {
                 let leader = leader_of(response.metadata()).unwrap_or_else(|| address.to_owned());
+                self.note_heard(address);
                 self.note_leader(&leader);
                 Ok(Answer {
                     body: response.into_inner(),
@@ -254,8 +272,9 @@ impl Connector {
                 let hint = leader_of(status.metadata())
                     .filter(|hint| hint != address && !self.avoids(hint));
                 let failed = judge(&status, limit_ms);
-                if let Failed::Elsewhere { cause, .. } = &failed {
-                    self.note_failure(address, cause);
+                match &failed {
+                    Failed::Refused(_) => self.note_heard(address),
+                    Failed::Elsewhere { cause, .. } => self.note_failure(address, cause),
                 }
                 Err((failed, hint))
             }
@@ -264,14 +283,38 @@ impl Connector {
 
     fn note_failure(&self, address: &str, cause: &Cause) {
         match cause {
-            // Silence may be a dead connection as well as a dead master: the next one starts afresh.
-            Cause::TimedOut(_) | Cause::NoHost(_) => self.distrust(address),
+            Cause::TimedOut(_) => self.fell_silent(address),
+            Cause::NoHost(_) => self.distrust(address),
             Cause::Refused | Cause::Broken(_) | Cause::Unavailable(_) => self.known(|known| {
                 if known.likely.as_deref() == Some(address) {
                     known.likely = None;
                 }
+                known.heard.remove(address);
             }),
         }
+        if matches!(cause, Cause::Unavailable(_)) {
+            self.note_heard(address);
+        }
+    }
+
+    fn note_heard(&self, address: &str) {
+        self.known(|known| {
+            // A stranger that a master named need not be remembered: it is asked when it is named.
+            if self
+                .inner
+                .masters
+                .addresses()
+                .iter()
+                .any(|one| one == address)
+            {
+                known.heard.insert(address.to_owned());
+            }
+        });
+    }
+
+    /// Whether it answered when it was asked last.
+    pub(crate) fn has_heard(&self, address: &str) -> bool {
+        self.known(|known| known.heard.contains(address))
     }
 
     pub(crate) fn avoids(&self, address: &str) -> bool {
@@ -282,7 +325,10 @@ impl Connector {
         self.known(|known| {
             let seed = next_random(&mut known.random);
             let likely = known.likely.clone().filter(|likely| !known.avoids(likely));
-            Search::new(&self.inner.masters, likely, seed)
+            let masters = &self.inner.masters;
+            let unheard = masters.addresses().iter();
+            let unheard = unheard.filter(|address| !known.heard.contains(*address));
+            Search::new(masters, likely, unheard.cloned().collect(), seed)
         })
     }
 
@@ -386,6 +432,7 @@ mod tests {
 
     use argosy_proto::v1;
     use tokio::net::TcpListener;
+    use tokio::sync::watch;
 
     use super::*;
     use crate::OperatorClient;
@@ -413,6 +460,81 @@ mod tests {
         assert!(
             matches!(causes.causes[..], [(_, Cause::TimedOut(_))]),
             "{causes}"
+        );
+    }
+
+    /// As a firewall that has forgotten its connections: none of them ends, and nothing comes through any more.
+    #[tokio::test]
+    async fn a_connection_that_fell_silent_makes_all_others_suspect() {
+        let cluster = crate::kit::FakeCluster::start(2).await;
+        let is_dead = Arc::new(watch::Sender::new(false));
+        let dead = is_dead.clone();
+        let dialer = Dialer::new(move |address| {
+            let mut dies = dead.subscribe();
+            async move {
+                let (near, mut far) = tokio::io::duplex(1 << 16);
+                let mut stream = tokio::net::TcpStream::connect(address).await?;
+                tokio::spawn(async move {
+                    let mut dead = std::pin::pin!(dies.changed());
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut far, &mut stream) => {}
+                        _ = &mut dead => std::future::pending().await,
+                    }
+                });
+                Ok(Connection::new(near))
+            }
+        });
+        let config = ConnectorConfig { dialer, seed: 3 };
+        let connector = Connector::new(cluster.masters(), config);
+        let client = OperatorClient::new(connector.clone());
+        let ask = async |deadline| {
+            let client = client.with_deadline(deadline);
+            let answer = client.get_cluster(v1::GetClusterRequest::default()).await;
+            // The fake does not know the question, and says so.
+            matches!(answer, Err(CallError::Refused(_)))
+        };
+        for address in cluster.masters().addresses() {
+            connector.known(|known| known.likely = Some(address.clone()));
+            assert!(ask(DEFAULT_DEADLINE).await);
+        }
+        is_dead.send_replace(true);
+        assert!(!ask(QUIET).await);
+        // The other one is asked, and not over what was opened before: that would take as long as there is.
+        connector.known(|known| known.likely = Some(cluster.masters().addresses()[0].clone()));
+        assert!(ask(ATTEMPT_TIMEOUT).await);
+    }
+
+    #[tokio::test]
+    async fn a_master_that_was_never_heard_gets_less_time_than_one_that_was() {
+        let cluster = crate::kit::FakeCluster::start(1).await;
+        let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mute = mute.local_addr().unwrap().to_string();
+        let masters = format!("{mute},{}", cluster.masters().addresses()[0]);
+        let config = ConnectorConfig {
+            dialer: Dialer::new(|address| async move {
+                let stream = tokio::net::TcpStream::connect(address).await;
+                // As a host that is not there.
+                let Ok(stream) = stream else {
+                    return std::future::pending().await;
+                };
+                Ok(Connection::new(stream))
+            }),
+            seed: 3,
+        };
+        let connector = Connector::new(masters.parse().unwrap(), config);
+        let client = OperatorClient::new(connector.clone()).with_deadline(ATTEMPT_TIMEOUT);
+        let ask = async || client.get_cluster(v1::GetClusterRequest::default()).await;
+        connector.known(|known| known.likely = Some(mute.clone()));
+        assert!(matches!(ask().await, Err(CallError::Refused(_))));
+        connector.known(|known| {
+            known.avoided.clear();
+            known.likely = Some(mute.clone());
+            known.heard.insert(mute.clone());
+        });
+        let unanswered = ask().await;
+        assert!(
+            !matches!(unanswered, Err(CallError::Refused(_))),
+            "one that was heard before gets {ATTEMPT_TIMEOUT:?}: {unanswered:?}"
         );
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Pure: no IO and no clock; the jitter comes from a given seed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
 use crate::masters::Masters;
@@ -77,26 +77,36 @@ pub(crate) enum Step {
     Pause(u64),
 }
 
-/// One search: rounds over the list, the likeliest address first, with growing pauses between.
+/// One search: rounds over the list, the likeliest address first and those last of which nothing has been heard, with
+/// growing pauses between.
 #[derive(Debug)]
 pub(crate) struct Search {
     masters: Vec<String>,
     queue: VecDeque<String>,
     asked: Vec<String>,
+    rounds: u32,
     causes: BTreeMap<String, Cause>,
     likely: Option<String>,
+    last: BTreeSet<String>,
     pause_ms: u64,
     random: u64,
 }
 
 impl Search {
-    pub(crate) fn new(masters: &Masters, likely: Option<String>, seed: u64) -> Self {
+    pub(crate) fn new(
+        masters: &Masters,
+        likely: Option<String>,
+        last: BTreeSet<String>,
+        seed: u64,
+    ) -> Self {
         let mut search = Self {
             masters: masters.addresses().to_vec(),
             queue: VecDeque::new(),
             asked: Vec::new(),
+            rounds: 0,
             causes: BTreeMap::new(),
             likely,
+            last,
             pause_ms: FIRST_PAUSE_MS,
             random: seed,
         };
@@ -104,12 +114,22 @@ impl Search {
         search
     }
 
+    /// Whether there may be others that have not been asked yet.
+    pub(crate) fn is_first_round(&self) -> bool {
+        self.rounds == 1
+    }
+
     fn begin_round(&mut self) {
+        self.rounds = self.rounds.saturating_add(1);
         self.asked.clear();
         self.queue = self.masters.iter().cloned().collect();
         // Everybody starting with the first address would make its master carry them all.
         let start = next_random(&mut self.random) as usize % self.queue.len().max(1);
         self.queue.rotate_left(start);
+        // A host that is not there costs seconds.
+        let last = &self.last;
+        let queue = self.queue.make_contiguous();
+        queue.sort_by_key(|address| last.contains(address));
         if let Some(likely) = self.likely.clone() {
             self.put_first(likely);
         }
@@ -180,7 +200,20 @@ mod tests {
 
     fn search(likely: Option<&str>) -> Search {
         let masters = "a:1,b:1,c:1".parse().unwrap();
-        Search::new(&masters, likely.map(str::to_owned), 7)
+        Search::new(&masters, likely.map(str::to_owned), BTreeSet::new(), 7)
+    }
+
+    #[test]
+    fn who_has_not_been_heard_is_asked_last() {
+        let masters = "a:1,b:1,c:1,d:1,e:1".parse().unwrap();
+        for seed in 0..20 {
+            let last = ["b:1", "d:1"].map(str::to_owned).into();
+            let mut search = Search::new(&masters, None, last, seed);
+            let round: Vec<_> = (0..5).map(|_| ask(&mut search)).collect();
+            let mut late = round[3..].to_vec();
+            late.sort();
+            assert_eq!(late, ["b:1", "d:1"], "{round:?}");
+        }
     }
 
     fn ask(search: &mut Search) -> String {

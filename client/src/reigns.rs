@@ -21,9 +21,11 @@ use crate::connector::Connector;
 use crate::masters::Masters;
 
 /// How long a master may take to say who leads; it has said so long before, if it knows anything.
-const OPENING: Duration = Duration::from_secs(2);
+const OPENING: Duration = Duration::from_secs(1);
 /// How long one that was opened may be silent at first: it knows no leader, as one whose disk hangs.
 const FIRST_WORD: Duration = Duration::from_millis(500);
+/// How long one that was of no use is passed over for those that may not be there at all.
+const RECENT: Duration = Duration::from_secs(10);
 /// Half the shortest pause after a failure, and the longest, in milliseconds.
 const PAUSE_MS: (u64, u64) = (25, 1_000);
 /// The pause after a master of an earlier release, which tells nothing.
@@ -203,13 +205,18 @@ impl Ear {
         }
     }
 
-    /// Not the leader, nor one that has just been silent; of the others the one that failed longest ago.
+    /// Not the leader, nor one that has just been silent or of no use; of the others first those that have been heard
+    /// at all, and of these the one that failed longest ago.
     fn next(&self, connector: &Connector) -> Option<String> {
         let leader = connector.leader();
         let masters = connector.masters().addresses().iter();
         let others = masters.filter(|address| Some(*address) != leader.as_ref());
-        let first =
-            others.min_by_key(|address| (connector.avoids(address), self.failed.get(*address)));
+        let first = others.min_by_key(|address| {
+            let failed = self.failed.get(*address);
+            let is_useless = failed.is_some_and(|at| at.elapsed() < RECENT);
+            let is_strange = !connector.has_heard(address);
+            (connector.avoids(address), is_useless, is_strange, failed)
+        });
         first.cloned()
     }
 }

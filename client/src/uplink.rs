@@ -84,9 +84,9 @@ impl AgentUplink {
         })
     }
 
-    /// To be called when a stream fell silent: its connection is not used again.
-    pub fn distrust(&self, address: &str) {
-        self.connector.distrust(address);
+    /// To be called when a stream fell silent: no connection that is open now is used again.
+    pub fn fell_silent(&self, address: &str) {
+        self.connector.fell_silent(address);
     }
 }
 

@@ -113,7 +113,7 @@ async fn live(mut speaker: Speaker, uplink: AgentUplink, linked: Arc<AtomicUsize
                 is_counted: false,
             };
             if speak(&mut speaker, link, &mut counted).await {
-                uplink.distrust(&address);
+                uplink.fell_silent(&address);
             }
         }
     }

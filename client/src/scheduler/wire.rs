@@ -140,7 +140,7 @@ pub(super) async fn read(
                 };
             }
             Err(_) => {
-                connector.distrust(&address);
+                connector.fell_silent(&address);
                 return closed(format!(
                     "{address} was silent for {} ms",
                     patience.as_millis()

@@ -23,6 +23,8 @@ const FORWARDED: &str = "argosy-forwarded";
 /// Names the leader's API address in replies.
 const LEADER: &str = "argosy-leader";
 
+/// How long the leader may take to open a stream; whoever wants it is sent there then.
+const OPENING: Duration = Duration::from_secs(1);
 /// How long a connection to another master may take.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -56,9 +58,10 @@ impl Peers {
             ))
         })?;
         let endpoint = endpoint
-            // A host that vanished ends its connection: later calls get a new one.
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(5))
+            // A connection that is dead without a word ends within three seconds: later calls get a new one.
+            .http2_keep_alive_interval(Duration::from_secs(1))
+            .keep_alive_timeout(Duration::from_secs(2))
+            .keep_alive_while_idle(true)
             .http2_adaptive_window(true);
         let connector = self.dialer.connector(CONNECT_PATIENCE);
         let channel = endpoint.connect_with_connector_lazy(connector);
@@ -138,7 +141,14 @@ impl Services {
         address: &str,
     ) -> Result<Passed<T>, Status> {
         let stream = tokio::select! {
-            opened = opened => opened.map_err(|status| lost(status, address))?.into_inner(),
+            opened = tokio::time::timeout(OPENING, opened) => match opened {
+                Ok(opened) => opened.map_err(|status| lost(status, address))?.into_inner(),
+                Err(_) => {
+                    let mut status = unavailable(&format!("the leader at {address} does not answer this master"));
+                    name_leader(status.metadata_mut(), address);
+                    return Err(status);
+                }
+            },
             () = self.superseded(address) => {
                 return Err(unavailable(&format!("the leader at {address} was replaced before it answered")));
             }
