@@ -11,6 +11,9 @@ use super::Findings;
 use super::facts::{APART_NS, of_agents, of_offers};
 use crate::history::{AgentFact, History, OfferFact};
 
+/// How long an offer may be on its way to who tells of it: a stream that is silent for three seconds is given up.
+const LATE_NS: u64 = 3_000_000_000;
+
 /// Judges a history.
 pub(super) fn check(history: &History) -> Findings {
     let mut findings = Findings::default();
@@ -36,7 +39,7 @@ pub(super) fn check(history: &History) -> Findings {
             }
             OfferFact::Made { offer, agent, .. } => {
                 let by_a_leader = event.process.as_str().starts_with("master-");
-                let apart_ns = if by_a_leader { 0 } else { APART_NS };
+                let apart_ns = if by_a_leader { 0 } else { LATE_NS };
                 let time_ns = made[offer];
                 let known = modes.get(agent).map_or(&[][..], Vec::as_slice);
                 let before =

@@ -12,7 +12,8 @@ use tracing_subscriber::fmt::time::FormatTime;
 use super::run;
 
 /// What is written unless RUST_LOG says something else.
-const OURS: &str = "argosy_master=debug,argosy_agent=debug,argosy_raft=debug,argosy_client=debug";
+/// The simulation says which host it was.
+const OURS: &str = "argosy_master=debug,argosy_agent=debug,argosy_raft=debug,argosy_client=debug,turmoil::sim=info";
 
 struct Simulated;
 

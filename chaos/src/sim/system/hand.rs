@@ -58,11 +58,7 @@ async fn join(world: &World, client: &OperatorClient, place: usize) -> bool {
     let raft_address = address(place);
     let request = v1::JoinMasterRequest { raft_address };
     let id = match client.join_master(request).await {
-        Ok(reply) => {
-            let mut masters = reply.masters.iter();
-            let joined = masters.find(|master| master.raft_address == address(place));
-            joined.and_then(|master| master.node_id.strip_prefix("master-")?.parse().ok())
-        }
+        Ok(reply) => id_at(&reply.masters, place),
         // The answer to an earlier one was lost with its leader.
         Err(CallError::Refused(refusal)) if refusal.message.contains(KNOWN) => {
             known_id(&refusal.message)
@@ -73,11 +69,11 @@ async fn join(world: &World, client: &OperatorClient, place: usize) -> bool {
         }
     };
     let mut kept = world.kept();
+    if let Some(id) = id {
+        kept.ids.insert(place, id);
+    }
     match (&mut kept.wiped, id) {
-        (Some(wiped), Some(id)) => {
-            wiped.joined = true;
-            kept.ids.insert(place, id);
-        }
+        (Some(wiped), Some(_)) => wiped.joined = true,
         (Some(_), None) => kept.orders.push_back(Order::Join(place)),
         (None, _) => {}
     }
@@ -112,9 +108,19 @@ async fn remove(world: &World, client: &OperatorClient, place: usize) -> bool {
     let request = v1::RemoveMasterRequest { node_id };
     let removed = match client.remove_master(request).await {
         Ok(_) => true,
-        // The answer to an earlier one was lost.
+        // The answer to an earlier one was lost; or it has another id by now, which nobody has heard of.
         Err(CallError::Refused(refusal)) if refusal.message.contains("no master has the id") => {
-            true
+            match member(client, place).await {
+                Ok(Some(id)) => {
+                    world.kept().ids.insert(place, id);
+                    false
+                }
+                Ok(None) => true,
+                Err(why) => {
+                    note_reason(world, &why);
+                    false
+                }
+            }
         }
         Err(why) => {
             note_reason(world, &why);
@@ -128,6 +134,23 @@ async fn remove(world: &World, client: &OperatorClient, place: usize) -> bool {
         None => {}
     }
     removed
+}
+
+/// The id of the member with the address of this place.
+async fn member(client: &OperatorClient, place: usize) -> Result<Option<u64>, CallError> {
+    let request = v1::GetClusterRequest {
+        consistency: v1::Consistency::Linearizable.into(),
+    };
+    let cluster = client.get_cluster(request).await?;
+    Ok(id_at(&cluster.masters, place))
+}
+
+fn id_at(masters: &[v1::Master], place: usize) -> Option<u64> {
+    let address = address(place);
+    let member = masters
+        .iter()
+        .find(|master| master.raft_address == address)?;
+    member.node_id.strip_prefix("master-")?.parse().ok()
 }
 
 fn address(place: usize) -> String {

@@ -51,6 +51,8 @@ struct Known {
 /// A command with what became of it.
 struct Done<'a> {
     index: u64,
+    /// Its entry, and its place in it.
+    revision: Revision,
     command: &'a Command,
     ticket: Epoch,
     applied: &'a Applied,
@@ -152,9 +154,11 @@ impl Log {
         drop(self.registry.take_changes());
         self.keep_digest();
         self.judge_time();
-        for (proposed, applied) in entry.commands.iter().zip(&all) {
+        for (position, (proposed, applied)) in (0..).zip(entry.commands.iter().zip(&all)) {
+            let index = committed.index;
             let done = Done {
-                index: committed.index,
+                index,
+                revision: Revision { index, position },
                 command: &proposed.command,
                 ticket: proposed.ticket.epoch,
                 applied,
@@ -238,7 +242,7 @@ impl Log {
     fn tell(&mut self, done: &Done<'_>) {
         match (done.command, &done.applied.outcome) {
             (Command::RegisterAgent(register), Ok(Reply::Agent(id))) => {
-                self.registered(*id, register);
+                self.registered(*id, register, done.revision);
             }
             (Command::Subscribe(subscribe), Ok(Reply::Framework(id))) => {
                 self.sessions.insert(*id, subscribe.session);
@@ -253,7 +257,7 @@ impl Log {
         }
     }
 
-    fn registered(&mut self, id: AgentId, register: &RegisterAgent) {
+    fn registered(&mut self, id: AgentId, register: &RegisterAgent, at: Revision) {
         let Some(agent) = self.registry.agent(id) else {
             return;
         };
@@ -271,7 +275,8 @@ impl Log {
             former,
             boot_id: register.boot_id.clone(),
         };
-        self.note(fact, agent.revision);
+        // The record tells of the end of its entry, which may register an agent twice.
+        self.note(fact, at);
         let (mode, revision) = (agent.mode, agent.revision);
         let known = self.agents.entry(id).or_insert(Known {
             incarnation: *incarnation,
