@@ -171,7 +171,8 @@ mod tests {
                 .made(offer(12, 1)),
         );
         passes(check, lost.clone().made(offer(12, 1)));
-        let late = lost.after_ms(1500).made(offer(12, 1));
+        passes(check, lost.clone().after_ms(2_500).made(offer(12, 1)));
+        let late = lost.after_ms(3_500).made(offer(12, 1));
         catches(
             check,
             late.after_ms(2000).saw("x", mode(AgentMode::Gone)),
@@ -184,7 +185,7 @@ mod tests {
         let lost = Scene::new()
             .saw_at("master-1", 8, mode(AgentMode::Registered))
             .saw_at("master-1", 19, mode(AgentMode::Unreachable))
-            .after_ms(1_500);
+            .after_ms(3_500);
         let next = |scene: Scene, epoch| {
             let agent = AGENT;
             let epoch = Epoch(epoch);

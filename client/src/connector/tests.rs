@@ -1,0 +1,155 @@
+//! Masters that say nothing, or garbage, or are not there, and connections that die without a word.
+
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use argosy_proto::v1;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::*;
+use crate::OperatorClient;
+use crate::leader::NoMaster;
+
+fn client(masters: &str, dialer: Dialer) -> OperatorClient {
+    let config = ConnectorConfig { dialer, seed: 3 };
+    OperatorClient::new(Connector::new(masters.parse().unwrap(), config))
+}
+
+#[tokio::test]
+async fn masters_that_take_connections_and_say_nothing_are_named_with_how_long_was_waited() {
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = mute.local_addr().unwrap();
+    let client = client(&address.to_string(), Dialer::tcp());
+    let short = client.with_deadline(Duration::from_millis(200));
+    let error = short
+        .get_cluster(v1::GetClusterRequest::default())
+        .await
+        .unwrap_err();
+    let CallError::Unanswered { after_ms, causes } = &error else {
+        panic!("not unanswered: {error:?}");
+    };
+    assert_eq!(*after_ms, 200);
+    assert!(
+        matches!(causes.causes[..], [(_, Cause::TimedOut(_))]),
+        "{causes}"
+    );
+}
+
+/// As a firewall that has forgotten its connections: none of them ends, and nothing comes through any more.
+#[tokio::test]
+async fn a_connection_that_fell_silent_makes_all_others_suspect() {
+    let cluster = crate::kit::FakeCluster::start(2).await;
+    let is_dead = Arc::new(watch::Sender::new(false));
+    let dead = is_dead.clone();
+    let dialer = Dialer::new(move |address| {
+        let mut dies = dead.subscribe();
+        async move {
+            let (near, mut far) = tokio::io::duplex(1 << 16);
+            let mut stream = tokio::net::TcpStream::connect(address).await?;
+            tokio::spawn(async move {
+                let mut dead = std::pin::pin!(dies.changed());
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut far, &mut stream) => {}
+                    _ = &mut dead => std::future::pending().await,
+                }
+            });
+            Ok(Connection::new(near))
+        }
+    });
+    let config = ConnectorConfig { dialer, seed: 3 };
+    let connector = Connector::new(cluster.masters(), config);
+    let client = OperatorClient::new(connector.clone());
+    let ask = async |deadline| {
+        let client = client.with_deadline(deadline);
+        let answer = client.get_cluster(v1::GetClusterRequest::default()).await;
+        // The fake does not know the question, and says so.
+        matches!(answer, Err(CallError::Refused(_)))
+    };
+    for address in cluster.masters().addresses() {
+        connector.known(|known| known.likely = Some(address.clone()));
+        assert!(ask(DEFAULT_DEADLINE).await);
+    }
+    is_dead.send_replace(true);
+    assert!(!ask(QUIET).await);
+    // The other one is asked, and not over what was opened before: that would take as long as there is.
+    connector.known(|known| known.likely = Some(cluster.masters().addresses()[0].clone()));
+    assert!(ask(ATTEMPT_TIMEOUT).await);
+}
+
+#[tokio::test]
+async fn a_master_that_was_never_heard_gets_less_time_than_one_that_was() {
+    let cluster = crate::kit::FakeCluster::start(1).await;
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mute = mute.local_addr().unwrap().to_string();
+    let masters = format!("{mute},{}", cluster.masters().addresses()[0]);
+    let config = ConnectorConfig {
+        dialer: Dialer::new(|address| async move {
+            let stream = tokio::net::TcpStream::connect(address).await;
+            // As a host that is not there.
+            let Ok(stream) = stream else {
+                return std::future::pending().await;
+            };
+            Ok(Connection::new(stream))
+        }),
+        seed: 3,
+    };
+    let connector = Connector::new(masters.parse().unwrap(), config);
+    let client = OperatorClient::new(connector.clone()).with_deadline(ATTEMPT_TIMEOUT);
+    let ask = async || client.get_cluster(v1::GetClusterRequest::default()).await;
+    connector.known(|known| known.likely = Some(mute.clone()));
+    assert!(matches!(ask().await, Err(CallError::Refused(_))));
+    connector.known(|known| {
+        known.avoided.clear();
+        known.likely = Some(mute.clone());
+        known.heard.insert(mute.clone());
+    });
+    let unanswered = ask().await;
+    assert!(
+        !matches!(unanswered, Err(CallError::Refused(_))),
+        "one that was heard before gets {ATTEMPT_TIMEOUT:?}: {unanswered:?}"
+    );
+}
+
+#[tokio::test]
+async fn garbage_for_an_answer_is_a_cause_and_no_panic() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let garbage = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ =
+                tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 400 no\r\n\r\n").await;
+        }
+    });
+    let client = client(&address.to_string(), Dialer::tcp());
+    let short = client.with_deadline(Duration::from_millis(200));
+    let error = short
+        .get_cluster(v1::GetClusterRequest::default())
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains(&address.to_string()), "{error}");
+    garbage.abort();
+}
+
+#[tokio::test]
+async fn a_given_dialer_opens_every_stream_and_what_never_arrived_is_safe_to_try_again() {
+    let dialed = std::sync::Arc::new(AtomicUsize::new(0));
+    let count = dialed.clone();
+    let dialer = Dialer::new(move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        async { Err(io::Error::from(io::ErrorKind::ConnectionRefused)) }
+    });
+    let client = client("m1:1,m2:1", dialer).with_deadline(Duration::from_millis(200));
+    let error = client
+        .transfer_leader(v1::TransferLeaderRequest::default())
+        .await
+        .unwrap_err();
+    let refused = |address: &str| (address.to_owned(), Cause::Refused);
+    let causes = vec![refused("m1:1"), refused("m2:1")];
+    assert_eq!(error, CallError::NoMaster(NoMaster { causes }));
+    assert!(
+        dialed.load(Ordering::Relaxed) > 2,
+        "more than one round was tried"
+    );
+}
