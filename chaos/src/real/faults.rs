@@ -171,6 +171,11 @@ impl Mix {
                 .copied()
         })
     }
+
+    /// It could not be done just now: it comes after all others that have not come yet.
+    pub(crate) fn put_back(&mut self, fault: FaultName) {
+        self.first.insert(0, fault);
+    }
 }
 
 #[cfg(test)]
@@ -203,5 +208,16 @@ mod tests {
         seen.sort();
         assert_eq!(seen, FaultName::ALL);
         assert!(mix.next(&mut chance).is_some());
+    }
+
+    #[test]
+    fn what_could_not_be_done_comes_once_more_when_the_others_have_come() {
+        let mut chance = Chance::new(3);
+        let mut mix = Mix::new(FaultName::ALL.to_vec(), &mut chance);
+        let first = mix.next(&mut chance).unwrap();
+        mix.put_back(first);
+        let others = FaultName::ALL.len() - 1;
+        assert!((0..others).all(|_| mix.next(&mut chance) != Some(first)));
+        assert_eq!(mix.next(&mut chance), Some(first));
     }
 }

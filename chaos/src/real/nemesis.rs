@@ -28,6 +28,8 @@ const COMMIT: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(50);
 /// A second fault comes upon the first so many times in a hundred.
 const OVERLAP_PERCENT: u64 = 25;
+/// How often a fault that cannot be done just then comes again.
+const TRIES: usize = 3;
 /// The next fault comes before the cluster is in health so many times in a hundred.
 const HASTE_PERCENT: u64 = 20;
 
@@ -74,6 +76,7 @@ impl Nemesis<'_> {
     ) -> Result<()> {
         let begun = Instant::now();
         let mut done = 0;
+        let mut failed = Vec::new();
         loop {
             let is_over = match rounds {
                 Some(rounds) => done >= rounds,
@@ -87,12 +90,21 @@ impl Nemesis<'_> {
             let Some(fault) = mix.next(&mut self.chance) else {
                 return Ok(());
             };
-            done += 1;
             // With a number of rounds each stands for itself.
             let second = (rounds.is_none() && self.chance.percent(OVERLAP_PERCENT))
                 .then(|| mix.next(&mut self.chance))
                 .flatten();
-            self.round(fault, second, None).await?;
+            if self.round(fault, second, None).await? {
+                done += 1;
+                continue;
+            }
+            // As for a leader that was wanted while there was none.
+            failed.push(fault);
+            if failed.iter().filter(|other| **other == fault).count() < TRIES {
+                mix.put_back(fault);
+            } else {
+                done += 1;
+            }
         }
     }
 
@@ -109,14 +121,16 @@ impl Nemesis<'_> {
         Ok(())
     }
 
+    /// Whether the first fault could be done.
     async fn round(
         &mut self,
         fault: FaultName,
         second: Option<FaultName>,
         lasts: Option<Duration>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let Some(held) = self.begin(fault).await else {
-            return self.recover().await;
+            self.recover().await?;
+            return Ok(false);
         };
         let lasts = lasts.unwrap_or_else(|| self.pace.of(held.lasts));
         let mut over = None;
@@ -143,7 +157,7 @@ impl Nemesis<'_> {
         if !self.chance.percent(HASTE_PERCENT) {
             self.recover().await?;
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn begin(&mut self, fault: FaultName) -> Option<Held> {
