@@ -29,7 +29,7 @@ test: setup ## everything that must hold; includes verify
 	$(STAGE) release 180 make release
 	$(STAGE) process 270 make process
 	$(STAGE) demo 90 scripts/demo
-	$(STAGE) chaos 400 make chaos
+	$(STAGE) chaos 480 make chaos
 	$(STAGE) vm 240 make test-vm
 	printf 'all 7 stages passed, %d s\n' $$(( $$(date +%s) - started ))
 
