@@ -127,12 +127,12 @@ impl Changes {
                 reason,
             });
         };
-        let former = members
-            .iter()
-            .find(|(_, one)| one.raft_address == member.raft_address);
-        let former = former
-            .filter(|(_, one)| one.incarnation != member.incarnation)
-            .map(|(id, _)| *id);
+        // More than one if the change that was to replace it the last time was not finished.
+        let is_former = |one: &Member| {
+            one.raft_address == member.raft_address && one.incarnation != member.incarnation
+        };
+        let formers = members.iter().filter(|(_, one)| is_former(one));
+        let formers: BTreeSet<u64> = formers.map(|(id, _)| *id).collect();
         let id = match answer.identity {
             Some(identity) if identity.cluster_key != self.caller.cluster_key => {
                 return Err(MembershipError::ForeignCluster {
@@ -149,14 +149,14 @@ impl Changes {
             Some(identity) => Some(identity.id),
             None => None,
         };
-        let others = voters.iter().filter(|id| Some(**id) != former).count();
+        let others = voters.difference(&formers).count();
         if promote && others >= MOST_VOTERS {
             return Err(MembershipError::TooManyVoters(others));
         }
-        if let (Some(id), false) = (former, promote) {
+        if let (Some(id), false) = (formers.last(), promote) {
             return Err(MembershipError::Stranger {
                 address: address.to_owned(),
-                id,
+                id: *id,
             });
         }
         let id = match id {
@@ -169,7 +169,7 @@ impl Changes {
             info!(id, address, "a master joined as a learner");
         }
         if promote {
-            self.promote(id, former).await?;
+            self.promote(id, formers).await?;
         }
         Ok(id)
     }
@@ -214,22 +214,22 @@ impl Changes {
         Ok(id)
     }
 
-    /// Makes a learner a voter once it is close to the leader, in place of the member whose address it took over.
-    async fn promote(&self, id: u64, former: Option<u64>) -> Result<(), MembershipError> {
+    /// Makes a learner a voter once it is close to the leader, in place of those whose address it took over.
+    async fn promote(&self, id: u64, formers: BTreeSet<u64>) -> Result<(), MembershipError> {
         self.catch_up(id).await?;
         let (mut voters, _) = self.members();
         voters.insert(id);
-        if let Some(former) = former {
-            voters.remove(&former);
-        }
-        let replaced = former.map(|former| ChangeMembers::RemoveNodes(BTreeSet::from([former])));
+        voters.retain(|voter| !formers.contains(voter));
         let voting = voters.len();
         self.commit(ChangeMembers::ReplaceAllVoters(voters)).await?;
-        if let Some(gone) = replaced {
-            // Only a former learner is still listed now: a former voter left with the change above.
-            if self.members().1.contains_key(&former.unwrap_or(0)) {
-                self.commit(gone).await?;
-            }
+        // Only former learners are still listed now: a former voter left with the change above.
+        let listed = self.members().1;
+        let left: BTreeSet<u64> = formers
+            .into_iter()
+            .filter(|id| listed.contains_key(id))
+            .collect();
+        if !left.is_empty() {
+            self.commit(ChangeMembers::RemoveNodes(left)).await?;
         }
         if voting.is_multiple_of(2) {
             info!(
