@@ -127,12 +127,7 @@ impl Changes {
                 reason,
             });
         };
-        // More than one if the change that was to replace it the last time was not finished.
-        let is_former = |one: &Member| {
-            one.raft_address == member.raft_address && one.incarnation != member.incarnation
-        };
-        let formers = members.iter().filter(|(_, one)| is_former(one));
-        let formers: BTreeSet<u64> = formers.map(|(id, _)| *id).collect();
+        let formers = formers(&members, &member);
         let id = match answer.identity {
             Some(identity) if identity.cluster_key != self.caller.cluster_key => {
                 return Err(MembershipError::ForeignCluster {
@@ -427,4 +422,37 @@ fn unfinished(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Mem
         RaftError::APIError(other) => other.to_string(),
     };
     MembershipError::Unfinished { reason }
+}
+
+/// Who had this member's address before it, with other directories: more than one if the change that was to replace it
+/// the last time was not finished.
+fn formers(members: &BTreeMap<u64, Member>, member: &Member) -> BTreeSet<u64> {
+    let is_former = |one: &Member| {
+        one.raft_address == member.raft_address && one.incarnation != member.incarnation
+    };
+    let formers = members.iter().filter(|(_, one)| is_former(one));
+    formers.map(|(id, _)| *id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As seed 6000368 of the simulation had it: the second counted as a sixth voter.
+    #[test]
+    fn all_that_had_the_address_before_give_way() {
+        let member = |place: u64, incarnation| Member {
+            raft_address: format!("m{place}:1"),
+            api_address: format!("m{place}:2"),
+            incarnation,
+        };
+        let members = BTreeMap::from([
+            (1, member(1, 11)),
+            (3, member(3, 13)),
+            (272, member(3, 14)),
+            (300, member(3, 15)),
+        ]);
+        assert_eq!(formers(&members, &member(3, 15)), BTreeSet::from([3, 272]));
+        assert_eq!(formers(&members, &member(1, 11)), BTreeSet::new());
+    }
 }

@@ -50,7 +50,6 @@ struct Known {
 
 /// A command with what became of it.
 struct Done<'a> {
-    index: u64,
     /// Its entry, and its place in it.
     revision: Revision,
     command: &'a Command,
@@ -157,7 +156,6 @@ impl Log {
         for (position, (proposed, applied)) in (0..).zip(entry.commands.iter().zip(&all)) {
             let index = committed.index;
             let done = Done {
-                index,
                 revision: Revision { index, position },
                 command: &proposed.command,
                 ticket: proposed.ticket.epoch,
@@ -189,7 +187,11 @@ impl Log {
 
     /// The laws about single commands.
     fn judge(&self, done: &Done<'_>) {
-        let Done { index, applied, .. } = *done;
+        let Done {
+            revision: Revision { index, .. },
+            applied,
+            ..
+        } = *done;
         let took_effect = !applied.events.is_empty();
         match done.command {
             Command::OpenEpoch(_) => {}
