@@ -27,6 +27,9 @@ const HANDED_OVER: Duration = Duration::from_secs(4);
 /// How soon agents must have left a leader that was cut from the other masters.
 const LEAVES: Duration = Duration::from_secs(8);
 
+/// How long a message may take that was sent when all had come to rest.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
+
 /// A simulation under way.
 pub(super) struct Course {
     world: World,
@@ -71,6 +74,9 @@ impl Course {
         self.killed_end();
         self.world.kept().quiet = true;
         self.until(stage, "has not come to rest", Audit::unsettled)?;
+        // What was sent last may still be on its way, and stir something up.
+        self.pass(stage, ON_ITS_WAY)?;
+        self.until(stage, "does not stay at rest", Audit::unsettled)?;
         stage.notes.count("came to rest");
         self.expect(Expectation::Phase {
             phase: Phase::Final,
