@@ -84,10 +84,11 @@ pub(crate) fn judge(cluster: &v1::Cluster, unanswered: &Unanswered) -> Health {
         ));
     }
     for master in cluster.masters.iter().filter(|master| !master.voter) {
+        let behind = master.lag.map(|lag| format!(", {lag} entries behind"));
         sentences.push(format!(
-            "{} is a learner, {} entries behind",
+            "{} is a learner{}",
             master.node_id,
-            master.lag.unwrap_or(0)
+            behind.unwrap_or_default()
         ));
     }
     Health { level, sentences }

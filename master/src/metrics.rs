@@ -42,6 +42,16 @@ pub(crate) struct Counts {
     total: [i64; 2],
 }
 
+/// How many entries every other member lacks; all, as long as this leader has not heard it.
+fn lag(status: &Status) -> Vec<(u64, u64)> {
+    let members = status.voters.iter().chain(&*status.learners);
+    let others = members.filter(|(id, _)| status.is_leader && *id != status.id);
+    let lag = |id| status.lag.get(id).copied();
+    others
+        .map(|(id, _)| (*id, lag(id).unwrap_or(status.last_log_index)))
+        .collect()
+}
+
 const MODES: [(AgentMode, &str); 6] = [
     (AgentMode::Registered, "registered"),
     (AgentMode::Unreachable, "unreachable"),
@@ -75,7 +85,7 @@ impl Counts {
             commit_index: status.committed_index,
             applied_index: registry.applied(),
             snapshot_index: status.snapshot_index,
-            lag: status.lag.iter().map(|(node, lag)| (*node, *lag)).collect(),
+            lag: lag(status),
             agents: MODES.map(|(mode, _)| registry.agents_in(mode)),
             frameworks: [linked, registry.frameworks().len().saturating_sub(linked)],
             tasks: registry.tasks().len(),

@@ -57,7 +57,7 @@ pub enum OpenError {
         what: String,
     },
     /// The operating system refused.
-    #[error("cannot {what} {}", path.display())]
+    #[error("cannot {what} {}{}", path.display(), remedy(source))]
     Io {
         /// As in "cannot … the path".
         what: &'static str,
@@ -88,6 +88,16 @@ impl OpenError {
             path,
             source: source.into(),
         }
+    }
+}
+
+/// What helps against this cause, where that is known. RocksDB gives causes as texts.
+fn remedy(cause: &Cause) -> &'static str {
+    let is_full = cause.to_string().contains("No space left on device");
+    if is_full {
+        ": make room there, then start this master again"
+    } else {
+        ""
     }
 }
 

@@ -181,13 +181,13 @@ pub enum MembershipError {
     },
     /// The new learner did not come close to the leader's log.
     #[error(
-        "master {id} joined as a learner but has not caught up ({lag} entries behind); join it again to make it a voter"
+        "master {id} joined as a learner but has not caught up ({}); join it again to make it a voter", behind(*.lag)
     )]
     Lagging {
         /// The new node.
         id: u64,
-        /// How many entries it lacks.
-        lag: u64,
+        /// How many entries it lacks; `None` if it never answered.
+        lag: Option<u64>,
     },
     /// The transfer did not happen. If it had begun, the leader commits nothing more, and the group elects a leader.
     #[error("leadership was not taken over by {to}: {reason}")]
@@ -211,4 +211,10 @@ pub enum MembershipError {
     /// The node is stopping or has failed.
     #[error("consensus has stopped")]
     Stopped,
+}
+
+fn behind(lag: Option<u64>) -> String {
+    lag.map_or("it does not answer".to_owned(), |lag| {
+        format!("{lag} entries behind")
+    })
 }

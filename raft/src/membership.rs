@@ -238,25 +238,22 @@ impl Changes {
 
     async fn catch_up(&self, id: u64) -> Result<(), MembershipError> {
         let mut status = self.status.clone();
-        let mut best = u64::MAX;
+        let mut best = None;
         let mut deadline = Instant::now() + STALLED;
         loop {
             let (leads, lag) = {
                 let status = status.borrow_and_update();
-                (
-                    status.is_leader,
-                    status.lag.get(&id).copied().unwrap_or(u64::MAX),
-                )
+                (status.is_leader, status.lag.get(&id).copied())
             };
             if !leads {
                 return Err(MembershipError::Unfinished {
                     reason: "the leader has changed".to_owned(),
                 });
             }
-            if lag <= CLOSE_ENTRIES {
+            if lag.is_some_and(|lag| lag <= CLOSE_ENTRIES) {
                 return Ok(());
             }
-            if lag < best {
+            if lag.is_some_and(|lag| best.is_none_or(|best| lag < best)) {
                 (best, deadline) = (lag, Instant::now() + STALLED);
             }
             match tokio::time::timeout_at(deadline, status.changed()).await {

@@ -43,7 +43,7 @@ pub struct Status {
     pub applied_index: u64,
     /// The index of the last entry in the newest snapshot; 0 without one.
     pub snapshot_index: u64,
-    /// While leading: how many entries each other member lacks, as last heard.
+    /// While leading: how many entries each other member lacks, as last heard; without those not heard in this term.
     pub lag: BTreeMap<u64, u64>,
     /// When the last change of leader went through which phase, as far as this node saw it.
     pub phases: Phases,
@@ -316,17 +316,12 @@ fn report_lag(status: &mut Status, metrics: &RaftMetrics<TypeConfig>) -> bool {
         return had;
     };
     let last = metrics.last_log_index.unwrap_or(0);
-    let mut modified = status.lag.len() + 1 != replication.len().max(1);
-    if modified {
-        status.lag.clear();
-    }
-    for (id, matched) in replication {
-        if *id != metrics.id {
-            let lag = last.saturating_sub(matched.as_ref().map_or(0, |id| id.index));
-            modified |= status.lag.insert(*id, lag) != Some(lag);
-        }
-    }
-    modified
+    let others = replication.iter().filter(|(id, _)| **id != metrics.id);
+    // Who has not answered yet may lack everything, or not be there at all.
+    let heard = others.filter_map(|(id, matched)| Some((*id, matched.as_ref()?.index)));
+    let lag = heard.map(|(id, index)| (id, last.saturating_sub(index)));
+    let lag = lag.collect();
+    std::mem::replace(&mut status.lag, lag) != status.lag
 }
 
 /// How long ago a quorum last answered a message of this leader; `None` if this node does not lead. A group of one always

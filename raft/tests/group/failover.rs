@@ -18,7 +18,7 @@ async fn a_killed_leader_is_replaced_and_nothing_committed_is_lost() {
         for number in 0..10 {
             hosts[lead].commit(&format!("{round}-{number}")).await;
         }
-        let term = hosts[lead].status().term;
+        let (term, id) = (hosts[lead].status().term, hosts[lead].status().id);
         let dead = hosts.remove(lead);
         let started = Instant::now();
         let plan = dead.kill();
@@ -30,6 +30,9 @@ async fn a_killed_leader_is_replaced_and_nothing_committed_is_lost() {
         for number in 0..10 {
             assert!(hosts[next].registry().has(&format!("{round}-{number}")));
         }
+        let members = hosts[next].node.members();
+        let unheard = members.iter().find(|one| one.id == id).unwrap();
+        assert_eq!(unheard.lag, None, "nobody knows what a dead master has");
         hosts.push(Starting::begin(plan).finish().await.unwrap());
     }
     println!("slowest of five failovers: {slowest:?}");

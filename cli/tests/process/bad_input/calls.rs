@@ -105,12 +105,10 @@ impl Stock {
         sender.hold_offers(true);
         let (own, other_agent) = (taken(sender).await, taken(sender).await);
         let used = taken(sender).await;
+        // What it gives back is for somebody else.
+        let answer = sender.driver.suppress(Vec::new()).answer().await;
+        assert!(answer.is_done(), "{answer:?}");
         let spent = request(sender, 999, vec![used.clone()], vec![task("spent", "true")]);
-        // The agent of this one is for somebody else now.
-        let spent = v1::AcceptRequest {
-            filter_ms: Some(60_000),
-            ..spent
-        };
         let (ended, said) = accept(site, spent).await;
         assert_eq!(ended, End::Code(tonic::Code::Ok), "{said}");
         let thief = Framework::start(site.cluster.masters_list(), "thief").await;

@@ -123,6 +123,28 @@ pub(super) fn a_masters(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
     .boxed_local()
 }
 
+/// It does not start; with room it does, with what it had.
+pub(super) fn a_start(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
+    async move {
+        let folder = site.folder("full-start");
+        let whole = [site.folder("other"), folder.clone()];
+        let copied = Command::new("cp").arg("-a").args(whole).status();
+        assert!(copied.expect("cp is installed").success());
+        let disk = SmallDisk::under(&folder);
+        disk.fill();
+        let mut master = site.master_of_another_cluster("full-start");
+        master.start();
+        let ended = until("it has ended", LONG, async || master.ended()).await;
+        let said = master.log();
+        disk.empty();
+        master.kill();
+        master.start();
+        site.other_cluster_is_ready().await;
+        outcome(site, ended, said)
+    }
+    .boxed_local()
+}
+
 fn outcome(site: &Site, ended: std::process::ExitStatus, said: String) -> Outcome {
     Outcome {
         ended: ended.code().map_or(End::Aborted, End::Exit),

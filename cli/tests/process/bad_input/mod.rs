@@ -94,7 +94,6 @@ fn panicked() -> String {
 async fn judged(site: &Site, row: &Row, done: Result<Outcome, String>) -> Result<(), String> {
     let name = row.name;
     let Outcome { ended, said, place } = done.map_err(|why| format!("{name}: {why}"))?;
-    println!("{name}: {said}");
     if ended != row.ends {
         return Err(format!(
             "{name}: it ended as {ended:?}, not {:?}: {said}",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use argosy_client::{Connector, ConnectorConfig, OperatorClient};
+use argosy_client::Masters;
 use argosy_proto::v1;
 use nix::unistd::Pid;
 
@@ -47,7 +47,6 @@ impl Place {
             ("{own}", site.at(1)),
             ("{agent}", site.at(101)),
             ("{taken}", site.at(TAKEN)),
-            ("{other}", site.at(OTHER)),
             ("{wider}", format!("{peers},{}:5052", self.free)),
             ("{peers}", peers),
             ("{masters}", site.cluster.masters_list().to_string()),
@@ -138,32 +137,31 @@ impl Site {
 
     /// A cluster of one master and one agent, which are stopped again.
     async fn found_another_cluster(&self) {
-        let mut master = self.other_master();
+        let mut master = self.master_of_another_cluster("other");
         master.start();
         let masters = format!("{}:5050", self.at(OTHER));
         let mut agent = self.agent("other-agent", STRANGER, &masters);
         agent.start();
-        let connector = Connector::new(masters.parse().unwrap(), ConnectorConfig::default());
-        let operator = OperatorClient::new(connector);
-        until("the other cluster is there", LONG, async || {
-            let page = operator
-                .list_agents(v1::ListRequest::default())
-                .await
-                .ok()?;
-            page.agents
-                .iter()
-                .any(|agent| agent.connected)
-                .then_some(())
-        })
-        .await;
+        // A task's end is known: the agent has written down whose it is.
+        runs(masters.parse().expect("an address"), "first").await;
     }
 
-    fn other_master(&self) -> Member {
-        let (listen, data) = (self.at(OTHER), self.folder("other"));
+    /// The only master of the other cluster, not started yet, on the folder `name`.
+    pub(super) fn master_of_another_cluster(&self, name: &str) -> Member {
+        let (listen, data) = (self.at(OTHER), self.folder(name));
         let mut arguments = words(&["master", "start", "--bootstrap", "--listen", &listen]);
         arguments.extend(words(&["--data-dir", &data.display().to_string()]));
         let address = listen.parse().expect("it is an address");
-        member(&self.folder(""), "other".to_owned(), address, arguments)
+        member(&self.folder(""), name.to_owned(), address, arguments)
+    }
+
+    pub(super) async fn other_cluster_is_ready(&self) {
+        let ready = format!("http://{}:5050/readyz", self.at(OTHER));
+        until("the other cluster is as it was", LONG, async || {
+            let answer = reqwest::get(&ready).await.ok()?;
+            answer.status().is_success().then_some(())
+        })
+        .await;
     }
 
     /// An agent that is not started yet, on the folder `name`.
@@ -222,14 +220,9 @@ impl Site {
                     .ok_or(format!("it leaves {left:?}"))
             }
             Keeps::OtherCluster => {
-                let mut master = self.other_master();
+                let mut master = self.master_of_another_cluster("other");
                 master.start();
-                let ready = format!("http://{}/readyz", place.meant(self, "{other}:5050"));
-                until("the other cluster is as it was", LONG, async || {
-                    let answer = reqwest::get(&ready).await.ok()?;
-                    answer.status().is_success().then_some(())
-                })
-                .await;
+                self.other_cluster_is_ready().await;
                 Ok(())
             }
             Keeps::Agents => {
@@ -293,15 +286,8 @@ impl Site {
 
     /// A task still runs.
     pub(super) async fn serves(&self) {
-        let prover = Framework::start(self.cluster.masters_list(), "prover").await;
-        let name = format!("proof-{}", self.proofs.fetch_add(1, Ordering::Relaxed));
-        prover.launch([task(&name, "true")]);
-        let finished = |heard: &crate::work::Heard| {
-            let states = heard.states(&name);
-            states.contains(&v1::TaskState::Finished).then_some(())
-        };
-        prover.hear("a task still runs", LONG, finished).await;
-        drop(prover.driver.teardown());
+        let number = self.proofs.fetch_add(1, Ordering::Relaxed);
+        runs(self.cluster.masters_list(), &format!("proof-{number}")).await;
     }
 }
 
@@ -316,6 +302,18 @@ impl Drop for Site {
 /// A process that is there, and not only its number.
 fn is_alive(pid: Pid) -> bool {
     std::fs::read_link(format!("/proc/{pid}/exe")).is_ok()
+}
+
+/// Waits until a task of this name has run in the cluster of these masters.
+async fn runs(masters: Masters, name: &str) {
+    let prover = Framework::start(masters, "prover").await;
+    prover.launch([task(name, "true")]);
+    let finished = |heard: &crate::work::Heard| {
+        let states = heard.states(name);
+        states.contains(&v1::TaskState::Finished).then_some(())
+    };
+    prover.hear("a task runs", LONG, finished).await;
+    drop(prover.driver.teardown());
 }
 
 /// It gives back what it holds, and is offered nothing any more.

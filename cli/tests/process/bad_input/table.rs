@@ -672,6 +672,13 @@ pub(crate) const ROWS: &[Row] = &[
         keeps: Keeps::Cluster,
     },
     Row {
+        name: "a master's start on a full disk",
+        does: Does::Alone(disks::a_start),
+        ends: End::Exit(1),
+        says: ["cannot open {dir}/full-start", "No space left", "make room"],
+        keeps: Keeps::Cluster,
+    },
+    Row {
         name: "an agent's full disk",
         does: Does::Alone(disks::an_agents),
         ends: End::Exit(1),
