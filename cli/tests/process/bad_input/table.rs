@@ -30,6 +30,18 @@ const fn start(name: &'static str, line: &'static str, says: [&'static str; 3]) 
     }
 }
 
+/// A row whose masters are none.
+const fn unanswered(name: &'static str, line: &'static str) -> Row {
+    Row {
+        ends: End::Exit(5),
+        ..start(
+            name,
+            line,
+            ["--masters", "{free}:5050 refused", "name the masters with"],
+        )
+    }
+}
+
 /// A row whose acceptance is refused.
 const fn accept(
     name: &'static str,
@@ -373,46 +385,26 @@ pub(crate) const ROWS: &[Row] = &[
             ],
         )
     },
-    Row {
-        ends: End::Exit(5),
-        ..start(
-            "the state of no cluster",
-            "status --masters {free} --timeout 500ms",
-            ["--masters", "{free}:5050 refused", "name the masters with"],
-        )
-    },
-    Row {
-        ends: End::Exit(5),
-        ..start(
-            "the masters of no cluster",
-            "master list --masters {free} --timeout 500ms",
-            ["--masters", "{free}:5050 refused", "name the masters with"],
-        )
-    },
-    Row {
-        ends: End::Exit(5),
-        ..start(
-            "the output of no task",
-            "logs web --masters {free} --timeout 500ms",
-            ["--masters", "{free}:5050 refused", "name the masters with"],
-        )
-    },
-    Row {
-        ends: End::Exit(5),
-        ..start(
-            "the reasons of no master",
-            "explain web --masters {free} --timeout 500ms",
-            ["--masters", "{free}:5050 refused", "name the masters with"],
-        )
-    },
-    Row {
-        ends: End::Exit(5),
-        ..start(
-            "a task for nobody",
-            "run --masters {free} --timeout 500ms -- true",
-            ["--masters", "{free}:5050 refused", "name the masters with"],
-        )
-    },
+    unanswered(
+        "the state of no cluster",
+        "status --masters {free} --timeout 500ms",
+    ),
+    unanswered(
+        "the masters of no cluster",
+        "master list --masters {free} --timeout 500ms",
+    ),
+    unanswered(
+        "the output of no task",
+        "logs web --masters {free} --timeout 500ms",
+    ),
+    unanswered(
+        "the reasons of no master",
+        "explain web --masters {free} --timeout 500ms",
+    ),
+    unanswered(
+        "a task for nobody",
+        "run --masters {free} --timeout 500ms -- true",
+    ),
     Row {
         name: "an agent whose masters answer nobody",
         does: Does::Story(starts::an_agent_that_reaches_no_master),
