@@ -258,6 +258,24 @@ async fn a_master_that_knows_no_leader_is_not_listened_to_for_ever() {
 }
 
 #[tokio::test]
+async fn a_master_that_was_of_no_use_is_passed_over_for_one_that_was_never_heard() {
+    let (mute, leader, other) = (
+        Master::start(3).await,
+        Master::start(5).await,
+        Master::start(0).await,
+    );
+    let connector = connector(&[&mute, &leader, &other]);
+    connector.note_leader(&mute.address);
+    drop(linked(&connector).await);
+    connector.note_leader(&leader.address);
+    let (mut link, _) = linked(&connector).await;
+    assert!(connector.has_heard(&mute.address) && !connector.has_heard(&other.address));
+    other.tell(9, &other);
+    ends(&mut link).await;
+    assert_eq!(mute.listeners.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
 async fn a_search_comes_back_to_a_master_that_leads_by_now() {
     let (next, mute) = (Master::start(0).await, Master::start(0).await);
     let connector = connector(&[&next, &mute]);

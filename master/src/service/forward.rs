@@ -9,6 +9,7 @@ use std::time::Duration;
 use argosy_proto::transport::Dialer;
 use argosy_state::buggify::{self, Rare};
 use futures::{Stream, StreamExt};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
@@ -17,6 +18,7 @@ use tracing::debug;
 
 use super::Services;
 use crate::desk::{LONGEST_WAIT, unavailable};
+use crate::inbox::Office;
 
 /// Marks a forwarded call: it is not passed on again.
 const FORWARDED: &str = "argosy-forwarded";
@@ -133,48 +135,61 @@ impl Services {
         }
     }
 
-    /// A stream that is passed on, once the leader has opened it. It ends with its hop, and as soon as another
-    /// master leads: the connection to one that is frozen or cut off stays open.
+    /// A stream that is passed on, once the leader has opened it: see [`hop`].
     pub(crate) async fn hop<T: Send + 'static>(
         &self,
         opened: impl Future<Output = Result<Response<Streaming<T>>, Status>>,
         address: &str,
     ) -> Result<Passed<T>, Status> {
-        let stream = tokio::select! {
-            opened = tokio::time::timeout(OPENING, opened) => match opened {
-                Ok(opened) => opened.map_err(|status| lost(status, address))?.into_inner(),
-                Err(_) => {
-                    let mut status = unavailable(&format!("the leader at {address} does not answer this master"));
-                    name_leader(status.metadata_mut(), address);
-                    return Err(status);
-                }
-            },
-            () = self.superseded(address) => {
-                return Err(unavailable(&format!("the leader at {address} was replaced before it answered")));
-            }
-        };
-        let leader = address.to_owned();
-        let stream = stream.map(move |message| message.map_err(|status| lost(status, &leader)));
-        let (services, leader) = (self.clone(), address.to_owned());
-        let over = async move { services.superseded(&leader).await };
-        Ok(stream.take_until(Box::pin(over)).boxed())
+        let opened = async { Ok(opened.await?.into_inner()) };
+        hop(self.desk.office.clone(), opened, address).await
     }
 
     /// Until another master leads: one that is frozen or cut off would let the call wait for its whole
     /// deadline.
     async fn superseded(&self, address: &str) {
-        let mut office = self.desk.office.clone();
-        let moved = office.wait_for(|office| {
-            office.here
-                || office
-                    .leader
-                    .as_deref()
-                    .is_some_and(|leader| leader != address)
-        });
-        if moved.await.is_err() {
-            // The owner ends with its process, and so does the call.
-            std::future::pending::<()>().await;
+        superseded(self.desk.office.clone(), address).await;
+    }
+}
+
+/// What the leader says on a stream once it has opened it, which it must within [`OPENING`]. The stream ends with
+/// its hop, and as soon as another master leads: the connection to one that is frozen or cut off stays open.
+async fn hop<T: Send + 'static>(
+    office: watch::Receiver<Office>,
+    opened: impl Future<Output = Result<impl Stream<Item = Result<T, Status>> + Send + 'static, Status>>,
+    address: &str,
+) -> Result<Passed<T>, Status> {
+    let stream = tokio::select! {
+        opened = tokio::time::timeout(OPENING, opened) => match opened {
+            Ok(opened) => opened.map_err(|status| lost(status, address))?,
+            Err(_) => {
+                let mut status = unavailable(&format!("the leader at {address} does not answer this master"));
+                name_leader(status.metadata_mut(), address);
+                return Err(status);
+            }
+        },
+        () = superseded(office.clone(), address) => {
+            return Err(unavailable(&format!("the leader at {address} was replaced before it answered")));
         }
+    };
+    let leader = address.to_owned();
+    let stream = stream.map(move |message| message.map_err(|status| lost(status, &leader)));
+    let leader = address.to_owned();
+    let over = async move { superseded(office, &leader).await };
+    Ok(stream.take_until(Box::pin(over)).boxed())
+}
+
+async fn superseded(mut office: watch::Receiver<Office>, address: &str) {
+    let moved = office.wait_for(|office| {
+        office.here
+            || office
+                .leader
+                .as_deref()
+                .is_some_and(|leader| leader != address)
+    });
+    if moved.await.is_err() {
+        // The owner ends with its process, and so does the call.
+        std::future::pending::<()>().await;
     }
 }
 
@@ -232,6 +247,9 @@ fn timeout(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use argosy_proto::v1;
+    use argosy_proto::v1::reigns_client::ReignsClient;
+
     use super::*;
 
     #[test]
@@ -241,6 +259,62 @@ mod tests {
         let broken = Status::from_error(Box::new(std::io::Error::other("reset")));
         assert_eq!(broken.code(), tonic::Code::Unknown);
         assert_eq!(lost(broken, "a:1").code(), tonic::Code::Unavailable);
+    }
+
+    type Said = futures::stream::Iter<std::vec::IntoIter<Result<u8, Status>>>;
+
+    fn led_by(leader: &str) -> Office {
+        Office {
+            here: false,
+            leader: Some(leader.to_owned()),
+            epoch: 5,
+            term: 2,
+        }
+    }
+
+    /// As a host behind a cut: the connection stands, and nobody reads it.
+    #[tokio::test]
+    async fn a_connection_that_is_dead_without_a_word_ends() {
+        let host = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = host.local_addr().unwrap().to_string();
+        let channel = Peers::new(Dialer::tcp()).channel(&address).unwrap();
+        let mut client = ReignsClient::new(channel);
+        let call = client.watch(v1::WatchReigns {});
+        let status = tokio::time::timeout(Duration::from_secs(30), call).await;
+        let status = status.expect("it waits for ever").unwrap_err();
+        assert_eq!(lost(status, &address).code(), tonic::Code::Unavailable);
+        drop(host);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_opens_no_stream_is_named_after_a_second() {
+        let (_office, seen) = watch::channel(led_by("a:1"));
+        let started = Instant::now();
+        let never = std::future::pending::<Result<Said, Status>>();
+        let status = hop(seen, never, "a:1")
+            .await
+            .err()
+            .expect("nothing was opened");
+        assert_eq!(started.elapsed(), OPENING);
+        assert_eq!(status.code(), tonic::Code::Unavailable);
+        assert_eq!(status.metadata().get(LEADER).unwrap(), "a:1");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_was_passed_on_ends_with_the_reign() {
+        let (office, seen) = watch::channel(led_by("a:1"));
+        let says = futures::stream::iter(vec![Ok(1_u8)]).chain(futures::stream::pending());
+        let opened = std::future::ready(Ok::<_, Status>(says));
+        let mut passed = hop(seen.clone(), opened, "a:1").await.unwrap();
+        assert_eq!(passed.next().await.unwrap().unwrap(), 1);
+        office.send_replace(led_by("b:1"));
+        assert!(passed.next().await.is_none());
+        let never = std::future::pending::<Result<Said, Status>>();
+        let status = hop(seen, never, "a:1")
+            .await
+            .err()
+            .expect("nothing was opened");
+        assert!(status.message().contains("was replaced"), "{status}");
     }
 
     #[test]
