@@ -4,6 +4,8 @@
 //! are refused. Even sizes are let through, since masters join and go one by one and every way from one odd size to the next
 //! passes an even one: such a group is as safe, it only bears no more failures than the odd size below it.
 
+mod settling;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,6 +104,7 @@ impl Changes {
         let Ok(_one) = tokio::time::timeout(PATIENCE, self.changing.lock()).await else {
             return Err(MembershipError::Busy);
         };
+        self.settle().await?;
         match change {
             Change::Join {
                 raft_address,

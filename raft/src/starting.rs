@@ -258,11 +258,12 @@ impl Starting {
             wall: wall.clone(),
             tasks: self.tasks.clone(),
         };
-        let tasks: [BoxFuture<'static, ()>; 6] = [
+        let tasks: [BoxFuture<'static, ()>; 7] = [
             Box::pin(reporter.run(stop.clone())),
             Box::pin(proposer.run(raft.clone(), growth.clone(), stop.clone())),
             Box::pin(reader.run(requests, stop.clone())),
             Box::pin(watch.run(stop.clone())),
+            Box::pin(changes.clone().settle_always(stop.clone())),
             Box::pin(growth.clone().run(raft.clone(), stop.clone())),
             Box::pin(end(raft.clone(), store.clone(), stop.clone())),
         ];
