@@ -15,7 +15,7 @@ use super::arguments::Size;
 use super::audit;
 use super::cuts::{Cuts, Place};
 use super::folder::Folder;
-use super::framework::Wanted;
+use super::framework::{Habit, Wanted};
 use super::network::Network;
 use super::processes::{Member, Recipe};
 use super::session::Counts;
@@ -42,6 +42,8 @@ pub(crate) struct Ground {
     pub(crate) folder: Folder,
     pub(crate) size: Size,
     pub(crate) seed: u64,
+    /// Of the frameworks, in turn; not empty.
+    pub(crate) habits: &'static [Habit],
     /// Monotonic clock at the beginning, in nanoseconds.
     pub(crate) began_ns: u64,
 }
@@ -412,11 +414,7 @@ fn agent(ground: &Ground, network: &Network, name: &str, masters: &str) -> Recip
 fn framework(ground: &Ground, network: &Network, name: &str, masters: &str, number: u8) -> Recipe {
     let folder = ground.folder.path().display().to_string();
     let (seed, began) = (ground.seed.to_string(), ground.began_ns.to_string());
-    let habit = match number % 3 {
-        1 => "steady",
-        2 => "greedy",
-        _ => "decliner",
-    };
+    let habit = ground.habits[usize::from(number - 1) % ground.habits.len()];
     let argv = words(
         &ground.chaos,
         &[
@@ -432,7 +430,7 @@ fn framework(ground: &Ground, network: &Network, name: &str, masters: &str, numb
             "--began-ns",
             &began,
             "--habit",
-            habit,
+            habit.word(),
         ],
     );
     recipe(ground, network, name, argv)

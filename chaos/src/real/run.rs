@@ -13,6 +13,7 @@ use argosy_isolation::cgroup;
 use super::arguments::{ReportArguments, RunArguments};
 use super::faults::{FaultName, Mix, Need};
 use super::folder::Folder;
+use super::framework::Habit;
 use super::nemesis::Plan;
 use super::rehearsal::rehearse;
 use super::report::{Report, Violation};
@@ -254,7 +255,12 @@ fn inside(
     screen: &Screen,
 ) -> Result<Report> {
     let version = version(&prepared.means.argosy);
-    let stage = Stage::set(&prepared.means, folder, arguments.size, prepared.seed)?;
+    let stage = Stage::set(
+        &prepared.means,
+        folder,
+        (arguments.size, prepared.seed),
+        &Habit::ALL,
+    )?;
     let seed = prepared.seed;
     let ((found, failure), interrupted) = stage.play(async |cluster, recorder, stop| {
         let mut session = Session {

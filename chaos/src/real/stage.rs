@@ -15,6 +15,7 @@ use super::arguments::Size;
 use super::clock;
 use super::cluster::{Cluster, Ground};
 use super::folder::{self, Folder};
+use super::framework::Habit;
 use super::network::Network;
 use super::screen::Screen;
 use crate::history::{Recorder, Recording};
@@ -33,6 +34,9 @@ pub(super) fn make_folder(base: &Path, screen: &Screen) -> Result<Folder> {
     Ok(Folder::make(base)?)
 }
 
+/// Who is measured must have something to offer at any time.
+const MEASURED: [Habit; 1] = [Habit::Steady];
+
 /// A cluster that is only measured: what `work` does with it, and nothing is left of it afterwards.
 pub(super) fn with_cluster<T>(
     means: &Means,
@@ -42,7 +46,7 @@ pub(super) fn with_cluster<T>(
     work: impl AsyncFnOnce(Cluster, Recorder, CancellationToken) -> Result<T>,
 ) -> Result<T> {
     let folder = make_folder(base, screen)?;
-    let outcome = Stage::set(means, &folder, size, seed).and_then(|stage| {
+    let outcome = Stage::set(means, &folder, (size, seed), &MEASURED).and_then(|stage| {
         let done = stage.play(work)?;
         Ok(done.0)
     });
@@ -63,7 +67,12 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) fn set(means: &Means, folder: &Folder, size: Size, seed: u64) -> Result<Self> {
+    pub(super) fn set(
+        means: &Means,
+        folder: &Folder,
+        (size, seed): (Size, u64),
+        habits: &'static [Habit],
+    ) -> Result<Self> {
         let began_ns = clock::monotonic_ns();
         let argosy = folder.path().join("argosy");
         // A build meanwhile must not exchange the program under test.
@@ -76,6 +85,7 @@ impl Stage {
             folder: folder.clone(),
             size,
             seed,
+            habits,
             began_ns,
         };
         // Before the first thread: all later ones live in the namespace of the bridge.

@@ -61,6 +61,19 @@ pub(crate) enum Habit {
     Decliner,
 }
 
+impl Habit {
+    pub(crate) const ALL: [Self; 3] = [Self::Steady, Self::Greedy, Self::Decliner];
+
+    /// As it is given on the command line.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Steady => "steady",
+            Self::Greedy => "greedy",
+            Self::Decliner => "decliner",
+        }
+    }
+}
+
 /// What the harness wants of all frameworks now: one word in the file `phase` of the run's folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Wanted {

@@ -208,9 +208,14 @@ impl Audit {
     /// What is not yet as it must be when nothing is broken; empty if all is.
     pub(super) fn unhealthy(&self) -> Vec<String> {
         let mut open = Vec::new();
-        if let Some(wiped) = self.world.kept().wiped {
-            open.push(format!("{wiped:?}"));
+        let kept = self.world.kept();
+        if let Some(wiped) = kept.wiped {
+            open.push(format!(
+                "{wiped:?}, and of it was said {:?}",
+                kept.hand_was_told
+            ));
         }
+        drop(kept);
         if let Some(leaving) = self.world.kept().leaving {
             open.push(format!("{leaving:?}"));
         }
