@@ -40,6 +40,16 @@ impl Heard {
             .collect()
     }
 
+    /// One that is kept for long is no longer good when 64 newer ones of its agent were used.
+    fn pop_oldest(&mut self) -> Option<v1::Offer> {
+        let age = |id: &&String| {
+            let (epoch, serial) = id.split_once('.')?;
+            Some((epoch.parse::<u64>().ok()?, serial.parse::<u64>().ok()?))
+        };
+        let oldest = self.offers.keys().min_by_key(age)?.clone();
+        self.offers.remove(&oldest)
+    }
+
     pub(crate) fn ended(&self) -> usize {
         self.updates
             .iter()
@@ -55,6 +65,40 @@ pub(crate) struct Framework {
     pub(crate) config: SchedulerConfig,
     stop: CancellationToken,
     run: JoinHandle<Result<(), SchedulerError>>,
+    _witness: Witness,
+}
+
+/// Says what a framework waits for when its test fails.
+struct Witness(Arc<Mutex<Heard>>);
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        let Ok(heard) = self.0.lock() else { return };
+        if !std::thread::panicking() {
+            return;
+        }
+        let is_open = |task: &String| {
+            let states = heard.states(task);
+            !states.last().is_some_and(|last| is_terminal(*last))
+        };
+        let open: Vec<_> = heard
+            .answers
+            .iter()
+            .filter(|answer| answer.task_ids.iter().any(is_open))
+            .collect();
+        eprintln!(
+            "--- framework {}: {} tasks in the queue, {} answers, offers in hand {:?}, rescinded {:?}, {} updates; \
+             subscriptions {}; errors {:?}; launches with tasks that did not end: {open:?}",
+            heard.framework_id,
+            heard.queue.len(),
+            heard.answers.len(),
+            heard.offers.keys(),
+            heard.rescinded,
+            heard.updates.len(),
+            heard.subscriptions.len(),
+            heard.errors,
+        );
+    }
 }
 
 struct Recorder(Arc<Mutex<Heard>>);
@@ -62,7 +106,7 @@ struct Recorder(Arc<Mutex<Heard>>);
 impl Recorder {
     fn launch(heard: &mut Heard, driver: &Driver) {
         while !heard.hold && !heard.queue.is_empty() {
-            let Some((_, offer)) = heard.offers.pop_first() else {
+            let Some(offer) = heard.pop_oldest() else {
                 return;
             };
             let room = offer
@@ -150,6 +194,7 @@ impl Framework {
         let token = stop.clone();
         let run = tokio::spawn(async move { runner.run(&mut recorder, token).await });
         let framework = Self {
+            _witness: Witness(Arc::clone(&heard)),
             heard,
             driver,
             config,
