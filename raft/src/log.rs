@@ -16,6 +16,7 @@ use argosy_state::bugs::{self, Bug};
 use futures::{Stream, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
+use tokio::sync::watch;
 
 use crate::disk::{Changes, Disk, Durability, Family};
 use crate::entry::{self, EntryError, Link};
@@ -48,7 +49,8 @@ struct Inner {
 
 /// What is known of the log without reading it. The lock is held for looks and updates, never while waiting.
 struct State {
-    vote: Option<Vote>,
+    /// As the disk has it. openraft's own may be ahead: a save waits until a snapshot that is coming in is installed.
+    vote: watch::Sender<Option<Vote>>,
     committed: Option<LogId>,
     /// `committed` as the disk has it: the next append brings it up to date.
     committed_saved: Option<LogId>,
@@ -91,6 +93,11 @@ impl LogStore {
             fatal,
             state: Arc::new(Mutex::new(state)),
         })))
+    }
+
+    /// The vote that is saved, and every later one.
+    pub(crate) fn votes(&self) -> watch::Receiver<Option<Vote>> {
+        self.state().vote.subscribe()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -253,7 +260,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
-        Ok(self.state().vote)
+        Ok(*self.state().vote.borrow())
     }
 
     async fn limited_get_log_entries(
@@ -334,7 +341,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         changes.put(Family::Meta, VOTE, record::seal(&VoteRecord::from(vote)));
         let durability = asked_unless(Bug::VoteNotSynced);
         self.0.writer.write(changes, durability).await?;
-        self.state().vote = Some(*vote);
+        self.state().vote.send_replace(Some(*vote));
         Ok(())
     }
 

@@ -242,6 +242,7 @@ impl Starting {
         let reporter = Reporter {
             raft: raft.clone(),
             status: status_sender,
+            votes: store.log().votes(),
             phases: phases.clone(),
             hearing: door.hearing.clone(),
             wall: wall.clone(),

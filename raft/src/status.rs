@@ -15,7 +15,7 @@ use tracing::{error, info};
 
 use crate::hearing::Hearing;
 use crate::node::Consensus;
-use crate::types::{Member, StoredMembership, TypeConfig};
+use crate::types::{Member, StoredMembership, TypeConfig, Vote};
 
 /// The state of a node as far as the rest of the program needs it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct Status {
     pub leader: Option<(u64, Member)>,
     /// Since when this node knows no leader: when it last heard the one it had, or its start. `None` while it knows one.
     pub leaderless_since: Option<Instant>,
-    /// The newest term that this node has seen.
+    /// The newest term that this node has saved: it never goes back, not by a cut of power either.
     pub term: u64,
     /// This node leads the term.
     pub is_leader: bool,
@@ -107,6 +107,8 @@ impl Phases {
 pub(crate) struct Reporter {
     pub(crate) raft: Consensus,
     pub(crate) status: watch::Sender<Status>,
+    /// What is saved of openraft's vote, which may be ahead of it.
+    pub(crate) votes: watch::Receiver<Option<Vote>>,
     pub(crate) phases: Arc<watch::Sender<Phases>>,
     pub(crate) hearing: Hearing,
     pub(crate) wall: WallClock,
@@ -122,6 +124,7 @@ impl Reporter {
         let mut metrics = self.raft.metrics();
         let mut phases = self.phases.subscribe();
         let mut voice = self.hearing.watch();
+        let mut votes = self.votes.clone();
         let mut shown: Option<Arc<StoredMembership>> = None;
         loop {
             let failure = {
@@ -149,6 +152,7 @@ impl Reporter {
                 () = self.leader_falls_silent() => {}
                 // The sender is here: it is never closed.
                 _ = voice.changed() => {}
+                Ok(()) = votes.changed() => {}
                 changed = metrics.changed() => if changed.is_err() {
                     self.fail("openraft has ended".to_owned(), stop.is_cancelled());
                     return;
@@ -207,6 +211,9 @@ impl Reporter {
             .store(if is_leader { term } else { 0 }, Ordering::Relaxed);
         self.report_phases(metrics, is_leader);
         let leader = self.audible(metrics);
+        let saved = self.votes.borrow().map(|vote| vote.leader_id.term);
+        // Either may be ahead: openraft's before it is saved, what is saved before its metrics tell.
+        let told = saved.map(|saved| saved.min(term));
         let membership = &metrics.membership_config;
         let regrouped = !shown
             .as_ref()
@@ -218,7 +225,7 @@ impl Reporter {
                 modified |= *place != value;
                 *place = value;
             };
-            set(&mut status.term, Some(term));
+            set(&mut status.term, told);
             set(&mut status.last_log_index, metrics.last_log_index);
             set(
                 &mut status.committed_index,

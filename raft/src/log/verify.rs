@@ -6,6 +6,8 @@ use std::error::Error;
 use std::io;
 use std::ops::ControlFlow;
 
+use tokio::sync::watch;
+
 use super::tail::Tail;
 use super::{COMMITTED, PURGED, State, VOTE, key, next_of};
 use crate::disk::{Family, Read};
@@ -60,7 +62,7 @@ pub(super) fn read(disk: &dyn Read) -> Result<State, LogError> {
     };
     let committed = committed.map(LogId::from);
     let mut state = State {
-        vote: vote.map(Vote::from),
+        vote: watch::Sender::new(vote.map(Vote::from)),
         committed,
         committed_saved: committed,
         purged,
