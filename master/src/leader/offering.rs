@@ -212,6 +212,21 @@ impl Leader {
         self.allocator.agent_changed(id);
     }
 
+    /// Withdraws open offers of earlier reigns that `apply` can no longer tell from used ones: the agent remembers only
+    /// so many of those.
+    fn forgotten_as_used(&mut self, registry: &Registry, id: AgentId) {
+        let Some(agent) = registry.agent(id) else {
+            return;
+        };
+        let forgotten: Vec<OfferId> = self
+            .book
+            .offers_on(id)
+            .map(|(offer, _)| offer.id)
+            .filter(|offer| offer.epoch < self.epoch && *offer <= agent.used_offers.floor)
+            .collect();
+        self.rescind(forgotten, "many newer ones of its agent were used");
+    }
+
     /// What an acceptance left over is not offered again to this framework for a while.
     pub(super) fn after_accept(
         &mut self,
@@ -222,6 +237,7 @@ impl Leader {
         role: &Role,
         filter_ms: u64,
     ) {
+        self.forgotten_as_used(registry, agent);
         let left = registry
             .free(agent)
             .minus_saturating(&self.book.offered_on(agent));

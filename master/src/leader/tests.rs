@@ -9,6 +9,7 @@ mod deadlines;
 mod frameworks;
 mod offers;
 mod pruning;
+mod reigns;
 mod updates;
 mod words;
 mod world;

@@ -1,4 +1,4 @@
-//! Offers: made, kept over a change of leader, used once, withdrawn.
+//! Offers: made, used once, withdrawn.
 
 use argosy_state::command::{CallAction, Operation};
 use argosy_state::framework::FrameworkInfo;
@@ -9,57 +9,6 @@ use expect_test::expect;
 use super::world::{AGENT, FRAMEWORK, OFFER_MS, World, new_agent, new_framework};
 use crate::leader::Input;
 use crate::links::LinkId;
-
-#[test]
-fn an_offer_survives_its_leader_and_is_accepted_under_its_old_id() {
-    let mut world = World::with_offer();
-    world.new_leader();
-    world.framework_returns(FRAMEWORK, &["1.1"]);
-    world.agent_returns(AGENT);
-    world.accept("1.1", &["a"]);
-    world.expect(&expect![[r#"
-        link-3 <- subscribed framework-1 session 101 epoch 4, kept 1.1
-        link-4 <- registered agent-1, equal
-        link-4 <- order 1 launch framework-1/a
-        call-1: called at 5.0
-    "#]]);
-}
-
-#[test]
-fn an_offer_that_was_not_presented_again_may_still_be_accepted_until_another_is_made() {
-    let mut world = World::with_offer();
-    world.new_leader();
-    world.framework_returns(FRAMEWORK, &[]);
-    world.accept("1.1", &["a"]);
-    world.expect(&expect![[r#"
-        link-3 <- subscribed framework-1 session 101 epoch 4
-        link-3 <- unmet in *: 1 no-link
-        call-1: called at 5.0
-    "#]]);
-    // Now the rest is on offer: what the former leader promised of it is worth nothing.
-    world.agent_returns(AGENT);
-    world.expect(&expect![[r#"
-        link-4 <- registered agent-1, equal
-    "#]]);
-}
-
-#[test]
-fn a_token_of_an_earlier_reign_loses_against_an_open_offer() {
-    let mut world = World::with_offer();
-    world.new_leader();
-    world.framework_returns(FRAMEWORK, &[]);
-    world.agent_returns(AGENT);
-    world.expect(&expect![[r#"
-        link-3 <- subscribed framework-1 session 101 epoch 4
-        link-3 <- unmet in *: 1 no-link
-        link-4 <- registered agent-1, equal
-        link-3 <- offers 4.1 * agent-1 cpus:4;mem:4096
-    "#]]);
-    world.accept("1.1", &["a"]);
-    world.expect(&expect![[r#"
-        call-1: refused offer-used: offer 1.1 is no longer open: used, declined, rescinded or from too long ago; give a newer one
-    "#]]);
-}
 
 #[test]
 fn an_offer_with_a_flipped_bit_is_refused() {
@@ -285,65 +234,6 @@ fn a_declined_offer_is_not_made_again_until_its_time_is_over_or_it_is_revived() 
         call-2: declined
         call-3: called at 4.0
         link-1 <- offers 1.3 * agent-1 cpus:4;mem:4096
-    "#]]);
-}
-
-#[test]
-fn a_decline_in_force_is_presented_to_the_next_leader() {
-    let mut world = World::with_offer();
-    world.new_leader();
-    let mut subscription = world.subscription_of(FRAMEWORK, &[]);
-    let (promise, _) = world.held("1.1");
-    subscription.filters = vec![crate::leader::HeldFilter {
-        agent: AGENT,
-        role: promise.role,
-        resources: promise.resources,
-        remaining_ms: 2_000,
-    }];
-    world.subscribe_with(LinkId(3), subscription);
-    world.agent_returns(AGENT);
-    world.pass_with(1_900, &[LinkId(3)]);
-    world.expect(&expect![[r#"
-        link-3 <- subscribed framework-1 session 101 epoch 4
-        link-3 <- unmet in *: 1 no-link
-        link-3 <- registered agent-1, equal
-    "#]]);
-    world.pass_with(1_200, &[LinkId(3)]);
-    world.expect(&expect![[r#"
-        link-3 <- offers 4.1 * agent-1 cpus:4;mem:4096
-    "#]]);
-}
-
-#[test]
-fn a_new_leader_offers_nothing_until_all_are_back_or_their_time_is_over() {
-    let mut world = World::with_offer();
-    world.decline(&["1.1"], 3_600_000);
-    world.subscribe("other");
-    world.forget_said();
-    world.new_leader();
-    world.agent_returns(AGENT);
-    world.framework_returns(FRAMEWORK, &[]);
-    // The other one may still hold an offer of the agent.
-    world.expect(&expect![[r#"
-        link-4 <- registered agent-1, equal
-        link-5 <- subscribed framework-1 session 101 epoch 5
-    "#]]);
-    world.pass(100);
-    world.expect(&expect![[r#"
-        link-5 <- offers 5.1 * agent-1 cpus:4;mem:4096
-    "#]]);
-}
-
-#[test]
-fn a_new_leader_does_not_wait_when_all_are_back() {
-    let mut world = World::with_offer();
-    world.new_leader();
-    world.agent_returns(AGENT);
-    world.framework_returns(FRAMEWORK, &[]);
-    world.expect(&expect![[r#"
-        link-3 <- registered agent-1, equal
-        link-4 <- subscribed framework-1 session 101 epoch 4
-        link-4 <- offers 4.1 * agent-1 cpus:4;mem:4096
     "#]]);
 }
 
