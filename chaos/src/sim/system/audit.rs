@@ -221,7 +221,7 @@ impl Audit {
         }
         let is_work = |order: &Order| !matches!(order, Order::ListOffers);
         let kept = self.world.kept();
-        if kept.orders.iter().any(is_work) {
+        if kept.hand_works || kept.orders.iter().any(is_work) {
             open.push(format!(
                 "the hand has orders; it was told: {}",
                 kept.hand_was_told

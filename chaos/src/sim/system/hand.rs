@@ -41,11 +41,13 @@ pub(super) async fn hand(world: World) -> turmoil::Result {
             continue;
         }
         count += 1;
+        world.kept().hand_works = true;
         let done = match order {
             Order::Join(place) => join(&world, &client, place).await,
             Order::Remove(place) => remove(&world, &client, place).await,
             order => carry_out(&world, &client, order, count).await,
         };
+        world.kept().hand_works = false;
         world.notes.count(match done {
             true => "orders of the hand done",
             false => "orders of the hand not done",

@@ -124,6 +124,8 @@ pub(super) struct Kept {
     pub(super) ids: BTreeMap<usize, u64>,
     /// What the hand is to do.
     pub(super) orders: VecDeque<Order>,
+    /// It is at one of them: a dead connection may hold it up for seconds after all is healed.
+    pub(super) hand_works: bool,
     /// Why the last thing that it could not do was not done.
     pub(super) hand_was_told: String,
     /// The machine with a copied disk, while there is one.
