@@ -4,7 +4,7 @@
 
 use std::io;
 
-use crate::disk::{self, Changes, Disk, Durability, Family};
+use crate::disk::{self, Changes, Disk, Durability, Family, Read};
 use crate::machine::{self, Parts};
 use crate::record::{self, ImageNameRecord};
 use crate::shelf::{Image, Shelf};
@@ -60,6 +60,11 @@ pub(crate) fn finish_interrupted(disk: &dyn Disk, shelf: &Shelf) -> Result<(), R
     }
     disk.write(end(&meta), Durability::Synced)?;
     Ok(())
+}
+
+/// Whether an image is taking the registry's place: until that is done it is neither the old one nor the new.
+pub(crate) fn is_under_way(disk: &dyn Read) -> bool {
+    !matches!(disk.get(Family::Meta, INSTALLING), Ok(None))
 }
 
 fn begin(name: String) -> Changes {

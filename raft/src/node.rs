@@ -75,7 +75,8 @@ impl MemoryStore {
         self.0.applied()
     }
 
-    /// The registry as it lies in the store: up to which entry, and its records by key. `None` before the first entry.
+    /// The registry as it lies in the store: up to which entry, and its records by key. `None` before the first entry, and
+    /// while a snapshot takes its place.
     #[must_use]
     pub fn registry(&self) -> Option<(u64, Records)> {
         self.0.registry()

@@ -15,7 +15,7 @@ use super::{
     Change, Changes, Disk, Durability, Family, Pinned, Read, ViewWork, Visit, system_entropy,
 };
 use crate::snapshot::KeyValue;
-use crate::{entry, machine};
+use crate::{entry, install, machine};
 
 /// The disk of one memory-only master. A clone is the same disk: keep one, drop the store, open it again.
 #[derive(Clone, Debug, Default)]
@@ -142,9 +142,13 @@ impl MemoryDisk {
         Some(applied.last_log_id?.index)
     }
 
-    /// The registry as reads see it: up to which entry, and its records. `None` before the first entry.
+    /// The registry as reads see it: up to which entry, and its records. `None` before the first entry, and while a
+    /// snapshot takes its place.
     pub(crate) fn registry(&self) -> Option<(u64, Vec<KeyValue>)> {
         let contents = self.contents();
+        if install::is_under_way(&contents.current) {
+            return None;
+        }
         let applied = machine::applied(&contents.current).ok()?.last_log_id?;
         let records = contents.current.0.get(&Family::Registry);
         let records = records
