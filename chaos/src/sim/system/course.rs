@@ -24,7 +24,8 @@ const OFFER: Duration = Duration::from_secs(15);
 const ENDS: Duration = Duration::from_secs(15);
 /// How soon somebody else must lead who was handed over to.
 const HANDED_OVER: Duration = Duration::from_secs(4);
-/// How long the hand looks for one master of its list that is no member any more: as a client waits for a connection.
+/// How long the hand looks for one master of its list that is no member, removed or spare: as a client waits for a
+/// connection.
 const LOOKED_FOR: Duration = Duration::from_secs(2);
 /// How soon agents must have left a leader that was cut from the other masters.
 const LEAVES: Duration = Duration::from_secs(8);
