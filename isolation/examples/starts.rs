@@ -8,9 +8,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use argosy_isolation::profile::{COMMAND_ID, CONTAINER_IDS, FIRST_HOST_ID};
 use argosy_isolation::{
-    Container, ContainerId, Isolation, Launcher, Namespaces, Outcome, Program, Spec, Tree, cgroup,
-    launcher,
+    Container, ContainerId, Isolation, Launcher, Namespaces, Outcome, Profile, Program, Spec, Tree,
+    User, View, cgroup, launcher,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,19 +38,15 @@ fn main() -> Result<()> {
         "{:28} {:>9} {:>9} {:>10}",
         "/bin/true", "p50 ms", "p99 ms", "starts/s"
     );
-    let none = Namespaces::NONE;
-    for (name, isolation, namespaces) in [
-        ("5 namespaces + cgroup", Isolation::Full, Namespaces::ALL),
-        ("cgroup only", Isolation::Full, none),
-        ("plain processes", Isolation::Processes, none),
-    ] {
+    for kind in KINDS {
+        let name = kind.name;
         if !name.starts_with(&only) {
             continue;
         }
-        let (p50, p99) = bench.one_by_one(count, isolation, namespaces)?;
+        let (p50, p99) = bench.one_by_one(count, kind)?;
         println!("{:28} {p50:>9.2} {p99:>9.2} {:>10.0}", name, 1000.0 / p50);
         for slots in [2, 16] {
-            let rate = bench.in_flight(count, slots, isolation, namespaces)?;
+            let rate = bench.in_flight(count, slots, kind)?;
             let name = format!("{name}, {slots} slots");
             println!("{name:28} {:>9} {:>9} {rate:>10.0}", "", "");
         }
@@ -62,6 +59,42 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// A row of the table.
+#[derive(Clone, Copy)]
+struct Kind {
+    name: &'static str,
+    isolation: Isolation,
+    namespaces: Namespaces,
+    profile: bool,
+}
+
+const KINDS: [Kind; 4] = [
+    Kind {
+        name: "full profile",
+        isolation: Isolation::Full,
+        namespaces: Namespaces::ALL,
+        profile: true,
+    },
+    Kind {
+        name: "5 namespaces + cgroup",
+        isolation: Isolation::Full,
+        namespaces: Namespaces::ALL,
+        profile: false,
+    },
+    Kind {
+        name: "cgroup only",
+        isolation: Isolation::Full,
+        namespaces: Namespaces::NONE,
+        profile: false,
+    },
+    Kind {
+        name: "plain processes",
+        isolation: Isolation::Processes,
+        namespaces: Namespaces::NONE,
+        profile: false,
+    },
+];
+
 struct Bench {
     launcher: Launcher,
     tree: Tree,
@@ -70,12 +103,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn launch(
-        &mut self,
-        program: &str,
-        isolation: Isolation,
-        namespaces: Namespaces,
-    ) -> Result<(Container, Instant)> {
+    fn launch(&mut self, program: &str, kind: Kind) -> Result<(Container, Instant)> {
         self.next += 1;
         let id = ContainerId::new(format!("c{}", self.next))?;
         let folder = self.work.join(id.as_str());
@@ -83,25 +111,36 @@ impl Bench {
         std::fs::create_dir_all(&sandbox)?;
         let program = Program::Arguments(program.split(' ').map(str::to_owned).collect());
         let mut spec = Spec::new(id, &folder, &sandbox, program);
-        spec.isolation = isolation;
-        spec.namespaces = namespaces;
+        spec.isolation = kind.isolation;
+        spec.namespaces = kind.namespaces;
+        if kind.profile {
+            let first_host_id = FIRST_HOST_ID + (self.next as u32 % 1000) * CONTAINER_IDS;
+            let view = View {
+                host_paths: Vec::new(),
+                scratch_bytes: 1 << 20,
+            };
+            spec.profile = Some(Profile {
+                first_host_id,
+                view,
+                all_system_calls: false,
+            });
+            let (uid, gid, groups) = (COMMAND_ID, COMMAND_ID, Vec::new());
+            spec.user = Some(User { uid, gid, groups });
+            let owner = Some(first_host_id + COMMAND_ID);
+            std::os::unix::fs::chown(&sandbox, owner, owner)?;
+        }
         spec.nonce = self.next;
-        if isolation == Isolation::Full {
+        if kind.isolation == Isolation::Full {
             spec.cgroup = Some(self.tree.group(&spec.id).path().to_owned());
         }
         let start = Instant::now();
         Ok((self.launcher.launch(&spec)?, start))
     }
 
-    fn one_by_one(
-        &mut self,
-        count: usize,
-        isolation: Isolation,
-        namespaces: Namespaces,
-    ) -> Result<(f64, f64)> {
+    fn one_by_one(&mut self, count: usize, kind: Kind) -> Result<(f64, f64)> {
         let mut times = Vec::new();
         for _ in 0..count {
-            let (mut container, start) = self.launch("/bin/true", isolation, namespaces)?;
+            let (mut container, start) = self.launch("/bin/true", kind)?;
             finish(&mut container)?;
             times.push(start.elapsed().as_secs_f64() * 1000.0);
         }
@@ -109,13 +148,7 @@ impl Bench {
         Ok((times[count / 2], times[count * 99 / 100]))
     }
 
-    fn in_flight(
-        &mut self,
-        count: usize,
-        slots: usize,
-        isolation: Isolation,
-        namespaces: Namespaces,
-    ) -> Result<f64> {
+    fn in_flight(&mut self, count: usize, slots: usize, kind: Kind) -> Result<f64> {
         let start = Instant::now();
         let mut running = VecDeque::new();
         for _ in 0..count {
@@ -123,7 +156,7 @@ impl Bench {
                 let mut oldest: Container = running.pop_front().context("slots is not 0")?;
                 finish(&mut oldest)?;
             }
-            running.push_back(self.launch("/bin/true", isolation, namespaces)?.0);
+            running.push_back(self.launch("/bin/true", kind)?.0);
         }
         for mut container in running {
             finish(&mut container)?;
@@ -132,8 +165,7 @@ impl Bench {
     }
 
     fn report_memory(&mut self) -> Result<()> {
-        let (mut container, _) =
-            self.launch("/bin/sleep 1000", Isolation::Full, Namespaces::ALL)?;
+        let (mut container, _) = self.launch("/bin/sleep 1000", KINDS[0])?;
         let handle = container
             .wait_started(PATIENCE)?
             .map_err(|exit| anyhow::anyhow!(exit.reason))?;

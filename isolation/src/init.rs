@@ -17,11 +17,13 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
 
+use crate::confinement::Confinement;
 use crate::handoff::Usage;
-use crate::namespaces::Isolation;
 use crate::process::kill_descendants;
+use crate::seccomp::Filters;
 use crate::spec::{Program, Spec};
 use crate::sys::{self, ExecPointers};
+use crate::view::Parts;
 use crate::wire::{Instruction, Received, Report, Wait, receive_packet, send_packet};
 
 /// Where commands are looked up when their environment has no `PATH`.
@@ -30,6 +32,8 @@ const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 /// What the supervisor hands its init.
 pub(crate) struct Inherited<'a> {
     pub(crate) spec: &'a Spec,
+    pub(crate) parts: Option<&'a Parts>,
+    pub(crate) filters: &'a Filters,
     pub(crate) channel: &'a OwnedFd,
     pub(crate) null: &'a OwnedFd,
     pub(crate) stdout: &'a OwnedFd,
@@ -75,27 +79,22 @@ fn start(inherited: &Inherited<'_>) -> Result<Option<i32>, Refusal> {
         sys::replace_descriptor(source, target)
             .map_err(|errno| words("set up standard streams", errno))?;
     }
-    sys::close_all_but(Some(inherited.channel.as_fd()))
-        .map_err(|errno| words("close what the agent has open", errno))?;
     // A name to recognise it by in a process list; nothing depends on it.
     let _ = nix::sys::prctl::set_name(c"argosy-init");
-    if spec.isolation == Isolation::UserNamespaces
-        && expect(inherited.channel) != Some(Instruction::Mapped)
-    {
+    if spec.has_user_namespace() && expect(inherited.channel) != Some(Instruction::Mapped) {
         return Ok(None);
     }
     if !spec.namespaces.pid {
         nix::sys::prctl::set_child_subreaper(true)
             .map_err(|errno| words("adopt orphans", errno))?;
     }
-    enter_namespaces(spec)?;
+    enter_namespaces(inherited)?;
+    sys::close_all_but(Some(inherited.channel.as_fd()))
+        .map_err(|errno| words("close what the agent has open", errno))?;
     // Not root's right to read this process' memory, in which earlier launch requests may linger.
     nix::sys::prctl::set_dumpable(false).map_err(|errno| words("hide init's memory", errno))?;
     nix::sys::stat::umask(Mode::S_IWGRP | Mode::S_IWOTH);
-    let sandbox = spec.sandbox.as_path();
-    nix::unistd::chdir(sandbox)
-        .map_err(|errno| words(&format!("enter the sandbox {}", sandbox.display()), errno))?;
-    let command = Command::prepare(spec);
+    let mut command = Command::prepare(inherited)?;
     if expect(inherited.channel) != Some(Instruction::Go) {
         return Ok(None);
     }
@@ -122,9 +121,14 @@ fn expect(channel: &OwnedFd) -> Option<Instruction> {
     }
 }
 
-fn enter_namespaces(spec: &Spec) -> Result<(), Refusal> {
+fn enter_namespaces(inherited: &Inherited<'_>) -> Result<(), Refusal> {
+    let spec = inherited.spec;
     let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
     let namespaces = spec.namespaces;
+    if spec.profile.is_some() {
+        sys::become_user(0, 0, &[])
+            .map_err(|errno| words("become root of the user namespace", errno))?;
+    }
     if namespaces.cgroup {
         unshare(CloneFlags::CLONE_NEWCGROUP)
             .map_err(|errno| words("make a cgroup namespace", errno))?;
@@ -134,7 +138,10 @@ fn enter_namespaces(spec: &Spec) -> Result<(), Refusal> {
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
             .map_err(|errno| words("make mounts private", errno))?;
     }
-    if namespaces.mount && namespaces.pid {
+    if let Some((profile, parts)) = spec.profile.as_ref().zip(inherited.parts) {
+        crate::view::enter(&profile.view, parts, namespaces.cgroup)
+            .map_err(|error| crate::supervisor::sentence(&error))?;
+    } else if namespaces.mount && namespaces.pid {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>)
             .map_err(|errno| words("mount a /proc of its own", errno))?;
@@ -142,7 +149,12 @@ fn enter_namespaces(spec: &Spec) -> Result<(), Refusal> {
     if let Some(hostname) = spec.hostname.as_ref().filter(|_| namespaces.uts) {
         nix::unistd::sethostname(hostname).map_err(|errno| words("set the host name", errno))?;
     }
-    Ok(())
+    if spec.profile.is_some() {
+        return Ok(());
+    }
+    let sandbox = spec.sandbox.as_path();
+    nix::unistd::chdir(sandbox)
+        .map_err(|errno| words(&format!("enter the sandbox {}", sandbox.display()), errno))
 }
 
 /// Everything the last step needs, so that it allocates nothing and cannot fail in a new way.
@@ -150,10 +162,16 @@ struct Command {
     shown: String,
     candidates: Vec<CString>,
     pointers: ExecPointers,
+    confinement: Option<Confinement>,
 }
 
 impl Command {
-    fn prepare(spec: &Spec) -> Self {
+    fn prepare(inherited: &Inherited<'_>) -> Result<Self, Refusal> {
+        let spec = inherited.spec;
+        let confinement = match &spec.profile {
+            Some(profile) => Some(Confinement::prepare(profile, inherited.filters)?),
+            None => None,
+        };
         let plain = |text: &str| CString::new(text).expect("the request was checked for NUL bytes");
         let arguments: Vec<String> = match &spec.program {
             Program::Shell(line) => vec!["/bin/sh".into(), "-c".into(), line.clone()],
@@ -164,7 +182,8 @@ impl Command {
         let path = path.map_or(USUAL_PATH, |(_, path)| path.as_str());
         let names = candidates(&shown, path);
         let environment = spec.environment.iter();
-        Self {
+        Ok(Self {
+            confinement,
             candidates: names.iter().map(|name| plain(name)).collect(),
             pointers: ExecPointers::new(
                 arguments.iter().map(|argument| plain(argument)).collect(),
@@ -173,10 +192,10 @@ impl Command {
                     .collect(),
             ),
             shown,
-        }
+        })
     }
 
-    fn execute(&self, spec: &Spec) -> Result<i32, Refusal> {
+    fn execute(&mut self, spec: &Spec) -> Result<i32, Refusal> {
         let mut refusal = None;
         let pid = sys::spawn_borrowing(&mut || refusal = Some(self.become_command(spec)))
             .map_err(|errno| format!("cannot make a process: {}", errno.desc()))?;
@@ -191,7 +210,7 @@ impl Command {
     }
 
     /// Runs in the command's process; returns only if it cannot be executed.
-    fn become_command(&self, spec: &Spec) -> Refusal {
+    fn become_command(&mut self, spec: &Spec) -> Refusal {
         let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
         if let Err(errno) = nix::unistd::setsid() {
             return words("make a session", errno);
@@ -202,6 +221,13 @@ impl Command {
                 return words(&format!("set the resource limit {}", limit.name), errno);
             }
         }
+        if let Some(Err(refusal)) = self
+            .confinement
+            .as_ref()
+            .map(Confinement::forgo_capabilities)
+        {
+            return refusal;
+        }
         if let Some(user) = &spec.user
             && let Err(errno) = sys::become_user(user.uid, user.gid, &user.groups)
         {
@@ -210,11 +236,21 @@ impl Command {
                 errno,
             );
         }
+        if let Some(Err(refusal)) = self.confinement.as_mut().map(Confinement::put_up_walls) {
+            return refusal;
+        }
         if let Err(errno) = sys::close_all_but(None) {
             return words("close what init has open", errno);
         }
         if let Err(errno) = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None) {
             return words("unblock signals", errno);
+        }
+        if let Some(Err(refusal)) = self
+            .confinement
+            .as_ref()
+            .map(Confinement::filter_system_calls)
+        {
+            return refusal;
         }
         let mut worst = Errno::ENOENT;
         for candidate in &self.candidates {

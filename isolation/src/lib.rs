@@ -36,6 +36,7 @@
 
 pub mod adoption;
 pub mod cgroup;
+mod confinement;
 pub mod container;
 mod course;
 pub mod handoff;
@@ -45,10 +46,13 @@ pub mod limits;
 pub mod namespaces;
 mod output;
 pub mod process;
+pub mod profile;
 pub mod removal;
+mod seccomp;
 pub mod spec;
 mod supervisor;
 mod sys;
+pub mod view;
 pub mod wire;
 
 pub use adoption::{Adoption, AdoptionError, adopt};
@@ -59,6 +63,8 @@ pub use launcher::{LaunchError, Launcher, LauncherError};
 pub use limits::{Limits, LimitsError, Missing, MissingPolicy};
 pub use namespaces::{Detected, Isolation, Namespaces, detect};
 pub use process::{BootTime, Process};
+pub use profile::Profile;
 pub use removal::{RemovalError, destroy, sweep};
 pub use spec::{ContainerId, Program, ResourceLimit, Spec, SpecError, StopAfter, User};
+pub use view::View;
 pub use wire::Notice;

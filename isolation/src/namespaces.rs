@@ -65,16 +65,13 @@ impl Namespaces {
 
     /// Flags for `clone3`. The cgroup namespace is not among them: its root is the group of whoever makes
     /// it, so the container's first process makes it once it is in its group.
-    pub(crate) fn clone_flags(self, isolation: Isolation) -> i32 {
+    pub(crate) fn clone_flags(self, user: bool) -> i32 {
         let wanted = [
             (self.pid, CloneFlags::CLONE_NEWPID),
             (self.mount, CloneFlags::CLONE_NEWNS),
             (self.ipc, CloneFlags::CLONE_NEWIPC),
             (self.uts, CloneFlags::CLONE_NEWUTS),
-            (
-                isolation == Isolation::UserNamespaces,
-                CloneFlags::CLONE_NEWUSER,
-            ),
+            (user, CloneFlags::CLONE_NEWUSER),
         ];
         let flags = wanted.into_iter().filter(|(wanted, _)| *wanted);
         flags

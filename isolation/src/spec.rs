@@ -13,6 +13,7 @@ pub use self::rules::SpecError;
 use crate::limits::{Limits, MissingPolicy};
 use crate::namespaces::{Isolation, Namespaces};
 use crate::process::BootTime;
+use crate::profile::Profile;
 
 /// The longest single argument or variable the kernel takes, in bytes without its end mark.
 pub const STRING_LIMIT_BYTES: usize = 128 * 1024 - 1;
@@ -87,7 +88,7 @@ pub enum Program {
 /// Whom the command runs as.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
-    /// User number.
+    /// User number: with a profile of the container's own users, else of the host's.
     pub uid: u32,
     /// Main group's number.
     pub gid: u32,
@@ -157,6 +158,8 @@ pub struct Spec {
     pub isolation: Isolation,
     /// Which namespaces it gets.
     pub namespaces: Namespaces,
+    /// What keeps it from the host beyond its namespaces; `None`: nothing. Only with full isolation.
+    pub profile: Option<Profile>,
     /// Its host name in a uts namespace of its own; `None` leaves the host's.
     pub hostname: Option<String>,
     /// The container's own group, as made by `Tree::group`. `None` only without cgroups.
@@ -174,6 +177,26 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// Whether it gets users of its own.
+    pub(crate) fn has_user_namespace(&self) -> bool {
+        self.profile.is_some() || self.isolation == Isolation::UserNamespaces
+    }
+
+    /// Who its command is on the host, if not the agent's own user.
+    #[must_use]
+    pub fn host_user(&self) -> Option<User> {
+        let first = self
+            .profile
+            .as_ref()
+            .map_or(0, |profile| profile.first_host_id);
+        let user = self.user.as_ref()?;
+        Some(User {
+            uid: first + user.uid,
+            gid: first + user.gid,
+            groups: user.groups.iter().map(|group| first + group).collect(),
+        })
+    }
+
     /// A launch with defaults: all namespaces, no limits, no user change, 64 MiB of output.
     #[must_use]
     pub fn new(id: ContainerId, directory: &Path, sandbox: &Path, program: Program) -> Self {
@@ -187,6 +210,7 @@ impl Spec {
             user: None,
             isolation: Isolation::Full,
             namespaces: Namespaces::ALL,
+            profile: None,
             hostname: None,
             cgroup: None,
             limits: Limits::default(),

@@ -17,13 +17,14 @@ use nix::sys::socket::{
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-pub(crate) use self::ending::refuse_unread;
+pub(crate) use self::ending::{refuse_unread, sentence};
 use crate::cgroup::Group;
 use crate::course::{Action, Course};
 use crate::handoff::{HandOff, Handle, Usage};
 use crate::namespaces::Isolation;
 use crate::output::Output;
 use crate::process::{BootTime, kill_descendants};
+use crate::seccomp::Filters;
 use crate::spec::Spec;
 use crate::sys::{self, Child};
 use crate::wire::{
@@ -41,6 +42,8 @@ const LISTEN_AGAIN_MS: u16 = 1000;
 pub(crate) struct Host {
     pub(crate) boot_id: String,
     pub(crate) null: OwnedFd,
+    /// Compiled once for all commands.
+    pub(crate) filters: Filters,
 }
 
 /// Runs in the new process; returns its exit code, which nobody reads.

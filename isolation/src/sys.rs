@@ -252,6 +252,73 @@ pub(crate) fn become_user(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Errn
     Errno::result(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
 }
 
+/// Sets `MOUNT_ATTR_*` flags on a mount, with `all` on those below it too, and cuts it off from changes elsewhere.
+pub(crate) fn add_mount_attributes(
+    tree: BorrowedFd<'_>,
+    attributes: u64,
+    all: bool,
+) -> Result<(), Errno> {
+    // SAFETY: `mount_attr` is plain integers, for which all zeroes is a valid value.
+    let mut wanted: libc::mount_attr = unsafe { mem::zeroed() };
+    wanted.attr_set = attributes;
+    wanted.propagation = libc::MS_PRIVATE;
+    let recursive = if all { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: an empty path, and a structure that is live for the call and of the size that is passed with it.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | recursive,
+            &raw const wanted,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    Errno::result(returned).map(drop)
+}
+
+/// Gives up for good what a capability could be had by: the bounding and ambient sets are emptied, and root's number
+/// means nothing any more.
+pub(crate) fn forgo_capabilities() -> Result<(), Errno> {
+    // Of linux/securebits.h: no capabilities for root, none that stay or are raised, and all of it locked.
+    const LOCKED: libc::c_ulong = 0b1110_1011;
+    for capability in 0..=63 {
+        // SAFETY: integers only.
+        let dropped = Errno::result(unsafe {
+            libc::prctl(libc::PR_CAPBSET_DROP, capability as libc::c_ulong, 0, 0, 0)
+        });
+        match dropped {
+            // The kernel knows no more of them.
+            Err(Errno::EINVAL) => break,
+            other => other.map(drop)?,
+        }
+    }
+    // SAFETY: integers only.
+    Errno::result(unsafe {
+        libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL,
+            0,
+            0,
+            0,
+        )
+    })?;
+    // SAFETY: integers only.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, LOCKED, 0, 0, 0) }).map(drop)
+}
+
+/// Empties the sets that count now: permitted, effective and inheritable.
+pub(crate) fn drop_capabilities() -> Result<(), Errno> {
+    /// Of linux/capability.h: two words a set.
+    const VERSION_3: u32 = 0x2008_0522;
+    let header = [VERSION_3, 0];
+    let sets = [0_u32; 6];
+    // SAFETY: both are live for the call and laid out as version 3 has them: version and process, then two times
+    // effective, permitted, inheritable.
+    Errno::result(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) })
+        .map(drop)
+}
+
 /// Executes `program`; returns only if that fails.
 pub(crate) fn execute(program: &CString, pointers: &ExecPointers) -> Errno {
     // SAFETY: both lists end in null and point into strings that `pointers` owns.

@@ -1,9 +1,11 @@
 //! Which launch requests can be right: refusals that name field, value and remedy.
 
-use std::path::Path;
+use std::path::{Component, Path};
 
 use super::{Program, STRING_LIMIT_BYTES, STRINGS_LIMIT_BYTES, Spec};
 use crate::namespaces::{Isolation, Namespaces};
+use crate::profile::{CONTAINER_IDS, END_HOST_ID, FIRST_HOST_ID};
+use crate::view::{SANDBOX, View};
 
 /// The longest host name Linux takes, in bytes.
 const HOSTNAME_LIMIT_BYTES: usize = 64;
@@ -66,6 +68,29 @@ impl Spec {
         }
     }
 
+    fn check_profile(&self) -> Result<(), SpecError> {
+        let Some(profile) = &self.profile else {
+            return Ok(());
+        };
+        if self.isolation != Isolation::Full || self.namespaces != Namespaces::ALL {
+            let remedy = "a profile needs full isolation and all namespaces";
+            return Err(SpecError::new("profile", self.isolation.name(), remedy));
+        }
+        let first = profile.first_host_id;
+        if first % CONTAINER_IDS != 0 || !(FIRST_HOST_ID..END_HOST_ID).contains(&first) {
+            let remedy = "give a multiple of 65,536 from 524,288 to below 1,879,048,192";
+            return Err(SpecError::new("first_host_id", &first.to_string(), remedy));
+        }
+        let users = self.user.iter();
+        let numbers =
+            users.flat_map(|user| [user.uid, user.gid].into_iter().chain(user.groups.clone()));
+        if let Some(number) = numbers.into_iter().find(|number| *number >= CONTAINER_IDS) {
+            let remedy = "a container has the users and groups 0 to 65,535";
+            return Err(SpecError::new("user", &number.to_string(), remedy));
+        }
+        check_view(&profile.view)
+    }
+
     fn check_environment(&self) -> Result<(), SpecError> {
         let mut total: usize = match &self.program {
             Program::Shell(line) => line.len(),
@@ -114,6 +139,7 @@ impl Spec {
             let remedy = "only full isolation can change the user: leave it out";
             return Err(SpecError::new("user", named, remedy));
         }
+        self.check_profile()?;
         let Some(hostname) = &self.hostname else {
             return Ok(());
         };
@@ -126,6 +152,29 @@ impl Spec {
         }
         Ok(())
     }
+}
+
+fn check_view(view: &View) -> Result<(), SpecError> {
+    for path in &view.host_paths {
+        check_path("host_paths", path)?;
+        let plain = path
+            .components()
+            .skip(1)
+            .all(|part| matches!(part, Component::Normal(_)));
+        let own = ["/dev", "/proc", "/sys", SANDBOX]
+            .iter()
+            .any(|own| path.starts_with(own));
+        if !plain || own || path.parent().is_none() {
+            let remedy =
+                "name a path below the root without '..', not in /dev, /proc, /sys or /sandbox";
+            return Err(SpecError::new(
+                "host_paths",
+                &path.to_string_lossy(),
+                remedy,
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn check_path(field: &'static str, path: &Path) -> Result<(), SpecError> {

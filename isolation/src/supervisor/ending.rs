@@ -23,7 +23,7 @@ const KEEP_LIMIT: Duration = Duration::from_secs(3600);
 const KEEP_RETRY_MS: u16 = 1000;
 
 /// The whole chain of an error as one sentence.
-fn sentence(error: &dyn std::error::Error) -> String {
+pub(crate) fn sentence(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

@@ -16,11 +16,12 @@ use crate::cgroup::{CgroupError, Group};
 use crate::handoff::{Claim, HandOff, HandOffError, Handle};
 use crate::init;
 use crate::limits::{LimitsError, Missing};
-use crate::namespaces::Isolation;
 use crate::output::Output;
 use crate::process::Process;
+use crate::profile::CONTAINER_IDS;
 use crate::spec::Spec;
 use crate::sys::{self, Child};
+use crate::view::{Parts, ViewError};
 use crate::wire::{Instruction, Wait, packet_pair, send_packet};
 
 /// How long a group may take to empty when a start is undone.
@@ -50,6 +51,8 @@ pub(super) enum StartError {
     Clone { namespaces: String, source: Errno },
     #[error("cannot make the container's channel")]
     Channel { source: Errno },
+    #[error(transparent)]
+    View(#[from] ViewError),
     #[error("cannot map the user into the user namespace")]
     MapUser { source: io::Error },
     #[error("cannot read the start time of process {pid}")]
@@ -98,7 +101,7 @@ fn start_in(
 ) -> Result<Started, StartError> {
     let output = |name: &str| {
         let path = spec.sandbox.join(name);
-        Output::create(&path, spec.output_limit_bytes, spec.user.as_ref())
+        Output::create(&path, spec.output_limit_bytes, spec.host_user().as_ref())
             .map_err(|source| StartError::Output { path, source })
     };
     let (stdout, stdout_writer) = output("stdout")?;
@@ -109,15 +112,21 @@ fn start_in(
         nix::sys::prctl::set_child_subreaper(true)
             .map_err(|source| StartError::Subreaper { source })?;
     }
+    let parts = match &spec.profile {
+        Some(profile) => Some(Parts::take(&profile.view, &spec.sandbox)?),
+        None => None,
+    };
     let inherited = init::Inherited {
         spec,
+        parts: parts.as_ref(),
+        filters: &host.filters,
         channel: &init_channel,
         null: &host.null,
         stdout: &stdout_writer,
         stderr: &stderr_writer,
     };
     let group_fd = group.as_ref().map(Group::open).transpose()?;
-    let flags = spec.namespaces.clone_flags(spec.isolation);
+    let flags = spec.namespaces.clone_flags(spec.has_user_namespace());
     let init = sys::clone_process(flags, group_fd.as_ref().map(AsFd::as_fd), || {
         init::run(&inherited)
     })
@@ -163,8 +172,12 @@ impl Prepared<'_> {
             send_packet(channel, &instruction, Wait::Block)
                 .map_err(|source| StartError::Leave { source })
         };
-        if self.spec.isolation == Isolation::UserNamespaces {
-            map_user(self.init.pid).map_err(|source| StartError::MapUser { source })?;
+        if self.spec.has_user_namespace() {
+            let mapped = match &self.spec.profile {
+                Some(profile) => map_range(self.init.pid, profile.first_host_id),
+                None => map_user(self.init.pid),
+            };
+            mapped.map_err(|source| StartError::MapUser { source })?;
             leave(Instruction::Mapped)?;
         }
         let process =
@@ -198,6 +211,14 @@ fn map_user(init: i32) -> io::Result<()> {
     fs::write(folder.join("setgroups"), "deny")?;
     fs::write(folder.join("gid_map"), format!("{gid} {gid} 1"))?;
     fs::write(folder.join("uid_map"), format!("{uid} {uid} 1"))
+}
+
+/// The container's users, each somebody else on the host, and nobody there.
+fn map_range(init: i32, first: u32) -> io::Result<()> {
+    let folder = PathBuf::from(format!("/proc/{init}"));
+    let map = format!("0 {first} {CONTAINER_IDS}");
+    fs::write(folder.join("gid_map"), &map)?;
+    fs::write(folder.join("uid_map"), &map)
 }
 
 /// Milliseconds since 1970, for display.

@@ -5,6 +5,7 @@
 mod adoption;
 mod confinement;
 mod lifecycle;
+mod profile;
 mod removal;
 mod world;
 
@@ -32,6 +33,7 @@ fn run(arguments: &[String]) -> ExitCode {
     let cases: Vec<Case> = [
         confinement::CASES,
         lifecycle::CASES,
+        profile::CASES,
         adoption::CASES,
         removal::CASES,
     ]

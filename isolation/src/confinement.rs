@@ -1,0 +1,106 @@
+//! What a process gives up, for good, before it becomes the command.
+//!
+//! Prepared by init while it may still allocate and look things up; put on by the command's process, which shares
+//! init's memory and only makes system calls.
+
+use landlock::{
+    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreated, RulesetCreatedAttr, Scope,
+};
+use nix::sys::prctl::set_no_new_privs;
+
+use crate::profile::Profile;
+use crate::seccomp::Filters;
+use crate::sys;
+use crate::view::SANDBOX;
+
+/// The newest version of Landlock whose rights are used; an older kernel enforces what it knows of them.
+const LANDLOCK: ABI = ABI::V6;
+/// Where a command may write besides its sandbox and host paths.
+const WRITABLE: [&str; 3] = ["/tmp", "/dev/shm", "/dev/mqueue"];
+
+/// Walls to be put up around the command.
+pub(crate) struct Confinement {
+    files: Option<RulesetCreated>,
+    filters: Option<Filters>,
+}
+
+/// Why a wall cannot be put up, in words.
+type Refusal = String;
+
+impl Confinement {
+    /// Looks up what may be read and written: to be called inside the view.
+    pub(crate) fn prepare(profile: &Profile, filters: &Filters) -> Result<Self, Refusal> {
+        let files = rules(profile).map_err(|error| format!("cannot prepare Landlock: {error}"))?;
+        Ok(Self {
+            files: Some(files),
+            filters: (!profile.all_system_calls).then(|| filters.clone()),
+        })
+    }
+
+    /// Before the user is changed: only root of the namespace can empty the bounding set.
+    pub(crate) fn forgo_capabilities(&self) -> Result<(), Refusal> {
+        sys::forgo_capabilities()
+            .map_err(|errno| format!("cannot forgo capabilities: {}", errno.desc()))
+    }
+
+    /// After the user was changed.
+    pub(crate) fn put_up_walls(&mut self) -> Result<(), Refusal> {
+        sys::drop_capabilities()
+            .map_err(|errno| format!("cannot drop capabilities: {}", errno.desc()))?;
+        set_no_new_privs()
+            .map_err(|errno| format!("cannot forbid new privileges: {}", errno.desc()))?;
+        if let Some(files) = self.files.take() {
+            files
+                .restrict_self()
+                .map_err(|error| format!("cannot enforce Landlock: {error}"))?;
+        }
+        Ok(())
+    }
+
+    /// Last of all: most of what was done before is forbidden by it.
+    pub(crate) fn filter_system_calls(&self) -> Result<(), Refusal> {
+        match &self.filters {
+            None => Ok(()),
+            Some(filters) => filters.put_on().map_err(|error| error.to_string()),
+        }
+    }
+}
+
+/// A second wall behind the mounts: everything may be read and executed, little be written; signals and abstract
+/// sockets stay among the container's own processes.
+fn rules(profile: &Profile) -> Result<RulesetCreated, landlock::RulesetError> {
+    let all = AccessFs::from_all(LANDLOCK);
+    let read = AccessFs::from_read(LANDLOCK);
+    let use_files = read | AccessFs::WriteFile | AccessFs::IoctlDev;
+    let mut rules = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(all)?
+        .scope(Scope::AbstractUnixSocket | Scope::Signal)?
+        .create()?;
+    let writable = WRITABLE.into_iter().map(std::path::Path::new);
+    let sandbox = std::iter::once(std::path::Path::new(SANDBOX));
+    let host_paths = profile.view.host_paths.iter().map(|path| path.as_path());
+    let whole = writable
+        .chain(sandbox)
+        .chain(host_paths)
+        .map(|path| (path, all));
+    let used = ["/dev", "/proc"]
+        .into_iter()
+        .map(|path| (std::path::Path::new(path), use_files));
+    let seen = [(std::path::Path::new("/"), read)];
+    for (path, access) in whole.chain(used).chain(seen) {
+        let Ok(place) = PathFd::new(path) else {
+            // What is not there needs no right.
+            continue;
+        };
+        let is_folder = path.is_dir();
+        let access = if is_folder {
+            access
+        } else {
+            access & AccessFs::from_file(LANDLOCK)
+        };
+        rules = rules.add_rule(PathBeneath::new(place, access))?;
+    }
+    Ok(rules)
+}

@@ -1,0 +1,378 @@
+//! What a command finds under `/`: the host's programs, read-only, and little else.
+//!
+//! ```text
+//! /                 a small file system of its own, read-only
+//! ├── bin etc lib lib64 opt sbin usr     the host's, read-only (links stay links)
+//! ├── dev           null zero full random urandom tty, pts, shm, mqueue, fd, stdin, stdout, stderr
+//! ├── proc          of its own process numbers; what tells of the host is masked
+//! ├── sys           processors and memory nodes, and its own control group; read-only
+//! ├── sandbox       its working directory
+//! ├── tmp           its own, emptied with it
+//! └── ...           host paths that the operator allows, at their own names
+//! ```
+//! Two steps. The supervisor, who may see all of the host, opens the sandbox and each host path once and takes a
+//! mount of it that is attached nowhere ([`Parts`]). Init, who is root of nothing but the container, attaches them
+//! and the rest ([`enter`]): it looks up no path that a container could have made.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+};
+use rustix::process::{chdir, fchdir, pivot_root};
+
+use crate::sys;
+
+/// Where the sandbox is inside.
+pub const SANDBOX: &str = "/sandbox";
+
+/// The host's folders that a command sees. Neither homes nor `/var`, `/run`, `/srv`, `/mnt`: data are not programs.
+const HOST_FOLDERS: [&str; 8] = ["bin", "etc", "lib", "lib32", "lib64", "opt", "sbin", "usr"];
+/// Devices that every program may expect and that tell nothing of the host: name, major and minor number.
+const DEVICES: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
+/// Links of `/dev` that programs expect.
+const DEVICE_LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+/// What the kernel tells or lets be told there is the host's alone.
+const MASKED: [&str; 11] = [
+    "proc/acpi",
+    "proc/interrupts",
+    "proc/kcore",
+    "proc/keys",
+    "proc/key-users",
+    "proc/latency_stats",
+    "proc/sched_debug",
+    "proc/scsi",
+    "proc/sysrq-trigger",
+    "proc/timer_list",
+    "proc/timer_stats",
+];
+/// Settings of the kernel: to be read, not written.
+const READ_ONLY: [&str; 4] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys"];
+/// Of `/sys` only what libraries ask for the number of processors.
+const SYSTEM_FOLDERS: [&str; 2] = ["sys/devices/system/cpu", "sys/devices/system/node"];
+
+/// On everything: no set-user-id, no devices.
+const TAME: MountAttrFlags =
+    MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
+
+/// What a container sees of the host beyond its programs.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct View {
+    /// Host paths that it may write to, at their own names. Absolute, resolved by the caller's rules; must exist.
+    pub host_paths: Vec<PathBuf>,
+    /// How much `/tmp` and `/dev/shm` may hold each, in bytes. Counted as the container's memory.
+    pub scratch_bytes: u64,
+}
+
+/// Why a view cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what}")]
+pub(crate) struct ViewError {
+    what: String,
+    source: io::Error,
+}
+
+fn failed<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> ViewError {
+    let what = what.into();
+    move |source| ViewError {
+        what,
+        source: source.into(),
+    }
+}
+
+/// Mounts of the host that are attached nowhere yet, and where they go.
+pub(crate) struct Parts(Vec<(OwnedFd, PathBuf)>);
+
+impl Parts {
+    /// Opens sandbox and host paths, as root of the host.
+    pub(crate) fn take(view: &View, sandbox: &Path) -> Result<Self, ViewError> {
+        let sandbox = [(sandbox, PathBuf::from(SANDBOX))];
+        let paths = view.host_paths.iter();
+        let wanted = sandbox
+            .into_iter()
+            .chain(paths.map(|path| (path.as_path(), path.clone())));
+        let parts = wanted.map(|(from, to)| {
+            let tree = take(CWD, from)?;
+            restrict(tree.as_fd(), TAME)?;
+            Ok((tree, to))
+        });
+        Ok(Self(parts.collect::<Result<_, _>>()?))
+    }
+}
+
+/// Makes the view and goes into it, its sandbox the working directory. For init, as root of its user namespace, in
+/// namespaces of its own of all kinds but the network.
+pub(crate) fn enter(view: &View, parts: &Parts, cgroups: bool) -> Result<(), ViewError> {
+    let root = file_system("tmpfs", &[("mode", "755"), ("size", "64k")], TAME)?;
+    let root = root.as_fd();
+    // Over the old root, which only those see who look for it later: nobody.
+    attach(root, CWD, "/")?;
+    for folder in HOST_FOLDERS {
+        show_host_folder(root, folder)?;
+    }
+    make_devices(root, view)?;
+    make_proc(root)?;
+    for folder in SYSTEM_FOLDERS.map(Path::new) {
+        if Path::new("/").join(folder).is_dir() {
+            let place = make_folder(root, folder)?;
+            let tree = take(CWD, &Path::new("/").join(folder))?;
+            restrict(tree.as_fd(), TAME | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+            attach(tree.as_fd(), place.as_fd(), "")?;
+        }
+    }
+    if cgroups {
+        let attributes =
+            TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_RDONLY;
+        let groups = file_system("cgroup2", &[], attributes)?;
+        let place = make_folder(root, Path::new("sys/fs/cgroup"))?;
+        attach(groups.as_fd(), place.as_fd(), "")?;
+    }
+    scratch(root, "tmp", view.scratch_bytes)?;
+    for (tree, path) in &parts.0 {
+        let path = path
+            .strip_prefix("/")
+            .expect("it was checked to be absolute");
+        let is_folder = is_folder(tree.as_fd())?;
+        let place = if is_folder {
+            make_folder(root, path)?
+        } else {
+            make_file(root, path)?
+        };
+        attach(tree.as_fd(), place.as_fd(), "")?;
+    }
+    restrict_one(root, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+    leave_host(root)
+}
+
+/// The old root is gone afterwards, with all that was mounted below it.
+fn leave_host(root: BorrowedFd<'_>) -> Result<(), ViewError> {
+    fchdir(root).map_err(failed("enter the view"))?;
+    pivot_root(".", ".").map_err(failed("make the view the root"))?;
+    // The old root lies on top of the new one now.
+    unmount(".", UnmountFlags::DETACH).map_err(failed("let go of the host's root"))?;
+    chdir("/").map_err(failed("enter the view's root"))?;
+    chdir(SANDBOX).map_err(failed("enter the sandbox"))
+}
+
+fn show_host_folder(root: BorrowedFd<'_>, name: &str) -> Result<(), ViewError> {
+    let from = Path::new("/").join(name);
+    let Ok(found) = fs::symlink_metadata(&from) else {
+        return Ok(());
+    };
+    if found.is_symlink() {
+        let to =
+            fs::read_link(&from).map_err(failed(format!("read the link {}", from.display())))?;
+        return symlinkat(&to, root, name).map_err(failed(format!("link /{name}")));
+    }
+    let place = make_folder(root, Path::new(name))?;
+    let tree = take_all(CWD, &from)?;
+    restrict(tree.as_fd(), TAME | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+    attach(tree.as_fd(), place.as_fd(), "")
+}
+
+fn make_devices(root: BorrowedFd<'_>, view: &View) -> Result<(), ViewError> {
+    let devices = file_system(
+        "tmpfs",
+        &[("mode", "755"), ("size", "64k")],
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+    )?;
+    let devices = devices.as_fd();
+    let place = make_folder(root, Path::new("dev"))?;
+    attach(devices, place.as_fd(), "")?;
+    for (name, major, minor) in DEVICES {
+        let from = Path::new("/dev").join(name);
+        let tree = take(CWD, &from)?;
+        let found = fs::File::from(tree.try_clone().map_err(failed("keep a device"))?);
+        let found = found
+            .metadata()
+            .map_err(failed(format!("look at {}", from.display())))?;
+        let right =
+            found.file_type().is_char_device() && found.rdev() == libc::makedev(major, minor);
+        if !right {
+            let not_it = io::Error::other("it is another file");
+            return Err(failed(format!("use {}", from.display()))(not_it));
+        }
+        restrict(
+            tree.as_fd(),
+            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+        )?;
+        let place = make_file(devices, Path::new(name))?;
+        attach(tree.as_fd(), place.as_fd(), "")?;
+    }
+    for (name, to) in DEVICE_LINKS {
+        symlinkat(to, devices, name).map_err(failed(format!("link /dev/{name}")))?;
+    }
+    let terminals = file_system(
+        "devpts",
+        &[("mode", "620"), ("ptmxmode", "666")],
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+    )?;
+    attach(
+        terminals.as_fd(),
+        make_folder(devices, Path::new("pts"))?.as_fd(),
+        "",
+    )?;
+    let queues = file_system("mqueue", &[], TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
+    attach(
+        queues.as_fd(),
+        make_folder(devices, Path::new("mqueue"))?.as_fd(),
+        "",
+    )?;
+    scratch(devices, "shm", view.scratch_bytes)?;
+    restrict_one(devices, MountAttrFlags::MOUNT_ATTR_RDONLY)
+}
+
+fn make_proc(root: BorrowedFd<'_>) -> Result<(), ViewError> {
+    let attributes = TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let processes = file_system("proc", &[("hidepid", "invisible")], attributes)?;
+    attach(
+        processes.as_fd(),
+        make_folder(root, Path::new("proc"))?.as_fd(),
+        "",
+    )?;
+    for path in READ_ONLY {
+        if let Some(tree) = take_if_there(root, path)? {
+            restrict(tree.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+            attach(tree.as_fd(), root, path)?;
+        }
+    }
+    for path in MASKED {
+        let Some(shown) = take_if_there(root, path)? else {
+            continue;
+        };
+        let mask = if is_folder(shown.as_fd())? {
+            let nothing = [("mode", "555"), ("size", "4k")];
+            file_system("tmpfs", &nothing, TAME)?
+        } else {
+            take(root, Path::new("dev/null"))?
+        };
+        restrict(mask.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+        attach(mask.as_fd(), root, path)?;
+    }
+    Ok(())
+}
+
+/// A small writable place of the container's own, for all its users.
+fn scratch(parent: BorrowedFd<'_>, name: &str, bytes: u64) -> Result<(), ViewError> {
+    let size = bytes.to_string();
+    let attributes = TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let made = file_system("tmpfs", &[("mode", "1777"), ("size", &size)], attributes)?;
+    attach(
+        made.as_fd(),
+        make_folder(parent, Path::new(name))?.as_fd(),
+        "",
+    )
+}
+
+/// A new file system, mounted nowhere yet.
+fn file_system(
+    kind: &str,
+    settings: &[(&str, &str)],
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd, ViewError> {
+    let make = || {
+        let made = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+        for (key, value) in settings {
+            fsconfig_set_string(made.as_fd(), *key, *value)?;
+        }
+        fsconfig_create(made.as_fd())?;
+        fsmount(made.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    };
+    make().map_err(failed(format!("make a file system of kind {kind}")))
+}
+
+fn attach(tree: BorrowedFd<'_>, place: BorrowedFd<'_>, path: &str) -> Result<(), ViewError> {
+    let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    if path.is_empty() {
+        flags |= MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    }
+    move_mount(tree, "", place, path, flags).map_err(failed(format!("attach a mount at {path:?}")))
+}
+
+const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
+
+/// A mount of one folder or file, without what is mounted below it.
+fn take(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> {
+    open_tree(parent, path, CLONE | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)
+        .map_err(failed(format!("take a mount of {}", path.display())))
+}
+
+/// The same with all that is mounted below it.
+fn take_all(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> {
+    let flags = CLONE | OpenTreeFlags::AT_RECURSIVE | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    open_tree(parent, path, flags).map_err(failed(format!("take the mounts of {}", path.display())))
+}
+
+fn take_if_there(parent: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, ViewError> {
+    match open_tree(parent, path, CLONE | OpenTreeFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(tree) => Ok(Some(tree)),
+        Err(rustix::io::Errno::NOENT) => Ok(None),
+        Err(errno) => Err(failed(format!("take a mount of {path}"))(errno)),
+    }
+}
+
+/// Sets attributes on a mount and on all below it.
+fn restrict(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), ViewError> {
+    sys::add_mount_attributes(tree, attributes.bits().into(), true)
+        .map_err(failed("restrict mounts"))
+}
+
+/// Sets attributes on one mount alone.
+fn restrict_one(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), ViewError> {
+    sys::add_mount_attributes(tree, attributes.bits().into(), false)
+        .map_err(failed("restrict a mount"))
+}
+
+fn is_folder(file: BorrowedFd<'_>) -> Result<bool, ViewError> {
+    let found = rustix::fs::fstat(file).map_err(failed("look at what is to be mounted"))?;
+    Ok(rustix::fs::FileType::from_raw_mode(found.st_mode).is_dir())
+}
+
+/// A folder to mount on, with those above it. Never leaves `parent`, never follows a link.
+fn make_folder(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> {
+    let words = || format!("make the folder {}", path.display());
+    let mut folder = parent.try_clone_to_owned().map_err(failed(words()))?;
+    for part in path.components() {
+        let Component::Normal(part) = part else {
+            return Err(failed(words())(io::Error::other("its path is not plain")));
+        };
+        match mkdirat(&folder, part, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(errno) => return Err(failed(words())(errno)),
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        folder = openat(&folder, part, flags, Mode::empty()).map_err(failed(words()))?;
+    }
+    Ok(folder)
+}
+
+/// A file to mount on.
+fn make_file(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> {
+    let words = || format!("make the file {}", path.display());
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::other("it has no name"));
+    let name = name.map_err(failed(words()))?;
+    let folder = make_folder(parent, path.parent().unwrap_or(Path::new("")))?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(&folder, name, flags, Mode::from_raw_mode(0o644)).map_err(failed(words()))
+}

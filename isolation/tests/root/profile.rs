@@ -1,0 +1,215 @@
+//! The default profile: what a command has, sees, may write and may call.
+
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::PathBuf;
+
+use argosy_isolation::profile::{COMMAND_ID, FIRST_HOST_ID};
+use argosy_isolation::{Outcome, Profile, Spec, User, View};
+
+use crate::world::{Case, World, stderr, stdout};
+
+pub(crate) const CASES: &[Case] = &[
+    (
+        "it_is_nobody_on_the_host_and_can_become_nobody_else",
+        nobody,
+    ),
+    ("it_has_no_capability_and_can_gain_none", no_capabilities),
+    (
+        "it_sees_programs_and_its_sandbox_and_no_data_of_the_host",
+        files,
+    ),
+    ("it_writes_to_its_sandbox_and_scratch_only", writes),
+    ("a_host_path_is_seen_at_its_own_name", host_path),
+    ("its_devices_are_six", devices),
+    ("what_proc_tells_of_the_host_is_masked", masked),
+    ("system_calls_that_are_not_listed_are_refused", calls),
+];
+
+/// A launch of this line with the default profile.
+fn profiled(world: &mut World, line: &str) -> Spec {
+    let mut spec = world.spec(line);
+    spec.user = Some(User {
+        uid: COMMAND_ID,
+        gid: COMMAND_ID,
+        groups: Vec::new(),
+    });
+    spec.profile = Some(Profile {
+        first_host_id: FIRST_HOST_ID,
+        view: View {
+            host_paths: Vec::new(),
+            scratch_bytes: 1 << 20,
+        },
+        all_system_calls: false,
+    });
+    let owner = FIRST_HOST_ID + COMMAND_ID;
+    chown(&spec.sandbox, Some(owner), Some(owner)).unwrap();
+    spec
+}
+
+/// What the line writes, which must succeed.
+fn seen(world: &mut World, line: &str) -> String {
+    let spec = profiled(world, line);
+    let exit = world.run(&spec);
+    assert_eq!(
+        exit.outcome,
+        Outcome::Exited(0),
+        "{line}: {} {}{}",
+        exit.reason,
+        stdout(&spec),
+        stderr(&spec)
+    );
+    stdout(&spec)
+}
+
+fn nobody() {
+    let mut world = World::new();
+    let spec = profiled(
+        &mut world,
+        "id -u; id -g; id -G; cat /proc/self/uid_map; echo > mine; setpriv --reuid 0 true || echo refused",
+    );
+    assert_eq!(
+        world.run(&spec).outcome,
+        Outcome::Exited(0),
+        "{}",
+        stderr(&spec)
+    );
+    let lines = stdout(&spec);
+    let lines: Vec<_> = lines
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect();
+    let map = format!("0 {FIRST_HOST_ID} 65536");
+    assert_eq!(lines, ["1000", "1000", "1000", &map, "refused"]);
+    let owner = std::fs::metadata(spec.sandbox.join("mine")).unwrap().uid();
+    assert_eq!(owner, FIRST_HOST_ID + COMMAND_ID);
+}
+
+fn no_capabilities() {
+    let mut world = World::new();
+    let status = seen(
+        &mut world,
+        "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status | tr -d '\\t'",
+    );
+    let none = "0000000000000000";
+    let expected = format!(
+        "CapInh:{none}\nCapPrm:{none}\nCapEff:{none}\nCapBnd:{none}\nCapAmb:{none}\nNoNewPrivs:1\nSeccomp:2\n"
+    );
+    assert_eq!(status, expected);
+}
+
+fn files() {
+    let mut world = World::new();
+    let root = seen(&mut world, "ls /; pwd; ls; test -x /usr/bin/env");
+    let hosts: Vec<_> = ["bin", "etc", "lib", "lib32", "lib64", "opt", "sbin", "usr"]
+        .into_iter()
+        .filter(|name| PathBuf::from("/").join(name).exists())
+        .collect();
+    let mut expected = [hosts, vec!["dev", "proc", "sandbox", "sys", "tmp"]].concat();
+    expected.sort_unstable();
+    let lines: Vec<_> = root.lines().collect();
+    let (folders, rest) = lines.split_at(expected.len());
+    assert_eq!(folders, expected);
+    assert_eq!(rest, ["/sandbox", "stderr", "stdout"]);
+    let mounts = seen(&mut world, "cut -d' ' -f5,6 /proc/self/mountinfo");
+    for line in mounts.lines() {
+        assert!(line.contains("nosuid"), "{line}");
+        let (place, attributes) = line.split_once(' ').unwrap();
+        let covers = place.starts_with("/dev/") || place.starts_with("/proc/");
+        assert!(
+            covers || place == "/dev" || attributes.contains("nodev"),
+            "{line}"
+        );
+        let writable = [
+            "/sandbox",
+            "/tmp",
+            "/dev/shm",
+            "/dev/mqueue",
+            "/dev/pts",
+            "/proc",
+        ];
+        assert!(
+            attributes.starts_with("ro")
+                || (covers && place.starts_with("/dev"))
+                || writable.contains(&place),
+            "{line}"
+        );
+    }
+}
+
+fn writes() {
+    let mut world = World::new();
+    let tried = seen(&mut world, "for place in / /usr /etc /dev /proc /proc/sys/kernel /sys/fs/cgroup /sandbox /tmp /dev/shm; do
+        (echo x > $place/probe) 2>/dev/null && echo $place; done; true");
+    assert_eq!(tried, "/sandbox\n/tmp\n/dev/shm\n");
+    let full = seen(
+        &mut world,
+        "head -c 2000000 /dev/zero 2>/dev/null > /tmp/large; wc -c < /tmp/large",
+    );
+    assert_eq!(full, "1048576\n");
+    let executed = seen(
+        &mut world,
+        "cp /bin/true /tmp/true; /tmp/true 2>/dev/null && echo executed; cp /bin/true here; ./here && echo here",
+    );
+    assert_eq!(executed, "here\n");
+}
+
+fn host_path() {
+    let mut world = World::new();
+    let shared = world.work().join("shared");
+    std::fs::create_dir(&shared).unwrap();
+    let owner = FIRST_HOST_ID + COMMAND_ID;
+    chown(&shared, Some(owner), Some(owner)).unwrap();
+    let mut spec = profiled(
+        &mut world,
+        &format!(
+            "echo kept > {}/file; ls {}/..",
+            shared.display(),
+            shared.display()
+        ),
+    );
+    spec.profile.as_mut().unwrap().view.host_paths = vec![shared.clone()];
+    assert_eq!(
+        world.run(&spec).outcome,
+        Outcome::Exited(0),
+        "{}",
+        stderr(&spec)
+    );
+    assert_eq!(stdout(&spec), "shared\n", "and nothing beside it");
+    assert_eq!(
+        std::fs::read_to_string(shared.join("file")).unwrap(),
+        "kept\n"
+    );
+}
+
+fn devices() {
+    let mut world = World::new();
+    let found = seen(
+        &mut world,
+        "ls -p /dev | tr '\\n' ' '; echo; head -c 3 /dev/zero | wc -c; echo > /dev/null; head -c 1 /dev/urandom | wc -c; mknod mine b 8 0 2>/dev/null || echo refused; echo > /dev/full 2>/dev/null || echo full",
+    );
+    assert_eq!(
+        found,
+        "fd full mqueue/ null ptmx pts/ random shm/ stderr stdin stdout tty urandom zero \n3\n1\nrefused\nfull\n"
+    );
+}
+
+fn masked() {
+    let mut world = World::new();
+    let found = seen(
+        &mut world,
+        "for file in kcore keys timer_list sysrq-trigger interrupts; do wc -c < /proc/$file; done 2>/dev/null | sort -u; ls -d /proc/[0-9]* | wc -l; hostname -I >/dev/null 2>&1; (echo 1 > /proc/sysrq-trigger) 2>/dev/null; cat /proc/1/environ 2>/dev/null || echo hidden",
+    );
+    assert_eq!(found, "0\n3\nhidden\n");
+}
+
+fn calls() {
+    let mut world = World::new();
+    let refused = seen(
+        &mut world,
+        "unshare -U true 2>/dev/null || echo no user namespace; unshare -m true 2>/dev/null || echo no mount namespace; mount -t tmpfs none /tmp 2>/dev/null || echo no mount; dmesg >/dev/null 2>&1 || echo no kernel log; nsenter -t 1 -m true 2>/dev/null || echo no other namespace",
+    );
+    assert_eq!(
+        refused,
+        "no user namespace\nno mount namespace\nno mount\nno kernel log\nno other namespace\n"
+    );
+}
