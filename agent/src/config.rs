@@ -21,9 +21,11 @@ pub enum IsolationMode {
     /// The strongest that this host allows; never plain processes.
     #[default]
     Detect,
-    /// Namespaces and cgroups, as root.
+    /// The default profile: users of its own, a view of the host's programs, few system calls. As root.
     Full,
-    /// Namespaces inside a user namespace.
+    /// Namespaces and cgroups alone: a task is a user of the host, and sees all of it. As root.
+    Namespaces,
+    /// Namespaces inside a user namespace, of the agent's own user.
     UserNamespaces,
     /// Plain processes: confines nothing, and must be asked for by name.
     Processes,
@@ -36,9 +38,10 @@ impl FromStr for IsolationMode {
         match text {
             "detect" => Ok(Self::Detect),
             "full" => Ok(Self::Full),
+            "namespaces" => Ok(Self::Namespaces),
             "user-namespaces" => Ok(Self::UserNamespaces),
             "processes" => Ok(Self::Processes),
-            _ => Err("use detect, full, user-namespaces or processes".to_owned()),
+            _ => Err("use detect, full, namespaces, user-namespaces or processes".to_owned()),
         }
     }
 }
@@ -97,24 +100,36 @@ impl Config {
         }
     }
 
-    /// The mode that this host allows.
-    pub(crate) fn isolation(&self) -> Result<Isolation, RunError> {
+    /// The mode that this host allows, and whether the default profile is part of it.
+    pub(crate) fn isolation(&self) -> Result<(Isolation, bool), RunError> {
         let found = detect();
         let impossible = |mode, why: &String| RunError::Isolation {
             mode,
             why: why.clone(),
         };
         match self.isolation {
-            IsolationMode::Processes => Ok(Isolation::Processes),
-            IsolationMode::Full => match &found.full {
-                Ok(()) => Ok(Isolation::Full),
+            IsolationMode::Processes => Ok((Isolation::Processes, false)),
+            IsolationMode::Full => match &found.profile {
+                Ok(()) => Ok((Isolation::Full, true)),
                 Err(why) => Err(impossible("full", why)),
             },
+            IsolationMode::Namespaces => match &found.full {
+                Ok(()) => Ok((Isolation::Full, false)),
+                Err(why) => Err(impossible("namespaces", why)),
+            },
             IsolationMode::UserNamespaces => match &found.user_namespaces {
-                Ok(()) => Ok(Isolation::UserNamespaces),
+                Ok(()) => Ok((Isolation::UserNamespaces, false)),
                 Err(why) => Err(impossible("user-namespaces", why)),
             },
-            IsolationMode::Detect => found.best().ok_or_else(|| {
+            // Never less because of one setting of the kernel: a task would be a user of the host.
+            IsolationMode::Detect if found.full.is_ok() => match &found.profile {
+                Ok(()) => Ok((Isolation::Full, true)),
+                Err(why) => {
+                    let remedy = "; to do without, say --isolation namespaces";
+                    Err(impossible("full", &format!("{why}{remedy}")))
+                }
+            },
+            IsolationMode::Detect => found.best().map(|mode| (mode, false)).ok_or_else(|| {
                 let why = [found.full.clone(), found.user_namespaces.clone()]
                     .into_iter()
                     .filter_map(Result::err)
@@ -143,6 +158,8 @@ pub(crate) struct Settings {
     pub(crate) address: String,
     pub(crate) task_address: String,
     pub(crate) isolation: Isolation,
+    /// The default profile is part of it.
+    pub(crate) profile: bool,
     pub(crate) allow_missing_controllers: bool,
     pub(crate) host_paths: Vec<PathBuf>,
     pub(crate) fetch_limit_bytes: u64,

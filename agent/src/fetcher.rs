@@ -80,6 +80,15 @@ fn client() -> reqwest::ClientBuilder {
         .no_proxy()
 }
 
+/// On whose behalf files are brought; `None` is the agent's own user.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Whose<'a> {
+    /// Who must be able to read a file of this host.
+    pub(crate) reader: Option<&'a User>,
+    /// Whose the copy is.
+    pub(crate) owner: Option<&'a User>,
+}
+
 impl Fetcher {
     pub(crate) fn new(limit_bytes: u64) -> Self {
         Self::with(client().build(), limit_bytes)
@@ -109,11 +118,11 @@ impl Fetcher {
         &self,
         uris: &[v1::Uri],
         sandbox: &Path,
-        owner: Option<&User>,
+        whose: Whose<'_>,
     ) -> Result<(), FetchError> {
         for uri in uris {
             let name = output_name(uri)?;
-            self.fetch(uri, sandbox, &name, owner).await?;
+            self.fetch(uri, sandbox, &name, whose).await?;
         }
         Ok(())
     }
@@ -123,13 +132,13 @@ impl Fetcher {
         uri: &v1::Uri,
         sandbox: &Path,
         name: &str,
-        owner: Option<&User>,
+        whose: Whose<'_>,
     ) -> Result<(), FetchError> {
         let draft = sandbox.join(format!(".fetching-{name}"));
         let begun = Instant::now();
         let mut pause = RETRY_FIRST;
         loop {
-            match self.copy(&uri.value, &draft, owner).await {
+            match self.copy(&uri.value, &draft, whose.reader).await {
                 Ok(()) => break,
                 Err(error) if error.may_pass() && begun.elapsed() + pause < self.retry_for => {
                     tokio::time::sleep(pause).await;
@@ -146,7 +155,7 @@ impl Fetcher {
         let finish = || -> io::Result<()> {
             let mode = if uri.executable { 0o755 } else { 0o644 };
             std::fs::set_permissions(&draft, Permissions::from_mode(mode))?;
-            if let Some(user) = owner {
+            if let Some(user) = whose.owner {
                 nix::unistd::chown(
                     &draft,
                     Some(Uid::from_raw(user.uid)),
@@ -162,7 +171,7 @@ impl Fetcher {
         })
     }
 
-    async fn copy(&self, uri: &str, draft: &Path, owner: Option<&User>) -> Result<(), FetchError> {
+    async fn copy(&self, uri: &str, draft: &Path, reader: Option<&User>) -> Result<(), FetchError> {
         if uri.starts_with("https://") && !self.has_authorities {
             return Err(FetchError::Invalid {
                 uri: uri.to_owned(),
@@ -180,7 +189,7 @@ impl Fetcher {
             uri: uri.to_owned(),
             source,
         };
-        if let Some(user) = owner
+        if let Some(user) = reader
             && !may_read(&source, user).map_err(open)?
         {
             return Err(FetchError::Invalid {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 
-use argosy_isolation::{SpecError, User};
+use argosy_isolation::User;
 use argosy_proto::v1;
 use nix::unistd::{Gid, Uid};
 
@@ -18,11 +18,6 @@ pub(crate) enum SandboxError {
     /// A host path is not one that tasks may see.
     #[error("host_paths {path:?} is not allowed here: {rule}")]
     HostPath { path: String, rule: String },
-}
-
-/// Whom a task named this user runs as; `None` is the agent's own user.
-pub(crate) fn owner(name: &str) -> Result<Option<User>, SpecError> {
-    crate::runner::user(name)
 }
 
 /// Makes the folder, for its user alone. One that is there already is taken.
@@ -52,13 +47,14 @@ pub(crate) fn make(path: &Path, owner: Option<&User>) -> Result<(), SandboxError
     }
 }
 
-/// Makes host paths visible. Tasks see the host's files under their own names, so that an absolute
+/// Makes host paths visible, and returns them as the host names them. Tasks see the host's files under their own names, so that an absolute
 /// container path must be the host's, and one in the sandbox becomes a link.
 pub(crate) fn link_host_paths(
     sandbox: &Path,
     host_paths: &[v1::HostPath],
     allowed: &[PathBuf],
-) -> Result<(), SandboxError> {
+) -> Result<Vec<PathBuf>, SandboxError> {
+    let mut seen = Vec::new();
     for wanted in host_paths {
         let refuse = |rule: String| SandboxError::HostPath {
             path: wanted.host_path.clone(),
@@ -82,6 +78,7 @@ pub(crate) fn link_host_paths(
         let inside = Path::new(&wanted.container_path);
         if inside.is_absolute() {
             if inside == Path::new(&wanted.host_path) || inside == host {
+                seen.push(inside.to_owned());
                 continue;
             }
             return Err(refuse(format!(
@@ -104,8 +101,9 @@ pub(crate) fn link_host_paths(
             Err(_) if fs::read_link(&link).is_ok_and(|target| target == host) => {}
             Err(source) => return Err(SandboxError::Make { path: link, source }),
         }
+        seen.push(host);
     }
-    Ok(())
+    Ok(seen)
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use crate::runner::Runner;
 /// What the host allows.
 pub(crate) struct Host {
     isolation: Isolation,
+    profile: bool,
     pub(crate) tree: Option<Tree>,
     pub(crate) missing: Vec<String>,
 }
@@ -31,13 +32,14 @@ impl Host {
     pub(crate) fn made_up() -> Self {
         Self {
             isolation: Isolation::Processes,
+            profile: false,
             tree: None,
             missing: Vec::new(),
         }
     }
 
     pub(crate) fn look(config: &Config, paths: &Paths) -> Result<Self, RunError> {
-        let isolation = config.isolation()?;
+        let (isolation, profile) = config.isolation()?;
         let limits = Limits {
             cpu_max_millis: None,
             cpu_weight: Some(1),
@@ -46,6 +48,7 @@ impl Host {
         };
         let nowhere = |missing| Self {
             isolation,
+            profile,
             tree: None,
             missing,
         };
@@ -64,10 +67,19 @@ impl Host {
         let group = tree.root().to_owned();
         let host = Self {
             isolation,
+            profile,
             tree: Some(tree),
             missing,
         };
         Self::allowed(config, host, group)
+    }
+
+    /// As `--isolation` names it.
+    fn isolation_name(&self) -> &'static str {
+        match (self.isolation, self.profile) {
+            (Isolation::Full, false) => "namespaces",
+            (isolation, _) => isolation.name(),
+        }
     }
 
     fn allowed(config: &Config, host: Self, group: PathBuf) -> Result<Self, RunError> {
@@ -194,7 +206,7 @@ pub(crate) fn setup(
             attributes: config.attributes.clone().into_iter().collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             missing_controllers: host.missing.clone(),
-            isolation: host.isolation.name().to_owned(),
+            isolation: host.isolation_name().to_owned(),
         },
         boot_id,
         seed,
@@ -207,6 +219,7 @@ pub(crate) fn settings(config: &Config, host: &Host, seed: u64) -> Settings {
         address: config.address.clone(),
         task_address: config.task_address(),
         isolation: host.isolation,
+        profile: host.profile,
         allow_missing_controllers: config.allow_missing_controllers,
         host_paths: config.host_paths.clone(),
         fetch_limit_bytes: config.fetch_limit_bytes,

@@ -85,6 +85,8 @@ impl Namespaces {
 pub struct Detected {
     /// Root's namespaces and cgroups.
     pub full: Result<(), String>,
+    /// The default profile on top of them.
+    pub profile: Result<(), String>,
     /// User namespaces.
     pub user_namespaces: Result<(), String>,
 }
@@ -154,8 +156,16 @@ fn detect_in(proc: &Path, cgroups: &Result<(), crate::cgroup::CgroupError>) -> D
         }
         Ok(())
     });
+    let profile = full.clone().and_then(|()| {
+        let most = read("sys/user/max_user_namespaces");
+        if proc.join("self/ns/user").symlink_metadata().is_err() || most.trim() == "0" {
+            return Err("it needs user namespaces, and this kernel allows none".to_owned());
+        }
+        Ok(())
+    });
     Detected {
         full,
+        profile,
         user_namespaces,
     }
 }

@@ -10,8 +10,8 @@ pub const CONTAINER_IDS: u32 = 65_536;
 pub const FIRST_HOST_ID: u32 = 0x0008_0000;
 /// The first host user after the last that may: where systemd's range for containers ends, too.
 pub const END_HOST_ID: u32 = 0x7000_0000;
-/// The user and group that a command is inside unless it asks for others: nobody's.
-pub const COMMAND_ID: u32 = 1000;
+/// The user and group that a command is inside unless it names another: nobody.
+pub const COMMAND_ID: u32 = 65_534;
 
 /// The confinement of one container beyond its namespaces. Without any of it a command is what it would be outside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -97,6 +97,16 @@ pub struct User {
 }
 
 impl User {
+    /// Who a container's user is on the host whose container begins with this one.
+    #[must_use]
+    pub fn on_host(&self, first: u32) -> Self {
+        Self {
+            uid: first + self.uid,
+            gid: first + self.gid,
+            groups: self.groups.iter().map(|group| first + group).collect(),
+        }
+    }
+
     /// The user of this name in the host's user database, with its groups. Not for the launcher.
     ///
     /// # Errors
@@ -190,11 +200,7 @@ impl Spec {
             .as_ref()
             .map_or(0, |profile| profile.first_host_id);
         let user = self.user.as_ref()?;
-        Some(User {
-            uid: first + user.uid,
-            gid: first + user.gid,
-            groups: user.groups.iter().map(|group| first + group).collect(),
-        })
+        Some(user.on_host(first))
     }
 
     /// A launch with defaults: all namespaces, no limits, no user change, 64 MiB of output.

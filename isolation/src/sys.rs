@@ -262,15 +262,33 @@ pub(crate) fn add_mount_attributes(
     let mut wanted: libc::mount_attr = unsafe { mem::zeroed() };
     wanted.attr_set = attributes;
     wanted.propagation = libc::MS_PRIVATE;
-    let recursive = if all { libc::AT_RECURSIVE } else { 0 };
+    let flags = if all { libc::AT_RECURSIVE } else { 0 };
+    set_mount_attributes(tree, flags, &wanted)
+}
+
+/// Lets the owners of files below a mount that is attached nowhere be those who `users`, a user namespace, says they are:
+/// a file of user n is one of its user n.
+pub(crate) fn map_owners(tree: BorrowedFd<'_>, users: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: `mount_attr` is plain integers, for which all zeroes is a valid value.
+    let mut wanted: libc::mount_attr = unsafe { mem::zeroed() };
+    wanted.attr_set = libc::MOUNT_ATTR_IDMAP;
+    wanted.userns_fd = users.as_raw_fd() as u64;
+    set_mount_attributes(tree, 0, &wanted)
+}
+
+fn set_mount_attributes(
+    tree: BorrowedFd<'_>,
+    flags: c_int,
+    wanted: &libc::mount_attr,
+) -> Result<(), Errno> {
     // SAFETY: an empty path, and a structure that is live for the call and of the size that is passed with it.
     let returned = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
             tree.as_raw_fd(),
             c"".as_ptr(),
-            libc::AT_EMPTY_PATH | recursive,
-            &raw const wanted,
+            libc::AT_EMPTY_PATH | flags,
+            wanted,
             size_of::<libc::mount_attr>(),
         )
     };

@@ -25,7 +25,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
     fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
-use rustix::process::{chdir, fchdir, pivot_root};
+use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
 use crate::sys;
 
@@ -77,7 +77,8 @@ const TAME: MountAttrFlags =
 /// What a container sees of the host beyond its programs.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct View {
-    /// Host paths that it may write to, at their own names. Absolute, resolved by the caller's rules; must exist.
+    /// Host paths that it sees at their own names, with the host's users as its own: absolute, resolved by the caller's
+    /// rules; must exist.
     pub host_paths: Vec<PathBuf>,
     /// How much `/tmp` and `/dev/shm` may hold each, in bytes. Counted as the container's memory.
     pub scratch_bytes: u64,
@@ -116,6 +117,22 @@ impl Parts {
             Ok((tree, to))
         });
         Ok(Self(parts.collect::<Result<_, _>>()?))
+    }
+
+    pub(crate) fn has_host_paths(&self) -> bool {
+        self.0.len() > 1
+    }
+
+    /// On host paths the container's users are the host's of the same numbers. Before init attaches them.
+    pub(crate) fn map_owners(&self, users: BorrowedFd<'_>) -> Result<(), ViewError> {
+        // The first is the sandbox, whose files are of the container's own users.
+        self.0.iter().skip(1).try_for_each(|(tree, path)| {
+            let what = format!(
+                "map users to the file system of {}: it must support mounts with mapped owners, as ext4, xfs, btrfs do",
+                path.display()
+            );
+            sys::map_owners(tree.as_fd(), users).map_err(failed(what))
+        })
     }
 }
 
@@ -166,9 +183,15 @@ pub(crate) fn enter(view: &View, parts: &Parts, cgroups: bool) -> Result<(), Vie
 /// The old root is gone afterwards, with all that was mounted below it.
 fn leave_host(root: BorrowedFd<'_>) -> Result<(), ViewError> {
     fchdir(root).map_err(failed("enter the view"))?;
-    pivot_root(".", ".").map_err(failed("make the view the root"))?;
-    // The old root lies on top of the new one now.
-    unmount(".", UnmountFlags::DETACH).map_err(failed("let go of the host's root"))?;
+    match pivot_root(".", ".") {
+        // The old root lies on top of the new one now.
+        Ok(()) => {
+            unmount(".", UnmountFlags::DETACH).map_err(failed("let go of the host's root"))?
+        }
+        // The host runs from its initial memory file system, which can only be covered, as switch_root does.
+        Err(rustix::io::Errno::INVAL) => chroot(".").map_err(failed("make the view the root"))?,
+        Err(errno) => return Err(failed("make the view the root")(errno)),
+    }
     chdir("/").map_err(failed("enter the view's root"))?;
     chdir(SANDBOX).map_err(failed("enter the sandbox"))
 }

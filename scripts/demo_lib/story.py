@@ -256,7 +256,7 @@ class Story:
             folder = self.folder / "double-start"
             folder.mkdir(exist_ok=True)
             # On the host the witness folder has another name than in the container.
-            arguments[0] = observe.link(task["pid"], "cwd") + "/wordmap"
+            arguments[0] = f"/proc/{task['pid']}/cwd/wordmap"
             arguments[arguments.index("--witness") + 1] = str(self.witness)
             self.facts["fault"] = f"double-start of {task['task']}"
             self.screen.say(f"  FAULT=double-start: {task['task']} is started a second time")

@@ -28,7 +28,9 @@ async fn serve(router: Router) -> String {
 
 async fn fetch(fetcher: &Fetcher, uri: v1::Uri) -> (tempfile::TempDir, Result<(), String>) {
     let sandbox = tempfile::tempdir().unwrap();
-    let result = fetcher.fetch_all(&[uri], sandbox.path(), None).await;
+    let result = fetcher
+        .fetch_all(&[uri], sandbox.path(), Whose::default())
+        .await;
     (
         sandbox,
         result.map_err(|error| crate::error::sentence(&error)),

@@ -5,9 +5,11 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use argosy_isolation::{BootTime, User};
+use argosy_isolation::profile::COMMAND_ID;
+use argosy_isolation::view::SANDBOX;
 use argosy_isolation::{
-    ContainerId, Isolation, Limits, MissingPolicy, Namespaces, Program, Spec, StopAfter,
+    BootTime, ContainerId, Isolation, Limits, MissingPolicy, Namespaces, Profile, Program, Spec,
+    StopAfter, User, View,
 };
 use argosy_proto::v1;
 
@@ -20,6 +22,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// `cpu.weight` of one cpu: the kernel's default.
 const WEIGHT_OF_A_CPU: u64 = 100;
 const MIB: u64 = 1024 * 1024;
+/// What `/tmp` and `/dev/shm` of a task may hold each; it counts as its memory.
+const SCRATCH_BYTES: u64 = 64 * MIB;
 
 /// Another host would refuse it too.
 fn invalid(text: impl Into<String>) -> Refusal {
@@ -45,7 +49,9 @@ pub(super) fn spec(shared: &Shared, start: &Start) -> Result<Spec, Refusal> {
         .ok_or_else(|| invalid("spec: it is missing"))?;
     let folder = shared.paths.container(start.name);
     let sandbox = shared.paths.sandbox(&start.key, start.name);
-    let owner = sandbox::owner(&task.user).map_err(|error| failed(error.to_string()))?;
+    let user =
+        user(&task.user, shared.settings.profile).map_err(|error| failed(error.to_string()))?;
+    let owner = shared.owner(start.name, user.as_ref()).map_err(failed)?;
     let made = DirBuilder::new()
         .mode(0o700)
         .recursive(true)
@@ -58,17 +64,36 @@ pub(super) fn spec(shared: &Shared, start: &Start) -> Result<Spec, Refusal> {
     };
     made.map_err(|error: io::Error| failed(refused(error)))?;
     sandbox::make(&sandbox, owner.as_ref()).map_err(|error| failed(error.to_string()))?;
-    sandbox::link_host_paths(&sandbox, &task.host_paths, &shared.settings.host_paths)
-        .map_err(|error| invalid(error.to_string()))?;
+    let host_paths =
+        sandbox::link_host_paths(&sandbox, &task.host_paths, &shared.settings.host_paths)
+            .map_err(|error| invalid(error.to_string()))?;
     let id = ContainerId::new(start.name.to_string()).expect("digits and dashes make a name");
     let mut spec = Spec::new(id, &folder, &sandbox, program(task)?);
     spec.nonce = shared.settings.nonce(start.name);
-    spec.environment = environment(shared, start, task, &sandbox);
+    let inside = match shared.settings.profile {
+        true => Path::new(SANDBOX),
+        false => &sandbox,
+    };
+    spec.environment = environment(shared, start, task, inside);
     spec.isolation = shared.settings.isolation;
     if spec.isolation == Isolation::Processes {
         spec.namespaces = Namespaces::NONE;
     }
-    spec.user = owner;
+    spec.user = user;
+    if let Some(host_ids) = &shared.host_ids {
+        let first_host_id = host_ids
+            .take(start.name)
+            .map_err(|error| failed(error.to_string()))?;
+        spec.user = Some(command_user(spec.user.as_ref()));
+        spec.profile = Some(Profile {
+            first_host_id,
+            view: View {
+                host_paths,
+                scratch_bytes: SCRATCH_BYTES,
+            },
+            all_system_calls: false,
+        });
+    }
     spec.cgroup = shared
         .group(start.name)
         .map(|group| group.path().to_owned());
@@ -164,15 +189,25 @@ pub(super) fn never_started(folder: &Path) -> bool {
     }
 }
 
-/// Whom a task named this user runs as; `None` is the agent's own user.
-pub(crate) fn user(name: &str) -> Result<Option<User>, argosy_isolation::SpecError> {
+/// Who a task is among the users of its container.
+pub(super) fn command_user(named: Option<&User>) -> User {
+    named.cloned().unwrap_or(User {
+        uid: COMMAND_ID,
+        gid: COMMAND_ID,
+        groups: Vec::new(),
+    })
+}
+
+/// Whom a task that names this user runs as; `None` if nobody was named, or the agent's own user.
+pub(super) fn user(name: &str, profile: bool) -> Result<Option<User>, argosy_isolation::SpecError> {
     match name {
         "" => Ok(None),
         name => {
             let own = nix::unistd::geteuid();
             let user = User::named(name)?;
-            // Naming the agent's own user asks for nothing, and is allowed in every isolation.
-            Ok((user.uid != own.as_raw()).then_some(user))
+            // Naming the agent's own user asks for nothing, and is allowed in every isolation; with the profile it is
+            // the container's user of that number.
+            Ok((profile || user.uid != own.as_raw()).then_some(user))
         }
     }
 }

@@ -5,6 +5,7 @@
 //! `watching`.
 
 mod description;
+mod host_ids;
 mod watching;
 
 use std::collections::{BTreeSet, HashMap};
@@ -15,7 +16,9 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use argosy_isolation::{Adoption, ContainerId, Group, LaunchError, Launcher, Tree, adopt, destroy};
+use argosy_isolation::{
+    Adoption, ContainerId, Group, LaunchError, Launcher, Tree, User, adopt, destroy,
+};
 use argosy_proto::v1;
 use argosy_state::ids::{TaskKey, Timestamp};
 use futures::future::BoxFuture;
@@ -25,14 +28,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Settings;
 use crate::core::{ContainerName, Effect, Found, Input, Instance, Refusal, Start};
-use crate::fetcher::Fetcher;
+use crate::error::RunError;
+use crate::fetcher::{Fetcher, Whose};
 use crate::ground::Containers;
 use crate::inbox::Event;
 use crate::paths::Paths;
 use crate::sandbox;
+use host_ids::HostIds;
 use watching::Control;
-
-pub(crate) use description::user;
 
 /// Containers that are made, or found again, at a time; and as many are removed beside them: more only queue up
 /// at the kernel.
@@ -82,6 +85,8 @@ pub(super) struct Shared {
     pub(super) paths: Paths,
     pub(super) tree: Option<Tree>,
     command: LauncherCommand,
+    /// With the default profile.
+    pub(super) host_ids: Option<HostIds>,
     /// A lock, since launches come from many blocking threads and one socket leads to the launcher.
     launcher: Mutex<Launcher>,
     fetcher: Fetcher,
@@ -100,14 +105,19 @@ impl Runner {
         tree: Option<Tree>,
         command: LauncherCommand,
         inbox: mpsc::Sender<Event>,
-    ) -> Result<Self, LaunchError> {
+    ) -> Result<Self, RunError> {
         let launcher = command.spawn(tree.as_ref())?;
+        let host_ids = match settings.profile {
+            true => Some(host_ids::open(&paths)?),
+            false => None,
+        };
         let shared = Shared {
             fetcher: Fetcher::new(settings.fetch_limit_bytes),
             settings,
             paths,
             tree,
             command,
+            host_ids,
             launcher: Mutex::new(launcher),
             slots: Semaphore::new(AT_A_TIME),
             removal_slots: Semaphore::new(AT_A_TIME),
@@ -235,6 +245,9 @@ impl Runner {
             let groups = tree.containers().map_err(io::Error::other)?;
             orphans.extend(groups.iter().filter_map(|id| name_of(id.as_str().as_ref())));
         }
+        if let Some(host_ids) = &self.shared.host_ids {
+            host_ids.keep_only(&known)?;
+        }
         for name in orphans.difference(&known) {
             self.shared.remove(*name).map_err(io::Error::other)?;
             metrics::counter!("argosy_agent_orphans_removed_total").increment(1);
@@ -320,18 +333,39 @@ impl Shared {
         let begun = Instant::now();
         let sandbox = self.paths.sandbox(&start.key, start.name);
         let spec = start.launch.spec.clone().unwrap_or_default();
-        let owner = sandbox::owner(&spec.user).map_err(|error| error.to_string())?;
+        let user = description::user(&spec.user, self.settings.profile)
+            .map_err(|error| error.to_string())?;
+        let owner = self.owner(start.name, user.as_ref())?;
         sandbox::make(&sandbox, owner.as_ref()).map_err(|error| error.to_string())?;
-        let result = self
-            .fetcher
-            .fetch_all(&spec.uris, &sandbox, owner.as_ref())
-            .await;
+        let whose = Whose {
+            reader: user.as_ref(),
+            owner: owner.as_ref(),
+        };
+        let result = self.fetcher.fetch_all(&spec.uris, &sandbox, whose).await;
         metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "fetch")
             .record(begun.elapsed().as_secs_f64());
         result.map_err(|error| {
             metrics::counter!("argosy_agent_launch_failures_total", "step" => "fetch").increment(1);
             crate::error::sentence(&error)
         })
+    }
+
+    /// Whose the files of its sandbox are, if not the agent's own user's.
+    pub(super) fn owner(
+        &self,
+        name: ContainerName,
+        user: Option<&User>,
+    ) -> Result<Option<User>, String> {
+        let Some(host_ids) = &self.host_ids else {
+            return Ok(user.cloned());
+        };
+        let first = host_ids.take(name).map_err(|error| {
+            format!(
+                "no users of the host are free for it: {error}; look into {}",
+                host_ids::FOLDER
+            )
+        })?;
+        Ok(Some(description::command_user(user).on_host(first)))
     }
 
     fn launch(&self, start: &Start) -> Result<argosy_isolation::Container, Refusal> {
@@ -410,7 +444,12 @@ impl Shared {
         let folder = self.paths.container(name);
         let group = self.group(name);
         let path = group.as_ref().map(Group::path);
-        destroy(&folder, path, REMOVAL_PATIENCE).map_err(|error| crate::error::sentence(&error))
+        destroy(&folder, path, REMOVAL_PATIENCE).map_err(|error| crate::error::sentence(&error))?;
+        let given_back = self.host_ids.as_ref().map(|ids| ids.give_back(name));
+        given_back
+            .transpose()
+            .map(drop)
+            .map_err(|error| error.to_string())
     }
 }
 

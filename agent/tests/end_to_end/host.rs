@@ -20,6 +20,9 @@ pub(crate) const LAUNCHER: &str = "launcher";
 /// The verb under which it is an agent.
 pub(crate) const AGENT: &str = "agent";
 
+/// The folder beside an agent's that its tasks may see.
+const SHARED: &str = "shared";
+
 /// A host: what is left when its agent is not there.
 pub(crate) struct Host {
     pub(crate) folder: tempfile::TempDir,
@@ -62,6 +65,15 @@ impl Host {
         Process(command.spawn().unwrap(), self.directory())
     }
 
+    /// A folder that tasks may see, and write to as nobody.
+    pub(crate) fn shared(&self) -> PathBuf {
+        let folder = self.folder.path().join(SHARED);
+        std::fs::create_dir_all(&folder).unwrap();
+        let all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(&folder, all).unwrap();
+        folder
+    }
+
     fn directory(&self) -> PathBuf {
         self.folder.path().join("agent")
     }
@@ -92,6 +104,7 @@ async fn configured(
         api.to_string(),
     );
     config.allow_missing_controllers = true;
+    config.host_paths = vec![directory.with_file_name(SHARED)];
     config.resources = "cpus:4;mem:1024".parse().unwrap();
     if !nix::unistd::geteuid().is_root() {
         config.isolation = IsolationMode::Processes;

@@ -55,7 +55,7 @@ impl RealAgent {
             .collect();
         let address = free_addresses(HOST, 1)?.remove(0);
         let isolation = match kind {
-            AgentKind::Namespaces => "full",
+            AgentKind::Namespaces => "namespaces",
             AgentKind::Plain => "processes",
         };
         let directory = cluster.directory().join("agent");

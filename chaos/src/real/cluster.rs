@@ -382,6 +382,7 @@ fn agent(ground: &Ground, network: &Network, name: &str, masters: &str) -> Recip
     let data = ground.folder.data(name).display().to_string();
     let listen = address(network, name);
     let shared = ground.folder.shared().display().to_string();
+    let own = ground.chaos.display().to_string();
     let resources = if name == REGISTER_HOST {
         REGISTER_RESOURCES
     } else {
@@ -404,6 +405,9 @@ fn agent(ground: &Ground, network: &Network, name: &str, masters: &str) -> Recip
             resources,
             "--host-path",
             &shared,
+            // What services listen with.
+            "--host-path",
+            &own,
             "--insecure-plaintext",
             "--allow-missing-controllers",
         ],

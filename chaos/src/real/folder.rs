@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -69,6 +70,10 @@ impl Folder {
         ] {
             fs::create_dir_all(&path).map_err(|source| write(&path, source))?;
         }
+        // Tasks are nobody there.
+        let all = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(folder.shared(), all)
+            .map_err(|source| write(&folder.shared(), source))?;
         let owner = folder.path.join("owner");
         let text = format!("{} {}\n", own.pid, own.start_ticks);
         fs::write(&owner, text).map_err(|source| write(&owner, source))?;

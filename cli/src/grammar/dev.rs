@@ -25,7 +25,7 @@ pub(crate) struct Dev {
     /// What each agent offers
     #[arg(long, env = "ARGOSY_DEV_AGENT_RESOURCES", value_name = "RESOURCES", default_value = "cpus:2;mem:1024;disk:4096;ports:[31000-31999]", value_parser = resources)]
     pub(crate) agent_resources: String,
-    /// How tasks are confined: full, user-namespaces or processes [default: the strongest possible]
+    /// How tasks are confined: full, namespaces, user-namespaces or processes [default: the strongest possible]
     #[arg(
         long,
         env = "ARGOSY_AGENT_ISOLATION",

@@ -132,7 +132,7 @@ pub(crate) struct AgentStart {
     /// A fact about this host for constraints, as zone=a; may be repeated
     #[arg(long = "attribute", env = "ARGOSY_AGENT_ATTRIBUTES", value_delimiter = ',', value_name = "NAME=VALUE", value_parser = values::pair)]
     pub(crate) attributes: Vec<(String, String)>,
-    /// How tasks are confined: full, user-namespaces or processes [default: the strongest possible]
+    /// How tasks are confined: full, namespaces, user-namespaces or processes [default: the strongest possible]
     #[arg(
         long,
         env = "ARGOSY_AGENT_ISOLATION",
@@ -180,9 +180,11 @@ pub(crate) enum OrphanTasks {
 /// How tasks are confined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum IsolationName {
-    /// Namespaces and cgroups, as root.
+    /// The default profile: users of its own, the host's programs read-only, few system calls. As root.
     Full,
-    /// The same inside a user namespace.
+    /// Namespaces and cgroups alone, as root: a task is a user of the host.
+    Namespaces,
+    /// Namespaces inside a user namespace.
     UserNamespaces,
     /// Plain processes: confines nothing.
     Processes,

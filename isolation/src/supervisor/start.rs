@@ -139,6 +139,7 @@ fn start_in(
         files,
         host,
         init: &init,
+        parts: parts.as_ref(),
     };
     let claimed = prepared.claim(&channel, missing);
     match claimed {
@@ -164,6 +165,7 @@ struct Prepared<'a> {
     files: &'a HandOff,
     host: &'a Host,
     init: &'a Child,
+    parts: Option<&'a Parts>,
 }
 
 impl Prepared<'_> {
@@ -178,6 +180,11 @@ impl Prepared<'_> {
                 None => map_user(self.init.pid),
             };
             mapped.map_err(|source| StartError::MapUser { source })?;
+            if let Some(parts) = self.parts.filter(|parts| parts.has_host_paths()) {
+                let users = fs::File::open(format!("/proc/{}/ns/user", self.init.pid))
+                    .map_err(|source| StartError::MapUser { source })?;
+                parts.map_owners(users.as_fd())?;
+            }
             leave(Instruction::Mapped)?;
         }
         let process =

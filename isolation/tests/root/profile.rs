@@ -79,7 +79,7 @@ fn nobody() {
         .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
         .collect();
     let map = format!("0 {FIRST_HOST_ID} 65536");
-    assert_eq!(lines, ["1000", "1000", "1000", &map, "refused"]);
+    assert_eq!(lines, ["65534", "65534", "65534", &map, "refused"]);
     let owner = std::fs::metadata(spec.sandbox.join("mine")).unwrap().uid();
     assert_eq!(owner, FIRST_HOST_ID + COMMAND_ID);
 }
@@ -157,8 +157,7 @@ fn host_path() {
     let mut world = World::new();
     let shared = world.work().join("shared");
     std::fs::create_dir(&shared).unwrap();
-    let owner = FIRST_HOST_ID + COMMAND_ID;
-    chown(&shared, Some(owner), Some(owner)).unwrap();
+    chown(&shared, Some(COMMAND_ID), Some(COMMAND_ID)).unwrap();
     let mut spec = profiled(
         &mut world,
         &format!(
@@ -175,9 +174,12 @@ fn host_path() {
         stderr(&spec)
     );
     assert_eq!(stdout(&spec), "shared\n", "and nothing beside it");
+    let file = shared.join("file");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept\n");
     assert_eq!(
-        std::fs::read_to_string(shared.join("file")).unwrap(),
-        "kept\n"
+        std::fs::metadata(&file).unwrap().uid(),
+        COMMAND_ID,
+        "the host's own nobody"
     );
 }
 

@@ -127,12 +127,18 @@ async fn news(link: &mut Link, agent: &Process) -> Vec<v1::NumberedUpdate> {
 pub(super) async fn an_agent_killed_amid_launches_starts_each_task_once() {
     const TASKS: u64 = 400;
     let (host, mut master) = (Host::new(), Master::start().await);
-    let witness = host.folder.path().join("witness");
+    let witness = host.shared().join("witness");
     let spec = |order: u64| {
-        shell(
+        let mut task = shell(
             &format!("t-{order}"),
-            &format!("echo {order} >> {}", witness.display()),
-        )
+            &format!("echo {order} >> shared/witness"),
+        );
+        task.host_paths.push(argosy_proto::v1::HostPath {
+            host_path: host.shared().display().to_string(),
+            container_path: "shared".to_owned(),
+            read_only: false,
+        });
+        task
     };
     let (mut lives, mut ended) = (0, std::collections::BTreeMap::new());
     while ended.len() < TASKS as usize {

@@ -76,16 +76,20 @@ pub(super) fn spec(id: &str, work: Work, shared: &Path, own: &Path) -> v1::TaskS
         Some(port) => format!("{RESOURCES};ports:[{port}-{port}]"),
         None => RESOURCES.to_owned(),
     };
+    let program = work.port().map(|_| own.display().to_string());
+    let host_paths = std::iter::once(there)
+        .chain(program)
+        .map(|path| v1::HostPath {
+            host_path: path.clone(),
+            container_path: path,
+            read_only: false,
+        });
     v1::TaskSpec {
         task_id: id.to_owned(),
         shell: sign + &work.line(own),
         resources: resources(&uses).expect("these are resources"),
         kill_policy: Some(v1::KillPolicy { grace_ms: 300 }),
-        host_paths: vec![v1::HostPath {
-            host_path: there.clone(),
-            container_path: there,
-            read_only: false,
-        }],
+        host_paths: host_paths.collect(),
         ..Default::default()
     }
 }

@@ -1,0 +1,232 @@
+//! Which users of the host stand for those of a container: a range for each, no two containers with the same.
+//!
+//! A range is taken by making a link in a folder that all agents of the host share, which the kernel does for one of
+//! them only; the link tells whose it is, so that an agent finds its own again after a crash. It is given back once
+//! the container's end was audited, and comes into use again only after all others were: what a container left in a
+//! folder that it shared with others stays a stranger's for long.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use argosy_isolation::profile::{CONTAINER_IDS, END_HOST_ID, FIRST_HOST_ID};
+
+use crate::core::ContainerName;
+use crate::error::RunError;
+use crate::paths::Paths;
+
+/// Where agents of one host keep each other's ranges in mind. Empty after a boot, as are their containers.
+pub(crate) const FOLDER: &str = "/run/argosy/ids";
+/// How many containers a host can have at a time.
+const RANGES: u32 = (END_HOST_ID - FIRST_HOST_ID) / CONTAINER_IDS;
+/// Between the agent's directory and the container in a link; in no name of a container.
+const MARK: char = '#';
+
+/// The ranges of this agent's containers.
+pub(crate) struct HostIds {
+    folder: PathBuf,
+    directory: PathBuf,
+    held: Mutex<Held>,
+}
+
+struct Held {
+    ranges: BTreeMap<ContainerName, u32>,
+    /// Where the search for a free one begins.
+    next: u32,
+}
+
+/// Of the agent with these paths.
+pub(super) fn open(paths: &Paths) -> Result<HostIds, RunError> {
+    let directory = fs::canonicalize(paths.root()).unwrap_or_else(|_| paths.root().to_owned());
+    HostIds::open(Path::new(FOLDER), &directory).map_err(|source| RunError::Host {
+        path: PathBuf::from(FOLDER),
+        source,
+    })
+}
+
+impl HostIds {
+    /// Finds what earlier lives of the agent with this directory hold, and frees what agents hold whose directory is
+    /// gone, unless somebody still runs as one of those users.
+    pub(crate) fn open(folder: &Path, directory: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let mut ranges = BTreeMap::new();
+        let mut strangers = BTreeSet::new();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let Some(range) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+            else {
+                continue;
+            };
+            let Some((owner, name)) = fs::read_link(entry.path()).ok().as_deref().and_then(split)
+            else {
+                continue;
+            };
+            if owner == directory {
+                ranges.insert(name, range);
+            } else if !owner.exists() {
+                strangers.insert(range);
+            }
+        }
+        if !strangers.is_empty() {
+            let alive = ranges_in_use()?;
+            for range in strangers.difference(&alive) {
+                fs::remove_file(folder.join(range.to_string()))?;
+            }
+        }
+        // Agents of one host begin far from each other.
+        let first = directory
+            .as_os_str()
+            .as_bytes()
+            .iter()
+            .fold(0_u32, |mixed, byte| {
+                mixed.wrapping_mul(0x0100_0193) ^ u32::from(*byte)
+            });
+        let held = Held {
+            ranges,
+            next: first % RANGES,
+        };
+        Ok(Self {
+            folder: folder.to_owned(),
+            directory: directory.to_owned(),
+            held: Mutex::new(held),
+        })
+    }
+
+    /// The container's user 0 on the host: the same each time until it is given back.
+    pub(crate) fn take(&self, name: ContainerName) -> io::Result<u32> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(range) = held.ranges.get(&name) {
+            return Ok(first_id(*range));
+        }
+        let target = format!("{}{MARK}{name}", self.directory.display());
+        for _ in 0..RANGES {
+            let range = held.next;
+            held.next = (range + 1) % RANGES;
+            match std::os::unix::fs::symlink(&target, self.folder.join(range.to_string())) {
+                Ok(()) => {
+                    held.ranges.insert(name, range);
+                    return Ok(first_id(range));
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::other(format!(
+            "all {RANGES} ranges of users are in use"
+        )))
+    }
+
+    /// The container is gone, with all its processes.
+    pub(crate) fn give_back(&self, name: ContainerName) -> io::Result<()> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(range) = held.ranges.get(&name) else {
+            return Ok(());
+        };
+        match fs::remove_file(self.folder.join(range.to_string())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        held.ranges.remove(&name);
+        Ok(())
+    }
+
+    /// Gives back what containers hold that are not among these.
+    pub(crate) fn keep_only(&self, known: &BTreeSet<ContainerName>) -> io::Result<()> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let names: Vec<_> = held.ranges.keys().copied().collect();
+        drop(held);
+        names
+            .into_iter()
+            .filter(|name| !known.contains(name))
+            .try_for_each(|name| self.give_back(name))
+    }
+}
+
+fn first_id(range: u32) -> u32 {
+    FIRST_HOST_ID + range * CONTAINER_IDS
+}
+
+fn split(target: &Path) -> Option<(PathBuf, ContainerName)> {
+    let (owner, name) = target.to_str()?.rsplit_once(MARK)?;
+    Some((PathBuf::from(owner), name.parse().ok()?))
+}
+
+/// Of whose users some process runs.
+fn ranges_in_use() -> io::Result<BTreeSet<u32>> {
+    let mut ranges = BTreeSet::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        let is_process = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.parse::<u32>().is_ok());
+        // One that has ended meanwhile is nobody's.
+        let Ok(status) = fs::read_to_string(entry.path().join("status")) else {
+            continue;
+        };
+        let uids = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Uid:"))
+            .filter(|_| is_process);
+        let users = uids.into_iter().flat_map(str::split_ascii_whitespace);
+        let users = users.filter_map(|user| user.parse::<u32>().ok());
+        let users = users.filter(|user| (FIRST_HOST_ID..END_HOST_ID).contains(user));
+        ranges.extend(users.map(|user| (user - FIRST_HOST_ID) / CONTAINER_IDS));
+    }
+    Ok(ranges)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> ContainerName {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn no_two_containers_of_a_host_have_the_same_users() {
+        let shared = tempfile::tempdir().unwrap();
+        let [mine, yours] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let open =
+            |directory: &tempfile::TempDir| HostIds::open(shared.path(), directory.path()).unwrap();
+        let (ids, others) = (open(&mine), open(&yours));
+        let names: Vec<_> = (1..=20)
+            .map(|order| name(&format!("1-{order}-0")))
+            .collect();
+        let taken = names
+            .iter()
+            .flat_map(|name| [&ids, &others].map(|ids| ids.take(*name).unwrap()));
+        let distinct: BTreeSet<_> = taken.collect();
+        assert_eq!(distinct.len(), 40);
+        let again = ids.take(names[3]).unwrap();
+        assert_eq!(open(&mine).take(names[3]).unwrap(), again, "after a crash");
+    }
+
+    #[test]
+    fn a_range_comes_into_use_again_when_its_container_is_gone() {
+        let shared = tempfile::tempdir().unwrap();
+        let mine = tempfile::tempdir().unwrap();
+        let ids = HostIds::open(shared.path(), mine.path()).unwrap();
+        let count = || fs::read_dir(shared.path()).unwrap().count();
+        let first = ids.take(name("1-1-0")).unwrap();
+        ids.take(name("1-2-0")).unwrap();
+        ids.give_back(name("1-1-0")).unwrap();
+        assert_eq!(count(), 1);
+        assert_ne!(ids.take(name("1-3-0")).unwrap(), first, "not soon");
+        ids.keep_only(&BTreeSet::from([name("1-3-0")])).unwrap();
+        assert_eq!(count(), 1);
+        let path = mine.path().to_owned();
+        drop(mine);
+        assert!(!path.exists());
+        let other = tempfile::tempdir().unwrap();
+        HostIds::open(shared.path(), other.path()).unwrap();
+        assert_eq!(count(), 0, "of an agent whose directory is gone");
+    }
+}
