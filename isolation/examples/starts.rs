@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use argosy_isolation::profile::{COMMAND_ID, CONTAINER_IDS, FIRST_HOST_ID};
+use argosy_isolation::profile::{COMMAND_ID, CONTAINER_IDS, FIRST_HOST_ID, Walls};
 use argosy_isolation::{
     Container, ContainerId, Isolation, Launcher, Namespaces, Outcome, Profile, Program, Spec, Tree,
     User, View, cgroup, launcher,
@@ -122,7 +122,7 @@ impl Bench {
             spec.profile = Some(Profile {
                 first_host_id,
                 view,
-                all_system_calls: false,
+                walls: Walls::ALL,
             });
             let (uid, gid, groups) = (COMMAND_ID, COMMAND_ID, Vec::new());
             spec.user = Some(User { uid, gid, groups });

@@ -9,7 +9,7 @@ use landlock::{
 };
 use nix::sys::prctl::set_no_new_privs;
 
-use crate::profile::Profile;
+use crate::profile::{Profile, Walls};
 use crate::seccomp::Filters;
 use crate::sys;
 use crate::view::SANDBOX;
@@ -21,6 +21,7 @@ const WRITABLE: [&str; 3] = ["/tmp", "/dev/shm", "/dev/mqueue"];
 
 /// Walls to be put up around the command.
 pub(crate) struct Confinement {
+    walls: Walls,
     files: Option<RulesetCreated>,
     filters: Option<Filters>,
 }
@@ -31,25 +32,34 @@ type Refusal = String;
 impl Confinement {
     /// Looks up what may be read and written: to be called inside the view.
     pub(crate) fn prepare(profile: &Profile, filters: &Filters) -> Result<Self, Refusal> {
-        let files = rules(profile).map_err(|error| format!("cannot prepare Landlock: {error}"))?;
+        let walls = profile.walls;
+        let files = walls.landlock.then(|| rules(profile)).transpose();
         Ok(Self {
-            files: Some(files),
-            filters: (!profile.all_system_calls).then(|| filters.clone()),
+            walls,
+            files: files.map_err(|error| format!("cannot prepare Landlock: {error}"))?,
+            filters: walls.system_calls.then(|| filters.clone()),
         })
     }
 
     /// Before the user is changed: only root of the namespace can empty the bounding set.
     pub(crate) fn forgo_capabilities(&self) -> Result<(), Refusal> {
+        if !self.walls.capabilities {
+            return Ok(());
+        }
         sys::forgo_capabilities()
             .map_err(|errno| format!("cannot forgo capabilities: {}", errno.desc()))
     }
 
     /// After the user was changed.
     pub(crate) fn put_up_walls(&mut self) -> Result<(), Refusal> {
-        sys::drop_capabilities()
-            .map_err(|errno| format!("cannot drop capabilities: {}", errno.desc()))?;
-        set_no_new_privs()
-            .map_err(|errno| format!("cannot forbid new privileges: {}", errno.desc()))?;
+        if self.walls.capabilities {
+            sys::drop_capabilities()
+                .map_err(|errno| format!("cannot drop capabilities: {}", errno.desc()))?;
+        }
+        if self.walls.privileges {
+            set_no_new_privs()
+                .map_err(|errno| format!("cannot forbid new privileges: {}", errno.desc()))?;
+        }
         if let Some(files) = self.files.take() {
             files
                 .restrict_self()

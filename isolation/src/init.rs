@@ -139,7 +139,7 @@ fn enter_namespaces(inherited: &Inherited<'_>) -> Result<(), Refusal> {
             .map_err(|errno| words("make mounts private", errno))?;
     }
     if let Some((profile, parts)) = spec.profile.as_ref().zip(inherited.parts) {
-        crate::view::enter(&profile.view, parts, namespaces.cgroup)
+        crate::view::enter(&profile.view, parts, profile.walls, namespaces.cgroup)
             .map_err(|error| crate::supervisor::sentence(&error))?;
     } else if namespaces.mount && namespaces.pid {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;

@@ -21,6 +21,32 @@ pub struct Profile {
     pub first_host_id: u32,
     /// What it sees of the host's files.
     pub view: View,
-    /// Opt-out: any system call, subject to the kernel's own rules. For debuggers and other machines' code.
-    pub all_system_calls: bool,
+    /// What stands between it and the host; each is on unless an operator lets tasks go without it.
+    pub walls: Walls,
+}
+
+/// The walls of a profile, one behind the other: what breaks through one still meets the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Walls {
+    /// All capability sets are empty and stay so. Without: those of its own user namespace, if it is root there.
+    pub capabilities: bool,
+    /// Set-user-id files and file capabilities mean nothing (`no_new_privs`).
+    pub privileges: bool,
+    /// Landlock: it writes where it may, and reaches no socket or process outside.
+    pub landlock: bool,
+    /// Only the listed system calls. Without: all, subject to the kernel's own rules.
+    pub system_calls: bool,
+    /// What `/proc` tells of the host is masked, and its settings are read-only.
+    pub masks: bool,
+}
+
+impl Walls {
+    /// All of them.
+    pub const ALL: Self = Self {
+        capabilities: true,
+        privileges: true,
+        landlock: true,
+        system_calls: true,
+        masks: true,
+    };
 }

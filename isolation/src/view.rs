@@ -27,6 +27,7 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
+use crate::profile::Walls;
 use crate::sys;
 
 /// Where the sandbox is inside.
@@ -138,7 +139,12 @@ impl Parts {
 
 /// Makes the view and goes into it, its sandbox the working directory. For init, as root of its user namespace, in
 /// namespaces of its own of all kinds but the network.
-pub(crate) fn enter(view: &View, parts: &Parts, cgroups: bool) -> Result<(), ViewError> {
+pub(crate) fn enter(
+    view: &View,
+    parts: &Parts,
+    walls: Walls,
+    cgroups: bool,
+) -> Result<(), ViewError> {
     let root = file_system("tmpfs", &[("mode", "755"), ("size", "64k")], TAME)?;
     let root = root.as_fd();
     // Over the old root, which only those see who look for it later: nobody.
@@ -147,7 +153,7 @@ pub(crate) fn enter(view: &View, parts: &Parts, cgroups: bool) -> Result<(), Vie
         show_host_folder(root, folder)?;
     }
     make_devices(root, view)?;
-    make_proc(root)?;
+    make_proc(root, walls)?;
     for folder in SYSTEM_FOLDERS.map(Path::new) {
         if Path::new("/").join(folder).is_dir() {
             let place = make_folder(root, folder)?;
@@ -264,7 +270,7 @@ fn make_devices(root: BorrowedFd<'_>, view: &View) -> Result<(), ViewError> {
     restrict_one(devices, MountAttrFlags::MOUNT_ATTR_RDONLY)
 }
 
-fn make_proc(root: BorrowedFd<'_>) -> Result<(), ViewError> {
+fn make_proc(root: BorrowedFd<'_>, walls: Walls) -> Result<(), ViewError> {
     let attributes = TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let processes = file_system("proc", &[("hidepid", "invisible")], attributes)?;
     attach(
@@ -272,6 +278,9 @@ fn make_proc(root: BorrowedFd<'_>) -> Result<(), ViewError> {
         make_folder(root, Path::new("proc"))?.as_fd(),
         "",
     )?;
+    if !walls.masks {
+        return Ok(());
+    }
     for path in READ_ONLY {
         if let Some(tree) = take_if_there(root, path)? {
             restrict(tree.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)?;

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-use argosy_isolation::profile::COMMAND_ID;
+use argosy_isolation::profile::{COMMAND_ID, Walls};
 use argosy_isolation::view::SANDBOX;
 use argosy_isolation::{
     BootTime, ContainerId, Isolation, Limits, MissingPolicy, Namespaces, Profile, Program, Spec,
@@ -91,7 +91,7 @@ pub(super) fn spec(shared: &Shared, start: &Start) -> Result<Spec, Refusal> {
                 host_paths,
                 scratch_bytes: SCRATCH_BYTES,
             },
-            all_system_calls: false,
+            walls: Walls::ALL,
         });
     }
     spec.cgroup = shared

@@ -4,6 +4,7 @@
 
 mod adoption;
 mod confinement;
+mod escapes;
 mod lifecycle;
 mod profile;
 mod removal;
@@ -34,6 +35,7 @@ fn run(arguments: &[String]) -> ExitCode {
         confinement::CASES,
         lifecycle::CASES,
         profile::CASES,
+        escapes::CASES,
         adoption::CASES,
         removal::CASES,
     ]

@@ -3,7 +3,7 @@
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::PathBuf;
 
-use argosy_isolation::profile::{COMMAND_ID, FIRST_HOST_ID};
+use argosy_isolation::profile::{COMMAND_ID, FIRST_HOST_ID, Walls};
 use argosy_isolation::{Outcome, Profile, Spec, User, View};
 
 use crate::world::{Case, World, stderr, stdout};
@@ -26,7 +26,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// A launch of this line with the default profile.
-fn profiled(world: &mut World, line: &str) -> Spec {
+pub(crate) fn profiled(world: &mut World, line: &str) -> Spec {
     let mut spec = world.spec(line);
     spec.user = Some(User {
         uid: COMMAND_ID,
@@ -39,11 +39,16 @@ fn profiled(world: &mut World, line: &str) -> Spec {
             host_paths: Vec::new(),
             scratch_bytes: 1 << 20,
         },
-        all_system_calls: false,
+        walls: Walls::ALL,
     });
-    let owner = FIRST_HOST_ID + COMMAND_ID;
-    chown(&spec.sandbox, Some(owner), Some(owner)).unwrap();
+    give_sandbox(&spec);
     spec
+}
+
+/// Its sandbox belongs to its command's user.
+pub(crate) fn give_sandbox(spec: &Spec) {
+    let owner = spec.host_user().expect("its user is named");
+    chown(&spec.sandbox, Some(owner.uid), Some(owner.gid)).unwrap();
 }
 
 /// What the line writes, which must succeed.

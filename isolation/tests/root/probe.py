@@ -1,0 +1,272 @@
+"""Tries the ways out of a container, each in a process of its own: a line each, `open` or `shut`, then a tab, the name,
+a tab and what the kernel answered. The argument is the name of an abstract socket of the host.
+
+Nothing here does harm where it succeeds: system calls get arguments that change nothing, and are open when the answer
+is another than the one for what is forbidden; files are only asked whether they could be written.
+"""
+import ctypes
+import errno
+import os
+import socket
+import struct
+import sys
+
+# Before anything here opens more.
+DESCRIPTORS = os.listdir("/proc/self/fd")
+LIBC = ctypes.CDLL(None, use_errno=True)
+# Of x86-64; on other machines these probes are left out by the test.
+NUMBERS = {
+    "io_uring_setup": 425, "bpf": 321, "perf_event_open": 298, "userfaultfd": 323, "keyctl": 250, "add_key": 248,
+    "request_key": 249, "kexec_load": 246, "kexec_file_load": 320, "init_module": 175, "finit_module": 313,
+    "delete_module": 176, "mount": 165, "umount2": 166, "pivot_root": 155, "open_tree": 428, "move_mount": 429,
+    "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433, "mount_setattr": 442, "setns": 308, "unshare": 272,
+    "process_vm_readv": 310, "process_vm_writev": 311, "open_by_handle_at": 304, "name_to_handle_at": 303,
+    "quotactl": 179, "quotactl_fd": 443, "acct": 163, "swapon": 167, "swapoff": 168, "reboot": 169, "vmsplice": 278,
+    "iopl": 172, "ioperm": 173, "settimeofday": 164, "clock_settime": 227, "clock_adjtime": 305, "syslog": 103,
+    "lookup_dcookie": 212, "modify_ldt": 154, "sethostname": 170, "setdomainname": 171, "chroot": 161, "kcmp": 312,
+    "move_pages": 279, "migrate_pages": 256, "set_mempolicy": 238, "mbind": 237, "pidfd_getfd": 438,
+    "process_madvise": 440, "memfd_secret": 447, "fanotify_init": 300, "ustat": 136, "sysfs": 139, "uselib": 134,
+    "vhangup": 153, "nfsservctl": 180, "listmount": 458, "statmount": 457, "lsm_set_self_attr": 460,
+}
+
+
+def call(number, *arguments):
+    """Whether the kernel got to see the call: it may still have refused the arguments."""
+    ctypes.set_errno(0)
+    words = [ctypes.c_long(argument) for argument in arguments] + [ctypes.c_long(0)] * (6 - len(arguments))
+    result = LIBC.syscall(ctypes.c_long(number), *words)
+    return result, ctypes.get_errno()
+
+
+def reached(name):
+    # An address that is none, a descriptor that is none: nothing can come of it.
+    arguments = {"reboot": (0, 0, 0), "iopl": (99,), "vhangup": (), "chroot": (1,), "setns": (-1, 0), "syslog": (99,),
+                 "acct": (1,), "unshare": (1,), "modify_ldt": (99,)}
+    result, error = call(NUMBERS[name], *arguments.get(name, (-1, 1, 1, 1, 1)))
+    return error not in (errno.EPERM, errno.ENOSYS), os.strerror(error) if result < 0 else "done"
+
+
+def opens(path, flags):
+    try:
+        os.close(os.open(path, flags))
+    except OSError as error:
+        return False, error.strerror
+    return True, "opened"
+
+
+def reads(path):
+    try:
+        with open(path, "rb") as file:
+            return bool(file.read(1)), "read"
+    except OSError as error:
+        return False, error.strerror
+
+
+def does(action):
+    try:
+        action()
+    except (OSError, PermissionError) as error:
+        return False, error.strerror
+    return True, "done"
+
+
+def namespace(flags):
+    """By `clone`, whose flags a filter must look at; the child ends at once."""
+    result, error = call(56, flags | 17, 0, 0, 0, 0)
+    if result == 0:
+        os._exit(0)
+    if result > 0:
+        os.waitpid(result, 0)
+    return result > 0, os.strerror(error) if result < 0 else "done"
+
+
+def of_another_architecture():
+    """The way in for 32-bit code: a filter that knows only one architecture is gone round by it."""
+    import mmap
+    code = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    # mov eax, 20 (getpid of i386); int 0x80; ret
+    code.write(b"\xb8\x14\x00\x00\x00\xcd\x80\xc3")
+    address = ctypes.addressof(ctypes.c_char.from_buffer(code))
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if ctypes.CFUNCTYPE(ctypes.c_int)(address)() > 0 else 3)
+    _, status = os.waitpid(pid, 0)
+    return status == 0, "answered" if status == 0 else "ended by a signal"
+
+
+def socket_of(family, kind, protocol=0):
+    return does(lambda: socket.socket(family, kind, protocol).close())
+
+
+def type_into_terminal():
+    import fcntl
+    master, slave = os.openpty()
+    try:
+        fcntl.ioctl(slave, 0x5412, b"x")
+    except OSError as error:
+        return error.errno not in (errno.EPERM, errno.EACCES), error.strerror
+    return True, "typed"
+
+
+def abstract_socket(name):
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect("\0" + name)
+    except OSError as error:
+        return False, error.strerror
+    return True, "connected"
+
+
+def trace_init():
+    result, error = call(101, 0x4206, 1, 0, 0)
+    return result == 0, os.strerror(error)
+
+
+def become_root():
+    return does(lambda: os.setresuid(0, 0, 0))
+
+
+def capabilities():
+    with open("/proc/self/status", encoding="ascii") as status:
+        sets = [line.split()[1] for line in status if line.startswith("Cap")]
+    return any(int(each, 16) for each in sets), " ".join(sets)
+
+
+def gains_by_set_user_id():
+    with open("/proc/self/status", encoding="ascii") as status:
+        return "NoNewPrivs:\t0" in status.read(), "see NoNewPrivs"
+
+
+def leaked_descriptors():
+    # The last is the one of the listing itself.
+    return len(DESCRIPTORS) > 4, f"descriptors {DESCRIPTORS}"
+
+
+def sees_strangers():
+    """Processes that are neither init nor this one nor between them."""
+    mine, pid = {1}, os.getpid()
+    while pid > 1:
+        mine.add(pid)
+        with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
+            pid = int(stat.read().rsplit(")", 1)[1].split()[1])
+    strangers = [name for name in os.listdir("/proc") if name.isdigit() and int(name) not in mine]
+    return bool(strangers), f"processes {strangers}"
+
+
+def writable(*paths):
+    for path in paths:
+        if os.access(path, os.W_OK):
+            return True, f"{path} is writable"
+    return False, "read-only"
+
+
+def through_link():
+    """A link in the sandbox that leads out leads to nothing that could be written."""
+    os.symlink("/etc", "way-out")
+    return writable("way-out/")
+
+
+def escapes_by_chroot():
+    """The way out of a root that is only covered."""
+    try:
+        os.makedirs("jail", exist_ok=True)
+        out = os.open("/", os.O_RDONLY)
+        os.chroot("jail")
+        os.fchdir(out)
+        for _ in range(64):
+            os.chdir("..")
+        os.chroot(".")
+        return os.path.exists("/sandbox") is False, "at another root"
+    except OSError as error:
+        return False, error.strerror
+
+
+def makes_device(mode, major, minor):
+    def make():
+        name = f"device-{major}-{minor}"
+        os.mknod(name, mode | 0o666, os.makedev(major, minor))
+        os.close(os.open(name, os.O_RDONLY))
+    return does(make)
+
+
+CLONES = {"cgroup": 0x02000000, "uts": 0x04000000, "ipc": 0x08000000, "user": 0x10000000, "pid": 0x20000000,
+          "net": 0x40000000, "mount": 0x00020000}
+PROBES = {f"call {name}": (lambda name=name: reached(name)) for name in NUMBERS}
+PROBES |= {f"clone into a new {kind} namespace": (lambda flag=flag: namespace(flag)) for kind, flag in CLONES.items()}
+PROBES |= {
+    "clone3": lambda: (call(435, 1, 0)[1] not in (errno.EPERM, errno.ENOSYS), "asked"),
+    "a call of 32-bit code": of_another_architecture,
+    "a call of the x32 table": lambda: (call(0x40000000 | 39)[0] > 0, "asked"),
+    "a socket to hypervisors": lambda: socket_of(40, socket.SOCK_STREAM),
+    "a socket to the kernel's ciphers": lambda: socket_of(38, socket.SOCK_SEQPACKET),
+    "a socket to the wire": lambda: socket_of(17, socket.SOCK_RAW),
+    "a socket of raw packets": lambda: socket_of(socket.AF_INET, socket.SOCK_RAW, 1),
+    "a socket to the audit log": lambda: socket_of(16, socket.SOCK_RAW, 9),
+    "typing into a terminal": type_into_terminal,
+    "the host's abstract sockets": lambda: abstract_socket(sys.argv[1]),
+    "tracing init": trace_init,
+    "init's memory": lambda: opens("/proc/1/mem", os.O_RDONLY),
+    "init's root": lambda: does(lambda: os.listdir("/proc/1/root/")),
+    "init's descriptors": lambda: does(lambda: os.listdir("/proc/1/fd")),
+    "init's environment": lambda: reads("/proc/1/environ"),
+    "init's executable": lambda: opens("/proc/1/exe", os.O_RDONLY),
+    "writing to its executable": lambda: opens("/proc/self/exe", os.O_WRONLY),
+    "killing init": lambda: does(lambda: os.kill(1, 0)),
+    "becoming root": become_root,
+    "capabilities": capabilities,
+    "set-user-id files": gains_by_set_user_id,
+    "descriptors that leaked": leaked_descriptors,
+    "other processes": sees_strangers,
+    "the host's passwords": lambda: reads("/etc/shadow"),
+    "the homes of the host": lambda: does(lambda: os.listdir("/root")),
+    "the host's data": lambda: does(lambda: os.listdir("/var/lib")),
+    "the host's sockets": lambda: does(lambda: os.listdir("/run")),
+    "the host's firmware": lambda: does(lambda: os.listdir("/sys/firmware")),
+    "a file in /usr": lambda: writable("/usr"),
+    "a file in /etc": lambda: writable("/etc"),
+    "a file in /": lambda: writable("/"),
+    "a file in /dev": lambda: writable("/dev"),
+    "a link that leads out": through_link,
+    "its control group": lambda: writable("/sys/fs/cgroup", "/sys/fs/cgroup/cgroup.procs"),
+    "the kernel's settings": lambda: opens("/proc/sys/kernel/core_pattern", os.O_WRONLY),
+    "the kernel's magic keys": lambda: (os.path.getsize("/proc/sysrq-trigger") >= 0 and writable("/proc/sysrq-trigger")[0], "see access"),
+    "the kernel's memory": lambda: reads("/proc/kcore"),
+    "the kernel's keys": lambda: reads("/proc/keys"),
+    "the kernel's timers": lambda: reads("/proc/timer_list"),
+    "the kernel's interrupts": lambda: reads("/proc/interrupts"),
+    "a block device": lambda: makes_device(0o060000, 254, 0),
+    "a device of memory": lambda: makes_device(0o020000, 1, 1),
+    "the root before this one": escapes_by_chroot,
+    "programs in /tmp": lambda: does(lambda: run_in_scratch("/tmp")),
+    "programs in /dev/shm": lambda: does(lambda: run_in_scratch("/dev/shm")),
+}
+
+
+def run_in_scratch(folder):
+    import shutil
+    import subprocess
+    shutil.copy("/bin/true", f"{folder}/true")
+    subprocess.run([f"{folder}/true"], check=True)
+
+
+def attempt(name):
+    """In a process of its own: some end of being refused, and what one gains the next must not have."""
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            is_open, answer = PROBES[name]()
+        except Exception as error:  # Whatever went wrong, it did not get through.
+            is_open, answer = False, repr(error)
+        os.write(theirs, f"{'open' if is_open else 'shut'}\t{name}\t{answer}".encode())
+        os._exit(0)
+    os.close(theirs)
+    _, status = os.waitpid(pid, 0)
+    said = os.read(ours, 4096).decode()
+    os.close(ours)
+    print(said or f"shut\t{name}\tended with {status}")
+
+
+if __name__ == "__main__":
+    for each in PROBES:
+        attempt(each)
