@@ -10,7 +10,7 @@ use landlock::{
 use nix::sys::prctl::set_no_new_privs;
 
 use crate::profile::{Profile, Walls};
-use crate::seccomp::Filters;
+use crate::seccomp::Filter;
 use crate::sys;
 use crate::view::SANDBOX;
 
@@ -23,7 +23,7 @@ const WRITABLE: [&str; 3] = ["/tmp", "/dev/shm", "/dev/mqueue"];
 pub(crate) struct Confinement {
     walls: Walls,
     files: Option<RulesetCreated>,
-    filters: Option<Filters>,
+    filter: Option<Filter>,
 }
 
 /// Why a wall cannot be put up, in words.
@@ -31,13 +31,13 @@ type Refusal = String;
 
 impl Confinement {
     /// Looks up what may be read and written: to be called inside the view.
-    pub(crate) fn prepare(profile: &Profile, filters: &Filters) -> Result<Self, Refusal> {
+    pub(crate) fn prepare(profile: &Profile, filter: &Filter) -> Result<Self, Refusal> {
         let walls = profile.walls;
         let files = walls.landlock.then(|| rules(profile)).transpose();
         Ok(Self {
             walls,
             files: files.map_err(|error| format!("cannot prepare Landlock: {error}"))?,
-            filters: walls.system_calls.then(|| filters.clone()),
+            filter: walls.system_calls.then(|| filter.clone()),
         })
     }
 
@@ -70,10 +70,8 @@ impl Confinement {
 
     /// Last of all: most of what was done before is forbidden by it.
     pub(crate) fn filter_system_calls(&self) -> Result<(), Refusal> {
-        match &self.filters {
-            None => Ok(()),
-            Some(filters) => filters.put_on().map_err(|error| error.to_string()),
-        }
+        let put_on = self.filter.as_ref().map_or(Ok(()), Filter::put_on);
+        put_on.map_err(|errno| format!("cannot filter system calls: {}", errno.desc()))
     }
 }
 

@@ -20,7 +20,7 @@ use nix::sys::stat::Mode;
 use crate::confinement::Confinement;
 use crate::handoff::Usage;
 use crate::process::kill_descendants;
-use crate::seccomp::Filters;
+use crate::seccomp::Filter;
 use crate::spec::{Program, Spec};
 use crate::sys::{self, ExecPointers};
 use crate::view::Parts;
@@ -33,7 +33,7 @@ const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 pub(crate) struct Inherited<'a> {
     pub(crate) spec: &'a Spec,
     pub(crate) parts: Option<&'a Parts>,
-    pub(crate) filters: &'a Filters,
+    pub(crate) filter: &'a Filter,
     pub(crate) channel: &'a OwnedFd,
     pub(crate) null: &'a OwnedFd,
     pub(crate) stdout: &'a OwnedFd,
@@ -169,7 +169,7 @@ impl Command {
     fn prepare(inherited: &Inherited<'_>) -> Result<Self, Refusal> {
         let spec = inherited.spec;
         let confinement = match &spec.profile {
-            Some(profile) => Some(Confinement::prepare(profile, inherited.filters)?),
+            Some(profile) => Some(Confinement::prepare(profile, inherited.filter)?),
             None => None,
         };
         let plain = |text: &str| CString::new(text).expect("the request was checked for NUL bytes");

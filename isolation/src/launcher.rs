@@ -18,7 +18,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::cgroup::{CgroupError, Group, Tree};
 use crate::container::Container;
-use crate::seccomp::Filters;
+use crate::seccomp::Filter;
 use crate::spec::{Spec, SpecError};
 use crate::supervisor::{self, Host};
 use crate::sys;
@@ -209,7 +209,7 @@ pub fn run_from_fd() -> Result<(), LauncherError> {
     let host = Host {
         boot_id: crate::process::boot_id().map_err(prepare)?,
         null: null.map_err(prepare)?.into(),
-        filters: Filters::new().map_err(|error| prepare(io::Error::other(error)))?,
+        filter: Filter::new(),
     };
     sys::replace_descriptor(&host.null, 0).map_err(|errno| prepare(errno.into()))?;
     // The agent's Ctrl-C and its unit's stop are not ours, nor our supervisors': we end with the socket.

@@ -30,7 +30,7 @@ pub struct Profile {
 pub struct Walls {
     /// All capability sets are empty and stay so. Without: those of its own user namespace, if it is root there.
     pub capabilities: bool,
-    /// Set-user-id files and file capabilities mean nothing (`no_new_privs`).
+    /// Set-user-id files and file capabilities mean nothing (`no_new_privs`). Landlock and the filter need it.
     pub privileges: bool,
     /// Landlock: it writes where it may, and reaches no socket or process outside.
     pub landlock: bool,

@@ -24,7 +24,7 @@ use crate::handoff::{HandOff, Handle, Usage};
 use crate::namespaces::Isolation;
 use crate::output::Output;
 use crate::process::{BootTime, kill_descendants};
-use crate::seccomp::Filters;
+use crate::seccomp::Filter;
 use crate::spec::Spec;
 use crate::sys::{self, Child};
 use crate::wire::{
@@ -43,7 +43,7 @@ pub(crate) struct Host {
     pub(crate) boot_id: String,
     pub(crate) null: OwnedFd,
     /// Compiled once for all commands.
-    pub(crate) filters: Filters,
+    pub(crate) filter: Filter,
 }
 
 /// Runs in the new process; returns its exit code, which nobody reads.

@@ -337,6 +337,24 @@ pub(crate) fn drop_capabilities() -> Result<(), Errno> {
         .map(drop)
 }
 
+/// Puts a filter on this thread of control.
+pub(crate) fn filter_system_calls(program: &[libc::sock_filter]) -> Result<(), Errno> {
+    let wanted = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the kernel reads the program, whose length is passed with it and which is live for the call.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0,
+            &raw const wanted,
+        )
+    };
+    Errno::result(returned).map(drop)
+}
+
 /// Executes `program`; returns only if that fails.
 pub(crate) fn execute(program: &CString, pointers: &ExecPointers) -> Errno {
     // SAFETY: both lists end in null and point into strings that `pointers` owns.

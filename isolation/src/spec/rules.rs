@@ -88,6 +88,11 @@ impl Spec {
             let remedy = "a container has the users and groups 0 to 65,535";
             return Err(SpecError::new("user", &number.to_string(), remedy));
         }
+        let walls = profile.walls;
+        if !walls.privileges && (walls.landlock || walls.system_calls) {
+            let remedy = "landlock and the filter of system calls need it: leave them out, too";
+            return Err(SpecError::new("privileges", "false", remedy));
+        }
         let is_root = self.user.as_ref().is_none_or(|user| user.uid == 0);
         if is_root && !profile.view.host_paths.is_empty() {
             let remedy = "on host paths its user is the host's: name one who is not root";

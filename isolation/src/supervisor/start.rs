@@ -119,7 +119,7 @@ fn start_in(
     let inherited = init::Inherited {
         spec,
         parts: parts.as_ref(),
-        filters: &host.filters,
+        filter: &host.filter,
         channel: &init_channel,
         null: &host.null,
         stdout: &stdout_writer,

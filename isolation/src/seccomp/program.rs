@@ -1,0 +1,275 @@
+//! From a verdict for each system call to a program of the kernel's packet filter (classic BPF).
+
+use libc::sock_filter;
+
+use super::{Holds, Test};
+
+/// What becomes of a call.
+#[derive(Debug, Clone)]
+pub(super) enum Verdict {
+    Allowed,
+    /// EPERM.
+    Refused,
+    /// ENOSYS.
+    Absent,
+    /// Allowed if all tests of one of these hold, else refused.
+    AllowedIf(Vec<Vec<Test>>),
+}
+
+// Of linux/audit.h: the machine's number, 64 bits, little endian.
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE: u32 = 0xc000_00b7;
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!(
+    "name this architecture, as linux/audit.h does, and look through the table of system calls"
+);
+
+/// Numbers from here on are calls of the x32 table of x86-64.
+const X32: u32 = 0x4000_0000;
+
+// Where `struct seccomp_data` has what is looked at.
+const NUMBER: u32 = 0;
+const ARCH: u32 = 4;
+const ARGUMENTS: u32 = 16;
+
+const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
+const IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const IF_AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+const IF_ANY_BIT: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
+
+/// The farthest that a conditional jump goes.
+const FARTHEST: usize = u8::MAX as usize;
+
+fn step(code: u16, k: u32) -> sock_filter {
+    sock_filter {
+        code,
+        jt: 0,
+        jf: 0,
+        k,
+    }
+}
+
+fn end(action: u32) -> sock_filter {
+    step(RETURN, action)
+}
+
+fn refused() -> sock_filter {
+    end(libc::SECCOMP_RET_ERRNO | libc::EPERM as u32)
+}
+
+fn absent() -> sock_filter {
+    end(libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32)
+}
+
+fn allowed() -> sock_filter {
+    end(libc::SECCOMP_RET_ALLOW)
+}
+
+/// The program; `rules` has a verdict for each number from 0 on. Later ones are absent.
+pub(super) fn compile(rules: &[Verdict]) -> Vec<sock_filter> {
+    let ours = sock_filter {
+        jt: 1,
+        ..step(IF_EQUAL, ARCHITECTURE)
+    };
+    let mut program = vec![
+        step(LOAD, ARCH),
+        ours,
+        end(libc::SECCOMP_RET_KILL_PROCESS),
+        step(LOAD, NUMBER),
+    ];
+    // Neighbours that share a verdict are one leaf.
+    let mut leaves: Vec<(u32, Vec<sock_filter>)> = Vec::new();
+    for (number, verdict) in (0..).zip(rules) {
+        let code = leaf(verdict);
+        let is_same = leaves
+            .last()
+            .is_some_and(|(_, last)| code.len() == 1 && last.len() == 1 && last[0].k == code[0].k);
+        if !is_same {
+            leaves.push((number, code));
+        }
+    }
+    leaves.push((rules.len() as u32, vec![absent()]));
+    leaves.push((X32, vec![refused()]));
+    program.extend(tree(&leaves));
+    program
+}
+
+/// Which leaf a number belongs to: the last one that does not begin after it.
+fn tree(leaves: &[(u32, Vec<sock_filter>)]) -> Vec<sock_filter> {
+    if let [(_, code)] = leaves {
+        return code.clone();
+    }
+    let (left, right) = leaves.split_at(leaves.len() / 2);
+    let (below, above) = (tree(left), tree(right));
+    let first = right[0].0;
+    let mut code = Vec::with_capacity(below.len() + above.len() + 2);
+    if below.len() <= FARTHEST {
+        code.push(sock_filter {
+            jt: below.len() as u8,
+            ..step(IF_AT_LEAST, first)
+        });
+    } else {
+        code.push(sock_filter {
+            jf: 1,
+            ..step(IF_AT_LEAST, first)
+        });
+        code.push(step(JUMP, below.len() as u32));
+    }
+    code.extend(below);
+    code.extend(above);
+    code
+}
+
+fn leaf(verdict: &Verdict) -> Vec<sock_filter> {
+    match verdict {
+        Verdict::Allowed => vec![allowed()],
+        Verdict::Refused => vec![refused()],
+        Verdict::Absent => vec![absent()],
+        Verdict::AllowedIf(alternatives) => {
+            let mut code: Vec<_> = alternatives
+                .iter()
+                .flat_map(|tests| alternative(tests))
+                .collect();
+            code.push(refused());
+            code
+        }
+    }
+}
+
+/// Two steps a test, then leave; where one does not hold, on to what follows.
+fn alternative(tests: &[Test]) -> Vec<sock_filter> {
+    let mut code = Vec::new();
+    for (at, test) in tests.iter().enumerate() {
+        // The tests after this one, and the leave.
+        let rest = (2 * (tests.len() - at - 1) + 1) as u8;
+        let (condition, if_true, if_false) = match test.holds {
+            Holds::Is(value) => (step(IF_EQUAL, value), 0, rest),
+            Holds::IsNot(value) => (step(IF_EQUAL, value), rest, 0),
+            Holds::HasNone(bits) => (step(IF_ANY_BIT, bits), rest, 0),
+        };
+        code.push(step(LOAD, ARGUMENTS + 8 * test.argument));
+        code.push(sock_filter {
+            jt: if_true,
+            jf: if_false,
+            ..condition
+        });
+    }
+    code.push(allowed());
+    code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seccomp::{Filter, table};
+
+    /// What the kernel would answer, and after how many steps.
+    fn run(
+        program: &[sock_filter],
+        architecture: u32,
+        number: u32,
+        arguments: [u32; 6],
+    ) -> (u32, usize) {
+        let (mut at, mut value) = (0, 0);
+        for steps in 1.. {
+            let step = program[at];
+            at += 1;
+            let jump = |taken: bool| usize::from(if taken { step.jt } else { step.jf });
+            match step.code {
+                LOAD => {
+                    value = match step.k {
+                        NUMBER => number,
+                        ARCH => architecture,
+                        place => arguments[((place - ARGUMENTS) / 8) as usize],
+                    }
+                }
+                RETURN => return (step.k, steps),
+                JUMP => at += step.k as usize,
+                IF_EQUAL => at += jump(value == step.k),
+                IF_AT_LEAST => at += jump(value >= step.k),
+                IF_ANY_BIT => at += jump(value & step.k != 0),
+                other => panic!("no such step: {other}"),
+            }
+        }
+        unreachable!("a program ends")
+    }
+
+    fn answer(number: libc::c_long, arguments: [u32; 6]) -> u32 {
+        run(&Filter::new().0, ARCHITECTURE, number as u32, arguments).0
+    }
+
+    const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+
+    #[test]
+    fn every_number_gets_the_verdict_of_the_table_within_a_few_steps() {
+        let program = Filter::new().0;
+        let conditional = [
+            libc::SYS_clone,
+            libc::SYS_ioctl,
+            libc::SYS_personality,
+            libc::SYS_socket,
+        ];
+        for number in 0..=table::NEWEST + 50 {
+            let listed = table::ALWAYS
+                .iter()
+                .copied()
+                .chain([table::LEGACY])
+                .flatten();
+            let expected = if listed.into_iter().any(|call| *call == number) {
+                ALLOW
+            } else if number > table::NEWEST || number == libc::SYS_clone3 {
+                ENOSYS
+            } else {
+                EPERM
+            };
+            let (found, steps) = run(&program, ARCHITECTURE, number as u32, [0; 6]);
+            if !conditional.contains(&number) {
+                assert_eq!(found, expected, "{number}");
+                assert!(steps < 20, "{number} takes {steps}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_architecture_ends_the_process_and_x32_is_refused() {
+        let program = Filter::new().0;
+        let i386 = 0x4000_0003;
+        assert_eq!(
+            run(&program, i386, 20, [0; 6]).0,
+            libc::SECCOMP_RET_KILL_PROCESS
+        );
+        assert_eq!(run(&program, ARCHITECTURE, X32 + 39, [0; 6]).0, EPERM);
+        assert_eq!(run(&program, ARCHITECTURE, u32::MAX, [0; 6]).0, EPERM);
+    }
+
+    #[test]
+    fn arguments_are_looked_at() {
+        let socket = |family: i32, protocol: i32| {
+            answer(
+                libc::SYS_socket,
+                [family as u32, 3, protocol as u32, 0, 0, 0],
+            )
+        };
+        for family in [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6] {
+            assert_eq!(socket(family, 9), ALLOW);
+        }
+        assert_eq!(socket(libc::AF_NETLINK, libc::NETLINK_ROUTE), ALLOW);
+        assert_eq!(socket(libc::AF_NETLINK, libc::NETLINK_AUDIT), EPERM);
+        assert_eq!(socket(libc::AF_PACKET, 0), EPERM);
+        let clone = |flags: i32| answer(libc::SYS_clone, [flags as u32, 0, 0, 0, 0, 0]);
+        assert_eq!(clone(libc::CLONE_VM | libc::SIGCHLD), ALLOW);
+        assert_eq!(clone(libc::CLONE_NEWUSER | libc::SIGCHLD), EPERM);
+        let ioctl = |request: u32| answer(libc::SYS_ioctl, [0, request, 0, 0, 0, 0]);
+        assert_eq!(ioctl(0x5401), ALLOW);
+        assert_eq!([ioctl(0x5412), ioctl(0x541c)], [EPERM; 2]);
+        let personality = |kind: u32| answer(libc::SYS_personality, [kind, 0, 0, 0, 0, 0]);
+        assert_eq!(personality(0xffff_ffff), ALLOW);
+        assert_eq!(personality(0x0004_0000), EPERM);
+    }
+}
