@@ -3,7 +3,7 @@
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use argosy_isolation::profile::{COMMAND_ID, Walls};
 use argosy_isolation::view::SANDBOX;
@@ -79,21 +79,11 @@ pub(super) fn spec(shared: &Shared, start: &Start) -> Result<Spec, Refusal> {
     if spec.isolation == Isolation::Processes {
         spec.namespaces = Namespaces::NONE;
     }
-    spec.user = user;
-    if let Some(host_ids) = &shared.host_ids {
-        let first_host_id = host_ids
-            .take(start.name)
-            .map_err(|error| failed(error.to_string()))?;
-        spec.user = Some(command_user(spec.user.as_ref()));
-        spec.profile = Some(Profile {
-            first_host_id,
-            view: View {
-                host_paths,
-                scratch_bytes: SCRATCH_BYTES,
-            },
-            walls: Walls::ALL,
-        });
-    }
+    spec.profile = profile(shared, start, host_paths)?;
+    spec.user = match spec.profile {
+        Some(_) => Some(command_user(user.as_ref())),
+        None => user,
+    };
     spec.cgroup = shared
         .group(start.name)
         .map(|group| group.path().to_owned());
@@ -110,6 +100,28 @@ pub(super) fn spec(shared: &Shared, start: &Start) -> Result<Spec, Refusal> {
         grace_ms: task.kill_policy.map_or(0, |policy| policy.grace_ms),
     });
     Ok(spec)
+}
+
+/// What its tasks get from an agent that confines them.
+fn profile(
+    shared: &Shared,
+    start: &Start,
+    host_paths: Vec<PathBuf>,
+) -> Result<Option<Profile>, Refusal> {
+    let Some(host_ids) = &shared.host_ids else {
+        return Ok(None);
+    };
+    let first_host_id = host_ids
+        .take(start.name)
+        .map_err(|error| failed(error.to_string()))?;
+    Ok(Some(Profile {
+        first_host_id,
+        view: View {
+            host_paths,
+            scratch_bytes: SCRATCH_BYTES,
+        },
+        walls: Walls::ALL,
+    }))
 }
 
 fn program(task: &v1::TaskSpec) -> Result<Program, Refusal> {
