@@ -204,8 +204,10 @@ fn leave_host(root: BorrowedFd<'_>) -> Result<(), ViewError> {
 
 fn show_host_folder(root: BorrowedFd<'_>, name: &str) -> Result<(), ViewError> {
     let from = Path::new("/").join(name);
-    let Ok(found) = fs::symlink_metadata(&from) else {
-        return Ok(());
+    let found = match fs::symlink_metadata(&from) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(format!("look at {}", from.display()))(error)),
     };
     if found.is_symlink() {
         let to =

@@ -97,6 +97,11 @@ class Cluster:
     def members(self, kind):
         return [member for member in self.record["members"] if member["kind"] == kind]
 
+    @property
+    def agents(self):
+        """The addresses of all agents."""
+        return {member["api"] for member in self.members("agent")}
+
     def at(self, api):
         """The member with this address."""
         return next(member for member in self.record["members"] if member["api"] == api)

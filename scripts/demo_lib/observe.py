@@ -59,17 +59,17 @@ def group(pid):
     return ""
 
 
-def tasks(home):
-    """The processes of all tasks whose sandboxes lie below `home`."""
+def tasks(agents):
+    """The processes of all tasks of the agents with these addresses."""
     found = []
     for pid in numbers():
         variables = environment(pid)
-        if not variables.get("ARGOSY_SANDBOX", "").startswith(f"{home}/"):
+        if variables.get("ARGOSY_AGENT_API") not in agents:
             continue
         started = start_time(pid)
         if started is not None:
             found.append({
-                "task": variables.get("ARGOSY_TASK_ID", ""), "agent": variables.get("ARGOSY_AGENT_API", ""),
+                "task": variables.get("ARGOSY_TASK_ID", ""), "agent": variables["ARGOSY_AGENT_API"],
                 "pid": pid, "start_time": started, "cgroup": group(pid),
             })
     return sorted(found, key=lambda process: (process["task"], process["pid"]))
@@ -90,7 +90,7 @@ def belonging(marker, folders, groups):
     environment, stand in one of its folders or are in one of its cgroups, and all their descendants."""
     def is_marked(pid):
         variables = environment(pid)
-        places = [link(pid, "cwd"), link(pid, "exe"), variables.get("ARGOSY_SANDBOX", "")]
+        places = [link(pid, "cwd"), link(pid, "exe")]
         return (
             variables.get("DEMO_RUN") == marker
             or any(place.startswith(f"{folder}/") for place in places for folder in folders)

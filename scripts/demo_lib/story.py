@@ -138,7 +138,7 @@ class Story:
 
     def look(self):
         """All tasks that run now; what there is of processes and cgroups is noted, to be looked for in the end."""
-        tasks = observe.tasks(self.cluster.home)
+        tasks = observe.tasks(self.cluster.agents)
         groups = sorted({*self.facts["groups"], *trees(tasks)})
         seen = observe.belonging(self.marker, [self.cluster.home], groups)
         known = {tuple(process) for process in self.facts["processes"]}
@@ -205,7 +205,7 @@ class Story:
         note["tasks_before"] = [task for task in tasks if task["agent"] == address]
         self.wait("the agent is back", lambda: "started_again" in note and self.is_back(member))
         note["back"] = time.time()
-        note["tasks_after"] = [task for task in observe.tasks(self.cluster.home) if task["agent"] == address]
+        note["tasks_after"] = [task for task in observe.tasks(self.cluster.agents) if task["agent"] == address]
         before = {(task["task"], task["pid"], task["start_time"]) for task in note["tasks_before"]}
         after = {(task["task"], task["pid"], task["start_time"]) for task in note["tasks_after"]}
         stay, ended = len(before & after), len(before - after)
@@ -249,7 +249,7 @@ class Story:
 
     def start_a_task_twice(self):
         """A second process of a map's command with the same environment, as a broken agent would start it."""
-        for task in observe.tasks(self.cluster.home):
+        for task in observe.tasks(self.cluster.agents):
             arguments = (observe.read(f"/proc/{task['pid']}/cmdline") or b"").decode().split("\0")[:-1]
             if not task["task"].startswith("map-") or not arguments:
                 continue
