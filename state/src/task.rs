@@ -180,7 +180,7 @@ pub struct TaskSpec {
     pub run: Run,
     /// Its whole environment.
     pub environment: BTreeMap<String, String>,
-    /// Empty means the agent's own user.
+    /// Empty means the agent's default.
     pub user: String,
     /// Brought before the start.
     pub uris: Vec<Uri>,

@@ -130,7 +130,15 @@ fn controllers(present: &[String], legacy: &str) -> Finding {
 fn namespaces() -> Finding {
     let detected = detect();
     match detected.best() {
-        Some(Isolation::Full) => Finding::ok("isolation", "full: namespaces and cgroups"),
+        Some(Isolation::Full) => match detected.profile {
+            Ok(()) => Finding::ok("isolation", "full: namespaces, cgroups and the profile"),
+            Err(why) => Finding::new(
+                "isolation",
+                Verdict::Warning,
+                format!("namespaces and cgroups; full is not possible: {why}"),
+                "raise user.max_user_namespaces, or start the agent with --isolation namespaces",
+            ),
+        },
         Some(other) => Finding::new(
             "isolation",
             Verdict::Warning,
