@@ -52,6 +52,10 @@ impl HostIds {
     /// gone, unless somebody still runs as one of those users.
     pub(crate) fn open(folder: &Path, directory: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
+        // One agent at a time, until the end of this function: what one frees another could take, and a third free
+        // again that still sees the former owner.
+        let alone = fs::File::open(folder)?;
+        alone.lock()?;
         let mut ranges = BTreeMap::new();
         let mut strangers = BTreeSet::new();
         for entry in fs::read_dir(folder)? {
@@ -207,6 +211,25 @@ mod tests {
         assert_eq!(distinct.len(), 40);
         let again = ids.take(names[3]).unwrap();
         assert_eq!(open(&mine).take(names[3]).unwrap(), again, "after a crash");
+    }
+
+    #[test]
+    fn agents_that_start_at_once_free_what_a_dead_one_held() {
+        let shared = tempfile::tempdir().unwrap();
+        let dead = tempfile::tempdir().unwrap();
+        let ids = HostIds::open(shared.path(), dead.path()).unwrap();
+        for order in 1..=200 {
+            ids.take(name(&format!("1-{order}-0"))).unwrap();
+        }
+        drop(dead);
+        let agents = [(); 8].map(|()| tempfile::tempdir().unwrap());
+        std::thread::scope(|scope| {
+            for agent in &agents {
+                let open = || HostIds::open(shared.path(), agent.path()).unwrap();
+                scope.spawn(move || open().take(name("1-1-0")).unwrap());
+            }
+        });
+        assert_eq!(fs::read_dir(shared.path()).unwrap().count(), agents.len());
     }
 
     #[test]
