@@ -11,8 +11,8 @@
 //! └── ...           host paths that the operator allows, at their own names
 //! ```
 //! Two steps. The supervisor, who may see all of the host, opens the sandbox and each host path once and takes a
-//! mount of it that is attached nowhere ([`Parts`]). Init, who is root of nothing but the container, attaches them
-//! and the rest ([`enter`]): it looks up no path that a container could have made.
+//! mount of it that is attached nowhere (`Parts`). Init, who is root of nothing but the container, attaches them
+//! and the rest (`enter`): it looks up no path that a container could have made.
 
 use std::fs;
 use std::io;
