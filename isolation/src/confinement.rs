@@ -1,7 +1,8 @@
 //! What a process gives up, for good, before it becomes the command.
 //!
-//! Prepared by init while it may still allocate and look things up; put on by the command's process, which shares
-//! init's memory and only makes system calls.
+//! Landlock is put on by init, so that all commands of a container are in one domain: those of two could neither signal
+//! nor see each other. The rest is put on by each command's process, which may share init's memory and only makes
+//! system calls.
 
 use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
@@ -19,26 +20,36 @@ const LANDLOCK: ABI = ABI::V6;
 /// Where a command may write besides its sandbox and host paths.
 const WRITABLE: [&str; 3] = ["/tmp", "/dev/shm", "/dev/mqueue"];
 
-/// Walls to be put up around the command.
+/// Walls to be put up around one command.
 pub(crate) struct Confinement {
     walls: Walls,
-    files: Option<RulesetCreated>,
     filter: Option<Filter>,
 }
 
 /// Why a wall cannot be put up, in words.
 type Refusal = String;
 
+/// Shuts this process, and all that it will make, in with Landlock: to be called inside the view, by init.
+///
+/// What init does afterwards stays within it, and its privileges were none outside. That commands share its domain gives
+/// them no power over it: the kernel keeps process 1 from their signals, and that it is not dumpable from their sight.
+pub(crate) fn enter_domain(profile: &Profile) -> Result<(), Refusal> {
+    if !profile.walls.landlock {
+        return Ok(());
+    }
+    let rules = rules(profile).map_err(|error| format!("cannot prepare Landlock: {error}"))?;
+    let restricted = rules.restrict_self();
+    restricted
+        .map(drop)
+        .map_err(|error| format!("cannot enforce Landlock: {error}"))
+}
+
 impl Confinement {
-    /// Looks up what may be read and written: to be called inside the view.
-    pub(crate) fn prepare(profile: &Profile, filter: &Filter) -> Result<Self, Refusal> {
-        let walls = profile.walls;
-        let files = walls.landlock.then(|| rules(profile)).transpose();
-        Ok(Self {
+    pub(crate) fn of(walls: Walls, filter: &Filter) -> Self {
+        Self {
             walls,
-            files: files.map_err(|error| format!("cannot prepare Landlock: {error}"))?,
             filter: walls.system_calls.then(|| filter.clone()),
-        })
+        }
     }
 
     /// Before the user is changed: only root of the namespace can empty the bounding set.
@@ -51,7 +62,7 @@ impl Confinement {
     }
 
     /// After the user was changed.
-    pub(crate) fn put_up_walls(&mut self) -> Result<(), Refusal> {
+    pub(crate) fn put_up_walls(&self) -> Result<(), Refusal> {
         if self.walls.capabilities {
             sys::drop_capabilities()
                 .map_err(|errno| format!("cannot drop capabilities: {}", errno.desc()))?;
@@ -59,11 +70,6 @@ impl Confinement {
         if self.walls.privileges {
             set_no_new_privs()
                 .map_err(|errno| format!("cannot forbid new privileges: {}", errno.desc()))?;
-        }
-        if let Some(files) = self.files.take() {
-            files
-                .restrict_self()
-                .map_err(|error| format!("cannot enforce Landlock: {error}"))?;
         }
         Ok(())
     }

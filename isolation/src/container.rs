@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cgroup::{Group, Stats};
+use crate::entry::{EntryError, EntryRequest, Session};
 use crate::handoff::{Exit, HandOff, HandOffError, Handle};
 use crate::process::BootTime;
 use crate::removal::{RemovalError, destroy};
@@ -207,6 +208,15 @@ impl Container {
     /// If the connection broke off, except because the container has ended.
     pub fn renew(&self, deadline: BootTime) -> Result<(), ContainerError> {
         self.order(Order::Renew { deadline })
+    }
+
+    /// Lets one more command in: beside the container's own, confined as that is, for as long as the session is held.
+    /// Known to have started, or why not, by the session's first notice. At most 64 a container at a time.
+    ///
+    /// # Errors
+    /// If the request is too long, or the connection broke off or takes nothing for now.
+    pub fn enter(&self, request: &EntryRequest) -> Result<Session, EntryError> {
+        Session::open(self.connection.as_fd(), request)
     }
 
     /// A container that has ended needs no orders: that they come too late is no error.

@@ -60,6 +60,8 @@ impl Course {
                 }
                 None
             }
+            // Init's affair: what enters a container does not keep it from its end.
+            Order::Enter => None,
         }
     }
 

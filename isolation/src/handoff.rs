@@ -61,6 +61,17 @@ pub enum Outcome {
     NotStarted,
 }
 
+impl Outcome {
+    /// What a status as `wait(2)` encodes it means.
+    pub(crate) fn of_status(status: i32) -> Self {
+        if libc::WIFSIGNALED(status) {
+            Self::Signaled(libc::WTERMSIG(status))
+        } else {
+            Self::Exited(libc::WEXITSTATUS(status))
+        }
+    }
+}
+
 /// Why the supervisor ended a container that would have gone on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -325,6 +336,14 @@ mod tests {
         assert_eq!(files.exit().unwrap(), Some(exit()));
         fs::write(folder.path().join("exit.json"), "{\"outcome\":{\"ex").unwrap();
         assert_eq!(files.exit().unwrap(), None);
+    }
+
+    #[test]
+    fn a_status_is_told_as_it_was() {
+        assert_eq!(Outcome::of_status(7 << 8), Outcome::Exited(7));
+        assert_eq!(Outcome::of_status(9), Outcome::Signaled(9));
+        let with_core_dump = Outcome::of_status(6 | 0x80);
+        assert_eq!(with_core_dump, Outcome::Signaled(6));
     }
 
     #[test]

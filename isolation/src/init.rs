@@ -1,10 +1,10 @@
 //! A container's first process: sets its world up, executes the command, reaps orphans.
 //!
 //! Process 1 of a pid namespace ignores signals that it has no handler for, so the command is its child:
-//! there TERM means what it always means. Trusts nobody but the supervisor at the other end of its channel, and
-//! ends, with all it contains, when that is gone: without a supervisor no deadline would be kept.
+//! there TERM means what it always means. Commands that enter later come from here, too (`entry`). Trusts
+//! nobody but the supervisor at the other end of its channel, and ends, with all it contains, when that is
+//! gone: without a supervisor no deadline would be kept.
 
-use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -12,22 +12,25 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::resource::setrlimit;
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
 
-use crate::confinement::Confinement;
+use crate::command::{Command, Refusal};
+use crate::confinement::enter_domain;
+use crate::entry;
 use crate::handoff::Usage;
-use crate::process::kill_descendants;
+use crate::process::{kill_descendants, send_signal_to_group};
 use crate::seccomp::Filter;
-use crate::spec::{Program, Spec};
-use crate::sys::{self, ExecPointers};
+use crate::spec::Spec;
+use crate::sys;
 use crate::view::Parts;
-use crate::wire::{Instruction, Received, Report, Wait, receive_packet, send_packet};
+use crate::wire::{
+    Instruction, Received, Report, Wait, receive_packet, receive_packet_with, send_packet,
+};
 
-/// Where commands are looked up when their environment has no `PATH`.
-const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// How many entered commands a container may have at a time; a further one is refused in words.
+const ENTRIES: usize = 64;
 
 /// What the supervisor hands its init.
 pub(crate) struct Inherited<'a> {
@@ -40,9 +43,6 @@ pub(crate) struct Inherited<'a> {
     pub(crate) stderr: &'a OwnedFd,
 }
 
-/// Why a command could not be executed, in words.
-type Refusal = String;
-
 /// Runs in the new process; returns its exit code. The command's status goes over the channel.
 pub(crate) fn run(inherited: &Inherited<'_>) -> i32 {
     let channel = inherited.channel;
@@ -51,7 +51,12 @@ pub(crate) fn run(inherited: &Inherited<'_>) -> i32 {
         Ok(Some(command)) => {
             // A supervisor that is gone is noticed below.
             let _ = send_packet(channel, &Report::Started, Wait::Block);
-            attend(channel, command);
+            let init = Init {
+                inherited,
+                command,
+                entries: Vec::new(),
+            };
+            init.attend();
         }
         Ok(None) => {}
         Err(reason) => drop(send_packet(
@@ -94,11 +99,14 @@ fn start(inherited: &Inherited<'_>) -> Result<Option<i32>, Refusal> {
     // Not root's right to read this process' memory, in which earlier launch requests may linger.
     nix::sys::prctl::set_dumpable(false).map_err(|errno| words("hide init's memory", errno))?;
     nix::sys::stat::umask(Mode::S_IWGRP | Mode::S_IWOTH);
-    let mut command = Command::prepare(inherited)?;
+    if let Some(profile) = &spec.profile {
+        enter_domain(profile)?;
+    }
+    let command = Command::prepare(spec, None, inherited.filter);
     if expect(inherited.channel) != Some(Instruction::Go) {
         return Ok(None);
     }
-    let pid = command.execute(spec)?;
+    let pid = execute(&command)?;
     // The pipes end with their last writer, and that must not be us.
     let null = null()?;
     for target in 0..=2 {
@@ -106,6 +114,30 @@ fn start(inherited: &Inherited<'_>) -> Result<Option<i32>, Refusal> {
             .map_err(|errno| words("let go of the standard streams", errno))?;
     }
     Ok(Some(pid))
+}
+
+/// Makes the container's command; returns its number.
+fn execute(command: &Command<'_>) -> Result<i32, Refusal> {
+    let mut refusal = None;
+    let pid = sys::spawn_borrowing(&mut || {
+        let session = nix::unistd::setsid();
+        let settled = session
+            .map_err(|errno| format!("cannot make a session: {}", errno.desc()))
+            .and_then(|_| command.settle(None));
+        refusal = Some(match settled {
+            Ok(()) => command.execute(),
+            Err(refusal) => refusal,
+        });
+    });
+    let pid = pid.map_err(|errno| format!("cannot make a process: {}", errno.desc()))?;
+    match refusal {
+        None => Ok(pid),
+        Some(refusal) => {
+            // Its status says nothing that the refusal does not.
+            let _ = sys::wait_child(pid, true);
+            Err(refusal)
+        }
+    }
 }
 
 fn null() -> Result<fs::File, Refusal> {
@@ -157,190 +189,77 @@ fn enter_namespaces(inherited: &Inherited<'_>) -> Result<(), Refusal> {
         .map_err(|errno| words(&format!("enter the sandbox {}", sandbox.display()), errno))
 }
 
-/// Everything the last step needs, so that it allocates nothing and cannot fail in a new way.
-struct Command {
-    shown: String,
-    candidates: Vec<CString>,
-    pointers: ExecPointers,
-    confinement: Option<Confinement>,
+/// Init while the container's command runs.
+struct Init<'a> {
+    inherited: &'a Inherited<'a>,
+    command: i32,
+    /// The keepers of entered commands.
+    entries: Vec<i32>,
 }
 
-impl Command {
-    fn prepare(inherited: &Inherited<'_>) -> Result<Self, Refusal> {
-        let spec = inherited.spec;
-        let confinement = match &spec.profile {
-            Some(profile) => Some(Confinement::prepare(profile, inherited.filter)?),
-            None => None,
+impl Init<'_> {
+    /// Reaps, passes signals on, lets commands in, and reports the command's end; returns then, or when the
+    /// supervisor is gone.
+    fn attend(mut self) {
+        let channel = self.inherited.channel;
+        let mut children = SigSet::empty();
+        children.add(nix::sys::signal::SIGCHLD);
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let Ok(children) = SignalFd::with_flags(&children, flags) else {
+            return;
         };
-        let plain = |text: &str| CString::new(text).expect("the request was checked for NUL bytes");
-        let arguments: Vec<String> = match &spec.program {
-            Program::Shell(line) => vec!["/bin/sh".into(), "-c".into(), line.clone()],
-            Program::Arguments(arguments) => arguments.clone(),
-        };
-        let shown = arguments.first().cloned().unwrap_or_default();
-        let path = spec.environment.iter().find(|(name, _)| name == "PATH");
-        let path = path.map_or(USUAL_PATH, |(_, path)| path.as_str());
-        let names = candidates(&shown, path);
-        let environment = spec.environment.iter();
-        Ok(Self {
-            confinement,
-            candidates: names.iter().map(|name| plain(name)).collect(),
-            pointers: ExecPointers::new(
-                arguments.iter().map(|argument| plain(argument)).collect(),
-                environment
-                    .map(|(name, value)| plain(&format!("{name}={value}")))
-                    .collect(),
-            ),
-            shown,
-        })
-    }
-
-    fn execute(&mut self, spec: &Spec) -> Result<i32, Refusal> {
-        let mut refusal = None;
-        let pid = sys::spawn_borrowing(&mut || refusal = Some(self.become_command(spec)))
-            .map_err(|errno| format!("cannot make a process: {}", errno.desc()))?;
-        match refusal {
-            None => Ok(pid),
-            Some(refusal) => {
-                // Its status says nothing that the refusal does not.
-                let _ = sys::wait_child(pid, true);
-                Err(refusal)
-            }
-        }
-    }
-
-    /// Runs in the command's process; returns only if it cannot be executed.
-    fn become_command(&mut self, spec: &Spec) -> Refusal {
-        let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
-        if let Err(errno) = nix::unistd::setsid() {
-            return words("make a session", errno);
-        }
-        for limit in &spec.resource_limits {
-            let resource = crate::limits::resource(&limit.name).expect("the request was checked");
-            if let Err(errno) = setrlimit(resource, limit.soft, limit.hard) {
-                return words(&format!("set the resource limit {}", limit.name), errno);
-            }
-        }
-        if let Some(Err(refusal)) = self
-            .confinement
-            .as_ref()
-            .map(Confinement::forgo_capabilities)
-        {
-            return refusal;
-        }
-        if let Some(user) = &spec.user
-            && let Err(errno) = sys::become_user(user.uid, user.gid, &user.groups)
-        {
-            return words(
-                &format!("run as user {} group {}", user.uid, user.gid),
-                errno,
-            );
-        }
-        if let Some(Err(refusal)) = self.confinement.as_mut().map(Confinement::put_up_walls) {
-            return refusal;
-        }
-        if let Err(errno) = sys::close_all_but(None) {
-            return words("close what init has open", errno);
-        }
-        if let Err(errno) = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None) {
-            return words("unblock signals", errno);
-        }
-        if let Some(Err(refusal)) = self
-            .confinement
-            .as_ref()
-            .map(Confinement::filter_system_calls)
-        {
-            return refusal;
-        }
-        let mut worst = Errno::ENOENT;
-        for candidate in &self.candidates {
-            match sys::execute(candidate, &self.pointers) {
-                // Looked up elsewhere, as a shell does; a file that may not be executed is remembered.
-                Errno::ENOENT | Errno::ENOTDIR => {}
-                Errno::EACCES => worst = Errno::EACCES,
-                other => {
-                    worst = other;
-                    break;
+        loop {
+            // Looked at before waiting: the command may have ended before the descriptor was made.
+            while let Ok(Some(ended)) = sys::wait_child(-1, false) {
+                if ended.pid == self.command {
+                    let usage = Usage {
+                        cpu_ms: ended.cpu_ms,
+                        peak_memory_bytes: Some(ended.peak_memory_bytes),
+                    };
+                    let status = ended.status;
+                    // If the supervisor is gone there is nobody to tell.
+                    let _ = send_packet(channel, &Report::Ended { status, usage }, Wait::Block);
+                    return;
                 }
+                self.entries.retain(|pid| *pid != ended.pid);
+            }
+            let mut watched = [
+                PollFd::new(children.as_fd(), PollFlags::POLLIN),
+                PollFd::new(channel.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut watched, PollTimeout::NONE) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return,
+            }
+            while let Ok(Some(_)) = children.read_signal() {}
+            match receive_packet_with(channel, Wait::Return) {
+                Ok(Received::Message((Instruction::Signal(signal), _))) => {
+                    send_signal_to_group(self.command, signal);
+                }
+                Ok(Received::Message((Instruction::Enter, descriptors))) => {
+                    descriptors
+                        .into_iter()
+                        .for_each(|session| self.admit(&session));
+                }
+                Ok(Received::Message((Instruction::Mapped | Instruction::Go, _)))
+                | Ok(Received::Nothing) => {}
+                Ok(Received::Closed) | Err(_) => return,
             }
         }
-        let remedy = match worst {
-            Errno::ENOENT => "; name a program of this host, or bring one with the task",
-            Errno::EACCES => "; it must be a file that may be executed",
-            _ => "",
-        };
-        format!("cannot start {:?}: {}{remedy}", self.shown, worst.desc())
     }
-}
 
-/// The paths at which a command may be, in the order in which they are tried.
-fn candidates(name: &str, path: &str) -> Vec<String> {
-    if name.contains('/') {
-        return vec![name.to_owned()];
-    }
-    let folders = path.split(':');
-    folders
-        .map(|folder| match folder {
-            "" => format!("./{name}"),
-            folder => format!("{folder}/{name}"),
-        })
-        .collect()
-}
-
-/// Reaps, passes signals on, and reports the command's end; returns then, or when the supervisor is gone.
-fn attend(channel: &OwnedFd, command: i32) {
-    let mut children = SigSet::empty();
-    children.add(nix::sys::signal::SIGCHLD);
-    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-    let Ok(children) = SignalFd::with_flags(&children, flags) else {
-        return;
-    };
-    loop {
-        // Looked at before waiting: the command may have ended before the descriptor was made.
-        while let Ok(Some(ended)) = sys::wait_child(-1, false) {
-            if ended.pid == command {
-                let usage = Usage {
-                    cpu_ms: ended.cpu_ms,
-                    peak_memory_bytes: Some(ended.peak_memory_bytes),
-                };
-                let status = ended.status;
-                // If the supervisor is gone there is nobody to tell.
-                let _ = send_packet(channel, &Report::Ended { status, usage }, Wait::Block);
-                return;
+    /// Each gets a keeper of its own: a copy of init, which has all that a command of this container needs.
+    fn admit(&mut self, session: &OwnedFd) {
+        if self.entries.len() >= ENTRIES {
+            let reason = format!("{ENTRIES} commands have entered this container: end one first");
+            return entry::refuse(session, reason);
+        }
+        let Inherited { spec, filter, .. } = *self.inherited;
+        match sys::clone_process(0, None, || entry::keep(spec, filter, session)) {
+            Ok(keeper) => self.entries.push(keeper.pid),
+            Err(errno) => {
+                entry::refuse(session, format!("cannot make a process: {}", errno.desc()));
             }
         }
-        let mut watched = [
-            PollFd::new(children.as_fd(), PollFlags::POLLIN),
-            PollFd::new(channel.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut watched, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return,
-        }
-        while let Ok(Some(_)) = children.read_signal() {}
-        match receive_packet(channel, Wait::Return) {
-            Ok(Received::Message(Instruction::Signal(signal))) => send_signal(command, signal),
-            Ok(Received::Message(Instruction::Mapped | Instruction::Go) | Received::Nothing) => {}
-            Ok(Received::Closed) | Err(_) => return,
-        }
-    }
-}
-
-fn send_signal(group: i32, signal: i32) {
-    if let Ok(signal) = nix::sys::signal::Signal::try_from(signal) {
-        // A group that is gone cannot be told anything.
-        let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), signal);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_is_looked_up_in_the_given_path_only() {
-        assert_eq!(candidates("./run", "/bin"), ["./run"]);
-        assert_eq!(candidates("ls", "/a:/b"), ["/a/ls", "/b/ls"]);
-        assert_eq!(candidates("ls", "/a::/b"), ["/a/ls", "./ls", "/b/ls"]);
     }
 }

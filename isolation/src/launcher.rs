@@ -231,12 +231,13 @@ fn read_request(
     let mut header = [0; 8];
     let (mut length, mut agent) = (0, None);
     while length < header.len() {
-        let received = sys::receive_with_descriptor(socket.as_fd(), &mut header[length..]);
+        let rest = &mut header[length..];
+        let received = sys::receive_with_descriptors::<1>(socket.as_fd(), rest, MsgFlags::empty());
         match received {
             Ok((0, _)) => return Ok(None),
-            Ok((count, descriptor)) => {
+            Ok((count, descriptors)) => {
                 length += count;
-                agent = agent.or(descriptor);
+                agent = agent.or(descriptors.into_iter().next());
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => return Ok(None),

@@ -24,6 +24,12 @@
 //! container.kill(5_000)?;                       // TERM, after 5 s KILL; its end comes as a notice
 //! container.destroy(patience)?;                 // nothing is left but folder and sandbox
 //!
+//! let request = EntryRequest::new(Work::Command(Program::Shell("ps".into())));
+//! let mut session = container.enter(&request)?; // one more command beside it, while the session is held
+//! match session.notice()? {                     //   Some(EntryNotice::Started(streams)), then Ended(outcome)
+//!     ..
+//! }
+//!
 //! match adopt(&folder)? {                       // after the agent was away
 //!     Adoption::Running(container) => ..        // the same process, with handle
 //!     Adoption::Exited(exit) => ..              // the true status
@@ -31,14 +37,16 @@
 //! }
 //! sweep(&tree, &known, patience)?;              // groups of containers nobody knows
 //! ```
-//! Reading order: `spec`, `handoff`, `launcher`, `supervisor`, `init`, `container`, `adoption`, `removal`;
-//! `course` holds the supervisor's decisions, `cgroup`, `limits`, `namespaces`, `output` what their names say.
+//! Reading order: `spec`, `handoff`, `launcher`, `supervisor`, `init`, `command`, `container`, `entry`, `adoption`,
+//! `removal`; `course` holds the supervisor's decisions, `cgroup`, `limits`, `namespaces`, `output` what their names say.
 
 pub mod adoption;
 pub mod cgroup;
+mod command;
 mod confinement;
 pub mod container;
 mod course;
+pub mod entry;
 pub mod handoff;
 mod init;
 pub mod launcher;
@@ -58,6 +66,10 @@ pub mod wire;
 pub use adoption::{Adoption, AdoptionError, adopt};
 pub use cgroup::{CgroupError, Group, Stats, Tree};
 pub use container::{Container, ContainerError};
+pub use entry::{
+    EntryError, EntryNotice, EntryRequest, Probe, ProbeKind, Session, Streams, Verdict, WindowSize,
+    Work,
+};
 pub use handoff::{Exit, HandOffError, Handle, Outcome, Stop, Usage};
 pub use launcher::{LaunchError, Launcher, LauncherError};
 pub use limits::{Limits, LimitsError, Missing, MissingPolicy};

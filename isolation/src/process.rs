@@ -143,6 +143,14 @@ pub(crate) fn kill_descendants() {
     }
 }
 
+/// To every process of a group of our descendants.
+pub(crate) fn send_signal_to_group(group: i32, signal: i32) {
+    if let Ok(signal) = nix::sys::signal::Signal::try_from(signal) {
+        // A group that is gone cannot be told anything.
+        let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(group), signal);
+    }
+}
+
 /// Names this boot of the machine: numbers and start times of processes mean nothing across two.
 ///
 /// # Errors

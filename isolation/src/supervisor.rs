@@ -20,6 +20,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 pub(crate) use self::ending::{refuse_unread, sentence};
 use crate::cgroup::Group;
 use crate::course::{Action, Course};
+use crate::entry;
 use crate::handoff::{HandOff, Handle, Usage};
 use crate::namespaces::Isolation;
 use crate::output::Output;
@@ -28,7 +29,8 @@ use crate::seccomp::Filter;
 use crate::spec::Spec;
 use crate::sys::{self, Child};
 use crate::wire::{
-    Instruction, Notice, Order, Received, Report, Wait, receive_packet, send_packet,
+    Instruction, Notice, Order, Received, Report, Wait, receive_packet, receive_packet_with,
+    send_packet, send_packet_with,
 };
 
 /// How many agents may listen at once; a further one is let go at once and tries again. One is usual, two
@@ -314,17 +316,35 @@ impl<'a> Supervisor<'a> {
             if ready.next() != Some(&true) {
                 return true;
             }
-            match receive_packet::<Order>(connection, Wait::Return) {
+            match receive_packet_with::<Order>(connection, Wait::Return) {
                 Ok(Received::Message(order)) => orders.push(order),
                 Ok(Received::Nothing) => {}
                 Ok(Received::Closed) | Err(_) => return false,
             }
             true
         });
-        for order in orders {
+        for (order, descriptors) in orders {
+            if order == Order::Enter {
+                descriptors.iter().for_each(|session| self.let_in(session));
+            }
             if let Some(action) = self.course.order(BootTime::now(), order) {
                 self.perform(action);
             }
+        }
+    }
+
+    /// Init makes the command and keeps its session: nothing of it passes through here, so that a supervisor stays
+    /// small, and what is entered gets its confinement from where the container's own command got it.
+    fn let_in(&self, session: &OwnedFd) {
+        if !self.executed {
+            let reason = "the container's own command has not been started yet: try again";
+            return entry::refuse(session, reason.to_owned());
+        }
+        let descriptors = [session.as_fd()];
+        let (enter, wait) = (Instruction::Enter, Wait::Return);
+        if send_packet_with(&self.channel, &enter, &descriptors, wait).is_err() {
+            let reason = "the container ends, or too many are about to enter it: try again";
+            entry::refuse(session, reason.to_owned());
         }
     }
 

@@ -213,27 +213,26 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Receives bytes and at most one descriptor; extra ones are closed.
-pub(crate) fn receive_with_descriptor(
+/// Receives bytes and at most `N` descriptors; what does not fit is closed by the kernel.
+pub(crate) fn receive_with_descriptors<const N: usize>(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
-) -> io::Result<(usize, Option<OwnedFd>)> {
-    let mut space = nix::cmsg_space!([RawFd; 4]);
+    flags: MsgFlags,
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = nix::cmsg_space!([RawFd; N]);
     let mut parts = [io::IoSliceMut::new(buffer)];
     let message = recvmsg::<()>(
         socket.as_raw_fd(),
         &mut parts,
         Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC,
+        flags | MsgFlags::MSG_CMSG_CLOEXEC,
     )?;
-    let mut received = None;
+    let mut received = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(descriptors) = control {
-            for fd in descriptors {
-                // SAFETY: the kernel has just installed this descriptor for us.
-                let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-                received.get_or_insert(fd);
-            }
+            // SAFETY: the kernel has just installed these descriptors for us.
+            let owned = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
+            received.extend(descriptors.into_iter().map(owned));
         }
     }
     Ok((message.bytes, received))

@@ -2,24 +2,30 @@
 //!
 //! All on one host and of one build, so JSON and single bytes do; nothing here is stored.
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair,
+};
 use nix::sys::stat::Mode;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::handoff::{Exit, Handle, Usage};
 use crate::process::BootTime;
+use crate::sys;
 
 /// The longest launch request, in bytes as sent.
 pub const LAUNCH_LIMIT_BYTES: usize = 2 * 1024 * 1024;
-/// The longest message on a packet socket, in bytes: far above what handles and exits need.
-const PACKET_LIMIT_BYTES: usize = 32 * 1024;
+/// The longest message on a packet socket, in bytes: far above what handles and exits need, below what a socket takes
+/// at once unless its host was told otherwise. Requests to enter a container are the longest.
+pub(crate) const PACKET_LIMIT_BYTES: usize = 128 * 1024;
+/// How many descriptors may come with a message: the three streams of an entered command.
+const DESCRIPTORS: usize = 3;
 
 /// The longest path in a unix socket's address, in bytes with its end mark.
 const ADDRESS_LIMIT_BYTES: usize = 108;
@@ -34,7 +40,7 @@ pub enum Notice {
     Exited(Box<Exit>),
 }
 
-/// What an agent asks of a supervisor. All are repeatable.
+/// What an agent asks of a supervisor. All but the last are repeatable; each of those brings a session of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Order {
@@ -44,6 +50,8 @@ pub(crate) enum Order {
     Kill { grace_ms: u64 },
     /// Move the `stop_after` deadline; never back.
     Renew { deadline: BootTime },
+    /// Hand the session that comes with it to init.
+    Enter,
 }
 
 /// What a container's init tells its supervisor.
@@ -66,6 +74,8 @@ pub(crate) enum Instruction {
     Go,
     /// Pass this on to the command's process group.
     Signal(i32),
+    /// Let a command in, for the session that comes with it.
+    Enter,
 }
 
 /// What a read from a packet socket yields.
@@ -110,35 +120,72 @@ pub(crate) fn send_packet<T: Serialize>(
     message: &T,
     wait: Wait,
 ) -> io::Result<()> {
+    send_packet_with(socket, message, &[], wait)
+}
+
+/// The same with descriptors, of which the receiver gets its own.
+pub(crate) fn send_packet_with<T: Serialize>(
+    socket: impl AsFd,
+    message: &T,
+    descriptors: &[BorrowedFd<'_>],
+    wait: Wait,
+) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
+    let numbers: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&numbers)];
+    let rights = if numbers.is_empty() { &[] } else { &rights[..] };
     let flags = wait.flags() | MsgFlags::MSG_NOSIGNAL;
-    send(socket.as_fd().as_raw_fd(), &bytes, flags)?;
+    let parts = [IoSlice::new(&bytes)];
+    sendmsg::<()>(socket.as_fd().as_raw_fd(), &parts, rights, flags, None)?;
     Ok(())
 }
 
-/// Receives one message. One that makes no sense is an error, never a panic.
+/// Receives one message. One that makes no sense is an error, never a panic. Descriptors that come with it are closed.
 pub(crate) fn receive_packet<T: DeserializeOwned>(
     socket: impl AsFd,
     wait: Wait,
 ) -> io::Result<Received<T>> {
-    let socket = socket.as_fd().as_raw_fd();
+    Ok(match receive_packet_with(socket, wait)? {
+        Received::Message((message, _)) => Received::Message(message),
+        Received::Nothing => Received::Nothing,
+        Received::Closed => Received::Closed,
+    })
+}
+
+/// The same with the descriptors that come with it.
+pub(crate) fn receive_packet_with<T: DeserializeOwned>(
+    socket: impl AsFd,
+    wait: Wait,
+) -> io::Result<Received<(T, Vec<OwnedFd>)>> {
+    let socket = socket.as_fd();
     // Asks for the length first: a buffer for the longest would cost each small process its pages.
     let look = wait.flags() | MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
     let length = loop {
-        match recv(socket, &mut [], look) {
-            Ok(0) | Err(Errno::ECONNRESET) => return Ok(Received::Closed),
+        match recv(socket.as_raw_fd(), &mut [], look) {
+            Ok(0) => return Ok(Received::Closed),
             Ok(length) if length > PACKET_LIMIT_BYTES => {
                 return Err(io::Error::other(format!("a message of {length} bytes")));
             }
             Ok(length) => break length,
             Err(Errno::EAGAIN) => return Ok(Received::Nothing),
-            Err(Errno::EINTR) => {}
+            // Told once by a side that closed with something unread: what it said before comes after.
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}
             Err(errno) => return Err(errno.into()),
         }
     };
     let mut buffer = vec![0; length];
-    recv(socket, &mut buffer, MsgFlags::MSG_DONTWAIT)?;
-    Ok(Received::Message(serde_json::from_slice(&buffer)?))
+    let flags = MsgFlags::MSG_DONTWAIT;
+    let descriptors = loop {
+        match sys::receive_with_descriptors::<DESCRIPTORS>(socket, &mut buffer, flags) {
+            Ok((_, descriptors)) => break descriptors,
+            Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => {}
+            Err(error) => return Err(error),
+        }
+    };
+    Ok(Received::Message((
+        serde_json::from_slice(&buffer)?,
+        descriptors,
+    )))
 }
 
 /// Calls `action` with a path for `directory/name` that fits into a socket address, however long the
@@ -185,9 +232,50 @@ mod tests {
     }
 
     #[test]
+    fn what_was_said_by_a_side_that_left_something_unread_arrives() {
+        let (ours, theirs) = packet_pair().unwrap();
+        send_packet(&ours, &Order::Enter, Wait::Return).unwrap();
+        send_packet(&theirs, &Order::Enter, Wait::Return).unwrap();
+        drop(theirs);
+        assert_eq!(
+            receive_packet(&ours, Wait::Return).unwrap(),
+            Received::Message(Order::Enter)
+        );
+        assert_eq!(
+            receive_packet::<Order>(&ours, Wait::Return).unwrap(),
+            Received::Closed
+        );
+    }
+
+    #[test]
     fn garbage_is_an_error() {
         let (ours, theirs) = packet_pair().unwrap();
-        send(ours.as_raw_fd(), b"\xff\x00{", MsgFlags::empty()).unwrap();
+        let garbage = IoSlice::new(b"\xff\x00{");
+        let flags = MsgFlags::empty();
+        sendmsg::<()>(ours.as_raw_fd(), &[garbage], &[], flags, None).unwrap();
         assert!(receive_packet::<Order>(&theirs, Wait::Block).is_err());
+    }
+
+    #[test]
+    fn descriptors_come_with_their_message_and_are_closed_where_nobody_expects_them() {
+        let (ours, theirs) = packet_pair().unwrap();
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        let given = [writer.as_fd()];
+        for _ in 0..2 {
+            send_packet_with(&ours, &Order::Enter, &given, Wait::Return).unwrap();
+        }
+        drop(writer);
+        let Ok(Received::Message((Order::Enter, descriptors))) =
+            receive_packet_with(&theirs, Wait::Return)
+        else {
+            panic!("it was sent")
+        };
+        assert_eq!(descriptors.len(), 1);
+        nix::unistd::write(&descriptors[0], b"x").unwrap();
+        drop(descriptors);
+        receive_packet::<Order>(&theirs, Wait::Return).unwrap();
+        let mut buffer = [0; 2];
+        assert_eq!(nix::unistd::read(&reader, &mut buffer), Ok(1));
+        assert_eq!(nix::unistd::read(&reader, &mut buffer), Ok(0), "closed");
     }
 }

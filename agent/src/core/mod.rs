@@ -2,8 +2,9 @@
 //!
 //! No clock, no IO, no randomness but the rare turns of a simulation. Every effect that speaks of a fact, or
 //! acts on an order, waits in `deferred` until the journal says that all before it is on disk. Reading order:
-//! `facts`, `orders`, `course`, `end`, `updates`, `link`, `recovery`.
+//! `facts`, `orders`, `course`, `checks`, `end`, `updates`, `link`, `recovery`.
 
+pub mod checks;
 mod course;
 mod end;
 mod facts;

@@ -118,7 +118,7 @@ impl Supervisor<'_> {
         let out_of_memory = stats.out_of_memory_kills.is_some_and(|kills| kills > 0);
         let outcome = match &self.refusal {
             Some(_) => Outcome::NotStarted,
-            None => outcome(status),
+            None => Outcome::of_status(status),
         };
         Exit {
             outcome,
@@ -169,14 +169,6 @@ impl Supervisor<'_> {
     }
 }
 
-fn outcome(status: i32) -> Outcome {
-    if libc::WIFSIGNALED(status) {
-        Outcome::Signaled(libc::WTERMSIG(status))
-    } else {
-        Outcome::Exited(libc::WEXITSTATUS(status))
-    }
-}
-
 fn reason(outcome: Outcome, stop: Option<Stop>, out_of_memory: bool) -> String {
     let mut text = match outcome {
         Outcome::Exited(code) => format!("exited with code {code}"),
@@ -202,13 +194,6 @@ fn reason(outcome: Outcome, stop: Option<Stop>, out_of_memory: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_status_is_told_as_it_was() {
-        assert_eq!(outcome(7 << 8), Outcome::Exited(7));
-        assert_eq!(outcome(9), Outcome::Signaled(9));
-        assert_eq!(outcome(6 | 0x80), Outcome::Signaled(6), "with a core dump");
-    }
 
     #[test]
     fn reasons_are_sentences() {

@@ -13,13 +13,26 @@ use crate::world::{Case, World, skip, stderr, stdout};
 pub(crate) const CASES: &[Case] = &[
     ("no_way_out_is_open_to_nobody", nobody),
     ("no_way_out_is_open_to_root_of_the_container", root),
+    ("no_way_out_is_open_to_what_enters", entered),
     ("the_ways_out_are_open_without_the_profile", control),
 ];
 
 const PYTHON: &str = "/usr/bin/python3";
 
 /// The kernel's answer at each way out, and whether it was open.
-fn probed(world: &mut World, mut spec: Spec) -> BTreeMap<String, (bool, String)> {
+type Answers = BTreeMap<String, (bool, String)>;
+
+/// What the container's own command finds.
+fn probed(world: &mut World, mut spec: Spec) -> Answers {
+    let (line, _listener) = lay_out(&spec);
+    spec.program = argosy_isolation::Program::Shell(line);
+    let exit = world.run(&spec);
+    assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(&spec));
+    read(&stdout(&spec))
+}
+
+/// Puts the probes into the sandbox; returns the line that tries them, and what they look for on the host.
+fn lay_out(spec: &Spec) -> (String, UnixListener) {
     if !std::path::Path::new(PYTHON).exists() {
         skip(format!("needs {PYTHON}"));
     }
@@ -28,13 +41,12 @@ fn probed(world: &mut World, mut spec: Spec) -> BTreeMap<String, (bool, String)>
     }
     let name = format!("argosy-probe-{}-{}", std::process::id(), spec.id);
     let address = SocketAddr::from_abstract_name(&name).unwrap();
-    let _listener = UnixListener::bind_addr(&address).unwrap();
+    let listener = UnixListener::bind_addr(&address).unwrap();
     fs::write(spec.sandbox.join("probe.py"), include_str!("probe.py")).unwrap();
-    let line = format!("{PYTHON} probe.py {name}");
-    spec.program = argosy_isolation::Program::Shell(line);
-    let exit = world.run(&spec);
-    assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(&spec));
-    let said = stdout(&spec);
+    (format!("{PYTHON} probe.py {name}"), listener)
+}
+
+fn read(said: &str) -> Answers {
     let answers = said.lines().map(|line| {
         let parts: Vec<_> = line.splitn(3, '\t').collect();
         let [verdict, name, answer] = parts[..] else {
@@ -45,7 +57,7 @@ fn probed(world: &mut World, mut spec: Spec) -> BTreeMap<String, (bool, String)>
     answers.collect()
 }
 
-fn open(answers: &BTreeMap<String, (bool, String)>) -> Vec<String> {
+fn open(answers: &Answers) -> Vec<String> {
     let open = answers.iter().filter(|(_, (is_open, _))| *is_open);
     open.map(|(name, (_, answer))| format!("{name}: {answer}"))
         .collect()
@@ -72,6 +84,17 @@ fn root() {
     assert_eq!(open(&answers), ["becoming root: done"], "which it is");
 }
 
+fn entered() {
+    let mut world = World::new();
+    let spec = profiled(&mut world, "exec sleep 1000");
+    let (container, _) = world.start(&spec);
+    let (line, _listener) = lay_out(&spec);
+    let answers = read(&crate::entry::output(&container, &line));
+    assert!(answers.len() >= 100, "{}", answers.len());
+    assert_eq!(open(&answers), [""; 0]);
+    crate::entry::end(container);
+}
+
 /// What a kernel may lack, or keep from root of the host too: that it is shut proves nothing.
 const SHUT_TO_ROOT_TOO: &[&str] = &[
     "a block device",
@@ -80,6 +103,7 @@ const SHUT_TO_ROOT_TOO: &[&str] = &[
     "a socket to the kernel's ciphers",
     "descriptors that leaked",
     "init's environment",
+    "killing init",
     "other processes",
     "the kernel's magic keys",
     "the kernel's memory",

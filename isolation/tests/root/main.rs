@@ -4,10 +4,12 @@
 
 mod adoption;
 mod confinement;
+mod entry;
 mod escapes;
 mod lifecycle;
 mod profile;
 mod removal;
+mod sessions;
 mod world;
 
 use std::process::ExitCode;
@@ -36,6 +38,8 @@ fn run(arguments: &[String]) -> ExitCode {
         lifecycle::CASES,
         profile::CASES,
         escapes::CASES,
+        entry::CASES,
+        sessions::CASES,
         adoption::CASES,
         removal::CASES,
     ]

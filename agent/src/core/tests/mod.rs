@@ -1,6 +1,7 @@
 //! The core, one input at a time, with a journal that syncs when the test says so.
 
 mod chance;
+mod checks;
 mod links;
 mod lives;
 mod tasks;

@@ -1,0 +1,296 @@
+//! Checks of health and readiness: each rule of theirs, with the time as the test says it.
+
+use argosy_state::ids::Timestamp;
+
+use crate::core::checks::{Answer, Checks, Effect, Kind, Look, Policies, Policy, Standing};
+
+/// When the tasks here begin to run, in milliseconds.
+const START: u64 = 100_000;
+
+/// One task's checks, and the time since its start.
+struct Task {
+    checks: Checks,
+    age_ms: u64,
+}
+
+impl Task {
+    fn with(health: Option<Policy>, readiness: Option<Policy>, told: Standing) -> Self {
+        let policies = Policies { health, readiness };
+        Self {
+            checks: Checks::new(policies, Timestamp(START), told),
+            age_ms: 0,
+        }
+    }
+
+    fn healthy(policy: Policy) -> Self {
+        Self::with(Some(policy), None, Standing::default())
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp(START + self.age_ms)
+    }
+
+    /// What happens at this age, each effect a line.
+    fn at(&mut self, age_ms: u64) -> Vec<String> {
+        self.age_ms = age_ms;
+        tell(self.checks.tick(self.now()))
+    }
+
+    fn answer(&mut self, kind: Kind, number: u64, answer: Answer) -> Vec<String> {
+        let look = Look { kind, number };
+        tell(self.checks.answered(self.now(), look, answer))
+    }
+
+    fn due(&self) -> Option<u64> {
+        self.checks
+            .deadline()
+            .map(|at| at.since_ms(Timestamp(START)))
+    }
+
+    /// Looks when it is due, and finds this at once.
+    fn next(&mut self, answer: Answer) -> Vec<String> {
+        let due = self.due().expect("it is checked");
+        assert_eq!(self.at(due - 1), [""; 0], "not before its time");
+        let run = self.at(due);
+        let number = self.number(&run);
+        self.answer(Kind::Health, number, answer)
+    }
+
+    fn number(&self, run: &[String]) -> u64 {
+        let [line] = run else { panic!("{run:?}") };
+        let words: Vec<_> = line.split(' ').collect();
+        words[2].parse().unwrap()
+    }
+}
+
+fn tell(effects: Vec<Effect>) -> Vec<String> {
+    let name = |look: &Look| format!("{:?} {}", look.kind, look.number).to_lowercase();
+    let each = effects.iter().map(|effect| match effect {
+        Effect::Run { look, timeout_ms } => format!("run {} {timeout_ms}", name(look)),
+        Effect::Cancel(look) => format!("cancel {}", name(look)),
+        Effect::Report { standing, text } => {
+            let word =
+                |value: Option<bool>| value.map_or("?", |value| if value { "yes" } else { "no" });
+            let (healthy, ready) = (word(standing.healthy), word(standing.ready));
+            format!("report healthy {healthy} ready {ready}, {text}")
+        }
+        Effect::Kill { reason } => format!("kill, {reason}"),
+    });
+    each.collect()
+}
+
+fn failed() -> Answer {
+    Answer::Failed("refused".into())
+}
+
+/// Quick, and without grace.
+fn strict() -> Policy {
+    Policy {
+        delay_ms: 0,
+        interval_ms: 10,
+        timeout_ms: 5,
+        failures: 3,
+        grace_ms: 0,
+    }
+}
+
+const NOTHING: [&str; 0] = [];
+
+#[test]
+fn the_defaults_are_those_of_mesos() {
+    let mut task = Task::healthy(Policy::default());
+    assert_eq!(task.due(), Some(15_000), "the delay");
+    assert_eq!(task.at(14_999), NOTHING);
+    assert_eq!(task.at(15_000), ["run health 1 20000"]);
+    assert_eq!(task.due(), Some(35_000), "the timeout");
+    task.age_ms = 16_000;
+    let first = task.answer(Kind::Health, 1, Answer::Passed);
+    assert_eq!(first, ["report healthy yes ready ?, healthy: passed"]);
+    assert_eq!(task.due(), Some(26_000), "the interval, from the answer");
+    let policy = Policy::default();
+    assert_eq!((policy.failures, policy.grace_ms), (3, 10_000));
+}
+
+#[test]
+fn failures_in_a_row_end_the_task_and_a_success_between_starts_the_count_anew() {
+    let mut task = Task::healthy(strict());
+    assert_eq!(task.at(0), ["run health 1 5"], "no grace, not even at once");
+    let first = task.answer(Kind::Health, 1, failed());
+    assert_eq!(first, ["report healthy no ready ?, unhealthy: refused"]);
+    assert_eq!(task.next(failed()), NOTHING, "it is known");
+    let well = task.next(Answer::Passed);
+    assert_eq!(well, ["report healthy yes ready ?, healthy: passed"]);
+    assert_eq!(task.next(Answer::Passed), NOTHING);
+    assert_eq!(task.next(failed()).len(), 1);
+    assert_eq!(task.next(failed()), NOTHING);
+    let killed = task.next(failed());
+    let words = "kill, its health check failed 3 times in a row, at last: refused";
+    assert_eq!(killed, [words]);
+    assert_eq!(task.due(), None, "it is not looked at any more");
+}
+
+#[test]
+fn a_timeout_is_a_failure_and_a_later_answer_is_none() {
+    let mut task = Task::healthy(Policy {
+        failures: 1,
+        ..strict()
+    });
+    assert_eq!(task.at(1), ["run health 1 5"]);
+    assert_eq!(task.at(5), NOTHING);
+    let expected = [
+        "cancel health 1",
+        "report healthy no ready ?, unhealthy: no answer within 5 ms",
+        "kill, its health check failed 1 times in a row, at last: no answer within 5 ms",
+    ];
+    assert_eq!(task.at(6), expected);
+    assert_eq!(task.answer(Kind::Health, 1, Answer::Passed), NOTHING);
+}
+
+#[test]
+fn failures_in_the_grace_count_for_nothing_until_one_look_has_succeeded() {
+    let policy = Policy {
+        grace_ms: 100,
+        failures: 2,
+        ..strict()
+    };
+    let mut task = Task::healthy(policy);
+    assert_eq!(task.at(0), ["run health 1 5"]);
+    assert_eq!(task.answer(Kind::Health, 1, failed()), NOTHING);
+    for _ in 0..5 {
+        assert_eq!(task.next(failed()), NOTHING, "nobody is told of it");
+    }
+    assert_eq!(task.next(Answer::Passed).len(), 1);
+    assert!(task.age_ms < 100);
+    let unwell = task.next(failed());
+    assert_eq!(unwell, ["report healthy no ready ?, unhealthy: refused"]);
+    assert!(task.next(failed())[0].starts_with("kill"));
+}
+
+#[test]
+fn after_the_grace_failures_count_though_none_has_succeeded() {
+    let policy = Policy {
+        grace_ms: 100,
+        failures: 2,
+        ..strict()
+    };
+    let mut task = Task::healthy(policy);
+    assert_eq!(task.at(99), ["run health 1 5"]);
+    assert_eq!(
+        task.answer(Kind::Health, 1, failed()),
+        NOTHING,
+        "its last moment"
+    );
+    assert_eq!(
+        task.next(failed()).len(),
+        1,
+        "what failed in it is not counted"
+    );
+    assert!(task.next(failed())[0].starts_with("kill"));
+}
+
+#[test]
+fn neither_check_hides_what_the_other_found() {
+    let mut task = Task::with(Some(strict()), Some(strict()), Standing::default());
+    assert_eq!(task.at(1), ["run health 1 5", "run readiness 1 5"]);
+    let ready = task.answer(Kind::Readiness, 1, failed());
+    assert_eq!(ready, ["report healthy ? ready no, not ready: refused"]);
+    let healthy = task.answer(Kind::Health, 1, Answer::Passed);
+    assert_eq!(healthy, ["report healthy yes ready no, healthy: passed"]);
+    assert_eq!(task.at(11), ["run health 2 5", "run readiness 2 5"]);
+    let unwell = task.answer(Kind::Health, 2, failed());
+    assert_eq!(unwell, ["report healthy no ready no, unhealthy: refused"]);
+    let ready = task.answer(Kind::Readiness, 2, Answer::Passed);
+    assert_eq!(ready, ["report healthy no ready yes, ready: passed"]);
+}
+
+#[test]
+fn a_readiness_check_never_ends_its_task_and_knows_no_grace() {
+    let policy = Policy {
+        grace_ms: 1_000,
+        failures: 1,
+        ..strict()
+    };
+    let mut task = Task::with(None, Some(policy), Standing::default());
+    assert_eq!(task.at(0), ["run readiness 1 5"]);
+    let first = task.answer(Kind::Readiness, 1, failed());
+    assert_eq!(first, ["report healthy ? ready no, not ready: refused"]);
+    for number in 2..20 {
+        let due = task.due().unwrap();
+        assert_eq!(task.at(due), [format!("run readiness {number} 5")]);
+        assert_eq!(task.answer(Kind::Readiness, number, failed()), NOTHING);
+    }
+}
+
+#[test]
+fn what_comes_twice_late_or_for_nothing_changes_nothing() {
+    let mut task = Task::healthy(strict());
+    assert_eq!(
+        task.answer(Kind::Health, 0, failed()),
+        NOTHING,
+        "none was asked for"
+    );
+    assert_eq!(task.at(1), ["run health 1 5"]);
+    assert_eq!(task.at(1), NOTHING, "one look at a time");
+    assert_eq!(task.answer(Kind::Readiness, 1, failed()), NOTHING);
+    assert_eq!(task.answer(Kind::Health, 2, failed()), NOTHING);
+    assert_eq!(task.answer(Kind::Health, 1, Answer::Passed).len(), 1);
+    assert_eq!(task.answer(Kind::Health, 1, failed()), NOTHING);
+    assert_eq!(task.at(11), ["run health 2 5"]);
+    assert_eq!(task.answer(Kind::Health, 1, failed()), NOTHING);
+}
+
+#[test]
+fn a_task_that_is_being_ended_is_not_looked_at() {
+    let mut task = Task::with(Some(strict()), Some(strict()), Standing::default());
+    task.at(1);
+    task.answer(Kind::Readiness, 1, Answer::Passed);
+    assert_eq!(tell(task.checks.end()), ["cancel health 1"]);
+    assert_eq!(task.answer(Kind::Health, 1, failed()), NOTHING);
+    assert_eq!((task.due(), task.at(100)), (None, vec![]));
+    assert_eq!(tell(task.checks.end()), NOTHING);
+}
+
+#[test]
+fn the_kill_stops_what_the_other_check_is_looking_at() {
+    let policy = Policy {
+        failures: 1,
+        ..strict()
+    };
+    let mut task = Task::with(Some(policy), Some(strict()), Standing::default());
+    task.at(1);
+    let effects = task.answer(Kind::Health, 1, failed());
+    assert_eq!(effects.len(), 3, "{effects:?}");
+    assert!(effects[1].starts_with("kill"), "{effects:?}");
+    assert_eq!(effects[2], "cancel readiness 1");
+}
+
+#[test]
+fn after_a_restart_of_the_agent_nothing_is_told_twice_and_no_grace_is_given_again() {
+    let told = Standing {
+        healthy: Some(true),
+        ready: Some(false),
+    };
+    let policy = Policy {
+        grace_ms: 1_000_000,
+        ..strict()
+    };
+    let mut task = Task::with(Some(policy), Some(strict()), told);
+    assert_eq!(task.checks.standing(), told);
+    assert_eq!(
+        task.at(500),
+        ["run health 1 5", "run readiness 1 5"],
+        "overdue"
+    );
+    assert_eq!(task.answer(Kind::Health, 1, Answer::Passed), NOTHING);
+    assert_eq!(task.answer(Kind::Readiness, 1, failed()), NOTHING);
+    assert_eq!(task.at(510), ["run health 2 5", "run readiness 2 5"]);
+    let unwell = task.answer(Kind::Health, 2, failed());
+    assert_eq!(unwell, ["report healthy no ready no, unhealthy: refused"]);
+}
+
+#[test]
+fn without_checks_nothing_is_ever_due() {
+    let mut task = Task::with(None, None, Standing::default());
+    assert_eq!((task.due(), task.at(1_000_000)), (None, vec![]));
+    assert_eq!(task.checks.standing(), Standing::default());
+}

@@ -1,0 +1,149 @@
+//! The last step of a process inside a container: it gives up what a command may not have, and becomes one.
+//!
+//! One way for all: init takes it for the container's own command, and `entry` for those that are entered later, so
+//! that none has a wall less than another.
+
+use std::ffi::CString;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::resource::setrlimit;
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+
+use crate::confinement::Confinement;
+use crate::seccomp::Filter;
+use crate::spec::{Program, Spec};
+use crate::sys::{self, ExecPointers};
+
+/// Where commands are looked up when their environment has no `PATH`.
+const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Why a command could not be executed, in words.
+pub(crate) type Refusal = String;
+
+/// Everything the last step needs, so that it allocates nothing and cannot fail in a new way.
+pub(crate) struct Command<'a> {
+    spec: &'a Spec,
+    directory: Option<&'a Path>,
+    shown: String,
+    candidates: Vec<CString>,
+    pointers: ExecPointers,
+    confinement: Option<Confinement>,
+}
+
+impl<'a> Command<'a> {
+    /// Of a request that was checked. Without a directory it stays where this process is.
+    pub(crate) fn prepare(spec: &'a Spec, directory: Option<&'a Path>, filter: &Filter) -> Self {
+        let plain = |text: &str| CString::new(text).expect("the request was checked for NUL bytes");
+        let arguments: Vec<String> = match &spec.program {
+            Program::Shell(line) => vec!["/bin/sh".into(), "-c".into(), line.clone()],
+            Program::Arguments(arguments) => arguments.clone(),
+        };
+        let shown = arguments.first().cloned().unwrap_or_default();
+        let path = spec.environment.iter().find(|(name, _)| name == "PATH");
+        let path = path.map_or(USUAL_PATH, |(_, path)| path.as_str());
+        let names = candidates(&shown, path);
+        let environment = spec.environment.iter();
+        let profile = spec.profile.as_ref();
+        Self {
+            confinement: profile.map(|profile| Confinement::of(profile.walls, filter)),
+            candidates: names.iter().map(|name| plain(name)).collect(),
+            pointers: ExecPointers::new(
+                arguments.iter().map(|argument| plain(argument)).collect(),
+                environment
+                    .map(|(name, value)| plain(&format!("{name}={value}")))
+                    .collect(),
+            ),
+            shown,
+            directory,
+            spec,
+        }
+    }
+
+    /// Becomes the command's user behind the command's walls, with nothing open but the standard streams and `kept`.
+    ///
+    /// What it gives up is given up for good: to be called in the process that is to be the command.
+    pub(crate) fn settle(&self, kept: Option<BorrowedFd<'_>>) -> Result<(), Refusal> {
+        let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
+        for limit in &self.spec.resource_limits {
+            let resource = crate::limits::resource(&limit.name).expect("the request was checked");
+            setrlimit(resource, limit.soft, limit.hard)
+                .map_err(|errno| words(&format!("set the resource limit {}", limit.name), errno))?;
+        }
+        if let Some(confinement) = &self.confinement {
+            confinement.forgo_capabilities()?;
+        }
+        if let Some(user) = &self.spec.user {
+            sys::become_user(user.uid, user.gid, &user.groups).map_err(|errno| {
+                let whom = format!("run as user {} group {}", user.uid, user.gid);
+                words(&whom, errno)
+            })?;
+        }
+        if let Some(confinement) = &self.confinement {
+            confinement.put_up_walls()?;
+        }
+        sys::close_all_but(kept).map_err(|errno| words("close what init has open", errno))?;
+        // As the user, who may not enter every folder; with nothing open that a path could lead back to.
+        if let Some(directory) = self.directory {
+            nix::unistd::chdir(directory).map_err(|errno| {
+                let place = format!("enter the working directory {}", directory.display());
+                words(&place, errno)
+            })?;
+        }
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+            .map_err(|errno| words("unblock signals", errno))?;
+        if let Some(confinement) = &self.confinement {
+            confinement.filter_system_calls()?;
+        }
+        Ok(())
+    }
+
+    /// Returns only if it cannot be executed.
+    pub(crate) fn execute(&self) -> Refusal {
+        let mut worst = Errno::ENOENT;
+        for candidate in &self.candidates {
+            match sys::execute(candidate, &self.pointers) {
+                // Looked up elsewhere, as a shell does; a file that may not be executed is remembered.
+                Errno::ENOENT | Errno::ENOTDIR => {}
+                Errno::EACCES => worst = Errno::EACCES,
+                other => {
+                    worst = other;
+                    break;
+                }
+            }
+        }
+        let remedy = match worst {
+            Errno::ENOENT => "; name a program of this host, or bring one with the task",
+            Errno::EACCES => "; it must be a file that may be executed",
+            _ => "",
+        };
+        format!("cannot start {:?}: {}{remedy}", self.shown, worst.desc())
+    }
+}
+
+/// The paths at which a command may be, in the order in which they are tried.
+fn candidates(name: &str, path: &str) -> Vec<String> {
+    if name.contains('/') {
+        return vec![name.to_owned()];
+    }
+    let folders = path.split(':');
+    folders
+        .map(|folder| match folder {
+            "" => format!("./{name}"),
+            folder => format!("{folder}/{name}"),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_looked_up_in_the_given_path_only() {
+        assert_eq!(candidates("./run", "/bin"), ["./run"]);
+        assert_eq!(candidates("ls", "/a:/b"), ["/a/ls", "/b/ls"]);
+        assert_eq!(candidates("ls", "/a::/b"), ["/a/ls", "./ls", "/b/ls"]);
+    }
+}

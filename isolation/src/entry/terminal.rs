@@ -1,0 +1,73 @@
+//! A terminal of the container's own, whose other side the agent holds.
+//!
+//! It comes from the container's devpts, so that the command finds it under its name. A container can put nothing in its
+//! place: what was opened is looked at, and the command's side is had from it without another path.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+use serde::{Deserialize, Serialize};
+
+/// Where terminals are made. The first may be closed to all but root, the second leads to the same devpts.
+const MASTERS: [&str; 2] = ["/dev/pts/ptmx", "/dev/ptmx"];
+/// The device number of a terminal's master, of the kernel's `admin-guide/devices.txt`.
+const MASTER_DEVICE: (u32, u32) = (5, 2);
+
+/// The size of a terminal's window, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowSize {
+    /// How many lines.
+    pub rows: u16,
+    /// How many characters in a line.
+    pub columns: u16,
+}
+
+impl WindowSize {
+    /// Gives a terminal this size. The processes in its foreground are told by SIGWINCH.
+    ///
+    /// # Errors
+    /// If it is not a terminal.
+    pub fn set(self, terminal: impl AsFd) -> io::Result<()> {
+        let size = Winsize {
+            ws_row: self.rows,
+            ws_col: self.columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        Ok(tcsetwinsize(terminal, size)?)
+    }
+}
+
+/// A new terminal: the agent's side and the command's.
+pub(super) fn make(size: WindowSize) -> io::Result<(OwnedFd, OwnedFd)> {
+    let master = open_master()?;
+    unlockpt(&master)?;
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let command_side = ioctl_tiocgptpeer(&master, flags)?;
+    size.set(&master)?;
+    Ok((master, command_side))
+}
+
+fn open_master() -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let mut last = io::Error::other("there is no /dev/ptmx");
+    for path in MASTERS {
+        match open(path, flags, Mode::empty()) {
+            Ok(master) if is_master(master.as_fd()) => return Ok(master),
+            Ok(_) => last = io::Error::other(format!("{path} is another file")),
+            Err(errno) => last = errno.into(),
+        }
+    }
+    Err(last)
+}
+
+/// Whether this is the master side of a terminal: such a file is served by the kernel's own driver, wherever it lies.
+pub(super) fn is_master(file: BorrowedFd<'_>) -> bool {
+    let device = libc::makedev(MASTER_DEVICE.0, MASTER_DEVICE.1);
+    fstat(file).is_ok_and(|found| {
+        FileType::from_raw_mode(found.st_mode).is_char_device() && found.st_rdev == device
+    })
+}

@@ -1,0 +1,348 @@
+//! What enters a running container is confined as its own command is, and nobody catches it on its way in.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use argosy_isolation::{
+    Adoption, Container, EntryNotice, EntryRequest, Outcome, Program, ResourceLimit, Session, Spec,
+    Streams, User, Work, adopt, detect,
+};
+
+use crate::profile::{give_sandbox, profiled};
+use crate::world::{Agent, Case, PATIENCE, World, eventually, plain, skip, spec_in};
+
+pub(crate) const CASES: &[Case] = &[
+    ("what_enters_is_confined_as_the_command_is", confined),
+    (
+        "what_enters_a_container_of_an_unprivileged_agent_is_confined_as_its_command",
+        confined_unprivileged,
+    ),
+    (
+        "what_enters_and_the_containers_own_processes_see_each_other",
+        neighbours,
+    ),
+    (
+        "user_environment_and_working_directory_can_be_named_for_what_enters",
+        named,
+    ),
+    ("what_cannot_be_executed_is_refused_entry_in_words", refused),
+    (
+        "the_executable_that_lets_in_cannot_be_reached_from_inside",
+        own_executable,
+    ),
+    (
+        "nobody_inside_catches_what_enters_before_it_executes",
+        caught_by_nobody,
+    ),
+    (
+        "root_inside_catches_nothing_that_enters_before_it_executes",
+        caught_by_root,
+    ),
+];
+
+pub(crate) fn request(line: &str) -> EntryRequest {
+    EntryRequest::new(Work::Command(Program::Shell(line.to_owned())))
+}
+
+/// The streams of a session whose command was started.
+pub(crate) fn started(session: &mut Session) -> Streams {
+    match session.wait(PATIENCE).unwrap() {
+        EntryNotice::Started(streams) => streams,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) fn outcome(session: &mut Session) -> Outcome {
+    match session.wait(PATIENCE).unwrap() {
+        EntryNotice::Ended(outcome) => outcome,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) fn enter(container: &Container, line: &str) -> (Session, Streams) {
+    let mut session = container.enter(&request(line)).unwrap();
+    let streams = started(&mut session);
+    (session, streams)
+}
+
+/// Enters, gives it this input, and returns what it wrote and how it ended.
+pub(crate) fn run(
+    container: &Container,
+    request: &EntryRequest,
+    input: &[u8],
+) -> (String, String, Outcome) {
+    let mut session = container.enter(request).unwrap();
+    let Streams::Pipes {
+        stdin,
+        stdout,
+        stderr,
+    } = started(&mut session)
+    else {
+        panic!("no terminal was asked for")
+    };
+    let read = |from: OwnedFd| {
+        let mut text = Vec::new();
+        File::from(from).read_to_end(&mut text).unwrap();
+        String::from_utf8(text).unwrap()
+    };
+    let (out, err) = std::thread::scope(|scope| {
+        // One that does not read its input closes the pipe.
+        scope.spawn(move || drop(File::from(stdin).write_all(input)));
+        let err = scope.spawn(|| read(stderr));
+        (read(stdout), err.join().unwrap())
+    });
+    (out, err, outcome(&mut session))
+}
+
+/// What it wrote; it must have ended well.
+pub(crate) fn output(container: &Container, line: &str) -> String {
+    let (out, err, outcome) = run(container, &request(line), b"");
+    assert_eq!(outcome, Outcome::Exited(0), "{line}: {out}{err}");
+    out
+}
+
+/// All that can be told of how a shell is confined.
+const PORTRAIT: &str = "for kind in user pid mnt ipc uts cgroup net; do readlink /proc/self/ns/$kind; done
+grep -E '^(Uid|Gid|Groups|Umask|Sig(Blk|Ign|Cgt)|Cap|NoNewPrivs|Seccomp|Cpus_allowed:|THP)' /proc/self/status
+cat /proc/self/uid_map /proc/self/gid_map /proc/self/cgroup /proc/self/limits /proc/self/oom_score_adj
+pwd; umask; stat -c %d:%i / .; hostname; env | grep -v '^_=' | sort; ls /proc/$$/fd
+set -- $(cat /proc/$$/stat); [ $5 = $$ ] && [ $6 = $$ ] && echo leads its session; echo terminal $7";
+
+/// Starts the container of this launch with a command that draws itself, and lets another do the same.
+fn compare(world: &mut World, mut spec: Spec) {
+    spec.environment = vec![("GIVEN".into(), "a b=c".into())];
+    spec.resource_limits = vec![ResourceLimit {
+        name: "nofile".into(),
+        soft: 100,
+        hard: 200,
+    }];
+    spec.program = Program::Shell(drawing());
+    let (mut container, _) = world.start(&spec);
+    compare_running(&spec, &container);
+    container.kill(0).unwrap();
+    container.wait(PATIENCE).unwrap();
+}
+
+/// A command that draws itself into the file `portrait`, and goes on.
+fn drawing() -> String {
+    format!("exec 9>&1 > drawing\n{PORTRAIT}\nexec >&9 9>&-; mv drawing portrait; exec sleep 1000")
+}
+
+fn compare_running(spec: &Spec, container: &Container) {
+    let portrait = spec.sandbox.join("portrait");
+    eventually("the command has drawn itself", || portrait.exists());
+    let own = fs::read_to_string(&portrait).unwrap();
+    assert!(own.contains("leads its session\nterminal 0\n"), "{own}");
+    let (entered, err, _) = run(container, &request(&format!("exec 9>&1\n{PORTRAIT}")), b"");
+    for (own, entered) in own.lines().zip(entered.lines()) {
+        assert_eq!(entered, own);
+    }
+    assert_eq!(entered, own, "{err}");
+}
+
+fn confined() {
+    let mut world = World::new();
+    let spec = profiled(&mut world, "");
+    compare(&mut world, spec);
+    let spec = root_of_container(&mut world);
+    compare(&mut world, spec);
+    let spec = world.spec("");
+    compare(&mut world, spec);
+    let spec = plain(world.spec(""));
+    compare(&mut world, spec);
+}
+
+fn root_of_container(world: &mut World) -> Spec {
+    let mut spec = profiled(world, "");
+    spec.user = Some(User {
+        uid: 0,
+        gid: 0,
+        groups: Vec::new(),
+    });
+    give_sandbox(&spec);
+    spec
+}
+
+fn confined_unprivileged() {
+    if let Err(reason) = detect().user_namespaces {
+        skip(reason);
+    }
+    let uid = User::named("nobody").unwrap().uid;
+    let work = tempfile::tempdir().unwrap();
+    let mut spec = spec_in(work.path(), "c", &drawing());
+    spec.isolation = argosy_isolation::Isolation::UserNamespaces;
+    for folder in [work.path(), &spec.directory, &spec.sandbox] {
+        std::os::unix::fs::chown(folder, Some(uid), None).unwrap();
+    }
+    let agent = Agent::launching(&spec, None, Some(uid));
+    assert_eq!(Agent::heard(&spec), "started");
+    agent.kill();
+    let container = running(&spec);
+    compare_running(&spec, &container);
+    argosy_isolation::destroy(&spec.directory, None, PATIENCE).unwrap();
+}
+
+fn neighbours() {
+    let mut world = World::new();
+    let spec = profiled(&mut world, "exec sleep 1000");
+    let (container, _) = world.start(&spec);
+    let seen = output(
+        &container,
+        "tr '\\0' ' ' < /proc/2/cmdline; kill -0 2 && echo reached",
+    );
+    assert_eq!(seen, "sleep 1000 reached\n");
+    let init = output(&container, "kill -0 1 2>/dev/null || echo kept from init");
+    assert_eq!(init, "kept from init\n");
+    container.destroy(PATIENCE).unwrap();
+}
+
+pub(crate) fn end(mut container: Container) {
+    container.kill(0).unwrap();
+    container.wait(PATIENCE).unwrap();
+}
+
+pub(crate) fn sleeping(mut spec: Spec) -> Spec {
+    spec.program = Program::Shell("exec sleep 1000".into());
+    spec
+}
+
+fn named() {
+    let mut world = World::new();
+    let mut spec = profiled(&mut world, "exec sleep 1000");
+    spec.environment = vec![("A".into(), "1".into()), ("B".into(), "2".into())];
+    let (container, _) = world.start(&spec);
+    let mut asked = request("id -u; id -G; pwd; echo $A$B$C");
+    asked.user = Some(User {
+        uid: 7,
+        gid: 8,
+        groups: vec![9],
+    });
+    asked.directory = Some("/usr/bin".into());
+    asked.environment = vec![("B".into(), "3".into()), ("C".into(), "4".into())];
+    let (out, err, _) = run(&container, &asked, b"");
+    assert_eq!(out, "7\n8 9\n/usr/bin\n134\n", "{err}");
+    end(container);
+}
+
+pub(crate) fn refusal(container: &Container, request: &EntryRequest) -> String {
+    match container.enter(request).unwrap().wait(PATIENCE).unwrap() {
+        EntryNotice::Refused { reason } => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refused() {
+    let mut world = World::new();
+    let spec = profiled(&mut world, "exec sleep 1000");
+    let (container, _) = world.start(&spec);
+    let program = Program::Arguments(vec!["no-such-program".into()]);
+    let absent = refusal(&container, &EntryRequest::new(Work::Command(program)));
+    assert!(
+        absent.contains("cannot start \"no-such-program\""),
+        "{absent}"
+    );
+    let mut elsewhere = request("true");
+    elsewhere.directory = Some("/root".into());
+    let reason = refusal(&container, &elsewhere);
+    assert!(
+        reason.contains("enter the working directory /root"),
+        "{reason}"
+    );
+    // The way of CVE-2024-21626: a descriptor of the host's that is still open.
+    for number in 3..20 {
+        elsewhere.directory = Some(format!("/proc/self/fd/{number}").into());
+        let reason = refusal(&container, &elsewhere);
+        assert!(reason.contains("enter the working directory"), "{reason}");
+    }
+    let mut stranger = request("true");
+    stranger.user = Some(User {
+        uid: 70_000,
+        gid: 0,
+        groups: Vec::new(),
+    });
+    let reason = refusal(&container, &stranger);
+    assert!(reason.contains("0 to 65,535"), "{reason}");
+    let long = request(&"x".repeat(200_000));
+    let reason = container.enter(&long).unwrap_err().to_string();
+    assert!(reason.contains("128 KiB"), "{reason}");
+    assert_eq!(output(&container, "echo still there"), "still there\n");
+    end(container);
+}
+
+pub(crate) fn running(spec: &Spec) -> Container {
+    match adopt(&spec.directory).unwrap() {
+        Adoption::Running(container) => container,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The way of CVE-2019-5736: a program whose interpreter is whoever executes it.
+fn own_executable() {
+    let mut world = World::new();
+    let spec = profiled(&mut world, "exec sleep 1000");
+    let (container, _) = world.start(&spec);
+    let script = spec.sandbox.join("script");
+    fs::write(&script, "#!/proc/self/exe\n").unwrap();
+    std::os::unix::fs::symlink("/proc/self/exe", spec.sandbox.join("link")).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&script, mode).unwrap();
+    for name in ["./script", "./link", "/proc/self/exe", "/proc/1/exe"] {
+        let program = Program::Arguments(vec![name.into()]);
+        let reason = refusal(&container, &EntryRequest::new(Work::Command(program)));
+        assert!(reason.contains("cannot start"), "{reason}");
+    }
+    end(container);
+}
+
+fn caught_by_nobody() {
+    let mut world = World::new();
+    let spec = profiled(&mut world, "");
+    catch(&mut world, spec);
+}
+
+fn caught_by_root() {
+    let mut world = World::new();
+    let spec = root_of_container(&mut world);
+    catch(&mut world, spec);
+}
+
+/// A process inside tries without pause whatever might give it a hold on what is about to become a command.
+fn catch(world: &mut World, mut spec: Spec) {
+    let python = "/usr/bin/python3";
+    if !std::path::Path::new(python).exists() {
+        skip(format!("needs {python}"));
+    }
+    let executable = std::env::current_exe().unwrap();
+    let executable = executable.file_name().unwrap().to_str().unwrap();
+    fs::write(spec.sandbox.join("catch.py"), include_str!("catch.py")).unwrap();
+    spec.program = Program::Shell(format!("exec {python} catch.py {executable}"));
+    let (mut container, _) = world.start(&spec);
+    let file = |name: &str| spec.sandbox.join(name);
+    eventually("it tries", || file("ready").exists());
+    let deadline = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < deadline {
+        // One that it has killed or stopped may be ended: that hurts nobody else.
+        let mut session = container.enter(&request("exec sleep 0.01")).unwrap();
+        session.wait(PATIENCE).unwrap();
+        session.wait(PATIENCE).unwrap();
+    }
+    fs::write(file("stop"), "").unwrap();
+    container.wait(PATIENCE).unwrap();
+    let found = fs::read_to_string(file("found")).unwrap();
+    let (counts, caught) = found.split_once('\n').unwrap();
+    let counts: Vec<u32> = counts
+        .split(' ')
+        .map(|word| word.parse().unwrap())
+        .collect();
+    let [kept, open] = counts[..] else {
+        panic!("{found}")
+    };
+    assert_eq!(caught, "", "kept {kept}, open {open}");
+    assert!(kept > 0, "processes on their way in were met");
+    assert!(
+        open > 0,
+        "and commands were had hold of, once they were commands"
+    );
+}

@@ -1,0 +1,364 @@
+//! What an entered command says and hears, and how its session ends.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use argosy_isolation::{
+    Container, EntryNotice, EntryRequest, Handle, Outcome, Probe, ProbeKind, Program, Session,
+    Spec, Streams, Verdict, WindowSize, Work,
+};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::entry::{
+    end, enter, outcome, output, refusal, request, run, running, sleeping, started,
+};
+use crate::profile::profiled;
+use crate::world::{Agent, Case, PATIENCE, World, eventually, launcher_for, plain, processes_with};
+
+pub(crate) const CASES: &[Case] = &[
+    (
+        "an_entered_commands_streams_are_whole_and_its_end_is_told",
+        streams,
+    ),
+    ("a_terminal_has_a_size_and_is_told_of_a_new_one", terminal),
+    ("a_terminal_passes_on_interrupts_and_hangs_up", interrupts),
+    ("a_session_ends_with_its_client", client_gone),
+    ("what_an_entered_command_started_ends_with_it", orphans),
+    ("a_session_ends_with_its_container", container_ended),
+    (
+        "a_container_can_be_entered_after_its_adoption_and_without_a_launcher",
+        adopted,
+    ),
+    (
+        "a_session_is_lost_with_the_supervisor_of_its_container",
+        supervisor_killed,
+    ),
+    (
+        "a_container_that_stops_what_enters_stops_nobody_else",
+        stopped,
+    ),
+    ("at_most_64_enter_at_a_time_and_leave_nothing", bounded),
+    ("a_probe_asks_from_inside_and_executes_nothing", probes),
+];
+
+fn members(spec: &Spec) -> usize {
+    let path = spec.cgroup.as_ref().unwrap().join("cgroup.procs");
+    fs::read_to_string(path).unwrap().lines().count()
+}
+
+fn streams() {
+    let mut world = World::new();
+    for spec in [profiled(&mut world, ""), plain(world.spec(""))] {
+        let (container, _) = world.start(&sleeping(spec));
+        let input = "0123456789abcde\n".repeat(64 * 1024);
+        let (out, err, how) = run(
+            &container,
+            &request("cat; echo told >&2; exit 7"),
+            input.as_bytes(),
+        );
+        assert_eq!(out.len(), 1 << 20);
+        assert!(out == input, "every byte");
+        assert_eq!((err.as_str(), how), ("told\n", Outcome::Exited(7)));
+        let (_, _, how) = run(&container, &request("kill -SEGV $$"), b"");
+        assert_eq!(how, Outcome::Signaled(11));
+        let reopened = output(&container, "echo there > /dev/stdout; echo > /dev/stderr");
+        assert_eq!(reopened, "there\n", "the streams are its user's own");
+        let (mut session, _streams) = enter(&container, "exec sleep 1000");
+        session.signal(15).unwrap();
+        assert_eq!(outcome(&mut session), Outcome::Signaled(15));
+        session.signal(15).unwrap();
+        end(container);
+    }
+}
+
+/// A command on a terminal of 24 lines by 80 characters that has said it is ready.
+fn on_terminal(container: &Container, line: &str) -> (Session, File, String) {
+    let mut asked = request(line);
+    asked.terminal = Some(WindowSize {
+        rows: 24,
+        columns: 80,
+    });
+    let mut session = container.enter(&asked).unwrap();
+    let Streams::Terminal(master) = started(&mut session) else {
+        panic!("a terminal was asked for")
+    };
+    let mut master = File::from(master);
+    let said = read_until(&mut master, "ready\r\n");
+    (session, master, said)
+}
+
+fn read_until(master: &mut File, awaited: &str) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    let mut said = String::new();
+    while !said.ends_with(awaited) {
+        assert!(Instant::now() < deadline, "{said:?}");
+        let mut watched = [PollFd::new(master.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut watched, PollTimeout::from(1000_u16)).unwrap() > 0 {
+            let mut part = [0; 1024];
+            let count = master.read(&mut part).unwrap();
+            said.push_str(std::str::from_utf8(&part[..count]).unwrap());
+        }
+    }
+    said
+}
+
+fn terminal() {
+    let mut world = World::new();
+    for (spec, first) in [(profiled(&mut world, ""), Some(0)), (world.spec(""), None)] {
+        let (container, _) = world.start(&sleeping(spec));
+        let line = "tty; stty size; echo > $(tty); trap 'stty size; exit 5' WINCH; echo ready; while :; do sleep 0.02; done";
+        let (mut session, mut master, said) = on_terminal(&container, line);
+        let lines: Vec<_> = said.split("\r\n").collect();
+        let name = lines[0].strip_prefix("/dev/pts/").unwrap();
+        let number: u32 = name.parse().unwrap();
+        assert!(first.is_none_or(|first| first == number), "{said}");
+        assert_eq!(lines[1], "24 80");
+        let larger = WindowSize {
+            rows: 50,
+            columns: 132,
+        };
+        larger.set(&master).unwrap();
+        assert_eq!(read_until(&mut master, "132\r\n"), "50 132\r\n");
+        assert_eq!(outcome(&mut session), Outcome::Exited(5));
+        end(container);
+    }
+}
+
+fn interrupts() {
+    let mut world = World::new();
+    let spec = profiled(&mut world, "exec sleep 1000");
+    let (container, _) = world.start(&spec);
+    let (mut session, mut master, _) = on_terminal(&container, "echo ready; exec sleep 1000");
+    master.write_all(b"\x03").unwrap();
+    assert_eq!(outcome(&mut session), Outcome::Signaled(2));
+    let (mut session, master, _) = on_terminal(&container, "echo ready; exec sleep 1000");
+    drop(master);
+    assert_eq!(outcome(&mut session), Outcome::Signaled(1), "hung up");
+    end(container);
+}
+
+/// How many processes, dead ones included, each keeper in this container has.
+fn started_by_keeper(spec: &Spec) -> Vec<usize> {
+    let path = spec.cgroup.as_ref().unwrap().join("cgroup.procs");
+    let members = fs::read_to_string(path).unwrap();
+    let read = |pid: &str, name: &str| fs::read_to_string(format!("/proc/{pid}/{name}"));
+    let is_keeper = |pid: &&str| read(pid, "comm").is_ok_and(|name| name == "argosy-entry\n");
+    let children = |pid: &str| read(pid, &format!("task/{pid}/children")).unwrap();
+    let keepers = members.lines().filter(is_keeper);
+    keepers
+        .map(|pid| children(pid).split_whitespace().count())
+        .collect()
+}
+
+fn client_gone() {
+    let mut world = World::new();
+    let spec = profiled(&mut world, "exec sleep 1000");
+    let (container, _) = world.start(&spec);
+    for line in [
+        "exec sleep 1000",
+        "trap '' HUP TERM INT; while :; do sleep 0.02; done",
+    ] {
+        let (session, streams) = enter(&container, line);
+        assert_eq!(members(&spec).min(4), 4, "a keeper and a command at least");
+        drop(session);
+        eventually("nothing of the session is left", || members(&spec) == 2);
+        drop(streams);
+    }
+    // Gone before it could have been let in.
+    for _ in 0..20 {
+        drop(container.enter(&request("exec sleep 1000")).unwrap());
+    }
+    assert_eq!(output(&container, "echo next"), "next\n");
+    eventually("nothing of them is left", || members(&spec) == 2);
+    end(container);
+    // Without a group or namespaces, too.
+    let spec = plain(world.spec("exec sleep 1000"));
+    let (container, _) = world.start(&spec);
+    let (session, _streams) = enter(&container, "exec sleep 1000.0001");
+    eventually("it runs", || processes_with("1000.0001") == 1);
+    drop(session);
+    eventually("it is gone", || processes_with("1000.0001") == 0);
+    end(container);
+}
+
+fn orphans() {
+    let mut world = World::new();
+    let spec = profiled(&mut world, "exec sleep 1000");
+    let (container, _) = world.start(&spec);
+    let daemon = "setsid sh -c 'exec sleep 1000' < /dev/null > /dev/null 2>&1 &";
+    let (_, _, how) = run(&container, &request(daemon), b"");
+    assert_eq!(how, Outcome::Exited(0));
+    eventually("what it left behind is gone", || members(&spec) == 2);
+    // Those that end during a session do not stay as zombies.
+    let (session, _streams) = enter(
+        &container,
+        "for n in 1 2 3 4 5; do (true &); done; exec sleep 1000",
+    );
+    // A group does not list them, their parent does.
+    eventually("the keeper has reaped them", || {
+        started_by_keeper(&spec) == [1]
+    });
+    drop(session);
+    eventually("nothing is left", || members(&spec) == 2);
+    end(container);
+}
+
+fn container_ended() {
+    let mut world = World::new();
+    for spec in [profiled(&mut world, ""), plain(world.spec(""))] {
+        let mut spec = spec;
+        spec.program = Program::Shell("until [ -e go ]; do sleep 0.02; done; exit 3".into());
+        let (mut container, _) = world.start(&spec);
+        let (mut session, _streams) = enter(&container, "exec sleep 1000.0002");
+        fs::write(spec.sandbox.join("go"), "").unwrap();
+        assert_eq!(
+            container.wait(PATIENCE).unwrap().outcome,
+            Outcome::Exited(3)
+        );
+        assert!(session.wait(PATIENCE).is_err(), "its end is not known");
+        assert_eq!(processes_with("1000.0002"), 0);
+        let late = container.enter(&request("true"));
+        assert!(
+            late.is_err() || late.unwrap().wait(PATIENCE).is_err(),
+            "too late"
+        );
+    }
+}
+
+fn adopted() {
+    let mut world = World::new();
+    let spec = profiled(&mut world, "exec sleep 1000");
+    let agent = Agent::launching(&spec, Some(&world.tree), None);
+    assert_eq!(Agent::heard(&spec), "started");
+    agent.kill();
+    let container = running(&spec);
+    let none = "CapEff:\t0000000000000000\nSeccomp:\t2\n";
+    let walls = output(&container, "grep -E '^(CapEff|Seccomp):' /proc/self/status");
+    assert_eq!(walls, none);
+    // A launcher that dies is nothing to a session, nor to the next.
+    let (mut session, _streams) = enter(&container, "exec sleep 1000");
+    let launcher = world.launcher.as_mut().unwrap();
+    let pid = nix::unistd::Pid::from_raw(launcher.pid() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
+    assert_eq!(output(&container, "echo next"), "next\n");
+    session.signal(9).unwrap();
+    assert_eq!(outcome(&mut session), Outcome::Signaled(9));
+    world.launcher = Some(launcher_for(Some(&world.tree)));
+    // What an agent leaves behind when it goes ends; the container does not.
+    let (session, streams) = enter(&container, "exec sleep 1000");
+    drop((container, session, streams));
+    eventually("the session is gone", || members(&spec) == 2);
+    end(running(&spec));
+}
+
+fn supervisor_killed() {
+    let mut world = World::new();
+    let spec = profiled(&mut world, "exec sleep 1000");
+    let (mut container, handle) = world.start(&spec);
+    let (mut session, _streams) = enter(&container, "exec sleep 1000.0003");
+    let pid = nix::unistd::Pid::from_raw(handle.supervisor.pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
+    assert!(session.wait(PATIENCE).is_err(), "its end is not known");
+    eventually("it ends with its container", || {
+        processes_with("1000.0003") == 0
+    });
+    assert!(container.wait(PATIENCE).is_err());
+    container.destroy(PATIENCE).unwrap();
+}
+
+/// Whoever runs as the same user may stop it, before it is a command and after.
+fn stopped() {
+    let mut world = World::new();
+    let spec = profiled(&mut world, "while :; do kill -STOP -1 2>/dev/null; done");
+    let (container, _) = world.start(&spec);
+    let mut sessions: Vec<_> = (0..8)
+        .map(|_| container.enter(&request("sleep 1000")).unwrap())
+        .collect();
+    for session in &mut sessions {
+        // It may have been stopped before it could be started: then nothing is said.
+        let _ = session.wait(Duration::from_millis(50));
+    }
+    drop(sessions);
+    eventually("what was stopped is gone", || members(&spec) == 2);
+    end(container);
+}
+
+/// How many descriptors the processes that let commands in have open.
+fn descriptors(handle: &Handle) -> [usize; 2] {
+    let count = |pid: i32| fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    [handle.supervisor.pid, handle.init.pid].map(count)
+}
+
+fn bounded() {
+    let mut world = World::new();
+    let spec = profiled(&mut world, "exec sleep 1000");
+    let (container, handle) = world.start(&spec);
+    let before = descriptors(&handle);
+    let held: Vec<_> = (0..64)
+        .map(|_| enter(&container, "exec sleep 1000"))
+        .collect();
+    let reason = refusal(&container, &request("true"));
+    assert!(reason.contains("64 commands have entered"), "{reason}");
+    drop(held);
+    eventually("there is room again", || members(&spec) == 2);
+    assert_eq!(output(&container, "echo next"), "next\n");
+    eventually("nothing is left", || members(&spec) == 2);
+    assert_eq!(descriptors(&handle), before);
+    end(container);
+}
+
+fn probes() {
+    let mut world = World::new();
+    let spec = profiled(&mut world, "exec sleep 1000");
+    let (container, _) = world.start(&spec);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let ask = |kind, port| {
+        let timeout_ms = 2000;
+        let probe = Probe {
+            port,
+            timeout_ms,
+            kind,
+        };
+        let request = EntryRequest::new(Work::Probe(probe));
+        match container.enter(&request).unwrap().wait(PATIENCE).unwrap() {
+            EntryNotice::Probed(verdict) => verdict,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(ask(ProbeKind::Tcp, port), Verdict::Pass);
+    for (status, verdict) in [("200 OK", true), ("500 Oh", false)] {
+        let server = std::thread::spawn({
+            let listener = listener.try_clone().unwrap();
+            move || {
+                // The first is what the question before it left behind.
+                for stream in listener.incoming().flatten() {
+                    let mut stream = stream;
+                    let mut asked = [0; 1024];
+                    if stream.read(&mut asked).is_ok_and(|count| count > 0) {
+                        return write!(stream, "HTTP/1.1 {status}\r\n\r\n").unwrap();
+                    }
+                }
+            }
+        });
+        let path = "/health".to_owned();
+        let found = ask(ProbeKind::Http { path }, port);
+        assert_eq!(found == Verdict::Pass, verdict, "{found:?}");
+        server.join().unwrap();
+    }
+    drop(listener);
+    let Verdict::Fail { reason } = ask(ProbeKind::Tcp, port) else {
+        panic!("nobody listens")
+    };
+    assert!(reason.contains("cannot connect"), "{reason}");
+    let mut nowhere = EntryRequest::new(Work::Command(Program::Shell("x".into())));
+    nowhere.work = Work::Probe(Probe {
+        port: 0,
+        timeout_ms: 1,
+        kind: ProbeKind::Tcp,
+    });
+    assert!(refusal(&container, &nowhere).contains("1 to 65,535"));
+    end(container);
+}
