@@ -62,7 +62,7 @@ pub struct ImageSettings {
     pub folders: Vec<PathBuf>,
     /// The most that the packed layers of one image may have, in bytes.
     pub limit_bytes: u64,
-    /// Images that nobody holds go when less of the disk is free, in per cent; 0 keeps them.
+    /// Images that nobody holds go when less of the disk is free, in per cent; with 0 they go only for new ones.
     pub headroom_percent: u64,
 }
 
@@ -191,12 +191,7 @@ impl Images {
     /// # Errors
     /// If a lease cannot be removed from the disk.
     pub async fn keep_leases(&self, living: &BTreeSet<ContainerName>) -> Result<(), Fault> {
-        for container in self.store.leases() {
-            if !living.contains(&container) {
-                self.release(container).await?;
-            }
-        }
-        Ok(())
+        self.end_leases(self.store.leases(), living).await
     }
 
     /// One round of tidying: ends holds of containers that are gone, and removes what nobody holds while the
@@ -213,13 +208,22 @@ impl Images {
         let Some(living) = living.await else {
             return Ok(None);
         };
+        self.end_leases(listed, &living).await?;
+        let (store, percent) = (Arc::clone(&self.store), self.settings.headroom_percent);
+        blocking(move || store.collect(percent, 0)).await.map(Some)
+    }
+
+    async fn end_leases(
+        &self,
+        listed: Vec<ContainerName>,
+        living: &BTreeSet<ContainerName>,
+    ) -> Result<(), Fault> {
         for container in listed {
             if !living.contains(&container) {
                 self.release(container).await?;
             }
         }
-        let (store, percent) = (Arc::clone(&self.store), self.settings.headroom_percent);
-        blocking(move || store.collect(percent, 0)).await.map(Some)
+        Ok(())
     }
 
     /// What is brought, held for a container as soon as it is here.

@@ -10,6 +10,7 @@ mod record;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -320,11 +321,14 @@ impl Store {
             };
             state.drafts.insert(draft.path.clone());
             drafts.push(draft);
-            let moved = std::fs::rename(&path, &drafts[drafts.len() - 1].path);
-            if let Err(source) = moved {
-                // Draft's end takes the lock.
-                drop(state);
-                return Err(Fault::Write { path, source });
+            match std::fs::rename(&path, &drafts[drafts.len() - 1].path) {
+                Err(source) if source.kind() != ErrorKind::NotFound => {
+                    // Draft's end takes the lock.
+                    drop(state);
+                    return Err(Fault::Write { path, source });
+                }
+                // One that somebody else removed is gone as well.
+                Ok(()) | Err(_) => {}
             }
             state.layers.remove(&layer);
         }

@@ -127,7 +127,7 @@ async fn whatever_is_not_what_it_should_be_is_refused_by_name_and_leaves_nothing
     ] {
         let what = path.rsplit('/').next().unwrap().to_owned();
         // Too short an answer is tried again; too long or another one is not.
-        world.registry.plan(path, vec![Mishap::Bytes(bytes); 1]);
+        world.registry.plan(path, [Mishap::Bytes(bytes)]);
         let error = world.obtain(&name, 1).await.unwrap_err();
         assert!(error.contains(wanted) && error.contains(&what), "{error}");
         assert!(
