@@ -159,12 +159,16 @@ mod tests {
                     self.0.fetch_add(1, Ordering::SeqCst);
                 }
             }
-            let (begun, end) = (Arc::clone(&self.begun), End(Arc::clone(&self.ended)));
-            self.flights.join("layer", move |progress| async move {
-                let _end = end;
-                begun.fetch_add(1, Ordering::SeqCst);
-                progress.send_replace(7);
-                answer.await.unwrap_or(Err("nobody answers"))
+            let (begun, ended) = (Arc::clone(&self.begun), Arc::clone(&self.ended));
+            self.flights.join("layer", move |progress| {
+                // Made only for work that is begun.
+                let end = End(ended);
+                async move {
+                    let _end = end;
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    progress.send_replace(7);
+                    answer.await.unwrap_or(Err("nobody answers"))
+                }
             })
         }
 
