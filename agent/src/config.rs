@@ -9,6 +9,7 @@ use argosy_state::resources::Resources;
 
 use crate::core::ContainerName;
 use crate::error::RunError;
+use crate::images::ImageSettings;
 
 /// The largest file that the fetcher brings unless told otherwise, in bytes: 8 GiB.
 pub const FETCH_LIMIT_BYTES: u64 = 8 * 1024 * 1024 * 1024;
@@ -75,6 +76,8 @@ pub struct Config {
     pub fetch_limit_bytes: u64,
     /// Processes and threads of one task; 0 means no limit.
     pub pids_max: u64,
+    /// Where images come from, and how long they stay.
+    pub images: ImageSettings,
 }
 
 impl Config {
@@ -97,6 +100,7 @@ impl Config {
             seed: 0,
             fetch_limit_bytes: FETCH_LIMIT_BYTES,
             pids_max: PIDS_MAX,
+            images: ImageSettings::default(),
         }
     }
 

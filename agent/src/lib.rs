@@ -1,7 +1,7 @@
 //! Running: the tasks of one host, their updates, journal and sandboxes. Decides nothing for the cluster.
 //!
 //! Reading order: `core` (all decisions), `paths`, `journal`, `runner`, `uplink`, `start`, `ground`, `agent` (the loop),
-//! then `sandbox`, `fetcher`, `gc`, `statistics`, `files`, `api`, `inventory`, `config`.
+//! then `sandbox`, `fetcher`, `images`, `gc`, `statistics`, `files`, `api`, `inventory`, `config`.
 
 mod agent;
 mod api;
@@ -12,6 +12,7 @@ mod fetcher;
 mod files;
 mod gc;
 mod ground;
+pub mod images;
 mod inbox;
 pub mod inventory;
 pub mod journal;

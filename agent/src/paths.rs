@@ -8,7 +8,13 @@
 //!   containers/<container>/         hand-off between agents and a supervisor: see argosy_isolation
 //!   sandboxes/<framework>/<task>/<container>/
 //!                                   working directory of one instance: fetched files, stdout, stderr
+//!   images/blobs/                   packed layers while they come; emptied at each start
+//!   images/layers/<diff id>/root/   files of a layer; its size beside it in layer.json
+//!   images/records/<digest of name>.json
+//!                                   an image; the time of the file is that of its last use
+//!   images/leases/<container>.json  the layers that a container holds
 //! ```
+//! In `images/`, whatever begins with `.draft-` is not finished, or on its way out.
 //! `<container>` is `<agent>-<order>-<life>`: it never names two starts, even when an agent registers
 //! anew and its orders count from 1 again.
 
@@ -87,5 +93,35 @@ impl Paths {
     #[must_use]
     pub fn sandbox(&self, key: &TaskKey, name: ContainerName) -> PathBuf {
         self.task(key).join(name.to_string())
+    }
+
+    /// All that is kept of images.
+    #[must_use]
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    /// Packed layers on their way.
+    #[must_use]
+    pub fn image_blobs(&self) -> PathBuf {
+        self.images().join("blobs")
+    }
+
+    /// Unpacked layers.
+    #[must_use]
+    pub fn image_layers(&self) -> PathBuf {
+        self.images().join("layers")
+    }
+
+    /// A file for each image.
+    #[must_use]
+    pub fn image_records(&self) -> PathBuf {
+        self.images().join("records")
+    }
+
+    /// A file for each container that holds an image.
+    #[must_use]
+    pub fn image_leases(&self) -> PathBuf {
+        self.images().join("leases")
     }
 }

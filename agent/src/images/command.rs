@@ -1,0 +1,176 @@
+//! What runs: an image's configuration and a task's own words put together, by the rules of Docker. Pure.
+
+use std::collections::BTreeMap;
+
+use super::image::ImageConfig;
+
+/// What a task says for itself; empty means nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Wish<'a> {
+    /// A line for `/bin/sh -c`; replaces entrypoint and cmd.
+    pub shell: &'a str,
+    /// Replaces cmd, and follows the entrypoint.
+    pub argv: &'a [String],
+    /// Wins over the image's, name by name.
+    pub environment: &'a BTreeMap<String, String>,
+    /// Wins over the image's.
+    pub user: &'a str,
+}
+
+/// What runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Command {
+    /// Program and arguments; never empty. The program is looked for by the environment's `PATH`.
+    pub argv: Vec<String>,
+    /// All of it but what the agent sets.
+    pub environment: BTreeMap<String, String>,
+    /// To be looked up in the image's own files; `None` if neither names one.
+    pub user: Option<String>,
+    /// An absolute path inside.
+    pub working_dir: String,
+}
+
+/// Why nothing can be run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// Nothing names a program.
+    #[error("the image names no command: give the task shell or argv")]
+    Missing,
+    /// The task says it twice.
+    #[error("the task has shell and argv: give one of them")]
+    Twice,
+}
+
+/// Where programs are looked for if neither image nor task says.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Puts image and task together.
+///
+/// # Errors
+/// If there is no command, or more than one.
+pub fn combine(image: &ImageConfig, task: Wish<'_>) -> Result<Command, CommandError> {
+    let argv = match (task.shell, task.argv) {
+        ("", []) => [&image.entrypoint[..], &image.cmd].concat(),
+        ("", argv) => [&image.entrypoint[..], argv].concat(),
+        (shell, []) => ["/bin/sh", "-c", shell].map(str::to_owned).to_vec(),
+        (_, _) => return Err(CommandError::Twice),
+    };
+    if argv.is_empty() {
+        return Err(CommandError::Missing);
+    }
+    let mut environment = BTreeMap::from([("PATH".to_owned(), PATH.to_owned())]);
+    environment.extend(image.env.iter().cloned());
+    environment.extend(task.environment.clone());
+    let users = [task.user, &image.user];
+    let user = users.into_iter().find(|user| !user.is_empty());
+    Ok(Command {
+        argv,
+        environment,
+        user: user.map(str::to_owned),
+        working_dir: image.working_dir.clone(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn argv_follows_the_entrypoint_and_a_shell_line_replaces_all() {
+        // entrypoint, cmd | shell, argv | what runs
+        for (entrypoint, cmd, shell, argv, wanted) in [
+            ("", "", "", "", Err(CommandError::Missing)),
+            ("", "serve", "", "", Ok("serve")),
+            ("/entry", "", "", "", Ok("/entry")),
+            ("/entry -x", "serve now", "", "", Ok("/entry -x serve now")),
+            ("", "serve", "", "other 1", Ok("other 1")),
+            ("/entry", "serve", "", "other 1", Ok("/entry other 1")),
+            ("/entry", "", "", "other", Ok("/entry other")),
+            ("", "", "", "other", Ok("other")),
+            ("", "", "echo", "", Ok("/bin/sh -c echo")),
+            ("/entry", "serve", "echo", "", Ok("/bin/sh -c echo")),
+            ("/entry", "serve", "echo", "x", Err(CommandError::Twice)),
+        ] {
+            let image = ImageConfig {
+                entrypoint: words(entrypoint),
+                cmd: words(cmd),
+                ..ImageConfig::default()
+            };
+            let task = Wish {
+                shell,
+                argv: &words(argv),
+                environment: &BTreeMap::new(),
+                user: "",
+            };
+            let argv = combine(&image, task).map(|command| command.argv);
+            assert_eq!(
+                argv,
+                wanted.map(words),
+                "{entrypoint} {cmd} {shell} {argv:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_task_wins_over_the_image_name_by_name() {
+        // the image's PATH and A, the task's A and B; the image's user, the task's
+        for (image_env, task_env, wanted) in [
+            ("", "", "PATH=default"),
+            ("PATH=/i A=i", "", "A=i PATH=/i"),
+            ("PATH=/i A=i", "A=t B=t", "A=t B=t PATH=/i"),
+            ("A=i", "PATH=/t", "A=i PATH=/t"),
+            ("A=i", "A=", "A= PATH=default"),
+        ] {
+            let pairs = |text: &str| -> Vec<(String, String)> {
+                let pairs = text.split_whitespace().map(|pair| pair.split_once('='));
+                let pairs = pairs.map(|pair| pair.unwrap());
+                pairs.map(|(a, b)| (a.to_owned(), b.to_owned())).collect()
+            };
+            let image = ImageConfig {
+                cmd: words("run"),
+                env: pairs(image_env),
+                ..ImageConfig::default()
+            };
+            let task = Wish {
+                shell: "",
+                argv: &[],
+                environment: &pairs(task_env).into_iter().collect(),
+                user: "",
+            };
+            let found = combine(&image, task).unwrap().environment;
+            let found: Vec<_> = found.iter().map(|(a, b)| format!("{a}={b}")).collect();
+            let found = found.join(" ").replace(PATH, "default");
+            assert_eq!(found, wanted, "{image_env} {task_env}");
+        }
+    }
+
+    #[test]
+    fn a_user_is_the_tasks_else_the_images_else_nobody_named_one() {
+        for (image_user, task_user, wanted) in [
+            ("", "", None),
+            ("web:www", "", Some("web:www")),
+            ("web", "1000", Some("1000")),
+            ("", "root", Some("root")),
+        ] {
+            let image = ImageConfig {
+                cmd: words("run"),
+                user: image_user.to_owned(),
+                working_dir: "/srv".to_owned(),
+                ..ImageConfig::default()
+            };
+            let task = Wish {
+                shell: "",
+                argv: &[],
+                environment: &BTreeMap::new(),
+                user: task_user,
+            };
+            let command = combine(&image, task).unwrap();
+            assert_eq!(command.user.as_deref(), wanted);
+            assert_eq!(command.working_dir, "/srv");
+        }
+    }
+}

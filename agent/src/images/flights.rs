@@ -1,0 +1,242 @@
+//! Work that several want at once, done once. Decides nothing.
+//!
+//! Whoever comes while it goes on joins in and gets the same end, good or bad; whoever comes later begins
+//! anew. It goes on while one of them is left, and stops with the last.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared, WeakShared};
+use tokio::sync::watch;
+
+/// Work under way, by name.
+pub(super) struct Flights<K, V: Clone, P> {
+    going: Mutex<Going<K, V, P>>,
+}
+
+/// Bounded by those who wait: what nobody waits for is gone.
+struct Going<K, V: Clone, P> {
+    serial: u64,
+    flights: BTreeMap<K, Flight<V, P>>,
+}
+
+struct Flight<V: Clone, P> {
+    serial: u64,
+    work: WeakShared<BoxFuture<'static, V>>,
+    progress: watch::Receiver<P>,
+}
+
+/// A seat in a flight. The work goes on while somebody awaits it.
+pub(super) struct Seat<V: Clone, P> {
+    pub(super) work: Shared<BoxFuture<'static, V>>,
+    pub(super) progress: watch::Receiver<P>,
+    /// Whether the work was begun for it.
+    pub(super) is_first: bool,
+}
+
+/// Strikes work off the list when it ends, well or not, or is given up.
+struct Departure<K: Ord + Clone, V: Clone, P> {
+    flights: Arc<Flights<K, V, P>>,
+    key: K,
+    serial: u64,
+}
+
+impl<K: Ord + Clone, V: Clone, P> Drop for Departure<K, V, P> {
+    fn drop(&mut self) {
+        let mut going = self.flights.going();
+        let listed = going.flights.get(&self.key);
+        if listed.is_some_and(|flight| flight.serial == self.serial) {
+            going.flights.remove(&self.key);
+        }
+    }
+}
+
+impl<K, V, P> Flights<K, V, P>
+where
+    K: Ord + Clone + Send + 'static,
+    V: Clone + Send + Sync + 'static,
+    P: Default + Send + Sync + 'static,
+{
+    pub(super) fn new() -> Arc<Self> {
+        let going = Going {
+            serial: 0,
+            flights: BTreeMap::new(),
+        };
+        Arc::new(Self {
+            going: Mutex::new(going),
+        })
+    }
+
+    /// Joins the work of this name, or begins it.
+    pub(super) fn join<F>(
+        self: &Arc<Self>,
+        key: K,
+        begin: impl FnOnce(watch::Sender<P>) -> F,
+    ) -> Seat<V, P>
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        let mut going = self.going();
+        if let Some(flight) = going.flights.get(&key)
+            && let Some(work) = flight.work.upgrade()
+        {
+            let progress = flight.progress.clone();
+            return Seat {
+                work,
+                progress,
+                is_first: false,
+            };
+        }
+        going.serial += 1;
+        let serial = going.serial;
+        let departure = Departure {
+            flights: Arc::clone(self),
+            key: key.clone(),
+            serial,
+        };
+        let (sender, progress) = watch::channel(P::default());
+        let work = begin(sender);
+        let work = async move {
+            let _departure = departure;
+            work.await
+        };
+        let work = work.boxed().shared();
+        let flight = Flight {
+            serial,
+            work: work
+                .downgrade()
+                .expect("work that was never polled is there"),
+            progress: progress.clone(),
+        };
+        // What is replaced was given up, and has nothing left to drop.
+        going.flights.insert(key, flight);
+        Seat {
+            work,
+            progress,
+            is_first: true,
+        }
+    }
+}
+
+impl<K, V: Clone, P> Flights<K, V, P> {
+    fn going(&self) -> MutexGuard<'_, Going<K, V, P>> {
+        // Every change under the lock is one step, so that a panic leaves nothing half-done.
+        self.going.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    type Answer = Result<u32, &'static str>;
+
+    struct World {
+        flights: Arc<Flights<&'static str, Answer, u32>>,
+        begun: Arc<AtomicU32>,
+        ended: Arc<AtomicU32>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            Self {
+                flights: Flights::new(),
+                begun: Arc::default(),
+                ended: Arc::default(),
+            }
+        }
+
+        fn join(&self, answer: oneshot::Receiver<Answer>) -> Seat<Answer, u32> {
+            struct End(Arc<AtomicU32>);
+            impl Drop for End {
+                fn drop(&mut self) {
+                    self.0.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+            let (begun, ended) = (Arc::clone(&self.begun), Arc::clone(&self.ended));
+            self.flights.join("layer", move |progress| {
+                // Made only for work that is begun.
+                let end = End(ended);
+                async move {
+                    let _end = end;
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    progress.send_replace(7);
+                    answer.await.unwrap_or(Err("nobody answers"))
+                }
+            })
+        }
+
+        fn counts(&self) -> (u32, u32, usize) {
+            let listed = self.flights.going().flights.len();
+            let (begun, ended) = (&self.begun, &self.ended);
+            (
+                begun.load(Ordering::SeqCst),
+                ended.load(Ordering::SeqCst),
+                listed,
+            )
+        }
+    }
+
+    fn unused() -> oneshot::Receiver<Answer> {
+        oneshot::channel().1
+    }
+
+    #[tokio::test]
+    async fn who_comes_in_between_joins_and_sees_how_far_it_is() {
+        let world = World::new();
+        let (answer, wanted) = oneshot::channel();
+        let first = tokio::spawn(world.join(wanted).work);
+        tokio::task::yield_now().await;
+        let second = world.join(unused());
+        assert_eq!(*second.progress.borrow(), 7);
+        answer.send(Ok(5)).unwrap();
+        assert_eq!(second.work.await, Ok(5));
+        assert_eq!(first.await.unwrap(), Ok(5));
+        assert_eq!(world.counts(), (1, 1, 0));
+    }
+
+    #[tokio::test]
+    async fn all_who_wait_fail_alike_and_the_next_tries_anew() {
+        let world = World::new();
+        let (answer, wanted) = oneshot::channel();
+        let (first, second) = (world.join(wanted), world.join(unused()));
+        answer.send(Err("broken")).unwrap();
+        assert_eq!(first.work.await, Err("broken"));
+        let (answer, wanted) = oneshot::channel();
+        let third = world.join(wanted);
+        assert_eq!(second.work.await, Err("broken"));
+        answer.send(Ok(6)).unwrap();
+        assert_eq!(third.work.await, Ok(6));
+        assert_eq!(world.counts(), (2, 2, 0));
+    }
+
+    #[tokio::test]
+    async fn it_goes_on_without_who_began_it_and_ends_with_the_last_who_leaves() {
+        let world = World::new();
+        let (answer, wanted) = oneshot::channel();
+        let first = tokio::spawn(world.join(wanted).work);
+        tokio::task::yield_now().await;
+        let second = tokio::spawn(world.join(unused()).work);
+        tokio::task::yield_now().await;
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+        assert_eq!(world.counts(), (1, 0, 1));
+        answer.send(Ok(8)).unwrap();
+        assert_eq!(second.await.unwrap(), Ok(8));
+
+        let third = tokio::spawn(world.join(oneshot::channel().1).work);
+        tokio::task::yield_now().await;
+        let _ = third.await;
+        let (_kept, wanted) = oneshot::channel();
+        let last = world.join(wanted);
+        assert_eq!(world.counts().2, 1);
+        drop(last);
+        assert_eq!(world.counts().2, 0);
+    }
+}

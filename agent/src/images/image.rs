@@ -1,0 +1,236 @@
+//! An image that is on disk, and what its configuration says of running it.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use nix::sys::signal::Signal;
+use oci_spec::image::ImageConfiguration;
+use serde::{Deserialize, Serialize};
+
+use super::digest::Digest;
+use super::fault::Fault;
+
+/// An image that is on disk, held for one container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Of the manifest for this host.
+    pub digest: Digest,
+    /// Folders of the unpacked layers, lowest first; 1 to 127, each once.
+    pub layers: Vec<PathBuf>,
+    /// How it wants to be run.
+    pub config: ImageConfig,
+}
+
+/// How an image wants to be run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageConfig {
+    /// What begins every command line; may be empty.
+    pub entrypoint: Vec<String>,
+    /// What follows unless the task says something else; may be empty.
+    pub cmd: Vec<String>,
+    /// Names and values, each name once.
+    pub env: Vec<(String, String)>,
+    /// An absolute path inside.
+    pub working_dir: String,
+    /// `user`, `uid`, `user:group` and the like, to be looked up in the image's own files; empty if it
+    /// names none.
+    pub user: String,
+    /// Ports on which it listens, ordered.
+    pub exposed_ports: Vec<ExposedPort>,
+    /// The signal by which it wants to be ended, 1 to 64.
+    pub stop_signal: Option<i32>,
+}
+
+/// A port on which an image listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ExposedPort {
+    /// 1 to 65,535.
+    pub port: u16,
+    /// Of the Internet's.
+    pub protocol: Protocol,
+}
+
+/// How a port is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Streams.
+    Tcp,
+    /// Datagrams.
+    Udp,
+    /// Messages.
+    Sctp,
+}
+
+impl ImageConfig {
+    /// Judges what a configuration says.
+    pub(super) fn read(what: &str, document: &ImageConfiguration) -> Result<Self, Fault> {
+        let Some(config) = document.config() else {
+            return Ok(Self {
+                working_dir: "/".to_owned(),
+                ..Self::default()
+            });
+        };
+        let malformed = |rule: String| Fault::Malformed {
+            what: what.to_owned(),
+            rule,
+        };
+        let mut env: Vec<(String, String)> = Vec::new();
+        for entry in config.env().iter().flatten() {
+            let Some((name, value)) = entry.split_once('=').filter(|(name, _)| !name.is_empty())
+            else {
+                return Err(malformed(format!("{entry:?} in Env is not NAME=VALUE")));
+            };
+            env.retain(|(known, _)| known != name);
+            env.push((name.to_owned(), value.to_owned()));
+        }
+        let ports = config.exposed_ports().iter().flatten();
+        let ports = ports.map(|port| {
+            exposed_port(port)
+                .ok_or_else(|| malformed(format!("{port:?} in ExposedPorts is no port")))
+        });
+        let mut exposed_ports = ports.collect::<Result<Vec<_>, _>>()?;
+        exposed_ports.sort();
+        exposed_ports.dedup();
+        let stop_signal = match config.stop_signal().as_deref().unwrap_or_default() {
+            "" => None,
+            text => Some(
+                signal(text)
+                    .ok_or_else(|| malformed(format!("{text:?} in StopSignal is no signal")))?,
+            ),
+        };
+        let read = Self {
+            entrypoint: config.entrypoint().clone().unwrap_or_default(),
+            cmd: config.cmd().clone().unwrap_or_default(),
+            env,
+            working_dir: absolute(config.working_dir().as_deref().unwrap_or_default()),
+            user: config.user().clone().unwrap_or_default(),
+            exposed_ports,
+            stop_signal,
+        };
+        if read.texts().any(|text| text.contains('\0')) {
+            return Err(malformed("a text in it has a zero byte".to_owned()));
+        }
+        Ok(read)
+    }
+
+    /// All that the kernel is told of as texts.
+    fn texts(&self) -> impl Iterator<Item = &String> {
+        let env = self.env.iter().flat_map(|(name, value)| [name, value]);
+        let words = self.entrypoint.iter().chain(&self.cmd).chain(env);
+        words.chain([&self.working_dir, &self.user])
+    }
+}
+
+fn absolute(path: &str) -> String {
+    if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("/{path}")
+    }
+}
+
+/// `80`, `80/tcp`; the protocol in any case.
+fn exposed_port(text: &str) -> Option<ExposedPort> {
+    let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let protocol = match protocol.to_ascii_lowercase().as_str() {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        "sctp" => Protocol::Sctp,
+        _ => return None,
+    };
+    let port = port.parse().ok().filter(|port| *port > 0)?;
+    Some(ExposedPort { port, protocol })
+}
+
+/// `SIGTERM`, `term`, `15`, `SIGRTMIN+3`, `SIGRTMAX-1`.
+fn signal(text: &str) -> Option<i32> {
+    if let Ok(number) = text.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    // As libraries count them: two real-time signals are their own.
+    let offset = |rest: &str| match rest {
+        "" => Some(0),
+        digits => digits.parse::<i32>().ok(),
+    };
+    let number = if let Some(rest) = name.strip_prefix("RTMIN") {
+        34 + offset(rest).filter(|offset| (0..=30).contains(offset))?
+    } else if let Some(rest) = name.strip_prefix("RTMAX") {
+        64 + offset(rest).filter(|offset| (-30..=0).contains(offset))?
+    } else {
+        Signal::from_str(&format!("SIG{name}")).ok()? as i32
+    };
+    Some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(config: Value) -> Result<ImageConfig, String> {
+        let document = json!({"architecture": "amd64", "os": "linux", "config": config,
+            "rootfs": {"type": "layers", "diff_ids": []}});
+        let document = serde_json::from_value(document).unwrap();
+        ImageConfig::read("the configuration", &document).map_err(|fault| fault.to_string())
+    }
+
+    #[test]
+    fn a_configuration_says_how_the_image_wants_to_be_run() {
+        let config = read(json!({
+            "Entrypoint": ["/entry"], "Cmd": null, "User": "web:www", "WorkingDir": "srv",
+            "Env": ["PATH=/bin", "A=1=2", "A=3", "EMPTY="],
+            "ExposedPorts": {"443/TCP": {}, "80": {}, "53/udp": {}},
+            "StopSignal": "SIGQUIT", "Labels": null, "Volumes": null, "OnBuild": ["x"]
+        }));
+        let config = config.unwrap();
+        assert_eq!(config.entrypoint, ["/entry"]);
+        assert!(config.cmd.is_empty());
+        let env: Vec<_> = config.env.iter().map(|(a, b)| format!("{a}={b}")).collect();
+        assert_eq!(env, ["PATH=/bin", "A=3", "EMPTY="]);
+        assert_eq!(config.working_dir, "/srv");
+        assert_eq!(config.user, "web:www");
+        let ports: Vec<_> = config.exposed_ports.iter().map(|port| port.port).collect();
+        assert_eq!(ports, [53, 80, 443]);
+        assert_eq!(config.stop_signal, Some(3));
+        assert_eq!(read(Value::Null).unwrap().working_dir, "/");
+    }
+
+    #[test]
+    fn a_configuration_that_cannot_be_right_is_refused() {
+        for (config, wanted) in [
+            (json!({"Env": ["=x"]}), "NAME=VALUE"),
+            (json!({"Env": ["x"]}), "NAME=VALUE"),
+            (json!({"ExposedPorts": {"0/tcp": {}}}), "is no port"),
+            (json!({"ExposedPorts": {"80/http": {}}}), "is no port"),
+            (json!({"StopSignal": "SIGNOTHING"}), "is no signal"),
+            (json!({"StopSignal": "65"}), "is no signal"),
+            (json!({"Cmd": ["a\0b"]}), "zero byte"),
+            (json!({"User": "\0"}), "zero byte"),
+        ] {
+            let error = read(config.clone()).unwrap_err();
+            assert!(error.contains(wanted), "{config}: {error}");
+        }
+    }
+
+    #[test]
+    fn signals_have_names_numbers_and_offsets() {
+        for (text, number) in [
+            ("SIGTERM", Some(15)),
+            ("term", Some(15)),
+            ("9", Some(9)),
+            ("SIGRTMIN+3", Some(37)),
+            ("RTMAX", Some(64)),
+            ("SIGRTMAX-30", Some(34)),
+            ("SIGRTMIN+31", None),
+            ("SIGRTMIN-1", None),
+            ("0", None),
+            ("-9", None),
+        ] {
+            assert_eq!(signal(text), number, "{text}");
+        }
+    }
+}

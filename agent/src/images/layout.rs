@@ -1,0 +1,270 @@
+//! OCI image layouts: a folder of this host, or the same packed as a tar file. Read-only.
+//!
+//! Nothing outside of the folder is opened, whatever links are in it; nothing of an archive is unpacked.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use oci_spec::image::{Descriptor, OciLayout};
+
+use super::digest::Digest;
+use super::fault::Fault;
+use super::manifest::{Content, Document, MANIFEST_BYTES, document};
+
+/// The most entries of an archive.
+const ENTRIES: usize = 65_536;
+/// Bytes read at a time.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// By which an entry of an index tells its tag.
+const TAG: &str = "org.opencontainers.image.ref.name";
+
+/// An open layout.
+#[derive(Debug)]
+pub(super) struct Layout {
+    /// As it was named, for sentences.
+    path: PathBuf,
+    inside: Inside,
+}
+
+#[derive(Debug)]
+enum Inside {
+    Folder(OwnedFd),
+    Archive {
+        file: Arc<File>,
+        /// Where each regular file begins, and how long it is.
+        entries: BTreeMap<String, (u64, u64)>,
+    },
+}
+
+/// How a layout lies on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Folder,
+    Archive,
+}
+
+/// A file of a layout, read from its beginning.
+#[derive(Debug)]
+pub(super) struct Part {
+    path: PathBuf,
+    file: Arc<File>,
+    at: u64,
+    end: u64,
+}
+
+impl Layout {
+    /// Opens a layout that is below one of the allowed folders. Blocks.
+    pub(super) fn open(path: &Path, form: Form, allowed: &[PathBuf]) -> Result<Self, Fault> {
+        let real = std::fs::canonicalize(path).map_err(Fault::read(path))?;
+        let below = |folder: &PathBuf| {
+            std::fs::canonicalize(folder).is_ok_and(|folder| real.starts_with(folder))
+        };
+        if !allowed.iter().any(below) {
+            return Err(Fault::Forbidden {
+                path: path.to_owned(),
+            });
+        }
+        let inside = match form {
+            Form::Folder => Inside::Folder(folder(&real).map_err(Fault::read(path))?),
+            Form::Archive => archive(path, &real)?,
+        };
+        let layout = Self {
+            path: path.to_owned(),
+            inside,
+        };
+        let marker = layout.small("oci-layout", 4_096)?;
+        let marker: OciLayout = serde_json::from_slice(&marker)
+            .map_err(|error| layout.wrong(format!("its file oci-layout: {error}")))?;
+        let version = marker.image_layout_version();
+        if version.split('.').next() != Some("1") {
+            return Err(layout.wrong(format!("its version {version:?} is not 1")));
+        }
+        Ok(layout)
+    }
+
+    /// The entries of its index that a tag names, and the digest of the index. Blocks.
+    pub(super) fn entries(&self, tag: Option<&str>) -> Result<(Vec<Descriptor>, Digest), Fault> {
+        let bytes = self.small("index.json", MANIFEST_BYTES)?;
+        let digest = Digest::of(&bytes);
+        let Document::Index(mut entries) = document("the file index.json", &bytes, None)? else {
+            return Err(self.wrong("its file index.json is no index".to_owned()));
+        };
+        let tags: Vec<_> = entries.iter().filter_map(tag_of).collect();
+        let tags = match tags.is_empty() {
+            true => "it has no tags".to_owned(),
+            false => format!("it has {}", tags.join(", ")),
+        };
+        match tag {
+            Some(tag) => {
+                entries.retain(|entry| tag_of(entry) == Some(tag));
+                if entries.is_empty() {
+                    return Err(self.wrong(format!("it has no tag {tag:?}: {tags}")));
+                }
+            }
+            // One image for several platforms says so.
+            None if entries.len() > 1 && entries.iter().any(|entry| entry.platform().is_none()) => {
+                return Err(self.wrong(format!("it has several images: name a tag; {tags}")));
+            }
+            None => {}
+        }
+        Ok((entries, digest))
+    }
+
+    /// A blob, to be read. Its length is the file's, whatever was announced. Blocks.
+    pub(super) fn blob(&self, digest: Digest) -> Result<Part, Fault> {
+        self.part(&format!("blobs/sha256/{}", digest.hex()))
+    }
+
+    /// A small blob, whole. Blocks.
+    pub(super) fn small_blob(&self, content: &Content) -> Result<Vec<u8>, Fault> {
+        let mut part = self.blob(content.digest)?;
+        part.whole(content.size)
+    }
+
+    fn small(&self, name: &str, limit: u64) -> Result<Vec<u8>, Fault> {
+        self.part(name)?.whole(limit)
+    }
+
+    fn part(&self, name: &str) -> Result<Part, Fault> {
+        match &self.inside {
+            Inside::Folder(folder) => {
+                let path = self.path.join(name);
+                let file = beneath(folder, name).map_err(Fault::read(&path))?;
+                let metadata = file.metadata().map_err(Fault::read(&path))?;
+                if !metadata.is_file() {
+                    return Err(self.wrong(format!("{name} in it is not a regular file")));
+                }
+                Ok(Part {
+                    path,
+                    file: Arc::new(file),
+                    at: 0,
+                    end: metadata.len(),
+                })
+            }
+            Inside::Archive { file, entries } => {
+                let Some((at, length)) = entries.get(name).copied() else {
+                    return Err(self.wrong(format!("it has no file {name}")));
+                };
+                Ok(Part {
+                    path: self.path.clone(),
+                    file: Arc::clone(file),
+                    at,
+                    end: at.saturating_add(length),
+                })
+            }
+        }
+    }
+
+    fn wrong(&self, rule: String) -> Fault {
+        Fault::Layout {
+            path: self.path.clone(),
+            rule,
+        }
+    }
+}
+
+impl Part {
+    /// The next bytes; none at the end. Blocks.
+    pub(super) fn chunk(&mut self) -> Result<Vec<u8>, Fault> {
+        let left = usize::try_from(self.end - self.at).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; CHUNK_BYTES.min(left)];
+        let length = self.file.read_at(&mut bytes, self.at);
+        let length = length.map_err(Fault::read(&self.path))?;
+        bytes.truncate(length);
+        self.at += length as u64;
+        Ok(bytes)
+    }
+
+    fn whole(&mut self, limit: u64) -> Result<Vec<u8>, Fault> {
+        if self.end - self.at > limit {
+            return Err(Fault::TooLarge {
+                what: format!("a file in {}", self.path.display()),
+                limit_bytes: limit,
+            });
+        }
+        let mut bytes = Vec::new();
+        loop {
+            let chunk = self.chunk()?;
+            if chunk.is_empty() {
+                return Ok(bytes);
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+    }
+}
+
+fn tag_of(entry: &Descriptor) -> Option<&str> {
+    let annotations = entry.annotations().as_ref()?;
+    annotations.get(TAG).map(String::as_str)
+}
+
+fn folder(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    Ok(nix::fcntl::open(
+        path,
+        flags,
+        nix::sys::stat::Mode::empty(),
+    )?)
+}
+
+/// Opens a file of the folder: links that stay in it are followed, others are refused.
+fn beneath(folder: &OwnedFd, name: &str) -> io::Result<File> {
+    let how = OpenHow::new()
+        // A pipe must not make us wait.
+        .flags(OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    Ok(File::from(openat2(folder, name, how)?))
+}
+
+/// Notes where each file of an archive is.
+fn archive(path: &Path, real: &Path) -> Result<Inside, Fault> {
+    let wrong = |rule: String| Fault::Layout {
+        path: path.to_owned(),
+        rule,
+    };
+    let parent = real.parent().unwrap_or(real);
+    let name = real.file_name().unwrap_or_default().to_string_lossy();
+    let opened = folder(parent).and_then(|folder| beneath(&folder, &name));
+    let file = opened.map_err(Fault::read(path))?;
+    let is_file = file.metadata().map_err(Fault::read(path))?.is_file();
+    if !is_file {
+        return Err(wrong("it is not a regular file".to_owned()));
+    }
+    let entries = places(&file).map_err(wrong)?;
+    Ok(Inside::Archive {
+        file: Arc::new(file),
+        entries,
+    })
+}
+
+/// Where each regular file of a tar file begins, and how long it is.
+fn places(file: &File) -> Result<BTreeMap<String, (u64, u64)>, String> {
+    let unreadable = |error: io::Error| format!("it cannot be read as a plain tar file: {error}");
+    let mut reader = tar::Archive::new(file);
+    let mut places = BTreeMap::new();
+    // Raw: no name in a layout is so long that it needs an extension, and extensions may be of any size.
+    let found = reader.entries_with_seek().map_err(unreadable)?.raw(true);
+    for (count, entry) in found.enumerate() {
+        let entry = entry.map_err(unreadable)?;
+        if count >= ENTRIES {
+            return Err(format!("it has more than {ENTRIES} files"));
+        }
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        let name = entry.path_bytes();
+        let Ok(name) = std::str::from_utf8(&name) else {
+            continue;
+        };
+        let name = name.strip_prefix("./").unwrap_or(name).to_owned();
+        let length = entry.header().entry_size().map_err(unreadable)?;
+        places.insert(name, (entry.raw_file_position(), length));
+    }
+    Ok(places)
+}

@@ -1,0 +1,278 @@
+//! What a registry or layout says of an image: manifests, indexes and configurations, judged. Pure.
+
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest, Os};
+use serde_json::Value;
+
+use super::digest::Digest;
+use super::fault::Fault;
+use super::unpacker::Packing;
+
+/// The largest manifest or index, in bytes.
+pub(super) const MANIFEST_BYTES: u64 = 4 * 1024 * 1024;
+/// The largest configuration, in bytes.
+pub(super) const CONFIG_BYTES: u64 = 8 * 1024 * 1024;
+/// The most layers of an image: what an overlay takes.
+pub(super) const LAYERS: usize = 127;
+
+/// What is accepted as answer for a manifest.
+pub(super) const MEDIA_TYPES: [&str; 4] = [INDEX, DOCKER_INDEX, MANIFEST, DOCKER_MANIFEST];
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+/// Some bytes with an announced name and size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Content {
+    /// As people are told of it, `the layer sha256:...`.
+    pub(super) what: String,
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+}
+
+/// A layer as a manifest and the configuration announce it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Layer {
+    pub(super) blob: Content,
+    pub(super) packing: Packing,
+    pub(super) diff_id: Digest,
+}
+
+/// What a name, or an entry of an index, stands for.
+#[derive(Debug)]
+pub(super) enum Document {
+    Index(Vec<Descriptor>),
+    Manifest(Box<ImageManifest>),
+}
+
+/// What images this host can run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Platform {
+    architecture: String,
+}
+
+impl Platform {
+    pub(super) fn of_this_host() -> Self {
+        Self {
+            architecture: match std::env::consts::ARCH {
+                "x86_64" => "amd64",
+                "aarch64" => "arm64",
+                "x86" => "386",
+                "powerpc64" => "ppc64le",
+                "loongarch64" => "loong64",
+                other => other,
+            }
+            .to_owned(),
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("linux/{}", self.architecture)
+    }
+}
+
+/// Reads a manifest or an index. `announced` is the media type that came with it, if one did.
+pub(super) fn document(
+    what: &str,
+    bytes: &[u8],
+    announced: Option<&str>,
+) -> Result<Document, Fault> {
+    let malformed = |rule: &str| Fault::Malformed {
+        what: what.to_owned(),
+        rule: rule.to_owned(),
+    };
+    let value: Value =
+        serde_json::from_slice(bytes).map_err(|error| Fault::malformed(what, &error))?;
+    let has = |field: &str| value.get(field).is_some_and(|field| !field.is_null());
+    if has("fsLayers") || value.get("schemaVersion").and_then(Value::as_u64) == Some(1) {
+        return Err(malformed(
+            "it has the format of before 2016: push the image again with a newer tool",
+        ));
+    }
+    // One document must not be a manifest for one reader and an index for another.
+    let is_index = has("manifests");
+    if is_index && (has("layers") || has("config")) {
+        return Err(malformed("it is a manifest and an index at once"));
+    }
+    if !is_index && !has("layers") {
+        return Err(malformed("it is neither a manifest nor an index"));
+    }
+    let inside = value.get("mediaType").and_then(Value::as_str);
+    for said in [inside, announced].into_iter().flatten() {
+        let said_index = match said {
+            INDEX | DOCKER_INDEX => true,
+            MANIFEST | DOCKER_MANIFEST => false,
+            // Servers of plain files announce anything.
+            _ if inside != Some(said) => continue,
+            _ => return Err(malformed(&format!("its media type {said:?} is unknown"))),
+        };
+        if said_index != is_index {
+            return Err(malformed(&format!("it is not of its media type {said:?}")));
+        }
+    }
+    if value.get("schemaVersion").and_then(Value::as_u64) != Some(2) {
+        return Err(malformed("its schemaVersion is not 2"));
+    }
+    let read = |error: serde_json::Error| Fault::malformed(what, &error);
+    if is_index {
+        let index: ImageIndex = serde_json::from_value(value).map_err(read)?;
+        return Ok(Document::Index(index.manifests().clone()));
+    }
+    let manifest = serde_json::from_value(value).map_err(read)?;
+    Ok(Document::Manifest(Box::new(manifest)))
+}
+
+/// The entry of an index for this host.
+pub(super) fn choose<'a>(
+    entries: &'a [Descriptor],
+    host: &Platform,
+) -> Result<&'a Descriptor, Fault> {
+    let mut fitting = Vec::new();
+    let mut offered = Vec::new();
+    for entry in entries {
+        let Some(platform) = entry.platform() else {
+            // One that names no platform is for all, but only if nobody else is more exact.
+            if entries.len() == 1 {
+                return Ok(entry);
+            }
+            continue;
+        };
+        let architecture = platform.architecture().to_string();
+        let variant = platform.variant().as_deref().unwrap_or_default();
+        if *platform.os() == Os::Linux && architecture == host.architecture {
+            fitting.push((!is_baseline(&architecture, variant), entry));
+        }
+        // Signatures and the like stand in indexes as images for nothing.
+        if architecture != "unknown" {
+            let parts = [platform.os().to_string(), architecture, variant.to_owned()];
+            let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+            offered.push(parts.join("/"));
+        }
+    }
+    // Among equals the first, as the specification has it.
+    fitting.sort_by_key(|(is_special, _)| *is_special);
+    if let Some((_, entry)) = fitting.first().copied() {
+        return Ok(entry);
+    }
+    offered.truncate(20);
+    Err(Fault::Platform {
+        wanted: host.name(),
+        offered: match offered.is_empty() {
+            true => "nothing".to_owned(),
+            false => offered.join(", "),
+        },
+    })
+}
+
+/// Whether every processor of the architecture runs it.
+fn is_baseline(architecture: &str, variant: &str) -> bool {
+    matches!(
+        (architecture, variant),
+        (_, "") | ("amd64", "v1") | ("arm64", "v8") | ("arm", "v6")
+    )
+}
+
+/// A descriptor that may be followed.
+pub(super) fn content(kind: &str, descriptor: &Descriptor) -> Result<Content, Fault> {
+    let named = descriptor.digest().to_string();
+    let what = format!("{kind} {named}");
+    let digest = named
+        .parse::<Digest>()
+        .map_err(|error| Fault::malformed(&what, &error))?;
+    Ok(Content {
+        what,
+        digest,
+        size: descriptor.size(),
+    })
+}
+
+/// The configuration that a manifest names.
+pub(super) fn config_of(manifest: &ImageManifest) -> Result<Content, Fault> {
+    let content = content("the configuration", manifest.config())?;
+    if content.size > CONFIG_BYTES {
+        return Err(Fault::TooLarge {
+            what: content.what,
+            limit_bytes: CONFIG_BYTES,
+        });
+    }
+    Ok(content)
+}
+
+/// Reads a configuration, and judges whether this host can run the image.
+pub(super) fn configuration(
+    what: &str,
+    bytes: &[u8],
+    host: &Platform,
+) -> Result<ImageConfiguration, Fault> {
+    let config: ImageConfiguration =
+        serde_json::from_slice(bytes).map_err(|error| Fault::malformed(what, &error))?;
+    let architecture = config.architecture().to_string();
+    if *config.os() != Os::Linux || architecture != host.architecture {
+        return Err(Fault::Platform {
+            wanted: host.name(),
+            offered: format!("{}/{architecture}", config.os()),
+        });
+    }
+    Ok(config)
+}
+
+/// The layers, lowest first. One that comes twice is kept where it lies highest: what it has is seen there,
+/// and an overlay takes no folder twice.
+pub(super) fn layers(
+    manifest: &ImageManifest,
+    config: &ImageConfiguration,
+    limit_bytes: u64,
+) -> Result<Vec<Layer>, Fault> {
+    let count = manifest.layers().len();
+    if count > LAYERS {
+        return Err(Fault::TooManyLayers {
+            count,
+            limit: LAYERS,
+        });
+    }
+    if count == 0 {
+        return Err(Fault::Malformed {
+            what: "the manifest".to_owned(),
+            rule: "it has no layers, so there is nothing to run".to_owned(),
+        });
+    }
+    let diff_ids = config.rootfs().diff_ids();
+    if diff_ids.len() != count {
+        return Err(Fault::Malformed {
+            what: "the configuration".to_owned(),
+            rule: format!("it names {} layers, the manifest {count}", diff_ids.len()),
+        });
+    }
+    let mut total_bytes = 0_u64;
+    let mut layers: Vec<Layer> = Vec::with_capacity(count);
+    for (descriptor, diff_id) in manifest.layers().iter().zip(diff_ids) {
+        let blob = content("the layer", descriptor)?;
+        let media_type = descriptor.media_type().to_string();
+        let packing = Packing::of(&media_type).ok_or_else(|| Fault::Malformed {
+            what: blob.what.clone(),
+            rule: format!(
+                "its media type {media_type:?} cannot be unpacked: build the image with tar, gzip or zstd layers"
+            ),
+        })?;
+        let diff_id = diff_id
+            .parse::<Digest>()
+            .map_err(|error| Fault::malformed("the configuration", &error))?;
+        total_bytes = total_bytes.saturating_add(blob.size);
+        layers.retain(|layer| layer.diff_id != diff_id);
+        layers.push(Layer {
+            blob,
+            packing,
+            diff_id,
+        });
+    }
+    if total_bytes > limit_bytes {
+        return Err(Fault::TooLarge {
+            what: format!("the image, with {total_bytes} bytes of layers,"),
+            limit_bytes,
+        });
+    }
+    Ok(layers)
+}
+
+#[cfg(test)]
+mod tests;

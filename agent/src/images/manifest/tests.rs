@@ -1,0 +1,186 @@
+//! Documents as registries send them, and as they should not.
+
+use serde_json::json;
+
+use super::*;
+
+fn digest(seed: &str) -> String {
+    Digest::of(seed.as_bytes()).to_string()
+}
+
+fn amd64() -> Platform {
+    Platform {
+        architecture: "amd64".to_owned(),
+    }
+}
+
+fn entry(seed: &str, os: &str, architecture: &str, variant: Option<&str>) -> Value {
+    let mut platform = json!({"os": os, "architecture": architecture});
+    if let Some(variant) = variant {
+        platform["variant"] = json!(variant);
+    }
+    json!({"mediaType": MANIFEST, "digest": digest(seed), "size": 7, "platform": platform})
+}
+
+fn chosen(entries: &[Value]) -> Result<String, String> {
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries});
+    let bytes = serde_json::to_vec(&index).unwrap();
+    let Document::Index(entries) = document("the index", &bytes, Some(INDEX)).unwrap() else {
+        panic!("an index is an index");
+    };
+    let chosen = choose(&entries, &amd64());
+    chosen
+        .map(|entry| entry.digest().to_string())
+        .map_err(|fault| fault.to_string())
+}
+
+fn manifest(layers: &[(&str, &str, u64)]) -> ImageManifest {
+    let layers: Vec<_> = layers
+        .iter()
+        .map(|(seed, media_type, size)| {
+            json!({"mediaType": media_type, "digest": digest(seed), "size": size})
+        })
+        .collect();
+    let config = json!({"mediaType": "application/vnd.oci.image.config.v1+json",
+        "digest": digest("config"), "size": 2});
+    let document = json!({"schemaVersion": 2, "config": config, "layers": layers});
+    serde_json::from_value(document).unwrap()
+}
+
+fn config(diff_ids: &[&str]) -> ImageConfiguration {
+    let diff_ids: Vec<_> = diff_ids.iter().map(|seed| digest(seed)).collect();
+    let document = json!({"architecture": "amd64", "os": "linux",
+        "rootfs": {"type": "layers", "diff_ids": diff_ids}});
+    serde_json::from_value(document).unwrap()
+}
+
+const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+
+#[test]
+fn the_entry_of_this_host_is_chosen_and_the_one_that_every_processor_runs_before_others() {
+    let entries = [
+        entry("windows", "windows", "amd64", None),
+        entry("arm", "linux", "arm64", Some("v8")),
+        entry("newest", "linux", "amd64", Some("v3")),
+        entry("plain", "linux", "amd64", None),
+        entry("later", "linux", "amd64", None),
+        entry("signature", "unknown", "unknown", None),
+    ];
+    assert_eq!(chosen(&entries), Ok(digest("plain")));
+    assert_eq!(chosen(&entries[..3]), Ok(digest("newest")));
+    let none = chosen(&[entries[0].clone(), entries[1].clone(), entries[5].clone()]);
+    assert_eq!(
+        none.unwrap_err(),
+        "it is not made for linux/amd64, only for windows/amd64, linux/arm64/v8"
+    );
+    let anywhere = json!({"mediaType": MANIFEST, "digest": digest("any"), "size": 7});
+    assert_eq!(chosen(std::slice::from_ref(&anywhere)), Ok(digest("any")));
+    assert!(chosen(&[anywhere, entries[1].clone()]).is_err());
+    assert!(chosen(&[]).unwrap_err().contains("only for nothing"));
+}
+
+#[test]
+fn a_document_is_one_thing_for_every_reader() {
+    let config = json!({"mediaType": "x", "digest": digest("c"), "size": 1});
+    for (document, announced, wanted) in [
+        (
+            json!({"schemaVersion": 2, "manifests": [], "layers": []}),
+            None,
+            "at once",
+        ),
+        (
+            json!({"schemaVersion": 2, "manifests": [], "config": config}),
+            None,
+            "at once",
+        ),
+        (json!({"schemaVersion": 2}), None, "neither"),
+        (json!([]), None, "neither"),
+        (
+            json!({"schemaVersion": 1, "fsLayers": []}),
+            None,
+            "newer tool",
+        ),
+        (
+            json!({"schemaVersion": 3, "manifests": []}),
+            None,
+            "schemaVersion",
+        ),
+        (
+            json!({"schemaVersion": 2, "manifests": [], "mediaType": MANIFEST}),
+            None,
+            "media type",
+        ),
+        (
+            json!({"schemaVersion": 2, "manifests": []}),
+            Some(DOCKER_MANIFEST),
+            "media type",
+        ),
+        (
+            json!({"schemaVersion": 2, "manifests": [], "mediaType": "text/plain"}),
+            None,
+            "unknown",
+        ),
+        (
+            json!({"schemaVersion": 2, "config": config, "layers": [{"digest": "sha256:../x"}]}),
+            None,
+            "the manifest",
+        ),
+    ] {
+        let bytes = serde_json::to_vec(&document).unwrap();
+        let fault = super::document("the manifest", &bytes, announced).unwrap_err();
+        assert!(fault.to_string().contains(wanted), "{document}: {fault}");
+    }
+    let deep = "[".repeat(100_000);
+    assert!(super::document("the manifest", deep.as_bytes(), None).is_err());
+    let plain = json!({"schemaVersion": 2, "config": config, "layers": []});
+    let bytes = serde_json::to_vec(&plain).unwrap();
+    for announced in [None, Some("application/json"), Some(DOCKER_MANIFEST)] {
+        assert!(super::document("the manifest", &bytes, announced).is_ok());
+    }
+}
+
+#[test]
+fn layers_are_counted_weighed_and_told_apart() {
+    let fine = manifest(&[("a", GZIP, 5), ("b", GZIP, 5)]);
+    let found = layers(&fine, &config(&["A", "B"]), 10).unwrap();
+    assert_eq!(found.len(), 2);
+    assert_eq!(found[0].packing, Packing::TarGzip);
+    assert_eq!(found[1].diff_id, Digest::of(b"B"));
+    let heavy = layers(&fine, &config(&["A", "B"]), 9).unwrap_err();
+    assert!(heavy.to_string().contains("limit of 9 bytes"), "{heavy}");
+    let uneven = layers(&fine, &config(&["A"]), 10).unwrap_err();
+    assert!(uneven.to_string().contains("names 1 layers"), "{uneven}");
+    let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+    let foreign = layers(&manifest(&[("a", foreign, 5)]), &config(&["A"]), 10).unwrap_err();
+    assert!(
+        foreign.to_string().contains("cannot be unpacked"),
+        "{foreign}"
+    );
+    let sizes = manifest(&[("a", GZIP, u64::MAX), ("b", GZIP, u64::MAX)]);
+    assert!(layers(&sizes, &config(&["A", "B"]), 10).is_err());
+    let many = vec![("a", GZIP, 1); LAYERS + 1];
+    let many = layers(&manifest(&many), &config(&[]), 10).unwrap_err();
+    assert!(many.to_string().contains("128 layers"), "{many}");
+}
+
+#[test]
+fn a_layer_that_comes_twice_stays_where_it_lies_highest() {
+    let twice = manifest(&[("a", GZIP, 1), ("b", GZIP, 1), ("a", GZIP, 1)]);
+    let found = layers(&twice, &config(&["A", "B", "A"]), 10).unwrap();
+    let found: Vec<_> = found.iter().map(|layer| layer.diff_id).collect();
+    assert_eq!(found, [Digest::of(b"B"), Digest::of(b"A")]);
+}
+
+#[test]
+fn an_image_for_another_kind_of_host_is_refused_without_an_index_too() {
+    let bytes = serde_json::to_vec(&config(&[])).unwrap();
+    assert!(configuration("the configuration", &bytes, &amd64()).is_ok());
+    let arm = Platform {
+        architecture: "arm64".to_owned(),
+    };
+    let fault = configuration("the configuration", &bytes, &arm).unwrap_err();
+    assert_eq!(
+        fault.to_string(),
+        "it is not made for linux/arm64, only for linux/amd64"
+    );
+}

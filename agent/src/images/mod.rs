@@ -1,0 +1,299 @@
+//! Images: from a name to layers on disk and the image's own configuration. Runs nothing, mounts nothing.
+//!
+//! Reading order: `reference`, `manifest`, `image`, `command` (all pure), `registry`, `layout`, `source`,
+//! `intake`, `pull`, `flights`, `store`, and this.
+
+mod command;
+mod credentials;
+mod digest;
+mod fault;
+mod flights;
+mod image;
+mod intake;
+mod layout;
+mod manifest;
+mod pull;
+mod reference;
+mod registry;
+mod source;
+mod store;
+#[cfg(test)]
+mod tests;
+mod unpacker;
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+
+use crate::core::ContainerName;
+use crate::paths::Paths;
+use flights::{Flights, Seat};
+use layout::{Form, Layout};
+use pull::{Pulled, Puller};
+use registry::{Patience, Registries};
+use source::Source;
+use store::{Store, blocking};
+
+pub use command::{Command, CommandError, Wish, combine};
+pub use digest::{Digest, InvalidDigest};
+pub use fault::{Fault, PullError};
+pub use image::{ExposedPort, Image, ImageConfig, Protocol};
+pub use reference::{ImageReference, InvalidReference, LayoutReference, RegistryReference};
+pub use unpacker::{Packing, UnpackError, UnpackedLayer, Unpacker};
+
+/// All layers of one image, packed, unless told otherwise, in bytes: 32 GiB.
+pub const IMAGE_LIMIT_BYTES: u64 = 32 * 1024 * 1024 * 1024;
+/// How much of the disk is kept free of images that nobody holds, in per cent.
+pub const IMAGE_HEADROOM_PERCENT: u64 = 10;
+
+/// What an operator says of images.
+#[derive(Debug, Clone)]
+pub struct ImageSettings {
+    /// A file of log-ins in the form of Docker's `config.json`; read anew at each pull.
+    pub credentials: Option<PathBuf>,
+    /// Registries that are spoken to without TLS, `host` or `host:port`; those on this host always are.
+    pub insecure_registries: Vec<String>,
+    /// Folders of the host below which images may be taken from; empty means none.
+    pub folders: Vec<PathBuf>,
+    /// The most that the packed layers of one image may have, in bytes.
+    pub limit_bytes: u64,
+    /// Images that nobody holds go when less of the disk is free, in per cent; with 0 they go only for new ones.
+    pub headroom_percent: u64,
+}
+
+impl Default for ImageSettings {
+    fn default() -> Self {
+        Self {
+            credentials: None,
+            insecure_registries: Vec::new(),
+            folders: Vec::new(),
+            limit_bytes: IMAGE_LIMIT_BYTES,
+            headroom_percent: IMAGE_HEADROOM_PERCENT,
+        }
+    }
+}
+
+/// When the origin of an image is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PullPolicy {
+    /// Only if the image is not here: a tag means what it meant when it was pulled.
+    #[default]
+    IfAbsent,
+    /// Each time; what is here already is not brought again.
+    Always,
+}
+
+/// How far a pull is. Both are 0 before its layers are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Packed bytes of missing layers that are here; falls if a download must begin anew.
+    pub bytes_done: u64,
+    /// Packed bytes of all layers that were missing.
+    pub bytes_total: u64,
+}
+
+/// An image on its way. Dropped, it ends the pull unless others wait for it too.
+pub struct Obtaining {
+    /// Shared with all who wait for the same pull.
+    pub progress: watch::Receiver<Progress>,
+    /// The image, held for its container until [`Images::release`].
+    pub image: BoxFuture<'static, Result<Image, PullError>>,
+}
+
+/// How a pull ends for all who wait for it.
+type PullEnd = Result<Arc<Pulled>, PullError>;
+
+/// The images of one agent.
+pub struct Images {
+    store: Arc<Store>,
+    registries: Registries,
+    settings: Arc<ImageSettings>,
+    puller: Puller,
+    pulls: Arc<Flights<ImageReference, PullEnd, Progress>>,
+}
+
+impl Images {
+    /// Opens the store of an agent that holds its directory's lock, and clears away what a crash left.
+    /// Reads the disk, and blocks meanwhile.
+    ///
+    /// # Errors
+    /// If the folders cannot be made or read.
+    pub fn open(
+        paths: &Paths,
+        settings: ImageSettings,
+        unpacker: Arc<dyn Unpacker>,
+    ) -> Result<Arc<Self>, Fault> {
+        Self::with(paths, settings, unpacker, Patience::default())
+    }
+
+    fn with(
+        paths: &Paths,
+        settings: ImageSettings,
+        unpacker: Arc<dyn Unpacker>,
+        patience: Patience,
+    ) -> Result<Arc<Self>, Fault> {
+        let store = Store::open(paths.clone())?;
+        let settings = Arc::new(settings);
+        Ok(Arc::new(Self {
+            puller: Puller::new(Arc::clone(&store), unpacker, Arc::clone(&settings)),
+            registries: Registries::new(&settings.insecure_registries, patience),
+            pulls: Flights::new(),
+            store,
+            settings,
+        }))
+    }
+
+    /// Brings an image if it must, and holds it for a container. Nothing happens before the future is
+    /// awaited.
+    #[must_use]
+    pub fn obtain(
+        self: &Arc<Self>,
+        reference: ImageReference,
+        policy: PullPolicy,
+        container: ContainerName,
+    ) -> Obtaining {
+        if policy == PullPolicy::IfAbsent
+            && let Some((record, pin)) = self.store.find(&reference.to_string())
+        {
+            let pulled = Ok(Arc::new(Pulled { record, _pin: pin }));
+            let image = self.held(std::future::ready(pulled), reference, container);
+            let (_, progress) = watch::channel(Progress::default());
+            return Obtaining { progress, image };
+        }
+        let images = Arc::clone(self);
+        let wanted = reference.clone();
+        let Seat { work, progress, .. } = self.pulls.join(reference.clone(), move |progress| {
+            images.pull(wanted, progress)
+        });
+        Obtaining {
+            progress,
+            image: self.held(work, reference, container),
+        }
+    }
+
+    /// Ends a container's hold of its image; nothing is wrong if there is none.
+    ///
+    /// # Errors
+    /// If the lease cannot be removed from the disk; then the container holds on.
+    pub async fn release(&self, container: ContainerName) -> Result<(), Fault> {
+        let store = Arc::clone(&self.store);
+        blocking(move || store.release(container)).await
+    }
+
+    /// Ends the holds of all containers that are not among these: of an agent that recovers, the ones that
+    /// its journal knows. What the others hold, they hold on.
+    ///
+    /// # Errors
+    /// If a lease cannot be removed from the disk.
+    pub async fn keep_leases(&self, living: &BTreeSet<ContainerName>) -> Result<(), Fault> {
+        self.end_leases(self.store.leases(), living).await
+    }
+
+    /// One round of tidying: ends holds of containers that are gone, and removes what nobody holds while the
+    /// disk is too full. `living` is asked for after the holds were listed, so that it knows all of them.
+    /// Returns how many images and layers went; `None` if nobody knows who lives.
+    ///
+    /// # Errors
+    /// If the store cannot be read or written.
+    pub async fn tidy(
+        &self,
+        living: impl Future<Output = Option<BTreeSet<ContainerName>>>,
+    ) -> Result<Option<(usize, usize)>, Fault> {
+        let listed = self.store.leases();
+        let Some(living) = living.await else {
+            return Ok(None);
+        };
+        self.end_leases(listed, &living).await?;
+        let (store, percent) = (Arc::clone(&self.store), self.settings.headroom_percent);
+        blocking(move || store.collect(percent, 0)).await.map(Some)
+    }
+
+    async fn end_leases(
+        &self,
+        listed: Vec<ContainerName>,
+        living: &BTreeSet<ContainerName>,
+    ) -> Result<(), Fault> {
+        for container in listed {
+            if !living.contains(&container) {
+                self.release(container).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is brought, held for a container as soon as it is here.
+    fn held(
+        &self,
+        pulled: impl Future<Output = PullEnd> + Send + 'static,
+        reference: ImageReference,
+        container: ContainerName,
+    ) -> BoxFuture<'static, Result<Image, PullError>> {
+        let store = Arc::clone(&self.store);
+        let hold = async move {
+            let pulled = pulled.await?;
+            let leasing = move || -> Result<Image, Fault> {
+                // Its layers stay pinned until the lease is there.
+                store.lease(container, &pulled.record)?;
+                let image = store.image(&pulled.record);
+                drop(pulled);
+                Ok(image)
+            };
+            let leased = blocking(leasing).await;
+            leased.map_err(|fault| PullError {
+                image: reference.to_string(),
+                source: Arc::new(fault),
+            })
+        };
+        hold.boxed()
+    }
+
+    async fn pull(
+        self: Arc<Self>,
+        reference: ImageReference,
+        progress: watch::Sender<Progress>,
+    ) -> PullEnd {
+        let image = reference.to_string();
+        let pulled = async {
+            let source = self.source(reference).await?;
+            let puller = self.puller.clone();
+            puller.pull(source, image.clone(), progress).await
+        };
+        match pulled.await {
+            Ok(pulled) => Ok(Arc::new(pulled)),
+            Err(source) => Err(PullError { image, source }),
+        }
+    }
+
+    /// Where an image of this name is looked for.
+    async fn source(&self, reference: ImageReference) -> Result<Source, Fault> {
+        let (of, form) = match reference {
+            ImageReference::Registry(reference) => {
+                let file = self.settings.credentials.clone();
+                let registry = reference.registry.clone();
+                let find = move || match file {
+                    Some(file) => credentials::find(&file, &registry),
+                    None => Ok(None),
+                };
+                let login = blocking(find).await?;
+                let session = Box::new(self.registries.session(&reference, login));
+                return Ok(Source::Registry { session, reference });
+            }
+            ImageReference::Layout(of) => (of, Form::Folder),
+            ImageReference::Archive(of) => (of, Form::Archive),
+        };
+        let settings = Arc::clone(&self.settings);
+        let open = move || -> Result<Source, Fault> {
+            let layout = Layout::open(&of.path, form, &settings.folders)?;
+            Ok(Source::Layout {
+                layout: Arc::new(layout),
+                tag: of.tag,
+            })
+        };
+        blocking(open).await
+    }
+}

@@ -1,0 +1,242 @@
+//! How an image is named: in a registry, in an OCI layout folder, or in such a folder packed as a tar file.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use oci_spec::distribution::{ParseError, Reference};
+
+use super::digest::Digest;
+
+/// The longest name of an image, in bytes.
+const NAME_BYTES: usize = 1_024;
+
+/// The name of an image.
+///
+/// ```text
+/// [registry[:port]/]repository[:tag][@sha256:...]    without a registry docker.io, without a tag latest
+/// oci:/path[:tag]                                     an OCI image layout
+/// oci-archive:/path.tar[:tag]                         the same in a tar file
+/// ```
+/// A tag begins after the last colon of a path's last part. Written, it is in full and always the same.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ImageReference {
+    /// In a registry.
+    Registry(RegistryReference),
+    /// In a folder of this host.
+    Layout(LayoutReference),
+    /// In a tar file of this host.
+    Archive(LayoutReference),
+}
+
+/// An image in a registry.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RegistryReference {
+    /// Host name, and port if one was given.
+    pub registry: String,
+    /// With `library/` in front where Docker's own registry wants it.
+    pub repository: String,
+    /// At least one of tag and digest is there; a digest decides alone.
+    pub tag: Option<String>,
+    /// Of the manifest or index.
+    pub digest: Option<Digest>,
+}
+
+/// An image in an OCI layout.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LayoutReference {
+    /// Absolute.
+    pub path: PathBuf,
+    /// `None` takes the only image of the layout.
+    pub tag: Option<String>,
+}
+
+/// A text that names no image.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name:?} names no image: {rule}")]
+pub struct InvalidReference {
+    /// What was given.
+    pub name: String,
+    /// What is wrong with it, and what to do.
+    pub rule: String,
+}
+
+impl FromStr for ImageReference {
+    type Err = InvalidReference;
+
+    fn from_str(text: &str) -> Result<Self, InvalidReference> {
+        let invalid = |rule: String| InvalidReference {
+            name: text.chars().take(NAME_BYTES).collect(),
+            rule,
+        };
+        if text.len() > NAME_BYTES {
+            return Err(invalid(format!("it has more than {NAME_BYTES} bytes")));
+        }
+        if let Some(rest) = text.strip_prefix("oci-archive:") {
+            return layout(rest).map(Self::Archive).map_err(invalid);
+        }
+        if let Some(rest) = text.strip_prefix("oci:") {
+            return layout(rest).map(Self::Layout).map_err(invalid);
+        }
+        registry(text).map(Self::Registry).map_err(invalid)
+    }
+}
+
+fn registry(text: &str) -> Result<RegistryReference, String> {
+    if text.contains("://") {
+        return Err("leave http:// or https:// away".to_owned());
+    }
+    let parsed = Reference::from_str(text).map_err(|error| rule(text, &error))?;
+    let digest = parsed.digest().map(str::parse::<Digest>).transpose();
+    let digest = digest.map_err(|_| {
+        "its digest must be sha256: and 64 lower-case hexadecimal digits".to_owned()
+    })?;
+    Ok(RegistryReference {
+        registry: parsed.registry().to_owned(),
+        repository: parsed.repository().to_owned(),
+        tag: parsed.tag().map(str::to_owned),
+        digest,
+    })
+}
+
+/// What is wrong with a name that does not parse.
+fn rule(text: &str, error: &ParseError) -> String {
+    // The name without a tag or digest, and without a registry, which may have capitals.
+    let name = text.split('@').next().unwrap_or_default();
+    let path = name.split_once('/').map_or(name, |(_, path)| path);
+    let path = path.split(':').next().unwrap_or_default();
+    if text.is_empty() {
+        "it is empty".to_owned()
+    } else if text.contains(char::is_whitespace) {
+        "it has a space in it".to_owned()
+    } else if text.contains('@')
+        && matches!(
+            error,
+            ParseError::DigestInvalidFormat
+                | ParseError::DigestInvalidLength
+                | ParseError::DigestUnsupported
+        )
+    {
+        "its digest must be sha256: and 64 lower-case hexadecimal digits".to_owned()
+    } else if path.contains(|letter: char| letter.is_ascii_uppercase()) {
+        "the repository must be in lower case".to_owned()
+    } else if matches!(error, ParseError::NameTooLong) {
+        "the repository has more than 255 characters".to_owned()
+    } else {
+        "write [registry[:port]/]repository[:tag][@sha256:...], oci:/path[:tag] or \
+         oci-archive:/path.tar[:tag]"
+            .to_owned()
+    }
+}
+
+fn layout(text: &str) -> Result<LayoutReference, String> {
+    let last = text.rfind('/').map_or(0, |at| at + 1);
+    let (path, tag) = match text[last..].rfind(':') {
+        Some(at) => (&text[..last + at], Some(&text[last + at + 1..])),
+        None => (text, None),
+    };
+    if !path.starts_with('/') || path.len() < 2 || path.contains('\0') {
+        return Err("give the absolute path of an OCI image layout".to_owned());
+    }
+    let allowed = |letter: char| letter.is_ascii_graphic();
+    if tag.is_some_and(|tag| tag.is_empty() || !tag.chars().all(allowed)) {
+        return Err("its tag must be of letters, digits and marks, or left away".to_owned());
+    }
+    Ok(LayoutReference {
+        path: PathBuf::from(path),
+        tag: tag.map(str::to_owned),
+    })
+}
+
+impl fmt::Display for ImageReference {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Registry(reference) => reference.fmt(formatter),
+            Self::Layout(reference) => write!(formatter, "oci:{reference}"),
+            Self::Archive(reference) => write!(formatter, "oci-archive:{reference}"),
+        }
+    }
+}
+
+impl fmt::Display for RegistryReference {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.registry, self.repository)?;
+        if let Some(tag) = &self.tag {
+            write!(formatter, ":{tag}")?;
+        }
+        match &self.digest {
+            Some(digest) => write!(formatter, "@{digest}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for LayoutReference {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.path.display())?;
+        match &self.tag {
+            Some(tag) => write!(formatter, ":{tag}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_completed_as_everybody_expects() {
+        let digest = Digest::of(b"");
+        let pinned = format!("quay.io/a/b@{digest}");
+        let both = format!("quay.io/a/b:t@{digest}");
+        for (given, full) in [
+            ("nginx", "docker.io/library/nginx:latest"),
+            ("nginx:1.27", "docker.io/library/nginx:1.27"),
+            ("index.docker.io/nginx", "docker.io/library/nginx:latest"),
+            ("user/app", "docker.io/user/app:latest"),
+            ("localhost/x", "localhost/x:latest"),
+            ("localhost:5000/x", "localhost:5000/x:latest"),
+            ("127.0.0.1:5000/a/b/c:t", "127.0.0.1:5000/a/b/c:t"),
+            ("registry.lan/team", "registry.lan/team:latest"),
+            (pinned.as_str(), pinned.as_str()),
+            (both.as_str(), both.as_str()),
+            ("oci:/srv/web", "oci:/srv/web"),
+            ("oci:/srv/web:1.0", "oci:/srv/web:1.0"),
+            ("oci:/srv/a:b/web", "oci:/srv/a:b/web"),
+            ("oci-archive:/srv/web.tar:1", "oci-archive:/srv/web.tar:1"),
+        ] {
+            let reference: ImageReference = given.parse().unwrap();
+            assert_eq!(reference.to_string(), full, "{given}");
+            assert_eq!(full.parse(), Ok(reference), "{given}");
+        }
+    }
+
+    #[test]
+    fn a_bad_name_is_told_what_is_wrong_with_it() {
+        let short = format!("x@sha256:{}", "0".repeat(40));
+        let other = format!("x@sha512:{}", "0".repeat(128));
+        let (long, longer) = ("a".repeat(300), "a".repeat(2_000));
+        for (given, wanted) in [
+            ("", "it is empty"),
+            ("https://docker.io/nginx", "https://"),
+            ("quay.io/Team/App", "lower case"),
+            ("Nginx", "lower case"),
+            ("a b", "space"),
+            (short.as_str(), "sha256"),
+            (other.as_str(), "sha256"),
+            ("x:", "write [registry"),
+            ("../etc/passwd", "write [registry"),
+            ("oci:relative", "absolute path"),
+            ("oci:/", "absolute path"),
+            ("oci-archive:", "absolute path"),
+            ("oci:/a:", "tag"),
+            ("x\0y", "write [registry"),
+            (long.as_str(), "255"),
+            (longer.as_str(), "1024"),
+        ] {
+            let error = given.parse::<ImageReference>().unwrap_err().to_string();
+            assert!(error.contains(wanted), "{given}: {error}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What a registry wants before it answers: its `WWW-Authenticate` headers. Pure.
+
+/// A way to be let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Challenge {
+    /// A user and password with each request.
+    Basic,
+    /// A token of another server.
+    Bearer {
+        /// Where to get it.
+        realm: String,
+        /// What to say that it is for.
+        service: Option<String>,
+    },
+}
+
+/// The way that gives away least: a token, if the registry takes one. `None` if no way is known.
+pub(super) fn preferred<'a>(headers: impl Iterator<Item = &'a str>) -> Option<Challenge> {
+    let mut found = None;
+    for (scheme, parameters) in headers.flat_map(challenges) {
+        let value = |wanted: &str| {
+            let mut all = parameters.iter();
+            let (_, value) = all.find(|(name, _)| name.eq_ignore_ascii_case(wanted))?;
+            Some(value.clone())
+        };
+        if scheme.eq_ignore_ascii_case("bearer")
+            && let Some(realm) = value("realm")
+        {
+            let service = value("service");
+            return Some(Challenge::Bearer { realm, service });
+        }
+        if scheme.eq_ignore_ascii_case("basic") {
+            found = Some(Challenge::Basic);
+        }
+    }
+    found
+}
+
+type Parameters = Vec<(String, String)>;
+
+/// One header: schemes, each with its parameters. What cannot be read ends it.
+fn challenges(header: &str) -> Vec<(String, Parameters)> {
+    let mut found: Vec<(String, Parameters)> = Vec::new();
+    let mut rest = header;
+    loop {
+        rest = rest.trim_start_matches([' ', '\t', ',']);
+        let end = rest
+            .find(|letter: char| !is_token(letter))
+            .unwrap_or(rest.len());
+        let (word, after) = rest.split_at(end);
+        if word.is_empty() {
+            return found;
+        }
+        let Some(value) = after.trim_start().strip_prefix('=') else {
+            found.push((word.to_owned(), Vec::new()));
+            rest = after;
+            continue;
+        };
+        let Some((value, after)) = parameter(value.trim_start()) else {
+            return found;
+        };
+        if let Some((_, parameters)) = found.last_mut() {
+            parameters.push((word.to_owned(), value));
+        }
+        rest = after;
+    }
+}
+
+/// A value, in quotation marks or not, and what follows.
+fn parameter(text: &str) -> Option<(String, &str)> {
+    let Some(quoted) = text.strip_prefix('"') else {
+        let end = text.find([',', ' ', '\t']).unwrap_or(text.len());
+        return Some((text[..end].to_owned(), &text[end..]));
+    };
+    let mut value = String::new();
+    let mut letters = quoted.char_indices();
+    while let Some((at, letter)) = letters.next() {
+        match letter {
+            '"' => return Some((value, &quoted[at + 1..])),
+            '\\' => value.push(letters.next()?.1),
+            _ => value.push(letter),
+        }
+    }
+    None
+}
+
+fn is_token(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(letter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bearer(realm: &str, service: Option<&str>) -> Option<Challenge> {
+        Some(Challenge::Bearer {
+            realm: realm.to_owned(),
+            service: service.map(str::to_owned),
+        })
+    }
+
+    #[test]
+    fn a_token_is_preferred_wherever_it_is_offered() {
+        for (headers, wanted) in [
+            (
+                &[r#"Bearer realm="https://a/token",service="r, s",scope="repository:x:pull""#][..],
+                bearer("https://a/token", Some("r, s")),
+            ),
+            (
+                &[r#"Basic realm="x", Bearer realm="https://a/""#],
+                bearer("https://a/", None),
+            ),
+            (
+                &["Basic realm=x", "bearer REALM = https://a/"],
+                bearer("https://a/", None),
+            ),
+            (
+                &[r#"Basic realm="a \"b\"", charset="UTF-8""#],
+                Some(Challenge::Basic),
+            ),
+            (&["Basic"], Some(Challenge::Basic)),
+            (&["Negotiate", "Digest qop=auth"], None),
+            (&[r#"Bearer service="x""#], None),
+            (&[r#"Bearer realm="unclosed"#], None),
+            (&["=,=\"", "\u{7f}", ""], None),
+            (&[], None),
+        ] {
+            assert_eq!(preferred(headers.iter().copied()), wanted, "{headers:?}");
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Which images and layers go when the disk gets full. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
+
+use crate::images::digest::Digest;
+
+/// All that is in the store.
+#[derive(Debug, Default)]
+pub(super) struct Census<'a> {
+    /// What each layer takes on disk, in bytes.
+    pub(super) layers: BTreeMap<Digest, u64>,
+    pub(super) images: Vec<Entry<'a>>,
+    /// Layers of containers, and of pulls that are under way.
+    pub(super) held: BTreeSet<Digest>,
+}
+
+/// An image of the store.
+#[derive(Debug)]
+pub(super) struct Entry<'a> {
+    pub(super) reference: &'a str,
+    pub(super) last_used: SystemTime,
+    pub(super) layers: &'a [Digest],
+}
+
+/// What is to go.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Leaving {
+    pub(super) images: Vec<String>,
+    pub(super) layers: Vec<Digest>,
+}
+
+/// What goes so that as many bytes get free: layers of no image first, then images, the one first that was
+/// used longest ago. An image goes whole or not at all, and takes only layers that no other image has.
+/// Nothing goes that somebody holds.
+pub(super) fn judge(mut census: Census<'_>, wanted_bytes: u64) -> Leaving {
+    let mut leaving = Leaving::default();
+    let mut freed = 0_u64;
+    let mut users: BTreeMap<Digest, usize> = BTreeMap::new();
+    for image in &census.images {
+        // A layer counts once an image, however often this names it.
+        for layer in image.layers.iter().collect::<BTreeSet<_>>() {
+            *users.entry(*layer).or_default() += 1;
+        }
+    }
+    for (layer, bytes) in &census.layers {
+        if freed >= wanted_bytes {
+            return leaving;
+        }
+        if !users.contains_key(layer) && !census.held.contains(layer) {
+            leaving.layers.push(*layer);
+            freed = freed.saturating_add(*bytes);
+        }
+    }
+    census.images.sort_by_key(|image| image.last_used);
+    for image in census.images {
+        if freed >= wanted_bytes {
+            break;
+        }
+        if image.layers.iter().any(|layer| census.held.contains(layer)) {
+            continue;
+        }
+        leaving.images.push(image.reference.to_owned());
+        for layer in image.layers.iter().collect::<BTreeSet<_>>() {
+            let count = users.get_mut(layer).expect("every image was counted");
+            *count -= 1;
+            if *count > 0 {
+                continue;
+            }
+            if let Some(bytes) = census.layers.get(layer) {
+                leaving.layers.push(*layer);
+                freed = freed.saturating_add(*bytes);
+            }
+        }
+    }
+    leaving
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn layer(name: &str) -> Digest {
+        Digest::of(name.as_bytes())
+    }
+
+    fn names(layers: &[Digest]) -> Vec<&'static str> {
+        let known = ["a", "b", "c", "d", "x"];
+        let name = |wanted| known.into_iter().find(|name| layer(name) == wanted);
+        let mut names: Vec<_> = layers.iter().map(|wanted| name(*wanted).unwrap()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Images `one` (a, b), `two` (b, c) and `three` (d), used in this order; x is of none. Ten bytes each.
+    fn judged(held: &[&str], wanted_bytes: u64) -> (String, String) {
+        let used = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let (one, two, three) = (
+            [layer("a"), layer("b")],
+            [layer("b"), layer("c")],
+            [layer("d")],
+        );
+        let entry = |reference, seconds, layers| Entry {
+            reference,
+            last_used: used(seconds),
+            layers,
+        };
+        let all = ["a", "b", "c", "d", "x"].map(|name| (layer(name), 10));
+        let census = Census {
+            layers: BTreeMap::from(all),
+            images: vec![
+                entry("three", 3, &three),
+                entry("one", 1, &one),
+                entry("two", 2, &two),
+            ],
+            held: held.iter().map(|name| layer(name)).collect(),
+        };
+        let leaving = judge(census, wanted_bytes);
+        (leaving.images.join(" "), names(&leaving.layers).join(" "))
+    }
+
+    #[test]
+    fn what_nobody_used_for_longest_goes_first_and_no_more_than_needed() {
+        for (held, wanted_bytes, images, layers) in [
+            (&[][..], 0, "", ""),
+            (&[], 1, "", "x"),
+            (&[], 11, "one", "a x"),
+            (&[], 21, "one two", "a b c x"),
+            (&[], 50, "one two three", "a b c d x"),
+            (&[], 1_000, "one two three", "a b c d x"),
+            // Held by a container of `one`: `two` shares a layer with it, and stays as well.
+            (&["a", "b"], 1_000, "three", "d x"),
+            (&["d"], 1_000, "one two", "a b c x"),
+            (&["x", "a", "b", "c", "d"], 1_000, "", ""),
+        ] {
+            let (found_images, found_layers) = judged(held, wanted_bytes);
+            assert_eq!(found_images, images, "{held:?} {wanted_bytes}");
+            assert_eq!(found_layers, layers, "{held:?} {wanted_bytes}");
+        }
+    }
+}

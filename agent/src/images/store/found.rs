@@ -1,0 +1,127 @@
+//! What an earlier life of the agent left in the store: read, or cleared away.
+//!
+//! Damage costs what is damaged, and is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::de::DeserializeOwned;
+
+use super::disk;
+use super::record::{LayerRecord, LeaseRecord, Record, VERSION};
+use super::{LAYER_FILE, ROOT};
+use crate::core::ContainerName;
+use crate::images::digest::Digest;
+use crate::images::fault::Fault;
+
+/// Blobs are of use to none but the pull that brings them.
+pub(super) fn clear_blobs(folder: &Path) -> Result<(), Fault> {
+    for (_, path) in entries(folder)? {
+        clear(&path);
+    }
+    Ok(())
+}
+
+/// All layers with their sizes. One has its name only when it is whole, so damage to what is written beside
+/// it loses no more than the size.
+pub(super) fn layers(folder: &Path) -> Result<BTreeMap<Digest, u64>, Fault> {
+    let mut found = BTreeMap::new();
+    for (name, path) in entries(folder)? {
+        let digest = format!("sha256:{name}").parse::<Digest>();
+        let Some(digest) = digest.ok().filter(|_| path.join(ROOT).is_dir()) else {
+            clear(&path);
+            continue;
+        };
+        let bytes = match read::<LayerRecord>(&path.join(LAYER_FILE)) {
+            Ok(layer) if layer.version == VERSION && layer.diff_id == digest => layer.bytes,
+            Ok(_) => told(&path, "layer.json is not of this layer"),
+            Err(error) => told(&path, &error.to_string()),
+        };
+        found.insert(digest, bytes);
+    }
+    Ok(found)
+}
+
+fn told(path: &Path, why: &str) -> u64 {
+    tracing::error!(path = %path.display(), why, "the size of an image's layer is lost: it counts as nothing");
+    0
+}
+
+/// All images, with the times of their last use.
+pub(super) fn images(folder: &Path) -> Result<BTreeMap<String, (Record, SystemTime)>, Fault> {
+    let mut found = BTreeMap::new();
+    for (name, path) in entries(folder)? {
+        if name.starts_with(disk::DRAFT) {
+            clear(&path);
+            continue;
+        }
+        let why = match read::<Record>(&path) {
+            Ok(record)
+                if record.version == VERSION && Record::file_name(&record.reference) == name =>
+            {
+                let modified = std::fs::metadata(&path).and_then(|found| found.modified());
+                let last_used = modified.unwrap_or(SystemTime::UNIX_EPOCH);
+                found.insert(record.reference.clone(), (record, last_used));
+                continue;
+            }
+            Ok(_) => "it is not what its name says".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(path = %path.display(), why, "the record of an image is damaged: it will be pulled again");
+        clear(&path);
+    }
+    Ok(found)
+}
+
+/// What containers hold; `None` if it cannot be read.
+pub(super) fn leases(
+    folder: &Path,
+) -> Result<BTreeMap<ContainerName, Option<BTreeSet<Digest>>>, Fault> {
+    let mut found = BTreeMap::new();
+    for (name, path) in entries(folder)? {
+        let container = name.strip_suffix(".json");
+        let Some(container) = container.and_then(|name| name.parse().ok()) else {
+            clear(&path);
+            continue;
+        };
+        let lease = read::<LeaseRecord>(&path).ok();
+        let lease = lease.filter(|lease| lease.version == VERSION);
+        if lease.is_none() {
+            tracing::error!(
+                path = %path.display(),
+                "the lease of a container is damaged: no image is removed while it lives"
+            );
+        }
+        found.insert(container, lease.map(|lease| lease.layers));
+    }
+    Ok(found)
+}
+
+/// Whatever has the name of a draft.
+pub(super) fn drafts(folder: &Path) -> Result<Vec<PathBuf>, Fault> {
+    let all = entries(folder)?.into_iter();
+    let drafts = all.filter(|(name, _)| name.starts_with(disk::DRAFT));
+    Ok(drafts.map(|(_, path)| path).collect())
+}
+
+/// Removes a leftover. If that fails, it is tried again in the next round and at the next start.
+pub(super) fn clear(path: &Path) {
+    if let Err(error) = disk::remove(path) {
+        tracing::warn!(path = %path.display(), why = %error, "a leftover of the image store cannot be removed");
+    }
+}
+
+fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, Fault> {
+    let names = disk::names(folder).map_err(Fault::read(folder))?;
+    let entries = names.into_iter().map(|name| {
+        let path = folder.join(&name);
+        (name, path)
+    });
+    Ok(entries.collect())
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+}

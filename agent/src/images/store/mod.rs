@@ -1,0 +1,416 @@
+//! The layers and images that are on disk, and who holds them.
+//!
+//! What is on disk is the truth; memory follows it. Whatever a crash leaves is either whole or cleared away
+//! at the next start. Its functions block, except where they say so.
+
+mod collection;
+mod disk;
+mod found;
+mod record;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use super::digest::Digest;
+use super::fault::Fault;
+use super::image::Image;
+use super::unpacker::UnpackedLayer;
+use crate::core::ContainerName;
+use crate::paths::Paths;
+use collection::{Census, Entry, judge};
+use disk::Lasting;
+use record::{LayerRecord, LeaseRecord, VERSION};
+
+pub(super) use record::Record;
+
+/// The folder of a layer's files, and what is known of it, in its own folder.
+const ROOT: &str = "root";
+const LAYER_FILE: &str = "layer.json";
+
+/// The store of one agent.
+#[derive(Debug)]
+pub(super) struct Store {
+    paths: Paths,
+    /// Counts drafts.
+    serial: AtomicU64,
+    /// Under a lock because pulls go side by side; nothing is awaited under it.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By full name.
+    images: BTreeMap<String, (Record, SystemTime)>,
+    /// With what each takes on disk.
+    layers: BTreeMap<Digest, u64>,
+    /// `None` is one that cannot be read: it may hold anything.
+    leases: BTreeMap<ContainerName, Option<BTreeSet<Digest>>>,
+    /// How many pulls or starts need a layer now.
+    pins: BTreeMap<Digest, usize>,
+    /// What is being made or removed.
+    drafts: BTreeSet<PathBuf>,
+}
+
+/// Keeps layers from being collected while it lives, whether they are there already or not.
+#[derive(Debug)]
+pub(super) struct Pin {
+    store: Arc<Store>,
+    layers: Vec<Digest>,
+}
+
+/// A name for something that is not finished; what is under it goes with this.
+#[derive(Debug)]
+pub(super) struct Draft {
+    store: Arc<Store>,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens the store of an agent that holds its lock, and clears away what a crash left.
+    pub(super) fn open(paths: Paths) -> Result<Arc<Self>, Fault> {
+        let images = paths.images();
+        for (path, mode) in [
+            // A container's own root passes through to its layers, and can list nothing.
+            (&images, 0o711),
+            (&paths.image_layers(), 0o711),
+            (&paths.image_blobs(), 0o700),
+            (&paths.image_records(), 0o700),
+            (&paths.image_leases(), 0o700),
+        ] {
+            disk::make_folder(path, mode).map_err(Fault::write(path))?;
+        }
+        let state = State {
+            images: found::images(&paths.image_records())?,
+            layers: found::layers(&paths.image_layers())?,
+            leases: found::leases(&paths.image_leases())?,
+            ..State::default()
+        };
+        found::clear_blobs(&paths.image_blobs())?;
+        // From the time on, so that no name of an earlier life comes again.
+        let begun = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let begun = begun.map_or(1, |since| since.as_micros() as u64);
+        Ok(Arc::new(Self {
+            paths,
+            serial: AtomicU64::new(begun),
+            state: Mutex::new(state),
+        }))
+    }
+
+    /// The folder of a layer's files.
+    fn layer_root(&self, layer: Digest) -> PathBuf {
+        self.paths.image_layers().join(layer.hex()).join(ROOT)
+    }
+
+    /// As the launcher needs it.
+    pub(super) fn image(&self, record: &Record) -> Image {
+        let layers = record.layers.iter();
+        Image {
+            digest: record.digest,
+            layers: layers.map(|layer| self.layer_root(*layer)).collect(),
+            config: record.config.clone(),
+        }
+    }
+
+    /// The image of this name if it is whole, and held. Does not block.
+    pub(super) fn find(self: &Arc<Self>, reference: &str) -> Option<(Record, Pin)> {
+        let mut state = self.state();
+        let (record, _) = state.images.get(reference)?;
+        let record = record.clone();
+        let is_whole = record
+            .layers
+            .iter()
+            .all(|layer| state.layers.contains_key(layer));
+        let pin = is_whole.then(|| self.pinned(&mut state, record.layers.clone()))?;
+        Some((record, pin))
+    }
+
+    /// Holds these layers. Does not block.
+    pub(super) fn pin(self: &Arc<Self>, layers: Vec<Digest>) -> Pin {
+        let mut state = self.state();
+        self.pinned(&mut state, layers)
+    }
+
+    fn pinned(self: &Arc<Self>, state: &mut State, layers: Vec<Digest>) -> Pin {
+        for layer in &layers {
+            *state.pins.entry(*layer).or_default() += 1;
+        }
+        Pin {
+            store: Arc::clone(self),
+            layers,
+        }
+    }
+
+    /// Whether the layer is there. Does not block.
+    pub(super) fn has_layer(&self, layer: Digest) -> bool {
+        self.state().layers.contains_key(&layer)
+    }
+
+    /// A place for a blob. Does not block.
+    pub(super) fn blob_draft(self: &Arc<Self>) -> Draft {
+        self.draft(&self.paths.image_blobs())
+    }
+
+    /// A place for a layer: its folder, and in it an empty one for its files.
+    pub(super) fn layer_draft(self: &Arc<Self>) -> Result<(Draft, PathBuf), Fault> {
+        let draft = self.draft(&self.paths.image_layers());
+        let root = draft.path.join(ROOT);
+        let made =
+            disk::make_folder(&draft.path, 0o711).and_then(|()| disk::make_folder(&root, 0o755));
+        made.map_err(Fault::write(&root))?;
+        Ok((draft, root))
+    }
+
+    fn draft(self: &Arc<Self>, folder: &Path) -> Draft {
+        let path = disk::draft(folder, self.serial.fetch_add(1, Ordering::Relaxed));
+        // Known before it is made, so that nobody takes it for a leftover.
+        self.state().drafts.insert(path.clone());
+        Draft {
+            store: Arc::clone(self),
+            path,
+        }
+    }
+
+    /// Takes an unpacked layer in. One that is there already stays.
+    pub(super) fn add_layer(&self, draft: Draft, layer: UnpackedLayer) -> Result<(), Fault> {
+        let failed = Fault::write(draft.path());
+        let record = LayerRecord {
+            version: VERSION,
+            diff_id: layer.diff_id,
+            bytes: layer.bytes,
+        };
+        let bytes = serde_json::to_vec(&record).expect("a record can be written as JSON");
+        std::fs::write(draft.path().join(LAYER_FILE), bytes).map_err(&failed)?;
+        disk::sync_all_below(draft.path()).map_err(&failed)?;
+        let folder = self.paths.image_layers();
+        {
+            let mut state = self.state();
+            if state.layers.contains_key(&layer.diff_id) {
+                return Ok(());
+            }
+            // Under the lock, so that disk and memory change together; a rename is short.
+            let path = folder.join(layer.diff_id.hex());
+            std::fs::rename(draft.path(), path).map_err(&failed)?;
+            state.layers.insert(layer.diff_id, layer.bytes);
+        }
+        disk::sync_folder(&folder).map_err(failed)
+    }
+
+    /// Takes an image in, or another one under an old name.
+    pub(super) fn add_image(self: &Arc<Self>, record: Record) -> Result<(), Fault> {
+        let folder = self.paths.image_records();
+        let path = folder.join(Record::file_name(&record.reference));
+        let bytes = serde_json::to_vec_pretty(&record).expect("a record can be written as JSON");
+        self.write(&path, &bytes, Lasting::PowerCut)?;
+        let entry = (record.reference.clone(), (record, SystemTime::now()));
+        self.state().images.extend([entry]);
+        Ok(())
+    }
+
+    /// Holds an image for a container until this is released, over restarts of the agent.
+    pub(super) fn lease(
+        self: &Arc<Self>,
+        container: ContainerName,
+        image: &Record,
+    ) -> Result<(), Fault> {
+        let record = LeaseRecord {
+            version: VERSION,
+            reference: image.reference.clone(),
+            layers: image.layers.iter().copied().collect(),
+        };
+        let bytes = serde_json::to_vec(&record).expect("a record can be written as JSON");
+        self.write(&self.lease_path(container), &bytes, Lasting::Boot)?;
+        let layers = Some(record.layers);
+        self.state().leases.insert(container, layers);
+        self.touch(&record.reference);
+        Ok(())
+    }
+
+    /// Ends a container's hold; nothing is wrong if there is none.
+    pub(super) fn release(&self, container: ContainerName) -> Result<(), Fault> {
+        let path = self.lease_path(container);
+        let bytes = std::fs::read(&path).unwrap_or_default();
+        disk::remove(&path).map_err(Fault::write(&path))?;
+        self.state().leases.remove(&container);
+        if let Ok(record) = serde_json::from_slice::<LeaseRecord>(&bytes) {
+            self.touch(&record.reference);
+        }
+        Ok(())
+    }
+
+    /// All containers that hold something. Does not block.
+    pub(super) fn leases(&self) -> Vec<ContainerName> {
+        self.state().leases.keys().copied().collect()
+    }
+
+    fn lease_path(&self, container: ContainerName) -> PathBuf {
+        self.paths.image_leases().join(format!("{container}.json"))
+    }
+
+    /// The image is used now, says the time of its file.
+    fn touch(&self, reference: &str) {
+        let now = SystemTime::now();
+        if let Some((_, last_used)) = self.state().images.get_mut(reference) {
+            *last_used = now;
+        }
+        let folder = self.paths.image_records();
+        let file = File::options()
+            .append(true)
+            .open(folder.join(Record::file_name(reference)));
+        // An older time costs nothing but an earlier end of an image that nobody holds.
+        let _ = file.and_then(|file| file.set_modified(now));
+    }
+
+    fn write(self: &Arc<Self>, path: &Path, bytes: &[u8], lasting: Lasting) -> Result<(), Fault> {
+        let draft = self.draft(path.parent().unwrap_or(path));
+        let written = disk::write_whole(path, draft.path(), bytes, lasting);
+        written.map_err(Fault::write(path))
+    }
+
+    /// Removes what nobody holds until so many per cent of the disk are free, and so many bytes more.
+    /// Returns how many images and layers went.
+    pub(super) fn collect(
+        self: &Arc<Self>,
+        headroom_percent: u64,
+        more_bytes: u64,
+    ) -> Result<(usize, usize), Fault> {
+        self.sweep()?;
+        let root = self.paths.images();
+        let (free, total) = disk::space(&root).map_err(Fault::read(&root))?;
+        let headroom = (u128::from(total) * u128::from(headroom_percent.min(100)) / 100) as u64;
+        let wanted = headroom.saturating_add(more_bytes).saturating_sub(free);
+        let went = self.take_out(wanted)?;
+        let (images, layers) = (went.0, went.1.len());
+        for draft in went.1 {
+            draft.remove()?;
+        }
+        Ok((images, layers))
+    }
+
+    /// Takes images out of the store; the layers are on their way out, under names that mean nothing.
+    fn take_out(self: &Arc<Self>, wanted_bytes: u64) -> Result<(usize, Vec<Draft>), Fault> {
+        if wanted_bytes == 0 {
+            return Ok((0, Vec::new()));
+        }
+        let mut state = self.state();
+        if state.leases.values().any(Option::is_none) {
+            tracing::warn!(
+                "the disk gets full, but a lease cannot be read: no image is removed while its container lives"
+            );
+            return Ok((0, Vec::new()));
+        }
+        let leaving = judge(state.census(), wanted_bytes);
+        let (records, layers) = (self.paths.image_records(), self.paths.image_layers());
+        // Images first: one that is whole no more may stand there after a crash, but need not.
+        for reference in &leaving.images {
+            let path = records.join(Record::file_name(reference));
+            disk::remove(&path).map_err(Fault::write(&path))?;
+            state.images.remove(reference);
+        }
+        let mut drafts = Vec::with_capacity(leaving.layers.len());
+        for layer in leaving.layers {
+            let path = layers.join(layer.hex());
+            let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+            let draft = Draft {
+                store: Arc::clone(self),
+                path: disk::draft(&layers, serial),
+            };
+            state.drafts.insert(draft.path.clone());
+            drafts.push(draft);
+            match std::fs::rename(&path, &drafts[drafts.len() - 1].path) {
+                Err(source) if source.kind() != ErrorKind::NotFound => {
+                    // Draft's end takes the lock.
+                    drop(state);
+                    return Err(Fault::Write { path, source });
+                }
+                // One that somebody else removed is gone as well.
+                Ok(()) | Err(_) => {}
+            }
+            state.layers.remove(&layer);
+        }
+        Ok((leaving.images.len(), drafts))
+    }
+
+    /// Removes drafts of which nobody knows: of a pull that was given up while its unpacker still wrote.
+    fn sweep(&self) -> Result<(), Fault> {
+        for folder in [self.paths.image_layers(), self.paths.image_blobs()] {
+            for path in found::drafts(&folder)? {
+                if !self.state().drafts.contains(&path) {
+                    found::clear(&path);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change under the lock is one step, so that a panic leaves nothing half-done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn census(&self) -> Census<'_> {
+        let leased = self.leases.values().flatten().flatten();
+        let images = self.images.iter().map(|(reference, entry)| Entry {
+            reference,
+            last_used: entry.1,
+            layers: &entry.0.layers,
+        });
+        Census {
+            layers: self.layers.clone(),
+            images: images.collect(),
+            held: leased.chain(self.pins.keys()).copied().collect(),
+        }
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut state = self.store.state();
+        for layer in &self.layers {
+            let count = state.pins.get_mut(layer).expect("a pin counts its layers");
+            *count -= 1;
+            if *count == 0 {
+                state.pins.remove(layer);
+            }
+        }
+    }
+}
+
+impl Draft {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes what is under the name, here and now.
+    fn remove(self) -> Result<(), Fault> {
+        disk::remove(&self.path).map_err(Fault::write(&self.path))
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        let store = Arc::clone(&self.store);
+        let path = std::mem::take(&mut self.path);
+        let clearing = move || {
+            found::clear(&path);
+            store.state().drafts.remove(&path);
+        };
+        // Pulls are given up where nothing may wait for a disk.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(clearing)),
+            Err(_) => clearing(),
+        }
+    }
+}
+
+/// Runs what waits for the disk where nothing else waits for it. Once begun it goes on to its end.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.expect("work on the store never panics")
+}

@@ -1,0 +1,67 @@
+//! What the store writes down: images, layers and leases. Whatever is stored has a version.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::images::digest::Digest;
+use crate::images::image::ImageConfig;
+
+/// Of all three.
+pub(super) const VERSION: u32 = 1;
+
+/// An image; when it was used last is the time of its file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::images) struct Record {
+    pub(in crate::images) version: u32,
+    /// Its full name.
+    pub(in crate::images) reference: String,
+    /// Of the manifest for this host.
+    pub(in crate::images) digest: Digest,
+    pub(in crate::images) config: ImageConfig,
+    /// Diff ids, lowest first.
+    pub(in crate::images) layers: Vec<Digest>,
+    /// What was brought for it, packed.
+    pub(in crate::images) packed_bytes: u64,
+}
+
+impl Record {
+    pub(in crate::images) fn new(
+        reference: String,
+        digest: Digest,
+        config: ImageConfig,
+        layers: Vec<Digest>,
+        packed_bytes: u64,
+    ) -> Self {
+        Self {
+            version: VERSION,
+            reference,
+            digest,
+            config,
+            layers,
+            packed_bytes,
+        }
+    }
+
+    /// Of its file.
+    pub(super) fn file_name(reference: &str) -> String {
+        format!("{}.json", Digest::of(reference.as_bytes()).hex())
+    }
+}
+
+/// What is known of an unpacked layer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct LayerRecord {
+    pub(super) version: u32,
+    pub(super) diff_id: Digest,
+    /// What its files take on disk.
+    pub(super) bytes: u64,
+}
+
+/// What one container holds.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct LeaseRecord {
+    pub(super) version: u32,
+    pub(super) reference: String,
+    pub(super) layers: BTreeSet<Digest>,
+}

@@ -1,0 +1,114 @@
+//! Pulls from Debian's registry: what ours says of the protocol is what it says too.
+
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
+
+use super::made::{MANIFEST, tar};
+use super::*;
+
+const PROGRAM: &str = "/usr/bin/docker-registry";
+
+/// A process of this test alone, on a port of its own.
+struct Process {
+    child: Child,
+    address: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way it is gone after the wait.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Process {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // Free now; nobody else on loopback asks for it by number.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap().to_string();
+        drop(free);
+        let config = format!(
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  \
+             addr: {address}\n",
+            folder.path().join("data").display()
+        );
+        let file = folder.path().join("config.yml");
+        fs::write(&file, config).unwrap();
+        let mut command = Command::new(PROGRAM);
+        command.arg("serve").arg(&file).stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let process = Self {
+            child: command.spawn().unwrap(),
+            address,
+            _folder: folder,
+        };
+        until(|| std::net::TcpStream::connect(&process.address).is_ok()).await;
+        process
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}/v2/{path}", self.address)
+    }
+
+    /// As the protocol wants it: a place is asked for, and the bytes are put there at once.
+    async fn push_blob(&self, client: &reqwest::Client, bytes: &[u8]) {
+        let asked = client
+            .post(self.url("team/web/blobs/uploads/"))
+            .send()
+            .await;
+        let asked = asked.unwrap().error_for_status().unwrap();
+        let place = asked.headers()["location"].to_str().unwrap();
+        let mut place = asked.url().join(place).unwrap();
+        let digest = Digest::of(bytes).to_string();
+        place.query_pairs_mut().append_pair("digest", &digest);
+        let put = client
+            .put(place)
+            .header("content-type", "application/octet-stream");
+        let put = put.body(bytes.to_vec()).send().await.unwrap();
+        put.error_for_status().unwrap();
+    }
+
+    async fn push(&self, tag: &str, image: &MadeImage) {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        for blob in image.blobs() {
+            self.push_blob(&client, &blob).await;
+        }
+        let put = client.put(self.url(&format!("team/web/manifests/{tag}")));
+        let put = put.header("content-type", MANIFEST);
+        let put = put.body(image.manifest.clone()).send().await.unwrap();
+        put.error_for_status().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_image_that_was_pushed_to_debians_registry_is_pulled_from_it() {
+    if !Path::new(PROGRAM).exists() {
+        let line = "\ntest debians_registry ... SKIPPED: docker-registry is missing and only root can install it\n";
+        // Past the harness, which keeps what passing tests print.
+        std::io::stdout().write_all(line.as_bytes()).unwrap();
+        return;
+    }
+    let world = World::new().await;
+    let process = Process::start().await;
+    let big = tar("page", &vec![7; 3_000_000]);
+    let made = MadeImage::of(vec![tar("base", b"lowest"), big]);
+    process.push("1", &made).await;
+    let name = |rest: &str| -> ImageReference {
+        let name = format!("{}/team/web{rest}", process.address);
+        name.parse().unwrap()
+    };
+    let image = world.obtain(&name(":1"), 1).await.unwrap();
+    assert_eq!(image.digest, made.digest());
+    assert_eq!(texts(&image, "base"), ["lowest"]);
+    assert_eq!(texts(&image, "page")[0].len(), 3_000_000);
+    let pinned = name(&format!("@{}", made.digest()));
+    assert_eq!(world.obtain(&pinned, 2).await.unwrap(), image);
+    let missing = world.obtain(&name(":2"), 3).await.unwrap_err();
+    assert!(
+        missing.ends_with("there is no such image or tag"),
+        "{missing}"
+    );
+}

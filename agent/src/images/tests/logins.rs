@@ -1,0 +1,192 @@
+//! Private registries: who is told what, and who is not.
+
+use super::registry::{Door, Mishap};
+use super::*;
+
+const LOGIN: &str = "dXNlcjpodW50ZXIy";
+
+/// A world whose registry knows the operator, and the file that says how.
+async fn private(
+    challenge: impl Fn(&str) -> String,
+    wanted: &str,
+) -> (World, tempfile::NamedTempFile) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let settings = ImageSettings {
+        credentials: Some(file.path().to_owned()),
+        ..ImageSettings::default()
+    };
+    let world = World::with(settings).await;
+    let address = world.registry.address();
+    let text = format!("{{\"auths\": {{\"{address}\": {{\"auth\": \"{LOGIN}\"}}}}}}");
+    fs::write(file.path(), text).unwrap();
+    world.registry.close_door(Door::Closed {
+        wanted: wanted.to_owned(),
+        challenge: challenge(address),
+    });
+    world.registry.offer(
+        "team/web:1",
+        &MadeImage::new(&[("base", "a"), ("page", "b")]),
+    );
+    (world, file)
+}
+
+fn bearer(address: &str) -> String {
+    format!("Bearer realm=\"http://{address}/token\",service=\"registry of tests\"")
+}
+
+fn basic(_: &str) -> String {
+    "Basic realm=\"x\"".to_owned()
+}
+
+#[tokio::test]
+async fn a_token_is_fetched_with_the_log_in_and_serves_the_whole_pull() {
+    let (world, _file) = private(bearer, "Bearer abc.def").await;
+    let basic = format!("Basic {LOGIN}");
+    world.registry.give_token(Some(&basic), "abc.def");
+    world.obtain(&world.name("team/web:1"), 1).await.unwrap();
+    let tokens = world.registry.asked("/token");
+    assert_eq!(tokens.len(), 1);
+    assert_eq!(
+        tokens[0].query,
+        "service=registry+of+tests&scope=repository%3Ateam%2Fweb%3Apull"
+    );
+    for asked in world.registry.asked("/v2/") {
+        assert_ne!(asked.authorization.as_ref(), Some(&basic), "{asked:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_without_a_log_in_is_enough_for_public_images() {
+    let (world, file) = private(bearer, "Bearer abc").await;
+    fs::write(file.path(), "{}").unwrap();
+    world.registry.give_token(None, "abc");
+    world.obtain(&world.name("team/web:1"), 1).await.unwrap();
+    assert_eq!(world.registry.asked("/token")[0].authorization, None);
+}
+
+#[tokio::test]
+async fn a_password_goes_to_its_registry_when_this_asks_for_one() {
+    let (world, file) = private(basic, &format!("Basic {LOGIN}")).await;
+    world.obtain(&world.name("team/web:1"), 1).await.unwrap();
+    assert_eq!(
+        world.registry.asked("")[0].authorization,
+        None,
+        "not before it asks"
+    );
+
+    fs::write(file.path(), "{}").unwrap();
+    let error = world
+        .obtain_by(&world.name("team/web:1"), PullPolicy::Always, 1)
+        .await
+        .unwrap_err();
+    assert!(error.contains("--image-credentials"), "{error}");
+}
+
+#[tokio::test]
+async fn a_log_in_that_is_refused_is_told_and_never_quoted() {
+    let (world, file) = private(basic, "Basic b3RoZXI=").await;
+    let name = world.name("team/web:1");
+    let mut errors = vec![world.obtain(&name, 1).await.unwrap_err()];
+    assert!(errors[0].contains("answered 401"), "{}", errors[0]);
+    let challenge = bearer(world.registry.address());
+    world.registry.close_door(Door::Closed {
+        wanted: "x".to_owned(),
+        challenge,
+    });
+    errors.push(world.obtain(&name, 1).await.unwrap_err());
+    world.registry.give_token(None, "bad token\\n");
+    errors.push(world.obtain(&name, 1).await.unwrap_err());
+    assert!(errors[2].contains("no token"), "{}", errors[2]);
+    for challenge in [
+        "Bearer realm=\"http://192.0.2.1/token\"",
+        "Bearer realm=\"token\"",
+        "Negotiate",
+    ] {
+        let challenge = challenge.to_owned();
+        world.registry.close_door(Door::Closed {
+            wanted: "x".to_owned(),
+            challenge,
+        });
+        let error = world.obtain(&name, 1).await.unwrap_err();
+        assert!(error.contains("cannot be logged in to"), "{error}");
+        errors.push(error);
+    }
+    fs::write(file.path(), format!("{{\"auths\": \"{LOGIN}\"}}")).unwrap();
+    errors.push(world.obtain(&name, 1).await.unwrap_err());
+    for error in errors {
+        for secret in [LOGIN, "hunter2", "bad token"] {
+            assert!(!error.contains(secret), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_we_are_sent_to_learns_nothing_of_the_log_in() {
+    let (world, _file) = private(basic, &format!("Basic {LOGIN}")).await;
+    let elsewhere = Registry::start().await;
+    let made = MadeImage::new(&[("base", "a"), ("page", "b")]);
+    elsewhere.offer("team/web:1", &made);
+    let blob = format!("/blobs/{}", Digest::of(&made.layers[0]));
+    let there = format!(
+        "http://{}/v2/team/web{blob}?signature=secret",
+        elsewhere.address()
+    );
+    let moved = Mishap::Status(307, "location", there.clone());
+    world.registry.plan(blob.clone(), [moved.clone()]);
+    world.obtain(&world.name("team/web:1"), 1).await.unwrap();
+    let asked = elsewhere.asked("");
+    assert_eq!(asked.len(), 1);
+    assert_eq!(asked[0].authorization, None);
+    let with = world.registry.asked(&blob);
+    assert!(
+        with[0].authorization.is_some(),
+        "the registry itself was told"
+    );
+
+    // Not even if it asks for it.
+    let other = MadeImage::new(&[("base", "c")]);
+    world.registry.offer("team/web:2", &other);
+    elsewhere.offer("team/web:2", &other);
+    elsewhere.close_door(Door::Closed {
+        wanted: "x".to_owned(),
+        challenge: basic(""),
+    });
+    elsewhere.forget_asked();
+    let blob = format!("/blobs/{}", Digest::of(&other.layers[0]));
+    let there = format!(
+        "http://{}/v2/team/web{blob}?signature=secret",
+        elsewhere.address()
+    );
+    world
+        .registry
+        .plan(blob, [Mishap::Status(307, "location", there)]);
+    let error = world
+        .obtain(&world.name("team/web:2"), 2)
+        .await
+        .unwrap_err();
+    assert!(
+        error.contains("answered 401") && !error.contains("secret"),
+        "{error}"
+    );
+    assert!(
+        elsewhere
+            .asked("")
+            .iter()
+            .all(|asked| asked.authorization.is_none())
+    );
+}
+
+#[tokio::test]
+async fn being_sent_around_ends() {
+    let world = World::new().await;
+    let here = format!("http://{}/v2/web/manifests/1", world.registry.address());
+    let around = Mishap::Status(302, "location", here);
+    world.registry.plan("/manifests/1", vec![around; 50]);
+    let error = world.obtain(&world.name("web:1"), 1).await.unwrap_err();
+    assert!(error.contains("again and again"), "{error}");
+    assert_eq!(world.registry.asked("/manifests/1").len(), 6);
+    let away = Mishap::Status(302, "location", "http://192.0.2.1/x".to_owned());
+    world.registry.plan("/manifests/2", [away]);
+    let error = world.obtain(&world.name("web:2"), 1).await.unwrap_err();
+    assert!(error.contains("--insecure-registry"), "{error}");
+}

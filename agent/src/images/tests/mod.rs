@@ -1,0 +1,173 @@
+//! Pulls from a registry of the tests, from layouts and from Debian's registry; the store and who holds it.
+
+mod debian;
+mod layouts;
+mod logins;
+mod made;
+mod pulls;
+mod registry;
+mod stored;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{Cursor, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use argosy_state::ids::{AgentId, OrderIndex};
+
+use super::*;
+use crate::core::Instance;
+use made::MadeImage;
+use registry::Registry;
+
+/// How long the tests wait for something that must happen.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Writes the files of a plain tar file, as the agent's own user.
+#[derive(Default)]
+struct PlainUnpacker {
+    count: AtomicU32,
+}
+
+impl Unpacker for PlainUnpacker {
+    fn unpack<'a>(
+        &'a self,
+        mut layer: File,
+        packing: Packing,
+        into: &'a Path,
+    ) -> BoxFuture<'a, Result<UnpackedLayer, UnpackError>> {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        let mut unpacked = move || {
+            assert_eq!(packing, Packing::Tar);
+            let mut bytes = Vec::new();
+            layer.read_to_end(&mut bytes)?;
+            let mut archive = tar::Archive::new(Cursor::new(&bytes));
+            archive.unpack(into)?;
+            Ok(UnpackedLayer {
+                diff_id: Digest::of(&bytes),
+                bytes: bytes.len() as u64,
+            })
+        };
+        let unpacked =
+            unpacked().map_err(|error: std::io::Error| UnpackError(format!("no tar: {error}")));
+        std::future::ready(unpacked).boxed()
+    }
+}
+
+/// An agent's images, and a registry.
+struct World {
+    directory: tempfile::TempDir,
+    registry: Registry,
+    unpacker: Arc<PlainUnpacker>,
+    images: Arc<Images>,
+}
+
+impl World {
+    async fn new() -> Self {
+        Self::with(ImageSettings::default()).await
+    }
+
+    async fn with(settings: ImageSettings) -> Self {
+        Self::impatient(settings, Patience::default()).await
+    }
+
+    async fn impatient(settings: ImageSettings, patience: Patience) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let unpacker = Arc::new(PlainUnpacker::default());
+        let paths = Paths::new(directory.path());
+        let images = Images::with(&paths, settings, Arc::clone(&unpacker) as _, patience);
+        Self {
+            directory,
+            registry: Registry::start().await,
+            unpacker,
+            images: images.unwrap(),
+        }
+    }
+
+    /// As after a crash of the agent: nothing in memory outlives it.
+    fn restart(&mut self, settings: ImageSettings) {
+        let paths = Paths::new(self.directory.path());
+        self.images = Images::open(&paths, settings, Arc::clone(&self.unpacker) as _).unwrap();
+    }
+
+    fn paths(&self) -> Paths {
+        Paths::new(self.directory.path())
+    }
+
+    /// An image of the registry, by its tag.
+    fn name(&self, image: &str) -> ImageReference {
+        format!("{}/{image}", self.registry.address())
+            .parse()
+            .unwrap()
+    }
+
+    async fn obtain(&self, name: &ImageReference, order: u64) -> Result<Image, String> {
+        self.obtain_by(name, PullPolicy::IfAbsent, order).await
+    }
+
+    async fn obtain_by(
+        &self,
+        name: &ImageReference,
+        policy: PullPolicy,
+        order: u64,
+    ) -> Result<Image, String> {
+        let obtaining = self.images.obtain(name.clone(), policy, container(order));
+        let obtained = tokio::time::timeout(DEADLINE, obtaining.image).await;
+        obtained
+            .expect("a pull ends in time")
+            .map_err(|error| crate::error::sentence(&error))
+    }
+
+    /// Names in a folder of the store.
+    fn listed(&self, folder: &str) -> Vec<String> {
+        let path = self.paths().images().join(folder);
+        let entries = fs::read_dir(path).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    }
+
+    /// Drafts go a moment after what they were for.
+    async fn until_no_draft(&self) {
+        until(|| {
+            let layers = self.listed("layers");
+            let drafts = layers.iter().any(|name| name.starts_with('.'));
+            self.listed("blobs").is_empty() && !drafts
+        })
+        .await;
+    }
+}
+
+/// Waits for a condition that must come true.
+async fn until(mut holds: impl FnMut() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(DEADLINE, waiting).await;
+    waited.expect("the condition comes true in time");
+}
+
+fn container(order: u64) -> ContainerName {
+    let instance = Instance {
+        agent: AgentId(1),
+        order: OrderIndex(order),
+    };
+    ContainerName { instance, life: 1 }
+}
+
+/// The texts of a file of the image in each of its layers that has it, lowest first.
+fn texts(image: &Image, file: &str) -> Vec<String> {
+    let layers = image.layers.iter();
+    let found = layers.filter_map(|layer| fs::read_to_string(layer.join(file)).ok());
+    found.collect()
+}
+
+fn living(orders: &[u64]) -> Option<BTreeSet<ContainerName>> {
+    Some(orders.iter().map(|order| container(*order)).collect())
+}

@@ -1,0 +1,419 @@
+//! Pulls from a registry that keeps to the protocol, or does not.
+
+use serde_json::json;
+
+use super::made::{INDEX, descriptor, host, index, tar};
+use super::registry::Mishap;
+use super::*;
+
+fn web() -> MadeImage {
+    MadeImage::new(&[("base", "lowest"), ("page", "higher")])
+}
+
+fn blob_path(bytes: &[u8]) -> String {
+    format!("/blobs/{}", Digest::of(bytes))
+}
+
+#[tokio::test]
+async fn an_image_is_brought_once_and_lies_there_lowest_layer_first() {
+    let world = World::new().await;
+    let made = web();
+    world.registry.offer("team/web:1", &made);
+    let name = world.name("team/web:1");
+    let image = world.obtain(&name, 1).await.unwrap();
+    assert_eq!(image.digest, made.digest());
+    assert_eq!(image.config.entrypoint, ["/entry"]);
+    assert_eq!(image.config.exposed_ports[0].port, 80);
+    assert_eq!(image.layers.len(), 2);
+    assert_eq!(
+        fs::read_to_string(image.layers[0].join("base")).unwrap(),
+        "lowest"
+    );
+    assert_eq!(
+        fs::read_to_string(image.layers[1].join("page")).unwrap(),
+        "higher"
+    );
+    world.until_no_draft().await;
+
+    world.registry.forget_asked();
+    assert_eq!(world.obtain(&name, 2).await.unwrap(), image);
+    assert!(
+        world.registry.asked("").is_empty(),
+        "what is here is not asked for"
+    );
+    world.obtain_by(&name, PullPolicy::Always, 3).await.unwrap();
+    assert_eq!(
+        world.registry.asked("").len(),
+        2,
+        "manifest and configuration alone"
+    );
+    assert_eq!(world.listed("leases").len(), 3);
+}
+
+#[tokio::test]
+async fn a_tag_that_moved_is_seen_when_asked_for_and_brings_what_is_new() {
+    let world = World::new().await;
+    world.registry.offer("web:1", &web());
+    let name = world.name("web:1");
+    world.obtain(&name, 1).await.unwrap();
+    let newer = MadeImage::new(&[("base", "lowest"), ("page", "newer")]);
+    world.registry.offer("web:1", &newer);
+    let kept = world.obtain(&name, 2).await.unwrap();
+    assert_eq!(texts(&kept, "page"), ["higher"]);
+    let moved = world.obtain_by(&name, PullPolicy::Always, 3).await.unwrap();
+    assert_eq!(texts(&moved, "page"), ["newer"]);
+    assert_eq!(moved.layers[0], kept.layers[0]);
+    assert_eq!(world.unpacker.count.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn the_image_of_this_hosts_kind_is_taken_from_an_index_of_many() {
+    let world = World::new().await;
+    let (ours, other) = (web(), MadeImage::new(&[("page", "other")]));
+    world.registry.offer("web:ours", &ours);
+    let inner = index(&[
+        other.entry(Some(("windows", host())), None),
+        other.entry(Some(("linux", "s390")), None),
+        ours.entry(Some(("linux", host())), None),
+        other.entry(Some(("unknown", "unknown")), None),
+    ]);
+    let mut outer = descriptor(INDEX, &inner);
+    outer["platform"] = json!({"os": "linux", "architecture": host()});
+    let outer = index(&[outer]);
+    world
+        .registry
+        .put_manifest(&format!("web:{}", Digest::of(&inner)), INDEX, inner);
+    world.registry.put_manifest("web:1", INDEX, outer.clone());
+    world
+        .registry
+        .put_manifest(&format!("web:{}", Digest::of(&outer)), INDEX, outer.clone());
+    let image = world.obtain(&world.name("web:1"), 1).await.unwrap();
+    assert_eq!(image.digest, ours.digest());
+    let pinned = world.name(&format!("web:1@{}", Digest::of(&outer)));
+    assert_eq!(
+        world.obtain(&pinned, 2).await.unwrap().digest,
+        ours.digest()
+    );
+
+    let foreign = index(&[other.entry(Some(("linux", "s390")), None)]);
+    world.registry.put_manifest("web:foreign", INDEX, foreign);
+    let error = world
+        .obtain(&world.name("web:foreign"), 3)
+        .await
+        .unwrap_err();
+    assert!(error.ends_with("only for linux/s390"), "{error}");
+}
+
+#[tokio::test]
+async fn whatever_is_not_what_it_should_be_is_refused_by_name_and_leaves_nothing() {
+    let world = World::new().await;
+    let made = web();
+    world.registry.offer("web:1", &made);
+    let name = world.name("web:1");
+    let layer = &made.layers[1];
+    let mut tampered = layer.clone();
+    tampered[600] ^= 1;
+    let longer = [layer.clone(), vec![0]].concat();
+    let named = Digest::of(layer).to_string();
+    for (path, bytes, wanted) in [
+        (blob_path(layer), tampered, "tampered"),
+        (blob_path(layer), longer, " came"),
+        (
+            blob_path(&made.config),
+            vec![b' '; made.config.len()],
+            "tampered",
+        ),
+        (blob_path(&made.config), b"{}".to_vec(), " came"),
+    ] {
+        let what = path.rsplit('/').next().unwrap().to_owned();
+        // Too short an answer is tried again; too long or another one is not.
+        world.registry.plan(path, [Mishap::Bytes(bytes)]);
+        let error = world.obtain(&name, 1).await.unwrap_err();
+        assert!(error.contains(wanted) && error.contains(&what), "{error}");
+        assert!(
+            error.starts_with(&format!("cannot bring the image {name}")),
+            "{error}"
+        );
+        world.until_no_draft().await;
+        assert!(world.listed("records").is_empty());
+        assert!(world.listed("leases").is_empty());
+        assert!(
+            !world
+                .listed("layers")
+                .iter()
+                .any(|layer| named.contains(layer.as_str()))
+        );
+    }
+    let pinned = world.name(&format!("web@{}", Digest::of(b"other")));
+    let ending = format!("/manifests/{}", Digest::of(b"other"));
+    world.registry.put_manifest(
+        &format!("web:{}", Digest::of(b"other")),
+        super::made::MANIFEST,
+        made.manifest.clone(),
+    );
+    let error = world.obtain(&pinned, 1).await.unwrap_err();
+    assert!(error.contains("tampered"), "{error}");
+    assert_eq!(world.registry.asked(&ending).len(), 1);
+    world.obtain(&name, 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_layer_is_kept_under_the_digest_that_was_seen_alone() {
+    let world = World::new().await;
+    let (honest, evil) = (tar("page", b"honest"), tar("page", b"evil"));
+    let liar = MadeImage::claiming(vec![evil], vec![Digest::of(&honest)]);
+    world.registry.offer("liar:1", &liar);
+    world.registry.offer("web:1", &MadeImage::of(vec![honest]));
+    let (liar, web) = (world.name("liar:1"), world.name("web:1"));
+    let (lied, told) = tokio::join!(world.obtain(&liar, 1), world.obtain(&web, 2));
+    assert!(lied.unwrap_err().contains("unpacked, must have the digest"));
+    assert_eq!(texts(&told.unwrap(), "page"), ["honest"]);
+}
+
+#[tokio::test]
+async fn a_download_that_breaks_off_goes_on_where_it_was() {
+    let world = World::new().await;
+    let made = MadeImage::of(vec![tar("page", &vec![7; 300_000])]);
+    world.registry.offer("web:1", &made);
+    let layer = &made.layers[0];
+    world.registry.plan(
+        blob_path(layer),
+        [
+            Mishap::BreakAfter(1_000),
+            Mishap::BreakAfter(2_000),
+            Mishap::BreakAfter(0),
+        ],
+    );
+    world.obtain(&world.name("web:1"), 1).await.unwrap();
+    let asked = world.registry.asked(&blob_path(layer));
+    let ranges: Vec<_> = asked.iter().map(|asked| asked.range.as_deref()).collect();
+    assert_eq!(
+        ranges,
+        [
+            None,
+            Some("bytes=1000-"),
+            Some("bytes=3000-"),
+            Some("bytes=3000-")
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_registry_that_is_busy_or_broken_is_asked_again_for_a_while() {
+    let world = World::new().await;
+    let made = web();
+    world.registry.offer("web:1", &made);
+    let busy = Mishap::Status(429, "retry-after", "0".to_owned());
+    let broken = Mishap::Status(503, "x", String::new());
+    for path in [
+        "/manifests/1".to_owned(),
+        blob_path(&made.config),
+        blob_path(&made.layers[0]),
+    ] {
+        world.registry.plan(path, [busy.clone(), broken.clone()]);
+    }
+    world.obtain(&world.name("web:1"), 1).await.unwrap();
+    assert_eq!(world.registry.asked("/manifests/1").len(), 3);
+
+    world.registry.plan(
+        "/manifests/2",
+        [Mishap::Status(503, "retry-after", "3600".to_owned())],
+    );
+    let error = world.obtain(&world.name("web:2"), 2).await.unwrap_err();
+    assert!(error.contains("the server answered 503"), "{error}");
+    assert_eq!(
+        world.registry.asked("/manifests/2").len(),
+        1,
+        "an hour is too long"
+    );
+    let error = world.obtain(&world.name("none:1"), 3).await.unwrap_err();
+    assert!(
+        error.ends_with("404: there is no such image or tag"),
+        "{error}"
+    );
+    assert_eq!(world.registry.asked("/none/").len(), 1);
+}
+
+#[tokio::test]
+async fn a_registry_that_falls_silent_is_given_up() {
+    let patience = Patience {
+        stall: Duration::from_secs(1),
+        retry_for: Duration::from_millis(100),
+    };
+    let world = World::impatient(ImageSettings::default(), patience).await;
+    let made = web();
+    world.registry.offer("web:1", &made);
+    world
+        .registry
+        .plan(blob_path(&made.layers[0]), [Mishap::StallAfter(100)]);
+    let error = world.obtain(&world.name("web:1"), 1).await.unwrap_err();
+    assert!(error.ends_with("nothing came for 1 s"), "{error}");
+    world.until_no_draft().await;
+}
+
+#[tokio::test]
+async fn what_two_images_share_is_brought_once_and_two_pulls_of_one_image_are_one() {
+    let world = World::new().await;
+    let one = MadeImage::new(&[("base", "shared"), ("page", "one")]);
+    let two = MadeImage::new(&[("base", "shared"), ("page", "two")]);
+    world.registry.offer("web:1", &one);
+    world.registry.offer("web:2", &two);
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let shared = blob_path(&one.layers[0]);
+    world
+        .registry
+        .plan(shared.clone(), [Mishap::Wait(Arc::clone(&gate))]);
+    let (first, second) = (world.name("web:1"), world.name("web:2"));
+    let opening = async {
+        // The upper layers of both are here, and both wait for the lowest.
+        until(|| world.unpacker.count.load(Ordering::SeqCst) == 2).await;
+        gate.add_permits(1);
+    };
+    let (a, b, c, ()) = tokio::join!(
+        world.obtain(&first, 1),
+        world.obtain(&first, 2),
+        world.obtain(&second, 3),
+        opening
+    );
+    let (a, b, c) = (a.unwrap(), b.unwrap(), c.unwrap());
+    assert_eq!(a, b);
+    assert_eq!(a.layers[0], c.layers[0]);
+    assert_eq!(world.unpacker.count.load(Ordering::SeqCst), 3);
+    for blob in [&one.layers[0], &one.layers[1], &two.layers[1], &one.config] {
+        assert_eq!(world.registry.asked(&blob_path(blob)).len(), 1);
+    }
+    assert_eq!(world.registry.asked("/manifests/1").len(), 1);
+}
+
+#[tokio::test]
+async fn a_failed_pull_fails_all_who_wait_alike_and_the_next_is_a_new_one() {
+    let world = World::new().await;
+    let made = web();
+    world.registry.offer("web:1", &made);
+    let name = world.name("web:1");
+    world.registry.plan(
+        blob_path(&made.layers[0]),
+        [Mishap::Status(404, "x", String::new())],
+    );
+    let (one, two) = tokio::join!(world.obtain(&name, 1), world.obtain(&name, 2));
+    assert_eq!(one.clone().unwrap_err(), two.unwrap_err());
+    assert!(one.unwrap_err().contains("404"));
+    assert!(world.listed("leases").is_empty());
+    world.obtain(&name, 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_failure_of_another_images_pull_is_no_verdict_on_a_layer_of_ours() {
+    let world = World::new().await;
+    let made = web();
+    world.registry.offer("web:1", &made);
+    let elsewhere = Registry::start().await;
+    elsewhere.offer("web:1", &made);
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let tampered = vec![0; made.layers[0].len()];
+    let path = blob_path(&made.layers[0]);
+    // The first asks for the layer, and gets it late and wrong.
+    let late = Mishap::WaitForBytes(Arc::clone(&gate), tampered);
+    elsewhere.plan(path.clone(), [late]);
+    let theirs = format!("{}/web:1", elsewhere.address()).parse().unwrap();
+    let ours = world.name("web:1");
+    let (them, us, ()) = tokio::join!(
+        world.obtain(&theirs, 1),
+        async {
+            until(|| elsewhere.asked(&path).len() == 1).await;
+            world.obtain(&ours, 2).await
+        },
+        async {
+            // Ours has all that it needs by itself, but for what it joined.
+            until(|| world.registry.asked("/blobs/").len() == 1).await;
+            until(|| world.unpacker.count.load(Ordering::SeqCst) == 1).await;
+            tokio::task::yield_now().await;
+            gate.add_permits(1);
+        }
+    );
+    assert!(them.unwrap_err().contains("tampered"));
+    assert_eq!(us.unwrap().layers.len(), 2);
+    assert_eq!(world.registry.asked(&path).len(), 1);
+}
+
+#[tokio::test]
+async fn a_pull_goes_on_while_one_waits_and_stops_when_the_last_has_left() {
+    let world = World::new().await;
+    let made = MadeImage::of(vec![tar("page", &vec![7; 100_000])]);
+    world.registry.offer("web:1", &made);
+    let name = world.name("web:1");
+    let path = blob_path(&made.layers[0]);
+    world
+        .registry
+        .plan(path.clone(), vec![Mishap::StallAfter(60_000); 2]);
+    let obtain = |order| {
+        world
+            .images
+            .obtain(name.clone(), PullPolicy::IfAbsent, container(order))
+    };
+    let (mut first, second) = (obtain(1), obtain(2));
+    let mut progress = second.progress.clone();
+    let far = async {
+        let size = made.layers[0].len() as u64;
+        let reached = progress.wait_for(|all| all.bytes_done >= 60_000 && all.bytes_total == size);
+        reached.await.map(|all| *all).unwrap();
+    };
+    tokio::select! {
+        _ = &mut first.image => panic!("it stalls"),
+        () = far => {}
+    }
+    drop(first);
+    assert_eq!(world.registry.going(), 1, "one still waits");
+    assert_eq!(world.listed("blobs").len(), 1);
+    drop(second);
+    until(|| world.registry.going() == 0).await;
+    world.until_no_draft().await;
+    assert!(world.listed("records").is_empty());
+    assert_eq!(world.registry.asked(&path).len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_too_much_is_refused_before_it_comes() {
+    let settings = ImageSettings {
+        limit_bytes: 2_500,
+        ..ImageSettings::default()
+    };
+    let world = World::with(settings).await;
+    let made = web();
+    world.registry.offer("web:1", &made);
+    let error = world.obtain(&world.name("web:1"), 1).await.unwrap_err();
+    assert!(error.contains("limit of 2500 bytes"), "{error}");
+    assert!(world.registry.asked(&blob_path(&made.layers[0])).is_empty());
+
+    world
+        .registry
+        .put_manifest("web:huge", INDEX, vec![b' '; 5 * 1024 * 1024]);
+    let error = world.obtain(&world.name("web:huge"), 1).await.unwrap_err();
+    assert!(error.contains("limit of 4194304 bytes"), "{error}");
+    let mut entry = made.entry(None, None);
+    entry["size"] = json!(5 * 1024 * 1024);
+    world
+        .registry
+        .put_manifest("web:claim", INDEX, index(&[entry]));
+    let error = world.obtain(&world.name("web:claim"), 1).await.unwrap_err();
+    assert!(error.contains("limit of 4194304 bytes"), "{error}");
+}
+
+#[tokio::test]
+async fn nobody_without_tls_is_asked_but_this_host_and_who_is_listed() {
+    let world = World::new().await;
+    let name: ImageReference = "192.0.2.1:1/web:1".parse().unwrap();
+    let Source::Registry { session, .. } = world.images.source(name.clone()).await.unwrap() else {
+        panic!("it names a registry");
+    };
+    assert!(session.address().starts_with("https://192.0.2.1:1/"));
+    let listed = ImageSettings {
+        insecure_registries: vec!["192.0.2.1:1".to_owned()],
+        ..ImageSettings::default()
+    };
+    let world = World::with(listed).await;
+    let Source::Registry { session, .. } = world.images.source(name).await.unwrap() else {
+        panic!("it names a registry");
+    };
+    assert!(session.address().starts_with("http://192.0.2.1:1/"));
+}

@@ -1,0 +1,306 @@
+//! A registry on loopback that answers as the distribution protocol has it, but for mishaps on request.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use futures::StreamExt;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use super::Digest;
+use super::made::{MANIFEST, MadeImage};
+
+/// Something other than the right answer, once.
+#[derive(Clone)]
+pub(super) enum Mishap {
+    /// A status, with a header.
+    Status(u16, &'static str, String),
+    /// Other bytes.
+    Bytes(Vec<u8>),
+    /// The right bytes, but the connection ends after so many.
+    BreakAfter(usize),
+    /// The right bytes, but nothing more after so many.
+    StallAfter(usize),
+    /// The right bytes, when there is a permit.
+    Wait(Arc<Semaphore>),
+    /// Other bytes, when there is a permit.
+    WaitForBytes(Arc<Semaphore>, Vec<u8>),
+}
+
+/// Who is let in.
+#[derive(Clone)]
+pub(super) enum Door {
+    Open,
+    /// With this header; others are told of `WWW-Authenticate`.
+    Closed {
+        wanted: String,
+        challenge: String,
+    },
+}
+
+/// What was asked.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub(super) path: String,
+    pub(super) query: String,
+    pub(super) authorization: Option<String>,
+    pub(super) range: Option<String>,
+}
+
+struct Shelf {
+    manifests: BTreeMap<String, (String, Vec<u8>)>,
+    blobs: BTreeMap<String, Vec<u8>>,
+    mishaps: BTreeMap<String, VecDeque<Mishap>>,
+    door: Door,
+    /// A token, for who has the header; for all if there is none.
+    token: Option<(Option<String>, String)>,
+    asked: Vec<Asked>,
+    /// Answers that are being given.
+    going: usize,
+}
+
+/// The registry.
+pub(super) struct Registry {
+    address: String,
+    shelf: Arc<Mutex<Shelf>>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Registry {
+    pub(super) async fn start() -> Self {
+        let shelf = Arc::new(Mutex::new(Shelf {
+            manifests: BTreeMap::new(),
+            blobs: BTreeMap::new(),
+            mishaps: BTreeMap::new(),
+            door: Door::Open,
+            token: None,
+            asked: Vec::new(),
+            going: 0,
+        }));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let router = Router::new()
+            .fallback(answer)
+            .with_state(Arc::clone(&shelf));
+        let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self {
+            address,
+            shelf,
+            serving,
+        }
+    }
+
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    fn shelf(&self) -> std::sync::MutexGuard<'_, Shelf> {
+        self.shelf.lock().unwrap()
+    }
+
+    /// Offers an image as `repository:tag`, and by its digest.
+    pub(super) fn offer(&self, name: &str, image: &MadeImage) {
+        let (repository, _) = name.split_once(':').unwrap();
+        for blob in image.blobs() {
+            self.put_blob(blob);
+        }
+        self.put_manifest(name, MANIFEST, image.manifest.clone());
+        let by_digest = format!("{repository}:{}", image.digest());
+        self.put_manifest(&by_digest, MANIFEST, image.manifest.clone());
+    }
+
+    pub(super) fn put_manifest(&self, name: &str, media_type: &str, bytes: Vec<u8>) {
+        let (repository, tag) = name.split_once(':').unwrap();
+        let path = format!("/v2/{repository}/manifests/{tag}");
+        let kept = (media_type.to_owned(), bytes);
+        self.shelf().manifests.insert(path, kept);
+    }
+
+    pub(super) fn put_blob(&self, bytes: Vec<u8>) {
+        let digest = Digest::of(&bytes).to_string();
+        self.shelf().blobs.insert(digest, bytes);
+    }
+
+    /// The next request whose path ends so goes wrong; after that the one after, and so on.
+    pub(super) fn plan(
+        &self,
+        ending: impl Into<String>,
+        mishaps: impl IntoIterator<Item = Mishap>,
+    ) {
+        let mut shelf = self.shelf();
+        shelf
+            .mishaps
+            .entry(ending.into())
+            .or_default()
+            .extend(mishaps);
+    }
+
+    pub(super) fn close_door(&self, door: Door) {
+        self.shelf().door = door;
+    }
+
+    pub(super) fn give_token(&self, wanted: Option<&str>, token: &str) {
+        self.shelf().token = Some((wanted.map(str::to_owned), token.to_owned()));
+    }
+
+    /// All that was asked whose path has this in it.
+    pub(super) fn asked(&self, part: &str) -> Vec<Asked> {
+        let shelf = self.shelf();
+        let asked = shelf.asked.iter().filter(|asked| asked.path.contains(part));
+        asked.cloned().collect()
+    }
+
+    pub(super) fn forget_asked(&self) {
+        self.shelf().asked.clear();
+    }
+
+    /// How many answers are being given.
+    pub(super) fn going(&self) -> usize {
+        self.shelf().going
+    }
+}
+
+/// Counts an answer while it is being given.
+struct Going(Arc<Mutex<Shelf>>);
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().going -= 1;
+    }
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    Some(headers.get(name)?.to_str().unwrap().to_owned())
+}
+
+async fn answer(State(shelf): State<Arc<Mutex<Shelf>>>, request: Request) -> Response {
+    let (path, headers) = (request.uri().path().to_owned(), request.headers());
+    let asked = Asked {
+        path: path.clone(),
+        query: request.uri().query().unwrap_or_default().to_owned(),
+        authorization: text(headers, "authorization"),
+        range: text(headers, "range"),
+    };
+    let (mishap, bytes, going) = {
+        let mut shelf_now = shelf.lock().unwrap();
+        shelf_now.asked.push(asked.clone());
+        let mut mishaps = shelf_now.mishaps.iter_mut();
+        let planned = mishaps.find(|(ending, _)| path.ends_with(ending.as_str()));
+        let mishap = planned.and_then(|(_, mishaps)| mishaps.pop_front());
+        if path == "/token" {
+            return shelf_now.token(&asked);
+        }
+        // A mishap that is a status comes even before the door.
+        if !matches!(mishap, Some(Mishap::Status(..)))
+            && let Some(refusal) = shelf_now.refusal(&asked)
+        {
+            return refusal;
+        }
+        shelf_now.going += 1;
+        let bytes = shelf_now.content(&path);
+        (mishap, bytes, Going(Arc::clone(&shelf)))
+    };
+    if let Some(Mishap::Status(status, name, value)) = mishap {
+        return (StatusCode::from_u16(status).unwrap(), [(name, value)]).into_response();
+    }
+    let Some((media_type, bytes)) = bytes else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
+    let range = asked.range.as_deref().and_then(|range| {
+        let start = range.strip_prefix("bytes=")?.strip_suffix('-')?;
+        start.parse::<usize>().ok()
+    });
+    let (start, whole) = (range.unwrap_or(0).min(bytes.len()), bytes.len());
+    let (bytes, cut) = changed(bytes[start..].to_vec(), mishap).await;
+    let mut response = Response::builder()
+        .header("content-type", media_type)
+        .header("content-length", bytes.len());
+    if range.is_some() {
+        let range = format!("bytes {start}-{}/{whole}", whole.saturating_sub(1));
+        response = response.status(206).header("content-range", range);
+    }
+    response.body(body(bytes, cut, going)).unwrap()
+}
+
+/// What is sent instead of the right bytes, and after how many it breaks off (or stalls).
+async fn changed(bytes: Vec<u8>, mishap: Option<Mishap>) -> (Vec<u8>, Option<(usize, bool)>) {
+    match mishap {
+        Some(Mishap::Bytes(other)) => (other, None),
+        Some(Mishap::BreakAfter(count)) => (bytes, Some((count, false))),
+        Some(Mishap::StallAfter(count)) => (bytes, Some((count, true))),
+        Some(Mishap::Wait(permits)) => {
+            permits.acquire().await.unwrap().forget();
+            (bytes, None)
+        }
+        Some(Mishap::WaitForBytes(permits, other)) => {
+            permits.acquire().await.unwrap().forget();
+            (other, None)
+        }
+        Some(Mishap::Status(..)) | None => (bytes, None),
+    }
+}
+
+/// All bytes, or some of them and then an end or nothing.
+fn body(bytes: Vec<u8>, cut: Option<(usize, bool)>, going: Going) -> Body {
+    let end = cut.map_or(bytes.len(), |(count, _)| count.min(bytes.len()));
+    let first = futures::stream::iter([Ok(Bytes::copy_from_slice(&bytes[..end]))]);
+    let rest = futures::stream::once(async move {
+        match cut {
+            // What came must be out before the connection ends.
+            Some((_, false)) => {
+                tokio::task::yield_now().await;
+                Some(Err(io::Error::other("the connection breaks")))
+            }
+            Some((_, true)) => std::future::pending().await,
+            None => None,
+        }
+    });
+    let stream = first
+        .chain(rest.filter_map(std::future::ready))
+        .map(move |part| {
+            let _counted = &going;
+            part
+        });
+    Body::from_stream(stream)
+}
+
+impl Shelf {
+    fn token(&self, asked: &Asked) -> Response {
+        match &self.token {
+            Some((wanted, token)) if wanted.is_none() || *wanted == asked.authorization => {
+                format!("{{\"token\": \"{token}\", \"expires_in\": 300}}").into_response()
+            }
+            _ => StatusCode::UNAUTHORIZED.into_response(),
+        }
+    }
+
+    fn refusal(&self, asked: &Asked) -> Option<Response> {
+        let Door::Closed { wanted, challenge } = &self.door else {
+            return None;
+        };
+        let header = [("www-authenticate", challenge.clone())];
+        let refusal = (StatusCode::UNAUTHORIZED, header).into_response();
+        (asked.authorization.as_ref() != Some(wanted)).then_some(refusal)
+    }
+
+    fn content(&self, path: &str) -> Option<(String, Vec<u8>)> {
+        let digest = path.rsplit('/').next().unwrap_or_default();
+        let blob = || {
+            let blob = self.blobs.get(digest).filter(|_| path.contains("/blobs/"));
+            Some(("application/octet-stream".to_owned(), blob?.clone()))
+        };
+        self.manifests.get(path).cloned().or_else(blob)
+    }
+}
