@@ -19,11 +19,12 @@ use nix::sys::stat::Mode;
 
 use crate::confinement::Confinement;
 use crate::handoff::Usage;
+use crate::image;
 use crate::process::kill_descendants;
 use crate::seccomp::Filter;
-use crate::spec::{Program, Spec};
+use crate::spec::{Program, Spec, User};
 use crate::sys::{self, ExecPointers};
-use crate::view::Parts;
+use crate::view::{Parts, SANDBOX};
 use crate::wire::{Instruction, Received, Report, Wait, receive_packet, send_packet};
 
 /// Where commands are looked up when their environment has no `PATH`.
@@ -160,6 +161,7 @@ fn enter_namespaces(inherited: &Inherited<'_>) -> Result<(), Refusal> {
 /// Everything the last step needs, so that it allocates nothing and cannot fail in a new way.
 struct Command {
     shown: String,
+    user: Option<User>,
     candidates: Vec<CString>,
     pointers: ExecPointers,
     confinement: Option<Confinement>,
@@ -182,7 +184,12 @@ impl Command {
         let path = path.map_or(USUAL_PATH, |(_, path)| path.as_str());
         let names = candidates(&shown, path);
         let environment = spec.environment.iter();
+        let user = match &spec.image_user {
+            Some(name) => Some(user_of_image(spec, name)?),
+            None => spec.user.clone(),
+        };
         Ok(Self {
+            user,
             confinement,
             candidates: names.iter().map(|name| plain(name)).collect(),
             pointers: ExecPointers::new(
@@ -228,7 +235,7 @@ impl Command {
         {
             return refusal;
         }
-        if let Some(user) = &spec.user
+        if let Some(user) = &self.user
             && let Err(errno) = sys::become_user(user.uid, user.gid, &user.groups)
         {
             return words(
@@ -271,6 +278,28 @@ impl Command {
         };
         format!("cannot start {:?}: {}{remedy}", self.shown, worst.desc())
     }
+}
+
+/// Looks a user up in the root that init is in now, and gives it the sandbox.
+fn user_of_image(spec: &Spec, name: &str) -> Result<User, Refusal> {
+    let wanted = image::Wanted::parse(name).expect("the request was checked");
+    let root = fs::File::open("/").map_err(|error| format!("cannot open the root: {error}"))?;
+    let user = image::user(root.as_fd(), &wanted)?;
+    let views = spec.profile.iter();
+    if user.uid == 0
+        && views
+            .flat_map(|profile| &profile.view.host_paths)
+            .next()
+            .is_some()
+    {
+        return Err(format!(
+            "user {name:?} is root of the image, and on host paths its user is the host's: name one who is not root"
+        ));
+    }
+    std::os::unix::fs::lchown(SANDBOX, Some(user.uid), Some(user.gid)).map_err(|error| {
+        format!("cannot give the sandbox to user {name:?}: {error}; it must belong to the container's root")
+    })?;
+    Ok(user)
 }
 
 /// The paths at which a command may be, in the order in which they are tried.

@@ -5,9 +5,11 @@
 mod adoption;
 mod confinement;
 mod escapes;
+mod images;
 mod lifecycle;
 mod profile;
 mod removal;
+mod unpacking;
 mod world;
 
 use std::process::ExitCode;
@@ -36,8 +38,10 @@ fn run(arguments: &[String]) -> ExitCode {
         lifecycle::CASES,
         profile::CASES,
         escapes::CASES,
+        images::CASES,
         adoption::CASES,
         removal::CASES,
+        unpacking::CASES,
     ]
     .concat();
     let filters: Vec<_> = arguments
