@@ -174,62 +174,71 @@ impl RootParts {
         })
     }
 
-    /// The root itself, not attached. `scaffold` is an empty file system, of which nothing is used afterwards; it becomes
-    /// the working directory.
+    /// The root itself, not attached. `scaffold` is an empty file system that is attached; it is detached again, so that
+    /// nothing but the root lies over the old root, and is the working directory only.
     pub(crate) fn assemble(&self, scaffold: BorrowedFd<'_>) -> Result<OwnedFd, ViewError> {
-        let (layers, own, upper, work) = match self {
-            Self::Folder(folder) => {
-                return folder.try_clone().map_err(failed("keep the root"));
-            }
+        fchdir(scaffold).map_err(failed("enter the scaffold"))?;
+        let root = match self {
+            Self::Folder(folder) => folder.try_clone().map_err(failed("keep the root"))?,
             Self::Image {
                 layers,
                 own,
                 upper,
                 work,
-            } => (layers, own, upper, work),
+            } => overlay(scaffold, layers, own, (upper, work))?,
         };
-        fchdir(scaffold).map_err(failed("enter the scaffold"))?;
-        let names: Vec<_> = (0..layers.len()).map(layer_name).collect();
-        for (layer, name) in layers.iter().zip(&names) {
-            attach(
-                layer.as_fd(),
-                make_folder(scaffold, Path::new(name))?.as_fd(),
-                "",
-            )?;
-        }
-        attach(
-            own.as_fd(),
-            make_folder(scaffold, Path::new(OWN))?.as_fd(),
-            "",
-        )?;
-        // Paths are looked up from the working directory. The first one named lies on top.
-        let lower: Vec<_> = names.iter().rev().map(String::as_str).collect();
-        let settings = [
-            ("lowerdir", lower.join(":")),
-            ("upperdir", format!("{OWN}/{upper}")),
-            ("workdir", format!("{OWN}/{work}")),
-        ];
-        let make = || {
-            let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-            for (key, value) in &settings {
-                fsconfig_set_string(overlay.as_fd(), *key, value.as_str())?;
-            }
-            fsconfig_set_flag(overlay.as_fd(), "userxattr")?;
-            fsconfig_create(overlay.as_fd())?;
-            fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, TAME)
-        };
-        let root = make().map_err(failed(format!(
-            "lay an overlay over the image's {} layers: the kernel must allow it in user namespaces, and the file system \
-             of {upper} must take attributes of the kind user, as ext4, xfs, btrfs do; else copy the layers into one \
-             folder",
-            layers.len()
-        )))?;
-        // The overlay has mounts of its own of them.
-        for name in names.iter().map(String::as_str).chain([OWN]) {
-            unmount(name, UnmountFlags::DETACH).map_err(failed("let go of a layer"))?;
-        }
+        unmount(".", UnmountFlags::DETACH).map_err(failed("let go of the scaffold"))?;
         Ok(root)
     }
+}
+
+/// An overlay over `layers`, with the two folders of `own` for changes. From the working directory, which is `scaffold`.
+fn overlay(
+    scaffold: BorrowedFd<'_>,
+    layers: &[OwnedFd],
+    own: &OwnedFd,
+    (upper, work): (&str, &str),
+) -> Result<OwnedFd, ViewError> {
+    let names: Vec<_> = (0..layers.len()).map(layer_name).collect();
+    for (layer, name) in layers.iter().zip(&names) {
+        attach(
+            layer.as_fd(),
+            make_folder(scaffold, Path::new(name))?.as_fd(),
+            "",
+        )?;
+    }
+    attach(
+        own.as_fd(),
+        make_folder(scaffold, Path::new(OWN))?.as_fd(),
+        "",
+    )?;
+    // Paths are looked up from the working directory. The first one named lies on top.
+    let lower: Vec<_> = names.iter().rev().map(String::as_str).collect();
+    let settings = [
+        ("lowerdir", lower.join(":")),
+        ("upperdir", format!("{OWN}/{upper}")),
+        ("workdir", format!("{OWN}/{work}")),
+    ];
+    let make = || {
+        let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        for (key, value) in &settings {
+            fsconfig_set_string(overlay.as_fd(), *key, value.as_str())?;
+        }
+        fsconfig_set_flag(overlay.as_fd(), "userxattr")?;
+        fsconfig_create(overlay.as_fd())?;
+        fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, TAME)
+    };
+    let what = format!(
+        "lay an overlay over the image's {} layers: the kernel must allow it in user namespaces, and the file system of \
+         {upper} must take attributes of the kind user, as ext4, xfs, btrfs do; else copy the layers into one folder",
+        layers.len()
+    );
+    let root = make().map_err(failed(what))?;
+    // The overlay has mounts of its own of them.
+    for name in names.iter().map(String::as_str).chain([OWN]) {
+        unmount(name, UnmountFlags::DETACH).map_err(failed("let go of a layer"))?;
+    }
+    Ok(root)
 }
 
 fn layer_name(number: usize) -> String {

@@ -171,7 +171,7 @@ pub(crate) fn enter(
     };
     let root = own.as_ref().unwrap_or(&scaffold).as_fd();
     let system = if own.is_some() {
-        attach(root, scaffold.as_fd(), "")?;
+        attach(root, CWD, "/")?;
         // What is made for it is not to be left in the container's files.
         let system = file_system("tmpfs", &[("mode", "555"), ("size", "64k")], TAME)?;
         attach(

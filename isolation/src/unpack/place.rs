@@ -60,10 +60,6 @@ impl Place {
         &self.0
     }
 
-    pub(super) fn is_root(&self) -> bool {
-        self.0.as_os_str().is_empty()
-    }
-
     /// The folder that it is in and its name there. `None` for the target itself.
     pub(super) fn split(&self) -> Option<(&Path, &OsStr)> {
         Some((self.0.parent()?, self.0.file_name()?))

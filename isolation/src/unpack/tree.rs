@@ -249,9 +249,9 @@ impl Tree {
                 let below = self.folders.range(path.to_owned()..);
                 let below = below.take_while(|(other, _)| other.starts_with(path));
                 let below: Vec<_> = below.map(|(other, _)| other.clone()).collect();
-                below
-                    .iter()
-                    .for_each(|other| drop(self.folders.remove(other)));
+                for other in below {
+                    self.folders.remove(&other);
+                }
             }
         }
         Ok((parent, name))
