@@ -33,6 +33,8 @@
 //! ```
 //! Reading order: `spec`, `handoff`, `launcher`, `supervisor`, `init`, `container`, `adoption`, `removal`;
 //! `course` holds the supervisor's decisions, `cgroup`, `limits`, `namespaces`, `output` what their names say.
+//! `profile`, `view`, `image`, `confinement`, `seccomp` are what a container finds and is kept from; `unpack` takes
+//! archives and layers of images apart.
 
 pub mod adoption;
 pub mod cgroup;

@@ -7,7 +7,7 @@
 //! ```
 //! The worker reads what a stranger has made, with decoders that are not ours. So it is somebody without rights in
 //! namespaces of its own of all kinds, its root is an empty folder that cannot be written, and it reaches archive and
-//! target by descriptors only; Landlock keeps it below the target, a filter from all but forty system calls.
+//! target by descriptors only; Landlock keeps it below the target, a filter from all but 42 system calls.
 //!
 //! **Users.** For a fetched archive its only user is the one that the files belong to. For a layer it has 65,536, of a
 //! range of the host's that no container gets, and the target is mounted with mapped owners, as it will be for the

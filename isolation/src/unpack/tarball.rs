@@ -64,7 +64,6 @@ fn entries(
         // What was not written is still read here, so that the bounds see it.
         work.copy(&mut entry, None)?;
     }
-    drop(found);
     archive.into_inner().finish().map_err(Fault::Read)
 }
 
