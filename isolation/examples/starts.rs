@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use argosy_isolation::profile::{COMMAND_ID, CONTAINER_IDS, FIRST_HOST_ID, Walls};
 use argosy_isolation::{
-    Container, ContainerId, Isolation, Launcher, Namespaces, Outcome, Profile, Program, Spec, Tree,
-    User, View, cgroup, launcher,
+    Container, ContainerId, Isolation, Launcher, Namespaces, Outcome, Profile, Program, Root, Spec,
+    Tree, User, View, cgroup, launcher,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -116,6 +116,7 @@ impl Bench {
         if kind.profile {
             let first_host_id = FIRST_HOST_ID + (self.next as u32 % 1000) * CONTAINER_IDS;
             let view = View {
+                root: Root::Host,
                 host_paths: Vec::new(),
                 scratch_bytes: 1 << 20,
             };

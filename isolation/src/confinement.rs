@@ -4,12 +4,15 @@
 //! nor see each other. The rest is put on by each command's process, which may share init's memory and only makes
 //! system calls.
 
+use std::os::fd::BorrowedFd;
+
 use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreated, RulesetCreatedAttr, Scope,
 };
 use nix::sys::prctl::set_no_new_privs;
 
+use crate::image::Root;
 use crate::profile::{Profile, Walls};
 use crate::seccomp::Filter;
 use crate::sys;
@@ -81,6 +84,20 @@ impl Confinement {
     }
 }
 
+/// Files of one folder and below, and no other: for a process that has its work open already.
+pub(crate) fn stay_below(folder: BorrowedFd<'_>) -> Result<(), landlock::RulesetError> {
+    let all = AccessFs::from_all(LANDLOCK);
+    let rules = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(all)?
+        .scope(Scope::AbstractUnixSocket | Scope::Signal)?
+        .create()?;
+    rules
+        .add_rule(PathBeneath::new(folder, all))?
+        .restrict_self()
+        .map(drop)
+}
+
 /// A second wall behind the mounts: everything may be read and executed, little be written; signals and abstract
 /// sockets stay among the container's own processes.
 fn rules(profile: &Profile) -> Result<RulesetCreated, landlock::RulesetError> {
@@ -102,7 +119,12 @@ fn rules(profile: &Profile) -> Result<RulesetCreated, landlock::RulesetError> {
     let used = ["/dev", "/proc"]
         .into_iter()
         .map(|path| (std::path::Path::new(path), use_files));
-    let seen = [(std::path::Path::new("/"), read)];
+    // A root of its own is the container's to change; that of the host's programs is not.
+    let of_root = match &profile.view.root {
+        Root::Host => read,
+        Root::Image(_) | Root::Folder(_) => all,
+    };
+    let seen = [(std::path::Path::new("/"), of_root)];
     for (path, access) in whole.chain(used).chain(seen) {
         let Ok(place) = PathFd::new(path) else {
             // What is not there needs no right.

@@ -20,11 +20,12 @@ use crate::command::{Command, Refusal};
 use crate::confinement::enter_domain;
 use crate::entry;
 use crate::handoff::Usage;
+use crate::image;
 use crate::process::{kill_descendants, send_signal_to_group};
 use crate::seccomp::Filter;
-use crate::spec::Spec;
+use crate::spec::{Spec, User};
 use crate::sys;
-use crate::view::Parts;
+use crate::view::{Parts, SANDBOX};
 use crate::wire::{
     Instruction, Received, Report, Wait, receive_packet, receive_packet_with, send_packet,
 };
@@ -46,13 +47,15 @@ pub(crate) struct Inherited<'a> {
 /// Runs in the new process; returns its exit code. The command's status goes over the channel.
 pub(crate) fn run(inherited: &Inherited<'_>) -> i32 {
     let channel = inherited.channel;
-    let spec = inherited.spec;
-    match start(inherited) {
+    // What is known only inside is filled in: who the image's user is.
+    let mut spec = inherited.spec.clone();
+    match start(inherited, &mut spec) {
         Ok(Some(command)) => {
             // A supervisor that is gone is noticed below.
             let _ = send_packet(channel, &Report::Started, Wait::Block);
             let init = Init {
                 inherited,
+                spec: &spec,
                 command,
                 entries: Vec::new(),
             };
@@ -73,8 +76,7 @@ pub(crate) fn run(inherited: &Inherited<'_>) -> i32 {
 }
 
 /// `None` if the supervisor went away before it gave leave.
-fn start(inherited: &Inherited<'_>) -> Result<Option<i32>, Refusal> {
-    let spec = inherited.spec;
+fn start(inherited: &Inherited<'_>, spec: &mut Spec) -> Result<Option<i32>, Refusal> {
     let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
     for (source, target) in [
         (inherited.null, 0),
@@ -102,6 +104,9 @@ fn start(inherited: &Inherited<'_>) -> Result<Option<i32>, Refusal> {
     if let Some(profile) = &spec.profile {
         enter_domain(profile)?;
     }
+    if let Some(name) = spec.image_user.take() {
+        spec.user = Some(user_of_image(spec, &name)?);
+    }
     let command = Command::prepare(spec, None, inherited.filter);
     if expect(inherited.channel) != Some(Instruction::Go) {
         return Ok(None);
@@ -114,6 +119,28 @@ fn start(inherited: &Inherited<'_>) -> Result<Option<i32>, Refusal> {
             .map_err(|errno| words("let go of the standard streams", errno))?;
     }
     Ok(Some(pid))
+}
+
+/// Looks a user up in the root that init is in now, and gives it the sandbox.
+fn user_of_image(spec: &Spec, name: &str) -> Result<User, Refusal> {
+    let wanted = image::Wanted::parse(name).expect("the request was checked");
+    let root = fs::File::open("/").map_err(|error| format!("cannot open the root: {error}"))?;
+    let user = image::user(root.as_fd(), &wanted)?;
+    let views = spec.profile.iter();
+    if user.uid == 0
+        && views
+            .flat_map(|profile| &profile.view.host_paths)
+            .next()
+            .is_some()
+    {
+        return Err(format!(
+            "user {name:?} is root of the image, and on host paths its user is the host's: name one who is not root"
+        ));
+    }
+    std::os::unix::fs::lchown(SANDBOX, Some(user.uid), Some(user.gid)).map_err(|error| {
+        format!("cannot give the sandbox to user {name:?}: {error}; it must belong to the container's root")
+    })?;
+    Ok(user)
 }
 
 /// Makes the container's command; returns its number.
@@ -192,6 +219,7 @@ fn enter_namespaces(inherited: &Inherited<'_>) -> Result<(), Refusal> {
 /// Init while the container's command runs.
 struct Init<'a> {
     inherited: &'a Inherited<'a>,
+    spec: &'a Spec,
     command: i32,
     /// The keepers of entered commands.
     entries: Vec<i32>,
@@ -254,7 +282,7 @@ impl Init<'_> {
             let reason = format!("{ENTRIES} commands have entered this container: end one first");
             return entry::refuse(session, reason);
         }
-        let Inherited { spec, filter, .. } = *self.inherited;
+        let (spec, filter) = (self.spec, self.inherited.filter);
         match sys::clone_process(0, None, || entry::keep(spec, filter, session)) {
             Ok(keeper) => self.entries.push(keeper.pid),
             Err(errno) => {

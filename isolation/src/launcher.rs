@@ -1,11 +1,11 @@
-//! The launcher: a small process of its own that makes one supervisor a container.
+//! The launcher: a small process of its own that makes one supervisor a container, and one an archive to unpack.
 //!
 //! Copying a large agent for each start would cost milliseconds; copying this costs a tenth of one. It reads
-//! requests in order and answers nothing: each request brings the socket on which its supervisor answers.
+//! requests in order and answers nothing: each request brings the socket on which the process made for it answers.
 
 use std::fs;
 use std::io::{self, IoSlice, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -22,12 +22,31 @@ use crate::seccomp::Filter;
 use crate::spec::{Spec, SpecError};
 use crate::supervisor::{self, Host};
 use crate::sys;
+use crate::unpack::{self, Job, Unpacking};
 use crate::wire::{LAUNCH_LIMIT_BYTES, packet_pair};
 
 /// How long the launcher may leave a request unread before it counts as stuck.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
-/// Begins every request, so that a stranger on the socket is noticed.
-const MAGIC: u32 = 0x4152_4731;
+/// What a request is for; its number begins it, so that a stranger on the socket is noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Launch = 0x4152_4731,
+    Unpack = 0x4152_5531,
+}
+
+impl Purpose {
+    fn of(number: u32) -> Option<Self> {
+        let all = [Self::Launch, Self::Unpack];
+        all.into_iter().find(|purpose| *purpose as u32 == number)
+    }
+}
+
+/// One request, as read.
+struct Request {
+    purpose: Purpose,
+    body: Vec<u8>,
+    agent: OwnedFd,
+}
 
 /// The agent's hold on its launcher. Dropping it ends the launcher; supervisors and containers go on.
 #[derive(Debug)]
@@ -120,16 +139,50 @@ impl Launcher {
             return Err(SpecError::new("environment", &value, remedy).into());
         }
         let (ours, theirs) = packet_pair().map_err(|errno| gone(errno.into()))?;
-        if let Err(error) = self.send(&body, &theirs) {
-            self.broken = true;
-            return Err(gone(error));
-        }
+        self.request(Purpose::Launch, &body, &theirs)?;
         Ok(Container::launched(spec, ours))
     }
 
-    fn send(&self, body: &[u8], connection: &OwnedFd) -> io::Result<()> {
+    /// Has `archive`, from where it stands, unpacked into the folder `target` by a process that can reach nothing else.
+    /// How that goes comes as reports.
+    ///
+    /// The target should be new: the caller renames it when all went well, and removes it otherwise. May block while the
+    /// launcher is busy, at most 10 s.
+    ///
+    /// # Errors
+    /// If the launcher is gone. Nothing was started.
+    pub fn unpack(
+        &mut self,
+        job: &Job,
+        archive: BorrowedFd<'_>,
+        target: BorrowedFd<'_>,
+    ) -> Result<Unpacking, LaunchError> {
+        let gone = |source| LaunchError::Gone { source };
+        if self.broken {
+            return Err(gone(io::Error::other("an earlier request broke off")));
+        }
+        let body = serde_json::to_vec(job).map_err(|error| gone(error.into()))?;
+        let (ours, theirs) = packet_pair().map_err(|errno| gone(errno.into()))?;
+        let unpacking = Unpacking::begin(ours, archive, target).map_err(gone)?;
+        self.request(Purpose::Unpack, &body, &theirs)?;
+        Ok(unpacking)
+    }
+
+    fn request(
+        &mut self,
+        purpose: Purpose,
+        body: &[u8],
+        connection: &OwnedFd,
+    ) -> Result<(), LaunchError> {
+        self.send(purpose, body, connection).map_err(|source| {
+            self.broken = true;
+            LaunchError::Gone { source }
+        })
+    }
+
+    fn send(&self, purpose: Purpose, body: &[u8], connection: &OwnedFd) -> io::Result<()> {
         let mut header = [0; 8];
-        header[..4].copy_from_slice(&MAGIC.to_le_bytes());
+        header[..4].copy_from_slice(&(purpose as u32).to_le_bytes());
         header[4..].copy_from_slice(&(body.len() as u32).to_le_bytes());
         let descriptors = [connection.as_raw_fd()];
         let rights = [ControlMessage::ScmRights(&descriptors)];
@@ -217,16 +270,14 @@ pub fn run_from_fd() -> Result<(), LauncherError> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
         .map_err(|errno| prepare(errno.into()))?;
     let _ = nix::sys::prctl::set_name(c"argosy-launcher");
-    while let Some((request, agent)) = read_request(&mut socket)? {
-        make_supervisor(&mut socket, &request, agent, &host);
+    while let Some(request) = read_request(&mut socket)? {
+        serve(&mut socket, &request, &host);
     }
     Ok(())
 }
 
 /// `None` once the agent has closed the socket.
-fn read_request(
-    socket: &mut Option<UnixStream>,
-) -> Result<Option<(Vec<u8>, OwnedFd)>, LauncherError> {
+fn read_request(socket: &mut Option<UnixStream>) -> Result<Option<Request>, LauncherError> {
     let socket = socket.as_mut().expect("only supervisors close it");
     let mut header = [0; 8];
     let (mut length, mut agent) = (0, None);
@@ -248,9 +299,8 @@ fn read_request(
         u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
     };
     let size = word(4) as usize;
-    if word(0) != MAGIC || size > LAUNCH_LIMIT_BYTES {
-        return Err(LauncherError::Garbled);
-    }
+    let purpose = Purpose::of(word(0)).filter(|_| size <= LAUNCH_LIMIT_BYTES);
+    let purpose = purpose.ok_or(LauncherError::Garbled)?;
     let mut body = vec![0; size];
     match socket.read_exact(&mut body) {
         Ok(()) => {}
@@ -258,24 +308,36 @@ fn read_request(
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         Err(source) => return Err(LauncherError::Socket { source }),
     }
-    Ok(Some((body, agent.ok_or(LauncherError::Garbled)?)))
+    let agent = agent.ok_or(LauncherError::Garbled)?;
+    Ok(Some(Request {
+        purpose,
+        body,
+        agent,
+    }))
 }
 
-fn make_supervisor(socket: &mut Option<UnixStream>, request: &[u8], agent: OwnedFd, host: &Host) {
+/// Makes the process that the request asks for; it answers the agent itself.
+fn serve(socket: &mut Option<UnixStream>, request: &Request, host: &Host) {
+    let Request { body, agent, .. } = request;
     let made = sys::clone_process(0, None, || {
         // Or the agent would not notice the launcher's end while a container runs.
         *socket = None;
-        let agent = match agent.try_clone() {
-            Ok(agent) => agent,
-            Err(_) => return 1,
-        };
-        supervisor::run(request, agent, host)
+        match (request.purpose, agent.try_clone()) {
+            (Purpose::Launch, Ok(agent)) => supervisor::run(body, agent, host),
+            (Purpose::Unpack, _) => unpack::run(body, agent, host),
+            (Purpose::Launch, Err(_)) => 1,
+        }
     });
-    if let Err(errno) = made {
-        supervisor::refuse_unread(
-            &agent,
-            &format!("cannot make the supervisor: {}", errno.desc()),
-        );
+    let Err(errno) = made else { return };
+    match request.purpose {
+        Purpose::Launch => {
+            let reason = format!("cannot make the supervisor: {}", errno.desc());
+            supervisor::refuse_unread(agent, &reason);
+        }
+        Purpose::Unpack => {
+            let reason = format!("cannot make the unpacking process: {}", errno.desc());
+            unpack::refuse(agent, reason);
+        }
     }
 }
 

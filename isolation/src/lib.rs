@@ -39,6 +39,8 @@
 //! ```
 //! Reading order: `spec`, `handoff`, `launcher`, `supervisor`, `init`, `command`, `container`, `entry`, `adoption`,
 //! `removal`; `course` holds the supervisor's decisions, `cgroup`, `limits`, `namespaces`, `output` what their names say.
+//! `profile`, `view`, `image`, `confinement`, `seccomp` are what a container finds and is kept from; `unpack` takes
+//! archives and layers of images apart.
 
 pub mod adoption;
 pub mod cgroup;
@@ -48,6 +50,7 @@ pub mod container;
 mod course;
 pub mod entry;
 pub mod handoff;
+pub mod image;
 mod init;
 pub mod launcher;
 pub mod limits;
@@ -60,6 +63,7 @@ mod seccomp;
 pub mod spec;
 mod supervisor;
 mod sys;
+pub mod unpack;
 pub mod view;
 pub mod wire;
 
@@ -71,6 +75,7 @@ pub use entry::{
     Work,
 };
 pub use handoff::{Exit, HandOffError, Handle, Outcome, Stop, Usage};
+pub use image::{Image, Root};
 pub use launcher::{LaunchError, Launcher, LauncherError};
 pub use limits::{Limits, LimitsError, Missing, MissingPolicy};
 pub use namespaces::{Detected, Isolation, Namespaces, detect};

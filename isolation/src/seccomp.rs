@@ -66,6 +66,15 @@ impl Filter {
         Self(compile(&rules))
     }
 
+    /// A filter that allows these calls whatever their arguments, and refuses all others.
+    pub(crate) fn only(calls: &[libc::c_long]) -> Self {
+        let mut rules = vec![Verdict::Refused; table::NEWEST as usize + 1];
+        for call in calls {
+            rules[*call as usize] = Verdict::Allowed;
+        }
+        Self(compile(&rules))
+    }
+
     /// For this thread of control and all that it becomes; never to be taken off. It must have forgone new privileges.
     pub(crate) fn put_on(&self) -> Result<(), Errno> {
         sys::filter_system_calls(&self.0)

@@ -164,6 +164,10 @@ pub struct Spec {
     pub environment: Vec<(String, String)>,
     /// Whom the command runs as; `None`: the agent's own user.
     pub user: Option<User>,
+    /// Whom it runs as by the names of its image, in place of `user`: `USER` or `USER:GROUP`, each a name in the image's
+    /// `/etc/passwd` and `/etc/group` or a number; empty for its root. Its sandbox must belong to the container's root,
+    /// and is given to that user.
+    pub image_user: Option<String>,
     /// How it is confined.
     pub isolation: Isolation,
     /// Which namespaces it gets.
@@ -192,13 +196,18 @@ impl Spec {
         self.profile.is_some() || self.isolation == Isolation::UserNamespaces
     }
 
-    /// Who its command is on the host, if not the agent's own user.
+    /// Who its command is on the host, if not the agent's own user. One that is named by an image is known only
+    /// inside: until then it is the container's root.
     #[must_use]
     pub fn host_user(&self) -> Option<User> {
         let first = self
             .profile
             .as_ref()
             .map_or(0, |profile| profile.first_host_id);
+        if self.image_user.is_some() {
+            let (uid, gid, groups) = (0, 0, Vec::new());
+            return Some(User { uid, gid, groups }.on_host(first));
+        }
         let user = self.user.as_ref()?;
         Some(user.on_host(first))
     }
@@ -214,6 +223,7 @@ impl Spec {
             program,
             environment: Vec::new(),
             user: None,
+            image_user: None,
             isolation: Isolation::Full,
             namespaces: Namespaces::ALL,
             profile: None,

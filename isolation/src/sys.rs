@@ -324,12 +324,27 @@ pub(crate) fn forgo_capabilities() -> Result<(), Errno> {
     Errno::result(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, LOCKED, 0, 0, 0) }).map(drop)
 }
 
+/// A capability that a process of ours may keep, by its number in linux/capability.h.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Capability {
+    ChangeOwner = 0,
+    ActAsOwner = 3,
+}
+
 /// Empties the sets that count now: permitted, effective and inheritable.
 pub(crate) fn drop_capabilities() -> Result<(), Errno> {
+    keep_capabilities(&[])
+}
+
+/// The same but for these, which stay permitted and effective.
+pub(crate) fn keep_capabilities(kept: &[Capability]) -> Result<(), Errno> {
     /// Of linux/capability.h: two words a set.
     const VERSION_3: u32 = 0x2008_0522;
     let header = [VERSION_3, 0];
-    let sets = [0_u32; 6];
+    let mask = kept
+        .iter()
+        .fold(0, |mask, capability| mask | 1 << *capability as u32);
+    let sets = [mask, mask, 0, 0, 0, 0];
     // SAFETY: both are live for the call and laid out as version 3 has them: version and process, then two times
     // effective, permitted, inheritable.
     Errno::result(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) })

@@ -27,7 +27,8 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
-use crate::profile::Walls;
+use crate::image::{Root, RootParts};
+use crate::profile::{Profile, Walls};
 use crate::sys;
 
 /// Where the sandbox is inside.
@@ -72,12 +73,14 @@ const READ_ONLY: [&str; 4] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys"];
 const SYSTEM_FOLDERS: [&str; 2] = ["sys/devices/system/cpu", "sys/devices/system/node"];
 
 /// On everything: no set-user-id, no devices.
-const TAME: MountAttrFlags =
+pub(crate) const TAME: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
 /// What a container sees of the host beyond its programs.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct View {
+    /// What its root is.
+    pub root: Root,
     /// Host paths that it sees at their own names, with the host's users as its own: absolute, resolved by the caller's
     /// rules; must exist.
     pub host_paths: Vec<PathBuf>,
@@ -93,7 +96,7 @@ pub(crate) struct ViewError {
     source: io::Error,
 }
 
-fn failed<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> ViewError {
+pub(crate) fn failed<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> ViewError {
     let what = what.into();
     move |source| ViewError {
         what,
@@ -101,39 +104,53 @@ fn failed<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> View
     }
 }
 
-/// Mounts of the host that are attached nowhere yet, and where they go.
-pub(crate) struct Parts(Vec<(OwnedFd, PathBuf)>);
+/// Mounts of the host that are attached nowhere yet.
+pub(crate) struct Parts {
+    /// Sandbox, then host paths, and where they go.
+    places: Vec<(OwnedFd, PathBuf)>,
+    /// `None`: the root is made of the host's programs.
+    root: Option<RootParts>,
+}
 
 impl Parts {
-    /// Opens sandbox and host paths, as root of the host.
-    pub(crate) fn take(view: &View, sandbox: &Path) -> Result<Self, ViewError> {
+    /// Opens sandbox, host paths and what the root is made of, as root of the host.
+    pub(crate) fn take(profile: &Profile, sandbox: &Path) -> Result<Self, ViewError> {
+        let view = &profile.view;
         let sandbox = [(sandbox, PathBuf::from(SANDBOX))];
         let paths = view.host_paths.iter();
         let wanted = sandbox
             .into_iter()
             .chain(paths.map(|path| (path.as_path(), path.clone())));
-        let parts = wanted.map(|(from, to)| {
+        let places = wanted.map(|(from, to)| {
             let tree = take(CWD, from)?;
             restrict(tree.as_fd(), TAME)?;
             Ok((tree, to))
         });
-        Ok(Self(parts.collect::<Result<_, _>>()?))
+        Ok(Self {
+            places: places.collect::<Result<_, ViewError>>()?,
+            root: RootParts::take(&view.root, profile.first_host_id)?,
+        })
     }
 
-    pub(crate) fn has_host_paths(&self) -> bool {
-        self.0.len() > 1
+    /// Whether there is something of the host whose owners are to be the container's.
+    pub(crate) fn has_owners(&self) -> bool {
+        self.places.len() > 1 || self.root.is_some()
     }
 
-    /// On host paths the container's users are the host's of the same numbers. Before init attaches them.
+    /// On host paths and in an image the container's users are those of the same numbers on the disk. Before init
+    /// attaches them.
     pub(crate) fn map_owners(&self, users: BorrowedFd<'_>) -> Result<(), ViewError> {
         // The first is the sandbox, whose files are of the container's own users.
-        self.0.iter().skip(1).try_for_each(|(tree, path)| {
+        self.places.iter().skip(1).try_for_each(|(tree, path)| {
             let what = format!(
                 "map users to the file system of {}: it must support mounts with mapped owners, as ext4, xfs, btrfs do",
                 path.display()
             );
             sys::map_owners(tree.as_fd(), users).map_err(failed(what))
-        })
+        })?;
+        self.root
+            .as_ref()
+            .map_or(Ok(()), |root| root.map_owners(users))
     }
 }
 
@@ -145,32 +162,35 @@ pub(crate) fn enter(
     walls: Walls,
     cgroups: bool,
 ) -> Result<(), ViewError> {
-    let root = file_system("tmpfs", &[("mode", "755"), ("size", "64k")], TAME)?;
-    let root = root.as_fd();
+    let scaffold = file_system("tmpfs", &[("mode", "755"), ("size", "64k")], TAME)?;
     // Over the old root, which only those see who look for it later: nobody.
-    attach(root, CWD, "/")?;
-    for folder in HOST_FOLDERS {
-        show_host_folder(root, folder)?;
-    }
+    attach(scaffold.as_fd(), CWD, "/")?;
+    let own = match &parts.root {
+        None => None,
+        Some(own) => Some(own.assemble(scaffold.as_fd())?),
+    };
+    let root = own.as_ref().unwrap_or(&scaffold).as_fd();
+    let system = if own.is_some() {
+        attach(root, CWD, "/")?;
+        // What is made for it is not to be left in the container's files.
+        let system = file_system("tmpfs", &[("mode", "555"), ("size", "64k")], TAME)?;
+        attach(
+            system.as_fd(),
+            make_folder(root, Path::new("sys"))?.as_fd(),
+            "",
+        )?;
+        system
+    } else {
+        for folder in HOST_FOLDERS {
+            show_host_folder(root, folder)?;
+        }
+        scaffold.try_clone().map_err(failed("keep the root"))?
+    };
     make_devices(root, view)?;
     make_proc(root, walls)?;
-    for folder in SYSTEM_FOLDERS.map(Path::new) {
-        if Path::new("/").join(folder).is_dir() {
-            let place = make_folder(root, folder)?;
-            let tree = take(CWD, &Path::new("/").join(folder))?;
-            restrict(tree.as_fd(), TAME | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
-            attach(tree.as_fd(), place.as_fd(), "")?;
-        }
-    }
-    if cgroups {
-        let attributes =
-            TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_RDONLY;
-        let groups = file_system("cgroup2", &[], attributes)?;
-        let place = make_folder(root, Path::new("sys/fs/cgroup"))?;
-        attach(groups.as_fd(), place.as_fd(), "")?;
-    }
+    show_system(root, cgroups)?;
     scratch(root, "tmp", view.scratch_bytes)?;
-    for (tree, path) in &parts.0 {
+    for (tree, path) in &parts.places {
         let path = path
             .strip_prefix("/")
             .expect("it was checked to be absolute");
@@ -182,8 +202,26 @@ pub(crate) fn enter(
         };
         attach(tree.as_fd(), place.as_fd(), "")?;
     }
-    restrict_one(root, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
-    leave_host(root)
+    // Of the host's programs that is the root itself; an image's root is the container's to change.
+    restrict_one(system.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+    leave_host(root)?;
+    chdir(SANDBOX).map_err(failed("enter the sandbox"))
+}
+
+/// Goes into a root with nothing in it. For a process in namespaces of its own that needs no file by name.
+pub(crate) fn leave_for_nothing() -> Result<(), ViewError> {
+    let settings = [("mode", "555"), ("size", "4k")];
+    let nothing = file_system("tmpfs", &settings, TAME | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+    attach(nothing.as_fd(), CWD, "/")?;
+    leave_host(nothing.as_fd())
+}
+
+/// A mount of one folder alone, attached nowhere.
+pub(crate) fn take_folder(folder: BorrowedFd<'_>) -> Result<OwnedFd, ViewError> {
+    let tree = open_tree(folder, "", CLONE | OpenTreeFlags::AT_EMPTY_PATH)
+        .map_err(failed("take a mount of a folder"))?;
+    restrict(tree.as_fd(), TAME)?;
+    Ok(tree)
 }
 
 /// The old root is gone afterwards, with all that was mounted below it.
@@ -198,8 +236,7 @@ fn leave_host(root: BorrowedFd<'_>) -> Result<(), ViewError> {
         Err(rustix::io::Errno::INVAL) => chroot(".").map_err(failed("make the view the root"))?,
         Err(errno) => return Err(failed("make the view the root")(errno)),
     }
-    chdir("/").map_err(failed("enter the view's root"))?;
-    chdir(SANDBOX).map_err(failed("enter the sandbox"))
+    chdir("/").map_err(failed("enter the view's root"))
 }
 
 fn show_host_folder(root: BorrowedFd<'_>, name: &str) -> Result<(), ViewError> {
@@ -218,6 +255,25 @@ fn show_host_folder(root: BorrowedFd<'_>, name: &str) -> Result<(), ViewError> {
     let tree = take_all(CWD, &from)?;
     restrict(tree.as_fd(), TAME | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
     attach(tree.as_fd(), place.as_fd(), "")
+}
+
+fn show_system(root: BorrowedFd<'_>, cgroups: bool) -> Result<(), ViewError> {
+    for folder in SYSTEM_FOLDERS.map(Path::new) {
+        if Path::new("/").join(folder).is_dir() {
+            let place = make_folder(root, folder)?;
+            let tree = take(CWD, &Path::new("/").join(folder))?;
+            restrict(tree.as_fd(), TAME | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+            attach(tree.as_fd(), place.as_fd(), "")?;
+        }
+    }
+    if cgroups {
+        let attributes =
+            TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_RDONLY;
+        let groups = file_system("cgroup2", &[], attributes)?;
+        let place = make_folder(root, Path::new("sys/fs/cgroup"))?;
+        attach(groups.as_fd(), place.as_fd(), "")?;
+    }
+    Ok(())
 }
 
 fn make_devices(root: BorrowedFd<'_>, view: &View) -> Result<(), ViewError> {
@@ -334,7 +390,11 @@ fn file_system(
     make().map_err(failed(format!("make a file system of kind {kind}")))
 }
 
-fn attach(tree: BorrowedFd<'_>, place: BorrowedFd<'_>, path: &str) -> Result<(), ViewError> {
+pub(crate) fn attach(
+    tree: BorrowedFd<'_>,
+    place: BorrowedFd<'_>,
+    path: &str,
+) -> Result<(), ViewError> {
     let mut flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     if path.is_empty() {
         flags |= MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
@@ -345,7 +405,7 @@ fn attach(tree: BorrowedFd<'_>, place: BorrowedFd<'_>, path: &str) -> Result<(),
 const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags::OPEN_TREE_CLOEXEC);
 
 /// A mount of one folder or file, without what is mounted below it.
-fn take(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> {
+pub(crate) fn take(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> {
     open_tree(parent, path, CLONE | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)
         .map_err(failed(format!("take a mount of {}", path.display())))
 }
@@ -365,7 +425,7 @@ fn take_if_there(parent: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, 
 }
 
 /// Sets attributes on a mount and on all below it.
-fn restrict(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), ViewError> {
+pub(crate) fn restrict(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), ViewError> {
     sys::add_mount_attributes(tree, attributes.bits().into(), true)
         .map_err(failed("restrict mounts"))
 }
@@ -382,7 +442,7 @@ fn is_folder(file: BorrowedFd<'_>) -> Result<bool, ViewError> {
 }
 
 /// A folder to mount on, with those above it. Never leaves `parent`, never follows a link.
-fn make_folder(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> {
+pub(crate) fn make_folder(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> {
     let words = || format!("make the folder {}", path.display());
     let mut folder = parent.try_clone_to_owned().map_err(failed(words()))?;
     for part in path.components() {
@@ -394,7 +454,13 @@ fn make_folder(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError
             Err(errno) => return Err(failed(words())(errno)),
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        folder = openat(&folder, part, flags, Mode::empty()).map_err(failed(words()))?;
+        folder = match openat(&folder, part, flags, Mode::empty()) {
+            Ok(folder) => folder,
+            Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
+                return Err(failed(words())(in_its_place()));
+            }
+            Err(errno) => return Err(failed(words())(errno)),
+        };
     }
     Ok(folder)
 }
@@ -408,5 +474,25 @@ fn make_file(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> 
     let name = name.map_err(failed(words()))?;
     let folder = make_folder(parent, path.parent().unwrap_or(Path::new("")))?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat(&folder, name, flags, Mode::from_raw_mode(0o644)).map_err(failed(words()))
+    match openat(&folder, name, flags, Mode::from_raw_mode(0o644)) {
+        Ok(file) => Ok(file),
+        // An image may have it: it is covered then, if it is a file.
+        Err(rustix::io::Errno::EXIST) => {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = openat(&folder, name, flags, Mode::empty()).map_err(failed(words()))?;
+            let found = rustix::fs::fstat(&file).map_err(failed(words()))?;
+            if !rustix::fs::FileType::from_raw_mode(found.st_mode).is_file() {
+                return Err(failed(words())(in_its_place()));
+            }
+            Ok(file)
+        }
+        Err(errno) => Err(failed(words())(errno)),
+    }
+}
+
+/// What an image may have where a mount is to be: never followed, or a mount would land elsewhere.
+fn in_its_place() -> io::Error {
+    io::Error::other(
+        "the image has something else in its place, such as a link; make the image without it",
+    )
 }

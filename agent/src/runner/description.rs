@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use argosy_isolation::profile::{COMMAND_ID, Walls};
 use argosy_isolation::view::SANDBOX;
 use argosy_isolation::{
-    BootTime, ContainerId, Isolation, Limits, MissingPolicy, Namespaces, Profile, Program, Spec,
-    StopAfter, User, View,
+    BootTime, ContainerId, Isolation, Limits, MissingPolicy, Namespaces, Profile, Program, Root,
+    Spec, StopAfter, User, View,
 };
 use argosy_proto::v1;
 
@@ -117,6 +117,7 @@ fn profile(
     Ok(Some(Profile {
         first_host_id,
         view: View {
+            root: Root::Host,
             host_paths,
             scratch_bytes: SCRATCH_BYTES,
         },

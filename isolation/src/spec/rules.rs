@@ -3,6 +3,7 @@
 use std::path::{Component, Path};
 
 use super::{Program, STRING_LIMIT_BYTES, STRINGS_LIMIT_BYTES, Spec};
+use crate::image::{Root, Wanted};
 use crate::namespaces::{Isolation, Namespaces};
 use crate::profile::{CONTAINER_IDS, END_HOST_ID, FIRST_HOST_ID};
 use crate::view::{SANDBOX, View};
@@ -93,12 +94,33 @@ impl Spec {
             let remedy = "landlock and the filter of system calls need it: leave them out, too";
             return Err(SpecError::new("privileges", "false", remedy));
         }
+        // Who is named by an image is known only inside, where the same is asked.
         let is_root = self.user.as_ref().is_none_or(|user| user.uid == 0);
-        if is_root && !profile.view.host_paths.is_empty() {
+        if is_root && self.image_user.is_none() && !profile.view.host_paths.is_empty() {
             let remedy = "on host paths its user is the host's: name one who is not root";
             return Err(SpecError::new("user", "0", remedy));
         }
+        profile.view.root.check()?;
         check_view(&profile.view)
+    }
+
+    fn check_image_user(&self) -> Result<(), SpecError> {
+        let Some(name) = &self.image_user else {
+            return Ok(());
+        };
+        let has_image = self
+            .profile
+            .as_ref()
+            .is_some_and(|profile| profile.view.root != Root::Host);
+        if !has_image || self.user.is_some() {
+            let remedy = "name a user of the image only where there is one, and no other user";
+            return Err(SpecError::new("image_user", name, remedy));
+        }
+        if Wanted::parse(name).is_none() {
+            let remedy = "give USER or USER:GROUP, each a name or a number";
+            return Err(SpecError::new("image_user", name, remedy));
+        }
+        Ok(())
     }
 
     fn check_environment(&self) -> Result<(), SpecError> {
@@ -150,6 +172,7 @@ impl Spec {
             return Err(SpecError::new("user", named, remedy));
         }
         self.check_profile()?;
+        self.check_image_user()?;
         let Some(hostname) = &self.hostname else {
             return Ok(());
         };

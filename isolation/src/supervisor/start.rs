@@ -113,7 +113,7 @@ fn start_in(
             .map_err(|source| StartError::Subreaper { source })?;
     }
     let parts = match &spec.profile {
-        Some(profile) => Some(Parts::take(&profile.view, &spec.sandbox)?),
+        Some(profile) => Some(Parts::take(profile, &spec.sandbox)?),
         None => None,
     };
     let inherited = init::Inherited {
@@ -180,7 +180,7 @@ impl Prepared<'_> {
                 None => map_user(self.init.pid),
             };
             mapped.map_err(|source| StartError::MapUser { source })?;
-            if let Some(parts) = self.parts.filter(|parts| parts.has_host_paths()) {
+            if let Some(parts) = self.parts.filter(|parts| parts.has_owners()) {
                 let users = fs::File::open(format!("/proc/{}/ns/user", self.init.pid))
                     .map_err(|source| StartError::MapUser { source })?;
                 parts.map_owners(users.as_fd())?;

@@ -6,10 +6,12 @@ mod adoption;
 mod confinement;
 mod entry;
 mod escapes;
+mod images;
 mod lifecycle;
 mod profile;
 mod removal;
 mod sessions;
+mod unpacking;
 mod world;
 
 use std::process::ExitCode;
@@ -40,8 +42,10 @@ fn run(arguments: &[String]) -> ExitCode {
         escapes::CASES,
         entry::CASES,
         sessions::CASES,
+        images::CASES,
         adoption::CASES,
         removal::CASES,
+        unpacking::CASES,
     ]
     .concat();
     let filters: Vec<_> = arguments

@@ -4,7 +4,7 @@ use std::os::unix::fs::{MetadataExt, chown};
 use std::path::PathBuf;
 
 use argosy_isolation::profile::{COMMAND_ID, FIRST_HOST_ID, Walls};
-use argosy_isolation::{Outcome, Profile, Spec, User, View};
+use argosy_isolation::{Outcome, Profile, Root, Spec, User, View};
 
 use crate::world::{Case, World, stderr, stdout};
 
@@ -36,6 +36,7 @@ pub(crate) fn profiled(world: &mut World, line: &str) -> Spec {
     spec.profile = Some(Profile {
         first_host_id: FIRST_HOST_ID,
         view: View {
+            root: Root::Host,
             host_paths: Vec::new(),
             scratch_bytes: 1 << 20,
         },

@@ -1,0 +1,242 @@
+//! Users and groups by the names that an image has for them.
+//!
+//! Its `/etc/passwd` and `/etc/group` are read below its own root, as text that anybody may have written.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::io::Errno;
+
+use crate::profile::CONTAINER_IDS;
+use crate::spec::User;
+
+/// How much of each file is read, in bytes.
+const FILE_LIMIT_BYTES: u64 = 1 << 20;
+/// How many further groups a user may have.
+const GROUPS_MAX: usize = 1024;
+
+/// Whom a command is to be: `USER` or `USER:GROUP`, each a name or a number.
+pub(crate) struct Wanted<'a> {
+    user: &'a str,
+    group: Option<&'a str>,
+}
+
+impl<'a> Wanted<'a> {
+    /// `None` if it can mean nobody. Nothing at all is root, as images have it.
+    pub(crate) fn parse(text: &'a str) -> Option<Self> {
+        let (user, group) = match text.split_once(':') {
+            Some((user, group)) => (user, Some(group)),
+            None => (text, None),
+        };
+        let plain = |name: &str| !name.contains([':', '\n', '\0']) && name.len() <= 256;
+        let known = plain(user) && group.is_none_or(|group| plain(group) && !group.is_empty());
+        let user = if user.is_empty() { "0" } else { user };
+        known.then_some(Self { user, group })
+    }
+}
+
+/// Whom that is in the root `root`, with all groups.
+pub(crate) fn user(root: BorrowedFd<'_>, wanted: &Wanted<'_>) -> Result<User, String> {
+    find(
+        &read(root, "etc/passwd")?,
+        &read(root, "etc/group")?,
+        wanted,
+    )
+}
+
+fn find(passwd: &str, group: &str, wanted: &Wanted<'_>) -> Result<User, String> {
+    let mut accounts = passwd.lines().filter_map(Account::parse);
+    let number = wanted.user.parse::<u32>().ok();
+    let account = match number {
+        Some(uid) => accounts.find(|account| account.uid == uid),
+        None => accounts.find(|account| account.name == wanted.user),
+    };
+    let uid = match (&account, number) {
+        (Some(account), _) => account.uid,
+        (None, Some(uid)) => uid,
+        (None, None) => return Err(unknown("user", wanted.user, "/etc/passwd")),
+    };
+    let mut groups = group.lines().filter_map(Group::parse);
+    let (gid, further) = match wanted.group {
+        Some(name) => {
+            let number = name.parse().ok();
+            let named = || {
+                groups
+                    .find(|group| group.name == name)
+                    .map(|group| group.gid)
+            };
+            let gid = number
+                .or_else(named)
+                .ok_or_else(|| unknown("group", name, "/etc/group"))?;
+            (gid, Vec::new())
+        }
+        None => {
+            let name = account.as_ref().map(|account| account.name);
+            let of_account = groups.filter(|group| name.is_some_and(|name| group.has(name)));
+            let further = of_account.map(|group| group.gid).take(GROUPS_MAX).collect();
+            (account.as_ref().map_or(0, |account| account.gid), further)
+        }
+    };
+    let all = [uid, gid].into_iter().chain(further.iter().copied());
+    if let Some(number) = all.into_iter().find(|number| *number >= CONTAINER_IDS) {
+        return Err(format!(
+            "cannot run as {}: a container has the users and groups 0 to 65,535, not {number}",
+            wanted.user
+        ));
+    }
+    Ok(User {
+        uid,
+        gid,
+        groups: further,
+    })
+}
+
+fn unknown(what: &str, name: &str, file: &str) -> String {
+    format!("the image has no {what} {name:?} in {file}; name one that it has, or give a number")
+}
+
+/// A line of `/etc/passwd`. One that makes no sense is none.
+struct Account<'a> {
+    name: &'a str,
+    uid: u32,
+    gid: u32,
+}
+
+impl<'a> Account<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        let uid = fields.nth(1)?.parse().ok()?;
+        let gid = fields.next()?.parse().ok()?;
+        Some(Self { name, uid, gid })
+    }
+}
+
+/// A line of `/etc/group`.
+struct Group<'a> {
+    name: &'a str,
+    gid: u32,
+    members: &'a str,
+}
+
+impl<'a> Group<'a> {
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        let gid = fields.nth(1)?.parse().ok()?;
+        let members = fields.next().unwrap_or_default();
+        Some(Self { name, gid, members })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.members.split(',').any(|member| member.trim() == name)
+    }
+}
+
+/// A file of the root, whose links lead nowhere else. One that is not there says nothing.
+fn read(root: BorrowedFd<'_>, path: &str) -> Result<String, String> {
+    let words = |error: std::io::Error| format!("cannot read /{path} of the image: {error}");
+    // A pipe would wait for a writer.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let file = match openat2(root, path, flags, Mode::empty(), within) {
+        Ok(file) => file,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(String::new()),
+        Err(errno) => return Err(words(errno.into())),
+    };
+    let found = fstat(&file).map_err(|errno| words(errno.into()))?;
+    if !FileType::from_raw_mode(found.st_mode).is_file() {
+        return Err(words(std::io::Error::other("it is no file")));
+    }
+    let mut bytes = Vec::new();
+    let mut start = File::from(file).take(FILE_LIMIT_BYTES + 1);
+    start.read_to_end(&mut bytes).map_err(words)?;
+    if bytes.len() as u64 > FILE_LIMIT_BYTES {
+        return Err(words(std::io::Error::other("it is larger than 1 MiB")));
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\nbroken\nweb:x:1000:1001:::\nhuge:x:70000:1::\n12:x:5:5::\n";
+    const GROUP: &str =
+        "root:x:0:\nweb:x:1001:\ndocs:x:1002:other, web\nbroken:x:y:web\nlogs:x:1003:web,other\n";
+
+    fn found(wanted: &str) -> Result<(u32, u32, Vec<u32>), String> {
+        let wanted = Wanted::parse(wanted).ok_or("meaningless")?;
+        find(PASSWD, GROUP, &wanted).map(|user| (user.uid, user.gid, user.groups))
+    }
+
+    #[test]
+    fn names_and_numbers_are_found_with_their_groups() {
+        assert_eq!(found("web"), Ok((1000, 1001, vec![1002, 1003])));
+        assert_eq!(found("1000"), Ok((1000, 1001, vec![1002, 1003])));
+        assert_eq!(found("web:docs"), Ok((1000, 1002, vec![])));
+        assert_eq!(found("web:7"), Ok((1000, 7, vec![])));
+        assert_eq!(found(""), Ok((0, 0, vec![])));
+        assert_eq!(
+            found("7777"),
+            Ok((7777, 0, vec![])),
+            "a number needs no account"
+        );
+        assert_eq!(found("12"), Ok((12, 0, vec![])), "a number is never a name");
+    }
+
+    #[test]
+    fn who_is_not_there_is_refused_by_name() {
+        let refusal = found("nobody").unwrap_err();
+        assert!(
+            refusal.contains("no user \"nobody\" in /etc/passwd"),
+            "{refusal}"
+        );
+        let refusal = found("web:nogroup").unwrap_err();
+        assert!(
+            refusal.contains("no group \"nogroup\" in /etc/group"),
+            "{refusal}"
+        );
+        assert!(found("huge").unwrap_err().contains("not 70000"));
+        assert!(found("0:65536").unwrap_err().contains("not 65536"));
+        for meaningless in ["a:", "a:b:c", "a\nb", "a\0b"] {
+            assert_eq!(
+                found(meaningless),
+                Err("meaningless".to_owned()),
+                "{meaningless:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_files_are_those_of_the_root_whatever_links_say() {
+        let root = tempfile::tempdir().unwrap();
+        let etc = root.path().join("etc");
+        let folder = File::open(root.path()).unwrap();
+        let web = Wanted::parse("web").unwrap();
+        assert!(
+            user(folder.as_fd(), &web).unwrap_err().contains("no user"),
+            "no files at all"
+        );
+        std::fs::create_dir(&etc).unwrap();
+        std::fs::write(root.path().join("accounts"), PASSWD).unwrap();
+        std::os::unix::fs::symlink("/../../accounts", etc.join("passwd")).unwrap();
+        assert_eq!(
+            user(folder.as_fd(), &web).unwrap().uid,
+            1000,
+            "the root is the link's root"
+        );
+        std::os::unix::fs::symlink("/proc/self/status", etc.join("group")).unwrap();
+        assert!(user(folder.as_fd(), &web).unwrap().groups.is_empty());
+        std::fs::remove_file(etc.join("group")).unwrap();
+        std::fs::create_dir(etc.join("group")).unwrap();
+        assert!(
+            user(folder.as_fd(), &web)
+                .unwrap_err()
+                .contains("it is no file")
+        );
+    }
+}

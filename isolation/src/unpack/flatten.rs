@@ -1,0 +1,218 @@
+//! The layers of an image copied into one folder, for where no overlay can be had.
+//!
+//! The folder is what an overlay over the layers would show. Layers are read as they are on the disk, by descriptors and
+//! without following a link; they were judged when they were unpacked.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, Dir, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chownat, fchmod, fchown,
+    fgetxattr, fstat, futimens, linkat, mkdirat, open, openat2, readlinkat, statat, symlinkat,
+    unlinkat, utimensat,
+};
+use rustix::io::Errno;
+
+use super::refusal::Fault;
+use super::tree::{BELOW, Found, OPAQUE, look, open_folder, remove};
+
+/// How deep folders may lie: far deeper than any rule allows a layer's.
+const DEPTH_MAX: u32 = 1000;
+
+/// Why layers could not be copied into one folder, which is half full then.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot copy {path} of the layer {layer} into one folder")]
+pub struct CopyError {
+    /// The layer.
+    pub layer: PathBuf,
+    /// The file or folder in it; empty for itself.
+    pub path: PathBuf,
+    /// Why.
+    pub source: io::Error,
+}
+
+/// Copies `layers`, the lowest first, into the folder `target`, which should be new. Owners, modes, times of change and
+/// links are kept; what upper layers hide is not there. For root of the host.
+///
+/// # Errors
+/// With the layer and the file at which it failed.
+pub fn copy_layers(layers: &[PathBuf], target: BorrowedFd<'_>) -> Result<(), CopyError> {
+    for layer in layers {
+        let mut copy = Copy {
+            at: PathBuf::new(),
+            linked: HashMap::new(),
+            root: target,
+        };
+        copy.layer(layer).map_err(|fault| CopyError {
+            layer: layer.clone(),
+            path: copy.at,
+            source: match fault {
+                Fault::Read(error) | Fault::Write(error) => error,
+                Fault::Rule(rule) => io::Error::other(rule),
+            },
+        })?;
+    }
+    Ok(())
+}
+
+/// One layer on its way.
+struct Copy<'a> {
+    /// Where it is now.
+    at: PathBuf,
+    /// Files of more than one name, by device and number: where the first was copied to.
+    linked: HashMap<(u64, u64), PathBuf>,
+    root: BorrowedFd<'a>,
+}
+
+impl Copy<'_> {
+    fn layer(&mut self, layer: &Path) -> Result<(), Fault> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let from = open(layer, flags, Mode::empty())?;
+        let to = openat2(self.root, ".", flags, Mode::empty(), BELOW)?;
+        self.folder(&from, &to, 0)
+    }
+
+    /// Everything in a folder, then its own attributes.
+    fn folder(&mut self, from: &OwnedFd, to: &OwnedFd, depth: u32) -> Result<(), Fault> {
+        if depth > DEPTH_MAX {
+            return Err(Fault::Write(io::Error::other(
+                "it lies deeper than 1000 folders",
+            )));
+        }
+        let mut value = [0; 1];
+        if fgetxattr(from, OPAQUE, &mut value).is_ok_and(|length| value[..length] == *b"y") {
+            names(to)?.iter().try_for_each(|name| clear(to, name))?;
+        }
+        for name in names(from)? {
+            self.at.push(&name);
+            self.entry(from, to, &name, depth)?;
+            self.at.pop();
+        }
+        finish(to.as_fd(), &fstat(from)?)
+    }
+
+    fn entry(
+        &mut self,
+        from: &OwnedFd,
+        to: &OwnedFd,
+        name: &OsStr,
+        depth: u32,
+    ) -> Result<(), Fault> {
+        let found = look(from, name)?;
+        if found != Found::Folder {
+            clear(to, name)?;
+        }
+        match found {
+            // Hidden: it has just been cleared away.
+            Found::Nothing | Found::Whiteout => Ok(()),
+            Found::Folder => {
+                if look(to, name)? != Found::Folder {
+                    clear(to, name)?;
+                    mkdirat(to, name, Mode::from_raw_mode(0o700))?;
+                }
+                let inner = open_folder(from, Path::new(name))?;
+                self.folder(&inner, &open_folder(to, Path::new(name))?, depth + 1)
+            }
+            Found::Link => {
+                let data = statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                let target = readlinkat(from, name, Vec::new())?;
+                symlinkat(target.as_c_str(), to, name)?;
+                let (user, group) = owner(&data);
+                chownat(to, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)?;
+                Ok(utimensat(
+                    to,
+                    name,
+                    &times(&data),
+                    AtFlags::SYMLINK_NOFOLLOW,
+                )?)
+            }
+            Found::File => self.file(from, to, name),
+        }
+    }
+
+    fn file(&mut self, from: &OwnedFd, to: &OwnedFd, name: &OsStr) -> Result<(), Fault> {
+        // Not to wait at a pipe, should there be one.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let from = openat2(from, name, flags, Mode::empty(), BELOW)?;
+        let data = fstat(&from)?;
+        if !rustix::fs::FileType::from_raw_mode(data.st_mode).is_file() {
+            return Err(Fault::Write(io::Error::other(
+                "it is no file, folder or link",
+            )));
+        }
+        let key = (data.st_dev, data.st_ino);
+        if let Some(first) = self.linked.get(&key) {
+            let root = openat2(
+                self.root,
+                ".",
+                OFlags::PATH | OFlags::CLOEXEC,
+                Mode::empty(),
+                BELOW,
+            )?;
+            let folder = open_folder(&root, first.parent().unwrap_or(Path::new("")))?;
+            let first = first.file_name().unwrap_or_default();
+            return Ok(linkat(&folder, first, to, name, AtFlags::empty())?);
+        }
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let to = openat2(to, name, flags, Mode::from_raw_mode(0o600), BELOW)?;
+        let (mut from, mut to) = (File::from(from), File::from(to));
+        io::copy(&mut from, &mut to).map_err(Fault::Write)?;
+        if data.st_nlink > 1 {
+            self.linked.insert(key, self.at.clone());
+        }
+        finish(to.as_fd(), &data)
+    }
+}
+
+fn names(folder: &OwnedFd) -> Result<Vec<OsString>, Fault> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if name != b"." && name != b".." {
+            names.push(OsString::from_vec(name));
+        }
+    }
+    // Links come after what they were first linked to, the same way each time.
+    names.sort_by(|one, other| one.as_bytes().cmp(other.as_bytes()));
+    Ok(names)
+}
+
+fn clear(folder: &OwnedFd, name: &OsStr) -> Result<(), Fault> {
+    match look(folder, name)? {
+        Found::Nothing => Ok(()),
+        Found::Folder => remove(folder, name),
+        Found::File | Found::Link | Found::Whiteout => {
+            match unlinkat(folder, name, AtFlags::empty()) {
+                Err(Errno::NOENT) => Ok(()),
+                removed => Ok(removed?),
+            }
+        }
+    }
+}
+
+fn finish(to: BorrowedFd<'_>, data: &Stat) -> Result<(), Fault> {
+    let (user, group) = owner(data);
+    fchown(to, Some(user), Some(group))?;
+    fchmod(to, Mode::from_raw_mode(data.st_mode & 0o1777))?;
+    Ok(futimens(to, &times(data))?)
+}
+
+fn owner(data: &Stat) -> (Uid, Gid) {
+    (Uid::from_raw(data.st_uid), Gid::from_raw(data.st_gid))
+}
+
+fn times(data: &Stat) -> Timestamps {
+    let time = Timespec {
+        tv_sec: data.st_mtime,
+        tv_nsec: data.st_mtime_nsec as _,
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}

@@ -1,0 +1,196 @@
+//! Where an entry of an archive goes: paths and link targets, judged before anything is touched.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use super::refusal::shown;
+use super::{Rule, Rules, Source};
+
+/// The longest file name that Linux takes, in bytes.
+const NAME_LIMIT_BYTES: usize = 255;
+/// The longest path that a system call takes, in bytes without its end mark.
+const PATH_LIMIT_BYTES: usize = 4095;
+/// Begins the names of a layer that say what is hidden.
+const WHITEOUT: &[u8] = b".wh.";
+/// Begins those that tools keep for themselves.
+const WHITEOUT_OF_TOOLS: &[u8] = b".wh..wh.";
+/// Says that a folder hides all that is below it in lower layers.
+const OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// A path below the target: relative, plain names only; empty for the target itself.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place(PathBuf);
+
+impl Place {
+    pub(super) fn parse(path: &[u8], rules: &Rules) -> Result<Self, Rule> {
+        if path.contains(&0) {
+            return Err(Rule::Nul);
+        }
+        if path.is_empty() {
+            return Err(Rule::NoName);
+        }
+        // In an image `/etc` and `etc` are the same.
+        if path.starts_with(b"/") && rules.source == Source::Archive {
+            return Err(Rule::Absolute);
+        }
+        let mut place = PathBuf::new();
+        let mut depth = 0;
+        for name in path.split(|byte| *byte == b'/') {
+            match name {
+                b"" | b"." => continue,
+                b".." => return Err(Rule::Parent),
+                name if name.len() > NAME_LIMIT_BYTES => return Err(Rule::LongName),
+                name => place.push(OsStr::from_bytes(name)),
+            }
+            depth += 1;
+            if depth > rules.depth_max {
+                return Err(Rule::Depth {
+                    most: rules.depth_max,
+                });
+            }
+        }
+        if place.as_os_str().len() > PATH_LIMIT_BYTES {
+            return Err(Rule::LongName);
+        }
+        Ok(Self(place))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The folder that it is in and its name there. `None` for the target itself.
+    pub(super) fn split(&self) -> Option<(&Path, &OsStr)> {
+        Some((self.0.parent()?, self.0.file_name()?))
+    }
+
+    /// What its name says of lower layers, if anything.
+    pub(super) fn mark(&self) -> Result<Mark, Rule> {
+        let Some((folder, name)) = self.split() else {
+            return Ok(Mark::None);
+        };
+        let name = name.as_bytes();
+        if name == OPAQUE {
+            return Ok(Mark::Opaque(Self(folder.to_owned())));
+        }
+        if name.starts_with(WHITEOUT_OF_TOOLS) {
+            return Ok(Mark::OfTools);
+        }
+        let Some(hidden) = name.strip_prefix(WHITEOUT) else {
+            return Ok(Mark::None);
+        };
+        match hidden {
+            b"" | b"." | b".." => Err(Rule::Whiteout),
+            hidden => Ok(Mark::Hides(Self(folder.join(OsStr::from_bytes(hidden))))),
+        }
+    }
+}
+
+/// What a name in a layer stands for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// A file of that name.
+    None,
+    /// Lower layers have nothing at this place.
+    Hides(Place),
+    /// Lower layers have nothing in this folder.
+    Opaque(Place),
+    /// Something that only the tool understands which wrote it.
+    OfTools,
+}
+
+/// Whether a link at `place` can lead out of the target.
+///
+/// `..` may only come first: there it leaves folders that we made, and never what a link leads to. Then no chain of
+/// such links leads out.
+pub(super) fn judge_link(place: &Place, target: &[u8], rules: &Rules) -> Result<OsString, Rule> {
+    if target.contains(&0) {
+        return Err(Rule::Nul);
+    }
+    if target.is_empty() || target.len() > PATH_LIMIT_BYTES {
+        return Err(Rule::LinkTarget);
+    }
+    if rules.source == Source::Layer {
+        return Ok(OsString::from_vec(target.to_owned()));
+    }
+    let outside = || Rule::LinkOut { to: shown(target) };
+    if target.starts_with(b"/") {
+        return Err(outside());
+    }
+    let above = place.path().components().count().saturating_sub(1);
+    let (mut up, mut down) = (0, false);
+    for name in target.split(|byte| *byte == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." if down => return Err(outside()),
+            b".." => up += 1,
+            _ => down = true,
+        }
+    }
+    if up > above {
+        return Err(outside());
+    }
+    Ok(OsString::from_vec(target.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(path: &[u8], rules: &Rules) -> Result<String, Rule> {
+        let place = Place::parse(path, rules)?;
+        Ok(place.path().to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_path_is_below_the_target_or_refused() {
+        let rules = Rules::archive();
+        assert_eq!(place(b"./a//b/", &rules), Ok("a/b".to_owned()));
+        assert_eq!(place(b"./", &rules), Ok(String::new()));
+        assert_eq!(place(b"...", &rules), Ok("...".to_owned()));
+        assert_eq!(place(b"a/../../b", &rules), Err(Rule::Parent));
+        assert_eq!(place(b"..", &rules), Err(Rule::Parent));
+        assert_eq!(place(b"/etc", &rules), Err(Rule::Absolute));
+        assert_eq!(place(b"a\0b", &rules), Err(Rule::Nul));
+        assert_eq!(place(b"", &rules), Err(Rule::NoName));
+        assert_eq!(place(&[b'a'; 256], &rules), Err(Rule::LongName));
+        let deep = b"a/".repeat(rules.depth_max as usize + 1);
+        assert_eq!(
+            place(&deep, &rules),
+            Err(Rule::Depth {
+                most: rules.depth_max
+            })
+        );
+        assert_eq!(place(b"/etc", &Rules::layer()), Ok("etc".to_owned()));
+    }
+
+    #[test]
+    fn a_link_stays_inside_whatever_other_links_do() {
+        let rules = Rules::archive();
+        let judge = |path: &[u8], target: &[u8]| {
+            judge_link(&Place::parse(path, &rules).unwrap(), target, &rules).is_ok()
+        };
+        assert!(judge(b"a/b/l", b"../../c/d"));
+        assert!(judge(b"l", b"./a/b"));
+        assert!(!judge(b"l", b".."));
+        assert!(!judge(b"a/l", b"../../c"));
+        assert!(!judge(b"l", b"/etc/passwd"));
+        // `a/up` may be a link to the target itself, whose parent is outside.
+        assert!(!judge(b"l", b"a/up/.."));
+        assert!(!judge(b"l", b""));
+    }
+
+    #[test]
+    fn marks_of_layers_are_told_from_files() {
+        let rules = Rules::layer();
+        let mark = |path: &[u8]| Place::parse(path, &rules).unwrap().mark();
+        let at = |path: &[u8]| Place::parse(path, &rules).unwrap();
+        assert_eq!(mark(b"a/.wh.b"), Ok(Mark::Hides(at(b"a/b"))));
+        assert_eq!(mark(b"a/.wh..wh..opq"), Ok(Mark::Opaque(at(b"a"))));
+        assert_eq!(mark(b"a/.wh..wh.plnk"), Ok(Mark::OfTools));
+        assert_eq!(mark(b"a/wh.b"), Ok(Mark::None));
+        assert_eq!(mark(b"a/.wh."), Err(Rule::Whiteout));
+        assert_eq!(mark(b".wh..."), Err(Rule::Whiteout));
+    }
+}

@@ -1,0 +1,134 @@
+//! Decoders, and how much may come out of them.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::rc::Rc;
+
+use liblzma::stream::CONCATENATED;
+use sha2::{Digest, Sha256};
+
+use super::refusal::Exceeded;
+use super::{Format, Rule};
+
+/// The most memory that a decoder may take for what it has to remember, in bytes.
+const DECODER_LIMIT_BYTES: u64 = 128 << 20;
+/// The same as a power of two, which is how zstd has it.
+const WINDOW_LIMIT_LOG: u32 = 27;
+/// How long the headers of one entry may be together, in bytes: decoders of tar hold them in memory.
+pub(super) const HEADER_LIMIT_BYTES: u64 = 1 << 20;
+
+/// Bytes seen so far, shared by the layers of readers.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// Of the archive.
+    pub(super) read: Cell<u64>,
+    /// Out of the decoder.
+    pub(super) decoded: Cell<u64>,
+    /// How far the decoder's output may be read now; 0 for as far as its bound.
+    pub(super) until: Cell<u64>,
+}
+
+/// The archive as it is.
+pub(super) struct Counted {
+    pub(super) file: File,
+    pub(super) counts: Rc<Counts>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.file.read(buffer)?;
+        self.counts.read.set(self.counts.read.get() + length as u64);
+        Ok(length)
+    }
+}
+
+impl Seek for Counted {
+    fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
+        self.file.seek(position)
+    }
+}
+
+/// What the archive is after decompression, up to a bound, with its digest if one is wanted.
+pub(super) struct Decoded {
+    decoder: Box<dyn Read>,
+    counts: Rc<Counts>,
+    most: u64,
+    rule: Rule,
+    digest: Option<Sha256>,
+}
+
+impl Decoded {
+    /// At most `most` bytes, or `rule` is broken.
+    pub(super) fn new(
+        file: File,
+        format: Format,
+        counts: &Rc<Counts>,
+        (most, rule): (u64, Rule),
+        digest: bool,
+    ) -> io::Result<Self> {
+        let counted = Counted {
+            file,
+            counts: Rc::clone(counts),
+        };
+        let buffered = BufReader::with_capacity(128 * 1024, counted);
+        let decoder: Box<dyn Read> = match format {
+            Format::TarGzip => Box::new(flate2::bufread::MultiGzDecoder::new(buffered)),
+            Format::TarZstd => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(buffered)?;
+                decoder.window_log_max(WINDOW_LIMIT_LOG)?;
+                Box::new(decoder)
+            }
+            Format::TarXz => {
+                let decoder =
+                    liblzma::stream::Stream::new_stream_decoder(DECODER_LIMIT_BYTES, CONCATENATED)?;
+                Box::new(liblzma::bufread::XzDecoder::new_stream(buffered, decoder))
+            }
+            Format::Tar | Format::Zip => Box::new(buffered),
+        };
+        let digest = digest.then(Sha256::new);
+        Ok(Self {
+            decoder,
+            counts: Rc::clone(counts),
+            most,
+            rule,
+            digest,
+        })
+    }
+
+    /// Reads what follows the last entry, which is nothing but zeroes.
+    pub(super) fn finish(mut self) -> io::Result<Option<[u8; 32]>> {
+        self.counts.until.set(0);
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            match self.read(&mut buffer)? {
+                0 => break,
+                length if buffer[..length].iter().all(|byte| *byte == 0) => {}
+                _ => return Err(io::Error::other(Exceeded(Rule::Trailing))),
+            }
+        }
+        Ok(self.digest.map(|digest| digest.finalize().into()))
+    }
+}
+
+impl Read for Decoded {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.decoder.read(buffer)?;
+        let decoded = self.counts.decoded.get() + length as u64;
+        self.counts.decoded.set(decoded);
+        if decoded > self.most {
+            return Err(io::Error::other(Exceeded(self.rule.clone())));
+        }
+        let until = self.counts.until.get();
+        if until != 0 && decoded > until {
+            let rule = Rule::Header {
+                most: HEADER_LIMIT_BYTES,
+            };
+            return Err(io::Error::other(Exceeded(rule)));
+        }
+        if let Some(digest) = &mut self.digest {
+            digest.update(&buffer[..length]);
+        }
+        Ok(length)
+    }
+}

@@ -1,0 +1,148 @@
+//! What an unpacker must stand: archives made by hand, each with one thing wrong, and random ones.
+//!
+//! After each the files beside the target are what they were.
+
+mod archives;
+mod hostile;
+mod layers;
+mod random;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Seek, Write};
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::{Format, Rules, UnpackError, Unpacked, unpack};
+
+/// A folder with things that must not change, and the target among them.
+struct World {
+    folder: tempfile::TempDir,
+    before: BTreeMap<PathBuf, String>,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("target")).unwrap();
+        fs::create_dir(folder.path().join("outside")).unwrap();
+        fs::write(folder.path().join("outside/secret"), "kept").unwrap();
+        let mut world = Self {
+            folder,
+            before: BTreeMap::new(),
+        };
+        world.before = world.outside();
+        world
+    }
+
+    fn target(&self) -> PathBuf {
+        self.folder.path().join("target")
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.target().join(path)
+    }
+
+    fn outside(&self) -> BTreeMap<PathBuf, String> {
+        let mut found = BTreeMap::new();
+        collect(self.folder.path(), &self.target(), &mut found);
+        found
+    }
+
+    /// Unpacks, and looks at what must not change.
+    fn unpack(
+        &self,
+        archive: &[u8],
+        format: Format,
+        rules: &Rules,
+    ) -> Result<Unpacked, UnpackError> {
+        self.unpack_until(archive, format, rules, u64::MAX)
+    }
+
+    /// The same, cancelled when so many bytes are written.
+    fn unpack_until(
+        &self,
+        archive: &[u8],
+        format: Format,
+        rules: &Rules,
+        written: u64,
+    ) -> Result<Unpacked, UnpackError> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(archive).unwrap();
+        file.rewind().unwrap();
+        let target = File::open(self.target()).unwrap();
+        let done = unpack(file, format, target.as_fd(), rules, &mut |progress| {
+            if progress.written_bytes >= written {
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        });
+        assert_eq!(
+            self.outside(),
+            self.before,
+            "nothing beside the target changes"
+        );
+        done
+    }
+
+    /// Why a tar file of a fetched archive is refused.
+    fn refusal(&self, tarball: &[u8]) -> String {
+        self.refusal_of(tarball, Format::Tar, &Rules::archive())
+    }
+
+    fn refusal_of(&self, archive: &[u8], format: Format, rules: &Rules) -> String {
+        self.unpack(archive, format, rules).unwrap_err().sentence()
+    }
+
+    fn tree(&self) -> BTreeMap<String, String> {
+        let mut found = BTreeMap::new();
+        collect(&self.target(), Path::new("/nowhere"), &mut found);
+        let relative = |path: PathBuf| {
+            path.strip_prefix(self.target())
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned()
+        };
+        found
+            .into_iter()
+            .map(|(path, what)| (relative(path), what))
+            .collect()
+    }
+
+    /// What is at a place: `folder 755`, `file 644 text`, `link target`, `hidden`.
+    fn found(&self, path: &str) -> String {
+        self.tree()
+            .remove(path)
+            .unwrap_or_else(|| "nothing".to_owned())
+    }
+}
+
+/// All files below a folder, in words, without those below `except`.
+fn collect(folder: &Path, except: &Path, found: &mut BTreeMap<PathBuf, String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path == except {
+            continue;
+        }
+        let data = fs::symlink_metadata(&path).unwrap();
+        let mode = data.mode() & 0o7777;
+        let what = if data.is_dir() {
+            collect(&path, except, found);
+            format!("folder {mode:o}")
+        } else if data.is_symlink() {
+            format!("link {}", fs::read_link(&path).unwrap().display())
+        } else if data.is_file() {
+            let text = fs::read(&path).unwrap_or_default();
+            let text = &text[..text.len().min(100)];
+            format!("file {mode:o} {}", text.escape_ascii())
+        } else if data.rdev() == 0 && data.mode() & libc::S_IFMT == libc::S_IFCHR {
+            "hidden".to_owned()
+        } else {
+            panic!("{} is special", path.display())
+        };
+        found.insert(path, what);
+    }
+}

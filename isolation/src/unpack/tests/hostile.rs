@@ -1,0 +1,489 @@
+//! Each archive has one thing wrong. The refusal names the entry and the rule.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use super::super::{Format, Rules, UnpackError};
+use super::World;
+use super::archives::{Item, Tarball, gzip, own, xz, zip, zstd};
+
+fn refused(tarball: Tarball, entry: &str, rule: &str) {
+    let refusal = World::new().refusal(&tarball.end());
+    assert!(
+        refusal.starts_with(&format!("entry \"{entry}\" is refused: ")),
+        "{refusal}"
+    );
+    assert!(refusal.contains(rule), "{refusal}");
+}
+
+#[test]
+fn paths_that_lead_out_are_refused() {
+    refused(
+        Tarball::default().file("/etc/evil", "x"),
+        "/etc/evil",
+        "absolute",
+    );
+    refused(
+        Tarball::default().file("../outside/secret", "x"),
+        "../outside/secret",
+        "'..'",
+    );
+    refused(
+        Tarball::default().file("a/../../b", "x"),
+        "a/../../b",
+        "'..'",
+    );
+    refused(Tarball::default().folder(".."), "..", "'..'");
+    refused(
+        Tarball::default().folder("a/..//../outside"),
+        "a/..//../outside",
+        "'..'",
+    );
+}
+
+#[test]
+fn nothing_is_written_through_a_link() {
+    let direct = Tarball::default()
+        .link("l", "../outside")
+        .file("l/secret", "x");
+    refused(direct, "l", "may lead out");
+    let inside = Tarball::default()
+        .folder("a")
+        .link("l", "a")
+        .file("l/file", "x");
+    refused(inside, "l/file", "through the link \"l\"");
+    let last = Tarball::default()
+        .folder("a")
+        .link("l", "a/file")
+        .file("l", "x");
+    let world = World::new();
+    world
+        .unpack(&last.end(), Format::Tar, &Rules::archive())
+        .unwrap();
+    assert_eq!(world.found("l"), "file 644 x", "the link was replaced");
+    assert_eq!(world.found("a/file"), "nothing");
+}
+
+#[test]
+fn a_link_that_was_there_before_is_not_followed() {
+    let world = World::new();
+    std::os::unix::fs::symlink("../outside", world.at("l")).unwrap();
+    let refusal = world.refusal(&Tarball::default().file("l/secret", "x").end());
+    assert!(refusal.contains("through the link \"l\""), "{refusal}");
+    world
+        .unpack(
+            &Tarball::default().folder("l").end(),
+            Format::Tar,
+            &Rules::archive(),
+        )
+        .unwrap();
+    assert_eq!(world.found("l"), "folder 755");
+}
+
+#[test]
+fn links_that_lead_out_are_refused() {
+    refused(
+        Tarball::default().link("l", "/etc/passwd"),
+        "l",
+        "\"/etc/passwd\"",
+    );
+    refused(
+        Tarball::default().link("a/l", "../../outside"),
+        "a/l",
+        "may lead out",
+    );
+    let chain = Tarball::default()
+        .folder("a")
+        .link("a/up", "..")
+        .link("l", "a/up/../outside");
+    refused(chain, "l", "may lead out");
+    refused(Tarball::default().link("l", ""), "l", "empty");
+}
+
+#[test]
+fn hard_links_lead_only_to_files_of_the_archive() {
+    refused(
+        Tarball::default().hard_link("h", "../outside/secret"),
+        "h",
+        "'..'",
+    );
+    refused(
+        Tarball::default().hard_link("h", "/etc/passwd"),
+        "h",
+        "absolute",
+    );
+    refused(
+        Tarball::default().hard_link("h", "missing"),
+        "h",
+        "no file that came before",
+    );
+    refused(
+        Tarball::default().hard_link("h", "h"),
+        "h",
+        "no file that came before",
+    );
+    refused(
+        Tarball::default().folder("a").hard_link("h", "a"),
+        "h",
+        "no file that came before",
+    );
+    // Elsewhere a link may lead elsewhere.
+    let moved = Tarball::default()
+        .link("a/b/l", "../..")
+        .hard_link("l", "a/b/l");
+    refused(moved, "l", "no file that came before");
+    let through = Tarball::default()
+        .file("a/f", "x")
+        .link("l", "a")
+        .hard_link("h", "l/f");
+    refused(through, "h", "no file that came before");
+    let gone = Tarball::default().file("a/f", "x").hard_link("a", "a/f");
+    refused(gone, "a", "no file that came before");
+}
+
+#[test]
+fn a_file_does_not_change_what_it_was_linked_to() {
+    let world = World::new();
+    let tarball = Tarball::default()
+        .file("a", "one")
+        .hard_link("b", "a")
+        .file("b", "two");
+    world
+        .unpack(&tarball.end(), Format::Tar, &Rules::archive())
+        .unwrap();
+    assert_eq!(world.found("a"), "file 644 one");
+    assert_eq!(world.found("b"), "file 644 two");
+}
+
+#[test]
+fn devices_and_pipes_are_refused() {
+    refused(
+        Tarball::default().entry(b'3', "dev", "", ""),
+        "dev",
+        "it is a device",
+    );
+    refused(
+        Tarball::default().entry(b'4', "disk", "", ""),
+        "disk",
+        "it is a device",
+    );
+    refused(
+        Tarball::default().entry(b'6', "pipe", "", ""),
+        "pipe",
+        "it is a pipe",
+    );
+    refused(
+        Tarball::default().entry(b'V', "name", "", ""),
+        "name",
+        "unknown kind 'V'",
+    );
+}
+
+#[test]
+fn set_id_bits_are_stripped() {
+    let world = World::new();
+    let item = |kind, path| Item {
+        kind,
+        path,
+        link: b"",
+        mode: 0o7755,
+        owner: own(),
+        body: b"",
+    };
+    let tarball = Tarball::default()
+        .item(&item(b'0', b"file"))
+        .item(&item(b'5', b"folder"));
+    let tarball = tarball.end();
+    world
+        .unpack(&tarball, Format::Tar, &Rules::archive())
+        .unwrap();
+    assert_eq!(world.found("file"), "file 755 ");
+    assert_eq!(world.found("folder"), "folder 755");
+    world
+        .unpack(&tarball, Format::Tar, &Rules::layer())
+        .unwrap();
+    assert_eq!(world.found("file"), "file 755 ");
+    assert_eq!(world.found("folder"), "folder 1755", "sticky is harmless");
+}
+
+#[test]
+fn what_is_declared_counts_before_it_is_there() {
+    let rules = Rules {
+        bytes_max: 1 << 30,
+        ..Rules::archive()
+    };
+    let world = World::new();
+    let declared = Tarball::default().declared("large", 4 << 30).end();
+    let refusal = world.refusal_of(&declared, Format::Tar, &rules);
+    assert!(refusal.contains("\"large\" is refused"), "{refusal}");
+    assert_eq!(world.found("large"), "nothing");
+    let hole = Tarball::default().hole("hole", 1 << 40).end();
+    let refusal = world.refusal_of(&hole, Format::Tar, &rules);
+    assert!(
+        refusal.contains("\"hole\" is refused: the archive"),
+        "{refusal}"
+    );
+    let small = Tarball::default().hole("hole", 1 << 20).end();
+    world.unpack(&small, Format::Tar, &rules).unwrap();
+    assert_eq!(fs::metadata(world.at("hole")).unwrap().size(), 1 << 20);
+    let pax = Tarball::default()
+        .pax("GNU.sparse.realsize", b"7")
+        .file("pax", "x");
+    refused(pax, "pax", "without --sparse");
+}
+
+#[test]
+fn bombs_are_stopped_whatever_they_are_packed_with() {
+    let zeroes = "\0".repeat(24 << 20);
+    let tarball = Tarball::default().file("zeroes", &zeroes).end();
+    let rules = Rules::archive();
+    let bombs = [
+        (Format::TarGzip, gzip(&tarball)),
+        (Format::TarZstd, zstd(&tarball)),
+        (Format::TarXz, xz(&tarball)),
+        (Format::Zip, zip(&[("zeroes", 0o644, zeroes.as_bytes())])),
+    ];
+    for (format, bomb) in bombs {
+        assert!(bomb.len() < 120_000, "{}: {}", format.name(), bomb.len());
+        let world = World::new();
+        let refusal = world.refusal_of(&bomb, format, &rules);
+        let expected = "entry \"zeroes\" is refused: the archive grows to more than 200 times";
+        assert!(
+            refusal.starts_with(expected),
+            "{}: {refusal}",
+            format.name()
+        );
+        let trusted = Rules {
+            ratio_max: 100_000,
+            ..rules.clone()
+        };
+        world.unpack(&bomb, format, &trusted).unwrap();
+        assert_eq!(fs::metadata(world.at("zeroes")).unwrap().size(), 24 << 20);
+    }
+}
+
+#[test]
+fn too_many_entries_are_refused() {
+    let rules = Rules {
+        entries_max: 1000,
+        ..Rules::archive()
+    };
+    let many = Tarball::default().repeated("again", 200_000).end();
+    let refusal = World::new().refusal_of(&many, Format::Tar, &rules);
+    assert!(refusal.contains("more than 1000 entries"), "{refusal}");
+    let few = Rules {
+        entries_max: 10,
+        ..Rules::archive()
+    };
+    let deep = Tarball::default().file("a/b/c/d/e/f/g/h/i/j/k/l", "").end();
+    let refusal = World::new().refusal_of(&deep, Format::Tar, &few);
+    assert!(refusal.contains("more than 10 entries"), "{refusal}");
+    let names: Vec<_> = (0..1001).map(|number| number.to_string()).collect();
+    let files: Vec<_> = names
+        .iter()
+        .map(|name| (name.as_str(), 0o644, &b""[..]))
+        .collect();
+    let refusal = World::new().refusal_of(&zip(&files), Format::Zip, &rules);
+    assert!(refusal.contains("more than 1000 entries"), "{refusal}");
+    World::new()
+        .unpack(&zip(&files[1..]), Format::Zip, &rules)
+        .unwrap();
+}
+
+#[test]
+fn paths_that_are_too_long_or_deep_are_refused() {
+    let deep = "a/".repeat(1000);
+    let world = World::new();
+    let refusal = world.refusal(&Tarball::default().file(&format!("{deep}f"), "x").end());
+    assert!(refusal.contains("deeper than 128 folders"), "{refusal}");
+    assert_eq!(world.found("a"), "nothing");
+    let refusal = world.refusal(&Tarball::default().file(&"n".repeat(300), "x").end());
+    assert!(refusal.contains("more than 255 bytes"), "{refusal}");
+    let fits = "n".repeat(255);
+    world
+        .unpack(
+            &Tarball::default().file(&fits, "x").end(),
+            Format::Tar,
+            &Rules::archive(),
+        )
+        .unwrap();
+    assert_eq!(world.found(&fits), "file 644 x");
+}
+
+#[test]
+fn a_nul_is_refused_wherever_it_stands() {
+    refused(
+        Tarball::default().pax("path", b"a\0b").file("f", "x"),
+        "a\\0b",
+        "a NUL byte",
+    );
+    refused(Tarball::default().file("a\0b", "x"), "a\\0b", "a NUL byte");
+    refused(
+        Tarball::default().pax("linkpath", b"a\0b").link("l", "x"),
+        "l",
+        "a NUL byte",
+    );
+}
+
+#[test]
+fn headers_are_bounded() {
+    let long = vec![b'x'; 2 << 20];
+    let refusal =
+        World::new().refusal(&Tarball::default().pax("comment", &long).file("f", "").end());
+    assert!(
+        refusal.contains("its header has more than 1048576 bytes"),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn the_last_of_a_name_wins() {
+    let world = World::new();
+    let tarball = Tarball::default()
+        .file("a", "one")
+        .file("a", "two")
+        .file("b", "file")
+        .folder("b")
+        .file("b/inner", "x")
+        .folder("c")
+        .file("c/inner/deep", "x")
+        .file("c", "file")
+        .folder("c")
+        .link("d", "a")
+        .folder("d");
+    world
+        .unpack(&tarball.end(), Format::Tar, &Rules::archive())
+        .unwrap();
+    assert_eq!(world.found("a"), "file 644 two");
+    assert_eq!(world.found("b"), "folder 755");
+    assert_eq!(world.found("b/inner"), "file 644 x");
+    assert_eq!(world.found("c"), "folder 755");
+    assert_eq!(world.found("c/inner"), "nothing");
+    assert_eq!(world.found("d"), "folder 755");
+    refused(
+        Tarball::default().file("a", "x").file("a/b", "x"),
+        "a/b",
+        "\"a\", which is no folder",
+    );
+}
+
+#[test]
+fn zip_files_have_the_same_rules() {
+    let link = libc::S_IFLNK | 0o777;
+    let refused = |files: &[(&str, u32, &[u8])], rule: &str| {
+        let refusal = World::new().refusal_of(&zip(files), Format::Zip, &Rules::archive());
+        assert!(refusal.contains(rule), "{refusal}");
+    };
+    refused(&[("../outside/secret", 0o644, b"x")], "'..'");
+    refused(&[("/etc/evil", 0o644, b"x")], "absolute");
+    refused(&[("..\\..\\evil", 0o644, b"x")], "a backslash");
+    refused(&[("C:\\evil", 0o644, b"x")], "a backslash");
+    refused(&[("l", link, b"../outside")], "may lead out");
+    refused(
+        &[
+            ("l", link, b"a"),
+            ("a/f", 0o644, b"x"),
+            ("l/f", 0o644, b"x"),
+        ],
+        "through the link",
+    );
+    let world = World::new();
+    let files: [(&str, u32, &[u8]); 3] = [
+        ("a/file", 0o6755, b"x"),
+        ("a/l", link, b"file"),
+        ("b/", 0o755, b""),
+    ];
+    world
+        .unpack(&zip(&files), Format::Zip, &Rules::archive())
+        .unwrap();
+    assert_eq!(world.found("a/file"), "file 755 x");
+    assert_eq!(world.found("a/l"), "link file");
+    assert_eq!(world.found("b"), "folder 755");
+}
+
+#[test]
+fn zip_entries_may_not_share_bytes() {
+    let mut bytes = zip(&[("one", 0o644, b"same"), ("two", 0o644, b"same")]);
+    let lists: Vec<_> = (0..bytes.len() - 4)
+        .filter(|at| bytes[*at..].starts_with(b"PK\x01\x02"))
+        .collect();
+    // Where the second entry begins is said 42 bytes after its mark: at the first one.
+    bytes[lists[1] + 42..lists[1] + 46].copy_from_slice(&[0; 4]);
+    let refusal = World::new().refusal_of(&bytes, Format::Zip, &Rules::archive());
+    assert!(refusal.contains("overlap"), "{refusal}");
+}
+
+#[test]
+fn archives_that_are_cut_or_broken_are_refused() {
+    let text: String = (0..20_000).map(|number| number.to_string()).collect();
+    let tarball = Tarball::default().file("first", "x").file("text", &text);
+    let whole = tarball.end();
+    let zipped = zip(&[("first", 0o644, b"x"), ("text", 0o644, text.as_bytes())]);
+    let packed = [
+        (Format::Tar, whole.clone()),
+        (Format::TarGzip, gzip(&whole)),
+        (Format::TarZstd, zstd(&whole)),
+        (Format::TarXz, xz(&whole)),
+        (Format::Zip, zipped),
+    ];
+    for (format, archive) in packed {
+        assert_eq!(Format::of(&archive), Some(format));
+        for cut in [0, 1, 100, archive.len() / 2, archive.len() * 9 / 10] {
+            let world = World::new();
+            let error = world
+                .unpack(&archive[..cut], format, &Rules::archive())
+                .unwrap_err();
+            let damaged = matches!(error, UnpackError::Damaged { .. });
+            assert!(
+                damaged,
+                "{} cut at {cut}: {}",
+                format.name(),
+                error.sentence()
+            );
+        }
+        let mut broken = archive.clone();
+        let middle = broken.len() / 2;
+        broken[middle] ^= 0xff;
+        if format != Format::Tar {
+            World::new()
+                .unpack(&broken, format, &Rules::archive())
+                .unwrap_err();
+        }
+        World::new()
+            .unpack(&archive, format, &Rules::archive())
+            .unwrap();
+    }
+    let unmarked = Tarball::default().file("first", "x").without_end();
+    let error = World::new().refusal(&unmarked);
+    assert!(
+        error.contains("after entry \"first\"") && error.contains("no end mark"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_follows_the_end_is_refused() {
+    let mut archive = Tarball::default().file("f", "x").end();
+    archive.extend([0; 10 * 512]);
+    World::new()
+        .unpack(&archive, Format::Tar, &Rules::archive())
+        .unwrap();
+    archive.extend(b"garbage");
+    let refusal = World::new().refusal(&archive);
+    assert!(refusal.contains("goes on after its end"), "{refusal}");
+    let mut packed = gzip(&Tarball::default().file("f", "x").end());
+    packed.extend(b"garbage");
+    World::new()
+        .unpack(&packed, Format::TarGzip, &Rules::archive())
+        .unwrap_err();
+}
+
+#[test]
+fn the_caller_may_end_it() {
+    let body = "x".repeat(4 << 20);
+    let archive = Tarball::default().file("f", &body).file("g", &body).end();
+    let world = World::new();
+    let ended = world.unpack_until(&archive, Format::Tar, &Rules::archive(), 2 << 20);
+    assert!(matches!(ended, Err(UnpackError::Cancelled)));
+    assert!(fs::metadata(world.at("f")).unwrap().size() < 3 << 20);
+}

@@ -1,0 +1,214 @@
+//! Layers of images: what is kept, what is left out, and what lower layers no longer have.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use sha2::{Digest, Sha256};
+
+use super::super::{Format, Rules, Unpacked};
+use super::World;
+use super::archives::{Item, Tarball, gzip, own};
+
+fn unpacked(world: &World, layer: Tarball) -> Unpacked {
+    world
+        .unpack(&layer.end(), Format::Tar, &Rules::layer())
+        .unwrap()
+}
+
+fn is_opaque(world: &World, path: &str) -> bool {
+    let mut value = [0; 8];
+    let length = rustix::fs::lgetxattr(world.at(path), "user.overlay.opaque", &mut value);
+    length.is_ok_and(|length| value[..length] == *b"y")
+}
+
+#[test]
+fn whiteouts_become_what_an_overlay_understands() {
+    let world = World::new();
+    unpacked(
+        &world,
+        Tarball::default()
+            .file("a/.wh.b", "")
+            .file("c/.wh..wh..opq", "")
+            .file(".wh.d", ""),
+    );
+    assert_eq!(world.found("a/b"), "hidden");
+    assert_eq!(world.found("d"), "hidden");
+    assert_eq!(world.found("c"), "folder 755");
+    assert!(is_opaque(&world, "c") && !is_opaque(&world, "a"));
+    assert_eq!(world.tree().len(), 4, "the names themselves are not there");
+}
+
+#[test]
+fn a_layer_does_not_hide_what_it_has_itself_in_either_order() {
+    let entries: [fn(Tarball) -> Tarball; 2] = [
+        |layer| {
+            layer
+                .file(".wh.file", "")
+                .file(".wh.folder", "")
+                .file("opaque/.wh..wh..opq", "")
+        },
+        |layer| {
+            layer
+                .file("file", "x")
+                .file("folder/f", "x")
+                .file("opaque/f", "x")
+        },
+    ];
+    for order in [[0, 1], [1, 0]] {
+        let world = World::new();
+        let layer = order
+            .iter()
+            .fold(Tarball::default(), |layer, which| entries[*which](layer));
+        unpacked(&world, layer);
+        assert_eq!(world.found("file"), "file 644 x");
+        assert_eq!(world.found("folder/f"), "file 644 x");
+        assert_eq!(world.found("opaque/f"), "file 644 x");
+        assert!(
+            is_opaque(&world, "folder"),
+            "lower layers' folder is hidden"
+        );
+        assert!(is_opaque(&world, "opaque"));
+    }
+}
+
+#[test]
+fn only_names_make_overlay_metadata() {
+    let world = World::new();
+    let done = unpacked(
+        &world,
+        Tarball::default()
+            .entry(b'3', "null", "", "")
+            .entry(b'4', "disk", "", "")
+            .entry(b'6', "pipe", "", "")
+            .file("a/.wh..wh.plnk", "")
+            .pax("SCHILY.xattr.user.overlay.opaque", b"y")
+            .folder("a")
+            .pax("SCHILY.xattr.security.capability", b"\x01\0\0\x02")
+            .file("tool", "x"),
+    );
+    assert_eq!(done.skipped, 4);
+    let found: Vec<_> = world.tree().into_iter().collect();
+    let expected = [("a", "folder 755"), ("tool", "file 644 x")];
+    assert_eq!(
+        found,
+        expected.map(|(path, what)| (path.to_owned(), what.to_owned()))
+    );
+    assert!(!is_opaque(&world, "a"));
+    let names = rustix::fs::llistxattr(world.at("tool"), &mut [0; 512]).unwrap();
+    assert_eq!(names, 0);
+}
+
+#[test]
+fn links_are_kept_as_they_are_and_never_followed() {
+    let world = World::new();
+    let layer = Tarball::default()
+        .link("etc", "/etc")
+        .link("up", "../../..")
+        .hard_link("same", "up");
+    unpacked(&world, layer);
+    assert_eq!(world.found("etc"), "link /etc");
+    assert_eq!(world.found("up"), "link ../../..");
+    assert_eq!(world.found("same"), "link ../../..");
+    let through = Tarball::default()
+        .link("l", "/etc")
+        .file("l/passwd", "x")
+        .end();
+    let refusal = world.refusal_of(&through, Format::Tar, &Rules::layer());
+    assert!(refusal.contains("through the link \"l\""), "{refusal}");
+    let hard = Tarball::default()
+        .link("l", "/etc")
+        .hard_link("h", "l/passwd")
+        .end();
+    let refusal = world.refusal_of(&hard, Format::Tar, &Rules::layer());
+    assert!(refusal.contains("no file that came before"), "{refusal}");
+    let hidden = Tarball::default()
+        .file(".wh.gone", "")
+        .hard_link("h", "gone")
+        .end();
+    let refusal = world.refusal_of(&hidden, Format::Tar, &Rules::layer());
+    assert!(refusal.contains("no file that came before"), "{refusal}");
+}
+
+#[test]
+fn owners_times_and_modes_are_kept() {
+    let world = World::new();
+    let item = Item {
+        kind: b'5',
+        path: b"./",
+        link: b"",
+        mode: 0o555,
+        owner: own(),
+        body: b"",
+    };
+    let layer = Tarball::default()
+        .item(&item)
+        .folder("shut")
+        .file("shut/f", "x");
+    let shut = Item {
+        path: b"shut",
+        mode: 0,
+        ..item
+    };
+    unpacked(&world, layer.item(&shut));
+    let root = fs::metadata(world.target()).unwrap();
+    assert_eq!((root.mode() & 0o7777, root.mtime()), (0o555, 1_000_000));
+    let folder = fs::metadata(world.at("shut")).unwrap();
+    assert_eq!((folder.mode() & 0o7777, folder.mtime()), (0, 1_000_000));
+    // So that whoever runs the test may remove it.
+    for path in [world.target(), world.at("shut")] {
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    assert_eq!(fs::metadata(world.at("shut/f")).unwrap().mtime(), 1_000_000);
+}
+
+#[test]
+fn owners_that_no_container_has_are_refused() {
+    for owner in [(65_536, 0), (0, 65_536), (u64::from(u32::MAX) + 1, 0)] {
+        let item = Item {
+            kind: b'0',
+            path: b"f",
+            link: b"",
+            mode: 0o644,
+            owner,
+            body: b"",
+        };
+        let refusal = World::new().refusal_of(
+            &Tarball::default().item(&item).end(),
+            Format::Tar,
+            &Rules::layer(),
+        );
+        let number = owner.0.max(owner.1);
+        assert!(
+            refusal.contains(&format!("its owner is {number}")),
+            "{refusal}"
+        );
+        let world = World::new();
+        world
+            .unpack(
+                &Tarball::default().item(&item).end(),
+                Format::Tar,
+                &Rules::archive(),
+            )
+            .unwrap();
+    }
+}
+
+#[test]
+fn the_digest_is_that_of_all_that_was_unpacked() {
+    let mut layer = Tarball::default().file("f", "x").end();
+    layer.extend([0; 9 * 1024]);
+    let expected: [u8; 32] = Sha256::digest(&layer).into();
+    for (format, bytes) in [
+        (Format::Tar, layer.clone()),
+        (Format::TarGzip, gzip(&layer)),
+    ] {
+        let done = World::new()
+            .unpack(&bytes, format, &Rules::layer())
+            .unwrap();
+        assert_eq!(done.digest, Some(expected));
+    }
+    let without_mark = Tarball::default().file("f", "x").without_end();
+    World::new()
+        .unpack(&without_mark, Format::Tar, &Rules::layer())
+        .unwrap();
+}

@@ -1,0 +1,111 @@
+//! Random sequences of entries, most of them absurd: nothing beside the target changes, no link of an archive leads out.
+
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::super::{Format, Rules};
+use super::World;
+use super::archives::{Item, Tarball, own};
+
+/// Few names, so that entries meet.
+const NAMES: [&str; 12] = [
+    "a",
+    "b",
+    "c",
+    "l",
+    "..",
+    ".",
+    "",
+    ".wh.a",
+    ".wh.l",
+    ".wh..wh..opq",
+    "outside",
+    "secret",
+];
+
+fn path() -> impl Strategy<Value = String> {
+    let name = prop::sample::select(&NAMES[..]);
+    prop::collection::vec(name, 1..5).prop_map(|names| names.join("/"))
+}
+
+fn entry() -> impl Strategy<Value = (u8, String, String, u32, Vec<u8>)> {
+    let kinds = *b"0012255346SxLg";
+    let kind = prop::sample::select(kinds.to_vec());
+    let body = prop::collection::vec(any::<u8>(), 0..40);
+    (kind, path(), path(), 0_u32..0o10000, body)
+}
+
+fn tarball(entries: &[(u8, String, String, u32, Vec<u8>)]) -> Vec<u8> {
+    let items = entries.iter().map(|(kind, path, link, mode, body)| Item {
+        kind: *kind,
+        path: path.as_bytes(),
+        link: link.as_bytes(),
+        mode: *mode,
+        owner: own(),
+        body,
+    });
+    items
+        .fold(Tarball::default(), |tarball, item| tarball.item(&item))
+        .end()
+}
+
+fn assert_links_stay(folder: &Path, root: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let data = fs::symlink_metadata(&path).unwrap();
+        if data.is_dir() {
+            assert_links_stay(&path, root);
+        } else if data.is_symlink()
+            && let Ok(end) = fs::canonicalize(&path)
+        {
+            assert!(
+                end.starts_with(root),
+                "{} leads to {}",
+                path.display(),
+                end.display()
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_archive_stays_in_its_folder(entries in prop::collection::vec(entry(), 1..12)) {
+        // An absurd entry ends the work, so each is also tried as the last one.
+        for length in 1..=entries.len() {
+            let world = World::new();
+            let _ = world.unpack(&tarball(&entries[..length]), Format::Tar, &Rules::archive());
+            let root = fs::canonicalize(world.target()).unwrap();
+            assert_links_stay(&root, &root);
+        }
+    }
+
+    #[test]
+    fn a_layer_stays_in_its_folder(entries in prop::collection::vec(entry(), 1..12)) {
+        let world = World::new();
+        let _ = world.unpack(&tarball(&entries), Format::Tar, &Rules::layer());
+    }
+
+    #[test]
+    fn bytes_at_random_are_no_archive(
+        bytes in prop::collection::vec(any::<u8>(), 0..3000),
+        format in prop::sample::select(vec![Format::Tar, Format::TarGzip, Format::TarZstd, Format::TarXz, Format::Zip]),
+    ) {
+        prop_assert!(World::new().unpack(&bytes, format, &Rules::archive()).is_err());
+    }
+
+    #[test]
+    fn one_changed_byte_never_leads_out(at in any::<prop::sample::Index>(), to in any::<u8>()) {
+        let mut bytes = Tarball::default().folder("a").file("a/f", "x").link("l", "a/f").hard_link("h", "a/f").end();
+        let at = at.index(bytes.len());
+        bytes[at] = to;
+        let world = World::new();
+        let _ = world.unpack(&bytes, Format::Tar, &Rules::archive());
+        let root = fs::canonicalize(world.target()).unwrap();
+        assert_links_stay(&root, &root);
+    }
+}

@@ -1,0 +1,382 @@
+//! The folder that an archive is unpacked into.
+//!
+//! Everything is opened below its descriptor, by a call that follows no link and leaves neither folder nor file system:
+//! the kernel keeps what `place` promises. Folders are ours and open to us until the end, when they get their modes.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use rustix::fs::{
+    AtFlags, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid,
+    XattrFlags, chownat, fchmod, fchown, fsetxattr, futimens, linkat, makedev, mkdirat, mknodat,
+    openat2, statat, symlinkat, unlinkat, utimensat,
+};
+use rustix::io::Errno;
+
+use super::place::{Mark, Place};
+use super::refusal::{Fault, shown};
+use super::{Attributes, Entry, Kind, Rule, Rules, Source, Work};
+
+/// How every path is looked up.
+pub(super) const BELOW: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS)
+    .union(ResolveFlags::NO_XDEV);
+/// Says to an overlay mounted with `userxattr` that a folder hides those below it.
+pub(super) const OPAQUE: &str = "user.overlay.opaque";
+
+/// The target and what is still to be done there.
+pub(super) struct Tree {
+    root: Rc<OwnedFd>,
+    source: Source,
+    /// Folders that were made or named, and what they get at the end.
+    folders: BTreeMap<PathBuf, Attributes>,
+    /// How many of them there may be: one entry can ask for many.
+    folders_max: u64,
+    /// The folder of the last entry: the next is mostly there, too.
+    last: Option<(PathBuf, Rc<OwnedFd>)>,
+}
+
+/// What stands at a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    Nothing,
+    Folder,
+    File,
+    Link,
+    /// Something of lower layers is hidden here.
+    Whiteout,
+}
+
+impl Tree {
+    pub(super) fn at(target: BorrowedFd<'_>, rules: &Rules) -> Result<Self, Fault> {
+        let root = target.try_clone_to_owned().map_err(Fault::Write)?;
+        Ok(Self {
+            root: Rc::new(root),
+            source: rules.source,
+            folders: BTreeMap::new(),
+            folders_max: rules.entries_max,
+            last: None,
+        })
+    }
+
+    /// Writes one entry; whatever was at its place is gone.
+    pub(super) fn put(
+        &mut self,
+        entry: &Entry,
+        body: &mut dyn Read,
+        work: &mut Work<'_>,
+    ) -> Result<(), Fault> {
+        if self.source == Source::Layer {
+            match entry.place.mark()? {
+                Mark::Hides(place) => return self.hide(&place),
+                Mark::Opaque(place) => return self.hide_below(&place),
+                Mark::OfTools => {
+                    work.skipped += 1;
+                    return Ok(());
+                }
+                Mark::None => {}
+            }
+        }
+        let attributes = self.tame(entry);
+        let place = &entry.place;
+        match &entry.kind {
+            Kind::Folder => self.put_folder(place, attributes),
+            Kind::File => {
+                let (folder, name) = self.vacate(place)?;
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+                let file = openat2(&folder, name, flags, Mode::from_raw_mode(0o600), BELOW)?;
+                let file = File::from(file);
+                work.copy(body, Some(&file))?;
+                finish(file.as_fd(), attributes)
+            }
+            Kind::Link(target) => {
+                let (folder, name) = self.vacate(place)?;
+                symlinkat(target, &folder, name)?;
+                utimensat(&folder, name, &times(attributes), AtFlags::SYMLINK_NOFOLLOW)?;
+                if let Some((user, group)) = attributes.owner {
+                    let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+                    let flags = AtFlags::SYMLINK_NOFOLLOW;
+                    chownat(&folder, name, Some(user), Some(group), flags)?;
+                }
+                Ok(())
+            }
+            Kind::HardLink(target) => self.put_hard_link(place, target),
+            Kind::Special(_) if self.source == Source::Layer => {
+                work.skipped += 1;
+                Ok(())
+            }
+            Kind::Special(kind) => Err(Rule::Special { kind: kind.clone() }.into()),
+        }
+    }
+
+    /// Gives folders their modes, owners and times, the deepest first: until then they must stay open to us.
+    pub(super) fn finish(self) -> Result<(), Fault> {
+        for (path, attributes) in self.folders.into_iter().rev() {
+            let folder = open_folder(&self.root, &path)?;
+            finish(folder.as_fd(), attributes)?;
+        }
+        Ok(())
+    }
+
+    /// What an entry is left of its attributes.
+    fn tame(&self, entry: &Entry) -> Attributes {
+        let mode = match (self.source, &entry.kind) {
+            // Whoever owns the files can still remove them.
+            (Source::Archive, Kind::Folder) => entry.attributes.mode & 0o777 | 0o700,
+            (Source::Layer, Kind::Folder) => entry.attributes.mode & 0o1777,
+            _ => entry.attributes.mode & 0o777,
+        };
+        Attributes {
+            mode,
+            ..entry.attributes
+        }
+    }
+
+    fn put_folder(&mut self, place: &Place, attributes: Attributes) -> Result<(), Fault> {
+        let Some((parent, name)) = place.split() else {
+            // The target itself: of an image it is the root, of an archive it is not the archive's.
+            if self.source == Source::Layer {
+                self.note(Path::new(""), attributes)?;
+            }
+            return Ok(());
+        };
+        let parent = self.folder(parent)?;
+        self.make_folder(&parent, name)?;
+        self.note(place.path(), attributes)
+    }
+
+    fn note(&mut self, path: &Path, attributes: Attributes) -> Result<(), Fault> {
+        self.folders.insert(path.to_owned(), attributes);
+        let most = self.folders_max;
+        if self.folders.len() as u64 > most {
+            return Err(Rule::Entries { most }.into());
+        }
+        Ok(())
+    }
+
+    /// A folder where there may be none, or something else.
+    fn make_folder(&self, parent: &OwnedFd, name: &OsStr) -> Result<(), Fault> {
+        let found = look(parent, name)?;
+        match found {
+            Found::Folder => return Ok(()),
+            Found::Nothing => {}
+            Found::File | Found::Link | Found::Whiteout => {
+                unlinkat(parent, name, AtFlags::empty())?;
+            }
+        }
+        mkdirat(parent, name, Mode::from_raw_mode(0o700))?;
+        if found == Found::Whiteout {
+            // It hid what lower layers have here, and goes on doing so.
+            make_opaque(&open_folder(parent, Path::new(name))?)?;
+        }
+        Ok(())
+    }
+
+    fn put_hard_link(&mut self, place: &Place, target: &Place) -> Result<(), Fault> {
+        let refused = || {
+            let to = shown(target.path().as_os_str().as_encoded_bytes());
+            Fault::Rule(Rule::HardLink { to })
+        };
+        let (parent, target_name) = target.split().ok_or_else(refused)?;
+        if target == place {
+            return Err(refused());
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let parent = if parent.as_os_str().is_empty() {
+            Rc::clone(&self.root)
+        } else {
+            match openat2(&self.root, parent, flags, Mode::empty(), BELOW) {
+                Ok(parent) => Rc::new(parent),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Err(refused()),
+                Err(errno) => return Err(errno.into()),
+            }
+        };
+        match look(&parent, target_name)? {
+            Found::File => {}
+            // The link itself, in a place where it may lead elsewhere: that matters where links must stay inside.
+            Found::Link if self.source == Source::Layer => {}
+            Found::Link | Found::Nothing | Found::Folder | Found::Whiteout => return Err(refused()),
+        }
+        let (folder, name) = self.vacate(place)?;
+        match linkat(&parent, target_name, &folder, name, AtFlags::empty()) {
+            // The target was in a folder that had to give way.
+            Err(Errno::NOENT) => Err(refused()),
+            linked => Ok(linked?),
+        }
+    }
+
+    /// Writes that lower layers have nothing at this place.
+    fn hide(&mut self, place: &Place) -> Result<(), Fault> {
+        let (parent, name) = place.split().ok_or(Rule::Whiteout)?;
+        let parent = self.folder(parent)?;
+        match look(&parent, name)? {
+            // What this very layer has at the place stays, whichever came first.
+            Found::Folder => make_opaque(&open_folder(&parent, Path::new(name))?),
+            Found::Nothing => {
+                let (kind, mode) = (FileType::CharacterDevice, Mode::empty());
+                Ok(mknodat(&parent, name, kind, mode, makedev(0, 0))?)
+            }
+            Found::File | Found::Link | Found::Whiteout => Ok(()),
+        }
+    }
+
+    /// Writes that lower layers have nothing in this folder.
+    fn hide_below(&mut self, place: &Place) -> Result<(), Fault> {
+        self.folder(place.path())?;
+        make_opaque(&open_folder(&self.root, place.path())?)
+    }
+
+    /// The folder for a file and its name there, where nothing is any more.
+    fn vacate<'p>(&mut self, place: &'p Place) -> Result<(Rc<OwnedFd>, &'p OsStr), Fault> {
+        let (parent, name) = place.split().ok_or(Rule::NoName)?;
+        let parent = self.folder(parent)?;
+        match look(&parent, name)? {
+            Found::Nothing => {}
+            Found::File | Found::Link | Found::Whiteout => {
+                unlinkat(&parent, name, AtFlags::empty())?;
+            }
+            Found::Folder => {
+                remove(&parent, name)?;
+                self.last = None;
+                let path = place.path();
+                // Paths are in the order of their names, so those below follow at once.
+                let below = self.folders.range(path.to_owned()..);
+                let below = below.take_while(|(other, _)| other.starts_with(path));
+                let below: Vec<_> = below.map(|(other, _)| other.clone()).collect();
+                for other in below {
+                    self.folders.remove(&other);
+                }
+            }
+        }
+        Ok((parent, name))
+    }
+
+    /// The folder at this path, which is made if the archive did not name it.
+    fn folder(&mut self, path: &Path) -> Result<Rc<OwnedFd>, Fault> {
+        if path.as_os_str().is_empty() {
+            return Ok(Rc::clone(&self.root));
+        }
+        if let Some((last, folder)) = &self.last
+            && last == path
+        {
+            return Ok(Rc::clone(folder));
+        }
+        let mut folder = Rc::clone(&self.root);
+        let mut at = PathBuf::new();
+        for name in path {
+            at.push(name);
+            folder = self.enter(&folder, name, &at)?;
+        }
+        self.last = Some((path.to_owned(), Rc::clone(&folder)));
+        Ok(folder)
+    }
+
+    fn enter(&mut self, parent: &OwnedFd, name: &OsStr, at: &Path) -> Result<Rc<OwnedFd>, Fault> {
+        let shown = || shown(at.as_os_str().as_encoded_bytes());
+        match look(parent, name)? {
+            Found::Folder => {}
+            Found::Link => return Err(Rule::ThroughLink { link: shown() }.into()),
+            Found::File => return Err(Rule::ThroughFile { file: shown() }.into()),
+            Found::Nothing | Found::Whiteout => {
+                self.make_folder(parent, name)?;
+                let owner = (self.source == Source::Layer).then_some((0, 0));
+                let usual = Attributes {
+                    mode: 0o755,
+                    owner,
+                    modified: None,
+                };
+                self.note(at, usual)?;
+            }
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Rc::new(openat2(parent, name, flags, Mode::empty(), BELOW)?))
+    }
+}
+
+pub(super) fn look(parent: &OwnedFd, name: &OsStr) -> Result<Found, Fault> {
+    let found = match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(found) => found,
+        Err(Errno::NOENT) => return Ok(Found::Nothing),
+        Err(errno) => return Err(errno.into()),
+    };
+    Ok(match FileType::from_raw_mode(found.st_mode) {
+        FileType::Directory => Found::Folder,
+        FileType::Symlink => Found::Link,
+        FileType::CharacterDevice if found.st_rdev == 0 => Found::Whiteout,
+        _ => Found::File,
+    })
+}
+
+/// A folder to read and to change.
+pub(super) fn open_folder(parent: &OwnedFd, path: &Path) -> Result<OwnedFd, Fault> {
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat2(parent, path, flags, Mode::empty(), BELOW)?)
+}
+
+fn make_opaque(folder: &OwnedFd) -> Result<(), Fault> {
+    fsetxattr(folder, OPAQUE, b"y", XattrFlags::empty()).map_err(|errno| match errno {
+        Errno::OPNOTSUPP => Fault::Write(std::io::Error::other(
+            "its folder hides what lower layers have, which the file system of the target cannot say: it must take \
+             attributes of the kind user, as ext4, xfs, btrfs do",
+        )),
+        errno => errno.into(),
+    })
+}
+
+/// Mode and times while it is still ours, then the owner.
+fn finish(file: BorrowedFd<'_>, attributes: Attributes) -> Result<(), Fault> {
+    fchmod(file, Mode::from_raw_mode(attributes.mode))?;
+    futimens(file, &times(attributes))?;
+    if let Some((user, group)) = attributes.owner {
+        fchown(file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
+    }
+    Ok(())
+}
+
+fn times(attributes: Attributes) -> Timestamps {
+    let time = match attributes.modified {
+        Some(seconds) => Timespec {
+            tv_sec: seconds,
+            tv_nsec: 0,
+        },
+        None => Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}
+
+/// Removes a folder with all that it holds. No deeper than entries may lie, and one descriptor each folder.
+pub(super) fn remove(parent: &OwnedFd, name: &OsStr) -> Result<(), Fault> {
+    let folder = open_folder(parent, Path::new(name))?;
+    for entry in Dir::read_from(&folder)? {
+        let entry = entry?;
+        let bytes = entry.file_name().to_bytes();
+        if bytes == b"." || bytes == b".." {
+            continue;
+        }
+        let inner: &OsStr = std::os::unix::ffi::OsStrExt::from_bytes(bytes);
+        match look(&folder, inner)? {
+            Found::Folder => remove(&folder, inner)?,
+            Found::Nothing | Found::File | Found::Link | Found::Whiteout => {
+                unlinkat(&folder, inner, AtFlags::empty())?;
+            }
+        }
+    }
+    Ok(unlinkat(parent, name, AtFlags::REMOVEDIR)?)
+}

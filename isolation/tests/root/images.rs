@@ -1,0 +1,420 @@
+//! Containers whose root is an image: what they see, where their changes go, and images made to harm.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use argosy_isolation::profile::{CONTAINER_IDS, FIRST_HOST_ID};
+use argosy_isolation::unpack::{Format, Job, Owner, Rules, copy_layers};
+use argosy_isolation::{Exit, Image, Outcome, Root, Spec};
+
+use crate::profile::{give_sandbox, profiled};
+use crate::unpacking::{Entry, file_of, tarball};
+use crate::world::{Case, PATIENCE, World, skip, stderr, stdout};
+
+pub(crate) const CASES: &[Case] = &[
+    ("an_image_is_its_layers_one_over_the_other", layers_show),
+    ("what_a_container_changes_is_its_own", changes),
+    ("users_have_the_names_of_the_image", users),
+    ("containers_share_layers_at_once", shared),
+    ("layers_can_be_copied_into_one_folder", copied),
+    ("an_image_with_links_where_mounts_go_is_refused", hostile),
+    ("a_root_that_cannot_be_made_says_why", impossible),
+    ("nothing_of_the_host_is_within_reach_of_an_image", escapes),
+];
+
+const BUSYBOX: &str = "/bin/busybox";
+const TOOLS: [&str; 16] = [
+    "sh", "cat", "ls", "id", "mkdir", "rm", "cut", "grep", "touch", "chmod", "mount", "readlink",
+    "sleep", "mknod", "stat", "head",
+];
+const LIST: &str = "cd /; for file in gone motd deep/a deep/c home/web/file; do echo $file: $(cat $file 2>/dev/null); done; ls deep";
+const LISTED: &str = "gone:\nmotd: top\ndeep/a:\ndeep/c: kept\nhome/web/file: hers\nc\n";
+
+/// The folders of an image's layers, the lowest first.
+fn store(world: &mut World, layers: &[&[Entry<'_>]]) -> Vec<PathBuf> {
+    let Ok(busybox) = fs::read(BUSYBOX) else {
+        skip(format!("needs {BUSYBOX}"));
+    };
+    let links: Vec<String> = TOOLS.iter().map(|tool| format!("bin/{tool}")).collect();
+    let mut base: Vec<Entry<'_>> = vec![
+        (b'5', "./", 0, &b""[..]),
+        (b'5', "bin/", 0, &b""[..]),
+        (b'0', "bin/busybox", 0, &busybox[..]),
+    ];
+    base.extend(
+        links
+            .iter()
+            .map(|link| (b'2', link.as_str(), 0, &b"busybox"[..])),
+    );
+    let layers = [&base[..]].into_iter().chain(layers.iter().copied());
+    let layers = layers.enumerate();
+    layers
+        .map(|(number, entries)| layer(world, &format!("layer-{number}"), entries))
+        .collect()
+}
+
+/// A layer's folder, as it is unpacked.
+fn layer(world: &mut World, name: &str, entries: &[Entry<'_>]) -> PathBuf {
+    let folder = world.work().join(name);
+    fs::create_dir(&folder).unwrap();
+    let owner = Owner { uid: 0, gid: 0 };
+    let job = Job {
+        format: Format::Tar,
+        rules: Rules::layer(),
+        owner,
+    };
+    let (archive, target) = (file_of(&tarball(entries)), File::open(&folder).unwrap());
+    let launcher = world.launcher.as_mut().unwrap();
+    let mut unpacking = launcher
+        .unpack(&job, archive.as_fd(), target.as_fd())
+        .unwrap();
+    unpacking.wait(PATIENCE).unwrap();
+    folder
+}
+
+/// Three layers in which things are hidden and changed.
+fn usual(world: &mut World) -> Vec<PathBuf> {
+    store(
+        world,
+        &[
+            &[
+                (b'0', "gone", 0, b"lower"),
+                (b'0', "motd", 0, b"lower"),
+                (b'5', "deep", 0, b""),
+                (b'0', "deep/a", 0, b"lower"),
+                (b'5', "etc", 0, b""),
+                (
+                    b'0',
+                    "etc/passwd",
+                    0,
+                    b"root:x:0:0::/:/bin/sh\nweb:x:1000:1000::/home/web:/bin/sh\n",
+                ),
+                (b'0', "etc/group", 0, b"web:x:1000:\ndocs:x:1001:web\n"),
+                (b'5', "home", 0, b""),
+                (b'5', "home/web", 1000, b""),
+                (b'0', "home/web/file", 1000, b"hers"),
+            ],
+            &[
+                (b'0', ".wh.gone", 0, b""),
+                (b'5', "deep", 0, b""),
+                (b'0', "deep/.wh..wh..opq", 0, b""),
+                (b'0', "deep/c", 0, b"kept"),
+                (b'0', "motd", 0, b"top"),
+            ],
+        ],
+    )
+}
+
+/// A launch in an image as its root.
+fn imaged(world: &mut World, layers: &[PathBuf], line: &str) -> Spec {
+    let mut spec = profiled(world, line);
+    let (upper, work) = (spec.directory.join("upper"), spec.directory.join("work"));
+    fs::create_dir(&upper).unwrap();
+    fs::create_dir(&work).unwrap();
+    let image = Image {
+        layers: layers.to_vec(),
+        upper,
+        work,
+    };
+    spec.profile.as_mut().unwrap().view.root = Root::Image(image);
+    spec.user = None;
+    spec.image_user = Some(String::new());
+    give_sandbox(&spec);
+    spec
+}
+
+fn said(world: &mut World, spec: &Spec) -> String {
+    let exit = world.run(spec);
+    assert_eq!(
+        exit.outcome,
+        Outcome::Exited(0),
+        "{} {}",
+        exit.reason,
+        stderr(spec)
+    );
+    stdout(spec)
+}
+
+/// Everything below a folder, with owner, kind, mode and content.
+fn picture(folder: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut waiting = vec![folder.to_owned()];
+    while let Some(path) = waiting.pop() {
+        let data = fs::symlink_metadata(&path).unwrap();
+        let body = if data.is_file() {
+            fs::read(&path).unwrap()
+        } else {
+            Vec::new()
+        };
+        if data.is_dir() {
+            waiting.extend(
+                fs::read_dir(&path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+        }
+        let what = format!(
+            "{:o} {} {} {} {}",
+            data.mode(),
+            data.uid(),
+            data.gid(),
+            data.mtime(),
+            body.len()
+        );
+        let text = body[..body.len().min(100)].escape_ascii();
+        found.insert(path, format!("{what} {text}"));
+    }
+    found
+}
+
+fn pictures(folders: &[PathBuf]) -> Vec<BTreeMap<PathBuf, String>> {
+    folders.iter().map(|folder| picture(folder)).collect()
+}
+
+fn layers_show() {
+    let mut world = World::new();
+    let layers = usual(&mut world);
+    let spec = imaged(&mut world, &layers, LIST);
+    assert_eq!(said(&mut world, &spec), LISTED);
+    let spec = imaged(
+        &mut world,
+        &layers,
+        "ls /; pwd; stat -c '%u %g' /home/web/file; id -u",
+    );
+    let expected =
+        "bin\ndeep\ndev\netc\nhome\nmotd\nproc\nsandbox\nsys\ntmp\n/sandbox\n1000 1000\n0\n";
+    assert_eq!(said(&mut world, &spec), expected);
+}
+
+fn changes() {
+    let mut world = World::new();
+    let layers = usual(&mut world);
+    let before = pictures(&layers);
+    let line = "cd /; echo new > new; echo changed > motd; rm etc/group; rm -r deep; mkdir deep gone; echo x > deep/d; ls deep";
+    let spec = imaged(&mut world, &layers, line);
+    assert_eq!(said(&mut world, &spec), "d\n");
+    assert_eq!(pictures(&layers), before, "layers are as they were");
+    let upper = spec.directory.join("upper");
+    assert_eq!(fs::read(upper.join("new")).unwrap(), b"new\n");
+    assert_eq!(fs::read(upper.join("motd")).unwrap(), b"changed\n");
+    let removed = fs::symlink_metadata(upper.join("etc/group")).unwrap();
+    assert_eq!(
+        (removed.mode() & libc::S_IFMT, removed.rdev()),
+        (libc::S_IFCHR, 0)
+    );
+    let owner = fs::metadata(upper.join("new")).unwrap().uid();
+    assert_eq!(owner, FIRST_HOST_ID, "nobody of the host");
+}
+
+fn users() {
+    let mut world = World::new();
+    let layers = usual(&mut world);
+    let line = "id -u; id -g; id -G; cat /home/web/file; echo mine > /home/web/own && echo yes; echo x > mine && echo yes; (echo x > /etc/evil) 2>/dev/null || echo no";
+    for (name, ids) in [
+        ("web", "1000\n1000\n1000 1001"),
+        ("1000", "1000\n1000\n1000 1001"),
+        ("web:docs", "1000\n1001\n1001"),
+    ] {
+        let mut spec = imaged(&mut world, &layers, line);
+        spec.image_user = Some(name.to_owned());
+        assert_eq!(
+            said(&mut world, &spec),
+            format!("{ids}\nhersyes\nyes\nno\n"),
+            "{name}"
+        );
+        let own = fs::metadata(spec.directory.join("upper/home/web/own")).unwrap();
+        assert_eq!(own.uid(), FIRST_HOST_ID + 1000);
+        assert_eq!(
+            fs::metadata(spec.sandbox.join("mine")).unwrap().uid(),
+            FIRST_HOST_ID + 1000
+        );
+    }
+    let mut spec = imaged(&mut world, &layers, line);
+    spec.image_user = Some("nobody".to_owned());
+    let exit = world.run(&spec);
+    assert_eq!(exit.outcome, Outcome::NotStarted);
+    assert!(
+        exit.reason.contains("no user \"nobody\" in /etc/passwd"),
+        "{}",
+        exit.reason
+    );
+}
+
+fn shared() {
+    let mut world = World::new();
+    let layers = usual(&mut world);
+    let before = pictures(&layers);
+    let line = "echo $NAME > /motd; echo ready; while [ ! -e go ]; do sleep 0.01; done; cat /motd /deep/c; stat -c %u /home/web/file";
+    let mut running = Vec::new();
+    for number in 0..2 {
+        let mut spec = imaged(&mut world, &layers, line);
+        spec.environment = vec![("NAME".into(), number.to_string())];
+        spec.profile.as_mut().unwrap().first_host_id += number * CONTAINER_IDS;
+        give_sandbox(&spec);
+        let (container, _) = world.start(&spec);
+        running.push((container, spec));
+    }
+    for (_, spec) in &running {
+        crate::world::eventually("it has written", || stdout(spec) == "ready\n");
+        fs::write(spec.sandbox.join("go"), "").unwrap();
+    }
+    for (number, (mut container, spec)) in running.into_iter().enumerate() {
+        let exit = container.wait(PATIENCE).unwrap();
+        assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(&spec));
+        assert_eq!(stdout(&spec), format!("ready\n{number}\nkept1000\n"));
+    }
+    assert_eq!(pictures(&layers), before);
+}
+
+fn copied() {
+    let mut world = World::new();
+    let layers = usual(&mut world);
+    let folder = world.work().join("copy");
+    fs::create_dir(&folder).unwrap();
+    copy_layers(&layers, File::open(&folder).unwrap().as_fd()).unwrap();
+    assert_eq!(
+        fs::metadata(folder.join("home/web/file")).unwrap().uid(),
+        1000
+    );
+    assert!(!folder.join("gone").exists() && !folder.join("deep/a").exists());
+    let before = pictures(&layers);
+    let mut spec = imaged(
+        &mut world,
+        &layers,
+        &format!("{LIST}; echo x > /new; id -u"),
+    );
+    spec.profile.as_mut().unwrap().view.root = Root::Folder(folder.clone());
+    spec.image_user = Some("web".to_owned());
+    let exit = world.run(&spec);
+    assert_eq!(
+        stdout(&spec),
+        format!("{LISTED}1000\n"),
+        "{} {}",
+        exit.reason,
+        stderr(&spec)
+    );
+    assert!(!folder.join("new").exists(), "the root is its root's");
+    assert_eq!(pictures(&layers), before);
+}
+
+fn refused(world: &mut World, spec: &Spec) -> String {
+    let Exit {
+        outcome, reason, ..
+    } = world.run(spec);
+    assert_eq!(outcome, Outcome::NotStarted, "{reason} {}", stdout(spec));
+    reason
+}
+
+fn hostile() {
+    let mut world = World::new();
+    let outside = world.work().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("secret"), "kept").unwrap();
+    let target = outside.to_str().unwrap().as_bytes().to_owned();
+    let base = store(&mut world, &[]);
+    let before = picture(&outside);
+    for place in ["proc", "dev", "sys", "tmp", "sandbox"] {
+        for (kind, body) in [
+            (b'2', &target[..]),
+            (b'2', &b"/etc"[..]),
+            (b'2', &b"."[..]),
+            (b'0', &b"file"[..]),
+        ] {
+            let entries = [(b'5', "etc", 0, &b""[..]), (kind, place, 0, body)];
+            let bad = layer(&mut world, "bad", &entries);
+            let layers = [base.clone(), vec![bad.clone()]].concat();
+            let spec = imaged(&mut world, &layers, "true");
+            let reason = refused(&mut world, &spec);
+            assert!(
+                reason.contains(&format!("cannot make the folder {place}")),
+                "{reason}"
+            );
+            assert!(reason.contains("something else in its place"), "{reason}");
+            assert_eq!(picture(&outside), before, "{place}");
+            assert!(!bad.join("etc/cpu").exists());
+            fs::remove_dir_all(&bad).unwrap();
+        }
+    }
+    let accounts = layer(
+        &mut world,
+        "accounts",
+        &[
+            (b'5', "etc", 0, b""),
+            (b'2', "etc/passwd", 0, b"/proc/1/environ"),
+        ],
+    );
+    let mut spec = imaged(&mut world, &[base, vec![accounts]].concat(), "true");
+    spec.image_user = Some("web".to_owned());
+    let reason = refused(&mut world, &spec);
+    assert!(
+        reason.contains("no user \"web\"") || reason.contains("cannot read /etc/passwd"),
+        "{reason}"
+    );
+}
+
+fn impossible() {
+    let mut world = World::new();
+    let layers = usual(&mut world);
+    let spec = imaged(
+        &mut world,
+        &[layers.clone(), vec!["/sys/kernel".into()]].concat(),
+        "true",
+    );
+    let reason = refused(&mut world, &spec);
+    assert!(
+        reason.contains("must support mounts with mapped owners"),
+        "{reason}"
+    );
+    let spec = imaged(
+        &mut world,
+        &[layers.clone(), vec!["/no/such".into()]].concat(),
+        "true",
+    );
+    let reason = refused(&mut world, &spec);
+    assert!(reason.contains("take a mount of /no/such"), "{reason}");
+    let spec = imaged(&mut world, &layers, "true");
+    fs::remove_dir(spec.directory.join("upper")).unwrap();
+    fs::write(spec.directory.join("upper"), "a file").unwrap();
+    let reason = refused(&mut world, &spec);
+    assert!(
+        reason.contains("else copy the layers into one folder"),
+        "{reason}"
+    );
+}
+
+fn escapes() {
+    let mut world = World::new();
+    let layers = usual(&mut world);
+    let line = "try() { name=$1; shift; if \"$@\" >/dev/null 2>&1; then echo open: $name; fi; }
+        try device mknod /disk b 8 0
+        try mount mount -t tmpfs none /home
+        try remount mount -o remount,suid /
+        try settings sh -c 'echo 1 > /proc/sys/kernel/sysrq'
+        try init cat /proc/1/environ
+        try root ls /proc/1/root/
+        try kernel grep -q . /proc/kcore
+        try groups sh -c 'echo 1 > /sys/fs/cgroup/cgroup.procs'
+        try system touch /sys/mine
+        try layers ls /0 /own
+        try up ls /../usr
+        try host ls /../var
+        grep Cap /proc/self/status | cut -f2
+        cut -d' ' -f5,6 /proc/self/mountinfo";
+    let spec = imaged(&mut world, &layers, line);
+    let said = said(&mut world, &spec);
+    assert!(!said.contains("open: "), "{said}");
+    let capabilities: Vec<_> = said.lines().take(5).collect();
+    assert_eq!(capabilities, ["0000000000000000"; 5]);
+    let mounts: Vec<_> = said.lines().skip(5).collect();
+    let roots = mounts.iter().filter(|mount| mount.starts_with("/ "));
+    assert_eq!(roots.count(), 1, "no other root lies over it: {said}");
+    for mount in mounts {
+        assert!(mount.contains("nosuid"), "{mount}");
+        // What is masked is covered by the null device.
+        let of_devices = mount.starts_with("/dev") || mount.starts_with("/proc/");
+        assert!(mount.contains("nodev") || of_devices, "{mount}");
+    }
+}

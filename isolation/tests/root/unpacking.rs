@@ -1,0 +1,343 @@
+//! Archives unpacked by a process of its own: what it may do, what it leaves, and that it ends.
+
+use std::fs::{self, File};
+use std::io::{Seek, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, chown};
+use std::path::{Path, PathBuf};
+
+use argosy_isolation::profile::FIRST_HOST_ID;
+use argosy_isolation::unpack::{Blame, Format, Job, Owner, Report, Rules, Unpacking};
+
+use crate::world::{Case, PATIENCE, World, eventually};
+
+pub(crate) const CASES: &[Case] = &[
+    ("a_fetched_archive_belongs_to_whom_it_is_for", archive),
+    ("a_layer_keeps_its_owners_and_hides_what_it_says", layer),
+    ("a_hostile_archive_is_refused_by_entry_and_rule", hostile),
+    ("progress_is_told_on_the_way", progress),
+    (
+        "what_unpacks_has_nothing_but_its_archive_and_target",
+        confined,
+    ),
+    ("an_unpacking_that_is_let_go_ends", dropped),
+];
+
+const TASK: Owner = Owner {
+    uid: FIRST_HOST_ID + 7,
+    gid: FIRST_HOST_ID + 8,
+};
+
+/// Kind, path, owner, content or link target.
+pub(crate) type Entry<'a> = (u8, &'a str, u32, &'a [u8]);
+
+/// A tar file of these entries.
+pub(crate) fn tarball(entries: &[Entry<'_>]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (kind, path, owner, body) in entries {
+        let mut header = tar::Header::new_gnu();
+        let is_link = matches!(*kind, b'1' | b'2');
+        header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
+        if is_link {
+            header.as_old_mut().linkname[..body.len()].copy_from_slice(body);
+        }
+        header.set_entry_type(tar::EntryType::new(*kind));
+        let is_open = *kind == b'5' || path.starts_with("bin/");
+        header.set_mode(if is_open { 0o755 } else { 0o644 });
+        header.set_uid((*owner).into());
+        header.set_gid((*owner).into());
+        let body: &[u8] = if is_link { b"" } else { body };
+        header.set_size(body.len() as u64);
+        header.set_cksum();
+        builder.append(&header, body).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+pub(crate) fn file_of(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(bytes).unwrap();
+    file.rewind().unwrap();
+    file
+}
+
+fn target(world: &World, name: &str, owner: Option<Owner>) -> PathBuf {
+    let folder = world.work().join(name);
+    fs::create_dir(&folder).unwrap();
+    if let Some(owner) = owner {
+        chown(&folder, Some(owner.uid), Some(owner.gid)).unwrap();
+    }
+    folder
+}
+
+fn begin(
+    world: &mut World,
+    format: Format,
+    rules: Rules,
+    archive: &File,
+    target: &Path,
+) -> Unpacking {
+    let job = Job {
+        format,
+        rules,
+        owner: TASK,
+    };
+    let target = File::open(target).unwrap();
+    let launcher = world.launcher.as_mut().unwrap();
+    launcher
+        .unpack(&job, archive.as_fd(), target.as_fd())
+        .unwrap()
+}
+
+fn owner(path: &Path) -> (u32, u32) {
+    let data = fs::symlink_metadata(path).unwrap();
+    (data.uid(), data.gid())
+}
+
+fn archive() {
+    let mut world = World::new();
+    let folder = target(&world, "target", Some(TASK));
+    let bytes = tarball(&[
+        (b'5', "a", 0, b""),
+        (b'0', "a/file", 0, b"text"),
+        (b'2', "link", 0, b"a/file"),
+    ]);
+    for (format, bytes) in [
+        (Format::Tar, bytes.clone()),
+        (Format::TarZstd, zstd::encode_all(&bytes[..], 1).unwrap()),
+    ] {
+        let mut unpacking = begin(
+            &mut world,
+            format,
+            Rules::archive(),
+            &file_of(&bytes),
+            &folder,
+        );
+        let unpacked = unpacking.wait(PATIENCE).unwrap();
+        assert_eq!(
+            (unpacked.progress.entries, unpacked.progress.written_bytes),
+            (3, 4)
+        );
+        assert_eq!(fs::read(folder.join("link")).unwrap(), b"text");
+        for path in ["a", "a/file", "link"] {
+            assert_eq!(owner(&folder.join(path)), (TASK.uid, TASK.gid), "{path}");
+        }
+    }
+}
+
+fn layer() {
+    let mut world = World::new();
+    let folder = target(&world, "target", None);
+    let bytes = tarball(&[
+        (b'5', "home", 0, b""),
+        (b'5', "home/user", 1000, b""),
+        (b'0', "home/user/file", 1000, b"text"),
+        (b'1', "home/user/same", 1000, b"home/user/file"),
+        (b'2', "last", 65_535, b"/etc/passwd"),
+        (b'0', "home/.wh.gone", 0, b""),
+        (b'0', "opaque/.wh..wh..opq", 0, b""),
+        (b'3', "null", 0, b""),
+    ]);
+    let mut unpacking = begin(
+        &mut world,
+        Format::Tar,
+        Rules::layer(),
+        &file_of(&bytes),
+        &folder,
+    );
+    let unpacked = unpacking.wait(PATIENCE).unwrap();
+    assert_eq!(unpacked.skipped, 1, "the device");
+    assert!(unpacked.digest.is_some());
+    assert_eq!(owner(&folder.join("home")), (0, 0));
+    assert_eq!(owner(&folder.join("home/user")), (1000, 1000));
+    assert_eq!(owner(&folder.join("home/user/file")), (1000, 1000));
+    assert_eq!(owner(&folder.join("last")), (65_535, 65_535));
+    let links = fs::metadata(folder.join("home/user/same")).unwrap().nlink();
+    assert_eq!(links, 2);
+    let hidden = fs::symlink_metadata(folder.join("home/gone")).unwrap();
+    assert!(hidden.file_type().is_char_device() && hidden.rdev() == 0);
+    let mut value = [0; 4];
+    let length = rustix::fs::getxattr(folder.join("opaque"), "user.overlay.opaque", &mut value);
+    assert_eq!(&value[..length.unwrap()], b"y");
+}
+
+fn hostile() {
+    let mut world = World::new();
+    let outside = world.work().join("outside");
+    fs::write(&outside, "kept").unwrap();
+    let cases: [(Rules, &[Entry<'_>], &str); 4] = [
+        (
+            Rules::archive(),
+            &[(b'0', "../outside", 0, b"x")],
+            "entry \"../outside\" is refused: its path has '..'",
+        ),
+        (
+            Rules::archive(),
+            &[(b'2', "l", 0, b"/etc/passwd")],
+            "entry \"l\" is refused: it is a link to",
+        ),
+        (
+            Rules::layer(),
+            &[(b'2', "l", 0, b"/etc"), (b'0', "l/f", 0, b"x")],
+            "entry \"l/f\" is refused: its path leads through",
+        ),
+        (
+            Rules::layer(),
+            &[(b'0', "f", 65_536, b"x")],
+            "entry \"f\" is refused: its owner is 65536",
+        ),
+    ];
+    for (number, (rules, entries, expected)) in cases.into_iter().enumerate() {
+        let folder = target(&world, &number.to_string(), Some(TASK));
+        if expected.contains("65536") || expected.contains("through") {
+            chown(&folder, Some(0), Some(0)).unwrap();
+        }
+        let mut unpacking = begin(
+            &mut world,
+            Format::Tar,
+            rules,
+            &file_of(&tarball(entries)),
+            &folder,
+        );
+        let failure = unpacking.wait(PATIENCE).unwrap_err();
+        assert_eq!(failure.blame, Blame::Archive, "{failure}");
+        assert!(failure.reason.starts_with(expected), "{failure}");
+    }
+    assert_eq!(fs::read(outside).unwrap(), b"kept");
+    let folder = target(&world, "not-its-own", None);
+    let mut unpacking = begin(
+        &mut world,
+        Format::Tar,
+        Rules::archive(),
+        &file_of(&tarball(&[(b'0', "f", 0, b"x")])),
+        &folder,
+    );
+    let failure = unpacking.wait(PATIENCE).unwrap_err();
+    assert_eq!(failure.blame, Blame::Host, "{failure}");
+    assert!(failure.reason.contains("Permission denied"), "{failure}");
+}
+
+fn progress() {
+    let mut world = World::new();
+    let folder = target(&world, "target", Some(TASK));
+    let body = vec![b'x'; 8 << 20];
+    let bytes = tarball(&[(b'0', "large", 0, &body)]);
+    let mut unpacking = begin(
+        &mut world,
+        Format::Tar,
+        Rules::archive(),
+        &file_of(&bytes),
+        &folder,
+    );
+    let mut told = Vec::new();
+    eventually("it is done", || match unpacking.report() {
+        Some(Report::Progress(progress)) => {
+            told.push(progress.written_bytes);
+            false
+        }
+        Some(Report::Done(_)) => true,
+        Some(Report::Failed(failure)) => panic!("{failure}"),
+        None => false,
+    });
+    assert!(told.len() >= 2 && told.is_sorted(), "{told:?}");
+    assert_eq!(unpacking.report(), None);
+}
+
+/// The processes that unpack, keepers and workers.
+fn unpackers() -> Vec<PathBuf> {
+    let entries = fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path());
+    let called = |path: &PathBuf| {
+        fs::read_to_string(path.join("comm")).is_ok_and(|name| name == "argosy-unpack\n")
+    };
+    entries.filter(called).collect()
+}
+
+/// An unpacking that waits for an archive that does not come.
+fn waiting(world: &mut World, rules: Rules) -> (Unpacking, OwnedFd) {
+    let name = format!("waiting-{:?}", rules.source);
+    let owner = (name == "waiting-Archive").then_some(TASK);
+    let folder = target(world, &name, owner);
+    let (reading, writing) = nix::unistd::pipe().unwrap();
+    let unpacking = begin(world, Format::Tar, rules, &File::from(reading), &folder);
+    eventually("keeper and worker are there", || unpackers().len() == 2);
+    (unpacking, writing)
+}
+
+fn confined() {
+    let mut world = World::new();
+    for (rules, users, capabilities) in [
+        (
+            Rules::archive(),
+            format!("0 {} 1", TASK.uid),
+            "0000000000000000",
+        ),
+        (
+            Rules::layer(),
+            "0 1879048192 65536".to_owned(),
+            "0000000000000009",
+        ),
+    ] {
+        let (unpacking, _writing) = waiting(&mut world, rules);
+        let worker = || {
+            let mut found = unpackers().into_iter();
+            found.find(|path| {
+                let status = fs::read_to_string(path.join("status")).unwrap_or_default();
+                status.contains("Seccomp:\t2") && status.contains("NoNewPrivs:\t1")
+            })
+        };
+        eventually("the filter is on", || worker().is_some());
+        let worker = worker().unwrap();
+        let status = fs::read_to_string(worker.join("status")).unwrap();
+        for set in ["CapPrm", "CapEff"] {
+            assert!(
+                status.contains(&format!("{set}:\t{capabilities}")),
+                "{status}"
+            );
+        }
+        for set in ["CapInh", "CapBnd", "CapAmb"] {
+            assert!(
+                status.contains(&format!("{set}:\t0000000000000000")),
+                "{status}"
+            );
+        }
+        let map = fs::read_to_string(worker.join("uid_map")).unwrap();
+        assert_eq!(map.split_whitespace().collect::<Vec<_>>().join(" "), users);
+        for kind in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"] {
+            let of = |path: &Path| fs::read_link(path.join("ns").join(kind)).unwrap();
+            assert_ne!(of(&worker), of(Path::new("/proc/self")), "{kind}");
+        }
+        assert_eq!(
+            fs::read_dir(worker.join("root")).unwrap().count(),
+            0,
+            "its root is empty"
+        );
+        let mounts = fs::read_to_string(worker.join("mountinfo")).unwrap();
+        assert_eq!(mounts.lines().count(), 1, "{mounts}");
+        let limits = fs::read_to_string(worker.join("limits")).unwrap();
+        assert!(
+            limits.contains("Max address space         1073741824"),
+            "{limits}"
+        );
+        drop(unpacking);
+        eventually("both have ended", || unpackers().is_empty());
+    }
+}
+
+fn dropped() {
+    let mut world = World::new();
+    let (unpacking, writing) = waiting(&mut world, Rules::archive());
+    drop(unpacking);
+    eventually("both have ended", || unpackers().is_empty());
+    drop(writing);
+    let (mut unpacking, writing) = waiting(&mut world, Rules::layer());
+    let late = unpacking
+        .wait(std::time::Duration::from_millis(50))
+        .unwrap_err();
+    assert!(late.reason.contains("not unpacked within 50 ms"), "{late}");
+    drop(writing);
+    let failure = unpacking.wait(PATIENCE).unwrap();
+    assert_eq!(failure.progress.entries, 0, "an empty layer");
+}
