@@ -8,6 +8,10 @@ pub const ROLE_BYTES: usize = 128;
 pub const TASK_SPEC_BYTES: usize = 512 * 1024;
 /// Largest text of an update, in bytes. Longer ones are cut.
 pub const MESSAGE_BYTES: usize = 1024;
+/// Longest name of an image, in bytes. Longer ones are refused.
+pub const IMAGE_BYTES: usize = 1024;
+/// Ports that one task publishes. More are refused.
+pub const PUBLISHED_PORTS: usize = 256;
 /// Tasks in one `Accept`. More are refused.
 pub const TASKS_PER_ACCEPT: usize = 1_000;
 /// Records that one command touches at most; the rest is left to sweeps.

@@ -158,9 +158,43 @@ pub struct HostPath {
     pub read_only: bool,
 }
 
+/// What a container is made of beside the agent's default.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Container {
+    /// Name of the image that is its root; empty means the programs of the agent's host.
+    pub image: String,
+    /// What it reaches, and by what it is reached.
+    pub network: Network,
+}
+
+/// The network of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Network {
+    /// That of the host.
+    #[default]
+    Host,
+    /// Nothing but itself.
+    None,
+    /// An address of its own behind the host's; these ports of the host lead to it.
+    Bridge(Vec<PublishedPort>),
+}
+
+/// A port of the host that leads into a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublishedPort {
+    /// The host's; one of the task's `ports`.
+    pub host: u16,
+    /// The container's.
+    pub container: u16,
+    /// UDP, not TCP.
+    pub udp: bool,
+}
+
 /// What to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Run {
+    /// What the image says.
+    Image,
     /// A command line for `/bin/sh -c`.
     Shell(String),
     /// A program and its arguments; never empty.
@@ -178,6 +212,8 @@ pub struct TaskSpec {
     pub resources: Resources,
     /// What to run.
     pub run: Run,
+    /// What its container is made of.
+    pub container: Container,
     /// Its whole environment.
     pub environment: BTreeMap<String, String>,
     /// Empty means the agent's default.

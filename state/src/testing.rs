@@ -19,7 +19,7 @@ use crate::ids::{
 use crate::limits;
 use crate::registry::RecordWrite;
 use crate::resources::Resources;
-use crate::task::{Reason, Run, Source, TaskSpec, TaskState};
+use crate::task::{Container, Reason, Run, Source, TaskSpec, TaskState};
 
 /// A registry in its first reign, and what a leader, its agents and its schedulers would remember.
 #[derive(Debug, Clone)]
@@ -391,6 +391,7 @@ pub fn spec(name: &str, resources: &str) -> TaskSpec {
         name: name.to_owned(),
         resources: amounts(resources),
         run: Run::Shell("sleep 1000".to_owned()),
+        container: Container::default(),
         environment: BTreeMap::new(),
         user: String::new(),
         uris: Vec::new(),

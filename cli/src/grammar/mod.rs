@@ -17,7 +17,7 @@ pub(crate) use nouns::{
     Agent, AgentStop, Explain, Framework, FrameworkList, FrameworkTeardown, Listing, Logs, Master,
     MasterJoin, MasterRemove, MasterTransfer, Named, Offer, Ps, Status, Task, TaskKill, TaskList,
 };
-pub(crate) use run::Run;
+pub(crate) use run::{NetworkMode, Run};
 pub(crate) use service::{AgentStart, IsolationName, MasterStart, OrphanTasks, TimingName};
 pub(crate) use shared::{Format, LogFormat, Logging, Reach, Show};
 

@@ -4,9 +4,21 @@ use std::time::Duration;
 
 use argosy_client::Masters;
 use argosy_proto::v1;
-use clap::Args;
+use clap::builder::ArgPredicate;
+use clap::{Args, ValueEnum};
 
 use crate::values::{self, Milli};
+
+/// The network of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NetworkMode {
+    /// That of the agent's host
+    Host,
+    /// Nothing but itself
+    None,
+    /// An address of its own behind the host's
+    Bridge,
+}
 
 /// Run a command.
 #[derive(Debug, Args)]
@@ -35,6 +47,15 @@ pub(crate) struct Run {
     /// Host directory to mount (agents must allow it with --host-path); may be repeated
     #[arg(long = "volume", value_name = "HOST:TASK[:ro]", value_parser = values::volume)]
     pub(crate) volumes: Vec<v1::HostPath>,
+    /// Image whose programs it runs, as nginx:1.27, oci:/path or oci-archive:/file [default: the programs of the host]
+    #[arg(long, env = "ARGOSY_RUN_IMAGE", value_name = "IMAGE")]
+    pub(crate) image: Option<String>,
+    /// What it reaches: the host's network, nothing, or others from an address of its own
+    #[arg(long, value_name = "NAME", default_value_if("published", ArgPredicate::IsPresent, "bridge"), default_value = "host")]
+    pub(crate) network: NetworkMode,
+    /// Port of the agent's host that leads to one of the task's; may be repeated
+    #[arg(long = "publish", short = 'p', value_name = "HOST:TASK[/udp]", value_parser = values::published_port)]
+    pub(crate) published: Vec<v1::PublishedPort>,
     /// Name of the task [default: two words of ours]
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
@@ -62,7 +83,7 @@ pub(crate) struct Run {
     /// Masters, any order [default: 127.0.0.1:5050, else a dev cluster at 127.77.0.1-3:5050]
     #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = values::masters)]
     pub(crate) masters: Option<Masters>,
-    /// The command and its arguments
-    #[arg(last = true, required = true, value_name = "CMD")]
+    /// The command and its arguments; with an image those of its entry point, if it has one
+    #[arg(last = true, required_unless_present = "image", value_name = "CMD")]
     pub(crate) command: Vec<String>,
 }

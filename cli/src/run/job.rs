@@ -1,13 +1,16 @@
 //! What `run` was asked to do, as the wire says it. Pure.
 
+use std::collections::BTreeSet;
+
 use argosy_client::resources::{from_wire, to_wire};
 use argosy_proto::v1;
+use argosy_proto::v1::network::Mode;
 use argosy_state::ids::{Role, TaskId};
 use argosy_state::limits;
-use argosy_state::resources::{Identity, Resource, Resources, Value};
+use argosy_state::resources::{Identity, Range, Resource, Resources, Value};
 
 use crate::exit::Failure;
-use crate::grammar::Run;
+use crate::grammar::{NetworkMode, Run};
 use crate::{names, values};
 
 /// One task to place.
@@ -25,7 +28,8 @@ impl Job {
             .unwrap_or_else(|| names::name(random));
         TaskId::new(&name).map_err(|error| Failure::usage(format!("--name: {error}")))?;
         Role::new(&arguments.role).map_err(|error| Failure::usage(format!("--role: {error}")))?;
-        if arguments.command.first().is_none_or(String::is_empty) {
+        let from_image = arguments.image.is_some() && arguments.command.is_empty();
+        if !from_image && arguments.command.first().is_none_or(String::is_empty) {
             return Err(Failure::usage(
                 "the command is empty; write it behind --, as in: argosy run -- echo hello",
             ));
@@ -65,6 +69,7 @@ impl Job {
                 grace_ms: arguments.grace.as_millis() as u64,
             }),
             labels: labels.into_iter().collect(),
+            container: container(arguments)?,
             max_completion_ms: arguments.max_time.map_or(0, |time| time.as_millis() as u64),
             ..v1::TaskSpec::default()
         };
@@ -102,6 +107,26 @@ impl Job {
     }
 }
 
+fn container(arguments: &Run) -> Result<Option<v1::ContainerSpec>, Failure> {
+    if !arguments.published.is_empty() && arguments.network != NetworkMode::Bridge {
+        return Err(Failure::usage(
+            "--publish: ports are published by --network bridge; a task in the host's network listens at its own",
+        ));
+    }
+    let mode = match arguments.network {
+        NetworkMode::Host => None,
+        NetworkMode::None => Some(Mode::None(v1::NoNetwork {})),
+        NetworkMode::Bridge => Some(Mode::Bridge(v1::BridgeNetwork {
+            published: arguments.published.clone(),
+        })),
+    };
+    let spec = v1::ContainerSpec {
+        image: arguments.image.clone().unwrap_or_default(),
+        network: mode.map(|mode| v1::Network { mode: Some(mode) }),
+    };
+    Ok((spec != v1::ContainerSpec::default()).then_some(spec))
+}
+
 fn wanted(arguments: &Run) -> Result<Resources, Failure> {
     let amounts = [
         ("cpus", Some(arguments.cpus)),
@@ -114,7 +139,19 @@ fn wanted(arguments: &Run) -> Result<Resources, Failure> {
             value: Value::Scalar(amount?.0),
         })
     });
-    Resources::collect(parts)
+    let ports: BTreeSet<u64> = arguments
+        .published
+        .iter()
+        .map(|port| port.host_port.into())
+        .collect();
+    let ports = ports.into_iter().map(|port| Resource {
+        identity: Identity::plain("ports"),
+        value: Value::Ranges(vec![Range {
+            begin: port,
+            end: port,
+        }]),
+    });
+    Resources::collect(parts.chain(ports))
         .ok_or_else(|| Failure::usage("--cpus, --mem or --disk is too large for any cluster"))
 }
 
@@ -143,9 +180,29 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn an_image_and_published_ports_become_a_container() {
+        let words = ["--image", "web:1", "-p", "8080:80", "-p", "8080:80/udp"];
+        let job = job(&words).unwrap();
+        assert_eq!(job.wanted().to_string(), "cpus:0.1;mem:32;ports:[8080-8080]");
+        assert!(job.spec().argv.is_empty());
+        let container = job.spec().container.clone().unwrap();
+        assert_eq!(container.image, "web:1");
+        let Some(Mode::Bridge(bridge)) = container.network.and_then(|network| network.mode) else {
+            panic!("published ports mean a bridge");
+        };
+        let ports = bridge.published.iter();
+        let ports: Vec<_> = ports.map(|port| (port.host_port, port.container_port, port.udp)).collect();
+        assert_eq!(ports, [(8080, 80, false), (8080, 80, true)]);
+    }
+
+    #[test]
     fn what_cannot_be_right_is_told_before_anyone_is_asked() {
         let large = format!("A={}", "x".repeat(600 * 1024));
-        let table: [(&[&str], &str); 5] = [
+        let table: [(&[&str], &str); 6] = [
+            (
+                &["--network", "none", "-p", "1:1", "--", "true"],
+                "--publish",
+            ),
             (&["--name", "a b", "--", "true"], "--name"),
             (&["--role", "", "--", "true"], "--role"),
             (

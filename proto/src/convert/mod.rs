@@ -3,6 +3,7 @@
 //! Reading order: `resources`, `tasks`, `agents`, `frameworks`.
 
 mod agents;
+mod containers;
 mod frameworks;
 mod resources;
 mod tasks;

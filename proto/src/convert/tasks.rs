@@ -5,6 +5,7 @@ use argosy_state::task::{
     Exit, HostPath, Reason, Run, Source, Task, TaskSpec, TaskState, Update, Uri,
 };
 
+use super::containers::{container, container_from};
 use super::{Malformed, resources, resources_from, revision};
 use crate::v1;
 
@@ -15,6 +16,7 @@ const GRACE_MS: u64 = 3_000;
 #[must_use]
 pub fn spec(spec: &TaskSpec) -> v1::TaskSpec {
     let (shell, argv) = match &spec.run {
+        Run::Image => (String::new(), Vec::new()),
         Run::Shell(line) => (line.clone(), Vec::new()),
         Run::Argv(words) => (String::new(), words.clone()),
     };
@@ -44,6 +46,7 @@ pub fn spec(spec: &TaskSpec) -> v1::TaskSpec {
         labels: spec.labels.clone().into_iter().collect(),
         max_completion_ms: spec.max_completion_ms,
         stop_after_ms: spec.stop_after_ms,
+        container: container(&spec.container),
     }
 }
 
@@ -54,7 +57,9 @@ pub fn spec(spec: &TaskSpec) -> v1::TaskSpec {
 pub fn spec_from(wire: v1::TaskSpec) -> Result<TaskSpec, Malformed> {
     let task =
         TaskId::new(&wire.task_id).map_err(|error| Malformed::new("task_id", error.to_string()))?;
+    let container = container_from(wire.container)?;
     let run = match (wire.shell.is_empty(), wire.argv.is_empty()) {
+        (true, true) if !container.image.is_empty() => Run::Image,
         (false, true) => Run::Shell(wire.shell),
         (true, false) => Run::Argv(wire.argv),
         (true, true) => {
@@ -71,6 +76,7 @@ pub fn spec_from(wire: v1::TaskSpec) -> Result<TaskSpec, Malformed> {
         name: wire.name,
         resources: resources_from("resources", &wire.resources)?,
         run,
+        container,
         environment: wire.environment.into_iter().collect(),
         user: wire.user,
         uris: wire
@@ -110,6 +116,7 @@ fn check_text(spec: &TaskSpec) -> Result<(), Malformed> {
         }
     };
     match &spec.run {
+        Run::Image => {}
         Run::Shell(line) => nul("shell", line)?,
         Run::Argv(words) => words.iter().try_for_each(|word| nul("argv", word))?,
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use super::Scene;
 use super::agents::check_resources;
+use super::container;
 use super::tasks::Change;
 use crate::Registry;
 use crate::agent::AgentMode;
@@ -247,7 +248,11 @@ fn check_spec(spec: &TaskSpec) -> Result<(), Rejection> {
     if let Err(why) = check_resources(&spec.resources) {
         return invalid("resources", &why);
     }
+    if let Err((field, text)) = container::check(spec) {
+        return invalid(field, &text);
+    }
     let (empty, nul) = match &spec.run {
+        Run::Image => (false, false),
         Run::Shell(line) => (line.trim().is_empty(), line.contains('\0')),
         Run::Argv(words) => (
             words.first().is_none_or(String::is_empty),
@@ -293,6 +298,7 @@ fn size(spec: &TaskSpec) -> usize {
             .sum::<usize>()
     };
     let run = match &spec.run {
+        Run::Image => 0,
         Run::Shell(line) => line.len(),
         Run::Argv(words) => words.iter().map(|word| PART_BYTES + word.len()).sum(),
     };
@@ -312,4 +318,5 @@ fn size(spec: &TaskSpec) -> usize {
         + paths
         + spec.name.len()
         + spec.user.len()
+        + container::size(&spec.container, PART_BYTES)
 }

@@ -19,7 +19,8 @@ use crate::ids::{
 use crate::registry::{Cluster, OperatorAnswer, RecordKey, SweepMark};
 use crate::resources::{Identity, Range, Reservation, Resource, Resources, Value, Volume};
 use crate::task::{
-    Exit, FinishedTask, HostPath, Kill, Reason, Run, Source, Task, TaskSpec, TaskState, Update, Uri,
+    Container, Exit, FinishedTask, HostPath, Kill, Network, PublishedPort, Reason, Run, Source,
+    Task, TaskSpec, TaskState, Update, Uri,
 };
 
 fn revision(index: u64, position: u32) -> Revision {
@@ -85,6 +86,7 @@ fn spec(task: &str, run: Run) -> TaskSpec {
         name: "the web".to_owned(),
         resources: resources(),
         run,
+        container: Container::default(),
         environment: texts("PATH", "/bin"),
         user: "nobody".to_owned(),
         uris: vec![Uri {
@@ -368,6 +370,28 @@ fn agent_commands() -> Vec<(&'static str, Command)> {
     ]
 }
 
+/// A task with each kind of network.
+fn containers() -> Vec<TaskSpec> {
+    let port = |udp| PublishedPort {
+        host: 8080,
+        container: 80,
+        udp,
+    };
+    let networks = [
+        ("web-3", Network::Host),
+        ("web-4", Network::None),
+        ("web-5", Network::Bridge(vec![port(false), port(true)])),
+    ];
+    let specs = networks.map(|(task, network)| TaskSpec {
+        container: Container {
+            image: "registry.example.org/web:1".to_owned(),
+            network,
+        },
+        ..spec(task, Run::Image)
+    });
+    specs.into()
+}
+
 fn calls() -> Vec<(&'static str, Command)> {
     let call = |action| {
         Command::Call(Call {
@@ -396,6 +420,12 @@ fn calls() -> Vec<(&'static str, Command)> {
         all_or_nothing: true,
         wall_ms: 68,
     };
+    let contained = Accept {
+        offers: Vec::new(),
+        launches: containers(),
+        all_or_nothing: false,
+        wall_ms: 69,
+    };
     let kill = CallAction::Kill {
         task: TaskId::new("web-1").unwrap(),
         grace_ms: Some(0),
@@ -410,6 +440,10 @@ fn calls() -> Vec<(&'static str, Command)> {
         ("call-revive", call(CallAction::Revive(vec![role("*")]))),
         ("call-update", call(CallAction::Update(framework_info()))),
         ("call-teardown", call(CallAction::Teardown)),
+        (
+            "call-accept-containers",
+            call(CallAction::Accept(contained)),
+        ),
     ]
 }
 

@@ -9,7 +9,10 @@ use super::numbers::Numbered;
 use super::resources::{self, ResourcesMessage};
 use super::{Read, Wrong};
 use crate::ids::{AgentId, OrderIndex, TaskKey};
-use crate::task::{Exit, FinishedTask, HostPath, Kill, Run, Task, TaskSpec, Update, Uri};
+use crate::task::{
+    Container, Exit, FinishedTask, HostPath, Kill, Network, PublishedPort, Run, Task, TaskSpec,
+    Update, Uri,
+};
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct TaskSpecMessage {
@@ -19,7 +22,7 @@ pub(super) struct TaskSpecMessage {
     name: String,
     #[prost(message, optional, tag = "3")]
     resources: Option<ResourcesMessage>,
-    #[prost(oneof = "RunMessage", tags = "4, 5")]
+    #[prost(oneof = "RunMessage", tags = "4, 5, 14")]
     run: Option<RunMessage>,
     #[prost(btree_map = "string, string", tag = "6")]
     environment: BTreeMap<String, String>,
@@ -37,6 +40,8 @@ pub(super) struct TaskSpecMessage {
     max_completion_ms: u64,
     #[prost(uint64, tag = "13")]
     stop_after_ms: u64,
+    #[prost(message, optional, tag = "15")]
+    container: Option<ContainerMessage>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
@@ -45,6 +50,48 @@ enum RunMessage {
     Shell(String),
     #[prost(message, tag = "5")]
     Argv(ArgvMessage),
+    #[prost(message, tag = "14")]
+    Image(ImageMessage),
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct ImageMessage {}
+
+/// Absent means the default.
+#[derive(Clone, PartialEq, Message)]
+struct ContainerMessage {
+    #[prost(string, tag = "1")]
+    image: String,
+    /// Absent means the host's.
+    #[prost(oneof = "NetworkMessage", tags = "2, 3")]
+    network: Option<NetworkMessage>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+enum NetworkMessage {
+    #[prost(message, tag = "2")]
+    None(NoNetworkMessage),
+    #[prost(message, tag = "3")]
+    Bridge(BridgeMessage),
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct NoNetworkMessage {}
+
+#[derive(Clone, PartialEq, Message)]
+struct BridgeMessage {
+    #[prost(message, repeated, tag = "1")]
+    published: Vec<PublishedPortMessage>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct PublishedPortMessage {
+    #[prost(uint32, tag = "1")]
+    host: u32,
+    #[prost(uint32, tag = "2")]
+    container: u32,
+    #[prost(bool, tag = "3")]
+    udp: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -80,6 +127,7 @@ impl From<&TaskSpec> for TaskSpecMessage {
             name: spec.name.clone(),
             resources: Some((&spec.resources).into()),
             run: Some(match &spec.run {
+                Run::Image => RunMessage::Image(ImageMessage {}),
                 Run::Shell(line) => RunMessage::Shell(line.clone()),
                 Run::Argv(words) => RunMessage::Argv(ArgvMessage {
                     words: words.clone(),
@@ -93,6 +141,7 @@ impl From<&TaskSpec> for TaskSpecMessage {
             labels: spec.labels.clone(),
             max_completion_ms: spec.max_completion_ms,
             stop_after_ms: spec.stop_after_ms,
+            container: (spec.container != Container::default()).then(|| (&spec.container).into()),
         }
     }
 }
@@ -108,6 +157,11 @@ impl TryFrom<TaskSpecMessage> for TaskSpec {
             run: match message.run.ok_or(Wrong("command to run"))? {
                 RunMessage::Shell(line) => Run::Shell(line),
                 RunMessage::Argv(argv) => Run::Argv(argv.words),
+                RunMessage::Image(ImageMessage {}) => Run::Image,
+            },
+            container: match message.container {
+                Some(container) => container.try_into()?,
+                None => Container::default(),
             },
             environment: message.environment,
             user: message.user,
@@ -117,6 +171,55 @@ impl TryFrom<TaskSpecMessage> for TaskSpec {
             labels: message.labels,
             max_completion_ms: message.max_completion_ms,
             stop_after_ms: message.stop_after_ms,
+        })
+    }
+}
+
+impl From<&Container> for ContainerMessage {
+    fn from(container: &Container) -> Self {
+        let network = match &container.network {
+            Network::Host => None,
+            Network::None => Some(NetworkMessage::None(NoNetworkMessage {})),
+            Network::Bridge(ports) => {
+                let published = ports.iter().map(|port| PublishedPortMessage {
+                    host: port.host.into(),
+                    container: port.container.into(),
+                    udp: port.udp,
+                });
+                Some(NetworkMessage::Bridge(BridgeMessage {
+                    published: published.collect(),
+                }))
+            }
+        };
+        Self {
+            image: container.image.clone(),
+            network,
+        }
+    }
+}
+
+impl TryFrom<ContainerMessage> for Container {
+    type Error = Wrong;
+
+    fn try_from(message: ContainerMessage) -> Read<Self> {
+        let port = |number: u32| u16::try_from(number).map_err(|_| Wrong("published port"));
+        let network = match message.network {
+            None => Network::Host,
+            Some(NetworkMessage::None(NoNetworkMessage {})) => Network::None,
+            Some(NetworkMessage::Bridge(bridge)) => {
+                let ports = bridge.published.into_iter().map(|published| {
+                    Ok(PublishedPort {
+                        host: port(published.host)?,
+                        container: port(published.container)?,
+                        udp: published.udp,
+                    })
+                });
+                Network::Bridge(ports.collect::<Read<_>>()?)
+            }
+        };
+        Ok(Self {
+            image: message.image,
+            network,
         })
     }
 }

@@ -15,7 +15,7 @@ use argosy_state::ids::{
     AgentId, FrameworkId, NodeId, Revision, Role, TaskId, TaskKey, Ticket, Timestamp,
 };
 use argosy_state::resources::Resources;
-use argosy_state::task::{Reason, Run, Source, TaskSpec, TaskState};
+use argosy_state::task::{Container, Reason, Run, Source, TaskSpec, TaskState};
 
 use crate::allocator::{
     Allocator, Because, Budget, Declined, Demand, Explanation, Question, Round, Settings, Stream,
@@ -222,6 +222,7 @@ impl World {
             name: String::new(),
             resources: parse(resources),
             run: Run::Shell("true".to_owned()),
+            container: Container::default(),
             environment: BTreeMap::new(),
             user: String::new(),
             uris: Vec::new(),

@@ -1,0 +1,111 @@
+//! Containers of tasks on the wire.
+
+use argosy_state::task::{Container, Network, PublishedPort};
+
+use super::Malformed;
+use crate::v1;
+use crate::v1::network::Mode;
+
+/// A container on the wire; absent if it is the agent's default.
+pub(super) fn container(container: &Container) -> Option<v1::ContainerSpec> {
+    let mode = match &container.network {
+        Network::Host => None,
+        Network::None => Some(Mode::None(v1::NoNetwork {})),
+        Network::Bridge(ports) => {
+            let published = ports.iter().map(|port| v1::PublishedPort {
+                host_port: port.host.into(),
+                container_port: port.container.into(),
+                udp: port.udp,
+            });
+            Some(Mode::Bridge(v1::BridgeNetwork {
+                published: published.collect(),
+            }))
+        }
+    };
+    (*container != Container::default()).then(|| v1::ContainerSpec {
+        image: container.image.clone(),
+        network: mode.map(|mode| v1::Network { mode: Some(mode) }),
+    })
+}
+
+/// Reads a container.
+pub(super) fn container_from(wire: Option<v1::ContainerSpec>) -> Result<Container, Malformed> {
+    let Some(wire) = wire else {
+        return Ok(Container::default());
+    };
+    let network = match wire.network.and_then(|network| network.mode) {
+        None | Some(Mode::Host(v1::HostNetwork {})) => Network::Host,
+        Some(Mode::None(v1::NoNetwork {})) => Network::None,
+        Some(Mode::Bridge(bridge)) => {
+            let ports = bridge.published.into_iter().map(port);
+            Network::Bridge(ports.collect::<Result<_, _>>()?)
+        }
+    };
+    Ok(Container {
+        image: wire.image,
+        network,
+    })
+}
+
+fn port(wire: v1::PublishedPort) -> Result<PublishedPort, Malformed> {
+    let number = |field: &str, number: u32| {
+        let field = format!("container.network.published.{field}");
+        let fits = u16::try_from(number).ok().filter(|port| *port > 0);
+        fits.ok_or_else(|| Malformed::new(&field, format!("{number} is no port: 1 to 65535")))
+    };
+    Ok(PublishedPort {
+        host: number("host_port", wire.host_port)?,
+        container: number("container_port", wire.container_port)?,
+        udp: wire.udp,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn containers_come_back_as_they_were() {
+        let port = PublishedPort {
+            host: 8080,
+            container: 80,
+            udp: true,
+        };
+        for network in [Network::Host, Network::None, Network::Bridge(vec![port])] {
+            for image in ["", "web:1"] {
+                let ours = Container {
+                    image: image.to_owned(),
+                    network: network.clone(),
+                };
+                assert_eq!(container_from(container(&ours)), Ok(ours));
+            }
+        }
+        assert_eq!(container(&Container::default()), None);
+    }
+
+    #[test]
+    fn a_port_that_is_none_is_named() {
+        for (host_port, container_port, field) in
+            [(0, 80, "host_port"), (80, 65_536, "container_port")]
+        {
+            let bridge = v1::BridgeNetwork {
+                published: vec![v1::PublishedPort {
+                    host_port,
+                    container_port,
+                    udp: false,
+                }],
+            };
+            let wire = v1::ContainerSpec {
+                image: String::new(),
+                network: Some(v1::Network {
+                    mode: Some(Mode::Bridge(bridge)),
+                }),
+            };
+            let refused = container_from(Some(wire)).unwrap_err();
+            assert_eq!(
+                refused.field,
+                format!("container.network.published.{field}")
+            );
+        }
+    }
+}

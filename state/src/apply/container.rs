@@ -1,0 +1,139 @@
+//! What no agent could make a container of.
+
+use std::collections::BTreeSet;
+
+use crate::limits;
+use crate::resources::{Resources, Value};
+use crate::task::{Container, Network, PublishedPort, Run, TaskSpec};
+
+/// The field that is wrong, and what to do about it.
+type Wrong = (&'static str, String);
+
+/// Judges the container of a description.
+pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
+    let Container { image, network } = &spec.container;
+    if image.is_empty() && spec.run == Run::Image {
+        let text = "it is empty: give shell a line, argv a program, or an image that has a command";
+        return Err(("command", text.to_owned()));
+    }
+    if image.len() > limits::IMAGE_BYTES || image.contains(['\0', ' ', '\n']) {
+        let most = limits::IMAGE_BYTES;
+        let text = format!("its name is longer than {most} bytes, or contains NUL or white space");
+        return Err(("container.image", text));
+    }
+    match network {
+        Network::Host | Network::None => Ok(()),
+        Network::Bridge(ports) => check_ports(ports, &spec.resources),
+    }
+}
+
+fn check_ports(ports: &[PublishedPort], resources: &Resources) -> Result<(), Wrong> {
+    let wrong = |text| Err(("container.network.published", text));
+    if ports.len() > limits::PUBLISHED_PORTS {
+        let most = limits::PUBLISHED_PORTS;
+        return wrong(format!(
+            "{} ports are published; at most {most}",
+            ports.len()
+        ));
+    }
+    let mut seen = BTreeSet::new();
+    for port in ports {
+        let PublishedPort {
+            host,
+            container,
+            udp,
+        } = *port;
+        if host == 0 || container == 0 {
+            return wrong("a port is 0: name one from 1 to 65535".to_owned());
+        }
+        if !has_port(resources, host) {
+            return wrong(format!(
+                "port {host} is none of the task's: add it to its resources, as ports:[{host}-{host}]"
+            ));
+        }
+        if !seen.insert((host, udp)) {
+            return wrong(format!("port {host} is published twice"));
+        }
+    }
+    Ok(())
+}
+
+fn has_port(resources: &Resources, port: u16) -> bool {
+    let ports = resources
+        .iter()
+        .filter(|resource| &*resource.identity.name == "ports");
+    ports.into_iter().any(|resource| match &resource.value {
+        Value::Ranges(ranges) => ranges
+            .iter()
+            .any(|range| (range.begin..=range.end).contains(&port.into())),
+        Value::Scalar(_) | Value::Set(_) => false,
+    })
+}
+
+/// Bytes of it in log and memory, roughly.
+pub(super) fn size(container: &Container, part_bytes: usize) -> usize {
+    let network = match &container.network {
+        Network::Host | Network::None => 0,
+        Network::Bridge(ports) => ports.len() * part_bytes,
+    };
+    container.image.len() + network
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    const WEB: PublishedPort = PublishedPort {
+        host: 8080,
+        container: 80,
+        udp: false,
+    };
+
+    fn with(run: Run, image: &str, network: Network) -> TaskSpec {
+        TaskSpec {
+            run,
+            container: Container {
+                image: image.to_owned(),
+                network,
+            },
+            ..testing::spec("t", "cpus:1;ports:[8080-8081]")
+        }
+    }
+
+    fn field(spec: &TaskSpec) -> Option<&'static str> {
+        check(spec).err().map(|(field, _)| field)
+    }
+
+    #[test]
+    fn an_image_may_bring_the_command_and_nothing_else_may() {
+        let line = || Run::Shell("true".to_owned());
+        assert_eq!(field(&with(Run::Image, "web:1", Network::None)), None);
+        assert_eq!(field(&with(line(), "", Network::Host)), None);
+        assert_eq!(field(&with(Run::Image, "", Network::Host)), Some("command"));
+        let long = "i".repeat(limits::IMAGE_BYTES + 1);
+        for image in [&long, "a b", "a\0"] {
+            let spec = with(line(), image, Network::Host);
+            assert_eq!(field(&spec), Some("container.image"), "{image:?}");
+        }
+    }
+
+    #[test]
+    fn a_task_publishes_each_port_of_its_own_once() {
+        let published = |ports: &[PublishedPort]| {
+            let network = Network::Bridge(ports.to_vec());
+            field(&with(Run::Image, "web", network))
+        };
+        let udp = PublishedPort { udp: true, ..WEB };
+        let other = PublishedPort { host: 8081, ..WEB };
+        assert_eq!(published(&[WEB, udp, other]), None);
+        let foreign = PublishedPort { host: 8082, ..WEB };
+        let zero = PublishedPort {
+            container: 0,
+            ..WEB
+        };
+        for ports in [&[foreign][..], &[zero], &[WEB, WEB], &[WEB; 257]] {
+            assert_eq!(published(ports), Some("container.network.published"));
+        }
+    }
+}
