@@ -4,11 +4,12 @@
 //! init's memory and only makes system calls.
 
 use landlock::{
-    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, PathFd,
+    Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope,
 };
 use nix::sys::prctl::set_no_new_privs;
 
+use crate::network::Network;
 use crate::profile::{Profile, Walls};
 use crate::seccomp::Filter;
 use crate::sys;
@@ -22,7 +23,7 @@ const WRITABLE: [&str; 3] = ["/tmp", "/dev/shm", "/dev/mqueue"];
 /// Walls to be put up around the command.
 pub(crate) struct Confinement {
     walls: Walls,
-    files: Option<RulesetCreated>,
+    rules: Option<RulesetCreated>,
     filter: Option<Filter>,
 }
 
@@ -31,12 +32,16 @@ type Refusal = String;
 
 impl Confinement {
     /// Looks up what may be read and written: to be called inside the view.
-    pub(crate) fn prepare(profile: &Profile, filter: &Filter) -> Result<Self, Refusal> {
+    pub(crate) fn prepare(
+        profile: &Profile,
+        network: &Network,
+        filter: &Filter,
+    ) -> Result<Self, Refusal> {
         let walls = profile.walls;
-        let files = walls.landlock.then(|| rules(profile)).transpose();
+        let rules = walls.landlock.then(|| rules(profile, network)).transpose();
         Ok(Self {
             walls,
-            files: files.map_err(|error| format!("cannot prepare Landlock: {error}"))?,
+            rules: rules.map_err(|error| format!("cannot prepare Landlock: {error}"))?,
             filter: walls.system_calls.then(|| filter.clone()),
         })
     }
@@ -60,8 +65,8 @@ impl Confinement {
             set_no_new_privs()
                 .map_err(|errno| format!("cannot forbid new privileges: {}", errno.desc()))?;
         }
-        if let Some(files) = self.files.take() {
-            files
+        if let Some(rules) = self.rules.take() {
+            rules
                 .restrict_self()
                 .map_err(|error| format!("cannot enforce Landlock: {error}"))?;
         }
@@ -75,17 +80,37 @@ impl Confinement {
     }
 }
 
+/// Whether this kernel's Landlock can keep a command from binding TCP ports.
+pub(crate) fn knows_ports() -> bool {
+    Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessNet::BindTcp)
+        .is_ok()
+}
+
 /// A second wall behind the mounts: everything may be read and executed, little be written; signals and abstract
-/// sockets stay among the container's own processes.
-fn rules(profile: &Profile) -> Result<RulesetCreated, landlock::RulesetError> {
+/// sockets stay among the container's own processes; of the host's ports only its own are bound.
+fn rules(profile: &Profile, network: &Network) -> Result<RulesetCreated, landlock::RulesetError> {
     let all = AccessFs::from_all(LANDLOCK);
     let read = AccessFs::from_read(LANDLOCK);
     let use_files = read | AccessFs::WriteFile | AccessFs::IoctlDev;
+    let ports = match network {
+        Network::Host { ports } => ports.as_deref(),
+        // There all ports are its own.
+        Network::None | Network::Joined => None,
+    };
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(all)?
+        .handle_access(all)?;
+    if ports.is_some() {
+        rules = rules.handle_access(AccessNet::BindTcp)?;
+    }
+    let mut rules = rules
         .scope(Scope::AbstractUnixSocket | Scope::Signal)?
         .create()?;
+    for port in ports.unwrap_or_default() {
+        rules = rules.add_rule(NetPort::new(*port, AccessNet::BindTcp))?;
+    }
     let writable = WRITABLE.into_iter().map(std::path::Path::new);
     let sandbox = std::iter::once(std::path::Path::new(SANDBOX));
     let host_paths = profile.view.host_paths.iter().map(|path| path.as_path());

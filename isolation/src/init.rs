@@ -19,6 +19,7 @@ use nix::sys::stat::Mode;
 
 use crate::confinement::Confinement;
 use crate::handoff::Usage;
+use crate::network::Network;
 use crate::process::kill_descendants;
 use crate::seccomp::Filter;
 use crate::spec::{Program, Spec};
@@ -129,6 +130,10 @@ fn enter_namespaces(inherited: &Inherited<'_>) -> Result<(), Refusal> {
         sys::become_user(0, 0, &[])
             .map_err(|errno| words("become root of the user namespace", errno))?;
     }
+    if spec.network == Network::None {
+        crate::network::raise_loopback()
+            .map_err(|error| format!("cannot raise the loopback device: {error}"))?;
+    }
     if namespaces.cgroup {
         unshare(CloneFlags::CLONE_NEWCGROUP)
             .map_err(|errno| words("make a cgroup namespace", errno))?;
@@ -139,7 +144,8 @@ fn enter_namespaces(inherited: &Inherited<'_>) -> Result<(), Refusal> {
             .map_err(|errno| words("make mounts private", errno))?;
     }
     if let Some((profile, parts)) = spec.profile.as_ref().zip(inherited.parts) {
-        crate::view::enter(&profile.view, parts, profile.walls, namespaces.cgroup)
+        let view = &profile.view;
+        crate::view::enter(view, parts, &spec.files, profile.walls, namespaces.cgroup)
             .map_err(|error| crate::supervisor::sentence(&error))?;
     } else if namespaces.mount && namespaces.pid {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -169,7 +175,11 @@ impl Command {
     fn prepare(inherited: &Inherited<'_>) -> Result<Self, Refusal> {
         let spec = inherited.spec;
         let confinement = match &spec.profile {
-            Some(profile) => Some(Confinement::prepare(profile, inherited.filter)?),
+            Some(profile) => Some(Confinement::prepare(
+                profile,
+                &spec.network,
+                inherited.filter,
+            )?),
             None => None,
         };
         let plain = |text: &str| CString::new(text).expect("the request was checked for NUL bytes");

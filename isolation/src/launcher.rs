@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{self, IoSlice, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -18,6 +18,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::cgroup::{CgroupError, Group, Tree};
 use crate::container::Container;
+use crate::network::Network;
 use crate::seccomp::Filter;
 use crate::spec::{Spec, SpecError};
 use crate::supervisor::{self, Host};
@@ -108,6 +109,34 @@ impl Launcher {
     /// # Errors
     /// If the request cannot be right (nothing was started), or the launcher is gone.
     pub fn launch(&mut self, spec: &Spec) -> Result<Container, LaunchError> {
+        if spec.network == Network::Joined {
+            let remedy = "launch it with the namespace that it is to be in";
+            return Err(SpecError::new("network", "joined", remedy).into());
+        }
+        self.request(spec, None)
+    }
+
+    /// The same for a container in this network namespace ([`Network::Joined`]), which then holds it.
+    ///
+    /// # Errors
+    /// As [`Launcher::launch`].
+    pub fn launch_joined(
+        &mut self,
+        spec: &Spec,
+        namespace: BorrowedFd<'_>,
+    ) -> Result<Container, LaunchError> {
+        if spec.network != Network::Joined {
+            let remedy = "a namespace comes only with launches that join it";
+            return Err(SpecError::new("network", "not joined", remedy).into());
+        }
+        self.request(spec, Some(namespace))
+    }
+
+    fn request(
+        &mut self,
+        spec: &Spec,
+        namespace: Option<BorrowedFd<'_>>,
+    ) -> Result<Container, LaunchError> {
         spec.check()?;
         let gone = |source| LaunchError::Gone { source };
         if self.broken {
@@ -120,18 +149,24 @@ impl Launcher {
             return Err(SpecError::new("environment", &value, remedy).into());
         }
         let (ours, theirs) = packet_pair().map_err(|errno| gone(errno.into()))?;
-        if let Err(error) = self.send(&body, &theirs) {
+        if let Err(error) = self.send(&body, &theirs, namespace) {
             self.broken = true;
             return Err(gone(error));
         }
         Ok(Container::launched(spec, ours))
     }
 
-    fn send(&self, body: &[u8], connection: &OwnedFd) -> io::Result<()> {
+    fn send(
+        &self,
+        body: &[u8],
+        connection: &OwnedFd,
+        namespace: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
         let mut header = [0; 8];
         header[..4].copy_from_slice(&MAGIC.to_le_bytes());
         header[4..].copy_from_slice(&(body.len() as u32).to_le_bytes());
-        let descriptors = [connection.as_raw_fd()];
+        let mut descriptors = vec![connection.as_raw_fd()];
+        descriptors.extend(namespace.map(|namespace| namespace.as_raw_fd()));
         let rights = [ControlMessage::ScmRights(&descriptors)];
         let mut sent = 0;
         while sent < header.len() + body.len() {
@@ -217,26 +252,33 @@ pub fn run_from_fd() -> Result<(), LauncherError> {
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
         .map_err(|errno| prepare(errno.into()))?;
     let _ = nix::sys::prctl::set_name(c"argosy-launcher");
-    while let Some((request, agent)) = read_request(&mut socket)? {
-        make_supervisor(&mut socket, &request, agent, &host);
+    while let Some(request) = read_request(&mut socket)? {
+        make_supervisor(&mut socket, request, &host);
     }
     Ok(())
 }
 
+/// What an agent sends for one container.
+struct Request {
+    body: Vec<u8>,
+    /// Where the supervisor answers.
+    agent: OwnedFd,
+    /// The network namespace that the container is to be in.
+    namespace: Option<OwnedFd>,
+}
+
 /// `None` once the agent has closed the socket.
-fn read_request(
-    socket: &mut Option<UnixStream>,
-) -> Result<Option<(Vec<u8>, OwnedFd)>, LauncherError> {
+fn read_request(socket: &mut Option<UnixStream>) -> Result<Option<Request>, LauncherError> {
     let socket = socket.as_mut().expect("only supervisors close it");
     let mut header = [0; 8];
-    let (mut length, mut agent) = (0, None);
+    let (mut length, mut descriptors) = (0, Vec::new());
     while length < header.len() {
-        let received = sys::receive_with_descriptor(socket.as_fd(), &mut header[length..]);
+        let received = sys::receive_with_descriptors(socket.as_fd(), &mut header[length..]);
         match received {
             Ok((0, _)) => return Ok(None),
-            Ok((count, descriptor)) => {
+            Ok((count, received)) => {
                 length += count;
-                agent = agent.or(descriptor);
+                descriptors.extend(received);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => return Ok(None),
@@ -257,22 +299,32 @@ fn read_request(
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         Err(source) => return Err(LauncherError::Socket { source }),
     }
-    Ok(Some((body, agent.ok_or(LauncherError::Garbled)?)))
+    let mut descriptors = descriptors.into_iter();
+    Ok(Some(Request {
+        body,
+        agent: descriptors.next().ok_or(LauncherError::Garbled)?,
+        namespace: descriptors.next(),
+    }))
 }
 
-fn make_supervisor(socket: &mut Option<UnixStream>, request: &[u8], agent: OwnedFd, host: &Host) {
+fn make_supervisor(socket: &mut Option<UnixStream>, request: Request, host: &Host) {
     let made = sys::clone_process(0, None, || {
         // Or the agent would not notice the launcher's end while a container runs.
         *socket = None;
+        let Request {
+            body,
+            agent,
+            namespace,
+        } = &request;
         let agent = match agent.try_clone() {
             Ok(agent) => agent,
             Err(_) => return 1,
         };
-        supervisor::run(request, agent, host)
+        supervisor::run(body, agent, namespace.as_ref(), host)
     });
     if let Err(errno) = made {
         supervisor::refuse_unread(
-            &agent,
+            &request.agent,
             &format!("cannot make the supervisor: {}", errno.desc()),
         );
     }

@@ -30,9 +30,10 @@
 //!     Adoption::Gone { reason } => ..           // never started, or lost: destroy(&folder, group, patience)
 //! }
 //! sweep(&tree, &known, patience)?;              // groups of containers nobody knows
+//! networks.sweep(&known)?;                      // their devices, ports and addresses
 //! ```
 //! Reading order: `spec`, `handoff`, `launcher`, `supervisor`, `init`, `container`, `adoption`, `removal`;
-//! `course` holds the supervisor's decisions, `cgroup`, `limits`, `namespaces`, `output` what their names say.
+//! `course` holds the supervisor's decisions, `cgroup`, `limits`, `namespaces`, `network`, `output` what their names say.
 
 pub mod adoption;
 pub mod cgroup;
@@ -44,6 +45,7 @@ mod init;
 pub mod launcher;
 pub mod limits;
 pub mod namespaces;
+pub mod network;
 mod output;
 pub mod process;
 pub mod profile;
@@ -62,9 +64,10 @@ pub use handoff::{Exit, HandOffError, Handle, Outcome, Stop, Usage};
 pub use launcher::{LaunchError, Launcher, LauncherError};
 pub use limits::{Limits, LimitsError, Missing, MissingPolicy};
 pub use namespaces::{Detected, Isolation, Namespaces, detect};
+pub use network::{Network, NetworkError, Networks};
 pub use process::{BootTime, Process};
 pub use profile::Profile;
 pub use removal::{RemovalError, destroy, sweep};
-pub use spec::{ContainerId, Program, ResourceLimit, Spec, SpecError, StopAfter, User};
+pub use spec::{ContainerId, OwnFile, Program, ResourceLimit, Spec, SpecError, StopAfter, User};
 pub use view::View;
 pub use wire::Notice;

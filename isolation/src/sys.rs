@@ -213,11 +213,11 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Receives bytes and at most one descriptor; extra ones are closed.
-pub(crate) fn receive_with_descriptor(
+/// Receives bytes and the descriptors that come with them, at most four; the kernel closes others.
+pub(crate) fn receive_with_descriptors(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
-) -> io::Result<(usize, Option<OwnedFd>)> {
+) -> io::Result<(usize, Vec<OwnedFd>)> {
     let mut space = nix::cmsg_space!([RawFd; 4]);
     let mut parts = [io::IoSliceMut::new(buffer)];
     let message = recvmsg::<()>(
@@ -226,13 +226,12 @@ pub(crate) fn receive_with_descriptor(
         Some(&mut space),
         MsgFlags::MSG_CMSG_CLOEXEC,
     )?;
-    let mut received = None;
+    let mut received = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(descriptors) = control {
             for fd in descriptors {
                 // SAFETY: the kernel has just installed this descriptor for us.
-                let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-                received.get_or_insert(fd);
+                received.push(unsafe { OwnedFd::from_raw_fd(fd) });
             }
         }
     }

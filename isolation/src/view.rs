@@ -15,12 +15,12 @@
 //! and the rest ([`enter`]): it looks up no path that a container could have made.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, symlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
     fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
@@ -28,6 +28,7 @@ use rustix::mount::{
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
 use crate::profile::Walls;
+use crate::spec::OwnFile;
 use crate::sys;
 
 /// Where the sandbox is inside.
@@ -142,6 +143,7 @@ impl Parts {
 pub(crate) fn enter(
     view: &View,
     parts: &Parts,
+    files: &[OwnFile],
     walls: Walls,
     cgroups: bool,
 ) -> Result<(), ViewError> {
@@ -169,6 +171,7 @@ pub(crate) fn enter(
         let place = make_folder(root, Path::new("sys/fs/cgroup"))?;
         attach(groups.as_fd(), place.as_fd(), "")?;
     }
+    show_own_files(root, files)?;
     scratch(root, "tmp", view.scratch_bytes)?;
     for (tree, path) in &parts.0 {
         let path = path
@@ -184,6 +187,37 @@ pub(crate) fn enter(
     }
     restrict_one(root, MountAttrFlags::MOUNT_ATTR_RDONLY)?;
     leave_host(root)
+}
+
+/// Puts a container's own files over those of its root. Where they are kept nobody gets: `/tmp` is mounted over it.
+fn show_own_files(root: BorrowedFd<'_>, files: &[OwnFile]) -> Result<(), ViewError> {
+    if files.is_empty() {
+        return Ok(());
+    }
+    let folder = file_system("tmpfs", &[("mode", "755"), ("size", "1m")], TAME)?;
+    let place = make_folder(root, Path::new("tmp"))?;
+    attach(folder.as_fd(), place.as_fd(), "")?;
+    for (number, file) in files.iter().enumerate() {
+        let name = number.to_string();
+        let mut made = fs::File::from(make_file(folder.as_fd(), Path::new(&name))?);
+        let shown = file.path.display();
+        // Whatever the agent's mask is.
+        made.set_permissions(fs::Permissions::from_mode(0o644))
+            .and_then(|()| made.write_all(file.text.as_bytes()))
+            .map_err(failed(format!("write {shown}")))?;
+        drop(made);
+        let tree = take(folder.as_fd(), Path::new(&name))?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        restrict(tree.as_fd(), TAME | attributes)?;
+        let inside = file.path.strip_prefix("/").unwrap_or(&file.path);
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Links on the way lead no further than the root; one at its end is covered itself.
+        let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let place = openat2(root, inside, flags, Mode::empty(), within);
+        let place = place.map_err(failed(format!("find {shown}, to put its own over it")))?;
+        attach(tree.as_fd(), place.as_fd(), "")?;
+    }
+    restrict_one(folder.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)
 }
 
 /// The old root is gone afterwards, with all that was mounted below it.
@@ -407,6 +441,6 @@ fn make_file(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> 
         .ok_or_else(|| io::Error::other("it has no name"));
     let name = name.map_err(failed(words()))?;
     let folder = make_folder(parent, path.parent().unwrap_or(Path::new("")))?;
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(&folder, name, flags, Mode::from_raw_mode(0o644)).map_err(failed(words()))
 }

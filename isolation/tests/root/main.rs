@@ -3,9 +3,12 @@
 //! The same executable is test program, launcher and, to be killed, agent.
 
 mod adoption;
+mod cni;
 mod confinement;
 mod escapes;
+mod host;
 mod lifecycle;
+mod networks;
 mod profile;
 mod removal;
 mod world;
@@ -34,6 +37,8 @@ fn run(arguments: &[String]) -> ExitCode {
     let cases: Vec<Case> = [
         confinement::CASES,
         lifecycle::CASES,
+        networks::CASES,
+        cni::CASES,
         profile::CASES,
         escapes::CASES,
         adoption::CASES,
