@@ -7,12 +7,13 @@
 use std::os::fd::BorrowedFd;
 
 use landlock::{
-    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, PathFd,
+    Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, Scope,
 };
 use nix::sys::prctl::set_no_new_privs;
 
 use crate::image::Root;
+use crate::network::Network;
 use crate::profile::{Profile, Walls};
 use crate::seccomp::Filter;
 use crate::sys;
@@ -36,11 +37,12 @@ type Refusal = String;
 ///
 /// What init does afterwards stays within it, and its privileges were none outside. That commands share its domain gives
 /// them no power over it: the kernel keeps process 1 from their signals, and that it is not dumpable from their sight.
-pub(crate) fn enter_domain(profile: &Profile) -> Result<(), Refusal> {
+pub(crate) fn enter_domain(profile: &Profile, network: &Network) -> Result<(), Refusal> {
     if !profile.walls.landlock {
         return Ok(());
     }
-    let rules = rules(profile).map_err(|error| format!("cannot prepare Landlock: {error}"))?;
+    let rules =
+        rules(profile, network).map_err(|error| format!("cannot prepare Landlock: {error}"))?;
     let restricted = rules.restrict_self();
     restricted
         .map(drop)
@@ -98,17 +100,37 @@ pub(crate) fn stay_below(folder: BorrowedFd<'_>) -> Result<(), landlock::Ruleset
         .map(drop)
 }
 
+/// Whether this kernel's Landlock can keep a command from binding TCP ports.
+pub(crate) fn knows_ports() -> bool {
+    Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessNet::BindTcp)
+        .is_ok()
+}
+
 /// A second wall behind the mounts: everything may be read and executed, little be written; signals and abstract
-/// sockets stay among the container's own processes.
-fn rules(profile: &Profile) -> Result<RulesetCreated, landlock::RulesetError> {
+/// sockets stay among the container's own processes; of the host's ports only its own are bound.
+fn rules(profile: &Profile, network: &Network) -> Result<RulesetCreated, landlock::RulesetError> {
     let all = AccessFs::from_all(LANDLOCK);
     let read = AccessFs::from_read(LANDLOCK);
     let use_files = read | AccessFs::WriteFile | AccessFs::IoctlDev;
+    let ports = match network {
+        Network::Host { ports } => ports.as_deref(),
+        // There all ports are its own.
+        Network::None | Network::Joined => None,
+    };
     let mut rules = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(all)?
+        .handle_access(all)?;
+    if ports.is_some() {
+        rules = rules.handle_access(AccessNet::BindTcp)?;
+    }
+    let mut rules = rules
         .scope(Scope::AbstractUnixSocket | Scope::Signal)?
         .create()?;
+    for port in ports.unwrap_or_default() {
+        rules = rules.add_rule(NetPort::new(*port, AccessNet::BindTcp))?;
+    }
     let writable = WRITABLE.into_iter().map(std::path::Path::new);
     let sandbox = std::iter::once(std::path::Path::new(SANDBOX));
     let host_paths = profile.view.host_paths.iter().map(|path| path.as_path());

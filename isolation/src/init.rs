@@ -21,6 +21,7 @@ use crate::confinement::enter_domain;
 use crate::entry;
 use crate::handoff::Usage;
 use crate::image;
+use crate::network::Network;
 use crate::process::{kill_descendants, send_signal_to_group};
 use crate::seccomp::Filter;
 use crate::spec::{Spec, User};
@@ -102,7 +103,7 @@ fn start(inherited: &Inherited<'_>, spec: &mut Spec) -> Result<Option<i32>, Refu
     nix::sys::prctl::set_dumpable(false).map_err(|errno| words("hide init's memory", errno))?;
     nix::sys::stat::umask(Mode::S_IWGRP | Mode::S_IWOTH);
     if let Some(profile) = &spec.profile {
-        enter_domain(profile)?;
+        enter_domain(profile, &spec.network)?;
     }
     if let Some(name) = spec.image_user.take() {
         spec.user = Some(user_of_image(spec, &name)?);
@@ -188,6 +189,10 @@ fn enter_namespaces(inherited: &Inherited<'_>) -> Result<(), Refusal> {
         sys::become_user(0, 0, &[])
             .map_err(|errno| words("become root of the user namespace", errno))?;
     }
+    if spec.network == Network::None {
+        crate::network::raise_loopback()
+            .map_err(|error| format!("cannot raise the loopback device: {error}"))?;
+    }
     if namespaces.cgroup {
         unshare(CloneFlags::CLONE_NEWCGROUP)
             .map_err(|errno| words("make a cgroup namespace", errno))?;
@@ -198,7 +203,8 @@ fn enter_namespaces(inherited: &Inherited<'_>) -> Result<(), Refusal> {
             .map_err(|errno| words("make mounts private", errno))?;
     }
     if let Some((profile, parts)) = spec.profile.as_ref().zip(inherited.parts) {
-        crate::view::enter(&profile.view, parts, profile.walls, namespaces.cgroup)
+        let view = &profile.view;
+        crate::view::enter(view, parts, &spec.files, profile.walls, namespaces.cgroup)
             .map_err(|error| crate::supervisor::sentence(&error))?;
     } else if namespaces.mount && namespaces.pid {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;

@@ -18,6 +18,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::cgroup::{CgroupError, Group, Tree};
 use crate::container::Container;
+use crate::network::Network;
 use crate::seccomp::Filter;
 use crate::spec::{Spec, SpecError};
 use crate::supervisor::{self, Host};
@@ -27,6 +28,9 @@ use crate::wire::{LAUNCH_LIMIT_BYTES, packet_pair};
 
 /// How long the launcher may leave a request unread before it counts as stuck.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
+/// How many descriptors come with a request at most: where it is answered, and the network namespace to be joined.
+const DESCRIPTORS: usize = 2;
+
 /// What a request is for; its number begins it, so that a stranger on the socket is noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
@@ -45,7 +49,10 @@ impl Purpose {
 struct Request {
     purpose: Purpose,
     body: Vec<u8>,
+    /// Where the process that is made for it answers.
     agent: OwnedFd,
+    /// The network namespace that a container is to be in.
+    namespace: Option<OwnedFd>,
 }
 
 /// The agent's hold on its launcher. Dropping it ends the launcher; supervisors and containers go on.
@@ -127,6 +134,34 @@ impl Launcher {
     /// # Errors
     /// If the request cannot be right (nothing was started), or the launcher is gone.
     pub fn launch(&mut self, spec: &Spec) -> Result<Container, LaunchError> {
+        if spec.network == Network::Joined {
+            let remedy = "launch it with the namespace that it is to be in";
+            return Err(SpecError::new("network", "joined", remedy).into());
+        }
+        self.launch_in(spec, None)
+    }
+
+    /// The same for a container in this network namespace ([`Network::Joined`]), which then holds it.
+    ///
+    /// # Errors
+    /// As [`Launcher::launch`].
+    pub fn launch_joined(
+        &mut self,
+        spec: &Spec,
+        namespace: BorrowedFd<'_>,
+    ) -> Result<Container, LaunchError> {
+        if spec.network != Network::Joined {
+            let remedy = "a namespace comes only with launches that join it";
+            return Err(SpecError::new("network", "not joined", remedy).into());
+        }
+        self.launch_in(spec, Some(namespace))
+    }
+
+    fn launch_in(
+        &mut self,
+        spec: &Spec,
+        namespace: Option<BorrowedFd<'_>>,
+    ) -> Result<Container, LaunchError> {
         spec.check()?;
         let gone = |source| LaunchError::Gone { source };
         if self.broken {
@@ -139,15 +174,15 @@ impl Launcher {
             return Err(SpecError::new("environment", &value, remedy).into());
         }
         let (ours, theirs) = packet_pair().map_err(|errno| gone(errno.into()))?;
-        self.request(Purpose::Launch, &body, &theirs)?;
+        self.request(Purpose::Launch, &body, &theirs, namespace)?;
         Ok(Container::launched(spec, ours))
     }
 
     /// Has `archive`, from where it stands, unpacked into the folder `target` by a process that can reach nothing else.
     /// How that goes comes as reports.
     ///
-    /// The target should be new: the caller renames it when all went well, and removes it otherwise. May block while the
-    /// launcher is busy, at most 10 s.
+    /// The target should be new: the caller renames it when all went well, and removes it otherwise. May block while
+    /// the launcher is busy, at most 10 s.
     ///
     /// # Errors
     /// If the launcher is gone. Nothing was started.
@@ -164,7 +199,7 @@ impl Launcher {
         let body = serde_json::to_vec(job).map_err(|error| gone(error.into()))?;
         let (ours, theirs) = packet_pair().map_err(|errno| gone(errno.into()))?;
         let unpacking = Unpacking::begin(ours, archive, target).map_err(gone)?;
-        self.request(Purpose::Unpack, &body, &theirs)?;
+        self.request(Purpose::Unpack, &body, &theirs, None)?;
         Ok(unpacking)
     }
 
@@ -173,19 +208,27 @@ impl Launcher {
         purpose: Purpose,
         body: &[u8],
         connection: &OwnedFd,
+        namespace: Option<BorrowedFd<'_>>,
     ) -> Result<(), LaunchError> {
-        self.send(purpose, body, connection).map_err(|source| {
+        let descriptors = [Some(connection.as_fd()), namespace];
+        self.send(purpose, body, descriptors).map_err(|source| {
             self.broken = true;
             LaunchError::Gone { source }
         })
     }
 
-    fn send(&self, purpose: Purpose, body: &[u8], connection: &OwnedFd) -> io::Result<()> {
+    fn send(
+        &self,
+        purpose: Purpose,
+        body: &[u8],
+        descriptors: [Option<BorrowedFd<'_>>; DESCRIPTORS],
+    ) -> io::Result<()> {
         let mut header = [0; 8];
         header[..4].copy_from_slice(&(purpose as u32).to_le_bytes());
         header[4..].copy_from_slice(&(body.len() as u32).to_le_bytes());
-        let descriptors = [connection.as_raw_fd()];
-        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let numbers = descriptors.into_iter().flatten();
+        let numbers: Vec<_> = numbers.map(|each| each.as_raw_fd()).collect();
+        let rights = [ControlMessage::ScmRights(&numbers)];
         let mut sent = 0;
         while sent < header.len() + body.len() {
             let parts = [
@@ -280,15 +323,16 @@ pub fn run_from_fd() -> Result<(), LauncherError> {
 fn read_request(socket: &mut Option<UnixStream>) -> Result<Option<Request>, LauncherError> {
     let socket = socket.as_mut().expect("only supervisors close it");
     let mut header = [0; 8];
-    let (mut length, mut agent) = (0, None);
+    let (mut length, mut descriptors) = (0, Vec::new());
     while length < header.len() {
         let rest = &mut header[length..];
-        let received = sys::receive_with_descriptors::<1>(socket.as_fd(), rest, MsgFlags::empty());
+        let flags = MsgFlags::empty();
+        let received = sys::receive_with_descriptors::<DESCRIPTORS>(socket.as_fd(), rest, flags);
         match received {
             Ok((0, _)) => return Ok(None),
-            Ok((count, descriptors)) => {
+            Ok((count, received)) => {
                 length += count;
-                agent = agent.or(descriptors.into_iter().next());
+                descriptors.extend(received);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => return Ok(None),
@@ -308,11 +352,12 @@ fn read_request(socket: &mut Option<UnixStream>) -> Result<Option<Request>, Laun
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         Err(source) => return Err(LauncherError::Socket { source }),
     }
-    let agent = agent.ok_or(LauncherError::Garbled)?;
+    let mut descriptors = descriptors.into_iter();
     Ok(Some(Request {
         purpose,
         body,
-        agent,
+        agent: descriptors.next().ok_or(LauncherError::Garbled)?,
+        namespace: descriptors.next(),
     }))
 }
 
@@ -323,7 +368,9 @@ fn serve(socket: &mut Option<UnixStream>, request: &Request, host: &Host) {
         // Or the agent would not notice the launcher's end while a container runs.
         *socket = None;
         match (request.purpose, agent.try_clone()) {
-            (Purpose::Launch, Ok(agent)) => supervisor::run(body, agent, host),
+            (Purpose::Launch, Ok(agent)) => {
+                supervisor::run(body, agent, request.namespace.as_ref(), host)
+            }
             (Purpose::Unpack, _) => unpack::run(body, agent, host),
             (Purpose::Launch, Err(_)) => 1,
         }

@@ -36,11 +36,12 @@
 //!     Adoption::Gone { reason } => ..           // never started, or lost: destroy(&folder, group, patience)
 //! }
 //! sweep(&tree, &known, patience)?;              // groups of containers nobody knows
+//! networks.sweep(&known)?;                      // their devices, ports and addresses
 //! ```
 //! Reading order: `spec`, `handoff`, `launcher`, `supervisor`, `init`, `command`, `container`, `entry`, `adoption`,
-//! `removal`; `course` holds the supervisor's decisions, `cgroup`, `limits`, `namespaces`, `output` what their names say.
-//! `profile`, `view`, `image`, `confinement`, `seccomp` are what a container finds and is kept from; `unpack` takes
-//! archives and layers of images apart.
+//! `removal`; `course` holds the supervisor's decisions, `cgroup`, `limits`, `namespaces`, `network`, `output` what their
+//! names say. `profile`, `view`, `image`, `confinement`, `seccomp` are what a container finds and is kept from; `unpack`
+//! takes archives and layers of images apart.
 
 pub mod adoption;
 pub mod cgroup;
@@ -55,6 +56,7 @@ mod init;
 pub mod launcher;
 pub mod limits;
 pub mod namespaces;
+pub mod network;
 mod output;
 pub mod process;
 pub mod profile;
@@ -79,9 +81,10 @@ pub use image::{Image, Root};
 pub use launcher::{LaunchError, Launcher, LauncherError};
 pub use limits::{Limits, LimitsError, Missing, MissingPolicy};
 pub use namespaces::{Detected, Isolation, Namespaces, detect};
+pub use network::{Network, NetworkError, Networks};
 pub use process::{BootTime, Process};
 pub use profile::Profile;
 pub use removal::{RemovalError, destroy, sweep};
-pub use spec::{ContainerId, Program, ResourceLimit, Spec, SpecError, StopAfter, User};
+pub use spec::{ContainerId, OwnFile, Program, ResourceLimit, Spec, SpecError, StopAfter, User};
 pub use view::View;
 pub use wire::Notice;

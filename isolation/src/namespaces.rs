@@ -30,7 +30,7 @@ impl Isolation {
     }
 }
 
-/// Which namespaces of its own a container gets. The network stays the host's.
+/// Which namespaces of its own a container gets, but for the network's, which `Spec::network` tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
     /// Process numbers; also guarantees that nothing outlives the command.

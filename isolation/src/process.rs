@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::ops::Add;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -69,9 +69,18 @@ impl Process {
 
 /// Waits until the process behind a handle has ended. False when it has not in time.
 pub(crate) fn has_ended(handle: &OwnedFd, patience: Duration) -> io::Result<bool> {
-    let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
-    let mut watched = [PollFd::new(handle.as_fd(), PollFlags::POLLIN)];
-    Ok(poll(&mut watched, timeout)? > 0)
+    let deadline = Instant::now() + patience;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let mut watched = [PollFd::new(handle.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut watched, timeout) {
+            Ok(ready) => return Ok(ready > 0),
+            // In a program that handles signals the end of that very process may come as one.
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
 }
 
 fn is_gone(error: &io::Error) -> bool {

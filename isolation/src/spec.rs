@@ -7,11 +7,13 @@ mod rules;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
 
 pub use self::rules::SpecError;
 use crate::limits::{Limits, MissingPolicy};
 use crate::namespaces::{Isolation, Namespaces};
+use crate::network::Network;
 use crate::process::BootTime;
 use crate::profile::Profile;
 
@@ -147,6 +149,15 @@ pub struct StopAfter {
     pub grace_ms: u64,
 }
 
+/// A file that a container sees in place of the one that its root has at this path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnFile {
+    /// Where: absolute; the root must have a file or link of this name. Readable by all, written by nobody.
+    pub path: PathBuf,
+    /// What it says.
+    pub text: String,
+}
+
 /// A launch request: everything the supervisor needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
@@ -174,6 +185,10 @@ pub struct Spec {
     pub namespaces: Namespaces,
     /// What keeps it from the host beyond its namespaces; `None`: nothing. Only with full isolation.
     pub profile: Option<Profile>,
+    /// Which network it is in.
+    pub network: Network,
+    /// Small files that it sees in place of those of its root: `/etc/hosts` and such. Only with a profile.
+    pub files: Vec<OwnFile>,
     /// Its host name in a uts namespace of its own; `None` leaves the host's.
     pub hostname: Option<String>,
     /// The container's own group, as made by `Tree::group`. `None` only without cgroups.
@@ -194,6 +209,15 @@ impl Spec {
     /// Whether it gets users of its own.
     pub(crate) fn has_user_namespace(&self) -> bool {
         self.profile.is_some() || self.isolation == Isolation::UserNamespaces
+    }
+
+    /// Flags of `clone3` for its first process.
+    pub(crate) fn clone_flags(&self) -> i32 {
+        let flags = self.namespaces.clone_flags(self.has_user_namespace());
+        match self.network {
+            Network::None => flags | CloneFlags::CLONE_NEWNET.bits(),
+            Network::Host { .. } | Network::Joined => flags,
+        }
     }
 
     /// Who its command is on the host, if not the agent's own user. One that is named by an image is known only
@@ -227,6 +251,8 @@ impl Spec {
             isolation: Isolation::Full,
             namespaces: Namespaces::ALL,
             profile: None,
+            network: Network::Host { ports: None },
+            files: Vec::new(),
             hostname: None,
             cgroup: None,
             limits: Limits::default(),

@@ -49,7 +49,7 @@ pub(crate) struct Host {
 }
 
 /// Runs in the new process; returns its exit code, which nobody reads.
-pub(crate) fn run(request: &[u8], agent: OwnedFd, host: &Host) -> i32 {
+pub(crate) fn run(request: &[u8], agent: OwnedFd, namespace: Option<&OwnedFd>, host: &Host) -> i32 {
     sys::expect_children();
     // None of these can fail in a way that would make it wrong to go on.
     let _ = nix::unistd::setsid();
@@ -69,7 +69,7 @@ pub(crate) fn run(request: &[u8], agent: OwnedFd, host: &Host) -> i32 {
         return 1;
     }
     let files = HandOff::at(&spec.directory);
-    match start::start(&spec, &files, host) {
+    match start::start(&spec, &files, namespace, host) {
         Ok(started) => {
             let mut supervisor = Supervisor::new(&spec, files, agent, started);
             supervisor.attend();

@@ -14,10 +14,12 @@
 //! mount of it that is attached nowhere (`Parts`). Init, who is root of nothing but the container, attaches them
 //! and the rest (`enter`): it looks up no path that a container could have made.
 
+mod devices;
+mod own_files;
+
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
@@ -27,8 +29,11 @@ use rustix::mount::{
 };
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
+use self::devices::make_devices;
+use self::own_files::show_own_files;
 use crate::image::{Root, RootParts};
 use crate::profile::{Profile, Walls};
+use crate::spec::OwnFile;
 use crate::sys;
 
 /// Where the sandbox is inside.
@@ -36,23 +41,6 @@ pub const SANDBOX: &str = "/sandbox";
 
 /// The host's folders that a command sees. Neither homes nor `/var`, `/run`, `/srv`, `/mnt`: data are not programs.
 const HOST_FOLDERS: [&str; 8] = ["bin", "etc", "lib", "lib32", "lib64", "opt", "sbin", "usr"];
-/// Devices that every program may expect and that tell nothing of the host: name, major and minor number.
-const DEVICES: [(&str, u32, u32); 6] = [
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-    ("tty", 5, 0),
-];
-/// Links of `/dev` that programs expect.
-const DEVICE_LINKS: [(&str, &str); 5] = [
-    ("fd", "/proc/self/fd"),
-    ("stdin", "/proc/self/fd/0"),
-    ("stdout", "/proc/self/fd/1"),
-    ("stderr", "/proc/self/fd/2"),
-    ("ptmx", "pts/ptmx"),
-];
 /// What the kernel tells or lets be told there is the host's alone.
 const MASKED: [&str; 11] = [
     "proc/acpi",
@@ -159,6 +147,7 @@ impl Parts {
 pub(crate) fn enter(
     view: &View,
     parts: &Parts,
+    files: &[OwnFile],
     walls: Walls,
     cgroups: bool,
 ) -> Result<(), ViewError> {
@@ -189,6 +178,7 @@ pub(crate) fn enter(
     make_devices(root, view)?;
     make_proc(root, walls)?;
     show_system(root, cgroups)?;
+    show_own_files(root, files)?;
     scratch(root, "tmp", view.scratch_bytes)?;
     for (tree, path) in &parts.places {
         let path = path
@@ -274,58 +264,6 @@ fn show_system(root: BorrowedFd<'_>, cgroups: bool) -> Result<(), ViewError> {
         attach(groups.as_fd(), place.as_fd(), "")?;
     }
     Ok(())
-}
-
-fn make_devices(root: BorrowedFd<'_>, view: &View) -> Result<(), ViewError> {
-    let devices = file_system(
-        "tmpfs",
-        &[("mode", "755"), ("size", "64k")],
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
-    )?;
-    let devices = devices.as_fd();
-    let place = make_folder(root, Path::new("dev"))?;
-    attach(devices, place.as_fd(), "")?;
-    for (name, major, minor) in DEVICES {
-        let from = Path::new("/dev").join(name);
-        let tree = take(CWD, &from)?;
-        let found = fs::File::from(tree.try_clone().map_err(failed("keep a device"))?);
-        let found = found
-            .metadata()
-            .map_err(failed(format!("look at {}", from.display())))?;
-        let right =
-            found.file_type().is_char_device() && found.rdev() == libc::makedev(major, minor);
-        if !right {
-            let not_it = io::Error::other("it is another file");
-            return Err(failed(format!("use {}", from.display()))(not_it));
-        }
-        restrict(
-            tree.as_fd(),
-            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
-        )?;
-        let place = make_file(devices, Path::new(name))?;
-        attach(tree.as_fd(), place.as_fd(), "")?;
-    }
-    for (name, to) in DEVICE_LINKS {
-        symlinkat(to, devices, name).map_err(failed(format!("link /dev/{name}")))?;
-    }
-    let terminals = file_system(
-        "devpts",
-        &[("mode", "620"), ("ptmxmode", "666")],
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC,
-    )?;
-    attach(
-        terminals.as_fd(),
-        make_folder(devices, Path::new("pts"))?.as_fd(),
-        "",
-    )?;
-    let queues = file_system("mqueue", &[], TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
-    attach(
-        queues.as_fd(),
-        make_folder(devices, Path::new("mqueue"))?.as_fd(),
-        "",
-    )?;
-    scratch(devices, "shm", view.scratch_bytes)?;
-    restrict_one(devices, MountAttrFlags::MOUNT_ATTR_RDONLY)
 }
 
 fn make_proc(root: BorrowedFd<'_>, walls: Walls) -> Result<(), ViewError> {
@@ -465,7 +403,7 @@ pub(crate) fn make_folder(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd
     Ok(folder)
 }
 
-/// A file to mount on.
+/// A file to mount on, open for writing if it is new.
 fn make_file(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> {
     let words = || format!("make the file {}", path.display());
     let name = path
@@ -473,7 +411,7 @@ fn make_file(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> 
         .ok_or_else(|| io::Error::other("it has no name"));
     let name = name.map_err(failed(words()))?;
     let folder = make_folder(parent, path.parent().unwrap_or(Path::new("")))?;
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match openat(&folder, name, flags, Mode::from_raw_mode(0o644)) {
         Ok(file) => Ok(file),
         // An image may have it: it is covered then, if it is a file.

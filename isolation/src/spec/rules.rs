@@ -5,6 +5,7 @@ use std::path::{Component, Path};
 use super::{Program, STRING_LIMIT_BYTES, STRINGS_LIMIT_BYTES, Spec};
 use crate::image::{Root, Wanted};
 use crate::namespaces::{Isolation, Namespaces};
+use crate::network::Network;
 use crate::profile::{CONTAINER_IDS, END_HOST_ID, FIRST_HOST_ID};
 use crate::view::{SANDBOX, View};
 
@@ -123,6 +124,26 @@ impl Spec {
         Ok(())
     }
 
+    fn check_network(&self) -> Result<(), SpecError> {
+        let named = self.isolation.name();
+        if self.network == Network::None && self.isolation == Isolation::Processes {
+            let remedy = "plain processes are in the host's network: ask for another mode";
+            return Err(SpecError::new("network", named, remedy));
+        }
+        if self.network == Network::Joined && self.isolation != Isolation::Full {
+            let remedy = "only full isolation can join a network: ask for it, or for none";
+            return Err(SpecError::new("network", named, remedy));
+        }
+        if let Some(file) = self.files.first().filter(|_| self.profile.is_none()) {
+            let remedy = "only a container with a profile sees files of its own";
+            let value = file.path.to_string_lossy();
+            return Err(SpecError::new("files", &value, remedy));
+        }
+        self.files
+            .iter()
+            .try_for_each(|file| check_path("files", &file.path))
+    }
+
     fn check_environment(&self) -> Result<(), SpecError> {
         let mut total: usize = match &self.program {
             Program::Shell(line) => line.len(),
@@ -171,6 +192,7 @@ impl Spec {
             let remedy = "only full isolation can change the user: leave it out";
             return Err(SpecError::new("user", named, remedy));
         }
+        self.check_network()?;
         self.check_profile()?;
         self.check_image_user()?;
         let Some(hostname) = &self.hostname else {
@@ -306,6 +328,28 @@ mod tests {
         assert!(limit.starts_with("resource_limits \"nofiles\""), "{limit}");
         let group = refusal(|spec| spec.cgroup = None);
         assert!(group.contains("full isolation needs a cgroup"), "{group}");
+    }
+
+    #[test]
+    fn a_network_that_the_mode_cannot_give_is_refused() {
+        let plain = refusal(|spec| {
+            spec.isolation = Isolation::Processes;
+            spec.namespaces = Namespaces::NONE;
+            spec.network = Network::None;
+        });
+        assert!(plain.contains("are in the host's network"), "{plain}");
+        let joined = refusal(|spec| {
+            spec.isolation = Isolation::UserNamespaces;
+            spec.network = Network::Joined;
+        });
+        assert!(joined.contains("only full isolation can join"), "{joined}");
+        let files = refusal(|spec| {
+            spec.files = vec![crate::spec::OwnFile {
+                path: "/etc/hosts".into(),
+                text: String::new(),
+            }];
+        });
+        assert!(files.starts_with("files \"/etc/hosts\""), "{files}");
     }
 
     #[test]

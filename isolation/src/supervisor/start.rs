@@ -10,12 +10,14 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
+use nix::sched::{CloneFlags, setns};
 
 use super::Host;
 use crate::cgroup::{CgroupError, Group};
 use crate::handoff::{Claim, HandOff, HandOffError, Handle};
 use crate::init;
 use crate::limits::{LimitsError, Missing};
+use crate::network::Network;
 use crate::output::Output;
 use crate::process::Process;
 use crate::profile::CONTAINER_IDS;
@@ -61,11 +63,26 @@ pub(super) enum StartError {
     Leave { source: io::Error },
     #[error("cannot prepare plain processes")]
     Subreaper { source: Errno },
+    #[error("cannot enter the network namespace that came with the launch")]
+    Network { source: Errno },
     #[error("the launch was void before it began")]
     Void,
 }
 
-pub(super) fn start(spec: &Spec, files: &HandOff, host: &Host) -> Result<Started, StartError> {
+pub(super) fn start(
+    spec: &Spec,
+    files: &HandOff,
+    namespace: Option<&OwnedFd>,
+    host: &Host,
+) -> Result<Started, StartError> {
+    if spec.network == Network::Joined {
+        // Before init is made: its user namespace has no right to enter one of the host's. We live there ourselves then,
+        // which is where what is to be asked of the container is asked.
+        let entered = namespace.ok_or(Errno::EBADF);
+        entered
+            .and_then(|namespace| setns(namespace, CloneFlags::CLONE_NEWNET))
+            .map_err(|source| StartError::Network { source })?;
+    }
     let (group, missing) = make_group(spec)?;
     let undo_group = group.clone();
     let started = start_in(spec, files, host, (group, missing));
@@ -126,7 +143,7 @@ fn start_in(
         stderr: &stderr_writer,
     };
     let group_fd = group.as_ref().map(Group::open).transpose()?;
-    let flags = spec.namespaces.clone_flags(spec.has_user_namespace());
+    let flags = spec.clone_flags();
     let init = sys::clone_process(flags, group_fd.as_ref().map(AsFd::as_fd), || {
         init::run(&inherited)
     })

@@ -162,6 +162,8 @@ impl AsFd for Unpacking {
 
 /// The other side of [`Unpacking::begin`]: the next file that was sent.
 pub(super) fn receive_file(connection: &OwnedFd) -> io::Result<OwnedFd> {
-    let (_, file) = sys::receive_with_descriptor(connection.as_fd(), &mut [0])?;
+    let connection = connection.as_fd();
+    let (_, files) = sys::receive_with_descriptors::<1>(connection, &mut [0], MsgFlags::empty())?;
+    let file = files.into_iter().next();
     file.ok_or_else(|| io::Error::other("no file came with the request"))
 }

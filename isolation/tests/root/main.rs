@@ -3,11 +3,14 @@
 //! The same executable is test program, launcher and, to be killed, agent.
 
 mod adoption;
+mod cni;
 mod confinement;
 mod entry;
 mod escapes;
+mod host;
 mod images;
 mod lifecycle;
+mod networks;
 mod profile;
 mod removal;
 mod sessions;
@@ -38,6 +41,8 @@ fn run(arguments: &[String]) -> ExitCode {
     let cases: Vec<Case> = [
         confinement::CASES,
         lifecycle::CASES,
+        networks::CASES,
+        cni::CASES,
         profile::CASES,
         escapes::CASES,
         entry::CASES,

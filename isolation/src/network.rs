@@ -1,0 +1,240 @@
+//! A container's network: the host's, none, or a namespace of its own that is joined to the host.
+//!
+//! ```text
+//!  container                     host                                          world
+//!  lo   eth0 10.183.0.5 ◀─veth─▶ argo… 10.183.0.1 ──▶ routing, one nft table ──▶ masqueraded
+//!                                └ the only route to .5 ◀── host port 8080 ◀── anybody
+//! ```
+//! The mode that users know as `bridge` needs no Ethernet bridge: each container's link is routed by itself. Then the
+//! route is at once what binds an address to its link, no container hears another's frames, and one table sees all.
+//!
+//! A namespace belongs to nobody but the descriptors and processes that hold it: the agent's while it waits in the pool,
+//! the container's later. Whoever dies, the kernel removes it with both ends of its link. What could outlive its owner is
+//! written down first ([`records`]) or follows from what is written down ([`rules`]), and a sweep makes both true again.
+
+pub mod cni;
+mod host;
+mod link;
+pub mod names;
+mod namespace;
+mod networks;
+mod records;
+mod rules;
+mod subnet;
+
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::link::raise_loopback;
+pub use self::networks::Networks;
+pub use self::subnet::{Subnet, SubnetError};
+
+/// Where agents of one host write down addresses and ports that they gave to containers. Empty after a boot.
+pub const FOLDER: &str = "/run/argosy/networks";
+
+/// Which network a container is in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// The host's.
+    Host {
+        /// The TCP ports that its command may bind, 0 standing for any that the kernel picks; `None`: all. Kept by
+        /// Landlock; see [`unenforced`].
+        ports: Option<Vec<u16>>,
+    },
+    /// A namespace of its own with nothing but a loopback device.
+    None,
+    /// The namespace that comes with the launch ([`crate::Launcher::launch_joined`]).
+    Joined,
+}
+
+/// A transport protocol that has ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// As the kernel, nft and our records name it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+/// A port of the host, at all its addresses, that leads to a container's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Publication {
+    /// What the task calls it; for messages.
+    pub name: String,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// On the host: 1 to 65535. The caller checks that it is the container's to use.
+    pub host_port: u16,
+    /// In the container: 1 to 65535.
+    pub container_port: u16,
+}
+
+/// Whether containers of one agent reach each other without a published port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Between {
+    /// No: tasks of different people share a host, and few of them expect callers that they did not invite.
+    Isolated,
+    /// Yes, by their addresses.
+    Open,
+}
+
+/// What an operator decides about an agent's networks.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The agent's own directory, absolute: its name tells in records whose they are. What is recorded for an owner whose
+    /// directory is gone is given up.
+    pub owner: PathBuf,
+    /// Where records are kept, shared by all agents of the host: [`FOLDER`].
+    pub folder: PathBuf,
+    /// Where containers' addresses come from. Nothing else on the host may have a route into it.
+    pub subnet: Subnet,
+    /// How many namespaces wait ready to be used: 0 to make each when it is wanted.
+    pub ready: usize,
+    /// Whether containers reach each other.
+    pub between: Between,
+    /// TCP services elsewhere that no container may reach, such as the masters'. The host's own are denied anyway.
+    pub denied: Vec<SocketAddrV4>,
+}
+
+/// A network namespace with an address, for one container.
+#[derive(Debug)]
+pub struct Joined {
+    /// To be launched with. Drop it then: the container holds it.
+    pub namespace: OwnedFd,
+    /// The container's address.
+    pub address: Ipv4Addr,
+    /// The host's, as the container reaches it: published ports, and nothing else.
+    pub gateway: Ipv4Addr,
+}
+
+/// Why a network could not be made or taken down.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// Packets for containers would go astray, or those for others to containers.
+    #[error("the subnet {subnet} for containers overlaps {route} on {device}: give a free subnet")]
+    Overlap {
+        /// The pool.
+        subnet: Subnet,
+        /// The route's destination.
+        route: String,
+        /// Its device.
+        device: String,
+    },
+    /// All addresses are in use.
+    #[error("all addresses of {subnet} are in use: give a larger subnet")]
+    Exhausted {
+        /// The pool.
+        subnet: Subnet,
+    },
+    /// Another container has the port.
+    #[error("port {name:?} ({protocol} {port}) is already published for {holder}: choose another")]
+    Published {
+        /// What the task calls it.
+        name: String,
+        /// Its protocol.
+        protocol: Protocol,
+        /// On the host.
+        port: u16,
+        /// The container that has it.
+        holder: String,
+    },
+    /// A process of the host listens there; publishing would take its callers away.
+    #[error("port {name:?} ({protocol} {port}) is in use on this host: choose another")]
+    Bound {
+        /// What the task calls it.
+        name: String,
+        /// Its protocol.
+        protocol: Protocol,
+        /// On the host.
+        port: u16,
+        /// What the host says.
+        source: io::Error,
+    },
+    /// A port that is none.
+    #[error("port {name:?} is not valid: ports are 1 to 65535")]
+    Zero {
+        /// What the task calls it.
+        name: String,
+    },
+    /// The executable `nft` cannot be run.
+    #[error("cannot run nft: install the package nftables")]
+    NoNft {
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel does not take the rules.
+    #[error("the rules of containers' networks were refused: {reason}")]
+    Rules {
+        /// What nft says.
+        reason: String,
+    },
+    /// What is to be kept in mind cannot be.
+    #[error("cannot {what} {path}")]
+    Record {
+        /// What was tried.
+        what: &'static str,
+        /// With which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel refused something.
+    #[error("cannot {what}")]
+    Kernel {
+        /// What was tried.
+        what: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn refused<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> NetworkError {
+    let what = what.into();
+    move |source| NetworkError::Kernel {
+        what,
+        source: source.into(),
+    }
+}
+
+/// What this host does not enforce of a command's ports in the host's network, as sentences for an operator. Empty for
+/// other networks: nothing binds the host's ports from there.
+#[must_use]
+pub fn unenforced(network: &Network, landlock: bool) -> Vec<&'static str> {
+    let Network::Host { ports: Some(_) } = network else {
+        return Vec::new();
+    };
+    let tcp = if landlock && crate::confinement::knows_ports() {
+        None
+    } else if landlock {
+        Some("TCP ports are not checked: this kernel's Landlock is older than version 4")
+    } else {
+        Some("TCP ports are not checked: the task runs without Landlock")
+    };
+    let udp = "UDP ports are not checked: Landlock knows those of TCP only";
+    tcp.into_iter().chain([udp]).collect()
+}

@@ -1,0 +1,188 @@
+//! An operator's list of CNI plugins, and what each of them is told.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::CniError;
+use crate::network::Publication;
+
+/// The versions that we speak, best first.
+const VERSIONS: [&str; 2] = ["1.1.0", "1.0.0"];
+
+/// An operator's list of plugins, as its file has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct List {
+    pub(super) name: String,
+    version: String,
+    pub(super) disable_check: bool,
+    pub(super) plugins: Vec<Map<String, Value>>,
+}
+
+impl List {
+    /// Reads a list (`*.conflist`).
+    ///
+    /// # Errors
+    /// If it cannot be read, or is no list of a version that is spoken here.
+    pub fn read(path: &Path) -> Result<Self, CniError> {
+        let error = |reason: String| CniError::Configuration {
+            path: path.to_owned(),
+            reason,
+        };
+        let text = fs::read_to_string(path).map_err(|source| error(source.to_string()))?;
+        Self::parse(&text).map_err(error)
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Written {
+            name: String,
+            cni_version: Option<String>,
+            #[serde(default)]
+            cni_versions: Vec<String>,
+            #[serde(default)]
+            disable_check: bool,
+            plugins: Vec<Map<String, Value>>,
+        }
+        let written: Written = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let offered: Vec<_> = written
+            .cni_version
+            .iter()
+            .chain(&written.cni_versions)
+            .collect();
+        let version = VERSIONS
+            .into_iter()
+            .find(|known| offered.iter().any(|offered| offered == known));
+        let version = version.ok_or_else(|| {
+            format!("its versions are {offered:?}: give cniVersion 1.0.0 or 1.1.0")
+        })?;
+        let is_plain = |name: &str| {
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+            name.starts_with(|first: char| first.is_ascii_alphanumeric())
+                && name.bytes().all(allowed)
+        };
+        if !is_plain(&written.name) {
+            return Err("its name must be letters, digits, '.', '_' or '-'".to_owned());
+        }
+        if written.plugins.is_empty() {
+            return Err("it names no plugin".to_owned());
+        }
+        for plugin in &written.plugins {
+            if !kind(plugin).is_some_and(is_plain) {
+                return Err("each plugin needs a type that is the name of an executable".to_owned());
+            }
+        }
+        Ok(Self {
+            name: written.name,
+            version: version.to_owned(),
+            disable_check: written.disable_check,
+            plugins: written.plugins,
+        })
+    }
+
+    /// The network's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn publishes(&self) -> bool {
+        self.plugins.iter().any(takes_ports)
+    }
+
+    /// What one plugin is told: its own part, and what the runtime adds.
+    pub(super) fn input(
+        &self,
+        plugin: &Map<String, Value>,
+        ports: &[Publication],
+        before: Option<&Value>,
+    ) -> Value {
+        let mut input = plugin.clone();
+        input.remove("capabilities");
+        input.insert("name".to_owned(), json!(self.name));
+        input.insert("cniVersion".to_owned(), json!(self.version));
+        if takes_ports(plugin) && !ports.is_empty() {
+            let ports = ports.iter().map(|port| {
+                json!({
+                    "hostPort": port.host_port,
+                    "containerPort": port.container_port,
+                    "protocol": port.protocol.name(),
+                })
+            });
+            let ports: Vec<_> = ports.collect();
+            input.insert("runtimeConfig".to_owned(), json!({ "portMappings": ports }));
+        }
+        if let Some(before) = before {
+            input.insert("prevResult".to_owned(), before.clone());
+        }
+        Value::Object(input)
+    }
+}
+
+pub(super) fn kind(plugin: &Map<String, Value>) -> Option<&str> {
+    plugin.get("type")?.as_str()
+}
+
+fn takes_ports(plugin: &Map<String, Value>) -> bool {
+    let capabilities = plugin.get("capabilities");
+    capabilities.and_then(|all| all.get("portMappings")) == Some(&Value::Bool(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::Protocol;
+
+    const LIST: &str = r#"{
+        "cniVersion": "1.0.0", "cniVersions": ["0.4.0", "1.1.0"], "name": "blue", "unheard": 1,
+        "plugins": [
+            { "type": "bridge", "mtu": 1400, "ipam": { "type": "host-local" } },
+            { "type": "portmap", "capabilities": { "portMappings": true } }
+        ] }"#;
+
+    #[test]
+    fn a_plugin_is_told_its_part_and_what_the_runtime_adds() {
+        let list = List::parse(LIST).unwrap();
+        let ports = [Publication {
+            name: "web".to_owned(),
+            protocol: Protocol::Tcp,
+            host_port: 8080,
+            container_port: 80,
+        }];
+        assert_eq!(
+            list.input(&list.plugins[0], &ports, None),
+            json!({ "type": "bridge", "mtu": 1400, "ipam": { "type": "host-local" },
+                    "name": "blue", "cniVersion": "1.1.0" })
+        );
+        let before = json!({ "ips": [] });
+        let port = json!({ "hostPort": 8080, "containerPort": 80, "protocol": "tcp" });
+        assert_eq!(
+            list.input(&list.plugins[1], &ports, Some(&before)),
+            json!({ "type": "portmap", "name": "blue", "cniVersion": "1.1.0",
+                    "runtimeConfig": { "portMappings": [port] }, "prevResult": before })
+        );
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_right_is_refused_with_the_reason() {
+        for (wrong, reason) in [
+            (
+                LIST.replace("1.0.0", "0.3.1").replace("1.1.0", "0.2.0"),
+                "give cniVersion",
+            ),
+            (LIST.replace("\"blue\"", "\"b/e\""), "its name must be"),
+            (
+                LIST.replace("\"bridge\"", "\"../bridge\""),
+                "the name of an executable",
+            ),
+            (LIST.replace("\"plugins\"", "\"plugs\""), "plugins"),
+            ("{".to_owned(), "EOF"),
+        ] {
+            let said = List::parse(&wrong).unwrap_err();
+            assert!(said.contains(reason), "{said}");
+        }
+    }
+}

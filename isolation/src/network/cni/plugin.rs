@@ -1,0 +1,99 @@
+//! One run of a CNI plugin: told by its environment and standard input, answers on standard output.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::process::has_ended;
+use crate::sys;
+
+/// The longest answer, in bytes: what is beyond is not looked at.
+const ANSWER_LIMIT_BYTES: u64 = 1024 * 1024;
+/// Where plugins look for the programs that they use.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A run of a plugin.
+pub(super) struct Call<'a> {
+    pub(super) executable: &'a Path,
+    pub(super) environment: Vec<(&'static str, OsString)>,
+    pub(super) patience: Duration,
+}
+
+/// What a plugin says when it fails.
+#[derive(Deserialize)]
+struct Failure {
+    code: u64,
+    msg: String,
+    #[serde(default)]
+    details: String,
+}
+
+impl Call<'_> {
+    /// Its answer, null if it says nothing; or why not, in words.
+    pub(super) fn perform(&self, input: &Value) -> Result<Value, String> {
+        let words = |error: io::Error| format!("cannot run it: {error}");
+        // Files in memory, not pipes: neither a plugin that does not read nor a child that it leaves holds us up.
+        let mut told = scratch().map_err(words)?;
+        let mut answered = scratch().map_err(words)?;
+        let mut complained = scratch().map_err(words)?;
+        told.write_all(input.to_string().as_bytes())
+            .map_err(words)?;
+        told.seek(SeekFrom::Start(0)).map_err(words)?;
+        let stdio = |file: &File| file.try_clone().map(Stdio::from);
+        let mut child = Command::new(self.executable)
+            .env_clear()
+            .env("PATH", PATH)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(stdio(&told).map_err(words)?)
+            .stdout(stdio(&answered).map_err(words)?)
+            .stderr(stdio(&complained).map_err(words)?)
+            .spawn()
+            .map_err(words)?;
+        let handle = sys::pidfd_open(child.id() as i32).map_err(|errno| words(errno.into()));
+        let in_time = handle.and_then(|handle| has_ended(&handle, self.patience).map_err(words));
+        if !matches!(in_time, Ok(true)) {
+            // It may have ended just now.
+            let _ = child.kill();
+        }
+        let status = child.wait().map_err(words)?;
+        if !in_time? {
+            return Err(format!("it did not end within {:?}", self.patience));
+        }
+        let answer = all_of(&mut answered).map_err(words)?;
+        if status.success() {
+            if answer.trim().is_empty() {
+                return Ok(Value::Null);
+            }
+            return serde_json::from_str(&answer)
+                .map_err(|error| format!("its answer makes no sense: {error}"));
+        }
+        match serde_json::from_str::<Failure>(&answer) {
+            Ok(Failure { code, msg, details }) if details.is_empty() => {
+                Err(format!("{msg} (code {code})"))
+            }
+            Ok(Failure { code, msg, details }) => Err(format!("{msg}: {details} (code {code})")),
+            Err(_) => {
+                let complaint = all_of(&mut complained).map_err(words)?;
+                Err(format!("it ended with {status}: {}", complaint.trim()))
+            }
+        }
+    }
+}
+
+fn scratch() -> io::Result<File> {
+    Ok(memfd_create("cni", MemfdFlags::CLOEXEC)?.into())
+}
+
+fn all_of(file: &mut File) -> io::Result<String> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut bytes = Vec::new();
+    file.take(ANSWER_LIMIT_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}

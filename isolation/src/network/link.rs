@@ -1,0 +1,258 @@
+//! Links, addresses and routes of one network namespace, by netlink.
+//!
+//! A socket is bound for life to the namespace in which it was opened, so one thread can speak to several.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::sys::socket::{MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+
+/// The loopback device's number in every namespace.
+const LOOPBACK: u32 = 1;
+/// Larger than what the kernel puts into one packet.
+const PACKET_BYTES: usize = 64 * 1024;
+
+/// A conversation with the kernel about one namespace.
+pub(super) struct Links {
+    socket: OwnedFd,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+/// Two ends of one wire, both up.
+pub(super) struct Pair<'a> {
+    /// The end that stays in the namespace of the conversation.
+    pub(super) outer: &'a str,
+    /// The other end's name, and the namespace where it goes.
+    pub(super) inner: &'a str,
+    pub(super) namespace: BorrowedFd<'a>,
+}
+
+/// The two addresses on a wire, seen from one end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ends {
+    pub(super) own: Ipv4Addr,
+    pub(super) peer: Ipv4Addr,
+}
+
+/// A device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Link {
+    pub(super) index: u32,
+    pub(super) name: String,
+}
+
+/// Where packets for some addresses go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Route {
+    pub(super) to: Ipv4Addr,
+    pub(super) bits: u8,
+    /// The device's number; 0 if it leads to none.
+    pub(super) device: u32,
+}
+
+impl Links {
+    /// About the namespace in which the calling thread is.
+    pub(super) fn open() -> io::Result<Self> {
+        let socket = socket(
+            nix::sys::socket::AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkRoute,
+        )?;
+        Ok(Self {
+            socket,
+            sequence: 0,
+            buffer: vec![0; PACKET_BYTES],
+        })
+    }
+
+    pub(super) fn add_pair(&mut self, pair: &Pair<'_>) -> io::Result<()> {
+        let mut inner = LinkMessage::default();
+        raise(&mut inner);
+        inner.attributes = vec![
+            LinkAttribute::IfName(pair.inner.to_owned()),
+            LinkAttribute::NetNsFd(pair.namespace.as_raw_fd()),
+        ];
+        let mut outer = LinkMessage::default();
+        raise(&mut outer);
+        outer.attributes = vec![
+            LinkAttribute::IfName(pair.outer.to_owned()),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Veth),
+                LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(inner))),
+            ]),
+        ];
+        self.ask(
+            RouteNetlinkMessage::NewLink(outer),
+            NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK,
+        )
+        .map(drop)
+    }
+
+    pub(super) fn raise(&mut self, index: u32) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        raise(&mut link);
+        self.ask(RouteNetlinkMessage::SetLink(link), NLM_F_ACK)
+            .map(drop)
+    }
+
+    /// Removes a device; with it goes the other end of its wire.
+    pub(super) fn remove(&mut self, index: u32) -> io::Result<()> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        self.ask(RouteNetlinkMessage::DelLink(link), NLM_F_ACK)
+            .map(drop)
+    }
+
+    /// The number of the device of this name.
+    pub(super) fn index(&mut self, name: &str) -> io::Result<u32> {
+        let mut link = LinkMessage::default();
+        link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        let answers = self.ask(RouteNetlinkMessage::GetLink(link), NLM_F_ACK)?;
+        let found = answers.into_iter().find_map(device);
+        let missing = || io::Error::other(format!("the kernel tells no number of {name}"));
+        found.map(|link| link.index).ok_or_else(missing)
+    }
+
+    /// All devices.
+    pub(super) fn list(&mut self) -> io::Result<Vec<Link>> {
+        let wanted = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let answers = self.ask(wanted, NLM_F_DUMP)?;
+        Ok(answers.into_iter().filter_map(device).collect())
+    }
+
+    /// Gives a device its address and makes it the way to its peer.
+    pub(super) fn connect(&mut self, index: u32, ends: Ends) -> io::Result<()> {
+        let mut address = AddressMessage::default();
+        address.header.family = AddressFamily::Inet;
+        address.header.prefix_len = 32;
+        address.header.index = index;
+        address.attributes = vec![
+            AddressAttribute::Local(IpAddr::V4(ends.own)),
+            AddressAttribute::Address(IpAddr::V4(ends.peer)),
+        ];
+        self.ask(
+            RouteNetlinkMessage::NewAddress(address),
+            NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK,
+        )
+        .map(drop)
+    }
+
+    /// All packets that no other route knows go by `gateway`.
+    pub(super) fn route_all(&mut self, gateway: Ipv4Addr) -> io::Result<()> {
+        let mut route = RouteMessage::default();
+        route.header.address_family = AddressFamily::Inet;
+        route.header.table = RouteHeader::RT_TABLE_MAIN;
+        route.header.protocol = RouteProtocol::Static;
+        route.header.scope = RouteScope::Universe;
+        route.header.kind = RouteType::Unicast;
+        route.attributes = vec![RouteAttribute::Gateway(RouteAddress::Inet(gateway))];
+        self.ask(
+            RouteNetlinkMessage::NewRoute(route),
+            NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK,
+        )
+        .map(drop)
+    }
+
+    /// All IPv4 routes of all tables, but for those that lead everywhere, if by two halves.
+    pub(super) fn routes(&mut self) -> io::Result<Vec<Route>> {
+        let mut wanted = RouteMessage::default();
+        wanted.header.address_family = AddressFamily::Inet;
+        let answers = self.ask(RouteNetlinkMessage::GetRoute(wanted), NLM_F_DUMP)?;
+        Ok(answers.into_iter().filter_map(route).collect())
+    }
+
+    /// Sends one request and collects its answers.
+    fn ask(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> io::Result<Vec<RouteNetlinkMessage>> {
+        self.sequence += 1;
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        header.sequence_number = self.sequence;
+        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty())?;
+        let mut answers = Vec::new();
+        loop {
+            let flags = MsgFlags::empty();
+            let length = recv(self.socket.as_raw_fd(), &mut self.buffer, flags)?;
+            let mut rest = &self.buffer[..length];
+            while !rest.is_empty() {
+                let garbled = |error| io::Error::other(format!("the kernel's answer: {error}"));
+                let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest);
+                let answer = answer.map_err(garbled)?;
+                let size = (answer.header.length as usize).next_multiple_of(4).max(4);
+                rest = rest.get(size..).unwrap_or_default();
+                match answer.payload {
+                    NetlinkPayload::InnerMessage(message) => answers.push(message),
+                    NetlinkPayload::Error(error) if error.code.is_some() => {
+                        return Err(error.to_io());
+                    }
+                    NetlinkPayload::Error(_) | NetlinkPayload::Done(_) => return Ok(answers),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// Raises the loopback device of the calling thread's namespace.
+pub(crate) fn raise_loopback() -> io::Result<()> {
+    Links::open()?.raise(LOOPBACK)
+}
+
+fn raise(link: &mut LinkMessage) {
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+}
+
+fn device(message: RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(link) = message else {
+        return None;
+    };
+    let index = link.header.index;
+    let mut attributes = link.attributes.into_iter();
+    attributes.find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(Link { index, name }),
+        _ => None,
+    })
+}
+
+fn route(message: RouteNetlinkMessage) -> Option<Route> {
+    let RouteNetlinkMessage::NewRoute(route) = message else {
+        return None;
+    };
+    let mut found = Route {
+        to: Ipv4Addr::UNSPECIFIED,
+        bits: route.header.destination_prefix_length,
+        device: 0,
+    };
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => found.to = *address,
+            RouteAttribute::Oif(device) => found.device = *device,
+            _ => {}
+        }
+    }
+    (found.bits > 1).then_some(found)
+}

@@ -1,0 +1,128 @@
+//! What a container's `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` say. Pure: text in, text out.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+/// Where containers find them.
+pub const HOSTS: &str = "/etc/hosts";
+/// The same for its name.
+pub const HOSTNAME: &str = "/etc/hostname";
+/// The same for its resolvers.
+pub const RESOLVERS: &str = "/etc/resolv.conf";
+
+/// The resolvers of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolvers {
+    /// The file.
+    pub text: String,
+    /// Those of the host that a container cannot reach and that are left out: they listen on the host's loopback device
+    /// only, or speak IPv6. To be told if none is left.
+    pub unreachable: Vec<IpAddr>,
+}
+
+/// The text of `/etc/hosts`: itself, by loopback and by its addresses.
+#[must_use]
+pub fn hosts(hostname: &str, addresses: &[IpAddr]) -> String {
+    let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n");
+    for address in addresses {
+        let _ = writeln!(text, "{address}\t{hostname}");
+    }
+    if addresses.is_empty() {
+        let _ = writeln!(text, "127.0.1.1\t{hostname}");
+    }
+    text
+}
+
+/// The text of `/etc/hostname`.
+#[must_use]
+pub fn hostname(name: &str) -> String {
+    format!("{name}\n")
+}
+
+/// The text of `/etc/resolv.conf` in a namespace that reaches the world by IPv4 only. `host` is the host's file; where
+/// that names a resolver on loopback, as systemd's does, `upstream` is the file that names the ones behind it
+/// (`/run/systemd/resolve/resolv.conf`), which are used in its place.
+#[must_use]
+pub fn resolvers(host: &str, upstream: Option<&str>) -> Resolvers {
+    let is_local = |text: &str| nameservers(text).any(|server| server.is_loopback());
+    let host = match upstream {
+        Some(upstream) if is_local(host) => upstream,
+        _ => host,
+    };
+    let mut kept = Resolvers {
+        text: String::new(),
+        unreachable: Vec::new(),
+    };
+    for line in host.lines() {
+        match nameserver(line) {
+            Some(server) if server.is_loopback() || server.is_ipv6() => {
+                kept.unreachable.push(server);
+            }
+            Some(server) => {
+                let _ = writeln!(kept.text, "nameserver {server}");
+            }
+            None if is_told(line) => {
+                let _ = writeln!(kept.text, "{}", line.trim());
+            }
+            None => {}
+        }
+    }
+    kept
+}
+
+/// Lines that mean the same in a container. Comments explain the host.
+fn is_told(line: &str) -> bool {
+    let keyword = line.split_ascii_whitespace().next().unwrap_or_default();
+    ["search", "domain", "options", "sortlist"].contains(&keyword)
+}
+
+fn nameservers(text: &str) -> impl Iterator<Item = IpAddr> {
+    text.lines().filter_map(nameserver)
+}
+
+fn nameserver(line: &str) -> Option<IpAddr> {
+    let mut words = line.split_ascii_whitespace();
+    if words.next() != Some("nameserver") {
+        return None;
+    }
+    // An IPv6 address may name a device of the host.
+    let address = words.next()?.split('%').next()?;
+    address.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_finds_itself() {
+        let address = "10.183.0.5".parse().unwrap();
+        let text = hosts("web-1", &[address]);
+        assert!(text.ends_with("10.183.0.5\tweb-1\n"), "{text}");
+        assert!(hosts("web-1", &[]).ends_with("127.0.1.1\tweb-1\n"));
+        assert_eq!(hostname("web-1"), "web-1\n");
+    }
+
+    #[test]
+    fn resolvers_of_the_host_are_used_if_they_can_be_reached() {
+        let host = "# of the host\nsearch example.org\nnameserver 9.9.9.9\nnameserver fe80::1%eth0\noptions edns0\n";
+        let found = resolvers(host, None);
+        let text = "search example.org\nnameserver 9.9.9.9\noptions edns0\n";
+        assert_eq!(found.text, text);
+        assert_eq!(found.unreachable, ["fe80::1".parse::<IpAddr>().unwrap()]);
+    }
+
+    #[test]
+    fn a_resolver_on_loopback_is_replaced_by_those_behind_it() {
+        let stub = "nameserver 127.0.0.53\noptions trust-ad\n";
+        let behind = "nameserver 192.0.2.1\nsearch lan\n";
+        let found = resolvers(stub, Some(behind));
+        assert_eq!(found.text, "nameserver 192.0.2.1\nsearch lan\n");
+        assert_eq!(found.unreachable, Vec::<IpAddr>::new());
+        let alone = resolvers(stub, None);
+        assert_eq!(alone.text, "options trust-ad\n");
+        assert_eq!(alone.unreachable, ["127.0.0.53".parse::<IpAddr>().unwrap()]);
+        let plain = resolvers("nameserver 9.9.9.9\n", Some(behind));
+        assert_eq!(plain.text, "nameserver 9.9.9.9\n", "nothing to replace");
+    }
+}

@@ -1,0 +1,387 @@
+//! Which addresses and ports of a host are whose, written down where all its agents look.
+//!
+//! ```text
+//! addresses/10.183.0.5   -> /var/lib/argosy#c-1              a container's
+//! addresses/10.183.0.6   -> /var/lib/argosy#                 of a namespace that waits in the pool
+//! ports/tcp-8080         -> /var/lib/argosy#c-1#10.183.0.5:80
+//! cursors/0abcd          -> 7                                where the agent with this tag looks next
+//! ```
+//! All are symbolic links, which the kernel makes for one of several only, and of which none is ever half-written. Empty
+//! after a boot, as are the namespaces.
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use super::rules::Mapping;
+use super::{NetworkError, Protocol, Subnet};
+use crate::spec::ContainerId;
+
+/// Between the parts of a link's target; in no container's name.
+const MARK: char = '#';
+
+/// The records of one host, as one of its agents sees them.
+#[derive(Debug)]
+pub(super) struct Records {
+    folder: PathBuf,
+    owner: PathBuf,
+}
+
+/// Whose an address is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) address: Ipv4Addr,
+    /// `None` while it waits in the pool.
+    pub(super) container: Option<ContainerId>,
+}
+
+/// Whose a port is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Published {
+    pub(super) mapping: Mapping,
+    pub(super) container: ContainerId,
+}
+
+/// What comes of wanting a port.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Claimed {
+    Ours,
+    /// It is this container's, or another agent's container's.
+    Theirs(String),
+}
+
+impl Records {
+    pub(super) fn open(folder: &Path, owner: &Path) -> Result<Self, NetworkError> {
+        let records = Self {
+            folder: folder.to_owned(),
+            owner: owner.to_owned(),
+        };
+        for kind in ["addresses", "ports", "cursors"] {
+            let path = folder.join(kind);
+            fs::create_dir_all(&path).map_err(failed("make the folder", &path))?;
+        }
+        Ok(records)
+    }
+
+    /// Five letters that tell this agent's table and devices from those of others.
+    pub(super) fn tag(&self) -> String {
+        tag(&self.owner)
+    }
+
+    /// Takes an address that nobody has: the next in turn, so that one that was given back is not used again soon.
+    pub(super) fn take_address(&self, subnet: Subnet) -> Result<Ipv4Addr, NetworkError> {
+        let cursor = self.folder.join("cursors").join(self.tag());
+        let begin = fs::read_link(&cursor).ok();
+        let begin = begin.and_then(|number| number.to_str()?.parse::<u32>().ok());
+        // Agents of one host that share a subnet begin far from each other.
+        let begin = begin.unwrap_or_else(|| mixed(&self.owner) % subnet.capacity());
+        for step in 0..subnet.capacity() {
+            let number = begin.wrapping_add(step) % subnet.capacity();
+            let address = subnet.address(number);
+            let path = self.address(address);
+            match symlink(self.target(None), &path) {
+                Ok(()) => {
+                    let next = (number + 1) % subnet.capacity();
+                    replace(&cursor, &next.to_string())?;
+                    return Ok(address);
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(failed("make the link", &path)(source)),
+            }
+        }
+        Err(NetworkError::Exhausted { subnet })
+    }
+
+    /// An address of the pool becomes a container's.
+    pub(super) fn assign(
+        &self,
+        address: Ipv4Addr,
+        container: &ContainerId,
+    ) -> Result<(), NetworkError> {
+        replace(&self.address(address), &self.target(Some(container)))
+    }
+
+    pub(super) fn give_back_address(&self, address: Ipv4Addr) -> Result<(), NetworkError> {
+        let path = self.address(address);
+        remove(&draft_of(&path))?;
+        remove(&path)
+    }
+
+    /// All of this agent's addresses.
+    pub(super) fn addresses(&self) -> Result<Vec<Held>, NetworkError> {
+        let mut held = Vec::new();
+        for (name, target) in self.links("addresses")? {
+            let Some((owner, container)) = target.rsplit_once(MARK) else {
+                continue;
+            };
+            let Ok(address) = name.parse() else { continue };
+            if Path::new(owner) == self.owner {
+                let container = ContainerId::new(container).ok();
+                held.push(Held { address, container });
+            }
+        }
+        Ok(held)
+    }
+
+    /// Takes a port for a container, if nobody else has it.
+    pub(super) fn claim_port(&self, published: &Published) -> Result<Claimed, NetworkError> {
+        let path = self.port(&published.mapping);
+        let target = format!(
+            "{}{MARK}{}",
+            self.target(Some(&published.container)),
+            published.mapping.to
+        );
+        match symlink(&target, &path) {
+            Ok(()) => Ok(Claimed::Ours),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let holder = fs::read_link(&path).unwrap_or_default();
+                let holder = holder.to_string_lossy();
+                let holder = match port_target(&holder) {
+                    Some((owner, container, _)) if Path::new(owner) == self.owner => {
+                        format!("container {container}")
+                    }
+                    Some((owner, container, _)) => {
+                        format!("container {container} of the agent in {owner}")
+                    }
+                    None => "somebody".to_owned(),
+                };
+                Ok(Claimed::Theirs(holder))
+            }
+            Err(source) => Err(failed("make the link", &path)(source)),
+        }
+    }
+
+    pub(super) fn give_back_port(&self, mapping: &Mapping) -> Result<(), NetworkError> {
+        remove(&self.port(mapping))
+    }
+
+    /// All of this agent's ports.
+    pub(super) fn ports(&self) -> Result<Vec<Published>, NetworkError> {
+        let links = self.links("ports")?;
+        let found = links.iter().filter_map(|(name, target)| {
+            let (owner, container, to) = port_target(target)?;
+            let (protocol, port) = name.split_once('-')?;
+            let protocol = [Protocol::Tcp, Protocol::Udp]
+                .into_iter()
+                .find(|known| known.name() == protocol)?;
+            let mapping = Mapping {
+                protocol,
+                host_port: port.parse().ok()?,
+                to,
+            };
+            let container = ContainerId::new(container).ok()?;
+            (Path::new(owner) == self.owner).then_some(Published { mapping, container })
+        });
+        Ok(found.collect())
+    }
+
+    /// Owners other than this agent whose directories are gone.
+    pub(super) fn lost_owners(&self) -> Result<Vec<PathBuf>, NetworkError> {
+        let mut owners: Vec<_> = self
+            .links("addresses")?
+            .iter()
+            .filter_map(|(_, target)| Some(PathBuf::from(target.rsplit_once(MARK)?.0)))
+            .filter(|owner| *owner != self.owner && !owner.exists())
+            .collect();
+        owners.sort();
+        owners.dedup();
+        Ok(owners)
+    }
+
+    /// The same records as another owner sees them.
+    pub(super) fn of(&self, owner: &Path) -> Self {
+        Self {
+            folder: self.folder.clone(),
+            owner: owner.to_owned(),
+        }
+    }
+
+    /// Forgets everything of this agent.
+    pub(super) fn clear(&self) -> Result<(), NetworkError> {
+        for published in self.ports()? {
+            self.give_back_port(&published.mapping)?;
+        }
+        for held in self.addresses()? {
+            self.give_back_address(held.address)?;
+        }
+        remove(&self.folder.join("cursors").join(self.tag()))
+    }
+
+    /// That the host forwarded nothing before an agent needed it to; kept until the next boot, as the setting is.
+    pub(super) fn note_closed(&self) -> Result<(), NetworkError> {
+        let path = self.folder.join("forwarding");
+        match symlink("off", &path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other.map_err(failed("make the link", &path)),
+        }
+    }
+
+    pub(super) fn was_closed(&self) -> bool {
+        self.folder.join("forwarding").is_symlink()
+    }
+
+    fn address(&self, address: Ipv4Addr) -> PathBuf {
+        self.folder.join("addresses").join(address.to_string())
+    }
+
+    fn port(&self, mapping: &Mapping) -> PathBuf {
+        let name = format!("{}-{}", mapping.protocol, mapping.host_port);
+        self.folder.join("ports").join(name)
+    }
+
+    fn target(&self, container: Option<&ContainerId>) -> String {
+        let container = container.map_or("", ContainerId::as_str);
+        format!("{}{MARK}{container}", self.owner.display())
+    }
+
+    /// Names and targets of one kind. One that vanishes meanwhile was another agent's.
+    fn links(&self, kind: &str) -> Result<Vec<(String, String)>, NetworkError> {
+        let folder = self.folder.join(kind);
+        let entries = fs::read_dir(&folder).map_err(failed("read the folder", &folder))?;
+        let mut links = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(failed("read the folder", &folder))?;
+            let Ok(target) = fs::read_link(entry.path()) else {
+                continue;
+            };
+            let (name, target) = (entry.file_name(), target.to_string_lossy().into_owned());
+            links.push((name.to_string_lossy().into_owned(), target));
+        }
+        Ok(links)
+    }
+}
+
+fn port_target(target: &str) -> Option<(&str, &str, SocketAddrV4)> {
+    let (rest, to) = target.rsplit_once(MARK)?;
+    let (owner, container) = rest.rsplit_once(MARK)?;
+    Some((owner, container, to.parse().ok()?))
+}
+
+/// A number that tells owners apart, near enough.
+fn mixed(owner: &Path) -> u32 {
+    let bytes = owner.as_os_str().as_encoded_bytes().iter();
+    bytes.fold(0x811c_9dc5, |mixed: u32, byte| {
+        (mixed ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    })
+}
+
+pub(super) fn tag(owner: &Path) -> String {
+    let mixed = mixed(owner);
+    format!("{:05x}", (mixed >> 20) ^ (mixed & 0xf_ffff))
+}
+
+/// Makes a link or changes where one leads, at once. The draft's name is the same each time: one that a crash left is
+/// taken away by the next.
+fn replace(path: &Path, target: &str) -> Result<(), NetworkError> {
+    let draft = draft_of(path);
+    remove(&draft)?;
+    symlink(target, &draft).map_err(failed("make the link", &draft))?;
+    fs::rename(&draft, path).map_err(failed("change the link", path))
+}
+
+fn draft_of(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}"))
+}
+
+fn remove(path: &Path) -> Result<(), NetworkError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(failed("remove", path)),
+    }
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> NetworkError {
+    let path = path.to_owned();
+    move |source| NetworkError::Record { what, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn id(name: &str) -> ContainerId {
+        ContainerId::new(name).unwrap()
+    }
+
+    fn web(container: &str) -> Published {
+        Published {
+            mapping: Mapping {
+                protocol: Protocol::Tcp,
+                host_port: 8080,
+                to: "10.183.0.5:80".parse().unwrap(),
+            },
+            container: id(container),
+        }
+    }
+
+    #[test]
+    fn no_address_is_given_twice_and_none_is_used_again_soon() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |owner: &str| Records::open(folder.path(), Path::new(owner)).unwrap();
+        let subnet: Subnet = "10.9.0.0/26".parse().unwrap();
+        let (ours, theirs) = (open("/a#1"), open("/b"));
+        let mut taken = BTreeSet::new();
+        for _ in 0..20 {
+            taken.insert(ours.take_address(subnet).unwrap());
+            taken.insert(theirs.take_address(subnet).unwrap());
+        }
+        assert_eq!(taken.len(), 40);
+        let first = ours.addresses().unwrap().remove(0).address;
+        ours.give_back_address(first).unwrap();
+        let next = open("/a#1").take_address(subnet).unwrap();
+        assert_ne!(next, first, "not soon, even after a restart");
+        let left = subnet.capacity() - 40;
+        for _ in 0..left {
+            ours.take_address(subnet).unwrap();
+        }
+        let error = ours.take_address(subnet).unwrap_err().to_string();
+        assert!(error.contains("all addresses of 10.9.0.0/26"), "{error}");
+    }
+
+    #[test]
+    fn an_address_says_whose_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path(), Path::new("/a#1")).unwrap();
+        let address = records.take_address(Subnet::USUAL).unwrap();
+        let held = |container| Held { address, container };
+        assert_eq!(records.addresses().unwrap(), [held(None)]);
+        records.assign(address, &id("c")).unwrap();
+        assert_eq!(records.addresses().unwrap(), [held(Some(id("c")))]);
+        let other = records.of(Path::new("/b"));
+        assert_eq!(other.addresses().unwrap(), []);
+        records.clear().unwrap();
+        assert_eq!(records.addresses().unwrap(), []);
+    }
+
+    #[test]
+    fn a_port_is_one_containers_on_the_whole_host() {
+        let folder = tempfile::tempdir().unwrap();
+        let ours = Records::open(folder.path(), Path::new("/a")).unwrap();
+        let theirs = ours.of(Path::new("/b"));
+        assert_eq!(ours.claim_port(&web("c")).unwrap(), Claimed::Ours);
+        let held = "container c".to_owned();
+        assert_eq!(ours.claim_port(&web("d")).unwrap(), Claimed::Theirs(held));
+        let held = "container c of the agent in /a".to_owned();
+        assert_eq!(theirs.claim_port(&web("d")).unwrap(), Claimed::Theirs(held));
+        assert_eq!(ours.ports().unwrap(), [web("c")]);
+        assert_eq!(theirs.ports().unwrap(), []);
+        ours.give_back_port(&web("c").mapping).unwrap();
+        assert_eq!(theirs.claim_port(&web("d")).unwrap(), Claimed::Ours);
+    }
+
+    #[test]
+    fn owners_whose_directories_are_gone_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = tempfile::tempdir().unwrap();
+        let lost = Records::open(folder.path(), Path::new("/nowhere/at/all")).unwrap();
+        lost.take_address(Subnet::USUAL).unwrap();
+        let records = lost.of(here.path());
+        records.take_address(Subnet::USUAL).unwrap();
+        assert_eq!(records.lost_owners().unwrap(), [lost.owner]);
+    }
+}

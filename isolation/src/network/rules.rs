@@ -1,0 +1,295 @@
+//! What may pass between containers, host and world: one nft table an agent.
+//!
+//! The table is a function of the settings and of the published ports, and is replaced whole in one transaction when the
+//! agent starts or sweeps. In between a container's ports come and go as elements of one map; nothing else changes, so
+//! the number of rules does not grow with that of containers. That a source address belongs to its link is the route's to
+//! say, which is there as long as the link and no longer.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::net::SocketAddrV4;
+use std::process::{Command, Stdio};
+
+use super::{Between, NetworkError, Protocol, Subnet};
+
+/// Begins the names of the host's ends of all agents' wires.
+pub(super) const DEVICES: &str = "argo";
+
+/// Published ports, for callers from elsewhere and for those on the host itself.
+const INTO_CONTAINERS: &str = "\
+  chain from_outside {
+    type nat hook prerouting priority dstnat; policy accept;
+    fib daddr type local dnat ip to meta l4proto . th dport map @published
+  }
+  chain from_host {
+    type nat hook output priority -100; policy accept;
+    fib daddr type local dnat ip to meta l4proto . th dport map @published
+  }
+";
+
+/// A host port that leads to a container's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mapping {
+    pub(super) protocol: Protocol,
+    pub(super) host_port: u16,
+    pub(super) to: SocketAddrV4,
+}
+
+/// All that the table depends on.
+pub(super) struct Table<'a> {
+    /// Of the agent: five letters that are in the names of its table and devices.
+    pub(super) tag: &'a str,
+    pub(super) subnet: Subnet,
+    pub(super) between: Between,
+    pub(super) denied: &'a [SocketAddrV4],
+    /// Whether the host forwarded nothing before there were containers: then it shall forward nothing else now.
+    pub(super) forwards_for_containers_only: bool,
+    pub(super) mappings: &'a [Mapping],
+}
+
+/// The table's name, with its family.
+fn name(tag: &str) -> String {
+    format!("inet argosy-{tag}")
+}
+
+impl Table<'_> {
+    /// Puts the table in the place of whatever has its name.
+    pub(super) fn script(&self) -> String {
+        let name = name(self.tag);
+        let (devices, subnet) = (format!("\"{DEVICES}{}*\"", self.tag), self.subnet);
+        let mut text = remove(self.tag);
+        let _ = writeln!(text, "table {name} {{");
+        self.write_maps(&mut text);
+        let _ = write!(
+            text,
+            r#"  chain spoofed {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname != {devices} accept
+    meta nfproto != ipv4 drop
+    fib saddr . iif oif missing drop
+    ip saddr 127.0.0.0/8 drop
+    ip daddr {{ 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4, 255.255.255.255 }} drop
+    ip daddr . tcp dport @denied drop
+  }}
+{INTO_CONTAINERS}  chain to_host {{
+    type filter hook input priority filter; policy accept;
+    iifname != {devices} accept
+    ct state established,related accept
+    drop
+  }}
+  chain through {{
+    type filter hook forward priority filter; policy accept;
+    iifname {devices} ct state invalid drop
+    ct state established,related accept
+"#
+        );
+        if self.between == Between::Open {
+            let _ = writeln!(text, "    iifname {devices} oifname {devices} accept");
+        }
+        let _ = write!(
+            text,
+            r#"    oifname {devices} ct status dnat accept
+    oifname {devices} drop
+    oifname != "{DEVICES}*" ip daddr {subnet} drop
+"#
+        );
+        if self.forwards_for_containers_only {
+            let all = format!("\"{DEVICES}*\"");
+            let _ = writeln!(text, "    iifname != {all} oifname != {all} drop");
+        }
+        let _ = write!(
+            text,
+            r#"  }}
+  chain out {{
+    type nat hook postrouting priority srcnat; policy accept;
+    oifname {devices} ip saddr 127.0.0.0/8 masquerade
+    oifname {devices} ip saddr {subnet} ct status dnat masquerade
+    oifname != "{DEVICES}*" ip saddr {subnet} masquerade
+  }}
+}}
+"#
+        );
+        text
+    }
+
+    fn write_maps(&self, text: &mut String) {
+        let published = self.mappings.iter().map(Mapping::element);
+        let denied = self
+            .denied
+            .iter()
+            .map(|service| format!("{} . {}", service.ip(), service.port()));
+        let kinds = "inet_proto . inet_service : ipv4_addr . inet_service";
+        let _ = writeln!(text, "  map published {{\n    type {kinds}");
+        write_elements(text, published.collect());
+        let kinds = "ipv4_addr . inet_service";
+        let _ = writeln!(text, "  }}\n  set denied {{\n    type {kinds}");
+        write_elements(text, denied.collect());
+        text.push_str("  }\n");
+    }
+}
+
+fn write_elements(text: &mut String, elements: Vec<String>) {
+    if !elements.is_empty() {
+        let _ = writeln!(text, "    elements = {{ {} }}", elements.join(", "));
+    }
+}
+
+impl Mapping {
+    fn element(&self) -> String {
+        format!(
+            "{} . {} : {} . {}",
+            self.protocol,
+            self.host_port,
+            self.to.ip(),
+            self.to.port()
+        )
+    }
+}
+
+fn elements(mappings: &[Mapping]) -> String {
+    let elements: Vec<_> = mappings.iter().map(Mapping::element).collect();
+    elements.join(", ")
+}
+
+/// Lets ports lead to a container.
+pub(super) fn publish(tag: &str, mappings: &[Mapping]) -> String {
+    format!(
+        "add element {} published {{ {} }}\n",
+        name(tag),
+        elements(mappings)
+    )
+}
+
+/// The reverse, whether or not they do: a crash may have come between record and rule.
+pub(super) fn withdraw(tag: &str, mappings: &[Mapping]) -> String {
+    let (name, elements) = (name(tag), elements(mappings));
+    let add = publish(tag, mappings);
+    format!("{add}delete element {name} published {{ {elements} }}\n")
+}
+
+/// Removes the table, whether or not it is there.
+pub(super) fn remove(tag: &str) -> String {
+    let name = name(tag);
+    format!("add table {name}\ndelete table {name}\n")
+}
+
+/// Performs a script in the calling thread's namespace: all of it or nothing.
+pub(super) fn apply(script: &str) -> Result<(), NetworkError> {
+    let spawned = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut nft = spawned.map_err(|source| NetworkError::NoNft { source })?;
+    let mut input = nft.stdin.take().expect("it was asked for");
+    let written = input.write_all(script.as_bytes());
+    drop(input);
+    let ended = nft
+        .wait_with_output()
+        .map_err(|source| NetworkError::NoNft { source })?;
+    let said = String::from_utf8_lossy(&ended.stderr);
+    let reason = match written {
+        _ if !ended.status.success() => said.trim().to_owned(),
+        // It did not read all, and yet was content.
+        Err(error) => error.to_string(),
+        Ok(()) => return Ok(()),
+    };
+    Err(NetworkError::Rules { reason })
+}
+
+/// Whether nft can be run.
+pub(super) fn is_installed() -> io::Result<()> {
+    let version = Command::new("nft").arg("--version").output()?;
+    if version.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("it ends with {}", version.status)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Table<'static> {
+        Table {
+            tag: "0abcd",
+            subnet: Subnet::USUAL,
+            between: Between::Isolated,
+            denied: &[],
+            forwards_for_containers_only: false,
+            mappings: &[],
+        }
+    }
+
+    fn web() -> Mapping {
+        Mapping {
+            protocol: Protocol::Tcp,
+            host_port: 8080,
+            to: "10.183.0.2:80".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn the_number_of_rules_does_not_grow_with_containers() {
+        let lines = |mappings: &[Mapping]| {
+            Table {
+                mappings,
+                ..table()
+            }
+            .script()
+            .lines()
+            .count()
+        };
+        assert_eq!(lines(&[web()]), lines(&[web(); 100]));
+    }
+
+    #[test]
+    fn a_port_is_one_element_that_comes_and_goes() {
+        assert_eq!(
+            publish("0abcd", &[web()]),
+            "add element inet argosy-0abcd published { tcp . 8080 : 10.183.0.2 . 80 }\n"
+        );
+        assert_eq!(
+            withdraw("0abcd", &[web()]),
+            "add element inet argosy-0abcd published { tcp . 8080 : 10.183.0.2 . 80 }\n\
+             delete element inet argosy-0abcd published { tcp . 8080 : 10.183.0.2 . 80 }\n"
+        );
+    }
+
+    #[test]
+    fn containers_are_strangers_unless_the_operator_says_otherwise() {
+        let accept = "iifname \"argo0abcd*\" oifname \"argo0abcd*\" accept";
+        assert!(!table().script().contains(accept));
+        let open = Table {
+            between: Between::Open,
+            ..table()
+        };
+        assert!(open.script().contains(accept));
+    }
+
+    #[test]
+    fn a_host_that_forwarded_nothing_forwards_only_for_containers() {
+        let drop = "iifname != \"argo*\" oifname != \"argo*\" drop";
+        assert!(!table().script().contains(drop));
+        let closed = Table {
+            forwards_for_containers_only: true,
+            ..table()
+        };
+        assert!(closed.script().contains(drop));
+    }
+
+    #[test]
+    fn services_elsewhere_are_denied_by_address_and_port() {
+        let masters = ["10.0.0.1:5050".parse().unwrap()];
+        let script = Table {
+            denied: &masters,
+            ..table()
+        }
+        .script();
+        assert!(
+            script.contains("elements = { 10.0.0.1 . 5050 }"),
+            "{script}"
+        );
+    }
+}

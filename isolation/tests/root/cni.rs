@@ -1,0 +1,264 @@
+//! Networks by CNI plugins: one of the test's own, and Debian's where they are installed.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use argosy_isolation::network::cni::{Cni, CniError, List};
+use argosy_isolation::{ContainerId, Network, Outcome};
+
+use crate::host::{SERVE, call, on_a_host, quoted, run, web};
+use crate::profile::profiled;
+use crate::world::{Case, PATIENCE, World, eventually, skip, stderr, stdout};
+
+pub(crate) const CASES: &[Case] = &[
+    ("plugins_are_told_what_the_specification_says", told),
+    ("what_a_plugin_refuses_is_undone", refused),
+    ("a_plugin_that_hangs_is_ended", hanging),
+    ("a_crash_leaves_nothing_with_plugins", crash),
+    ("debians_plugins_join_a_container", debians),
+];
+
+/// Keeps all that it is told, and answers with an address; refuses what a file `refuse` names.
+const PLUGIN: &str = r#"#!/bin/sh
+here=$(dirname "$0")
+read=$(cat)
+echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME netns=$CNI_NETNS" >> "$here/calls"
+echo "$read" >> "$here/inputs"
+if [ "$(cat "$here/refuse" 2>/dev/null)" = "$CNI_COMMAND" ]; then
+  echo '{"cniVersion":"1.1.0","code":11,"msg":"not now","details":"the pool is dry"}'
+  exit 1
+fi
+[ -e "$here/hang" ] && exec sleep 1000
+[ "$CNI_COMMAND" = ADD ] && echo '{"cniVersion":"1.1.0","ips":[{"address":"10.99.0.7/24"}],"news":{"x":1}}'
+exit 0
+"#;
+
+const LIST: &str = r#"{"cniVersion": "1.1.0", "name": "blue", "plugins": [
+    {"type": "first", "colour": "blue"},
+    {"type": "first", "capabilities": {"portMappings": true}}
+]}"#;
+
+struct Plugins {
+    folder: PathBuf,
+    cni: Cni,
+    list: List,
+}
+
+impl Plugins {
+    fn new(world: &World) -> Self {
+        let folder = world.work().join("plugins");
+        fs::create_dir_all(&folder).unwrap();
+        let plugin = folder.join("first");
+        fs::write(&plugin, PLUGIN).unwrap();
+        fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
+        let list = folder.join("blue.conflist");
+        fs::write(&list, LIST).unwrap();
+        Self {
+            cni: cni(world, &folder),
+            list: List::read(&list).unwrap(),
+            folder,
+        }
+    }
+
+    fn calls(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.folder.join("calls")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// The verbs of all calls.
+    fn verbs(&self) -> Vec<String> {
+        let calls = self.calls();
+        let verbs = calls.iter().filter_map(|call| call.split(' ').next());
+        verbs.map(str::to_owned).collect()
+    }
+}
+
+fn cni(world: &World, plugins: &Path) -> Cni {
+    Cni {
+        plugins: vec![plugins.to_owned()],
+        records: world.work().join("cni/records"),
+        namespaces: world.work().join("cni/namespaces"),
+        patience: PATIENCE,
+    }
+}
+
+/// No record, no bound namespace.
+fn nothing_is_left(cni: &Cni) {
+    for folder in [&cni.records, &cni.namespaces] {
+        let left: Vec<_> = fs::read_dir(folder).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(cni.namespaces.to_str().unwrap()));
+}
+
+fn told() {
+    on_a_host(|_| {
+        let world = World::new();
+        let plugins = Plugins::new(&world);
+        let id = ContainerId::new("c-1").unwrap();
+        let added = plugins.cni.add(&id, &plugins.list, &[web(8080)]).unwrap();
+        assert_eq!(
+            added.addresses,
+            ["10.99.0.7".parse::<std::net::IpAddr>().unwrap()]
+        );
+        plugins.cni.check(&id).unwrap();
+        drop(added);
+        plugins.cni.delete(&id).unwrap();
+        plugins.cni.delete(&id).unwrap();
+        assert_eq!(
+            plugins.verbs(),
+            ["ADD", "ADD", "CHECK", "CHECK", "DEL", "DEL"]
+        );
+        let place = plugins.cni.namespaces.join("c-1");
+        for call in plugins.calls() {
+            let words: Vec<_> = call.split(' ').collect();
+            assert!(
+                words[1].starts_with("argosy-") && words[1].ends_with("-c-1"),
+                "{call}"
+            );
+            assert_eq!(words[2], "eth0");
+            assert_eq!(words[3], format!("netns={}", place.display()));
+        }
+        let inputs = fs::read_to_string(plugins.folder.join("inputs")).unwrap();
+        let inputs: Vec<_> = inputs.lines().collect();
+        assert!(inputs[0].contains(r#""colour":"blue""#) && !inputs[0].contains("prevResult"));
+        assert!(
+            inputs[1].contains(r#""news":{"x":1}"#),
+            "the result before: {}",
+            inputs[1]
+        );
+        assert!(inputs[1].contains(r#""hostPort":8080"#), "{}", inputs[1]);
+        assert!(inputs[4].contains("prevResult"), "{}", inputs[4]);
+        nothing_is_left(&plugins.cni);
+    });
+}
+
+fn refused() {
+    on_a_host(|_| {
+        let world = World::new();
+        let plugins = Plugins::new(&world);
+        let id = ContainerId::new("c-1").unwrap();
+        fs::write(plugins.folder.join("refuse"), "ADD").unwrap();
+        let error = plugins.cni.add(&id, &plugins.list, &[]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the CNI plugin \"first\" failed at ADD of c-1: not now: the pool is dry (code 11)"
+        );
+        assert_eq!(plugins.verbs(), ["ADD", "DEL", "DEL"]);
+        nothing_is_left(&plugins.cni);
+        fs::remove_file(plugins.folder.join("first")).unwrap();
+        let error = plugins.cni.add(&id, &plugins.list, &[]).unwrap_err();
+        assert!(matches!(error, CniError::Missing { .. }), "{error}");
+        nothing_is_left(&plugins.cni);
+    });
+}
+
+fn hanging() {
+    on_a_host(|_| {
+        let world = World::new();
+        let mut plugins = Plugins::new(&world);
+        plugins.cni.patience = Duration::from_millis(200);
+        let id = ContainerId::new("c-1").unwrap();
+        fs::write(plugins.folder.join("hang"), "").unwrap();
+        let error = plugins
+            .cni
+            .add(&id, &plugins.list, &[])
+            .unwrap_err()
+            .to_string();
+        assert!(error.ends_with("it did not end within 200ms"), "{error}");
+        fs::remove_file(plugins.folder.join("hang")).unwrap();
+        plugins.cni.patience = PATIENCE;
+        plugins.cni.sweep(&BTreeSet::new()).unwrap();
+        nothing_is_left(&plugins.cni);
+    });
+}
+
+fn crash() {
+    on_a_host(|_| {
+        let world = World::new();
+        let plugins = Plugins::new(&world);
+        let [kept, lost] = ["kept", "lost"].map(|name| ContainerId::new(name).unwrap());
+        for id in [&kept, &lost] {
+            plugins.cni.add(id, &plugins.list, &[]).unwrap();
+        }
+        // The operator has taken the list away; what was added is deleted by the list of then.
+        fs::remove_file(plugins.folder.join("blue.conflist")).unwrap();
+        // And the host was booted: its namespaces are gone.
+        let place = plugins.cni.namespaces.join("lost");
+        nix::mount::umount(&place).unwrap();
+        fs::remove_file(&place).unwrap();
+        plugins.cni.sweep(&BTreeSet::from([kept.clone()])).unwrap();
+        let last = plugins.calls().pop().unwrap();
+        assert!(
+            last.starts_with("DEL") && last.ends_with("netns="),
+            "{last}"
+        );
+        assert!(plugins.cni.namespaces.join("kept").exists());
+        plugins.cni.sweep(&BTreeSet::new()).unwrap();
+        nothing_is_left(&plugins.cni);
+    });
+}
+
+fn debians() {
+    let installed = Path::new("/usr/lib/cni");
+    if !installed.join("ptp").exists() {
+        skip("needs the package containernetworking-plugins".to_owned());
+    }
+    on_a_host(|_| {
+        let mut world = World::new();
+        let cni = cni(&world, installed);
+        let leases = world.work().join("leases");
+        let list = world.work().join("debian.conflist");
+        let text = format!(
+            r#"{{"cniVersion": "1.0.0", "name": "debian", "plugins": [
+                {{"type": "ptp", "ipMasq": false, "ipam": {{"type": "host-local", "dataDir": "{}",
+                  "ranges": [[{{"subnet": "10.98.0.0/24"}}]], "routes": [{{"dst": "0.0.0.0/0"}}]}}}}
+            ]}}"#,
+            leases.display()
+        );
+        fs::write(&list, text).unwrap();
+        let list = List::read(&list).unwrap();
+        let line = format!("exec {} 80 plugged", quoted(SERVE));
+        let mut spec = profiled(&mut world, &line);
+        spec.network = Network::Joined;
+        let added = cni.add(&spec.id, &list, &[]).unwrap();
+        let address = added.addresses[0].to_string();
+        let launcher = world.launcher.as_mut().unwrap();
+        let mut container = launcher
+            .launch_joined(&spec, added.namespace.as_fd())
+            .unwrap();
+        drop(added);
+        container.wait_started(PATIENCE).unwrap().unwrap();
+        eventually("the container serves", || {
+            call(&address, 80).starts_with("plugged")
+        });
+        cni.check(&spec.id).unwrap();
+        container.kill(0).unwrap();
+        let exit = container.wait(PATIENCE).unwrap();
+        assert_eq!(
+            exit.outcome,
+            Outcome::Signaled(9),
+            "{} {}",
+            stdout(&spec),
+            stderr(&spec)
+        );
+        cni.sweep(&BTreeSet::new()).unwrap();
+        nothing_is_left(&cni);
+        eventually("no device is left", || {
+            !run("ip", &["-o", "link"]).contains("veth")
+        });
+        let left = fs::read_dir(leases.join("debian")).unwrap().flatten();
+        let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+        assert!(
+            !left
+                .iter()
+                .any(|name| name.to_string_lossy().starts_with("10.98.")),
+            "{left:?}"
+        );
+    });
+}

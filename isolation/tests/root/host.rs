@@ -1,0 +1,172 @@
+//! Hosts that are network namespaces of the tests, each with a world beyond a wire: the machine's own is never touched.
+
+use std::fs;
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use argosy_isolation::network::{Protocol, Publication};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::world::{eventually, skip};
+
+/// Says its name and whom it hears, to everybody who calls.
+pub(crate) const SERVE: &str = "import socket, sys
+listener = socket.socket()
+listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listener.bind(('', int(sys.argv[1])))
+listener.listen()
+while True:
+    caller, address = listener.accept()
+    caller.sendall(f'{sys.argv[2]} hears {address[0]}'.encode())
+    caller.close()";
+
+/// Prints what an address and port say, or why not.
+pub(crate) const CALL: &str = "import socket, sys
+try:
+    with socket.create_connection((sys.argv[1], int(sys.argv[2])), 1.5) as called:
+        print(called.recv(100).decode())
+except OSError as error:
+    print(type(error).__name__)";
+
+pub(crate) const HOST: &str = "192.0.2.1";
+pub(crate) const OUTSIDE: &str = "192.0.2.2";
+/// Where clouds answer with credentials; here the world does.
+pub(crate) const METADATA: &str = "169.254.169.254";
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
+
+/// A host of its own, with a wire to a world of its own. Both end with the test.
+pub(crate) struct Host {
+    pub(crate) world: Child,
+    pub(crate) servers: Vec<Child>,
+}
+
+/// Runs a test on a host of its own: a thread in a new network namespace, whose children are in it, too.
+pub(crate) fn on_a_host(test: impl FnOnce(&mut Host) + Send) {
+    let needed = ["/usr/sbin/nft", "/usr/sbin/ip", PYTHON];
+    if needed.iter().any(|program| !Path::new(program).exists()) {
+        skip("needs the packages nftables, iproute2 and python3".to_owned());
+    }
+    let ended = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            test(&mut Host::new());
+        });
+        thread.join()
+    });
+    if let Err(cause) = ended {
+        std::panic::resume_unwind(cause);
+    }
+}
+
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
+    let ended = Command::new(program).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success(), "{program} {arguments:?}: {said}");
+    String::from_utf8(ended.stdout).unwrap()
+}
+
+pub(crate) fn ip(line: &str) {
+    run("ip", &line.split(' ').collect::<Vec<_>>());
+}
+
+impl Host {
+    fn new() -> Self {
+        let mut command = Command::new("unshare");
+        let world = command.args(["--net", "sleep", "1000"]).spawn().unwrap();
+        let own = fs::read_link("/proc/thread-self/ns/net").unwrap();
+        eventually("the world begins", || {
+            let theirs = fs::read_link(format!("/proc/{}/ns/net", world.id()));
+            theirs.is_ok_and(|theirs| theirs != own)
+        });
+        let host = Self {
+            world,
+            servers: Vec::new(),
+        };
+        ip("link set lo up");
+        let world = host.world.id();
+        ip(&format!(
+            "link add out type veth peer name in netns {world}"
+        ));
+        ip(&format!("address add {HOST}/24 dev out"));
+        ip("link set out up");
+        ip(&format!("route add default via {OUTSIDE}"));
+        host.outside(
+            "ip",
+            &["address", "add", &format!("{OUTSIDE}/24"), "dev", "in"],
+        );
+        host.outside(
+            "ip",
+            &["address", "add", &format!("{METADATA}/32"), "dev", "in"],
+        );
+        host.outside("ip", &["link", "set", "in", "up"]);
+        host.outside("ip", &["link", "set", "lo", "up"]);
+        host
+    }
+
+    /// Runs a program in the world.
+    pub(crate) fn outside(&self, program: &str, arguments: &[&str]) -> String {
+        in_network_of(self.world.id() as i32, program, arguments)
+    }
+
+    /// Somebody in the world, or on the host, who serves this port.
+    pub(crate) fn serve(&mut self, name: &str, port: u16, outside: bool) {
+        let mut command = Command::new(if outside { "nsenter" } else { PYTHON });
+        if outside {
+            let world = self.world.id().to_string();
+            command.args(["-t", &world, "-n", PYTHON]);
+        }
+        command.args(["-c", SERVE, &port.to_string(), name]);
+        self.servers.push(command.spawn().unwrap());
+        eventually("the server serves", || {
+            let said = if outside {
+                self.outside(PYTHON, &["-c", CALL, OUTSIDE, &port.to_string()])
+            } else {
+                call(HOST, port)
+            };
+            said.starts_with(name)
+        });
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        for process in self.servers.iter_mut().chain([&mut self.world]) {
+            // Ended already, or ended now.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+pub(crate) fn in_network_of(process: i32, program: &str, arguments: &[&str]) -> String {
+    let process = process.to_string();
+    let enter = ["-t", &process, "-n", program];
+    run("nsenter", &[&enter, arguments].concat())
+}
+
+/// What this address says to the host itself, or why it does not.
+pub(crate) fn call(address: &str, port: u16) -> String {
+    let address: SocketAddr = format!("{address}:{port}").parse().unwrap();
+    let called = TcpStream::connect_timeout(&address, Duration::from_millis(1500));
+    let mut said = String::new();
+    match called.and_then(|mut stream| stream.read_to_string(&mut said)) {
+        Ok(_) => said,
+        Err(error) => error.to_string(),
+    }
+}
+
+pub(crate) fn quoted(script: &str) -> String {
+    format!("{PYTHON} -c \"{script}\"")
+}
+
+pub(crate) fn web(host_port: u16) -> Publication {
+    Publication {
+        name: "web".to_owned(),
+        protocol: Protocol::Tcp,
+        host_port,
+        container_port: 80,
+    }
+}

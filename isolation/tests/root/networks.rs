@@ -1,0 +1,587 @@
+//! Networks of containers: who reaches whom, who owns what, and what is left when somebody dies.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use argosy_isolation::network::{
+    Between, Joined, Publication, Settings, Subnet, names, unenforced,
+};
+use argosy_isolation::{
+    Container, ContainerId, Network, Networks, Outcome, OwnFile, Spec, destroy,
+};
+
+use crate::host::{
+    CALL, HOST, METADATA, OUTSIDE, PYTHON, SERVE, call, in_network_of, ip, on_a_host, quoted, run,
+    web,
+};
+use crate::profile::profiled;
+use crate::world::{Case, PATIENCE, World, eventually, skip, stderr, stdout};
+
+pub(crate) const CASES: &[Case] = &[
+    ("without_a_network_there_is_only_loopback", none),
+    (
+        "containers_reach_the_world_and_it_reaches_their_ports",
+        reach,
+    ),
+    (
+        "containers_are_strangers_to_each_other_and_the_host",
+        strangers,
+    ),
+    (
+        "containers_are_no_strangers_where_the_operator_says_so",
+        open,
+    ),
+    ("a_container_cannot_speak_as_another", spoofing),
+    ("a_port_has_one_owner", one_owner),
+    ("an_agent_that_was_away_finds_networks_as_they_were", away),
+    ("a_subnet_that_overlaps_a_route_is_refused", overlap),
+    (
+        "a_host_that_forwarded_nothing_forwards_only_for_containers",
+        forwarding,
+    ),
+    (
+        "a_sweep_leaves_nothing_whenever_the_supervisor_dies",
+        killed,
+    ),
+    ("two_hundred_containers_leave_nothing", many),
+    (
+        "a_command_in_the_hosts_network_binds_its_own_ports",
+        bound_ports,
+    ),
+    ("a_container_finds_its_names", own_names),
+];
+
+/// Sends one datagram to an address from another one, as root of the host may in any namespace.
+const SPOOF: &str = "import socket, struct, sys
+def packed(address): return socket.inet_aton(address)
+source, target, text = sys.argv[1], sys.argv[2], sys.argv[3].encode()
+datagram = struct.pack('!HHHH', 999, 999, 8 + len(text), 0) + text
+header = struct.pack('!BBHHHBBH4s4s', 0x45, 0, 28 + len(text), 1, 0, 64, 17, 0, packed(source), packed(target))
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+raw.sendto(header + datagram, (target, 0))";
+
+/// Prints whom it hears by datagrams, until one says that it is the last.
+const HEAR: &str = "import socket
+hearing = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+hearing.bind(('', 999))
+print('ready', flush=True)
+text = b''
+while text != b'last':
+    text, address = hearing.recvfrom(100)
+    print(address[0], 'says', text.decode(), flush=True)";
+
+fn settings(world: &World) -> Settings {
+    Settings {
+        owner: world.work().to_owned(),
+        folder: world.work().join("networks"),
+        subnet: Subnet::USUAL,
+        ready: 2,
+        between: Between::Isolated,
+        denied: Vec::new(),
+    }
+}
+
+fn networks(world: &World) -> Networks {
+    Networks::open(settings(world), &BTreeSet::new()).unwrap()
+}
+
+/// A container that serves its port 80.
+struct Served {
+    container: Container,
+    id: ContainerId,
+    address: String,
+    init: i32,
+}
+
+impl Served {
+    /// What an address says to this container.
+    fn call(&self, address: &str, port: u16) -> String {
+        let port = port.to_string();
+        let said = in_network_of(self.init, PYTHON, &["-c", CALL, address, &port]);
+        said.trim().to_owned()
+    }
+
+    fn end(mut self, networks: &Networks) {
+        self.container.kill(0).unwrap();
+        self.container.wait(PATIENCE).unwrap();
+        networks.release(&self.id).unwrap();
+    }
+}
+
+fn joined(
+    world: &mut World,
+    line: &str,
+    networks: &Networks,
+    ports: &[Publication],
+) -> (Spec, Joined) {
+    let mut spec = profiled(world, line);
+    spec.network = Network::Joined;
+    let network = networks.take(&spec.id, ports).unwrap();
+    (spec, network)
+}
+
+fn launch(world: &mut World, spec: &Spec, network: Joined) -> Container {
+    use std::os::fd::AsFd;
+    let launcher = world.launcher.as_mut().unwrap();
+    launcher
+        .launch_joined(spec, network.namespace.as_fd())
+        .unwrap()
+}
+
+fn served(world: &mut World, name: &str, networks: &Networks, ports: &[Publication]) -> Served {
+    let line = format!("exec {} 80 {name}", quoted(SERVE));
+    let (spec, network) = joined(world, &line, networks, ports);
+    let address = network.address.to_string();
+    let mut container = launch(world, &spec, network);
+    let handle = container.wait_started(PATIENCE).unwrap().unwrap();
+    eventually("the container serves", || {
+        call(&address, 80).starts_with(name)
+    });
+    Served {
+        container,
+        id: spec.id,
+        address,
+        init: handle.init.pid,
+    }
+}
+
+/// Devices of containers.
+fn devices() -> Vec<String> {
+    let links = run("ip", &["-o", "link"]);
+    let names = links.lines().filter_map(|line| line.split(": ").nth(1));
+    let names = names.filter_map(|name| name.split('@').next());
+    names
+        .filter(|name| name.starts_with("argo"))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Records of addresses and ports, and drafts of them.
+fn records(world: &World) -> Vec<PathBuf> {
+    let kinds = ["addresses", "ports"].map(|kind| world.work().join("networks").join(kind));
+    let entries = kinds.iter().flat_map(|kind| fs::read_dir(kind).unwrap());
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+/// Namespaces that this process, as the agent, holds open.
+fn held_namespaces() -> usize {
+    let open = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let open = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+    open.filter(|target| target.to_string_lossy().starts_with("net:["))
+        .count()
+}
+
+/// Takes the agent off its host, and looks that nothing is left.
+fn leave_nothing(world: &World, networks: Networks) {
+    networks.remove().unwrap();
+    assert_eq!(records(world), Vec::<PathBuf>::new());
+    assert_eq!(run("nft", &["list", "ruleset"]), "");
+    eventually("no device is left", || devices().is_empty());
+    eventually("no namespace is held", || held_namespaces() == 0);
+}
+
+fn none() {
+    let mut world = World::new();
+    let line = format!(
+        "tail -n +3 /proc/net/dev | cut -d: -f1; {} 8000 me & until {} 127.0.0.1 8000 | grep hears; do :; done; kill $!",
+        quoted(SERVE),
+        quoted(CALL)
+    );
+    let mut spec = profiled(&mut world, &line);
+    spec.network = Network::None;
+    let exit = world.run(&spec);
+    assert_eq!(
+        exit.outcome,
+        Outcome::Exited(0),
+        "{exit:?} {}",
+        stderr(&spec)
+    );
+    let seen = stdout(&spec);
+    let lines: Vec<_> = seen.lines().map(str::trim).collect();
+    assert_eq!(lines, ["lo", "me hears 127.0.0.1"]);
+}
+
+fn reach() {
+    on_a_host(|host| {
+        let mut world = World::new();
+        let networks = networks(&world);
+        host.serve("world", 7000, true);
+        let line = format!("{} {OUTSIDE} 7000", quoted(CALL));
+        let (spec, network) = joined(&mut world, &line, &networks, &[]);
+        let exit = launch(&mut world, &spec, network).wait(PATIENCE).unwrap();
+        assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(&spec));
+        assert_eq!(
+            stdout(&spec),
+            format!("world hears {HOST}\n"),
+            "by the host's address"
+        );
+        networks.release(&spec.id).unwrap();
+
+        let first = served(&mut world, "first", &networks, &[web(8081)]);
+        let second = served(&mut world, "second", &networks, &[web(8082)]);
+        let from_outside = host.outside(PYTHON, &["-c", CALL, HOST, "8081"]);
+        assert_eq!(from_outside.trim(), format!("first hears {OUTSIDE}"));
+        for address in ["127.0.0.1", HOST, "10.183.0.1"] {
+            let said = call(address, 8082);
+            assert!(said.starts_with("second hears"), "{address}: {said}");
+        }
+        for caller in [&first, &second] {
+            let said = caller.call(HOST, 8082);
+            assert!(said.starts_with("second hears"), "hairpin: {said}");
+            let said = caller.call("10.183.0.1", 8081);
+            assert!(said.starts_with("first hears"), "hairpin: {said}");
+        }
+        first.end(&networks);
+        assert!(!call(HOST, 8081).contains("first"));
+        second.end(&networks);
+        leave_nothing(&world, networks);
+    });
+}
+
+fn strangers() {
+    on_a_host(|host| {
+        let mut world = World::new();
+        let mut settings = settings(&world);
+        settings.denied = vec![format!("{OUTSIDE}:7001").parse().unwrap()];
+        let networks = Networks::open(settings, &BTreeSet::new()).unwrap();
+        host.serve("agent", 5051, false);
+        for port in [80, 7000, 7001] {
+            host.serve("world", port, true);
+        }
+        let first = served(&mut world, "first", &networks, &[]);
+        let second = served(&mut world, "second", &networks, &[web(8082)]);
+        assert!(
+            first.call(OUTSIDE, 7000).starts_with("world"),
+            "the control"
+        );
+        assert_eq!(
+            call("127.0.0.1", 5051),
+            "agent hears 127.0.0.1",
+            "the control"
+        );
+        let denied = [
+            (second.address.as_str(), 80),
+            (HOST, 5051),
+            ("10.183.0.1", 5051),
+            (METADATA, 80),
+            (OUTSIDE, 7001),
+        ];
+        for (address, port) in denied {
+            let said = first.call(address, port);
+            assert_eq!(said, "TimeoutError", "{address} {port}");
+        }
+        let said = host.outside(PYTHON, &["-c", CALL, METADATA, "80"]);
+        assert!(said.starts_with("world"), "the control: {said}");
+        // A neighbour of the host that knows where containers are.
+        host.outside("ip", &["route", "add", "10.183.0.0/16", "via", HOST]);
+        let said = host.outside(PYTHON, &["-c", CALL, &first.address, "80"]);
+        assert_eq!(said.trim(), "TimeoutError");
+        let addresses = in_network_of(first.init, "ip", &["-6", "-o", "address", "show", "eth0"]);
+        assert_eq!(addresses, "", "no IPv6");
+        first.end(&networks);
+        second.end(&networks);
+        leave_nothing(&world, networks);
+    });
+}
+
+fn open() {
+    on_a_host(|_| {
+        let mut world = World::new();
+        let mut settings = settings(&world);
+        settings.between = Between::Open;
+        let networks = Networks::open(settings, &BTreeSet::new()).unwrap();
+        let first = served(&mut world, "first", &networks, &[]);
+        let second = served(&mut world, "second", &networks, &[]);
+        let said = first.call(&second.address, 80);
+        assert_eq!(said, format!("second hears {}", first.address));
+        first.end(&networks);
+        second.end(&networks);
+        leave_nothing(&world, networks);
+    });
+}
+
+fn spoofing() {
+    on_a_host(|host| {
+        let mut world = World::new();
+        let networks = networks(&world);
+        let first = served(&mut world, "first", &networks, &[]);
+        let second = served(&mut world, "second", &networks, &[]);
+        let outside = host.world.id().to_string();
+        let mut hearing = Command::new("nsenter")
+            .args(["-t", &outside, "-n", PYTHON, "-c", HEAR])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut heard = hearing.stdout.take().unwrap();
+        let mut ready = [0; 6];
+        heard.read_exact(&mut ready).unwrap();
+        let strangers = [
+            &second.address,
+            "203.0.113.9",
+            HOST,
+            "10.183.0.1",
+            "127.0.0.1",
+        ];
+        let send = |source: &str, text: &str| {
+            in_network_of(first.init, PYTHON, &["-c", SPOOF, source, OUTSIDE, text]);
+        };
+        strangers.iter().for_each(|source| send(source, "spoofed"));
+        send(&first.address, "last");
+        let mut rest = String::new();
+        heard.read_to_string(&mut rest).unwrap();
+        hearing.wait().unwrap();
+        assert_eq!(
+            rest,
+            format!("{HOST} says last\n"),
+            "its own alone, masqueraded"
+        );
+        first.end(&networks);
+        second.end(&networks);
+        leave_nothing(&world, networks);
+    });
+}
+
+fn one_owner() {
+    on_a_host(|_| {
+        let mut world = World::new();
+        let networks = networks(&world);
+        let first = served(&mut world, "first", &networks, &[web(8080)]);
+        let id = ContainerId::new("other").unwrap();
+        let refusal = networks
+            .take(&id, &[web(9000), web(8080)])
+            .unwrap_err()
+            .to_string();
+        let expected = format!(
+            "port \"web\" (tcp 8080) is already published for container {}: choose another",
+            first.id
+        );
+        assert_eq!(refusal, expected);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let refusal = networks.take(&id, &[web(port)]).unwrap_err().to_string();
+        assert!(refusal.contains("is in use on this host"), "{refusal}");
+        // What was taken before the refusal is free again.
+        networks.take(&id, &[web(9000)]).unwrap();
+        networks.release(&id).unwrap();
+        networks.release(&id).unwrap();
+        assert!(call(HOST, 8080).starts_with("first"));
+        first.end(&networks);
+        leave_nothing(&world, networks);
+    });
+}
+
+fn away() {
+    on_a_host(|_| {
+        let mut world = World::new();
+        let before = networks(&world);
+        let kept = served(&mut world, "kept", &before, &[web(8080)]);
+        let lost = ContainerId::new("lost").unwrap();
+        before.take(&lost, &[web(8081)]).unwrap();
+        eventually("the pool is full", || before.ready() == 2);
+        // From here on that agent does nothing any more, as if it had been killed.
+        run("nft", &["flush", "ruleset"]);
+        let known = BTreeSet::from([kept.id.clone()]);
+        let mut settings = settings(&world);
+        settings.ready = 0;
+        let networks = Networks::open(settings, &known).unwrap();
+        assert_eq!(
+            networks.address(&kept.id).unwrap().to_string(),
+            kept.address
+        );
+        assert_eq!(networks.address(&lost), None);
+        assert!(call(HOST, 8080).starts_with("kept"));
+        assert_eq!(devices().len(), 1, "of the one that is known");
+        let links = records(&world);
+        assert_eq!(links.len(), 2, "its address and port: {links:?}");
+        kept.end(&networks);
+        drop(before);
+        leave_nothing(&world, networks);
+    });
+}
+
+fn overlap() {
+    on_a_host(|_| {
+        let world = World::new();
+        ip("route add 10.183.4.0/24 via 192.0.2.2");
+        let error = Networks::open(settings(&world), &BTreeSet::new()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the subnet 10.183.0.0/16 for containers overlaps 10.183.4.0/24 on out: give a free subnet"
+        );
+        assert_eq!(run("nft", &["list", "ruleset"]), "");
+    });
+}
+
+fn forwarding() {
+    on_a_host(|host| {
+        let world = World::new();
+        fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
+        let networks = networks(&world);
+        // A second wire: the host now leads from one to the other, if it forwards.
+        let mut command = Command::new("unshare");
+        let beyond = command.args(["--net", "sleep", "1000"]).spawn().unwrap();
+        let process = beyond.id();
+        host.servers.push(beyond);
+        let own = fs::read_link("/proc/thread-self/ns/net").unwrap();
+        eventually("the other network begins", || {
+            let theirs = fs::read_link(format!("/proc/{process}/ns/net"));
+            theirs.is_ok_and(|theirs| theirs != own)
+        });
+        ip(&format!(
+            "link add more type veth peer name in netns {process}"
+        ));
+        ip("address add 198.51.100.1/24 dev more");
+        ip("link set more up");
+        let beyond =
+            |line: &str| in_network_of(process as i32, "ip", &line.split(' ').collect::<Vec<_>>());
+        beyond("address add 198.51.100.2/24 dev in");
+        beyond("link set in up");
+        beyond("route add default via 198.51.100.1");
+        host.outside("ip", &["route", "add", "default", "via", HOST]);
+        host.serve("world", 7000, true);
+        let called = || in_network_of(process as i32, PYTHON, &["-c", CALL, OUTSIDE, "7000"]);
+        assert_eq!(called().trim(), "TimeoutError");
+        networks.remove().unwrap();
+        assert_eq!(called().trim(), "world hears 198.51.100.2", "the control");
+    });
+}
+
+/// The launcher's children.
+fn supervisors(world: &World) -> Vec<i32> {
+    let launcher = world.launcher.as_ref().unwrap().pid();
+    let children = fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children"));
+    let children = children.unwrap();
+    children
+        .split_whitespace()
+        .map(|pid| pid.parse().unwrap())
+        .collect()
+}
+
+fn killed() {
+    on_a_host(|_| {
+        let mut world = World::new();
+        let networks = networks(&world);
+        for moment in 0..40 {
+            let (spec, network) = joined(&mut world, "sleep 1000", &networks, &[web(8080)]);
+            let container = launch(&mut world, &spec, network);
+            // Earlier and later in the supervisor's life; no result depends on where exactly.
+            std::thread::sleep(Duration::from_micros(moment * 250));
+            for process in supervisors(&world) {
+                let process = nix::unistd::Pid::from_raw(process);
+                // It may have ended by itself.
+                let _ = nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGKILL);
+            }
+            drop(container);
+            destroy(&spec.directory, spec.cgroup.as_deref(), PATIENCE).unwrap();
+            networks.sweep(&BTreeSet::new()).unwrap();
+            assert_eq!(networks.address(&spec.id), None);
+            let table = run("nft", &["list", "ruleset"]);
+            assert!(!table.contains("8080"), "moment {moment}: {table}");
+            assert!(
+                !records(&world)
+                    .iter()
+                    .any(|path| path.ends_with("tcp-8080"))
+            );
+            eventually("only devices of the pool are left", || {
+                networks.ready() == 2 && devices().len() == 2
+            });
+            assert_eq!(records(&world).len(), 2);
+        }
+        leave_nothing(&world, networks);
+    });
+}
+
+fn many() {
+    on_a_host(|_| {
+        let mut world = World::new();
+        let networks = networks(&world);
+        let mut addresses = BTreeSet::new();
+        for number in 0..200 {
+            let ports = if number % 20 == 0 {
+                vec![web(8080)]
+            } else {
+                vec![]
+            };
+            let (spec, network) = joined(&mut world, "true", &networks, &ports);
+            addresses.insert(network.address);
+            let exit = launch(&mut world, &spec, network).wait(PATIENCE).unwrap();
+            assert_eq!(exit.outcome, Outcome::Exited(0), "{}", exit.reason);
+            destroy(&spec.directory, spec.cgroup.as_deref(), PATIENCE).unwrap();
+            networks.release(&spec.id).unwrap();
+        }
+        assert_eq!(addresses.len(), 200, "no address is used again soon");
+        eventually("the pool is full, and there is nothing else", || {
+            networks.ready() == 2 && devices().len() == 2 && records(&world).len() == 2
+        });
+        assert_eq!(held_namespaces(), 2);
+        leave_nothing(&world, networks);
+    });
+}
+
+fn bound_ports() {
+    on_a_host(|_| {
+        let mut world = World::new();
+        let network = Network::Host {
+            ports: Some(vec![31_000]),
+        };
+        let missing = unenforced(&network, true);
+        assert!(
+            missing.iter().any(|said| said.starts_with("UDP ports")),
+            "{missing:?}"
+        );
+        if let Some(reason) = missing.iter().find(|said| said.starts_with("TCP ports")) {
+            skip(format!("this kernel has no Landlock of ports: {reason}"));
+        }
+        let bind = "import socket, sys\\nfor port in (31000, 31001, 0):\\n    try:\\n        socket.socket().bind(('', port)); print(port)\\n    except OSError as error: print(error.strerror)";
+        let line = format!("{PYTHON} -c \"$(printf \"{bind}\")\"");
+        let mut spec = profiled(&mut world, &line);
+        spec.network = network;
+        let exit = world.run(&spec);
+        assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(&spec));
+        assert_eq!(
+            stdout(&spec),
+            "31000\nPermission denied\nPermission denied\n"
+        );
+    });
+}
+
+fn own_names() {
+    let mut world = World::new();
+    let resolvers = names::resolvers("nameserver 192.0.2.53\n", None);
+    let address = "10.183.0.5".parse().unwrap();
+    let files = [
+        (names::HOSTS, names::hosts("web-1", &[address])),
+        (names::RESOLVERS, resolvers.text),
+        (names::HOSTNAME, names::hostname("web-1")),
+    ];
+    let files = files.into_iter();
+    let files: Vec<_> = files
+        .filter(|(path, _)| fs::symlink_metadata(path).is_ok())
+        .collect();
+    let expected: String = files.iter().map(|(_, text)| text.as_str()).collect();
+    let shown: Vec<_> = files.iter().map(|(path, _)| *path).collect();
+    let line = format!(
+        "cat {}; ls /tmp; echo > {} || echo refused",
+        shown.join(" "),
+        shown[0]
+    );
+    let mut spec = profiled(&mut world, &line);
+    let own = files.into_iter().map(|(path, text)| OwnFile {
+        path: path.into(),
+        text,
+    });
+    spec.files = own.collect();
+    let exit = world.run(&spec);
+    assert_eq!(
+        exit.outcome,
+        Outcome::Exited(0),
+        "{exit:?} {}",
+        stderr(&spec)
+    );
+    assert_eq!(stdout(&spec), format!("{expected}refused\n"));
+}
