@@ -9,7 +9,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, sendmsg, socketpair,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, recv, send, sendmsg, socketpair,
 };
 use nix::sys::stat::Mode;
 use serde::de::DeserializeOwned;
@@ -115,12 +115,17 @@ impl Wait {
 }
 
 /// Sends one message whole, or not at all: a full socket yields `WouldBlock` unless it may wait.
+///
+/// By a call that can pass no descriptors: what unpacks archives may make no other.
 pub(crate) fn send_packet<T: Serialize>(
     socket: impl AsFd,
     message: &T,
     wait: Wait,
 ) -> io::Result<()> {
-    send_packet_with(socket, message, &[], wait)
+    let bytes = serde_json::to_vec(message)?;
+    let flags = wait.flags() | MsgFlags::MSG_NOSIGNAL;
+    send(socket.as_fd().as_raw_fd(), &bytes, flags)?;
+    Ok(())
 }
 
 /// The same with descriptors, of which the receiver gets its own.
@@ -133,10 +138,9 @@ pub(crate) fn send_packet_with<T: Serialize>(
     let bytes = serde_json::to_vec(message)?;
     let numbers: Vec<_> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&numbers)];
-    let rights = if numbers.is_empty() { &[] } else { &rights[..] };
     let flags = wait.flags() | MsgFlags::MSG_NOSIGNAL;
     let parts = [IoSlice::new(&bytes)];
-    sendmsg::<()>(socket.as_fd().as_raw_fd(), &parts, rights, flags, None)?;
+    sendmsg::<()>(socket.as_fd().as_raw_fd(), &parts, &rights, flags, None)?;
     Ok(())
 }
 
