@@ -96,12 +96,13 @@ fn start(inherited: &Inherited<'_>, spec: &mut Spec) -> Result<Option<i32>, Refu
         nix::sys::prctl::set_child_subreaper(true)
             .map_err(|errno| words("adopt orphans", errno))?;
     }
+    // Before the view is made: its folders are for all users of the container, whatever the agent's mask is.
+    nix::sys::stat::umask(Mode::S_IWGRP | Mode::S_IWOTH);
     enter_namespaces(inherited)?;
     sys::close_all_but(Some(inherited.channel.as_fd()))
         .map_err(|errno| words("close what the agent has open", errno))?;
     // Not root's right to read this process' memory, in which earlier launch requests may linger.
     nix::sys::prctl::set_dumpable(false).map_err(|errno| words("hide init's memory", errno))?;
-    nix::sys::stat::umask(Mode::S_IWGRP | Mode::S_IWOTH);
     if let Some(profile) = &spec.profile {
         enter_domain(profile, &spec.network)?;
     }

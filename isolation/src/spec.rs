@@ -152,7 +152,8 @@ pub struct StopAfter {
 /// A file that a container sees in place of the one that its root has at this path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OwnFile {
-    /// Where: absolute; the root must have a file or link of this name. Readable by all, written by nobody.
+    /// Where: absolute. An image that has no file or link of this name gets one; the host's programs must have it.
+    /// Readable by all, written by nobody.
     pub path: PathBuf,
     /// What it says.
     pub text: String,

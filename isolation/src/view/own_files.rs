@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::{
@@ -39,8 +40,11 @@ pub(super) fn show_own_files(root: BorrowedFd<'_>, files: &[OwnFile]) -> Result<
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         // Links on the way lead no further than the root; one at its end is covered itself.
         let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let place = openat2(root, inside, flags, Mode::empty(), within);
-        let place = place.map_err(failed(format!("find {shown}, to put its own over it")))?;
+        let place = match openat2(root, inside, flags, Mode::empty(), within) {
+            // An image may lack it; below the host's folders nothing can be made.
+            Err(Errno::NOENT) => make_file(root, inside)?,
+            found => found.map_err(failed(format!("find {shown}, to put its own over it")))?,
+        };
         attach(tree.as_fd(), place.as_fd(), "")?;
     }
     restrict_one(folder.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use argosy_isolation::profile::{CONTAINER_IDS, FIRST_HOST_ID};
 use argosy_isolation::unpack::{Format, Job, Owner, Rules, copy_layers};
-use argosy_isolation::{Exit, Image, Outcome, Root, Spec};
+use argosy_isolation::{Exit, Image, Outcome, OwnFile, Root, Spec};
 
 use crate::profile::{give_sandbox, profiled};
 use crate::unpacking::{Entry, file_of, tarball};
@@ -20,6 +20,7 @@ pub(crate) const CASES: &[Case] = &[
     ("users_have_the_names_of_the_image", users),
     ("containers_share_layers_at_once", shared),
     ("layers_can_be_copied_into_one_folder", copied),
+    ("an_image_gets_files_that_it_lacks", own_files),
     ("an_image_with_links_where_mounts_go_is_refused", hostile),
     ("a_root_that_cannot_be_made_says_why", impossible),
     ("nothing_of_the_host_is_within_reach_of_an_image", escapes),
@@ -306,6 +307,50 @@ fn refused(world: &mut World, spec: &Spec) -> String {
     } = world.run(spec);
     assert_eq!(outcome, Outcome::NotStarted, "{reason} {}", stdout(spec));
     reason
+}
+
+/// Files of the container's own at these paths, each of which says where it is.
+fn own(paths: &[&str]) -> Vec<OwnFile> {
+    let files = paths.iter().map(|path| OwnFile {
+        path: path.into(),
+        text: format!("own {path}\n"),
+    });
+    files.collect()
+}
+
+fn own_files() {
+    let mut world = World::new();
+    let mut layers = usual(&mut world);
+    let before = pictures(&layers);
+    let paths = ["/etc/hosts", "/etc/group", "/run/names/web"];
+    let line = format!(
+        "cat {}; for file in {}; do (echo x > $file) 2>/dev/null || echo refused; done; ls /tmp",
+        paths.join(" "),
+        paths.join(" ")
+    );
+    let mut spec = imaged(&mut world, &layers, &line);
+    spec.files = own(&paths);
+    let shown: String = paths.iter().map(|path| format!("own {path}\n")).collect();
+    assert_eq!(
+        said(&mut world, &spec),
+        format!("{shown}refused\nrefused\nrefused\n")
+    );
+    assert_eq!(pictures(&layers), before, "layers are as they were");
+    let upper = spec.directory.join("upper");
+    assert_eq!(fs::read(upper.join("etc/hosts")).unwrap(), b"");
+    assert!(!upper.join("etc/group").exists(), "it is covered only");
+
+    // A link to a folder of the host, which is not followed out of the image.
+    let outside = world.work().join("outside");
+    fs::create_dir(&outside).unwrap();
+    let target = outside.to_str().unwrap().as_bytes().to_owned();
+    let link = [(b'2', "names", 0, &target[..])];
+    layers.push(layer(&mut world, "link", &link));
+    let mut spec = imaged(&mut world, &layers, "true");
+    spec.files = own(&["/names/web"]);
+    let reason = refused(&mut world, &spec);
+    assert!(reason.contains("something else in its place"), "{reason}");
+    assert!(!outside.join("web").exists());
 }
 
 fn hostile() {
