@@ -187,7 +187,7 @@ pub(crate) fn uri(text: &str) -> Result<v1::Uri, String> {
     })
 }
 
-/// `HOST:CONTAINER[:ro]`.
+/// `HOST:CONTAINER[/udp]`, two ports.
 pub(crate) fn published_port(text: &str) -> Result<v1::PublishedPort, String> {
     let (ports, udp) = match text.rsplit_once('/') {
         None | Some((_, "tcp")) => (text.strip_suffix("/tcp").unwrap_or(text), false),
@@ -195,9 +195,12 @@ pub(crate) fn published_port(text: &str) -> Result<v1::PublishedPort, String> {
         Some(_) => ("", false),
     };
     let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
-    let pair = ports.split_once(':').and_then(|(host, container)| Some((port(host)?, port(container)?)));
+    let pair = ports.split_once(':');
+    let pair = pair.and_then(|(host, container)| Some((port(host)?, port(container)?)));
     let (host, container) = pair.ok_or_else(|| {
-        format!("{text:?} publishes no port: write port-of-host:port-of-task, each 1 to 65535, with /udp at the end for UDP")
+        format!(
+            "{text:?} publishes no port: write port-of-host:port-of-task, each 1 to 65535, with /udp at the end for UDP"
+        )
     })?;
     Ok(v1::PublishedPort {
         host_port: host.into(),
@@ -206,6 +209,7 @@ pub(crate) fn published_port(text: &str) -> Result<v1::PublishedPort, String> {
     })
 }
 
+/// `HOST:CONTAINER[:ro]`.
 pub(crate) fn volume(text: &str) -> Result<v1::HostPath, String> {
     let remedy = || {
         format!(
@@ -369,11 +373,14 @@ mod tests {
 
     #[test]
     fn a_published_port_is_two_numbers_and_perhaps_udp() {
-        let read = |text| published_port(text).map(|port| (port.host_port, port.container_port, port.udp));
+        let read =
+            |text| published_port(text).map(|port| (port.host_port, port.container_port, port.udp));
         assert_eq!(read("8080:80"), Ok((8080, 80, false)));
         assert_eq!(read("53:5353/udp"), Ok((53, 5353, true)));
         assert_eq!(read("1:65535/tcp"), Ok((1, 65535, false)));
-        for text in ["", "80", "0:80", "80:0", "80:65536", "a:b", "1:2/sctp", "1:2:3"] {
+        for text in [
+            "", "80", "0:80", "80:0", "80:65536", "a:b", "1:2/sctp", "1:2:3",
+        ] {
             assert!(read(text).is_err(), "{text}");
         }
     }

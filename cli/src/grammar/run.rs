@@ -51,7 +51,12 @@ pub(crate) struct Run {
     #[arg(long, env = "ARGOSY_RUN_IMAGE", value_name = "IMAGE")]
     pub(crate) image: Option<String>,
     /// What it reaches: the host's network, nothing, or others from an address of its own
-    #[arg(long, value_name = "NAME", default_value_if("published", ArgPredicate::IsPresent, "bridge"), default_value = "host")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value_if("published", ArgPredicate::IsPresent, "bridge"),
+        default_value = "host"
+    )]
     pub(crate) network: NetworkMode,
     /// Port of the agent's host that leads to one of the task's; may be repeated
     #[arg(long = "publish", short = 'p', value_name = "HOST:TASK[/udp]", value_parser = values::published_port)]

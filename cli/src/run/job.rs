@@ -183,7 +183,10 @@ pub(crate) mod tests {
     fn an_image_and_published_ports_become_a_container() {
         let words = ["--image", "web:1", "-p", "8080:80", "-p", "8080:80/udp"];
         let job = job(&words).unwrap();
-        assert_eq!(job.wanted().to_string(), "cpus:0.1;mem:32;ports:[8080-8080]");
+        assert_eq!(
+            job.wanted().to_string(),
+            "cpus:0.1;mem:32;ports:[8080-8080]"
+        );
         assert!(job.spec().argv.is_empty());
         let container = job.spec().container.clone().unwrap();
         assert_eq!(container.image, "web:1");
@@ -191,7 +194,9 @@ pub(crate) mod tests {
             panic!("published ports mean a bridge");
         };
         let ports = bridge.published.iter();
-        let ports: Vec<_> = ports.map(|port| (port.host_port, port.container_port, port.udp)).collect();
+        let ports: Vec<_> = ports
+            .map(|port| (port.host_port, port.container_port, port.udp))
+            .collect();
         assert_eq!(ports, [(8080, 80, false), (8080, 80, true)]);
     }
 

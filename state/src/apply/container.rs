@@ -59,10 +59,10 @@ fn check_ports(ports: &[PublishedPort], resources: &Resources) -> Result<(), Wro
 }
 
 fn has_port(resources: &Resources, port: u16) -> bool {
-    let ports = resources
+    let mut ports = resources
         .iter()
         .filter(|resource| &*resource.identity.name == "ports");
-    ports.into_iter().any(|resource| match &resource.value {
+    ports.any(|resource| match &resource.value {
         Value::Ranges(ranges) => ranges
             .iter()
             .any(|range| (range.begin..=range.end).contains(&port.into())),
@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(field(&with(line(), "", Network::Host)), None);
         assert_eq!(field(&with(Run::Image, "", Network::Host)), Some("command"));
         let long = "i".repeat(limits::IMAGE_BYTES + 1);
-        for image in [&long, "a b", "a\0"] {
+        for image in [long.as_str(), "a b", "a\0"] {
             let spec = with(line(), image, Network::Host);
             assert_eq!(field(&spec), Some("container.image"), "{image:?}");
         }
