@@ -15,6 +15,7 @@ use argosy_isolation::{
     Container, ContainerId, Network, Networks, Outcome, OwnFile, Spec, destroy,
 };
 
+use crate::entry::{end, output, sleeping};
 use crate::host::{
     CALL, HOST, METADATA, OUTSIDE, PYTHON, SERVE, call, in_network_of, ip, on_a_host, quoted, run,
     web,
@@ -224,6 +225,8 @@ fn reach() {
 
         let first = served(&mut world, "first", &networks, &[web(8081)]);
         let second = served(&mut world, "second", &networks, &[web(8082)]);
+        let said = output(&first.container, &line);
+        assert_eq!(said, format!("world hears {HOST}\n"), "from an entered one");
         let from_outside = host.outside(PYTHON, &["-c", CALL, HOST, "8081"]);
         assert_eq!(from_outside.trim(), format!("first hears {OUTSIDE}"));
         for address in ["127.0.0.1", HOST, "10.183.0.1"] {
@@ -540,13 +543,16 @@ fn bound_ports() {
         let bind = "import socket, sys\\nfor port in (31000, 31001, 0):\\n    try:\\n        socket.socket().bind(('', port)); print(port)\\n    except OSError as error: print(error.strerror)";
         let line = format!("{PYTHON} -c \"$(printf \"{bind}\")\"");
         let mut spec = profiled(&mut world, &line);
-        spec.network = network;
+        spec.network = network.clone();
         let exit = world.run(&spec);
         assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(&spec));
-        assert_eq!(
-            stdout(&spec),
-            "31000\nPermission denied\nPermission denied\n"
-        );
+        let bound = "31000\nPermission denied\nPermission denied\n";
+        assert_eq!(stdout(&spec), bound);
+        let mut spec = sleeping(profiled(&mut world, ""));
+        spec.network = network;
+        let (container, _) = world.start(&spec);
+        assert_eq!(output(&container, &line), bound, "nor does one that enters");
+        end(container);
     });
 }
 
