@@ -32,7 +32,7 @@ pub(super) struct Links {
     buffer: Vec<u8>,
 }
 
-/// Two ends of one wire, both up.
+/// Two ends of one wire, of which the outer is raised.
 pub(super) struct Pair<'a> {
     /// The end that stays in the namespace of the conversation.
     pub(super) outer: &'a str,
@@ -81,8 +81,8 @@ impl Links {
     }
 
     pub(super) fn add_pair(&mut self, pair: &Pair<'_>) -> io::Result<()> {
+        // Not raised yet: the kernel makes it first, and raises no end of a wire whose other end is not there.
         let mut inner = LinkMessage::default();
-        raise(&mut inner);
         inner.attributes = vec![
             LinkAttribute::IfName(pair.inner.to_owned()),
             LinkAttribute::NetNsFd(pair.namespace.as_raw_fd()),

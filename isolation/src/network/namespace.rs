@@ -93,6 +93,7 @@ fn make_here(wiring: &Wiring) -> Result<OwnedFd, NetworkError> {
         let index = inside.index(INNER)?;
         let (own, peer) = (wiring.address, wiring.gateway);
         inside.connect(index, Ends { own, peer })?;
+        inside.raise(index)?;
         inside.route_all(wiring.gateway)
     };
     connect().map_err(refused(format!("connect the device {device}")))?;
