@@ -133,15 +133,24 @@ fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Processes whose command line or environment names this directory.
+/// Processes whose command line or environment names this directory, or that have something of it mounted, as tasks
+/// have their sandboxes.
 fn processes_of(directory: &Path) -> Vec<String> {
     let wanted = directory.display().to_string();
+    // A mount names it from the root of its file system, which may be that of temporary files alone.
+    let mounted = directory.strip_prefix(std::env::temp_dir());
+    let mounted = mounted.unwrap_or(directory).display().to_string();
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let read = |name: &str| std::fs::read(entry.path().join(name)).unwrap_or_default();
-        let words = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
-        let environment = String::from_utf8_lossy(&read("environ")).into_owned();
-        if words.contains(&wanted) || environment.contains(&wanted) {
+        let read = |name: &str| {
+            let bytes = std::fs::read(entry.path().join(name)).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).replace('\0', " ")
+        };
+        let words = read("cmdline");
+        if words.contains(&wanted)
+            || read("environ").contains(&wanted)
+            || read("mountinfo").contains(&mounted)
+        {
             found.push(format!("{} {words}", entry.file_name().to_string_lossy()));
         }
     }

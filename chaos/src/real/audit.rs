@@ -12,6 +12,8 @@ use argosy_isolation::{Process, cgroup};
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, FrameworkId, TaskId, TaskKey};
 
+use super::folder::Folder;
+
 /// Most records of one page.
 const PAGE: u32 = 10_000;
 
@@ -24,23 +26,32 @@ pub(crate) struct TaskProcess {
     pub(crate) start_ticks: u64,
 }
 
-/// The processes of all tasks whose sandboxes lie in `folder`.
-pub(crate) fn task_processes(folder: &Path) -> Vec<TaskProcess> {
+/// The processes of all tasks of a run: those in its agents' control groups, and those that name a sandbox in its
+/// folder, wherever they are.
+pub(crate) fn task_processes(folder: &Folder) -> Vec<TaskProcess> {
+    let mount = cgroup::mount_point().unwrap_or_default();
+    let trees = folder.trees();
+    let trees: Vec<&Path> = trees
+        .iter()
+        .filter_map(|tree| tree.strip_prefix(&mount).ok())
+        .collect();
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let mut found: Vec<TaskProcess> = pids.filter_map(|pid| task_process(pid, folder)).collect();
+    let found = pids.filter_map(|pid| task_process(pid, folder.path(), &trees));
+    let mut found: Vec<TaskProcess> = found.collect();
     found.sort();
     found
 }
 
-fn task_process(pid: i32, folder: &Path) -> Option<TaskProcess> {
+fn task_process(pid: i32, folder: &Path, trees: &[&Path]) -> Option<TaskProcess> {
     let bytes = fs::read(format!("/proc/{pid}/environ")).ok()?;
     let text = String::from_utf8_lossy(&bytes);
     let variables: BTreeMap<&str, &str> = text
         .split('\0')
         .filter_map(|word| word.split_once('='))
         .collect();
-    if !Path::new(variables.get("ARGOSY_SANDBOX")?).starts_with(folder) {
+    let is_named = Path::new(variables.get("ARGOSY_SANDBOX")?).starts_with(folder);
+    if !is_named && !is_in(pid, trees) {
         return None;
     }
     let process = Process::of(pid).ok()?;
@@ -61,6 +72,13 @@ fn task_process(pid: i32, folder: &Path) -> Option<TaskProcess> {
         pid,
         start_ticks: process.start_ticks,
     })
+}
+
+/// Whether a process is in one of these groups, or below one.
+fn is_in(pid: i32, trees: &[&Path]) -> bool {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let mut own = groups.lines().filter_map(|line| line.strip_prefix("0::/"));
+    own.any(|own| trees.iter().any(|tree| Path::new(own).starts_with(tree)))
 }
 
 /// Every task of the registry that has not ended.

@@ -257,8 +257,7 @@ impl Session<'_> {
 
     /// What runs now goes on running until its framework ends it.
     fn expect_services(&mut self) {
-        let folder = self.cluster.ground.folder.path();
-        let processes = audit::task_processes(folder);
+        let processes = audit::task_processes(&self.cluster.ground.folder);
         let mut services = BTreeSet::new();
         for place in self.cluster.places(Kind::Framework) {
             services.extend(self.progress(place).services);
@@ -300,8 +299,7 @@ impl Session<'_> {
             Ok(listed) => listed,
             Err(error) => return self.violation("T4", format!("{error:#}")),
         };
-        let folder = self.cluster.ground.folder.path().to_owned();
-        let processes = audit::task_processes(&folder);
+        let processes = audit::task_processes(&self.cluster.ground.folder);
         let mut by_agent: BTreeMap<AgentId, BTreeSet<TaskKey>> = BTreeMap::new();
         for place in self.cluster.workers() {
             if let Some(id) = ids.get(self.cluster.members[place].name()) {
@@ -341,8 +339,7 @@ impl Session<'_> {
     }
 
     fn leftovers(&self) -> Vec<String> {
-        let folder = self.cluster.ground.folder.path();
-        let processes = audit::task_processes(folder);
+        let processes = audit::task_processes(&self.cluster.ground.folder);
         let mut left: Vec<String> = processes
             .iter()
             .map(|process| format!("process {} of {}", process.pid, process.task))

@@ -134,8 +134,8 @@ fn namespaces() -> Finding {
             Ok(()) => Finding::ok("isolation", "full: namespaces, cgroups and the profile"),
             Err(why) => Finding::new(
                 "isolation",
-                Verdict::Warning,
-                format!("namespaces and cgroups; full is not possible: {why}"),
+                Verdict::Failed,
+                format!("full is not possible, and an agent takes no less by itself: {why}"),
                 "raise user.max_user_namespaces, or start the agent with --isolation namespaces",
             ),
         },
