@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use crate::files;
 use crate::inbox::Asker;
 use crate::paths::Paths;
+use crate::runner::Controls;
 use crate::statistics;
 
 /// What every call needs.
@@ -20,6 +21,8 @@ pub(crate) struct Shared {
     pub(crate) paths: Paths,
     pub(crate) asker: Asker,
     pub(crate) tree: Option<Tree>,
+    /// Knows no container on a made-up host.
+    pub(crate) controls: Controls,
     pub(crate) metrics: Option<PrometheusHandle>,
 }
 

@@ -173,6 +173,7 @@ fn on_machine(
             paths: paths.clone(),
             asker: asker.clone(),
             tree: tree.clone(),
+            controls: runner.controls(),
             metrics: front.metrics,
         },
     );
@@ -223,6 +224,7 @@ impl MadeUp {
             paths: Paths::new(&config.directory),
             asker: Asker::new(inbox.clone()),
             tree: None,
+            controls: runner::Controls::default(),
             metrics: front.metrics,
         };
         Ok(Footing {

@@ -4,6 +4,7 @@
 //! runs on the runtime's blocking threads, a bounded number at a time. Reading order: `description`,
 //! `watching`.
 
+mod controls;
 mod description;
 mod host_ids;
 mod watching;
@@ -34,8 +35,8 @@ use crate::ground::Containers;
 use crate::inbox::Event;
 use crate::paths::Paths;
 use crate::sandbox;
+pub(crate) use controls::{Controls, EnterError};
 use host_ids::HostIds;
-use watching::Control;
 
 /// Containers that are made, or found again, at a time; and as many are removed beside them: more only queue up
 /// at the kernel.
@@ -73,8 +74,7 @@ impl LauncherCommand {
 /// The containers of this host.
 pub(crate) struct Runner {
     shared: Arc<Shared>,
-    /// Of every container that may live.
-    controls: HashMap<Instance, Arc<Control>>,
+    controls: Controls,
     fetches: HashMap<Instance, CancellationToken>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -126,11 +126,16 @@ impl Runner {
         };
         Ok(Self {
             shared: Arc::new(shared),
-            controls: HashMap::new(),
+            controls: Controls::default(),
             fetches: HashMap::new(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         })
+    }
+
+    /// How to reach its containers.
+    pub(crate) fn controls(&self) -> Controls {
+        self.controls.clone()
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -164,8 +169,7 @@ impl Runner {
     fn start(&mut self, start: Start) {
         let instance = start.name.instance;
         self.fetches.remove(&instance);
-        let control = Arc::new(Control::default());
-        self.controls.insert(instance, control.clone());
+        let control = self.controls.add(instance);
         let shared = self.shared.clone();
         self.spawn(async move {
             let started = Instant::now();
@@ -178,6 +182,7 @@ impl Runner {
             match made.expect("making a container never panics") {
                 Ok(container) => watching::watch(&shared, instance, container, &control).await,
                 Err(refusal) => {
+                    control.close();
                     metrics::counter!("argosy_agent_launch_failures_total", "step" => "start")
                         .increment(1);
                     shared.tell(Input::NotStarted { instance, refusal }).await;
@@ -187,8 +192,7 @@ impl Runner {
     }
 
     fn find(&mut self, name: ContainerName, key: TaskKey) {
-        let control = Arc::new(Control::default());
-        self.controls.insert(name.instance, control.clone());
+        let control = self.controls.add(name.instance);
         let shared = self.shared.clone();
         self.spawn(async move {
             let instance = name.instance;
@@ -209,7 +213,7 @@ impl Runner {
     }
 
     fn destroy(&mut self, name: ContainerName, key: TaskKey) {
-        self.controls.remove(&name.instance);
+        self.controls.forget(name.instance);
         let shared = self.shared.clone();
         self.spawn(async move {
             loop {
@@ -268,12 +272,12 @@ impl Containers for Runner {
             Effect::Start(start) => self.start(*start),
             Effect::Find { name, key } => self.find(name, key),
             Effect::Kill { instance, grace_ms } => {
-                if let Some(control) = self.controls.get(&instance) {
+                if let Some(control) = self.controls.get(instance) {
                     control.kill(grace_ms);
                 }
             }
             Effect::Renew { instance, stop_at } => {
-                if let Some(control) = self.controls.get(&instance) {
+                if let Some(control) = self.controls.get(instance) {
                     control.renew(stop_at);
                 }
             }

@@ -1,59 +1,15 @@
 //! One container's task: waits for its supervisor's notices, passes wishes on.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::Mutex;
 
 use argosy_isolation::{BootTime, Container, Exit, Handle, Notice, Outcome, Stop};
 use argosy_state::ids::Timestamp;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::Notify;
 
+use super::controls::Control;
 use super::{Shared, TRY_AGAIN, boot_now};
 use crate::core::{Ended, How, Input, Instance, StartedFact, StopCause};
-
-/// What is wanted of a container; the newest wish of each kind. A lock, since the loop writes and the
-/// container's task reads; nothing is awaited under it.
-#[derive(Debug, Default)]
-pub(super) struct Control {
-    wishes: Mutex<Wishes>,
-    changed: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Wishes {
-    kill_grace_ms: Option<u64>,
-    stop_at: Option<Timestamp>,
-}
-
-impl Control {
-    pub(super) fn kill(&self, grace_ms: u64) {
-        self.change(|wishes| wishes.kill_grace_ms = Some(grace_ms));
-    }
-
-    pub(super) fn renew(&self, stop_at: Timestamp) {
-        self.change(|wishes| wishes.stop_at = Some(stop_at));
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Wishes)) {
-        change(
-            &mut self
-                .wishes
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner),
-        );
-        self.changed.notify_one();
-    }
-
-    fn take(&self) -> Wishes {
-        std::mem::take(
-            &mut self
-                .wishes
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner),
-        )
-    }
-}
 
 /// A container's socket, for the runtime to wait on.
 struct Socket(Container);
@@ -81,6 +37,11 @@ pub(super) async fn watch(
     container: Container,
     control: &Control,
 ) {
+    attend(shared, instance, container, control).await;
+    control.close();
+}
+
+async fn attend(shared: &Shared, instance: Instance, container: Container, control: &Control) {
     let lost = |why: String| Input::Lost { instance, why };
     let mut socket = match register(container) {
         Ok(socket) => socket,
@@ -119,6 +80,10 @@ pub(super) async fn watch(
 
 async fn pass_on(container: &Container, control: &Control, instance: Instance) {
     let wishes = control.take();
+    for entry in wishes.entries {
+        // Nobody may wait for it any more: then the session ends at once.
+        let _ = entry.answer.send(container.enter(&entry.request));
+    }
     let kill = wishes
         .kill_grace_ms
         .map_or(Ok(()), |grace_ms| container.kill(grace_ms));
