@@ -10,9 +10,12 @@ use argosy_state::resources::Resources;
 use crate::core::ContainerName;
 use crate::error::RunError;
 use crate::images::ImageSettings;
+use crate::runner::NetworkSettings;
 
 /// The largest file that the fetcher brings unless told otherwise, in bytes: 8 GiB.
 pub const FETCH_LIMIT_BYTES: u64 = 8 * 1024 * 1024 * 1024;
+/// How much of what was fetched is kept unless told otherwise, in bytes: 2 GiB, as in Mesos.
+pub const FETCH_CACHE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 /// Processes and threads of one task unless told otherwise.
 pub const PIDS_MAX: u64 = 4_096;
 
@@ -74,10 +77,14 @@ pub struct Config {
     pub seed: u64,
     /// The largest file that is fetched for a task, in bytes.
     pub fetch_limit_bytes: u64,
+    /// How much of what was fetched is kept for other tasks, in bytes.
+    pub fetch_cache_bytes: u64,
     /// Processes and threads of one task; 0 means no limit.
     pub pids_max: u64,
     /// Where images come from, and how long they stay.
     pub images: ImageSettings,
+    /// Where containers with a network of their own are.
+    pub networks: NetworkSettings,
 }
 
 impl Config {
@@ -99,8 +106,10 @@ impl Config {
             host_paths: Vec::new(),
             seed: 0,
             fetch_limit_bytes: FETCH_LIMIT_BYTES,
+            fetch_cache_bytes: FETCH_CACHE_BYTES,
             pids_max: PIDS_MAX,
             images: ImageSettings::default(),
+            networks: NetworkSettings::default(),
         }
     }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use argosy_isolation::{CgroupError, LaunchError};
 
+use crate::images::Fault;
 use crate::journal::{JournalError, LockError};
 
 /// The end of an agent that nobody asked for. Its tasks go on.
@@ -53,6 +54,12 @@ pub enum RunError {
         controllers: String,
         /// Where they were looked for.
         group: PathBuf,
+    },
+    /// The store of images could not be opened.
+    #[error("cannot open the store of images")]
+    Images {
+        /// Why.
+        source: Fault,
     },
     /// The cgroup tree could not be made.
     #[error(transparent)]

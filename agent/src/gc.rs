@@ -1,5 +1,5 @@
-//! Removes sandboxes of ended tasks, after an hour and beyond the newest thousand, and the hand-off
-//! folders of containers that are gone.
+//! Removes sandboxes of ended tasks, after an hour and beyond the newest thousand, the hand-off folders of
+//! containers that are gone, and images that nobody holds while the disk is too full.
 //!
 //! Follows no link and crosses no mount. Folders go in rounds, away from launches: some file systems make
 //! new files slowly next to ones just deleted.
@@ -7,9 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::core::ContainerName;
+use crate::images::Images;
 use crate::inbox::Asker;
 use crate::paths::Paths;
 
@@ -83,6 +85,30 @@ pub(crate) async fn run(paths: Paths, asker: Asker) {
         };
         let removed = tokio::task::spawn_blocking(removing).await;
         removed.expect("removing never panics");
+    }
+}
+
+/// Tidies images until the agent stops.
+pub(crate) async fn run_images(images: Arc<Images>, asker: Asker) {
+    let mut turn = tokio::time::interval(EVERY);
+    turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        turn.tick().await;
+        let living = async {
+            let containers = asker.containers().await?;
+            Some(containers.iter().map(|view| view.name).collect())
+        };
+        match images.tidy(living).await {
+            Ok(Some((0, 0))) => {}
+            Ok(Some((images, layers))) => {
+                tracing::info!(images, layers, "images were removed to make room");
+            }
+            Ok(None) => return,
+            Err(error) => {
+                let why = crate::error::sentence(&error);
+                tracing::warn!(why, "images cannot be tidied; trying again later");
+            }
+        }
     }
 }
 

@@ -159,6 +159,7 @@ fn on_machine(
     let settings = start::settings(config, &host, seed);
     let tree = host.tree;
     let runner = Runner::new(
+        config,
         settings,
         paths.clone(),
         tree.clone(),
@@ -182,6 +183,13 @@ fn on_machine(
         statistics::run(tree, watcher).await;
         Ok(())
     });
+    if let Some(images) = runner.images() {
+        let keeper = asker.clone();
+        helpers.spawn(async move {
+            gc::run_images(images, keeper).await;
+            Ok(())
+        });
+    }
     helpers.spawn(async move {
         gc::run(paths, asker).await;
         Ok(())

@@ -8,6 +8,7 @@
 //!   containers/<container>/         hand-off between agents and a supervisor: see argosy_isolation
 //!   sandboxes/<framework>/<task>/<container>/
 //!                                   working directory of one instance: fetched files, stdout, stderr
+//!   cache/<digest of URI>           fetched files that are kept for other tasks; the time is that of the last use
 //!   images/blobs/                   packed layers while they come; emptied at each start
 //!   images/layers/<diff id>/root/   files of a layer; its size beside it in layer.json
 //!   images/records/<digest of name>.json
@@ -93,6 +94,12 @@ impl Paths {
     #[must_use]
     pub fn sandbox(&self, key: &TaskKey, name: ContainerName) -> PathBuf {
         self.task(key).join(name.to_string())
+    }
+
+    /// Fetched files that are kept.
+    #[must_use]
+    pub fn cache(&self) -> PathBuf {
+        self.root.join("cache")
     }
 
     /// All that is kept of images.

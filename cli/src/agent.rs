@@ -8,6 +8,7 @@ use anyhow::Context;
 use argosy_agent::{Config, Ground, IsolationMode, Parts};
 use argosy_client::connector::ConnectorConfig;
 use argosy_isolation::Process;
+use argosy_isolation::network::Between;
 use nix::sys::signal::Signal;
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
@@ -98,15 +99,34 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
         Some(IsolationName::Processes) => IsolationMode::Processes,
     };
     config.allow_missing_controllers = arguments.allow_missing_controllers;
-    for path in &arguments.host_paths {
-        if !path.is_absolute() {
-            return Err(Failure::usage(format!(
-                "--host-path {} is not absolute; write it from /",
-                path.display()
-            )));
-        }
+    let paths = arguments
+        .host_paths
+        .iter()
+        .map(|path| ("--host-path", path));
+    let folders = arguments
+        .image_folders
+        .iter()
+        .map(|path| ("--image-folder", path));
+    if let Some((flag, path)) = paths.chain(folders).find(|(_, path)| !path.is_absolute()) {
+        return Err(Failure::usage(format!(
+            "{flag} {} is not absolute; write it from /",
+            path.display()
+        )));
     }
     config.host_paths.clone_from(&arguments.host_paths);
+    config
+        .images
+        .credentials
+        .clone_from(&arguments.image_credentials);
+    config
+        .images
+        .insecure_registries
+        .clone_from(&arguments.insecure_registries);
+    config.images.folders.clone_from(&arguments.image_folders);
+    config.networks.subnet = arguments.network_subnet;
+    if arguments.network_open {
+        config.networks.between = Between::Open;
+    }
     config.seed = match arguments.seed {
         Some(seed) => seed,
         None => random::number()?,

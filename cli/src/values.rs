@@ -168,12 +168,13 @@ pub(crate) fn unique(
     Ok(all)
 }
 
-/// `[FILE=]URI`: something the agent fetches into the sandbox, under its own or another name.
+/// `[FILE=]URI[#sha256=DIGITS]`: something the agent fetches into the sandbox, under its own or another name.
 pub(crate) fn uri(text: &str) -> Result<v1::Uri, String> {
     let (file, value) = match text.split_once('=') {
         Some((file, value)) if !file.contains(['/', ':']) => (file, value),
         _ => ("", text),
     };
+    let (value, sha256) = value.rsplit_once("#sha256=").unwrap_or((value, ""));
     let known = ["/", "file:///", "http://", "https://"];
     if !known.iter().any(|start| value.starts_with(start)) {
         return Err(format!(
@@ -182,8 +183,9 @@ pub(crate) fn uri(text: &str) -> Result<v1::Uri, String> {
     }
     Ok(v1::Uri {
         value: value.to_owned(),
-        executable: false,
         output_file: file.to_owned(),
+        sha256: sha256.to_ascii_lowercase(),
+        ..v1::Uri::default()
     })
 }
 
@@ -366,6 +368,12 @@ mod tests {
         assert_eq!(
             (named.value.as_str(), named.output_file.as_str()),
             ("/opt/tool-1.2", "tool")
+        );
+        let digits = "AB".repeat(32);
+        let judged = uri(&format!("t=http://h/a#sha256={digits}")).unwrap();
+        assert_eq!(
+            (judged.value.as_str(), judged.sha256),
+            ("http://h/a", digits.to_lowercase())
         );
         assert!(uri("ftp://h/a").is_err());
         assert!(uri("relative/path").is_err());

@@ -5,13 +5,13 @@
 
 use std::ffi::CString;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
 
 use nix::errno::Errno;
 use nix::sys::resource::setrlimit;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 
 use crate::confinement::Confinement;
+use crate::image::Root;
 use crate::seccomp::Filter;
 use crate::spec::{Program, Spec};
 use crate::sys::{self, ExecPointers};
@@ -25,7 +25,6 @@ pub(crate) type Refusal = String;
 /// Everything the last step needs, so that it allocates nothing and cannot fail in a new way.
 pub(crate) struct Command<'a> {
     spec: &'a Spec,
-    directory: Option<&'a Path>,
     shown: String,
     candidates: Vec<CString>,
     pointers: ExecPointers,
@@ -33,8 +32,8 @@ pub(crate) struct Command<'a> {
 }
 
 impl<'a> Command<'a> {
-    /// Of a request that was checked. Without a directory it stays where this process is.
-    pub(crate) fn prepare(spec: &'a Spec, directory: Option<&'a Path>, filter: &Filter) -> Self {
+    /// Of a request that was checked. Without a working directory it stays where this process is.
+    pub(crate) fn prepare(spec: &'a Spec, filter: &Filter) -> Self {
         let plain = |text: &str| CString::new(text).expect("the request was checked for NUL bytes");
         let arguments: Vec<String> = match &spec.program {
             Program::Shell(line) => vec!["/bin/sh".into(), "-c".into(), line.clone()],
@@ -56,7 +55,6 @@ impl<'a> Command<'a> {
                     .collect(),
             ),
             shown,
-            directory,
             spec,
         }
     }
@@ -85,7 +83,7 @@ impl<'a> Command<'a> {
         }
         sys::close_all_but(kept).map_err(|errno| words("close what init has open", errno))?;
         // As the user, who may not enter every folder; with nothing open that a path could lead back to.
-        if let Some(directory) = self.directory {
+        if let Some(directory) = &self.spec.working_dir {
             nix::unistd::chdir(directory).map_err(|errno| {
                 let place = format!("enter the working directory {}", directory.display());
                 words(&place, errno)
@@ -97,6 +95,11 @@ impl<'a> Command<'a> {
             confinement.filter_system_calls()?;
         }
         Ok(())
+    }
+
+    fn has_image(&self) -> bool {
+        let profile = self.spec.profile.as_ref();
+        profile.is_some_and(|profile| profile.view.root != Root::Host)
     }
 
     /// Returns only if it cannot be executed.
@@ -114,6 +117,7 @@ impl<'a> Command<'a> {
             }
         }
         let remedy = match worst {
+            Errno::ENOENT if self.has_image() => "; name a program of the image",
             Errno::ENOENT => "; name a program of this host, or bring one with the task",
             Errno::EACCES => "; it must be a file that may be executed",
             _ => "",

@@ -58,7 +58,7 @@ pub struct EntryRequest {
     pub environment: Vec<(String, String)>,
     /// As whom, in the numbers of the container's command; `None`: as whom that runs.
     pub user: Option<User>,
-    /// Its working directory, as seen inside; `None`: the sandbox.
+    /// Its working directory, as seen inside; `None`: that of the container's command.
     pub directory: Option<PathBuf>,
     /// Give it a terminal of this size instead of three pipes.
     pub terminal: Option<WindowSize>,
@@ -93,14 +93,10 @@ impl EntryRequest {
         if self.user.is_some() {
             applied.user.clone_from(&self.user);
         }
-        applied.check()?;
-        let directory = self.directory.as_ref();
-        if let Some(path) =
-            directory.filter(|path| path.as_os_str().as_encoded_bytes().contains(&0))
-        {
-            let remedy = "remove the NUL byte";
-            return Err(SpecError::new("directory", &path.to_string_lossy(), remedy));
+        if self.directory.is_some() {
+            applied.working_dir.clone_from(&self.directory);
         }
+        applied.check()?;
         Ok(applied)
     }
 }

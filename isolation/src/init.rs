@@ -109,7 +109,7 @@ fn start(inherited: &Inherited<'_>, spec: &mut Spec) -> Result<Option<i32>, Refu
     if let Some(name) = spec.image_user.take() {
         spec.user = Some(user_of_image(spec, &name)?);
     }
-    let command = Command::prepare(spec, None, inherited.filter);
+    let command = Command::prepare(spec, inherited.filter);
     if expect(inherited.channel) != Some(Instruction::Go) {
         return Ok(None);
     }

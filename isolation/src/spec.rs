@@ -140,6 +140,22 @@ pub struct ResourceLimit {
     pub hard: u64,
 }
 
+impl ResourceLimit {
+    /// This much and no more, or as much as this process has itself if that is less: only root of the host could give
+    /// more. A name that is none is refused with the launch.
+    #[must_use]
+    pub fn at_most(name: &str, most: u64) -> Self {
+        let own = crate::limits::resource(name)
+            .and_then(|resource| nix::sys::resource::getrlimit(resource).ok());
+        let most = own.map_or(most, |(_, hard)| most.min(hard));
+        Self {
+            name: name.to_owned(),
+            soft: most,
+            hard: most,
+        }
+    }
+}
+
 /// End the container unless the agent renews in time, so that a replacement elsewhere is safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopAfter {
@@ -168,8 +184,10 @@ pub struct Spec {
     pub nonce: u64,
     /// The container's hand-off folder. Absolute; must exist, private to the agent and empty.
     pub directory: PathBuf,
-    /// Working directory of the command; `stdout` and `stderr` are written there. Absolute; must exist.
+    /// The container's own folder, whose `stdout` and `stderr` are written by the supervisor. Absolute; must exist.
     pub sandbox: PathBuf,
+    /// Where the command begins, as it sees it; `None`: in its sandbox. It must be allowed to enter it.
+    pub working_dir: Option<PathBuf>,
     /// What is executed.
     pub program: Program,
     /// The command's whole environment: nothing of the agent's is added.
@@ -245,6 +263,7 @@ impl Spec {
             nonce: 0,
             directory: directory.to_owned(),
             sandbox: sandbox.to_owned(),
+            working_dir: None,
             program,
             environment: Vec::new(),
             user: None,

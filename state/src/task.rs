@@ -145,6 +145,12 @@ pub struct Uri {
     pub executable: bool,
     /// Its name in the sandbox; empty means the last part of `value`.
     pub output_file: String,
+    /// Whether it is an archive that becomes a folder.
+    pub extract: bool,
+    /// What its bytes must be: 64 lower-case hexadecimal digits; empty means whatever they are.
+    pub sha256: String,
+    /// Whether the agent keeps it for other tasks.
+    pub cache: bool,
 }
 
 /// A host path made visible to the task.

@@ -114,12 +114,11 @@ impl Core {
             self.end_unstarted(instance);
             return;
         }
-        let has_files = task
-            .launch
-            .spec
-            .as_ref()
-            .is_some_and(|spec| !spec.uris.is_empty());
-        if has_files {
+        let is_brought = task.launch.spec.as_ref().is_some_and(|spec| {
+            let container = spec.container.as_ref();
+            !spec.uris.is_empty() || container.is_some_and(|container| !container.image.is_empty())
+        });
+        if is_brought {
             self.enter(instance, Phase::Fetching);
             let start = self.description(instance);
             self.effects.push(Effect::Fetch(start));

@@ -1,22 +1,45 @@
 //! Against real files and a real server.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
 use tokio::net::TcpListener;
 
+use super::origin::may_read;
 use super::*;
 
 fn uri(value: impl Into<String>) -> v1::Uri {
     v1::Uri {
         value: value.into(),
-        executable: false,
-        output_file: String::new(),
+        ..v1::Uri::default()
     }
+}
+
+/// Trusts what it takes apart.
+struct PlainTar;
+
+impl Extractor for PlainTar {
+    fn extract<'a>(
+        &'a self,
+        archive: fs::File,
+        into: &'a Path,
+        _owner: Option<&'a User>,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        let unpacked = tar::Archive::new(archive).unpack(into);
+        Box::pin(std::future::ready(
+            unpacked.map_err(|error| error.to_string()),
+        ))
+    }
+}
+
+fn fetcher() -> Fetcher {
+    Fetcher::new(1_000, Arc::new(PlainTar), None)
 }
 
 async fn serve(router: Router) -> String {
@@ -48,7 +71,7 @@ async fn a_local_file_is_copied_under_its_last_part_and_may_be_executable() {
     ] {
         let mut wanted = uri(value);
         wanted.executable = true;
-        let (sandbox, result) = fetch(&Fetcher::new(1_000), wanted).await;
+        let (sandbox, result) = fetch(&fetcher(), wanted).await;
         result.unwrap();
         let copied = sandbox.path().join(name);
         assert_eq!(fs::read_to_string(&copied).unwrap(), "#!/bin/sh\n");
@@ -64,8 +87,7 @@ async fn a_local_file_is_copied_under_its_last_part_and_may_be_executable() {
 #[tokio::test]
 async fn a_page_is_fetched_and_named_without_its_query() {
     let base = serve(Router::new().route("/a/data.txt", get(|| async { "hello" }))).await;
-    let (sandbox, result) =
-        fetch(&Fetcher::new(1_000), uri(format!("{base}/a/data.txt?x=/y"))).await;
+    let (sandbox, result) = fetch(&fetcher(), uri(format!("{base}/a/data.txt?x=/y"))).await;
     result.unwrap();
     assert_eq!(
         fs::read_to_string(sandbox.path().join("data.txt")).unwrap(),
@@ -77,7 +99,10 @@ async fn a_page_is_fetched_and_named_without_its_query() {
 async fn a_host_without_certificates_fetches_all_but_https() {
     // An error of the kind that loading no certificate at all makes.
     let failed = reqwest::Client::builder().user_agent("\n").build();
-    let fetcher = Fetcher::with(failed, 1_000);
+    let fetcher = Fetcher {
+        origin: Arc::new(Origin::with(failed, 1_000)),
+        ..fetcher()
+    };
     let base = serve(Router::new().route("/page", get(|| async { "here" }))).await;
     let (sandbox, result) = fetch(&fetcher, uri(format!("{base}/page"))).await;
     result.unwrap();
@@ -95,7 +120,7 @@ async fn a_server_that_comes_up_later_is_waited_for() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let fetcher = Fetcher::new(1_000);
+    let fetcher = fetcher();
     let fetching =
         tokio::spawn(async move { fetch(&fetcher, uri(format!("http://{address}/late"))).await });
     // Refused at least once before it is there.
@@ -116,9 +141,11 @@ async fn a_refused_port_is_given_up_in_the_end_with_uri_and_cause() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
+    let mut origin = Origin::new(1_000);
+    origin.retry_for = Duration::from_millis(150);
     let fetcher = Fetcher {
-        retry_for: Duration::from_millis(150),
-        ..Fetcher::new(1_000)
+        origin: Arc::new(origin),
+        ..fetcher()
     };
     let (_sandbox, result) = fetch(&fetcher, uri(format!("http://{address}/x"))).await;
     let why = result.unwrap_err();
@@ -138,17 +165,17 @@ async fn a_server_error_is_tried_again_and_a_missing_page_is_not() {
         }
     };
     let base = serve(Router::new().route("/flaky", get(flaky))).await;
-    let (_sandbox, result) = fetch(&Fetcher::new(1_000), uri(format!("{base}/flaky"))).await;
+    let (_sandbox, result) = fetch(&fetcher(), uri(format!("{base}/flaky"))).await;
     result.unwrap();
     assert_eq!(asked.load(Ordering::SeqCst), 2);
-    let (_sandbox, result) = fetch(&Fetcher::new(1_000), uri(format!("{base}/missing"))).await;
+    let (_sandbox, result) = fetch(&fetcher(), uri(format!("{base}/missing"))).await;
     assert!(result.unwrap_err().contains("answered 404"));
 }
 
 #[tokio::test]
 async fn a_file_above_the_limit_is_refused_and_leaves_nothing() {
     let base = serve(Router::new().route("/big", get(|| async { "x".repeat(2_000) }))).await;
-    let (sandbox, result) = fetch(&Fetcher::new(1_000), uri(format!("{base}/big"))).await;
+    let (sandbox, result) = fetch(&fetcher(), uri(format!("{base}/big"))).await;
     assert!(
         result
             .unwrap_err()
@@ -172,7 +199,7 @@ async fn names_that_leave_the_sandbox_are_refused() {
     ] {
         let mut wanted = uri(value);
         wanted.output_file = output.to_owned();
-        let (_sandbox, result) = fetch(&Fetcher::new(1_000), wanted).await;
+        let (_sandbox, result) = fetch(&fetcher(), wanted).await;
         let why = result.unwrap_err();
         assert!(why.contains(value), "{value} {output}: {why}");
     }
@@ -195,4 +222,153 @@ fn a_user_borrows_no_rights_of_the_agent() {
     assert!(may_read(&file, &nobody).unwrap());
     fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).unwrap();
     assert!(!may_read(&file, &nobody).unwrap());
+}
+
+fn archive(folder: &Path, bytes: &[u8]) -> String {
+    let path = folder.join("site.tar.gz");
+    fs::write(&path, bytes).unwrap();
+    path.display().to_string()
+}
+
+#[tokio::test]
+async fn an_archive_becomes_a_folder_of_its_name_or_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut made = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(5);
+    header.set_mode(0o644);
+    made.append_data(&mut header, "in/page", &b"hello"[..])
+        .unwrap();
+    let bytes = made.into_inner().unwrap();
+    let mut wanted = uri(archive(folder.path(), &bytes));
+    wanted.extract = true;
+    let large = Fetcher::new(1 << 20, Arc::new(PlainTar), None);
+    let (sandbox, result) = fetch(&large, wanted.clone()).await;
+    result.unwrap();
+    let page = fs::read_to_string(sandbox.path().join("site/in/page"));
+    assert_eq!(page.unwrap(), "hello");
+    assert_eq!(
+        fs::read_dir(sandbox.path()).unwrap().count(),
+        1,
+        "neither the archive nor a draft is left"
+    );
+    archive(folder.path(), &[b'x'; 700]);
+    let (sandbox, result) = fetch(&large, wanted).await;
+    let why = result.unwrap_err();
+    assert!(
+        why.contains("cannot extract") && why.contains("site.tar.gz"),
+        "{why}"
+    );
+    assert_eq!(fs::read_dir(sandbox.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn what_has_another_digest_than_was_asked_for_is_refused() {
+    let source = tempfile::NamedTempFile::new().unwrap();
+    fs::write(source.path(), "").unwrap();
+    let mut wanted = uri(source.path().display().to_string());
+    let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    wanted.sha256 = empty.to_owned();
+    fetch(&fetcher(), wanted.clone()).await.1.unwrap();
+    fs::write(source.path(), "changed").unwrap();
+    let (sandbox, result) = fetch(&fetcher(), wanted).await;
+    let why = result.unwrap_err();
+    assert!(
+        why.contains(empty) && why.contains("is not what was asked for"),
+        "{why}"
+    );
+    assert_eq!(fs::read_dir(sandbox.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn an_archive_loses_its_ending_and_nothing_else() {
+    for (name, stem) in [
+        ("a.tar.gz", "a"),
+        ("a-1.2.tgz", "a-1.2"),
+        ("a.zip", "a"),
+        ("a.txt", "a.txt"),
+        (".zip", ".zip"),
+    ] {
+        assert_eq!(without_ending(name), stem);
+    }
+}
+
+/// A server of pages of 100 bytes that counts how often each is asked for, and a fetcher that keeps 250 bytes.
+async fn caching(folder: &Path) -> (String, Arc<AtomicU32>, Arc<Fetcher>) {
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = asked.clone();
+    let page = move |axum::extract::Path(name): axum::extract::Path<String>| async move {
+        count.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let length = if name == "large" { 300 } else { 100 };
+        name.repeat(length)[..length].to_owned()
+    };
+    let base = serve(Router::new().route("/{name}", get(page))).await;
+    let cache = Cache::open(&folder.join("cache"), 250).unwrap();
+    let fetcher = Fetcher::new(1_000, Arc::new(PlainTar), Some(cache));
+    (base, asked, Arc::new(fetcher))
+}
+
+fn kept(value: String) -> v1::Uri {
+    v1::Uri {
+        cache: true,
+        output_file: "page".into(),
+        ..uri(value)
+    }
+}
+
+#[tokio::test]
+async fn many_who_want_the_same_file_cost_one_download() {
+    let folder = tempfile::tempdir().unwrap();
+    let (base, asked, fetcher) = caching(folder.path()).await;
+    let fetches: Vec<_> = (0..10)
+        .map(|_| {
+            let (fetcher, uri) = (fetcher.clone(), kept(format!("{base}/a")));
+            tokio::spawn(async move { fetch(&fetcher, uri).await })
+        })
+        .collect();
+    for fetching in fetches {
+        let (sandbox, result) = fetching.await.unwrap();
+        result.unwrap();
+        let page = fs::read_to_string(sandbox.path().join("page")).unwrap();
+        assert_eq!(page, "a".repeat(100));
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+    let mut other = kept(format!("{base}/a"));
+    other.sha256 = "0".repeat(64);
+    assert!(fetch(&fetcher, other).await.1.is_err());
+    assert_eq!(asked.load(Ordering::SeqCst), 2, "it asks for other bytes");
+    fetch(&fetcher, kept(format!("{base}/a"))).await.1.unwrap();
+    assert_eq!(asked.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn the_file_used_longest_ago_makes_room_and_one_that_is_too_large_is_passed_by() {
+    let folder = tempfile::tempdir().unwrap();
+    let (base, asked, fetcher) = caching(folder.path()).await;
+    let bring = async |name: &str| {
+        let before = asked.load(Ordering::SeqCst);
+        let (_sandbox, result) = fetch(&fetcher, kept(format!("{base}/{name}"))).await;
+        result.unwrap();
+        asked.load(Ordering::SeqCst) > before
+    };
+    assert!(bring("a").await && bring("b").await);
+    assert!(!bring("a").await, "it is here");
+    assert!(bring("c").await, "there is room for two");
+    assert!(!bring("a").await && !bring("c").await);
+    assert!(bring("b").await, "it had to go");
+    assert!(bring("large").await && bring("large").await);
+    assert!(!bring("c").await, "nothing had to go for what is not kept");
+    let listed = fs::read_dir(folder.path().join("cache")).unwrap();
+    assert_eq!(listed.count(), 2, "no draft is left");
+}
+
+#[test]
+fn what_a_crash_left_half_fetched_goes_at_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join(".draft-7"), "half").unwrap();
+    fs::write(folder.path().join("whole"), "whole").unwrap();
+    Cache::open(folder.path(), 250).unwrap();
+    let listed = fs::read_dir(folder.path()).unwrap();
+    assert_eq!(listed.count(), 1);
 }

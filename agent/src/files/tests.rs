@@ -38,6 +38,7 @@ impl Server {
             paths: Paths::new(folder.path()),
             asker: Asker::new(inbox),
             tree: None,
+            controls: Default::default(),
             metrics: None,
         };
         tokio::spawn(async move { axum::serve(listener, router(shared)).await });

@@ -1,13 +1,12 @@
 //! Images: from a name to layers on disk and the image's own configuration. Runs nothing, mounts nothing.
 //!
 //! Reading order: `reference`, `manifest`, `image`, `command` (all pure), `registry`, `layout`, `source`,
-//! `intake`, `pull`, `flights`, `store`, and this.
+//! `intake`, `pull`, `store`, and this.
 
 mod command;
 mod credentials;
 mod digest;
 mod fault;
-mod flights;
 mod image;
 mod intake;
 mod layout;
@@ -31,8 +30,8 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 
 use crate::core::ContainerName;
+use crate::flights::{Flights, Seat};
 use crate::paths::Paths;
-use flights::{Flights, Seat};
 use layout::{Form, Layout};
 use pull::{Pulled, Puller};
 use registry::{Patience, Registries};
@@ -176,22 +175,12 @@ impl Images {
         }
     }
 
-    /// Ends a container's hold of its image; nothing is wrong if there is none.
+    /// Ends a container's hold of its image; nothing is wrong if there is none. Blocks.
     ///
     /// # Errors
     /// If the lease cannot be removed from the disk; then the container holds on.
-    pub async fn release(&self, container: ContainerName) -> Result<(), Fault> {
-        let store = Arc::clone(&self.store);
-        blocking(move || store.release(container)).await
-    }
-
-    /// Ends the holds of all containers that are not among these: of an agent that recovers, the ones that
-    /// its journal knows. What the others hold, they hold on.
-    ///
-    /// # Errors
-    /// If a lease cannot be removed from the disk.
-    pub async fn keep_leases(&self, living: &BTreeSet<ContainerName>) -> Result<(), Fault> {
-        self.end_leases(self.store.leases(), living).await
+    pub fn release(&self, container: ContainerName) -> Result<(), Fault> {
+        self.store.release(container)
     }
 
     /// One round of tidying: ends holds of containers that are gone, and removes what nobody holds while the
@@ -208,22 +197,13 @@ impl Images {
         let Some(living) = living.await else {
             return Ok(None);
         };
-        self.end_leases(listed, &living).await?;
         let (store, percent) = (Arc::clone(&self.store), self.settings.headroom_percent);
-        blocking(move || store.collect(percent, 0)).await.map(Some)
-    }
-
-    async fn end_leases(
-        &self,
-        listed: Vec<ContainerName>,
-        living: &BTreeSet<ContainerName>,
-    ) -> Result<(), Fault> {
-        for container in listed {
-            if !living.contains(&container) {
-                self.release(container).await?;
-            }
-        }
-        Ok(())
+        let tidying = move || {
+            let mut gone = listed.into_iter().filter(|name| !living.contains(name));
+            gone.try_for_each(|container| store.release(container))?;
+            store.collect(percent, 0)
+        };
+        blocking(tidying).await.map(Some)
     }
 
     /// What is brought, held for a container as soon as it is here.

@@ -8,13 +8,13 @@ use tokio::sync::{Semaphore, watch};
 
 use super::digest::Digest;
 use super::fault::Fault;
-use super::flights::{Flights, Seat};
 use super::image::ImageConfig;
 use super::manifest::{self, Content, Document, Layer, Platform};
 use super::source::Source;
 use super::store::{Pin, Record, Store, blocking};
 use super::unpacker::Unpacker;
 use super::{ImageSettings, Progress};
+use crate::flights::{Flights, Seat};
 
 /// Indexes that may stand between a name and a manifest.
 const INDEXES: usize = 3;

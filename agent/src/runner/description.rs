@@ -1,19 +1,23 @@
-//! From a launch order to a container: folders, environment, user, limits.
+//! From a launch order to a container: folders, root, network, environment, user, limits.
 
+use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use argosy_isolation::network::Joined;
 use argosy_isolation::profile::{COMMAND_ID, Walls};
 use argosy_isolation::view::SANDBOX;
 use argosy_isolation::{
-    BootTime, ContainerId, Isolation, Limits, MissingPolicy, Namespaces, Profile, Program, Root,
-    Spec, StopAfter, User, View,
+    BootTime, ContainerId, Isolation, Limits, MissingPolicy, Namespaces, Network, Profile, Program,
+    ResourceLimit, Root, Spec, StopAfter, User, View,
 };
 use argosy_proto::v1;
+use argosy_proto::v1::network::Mode;
 
-use super::Shared;
+use super::own_files::{Place, host_name, own_files};
+use super::{Shared, bridges, imaged};
 use crate::core::{Refusal, Start};
 use crate::sandbox;
 
@@ -24,6 +28,14 @@ const WEIGHT_OF_A_CPU: u64 = 100;
 const MIB: u64 = 1024 * 1024;
 /// What `/tmp` and `/dev/shm` of a task may hold each; it counts as its memory.
 const SCRATCH_BYTES: u64 = 64 * MIB;
+/// No core files, which would fill the disk with what a task kept secret; 4,096 open files; 64 KiB that are never swapped;
+/// 800 KiB of message queues.
+const RESOURCE_LIMITS: [(&str, u64); 4] = [
+    ("core", 0),
+    ("nofile", 4_096),
+    ("memlock", 64 * 1024),
+    ("msgqueue", 819_200),
+];
 
 /// Another host would refuse it too.
 fn invalid(text: impl Into<String>) -> Refusal {
@@ -40,8 +52,14 @@ fn failed(text: impl Into<String>) -> Refusal {
     }
 }
 
+/// What is to be launched, and the network that it is to be in if it is one of its own.
+pub(super) struct Prepared {
+    pub(super) spec: Spec,
+    pub(super) joined: Option<Joined>,
+}
+
 /// Makes the folders of a container, and what the launcher needs to know.
-pub(super) fn spec(shared: &Shared, start: &Start) -> Result<Spec, Refusal> {
+pub(super) fn prepare(shared: &Shared, start: &Start) -> Result<Prepared, Refusal> {
     let task = start
         .launch
         .spec
@@ -49,8 +67,8 @@ pub(super) fn spec(shared: &Shared, start: &Start) -> Result<Spec, Refusal> {
         .ok_or_else(|| invalid("spec: it is missing"))?;
     let folder = shared.paths.container(start.name);
     let sandbox = shared.paths.sandbox(&start.key, start.name);
-    let user =
-        user(&task.user, shared.settings.profile).map_err(|error| failed(error.to_string()))?;
+    let has_image = !imaged::image_of(task).is_empty();
+    let user = user(task, shared.settings.profile).map_err(|error| failed(error.to_string()))?;
     let owner = shared.owner(start.name, user.as_ref()).map_err(failed)?;
     let made = DirBuilder::new()
         .mode(0o700)
@@ -68,27 +86,58 @@ pub(super) fn spec(shared: &Shared, start: &Start) -> Result<Spec, Refusal> {
         sandbox::link_host_paths(&sandbox, &task.host_paths, &shared.settings.host_paths)
             .map_err(|error| invalid(error.to_string()))?;
     let id = ContainerId::new(start.name.to_string()).expect("digits and dashes make a name");
-    let mut spec = Spec::new(id, &folder, &sandbox, program(task)?);
-    spec.nonce = shared.settings.nonce(start.name);
-    let inside = match shared.settings.profile {
-        true => Path::new(SANDBOX),
-        false => &sandbox,
+    let mut spec = if has_image {
+        let launch = shared.imaged.launch(task, start.name, &folder);
+        let launch = launch.map_err(failed)?;
+        let mut spec = Spec::new(id, &folder, &sandbox, launch.program);
+        spec.profile = profile(shared, start, host_paths, launch.root)?;
+        spec.image_user = Some(launch.user);
+        spec.working_dir = Some(launch.working_dir);
+        spec.environment = environment(shared, start, launch.environment, Path::new(SANDBOX));
+        spec
+    } else {
+        let mut spec = Spec::new(id, &folder, &sandbox, program(task)?);
+        spec.profile = profile(shared, start, host_paths, Root::Host)?;
+        let inside = match spec.profile {
+            Some(_) => Path::new(SANDBOX),
+            None => &sandbox,
+        };
+        spec.environment = environment(shared, start, variables(task, inside), inside);
+        spec.user = match spec.profile {
+            Some(_) => Some(command_user(user.as_ref())),
+            None => user,
+        };
+        spec
     };
-    spec.environment = environment(shared, start, task, inside);
+    confine(shared, start, task, &mut spec);
+    let joined = network(shared, start, task, &mut spec)?;
+    Ok(Prepared { spec, joined })
+}
+
+/// What a process may take of the kernel that no control group counts. Not for tasks without the profile, which are
+/// users of the host as others are.
+fn resource_limits(pids_max: u64) -> Vec<ResourceLimit> {
+    let processes = (pids_max > 0).then_some(("nproc", pids_max));
+    let all = RESOURCE_LIMITS.into_iter().chain(processes);
+    all.map(|(name, most)| ResourceLimit::at_most(name, most))
+        .collect()
+}
+
+/// Namespaces, limits and deadlines.
+fn confine(shared: &Shared, start: &Start, task: &v1::TaskSpec, spec: &mut Spec) {
+    spec.nonce = shared.settings.nonce(start.name);
     spec.isolation = shared.settings.isolation;
     if spec.isolation == Isolation::Processes {
         spec.namespaces = Namespaces::NONE;
     }
-    spec.profile = profile(shared, start, host_paths)?;
-    spec.user = match spec.profile {
-        Some(_) => Some(command_user(user.as_ref())),
-        None => user,
-    };
     spec.cgroup = shared
         .group(start.name)
         .map(|group| group.path().to_owned());
     if spec.cgroup.is_some() {
         spec.limits = limits(task, shared.settings.pids_max);
+    }
+    if spec.profile.is_some() {
+        spec.resource_limits = resource_limits(shared.settings.pids_max);
     }
     spec.missing = if shared.settings.allow_missing_controllers {
         MissingPolicy::AllowMissing
@@ -99,7 +148,55 @@ pub(super) fn spec(shared: &Shared, start: &Start) -> Result<Spec, Refusal> {
         deadline: BootTime(at.0),
         grace_ms: task.kill_policy.map_or(0, |policy| policy.grace_ms),
     });
-    Ok(spec)
+}
+
+/// Its network, and the files by which it finds itself and others. Last of all, as a network is to be given back.
+fn network(
+    shared: &Shared,
+    start: &Start,
+    task: &v1::TaskSpec,
+    spec: &mut Spec,
+) -> Result<Option<Joined>, Refusal> {
+    let container = task.container.as_ref();
+    let mode = container
+        .and_then(|container| container.network.as_ref())
+        .and_then(|network| network.mode.as_ref());
+    let name = host_name(start.key.task.as_str());
+    let (network, place, joined) = match mode {
+        None | Some(Mode::Host(_)) => {
+            // Only the profile has a wall that knows ports.
+            let ports = spec.profile.is_some().then(|| ports(task));
+            (Network::Host { ports }, Place::Host, None)
+        }
+        Some(Mode::None(_)) => (Network::None, Place::Alone, None),
+        Some(Mode::Bridge(_)) if spec.isolation != Isolation::Full => {
+            let text = "container.network: an agent gives tasks networks only as root; ask for host or none, or for another agent";
+            return Err(invalid(text));
+        }
+        Some(Mode::Bridge(bridge)) => {
+            let joined = shared
+                .bridges
+                .take(start.name, &bridges::publications(bridge))
+                .map_err(|error| {
+                    failed(format!(
+                        "container.network: {}",
+                        crate::error::sentence(&error)
+                    ))
+                })?;
+            let address = ("ARGOSY_ADDRESS".to_owned(), joined.address.to_string());
+            spec.environment.retain(|(name, _)| *name != address.0);
+            spec.environment.push(address);
+            (Network::Joined, Place::Behind(joined.address), Some(joined))
+        }
+    };
+    if place != Place::Host {
+        spec.hostname = Some(name.clone());
+    }
+    spec.network = network;
+    if let Some(profile) = &spec.profile {
+        spec.files = own_files(&name, place, profile.view.root != Root::Host);
+    }
+    Ok(joined)
 }
 
 /// What its tasks get from an agent that confines them.
@@ -107,6 +204,7 @@ fn profile(
     shared: &Shared,
     start: &Start,
     host_paths: Vec<PathBuf>,
+    root: Root,
 ) -> Result<Option<Profile>, Refusal> {
     let Some(host_ids) = &shared.host_ids else {
         return Ok(None);
@@ -117,7 +215,7 @@ fn profile(
     Ok(Some(Profile {
         first_host_id,
         view: View {
-            root: Root::Host,
+            root,
             host_paths,
             scratch_bytes: SCRATCH_BYTES,
         },
@@ -134,40 +232,54 @@ fn program(task: &v1::TaskSpec) -> Result<Program, Refusal> {
     }
 }
 
-/// The task's own variables win over defaults, and lose against what names the task.
+/// The task's own variables, which win over the defaults for the host's programs.
+fn variables(task: &v1::TaskSpec, sandbox: &Path) -> BTreeMap<String, String> {
+    let home = sandbox.to_string_lossy().into_owned();
+    let mut all = BTreeMap::from([
+        ("PATH".to_owned(), PATH.to_owned()),
+        ("HOME".to_owned(), home),
+    ]);
+    all.extend(task.environment.clone());
+    all
+}
+
+/// A task's variables lose against what names the task.
 fn environment(
     shared: &Shared,
     start: &Start,
-    task: &v1::TaskSpec,
+    mut variables: BTreeMap<String, String>,
     sandbox: &Path,
 ) -> Vec<(String, String)> {
     let settings = &shared.settings;
-    let sandbox = sandbox.to_string_lossy().into_owned();
-    let defaults = [("PATH", PATH.to_owned()), ("HOME", sandbox.clone())];
     let names = [
         ("ARGOSY_TASK_ID", start.key.task.to_string()),
         ("ARGOSY_FRAMEWORK_ID", start.key.framework.to_string()),
         ("ARGOSY_AGENT_ID", start.name.instance.agent.to_string()),
         ("ARGOSY_ORDER", start.name.instance.order.0.to_string()),
-        ("ARGOSY_SANDBOX", sandbox),
+        ("ARGOSY_SANDBOX", sandbox.to_string_lossy().into_owned()),
         ("ARGOSY_ADDRESS", settings.task_address.clone()),
         ("ARGOSY_AGENT_API", settings.address.clone()),
     ];
-    let mut all: std::collections::BTreeMap<String, String> = defaults
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect();
-    all.extend(
-        task.environment
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone())),
-    );
-    all.extend(
-        names
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value)),
-    );
-    all.into_iter().collect()
+    let names = names.map(|(name, value)| (name.to_owned(), value));
+    variables.extend(names);
+    variables.into_iter().collect()
+}
+
+/// The ports of the host that are the task's.
+fn ports(task: &v1::TaskSpec) -> Vec<u16> {
+    let named = task
+        .resources
+        .iter()
+        .filter(|resource| resource.name == "ports");
+    let ranges = named.flat_map(|resource| match &resource.value {
+        Some(v1::resource::Value::Ranges(ranges)) => ranges.range.as_slice(),
+        Some(v1::resource::Value::ScalarMilli(_) | v1::resource::Value::Set(_)) | None => &[],
+    });
+    let numbers = ranges.flat_map(|range| range.begin..=range.end.min(u64::from(u16::MAX)));
+    numbers
+        .filter_map(|number| u16::try_from(number).ok())
+        .filter(|port| *port > 0)
+        .collect()
 }
 
 fn limits(task: &v1::TaskSpec, pids_max: u64) -> Limits {
@@ -211,9 +323,16 @@ pub(super) fn command_user(named: Option<&User>) -> User {
     })
 }
 
-/// Whom a task that names this user runs as; `None` if nobody was named, or the agent's own user.
-pub(super) fn user(name: &str, profile: bool) -> Result<Option<User>, argosy_isolation::SpecError> {
-    match name {
+/// Whom a task runs as; `None` if it names nobody, or the agent's own user. One of an image is known only inside, and
+/// its root until then.
+pub(super) fn user(
+    task: &v1::TaskSpec,
+    profile: bool,
+) -> Result<Option<User>, argosy_isolation::SpecError> {
+    if !imaged::image_of(task).is_empty() {
+        return Ok(Some(imaged::ROOT));
+    }
+    match task.user.as_str() {
         "" => Ok(None),
         name => {
             let own = nix::unistd::geteuid();

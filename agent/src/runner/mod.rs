@@ -1,25 +1,27 @@
 //! Carries out what the core wants done to containers; tells it what happened. Decides nothing.
 //!
 //! One task a container waits for its supervisor. What blocks (folders, the launcher, adoption, removal)
-//! runs on the runtime's blocking threads, a bounded number at a time. Reading order: `description`,
-//! `watching`.
+//! runs on the runtime's blocking threads, a bounded number at a time. Reading order: `launching`, `host_ids`,
+//! `unpacking`, `imaged`, `bridges` and `own_files`, `description`, `controls`, `watching`.
 
+mod bridges;
 mod controls;
 mod description;
 mod host_ids;
+mod imaged;
+mod launching;
+mod own_files;
+mod unpacking;
 mod watching;
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::io;
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::{Arc, Mutex};
+use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use argosy_isolation::{
-    Adoption, ContainerId, Group, LaunchError, Launcher, Tree, User, adopt, destroy,
-};
+use argosy_isolation::{Adoption, ContainerId, Group, LaunchError, Tree, User, adopt, destroy};
 use argosy_proto::v1;
 use argosy_state::ids::{TaskKey, Timestamp};
 use futures::future::BoxFuture;
@@ -27,16 +29,23 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Settings;
+use crate::config::{Config, Settings};
 use crate::core::{ContainerName, Effect, Found, Input, Instance, Refusal, Start};
 use crate::error::RunError;
-use crate::fetcher::{Fetcher, Whose};
+use crate::fetcher::{Cache, Fetcher, Whose};
 use crate::ground::Containers;
+use crate::images::Images;
 use crate::inbox::Event;
 use crate::paths::Paths;
 use crate::sandbox;
-pub(crate) use controls::{Controls, EnterError};
+use bridges::Bridges;
+pub use bridges::NetworkSettings;
+pub(crate) use controls::Controls;
 use host_ids::HostIds;
+use imaged::Imaged;
+pub use launching::LauncherCommand;
+use launching::Launching;
+use unpacking::Unpackings;
 
 /// Containers that are made, or found again, at a time; and as many are removed beside them: more only queue up
 /// at the kernel.
@@ -54,26 +63,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How often a supervisor that lives but does not answer is asked.
 const ADOPTION_TRIES: u32 = 3;
 
-/// How to start the launcher: a program that calls `argosy_isolation::launcher::run_from_fd` first of all.
-#[derive(Debug, Clone)]
-pub struct LauncherCommand {
-    /// The executable.
-    pub program: PathBuf,
-    /// Its arguments.
-    pub arguments: Vec<String>,
-}
-
-impl LauncherCommand {
-    fn spawn(&self, tree: Option<&Tree>) -> Result<Launcher, LaunchError> {
-        let mut command = Command::new(&self.program);
-        command.args(&self.arguments);
-        Launcher::spawn(command, tree)
-    }
-}
-
 /// The containers of this host.
 pub(crate) struct Runner {
     shared: Arc<Shared>,
+    images: Option<Arc<Images>>,
     controls: Controls,
     fetches: HashMap<Instance, CancellationToken>,
     tasks: TaskTracker,
@@ -84,11 +77,11 @@ pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) paths: Paths,
     pub(super) tree: Option<Tree>,
-    command: LauncherCommand,
     /// With the default profile.
     pub(super) host_ids: Option<HostIds>,
-    /// A lock, since launches come from many blocking threads and one socket leads to the launcher.
-    launcher: Mutex<Launcher>,
+    launching: Arc<Launching>,
+    imaged: Imaged,
+    bridges: Bridges,
     fetcher: Fetcher,
     slots: Semaphore,
     /// Apart from the others, so that no container that cannot be removed keeps one from being made.
@@ -100,25 +93,38 @@ pub(super) struct Shared {
 
 impl Runner {
     pub(crate) fn new(
+        config: &Config,
         settings: Settings,
         paths: Paths,
         tree: Option<Tree>,
         command: LauncherCommand,
         inbox: mpsc::Sender<Event>,
     ) -> Result<Self, RunError> {
-        let launcher = command.spawn(tree.as_ref())?;
-        let host_ids = match settings.profile {
-            true => Some(host_ids::open(&paths)?),
-            false => None,
+        let launching = Arc::new(Launching::start(command, tree.clone())?);
+        let unpackings = Arc::new(Unpackings(launching.clone()));
+        // What an image's users are on the host is known only with users of their own.
+        let (host_ids, images) = match settings.profile {
+            true => {
+                let images = Images::open(&paths, config.images.clone(), unpackings.clone());
+                let images = images.map_err(|source| RunError::Images { source })?;
+                (Some(host_ids::open(&paths)?), Some(images))
+            }
+            false => (None, None),
         };
+        let cache = Cache::open(&paths.cache(), config.fetch_cache_bytes);
+        let cache = cache.map_err(|source| RunError::Directory {
+            path: paths.cache(),
+            source,
+        })?;
         let shared = Shared {
-            fetcher: Fetcher::new(settings.fetch_limit_bytes),
+            fetcher: Fetcher::new(settings.fetch_limit_bytes, unpackings, Some(cache)),
+            bridges: Bridges::new(paths.root(), &config.networks, &config.masters),
+            imaged: Imaged::new(images.clone()),
             settings,
             paths,
             tree,
-            command,
             host_ids,
-            launcher: Mutex::new(launcher),
+            launching,
             slots: Semaphore::new(AT_A_TIME),
             removal_slots: Semaphore::new(AT_A_TIME),
             fetch_slots: Semaphore::new(FETCHING),
@@ -126,6 +132,7 @@ impl Runner {
         };
         Ok(Self {
             shared: Arc::new(shared),
+            images,
             controls: Controls::default(),
             fetches: HashMap::new(),
             tasks: TaskTracker::new(),
@@ -136,6 +143,11 @@ impl Runner {
     /// How to reach its containers.
     pub(crate) fn controls(&self) -> Controls {
         self.controls.clone()
+    }
+
+    /// The images that its containers are made of, if this host can have such.
+    pub(crate) fn images(&self) -> Option<Arc<Images>> {
+        self.images.clone()
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -252,6 +264,10 @@ impl Runner {
         if let Some(host_ids) = &self.shared.host_ids {
             host_ids.keep_only(&known)?;
         }
+        self.shared
+            .bridges
+            .resume(&known)
+            .map_err(io::Error::other)?;
         for name in orphans.difference(&known) {
             self.shared.remove(*name).map_err(io::Error::other)?;
             metrics::counter!("argosy_agent_orphans_removed_total").increment(1);
@@ -307,7 +323,7 @@ fn clear(mut shared: Arc<Shared>) {
         std::thread::sleep(LOOK_AGAIN);
         Instant::now() < deadline
     };
-    let Shared { launcher, tree, .. } = loop {
+    let shared = loop {
         match Arc::try_unwrap(shared) {
             Ok(shared) => break shared,
             // A launch or removal that is still on a blocking thread has a hold on it.
@@ -315,12 +331,16 @@ fn clear(mut shared: Arc<Shared>) {
             Err(_) => return,
         }
     };
-    drop(launcher);
-    let Some(tree) = tree else { return };
-    while tree.containers().is_ok_and(|living| living.is_empty())
-        && tree.remove().is_err()
-        && again()
-    {}
+    shared.launching.end();
+    let Some(tree) = &shared.tree else { return };
+    let is_empty = || tree.containers().is_ok_and(|living| living.is_empty());
+    if is_empty()
+        && let Err(error) = shared.bridges.remove()
+    {
+        let why = crate::error::sentence(&error);
+        tracing::warn!(why, "the networks of containers stay on this host");
+    }
+    while is_empty() && tree.remove().is_err() && again() {}
 }
 
 fn name_of(text: &OsStr) -> Option<ContainerName> {
@@ -337,10 +357,11 @@ impl Shared {
         let begun = Instant::now();
         let sandbox = self.paths.sandbox(&start.key, start.name);
         let spec = start.launch.spec.clone().unwrap_or_default();
-        let user = description::user(&spec.user, self.settings.profile)
-            .map_err(|error| error.to_string())?;
+        let user =
+            description::user(&spec, self.settings.profile).map_err(|error| error.to_string())?;
         let owner = self.owner(start.name, user.as_ref())?;
         sandbox::make(&sandbox, owner.as_ref()).map_err(|error| error.to_string())?;
+        self.imaged.bring(&spec, start.name).await?;
         let whose = Whose {
             reader: user.as_ref(),
             owner: owner.as_ref(),
@@ -373,40 +394,24 @@ impl Shared {
     }
 
     fn launch(&self, start: &Start) -> Result<argosy_isolation::Container, Refusal> {
-        let spec = description::spec(self, start)?;
-        let failed = |text: String| Refusal {
+        let description::Prepared { spec, joined } = description::prepare(self, start)?;
+        let failed = |error: LaunchError| Refusal {
             reason: v1::Reason::ContainerLaunchFailed,
-            text,
+            text: crate::error::sentence(&error),
         };
-        let mut launcher = self
-            .launcher
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        match launcher.launch(&spec) {
+        let namespace = joined.as_ref().map(|joined| joined.namespace.as_fd());
+        match self.launching.launch(&spec, namespace) {
             Ok(container) => Ok(container),
             Err(LaunchError::Spec(error)) => Err(Refusal {
                 reason: v1::Reason::TaskInvalid,
                 text: error.to_string(),
             }),
-            Err(error @ LaunchError::Gone { .. }) => {
-                // Whether this request arrived is for the hand-off files to say; the next gets a new launcher.
-                match self.command.spawn(self.tree.as_ref()) {
-                    Ok(fresh) => *launcher = fresh,
-                    Err(error) => {
-                        tracing::error!(why = crate::error::sentence(&error), "no launcher")
-                    }
-                }
-                drop(launcher);
-                match adopt(&spec.directory) {
-                    Ok(Adoption::Running(container)) => Ok(container),
-                    Ok(Adoption::Exited(_) | Adoption::Gone { .. }) | Err(_) => {
-                        Err(failed(crate::error::sentence(&error)))
-                    }
-                }
-            }
-            Err(error @ (LaunchError::Spawn { .. } | LaunchError::Cgroup(_))) => {
-                Err(failed(crate::error::sentence(&error)))
-            }
+            // Whether this request arrived is for the hand-off files to say.
+            Err(error @ LaunchError::Gone { .. }) => match adopt(&spec.directory) {
+                Ok(Adoption::Running(container)) => Ok(container),
+                Ok(Adoption::Exited(_) | Adoption::Gone { .. }) | Err(_) => Err(failed(error)),
+            },
+            Err(error @ (LaunchError::Spawn { .. } | LaunchError::Cgroup(_))) => Err(failed(error)),
         }
     }
 
@@ -449,6 +454,10 @@ impl Shared {
         let group = self.group(name);
         let path = group.as_ref().map(Group::path);
         destroy(&folder, path, REMOVAL_PATIENCE).map_err(|error| crate::error::sentence(&error))?;
+        self.bridges
+            .release(name)
+            .map_err(|error| crate::error::sentence(&error))?;
+        self.imaged.release(name, &folder)?;
         let given_back = self.host_ids.as_ref().map(|ids| ids.give_back(name));
         given_back
             .transpose()

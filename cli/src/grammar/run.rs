@@ -44,6 +44,9 @@ pub(crate) struct Run {
     /// The same, made executable
     #[arg(long = "executable-uri", value_name = "[FILE=]URI", value_parser = values::uri)]
     pub(crate) executable_uris: Vec<v1::Uri>,
+    /// Archive to fetch into the sandbox, where it becomes a directory; may be repeated
+    #[arg(long = "archive", value_name = "[DIR=]URI", value_parser = values::uri)]
+    pub(crate) archives: Vec<v1::Uri>,
     /// Host directory to mount (agents must allow it with --host-path); may be repeated
     #[arg(long = "volume", value_name = "HOST:TASK[:ro]", value_parser = values::volume)]
     pub(crate) volumes: Vec<v1::HostPath>,
@@ -61,6 +64,12 @@ pub(crate) struct Run {
     /// Port of the agent's host that leads to one of the task's; may be repeated
     #[arg(long = "publish", short = 'p', value_name = "HOST:TASK[/udp]", value_parser = values::published_port)]
     pub(crate) published: Vec<v1::PublishedPort>,
+    /// Port of the agent's host that it listens at by --network host; may be repeated
+    #[arg(long = "port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) ports: Vec<u16>,
+    /// Have the agent keep what it fetches for other tasks
+    #[arg(long)]
+    pub(crate) cache: bool,
     /// Name of the task [default: two words of ours]
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,

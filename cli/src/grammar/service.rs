@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use argosy_client::Masters;
+use argosy_isolation::network::Subnet;
 use argosy_state::resources::Resources;
 use clap::{Args, ValueEnum};
 
@@ -152,6 +153,31 @@ pub(crate) struct AgentStart {
         value_name = "DIR"
     )]
     pub(crate) host_paths: Vec<PathBuf>,
+    /// Log-ins to registries of images, in the form of Docker's config.json
+    #[arg(long, env = "ARGOSY_AGENT_IMAGE_CREDENTIALS", value_name = "FILE")]
+    pub(crate) image_credentials: Option<PathBuf>,
+    /// Registry that is spoken to without TLS; may be repeated
+    #[arg(
+        long = "insecure-registry",
+        env = "ARGOSY_AGENT_INSECURE_REGISTRIES",
+        value_delimiter = ',',
+        value_name = "HOST[:PORT]"
+    )]
+    pub(crate) insecure_registries: Vec<String>,
+    /// Tasks may take images from layouts and archives below this directory; may be repeated
+    #[arg(
+        long = "image-folder",
+        env = "ARGOSY_AGENT_IMAGE_FOLDERS",
+        value_delimiter = ',',
+        value_name = "DIR"
+    )]
+    pub(crate) image_folders: Vec<PathBuf>,
+    /// Addresses for tasks with a network of their own
+    #[arg(long, env = "ARGOSY_AGENT_NETWORK_SUBNET", value_name = "CIDR", default_value_t = Subnet::USUAL)]
+    pub(crate) network_subnet: Subnet,
+    /// Let tasks with networks of their own reach each other's addresses, not only published ports
+    #[arg(long, env = "ARGOSY_AGENT_NETWORK_OPEN")]
+    pub(crate) network_open: bool,
     /// Seed of all random choices [default: random]
     #[arg(long, env = "ARGOSY_SEED", value_name = "NUMBER")]
     pub(crate) seed: Option<u64>,

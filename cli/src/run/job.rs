@@ -56,6 +56,12 @@ impl Job {
             ..uri.clone()
         };
         uris.extend(arguments.executable_uris.iter().map(executable));
+        let extracted = |uri: &v1::Uri| v1::Uri {
+            extract: true,
+            ..uri.clone()
+        };
+        uris.extend(arguments.archives.iter().map(extracted));
+        uris.iter_mut().for_each(|uri| uri.cache = arguments.cache);
         let spec = v1::TaskSpec {
             task_id: name.clone(),
             name,
@@ -110,7 +116,7 @@ impl Job {
 fn container(arguments: &Run) -> Result<Option<v1::ContainerSpec>, Failure> {
     if !arguments.published.is_empty() && arguments.network != NetworkMode::Bridge {
         return Err(Failure::usage(
-            "--publish: ports are published by --network bridge; a task in the host's network listens at its own",
+            "--publish: ports are published by --network bridge; a task in the host's network listens at those of --port",
         ));
     }
     let mode = match arguments.network {
@@ -139,11 +145,12 @@ fn wanted(arguments: &Run) -> Result<Resources, Failure> {
             value: Value::Scalar(amount?.0),
         })
     });
-    let ports: BTreeSet<u64> = arguments
+    let published = arguments
         .published
         .iter()
-        .map(|port| port.host_port.into())
-        .collect();
+        .map(|port| u64::from(port.host_port));
+    let own = arguments.ports.iter().copied().map(u64::from);
+    let ports: BTreeSet<u64> = published.chain(own).collect();
     let ports = ports.into_iter().map(|port| Resource {
         identity: Identity::plain("ports"),
         value: Value::Ranges(vec![Range {
@@ -198,6 +205,12 @@ pub(crate) mod tests {
             .map(|port| (port.host_port, port.container_port, port.udp))
             .collect();
         assert_eq!(ports, [(8080, 80, false), (8080, 80, true)]);
+        let own = super::tests::job(&["--port", "8000", "--", "true"]).unwrap();
+        assert_eq!(
+            own.wanted().to_string(),
+            "cpus:0.1;mem:32;ports:[8000-8000]"
+        );
+        assert_eq!(own.spec().container, None);
     }
 
     #[test]

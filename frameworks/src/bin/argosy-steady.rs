@@ -72,7 +72,7 @@ impl Arguments {
             template.uris.push(v1::Uri {
                 value: absolute(uri)?,
                 executable: true,
-                output_file: String::new(),
+                ..v1::Uri::default()
             });
         }
         if let Some(folder) = &self.witness {

@@ -254,8 +254,8 @@ impl Job {
                         .enumerate()
                         .map(|(map, slot)| v1::Uri {
                             value: self.url(slot, &part),
-                            executable: false,
                             output_file: format!("map-{map:03}.tsv"),
+                            ..v1::Uri::default()
                         }),
                 );
             }
@@ -286,6 +286,7 @@ impl Job {
                 value: settings.mapper.clone(),
                 executable: true,
                 output_file: "wordmap".into(),
+                ..v1::Uri::default()
             }],
             host_paths,
             ..Default::default()

@@ -53,7 +53,7 @@ fn serve(spec: &Spec, filter: &Filter, session: &OwnedFd) -> Result<(), Refusal>
     let spec = request
         .applied_to(spec)
         .map_err(|error| error.to_string())?;
-    let command = Command::prepare(&spec, request.directory.as_deref(), filter);
+    let command = Command::prepare(&spec, filter);
     let streams = Pair::make(&request, spec.user.as_ref())?;
     let (report, its_report) = packet_pair().map_err(|errno| words("make a channel", errno))?;
     let made = sys::clone_process(0, None, || {

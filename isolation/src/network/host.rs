@@ -38,7 +38,7 @@ pub(super) fn switch_forwarding_on(records: &Records) -> Result<bool, NetworkErr
         records.note_closed()?;
         namespace::set(SETTING, "1").map_err(refused("set net.ipv4.ip_forward to 1"))?;
     }
-    Ok(records.was_closed())
+    records.was_closed()
 }
 
 /// Publishing goes before listening: who listens there would hear nobody any more.

@@ -57,6 +57,12 @@ struct Given {
 }
 
 impl Networks {
+    /// Whether an earlier life of this agent has left something that is to be opened. Changes nothing.
+    #[must_use]
+    pub fn are_left(settings: &Settings) -> bool {
+        Records::are_left(&settings.folder, &settings.owner)
+    }
+
     /// Prepares the host: forwarding, the table, the pool. Keeps the networks of the containers that are known, whose
     /// agent was away, and forgets all others, as [`Networks::sweep`] does.
     ///

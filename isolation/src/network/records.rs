@@ -12,7 +12,7 @@
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use super::rules::Mapping;
@@ -63,6 +63,11 @@ impl Records {
             fs::create_dir_all(&path).map_err(failed("make the folder", &path))?;
         }
         Ok(records)
+    }
+
+    /// Whether this agent has taken addresses since the boot, and was not cleared away since.
+    pub(super) fn are_left(folder: &Path, owner: &Path) -> bool {
+        folder.join("cursors").join(tag(owner)).is_symlink()
     }
 
     /// Five letters that tell this agent's table and devices from those of others.
@@ -211,15 +216,22 @@ impl Records {
 
     /// That the host forwarded nothing before an agent needed it to; kept until the next boot, as the setting is.
     pub(super) fn note_closed(&self) -> Result<(), NetworkError> {
-        let path = self.folder.join("forwarding");
+        let path = self.closed()?;
         match symlink("off", &path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             other => other.map_err(failed("make the link", &path)),
         }
     }
 
-    pub(super) fn was_closed(&self) -> bool {
-        self.folder.join("forwarding").is_symlink()
+    pub(super) fn was_closed(&self) -> Result<bool, NetworkError> {
+        Ok(self.closed()?.is_symlink())
+    }
+
+    /// The setting is one of the network namespace that the agent is in; what others share this folder is not.
+    fn closed(&self) -> Result<PathBuf, NetworkError> {
+        let namespace = Path::new("/proc/thread-self/ns/net");
+        let found = fs::metadata(namespace).map_err(failed("look at", namespace))?;
+        Ok(self.folder.join(format!("forwarding-{}", found.ino())))
     }
 
     fn address(&self, address: Ipv4Addr) -> PathBuf {
@@ -354,7 +366,9 @@ mod tests {
         assert_eq!(records.addresses().unwrap(), [held(Some(id("c")))]);
         let other = records.of(Path::new("/b"));
         assert_eq!(other.addresses().unwrap(), []);
+        assert!(Records::are_left(folder.path(), Path::new("/a#1")));
         records.clear().unwrap();
+        assert!(!Records::are_left(folder.path(), Path::new("/a#1")));
         assert_eq!(records.addresses().unwrap(), []);
     }
 

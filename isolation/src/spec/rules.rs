@@ -22,6 +22,16 @@ impl Spec {
     pub fn check(&self) -> Result<(), SpecError> {
         check_path("directory", &self.directory)?;
         check_path("sandbox", &self.sandbox)?;
+        if let Some(path) = &self.working_dir
+            && path.as_os_str().as_encoded_bytes().contains(&0)
+        {
+            let remedy = "remove the NUL byte";
+            return Err(SpecError::new(
+                "working_dir",
+                &path.to_string_lossy(),
+                remedy,
+            ));
+        }
         if let Some(cgroup) = &self.cgroup {
             check_path("cgroup", cgroup)?;
         }

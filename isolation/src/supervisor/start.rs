@@ -29,6 +29,9 @@ use crate::wire::{Instruction, Wait, packet_pair, send_packet};
 /// How long a group may take to empty when a start is undone.
 const UNDO_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How much sooner than others its processes are killed when the host is out of memory, of 1,000.
+const OOM_SCORE_ADJ: &str = "500";
+
 /// A container whose init has leave to execute.
 pub(super) struct Started {
     pub(super) handle: Handle,
@@ -57,6 +60,8 @@ pub(super) enum StartError {
     View(#[from] ViewError),
     #[error("cannot map the user into the user namespace")]
     MapUser { source: io::Error },
+    #[error("cannot make the container the first to go when the host is out of memory")]
+    OomScore { source: io::Error },
     #[error("cannot read the start time of process {pid}")]
     StartTime { pid: i32, source: io::Error },
     #[error("cannot give init leave to start")]
@@ -201,6 +206,14 @@ impl Prepared<'_> {
                 let users = fs::File::open(format!("/proc/{}/ns/user", self.init.pid))
                     .map_err(|source| StartError::MapUser { source })?;
                 parts.map_owners(users.as_fd())?;
+            }
+            if self.spec.profile.is_some() {
+                // Before the host's own processes: what it runs for others is theirs to restart.
+                fs::write(
+                    format!("/proc/{}/oom_score_adj", self.init.pid),
+                    OOM_SCORE_ADJ,
+                )
+                .map_err(|source| StartError::OomScore { source })?;
             }
             leave(Instruction::Mapped)?;
         }

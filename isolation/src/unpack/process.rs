@@ -183,6 +183,10 @@ fn prepare(job: &Job, worker: &Child, target: &OwnedFd) -> Result<(), Refusal> {
     };
     match job.rules.source {
         Source::Archive => {
+            if !nix::unistd::geteuid().is_root() {
+                // Whoever is not root may only map itself, and only if no groups can be given up by that.
+                write("setgroups", "deny".to_owned())?;
+            }
             write("gid_map", format!("0 {} 1", job.owner.gid))?;
             write("uid_map", format!("0 {} 1", job.owner.uid))
         }
@@ -274,7 +278,11 @@ fn unpack_telling(
 /// From here on it has the archive, the target and the agent's socket, and nothing else.
 fn confine(job: &Job, target: &OwnedFd) -> Result<(), Refusal> {
     let words = |what: &str, errno: nix::errno::Errno| format!("cannot {what}: {}", errno.desc());
-    sys::become_user(0, 0, &[]).map_err(|errno| words("become another user", errno))?;
+    // An agent that is not root can only have mapped itself: then this is its user 0 already.
+    let is_own = fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text == "deny\n");
+    if !is_own {
+        sys::become_user(0, 0, &[]).map_err(|errno| words("become another user", errno))?;
+    }
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)
         .map_err(|errno| words("end with the keeper", errno))?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;

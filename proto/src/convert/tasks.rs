@@ -24,6 +24,9 @@ pub fn spec(spec: &TaskSpec) -> v1::TaskSpec {
         value: uri.value.clone(),
         executable: uri.executable,
         output_file: uri.output_file.clone(),
+        extract: uri.extract,
+        sha256: uri.sha256.clone(),
+        cache: uri.cache,
     });
     let host_paths = spec.host_paths.iter().map(|path| v1::HostPath {
         host_path: path.host_path.clone(),
@@ -86,6 +89,9 @@ pub fn spec_from(wire: v1::TaskSpec) -> Result<TaskSpec, Malformed> {
                 value: uri.value,
                 executable: uri.executable,
                 output_file: uri.output_file,
+                extract: uri.extract,
+                sha256: uri.sha256,
+                cache: uri.cache,
             })
             .collect(),
         host_paths: wire
@@ -143,6 +149,16 @@ fn check_text(spec: &TaskSpec) -> Result<(), Malformed> {
                 "uris.output_file",
                 format!("{:?} is not a plain file name", uri.output_file),
             ));
+        }
+        let digit = |letter: u8| letter.is_ascii_digit() || (b'a'..=b'f').contains(&letter);
+        let is_digest = uri.sha256.len() == 64 && uri.sha256.bytes().all(digit);
+        if !uri.sha256.is_empty() && !is_digest {
+            let text = format!("{:?} is not 64 lower-case hexadecimal digits", uri.sha256);
+            return Err(Malformed::new("uris.sha256", text));
+        }
+        if uri.extract && uri.executable {
+            let text = "an archive that is extracted keeps its own modes: leave executable out";
+            return Err(Malformed::new("uris.executable", text.to_owned()));
         }
     }
     for path in &spec.host_paths {
@@ -350,7 +366,7 @@ mod tests {
 
     #[test]
     fn what_the_kernel_cannot_take_names_its_field() {
-        let cases: [(&str, v1::TaskSpec); 6] = [
+        let cases: [(&str, v1::TaskSpec); 8] = [
             (
                 "task_id",
                 v1::TaskSpec {
@@ -384,6 +400,29 @@ mod tests {
                 v1::TaskSpec {
                     uris: vec![v1::Uri {
                         value: "ftp://x".into(),
+                        ..Default::default()
+                    }],
+                    ..plain()
+                },
+            ),
+            (
+                "uris.sha256",
+                v1::TaskSpec {
+                    uris: vec![v1::Uri {
+                        value: "/a".into(),
+                        sha256: "AB".repeat(32),
+                        ..Default::default()
+                    }],
+                    ..plain()
+                },
+            ),
+            (
+                "uris.executable",
+                v1::TaskSpec {
+                    uris: vec![v1::Uri {
+                        value: "/a".into(),
+                        executable: true,
+                        extract: true,
                         ..Default::default()
                     }],
                     ..plain()

@@ -305,7 +305,7 @@ fn size(spec: &TaskSpec) -> usize {
     let uris: usize = spec
         .uris
         .iter()
-        .map(|uri| PART_BYTES + uri.value.len() + uri.output_file.len())
+        .map(|uri| PART_BYTES + uri.value.len() + uri.output_file.len() + uri.sha256.len())
         .sum();
     let paths: usize = spec
         .host_paths

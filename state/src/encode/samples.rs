@@ -93,6 +93,9 @@ fn spec(task: &str, run: Run) -> TaskSpec {
             value: "https://example.org/a.tar".to_owned(),
             executable: true,
             output_file: "a".to_owned(),
+            extract: false,
+            sha256: String::new(),
+            cache: false,
         }],
         host_paths: vec![HostPath {
             host_path: "/srv".to_owned(),
@@ -382,11 +385,20 @@ fn containers() -> Vec<TaskSpec> {
         ("web-4", Network::None),
         ("web-5", Network::Bridge(vec![port(false), port(true)])),
     ];
+    let archive = Uri {
+        value: "/srv/site.tar.gz".to_owned(),
+        executable: false,
+        output_file: "site".to_owned(),
+        extract: true,
+        sha256: "ab".repeat(32),
+        cache: true,
+    };
     let specs = networks.map(|(task, network)| TaskSpec {
         container: Container {
             image: "registry.example.org/web:1".to_owned(),
             network,
         },
+        uris: vec![archive.clone()],
         ..spec(task, Run::Image)
     });
     specs.into()

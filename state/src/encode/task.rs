@@ -108,6 +108,12 @@ struct UriMessage {
     executable: bool,
     #[prost(string, tag = "3")]
     output_file: String,
+    #[prost(bool, tag = "4")]
+    extract: bool,
+    #[prost(string, tag = "5")]
+    sha256: String,
+    #[prost(bool, tag = "6")]
+    cache: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -230,6 +236,9 @@ impl From<&Uri> for UriMessage {
             value: uri.value.clone(),
             executable: uri.executable,
             output_file: uri.output_file.clone(),
+            extract: uri.extract,
+            sha256: uri.sha256.clone(),
+            cache: uri.cache,
         }
     }
 }
@@ -240,6 +249,9 @@ impl From<UriMessage> for Uri {
             value: message.value,
             executable: message.executable,
             output_file: message.output_file,
+            extract: message.extract,
+            sha256: message.sha256,
+            cache: message.cache,
         }
     }
 }

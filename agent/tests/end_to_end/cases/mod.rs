@@ -23,6 +23,7 @@ cases![
     tasks::a_kill_behind_its_launch_never_starts_or_kills,
     tasks::a_command_that_does_not_exist_fails_and_says_so,
     tasks::files_are_fetched_or_the_failure_names_them,
+    tasks::an_archive_is_taken_apart_in_the_sandbox_and_never_outside,
     tasks::a_task_out_of_time_fails,
     tasks::a_task_without_a_leader_stops_itself,
     tasks::output_can_be_followed_to_the_end_of_the_task,

@@ -140,6 +140,59 @@ pub(super) async fn a_command_that_does_not_exist_fails_and_says_so() {
     agent.stop().await;
 }
 
+/// A tar file with one file in it.
+fn archive(name: &str, text: &str) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(text.len() as u64);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    // What the library would not write, an enemy does.
+    header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+    header.set_cksum();
+    archive.append(&header, text.as_bytes()).unwrap();
+    archive.into_inner().unwrap()
+}
+
+pub(super) async fn an_archive_is_taken_apart_in_the_sandbox_and_never_outside() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let _agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let path = host.folder.path().join("site.tar");
+    std::fs::write(&path, archive("in/page", "hello\n")).unwrap();
+    let mut spec = shell("t", "id -u; stat -c %u site/in/page; cat site/in/page");
+    spec.uris.push(v1::Uri {
+        value: path.display().to_string(),
+        extract: true,
+        ..v1::Uri::default()
+    });
+    link.launch(1, spec.clone()).await;
+    let updates = link.end_of("t").await;
+    let last = updates.last().unwrap();
+    assert_eq!(state(last), v1::TaskState::Finished, "{}", last.text);
+    let said = content(&host.sandbox("t").join("stdout")).await;
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines[0], lines[1], "it belongs to the task's user: {said}");
+    assert_eq!(lines[2], "hello");
+    std::fs::write(&path, archive("../../out", "evil\n")).unwrap();
+    spec.task_id = "evil".into();
+    link.launch(2, spec).await;
+    let updates = link.end_of("evil").await;
+    let last = updates.last().unwrap();
+    assert_eq!(
+        (state(last), reason(last)),
+        (v1::TaskState::Failed, v1::Reason::FetchFailed)
+    );
+    assert!(
+        last.text.contains("site.tar") && last.text.contains("../../out"),
+        "{}",
+        last.text
+    );
+    assert!(!host.sandbox("evil").parent().unwrap().join("out").exists());
+}
+
 pub(super) async fn files_are_fetched_or_the_failure_names_them() {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
@@ -150,6 +203,7 @@ pub(super) async fn files_are_fetched_or_the_failure_names_them() {
         value: program.display().to_string(),
         executable: true,
         output_file: "mine".into(),
+        ..v1::Uri::default()
     };
     let spec = v1::TaskSpec {
         argv: vec!["./mine".into()],
@@ -166,8 +220,8 @@ pub(super) async fn files_are_fetched_or_the_failure_names_them() {
             "http://{}/v1/files/download?path=tasks/{FRAMEWORK}/t/stdout",
             agent.api
         ),
-        executable: false,
         output_file: "stdin.txt".into(),
+        ..v1::Uri::default()
     });
     link.launch(2, piped).await;
     assert_eq!(

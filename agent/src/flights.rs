@@ -12,7 +12,7 @@ use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::watch;
 
 /// Work under way, by name.
-pub(super) struct Flights<K, V: Clone, P> {
+pub(crate) struct Flights<K, V: Clone, P> {
     going: Mutex<Going<K, V, P>>,
 }
 
@@ -29,11 +29,11 @@ struct Flight<V: Clone, P> {
 }
 
 /// A seat in a flight. The work goes on while somebody awaits it.
-pub(super) struct Seat<V: Clone, P> {
-    pub(super) work: Shared<BoxFuture<'static, V>>,
-    pub(super) progress: watch::Receiver<P>,
+pub(crate) struct Seat<V: Clone, P> {
+    pub(crate) work: Shared<BoxFuture<'static, V>>,
+    pub(crate) progress: watch::Receiver<P>,
     /// Whether the work was begun for it.
-    pub(super) is_first: bool,
+    pub(crate) is_first: bool,
 }
 
 /// Strikes work off the list when it ends, well or not, or is given up.
@@ -59,7 +59,7 @@ where
     V: Clone + Send + Sync + 'static,
     P: Default + Send + Sync + 'static,
 {
-    pub(super) fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         let going = Going {
             serial: 0,
             flights: BTreeMap::new(),
@@ -70,7 +70,7 @@ where
     }
 
     /// Joins the work of this name, or begins it.
-    pub(super) fn join<F>(
+    pub(crate) fn join<F>(
         self: &Arc<Self>,
         key: K,
         begin: impl FnOnce(watch::Sender<P>) -> F,

@@ -1,0 +1,293 @@
+//! Where files come from: this host's disk, HTTP and HTTPS. Each is copied whole, hashed on the way, or not at all.
+
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use argosy_isolation::User;
+use argosy_proto::v1;
+use sha2::{Digest, Sha256};
+use tokio::fs::{File, OpenOptions};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+
+use super::error::FetchError;
+
+/// How long a server that cannot be reached, or breaks off, is tried again.
+const RETRY_FOR: Duration = Duration::from_secs(30);
+/// The first pause between tries; doubled up to the longest.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_LONGEST: Duration = Duration::from_secs(2);
+/// How long a server may stay silent in the middle of a file.
+pub(super) const STALL_LIMIT: Duration = Duration::from_secs(60);
+/// How long a connection may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// Bytes copied at a time.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// What can be brought.
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    client: reqwest::Client,
+    /// Whether the host has certificates of authorities, without which no https server can be trusted.
+    has_authorities: bool,
+    limit_bytes: u64,
+    pub(super) retry_for: Duration,
+}
+
+/// A SHA-256.
+type Sum = [u8; 32];
+
+fn client() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .connect_timeout(CONNECT_LIMIT)
+        .no_proxy()
+}
+
+impl Origin {
+    pub(super) fn new(limit_bytes: u64) -> Self {
+        Self::with(client().build(), limit_bytes)
+    }
+
+    /// A host without certificates of authorities is fit for everything but https.
+    pub(super) fn with(trusting: reqwest::Result<reqwest::Client>, limit_bytes: u64) -> Self {
+        let has_authorities = trusting.is_ok();
+        let client = trusting.unwrap_or_else(|why| {
+            let why = crate::error::sentence(&why);
+            tracing::warn!(
+                why,
+                "https:// cannot be fetched on this host: install ca-certificates"
+            );
+            let plain = client().tls_certs_only([]).build();
+            plain.expect("a client that loads no certificates can be made")
+        });
+        Self {
+            client,
+            has_authorities,
+            limit_bytes,
+            retry_for: RETRY_FOR,
+        }
+    }
+
+    /// Copies what the URI names to `draft`, and tries for a while. Nothing is left of a failure.
+    pub(super) async fn bring(
+        &self,
+        uri: &v1::Uri,
+        draft: &Path,
+        reader: Option<&User>,
+    ) -> Result<(), FetchError> {
+        let begun = Instant::now();
+        let mut pause = RETRY_FIRST;
+        loop {
+            let copied = self.copy(&uri.value, draft, reader).await;
+            match copied.and_then(|sum| judge(uri, sum)) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.may_pass() && begun.elapsed() + pause < self.retry_for => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_LONGEST);
+                }
+                Err(error) => {
+                    // Its folder goes as a whole later.
+                    let _ = tokio::fs::remove_file(draft).await;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Returns the digest of what was copied.
+    async fn copy(
+        &self,
+        uri: &str,
+        draft: &Path,
+        reader: Option<&User>,
+    ) -> Result<Sum, FetchError> {
+        if uri.starts_with("https://") && !self.has_authorities {
+            return Err(FetchError::Invalid {
+                uri: uri.to_owned(),
+                rule:
+                    "this host has no certificates of authorities: install ca-certificates, then \
+                       start the agent again"
+                        .to_owned(),
+            });
+        }
+        if uri.starts_with("http://") || uri.starts_with("https://") {
+            return self.download(uri, draft).await;
+        }
+        let source = local_path(uri)?;
+        let open = |source| FetchError::Open {
+            uri: uri.to_owned(),
+            source,
+        };
+        if let Some(user) = reader
+            && !may_read(&source, user).map_err(open)?
+        {
+            return Err(FetchError::Invalid {
+                uri: uri.to_owned(),
+                rule: "the task's user may not read it".to_owned(),
+            });
+        }
+        let file = File::open(&source).await.map_err(open)?;
+        let metadata = file.metadata().await.map_err(open)?;
+        if !metadata.is_file() {
+            return Err(FetchError::Invalid {
+                uri: uri.to_owned(),
+                rule: "it is not a regular file".to_owned(),
+            });
+        }
+        Sink::create(uri, draft, self.limit_bytes)
+            .await?
+            .copy_from(file)
+            .await
+    }
+
+    async fn download(&self, uri: &str, draft: &Path) -> Result<Sum, FetchError> {
+        let get = |source: reqwest::Error| FetchError::Get {
+            uri: uri.to_owned(),
+            source: source.without_url(),
+        };
+        let stalled = |_| FetchError::Stalled {
+            uri: uri.to_owned(),
+        };
+        let answer = tokio::time::timeout(STALL_LIMIT, self.client.get(uri).send()).await;
+        let mut answer = answer.map_err(stalled)?.map_err(get)?;
+        if !answer.status().is_success() {
+            return Err(FetchError::Status {
+                uri: uri.to_owned(),
+                status: answer.status().as_u16(),
+            });
+        }
+        let mut sink = Sink::create(uri, draft, self.limit_bytes).await?;
+        loop {
+            let chunk = tokio::time::timeout(STALL_LIMIT, answer.chunk()).await;
+            match chunk.map_err(stalled)?.map_err(get)? {
+                Some(bytes) => sink.put(&bytes).await?,
+                None => return sink.finish().await,
+            }
+        }
+    }
+}
+
+/// A draft being written, up to the limit.
+struct Sink<'a> {
+    uri: &'a str,
+    path: &'a Path,
+    file: File,
+    written: u64,
+    limit_bytes: u64,
+    hash: Sha256,
+}
+
+/// Whether what came is what the task asked for.
+fn judge(uri: &v1::Uri, sum: Sum) -> Result<(), FetchError> {
+    let found: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+    if uri.sha256.is_empty() || uri.sha256 == found {
+        return Ok(());
+    }
+    Err(FetchError::Digest {
+        uri: uri.value.clone(),
+        wanted: uri.sha256.clone(),
+        found,
+    })
+}
+
+impl<'a> Sink<'a> {
+    async fn create(uri: &'a str, path: &'a Path, limit_bytes: u64) -> Result<Self, FetchError> {
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        options.custom_flags(nix::libc::O_NOFOLLOW);
+        match OpenOptions::from(options).open(path).await {
+            Ok(file) => Ok(Self {
+                uri,
+                path,
+                file,
+                written: 0,
+                limit_bytes,
+                hash: Sha256::new(),
+            }),
+            Err(source) => Err(FetchError::Write {
+                uri: uri.to_owned(),
+                path: path.to_owned(),
+                source,
+            }),
+        }
+    }
+
+    async fn put(&mut self, bytes: &[u8]) -> Result<(), FetchError> {
+        self.written += bytes.len() as u64;
+        if self.written > self.limit_bytes {
+            return Err(FetchError::TooLarge {
+                uri: self.uri.to_owned(),
+                limit_bytes: self.limit_bytes,
+            });
+        }
+        let written = self.file.write_all(bytes).await;
+        written.map_err(|source| self.failed(source))?;
+        self.hash.update(bytes);
+        Ok(())
+    }
+
+    async fn copy_from(mut self, mut source: impl AsyncRead + Unpin) -> Result<Sum, FetchError> {
+        let mut buffer = vec![0; CHUNK_BYTES];
+        loop {
+            let length = source
+                .read(&mut buffer)
+                .await
+                .map_err(|source| FetchError::Open {
+                    uri: self.uri.to_owned(),
+                    source,
+                })?;
+            if length == 0 {
+                return self.finish().await;
+            }
+            self.put(&buffer[..length]).await?;
+        }
+    }
+
+    async fn finish(mut self) -> Result<Sum, FetchError> {
+        let flushed = self.file.flush().await;
+        flushed.map_err(|source| self.failed(source))?;
+        Ok(self.hash.finalize().into())
+    }
+
+    fn failed(&self, source: io::Error) -> FetchError {
+        FetchError::Write {
+            uri: self.uri.to_owned(),
+            path: self.path.to_owned(),
+            source,
+        }
+    }
+}
+
+fn local_path(uri: &str) -> Result<PathBuf, FetchError> {
+    let path = Path::new(uri.strip_prefix("file://").unwrap_or(uri));
+    if path.is_absolute() && !uri.contains('\0') {
+        return Ok(path.to_owned());
+    }
+    Err(FetchError::Invalid {
+        uri: uri.to_owned(),
+        rule: "give an absolute path, file:///…, http://… or https://…".to_owned(),
+    })
+}
+
+/// Whether this user could read the file itself: the agent's rights are not for tasks to borrow.
+pub(super) fn may_read(path: &Path, user: &User) -> io::Result<bool> {
+    let may = |path: &Path, bit: u32| -> io::Result<bool> {
+        let metadata = std::fs::metadata(path)?;
+        let shift = if metadata.uid() == user.uid {
+            6
+        } else if metadata.gid() == user.gid || user.groups.contains(&metadata.gid()) {
+            3
+        } else {
+            0
+        };
+        Ok(user.uid == 0 || (metadata.mode() >> shift) & bit != 0)
+    };
+    let real = std::fs::canonicalize(path)?;
+    for folder in real.ancestors().skip(1) {
+        if !may(folder, 0o1)? {
+            return Ok(false);
+        }
+    }
+    may(&real, 0o4)
+}

@@ -1,0 +1,154 @@
+//! Containers whose root is an image: what is brought before the start, and what it makes of the launch.
+
+use std::collections::BTreeMap;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use argosy_isolation::{Program, Root, User};
+use argosy_proto::v1;
+
+use crate::core::ContainerName;
+use crate::images::{Command, Fault, Image, ImageReference, Images, PullPolicy, Wish, combine};
+
+/// Whose a sandbox is until init has looked the image's user up, and of whom such a user is.
+pub(super) const ROOT: User = User {
+    uid: 0,
+    gid: 0,
+    groups: Vec::new(),
+};
+/// In a container's hand-off folder: what it changes of its image, and the kernel's work beside it. Its root passes
+/// through to both, and to nothing else of the hand-off folder.
+const CHANGES: &str = "changes";
+const UPPER: &str = "upper";
+const WORK: &str = "work";
+
+/// The images of containers that are about to start.
+pub(super) struct Imaged {
+    /// `None` on a host whose containers see the host's own files.
+    images: Option<Arc<Images>>,
+    /// Brought, and not started yet. A lock, since they are brought and started by different threads.
+    brought: Mutex<BTreeMap<ContainerName, Image>>,
+}
+
+/// What a task with an image becomes.
+pub(super) struct Launch {
+    pub(super) root: Root,
+    pub(super) program: Program,
+    /// Of image and task; what the agent sets comes on top.
+    pub(super) environment: BTreeMap<String, String>,
+    /// To be looked up in the image.
+    pub(super) user: String,
+    pub(super) working_dir: PathBuf,
+}
+
+/// The image that a task names; empty if none.
+pub(super) fn image_of(task: &v1::TaskSpec) -> &str {
+    let container = task.container.as_ref();
+    container.map_or("", |container| &container.image)
+}
+
+impl Imaged {
+    pub(super) fn new(images: Option<Arc<Images>>) -> Self {
+        Self {
+            images,
+            brought: Mutex::default(),
+        }
+    }
+
+    /// Brings a container's image if it is not here, and holds it. Nothing is done for a task without one.
+    pub(super) async fn bring(
+        &self,
+        task: &v1::TaskSpec,
+        container: ContainerName,
+    ) -> Result<(), String> {
+        let name = image_of(task);
+        if name.is_empty() {
+            return Ok(());
+        }
+        let images = self.images.as_ref().ok_or(
+            "container.image: this agent's tasks see the host's programs only; it must be started with --isolation full",
+        )?;
+        let reference: ImageReference = name
+            .parse()
+            .map_err(|error| format!("container.image: {}", crate::error::sentence(&error)))?;
+        let obtaining = images.obtain(reference, PullPolicy::IfAbsent, container);
+        let image = obtaining
+            .image
+            .await
+            .map_err(|error| crate::error::sentence(&error))?;
+        self.brought().insert(container, image);
+        Ok(())
+    }
+
+    /// What the launch of a container with an image is; makes its folders.
+    pub(super) fn launch(
+        &self,
+        task: &v1::TaskSpec,
+        container: ContainerName,
+        folder: &Path,
+    ) -> Result<Launch, String> {
+        let image = self.brought().remove(&container);
+        let image = image.ok_or("its image was not brought; launch it again")?;
+        let environment = task.environment.clone().into_iter().collect();
+        let wish = Wish {
+            shell: &task.shell,
+            argv: &task.argv,
+            environment: &environment,
+            user: &task.user,
+        };
+        let Command {
+            argv,
+            environment,
+            user,
+            working_dir,
+        } = combine(&image.config, wish).map_err(|error| error.to_string())?;
+        // What a launch that was cut off has left.
+        clear(folder)?;
+        let changes = folder.join(CHANGES);
+        let [upper, work] = [UPPER, WORK].map(|name| changes.join(name));
+        for (path, mode) in [(&changes, 0o711), (&upper, 0o755), (&work, 0o755)] {
+            DirBuilder::new()
+                .mode(mode)
+                .create(path)
+                .map_err(|error| format!("cannot make {}: {error}", path.display()))?;
+        }
+        Ok(Launch {
+            root: Root::Image(argosy_isolation::Image {
+                layers: image.layers,
+                upper,
+                work,
+            }),
+            program: Program::Arguments(argv),
+            environment,
+            user: user.unwrap_or_default(),
+            working_dir: working_dir.into(),
+        })
+    }
+
+    /// The container is gone, or will not come: what it changed goes, and its hold of the image. Blocks.
+    pub(super) fn release(&self, container: ContainerName, folder: &Path) -> Result<(), String> {
+        self.brought().remove(&container);
+        clear(folder)?;
+        let images = self.images.as_ref();
+        let released = images.map_or(Ok(()), |images| images.release(container));
+        released.map_err(|fault: Fault| crate::error::sentence(&fault))
+    }
+
+    fn brought(&self) -> MutexGuard<'_, BTreeMap<ContainerName, Image>> {
+        self.brought.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Removes what a container has changed of its image.
+fn clear(folder: &Path) -> Result<(), String> {
+    let changes = folder.join(CHANGES);
+    // It opens folder by folder without following links.
+    match std::fs::remove_dir_all(&changes) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("cannot remove {}: {error}", changes.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

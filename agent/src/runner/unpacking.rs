@@ -1,0 +1,147 @@
+//! Layers of images and fetched archives, unpacked by processes of the launcher's that can reach nothing else.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use argosy_isolation::User;
+use argosy_isolation::unpack::{Format, Job, Owner, Report, Rules, Unpacked, Unpacking};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::launching::Launching;
+use crate::fetcher::Extractor;
+use crate::images::{Digest, Packing, UnpackError, UnpackedLayer, Unpacker};
+
+/// The first bytes of an archive, which say what it is.
+const BEGINNING_BYTES: u64 = 262;
+
+/// Unpacks by the agent's launcher.
+pub(super) struct Unpackings(pub(super) Arc<Launching>);
+
+/// An unpacking process, for the runtime to wait on.
+struct Socket(Unpacking);
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+impl Unpacker for Unpackings {
+    fn unpack<'a>(
+        &'a self,
+        layer: File,
+        packing: Packing,
+        into: &'a Path,
+    ) -> BoxFuture<'a, Result<UnpackedLayer, UnpackError>> {
+        let format = match packing {
+            Packing::Tar => Format::Tar,
+            Packing::TarGzip => Format::TarGzip,
+            Packing::TarZstd => Format::TarZstd,
+        };
+        let job = move |_: &mut File| {
+            Ok(Job {
+                format,
+                rules: Rules::layer(),
+                owner: Owner { uid: 0, gid: 0 },
+            })
+        };
+        let unpacking = self.unpack(layer, into, job);
+        async move {
+            let unpacked = unpacking.await.map_err(UnpackError)?;
+            let diff_id = unpacked.digest.expect("every layer has a digest");
+            Ok(UnpackedLayer {
+                diff_id: Digest::from(diff_id),
+                bytes: unpacked.progress.written_bytes,
+            })
+        }
+        .boxed()
+    }
+}
+
+impl Extractor for Unpackings {
+    fn extract<'a>(
+        &'a self,
+        archive: File,
+        into: &'a Path,
+        owner: Option<&'a User>,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        let own = (
+            nix::unistd::geteuid().as_raw(),
+            nix::unistd::getegid().as_raw(),
+        );
+        let (uid, gid) = owner.map_or(own, |user| (user.uid, user.gid));
+        let job = move |archive: &mut File| {
+            let mut beginning = Vec::new();
+            let read = archive.take(BEGINNING_BYTES).read_to_end(&mut beginning);
+            read.and_then(|_| archive.rewind())
+                .map_err(|error| format!("cannot read what was fetched: {error}"))?;
+            let format = Format::of(&beginning).ok_or(
+                "it is no archive that is known here: tar, also with gzip, zstd or xz, or zip",
+            )?;
+            Ok(Job {
+                format,
+                rules: Rules::archive(),
+                owner: Owner { uid, gid },
+            })
+        };
+        let unpacking = self.unpack(archive, into, job);
+        async move { unpacking.await.map(drop) }.boxed()
+    }
+}
+
+impl Unpackings {
+    /// Unpacks an archive into a folder, as the job says that is made of its beginning. Dropped, it ends the process.
+    fn unpack(
+        &self,
+        mut archive: File,
+        into: &Path,
+        job: impl FnOnce(&mut File) -> Result<Job, String> + Send + 'static,
+    ) -> impl Future<Output = Result<Unpacked, String>> + Send + 'static {
+        let (launching, folder) = (Arc::clone(&self.0), into.to_owned());
+        let begin = move || -> Result<Unpacking, String> {
+            let target = File::open(&folder)
+                .map_err(|error| format!("cannot open {}: {error}", folder.display()))?;
+            let job = job(&mut archive)?;
+            launching
+                .unpack(&job, archive.as_fd(), target.as_fd())
+                .map_err(|error| crate::error::sentence(&error))
+        };
+        async move {
+            let begun = tokio::task::spawn_blocking(begin).await;
+            let unpacking = begun.expect("asking the launcher never panics");
+            finish(unpacking?).await
+        }
+    }
+}
+
+/// What the newer, unsafe constructor asks for holds by type: `Socket` owns its descriptor, keeps it open
+/// and always shows the same one.
+#[allow(
+    deprecated,
+    reason = "the replacement is unsafe, and unsafe code lives in isolation only"
+)]
+fn register(unpacking: Unpacking) -> std::io::Result<AsyncFd<Socket>> {
+    AsyncFd::with_interest(Socket(unpacking), Interest::READABLE)
+}
+
+async fn finish(unpacking: Unpacking) -> Result<Unpacked, String> {
+    let deaf =
+        |error: std::io::Error| format!("cannot hear the unpacking process: {error}; try again");
+    let mut socket = register(unpacking).map_err(deaf)?;
+    loop {
+        while let Some(report) = socket.get_mut().0.report() {
+            match report {
+                Report::Progress(_) => {}
+                Report::Done(unpacked) => return Ok(unpacked),
+                Report::Failed(failure) => return Err(failure.reason),
+            }
+        }
+        socket.readable().await.map_err(deaf)?.clear_ready();
+    }
+}

@@ -1,0 +1,145 @@
+//! A cluster of real processes, started by `dev`, and how it is used.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long anything may take on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+pub(crate) fn argosy(words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_argosy"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("ARGOSY_") {
+            command.env_remove(&name);
+        }
+    }
+    // A host without CA certificates must do: nothing here speaks TLS.
+    command.env("SSL_CERT_FILE", "/nonexistent");
+    command.env("SSL_CERT_DIR", "/nonexistent");
+    command.args(words);
+    command
+}
+
+/// A running `argosy dev`, ended when it goes out of scope.
+pub(crate) struct Cluster {
+    dev: Child,
+    record: serde_json::Value,
+}
+
+impl Cluster {
+    /// Each test has loopback addresses of its own: the ports are the default ones.
+    pub(crate) fn start(number: u32, size: &str, more: &[&str]) -> Self {
+        Self::start_with(number, size, more, &[])
+    }
+
+    /// The same with these variables for all members.
+    pub(crate) fn start_with(
+        number: u32,
+        size: &str,
+        more: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let pid = std::process::id();
+        let base = format!(
+            "127.{}.{}.1",
+            100 + pid % 100,
+            (pid / 100 + number * 83) % 250
+        );
+        let words = [
+            "dev",
+            "--size",
+            size,
+            "--base",
+            &base,
+            "-o",
+            "json",
+            "--timeout",
+            "80s",
+        ];
+        let mut command = argosy(&words);
+        let mut dev = command
+            .args(more)
+            .envs(variables.iter().copied())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(dev.stdout.take().unwrap());
+        let mut text = String::new();
+        while serde_json::from_str::<serde_json::Value>(&text).is_err() {
+            if lines.read_line(&mut text).unwrap() == 0 {
+                let mut why = String::new();
+                dev.stderr.take().unwrap().read_to_string(&mut why).unwrap();
+                panic!("the cluster did not start: {why}");
+            }
+        }
+        let record = serde_json::from_str(&text).unwrap();
+        Self { dev, record }
+    }
+
+    pub(crate) fn argosy(&self, words: &[&str]) -> Command {
+        let mut command = argosy(words);
+        command.env("ARGOSY_MASTERS", self.record["masters"].as_str().unwrap());
+        command
+    }
+
+    pub(crate) fn ran(&self, words: &[&str]) -> (i32, String, String) {
+        split(self.argosy(words).output().unwrap())
+    }
+
+    pub(crate) fn members(&self) -> &Vec<serde_json::Value> {
+        self.record["members"].as_array().unwrap()
+    }
+
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.record["directory"].as_str().unwrap().into()
+    }
+
+    /// As Ctrl-C does; the exit code of `dev` and what it wrote.
+    pub(crate) fn stop(&mut self) -> (i32, String) {
+        kill(Pid::from_raw(self.dev.id() as i32), Signal::SIGINT).unwrap();
+        let code = self.dev.wait().unwrap().code().unwrap();
+        let mut text = String::new();
+        self.dev
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
+        (code, text)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.dev.try_wait().unwrap().is_none() {
+            let _ = kill(Pid::from_raw(self.dev.id() as i32), Signal::SIGTERM);
+            let _ = self.dev.wait();
+        }
+    }
+}
+
+pub(crate) fn split(output: Output) -> (i32, String, String) {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code().unwrap(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+pub(crate) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(
+            Instant::now() < deadline,
+            "{what} did not happen within {PATIENCE:?}"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,5 @@
+//! Whole clusters of real processes: started by `dev`, used, and gone without a trace.
+
+mod cluster;
+mod lives;
+mod web;
