@@ -240,6 +240,8 @@ impl Agent {
             | Effect::Find { .. }
             | Effect::Kill { .. }
             | Effect::Renew { .. }
+            | Effect::Look { .. }
+            | Effect::StopLooking { .. }
             | Effect::Destroy { .. } => unreachable!("the runner performs these"),
         }
         None

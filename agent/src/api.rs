@@ -1,4 +1,4 @@
-//! The agent's HTTP API: files, containers, metrics, health.
+//! The agent's HTTP API: files, commands in tasks, containers, metrics, health.
 
 use argosy_isolation::Tree;
 use axum::extract::State;
@@ -9,6 +9,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use crate::exec::{self, Door};
 use crate::files;
 use crate::inbox::Asker;
 use crate::paths::Paths;
@@ -23,6 +24,7 @@ pub(crate) struct Shared {
     pub(crate) tree: Option<Tree>,
     /// Knows no container on a made-up host.
     pub(crate) controls: Controls,
+    pub(crate) exec: Door,
     pub(crate) metrics: Option<PrometheusHandle>,
 }
 
@@ -31,6 +33,7 @@ pub(crate) fn router(shared: Shared) -> Router {
         .route("/v1/files/browse", get(files::browse))
         .route("/v1/files/read", get(files::read))
         .route("/v1/files/download", get(files::download))
+        .route("/v1/exec", get(exec::exec))
         .route("/v1/containers", get(containers))
         .route("/v1/agent", get(standing))
         .route("/metrics", get(metrics))
@@ -83,7 +86,7 @@ async fn health(State(shared): State<Shared>) -> Response {
 }
 
 async fn unknown() -> Response {
-    let message = "no such path: see /v1/files/browse, /v1/files/read, /v1/files/download, /v1/containers, \
-                   /v1/agent, /metrics, /healthz";
+    let message = "no such path: see /v1/files/browse, /v1/files/read, /v1/files/download, /v1/exec, \
+                   /v1/containers, /v1/agent, /metrics, /healthz";
     files::problem(StatusCode::NOT_FOUND, message)
 }

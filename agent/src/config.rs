@@ -73,6 +73,8 @@ pub struct Config {
     pub allow_missing_controllers: bool,
     /// Folders of the host of which, and below which, a task may ask to see; empty means none.
     pub host_paths: Vec<PathBuf>,
+    /// Let whoever reaches its API run commands in its tasks.
+    pub allow_exec: bool,
     /// Seed of jitter and nonces; 0 takes one from the kernel. Two agents must not share one.
     pub seed: u64,
     /// The largest file that is fetched for a task, in bytes.
@@ -104,6 +106,7 @@ impl Config {
             isolation: IsolationMode::Detect,
             allow_missing_controllers: false,
             host_paths: Vec::new(),
+            allow_exec: false,
             seed: 0,
             fetch_limit_bytes: FETCH_LIMIT_BYTES,
             fetch_cache_bytes: FETCH_CACHE_BYTES,

@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use crate::config::Config;
 use crate::core::{ContainerName, Effect, Facts, Input, Setup};
 use crate::error::RunError;
+use crate::exec::Door;
 use crate::inbox::{Asker, Event};
 use crate::journal::{self, Journal, Lock, MemoryDisk};
 use crate::paths::Paths;
@@ -175,6 +176,7 @@ fn on_machine(
             asker: asker.clone(),
             tree: tree.clone(),
             controls: runner.controls(),
+            exec: Door::new(config.allow_exec),
             metrics: front.metrics,
         },
     );
@@ -233,6 +235,7 @@ impl MadeUp {
             asker: Asker::new(inbox.clone()),
             tree: None,
             controls: runner::Controls::default(),
+            exec: Door::new(config.allow_exec),
             metrics: front.metrics,
         };
         Ok(Footing {

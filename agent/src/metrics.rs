@@ -32,6 +32,10 @@ pub(crate) fn describe() {
         "argosy_agent_orphans_removed_total",
         "Containers removed that no journal knew."
     );
+    describe_gauge!(
+        "argosy_agent_exec_sessions",
+        "Commands that were let into tasks and whose clients are there."
+    );
     describe_histogram!(
         "argosy_agent_checkpoint_duration_seconds",
         "Time of one sync of the journal."

@@ -39,7 +39,8 @@ pub(crate) fn start(arguments: &AgentStart) -> Ended {
         "--advertise",
     )?;
     let api = listen::bind(&arguments.listen, "--listen")?;
-    let config = config(arguments, address)?;
+    let mut config = config(arguments, address)?;
+    config.allow_exec = listen::lets_exec_in(resolved, arguments.allow_exec);
     crate::raise_file_limit();
     let recorder = metrics::install()?;
     let (stop, end_tasks) = (CancellationToken::new(), CancellationToken::new());

@@ -220,7 +220,7 @@ impl Files {
 }
 
 /// The sentence in an error's body: the `message` of JSON, else the text itself.
-fn sentence(body: &str) -> String {
+pub(crate) fn sentence(body: &str) -> String {
     let parsed: Option<serde_json::Value> = serde_json::from_str(body).ok();
     let found = parsed
         .as_ref()

@@ -37,7 +37,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 
 use exit::{DONE, Ended, Failure};
-use grammar::{Agent, Arguments, Framework, Master, Offer, Task, Verb};
+use grammar::{Agent, Arguments, Exec, Framework, Master, Offer, Task, Verb};
 
 /// The whole program: reads the command line, does it, returns the exit code.
 pub fn main() -> ExitCode {
@@ -81,6 +81,7 @@ fn perform(verb: &Verb) -> Ended {
         Verb::Run(arguments) => two_threads()?.block_on(run::run(arguments)),
         Verb::Ps(arguments) => asking()?.block_on(verbs::tasks::ps(arguments)),
         Verb::Logs(arguments) => asking()?.block_on(verbs::logs::show(arguments)),
+        Verb::Exec(arguments) => enter(arguments),
         Verb::Status(arguments) => asking()?.block_on(verbs::status::show(arguments)),
         Verb::Explain(arguments) => asking()?.block_on(verbs::explain::show(arguments)),
         Verb::Doctor(arguments) => doctor::examine(arguments),
@@ -88,6 +89,14 @@ fn perform(verb: &Verb) -> Ended {
         Verb::Completions(arguments) => completions(arguments.shell),
         Verb::Launcher => Err(Failure::usage("the launcher is started by an agent only")),
     }
+}
+
+fn enter(arguments: &Exec) -> Ended {
+    let runtime = two_threads()?;
+    let ended = runtime.block_on(verbs::exec::run(arguments));
+    // A thread may wait for ever for a terminal that takes nothing.
+    runtime.shutdown_background();
+    ended
 }
 
 fn masters(master: &Master) -> Ended {
@@ -182,9 +191,12 @@ fn wants_json(verb: &Verb) -> bool {
         Verb::Status(arguments) => Some(arguments.show),
         Verb::Explain(arguments) => Some(arguments.show),
         Verb::Doctor(arguments) => Some(arguments.show),
-        Verb::Run(_) | Verb::Logs(_) | Verb::Version(_) | Verb::Completions(_) | Verb::Launcher => {
-            None
-        }
+        Verb::Run(_)
+        | Verb::Logs(_)
+        | Verb::Exec(_)
+        | Verb::Version(_)
+        | Verb::Completions(_)
+        | Verb::Launcher => None,
     };
     show.is_some_and(|show| show.output.is_json())
 }

@@ -51,6 +51,11 @@ pub(crate) fn guard(address: SocketAddr, flag: &str, accepted: bool) -> Result<(
     .advise("on a trusted network, accept that with --insecure-plaintext; for this host only, listen on 127.0.0.1"))
 }
 
+/// Whether whoever reaches this address may run commands in tasks: who is on this host, or whom its owner has accepted.
+pub(crate) fn lets_exec_in(address: SocketAddr, accepted: bool) -> bool {
+    address.ip().is_loopback() || accepted
+}
+
 fn explain(error: &io::Error, address: SocketAddr, flag: &str) -> Failure {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
@@ -242,6 +247,15 @@ mod tests {
             guard("[::1]:5050".parse().unwrap(), "--listen", false),
             Ok(())
         );
+    }
+
+    #[test]
+    fn exec_beyond_the_host_must_be_accepted_by_name() {
+        let own: SocketAddr = "127.77.0.1:5050".parse().unwrap();
+        let outside: SocketAddr = "10.0.0.7:5050".parse().unwrap();
+        assert!(lets_exec_in(own, false));
+        assert!(!lets_exec_in(outside, false));
+        assert!(lets_exec_in(outside, true));
     }
 
     #[test]

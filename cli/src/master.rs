@@ -60,6 +60,7 @@ struct Places {
     raft_listen: String,
     advertise: String,
     raft_advertise: String,
+    allow_exec: bool,
 }
 
 impl Places {
@@ -84,6 +85,7 @@ impl Places {
                 raft,
                 "--raft-advertise",
             )?,
+            allow_exec: listen::lets_exec_in(api, arguments.allow_exec),
             listen,
             raft_listen,
         })
@@ -129,6 +131,7 @@ fn config(arguments: &MasterStart, places: &Places) -> Result<Config, Failure> {
         .map(|peers| peers.0.clone())
         .unwrap_or_default();
     config.bootstrap = arguments.bootstrap;
+    config.allow_exec = places.allow_exec;
     config.agent_timeout_ms = arguments.agent_timeout.as_millis() as u64;
     config.framework_grace_ms = arguments.framework_grace.as_millis() as u64;
     config.lost_agent_ms = arguments.forget_agents_after.as_millis() as u64;

@@ -16,7 +16,9 @@ use crate::grammar::Format;
 
 pub(crate) use amounts::{bytes, milli, resources, scalar, span_ms};
 pub(crate) use colour::{choose, palette};
-pub(crate) use columns::{exit_word, framework_state, mode_word, reason_word, state_word};
+pub(crate) use columns::{
+    exit_word, framework_state, mode_word, reason_word, standing_words, state_word,
+};
 pub(crate) use table::{Row, plain, table};
 
 /// Shows a page of records: the whole page as JSON, or its rows.

@@ -1,9 +1,10 @@
 //! `run`: a framework of one task. Places it, shows its output, ends as it ended.
 //!
-//! The parts: `job` (what is wanted), `placer` (the scheduler), `waiting` (why nothing happens yet),
+//! The parts: `job` and `checks` (what is wanted), `placer` (the scheduler), `waiting` (why nothing happens yet),
 //! `attached` (until the end), `ending` (how it ended). A change of leader is the client library's business.
 
 mod attached;
+mod checks;
 mod ending;
 mod job;
 mod placer;

@@ -189,6 +189,26 @@ pub(crate) fn uri(text: &str) -> Result<v1::Uri, String> {
     })
 }
 
+/// A port of a task.
+pub(crate) fn port(text: &str) -> Result<u16, String> {
+    let number = text.parse::<u16>().ok().filter(|port| *port > 0);
+    number.ok_or_else(|| format!("{text:?} is no port: write a number from 1 to 65535"))
+}
+
+/// `PORT[/PATH]`: what a task is asked by HTTP.
+pub(crate) fn http_check(text: &str) -> Result<v1::HttpCheck, String> {
+    let at = text.find('/').unwrap_or(text.len());
+    let (number, path) = text.split_at(at);
+    let number = port(number).map_err(|_| {
+        format!("{text:?} names no port: write the task's port and a path, as 8080/health")
+    })?;
+    Ok(v1::HttpCheck {
+        port: number.into(),
+        path: path.to_owned(),
+        statuses: Vec::new(),
+    })
+}
+
 /// `HOST:CONTAINER[/udp]`, two ports.
 pub(crate) fn published_port(text: &str) -> Result<v1::PublishedPort, String> {
     let (ports, udp) = match text.rsplit_once('/') {
@@ -391,6 +411,17 @@ mod tests {
         ] {
             assert!(read(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_asked_by_http_is_a_port_and_perhaps_a_path() {
+        let read = |text| http_check(text).map(|check| (check.port, check.path));
+        assert_eq!(read("8080"), Ok((8080, String::new())));
+        assert_eq!(read("80/health?deep=1"), Ok((80, "/health?deep=1".into())));
+        for text in ["", "/health", "0/health", "65536", "http://:80/"] {
+            assert!(read(text).unwrap_err().contains("8080/health"), "{text}");
+        }
+        assert!(port("0").is_err() && port("80") == Ok(80));
     }
 
     #[test]

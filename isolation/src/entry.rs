@@ -20,6 +20,7 @@ mod keeper;
 mod probe;
 mod terminal;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
@@ -33,6 +34,7 @@ pub(crate) use self::keeper::{keep, refuse};
 pub use self::probe::{Probe, ProbeKind, Verdict};
 pub use self::terminal::WindowSize;
 use crate::handoff::Outcome;
+use crate::image::{self, Wanted};
 use crate::spec::{Program, Spec, SpecError, User};
 use crate::wire::{
     Order, PACKET_LIMIT_BYTES, Received, Wait, packet_pair, receive_packet_with, send_packet,
@@ -58,6 +60,9 @@ pub struct EntryRequest {
     pub environment: Vec<(String, String)>,
     /// As whom, in the numbers of the container's command; `None`: as whom that runs.
     pub user: Option<User>,
+    /// As whom, by the names of the container, in place of `user`: `USER` or `USER:GROUP`, each a name in its
+    /// `/etc/passwd` and `/etc/group` or a number.
+    pub user_name: Option<String>,
     /// Its working directory, as seen inside; `None`: that of the container's command.
     pub directory: Option<PathBuf>,
     /// Give it a terminal of this size instead of three pipes.
@@ -72,9 +77,25 @@ impl EntryRequest {
             work,
             environment: Vec::new(),
             user: None,
+            user_name: None,
             directory: None,
             terminal: None,
         }
+    }
+
+    /// Says by number who the user is that was named, by what the root that this process is in says of its users.
+    fn look_up_user(&mut self) -> Result<(), String> {
+        let Some(name) = self.user_name.take() else {
+            return Ok(());
+        };
+        let wanted = Wanted::parse(&name).filter(|_| self.user.is_none());
+        let wanted = wanted.ok_or_else(|| {
+            let remedy = "give USER or USER:GROUP, each a name or a number, and no other user";
+            SpecError::new("user_name", &name, remedy).to_string()
+        })?;
+        let root = File::open("/").map_err(|error| format!("cannot open the root: {error}"))?;
+        self.user = Some(image::user(root.as_fd(), &wanted)?);
+        Ok(())
     }
 
     /// The launch request of the same container with what is asked for here: one set of rules judges both.

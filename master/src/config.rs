@@ -33,6 +33,8 @@ pub struct Config {
     /// Nothing but promptness rests on it, as simulations of masters with a longer one show; `None`: the longest
     /// wait before an election.
     pub office_lease_ms: Option<u64>,
+    /// Let whoever reaches its API run commands in tasks, through the agents that have them.
+    pub allow_exec: bool,
     /// Spreads retries; any number.
     pub seed: u64,
 }
@@ -53,6 +55,7 @@ impl Config {
             framework_grace_ms: 10_000,
             lost_agent_ms: argosy_state::limits::LOST_AGENT_MS,
             office_lease_ms: None,
+            allow_exec: false,
             seed: 0,
         }
     }

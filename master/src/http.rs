@@ -1,5 +1,5 @@
 //! HTTP beside gRPC on the same port: health, metrics, the read side of the operator API as JSON,
-//! and the files of agents. The JSON is the canonical mapping of `argosy.v1`.
+//! the files of agents and commands in their tasks. The JSON is the canonical mapping of `argosy.v1`.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -17,25 +17,33 @@ use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tonic::{Code, Request, Status};
 
+use crate::exec;
 use crate::service::{self, Services};
 
+/// What every answer needs.
 #[derive(Clone)]
-struct Http {
-    services: Services,
+pub(crate) struct Http {
+    pub(crate) services: Services,
     metrics: Option<PrometheusHandle>,
-    files: reqwest::Client,
+    pub(crate) exec: exec::Door,
+    /// Asks agents.
+    pub(crate) agents: reqwest::Client,
 }
 
 /// The routes.
-pub(crate) fn router(services: Services, metrics: Option<PrometheusHandle>) -> Router {
-    let files = reqwest::Client::builder()
+pub(crate) fn router(
+    services: Services,
+    metrics: Option<PrometheusHandle>,
+    exec: exec::Door,
+) -> Router {
+    let client = reqwest::Client::builder()
         .no_proxy()
         // Agents speak plain HTTP: a host without CA certificates is no obstacle.
         .tls_certs_only([])
         // An agent answers for itself, or not at all.
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(Duration::from_secs(2));
-    let files = files.build().expect("the settings are constant");
+    let client = client.build().expect("the settings are constant");
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -43,6 +51,7 @@ pub(crate) fn router(services: Services, metrics: Option<PrometheusHandle>) -> R
         .route("/v1/cluster", get(cluster))
         .route("/v1/agents", get(agents))
         .route("/v1/agents/{id}", get(agent))
+        .route("/v1/agents/{id}/exec", get(exec::exec))
         .route("/v1/agents/{id}/files/{verb}", get(agent_files))
         .route("/v1/frameworks", get(frameworks))
         .route("/v1/frameworks/{id}", get(framework))
@@ -53,7 +62,8 @@ pub(crate) fn router(services: Services, metrics: Option<PrometheusHandle>) -> R
         .with_state(Http {
             services,
             metrics,
-            files,
+            exec,
+            agents: client,
         })
 }
 
@@ -214,40 +224,50 @@ async fn agent_files(
         consistency: v1::Consistency::Local.into(),
         ..Default::default()
     };
-    let agent = match service::one_agent(&http.services.desk, request).await {
-        Ok(agent) => agent,
+    let address = match address_of(&http, request).await {
+        Ok(address) => address,
         Err(status) => return problem(&status),
     };
-    let address = agent.info.unwrap_or_default().address;
-    if !is_place(&address) {
-        return problem(&Status::failed_precondition(format!(
-            "{id} says that it is at {address:?}, which is no host:port"
-        )));
-    }
     let url = format!(
         "http://{address}/v1/files/{verb}?{}",
         query.unwrap_or_default()
     );
-    match http.files.get(url).send().await {
-        Ok(answer) => {
-            let mut response = Response::builder().status(answer.status());
-            for (name, value) in answer.headers() {
-                if name.as_str().starts_with("x-argosy-")
-                    || *name == header::CONTENT_TYPE
-                    || *name == header::CONTENT_DISPOSITION
-                {
-                    response = response.header(name, value);
-                }
-            }
-            let body = Body::from_stream(answer.bytes_stream());
-            response
-                .body(body)
-                .unwrap_or_else(|why| problem(&Status::internal(why.to_string())))
-        }
+    match http.agents.get(url).send().await {
+        Ok(answer) => passed_on(answer),
         Err(why) => problem(&Status::unavailable(format!(
             "{id} at {address} does not answer: {why}"
         ))),
     }
+}
+
+/// Where the API of the agent is that is asked for.
+pub(crate) async fn address_of(http: &Http, request: v1::GetRequest) -> Result<String, Status> {
+    let id = request.id.clone();
+    let agent = service::one_agent(&http.services.desk, request).await?;
+    let address = agent.info.unwrap_or_default().address;
+    if is_place(&address) {
+        return Ok(address);
+    }
+    Err(Status::failed_precondition(format!(
+        "{id} says that it is at {address:?}, which is no host:port"
+    )))
+}
+
+/// An agent's answer, as it comes.
+pub(crate) fn passed_on(answer: reqwest::Response) -> Response {
+    let mut response = Response::builder().status(answer.status());
+    for (name, value) in answer.headers() {
+        if name.as_str().starts_with("x-argosy-")
+            || *name == header::CONTENT_TYPE
+            || *name == header::CONTENT_DISPOSITION
+        {
+            response = response.header(name, value);
+        }
+    }
+    let body = Body::from_stream(answer.bytes_stream());
+    response
+        .body(body)
+        .unwrap_or_else(|why| problem(&Status::internal(why.to_string())))
 }
 
 /// Whether an agent's word for its address is a host and a port and nothing else.
@@ -296,9 +316,10 @@ fn json<T: serde::Serialize>(answer: Result<T, Status>) -> Response {
 }
 
 /// A refusal as HTTP says it.
-fn problem(status: &Status) -> Response {
+pub(crate) fn problem(status: &Status) -> Response {
     let code = match status.code() {
         Code::InvalidArgument => StatusCode::BAD_REQUEST,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::FailedPrecondition => StatusCode::CONFLICT,
         Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,

@@ -2,12 +2,13 @@
 //! at the rim decide nothing.
 //!
 //! Reading order: `config`, `run`, `inbox`, `replica`, `clock`, `failovers`, `watchdog`, `leader`,
-//! `offers`, `allocator`, `links`, `desk`, `service`, `http`, `metrics`.
+//! `offers`, `allocator`, `links`, `desk`, `service`, `http`, `exec`, `metrics`.
 
 pub mod allocator;
 mod clock;
 mod config;
 mod desk;
+mod exec;
 mod failovers;
 mod falls;
 mod http;

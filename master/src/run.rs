@@ -13,6 +13,7 @@ use argosy_proto::v1::reigns_server::ReignsServer;
 use argosy_proto::v1::scheduler_server::SchedulerServer;
 use argosy_raft::{MemoryStore, Node, NodeConfig, OwnerRequest, StartError, Surroundings};
 use argosy_state::Registry;
+use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -28,7 +29,7 @@ use crate::metrics::Counts;
 use crate::replica::{Published, Replica};
 use crate::service::{MESSAGE_BYTES, Peers, Services, health};
 use crate::watchdog::{self, Pulse};
-use crate::{http, metrics, service};
+use crate::{exec, http, metrics, service};
 
 /// What a master is given by whoever starts it.
 pub struct Parts {
@@ -94,7 +95,9 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
         peers,
         tasks: TaskTracker::new(),
     };
-    let mut server = tokio::spawn(serve(services, api, parts.metrics, served.clone()));
+    let door = exec::Door::new(config.allow_exec);
+    let pages = http::router(services.clone(), parts.metrics, door);
+    let mut server = tokio::spawn(serve(services, api, pages, served.clone()));
     let hands = tokio::spawn(transfer_when_asked(node.clone(), handing));
     let watchdog = watched(&parts.raft_runtime, pulse, &node);
     let ended = tokio::select! {
@@ -310,7 +313,7 @@ async fn transfer_when_asked(node: Node, mut asked: mpsc::Receiver<&'static str>
 async fn serve(
     services: Services,
     socket: Listener,
-    recorder: Option<PrometheusHandle>,
+    pages: Router,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let reflection = tonic_reflection::server::Builder::configure()
@@ -325,12 +328,12 @@ async fn serve(
         .add_service(AgentsServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(OperatorServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(ReignsServer::new(services.clone()))
-        .add_service(health(services.desk.clone()))
+        .add_service(health(services.desk))
         .add_service(reflection);
     let router = routes
         .routes()
         .into_axum_router()
-        .merge(http::router(services, recorder))
+        .merge(pages)
         .layer(axum::middleware::map_response(service::add_remedy))
         .layer(axum::middleware::from_fn(metrics::measured));
     let server = axum::serve(socket, router).with_graceful_shutdown(stop.clone().cancelled_owned());

@@ -1,8 +1,8 @@
 //! The wire: generated messages, and their translation to and from `state`; what carries them.
 //!
 //! Shape is judged here and nowhere else; permission and meaning are not. Reading order: `v1`
-//! (generated from `proto/argosy/v1`), then `convert`; `transport` and `clock` are what a process is given
-//! by whoever starts it, so that all of it can be simulated.
+//! (generated from `proto/argosy/v1`), then `convert`; `exec` are frames that are no gRPC; `transport` and
+//! `clock` are what a process is given by whoever starts it, so that all of it can be simulated.
 
 /// Generated from `proto/argosy/v1/*.proto`; documented there.
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
@@ -13,6 +13,7 @@ pub mod v1 {
 
 pub mod clock;
 pub mod convert;
+pub mod exec;
 pub mod transport;
 
 /// The compiled descriptors of `argosy.v1`, for gRPC reflection.

@@ -293,6 +293,8 @@ impl Registry {
             key,
             "it is as its agent said, unless a master knows better",
         )?;
+        let same = task.agent_state != task.state || task.latest.standing == task.standing;
+        must(same, key, "its newest update tells what its checks found")?;
         must(
             task.latest.revision <= task.revision && self.past(task.revision),
             key,

@@ -12,6 +12,16 @@ pub const MESSAGE_BYTES: usize = 1024;
 pub const IMAGE_BYTES: usize = 1024;
 /// Ports that one task publishes. More are refused.
 pub const PUBLISHED_PORTS: usize = 256;
+/// Longest time of a check (delay, interval, timeout, grace) in milliseconds: a day. Longer ones are refused.
+pub const CHECK_TIME_MS: u64 = 86_400_000;
+/// Shortest interval of a check, in milliseconds: each question costs a process. Shorter ones are refused.
+pub const CHECK_INTERVAL_MS: u64 = 100;
+/// Longest command of a check, in bytes of its words and what parts them. Longer ones are refused.
+pub const CHECK_COMMAND_BYTES: usize = 16 * 1024;
+/// Longest path that a check asks for, in bytes. Longer ones are refused.
+pub const CHECK_PATH_BYTES: usize = 2_048;
+/// Statuses that one check expects. More are refused.
+pub const CHECK_STATUSES: usize = 64;
 /// Tasks in one `Accept`. More are refused.
 pub const TASKS_PER_ACCEPT: usize = 1_000;
 /// Records that one command touches at most; the rest is left to sweeps.

@@ -1,6 +1,6 @@
 //! Tasks: what is asked for, what has been observed, and the one table of transitions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{AgentId, OrderIndex, Revision, Role, TaskId, TaskKey};
 use crate::resources::Resources;
@@ -125,6 +125,9 @@ pub enum Reason {
     MaxCompletionTime,
     StoppedWithoutLeader,
     TaskUnknown,
+    HealthCheckStatusUpdated,
+    ReadinessCheckStatusUpdated,
+    HealthCheckFailed,
 }
 
 /// How a process ended.
@@ -207,6 +210,87 @@ pub enum Run {
     Argv(Vec<String>),
 }
 
+/// What is asked of a running task, again and again, from inside its namespaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// What is asked.
+    pub kind: CheckKind,
+    /// From the task's start to the first time, in milliseconds.
+    pub delay_ms: u64,
+    /// From one answer to the next time, in milliseconds; at least [`crate::limits::CHECK_INTERVAL_MS`].
+    pub interval_ms: u64,
+    /// How long an answer may take before it counts as a failure, in milliseconds; at least 1.
+    pub timeout_ms: u64,
+}
+
+impl Check {
+    /// With the times that Mesos gives to one that names none.
+    #[must_use]
+    pub fn of(kind: CheckKind) -> Self {
+        Self {
+            kind,
+            delay_ms: 15_000,
+            interval_ms: 10_000,
+            timeout_ms: 20_000,
+        }
+    }
+}
+
+/// What is asked of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckKind {
+    /// That `/bin/sh -c` with this line exits with 0, beside the task's own command and as that runs.
+    Shell(String),
+    /// The same for a program and its arguments; never empty.
+    Argv(Vec<String>),
+    /// That a port of the task's loopback address answers a GET by HTTP.
+    Http {
+        /// Which port.
+        port: u16,
+        /// For what; begins with `/`.
+        path: String,
+        /// Which statuses mean that all is well; empty means 200 to 399.
+        statuses: BTreeSet<u16>,
+    },
+    /// That a port of the task's loopback address takes a connection.
+    Tcp {
+        /// Which port.
+        port: u16,
+    },
+}
+
+/// A check that ends its task when it fails too often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked, and when.
+    pub check: Check,
+    /// For so long after the task's start failures count for nothing, until one answer was good; in milliseconds.
+    pub grace_ms: u64,
+    /// How many failures in a row end the task; at least 1.
+    pub failures: u32,
+}
+
+impl HealthCheck {
+    /// With Mesos' patience.
+    #[must_use]
+    pub fn of(check: Check) -> Self {
+        Self {
+            check,
+            grace_ms: 10_000,
+            failures: 3,
+        }
+    }
+}
+
+/// What the checks of a task have found; neither says anything of the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// Whether it is healthy; `None` without a check, and until one had a result that counts.
+    pub healthy: Option<bool>,
+    /// Whether it is ready; `None` without a check, and until one had a result.
+    pub ready: Option<bool>,
+}
+
 /// What a framework asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskSpec {
@@ -236,6 +320,10 @@ pub struct TaskSpec {
     pub max_completion_ms: u64,
     /// Milliseconds without a leader until it stops itself; 0 means never.
     pub stop_after_ms: u64,
+    /// Asked while it runs; ends it when it fails too often. Boxed, like the next: most tasks have none.
+    pub health_check: Option<Box<HealthCheck>>,
+    /// Asked while it runs; only tells.
+    pub readiness_check: Option<Box<Check>>,
 }
 
 /// A fact about a task, kept until its framework has acknowledged it.
@@ -253,6 +341,8 @@ pub struct Update {
     pub message: String,
     /// How the process ended, if it has.
     pub exit: Option<Exit>,
+    /// What its checks had found then; nothing where only a master speaks.
+    pub standing: Standing,
     /// Milliseconds of the Unix epoch, for display only.
     pub wall_ms: i64,
 }
@@ -285,6 +375,8 @@ pub struct Task {
     pub state: TaskState,
     /// What its agent said last; differs from `state` while unreachable.
     pub agent_state: TaskState,
+    /// What its checks have found, as its agent said last.
+    pub standing: Standing,
     /// Number of the newest committed update of its agent; 0 before the first.
     pub reported: u64,
     /// The newest fact, acknowledged or not.

@@ -19,7 +19,7 @@ use crate::ids::{
 use crate::limits;
 use crate::registry::RecordWrite;
 use crate::resources::Resources;
-use crate::task::{Container, Reason, Run, Source, TaskSpec, TaskState};
+use crate::task::{Container, Reason, Run, Source, Standing, TaskSpec, TaskState};
 
 /// A registry in its first reign, and what a leader, its agents and its schedulers would remember.
 #[derive(Debug, Clone)]
@@ -328,6 +328,7 @@ impl World {
             reason: Reason::None,
             message: String::new(),
             exit: None,
+            standing: Standing::default(),
             wall_ms: 0,
         };
         let agent = task.agent;
@@ -400,6 +401,8 @@ pub fn spec(name: &str, resources: &str) -> TaskSpec {
         labels: BTreeMap::new(),
         max_completion_ms: 0,
         stop_after_ms: 0,
+        health_check: None,
+        readiness_check: None,
     }
 }
 

@@ -6,7 +6,7 @@ use argosy_state::command::{
 };
 use argosy_state::ids::{FrameworkId, OrderIndex, Revision, TaskId};
 use argosy_state::limits;
-use argosy_state::task::{Reason, Source, TaskState};
+use argosy_state::task::{Reason, Source, Standing, TaskState};
 use argosy_state::testing::{World, framework_info, key, spec};
 
 fn revive(framework: FrameworkId, session: u64, number: u64, lowest: u64) -> Command {
@@ -118,6 +118,7 @@ fn a_task_id_is_free_again_when_its_history_is_gone() {
                 reason: Reason::CommandExited,
                 message: String::new(),
                 exit: None,
+                standing: Standing::default(),
                 wall_ms: 0,
             }
         });

@@ -189,7 +189,7 @@ fn every_dependency_has_its_line_in_the_decision() {
 }
 
 /// Where a limit stands in the sources, and what the protocol's page says of it.
-const LIMITS: [(&str, &str, &str); 20] = [
+const LIMITS: [(&str, &str, &str); 25] = [
     (
         "master/src/service/mod.rs",
         "MESSAGE_BYTES: usize = 4 << 20",
@@ -289,6 +289,31 @@ const LIMITS: [(&str, &str, &str); 20] = [
         "state/src/limits.rs",
         "UNACKNOWLEDGED_TASKS: usize = 100_000",
         "At 100,000 unacknowledged ended tasks",
+    ),
+    (
+        "proto/src/exec.rs",
+        "DATA_LIMIT_BYTES: usize = 32 * 1024",
+        "a payload of at most 32 KiB",
+    ),
+    (
+        "proto/src/exec.rs",
+        "INPUT_WINDOW_BYTES: usize = 128 * 1024",
+        "At most 128 KiB of input may be untaken",
+    ),
+    (
+        "isolation/src/init.rs",
+        "ENTRIES: usize = 64",
+        "at a time | 64, 512, 1,024 |",
+    ),
+    (
+        "agent/src/exec/mod.rs",
+        "SESSIONS: usize = 512",
+        "at a time | 64, 512, 1,024 |",
+    ),
+    (
+        "master/src/exec.rs",
+        "STREAMS: usize = 1024",
+        "at a time | 64, 512, 1,024 |",
     ),
 ];
 

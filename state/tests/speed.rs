@@ -15,7 +15,7 @@ use argosy_state::command::{
 };
 use argosy_state::encode;
 use argosy_state::ids::{AgentId, FrameworkId, TaskKey};
-use argosy_state::task::{Exit, Reason, Source, TaskState};
+use argosy_state::task::{Exit, Reason, Source, Standing, TaskState};
 use argosy_state::testing::{World, key, spec};
 
 /// Commands a second that one core must write, and read, at the least.
@@ -80,6 +80,7 @@ impl Lives {
             reason: Reason::CommandExited,
             message: "exited with code 0".to_owned(),
             exit: Some(Exit::Code(0)),
+            standing: Standing::default(),
             wall_ms: 1_700_000_000_000,
         };
         Command::UpdateTasks(UpdateTasks {

@@ -5,8 +5,9 @@
 //! from the task's last update what was told before, and so says nothing twice.
 
 use argosy_state::ids::Timestamp;
+use argosy_state::task::{self, Standing};
 
-/// When a check looks, and what its failures mean. The defaults are those of Mesos.
+/// When a check looks, and what its failures mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
     /// From the task's start to the first look, in milliseconds.
@@ -22,20 +23,31 @@ pub struct Policy {
     pub grace_ms: u64,
 }
 
-impl Default for Policy {
-    fn default() -> Self {
+impl From<&task::HealthCheck> for Policy {
+    fn from(health: &task::HealthCheck) -> Self {
         Self {
-            delay_ms: 15_000,
-            interval_ms: 10_000,
-            timeout_ms: 20_000,
-            failures: 3,
-            grace_ms: 10_000,
+            failures: health.failures,
+            grace_ms: health.grace_ms,
+            ..Self::from(&health.check)
+        }
+    }
+}
+
+/// Of a readiness check.
+impl From<&task::Check> for Policy {
+    fn from(check: &task::Check) -> Self {
+        Self {
+            delay_ms: check.delay_ms,
+            interval_ms: check.interval_ms,
+            timeout_ms: check.timeout_ms,
+            failures: 1,
+            grace_ms: 0,
         }
     }
 }
 
 /// What is asked about a task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// Whether it is to go on.
     Health,
@@ -63,15 +75,6 @@ pub enum Answer {
     TimedOut,
 }
 
-/// What is known of a task: both go into each of its updates, whichever has changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Standing {
-    /// Whether it is healthy; `None` without a check, and until one had a result that counts.
-    pub healthy: Option<bool>,
-    /// Whether it is ready; `None` without a check, and until one had a result.
-    pub ready: Option<bool>,
-}
-
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
@@ -86,9 +89,11 @@ pub enum Effect {
     Cancel(Look),
     /// Tell of it in an update of the running task.
     Report {
-        /// All that is known now.
+        /// Which of it has changed.
+        kind: Kind,
+        /// All that is known now: both go into each update, whichever has changed.
         standing: Standing,
-        /// Which of it has changed, and why, in words.
+        /// How it is, and why, in words.
         text: String,
     },
     /// End the task, which has failed.
@@ -158,6 +163,18 @@ impl Checks {
             health: check(policies.health, told.healthy.is_some()),
             readiness: check(policies.readiness, told.ready.is_some()),
             standing: told,
+        }
+    }
+
+    /// The task was adopted: it is looked at first at some moment within an interval from now. An agent that has just
+    /// started would else look at all of its tasks at once. `below` gives a number below another one, which is not 0.
+    pub fn spread(&mut self, now: Timestamp, mut below: impl FnMut(u64) -> u64) {
+        let checks = [&mut self.health, &mut self.readiness];
+        for check in checks.into_iter().flatten() {
+            let first = now.plus_ms(below(check.policy.interval_ms.max(1)));
+            if let State::Waiting(at) = &mut check.state {
+                *at = first.max(*at);
+            }
         }
     }
 
@@ -291,6 +308,10 @@ impl Checks {
         }
         let text = format!("{words}: {reason}");
         let standing = self.standing;
-        vec![Effect::Report { standing, text }]
+        vec![Effect::Report {
+            kind,
+            standing,
+            text,
+        }]
     }
 }

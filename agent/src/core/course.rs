@@ -9,6 +9,7 @@ use argosy_state::task::TaskState;
 use super::end::{End, judge};
 use super::facts::{ContainerName, Instance, Record, StartedFact, TaskFacts};
 use super::input::{Effect, Ended, Refusal, Start};
+use super::looking::{Asked, Watch};
 use super::{Core, Deferred, Sync};
 
 /// Longest grace of a task that the cluster does not want to hear of any more, in milliseconds.
@@ -67,9 +68,20 @@ enum Remains {
 pub(super) struct Course {
     pub(super) phase: Phase,
     pub(super) end: Option<End>,
-    /// Its `max_completion_ms` has passed.
-    pub(super) overdue: bool,
+    /// Set when the agent itself ends it.
+    pub(super) failing: Option<Failing>,
+    /// Its checks, once it runs.
+    pub(super) watch: Option<Watch>,
     remains: Remains,
+}
+
+/// Why the agent itself ends a task, which has failed then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failing {
+    /// Its `max_completion_ms` has passed.
+    OutOfTime,
+    /// Its health check failed too often: in words.
+    Unhealthy(String),
 }
 
 impl Course {
@@ -77,7 +89,8 @@ impl Course {
         Self {
             phase,
             end: None,
-            overdue: false,
+            failing: None,
+            watch: None,
             remains: match phase {
                 Phase::Waiting => Remains::Nothing,
                 Phase::Finding
@@ -112,6 +125,12 @@ impl Core {
         };
         if !task.held || task.kill_grace_ms.is_some() {
             self.end_unstarted(instance);
+            return;
+        }
+        if let Err(why) = Asked::of(&task.launch) {
+            let text = why.to_string();
+            let end = End::by_agent(TaskState::Error, v1::Reason::TaskInvalid, text);
+            self.end(instance, end);
             return;
         }
         let is_brought = task.launch.spec.as_ref().is_some_and(|spec| {
@@ -171,9 +190,9 @@ impl Core {
     }
 
     pub(super) fn started(&mut self, instance: Instance, fact: StartedFact) {
-        if !matches!(self.phase(instance), Some(Phase::Starting | Phase::Finding)) {
+        let Some(was @ (Phase::Starting | Phase::Finding)) = self.phase(instance) else {
             return;
-        }
+        };
         self.enter(instance, Phase::Running);
         let Some(task) = self.facts.tasks.get(&instance) else {
             return;
@@ -183,7 +202,7 @@ impl Core {
             .spec
             .as_ref()
             .map_or(0, |spec| spec.max_completion_ms);
-        let unwanted = !task.held || task.kill_grace_ms.is_some();
+        let unwanted = !task.held || task.kill_grace_ms.is_some() || task.unhealthy.is_some();
         if task.started.is_none() {
             // The hand-off files prove the start after a crash, so nothing needs to wait for this one.
             self.persist(Record::Started { instance, fact }, Sync::Lazy);
@@ -194,6 +213,8 @@ impl Core {
         self.mark_dirty(instance);
         if unwanted {
             self.kill(instance);
+        } else {
+            self.watch(instance, fact.at, was);
         }
     }
 
@@ -217,12 +238,11 @@ impl Core {
             Some(Phase::Starting | Phase::Running | Phase::Finding) => {}
             Some(Phase::Waiting | Phase::Fetching | Phase::Ended) | None => return,
         }
-        let overdue = self
-            .courses
-            .get(&instance)
-            .is_some_and(|course| course.overdue);
+        let course = self.courses.get(&instance);
+        let failing = course.and_then(|course| course.failing.as_ref());
         let killed = self.is_unwanted(instance);
-        self.end(instance, judge(ended, killed, overdue));
+        let end = judge(ended, killed, failing);
+        self.end(instance, end);
     }
 
     pub(super) fn lost(&mut self, instance: Instance, why: String) {
@@ -250,6 +270,7 @@ impl Core {
                     return;
                 };
                 let grace_ms = task.grace_ms();
+                self.unwatch(instance);
                 self.effects.push(Effect::Kill { instance, grace_ms });
                 self.mark_dirty(instance);
             }
@@ -267,10 +288,11 @@ impl Core {
             return;
         };
         let grace_ms = task.grace_ms();
-        self.effects.push(Effect::Kill { instance, grace_ms });
         if let Some(course) = self.courses.get_mut(&instance) {
-            course.overdue = true;
+            course.failing.get_or_insert(Failing::OutOfTime);
         }
+        self.unwatch(instance);
+        self.effects.push(Effect::Kill { instance, grace_ms });
         self.mark_dirty(instance);
     }
 
@@ -311,6 +333,7 @@ impl Core {
 
     /// It has ended: cleared away once that is on disk, at once if nobody is to be told.
     pub(super) fn end(&mut self, instance: Instance, end: End) {
+        self.unwatch(instance);
         let Some(course) = self.courses.get_mut(&instance) else {
             return;
         };

@@ -3,6 +3,7 @@
 use argosy_proto::v1;
 use argosy_state::task::TaskState;
 
+use super::course::Failing;
 use super::input::{Ended, How, StopCause};
 
 /// How it ended, for its last update.
@@ -28,8 +29,12 @@ impl End {
 }
 
 /// What the end of a command means. KILLED even if it exited with 0 in its grace, as in Mesos.
-pub(super) fn judge(ended: Ended, killed: bool, overdue: bool) -> End {
+pub(super) fn judge(ended: Ended, killed: bool, failing: Option<&Failing>) -> End {
     use v1::Reason;
+    let failed = failing.map(|failing| match failing {
+        Failing::OutOfTime => Reason::MaxCompletionTime,
+        Failing::Unhealthy(_) => Reason::HealthCheckFailed,
+    });
     let exit = match ended.how {
         How::Code(code) => Some(v1::exit::How::Code(code)),
         How::Signal(signal) => Some(v1::exit::How::Signal(signal)),
@@ -40,7 +45,7 @@ pub(super) fn judge(ended: Ended, killed: bool, overdue: bool) -> End {
         (How::NotStarted, _) => (TaskState::Failed, Reason::CommandNotStarted),
         _ if killed => (TaskState::Killed, Reason::TaskKilled),
         (_, Some(StopCause::StopAfter)) => (TaskState::Failed, Reason::StoppedWithoutLeader),
-        (_, Some(StopCause::Ordered)) if overdue => (TaskState::Failed, Reason::MaxCompletionTime),
+        (_, Some(StopCause::Ordered)) if let Some(reason) = failed => (TaskState::Failed, reason),
         _ if ended.out_of_memory => (TaskState::Failed, Reason::LimitMemory),
         (How::Code(0), _) => (TaskState::Finished, Reason::CommandExited),
         (How::Code(_) | How::Signal(_), _) => (TaskState::Failed, Reason::CommandExited),
@@ -52,7 +57,12 @@ pub(super) fn judge(ended: Ended, killed: bool, overdue: bool) -> End {
             How::NotStarted => v1::Source::Agent,
             How::Code(_) | How::Signal(_) => v1::Source::Task,
         },
-        text: ended.text,
+        text: match failing {
+            Some(Failing::Unhealthy(why)) if reason == Reason::HealthCheckFailed => {
+                format!("{why}; {}", ended.text)
+            }
+            Some(Failing::Unhealthy(_) | Failing::OutOfTime) | None => ended.text,
+        },
         exit: exit.map(|how| v1::Exit { how: Some(how) }),
     }
 }

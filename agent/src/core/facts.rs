@@ -12,7 +12,7 @@ use std::sync::Arc;
 use argosy_proto::v1;
 use argosy_state::digest::task_mark;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex, TaskKey, Timestamp};
-use argosy_state::task::TaskState;
+use argosy_state::task::{Standing, TaskState};
 
 use super::wire;
 
@@ -122,6 +122,10 @@ pub struct TaskFacts {
     pub committed: u64,
     /// State in the newest update; STAGING before the first.
     pub state: TaskState,
+    /// What its checks have found, by the newest update.
+    pub standing: Standing,
+    /// Set once its health check has ended it, by the update that says so: why, in words.
+    pub unhealthy: Option<String>,
     /// False once the cluster does not want to hear of it any more: then it is only ended and cleared away.
     pub held: bool,
 }
@@ -245,6 +249,10 @@ impl Facts {
             Record::Updated { instance, update } => self.change(*instance, |task| {
                 task.made = update.number;
                 task.state = wire::task_state(update.state);
+                task.standing = wire::standing(update);
+                if wire::is_unhealthy(update) {
+                    task.unhealthy = Some(update.text.clone());
+                }
                 task.updates.push_back((**update).clone());
             }),
             Record::Committed { instance, number } => self.commit(*instance, *number),
@@ -310,6 +318,8 @@ impl Facts {
                     made: 0,
                     committed: 0,
                     state: TaskState::Staging,
+                    standing: Standing::default(),
+                    unhealthy: None,
                     held: true,
                 };
                 self.insert(Instance { agent, order }, facts);

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use argosy_proto::v1;
 use argosy_state::ids::{TaskKey, Timestamp};
+use argosy_state::task::CheckKind;
 
 use super::Sync;
+use super::checks::{Answer, Look};
 use super::facts::{ContainerName, Instance, Record, StartedFact};
 
 /// Something has happened.
@@ -87,6 +89,15 @@ pub enum Input {
     Destroyed {
         /// Which.
         name: ContainerName,
+    },
+    /// A running task was looked at.
+    Looked {
+        /// Which.
+        instance: Instance,
+        /// Of which of its checks, and which time.
+        look: Look,
+        /// What was found.
+        answer: Answer,
     },
     /// A deadline has come.
     Tick,
@@ -223,6 +234,24 @@ pub enum Effect {
         instance: Instance,
         /// On the boot clock.
         stop_at: Timestamp,
+    },
+    /// Look at a running task from inside its namespaces, and answer under the same name.
+    Look {
+        /// At which.
+        instance: Instance,
+        /// For which of its checks, and which time.
+        look: Look,
+        /// What to ask.
+        kind: CheckKind,
+        /// Milliseconds until nobody waits for the answer any more.
+        timeout_ms: u64,
+    },
+    /// Stop looking; nobody waits for the answer.
+    StopLooking {
+        /// At which.
+        instance: Instance,
+        /// For which of its checks, and which time.
+        look: Look,
     },
     /// Clear away all that is left of a container, but not its sandbox.
     Destroy {

@@ -2,7 +2,7 @@
 //!
 //! No clock, no IO, no randomness but the rare turns of a simulation. Every effect that speaks of a fact, or
 //! acts on an order, waits in `deferred` until the journal says that all before it is on disk. Reading order:
-//! `facts`, `orders`, `course`, `checks`, `end`, `updates`, `link`, `recovery`.
+//! `facts`, `orders`, `course`, `checks`, `looking`, `end`, `updates`, `link`, `recovery`.
 
 pub mod checks;
 mod course;
@@ -10,6 +10,7 @@ mod end;
 mod facts;
 mod input;
 mod link;
+mod looking;
 mod orders;
 mod random;
 mod recovery;
@@ -75,6 +76,8 @@ pub struct Core {
     report_at: Option<Timestamp>,
     /// Ends of `max_completion_ms`.
     overdue: BTreeSet<(Timestamp, Instance)>,
+    /// Turns of the checks of running tasks.
+    looks: BTreeSet<(Timestamp, Instance)>,
     /// Recovered launches that never started; they wait for a master's word.
     unstarted: BTreeSet<Instance>,
     effects: Vec<Effect>,
@@ -128,6 +131,7 @@ impl Core {
             dirty: BTreeSet::new(),
             report_at: None,
             overdue: BTreeSet::new(),
+            looks: BTreeSet::new(),
             unstarted: BTreeSet::new(),
             effects: Vec::new(),
         }
@@ -183,7 +187,9 @@ impl Core {
     pub fn deadline(&self) -> Option<Timestamp> {
         let link = self.link.as_ref().map(Link::deadline);
         let overdue = self.overdue.first().map(|(at, _)| *at);
-        [link, overdue, self.report_at].into_iter().flatten().min()
+        let look = self.looks.first().map(|(at, _)| *at);
+        let all = [link, overdue, look, self.report_at];
+        all.into_iter().flatten().min()
     }
 
     /// Takes one input in, at a time on the boot clock; returns what is to be done, in order.
@@ -204,6 +210,11 @@ impl Core {
             Input::Lost { instance, why } => self.lost(instance, why),
             Input::Found { instance, found } => self.found(instance, found),
             Input::Destroyed { name } => self.destroyed(name),
+            Input::Looked {
+                instance,
+                look,
+                answer,
+            } => self.looked(instance, look, answer),
             Input::Tick => self.tick(),
             Input::EndAll => self.end_all(),
         }
@@ -270,6 +281,7 @@ impl Core {
             self.overdue.remove(&(at, instance));
             self.out_of_time(instance);
         }
+        self.look();
         self.tend_link();
     }
 }

@@ -91,6 +91,7 @@ impl Core {
             if task.committed < update.number {
                 let number = update.number;
                 self.persist(Record::Committed { instance, number }, Sync::Lazy);
+                self.catch_up(instance);
             }
             if update.released {
                 self.release(instance);

@@ -5,7 +5,7 @@
 use argosy_state::bugs::{self, Bug};
 use argosy_state::task::TaskState;
 
-use super::course::{Course, Phase};
+use super::course::{Course, Failing, Phase};
 use super::end::unknown_end;
 use super::facts::{Identity, Instance, Record};
 use super::input::{Effect, Found};
@@ -43,7 +43,10 @@ impl Core {
                 self.courses.insert(instance, Course::new(Phase::Ended));
                 self.when_durable(Deferred::Destroy(instance));
             } else {
-                self.courses.insert(instance, Course::new(Phase::Finding));
+                let mut course = Course::new(Phase::Finding);
+                let unhealthy = self.facts.tasks[&instance].unhealthy.clone();
+                course.failing = unhealthy.map(Failing::Unhealthy);
+                self.courses.insert(instance, course);
                 let name = self
                     .facts
                     .container(instance)

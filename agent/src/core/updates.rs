@@ -5,9 +5,10 @@ use argosy_proto::v1::from_agent::Message;
 use argosy_state::buggify::{self, Rare};
 use argosy_state::task::TaskState;
 
-use super::course::{Course, Phase};
+use super::course::{Course, Failing, Phase};
 use super::end::End;
 use super::facts::{Instance, Record, TaskFacts};
+use super::looking::Watch;
 use super::{Core, Deferred, Sync, wire};
 
 /// How long a change waits for others to share a record, a sync and a message, in milliseconds. A
@@ -15,6 +16,9 @@ use super::{Core, Deferred, Sync, wire};
 const GATHER_MS: u64 = 2;
 /// Updates in one message.
 const UPDATES_A_MESSAGE: usize = 500;
+/// Updates of one task that wait for their commit at most, but for a new state: what checks find beyond is told, as it is
+/// then, when there is room.
+const WAITING_UPDATES: usize = 8;
 /// Tasks in one chunk of a list.
 const TASKS_A_CHUNK: usize = 500;
 /// Longest text of an update in bytes; the registry cuts there too.
@@ -34,12 +38,16 @@ impl Core {
         self.report_at = None;
         let mut updates = Vec::new();
         let mut ended = Vec::new();
+        let mut unhealthy = Vec::new();
         for instance in std::mem::take(&mut self.dirty) {
             let Some(update) = self.next_update(instance) else {
                 continue;
             };
             if wire::task_state(update.state).is_terminal() {
                 ended.push(instance);
+            }
+            if wire::is_unhealthy(&update) {
+                unhealthy.push(instance);
             }
             let update = Box::new(update);
             updates.push((*update).clone());
@@ -49,13 +57,19 @@ impl Core {
         for instance in ended {
             self.when_durable(Deferred::Destroy(instance));
         }
+        for instance in unhealthy {
+            self.when_durable(Deferred::Kill(instance));
+        }
     }
 
     fn next_update(&self, instance: Instance) -> Option<v1::NumberedUpdate> {
         let course = self.courses.get(&instance)?;
         let task = self.facts.tasks.get(&instance).filter(|task| task.held)?;
         let draft = observe(course, task)?;
-        if draft.state == task.state || !task.state.may_become(draft.state) {
+        let standing = course.watch.as_ref().map_or(task.standing, Watch::standing);
+        let is_new = draft.state != task.state
+            || (standing != task.standing && task.updates.len() < WAITING_UPDATES);
+        if !is_new || !task.state.may_become(draft.state) {
             return None;
         }
         Some(v1::NumberedUpdate {
@@ -69,6 +83,8 @@ impl Core {
             text: cut(draft.text),
             exit: draft.exit,
             wall_ms: self.wall_ms(),
+            healthy: standing.healthy,
+            ready: standing.ready,
         })
     }
 
@@ -151,10 +167,22 @@ fn observe(course: &Course, task: &TaskFacts) -> Option<End> {
         Phase::Running if task.kill_grace_ms.is_some() => {
             Some(now(TaskState::Killing, v1::Reason::TaskKilled, ""))
         }
-        Phase::Running if course.overdue => {
-            Some(now(TaskState::Killing, v1::Reason::MaxCompletionTime, ""))
-        }
-        Phase::Running => Some(now(TaskState::Running, quiet, "")),
+        Phase::Running => Some(match (&course.failing, &course.watch) {
+            (Some(Failing::OutOfTime), _) => {
+                now(TaskState::Killing, v1::Reason::MaxCompletionTime, "")
+            }
+            (Some(Failing::Unhealthy(why)), _) => {
+                now(TaskState::Killing, v1::Reason::HealthCheckFailed, why)
+            }
+            (
+                None,
+                Some(Watch {
+                    news: Some((reason, text)),
+                    ..
+                }),
+            ) => now(TaskState::Running, *reason, text),
+            (None, _) => now(TaskState::Running, quiet, ""),
+        }),
         Phase::Ended => course.end.clone(),
     }
 }

@@ -1,8 +1,8 @@
-//! Task states as numbers of the wire; the wire's other enums are passed on as they are.
+//! What the core reads of the wire's messages; the other enums are passed on as they are.
 
 use argosy_proto::convert::state_from;
 use argosy_proto::v1;
-use argosy_state::task::TaskState;
+use argosy_state::task::{Standing, TaskState};
 
 /// The state behind a number; one that this release does not know counts as UNKNOWN.
 pub(crate) fn task_state(number: i32) -> TaskState {
@@ -12,4 +12,17 @@ pub(crate) fn task_state(number: i32) -> TaskState {
 /// The number of a state.
 pub(crate) fn number(state: TaskState) -> i32 {
     v1::TaskState::from(state).into()
+}
+
+/// What an update says of the checks of its task.
+pub(crate) fn standing(update: &v1::NumberedUpdate) -> Standing {
+    Standing {
+        healthy: update.healthy,
+        ready: update.ready,
+    }
+}
+
+/// Whether an update says that its task is being ended because it is not healthy.
+pub(crate) fn is_unhealthy(update: &v1::NumberedUpdate) -> bool {
+    update.state() == v1::TaskState::Killing && update.reason() == v1::Reason::HealthCheckFailed
 }

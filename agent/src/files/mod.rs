@@ -51,7 +51,11 @@ impl IntoResponse for FilesError {
 pub(crate) fn problem(status: StatusCode, message: &str) -> Response {
     let code = match status {
         StatusCode::BAD_REQUEST => "InvalidArgument",
+        StatusCode::FORBIDDEN => "PermissionDenied",
         StatusCode::NOT_FOUND => "NotFound",
+        StatusCode::CONFLICT => "FailedPrecondition",
+        StatusCode::UNPROCESSABLE_ENTITY => "Aborted",
+        StatusCode::TOO_MANY_REQUESTS => "ResourceExhausted",
         StatusCode::SERVICE_UNAVAILABLE => "Unavailable",
         _ => "Internal",
     };

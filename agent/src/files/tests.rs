@@ -8,8 +8,10 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::api::{Shared, router};
+use crate::exec::Door;
 use crate::inbox::{Asker, Event, Question, TaskView};
 use crate::paths::Paths;
+use crate::runner::Controls;
 
 struct Server {
     folder: tempfile::TempDir,
@@ -38,7 +40,8 @@ impl Server {
             paths: Paths::new(folder.path()),
             asker: Asker::new(inbox),
             tree: None,
-            controls: Default::default(),
+            controls: Controls::default(),
+            exec: Door::new(false),
             metrics: None,
         };
         tokio::spawn(async move { axum::serve(listener, router(shared)).await });

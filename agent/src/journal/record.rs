@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use argosy_proto::v1;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex, TaskKey, Timestamp};
+use argosy_state::task::Standing;
 use prost::Message;
 
 use crate::core::wire;
@@ -146,6 +147,12 @@ struct StoredTask {
     state: i32,
     #[prost(bool, tag = "10")]
     held: bool,
+    #[prost(bool, optional, tag = "11")]
+    healthy: Option<bool>,
+    #[prost(bool, optional, tag = "12")]
+    ready: Option<bool>,
+    #[prost(string, optional, tag = "13")]
+    unhealthy: Option<String>,
 }
 
 /// The bytes of a record.
@@ -260,6 +267,9 @@ fn stored_task(instance: Instance, facts: &TaskFacts) -> StoredTask {
         committed: facts.committed,
         state: wire::number(facts.state),
         held: facts.held,
+        healthy: facts.standing.healthy,
+        ready: facts.standing.ready,
+        unhealthy: facts.unhealthy.clone(),
     }
 }
 
@@ -276,6 +286,11 @@ impl StoredTask {
             committed: self.committed,
             state: wire::task_state(self.state),
             held: self.held,
+            standing: Standing {
+                healthy: self.healthy,
+                ready: self.ready,
+            },
+            unhealthy: self.unhealthy,
         })
     }
 }

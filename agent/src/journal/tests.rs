@@ -117,6 +117,21 @@ fn wait(journal: &Journal, reached: impl Fn(Progress) -> bool) {
     }
 }
 
+/// An update with all that is remembered of one.
+fn unhealthy() -> v1::NumberedUpdate {
+    v1::NumberedUpdate {
+        framework_id: "framework-1".into(),
+        task_id: "task-1".into(),
+        number: 1,
+        state: v1::TaskState::Killing.into(),
+        reason: v1::Reason::HealthCheckFailed.into(),
+        text: "it was not well".into(),
+        healthy: Some(false),
+        ready: Some(true),
+        ..v1::NumberedUpdate::default()
+    }
+}
+
 #[test]
 fn every_kind_of_record_reads_back() {
     let folder = Folder::new();
@@ -128,13 +143,6 @@ fn every_kind_of_record_reads_back() {
     let start = crate::core::StartedFact {
         pid: 12,
         at: argosy_state::ids::Timestamp(34),
-    };
-    let update = v1::NumberedUpdate {
-        framework_id: "framework-1".into(),
-        task_id: "task-1".into(),
-        number: 1,
-        state: 3,
-        ..v1::NumberedUpdate::default()
     };
     records.extend([
         Record::Took {
@@ -154,7 +162,7 @@ fn every_kind_of_record_reads_back() {
         },
         Record::Updated {
             instance,
-            update: Box::new(update),
+            update: Box::new(unhealthy()),
         },
         Record::Retried { instance, life: 7 },
     ]);

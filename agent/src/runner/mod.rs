@@ -2,7 +2,8 @@
 //!
 //! One task a container waits for its supervisor. What blocks (folders, the launcher, adoption, removal)
 //! runs on the runtime's blocking threads, a bounded number at a time. Reading order: `launching`, `host_ids`,
-//! `unpacking`, `imaged`, `bridges` and `own_files`, `description`, `controls`, `watching`.
+//! `unpacking`, `imaged`, `bridges` and `own_files`, `description`, `controls`, `watching`,
+//! `looking`.
 
 mod bridges;
 mod controls;
@@ -10,6 +11,7 @@ mod description;
 mod host_ids;
 mod imaged;
 mod launching;
+mod looking;
 mod own_files;
 mod unpacking;
 mod watching;
@@ -40,7 +42,7 @@ use crate::paths::Paths;
 use crate::sandbox;
 use bridges::Bridges;
 pub use bridges::NetworkSettings;
-pub(crate) use controls::Controls;
+pub(crate) use controls::{Controls, EnterError};
 use host_ids::HostIds;
 use imaged::Imaged;
 pub use launching::LauncherCommand;
@@ -69,6 +71,7 @@ pub(crate) struct Runner {
     images: Option<Arc<Images>>,
     controls: Controls,
     fetches: HashMap<Instance, CancellationToken>,
+    looks: looking::Looks,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -135,6 +138,7 @@ impl Runner {
             images,
             controls: Controls::default(),
             fetches: HashMap::new(),
+            looks: looking::Looks::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         })
@@ -226,6 +230,7 @@ impl Runner {
 
     fn destroy(&mut self, name: ContainerName, key: TaskKey) {
         self.controls.forget(name.instance);
+        self.looks.forget(name.instance);
         let shared = self.shared.clone();
         self.spawn(async move {
             loop {
@@ -297,6 +302,13 @@ impl Containers for Runner {
                     control.renew(stop_at);
                 }
             }
+            Effect::Look {
+                instance,
+                look,
+                kind,
+                timeout_ms,
+            } => self.look(instance, look, kind, timeout_ms),
+            Effect::StopLooking { instance, look } => self.looks.stop(instance, look.kind),
             Effect::Destroy { name, key } => self.destroy(name, key),
             other => return Some(other),
         }

@@ -104,6 +104,7 @@ async fn configured(
         api.to_string(),
     );
     config.allow_missing_controllers = true;
+    config.allow_exec = true;
     config.host_paths = vec![directory.with_file_name(SHARED)];
     config.resources = "cpus:4;mem:1024".parse().unwrap();
     if !nix::unistd::geteuid().is_root() {

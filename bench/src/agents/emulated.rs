@@ -228,9 +228,8 @@ fn update(key: &TaskKey, held: Held, number: u64) -> v1::NumberedUpdate {
             v1::Reason::Unspecified
         }
         .into(),
-        text: String::new(),
         exit: is_last.then_some(exit),
-        wall_ms: 0,
+        ..v1::NumberedUpdate::default()
     }
 }
 

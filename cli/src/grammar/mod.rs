@@ -2,7 +2,9 @@
 //!
 //! Shape only; what a verb does is in the module of its name. Each command shows two examples.
 
+mod checks;
 mod dev;
+mod exec;
 mod nouns;
 mod run;
 mod service;
@@ -12,7 +14,9 @@ use clap::builder::Styles;
 use clap::builder::styling::{AnsiColor, Style};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+pub(crate) use checks::Checks;
 pub(crate) use dev::Dev;
+pub(crate) use exec::Exec;
 pub(crate) use nouns::{
     Agent, AgentStop, Explain, Framework, FrameworkList, FrameworkTeardown, Listing, Logs, Master,
     MasterJoin, MasterRemove, MasterTransfer, Named, Offer, Ps, Status, Task, TaskKill, TaskList,
@@ -43,7 +47,8 @@ const STYLES: Styles = Styles::styled()
   argosy run --cpus 0.5 --mem 64M -- echo hello
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 5 unavailable, 6 not placed in time.
-An attached run ends with the task's own code, 125 if it never started, 128+n on signal n."
+An attached run ends with the task's own code, 125 if it never started, 128+n on signal n; so does
+exec with the code of its command."
 )]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -93,6 +98,9 @@ pub(crate) enum Verb {
     /// Show what a task has written
     #[command(after_help = LOGS)]
     Logs(Logs),
+    /// Run one more command in a running task, end with its exit code
+    #[command(after_help = EXEC)]
+    Exec(Box<Exec>),
     /// Say in words how the cluster is
     #[command(after_help = STATUS)]
     Status(Status),
@@ -168,6 +176,12 @@ const PS: &str = "Examples:
 const LOGS: &str = "Examples:
   argosy logs brave-otter
   argosy logs -f framework-7/web-3 --stderr";
+const EXEC: &str = "Examples:
+  argosy exec -it brave-otter -- sh
+  argosy exec framework-7/web-3 -- cat /proc/loadavg
+
+It has the task's user, environment, limits and walls. It ends with this program, and takes along
+all that it started. Without --tty, Ctrl-C and TERM are passed on to it.";
 const STATUS: &str = "Examples:
   argosy status
   argosy status -o json";

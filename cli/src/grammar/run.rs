@@ -7,6 +7,7 @@ use argosy_proto::v1;
 use clap::builder::ArgPredicate;
 use clap::{Args, ValueEnum};
 
+use super::checks::Checks;
 use crate::values::{self, Milli};
 
 /// The network of a task.
@@ -97,6 +98,8 @@ pub(crate) struct Run {
     /// Masters, any order [default: 127.0.0.1:5050, else a dev cluster at 127.77.0.1-3:5050]
     #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = values::masters)]
     pub(crate) masters: Option<Masters>,
+    #[command(flatten)]
+    pub(crate) checks: Checks,
     /// The command and its arguments; with an image those of its entry point, if it has one
     #[arg(last = true, required_unless_present = "image", value_name = "CMD")]
     pub(crate) command: Vec<String>,

@@ -80,6 +80,9 @@ pub(crate) struct MasterStart {
     /// Listen beyond this host although nothing is encrypted and nobody is asked who they are
     #[arg(long, env = "ARGOSY_INSECURE_PLAINTEXT")]
     pub(crate) insecure_plaintext: bool,
+    /// Let whoever reaches this address run commands in tasks; at a loopback address they may anyway
+    #[arg(long, env = "ARGOSY_MASTER_ALLOW_EXEC")]
+    pub(crate) allow_exec: bool,
     /// Write the process number here once started, remove it at the end
     #[arg(long, env = "ARGOSY_MASTER_PID_FILE", value_name = "FILE")]
     pub(crate) pid_file: Option<PathBuf>,
@@ -184,6 +187,9 @@ pub(crate) struct AgentStart {
     /// Listen beyond this host although nothing is encrypted and nobody is asked who they are
     #[arg(long, env = "ARGOSY_INSECURE_PLAINTEXT")]
     pub(crate) insecure_plaintext: bool,
+    /// Let whoever reaches this address run commands in tasks; at a loopback address they may anyway
+    #[arg(long, env = "ARGOSY_AGENT_ALLOW_EXEC")]
+    pub(crate) allow_exec: bool,
     /// Write the process number here once started, remove it at the end
     #[arg(long, env = "ARGOSY_AGENT_PID_FILE", value_name = "FILE")]
     pub(crate) pid_file: Option<PathBuf>,

@@ -45,6 +45,33 @@ pub(crate) fn exit_word(exit: Option<&v1::Exit>) -> String {
     }
 }
 
+/// What the checks of a task have found: `healthy, not ready`; empty if nothing is known.
+pub(crate) fn standing_words(status: &v1::TaskStatus) -> String {
+    let healthy = status.healthy.map(|healthy| match healthy {
+        true => "healthy",
+        false => "unhealthy",
+    });
+    let ready = status.ready.map(|ready| match ready {
+        true => "ready",
+        false => "not ready",
+    });
+    let known: Vec<_> = healthy.into_iter().chain(ready).collect();
+    known.join(", ")
+}
+
+/// The state of a task, and of one that runs what its checks have found: `running (healthy)`.
+fn state_of(task: &v1::Task) -> String {
+    let runs = matches!(
+        task.state(),
+        v1::TaskState::Running | v1::TaskState::Killing
+    );
+    let known = task.latest.as_ref().map(standing_words);
+    match known.filter(|known| runs && !known.is_empty()) {
+        Some(known) => format!("{} ({known})", state_word(task.state)),
+        None => state_word(task.state),
+    }
+}
+
 /// MiB in thousandths, in the unit that reads best.
 fn mib(milli: i64) -> String {
     let bytes_of = u64::try_from(milli).unwrap_or(0).saturating_mul(1_048_576) / 1_000;
@@ -82,7 +109,7 @@ impl Row for v1::Task {
             .unwrap_or_default();
         vec![
             self.task_id.clone(),
-            state_word(self.state),
+            state_of(self),
             self.agent_id.clone(),
             self.framework_id.clone(),
             cpus(wanted),
@@ -279,5 +306,27 @@ mod tests {
             how: Some(v1::exit::How::Code(7)),
         };
         assert_eq!(exit_word(Some(&exit)), "exit 7");
+    }
+
+    #[test]
+    fn a_task_that_runs_shows_what_its_checks_have_found() {
+        let of = |state: v1::TaskState, healthy, ready| {
+            state_of(&v1::Task {
+                state: state.into(),
+                latest: Some(v1::TaskStatus {
+                    healthy,
+                    ready,
+                    ..v1::TaskStatus::default()
+                }),
+                ..v1::Task::default()
+            })
+        };
+        use v1::TaskState::{Failed, Killing, Running};
+        assert_eq!(of(Running, None, None), "running");
+        assert_eq!(of(Running, Some(true), None), "running (healthy)");
+        let both = of(Running, Some(true), Some(false));
+        assert_eq!(both, "running (healthy, not ready)");
+        assert_eq!(of(Killing, Some(false), None), "killing (unhealthy)");
+        assert_eq!(of(Failed, Some(false), Some(true)), "failed");
     }
 }

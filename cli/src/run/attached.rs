@@ -221,6 +221,10 @@ impl<'a> Attached<'a> {
             );
         }
         if !is_terminal(status.state) {
+            use v1::Reason as R;
+            if let R::HealthCheckStatusUpdated | R::ReadinessCheckStatusUpdated = status.reason() {
+                tell(self.arguments, self.job.name(), &status.message);
+            }
             return None;
         }
         self.over.cancel();

@@ -9,6 +9,7 @@ use argosy_state::ids::{Role, TaskId};
 use argosy_state::limits;
 use argosy_state::resources::{Identity, Range, Resource, Resources, Value};
 
+use super::checks;
 use crate::exit::Failure;
 use crate::grammar::{NetworkMode, Run};
 use crate::{names, values};
@@ -76,6 +77,8 @@ impl Job {
             }),
             labels: labels.into_iter().collect(),
             container: container(arguments)?,
+            health_check: checks::health(&arguments.checks),
+            readiness_check: checks::readiness(&arguments.checks),
             max_completion_ms: arguments.max_time.map_or(0, |time| time.as_millis() as u64),
             ..v1::TaskSpec::default()
         };

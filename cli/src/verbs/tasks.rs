@@ -8,7 +8,7 @@ use argosy_proto::v1::write_operation::Operation;
 use crate::exit::{Code, DONE, Ended as Exit, Failure};
 use crate::grammar::{Named, Ps, TaskKill, TaskList};
 use crate::operator::{Ended, Operator, is_terminal};
-use crate::output::{self, exit_word, note, reason_word, resources, state_word};
+use crate::output::{self, exit_word, note, reason_word, resources, standing_words, state_word};
 
 /// How often an expected change is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -69,6 +69,7 @@ fn details(task: &v1::Task) -> Vec<(&'static str, String)> {
         ("framework", task.framework_id.clone()),
         ("role", task.role.clone()),
         ("state", state_word(task.state)),
+        ("checks", standing_words(&latest)),
         ("end", exit_word(latest.exit.as_ref())),
         ("reason", reason_word(latest.reason)),
         ("message", latest.message),

@@ -28,7 +28,7 @@ pub(crate) fn argosy(words: &[&str]) -> Command {
 /// A running `argosy dev`, ended when it goes out of scope.
 pub(crate) struct Cluster {
     dev: Child,
-    record: serde_json::Value,
+    pub(crate) record: serde_json::Value,
 }
 
 impl Cluster {

@@ -127,6 +127,48 @@ fn a_cluster_runs_tasks_and_leaves_nothing() {
 }
 
 #[test]
+fn a_task_shows_how_it_is_and_is_ended_when_it_is_not_healthy() {
+    let cluster = Cluster::start(9, "1x1", &[]);
+    let run = |words: &[&str], line: &str| {
+        let quick = ["--health-delay", "0", "--health-interval", "100ms"];
+        let words = [&["run"], words, &quick, &["--", "sh", "-c", line]].concat();
+        cluster.ran(&words)
+    };
+    let both = ["--health-cmd", "true", "--ready-cmd", "echo soon; exit 1"];
+    let kept = [&both[..], &["--ready-delay", "0", "-d", "--name", "kept"]].concat();
+    let (code, _, stderr) = run(&kept, "exec sleep 1000");
+    assert_eq!(code, 0, "{stderr}");
+    wait_for("both to be known", || {
+        cluster
+            .ran(&["ps"])
+            .1
+            .contains("running (healthy, not ready)")
+    });
+    let (_, task, _) = cluster.ran(&["task", "show", "kept", "-o", "json"]);
+    let task: serde_json::Value = serde_json::from_str(&task).unwrap();
+    assert_eq!(task["latest"]["healthy"], true, "{task}");
+    assert_eq!(task["latest"]["ready"], false, "{task}");
+    // The interval is as it was asked for, and nothing else stands where nothing was said.
+    let check = &task["spec"]["healthCheck"]["check"];
+    assert_eq!(
+        (&check["intervalMs"], &check["timeoutMs"]),
+        (&"100".into(), &"20000".into())
+    );
+
+    let ill = ["--health-cmd", "test -e up", "--health-failures", "2"];
+    let (code, _, stderr) = run(&ill, "echo x > up; sleep 2; rm up; exec sleep 1000");
+    assert_eq!(code, 128 + 15, "{stderr}");
+    let parts = [
+        "healthy: passed",
+        "health-check-failed",
+        "exited with code 1",
+    ];
+    for part in parts {
+        assert!(stderr.contains(part), "{part} is not in {stderr}");
+    }
+}
+
+#[test]
 fn a_teardown_asks_first_and_waits_for_the_end_of_the_tasks() {
     let cluster = Cluster::start(6, "1x1", &[]);
     let (code, id, stderr) =

@@ -1,5 +1,6 @@
 //! Whole clusters of real processes: started by `dev`, used, and gone without a trace.
 
 mod cluster;
+mod exec;
 mod lives;
 mod web;

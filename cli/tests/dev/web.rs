@@ -242,7 +242,7 @@ fn serve(image: &str, folder: &Path) {
     let resources = ["--agent-resources", "cpus:2;mem:512;ports:[31000-31100]"];
     let folders = folder.to_str().unwrap();
     let mut cluster = Cluster::start_with(
-        7,
+        20,
         "1x1",
         &resources,
         &[("ARGOSY_AGENT_IMAGE_FOLDERS", folders)],
@@ -251,7 +251,9 @@ fn serve(image: &str, folder: &Path) {
         let words = ["run", "--image", image, "--mem", "64M"];
         cluster.ran(&[&words, more].concat())
     };
-    let (code, _, stderr) = run(&["--detach", "--name", "web", "--publish", "31080:80"]);
+    let checked = ["--health-http", "80/index.html", "--health-delay", "0s"];
+    let detached = ["--detach", "--name", "web", "--publish", "31080:80"];
+    let (code, _, stderr) = run(&[&detached[..], &checked].concat());
     assert_eq!(code, 0, "{stderr}");
     wait_for("the page", || {
         let (_, listed, _) = cluster.ran(&["ps", "--all", "-o", "json"]);
@@ -261,6 +263,18 @@ fn serve(image: &str, folder: &Path) {
     wait_for("its log", || {
         cluster.ran(&["logs", "--stderr", "web"]).1.contains("200")
     });
+
+    wait_for("its health to be told", || {
+        let (_, listed, _) = cluster.ran(&["task", "show", "web", "-o", "json"]);
+        listed.contains(r#""healthy": true"#)
+    });
+    let look = ["exec", "web", "--", "busybox", "cat", "index.html"];
+    let (code, stdout, stderr) = cluster.ran(&look);
+    assert_eq!(
+        (code, stdout.as_str()),
+        (0, "hello from an image\n"),
+        "{stderr}"
+    );
 
     // Another command of the same image, in a network of its own, sees itself alone.
     let line = "busybox id -u; pwd; echo $PAGE; busybox hostname; busybox cat /etc/hostname; \

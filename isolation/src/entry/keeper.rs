@@ -45,11 +45,12 @@ fn serve(spec: &Spec, filter: &Filter, session: &OwnedFd) -> Result<(), Refusal>
         .map_err(|errno| words("close what init has open", errno))?;
     nix::sys::prctl::set_child_subreaper(true)
         .map_err(|errno| words("adopt the command's orphans", errno))?;
-    let request: EntryRequest = match receive_packet(session, Wait::Block) {
+    let mut request: EntryRequest = match receive_packet(session, Wait::Block) {
         Ok(Received::Message(request)) => request,
         Ok(Received::Nothing | Received::Closed) => return Ok(()),
         Err(error) => return Err(format!("the request is garbled: {error}")),
     };
+    request.look_up_user()?;
     let spec = request
         .applied_to(spec)
         .map_err(|error| error.to_string())?;

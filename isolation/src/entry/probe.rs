@@ -3,6 +3,7 @@
 //! Runs behind the walls of a command, but executes nothing: an image need not bring a program for it, and cannot lend
 //! one that lies. What answers is not trusted: of its answer one line is read, up to a cap and a deadline.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -33,10 +34,13 @@ pub struct Probe {
 pub enum ProbeKind {
     /// That it takes a connection.
     Tcp,
-    /// That it answers a GET by HTTP/1.1 with a status of 200 to 399. Redirections are not followed.
+    /// That it answers a GET by HTTP/1.1 with a status that is expected. Redirections are not followed.
     Http {
         /// For what; begins with `/`.
         path: String,
+        /// Which statuses are expected; empty means 200 to 399.
+        #[serde(default)]
+        statuses: BTreeSet<u16>,
     },
 }
 
@@ -64,7 +68,7 @@ impl Probe {
             let remedy = "give at least 1 ms";
             return Err(SpecError::new("timeout_ms", "0", remedy));
         }
-        let ProbeKind::Http { path } = &self.kind else {
+        let ProbeKind::Http { path, .. } = &self.kind else {
             return Ok(());
         };
         let is_plain = path.bytes().all(|byte| byte.is_ascii_graphic());
@@ -105,7 +109,7 @@ impl Probe {
             Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(late()),
             Err(error) => return Err(words("cannot connect", &error)),
         };
-        let ProbeKind::Http { path } = &self.kind else {
+        let ProbeKind::Http { path, statuses } = &self.kind else {
             return Ok(());
         };
         let request = format!(
@@ -145,14 +149,15 @@ impl Probe {
                 Err(error) => return Err(words("cannot read the answer", &error)),
             }
         }
-        judge(&line).map_err(|reason| format!("port {}: GET {path}: {reason}", self.port))
+        judge(&line, statuses).map_err(|reason| format!("port {}: GET {path}: {reason}", self.port))
     }
 }
 
 /// What the first line of an answer means.
-fn judge(answer: &[u8]) -> Result<(), String> {
+fn judge(answer: &[u8], expected: &BTreeSet<u16>) -> Result<(), String> {
     match status(answer) {
-        Some(200..=399) => Ok(()),
+        Some(200..=399) if expected.is_empty() => Ok(()),
+        Some(status) if expected.contains(&status) => Ok(()),
         Some(status) => Err(format!("answered with status {status}")),
         None => Err("the answer is not HTTP".to_owned()),
     }
@@ -198,10 +203,16 @@ mod tests {
     }
 
     #[test]
-    fn from_200_to_399_is_well() {
-        for (status, is_well) in [(199, false), (200, true), (399, true), (400, false)] {
+    fn what_is_expected_is_well_and_else_from_200_to_399() {
+        let is_well = |status: u16, expected: &[u16]| {
             let line = format!("HTTP/1.1 {status} X\r\n");
-            assert_eq!(judge(line.as_bytes()).is_ok(), is_well, "{status}");
+            judge(line.as_bytes(), &expected.iter().copied().collect()).is_ok()
+        };
+        for (status, wanted) in [(199, false), (200, true), (399, true), (400, false)] {
+            assert_eq!(is_well(status, &[]), wanted, "{status}");
+        }
+        for (status, wanted) in [(200, false), (204, true), (404, true), (400, false)] {
+            assert_eq!(is_well(status, &[204, 404]), wanted, "{status}");
         }
     }
 
@@ -210,7 +221,10 @@ mod tests {
         let probe = |port, path: &str| Probe {
             port,
             timeout_ms: 1,
-            kind: ProbeKind::Http { path: path.into() },
+            kind: ProbeKind::Http {
+                path: path.into(),
+                statuses: BTreeSet::new(),
+            },
         };
         assert!(probe(80, "/health?deep=1").check().is_ok());
         for path in ["", "health", "/a b", "/a\r\nX: y", "/\u{e4}"] {
@@ -247,7 +261,10 @@ mod tests {
 
     #[test]
     fn an_answer_is_judged_without_waiting_for_its_end() {
-        let http = || ProbeKind::Http { path: "/".into() };
+        let http = || ProbeKind::Http {
+            path: "/".into(),
+            statuses: BTreeSet::new(),
+        };
         assert_eq!(asked(b"HTTP/1.1 204 No Content\r\n", http()), Verdict::Pass);
         let Verdict::Fail { reason } = asked(b"HTTP/1.1 503 Busy\r\n", http()) else {
             panic!("it is not well")

@@ -1,4 +1,4 @@
-//! Users and groups by the names that an image has for them.
+//! Users and groups by the names that a container's root has for them, above all an image.
 //!
 //! Its `/etc/passwd` and `/etc/group` are read below its own root, as text that anybody may have written.
 
@@ -94,7 +94,9 @@ fn find(passwd: &str, group: &str, wanted: &Wanted<'_>) -> Result<User, String> 
 }
 
 fn unknown(what: &str, name: &str, file: &str) -> String {
-    format!("the image has no {what} {name:?} in {file}; name one that it has, or give a number")
+    format!(
+        "the container has no {what} {name:?} in {file}; name one that it has, or give a number"
+    )
 }
 
 /// A line of `/etc/passwd`. One that makes no sense is none.
@@ -137,7 +139,7 @@ impl<'a> Group<'a> {
 
 /// A file of the root, whose links lead nowhere else. One that is not there says nothing.
 fn read(root: BorrowedFd<'_>, path: &str) -> Result<String, String> {
-    let words = |error: std::io::Error| format!("cannot read /{path} of the image: {error}");
+    let words = |error: std::io::Error| format!("cannot read /{path} of the container: {error}");
     // A pipe would wait for a writer.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;

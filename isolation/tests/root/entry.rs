@@ -223,6 +223,14 @@ fn named() {
     asked.environment = vec![("B".into(), "3".into()), ("C".into(), "4".into())];
     let (out, err, _) = run(&container, &asked, b"");
     assert_eq!(out, "7\n8 9\n/usr/bin\n134\n", "{err}");
+    // The container's programs are the host's, and so are the names of its users.
+    let daemon = User::named("daemon").unwrap();
+    for name in ["daemon", &daemon.uid.to_string()] {
+        let mut asked = request("id -u; id -g");
+        asked.user_name = Some(name.to_owned());
+        let (out, err, _) = run(&container, &asked, b"");
+        assert_eq!(out, format!("{}\n{}\n", daemon.uid, daemon.gid), "{err}");
+    }
     end(container);
 }
 
@@ -264,6 +272,16 @@ fn refused() {
     });
     let reason = refusal(&container, &stranger);
     assert!(reason.contains("0 to 65,535"), "{reason}");
+    for (name, says) in [
+        ("no-such-user", "no user \"no-such-user\" in /etc/passwd"),
+        ("70000", "0 to 65,535"),
+        ("a:b:c", "USER or USER:GROUP"),
+    ] {
+        let mut stranger = request("true");
+        stranger.user_name = Some(name.to_owned());
+        let reason = refusal(&container, &stranger);
+        assert!(reason.contains(says), "{reason}");
+    }
     let long = request(&"x".repeat(200_000));
     let reason = container.enter(&long).unwrap_err().to_string();
     assert!(reason.contains("128 KiB"), "{reason}");

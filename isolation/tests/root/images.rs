@@ -10,6 +10,7 @@ use argosy_isolation::profile::{CONTAINER_IDS, FIRST_HOST_ID};
 use argosy_isolation::unpack::{Format, Job, Owner, Rules, copy_layers};
 use argosy_isolation::{Exit, Image, Outcome, OwnFile, Root, Spec};
 
+use crate::entry::{end, request, run};
 use crate::profile::{give_sandbox, profiled};
 use crate::unpacking::{Entry, file_of, tarball};
 use crate::world::{Case, PATIENCE, World, skip, stderr, stdout};
@@ -233,6 +234,16 @@ fn users() {
             FIRST_HOST_ID + 1000
         );
     }
+    let mut spec = imaged(&mut world, &layers, "exec sleep 1000");
+    spec.image_user = Some("web".to_owned());
+    let (container, _) = world.start(&spec);
+    for (name, ids) in [(None, "1000 1001"), (Some("web:docs"), "1001")] {
+        let mut asked = request("id -G");
+        asked.user_name = name.map(str::to_owned);
+        let (out, err, _) = run(&container, &asked, b"");
+        assert_eq!(out, format!("{ids}\n"), "{err}");
+    }
+    end(container);
     let mut spec = imaged(&mut world, &layers, line);
     spec.image_user = Some("nobody".to_owned());
     let exit = world.run(&spec);

@@ -344,7 +344,8 @@ fn probes() {
             }
         });
         let path = "/health".to_owned();
-        let found = ask(ProbeKind::Http { path }, port);
+        let statuses = std::collections::BTreeSet::new();
+        let found = ask(ProbeKind::Http { path, statuses }, port);
         assert_eq!(found == Verdict::Pass, verdict, "{found:?}");
         server.join().unwrap();
     }

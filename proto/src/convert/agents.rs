@@ -3,7 +3,7 @@
 use argosy_state::agent::{AgentInfo, AgentMode};
 use argosy_state::command::{AgentUpdate, HeldTask};
 use argosy_state::ids::{OrderIndex, TaskId, TaskKey};
-use argosy_state::task::Task;
+use argosy_state::task::{Standing, Task};
 
 use super::{
     Malformed, exit_from, id, reason_from, resources, resources_from, source_from, spec, state_from,
@@ -67,6 +67,10 @@ pub fn update_from(wire: v1::NumberedUpdate) -> Result<AgentUpdate, Malformed> {
         reason: reason_from(wire.reason),
         message: wire.text,
         exit: exit_from(wire.exit),
+        standing: Standing {
+            healthy: wire.healthy,
+            ready: wire.ready,
+        },
         wall_ms: wire.wall_ms,
     })
 }

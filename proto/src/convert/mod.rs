@@ -3,6 +3,7 @@
 //! Reading order: `resources`, `tasks`, `agents`, `frameworks`.
 
 mod agents;
+mod checks;
 mod containers;
 mod frameworks;
 mod resources;
@@ -18,6 +19,7 @@ pub use agents::{
     agent_info, agent_info_from, held_task, mode_from, order_kill, order_launch, order_void,
     update_from,
 };
+pub use checks::{check_from, health_check_from};
 pub use frameworks::{call_kind, framework_info, framework_info_from, offer, promise, roles};
 pub use resources::{resources, resources_from};
 pub use tasks::{exit_from, reason_from, source_from, spec, spec_from, state_from, status, task};

@@ -5,6 +5,7 @@ use argosy_state::task::{
     Exit, HostPath, Reason, Run, Source, Task, TaskSpec, TaskState, Update, Uri,
 };
 
+use super::checks::{check, check_from, health_check, health_check_from};
 use super::containers::{container, container_from};
 use super::{Malformed, resources, resources_from, revision};
 use crate::v1;
@@ -50,6 +51,8 @@ pub fn spec(spec: &TaskSpec) -> v1::TaskSpec {
         max_completion_ms: spec.max_completion_ms,
         stop_after_ms: spec.stop_after_ms,
         container: container(&spec.container),
+        health_check: spec.health_check.as_deref().map(health_check),
+        readiness_check: spec.readiness_check.as_deref().map(check),
     }
 }
 
@@ -107,6 +110,16 @@ pub fn spec_from(wire: v1::TaskSpec) -> Result<TaskSpec, Malformed> {
         labels: wire.labels.into_iter().collect(),
         max_completion_ms: wire.max_completion_ms,
         stop_after_ms: wire.stop_after_ms,
+        health_check: wire
+            .health_check
+            .map(|health| health_check_from(health).map(Box::new))
+            .transpose()
+            .map_err(|why| why.inside("health_check"))?,
+        readiness_check: wire
+            .readiness_check
+            .map(|readiness| check_from(readiness).map(Box::new))
+            .transpose()
+            .map_err(|why| why.inside("readiness_check"))?,
     };
     check_text(&spec)?;
     Ok(spec)
@@ -288,7 +301,10 @@ reasons!(
     LimitMemory,
     MaxCompletionTime,
     StoppedWithoutLeader,
-    TaskUnknown
+    TaskUnknown,
+    HealthCheckStatusUpdated,
+    ReadinessCheckStatusUpdated,
+    HealthCheckFailed
 );
 
 impl From<Exit> for v1::Exit {
@@ -324,6 +340,8 @@ pub fn status(task: &Task, update: &Update) -> v1::TaskStatus {
         exit: update.exit.map(Into::into),
         revision: Some(revision(update.revision)),
         wall_ms: update.wall_ms,
+        healthy: update.standing.healthy,
+        ready: update.standing.ready,
     }
 }
 

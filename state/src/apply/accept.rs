@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use super::Scene;
 use super::agents::check_resources;
-use super::container;
 use super::tasks::Change;
+use super::{checks, container};
 use crate::Registry;
 use crate::agent::AgentMode;
 use crate::bugs::{self, Bug};
@@ -16,7 +16,7 @@ use crate::event::Event;
 use crate::ids::{AgentId, Role, TaskKey};
 use crate::limits;
 use crate::resources::Resources;
-use crate::task::{Reason, Run, Task, TaskSpec, TaskState};
+use crate::task::{Reason, Run, Standing, Task, TaskSpec, TaskState};
 
 impl Registry {
     /// Launches what fits; answers with the positions of what was refused.
@@ -225,6 +225,7 @@ impl Registry {
             kill: None,
             state: TaskState::Staging,
             agent_state: TaskState::Staging,
+            standing: Standing::default(),
             reported: 0,
             latest: staging.into_update(revision),
             unacknowledged: Vec::new(),
@@ -250,6 +251,9 @@ fn check_spec(spec: &TaskSpec) -> Result<(), Rejection> {
     }
     if let Err((field, text)) = container::check(spec) {
         return invalid(field, &text);
+    }
+    if let Err((field, text)) = checks::check(spec) {
+        return invalid(&field, &text);
     }
     let (empty, nul) = match &spec.run {
         Run::Image => (false, false),
@@ -319,4 +323,5 @@ fn size(spec: &TaskSpec) -> usize {
         + spec.name.len()
         + spec.user.len()
         + container::size(&spec.container, PART_BYTES)
+        + checks::size(spec, PART_BYTES)
 }

@@ -7,6 +7,7 @@
 mod accept;
 mod agents;
 mod calls;
+mod checks;
 mod container;
 mod epochs;
 mod frameworks;

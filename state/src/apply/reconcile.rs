@@ -94,7 +94,8 @@ impl Registry {
                 Reason::AgentReregistered,
                 "its agent is back",
                 list.wall_ms,
-            ),
+            )
+            .with_standing(task.standing),
             Some(_) => return,
             None if task.order <= list.floor => Change::by_master(
                 TaskState::Gone,

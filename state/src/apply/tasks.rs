@@ -8,7 +8,7 @@ use crate::event::Event;
 use crate::ids::{FrameworkId, OrderIndex, Revision, TaskKey};
 use crate::limits;
 use crate::registry::RecordKey;
-use crate::task::{Exit, FinishedTask, Kill, Reason, Source, TaskState, Update};
+use crate::task::{Exit, FinishedTask, Kill, Reason, Source, Standing, TaskState, Update};
 
 /// A new state of a task, before it has a revision.
 pub(super) struct Change {
@@ -17,6 +17,7 @@ pub(super) struct Change {
     reason: Reason,
     message: String,
     exit: Option<Exit>,
+    standing: Standing,
     wall_ms: i64,
     /// Its number, if an agent says so.
     reported: Option<u64>,
@@ -30,9 +31,15 @@ impl Change {
             reason,
             message: message.to_owned(),
             exit: None,
+            standing: Standing::default(),
             wall_ms,
             reported: None,
         }
+    }
+
+    /// The same, with what an agent has said of the task's checks.
+    pub(super) fn with_standing(self, standing: Standing) -> Self {
+        Self { standing, ..self }
     }
 
     fn by_agent(update: &AgentUpdate) -> Self {
@@ -46,6 +53,7 @@ impl Change {
             reason: update.reason,
             message: cut(&update.message, limits::MESSAGE_BYTES),
             exit: update.exit,
+            standing: update.standing,
             wall_ms: update.wall_ms,
             reported: Some(update.number),
         }
@@ -59,6 +67,7 @@ impl Change {
             reason: self.reason,
             message: self.message,
             exit: self.exit,
+            standing: self.standing,
             wall_ms: self.wall_ms,
         }
     }
@@ -163,6 +172,7 @@ impl Registry {
             if let Some(number) = reported {
                 task.reported = number;
                 task.agent_state = state;
+                task.standing = update.standing;
             }
             task.latest = update.clone();
             task.revision = revision;

@@ -13,7 +13,7 @@ use crate::ids::{
     TaskKey, Ticket, Timestamp,
 };
 use crate::resources::Resources;
-use crate::task::{Exit, Reason, Source, TaskSpec, TaskState};
+use crate::task::{Exit, Reason, Source, Standing, TaskSpec, TaskState};
 
 pub use rejection::Rejection;
 
@@ -212,6 +212,8 @@ pub struct AgentUpdate {
     pub message: String,
     /// How the process ended.
     pub exit: Option<Exit>,
+    /// What the task's checks have found.
+    pub standing: Standing,
     /// Milliseconds of the Unix epoch, for display.
     pub wall_ms: i64,
 }

@@ -3,6 +3,7 @@
 use prost::Message;
 
 use super::agent::AgentInfoMessage;
+use super::checks::{StandingMessage, standing, standing_from};
 use super::names::{self, RevisionMessage, TaskKeyMessage};
 use super::numbers::Numbered;
 use super::task::{ExitMessage, exit};
@@ -186,6 +187,8 @@ struct AgentUpdateMessage {
     exit: Option<ExitMessage>,
     #[prost(int64, tag = "9")]
     wall_ms: i64,
+    #[prost(message, optional, tag = "10")]
+    standing: Option<StandingMessage>,
 }
 
 impl From<&UpdateTasks> for UpdateTasksMessage {
@@ -200,6 +203,7 @@ impl From<&UpdateTasks> for UpdateTasksMessage {
             message: update.message.clone(),
             exit: update.exit.map(Into::into),
             wall_ms: update.wall_ms,
+            standing: standing(update.standing),
         });
         Self {
             agent: report.agent.0,
@@ -234,6 +238,7 @@ impl TryFrom<AgentUpdateMessage> for AgentUpdate {
             reason: Numbered::of(message.reason)?,
             message: message.message,
             exit: exit(message.exit)?,
+            standing: standing_from(message.standing),
             wall_ms: message.wall_ms,
         })
     }

@@ -7,6 +7,7 @@
 mod agent;
 mod agent_commands;
 mod call;
+mod checks;
 mod cluster;
 mod command;
 mod framework;

@@ -77,6 +77,9 @@ numbered!(
     MaxCompletionTime = 21,
     StoppedWithoutLeader = 22,
     TaskUnknown = 23,
+    HealthCheckStatusUpdated = 24,
+    ReadinessCheckStatusUpdated = 25,
+    HealthCheckFailed = 26,
 );
 
 numbered!(

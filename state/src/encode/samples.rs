@@ -1,5 +1,7 @@
 //! One of each record and command, every field set to something that shows.
 
+mod tasks;
+
 use std::collections::BTreeMap;
 
 use crate::Registry;
@@ -17,11 +19,8 @@ use crate::ids::{
     TaskKey, Ticket, Timestamp,
 };
 use crate::registry::{Cluster, OperatorAnswer, RecordKey, SweepMark};
-use crate::resources::{Identity, Range, Reservation, Resource, Resources, Value, Volume};
-use crate::task::{
-    Container, Exit, FinishedTask, HostPath, Kill, Network, PublishedPort, Reason, Run, Source,
-    Task, TaskSpec, TaskState, Update, Uri,
-};
+use crate::task::{Exit, FinishedTask, Reason, Run, Source, Standing, Task, TaskState};
+use tasks::{checked_task, checks, containers, resources, spec, task};
 
 fn revision(index: u64, position: u32) -> Revision {
     Revision { index, position }
@@ -47,99 +46,6 @@ fn key(framework: u64, task: &str) -> TaskKey {
 
 fn role(name: &str) -> Role {
     Role::new(name).unwrap()
-}
-
-/// Every kind of amount and every part of an identity.
-fn resources() -> Resources {
-    let mut disk = Identity::plain("disk");
-    disk.reservations = vec![Reservation {
-        role: role("ops"),
-        principal: "alice".to_owned(),
-        labels: texts("why", "db"),
-    }];
-    disk.volume = Some(Volume {
-        id: "v1".to_owned(),
-        container_path: "data".to_owned(),
-    });
-    disk.revocable = true;
-    disk.shared = true;
-    let plain = |name: &str, value: Value| Resource {
-        identity: Identity::plain(name),
-        value,
-    };
-    let range = |begin, end| Range { begin, end };
-    Resources::collect([
-        plain("cpus", Value::Scalar(1_500)),
-        Resource {
-            identity: disk,
-            value: Value::Scalar(1_024_000),
-        },
-        plain("ports", Value::Ranges(vec![range(7, 9), range(20, 20)])),
-        plain("zones", Value::Set(["a".into(), "b".into()].into())),
-    ])
-    .unwrap()
-}
-
-fn spec(task: &str, run: Run) -> TaskSpec {
-    TaskSpec {
-        task: TaskId::new(task).unwrap(),
-        name: "the web".to_owned(),
-        resources: resources(),
-        run,
-        container: Container::default(),
-        environment: texts("PATH", "/bin"),
-        user: "nobody".to_owned(),
-        uris: vec![Uri {
-            value: "https://example.org/a.tar".to_owned(),
-            executable: true,
-            output_file: "a".to_owned(),
-            extract: false,
-            sha256: String::new(),
-            cache: false,
-        }],
-        host_paths: vec![HostPath {
-            host_path: "/srv".to_owned(),
-            container_path: "srv".to_owned(),
-            read_only: true,
-        }],
-        grace_ms: 3_001,
-        labels: texts("tier", "front"),
-        max_completion_ms: 3_002,
-        stop_after_ms: 3_003,
-    }
-}
-
-fn update(at: Revision, state: TaskState, exit: Option<Exit>) -> Update {
-    Update {
-        revision: at,
-        state,
-        source: Source::Task,
-        reason: Reason::CommandExited,
-        message: "done".to_owned(),
-        exit,
-        wall_ms: -5,
-    }
-}
-
-fn task(id: &str) -> Task {
-    let last = update(revision(41, 3), TaskState::Failed, Some(Exit::Code(-7)));
-    Task {
-        key: key(4, id),
-        agent: AgentId(3),
-        role: role("web"),
-        order: OrderIndex(11),
-        spec: spec(id, Run::Shell("sleep 1".to_owned())),
-        kill: Some(Kill {
-            order: OrderIndex(12),
-            grace_ms: 600,
-        }),
-        state: TaskState::Failed,
-        agent_state: TaskState::Failed,
-        reported: 5,
-        latest: last.clone(),
-        unacknowledged: vec![update(revision(40, 2), TaskState::Running, None), last],
-        revision: revision(42, 1),
-    }
 }
 
 fn agent_info() -> AgentInfo {
@@ -178,6 +84,7 @@ pub(super) fn registry() -> Registry {
     registry.agents.insert(AgentId(3), agent());
     registry.frameworks.insert(FrameworkId(4), framework());
     registry.tasks.insert(key(4, "web-1"), task("web-1"));
+    registry.tasks.insert(key(4, "web-6"), checked_task());
     let done = AnswerOutcome::Done {
         refused: vec![(1, 22), (300, 23)],
     };
@@ -292,6 +199,7 @@ pub(super) fn records() -> Vec<RecordKey> {
         RecordKey::Weight(role("web")),
         RecordKey::Framework(FrameworkId(4)),
         RecordKey::Task(key(4, "web-1")),
+        RecordKey::Task(key(4, "web-6")),
         RecordKey::Answer(FrameworkId(4), 77, 8),
         RecordKey::Answer(FrameworkId(4), 77, 9),
         RecordKey::OperatorAnswer("alice".to_owned(), "r-1".to_owned()),
@@ -313,6 +221,21 @@ pub(super) fn commands() -> Vec<(&'static str, Proposed)> {
         (name, Proposed { ticket, command })
     };
     all.into_iter().map(propose).collect()
+}
+
+fn agent_update() -> AgentUpdate {
+    AgentUpdate {
+        key: key(4, "web-1"),
+        order: OrderIndex(11),
+        number: 2,
+        state: TaskState::Killed,
+        source: Source::Agent,
+        reason: Reason::TaskKilled,
+        message: "killed".to_owned(),
+        exit: Some(Exit::Signal(9)),
+        standing: Standing::default(),
+        wall_ms: 67,
+    }
 }
 
 fn agent_commands() -> Vec<(&'static str, Command)> {
@@ -346,16 +269,20 @@ fn agent_commands() -> Vec<(&'static str, Command)> {
         }],
         wall_ms: 66,
     };
-    let update = AgentUpdate {
-        key: key(4, "web-1"),
-        order: OrderIndex(11),
-        number: 2,
-        state: TaskState::Killed,
-        source: Source::Agent,
-        reason: Reason::TaskKilled,
-        message: "killed".to_owned(),
-        exit: Some(Exit::Signal(9)),
-        wall_ms: 67,
+    let update = |reason, standing| {
+        let update = AgentUpdate {
+            reason,
+            standing,
+            ..agent_update()
+        };
+        Command::UpdateTasks(UpdateTasks {
+            agent: AgentId(3),
+            updates: vec![update],
+        })
+    };
+    let unhealthy = Standing {
+        healthy: Some(false),
+        ready: None,
     };
     vec![
         ("register-agent", register(Some(AgentId(3)))),
@@ -365,43 +292,13 @@ fn agent_commands() -> Vec<(&'static str, Command)> {
         ("reconcile-agent", Command::ReconcileAgent(list)),
         (
             "update-tasks",
-            Command::UpdateTasks(UpdateTasks {
-                agent: AgentId(3),
-                updates: vec![update],
-            }),
+            update(Reason::TaskKilled, Standing::default()),
+        ),
+        (
+            "update-tasks-standing",
+            update(Reason::HealthCheckFailed, unhealthy),
         ),
     ]
-}
-
-/// A task with each kind of network.
-fn containers() -> Vec<TaskSpec> {
-    let port = |udp| PublishedPort {
-        host: 8080,
-        container: 80,
-        udp,
-    };
-    let networks = [
-        ("web-3", Network::Host),
-        ("web-4", Network::None),
-        ("web-5", Network::Bridge(vec![port(false), port(true)])),
-    ];
-    let archive = Uri {
-        value: "/srv/site.tar.gz".to_owned(),
-        executable: false,
-        output_file: "site".to_owned(),
-        extract: true,
-        sha256: "ab".repeat(32),
-        cache: true,
-    };
-    let specs = networks.map(|(task, network)| TaskSpec {
-        container: Container {
-            image: "registry.example.org/web:1".to_owned(),
-            network,
-        },
-        uris: vec![archive.clone()],
-        ..spec(task, Run::Image)
-    });
-    specs.into()
 }
 
 fn calls() -> Vec<(&'static str, Command)> {
@@ -438,6 +335,10 @@ fn calls() -> Vec<(&'static str, Command)> {
         all_or_nothing: false,
         wall_ms: 69,
     };
+    let checked = Accept {
+        launches: checks().into(),
+        ..contained.clone()
+    };
     let kill = CallAction::Kill {
         task: TaskId::new("web-1").unwrap(),
         grace_ms: Some(0),
@@ -456,6 +357,7 @@ fn calls() -> Vec<(&'static str, Command)> {
             "call-accept-containers",
             call(CallAction::Accept(contained)),
         ),
+        ("call-accept-checks", call(CallAction::Accept(checked))),
     ]
 }
 

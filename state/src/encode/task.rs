@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use prost::{Message, Oneof};
 
+use super::checks::{CheckMessage, HealthCheckMessage, StandingMessage, standing, standing_from};
 use super::names::{self, RevisionMessage, TaskKeyMessage};
 use super::numbers::Numbered;
 use super::resources::{self, ResourcesMessage};
@@ -42,6 +43,10 @@ pub(super) struct TaskSpecMessage {
     stop_after_ms: u64,
     #[prost(message, optional, tag = "15")]
     container: Option<ContainerMessage>,
+    #[prost(message, optional, tag = "16")]
+    health_check: Option<HealthCheckMessage>,
+    #[prost(message, optional, tag = "17")]
+    readiness_check: Option<CheckMessage>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
@@ -148,6 +153,8 @@ impl From<&TaskSpec> for TaskSpecMessage {
             max_completion_ms: spec.max_completion_ms,
             stop_after_ms: spec.stop_after_ms,
             container: (spec.container != Container::default()).then(|| (&spec.container).into()),
+            health_check: spec.health_check.as_deref().map(Into::into),
+            readiness_check: spec.readiness_check.as_deref().map(Into::into),
         }
     }
 }
@@ -177,8 +184,17 @@ impl TryFrom<TaskSpecMessage> for TaskSpec {
             labels: message.labels,
             max_completion_ms: message.max_completion_ms,
             stop_after_ms: message.stop_after_ms,
+            health_check: boxed(message.health_check)?,
+            readiness_check: boxed(message.readiness_check)?,
         })
     }
+}
+
+/// A part that most descriptions do not have.
+fn boxed<M, T: TryFrom<M, Error = Wrong>>(message: Option<M>) -> Read<Option<Box<T>>> {
+    message
+        .map(|part| part.try_into().map(Box::new))
+        .transpose()
 }
 
 impl From<&Container> for ContainerMessage {
@@ -327,6 +343,8 @@ struct UpdateMessage {
     exit: Option<ExitMessage>,
     #[prost(int64, tag = "7")]
     wall_ms: i64,
+    #[prost(message, optional, tag = "8")]
+    standing: Option<StandingMessage>,
 }
 
 impl From<&Update> for UpdateMessage {
@@ -339,6 +357,7 @@ impl From<&Update> for UpdateMessage {
             message: update.message.clone(),
             exit: update.exit.map(Into::into),
             wall_ms: update.wall_ms,
+            standing: standing(update.standing),
         }
     }
 }
@@ -354,6 +373,7 @@ impl TryFrom<UpdateMessage> for Update {
             reason: Numbered::of(message.reason)?,
             message: message.message,
             exit: exit(message.exit)?,
+            standing: standing_from(message.standing),
             wall_ms: message.wall_ms,
         })
     }
@@ -393,6 +413,8 @@ pub(super) struct TaskRecord {
     unacknowledged: Vec<UpdateMessage>,
     #[prost(message, optional, tag = "12")]
     revision: Option<RevisionMessage>,
+    #[prost(message, optional, tag = "13")]
+    standing: Option<StandingMessage>,
 }
 
 impl From<&Task> for TaskRecord {
@@ -413,6 +435,7 @@ impl From<&Task> for TaskRecord {
             latest: Some((&task.latest).into()),
             unacknowledged: task.unacknowledged.iter().map(Into::into).collect(),
             revision: Some(task.revision.into()),
+            standing: standing(task.standing),
         }
     }
 }
@@ -443,6 +466,7 @@ impl TryFrom<TaskRecord> for Task {
             }),
             state: Numbered::of(record.state)?,
             agent_state: Numbered::of(record.agent_state)?,
+            standing: standing_from(record.standing),
             reported: record.reported,
             latest: record.latest.ok_or(Wrong("latest update"))?.try_into()?,
             unacknowledged: unacknowledged?,

@@ -5,7 +5,7 @@ use argosy_state::command::{
     AgentDecision, AgentUpdate, Command, HeldTask, ReconcileAgent, UpdateTasks,
 };
 use argosy_state::ids::{AgentId, FrameworkId, OrderIndex, TaskKey};
-use argosy_state::task::{Exit, Reason, Source, Task, TaskState};
+use argosy_state::task::{Exit, Reason, Source, Standing, Task, TaskState};
 use argosy_state::testing::registration;
 
 use crate::actor::task_id;
@@ -119,6 +119,10 @@ pub(crate) fn updates(dice: &mut Dice, registry: &Registry, id: AgentId) -> Comm
             reason: Reason::CommandExited,
             message: "x".repeat(dice.below(3) * 700),
             exit: dice.percent(50).then_some(Exit::Code(-1)),
+            standing: Standing {
+                healthy: dice.percent(20).then(|| dice.percent(50)),
+                ready: dice.percent(20).then(|| dice.percent(50)),
+            },
             wall_ms: -1,
         })
     });

@@ -9,7 +9,7 @@ use argosy_state::command::{Outcome, Rejection, Reply};
 use argosy_state::event::Event;
 use argosy_state::framework::{AnswerOutcome, Connection};
 use argosy_state::ids::Revision;
-use argosy_state::task::{Task, Update};
+use argosy_state::task::{Standing, Task, Update};
 
 /// Events beyond these are only counted.
 const EVENTS_SHOWN: usize = 12;
@@ -216,24 +216,36 @@ fn task(task: &Task) -> String {
         .map(|kill| format!(", kill@{} in {} ms", kill.order.0, kill.grace_ms))
         .unwrap_or_default();
     format!(
-        "{}@{} on {} {:?} #{}{kill}, waiting [{}]\n",
+        "{}@{} on {} {:?} #{}{kill}{}, waiting [{}]\n",
         task.key,
         task.order.0,
         task.agent,
         task.state,
         task.reported,
+        standing(task.standing),
         waiting.join(", ")
     )
 }
 
 fn update(update: &Update) -> String {
     format!(
-        "{} {:?} {:?}/{:?}",
+        "{} {:?} {:?}/{:?}{}",
         revision(update.revision),
         update.state,
         update.source,
-        update.reason
+        update.reason,
+        standing(update.standing)
     )
+}
+
+/// Nothing of what is not known.
+fn standing(standing: Standing) -> String {
+    let word = |name: &str, value: Option<bool>| match value {
+        Some(true) => format!(" {name}"),
+        Some(false) => format!(" not-{name}"),
+        None => String::new(),
+    };
+    word("healthy", standing.healthy) + &word("ready", standing.ready)
 }
 
 fn history(registry: &Registry) -> String {

@@ -9,7 +9,7 @@ use argosy_state::command::{
     ReconcileAgent, RegisterAgent, Subscribe, SweepTarget, UpdateTasks,
 };
 use argosy_state::ids::{Epoch, NodeId, OfferId, OrderIndex, Role, TaskId, Ticket, Timestamp};
-use argosy_state::task::{Reason, Source, TaskSpec, TaskState};
+use argosy_state::task::{Reason, Source, Standing, TaskSpec, TaskState};
 use argosy_state::testing::{World, framework_info, registration, spec};
 
 use crate::line::Line;
@@ -330,6 +330,7 @@ fn update(line: &Line<'_>) -> Command {
             reason: Reason::None,
             message: line.pair("message").unwrap_or_default().to_owned(),
             exit: None,
+            standing: standing(line),
             wall_ms: 0,
         }
     });
@@ -337,6 +338,15 @@ fn update(line: &Line<'_>) -> Command {
         agent: line.agent(1),
         updates: updates.collect(),
     })
+}
+
+/// `healthy=yes ready=no`, of all updates of the line.
+fn standing(line: &Line<'_>) -> Standing {
+    let said = |name| line.pair(name).map(|word| word == "yes");
+    Standing {
+        healthy: said("healthy"),
+        ready: said("ready"),
+    }
 }
 
 fn state_named(name: &str) -> TaskState {

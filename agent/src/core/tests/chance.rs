@@ -7,7 +7,8 @@ use argosy_proto::v1::to_agent::Message as Say;
 use argosy_state::digest::task_mark;
 use argosy_state::ids::Timestamp;
 
-use super::world::{World, ended, instance};
+use super::world::{World, ended, instance, spec};
+use crate::core::checks::{Answer, Kind};
 use crate::core::random::Random;
 use crate::core::{Found, How, Input, StartedFact};
 
@@ -29,17 +30,39 @@ struct Chance {
     random: Random,
     containers: Containers,
     orders: u64,
+    /// Looks at running tasks.
+    looks: u32,
+}
+
+/// Looked at often, and ended by its second failure.
+fn checked(wanted: &mut v1::TaskSpec) {
+    let check = v1::Check {
+        kind: Some(v1::check::Kind::Tcp(v1::TcpCheck { port: 80 })),
+        delay_ms: Some(0),
+        interval_ms: Some(100),
+        timeout_ms: Some(1_000),
+    };
+    wanted.readiness_check = Some(check.clone());
+    wanted.health_check = Some(v1::HealthCheck {
+        check: Some(check),
+        grace_ms: Some(0),
+        failures: Some(2),
+    });
 }
 
 impl Chance {
     fn turn(&mut self) {
         let order = 1 + self.random.below(self.orders.max(1));
-        match self.random.below(14) {
+        match self.random.below(16) {
             0 | 1 => {
                 self.orders += 1;
                 // A name is used again now and then.
                 let task = format!("t-{}", self.orders % 40);
-                self.world.launch(self.orders, &task);
+                let mut wanted = spec(&task);
+                if self.random.below(2) == 0 {
+                    checked(&mut wanted);
+                }
+                self.world.launch_spec(self.orders, wanted);
             }
             2 => {
                 self.orders += 1;
@@ -67,9 +90,25 @@ impl Chance {
                     order_index: order,
                 }));
             }
+            13 => self.find(order),
+            14 => self.world.wait(200),
             _ => {}
         }
         self.look();
+    }
+
+    /// Some look has an answer: the present one of a check, or none that anybody waits for.
+    fn find(&mut self, order: u64) {
+        let kind = match self.random.below(2) {
+            0 => Kind::Health,
+            _ => Kind::Readiness,
+        };
+        let answer = match self.random.below(3) {
+            0 => Answer::Failed("no".into()),
+            _ => Answer::Passed,
+        };
+        let number = 1 + self.random.below(4);
+        self.world.looked(order, kind, number, answer);
     }
 
     /// Starts what was asked for.
@@ -114,6 +153,11 @@ impl Chance {
                 self.containers.asked.push(order);
             }
             assert!(!line.starts_with("hang up"), "{line}");
+            if let Some(looked_at) = line.strip_prefix("look at ") {
+                let order = looked_at.split('\'').next().unwrap().parse().unwrap();
+                assert!(self.containers.living.contains(&order), "{line}");
+                self.looks += 1;
+            }
         }
         let facts = self.world.core.facts();
         let sum = facts.held.iter().fold(0_u128, |sum, (key, instance)| {
@@ -126,6 +170,7 @@ impl Chance {
         assert_eq!(sum, facts.digest, "the digest is that of what is held");
         for task in facts.tasks.values() {
             let numbers: Vec<_> = task.updates.iter().map(|update| update.number).collect();
+            assert!(task.updates.len() <= 12, "{numbers:?}");
             assert!(
                 numbers.windows(2).all(|pair| pair[1] == pair[0] + 1),
                 "{numbers:?}"
@@ -183,6 +228,7 @@ fn whatever_happens_nothing_starts_twice_and_memory_is_what_the_journal_says() {
             random: Random::new(seed),
             containers: Containers::default(),
             orders: 0,
+            looks: 0,
         };
         for _ in 0..6 {
             for _ in 0..80 {
@@ -204,5 +250,6 @@ fn whatever_happens_nothing_starts_twice_and_memory_is_what_the_journal_says() {
             chance.containers.executed.len() > 10,
             "seed {seed}: too little happened"
         );
+        assert!(chance.looks > 10, "seed {seed}: too little was looked at");
     }
 }

@@ -1,8 +1,9 @@
 //! Checks of health and readiness: each rule of theirs, with the time as the test says it.
 
 use argosy_state::ids::Timestamp;
+use argosy_state::task::{Check, CheckKind, HealthCheck, Standing};
 
-use crate::core::checks::{Answer, Checks, Effect, Kind, Look, Policies, Policy, Standing};
+use crate::core::checks::{Answer, Checks, Effect, Kind, Look, Policies, Policy};
 
 /// When the tasks here begin to run, in milliseconds.
 const START: u64 = 100_000;
@@ -68,7 +69,7 @@ fn tell(effects: Vec<Effect>) -> Vec<String> {
     let each = effects.iter().map(|effect| match effect {
         Effect::Run { look, timeout_ms } => format!("run {} {timeout_ms}", name(look)),
         Effect::Cancel(look) => format!("cancel {}", name(look)),
-        Effect::Report { standing, text } => {
+        Effect::Report { standing, text, .. } => {
             let word =
                 |value: Option<bool>| value.map_or("?", |value| if value { "yes" } else { "no" });
             let (healthy, ready) = (word(standing.healthy), word(standing.ready));
@@ -98,7 +99,9 @@ const NOTHING: [&str; 0] = [];
 
 #[test]
 fn the_defaults_are_those_of_mesos() {
-    let mut task = Task::healthy(Policy::default());
+    let check = Check::of(CheckKind::Tcp { port: 80 });
+    let policy = Policy::from(&HealthCheck::of(check));
+    let mut task = Task::healthy(policy);
     assert_eq!(task.due(), Some(15_000), "the delay");
     assert_eq!(task.at(14_999), NOTHING);
     assert_eq!(task.at(15_000), ["run health 1 20000"]);
@@ -107,7 +110,6 @@ fn the_defaults_are_those_of_mesos() {
     let first = task.answer(Kind::Health, 1, Answer::Passed);
     assert_eq!(first, ["report healthy yes ready ?, healthy: passed"]);
     assert_eq!(task.due(), Some(26_000), "the interval, from the answer");
-    let policy = Policy::default();
     assert_eq!((policy.failures, policy.grace_ms), (3, 10_000));
 }
 
@@ -286,6 +288,33 @@ fn after_a_restart_of_the_agent_nothing_is_told_twice_and_no_grace_is_given_agai
     assert_eq!(task.at(510), ["run health 2 5", "run readiness 2 5"]);
     let unwell = task.answer(Kind::Health, 2, failed());
     assert_eq!(unwell, ["report healthy no ready no, unhealthy: refused"]);
+}
+
+#[test]
+fn tasks_that_are_adopted_together_are_not_looked_at_together() {
+    let policy = Policy {
+        interval_ms: 100,
+        ..strict()
+    };
+    let mut task = Task::with(Some(policy), Some(strict()), Standing::default());
+    let mut bounds = Vec::new();
+    task.checks.spread(Timestamp(START + 50), |bound| {
+        bounds.push(bound);
+        bound - 1
+    });
+    assert_eq!(bounds, [100, 10], "each within its interval");
+    assert_eq!(task.at(58), NOTHING);
+    assert_eq!(task.at(59), ["run readiness 1 5"]);
+    assert_eq!(task.answer(Kind::Readiness, 1, Answer::Passed).len(), 1);
+    assert_eq!(task.at(149), ["run health 1 5", "run readiness 2 5"]);
+    // One that is to be looked at later anyway is.
+    let policy = Policy {
+        delay_ms: 1_000,
+        ..strict()
+    };
+    let mut young = Task::healthy(policy);
+    young.checks.spread(Timestamp(START + 50), |_| 0);
+    assert_eq!(young.due(), Some(1_000));
 }
 
 #[test]

@@ -4,5 +4,6 @@ mod chance;
 mod checks;
 mod links;
 mod lives;
+mod looking;
 mod tasks;
 mod world;

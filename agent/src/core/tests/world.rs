@@ -5,6 +5,7 @@ use argosy_proto::v1::from_agent::Message as Said;
 use argosy_proto::v1::to_agent::Message as Say;
 use argosy_state::ids::{AgentId, OrderIndex, Timestamp};
 
+use crate::core::checks::{Answer, Kind, Look};
 use crate::core::wire::task_state;
 use crate::core::{
     Core, Effect, Ended, Facts, Found, How, Input, Instance, Record, Setup, StartedFact, Taken,
@@ -238,6 +239,16 @@ impl World {
         self.feed(Input::Found { instance, found });
     }
 
+    /// Its look at this check, counted from 1, has this answer.
+    pub(super) fn looked(&mut self, order: u64, kind: Kind, number: u64, answer: Answer) {
+        let (instance, look) = (instance(order), Look { kind, number });
+        self.feed(Input::Looked {
+            instance,
+            look,
+            answer,
+        });
+    }
+
     pub(super) fn destroyed(&mut self, order: u64) {
         let name = self.core.facts().container(instance(order)).unwrap();
         self.feed(Input::Destroyed { name });
@@ -310,7 +321,19 @@ pub(super) fn tell(effect: &Effect) -> String {
         Effect::Renew { instance, stop_at } => {
             format!("renew {} until {}", short(instance), stop_at.0)
         }
+        Effect::Look { instance, look, .. } => format!("look {}", tell_look(*instance, *look)),
+        Effect::StopLooking { instance, look } => {
+            format!("stop looking {}", tell_look(*instance, *look))
+        }
         Effect::Destroy { name, .. } => format!("destroy {name}"),
+    }
+}
+
+fn tell_look(instance: Instance, look: Look) -> String {
+    let (order, number) = (instance.order.0, look.number);
+    match look.kind {
+        Kind::Health => format!("at {order}'s health {number}"),
+        Kind::Readiness => format!("at {order}'s readiness {number}"),
     }
 }
 

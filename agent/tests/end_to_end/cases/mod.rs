@@ -1,5 +1,7 @@
 //! The cases; each is a sentence about the agent.
 
+mod checks;
+mod entering;
 mod links;
 mod lives;
 mod tasks;
@@ -18,6 +20,15 @@ macro_rules! cases {
 }
 
 cases![
+    entering::a_command_in_a_task_has_its_streams_and_its_end_is_told,
+    entering::signals_reach_a_command_in_a_task,
+    entering::a_terminal_in_a_task_has_the_size_that_it_is_given,
+    entering::a_command_in_a_task_ends_with_its_client_and_its_task,
+    entering::a_task_that_was_adopted_can_be_entered_again,
+    entering::a_client_that_does_not_read_stops_its_command_and_nobody_else,
+    entering::a_command_that_does_not_read_stops_its_input_and_not_its_signals,
+    entering::what_cannot_be_let_in_is_refused_before_anything_is_upgraded,
+    entering::many_commands_run_in_a_task_at_once_and_too_many_are_refused_in_words,
     tasks::a_task_runs_and_its_status_and_output_are_told,
     tasks::a_kill_is_killed_even_if_the_command_exits_with_0,
     tasks::a_kill_behind_its_launch_never_starts_or_kills,
@@ -33,6 +44,10 @@ cases![
     lives::a_second_agent_on_the_same_directory_is_refused_by_pid,
     lives::tasks_can_be_ended_with_the_agent,
     lives::an_agent_killed_amid_launches_starts_each_task_once,
+    checks::a_task_is_healthy_until_it_is_not_and_then_it_is_ended,
+    checks::a_task_is_ready_while_its_port_answers_as_expected,
+    checks::a_look_that_takes_too_long_has_failed_and_is_ended,
+    checks::the_next_agent_goes_on_looking_and_tells_nothing_twice,
     links::an_earlier_reign_and_another_cluster_are_refused,
     links::a_list_names_what_is_held_and_strays_are_ended,
     links::a_shutdown_ends_everything_and_comes_back_as_another,

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use argosy_agent::core::{ContainerName, Effect, Found, Input, Instance, Start};
+use argosy_agent::core::{ContainerName, Effect, Found, Input, Instance, Start, checks};
 use argosy_agent::{Containers, Teller};
+use argosy_state::task::CheckKind;
 use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -74,6 +75,32 @@ impl Scripted {
         self.notes.recorder.observe(&*self.machine.name, fact);
     }
 
+    /// Answers now and then later than anybody waits.
+    fn look(&self, instance: Instance, look: checks::Look, kind: &CheckKind) {
+        let takes = Duration::from_millis(self.machine.between(0, 420));
+        let (answer, teller) = (self.machine.ask(kind), self.teller.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(takes).await;
+            let told = Input::Looked {
+                instance,
+                look,
+                answer,
+            };
+            teller.tell(told).await;
+        });
+    }
+
+    fn destroy(&mut self, name: ContainerName) {
+        self.wishes.remove(&name.instance);
+        let (machine, teller) = (self.machine.clone(), self.teller.clone());
+        let takes = Duration::from_millis(self.machine.between(1, 30));
+        tokio::spawn(async move {
+            tokio::time::sleep(takes).await;
+            machine.destroy(name, now_ms());
+            teller.tell(Input::Destroyed { name }).await;
+        });
+    }
+
     fn watcher(&mut self, name: ContainerName) -> Watcher {
         let wish = Arc::new(Notify::new());
         self.wishes.insert(name.instance, (name, wish.clone()));
@@ -129,16 +156,15 @@ impl Containers for Scripted {
                     wish.notify_one();
                 }
             }
-            Effect::Destroy { name, .. } => {
-                self.wishes.remove(&name.instance);
-                let (machine, teller) = (self.machine.clone(), self.teller.clone());
-                let takes = Duration::from_millis(self.machine.between(1, 30));
-                tokio::spawn(async move {
-                    tokio::time::sleep(takes).await;
-                    machine.destroy(name, now_ms());
-                    teller.tell(Input::Destroyed { name }).await;
-                });
-            }
+            Effect::Look {
+                instance,
+                look,
+                kind,
+                ..
+            } => self.look(instance, look, &kind),
+            // The answer changes nothing: nobody waits for it.
+            Effect::StopLooking { .. } => {}
+            Effect::Destroy { name, .. } => self.destroy(name),
             other => return Some(other),
         }
         None

@@ -107,6 +107,7 @@ impl Simulated {
         let stored = kept.frameworks.entry(self.place).or_default();
         stored.made += 1;
         let task_id = format!("t{}", stored.made);
+        let is_checked = stored.made.is_multiple_of(3);
         stored.tasks.insert(task_id.clone(), false);
         drop(kept);
         let shell = match self.chance.below(10) {
@@ -123,6 +124,13 @@ impl Simulated {
                 false => 0,
             },
             kill_policy: Some(v1::KillPolicy { grace_ms: 400 }),
+            // Each third one is looked at, so that no other choice depends on it.
+            health_check: is_checked.then(|| v1::HealthCheck {
+                check: Some(check("sim fails 5")),
+                grace_ms: Some(500),
+                failures: Some(2),
+            }),
+            readiness_check: is_checked.then(|| check("sim fails 30")),
             ..Default::default()
         })
     }
@@ -407,5 +415,18 @@ impl Scheduler for Simulated {
             13..=15 => drop(driver.reconcile(Vec::new())),
             _ => {}
         }
+    }
+}
+
+/// Asked each second; what the made-up machine makes of it is in the line.
+fn check(line: &str) -> v1::Check {
+    v1::Check {
+        kind: Some(v1::check::Kind::Command(v1::CommandCheck {
+            shell: line.to_owned(),
+            argv: Vec::new(),
+        })),
+        delay_ms: Some(100),
+        interval_ms: Some(1_000),
+        timeout_ms: Some(400),
     }
 }

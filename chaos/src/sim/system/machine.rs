@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use argosy_agent::core::checks::Answer;
 use argosy_agent::core::{
     ContainerName, Ended, Found, How, Instance, Start, StartedFact, StopCause,
 };
@@ -13,6 +14,7 @@ use argosy_agent::journal::MemoryDisk;
 use argosy_client::resources;
 use argosy_state::ids::{AgentId, Epoch, TaskKey, Timestamp};
 use argosy_state::resources::Resources;
+use argosy_state::task::CheckKind;
 
 use super::ledger::Ledger;
 use crate::chance::Chance;
@@ -217,6 +219,18 @@ impl Machine {
             Look::Running { fact, .. } => Found::Running(fact),
             Look::Ended(ended) => Found::Exited(ended),
             Look::Gone => Found::NeverStarted,
+        }
+    }
+
+    /// What a look at a container finds: `sim fails PERCENT` does so often.
+    pub(super) fn ask(&self, kind: &CheckKind) -> Answer {
+        let percent = match kind {
+            CheckKind::Shell(line) => line.rsplit(' ').next().and_then(|word| word.parse().ok()),
+            CheckKind::Argv(_) | CheckKind::Http { .. } | CheckKind::Tcp { .. } => None,
+        };
+        match self.inner().chance.percent(percent.unwrap_or(0)) {
+            true => Answer::Failed("as its line says".to_owned()),
+            false => Answer::Passed,
         }
     }
 

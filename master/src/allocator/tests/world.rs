@@ -15,7 +15,7 @@ use argosy_state::ids::{
     AgentId, FrameworkId, NodeId, Revision, Role, TaskId, TaskKey, Ticket, Timestamp,
 };
 use argosy_state::resources::Resources;
-use argosy_state::task::{Container, Reason, Run, Source, TaskSpec, TaskState};
+use argosy_state::task::{Container, Reason, Run, Source, Standing, TaskSpec, TaskState};
 
 use crate::allocator::{
     Allocator, Because, Budget, Declined, Demand, Explanation, Question, Round, Settings, Stream,
@@ -231,6 +231,8 @@ impl World {
             labels: BTreeMap::new(),
             max_completion_ms: 0,
             stop_after_ms: 0,
+            health_check: None,
+            readiness_check: None,
         });
         let accept = CallAction::Accept(Accept {
             offers: vec![offer.clone()],
@@ -261,6 +263,7 @@ impl World {
             reason: Reason::CommandExited,
             message: String::new(),
             exit: None,
+            standing: Standing::default(),
             wall_ms: 0,
         };
         let agent = task.agent;

@@ -16,7 +16,7 @@ use argosy_state::ids::{
     AgentId, Epoch, FrameworkId, NodeId, OrderIndex, Revision, TaskId, TaskKey, Ticket, Timestamp,
 };
 use argosy_state::limits;
-use argosy_state::task::{Reason, Source, TaskSpec, TaskState};
+use argosy_state::task::{Reason, Source, Standing, TaskSpec, TaskState};
 use argosy_state::testing::{amounts, framework_info, key, spec};
 use expect_test::Expect;
 
@@ -309,6 +309,7 @@ impl World {
             reason: Reason::None,
             message: String::new(),
             exit: None,
+            standing: Standing::default(),
             wall_ms: 0,
         }
     }

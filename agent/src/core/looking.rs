@@ -1,0 +1,194 @@
+//! Checks of the tasks that run: when each has its turn, and what follows from what was found.
+//!
+//! `checks` judges one task and knows no other; here it gets its turns and its answers, and its end. What it finds is
+//! told by an update; the update that says why a task is ended is on disk before it is.
+
+use argosy_proto::convert::{Malformed, check_from, health_check_from};
+use argosy_proto::v1;
+use argosy_state::ids::Timestamp;
+use argosy_state::task::{Check, CheckKind, HealthCheck, Standing};
+
+use super::Core;
+use super::checks::{self, Answer, Checks, Kind, Look, Policies, Policy};
+use super::course::{Failing, Phase};
+use super::facts::Instance;
+use super::input::Effect;
+
+/// The checks of one running task.
+#[derive(Debug)]
+pub(super) struct Watch {
+    checks: Checks,
+    asked: Asked,
+    /// Its place among the turns.
+    due: Option<Timestamp>,
+    /// What its newest change is, for the update that tells it.
+    pub(super) news: Option<(v1::Reason, String)>,
+}
+
+impl Watch {
+    pub(super) fn standing(&self) -> Standing {
+        self.checks.standing()
+    }
+}
+
+/// What a description wants to be asked.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    health: Option<HealthCheck>,
+    readiness: Option<Check>,
+}
+
+impl Asked {
+    /// What this order wants to be asked.
+    ///
+    /// # Errors
+    /// Names the field that nobody could ask; masters of this release refuse such a task.
+    pub(super) fn of(launch: &v1::LaunchOrder) -> Result<Self, Malformed> {
+        let Some(spec) = &launch.spec else {
+            return Ok(Self::default());
+        };
+        let health = spec.health_check.clone().map(health_check_from);
+        let readiness = spec.readiness_check.clone().map(check_from);
+        Ok(Self {
+            health: health
+                .transpose()
+                .map_err(|why| why.inside("health_check"))?,
+            readiness: readiness
+                .transpose()
+                .map_err(|why| why.inside("readiness_check"))?,
+        })
+    }
+
+    fn kind(&self, kind: Kind) -> Option<&CheckKind> {
+        let check = match kind {
+            Kind::Health => self.health.as_ref().map(|health| &health.check),
+            Kind::Readiness => self.readiness.as_ref(),
+        };
+        check.map(|check| &check.kind)
+    }
+}
+
+impl Core {
+    /// Its command runs since then: it is looked at from now on. `was` is what it was before.
+    pub(super) fn watch(&mut self, instance: Instance, started_at: Timestamp, was: Phase) {
+        let Some(task) = self.facts.tasks.get(&instance) else {
+            return;
+        };
+        // An order that asks what nobody can was refused before its start.
+        let asked = Asked::of(&task.launch).unwrap_or_default();
+        let policies = Policies {
+            health: asked.health.as_ref().map(Policy::from),
+            readiness: asked.readiness.as_ref().map(Policy::from),
+        };
+        if policies == Policies::default() {
+            return;
+        }
+        let mut checks = Checks::new(policies, started_at, task.standing);
+        if was == Phase::Finding {
+            let random = &mut self.random;
+            checks.spread(self.now, |bound| random.below(bound));
+        }
+        let watch = Watch {
+            checks,
+            asked,
+            due: None,
+            news: None,
+        };
+        if let Some(course) = self.courses.get_mut(&instance) {
+            course.watch = Some(watch);
+            self.turn(instance, |_, _| Vec::new());
+        }
+    }
+
+    /// Nobody wants to know any more how it is.
+    pub(super) fn unwatch(&mut self, instance: Instance) {
+        self.turn(instance, |checks, _| checks.end());
+    }
+
+    /// Some of its updates are committed: there is room for what its checks have found meanwhile.
+    pub(super) fn catch_up(&mut self, instance: Instance) {
+        let course = self.courses.get(&instance);
+        let known = course.and_then(|course| course.watch.as_ref());
+        let told = self.facts.tasks.get(&instance).map(|task| task.standing);
+        if known
+            .map(Watch::standing)
+            .is_some_and(|known| Some(known) != told)
+        {
+            self.mark_dirty(instance);
+        }
+    }
+
+    /// Gives everybody a turn who is due.
+    pub(super) fn look(&mut self) {
+        while let Some((at, instance)) = self.looks.first().copied()
+            && at <= self.now
+        {
+            self.looks.remove(&(at, instance));
+            self.turn(instance, Checks::tick);
+        }
+    }
+
+    pub(super) fn looked(&mut self, instance: Instance, look: Look, answer: Answer) {
+        self.turn(instance, |checks, now| checks.answered(now, look, answer));
+    }
+
+    /// The checks of a task do something; they have a turn when they want the next one.
+    fn turn(
+        &mut self,
+        instance: Instance,
+        act: impl FnOnce(&mut Checks, Timestamp) -> Vec<checks::Effect>,
+    ) {
+        let course = self.courses.get_mut(&instance);
+        let Some(watch) = course.and_then(|course| course.watch.as_mut()) else {
+            return;
+        };
+        let effects = act(&mut watch.checks, self.now);
+        let next = watch.checks.deadline();
+        if let Some(former) = std::mem::replace(&mut watch.due, next) {
+            self.looks.remove(&(former, instance));
+        }
+        if let Some(next) = next {
+            self.looks.insert((next, instance));
+        }
+        for effect in effects {
+            self.follow(instance, effect);
+        }
+    }
+
+    fn follow(&mut self, instance: Instance, effect: checks::Effect) {
+        let Some(course) = self.courses.get_mut(&instance) else {
+            return;
+        };
+        let Some(watch) = &mut course.watch else {
+            return;
+        };
+        match effect {
+            checks::Effect::Run { look, timeout_ms } => {
+                if let Some(kind) = watch.asked.kind(look.kind).cloned() {
+                    self.effects.push(Effect::Look {
+                        instance,
+                        look,
+                        kind,
+                        timeout_ms,
+                    });
+                }
+            }
+            checks::Effect::Cancel(look) => {
+                self.effects.push(Effect::StopLooking { instance, look })
+            }
+            checks::Effect::Report { kind, text, .. } => {
+                let reason = match kind {
+                    Kind::Health => v1::Reason::HealthCheckStatusUpdated,
+                    Kind::Readiness => v1::Reason::ReadinessCheckStatusUpdated,
+                };
+                watch.news = Some((reason, text));
+                self.mark_dirty(instance);
+            }
+            checks::Effect::Kill { reason } => {
+                // It is ended when the update that says so is on disk: the next life knows why, and does not ask again.
+                course.failing.get_or_insert(Failing::Unhealthy(reason));
+                self.mark_dirty(instance);
+            }
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! Checks on their way through the core: turns, updates, ends, restarts.
+
+use argosy_proto::v1;
+use argosy_state::ids::Timestamp;
+
+use super::world::{World, ended, instance, spec};
+use crate::core::checks::{Answer, Kind};
+use crate::core::{Ended, Found, How, Input, StartedFact, StopCause};
+
+const HEALTH: Kind = Kind::Health;
+const READINESS: Kind = Kind::Readiness;
+
+/// Quick: at once, each 100 ms, for at most 50 ms.
+fn check() -> v1::Check {
+    v1::Check {
+        kind: Some(v1::check::Kind::Tcp(v1::TcpCheck { port: 80 })),
+        delay_ms: Some(0),
+        interval_ms: Some(100),
+        timeout_ms: Some(50),
+    }
+}
+
+/// Strict: two failures in a row, and no grace.
+fn health() -> v1::HealthCheck {
+    v1::HealthCheck {
+        check: Some(check()),
+        grace_ms: Some(0),
+        failures: Some(2),
+    }
+}
+
+/// A task "web" under order 1 that was started just now.
+fn started(health: Option<v1::HealthCheck>, readiness: Option<v1::Check>) -> World {
+    let mut world = World::registered();
+    let wanted = v1::TaskSpec {
+        health_check: health,
+        readiness_check: readiness,
+        ..spec("web")
+    };
+    world.launch_spec(1, wanted);
+    world.sync();
+    world.quiet();
+    world.started(1);
+    world
+}
+
+/// The same, known to run, and with both checks having said that all is well.
+fn well() -> World {
+    let mut world = started(Some(health()), Some(check()));
+    world.wait(0);
+    world.looked(1, HEALTH, 1, Answer::Passed);
+    world.looked(1, READINESS, 1, Answer::Passed);
+    world.report();
+    world.committed(1, "web", 1, false);
+    world.quiet();
+    world
+}
+
+/// The next two looks at its health fail.
+fn fall_ill(world: &mut World) {
+    for number in [2, 3] {
+        world.wait(100);
+        // What the first has found is told before the second looks.
+        world.report();
+        world.looked(1, HEALTH, number, Answer::Failed("refused".into()));
+        world.looked(1, READINESS, number, Answer::Passed);
+    }
+}
+
+fn last(world: &World) -> v1::NumberedUpdate {
+    let task = &world.core.facts().tasks[&instance(1)];
+    task.updates.back().unwrap().clone()
+}
+
+/// Healthy, ready, reason and text of its newest update.
+fn told(world: &World) -> (Option<bool>, Option<bool>, v1::Reason, String) {
+    let update = last(world);
+    (update.healthy, update.ready, update.reason(), update.text)
+}
+
+fn runs(world: &World) -> Found {
+    Found::Running(StartedFact {
+        pid: 77,
+        at: Timestamp(world.now),
+    })
+}
+
+fn by_order(how: How) -> Ended {
+    Ended {
+        stop: Some(StopCause::Ordered),
+        ..ended(how)
+    }
+}
+
+#[test]
+fn what_a_check_finds_is_an_update_and_neither_check_hides_the_other() {
+    use v1::Reason::{HealthCheckStatusUpdated, ReadinessCheckStatusUpdated};
+    let mut world = started(Some(health()), Some(check()));
+    world.report();
+    world.expect(&[
+        "look at 1's health 1",
+        "look at 1's readiness 1",
+        "report web 1 Running",
+    ]);
+    world.looked(1, HEALTH, 1, Answer::Passed);
+    world.report();
+    world.expect(&["report web 2 Running"]);
+    let text = "healthy: passed".to_owned();
+    let expected = (Some(true), None, HealthCheckStatusUpdated, text);
+    assert_eq!(told(&world), expected);
+    world.looked(1, READINESS, 1, Answer::Failed("no".into()));
+    world.report();
+    let text = "not ready: no".to_owned();
+    let expected = (Some(true), Some(false), ReadinessCheckStatusUpdated, text);
+    assert_eq!(told(&world), expected);
+    world.quiet();
+    // What is known is not told again.
+    world.wait(100);
+    world.looked(1, HEALTH, 2, Answer::Passed);
+    world.looked(1, READINESS, 2, Answer::Failed("still".into()));
+    world.report();
+    world.expect(&["look at 1's health 2", "look at 1's readiness 2"]);
+}
+
+#[test]
+fn a_turn_comes_when_it_was_said_and_an_answer_that_does_not_is_a_failure() {
+    let mut world = started(None, Some(check()));
+    world.wait(0);
+    world.wait(2);
+    world.sync();
+    assert_eq!(world.core.deadline(), Some(Timestamp(1_050)));
+    world.quiet();
+    world.now = 1_049;
+    world.wait(0);
+    world.expect(&[]);
+    world.wait(1);
+    world.expect(&["stop looking at 1's readiness 1"]);
+    world.report();
+    assert_eq!(
+        (last(&world).healthy, last(&world).ready),
+        (None, Some(false))
+    );
+    assert_eq!(last(&world).text, "not ready: no answer within 50 ms");
+    world.quiet();
+    // The answer that came too late is none.
+    world.looked(1, READINESS, 1, Answer::Passed);
+    world.report();
+    world.expect(&[]);
+}
+
+#[test]
+fn a_task_that_is_not_healthy_is_ended_once_that_is_on_disk_and_has_failed() {
+    let mut world = well();
+    fall_ill(&mut world);
+    world.quiet();
+    world.wait(5);
+    world.expect_all(&["persist update 1: Killing"]);
+    let why = "its health check failed 2 times in a row, at last: refused";
+    let expected = (Some(false), Some(true), v1::Reason::HealthCheckFailed);
+    let (healthy, ready, reason, text) = told(&world);
+    assert_eq!((healthy, ready, reason), expected);
+    assert_eq!(text, why);
+    world.sync();
+    world.expect(&["report web 3 Killing", "kill 1 in 3000"]);
+    // Nobody looks at it any more, and it does not get well again.
+    world.looked(1, HEALTH, 3, Answer::Passed);
+    world.wait(500);
+    world.expect(&[]);
+    world.feed(Input::Exited {
+        instance: instance(1),
+        ended: by_order(How::Signal(15)),
+    });
+    world.report();
+    world.expect(&["report web 4 Failed", "destroy 1-1-1"]);
+    let (healthy, ready, reason, text) = told(&world);
+    assert_eq!((healthy, ready, reason), expected);
+    assert_eq!(text, format!("{why}; it ended"));
+}
+
+#[test]
+fn a_task_that_ends_by_itself_before_it_is_ended_ends_as_it_did() {
+    let mut world = well();
+    fall_ill(&mut world);
+    world.exited(1, How::Code(0));
+    world.report();
+    assert_eq!(last(&world).state(), v1::TaskState::Finished);
+    assert_eq!(last(&world).reason(), v1::Reason::CommandExited);
+    assert_eq!(last(&world).healthy, Some(false));
+}
+
+#[test]
+fn an_ordered_kill_ends_the_checks_and_wins_over_what_they_found() {
+    let mut world = well();
+    world.wait(100);
+    world.quiet();
+    world.kill(2, "web", 20);
+    world.sync();
+    world.expect(&[
+        "stop looking at 1's health 2",
+        "stop looking at 1's readiness 2",
+        "kill 1 in 20",
+    ]);
+    world.wait(1_000);
+    assert!(!world.said.iter().any(|line| line.starts_with("look")));
+    // It was ill already when somebody else wanted its end, too.
+    let mut world = well();
+    fall_ill(&mut world);
+    world.kill(2, "web", 20);
+    world.report();
+    world.feed(Input::Exited {
+        instance: instance(1),
+        ended: by_order(How::Signal(15)),
+    });
+    world.report();
+    assert_eq!(last(&world).state(), v1::TaskState::Killed);
+    assert_eq!(last(&world).reason(), v1::Reason::TaskKilled);
+}
+
+#[test]
+fn a_task_out_of_time_is_not_looked_at() {
+    let mut world = World::registered();
+    let wanted = v1::TaskSpec {
+        max_completion_ms: 150,
+        readiness_check: Some(check()),
+        ..spec("web")
+    };
+    world.launch_spec(1, wanted);
+    world.sync();
+    world.started(1);
+    world.report();
+    world.looked(1, READINESS, 1, Answer::Passed);
+    world.wait(100);
+    world.quiet();
+    world.wait(45);
+    world.expect(&["stop looking at 1's readiness 2", "kill 1 in 3000"]);
+}
+
+#[test]
+fn the_next_life_looks_again_within_an_interval_and_tells_nothing_twice() {
+    let world = well();
+    let now = world.now;
+    let mut world = world.restart("boot-1");
+    world.now = now + 10_000;
+    world.found(1, runs(&world));
+    world.register(true);
+    let due = world.core.deadline().unwrap();
+    assert!(due <= Timestamp(now + 10_100), "{due:?}");
+    world.quiet();
+    world.wait(100);
+    let looks: Vec<_> = world
+        .said
+        .iter()
+        .filter(|line| line.starts_with("look"))
+        .collect();
+    assert_eq!(looks.len(), 2, "{looks:?}");
+    world.looked(1, HEALTH, 1, Answer::Passed);
+    world.looked(1, READINESS, 1, Answer::Passed);
+    world.quiet();
+    world.report();
+    world.expect(&[]);
+    let told = world.core.facts().tasks[&instance(1)].standing;
+    assert_eq!((told.healthy, told.ready), (Some(true), Some(true)));
+    world.check_snapshot();
+}
+
+#[test]
+fn the_next_life_goes_on_to_end_a_task_that_was_not_healthy_and_knows_why() {
+    let ill = || {
+        let mut world = well();
+        fall_ill(&mut world);
+        world.wait(5);
+        world.sync();
+        world.check_snapshot();
+        world.restart("boot-1")
+    };
+    let mut world = ill();
+    world.quiet();
+    world.found(1, runs(&world));
+    assert!(world.said.contains(&"kill 1 in 3000".to_owned()));
+    world.wait(1_000);
+    assert!(!world.said.iter().any(|line| line.starts_with("look")));
+    world.feed(Input::Exited {
+        instance: instance(1),
+        ended: by_order(How::Code(0)),
+    });
+    world.report();
+    assert_eq!(last(&world).state(), v1::TaskState::Failed);
+    assert_eq!(last(&world).reason(), v1::Reason::HealthCheckFailed);
+    assert_eq!(
+        (last(&world).healthy, last(&world).ready),
+        (Some(false), Some(true))
+    );
+    // The same if it ended while nobody was there.
+    let mut world = ill();
+    world.found(1, Found::Exited(by_order(How::Signal(15))));
+    world.report();
+    assert_eq!(last(&world).reason(), v1::Reason::HealthCheckFailed);
+}
+
+#[test]
+fn an_end_that_was_not_on_disk_is_found_again() {
+    let mut world = well();
+    fall_ill(&mut world);
+    world.wait(5);
+    let mut world = world.restart("boot-1");
+    world.found(1, runs(&world));
+    world.register(true);
+    world.quiet();
+    for number in [1, 2] {
+        world.wait(100);
+        world.looked(1, HEALTH, number, Answer::Failed("refused".into()));
+    }
+    world.report();
+    assert!(
+        world.said.contains(&"kill 1 in 3000".to_owned()),
+        "{:?}",
+        world.said
+    );
+}
+
+#[test]
+fn what_is_found_while_no_master_listens_is_kept_in_few_updates_and_told_as_it_is_at_last() {
+    let mut world = started(None, Some(check()));
+    world.report();
+    let mut number = 0;
+    let mut find = |world: &mut World, answer: Answer| {
+        number += 1;
+        world.looked(1, READINESS, number, answer);
+        world.wait(100);
+    };
+    for _ in 0..10 {
+        find(&mut world, Answer::Passed);
+        find(&mut world, Answer::Failed("no".into()));
+    }
+    find(&mut world, Answer::Passed);
+    world.sync();
+    let waiting = |world: &World| world.core.facts().tasks[&instance(1)].updates.len();
+    assert_eq!(waiting(&world), 8);
+    assert_eq!(last(&world).ready, Some(true));
+    find(&mut world, Answer::Failed("no".into()));
+    world.committed(1, "web", 8, false);
+    world.report();
+    assert_eq!((waiting(&world), last(&world).ready), (1, Some(false)));
+    assert_eq!(last(&world).text, "not ready: no");
+    // An end is told however many wait.
+    for _ in 0..10 {
+        find(&mut world, Answer::Passed);
+        find(&mut world, Answer::Failed("no".into()));
+    }
+    world.exited(1, How::Code(0));
+    world.report();
+    assert_eq!(last(&world).state(), v1::TaskState::Finished);
+}
+
+#[test]
+fn an_order_that_asks_what_nobody_can_is_an_error_and_never_starts() {
+    let mut world = World::registered();
+    let wanted = v1::TaskSpec {
+        readiness_check: Some(v1::Check::default()),
+        ..spec("web")
+    };
+    world.launch_spec(1, wanted);
+    world.sync();
+    world.report();
+    world.expect(&["report web 1 Error"]);
+    assert_eq!(last(&world).reason(), v1::Reason::TaskInvalid);
+    assert!(last(&world).text.starts_with("readiness_check.kind: "));
+}

@@ -1,0 +1,208 @@
+//! A person in a task: `GET /v1/exec` lets one more command into a container, and carries its streams.
+//!
+//! Everything that can be refused is refused as HTTP before the connection becomes a WebSocket. Decides nothing for the
+//! agent's loop, and never holds it up: it is asked once where the task is. Reading order: `request`, `stream`, `input`,
+//! `session`.
+
+mod input;
+mod request;
+mod session;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use argosy_isolation::{EntryError, EntryNotice, EntryRequest};
+use argosy_proto::exec::{FRAME_LIMIT_BYTES, PROTOCOL};
+use argosy_state::ids::TaskKey;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{WebSocket, WebSocketUpgrade};
+use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
+use axum::http::header::{HeaderMap, ORIGIN};
+use axum::response::{IntoResponse, Response};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use crate::api::Shared;
+use crate::files;
+use crate::runner::EnterError;
+use request::Asked;
+use session::{Entered, attend};
+use stream::Notices;
+
+/// Sessions of one agent at a time; a further one is refused. Each may hold some 0.5 MiB while its peers are slow, and
+/// five descriptors.
+const SESSIONS: usize = 512;
+/// How long a container may take to let a command in, until it is executed.
+const START_LIMIT: Duration = Duration::from_secs(10);
+/// Bytes that a WebSocket reads or writes at a time.
+const BUFFER_BYTES: usize = 16 * 1024;
+
+/// Who may come in, and how many.
+#[derive(Clone)]
+pub(crate) struct Door {
+    /// The operator lets anybody who reaches the API run commands in tasks.
+    is_open: bool,
+    room: Arc<Semaphore>,
+}
+
+impl Door {
+    /// One that is closed refuses everybody, in words.
+    pub(crate) fn new(is_open: bool) -> Self {
+        let room = Arc::new(Semaphore::new(SESSIONS));
+        Self { is_open, room }
+    }
+}
+
+/// Why nobody was let in. Every one is a sentence for a person.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExecError {
+    #[error(
+        "exec is off on this agent: its API can be reached from other hosts, and whoever reaches it could run commands \
+         in every task; to allow that, start it with --allow-exec"
+    )]
+    Closed,
+    #[error(
+        "exec is not for web pages: this request names the origin {origin:?}, and any page that a person of this \
+         network opens could make it"
+    )]
+    Page { origin: String },
+    #[error("{field} {value:?} is not valid: {remedy}")]
+    Invalid {
+        field: String,
+        value: String,
+        remedy: &'static str,
+    },
+    #[error("exec needs a WebSocket that speaks {PROTOCOL}: {why}")]
+    Protocol { why: String },
+    #[error("there is no task {0} on this agent")]
+    Unknown(TaskKey),
+    #[error("{0} does not run on this agent now")]
+    NotRunning(TaskKey),
+    /// The container says no.
+    #[error("{reason}")]
+    Refused { reason: String },
+    #[error("{SESSIONS} commands have been let into tasks of this agent: end one first")]
+    Full,
+    #[error("{task} has not let the command in within {} s", START_LIMIT.as_secs())]
+    Late { task: TaskKey },
+    #[error("cannot let a command into {task}: {why}")]
+    Failed { task: TaskKey, why: String },
+    #[error("the agent is stopping")]
+    Stopping,
+}
+
+impl IntoResponse for ExecError {
+    fn into_response(self) -> Response {
+        let status = match &self {
+            Self::Closed | Self::Page { .. } => StatusCode::FORBIDDEN,
+            Self::Invalid { .. } | Self::Protocol { .. } => StatusCode::BAD_REQUEST,
+            Self::Unknown(_) => StatusCode::NOT_FOUND,
+            Self::NotRunning(_) => StatusCode::CONFLICT,
+            Self::Refused { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Full => StatusCode::TOO_MANY_REQUESTS,
+            Self::Late { .. } | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        files::problem(status, &self.to_string())
+    }
+}
+
+/// `GET /v1/exec?task=FRAMEWORK/TASK&argument=…`
+pub(crate) async fn exec(
+    State(shared): State<Shared>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, ExecError> {
+    // A browser sends an origin with every WebSocket that a page opens, and asks nobody first.
+    if let Some(origin) = headers.get(ORIGIN) {
+        let origin = String::from_utf8_lossy(origin.as_bytes()).into_owned();
+        return Err(ExecError::Page { origin });
+    }
+    if !shared.exec.is_open {
+        return Err(ExecError::Closed);
+    }
+    let asked = Asked::parse(&query.unwrap_or_default())?;
+    let upgrade = speaking(upgrade)?;
+    let room = Arc::clone(&shared.exec.room);
+    let permit = room.try_acquire_owned().map_err(|_| ExecError::Full)?;
+    let entering = enter(&shared, &asked.task, asked.request);
+    let entered = timeout(START_LIMIT, entering).await;
+    let late = |_| ExecError::Late {
+        task: asked.task.clone(),
+    };
+    let entered = entered.map_err(late)??;
+    tracing::info!(task = %asked.task, program = asked.program, "a command was let in");
+    Ok(upgrade.on_upgrade(move |socket| run(entered, socket, asked.task, permit)))
+}
+
+/// A client that goes before it has its WebSocket drops `entered`, which ends the command.
+async fn run(entered: Entered, socket: WebSocket, task: TaskKey, _permit: OwnedSemaphorePermit) {
+    let sessions = metrics::gauge!("argosy_agent_exec_sessions");
+    sessions.increment(1.0);
+    let ending = attend(entered, socket).await;
+    sessions.decrement(1.0);
+    tracing::info!(task = %task, %ending, "a command that was let in is over");
+}
+
+fn speaking(
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<WebSocketUpgrade, ExecError> {
+    let upgrade = upgrade.map_err(|rejection| ExecError::Protocol {
+        why: rejection.body_text(),
+    })?;
+    let upgrade = upgrade
+        .protocols([PROTOCOL])
+        .max_frame_size(FRAME_LIMIT_BYTES)
+        .max_message_size(FRAME_LIMIT_BYTES)
+        .read_buffer_size(BUFFER_BYTES)
+        .write_buffer_size(BUFFER_BYTES);
+    if upgrade.selected_protocol().is_none() {
+        let why = "Sec-WebSocket-Protocol does not name it".to_owned();
+        return Err(ExecError::Protocol { why });
+    }
+    Ok(upgrade)
+}
+
+/// Lets the command in, and waits until it is executed.
+async fn enter(
+    shared: &Shared,
+    task: &TaskKey,
+    request: EntryRequest,
+) -> Result<Entered, ExecError> {
+    let view = shared.asker.task(task.clone()).await;
+    let container = view.ok_or(ExecError::Stopping)?.container;
+    let name = container.ok_or_else(|| ExecError::Unknown(task.clone()))?;
+    let failed = |error: &dyn std::error::Error| ExecError::Failed {
+        task: task.clone(),
+        why: crate::error::sentence(error),
+    };
+    let session = shared.controls.enter(name.instance, request).await;
+    let session = session.map_err(|error| match error {
+        EnterError::NotRunning | EnterError::Entry(EntryError::Talk { .. }) => {
+            ExecError::NotRunning(task.clone())
+        }
+        EnterError::Entry(EntryError::Spec(error)) => ExecError::Refused {
+            reason: error.to_string(),
+        },
+        EnterError::Entry(error) => failed(&error),
+    })?;
+    let mut notices = Notices::new(session).map_err(|error| failed(&error))?;
+    match notices.next().await {
+        Ok(EntryNotice::Started(streams)) => {
+            Entered::new(notices, streams).map_err(|error| failed(&error))
+        }
+        Ok(EntryNotice::Refused { reason }) => Err(ExecError::Refused { reason }),
+        Ok(EntryNotice::Ended(_) | EntryNotice::Probed(_)) => Err(ExecError::Failed {
+            task: task.clone(),
+            why: "it ended before it had begun".to_owned(),
+        }),
+        // The container ended under it, or a process of the same user killed its keeper.
+        Err(EntryError::Lost) => Err(ExecError::NotRunning(task.clone())),
+        Err(error) => Err(failed(&error)),
+    }
+}

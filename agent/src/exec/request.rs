@@ -1,0 +1,203 @@
+//! From a query to a request to enter: pure.
+
+use argosy_isolation::{EntryRequest, Program, WindowSize, Work};
+use argosy_state::ids::TaskKey;
+use axum::extract::Query;
+use axum::http::Uri;
+
+use super::ExecError;
+
+/// How much of a value an error repeats, in characters.
+const SHOWN: usize = 200;
+/// The size of a terminal of which nobody says it.
+const USUAL_SIZE: WindowSize = WindowSize {
+    rows: 24,
+    columns: 80,
+};
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) task: TaskKey,
+    /// For people: arguments may hold secrets, the program's name does not.
+    pub(super) program: String,
+    pub(super) request: EntryRequest,
+}
+
+fn invalid(field: &str, value: &str, remedy: &'static str) -> ExecError {
+    ExecError::Invalid {
+        field: field.chars().take(SHOWN).collect(),
+        value: value.chars().take(SHOWN).collect(),
+        remedy,
+    }
+}
+
+impl Asked {
+    /// A parameter that nobody knows is refused: a later one may mean less than it is taken for.
+    pub(super) fn parse(query: &str) -> Result<Self, ExecError> {
+        let mut task = None;
+        let mut arguments = Vec::new();
+        let mut request = EntryRequest::new(Work::Command(Program::Arguments(Vec::new())));
+        let (mut tty, mut rows, mut columns) = (false, None, None);
+        for (name, value) in pairs(query)? {
+            match name.as_str() {
+                "task" => once(&mut task, &name, &value, task_of(&value)?)?,
+                "argument" => arguments.push(value),
+                "tty" => tty = flag(&name, &value)?,
+                "rows" => once(&mut rows, &name, &value, cells(&name, &value)?)?,
+                "columns" => once(&mut columns, &name, &value, cells(&name, &value)?)?,
+                "user" => {
+                    let user = (!value.is_empty()).then(|| value.clone());
+                    let remedy = "name a user of the container, or leave it out";
+                    let user = user.ok_or_else(|| invalid(&name, &value, remedy))?;
+                    once(&mut request.user_name, &name, &value, user)?;
+                }
+                "env" => request.environment.push(variable(&value)?),
+                "workdir" => {
+                    let folder = value.clone().into();
+                    once(&mut request.directory, &name, &value, folder)?;
+                }
+                _ => {
+                    let remedy =
+                        "there are task, argument, tty, rows, columns, user, env and workdir";
+                    return Err(invalid("parameter", &name, remedy));
+                }
+            }
+        }
+        let task = task.ok_or_else(|| invalid("task", "", "write task=FRAMEWORK/TASK"))?;
+        let program = arguments.first().filter(|program| !program.is_empty());
+        let program = program.cloned().ok_or_else(|| {
+            invalid(
+                "argument",
+                "",
+                "the first names a program, each further one an argument",
+            )
+        })?;
+        if !tty && (rows.is_some() || columns.is_some()) {
+            let remedy = "only a terminal has a size: add tty=true";
+            return Err(invalid("rows, columns", "", remedy));
+        }
+        request.terminal = tty.then(|| WindowSize {
+            rows: rows.unwrap_or(USUAL_SIZE.rows),
+            columns: columns.unwrap_or(USUAL_SIZE.columns),
+        });
+        request.work = Work::Command(Program::Arguments(arguments));
+        Ok(Self {
+            task,
+            program,
+            request,
+        })
+    }
+}
+
+fn pairs(query: &str) -> Result<Vec<(String, String)>, ExecError> {
+    let remedy = "write NAME=VALUE&…, percent-encoded";
+    let uri: Result<Uri, _> = format!("/?{query}").parse();
+    let uri = uri.map_err(|_| invalid("query", query, remedy))?;
+    let pairs = Query::try_from_uri(&uri).map_err(|_| invalid("query", query, remedy))?;
+    Ok(pairs.0)
+}
+
+fn once<T>(place: &mut Option<T>, name: &str, value: &str, given: T) -> Result<(), ExecError> {
+    match place.replace(given) {
+        None => Ok(()),
+        Some(_) => Err(invalid(name, value, "it was given already: leave one out")),
+    }
+}
+
+/// As the files API has it in its paths.
+fn task_of(value: &str) -> Result<TaskKey, ExecError> {
+    let parts = value.split_once('/');
+    let key = parts.and_then(|(framework, task)| crate::core::task_key(framework, task));
+    key.ok_or_else(|| invalid("task", value, "write FRAMEWORK/TASK, as framework-1/web"))
+}
+
+fn flag(name: &str, value: &str) -> Result<bool, ExecError> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(invalid(name, value, "write true or false")),
+    }
+}
+
+fn cells(name: &str, value: &str) -> Result<u16, ExecError> {
+    let number = value.parse();
+    number.map_err(|_| invalid(name, value, "write a number from 0 to 65535"))
+}
+
+fn variable(value: &str) -> Result<(String, String), ExecError> {
+    let parts = value.split_once('=').filter(|(name, _)| !name.is_empty());
+    let (name, value) = parts.ok_or_else(|| invalid("env", value, "write NAME=VALUE"))?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_says_what_is_to_be_run_where_and_how() {
+        let query = "task=framework-7/web&argument=sh&argument=-c&argument=echo+%22%24A%22%3B%20ls&tty=true&rows=50\
+                     &columns=120&user=daemon%3Aadm&env=A=1%3D2&env=B=&workdir=%2Fusr";
+        let asked = Asked::parse(query).unwrap();
+        assert_eq!(asked.task.to_string(), "framework-7/web");
+        assert_eq!(asked.program, "sh");
+        let line = "echo \"$A\"; ls";
+        let arguments = ["sh", "-c", line].map(str::to_owned).to_vec();
+        let mut expected = EntryRequest::new(Work::Command(Program::Arguments(arguments)));
+        expected.environment = vec![("A".into(), "1=2".into()), ("B".into(), String::new())];
+        expected.user_name = Some("daemon:adm".into());
+        expected.directory = Some("/usr".into());
+        expected.terminal = Some(WindowSize {
+            rows: 50,
+            columns: 120,
+        });
+        assert_eq!(asked.request, expected);
+    }
+
+    #[test]
+    fn what_is_not_said_is_as_the_task_has_it() {
+        let asked = Asked::parse("task=framework-7/web&argument=true").unwrap();
+        let arguments = vec!["true".to_owned()];
+        let expected = EntryRequest::new(Work::Command(Program::Arguments(arguments)));
+        assert_eq!(asked.request, expected);
+        let asked = Asked::parse("task=framework-7/web&argument=true&tty=true").unwrap();
+        assert_eq!(asked.request.terminal, Some(USUAL_SIZE));
+    }
+
+    #[test]
+    fn what_cannot_be_right_is_refused_by_field_value_and_remedy() {
+        let good = "task=framework-7/web&argument=true";
+        for (query, field, remedy) in [
+            ("argument=true", "task", "FRAMEWORK/TASK"),
+            ("task=web&argument=true", "\"web\"", "FRAMEWORK/TASK"),
+            (
+                "task=web/web&argument=true",
+                "\"web/web\"",
+                "framework-1/web",
+            ),
+            ("task=framework-7/web", "argument", "names a program"),
+            (
+                "task=framework-7/web&argument=",
+                "argument",
+                "names a program",
+            ),
+            (&format!("{good}&task=framework-7/db"), "task", "already"),
+            (&format!("{good}&tty=yes"), "\"yes\"", "true or false"),
+            (&format!("{good}&rows=3"), "rows", "tty=true"),
+            (&format!("{good}&tty=true&rows=70000"), "\"70000\"", "65535"),
+            (&format!("{good}&env=A"), "env \"A\"", "NAME=VALUE"),
+            (&format!("{good}&env=%3DA"), "env \"=A\"", "NAME=VALUE"),
+            (&format!("{good}&user="), "user", "leave it out"),
+            (
+                &format!("{good}&privileged=true"),
+                "\"privileged\"",
+                "workdir",
+            ),
+        ] {
+            let refused = Asked::parse(query).unwrap_err().to_string();
+            assert!(refused.contains(field), "{query}: {refused}");
+            assert!(refused.contains(remedy), "{query}: {refused}");
+        }
+    }
+}

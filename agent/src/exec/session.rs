@@ -1,0 +1,351 @@
+//! One session, from the WebSocket to its end: four loops in one task, none of which waits for another's peer.
+//!
+//! ```text
+//! client ──frames──▶ listen ──input──▶ feed ──▶ command
+//!        ◀──frames── send ◀──queue── relay ◀──
+//! ```
+//! `listen` never waits for the command, so signals and the client's end are seen at once. A client that does not read
+//! fills the queue, then the command's pipes, and so stops the command and nobody else.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::pin::pin;
+use std::time::Duration;
+
+use argosy_isolation::{EntryError, EntryNotice, Outcome, Streams, WindowSize};
+use argosy_proto::exec::{
+    DATA_LIMIT_BYTES, End, FromCommand, PING_EVERY, SILENCE_LIMIT, ToCommand,
+};
+use axum::extract::ws::{Message, WebSocket};
+use bytes::Bytes;
+use futures::future::join_all;
+use futures::stream::{SplitSink, SplitStream};
+use futures::{SinkExt as _, StreamExt as _};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::input::{Input, Next};
+use super::stream::{Notices, Stream};
+
+/// Frames that wait for the connection. When it is full the command's output is read no more.
+const QUEUED: usize = 2;
+/// How long a command that has ended is read without a byte: a process that it did not start may hold its output open.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+/// How much of it is read then: what a pipe can hold at most.
+const DRAIN_BYTES: usize = 1024 * 1024;
+/// How long a client that was told the end may take to close.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// What a person types at a terminal for the end of input.
+const END_OF_INPUT: &[u8] = b"\x04";
+
+/// A command that was let in and executed. Dropping it ends the command.
+pub(super) struct Entered {
+    notices: Notices,
+    stdin: Stream,
+    /// Each with what its bytes become.
+    outputs: Vec<(Stream, Channel)>,
+    is_terminal: bool,
+}
+
+/// What becomes of a byte that was written.
+type Channel = fn(Bytes) -> FromCommand;
+
+impl Entered {
+    pub(super) fn new(notices: Notices, streams: Streams) -> io::Result<Self> {
+        Ok(match streams {
+            Streams::Pipes {
+                stdin,
+                stdout,
+                stderr,
+            } => Self {
+                notices,
+                stdin: Stream::new(stdin)?,
+                outputs: vec![
+                    (Stream::new(stdout)?, FromCommand::Output),
+                    (Stream::new(stderr)?, FromCommand::Errors),
+                ],
+                is_terminal: false,
+            },
+            Streams::Terminal(master) => {
+                let master = Stream::new(master)?;
+                Self {
+                    notices,
+                    stdin: master.clone(),
+                    outputs: vec![(master, FromCommand::Output)],
+                    is_terminal: true,
+                }
+            }
+        })
+    }
+}
+
+/// How a session ended, for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The client was told how the command ended.
+    Told(End),
+    /// The client is gone; the command was ended if it had not.
+    ClientGone(String),
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Told(End::Code(code)) => write!(formatter, "exit {code}"),
+            Self::Told(End::Signal(signal)) => write!(formatter, "signal {signal}"),
+            Self::Told(End::Lost(why)) => formatter.write_str(why),
+            Self::ClientGone(why) => write!(formatter, "ended with its client: {why}"),
+        }
+    }
+}
+
+/// Until the command has ended and the client knows, or the client is gone.
+pub(super) async fn attend(entered: Entered, socket: WebSocket) -> Ending {
+    let (sink, frames) = socket.split();
+    let (queue, queued) = mpsc::channel(QUEUED);
+    let (outcome, ended) = oneshot::channel();
+    let input = Input::default();
+    let terminal = entered.is_terminal.then(|| entered.stdin.clone());
+    let listener = Listener {
+        frames,
+        running: Some(Running {
+            notices: entered.notices,
+            outcome,
+        }),
+        terminal: terminal.clone(),
+    };
+    let speaker = Speaker {
+        stdin: entered.stdin,
+        terminal,
+        outputs: entered.outputs,
+        queue,
+    };
+    let mut listen = pin!(listener.listen(&input));
+    let told = tokio::select! {
+        why = &mut listen => return Ending::ClientGone(why),
+        told = send(sink, queued) => told,
+        never = speaker.speak(&input, ended) => match never {},
+    };
+    let Some(end) = told else {
+        return Ending::ClientGone("it takes nothing any more".to_owned());
+    };
+    // Closed by the client: closing while something of its is unread could destroy what it has not read.
+    let _ = timeout(FAREWELL, listen).await;
+    Ending::Told(end)
+}
+
+/// Writes frames to the connection, the end as the last one; `None` if the connection broke before.
+async fn send(
+    mut sink: SplitSink<WebSocket, Message>,
+    mut queued: mpsc::Receiver<FromCommand>,
+) -> Option<End> {
+    let mut pings = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let frame = tokio::select! {
+            frame = queued.recv() => frame?,
+            _ = pings.tick() => {
+                sink.send(Message::Ping(Bytes::new())).await.ok()?;
+                continue;
+            }
+        };
+        sink.send(Message::Binary(frame.encode())).await.ok()?;
+        if let FromCommand::End(end) = frame {
+            // A client that is gone by now has been told as well as could be.
+            let _ = sink.close().await;
+            return Some(end);
+        }
+    }
+}
+
+/// Hears the client and the keeper of the command.
+struct Listener {
+    frames: SplitStream<WebSocket>,
+    /// `None` once the end is known.
+    running: Option<Running>,
+    terminal: Option<Stream>,
+}
+
+/// Dropping it ends the command.
+struct Running {
+    notices: Notices,
+    outcome: oneshot::Sender<End>,
+}
+
+impl Listener {
+    /// Why the client is gone.
+    async fn listen(mut self, input: &Input) -> String {
+        loop {
+            let message = tokio::select! {
+                heard = timeout(SILENCE_LIMIT, self.frames.next()) => match heard {
+                    Ok(Some(Ok(message))) => message,
+                    Ok(Some(Err(error))) => return crate::error::sentence(&error),
+                    Ok(None) => return "the connection was closed".to_owned(),
+                    Err(_) => return format!("nothing was heard for {} s", SILENCE_LIMIT.as_secs()),
+                },
+                told = next_notice(&mut self.running) => {
+                    self.end(end_of(told));
+                    continue;
+                }
+            };
+            match message {
+                Message::Binary(bytes) => {
+                    if let Err(why) = self.obey(bytes, input) {
+                        self.end(End::Lost(format!("it was ended: {why}")));
+                    }
+                }
+                Message::Text(_) => {
+                    let why = "it was ended: frames are binary messages, not text";
+                    self.end(End::Lost(why.to_owned()));
+                }
+                // Signs of life, answered below us.
+                Message::Ping(_) | Message::Pong(_) => {}
+                Message::Close(_) => return "it closed the session".to_owned(),
+            }
+        }
+    }
+
+    /// Nothing more is heard of the command, and if it still runs it is ended.
+    fn end(&mut self, end: End) {
+        if let Some(Running { outcome, .. }) = self.running.take() {
+            // Whoever waits for it lives as long as this does.
+            let _ = outcome.send(end);
+        }
+    }
+
+    fn obey(&self, message: Bytes, input: &Input) -> Result<(), String> {
+        let Some(Running { notices, .. }) = &self.running else {
+            return Ok(());
+        };
+        match ToCommand::decode(message).map_err(|error| error.to_string())? {
+            ToCommand::Input(bytes) => input.add(&bytes).map_err(|error| error.to_string()),
+            ToCommand::Resize(size) => {
+                let terminal = self.terminal.as_ref();
+                let terminal = terminal.ok_or("it has no terminal whose size could change")?;
+                let (rows, columns) = (size.rows, size.columns);
+                let resized = terminal.resize(WindowSize { rows, columns });
+                resized.map_err(|error| format!("its terminal takes no size: {error}"))
+            }
+            ToCommand::Signal(signal) => notices
+                .signal(signal)
+                .map_err(|error| crate::error::sentence(&error)),
+        }
+    }
+}
+
+async fn next_notice(running: &mut Option<Running>) -> Result<EntryNotice, EntryError> {
+    match running {
+        Some(running) => running.notices.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn end_of(told: Result<EntryNotice, EntryError>) -> End {
+    match told {
+        Ok(EntryNotice::Ended(Outcome::Exited(code))) => End::Code(code),
+        Ok(EntryNotice::Ended(Outcome::Signaled(signal))) => End::Signal(signal),
+        Ok(EntryNotice::Refused { reason }) => End::Lost(reason),
+        Ok(
+            EntryNotice::Ended(Outcome::NotStarted)
+            | EntryNotice::Started(_)
+            | EntryNotice::Probed(_),
+        ) => End::Lost("its keeper says what makes no sense".to_owned()),
+        Err(error) => End::Lost(crate::error::sentence(&error)),
+    }
+}
+
+/// Passes on what the command reads and writes.
+struct Speaker {
+    stdin: Stream,
+    terminal: Option<Stream>,
+    outputs: Vec<(Stream, Channel)>,
+    queue: mpsc::Sender<FromCommand>,
+}
+
+impl Speaker {
+    /// What it wrote comes before its end, whatever was heard first. Then there is nothing left to say.
+    async fn speak(self, input: &Input, mut ended: oneshot::Receiver<End>) -> Infallible {
+        let over = CancellationToken::new();
+        let relays = self.outputs.into_iter();
+        let relays = relays.map(|(from, channel)| relay(from, channel, &self.queue, &over));
+        let mut relays = pin!(join_all(relays));
+        let mut feed = pin!(feed(self.stdin, self.terminal, input, &self.queue));
+        let mut all_is_said = false;
+        let end = loop {
+            tokio::select! {
+                end = &mut ended => break end,
+                _ = &mut relays, if !all_is_said => all_is_said = true,
+                never = &mut feed => match never {},
+            }
+        };
+        over.cancel();
+        if !all_is_said {
+            relays.await;
+        }
+        // Without an end nobody listens any more, and the session is over.
+        if let Ok(end) = end {
+            let _ = self.queue.send(FromCommand::End(end)).await;
+        }
+        std::future::pending().await
+    }
+}
+
+/// Writes to the command what was sent to it. A command that reads no more must not hold up its client: what comes is
+/// taken, and lost.
+async fn feed(
+    stdin: Stream,
+    terminal: Option<Stream>,
+    input: &Input,
+    queue: &mpsc::Sender<FromCommand>,
+) -> Infallible {
+    let mut stdin = Some(stdin);
+    while let Next::Bytes(bytes) = input.next().await {
+        if let Some(to) = &stdin
+            && to.write_all(&bytes).await.is_err()
+        {
+            stdin = None;
+        }
+        input.taken(bytes.len());
+        // Whoever sends is gone only with the session.
+        let _ = queue.send(FromCommand::Taken(bytes.len())).await;
+    }
+    drop(stdin);
+    if let Some(terminal) = terminal {
+        // Nobody may be there to read it.
+        let _ = terminal.write_all(END_OF_INPUT).await;
+    }
+    std::future::pending().await
+}
+
+async fn relay(
+    from: Stream,
+    channel: Channel,
+    queue: &mpsc::Sender<FromCommand>,
+    over: &CancellationToken,
+) {
+    let mut buffer = vec![0; DATA_LIMIT_BYTES];
+    let mut left = DRAIN_BYTES;
+    while left > 0 {
+        let read = tokio::select! {
+            biased;
+            read = from.read(&mut buffer) => read,
+            () = silent_after(over) => return,
+        };
+        // What cannot be read has ended.
+        let Ok(count @ 1..) = read else { return };
+        let bytes = Bytes::copy_from_slice(&buffer[..count]);
+        if queue.send(channel(bytes)).await.is_err() {
+            return;
+        }
+        if over.is_cancelled() {
+            left = left.saturating_sub(count);
+        }
+    }
+}
+
+async fn silent_after(over: &CancellationToken) {
+    over.cancelled().await;
+    sleep(DRAIN_LIMIT).await;
+}

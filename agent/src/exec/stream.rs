@@ -1,0 +1,88 @@
+//! A command's streams and a session's notices, for the runtime to wait on.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use argosy_isolation::{EntryError, EntryNotice, Session, WindowSize};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// What the newer, unsafe constructor asks for holds by type: both kinds that are given own their descriptor, keep it
+/// open and always show the same one.
+#[allow(
+    deprecated,
+    reason = "the replacement is unsafe, and unsafe code lives in isolation only"
+)]
+fn register<T: AsRawFd>(file: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(file, interest)
+}
+
+/// One end of a pipe, or the master of a terminal. Clones are the same; the last one closes it.
+#[derive(Debug, Clone)]
+pub(super) struct Stream(Arc<AsyncFd<OwnedFd>>);
+
+impl Stream {
+    pub(super) fn new(file: OwnedFd) -> io::Result<Self> {
+        // The command has a file description of its own, which goes on blocking.
+        let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
+        fcntl(&file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        let file = register(file, Interest::READABLE | Interest::WRITABLE)?;
+        Ok(Self(Arc::new(file)))
+    }
+
+    /// Some of what there is; 0 at the end.
+    pub(super) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = |file: &OwnedFd| -> io::Result<usize> {
+            match nix::unistd::read(file, buffer) {
+                // Of a terminal: nobody has its other side open any more.
+                Err(Errno::EIO) => Ok(0),
+                read => Ok(read?),
+            }
+        };
+        self.0.async_io(Interest::READABLE, read).await
+    }
+
+    pub(super) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let write =
+                |file: &OwnedFd| -> io::Result<usize> { Ok(nix::unistd::write(file, bytes)?) };
+            let written = self.0.async_io(Interest::WRITABLE, write).await?;
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+
+    /// Only a terminal has a size.
+    pub(super) fn resize(&self, size: WindowSize) -> io::Result<()> {
+        size.set(self.0.get_ref())
+    }
+}
+
+/// What a session says. Dropping it ends the command.
+pub(super) struct Notices(AsyncFd<Session>);
+
+impl Notices {
+    pub(super) fn new(session: Session) -> io::Result<Self> {
+        Ok(Self(register(session, Interest::READABLE)?))
+    }
+
+    /// Waits for the next notice. To be called no more after the last one.
+    pub(super) async fn next(&mut self) -> Result<EntryNotice, EntryError> {
+        loop {
+            if let Some(notice) = self.0.get_mut().notice()? {
+                return Ok(notice);
+            }
+            let ready = self.0.readable().await;
+            ready
+                .map_err(|source| EntryError::Talk { source })?
+                .clear_ready();
+        }
+    }
+
+    pub(super) fn signal(&self, signal: i32) -> Result<(), EntryError> {
+        self.0.get_ref().signal(signal)
+    }
+}

@@ -1,0 +1,116 @@
+//! Over HTTP: who is not let in, and what is said. What happens inside is shown with real containers in
+//! `tests/end_to_end`.
+
+use argosy_state::ids::{AgentId, OrderIndex};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::api::router;
+use crate::core::{ContainerName, Instance};
+use crate::inbox::{Asker, Event, Question, TaskView};
+use crate::paths::Paths;
+use crate::runner::Controls;
+
+const QUERY: &str = "task=framework-1/web&argument=true";
+
+/// The address of an agent that says where each task is, and lets nobody into any.
+async fn agent(is_open: bool, container: Option<ContainerName>) -> String {
+    let (inbox, mut events) = mpsc::channel(16);
+    tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            if let Event::Ask(Question::Task(_, answer)) = event {
+                let ended = false;
+                let _ = answer.send(TaskView { container, ended });
+            }
+        }
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let shared = Shared {
+        paths: Paths::new(std::path::Path::new("/nonexistent")),
+        asker: Asker::new(inbox),
+        tree: None,
+        controls: Controls::default(),
+        exec: Door::new(is_open),
+        metrics: None,
+    };
+    tokio::spawn(async move { axum::serve(listener, router(shared)).await });
+    address.to_string()
+}
+
+/// The request of a client that speaks the protocol.
+fn request(agent: &str, query: &str) -> reqwest::RequestBuilder {
+    asking(agent, query, PROTOCOL)
+}
+
+fn asking(agent: &str, query: &str, protocol: &str) -> reqwest::RequestBuilder {
+    let request = reqwest::Client::new().get(format!("http://{agent}/v1/exec?{query}"));
+    let headers = [
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA=="),
+        ("sec-websocket-protocol", protocol),
+    ];
+    headers.into_iter().fold(request, |request, (name, value)| {
+        request.header(name, value)
+    })
+}
+
+async fn refused(request: reqwest::RequestBuilder) -> (u16, String, String) {
+    let answer = request.send().await.unwrap();
+    let status = answer.status().as_u16();
+    let text = answer.text().await.unwrap();
+    let error: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let part = |name: &str| error[name].as_str().unwrap().to_owned();
+    (status, part("code"), part("message"))
+}
+
+#[tokio::test]
+async fn nobody_is_let_in_unless_the_operator_allows_it() {
+    let agent = agent(false, None).await;
+    let (status, code, message) = refused(request(&agent, QUERY)).await;
+    assert_eq!((status, code.as_str()), (403, "PermissionDenied"));
+    assert!(message.contains("start it with --allow-exec"), "{message}");
+}
+
+#[tokio::test]
+async fn no_web_page_is_let_in() {
+    let agent = agent(true, None).await;
+    let request = request(&agent, QUERY).header("origin", "http://127.0.0.1:5050");
+    let (status, code, message) = refused(request).await;
+    assert_eq!((status, code.as_str()), (403, "PermissionDenied"));
+    assert!(message.contains("\"http://127.0.0.1:5050\""), "{message}");
+}
+
+#[tokio::test]
+async fn what_does_not_speak_the_protocol_is_refused_by_its_name() {
+    let agent = agent(true, None).await;
+    let plain = reqwest::Client::new().get(format!("http://{agent}/v1/exec?{QUERY}"));
+    let other = asking(&agent, QUERY, "chat");
+    for request in [plain, other] {
+        let (status, code, message) = refused(request).await;
+        assert_eq!((status, code.as_str()), (400, "InvalidArgument"));
+        assert!(message.contains("argosy.v1.exec"), "{message}");
+    }
+    let (status, code, message) = refused(request(&agent, "argument=true")).await;
+    assert_eq!((status, code.as_str()), (400, "InvalidArgument"));
+    assert!(message.contains("FRAMEWORK/TASK"), "{message}");
+}
+
+#[tokio::test]
+async fn a_task_that_is_not_there_or_does_not_run_is_named() {
+    let absent = agent(true, None).await;
+    let (status, code, message) = refused(request(&absent, QUERY)).await;
+    assert_eq!((status, code.as_str()), (404, "NotFound"));
+    assert_eq!(message, "there is no task framework-1/web on this agent");
+    let instance = Instance {
+        agent: AgentId(1),
+        order: OrderIndex(1),
+    };
+    let still = agent(true, Some(ContainerName { instance, life: 1 })).await;
+    let (status, code, message) = refused(request(&still, QUERY)).await;
+    assert_eq!((status, code.as_str()), (409, "FailedPrecondition"));
+    assert_eq!(message, "framework-1/web does not run on this agent now");
+}

@@ -1,0 +1,377 @@
+//! Looks at running tasks, from inside their namespaces, and tells the loop what was found. Judges one answer at a time;
+//! when to look, and what comes of it, the core knows.
+//!
+//! At most one look of each check of a task is under way, so their number is bounded by that of the tasks.
+
+use std::collections::HashMap;
+use std::future::pending;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+use argosy_isolation::{
+    EntryError, EntryNotice, EntryRequest, Outcome, Probe, ProbeKind, Program, Session, Streams,
+    Verdict, Work,
+};
+use argosy_state::task::CheckKind;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
+use tokio_util::sync::CancellationToken;
+
+use super::Runner;
+use super::controls::{Controls, EnterError};
+use crate::core::checks::{Answer, Kind, Look};
+use crate::core::{Input, Instance};
+
+/// What a command of a check may say, in bytes; when it says more, its streams are closed.
+const OUTPUT_BYTES: usize = 1024 * 1024;
+/// How much of it is kept for the words of a failure, in bytes: its end.
+const TAIL_BYTES: usize = 256;
+/// How long the rest of what a command has said is waited for once it has failed.
+const REST: Duration = Duration::from_millis(100);
+
+/// What ends a look early.
+#[derive(Debug, Default)]
+pub(super) struct Looks(HashMap<(Instance, Kind), CancellationToken>);
+
+impl Looks {
+    fn begin(&mut self, instance: Instance, kind: Kind) -> CancellationToken {
+        self.stop(instance, kind);
+        let cancel = CancellationToken::new();
+        self.0.insert((instance, kind), cancel.clone());
+        cancel
+    }
+
+    /// Nobody waits for the answer. One that is known already stays known.
+    pub(super) fn stop(&mut self, instance: Instance, kind: Kind) {
+        if let Some(cancel) = self.0.remove(&(instance, kind)) {
+            cancel.cancel();
+        }
+    }
+
+    /// The task is over.
+    pub(super) fn forget(&mut self, instance: Instance) {
+        for kind in [Kind::Health, Kind::Readiness] {
+            self.stop(instance, kind);
+        }
+    }
+}
+
+impl Runner {
+    /// Ending the look ends the session, and with it what was let into the container.
+    pub(super) fn look(
+        &mut self,
+        instance: Instance,
+        look: Look,
+        kind: CheckKind,
+        timeout_ms: u64,
+    ) {
+        let cancel = self.looks.begin(instance, look.kind);
+        let (controls, shared) = (self.controls.clone(), self.shared.clone());
+        self.spawn(async move {
+            let answer = tokio::select! {
+                () = cancel.cancelled() => return,
+                answer = ask(&controls, instance, &kind, timeout_ms) => answer,
+            };
+            let answer = match answer {
+                Ok(()) => Answer::Passed,
+                Err(NoPass::Failed(reason)) => Answer::Failed(reason),
+                // The end of the container follows; should it not, the wait has an end of its own.
+                Err(NoPass::Unknown) => return,
+            };
+            let told = Input::Looked {
+                instance,
+                look,
+                answer,
+            };
+            shared.tell(told).await;
+        });
+    }
+}
+
+/// Why a look has not passed.
+#[derive(Debug, PartialEq, Eq)]
+enum NoPass {
+    /// All is not well, or nothing could be asked: in words.
+    Failed(String),
+    /// The session broke off, as it does when the container ends: that says nothing of the task's health.
+    Unknown,
+}
+
+impl From<String> for NoPass {
+    fn from(reason: String) -> Self {
+        Self::Failed(reason)
+    }
+}
+
+impl From<EntryError> for NoPass {
+    fn from(error: EntryError) -> Self {
+        match error {
+            EntryError::Lost | EntryError::Talk { .. } => Self::Unknown,
+            EntryError::Spec(_) | EntryError::Garbled { .. } | EntryError::Late { .. } => {
+                Self::Failed(crate::error::sentence(&error))
+            }
+        }
+    }
+}
+
+impl From<EnterError> for NoPass {
+    fn from(error: EnterError) -> Self {
+        match error {
+            EnterError::NotRunning => Self::Unknown,
+            EnterError::Entry(error) => error.into(),
+        }
+    }
+}
+
+/// Asks, and waits for the answer; whoever waits too long drops this.
+async fn ask(
+    controls: &Controls,
+    instance: Instance,
+    kind: &CheckKind,
+    timeout_ms: u64,
+) -> Result<(), NoPass> {
+    let request = EntryRequest::new(work(kind, timeout_ms));
+    let session = controls.enter(instance, request).await?;
+    let socket = register(session).map_err(|error| format!("cannot watch the look: {error}"))?;
+    attend(socket).await
+}
+
+fn work(kind: &CheckKind, timeout_ms: u64) -> Work {
+    let probe = |port: u16, kind: ProbeKind| {
+        Work::Probe(Probe {
+            port,
+            timeout_ms,
+            kind,
+        })
+    };
+    match kind {
+        CheckKind::Shell(line) => Work::Command(Program::Shell(line.clone())),
+        CheckKind::Argv(words) => Work::Command(Program::Arguments(words.clone())),
+        CheckKind::Http {
+            port,
+            path,
+            statuses,
+        } => probe(
+            *port,
+            ProbeKind::Http {
+                path: path.clone(),
+                statuses: statuses.clone(),
+            },
+        ),
+        CheckKind::Tcp { port } => probe(*port, ProbeKind::Tcp),
+    }
+}
+
+/// A session, for the runtime to wait on.
+struct Socket(Session);
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// What the newer, unsafe constructor asks for holds by type: `Socket` owns its descriptor, keeps it open
+/// and always shows the same one.
+#[allow(
+    deprecated,
+    reason = "the replacement is unsafe, and unsafe code lives in isolation only"
+)]
+fn register(session: Session) -> io::Result<AsyncFd<Socket>> {
+    AsyncFd::with_interest(Socket(session), Interest::READABLE)
+}
+
+/// Follows a session to its last notice.
+async fn attend(mut socket: AsyncFd<Socket>) -> Result<(), NoPass> {
+    let mut output = Output::default();
+    loop {
+        match socket.get_mut().0.notice()? {
+            Some(EntryNotice::Started(streams)) => {
+                let opened = Output::of(streams);
+                output = opened.map_err(|error| format!("cannot read what it says: {error}"))?;
+                continue;
+            }
+            Some(EntryNotice::Probed(Verdict::Pass)) => return Ok(()),
+            Some(EntryNotice::Probed(Verdict::Fail { reason }))
+            | Some(EntryNotice::Refused { reason }) => return Err(reason.into()),
+            Some(EntryNotice::Ended(Outcome::Exited(0))) => return Ok(()),
+            Some(EntryNotice::Ended(outcome)) => {
+                // What it left behind may keep them open.
+                let _ = tokio::time::timeout(REST, output.drain()).await;
+                return Err(words(outcome, &output.last_line()).into());
+            }
+            None => {}
+        }
+        tokio::select! {
+            ready = socket.readable() => ready.map_err(|error| error.to_string())?.clear_ready(),
+            () = output.take_in() => {}
+        }
+    }
+}
+
+fn words(outcome: Outcome, line: &str) -> String {
+    let how = match outcome {
+        Outcome::Exited(code) => format!("it exited with code {code}"),
+        Outcome::Signaled(signal) => format!("signal {signal} ended it"),
+        Outcome::NotStarted => "it was not started".to_owned(),
+    };
+    match line {
+        "" => how,
+        line => format!("{how}: {line}"),
+    }
+}
+
+/// What a command says: read, so that it is never held up, and kept for its last line.
+#[derive(Debug, Default)]
+struct Output {
+    streams: Vec<pipe::Receiver>,
+    read_bytes: usize,
+    tail: Vec<u8>,
+}
+
+impl Output {
+    /// Its end of file comes at once.
+    fn of(streams: Streams) -> io::Result<Self> {
+        let read: Vec<OwnedFd> = match streams {
+            Streams::Pipes { stdout, stderr, .. } => vec![stdout, stderr],
+            Streams::Terminal(master) => {
+                drop(master);
+                return Err(io::Error::other(
+                    "it has a terminal, which nobody asked for",
+                ));
+            }
+        };
+        let opened = read.into_iter().map(pipe::Receiver::from_owned_fd);
+        Ok(Self {
+            streams: opened.collect::<io::Result<_>>()?,
+            ..Self::default()
+        })
+    }
+
+    /// Takes in what comes next. Waits for ever once nothing can come. Nothing is lost if it is dropped.
+    async fn take_in(&mut self) {
+        let at = match self.streams.as_slice() {
+            [] => pending().await,
+            [only] => only.readable().await.map(|()| 0),
+            [first, second, ..] => tokio::select! {
+                ready = first.readable() => ready.map(|()| 0),
+                ready = second.readable() => ready.map(|()| 1),
+            },
+        };
+        let Ok(at) = at else {
+            return self.streams.clear();
+        };
+        let mut part = [0; 4096];
+        match self.streams[at].try_read(&mut part) {
+            Ok(0) => drop(self.streams.remove(at)),
+            Ok(count) => self.keep(&part[..count]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => drop(self.streams.remove(at)),
+        }
+        if self.read_bytes > OUTPUT_BYTES {
+            self.streams.clear();
+        }
+    }
+
+    async fn drain(&mut self) {
+        while !self.streams.is_empty() {
+            self.take_in().await;
+        }
+    }
+
+    fn keep(&mut self, part: &[u8]) {
+        self.read_bytes += part.len();
+        self.tail.extend_from_slice(part);
+        let excess = self.tail.len().saturating_sub(TAIL_BYTES);
+        self.tail.drain(..excess);
+    }
+
+    /// Its last line with something in it; a stranger's bytes, so only what can be shown.
+    fn last_line(&self) -> String {
+        let text = String::from_utf8_lossy(&self.tail);
+        let mut lines = text.split(['\n', '\r']).map(str::trim);
+        let last = lines.rfind(|line| !line.is_empty()).unwrap_or_default();
+        last.chars().filter(|letter| !letter.is_control()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(parts: &[&[u8]]) -> Output {
+        let mut output = Output::default();
+        parts.iter().for_each(|part| output.keep(part));
+        output
+    }
+
+    #[test]
+    fn the_words_of_a_failure_end_with_the_last_line_that_was_said() {
+        let output = kept(&[b"one\n", b"cannot\x1b[1m connect\r\n \n"]);
+        let line = output.last_line();
+        assert_eq!(line, "cannot[1m connect");
+        let told = words(Outcome::Exited(7), &line);
+        assert_eq!(told, "it exited with code 7: cannot[1m connect");
+        assert_eq!(words(Outcome::Signaled(9), ""), "signal 9 ended it");
+    }
+
+    #[test]
+    fn only_the_end_of_what_is_said_is_kept() {
+        let mut output = kept(&[&[b'a'; 4096], b"\xff"]);
+        assert_eq!(output.tail.len(), TAIL_BYTES);
+        assert_eq!(
+            (output.read_bytes, output.last_line().chars().count()),
+            (4097, TAIL_BYTES)
+        );
+        output.keep(&[b'\n'; TAIL_BYTES]);
+        assert_eq!(output.last_line(), "");
+    }
+
+    #[tokio::test]
+    async fn a_command_that_says_too_much_is_not_listened_to() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let (silent, _held) = io::pipe().unwrap();
+        let streams = Streams::Pipes {
+            stdin: OwnedFd::from(io::pipe().unwrap().1),
+            stdout: reader.into(),
+            stderr: silent.into(),
+        };
+        let mut output = Output::of(streams).unwrap();
+        let talks = std::thread::spawn(move || {
+            use std::io::Write as _;
+            while writer.write_all(&[b'x'; 65_536]).is_ok() {}
+        });
+        while !output.streams.is_empty() {
+            output.take_in().await;
+        }
+        talks.join().unwrap();
+        assert!(output.read_bytes <= OUTPUT_BYTES + 4096);
+    }
+
+    #[test]
+    fn a_session_that_breaks_off_says_nothing_of_the_task() {
+        assert_eq!(NoPass::from(EnterError::NotRunning), NoPass::Unknown);
+        assert_eq!(NoPass::from(EntryError::Lost), NoPass::Unknown);
+        let late = NoPass::from(EntryError::Late { waited_ms: 1 });
+        assert!(matches!(late, NoPass::Failed(_)));
+    }
+
+    #[test]
+    fn each_kind_of_check_becomes_work_of_the_same_kind() {
+        let http = CheckKind::Http {
+            port: 80,
+            path: "/x".into(),
+            statuses: [204].into(),
+        };
+        let Work::Probe(probe) = work(&http, 500) else {
+            panic!("it is asked by a probe")
+        };
+        assert_eq!((probe.port, probe.timeout_ms), (80, 500));
+        let (path, statuses) = ("/x".to_owned(), [204].into());
+        assert_eq!(probe.kind, ProbeKind::Http { path, statuses });
+        let line = work(&CheckKind::Shell("true".into()), 1);
+        assert_eq!(line, Work::Command(Program::Shell("true".into())));
+    }
+}

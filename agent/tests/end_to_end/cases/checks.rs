@@ -1,0 +1,226 @@
+//! Checks of health and readiness, asked inside of real containers.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use argosy_proto::v1;
+use argosy_proto::v1::check::Kind;
+
+use super::{reason, runs, state};
+use crate::host::{Agent, Host, content};
+use crate::master::{Master, PATIENCE, shell};
+
+/// Asked at once, and ten times a second.
+fn check(kind: Kind) -> v1::Check {
+    v1::Check {
+        kind: Some(kind),
+        delay_ms: Some(0),
+        interval_ms: Some(100),
+        timeout_ms: Some(30_000),
+    }
+}
+
+fn line(shell: &str) -> Kind {
+    Kind::Command(v1::CommandCheck {
+        shell: shell.into(),
+        argv: Vec::new(),
+    })
+}
+
+/// Two failures in a row end it, but none before the first success.
+fn healthy_while(shell: &str) -> v1::HealthCheck {
+    v1::HealthCheck {
+        check: Some(check(line(shell))),
+        grace_ms: Some(60_000),
+        failures: Some(2),
+    }
+}
+
+/// A file that the task makes; with it gone, the check says so and fails.
+const UP: &str = "test -e up || { echo it is not up >&2; exit 3; }";
+
+/// Ends it, and the tasks with it.
+async fn finish(agent: Agent) {
+    agent.end_tasks.cancel();
+    agent.ended().await.unwrap();
+}
+
+fn is_healthy(update: &v1::NumberedUpdate) -> bool {
+    update.healthy == Some(true)
+}
+
+pub(super) async fn a_task_is_healthy_until_it_is_not_and_then_it_is_ended() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let spec = v1::TaskSpec {
+        health_check: Some(healthy_while(UP)),
+        ..shell("t", "sleep 0.2; echo x > up; exec sleep 600")
+    };
+    link.launch(1, spec).await;
+    let updates = link.until("t", is_healthy).await;
+    let first = updates.last().unwrap();
+    assert_eq!(first.reason(), v1::Reason::HealthCheckStatusUpdated);
+    assert_eq!((state(first), first.ready), (v1::TaskState::Running, None));
+    std::fs::remove_file(host.sandbox("t").join("up")).unwrap();
+    let updates = link.end_of("t").await;
+    let states: Vec<_> = updates.iter().map(state).collect();
+    let expected = [
+        v1::TaskState::Running,
+        v1::TaskState::Running,
+        v1::TaskState::Running,
+        v1::TaskState::Killing,
+        v1::TaskState::Failed,
+    ];
+    assert_eq!(states, expected);
+    assert!(
+        updates[2..]
+            .iter()
+            .all(|update| update.healthy == Some(false))
+    );
+    let why = "it exited with code 3: it is not up";
+    assert_eq!(updates[2].text, format!("unhealthy: {why}"));
+    for update in &updates[3..] {
+        assert_eq!(reason(update), v1::Reason::HealthCheckFailed);
+        assert!(update.text.contains(why), "{}", update.text);
+    }
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+/// Answers each request with this status, as long as the test runs.
+fn serve(listener: TcpListener) -> Arc<AtomicU16> {
+    let status = Arc::new(AtomicU16::new(503));
+    let told = status.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut asked = [0; 1024];
+            if stream.read(&mut asked).is_ok_and(|count| count > 0) {
+                let status = told.load(Ordering::SeqCst);
+                // Who asked may have gone.
+                let _ = write!(stream, "HTTP/1.1 {status} So\r\n\r\n");
+            }
+        }
+    });
+    status
+}
+
+pub(super) async fn a_task_is_ready_while_its_port_answers_as_expected() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let http = Kind::Http(v1::HttpCheck {
+        port: port.into(),
+        path: "/ready".into(),
+        statuses: vec![204],
+    });
+    let tcp = v1::HealthCheck {
+        check: Some(check(Kind::Tcp(v1::TcpCheck { port: port.into() }))),
+        ..v1::HealthCheck::default()
+    };
+    let status = serve(listener);
+    let spec = v1::TaskSpec {
+        readiness_check: Some(check(http)),
+        health_check: Some(tcp),
+        ..shell("t", "exec sleep 600")
+    };
+    link.launch(1, spec).await;
+    // Each says what it found, whichever was first.
+    let both = |ready| {
+        move |update: &v1::NumberedUpdate| {
+            update.healthy == Some(true) && update.ready == Some(ready)
+        }
+    };
+    link.until("t", both(false)).await;
+    // 200 is well for others, not for this one.
+    status.store(200, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    status.store(204, Ordering::SeqCst);
+    let updates = link.until("t", both(true)).await;
+    let reports = updates.iter().filter(|update| update.ready.is_some());
+    let told: Vec<_> = reports.map(|update| update.ready).collect();
+    assert!(told.is_sorted(), "it was not ready before: {told:?}");
+    let last = updates.last().unwrap();
+    assert_eq!(last.reason(), v1::Reason::ReadinessCheckStatusUpdated);
+    assert!(updates.iter().any(|update| update.text.contains("503")));
+    finish(agent).await;
+}
+
+/// Whether a process runs `sleep` for so long.
+fn sleeps(seconds: &str) -> bool {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let mut lines = all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    let wanted = format!("sleep\0{seconds}\0");
+    lines.any(|line| line == wanted.as_bytes())
+}
+
+pub(super) async fn a_look_that_takes_too_long_has_failed_and_is_ended() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    // Told from all others by how long it would sleep.
+    let seconds = format!("5{}.25", std::process::id());
+    let hangs = v1::Check {
+        timeout_ms: Some(2_000),
+        interval_ms: Some(600_000),
+        ..check(line(&format!("echo x > began; exec sleep {seconds}")))
+    };
+    let spec = v1::TaskSpec {
+        readiness_check: Some(hangs),
+        ..shell("t", "exec sleep 600")
+    };
+    link.launch(1, spec).await;
+    link.until("t", runs).await;
+    content(&host.sandbox("t").join("began")).await;
+    assert!(sleeps(&seconds));
+    let updates = link.until("t", |update| update.ready == Some(false)).await;
+    let text = &updates.last().unwrap().text;
+    assert_eq!(text, "not ready: no answer within 2000 ms");
+    let deadline = Instant::now() + PATIENCE;
+    while sleeps(&seconds) {
+        assert!(Instant::now() < deadline, "it still sleeps");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    finish(agent).await;
+}
+
+pub(super) async fn the_next_agent_goes_on_looking_and_tells_nothing_twice() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let spec = v1::TaskSpec {
+        health_check: Some(healthy_while(&format!("echo x >> looks; {UP}"))),
+        ..shell("t", "echo x > up; exec sleep 600")
+    };
+    link.launch(1, spec).await;
+    let known = link.until("t", is_healthy).await.len() as u64;
+    agent.stop().await;
+    drop(link);
+    let looks = host.sandbox("t").join("looks");
+    let before = content(&looks).await.len();
+    let again = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let deadline = Instant::now() + PATIENCE;
+    while content(&looks).await.len() < before + 4 {
+        assert!(Instant::now() < deadline, "nobody looks");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    std::fs::remove_file(host.sandbox("t").join("up")).unwrap();
+    let updates = link.end_of("t").await;
+    // What may not have been committed comes again; the news is what has changed since.
+    let first = updates.iter().find(|update| update.number > known).unwrap();
+    assert_eq!(first.number, known + 1);
+    assert_eq!(
+        (state(first), first.healthy),
+        (v1::TaskState::Running, Some(false))
+    );
+    let last = updates.last().unwrap();
+    assert_eq!(reason(last), v1::Reason::HealthCheckFailed);
+    again.is_clear().await;
+    again.stop().await;
+}

@@ -1,0 +1,372 @@
+//! Commands that are let into a task: their streams, their ends, and clients that are slow or gone.
+
+use std::time::{Duration, Instant};
+
+use argosy_proto::exec::{End, FromCommand, INPUT_WINDOW_BYTES, PROTOCOL, Size, ToCommand};
+use futures::{SinkExt as _, StreamExt as _};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use super::runs;
+use crate::host::{Agent, Host, content};
+use crate::master::{FRAMEWORK, Link, Master, PATIENCE, shell};
+
+/// One who has entered.
+struct Client(WebSocketStream<reqwest::Upgraded>);
+
+/// What a command wrote, and how it ended.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Said {
+    output: Vec<u8>,
+    errors: Vec<u8>,
+    taken: usize,
+    end: Option<End>,
+}
+
+impl Said {
+    fn output(&self) -> String {
+        String::from_utf8_lossy(&self.output).into_owned()
+    }
+}
+
+impl Client {
+    /// Lets a command into the task `t`.
+    async fn enter(agent: &Agent, arguments: &[&str], more: &[(&str, &str)]) -> Self {
+        let answer = ask(agent, arguments, more).await;
+        let status = answer.status().as_u16();
+        if status != 101 {
+            panic!("{status} {}", answer.text().await.unwrap());
+        }
+        let stream = answer.upgrade().await.unwrap();
+        Self(WebSocketStream::from_raw_socket(stream, Role::Client, None).await)
+    }
+
+    async fn shell(agent: &Agent, line: &str) -> Self {
+        Self::enter(agent, &["sh", "-c", line], &[]).await
+    }
+
+    async fn say(&mut self, frame: ToCommand) {
+        self.0.send(Message::Binary(frame.encode())).await.unwrap();
+    }
+
+    async fn type_in(&mut self, text: &'static str) {
+        self.say(ToCommand::Input(text.into())).await;
+    }
+
+    /// Adds to what was said until it is as wanted, or all is.
+    async fn hear(&mut self, said: &mut Said, is_enough: impl Fn(&Said) -> bool) {
+        while said.end.is_none() && !is_enough(said) {
+            let message = tokio::time::timeout(PATIENCE, self.0.next()).await;
+            let message = message.unwrap_or_else(|_| panic!("no more than {said:?}"));
+            let Message::Binary(bytes) = message.unwrap().unwrap() else {
+                continue;
+            };
+            match FromCommand::decode(bytes).unwrap() {
+                FromCommand::Output(bytes) => said.output.extend(bytes),
+                FromCommand::Errors(bytes) => said.errors.extend(bytes),
+                FromCommand::Taken(bytes) => said.taken += bytes,
+                FromCommand::End(end) => said.end = Some(end),
+            }
+        }
+    }
+
+    async fn all(mut self) -> Said {
+        let mut said = Said::default();
+        self.hear(&mut said, |_| false).await;
+        // Nothing follows an end.
+        self.0.close(None).await.unwrap();
+        while let Some(Ok(message)) = self.0.next().await {
+            assert!(!message.is_binary(), "{message:?} after {said:?}");
+        }
+        said
+    }
+}
+
+async fn ask(agent: &Agent, arguments: &[&str], more: &[(&str, &str)]) -> reqwest::Response {
+    let task = format!("{FRAMEWORK}/t");
+    let mut parameters = vec![("task", task.as_str())];
+    parameters.extend(arguments.iter().map(|argument| ("argument", *argument)));
+    parameters.extend(more);
+    let base = format!("http://{}/v1/exec", agent.api);
+    let url = reqwest::Url::parse_with_params(&base, parameters).unwrap();
+    let request = reqwest::Client::new().get(url);
+    let headers = [
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA=="),
+        ("sec-websocket-protocol", PROTOCOL),
+    ];
+    let request = headers.into_iter().fold(request, |request, (name, value)| {
+        request.header(name, value)
+    });
+    let answer = tokio::time::timeout(PATIENCE, request.send()).await;
+    answer.expect("it is answered").unwrap()
+}
+
+/// A host with a running task `t`.
+async fn running() -> (Host, Master, Agent, Link) {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, shell("t", "echo up > up; exec sleep 1000"))
+        .await;
+    link.until("t", runs).await;
+    content(&host.sandbox("t").join("up")).await;
+    (host, master, agent, link)
+}
+
+async fn over(agent: Agent) {
+    agent.end_tasks.cancel();
+    agent.ended().await.unwrap();
+}
+
+/// Whether a process has this command line.
+fn lives(words: &[&str]) -> bool {
+    let wanted: String = words.iter().map(|word| format!("{word}\0")).collect();
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes
+        .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
+        .any(|found| found == wanted.as_bytes())
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}: not in time");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub(super) async fn a_command_in_a_task_has_its_streams_and_its_end_is_told() {
+    let (_host, _master, agent, _link) = running().await;
+    let line = "cat; echo $A in $(pwd) >&2; exit 7";
+    let more = [("env", "A=b c"), ("workdir", "/usr")];
+    let mut client = Client::enter(&agent, &["sh", "-c", line], &more).await;
+    client.type_in("to ").await;
+    client.type_in("and fro").await;
+    client.say(ToCommand::Input("".into())).await;
+    let said = client.all().await;
+    let expected = Said {
+        output: b"to and fro".to_vec(),
+        errors: b"b c in /usr\n".to_vec(),
+        taken: 10,
+        end: Some(End::Code(7)),
+    };
+    assert_eq!(said, expected);
+    over(agent).await;
+}
+
+pub(super) async fn signals_reach_a_command_in_a_task() {
+    let (_host, _master, agent, _link) = running().await;
+    let line = "trap 'echo told; exit 5' USR1; echo ready; while :; do sleep 0.01; done";
+    let mut client = Client::shell(&agent, line).await;
+    let mut said = Said::default();
+    client.hear(&mut said, |said| !said.output.is_empty()).await;
+    client.say(ToCommand::Signal(10)).await;
+    client.hear(&mut said, |_| false).await;
+    assert_eq!(said.output(), "ready\ntold\n");
+    assert_eq!(said.end, Some(End::Code(5)));
+    let mut client = Client::enter(&agent, &["sleep", "1000"], &[]).await;
+    client.say(ToCommand::Signal(9)).await;
+    assert_eq!(client.all().await.end, Some(End::Signal(9)));
+    over(agent).await;
+}
+
+pub(super) async fn a_terminal_in_a_task_has_the_size_that_it_is_given() {
+    let (_host, _master, agent, _link) = running().await;
+    let line = "stty size; read word; echo got $word; until [ \"$(stty size)\" = '50 132' ]; do sleep 0.01; done; echo larger; cat; exit 3";
+    let more = [("tty", "true"), ("rows", "40"), ("columns", "100")];
+    let mut client = Client::enter(&agent, &["sh", "-c", line], &more).await;
+    let mut said = Said::default();
+    client
+        .hear(&mut said, |said| said.output.ends_with(b"\n"))
+        .await;
+    assert_eq!(said.output(), "40 100\r\n");
+    client.type_in("word\r").await;
+    client
+        .hear(&mut said, |said| said.output().contains("got word\r\n"))
+        .await;
+    client
+        .say(ToCommand::Resize(Size {
+            rows: 50,
+            columns: 132,
+        }))
+        .await;
+    client
+        .hear(&mut said, |said| said.output().contains("larger\r\n"))
+        .await;
+    // The end of input, as a person types it.
+    client.say(ToCommand::Input("".into())).await;
+    let said = client.all().await;
+    assert_eq!((said.end, said.errors), (Some(End::Code(3)), Vec::new()));
+    // Ctrl-C is a byte, which the terminal makes a signal of.
+    let line = "trap 'echo interrupted; exit 9' INT; echo ready; while :; do sleep 0.01; done";
+    let more = [("tty", "true")];
+    let mut client = Client::enter(&agent, &["sh", "-c", line], &more).await;
+    let mut said = Said::default();
+    client.hear(&mut said, |said| !said.output.is_empty()).await;
+    client.type_in("\x03").await;
+    client.hear(&mut said, |_| false).await;
+    assert!(said.output().contains("interrupted"), "{}", said.output());
+    assert_eq!(said.end, Some(End::Code(9)));
+    over(agent).await;
+}
+
+pub(super) async fn a_command_in_a_task_ends_with_its_client_and_its_task() {
+    let (_host, _master, agent, _link) = running().await;
+    let mut client = Client::shell(&agent, "sleep 7353 & echo up; exec sleep 7354").await;
+    let mut said = Said::default();
+    client.hear(&mut said, |said| !said.output.is_empty()).await;
+    until("they run", || {
+        lives(&["sleep", "7353"]) && lives(&["sleep", "7354"])
+    })
+    .await;
+    drop(client);
+    until("they have ended", || {
+        !lives(&["sleep", "7353"]) && !lives(&["sleep", "7354"])
+    })
+    .await;
+    let client = Client::enter(&agent, &["sleep", "7355"], &[]).await;
+    over(agent).await;
+    assert!(!lives(&["sleep", "7355"]));
+    let mut said = Said::default();
+    let mut client = client;
+    client.hear(&mut said, |_| false).await;
+    assert!(
+        matches!(&said.end, Some(End::Lost(why)) if why.contains("with its container")),
+        "{said:?}"
+    );
+}
+
+pub(super) async fn a_task_that_was_adopted_can_be_entered_again() {
+    let (host, mut master, agent, _link) = running().await;
+    assert_eq!(
+        Client::shell(&agent, "cat up").await.all().await.output(),
+        "up\n"
+    );
+    agent.stop().await;
+    let agent = host.agent(master.address).await;
+    let (_link, _) = master.registered(true).await;
+    // What is adopted may be entered a moment later.
+    let deadline = Instant::now() + PATIENCE;
+    while ask(&agent, &["true"], &[]).await.status().as_u16() != 101 {
+        assert!(Instant::now() < deadline, "it cannot be entered");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(
+        Client::shell(&agent, "cat up").await.all().await.output(),
+        "up\n"
+    );
+    over(agent).await;
+}
+
+pub(super) async fn a_client_that_does_not_read_stops_its_command_and_nobody_else() {
+    const BYTES: usize = 64 * 1024 * 1024;
+    let (host, _master, agent, _link) = running().await;
+    let line = format!("head -c {BYTES} /dev/zero; echo done > done");
+    let slow = Client::shell(&agent, &line).await;
+    // Others come and go meanwhile.
+    for _ in 0..20 {
+        let said = Client::shell(&agent, "echo quick").await.all().await;
+        assert_eq!(
+            (said.output(), said.end),
+            ("quick\n".into(), Some(End::Code(0)))
+        );
+    }
+    let done = host.sandbox("t").join("done");
+    assert!(!done.exists(), "64 MiB are nowhere on the way");
+    let said = slow.all().await;
+    assert_eq!((said.output.len(), said.end), (BYTES, Some(End::Code(0))));
+    over(agent).await;
+}
+
+pub(super) async fn a_command_that_does_not_read_stops_its_input_and_not_its_signals() {
+    let (_host, _master, agent, _link) = running().await;
+    let mut client = Client::enter(&agent, &["sleep", "1000"], &[]).await;
+    let piece = vec![0_u8; INPUT_WINDOW_BYTES / 4];
+    for _ in 0..4 {
+        client.say(ToCommand::Input(piece.clone().into())).await;
+    }
+    client.say(ToCommand::Signal(15)).await;
+    let said = client.all().await;
+    assert_eq!(said.end, Some(End::Signal(15)));
+    // Whoever keeps no measure is told so, and the command is ended.
+    let mut client = Client::enter(&agent, &["sleep", "7356"], &[]).await;
+    for _ in 0..8 {
+        client.say(ToCommand::Input(piece.clone().into())).await;
+    }
+    let said = client.all().await;
+    assert!(
+        matches!(&said.end, Some(End::Lost(why)) if why.contains("beyond what was taken")),
+        "{:?}",
+        said.end
+    );
+    until("it has ended", || !lives(&["sleep", "7356"])).await;
+    // All of a long input arrives, piece by piece.
+    let mut client = Client::shell(&agent, "wc -c").await;
+    let (mut sent, mut said) = (0, Said::default());
+    while sent < 16 * INPUT_WINDOW_BYTES {
+        client.say(ToCommand::Input(piece.clone().into())).await;
+        sent += piece.len();
+        client
+            .hear(&mut said, |said| {
+                sent - said.taken <= INPUT_WINDOW_BYTES - piece.len()
+            })
+            .await;
+    }
+    client.say(ToCommand::Input("".into())).await;
+    client.hear(&mut said, |_| false).await;
+    assert_eq!(said.output().trim(), sent.to_string());
+    over(agent).await;
+}
+
+pub(super) async fn what_cannot_be_let_in_is_refused_before_anything_is_upgraded() {
+    let (_host, _master, agent, mut link) = running().await;
+    for (arguments, more, status, says) in [
+        (["no-such-program"], [("env", "A=1")], 422, "cannot start"),
+        (["true"], [("workdir", "/no/such")], 422, "/no/such"),
+        (["true"], [("tty", "perhaps")], 400, "true or false"),
+    ] {
+        let answer = ask(&agent, &arguments, &more).await;
+        let found = answer.status().as_u16();
+        let text = answer.text().await.unwrap();
+        assert_eq!(found, status, "{text}");
+        assert!(text.contains(says), "{text}");
+    }
+    link.order(2, crate::master::kill("t", 0)).await;
+    link.end_of("t").await;
+    let answer = ask(&agent, &["true"], &[]).await;
+    let status = answer.status().as_u16();
+    let text = answer.text().await.unwrap();
+    assert!([404, 409].contains(&status), "{status} {text}");
+    assert!(text.contains("framework-1/t"), "{text}");
+    over(agent).await;
+}
+
+pub(super) async fn many_commands_run_in_a_task_at_once_and_too_many_are_refused_in_words() {
+    let (_host, _master, agent, _link) = running().await;
+    let mut clients = Vec::new();
+    for _ in 0..64 {
+        clients.push(Client::enter(&agent, &["cat"], &[]).await);
+    }
+    let answer = ask(&agent, &["true"], &[]).await;
+    assert_eq!(answer.status().as_u16(), 422);
+    let text = answer.text().await.unwrap();
+    assert!(text.contains("64 commands have entered"), "{text}");
+    for client in &mut clients {
+        client.type_in("mine").await;
+        client.say(ToCommand::Input("".into())).await;
+    }
+    for client in clients {
+        let said = client.all().await;
+        assert_eq!(
+            (said.output(), said.end),
+            ("mine".into(), Some(End::Code(0)))
+        );
+    }
+    let said = Client::shell(&agent, "echo again").await.all().await;
+    assert_eq!(said.output(), "again\n");
+    over(agent).await;
+}

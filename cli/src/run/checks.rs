@@ -1,0 +1,130 @@
+//! The checks of a task that `run` was asked for, as the wire says them. Pure.
+
+use std::time::Duration;
+
+use argosy_proto::v1;
+use argosy_proto::v1::check::Kind;
+
+use crate::grammar::Checks;
+
+/// How its health is checked, if it is.
+pub(super) fn health(arguments: &Checks) -> Option<v1::HealthCheck> {
+    let Checks {
+        health_cmd,
+        health_http,
+        health_tcp,
+        ..
+    } = arguments;
+    let kind = kind(health_cmd.as_ref(), health_http.as_ref(), *health_tcp)?;
+    Some(v1::HealthCheck {
+        check: Some(v1::Check {
+            kind: Some(kind),
+            delay_ms: Some(ms(arguments.health_delay)),
+            interval_ms: Some(ms(arguments.health_interval)),
+            timeout_ms: Some(ms(arguments.health_timeout)),
+        }),
+        grace_ms: Some(ms(arguments.health_grace)),
+        failures: Some(arguments.health_failures),
+    })
+}
+
+/// How its readiness is checked, if it is.
+pub(super) fn readiness(arguments: &Checks) -> Option<v1::Check> {
+    let Checks {
+        ready_cmd,
+        ready_http,
+        ready_tcp,
+        ..
+    } = arguments;
+    let kind = kind(ready_cmd.as_ref(), ready_http.as_ref(), *ready_tcp)?;
+    Some(v1::Check {
+        kind: Some(kind),
+        delay_ms: Some(ms(arguments.ready_delay)),
+        interval_ms: Some(ms(arguments.ready_interval)),
+        timeout_ms: Some(ms(arguments.ready_timeout)),
+    })
+}
+
+/// The grammar takes at most one of them.
+fn kind(line: Option<&String>, http: Option<&v1::HttpCheck>, tcp: Option<u16>) -> Option<Kind> {
+    let line = line.map(|line| {
+        Kind::Command(v1::CommandCheck {
+            shell: line.clone(),
+            argv: Vec::new(),
+        })
+    });
+    let http = http.cloned().map(Kind::Http);
+    let tcp = tcp.map(|port| Kind::Tcp(v1::TcpCheck { port: port.into() }));
+    line.or(http).or(tcp)
+}
+
+/// Longer ones than the registry takes are refused there.
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::grammar::Arguments;
+    use crate::run::job::tests::job;
+
+    #[test]
+    fn a_task_without_flags_has_no_checks() {
+        let job = job(&["--", "true"]).unwrap();
+        let spec = job.spec();
+        assert_eq!((&spec.health_check, &spec.readiness_check), (&None, &None));
+    }
+
+    #[test]
+    fn flags_become_checks_and_docker_users_find_their_words() {
+        let job = job(&[
+            "--health-http",
+            "8080/health",
+            "--health-interval",
+            "2s",
+            "--health-retries",
+            "5",
+            "--health-start-period",
+            "1m",
+            "--ready-cmd",
+            "test -e up",
+            "--ready-delay",
+            "0",
+            "--",
+            "true",
+        ]);
+        let spec = job.unwrap().spec().clone();
+        let health = spec.health_check.unwrap();
+        assert_eq!((health.grace_ms, health.failures), (Some(60_000), Some(5)));
+        let check = health.check.unwrap();
+        let times = (check.delay_ms, check.interval_ms, check.timeout_ms);
+        assert_eq!(times, (Some(15_000), Some(2_000), Some(20_000)));
+        let Some(Kind::Http(http)) = check.kind else {
+            panic!("it is asked by HTTP")
+        };
+        assert_eq!((http.port, http.path.as_str()), (8080, "/health"));
+        let ready = spec.readiness_check.unwrap();
+        assert_eq!(ready.delay_ms, Some(0));
+        let Some(Kind::Command(command)) = ready.kind else {
+            panic!("it is asked by a command")
+        };
+        assert_eq!(command.shell, "test -e up");
+    }
+
+    #[test]
+    fn one_thing_is_asked_and_times_need_something_to_ask() {
+        for words in [
+            &["--health-cmd", "true", "--health-tcp", "80"][..],
+            &["--health-interval", "1s"],
+            &["--ready-tcp", "80", "--health-failures", "2"],
+            &["--health-cmd", "true", "--health-failures", "0"],
+            &["--ready-tcp", "0"],
+        ] {
+            let all = ["argosy", "run"].iter().chain(words).chain(&["--", "true"]);
+            assert!(Arguments::try_parse_from(all).is_err(), "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! `exec`: one more command in a running task, through any master.
+//!
+//! The command ends with this program: whatever ends it, nothing is left in the task.
+
+mod attached;
+mod connection;
+mod terminal;
+
+use std::io::IsTerminal as _;
+
+use argosy_proto::exec::{End, Size};
+use argosy_proto::v1;
+
+use crate::exit::{Code, Ended, Failure, NEVER_STARTED};
+use crate::grammar::Exec;
+use crate::operator::{Operator, is_terminal};
+use crate::output::{note, state_word};
+use attached::{Left, Manner};
+use connection::{OpenError, Wanted};
+
+/// What a shell says of a command whose reader has gone away: SIGPIPE.
+const READER_GONE: u8 = 128 + 13;
+/// The variable by which a program knows what its terminal understands.
+const TERM: &str = "TERM";
+
+pub(crate) async fn run(arguments: &Exec) -> Ended {
+    let types_here = arguments.tty && arguments.interactive;
+    if types_here && !std::io::stdin().is_terminal() {
+        return Err(
+            Failure::usage("--tty --interactive: standard input is no terminal")
+                .advise("leave out --tty to pass a file or pipe on"),
+        );
+    }
+    let operator = Operator::open(&arguments.reach);
+    let task = operator.find_task(&arguments.task).await?;
+    let shown = format!("{}/{}", task.framework_id, task.task_id);
+    may_be_entered(&task, &shown)?;
+    let wanted = Wanted {
+        agent_id: &task.agent_id,
+        parameters: parameters(arguments, &shown, terminal::size()),
+    };
+    let socket = match connection::open(operator.masters().addresses(), &wanted).await {
+        Ok(socket) => socket,
+        Err(OpenError::NotStarted(why)) => {
+            note(&format!("never started in {shown}: {why}"));
+            return Ok(NEVER_STARTED);
+        }
+        Err(error) => return Err(in_words(error, &shown)),
+    };
+    let manner = match (arguments.tty, arguments.interactive) {
+        (true, true) => Manner::Terminal,
+        (true, false) => Manner::TerminalWithoutInput,
+        (false, true) => Manner::Pipes,
+        (false, false) => Manner::PipesWithoutInput,
+    };
+    match attached::attend(socket, manner).await? {
+        Left::Ended(End::Code(code)) => Ok(code as u8),
+        Left::Ended(End::Signal(signal)) => Ok(by_signal(signal)),
+        Left::Ended(End::Lost(why)) => Err(Failure::new(
+            Code::Unavailable,
+            format!("how the command in {shown} ended is not known: {why}"),
+        )),
+        Left::Broken(why) => Err(Failure::new(
+            Code::Unavailable,
+            format!("the connection to the command in {shown} broke off: {why}"),
+        )
+        .advise("the command is ended, at the latest when its agent finds the connection dead")),
+        Left::ReaderGone => Ok(READER_GONE),
+        Left::Told(signal) => Ok(by_signal(signal)),
+    }
+}
+
+/// As shells have it.
+fn by_signal(signal: i32) -> u8 {
+    128u8.saturating_add(u8::try_from(signal).unwrap_or(127))
+}
+
+/// What the masters know already needs no agent to be asked.
+fn may_be_entered(task: &v1::Task, shown: &str) -> Result<(), Failure> {
+    if is_terminal(task.state) {
+        let state = state_word(task.state);
+        let text = format!("{shown} does not run any more: {state}");
+        return Err(Failure::new(Code::Refused, text));
+    }
+    if task.agent_id.is_empty() {
+        let text = format!("{shown} does not run yet: it has no agent");
+        let failure = Failure::new(Code::Refused, text);
+        return Err(failure.advise(format!("argosy explain {shown} says why")));
+    }
+    Ok(())
+}
+
+/// What the agent is asked, name by name.
+fn parameters(arguments: &Exec, task: &str, size: Option<Size>) -> Vec<(&'static str, String)> {
+    let mut all = vec![("task", task.to_owned())];
+    all.extend(
+        arguments
+            .command
+            .iter()
+            .map(|word| ("argument", word.clone())),
+    );
+    let mut environment = arguments.environment.clone();
+    if arguments.tty {
+        all.push(("tty", true.to_string()));
+        if let Some(size) = size {
+            all.push(("rows", size.rows.to_string()));
+            all.push(("columns", size.columns.to_string()));
+        }
+        let own = std::env::var(TERM).ok();
+        if let Some(own) = own.filter(|_| environment.iter().all(|(name, _)| name != TERM)) {
+            environment.push((TERM.to_owned(), own));
+        }
+    }
+    let environment = environment.into_iter();
+    all.extend(environment.map(|(name, value)| ("env", format!("{name}={value}"))));
+    all.extend(arguments.user.iter().map(|user| ("user", user.clone())));
+    all.extend(
+        arguments
+            .workdir
+            .iter()
+            .map(|folder| ("workdir", folder.clone())),
+    );
+    all
+}
+
+fn in_words(error: OpenError, shown: &str) -> Failure {
+    let cannot = |code, text: &str| Failure::new(code, format!("cannot enter {shown}: {text}"));
+    match error {
+        OpenError::NotStarted(text) => cannot(Code::Failed, &text),
+        OpenError::Absent(text) => cannot(Code::NotFound, &text),
+        OpenError::Refused(text) => cannot(Code::Refused, &text),
+        OpenError::Unavailable(text) => {
+            cannot(Code::Unavailable, &text).advise("argosy status says how the cluster is")
+        }
+        OpenError::Long { bytes } => Failure::usage(format!(
+            "arguments and environment take {bytes} bytes on their way, and {} are the most",
+            connection::URL_LIMIT_BYTES
+        ))
+        .advise("pass data by standard input: --interactive"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::grammar::{Arguments, Verb};
+
+    fn exec(words: &[&str]) -> Exec {
+        let words = [&["argosy", "exec"], words].concat();
+        match Arguments::try_parse_from(words).unwrap().verb {
+            Verb::Exec(exec) => *exec,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn everything_that_was_typed_is_asked_of_the_agent() {
+        let typed = exec(&[
+            "-it",
+            "-u",
+            "web:docs",
+            "-e",
+            "TERM=dumb",
+            "-e",
+            "A=b=c",
+            "-w",
+            "/usr",
+            "web",
+            "--",
+            "sh",
+            "-c",
+            "ls -l",
+        ]);
+        assert!(typed.interactive && typed.tty);
+        let size = Size {
+            rows: 50,
+            columns: 120,
+        };
+        let asked = parameters(&typed, "framework-1/web", Some(size));
+        let expected = [
+            ("task", "framework-1/web"),
+            ("argument", "sh"),
+            ("argument", "-c"),
+            ("argument", "ls -l"),
+            ("tty", "true"),
+            ("rows", "50"),
+            ("columns", "120"),
+            ("env", "TERM=dumb"),
+            ("env", "A=b=c"),
+            ("user", "web:docs"),
+            ("workdir", "/usr"),
+        ];
+        assert_eq!(
+            asked,
+            expected.map(|(name, value)| (name, value.to_owned()))
+        );
+    }
+
+    #[test]
+    fn nothing_is_asked_that_was_not_typed() {
+        let asked = parameters(&exec(&["web", "--", "true"]), "framework-1/web", None);
+        let expected = [("task", "framework-1/web"), ("argument", "true")];
+        assert_eq!(
+            asked,
+            expected.map(|(name, value)| (name, value.to_owned()))
+        );
+    }
+
+    #[test]
+    fn a_task_that_cannot_be_entered_is_said_to_be_so_in_a_sentence() {
+        let task = |state: v1::TaskState, agent_id: &str| v1::Task {
+            state: state.into(),
+            agent_id: agent_id.to_owned(),
+            ..v1::Task::default()
+        };
+        let running = task(v1::TaskState::Running, "agent-1");
+        may_be_entered(&running, "f/web").unwrap();
+        let ended = task(v1::TaskState::Finished, "agent-1");
+        let failure = may_be_entered(&ended, "f/web").unwrap_err();
+        assert_eq!(failure.code, Code::Refused);
+        assert_eq!(failure.message, "f/web does not run any more: finished");
+        let waiting = task(v1::TaskState::Staging, "");
+        let failure = may_be_entered(&waiting, "f/web").unwrap_err();
+        assert!(
+            failure.to_string().contains("argosy explain f/web"),
+            "{failure}"
+        );
+    }
+
+    #[test]
+    fn signals_become_codes_as_in_a_shell() {
+        assert_eq!([9, 15, 64].map(by_signal), [137, 143, 192]);
+    }
+}

@@ -1,0 +1,246 @@
+//! From a list of masters to a WebSocket that leads to a command, or to the reason why there is none.
+
+use std::time::Duration;
+
+use argosy_proto::exec::{FRAME_LIMIT_BYTES, PROTOCOL};
+use reqwest::{Response, StatusCode, Upgraded, Url};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+
+use crate::files::sentence;
+
+/// The longest URL that is asked for, in bytes: more is not a URL to every program on the way.
+pub(super) const URL_LIMIT_BYTES: usize = 60_000;
+/// How long one master may take to take the connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// How long the answer may take: a master gives an agent 20 s.
+const ANSWER_LIMIT: Duration = Duration::from_secs(25);
+
+/// Binary messages to and from a command.
+pub(super) type Socket = WebSocketStream<Upgraded>;
+
+/// What is asked, and of which agent.
+pub(super) struct Wanted<'a> {
+    pub(super) agent_id: &'a str,
+    pub(super) parameters: Vec<(&'static str, String)>,
+}
+
+/// Why no command was started.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum OpenError {
+    /// The container was asked, and could not execute it.
+    #[error("{0}")]
+    NotStarted(String),
+    /// There is no such agent or task.
+    #[error("{0}")]
+    Absent(String),
+    /// A master or agent says no.
+    #[error("{0}")]
+    Refused(String),
+    /// Nobody could be asked.
+    #[error("{0}")]
+    Unavailable(String),
+    /// More than a URL may hold.
+    #[error("the request takes {bytes} bytes")]
+    Long {
+        /// How long it would be.
+        bytes: usize,
+    },
+}
+
+/// Asks one master after the other until one takes the connection. One that took it may have started the command, so no
+/// other is asked after it.
+pub(super) async fn open(masters: &[String], wanted: &Wanted<'_>) -> Result<Socket, OpenError> {
+    // As for files: no proxy, and nothing here is encrypted.
+    let http = reqwest::Client::builder()
+        .no_proxy()
+        .tls_certs_only([])
+        .connect_timeout(CONNECT_LIMIT)
+        .build();
+    let http = http.map_err(|error| OpenError::Unavailable(words(error)))?;
+    let mut unreached = OpenError::Unavailable("no master is named".to_owned());
+    for master in masters {
+        match ask(&http, master, wanted).await {
+            Err(Asking::Unreached(why)) => {
+                unreached = OpenError::Unavailable(format!("{master} cannot be reached: {why}"));
+            }
+            Err(Asking::Answered(error)) => return Err(error),
+            Ok(socket) => return Ok(socket),
+        }
+    }
+    Err(unreached)
+}
+
+/// Why one master led to nothing.
+enum Asking {
+    /// It has not been asked, for all it knows.
+    Unreached(String),
+    Answered(OpenError),
+}
+
+impl From<OpenError> for Asking {
+    fn from(error: OpenError) -> Self {
+        Self::Answered(error)
+    }
+}
+
+async fn ask(http: &reqwest::Client, master: &str, wanted: &Wanted<'_>) -> Result<Socket, Asking> {
+    let url = url(master, wanted)?;
+    let key = generate_key();
+    let asked = http
+        .get(url)
+        .header("connection", "upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", &key)
+        .header("sec-websocket-protocol", PROTOCOL);
+    let broken = |error| OpenError::Unavailable(format!("{master}: {}", words(error)));
+    let response = match tokio::time::timeout(ANSWER_LIMIT, asked.send()).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) if error.is_connect() => {
+            return Err(Asking::Unreached(words(error)));
+        }
+        Ok(Err(error)) => return Err(broken(error).into()),
+        Err(_) => {
+            let why = format!(
+                "{master} has not answered within {} s",
+                ANSWER_LIMIT.as_secs()
+            );
+            return Err(OpenError::Unavailable(why).into());
+        }
+    };
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Err(refusal(response).await.into());
+    }
+    agreed(&response, &key)?;
+    let upgraded = response.upgrade().await;
+    let upgraded = upgraded.map_err(broken)?;
+    let config = WebSocketConfig::default()
+        .max_frame_size(Some(FRAME_LIMIT_BYTES))
+        .max_message_size(Some(FRAME_LIMIT_BYTES));
+    Ok(WebSocketStream::from_raw_socket(upgraded, Role::Client, Some(config)).await)
+}
+
+/// The URL holds the command's arguments, which may be secret.
+fn words(error: reqwest::Error) -> String {
+    crate::exit::chain(&error.without_url())
+}
+
+fn url(master: &str, wanted: &Wanted<'_>) -> Result<Url, OpenError> {
+    let base = format!("http://{master}/v1/agents/{}/exec", wanted.agent_id);
+    let url = Url::parse_with_params(&base, &wanted.parameters);
+    let url = url.map_err(|error| OpenError::Unavailable(format!("{base}: {error}")))?;
+    let bytes = url.as_str().len();
+    if bytes > URL_LIMIT_BYTES {
+        return Err(OpenError::Long { bytes });
+    }
+    Ok(url)
+}
+
+async fn refusal(response: Response) -> OpenError {
+    let status = response.status();
+    // Without a body the status alone must do.
+    let text = sentence(&response.text().await.unwrap_or_default());
+    match status {
+        StatusCode::UNPROCESSABLE_ENTITY => OpenError::NotStarted(text),
+        StatusCode::NOT_FOUND => OpenError::Absent(text),
+        status if status.is_client_error() => OpenError::Refused(text),
+        status if status.is_server_error() => OpenError::Unavailable(text),
+        status => OpenError::Unavailable(format!("the answer {status} makes no sense")),
+    }
+}
+
+/// Whether it is the WebSocket that was asked for, and not some other answer that was kept on the way.
+fn agreed(response: &Response, key: &str) -> Result<(), OpenError> {
+    let says = |name: &str, expected: &str| {
+        let found = response.headers().get(name);
+        found.is_some_and(|found| found.as_bytes() == expected.as_bytes())
+    };
+    let accept = derive_accept_key(key.as_bytes());
+    if says("sec-websocket-accept", &accept) && says("sec-websocket-protocol", PROTOCOL) {
+        return Ok(());
+    }
+    let why = format!("the answer is no WebSocket that speaks {PROTOCOL}");
+    Err(OpenError::Unavailable(why))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn wanted(argument: &str) -> Wanted<'static> {
+        Wanted {
+            agent_id: "agent-1",
+            parameters: vec![("task", "f/t".into()), ("argument", argument.into())],
+        }
+    }
+
+    /// A master that answers one request with this.
+    async fn master(answer: String) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        address
+    }
+
+    #[test]
+    fn arguments_arrive_as_they_were_typed_or_are_refused_for_their_length() {
+        let url = url("127.0.0.1:5050", &wanted("a&b=c d%é\n")).unwrap();
+        assert_eq!(
+            url.as_str(),
+            "http://127.0.0.1:5050/v1/agents/agent-1/exec?task=f%2Ft&argument=a%26b%3Dc+d%25%C3%A9%0A"
+        );
+        let long = super::url("127.0.0.1:5050", &wanted(&"x".repeat(60_000))).unwrap_err();
+        assert!(matches!(long, OpenError::Long { bytes } if bytes > URL_LIMIT_BYTES));
+    }
+
+    fn refusal(status: u16, message: &str) -> String {
+        let body = format!("{{\"message\":\"{message}\"}}");
+        let length = body.len();
+        format!("HTTP/1.1 {status} x\r\ncontent-length: {length}\r\n\r\n{body}")
+    }
+
+    #[tokio::test]
+    async fn a_refusal_ends_the_search_and_says_which_it_is() {
+        let other = "HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+        let no_web_socket = "the answer is no WebSocket that speaks argosy.v1.exec";
+        for (answer, expected) in [
+            (
+                refusal(422, "no program"),
+                OpenError::NotStarted("no program".into()),
+            ),
+            (refusal(404, "no task"), OpenError::Absent("no task".into())),
+            (refusal(403, "off"), OpenError::Refused("off".into())),
+            (refusal(503, "gone"), OpenError::Unavailable("gone".into())),
+            (
+                other.to_owned(),
+                OpenError::Unavailable(no_web_socket.into()),
+            ),
+        ] {
+            let masters = [master(answer.clone()).await, master(String::new()).await];
+            let error = open(&masters, &wanted("true")).await.unwrap_err();
+            assert_eq!(error, expected, "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_master_that_is_not_there_is_passed_over() {
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let nobody = gone.local_addr().unwrap().to_string();
+        drop(gone);
+        let masters = [nobody.clone(), master(refusal(403, "off")).await];
+        let error = open(&masters, &wanted("true")).await.unwrap_err();
+        assert_eq!(error, OpenError::Refused("off".into()));
+        let error = open(&[nobody], &wanted("true")).await.unwrap_err();
+        assert!(error.to_string().contains("cannot be reached"), "{error}");
+    }
+}

@@ -1,0 +1,43 @@
+//! The person's own terminal: its size, and raw while the command's terminal takes its place.
+
+use std::io;
+
+use argosy_proto::exec::Size;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+
+/// Standard input in raw mode, until this goes out of scope: every key goes to the command, Ctrl-C too.
+pub(super) struct Raw {
+    before: Termios,
+}
+
+impl Raw {
+    pub(super) fn enter() -> io::Result<Self> {
+        let before = tcgetattr(io::stdin())?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // One that has been closed needs no mode.
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
+    }
+}
+
+/// The size of the terminal that the person looks at; `None` if there is none, or it has no size.
+pub(super) fn size() -> Option<Size> {
+    let found = [
+        tcgetwinsize(io::stdout()),
+        tcgetwinsize(io::stdin()),
+        tcgetwinsize(io::stderr()),
+    ];
+    let found = found.into_iter().flatten().next()?;
+    let size = Size {
+        rows: found.ws_row,
+        columns: found.ws_col,
+    };
+    (size.rows > 0 && size.columns > 0).then_some(size)
+}

@@ -1,0 +1,476 @@
+//! `argosy exec` on a real cluster: a person in a task, through any master.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
+
+use crate::cluster::{Cluster, argosy, split, wait_for};
+
+/// A cluster with a running task of this name.
+fn with_task(number: u32, size: &str, name: &str) -> Cluster {
+    let cluster = Cluster::start(number, size, &[]);
+    let line = "echo up > up; exec sleep 1000";
+    let words = ["run", "--detach", "--name", name, "--", "sh", "-c", line];
+    let (code, _, stderr) = cluster.ran(&words);
+    assert_eq!(code, 0, "{stderr}");
+    wait_for("the task to run", || {
+        cluster.ran(&["ps"]).1.contains("running")
+    });
+    cluster
+}
+
+fn lives(line: &str) -> bool {
+    let wanted = line.replace(' ', "\0") + "\0";
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes
+        .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
+        .any(|found| found == wanted.as_bytes())
+}
+
+#[test]
+fn a_command_in_a_task_is_as_if_it_ran_here() {
+    let cluster = with_task(7, "1x1", "web");
+    let (code, stdout, stderr) = cluster.ran(&[
+        "exec",
+        "-e",
+        "A=b",
+        "-w",
+        "/usr",
+        "web",
+        "--",
+        "sh",
+        "-c",
+        "cat; echo $A $PWD; echo err >&2; exit 7",
+    ]);
+    assert_eq!(
+        (code, stdout.as_str(), stderr.as_str()),
+        (7, "b /usr\n", "err\n")
+    );
+    let (code, stdout, stderr) =
+        cluster.ran(&["exec", "--user", "daemon", "web", "--", "id", "-un"]);
+    assert_eq!((code, stdout.as_str()), (0, "daemon\n"), "{stderr}");
+    let (code, stdout, stderr) =
+        cluster.ran(&["exec", "web", "--", "sh", "-c", "cat up; kill -9 $$"]);
+    assert_eq!((code, stdout.as_str()), (137, "up\n"), "{stderr}");
+    every_byte_goes_there_and_back(&cluster);
+    what_cannot_be_run_is_said_to_be_so(&cluster);
+}
+
+fn every_byte_goes_there_and_back(cluster: &Cluster) {
+    let mut cat = cluster.argosy(&["exec", "-i", "web", "--", "cat"]);
+    let mut cat = cat
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut stdin, mut stdout) = (cat.stdin.take().unwrap(), cat.stdout.take().unwrap());
+    let sent: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+    let mut received = Vec::new();
+    std::thread::scope(|scope| {
+        // Its end is the command's.
+        scope.spawn(|| {
+            stdin.write_all(&sent).unwrap();
+            drop(stdin);
+        });
+        stdout.read_to_end(&mut received).unwrap();
+    });
+    assert_eq!(cat.wait().unwrap().code(), Some(0));
+    assert!(
+        received == sent,
+        "{} of {} bytes",
+        received.len(),
+        sent.len()
+    );
+}
+
+fn what_cannot_be_run_is_said_to_be_so(cluster: &Cluster) {
+    let long = "x".repeat(50_000);
+    let words = ["exec", "web", "--", "sh", "-c", "echo ${#1}", "sh", &long];
+    let (code, stdout, stderr) = cluster.ran(&words);
+    assert_eq!((code, stdout.as_str()), (0, "50000\n"), "{stderr}");
+    let (code, _, stderr) = cluster.ran(&["exec", "web", "--", "echo", &long, &long]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.contains("60000 are the most"), "{stderr}");
+
+    let (code, stdout, stderr) = cluster.ran(&["exec", "web", "--", "no-such-command"]);
+    assert_eq!((code, stdout.as_str()), (125, ""), "{stderr}");
+    assert!(stderr.starts_with("never started in "), "{stderr}");
+    assert!(stderr.contains("\"no-such-command\""), "{stderr}");
+    let (code, _, stderr) = cluster.ran(&["exec", "-it", "web", "--", "true"]);
+    assert_eq!(code, 2, "{stderr}");
+    let (code, _, stderr) = cluster.ran(&["exec", "nothing-like-it", "--", "true"]);
+    assert_eq!(code, 3, "{stderr}");
+    assert_eq!(cluster.ran(&["task", "kill", "web"]).0, 0);
+    let (code, _, stderr) = cluster.ran(&["exec", "web", "--", "true"]);
+    assert_eq!(code, 4, "{stderr}");
+    assert!(stderr.contains("does not run any more: killed"), "{stderr}");
+}
+
+#[test]
+fn signals_go_to_the_command_and_it_ends_with_its_client() {
+    let cluster = with_task(8, "1x1", "web");
+    let script = "trap 'echo told to end; exit 3' TERM; echo ready; while :; do sleep 0.05; done";
+    let mut running = cluster.argosy(&["exec", "web", "--", "sh", "-c", script]);
+    let mut running = running.stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(running.stdout.take().unwrap());
+    let mut text = String::new();
+    output.read_line(&mut text).unwrap();
+    assert_eq!(text, "ready\n");
+    kill(Pid::from_raw(running.id() as i32), Signal::SIGTERM).unwrap();
+    output.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "ready\ntold to end\n");
+    assert_eq!(running.wait().unwrap().code(), Some(3));
+
+    let script = "sleep 7357 & echo up; exec sleep 7358";
+    let mut running = cluster.argosy(&["exec", "web", "--", "sh", "-c", script]);
+    let mut running = running.stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(running.stdout.take().unwrap());
+    let mut text = String::new();
+    output.read_line(&mut text).unwrap();
+    wait_for("both to run", || lives("sleep 7357") && lives("sleep 7358"));
+    running.kill().unwrap();
+    running.wait().unwrap();
+    wait_for("both to end with their client", || {
+        !lives("sleep 7357") && !lives("sleep 7358")
+    });
+    assert_eq!(cluster.ran(&["exec", "web", "--", "cat", "up"]).1, "up\n");
+
+    let mut talking = cluster.argosy(&["exec", "web", "--", "yes", "7361"]);
+    let mut talking = talking.stdout(Stdio::piped()).spawn().unwrap();
+    let mut output = BufReader::new(talking.stdout.take().unwrap());
+    let mut text = String::new();
+    output.read_line(&mut text).unwrap();
+    drop(output);
+    assert_eq!(talking.wait().unwrap().code(), Some(141), "as by SIGPIPE");
+    wait_for("it to end with its reader", || !lives("yes 7361"));
+}
+
+#[test]
+fn any_master_leads_into_a_task_and_a_change_of_leader_does_not_end_it() {
+    let cluster = with_task(9, "3x1", "web");
+    let masters = cluster.record["masters"].as_str().unwrap().to_owned();
+    for master in masters.split(',') {
+        let mut exec = argosy(&["exec", "web", "--masters", master, "--", "echo", master]);
+        let output = exec.output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(
+            String::from_utf8(output.stdout).unwrap(),
+            format!("{master}\n")
+        );
+    }
+    let (_, page, _) = cluster.ran(&["master", "list", "-o", "json"]);
+    let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+    let all = page["masters"].as_array().unwrap();
+    let leader = all
+        .iter()
+        .find(|master| master["role"] == "leader")
+        .unwrap();
+    let leader = leader["apiAddress"].as_str().unwrap();
+    let other = masters.split(',').find(|master| *master != leader).unwrap();
+    let words = ["exec", "-i", "web", "--masters", other, "--", "cat"];
+    let mut cat = argosy(&words);
+    let mut cat = cat
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = cat.stdin.take().unwrap();
+    let mut stdout = BufReader::new(cat.stdout.take().unwrap());
+    let mut echo = |word: &str| {
+        stdin.write_all(word.as_bytes()).unwrap();
+        let mut text = String::new();
+        stdout.read_line(&mut text).unwrap();
+        assert_eq!(text, word);
+    };
+    echo("before\n");
+    let members = cluster.members().iter();
+    let mut members = members.filter(|member| member["api"] == leader);
+    let pid = members.next().unwrap()["pid"].as_i64().unwrap();
+    kill(Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
+    wait_for("another leader", || {
+        let (code, page, _) = cluster.ran(&["master", "list", "-o", "json"]);
+        let page: serde_json::Value = serde_json::from_str(&page).unwrap_or_default();
+        let masters = page["masters"].as_array().cloned().unwrap_or_default();
+        let leads = |master: &serde_json::Value| {
+            master["role"] == "leader" && master["apiAddress"] != leader
+        };
+        code == 0 && masters.iter().any(leads)
+    });
+    echo("after\n");
+    drop(stdin);
+    assert_eq!(cat.wait().unwrap().code(), Some(0));
+    it_ends_with_the_master_that_it_goes_through(&cluster, other);
+}
+
+fn it_ends_with_the_master_that_it_goes_through(cluster: &Cluster, other: &str) {
+    let script = "echo up; exec sleep 7360";
+    let mut sleep = argosy(&["exec", "web", "--masters", other, "--", "sh", "-c", script]);
+    let sleep = sleep.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut sleep = sleep.spawn().unwrap();
+    let mut output = BufReader::new(sleep.stdout.take().unwrap());
+    output.read_line(&mut String::new()).unwrap();
+    wait_for("the command to run", || lives("sleep 7360"));
+    let mut members = cluster.members().iter();
+    let member = members.find(|member| member["api"] == other).unwrap();
+    let pid = member["pid"].as_i64().unwrap();
+    kill(Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
+    let output = split(sleep.wait_with_output().unwrap());
+    assert_eq!(output.0, 5, "{output:?}");
+    assert!(output.2.contains("broke off"), "{output:?}");
+    wait_for("its command to end", || !lives("sleep 7360"));
+}
+
+/// The same command, started by another.
+fn through(mut starter: Command, command: &Command) -> Command {
+    starter.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => starter.env(name, value),
+            None => starter.env_remove(name),
+        };
+    }
+    starter
+}
+
+/// A terminal, and `argosy` at it: the process that leads its session.
+struct Desk {
+    person: File,
+    screen: String,
+    argosy: Child,
+}
+
+impl Desk {
+    fn sit_down(cluster: &Cluster, rows: u16, columns: u16, words: &[&str]) -> Self {
+        let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        unlockpt(&person).unwrap();
+        let peer = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let terminal: OwnedFd = ioctl_tiocgptpeer(&person, peer).unwrap();
+        resize(&person, rows, columns);
+        let there = || Stdio::from(terminal.try_clone().unwrap());
+        let mut command = Command::new("setsid");
+        command.args(["--ctty", "--wait"]).env("TERM", "dumb");
+        let mut command = through(command, &cluster.argosy(words));
+        let argosy = command.stdin(there()).stdout(there()).stderr(there());
+        let argosy = argosy.spawn().unwrap();
+        Self {
+            person: File::from(person),
+            screen: String::new(),
+            argosy,
+        }
+    }
+
+    /// Reads the screen until this is on it.
+    fn see(&mut self, text: &str) {
+        let mut buffer = [0; 1024];
+        while !self.screen.contains(text) {
+            let count = self.person.read(&mut buffer);
+            let count = count.unwrap_or_else(|error| panic!("{error}: {:?}", self.screen));
+            self.screen
+                .push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.person.write_all(keys.as_bytes()).unwrap();
+    }
+
+    fn mode(&self) -> (u32, u32) {
+        let mode = tcgetattr(&self.person).unwrap();
+        (mode.local_modes.bits(), mode.input_modes.bits())
+    }
+}
+
+fn resize(terminal: &impl std::os::fd::AsFd, rows: u16, columns: u16) {
+    let size = Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    tcsetwinsize(terminal, size).unwrap();
+}
+
+#[test]
+fn a_terminal_is_passed_through_and_given_back_as_it_was() {
+    let cluster = with_task(10, "1x1", "web");
+    let script = "stty size; echo $TERM; read word; echo got $word; until [ \"$(stty size)\" = '50 132' ]; \
+                  do sleep 0.05; done; echo larger; trap 'echo interrupted; exit 9' INT; echo ready; \
+                  while :; do sleep 0.05; done";
+    let words = ["exec", "-it", "web", "--", "sh", "-c", script];
+    let mut desk = Desk::sit_down(&cluster, 40, 100, &words);
+    let before = desk.mode();
+    desk.see("40 100\r\ndumb\r\n");
+    assert_ne!(desk.mode(), before, "raw");
+    desk.press("word\r");
+    desk.see("got word\r\n");
+    resize(&desk.person, 50, 132);
+    desk.see("larger\r\nready\r\n");
+    desk.press("\x03");
+    desk.see("interrupted\r\n");
+    assert_eq!(desk.argosy.wait().unwrap().code(), Some(9));
+    assert_eq!(desk.mode(), before);
+
+    let words = [
+        "exec",
+        "-it",
+        "web",
+        "--",
+        "sh",
+        "-c",
+        "echo ready; exec sleep 7359",
+    ];
+    let mut desk = Desk::sit_down(&cluster, 40, 100, &words);
+    let before = desk.mode();
+    desk.see("ready\r\n");
+    let found = std::fs::read_dir("/proc").unwrap().flatten().find(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        line.contains("sleep 7359") && line.contains(" exec -it ") && !line.contains("setsid")
+    });
+    let client: i32 = found
+        .unwrap()
+        .file_name()
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    kill(Pid::from_raw(client), Signal::SIGTERM).unwrap();
+    assert_eq!(desk.argosy.wait().unwrap().code(), Some(143));
+    assert_eq!(desk.mode(), before, "also when it is ended from outside");
+    wait_for("its command to end", || !lives("sleep 7359"));
+}
+
+/// A master and an agent at an address that other hosts could reach, in a network of their own.
+struct Reachable {
+    network: Child,
+    folder: tempfile::TempDir,
+    members: Vec<Child>,
+}
+
+impl Reachable {
+    const ADDRESS: &str = "10.99.0.1";
+
+    fn new() -> Self {
+        let network = Command::new("unshare")
+            .args(["--net", "sleep", "1000"])
+            .spawn();
+        let reachable = Self {
+            network: network.unwrap(),
+            folder: tempfile::tempdir().unwrap(),
+            members: Vec::new(),
+        };
+        let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+        let other = format!("/proc/{}/ns/net", reachable.network.id());
+        wait_for("a network of its own", || {
+            std::fs::read_link(&other).is_ok_and(|other| other != own)
+        });
+        for words in [
+            "link set lo up".to_owned(),
+            format!("address add {}/32 dev lo", Self::ADDRESS),
+        ] {
+            let mut ip = Command::new("ip");
+            ip.args(words.split(' '));
+            let done = through(reachable.within(), &ip).status().unwrap();
+            assert!(done.success(), "ip {words}");
+        }
+        reachable
+    }
+
+    fn within(&self) -> Command {
+        let mut within = Command::new("nsenter");
+        within.arg(format!("--net=/proc/{}/ns/net", self.network.id()));
+        within
+    }
+
+    fn argosy(&self, words: &[&str]) -> Command {
+        let mut command = through(self.within(), &argosy(words));
+        command.env("ARGOSY_MASTERS", Self::ADDRESS);
+        command
+    }
+
+    fn ran(&self, words: &[&str]) -> (i32, String, String) {
+        split(self.argosy(words).output().unwrap())
+    }
+
+    /// Starts a member that listens where others could reach it; ends the one of this kind that was there.
+    fn start(&mut self, place: usize, kind: &str, more: &[&str]) {
+        if place < self.members.len() {
+            let mut former = self.members.remove(place);
+            // Kept open until it is gone: the end of it would tell an agent to end its tasks.
+            let _input = former.stdin.take();
+            kill(Pid::from_raw(former.id() as i32), Signal::SIGTERM).unwrap();
+            former.wait().unwrap();
+        }
+        let directory = self.folder.path().join(kind);
+        let mut command = self.argosy(&[kind, "start", "--insecure-plaintext"]);
+        command.args(["--listen", Self::ADDRESS, "--data-dir"]);
+        let member = command.arg(directory).args(more);
+        let member = member.stdin(Stdio::piped()).stderr(Stdio::null());
+        self.members.insert(place, member.spawn().unwrap());
+    }
+}
+
+impl Drop for Reachable {
+    fn drop(&mut self) {
+        // The end of its input tells an agent to end its tasks; a test that fails leaves none either.
+        for mut member in self.members.drain(..).rev() {
+            drop(member.stdin.take());
+            let _ = member.wait();
+        }
+        let _ = self.network.kill();
+        let _ = self.network.wait();
+    }
+}
+
+#[test]
+fn exec_is_off_where_others_reach_it_until_the_operator_allows_it() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("test exec_is_off_where_others_reach_it ... SKIPPED: needs root");
+        return;
+    }
+    let mut reachable = Reachable::new();
+    let master = ["--bootstrap", "--stop-with-stdin"];
+    let agent = [
+        "--resources",
+        "cpus:1;mem:256",
+        "--allow-missing-controllers",
+        "--stop-with-stdin",
+        "end",
+    ];
+    reachable.start(0, "master", &master);
+    reachable.start(1, "agent", &agent);
+    let words = ["run", "--detach", "--name", "web", "--", "sleep", "1000"];
+    let (code, _, stderr) = reachable.ran(&words);
+    assert_eq!(code, 0, "{stderr}");
+    wait_for("the task to run", || {
+        reachable.ran(&["ps"]).1.contains("running")
+    });
+    let exec = ["exec", "web", "--", "echo", "inside"];
+    let (code, _, stderr) = reachable.ran(&exec);
+    assert_eq!(code, 4, "{stderr}");
+    assert!(stderr.contains("exec is off on this master"), "{stderr}");
+    assert!(stderr.contains("--allow-exec"), "{stderr}");
+
+    reachable.start(0, "master", &["--stop-with-stdin", "--allow-exec"]);
+    let mut said = String::new();
+    wait_for("the agent's own refusal", || {
+        let (code, _, stderr) = reachable.ran(&exec);
+        said = stderr;
+        code == 4
+    });
+    assert!(said.contains("exec is off on this agent"), "{said}");
+    assert!(said.contains("--allow-exec"), "{said}");
+
+    let allowed: Vec<_> = agent.into_iter().chain(["--allow-exec"]).collect();
+    reachable.start(1, "agent", &allowed);
+    wait_for("a command in the task", || {
+        let (code, stdout, _) = reachable.ran(&exec);
+        (code, stdout.as_str()) == (0, "inside\n")
+    });
+}

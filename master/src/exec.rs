@@ -1,0 +1,230 @@
+//! Commands in tasks: a request to let one in is passed on to the agent that has the task, and then bytes both ways.
+//!
+//! Any master does it, and its reign has no part in it: a stream hangs on this process and on nothing that it agrees on.
+//! What the bytes mean is the agent's and the client's affair.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use argosy_proto::v1;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::header::{self, HeaderName};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tonic::Status;
+
+use crate::http::{Http, address_of, passed_on, problem};
+
+/// Streams that one master passes on at a time; a further one is refused.
+const STREAMS: usize = 1024;
+/// How long an agent may take to let a command in; it gives up before.
+const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+/// How long one direction may go on when the other has ended.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// What a client says of its WebSocket, and of the page that opened it.
+const ASKED: [HeaderName; 7] = [
+    header::CONNECTION,
+    header::UPGRADE,
+    header::SEC_WEBSOCKET_KEY,
+    header::SEC_WEBSOCKET_VERSION,
+    header::SEC_WEBSOCKET_PROTOCOL,
+    header::SEC_WEBSOCKET_EXTENSIONS,
+    header::ORIGIN,
+];
+/// What an agent says of it.
+const ANSWERED: [HeaderName; 5] = [
+    header::CONNECTION,
+    header::UPGRADE,
+    header::SEC_WEBSOCKET_ACCEPT,
+    header::SEC_WEBSOCKET_PROTOCOL,
+    header::SEC_WEBSOCKET_EXTENSIONS,
+];
+
+/// Who may be passed on, and how many.
+#[derive(Clone)]
+pub(crate) struct Door {
+    /// The operator lets anybody who reaches this master run commands in tasks.
+    is_open: bool,
+    room: Arc<Semaphore>,
+}
+
+impl Door {
+    /// One that is closed refuses everybody, in words.
+    pub(crate) fn new(is_open: bool) -> Self {
+        let room = Arc::new(Semaphore::new(STREAMS));
+        Self { is_open, room }
+    }
+
+    fn admit(&self) -> Result<OwnedSemaphorePermit, Status> {
+        if !self.is_open {
+            return Err(Status::permission_denied(
+                "exec is off on this master: it can be reached from other hosts, and whoever reaches it could run \
+                 commands in every task; to allow that, start it with --allow-exec",
+            ));
+        }
+        let permit = Arc::clone(&self.room).try_acquire_owned();
+        permit.map_err(|_| {
+            let text = format!("this master passes on {STREAMS} streams: end one, or ask another");
+            Status::resource_exhausted(text)
+        })
+    }
+}
+
+/// `GET /v1/agents/{id}/exec?…`: the answer is the agent's.
+pub(crate) async fn exec(
+    State(http): State<Http>,
+    Path(id): Path<String>,
+    mut request: Parts,
+) -> Response {
+    let permit = match http.exec.admit() {
+        Ok(permit) => permit,
+        Err(status) => return problem(&status),
+    };
+    let ours = request.extensions.remove::<OnUpgrade>();
+    let answer = match ask(&http, &id, &request).await {
+        Ok(answer) => answer,
+        Err(status) => return problem(&status),
+    };
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return passed_on(answer);
+    }
+    let Some(ours) = ours else {
+        let text = "exec needs a connection of HTTP/1.1 that can become a WebSocket";
+        return problem(&Status::invalid_argument(text));
+    };
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = chosen(answer.headers(), &ANSWERED);
+    let tasks = http.services.tasks.clone();
+    tasks.spawn(async move {
+        let _permit = permit;
+        // Whichever side is gone before it began drops the other, which ends the command.
+        if let (Ok(client), Ok(agent)) = tokio::join!(ours, answer.upgrade()) {
+            join(TokioIo::new(client), agent).await;
+        }
+    });
+    response
+}
+
+async fn ask(http: &Http, id: &str, request: &Parts) -> Result<reqwest::Response, Status> {
+    let wanted = v1::GetRequest {
+        id: id.to_owned(),
+        consistency: v1::Consistency::Local.into(),
+        ..Default::default()
+    };
+    let address = address_of(http, wanted).await?;
+    let query = request.uri.query().unwrap_or_default();
+    let url = format!("http://{address}/v1/exec?{query}");
+    let headers = chosen(&request.headers, &ASKED);
+    let asked = http.agents.get(url).headers(headers).send();
+    match timeout(ANSWER_LIMIT, asked).await {
+        Ok(Ok(answer)) => Ok(answer),
+        // The URL holds the command's arguments, which may be secret.
+        Ok(Err(why)) => Err(Status::unavailable(format!(
+            "{id} at {address} does not answer: {}",
+            why.without_url()
+        ))),
+        Err(_) => Err(Status::unavailable(format!(
+            "{id} at {address} has not answered within {} s",
+            ANSWER_LIMIT.as_secs()
+        ))),
+    }
+}
+
+fn chosen(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
+    let named = headers.iter().filter(|(name, _)| names.contains(name));
+    named
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
+/// Passes bytes on until both sides have ended, or one has and the other does not follow.
+async fn join(client: impl AsyncRead + AsyncWrite, agent: impl AsyncRead + AsyncWrite) {
+    let (from_client, to_client) = tokio::io::split(client);
+    let (from_agent, to_agent) = tokio::io::split(agent);
+    let mut there = std::pin::pin!(pass(from_client, to_agent));
+    let mut back = std::pin::pin!(pass(from_agent, to_client));
+    // A side that takes nothing more and says no end is cut: nobody is left who waits for it.
+    tokio::select! {
+        () = &mut there => drop(timeout(FAREWELL, back).await),
+        () = &mut back => drop(timeout(FAREWELL, there).await),
+    }
+}
+
+async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) {
+    // However it ends, the other side is told; how, the two ends find out by their own protocol.
+    let _ = tokio::io::copy(&mut from, &mut to).await;
+    let _ = to.shutdown().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn bytes_go_both_ways_and_an_end_is_passed_on() {
+        let (mut client, ours) = duplex(64);
+        let (mut agent, theirs) = duplex(64);
+        let joined = tokio::spawn(join(ours, theirs));
+        client.write_all(b"to the agent").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut text = String::new();
+        agent.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "to the agent");
+        agent.write_all(b"to the client").await.unwrap();
+        drop(agent);
+        let mut text = String::new();
+        client.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "to the client");
+        joined.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_side_that_does_not_follow_the_others_end_is_cut() {
+        let (_silent, ours) = duplex(64);
+        let (agent, theirs) = duplex(64);
+        let joined = tokio::spawn(join(ours, theirs));
+        drop(agent);
+        joined.await.unwrap();
+    }
+
+    #[test]
+    fn what_a_client_says_beside_its_web_socket_stays_here() {
+        let said = [
+            ("upgrade", "websocket"),
+            ("origin", "http://example"),
+            ("cookie", "secret"),
+            ("host", "master:5050"),
+        ];
+        let said: HeaderMap = said
+            .into_iter()
+            .map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()))
+            .collect();
+        let mut names: Vec<_> = chosen(&said, &ASKED).keys().cloned().collect();
+        names.sort_by_key(|name| name.as_str().to_owned());
+        assert_eq!(names, [header::ORIGIN, header::UPGRADE]);
+    }
+
+    #[test]
+    fn a_closed_door_and_a_full_one_say_what_to_do() {
+        let closed = Door::new(false).admit().unwrap_err();
+        assert_eq!(closed.code(), tonic::Code::PermissionDenied);
+        assert!(closed.message().contains("--allow-exec"), "{closed}");
+        let door = Door::new(true);
+        let held: Vec<_> = (0..STREAMS).map(|_| door.admit().unwrap()).collect();
+        let full = door.admit().unwrap_err();
+        assert_eq!(full.code(), tonic::Code::ResourceExhausted);
+        drop(held);
+        drop(door.admit().unwrap());
+    }
+}

@@ -1,0 +1,274 @@
+//! The frames between a person and a command that was let into a task's container.
+//!
+//! They travel as binary messages of a WebSocket; `docs/protocol.md` says what they mean together. Each is one byte, its
+//! channel, and a payload: bytes of a stream, or a small JSON object. Shape only: nothing here sends or waits.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// The WebSocket subprotocol of these frames. What it means never changes: another meaning gets another name.
+pub const PROTOCOL: &str = "argosy.v1.exec";
+/// The most bytes of a stream in one frame.
+pub const DATA_LIMIT_BYTES: usize = 32 * 1024;
+/// The longest frame, in bytes.
+pub const FRAME_LIMIT_BYTES: usize = DATA_LIMIT_BYTES + 1;
+/// How many bytes of input may be on their way that the command has not taken. So the agent reads every frame at once,
+/// and neither a signal nor the client's end waits behind input that the command does not read.
+pub const INPUT_WINDOW_BYTES: usize = 128 * 1024;
+/// How often each side says something, if only a ping.
+pub const PING_EVERY: Duration = Duration::from_secs(15);
+/// After so long without a word the other side is gone.
+pub const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const RESIZE: u8 = 3;
+const SIGNAL: u8 = 4;
+const TAKEN: u8 = 5;
+const END: u8 = 6;
+
+/// What a client says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToCommand {
+    /// Bytes for its standard input. None at all are the end of it.
+    Input(Bytes),
+    /// Its terminal has another size.
+    Resize(Size),
+    /// A signal for its process group, 1 to 64.
+    Signal(i32),
+}
+
+/// What the agent says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FromCommand {
+    /// Bytes that it wrote to standard output, or to its terminal.
+    Output(Bytes),
+    /// Bytes that it wrote to standard error.
+    Errors(Bytes),
+    /// So many more bytes of input were taken: as many may be sent again.
+    Taken(usize),
+    /// The last frame.
+    End(End),
+}
+
+/// The size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// How many lines.
+    pub rows: u16,
+    /// How many characters in a line.
+    pub columns: u16,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    /// It exited with this code, 0 to 255.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+    /// Nobody knows: the sentence says why. It does not run any more.
+    Lost(String),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Signal {
+    signal: i32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Taken {
+    bytes: usize,
+}
+
+/// A message that is no frame, or not one of this direction.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// Not even a channel.
+    #[error("a frame without a byte is none: the first is its channel")]
+    Empty,
+    /// More than fits into one.
+    #[error("a frame of {bytes} bytes is too long: its channel and 32,768 bytes are the most")]
+    Long {
+        /// How long it was.
+        bytes: usize,
+    },
+    /// Nobody sends on this channel in this direction.
+    #[error("nothing is expected on channel {channel} from this side")]
+    Channel {
+        /// Its number.
+        channel: u8,
+    },
+    /// The payload is not what the channel carries.
+    #[error("what came on channel {channel} makes no sense: {why}")]
+    Payload {
+        /// Its number.
+        channel: u8,
+        /// In words.
+        why: String,
+    },
+}
+
+impl ToCommand {
+    /// As a message. Input must fit into a frame.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        match self {
+            Self::Input(bytes) => data(STDIN, bytes),
+            Self::Resize(size) => object(RESIZE, size),
+            Self::Signal(signal) => object(SIGNAL, &Signal { signal: *signal }),
+        }
+    }
+
+    /// From a message.
+    ///
+    /// # Errors
+    /// If it is none of these.
+    pub fn decode(message: Bytes) -> Result<Self, FrameError> {
+        let (channel, payload) = taken_apart(message)?;
+        match channel {
+            STDIN => Ok(Self::Input(payload)),
+            RESIZE => parsed(channel, &payload).map(Self::Resize),
+            SIGNAL => {
+                let Signal { signal } = parsed(channel, &payload)?;
+                if !(1..=64).contains(&signal) {
+                    let why = format!("signals are 1 to 64, not {signal}");
+                    return Err(FrameError::Payload { channel, why });
+                }
+                Ok(Self::Signal(signal))
+            }
+            _ => Err(FrameError::Channel { channel }),
+        }
+    }
+}
+
+impl FromCommand {
+    /// As a message. Output must fit into a frame.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        match self {
+            Self::Output(bytes) => data(STDOUT, bytes),
+            Self::Errors(bytes) => data(STDERR, bytes),
+            Self::Taken(bytes) => object(TAKEN, &Taken { bytes: *bytes }),
+            Self::End(end) => object(END, end),
+        }
+    }
+
+    /// From a message.
+    ///
+    /// # Errors
+    /// If it is none of these.
+    pub fn decode(message: Bytes) -> Result<Self, FrameError> {
+        let (channel, payload) = taken_apart(message)?;
+        match channel {
+            STDOUT => Ok(Self::Output(payload)),
+            STDERR => Ok(Self::Errors(payload)),
+            TAKEN => parsed(channel, &payload).map(|Taken { bytes }| Self::Taken(bytes)),
+            END => parsed(channel, &payload).map(Self::End),
+            _ => Err(FrameError::Channel { channel }),
+        }
+    }
+}
+
+fn data(channel: u8, payload: &[u8]) -> Bytes {
+    [&[channel], payload].concat().into()
+}
+
+fn object(channel: u8, payload: &impl Serialize) -> Bytes {
+    let json = serde_json::to_vec(payload).expect("numbers and text become JSON");
+    data(channel, &json)
+}
+
+fn taken_apart(mut message: Bytes) -> Result<(u8, Bytes), FrameError> {
+    let bytes = message.len();
+    if bytes > FRAME_LIMIT_BYTES {
+        return Err(FrameError::Long { bytes });
+    }
+    let channel = *message.first().ok_or(FrameError::Empty)?;
+    Ok((channel, message.split_off(1)))
+}
+
+fn parsed<'a, T: Deserialize<'a>>(channel: u8, payload: &'a [u8]) -> Result<T, FrameError> {
+    serde_json::from_slice(payload).map_err(|error| FrameError::Payload {
+        channel,
+        why: error.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_what_the_protocol_page_says() {
+        let size = Size {
+            rows: 24,
+            columns: 80,
+        };
+        let table: [(ToCommand, &[u8]); 4] = [
+            (ToCommand::Input("ls\n".into()), b"\x00ls\n"),
+            (ToCommand::Input(Bytes::new()), b"\x00"),
+            (ToCommand::Resize(size), b"\x03{\"rows\":24,\"columns\":80}"),
+            (ToCommand::Signal(15), b"\x04{\"signal\":15}"),
+        ];
+        for (frame, bytes) in table {
+            assert_eq!(frame.encode(), bytes, "{frame:?}");
+            assert_eq!(ToCommand::decode(Bytes::from_static(bytes)), Ok(frame));
+        }
+        let lost = End::Lost("its agent was stopped".to_owned());
+        let table: [(FromCommand, &[u8]); 6] = [
+            (FromCommand::Output("a\n".into()), b"\x01a\n"),
+            (FromCommand::Errors("b\n".into()), b"\x02b\n"),
+            (FromCommand::Taken(4096), b"\x05{\"bytes\":4096}"),
+            (FromCommand::End(End::Code(7)), b"\x06{\"code\":7}"),
+            (FromCommand::End(End::Signal(9)), b"\x06{\"signal\":9}"),
+            (
+                FromCommand::End(lost),
+                b"\x06{\"lost\":\"its agent was stopped\"}",
+            ),
+        ];
+        for (frame, bytes) in table {
+            assert_eq!(frame.encode(), bytes, "{frame:?}");
+            assert_eq!(FromCommand::decode(Bytes::from_static(bytes)), Ok(frame));
+        }
+    }
+
+    #[test]
+    fn what_is_no_frame_is_refused_in_words() {
+        let long = vec![0; FRAME_LIMIT_BYTES + 1];
+        for (bytes, says) in [
+            (&b""[..], "without a byte"),
+            (&long, "32770 bytes is too long"),
+            (b"\x01output", "channel 1 from this side"),
+            (b"\x2a", "channel 42"),
+            (b"\x03{\"rows\":70000,\"columns\":1}", "makes no sense"),
+            (b"\x03", "makes no sense"),
+            (b"\x04{\"signal\":0}", "1 to 64, not 0"),
+            (b"\x04{\"signal\":65}", "1 to 64, not 65"),
+        ] {
+            let refused = ToCommand::decode(Bytes::copy_from_slice(bytes)).unwrap_err();
+            assert!(refused.to_string().contains(says), "{refused}");
+        }
+        for bytes in [
+            &b"\x00input"[..],
+            b"\x06{\"gone\":1}",
+            b"\x05{\"bytes\":-1}",
+        ] {
+            FromCommand::decode(Bytes::copy_from_slice(bytes)).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_field_that_is_not_known_yet_is_passed_over() {
+        let later = Bytes::from_static(b"\x03{\"rows\":2,\"columns\":3,\"depth\":4}");
+        let size = Size {
+            rows: 2,
+            columns: 3,
+        };
+        assert_eq!(ToCommand::decode(later), Ok(ToCommand::Resize(size)));
+    }
+}

@@ -1,0 +1,189 @@
+//! Tasks and what they are made of, each part of them at least once.
+
+use super::{key, revision, role, texts};
+use crate::ids::{AgentId, OrderIndex, Revision, TaskId};
+use crate::resources::{Identity, Range, Reservation, Resource, Resources, Value, Volume};
+use crate::task::{
+    Check, CheckKind, Container, Exit, HealthCheck, HostPath, Kill, Network, PublishedPort, Reason,
+    Run, Source, Standing, Task, TaskSpec, TaskState, Update, Uri,
+};
+
+/// Every kind of amount and every part of an identity.
+pub(super) fn resources() -> Resources {
+    let mut disk = Identity::plain("disk");
+    disk.reservations = vec![Reservation {
+        role: role("ops"),
+        principal: "alice".to_owned(),
+        labels: texts("why", "db"),
+    }];
+    disk.volume = Some(Volume {
+        id: "v1".to_owned(),
+        container_path: "data".to_owned(),
+    });
+    disk.revocable = true;
+    disk.shared = true;
+    let plain = |name: &str, value: Value| Resource {
+        identity: Identity::plain(name),
+        value,
+    };
+    let range = |begin, end| Range { begin, end };
+    Resources::collect([
+        plain("cpus", Value::Scalar(1_500)),
+        Resource {
+            identity: disk,
+            value: Value::Scalar(1_024_000),
+        },
+        plain("ports", Value::Ranges(vec![range(7, 9), range(20, 20)])),
+        plain("zones", Value::Set(["a".into(), "b".into()].into())),
+    ])
+    .unwrap()
+}
+
+pub(super) fn spec(task: &str, run: Run) -> TaskSpec {
+    TaskSpec {
+        task: TaskId::new(task).unwrap(),
+        name: "the web".to_owned(),
+        resources: resources(),
+        run,
+        container: Container::default(),
+        environment: texts("PATH", "/bin"),
+        user: "nobody".to_owned(),
+        uris: vec![Uri {
+            value: "https://example.org/a.tar".to_owned(),
+            executable: true,
+            output_file: "a".to_owned(),
+            extract: false,
+            sha256: String::new(),
+            cache: false,
+        }],
+        host_paths: vec![HostPath {
+            host_path: "/srv".to_owned(),
+            container_path: "srv".to_owned(),
+            read_only: true,
+        }],
+        grace_ms: 3_001,
+        labels: texts("tier", "front"),
+        max_completion_ms: 3_002,
+        stop_after_ms: 3_003,
+        health_check: None,
+        readiness_check: None,
+    }
+}
+
+pub(super) fn update(at: Revision, state: TaskState, exit: Option<Exit>) -> Update {
+    Update {
+        revision: at,
+        state,
+        source: Source::Task,
+        reason: Reason::CommandExited,
+        message: "done".to_owned(),
+        exit,
+        standing: Standing::default(),
+        wall_ms: -5,
+    }
+}
+
+pub(super) fn task(id: &str) -> Task {
+    let last = update(revision(41, 3), TaskState::Failed, Some(Exit::Code(-7)));
+    Task {
+        key: key(4, id),
+        agent: AgentId(3),
+        role: role("web"),
+        order: OrderIndex(11),
+        spec: spec(id, Run::Shell("sleep 1".to_owned())),
+        kill: Some(Kill {
+            order: OrderIndex(12),
+            grace_ms: 600,
+        }),
+        state: TaskState::Failed,
+        agent_state: TaskState::Failed,
+        standing: Standing::default(),
+        reported: 5,
+        latest: last.clone(),
+        unacknowledged: vec![update(revision(40, 2), TaskState::Running, None), last],
+        revision: revision(42, 1),
+    }
+}
+
+/// One that runs, and is healthy but not ready.
+pub(super) fn checked_task() -> Task {
+    let standing = Standing {
+        healthy: Some(true),
+        ready: Some(false),
+    };
+    let [checked, ..] = checks();
+    let latest = Update {
+        reason: Reason::ReadinessCheckStatusUpdated,
+        standing,
+        ..update(revision(40, 4), TaskState::Running, None)
+    };
+    Task {
+        spec: checked,
+        kill: None,
+        state: TaskState::Running,
+        agent_state: TaskState::Running,
+        standing,
+        latest: latest.clone(),
+        unacknowledged: vec![latest],
+        ..task("web-6")
+    }
+}
+
+/// A task with each kind of network.
+pub(super) fn containers() -> Vec<TaskSpec> {
+    let port = |udp| PublishedPort {
+        host: 8080,
+        container: 80,
+        udp,
+    };
+    let networks = [
+        ("web-3", Network::Host),
+        ("web-4", Network::None),
+        ("web-5", Network::Bridge(vec![port(false), port(true)])),
+    ];
+    let archive = Uri {
+        value: "/srv/site.tar.gz".to_owned(),
+        executable: false,
+        output_file: "site".to_owned(),
+        extract: true,
+        sha256: "ab".repeat(32),
+        cache: true,
+    };
+    let specs = networks.map(|(task, network)| TaskSpec {
+        container: Container {
+            image: "registry.example.org/web:1".to_owned(),
+            network,
+        },
+        uris: vec![archive.clone()],
+        ..spec(task, Run::Image)
+    });
+    specs.into()
+}
+
+/// Tasks with each kind of check.
+pub(super) fn checks() -> [TaskSpec; 2] {
+    let http = CheckKind::Http {
+        port: 8080,
+        path: "/health".to_owned(),
+        statuses: [200, 204].into(),
+    };
+    let argv = CheckKind::Argv(vec!["check".to_owned(), "it".to_owned()]);
+    let kinds = [
+        ("web-6", http, CheckKind::Shell("test -e up".to_owned())),
+        ("web-7", argv, CheckKind::Tcp { port: 9090 }),
+    ];
+    kinds.map(|(task, health, readiness)| TaskSpec {
+        health_check: Some(Box::new(HealthCheck {
+            check: Check {
+                delay_ms: 1,
+                interval_ms: 2,
+                timeout_ms: 3,
+                ..Check::of(health)
+            },
+            grace_ms: 4,
+            failures: 5,
+        })),
+        readiness_check: Some(Box::new(Check::of(readiness))),
+        ..spec(task, Run::Shell("serve".to_owned()))
+    })
+}
