@@ -1,6 +1,7 @@
 //! The agent's HTTP API: files, commands in tasks, containers, metrics, health.
 
-use argosy_isolation::Tree;
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -14,14 +15,17 @@ use crate::files;
 use crate::inbox::Asker;
 use crate::paths::Paths;
 use crate::runner::Controls;
-use crate::statistics;
+use crate::statistics::Statistics;
+
+/// How long the loop may take to say what runs before metrics come without it.
+const ASKING: Duration = Duration::from_secs(1);
 
 /// What every call needs.
 #[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) paths: Paths,
     pub(crate) asker: Asker,
-    pub(crate) tree: Option<Tree>,
+    pub(crate) statistics: Statistics,
     /// Knows no container on a made-up host.
     pub(crate) controls: Controls,
     pub(crate) exec: Door,
@@ -46,19 +50,15 @@ async fn containers(State(shared): State<Shared>) -> Response {
     let Some(containers) = shared.asker.containers().await else {
         return files::FilesError::Stopping.into_response();
     };
-    let look = move || -> Vec<serde_json::Value> {
-        let seen = containers.iter().map(|view| {
-            let mut value = serde_json::json!(view);
-            if view.state == "running" {
-                let stats = statistics::look(shared.tree.as_ref(), view.name);
-                value["usage"] = stats.as_ref().map(statistics::as_json).into();
-            }
-            value
-        });
-        seen.collect()
-    };
-    let seen = tokio::task::spawn_blocking(look).await;
-    let seen = seen.expect("reading statistics never panics");
+    let looked = shared.statistics.look(containers).await;
+    let seen = looked.into_iter().map(|(view, usage)| {
+        let mut value = serde_json::json!(view);
+        if let Some(usage) = usage {
+            value["usage"] = serde_json::json!(usage);
+        }
+        value
+    });
+    let seen: Vec<_> = seen.collect();
     Json(serde_json::json!({ "containers": seen })).into_response()
 }
 
@@ -70,10 +70,13 @@ async fn standing(State(shared): State<Shared>) -> Response {
 }
 
 async fn metrics(State(shared): State<Shared>) -> Response {
-    let text = shared
-        .metrics
-        .map(|metrics| metrics.render())
-        .unwrap_or_default();
+    let rendered = shared.metrics.map(|metrics| metrics.render());
+    let mut text = rendered.unwrap_or_default();
+    // An agent that stops, or has more to do than it can, still tells of itself.
+    let asked = tokio::time::timeout(ASKING, shared.asker.containers()).await;
+    if let Ok(Some(containers)) = asked {
+        text.push_str(&shared.statistics.exposition(containers).await);
+    }
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 

@@ -18,12 +18,14 @@ use crate::config::Config;
 use crate::core::{ContainerName, Effect, Facts, Input, Setup};
 use crate::error::RunError;
 use crate::exec::Door;
+use crate::images::Images;
 use crate::inbox::{Asker, Event};
 use crate::journal::{self, Journal, Lock, MemoryDisk};
 use crate::paths::Paths;
 use crate::runner::{self, LauncherCommand, Runner};
 use crate::start::{self, Host};
-use crate::{api, gc, metrics, statistics};
+use crate::statistics::Statistics;
+use crate::{api, gc, metrics};
 
 /// Where an agent's journal, containers and clocks are.
 pub enum Ground {
@@ -163,7 +165,7 @@ fn on_machine(
         config,
         settings,
         paths.clone(),
-        tree.clone(),
+        tree,
         launcher,
         inbox.clone(),
     )?;
@@ -174,28 +176,13 @@ fn on_machine(
         api::Shared {
             paths: paths.clone(),
             asker: asker.clone(),
-            tree: tree.clone(),
+            statistics: runner.statistics(),
             controls: runner.controls(),
             exec: Door::new(config.allow_exec),
             metrics: front.metrics,
         },
     );
-    let watcher = asker.clone();
-    helpers.spawn(async move {
-        statistics::run(tree, watcher).await;
-        Ok(())
-    });
-    if let Some(images) = runner.images() {
-        let keeper = asker.clone();
-        helpers.spawn(async move {
-            gc::run_images(images, keeper).await;
-            Ok(())
-        });
-    }
-    helpers.spawn(async move {
-        gc::run(paths, asker).await;
-        Ok(())
-    });
+    tidy(&mut helpers, runner.images(), paths, asker);
     Ok(Footing {
         facts: contents.facts,
         setup,
@@ -206,6 +193,26 @@ fn on_machine(
         helpers,
         lock: Some(lock),
     })
+}
+
+/// Makes room now and then.
+fn tidy(
+    helpers: &mut JoinSet<Result<(), RunError>>,
+    images: Option<Arc<Images>>,
+    paths: Paths,
+    asker: Asker,
+) {
+    if let Some(images) = images {
+        let keeper = asker.clone();
+        helpers.spawn(async move {
+            gc::run_images(images, keeper).await;
+            Ok(())
+        });
+    }
+    helpers.spawn(async move {
+        gc::run(paths, asker).await;
+        Ok(())
+    });
 }
 
 fn serve(listener: Listener, shared: api::Shared) -> JoinSet<Result<(), RunError>> {
@@ -233,7 +240,7 @@ impl MadeUp {
         let shared = api::Shared {
             paths: Paths::new(&config.directory),
             asker: Asker::new(inbox.clone()),
-            tree: None,
+            statistics: Statistics::made_up(),
             controls: runner::Controls::default(),
             exec: Door::new(config.allow_exec),
             metrics: front.metrics,

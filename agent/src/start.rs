@@ -41,10 +41,10 @@ impl Host {
     pub(crate) fn look(config: &Config, paths: &Paths) -> Result<Self, RunError> {
         let (isolation, profile) = config.isolation()?;
         let limits = Limits {
-            cpu_max_millis: None,
             cpu_weight: Some(1),
             memory_max_bytes: Some(1),
             pids_max: Some(1),
+            ..Limits::default()
         };
         let nowhere = |missing| Self {
             isolation,

@@ -1,79 +1,108 @@
-//! What running containers use, looked at now and then: for people and for Prometheus.
+//! What running containers use: for people and for Prometheus.
 //!
-//! Reads cgroup files outside the loop; never more than so many containers a round.
+//! Looked at when somebody asks, outside the agent's loop: what nobody wants to know costs nothing. Decides nothing.
 
-use std::time::Duration;
+mod exposition;
 
+use std::sync::Arc;
+
+use argosy_isolation::network::Traffic;
 use argosy_isolation::{ContainerId, Stats, Tree};
-use metrics::{counter, gauge};
+use tokio::sync::Semaphore;
 
+use self::exposition::Sample;
 use crate::core::ContainerName;
-use crate::inbox::{Asker, ContainerView};
+use crate::inbox::ContainerView;
+use crate::runner::Bridges;
 
-/// How often.
-const EVERY: Duration = Duration::from_secs(5);
 /// Tasks with metrics of their own at a time; of more only the first are shown.
 const TASKS: usize = 500;
-const MICROS: u64 = 1_000_000;
 
-/// What one container uses now; `None` without a cgroup of its own.
-pub(crate) fn look(tree: Option<&Tree>, name: ContainerName) -> Option<Stats> {
-    let id = ContainerId::new(name.to_string()).expect("digits and dashes make a name");
-    tree.map(|tree| tree.group(&id).stats())
+/// What one container uses.
+#[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
+pub(crate) struct Usage {
+    /// As its control group counts it.
+    #[serde(flatten)]
+    pub(crate) stats: Stats,
+    /// `None` if it has no network of its own.
+    pub(crate) network: Option<Traffic>,
 }
 
-/// Runs until the agent stops.
-pub(crate) async fn run(tree: Option<Tree>, asker: Asker) {
-    let mut turn = tokio::time::interval(EVERY);
-    turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        turn.tick().await;
-        let Some(containers) = asker.containers().await else {
-            return;
+/// Where it is found out. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Statistics {
+    /// `None` on a made-up host, whose containers use nothing.
+    sources: Option<Arc<Sources>>,
+    /// One look at a time: whoever asks often gets no more of the processors than one that reads files.
+    turn: Arc<Semaphore>,
+}
+
+struct Sources {
+    tree: Option<Tree>,
+    bridges: Arc<Bridges>,
+}
+
+impl Sources {
+    /// `None` without a control group of its own.
+    fn look(&self, name: ContainerName) -> Option<Usage> {
+        let id = ContainerId::new(name.to_string()).expect("digits and dashes make a name");
+        let group = self.tree.as_ref()?.group(&id);
+        Some(Usage {
+            stats: group.stats(),
+            network: self.bridges.statistics(name),
+        })
+    }
+}
+
+impl Statistics {
+    pub(crate) fn of(tree: Option<Tree>, bridges: Arc<Bridges>) -> Self {
+        Self {
+            sources: Some(Arc::new(Sources { tree, bridges })),
+            turn: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    pub(crate) fn made_up() -> Self {
+        Self {
+            sources: None,
+            turn: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    /// What each of these uses now; `None` for those that do not run.
+    pub(crate) async fn look(
+        &self,
+        containers: Vec<ContainerView>,
+    ) -> Vec<(ContainerView, Option<Usage>)> {
+        let turn = self.turn.clone().acquire_owned().await;
+        let sources = self.sources.clone();
+        let look = move || {
+            // Kept to the end of the look, whether or not anybody waits for it by then.
+            let _turn = turn.expect("nobody closes it");
+            let looked = containers.into_iter().map(|view| {
+                let runs = view.state == "running";
+                let sources = sources.as_ref().filter(|_| runs);
+                let usage = sources.and_then(|sources| sources.look(view.name));
+                (view, usage)
+            });
+            looked.collect()
         };
-        let tree = tree.clone();
-        let publish = move || {
-            let running = containers.iter().filter(|view| view.state == "running");
-            for view in running.take(TASKS) {
-                if let Some(stats) = look(tree.as_ref(), view.name) {
-                    publish(view, &stats);
-                }
-            }
-        };
-        let published = tokio::task::spawn_blocking(publish).await;
-        published.expect("reading statistics never panics");
+        let looked = tokio::task::spawn_blocking(look).await;
+        looked.expect("reading statistics never panics")
     }
-}
 
-fn publish(view: &ContainerView, stats: &Stats) {
-    let labels = [
-        ("framework", view.framework_id.clone()),
-        ("task", view.task_id.clone()),
-    ];
-    // A counter holds whole numbers: seconds are precise enough for rates over minutes.
-    if let Some(cpu_us) = stats.cpu_us {
-        counter!("argosy_task_cpu_seconds_total", &labels).absolute(cpu_us / MICROS);
+    /// The same of the first running ones, as Prometheus reads it.
+    pub(crate) async fn exposition(&self, mut containers: Vec<ContainerView>) -> String {
+        containers.retain(|view| view.state == "running");
+        containers.truncate(TASKS);
+        let looked = self.look(containers).await;
+        let samples = looked.into_iter().filter_map(|(view, usage)| {
+            Some(Sample {
+                framework: view.framework_id,
+                task: view.task_id,
+                usage: usage?,
+            })
+        });
+        exposition::text(samples)
     }
-    if let Some(throttled_us) = stats.cpu_throttled_us {
-        counter!("argosy_task_cpu_throttled_seconds_total", &labels)
-            .absolute(throttled_us / MICROS);
-    }
-    if let Some(bytes) = stats.memory_bytes {
-        gauge!("argosy_task_memory_bytes", &labels).set(bytes as f64);
-    }
-    if let Some(count) = stats.pids {
-        gauge!("argosy_task_pids", &labels).set(count as f64);
-    }
-}
-
-/// The same for people.
-pub(crate) fn as_json(stats: &Stats) -> serde_json::Value {
-    serde_json::json!({
-        "cpu_us": stats.cpu_us,
-        "cpu_throttled_us": stats.cpu_throttled_us,
-        "memory_bytes": stats.memory_bytes,
-        "memory_peak_bytes": stats.memory_peak_bytes,
-        "pids": stats.pids,
-        "out_of_memory_kills": stats.out_of_memory_kills,
-    })
 }

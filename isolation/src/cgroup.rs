@@ -8,19 +8,24 @@
 //! Never touches a group outside the tree it was given.
 
 mod group;
+mod stats;
 
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-pub use self::group::{Group, Stats};
+pub use self::group::Group;
+pub(crate) use self::stats::LastUsage;
+pub use self::stats::{Io, Pressure, Stall, Stats};
 use crate::limits::{Limits, Missing};
 use crate::spec::ContainerId;
 
 /// The group of the launcher and the supervisors, beside those of the containers.
 pub(crate) const SUPERVISORS: &str = "supervisors";
-/// Controllers the tree hands down where the host has them.
-const CONTROLLERS: [&str; 4] = ["cpu", "memory", "pids", "io"];
+/// Controllers that containers get where the host has them.
+const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "memory", "pids", "io"];
+/// What the tree's own group gets beside them: no container is told apart by it.
+const OF_THE_TREE: &str = "hugetlb";
 
 /// What can go wrong with a group.
 #[derive(Debug, thiserror::Error)]
@@ -76,11 +81,14 @@ fn read(path: PathBuf) -> Result<String, CgroupError> {
     fs::read_to_string(&path).map_err(|source| CgroupError::Read { path, source })
 }
 
-fn write(path: PathBuf, value: &str) -> Result<(), CgroupError> {
-    let value = value.to_owned();
-    fs::write(&path, &value).map_err(|source| CgroupError::Write {
+/// Writes to a file that is there: the kernel answers an attempt to make one as if a right were wanting.
+pub(crate) fn write(path: PathBuf, value: &str) -> Result<(), CgroupError> {
+    let mut options = OpenOptions::new();
+    let opened = options.write(true).truncate(true).open(&path);
+    let written = opened.and_then(|mut file| file.write_all(value.as_bytes()));
+    written.map_err(|source| CgroupError::Write {
         path,
-        value,
+        value: value.to_owned(),
         source,
     })
 }
@@ -135,7 +143,8 @@ pub struct Tree {
 
 impl Tree {
     /// Makes `<parent>/argosy/<agent>`, hands down what controllers there are, and makes the supervisors'
-    /// group. Repeatable.
+    /// group. Nothing in the tree gets huge pages of hugetlbfs where the kernel counts them: a limit of the whole tree
+    /// costs no container anything. Repeatable.
     ///
     /// # Errors
     /// With the folder or file that cannot be made or written.
@@ -144,11 +153,13 @@ impl Tree {
         let tree = Self {
             root: ours.join(agent.as_str()),
         };
-        hand_down(parent)?;
-        for path in [&ours, &tree.root] {
-            make(path)?;
-            hand_down(path)?;
-        }
+        let with_its_own = [&CONTROLLERS[..], &[OF_THE_TREE]].concat();
+        hand_down(parent, &with_its_own)?;
+        make(&ours)?;
+        hand_down(&ours, &with_its_own)?;
+        make(&tree.root)?;
+        refuse_huge_pages(&tree.root)?;
+        hand_down(&tree.root, &CONTROLLERS)?;
         make(&tree.supervisors())?;
         Ok(tree)
     }
@@ -177,6 +188,30 @@ impl Tree {
     /// If the tree is gone or cannot be read.
     pub fn missing(&self, limits: &Limits) -> Result<Missing, CgroupError> {
         Ok(limits.missing(&read_controllers(&self.supervisors())?))
+    }
+
+    /// Keeps so much memory, in bytes, for the containers of the tree: as much as their `memory_low_bytes` together,
+    /// since a group protects what is below it only as far as it is protected itself.
+    ///
+    /// # Errors
+    /// If the host has no memory controller, or the tree is gone.
+    pub fn protect(&self, memory_bytes: u64) -> Result<(), CgroupError> {
+        write(self.root.join("memory.low"), &memory_bytes.to_string())?;
+        let ours = self.root.parent().expect("a tree is made in ours");
+        let unreadable = |source| CgroupError::Read {
+            path: ours.to_owned(),
+            source,
+        };
+        // Other agents of this host have their trees beside it. One that comes in between writes the sum anew.
+        let mut sum: u64 = 0;
+        for entry in fs::read_dir(ours).map_err(unreadable)? {
+            let path = entry.map_err(unreadable)?.path();
+            if path.is_dir() {
+                let text = read(path.join("memory.low"))?;
+                sum = sum.saturating_add(text.trim().parse().unwrap_or(u64::MAX));
+            }
+        }
+        write(ours.join("memory.low"), &sum.to_string())
     }
 
     /// The containers that have a group now, in order of their names.
@@ -227,16 +262,33 @@ fn make(path: &Path) -> Result<(), CgroupError> {
     }
 }
 
-/// Lets the children of `group` use what controllers it has. One that the kernel will not hand down (a
+/// Lets the children of `group` use what it has of these controllers. One that the kernel will not hand down (a
 /// group that holds processes, say) is then missing below, and reported as such.
-fn hand_down(group: &Path) -> Result<(), CgroupError> {
+fn hand_down(group: &Path, controllers: &[&str]) -> Result<(), CgroupError> {
     let present = read_controllers(group)?;
-    for controller in CONTROLLERS {
+    for controller in controllers {
         if present.iter().any(|name| name == controller) {
             let _ = fs::write(
                 group.join("cgroup.subtree_control"),
                 format!("+{controller}"),
             );
+        }
+    }
+    Ok(())
+}
+
+/// Of every size, those that are reserved included. Without the controller there are no such files.
+fn refuse_huge_pages(group: &Path) -> Result<(), CgroupError> {
+    let unreadable = |source| CgroupError::Read {
+        path: group.to_owned(),
+        source,
+    };
+    for entry in fs::read_dir(group).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("hugetlb.") && name.ends_with(".max") {
+            write(entry.path(), "0")?;
         }
     }
     Ok(())
@@ -273,9 +325,46 @@ mod tests {
     #[test]
     fn controllers_are_handed_down_where_present() {
         let parent = tempfile::tempdir().unwrap();
-        fs::write(parent.path().join("cgroup.controllers"), "cpuset memory\n").unwrap();
-        hand_down(parent.path()).unwrap();
+        fs::write(parent.path().join("cgroup.controllers"), "rdma memory\n").unwrap();
+        hand_down(parent.path(), &CONTROLLERS).unwrap();
         let written = fs::read_to_string(parent.path().join("cgroup.subtree_control")).unwrap();
         assert_eq!(written, "+memory");
+    }
+
+    #[test]
+    fn huge_pages_of_every_size_are_refused() {
+        let group = tempfile::tempdir().unwrap();
+        let path = |name: &str| group.path().join(name);
+        let limits = ["hugetlb.2MB.max", "hugetlb.2MB.rsvd.max", "hugetlb.1GB.max"];
+        for name in limits.iter().chain(&["hugetlb.2MB.current", "memory.max"]) {
+            fs::write(path(name), "max\n").unwrap();
+        }
+        refuse_huge_pages(group.path()).unwrap();
+        for name in limits {
+            assert_eq!(fs::read_to_string(path(name)).unwrap(), "0", "{name}");
+        }
+        for name in ["hugetlb.2MB.current", "memory.max"] {
+            assert_eq!(fs::read_to_string(path(name)).unwrap(), "max\n", "{name}");
+        }
+    }
+
+    #[test]
+    fn memory_is_kept_for_all_trees_together() {
+        let parent = tempfile::tempdir().unwrap();
+        let ours = parent.path().join("argosy");
+        for (agent, low) in [("mine", "0\n"), ("other", "4096\n")] {
+            fs::create_dir_all(ours.join(agent)).unwrap();
+            fs::write(ours.join(agent).join("memory.low"), low).unwrap();
+        }
+        fs::write(ours.join("memory.low"), "0\n").unwrap();
+        let root = ours.join("mine");
+        let tree = Tree { root };
+        tree.protect(8192).unwrap();
+        tree.protect(8192).unwrap();
+        let low = |group: &Path| fs::read_to_string(group.join("memory.low")).unwrap();
+        assert_eq!(
+            (low(tree.root()), low(&ours)),
+            ("8192".into(), "12288".into())
+        );
     }
 }

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::Missing;
 use crate::process::Process;
+use crate::shortage::MemoryShortage;
 use crate::spec::ContainerId;
 
 /// A started container, as another process can find it again.
@@ -92,7 +93,7 @@ pub struct Usage {
     pub peak_memory_bytes: Option<u64>,
 }
 
-/// The end of a container.
+/// The end of a container. Supervisors of earlier releases write and tell it, too: what was added since has a default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// How the command ended.
@@ -101,8 +102,11 @@ pub struct Exit {
     pub reason: String,
     /// Set if the supervisor ended it.
     pub stop: Option<Stop>,
-    /// Processes of the container were killed because its memory was used up.
+    /// Processes of the container were killed for want of memory.
     pub out_of_memory: bool,
+    /// The figures of that; `None` from a supervisor of a release that did not tell them.
+    #[serde(default)]
+    pub memory_shortage: Option<MemoryShortage>,
     /// What it used.
     pub usage: Usage,
     /// Wall clock at the end, in milliseconds since 1970; for display only.
@@ -272,6 +276,7 @@ impl HandOff {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shortage::ShortOf;
 
     fn handle() -> Handle {
         let process = Process {
@@ -297,6 +302,7 @@ mod tests {
             reason: "exited with code 7".into(),
             stop: None,
             out_of_memory: false,
+            memory_shortage: None,
             usage: Usage::default(),
             finished_at_ms: 2,
         }
@@ -344,6 +350,30 @@ mod tests {
         assert_eq!(Outcome::of_status(9), Outcome::Signaled(9));
         let with_core_dump = Outcome::of_status(6 | 0x80);
         assert_eq!(with_core_dump, Outcome::Signaled(6));
+    }
+
+    #[test]
+    fn an_exit_of_an_earlier_release_is_read_and_a_later_one_is_read_by_it() {
+        let earlier = r#"{"outcome":{"signaled":9},"reason":"killed","stop":null,"out_of_memory":true,
+            "usage":{"cpu_ms":3,"peak_memory_bytes":4096},"finished_at_ms":2}"#;
+        let read: Exit = serde_json::from_str(earlier).unwrap();
+        assert_eq!((read.out_of_memory, read.memory_shortage), (true, None));
+        #[derive(Debug, serde::Deserialize)]
+        struct Earlier {
+            out_of_memory: bool,
+            usage: Usage,
+        }
+        let mut now = exit();
+        now.memory_shortage = Some(MemoryShortage {
+            of: ShortOf::Container,
+            limit_bytes: None,
+            used_bytes: Some(1),
+            killed: 1,
+        });
+        let told = serde_json::to_string(&now).unwrap();
+        assert_eq!(serde_json::from_str::<Exit>(&told).unwrap(), now);
+        let read: Earlier = serde_json::from_str(&told).unwrap();
+        assert_eq!((read.out_of_memory, read.usage), (false, now.usage));
     }
 
     #[test]

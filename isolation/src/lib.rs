@@ -39,8 +39,8 @@
 //! networks.sweep(&known)?;                      // their devices, ports and addresses
 //! ```
 //! Reading order: `spec`, `handoff`, `launcher`, `supervisor`, `init`, `command`, `container`, `entry`, `adoption`,
-//! `removal`; `course` holds the supervisor's decisions, `cgroup`, `limits`, `namespaces`, `network`, `output` what their
-//! names say. `profile`, `view`, `image`, `confinement`, `seccomp` are what a container finds and is kept from; `unpack`
+//! `removal`; `course` holds the supervisor's decisions, `cgroup`, `limits`, `shortage`, `namespaces`, `network`, `output` what
+//! their names say. `profile`, `view`, `image`, `confinement`, `seccomp` are what a container finds and is kept from; `unpack`
 //! takes archives and layers of images apart.
 
 pub mod adoption;
@@ -62,6 +62,7 @@ pub mod process;
 pub mod profile;
 pub mod removal;
 mod seccomp;
+pub mod shortage;
 pub mod spec;
 mod supervisor;
 mod sys;
@@ -70,7 +71,7 @@ pub mod view;
 pub mod wire;
 
 pub use adoption::{Adoption, AdoptionError, adopt};
-pub use cgroup::{CgroupError, Group, Stats, Tree};
+pub use cgroup::{CgroupError, Group, Io, Pressure, Stall, Stats, Tree};
 pub use container::{Container, ContainerError};
 pub use entry::{
     EntryError, EntryNotice, EntryRequest, Probe, ProbeKind, Session, Streams, Verdict, WindowSize,
@@ -85,6 +86,7 @@ pub use network::{Network, NetworkError, Networks};
 pub use process::{BootTime, Process};
 pub use profile::Profile;
 pub use removal::{RemovalError, destroy, sweep};
+pub use shortage::{MemoryShortage, ShortOf};
 pub use spec::{ContainerId, OwnFile, Program, ResourceLimit, Spec, SpecError, StopAfter, User};
 pub use view::View;
 pub use wire::Notice;

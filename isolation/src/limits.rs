@@ -1,6 +1,6 @@
 //! What a container may use: cgroup v2 limits, and which of them this host cannot keep.
 
-use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::sys::resource::Resource;
@@ -13,17 +13,62 @@ const CPU_PERIOD_US: u64 = 100_000;
 /// The kernel refuses a smaller quota.
 const CPU_QUOTA_MINIMUM_US: u64 = 1_000;
 
-/// Limits of one container; `None` leaves the kernel's default.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// Limits of one container; `None`, or an empty list, leaves what its group has: in a new one the kernel's default.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Limits {
     /// The most processor time it gets, in thousandths of a processor (at least 10).
     pub cpu_max_millis: Option<u64>,
     /// Its share when processors are short: 1 to 10,000, the kernel's default is 100.
     pub cpu_weight: Option<u64>,
+    /// The processors that it may run on, as the kernel counts them from 0.
+    pub cpuset: Vec<u32>,
+    /// So much of its memory, in bytes, is taken back only when nothing else of the host can be. Holds as far as the
+    /// tree's own protection reaches: see [`crate::Tree::protect`].
+    pub memory_low_bytes: Option<u64>,
+    /// Above so much memory, in bytes, it is slowed while memory is taken back from it: page cache, since it has no swap.
+    pub memory_high_bytes: Option<u64>,
     /// The most memory it gets, in bytes, without swap; above it all its processes are killed together.
     pub memory_max_bytes: Option<u64>,
+    /// Its share of the disks when they are busy: 1 to 10,000, the kernel's default is 100. Kept for disks of which the
+    /// kernel shares out the time: those with the scheduler bfq, or for which `io.cost` is switched on.
+    pub io_weight: Option<u64>,
+    /// The most that it does with single disks.
+    pub io_max: Vec<IoMax>,
     /// The most processes and threads it gets.
     pub pids_max: Option<u64>,
+}
+
+/// The most that a container does with one disk, a second; `None`: as much as it can. Named as in `io.max`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IoMax {
+    /// The major number of the whole disk, never of a partition.
+    pub major: u32,
+    /// Its minor number.
+    pub minor: u32,
+    /// Bytes read.
+    pub rbps: Option<u64>,
+    /// Bytes written.
+    pub wbps: Option<u64>,
+    /// Operations that read.
+    pub riops: Option<u64>,
+    /// Operations that write.
+    pub wiops: Option<u64>,
+}
+
+impl IoMax {
+    /// All four, so that one that is lifted is lifted.
+    fn line(&self) -> String {
+        let most = |limit: Option<u64>| limit.map_or("max".to_owned(), |limit| limit.to_string());
+        format!(
+            "{}:{} rbps={} wbps={} riops={} wiops={}",
+            self.major,
+            self.minor,
+            most(self.rbps),
+            most(self.wbps),
+            most(self.riops),
+            most(self.wiops)
+        )
+    }
 }
 
 /// What to do about a limit whose controller this host lacks.
@@ -39,37 +84,64 @@ pub enum MissingPolicy {
 /// Controllers that limits ask for and the host does not offer. Empty when all is well.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Missing {
-    /// Their names, as the kernel spells them.
+    /// Their names, as the kernel spells them; or that of a file, such as `io.weight`, which this kernel's controller
+    /// does not have.
     pub controllers: Vec<String>,
 }
 
 impl Limits {
-    /// The file and value of each limit, with its controller.
+    /// The file and value of each limit, with its controller. Sorted so that memory can be taken back before a lower limit
+    /// kills for it.
     fn settings(&self) -> Vec<Setting> {
         let mut settings = Vec::new();
-        let mut set = |controller, file, value: String| {
+        let mut set = |controller, file, value: String, without| {
             settings.push(Setting {
                 controller,
                 file,
                 value,
+                without,
             });
         };
+        let weight = |weight: u64| weight.clamp(1, 10_000);
         if let Some(millis) = self.cpu_max_millis {
             let quota_us = millis.saturating_mul(CPU_PERIOD_US) / 1000;
             let quota_us = quota_us.max(CPU_QUOTA_MINIMUM_US);
-            set("cpu", "cpu.max", format!("{quota_us} {CPU_PERIOD_US}"));
+            let quota = format!("{quota_us} {CPU_PERIOD_US}");
+            set("cpu", "cpu.max", quota, Without::Never);
         }
-        if let Some(weight) = self.cpu_weight {
-            set("cpu", "cpu.weight", weight.clamp(1, 10_000).to_string());
+        if let Some(share) = self.cpu_weight {
+            let share = weight(share).to_string();
+            set("cpu", "cpu.weight", share, Without::Never);
+        }
+        if !self.cpuset.is_empty() {
+            let numbers: Vec<_> = self.cpuset.iter().map(u32::to_string).collect();
+            set("cpuset", "cpuset.cpus", numbers.join(","), Without::Never);
+        }
+        if let Some(bytes) = self.memory_low_bytes {
+            set("memory", "memory.low", bytes.to_string(), Without::Never);
+        }
+        if let Some(bytes) = self.memory_high_bytes {
+            set("memory", "memory.high", bytes.to_string(), Without::Never);
         }
         if let Some(bytes) = self.memory_max_bytes {
-            // First the swap, so that memory pushed out by the limit has nowhere to go.
-            set("memory", "memory.swap.max", "0".to_owned());
-            set("memory", "memory.oom.group", "1".to_owned());
-            set("memory", "memory.max", bytes.to_string());
+            // First the swap, so that memory pushed out by the limit has nowhere to go. A kernel without swap accounting
+            // has no limit of it to keep.
+            let (none, whole) = ("0".to_owned(), "1".to_owned());
+            set("memory", "memory.swap.max", none, Without::Harmless);
+            set("memory", "memory.oom.group", whole, Without::Never);
+            set("memory", "memory.max", bytes.to_string(), Without::Never);
+        }
+        if let Some(share) = self.io_weight {
+            let share = weight(share);
+            set("io", "io.weight", share.to_string(), Without::Missing);
+            let share = bfq_weight(share).to_string();
+            set("io", "io.bfq.weight", share, Without::Harmless);
+        }
+        for disk in &self.io_max {
+            set("io", "io.max", disk.line(), Without::Missing);
         }
         if let Some(count) = self.pids_max {
-            set("pids", "pids.max", count.to_string());
+            set("pids", "pids.max", count.to_string(), Without::Never);
         }
         settings
     }
@@ -90,15 +162,27 @@ impl Limits {
     /// Writes the limits into the group at `group`; returns what could not be written for want of a
     /// controller, if the policy allows that.
     ///
+    /// May be repeated, and may change the limits of a container that runs: each holds from then on. A lower
+    /// `memory_max_bytes` than it uses takes back what can be, and else ends it as if it had grown; the call lasts as long.
+    ///
     /// # Errors
-    /// If a controller is missing and the policy wants all, or a limit cannot be written.
+    /// If a controller is missing and the policy wants all: then nothing was written. Or if a limit cannot be written:
+    /// those that come before it hold.
     pub fn apply(&self, group: &Path, policy: MissingPolicy) -> Result<Missing, LimitsError> {
         let settings = self.settings();
         if settings.is_empty() {
             return Ok(Missing::default());
         }
         let present = crate::cgroup::read_controllers(group)?;
-        let missing = self.missing(&present);
+        let mut missing = self.missing(&present);
+        for setting in &settings {
+            if setting.without == Without::Missing
+                && !missing.covers(setting)
+                && !group.join(setting.file).exists()
+            {
+                missing.controllers.push(setting.file.to_owned());
+            }
+        }
         if policy == MissingPolicy::RequireAll && !missing.controllers.is_empty() {
             return Err(LimitsError::MissingControllers {
                 controllers: missing.controllers.join(", "),
@@ -106,30 +190,24 @@ impl Limits {
             });
         }
         for setting in settings {
-            if missing
-                .controllers
-                .iter()
-                .any(|name| name == setting.controller)
-            {
+            if missing.covers(&setting) {
                 continue;
             }
-            let path = group.join(setting.file);
-            match fs::write(&path, &setting.value) {
-                Ok(()) => {}
-                // A kernel built without swap accounting: there is no swap limit to keep.
-                Err(error)
-                    if setting.file == "memory.swap.max"
-                        && error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(source) => {
-                    return Err(LimitsError::Cgroup(CgroupError::Write {
-                        path,
-                        value: setting.value,
-                        source,
-                    }));
-                }
+            match crate::cgroup::write(group.join(setting.file), &setting.value) {
+                Err(CgroupError::Write { source, .. })
+                    if setting.without == Without::Harmless
+                        && source.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
             }
         }
         Ok(missing)
+    }
+}
+
+impl Missing {
+    fn covers(&self, setting: &Setting) -> bool {
+        let mut names = self.controllers.iter();
+        names.any(|name| name == setting.controller || name == setting.file)
     }
 }
 
@@ -137,6 +215,26 @@ struct Setting {
     controller: &'static str,
     file: &'static str,
     value: String,
+    without: Without,
+}
+
+/// What it means if a file is not there although its controller is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Without {
+    /// Every kernel has it.
+    Never,
+    /// Some have not; then the limit is not kept.
+    Missing,
+    /// Some have not; then there is nothing to keep.
+    Harmless,
+}
+
+/// The share in bfq's measure, which ends at 1,000 and has the same default.
+fn bfq_weight(weight: u64) -> u64 {
+    match weight.checked_sub(100) {
+        Some(above) => 100 + above * 900 / 9_900,
+        None => weight,
+    }
 }
 
 /// Limits that cannot be kept.
@@ -183,51 +281,157 @@ pub(crate) fn resource(name: &str) -> Option<Resource> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
-    const ALL: Limits = Limits {
-        cpu_max_millis: Some(1500),
-        cpu_weight: Some(200),
-        memory_max_bytes: Some(64 << 20),
-        pids_max: Some(512),
-    };
+    fn all() -> Limits {
+        Limits {
+            cpu_max_millis: Some(1500),
+            cpu_weight: Some(200),
+            cpuset: vec![0, 3],
+            memory_low_bytes: Some(8 << 20),
+            memory_high_bytes: Some(60 << 20),
+            memory_max_bytes: Some(64 << 20),
+            io_weight: Some(10_000),
+            io_max: vec![IoMax {
+                wbps: Some(1 << 20),
+                wiops: Some(100),
+                ..disk(16)
+            }],
+            pids_max: Some(512),
+        }
+    }
 
-    fn group(controllers: &str) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("cgroup.controllers"), controllers).unwrap();
-        folder
+    fn disk(minor: u32) -> IoMax {
+        IoMax {
+            major: 254,
+            minor,
+            rbps: None,
+            wbps: None,
+            riops: None,
+            wiops: None,
+        }
+    }
+
+    /// What the files of a group say after the limits were written; the files are those of these controllers.
+    struct Group(tempfile::TempDir);
+
+    impl Group {
+        fn with(controllers: &str) -> Self {
+            let group = Self(tempfile::tempdir().unwrap());
+            fs::write(group.0.path().join("cgroup.controllers"), controllers).unwrap();
+            for setting in all().settings() {
+                if controllers
+                    .split(' ')
+                    .any(|name| name == setting.controller)
+                {
+                    fs::write(group.0.path().join(setting.file), "").unwrap();
+                }
+            }
+            group
+        }
+
+        fn apply(&self, limits: &Limits, policy: MissingPolicy) -> Result<Missing, LimitsError> {
+            limits.apply(self.0.path(), policy)
+        }
+
+        fn read(&self, file: &str) -> String {
+            fs::read_to_string(self.0.path().join(file)).unwrap()
+        }
+
+        fn lacks(&self, file: &str) {
+            fs::remove_file(self.0.path().join(file)).unwrap();
+        }
     }
 
     #[test]
     fn limits_are_written_where_the_controllers_are() {
-        let group = group("cpu io memory pids\n");
-        let missing = ALL.apply(group.path(), MissingPolicy::RequireAll).unwrap();
+        let group = Group::with("cpu cpuset io memory pids");
+        let missing = group.apply(&all(), MissingPolicy::RequireAll).unwrap();
         assert!(missing.controllers.is_empty());
-        let read = |file: &str| fs::read_to_string(group.path().join(file)).unwrap();
-        assert_eq!(read("cpu.max"), "150000 100000");
-        assert_eq!(read("cpu.weight"), "200");
-        assert_eq!(read("memory.max"), "67108864");
-        assert_eq!(read("memory.swap.max"), "0");
-        assert_eq!(read("memory.oom.group"), "1");
-        assert_eq!(read("pids.max"), "512");
+        for (file, value) in [
+            ("cpu.max", "150000 100000"),
+            ("cpu.weight", "200"),
+            ("cpuset.cpus", "0,3"),
+            ("memory.low", "8388608"),
+            ("memory.high", "62914560"),
+            ("memory.max", "67108864"),
+            ("memory.swap.max", "0"),
+            ("memory.oom.group", "1"),
+            ("io.weight", "10000"),
+            ("io.bfq.weight", "1000"),
+            ("io.max", "254:16 rbps=max wbps=1048576 riops=max wiops=100"),
+            ("pids.max", "512"),
+        ] {
+            assert_eq!(group.read(file), value, "{file}");
+        }
+    }
+
+    #[test]
+    fn repeated_limits_are_the_same_and_others_are_left_as_they_are() {
+        let group = Group::with("cpu cpuset io memory pids");
+        for _ in 0..2 {
+            group.apply(&all(), MissingPolicy::RequireAll).unwrap();
+        }
+        assert_eq!(group.read("memory.max"), "67108864");
+        let lower = Limits {
+            memory_max_bytes: Some(1 << 20),
+            ..Limits::default()
+        };
+        group.apply(&lower, MissingPolicy::RequireAll).unwrap();
+        assert_eq!(group.read("memory.max"), "1048576");
+        assert_eq!(group.read("pids.max"), "512");
+    }
+
+    #[test]
+    fn memory_is_taken_back_before_the_lower_limit_kills() {
+        let settings = all().settings();
+        let at = |file| settings.iter().position(|setting| setting.file == file);
+        assert!(at("memory.high") < at("memory.max"));
+        assert!(at("memory.swap.max") < at("memory.max"));
     }
 
     #[test]
     fn a_missing_controller_is_refused_by_name_unless_allowed() {
-        let group = group("cpu\n");
-        let refused = ALL
-            .apply(group.path(), MissingPolicy::RequireAll)
-            .unwrap_err();
-        assert!(refused.to_string().contains("memory, pids"), "{refused}");
+        let group = Group::with("cpu");
+        let refused = group.apply(&all(), MissingPolicy::RequireAll).unwrap_err();
         assert!(
-            !group.path().join("cpu.max").exists(),
+            refused.to_string().contains("cpuset, memory, io, pids"),
+            "{refused}"
+        );
+        assert_eq!(
+            group.read("cpu.max"),
+            "",
             "nothing is written before a refusal"
         );
-        let missing = ALL
-            .apply(group.path(), MissingPolicy::AllowMissing)
-            .unwrap();
-        assert_eq!(missing.controllers, ["memory", "pids"]);
-        assert!(group.path().join("cpu.max").exists());
+        let missing = group.apply(&all(), MissingPolicy::AllowMissing).unwrap();
+        assert_eq!(missing.controllers, ["cpuset", "memory", "io", "pids"]);
+        assert_eq!(group.read("cpu.max"), "150000 100000");
+    }
+
+    #[test]
+    fn a_kernel_whose_controller_cannot_do_it_is_refused_by_the_file() {
+        let group = Group::with("cpu cpuset io memory pids");
+        group.lacks("io.weight");
+        let refused = group.apply(&all(), MissingPolicy::RequireAll).unwrap_err();
+        assert!(refused.to_string().contains("io.weight"), "{refused}");
+        assert_eq!(group.read("pids.max"), "", "nothing is written");
+        let missing = group.apply(&all(), MissingPolicy::AllowMissing).unwrap();
+        assert_eq!(missing.controllers, ["io.weight"]);
+        assert_eq!(group.read("pids.max"), "512");
+    }
+
+    #[test]
+    fn a_kernel_without_swap_accounting_has_no_swap_to_limit() {
+        let group = Group::with("cpu cpuset io memory pids");
+        group.lacks("memory.swap.max");
+        let missing = group.apply(&all(), MissingPolicy::RequireAll).unwrap();
+        assert!(missing.controllers.is_empty());
+        assert!(!group.0.path().join("memory.swap.max").exists());
+        group.lacks("memory.max");
+        let error = group.apply(&all(), MissingPolicy::RequireAll).unwrap_err();
+        assert!(error.to_string().contains("memory.max"), "{error}");
     }
 
     #[test]
@@ -243,15 +447,18 @@ mod tests {
 
     #[test]
     fn a_tiny_share_of_a_processor_is_what_the_kernel_takes_at_least() {
-        let group = group("cpu");
+        let group = Group::with("cpu");
         let limits = Limits {
             cpu_max_millis: Some(1),
             ..Limits::default()
         };
-        limits
-            .apply(group.path(), MissingPolicy::RequireAll)
-            .unwrap();
-        let written = fs::read_to_string(group.path().join("cpu.max")).unwrap();
-        assert_eq!(written, "1000 100000");
+        group.apply(&limits, MissingPolicy::RequireAll).unwrap();
+        assert_eq!(group.read("cpu.max"), "1000 100000");
+    }
+
+    #[test]
+    fn shares_keep_their_order_in_the_measure_of_bfq() {
+        let measured: Vec<_> = [1, 99, 100, 5_050, 10_000].map(bfq_weight).into();
+        assert_eq!(measured, [1, 99, 100, 550, 1_000]);
     }
 }

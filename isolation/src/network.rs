@@ -10,7 +10,7 @@
 //!
 //! A namespace belongs to nobody but the descriptors and processes that hold it: the agent's while it waits in the pool,
 //! the container's later. Whoever dies, the kernel removes it with both ends of its link. What could outlive its owner is
-//! written down first ([`records`]) or follows from what is written down ([`rules`]), and a sweep makes both true again.
+//! written down first (`records`) or follows from what is written down (`rules`), and a sweep makes both true again.
 
 pub mod cni;
 mod host;
@@ -21,6 +21,7 @@ mod networks;
 mod records;
 mod rules;
 mod subnet;
+mod traffic;
 
 use std::fmt;
 use std::io;
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::link::raise_loopback;
 pub use self::networks::Networks;
 pub use self::subnet::{Subnet, SubnetError};
+pub use self::traffic::{Flow, Traffic};
 
 /// Where agents of one host write down addresses and ports that they gave to containers. Empty after a boot.
 pub const FOLDER: &str = "/run/argosy/networks";

@@ -30,7 +30,7 @@ async fn agent(is_open: bool, container: Option<ContainerName>) -> String {
     let shared = Shared {
         paths: Paths::new(std::path::Path::new("/nonexistent")),
         asker: Asker::new(inbox),
-        tree: None,
+        statistics: crate::statistics::Statistics::made_up(),
         controls: Controls::default(),
         exec: Door::new(is_open),
         metrics: None,

@@ -39,7 +39,7 @@ impl Server {
         let shared = Shared {
             paths: Paths::new(folder.path()),
             asker: Asker::new(inbox),
-            tree: None,
+            statistics: crate::statistics::Statistics::made_up(),
             controls: Controls::default(),
             exec: Door::new(false),
             metrics: None,

@@ -6,7 +6,9 @@ use std::net::{SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use argosy_isolation::network::{Between, FOLDER, Joined, Protocol, Publication, Settings, Subnet};
+use argosy_isolation::network::{
+    Between, FOLDER, Joined, Protocol, Publication, Settings, Subnet, Traffic,
+};
 use argosy_isolation::{ContainerId, NetworkError, Networks};
 use argosy_proto::v1;
 
@@ -34,7 +36,7 @@ impl Default for NetworkSettings {
 }
 
 /// The networks of this agent's containers.
-pub(super) struct Bridges {
+pub(crate) struct Bridges {
     settings: Settings,
     /// A lock, since launches come from many blocking threads. `None` until somebody needs a network.
     open: Mutex<Option<Arc<Networks>>>,
@@ -84,6 +86,14 @@ impl Bridges {
         };
         drop(open);
         networks.take(&id(container), ports)
+    }
+
+    /// What passed the container's link; `None` without one, or if the kernel does not tell.
+    pub(crate) fn statistics(&self, container: ContainerName) -> Option<Traffic> {
+        // Under the lock, so that nobody but the agent holds them when it is taken off the host.
+        let open = self.lock();
+        let told = open.as_ref()?.statistics(&id(container));
+        told.ok().flatten()
     }
 
     /// The container is gone. Nothing is wrong if it had none.

@@ -17,7 +17,7 @@ use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 
 use super::own_files::{Place, host_name, own_files};
-use super::{Shared, bridges, imaged};
+use super::{Shared, bridges, imaged, memory_high};
 use crate::core::{Refusal, Start};
 use crate::sandbox;
 
@@ -296,12 +296,14 @@ fn limits(task: &v1::TaskSpec, pids_max: u64) -> Limits {
             .sum()
     };
     let some = |amount: u64| (amount > 0).then_some(amount);
+    let memory_max_bytes = some(milli("mem")).map(|mem| mem.saturating_mul(MIB) / 1000);
     Limits {
-        cpu_max_millis: None,
         cpu_weight: some(milli("cpus"))
             .map(|cpus| (cpus * WEIGHT_OF_A_CPU / 1000).clamp(1, 10_000)),
-        memory_max_bytes: some(milli("mem")).map(|mem| mem.saturating_mul(MIB) / 1000),
+        memory_high_bytes: memory_max_bytes.map(memory_high::below),
+        memory_max_bytes,
         pids_max: some(pids_max),
+        ..Limits::default()
     }
 }
 

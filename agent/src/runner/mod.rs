@@ -2,16 +2,18 @@
 //!
 //! One task a container waits for its supervisor. What blocks (folders, the launcher, adoption, removal)
 //! runs on the runtime's blocking threads, a bounded number at a time. Reading order: `launching`, `host_ids`,
-//! `unpacking`, `imaged`, `bridges` and `own_files`, `description`, `controls`, `watching`,
+//! `unpacking`, `imaged`, `bridges` and `own_files`, `memory_high`, `description`, `controls`, `watching`,
 //! `looking`.
 
 mod bridges;
+mod clearing;
 mod controls;
 mod description;
 mod host_ids;
 mod imaged;
 mod launching;
 mod looking;
+mod memory_high;
 mod own_files;
 mod unpacking;
 mod watching;
@@ -40,7 +42,8 @@ use crate::images::Images;
 use crate::inbox::Event;
 use crate::paths::Paths;
 use crate::sandbox;
-use bridges::Bridges;
+use crate::statistics::Statistics;
+pub(crate) use bridges::Bridges;
 pub use bridges::NetworkSettings;
 pub(crate) use controls::{Controls, EnterError};
 use host_ids::HostIds;
@@ -58,10 +61,6 @@ const FETCHING: usize = 128;
 const REMOVAL_PATIENCE: Duration = Duration::from_secs(5);
 /// The pause before a removal or an adoption that failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
-/// How long an agent that stops waits for the last of its ended containers.
-const CLEAR_PATIENCE: Duration = Duration::from_secs(1);
-/// How often it looks.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How often a supervisor that lives but does not answer is asked.
 const ADOPTION_TRIES: u32 = 3;
 
@@ -84,7 +83,7 @@ pub(super) struct Shared {
     pub(super) host_ids: Option<HostIds>,
     launching: Arc<Launching>,
     imaged: Imaged,
-    bridges: Bridges,
+    bridges: Arc<Bridges>,
     fetcher: Fetcher,
     slots: Semaphore,
     /// Apart from the others, so that no container that cannot be removed keeps one from being made.
@@ -121,7 +120,11 @@ impl Runner {
         })?;
         let shared = Shared {
             fetcher: Fetcher::new(settings.fetch_limit_bytes, unpackings, Some(cache)),
-            bridges: Bridges::new(paths.root(), &config.networks, &config.masters),
+            bridges: Arc::new(Bridges::new(
+                paths.root(),
+                &config.networks,
+                &config.masters,
+            )),
             imaged: Imaged::new(images.clone()),
             settings,
             paths,
@@ -147,6 +150,11 @@ impl Runner {
     /// How to reach its containers.
     pub(crate) fn controls(&self) -> Controls {
         self.controls.clone()
+    }
+
+    /// What its containers use.
+    pub(crate) fn statistics(&self) -> Statistics {
+        Statistics::of(self.shared.tree.clone(), self.shared.bridges.clone())
     }
 
     /// The images that its containers are made of, if this host can have such.
@@ -322,37 +330,10 @@ impl Containers for Runner {
             self.tasks.close();
             self.tasks.wait().await;
             let shared = self.shared;
-            let cleared = tokio::task::spawn_blocking(move || clear(shared)).await;
+            let cleared = tokio::task::spawn_blocking(move || clearing::clear(shared)).await;
             cleared.expect("clearing up never panics");
         })
     }
-}
-
-/// Ends the launcher, and removes the tree when the last supervisor of an ended container has gone.
-fn clear(mut shared: Arc<Shared>) {
-    let deadline = Instant::now() + CLEAR_PATIENCE;
-    let again = || {
-        std::thread::sleep(LOOK_AGAIN);
-        Instant::now() < deadline
-    };
-    let shared = loop {
-        match Arc::try_unwrap(shared) {
-            Ok(shared) => break shared,
-            // A launch or removal that is still on a blocking thread has a hold on it.
-            Err(held) if again() => shared = held,
-            Err(_) => return,
-        }
-    };
-    shared.launching.end();
-    let Some(tree) = &shared.tree else { return };
-    let is_empty = || tree.containers().is_ok_and(|living| living.is_empty());
-    if is_empty()
-        && let Err(error) = shared.bridges.remove()
-    {
-        let why = crate::error::sentence(&error);
-        tracing::warn!(why, "the networks of containers stay on this host");
-    }
-    while is_empty() && tree.remove().is_err() && again() {}
 }
 
 fn name_of(text: &OsStr) -> Option<ContainerName> {

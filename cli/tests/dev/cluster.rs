@@ -25,6 +25,9 @@ pub(crate) fn argosy(words: &[&str]) -> Command {
     command
 }
 
+/// Exit code, standard output, standard error.
+pub(crate) type Ran = (i32, String, String);
+
 /// A running `argosy dev`, ended when it goes out of scope.
 pub(crate) struct Cluster {
     dev: Child,
@@ -88,7 +91,7 @@ impl Cluster {
         command
     }
 
-    pub(crate) fn ran(&self, words: &[&str]) -> (i32, String, String) {
+    pub(crate) fn ran(&self, words: &[&str]) -> Ran {
         split(self.argosy(words).output().unwrap())
     }
 
@@ -124,7 +127,7 @@ impl Drop for Cluster {
     }
 }
 
-pub(crate) fn split(output: Output) -> (i32, String, String) {
+pub(crate) fn split(output: Output) -> Ran {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (
         output.status.code().unwrap(),

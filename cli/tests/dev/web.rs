@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::cluster::{Cluster, wait_for};
+use crate::cluster::{Cluster, Ran, wait_for};
 
 const BUSYBOX: &str = "/bin/busybox";
 const REGISTRY: &str = "/usr/bin/docker-registry";
@@ -276,7 +276,20 @@ fn serve(image: &str, folder: &Path) {
         "{stderr}"
     );
 
-    // Another command of the same image, in a network of its own, sees itself alone.
+    look_around(&run);
+
+    let second = ["--publish", "31080:80", "--timeout", "1s"];
+    let (code, _, stderr) = run(&second);
+    assert_eq!(code, 6, "a port is one task's: {stderr}");
+    let (code, _, stderr) = cluster.ran(&["task", "kill", "web"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert_eq!(page(31080), None);
+    let (code, text) = cluster.stop();
+    assert_eq!(code, 0, "{text}");
+}
+
+/// Another command of the same image, in a network of its own, sees itself alone.
+fn look_around(run: &dyn Fn(&[&str]) -> Ran) {
     let line = "busybox id -u; pwd; echo $PAGE; busybox hostname; busybox cat /etc/hostname; \
                 busybox grep -c : /proc/net/dev";
     let alone = [
@@ -295,13 +308,4 @@ fn serve(image: &str, folder: &Path) {
         (0, "1000\n/www\nhello\nalone\nalone\n1\n"),
         "{stderr}"
     );
-
-    let second = ["--publish", "31080:80", "--timeout", "1s"];
-    let (code, _, stderr) = run(&second);
-    assert_eq!(code, 6, "a port is one task's: {stderr}");
-    let (code, _, stderr) = cluster.ran(&["task", "kill", "web"]);
-    assert_eq!(code, 0, "{stderr}");
-    assert_eq!(page(31080), None);
-    let (code, text) = cluster.stop();
-    assert_eq!(code, 0, "{text}");
 }

@@ -9,26 +9,10 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::CgroupError;
+use super::stats::{LastUsage, Stats, value_of};
 
 /// How often an emptying group is looked at again: the kernel's notices come at most every 10 ms.
 const LOOK_AGAIN_MS: u8 = 2;
-
-/// What a group has used; `None` where the host has no controller that counts it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stats {
-    /// Processor time, in microseconds. The kernel counts it without any controller.
-    pub cpu_us: Option<u64>,
-    /// Time for which `cpu.max` held it back, in microseconds.
-    pub cpu_throttled_us: Option<u64>,
-    /// Memory now, in bytes.
-    pub memory_bytes: Option<u64>,
-    /// The most memory it ever had, in bytes.
-    pub memory_peak_bytes: Option<u64>,
-    /// Processes and threads now.
-    pub pids: Option<u64>,
-    /// How many of its processes were killed for want of memory.
-    pub out_of_memory_kills: Option<u64>,
-}
 
 /// One container's group.
 #[derive(Debug, Clone)]
@@ -186,21 +170,15 @@ impl Group {
         }
     }
 
-    /// What it has used so far. Files that are not there yield `None`.
+    /// What it has used so far.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let text = |file: &str| fs::read_to_string(self.path.join(file)).ok();
-        let number = |file: &str| text(file)?.trim().parse().ok();
-        let cpu = text("cpu.stat").unwrap_or_default();
-        let memory = text("memory.events").unwrap_or_default();
-        Stats {
-            cpu_us: value_of(&cpu, "usage_usec"),
-            cpu_throttled_us: value_of(&cpu, "throttled_usec"),
-            memory_bytes: number("memory.current"),
-            memory_peak_bytes: number("memory.peak"),
-            pids: number("pids.current"),
-            out_of_memory_kills: value_of(&memory, "oom_kill"),
-        }
+        Stats::read(&self.path)
+    }
+
+    /// What is to be told of it at its end.
+    pub(crate) fn last_usage(&self) -> LastUsage {
+        LastUsage::read(&self.path)
     }
 }
 
@@ -227,14 +205,6 @@ fn is_absent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 
-/// The number behind `key` in the kernel's "key number" lines.
-fn value_of(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| {
-        let (name, value) = line.split_once(' ')?;
-        (name == key).then(|| value.trim().parse().ok())?
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,6 +227,7 @@ mod tests {
             "populated 1\nfrozen 0\n",
         )
         .unwrap();
+        fs::write(folder.path().join("cgroup.kill"), "").unwrap();
         let group = Group::at(folder.path());
         assert!(group.is_populated().unwrap());
         let error = group.remove(Duration::from_millis(5)).unwrap_err();
@@ -265,20 +236,6 @@ mod tests {
             "{error}"
         );
         assert!(error.to_string().contains(folder.path().to_str().unwrap()));
-    }
-
-    #[test]
-    fn statistics_are_read_where_they_are() {
-        let folder = tempfile::tempdir().unwrap();
-        let put = |file: &str, text: &str| fs::write(folder.path().join(file), text).unwrap();
-        put("cpu.stat", "usage_usec 1234\nuser_usec 1000\n");
-        put("memory.peak", "4096\n");
-        put("memory.events", "low 0\noom 1\noom_kill 2\n");
-        let stats = Group::at(folder.path()).stats();
-        assert_eq!(stats.cpu_us, Some(1234));
-        assert_eq!(stats.memory_peak_bytes, Some(4096));
-        assert_eq!(stats.out_of_memory_kills, Some(2));
-        assert_eq!(stats.pids, None);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Stats64,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -119,14 +119,25 @@ impl Links {
             .map(drop)
     }
 
+    /// What passed the device of this name.
+    pub(super) fn counters(&mut self, name: &str) -> io::Result<Stats64> {
+        let answers = self.look(name)?;
+        let found = answers.into_iter().find_map(counters);
+        found.ok_or_else(|| io::Error::other(format!("the kernel tells no counters of {name}")))
+    }
+
     /// The number of the device of this name.
     pub(super) fn index(&mut self, name: &str) -> io::Result<u32> {
-        let mut link = LinkMessage::default();
-        link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
-        let answers = self.ask(RouteNetlinkMessage::GetLink(link), NLM_F_ACK)?;
+        let answers = self.look(name)?;
         let found = answers.into_iter().find_map(device);
         let missing = || io::Error::other(format!("the kernel tells no number of {name}"));
         found.map(|link| link.index).ok_or_else(missing)
+    }
+
+    fn look(&mut self, name: &str) -> io::Result<Vec<RouteNetlinkMessage>> {
+        let mut link = LinkMessage::default();
+        link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        self.ask(RouteNetlinkMessage::GetLink(link), NLM_F_ACK)
     }
 
     /// All devices.
@@ -234,6 +245,17 @@ fn device(message: RouteNetlinkMessage) -> Option<Link> {
     let mut attributes = link.attributes.into_iter();
     attributes.find_map(|attribute| match attribute {
         LinkAttribute::IfName(name) => Some(Link { index, name }),
+        _ => None,
+    })
+}
+
+fn counters(message: RouteNetlinkMessage) -> Option<Stats64> {
+    let RouteNetlinkMessage::NewLink(link) = message else {
+        return None;
+    };
+    let mut attributes = link.attributes.into_iter();
+    attributes.find_map(|attribute| match attribute {
+        LinkAttribute::Stats64(counters) => Some(counters),
         _ => None,
     })
 }

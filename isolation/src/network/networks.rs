@@ -14,6 +14,7 @@ use super::link::{Link, Links};
 use super::namespace::{self, Wiring};
 use super::records::{Claimed, Published, Records};
 use super::rules::{self, DEVICES, Mapping, Table};
+use super::traffic::{self, Traffic};
 use super::{Joined, NetworkError, Publication, Settings, host, refused};
 use crate::spec::ContainerId;
 
@@ -153,6 +154,15 @@ impl Networks {
     pub fn address(&self, container: &ContainerId) -> Option<Ipv4Addr> {
         let pool = self.shared.pool();
         pool.containers.get(container).map(|given| given.address)
+    }
+
+    /// What passed the container's link since it was made; `None` if it has none of ours.
+    ///
+    /// # Errors
+    /// If the kernel does not tell.
+    pub fn statistics(&self, container: &ContainerId) -> Result<Option<Traffic>, NetworkError> {
+        let device = self.address(container).map(|at| self.shared.device(at));
+        device.map_or(Ok(None), |device| traffic::of(&device))
     }
 
     /// How many namespaces wait ready.

@@ -8,7 +8,9 @@ use nix::sys::signal::Signal;
 
 use super::Supervisor;
 use super::start::{StartError, wall_clock_ms};
+use crate::cgroup::{Group, LastUsage};
 use crate::handoff::{Claim, Durability, Exit, HandOff, HandOffError, Outcome, Stop, Usage};
+use crate::shortage::{MemoryShortage, ShortOf};
 use crate::spec::Spec;
 use crate::sys;
 use crate::wire::{Notice, Wait, send_packet};
@@ -40,6 +42,7 @@ fn not_started(reason: String) -> Exit {
         reason,
         stop: None,
         out_of_memory: false,
+        memory_shortage: None,
         usage: Usage::default(),
         finished_at_ms: wall_clock_ms(),
     }
@@ -97,15 +100,15 @@ impl Supervisor<'_> {
     }
 
     fn exit(&self, own: Option<&sys::Ended>) -> Exit {
-        let stats = self.group.as_ref().map(crate::cgroup::Group::stats);
-        let stats = stats.unwrap_or_default();
+        let last = self.group.as_ref().map(Group::last_usage);
+        let last = last.unwrap_or_default();
         let reported = self.ended.map(|(_, usage)| usage);
         let usage = Usage {
-            cpu_ms: match stats.cpu_us {
+            cpu_ms: match last.cpu_us {
                 Some(cpu_us) => cpu_us / 1000,
                 None => reported.map_or(own.map_or(0, |own| own.cpu_ms), |usage| usage.cpu_ms),
             },
-            peak_memory_bytes: stats
+            peak_memory_bytes: last
                 .memory_peak_bytes
                 .or_else(|| reported.and_then(|usage| usage.peak_memory_bytes)),
         };
@@ -115,7 +118,7 @@ impl Supervisor<'_> {
             .or(own.map(|own| own.status))
             .unwrap_or(libc::SIGKILL);
         let stop = self.course.stop();
-        let out_of_memory = stats.out_of_memory_kills.is_some_and(|kills| kills > 0);
+        let memory_shortage = shortage(&last, usage.peak_memory_bytes);
         let outcome = match &self.refusal {
             Some(_) => Outcome::NotStarted,
             None => Outcome::of_status(status),
@@ -124,10 +127,11 @@ impl Supervisor<'_> {
             outcome,
             reason: match &self.refusal {
                 Some(refusal) => refusal.clone(),
-                None => reason(outcome, stop, out_of_memory),
+                None => reason(outcome, stop, memory_shortage),
             },
             stop,
-            out_of_memory,
+            out_of_memory: memory_shortage.is_some(),
+            memory_shortage,
             usage,
             finished_at_ms: wall_clock_ms(),
         }
@@ -169,7 +173,22 @@ impl Supervisor<'_> {
     }
 }
 
-fn reason(outcome: Outcome, stop: Option<Stop>, out_of_memory: bool) -> String {
+/// Set if processes were killed for want of memory.
+fn shortage(last: &LastUsage, used_bytes: Option<u64>) -> Option<MemoryShortage> {
+    let killed = last.out_of_memory_kills.filter(|kills| *kills > 0)?;
+    Some(MemoryShortage {
+        // The kernel kills here for a shortage above, too; that one it counts there.
+        of: match last.out_of_memory_events {
+            Some(0) => ShortOf::Host,
+            Some(_) | None => ShortOf::Container,
+        },
+        limit_bytes: last.memory_limit_bytes,
+        used_bytes,
+        killed,
+    })
+}
+
+fn reason(outcome: Outcome, stop: Option<Stop>, shortage: Option<MemoryShortage>) -> String {
     let mut text = match outcome {
         Outcome::Exited(code) => format!("exited with code {code}"),
         Outcome::Signaled(number) => match Signal::try_from(number) {
@@ -185,8 +204,8 @@ fn reason(outcome: Outcome, stop: Option<Stop>, out_of_memory: bool) -> String {
         }
         None => {}
     }
-    if out_of_memory {
-        text.push_str("; its memory limit was reached");
+    if let Some(shortage) = shortage {
+        text.push_str(&format!("; {shortage}"));
     }
     text
 }
@@ -195,20 +214,44 @@ fn reason(outcome: Outcome, stop: Option<Stop>, out_of_memory: bool) -> String {
 mod tests {
     use super::*;
 
+    const GLUTTON: LastUsage = LastUsage {
+        cpu_us: Some(1),
+        memory_peak_bytes: Some(32 << 20),
+        memory_limit_bytes: Some(32 << 20),
+        out_of_memory_events: Some(1),
+        out_of_memory_kills: Some(2),
+    };
+
     #[test]
     fn reasons_are_sentences() {
+        assert_eq!(reason(Outcome::Exited(7), None, None), "exited with code 7");
+        let shortage = shortage(&GLUTTON, GLUTTON.memory_peak_bytes);
         assert_eq!(
-            reason(Outcome::Exited(7), None, false),
-            "exited with code 7"
+            reason(Outcome::Signaled(9), Some(Stop::Ordered), shortage),
+            "killed by signal 9 (SIGKILL) after it was told to end; \
+             out of memory: used 32 MiB of 32 MiB; 2 processes were killed"
         );
         assert_eq!(
-            reason(Outcome::Signaled(9), Some(Stop::Ordered), true),
-            "killed by signal 9 (SIGKILL) after it was told to end; its memory limit was reached"
-        );
-        assert_eq!(
-            reason(Outcome::Signaled(64), None, false),
+            reason(Outcome::Signaled(64), None, None),
             "killed by signal 64"
         );
+    }
+
+    #[test]
+    fn a_shortage_of_the_hosts_memory_is_not_called_its_own() {
+        let whose = |last: LastUsage| shortage(&last, None).map(|shortage| shortage.of);
+        assert_eq!(whose(GLUTTON), Some(ShortOf::Container));
+        let innocent = LastUsage {
+            out_of_memory_events: Some(0),
+            ..GLUTTON
+        };
+        assert_eq!(whose(innocent), Some(ShortOf::Host));
+        let at_its_limit = LastUsage {
+            out_of_memory_kills: Some(0),
+            ..GLUTTON
+        };
+        assert_eq!(whose(at_its_limit), None, "nobody was killed");
+        assert_eq!(whose(LastUsage::default()), None, "nobody counts");
     }
 
     #[test]

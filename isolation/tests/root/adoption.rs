@@ -41,7 +41,7 @@ fn running(spec: &Spec) -> Container {
     }
 }
 
-fn exited(spec: &Spec) -> Exit {
+pub(crate) fn exited(spec: &Spec) -> Exit {
     match adopt(&spec.directory).unwrap() {
         Adoption::Exited(exit) => exit,
         other => panic!("{other:?}"),

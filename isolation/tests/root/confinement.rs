@@ -172,7 +172,7 @@ fn controllers() {
     };
     let missing = world.tree.missing(&limits).unwrap();
     let mut spec = world.spec("true");
-    spec.limits = limits;
+    spec.limits = limits.clone();
     let exit = world.run(&spec);
     if missing.controllers.is_empty() {
         assert_eq!(exit.outcome, Outcome::Exited(0));

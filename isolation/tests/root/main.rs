@@ -10,10 +10,12 @@ mod escapes;
 mod host;
 mod images;
 mod lifecycle;
+mod limits;
 mod networks;
 mod profile;
 mod removal;
 mod sessions;
+mod statistics;
 mod unpacking;
 mod world;
 
@@ -41,6 +43,8 @@ fn run(arguments: &[String]) -> ExitCode {
     let cases: Vec<Case> = [
         confinement::CASES,
         lifecycle::CASES,
+        limits::CASES,
+        statistics::CASES,
         networks::CASES,
         cni::CASES,
         profile::CASES,

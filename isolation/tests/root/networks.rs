@@ -87,16 +87,16 @@ fn settings(world: &World) -> Settings {
     }
 }
 
-fn networks(world: &World) -> Networks {
+pub(crate) fn networks(world: &World) -> Networks {
     Networks::open(settings(world), &BTreeSet::new()).unwrap()
 }
 
 /// A container that serves its port 80.
-struct Served {
+pub(crate) struct Served {
     container: Container,
-    id: ContainerId,
-    address: String,
-    init: i32,
+    pub(crate) id: ContainerId,
+    pub(crate) address: String,
+    pub(crate) init: i32,
 }
 
 impl Served {
@@ -107,7 +107,7 @@ impl Served {
         said.trim().to_owned()
     }
 
-    fn end(mut self, networks: &Networks) {
+    pub(crate) fn end(mut self, networks: &Networks) {
         self.container.kill(0).unwrap();
         self.container.wait(PATIENCE).unwrap();
         networks.release(&self.id).unwrap();
@@ -134,7 +134,12 @@ fn launch(world: &mut World, spec: &Spec, network: Joined) -> Container {
         .unwrap()
 }
 
-fn served(world: &mut World, name: &str, networks: &Networks, ports: &[Publication]) -> Served {
+pub(crate) fn served(
+    world: &mut World,
+    name: &str,
+    networks: &Networks,
+    ports: &[Publication],
+) -> Served {
     let line = format!("exec {} 80 {name}", quoted(SERVE));
     let (spec, network) = joined(world, &line, networks, ports);
     let address = network.address.to_string();
@@ -178,7 +183,7 @@ fn held_namespaces() -> usize {
 }
 
 /// Takes the agent off its host, and looks that nothing is left.
-fn leave_nothing(world: &World, networks: Networks) {
+pub(crate) fn leave_nothing(world: &World, networks: Networks) {
     networks.remove().unwrap();
     assert_eq!(records(world), Vec::<PathBuf>::new());
     assert_eq!(run("nft", &["list", "ruleset"]), "");

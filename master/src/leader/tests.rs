@@ -5,6 +5,7 @@
 
 mod agents;
 mod calls;
+mod checks;
 mod deadlines;
 mod frameworks;
 mod offers;

@@ -8,6 +8,7 @@ mod containers;
 mod frameworks;
 mod resources;
 mod tasks;
+mod uris;
 
 use std::str::FromStr;
 

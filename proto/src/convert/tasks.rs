@@ -1,12 +1,11 @@
 //! Task descriptions, states and updates on the wire.
 
 use argosy_state::ids::TaskId;
-use argosy_state::task::{
-    Exit, HostPath, Reason, Run, Source, Task, TaskSpec, TaskState, Update, Uri,
-};
+use argosy_state::task::{Exit, HostPath, Reason, Run, Source, Task, TaskSpec, TaskState, Update};
 
 use super::checks::{check, check_from, health_check, health_check_from};
 use super::containers::{container, container_from};
+use super::uris::{uri, uri_from};
 use super::{Malformed, resources, resources_from, revision};
 use crate::v1;
 
@@ -21,14 +20,6 @@ pub fn spec(spec: &TaskSpec) -> v1::TaskSpec {
         Run::Shell(line) => (line.clone(), Vec::new()),
         Run::Argv(words) => (String::new(), words.clone()),
     };
-    let uris = spec.uris.iter().map(|uri| v1::Uri {
-        value: uri.value.clone(),
-        executable: uri.executable,
-        output_file: uri.output_file.clone(),
-        extract: uri.extract,
-        sha256: uri.sha256.clone(),
-        cache: uri.cache,
-    });
     let host_paths = spec.host_paths.iter().map(|path| v1::HostPath {
         host_path: path.host_path.clone(),
         container_path: path.container_path.clone(),
@@ -42,7 +33,7 @@ pub fn spec(spec: &TaskSpec) -> v1::TaskSpec {
         argv,
         environment: spec.environment.clone().into_iter().collect(),
         user: spec.user.clone(),
-        uris: uris.collect(),
+        uris: spec.uris.iter().map(uri).collect(),
         host_paths: host_paths.collect(),
         kill_policy: Some(v1::KillPolicy {
             grace_ms: spec.grace_ms,
@@ -88,15 +79,8 @@ pub fn spec_from(wire: v1::TaskSpec) -> Result<TaskSpec, Malformed> {
         uris: wire
             .uris
             .into_iter()
-            .map(|uri| Uri {
-                value: uri.value,
-                executable: uri.executable,
-                output_file: uri.output_file,
-                extract: uri.extract,
-                sha256: uri.sha256,
-                cache: uri.cache,
-            })
-            .collect(),
+            .map(uri_from)
+            .collect::<Result<_, _>>()?,
         host_paths: wire
             .host_paths
             .into_iter()
@@ -142,37 +126,6 @@ fn check_text(spec: &TaskSpec) -> Result<(), Malformed> {
     for (name, value) in &spec.environment {
         nul("environment", name)?;
         nul("environment", value)?;
-    }
-    for uri in &spec.uris {
-        let known = ["/", "file:///", "http://", "https://"]
-            .iter()
-            .any(|start| uri.value.starts_with(start));
-        if !known || uri.value.contains('\0') {
-            let text = format!(
-                "{:?} is not an absolute path, file:///…, http://… or https://…",
-                uri.value
-            );
-            return Err(Malformed::new("uris", text));
-        }
-        if uri.output_file.contains(['/', '\0'])
-            || uri.output_file == ".."
-            || uri.output_file == "."
-        {
-            return Err(Malformed::new(
-                "uris.output_file",
-                format!("{:?} is not a plain file name", uri.output_file),
-            ));
-        }
-        let digit = |letter: u8| letter.is_ascii_digit() || (b'a'..=b'f').contains(&letter);
-        let is_digest = uri.sha256.len() == 64 && uri.sha256.bytes().all(digit);
-        if !uri.sha256.is_empty() && !is_digest {
-            let text = format!("{:?} is not 64 lower-case hexadecimal digits", uri.sha256);
-            return Err(Malformed::new("uris.sha256", text));
-        }
-        if uri.extract && uri.executable {
-            let text = "an archive that is extracted keeps its own modes: leave executable out";
-            return Err(Malformed::new("uris.executable", text.to_owned()));
-        }
     }
     for path in &spec.host_paths {
         let climbs = path.container_path.split('/').any(|part| part == "..");
@@ -384,7 +337,7 @@ mod tests {
 
     #[test]
     fn what_the_kernel_cannot_take_names_its_field() {
-        let cases: [(&str, v1::TaskSpec); 8] = [
+        let cases: [(&str, v1::TaskSpec); 5] = [
             (
                 "task_id",
                 v1::TaskSpec {
@@ -410,39 +363,6 @@ mod tests {
                 "shell",
                 v1::TaskSpec {
                     shell: "a\0b".into(),
-                    ..plain()
-                },
-            ),
-            (
-                "uris",
-                v1::TaskSpec {
-                    uris: vec![v1::Uri {
-                        value: "ftp://x".into(),
-                        ..Default::default()
-                    }],
-                    ..plain()
-                },
-            ),
-            (
-                "uris.sha256",
-                v1::TaskSpec {
-                    uris: vec![v1::Uri {
-                        value: "/a".into(),
-                        sha256: "AB".repeat(32),
-                        ..Default::default()
-                    }],
-                    ..plain()
-                },
-            ),
-            (
-                "uris.executable",
-                v1::TaskSpec {
-                    uris: vec![v1::Uri {
-                        value: "/a".into(),
-                        executable: true,
-                        extract: true,
-                        ..Default::default()
-                    }],
                     ..plain()
                 },
             ),

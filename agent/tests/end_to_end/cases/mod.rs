@@ -4,6 +4,7 @@ mod checks;
 mod entering;
 mod links;
 mod lives;
+mod statistics;
 mod tasks;
 
 use std::pin::Pin;
@@ -39,6 +40,7 @@ cases![
     tasks::a_task_without_a_leader_stops_itself,
     tasks::output_can_be_followed_to_the_end_of_the_task,
     tasks::many_short_tasks_run_fast_and_leave_nothing,
+    statistics::what_a_task_uses_is_told_to_people_and_to_prometheus_while_it_runs,
     lives::a_task_outlives_its_agent_and_is_adopted_with_the_same_pid,
     lives::an_end_while_the_agent_was_away_is_told_truly,
     lives::a_second_agent_on_the_same_directory_is_refused_by_pid,

@@ -109,18 +109,25 @@ fn subscription(subscribed: &v1::Subscribed) -> String {
     )
 }
 
-/// A task's state, its revision if it is to be acknowledged, and why.
+/// A task's state, its revision if it is to be acknowledged, why, and what its checks have found.
 pub(super) fn status(status: &v1::TaskStatus) -> String {
     let state = status.state().as_str_name();
     let reason = status.reason().as_str_name();
     let at = status.revision.as_ref().map_or(String::new(), |at| {
         format!(" at {}.{}", at.index, at.position)
     });
+    let found = |name: &str, value: Option<bool>| match value {
+        Some(true) => format!(" {name}"),
+        Some(false) => format!(" not-{name}"),
+        None => String::new(),
+    };
     format!(
-        "{} {}{at} ({})",
+        "{} {}{at} ({}){}{}",
         status.task_id,
         state.trim_start_matches("TASK_STATE_"),
-        reason.trim_start_matches("REASON_")
+        reason.trim_start_matches("REASON_"),
+        found("healthy", status.healthy),
+        found("ready", status.ready),
     )
 }
 

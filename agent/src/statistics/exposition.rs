@@ -1,0 +1,430 @@
+//! What tasks use as text for Prometheus.
+//!
+//! Made anew for each scrape and not kept by the recorder, which never forgets a label: a task that has ended is gone from
+//! here, and fractions of seconds are told.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use argosy_isolation::network::Flow;
+use argosy_isolation::{Io, Pressure, Stall, Stats};
+
+use super::Usage;
+
+/// One task and what it uses.
+pub(super) struct Sample {
+    pub(super) framework: String,
+    pub(super) task: String,
+    pub(super) usage: Usage,
+}
+
+/// A metric of tasks.
+struct Family {
+    name: &'static str,
+    kind: Kind,
+    help: &'static str,
+    of: fn(&Usage) -> Vec<Value>,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+}
+
+/// What a task has of a metric: one value, or one for each of a few labels.
+struct Value {
+    /// `name="value"` pairs, separated by commas, which need no escapes.
+    labels: &'static str,
+    figure: Figure,
+}
+
+#[derive(Clone, Copy)]
+enum Figure {
+    Number(u64),
+    /// Told in seconds.
+    Microseconds(u64),
+}
+
+fn number(value: Option<u64>) -> Vec<Value> {
+    labelled([("", value)])
+}
+
+fn seconds(microseconds: Option<u64>) -> Vec<Value> {
+    let value = microseconds.map(|figure| Value {
+        labels: "",
+        figure: Figure::Microseconds(figure),
+    });
+    value.into_iter().collect()
+}
+
+fn labelled<const N: usize>(values: [(&'static str, Option<u64>); N]) -> Vec<Value> {
+    let values = values.into_iter().filter_map(|(labels, value)| {
+        let figure = Figure::Number(value?);
+        Some(Value { labels, figure })
+    });
+    values.collect()
+}
+
+fn io(usage: &Usage, read: fn(&Io) -> u64, written: fn(&Io) -> u64) -> Vec<Value> {
+    let io = usage.stats.io.as_ref();
+    labelled([
+        ("direction=\"read\"", io.map(read)),
+        ("direction=\"write\"", io.map(written)),
+    ])
+}
+
+fn network(usage: &Usage, of: fn(&Flow) -> u64) -> Vec<Value> {
+    let network = usage.network.as_ref();
+    labelled([
+        (
+            "direction=\"receive\"",
+            network.map(|traffic| of(&traffic.received)),
+        ),
+        (
+            "direction=\"send\"",
+            network.map(|traffic| of(&traffic.sent)),
+        ),
+    ])
+}
+
+fn pressure(usage: &Usage) -> Vec<Value> {
+    let stats: &Stats = &usage.stats;
+    let some = |pressure: Option<Pressure>| pressure.map(|pressure| pressure.some);
+    let full = |pressure: Option<Pressure>| pressure.and_then(|pressure| pressure.full);
+    let all: [(&'static str, Option<Stall>); 6] = [
+        ("resource=\"cpu\",share=\"some\"", some(stats.cpu_pressure)),
+        ("resource=\"cpu\",share=\"full\"", full(stats.cpu_pressure)),
+        (
+            "resource=\"memory\",share=\"some\"",
+            some(stats.memory_pressure),
+        ),
+        (
+            "resource=\"memory\",share=\"full\"",
+            full(stats.memory_pressure),
+        ),
+        ("resource=\"io\",share=\"some\"", some(stats.io_pressure)),
+        ("resource=\"io\",share=\"full\"", full(stats.io_pressure)),
+    ];
+    let told = all.into_iter().filter_map(|(labels, stall)| {
+        let figure = Figure::Microseconds(stall?.total_us);
+        Some(Value { labels, figure })
+    });
+    told.collect()
+}
+
+const FAMILIES: &[Family] = &[
+    Family {
+        name: "argosy_task_cpu_seconds_total",
+        kind: Kind::Counter,
+        help: "Processor time.",
+        of: |usage| seconds(usage.stats.cpu_us),
+    },
+    Family {
+        name: "argosy_task_cpu_user_seconds_total",
+        kind: Kind::Counter,
+        help: "Processor time in the task's own code.",
+        of: |usage| seconds(usage.stats.cpu_user_us),
+    },
+    Family {
+        name: "argosy_task_cpu_system_seconds_total",
+        kind: Kind::Counter,
+        help: "Processor time in the kernel.",
+        of: |usage| seconds(usage.stats.cpu_system_us),
+    },
+    Family {
+        name: "argosy_task_cpu_periods_total",
+        kind: Kind::Counter,
+        help: "Periods of its processor limit in which it had something to do.",
+        of: |usage| number(usage.stats.cpu_periods),
+    },
+    Family {
+        name: "argosy_task_cpu_throttled_periods_total",
+        kind: Kind::Counter,
+        help: "Periods in which that limit held it back.",
+        of: |usage| number(usage.stats.cpu_throttled_periods),
+    },
+    Family {
+        name: "argosy_task_cpu_throttled_seconds_total",
+        kind: Kind::Counter,
+        help: "Time for which that limit held it back.",
+        of: |usage| seconds(usage.stats.cpu_throttled_us),
+    },
+    Family {
+        name: "argosy_task_memory_bytes",
+        kind: Kind::Gauge,
+        help: "Memory, page cache included.",
+        of: |usage| number(usage.stats.memory_bytes),
+    },
+    Family {
+        name: "argosy_task_memory_peak_bytes",
+        kind: Kind::Gauge,
+        help: "The most memory that it ever had.",
+        of: |usage| number(usage.stats.memory_peak_bytes),
+    },
+    Family {
+        name: "argosy_task_memory_limit_bytes",
+        kind: Kind::Gauge,
+        help: "The most memory that it may have.",
+        of: |usage| number(usage.stats.memory_limit_bytes),
+    },
+    Family {
+        name: "argosy_task_memory_anonymous_bytes",
+        kind: Kind::Gauge,
+        help: "Memory of its own, behind which stands no file.",
+        of: |usage| number(usage.stats.memory_anonymous_bytes),
+    },
+    Family {
+        name: "argosy_task_memory_file_bytes",
+        kind: Kind::Gauge,
+        help: "Page cache and memory file systems.",
+        of: |usage| number(usage.stats.memory_file_bytes),
+    },
+    Family {
+        name: "argosy_task_memory_kernel_bytes",
+        kind: Kind::Gauge,
+        help: "What the kernel keeps for it.",
+        of: |usage| number(usage.stats.memory_kernel_bytes),
+    },
+    Family {
+        name: "argosy_task_memory_high_events_total",
+        kind: Kind::Counter,
+        help: "Times it was slowed for being near its memory limit.",
+        of: |usage| number(usage.stats.memory_high_events),
+    },
+    Family {
+        name: "argosy_task_memory_max_events_total",
+        kind: Kind::Counter,
+        help: "Times memory was taken back from it at its memory limit.",
+        of: |usage| number(usage.stats.memory_max_events),
+    },
+    Family {
+        name: "argosy_task_out_of_memory_kills_total",
+        kind: Kind::Counter,
+        help: "Processes of it that were killed for want of memory.",
+        of: |usage| number(usage.stats.out_of_memory_kills),
+    },
+    Family {
+        name: "argosy_task_io_bytes_total",
+        kind: Kind::Counter,
+        help: "Bytes read from and written to disks.",
+        of: |usage| io(usage, |io| io.read_bytes, |io| io.written_bytes),
+    },
+    Family {
+        name: "argosy_task_io_operations_total",
+        kind: Kind::Counter,
+        help: "Reads from and writes to disks.",
+        of: |usage| io(usage, |io| io.reads, |io| io.writes),
+    },
+    Family {
+        name: "argosy_task_pids",
+        kind: Kind::Gauge,
+        help: "Processes and threads.",
+        of: |usage| number(usage.stats.pids),
+    },
+    Family {
+        name: "argosy_task_pids_max_events_total",
+        kind: Kind::Counter,
+        help: "Times their limit kept it from making one more.",
+        of: |usage| number(usage.stats.pids_max_events),
+    },
+    Family {
+        name: "argosy_task_pressure_seconds_total",
+        kind: Kind::Counter,
+        help: "Time in which some, or all, of its processes waited for a resource.",
+        of: pressure,
+    },
+    Family {
+        name: "argosy_task_network_bytes_total",
+        kind: Kind::Counter,
+        help: "Bytes that passed the link of its own network.",
+        of: |usage| network(usage, |flow| flow.bytes),
+    },
+    Family {
+        name: "argosy_task_network_packets_total",
+        kind: Kind::Counter,
+        help: "Packets that passed that link.",
+        of: |usage| network(usage, |flow| flow.packets),
+    },
+    Family {
+        name: "argosy_task_network_drops_total",
+        kind: Kind::Counter,
+        help: "Packets that this link dropped.",
+        of: |usage| network(usage, |flow| flow.drops),
+    },
+];
+
+/// All metrics of these tasks. What nobody counts here is left out.
+pub(super) fn text(samples: impl IntoIterator<Item = Sample>) -> String {
+    // A name twice would spoil the whole scrape.
+    let tasks: BTreeMap<_, _> = samples
+        .into_iter()
+        .map(|sample| {
+            let labels = format!(
+                "framework=\"{}\",task=\"{}\"",
+                escaped(&sample.framework),
+                escaped(&sample.task)
+            );
+            (labels, sample.usage)
+        })
+        .collect();
+    let mut text = String::new();
+    for family in FAMILIES {
+        let mut is_described = false;
+        for (labels, usage) in &tasks {
+            for value in (family.of)(usage) {
+                if !is_described {
+                    describe(&mut text, family);
+                    is_described = true;
+                }
+                tell(&mut text, family.name, labels, &value);
+            }
+        }
+    }
+    text
+}
+
+fn describe(text: &mut String, family: &Family) {
+    let kind = match family.kind {
+        Kind::Counter => "counter",
+        Kind::Gauge => "gauge",
+    };
+    let (name, help) = (family.name, family.help);
+    // Writing to a string never fails; neither below.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+fn tell(text: &mut String, name: &str, labels: &str, value: &Value) {
+    let comma = if value.labels.is_empty() { "" } else { "," };
+    let further = value.labels;
+    let _ = match value.figure {
+        Figure::Number(number) => writeln!(text, "{name}{{{labels}{comma}{further}}} {number}"),
+        Figure::Microseconds(us) => {
+            let (whole, part) = (us / 1_000_000, us % 1_000_000);
+            writeln!(text, "{name}{{{labels}{comma}{further}}} {whole}.{part:06}")
+        }
+    };
+}
+
+/// A label's value as the format wants it.
+fn escaped(value: &str) -> String {
+    let mut escaped = String::with_capacity(value.len());
+    for letter in value.chars() {
+        match letter {
+            '\\' => escaped.push_str("\\\\"),
+            '"' => escaped.push_str("\\\""),
+            '\n' => escaped.push_str("\\n"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_isolation::network::Traffic;
+
+    use super::*;
+
+    fn sample(task: &str, usage: Usage) -> Sample {
+        Sample {
+            framework: "7-1".into(),
+            task: task.into(),
+            usage,
+        }
+    }
+
+    fn used(cpu_us: u64) -> Usage {
+        Usage {
+            stats: Stats {
+                cpu_us: Some(cpu_us),
+                ..Stats::default()
+            },
+            network: None,
+        }
+    }
+
+    #[test]
+    fn tasks_are_told_metric_by_metric_and_described_once() {
+        let mut busy = used(1_000_001);
+        busy.stats.memory_bytes = Some(4096);
+        let told = text([sample("web", used(2_500_000)), sample("api", busy)]);
+        let expected = "\
+            # HELP argosy_task_cpu_seconds_total Processor time.\n\
+            # TYPE argosy_task_cpu_seconds_total counter\n\
+            argosy_task_cpu_seconds_total{framework=\"7-1\",task=\"api\"} 1.000001\n\
+            argosy_task_cpu_seconds_total{framework=\"7-1\",task=\"web\"} 2.500000\n\
+            # HELP argosy_task_memory_bytes Memory, page cache included.\n\
+            # TYPE argosy_task_memory_bytes gauge\n\
+            argosy_task_memory_bytes{framework=\"7-1\",task=\"api\"} 4096\n";
+        assert_eq!(told, expected);
+        assert_eq!(text([]), "");
+    }
+
+    #[test]
+    fn directions_and_resources_are_labels() {
+        let stall = |total_us| Stall {
+            average_10s_percent: 0.0,
+            average_60s_percent: 0.0,
+            average_300s_percent: 0.0,
+            total_us,
+        };
+        let flow = |bytes| Flow {
+            bytes,
+            packets: 1,
+            drops: 0,
+        };
+        let usage = Usage {
+            stats: Stats {
+                io: Some(Io {
+                    read_bytes: 10,
+                    written_bytes: 20,
+                    reads: 1,
+                    writes: 2,
+                }),
+                memory_pressure: Some(Pressure {
+                    some: stall(1_500_000),
+                    full: None,
+                }),
+                ..Stats::default()
+            },
+            network: Some(Traffic {
+                received: flow(300),
+                sent: flow(400),
+            }),
+        };
+        let told = text([sample("web", usage)]);
+        for line in [
+            "argosy_task_io_bytes_total{framework=\"7-1\",task=\"web\",direction=\"write\"} 20\n",
+            "argosy_task_io_operations_total{framework=\"7-1\",task=\"web\",direction=\"read\"} 1\n",
+            "argosy_task_network_bytes_total{framework=\"7-1\",task=\"web\",direction=\"receive\"} 300\n",
+            "argosy_task_network_bytes_total{framework=\"7-1\",task=\"web\",direction=\"send\"} 400\n",
+            "argosy_task_pressure_seconds_total{framework=\"7-1\",task=\"web\",resource=\"memory\",share=\"some\"} 1.500000\n",
+        ] {
+            assert!(told.contains(line), "{line} is not in\n{told}");
+        }
+        assert!(!told.contains("resource=\"cpu\""), "{told}");
+        assert!(!told.contains("full"), "{told}");
+    }
+
+    #[test]
+    fn a_name_is_told_once_and_cannot_break_out_of_its_label() {
+        let told = text([sample("a\"}\n\\", used(1)), sample("a\"}\n\\", used(2))]);
+        let lines: Vec<_> = told.lines().skip(2).collect();
+        assert_eq!(
+            lines,
+            [r#"argosy_task_cpu_seconds_total{framework="7-1",task="a\"}\n\\"} 0.000002"#]
+        );
+    }
+
+    #[test]
+    fn names_and_kinds_agree() {
+        let mut names = std::collections::BTreeSet::new();
+        for family in FAMILIES {
+            let counts = matches!(family.kind, Kind::Counter);
+            assert_eq!(family.name.ends_with("_total"), counts, "{}", family.name);
+            assert!(family.help.ends_with('.') && !family.help.contains('\n'));
+            assert!(names.insert(family.name), "{} is there twice", family.name);
+        }
+    }
+}

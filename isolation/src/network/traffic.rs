@@ -1,0 +1,90 @@
+//! What passes a container's link, read at the host's end of its wire.
+
+use std::io;
+
+use netlink_packet_route::link::Stats64;
+use serde::Serialize;
+
+use super::link::Links;
+use super::{NetworkError, refused};
+
+/// What passed a container's link since it was made, as the container sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Traffic {
+    /// To the container.
+    pub received: Flow,
+    /// From the container.
+    pub sent: Flow,
+}
+
+/// One direction of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Flow {
+    /// With the frames' headers.
+    pub bytes: u64,
+    /// Packets; several that the kernel carries as one are one.
+    pub packets: u64,
+    /// Packets that the wire itself dropped for want of room. What the table of rules refuses has passed the wire.
+    pub drops: u64,
+}
+
+impl Traffic {
+    /// What goes out at the host's end comes in at the container's.
+    fn at_the_other_end(host: &Stats64) -> Self {
+        Self {
+            received: Flow {
+                bytes: host.tx_bytes,
+                packets: host.tx_packets,
+                drops: host.tx_dropped,
+            },
+            sent: Flow {
+                bytes: host.rx_bytes,
+                packets: host.rx_packets,
+                drops: host.rx_dropped,
+            },
+        }
+    }
+}
+
+/// Of the container whose wire ends at this device of the host; `None` if it has gone.
+pub(super) fn of(device: &str) -> Result<Option<Traffic>, NetworkError> {
+    let counted = Links::open().and_then(|mut links| links.counters(device));
+    match counted {
+        Ok(counters) => Ok(Some(Traffic::at_the_other_end(&counters))),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(refused(format!("read the counters of {device}"))(error)),
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENODEV)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_host_sends_the_container_receives() {
+        let mut host = Stats64::default();
+        host.tx_bytes = 900;
+        host.tx_packets = 9;
+        host.tx_dropped = 1;
+        host.rx_bytes = 50;
+        host.rx_packets = 5;
+        host.rx_dropped = 2;
+        let traffic = Traffic::at_the_other_end(&host);
+        let flow = |bytes, packets, drops| Flow {
+            bytes,
+            packets,
+            drops,
+        };
+        assert_eq!(traffic.received, flow(900, 9, 1));
+        assert_eq!(traffic.sent, flow(50, 5, 2));
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_has_no_traffic() {
+        assert_eq!(of("argosy-no-such").unwrap(), None);
+    }
+}

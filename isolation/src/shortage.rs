@@ -1,0 +1,109 @@
+//! Why processes of a container were killed for want of memory, in figures and in words.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Whose memory was used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShortOf {
+    /// The container's own: it reached its limit.
+    Container,
+    /// That of its host, or of a group above it.
+    Host,
+}
+
+/// How it came that a container's processes were killed for want of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryShortage {
+    /// Whose.
+    pub of: ShortOf,
+    /// What it might have, in bytes; `None` without a limit.
+    pub limit_bytes: Option<u64>,
+    /// The most that it had, in bytes.
+    pub used_bytes: Option<u64>,
+    /// How many of its processes were killed.
+    pub killed: u64,
+}
+
+impl fmt::Display for MemoryShortage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self.of {
+            ShortOf::Container => "out of memory",
+            ShortOf::Host => "its host was out of memory",
+        })?;
+        match (
+            self.used_bytes.map(mebibytes),
+            self.limit_bytes.map(mebibytes),
+        ) {
+            (Some(used), Some(limit)) => write!(formatter, ": used {used} MiB of {limit} MiB")?,
+            (Some(used), None) => write!(formatter, ": used {used} MiB")?,
+            (None, Some(limit)) => write!(formatter, ": its limit is {limit} MiB")?,
+            (None, None) => {}
+        }
+        match self.killed {
+            1 => formatter.write_str("; 1 process was killed"),
+            count => write!(formatter, "; {count} processes were killed"),
+        }
+    }
+}
+
+/// To one decimal, which is left out if it says nothing.
+fn mebibytes(bytes: u64) -> String {
+    const MIB: u128 = 1 << 20;
+    let tenths = (u128::from(bytes) * 10 + MIB / 2) / MIB;
+    match tenths % 10 {
+        0 => (tenths / 10).to_string(),
+        decimal => format!("{}.{decimal}", tenths / 10),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORTAGE: MemoryShortage = MemoryShortage {
+        of: ShortOf::Container,
+        limit_bytes: Some(128 << 20),
+        used_bytes: Some(128 << 20),
+        killed: 1,
+    };
+
+    #[test]
+    fn a_shortage_of_memory_is_told_with_its_figures() {
+        let told = |shortage: MemoryShortage| shortage.to_string();
+        assert_eq!(
+            told(SHORTAGE),
+            "out of memory: used 128 MiB of 128 MiB; 1 process was killed"
+        );
+        let several = MemoryShortage {
+            used_bytes: Some((64 << 20) - (100 << 10)),
+            limit_bytes: Some(64 << 20),
+            killed: 3,
+            ..SHORTAGE
+        };
+        assert_eq!(
+            told(several),
+            "out of memory: used 63.9 MiB of 64 MiB; 3 processes were killed"
+        );
+        let uncounted = MemoryShortage {
+            used_bytes: None,
+            ..SHORTAGE
+        };
+        assert_eq!(
+            told(uncounted),
+            "out of memory: its limit is 128 MiB; 1 process was killed"
+        );
+        let of_host = MemoryShortage {
+            of: ShortOf::Host,
+            limit_bytes: None,
+            ..SHORTAGE
+        };
+        assert_eq!(
+            told(of_host),
+            "its host was out of memory: used 128 MiB; 1 process was killed"
+        );
+        assert_eq!(mebibytes(u64::MAX), "17592186044416");
+    }
+}
