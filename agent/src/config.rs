@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use argosy_isolation::{Isolation, detect};
+use argosy_isolation::{Isolation, OutputLimits, detect};
 use argosy_state::resources::Resources;
 
 use crate::core::ContainerName;
@@ -83,6 +83,10 @@ pub struct Config {
     pub fetch_cache_bytes: u64,
     /// Processes and threads of one task; 0 means no limit.
     pub pids_max: u64,
+    /// The largest file of each of a task's stdout and stderr before it is rotated, in bytes; at least 65,536.
+    pub log_file_bytes: u64,
+    /// How many such files there are of each, the one that is being written included; 1 to 100.
+    pub log_files: u32,
     /// Where images come from, and how long they stay.
     pub images: ImageSettings,
     /// Where containers with a network of their own are.
@@ -111,6 +115,8 @@ impl Config {
             fetch_limit_bytes: FETCH_LIMIT_BYTES,
             fetch_cache_bytes: FETCH_CACHE_BYTES,
             pids_max: PIDS_MAX,
+            log_file_bytes: OutputLimits::USUAL.file_bytes,
+            log_files: OutputLimits::USUAL.files,
             images: ImageSettings::default(),
             networks: NetworkSettings::default(),
         }
@@ -180,6 +186,7 @@ pub(crate) struct Settings {
     pub(crate) host_paths: Vec<PathBuf>,
     pub(crate) fetch_limit_bytes: u64,
     pub(crate) pids_max: u64,
+    pub(crate) output: OutputLimits,
     pub(crate) seed: u64,
 }
 

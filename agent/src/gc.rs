@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -143,6 +144,16 @@ fn remove(path: &Path) {
         tracing::warn!(path = %path.display(), "a sandbox holds a mount and is not removed");
         return;
     }
+    // Beside it: which of its files hold which bytes of the output. Seldom there.
+    for beside in ["output", "output.draft"] {
+        match fs::remove_file(path.with_extension(beside)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), why = %error, "a sandbox's record cannot be removed");
+                return;
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
     // It opens folder by folder without following links.
     if let Err(error) = fs::remove_dir_all(path) {
         tracing::warn!(path = %path.display(), why = %error, "a sandbox cannot be removed");
@@ -239,6 +250,7 @@ mod tests {
         fs::create_dir_all(&kept).unwrap();
         fs::write(kept.join("file"), "x").unwrap();
         fs::create_dir_all(&sandbox).unwrap();
+        fs::write(folder.path().join("framework-1/web/1-1-1.output"), "").unwrap();
         std::os::unix::fs::symlink(&kept, sandbox.join("link")).unwrap();
         remove(&sandbox);
         assert!(kept.join("file").exists());

@@ -8,6 +8,8 @@
 //!   containers/<container>/         hand-off between agents and a supervisor: see argosy_isolation
 //!   sandboxes/<framework>/<task>/<container>/
 //!                                   working directory of one instance: fetched files, stdout, stderr
+//!   sandboxes/<framework>/<task>/<container>.output
+//!                                   which bytes of stdout and stderr are in which file, once they were rotated
 //!   cache/<digest of URI>           fetched files that are kept for other tasks; the time is that of the last use
 //!   images/blobs/                   packed layers while they come; emptied at each start
 //!   images/layers/<diff id>/root/   files of a layer; its size beside it in layer.json
@@ -94,6 +96,12 @@ impl Paths {
     #[must_use]
     pub fn sandbox(&self, key: &TaskKey, name: ContainerName) -> PathBuf {
         self.task(key).join(name.to_string())
+    }
+
+    /// Beside the sandbox of one container, where it cannot reach: which bytes of its output are in which file.
+    #[must_use]
+    pub fn output_record(&self, key: &TaskKey, name: ContainerName) -> PathBuf {
+        self.task(key).join(format!("{name}.output"))
     }
 
     /// Fetched files that are kept.

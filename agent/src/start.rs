@@ -6,7 +6,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use argosy_isolation::{ContainerId, Group, Isolation, Limits, RemovalError, Tree, cgroup, sweep};
+use argosy_isolation::{
+    ContainerId, Group, Isolation, Limits, OutputLimits, RemovalError, Tree, cgroup, sweep,
+};
 use argosy_proto::clock::WallClock;
 use argosy_proto::v1;
 use sha2::{Digest, Sha256};
@@ -224,6 +226,11 @@ pub(crate) fn settings(config: &Config, host: &Host, seed: u64) -> Settings {
         host_paths: config.host_paths.clone(),
         fetch_limit_bytes: config.fetch_limit_bytes,
         pids_max: config.pids_max,
+        output: OutputLimits {
+            file_bytes: config.log_file_bytes,
+            files: config.log_files,
+            ..OutputLimits::USUAL
+        },
         seed,
     }
 }

@@ -100,6 +100,8 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
         Some(IsolationName::Processes) => IsolationMode::Processes,
     };
     config.allow_missing_controllers = arguments.allow_missing_controllers;
+    config.log_file_bytes = arguments.log_file_size;
+    config.log_files = arguments.log_files;
     let paths = arguments
         .host_paths
         .iter()

@@ -55,9 +55,9 @@ pub(crate) enum ReadError {
 /// How far a read came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Reached {
-    /// The next byte that is wanted.
-    offset: u64,
-    /// The task has ended, and all of the file was read.
+    /// How many bytes there were when it was asked.
+    size: u64,
+    /// The task has ended, and all of them were read.
     complete: bool,
 }
 
@@ -75,8 +75,26 @@ pub(crate) struct Files {
     next: usize,
 }
 
+/// What comes of a file, in turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Piece<'a> {
+    /// The next bytes.
+    Bytes(&'a [u8]),
+    /// So many bytes that are kept no more.
+    Missing(u64),
+}
+
+impl Piece<'_> {
+    /// What to tell of bytes that are missing in this file.
+    pub(crate) fn missing(count: u64, file: &str) -> String {
+        format!(
+            "{count} bytes of {file} are missing here: an agent keeps what was written last (--log-file-size, --log-files)"
+        )
+    }
+}
+
 /// Where output goes. Called with one piece after the other.
-pub(crate) type Sink<'a> = &'a mut (dyn FnMut(&[u8]) -> io::Result<()> + Send);
+pub(crate) type Sink<'a> = &'a mut (dyn FnMut(Piece<'_>) -> io::Result<()> + Send);
 
 impl Files {
     pub(crate) fn new(masters: &[String]) -> anyhow::Result<Self> {
@@ -97,9 +115,14 @@ impl Files {
     /// Passes on all that is there now.
     pub(crate) async fn read(&mut self, place: &Place, sink: Sink<'_>) -> Result<(), ReadError> {
         let mut offset = 0;
+        let mut there = None;
         let mut attempts = self.masters.len().max(1) * 2;
         loop {
+            let before = offset;
             match self.once(place, &mut offset, Wait::No, sink).await {
+                // An answer has a bound, and what comes after a piece that is missing is another one's to tell. What is
+                // written meanwhile is not asked for: it might never end.
+                Ok(reached) if offset > before && offset < *there.get_or_insert(reached.size) => {}
                 Ok(_) => return Ok(()),
                 Err(ReadError::Broken(_)) if attempts > 1 => {
                     attempts -= 1;
@@ -139,7 +162,8 @@ impl Files {
             };
             match outcome {
                 Ok(reached) if reached.complete => return Ok(()),
-                Ok(_) if wait == Wait::ForMore && offset > before => {}
+                // As long as something comes it is worth waiting for.
+                Ok(_) if offset > before => last_chance = None,
                 Ok(_) | Err(ReadError::Absent(_)) => tokio::time::sleep(TRY_AGAIN).await,
                 Err(ReadError::Broken(_)) => {
                     self.next += 1;
@@ -158,7 +182,7 @@ impl Files {
         }
     }
 
-    /// One request, from `offset` on; `offset` moves with every byte passed on.
+    /// One request, from `offset` on; `offset` moves with every byte passed on or told to be missing.
     async fn once(
         &mut self,
         place: &Place,
@@ -200,11 +224,17 @@ impl Files {
                 .map(str::to_owned)
         };
         let ended = header("x-argosy-ended").as_deref() == Some("true");
-        let size: Option<u64> = header("x-argosy-size").and_then(|value| value.parse().ok());
+        let number = |name: &str| header(name).and_then(|value| value.parse::<u64>().ok());
+        let size = number("x-argosy-size");
+        let begin = number("x-argosy-offset").unwrap_or(*offset);
+        if begin > *offset {
+            sink(Piece::Missing(begin - *offset)).map_err(ReadError::Sink)?;
+            *offset = begin;
+        }
         loop {
             match tokio::time::timeout(SILENCE_LIMIT, response.chunk()).await {
                 Ok(Ok(Some(bytes))) => {
-                    sink(&bytes).map_err(ReadError::Sink)?;
+                    sink(Piece::Bytes(&bytes)).map_err(ReadError::Sink)?;
                     *offset += bytes.len() as u64;
                 }
                 Ok(Ok(None)) => break,
@@ -212,9 +242,10 @@ impl Files {
                 Err(_) => return Err(ReadError::Broken(format!("{master} fell silent"))),
             }
         }
+        let size = size.unwrap_or(*offset);
         Ok(Reached {
-            offset: *offset,
-            complete: ended && size.is_none_or(|size| *offset >= size),
+            size,
+            complete: ended && *offset >= size,
         })
     }
 }

@@ -5,8 +5,9 @@
 //!   handle.json    who runs it; or "void": it never will. Written once, before the command may execute
 //!   exit.json      how it ended; written once, before the supervisor ends
 //!   control        the supervisor's socket, once the agent that launched it is gone
+//!   output.json    which bytes of the output are in which file, once it was rotated; here unless told otherwise
 //! <sandbox>/
-//!   stdout stderr  what the command wrote, each up to its cap
+//!   stdout stderr  what the command wrote last; before that stdout.1, stdout.2, …: see `output`
 //! ```
 //! `handle.json` decides: whoever creates it first, supervisor or adopter, has the say over the start. Few
 //! files, as each new one costs tens of microseconds on a disk: the request itself is kept by the agent.

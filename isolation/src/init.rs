@@ -6,6 +6,7 @@
 //! gone: without a supervisor no deadline would be kept.
 
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -142,6 +143,10 @@ fn user_of_image(spec: &Spec, name: &str) -> Result<User, Refusal> {
     std::os::unix::fs::lchown(SANDBOX, Some(user.uid), Some(user.gid)).map_err(|error| {
         format!("cannot give the sandbox to user {name:?}: {error}; it must belong to the container's root")
     })?;
+    for stream in [io::stdout().as_fd(), io::stderr().as_fd()] {
+        std::os::unix::fs::fchown(stream, Some(user.uid), Some(user.gid))
+            .map_err(|error| format!("cannot give its streams to user {name:?}: {error}"))?;
+    }
     Ok(user)
 }
 

@@ -1,17 +1,36 @@
-//! What a command writes: from its pipes into files, each up to a cap.
+//! What a command writes: from its pipes into files of its sandbox, of bounded size, number and pace.
 //!
-//! Never holds the command up: after the cap, and on a full disk, what comes is read and discarded.
+//! `stdout` is the file that is being written. When it is full it becomes `stdout.1`, that one `stdout.2`, and so on; the
+//! oldest goes. The files belong to the supervisor, so that the command may read them but not change them. It may rename,
+//! remove or replace them, as the folder is its own: files are made anew and renamed by their names below the open folder,
+//! nothing there is ever opened or followed, and what stands in the way costs the command its own output only.
+//!
+//! Never holds the command up: what comes faster than the cap, and what cannot be written, is read and dropped, and
+//! a note in the output says how many bytes were. Back-pressure would be gentler with the output and worse for the service
+//! that writes it: a busy one would stand still for its log. The cap is per second and stream; its usual 64 MiB are more
+//! than a reader over a network of 1 Gbit/s could follow with both streams, and little enough to leave a disk to others.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, Write};
+mod allowance;
+mod log;
+mod record;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt, fchown};
-use std::path::Path;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::{Gid, Uid, fchown};
+use serde::{Deserialize, Serialize};
 
-use crate::spec::User;
+use self::log::Log;
+pub use self::record::{FileId, Part, Record, Rotated, StreamName};
+use self::store::Store;
+use crate::spec::{Spec, User};
 
 /// How much is moved at a time, in bytes: at first little, as most commands write little, then as much as a
 /// pipe holds.
@@ -19,89 +38,121 @@ const CHUNK_BYTES: [usize; 2] = [4 * 1024, 64 * 1024];
 /// How many chunks one turn moves, so that a command that never stops writing holds up no order.
 const CHUNKS_A_TURN: usize = 16;
 
-/// A file that takes at most so many bytes.
-#[derive(Debug)]
-struct CappedFile {
-    file: File,
-    written: u64,
-    limit: u64,
-    cut: bool,
+/// How much is kept of each of a command's two streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputLimits {
+    /// The largest file, in bytes.
+    pub file_bytes: u64,
+    /// How many files, the one that is being written included.
+    pub files: u32,
+    /// What is taken within one second, in bytes; more is dropped, with a note.
+    pub bytes_per_second: u64,
 }
 
-impl CappedFile {
-    fn note(&self) -> String {
-        format!(
-            "\n[argosy: the limit of {} bytes is reached; output after this line is discarded]\n",
-            self.limit
-        )
-    }
+impl OutputLimits {
+    /// Five files of 10 MiB, and 64 MiB a second.
+    pub const USUAL: Self = Self {
+        file_bytes: 10 * 1024 * 1024,
+        files: 5,
+        bytes_per_second: 64 * 1024 * 1024,
+    };
+}
 
-    /// Takes what fits; the first byte too many is replaced by a note, for which room was kept.
-    ///
-    /// A write that fails (a full disk) loses this output rather than stopping the command.
-    fn take(&mut self, bytes: &[u8]) {
-        if self.cut {
-            return;
-        }
-        let note = self.note();
-        let room = self.limit.saturating_sub(note.len() as u64 + self.written);
-        let kept = bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX));
-        let mut written = self.file.write_all(&bytes[..kept]);
-        if kept < bytes.len() {
-            self.cut = true;
-            written = written.and_then(|()| self.file.write_all(note.as_bytes()));
-        }
-        self.written = match written {
-            Ok(()) => self.written + kept as u64,
-            // Part of it may be there.
-            Err(_) => self.file.stream_position().unwrap_or(self.limit),
-        };
-    }
+/// Why output cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the command's output to {path}")]
+pub(crate) struct OutputError {
+    path: PathBuf,
+    source: io::Error,
 }
 
 /// One of a command's two output streams.
 #[derive(Debug)]
-pub(crate) struct Output {
+struct Output {
     pipe: Option<OwnedFd>,
-    file: CappedFile,
+    log: Log,
+}
+
+/// Both, and where they are kept.
+#[derive(Debug)]
+pub(crate) struct Outputs {
+    streams: [Output; 2],
+    store: Store,
+}
+
+impl Outputs {
+    /// Makes the files in the sandbox, and returns the ends of the pipes that the command writes to, which belong to its
+    /// user: programs open `/dev/stdout` by its name.
+    pub(crate) fn create(spec: &Spec) -> Result<(Self, [OwnedFd; 2]), OutputError> {
+        let (sandbox, owner) = (spec.sandbox.as_path(), spec.host_user());
+        let of = |stream: StreamName| {
+            let path = sandbox.join(stream.name());
+            |source: io::Error| OutputError { path, source }
+        };
+        let mut store = Store::open(sandbox, &spec.output_record, spec.output)
+            .map_err(of(StreamName::Stdout))?;
+        let mut open = |stream| {
+            let log = Log::create(&mut store, stream).map_err(of(stream))?;
+            let (pipe, writer) = pipe(owner.as_ref()).map_err(of(stream))?;
+            let pipe = Some(pipe);
+            Ok((Output { pipe, log }, writer))
+        };
+        let (stdout, stdout_writer) = open(StreamName::Stdout)?;
+        let (stderr, stderr_writer) = open(StreamName::Stderr)?;
+        let streams = [stdout, stderr];
+        Ok((Self { streams, store }, [stdout_writer, stderr_writer]))
+    }
+
+    /// The pipes to wait for, of stdout and stderr; `None` once every writer has closed one.
+    pub(crate) fn pipes(&self) -> [Option<BorrowedFd<'_>>; 2] {
+        self.streams
+            .each_ref()
+            .map(|stream| stream.pipe.as_ref().map(AsFd::as_fd))
+    }
+
+    /// Moves what is in those pipes of which it is said, up to a turn's worth each. True if there may be more at once.
+    ///
+    /// `buffer` is the caller's only to be kept for the next call.
+    pub(crate) fn pump(&mut self, ready: [bool; 2], buffer: &mut Vec<u8>) -> bool {
+        let mut more = false;
+        for (stream, ready) in self.streams.iter_mut().zip(ready) {
+            if stream.log.owes_note() {
+                stream.log.settle(&mut self.store, Instant::now());
+            }
+            more |= ready && stream.pump(&mut self.store, buffer);
+        }
+        more
+    }
+
+    /// Whether to come back within a second though nothing is to be moved: a note is owed.
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.streams.iter().any(|stream| stream.log.owes_note())
+    }
+
+    /// Moves what is left, for at most this long, and tells what was dropped last.
+    pub(crate) fn finish(&mut self, patience: Duration, buffer: &mut Vec<u8>) {
+        let deadline = Instant::now() + patience;
+        while self.pump([true; 2], buffer) && Instant::now() < deadline {}
+        for stream in &mut self.streams {
+            stream.log.finish(&mut self.store);
+        }
+        self.store.finish();
+    }
+}
+
+/// A pipe to read without waiting, and its other end.
+fn pipe(owner: Option<&User>) -> io::Result<(OwnedFd, OwnedFd)> {
+    let (pipe, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    if let Some(user) = owner {
+        let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+        fchown(&writer, Some(uid), Some(gid))?;
+    }
+    Ok((pipe, writer))
 }
 
 impl Output {
-    /// Makes the file in the sandbox, and returns the end of the pipe that the command writes to.
-    pub(crate) fn create(
-        path: &Path,
-        limit: u64,
-        owner: Option<&User>,
-    ) -> io::Result<(Self, OwnedFd)> {
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o644);
-        // A link left there by somebody else would lead the write out of the sandbox.
-        options.custom_flags(libc::O_NOFOLLOW);
-        let file = options.open(path)?;
-        if let Some(user) = owner {
-            fchown(&file, Some(user.uid), Some(user.gid))?;
-        }
-        let (pipe, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-        fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        let file = CappedFile {
-            file,
-            written: 0,
-            limit,
-            cut: false,
-        };
-        let pipe = Some(pipe);
-        Ok((Self { pipe, file }, writer))
-    }
-
-    /// The pipe to wait for; `None` once every writer has closed it.
-    pub(crate) fn pipe(&self) -> Option<BorrowedFd<'_>> {
-        self.pipe.as_ref().map(AsFd::as_fd)
-    }
-
-    /// Moves what is there, up to a turn's worth. True if there may be more at once.
-    ///
-    /// `buffer` is the caller's only to be kept for the next call.
-    pub(crate) fn pump(&mut self, buffer: &mut Vec<u8>) -> bool {
+    fn pump(&mut self, store: &mut Store, buffer: &mut Vec<u8>) -> bool {
         for _ in 0..CHUNKS_A_TURN {
             let Some(pipe) = &self.pipe else { return false };
             if buffer.is_empty() {
@@ -110,7 +161,7 @@ impl Output {
             match nix::unistd::read(pipe, buffer) {
                 Ok(0) => self.pipe = None,
                 Ok(length) => {
-                    self.file.take(&buffer[..length]);
+                    self.log.take(store, Instant::now(), &buffer[..length]);
                     if length == CHUNK_BYTES[0] {
                         buffer.resize(CHUNK_BYTES[1], 0);
                     }
@@ -121,54 +172,5 @@ impl Output {
             }
         }
         self.pipe.is_some()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-
-    #[test]
-    fn output_up_to_the_cap_is_kept_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("stdout");
-        let (mut output, writer) = Output::create(&path, 1000, None).unwrap();
-        let mut writer = File::from(writer);
-        let mut buffer = Vec::new();
-        writer.write_all(b"hello ").unwrap();
-        assert!(!output.pump(&mut buffer));
-        writer.write_all(b"world").unwrap();
-        drop(writer);
-        assert!(!output.pump(&mut buffer));
-        assert!(output.pipe().is_none());
-        assert_eq!(fs::read(&path).unwrap(), b"hello world");
-    }
-
-    #[test]
-    fn beyond_the_cap_output_is_discarded_with_one_note_and_nobody_blocks() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("stdout");
-        let (mut output, writer) = Output::create(&path, 1000, None).unwrap();
-        let mut writer = File::from(writer);
-        let mut buffer = Vec::new();
-        for _ in 0..100 {
-            writer.write_all(&[b'x'; 3000]).unwrap();
-            output.pump(&mut buffer);
-        }
-        let text = fs::read_to_string(&path).unwrap();
-        assert_eq!(text.len(), 1000, "the note counts too");
-        assert_eq!(text.matches("is discarded").count(), 1);
-        assert!(text.ends_with("discarded]\n"));
-        assert!(text.starts_with("xxx"));
-    }
-
-    #[test]
-    fn a_link_in_place_of_the_file_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("stdout");
-        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
-        assert!(Output::create(&path, 1000, None).is_err());
     }
 }

@@ -14,6 +14,7 @@ pub use self::rules::SpecError;
 use crate::limits::{Limits, MissingPolicy};
 use crate::namespaces::{Isolation, Namespaces};
 use crate::network::Network;
+use crate::output::OutputLimits;
 use crate::process::BootTime;
 use crate::profile::Profile;
 
@@ -22,8 +23,6 @@ pub const STRING_LIMIT_BYTES: usize = 128 * 1024 - 1;
 /// The most that arguments and environment may hold together, in bytes: half of what the kernel takes with
 /// the usual stack limit.
 pub const STRINGS_LIMIT_BYTES: usize = 1024 * 1024;
-/// The cap of each output file unless told otherwise, in bytes.
-pub const OUTPUT_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
 
 /// A container's name: one file name of 1 to 128 letters, digits, `.`, `_`, `-`, not beginning with `.`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -184,7 +183,8 @@ pub struct Spec {
     pub nonce: u64,
     /// The container's hand-off folder. Absolute; must exist, private to the agent and empty.
     pub directory: PathBuf,
-    /// The container's own folder, whose `stdout` and `stderr` are written by the supervisor. Absolute; must exist.
+    /// The container's own folder, in which the supervisor keeps `stdout`, `stderr` and the files they are rotated into.
+    /// Absolute; must exist.
     pub sandbox: PathBuf,
     /// Where the command begins, as it sees it; `None`: in its sandbox. It must be allowed to enter it.
     pub working_dir: Option<PathBuf>,
@@ -218,8 +218,13 @@ pub struct Spec {
     pub missing: MissingPolicy,
     /// Resource limits of the command.
     pub resource_limits: Vec<ResourceLimit>,
-    /// Cap of each of `stdout` and `stderr`, in bytes. What is written after it is discarded, with a note.
-    pub output_limit_bytes: u64,
+    /// How much is kept of each of `stdout` and `stderr`; see `output`.
+    pub output: OutputLimits,
+    /// Where it is noted at which byte of its stream each file begins, once there is more than one ([`Record`]). Absolute; in
+    /// a folder that the command cannot write to, so that a reader can rely on it.
+    ///
+    /// [`Record`]: crate::output::Record
+    pub output_record: PathBuf,
     /// End it unless renewed.
     pub stop_after: Option<StopAfter>,
 }
@@ -255,7 +260,8 @@ impl Spec {
         Some(user.on_host(first))
     }
 
-    /// A launch with defaults: all namespaces, no limits, no user change, 64 MiB of output.
+    /// A launch with defaults: all namespaces, no limits, no user change, the usual limits of output, noted
+    /// in its hand-off folder.
     #[must_use]
     pub fn new(id: ContainerId, directory: &Path, sandbox: &Path, program: Program) -> Self {
         Self {
@@ -278,7 +284,8 @@ impl Spec {
             limits: Limits::default(),
             missing: MissingPolicy::RequireAll,
             resource_limits: Vec::new(),
-            output_limit_bytes: OUTPUT_LIMIT_BYTES,
+            output: OutputLimits::USUAL,
+            output_record: directory.join("output.json"),
             stop_after: None,
         }
     }

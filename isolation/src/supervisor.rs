@@ -23,7 +23,7 @@ use crate::course::{Action, Course};
 use crate::entry;
 use crate::handoff::{HandOff, Handle, Usage};
 use crate::namespaces::Isolation;
-use crate::output::Output;
+use crate::output::Outputs;
 use crate::process::{BootTime, kill_descendants};
 use crate::seccomp::Filter;
 use crate::spec::Spec;
@@ -37,8 +37,8 @@ use crate::wire::{
 /// when an agent was replaced before its end was noticed.
 const CONNECTIONS: usize = 8;
 
-/// How often it is tried again to listen.
-const LISTEN_AGAIN_MS: u16 = 1000;
+/// How often it is tried again to listen, and to note what of the output was dropped.
+const LOOK_AGAIN_MS: u16 = 1000;
 
 /// What all supervisors of a launcher share.
 pub(crate) struct Host {
@@ -101,7 +101,7 @@ struct Supervisor<'a> {
     group: Option<Group>,
     init: Child,
     channel: OwnedFd,
-    outputs: [Output; 2],
+    outputs: Outputs,
     /// Where agents that adopt the container come in: made once the one that launched it is gone, which
     /// most containers do not live to see.
     listener: Option<OwnedFd>,
@@ -156,11 +156,8 @@ impl<'a> Supervisor<'a> {
                 // Without poll there is nothing to live on; init sees the channel close and ends.
                 return;
             };
-            for (output, ready) in self.outputs.iter_mut().zip(ready.outputs) {
-                if ready {
-                    output.pump(&mut self.buffer);
-                }
-            }
+            // What is left after this turn makes the next wait a short one.
+            self.outputs.pump(ready.outputs, &mut self.buffer);
             if ready.channel {
                 self.read_reports();
             }
@@ -188,15 +185,16 @@ impl<'a> Supervisor<'a> {
                 .map(|listener| input(listener.as_fd())),
         );
         let outputs_from = watched.len();
-        watched.extend(self.outputs.iter().filter_map(Output::pipe).map(input));
+        let pipes = self.outputs.pipes();
+        watched.extend(pipes.iter().flatten().copied().map(input));
         let connections_from = watched.len();
         watched.extend(
             self.connections
                 .iter()
                 .map(|connection| input(connection.as_fd())),
         );
-        let timeout = if self.is_unreachable() {
-            PollTimeout::from(LISTEN_AGAIN_MS)
+        let timeout = if self.is_unreachable() || self.outputs.is_unsettled() {
+            PollTimeout::from(LOOK_AGAIN_MS)
         } else {
             PollTimeout::NONE
         };
@@ -207,16 +205,15 @@ impl<'a> Supervisor<'a> {
         }
         let has = |index: usize| watched[index].any() == Some(true);
         let mut next = outputs_from;
-        let mut output = |output: &Output| {
-            let open = output.pipe().is_some();
-            next += usize::from(open);
-            open && has(next - 1)
-        };
+        let outputs = pipes.map(|pipe| {
+            next += usize::from(pipe.is_some());
+            pipe.is_some() && has(next - 1)
+        });
         Ok(Ready {
             init: has(0),
             channel: has(1),
             listener: self.listener.is_some() && has(listener_at),
-            outputs: [output(&self.outputs[0]), output(&self.outputs[1])],
+            outputs,
             connections: (connections_from..watched.len()).map(has).collect(),
         })
     }

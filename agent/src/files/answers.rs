@@ -1,9 +1,8 @@
 //! The three calls: a folder's list, a part of a file (followed or not), a whole file.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,15 +17,14 @@ use futures::stream;
 use serde::{Deserialize, Serialize};
 
 use super::FilesError;
-use super::place::{Place, Sandbox, Target, open_below, sandbox};
+use super::place::{Place, Target, open_below, sandbox};
+use super::reader::{Reader, Step};
 use crate::api::Shared;
 
 /// Entries in one list; the rest is named by their number only.
 const ENTRIES: usize = 10_000;
 /// Bytes in one answer to a read that does not follow.
 const READ_LIMIT_BYTES: u64 = 4 * 1024 * 1024;
-/// Bytes sent at a time.
-const CHUNK_BYTES: u64 = 64 * 1024;
 /// How often a followed file is looked at: doubled from the first to the last while nothing comes.
 const LOOK_FIRST: Duration = Duration::from_millis(10);
 const LOOK_LAST: Duration = Duration::from_millis(200);
@@ -148,15 +146,14 @@ fn list(place: &Place, folder: &Path, parts: &[String]) -> Result<Listing, Files
 struct Served {
     shared: Shared,
     place: Place,
-    file: File,
-    size: u64,
+    reader: Reader,
     ended: bool,
-    offset: u64,
     /// Where to stop, whatever the file's size.
     until: u64,
     pause: Duration,
 }
 
+/// What is asked for, opened, and how much of it there is.
 async fn serve(shared: Shared, place: Place, asked: &Asked) -> Result<Served, FilesError> {
     let Target::Sandbox(key, parts) = &place.target else {
         return Err(FilesError::Kind {
@@ -165,28 +162,19 @@ async fn serve(shared: Shared, place: Place, asked: &Asked) -> Result<Served, Fi
         });
     };
     // First whether it has ended, then the size: what an ended task wrote is all in it.
-    let Sandbox { folder, ended } = sandbox(&place, key, &shared.paths, &shared.asker).await?;
-    let file = open_below(&place, &folder, parts)?;
-    let metadata = file.metadata().map_err(|source| place.failed(source))?;
-    let what = match metadata.file_type() {
-        kind if kind.is_file() => None,
-        kind if kind.is_dir() => Some("a folder; browse lists it"),
-        _ => Some("a special file"),
-    };
-    if let Some(what) = what {
-        let path = place.path;
-        return Err(FilesError::Kind { path, what });
-    }
+    let sandbox = sandbox(&place, key, &shared.paths, &shared.asker).await?;
+    let ended = sandbox.ended;
+    let (named, parts) = (place.clone(), parts.clone());
+    let open = move || Reader::open(&named, &sandbox, &parts);
+    let opened = tokio::task::spawn_blocking(open).await;
     Ok(Served {
-        size: metadata.len(),
+        reader: opened.expect("opening never panics")?,
         until: asked
             .length
             .map_or(u64::MAX, |length| asked.offset.saturating_add(length)),
-        offset: asked.offset,
         pause: LOOK_FIRST,
         shared,
         place,
-        file,
         ended,
     })
 }
@@ -198,17 +186,16 @@ pub(crate) async fn read(
 ) -> Result<Response, FilesError> {
     let asked = parameters(asked)?;
     let mut served = serve(shared, Place::parse(&asked.path)?, &asked).await?;
-    let headers = [
-        (CONTENT_TYPE.as_str(), "application/octet-stream".to_owned()),
-        ("x-argosy-size", served.size.to_string()),
-        ("x-argosy-ended", served.ended.to_string()),
-    ];
+    let (place, reader) = (&served.place, &mut served.reader);
+    reader
+        .seek(asked.offset, served.ended)
+        .map_err(|source| place.failed(source))?;
+    let headers = served.headers();
     if asked.follow {
         return Ok((headers, follow(served)).into_response());
     }
-    served.until = served
-        .until
-        .min(served.offset.saturating_add(READ_LIMIT_BYTES));
+    let most = served.reader.offset().saturating_add(READ_LIMIT_BYTES);
+    served.until = served.until.min(most);
     Ok((headers, part(served)).into_response())
 }
 
@@ -219,58 +206,76 @@ pub(crate) async fn download(
 ) -> Result<Response, FilesError> {
     let asked = parameters(asked)?;
     let mut served = serve(shared, Place::parse(&asked.path)?, &asked).await?;
+    let (place, reader) = (&served.place, &mut served.reader);
+    let end = reader
+        .seek_whole(asked.offset)
+        .map_err(|source| place.failed(source))?;
     // What is appended while it is sent would not fit the length that was promised.
-    served.until = served.until.min(served.size);
+    served.until = served.until.min(end);
     let name = served.place.path.rsplit('/').next().unwrap_or("file");
     let name: String = name
         .chars()
         .filter(|c| c.is_ascii_graphic() && *c != '"' && *c != '\\')
         .collect();
+    let length = served.until.saturating_sub(served.reader.offset());
     let headers = [
-        (CONTENT_TYPE.as_str(), "application/octet-stream".to_owned()),
-        (
-            CONTENT_LENGTH.as_str(),
-            served.until.saturating_sub(served.offset).to_string(),
-        ),
+        (CONTENT_LENGTH.as_str(), length.to_string()),
         (
             CONTENT_DISPOSITION.as_str(),
             format!("attachment; filename=\"{name}\""),
         ),
-        ("x-argosy-size", served.size.to_string()),
-        ("x-argosy-ended", served.ended.to_string()),
     ];
-    Ok((headers, part(served)).into_response())
+    Ok((headers, served.headers(), part(served)).into_response())
 }
 
 /// What is there now.
 fn part(served: Served) -> Body {
-    Body::from_stream(stream::try_unfold(served, |mut served| async move {
-        let bytes = served.next().await?;
-        Ok::<_, io::Error>((!bytes.is_empty()).then_some((bytes, served)))
+    Body::from_stream(stream::try_unfold(served, |served: Served| async move {
+        Ok::<_, io::Error>(match served.next().await? {
+            (served, Step::Bytes(bytes)) => Some((Bytes::from(bytes), served)),
+            (_, Step::Nothing | Step::Gap) => None,
+        })
     }))
 }
 
-/// What is there, and what comes until the task has ended.
+/// What is there, and what comes until the task has ended. Ends at a gap, too: the next answer says where it ends.
 fn follow(served: Served) -> Body {
-    Body::from_stream(stream::try_unfold(served, |mut served| async move {
-        loop {
-            // Asked before the file is read: what an ended task wrote is then all there.
-            let ended = served.has_ended().await;
-            let bytes = served.next().await?;
-            if !bytes.is_empty() {
-                served.pause = LOOK_FIRST;
-                return Ok::<_, io::Error>(Some((bytes, served)));
+    Body::from_stream(stream::try_unfold(
+        served,
+        |mut served: Served| async move {
+            loop {
+                // Asked before the file is read: what an ended task wrote is then all there.
+                let ended = served.has_ended().await;
+                let step;
+                (served, step) = served.next().await?;
+                match step {
+                    Step::Bytes(bytes) => {
+                        served.pause = LOOK_FIRST;
+                        return Ok::<_, io::Error>(Some((Bytes::from(bytes), served)));
+                    }
+                    Step::Gap => return Ok(None),
+                    Step::Nothing => {}
+                }
+                if ended || served.reader.offset() >= served.until {
+                    return Ok(None);
+                }
+                tokio::time::sleep(served.pause).await;
+                served.pause = (served.pause * 2).min(LOOK_LAST);
             }
-            if ended || served.offset >= served.until {
-                return Ok(None);
-            }
-            tokio::time::sleep(served.pause).await;
-            served.pause = (served.pause * 2).min(LOOK_LAST);
-        }
-    }))
+        },
+    ))
 }
 
 impl Served {
+    fn headers(&self) -> [(&'static str, String); 4] {
+        [
+            (CONTENT_TYPE.as_str(), "application/octet-stream".to_owned()),
+            ("x-argosy-offset", self.reader.offset().to_string()),
+            ("x-argosy-size", self.reader.size().to_string()),
+            ("x-argosy-ended", self.ended.to_string()),
+        ]
+    }
+
     async fn has_ended(&mut self) -> bool {
         if let Target::Sandbox(key, _) = &self.place.target
             && !self.ended
@@ -281,21 +286,13 @@ impl Served {
         self.ended
     }
 
-    /// The next bytes, none at the end of what is there.
-    async fn next(&mut self) -> io::Result<Bytes> {
-        let length = self.until.saturating_sub(self.offset).min(CHUNK_BYTES);
-        let file = self.file.try_clone()?;
-        let offset = self.offset;
-        let read = move || -> io::Result<Vec<u8>> {
-            let mut buffer = vec![0; usize::try_from(length).expect("a chunk is small")];
-            let length = file.read_at(&mut buffer, offset)?;
-            buffer.truncate(length);
-            Ok(buffer)
+    /// Reads on.
+    async fn next(mut self) -> io::Result<(Self, Step)> {
+        let read = move || {
+            let step = self.reader.next(self.until);
+            step.map(|step| (self, step))
         };
-        let bytes = tokio::task::spawn_blocking(read)
-            .await
-            .expect("reading never panics")?;
-        self.offset += bytes.len() as u64;
-        Ok(Bytes::from(bytes))
+        let read = tokio::task::spawn_blocking(read).await;
+        read.expect("reading never panics")
     }
 }

@@ -1,9 +1,10 @@
 //! Sandboxes over HTTP: browse, read, follow, download. Reads only; never leaves a sandbox.
 //!
-//! Reading order: `place`, `answers`.
+//! Reading order: `place`, `reader`, `answers`.
 
 mod answers;
 mod place;
+mod reader;
 #[cfg(test)]
 mod tests;
 

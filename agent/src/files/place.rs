@@ -94,6 +94,8 @@ impl Place {
 #[derive(Debug, Clone)]
 pub(super) struct Sandbox {
     pub(super) folder: PathBuf,
+    /// Where its output is recorded, once it was rotated.
+    pub(super) output_record: PathBuf,
     /// Whether no more output will come.
     pub(super) ended: bool,
 }
@@ -114,6 +116,7 @@ pub(super) async fn sandbox(
     };
     Ok(Sandbox {
         folder: paths.sandbox(key, name),
+        output_record: paths.output_record(key, name),
         ended: view.ended,
     })
 }

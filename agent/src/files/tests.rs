@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use argosy_isolation::output::FileId;
 use argosy_state::ids::TaskKey;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -75,6 +76,7 @@ async fn the_newest_instance_is_read_in_parts_and_as_a_whole() {
     fs::write(server.sandbox("1-10-1").join("stdout"), "0123456789").unwrap();
     let read = "/v1/files/read?path=tasks/framework-1/web/stdout";
     let answer = server.get(read).await;
+    assert_eq!(answer.headers()["x-argosy-offset"], "0");
     assert_eq!(answer.headers()["x-argosy-size"], "10");
     assert_eq!(answer.headers()["x-argosy-ended"], "true");
     assert_eq!(answer.headers()["content-type"], "application/octet-stream");
@@ -104,6 +106,62 @@ async fn the_newest_instance_is_read_in_parts_and_as_a_whole() {
     );
     assert_eq!(whole.headers()["content-length"], "10");
     assert_eq!(whole.text().await.unwrap(), "0123456789");
+}
+
+#[tokio::test]
+async fn output_that_was_rotated_is_served_by_the_offsets_of_its_stream() {
+    let server = Server::start().await;
+    let sandbox = server.sandbox("1-1-1");
+    let mut parts = Vec::new();
+    for (name, text, begin) in [
+        ("stdout.3", "foreign", None),
+        ("stdout.2", "twenty....", Some(20)),
+        ("stdout.1", "thirty....", Some(30)),
+        ("stdout", "forty", Some(40)),
+    ] {
+        fs::write(sandbox.join(name), text).unwrap();
+        let id = FileId::of(&fs::metadata(sandbox.join(name)).unwrap());
+        parts.extend(begin.map(|begin| serde_json::json!({ "file": id, "begin": begin })));
+    }
+    let record = serde_json::json!({
+        "version": 1, "stdout": { "parts": parts, "end": 45 }, "stderr": { "parts": [], "end": 0 }
+    });
+    let task = Paths::new(server.folder.path()).task(&key());
+    fs::write(task.join("1-1-1.output"), record.to_string()).unwrap();
+    let read = "/v1/files/read?path=tasks/framework-1/web/stdout";
+    for (query, offset, text) in [
+        ("", "20", "twenty....thirty....forty"),
+        ("&offset=7", "20", "twenty....thirty....forty"),
+        ("&offset=38&length=4", "38", "..fo"),
+        ("&offset=10&length=4", "20", ""),
+        ("&offset=45", "45", ""),
+        ("&offset=28&follow=true", "28", "..thirty....forty"),
+    ] {
+        let answer = server.get(&format!("{read}{query}")).await;
+        assert_eq!(answer.headers()["x-argosy-offset"], offset, "{query}");
+        assert_eq!(answer.headers()["x-argosy-size"], "45", "{query}");
+        assert_eq!(answer.text().await.unwrap(), text, "{query}");
+    }
+    let download = "/v1/files/download?path=tasks/framework-1/web";
+    let whole = server.get(&format!("{download}/stdout")).await;
+    assert_eq!(whole.headers()["x-argosy-offset"], "20");
+    assert_eq!(whole.headers()["content-length"], "25");
+    assert_eq!(whole.text().await.unwrap(), "twenty....thirty....forty");
+    // A rotated file by its own name is a file like others.
+    let (_, old) = server.text(&format!("{download}/stdout.1")).await;
+    assert_eq!(old, "thirty....");
+    // What the task has removed is skipped, and the answer says so.
+    fs::remove_file(sandbox.join("stdout.1")).unwrap();
+    let cut = server.get(&format!("{read}&offset=20")).await;
+    assert_eq!(cut.text().await.unwrap(), "twenty....");
+    let cut = server.get(&format!("{read}&offset=30")).await;
+    assert_eq!(cut.headers()["x-argosy-offset"], "40");
+    let whole = server.get(&format!("{download}/stdout")).await;
+    assert_eq!(whole.headers()["x-argosy-offset"], "40");
+    assert_eq!(whole.text().await.unwrap(), "forty");
+    fs::remove_file(sandbox.join("stdout")).unwrap();
+    let none = server.get(&format!("{read}&offset=40")).await;
+    assert_eq!(none.headers()["x-argosy-offset"], "45", "it has ended");
 }
 
 #[tokio::test]

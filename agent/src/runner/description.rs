@@ -126,6 +126,8 @@ fn resource_limits(pids_max: u64) -> Vec<ResourceLimit> {
 /// Namespaces, limits and deadlines.
 fn confine(shared: &Shared, start: &Start, task: &v1::TaskSpec, spec: &mut Spec) {
     spec.nonce = shared.settings.nonce(start.name);
+    spec.output = shared.settings.output;
+    spec.output_record = shared.paths.output_record(&start.key, start.name);
     spec.isolation = shared.settings.isolation;
     if spec.isolation == Isolation::Processes {
         spec.namespaces = Namespaces::NONE;

@@ -86,8 +86,9 @@ impl Host {
             .join("agent/sandboxes")
             .join(crate::master::FRAMEWORK)
             .join(task);
-        let mut found = std::fs::read_dir(&folder).unwrap();
-        found.next().expect("a sandbox is there").unwrap().path()
+        let mut found = std::fs::read_dir(&folder).unwrap().flatten();
+        let sandbox = found.find(|entry| entry.file_type().unwrap().is_dir());
+        sandbox.expect("a sandbox is there").path()
     }
 }
 

@@ -37,6 +37,31 @@ fn answer(body: &str, declared: usize, ended: bool, size: usize) -> String {
     )
 }
 
+fn bytes_of(piece: Piece<'_>) -> &[u8] {
+    match piece {
+        Piece::Bytes(bytes) => bytes,
+        Piece::Missing(count) => panic!("{count} bytes are missing"),
+    }
+}
+
+/// The same, of bytes that begin at this offset.
+fn answer_from(begin: usize, body: &str, ended: bool, size: usize) -> String {
+    let answer = answer(body, body.len(), ended, size);
+    let header = format!("\r\nx-argosy-offset: {begin}\r\nconnection");
+    answer.replacen("\r\nconnection", &header, 1)
+}
+
+/// What a reader is told, in words.
+fn told(all: &mut Vec<String>) -> impl FnMut(Piece<'_>) -> io::Result<()> {
+    |piece| {
+        all.push(match piece {
+            Piece::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            Piece::Missing(count) => format!("-{count}"),
+        });
+        Ok(())
+    }
+}
+
 fn place() -> Place {
     Place::of_task("agent-1", "framework-1", "web", "stdout")
 }
@@ -48,8 +73,8 @@ async fn a_follow_goes_on_at_its_offset_when_a_master_breaks_off() {
     let (second, asked) = master(vec![answer("\ntock\n", 6, true, 10)]).await;
     let mut files = Files::new(&[first.to_string(), second.to_string()]).unwrap();
     let mut text = Vec::new();
-    let mut sink = |bytes: &[u8]| {
-        text.extend_from_slice(bytes);
+    let mut sink = |piece: Piece<'_>| {
+        text.extend_from_slice(bytes_of(piece));
         Ok(())
     };
     files
@@ -61,6 +86,43 @@ async fn a_follow_goes_on_at_its_offset_when_a_master_breaks_off() {
     assert!(
         asked[0].starts_with("GET /v1/agents/agent-1/files/read?path=tasks/framework-1/web/stdout&offset=4&follow=true"),
         "{asked:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_follow_is_told_what_was_rotated_away_and_goes_on_after_it() {
+    let (address, asked) = master(vec![
+        answer_from(4, "four", false, 8),
+        answer_from(8, "eight", false, 13),
+        // Slow: a file has gone meanwhile.
+        answer_from(20, "twenty", true, 26),
+    ])
+    .await;
+    let mut files = Files::new(&[address.to_string()]).unwrap();
+    let mut all = Vec::new();
+    files
+        .follow(&place(), &CancellationToken::new(), &mut told(&mut all))
+        .await
+        .unwrap();
+    assert_eq!(all, ["-4", "four", "eight", "-7", "twenty"]);
+    let asked = asked.lock().unwrap().clone();
+    assert!(asked[2].contains("&offset=13&follow=true"), "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_read_asks_on_until_it_has_all_that_was_there() {
+    let (address, _) = master(vec![
+        answer_from(4, "four", false, 13),
+        answer_from(8, "eight", false, 99),
+    ])
+    .await;
+    let mut files = Files::new(&[address.to_string()]).unwrap();
+    let mut all = Vec::new();
+    files.read(&place(), &mut told(&mut all)).await.unwrap();
+    assert_eq!(
+        all,
+        ["-4", "four", "eight"],
+        "what came since is not asked for"
     );
 }
 
@@ -84,7 +146,7 @@ async fn a_file_that_is_not_there_is_told_with_the_masters_sentence() {
 async fn a_reader_who_has_gone_ends_the_follow() {
     let (address, _) = master(vec![answer("tick", 4, true, 4)]).await;
     let mut files = Files::new(&[address.to_string()]).unwrap();
-    let mut sink = |_: &[u8]| Err(io::Error::from(io::ErrorKind::BrokenPipe));
+    let mut sink = |_: Piece<'_>| Err(io::Error::from(io::ErrorKind::BrokenPipe));
     let error = files
         .follow(&place(), &CancellationToken::new(), &mut sink)
         .await

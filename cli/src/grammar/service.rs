@@ -6,7 +6,7 @@ use std::time::Duration;
 use argosy_client::Masters;
 use argosy_isolation::network::Subnet;
 use argosy_state::resources::Resources;
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, value_parser};
 
 use super::shared::Logging;
 use crate::values::{self, Addresses};
@@ -31,6 +31,16 @@ fn resources(text: &str) -> Result<Resources, String> {
         return Err("nothing is listed; write cpus:2;mem:1024;ports:[31000-31100]".to_owned());
     }
     Ok(resources)
+}
+
+/// Bytes; what the supervisors move at once must fit.
+fn log_file_bytes(text: &str) -> Result<u64, String> {
+    let milli = values::size(text)?.0;
+    let bytes = u64::try_from(milli).unwrap_or(0).saturating_mul(1 << 20) / 1_000;
+    if bytes < 64 * 1024 {
+        return Err("give at least 64KiB".to_owned());
+    }
+    Ok(bytes)
 }
 
 /// Start a master.
@@ -156,6 +166,12 @@ pub(crate) struct AgentStart {
         value_name = "DIR"
     )]
     pub(crate) host_paths: Vec<PathBuf>,
+    /// Largest file of each of a task's stdout and stderr, before it is rotated
+    #[arg(long, env = "ARGOSY_AGENT_LOG_FILE_SIZE", value_name = "SIZE", default_value = "10MiB", value_parser = log_file_bytes)]
+    pub(crate) log_file_size: u64,
+    /// Files that are kept of each of a task's stdout and stderr
+    #[arg(long, env = "ARGOSY_AGENT_LOG_FILES", value_name = "NUMBER", default_value_t = 5, value_parser = value_parser!(u32).range(1..=100))]
+    pub(crate) log_files: u32,
     /// Log-ins to registries of images, in the form of Docker's config.json
     #[arg(long, env = "ARGOSY_AGENT_IMAGE_CREDENTIALS", value_name = "FILE")]
     pub(crate) image_credentials: Option<PathBuf>,

@@ -82,7 +82,7 @@ fn an_unknown_word_gets_the_nearest_one() {
 
 #[test]
 fn usage_errors_name_field_value_and_remedy() {
-    let table: [(&[&str], [&str; 3]); 6] = [
+    let table: [(&[&str], [&str; 3]); 8] = [
         (
             &["run", "--mem", "64X", "--", "true"],
             ["--mem", "64X", "64M"],
@@ -100,6 +100,14 @@ fn usage_errors_name_field_value_and_remedy() {
         (
             &["agent", "start", "--resources", "cpus:-1"],
             ["--resources", "cpus:-1", "cpus:-1"],
+        ),
+        (
+            &["agent", "start", "--log-file-size", "1K"],
+            ["--log-file-size", "1K", "64KiB"],
+        ),
+        (
+            &["agent", "start", "--log-files", "0"],
+            ["--log-files", "0", "1..=100"],
         ),
     ];
     for (words, parts) in table {

@@ -14,7 +14,7 @@ use super::placer::Event;
 use super::waiting::{self, Known, Why};
 use super::{Session, session_failure, tell};
 use crate::exit::{Code, DONE, Ended, Failure};
-use crate::files::{Files, Place, ReadError};
+use crate::files::{Files, Piece, Place, ReadError};
 use crate::grammar::Run;
 use crate::operator::{Ended as Listed, Operator, is_terminal};
 use crate::output::{self, note, span_ms};
@@ -250,7 +250,7 @@ impl<'a> Attached<'a> {
             self.tails.spawn(async move {
                 let broken = |error: anyhow::Error| ReadError::Broken(format!("{error:#}"));
                 let mut files = Files::new(&masters).map_err(broken)?;
-                let mut sink = move |bytes: &[u8]| write(file, bytes);
+                let mut sink = move |piece: Piece<'_>| write(file, piece);
                 files.follow(&place, &over, &mut sink).await
             });
         }
@@ -441,7 +441,14 @@ impl<'a> Attached<'a> {
     }
 }
 
-fn write(file: &str, bytes: &[u8]) -> io::Result<()> {
+fn write(file: &str, piece: Piece<'_>) -> io::Result<()> {
+    let bytes = match piece {
+        Piece::Bytes(bytes) => bytes,
+        Piece::Missing(count) => {
+            note(&Piece::missing(count, file));
+            return Ok(());
+        }
+    };
     if file == "stdout" {
         let mut stdout = io::stdout().lock();
         stdout.write_all(bytes).and_then(|()| stdout.flush())

@@ -6,9 +6,10 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{Code, DONE, Ended, Failure};
-use crate::files::{Files, Place, ReadError};
+use crate::files::{Files, Piece, Place, ReadError};
 use crate::grammar::Logs;
 use crate::operator::{Operator, is_terminal};
+use crate::output::note;
 
 /// How often a followed task is looked at: its end must be seen even if its agent is gone.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -26,9 +27,15 @@ pub(crate) async fn show(arguments: &Logs) -> Ended {
     let file = if arguments.stderr { "stderr" } else { "stdout" };
     let place = Place::of_task(&task.agent_id, &task.framework_id, &task.task_id, file);
     let mut files = Files::new(operator.masters().addresses())?;
-    let mut sink = |bytes: &[u8]| {
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(bytes).and_then(|()| stdout.flush())
+    let mut sink = |piece: Piece<'_>| match piece {
+        Piece::Bytes(bytes) => {
+            let mut stdout = io::stdout().lock();
+            stdout.write_all(bytes).and_then(|()| stdout.flush())
+        }
+        Piece::Missing(count) => {
+            note(&Piece::missing(count, file));
+            Ok(())
+        }
     };
     let read = if arguments.follow {
         let over = CancellationToken::new();

@@ -11,8 +11,12 @@ use crate::view::{SANDBOX, View};
 
 /// The longest host name Linux takes, in bytes.
 const HOSTNAME_LIMIT_BYTES: usize = 64;
-/// The smallest output cap: the note that output was cut must fit.
-const OUTPUT_MINIMUM_BYTES: u64 = 256;
+/// The smallest file of output: no piece that is moved at once fills more than two.
+const OUTPUT_FILE_MINIMUM_BYTES: u64 = 64 * 1024;
+/// The smallest pace of output, in bytes a second: the few lines of a command that fails at once must get through.
+const OUTPUT_PACE_MINIMUM_BYTES: u64 = 4 * 1024;
+/// How many files of a stream there may be: each of them is renamed at each rotation.
+const OUTPUT_FILES_LIMIT: u32 = 100;
 
 impl Spec {
     /// Refuses what the kernel would refuse later, with a sentence that names field, value and remedy.
@@ -49,15 +53,28 @@ impl Spec {
                 return Err(SpecError::new("resource_limits", &value, remedy));
             }
         }
-        if self.output_limit_bytes < OUTPUT_MINIMUM_BYTES {
-            let value = self.output_limit_bytes.to_string();
-            return Err(SpecError::new(
-                "output_limit_bytes",
-                &value,
-                "give at least 256",
-            ));
+        self.check_output()
+    }
+
+    fn check_output(&self) -> Result<(), SpecError> {
+        let output = self.output;
+        let refuse =
+            |field, value: u64, remedy| Err(SpecError::new(field, &value.to_string(), remedy));
+        if output.file_bytes < OUTPUT_FILE_MINIMUM_BYTES {
+            return refuse(
+                "output.file_bytes",
+                output.file_bytes,
+                "give at least 65536",
+            );
         }
-        Ok(())
+        if !(1..=OUTPUT_FILES_LIMIT).contains(&output.files) {
+            return refuse("output.files", output.files.into(), "give 1 to 100");
+        }
+        if output.bytes_per_second < OUTPUT_PACE_MINIMUM_BYTES {
+            let pace = output.bytes_per_second;
+            return refuse("output.bytes_per_second", pace, "give at least 4096");
+        }
+        check_path("output_record", &self.output_record)
     }
 
     fn check_program(&self) -> Result<(), SpecError> {
@@ -336,6 +353,17 @@ mod tests {
             }];
         });
         assert!(limit.starts_with("resource_limits \"nofiles\""), "{limit}");
+        let small = refusal(|spec| spec.output.file_bytes = 65_535);
+        assert_eq!(
+            small,
+            "output.file_bytes \"65535\" is not valid: give at least 65536"
+        );
+        let none = refusal(|spec| spec.output.files = 0);
+        assert!(none.starts_with("output.files \"0\""), "{none}");
+        let slow = refusal(|spec| spec.output.bytes_per_second = 1);
+        assert!(slow.contains("give at least 4096"), "{slow}");
+        let record = refusal(|spec| spec.output_record = "output".into());
+        assert!(record.starts_with("output_record \"output\""), "{record}");
         let group = refusal(|spec| spec.cgroup = None);
         assert!(group.contains("full isolation needs a cgroup"), "{group}");
     }

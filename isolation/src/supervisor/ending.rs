@@ -79,7 +79,7 @@ impl Supervisor<'_> {
         let own = sys::wait_child(self.init.pid, true).ok().flatten();
         self.read_reports();
         self.kill_the_rest();
-        self.drain();
+        self.outputs.finish(DRAIN_LIMIT, &mut self.buffer);
         let exit = self.exit(own.as_ref());
         if let Some(group) = &self.group {
             // What is left is left to `destroy`.
@@ -89,13 +89,6 @@ impl Supervisor<'_> {
         if self.listener.is_some() {
             // Nobody listens there any more; `destroy` removes what cannot be removed now.
             let _ = std::fs::remove_file(self.files.control());
-        }
-    }
-
-    fn drain(&mut self) {
-        let deadline = Instant::now() + DRAIN_LIMIT;
-        for output in &mut self.outputs {
-            while output.pump(&mut self.buffer) && Instant::now() < deadline {}
         }
     }
 

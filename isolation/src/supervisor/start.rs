@@ -18,7 +18,7 @@ use crate::handoff::{Claim, HandOff, HandOffError, Handle};
 use crate::init;
 use crate::limits::{LimitsError, Missing};
 use crate::network::Network;
-use crate::output::Output;
+use crate::output::{OutputError, Outputs};
 use crate::process::Process;
 use crate::profile::CONTAINER_IDS;
 use crate::spec::Spec;
@@ -38,7 +38,7 @@ pub(super) struct Started {
     pub(super) group: Option<Group>,
     pub(super) init: Child,
     pub(super) channel: OwnedFd,
-    pub(super) outputs: [Output; 2],
+    pub(super) outputs: Outputs,
 }
 
 /// Why a container could not be started.
@@ -50,8 +50,8 @@ pub(super) enum StartError {
     Cgroup(#[from] CgroupError),
     #[error(transparent)]
     Limits(#[from] LimitsError),
-    #[error("cannot write the command's output to {path}")]
-    Output { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Output(#[from] OutputError),
     #[error("cannot make the container's first process with {namespaces}")]
     Clone { namespaces: String, source: Errno },
     #[error("cannot make the container's channel")]
@@ -121,13 +121,7 @@ fn start_in(
     host: &Host,
     (group, missing): (Option<Group>, Missing),
 ) -> Result<Started, StartError> {
-    let output = |name: &str| {
-        let path = spec.sandbox.join(name);
-        Output::create(&path, spec.output_limit_bytes, spec.host_user().as_ref())
-            .map_err(|source| StartError::Output { path, source })
-    };
-    let (stdout, stdout_writer) = output("stdout")?;
-    let (stderr, stderr_writer) = output("stderr")?;
+    let (outputs, [stdout, stderr]) = Outputs::create(spec)?;
     let (channel, init_channel) = packet_pair().map_err(|source| StartError::Channel { source })?;
     if !spec.namespaces.pid {
         // Should init be killed, its children come to us and not to the host's process 1.
@@ -144,8 +138,8 @@ fn start_in(
         filter: &host.filter,
         channel: &init_channel,
         null: &host.null,
-        stdout: &stdout_writer,
-        stderr: &stderr_writer,
+        stdout: &stdout,
+        stderr: &stderr,
     };
     let group_fd = group.as_ref().map(Group::open).transpose()?;
     let flags = spec.clone_flags();
@@ -170,7 +164,7 @@ fn start_in(
             group,
             init,
             channel,
-            outputs: [stdout, stderr],
+            outputs,
         }),
         Err(error) => {
             // It has no leave yet, so nothing but itself can be running.

@@ -146,7 +146,7 @@ fn user() {
     );
     assert_eq!(stdout(&spec), expected);
     let owner = |name: &str| fs::metadata(spec.sandbox.join(name)).unwrap().uid();
-    assert_eq!((owner("mine"), owner("stdout")), (nobody.uid, nobody.uid));
+    assert_eq!((owner("mine"), owner("stdout")), (nobody.uid, 0));
     let unknown = User::named("no-such-user").unwrap_err().to_string();
     assert!(unknown.contains("no-such-user"), "{unknown}");
 }

@@ -190,7 +190,8 @@ fn neighbours() {
     let (container, _) = world.start(&spec);
     let seen = output(
         &container,
-        "tr '\\0' ' ' < /proc/2/cmdline; kill -0 2 && echo reached",
+        "while grep -q exec /proc/2/cmdline; do sleep 0.01; done; \
+         tr '\\0' ' ' < /proc/2/cmdline; kill -0 2 && echo reached",
     );
     assert_eq!(seen, "sleep 1000 reached\n");
     let init = output(&container, "kill -0 1 2>/dev/null || echo kept from init");

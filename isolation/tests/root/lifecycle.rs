@@ -14,7 +14,6 @@ pub(crate) const CASES: &[Case] = &[
     ("a_command_that_cannot_be_started_says_why", refusals),
     ("an_invalid_request_is_refused_before_it_is_sent", invalid),
     ("a_sandbox_that_is_not_there_is_a_failed_start", no_sandbox),
-    ("output_is_kept_up_to_its_cap_and_nobody_blocks", output_cap),
     (
         "the_last_output_is_in_the_file_when_the_end_is_told",
         last_output,
@@ -123,28 +122,6 @@ fn no_sandbox() {
     let mut spec = world.spec("true");
     spec.directory = "/no/such/folder".into();
     assert_eq!(world.run(&spec).outcome, Outcome::NotStarted);
-}
-
-fn output_cap() {
-    let mut world = World::new();
-    let mut spec =
-        world.spec("head -c 3000000 /dev/zero && head -c 10 /dev/zero >&2 && echo end > done");
-    spec.output_limit_bytes = 1_000_000;
-    assert_eq!(
-        world.run(&spec).outcome,
-        Outcome::Exited(0),
-        "no SIGPIPE, no SIGXFSZ"
-    );
-    assert!(spec.sandbox.join("done").exists());
-    let written = fs::read(spec.sandbox.join("stdout")).unwrap();
-    assert_eq!(written.len(), 1_000_000);
-    let text = String::from_utf8_lossy(&written);
-    assert_eq!(
-        text.matches("[argosy: the limit of 1000000 bytes is reached")
-            .count(),
-        1
-    );
-    assert_eq!(fs::metadata(spec.sandbox.join("stderr")).unwrap().len(), 10);
 }
 
 fn last_output() {

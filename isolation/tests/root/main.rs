@@ -12,6 +12,7 @@ mod images;
 mod lifecycle;
 mod limits;
 mod networks;
+mod output;
 mod profile;
 mod removal;
 mod sessions;
@@ -43,6 +44,7 @@ fn run(arguments: &[String]) -> ExitCode {
     let cases: Vec<Case> = [
         confinement::CASES,
         lifecycle::CASES,
+        output::CASES,
         limits::CASES,
         statistics::CASES,
         networks::CASES,

@@ -39,6 +39,7 @@ cases![
     tasks::a_task_out_of_time_fails,
     tasks::a_task_without_a_leader_stops_itself,
     tasks::output_can_be_followed_to_the_end_of_the_task,
+    tasks::output_is_followed_across_its_rotation,
     tasks::many_short_tasks_run_fast_and_leave_nothing,
     statistics::what_a_task_uses_is_told_to_people_and_to_prometheus_while_it_runs,
     lives::a_task_outlives_its_agent_and_is_adopted_with_the_same_pid,

@@ -332,6 +332,61 @@ pub(super) async fn output_can_be_followed_to_the_end_of_the_task() {
     agent.stop().await;
 }
 
+fn number(answer: &reqwest::Response, header: &str) -> usize {
+    answer.headers()[header].to_str().unwrap().parse().unwrap()
+}
+
+/// Follows output that is to be `all` to its end; returns how many bytes were said to be missing.
+async fn followed(url: &str, all: &str) -> usize {
+    let (mut at, mut missed) = (0, 0);
+    loop {
+        let mut answer = reqwest::get(format!("{url}&offset={at}")).await.unwrap();
+        let begin = number(&answer, "x-argosy-offset");
+        (at, missed) = (begin, missed + begin - at);
+        let ended = answer.headers()["x-argosy-ended"] == "true";
+        while let Some(bytes) = answer.chunk().await.unwrap() {
+            let expected = &all.as_bytes()[at..at + bytes.len()];
+            assert!(bytes == expected, "wrong bytes from {at} on");
+            at += bytes.len();
+        }
+        if ended && at >= number(&answer, "x-argosy-size") {
+            assert_eq!(at, all.len());
+            return missed;
+        }
+    }
+}
+
+pub(super) async fn output_is_followed_across_its_rotation() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host
+        .agent_with(master.address, |config| {
+            config.log_file_bytes = 64 * 1024;
+            config.log_files = 3;
+        })
+        .await;
+    let (mut link, _) = master.registered(true).await;
+    let line = "for part in $(seq 0 49); do seq $((part * 8000 + 1)) $((part * 8000 + 8000)); sleep 0.02; done";
+    link.launch(1, shell("t", line)).await;
+    link.until("t", runs).await;
+    let all: String = (1..=400_000).map(|number| format!("{number}\n")).collect();
+    let path = format!("/v1/files/read?path=tasks/{FRAMEWORK}/t/stdout");
+    // Meanwhile the link must be attended to.
+    let url = format!("http://{}{path}&follow=true", agent.api);
+    let (missed, _) = tokio::join!(followed(&url, &all), link.end_of("t"));
+    print!("{missed} bytes missed ... ");
+    // Later there is the tail, in three files.
+    let answer = reqwest::get(format!("http://{}{path}", agent.api))
+        .await
+        .unwrap();
+    let begin = number(&answer, "x-argosy-offset");
+    assert!(begin >= all.len() - 3 * 64 * 1024, "it is {begin}");
+    assert_eq!(answer.text().await.unwrap(), all[begin..]);
+    assert!(
+        host.sandbox("t").join("stdout.2").exists() && !host.sandbox("t").join("stdout.3").exists()
+    );
+    agent.stop().await;
+}
+
 pub(super) async fn many_short_tasks_run_fast_and_leave_nothing() {
     const TASKS: u64 = 500;
     let (host, mut master) = (Host::new(), Master::start().await);

@@ -1,0 +1,327 @@
+//! A file as a row of bytes; a task's output as one row over all files that it is rotated into.
+//!
+//! An offset in `stdout` or `stderr` counts the bytes that were written since the task began, wherever they are by now. Each
+//! byte is read at its offset or, when its file is gone, not at all: then there is a gap, and whoever reads is told where it
+//! ends. A file that is open here can be read to its end whatever becomes of its name, so a reader that keeps up loses
+//! nothing. Blocks; knows nothing of HTTP.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use argosy_isolation::output::{FileId, Record, StreamName};
+
+use super::FilesError;
+use super::place::{Place, Sandbox, open_below};
+
+/// Bytes read at a time.
+const CHUNK_BYTES: u64 = 64 * 1024;
+/// How many names beyond the recorded ones are looked at: files move on while they are looked for.
+const NAMES_BEYOND: usize = 2;
+
+/// One file of a row.
+#[derive(Debug)]
+struct Part {
+    file: File,
+    id: FileId,
+    /// The offset of its first byte.
+    begin: u64,
+    /// The offset after its last byte; `None` while it may grow.
+    end: Option<u64>,
+}
+
+impl Part {
+    /// The offset after the last byte that is there.
+    fn present(&self) -> io::Result<u64> {
+        let there = self.begin + self.file.metadata()?.len();
+        Ok(self.end.map_or(there, |end| end.min(there)))
+    }
+}
+
+/// Where a rotated stream is looked for.
+#[derive(Debug, Clone)]
+struct Source {
+    place: Place,
+    sandbox: Sandbox,
+    stream: StreamName,
+}
+
+/// What is kept of a stream now.
+struct Kept {
+    parts: Vec<Part>,
+    /// How many bytes the stream had when that was recorded.
+    end: u64,
+    /// The offset at which the newest file begins.
+    newest: u64,
+}
+
+/// What came of reading on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// The next bytes, which are some.
+    Bytes(Vec<u8>),
+    /// There is nothing more now.
+    Nothing,
+    /// What comes next is gone; what comes after it is a new reader's to find.
+    Gap,
+}
+
+/// A row of bytes and a place in it.
+#[derive(Debug)]
+pub(super) struct Reader {
+    source: Option<Source>,
+    /// Ascending; those before the offset are let go.
+    parts: Vec<Part>,
+    /// The beginning of the newest file that was recorded when the parts were opened.
+    newest: u64,
+    offset: u64,
+    size: u64,
+}
+
+impl Reader {
+    /// Opens the file at these components below the sandbox, at offset 0.
+    pub(super) fn open(
+        place: &Place,
+        sandbox: &Sandbox,
+        parts: &[String],
+    ) -> Result<Self, FilesError> {
+        let stream = match parts {
+            [name] => StreamName::of_file(name),
+            _ => None,
+        };
+        let source = stream.map(|stream| Source {
+            place: place.clone(),
+            sandbox: sandbox.clone(),
+            stream,
+        });
+        let failed = |source| place.failed(source);
+        if let Some(rotated) = Self::rotated(source.as_ref()).map_err(failed)? {
+            return Ok(rotated);
+        }
+        let file = open_below(place, &sandbox.folder, parts)?;
+        let metadata = file.metadata().map_err(failed)?;
+        // Had it been rotated by now, this might not be its first file.
+        if let Some(rotated) = Self::rotated(source.as_ref()).map_err(failed)? {
+            return Ok(rotated);
+        }
+        let what = match metadata.file_type() {
+            kind if kind.is_file() => None,
+            kind if kind.is_dir() => Some("a folder; browse lists it"),
+            _ => Some("a special file"),
+        };
+        if let Some(what) = what {
+            let path = place.path.clone();
+            return Err(FilesError::Kind { path, what });
+        }
+        let part = Part {
+            file,
+            id: FileId::of(&metadata),
+            begin: 0,
+            end: None,
+        };
+        Ok(Self {
+            source,
+            parts: vec![part],
+            newest: 0,
+            offset: 0,
+            size: metadata.len(),
+        })
+    }
+
+    /// A stream of which there is more than one file.
+    fn rotated(source: Option<&Source>) -> io::Result<Option<Self>> {
+        let Some(source) = source else {
+            return Ok(None);
+        };
+        let Some(record) = source.record()? else {
+            return Ok(None);
+        };
+        let kept = source.look(&record, Vec::new())?;
+        let present = kept.parts.last().map(Part::present).transpose()?;
+        Ok(Some(Self {
+            size: present.unwrap_or(0).max(kept.end),
+            source: Some(source.clone()),
+            parts: kept.parts,
+            newest: kept.newest,
+            offset: 0,
+        }))
+    }
+
+    /// How many bytes the row had when it was opened.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Where it is.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Goes to this offset, or, if what is there is gone, to the next one that is kept. With `ended` nothing more will be
+    /// kept, so that it is the end if all that follows is gone.
+    pub(super) fn seek(&mut self, offset: u64, ended: bool) -> io::Result<()> {
+        self.offset = offset;
+        for part in &self.parts {
+            if part.begin > offset {
+                self.offset = part.begin;
+                return Ok(());
+            }
+            let may_grow = part.end.is_none() && !ended;
+            if may_grow || part.present()? > offset {
+                return Ok(());
+            }
+        }
+        if ended {
+            self.offset = offset.max(self.size);
+        }
+        Ok(())
+    }
+
+    /// Goes to the first offset, from the given one on, from which all is kept to the end; returns that end.
+    pub(super) fn seek_whole(&mut self, offset: u64) -> io::Result<u64> {
+        let mut whole = None;
+        for part in &self.parts {
+            let present = part.present()?;
+            let (begin, _) = whole
+                .filter(|(_, end)| *end == part.begin)
+                .unwrap_or((part.begin, part.begin));
+            whole = Some((begin, present));
+        }
+        // All of it is gone: the command itself has removed its files.
+        let (begin, end) = whole.unwrap_or((self.size, self.size));
+        self.offset = offset.clamp(begin, end);
+        Ok(end)
+    }
+
+    /// Reads on, but not beyond `until`.
+    pub(super) fn next(&mut self, until: u64) -> io::Result<Step> {
+        let mut has_looked = false;
+        loop {
+            let offset = self.offset;
+            self.parts
+                .retain(|part| part.end.is_none_or(|end| end > offset));
+            if offset >= until {
+                return Ok(Step::Nothing);
+            }
+            if let Some(part) = self.parts.first() {
+                if part.begin > offset {
+                    return Ok(Step::Gap);
+                }
+                let end = part.end.unwrap_or(u64::MAX).min(until);
+                let bytes = read_at(part, offset, end - offset)?;
+                if !bytes.is_empty() {
+                    self.offset += bytes.len() as u64;
+                    return Ok(Step::Bytes(bytes));
+                }
+                if part.end.is_some() {
+                    return Ok(Step::Gap);
+                }
+            }
+            if has_looked || !self.look_again()? {
+                return Ok(Step::Nothing);
+            }
+            has_looked = true;
+        }
+    }
+
+    /// Takes note of files that were begun since. False if there are none.
+    fn look_again(&mut self) -> io::Result<bool> {
+        let Some(source) = &self.source else {
+            return Ok(false);
+        };
+        let Some(record) = source.record()? else {
+            return Ok(false);
+        };
+        let recorded = record.of(source.stream).parts.last();
+        let has_newest = self.parts.last().is_some_and(|part| part.end.is_none());
+        if has_newest && recorded.is_none_or(|newest| newest.begin == self.newest) {
+            return Ok(false);
+        }
+        let kept = source.look(&record, std::mem::take(&mut self.parts))?;
+        (self.parts, self.newest) = (kept.parts, kept.newest);
+        Ok(true)
+    }
+}
+
+impl Source {
+    fn record(&self) -> io::Result<Option<Record>> {
+        Record::read(&self.sandbox.output_record)
+    }
+
+    /// Opens the files that are kept, but for those that are held already. `before` is the record as it was just now.
+    fn look(&self, before: &Record, mut held: Vec<Part>) -> io::Result<Kept> {
+        let before = &before.of(self.stream).parts;
+        let mut found = self.files(before.len() + NAMES_BEYOND)?;
+        // A file that is recorded before and after was there all the time, and nothing else had its number.
+        let after = self.record()?;
+        let (after, end) = match &after {
+            Some(record) => (&record.of(self.stream).parts, record.of(self.stream).end),
+            // Its sandbox is being removed.
+            None => (before, 0),
+        };
+        let mut parts = Vec::new();
+        for (at, part) in after.iter().enumerate() {
+            let same = |held: &Part| (held.begin, held.id) == (part.begin, part.file);
+            let file = match held.iter().position(same) {
+                Some(at) => Some(held.remove(at).file),
+                None => found.remove(&part.file).filter(|_| before.contains(part)),
+            };
+            let (id, begin) = (part.file, part.begin);
+            let end = after.get(at + 1).map(|next| next.begin);
+            parts.extend(file.map(|file| Part {
+                file,
+                id,
+                begin,
+                end,
+            }));
+        }
+        // Those that are not kept any more are full, and are read as long as they are held.
+        let first = after.first().map_or(0, |part| part.begin);
+        held.retain(|part| part.begin < first);
+        for part in &mut held {
+            part.end = Some(part.present()?);
+        }
+        held.extend(parts);
+        Ok(Kept {
+            parts: held,
+            end,
+            newest: after.last().map_or(0, |part| part.begin),
+        })
+    }
+
+    /// What is under the names of the stream's files. From the newest name to the oldest, the way on which files
+    /// move: none slips past.
+    fn files(&self, names: usize) -> io::Result<HashMap<FileId, File>> {
+        let mut found = HashMap::new();
+        for rotations in 0..names {
+            let name = [self.stream.file(rotations)];
+            let file = match open_below(&self.place, &self.sandbox.folder, &name) {
+                Ok(file) => file,
+                Err(FilesError::Read { source, .. })
+                    if source.kind() != io::ErrorKind::WouldBlock =>
+                {
+                    return Err(source);
+                }
+                // Gone, or something else that the command has put there.
+                Err(_) => continue,
+            };
+            let metadata = file.metadata()?;
+            if metadata.is_file() {
+                found.insert(FileId::of(&metadata), file);
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn read_at(part: &Part, offset: u64, most: u64) -> io::Result<Vec<u8>> {
+    let length = usize::try_from(most.min(CHUNK_BYTES)).expect("a chunk is small");
+    let mut buffer = vec![0; length];
+    let length = part.file.read_at(&mut buffer, offset - part.begin)?;
+    buffer.truncate(length);
+    Ok(buffer)
+}
+
+#[cfg(test)]
+mod tests;
