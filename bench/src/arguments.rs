@@ -60,6 +60,8 @@ pub(crate) enum Workload {
     RegistryBatch,
     /// 10,000 tasks that do nothing, on one agent
     Tasks,
+    /// One container that does nothing, beside crun and runc; as root
+    Start,
     /// One task on an idle cluster, until it runs
     Latency,
     /// Rounds of the allocator, no network
@@ -81,6 +83,7 @@ impl Workload {
             Self::Registry => "registry",
             Self::RegistryBatch => "registry-batch",
             Self::Tasks => "tasks",
+            Self::Start => "start",
             Self::Latency => "latency",
             Self::Allocator => "allocator",
             Self::FailoverCrash => "failover-crash",

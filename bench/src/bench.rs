@@ -15,7 +15,7 @@ use crate::cluster::{Ground, check_build, etcd_version};
 use crate::cpu::Moment;
 use crate::machine::{Machine, Probes};
 use crate::report::{Cell, Kill, Report, Run, Sample, Side, VOID_LOAD};
-use crate::{allocator, failover, idle, latency, registry, tasks};
+use crate::{allocator, failover, idle, latency, registry, start, tasks};
 
 /// In the order of `all`.
 const WORKLOADS: &[Workload] = &[
@@ -24,6 +24,7 @@ const WORKLOADS: &[Workload] = &[
     Workload::FailoverCrash,
     Workload::FailoverFreeze,
     Workload::Tasks,
+    Workload::Start,
     Workload::Latency,
     Workload::Allocator,
     Workload::Idle,
@@ -77,7 +78,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 async fn measure_all(arguments: &Arguments) -> Result<ExitCode> {
     let wanted = match arguments.workload {
-        Workload::All => WORKLOADS.to_vec(),
+        Workload::All => {
+            let mut all = WORKLOADS.to_vec();
+            if !nix::unistd::geteuid().is_root() {
+                eprintln!("start: SKIPPED, it needs root");
+                all.retain(|one| *one != Workload::Start);
+            }
+            all
+        }
         one => vec![one],
     };
     let mut reports = Vec::new();
@@ -184,6 +192,7 @@ impl Bench {
             Workload::FailoverCrash => failover::crash(self).await,
             Workload::FailoverFreeze => failover::freeze(self).await,
             Workload::Tasks => tasks::measure(self).await,
+            Workload::Start => start::measure(self).await,
             Workload::Latency => latency::measure(self).await,
             Workload::Idle => idle::measure(self).await,
             Workload::Allocator | Workload::All => {
@@ -246,7 +255,11 @@ fn has_peer(workload: Workload) -> bool {
         | Workload::FailoverCrash
         | Workload::FailoverFreeze
         | Workload::Idle => true,
-        Workload::Tasks | Workload::Latency | Workload::Allocator | Workload::All => false,
+        Workload::Tasks
+        | Workload::Start
+        | Workload::Latency
+        | Workload::Allocator
+        | Workload::All => false,
     }
 }
 

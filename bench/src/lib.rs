@@ -18,6 +18,7 @@ mod machine;
 mod processes;
 mod registry;
 mod report;
+mod start;
 mod tasks;
 mod writer;
 

@@ -41,7 +41,10 @@ const EDGES: [(&str, &[&str]); 12] = [
             "state",
         ],
     ),
-    ("bench", &["agent", "client", "master", "proto", "state"]),
+    (
+        "bench",
+        &["agent", "client", "isolation", "master", "proto", "state"],
+    ),
     ("webui", &[]),
 ];
 

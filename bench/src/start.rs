@@ -1,0 +1,152 @@
+//! One container that does nothing, from the request until it is reaped, beside crun and runc on the same root.
+//!
+//! All three in turn, so that what disturbs the machine disturbs all. Ours has the whole default profile; crun and runc what
+//! their own `spec` gives, without a user namespace and without a filter of system calls.
+
+mod ours;
+mod runtimes;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::arguments::Workload;
+use crate::bench::{Bench, Findings};
+use crate::report::{Cell, Goal, Report, median, quantile};
+use ours::Ours;
+use runtimes::Runtimes;
+
+/// The one program of the root: linked statically.
+const PROGRAM: &str = "/bin/busybox";
+/// Containers of each kind before any is timed.
+const WARM_UP: u32 = 5;
+
+/// The network that containers are in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Net {
+    Host,
+    Own,
+}
+
+const NETS: [Net; 2] = [Net::Host, Net::Own];
+
+impl Net {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Host => "the host's network",
+            Self::Own => "a network of its own",
+        }
+    }
+}
+
+/// What is timed, in the order of each round.
+const KINDS: [&str; 4] = ["argosy, host's programs", "argosy, image", "crun", "runc"];
+
+/// A container from the request to the exec, and until nothing of it is left.
+pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("start needs root: containers with the default profile do");
+    }
+    let starts = bench.extent.starts;
+    let about = [
+        format!("{starts} containers each of a static program that returns 0, one after the other, all kinds in turn: from the request until everything of it is removed; medians of a run."),
+        "crun and runc: `run` of the bundle that their `spec` makes, without resources, in a mount namespace with cgroup2 at /sys/fs/cgroup.".to_owned(),
+        format!("controllers that this host lends to containers: {}.", ours::controllers()),
+    ];
+    let about: Vec<&str> = about.iter().map(String::as_str).collect();
+    let mut cells = Vec::new();
+    for net in NETS {
+        for kind in KINDS {
+            cells.push(Cell::new(name(kind, net, "p50"), "ms", Goal::None));
+            cells.push(Cell::new(name(kind, net, "p99"), "ms", Goal::None));
+        }
+        cells.push(Cell::new(
+            name(KINDS[1], net, "until exec, p50"),
+            "ms",
+            Goal::None,
+        ));
+        for (peer, goal) in [("crun", 0.35), ("runc", 0.12)] {
+            cells.push(Cell::new(ratio(peer, net), "x", Goal::OwnAtMost(goal)));
+        }
+    }
+    let mut report = bench.report(Workload::Start, &about, cells);
+    let directory = bench.ground.directory.path();
+    let argosy = &bench.ground.argosy;
+    let work = async |_, findings: &mut Findings| {
+        let (argosy, directory) = (argosy.clone(), directory.to_owned());
+        let round = move || all(&argosy, &directory, starts);
+        let found = tokio::task::spawn_blocking(round)
+            .await
+            .context("timing containers panicked")??;
+        for (cell, value) in found {
+            findings.note(cell, value);
+        }
+        Ok(())
+    };
+    bench
+        .alternate(&mut report, bench.extent.runs, work)
+        .await?;
+    Ok(report)
+}
+
+fn name(kind: &str, net: Net, what: &str) -> String {
+    format!("{kind}, {}: {what}", net.name())
+}
+
+fn ratio(peer: &str, net: Net) -> String {
+    format!("argosy, image / {peer}, {}", net.name())
+}
+
+/// A root with one program in it.
+fn root(directory: &Path) -> Result<PathBuf> {
+    let root = directory.join("root");
+    for folder in ["bin", "dev", "proc", "sys", "tmp", "etc", "sandbox"] {
+        fs::create_dir_all(root.join(folder)).context("cannot make a root for containers")?;
+    }
+    let program = root.join("bin/true");
+    fs::copy(PROGRAM, &program)
+        .with_context(|| format!("cannot copy {PROGRAM}: install busybox-static"))?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    Ok(root)
+}
+
+fn all(argosy: &Path, directory: &Path, starts: u32) -> Result<Vec<(String, f64)>> {
+    let directory = tempfile::tempdir_in(directory).context("cannot make a directory")?;
+    let root = root(directory.path())?;
+    let mut ours = Ours::start(argosy, directory.path(), &root)?;
+    let mut found = Vec::new();
+    for net in NETS {
+        let runtimes = Runtimes::start(directory.path(), &root, net == Net::Own)?;
+        let mut times: [Vec<f64>; 4] = Default::default();
+        let mut exec = Vec::new();
+        for round in 0..WARM_UP + starts {
+            let host = ours.time(false, net == Net::Own)?;
+            let image = ours.time(true, net == Net::Own)?;
+            let row = [
+                host.until_reaped_ms,
+                image.until_reaped_ms,
+                runtimes.time("crun")?,
+                runtimes.time("runc")?,
+            ];
+            if round >= WARM_UP {
+                times
+                    .iter_mut()
+                    .zip(row)
+                    .for_each(|(all, one)| all.push(one));
+                exec.push(image.until_exec_ms);
+            }
+        }
+        for (kind, times) in KINDS.iter().zip(&times) {
+            found.push((name(kind, net, "p50"), median(times)));
+            found.push((name(kind, net, "p99"), quantile(times, 0.99)));
+        }
+        found.push((name(KINDS[1], net, "until exec, p50"), median(&exec)));
+        for (peer, at) in [("crun", 2), ("runc", 3)] {
+            found.push((ratio(peer, net), median(&times[1]) / median(&times[at])));
+        }
+    }
+    ours.end()?;
+    Ok(found)
+}

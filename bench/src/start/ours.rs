@@ -1,0 +1,177 @@
+//! Our containers, as an agent makes them: by a launcher, with the default profile.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use argosy_isolation::profile::{COMMAND_ID, CONTAINER_IDS, END_HOST_ID, Walls};
+use argosy_isolation::{
+    Container, ContainerId, Image, Launcher, Limits, MissingPolicy, Network, Outcome, Profile,
+    Program, Root, Spec, Tree, User, View, cgroup, destroy,
+};
+use nix::unistd::{Gid, Uid};
+
+/// How long any step may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Users that the agents of this host take last.
+const FIRST_HOST_ID: u32 = END_HOST_ID - CONTAINER_IDS;
+const MIB: u64 = 1 << 20;
+
+/// How long one container took, in milliseconds.
+pub(super) struct Took {
+    pub(super) until_exec_ms: f64,
+    pub(super) until_reaped_ms: f64,
+}
+
+/// A launcher, and where its containers are.
+pub(super) struct Ours {
+    launcher: Launcher,
+    tree: Tree,
+    directory: PathBuf,
+    layer: PathBuf,
+    made: u32,
+}
+
+/// What the host can limit, in words.
+pub(super) fn controllers() -> String {
+    let found = cgroup::default_parent().and_then(|parent| {
+        let name = ContainerId::new("bench").expect("letters make a name");
+        let tree = Tree::create(&parent, &name)?;
+        let missing = tree.missing(&limits())?;
+        tree.remove()?;
+        Ok(missing.controllers)
+    });
+    match found {
+        Ok(missing) if missing.is_empty() => "all that are asked for".to_owned(),
+        Ok(missing) => format!("none of {}", missing.join(", ")),
+        Err(error) => format!("none ({error})"),
+    }
+}
+
+fn limits() -> Limits {
+    Limits {
+        cpu_weight: Some(10),
+        memory_max_bytes: Some(32 * MIB),
+        pids_max: Some(512),
+        ..Limits::default()
+    }
+}
+
+impl Ours {
+    pub(super) fn start(argosy: &Path, directory: &Path, layer: &Path) -> Result<Self> {
+        let parent = cgroup::default_parent().context("no place for control groups")?;
+        let name = ContainerId::new(format!("bench-{}", std::process::id()))
+            .expect("letters and digits make a name");
+        let tree = Tree::create(&parent, &name).context("cannot make a control group")?;
+        let mut command = Command::new(argosy);
+        command.arg("launcher");
+        let launcher = Launcher::spawn(command, Some(&tree)).context("cannot start a launcher")?;
+        Ok(Self {
+            launcher,
+            tree,
+            directory: directory.to_owned(),
+            layer: layer.to_owned(),
+            made: 0,
+        })
+    }
+
+    /// One container, from the request until nothing of it is left but its folder.
+    pub(super) fn time(&mut self, of_image: bool, own_network: bool) -> Result<Took> {
+        let spec = self.spec(of_image, own_network)?;
+        let begun = Instant::now();
+        let mut container = self.launcher.launch(&spec)?;
+        let until_exec_ms = until_exec(&mut container, begun)?;
+        let exit = container.wait(PATIENCE)?;
+        destroy(&spec.directory, spec.cgroup.as_deref(), PATIENCE)?;
+        let until_reaped_ms = begun.elapsed().as_secs_f64() * 1e3;
+        if exit.outcome != Outcome::Exited(0) {
+            bail!("a container ended with {}", exit.reason);
+        }
+        Ok(Took {
+            until_exec_ms,
+            until_reaped_ms,
+        })
+    }
+
+    /// Its folders are made before the time runs: agents make them, and crun's bundle is there before, too.
+    fn spec(&mut self, of_image: bool, own_network: bool) -> Result<Spec> {
+        self.made += 1;
+        let id = ContainerId::new(format!("c{}", self.made)).expect("letters make a name");
+        let place = self.directory.join(id.as_str());
+        let (hand_off, sandbox, changes) = (
+            place.join("own"),
+            place.join("sandbox"),
+            place.join("changes"),
+        );
+        let user = if of_image { 0 } else { COMMAND_ID };
+        let (upper, work) = (changes.join("upper"), changes.join("work"));
+        for folder in [&hand_off, &sandbox, &upper, &work] {
+            fs::create_dir_all(folder).context("cannot make folders of a container")?;
+        }
+        let owner = FIRST_HOST_ID + user;
+        nix::unistd::chown(
+            &sandbox,
+            Some(Uid::from_raw(owner)),
+            Some(Gid::from_raw(owner)),
+        )?;
+        let program = if of_image {
+            "/bin/true"
+        } else {
+            "/usr/bin/true"
+        };
+        let program = Program::Arguments(vec![program.to_owned()]);
+        let mut spec = Spec::new(id, &hand_off, &sandbox, program);
+        spec.user = Some(User {
+            uid: user,
+            gid: user,
+            groups: Vec::new(),
+        });
+        let root = if of_image {
+            Root::Image(Image {
+                layers: vec![self.layer.clone()],
+                upper,
+                work,
+            })
+        } else {
+            Root::Host
+        };
+        spec.profile = Some(Profile {
+            first_host_id: FIRST_HOST_ID,
+            view: View {
+                root,
+                host_paths: Vec::new(),
+                scratch_bytes: 64 * MIB,
+            },
+            walls: Walls::ALL,
+        });
+        if own_network {
+            spec.network = Network::None;
+        }
+        spec.cgroup = Some(self.tree.group(&spec.id).path().to_owned());
+        spec.limits = limits();
+        spec.missing = MissingPolicy::AllowMissing;
+        Ok(spec)
+    }
+
+    /// Leaves nothing on the host.
+    pub(super) fn end(self) -> Result<()> {
+        drop(self.launcher);
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = self.tree.remove() {
+            if Instant::now() > deadline {
+                return Err(error).context("a control group of the bench stays");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+}
+
+fn until_exec(container: &mut Container, begun: Instant) -> Result<f64> {
+    match container.wait_started(PATIENCE)? {
+        Ok(_) => Ok(begun.elapsed().as_secs_f64() * 1e3),
+        Err(exit) => bail!("a container did not start: {}", exit.reason),
+    }
+}

@@ -1,0 +1,132 @@
+//! crun and runc, called as their callers call them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use serde_json::{Value, json};
+
+/// A thread in a mount namespace that both of them can live with, and its children.
+pub(super) struct Runtimes {
+    requests: Option<Sender<&'static str>>,
+    answers: Receiver<Result<f64>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Runtimes {
+    /// Makes a bundle of this root, and the thread.
+    ///
+    /// # Errors
+    /// If one of them is not installed, or no mount namespace can be had.
+    pub(super) fn start(directory: &Path, root: &Path, own_network: bool) -> Result<Self> {
+        let bundle = bundle(directory, root, own_network)?;
+        let (requests, wanted) = channel();
+        let (answer, answers) = channel();
+        let serve = move || {
+            if let Err(error) = hide_control_groups() {
+                // Nobody waits for the answer if the run was given up.
+                let _ = answer.send(Err(error));
+                return;
+            }
+            for program in wanted {
+                if answer.send(time(program, &bundle)).is_err() {
+                    return;
+                }
+            }
+        };
+        Ok(Self {
+            requests: Some(requests),
+            answers,
+            thread: Some(std::thread::spawn(serve)),
+        })
+    }
+
+    /// `run` of one container, in milliseconds.
+    pub(super) fn time(&self, program: &'static str) -> Result<f64> {
+        let requests = self.requests.as_ref().expect("it is dropped last");
+        // A thread that has ended has left its reason.
+        let _ = requests.send(program);
+        self.answers
+            .recv()
+            .context("the thread of crun and runc has ended")?
+    }
+}
+
+impl Drop for Runtimes {
+    fn drop(&mut self) {
+        drop(self.requests.take());
+        if let Some(thread) = self.thread.take() {
+            // It panics never, and waits for nothing but requests.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// crun refuses hosts with control groups of both versions: it is shown those of the second only.
+fn hide_control_groups() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
+        .context("cannot make mounts private")?;
+    let nothing = MsFlags::empty();
+    mount(
+        Some("none"),
+        "/sys/fs/cgroup",
+        Some("cgroup2"),
+        nothing,
+        None::<&str>,
+    )
+    .context("cannot mount cgroup2")
+}
+
+/// The bundle that `crun spec` makes, of our root and program.
+fn bundle(directory: &Path, root: &Path, own_network: bool) -> Result<PathBuf> {
+    let bundle = directory.join(if own_network { "bundle-net" } else { "bundle" });
+    std::fs::create_dir_all(&bundle).context("cannot make a bundle")?;
+    let made = Command::new("crun")
+        .arg("spec")
+        .current_dir(&bundle)
+        .output()
+        .context("cannot run crun: install the packages crun and runc")?;
+    if !made.status.success() {
+        bail!("crun spec: {}", String::from_utf8_lossy(&made.stderr));
+    }
+    let file = bundle.join("config.json");
+    let text = std::fs::read(&file).context("crun has made no config.json")?;
+    let mut config: Value = serde_json::from_slice(&text).context("config.json is no JSON")?;
+    config["process"]["args"] = json!(["/bin/true"]);
+    config["process"]["terminal"] = json!(false);
+    config["root"] = json!({"path": root, "readonly": true});
+    if let Some(linux) = config["linux"].as_object_mut() {
+        linux.remove("resources");
+        if let Some(Value::Array(namespaces)) = linux.get_mut("namespaces") {
+            namespaces.retain(|namespace| own_network || namespace["type"] != "network");
+        }
+    }
+    std::fs::write(&file, config.to_string()).context("cannot write config.json")?;
+    Ok(bundle)
+}
+
+fn time(program: &str, bundle: &Path) -> Result<f64> {
+    let name = format!("argosy-bench-{}", std::process::id());
+    let mut command = Command::new(program);
+    command.args(["run", "--bundle"]).arg(bundle).arg(name);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let begun = Instant::now();
+    let ended = command
+        .stderr(Stdio::piped())
+        .spawn()
+        .and_then(|child| child.wait_with_output());
+    let took = begun.elapsed().as_secs_f64() * 1e3;
+    let ended = ended.with_context(|| format!("cannot run {program}: install its package"))?;
+    if !ended.status.success() {
+        let words = String::from_utf8_lossy(&ended.stderr);
+        bail!("{program} run: {}", words.trim());
+    }
+    Ok(took)
+}
