@@ -156,6 +156,8 @@ impl Core {
     }
 
     fn follow(&mut self, instance: Instance, effect: checks::Effect) {
+        let task = self.facts.tasks.get(&instance);
+        let told = task.map(|task| task.standing).unwrap_or_default();
         let Some(course) = self.courses.get_mut(&instance) else {
             return;
         };
@@ -180,6 +182,16 @@ impl Core {
                 let reason = match kind {
                     Kind::Health => v1::Reason::HealthCheckStatusUpdated,
                     Kind::Readiness => v1::Reason::ReadinessCheckStatusUpdated,
+                };
+                let known = watch.standing();
+                let is_other_told = match kind {
+                    Kind::Health => known.ready == told.ready,
+                    Kind::Readiness => known.healthy == told.healthy,
+                };
+                // One update may tell of both: then it says why for both.
+                let text = match watch.news.take() {
+                    Some((_, other)) if !is_other_told => format!("{other}; {text}"),
+                    Some(_) | None => text,
                 };
                 watch.news = Some((reason, text));
                 self.mark_dirty(instance);

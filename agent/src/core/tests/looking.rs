@@ -123,6 +123,23 @@ fn what_a_check_finds_is_an_update_and_neither_check_hides_the_other() {
 }
 
 #[test]
+fn an_update_that_tells_of_both_checks_says_why_for_both() {
+    let mut world = started(Some(health()), Some(check()));
+    world.report();
+    world.looked(1, READINESS, 1, Answer::Failed("no".into()));
+    world.looked(1, HEALTH, 1, Answer::Passed);
+    world.report();
+    let (healthy, ready, _, text) = told(&world);
+    assert_eq!((healthy, ready), (Some(true), Some(false)));
+    assert_eq!(text, "not ready: no; healthy: passed");
+    // What was told is not told again.
+    world.wait(100);
+    world.looked(1, READINESS, 2, Answer::Passed);
+    world.report();
+    assert_eq!(told(&world).3, "ready: passed");
+}
+
+#[test]
 fn a_turn_comes_when_it_was_said_and_an_answer_that_does_not_is_a_failure() {
     let mut world = started(None, Some(check()));
     world.wait(0);
