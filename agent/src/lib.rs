@@ -7,6 +7,7 @@ mod agent;
 mod api;
 pub mod config;
 pub mod core;
+mod descriptors;
 pub mod error;
 mod exec;
 mod fetcher;

@@ -1,7 +1,7 @@
 //! A command's streams and a session's notices, for the runtime to wait on.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use argosy_isolation::{EntryError, EntryNotice, Session, WindowSize};
@@ -10,15 +10,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// What the newer, unsafe constructor asks for holds by type: both kinds that are given own their descriptor, keep it
-/// open and always show the same one.
-#[allow(
-    deprecated,
-    reason = "the replacement is unsafe, and unsafe code lives in isolation only"
-)]
-fn register<T: AsRawFd>(file: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    AsyncFd::with_interest(file, interest)
-}
+use crate::descriptors::watched;
 
 /// One end of a pipe, or the master of a terminal. Clones are the same; the last one closes it.
 #[derive(Debug, Clone)]
@@ -29,7 +21,7 @@ impl Stream {
         // The command has a file description of its own, which goes on blocking.
         let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
         fcntl(&file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        let file = register(file, Interest::READABLE | Interest::WRITABLE)?;
+        let file = watched(file, Interest::READABLE | Interest::WRITABLE)?;
         Ok(Self(Arc::new(file)))
     }
 
@@ -66,7 +58,7 @@ pub(super) struct Notices(AsyncFd<Session>);
 
 impl Notices {
     pub(super) fn new(session: Session) -> io::Result<Self> {
-        Ok(Self(register(session, Interest::READABLE)?))
+        Ok(Self(watched(session, Interest::READABLE)?))
     }
 
     /// Waits for the next notice. To be called no more after the last one.

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::future::pending;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use argosy_isolation::{
@@ -23,6 +23,7 @@ use super::Runner;
 use super::controls::{Controls, EnterError};
 use crate::core::checks::{Answer, Kind, Look};
 use crate::core::{Input, Instance};
+use crate::descriptors::watched;
 
 /// What a command of a check may say, in bytes; when it says more, its streams are closed.
 const OUTPUT_BYTES: usize = 1024 * 1024;
@@ -134,7 +135,8 @@ async fn ask(
 ) -> Result<(), NoPass> {
     let request = EntryRequest::new(work(kind, timeout_ms));
     let session = controls.enter(instance, request).await?;
-    let socket = register(session).map_err(|error| format!("cannot watch the look: {error}"))?;
+    let socket = watched(session, Interest::READABLE)
+        .map_err(|error| format!("cannot watch the look: {error}"))?;
     attend(socket).await
 }
 
@@ -164,30 +166,11 @@ fn work(kind: &CheckKind, timeout_ms: u64) -> Work {
     }
 }
 
-/// A session, for the runtime to wait on.
-struct Socket(Session);
-
-impl AsRawFd for Socket {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
-
-/// What the newer, unsafe constructor asks for holds by type: `Socket` owns its descriptor, keeps it open
-/// and always shows the same one.
-#[allow(
-    deprecated,
-    reason = "the replacement is unsafe, and unsafe code lives in isolation only"
-)]
-fn register(session: Session) -> io::Result<AsyncFd<Socket>> {
-    AsyncFd::with_interest(Socket(session), Interest::READABLE)
-}
-
 /// Follows a session to its last notice.
-async fn attend(mut socket: AsyncFd<Socket>) -> Result<(), NoPass> {
+async fn attend(mut socket: AsyncFd<Session>) -> Result<(), NoPass> {
     let mut output = Output::default();
     loop {
-        match socket.get_mut().0.notice()? {
+        match socket.get_mut().notice()? {
             Some(EntryNotice::Started(streams)) => {
                 let opened = Output::of(streams);
                 output = opened.map_err(|error| format!("cannot read what it says: {error}"))?;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,9 +11,9 @@ use argosy_isolation::unpack::{Format, Job, Owner, Report, Rules, Unpacked, Unpa
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::launching::Launching;
+use crate::descriptors::watched;
 use crate::fetcher::Extractor;
 use crate::images::{Digest, Packing, UnpackError, UnpackedLayer, Unpacker};
 
@@ -22,15 +22,6 @@ const BEGINNING_BYTES: u64 = 262;
 
 /// Unpacks by the agent's launcher.
 pub(super) struct Unpackings(pub(super) Arc<Launching>);
-
-/// An unpacking process, for the runtime to wait on.
-struct Socket(Unpacking);
-
-impl AsRawFd for Socket {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
 
 impl Unpacker for Unpackings {
     fn unpack<'a>(
@@ -120,22 +111,12 @@ impl Unpackings {
     }
 }
 
-/// What the newer, unsafe constructor asks for holds by type: `Socket` owns its descriptor, keeps it open
-/// and always shows the same one.
-#[allow(
-    deprecated,
-    reason = "the replacement is unsafe, and unsafe code lives in isolation only"
-)]
-fn register(unpacking: Unpacking) -> std::io::Result<AsyncFd<Socket>> {
-    AsyncFd::with_interest(Socket(unpacking), Interest::READABLE)
-}
-
 async fn finish(unpacking: Unpacking) -> Result<Unpacked, String> {
     let deaf =
         |error: std::io::Error| format!("cannot hear the unpacking process: {error}; try again");
-    let mut socket = register(unpacking).map_err(deaf)?;
+    let mut socket = watched(unpacking, Interest::READABLE).map_err(deaf)?;
     loop {
-        while let Some(report) = socket.get_mut().0.report() {
+        while let Some(report) = socket.get_mut().report() {
             match report {
                 Report::Progress(_) => {}
                 Report::Done(unpacked) => return Ok(unpacked),

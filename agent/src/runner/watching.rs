@@ -1,34 +1,13 @@
 //! One container's task: waits for its supervisor's notices, passes wishes on.
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
-
 use argosy_isolation::{BootTime, Container, Exit, Handle, Notice, Outcome, Stop};
 use argosy_state::ids::Timestamp;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::controls::Control;
 use super::{Shared, TRY_AGAIN, boot_now};
 use crate::core::{Ended, How, Input, Instance, StartedFact, StopCause};
-
-/// A container's socket, for the runtime to wait on.
-struct Socket(Container);
-
-impl AsRawFd for Socket {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
-/// What the newer, unsafe constructor asks for holds by type: `Socket` owns its descriptor, keeps it open
-/// and always shows the same one.
-#[allow(
-    deprecated,
-    reason = "the replacement is unsafe, and unsafe code lives in isolation only"
-)]
-fn register(container: Container) -> std::io::Result<AsyncFd<Socket>> {
-    AsyncFd::with_interest(Socket(container), Interest::READABLE)
-}
+use crate::descriptors::watched;
 
 /// Tells the loop what the supervisor says, until the container has ended.
 pub(super) async fn watch(
@@ -43,7 +22,7 @@ pub(super) async fn watch(
 
 async fn attend(shared: &Shared, instance: Instance, container: Container, control: &Control) {
     let lost = |why: String| Input::Lost { instance, why };
-    let mut socket = match register(container) {
+    let mut socket = match watched(container, Interest::READABLE) {
         Ok(socket) => socket,
         Err(error) => {
             return shared
@@ -52,7 +31,7 @@ async fn attend(shared: &Shared, instance: Instance, container: Container, contr
         }
     };
     loop {
-        match socket.get_mut().0.notice() {
+        match socket.get_mut().notice() {
             Ok(Some(Notice::Started(handle))) => {
                 let fact = started_fact(Some(&handle));
                 shared.tell(Input::Started { instance, fact }).await;
@@ -73,7 +52,7 @@ async fn attend(shared: &Shared, instance: Instance, container: Container, contr
                 Ok(mut guard) => guard.clear_ready(),
                 Err(error) => return shared.tell(lost(error.to_string())).await,
             },
-            () = control.changed.notified() => pass_on(&socket.get_ref().0, control, instance).await,
+            () = control.changed.notified() => pass_on(socket.get_ref(), control, instance).await,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Unpacking in a process of its own, as an agent sees it: what is asked, and what is told.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -151,6 +151,13 @@ impl Unpacking {
                 }
             }
         }
+    }
+}
+
+/// The same for runtimes that register raw descriptors. It stays the process' own.
+impl AsRawFd for Unpacking {
+    fn as_raw_fd(&self) -> RawFd {
+        self.connection.as_raw_fd()
     }
 }
 
