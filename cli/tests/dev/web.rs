@@ -216,6 +216,51 @@ fn nothing_is_left() {
 }
 
 #[test]
+fn a_network_outlives_its_agent_and_goes_with_its_task() {
+    let name = "a_network_outlives_its_agent_and_goes_with_its_task";
+    if !nix::unistd::geteuid().is_root() {
+        return skip(name, "needs root");
+    }
+    if !Path::new(BUSYBOX).exists() {
+        return skip(name, "needs /bin/busybox");
+    }
+    on_a_host(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let home = folder.path().join("kept");
+        let resources = "cpus:2;mem:512;ports:[31000-31100]";
+        let more = [
+            "--keep",
+            home.to_str().unwrap(),
+            "--agent-resources",
+            resources,
+        ];
+        let mut cluster = Cluster::start(21, "1x1", &more);
+        let line = "echo kept > index.html; exec busybox httpd -f -p 80";
+        let words = ["--detach", "--name", "web", "--publish", "31081:80", "--"];
+        let words = [&["run"], &words[..], &["sh", "-c", line]].concat();
+        let (code, _, stderr) = cluster.ran(&words);
+        assert_eq!(code, 0, "{stderr}");
+        let answers = || page(31081).as_deref() == Some("kept\n");
+        wait_for("the page", answers);
+        let (code, text) = cluster.stop();
+        assert_eq!(code, 0, "{text}");
+        assert!(answers(), "no agent is needed to reach it");
+
+        let mut cluster = Cluster::start(21, "1x1", &more);
+        wait_for("the task to be found again", || {
+            cluster.ran(&["ps"]).1.contains("running")
+        });
+        assert!(answers(), "the next agent leaves it as it is");
+        let (code, _, stderr) = cluster.ran(&["task", "kill", "web"]);
+        assert_eq!(code, 0, "{stderr}");
+        assert_eq!(page(31081), None);
+        let (code, text) = cluster.stop();
+        assert_eq!(code, 0, "{text}");
+        nothing_is_left();
+    });
+}
+
+#[test]
 fn a_web_server_from_an_image_is_reached_and_leaves_nothing() {
     let name = "a_web_server_from_an_image_is_reached_and_leaves_nothing";
     if !nix::unistd::geteuid().is_root() {
