@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use argosy_isolation::{Program, Root, User};
 use argosy_proto::v1;
 
-use crate::core::ContainerName;
+use crate::core::{ContainerName, Instance};
 use crate::images::{Command, Fault, Image, ImageReference, Images, PullPolicy, Wish, combine};
 
 /// Whose a sandbox is until init has looked the image's user up, and of whom such a user is.
@@ -29,7 +29,7 @@ pub(super) struct Imaged {
     /// `None` on a host whose containers see the host's own files.
     images: Option<Arc<Images>>,
     /// Brought, and not started yet. A lock, since they are brought and started by different threads.
-    brought: Mutex<BTreeMap<ContainerName, Image>>,
+    brought: Mutex<BTreeMap<Instance, Image>>,
 }
 
 /// What a task with an image becomes.
@@ -78,7 +78,7 @@ impl Imaged {
             .image
             .await
             .map_err(|error| crate::error::sentence(&error))?;
-        self.brought().insert(container, image);
+        self.brought().insert(container.instance, image);
         Ok(())
     }
 
@@ -89,7 +89,7 @@ impl Imaged {
         container: ContainerName,
         folder: &Path,
     ) -> Result<Launch, String> {
-        let image = self.brought().remove(&container);
+        let image = self.brought().remove(&container.instance);
         let image = image.ok_or("its image was not brought; launch it again")?;
         let environment = task.environment.clone().into_iter().collect();
         let wish = Wish {
@@ -127,16 +127,20 @@ impl Imaged {
         })
     }
 
-    /// The container is gone, or will not come: what it changed goes, and its hold of the image. Blocks.
+    /// It will not be started: its hold of the image ends with the next tidying.
+    pub(super) fn forget(&self, instance: Instance) {
+        self.brought().remove(&instance);
+    }
+
+    /// The container is gone: what it changed goes, and its hold of the image. Blocks.
     pub(super) fn release(&self, container: ContainerName, folder: &Path) -> Result<(), String> {
-        self.brought().remove(&container);
         clear(folder)?;
         let images = self.images.as_ref();
         let released = images.map_or(Ok(()), |images| images.release(container));
         released.map_err(|fault: Fault| crate::error::sentence(&fault))
     }
 
-    fn brought(&self) -> MutexGuard<'_, BTreeMap<ContainerName, Image>> {
+    fn brought(&self) -> MutexGuard<'_, BTreeMap<Instance, Image>> {
         self.brought.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

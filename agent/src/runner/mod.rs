@@ -183,9 +183,12 @@ impl Runner {
                 shared.fetch(&start).await
             };
             let result = tokio::select! {
-                () = cancel.cancelled() => return,
+                () = cancel.cancelled() => return shared.imaged.forget(instance),
                 result = fetching => result,
             };
+            if result.is_err() {
+                shared.imaged.forget(instance);
+            }
             shared.tell(Input::Fetched { instance, result }).await;
         });
     }
@@ -297,6 +300,8 @@ impl Containers for Runner {
                 if let Some(cancel) = self.fetches.remove(&instance) {
                     cancel.cancel();
                 }
+                // It may have been told already that all is here.
+                self.shared.imaged.forget(instance);
             }
             Effect::Start(start) => self.start(*start),
             Effect::Find { name, key } => self.find(name, key),

@@ -74,7 +74,7 @@ pub(crate) struct Run {
     /// Name of the task [default: two words of ours]
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
-    /// User of the agent's host [default: nobody, or the agent's own where it does not isolate in full]
+    /// User of the image, or of the agent's host [default: the image's, else nobody, or the agent's own where it does not isolate in full]
     #[arg(long, value_name = "USER")]
     pub(crate) user: Option<String>,
     /// Label of the task; may be repeated

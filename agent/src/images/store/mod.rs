@@ -232,6 +232,10 @@ impl Store {
 
     /// Ends a container's hold; nothing is wrong if there is none.
     pub(super) fn release(&self, container: ContainerName) -> Result<(), Fault> {
+        // Most containers have none, and each is asked when it goes.
+        if !self.state().leases.contains_key(&container) {
+            return Ok(());
+        }
         let path = self.lease_path(container);
         let bytes = std::fs::read(&path).unwrap_or_default();
         disk::remove(&path).map_err(Fault::write(&path))?;
