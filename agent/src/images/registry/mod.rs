@@ -241,9 +241,18 @@ impl Session {
     /// The next bytes of an answer.
     pub(super) async fn chunk(&self, answer: &mut Response) -> Result<Option<bytes::Bytes>, Fault> {
         let url = without_query(answer.url());
+        self.patiently(url, answer.chunk()).await
+    }
+
+    /// One step of an exchange, which may not stall.
+    async fn patiently<T>(
+        &self,
+        url: String,
+        step: impl Future<Output = reqwest::Result<T>>,
+    ) -> Result<T, Fault> {
         let limit = self.patience().stall;
-        match tokio::time::timeout(limit, answer.chunk()).await {
-            Ok(Ok(chunk)) => Ok(chunk),
+        match tokio::time::timeout(limit, step).await {
+            Ok(Ok(done)) => Ok(done),
             Ok(Err(source)) => Err(Fault::Get {
                 url,
                 source: source.without_url(),
@@ -333,18 +342,7 @@ impl Session {
         url: &Url,
     ) -> Result<Response, Fault> {
         let url = without_query(url);
-        let limit = self.patience().stall;
-        match tokio::time::timeout(limit, request.send()).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(source)) => Err(Fault::Get {
-                url,
-                source: source.without_url(),
-            }),
-            Err(_) => Err(Fault::Stalled {
-                url,
-                seconds: limit.as_secs(),
-            }),
-        }
+        self.patiently(url, request.send()).await
     }
 
     fn refused(&self, rule: impl Into<String>) -> Fault {
