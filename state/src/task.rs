@@ -1,9 +1,11 @@
-//! Tasks: what is asked for, what has been observed, and the one table of transitions.
+//! Tasks: what has been observed of them, and the one table of transitions.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod spec;
 
-use crate::ids::{AgentId, OrderIndex, Revision, Role, TaskId, TaskKey};
-use crate::resources::Resources;
+pub use self::spec::{
+    Check, CheckKind, Container, HealthCheck, HostPath, Network, PublishedPort, Run, TaskSpec, Uri,
+};
+use crate::ids::{AgentId, OrderIndex, Revision, Role, TaskKey};
 
 /// The state of a task, named as Mesos names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -139,149 +141,6 @@ pub enum Exit {
     Signal(i32),
 }
 
-/// A file to bring into the sandbox before the start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Uri {
-    /// An absolute path, `file://`, `http://` or `https://`.
-    pub value: String,
-    /// Whether it gets the executable bit.
-    pub executable: bool,
-    /// Its name in the sandbox; empty means the last part of `value`.
-    pub output_file: String,
-    /// Whether it is an archive that becomes a folder.
-    pub extract: bool,
-    /// What its bytes must be: 64 lower-case hexadecimal digits; empty means whatever they are.
-    pub sha256: String,
-    /// Whether the agent keeps it for other tasks.
-    pub cache: bool,
-}
-
-/// A host path made visible to the task.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostPath {
-    /// On the host, absolute.
-    pub host_path: String,
-    /// In the container: absolute, or relative to the sandbox.
-    pub container_path: String,
-    /// Whether the task may not write to it.
-    pub read_only: bool,
-}
-
-/// What a container is made of beside the agent's default.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Container {
-    /// Name of the image that is its root; empty means the programs of the agent's host.
-    pub image: String,
-    /// What it reaches, and by what it is reached.
-    pub network: Network,
-}
-
-/// The network of a container.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Network {
-    /// That of the host.
-    #[default]
-    Host,
-    /// Nothing but itself.
-    None,
-    /// An address of its own behind the host's; these ports of the host lead to it.
-    Bridge(Vec<PublishedPort>),
-}
-
-/// A port of the host that leads into a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PublishedPort {
-    /// The host's; one of the task's `ports`.
-    pub host: u16,
-    /// The container's.
-    pub container: u16,
-    /// UDP, not TCP.
-    pub udp: bool,
-}
-
-/// What to run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Run {
-    /// What the image says.
-    Image,
-    /// A command line for `/bin/sh -c`.
-    Shell(String),
-    /// A program and its arguments; never empty.
-    Argv(Vec<String>),
-}
-
-/// What is asked of a running task, again and again, from inside its namespaces.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
-    /// What is asked.
-    pub kind: CheckKind,
-    /// From the task's start to the first time, in milliseconds.
-    pub delay_ms: u64,
-    /// From one answer to the next time, in milliseconds; at least [`crate::limits::CHECK_INTERVAL_MS`].
-    pub interval_ms: u64,
-    /// How long an answer may take before it counts as a failure, in milliseconds; at least 1.
-    pub timeout_ms: u64,
-}
-
-impl Check {
-    /// With the times that Mesos gives to one that names none.
-    #[must_use]
-    pub fn of(kind: CheckKind) -> Self {
-        Self {
-            kind,
-            delay_ms: 15_000,
-            interval_ms: 10_000,
-            timeout_ms: 20_000,
-        }
-    }
-}
-
-/// What is asked of a task.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CheckKind {
-    /// That `/bin/sh -c` with this line exits with 0, beside the task's own command and as that runs.
-    Shell(String),
-    /// The same for a program and its arguments; never empty.
-    Argv(Vec<String>),
-    /// That a port of the task's loopback address answers a GET by HTTP.
-    Http {
-        /// Which port.
-        port: u16,
-        /// For what; begins with `/`.
-        path: String,
-        /// Which statuses mean that all is well; empty means 200 to 399.
-        statuses: BTreeSet<u16>,
-    },
-    /// That a port of the task's loopback address takes a connection.
-    Tcp {
-        /// Which port.
-        port: u16,
-    },
-}
-
-/// A check that ends its task when it fails too often.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HealthCheck {
-    /// What is asked, and when.
-    pub check: Check,
-    /// For so long after the task's start failures count for nothing, until one answer was good; in milliseconds.
-    pub grace_ms: u64,
-    /// How many failures in a row end the task; at least 1.
-    pub failures: u32,
-}
-
-impl HealthCheck {
-    /// With Mesos' patience.
-    #[must_use]
-    pub fn of(check: Check) -> Self {
-        Self {
-            check,
-            grace_ms: 10_000,
-            failures: 3,
-        }
-    }
-}
-
 /// What the checks of a task have found; neither says anything of the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Standing {
@@ -289,41 +148,6 @@ pub struct Standing {
     pub healthy: Option<bool>,
     /// Whether it is ready; `None` without a check, and until one had a result.
     pub ready: Option<bool>,
-}
-
-/// What a framework asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TaskSpec {
-    /// Its id within the framework.
-    pub task: TaskId,
-    /// For people; may be empty.
-    pub name: String,
-    /// What it uses.
-    pub resources: Resources,
-    /// What to run.
-    pub run: Run,
-    /// What its container is made of.
-    pub container: Container,
-    /// Its whole environment.
-    pub environment: BTreeMap<String, String>,
-    /// Empty means the agent's default.
-    pub user: String,
-    /// Brought before the start.
-    pub uris: Vec<Uri>,
-    /// Mounted at the start.
-    pub host_paths: Vec<HostPath>,
-    /// Milliseconds from TERM to KILL.
-    pub grace_ms: u64,
-    /// Free text of the framework.
-    pub labels: BTreeMap<String, String>,
-    /// Milliseconds until it is killed; 0 means never.
-    pub max_completion_ms: u64,
-    /// Milliseconds without a leader until it stops itself; 0 means never.
-    pub stop_after_ms: u64,
-    /// Asked while it runs; ends it when it fails too often. Boxed, like the next: most tasks have none.
-    pub health_check: Option<Box<HealthCheck>>,
-    /// Asked while it runs; only tells.
-    pub readiness_check: Option<Box<Check>>,
 }
 
 /// A fact about a task, kept until its framework has acknowledged it.

@@ -5,7 +5,7 @@ use prost::{Message, Oneof};
 use super::framework::{FrameworkInfoMessage, roles, texts};
 use super::names::{self, OfferIdMessage, RevisionMessage};
 use super::resources::{self, ResourcesMessage};
-use super::task::TaskSpecMessage;
+use super::task_spec::TaskSpecMessage;
 use super::{Read, Wrong};
 use crate::command::{Accept, Call, CallAction, Promise};
 use crate::ids::{AgentId, FrameworkId, Timestamp};

@@ -10,6 +10,7 @@ mod call;
 mod checks;
 mod cluster;
 mod command;
+mod container;
 mod framework;
 #[cfg(test)]
 mod golden;
@@ -22,6 +23,7 @@ mod resources;
 #[cfg(test)]
 mod samples;
 mod task;
+mod task_spec;
 
 use prost::Message;
 

@@ -1,0 +1,92 @@
+//! What a container is made of, as stored.
+
+use prost::{Message, Oneof};
+
+use super::{Read, Wrong};
+use crate::task::{Container, Network, PublishedPort};
+
+/// Absent means the default.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ContainerMessage {
+    #[prost(string, tag = "1")]
+    image: String,
+    /// Absent means the host's.
+    #[prost(oneof = "NetworkMessage", tags = "2, 3")]
+    network: Option<NetworkMessage>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+enum NetworkMessage {
+    #[prost(message, tag = "2")]
+    None(NoNetworkMessage),
+    #[prost(message, tag = "3")]
+    Bridge(BridgeMessage),
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct NoNetworkMessage {}
+
+#[derive(Clone, PartialEq, Message)]
+struct BridgeMessage {
+    #[prost(message, repeated, tag = "1")]
+    published: Vec<PublishedPortMessage>,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct PublishedPortMessage {
+    #[prost(uint32, tag = "1")]
+    host: u32,
+    #[prost(uint32, tag = "2")]
+    container: u32,
+    #[prost(bool, tag = "3")]
+    udp: bool,
+}
+
+impl From<&Container> for ContainerMessage {
+    fn from(container: &Container) -> Self {
+        let network = match &container.network {
+            Network::Host => None,
+            Network::None => Some(NetworkMessage::None(NoNetworkMessage {})),
+            Network::Bridge(ports) => {
+                let published = ports.iter().map(|port| PublishedPortMessage {
+                    host: port.host.into(),
+                    container: port.container.into(),
+                    udp: port.udp,
+                });
+                Some(NetworkMessage::Bridge(BridgeMessage {
+                    published: published.collect(),
+                }))
+            }
+        };
+        Self {
+            image: container.image.clone(),
+            network,
+        }
+    }
+}
+
+impl TryFrom<ContainerMessage> for Container {
+    type Error = Wrong;
+
+    fn try_from(message: ContainerMessage) -> Read<Self> {
+        let port = |number: u32| u16::try_from(number).map_err(|_| Wrong("published port"));
+        let network = match message.network {
+            None => Network::Host,
+            Some(NetworkMessage::None(NoNetworkMessage {})) => Network::None,
+            Some(NetworkMessage::Bridge(bridge)) => {
+                let ports = bridge.published.into_iter().map(|published| {
+                    Ok(PublishedPort {
+                        host: port(published.host)?,
+                        container: port(published.container)?,
+                        udp: published.udp,
+                    })
+                });
+                Network::Bridge(ports.collect::<Read<_>>()?)
+            }
+        };
+        Ok(Self {
+            image: message.image,
+            network,
+        })
+    }
+}
