@@ -225,6 +225,9 @@ fn overlay(
             fsconfig_set_string(overlay.as_fd(), *key, value.as_str())?;
         }
         fsconfig_set_flag(overlay.as_fd(), "userxattr")?;
+        // What it changes outlives neither it nor its host's death: else each end of a container would wait until the
+        // host's disk has all that anybody has written to it.
+        fsconfig_set_flag(overlay.as_fd(), "volatile")?;
         fsconfig_create(overlay.as_fd())?;
         fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, TAME)
     };
