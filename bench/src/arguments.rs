@@ -62,6 +62,8 @@ pub(crate) enum Workload {
     Tasks,
     /// One container that does nothing, beside crun and runc; as root
     Start,
+    /// 1,000 containers at once on one agent; as root
+    Containers,
     /// One task on an idle cluster, until it runs
     Latency,
     /// Rounds of the allocator, no network
@@ -84,6 +86,7 @@ impl Workload {
             Self::RegistryBatch => "registry-batch",
             Self::Tasks => "tasks",
             Self::Start => "start",
+            Self::Containers => "containers",
             Self::Latency => "latency",
             Self::Allocator => "allocator",
             Self::FailoverCrash => "failover-crash",
@@ -118,6 +121,8 @@ pub(crate) struct Extent {
     pub(crate) tasks: u32,
     /// Single tasks whose start is timed.
     pub(crate) starts: u32,
+    /// Containers at once on one agent.
+    pub(crate) containers: u32,
     /// How long an idle cluster is watched.
     pub(crate) idle: Duration,
     /// Idle agents beside the empty cluster.
@@ -135,6 +140,7 @@ impl Arguments {
                 kills: 5,
                 tasks: 2_000,
                 starts: 50,
+                containers: 200,
                 idle: seconds(10.0),
                 idle_agents: 200,
             };
@@ -146,6 +152,7 @@ impl Arguments {
             kills: 30,
             tasks: 10_000,
             starts: 200,
+            containers: 1_000,
             idle: seconds(60.0),
             idle_agents: 1_000,
         }

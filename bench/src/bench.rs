@@ -15,7 +15,7 @@ use crate::cluster::{Ground, check_build, etcd_version};
 use crate::cpu::Moment;
 use crate::machine::{Machine, Probes};
 use crate::report::{Cell, Kill, Report, Run, Sample, Side, VOID_LOAD};
-use crate::{allocator, failover, idle, latency, registry, start, tasks};
+use crate::{allocator, containers, failover, idle, latency, registry, start, tasks};
 
 /// In the order of `all`.
 const WORKLOADS: &[Workload] = &[
@@ -25,6 +25,7 @@ const WORKLOADS: &[Workload] = &[
     Workload::FailoverFreeze,
     Workload::Tasks,
     Workload::Start,
+    Workload::Containers,
     Workload::Latency,
     Workload::Allocator,
     Workload::Idle,
@@ -81,8 +82,8 @@ async fn measure_all(arguments: &Arguments) -> Result<ExitCode> {
         Workload::All => {
             let mut all = WORKLOADS.to_vec();
             if !nix::unistd::geteuid().is_root() {
-                eprintln!("start: SKIPPED, it needs root");
-                all.retain(|one| *one != Workload::Start);
+                eprintln!("start, containers: SKIPPED, they need root");
+                all.retain(|one| !matches!(one, Workload::Start | Workload::Containers));
             }
             all
         }
@@ -193,6 +194,7 @@ impl Bench {
             Workload::FailoverFreeze => failover::freeze(self).await,
             Workload::Tasks => tasks::measure(self).await,
             Workload::Start => start::measure(self).await,
+            Workload::Containers => containers::measure(self).await,
             Workload::Latency => latency::measure(self).await,
             Workload::Idle => idle::measure(self).await,
             Workload::Allocator | Workload::All => {
@@ -257,6 +259,7 @@ fn has_peer(workload: Workload) -> bool {
         | Workload::Idle => true,
         Workload::Tasks
         | Workload::Start
+        | Workload::Containers
         | Workload::Latency
         | Workload::Allocator
         | Workload::All => false,

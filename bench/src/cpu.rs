@@ -83,6 +83,16 @@ pub(crate) fn tree_seconds(root: u32) -> f64 {
     seconds(&split(root).0)
 }
 
+/// Processes of this name below a process, however deep.
+pub(crate) fn below(root: u32, name: &str) -> Vec<u32> {
+    let named = |pid: i32| {
+        let found = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        u32::try_from(pid).ok().filter(|_| found.trim_end() == name)
+    };
+    let (tree, _) = family(root);
+    tree.into_keys().filter_map(named).collect()
+}
+
 /// What ended counts with whoever reaped it, so the sum over those alive forgets nothing.
 fn seconds(stats: &[Stat]) -> f64 {
     let ticks: u64 = stats
@@ -94,6 +104,12 @@ fn seconds(stats: &[Stat]) -> f64 {
 
 /// All processes: a root with everything below it, and the others.
 fn split(root: u32) -> (Vec<Stat>, Vec<Stat>) {
+    let (below, others) = family(root);
+    let plain = |stats: BTreeMap<i32, Stat>| stats.into_values().collect();
+    (plain(below), plain(others))
+}
+
+fn family(root: u32) -> (BTreeMap<i32, Stat>, BTreeMap<i32, Stat>) {
     let root = i32::try_from(root).unwrap_or_default();
     let mut stats = BTreeMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -110,9 +126,7 @@ fn split(root: u32) -> (Vec<Stat>, Vec<Stat>) {
         // A tree of processes is not deeper than this; a loop would be a race with the reading.
         ancestors.take(64).any(|pid| pid == root)
     };
-    let (below, others): (Vec<_>, Vec<_>) = stats.iter().partition(|(pid, _)| is_below(**pid));
-    let plain = |stats: Vec<(&i32, &Stat)>| stats.into_iter().map(|(_, stat)| *stat).collect();
-    (plain(below), plain(others))
+    stats.iter().partition(|(pid, _)| is_below(**pid))
 }
 
 #[cfg(test)]

@@ -1,11 +1,13 @@
-//! The frameworks of the workloads, on the public SDK: many tasks, single tasks, a trickle of them.
+//! The frameworks of the workloads, on the public SDK: many tasks, single tasks, a trickle of them, sleepers.
 
 mod flood;
 mod single;
+mod sleepers;
 mod trickle;
 
 pub(crate) use flood::flood;
 pub(crate) use single::{Starts, fresh_start};
+pub(crate) use sleepers::sleepers;
 pub(crate) use trickle::Trickle;
 
 use argosy_client::Masters;

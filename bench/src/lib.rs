@@ -8,6 +8,7 @@ mod allocator;
 mod arguments;
 mod bench;
 mod cluster;
+mod containers;
 mod cpu;
 mod failover;
 mod framework;

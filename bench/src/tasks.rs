@@ -11,11 +11,17 @@ use crate::registry::masters;
 use crate::report::{Cell, Goal, Report, Side};
 
 /// Slots, kind of agent, and what to compare with.
-const CASES: [(u32, AgentKind, Goal, Option<&str>); 4] = [
+const CASES: [(u32, AgentKind, Goal, Option<&str>); 5] = [
     (
         64,
         AgentKind::Namespaces,
         Goal::OwnAtLeast(1_000.0),
+        Some("HyperQueue 0.26.2: 1,540 (another run)"),
+    ),
+    (
+        64,
+        AgentKind::Full,
+        Goal::OwnAtLeast(924.0),
         Some("HyperQueue 0.26.2: 1,540 (another run)"),
     ),
     (
@@ -49,23 +55,24 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
     let tasks = bench.extent.tasks;
     let about = [
         format!("{tasks} tasks of /bin/true on one agent, three masters: from before the framework's first word until its last FINISHED."),
-        "namespaces: each task in pid, mount, ipc, uts and cgroup namespaces and a cgroup of its own; plain: a process of its own.".to_owned(),
+        "namespaces: each task in pid, mount, ipc, uts and cgroup namespaces and a cgroup of its own; full profile: all that a task has by default; plain: a process of its own.".to_owned(),
         "HyperQueue isolates, replicates and syncs nothing.".to_owned(),
     ];
     let about: Vec<&str> = about.iter().map(String::as_str).collect();
+    let cases = cases();
     let mut cells = Vec::new();
-    for (slots, kind, goal, quoted) in CASES {
+    for (slots, kind, goal, quoted) in cases.clone() {
         let cell = Cell::new(name(slots, kind), "tasks/s", goal);
         cells.push(quoted.map_or(cell.clone(), |quoted| cell.quoting(quoted)));
     }
-    for (slots, kind, _, _) in CASES {
+    for (slots, kind, _, _) in cases.clone() {
         cells.push(Cell::new(refused(slots, kind), "tasks", Goal::None));
         cells.push(Cell::new(entries(slots, kind), "entries/task", Goal::None));
         cells.extend(WHO.map(|who| Cell::new(share(slots, kind, who), "core-ms/task", Goal::None)));
     }
     let mut report = bench.report(Workload::Tasks, &about, cells);
     let work = async |_, findings: &mut Findings| {
-        for (slots, kind, _, _) in CASES {
+        for (slots, kind, _, _) in cases.clone() {
             one_case(bench, slots, kind, findings).await?;
         }
         Ok(())
@@ -74,6 +81,16 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
         .alternate(&mut report, bench.extent.runs, work)
         .await?;
     Ok(report)
+}
+
+/// Only root can give a task the full profile.
+fn cases() -> Vec<(u32, AgentKind, Goal, Option<&'static str>)> {
+    let mut cases = CASES.to_vec();
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("tasks: SKIPPED with the full profile, it needs root");
+        cases.retain(|(_, kind, _, _)| *kind != AgentKind::Full);
+    }
+    cases
 }
 
 fn name(slots: u32, kind: AgentKind) -> String {

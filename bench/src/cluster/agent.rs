@@ -19,6 +19,8 @@ const REGISTERING: Duration = Duration::from_secs(30);
 pub(crate) enum AgentKind {
     /// Five namespaces and a cgroup each.
     Namespaces,
+    /// The default profile of an agent that is root.
+    Full,
     /// Plain processes.
     Plain,
 }
@@ -27,6 +29,7 @@ impl fmt::Display for AgentKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Namespaces => "namespaces",
+            Self::Full => "full profile",
             Self::Plain => "plain",
         })
     }
@@ -35,6 +38,7 @@ impl fmt::Display for AgentKind {
 /// An agent process; it ends all its tasks when the value is dropped.
 pub(crate) struct RealAgent {
     process: Process,
+    recipe: Recipe,
 }
 
 impl RealAgent {
@@ -56,6 +60,7 @@ impl RealAgent {
         let address = free_addresses(HOST, 1)?.remove(0);
         let isolation = match kind {
             AgentKind::Namespaces => "namespaces",
+            AgentKind::Full => "full",
             AgentKind::Plain => "processes",
         };
         let directory = cluster.directory().join("agent");
@@ -85,6 +90,7 @@ impl RealAgent {
         };
         let mut agent = Self {
             process: Process::start(&recipe)?,
+            recipe,
         };
         agent.registered(cluster).await?;
         Ok(agent)
@@ -92,6 +98,32 @@ impl RealAgent {
 
     pub(crate) fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// Kills it and waits until the leader knows.
+    ///
+    /// # Errors
+    /// If it is still listed as connected after half a minute.
+    pub(crate) async fn kill(&mut self, cluster: &Cluster) -> Result<()> {
+        self.process.signal(nix::sys::signal::Signal::SIGKILL)?;
+        let end = Instant::now() + REGISTERING;
+        while is_connected(cluster).await? {
+            if Instant::now() > end {
+                bail!("the killed agent is still connected after {REGISTERING:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Starts it anew on what it had, and waits until the leader lists it as connected, which is after it has adopted its
+    /// containers.
+    ///
+    /// # Errors
+    /// As [`RealAgent::start`].
+    pub(crate) async fn start_again(&mut self, cluster: &Cluster) -> Result<()> {
+        self.process = Process::start(&self.recipe)?;
+        self.registered(cluster).await
     }
 
     async fn registered(&mut self, cluster: &Cluster) -> Result<()> {

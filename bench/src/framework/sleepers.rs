@@ -1,0 +1,193 @@
+//! Tasks that sleep until they are told to end.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use argosy_client::Masters;
+use argosy_client::scheduler::{Answer, Driver, Runner, Scheduler, is_terminal};
+use argosy_proto::v1;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{config, room, task};
+
+/// How long nothing may start or end.
+const STALLED: Duration = Duration::from_secs(60);
+/// How often it is looked whether they are to end.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// How far it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Stage {
+    Launching,
+    AllRun(Duration),
+    AllEnded(Duration),
+    Failed(String),
+}
+
+struct Sleepers {
+    total: u32,
+    launched: u32,
+    running: u32,
+    ended: u32,
+    begun: Instant,
+    moved: Instant,
+    /// Since when they are to end.
+    ending: Option<Instant>,
+    stage: watch::Sender<Stage>,
+    end: watch::Receiver<bool>,
+}
+
+impl Sleepers {
+    fn fail(&mut self, driver: &Driver, why: String) {
+        self.stage.send_replace(Stage::Failed(why));
+        drop(driver.teardown());
+    }
+}
+
+fn name(number: u32) -> String {
+    format!("sleeper-{number}")
+}
+
+impl Scheduler for Sleepers {
+    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+        for offer in offers {
+            let count = room(&offer).min((self.total - self.launched) as usize) as u32;
+            if count == 0 {
+                driver.decline(&offer, None);
+                continue;
+            }
+            let numbers = self.launched..self.launched + count;
+            self.launched += count;
+            let tasks = numbers.map(|number| task(name(number), &["/bin/sleep", "1000000"]));
+            drop(driver.accept(&offer, tasks.collect()));
+        }
+    }
+
+    fn update(&mut self, driver: &Driver, status: &v1::TaskStatus) {
+        self.moved = Instant::now();
+        let state = status.state();
+        if state == v1::TaskState::Running && self.ending.is_none() {
+            self.running += 1;
+            if self.running == self.total {
+                self.stage.send_replace(Stage::AllRun(self.begun.elapsed()));
+            }
+        } else if is_terminal(state) {
+            let Some(ending) = self.ending.filter(|_| state == v1::TaskState::Killed) else {
+                let why = format!("{} is {state:?}: {}", status.task_id, status.message);
+                return self.fail(driver, why);
+            };
+            self.ended += 1;
+            if self.ended == self.total {
+                self.stage.send_replace(Stage::AllEnded(ending.elapsed()));
+                drop(driver.teardown());
+            }
+        }
+    }
+
+    fn answered(&mut self, driver: &Driver, answer: &Answer) {
+        if let Some((task, why)) = answer.not_launched().first() {
+            let why = format!("{task} was not launched: {why}");
+            self.fail(driver, why);
+        }
+    }
+
+    fn tick(&mut self, driver: &Driver) {
+        let waits = self.running < self.total || self.ending.is_some();
+        if waits && self.moved.elapsed() > STALLED {
+            let why = format!(
+                "nothing happened for {STALLED:?}; of {} there ran {} and ended {}",
+                self.total, self.running, self.ended
+            );
+            return self.fail(driver, why);
+        }
+        if self.ending.is_none() && *self.end.borrow() {
+            self.moved = Instant::now();
+            self.ending = Some(self.moved);
+            for number in 0..self.total {
+                drop(driver.kill(&name(number), None));
+            }
+        }
+    }
+}
+
+/// Tasks that sleep; they end with their framework, which ends with this value.
+pub(crate) struct Asleep {
+    /// From before the framework's first word until the last of them was known to run.
+    pub(crate) took: Duration,
+    stage: watch::Receiver<Stage>,
+    end: watch::Sender<bool>,
+    stop: CancellationToken,
+    run: JoinHandle<Result<()>>,
+}
+
+/// Starts `total` of them and waits until all run.
+///
+/// # Errors
+/// If one ends, or nothing happens for a minute.
+pub(crate) async fn sleepers(masters: &Masters, total: u32) -> Result<Asleep> {
+    let (stage, mut watched) = watch::channel(Stage::Launching);
+    let (end, ends) = watch::channel(false);
+    let now = Instant::now();
+    let mut sleepers = Sleepers {
+        total,
+        launched: 0,
+        running: 0,
+        ended: 0,
+        begun: now,
+        moved: now,
+        ending: None,
+        stage,
+        end: ends,
+    };
+    let mut config = config(masters, "bench-sleepers");
+    config.tick = LOOK;
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let run = tokio::spawn(async move {
+        let run = Runner::new(config).run(&mut sleepers, stopped).await;
+        run.map(drop).context("the framework ended")
+    });
+    match next(&mut watched, Stage::Launching).await? {
+        Stage::AllRun(took) => Ok(Asleep {
+            took,
+            stage: watched,
+            end,
+            stop,
+            run,
+        }),
+        other => bail!("the tasks did not start: {other:?}"),
+    }
+}
+
+impl Asleep {
+    /// Kills all and waits until the last is known to have ended; how long that took.
+    ///
+    /// # Errors
+    /// If one ends otherwise, or nothing happens for a minute.
+    pub(crate) async fn end(mut self) -> Result<Duration> {
+        self.end.send_replace(true);
+        let took = match next(&mut self.stage, Stage::AllRun(self.took)).await? {
+            Stage::AllEnded(took) => took,
+            other => bail!("the tasks did not end: {other:?}"),
+        };
+        (&mut self.run).await.context("the framework panicked")??;
+        Ok(took)
+    }
+}
+
+impl Drop for Asleep {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.run.abort();
+    }
+}
+
+async fn next(watched: &mut watch::Receiver<Stage>, now: Stage) -> Result<Stage> {
+    let other = watched.wait_for(|stage| *stage != now).await;
+    match other.context("the framework is gone")?.clone() {
+        Stage::Failed(why) => bail!("{why}"),
+        stage => Ok(stage),
+    }
+}
