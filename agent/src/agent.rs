@@ -242,6 +242,7 @@ impl Agent {
             | Effect::Renew { .. }
             | Effect::Look { .. }
             | Effect::StopLooking { .. }
+            | Effect::Measure { .. }
             | Effect::Destroy { .. } => unreachable!("the runner performs these"),
         }
         None

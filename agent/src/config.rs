@@ -19,6 +19,9 @@ pub const FETCH_CACHE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 /// Processes and threads of one task unless told otherwise.
 pub const PIDS_MAX: u64 = 4_096;
 
+/// How much of the disk is kept free of the sandboxes of ended tasks unless told otherwise, in per cent.
+pub const SANDBOX_HEADROOM_PERCENT: u64 = 10;
+
 /// How containers are confined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum IsolationMode {
@@ -87,6 +90,11 @@ pub struct Config {
     pub log_file_bytes: u64,
     /// How many such files there are of each, the one that is being written included; 1 to 100.
     pub log_files: u32,
+    /// Where the operator keeps secrets for tasks, as `ROLE/NAME`; a folder that only the agent's user may enter. `None`:
+    /// there are none.
+    pub secret_folder: Option<PathBuf>,
+    /// Sandboxes of ended tasks go, the oldest first, when less of the disk is free; in per cent.
+    pub sandbox_headroom_percent: u64,
     /// Where images come from, and how long they stay.
     pub images: ImageSettings,
     /// Where containers with a network of their own are.
@@ -117,6 +125,8 @@ impl Config {
             pids_max: PIDS_MAX,
             log_file_bytes: OutputLimits::USUAL.file_bytes,
             log_files: OutputLimits::USUAL.files,
+            secret_folder: None,
+            sandbox_headroom_percent: SANDBOX_HEADROOM_PERCENT,
             images: ImageSettings::default(),
             networks: NetworkSettings::default(),
         }
@@ -184,6 +194,7 @@ pub(crate) struct Settings {
     pub(crate) profile: bool,
     pub(crate) allow_missing_controllers: bool,
     pub(crate) host_paths: Vec<PathBuf>,
+    pub(crate) secret_folder: Option<PathBuf>,
     pub(crate) fetch_limit_bytes: u64,
     pub(crate) pids_max: u64,
     pub(crate) output: OutputLimits,

@@ -1,5 +1,5 @@
-//! Removes sandboxes of ended tasks, after an hour and beyond the newest thousand, the hand-off folders of
-//! containers that are gone, and images that nobody holds while the disk is too full.
+//! Removes sandboxes of ended tasks, after an hour, beyond the newest thousand and one by one while the disk is too full;
+//! the hand-off folders of containers that are gone; and images that nobody holds while the disk is too full.
 //!
 //! Follows no link and crosses no mount. Folders go in rounds, away from launches: some file systems make
 //! new files slowly next to ones just deleted.
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::core::ContainerName;
-use crate::images::Images;
+use crate::images::{Images, space};
 use crate::inbox::Asker;
 use crate::paths::Paths;
 
@@ -23,6 +23,13 @@ const KEEP_NEWEST: usize = 1_000;
 /// How often sandboxes are looked through.
 const EVERY: Duration = Duration::from_secs(30);
 
+/// Whether there is as much room on the disk as is to be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Enough,
+    Short,
+}
+
 /// What is known of ended sandboxes. Their ages begin anew with each start of the agent.
 #[derive(Debug, Default)]
 struct Keeper {
@@ -30,10 +37,12 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// Which of `present` are to go now. `live` are those of tasks that have not ended.
+    /// Which of `present` are to go now. `live` are those of tasks that have not ended. For want of room the oldest goes,
+    /// but none that has ended since the last time: somebody may still be reading what it said.
     fn judge(
         &mut self,
         now: Instant,
+        room: Room,
         present: Vec<(ContainerName, PathBuf)>,
         live: &BTreeSet<ContainerName>,
     ) -> Vec<PathBuf> {
@@ -47,9 +56,16 @@ impl Keeper {
             .map(|(name, path)| (former.get(&path).copied().unwrap_or(now), name, path))
             .collect();
         aged.sort_by(|a, b| b.cmp(a));
+        let oldest = match room {
+            Room::Enough => None,
+            Room::Short => aged.last().filter(|(since, ..)| *since < now).cloned(),
+        };
         let mut leaving = Vec::new();
         for (at, (since, _, path)) in aged.into_iter().enumerate() {
-            if at >= KEEP_NEWEST || now.duration_since(since) >= KEEP {
+            let is_oldest = oldest
+                .as_ref()
+                .is_some_and(|(_, _, oldest)| *oldest == path);
+            if at >= KEEP_NEWEST || now.duration_since(since) >= KEEP || is_oldest {
                 leaving.push(path.clone());
             }
             self.ended.insert(path, since);
@@ -58,8 +74,8 @@ impl Keeper {
     }
 }
 
-/// Runs until the agent stops.
-pub(crate) async fn run(paths: Paths, asker: Asker) {
+/// Runs until the agent stops. Sandboxes go for want of room when less than `headroom_percent` of the disk is free.
+pub(crate) async fn run(paths: Paths, asker: Asker, headroom_percent: u64) {
     let mut keeper = Keeper::default();
     let mut turn = tokio::time::interval(EVERY);
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -67,16 +83,19 @@ pub(crate) async fn run(paths: Paths, asker: Asker) {
         turn.tick().await;
         // Listed before it is asked who lives: what is made in between is not listed.
         let listed = paths.clone();
-        let list = move || (sandboxes(&listed), named(&listed.containers()));
+        let list = move || {
+            let room = room(&listed.sandboxes(), headroom_percent);
+            (sandboxes(&listed), named(&listed.containers()), room)
+        };
         let listing = tokio::task::spawn_blocking(list).await;
-        let (present, folders) = listing.expect("listing never panics");
+        let (present, folders, room) = listing.expect("listing never panics");
         let Some(containers) = asker.containers().await else {
             return;
         };
         let known: BTreeSet<_> = containers.iter().map(|view| view.name).collect();
         let live = containers.iter().filter(|view| view.state != "ended");
         let live = live.map(|view| view.name).collect();
-        let leaving = keeper.judge(Instant::now(), present, &live);
+        let leaving = keeper.judge(Instant::now(), room, present, &live);
         let removing = move || {
             leaving.iter().for_each(|path| remove(path));
             for (_, path) in folders.iter().filter(|(name, _)| !known.contains(name)) {
@@ -86,6 +105,27 @@ pub(crate) async fn run(paths: Paths, asker: Asker) {
         };
         let removed = tokio::task::spawn_blocking(removing).await;
         removed.expect("removing never panics");
+    }
+}
+
+/// Without an answer nothing is removed for want of room.
+fn room(folder: &Path, headroom_percent: u64) -> Room {
+    match space(folder) {
+        Ok((free, total)) => judge_room(free, total, headroom_percent),
+        Err(error) => {
+            tracing::warn!(path = %folder.display(), why = %error, "how full the disk is cannot be told");
+            Room::Enough
+        }
+    }
+}
+
+/// `free` and `total` in bytes.
+fn judge_room(free: u64, total: u64, headroom_percent: u64) -> Room {
+    let wanted = u128::from(total) * u128::from(headroom_percent.min(100));
+    if u128::from(free) * 100 < wanted {
+        Room::Short
+    } else {
+        Room::Enough
     }
 }
 
@@ -221,18 +261,53 @@ mod tests {
         let mut keeper = Keeper::default();
         let start = Instant::now();
         let live = BTreeSet::from([name(2)]);
-        assert!(keeper.judge(start, present(2), &live).is_empty());
-        assert!(keeper.judge(start + KEEP / 2, present(2), &live).is_empty());
-        let leaving = keeper.judge(start + KEEP, present(2), &live);
+        let mut judge = |at, room| keeper.judge(at, room, present(2), &live);
+        assert!(judge(start, Room::Enough).is_empty());
+        assert!(judge(start + KEEP / 2, Room::Enough).is_empty());
+        let leaving = judge(start + KEEP, Room::Enough);
         assert_eq!(leaving, [PathBuf::from("/s/1")]);
     }
 
     #[test]
     fn beyond_a_thousand_the_oldest_go_at_once() {
         let mut keeper = Keeper::default();
-        let mut leaving = keeper.judge(Instant::now(), present(1_002), &BTreeSet::new());
+        let (now, none) = (Instant::now(), BTreeSet::new());
+        let mut leaving = keeper.judge(now, Room::Enough, present(1_002), &none);
         leaving.sort();
         assert_eq!(leaving, [PathBuf::from("/s/1"), PathBuf::from("/s/2")]);
+    }
+
+    #[test]
+    fn on_a_full_disk_the_oldest_go_one_a_round_and_none_that_has_just_ended() {
+        let mut keeper = Keeper::default();
+        let (start, live) = (Instant::now(), BTreeSet::from([name(1)]));
+        let mut round = |number: u32, room, there: &[u64]| {
+            let there = there
+                .iter()
+                .map(|order| (name(*order), PathBuf::from(format!("/s/{order}"))));
+            keeper.judge(start + EVERY * number, room, there.collect(), &live)
+        };
+        assert!(round(0, Room::Short, &[1, 2, 3]).is_empty());
+        assert!(round(1, Room::Enough, &[1, 2, 3, 4]).is_empty());
+        assert_eq!(
+            round(2, Room::Short, &[1, 2, 3, 4]),
+            [PathBuf::from("/s/2")]
+        );
+        assert_eq!(round(3, Room::Short, &[1, 3, 4]), [PathBuf::from("/s/3")]);
+        assert_eq!(round(4, Room::Short, &[1, 4]), [PathBuf::from("/s/4")]);
+        assert!(round(5, Room::Short, &[1]).is_empty(), "it lives");
+    }
+
+    #[test]
+    fn a_disk_is_full_below_its_headroom() {
+        assert_eq!(judge_room(100, 1_000, 10), Room::Enough);
+        assert_eq!(judge_room(99, 1_000, 10), Room::Short);
+        assert_eq!(judge_room(0, 1_000, 0), Room::Enough);
+        assert_eq!(judge_room(u64::MAX, u64::MAX, 1_000), Room::Enough);
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(room(folder.path(), 0), Room::Enough);
+        assert_eq!(room(folder.path(), 100), Room::Short, "something is on it");
+        assert_eq!(room(&folder.path().join("gone"), 100), Room::Enough);
     }
 
     #[test]

@@ -182,7 +182,14 @@ fn on_machine(
             metrics: front.metrics,
         },
     );
-    tidy(&mut helpers, runner.images(), paths, asker);
+    let headroom_percent = config.sandbox_headroom_percent;
+    tidy(
+        &mut helpers,
+        runner.images(),
+        paths,
+        asker,
+        headroom_percent,
+    );
     Ok(Footing {
         facts: contents.facts,
         setup,
@@ -201,6 +208,7 @@ fn tidy(
     images: Option<Arc<Images>>,
     paths: Paths,
     asker: Asker,
+    headroom_percent: u64,
 ) {
     if let Some(images) = images {
         let keeper = asker.clone();
@@ -210,7 +218,7 @@ fn tidy(
         });
     }
     helpers.spawn(async move {
-        gc::run(paths, asker).await;
+        gc::run(paths, asker, headroom_percent).await;
         Ok(())
     });
 }

@@ -1,13 +1,14 @@
 //! Running: the tasks of one host, their updates, journal and sandboxes. Decides nothing for the cluster.
 //!
 //! Reading order: `core` (all decisions), `paths`, `journal`, `runner`, `uplink`, `start`, `ground`, `agent` (the loop),
-//! then `sandbox`, `fetcher`, `images`, `gc`, `statistics`, `files`, `exec`, `api`, `inventory`, `config`.
+//! then `sandbox`, `fetcher`, `images`, `disk`, `gc`, `statistics`, `files`, `exec`, `api`, `inventory`, `config`.
 
 mod agent;
 mod api;
 pub mod config;
 pub mod core;
 mod descriptors;
+mod disk;
 pub mod error;
 mod exec;
 mod fetcher;

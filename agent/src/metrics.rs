@@ -29,6 +29,10 @@ pub(crate) fn describe() {
         "Containers that reached their memory limit."
     );
     describe_counter!(
+        "argosy_agent_disk_kills_total",
+        "Containers that had more on the disk than they may."
+    );
+    describe_counter!(
         "argosy_agent_orphans_removed_total",
         "Containers removed that no journal knew."
     );

@@ -224,6 +224,7 @@ pub(crate) fn settings(config: &Config, host: &Host, seed: u64) -> Settings {
         profile: host.profile,
         allow_missing_controllers: config.allow_missing_controllers,
         host_paths: config.host_paths.clone(),
+        secret_folder: config.secret_folder.clone(),
         fetch_limit_bytes: config.fetch_limit_bytes,
         pids_max: config.pids_max,
         output: OutputLimits {

@@ -102,21 +102,11 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
     config.allow_missing_controllers = arguments.allow_missing_controllers;
     config.log_file_bytes = arguments.log_file_size;
     config.log_files = arguments.log_files;
-    let paths = arguments
-        .host_paths
-        .iter()
-        .map(|path| ("--host-path", path));
-    let folders = arguments
-        .image_folders
-        .iter()
-        .map(|path| ("--image-folder", path));
-    if let Some((flag, path)) = paths.chain(folders).find(|(_, path)| !path.is_absolute()) {
-        return Err(Failure::usage(format!(
-            "{flag} {} is not absolute; write it from /",
-            path.display()
-        )));
-    }
+    check_folders(arguments)?;
     config.host_paths.clone_from(&arguments.host_paths);
+    config.secret_folder.clone_from(&arguments.secret_folder);
+    config.sandbox_headroom_percent = arguments.disk_headroom;
+    config.images.headroom_percent = arguments.disk_headroom;
     config
         .images
         .credentials
@@ -135,6 +125,30 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
         None => random::number()?,
     };
     Ok(config)
+}
+
+/// Folders of the host are named from its root, as they mean nothing to a service otherwise.
+fn check_folders(arguments: &AgentStart) -> Result<(), Failure> {
+    let paths = arguments
+        .host_paths
+        .iter()
+        .map(|path| ("--host-path", path));
+    let folders = arguments
+        .image_folders
+        .iter()
+        .map(|path| ("--image-folder", path));
+    let secrets = arguments
+        .secret_folder
+        .iter()
+        .map(|path| ("--secret-folder", path));
+    let mut all = paths.chain(folders).chain(secrets);
+    if let Some((flag, path)) = all.find(|(_, path)| !path.is_absolute()) {
+        return Err(Failure::usage(format!(
+            "{flag} {} is not absolute; write it from /",
+            path.display()
+        )));
+    }
+    Ok(())
 }
 
 /// Stops the agent that has this directory open. Its tasks run on, unless told otherwise.

@@ -2,6 +2,8 @@
 //!
 //! Pure; the flag's name is added by the argument parser.
 
+mod volumes;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -9,6 +11,8 @@ use std::time::Duration;
 use argosy_client::{InvalidMasters, Masters};
 use argosy_proto::v1;
 use argosy_state::resources::scalar_milli;
+
+pub(crate) use volumes::{Mount, secret, tmpfs, volume};
 
 /// The port of a master's API.
 pub(crate) const API_PORT: u16 = 5050;
@@ -231,33 +235,6 @@ pub(crate) fn published_port(text: &str) -> Result<v1::PublishedPort, String> {
     })
 }
 
-/// `HOST:CONTAINER[:ro]`.
-pub(crate) fn volume(text: &str) -> Result<v1::HostPath, String> {
-    let remedy = || {
-        format!(
-            "{text:?} is no volume: write /path/on/host:path/in/task, with :ro at the end for read-only"
-        )
-    };
-    let mut parts = text.split(':');
-    let (host, container) = (
-        parts.next().unwrap_or_default(),
-        parts.next().unwrap_or_default(),
-    );
-    let read_only = match (parts.next(), parts.next()) {
-        (None, None) | (Some("rw"), None) => false,
-        (Some("ro"), None) => true,
-        _ => return Err(remedy()),
-    };
-    if !host.starts_with('/') || container.is_empty() {
-        return Err(remedy());
-    }
-    Ok(v1::HostPath {
-        host_path: host.to_owned(),
-        container_path: container.to_owned(),
-        read_only,
-    })
-}
-
 /// How many masters and agents a dev cluster has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ClusterSize {
@@ -422,17 +399,6 @@ mod tests {
             assert!(read(text).unwrap_err().contains("8080/health"), "{text}");
         }
         assert!(port("0").is_err() && port("80") == Ok(80));
-    }
-
-    #[test]
-    fn volumes_are_two_paths_and_perhaps_read_only() {
-        let volume_read = volume("/srv/data:data:ro").unwrap();
-        assert!(volume_read.read_only);
-        assert_eq!(volume_read.container_path, "data");
-        assert!(!volume("/srv:/srv").unwrap().read_only);
-        for text in ["data:/data", "/data", "/data:", "/a:/b:xx", "/a:/b:ro:ro"] {
-            assert!(volume(text).is_err(), "{text}");
-        }
     }
 
     #[test]

@@ -118,6 +118,7 @@ impl Bench {
             let view = View {
                 root: Root::Host,
                 host_paths: Vec::new(),
+                volumes: Vec::new(),
                 scratch_bytes: 1 << 20,
             };
             spec.profile = Some(Profile {

@@ -21,7 +21,7 @@ use crate::view::SANDBOX;
 
 /// The newest version of Landlock whose rights are used; an older kernel enforces what it knows of them.
 const LANDLOCK: ABI = ABI::V6;
-/// Where a command may write besides its sandbox and host paths.
+/// Where a command may write besides its sandbox, host paths and volumes.
 const WRITABLE: [&str; 3] = ["/tmp", "/dev/shm", "/dev/mqueue"];
 
 /// Walls to be put up around one command.
@@ -134,9 +134,13 @@ fn rules(profile: &Profile, network: &Network) -> Result<RulesetCreated, landloc
     let writable = WRITABLE.into_iter().map(std::path::Path::new);
     let sandbox = std::iter::once(std::path::Path::new(SANDBOX));
     let host_paths = profile.view.host_paths.iter().map(|path| path.as_path());
+    let volumes = profile.view.volumes.iter();
+    // What is read-only, as a secret is, is kept so by its mount, too.
+    let volumes = volumes.filter(|volume| volume.is_writable());
     let whole = writable
         .chain(sandbox)
         .chain(host_paths)
+        .chain(volumes.map(|volume| volume.path.as_path()))
         .map(|path| (path, all));
     let used = ["/dev", "/proc"]
         .into_iter()

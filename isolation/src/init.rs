@@ -27,7 +27,7 @@ use crate::process::{kill_descendants, send_signal_to_group};
 use crate::seccomp::Filter;
 use crate::spec::{Spec, User};
 use crate::sys;
-use crate::view::{Parts, SANDBOX};
+use crate::view::{Gift, Parts, SANDBOX};
 use crate::wire::{
     Instruction, Received, Report, Wait, receive_packet, receive_packet_with, send_packet,
 };
@@ -99,16 +99,21 @@ fn start(inherited: &Inherited<'_>, spec: &mut Spec) -> Result<Option<i32>, Refu
     }
     // Before the view is made: its folders are for all users of the container, whatever the agent's mask is.
     nix::sys::stat::umask(Mode::S_IWGRP | Mode::S_IWOTH);
-    enter_namespaces(inherited)?;
+    let gifts = enter_namespaces(inherited)?;
+    if let Some(name) = spec.image_user.take() {
+        spec.user = Some(user_of_image(spec, &name)?);
+    }
+    gifts
+        .iter()
+        .try_for_each(|gift| gift.give(spec.user.as_ref()))
+        .map_err(|error| crate::supervisor::sentence(&error))?;
+    drop(gifts);
     sys::close_all_but(Some(inherited.channel.as_fd()))
         .map_err(|errno| words("close what the agent has open", errno))?;
     // Not root's right to read this process' memory, in which earlier launch requests may linger.
     nix::sys::prctl::set_dumpable(false).map_err(|errno| words("hide init's memory", errno))?;
     if let Some(profile) = &spec.profile {
         enter_domain(profile, &spec.network)?;
-    }
-    if let Some(name) = spec.image_user.take() {
-        spec.user = Some(user_of_image(spec, &name)?);
     }
     let command = Command::prepare(spec, inherited.filter);
     if expect(inherited.channel) != Some(Instruction::Go) {
@@ -187,7 +192,8 @@ fn expect(channel: &OwnedFd) -> Option<Instruction> {
     }
 }
 
-fn enter_namespaces(inherited: &Inherited<'_>) -> Result<(), Refusal> {
+/// Returns what the command's user is to be given.
+fn enter_namespaces(inherited: &Inherited<'_>) -> Result<Vec<Gift>, Refusal> {
     let spec = inherited.spec;
     let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
     let namespaces = spec.namespaces;
@@ -208,9 +214,10 @@ fn enter_namespaces(inherited: &Inherited<'_>) -> Result<(), Refusal> {
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
             .map_err(|errno| words("make mounts private", errno))?;
     }
+    let mut gifts = Vec::new();
     if let Some((profile, parts)) = spec.profile.as_ref().zip(inherited.parts) {
         let view = &profile.view;
-        crate::view::enter(view, parts, &spec.files, profile.walls, namespaces.cgroup)
+        gifts = crate::view::enter(view, parts, &spec.files, profile.walls, namespaces.cgroup)
             .map_err(|error| crate::supervisor::sentence(&error))?;
     } else if namespaces.mount && namespaces.pid {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
@@ -221,11 +228,12 @@ fn enter_namespaces(inherited: &Inherited<'_>) -> Result<(), Refusal> {
         nix::unistd::sethostname(hostname).map_err(|errno| words("set the host name", errno))?;
     }
     if spec.profile.is_some() {
-        return Ok(());
+        return Ok(gifts);
     }
     let sandbox = spec.sandbox.as_path();
     nix::unistd::chdir(sandbox)
-        .map_err(|errno| words(&format!("enter the sandbox {}", sandbox.display()), errno))
+        .map_err(|errno| words(&format!("enter the sandbox {}", sandbox.display()), errno))?;
+    Ok(gifts)
 }
 
 /// Init while the container's command runs.

@@ -89,5 +89,5 @@ pub use profile::Profile;
 pub use removal::{RemovalError, destroy, sweep};
 pub use shortage::{MemoryShortage, ShortOf};
 pub use spec::{ContainerId, OwnFile, Program, ResourceLimit, Spec, SpecError, StopAfter, User};
-pub use view::View;
+pub use view::{Secret, SecretError, View, Volume, VolumeSource};
 pub use wire::Notice;

@@ -8,7 +8,7 @@
 //! ├── sys           processors and memory nodes, and its own control group; read-only
 //! ├── sandbox       its working directory
 //! ├── tmp           its own, emptied with it
-//! └── ...           host paths that the operator allows, at their own names
+//! └── ...           host paths that the operator allows, at their own names, and volumes where they are asked for
 //! ```
 //! Two steps. The supervisor, who may see all of the host, opens the sandbox and each host path once and takes a
 //! mount of it that is attached nowhere (`Parts`). Init, who is root of nothing but the container, attaches them
@@ -16,6 +16,8 @@
 
 mod devices;
 mod own_files;
+mod secrets;
+mod volumes;
 
 use std::fs;
 use std::io;
@@ -25,12 +27,16 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+    open_tree, unmount,
 };
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
 use self::devices::make_devices;
 use self::own_files::show_own_files;
+pub use self::secrets::{SECRET_BYTES, Secret, SecretError};
+pub(crate) use self::volumes::{Gift, check as check_volumes};
+pub use self::volumes::{Volume, VolumeSource};
 use crate::image::{Root, RootParts};
 use crate::profile::{Profile, Walls};
 use crate::spec::OwnFile;
@@ -72,6 +78,8 @@ pub struct View {
     /// Host paths that it sees at their own names, with the host's users as its own: absolute, resolved by the caller's
     /// rules; must exist.
     pub host_paths: Vec<PathBuf>,
+    /// What it sees beside that, where it is asked for.
+    pub volumes: Vec<Volume>,
     /// How much `/tmp` and `/dev/shm` may hold each, in bytes. Counted as the container's memory.
     pub scratch_bytes: u64,
 }
@@ -98,6 +106,8 @@ pub(crate) struct Parts {
     places: Vec<(OwnedFd, PathBuf)>,
     /// `None`: the root is made of the host's programs.
     root: Option<RootParts>,
+    /// Holds its secrets, if it has any.
+    vault: Option<OwnedFd>,
 }
 
 impl Parts {
@@ -117,6 +127,7 @@ impl Parts {
         Ok(Self {
             places: places.collect::<Result<_, ViewError>>()?,
             root: RootParts::take(&view.root, profile.first_host_id)?,
+            vault: volumes::lock_secrets(&view.volumes, profile.first_host_id)?,
         })
     }
 
@@ -143,14 +154,14 @@ impl Parts {
 }
 
 /// Makes the view and goes into it, its sandbox the working directory. For init, as root of its user namespace, in
-/// namespaces of its own of all kinds but the network.
+/// namespaces of its own of all kinds but the network. Returns what the command's user is to be given.
 pub(crate) fn enter(
     view: &View,
     parts: &Parts,
     files: &[OwnFile],
     walls: Walls,
     cgroups: bool,
-) -> Result<(), ViewError> {
+) -> Result<Vec<Gift>, ViewError> {
     let scaffold = file_system("tmpfs", &[("mode", "755"), ("size", "64k")], TAME)?;
     // Over the old root, which only those see who look for it later: nobody.
     attach(scaffold.as_fd(), CWD, "/")?;
@@ -179,6 +190,7 @@ pub(crate) fn enter(
     make_proc(root, walls)?;
     show_system(root, cgroups)?;
     show_own_files(root, files)?;
+    let (secrets, mut gifts) = volumes::unlock_secrets(root, parts.vault.as_ref(), &view.volumes)?;
     scratch(root, "tmp", view.scratch_bytes)?;
     for (tree, path) in &parts.places {
         let path = path
@@ -192,10 +204,12 @@ pub(crate) fn enter(
         };
         attach(tree.as_fd(), place.as_fd(), "")?;
     }
+    gifts.extend(volumes::show(root, &view.volumes, secrets)?);
     // Of the host's programs that is the root itself; an image's root is the container's to change.
     restrict_one(system.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)?;
     leave_host(root)?;
-    chdir(SANDBOX).map_err(failed("enter the sandbox"))
+    chdir(SANDBOX).map_err(failed("enter the sandbox"))?;
+    Ok(gifts)
 }
 
 /// Goes into a root with nothing in it. For a process in namespaces of its own that needs no file by name.
@@ -311,7 +325,7 @@ fn scratch(parent: BorrowedFd<'_>, name: &str, bytes: u64) -> Result<(), ViewErr
     )
 }
 
-/// A new file system, mounted nowhere yet.
+/// A new file system, mounted nowhere yet. A setting without a value is a flag.
 fn file_system(
     kind: &str,
     settings: &[(&str, &str)],
@@ -320,7 +334,10 @@ fn file_system(
     let make = || {
         let made = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
         for (key, value) in settings {
-            fsconfig_set_string(made.as_fd(), *key, *value)?;
+            match *value {
+                "" => fsconfig_set_flag(made.as_fd(), *key)?,
+                value => fsconfig_set_string(made.as_fd(), *key, value)?,
+            }
         }
         fsconfig_create(made.as_fd())?;
         fsmount(made.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)

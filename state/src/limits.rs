@@ -12,6 +12,14 @@ pub const MESSAGE_BYTES: usize = 1024;
 pub const IMAGE_BYTES: usize = 1024;
 /// Ports that one task publishes. More are refused.
 pub const PUBLISHED_PORTS: usize = 256;
+/// Volumes of one task. More are refused.
+pub const VOLUMES: usize = 64;
+/// Longest path of a volume, in bytes. Longer ones are refused.
+pub const VOLUME_PATH_BYTES: usize = 1024;
+/// Smallest file system in memory that a task asks for, in bytes: a page.
+pub const TMPFS_LEAST_BYTES: u64 = 4096;
+/// Largest, in bytes: 1 TiB. Larger ones are refused, and what is larger than the task's memory.
+pub const TMPFS_BYTES: u64 = 1 << 40;
 /// Longest time of a check (delay, interval, timeout, grace) in milliseconds: a day. Longer ones are refused.
 pub const CHECK_TIME_MS: u64 = 86_400_000;
 /// Shortest interval of a check, in milliseconds: each question costs a process. Shorter ones are refused.

@@ -1,10 +1,12 @@
 //! Tasks: what has been observed of them, and the one table of transitions.
 
 mod spec;
+mod volume;
 
 pub use self::spec::{
     Check, CheckKind, Container, HealthCheck, HostPath, Network, PublishedPort, Run, TaskSpec, Uri,
 };
+pub use self::volume::{TaskVolume, VolumeSource};
 use crate::ids::{AgentId, OrderIndex, Revision, Role, TaskKey};
 
 /// The state of a task, named as Mesos names them.
@@ -130,6 +132,7 @@ pub enum Reason {
     HealthCheckStatusUpdated,
     ReadinessCheckStatusUpdated,
     HealthCheckFailed,
+    LimitDisk,
 }
 
 /// How a process ended.

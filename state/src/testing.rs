@@ -403,6 +403,7 @@ pub fn spec(name: &str, resources: &str) -> TaskSpec {
         stop_after_ms: 0,
         health_check: None,
         readiness_check: None,
+        volumes: Vec::new(),
     }
 }
 

@@ -82,6 +82,8 @@ pub(super) enum Failing {
     OutOfTime,
     /// Its health check failed too often: in words.
     Unhealthy(String),
+    /// It has more on the disk than it may: in words.
+    OverDisk(String),
 }
 
 impl Course {
@@ -215,6 +217,7 @@ impl Core {
             self.kill(instance);
         } else {
             self.watch(instance, fact.at, was);
+            self.measure(instance);
         }
     }
 
@@ -239,9 +242,10 @@ impl Core {
             Some(Phase::Waiting | Phase::Fetching | Phase::Ended) | None => return,
         }
         let course = self.courses.get(&instance);
-        let failing = course.and_then(|course| course.failing.as_ref());
+        let failing = course.and_then(|course| course.failing.clone());
+        let failing = failing.or_else(|| self.outgrown(instance, &ended));
         let killed = self.is_unwanted(instance);
-        let end = judge(ended, killed, failing);
+        let end = judge(ended, killed, failing.as_ref());
         self.end(instance, end);
     }
 

@@ -34,6 +34,7 @@ pub(super) fn judge(ended: Ended, killed: bool, failing: Option<&Failing>) -> En
     let failed = failing.map(|failing| match failing {
         Failing::OutOfTime => Reason::MaxCompletionTime,
         Failing::Unhealthy(_) => Reason::HealthCheckFailed,
+        Failing::OverDisk(_) => Reason::LimitDisk,
     });
     let exit = match ended.how {
         How::Code(code) => Some(v1::exit::How::Code(code)),
@@ -46,6 +47,10 @@ pub(super) fn judge(ended: Ended, killed: bool, failing: Option<&Failing>) -> En
         _ if killed => (TaskState::Killed, Reason::TaskKilled),
         (_, Some(StopCause::StopAfter)) => (TaskState::Failed, Reason::StoppedWithoutLeader),
         (_, Some(StopCause::Ordered)) if let Some(reason) = failed => (TaskState::Failed, reason),
+        // It may end by itself at its limit, too: then nobody has ordered it.
+        (How::Signal(_), None) if failed == Some(Reason::LimitDisk) => {
+            (TaskState::Failed, Reason::LimitDisk)
+        }
         _ if ended.out_of_memory => (TaskState::Failed, Reason::LimitMemory),
         (How::Code(0), _) => (TaskState::Finished, Reason::CommandExited),
         (How::Code(_) | How::Signal(_), _) => (TaskState::Failed, Reason::CommandExited),
@@ -58,10 +63,12 @@ pub(super) fn judge(ended: Ended, killed: bool, failing: Option<&Failing>) -> En
             How::Code(_) | How::Signal(_) => v1::Source::Task,
         },
         text: match failing {
-            Some(Failing::Unhealthy(why)) if reason == Reason::HealthCheckFailed => {
+            Some(Failing::Unhealthy(why) | Failing::OverDisk(why)) if Some(reason) == failed => {
                 format!("{why}; {}", ended.text)
             }
-            Some(Failing::Unhealthy(_) | Failing::OutOfTime) | None => ended.text,
+            Some(Failing::Unhealthy(_) | Failing::OverDisk(_) | Failing::OutOfTime) | None => {
+                ended.text
+            }
         },
         exit: exit.map(|how| v1::Exit { how: Some(how) }),
     }

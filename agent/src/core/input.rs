@@ -99,6 +99,13 @@ pub enum Input {
         /// What was found.
         answer: Answer,
     },
+    /// A task has more on the disk than it may.
+    OverDisk {
+        /// Which.
+        instance: Instance,
+        /// How much, of how much, in words.
+        why: String,
+    },
     /// A deadline has come.
     Tick,
     /// The operator wants every task ended before the agent stops.
@@ -252,6 +259,15 @@ pub enum Effect {
         instance: Instance,
         /// For which of its checks, and which time.
         look: Look,
+    },
+    /// See again and again whether a running task has more on the disk than it may, until it is destroyed.
+    Measure {
+        /// Its container.
+        name: ContainerName,
+        /// The task.
+        key: TaskKey,
+        /// The most it may have, in bytes.
+        limit_bytes: u64,
     },
     /// Clear away all that is left of a container, but not its sandbox.
     Destroy {

@@ -2,10 +2,11 @@
 //!
 //! No clock, no IO, no randomness but the rare turns of a simulation. Every effect that speaks of a fact, or
 //! acts on an order, waits in `deferred` until the journal says that all before it is on disk. Reading order:
-//! `facts`, `orders`, `course`, `checks`, `looking`, `end`, `updates`, `link`, `recovery`.
+//! `facts`, `orders`, `course`, `checks`, `looking`, `disk`, `end`, `updates`, `link`, `recovery`.
 
 pub mod checks;
 mod course;
+mod disk;
 mod end;
 mod facts;
 mod input;
@@ -30,6 +31,7 @@ use link::{Dial, Link};
 use random::Random;
 
 pub(crate) use course::PHASES;
+pub(crate) use disk::limit_bytes as disk_limit_bytes;
 pub use facts::{
     ContainerName, Facts, Identity, Instance, InvalidContainerName, Record, StartedFact, Taken,
     TaskFacts,
@@ -215,6 +217,7 @@ impl Core {
                 look,
                 answer,
             } => self.looked(instance, look, answer),
+            Input::OverDisk { instance, why } => self.over_disk(instance, why),
             Input::Tick => self.tick(),
             Input::EndAll => self.end_all(),
         }

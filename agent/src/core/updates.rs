@@ -174,6 +174,9 @@ fn observe(course: &Course, task: &TaskFacts) -> Option<End> {
             (Some(Failing::Unhealthy(why)), _) => {
                 now(TaskState::Killing, v1::Reason::HealthCheckFailed, why)
             }
+            (Some(Failing::OverDisk(why)), _) => {
+                now(TaskState::Killing, v1::Reason::LimitDisk, why)
+            }
             (
                 None,
                 Some(Watch {

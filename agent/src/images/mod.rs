@@ -36,6 +36,7 @@ use layout::{Form, Layout};
 use pull::{Pulled, Puller};
 use registry::{Patience, Registries};
 use source::Source;
+pub(crate) use store::space;
 use store::{Store, blocking};
 
 pub use command::{Command, CommandError, Wish, combine};

@@ -11,14 +11,14 @@ use argosy_isolation::profile::{COMMAND_ID, Walls};
 use argosy_isolation::view::SANDBOX;
 use argosy_isolation::{
     BootTime, ContainerId, Isolation, Limits, MissingPolicy, Namespaces, Network, Profile, Program,
-    ResourceLimit, Root, Spec, StopAfter, User, View,
+    ResourceLimit, Root, Spec, StopAfter, User, View, Volume,
 };
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 
 use super::own_files::{Place, host_name, own_files};
-use super::{Shared, bridges, imaged, memory_high};
-use crate::core::{Refusal, Start};
+use super::{Shared, bridges, imaged, memory_high, volumes};
+use crate::core::{Refusal, Start, disk_limit_bytes};
 use crate::sandbox;
 
 /// Where commands are looked up unless a task says otherwise.
@@ -38,14 +38,14 @@ const RESOURCE_LIMITS: [(&str, u64); 4] = [
 ];
 
 /// Another host would refuse it too.
-fn invalid(text: impl Into<String>) -> Refusal {
+pub(super) fn invalid(text: impl Into<String>) -> Refusal {
     Refusal {
         reason: v1::Reason::TaskInvalid,
         text: text.into(),
     }
 }
 
-fn failed(text: impl Into<String>) -> Refusal {
+pub(super) fn failed(text: impl Into<String>) -> Refusal {
     Refusal {
         reason: v1::Reason::ContainerLaunchFailed,
         text: text.into(),
@@ -56,6 +56,12 @@ fn failed(text: impl Into<String>) -> Refusal {
 pub(super) struct Prepared {
     pub(super) spec: Spec,
     pub(super) joined: Option<Joined>,
+}
+
+/// What a container sees beside its root and its sandbox.
+struct Places {
+    host_paths: Vec<PathBuf>,
+    volumes: Vec<Volume>,
 }
 
 /// Makes the folders of a container, and what the launcher needs to know.
@@ -82,22 +88,27 @@ pub(super) fn prepare(shared: &Shared, start: &Start) -> Result<Prepared, Refusa
     };
     made.map_err(|error: io::Error| failed(refused(error)))?;
     sandbox::make(&sandbox, owner.as_ref()).map_err(|error| failed(error.to_string()))?;
+    let volumes = volumes::volumes(task, &start.launch.role, &shared.settings)?;
     let host_paths =
         sandbox::link_host_paths(&sandbox, &task.host_paths, &shared.settings.host_paths)
             .map_err(|error| invalid(error.to_string()))?;
+    let places = Places {
+        host_paths,
+        volumes,
+    };
     let id = ContainerId::new(start.name.to_string()).expect("digits and dashes make a name");
     let mut spec = if has_image {
         let launch = shared.imaged.launch(task, start.name, &folder);
         let launch = launch.map_err(failed)?;
         let mut spec = Spec::new(id, &folder, &sandbox, launch.program);
-        spec.profile = profile(shared, start, host_paths, launch.root)?;
+        spec.profile = profile(shared, start, places, launch.root)?;
         spec.image_user = Some(launch.user);
         spec.working_dir = Some(launch.working_dir);
         spec.environment = environment(shared, start, launch.environment, Path::new(SANDBOX));
         spec
     } else {
         let mut spec = Spec::new(id, &folder, &sandbox, program(task)?);
-        spec.profile = profile(shared, start, host_paths, Root::Host)?;
+        spec.profile = profile(shared, start, places, Root::Host)?;
         let inside = match spec.profile {
             Some(_) => Path::new(SANDBOX),
             None => &sandbox,
@@ -116,9 +127,10 @@ pub(super) fn prepare(shared: &Shared, start: &Start) -> Result<Prepared, Refusa
 
 /// What a process may take of the kernel that no control group counts. Not for tasks without the profile, which are
 /// users of the host as others are.
-fn resource_limits(pids_max: u64) -> Vec<ResourceLimit> {
+fn resource_limits(pids_max: u64, disk_bytes: Option<u64>) -> Vec<ResourceLimit> {
     let processes = (pids_max > 0).then_some(("nproc", pids_max));
-    let all = RESOURCE_LIMITS.into_iter().chain(processes);
+    let files = disk_bytes.map(|bytes| ("fsize", bytes));
+    let all = RESOURCE_LIMITS.into_iter().chain(processes).chain(files);
     all.map(|(name, most)| ResourceLimit::at_most(name, most))
         .collect()
 }
@@ -139,7 +151,9 @@ fn confine(shared: &Shared, start: &Start, task: &v1::TaskSpec, spec: &mut Spec)
         spec.limits = limits(task, shared.settings.pids_max);
     }
     if spec.profile.is_some() {
-        spec.resource_limits = resource_limits(shared.settings.pids_max);
+        // What it has on a host path is nobody's to count.
+        let disk_bytes = disk_limit_bytes(task).filter(|_| task.host_paths.is_empty());
+        spec.resource_limits = resource_limits(shared.settings.pids_max, disk_bytes);
     }
     spec.missing = if shared.settings.allow_missing_controllers {
         MissingPolicy::AllowMissing
@@ -205,7 +219,7 @@ fn network(
 fn profile(
     shared: &Shared,
     start: &Start,
-    host_paths: Vec<PathBuf>,
+    places: Places,
     root: Root,
 ) -> Result<Option<Profile>, Refusal> {
     let Some(host_ids) = &shared.host_ids else {
@@ -218,7 +232,8 @@ fn profile(
         first_host_id,
         view: View {
             root,
-            host_paths,
+            host_paths: places.host_paths,
+            volumes: places.volumes,
             scratch_bytes: SCRATCH_BYTES,
         },
         walls: Walls::ALL,

@@ -106,7 +106,7 @@ impl Imaged {
         } = combine(&image.config, wish).map_err(|error| error.to_string())?;
         // What a launch that was cut off has left.
         clear(folder)?;
-        let changes = folder.join(CHANGES);
+        let changes = changes(folder);
         let [upper, work] = [UPPER, WORK].map(|name| changes.join(name));
         for (path, mode) in [(&changes, 0o711), (&upper, 0o755), (&work, 0o755)] {
             DirBuilder::new()
@@ -145,9 +145,14 @@ impl Imaged {
     }
 }
 
+/// Where a container with an image has what it changes of it.
+pub(super) fn changes(folder: &Path) -> PathBuf {
+    folder.join(CHANGES)
+}
+
 /// Removes what a container has changed of its image.
 fn clear(folder: &Path) -> Result<(), String> {
-    let changes = folder.join(CHANGES);
+    let changes = changes(folder);
     // It opens folder by folder without following links.
     match std::fs::remove_dir_all(&changes) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

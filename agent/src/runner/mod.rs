@@ -2,8 +2,8 @@
 //!
 //! One task a container waits for its supervisor. What blocks (folders, the launcher, adoption, removal)
 //! runs on the runtime's blocking threads, a bounded number at a time. Reading order: `launching`, `host_ids`,
-//! `unpacking`, `imaged`, `bridges` and `own_files`, `memory_high`, `description`, `controls`, `watching`,
-//! `looking`.
+//! `unpacking`, `imaged`, `bridges` and `own_files`, `volumes`, `memory_high`, `description`, `controls`, `watching`,
+//! `looking`, `measuring`.
 
 mod bridges;
 mod clearing;
@@ -13,9 +13,11 @@ mod host_ids;
 mod imaged;
 mod launching;
 mod looking;
+mod measuring;
 mod memory_high;
 mod own_files;
 mod unpacking;
+mod volumes;
 mod watching;
 
 use std::collections::{BTreeSet, HashMap};
@@ -35,6 +37,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Settings};
 use crate::core::{ContainerName, Effect, Found, Input, Instance, Refusal, Start};
+use crate::disk::Meter;
 use crate::error::RunError;
 use crate::fetcher::{Cache, Fetcher, Whose};
 use crate::ground::Containers;
@@ -71,6 +74,7 @@ pub(crate) struct Runner {
     controls: Controls,
     fetches: HashMap<Instance, CancellationToken>,
     looks: looking::Looks,
+    meter: Meter,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -136,15 +140,19 @@ impl Runner {
             fetch_slots: Semaphore::new(FETCHING),
             inbox,
         };
-        Ok(Self {
+        let runner = Self {
             shared: Arc::new(shared),
             images,
             controls: Controls::default(),
             fetches: HashMap::new(),
             looks: looking::Looks::default(),
+            meter: Meter::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
-        })
+        };
+        let inbox = runner.shared.inbox.clone();
+        runner.spawn(runner.meter.clone().run(inbox));
+        Ok(runner)
     }
 
     /// How to reach its containers.
@@ -242,6 +250,7 @@ impl Runner {
     fn destroy(&mut self, name: ContainerName, key: TaskKey) {
         self.controls.forget(name.instance);
         self.looks.forget(name.instance);
+        self.meter.end(name.instance);
         let shared = self.shared.clone();
         self.spawn(async move {
             loop {
@@ -322,6 +331,11 @@ impl Containers for Runner {
                 timeout_ms,
             } => self.look(instance, look, kind, timeout_ms),
             Effect::StopLooking { instance, look } => self.looks.stop(instance, look.kind),
+            Effect::Measure {
+                name,
+                key,
+                limit_bytes,
+            } => self.measure(name, &key, limit_bytes),
             Effect::Destroy { name, key } => self.destroy(name, key),
             other => return Some(other),
         }

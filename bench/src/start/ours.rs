@@ -142,6 +142,7 @@ impl Ours {
             view: View {
                 root,
                 host_paths: Vec::new(),
+                volumes: Vec::new(),
                 scratch_bytes: 64 * MIB,
             },
             walls: Walls::ALL,

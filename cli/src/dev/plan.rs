@@ -199,6 +199,9 @@ fn agent_line(
     for path in &arguments.host_paths {
         flags.push(("--host-path", path.display().to_string()));
     }
+    if let Some(path) = &arguments.secret_folder {
+        flags.push(("--secret-folder", path.display().to_string()));
+    }
     let mut line = line(executable, "agent", flags);
     line.push("--allow-missing-controllers".to_owned());
     line

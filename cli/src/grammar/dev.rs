@@ -37,6 +37,9 @@ pub(crate) struct Dev {
     /// Tasks may mount host directories below this one; may be repeated
     #[arg(long = "host-path", value_name = "DIR")]
     pub(crate) host_paths: Vec<PathBuf>,
+    /// Directory, its user's alone, with secrets for tasks as ROLE/NAME [default: tasks get none]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) secret_folder: Option<PathBuf>,
     /// Silence after which an agent counts as unreachable
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = values::duration)]
     pub(crate) agent_timeout: Duration,

@@ -9,6 +9,7 @@ mod nouns;
 mod run;
 mod service;
 mod shared;
+mod volumes;
 
 use clap::builder::Styles;
 use clap::builder::styling::{AnsiColor, Style};

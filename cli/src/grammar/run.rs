@@ -8,6 +8,7 @@ use clap::builder::ArgPredicate;
 use clap::{Args, ValueEnum};
 
 use super::checks::Checks;
+use super::volumes::Volumes;
 use crate::values::{self, Milli};
 
 /// The network of a task.
@@ -48,9 +49,8 @@ pub(crate) struct Run {
     /// Archive to fetch into the sandbox, where it becomes a directory; may be repeated
     #[arg(long = "archive", value_name = "[DIR=]URI", value_parser = values::uri)]
     pub(crate) archives: Vec<v1::Uri>,
-    /// Host directory to mount (agents must allow it with --host-path); may be repeated
-    #[arg(long = "volume", value_name = "HOST:TASK[:ro]", value_parser = values::volume)]
-    pub(crate) volumes: Vec<v1::HostPath>,
+    #[command(flatten)]
+    pub(crate) volumes: Volumes,
     /// Image whose programs it runs, as nginx:1.27, oci:/path or oci-archive:/file [default: the programs of the host]
     #[arg(long, env = "ARGOSY_RUN_IMAGE", value_name = "IMAGE")]
     pub(crate) image: Option<String>,

@@ -166,6 +166,12 @@ pub(crate) struct AgentStart {
         value_name = "DIR"
     )]
     pub(crate) host_paths: Vec<PathBuf>,
+    /// Directory, the agent's user's alone, with secrets for tasks as ROLE/NAME [default: tasks get none]
+    #[arg(long, env = "ARGOSY_AGENT_SECRET_FOLDER", value_name = "DIR")]
+    pub(crate) secret_folder: Option<PathBuf>,
+    /// How much of the disk, in per cent, is kept free of ended tasks' sandboxes and of images that nobody uses
+    #[arg(long, env = "ARGOSY_AGENT_DISK_HEADROOM", value_name = "NUMBER", default_value_t = 10, value_parser = value_parser!(u64).range(0..=90))]
+    pub(crate) disk_headroom: u64,
     /// Largest file of each of a task's stdout and stderr, before it is rotated
     #[arg(long, env = "ARGOSY_AGENT_LOG_FILE_SIZE", value_name = "SIZE", default_value = "10MiB", value_parser = log_file_bytes)]
     pub(crate) log_file_size: u64,

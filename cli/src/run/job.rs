@@ -51,18 +51,6 @@ impl Job {
             .advise("bring large values as a file with --uri"));
         }
         let wanted = wanted(arguments)?;
-        let mut uris = arguments.uris.clone();
-        let executable = |uri: &v1::Uri| v1::Uri {
-            executable: true,
-            ..uri.clone()
-        };
-        uris.extend(arguments.executable_uris.iter().map(executable));
-        let extracted = |uri: &v1::Uri| v1::Uri {
-            extract: true,
-            ..uri.clone()
-        };
-        uris.extend(arguments.archives.iter().map(extracted));
-        uris.iter_mut().for_each(|uri| uri.cache = arguments.cache);
         let spec = v1::TaskSpec {
             task_id: name.clone(),
             name,
@@ -70,8 +58,9 @@ impl Job {
             argv: arguments.command.clone(),
             environment: environment.into_iter().collect(),
             user: arguments.user.clone().unwrap_or_default(),
-            uris,
-            host_paths: arguments.volumes.clone(),
+            uris: uris(arguments),
+            host_paths: arguments.volumes.host_paths(),
+            volumes: arguments.volumes.volumes(),
             kill_policy: Some(v1::KillPolicy {
                 grace_ms: arguments.grace.as_millis() as u64,
             }),
@@ -114,6 +103,23 @@ impl Job {
             ..v1::FrameworkInfo::default()
         }
     }
+}
+
+/// What is fetched, in the order of its kinds.
+fn uris(arguments: &Run) -> Vec<v1::Uri> {
+    let mut uris = arguments.uris.clone();
+    let executable = |uri: &v1::Uri| v1::Uri {
+        executable: true,
+        ..uri.clone()
+    };
+    uris.extend(arguments.executable_uris.iter().map(executable));
+    let extracted = |uri: &v1::Uri| v1::Uri {
+        extract: true,
+        ..uri.clone()
+    };
+    uris.extend(arguments.archives.iter().map(extracted));
+    uris.iter_mut().for_each(|uri| uri.cache = arguments.cache);
+    uris
 }
 
 fn container(arguments: &Run) -> Result<Option<v1::ContainerSpec>, Failure> {
@@ -214,6 +220,28 @@ pub(crate) mod tests {
             "cpus:0.1;mem:32;ports:[8000-8000]"
         );
         assert_eq!(own.spec().container, None);
+    }
+
+    #[test]
+    fn volumes_go_to_the_host_the_sandbox_or_neither() {
+        let words = [
+            "--volume",
+            "/srv:/srv",
+            "--volume",
+            "a:/data:ro",
+            "--tmpfs",
+            "/fast:1M",
+            "--secret",
+            "db:/key",
+            "--",
+            "true",
+        ];
+        let job = job(&words).unwrap();
+        let spec = job.spec();
+        assert_eq!(spec.host_paths.len(), 1);
+        let paths = spec.volumes.iter();
+        let paths: Vec<_> = paths.map(|volume| volume.container_path.as_str()).collect();
+        assert_eq!(paths, ["/data", "/fast", "/key"]);
     }
 
     #[test]

@@ -3,4 +3,5 @@
 mod cluster;
 mod exec;
 mod lives;
+mod volumes;
 mod web;

@@ -7,7 +7,7 @@ use crate::image::{Root, Wanted};
 use crate::namespaces::{Isolation, Namespaces};
 use crate::network::Network;
 use crate::profile::{CONTAINER_IDS, END_HOST_ID, FIRST_HOST_ID};
-use crate::view::{SANDBOX, View};
+use crate::view::{SANDBOX, View, check_volumes};
 
 /// The longest host name Linux takes, in bytes.
 const HOSTNAME_LIMIT_BYTES: usize = 64;
@@ -256,7 +256,7 @@ fn check_view(view: &View) -> Result<(), SpecError> {
             ));
         }
     }
-    Ok(())
+    check_volumes(&view.volumes)
 }
 
 fn check_path(field: &'static str, path: &Path) -> Result<(), SpecError> {

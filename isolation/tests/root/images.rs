@@ -59,7 +59,7 @@ fn store(world: &mut World, layers: &[&[Entry<'_>]]) -> Vec<PathBuf> {
 }
 
 /// A layer's folder, as it is unpacked.
-fn layer(world: &mut World, name: &str, entries: &[Entry<'_>]) -> PathBuf {
+pub(crate) fn layer(world: &mut World, name: &str, entries: &[Entry<'_>]) -> PathBuf {
     let folder = world.work().join(name);
     fs::create_dir(&folder).unwrap();
     let owner = Owner { uid: 0, gid: 0 };
@@ -78,7 +78,7 @@ fn layer(world: &mut World, name: &str, entries: &[Entry<'_>]) -> PathBuf {
 }
 
 /// Three layers in which things are hidden and changed.
-fn usual(world: &mut World) -> Vec<PathBuf> {
+pub(crate) fn usual(world: &mut World) -> Vec<PathBuf> {
     store(
         world,
         &[
@@ -111,7 +111,7 @@ fn usual(world: &mut World) -> Vec<PathBuf> {
 }
 
 /// A launch in an image as its root.
-fn imaged(world: &mut World, layers: &[PathBuf], line: &str) -> Spec {
+pub(crate) fn imaged(world: &mut World, layers: &[PathBuf], line: &str) -> Spec {
     let mut spec = profiled(world, line);
     let (upper, work) = (spec.directory.join("upper"), spec.directory.join("work"));
     fs::create_dir(&upper).unwrap();

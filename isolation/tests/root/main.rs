@@ -18,6 +18,7 @@ mod removal;
 mod sessions;
 mod statistics;
 mod unpacking;
+mod volumes;
 mod world;
 
 use std::process::ExitCode;
@@ -57,6 +58,7 @@ fn run(arguments: &[String]) -> ExitCode {
         adoption::CASES,
         removal::CASES,
         unpacking::CASES,
+        volumes::CASES,
     ]
     .concat();
     let filters: Vec<_> = arguments

@@ -38,6 +38,7 @@ pub(crate) fn profiled(world: &mut World, line: &str) -> Spec {
         view: View {
             root: Root::Host,
             host_paths: Vec::new(),
+            volumes: Vec::new(),
             scratch_bytes: 1 << 20,
         },
         walls: Walls::ALL,

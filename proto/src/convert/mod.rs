@@ -9,6 +9,7 @@ mod frameworks;
 mod resources;
 mod tasks;
 mod uris;
+mod volumes;
 
 use std::str::FromStr;
 

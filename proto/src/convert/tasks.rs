@@ -6,6 +6,7 @@ use argosy_state::task::{Exit, HostPath, Reason, Run, Source, Task, TaskSpec, Ta
 use super::checks::{check, check_from, health_check, health_check_from};
 use super::containers::{container, container_from};
 use super::uris::{uri, uri_from};
+use super::volumes::{volume, volumes_from};
 use super::{Malformed, resources, resources_from, revision};
 use crate::v1;
 
@@ -44,6 +45,7 @@ pub fn spec(spec: &TaskSpec) -> v1::TaskSpec {
         container: container(&spec.container),
         health_check: spec.health_check.as_deref().map(health_check),
         readiness_check: spec.readiness_check.as_deref().map(check),
+        volumes: spec.volumes.iter().map(volume).collect(),
     }
 }
 
@@ -104,6 +106,7 @@ pub fn spec_from(wire: v1::TaskSpec) -> Result<TaskSpec, Malformed> {
             .map(|readiness| check_from(readiness).map(Box::new))
             .transpose()
             .map_err(|why| why.inside("readiness_check"))?,
+        volumes: volumes_from(wire.volumes)?,
     };
     check_text(&spec)?;
     Ok(spec)
@@ -257,7 +260,8 @@ reasons!(
     TaskUnknown,
     HealthCheckStatusUpdated,
     ReadinessCheckStatusUpdated,
-    HealthCheckFailed
+    HealthCheckFailed,
+    LimitDisk
 );
 
 impl From<Exit> for v1::Exit {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use super::Scene;
 use super::agents::check_resources;
 use super::tasks::Change;
-use super::{checks, container};
+use super::{checks, container, volumes};
 use crate::Registry;
 use crate::agent::AgentMode;
 use crate::bugs::{self, Bug};
@@ -255,6 +255,9 @@ fn check_spec(spec: &TaskSpec) -> Result<(), Rejection> {
     if let Err((field, text)) = checks::check(spec) {
         return invalid(&field, &text);
     }
+    if let Err((field, text)) = volumes::check(spec) {
+        return invalid(&field, &text);
+    }
     let (empty, nul) = match &spec.run {
         Run::Image => (false, false),
         Run::Shell(line) => (line.trim().is_empty(), line.contains('\0')),
@@ -324,4 +327,5 @@ fn size(spec: &TaskSpec) -> usize {
         + spec.user.len()
         + container::size(&spec.container, PART_BYTES)
         + checks::size(spec, PART_BYTES)
+        + volumes::size(&spec.volumes, PART_BYTES)
 }

@@ -15,6 +15,7 @@ mod operators;
 mod reconcile;
 mod sweeps;
 mod tasks;
+mod volumes;
 
 use crate::Registry;
 use crate::bugs::{self, Bug};

@@ -24,6 +24,7 @@ mod resources;
 mod samples;
 mod task;
 mod task_spec;
+mod volume;
 
 use prost::Message;
 

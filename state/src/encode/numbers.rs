@@ -80,6 +80,7 @@ numbered!(
     HealthCheckStatusUpdated = 24,
     ReadinessCheckStatusUpdated = 25,
     HealthCheckFailed = 26,
+    LimitDisk = 27,
 );
 
 numbered!(

@@ -1,6 +1,7 @@
 //! One of each record and command, every field set to something that shows.
 
 mod tasks;
+mod volumes;
 
 use std::collections::BTreeMap;
 
@@ -213,6 +214,7 @@ pub(super) fn commands() -> Vec<(&'static str, Proposed)> {
     let mut all = agent_commands();
     all.extend(calls());
     all.extend(other_commands());
+    all.extend(volumes::commands());
     let propose = |(name, command): (&'static str, Command)| {
         let ticket = Ticket {
             epoch: Epoch(45),

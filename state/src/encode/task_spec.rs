@@ -8,6 +8,7 @@ use super::checks::{CheckMessage, HealthCheckMessage};
 use super::container::ContainerMessage;
 use super::names;
 use super::resources::{self, ResourcesMessage};
+use super::volume::VolumeMessage;
 use super::{Read, Wrong};
 use crate::task::{Container, HostPath, Run, TaskSpec, Uri};
 
@@ -43,6 +44,8 @@ pub(super) struct TaskSpecMessage {
     health_check: Option<HealthCheckMessage>,
     #[prost(message, optional, tag = "17")]
     readiness_check: Option<CheckMessage>,
+    #[prost(message, repeated, tag = "20")]
+    volumes: Vec<VolumeMessage>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
@@ -114,6 +117,7 @@ impl From<&TaskSpec> for TaskSpecMessage {
             container: (spec.container != Container::default()).then(|| (&spec.container).into()),
             health_check: spec.health_check.as_deref().map(Into::into),
             readiness_check: spec.readiness_check.as_deref().map(Into::into),
+            volumes: spec.volumes.iter().map(Into::into).collect(),
         }
     }
 }
@@ -145,6 +149,11 @@ impl TryFrom<TaskSpecMessage> for TaskSpec {
             stop_after_ms: message.stop_after_ms,
             health_check: boxed(message.health_check)?,
             readiness_check: boxed(message.readiness_check)?,
+            volumes: message
+                .volumes
+                .into_iter()
+                .map(TryInto::try_into)
+                .collect::<Read<_>>()?,
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::volume::TaskVolume;
 use crate::ids::TaskId;
 use crate::resources::Resources;
 
@@ -181,4 +182,6 @@ pub struct TaskSpec {
     pub health_check: Option<Box<HealthCheck>>,
     /// Asked while it runs; only tells.
     pub readiness_check: Option<Box<Check>>,
+    /// What it sees beside its root and its sandbox.
+    pub volumes: Vec<TaskVolume>,
 }

@@ -2,6 +2,7 @@
 
 mod chance;
 mod checks;
+mod disk;
 mod links;
 mod lives;
 mod looking;

@@ -13,7 +13,7 @@ fn last_update(world: &World, order: u64) -> v1::NumberedUpdate {
         .clone()
 }
 
-fn reason(world: &World, order: u64) -> v1::Reason {
+pub(super) fn reason(world: &World, order: u64) -> v1::Reason {
     v1::Reason::try_from(last_update(world, order).reason).unwrap()
 }
 

@@ -325,6 +325,9 @@ pub(super) fn tell(effect: &Effect) -> String {
         Effect::StopLooking { instance, look } => {
             format!("stop looking {}", tell_look(*instance, *look))
         }
+        Effect::Measure {
+            name, limit_bytes, ..
+        } => format!("measure {name} up to {limit_bytes}"),
         Effect::Destroy { name, .. } => format!("destroy {name}"),
     }
 }

@@ -76,7 +76,7 @@ pub(super) fn names(path: &Path) -> io::Result<Vec<String>> {
 }
 
 /// Free for us, and in all, in bytes.
-pub(super) fn space(path: &Path) -> io::Result<(u64, u64)> {
+pub(crate) fn space(path: &Path) -> io::Result<(u64, u64)> {
     let found = nix::sys::statvfs::statvfs(path)?;
     let unit = found.fragment_size();
     Ok((

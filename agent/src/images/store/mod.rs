@@ -26,6 +26,7 @@ use collection::{Census, Entry, judge};
 use disk::Lasting;
 use record::{LayerRecord, LeaseRecord, VERSION};
 
+pub(crate) use disk::space;
 pub(super) use record::Record;
 
 /// The folder of a layer's files, and what is known of it, in its own folder.

@@ -6,6 +6,7 @@ mod links;
 mod lives;
 mod statistics;
 mod tasks;
+mod volumes;
 
 use std::pin::Pin;
 
@@ -51,6 +52,13 @@ cases![
     checks::a_task_is_ready_while_its_port_answers_as_expected,
     checks::a_look_that_takes_too_long_has_failed_and_is_ended,
     checks::the_next_agent_goes_on_looking_and_tells_nothing_twice,
+    volumes::a_task_has_its_volumes_and_its_secret_is_nowhere_else,
+    volumes::a_secret_that_an_agent_has_not_fails_the_task_in_words,
+    volumes::an_agent_that_mounts_nothing_refuses_volumes,
+    volumes::a_task_that_fills_the_disk_fails_with_the_figures_and_its_neighbour_goes_on,
+    volumes::a_file_without_a_name_counts_too,
+    volumes::one_file_that_reaches_the_limit_is_the_end_of_its_task,
+    volumes::a_task_is_measured_by_the_next_agent_too,
     links::an_earlier_reign_and_another_cluster_are_refused,
     links::a_list_names_what_is_held_and_strays_are_ended,
     links::a_shutdown_ends_everything_and_comes_back_as_another,

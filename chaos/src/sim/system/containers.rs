@@ -164,6 +164,8 @@ impl Containers for Scripted {
             } => self.look(instance, look, &kind),
             // The answer changes nothing: nobody waits for it.
             Effect::StopLooking { .. } => {}
+            // Its disk has room for all.
+            Effect::Measure { .. } => {}
             Effect::Destroy { name, .. } => self.destroy(name),
             other => return Some(other),
         }

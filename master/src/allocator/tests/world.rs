@@ -233,6 +233,7 @@ impl World {
             stop_after_ms: 0,
             health_check: None,
             readiness_check: None,
+            volumes: Vec::new(),
         });
         let accept = CallAction::Accept(Accept {
             offers: vec![offer.clone()],

@@ -67,6 +67,7 @@ pub(super) fn spec(task: &str, run: Run) -> TaskSpec {
         stop_after_ms: 3_003,
         health_check: None,
         readiness_check: None,
+        volumes: Vec::new(),
     }
 }
 

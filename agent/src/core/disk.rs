@@ -1,0 +1,107 @@
+//! What a task may have on the disk, and the end of one that has more.
+//!
+//! It is measured elsewhere (`disk`), from the start of its command and again from an agent's new life.
+
+use argosy_proto::v1;
+use nix::sys::signal::Signal;
+
+use super::Core;
+use super::course::{Failing, Phase};
+use super::facts::Instance;
+use super::input::{Effect, Ended, How};
+
+/// Bytes of a MiB, the unit of `disk`.
+const MIB: u64 = 1024 * 1024;
+
+/// The most that a task may have on the disk, in bytes; `None` if it asked for no `disk`.
+pub(crate) fn limit_bytes(spec: &v1::TaskSpec) -> Option<u64> {
+    let named = spec
+        .resources
+        .iter()
+        .filter(|resource| resource.name == "disk");
+    let milli = named.filter_map(|resource| match resource.value {
+        Some(v1::resource::Value::ScalarMilli(milli)) => u64::try_from(milli).ok(),
+        Some(v1::resource::Value::Ranges(_) | v1::resource::Value::Set(_)) | None => None,
+    });
+    let milli: u64 = milli.fold(0, u64::saturating_add);
+    (milli > 0).then(|| milli.saturating_mul(MIB) / 1_000)
+}
+
+impl Core {
+    /// Its command runs: what it has on the disk is measured from now on, if there is a limit to it.
+    pub(super) fn measure(&mut self, instance: Instance) {
+        let limit_bytes = self.disk_limit(instance);
+        let name = self.facts.container(instance);
+        let key = self.facts.tasks.get(&instance).map(|task| task.key.clone());
+        if let (Some(limit_bytes), Some(name), Some(key)) = (limit_bytes, name, key) {
+            self.effects.push(Effect::Measure {
+                name,
+                key,
+                limit_bytes,
+            });
+        }
+    }
+
+    fn disk_limit(&self, instance: Instance) -> Option<u64> {
+        let task = self.facts.tasks.get(&instance)?;
+        task.launch.spec.as_ref().and_then(limit_bytes)
+    }
+
+    /// It is killed at once: in a grace it would only write more.
+    pub(super) fn over_disk(&mut self, instance: Instance, why: String) {
+        if self.phase(instance) != Some(Phase::Running) {
+            return;
+        }
+        if let Some(course) = self.courses.get_mut(&instance) {
+            course.failing.get_or_insert(Failing::OverDisk(why));
+        }
+        self.unwatch(instance);
+        let grace_ms = 0;
+        self.effects.push(Effect::Kill { instance, grace_ms });
+        self.mark_dirty(instance);
+    }
+
+    /// Whether it ended because one of its files reached its limit, which is the end of all that it may have.
+    pub(super) fn outgrown(&self, instance: Instance, ended: &Ended) -> Option<Failing> {
+        let limit_bytes = self.disk_limit(instance)?;
+        if ended.how != How::Signal(Signal::SIGXFSZ as i32) {
+            return None;
+        }
+        let why = format!("one of its files reached the limit of its disk, {limit_bytes} bytes");
+        Some(Failing::OverDisk(why))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn amount(name: &str, milli: i64) -> v1::Resource {
+        v1::Resource {
+            name: name.to_owned(),
+            value: Some(v1::resource::Value::ScalarMilli(milli)),
+            ..v1::Resource::default()
+        }
+    }
+
+    #[test]
+    fn a_limit_is_what_is_asked_for_in_mebibytes() {
+        let limit = |resources: &[v1::Resource]| {
+            limit_bytes(&v1::TaskSpec {
+                resources: resources.to_vec(),
+                ..v1::TaskSpec::default()
+            })
+        };
+        assert_eq!(limit(&[amount("mem", 1_000)]), None);
+        assert_eq!(limit(&[amount("disk", 0)]), None);
+        assert_eq!(limit(&[amount("disk", 1_500)]), Some(3 * MIB / 2));
+        let reserved = [amount("disk", 1_000), amount("disk", 2_000)];
+        assert_eq!(
+            limit(&reserved),
+            Some(3 * MIB),
+            "some of it may be reserved"
+        );
+        assert_eq!(limit(&[amount("disk", -5)]), None);
+        assert!(limit(&[amount("disk", i64::MAX)]).is_some());
+    }
+}

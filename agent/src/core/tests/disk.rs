@@ -1,0 +1,123 @@
+//! The end of tasks that have too much on the disk.
+
+use argosy_proto::v1;
+use nix::sys::signal::Signal;
+
+use super::tasks::reason;
+use super::world::{World, ended, instance, spec};
+use crate::core::{Ended, Found, How, Input, StartedFact, StopCause};
+
+const MIB: u64 = 1024 * 1024;
+const WHY: &str = "out of disk: used 3 MiB of 2 MiB";
+
+fn amount(milli: i64) -> v1::Resource {
+    v1::Resource {
+        name: "disk".into(),
+        value: Some(v1::resource::Value::ScalarMilli(milli)),
+        ..v1::Resource::default()
+    }
+}
+
+/// A task "web" that may have 2 MiB runs.
+fn limited() -> World {
+    let mut world = World::registered();
+    let mut wanted = spec("web");
+    wanted.resources.push(amount(2_000));
+    world.launch_spec(1, wanted);
+    world.sync();
+    world.quiet();
+    world.started(1);
+    world
+}
+
+fn over(world: &mut World) {
+    world.feed(Input::OverDisk {
+        instance: instance(1),
+        why: WHY.into(),
+    });
+}
+
+#[test]
+fn a_task_with_a_limit_is_measured_from_its_start_and_in_each_life_of_its_agent() {
+    let mut world = limited();
+    let measure = format!("measure 1-1-1 up to {}", 2 * MIB);
+    world.expect(&[&measure]);
+    world.report();
+    world.quiet();
+    let mut next = world.restart("boot-1");
+    next.feed(Input::Begin);
+    next.sync();
+    next.quiet();
+    let fact = StartedFact {
+        pid: 77,
+        at: argosy_state::ids::Timestamp(0),
+    };
+    next.found(1, Found::Running(fact));
+    next.expect(&[&measure]);
+}
+
+#[test]
+fn a_task_without_a_limit_is_not_measured() {
+    let mut world = World::registered();
+    world.launch(1, "web");
+    world.sync();
+    world.quiet();
+    world.started(1);
+    world.expect(&[]);
+}
+
+#[test]
+fn a_task_with_too_much_is_killed_at_once_and_has_failed_with_the_figures() {
+    let mut world = limited();
+    world.report();
+    world.quiet();
+    over(&mut world);
+    world.expect(&["kill 1 in 0"]);
+    world.report();
+    world.expect(&["report web 2 Killing"]);
+    let ended = Ended {
+        stop: Some(StopCause::Ordered),
+        ..ended(How::Signal(9))
+    };
+    let instance = instance(1);
+    world.feed(Input::Exited { instance, ended });
+    world.report();
+    world.expect(&["report web 3 Failed", "destroy 1-1-1"]);
+    assert_eq!(reason(&world, 1), v1::Reason::LimitDisk);
+    // What was found meanwhile says nothing of a task that has ended.
+    over(&mut world);
+    world.report();
+    world.expect(&[]);
+}
+
+#[test]
+fn a_task_that_somebody_kills_is_killed_whatever_it_has() {
+    let mut world = limited();
+    world.report();
+    over(&mut world);
+    world.kill(2, "web", 5);
+    world.sync();
+    world.report();
+    world.quiet();
+    let ended = Ended {
+        stop: Some(StopCause::Ordered),
+        ..ended(How::Signal(9))
+    };
+    let instance = instance(1);
+    world.feed(Input::Exited { instance, ended });
+    world.report();
+    assert_eq!(reason(&world, 1), v1::Reason::TaskKilled);
+}
+
+#[test]
+fn a_file_that_reached_the_limit_ends_its_task_for_want_of_disk() {
+    let mut world = limited();
+    world.report();
+    world.exited(1, How::Signal(Signal::SIGXFSZ as i32));
+    world.report();
+    assert_eq!(reason(&world, 1), v1::Reason::LimitDisk);
+    let mut free = World::running();
+    free.exited(1, How::Signal(Signal::SIGXFSZ as i32));
+    free.report();
+    assert_eq!(reason(&free, 1), v1::Reason::CommandExited);
+}

@@ -1,0 +1,170 @@
+//! What tasks have on the disk, measured each second against what they may have.
+//!
+//! One thread at a time walks through the folders of all tasks with a limit. How much it looks at in a second is bounded
+//! (`rounds`), whatever tasks make; it follows no link and crosses no mount (`walk`). Now and then it looks at files that
+//! are open but have no name any more, too (`nameless`).
+
+mod nameless;
+mod rounds;
+mod walk;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+
+use self::rounds::Rounds;
+use crate::core::{Input, Instance};
+use crate::inbox::Event;
+
+/// How often it is measured.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// A task whose disk is limited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Measured {
+    /// Where its files are.
+    pub(crate) folders: Vec<PathBuf>,
+    /// The control group of its processes, if it has one.
+    pub(crate) group: Option<PathBuf>,
+    /// The most that they may take, in bytes.
+    pub(crate) limit_bytes: u64,
+}
+
+/// A task has more on the disk than it may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Excess {
+    /// Which.
+    pub(crate) instance: Instance,
+    /// What was found until it was more than the limit, in bytes.
+    pub(crate) found_bytes: u64,
+    /// The limit, in bytes.
+    pub(crate) limit_bytes: u64,
+    /// Its folders lie deeper in each other than is measured: that counts as too much.
+    pub(crate) is_too_deep: bool,
+}
+
+impl fmt::Display for Excess {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [found, limit] = [self.found_bytes, self.limit_bytes].map(mebibytes);
+        if self.is_too_deep {
+            let depth = walk::DEPTH;
+            return write!(
+                formatter,
+                "out of disk: its folders lie more than {depth} deep in each other, where nothing is measured; its limit is {limit} MiB"
+            );
+        }
+        write!(
+            formatter,
+            "out of disk: used {found} MiB of {limit} MiB; ask for more disk, or write less"
+        )
+    }
+}
+
+/// With at most one decimal, upwards: what is more than its limit never looks like it.
+fn mebibytes(bytes: u64) -> String {
+    let tenths = (u128::from(bytes) * 10).div_ceil(1 << 20);
+    match (tenths / 10, tenths % 10) {
+        (whole, 0) => whole.to_string(),
+        (whole, tenth) => format!("{whole}.{tenth}"),
+    }
+}
+
+/// Who is to be measured. Cheap to clone; all clones are the same.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Meter(Arc<Mutex<Vec<Change>>>);
+
+/// News for the next round. As many at most as containers start and end in a second.
+#[derive(Debug)]
+enum Change {
+    Begin(Instance, Measured),
+    End(Instance),
+}
+
+impl Meter {
+    /// From the next round on.
+    pub(crate) fn begin(&self, instance: Instance, measured: Measured) {
+        self.changed(Change::Begin(instance, measured));
+    }
+
+    /// Nothing is wrong if it was never begun.
+    pub(crate) fn end(&self, instance: Instance) {
+        self.changed(Change::End(instance));
+    }
+
+    fn changed(&self, change: Change) {
+        // A lock, since the loop tells and another thread takes; each holds it for one line.
+        let mut changes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        changes.push(change);
+    }
+
+    fn take(&self) -> Vec<Change> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Measures until the agent stops. What is found waits while the agent's loop has much to do.
+    pub(crate) async fn run(self, inbox: mpsc::Sender<Event>) {
+        let mut rounds = Rounds::default();
+        let mut turn = tokio::time::interval(EVERY);
+        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            turn.tick().await;
+            for change in self.take() {
+                match change {
+                    Change::Begin(instance, measured) => rounds.begin(instance, measured),
+                    Change::End(instance) => rounds.end(instance),
+                }
+            }
+            if rounds.is_empty() {
+                continue;
+            }
+            let round = tokio::task::spawn_blocking(move || {
+                let found = rounds.round();
+                (rounds, found)
+            });
+            let (back, found) = round.await.expect("measuring never panics");
+            rounds = back;
+            for excess in found {
+                metrics::counter!("argosy_agent_disk_kills_total").increment(1);
+                let (instance, why) = (excess.instance, excess.to_string());
+                let input = Input::OverDisk { instance, why };
+                if inbox.send(Event::Core(input)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_state::ids::{AgentId, OrderIndex};
+
+    use super::*;
+
+    #[test]
+    fn too_much_is_told_with_limit_and_usage() {
+        let instance = Instance {
+            agent: AgentId(1),
+            order: OrderIndex(1),
+        };
+        let excess = Excess {
+            instance,
+            found_bytes: (64 << 20) + 1,
+            limit_bytes: 64 << 20,
+            is_too_deep: false,
+        };
+        assert_eq!(
+            excess.to_string(),
+            "out of disk: used 64.1 MiB of 64 MiB; ask for more disk, or write less"
+        );
+        let deep = Excess {
+            is_too_deep: true,
+            ..excess
+        };
+        assert!(deep.to_string().contains("more than 256 deep"), "{deep}");
+    }
+}

@@ -1,0 +1,273 @@
+//! Whose turn it is to be measured, and for how long.
+//!
+//! A round, once a second, costs at most so much, whatever tasks have. Most have few files: each of these is measured in
+//! each round as far as the round lasts, then those that had no turn. Those with many files share half of each round, one
+//! after the other, and so keep nobody waiting but each other.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::walk::{Progress, Walk};
+use super::{Excess, Measured};
+use crate::core::Instance;
+
+/// What a round may cost, in entries: about a fortieth of a core.
+const ROUND_COST: u64 = 20_000;
+/// Each so many-th pass through a task's files looks at what its processes hold open, too.
+const PROCESSES_EVERY: u64 = 5;
+/// A task that costs more has many files.
+const SMALL_COST: u64 = 2_000;
+
+/// All tasks whose disk is limited.
+#[derive(Debug, Default)]
+pub(super) struct Rounds {
+    /// And how often each was begun to be looked at.
+    measured: BTreeMap<Instance, (Measured, u64)>,
+    /// Those with few files, or of whom nothing is known yet; the next one first.
+    small: VecDeque<Instance>,
+    /// Those with many.
+    large: VecDeque<Instance>,
+    /// Of the first of them; held over rounds.
+    walk: Option<Walk>,
+}
+
+/// How a turn ended.
+enum Turn {
+    /// It has been looked at.
+    Done,
+    /// There is more to look at.
+    Unfinished,
+    /// It is to go.
+    Over(Excess),
+}
+
+impl Rounds {
+    pub(super) fn is_empty(&self) -> bool {
+        self.measured.is_empty()
+    }
+
+    pub(super) fn begin(&mut self, instance: Instance, measured: Measured) {
+        if self.measured.insert(instance, (measured, 0)).is_none() {
+            self.small.push_back(instance);
+        }
+    }
+
+    pub(super) fn end(&mut self, instance: Instance) {
+        if self.measured.remove(&instance).is_none() {
+            return;
+        }
+        self.small.retain(|waiting| *waiting != instance);
+        if self.large.front() == Some(&instance) {
+            self.walk = None;
+        }
+        self.large.retain(|waiting| *waiting != instance);
+    }
+
+    /// One round. Who has too much is told once.
+    pub(super) fn round(&mut self) -> Vec<Excess> {
+        self.round_of(ROUND_COST)
+    }
+
+    fn round_of(&mut self, cost: u64) -> Vec<Excess> {
+        let mut found = Vec::new();
+        let kept = if self.large.is_empty() { 0 } else { cost / 2 };
+        let spent = self.measure_small(cost - kept, &mut found);
+        self.measure_large(cost - spent, &mut found);
+        for excess in &found {
+            self.end(excess.instance);
+        }
+        found
+    }
+
+    /// Returns what it has cost.
+    fn measure_small(&mut self, cost: u64, found: &mut Vec<Excess>) -> u64 {
+        let mut spent = 0;
+        for _ in 0..self.small.len() {
+            if spent >= cost {
+                break;
+            }
+            let instance = self.small.pop_front().expect("so many were counted");
+            let mut walk = self.walk(instance);
+            match self.turn(instance, &mut walk, SMALL_COST) {
+                Turn::Done => self.small.push_back(instance),
+                Turn::Unfinished => self.large.push_back(instance),
+                Turn::Over(excess) => {
+                    self.small.push_back(instance);
+                    found.push(excess);
+                }
+            }
+            spent += walk.cost;
+        }
+        spent.min(cost)
+    }
+
+    fn measure_large(&mut self, mut cost: u64, found: &mut Vec<Excess>) {
+        for _ in 0..self.large.len() {
+            let instance = *self.large.front().expect("so many were counted");
+            let mut walk = match self.walk.take() {
+                Some(begun) => begun,
+                None => self.walk(instance),
+            };
+            let before = walk.cost;
+            let turn = self.turn(instance, &mut walk, before.saturating_add(cost));
+            cost = cost.saturating_sub(walk.cost - before);
+            if let Turn::Unfinished = turn {
+                self.walk = Some(walk);
+                return;
+            }
+            self.large.pop_front();
+            match turn {
+                Turn::Done if walk.cost <= SMALL_COST => self.small.push_back(instance),
+                Turn::Done | Turn::Unfinished => self.large.push_back(instance),
+                Turn::Over(excess) => {
+                    self.large.push_back(instance);
+                    found.push(excess);
+                }
+            }
+        }
+    }
+
+    /// A new pass through what a task has.
+    fn walk(&mut self, instance: Instance) -> Walk {
+        let known = self.measured.get_mut(&instance);
+        let (measured, passes) = known.expect("only who is measured has a turn");
+        *passes += 1;
+        let looks_at_processes = passes.is_multiple_of(PROCESSES_EVERY);
+        let group = measured.group.as_deref().filter(|_| looks_at_processes);
+        Walk::through(&measured.folders).then_through(group)
+    }
+
+    fn turn(&self, instance: Instance, walk: &mut Walk, until_cost: u64) -> Turn {
+        let limit_bytes = self.measured[&instance].0.limit_bytes;
+        let excess = |found_bytes, is_too_deep| {
+            Turn::Over(Excess {
+                instance,
+                found_bytes,
+                limit_bytes,
+                is_too_deep,
+            })
+        };
+        match walk.go(until_cost, limit_bytes) {
+            Progress::TooDeep => excess(0, true),
+            Progress::Done(bytes) | Progress::Unfinished(bytes) if bytes > limit_bytes => {
+                excess(bytes, false)
+            }
+            Progress::Done(_) => Turn::Done,
+            Progress::Unfinished(_) => Turn::Unfinished,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use argosy_state::ids::{AgentId, OrderIndex};
+
+    use super::*;
+
+    fn instance(order: u64) -> Instance {
+        Instance {
+            agent: AgentId(1),
+            order: OrderIndex(order),
+        }
+    }
+
+    fn task(world: &Path, order: u64, files: usize) -> PathBuf {
+        let folder = world.join(order.to_string());
+        fs::create_dir(&folder).unwrap();
+        for number in 0..files {
+            fs::write(folder.join(number.to_string()), "").unwrap();
+        }
+        folder
+    }
+
+    fn may_have(folder: &Path, limit_bytes: u64) -> Measured {
+        Measured {
+            folders: vec![folder.to_owned()],
+            group: None,
+            limit_bytes,
+        }
+    }
+
+    fn over(found: &[Excess]) -> Vec<u64> {
+        found.iter().map(|excess| excess.instance.order.0).collect()
+    }
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn who_has_too_much_is_told_once_and_others_go_on() {
+        let world = tempfile::tempdir().unwrap();
+        let mut rounds = Rounds::default();
+        let folders = [1, 2].map(|order| task(world.path(), order, 3));
+        for (order, folder) in (1..).zip(&folders) {
+            rounds.begin(instance(order), may_have(folder, MIB));
+        }
+        assert_eq!(rounds.round(), []);
+        fs::write(folders[0].join("0"), vec![1; 2 * MIB as usize]).unwrap();
+        let found = rounds.round();
+        assert_eq!(over(&found), [1]);
+        assert!(found[0].found_bytes > 2 * MIB, "{found:?}");
+        assert_eq!(found[0].limit_bytes, MIB);
+        assert_eq!(rounds.round(), []);
+        fs::write(folders[1].join("0"), vec![1; 2 * MIB as usize]).unwrap();
+        assert_eq!(over(&rounds.round()), [2]);
+        assert!(rounds.is_empty());
+    }
+
+    #[test]
+    fn a_task_with_many_files_keeps_no_other_waiting_and_has_its_end_too() {
+        let world = tempfile::tempdir().unwrap();
+        let mut rounds = Rounds::default();
+        let (large, small) = (task(world.path(), 1, 5_000), task(world.path(), 2, 3));
+        rounds.begin(instance(1), may_have(&large, 64 * MIB));
+        assert_eq!(rounds.round_of(1_000), []);
+        assert_eq!(rounds.large, [instance(1)]);
+        rounds.begin(instance(2), may_have(&small, MIB));
+        fs::write(small.join("0"), vec![1; 2 * MIB as usize]).unwrap();
+        assert_eq!(over(&rounds.round_of(1_000)), [2]);
+        assert!(rounds.walk.is_some(), "it is not through yet");
+        fs::write(large.join("new"), vec![1; 65 * MIB as usize]).unwrap();
+        let mut found = Vec::new();
+        for _ in 0..12 {
+            found.extend(rounds.round_of(1_000));
+        }
+        assert_eq!(over(&found), [1]);
+    }
+
+    #[test]
+    fn a_round_costs_no_more_than_it_may_and_everybody_has_a_turn() {
+        let world = tempfile::tempdir().unwrap();
+        let mut rounds = Rounds::default();
+        for order in 1..=50 {
+            let folder = task(world.path(), order, 10);
+            rounds.begin(instance(order), may_have(&folder, MIB));
+        }
+        let cost = 100;
+        for _ in 0..50 {
+            let before = rounds.small[0];
+            assert_eq!(rounds.round_of(cost), []);
+            assert_ne!(
+                rounds.small[0], before,
+                "the next round begins with another"
+            );
+            assert_eq!(rounds.small.len(), 50);
+        }
+        (1..=50).for_each(|order| rounds.end(instance(order)));
+        assert!(rounds.is_empty() && rounds.small.is_empty());
+    }
+
+    #[test]
+    fn a_task_that_has_grown_small_is_one_of_the_small_again() {
+        let world = tempfile::tempdir().unwrap();
+        let mut rounds = Rounds::default();
+        let folder = task(world.path(), 1, 3_000);
+        rounds.begin(instance(1), may_have(&folder, 64 * MIB));
+        assert_eq!(rounds.round(), []);
+        assert_eq!((rounds.small.len(), rounds.large.len()), (0, 1));
+        fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(rounds.round(), []);
+        assert_eq!((rounds.small.len(), rounds.large.len()), (1, 0));
+    }
+}

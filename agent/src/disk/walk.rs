@@ -1,0 +1,334 @@
+//! One pass through the folders of one task, a few entries at a time.
+//!
+//! Every folder is opened below the one it lies in, without following a link or crossing a mount, so that it does not
+//! matter what a task does to it meanwhile: what it moves about may be counted twice or not at all this time.
+
+use std::collections::BTreeSet;
+use std::ffi::CStr;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, statat,
+};
+use rustix::io::Errno;
+
+use super::nameless;
+
+/// How deep folders may lie in each other: each one on the way is held open.
+pub(super) const DEPTH: usize = 256;
+/// What opening a folder costs in entries.
+const FOLDER_COST: u64 = 8;
+/// What each file costs on the disk beside its blocks: what ext4 keeps of it.
+const INODE_BYTES: u64 = 256;
+/// Nameless files that are known apart; what comes beyond may be counted for each that has it open.
+const NAMELESS: usize = 65_536;
+/// The unit of blocks in the answers of the kernel, whatever a file system's own.
+const BLOCK_BYTES: u64 = 512;
+
+/// A pass on its way.
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    /// Still to be entered.
+    folders: Vec<PathBuf>,
+    /// Where it stands: each lies in the one before.
+    open: Vec<Dir>,
+    /// The group whose processes are looked at then.
+    group: Option<PathBuf>,
+    processes: Vec<u32>,
+    /// What the one that it looks at has open.
+    holding: Option<(u32, Dir)>,
+    nameless: BTreeSet<u64>,
+    /// Of the folder that it entered last from outside.
+    device: u64,
+    bytes: u64,
+    /// What it has cost so far, in entries.
+    pub(super) cost: u64,
+}
+
+/// How far a pass has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// So many bytes were found, and there is more.
+    Unfinished(u64),
+    /// So many bytes were found in all.
+    Done(u64),
+    /// Folders lie deeper in each other than is looked.
+    TooDeep,
+}
+
+impl Walk {
+    pub(super) fn through(folders: &[PathBuf]) -> Self {
+        Self {
+            folders: folders.to_vec(),
+            ..Self::default()
+        }
+    }
+
+    /// And then through what the processes of this group hold open.
+    pub(super) fn then_through(mut self, group: Option<&Path>) -> Self {
+        self.group = group.map(Path::to_owned);
+        self
+    }
+
+    /// Goes on until it has cost so much, or it has found more bytes than `enough`.
+    pub(super) fn go(&mut self, until_cost: u64, enough: u64) -> Progress {
+        while self.cost < until_cost && self.bytes <= enough {
+            let Some(folder) = self.open.last_mut() else {
+                match self.folders.pop() {
+                    Some(next) => self.enter_from_outside(&next),
+                    None if self.look_at_processes() => {}
+                    None => return Progress::Done(self.bytes),
+                }
+                continue;
+            };
+            self.cost += 1;
+            match folder.read() {
+                None => drop(self.open.pop()),
+                // It went while it was read: so did what was in it.
+                Some(Err(_)) => drop(self.open.pop()),
+                Some(Ok(entry)) => {
+                    let name = entry.file_name();
+                    if name == c"." || name == c".." {
+                        continue;
+                    }
+                    if self.count(name) && self.open.len() > DEPTH {
+                        return Progress::TooDeep;
+                    }
+                }
+            }
+        }
+        Progress::Unfinished(self.bytes)
+    }
+
+    /// One step through what processes hold open; false if there is nothing left to look at.
+    fn look_at_processes(&mut self) -> bool {
+        if let Some(group) = self.group.take() {
+            self.cost += FOLDER_COST;
+            self.processes = nameless::processes(&group);
+            return true;
+        }
+        let Some((process, descriptors)) = &mut self.holding else {
+            let Some(process) = self.processes.pop() else {
+                return false;
+            };
+            self.cost += FOLDER_COST;
+            self.holding = nameless::descriptors(process).map(|open| (process, open));
+            return true;
+        };
+        self.cost += 1;
+        let Some(Ok(entry)) = descriptors.read() else {
+            self.holding = None;
+            return true;
+        };
+        let found = descriptors.fd().ok().and_then(|folder| {
+            nameless::nameless(*process, folder, entry.file_name(), self.device)
+        });
+        if let Some((number, blocks)) = found
+            && !self.nameless.contains(&number)
+        {
+            if self.nameless.len() < NAMELESS {
+                self.nameless.insert(number);
+            }
+            let bytes = blocks.saturating_mul(BLOCK_BYTES);
+            self.bytes = self.bytes.saturating_add(bytes + INODE_BYTES);
+        }
+        true
+    }
+
+    fn enter_from_outside(&mut self, path: &Path) {
+        self.cost += 1;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // One that is not there takes no room.
+        let Ok(folder) = openat(CWD, path, flags, Mode::empty()) else {
+            return;
+        };
+        self.cost += FOLDER_COST;
+        if let Ok(found) = fstat(&folder)
+            && let Ok(opened) = Dir::new(folder)
+        {
+            self.device = found.st_dev;
+            self.bytes = self.bytes.saturating_add(share(&found));
+            self.open.push(opened);
+        }
+    }
+
+    /// Counts an entry of the innermost folder, and goes into it if it is one; returns whether it did.
+    fn count(&mut self, name: &CStr) -> bool {
+        let Some(Ok(folder)) = self.open.last().map(Dir::fd) else {
+            return false;
+        };
+        let Ok(found) = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) else {
+            return false;
+        };
+        if found.st_dev != self.device {
+            return false;
+        }
+        self.bytes = self.bytes.saturating_add(share(&found));
+        if FileType::from_raw_mode(found.st_mode) != FileType::Directory {
+            return false;
+        }
+        self.cost += FOLDER_COST;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let within = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV | ResolveFlags::BENEATH;
+        let inner = openat2(folder, name, flags, Mode::empty(), within).and_then(Dir::new);
+        match inner {
+            Ok(inner) => {
+                self.open.push(inner);
+                true
+            }
+            // Without root some of its user's folders may be closed even to the agent.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV | Errno::ACCESS) => false,
+            Err(errno) => {
+                tracing::warn!(why = %errno, "a folder of a task cannot be measured this time");
+                false
+            }
+        }
+    }
+}
+
+/// What a file takes of the disk, in bytes. Each of its names has an equal share, so that all of them make one.
+fn share(found: &Stat) -> u64 {
+    let blocks = u64::try_from(found.st_blocks).unwrap_or(0);
+    let names = match FileType::from_raw_mode(found.st_mode) {
+        FileType::Directory => 1,
+        _ => u64::from(found.st_nlink as u32).max(1),
+    };
+    blocks
+        .saturating_mul(BLOCK_BYTES)
+        .saturating_add(INODE_BYTES)
+        .div_ceil(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write as _;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn measured(folders: &[&Path]) -> Progress {
+        let folders: Vec<_> = folders.iter().map(|path| path.to_path_buf()).collect();
+        Walk::through(&folders).go(u64::MAX, u64::MAX)
+    }
+
+    fn bytes(folders: &[&Path]) -> u64 {
+        match measured(folders) {
+            Progress::Done(bytes) => bytes,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_counted_is_what_lies_on_the_disk_in_all_folders() {
+        let world = tempfile::tempdir().unwrap();
+        let (one, other) = (world.path().join("one"), world.path().join("other"));
+        fs::create_dir_all(one.join("deep/er")).unwrap();
+        fs::create_dir(&other).unwrap();
+        let empty = bytes(&[&one, &other]);
+        fs::write(one.join("deep/er/file"), vec![1; MIB]).unwrap();
+        fs::write(other.join("file"), vec![1; MIB]).unwrap();
+        let full = bytes(&[&one, &other]);
+        assert!(
+            (2 * MIB as u64..3 * MIB as u64).contains(&(full - empty)),
+            "{full} {empty}"
+        );
+        // A hole takes no room; a second name takes that of a name.
+        fs::File::create(one.join("hole"))
+            .unwrap()
+            .set_len(1 << 40)
+            .unwrap();
+        fs::hard_link(one.join("deep/er/file"), one.join("again")).unwrap();
+        assert!(bytes(&[&one, &other]) - full < 64 * 1024);
+        let gone = world.path().join("gone");
+        assert_eq!(bytes(&[&gone]), 0);
+    }
+
+    #[test]
+    fn what_is_open_and_has_no_name_is_counted_once() {
+        let world = tempfile::tempdir().unwrap();
+        let (task, group) = (world.path().join("task"), world.path().join("group"));
+        fs::create_dir(&task).unwrap();
+        fs::create_dir(&group).unwrap();
+        let own = std::process::id();
+        fs::write(group.join("cgroup.procs"), format!("0\n{own}\n4194303\n")).unwrap();
+        let through = || {
+            let walk = Walk::through(std::slice::from_ref(&task));
+            match walk.then_through(Some(&group)).go(u64::MAX, u64::MAX) {
+                Progress::Done(bytes) => bytes,
+                other => panic!("{other:?}"),
+            }
+        };
+        let before = through();
+        let mut file = fs::File::create(task.join("file")).unwrap();
+        let again = file.try_clone().unwrap();
+        fs::remove_file(task.join("file")).unwrap();
+        file.write_all(&vec![1; 64 * MIB]).unwrap();
+        // Other tests of this process may do the same meanwhile, with less.
+        let found = through() - before;
+        assert!(
+            (64 * MIB as u64..128 * MIB as u64).contains(&found),
+            "{found}"
+        );
+        drop((file, again));
+    }
+
+    #[test]
+    fn no_link_is_followed() {
+        let world = tempfile::tempdir().unwrap();
+        let (task, outside) = (world.path().join("task"), world.path().join("outside"));
+        fs::create_dir(&task).unwrap();
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("file"), vec![1; MIB]).unwrap();
+        symlink(&outside, task.join("folder")).unwrap();
+        symlink(outside.join("file"), task.join("file")).unwrap();
+        symlink(".", task.join("itself")).unwrap();
+        assert!(bytes(&[&task]) < 64 * 1024);
+        assert_eq!(
+            bytes(&[&task.join("folder")]),
+            0,
+            "not even of its own folders"
+        );
+    }
+
+    #[test]
+    fn a_pass_may_be_interrupted_and_ends_early_when_it_knows_enough() {
+        let world = tempfile::tempdir().unwrap();
+        for number in 0..100 {
+            fs::write(world.path().join(number.to_string()), [1; 100]).unwrap();
+        }
+        let whole = bytes(&[world.path()]);
+        let mut walk = Walk::through(&[world.path().to_owned()]);
+        let mut steps = 0;
+        let pieces = loop {
+            steps += 1;
+            match walk.go(walk.cost + 10, u64::MAX) {
+                Progress::Done(bytes) => break bytes,
+                Progress::Unfinished(_) => {}
+                Progress::TooDeep => panic!("it is flat"),
+            }
+        };
+        assert_eq!(pieces, whole);
+        assert!(steps > 9, "{steps}");
+        let mut walk = Walk::through(&[world.path().to_owned()]);
+        let Progress::Unfinished(found) = walk.go(u64::MAX, whole / 2) else {
+            panic!("half of it is enough");
+        };
+        assert!(found > whole / 2 && found < whole);
+    }
+
+    #[test]
+    fn folders_that_lie_too_deep_are_told() {
+        let world = tempfile::tempdir().unwrap();
+        let mut path = world.path().to_owned();
+        for _ in 0..DEPTH - 1 {
+            path.push("d");
+        }
+        fs::create_dir_all(&path).unwrap();
+        assert!(matches!(measured(&[world.path()]), Progress::Done(_)));
+        fs::create_dir_all(path.join("d/d")).unwrap();
+        assert_eq!(measured(&[world.path()]), Progress::TooDeep);
+    }
+}

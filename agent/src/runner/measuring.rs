@@ -1,0 +1,26 @@
+//! Which folders of a container are on the disk at its task's cost.
+
+use argosy_state::ids::TaskKey;
+
+use super::{Runner, imaged};
+use crate::core::ContainerName;
+use crate::disk::Measured;
+
+impl Runner {
+    /// Its sandbox, with its output and all that was fetched, and what it changes of its image. What is in memory is its
+    /// memory; what is on host paths is nobody's to count.
+    pub(super) fn measure(&self, name: ContainerName, key: &TaskKey, limit_bytes: u64) {
+        let paths = &self.shared.paths;
+        let folders = vec![
+            paths.sandbox(key, name),
+            imaged::changes(&paths.container(name)),
+        ];
+        let group = self.shared.group(name);
+        let measured = Measured {
+            folders,
+            group: group.map(|group| group.path().to_owned()),
+            limit_bytes,
+        };
+        self.meter.begin(name.instance, measured);
+    }
+}

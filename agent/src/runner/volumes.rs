@@ -1,0 +1,127 @@
+//! Volumes of a task, as this agent gives them: secrets are looked for before anything is started.
+
+use std::path::Path;
+
+use argosy_isolation::{Secret, Volume, VolumeSource};
+use argosy_proto::v1;
+use argosy_proto::v1::task_volume::Source;
+
+use super::description::{failed, invalid};
+use crate::config::Settings;
+use crate::core::Refusal;
+
+/// What a task of this role sees beside its root and its sandbox.
+pub(super) fn volumes(
+    task: &v1::TaskSpec,
+    role: &str,
+    settings: &Settings,
+) -> Result<Vec<Volume>, Refusal> {
+    if !task.volumes.is_empty() && !settings.profile {
+        return Err(failed(
+            "volumes: this agent mounts nothing for its tasks, as it does not isolate in full; ask another agent, or start it as root with --isolation full",
+        ));
+    }
+    let volumes = task.volumes.iter();
+    volumes
+        .map(|volume| {
+            Ok(Volume {
+                path: volume.container_path.as_str().into(),
+                read_only: volume.read_only,
+                source: match &volume.source {
+                    Some(Source::Sandbox(below)) => VolumeSource::Sandbox(below.into()),
+                    Some(Source::Tmpfs(v1::Tmpfs { bytes })) => {
+                        VolumeSource::Tmpfs { bytes: *bytes }
+                    }
+                    Some(Source::Secret(name)) => {
+                        let folder = settings.secret_folder.as_deref();
+                        VolumeSource::Secret(secret(name, role, folder).map_err(failed)?)
+                    }
+                    None => {
+                        let path = &volume.container_path;
+                        return Err(invalid(format!(
+                            "volumes: {path:?} is of a kind that this release does not know"
+                        )));
+                    }
+                },
+            })
+        })
+        .collect()
+}
+
+/// The secret of this name that the operator keeps for the role.
+fn secret(name: &str, role: &str, folder: Option<&Path>) -> Result<Secret, String> {
+    let which = format!("volumes: the secret {name:?} of role {role:?}");
+    let Some(folder) = folder else {
+        return Err(format!(
+            "{which}: this agent has no secrets; ask another agent, or start it with --secret-folder"
+        ));
+    };
+    if [name, role]
+        .iter()
+        .any(|part| part.is_empty() || part.contains('/') || part.starts_with('.'))
+    {
+        return Err(format!("{which}: neither name is a path; give plain names"));
+    }
+    let secret = Secret {
+        folder: folder.to_owned(),
+        name: Path::new(role).join(name),
+    };
+    match secret.open() {
+        // Opened again by who mounts it; nothing of it is read here.
+        Ok(_) => Ok(secret),
+        Err(error) => {
+            let file = folder.join(&secret.name);
+            Err(format!(
+                "{which}: {}; the agent's operator keeps it in {}",
+                crate::error::sentence(&error),
+                file.display()
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_is_its_roles_alone_and_its_absence_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        for role in ["web", "*"] {
+            fs::create_dir(folder.path().join(role)).unwrap();
+            fs::write(folder.path().join(role).join("db"), "x").unwrap();
+        }
+        let of = |role: &str, name: &str| secret(name, role, Some(folder.path()));
+        assert_eq!(of("web", "db").unwrap().name, Path::new("web/db"));
+        assert_eq!(of("*", "db").unwrap().name, Path::new("*/db"));
+        for (role, name) in [("web", "none"), ("ops", "db")] {
+            let text = of(role, name).unwrap_err();
+            let file = folder.path().join(role).join(name);
+            assert!(
+                text.contains(&format!("{name:?} of role {role:?}")),
+                "{text}"
+            );
+            assert!(
+                text.ends_with(&format!("keeps it in {}", file.display())),
+                "{text}"
+            );
+        }
+        for (role, name) in [
+            ("web", "../web/db"),
+            ("..", "db"),
+            ("web/..", "db"),
+            ("web", ""),
+        ] {
+            assert!(
+                of(role, name).unwrap_err().contains("plain names"),
+                "{role} {name}"
+            );
+        }
+        let none = secret("db", "web", None).unwrap_err();
+        assert!(none.contains("--secret-folder"), "{none}");
+    }
+}

@@ -1,0 +1,236 @@
+//! Volumes of tasks, and what they may have on the disk.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use argosy_proto::v1;
+use argosy_proto::v1::task_volume::Source;
+
+use super::{code, reason, runs, state};
+use crate::host::{Agent, Host, content};
+use crate::master::{Master, shell};
+
+fn volume(path: &str, source: Source) -> v1::TaskVolume {
+    v1::TaskVolume {
+        container_path: path.into(),
+        read_only: false,
+        source: Some(source),
+    }
+}
+
+fn secret(path: &str, name: &str) -> v1::TaskVolume {
+    volume(path, Source::Secret(name.into()))
+}
+
+/// A folder of an operator's with a secret of the role `*`.
+fn secrets(host: &Host, text: &str) -> PathBuf {
+    let folder = host.folder.path().join("secrets");
+    fs::create_dir_all(folder.join("*")).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::write(folder.join("*/db"), text).unwrap();
+    folder
+}
+
+/// All files below a folder that say this; links are not followed.
+fn files_with(folder: &Path, text: &[u8]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            found.extend(files_with(&entry.path(), text));
+        } else if kind.is_file()
+            && let Ok(bytes) = fs::read(entry.path())
+            && bytes.windows(text.len()).any(|window| window == text)
+        {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+async fn finish(agent: Agent) {
+    agent.end_tasks.cancel();
+    agent.ended().await.unwrap();
+}
+
+pub(super) async fn a_task_has_its_volumes_and_its_secret_is_nowhere_else() {
+    if !is_root() {
+        return println!("skipped: only root mounts volumes");
+    }
+    let canary = format!(
+        "canary-{}-{:?}",
+        std::process::id(),
+        std::time::Instant::now()
+    );
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let folder = secrets(&host, &canary);
+    let agent = host.agent_with(master.address, |config| config.secret_folder = Some(folder));
+    let agent = agent.await;
+    let (mut link, _) = master.registered(true).await;
+    let volumes = vec![
+        volume("/data", Source::Sandbox("data".into())),
+        volume("/fast", Source::Tmpfs(v1::Tmpfs { bytes: 1 << 20 })),
+        secret("/run/secrets/db", "db"),
+    ];
+    let line = "read -r key < /run/secrets/db; echo ${#key} > /data/length; echo x > /fast/x; env; exec sleep 600";
+    let spec = v1::TaskSpec {
+        volumes,
+        ..shell("t", line)
+    };
+    link.launch(1, spec).await;
+    link.until("t", runs).await;
+    let length = content(&host.sandbox("t").join("data/length")).await;
+    assert_eq!(length.trim(), canary.len().to_string());
+    // Journal, hand-off, sandbox, logs; then what the agent tells.
+    let operators = host.folder.path().join("secrets/*/db");
+    assert_eq!(
+        files_with(host.folder.path(), canary.as_bytes()),
+        [operators]
+    );
+    for path in ["/v1/containers", "/v1/agent", "/metrics"] {
+        let (_, text) = agent.get(path).await;
+        assert!(!text.contains(&canary), "{path}");
+    }
+    finish(agent).await;
+}
+
+pub(super) async fn a_secret_that_an_agent_has_not_fails_the_task_in_words() {
+    if !is_root() {
+        return println!("skipped: only root mounts volumes");
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let folder = secrets(&host, "x");
+    let agent = host.agent_with(master.address, |config| config.secret_folder = Some(folder));
+    let agent = agent.await;
+    let (mut link, _) = master.registered(true).await;
+    let spec = v1::TaskSpec {
+        volumes: vec![secret("/key", "other")],
+        ..shell("t", "true")
+    };
+    link.launch(1, spec).await;
+    let updates = link.end_of("t").await;
+    let end = updates.last().unwrap();
+    assert_eq!(state(end), v1::TaskState::Failed);
+    assert_eq!(reason(end), v1::Reason::ContainerLaunchFailed);
+    assert!(
+        end.text.contains("the secret \"other\" of role \"*\""),
+        "{}",
+        end.text
+    );
+    assert!(end.text.contains("keeps it in"), "{}", end.text);
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn an_agent_that_mounts_nothing_refuses_volumes() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent_with(master.address, |config| {
+        config.isolation = argosy_agent::IsolationMode::Processes;
+    });
+    let agent = agent.await;
+    let (mut link, _) = master.registered(true).await;
+    let spec = v1::TaskSpec {
+        volumes: vec![volume("/data", Source::Sandbox("data".into()))],
+        ..shell("t", "true")
+    };
+    link.launch(1, spec).await;
+    let updates = link.end_of("t").await;
+    let end = updates.last().unwrap();
+    assert_eq!(state(end), v1::TaskState::Failed);
+    assert!(end.text.contains("--isolation full"), "{}", end.text);
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+fn with_disk(mut spec: v1::TaskSpec, mebibytes: i64) -> v1::TaskSpec {
+    spec.resources.push(v1::Resource {
+        name: "disk".into(),
+        value: Some(v1::resource::Value::ScalarMilli(mebibytes * 1_000)),
+        ..v1::Resource::default()
+    });
+    spec
+}
+
+/// Many files, none of them large.
+const FILL: &str = "n=0; while n=$((n+1)); do head -c 1000000 /dev/zero > f$n; done";
+
+pub(super) async fn a_task_that_fills_the_disk_fails_with_the_figures_and_its_neighbour_goes_on() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, with_disk(shell("good", "exec sleep 600"), 4))
+        .await;
+    link.launch(2, with_disk(shell("bad", FILL), 4)).await;
+    let updates = link.end_of("bad").await;
+    let end = updates.last().unwrap();
+    assert_eq!(
+        (state(end), reason(end)),
+        (v1::TaskState::Failed, v1::Reason::LimitDisk)
+    );
+    assert!(end.text.starts_with("out of disk: used "), "{}", end.text);
+    assert!(end.text.contains(" of 4 MiB"), "{}", end.text);
+    let good = agent.containers().await;
+    assert_eq!(good.len(), 1, "{good:?}");
+    assert_eq!(good[0]["task_id"], "good");
+    finish(agent).await;
+}
+
+pub(super) async fn a_file_without_a_name_counts_too() {
+    if !is_root() {
+        return println!("skipped: without root a task may have no control group");
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    // Each is below the limit of one file.
+    let line = "for n in 3 4 5; do eval \"exec $n> f\"; rm f; head -c 2000000 /dev/zero >&$n; done; exec sleep 600";
+    link.launch(1, with_disk(shell("t", line), 4)).await;
+    let updates = link.end_of("t").await;
+    assert_eq!(reason(updates.last().unwrap()), v1::Reason::LimitDisk);
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn one_file_that_reaches_the_limit_is_the_end_of_its_task() {
+    if !is_root() {
+        return println!("skipped: the limit of a file is part of full isolation");
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let line = "exec head -c 100000000 /dev/zero > file";
+    link.launch(1, with_disk(shell("t", line), 4)).await;
+    let updates = link.end_of("t").await;
+    let end = updates.last().unwrap();
+    assert_eq!(
+        (state(end), reason(end)),
+        (v1::TaskState::Failed, v1::Reason::LimitDisk)
+    );
+    assert!(code(end).is_some(), "{}", end.text);
+    let length = fs::metadata(host.sandbox("t").join("file")).unwrap().len();
+    assert!(length <= 4 << 20, "{length}");
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn a_task_is_measured_by_the_next_agent_too() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let line = format!("while ! test -e go; do sleep 0.05; done; {FILL}");
+    link.launch(1, with_disk(shell("t", &line), 4)).await;
+    link.until("t", runs).await;
+    agent.stop().await;
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    fs::write(host.sandbox("t").join("go"), "").unwrap();
+    let updates = link.end_of("t").await;
+    assert_eq!(reason(updates.last().unwrap()), v1::Reason::LimitDisk);
+    agent.is_clear().await;
+    agent.stop().await;
+}

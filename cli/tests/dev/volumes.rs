@@ -1,0 +1,103 @@
+//! Volumes of tasks and the limit of their disk, by `argosy run` on a real cluster.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::cluster::Cluster;
+
+/// All files below a folder that say this; links are not followed.
+fn files_with(folder: &Path, text: &[u8]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            found.extend(files_with(&entry.path(), text));
+        } else if kind.is_file()
+            && let Ok(bytes) = fs::read(entry.path())
+            && bytes.windows(text.len()).any(|window| window == text)
+        {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+/// A cluster whose agents have a secret of the role `*`.
+fn with_secret(number: u32, folder: &Path, text: &str) -> Cluster {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
+    fs::create_dir(folder.join("*")).unwrap();
+    fs::write(folder.join("*/db"), text).unwrap();
+    let more = ["--secret-folder", folder.to_str().unwrap()];
+    Cluster::start(number, "1x1", &more)
+}
+
+#[test]
+fn a_run_has_its_volumes_and_its_secret_is_told_to_nobody() {
+    let canary = format!(
+        "canary-{}-{:?}",
+        std::process::id(),
+        std::time::Instant::now()
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = with_secret(11, folder.path(), &canary);
+    let line = "read -r key < /run/secrets/db; echo ${#key}; echo kept > /data/file; cat data/file; \
+        (head -c 2000000 /dev/zero > /fast/large) 2>/dev/null || echo full; stat -c %a /run/secrets/db";
+    let words = [
+        "run",
+        "--name",
+        "web",
+        "--tmpfs",
+        "/fast:1M",
+        "--secret",
+        "db:/run/secrets/db",
+        "--volume",
+        "data:/data",
+        "--",
+        "sh",
+        "-c",
+        line,
+    ];
+    let (code, stdout, stderr) = cluster.ran(&words);
+    let expected = format!("{}\nkept\nfull\n400\n", canary.len());
+    assert_eq!((code, stdout), (0, expected), "{stderr}");
+    // Registry, journals, logs, sandboxes, hand-off; then what masters tell.
+    let nowhere: [PathBuf; 0] = [];
+    assert_eq!(files_with(&cluster.directory(), canary.as_bytes()), nowhere);
+    let (code, stdout, stderr) = cluster.ran(&["ps", "--all", "-o", "json"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(
+        stdout.contains("\"db\"") && !stdout.contains(&canary),
+        "{stdout}"
+    );
+    what_cannot_be_had_is_told(&cluster);
+}
+
+fn what_cannot_be_had_is_told(cluster: &Cluster) {
+    let (code, _, stderr) = cluster.ran(&["run", "--secret", "other:/key", "--", "true"]);
+    assert_ne!(code, 0);
+    assert!(
+        stderr.contains("the secret \"other\" of role \"*\""),
+        "{stderr}"
+    );
+    for (volume, field) in [
+        (["--tmpfs", "/proc/x:1M"], "volumes[0].container_path"),
+        (["--tmpfs", "/x:64M"], "counts as memory"),
+        (["--volume", "../up:/x"], "volumes[0].sandbox"),
+    ] {
+        let words = [&["run"], &volume[..], &["--mem", "32M", "--", "true"]].concat();
+        let (code, _, stderr) = cluster.ran(&words);
+        assert_ne!(code, 0);
+        assert!(stderr.contains(field), "{stderr}");
+    }
+}
+
+#[test]
+fn a_run_that_fills_its_disk_ends_with_the_figures() {
+    let cluster = Cluster::start(12, "1x1", &[]);
+    let line = "n=0; while n=$((n+1)); do head -c 1000000 /dev/zero > f$n; done";
+    let (code, _, stderr) = cluster.ran(&["run", "--disk", "4M", "--", "sh", "-c", line]);
+    assert_ne!(code, 0);
+    assert!(stderr.contains("out of disk: used "), "{stderr}");
+    assert!(stderr.contains(" of 4 MiB"), "{stderr}");
+}

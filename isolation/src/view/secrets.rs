@@ -1,0 +1,225 @@
+//! Secrets: files of the host's operator that a container sees as a file of its own user.
+//!
+//! Their bytes go from the operator's file to a file system in memory, which is never swapped where the kernel can keep
+//! it from that, and which only the container has. They go from file to file in the kernel, past the memory of launcher,
+//! supervisor and init, and are in no request and no hand-off file.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::mount::MountAttrFlags;
+use serde::{Deserialize, Serialize};
+
+use super::{TAME, ViewError, failed, file_system};
+
+/// The most that a secret may hold, in bytes: 1 MiB.
+pub const SECRET_BYTES: u64 = 1024 * 1024;
+
+/// Where a secret is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secret {
+    /// The operator's folder; absolute, and for nobody but the agent's own user to enter.
+    pub folder: PathBuf,
+    /// The file's path below it. No link on the way is followed.
+    pub name: PathBuf,
+}
+
+/// Why there is no such secret.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The folder cannot be opened.
+    #[error("cannot open the folder of secrets {path}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Others than the agent's user may enter the folder.
+    #[error(
+        "the folder of secrets {path} is open to others than the agent's own user: give it to that user, with mode 0700"
+    )]
+    Exposed {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// There is no such file, or a link leads to it.
+    #[error("there is no secret {name:?} in {folder} that can be opened without following a link")]
+    Open {
+        /// Its name in the folder.
+        name: PathBuf,
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is something else than a file of at most [`SECRET_BYTES`].
+    #[error("the secret {name:?} is no plain file of at most 1 MiB")]
+    Kind {
+        /// Its name in the folder.
+        name: PathBuf,
+    },
+}
+
+impl Secret {
+    /// Opens it, at its beginning.
+    ///
+    /// # Errors
+    /// If the folder is open to others, or there is no such plain, small file.
+    pub fn open(&self) -> Result<File, SecretError> {
+        let path = &self.folder;
+        let failed = |source: io::Error| SecretError::Folder {
+            path: path.clone(),
+            source,
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = openat(CWD, path, flags, Mode::empty());
+        let folder = File::from(folder.map_err(|errno| failed(errno.into()))?);
+        let found = folder.metadata().map_err(failed)?;
+        let own = rustix::process::geteuid().as_raw();
+        if found.uid() != own || found.mode() & 0o077 != 0 {
+            return Err(SecretError::Exposed { path: path.clone() });
+        }
+        let opened = |source: io::Error| SecretError::Open {
+            name: self.name.clone(),
+            folder: path.clone(),
+            source,
+        };
+        // What is no file is not to be waited for.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let beneath =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let file = openat2(&folder, &self.name, flags, Mode::empty(), beneath);
+        let file = File::from(file.map_err(|errno| opened(errno.into()))?);
+        let found = file.metadata().map_err(opened)?;
+        if !found.is_file() || found.len() > SECRET_BYTES {
+            return Err(SecretError::Kind {
+                name: self.name.clone(),
+            });
+        }
+        Ok(file)
+    }
+}
+
+/// The name of a secret of this number in its vault.
+pub(super) fn name_in_vault(number: usize) -> String {
+    number.to_string()
+}
+
+/// Copies secrets into a file system in memory that is attached nowhere, for root of the container alone. As root of the
+/// host. `None` without secrets.
+pub(super) fn fill_vault<'a>(
+    secrets: impl Iterator<Item = &'a Secret>,
+    first_host_id: u32,
+) -> Result<Option<OwnedFd>, ViewError> {
+    let mut secrets = secrets.enumerate().peekable();
+    if secrets.peek().is_none() {
+        return Ok(None);
+    }
+    let vault = make_vault()?;
+    for (number, secret) in secrets {
+        let mut from = secret
+            .open()
+            .map_err(|error| failed("give it its secrets")(io::Error::other(error)))?
+            .take(SECRET_BYTES);
+        let words = || format!("keep the secret {}", secret.name.display());
+        let flags =
+            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let name = name_in_vault(number);
+        let made = openat(&vault, name, flags, Mode::RUSR).map_err(failed(words()))?;
+        let mut made = File::from(made);
+        io::copy(&mut from, &mut made)
+            .and_then(|_| made.set_permissions(fs::Permissions::from_mode(0o400)))
+            .and_then(|()| {
+                std::os::unix::fs::fchown(&made, Some(first_host_id), Some(first_host_id))
+            })
+            .map_err(failed(words()))?;
+    }
+    Ok(Some(vault))
+}
+
+/// Without swap if the kernel knows that (6.4), with it otherwise. A container with a memory limit has none anyway.
+fn make_vault() -> Result<OwnedFd, ViewError> {
+    // Its root passes through to files of the container's, of which only their names are known.
+    let settings = [("mode", "711"), ("size", "65m")];
+    let attributes = TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let unswapped: Vec<_> = settings.into_iter().chain([("noswap", "")]).collect();
+    file_system("tmpfs", &unswapped, attributes)
+        .or_else(|_| file_system("tmpfs", &settings, attributes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use super::*;
+
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        fs::create_dir(folder.path().join("web")).unwrap();
+        fs::write(folder.path().join("web/db"), "s3cret").unwrap();
+        folder
+    }
+
+    fn secret(folder: &Path, name: &str) -> Secret {
+        Secret {
+            folder: folder.to_owned(),
+            name: name.into(),
+        }
+    }
+
+    #[test]
+    fn a_secret_is_a_plain_small_file_below_its_folder() {
+        let folder = folder();
+        let mut text = String::new();
+        let mut file = secret(folder.path(), "web/db").open().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "s3cret");
+        let refused = |name: &str| secret(folder.path(), name).open().unwrap_err();
+        let absent = refused("web/none");
+        assert!(matches!(absent, SecretError::Open { .. }), "{absent}");
+        assert!(matches!(refused("web"), SecretError::Kind { .. }));
+        let large = File::create(folder.path().join("web/large")).unwrap();
+        large.set_len(SECRET_BYTES + 1).unwrap();
+        assert!(matches!(refused("web/large"), SecretError::Kind { .. }));
+    }
+
+    #[test]
+    fn no_link_leads_to_a_secret_or_out_of_the_folder() {
+        let folder = folder();
+        fs::write(folder.path().join("key"), "another's").unwrap();
+        symlink("../key", folder.path().join("web/link")).unwrap();
+        symlink("web", folder.path().join("alias")).unwrap();
+        for name in [
+            "web/link",
+            "alias/db",
+            "web/../key/..",
+            "../../etc/passwd",
+            "/etc/passwd",
+        ] {
+            let refused = secret(folder.path(), name).open().unwrap_err();
+            let is_closed = matches!(refused, SecretError::Open { .. } | SecretError::Kind { .. });
+            assert!(is_closed, "{name}: {refused}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_others_may_enter_holds_no_secrets() {
+        let folder = folder();
+        for mode in [0o750, 0o701, 0o777] {
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let refused = secret(folder.path(), "web/db").open().unwrap_err();
+            assert!(matches!(refused, SecretError::Exposed { .. }), "{refused}");
+        }
+        let gone = secret(&folder.path().join("gone"), "web/db")
+            .open()
+            .unwrap_err();
+        assert!(matches!(gone, SecretError::Folder { .. }), "{gone}");
+    }
+}

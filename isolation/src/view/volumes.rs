@@ -1,0 +1,303 @@
+//! Volumes: what a container sees beside its root and its sandbox.
+//!
+//! Made by init inside the view, before anything of the container's has run: whatever an image or a fetched archive has
+//! in their places is not followed.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, mkdirat, openat};
+use rustix::io::Errno;
+use rustix::mount::{MountAttrFlags, UnmountFlags, unmount};
+use rustix::process::fchdir;
+use serde::{Deserialize, Serialize};
+
+use super::secrets::{Secret, fill_vault, name_in_vault};
+use super::{
+    SANDBOX, TAME, ViewError, attach, failed, file_system, make_file, make_folder, restrict, take,
+    take_folder,
+};
+use crate::spec::{SpecError, User};
+
+/// What is the kernel's or the supervisor's: nothing goes over or into it.
+const RESERVED: [&str; 4] = ["/dev", "/proc", "/sys", SANDBOX];
+
+/// A place of a container with contents of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Where: absolute, without `.` and `..`, not in `/dev`, `/proc`, `/sys` or the sandbox. What is missing of it is made
+    /// in the container's root; among the host's programs it must be there.
+    pub path: PathBuf,
+    /// Whether it is kept from writing there. A secret always is.
+    pub read_only: bool,
+    /// What it is.
+    pub source: VolumeSource,
+}
+
+/// What a volume is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumeSource {
+    /// A folder below the sandbox, which is made for the command's user if it is not there.
+    Sandbox(PathBuf),
+    /// A file system in memory, for all users of the container. Counted as its memory.
+    Tmpfs {
+        /// The most it holds, in bytes; not 0.
+        bytes: u64,
+    },
+    /// A file, which only the command's user can read.
+    Secret(Secret),
+}
+
+impl Volume {
+    /// Whether the command may write to it.
+    pub(crate) fn is_writable(&self) -> bool {
+        match self.source {
+            VolumeSource::Sandbox(_) | VolumeSource::Tmpfs { .. } => !self.read_only,
+            VolumeSource::Secret(_) => false,
+        }
+    }
+}
+
+/// What is to belong to the command's user, once it is known who that is.
+pub(crate) struct Gift {
+    /// It, or the folder that it is in.
+    at: OwnedFd,
+    /// Its name there; empty if it is `at` itself.
+    name: String,
+}
+
+impl Gift {
+    /// The user becomes its owner.
+    pub(crate) fn give(&self, user: Option<&User>) -> Result<(), ViewError> {
+        let (uid, gid) = user.map_or((0, 0), |user| (user.uid, user.gid));
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+        chownat(&self.at, self.name.as_str(), Some(uid), Some(gid), flags)
+            .map_err(failed("give a volume to the command's user"))
+    }
+}
+
+/// Refuses what could not be mounted, or would hide what every container has.
+pub(crate) fn check(volumes: &[Volume]) -> Result<(), SpecError> {
+    let refuse =
+        |path: &Path, remedy: &str| Err(SpecError::new("volumes", &path.to_string_lossy(), remedy));
+    let is_plain = |path: &Path| {
+        let mut parts = path.components();
+        let plain = parts.all(|part| matches!(part, Component::Normal(_)));
+        plain && !path.as_os_str().is_empty() && !path.as_os_str().as_encoded_bytes().contains(&0)
+    };
+    for (at, volume) in volumes.iter().enumerate() {
+        let path = volume.path.as_path();
+        let is_reserved = RESERVED.iter().any(|reserved| path.starts_with(reserved));
+        if is_reserved || !path.strip_prefix("/").is_ok_and(is_plain) {
+            let remedy = "give an absolute path without '..', not in /dev, /proc, /sys or /sandbox";
+            return refuse(path, remedy);
+        }
+        if volumes[..at].iter().any(|other| other.path == path) {
+            return refuse(path, "give each volume a path of its own");
+        }
+        match &volume.source {
+            VolumeSource::Sandbox(below) if !is_plain(below) => {
+                return refuse(below, "name a folder below the sandbox, without '..'");
+            }
+            VolumeSource::Tmpfs { bytes: 0 } => {
+                return refuse(path, "give its file system a size");
+            }
+            VolumeSource::Secret(secret)
+                if !secret.folder.is_absolute() || !is_plain(&secret.name) =>
+            {
+                return refuse(&secret.name, "name a file below an absolute folder");
+            }
+            VolumeSource::Sandbox(_) | VolumeSource::Tmpfs { .. } | VolumeSource::Secret(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Takes the secrets among them, in their order. As root of the host.
+pub(super) fn lock_secrets(
+    volumes: &[Volume],
+    first_host_id: u32,
+) -> Result<Option<OwnedFd>, ViewError> {
+    fill_vault(secrets(volumes), first_host_id)
+}
+
+fn secrets(volumes: &[Volume]) -> impl Iterator<Item = &Secret> {
+    volumes.iter().filter_map(|volume| match &volume.source {
+        VolumeSource::Secret(secret) => Some(secret),
+        VolumeSource::Sandbox(_) | VolumeSource::Tmpfs { .. } => None,
+    })
+}
+
+/// Mounts of single secrets, in their order, that are attached nowhere; and who is to have them. `/tmp` must still be free.
+pub(super) fn unlock_secrets(
+    root: BorrowedFd<'_>,
+    vault: Option<&OwnedFd>,
+    volumes: &[Volume],
+) -> Result<(Vec<OwnedFd>, Vec<Gift>), ViewError> {
+    let Some(vault) = vault else {
+        return Ok((Vec::new(), Vec::new()));
+    };
+    // Only of what is attached there can be further mounts.
+    attach(
+        vault.as_fd(),
+        make_folder(root, Path::new("tmp"))?.as_fd(),
+        "",
+    )?;
+    let single = (0..secrets(volumes).count()).map(|number| {
+        let name = name_in_vault(number);
+        let tree = take(vault.as_fd(), Path::new(&name))?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        restrict(tree.as_fd(), TAME | attributes)?;
+        let at = vault
+            .try_clone()
+            .map_err(failed("keep the folder of secrets"))?;
+        Ok((tree, Gift { at, name }))
+    });
+    let single = single.collect::<Result<_, ViewError>>()?;
+    fchdir(root)
+        .and_then(|()| unmount("tmp", UnmountFlags::DETACH))
+        .map_err(failed("let go of the folder of secrets"))?;
+    Ok(single)
+}
+
+/// Attaches them, outer ones first. `secrets` are the mounts of the secrets among them, in their order.
+pub(super) fn show(
+    root: BorrowedFd<'_>,
+    volumes: &[Volume],
+    secrets: Vec<OwnedFd>,
+) -> Result<Vec<Gift>, ViewError> {
+    let mut gifts = Vec::new();
+    let mut secrets = secrets.into_iter();
+    let trees = volumes.iter().map(|volume| {
+        let tree = match &volume.source {
+            VolumeSource::Sandbox(below) => sandbox_folder(root, below, &mut gifts)?,
+            VolumeSource::Tmpfs { bytes } => {
+                let size = bytes.to_string();
+                let settings = [("mode", "1777"), ("size", size.as_str())];
+                file_system("tmpfs", &settings, TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC)?
+            }
+            VolumeSource::Secret(_) => secrets.next().expect("each secret has a mount"),
+        };
+        if volume.read_only {
+            restrict(tree.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+        }
+        Ok((volume, tree))
+    });
+    let mut trees = trees.collect::<Result<Vec<_>, ViewError>>()?;
+    trees.sort_by(|(one, _), (other, _)| one.path.cmp(&other.path));
+    for (volume, tree) in trees {
+        let place = place(root, volume).map_err(|error| no_place(volume, error))?;
+        attach(tree.as_fd(), place.as_fd(), "")?;
+    }
+    Ok(gifts)
+}
+
+/// A mount of a folder of the sandbox. What is missing of its path is made, and is the command's user's.
+fn sandbox_folder(
+    root: BorrowedFd<'_>,
+    below: &Path,
+    gifts: &mut Vec<Gift>,
+) -> Result<OwnedFd, ViewError> {
+    let words = || format!("make the folder {} of the sandbox", below.display());
+    let sandbox = Path::new(SANDBOX).strip_prefix("/");
+    let mut folder = make_folder(root, sandbox.expect("it is absolute"))?;
+    for part in below {
+        let is_new = match mkdirat(&folder, part, Mode::from_raw_mode(0o755)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(errno) => return Err(failed(words())(errno)),
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        folder = openat(&folder, part, flags, Mode::empty()).map_err(|errno| match errno {
+            Errno::NOTDIR | Errno::LOOP => {
+                let text = "a file or a link is in its place; leave it out of what is fetched";
+                failed(words())(io::Error::other(text))
+            }
+            errno => failed(words())(errno),
+        })?;
+        if is_new {
+            let at = folder.try_clone().map_err(failed(words()))?;
+            let name = String::new();
+            gifts.push(Gift { at, name });
+        }
+    }
+    take_folder(folder.as_fd())
+}
+
+/// Where a volume is to be mounted.
+fn place(root: BorrowedFd<'_>, volume: &Volume) -> Result<OwnedFd, ViewError> {
+    let path = volume.path.strip_prefix("/").unwrap_or(&volume.path);
+    match &volume.source {
+        VolumeSource::Sandbox(_) | VolumeSource::Tmpfs { .. } => make_folder(root, path),
+        VolumeSource::Secret(_) => make_file(root, path),
+    }
+}
+
+fn no_place(volume: &Volume, error: ViewError) -> ViewError {
+    let path = volume.path.display();
+    let remedy = match error.source.kind() {
+        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+            ": nothing can be made there; choose a path outside the folders that are the host's"
+        }
+        _ => "",
+    };
+    failed(format!("mount the volume at {path}{remedy}"))(io::Error::other(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(path: &str, source: VolumeSource) -> Volume {
+        Volume {
+            path: path.into(),
+            read_only: false,
+            source,
+        }
+    }
+
+    fn tmpfs(bytes: u64) -> VolumeSource {
+        VolumeSource::Tmpfs { bytes }
+    }
+
+    fn secret(folder: &str, name: &str) -> VolumeSource {
+        VolumeSource::Secret(Secret {
+            folder: folder.into(),
+            name: name.into(),
+        })
+    }
+
+    #[test]
+    fn a_volume_that_cannot_be_mounted_is_refused() {
+        let fine = [
+            volume("/data", VolumeSource::Sandbox("a/b".into())),
+            volume("/tmp", tmpfs(4_096)),
+            volume("/run/secrets/db", secret("/etc/secrets", "web/db")),
+        ];
+        assert_eq!(check(&fine), Ok(()));
+        let bad = [
+            volume("data", tmpfs(1)),
+            volume("/", tmpfs(1)),
+            volume("/a/../b", tmpfs(1)),
+            volume("/proc/self", tmpfs(1)),
+            volume("/sandbox", tmpfs(1)),
+            volume("/data", tmpfs(1)),
+            volume("/x", tmpfs(0)),
+            volume("/x", VolumeSource::Sandbox("../other".into())),
+            volume("/x", VolumeSource::Sandbox("/etc".into())),
+            volume("/x", secret("relative", "web/db")),
+            volume("/x", secret("/etc/secrets", "web/../db")),
+        ];
+        for wrong in bad {
+            let refused = check(&[fine[0].clone(), wrong.clone()]);
+            assert_eq!(
+                refused.map_err(|error| error.field),
+                Err("volumes"),
+                "{wrong:?}"
+            );
+        }
+    }
+}

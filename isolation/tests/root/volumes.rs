@@ -1,0 +1,278 @@
+//! Volumes of containers: what each kind is, where it can be, and that a secret is nowhere else.
+
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use argosy_isolation::profile::{COMMAND_ID, FIRST_HOST_ID};
+use argosy_isolation::{Exit, Outcome, Secret, Spec, Volume, VolumeSource};
+
+use crate::images::{imaged, usual};
+use crate::profile::profiled;
+use crate::world::{Case, World, eventually, stderr, stdout};
+
+pub(crate) const CASES: &[Case] = &[
+    ("each_kind_of_volume_is_where_it_was_asked_for", kinds),
+    ("a_volume_in_memory_has_its_size_and_runs_nothing", memory),
+    ("a_read_only_volume_is_not_written_to", read_only),
+    ("a_secret_is_nowhere_but_in_its_file", secret),
+    ("a_secret_that_is_not_there_is_named", absent),
+    ("an_image_gets_volumes_at_paths_that_it_lacks", image),
+    ("no_link_leads_a_volume_elsewhere", links),
+    ("a_volume_where_nothing_can_be_made_is_refused", nowhere),
+];
+
+fn volume(path: &str, source: VolumeSource) -> Volume {
+    Volume {
+        path: path.into(),
+        read_only: false,
+        source,
+    }
+}
+
+fn tmpfs(path: &str) -> Volume {
+    volume(path, VolumeSource::Tmpfs { bytes: 1 << 20 })
+}
+
+fn folder(path: &str, below: &str) -> Volume {
+    volume(path, VolumeSource::Sandbox(below.into()))
+}
+
+/// A volume with this secret of an operator's; `text` is what the operator's file says.
+fn kept(world: &World, path: &str, text: &str) -> Volume {
+    let secrets = world.work().join("secrets");
+    let _ = fs::create_dir(&secrets);
+    fs::set_permissions(&secrets, fs::Permissions::from_mode(0o700)).unwrap();
+    let _ = fs::create_dir(secrets.join("web"));
+    fs::write(secrets.join("web/db"), text).unwrap();
+    let secret = Secret {
+        folder: secrets,
+        name: "web/db".into(),
+    };
+    volume(path, VolumeSource::Secret(secret))
+}
+
+fn with(mut spec: Spec, volumes: &[Volume]) -> Spec {
+    let profile = spec.profile.as_mut().expect("it has one");
+    profile.view.volumes = volumes.to_vec();
+    spec
+}
+
+fn output(world: &mut World, spec: &Spec) -> String {
+    let exit = world.run(spec);
+    let (out, err) = (stdout(spec), stderr(spec));
+    assert_eq!(exit.outcome, Outcome::Exited(0), "{exit} {out} {err}");
+    out
+}
+
+fn refusal(world: &mut World, spec: &Spec) -> String {
+    let Exit {
+        outcome, reason, ..
+    } = world.run(spec);
+    assert_eq!(outcome, Outcome::NotStarted, "{reason}: {}", stdout(spec));
+    reason
+}
+
+fn kinds() {
+    let mut world = World::new();
+    let line = "cd /; echo one > data/f; cat sandbox/a/b/f; echo two > data/fast/g; cat data/fast/g; \
+        echo t > tmp/t; stat -c '%a %u %g' run/secrets/db; cat run/secrets/db; \
+        (echo no > run/secrets/db) 2>/dev/null || echo kept; rm -f run/secrets/db 2>/dev/null || echo stays; \
+        grep -c ' /data/fast .*nosuid,nodev,noexec' proc/self/mountinfo; \
+        grep -c ' /run/secrets/db ro,nosuid,nodev,noexec' proc/self/mountinfo; grep -c ' /tmp ' proc/self/mountinfo";
+    // An inner one is named before the one that it lies in.
+    let volumes = [
+        tmpfs("/data/fast"),
+        folder("/data", "a/b"),
+        tmpfs("/tmp"),
+        kept(&world, "/run/secrets/db", "s3cret\n"),
+    ];
+    let spec = with(profiled(&mut world, line), &volumes);
+    let expected = "one\ntwo\n400 65534 65534\ns3cret\nkept\nstays\n1\n1\n2\n";
+    assert_eq!(output(&mut world, &spec), expected);
+    let owner = |path: &str| fs::metadata(spec.sandbox.join(path)).unwrap().uid();
+    for path in ["a", "a/b", "a/b/f"] {
+        assert_eq!(owner(path), FIRST_HOST_ID + COMMAND_ID, "{path}");
+    }
+    assert!(
+        !spec.sandbox.join("a/b/fast/g").exists(),
+        "it was in memory"
+    );
+}
+
+fn memory() {
+    let mut world = World::new();
+    let line = "head -c 900000 /dev/zero > /fast/small && echo fits; \
+        head -c 2000000 /dev/zero > /fast/large 2>/dev/null || echo full; rm /fast/*; \
+        cp /bin/true /fast/tool && chmod 755 /fast/tool && /fast/tool 2>/dev/null || echo inert";
+    let spec = with(profiled(&mut world, line), &[tmpfs("/fast")]);
+    assert_eq!(output(&mut world, &spec), "fits\nfull\ninert\n");
+}
+
+fn read_only() {
+    let mut world = World::new();
+    let line = "cat /conf/file; (echo x > /conf/file) 2>/dev/null || echo kept; echo y > /sandbox/conf/file; cat /conf/file";
+    let mut conf = folder("/conf", "conf");
+    conf.read_only = true;
+    let spec = with(profiled(&mut world, line), &[conf]);
+    let path = spec.sandbox.join("conf");
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("file"), "fetched\n").unwrap();
+    for path in [path.join("file"), path] {
+        let user = Some(FIRST_HOST_ID + COMMAND_ID);
+        std::os::unix::fs::chown(path, user, user).unwrap();
+    }
+    assert_eq!(output(&mut world, &spec), "fetched\nkept\ny\n");
+}
+
+/// All files below a folder that say this; links are not followed.
+fn files_with(folder: &Path, text: &[u8]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            found.extend(files_with(&entry.path(), text));
+        } else if kind.is_file()
+            && let Ok(bytes) = fs::read(entry.path())
+            && bytes.windows(text.len()).any(|window| window == text)
+        {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+/// Whether a process has this anywhere in its memory.
+fn remembers(pid: i32, text: &[u8]) -> bool {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let ranges = maps.lines().filter_map(|line| {
+        let (range, rest) = line.split_once(' ')?;
+        let (from, to) = range.split_once('-')?;
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        rest.starts_with('r')
+            .then_some((number(from)?, number(to)?))
+    });
+    ranges.into_iter().any(|(from, to)| {
+        let mut bytes = vec![0; (to - from) as usize];
+        // Pages of the kernel's own cannot be read.
+        let read = memory.read_at(&mut bytes, from).unwrap_or(0);
+        bytes[..read]
+            .windows(text.len())
+            .any(|window| window == text)
+    })
+}
+
+fn secret() {
+    let mut world = World::new();
+    let canary = format!(
+        "canary-{}-{:?}",
+        std::process::id(),
+        std::time::Instant::now()
+    );
+    let line = "env; cat /proc/self/environ; read -r first < /key; echo ${#first}; exec sleep 600";
+    let volumes = [kept(&world, "/key", &canary)];
+    let spec = with(profiled(&mut world, line), &volumes);
+    let (mut container, handle) = world.start(&spec);
+    let length = canary.len().to_string();
+    eventually("it has read its secret", || {
+        stdout(&spec).ends_with(&format!("{length}\n"))
+    });
+    let operators = world.work().join("secrets/web/db");
+    let only = std::slice::from_ref(&operators);
+    assert_eq!(files_with(world.work(), canary.as_bytes()), only);
+    let launcher = world.launcher.as_ref().unwrap().pid() as i32;
+    for pid in [launcher, handle.supervisor.pid, handle.init.pid] {
+        assert!(!remembers(pid, canary.as_bytes()), "process {pid}");
+    }
+    assert!(
+        remembers(std::process::id() as i32, canary.as_bytes()),
+        "it can be found at all"
+    );
+    container.kill(0).unwrap();
+    container.wait(crate::world::PATIENCE).unwrap();
+    assert_eq!(files_with(world.work(), canary.as_bytes()), only);
+}
+
+fn absent() {
+    let mut world = World::new();
+    let there = kept(&world, "/key", "x");
+    let VolumeSource::Secret(secret) = &there.source else {
+        unreachable!("it is a secret");
+    };
+    let none = Secret {
+        name: "web/none".into(),
+        ..secret.clone()
+    };
+    let spec = profiled(&mut world, "true");
+    let spec = with(spec, &[volume("/key", VolumeSource::Secret(none))]);
+    let reason = refusal(&mut world, &spec);
+    assert!(reason.contains("no secret \"web/none\""), "{reason}");
+}
+
+fn image() {
+    let mut world = World::new();
+    let layers = usual(&mut world);
+    let line = "cd /; id -u; echo one > new/deep/f; cat sandbox/d/f; echo two > home/web/g; cat home/web/g; \
+        stat -c '%a %u' run/key; cat run/key; cat deep/c";
+    let volumes = [
+        folder("/new/deep", "d"),
+        tmpfs("/home/web"),
+        kept(&world, "/run/key", "s3cret\n"),
+    ];
+    let mut spec = with(imaged(&mut world, &layers, line), &volumes);
+    spec.user = None;
+    spec.image_user = Some("web".to_owned());
+    std::os::unix::fs::chown(&spec.sandbox, Some(FIRST_HOST_ID), Some(FIRST_HOST_ID)).unwrap();
+    let expected = "1000\none\ntwo\n400 1000\ns3cret\nkept";
+    assert_eq!(output(&mut world, &spec), expected);
+    let upper = spec.directory.join("upper");
+    assert!(upper.join("new/deep").is_dir(), "made where its changes go");
+    assert_eq!(
+        fs::read(upper.join("run/key")).unwrap(),
+        b"",
+        "a place, and nothing in it"
+    );
+}
+
+fn links() {
+    let mut world = World::new();
+    let layers = usual(&mut world);
+    let trap = crate::images::layer(
+        &mut world,
+        "trap",
+        &[(b'2', "srv", 0, b"/sandbox"), (b'2', "key", 0, b"/motd")],
+    );
+    let layers = [layers, vec![trap]].concat();
+    for trapped in [tmpfs("/srv"), tmpfs("/srv/x"), kept(&world, "/key", "x")] {
+        let spec = with(imaged(&mut world, &layers, "true"), &[trapped]);
+        let reason = refusal(&mut world, &spec);
+        assert!(reason.contains("something else in its place"), "{reason}");
+    }
+    for target in ["/etc", "..", "file"] {
+        let spec = with(profiled(&mut world, "true"), &[folder("/data", "a/b")]);
+        fs::create_dir(spec.sandbox.join("a")).unwrap();
+        symlink(target, spec.sandbox.join("a/b")).unwrap();
+        let reason = refusal(&mut world, &spec);
+        assert!(reason.contains("folder a/b of the sandbox"), "{reason}");
+        assert!(reason.contains("a link is in its place"), "{reason}");
+    }
+}
+
+fn nowhere() {
+    let mut world = World::new();
+    let spec = with(
+        profiled(&mut world, "true"),
+        &[tmpfs("/usr/nowhere/at/all")],
+    );
+    let reason = refusal(&mut world, &spec);
+    assert!(
+        reason.contains("the volume at /usr/nowhere/at/all"),
+        "{reason}"
+    );
+    assert!(reason.contains("choose a path outside"), "{reason}");
+    // One that the host has can be covered.
+    let line = "echo x > /opt/f && cat /opt/f";
+    let spec = with(profiled(&mut world, line), &[tmpfs("/opt")]);
+    assert_eq!(output(&mut world, &spec), "x\n");
+}

@@ -1,0 +1,26 @@
+//! What a container sees beside its root and its sandbox.
+
+/// A place of a container with contents of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskVolume {
+    /// Where the container sees it: absolute, without `.` and `..`.
+    pub container_path: String,
+    /// Whether the task may not write to it. A secret never can be written to.
+    pub read_only: bool,
+    /// What it is.
+    pub source: VolumeSource,
+}
+
+/// What a volume is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VolumeSource {
+    /// A folder of the task's sandbox, made if it is not there: a path below the sandbox.
+    Sandbox(String),
+    /// A file system in memory, which ends with the task.
+    Tmpfs {
+        /// The most it holds, in bytes; counted as the task's memory.
+        bytes: u64,
+    },
+    /// A file with what an agent's operator keeps under this name for the task's role. The registry never has the value.
+    Secret(String),
+}
