@@ -6,11 +6,12 @@ use std::str::FromStr;
 
 use argosy_isolation::{Isolation, OutputLimits, detect};
 use argosy_state::resources::Resources;
+use argosy_state::task::OptOuts;
 
 use crate::core::ContainerName;
 use crate::error::RunError;
 use crate::images::ImageSettings;
-use crate::runner::NetworkSettings;
+use crate::runner::{Devices, NetworkSettings};
 
 /// The largest file that the fetcher brings unless told otherwise, in bytes: 8 GiB.
 pub const FETCH_LIMIT_BYTES: u64 = 8 * 1024 * 1024 * 1024;
@@ -78,6 +79,8 @@ pub struct Config {
     pub host_paths: Vec<PathBuf>,
     /// Let whoever reaches its API run commands in its tasks.
     pub allow_exec: bool,
+    /// What tasks may be let off of the default profile.
+    pub allowed_opt_outs: OptOuts,
     /// Seed of jitter and nonces; 0 takes one from the kernel. Two agents must not share one.
     pub seed: u64,
     /// The largest file that is fetched for a task, in bytes.
@@ -97,6 +100,8 @@ pub struct Config {
     pub sandbox_headroom_percent: u64,
     /// Where images come from, and how long they stay.
     pub images: ImageSettings,
+    /// Devices of the host that tasks may have: what the items of the resource `devices` stand for.
+    pub devices: Devices,
     /// Where containers with a network of their own are.
     pub networks: NetworkSettings,
 }
@@ -119,6 +124,7 @@ impl Config {
             allow_missing_controllers: false,
             host_paths: Vec::new(),
             allow_exec: false,
+            allowed_opt_outs: OptOuts::default(),
             seed: 0,
             fetch_limit_bytes: FETCH_LIMIT_BYTES,
             fetch_cache_bytes: FETCH_CACHE_BYTES,
@@ -128,6 +134,7 @@ impl Config {
             secret_folder: None,
             sandbox_headroom_percent: SANDBOX_HEADROOM_PERCENT,
             images: ImageSettings::default(),
+            devices: Devices::new(),
             networks: NetworkSettings::default(),
         }
     }
@@ -195,6 +202,8 @@ pub(crate) struct Settings {
     pub(crate) allow_missing_controllers: bool,
     pub(crate) host_paths: Vec<PathBuf>,
     pub(crate) secret_folder: Option<PathBuf>,
+    pub(crate) allowed_opt_outs: OptOuts,
+    pub(crate) devices: Devices,
     pub(crate) fetch_limit_bytes: u64,
     pub(crate) pids_max: u64,
     pub(crate) output: OutputLimits,

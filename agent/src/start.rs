@@ -42,6 +42,16 @@ impl Host {
 
     pub(crate) fn look(config: &Config, paths: &Paths) -> Result<Self, RunError> {
         let (isolation, profile) = config.isolation()?;
+        crate::runner::check_devices(&config.devices).map_err(|remedy| RunError::Config {
+            flag: "--device",
+            value: config
+                .devices
+                .keys()
+                .cloned()
+                .collect::<Vec<_>>()
+                .join(", "),
+            remedy,
+        })?;
         let limits = Limits {
             cpu_weight: Some(1),
             memory_max_bytes: Some(1),
@@ -66,6 +76,7 @@ impl Host {
             }
         };
         let missing = tree.missing(&limits)?.controllers;
+        protect(&tree, config, &missing);
         let group = tree.root().to_owned();
         let host = Self {
             isolation,
@@ -73,7 +84,19 @@ impl Host {
             tree: Some(tree),
             missing,
         };
-        Self::allowed(config, host, group)
+        let mut host = Self::allowed(config, host, group)?;
+        host.tell_device_filter();
+        Ok(host)
+    }
+
+    /// A wall behind others: without it tasks run all the same, and it is told like a controller that is missing.
+    fn tell_device_filter(&mut self) {
+        if self.profile
+            && let Err(error) = argosy_isolation::device_filter::supported()
+        {
+            tracing::warn!(%error, "this host lets no program keep devices from containers; they see none but theirs");
+            self.missing.push("devices".to_owned());
+        }
     }
 
     /// As `--isolation` names it.
@@ -92,6 +115,19 @@ impl Host {
             controllers: host.missing.join(", "),
             group,
         })
+    }
+}
+
+/// What tasks ask for is theirs before that of others is taken back: as far as their tree is protected.
+fn protect(tree: &Tree, config: &Config, missing: &[String]) {
+    if missing.iter().any(|name| name == "memory") {
+        return;
+    }
+    let milli = config.resources.scalar_milli("mem");
+    let bytes = u64::try_from(milli).unwrap_or(0).saturating_mul(1 << 20) / 1_000;
+    if let Err(error) = tree.protect(bytes) {
+        let why = crate::error::sentence(&error);
+        tracing::warn!(why, "what tasks ask for of memory is not protected");
     }
 }
 
@@ -209,6 +245,11 @@ pub(crate) fn setup(
             version: env!("CARGO_PKG_VERSION").to_owned(),
             missing_controllers: host.missing.clone(),
             isolation: host.isolation_name().to_owned(),
+            // Where there is no profile there is nothing to be let off.
+            allowed_opt_outs: host
+                .profile
+                .then(|| argosy_proto::convert::opt_outs(&config.allowed_opt_outs))
+                .flatten(),
         },
         boot_id,
         seed,
@@ -225,6 +266,8 @@ pub(crate) fn settings(config: &Config, host: &Host, seed: u64) -> Settings {
         allow_missing_controllers: config.allow_missing_controllers,
         host_paths: config.host_paths.clone(),
         secret_folder: config.secret_folder.clone(),
+        allowed_opt_outs: config.allowed_opt_outs.clone(),
+        devices: config.devices.clone(),
         fetch_limit_bytes: config.fetch_limit_bytes,
         pids_max: config.pids_max,
         output: OutputLimits {

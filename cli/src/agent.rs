@@ -9,6 +9,7 @@ use argosy_agent::{Config, Ground, IsolationMode, Parts};
 use argosy_client::connector::ConnectorConfig;
 use argosy_isolation::Process;
 use argosy_isolation::network::Between;
+use argosy_state::resources::{Identity, Resource, Resources, Value};
 use nix::sys::signal::Signal;
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
@@ -90,6 +91,7 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
         Some(resources) => resources.clone(),
         None => argosy_agent::inventory::detect(directory).map_err(|error| Failure::of(&error))?,
     };
+    devices(arguments, &mut config)?;
     config.attributes =
         values::unique(&arguments.attributes, "--attribute").map_err(Failure::usage)?;
     config.isolation = match arguments.isolation {
@@ -107,6 +109,7 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
     config.secret_folder.clone_from(&arguments.secret_folder);
     config.sandbox_headroom_percent = arguments.disk_headroom;
     config.images.headroom_percent = arguments.disk_headroom;
+    config.allowed_opt_outs = arguments.allowed_opt_outs.opt_outs();
     config
         .images
         .credentials
@@ -148,6 +151,29 @@ fn check_folders(arguments: &AgentStart) -> Result<(), Failure> {
             path.display()
         )));
     }
+    Ok(())
+}
+
+/// Each device is an item of a resource, beside what is offered otherwise.
+fn devices(arguments: &AgentStart, config: &mut Config) -> Result<(), Failure> {
+    for (name, paths) in &arguments.devices {
+        if config.devices.insert(name.clone(), paths.clone()).is_some() {
+            return Err(Failure::usage(format!("--device {name} is given twice")));
+        }
+    }
+    if config.devices.is_empty() {
+        return Ok(());
+    }
+    let names = config.devices.keys().map(|name| name.as_str().into());
+    let devices = Resource {
+        identity: Identity::plain("devices"),
+        value: Value::Set(names.collect()),
+    };
+    let devices = Resources::collect([devices]);
+    let all = devices.and_then(|devices| config.resources.plus(&devices));
+    config.resources = all.ok_or_else(|| {
+        Failure::usage("--device: --resources has devices, too; name each in one place")
+    })?;
     Ok(())
 }
 

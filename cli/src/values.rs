@@ -6,6 +6,7 @@ mod volumes;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use argosy_client::{InvalidMasters, Masters};
@@ -27,6 +28,23 @@ const LONGEST_S: f64 = 100.0 * 365.0 * 86_400.0;
 /// An amount in thousandths of its unit: processors, or MiB of memory. Never 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Milli(pub(crate) i64);
+
+/// A device's name and its paths on the host: `gpu0=/dev/dri/card0,/dev/dri/renderD128`.
+pub(crate) fn device(text: &str) -> Result<(String, Vec<PathBuf>), String> {
+    let remedy = || {
+        format!(
+            "{text:?} names no device: write a name of letters, digits and ._- and its paths, as gpu0=/dev/dri/card0"
+        )
+    };
+    let (name, paths) = text.split_once('=').ok_or_else(remedy)?;
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
+    let paths: Vec<PathBuf> = paths.split(',').map(PathBuf::from).collect();
+    let below = paths
+        .iter()
+        .all(|path| path.starts_with("/dev") && path.file_name().is_some());
+    let fits = !name.is_empty() && name.chars().all(plain) && below;
+    fits.then(|| (name.to_owned(), paths)).ok_or_else(remedy)
+}
 
 /// `0.5` processors.
 pub(crate) fn cpus(text: &str) -> Result<Milli, String> {

@@ -79,7 +79,8 @@ impl<'a> Command<'a> {
             })?;
         }
         if let Some(confinement) = &self.confinement {
-            confinement.put_up_walls()?;
+            let uid = self.spec.user.as_ref().map_or(0, |user| user.uid);
+            confinement.put_up_walls(uid)?;
         }
         sys::close_all_but(kept).map_err(|errno| words("close what init has open", errno))?;
         // As the user, who may not enter every folder; with nothing open that a path could lead back to.

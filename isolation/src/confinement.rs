@@ -43,7 +43,7 @@ pub(crate) fn enter_domain(profile: &Profile, network: &Network) -> Result<(), R
     }
     let rules =
         rules(profile, network).map_err(|error| format!("cannot prepare Landlock: {error}"))?;
-    let restricted = rules.restrict_self();
+    let restricted = rules.no_new_privs(profile.walls.privileges).restrict_self();
     restricted
         .map(drop)
         .map_err(|error| format!("cannot enforce Landlock: {error}"))
@@ -53,25 +53,35 @@ impl Confinement {
     pub(crate) fn of(walls: Walls, filter: &Filter) -> Self {
         Self {
             walls,
-            filter: walls.system_calls.then(|| filter.clone()),
+            filter: walls.system_calls.then(|| filter.widened(walls)),
         }
     }
 
     /// Before the user is changed: only root of the namespace can empty the bounding set.
     pub(crate) fn forgo_capabilities(&self) -> Result<(), Refusal> {
-        if !self.walls.capabilities {
-            return Ok(());
+        if !self.walls.privileges {
+            // Who may gain privileges later may put on a filter only while it has some.
+            self.put_on_filter()?;
         }
-        sys::forgo_capabilities()
-            .map_err(|errno| format!("cannot forgo capabilities: {}", errno.desc()))
+        let forgone = if self.walls.let_change_users() {
+            sys::bound_capabilities(self.walls.capabilities.mask())
+                .and_then(|()| sys::keep_capabilities_over_user_change())
+        } else {
+            sys::forgo_capabilities()
+        };
+        forgone.map_err(|errno| format!("cannot forgo capabilities: {}", errno.desc()))
     }
 
-    /// After the user was changed.
-    pub(crate) fn put_up_walls(&self) -> Result<(), Refusal> {
-        if self.walls.capabilities {
-            sys::drop_capabilities()
-                .map_err(|errno| format!("cannot drop capabilities: {}", errno.desc()))?;
-        }
+    /// After the user was changed to this one.
+    pub(crate) fn put_up_walls(&self, uid: u32) -> Result<(), Refusal> {
+        let kept = self.walls.capabilities.mask();
+        let dropped = if uid == 0 {
+            // Root's programs have what root has. Nothing is inheritable: files could not pass it on unasked.
+            sys::set_capabilities(kept, 0)
+        } else {
+            sys::set_capabilities(kept, kept).and_then(|()| sys::raise_ambient(kept))
+        };
+        dropped.map_err(|errno| format!("cannot drop capabilities: {}", errno.desc()))?;
         if self.walls.privileges {
             set_no_new_privs()
                 .map_err(|errno| format!("cannot forbid new privileges: {}", errno.desc()))?;
@@ -81,6 +91,14 @@ impl Confinement {
 
     /// Last of all: most of what was done before is forbidden by it.
     pub(crate) fn filter_system_calls(&self) -> Result<(), Refusal> {
+        if self.walls.privileges {
+            self.put_on_filter()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn put_on_filter(&self) -> Result<(), Refusal> {
         let put_on = self.filter.as_ref().map_or(Ok(()), Filter::put_on);
         put_on.map_err(|errno| format!("cannot filter system calls: {}", errno.desc()))
     }

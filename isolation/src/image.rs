@@ -19,6 +19,7 @@ use rustix::process::fchdir;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::accounts::{Wanted, user};
+use crate::profile::Walls;
 use crate::spec::SpecError;
 use crate::sys;
 use crate::view::{TAME, ViewError, attach, failed, make_folder, restrict, take};
@@ -110,18 +111,25 @@ pub(crate) enum RootParts {
         own: OwnedFd,
         upper: String,
         work: String,
+        /// Of the overlay.
+        attributes: MountAttrFlags,
     },
     Folder(OwnedFd),
 }
 
 impl RootParts {
     /// Opens them, as root of the host. `None`: the host's programs need no such mount.
-    pub(crate) fn take(root: &Root, first_host_id: u32) -> Result<Option<Self>, ViewError> {
+    pub(crate) fn take(
+        root: &Root,
+        first_host_id: u32,
+        walls: Walls,
+    ) -> Result<Option<Self>, ViewError> {
+        let attributes = attributes(walls);
         let image = match root {
             Root::Host => return Ok(None),
             Root::Folder(folder) => {
                 let tree = take(CWD, folder)?;
-                restrict(tree.as_fd(), TAME)?;
+                restrict(tree.as_fd(), attributes)?;
                 return Ok(Some(Self::Folder(tree)));
             }
             Root::Image(image) => image,
@@ -157,6 +165,7 @@ impl RootParts {
             own,
             upper,
             work,
+            attributes,
         }))
     }
 
@@ -185,7 +194,8 @@ impl RootParts {
                 own,
                 upper,
                 work,
-            } => overlay(scaffold, layers, own, (upper, work))?,
+                attributes,
+            } => overlay(scaffold, layers, own, (upper, work), *attributes)?,
         };
         unmount(".", UnmountFlags::DETACH).map_err(failed("let go of the scaffold"))?;
         Ok(root)
@@ -198,6 +208,7 @@ fn overlay(
     layers: &[OwnedFd],
     own: &OwnedFd,
     (upper, work): (&str, &str),
+    attributes: MountAttrFlags,
 ) -> Result<OwnedFd, ViewError> {
     let names: Vec<_> = (0..layers.len()).map(layer_name).collect();
     for (layer, name) in layers.iter().zip(&names) {
@@ -229,7 +240,7 @@ fn overlay(
         // host's disk has all that anybody has written to it.
         fsconfig_set_flag(overlay.as_fd(), "volatile")?;
         fsconfig_create(overlay.as_fd())?;
-        fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, TAME)
+        fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
     };
     let what = format!(
         "lay an overlay over the image's {} layers: the kernel must allow it in user namespaces, and the file system of \
@@ -242,6 +253,15 @@ fn overlay(
         unmount(name, UnmountFlags::DETACH).map_err(failed("let go of a layer"))?;
     }
     Ok(root)
+}
+
+/// Whose set-user-id files mean nothing, but to who is let off that.
+fn attributes(walls: Walls) -> MountAttrFlags {
+    if walls.privileges {
+        TAME
+    } else {
+        MountAttrFlags::MOUNT_ATTR_NODEV
+    }
 }
 
 fn layer_name(number: usize) -> String {

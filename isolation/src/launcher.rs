@@ -18,6 +18,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::cgroup::{CgroupError, Group, Tree};
 use crate::container::Container;
+use crate::device_filter::DeviceFilter;
 use crate::network::Network;
 use crate::seccomp::Filter;
 use crate::spec::{Spec, SpecError};
@@ -306,6 +307,8 @@ pub fn run_from_fd() -> Result<(), LauncherError> {
         boot_id: crate::process::boot_id().map_err(prepare)?,
         null: null.map_err(prepare)?.into(),
         filter: Filter::new(),
+        // Where the host refuses it, the other walls stand; the agent tells.
+        device_filter: DeviceFilter::load(&[]).ok(),
     };
     sys::replace_descriptor(&host.null, 0).map_err(|errno| prepare(errno.into()))?;
     // The agent's Ctrl-C and its unit's stop are not ours, nor our supervisors': we end with the socket.

@@ -40,15 +40,17 @@
 //! ```
 //! Reading order: `spec`, `handoff`, `launcher`, `supervisor`, `init`, `command`, `container`, `entry`, `adoption`,
 //! `removal`; `course` holds the supervisor's decisions, `cgroup`, `limits`, `shortage`, `namespaces`, `network`, `output` what
-//! their names say. `profile`, `view`, `image`, `confinement`, `seccomp` are what a container finds and is kept from; `unpack`
+//! their names say. `profile`, `capabilities`, `view`, `image`, `confinement`, `seccomp`, `device_filter` are what a container finds and is kept from; `unpack`
 //! takes archives and layers of images apart.
 
 pub mod adoption;
+pub mod capabilities;
 pub mod cgroup;
 mod command;
 mod confinement;
 pub mod container;
 mod course;
+pub mod device_filter;
 pub mod entry;
 pub mod handoff;
 pub mod image;
@@ -71,6 +73,7 @@ pub mod view;
 pub mod wire;
 
 pub use adoption::{Adoption, AdoptionError, adopt};
+pub use capabilities::Capabilities;
 pub use cgroup::{CgroupError, Group, Io, Pressure, Stall, Stats, Tree};
 pub use container::{Container, ContainerError};
 pub use entry::{

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::capabilities::Capabilities;
 use crate::view::View;
 
 /// How many users a container has: its user n is the host's `first_host_id + n`.
@@ -28,9 +29,11 @@ pub struct Profile {
 /// The walls of a profile, one behind the other: what breaks through one still meets the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Walls {
-    /// All capability sets are empty and stay so. Without: those of its own user namespace, if it is root there.
-    pub capabilities: bool,
-    /// Set-user-id files and file capabilities mean nothing (`no_new_privs`). Landlock and the filter need it.
+    /// Capabilities of its own user namespace that it keeps, whoever it is there. Without any all sets are empty, and stay
+    /// so.
+    pub capabilities: Capabilities,
+    /// Set-user-id files and file capabilities mean nothing (`no_new_privs`). Without: in an image they mean within the
+    /// container what they say, as far as it keeps capabilities.
     pub privileges: bool,
     /// Landlock: it writes where it may, and reaches no socket or process outside.
     pub landlock: bool,
@@ -38,15 +41,23 @@ pub struct Walls {
     pub system_calls: bool,
     /// What `/proc` tells of the host is masked, and its settings are read-only.
     pub masks: bool,
+    /// It makes no user namespaces of its own.
+    pub user_namespaces: bool,
 }
 
 impl Walls {
     /// All of them.
     pub const ALL: Self = Self {
-        capabilities: true,
+        capabilities: Capabilities::NONE,
         privileges: true,
         landlock: true,
         system_calls: true,
         masks: true,
+        user_namespaces: true,
     };
+
+    /// Whether somebody inside may become another user of the container, its root among them.
+    pub(crate) fn let_change_users(self) -> bool {
+        !self.capabilities.is_empty() || !self.privileges
+    }
 }

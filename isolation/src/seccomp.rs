@@ -14,6 +14,7 @@ use libc::sock_filter;
 use nix::errno::Errno;
 
 use self::program::{Verdict, compile};
+use crate::profile::Walls;
 use crate::sys;
 
 /// All `CLONE_NEW*` flags that fit beside a signal number in `clone`: no further namespaces, a new user namespace least
@@ -47,20 +48,55 @@ enum Holds {
     HasNone(u32),
 }
 
+/// A call, and tests of which all of one alternative must hold.
+type Condition = (libc::c_long, Vec<Vec<Test>>);
+
 /// A filter, ready for the kernel.
 #[derive(Clone)]
 pub(crate) struct Filter(Vec<sock_filter>);
 
 impl Filter {
-    /// Made once: it is the same for every command.
+    /// Made once: it is the same for every command that is let off nothing.
     pub(crate) fn new() -> Self {
+        Self::with(&[], conditions().into())
+    }
+
+    /// The same, and what is of use only to who is let off a wall.
+    pub(crate) fn widened(&self, walls: Walls) -> Self {
+        let mut calls: Vec<libc::c_long> = Vec::new();
+        let mut conditions = Vec::from(conditions());
+        if walls.capabilities.has("SYS_CHROOT") {
+            calls.push(libc::SYS_chroot);
+        }
+        if !walls.user_namespaces {
+            calls.extend([libc::SYS_chroot, libc::SYS_unshare, libc::SYS_clone]);
+            conditions.retain(|(call, _)| *call != libc::SYS_clone);
+        }
+        if walls.capabilities.has("NET_RAW") {
+            let sockets = conditions
+                .iter_mut()
+                .filter(|(call, _)| *call == libc::SYS_socket);
+            for (_, alternatives) in sockets {
+                let packets = Holds::Is(libc::AF_PACKET as u32);
+                alternatives.push(vec![Test {
+                    argument: 0,
+                    holds: packets,
+                }]);
+            }
+        } else if calls.is_empty() {
+            return self.clone();
+        }
+        Self::with(&calls, conditions)
+    }
+
+    fn with(more: &[libc::c_long], conditions: Vec<Condition>) -> Self {
         let listed = table::ALWAYS.iter().copied().chain([table::LEGACY]);
         let mut rules = vec![Verdict::Refused; table::NEWEST as usize + 1];
-        for call in listed.flatten() {
+        for call in listed.flatten().chain(more) {
             rules[*call as usize] = Verdict::Allowed;
         }
         rules[libc::SYS_clone3 as usize] = Verdict::Absent;
-        for (call, alternatives) in conditions() {
+        for (call, alternatives) in conditions {
             rules[call as usize] = Verdict::AllowedIf(alternatives);
         }
         Self(compile(&rules))
@@ -82,7 +118,7 @@ impl Filter {
 }
 
 /// Calls that depend on their arguments: allowed when all tests of one alternative hold.
-fn conditions() -> [(libc::c_long, Vec<Vec<Test>>); 4] {
+fn conditions() -> [Condition; 4] {
     let is = |argument, value: i32| Test {
         argument,
         holds: Holds::Is(value as u32),

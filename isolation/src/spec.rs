@@ -216,6 +216,8 @@ pub struct Spec {
     pub limits: Limits,
     /// What to do about limits this host has no controller for.
     pub missing: MissingPolicy,
+    /// Devices of the host that it has beside the usual ones, at their own paths below `/dev`: no links. Only with a profile.
+    pub devices: Vec<PathBuf>,
     /// Resource limits of the command.
     pub resource_limits: Vec<ResourceLimit>,
     /// How much is kept of each of `stdout` and `stderr`; see `output`.
@@ -283,6 +285,7 @@ impl Spec {
             cgroup: None,
             limits: Limits::default(),
             missing: MissingPolicy::RequireAll,
+            devices: Vec::new(),
             resource_limits: Vec::new(),
             output: OutputLimits::USUAL,
             output_record: directory.join("output.json"),

@@ -20,6 +20,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 pub(crate) use self::ending::{refuse_unread, sentence};
 use crate::cgroup::Group;
 use crate::course::{Action, Course};
+use crate::device_filter::DeviceFilter;
 use crate::entry;
 use crate::handoff::{HandOff, Handle, Usage};
 use crate::namespaces::Isolation;
@@ -46,6 +47,8 @@ pub(crate) struct Host {
     pub(crate) null: OwnedFd,
     /// Compiled once for all commands.
     pub(crate) filter: Filter,
+    /// For all containers without devices of their own; `None` if this host allows no such filter.
+    pub(crate) device_filter: Option<DeviceFilter>,
 }
 
 /// Runs in the new process; returns its exit code, which nobody reads.

@@ -294,12 +294,9 @@ fn set_mount_attributes(
     Errno::result(returned).map(drop)
 }
 
-/// Gives up for good what a capability could be had by: the bounding and ambient sets are emptied, and root's number
-/// means nothing any more.
-pub(crate) fn forgo_capabilities() -> Result<(), Errno> {
-    // Of linux/securebits.h: no capabilities for root, none that stay or are raised, and all of it locked.
-    const LOCKED: libc::c_ulong = 0b1110_1011;
-    for capability in 0..=63 {
+/// Gives up for good all capabilities but those of `kept`: nothing that is executed has another.
+pub(crate) fn bound_capabilities(kept: u64) -> Result<(), Errno> {
+    for capability in (0..=63).filter(|number| kept & 1 << number == 0) {
         // SAFETY: integers only.
         let dropped = Errno::result(unsafe {
             libc::prctl(libc::PR_CAPBSET_DROP, capability as libc::c_ulong, 0, 0, 0)
@@ -319,9 +316,41 @@ pub(crate) fn forgo_capabilities() -> Result<(), Errno> {
             0,
             0,
         )
-    })?;
+    })
+    .map(drop)
+}
+
+/// Gives up for good what a capability could be had by: the bounding and ambient sets are emptied, and root's number
+/// means nothing any more.
+pub(crate) fn forgo_capabilities() -> Result<(), Errno> {
+    // Of linux/securebits.h: no capabilities for root, none that stay or are raised, and all of it locked.
+    const LOCKED: libc::c_ulong = 0b1110_1011;
+    bound_capabilities(0)?;
     // SAFETY: integers only.
     Errno::result(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, LOCKED, 0, 0, 0) }).map(drop)
+}
+
+/// What is permitted stays so when root becomes another user, until a program is executed.
+pub(crate) fn keep_capabilities_over_user_change() -> Result<(), Errno> {
+    // SAFETY: integers only.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) }).map(drop)
+}
+
+/// Passes these on to what is executed; they must be permitted and inheritable.
+pub(crate) fn raise_ambient(kept: u64) -> Result<(), Errno> {
+    for capability in (0..=63).filter(|number| kept & 1 << number != 0) {
+        // SAFETY: integers only.
+        Errno::result(unsafe {
+            libc::prctl(
+                libc::PR_CAP_AMBIENT,
+                libc::PR_CAP_AMBIENT_RAISE,
+                capability as libc::c_ulong,
+                0,
+                0,
+            )
+        })?;
+    }
+    Ok(())
 }
 
 /// A capability that a process of ours may keep, by its number in linux/capability.h.
@@ -329,22 +358,26 @@ pub(crate) fn forgo_capabilities() -> Result<(), Errno> {
 pub(crate) enum Capability {
     ChangeOwner = 0,
     ActAsOwner = 3,
+    KeepSetUser = 4,
 }
 
-/// Empties the sets that count now: permitted, effective and inheritable.
-pub(crate) fn drop_capabilities() -> Result<(), Errno> {
-    keep_capabilities(&[])
-}
-
-/// The same but for these, which stay permitted and effective.
+/// Empties the sets that count now, permitted, effective and inheritable, but for these, which stay permitted and
+/// effective.
 pub(crate) fn keep_capabilities(kept: &[Capability]) -> Result<(), Errno> {
-    /// Of linux/capability.h: two words a set.
-    const VERSION_3: u32 = 0x2008_0522;
-    let header = [VERSION_3, 0];
     let mask = kept
         .iter()
         .fold(0, |mask, capability| mask | 1 << *capability as u32);
-    let sets = [mask, mask, 0, 0, 0, 0];
+    set_capabilities(mask, 0)
+}
+
+/// Makes the sets that count now these: what is permitted and effective, and what is inheritable.
+pub(crate) fn set_capabilities(permitted: u64, inheritable: u64) -> Result<(), Errno> {
+    /// Of linux/capability.h: two words a set.
+    const VERSION_3: u32 = 0x2008_0522;
+    let header = [VERSION_3, 0];
+    let [low, high] = [permitted as u32, (permitted >> 32) as u32];
+    let [passed_low, passed_high] = [inheritable as u32, (inheritable >> 32) as u32];
+    let sets = [low, low, passed_low, high, high, passed_high];
     // SAFETY: both are live for the call and laid out as version 3 has them: version and process, then two times
     // effective, permitted, inheritable.
     Errno::result(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), sets.as_ptr()) })
@@ -364,6 +397,55 @@ pub(crate) fn filter_system_calls(program: &[libc::sock_filter]) -> Result<(), E
             libc::SECCOMP_SET_MODE_FILTER,
             0,
             &raw const wanted,
+        )
+    };
+    Errno::result(returned).map(drop)
+}
+
+/// Has the kernel check a program that decides about devices.
+pub(crate) fn load_device_program(instructions: &[u64]) -> Result<OwnedFd, Errno> {
+    // Of linux/bpf.h.
+    const PROG_LOAD: c_int = 5;
+    const CGROUP_DEVICE: u64 = 15;
+    let (count, license) = (instructions.len() as u64, c"Apache-2.0");
+    let mut attributes = [0_u64; 16];
+    attributes[0] = CGROUP_DEVICE | count << 32;
+    attributes[1] = instructions.as_ptr() as u64;
+    attributes[2] = license.as_ptr() as u64;
+    // SAFETY: the kernel reads the attributes, whose size is passed with them, the instructions, whose number is one of
+    // them, and the license up to its end; all are live for the call.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            PROG_LOAD,
+            attributes.as_ptr(),
+            size_of_val(&attributes),
+        )
+    };
+    let fd = Errno::result(returned)? as RawFd;
+    // SAFETY: the kernel has just made this descriptor; nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Puts such a program on a control group, beside those that are on it.
+pub(crate) fn attach_device_program(
+    group: BorrowedFd<'_>,
+    program: BorrowedFd<'_>,
+) -> Result<(), Errno> {
+    // Of linux/bpf.h.
+    const PROG_ATTACH: c_int = 8;
+    const CGROUP_DEVICE: u64 = 6;
+    const ALLOW_MULTI: u64 = 2;
+    let mut attributes = [0_u64; 16];
+    attributes[0] = group.as_raw_fd() as u64 | (program.as_raw_fd() as u64) << 32;
+    attributes[1] = CGROUP_DEVICE | ALLOW_MULTI << 32;
+    // SAFETY: the kernel reads the attributes, whose size is passed with them.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            PROG_ATTACH,
+            attributes.as_ptr(),
+            size_of_val(&attributes),
         )
     };
     Errno::result(returned).map(drop)

@@ -15,6 +15,8 @@
 //! and the rest (`enter`): it looks up no path that a container could have made.
 
 mod devices;
+mod nesting;
+mod own_devices;
 mod own_files;
 mod secrets;
 mod volumes;
@@ -33,6 +35,8 @@ use rustix::mount::{
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
 use self::devices::make_devices;
+use self::nesting::forbid_user_namespaces;
+use self::own_devices::OwnDevices;
 use self::own_files::show_own_files;
 pub use self::secrets::{SECRET_BYTES, Secret, SecretError};
 pub(crate) use self::volumes::{Gift, check as check_volumes};
@@ -108,11 +112,17 @@ pub(crate) struct Parts {
     root: Option<RootParts>,
     /// Holds its secrets, if it has any.
     vault: Option<OwnedFd>,
+    /// Devices beside the usual ones.
+    pub(crate) devices: Option<OwnDevices>,
 }
 
 impl Parts {
-    /// Opens sandbox, host paths and what the root is made of, as root of the host.
-    pub(crate) fn take(profile: &Profile, sandbox: &Path) -> Result<Self, ViewError> {
+    /// Opens sandbox, host paths and what the root is made of, and makes nodes of `devices`, as root of the host.
+    pub(crate) fn take(
+        profile: &Profile,
+        sandbox: &Path,
+        devices: &[PathBuf],
+    ) -> Result<Self, ViewError> {
         let view = &profile.view;
         let sandbox = [(sandbox, PathBuf::from(SANDBOX))];
         let paths = view.host_paths.iter();
@@ -126,8 +136,9 @@ impl Parts {
         });
         Ok(Self {
             places: places.collect::<Result<_, ViewError>>()?,
-            root: RootParts::take(&view.root, profile.first_host_id)?,
             vault: volumes::lock_secrets(&view.volumes, profile.first_host_id)?,
+            root: RootParts::take(&view.root, profile.first_host_id, profile.walls)?,
+            devices: OwnDevices::make(devices, profile.first_host_id)?,
         })
     }
 
@@ -186,7 +197,7 @@ pub(crate) fn enter(
         }
         scaffold.try_clone().map_err(failed("keep the root"))?
     };
-    make_devices(root, view)?;
+    make_devices(root, view, parts.devices.as_ref())?;
     make_proc(root, walls)?;
     show_system(root, cgroups)?;
     show_own_files(root, files)?;
@@ -288,6 +299,9 @@ fn make_proc(root: BorrowedFd<'_>, walls: Walls) -> Result<(), ViewError> {
         make_folder(root, Path::new("proc"))?.as_fd(),
         "",
     )?;
+    if walls.user_namespaces {
+        forbid_user_namespaces(root)?;
+    }
     if !walls.masks {
         return Ok(());
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{AgentId, OfferId, OrderIndex, Revision, Timestamp};
 use crate::resources::Resources;
+use crate::task::OptOuts;
 
 /// What the cluster makes of an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,6 +40,8 @@ pub struct AgentInfo {
     pub missing_controllers: Vec<String>,
     /// "full", "user-namespaces" or "processes".
     pub isolation: String,
+    /// What its operator allows tasks to be let off.
+    pub allowed_opt_outs: OptOuts,
 }
 
 /// Which offers of an agent were used, so that none is used twice.

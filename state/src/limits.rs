@@ -61,6 +61,8 @@ pub const UNACKNOWLEDGED_TASKS: usize = 100_000;
 pub const USED_OFFERS: usize = 64;
 /// Resources, ranges and set items of one agent or task, counted together. More are refused.
 pub const RESOURCE_PARTS: usize = 4_096;
+/// Disks of which one task limits the use. More are refused.
+pub const DISK_LIMITS: usize = 16;
 /// cgroup controllers that one agent may miss. More are refused.
 pub const MISSING_CONTROLLERS: usize = 64;
 /// Longest text of a remembered refusal, in bytes. Longer ones are cut.

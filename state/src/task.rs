@@ -1,8 +1,12 @@
 //! Tasks: what has been observed of them, and the one table of transitions.
 
+mod limits;
+mod opt_outs;
 mod spec;
 mod volume;
 
+pub use self::limits::{DiskLimit, Limits};
+pub use self::opt_outs::{Capability, OptOuts};
 pub use self::spec::{
     Check, CheckKind, Container, HealthCheck, HostPath, Network, PublishedPort, Run, TaskSpec, Uri,
 };

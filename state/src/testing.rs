@@ -391,6 +391,7 @@ pub fn spec(name: &str, resources: &str) -> TaskSpec {
         task: TaskId::new(name).expect("a test writes valid task ids"),
         name: name.to_owned(),
         resources: amounts(resources),
+        limits: None,
         run: Run::Shell("sleep 1000".to_owned()),
         container: Container::default(),
         environment: BTreeMap::new(),

@@ -7,24 +7,22 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use argosy_isolation::network::Joined;
-use argosy_isolation::profile::{COMMAND_ID, Walls};
+use argosy_isolation::profile::COMMAND_ID;
 use argosy_isolation::view::SANDBOX;
 use argosy_isolation::{
-    BootTime, ContainerId, Isolation, Limits, MissingPolicy, Namespaces, Network, Profile, Program,
+    BootTime, ContainerId, Isolation, MissingPolicy, Namespaces, Network, Profile, Program,
     ResourceLimit, Root, Spec, StopAfter, User, View, Volume,
 };
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 
 use super::own_files::{Place, host_name, own_files};
-use super::{Shared, bridges, imaged, memory_high, volumes};
+use super::{Shared, bridges, devices, disks, imaged, limits, opt_outs, volumes};
 use crate::core::{Refusal, Start, disk_limit_bytes};
 use crate::sandbox;
 
 /// Where commands are looked up unless a task says otherwise.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// `cpu.weight` of one cpu: the kernel's default.
-const WEIGHT_OF_A_CPU: u64 = 100;
 const MIB: u64 = 1024 * 1024;
 /// What `/tmp` and `/dev/shm` of a task may hold each; it counts as its memory.
 const SCRATCH_BYTES: u64 = 64 * MIB;
@@ -120,7 +118,7 @@ pub(super) fn prepare(shared: &Shared, start: &Start) -> Result<Prepared, Refusa
         };
         spec
     };
-    confine(shared, start, task, &mut spec);
+    confine(shared, start, task, &mut spec)?;
     let joined = network(shared, start, task, &mut spec)?;
     Ok(Prepared { spec, joined })
 }
@@ -136,7 +134,12 @@ fn resource_limits(pids_max: u64, disk_bytes: Option<u64>) -> Vec<ResourceLimit>
 }
 
 /// Namespaces, limits and deadlines.
-fn confine(shared: &Shared, start: &Start, task: &v1::TaskSpec, spec: &mut Spec) {
+fn confine(
+    shared: &Shared,
+    start: &Start,
+    task: &v1::TaskSpec,
+    spec: &mut Spec,
+) -> Result<(), Refusal> {
     spec.nonce = shared.settings.nonce(start.name);
     spec.output = shared.settings.output;
     spec.output_record = shared.paths.output_record(&start.key, start.name);
@@ -148,12 +151,19 @@ fn confine(shared: &Shared, start: &Start, task: &v1::TaskSpec, spec: &mut Spec)
         .group(start.name)
         .map(|group| group.path().to_owned());
     if spec.cgroup.is_some() {
-        spec.limits = limits(task, shared.settings.pids_max);
+        let disk = |name: &str| disks::disk_of(name, &spec.sandbox);
+        let limits = limits::limits(task, shared.settings.pids_max, disk);
+        spec.limits = limits.map_err(failed)?;
+        let cpuset = shared.cores.of_task(start.name, task, &spec.directory);
+        spec.limits.cpuset = cpuset.map_err(failed)?;
     }
     if spec.profile.is_some() {
         // What it has on a host path is nobody's to count.
         let disk_bytes = disk_limit_bytes(task).filter(|_| task.host_paths.is_empty());
-        spec.resource_limits = resource_limits(shared.settings.pids_max, disk_bytes);
+        let pids_max = spec.limits.pids_max.unwrap_or(shared.settings.pids_max);
+        spec.resource_limits = resource_limits(pids_max, disk_bytes);
+        let devices = devices::of_task(task, &shared.settings.devices);
+        spec.devices = devices.map_err(failed)?;
     }
     spec.missing = if shared.settings.allow_missing_controllers {
         MissingPolicy::AllowMissing
@@ -164,6 +174,7 @@ fn confine(shared: &Shared, start: &Start, task: &v1::TaskSpec, spec: &mut Spec)
         deadline: BootTime(at.0),
         grace_ms: task.kill_policy.map_or(0, |policy| policy.grace_ms),
     });
+    Ok(())
 }
 
 /// Its network, and the files by which it finds itself and others. Last of all, as a network is to be given back.
@@ -222,6 +233,9 @@ fn profile(
     places: Places,
     root: Root,
 ) -> Result<Option<Profile>, Refusal> {
+    let task = start.launch.spec.clone().unwrap_or_default();
+    let allowed = &shared.settings.allowed_opt_outs;
+    let walls = opt_outs::walls(&task, allowed, shared.host_ids.is_some()).map_err(invalid)?;
     let Some(host_ids) = &shared.host_ids else {
         return Ok(None);
     };
@@ -236,7 +250,7 @@ fn profile(
             volumes: places.volumes,
             scratch_bytes: SCRATCH_BYTES,
         },
-        walls: Walls::ALL,
+        walls,
     }))
 }
 
@@ -297,31 +311,6 @@ fn ports(task: &v1::TaskSpec) -> Vec<u16> {
         .filter_map(|number| u16::try_from(number).ok())
         .filter(|port| *port > 0)
         .collect()
-}
-
-fn limits(task: &v1::TaskSpec, pids_max: u64) -> Limits {
-    let milli = |name: &str| -> u64 {
-        let named = task
-            .resources
-            .iter()
-            .filter(|resource| resource.name == name);
-        named
-            .filter_map(|resource| match resource.value {
-                Some(v1::resource::Value::ScalarMilli(milli)) => u64::try_from(milli).ok(),
-                Some(v1::resource::Value::Ranges(_) | v1::resource::Value::Set(_)) | None => None,
-            })
-            .sum()
-    };
-    let some = |amount: u64| (amount > 0).then_some(amount);
-    let memory_max_bytes = some(milli("mem")).map(|mem| mem.saturating_mul(MIB) / 1000);
-    Limits {
-        cpu_weight: some(milli("cpus"))
-            .map(|cpus| (cpus * WEIGHT_OF_A_CPU / 1000).clamp(1, 10_000)),
-        memory_high_bytes: memory_max_bytes.map(memory_high::below),
-        memory_max_bytes,
-        pids_max: some(pids_max),
-        ..Limits::default()
-    }
 }
 
 /// Whether a container that was found gone had certainly never started: its folder was never made, or

@@ -2,19 +2,24 @@
 //!
 //! One task a container waits for its supervisor. What blocks (folders, the launcher, adoption, removal)
 //! runs on the runtime's blocking threads, a bounded number at a time. Reading order: `launching`, `host_ids`,
-//! `unpacking`, `imaged`, `bridges` and `own_files`, `volumes`, `memory_high`, `description`, `controls`, `watching`,
-//! `looking`, `measuring`.
+//! `unpacking`, `imaged`, `bridges` and `own_files`, `volumes`, `memory_high`, `disks`, `limits`, `cores`, `devices`,
+//! `opt_outs`, `description`, `controls`, `watching`, `looking`, `measuring`.
 
 mod bridges;
 mod clearing;
 mod controls;
+mod cores;
 mod description;
+mod devices;
+mod disks;
 mod host_ids;
 mod imaged;
 mod launching;
+mod limits;
 mod looking;
 mod measuring;
 mod memory_high;
+mod opt_outs;
 mod own_files;
 mod unpacking;
 mod volumes;
@@ -49,6 +54,9 @@ use crate::statistics::Statistics;
 pub(crate) use bridges::Bridges;
 pub use bridges::NetworkSettings;
 pub(crate) use controls::{Controls, EnterError};
+use cores::Cores;
+pub use devices::Devices;
+pub(crate) use devices::check as check_devices;
 use host_ids::HostIds;
 use imaged::Imaged;
 pub use launching::LauncherCommand;
@@ -88,6 +96,7 @@ pub(super) struct Shared {
     launching: Arc<Launching>,
     imaged: Imaged,
     bridges: Arc<Bridges>,
+    cores: Cores,
     fetcher: Fetcher,
     slots: Semaphore,
     /// Apart from the others, so that no container that cannot be removed keeps one from being made.
@@ -130,6 +139,7 @@ impl Runner {
                 &config.masters,
             )),
             imaged: Imaged::new(images.clone()),
+            cores: Cores::of(tree.clone()),
             settings,
             paths,
             tree,
@@ -202,7 +212,8 @@ impl Runner {
     }
 
     fn start(&mut self, start: Start) {
-        let instance = start.name.instance;
+        let name = start.name;
+        let instance = name.instance;
         self.fetches.remove(&instance);
         let control = self.controls.add(instance);
         let shared = self.shared.clone();
@@ -215,7 +226,7 @@ impl Runner {
             metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "start")
                 .record(started.elapsed().as_secs_f64());
             match made.expect("making a container never panics") {
-                Ok(container) => watching::watch(&shared, instance, container, &control).await,
+                Ok(container) => watching::watch(&shared, name, container, &control).await,
                 Err(refusal) => {
                     control.close();
                     metrics::counter!("argosy_agent_launch_failures_total", "step" => "start")
@@ -240,7 +251,7 @@ impl Runner {
                     let fact = watching::started_fact(container.handle());
                     let found = Found::Running(fact);
                     shared.tell(Input::Found { instance, found }).await;
-                    watching::watch(&shared, instance, container, &control).await;
+                    watching::watch(&shared, name, container, &control).await;
                 }
                 Err(found) => shared.tell(Input::Found { instance, found }).await,
             }
@@ -293,6 +304,7 @@ impl Runner {
             .bridges
             .resume(&known)
             .map_err(io::Error::other)?;
+        self.shared.cores.resume(&self.shared.paths, &known);
         for name in orphans.difference(&known) {
             self.shared.remove(*name).map_err(io::Error::other)?;
             metrics::counter!("argosy_agent_orphans_removed_total").increment(1);
@@ -470,6 +482,7 @@ impl Shared {
             .release(name)
             .map_err(|error| crate::error::sentence(&error))?;
         self.imaged.release(name, &folder)?;
+        self.cores.give_back(name);
         let given_back = self.host_ids.as_ref().map(|ids| ids.give_back(name));
         given_back
             .transpose()

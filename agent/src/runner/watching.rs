@@ -6,21 +6,22 @@ use tokio::io::Interest;
 
 use super::controls::Control;
 use super::{Shared, TRY_AGAIN, boot_now};
-use crate::core::{Ended, How, Input, Instance, StartedFact, StopCause};
+use crate::core::{ContainerName, Ended, How, Input, Instance, StartedFact, StopCause};
 use crate::descriptors::watched;
 
 /// Tells the loop what the supervisor says, until the container has ended.
 pub(super) async fn watch(
     shared: &Shared,
-    instance: Instance,
+    name: ContainerName,
     container: Container,
     control: &Control,
 ) {
-    attend(shared, instance, container, control).await;
+    attend(shared, name, container, control).await;
     control.close();
 }
 
-async fn attend(shared: &Shared, instance: Instance, container: Container, control: &Control) {
+async fn attend(shared: &Shared, name: ContainerName, container: Container, control: &Control) {
+    let instance = name.instance;
     let lost = |why: String| Input::Lost { instance, why };
     let mut socket = match watched(container, Interest::READABLE) {
         Ok(socket) => socket,
@@ -34,6 +35,8 @@ async fn attend(shared: &Shared, instance: Instance, container: Container, contr
         match socket.get_mut().notice() {
             Ok(Some(Notice::Started(handle))) => {
                 let fact = started_fact(Some(&handle));
+                // Few small writes, and only while somebody has processors alone.
+                shared.cores.started(name);
                 shared.tell(Input::Started { instance, fact }).await;
                 continue;
             }

@@ -203,6 +203,7 @@ fn agent_line(
         flags.push(("--secret-folder", path.display().to_string()));
     }
     let mut line = line(executable, "agent", flags);
+    line.extend(arguments.allowed_opt_outs.flags());
     line.push("--allow-missing-controllers".to_owned());
     line
 }
@@ -224,6 +225,7 @@ fn line(
 pub(super) mod tests {
     use std::collections::BTreeSet;
 
+    use argosy_state::task::Capability;
     use clap::Parser;
 
     use super::*;
@@ -268,6 +270,9 @@ pub(super) mod tests {
             "testing",
             "--isolation",
             "processes",
+            "--allow-capabilities",
+            "CHOWN",
+            "--allow-new-privileges",
         ]);
         for member in &plan.members {
             let bound = member.argv.iter().chain(&member.bound);
@@ -286,6 +291,9 @@ pub(super) mod tests {
                             panic!("it starts an agent")
                         };
                         assert!(start.allow_missing_controllers);
+                        let allowed = start.allowed_opt_outs.opt_outs();
+                        assert_eq!(allowed.capabilities, [Capability::Chown].into());
+                        assert!(allowed.new_privileges && !allowed.unconfined_seccomp);
                         assert_eq!(start.host_paths, [PathBuf::from("/srv")]);
                         assert_eq!(start.task_address.as_deref(), Some("127.77.0.2"));
                     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::opt_outs::AllowedOptOuts;
 use super::service::{IsolationName, TimingName};
 use super::shared::Show;
 use crate::values::{self, ClusterSize};
@@ -40,6 +41,8 @@ pub(crate) struct Dev {
     /// Directory, its user's alone, with secrets for tasks as ROLE/NAME [default: tasks get none]
     #[arg(long, value_name = "DIR")]
     pub(crate) secret_folder: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) allowed_opt_outs: AllowedOptOuts,
     /// Silence after which an agent counts as unreachable
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = values::duration)]
     pub(crate) agent_timeout: Duration,

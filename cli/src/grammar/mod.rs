@@ -5,7 +5,9 @@
 mod checks;
 mod dev;
 mod exec;
+mod limits;
 mod nouns;
+mod opt_outs;
 mod run;
 mod service;
 mod shared;

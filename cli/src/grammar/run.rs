@@ -8,6 +8,8 @@ use clap::builder::ArgPredicate;
 use clap::{Args, ValueEnum};
 
 use super::checks::Checks;
+use super::limits::Limits;
+use super::opt_outs::AskedOptOuts;
 use super::volumes::Volumes;
 use crate::values::{self, Milli};
 
@@ -68,6 +70,9 @@ pub(crate) struct Run {
     /// Port of the agent's host that it listens at by --network host; may be repeated
     #[arg(long = "port", value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) ports: Vec<u16>,
+    /// Device of an agent that names it with --device; may be repeated
+    #[arg(long = "device", value_name = "NAME")]
+    pub(crate) devices: Vec<String>,
     /// Have the agent keep what it fetches for other tasks
     #[arg(long)]
     pub(crate) cache: bool,
@@ -98,9 +103,13 @@ pub(crate) struct Run {
     /// Masters, any order [default: 127.0.0.1:5050, else a dev cluster at 127.77.0.1-3:5050]
     #[arg(long, env = "ARGOSY_MASTERS", value_name = "HOST:PORT,…", value_parser = values::masters)]
     pub(crate) masters: Option<Masters>,
-    #[command(flatten)]
-    pub(crate) checks: Checks,
     /// The command and its arguments; with an image those of its entry point, if it has one
     #[arg(last = true, required_unless_present = "image", value_name = "CMD")]
     pub(crate) command: Vec<String>,
+    #[command(flatten)]
+    pub(crate) checks: Checks,
+    #[command(flatten)]
+    pub(crate) limits: Limits,
+    #[command(flatten)]
+    pub(crate) opt_outs: AskedOptOuts,
 }

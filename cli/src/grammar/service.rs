@@ -8,6 +8,7 @@ use argosy_isolation::network::Subnet;
 use argosy_state::resources::Resources;
 use clap::{Args, ValueEnum, value_parser};
 
+use super::opt_outs::AllowedOptOuts;
 use super::shared::Logging;
 use crate::values::{self, Addresses};
 
@@ -172,6 +173,11 @@ pub(crate) struct AgentStart {
     /// How much of the disk, in per cent, is kept free of ended tasks' sandboxes and of images that nobody uses
     #[arg(long, env = "ARGOSY_AGENT_DISK_HEADROOM", value_name = "NUMBER", default_value_t = 10, value_parser = value_parser!(u64).range(0..=90))]
     pub(crate) disk_headroom: u64,
+    #[command(flatten)]
+    pub(crate) allowed_opt_outs: AllowedOptOuts,
+    /// Device that tasks may have, as an item of the resource devices; may be repeated
+    #[arg(long = "device", env = "ARGOSY_AGENT_DEVICES", value_delimiter = ';', value_name = "NAME=PATH[,PATH]", value_parser = values::device)]
+    pub(crate) devices: Vec<(String, Vec<PathBuf>)>,
     /// Largest file of each of a task's stdout and stderr, before it is rotated
     #[arg(long, env = "ARGOSY_AGENT_LOG_FILE_SIZE", value_name = "SIZE", default_value = "10MiB", value_parser = log_file_bytes)]
     pub(crate) log_file_size: u64,

@@ -334,6 +334,7 @@ impl<'a> Attached<'a> {
                 .unwrap_or_default();
             let known = Known {
                 wanted: job.wanted(),
+                opt_outs: job.opt_outs(),
                 agents: &agents,
                 counts: &counts,
                 refused: refused.as_deref(),

@@ -1,6 +1,7 @@
 //! What `run` was asked to do, as the wire says it. Pure.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use argosy_client::resources::{from_wire, to_wire};
 use argosy_proto::v1;
@@ -8,8 +9,9 @@ use argosy_proto::v1::network::Mode;
 use argosy_state::ids::{Role, TaskId};
 use argosy_state::limits;
 use argosy_state::resources::{Identity, Range, Resource, Resources, Value};
+use argosy_state::task::OptOuts;
 
-use super::checks;
+use super::{checks, waiting};
 use crate::exit::Failure;
 use crate::grammar::{NetworkMode, Run};
 use crate::{names, values};
@@ -19,6 +21,7 @@ use crate::{names, values};
 pub(crate) struct Job {
     spec: v1::TaskSpec,
     wanted: Resources,
+    opt_outs: OptOuts,
 }
 
 impl Job {
@@ -55,6 +58,7 @@ impl Job {
             task_id: name.clone(),
             name,
             resources: to_wire(&wanted),
+            limits: arguments.limits.wire(),
             argv: arguments.command.clone(),
             environment: environment.into_iter().collect(),
             user: arguments.user.clone().unwrap_or_default(),
@@ -71,7 +75,12 @@ impl Job {
             max_completion_ms: arguments.max_time.map_or(0, |time| time.as_millis() as u64),
             ..v1::TaskSpec::default()
         };
-        Ok(Self { spec, wanted })
+        let opt_outs = arguments.opt_outs.opt_outs();
+        Ok(Self {
+            spec,
+            wanted,
+            opt_outs,
+        })
     }
 
     /// Task id, framework name and what people see.
@@ -85,6 +94,16 @@ impl Job {
 
     pub(crate) fn wanted(&self) -> &Resources {
         &self.wanted
+    }
+
+    /// What an agent must allow it to be let off.
+    pub(crate) fn opt_outs(&self) -> &OptOuts {
+        &self.opt_outs
+    }
+
+    /// Whether the offer's agent allows all that it is to be let off.
+    pub(crate) fn is_allowed(&self, offer: &v1::Offer) -> bool {
+        waiting::allows(offer.allowed_opt_outs.as_ref(), &self.opt_outs).is_none()
     }
 
     /// Whether the offer holds all that is wanted.
@@ -138,6 +157,7 @@ fn container(arguments: &Run) -> Result<Option<v1::ContainerSpec>, Failure> {
     let spec = v1::ContainerSpec {
         image: arguments.image.clone().unwrap_or_default(),
         network: mode.map(|mode| v1::Network { mode: Some(mode) }),
+        opt_outs: argosy_proto::convert::opt_outs(&arguments.opt_outs.opt_outs()),
     };
     Ok((spec != v1::ContainerSpec::default()).then_some(spec))
 }
@@ -167,7 +187,16 @@ fn wanted(arguments: &Run) -> Result<Resources, Failure> {
             end: port,
         }]),
     });
-    Resources::collect(parts.chain(ports))
+    let devices: BTreeSet<Arc<str>> = arguments
+        .devices
+        .iter()
+        .map(|name| name.as_str().into())
+        .collect();
+    let devices = (!devices.is_empty()).then_some(Resource {
+        identity: Identity::plain("devices"),
+        value: Value::Set(devices),
+    });
+    Resources::collect(parts.chain(ports).chain(devices))
         .ok_or_else(|| Failure::usage("--cpus, --mem or --disk is too large for any cluster"))
 }
 
@@ -245,6 +274,33 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn limits_and_opt_outs_are_asked_for_by_name() {
+        let plain = job(&["--", "true"]).unwrap();
+        assert_eq!(
+            (&plain.spec().limits, &plain.spec().container),
+            (&None, &None)
+        );
+        let words = [
+            "--mem-limit",
+            "64M",
+            "--cpu-limit",
+            "1.5",
+            "--capability",
+            "CHOWN,cap_setuid",
+            "--",
+            "true",
+        ];
+        let job = job(&words).unwrap();
+        let limits = job.spec().limits.clone().unwrap();
+        assert_eq!(limits.memory_bytes, Some(64 << 20));
+        assert_eq!(limits.cpu_millis, Some(1_500));
+        let container = job.spec().container.clone().unwrap();
+        let opt_outs = container.opt_outs.unwrap();
+        assert_eq!(opt_outs.capabilities, ["CHOWN", "SETUID"]);
+        assert!(!opt_outs.unconfined_seccomp);
+    }
+
+    #[test]
     fn what_cannot_be_right_is_told_before_anyone_is_asked() {
         let large = format!("A={}", "x".repeat(600 * 1024));
         let table: [(&[&str], &str); 6] = [
@@ -278,5 +334,20 @@ pub(crate) mod tests {
         assert!(job.fits(&offer("cpus:2;mem:64;disk:10")));
         assert!(!job.fits(&offer("cpus:1.999;mem:64")));
         assert!(!job.fits(&offer("cpus:4")));
+    }
+
+    #[test]
+    fn an_offer_is_taken_only_of_an_agent_that_allows_what_is_asked_for() {
+        let job = job(&["--capability", "CHOWN", "--", "true"]).unwrap();
+        let offer = |names: &[&str]| v1::Offer {
+            allowed_opt_outs: Some(v1::OptOuts {
+                capabilities: names.iter().map(|name| (*name).to_owned()).collect(),
+                ..v1::OptOuts::default()
+            }),
+            ..v1::Offer::default()
+        };
+        assert!(job.is_allowed(&offer(&["CHOWN", "KILL"])));
+        assert!(!job.is_allowed(&offer(&["KILL"])));
+        assert!(!job.is_allowed(&v1::Offer::default()));
     }
 }

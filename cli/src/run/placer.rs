@@ -103,6 +103,9 @@ impl Scheduler for Placer {
                     "not-needed",
                     "the task has its agent",
                 );
+            } else if !self.job.is_allowed(&offer) {
+                let text = "the agent does not allow what the task is to be let off";
+                driver.decline_because(vec![offer.offer_id], Some(SOON_MS), "not-allowed", text);
             } else if self.job.fits(&offer) {
                 let call = driver.accept_with(Accept {
                     offer_ids: vec![offer.offer_id],

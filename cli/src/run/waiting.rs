@@ -3,8 +3,9 @@
 //! Separates what can never be from what is not possible now.
 
 use argosy_client::resources::from_wire;
-use argosy_proto::v1;
+use argosy_proto::{convert, v1};
 use argosy_state::resources::{Resources, Value};
+use argosy_state::task::OptOuts;
 
 use crate::output::milli;
 use crate::reasons;
@@ -12,6 +13,8 @@ use crate::reasons;
 /// What is known while a task waits.
 pub(crate) struct Known<'a> {
     pub(crate) wanted: &'a Resources,
+    /// What its agent must allow.
+    pub(crate) opt_outs: &'a OptOuts,
     pub(crate) agents: &'a [v1::Agent],
     /// The masters' own counts, if they gave any.
     pub(crate) counts: &'a [v1::ReasonCount],
@@ -40,6 +43,8 @@ pub(crate) fn explain(known: &Known<'_>) -> Why {
             no_agents(known.agents),
             vec!["helps: argosy agent start on a host".to_owned()],
         )
+    } else if let Some(refused) = not_allowed(known, &reachable) {
+        refused
     } else {
         judge(known, &reachable)
     };
@@ -68,6 +73,28 @@ fn total(agent: &v1::Agent) -> Resources {
 fn free(agent: &v1::Agent) -> Resources {
     let used = from_wire(&agent.used).unwrap_or_default();
     total(agent).minus_saturating(&used)
+}
+
+/// What of `asked` is not among `allowed`, and the flag that would allow it.
+pub(crate) fn allows(allowed: Option<&v1::OptOuts>, asked: &OptOuts) -> Option<(String, String)> {
+    // What this release does not know it does not ask for.
+    let allowed = convert::opt_outs_from(allowed.cloned()).unwrap_or_default();
+    asked.beyond(&allowed)
+}
+
+/// If no agent allows what the task is to be let off.
+fn not_allowed(known: &Known<'_>, agents: &[&v1::Agent]) -> Option<(String, Vec<String>)> {
+    let allowed = |agent: &&v1::Agent| {
+        let info = agent.info.as_ref();
+        allows(
+            info.and_then(|info| info.allowed_opt_outs.as_ref()),
+            known.opt_outs,
+        )
+    };
+    let beyond: Option<Vec<_>> = agents.iter().map(allowed).collect();
+    let (what, flag) = beyond?.into_iter().next()?;
+    let reason = format!("no agent allows {what}");
+    Some((reason, vec![format!("helps: argosy agent start {flag}")]))
 }
 
 fn judge(known: &Known<'_>, agents: &[&v1::Agent]) -> (String, Vec<String>) {
@@ -173,6 +200,7 @@ fn amount(name: &str, value: i64) -> String {
 #[cfg(test)]
 mod tests {
     use argosy_client::resources::resources;
+    use argosy_state::task::Capability;
 
     use super::*;
 
@@ -193,6 +221,7 @@ mod tests {
         let wanted = wanted.parse().unwrap();
         let known = Known {
             wanted: &wanted,
+            opt_outs: &OptOuts::default(),
             agents,
             counts: &[],
             refused: None,
@@ -251,10 +280,42 @@ mod tests {
     }
 
     #[test]
+    fn what_no_agent_allows_is_named_with_the_flag_that_would() {
+        let wanted = "cpus:1".parse().unwrap();
+        let asked = OptOuts {
+            capabilities: [Capability::Chown].into(),
+            ..OptOuts::default()
+        };
+        let mut agents = [
+            agent("agent-1", "cpus:2", ""),
+            agent("agent-2", "cpus:2", ""),
+        ];
+        let reason = |agents: &[v1::Agent]| {
+            let known = Known {
+                wanted: &wanted,
+                opt_outs: &asked,
+                agents,
+                counts: &[],
+                refused: None,
+            };
+            explain(&known)
+        };
+        let why = reason(&agents);
+        assert_eq!(why.reason, "no agent allows capability CHOWN");
+        assert_eq!(
+            why.lines,
+            ["helps: argosy agent start --allow-capabilities CHOWN"]
+        );
+        agents[1].info.as_mut().unwrap().allowed_opt_outs = convert::opt_outs(&asked);
+        assert_eq!(reason(&agents).reason, "nothing is offered yet");
+    }
+
+    #[test]
     fn the_last_refusal_is_shown() {
         let wanted = "cpus:1".parse().unwrap();
         let known = Known {
             wanted: &wanted,
+            opt_outs: &OptOuts::default(),
             agents: &[],
             counts: &[],
             refused: Some("offer 1.2 is used"),

@@ -38,10 +38,24 @@ pub(crate) async fn show(arguments: &Named) -> Exit {
         ("version", info.version),
         ("isolation", info.isolation),
         ("not enforced", info.missing_controllers.join(", ")),
+        ("allows", allowed(info.allowed_opt_outs.unwrap_or_default())),
         ("has", resources(&info.resources)),
         ("used", resources(&agent.used)),
         ("live tasks", agent.live_tasks.to_string()),
         ("attributes", attributes.join(", ")),
     ];
     output::one(arguments.show.output, &agent, &details)
+}
+
+/// What its tasks may be let off.
+fn allowed(opt_outs: argosy_proto::v1::OptOuts) -> String {
+    let named = [
+        (opt_outs.unconfined_seccomp, "unconfined seccomp"),
+        (opt_outs.new_privileges, "new privileges"),
+        (opt_outs.nested_user_namespaces, "nested user namespaces"),
+    ];
+    let named = named.into_iter().filter(|(is_allowed, _)| *is_allowed);
+    let mut all = opt_outs.capabilities;
+    all.extend(named.map(|(_, name)| name.to_owned()));
+    all.join(", ")
 }

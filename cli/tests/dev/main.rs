@@ -3,5 +3,6 @@
 mod cluster;
 mod exec;
 mod lives;
+mod opt_outs;
 mod volumes;
 mod web;

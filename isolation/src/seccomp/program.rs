@@ -165,6 +165,8 @@ fn alternative(tests: &[Test]) -> Vec<sock_filter> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capabilities::Capabilities;
+    use crate::profile::Walls;
     use crate::seccomp::{Filter, table};
 
     /// What the kernel would answer, and after how many steps.
@@ -232,6 +234,38 @@ mod tests {
             if !conditional.contains(&number) {
                 assert_eq!(found, expected, "{number}");
                 assert!(steps < 20, "{number} takes {steps}");
+            }
+        }
+    }
+
+    #[test]
+    fn who_is_let_off_a_wall_may_make_the_calls_that_need_it_and_no_others() {
+        let answered = |walls: Walls, number: libc::c_long, arguments| {
+            let filter = Filter::new().widened(walls);
+            run(&filter.0, ARCHITECTURE, number as u32, arguments).0
+        };
+        let keeping = |name| Walls {
+            capabilities: Capabilities::named([name]).unwrap(),
+            ..Walls::ALL
+        };
+        let nested = Walls {
+            user_namespaces: false,
+            ..Walls::ALL
+        };
+        let packets = [libc::AF_PACKET as u32, 3, 0, 0, 0, 0];
+        let users = [libc::CLONE_NEWUSER as u32, 0, 0, 0, 0, 0];
+        for (walls, chroot, socket, clone) in [
+            (Walls::ALL, EPERM, EPERM, EPERM),
+            (keeping("CHOWN"), EPERM, EPERM, EPERM),
+            (keeping("SYS_CHROOT"), ALLOW, EPERM, EPERM),
+            (keeping("NET_RAW"), EPERM, ALLOW, EPERM),
+            (nested, ALLOW, EPERM, ALLOW),
+        ] {
+            assert_eq!(answered(walls, libc::SYS_chroot, [0; 6]), chroot);
+            assert_eq!(answered(walls, libc::SYS_socket, packets), socket);
+            assert_eq!(answered(walls, libc::SYS_clone, users), clone);
+            for call in [libc::SYS_mount, libc::SYS_bpf, libc::SYS_setns] {
+                assert_eq!(answered(walls, call, [0; 6]), EPERM);
             }
         }
     }

@@ -9,6 +9,11 @@ use crate::network::Network;
 use crate::profile::{CONTAINER_IDS, END_HOST_ID, FIRST_HOST_ID};
 use crate::view::{SANDBOX, View, check_volumes};
 
+/// What is in every container's `/dev`, and the name that is used while others are put there.
+const USUAL_DEVICES: [&str; 15] = [
+    "null", "zero", "full", "random", "urandom", "tty", "fd", "stdin", "stdout", "stderr", "ptmx",
+    "pts", "mqueue", "shm", ".own",
+];
 /// The longest host name Linux takes, in bytes.
 const HOSTNAME_LIMIT_BYTES: usize = 64;
 /// The smallest file of output: no piece that is moved at once fills more than two.
@@ -117,10 +122,11 @@ impl Spec {
             let remedy = "a container has the users and groups 0 to 65,535";
             return Err(SpecError::new("user", &number.to_string(), remedy));
         }
-        let walls = profile.walls;
-        if !walls.privileges && (walls.landlock || walls.system_calls) {
-            let remedy = "landlock and the filter of system calls need it: leave them out, too";
-            return Err(SpecError::new("privileges", "false", remedy));
+        if profile.walls.let_change_users() && !profile.view.host_paths.is_empty() {
+            let value = profile.walls.capabilities.to_string();
+            let remedy =
+                "on host paths its users are the host's: let it see none, or keep it as it is";
+            return Err(SpecError::new("capabilities", &value, remedy));
         }
         // Who is named by an image is known only inside, where the same is asked.
         let is_root = self.user.as_ref().is_none_or(|user| user.uid == 0);
@@ -130,6 +136,33 @@ impl Spec {
         }
         profile.view.root.check()?;
         check_view(&profile.view)
+    }
+
+    fn check_devices(&self) -> Result<(), SpecError> {
+        for path in &self.devices {
+            let value = path.to_string_lossy();
+            check_path("devices", path)?;
+            let plain = path
+                .components()
+                .skip(1)
+                .all(|part| matches!(part, Component::Normal(_)));
+            let place = path.strip_prefix("/dev").ok();
+            let first = place.and_then(|place| place.components().next());
+            let is_usual = first.is_none_or(|first| {
+                USUAL_DEVICES
+                    .iter()
+                    .any(|usual| first.as_os_str() == *usual)
+            });
+            if !plain || is_usual {
+                let remedy = "name a device below /dev by a path without '..', and none that every container has";
+                return Err(SpecError::new("devices", &value, remedy));
+            }
+            if self.profile.is_none() {
+                let remedy = "only a container with a profile has devices of its own";
+                return Err(SpecError::new("devices", &value, remedy));
+            }
+        }
+        Ok(())
     }
 
     fn check_image_user(&self) -> Result<(), SpecError> {
@@ -221,6 +254,7 @@ impl Spec {
         }
         self.check_network()?;
         self.check_profile()?;
+        self.check_devices()?;
         self.check_image_user()?;
         let Some(hostname) = &self.hostname else {
             return Ok(());

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,6 +14,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::Host;
 use crate::cgroup::{CgroupError, Group};
+use crate::device_filter::DeviceFilter;
 use crate::handoff::{Claim, HandOff, HandOffError, Handle};
 use crate::init;
 use crate::limits::{LimitsError, Missing};
@@ -31,6 +32,9 @@ const UNDO_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How much sooner than others its processes are killed when the host is out of memory, of 1,000.
 const OOM_SCORE_ADJ: &str = "500";
+
+/// What is told as missing where no filter of devices could be put on.
+const DEVICES: &str = "devices";
 
 /// A container whose init has leave to execute.
 pub(super) struct Started {
@@ -119,7 +123,7 @@ fn start_in(
     spec: &Spec,
     files: &HandOff,
     host: &Host,
-    (group, missing): (Option<Group>, Missing),
+    (group, mut missing): (Option<Group>, Missing),
 ) -> Result<Started, StartError> {
     let (outputs, [stdout, stderr]) = Outputs::create(spec)?;
     let (channel, init_channel) = packet_pair().map_err(|source| StartError::Channel { source })?;
@@ -129,7 +133,7 @@ fn start_in(
             .map_err(|source| StartError::Subreaper { source })?;
     }
     let parts = match &spec.profile {
-        Some(profile) => Some(Parts::take(profile, &spec.sandbox)?),
+        Some(profile) => Some(Parts::take(profile, &spec.sandbox, &spec.devices)?),
         None => None,
     };
     let inherited = init::Inherited {
@@ -142,6 +146,11 @@ fn start_in(
         stderr: &stderr,
     };
     let group_fd = group.as_ref().map(Group::open).transpose()?;
+    if let Some((group, parts)) = group_fd.as_ref().zip(parts.as_ref())
+        && !put_on_device_filter(group.as_fd(), parts, host)
+    {
+        missing.controllers.push(DEVICES.to_owned());
+    }
     let flags = spec.clone_flags();
     let init = sys::clone_process(flags, group_fd.as_ref().map(AsFd::as_fd), || {
         init::run(&inherited)
@@ -171,6 +180,17 @@ fn start_in(
             let _ = sys::pidfd_send_signal(init.handle.as_fd(), libc::SIGKILL);
             let _ = sys::wait_child(init.pid, true);
             Err(error)
+        }
+    }
+}
+
+/// Whether it could be: a wall behind others, without which a container starts all the same.
+fn put_on_device_filter(group: BorrowedFd<'_>, parts: &Parts, host: &Host) -> bool {
+    match (&parts.devices, &host.device_filter) {
+        (_, None) => false,
+        (None, Some(filter)) => filter.put_on(group).is_ok(),
+        (Some(own), Some(_)) => {
+            DeviceFilter::load(&own.devices).is_ok_and(|filter| filter.put_on(group).is_ok())
         }
     }
 }

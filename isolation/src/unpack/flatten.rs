@@ -198,7 +198,7 @@ fn clear(folder: &OwnedFd, name: &OsStr) -> Result<(), Fault> {
 fn finish(to: BorrowedFd<'_>, data: &Stat) -> Result<(), Fault> {
     let (user, group) = owner(data);
     fchown(to, Some(user), Some(group))?;
-    fchmod(to, Mode::from_raw_mode(data.st_mode & 0o1777))?;
+    fchmod(to, Mode::from_raw_mode(data.st_mode & 0o7777))?;
     Ok(futimens(to, &times(data))?)
 }
 

@@ -300,10 +300,14 @@ fn confine(job: &Job, target: &OwnedFd) -> Result<(), Refusal> {
         setrlimit(resource, limit, limit).map_err(|errno| words("limit itself", errno))?;
     }
     sys::forgo_capabilities().map_err(|errno| words("forgo capabilities", errno))?;
-    // A layer's files are given away, and may be linked to after that.
+    // A layer's files are given away, and after that may be linked to and get their modes.
     let kept: &[Capability] = match job.rules.source {
         Source::Archive => &[],
-        Source::Layer => &[Capability::ChangeOwner, Capability::ActAsOwner],
+        Source::Layer => &[
+            Capability::ChangeOwner,
+            Capability::ActAsOwner,
+            Capability::KeepSetUser,
+        ],
     };
     sys::keep_capabilities(kept).map_err(|errno| words("drop capabilities", errno))?;
     nix::sys::prctl::set_no_new_privs().map_err(|errno| words("forbid new privileges", errno))?;

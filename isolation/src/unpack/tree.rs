@@ -130,7 +130,9 @@ impl Tree {
             // Whoever owns the files can still remove them.
             (Source::Archive, Kind::Folder) => entry.attributes.mode & 0o777 | 0o700,
             (Source::Layer, Kind::Folder) => entry.attributes.mode & 0o1777,
-            _ => entry.attributes.mode & 0o777,
+            // Set-user-id, too: mounts of images say whether it means anything.
+            (Source::Layer, _) => entry.attributes.mode & 0o6777,
+            (Source::Archive, _) => entry.attributes.mode & 0o777,
         };
         Attributes {
             mode,
@@ -336,11 +338,12 @@ fn make_opaque(folder: &OwnedFd) -> Result<(), Fault> {
 
 /// Mode and times while it is still ours, then the owner.
 fn finish(file: BorrowedFd<'_>, attributes: Attributes) -> Result<(), Fault> {
-    fchmod(file, Mode::from_raw_mode(attributes.mode))?;
-    futimens(file, &times(attributes))?;
     if let Some((user, group)) = attributes.owner {
         fchown(file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
     }
+    // After the owner, whose change clears set-user-id.
+    fchmod(file, Mode::from_raw_mode(attributes.mode))?;
+    futimens(file, &times(attributes))?;
     Ok(())
 }
 

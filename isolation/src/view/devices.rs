@@ -9,6 +9,7 @@ use std::path::Path;
 use rustix::fs::{CWD, symlinkat};
 use rustix::mount::MountAttrFlags;
 
+use super::own_devices::OwnDevices;
 use super::{
     TAME, View, ViewError, attach, failed, file_system, make_file, make_folder, restrict,
     restrict_one, scratch, take,
@@ -32,7 +33,11 @@ const DEVICE_LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
-pub(super) fn make_devices(root: BorrowedFd<'_>, view: &View) -> Result<(), ViewError> {
+pub(super) fn make_devices(
+    root: BorrowedFd<'_>,
+    view: &View,
+    own: Option<&OwnDevices>,
+) -> Result<(), ViewError> {
     let devices = file_system(
         "tmpfs",
         &[("mode", "755"), ("size", "64k")],
@@ -60,6 +65,9 @@ pub(super) fn make_devices(root: BorrowedFd<'_>, view: &View) -> Result<(), View
         )?;
         let place = make_file(devices, Path::new(name))?;
         attach(tree.as_fd(), place.as_fd(), "")?;
+    }
+    if let Some(own) = own {
+        own.attach_in(devices)?;
     }
     for (name, to) in DEVICE_LINKS {
         symlinkat(to, devices, name).map_err(failed(format!("link /dev/{name}")))?;

@@ -5,8 +5,10 @@ use std::fs;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
-use argosy_isolation::{Outcome, Spec, User};
+use argosy_isolation::profile::Walls;
+use argosy_isolation::{Capabilities, Outcome, Spec, User};
 
+use crate::opt_outs::behind;
 use crate::profile::{give_sandbox, profiled};
 use crate::world::{Case, World, skip, stderr, stdout};
 
@@ -14,6 +16,11 @@ pub(crate) const CASES: &[Case] = &[
     ("no_way_out_is_open_to_nobody", nobody),
     ("no_way_out_is_open_to_root_of_the_container", root),
     ("no_way_out_is_open_to_what_enters", entered),
+    (
+        "no_way_out_is_open_to_root_with_every_capability_and_new_privileges",
+        capable,
+    ),
+    ("no_way_out_is_open_to_root_with_every_opt_out", let_off),
     ("the_ways_out_are_open_without_the_profile", control),
 ];
 
@@ -93,6 +100,77 @@ fn entered() {
     assert!(answers.len() >= 100, "{}", answers.len());
     assert_eq!(open(&answers), [""; 0]);
     crate::entry::end(container);
+}
+
+/// What is open because it was asked for, and leads nowhere: name, and why.
+type Granted = [(&'static str, &'static str)];
+
+/// To who keeps all capabilities that can be kept, and may gain privileges.
+const CAPABLE: &Granted = &[
+    ("becoming root", "which it is"),
+    ("capabilities", "of its own user namespace"),
+    ("set-user-id files", "of its own image"),
+    ("call chroot", "SYS_CHROOT: within its own view"),
+];
+
+/// To who besides makes any system call, and user namespaces.
+const LET_OFF: &Granted = &[
+    ("a call of 32-bit code", "it is the filter that ends it"),
+    ("a socket to hypervisors", "it reaches none of this host's"),
+    (
+        "a socket to the audit log",
+        "what it says needs a capability on the host",
+    ),
+    ("clone into a new user namespace", "asked for by name"),
+    ("clone3", "which makes what clone makes"),
+];
+/// The filter's own probes, to who has none: each asks whether the kernel gets to see a call, and with arguments of which
+/// nothing can come. What such calls could do is for the other probes to find.
+const SEEN_BY_KERNEL: &str = "call ";
+
+/// Whatever is open and was not granted.
+fn beyond(answers: &Answers, granted: &[&Granted]) -> Vec<String> {
+    let is_granted = |name: &str| {
+        granted
+            .iter()
+            .flat_map(|list| list.iter())
+            .any(|(known, _)| *known == name)
+    };
+    let open = answers
+        .iter()
+        .filter(|(name, (is_open, _))| *is_open && !is_granted(name));
+    open.map(|(name, (_, answer))| format!("{name}: {answer}"))
+        .collect()
+}
+
+fn capable() {
+    let mut world = World::new();
+    let walls = Walls {
+        capabilities: Capabilities::all(),
+        privileges: false,
+        ..Walls::ALL
+    };
+    let spec = behind(&mut world, walls, "");
+    let answers = probed(&mut world, spec);
+    assert!(answers.len() >= 100, "{}", answers.len());
+    assert_eq!(beyond(&answers, &[CAPABLE]), [""; 0]);
+}
+
+fn let_off() {
+    let mut world = World::new();
+    let walls = Walls {
+        capabilities: Capabilities::all(),
+        privileges: false,
+        system_calls: false,
+        user_namespaces: false,
+        ..Walls::ALL
+    };
+    let spec = behind(&mut world, walls, "");
+    let answers = probed(&mut world, spec);
+    assert!(answers.len() >= 100, "{}", answers.len());
+    let mut open = beyond(&answers, &[CAPABLE, LET_OFF]);
+    open.retain(|answer| !answer.starts_with(SEEN_BY_KERNEL));
+    assert_eq!(open, [""; 0]);
 }
 
 /// What a kernel may lack, or keep from root of the host too: that it is shut proves nothing.

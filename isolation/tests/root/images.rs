@@ -36,7 +36,7 @@ const LIST: &str = "cd /; for file in gone motd deep/a deep/c home/web/file; do 
 const LISTED: &str = "gone:\nmotd: top\ndeep/a:\ndeep/c: kept\nhome/web/file: hers\nc\n";
 
 /// The folders of an image's layers, the lowest first.
-fn store(world: &mut World, layers: &[&[Entry<'_>]]) -> Vec<PathBuf> {
+pub(crate) fn store(world: &mut World, layers: &[&[Entry<'_>]]) -> Vec<PathBuf> {
     let Ok(busybox) = fs::read(BUSYBOX) else {
         skip(format!("needs {BUSYBOX}"));
     };

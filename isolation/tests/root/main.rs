@@ -5,6 +5,7 @@
 mod adoption;
 mod cni;
 mod confinement;
+mod devices;
 mod entry;
 mod escapes;
 mod host;
@@ -12,6 +13,7 @@ mod images;
 mod lifecycle;
 mod limits;
 mod networks;
+mod opt_outs;
 mod output;
 mod profile;
 mod removal;
@@ -51,6 +53,8 @@ fn run(arguments: &[String]) -> ExitCode {
         networks::CASES,
         cni::CASES,
         profile::CASES,
+        opt_outs::CASES,
+        devices::CASES,
         escapes::CASES,
         entry::CASES,
         sessions::CASES,

@@ -5,6 +5,7 @@ use argosy_state::command::{AgentUpdate, HeldTask};
 use argosy_state::ids::{OrderIndex, TaskId, TaskKey};
 use argosy_state::task::{Standing, Task};
 
+use super::opt_outs::{opt_outs, opt_outs_from};
 use super::{
     Malformed, exit_from, id, reason_from, resources, resources_from, source_from, spec, state_from,
 };
@@ -21,6 +22,7 @@ pub fn agent_info(info: &AgentInfo) -> v1::AgentInfo {
         version: info.version.clone(),
         missing_controllers: info.missing_controllers.clone(),
         isolation: info.isolation.clone(),
+        allowed_opt_outs: opt_outs(&info.allowed_opt_outs),
     }
 }
 
@@ -37,6 +39,8 @@ pub fn agent_info_from(wire: v1::AgentInfo) -> Result<AgentInfo, Malformed> {
         version: wire.version,
         missing_controllers: wire.missing_controllers,
         isolation: wire.isolation,
+        allowed_opt_outs: opt_outs_from(wire.allowed_opt_outs)
+            .map_err(|why| why.inside("info.allowed_opt_outs"))?,
     })
 }
 

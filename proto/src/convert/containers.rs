@@ -3,6 +3,7 @@
 use argosy_state::task::{Container, Network, PublishedPort};
 
 use super::Malformed;
+use super::opt_outs::{opt_outs, opt_outs_from};
 use crate::v1;
 use crate::v1::network::Mode;
 
@@ -25,6 +26,7 @@ pub(super) fn container(container: &Container) -> Option<v1::ContainerSpec> {
     (*container != Container::default()).then(|| v1::ContainerSpec {
         image: container.image.clone(),
         network: mode.map(|mode| v1::Network { mode: Some(mode) }),
+        opt_outs: opt_outs(&container.opt_outs),
     })
 }
 
@@ -44,6 +46,7 @@ pub(super) fn container_from(wire: Option<v1::ContainerSpec>) -> Result<Containe
     Ok(Container {
         image: wire.image,
         network,
+        opt_outs: opt_outs_from(wire.opt_outs).map_err(|why| why.inside("container.opt_outs"))?,
     })
 }
 
@@ -76,6 +79,7 @@ mod tests {
                 let ours = Container {
                     image: image.to_owned(),
                     network: network.clone(),
+                    ..Container::default()
                 };
                 assert_eq!(container_from(container(&ours)), Ok(ours));
             }
@@ -100,6 +104,7 @@ mod tests {
                 network: Some(v1::Network {
                     mode: Some(Mode::Bridge(bridge)),
                 }),
+                ..v1::ContainerSpec::default()
             };
             let refused = container_from(Some(wire)).unwrap_err();
             assert_eq!(

@@ -8,6 +8,7 @@ use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{Revision, Role, Timestamp};
 use argosy_state::limits;
 
+use super::opt_outs::opt_outs;
 use super::{Malformed, id, resources, resources_from};
 use crate::v1;
 
@@ -77,6 +78,7 @@ pub fn offer(promise: &Promise, agent: &Agent, token: &[u8]) -> v1::Offer {
         expires_ms: promise.expires.0,
         token: seal(promise, token).into(),
         agent_address: agent.info.address.clone(),
+        allowed_opt_outs: opt_outs(&agent.info.allowed_opt_outs),
     }
 }
 

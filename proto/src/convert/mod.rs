@@ -6,6 +6,7 @@ mod agents;
 mod checks;
 mod containers;
 mod frameworks;
+mod opt_outs;
 mod resources;
 mod tasks;
 mod uris;
@@ -23,6 +24,7 @@ pub use agents::{
 };
 pub use checks::{check_from, health_check_from};
 pub use frameworks::{call_kind, framework_info, framework_info_from, offer, promise, roles};
+pub use opt_outs::{limits_from, opt_outs, opt_outs_from};
 pub use resources::{resources, resources_from};
 pub use tasks::{exit_from, reason_from, source_from, spec, spec_from, state_from, status, task};
 

@@ -5,6 +5,7 @@ use argosy_state::task::{Exit, HostPath, Reason, Run, Source, Task, TaskSpec, Ta
 
 use super::checks::{check, check_from, health_check, health_check_from};
 use super::containers::{container, container_from};
+use super::opt_outs::{limits, limits_from};
 use super::uris::{uri, uri_from};
 use super::volumes::{volume, volumes_from};
 use super::{Malformed, resources, resources_from, revision};
@@ -30,6 +31,7 @@ pub fn spec(spec: &TaskSpec) -> v1::TaskSpec {
         task_id: spec.task.to_string(),
         name: spec.name.clone(),
         resources: resources(&spec.resources),
+        limits: spec.limits.as_deref().map(limits),
         shell,
         argv,
         environment: spec.environment.clone().into_iter().collect(),
@@ -74,6 +76,7 @@ pub fn spec_from(wire: v1::TaskSpec) -> Result<TaskSpec, Malformed> {
         task,
         name: wire.name,
         resources: resources_from("resources", &wire.resources)?,
+        limits: wire.limits.map(|wire| Box::new(limits_from(wire))),
         run,
         container,
         environment: wire.environment.into_iter().collect(),

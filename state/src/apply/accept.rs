@@ -144,7 +144,7 @@ impl Registry {
         let mut refused = Vec::new();
         for (position, spec) in (0_u32..).zip(&accept.launches) {
             let judged = self.check_launch(call, spec, &left, &free, names.contains(&spec.task));
-            match judged {
+            match judged.and_then(|room| self.check_allowed(spec, agent).map(|()| room)) {
                 Ok((next_left, next_free)) => {
                     left = next_left;
                     free = next_free;
@@ -183,6 +183,15 @@ impl Registry {
         let next_left = left.minus(&spec.resources).ok_or_else(|| too_large(left))?;
         let next_free = free.minus(&spec.resources).ok_or_else(|| too_large(free))?;
         Ok((next_left, next_free))
+    }
+
+    fn check_allowed(&self, spec: &TaskSpec, agent: AgentId) -> Result<(), Rejection> {
+        let agent = self.agents.get(&agent);
+        let agent = agent.expect("its offers were found good");
+        super::confinement::check_allowed(spec, agent).map_err(|(field, text)| Rejection::Invalid {
+            field: field.into(),
+            text,
+        })
     }
 
     fn use_offers(&mut self, id: AgentId, accept: &Accept) {
@@ -250,6 +259,9 @@ fn check_spec(spec: &TaskSpec) -> Result<(), Rejection> {
         return invalid("resources", &why);
     }
     if let Err((field, text)) = container::check(spec) {
+        return invalid(field, &text);
+    }
+    if let Err((field, text)) = super::confinement::check(spec) {
         return invalid(field, &text);
     }
     if let Err((field, text)) = checks::check(spec) {
@@ -326,6 +338,7 @@ fn size(spec: &TaskSpec) -> usize {
         + spec.name.len()
         + spec.user.len()
         + container::size(&spec.container, PART_BYTES)
+        + super::confinement::size(spec, PART_BYTES)
         + checks::size(spec, PART_BYTES)
         + volumes::size(&spec.volumes, PART_BYTES)
 }

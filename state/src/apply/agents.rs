@@ -109,6 +109,7 @@ impl Registry {
         agent.revision = scene.next_revision();
         if agent.info.resources != register.info.resources
             || agent.info.attributes != register.info.attributes
+            || agent.info.allowed_opt_outs != register.info.allowed_opt_outs
         {
             agent.promise = agent.revision;
         }

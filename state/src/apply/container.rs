@@ -11,7 +11,7 @@ type Wrong = (&'static str, String);
 
 /// Judges the container of a description.
 pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
-    let Container { image, network } = &spec.container;
+    let Container { image, network, .. } = &spec.container;
     if image.is_empty() && spec.run == Run::Image {
         let text = "it is empty: give shell a line, argv a program, or an image that has a command";
         return Err(("command", text.to_owned()));
@@ -96,6 +96,7 @@ mod tests {
             container: Container {
                 image: image.to_owned(),
                 network,
+                ..Container::default()
             },
             ..testing::spec("t", "cpus:1;ports:[8080-8081]")
         }

@@ -8,6 +8,7 @@ mod accept;
 mod agents;
 mod calls;
 mod checks;
+mod confinement;
 mod container;
 mod epochs;
 mod frameworks;

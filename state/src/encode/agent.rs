@@ -6,6 +6,7 @@ use prost::Message;
 
 use super::names::{self, OfferIdMessage, RevisionMessage};
 use super::numbers::Numbered;
+use super::opt_outs::{self, OptOutsMessage};
 use super::resources::{self, ResourcesMessage};
 use super::{Read, Wrong};
 use crate::agent::{Agent, AgentInfo, UsedOffers};
@@ -27,6 +28,8 @@ pub(super) struct AgentInfoMessage {
     missing_controllers: Vec<String>,
     #[prost(string, tag = "7")]
     isolation: String,
+    #[prost(message, optional, tag = "13")]
+    allowed_opt_outs: Option<OptOutsMessage>,
 }
 
 impl From<&AgentInfo> for AgentInfoMessage {
@@ -39,6 +42,7 @@ impl From<&AgentInfo> for AgentInfoMessage {
             version: info.version.clone(),
             missing_controllers: info.missing_controllers.clone(),
             isolation: info.isolation.clone(),
+            allowed_opt_outs: opt_outs::stored(&info.allowed_opt_outs),
         }
     }
 }
@@ -55,6 +59,7 @@ impl TryFrom<AgentInfoMessage> for AgentInfo {
             version: message.version,
             missing_controllers: message.missing_controllers,
             isolation: message.isolation,
+            allowed_opt_outs: opt_outs::read(message.allowed_opt_outs)?,
         })
     }
 }

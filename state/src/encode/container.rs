@@ -2,6 +2,7 @@
 
 use prost::{Message, Oneof};
 
+use super::opt_outs::{self, OptOutsMessage};
 use super::{Read, Wrong};
 use crate::task::{Container, Network, PublishedPort};
 
@@ -13,6 +14,8 @@ pub(super) struct ContainerMessage {
     /// Absent means the host's.
     #[prost(oneof = "NetworkMessage", tags = "2, 3")]
     network: Option<NetworkMessage>,
+    #[prost(message, optional, tag = "10")]
+    opt_outs: Option<OptOutsMessage>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
@@ -61,6 +64,7 @@ impl From<&Container> for ContainerMessage {
         Self {
             image: container.image.clone(),
             network,
+            opt_outs: opt_outs::stored(&container.opt_outs),
         }
     }
 }
@@ -87,6 +91,7 @@ impl TryFrom<ContainerMessage> for Container {
         Ok(Self {
             image: message.image,
             network,
+            opt_outs: opt_outs::read(message.opt_outs)?,
         })
     }
 }

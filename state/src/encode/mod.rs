@@ -15,10 +15,12 @@ mod framework;
 #[cfg(test)]
 mod golden;
 mod key;
+mod limits;
 mod load;
 mod names;
 mod numbers;
 mod operate;
+mod opt_outs;
 mod resources;
 #[cfg(test)]
 mod samples;

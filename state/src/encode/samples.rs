@@ -1,5 +1,6 @@
 //! One of each record and command, every field set to something that shows.
 
+mod limits;
 mod tasks;
 mod volumes;
 
@@ -20,7 +21,7 @@ use crate::ids::{
     TaskKey, Ticket, Timestamp,
 };
 use crate::registry::{Cluster, OperatorAnswer, RecordKey, SweepMark};
-use crate::task::{Exit, FinishedTask, Reason, Run, Source, Standing, Task, TaskState};
+use crate::task::{Exit, FinishedTask, OptOuts, Reason, Run, Source, Standing, Task, TaskState};
 use tasks::{checked_task, checks, containers, resources, spec, task};
 
 fn revision(index: u64, position: u32) -> Revision {
@@ -58,6 +59,7 @@ fn agent_info() -> AgentInfo {
         version: "1.2.3".to_owned(),
         missing_controllers: vec!["io".to_owned()],
         isolation: "full".to_owned(),
+        allowed_opt_outs: OptOuts::default(),
     }
 }
 
@@ -215,6 +217,7 @@ pub(super) fn commands() -> Vec<(&'static str, Proposed)> {
     all.extend(calls());
     all.extend(other_commands());
     all.extend(volumes::commands());
+    all.extend(limits::commands(agent_info()));
     let propose = |(name, command): (&'static str, Command)| {
         let ticket = Ticket {
             epoch: Epoch(45),

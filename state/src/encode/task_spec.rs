@@ -6,6 +6,7 @@ use prost::{Message, Oneof};
 
 use super::checks::{CheckMessage, HealthCheckMessage};
 use super::container::ContainerMessage;
+use super::limits::LimitsMessage;
 use super::names;
 use super::resources::{self, ResourcesMessage};
 use super::volume::VolumeMessage;
@@ -46,6 +47,8 @@ pub(super) struct TaskSpecMessage {
     readiness_check: Option<CheckMessage>,
     #[prost(message, repeated, tag = "20")]
     volumes: Vec<VolumeMessage>,
+    #[prost(message, optional, tag = "26")]
+    limits: Option<LimitsMessage>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
@@ -118,6 +121,7 @@ impl From<&TaskSpec> for TaskSpecMessage {
             health_check: spec.health_check.as_deref().map(Into::into),
             readiness_check: spec.readiness_check.as_deref().map(Into::into),
             volumes: spec.volumes.iter().map(Into::into).collect(),
+            limits: spec.limits.as_deref().map(Into::into),
         }
     }
 }
@@ -154,6 +158,7 @@ impl TryFrom<TaskSpecMessage> for TaskSpec {
                 .into_iter()
                 .map(TryInto::try_into)
                 .collect::<Read<_>>()?,
+            limits: boxed(message.limits)?,
         })
     }
 }

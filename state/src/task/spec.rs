@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::volume::TaskVolume;
+use super::{Limits, OptOuts};
 use crate::ids::TaskId;
 use crate::resources::Resources;
 
@@ -41,6 +42,8 @@ pub struct Container {
     pub image: String,
     /// What it reaches, and by what it is reached.
     pub network: Network,
+    /// What it is let off of its agent's profile.
+    pub opt_outs: OptOuts,
 }
 
 /// The network of a container.
@@ -158,6 +161,8 @@ pub struct TaskSpec {
     pub name: String,
     /// What it uses.
     pub resources: Resources,
+    /// The most that it may use, where that is something else. Boxed: most tasks have none.
+    pub limits: Option<Box<Limits>>,
     /// What to run.
     pub run: Run,
     /// What its container is made of.

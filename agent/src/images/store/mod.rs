@@ -76,9 +76,9 @@ impl Store {
     pub(super) fn open(paths: Paths) -> Result<Arc<Self>, Fault> {
         let images = paths.images();
         for (path, mode) in [
-            // A container's own root passes through to its layers, and can list nothing.
-            (&images, 0o711),
-            (&paths.image_layers(), 0o711),
+            // Set-user-id files of layers keep that, and on the disk they belong to users of the host.
+            (&images, 0o700),
+            (&paths.image_layers(), 0o700),
             (&paths.image_blobs(), 0o700),
             (&paths.image_records(), 0o700),
             (&paths.image_leases(), 0o700),

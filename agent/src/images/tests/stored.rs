@@ -183,15 +183,14 @@ async fn damage_costs_what_is_damaged() {
 }
 
 #[tokio::test]
-async fn other_users_pass_through_to_layers_and_see_no_names() {
+async fn layers_are_for_the_agent_alone() {
     use std::os::unix::fs::PermissionsExt;
     let (world, one, _) = with_two_images(ImageSettings::default()).await;
     let image = world.obtain(&one, 1).await.unwrap();
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    let layer = image.layers[0].parent().unwrap();
-    assert_eq!(mode(layer), 0o711);
-    assert_eq!(mode(layer.parent().unwrap()), 0o711);
-    for folder in ["blobs", "records", "leases"] {
+    assert!(image.layers[0].is_dir());
+    assert_eq!(mode(&world.paths().images()), 0o700);
+    for folder in ["blobs", "layers", "records", "leases"] {
         assert_eq!(
             mode(&world.paths().images().join(folder)),
             0o700,

@@ -4,6 +4,7 @@ mod checks;
 mod entering;
 mod links;
 mod lives;
+mod opt_outs;
 mod statistics;
 mod tasks;
 mod volumes;
@@ -48,6 +49,8 @@ cases![
     lives::a_second_agent_on_the_same_directory_is_refused_by_pid,
     lives::tasks_can_be_ended_with_the_agent,
     lives::an_agent_killed_amid_launches_starts_each_task_once,
+    opt_outs::a_task_is_let_off_what_its_agent_allows_and_no_more,
+    opt_outs::a_limit_that_this_host_cannot_keep_is_refused_in_words,
     checks::a_task_is_healthy_until_it_is_not_and_then_it_is_ended,
     checks::a_task_is_ready_while_its_port_answers_as_expected,
     checks::a_look_that_takes_too_long_has_failed_and_is_ended,

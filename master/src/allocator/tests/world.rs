@@ -234,6 +234,7 @@ impl World {
             health_check: None,
             readiness_check: None,
             volumes: Vec::new(),
+            limits: None,
         });
         let accept = CallAction::Accept(Accept {
             offers: vec![offer.clone()],

@@ -4,8 +4,8 @@ use super::{key, revision, role, texts};
 use crate::ids::{AgentId, OrderIndex, Revision, TaskId};
 use crate::resources::{Identity, Range, Reservation, Resource, Resources, Value, Volume};
 use crate::task::{
-    Check, CheckKind, Container, Exit, HealthCheck, HostPath, Kill, Network, PublishedPort, Reason,
-    Run, Source, Standing, Task, TaskSpec, TaskState, Update, Uri,
+    Check, CheckKind, Container, Exit, HealthCheck, HostPath, Kill, Network, OptOuts,
+    PublishedPort, Reason, Run, Source, Standing, Task, TaskSpec, TaskState, Update, Uri,
 };
 
 /// Every kind of amount and every part of an identity.
@@ -44,6 +44,7 @@ pub(super) fn spec(task: &str, run: Run) -> TaskSpec {
         task: TaskId::new(task).unwrap(),
         name: "the web".to_owned(),
         resources: resources(),
+        limits: None,
         run,
         container: Container::default(),
         environment: texts("PATH", "/bin"),
@@ -154,6 +155,7 @@ pub(super) fn containers() -> Vec<TaskSpec> {
         container: Container {
             image: "registry.example.org/web:1".to_owned(),
             network,
+            opt_outs: OptOuts::default(),
         },
         uris: vec![archive.clone()],
         ..spec(task, Run::Image)

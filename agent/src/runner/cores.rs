@@ -1,0 +1,293 @@
+//! Which processors containers have for themselves alone, and which they share.
+//!
+//! The book is pure; `Cores` keeps it, writes it to the control groups, and to a file in the hand-off folder of each
+//! container that has some, by which the next life of the agent knows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use argosy_isolation::{Group, Limits, MissingPolicy, Tree};
+use argosy_proto::v1;
+
+use super::limits::amount_milli;
+use crate::core::ContainerName;
+use crate::paths::Paths;
+
+/// In the hand-off folder of a container that has processors of its own: their numbers, as `2,3`.
+const FILE: &str = "cores";
+
+/// Processors by their numbers.
+pub(super) type Set = BTreeSet<u32>;
+
+/// Who has what. A processor is one container's, or shared; the first always stays shared, since the host runs there too.
+#[derive(Debug, Default)]
+struct Book {
+    all: Set,
+    taken: BTreeMap<ContainerName, Set>,
+}
+
+impl Book {
+    /// As many for one container alone, the last ones first; repeated, the same.
+    fn take(&mut self, name: ContainerName, count: usize) -> Result<Set, String> {
+        if let Some(held) = self.taken.get(&name) {
+            return Ok(held.clone());
+        }
+        let shared = self.shared();
+        if count == 0 || count >= shared.len() {
+            let left = shared.len().saturating_sub(1);
+            return Err(format!(
+                "{count} processors for it alone are wanted and {left} can be had: one stays shared; ask for fewer, or for another agent"
+            ));
+        }
+        let cores: Set = shared.into_iter().rev().take(count).collect();
+        self.taken.insert(name, cores.clone());
+        Ok(cores)
+    }
+
+    fn give_back(&mut self, name: ContainerName) -> bool {
+        self.taken.remove(&name).is_some()
+    }
+
+    /// What a container may run on: its own, or what is shared.
+    fn of(&self, name: ContainerName) -> Set {
+        self.taken
+            .get(&name)
+            .cloned()
+            .unwrap_or_else(|| self.shared())
+    }
+
+    fn shared(&self) -> Set {
+        let taken: Set = self.taken.values().flatten().copied().collect();
+        self.all.difference(&taken).copied().collect()
+    }
+}
+
+/// The processors of an agent's containers.
+pub(super) struct Cores {
+    tree: Option<Tree>,
+    /// A lock, since containers are made and removed by many blocking threads.
+    book: Mutex<Book>,
+}
+
+impl Cores {
+    /// Those that the containers of `tree` may run on; none where the host's control groups do not know.
+    pub(super) fn of(tree: Option<Tree>) -> Self {
+        let text = tree
+            .as_ref()
+            .and_then(|tree| fs::read_to_string(tree.root().join("cpuset.cpus.effective")).ok());
+        let all = text.and_then(|text| parse(&text)).unwrap_or_default();
+        Self {
+            tree,
+            book: Mutex::new(Book {
+                all,
+                ..Book::default()
+            }),
+        }
+    }
+
+    /// Reads again what containers of an earlier life have, before anything is started.
+    pub(super) fn resume(&self, paths: &Paths, known: &BTreeSet<ContainerName>) {
+        let mut book = self.lock();
+        for name in known {
+            let folder = paths.container(*name);
+            if folder.join("exit.json").exists() {
+                continue;
+            }
+            let noted = fs::read_to_string(folder.join(FILE)).ok();
+            if let Some(cores) = noted.and_then(|text| parse(&text)) {
+                book.taken.insert(*name, cores);
+            }
+        }
+        self.write(&book);
+    }
+
+    /// The processors that a task's container may run on; empty means all.
+    pub(super) fn of_task(
+        &self,
+        name: ContainerName,
+        task: &v1::TaskSpec,
+        folder: &Path,
+    ) -> Result<Vec<u32>, String> {
+        let limits = task.limits.as_ref();
+        if !limits.is_some_and(|limits| limits.exclusive_cpus) {
+            return Ok(self.shared());
+        }
+        let count = amount_milli(task, "cpus") / 1_000;
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let taken = self.take(name, folder, count);
+        taken.map_err(|why| format!("limits.exclusive_cpus: {why}"))
+    }
+
+    /// As many for this container alone, noted in its folder; all others leave them.
+    fn take(&self, name: ContainerName, folder: &Path, count: usize) -> Result<Vec<u32>, String> {
+        let mut book = self.lock();
+        if book.all.is_empty() {
+            return Err(
+                "this host has no cgroup controller cpuset, by which processors could be its alone; ask for another agent"
+                    .to_owned(),
+            );
+        }
+        let cores = book.take(name, count)?;
+        let noted = fs::write(folder.join(FILE), list(&cores));
+        if let Err(error) = noted {
+            book.give_back(name);
+            return Err(format!(
+                "cannot write {}: {error}",
+                folder.join(FILE).display()
+            ));
+        }
+        self.write(&book);
+        Ok(cores.into_iter().collect())
+    }
+
+    /// What a container without processors of its own is started on; empty means all.
+    fn shared(&self) -> Vec<u32> {
+        let book = self.lock();
+        if book.taken.is_empty() {
+            return Vec::new();
+        }
+        book.shared().into_iter().collect()
+    }
+
+    /// A container has started: what changed meanwhile holds for it, too.
+    pub(super) fn started(&self, name: ContainerName) {
+        let book = self.lock();
+        if let Some(tree) = self.tree.as_ref().filter(|_| !book.taken.is_empty()) {
+            set(&group_of(tree, name), &book.of(name));
+        }
+    }
+
+    /// It is gone; others may have what it had.
+    pub(super) fn give_back(&self, name: ContainerName) {
+        let mut book = self.lock();
+        if book.give_back(name) {
+            self.write(&book);
+        }
+    }
+
+    /// Every container that has a group gets what the book says. One that comes in between is told when it has started.
+    fn write(&self, book: &Book) {
+        let Some(tree) = self.tree.as_ref().filter(|_| !book.all.is_empty()) else {
+            return;
+        };
+        let containers = tree.containers().unwrap_or_default();
+        let names = containers.iter().filter_map(|id| id.as_str().parse().ok());
+        for name in names {
+            set(&group_of(tree, name), &book.of(name));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Book> {
+        // No panic leaves the book half-changed.
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn group_of(tree: &Tree, name: ContainerName) -> PathBuf {
+    let id = argosy_isolation::ContainerId::new(name.to_string());
+    let group: Group = tree.group(&id.expect("digits and dashes make a name"));
+    group.path().to_owned()
+}
+
+/// A group that is gone needs nothing; any other failure costs that container its place, and is told.
+fn set(group: &Path, cores: &Set) {
+    let limits = Limits {
+        cpuset: cores.iter().copied().collect(),
+        ..Limits::default()
+    };
+    if let Err(error) = limits.apply(group, MissingPolicy::RequireAll)
+        && group.exists()
+    {
+        let why = crate::error::sentence(&error);
+        tracing::warn!(group = %group.display(), why, "a container cannot be moved to other processors");
+    }
+}
+
+/// As the kernel writes sets: `0-2,5`.
+fn parse(text: &str) -> Option<Set> {
+    let mut found = Set::new();
+    for part in text.trim().split(',').filter(|part| !part.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        found.extend(first.parse::<u32>().ok()?..=last.parse().ok()?);
+    }
+    Some(found)
+}
+
+fn list(cores: &Set) -> String {
+    let numbers: Vec<_> = cores.iter().map(u32::to_string).collect();
+    numbers.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(order: u64) -> ContainerName {
+        format!("1-{order}-1").parse().unwrap()
+    }
+
+    fn book(text: &str) -> Book {
+        Book {
+            all: parse(text).unwrap(),
+            ..Book::default()
+        }
+    }
+
+    #[test]
+    fn no_processor_is_had_by_two_and_one_stays_shared() {
+        let mut book = book("0-3");
+        assert_eq!(book.take(name(1), 1), Ok(Set::from([3])));
+        assert_eq!(book.take(name(1), 1), Ok(Set::from([3])), "repeated");
+        assert_eq!(book.take(name(2), 2), Ok(Set::from([1, 2])));
+        assert_eq!(book.shared(), Set::from([0]));
+        let refused = book.take(name(3), 1).unwrap_err();
+        assert!(refused.contains("0 can be had"), "{refused}");
+        assert_eq!(book.of(name(2)), Set::from([1, 2]));
+        assert_eq!(book.of(name(9)), Set::from([0]));
+        assert!(book.give_back(name(2)));
+        assert!(!book.give_back(name(2)));
+        assert_eq!(book.shared(), Set::from([0, 1, 2]));
+    }
+
+    #[test]
+    fn sets_are_read_as_the_kernel_writes_them() {
+        assert_eq!(parse("0-2,5\n"), Some(Set::from([0, 1, 2, 5])));
+        assert_eq!(parse("\n"), Some(Set::new()));
+        assert_eq!(parse("x"), None);
+        assert_eq!(list(&Set::from([2, 3])), "2,3");
+        assert_eq!(parse(&list(&Set::from([2, 3]))), Some(Set::from([2, 3])));
+    }
+
+    #[test]
+    fn without_the_controller_nothing_is_handed_out() {
+        let cores = Cores::of(None);
+        let folder = tempfile::tempdir().unwrap();
+        let refused = cores.take(name(1), folder.path(), 1).unwrap_err();
+        assert!(refused.contains("cpuset"), "{refused}");
+        assert_eq!(cores.shared(), [0; 0]);
+    }
+
+    #[test]
+    fn what_an_earlier_life_handed_out_is_known_by_its_note() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::new(root.path());
+        for (order, ended) in [(1, false), (2, true)] {
+            let folder = paths.container(name(order));
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join(FILE), format!("{order}")).unwrap();
+            if ended {
+                fs::write(folder.join("exit.json"), "{}").unwrap();
+            }
+        }
+        let cores = Cores {
+            tree: None,
+            book: Mutex::new(book("0-3")),
+        };
+        cores.resume(&paths, &[name(1), name(2), name(3)].into());
+        assert_eq!(cores.shared(), [0, 2, 3]);
+        cores.give_back(name(1));
+        assert_eq!(cores.shared(), [0; 0], "all of them");
+    }
+}

@@ -1,0 +1,155 @@
+//! From a task's resources and limits to those of its control group.
+//!
+//! Resources are what is kept for a task, limits the most that it gets. Processors of its own are `cores`' to hand out.
+
+use argosy_isolation::Limits;
+use argosy_isolation::limits::IoMax;
+use argosy_proto::convert;
+use argosy_proto::v1;
+
+use super::disks::Disk;
+use super::memory_high;
+
+/// `cpu.weight` of one cpu: the kernel's default.
+const WEIGHT_OF_A_CPU: u64 = 100;
+const MIB: u64 = 1024 * 1024;
+
+/// The limits of a task, but for its processors; in words why not. `disk_of` finds a disk by the name that a task has
+/// for it.
+pub(super) fn limits(
+    task: &v1::TaskSpec,
+    pids_max: u64,
+    disk_of: impl Fn(&str) -> Result<Disk, String>,
+) -> Result<Limits, String> {
+    let wanted = task.limits.clone().map(convert::limits_from);
+    let wanted = wanted.unwrap_or_default();
+    let some = |amount: u64| (amount > 0).then_some(amount);
+    let asked = some(amount_milli(task, "mem")).map(|mem| mem.saturating_mul(MIB) / 1000);
+    let memory_max_bytes = match (asked, wanted.memory_bytes) {
+        (Some(asked), Some(most)) => Some(most.max(asked)),
+        (asked, most) => most.or(asked),
+    };
+    let mut io_max = Vec::new();
+    for limit in wanted.io {
+        let disk = disk_of(&limit.disk).map_err(|why| format!("limits.io: {why}"))?;
+        io_max.push(IoMax {
+            major: disk.major,
+            minor: disk.minor,
+            rbps: limit.read_bytes,
+            wbps: limit.write_bytes,
+            riops: limit.read_operations,
+            wiops: limit.write_operations,
+        });
+    }
+    Ok(Limits {
+        cpu_weight: some(amount_milli(task, "cpus"))
+            .map(|cpus| (cpus * WEIGHT_OF_A_CPU / 1000).clamp(1, 10_000)),
+        cpu_max_millis: wanted.cpu_millis,
+        cpuset: Vec::new(),
+        memory_low_bytes: asked,
+        memory_high_bytes: memory_max_bytes.map(memory_high::below),
+        memory_max_bytes,
+        io_weight: wanted.io_weight,
+        io_max,
+        pids_max: match (some(pids_max), wanted.pids) {
+            (Some(most), Some(wanted)) => Some(most.min(wanted)),
+            (most, wanted) => most.or(wanted),
+        },
+    })
+}
+
+/// Of a scalar resource, in thousandths.
+pub(super) fn amount_milli(task: &v1::TaskSpec, name: &str) -> u64 {
+    let named = task
+        .resources
+        .iter()
+        .filter(|resource| resource.name == name);
+    named
+        .filter_map(|resource| match resource.value {
+            Some(v1::resource::Value::ScalarMilli(milli)) => u64::try_from(milli).ok(),
+            Some(v1::resource::Value::Ranges(_) | v1::resource::Value::Set(_)) | None => None,
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DISK: Disk = Disk {
+        major: 254,
+        minor: 16,
+    };
+
+    fn task(resources: &str, limits: Option<v1::Limits>) -> v1::TaskSpec {
+        v1::TaskSpec {
+            resources: convert::resources(&resources.parse().unwrap()),
+            limits,
+            ..v1::TaskSpec::default()
+        }
+    }
+
+    fn of(resources: &str, wanted: v1::Limits) -> Limits {
+        limits(&task(resources, Some(wanted)), 4_096, |_| Ok(DISK)).unwrap()
+    }
+
+    #[test]
+    fn without_limits_a_task_gets_its_memory_and_what_is_free_of_the_rest() {
+        let limits = limits(&task("cpus:1.5;mem:64", None), 4_096, |_| Ok(DISK)).unwrap();
+        let expected = Limits {
+            cpu_weight: Some(150),
+            memory_low_bytes: Some(64 * MIB),
+            memory_high_bytes: Some(memory_high::below(64 * MIB)),
+            memory_max_bytes: Some(64 * MIB),
+            pids_max: Some(4_096),
+            ..Limits::default()
+        };
+        assert_eq!(limits, expected);
+    }
+
+    #[test]
+    fn what_is_asked_for_is_protected_and_the_limit_is_above_it() {
+        let wanted = v1::Limits {
+            cpu_millis: Some(2_000),
+            memory_bytes: Some(256 * MIB),
+            pids: Some(10),
+            io_weight: Some(50),
+            io: vec![v1::DiskLimit {
+                write_bytes: Some(MIB),
+                ..v1::DiskLimit::default()
+            }],
+            exclusive_cpus: false,
+        };
+        let limits = of("cpus:1;mem:64", wanted);
+        assert_eq!(limits.cpu_weight, Some(100));
+        assert_eq!(limits.cpu_max_millis, Some(2_000));
+        assert_eq!(limits.memory_low_bytes, Some(64 * MIB));
+        assert_eq!(limits.memory_max_bytes, Some(256 * MIB));
+        assert_eq!(limits.pids_max, Some(10));
+        assert_eq!(limits.io_weight, Some(50));
+        let io = limits.io_max[0];
+        assert_eq!((io.major, io.minor, io.wbps), (254, 16, Some(MIB)));
+    }
+
+    #[test]
+    fn no_limit_is_below_what_is_asked_for_or_above_the_agents_own() {
+        let wanted = v1::Limits {
+            memory_bytes: Some(1),
+            pids: Some(1_000_000),
+            ..v1::Limits::default()
+        };
+        let limits = of("mem:64", wanted);
+        assert_eq!(limits.memory_max_bytes, Some(64 * MIB));
+        assert_eq!(limits.pids_max, Some(4_096));
+    }
+
+    #[test]
+    fn a_disk_that_is_none_refuses_the_task() {
+        let wanted = v1::Limits {
+            io: vec![v1::DiskLimit::default()],
+            ..v1::Limits::default()
+        };
+        let refused = limits(&task("mem:1", Some(wanted)), 0, |_| Err("no".to_owned()));
+        assert_eq!(refused.unwrap_err(), "limits.io: no");
+    }
+}

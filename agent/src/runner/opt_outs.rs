@@ -1,0 +1,114 @@
+//! What a task's container is let off of the default profile, as far as the operator allows it.
+//!
+//! The masters have judged the same; here it is judged by whoever knows for certain.
+
+use argosy_isolation::Capabilities;
+use argosy_isolation::profile::Walls;
+use argosy_proto::convert;
+use argosy_proto::v1;
+use argosy_state::task::OptOuts;
+
+/// The walls around a task, or in words why it may not have so few. `confines` says whether this agent's tasks have any.
+pub(super) fn walls(
+    task: &v1::TaskSpec,
+    allowed: &OptOuts,
+    confines: bool,
+) -> Result<Walls, String> {
+    let container = task.container.as_ref();
+    let asked = container.and_then(|container| container.opt_outs.clone());
+    let asked = convert::opt_outs_from(asked)
+        .map_err(|malformed| malformed.inside("container.opt_outs").to_string())?;
+    if asked.is_empty() {
+        return Ok(Walls::ALL);
+    }
+    if !confines {
+        return Err(
+            "container.opt_outs: this agent's tasks have no profile that they could be let off; leave it out, or ask for an agent that isolates in full"
+                .to_owned(),
+        );
+    }
+    if let Some((what, flag)) = asked.beyond(allowed) {
+        return Err(format!(
+            "container.opt_outs: this agent does not allow {what}; its operator does with {flag}"
+        ));
+    }
+    let names = asked.capabilities.iter().map(|one| one.name());
+    let capabilities = Capabilities::named(names)
+        .map_err(|unknown| format!("container.opt_outs.capabilities: {unknown}"))?;
+    Ok(Walls {
+        capabilities,
+        privileges: !asked.new_privileges,
+        system_calls: !asked.unconfined_seccomp,
+        user_namespaces: !asked.nested_user_namespaces,
+        ..Walls::ALL
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_state::task::Capability;
+
+    use super::*;
+
+    fn asking(opt_outs: &OptOuts) -> v1::TaskSpec {
+        v1::TaskSpec {
+            container: Some(v1::ContainerSpec {
+                opt_outs: convert::opt_outs(opt_outs),
+                ..v1::ContainerSpec::default()
+            }),
+            ..v1::TaskSpec::default()
+        }
+    }
+
+    fn all() -> OptOuts {
+        OptOuts {
+            capabilities: Capability::ALL.into(),
+            unconfined_seccomp: true,
+            new_privileges: true,
+            nested_user_namespaces: true,
+        }
+    }
+
+    #[test]
+    fn each_opt_out_takes_one_wall_away_and_no_other() {
+        let one = |change: fn(&mut OptOuts)| {
+            let mut asked = OptOuts::default();
+            change(&mut asked);
+            walls(&asking(&asked), &all(), true).unwrap()
+        };
+        assert_eq!(one(|_| ()), Walls::ALL);
+        let seccomp = Walls {
+            system_calls: false,
+            ..Walls::ALL
+        };
+        assert_eq!(one(|asked| asked.unconfined_seccomp = true), seccomp);
+        let privileges = Walls {
+            privileges: false,
+            ..Walls::ALL
+        };
+        assert_eq!(one(|asked| asked.new_privileges = true), privileges);
+        let nested = Walls {
+            user_namespaces: false,
+            ..Walls::ALL
+        };
+        assert_eq!(one(|asked| asked.nested_user_namespaces = true), nested);
+        let every = one(|asked| asked.capabilities = Capability::ALL.into());
+        assert_eq!(every.capabilities, Capabilities::all(), "both lists agree");
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_refused_by_the_flag_that_would_allow_it() {
+        let refused = walls(&asking(&all()), &OptOuts::default(), true).unwrap_err();
+        assert!(refused.contains("--allow-capabilities CHOWN"), "{refused}");
+        let refused = walls(&asking(&all()), &all(), false).unwrap_err();
+        assert!(refused.contains("no profile"), "{refused}");
+        let mut unknown = asking(&all());
+        let container = unknown.container.as_mut().unwrap();
+        container.opt_outs.as_mut().unwrap().capabilities = vec!["SYS_ADMIN".to_owned()];
+        let refused = walls(&unknown, &all(), true).unwrap_err();
+        assert!(
+            refused.starts_with("container.opt_outs.capabilities"),
+            "{refused}"
+        );
+    }
+}

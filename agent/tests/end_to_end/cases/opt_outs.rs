@@ -1,0 +1,103 @@
+//! What tasks are let off, and the limits that they get, as their agent allows.
+
+use argosy_proto::v1;
+use argosy_state::task::{Capability, OptOuts};
+
+use super::{code, reason, state};
+use crate::host::Host;
+use crate::master::{FRAMEWORK, Master, shell};
+
+/// A program that is started as root, gives its files away and becomes their owner.
+const SERVE: &str = "touch mine && chown 33:34 mine && stat -c %u:%g mine && setpriv --reuid 33 --regid 34 --clear-groups id -u";
+
+fn asking(task: &str, capabilities: &[&str]) -> v1::TaskSpec {
+    v1::TaskSpec {
+        user: "root".into(),
+        container: Some(v1::ContainerSpec {
+            opt_outs: Some(v1::OptOuts {
+                capabilities: capabilities.iter().map(|name| (*name).to_owned()).collect(),
+                ..v1::OptOuts::default()
+            }),
+            ..v1::ContainerSpec::default()
+        }),
+        ..shell(task, SERVE)
+    }
+}
+
+pub(super) async fn a_task_is_let_off_what_its_agent_allows_and_no_more() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let allowed = OptOuts {
+        capabilities: [Capability::Chown, Capability::Setuid, Capability::Setgid].into(),
+        ..OptOuts::default()
+    };
+    let agent = host
+        .agent_with(master.address, |config| config.allowed_opt_outs = allowed)
+        .await;
+    let (mut link, hello) = master.registered(true).await;
+    let info = hello.info.unwrap();
+    let told = info.allowed_opt_outs.unwrap();
+    assert_eq!(told.capabilities, ["CHOWN", "SETGID", "SETUID"]);
+    link.launch(1, asking("let-off", &["CHOWN", "SETUID", "SETGID"]))
+        .await;
+    let last = link.end_of("let-off").await.pop().unwrap();
+    assert_eq!(state(&last), v1::TaskState::Finished, "{}", last.text);
+    let path = format!("/v1/files/read?path=tasks/{FRAMEWORK}/let-off/stdout");
+    assert_eq!(agent.get(&path).await, (200, "33:34\n33\n".into()));
+    link.launch(2, asking("held", &[])).await;
+    let last = link.end_of("held").await.pop().unwrap();
+    assert_eq!(code(&last), Some(v1::exit::How::Code(1)), "{}", last.text);
+    link.launch(3, asking("greedy", &["CHOWN", "KILL"])).await;
+    let last = link.end_of("greedy").await.pop().unwrap();
+    assert_eq!(state(&last), v1::TaskState::Error);
+    assert_eq!(reason(&last), v1::Reason::TaskInvalid);
+    assert!(
+        last.text.contains("capability KILL") && last.text.contains("--allow-capabilities KILL"),
+        "{}",
+        last.text
+    );
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn a_limit_that_this_host_cannot_keep_is_refused_in_words() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let limited = |task: &str, limits: v1::Limits| v1::TaskSpec {
+        resources: argosy_client::resources::resources("cpus:64;mem:32").unwrap(),
+        limits: Some(limits),
+        ..shell(task, "true")
+    };
+    let alone = v1::Limits {
+        exclusive_cpus: true,
+        ..v1::Limits::default()
+    };
+    link.launch(1, limited("alone", alone)).await;
+    let last = link.end_of("alone").await.pop().unwrap();
+    assert_eq!(state(&last), v1::TaskState::Failed);
+    assert!(last.text.contains("limits.exclusive_cpus"), "{}", last.text);
+    let disk = v1::Limits {
+        io: vec![v1::DiskLimit {
+            disk: "/dev/null".into(),
+            read_bytes: Some(1 << 20),
+            ..v1::DiskLimit::default()
+        }],
+        ..v1::Limits::default()
+    };
+    link.launch(2, limited("disk", disk)).await;
+    let last = link.end_of("disk").await.pop().unwrap();
+    assert_eq!(state(&last), v1::TaskState::Failed);
+    assert!(
+        last.text.contains("/dev/null: it is no disk"),
+        "{}",
+        last.text
+    );
+    agent.is_clear().await;
+    agent.stop().await;
+}

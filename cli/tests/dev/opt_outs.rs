@@ -1,0 +1,41 @@
+//! A program that changes its user, on a cluster whose agents allow it what it needs.
+
+use crate::cluster::Cluster;
+
+const SERVE: &str =
+    "touch mine && chown 33:34 mine && setpriv --reuid 33 --regid 34 --clear-groups id -u";
+
+#[test]
+fn a_program_that_changes_its_user_runs_with_the_capabilities_that_its_agent_allows() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let allowed = ["--allow-capabilities", "CHOWN,SETUID,SETGID"];
+    let mut cluster = Cluster::start(14, "1x1", &allowed);
+    let run = |more: &[&str]| {
+        let words = [
+            &["run", "-q", "--user", "root"],
+            more,
+            &["--", "sh", "-c", SERVE],
+        ]
+        .concat();
+        cluster.ran(&words)
+    };
+    let capabilities = ["--capability", "CHOWN,SETUID,SETGID"];
+    let (code, output, errors) = run(&capabilities);
+    assert_eq!((code, output.as_str()), (0, "33\n"), "{errors}");
+    let (code, output, _) = run(&[]);
+    assert_eq!((code, output.as_str()), (1, ""), "without them it cannot");
+    let (code, _, errors) = run(&["--capability", "KILL", "--timeout", "3s"]);
+    assert_eq!(code, 6, "{errors}");
+    assert!(
+        errors.contains("no agent allows capability KILL"),
+        "{errors}"
+    );
+    assert!(errors.contains("--allow-capabilities KILL"), "{errors}");
+    let (code, _, errors) = run(&["--capability", "SYS_ADMIN"]);
+    assert_eq!(code, 2, "{errors}");
+    let (_, agents, _) = cluster.ran(&["agent", "list", "-o", "json"]);
+    assert!(agents.contains("\"SETGID\""), "{agents}");
+    assert_eq!(cluster.stop().0, 0);
+}

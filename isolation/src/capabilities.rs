@@ -1,0 +1,129 @@
+//! Sets of capabilities of a container's own user namespace.
+//!
+//! Held in a user namespace of its own, a capability is one over what belongs to that namespace: the container's files,
+//! users and processes. It is none over the host.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Those that a command may keep, by name and by number in linux/capability.h. Not here: what means nothing in a user
+/// namespace, and what opens much of the kernel there, as SYS_ADMIN, NET_ADMIN and SYS_PTRACE do.
+const KNOWN: [(&str, u32); 12] = [
+    ("CHOWN", 0),
+    ("DAC_OVERRIDE", 1),
+    ("FOWNER", 3),
+    ("FSETID", 4),
+    ("KILL", 5),
+    ("SETGID", 6),
+    ("SETUID", 7),
+    ("SETPCAP", 8),
+    ("NET_BIND_SERVICE", 10),
+    ("NET_RAW", 13),
+    ("SYS_CHROOT", 18),
+    ("SETFCAP", 31),
+];
+
+/// A set of capabilities that a command may keep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
+pub struct Capabilities(u64);
+
+impl Capabilities {
+    /// None.
+    pub const NONE: Self = Self(0);
+
+    /// All that a command may keep.
+    #[must_use]
+    pub fn all() -> Self {
+        Self(KNOWN.iter().fold(0, |mask, (_, number)| mask | 1 << number))
+    }
+
+    /// Those of these names, as `CHOWN`.
+    ///
+    /// # Errors
+    /// With a name that is none of those that may be kept.
+    pub fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, UnknownCapability> {
+        names.into_iter().try_fold(Self::NONE, |set, name| {
+            let known = KNOWN.iter().find(|(known, _)| *known == name);
+            let (_, number) = known.ok_or_else(|| UnknownCapability(name.to_owned()))?;
+            Ok(Self(set.0 | 1 << number))
+        })
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Whether the one of this name is among them.
+    #[must_use]
+    pub fn has(self, name: &str) -> bool {
+        self.names().any(|known| known == name)
+    }
+
+    /// As the kernel has them: bit n is capability n.
+    pub(crate) fn mask(self) -> u64 {
+        self.0
+    }
+
+    fn names(self) -> impl Iterator<Item = &'static str> {
+        let held = KNOWN
+            .iter()
+            .filter(move |(_, number)| self.0 & 1 << number != 0);
+        held.map(|(name, _)| *name)
+    }
+}
+
+impl fmt::Display for Capabilities {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.names().collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl TryFrom<Vec<String>> for Capabilities {
+    type Error = UnknownCapability;
+
+    fn try_from(names: Vec<String>) -> Result<Self, UnknownCapability> {
+        Self::named(names.iter().map(String::as_str))
+    }
+}
+
+impl From<Capabilities> for Vec<String> {
+    fn from(set: Capabilities) -> Self {
+        set.names().map(str::to_owned).collect()
+    }
+}
+
+/// A name that is no capability which a command may keep.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no capability that a container can have: use a name as CHOWN or SETUID")]
+pub struct UnknownCapability(String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_are_had_by_name_and_never_hold_what_opens_the_kernel() {
+        let set = Capabilities::named(["SETUID", "CHOWN"]).unwrap();
+        assert_eq!(set.mask(), 0b1000_0001);
+        assert_eq!(set.to_string(), "CHOWN, SETUID");
+        assert!(set.has("CHOWN") && !set.has("SETGID"));
+        assert!(Capabilities::named(["SYS_ADMIN"]).is_err());
+        // SYS_MODULE, SYS_PTRACE, SYS_ADMIN, NET_ADMIN, BPF, DAC_READ_SEARCH.
+        for number in [16, 19, 21, 12, 39, 2] {
+            assert_eq!(Capabilities::all().mask() & 1 << number, 0, "{number}");
+        }
+    }
+
+    #[test]
+    fn sets_come_back_from_a_launch_request_as_they_were() {
+        for set in [Capabilities::NONE, Capabilities::all()] {
+            let text = serde_json::to_string(&set).unwrap();
+            assert_eq!(serde_json::from_str::<Capabilities>(&text).unwrap(), set);
+        }
+        assert!(serde_json::from_str::<Capabilities>("[\"SYS_ADMIN\"]").is_err());
+    }
+}

@@ -1,0 +1,129 @@
+//! Devices of its own, and the filter behind what a container does not see.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use argosy_isolation::{Outcome, Spec, device_filter};
+
+use crate::entry::end;
+use crate::profile::profiled;
+use crate::world::{Case, World, skip, stderr, stdout};
+
+pub(crate) const CASES: &[Case] = &[
+    ("a_device_of_its_own_can_be_used_by_its_user", own),
+    ("a_device_that_is_none_is_refused_with_its_path", no_device),
+    (
+        "devices_are_kept_from_its_group_by_the_kernel_too",
+        filtered,
+    ),
+];
+
+/// Devices that hosts may have, and that may be opened without harm.
+const HARMLESS: [&str; 4] = [
+    "/dev/fuse",
+    "/dev/net/tun",
+    "/dev/loop-control",
+    "/dev/vhost-net",
+];
+
+fn device() -> PathBuf {
+    let found = HARMLESS
+        .map(Path::new)
+        .into_iter()
+        .find(|path| path.exists());
+    match found {
+        Some(path) => path.to_owned(),
+        None => skip(format!("needs one of {HARMLESS:?}")),
+    }
+}
+
+fn said(world: &mut World, spec: &Spec) -> String {
+    let exit = world.run(spec);
+    assert_eq!(
+        exit.outcome,
+        Outcome::Exited(0),
+        "{} {}",
+        exit.reason,
+        stderr(spec)
+    );
+    stdout(spec)
+}
+
+fn own() {
+    let mut world = World::new();
+    let device = device();
+    let line = format!(
+        "stat -c '%F %a' {0}; (: < {0}) && echo opened; ls -A /dev | grep -cxF .own || true; touch /dev/more 2>/dev/null || echo no more",
+        device.display()
+    );
+    let mut spec = profiled(&mut world, &line);
+    spec.devices = vec![device.clone()];
+    assert_eq!(
+        said(&mut world, &spec),
+        "character special file 666\nopened\n0\nno more\n"
+    );
+    let without = profiled(
+        &mut world,
+        &format!("test -e {} || echo none", device.display()),
+    );
+    assert_eq!(said(&mut world, &without), "none\n");
+}
+
+fn no_device() {
+    let mut world = World::new();
+    for (path, words) in [
+        ("/dev/no-such-device", "use the device /dev/no-such-device"),
+        (
+            "/dev/stdin-of-nobody/x",
+            "use the device /dev/stdin-of-nobody/x",
+        ),
+    ] {
+        let mut spec = profiled(&mut world, "true");
+        spec.devices = vec![path.into()];
+        let exit = world.run(&spec);
+        assert_eq!(exit.outcome, Outcome::NotStarted);
+        assert!(exit.reason.contains(words), "{}", exit.reason);
+    }
+    for path in [
+        "/etc/passwd",
+        "/dev/../etc/passwd",
+        "/dev/null",
+        "/dev",
+        "/dev/pts/0",
+    ] {
+        let mut spec = profiled(&mut world, "true");
+        spec.devices = vec![path.into()];
+        let refused = spec.check().unwrap_err().to_string();
+        assert!(
+            refused.starts_with(&format!("devices {path:?}")),
+            "{refused}"
+        );
+    }
+}
+
+fn filtered() {
+    if let Err(error) = device_filter::supported() {
+        skip(format!("needs device filters: {error}"));
+    }
+    let mut world = World::new();
+    let device = device();
+    for (own, expected) in [(false, "refused"), (true, "opened")] {
+        let mut spec = profiled(&mut world, "exec sleep 1000");
+        if own {
+            spec.devices = vec![device.clone()];
+        }
+        let (container, handle) = world.start(&spec);
+        assert_eq!(handle.missing.controllers, [""; 0]);
+        // Root of the host, who may open and make what it likes, but for the group that it is in.
+        let line = "echo $$ > $1/cgroup.procs; (: < /dev/null) && echo null; \
+            (: < $2) 2>/dev/null && echo opened || echo refused; mknod $3 c 1 3 2>/dev/null || echo no node";
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", line, "sh"]);
+        command.arg(spec.cgroup.as_ref().unwrap());
+        command.arg(&device).arg(world.work().join("node"));
+        let output = command.output().unwrap();
+        let found = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(found, format!("null\n{expected}\nno node\n"));
+        end(container);
+    }
+}

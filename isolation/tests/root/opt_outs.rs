@@ -1,0 +1,250 @@
+//! What a command can do that is let off a wall, and that it can do no more.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use argosy_isolation::profile::Walls;
+use argosy_isolation::{Capabilities, Outcome, Spec, User};
+
+use crate::images::{imaged, store};
+use crate::profile::{give_sandbox, profiled};
+use crate::world::{Case, World, skip, stderr, stdout};
+
+pub(crate) const CASES: &[Case] = &[
+    (
+        "programs_that_change_users_and_owners_need_the_capabilities",
+        changes_users,
+    ),
+    ("only_the_named_capabilities_are_kept", only_named),
+    (
+        "a_user_who_is_not_root_keeps_capabilities_too",
+        kept_by_nobody,
+    ),
+    ("what_enters_keeps_the_same_capabilities", entered),
+    (
+        "set_user_id_programs_of_an_image_need_new_privileges",
+        set_user_id,
+    ),
+    (
+        "user_namespaces_of_its_own_are_an_opt_out_of_their_own",
+        nested,
+    ),
+    ("without_the_filter_all_other_walls_stand", unfiltered),
+    ("who_may_change_users_gets_no_host_path", no_host_path),
+];
+
+const ROOT: User = User {
+    uid: 0,
+    gid: 0,
+    groups: Vec::new(),
+};
+/// The sets of a process, and whether it is held to them.
+const SHOW: &str = "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status | tr -d '\\t'";
+
+/// A launch of this line as root of the container, behind these walls.
+pub(crate) fn behind(world: &mut World, walls: Walls, line: &str) -> Spec {
+    let mut spec = profiled(world, line);
+    spec.user = Some(ROOT);
+    spec.profile.as_mut().unwrap().walls = walls;
+    give_sandbox(&spec);
+    spec
+}
+
+fn keeping(names: &[&str]) -> Walls {
+    Walls {
+        capabilities: Capabilities::named(names.iter().copied()).unwrap(),
+        ..Walls::ALL
+    }
+}
+
+fn said(world: &mut World, spec: &Spec) -> String {
+    let exit = world.run(spec);
+    assert_eq!(
+        exit.outcome,
+        Outcome::Exited(0),
+        "{} {}{}",
+        exit.reason,
+        stdout(spec),
+        stderr(spec)
+    );
+    stdout(spec)
+}
+
+/// What a server does that is started as root: gives its files to a user, and becomes it.
+const BECOME: &str = "touch mine; chown 33:34 mine 2>/dev/null && stat -c %u:%g mine || echo cannot give away; \
+    setpriv --reuid 33 --regid 34 --clear-groups sh -c 'id -u; id -g; grep CapPrm /proc/self/status' 2>/dev/null || echo cannot become";
+
+fn changes_users() {
+    let mut world = World::new();
+    let spec = behind(&mut world, Walls::ALL, BECOME);
+    assert_eq!(said(&mut world, &spec), "cannot give away\ncannot become\n");
+    let kept = keeping(&["CHOWN", "SETUID", "SETGID"]);
+    let spec = behind(&mut world, kept, BECOME);
+    // Whoever is not root any more has nothing of it left.
+    assert_eq!(
+        said(&mut world, &spec),
+        "33:34\n33\n34\nCapPrm:\t0000000000000000\n"
+    );
+}
+
+fn only_named() {
+    let mut world = World::new();
+    let spec = behind(&mut world, keeping(&["CHOWN", "KILL"]), SHOW);
+    let (kept, none) = ("0000000000000021", "0000000000000000");
+    let expected = format!(
+        "CapInh:{none}\nCapPrm:{kept}\nCapEff:{kept}\nCapBnd:{kept}\nCapAmb:{none}\nNoNewPrivs:1\nSeccomp:2\n"
+    );
+    assert_eq!(said(&mut world, &spec), expected);
+    let refused = "setpriv --reuid 33 true 2>/dev/null || echo no user; chroot / true 2>/dev/null || echo no root; \
+        mount -t tmpfs none /tmp 2>/dev/null || echo no mount; hostname x 2>/dev/null || echo no name; \
+        cat /etc/shadow >/dev/null 2>&1 || echo no file of the host";
+    let spec = behind(&mut world, keeping(&["CHOWN", "DAC_OVERRIDE"]), refused);
+    assert_eq!(
+        said(&mut world, &spec),
+        "no user\nno root\nno mount\nno name\nno file of the host\n"
+    );
+}
+
+fn kept_by_nobody() {
+    let mut world = World::new();
+    let mut spec = profiled(
+        &mut world,
+        &format!("{SHOW}; touch mine; chown 33:34 mine && stat -c %u:%g mine"),
+    );
+    spec.profile.as_mut().unwrap().walls = keeping(&["CHOWN"]);
+    let kept = "0000000000000001";
+    let expected = format!(
+        "CapInh:{kept}\nCapPrm:{kept}\nCapEff:{kept}\nCapBnd:{kept}\nCapAmb:{kept}\nNoNewPrivs:1\nSeccomp:2\n33:34\n"
+    );
+    assert_eq!(said(&mut world, &spec), expected);
+}
+
+fn entered() {
+    let mut world = World::new();
+    let spec = behind(
+        &mut world,
+        keeping(&["CHOWN", "SETUID", "SETGID"]),
+        "exec sleep 1000",
+    );
+    let (container, _) = world.start(&spec);
+    let line = "setpriv --reuid 33 --regid 34 --clear-groups id -u; grep CapEff /proc/self/status";
+    let found = crate::entry::output(&container, line);
+    assert_eq!(found, "33\nCapEff:\t00000000000000c1\n");
+    crate::entry::end(container);
+}
+
+/// A program of a few instructions that ends with the number of its effective user, of which a status has the lowest 8
+/// bits. Programs of the host would need its libraries.
+fn whoami() -> Vec<u8> {
+    let code: [u8; 16] = [
+        0xb8, 107, 0, 0, 0, // mov eax, geteuid
+        0x0f, 0x05, // syscall
+        0x89, 0xc7, // mov edi, eax
+        0xb8, 60, 0, 0, 0, // mov eax, exit
+        0x0f, 0x05, // syscall
+    ];
+    let (base, head) = (0x40_0000_u64, 64 + 56_u64);
+    let mut file = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let mut put = |bytes: &[u8]| file.extend_from_slice(bytes);
+    // Of elf(5): executable for x86-64, one segment that is loaded whole.
+    put(&2_u16.to_le_bytes());
+    put(&62_u16.to_le_bytes());
+    put(&1_u32.to_le_bytes());
+    for word in [base + head, 64, 0] {
+        put(&word.to_le_bytes());
+    }
+    put(&0_u32.to_le_bytes());
+    for half in [64_u16, 56, 1, 0, 0, 0] {
+        put(&half.to_le_bytes());
+    }
+    put(&1_u32.to_le_bytes());
+    put(&5_u32.to_le_bytes());
+    let size = head + code.len() as u64;
+    for word in [0, base, base, size, size, 0x1000] {
+        put(&word.to_le_bytes());
+    }
+    put(&code);
+    file
+}
+
+fn set_user_id() {
+    if std::env::consts::ARCH != "x86_64" {
+        skip("the program is one of x86-64".to_owned());
+    }
+    let mut world = World::new();
+    let program = whoami();
+    let layers = store(&mut world, &[&[(b'0', "who", 0, &program[..])]]);
+    let place = layers[1].join("who");
+    fs::set_permissions(place, fs::Permissions::from_mode(0o4755)).unwrap();
+    for (privileges, user) in [(true, 1_000 % 256), (false, 0)] {
+        let mut spec = imaged(
+            &mut world,
+            &layers,
+            "/who; echo $?; grep NoNewPrivs /proc/self/status",
+        );
+        spec.image_user = Some("1000:1000".to_owned());
+        spec.profile.as_mut().unwrap().walls.privileges = privileges;
+        assert_eq!(
+            said(&mut world, &spec),
+            format!("{user}\nNoNewPrivs:\t{}\n", u8::from(privileges))
+        );
+    }
+}
+
+fn nested() {
+    let mut world = World::new();
+    let line = "unshare -r sh -c 'grep CapEff /proc/self/status; mount -t tmpfs none /tmp 2>/dev/null || echo no mount' 2>&1 | head -2";
+    let mut ended = |walls| {
+        let mut spec = profiled(&mut world, line);
+        spec.profile.as_mut().unwrap().walls = walls;
+        said(&mut world, &spec)
+    };
+    let refused = ended(Walls::ALL);
+    assert!(refused.contains("Operation not permitted"), "{refused}");
+    let unfiltered = Walls {
+        system_calls: false,
+        ..Walls::ALL
+    };
+    // The setting of its own namespace refuses what the filter would have.
+    let refused = ended(unfiltered);
+    assert!(refused.contains("No space left"), "{refused}");
+    let made = ended(Walls {
+        user_namespaces: false,
+        ..Walls::ALL
+    });
+    assert!(made.starts_with("CapEff:\t000001ffffffffff"), "{made}");
+    assert!(made.ends_with("no mount\n"), "{made}");
+}
+
+fn unfiltered() {
+    let mut world = World::new();
+    let walls = Walls {
+        system_calls: false,
+        ..Walls::ALL
+    };
+    let none = "0000000000000000";
+    let spec = behind(&mut world, walls, SHOW);
+    let expected = format!(
+        "CapInh:{none}\nCapPrm:{none}\nCapEff:{none}\nCapBnd:{none}\nCapAmb:{none}\nNoNewPrivs:1\nSeccomp:0\n"
+    );
+    assert_eq!(said(&mut world, &spec), expected);
+}
+
+fn no_host_path() {
+    let mut world = World::new();
+    let new_privileges = Walls {
+        privileges: false,
+        ..Walls::ALL
+    };
+    for walls in [keeping(&["CHOWN"]), new_privileges] {
+        let mut spec = profiled(&mut world, "true");
+        let profile = spec.profile.as_mut().unwrap();
+        profile.walls = walls;
+        profile.view.host_paths = vec!["/srv".into()];
+        let refused = spec.check().unwrap_err().to_string();
+        assert!(
+            refused.contains("on host paths its users are the host's"),
+            "{refused}"
+        );
+    }
+}

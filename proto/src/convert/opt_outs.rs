@@ -1,0 +1,125 @@
+//! Opt-outs and limits on the wire.
+
+use std::collections::BTreeSet;
+
+use argosy_state::task::{Capability, DiskLimit, Limits, OptOuts};
+
+use super::Malformed;
+use crate::v1;
+
+/// Opt-outs on the wire; absent if there are none.
+#[must_use]
+pub fn opt_outs(opt_outs: &OptOuts) -> Option<v1::OptOuts> {
+    let names = opt_outs.capabilities.iter();
+    (!opt_outs.is_empty()).then(|| v1::OptOuts {
+        capabilities: names.map(|one| one.name().to_owned()).collect(),
+        unconfined_seccomp: opt_outs.unconfined_seccomp,
+        new_privileges: opt_outs.new_privileges,
+        nested_user_namespaces: opt_outs.nested_user_namespaces,
+    })
+}
+
+/// Reads opt-outs.
+///
+/// # Errors
+/// Names a capability that is none.
+pub fn opt_outs_from(wire: Option<v1::OptOuts>) -> Result<OptOuts, Malformed> {
+    let Some(wire) = wire else {
+        return Ok(OptOuts::default());
+    };
+    let mut capabilities = BTreeSet::new();
+    for name in &wire.capabilities {
+        let named = Capability::named(name);
+        capabilities.insert(named.map_err(|text| Malformed::new("capabilities", text))?);
+    }
+    Ok(OptOuts {
+        capabilities,
+        unconfined_seccomp: wire.unconfined_seccomp,
+        new_privileges: wire.new_privileges,
+        nested_user_namespaces: wire.nested_user_namespaces,
+    })
+}
+
+/// Limits on the wire.
+pub(super) fn limits(limits: &Limits) -> v1::Limits {
+    let io = limits.io.iter().map(|limit| v1::DiskLimit {
+        disk: limit.disk.clone(),
+        read_bytes: limit.read_bytes,
+        write_bytes: limit.write_bytes,
+        read_operations: limit.read_operations,
+        write_operations: limit.write_operations,
+    });
+    v1::Limits {
+        cpu_millis: limits.cpu_millis,
+        memory_bytes: limits.memory_bytes,
+        pids: limits.pids,
+        io_weight: limits.io_weight,
+        io: io.collect(),
+        exclusive_cpus: limits.exclusive_cpus,
+    }
+}
+
+/// Reads limits; whether they can be right is judged with the task.
+#[must_use]
+pub fn limits_from(wire: v1::Limits) -> Limits {
+    let io = wire.io.into_iter().map(|limit| DiskLimit {
+        disk: limit.disk,
+        read_bytes: limit.read_bytes,
+        write_bytes: limit.write_bytes,
+        read_operations: limit.read_operations,
+        write_operations: limit.write_operations,
+    });
+    Limits {
+        cpu_millis: wire.cpu_millis,
+        memory_bytes: wire.memory_bytes,
+        pids: wire.pids,
+        io_weight: wire.io_weight,
+        io: io.collect(),
+        exclusive_cpus: wire.exclusive_cpus,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn opt_outs_and_limits_come_back_as_they_were() {
+        let all = OptOuts {
+            capabilities: Capability::ALL.into(),
+            unconfined_seccomp: true,
+            new_privileges: true,
+            nested_user_namespaces: true,
+        };
+        for ours in [OptOuts::default(), all] {
+            assert_eq!(opt_outs_from(opt_outs(&ours)), Ok(ours));
+        }
+        assert_eq!(opt_outs(&OptOuts::default()), None);
+        let ours = Limits {
+            cpu_millis: Some(1_500),
+            memory_bytes: Some(1 << 20),
+            pids: Some(7),
+            io_weight: Some(50),
+            io: vec![DiskLimit {
+                disk: "/dev/sda".to_owned(),
+                read_bytes: Some(1),
+                write_bytes: None,
+                read_operations: Some(2),
+                write_operations: Some(3),
+            }],
+            exclusive_cpus: true,
+        };
+        assert_eq!(limits_from(limits(&ours)), ours);
+    }
+
+    #[test]
+    fn a_capability_that_is_none_is_named() {
+        let wire = v1::OptOuts {
+            capabilities: vec!["CHOWN".to_owned(), "SYS_ADMIN".to_owned()],
+            ..v1::OptOuts::default()
+        };
+        let refused = opt_outs_from(Some(wire)).unwrap_err();
+        assert_eq!(refused.field, "capabilities");
+        assert!(refused.to_string().contains("SYS_ADMIN"), "{refused}");
+    }
+}

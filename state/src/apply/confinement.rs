@@ -1,0 +1,285 @@
+//! Limits and opt-outs that cannot be right, whatever the agent, and opt-outs that this one does not allow.
+
+use std::collections::BTreeSet;
+
+use crate::agent::Agent;
+use crate::limits;
+use crate::task::{Limits, TaskSpec};
+
+/// The field that is wrong, and what to do about it.
+type Wrong = (&'static str, String);
+
+/// Judges a description, whatever agent is to run it.
+pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
+    if spec.container.opt_outs.changes_users() && !spec.host_paths.is_empty() {
+        let text = "with capabilities or new privileges it could write to host_paths as any user of the host: leave one out";
+        return Err(("container.opt_outs", text.to_owned()));
+    }
+    match &spec.limits {
+        None => Ok(()),
+        Some(limits) => check_limits(spec, limits),
+    }
+}
+
+/// Judges what a task asks for against what its agent allows.
+pub(super) fn check_allowed(spec: &TaskSpec, agent: &Agent) -> Result<(), Wrong> {
+    let asked = &spec.container.opt_outs;
+    match asked.beyond(&agent.info.allowed_opt_outs) {
+        None => Ok(()),
+        Some((what, flag)) => {
+            let agent = agent.id;
+            let text = format!(
+                "{agent} does not allow {what}: leave it out, or have its operator start it with {flag}"
+            );
+            Err(("container.opt_outs", text))
+        }
+    }
+}
+
+fn check_limits(spec: &TaskSpec, limits: &Limits) -> Result<(), Wrong> {
+    let wrong = |field, text: String| Err((field, text));
+    let cpus = amount(spec, "cpus");
+    if let Some(most) = limits.cpu_millis
+        && (most == 0 || most < cpus)
+    {
+        let text = format!(
+            "{most} thousandths of a processor are none, or less than the {cpus} that it asks for: raise the limit"
+        );
+        return wrong("limits.cpu_millis", text);
+    }
+    if let Some(most) = limits.memory_bytes {
+        // Resources are thousandths of MiB.
+        let asked = amount(spec, "mem").saturating_mul(1 << 20) / 1_000;
+        if most == 0 || most < asked {
+            let text = format!(
+                "{most} bytes are none, or less than the {asked} that it asks for: raise the limit"
+            );
+            return wrong("limits.memory_bytes", text);
+        }
+    }
+    if limits.pids == Some(0) {
+        let text = "a task is at least one process: give at least 1".to_owned();
+        return wrong("limits.pids", text);
+    }
+    if let Some(weight) = limits.io_weight
+        && !(1..=10_000).contains(&weight)
+    {
+        let text = format!("{weight} is no share: give 1 to 10,000");
+        return wrong("limits.io_weight", text);
+    }
+    if limits.exclusive_cpus && (cpus == 0 || !cpus.is_multiple_of(1_000)) {
+        let text = format!(
+            "it asks for {cpus} thousandths of a processor, and only whole ones are had alone: ask for cpus:1, cpus:2, …"
+        );
+        return wrong("limits.exclusive_cpus", text);
+    }
+    check_disks(limits)
+}
+
+fn check_disks(limits: &Limits) -> Result<(), Wrong> {
+    let wrong = |text: String| Err(("limits.io", text));
+    if limits.io.len() > limits::DISK_LIMITS {
+        let most = limits::DISK_LIMITS;
+        return wrong(format!(
+            "{} disks are limited; at most {most}",
+            limits.io.len()
+        ));
+    }
+    let mut seen = BTreeSet::new();
+    for limit in &limits.io {
+        let disk = &limit.disk;
+        let plain = disk.is_empty() || (disk.starts_with("/dev/") && !disk.contains(['\0', '\n']));
+        if !plain || disk.len() > limits::NAME_BYTES {
+            let most = limits::NAME_BYTES;
+            return wrong(format!(
+                "{disk:?} names no disk: give its device, as /dev/sda, in at most {most} bytes, or nothing for that of the sandbox"
+            ));
+        }
+        let bounds = [
+            limit.read_bytes,
+            limit.write_bytes,
+            limit.read_operations,
+            limit.write_operations,
+        ];
+        if bounds.contains(&Some(0)) || bounds.iter().all(Option::is_none) {
+            return wrong(format!(
+                "disk {disk:?} has no limit, or one of 0: give at least 1"
+            ));
+        }
+        if !seen.insert(disk) {
+            return wrong(format!("disk {disk:?} is limited twice"));
+        }
+    }
+    Ok(())
+}
+
+/// Of a scalar resource, in thousandths.
+fn amount(spec: &TaskSpec, name: &str) -> u64 {
+    u64::try_from(spec.resources.scalar_milli(name)).unwrap_or(0)
+}
+
+/// Bytes of them in log and memory, roughly.
+pub(super) fn size(spec: &TaskSpec, part_bytes: usize) -> usize {
+    let opt_outs = spec.container.opt_outs.capabilities.len() * part_bytes;
+    let disks = spec.limits.iter().flat_map(|limits| &limits.io);
+    opt_outs
+        + disks
+            .map(|limit| part_bytes + limit.disk.len())
+            .sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::AgentInfo;
+    use crate::command::{Command, RegisterAgent, Rejection, Reply};
+    use crate::task::{Capability, DiskLimit, HostPath, OptOuts};
+    use crate::testing::{self, World};
+
+    fn limited(resources: &str, limits: Limits) -> Option<&'static str> {
+        let spec = TaskSpec {
+            limits: Some(Box::new(limits)),
+            ..testing::spec("t", resources)
+        };
+        check(&spec).err().map(|(field, _)| field)
+    }
+
+    #[test]
+    fn a_limit_is_never_below_what_is_asked_for() {
+        let cpus = |most| Limits {
+            cpu_millis: Some(most),
+            ..Limits::default()
+        };
+        assert_eq!(limited("cpus:1.5;mem:64", cpus(1_500)), None);
+        assert_eq!(
+            limited("cpus:1.5;mem:64", cpus(1_499)),
+            Some("limits.cpu_millis")
+        );
+        assert_eq!(limited("mem:64", cpus(0)), Some("limits.cpu_millis"));
+        let memory = |most| Limits {
+            memory_bytes: Some(most),
+            ..Limits::default()
+        };
+        assert_eq!(limited("mem:64", memory(64 << 20)), None);
+        assert_eq!(
+            limited("mem:64", memory((64 << 20) - 1)),
+            Some("limits.memory_bytes")
+        );
+    }
+
+    #[test]
+    fn shares_counts_and_disks_have_bounds() {
+        let weight = |weight| Limits {
+            io_weight: Some(weight),
+            ..Limits::default()
+        };
+        assert_eq!(limited("mem:1", weight(10_000)), None);
+        assert_eq!(limited("mem:1", weight(10_001)), Some("limits.io_weight"));
+        let none = Limits {
+            pids: Some(0),
+            ..Limits::default()
+        };
+        assert_eq!(limited("mem:1", none), Some("limits.pids"));
+        let alone = Limits {
+            exclusive_cpus: true,
+            ..Limits::default()
+        };
+        assert_eq!(limited("cpus:2", alone.clone()), None);
+        for resources in ["cpus:1.5", "mem:1"] {
+            assert_eq!(
+                limited(resources, alone.clone()),
+                Some("limits.exclusive_cpus")
+            );
+        }
+        let disk = |path: &str| DiskLimit {
+            disk: path.to_owned(),
+            write_bytes: Some(1),
+            ..DiskLimit::default()
+        };
+        let disks = |io: Vec<DiskLimit>| {
+            let limits = Limits {
+                io,
+                ..Limits::default()
+            };
+            limited("mem:1", limits)
+        };
+        assert_eq!(disks(vec![disk(""), disk("/dev/sda")]), None);
+        let idle = DiskLimit::default();
+        for io in [
+            vec![disk(""), disk("")],
+            vec![disk("sda")],
+            vec![idle],
+            vec![disk("/dev/d"); limits::DISK_LIMITS + 1],
+        ] {
+            assert_eq!(disks(io), Some("limits.io"));
+        }
+    }
+
+    #[test]
+    fn what_an_agent_does_not_allow_is_refused_with_the_flag_that_would() {
+        let mut world = World::new();
+        let framework = world.subscribe("web");
+        let agent = world.register("cpus:4");
+        let mut asked = testing::spec("t", "cpus:1");
+        asked.container.opt_outs.capabilities = [Capability::Chown].into();
+        let offers: Vec<_> = (0..2)
+            .map(|_| world.promise(framework, agent, "cpus:1"))
+            .collect();
+        let applied = world.accept(framework, vec![offers[0].clone()], vec![asked.clone()]);
+        let Ok(Reply::Called { refused, .. }) = applied.outcome else {
+            panic!("the call itself is good: {:?}", applied.outcome);
+        };
+        let (_, Rejection::Invalid { field, text }) = &refused[0] else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(field, "container.opt_outs");
+        assert!(
+            text.contains("agent-1 does not allow capability CHOWN"),
+            "{text}"
+        );
+        assert!(text.ends_with("--allow-capabilities CHOWN"), "{text}");
+        // It comes back and allows it: what was offered before promised something else.
+        let known = world.registry.agent(agent).unwrap().clone();
+        let allowing = RegisterAgent {
+            agent: Some(agent),
+            nonce: known.nonce,
+            confirmed: known.incarnation,
+            tried: vec![known.incarnation],
+            boot_id: known.boot_id,
+            info: AgentInfo {
+                allowed_opt_outs: asked.container.opt_outs.clone(),
+                ..known.info
+            },
+        };
+        world
+            .apply(Command::RegisterAgent(allowing))
+            .outcome
+            .unwrap();
+        let applied = world.accept(framework, vec![offers[1].clone()], vec![asked.clone()]);
+        assert!(matches!(applied.outcome, Err(Rejection::OfferOutdated(..))));
+        let offer = world.promise(framework, agent, "cpus:1");
+        let applied = world.accept(framework, vec![offer], vec![asked]);
+        let Ok(Reply::Called { refused, .. }) = applied.outcome else {
+            panic!("{:?}", applied.outcome);
+        };
+        assert_eq!(refused, []);
+    }
+
+    #[test]
+    fn who_may_become_another_user_sees_no_host_paths() {
+        let mut spec = testing::spec("t", "mem:1");
+        spec.host_paths = vec![HostPath {
+            host_path: "/srv".into(),
+            container_path: "/srv".into(),
+            read_only: false,
+        }];
+        assert_eq!(check(&spec), Ok(()));
+        spec.container.opt_outs = OptOuts {
+            capabilities: [Capability::Setuid].into(),
+            ..OptOuts::default()
+        };
+        assert_eq!(check(&spec).unwrap_err().0, "container.opt_outs");
+        spec.host_paths.clear();
+        assert_eq!(check(&spec), Ok(()));
+    }
+}

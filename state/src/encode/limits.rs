@@ -1,0 +1,88 @@
+//! Limits of tasks, as stored.
+
+use prost::Message;
+
+use super::Wrong;
+use crate::task::{DiskLimit, Limits};
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LimitsMessage {
+    #[prost(uint64, optional, tag = "1")]
+    cpu_millis: Option<u64>,
+    #[prost(uint64, optional, tag = "2")]
+    memory_bytes: Option<u64>,
+    #[prost(uint64, optional, tag = "3")]
+    pids: Option<u64>,
+    #[prost(uint64, optional, tag = "4")]
+    io_weight: Option<u64>,
+    #[prost(message, repeated, tag = "5")]
+    io: Vec<DiskLimitMessage>,
+    #[prost(bool, tag = "6")]
+    exclusive_cpus: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct DiskLimitMessage {
+    #[prost(string, tag = "1")]
+    disk: String,
+    #[prost(uint64, optional, tag = "2")]
+    read_bytes: Option<u64>,
+    #[prost(uint64, optional, tag = "3")]
+    write_bytes: Option<u64>,
+    #[prost(uint64, optional, tag = "4")]
+    read_operations: Option<u64>,
+    #[prost(uint64, optional, tag = "5")]
+    write_operations: Option<u64>,
+}
+
+impl From<&Limits> for LimitsMessage {
+    fn from(limits: &Limits) -> Self {
+        Self {
+            cpu_millis: limits.cpu_millis,
+            memory_bytes: limits.memory_bytes,
+            pids: limits.pids,
+            io_weight: limits.io_weight,
+            io: limits.io.iter().map(Into::into).collect(),
+            exclusive_cpus: limits.exclusive_cpus,
+        }
+    }
+}
+
+impl TryFrom<LimitsMessage> for Limits {
+    type Error = Wrong;
+
+    fn try_from(message: LimitsMessage) -> Result<Self, Wrong> {
+        Ok(Self {
+            cpu_millis: message.cpu_millis,
+            memory_bytes: message.memory_bytes,
+            pids: message.pids,
+            io_weight: message.io_weight,
+            io: message.io.into_iter().map(Into::into).collect(),
+            exclusive_cpus: message.exclusive_cpus,
+        })
+    }
+}
+
+impl From<&DiskLimit> for DiskLimitMessage {
+    fn from(limit: &DiskLimit) -> Self {
+        Self {
+            disk: limit.disk.clone(),
+            read_bytes: limit.read_bytes,
+            write_bytes: limit.write_bytes,
+            read_operations: limit.read_operations,
+            write_operations: limit.write_operations,
+        }
+    }
+}
+
+impl From<DiskLimitMessage> for DiskLimit {
+    fn from(message: DiskLimitMessage) -> Self {
+        Self {
+            disk: message.disk,
+            read_bytes: message.read_bytes,
+            write_bytes: message.write_bytes,
+            read_operations: message.read_operations,
+            write_operations: message.write_operations,
+        }
+    }
+}

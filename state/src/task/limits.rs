@@ -1,0 +1,34 @@
+//! The most that a task may use, where that is not what it asks for.
+
+/// Limits of a task beside its resources, which are what is kept for it. The default is what an agent gives by itself:
+/// no more memory than is asked for, as much processor time as is free.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// The most processor time, in thousandths of a processor; not less than `cpus` of its resources. `None`: no limit.
+    pub cpu_millis: Option<u64>,
+    /// The most memory, in bytes; not less than `mem` of its resources. `None`: that much.
+    pub memory_bytes: Option<u64>,
+    /// The most processes and threads; `None`: the agent's own limit, which is never exceeded.
+    pub pids: Option<u64>,
+    /// Its share of busy disks, 1 to 10,000; `None`: 100.
+    pub io_weight: Option<u64>,
+    /// The most that it does with single disks; at most [`crate::limits::DISK_LIMITS`], each disk once.
+    pub io: Vec<DiskLimit>,
+    /// It has the processors of its resources, which are whole then, for itself alone.
+    pub exclusive_cpus: bool,
+}
+
+/// The most that a task does with one disk, a second; `None`: as much as it can.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DiskLimit {
+    /// Its device on the agent's host, as `/dev/sda`. Empty: the disk of the task's sandbox.
+    pub disk: String,
+    /// Bytes read.
+    pub read_bytes: Option<u64>,
+    /// Bytes written.
+    pub write_bytes: Option<u64>,
+    /// Operations that read.
+    pub read_operations: Option<u64>,
+    /// Operations that write.
+    pub write_operations: Option<u64>,
+}
