@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use argosy_isolation::disposal::remove_folder;
+
 use crate::core::ContainerName;
 use crate::images::{Images, space};
 use crate::inbox::Asker;
@@ -100,7 +102,7 @@ pub(crate) async fn run(paths: Paths, asker: Asker, headroom_percent: u64) {
             leaving.iter().for_each(|path| remove(path));
             for (_, path) in folders.iter().filter(|(name, _)| !known.contains(name)) {
                 // Tried again in the next round.
-                let _ = fs::remove_dir_all(path);
+                let _ = remove_folder(path);
             }
         };
         let removed = tokio::task::spawn_blocking(removing).await;
@@ -194,8 +196,7 @@ fn remove(path: &Path) {
             Ok(()) | Err(_) => {}
         }
     }
-    // It opens folder by folder without following links.
-    if let Err(error) = fs::remove_dir_all(path) {
+    if let Err(error) = remove_folder(path) {
         tracing::warn!(path = %path.display(), why = %error, "a sandbox cannot be removed");
         return;
     }

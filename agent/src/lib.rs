@@ -7,6 +7,7 @@ mod agent;
 mod api;
 pub mod config;
 pub mod core;
+pub mod crash;
 mod descriptors;
 mod disk;
 pub mod error;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use argosy_isolation::{
-    ContainerId, Group, Isolation, Limits, OutputLimits, RemovalError, Tree, cgroup, sweep,
+    ContainerId, Group, Isolation, Limits, OutputLimits, RemovalError, Tree, cgroup, crash, sweep,
 };
 use argosy_proto::clock::WallClock;
 use argosy_proto::v1;
@@ -206,6 +206,7 @@ pub(crate) fn clear_orphans(runner: &Runner, facts: &Facts) -> Result<(), RunErr
     let removed = runner
         .clear_orphans(&known)
         .map_err(|source| RunError::Orphans { source })?;
+    crash::passed("begin.orphans-cleared");
     if removed > 0 {
         tracing::warn!(removed, "containers that no journal knew were ended");
     }

@@ -13,6 +13,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 
 use crate::cgroup::{CgroupError, Group};
 use crate::container::{Container, ContainerError};
+use crate::crash;
 use crate::handoff::{Claim, Exit, HandOff, HandOffError, Handle};
 use crate::process::boot_id;
 use crate::wire::with_short_path;
@@ -86,6 +87,7 @@ pub fn adopt(directory: &Path) -> Result<Adoption, AdoptionError> {
         Claim::Held(handle) => *handle,
         Claim::Void => return Ok(gone("it was never started, and now never will be")),
     };
+    crash::passed("adopt.claimed");
     let host = |source| AdoptionError::Host { source };
     if boot_id().map_err(host)? != handle.boot_id {
         return Ok(gone("the host was restarted since it was started"));
@@ -103,6 +105,7 @@ pub fn adopt(directory: &Path) -> Result<Adoption, AdoptionError> {
         }
         match dial(&files) {
             Ok(connection) => {
+                crash::passed("adopt.connected");
                 if let Some(adoption) = recognise(&files, &handle, connection)? {
                     return Ok(adoption);
                 }

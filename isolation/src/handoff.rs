@@ -23,6 +23,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::crash;
 use crate::limits::Missing;
 use crate::process::Process;
 use crate::shortage::MemoryShortage;
@@ -184,7 +185,9 @@ impl HandOff {
         exit: &Exit,
         durability: Durability,
     ) -> Result<(), HandOffError> {
-        self.replace("exit.json", exit, durability)
+        self.replace("exit.json", exit, durability)?;
+        crash::passed("handoff.exit-written");
+        Ok(())
     }
 
     /// `None` while there is none. One that a power cut left empty or torn counts as none.
@@ -196,6 +199,7 @@ impl HandOff {
     pub(crate) fn claim(&self, claim: &Claim) -> Result<Claim, HandOffError> {
         let path = self.directory.join("handle.json");
         let draft = self.draft("handle.json", claim, Durability::Cached)?;
+        crash::passed("handoff.claim-drafted");
         match renameat2(
             AT_FDCWD,
             &draft,
@@ -203,7 +207,10 @@ impl HandOff {
             &path,
             RenameFlags::RENAME_NOREPLACE,
         ) {
-            Ok(()) => Ok(claim.clone()),
+            Ok(()) => {
+                crash::passed("handoff.claimed");
+                Ok(claim.clone())
+            }
             Err(errno) => {
                 // A leftover draft is harmless; the folder goes with the container.
                 let _ = fs::remove_file(&draft);

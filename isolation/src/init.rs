@@ -19,6 +19,7 @@ use nix::sys::stat::Mode;
 
 use crate::command::{Command, Refusal};
 use crate::confinement::enter_domain;
+use crate::crash;
 use crate::entry;
 use crate::handoff::Usage;
 use crate::image;
@@ -55,6 +56,7 @@ pub(crate) fn run(inherited: &Inherited<'_>) -> i32 {
         Ok(Some(command)) => {
             // A supervisor that is gone is noticed below.
             let _ = send_packet(channel, &Report::Started, Wait::Block);
+            crash::passed("init.start-told");
             let init = Init {
                 inherited,
                 spec: &spec,
@@ -90,9 +92,11 @@ fn start(inherited: &Inherited<'_>, spec: &mut Spec) -> Result<Option<i32>, Refu
     }
     // A name to recognise it by in a process list; nothing depends on it.
     let _ = nix::sys::prctl::set_name(c"argosy-init");
+    crash::passed("init.begun");
     if spec.has_user_namespace() && expect(inherited.channel) != Some(Instruction::Mapped) {
         return Ok(None);
     }
+    crash::passed("init.users-mapped");
     if !spec.namespaces.pid {
         nix::sys::prctl::set_child_subreaper(true)
             .map_err(|errno| words("adopt orphans", errno))?;
@@ -100,8 +104,10 @@ fn start(inherited: &Inherited<'_>, spec: &mut Spec) -> Result<Option<i32>, Refu
     // Before the view is made: its folders are for all users of the container, whatever the agent's mask is.
     nix::sys::stat::umask(Mode::S_IWGRP | Mode::S_IWOTH);
     let gifts = enter_namespaces(inherited)?;
+    crash::passed("init.view-entered");
     if let Some(name) = spec.image_user.take() {
         spec.user = Some(user_of_image(spec, &name)?);
+        crash::passed("init.user-found");
     }
     gifts
         .iter()
@@ -110,16 +116,20 @@ fn start(inherited: &Inherited<'_>, spec: &mut Spec) -> Result<Option<i32>, Refu
     drop(gifts);
     sys::close_all_but(Some(inherited.channel.as_fd()))
         .map_err(|errno| words("close what the agent has open", errno))?;
+    crash::passed("init.descriptors-closed");
     // Not root's right to read this process' memory, in which earlier launch requests may linger.
     nix::sys::prctl::set_dumpable(false).map_err(|errno| words("hide init's memory", errno))?;
     if let Some(profile) = &spec.profile {
         enter_domain(profile, &spec.network)?;
+        crash::passed("init.domain-entered");
     }
     let command = Command::prepare(spec, inherited.filter);
     if expect(inherited.channel) != Some(Instruction::Go) {
         return Ok(None);
     }
+    crash::passed("init.leave-taken");
     let pid = execute(&command)?;
+    crash::passed("init.command-made");
     // The pipes end with their last writer, and that must not be us.
     let null = null()?;
     for target in 0..=2 {
@@ -164,7 +174,10 @@ fn execute(command: &Command<'_>) -> Result<i32, Refusal> {
             .map_err(|errno| format!("cannot make a session: {}", errno.desc()))
             .and_then(|_| command.settle(None));
         refusal = Some(match settled {
-            Ok(()) => command.execute(),
+            Ok(()) => {
+                crash::passed("command.settled");
+                command.execute()
+            }
             Err(refusal) => refusal,
         });
     });
@@ -260,6 +273,7 @@ impl Init<'_> {
             // Looked at before waiting: the command may have ended before the descriptor was made.
             while let Ok(Some(ended)) = sys::wait_child(-1, false) {
                 if ended.pid == self.command {
+                    crash::passed("init.command-reaped");
                     let usage = Usage {
                         cpu_ms: ended.cpu_ms,
                         peak_memory_bytes: Some(ended.peak_memory_bytes),
@@ -267,6 +281,7 @@ impl Init<'_> {
                     let status = ended.status;
                     // If the supervisor is gone there is nobody to tell.
                     let _ = send_packet(channel, &Report::Ended { status, usage }, Wait::Block);
+                    crash::passed("init.end-told");
                     return;
                 }
                 self.entries.retain(|pid| *pid != ended.pid);
@@ -304,7 +319,10 @@ impl Init<'_> {
         }
         let (spec, filter) = (self.spec, self.inherited.filter);
         match sys::clone_process(0, None, || entry::keep(spec, filter, session)) {
-            Ok(keeper) => self.entries.push(keeper.pid),
+            Ok(keeper) => {
+                crash::passed("init.entry-made");
+                self.entries.push(keeper.pid);
+            }
             Err(errno) => {
                 entry::refuse(session, format!("cannot make a process: {}", errno.desc()));
             }

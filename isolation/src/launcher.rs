@@ -18,6 +18,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::cgroup::{CgroupError, Group, Tree};
 use crate::container::Container;
+use crate::crash;
 use crate::device_filter::DeviceFilter;
 use crate::network::Network;
 use crate::seccomp::Filter;
@@ -176,6 +177,7 @@ impl Launcher {
         }
         let (ours, theirs) = packet_pair().map_err(|errno| gone(errno.into()))?;
         self.request(Purpose::Launch, &body, &theirs, namespace)?;
+        crash::passed("agent.request-sent");
         Ok(Container::launched(spec, ours))
     }
 
@@ -366,6 +368,7 @@ fn read_request(socket: &mut Option<UnixStream>) -> Result<Option<Request>, Laun
 
 /// Makes the process that the request asks for; it answers the agent itself.
 fn serve(socket: &mut Option<UnixStream>, request: &Request, host: &Host) {
+    crash::passed("launcher.request-read");
     let Request { body, agent, .. } = request;
     let made = sys::clone_process(0, None, || {
         // Or the agent would not notice the launcher's end while a container runs.
@@ -378,6 +381,7 @@ fn serve(socket: &mut Option<UnixStream>, request: &Request, host: &Host) {
             (Purpose::Launch, Err(_)) => 1,
         }
     });
+    crash::passed("launcher.supervisor-made");
     let Err(errno) = made else { return };
     match request.purpose {
         Purpose::Launch => {

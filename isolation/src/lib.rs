@@ -39,8 +39,9 @@
 //! networks.sweep(&known)?;                      // their devices, ports and addresses
 //! ```
 //! Reading order: `spec`, `handoff`, `launcher`, `supervisor`, `init`, `command`, `container`, `entry`, `adoption`,
-//! `removal`; `course` holds the supervisor's decisions, `cgroup`, `limits`, `shortage`, `namespaces`, `network`, `output` what
-//! their names say. `profile`, `capabilities`, `view`, `image`, `confinement`, `seccomp`, `device_filter` are what a container finds and is kept from; `unpack`
+//! `removal`; `course` holds the supervisor's decisions, `crash` where tests have a process die, `disposal` how full folders
+//! go, `cgroup`, `limits`, `shortage`, `namespaces`, `network`, `output` what their names say. `profile`, `capabilities`, `view`,
+//! `image`, `confinement`, `seccomp`, `device_filter` are what a container finds and is kept from; `unpack`
 //! takes archives and layers of images apart.
 
 pub mod adoption;
@@ -50,7 +51,9 @@ mod command;
 mod confinement;
 pub mod container;
 mod course;
+pub mod crash;
 pub mod device_filter;
+pub mod disposal;
 pub mod entry;
 pub mod handoff;
 pub mod image;

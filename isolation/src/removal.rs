@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::cgroup::{CgroupError, Group, Tree};
+use crate::crash;
 use crate::handoff::{Claim, HandOff, HandOffError, Handle};
 use crate::process::{Process, boot_id, has_ended};
 use crate::spec::ContainerId;
@@ -72,6 +73,7 @@ pub fn destroy(
     } else {
         None
     };
+    crash::passed("destroy.voided");
     let kill = |source| RemovalError::Kill {
         directory: directory.to_owned(),
         source,
@@ -83,16 +85,22 @@ pub fn destroy(
     let group = group.or(cgroup).map(Group::at);
     if let Some(group) = &group {
         group.kill()?;
+        crash::passed("destroy.group-killed");
     }
     if let Some(handle) = &handle {
         end_processes(handle, directory, patience)?;
+        crash::passed("destroy.processes-ended");
     }
     if let Some(group) = &group {
         group.remove(patience)?;
+        crash::passed("destroy.group-removed");
     }
     let path = files.control();
     match fs::remove_file(&path) {
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            crash::passed("destroy.control-removed");
+            Ok(())
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(source) => Err(RemovalError::Remove { path, source }),
     }

@@ -20,6 +20,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 pub(crate) use self::ending::{refuse_unread, sentence};
 use crate::cgroup::Group;
 use crate::course::{Action, Course};
+use crate::crash;
 use crate::device_filter::DeviceFilter;
 use crate::entry;
 use crate::handoff::{HandOff, Handle, Usage};
@@ -56,6 +57,7 @@ pub(crate) fn run(request: &[u8], agent: OwnedFd, namespace: Option<&OwnedFd>, h
     sys::expect_children();
     // None of these can fail in a way that would make it wrong to go on.
     let _ = nix::unistd::setsid();
+    crash::passed("supervisor.begun");
     let _ = nix::sys::prctl::set_name(c"argosy-supervis");
     for target in 0..=2 {
         let _ = sys::replace_descriptor(&host.null, target);
@@ -71,6 +73,7 @@ pub(crate) fn run(request: &[u8], agent: OwnedFd, namespace: Option<&OwnedFd>, h
         refuse_unread(&agent, &error.to_string());
         return 1;
     }
+    crash::passed("supervisor.request-read");
     let files = HandOff::at(&spec.directory);
     match start::start(&spec, &files, namespace, host) {
         Ok(started) => {
@@ -114,6 +117,8 @@ struct Supervisor<'a> {
     /// The deadline that the timer is set to.
     armed: Option<BootTime>,
     executed: bool,
+    /// That everything is to end, where it does not end with init.
+    init_told: bool,
     refusal: Option<String>,
     ended: Option<(i32, Usage)>,
     buffer: Vec<u8>,
@@ -144,6 +149,7 @@ impl<'a> Supervisor<'a> {
             timer: None,
             armed: None,
             executed: false,
+            init_told: false,
             refusal: None,
             ended: None,
             buffer: Vec::new(),
@@ -250,6 +256,7 @@ impl<'a> Supervisor<'a> {
                 Ok(Received::Message(Report::Started)) => {
                     self.executed = true;
                     self.tell(&Notice::Started(Box::new(self.handle.clone())));
+                    crash::passed("supervisor.start-told");
                 }
                 Ok(Received::Message(Report::Failed { reason })) => self.refusal = Some(reason),
                 Ok(Received::Message(Report::Ended { status, usage })) => {
@@ -277,6 +284,7 @@ impl<'a> Supervisor<'a> {
     fn be_found(&mut self) {
         if self.is_unreachable() {
             self.listener = listen_at(&self.files).ok();
+            crash::passed("supervisor.listening");
         }
     }
 
@@ -299,6 +307,7 @@ impl<'a> Supervisor<'a> {
                 }
             }
             self.connections.push(connection);
+            crash::passed("supervisor.accepted");
         }
     }
 
@@ -324,6 +333,7 @@ impl<'a> Supervisor<'a> {
             true
         });
         for (order, descriptors) in orders {
+            crash::passed("supervisor.ordered");
             if order == Order::Enter {
                 descriptors.iter().for_each(|session| self.let_in(session));
             }
@@ -359,11 +369,18 @@ impl<'a> Supervisor<'a> {
     }
 
     /// Each failure below leaves something alive, which the next round, a second later, tries again.
-    fn kill_all(&self) {
+    fn kill_all(&mut self) {
+        if self.group.is_none() && !self.spec.namespaces.pid && !self.init_told {
+            // Only init can end all that it started, and should we end meanwhile it goes on doing so: it is killed itself,
+            // which leaves the rest to us alone, if nothing has come of that by the next round.
+            self.init_told = true;
+            return self.perform(Action::Signal(libc::SIGKILL));
+        }
         if let Some(group) = &self.group {
             let _ = group.kill();
         }
         let _ = sys::pidfd_send_signal(self.init.handle.as_fd(), libc::SIGKILL);
+        crash::passed("supervisor.killed-all");
     }
 
     /// Ends what the command left behind where no pid namespace did.

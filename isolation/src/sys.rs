@@ -10,6 +10,7 @@ use std::ffi::{CString, c_int, c_void};
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::AtomicU32;
 
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockFlag, accept4, recvmsg};
@@ -84,6 +85,28 @@ pub(crate) fn spawn_borrowing(mut child: &mut dyn FnMut()) -> Result<i32, Errno>
     // keeps us here until the child no longer runs in our memory.
     let pid = unsafe { libc::clone(enter, top.cast(), flags, (&raw mut child).cast()) };
     Errno::result(pid)
+}
+
+/// A counter in the first bytes of a file, which this process shares with all its copies. Stays until it ends.
+pub(crate) fn shared_counter(file: impl AsFd) -> Result<&'static AtomicU32, Errno> {
+    let (access, size) = (libc::PROT_READ | libc::PROT_WRITE, size_of::<u32>());
+    let file = file.as_fd().as_raw_fd();
+    // SAFETY: a new mapping, at an address of the kernel's choice.
+    let at = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            size,
+            access,
+            libc::MAP_SHARED,
+            file,
+            0,
+        )
+    };
+    if at == libc::MAP_FAILED {
+        return Err(Errno::last());
+    }
+    // SAFETY: it begins with a page, is never unmapped, and nobody reaches it but by this counter.
+    Ok(unsafe { AtomicU32::from_ptr(at.cast()) })
 }
 
 /// Closes every descriptor above the standard streams, except `kept`.

@@ -41,6 +41,7 @@ use self::own_files::show_own_files;
 pub use self::secrets::{SECRET_BYTES, Secret, SecretError};
 pub(crate) use self::volumes::{Gift, check as check_volumes};
 pub use self::volumes::{Volume, VolumeSource};
+use crate::crash;
 use crate::image::{Root, RootParts};
 use crate::profile::{Profile, Walls};
 use crate::spec::OwnFile;
@@ -69,6 +70,11 @@ const MASKED: [&str; 11] = [
 const READ_ONLY: [&str; 4] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys"];
 /// Of `/sys` only what libraries ask for the number of processors.
 const SYSTEM_FOLDERS: [&str; 2] = ["sys/devices/system/cpu", "sys/devices/system/node"];
+
+/// For how many bytes of a scratch place it may have one more file.
+const BYTES_A_FILE: u64 = 4_096;
+/// How many files even the smallest may have.
+const FEWEST_FILES: u64 = 1_024;
 
 /// On everything: no set-user-id, no devices.
 pub(crate) const TAME: MountAttrFlags =
@@ -216,9 +222,11 @@ pub(crate) fn enter(
         attach(tree.as_fd(), place.as_fd(), "")?;
     }
     gifts.extend(volumes::show(root, &view.volumes, secrets)?);
+    crash::passed("init.root-laid");
     // Of the host's programs that is the root itself; an image's root is the container's to change.
     restrict_one(system.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)?;
     leave_host(root)?;
+    crash::passed("init.host-left");
     chdir(SANDBOX).map_err(failed("enter the sandbox"))?;
     Ok(gifts)
 }
@@ -330,8 +338,11 @@ fn make_proc(root: BorrowedFd<'_>, walls: Walls) -> Result<(), ViewError> {
 /// A small writable place of the container's own, for all its users.
 fn scratch(parent: BorrowedFd<'_>, name: &str, bytes: u64) -> Result<(), ViewError> {
     let size = bytes.to_string();
+    // An empty file takes none of those bytes, and a kilobyte of the kernel's.
+    let files = (bytes / BYTES_A_FILE).max(FEWEST_FILES).to_string();
+    let settings = [("mode", "1777"), ("size", &*size), ("nr_inodes", &*files)];
     let attributes = TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let made = file_system("tmpfs", &[("mode", "1777"), ("size", &size)], attributes)?;
+    let made = file_system("tmpfs", &settings, attributes)?;
     attach(
         made.as_fd(),
         make_folder(parent, Path::new(name))?.as_fd(),

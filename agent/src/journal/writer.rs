@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use argosy_isolation::crash;
 use argosy_state::buggify::{self, Rare};
 use tokio::sync::{mpsc, watch};
 
@@ -354,9 +355,11 @@ impl Writer {
             }
         }
         self.put(&bytes)?;
+        crash::passed("journal.appended");
         if awaited {
             let begun = Instant::now();
             self.file.sync()?;
+            crash::passed("journal.synced");
             metrics::histogram!("argosy_agent_checkpoint_duration_seconds")
                 .record(begun.elapsed().as_secs_f64());
             self.dirty = false;

@@ -11,7 +11,7 @@ use argosy_isolation::profile::COMMAND_ID;
 use argosy_isolation::view::SANDBOX;
 use argosy_isolation::{
     BootTime, ContainerId, Isolation, MissingPolicy, Namespaces, Network, Profile, Program,
-    ResourceLimit, Root, Spec, StopAfter, User, View, Volume,
+    ResourceLimit, Root, Spec, StopAfter, User, View, Volume, crash,
 };
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
@@ -85,6 +85,7 @@ pub(super) fn prepare(shared: &Shared, start: &Start) -> Result<Prepared, Refusa
         )
     };
     made.map_err(|error: io::Error| failed(refused(error)))?;
+    crash::passed("launch.folder-made");
     sandbox::make(&sandbox, owner.as_ref()).map_err(|error| failed(error.to_string()))?;
     let volumes = volumes::volumes(task, &start.launch.role, &shared.settings)?;
     let host_paths =

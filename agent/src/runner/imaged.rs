@@ -6,6 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use argosy_isolation::disposal::remove_folder;
 use argosy_isolation::{Program, Root, User};
 use argosy_proto::v1;
 
@@ -153,8 +154,7 @@ pub(super) fn changes(folder: &Path) -> PathBuf {
 /// Removes what a container has changed of its image.
 fn clear(folder: &Path) -> Result<(), String> {
     let changes = changes(folder);
-    // It opens folder by folder without following links.
-    match std::fs::remove_dir_all(&changes) {
+    match remove_folder(&changes) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(format!("cannot remove {}: {error}", changes.display()))
         }

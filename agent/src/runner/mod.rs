@@ -3,7 +3,7 @@
 //! One task a container waits for its supervisor. What blocks (folders, the launcher, adoption, removal)
 //! runs on the runtime's blocking threads, a bounded number at a time. Reading order: `launching`, `host_ids`,
 //! `unpacking`, `imaged`, `bridges` and `own_files`, `volumes`, `memory_high`, `disks`, `limits`, `cores`, `devices`,
-//! `opt_outs`, `description`, `controls`, `watching`, `looking`, `measuring`.
+//! `opt_outs`, `description`, `controls`, `watching`, `looking`, `measuring`, `removing`.
 
 mod bridges;
 mod clearing;
@@ -21,6 +21,7 @@ mod measuring;
 mod memory_high;
 mod opt_outs;
 mod own_files;
+mod removing;
 mod unpacking;
 mod volumes;
 mod watching;
@@ -32,7 +33,9 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use argosy_isolation::{Adoption, ContainerId, Group, LaunchError, Tree, User, adopt, destroy};
+use argosy_isolation::{
+    Adoption, ContainerId, Group, LaunchError, Tree, User, adopt, crash, destroy,
+};
 use argosy_proto::v1;
 use argosy_state::ids::{TaskKey, Timestamp};
 use futures::future::BoxFuture;
@@ -244,7 +247,8 @@ impl Runner {
             let instance = name.instance;
             let slot = shared.slots.acquire().await;
             let worker = shared.clone();
-            let found = tokio::task::spawn_blocking(move || worker.adopt(name, &key)).await;
+            let of_worker = key.clone();
+            let found = tokio::task::spawn_blocking(move || worker.adopt(name, &of_worker)).await;
             drop(slot);
             match found.expect("adopting a container never panics") {
                 Ok(container) => {
@@ -253,7 +257,13 @@ impl Runner {
                     shared.tell(Input::Found { instance, found }).await;
                     watching::watch(&shared, name, container, &control).await;
                 }
-                Err(found) => shared.tell(Input::Found { instance, found }).await,
+                Err(found) => {
+                    if matches!(found, Found::NeverStarted) {
+                        // The next start has another name, and wants the same ports.
+                        removing::remove(&shared, name, &key).await;
+                    }
+                    shared.tell(Input::Found { instance, found }).await;
+                }
             }
         });
     }
@@ -264,20 +274,7 @@ impl Runner {
         self.meter.end(name.instance);
         let shared = self.shared.clone();
         self.spawn(async move {
-            loop {
-                let worker = shared.clone();
-                let slot = shared.removal_slots.acquire().await;
-                let removed = tokio::task::spawn_blocking(move || worker.remove(name)).await;
-                // Whoever waits for its next try lets others go first.
-                drop(slot);
-                match removed.expect("removing a container never panics") {
-                    Ok(()) => break,
-                    Err(why) => {
-                        tracing::warn!(container = %name, task = %key, why, "a container cannot be removed yet");
-                        tokio::time::sleep(TRY_AGAIN).await;
-                    }
-                }
-            }
+            removing::remove(&shared, name, &key).await;
             shared.tell(Input::Destroyed { name }).await;
         });
     }
@@ -384,13 +381,16 @@ impl Shared {
         let user =
             description::user(&spec, self.settings.profile).map_err(|error| error.to_string())?;
         let owner = self.owner(start.name, user.as_ref())?;
+        crash::passed("fetch.users-taken");
         sandbox::make(&sandbox, owner.as_ref()).map_err(|error| error.to_string())?;
+        crash::passed("fetch.sandbox-made");
         self.imaged.bring(&spec, start.name).await?;
         let whose = Whose {
             reader: user.as_ref(),
             owner: owner.as_ref(),
         };
         let result = self.fetcher.fetch_all(&spec.uris, &sandbox, whose).await;
+        crash::passed("fetch.fetched");
         metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "fetch")
             .record(begun.elapsed().as_secs_f64());
         result.map_err(|error| {
@@ -419,13 +419,17 @@ impl Shared {
 
     fn launch(&self, start: &Start) -> Result<argosy_isolation::Container, Refusal> {
         let description::Prepared { spec, joined } = description::prepare(self, start)?;
+        crash::passed("launch.prepared");
         let failed = |error: LaunchError| Refusal {
             reason: v1::Reason::ContainerLaunchFailed,
             text: crate::error::sentence(&error),
         };
         let namespace = joined.as_ref().map(|joined| joined.namespace.as_fd());
         match self.launching.launch(&spec, namespace) {
-            Ok(container) => Ok(container),
+            Ok(container) => {
+                crash::passed("launch.made");
+                Ok(container)
+            }
             Err(LaunchError::Spec(error)) => Err(Refusal {
                 reason: v1::Reason::TaskInvalid,
                 text: error.to_string(),
@@ -447,7 +451,10 @@ impl Shared {
         let folder = self.paths.container(name);
         for _ in 0..ADOPTION_TRIES {
             match adopt(&folder) {
-                Ok(Adoption::Running(container)) => return Ok(container),
+                Ok(Adoption::Running(container)) => {
+                    crash::passed("find.adopted");
+                    return Ok(container);
+                }
                 Ok(Adoption::Exited(exit)) => return Err(Found::Exited(watching::ended(exit))),
                 Ok(Adoption::Gone { reason }) => {
                     tracing::info!(container = %name, task = %key, reason, "a container is gone");
@@ -478,16 +485,18 @@ impl Shared {
         let group = self.group(name);
         let path = group.as_ref().map(Group::path);
         destroy(&folder, path, REMOVAL_PATIENCE).map_err(|error| crate::error::sentence(&error))?;
+        crash::passed("remove.destroyed");
         self.bridges
             .release(name)
             .map_err(|error| crate::error::sentence(&error))?;
+        crash::passed("remove.network-released");
         self.imaged.release(name, &folder)?;
         self.cores.give_back(name);
+        crash::passed("remove.image-released");
         let given_back = self.host_ids.as_ref().map(|ids| ids.give_back(name));
-        given_back
-            .transpose()
-            .map(drop)
-            .map_err(|error| error.to_string())
+        given_back.transpose().map_err(|error| error.to_string())?;
+        crash::passed("remove.users-returned");
+        Ok(())
     }
 }
 

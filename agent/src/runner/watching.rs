@@ -1,6 +1,6 @@
 //! One container's task: waits for its supervisor's notices, passes wishes on.
 
-use argosy_isolation::{BootTime, Container, Exit, Handle, Notice, Outcome, Stop};
+use argosy_isolation::{BootTime, Container, Exit, Handle, Notice, Outcome, Stop, crash};
 use argosy_state::ids::Timestamp;
 use tokio::io::Interest;
 
@@ -34,6 +34,7 @@ async fn attend(shared: &Shared, name: ContainerName, container: Container, cont
     loop {
         match socket.get_mut().notice() {
             Ok(Some(Notice::Started(handle))) => {
+                crash::passed("watch.started");
                 let fact = started_fact(Some(&handle));
                 // Few small writes, and only while somebody has processors alone.
                 shared.cores.started(name);
@@ -44,6 +45,7 @@ async fn attend(shared: &Shared, name: ContainerName, container: Container, cont
                 if exit.out_of_memory {
                     metrics::counter!("argosy_agent_oom_kills_total").increment(1);
                 }
+                crash::passed("watch.exited");
                 let ended = ended(*exit);
                 return shared.tell(Input::Exited { instance, ended }).await;
             }

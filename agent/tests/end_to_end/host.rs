@@ -20,6 +20,8 @@ pub(crate) const LAUNCHER: &str = "launcher";
 /// The verb under which it is an agent.
 pub(crate) const AGENT: &str = "agent";
 
+/// Beside an agent's folder: where its API is, if it is a process of its own.
+const API: &str = "api";
 /// The folder beside an agent's that its tasks may see.
 const SHARED: &str = "shared";
 
@@ -57,11 +59,17 @@ impl Host {
 
     /// The same as a process of its own, to be killed.
     pub(crate) fn process(&self, master: SocketAddr) -> Process {
+        self.dying(master, &[])
+    }
+
+    /// One that is to die at a step: its name, at which pass, and the witness of that.
+    pub(crate) fn dying(&self, master: SocketAddr, death: &[&str]) -> Process {
         let mut command = Command::new("/proc/self/exe");
         command
             .arg(AGENT)
             .arg(self.directory())
-            .arg(master.to_string());
+            .arg(master.to_string())
+            .args(death);
         Process(command.spawn().unwrap(), self.directory())
     }
 
@@ -74,7 +82,7 @@ impl Host {
         folder
     }
 
-    fn directory(&self) -> PathBuf {
+    pub(crate) fn directory(&self) -> PathBuf {
         self.folder.path().join("agent")
     }
 
@@ -129,12 +137,19 @@ pub(crate) fn agent_process() -> ExitCode {
     let mut arguments = std::env::args().skip(2);
     let directory = PathBuf::from(arguments.next().unwrap());
     let master = arguments.next().unwrap().parse().unwrap();
+    if let Some(step) = arguments.next() {
+        let at = arguments.next().unwrap().parse().unwrap();
+        let witness = PathBuf::from(arguments.next().unwrap());
+        argosy_isolation::crash::arm(&step, at, &witness).unwrap();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build();
     runtime.unwrap().block_on(async {
         let (config, parts) = configured(&directory, master, CancellationToken::new()).await;
+        // Where to ask it.
+        std::fs::write(directory.with_file_name(API), &config.address).unwrap();
         run(config, parts, CancellationToken::new()).await.unwrap();
     });
     ExitCode::SUCCESS
@@ -144,6 +159,36 @@ pub(crate) fn agent_process() -> ExitCode {
 pub(crate) struct Process(Child, PathBuf);
 
 impl Process {
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Its launcher, once it has one.
+    pub(crate) fn launcher(&self) -> u32 {
+        let own = self.pid();
+        let named = entries("/proc").into_iter().filter_map(|process| {
+            let stat = std::fs::read_to_string(process.join("stat")).ok()?;
+            let (name, rest) = stat.rsplit_once(')')?;
+            let parent = rest.split_whitespace().nth(1)?.parse::<u32>().ok()?;
+            let is_it = parent == own && name.ends_with("argosy-launcher");
+            is_it.then(|| process.file_name()?.to_str()?.parse().ok())?
+        });
+        named.min().expect("an agent has a launcher")
+    }
+
+    /// Waits until it has died.
+    pub(crate) async fn died(&mut self) {
+        while self.0.try_wait().unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Waits until nothing is left of any container.
+    pub(crate) async fn is_clear(&self) {
+        let api = content(&self.1.with_file_name(API)).await;
+        is_clear(api.parse().unwrap()).await;
+    }
+
     /// What it and its launcher wait for in the kernel, and what its unfinished containers have come to.
     pub(crate) fn look(&self) -> String {
         let own = self.0.id();
@@ -180,7 +225,8 @@ fn entries(folder: &str) -> Vec<PathBuf> {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.0.kill().unwrap();
+        // One that has died is only waited for.
+        let _ = self.0.kill();
         self.0.wait().unwrap();
     }
 }
@@ -207,42 +253,54 @@ impl Agent {
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        let answered = async {
-            let answer = reqwest::get(format!("http://{}{path}", self.api)).await?;
-            Ok::<_, reqwest::Error>((answer.status().as_u16(), answer.text().await?))
-        };
-        let answered = tokio::time::timeout(PATIENCE, answered).await;
-        answered
-            .unwrap_or_else(|_| panic!("{path} is not answered"))
-            .unwrap()
+        get(self.api, path).await
     }
 
     /// The containers that are listed now.
     pub(crate) async fn containers(&self) -> Vec<serde_json::Value> {
-        let (_, text) = self.get("/v1/containers").await;
-        let mut list: serde_json::Value = serde_json::from_str(&text).unwrap();
-        list["containers"]
-            .as_array_mut()
-            .map(std::mem::take)
-            .unwrap()
+        containers(self.api).await
     }
 
     /// Waits until nothing is left of any container.
     pub(crate) async fn is_clear(&self) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let left = self.containers().await;
-            if left.is_empty() {
-                return;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "{} containers are left: {}",
-                left.len(),
-                left[0]
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        is_clear(self.api).await;
+    }
+}
+
+async fn get(api: SocketAddr, path: &str) -> (u16, String) {
+    let answered = async {
+        let answer = reqwest::get(format!("http://{api}{path}")).await?;
+        Ok::<_, reqwest::Error>((answer.status().as_u16(), answer.text().await?))
+    };
+    let answered = tokio::time::timeout(PATIENCE, answered).await;
+    answered
+        .unwrap_or_else(|_| panic!("{path} is not answered"))
+        .unwrap()
+}
+
+async fn containers(api: SocketAddr) -> Vec<serde_json::Value> {
+    let (_, text) = get(api, "/v1/containers").await;
+    let mut list: serde_json::Value = serde_json::from_str(&text).unwrap();
+    list["containers"]
+        .as_array_mut()
+        .map(std::mem::take)
+        .unwrap()
+}
+
+async fn is_clear(api: SocketAddr) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = containers(api).await;
+        if left.is_empty() {
+            return;
         }
+        assert!(
+            Instant::now() < deadline,
+            "{} containers are left: {}",
+            left.len(),
+            left[0]
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -15,6 +15,7 @@ use nix::unistd::{Gid, Uid};
 
 use super::{EntryRequest, Told, Wish, Work, terminal};
 use crate::command::{Command, Refusal};
+use crate::crash;
 use crate::process::{kill_descendants, send_signal_to_group};
 use crate::seccomp::Filter;
 use crate::spec::{Spec, User};
@@ -31,6 +32,7 @@ pub(crate) fn refuse(session: &OwnedFd, reason: String) {
 pub(crate) fn keep(spec: &Spec, filter: &Filter, session: &OwnedFd) -> i32 {
     // A name to recognise it by in a process list; nothing depends on it.
     let _ = nix::sys::prctl::set_name(c"argosy-entry");
+    crash::passed("entry.begun");
     if let Err(reason) = serve(spec, filter, session) {
         refuse(session, reason);
     }
@@ -67,6 +69,7 @@ fn serve(spec: &Spec, filter: &Filter, session: &OwnedFd) -> Result<(), Refusal>
         0
     });
     let made = made.map_err(|errno| words("make a process", errno))?;
+    crash::passed("entry.command-made");
     let keeper = Keeper {
         session,
         command: made.pid,
@@ -235,9 +238,11 @@ impl Keeper<'_> {
                 let streams = std::mem::take(&mut self.streams);
                 let descriptors: Vec<_> = streams.iter().map(AsFd::as_fd).collect();
                 // A client that is gone is noticed by the end of the session.
-                self.probes
+                let told = self.probes
                     || send_packet_with(self.session, &Told::Started, &descriptors, Wait::Return)
-                        .is_ok()
+                        .is_ok();
+                crash::passed("entry.start-told");
+                told
             }
         }
     }

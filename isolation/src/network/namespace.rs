@@ -11,6 +11,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use super::link::{Ends, Links, Pair, raise_loopback};
 use super::{NetworkError, refused};
+use crate::crash;
 
 /// What a container calls its end of the wire.
 const INNER: &str = "eth0";
@@ -69,6 +70,7 @@ fn make_here(wiring: &Wiring) -> Result<OwnedFd, NetworkError> {
     let home = current().map_err(refused("open the host's network namespace"))?;
     begin()?;
     let namespace = current().map_err(refused("open a new network namespace"))?;
+    crash::passed("network.namespace-made");
     let mut inside = Links::open().map_err(refused("talk to the kernel about devices"))?;
     set_if_there("net/ipv6/conf/default/disable_ipv6", "1")
         .map_err(refused("switch IPv6 off in a container"))?;
@@ -83,6 +85,7 @@ fn make_here(wiring: &Wiring) -> Result<OwnedFd, NetworkError> {
     outside
         .add_pair(&pair)
         .map_err(refused(format!("make the device {device}")))?;
+    crash::passed("network.device-made");
     let mut connect = || -> io::Result<()> {
         set_if_there(&format!("net/ipv6/conf/{device}/disable_ipv6"), "1")?;
         // Who calls 127.0.0.1 on the host reaches published ports; from the container nothing gets there, by the rules.
@@ -97,6 +100,7 @@ fn make_here(wiring: &Wiring) -> Result<OwnedFd, NetworkError> {
         inside.route_all(wiring.gateway)
     };
     connect().map_err(refused(format!("connect the device {device}")))?;
+    crash::passed("network.connected");
     Ok(namespace)
 }
 

@@ -16,6 +16,7 @@ use super::records::{Claimed, Published, Records};
 use super::rules::{self, DEVICES, Mapping, Table};
 use super::traffic::{self, Traffic};
 use super::{Joined, NetworkError, Publication, Settings, host, refused};
+use crate::crash;
 use crate::spec::ContainerId;
 
 /// An agent's networks. Dropping it lets the waiting namespaces go; containers keep theirs.
@@ -145,6 +146,7 @@ impl Networks {
         };
         shared.withdraw(&given.mappings)?;
         shared.records.give_back_address(given.address)?;
+        crash::passed("network.address-returned");
         shared.pool().containers.remove(container);
         Ok(())
     }
@@ -217,7 +219,9 @@ impl Networks {
         self.shared.end();
         let _alone = lock(&self.shared.rules);
         remove_devices(self.shared.devices()?)?;
+        crash::passed("network.devices-removed");
         rules::apply(&rules::remove(&self.shared.tag))?;
+        crash::passed("network.table-removed");
         self.shared.records.clear()
     }
 }
@@ -272,6 +276,7 @@ impl Shared {
         let address = self.records.take_address(subnet)?;
         pool.unassigned.insert(address);
         drop(pool);
+        crash::passed("network.address-taken");
         let made = namespace::make(&Wiring {
             device: self.device(address),
             address,
@@ -302,6 +307,7 @@ impl Shared {
         let mappings = Vec::new();
         let given = Given { address, mappings };
         pool.containers.insert(container.clone(), given);
+        crash::passed("network.assigned");
         Ok(())
     }
 
@@ -339,9 +345,12 @@ impl Shared {
             if let Some(given) = self.pool().containers.get_mut(container) {
                 given.mappings.push(mapping);
             }
+            crash::passed("network.port-recorded");
             host::check_free(publication)?;
         }
-        rules::apply(&rules::publish(&self.tag, &mappings))
+        rules::apply(&rules::publish(&self.tag, &mappings))?;
+        crash::passed("network.published");
+        Ok(())
     }
 
     fn withdraw(&self, mappings: &[Mapping]) -> Result<(), NetworkError> {
@@ -350,9 +359,12 @@ impl Shared {
         }
         let _alone = lock(&self.rules);
         rules::apply(&rules::withdraw(&self.tag, mappings))?;
-        mappings
-            .iter()
-            .try_for_each(|mapping| self.records.give_back_port(mapping))
+        crash::passed("network.withdrawn");
+        for mapping in mappings {
+            self.records.give_back_port(mapping)?;
+            crash::passed("network.port-returned");
+        }
+        Ok(())
     }
 
     fn replace_table(&self) -> Result<(), NetworkError> {
@@ -366,7 +378,9 @@ impl Shared {
             forwards_for_containers_only: self.forwards_for_containers_only,
             mappings: &mappings,
         };
-        rules::apply(&table.script())
+        rules::apply(&table.script())?;
+        crash::passed("network.table-replaced");
+        Ok(())
     }
 
     /// This agent's devices.

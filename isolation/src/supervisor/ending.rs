@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use super::Supervisor;
 use super::start::{StartError, wall_clock_ms};
 use crate::cgroup::{Group, LastUsage};
+use crate::crash;
 use crate::handoff::{Claim, Durability, Exit, HandOff, HandOffError, Outcome, Stop, Usage};
 use crate::shortage::{MemoryShortage, ShortOf};
 use crate::spec::Spec;
@@ -70,6 +71,7 @@ pub(super) fn refuse(spec: &Spec, files: &HandOff, agent: &OwnedFd, error: &Star
         // On a full disk the notice below is all there is.
         let _ = files.write_exit(&exit, Durability::Cached);
     }
+    crash::passed("ending.refused");
     let _ = send_packet(agent, &Notice::Exited(Box::new(exit)), Wait::Return);
 }
 
@@ -77,18 +79,24 @@ impl Supervisor<'_> {
     /// After init has ended.
     pub(super) fn finish(&mut self) {
         let own = sys::wait_child(self.init.pid, true).ok().flatten();
+        crash::passed("ending.init-reaped");
         self.read_reports();
         self.kill_the_rest();
+        crash::passed("ending.rest-killed");
         self.outputs.finish(DRAIN_LIMIT, &mut self.buffer);
+        crash::passed("ending.output-kept");
         let exit = self.exit(own.as_ref());
         if let Some(group) = &self.group {
             // What is left is left to `destroy`.
             let _ = group.remove(EMPTY_PATIENCE);
         }
+        crash::passed("ending.group-removed");
         self.hand_over(exit);
+        crash::passed("ending.exit-told");
         if self.listener.is_some() {
             // Nobody listens there any more; `destroy` removes what cannot be removed now.
             let _ = std::fs::remove_file(self.files.control());
+            crash::passed("ending.control-removed");
         }
     }
 

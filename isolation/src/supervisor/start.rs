@@ -14,6 +14,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::Host;
 use crate::cgroup::{CgroupError, Group};
+use crate::crash;
 use crate::device_filter::DeviceFilter;
 use crate::handoff::{Claim, HandOff, HandOffError, Handle};
 use crate::init;
@@ -91,6 +92,7 @@ pub(super) fn start(
         entered
             .and_then(|namespace| setns(namespace, CloneFlags::CLONE_NEWNET))
             .map_err(|source| StartError::Network { source })?;
+        crash::passed("start.network-entered");
     }
     let (group, missing) = make_group(spec)?;
     let undo_group = group.clone();
@@ -110,8 +112,12 @@ fn make_group(spec: &Spec) -> Result<(Option<Group>, Missing), StartError> {
     };
     let group = Group::at(path);
     group.create()?;
+    crash::passed("start.group-made");
     match spec.limits.apply(path, spec.missing) {
-        Ok(missing) => Ok((Some(group), missing)),
+        Ok(missing) => {
+            crash::passed("start.limits-written");
+            Ok((Some(group), missing))
+        }
         Err(error) => {
             let _ = group.remove(UNDO_PATIENCE);
             Err(error.into())
@@ -126,7 +132,9 @@ fn start_in(
     (group, mut missing): (Option<Group>, Missing),
 ) -> Result<Started, StartError> {
     let (outputs, [stdout, stderr]) = Outputs::create(spec)?;
+    crash::passed("start.outputs-made");
     let (channel, init_channel) = packet_pair().map_err(|source| StartError::Channel { source })?;
+    let mut channel = Some(channel);
     if !spec.namespaces.pid {
         // Should init be killed, its children come to us and not to the host's process 1.
         nix::sys::prctl::set_child_subreaper(true)
@@ -136,6 +144,7 @@ fn start_in(
         Some(profile) => Some(Parts::take(profile, &spec.sandbox, &spec.devices)?),
         None => None,
     };
+    crash::passed("start.view-taken");
     let inherited = init::Inherited {
         spec,
         parts: parts.as_ref(),
@@ -153,12 +162,16 @@ fn start_in(
     }
     let flags = spec.clone_flags();
     let init = sys::clone_process(flags, group_fd.as_ref().map(AsFd::as_fd), || {
+        // Or it would wait for leave for ever, should we end before we give it: it would hold our end open itself.
+        channel = None;
         init::run(&inherited)
     })
     .map_err(|source| StartError::Clone {
         namespaces: format!("{} isolation", spec.isolation.name()),
         source,
     })?;
+    let channel = channel.expect("only init lets go of it");
+    crash::passed("start.init-made");
     let prepared = Prepared {
         spec,
         files,
@@ -216,10 +229,12 @@ impl Prepared<'_> {
                 None => map_user(self.init.pid),
             };
             mapped.map_err(|source| StartError::MapUser { source })?;
+            crash::passed("start.users-mapped");
             if let Some(parts) = self.parts.filter(|parts| parts.has_owners()) {
                 let users = fs::File::open(format!("/proc/{}/ns/user", self.init.pid))
                     .map_err(|source| StartError::MapUser { source })?;
                 parts.map_owners(users.as_fd())?;
+                crash::passed("start.owners-mapped");
             }
             if self.spec.profile.is_some() {
                 // Before the host's own processes: what it runs for others is theirs to restart.
@@ -230,6 +245,7 @@ impl Prepared<'_> {
                 .map_err(|source| StartError::OomScore { source })?;
             }
             leave(Instruction::Mapped)?;
+            crash::passed("start.mapping-told");
         }
         let process =
             |pid| Process::of(pid).map_err(|source| StartError::StartTime { pid, source });
@@ -249,6 +265,7 @@ impl Prepared<'_> {
             return Err(StartError::Void);
         }
         leave(Instruction::Go)?;
+        crash::passed("start.leave-given");
         Ok(handle)
     }
 }

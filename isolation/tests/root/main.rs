@@ -3,13 +3,17 @@
 //! The same executable is test program, launcher and, to be killed, agent.
 
 mod adoption;
+mod audit;
+mod bombs;
 mod cni;
 mod confinement;
+mod crashes;
 mod devices;
 mod entry;
 mod escapes;
 mod host;
 mod images;
+mod inside;
 mod lifecycle;
 mod limits;
 mod networks;
@@ -23,14 +27,20 @@ mod unpacking;
 mod volumes;
 mod world;
 
+use std::path::Path;
 use std::process::ExitCode;
 
+use argosy_isolation::crash;
 use world::{Case, Skipped, agent, skip};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
         Some("launcher") => {
+            if let [_, step, witness] = &arguments[..] {
+                let armed = crash::arm(step, 1, Path::new(witness));
+                armed.expect("the test has made a folder for the witness");
+            }
             if let Err(error) = argosy_isolation::launcher::run_from_fd() {
                 eprintln!("{error}");
                 return ExitCode::FAILURE;
@@ -38,6 +48,8 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Some("agent") => agent(&arguments[1..]),
+        Some(inside::VERB) => inside::main(&arguments[1..]),
+        Some(crashes::LIFE) => crashes::life(&arguments[1..]),
         _ => run(&arguments),
     }
 }
@@ -61,6 +73,8 @@ fn run(arguments: &[String]) -> ExitCode {
         images::CASES,
         adoption::CASES,
         removal::CASES,
+        crashes::CASES,
+        bombs::CASES,
         unpacking::CASES,
         volumes::CASES,
     ]

@@ -1,6 +1,8 @@
 //! The cases; each is a sentence about the agent.
 
 mod checks;
+mod crashes;
+mod cycles;
 mod entering;
 mod links;
 mod lives;
@@ -51,6 +53,8 @@ cases![
     lives::an_agent_killed_amid_launches_starts_each_task_once,
     opt_outs::a_task_is_let_off_what_its_agent_allows_and_no_more,
     opt_outs::a_limit_that_this_host_cannot_keep_is_refused_in_words,
+    crashes::every_step_can_be_the_last_of_an_agent,
+    cycles::launches_kills_and_dying_agents_leave_nothing,
     checks::a_task_is_healthy_until_it_is_not_and_then_it_is_ended,
     checks::a_task_is_ready_while_its_port_answers_as_expected,
     checks::a_look_that_takes_too_long_has_failed_and_is_ended,
@@ -67,6 +71,11 @@ cases![
     links::a_shutdown_ends_everything_and_comes_back_as_another,
     links::a_leader_that_freezes_is_left_for_the_next_without_a_missed_heartbeat,
 ];
+
+/// How many times as long as usual tests are, where somebody wants so.
+pub(crate) fn length() -> u32 {
+    u32::try_from(cycles::count().div_ceil(cycles::USUAL)).unwrap_or(u32::MAX)
+}
 
 pub(super) fn state(update: &v1::NumberedUpdate) -> v1::TaskState {
     v1::TaskState::try_from(update.state).unwrap()

@@ -1,0 +1,53 @@
+//! The steps of an agent at which tests have it die: see [`argosy_isolation::crash`], which has those of containers.
+
+/// Named for what has just been done.
+pub const STEPS: &[&str] = &[
+    "begin.orphans-cleared",
+    "find.adopted",
+    "journal.appended",
+    "journal.synced",
+    "fetch.users-taken",
+    "fetch.sandbox-made",
+    "fetch.fetched",
+    "launch.folder-made",
+    "launch.prepared",
+    "launch.made",
+    "watch.started",
+    "watch.exited",
+    "remove.destroyed",
+    "remove.network-released",
+    "remove.image-released",
+    "remove.users-returned",
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn every_step_is_listed_and_stands_in_one_place() {
+        let mut waiting = vec![PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src")];
+        let mut found = BTreeMap::<String, usize>::new();
+        while let Some(path) = waiting.pop() {
+            if path.is_dir() {
+                let entries = fs::read_dir(&path).unwrap();
+                waiting.extend(entries.map(|entry| entry.unwrap().path()));
+            } else if !path.ends_with("crash.rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                for rest in text.split("crash::passed(\"").skip(1) {
+                    *found
+                        .entry(rest.split('"').next().unwrap().to_owned())
+                        .or_default() += 1;
+                }
+            }
+        }
+        let mut listed: Vec<_> = STEPS.iter().map(|step| (*step).to_owned()).collect();
+        listed.sort();
+        assert_eq!(found.keys().cloned().collect::<Vec<_>>(), listed);
+        assert!(found.values().all(|count| *count == 1), "{found:?}");
+    }
+}

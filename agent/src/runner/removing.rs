@@ -1,0 +1,26 @@
+//! The end of what a container had, tried again until it is done.
+
+use std::sync::Arc;
+
+use argosy_state::ids::TaskKey;
+
+use super::{Shared, TRY_AGAIN};
+use crate::core::ContainerName;
+
+/// Gives back all that was taken in a container's name, whatever of it there ever was.
+pub(super) async fn remove(shared: &Arc<Shared>, name: ContainerName, key: &TaskKey) {
+    loop {
+        let worker = shared.clone();
+        let slot = shared.removal_slots.acquire().await;
+        let removed = tokio::task::spawn_blocking(move || worker.remove(name)).await;
+        // Whoever waits for its next try lets others go first.
+        drop(slot);
+        match removed.expect("removing a container never panics") {
+            Ok(()) => return,
+            Err(why) => {
+                tracing::warn!(container = %name, task = %key, why, "a container cannot be removed yet");
+                tokio::time::sleep(TRY_AGAIN).await;
+            }
+        }
+    }
+}

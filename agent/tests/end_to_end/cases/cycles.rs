@@ -1,0 +1,215 @@
+//! Launches and kills, again and again, by agents that are killed themselves: nothing leaks.
+//!
+//! `ARGOSY_CYCLES` says how many (2,000 in long runs), `ARGOSY_SEED` which.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use argosy_proto::v1;
+use argosy_proto::v1::from_agent::Message;
+use argosy_proto::v1::order::Order;
+
+use super::crashes::{audit, groups};
+use super::runs;
+use crate::audit::{Audit, Scope};
+use crate::host::{Host, Process};
+use crate::master::{Link, Master, is_terminal, kill, launch, shell};
+
+/// Cycles of a usual run.
+pub(super) const USUAL: usize = 250;
+/// How many of them come last, with an agent that is left alone: what it holds open is counted.
+const QUIET: usize = 50;
+/// Tasks that are there at a time.
+const AT_A_TIME: usize = 12;
+
+/// What tasks do. Those that end by themselves are killed, too, or just too late.
+const LINES: [&str; 6] = [
+    "exit 0",
+    "sleep 1000",
+    "sleep 0.03",
+    "trap '' TERM; while :; do sleep 0.01; done",
+    "(setsid sleep 1000 &); exit 3",
+    "for i in 1 2 3 4; do sleep 1000 & done; wait",
+];
+
+/// How many cycles are wanted.
+pub(super) fn count() -> usize {
+    let wanted = std::env::var("ARGOSY_CYCLES").ok();
+    wanted
+        .and_then(|wanted| wanted.parse().ok())
+        .unwrap_or(USUAL)
+}
+
+/// A generator whose every number follows from its seed.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % limit
+    }
+}
+
+/// What a leader has ordered, and heard.
+struct Cycles {
+    chance: Chance,
+    orders: Vec<Order>,
+    launched: usize,
+    /// Those that have not been told to end.
+    alive: BTreeSet<String>,
+    ended: BTreeMap<String, u64>,
+}
+
+impl Cycles {
+    fn new(seed: u64) -> Self {
+        Self {
+            chance: Chance(seed | 1),
+            orders: Vec::new(),
+            launched: 0,
+            alive: BTreeSet::new(),
+            ended: BTreeMap::new(),
+        }
+    }
+
+    fn under_way(&self) -> usize {
+        self.launched - self.ended.len()
+    }
+
+    /// Gives the next order under the next number.
+    async fn order(&mut self, link: &mut Link, order: Order) {
+        self.orders.push(order.clone());
+        link.order(self.orders.len() as u64, order).await;
+    }
+
+    async fn kill(&mut self, link: &mut Link, task: &str) {
+        if self.alive.remove(task) {
+            let grace_ms = [0, 20, 5_000][self.chance.below(3)];
+            // One that ignores TERM shall not take that long.
+            let grace_ms = if task.ends_with("-3") {
+                grace_ms.min(20)
+            } else {
+                grace_ms
+            };
+            self.order(link, kill(task, grace_ms)).await;
+        }
+    }
+
+    /// As many launches as fit, some with a kill on their heels.
+    async fn fill(&mut self, link: &mut Link, limit: usize) {
+        while self.launched < limit && self.under_way() < AT_A_TIME {
+            self.launched += 1;
+            let kind = self.chance.below(LINES.len());
+            let task = format!("t-{}-{kind}", self.launched);
+            self.alive.insert(task.clone());
+            self.order(link, launch(shell(&task, LINES[kind]))).await;
+            if self.chance.below(4) == 0 {
+                self.kill(link, &task).await;
+            }
+        }
+    }
+
+    /// Leads until so many more have ended, launching no more than `limit` in all.
+    async fn lead(&mut self, link: &mut Link, hello: &v1::Hello, more: usize, limit: usize) {
+        for index in hello.floor as usize + 1..=self.orders.len() {
+            link.order(index as u64, self.orders[index - 1].clone())
+                .await;
+        }
+        let until = (self.ended.len() + more).min(limit);
+        while self.ended.len() < until {
+            self.fill(link, limit).await;
+            let Message::Report(report) = link.next().await else {
+                continue;
+            };
+            for update in &report.updates {
+                if is_terminal(update) {
+                    let former = self.ended.insert(update.task_id.clone(), update.number);
+                    let same = former.is_none_or(|former| former == update.number);
+                    assert!(same, "two ends of {}", update.task_id);
+                    self.alive.remove(&update.task_id);
+                }
+            }
+            let up: Vec<_> = report
+                .updates
+                .iter()
+                .filter(|update| runs(update))
+                .collect();
+            let up: Vec<_> = up.iter().map(|update| update.task_id.clone()).collect();
+            link.take(report).await;
+            for task in up {
+                self.kill(link, &task).await;
+            }
+        }
+    }
+}
+
+/// What the agent and its launcher hold open.
+fn held_open(agent: &Process, host: &Host) -> Audit {
+    Audit::begin(Scope {
+        folders: vec![host.folder.path().to_owned()],
+        groups: vec![groups(host)],
+        holders: vec![agent.pid(), agent.launcher()],
+        ..Scope::default()
+    })
+}
+
+pub(super) async fn launches_kills_and_dying_agents_leave_nothing() {
+    let seed = std::env::var("ARGOSY_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
+    let (seed, total) = (seed.unwrap_or(2_459), count());
+    eprintln!("{total} cycles with ARGOSY_SEED={seed}");
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let before = audit(&host);
+    let mut cycles = Cycles::new(seed);
+    let (mut lives, loud) = (0, total.saturating_sub(QUIET));
+    while cycles.ended.len() < loud {
+        let agent = host.process(master.address);
+        let (mut link, hello) = master.registered(false).await;
+        let few = 1 + cycles.chance.below(30);
+        cycles.lead(&mut link, &hello, few, loud).await;
+        drop(agent);
+        lives += 1;
+    }
+    let agent = host.process(master.address);
+    let (mut link, hello) = master.registered(false).await;
+    // The last kill may have torn "committed" from "released": then what is still held is a stray.
+    cycles.lead(&mut link, &hello, 0, loud).await;
+    for held in link.list().await.tasks {
+        link.kill_stray(&held.task_id, held.order_index).await;
+    }
+    // Some of what an agent opens it opens once.
+    cycles
+        .lead(&mut link, &hello_of(&cycles), QUIET / 2, loud + QUIET / 2)
+        .await;
+    agent.is_clear().await;
+    let quiet = held_open(&agent, &host);
+    cycles
+        .lead(
+            &mut link,
+            &hello_of(&cycles),
+            QUIET,
+            total.max(loud + QUIET),
+        )
+        .await;
+    agent.is_clear().await;
+    quiet.expect_nothing_left(&format!(
+        "of an agent after {QUIET} cycles, ARGOSY_SEED={seed}"
+    ));
+    drop((agent, link));
+    // Only an agent that stops takes its groups along.
+    let agent = host.agent(master.address).await;
+    let _link = master.registered(false).await;
+    agent.is_clear().await;
+    agent.stop().await;
+    before.expect_nothing_left(&format!("after {total} cycles, ARGOSY_SEED={seed}"));
+    print!("{} cycles, {lives} deaths, ", cycles.ended.len());
+}
+
+/// As if it had just said that it has every order.
+fn hello_of(cycles: &Cycles) -> v1::Hello {
+    v1::Hello {
+        floor: cycles.orders.len() as u64,
+        ..v1::Hello::default()
+    }
+}

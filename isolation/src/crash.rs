@@ -1,0 +1,207 @@
+//! Steps at which a process of ours can be made to die, so that tests see what is left of each.
+//!
+//! A process is armed by a call of the test that it is part of, never from outside: no flag, variable or message leads
+//! here. Copies of an armed process are armed, too. In builds without debug assertions, as all releases are, no step can
+//! be armed and passing one costs nothing ([`IS_ON`] is constant).
+
+use std::fs::OpenOptions;
+use std::io;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::sys::signal::{Signal, raise};
+
+use crate::sys;
+
+/// Whether this build can die at a step.
+pub const IS_ON: bool = cfg!(debug_assertions);
+
+/// The steps of launcher, supervisor and init, and of what an agent does by itself: named for what has just been done.
+pub const STEPS: &[&str] = &[
+    "launcher.request-read",
+    "launcher.supervisor-made",
+    "supervisor.begun",
+    "supervisor.request-read",
+    "start.network-entered",
+    "start.group-made",
+    "start.limits-written",
+    "start.outputs-made",
+    "start.view-taken",
+    "start.init-made",
+    "start.users-mapped",
+    "start.owners-mapped",
+    "start.mapping-told",
+    "handoff.claim-drafted",
+    "handoff.claimed",
+    "start.leave-given",
+    "supervisor.start-told",
+    "supervisor.listening",
+    "supervisor.accepted",
+    "supervisor.ordered",
+    "supervisor.killed-all",
+    "ending.init-reaped",
+    "ending.rest-killed",
+    "ending.output-kept",
+    "ending.group-removed",
+    "handoff.exit-written",
+    "ending.exit-told",
+    "ending.control-removed",
+    "ending.refused",
+    "init.begun",
+    "init.users-mapped",
+    "init.root-laid",
+    "init.host-left",
+    "init.view-entered",
+    "init.descriptors-closed",
+    "init.domain-entered",
+    "init.user-found",
+    "init.leave-taken",
+    "command.settled",
+    "init.command-made",
+    "init.start-told",
+    "init.command-reaped",
+    "init.end-told",
+    "init.entry-made",
+    "entry.begun",
+    "entry.command-made",
+    "entry.start-told",
+    "agent.request-sent",
+    "adopt.claimed",
+    "adopt.connected",
+    "destroy.voided",
+    "destroy.group-killed",
+    "destroy.processes-ended",
+    "destroy.group-removed",
+    "destroy.control-removed",
+    "network.table-replaced",
+    "network.address-taken",
+    "network.namespace-made",
+    "network.device-made",
+    "network.connected",
+    "network.assigned",
+    "network.port-recorded",
+    "network.published",
+    "network.withdrawn",
+    "network.port-returned",
+    "network.address-returned",
+    "network.devices-removed",
+    "network.table-removed",
+];
+
+/// Where this process is to die.
+struct Armed {
+    step: String,
+    /// In a file that all copies of this process share: how often the step was passed.
+    passes: &'static AtomicU32,
+    at: u32,
+}
+
+/// Set once, before there is anything to die of.
+static ARMED: OnceLock<Armed> = OnceLock::new();
+
+/// Lets whoever of this process and its copies passes `step` for the `at`-th time (1 is the first) end there and then,
+/// as if killed. `witness`, made if it is not there, counts passes: also across processes that are armed in turn.
+///
+/// # Errors
+/// If this build cannot do it, it was done already, or the witness cannot be made.
+pub fn arm(step: &str, at: u32, witness: &Path) -> io::Result<()> {
+    if !IS_ON {
+        return Err(io::Error::other("this build cannot die at a step"));
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    let file = options.open(witness)?;
+    file.set_len(size_of::<u32>() as u64)?;
+    let armed = Armed {
+        step: step.to_owned(),
+        passes: sys::shared_counter(&file)?,
+        at,
+    };
+    ARMED
+        .set(armed)
+        .map_err(|_| io::Error::other("this process is armed already"))
+}
+
+/// How often a step was passed, by what its witness says.
+///
+/// # Errors
+/// If there is no such file, or it is no witness.
+pub fn passes(witness: &Path) -> io::Result<u32> {
+    let bytes = std::fs::read(witness)?;
+    let number = bytes.try_into().map_err(|_| io::ErrorKind::InvalidData)?;
+    Ok(u32::from_ne_bytes(number))
+}
+
+/// A step was passed: the end, if this is where it is to come.
+#[inline]
+pub fn passed(step: &'static str) {
+    if IS_ON && let Some(armed) = ARMED.get() {
+        armed.pass(step);
+    }
+}
+
+impl Armed {
+    fn pass(&self, step: &str) {
+        if self.step != step || self.passes.fetch_add(1, Ordering::SeqCst) + 1 != self.at {
+            return;
+        }
+        // No signal of its own ends the first process of a pid namespace; nothing that is left does.
+        let _ = raise(Signal::SIGKILL);
+        std::process::abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// The steps that the sources of this room name, with how often.
+    fn in_sources() -> BTreeMap<String, usize> {
+        let mut waiting = vec![PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src")];
+        let mut found = BTreeMap::new();
+        while let Some(path) = waiting.pop() {
+            if path.is_dir() {
+                waiting.extend(
+                    fs::read_dir(&path)
+                        .unwrap()
+                        .map(|entry| entry.unwrap().path()),
+                );
+                continue;
+            }
+            if path.ends_with("crash.rs") {
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            for rest in text.split("crash::passed(\"").skip(1) {
+                let step = rest.split('"').next().unwrap();
+                *found.entry(step.to_owned()).or_default() += 1;
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn every_step_is_listed_and_stands_in_one_place() {
+        let found = in_sources();
+        let mut listed: Vec<_> = STEPS.iter().map(|step| (*step).to_owned()).collect();
+        listed.sort();
+        assert_eq!(found.keys().cloned().collect::<Vec<_>>(), listed);
+        assert!(found.values().all(|count| *count == 1), "{found:?}");
+    }
+
+    #[test]
+    fn passes_are_counted_in_the_witness() {
+        let folder = tempfile::tempdir().unwrap();
+        let witness = folder.path().join("witness");
+        arm("nowhere", 7, &witness).unwrap();
+        (0..3).for_each(|_| ARMED.get().unwrap().pass("nowhere"));
+        ARMED.get().unwrap().pass("elsewhere");
+        assert_eq!(passes(&witness).unwrap(), 3);
+        assert!(arm("nowhere", 1, &witness).is_err(), "only once");
+    }
+}

@@ -1,0 +1,166 @@
+//! Removes folders that strangers have filled: as deep and as full as they like, with a fixed number of descriptors, no
+//! recursion, and memory for one name at a time.
+//!
+//! Follows no link and goes up by no name: what lies deep is moved to the top, emptied there and removed. Where something
+//! is mounted the kernel refuses that, and so does this.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+/// Removes a folder with all that is in it. What a removal that was cut off has left, the next one removes.
+///
+/// For what nobody fills any more: whoever goes on doing so keeps it from ending.
+///
+/// # Errors
+/// If it is no folder, something is mounted in it, or the disk refuses. What could not be removed is still in it, maybe
+/// under another name.
+pub fn remove_folder(path: &Path) -> io::Result<()> {
+    let top = open(CWD, path)?;
+    let mut moved = 0;
+    while empty(top.as_fd(), &mut |name| {
+        dispose(top.as_fd(), name, &mut moved)
+    })? {}
+    fs::remove_dir(path)
+}
+
+/// Calls for every entry; false if there was none.
+fn empty(
+    folder: BorrowedFd<'_>,
+    remove: &mut dyn FnMut(&Entry<'_>) -> io::Result<()>,
+) -> io::Result<bool> {
+    let mut some = false;
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        some = true;
+        let is_folder = match entry.file_type() {
+            FileType::Unknown => {
+                let found = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                FileType::from_raw_mode(found.st_mode).is_dir()
+            }
+            known => known.is_dir(),
+        };
+        remove(&Entry { name, is_folder })?;
+    }
+    Ok(some)
+}
+
+/// Something in a folder.
+struct Entry<'a> {
+    name: &'a std::ffi::CStr,
+    is_folder: bool,
+}
+
+/// Removes an entry of the top. The folders in it come to the top, where a later look finds them.
+fn dispose(top: BorrowedFd<'_>, entry: &Entry<'_>, moved: &mut u64) -> io::Result<()> {
+    if !entry.is_folder {
+        return Ok(rustix::fs::unlinkat(top, entry.name, AtFlags::empty())?);
+    }
+    match rustix::fs::unlinkat(top, entry.name, AtFlags::REMOVEDIR) {
+        Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+        other => return Ok(other?),
+    }
+    let folder = open(top, entry.name)?;
+    let mut raise = |inner: &Entry<'_>| {
+        if inner.is_folder {
+            move_up(folder.as_fd(), inner, top, moved)
+        } else {
+            Ok(rustix::fs::unlinkat(&folder, inner.name, AtFlags::empty())?)
+        }
+    };
+    while empty(folder.as_fd(), &mut raise)? {}
+    Ok(rustix::fs::unlinkat(top, entry.name, AtFlags::REMOVEDIR)?)
+}
+
+fn move_up(
+    folder: BorrowedFd<'_>,
+    entry: &Entry<'_>,
+    top: BorrowedFd<'_>,
+    moved: &mut u64,
+) -> io::Result<()> {
+    loop {
+        *moved += 1;
+        let name = format!(".removed-{moved}");
+        let flags = RenameFlags::NOREPLACE;
+        match rustix::fs::renameat_with(folder, entry.name, top, name.as_str(), flags) {
+            // A stranger's name, or one of a removal that was cut off.
+            Err(Errno::EXIST) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+fn open(at: BorrowedFd<'_>, name: impl rustix::path::Arg) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(at, name, flags, Mode::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// A chain of folders that no path of the kernel could name.
+    fn dig(folder: &Path, depth: usize) {
+        let mut place = open(CWD, folder).unwrap();
+        for level in 0..depth {
+            rustix::fs::mkdirat(&place, "deeper", Mode::RWXU).unwrap();
+            if level % 1_000 == 0 {
+                rustix::fs::mkdirat(&place, ".removed-1", Mode::RWXU).unwrap();
+            }
+            place = open(place.as_fd(), "deeper").unwrap();
+        }
+    }
+
+    #[test]
+    fn a_folder_goes_with_all_that_is_in_it_and_nothing_that_links_lead_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let (kept, filled) = (folder.path().join("kept"), folder.path().join("filled"));
+        fs::create_dir_all(filled.join("a/b/c")).unwrap();
+        fs::create_dir(&kept).unwrap();
+        for file in [
+            "kept/file",
+            "filled/file",
+            "filled/a/b/file",
+            "filled/a/b/c/.file",
+        ] {
+            File::create(folder.path().join(file)).unwrap();
+        }
+        symlink(&kept, filled.join("a/link")).unwrap();
+        symlink("nowhere", filled.join("a/b/c/dangling")).unwrap();
+        remove_folder(&filled).unwrap();
+        assert!(!filled.exists());
+        assert!(kept.join("file").exists());
+        let link = folder.path().join("link");
+        symlink(&kept, &link).unwrap();
+        assert!(remove_folder(&link).is_err(), "a link is no folder");
+        assert!(kept.join("file").exists());
+        let gone = remove_folder(&filled).unwrap_err();
+        assert_eq!(gone.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn neither_depth_nor_number_keeps_a_folder_from_going() {
+        let folder = tempfile::tempdir().unwrap();
+        let filled = folder.path().join("filled");
+        fs::create_dir_all(filled.join("many")).unwrap();
+        dig(&filled, 5_000);
+        for number in 0..2_000 {
+            File::create(filled.join(format!("many/{number}"))).unwrap();
+        }
+        // A thread with little to stand on, as those of a runtime have.
+        let small = std::thread::Builder::new().stack_size(128 * 1024);
+        let removal = small.spawn(move || remove_folder(&filled).map(|()| filled.exists()));
+        assert!(!removal.unwrap().join().unwrap().unwrap());
+    }
+}

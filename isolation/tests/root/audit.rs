@@ -1,0 +1,284 @@
+//! What of ours is on a host: a picture before and one after, and each difference between them by its name.
+//!
+//! Looks only where the test that asks has worked: other tests, and other people's processes, are not its affair. For
+//! that the test program takes in orphans while it looks: whatever a container has left comes to it, not to process 1.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+/// How long ends that are under way may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Where agents keep which users of the host are whose.
+const IDS: &str = "/run/argosy/ids";
+/// Begins the names of containers' devices.
+const DEVICES: &str = "argo";
+
+/// Where to look.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Scope {
+    /// Folders of the test: whatever is mounted there, bound to a loop device from there or named for them.
+    pub(crate) folders: Vec<PathBuf>,
+    /// Those in which nothing may stay.
+    pub(crate) emptied: Vec<PathBuf>,
+    /// Control groups: those that are there and all below.
+    pub(crate) groups: Vec<PathBuf>,
+    /// Processes whose descriptors are counted.
+    pub(crate) holders: Vec<u32>,
+    /// Whether nobody else is in the present network namespace, so that all of its rules are looked at.
+    pub(crate) alone_in_network: bool,
+}
+
+/// What was found: of which kind, what, how often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Picture(BTreeMap<(&'static str, String), usize>);
+
+/// A test that watches what it leaves. Takes in orphans until it is dropped.
+pub(crate) struct Audit {
+    scope: Scope,
+    before: Picture,
+}
+
+impl Audit {
+    /// Before anything is done.
+    pub(crate) fn begin(scope: Scope) -> Self {
+        set_child_subreaper(true).unwrap();
+        let before = Picture::take(&scope);
+        Self { scope, before }
+    }
+
+    /// After everything was undone: fails with each difference that stays, `when` said before it.
+    pub(crate) fn expect_nothing_left(&self, when: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let differences = self.before.differences(&Picture::take(&self.scope));
+            if differences.is_empty() {
+                return;
+            }
+            let all = differences.join("\n  ");
+            assert!(
+                Instant::now() < deadline,
+                "{when}: the host is not as it was:\n  {all}"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Audit {
+    fn drop(&mut self) {
+        // It only matters to the test that begins next.
+        let _ = set_child_subreaper(false);
+    }
+}
+
+impl Picture {
+    pub(crate) fn take(scope: &Scope) -> Self {
+        let mut picture = Self(BTreeMap::new());
+        picture.processes();
+        for group in &scope.groups {
+            picture.groups(group);
+        }
+        picture.mounts(scope);
+        picture.devices();
+        picture.rules(scope);
+        for holder in &scope.holders {
+            picture.descriptors(*holder);
+        }
+        for folder in &scope.emptied {
+            picture.folder(folder);
+        }
+        picture.links(scope);
+        picture.loop_devices(scope);
+        picture
+    }
+
+    /// In words: what came, and what went.
+    pub(crate) fn differences(&self, later: &Self) -> Vec<String> {
+        let keys = self.0.keys().chain(later.0.keys());
+        let mut keys: Vec<_> = keys.collect();
+        keys.sort();
+        keys.dedup();
+        let count = |picture: &Self, key| picture.0.get(key).copied().unwrap_or(0);
+        let changed = keys.into_iter().filter_map(|key| {
+            let (before, after) = (count(self, key), count(later, key));
+            let (kind, what) = key;
+            (before != after).then(|| format!("{kind}: {what}: {before} before, {after} after"))
+        });
+        changed.collect()
+    }
+
+    fn found(&mut self, kind: &'static str, what: impl Into<String>) {
+        *self.0.entry((kind, what.into())).or_default() += 1;
+    }
+
+    /// All descendants of the test, which include what its containers have lost, and the namespaces that they are in.
+    fn processes(&mut self) {
+        reap();
+        let own = std::process::id();
+        let parents: BTreeMap<u32, u32> = numbers("/proc")
+            .into_iter()
+            .filter_map(|pid| Some((pid, parent(pid)?)))
+            .collect();
+        for pid in parents.keys() {
+            let mut above = *pid;
+            while let Some(parent) = parents.get(&above) {
+                above = *parent;
+                if above == own {
+                    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+                    self.found("process", format!("{pid} {}", name.trim()));
+                    self.namespaces(*pid);
+                    break;
+                }
+            }
+        }
+    }
+
+    fn namespaces(&mut self, pid: u32) {
+        for entry in entries(format!("/proc/{pid}/ns")) {
+            if let Ok(target) = fs::read_link(&entry) {
+                let name = target.display().to_string();
+                self.0.insert(("namespace of a process", name), 1);
+            }
+        }
+    }
+
+    fn groups(&mut self, group: &Path) {
+        if group.is_dir() {
+            self.found("control group", group.display().to_string());
+            entries(group)
+                .iter()
+                .filter(|path| path.is_dir())
+                .for_each(|path| self.groups(path));
+        }
+    }
+
+    fn mounts(&mut self, scope: &Scope) {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        for line in mounts.lines() {
+            let ours = |folder: &PathBuf| line.contains(&folder.display().to_string());
+            if scope.folders.iter().any(ours) {
+                self.found("mount", line);
+            }
+        }
+    }
+
+    /// Of the network namespace that the calling thread is in.
+    fn devices(&mut self) {
+        let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+        let names = table
+            .lines()
+            .skip(2)
+            .filter_map(|line| line.split(':').next());
+        for name in names
+            .map(str::trim)
+            .filter(|name| name.starts_with(DEVICES))
+        {
+            self.found("network device", name);
+        }
+    }
+
+    fn rules(&mut self, scope: &Scope) {
+        if !scope.alone_in_network {
+            return;
+        }
+        // Where it is not installed there are no rules of ours.
+        let Ok(listed) = Command::new("nft").args(["list", "ruleset"]).output() else {
+            return;
+        };
+        for line in String::from_utf8_lossy(&listed.stdout).lines() {
+            self.found("rule", line.trim());
+        }
+    }
+
+    /// What they lead to, without the numbers that tell one pipe or socket from another.
+    fn descriptors(&mut self, pid: u32) {
+        for entry in entries(format!("/proc/{pid}/fd")) {
+            // The listing's own is gone by now.
+            if let Ok(target) = fs::read_link(&entry) {
+                let target = target.display().to_string();
+                let name = target.split(":[").next().unwrap_or_default();
+                self.found("descriptor", format!("of process {pid}: {name}"));
+            }
+        }
+    }
+
+    fn folder(&mut self, folder: &Path) {
+        for path in entries(folder) {
+            self.found("file", path.display().to_string());
+            if path.is_dir() && !path.is_symlink() {
+                self.folder(&path);
+            }
+        }
+    }
+
+    /// Users of the host that are a container's of these folders.
+    fn links(&mut self, scope: &Scope) {
+        for link in entries(IDS) {
+            let target = fs::read_link(&link).unwrap_or_default();
+            if scope
+                .folders
+                .iter()
+                .any(|folder| target.starts_with(folder))
+            {
+                self.found(
+                    "users of the host",
+                    format!("{} for {}", link.display(), target.display()),
+                );
+            }
+        }
+    }
+
+    fn loop_devices(&mut self, scope: &Scope) {
+        for device in entries("/sys/block") {
+            let behind = fs::read_to_string(device.join("loop/backing_file")).unwrap_or_default();
+            if scope
+                .folders
+                .iter()
+                .any(|folder| Path::new(behind.trim()).starts_with(folder))
+            {
+                self.found(
+                    "loop device",
+                    format!("{} on {}", device.display(), behind.trim()),
+                );
+            }
+        }
+    }
+}
+
+/// Orphans that have ended. What the test has started itself it waits for before it looks.
+fn reap() {
+    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+        if status == WaitStatus::StillAlive {
+            return;
+        }
+    }
+}
+
+fn entries(folder: impl AsRef<Path>) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+fn numbers(folder: &str) -> Vec<u32> {
+    let names = entries(folder);
+    names
+        .iter()
+        .filter_map(|path| path.file_name()?.to_str()?.parse().ok())
+        .collect()
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(1)?
+        .parse()
+        .ok()
+}

@@ -1,0 +1,405 @@
+//! Tasks that do their worst, each beside a neighbour that answers all the while: contained, and gone without a trace.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use argosy_isolation::disposal::remove_folder;
+use argosy_isolation::profile::{CONTAINER_IDS, FIRST_HOST_ID};
+use argosy_isolation::{
+    Container, Group, Handle, Outcome, OutputLimits, ResourceLimit, ShortOf, Spec,
+};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+use crate::audit::{Audit, Scope};
+use crate::inside::{DONE, VERB};
+use crate::profile::{give_sandbox, profiled};
+use crate::world::{Case, PATIENCE, World, eventually, skip, stdout};
+
+pub(crate) const CASES: &[Case] = &[
+    ("a_bomb_of_processes_is_contained", forks),
+    ("a_bomb_of_threads_is_contained", threads),
+    ("a_bomb_of_memory_ends_itself_alone", memory),
+    ("a_bomb_of_descriptors_is_contained", descriptors),
+    ("a_bomb_of_files_in_scratch_places_is_contained", files),
+    ("a_filler_of_scratch_places_is_contained", fillers),
+    ("a_flood_of_output_is_contained", flood),
+    ("a_thousand_zombies_go_with_their_container", zombies),
+    (
+        "daemons_in_sessions_of_their_own_go_with_their_command",
+        daemons,
+    ),
+    (
+        "a_storm_of_signals_from_inside_ends_nobody_else",
+        storm_inside,
+    ),
+    (
+        "a_storm_of_signals_to_its_supervisor_changes_nothing",
+        storm_outside,
+    ),
+    ("one_that_ignores_term_goes_all_the_same", deaf),
+    ("a_deep_and_full_sandbox_can_be_removed", deep),
+];
+
+const MIB: u64 = 1 << 20;
+/// How many processes a bomb may have.
+const PROCESSES: u64 = 150;
+/// How often the neighbour is asked.
+const EVERY: Duration = Duration::from_millis(10);
+/// How often it must have answered while a bomb did its worst.
+const ANSWERS: u64 = 25;
+/// Answers each line that comes with the same. It opens both ends, so that it goes on when nobody asks for a while.
+const ECHO: &str = "while read line; do echo $line >&3; done 0<> ask 3<> answer";
+
+/// A world with somebody in it who serves, and whose host is to be as it is now.
+struct Street {
+    world: World,
+    neighbour: Container,
+    spec: Spec,
+    audit: Audit,
+}
+
+/// What the neighbour has said.
+#[derive(Default)]
+struct Service {
+    answers: AtomicU64,
+    slowest_us: AtomicU64,
+    over: AtomicBool,
+}
+
+impl Street {
+    fn new() -> Self {
+        let mut world = World::new();
+        let mut spec = profiled(&mut world, ECHO);
+        // The next range of the host's users.
+        spec.profile.as_mut().unwrap().first_host_id = FIRST_HOST_ID + CONTAINER_IDS;
+        give_sandbox(&spec);
+        for name in ["ask", "answer"] {
+            let path = spec.sandbox.join(name);
+            mkfifo(&path, Mode::S_IRWXU).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        }
+        let (neighbour, _) = world.start(&spec);
+        let scope = Scope {
+            folders: vec![world.work().to_owned()],
+            emptied: vec![world.work().to_owned()],
+            groups: vec![world.tree.root().to_owned()],
+            holders: vec![std::process::id(), world.launcher.as_ref().unwrap().pid()],
+            alone_in_network: false,
+        };
+        let audit = Audit::begin(scope);
+        Self {
+            world,
+            neighbour,
+            spec,
+            audit,
+        }
+    }
+
+    /// A bomb, confined as an agent confines tasks, and with its own limits where the host has what they need.
+    fn bomb(&mut self, arguments: &str) -> Spec {
+        let line = format!("exec ./inside {VERB} {arguments}");
+        let mut spec = profiled(&mut self.world, &line);
+        let inside = self.world.work().join("inside");
+        if !inside.exists() {
+            fs::copy("/proc/self/exe", &inside).unwrap();
+        }
+        fs::hard_link(&inside, spec.sandbox.join("inside")).unwrap();
+        spec.resource_limits = [("core", 0), ("nofile", 4_096), ("nproc", PROCESSES)]
+            .map(|(name, most)| ResourceLimit::at_most(name, most))
+            .into();
+        if self.has("pids") {
+            spec.limits.pids_max = Some(PROCESSES);
+        }
+        if self.has("memory") {
+            spec.limits.memory_max_bytes = Some(256 * MIB);
+        }
+        spec
+    }
+
+    fn has(&self, controller: &str) -> bool {
+        let file = self.world.tree.supervisors().join("cgroup.controllers");
+        let present = fs::read_to_string(file).unwrap();
+        present.split_whitespace().any(|name| name == controller)
+    }
+
+    /// Does something while the neighbour is asked every ten milliseconds, and until it has answered often enough.
+    fn beside<T>(&mut self, act: impl FnOnce(&mut World) -> T) -> T {
+        let service = Service::default();
+        let [ask, answer] = ["ask", "answer"].map(|name| self.spec.sandbox.join(name));
+        std::thread::scope(|scope| {
+            scope.spawn(|| service.watch(&ask, &answer));
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let done = act(&mut self.world);
+                let enough = service.answers.load(Ordering::SeqCst) + ANSWERS;
+                eventually("the neighbour goes on serving", || {
+                    service.answers.load(Ordering::SeqCst) >= enough
+                });
+                done
+            }));
+            service.over.store(true, Ordering::SeqCst);
+            match done {
+                Ok(done) => done,
+                Err(cause) => std::panic::resume_unwind(cause),
+            }
+        })
+    }
+
+    /// Starts a bomb and waits until it has done its worst.
+    fn go_off(&mut self, spec: &Spec) -> (Container, Handle) {
+        self.beside(|world| {
+            let (container, handle) = world.start(spec);
+            eventually("it does its worst", || {
+                stdout(spec).lines().any(|line| line == DONE)
+            });
+            (container, handle)
+        })
+    }
+
+    /// Removes what went off, and looks that it has left nothing; the neighbour is still there then.
+    fn clear(mut self, spec: &Spec, container: Container) {
+        self.beside(|_| container.destroy(PATIENCE).unwrap());
+        drop(container);
+        remove_folder(&spec.directory).unwrap();
+        // The program of all bombs.
+        fs::remove_file(self.world.work().join("inside")).unwrap();
+        self.audit.expect_nothing_left("after a bomb");
+        assert_eq!(
+            self.neighbour.notice().unwrap(),
+            None,
+            "the neighbour lives"
+        );
+        self.neighbour.kill(0).unwrap();
+        self.neighbour.wait(PATIENCE).unwrap();
+    }
+}
+
+impl Service {
+    fn watch(&self, ask: &Path, answer: &Path) {
+        let mut both = File::options();
+        let mut asked = both.read(true).write(true).open(ask).unwrap();
+        let answered = both.open(answer).unwrap();
+        let waited = answered.try_clone().unwrap();
+        let mut lines = BufReader::new(answered).lines();
+        for number in 0_u64.. {
+            if self.over.load(Ordering::SeqCst) {
+                break;
+            }
+            let begun = Instant::now();
+            writeln!(asked, "{number}").unwrap();
+            let mut watched = [PollFd::new(waited.as_fd(), PollFlags::POLLIN)];
+            let ready = poll(&mut watched, PollTimeout::try_from(PATIENCE).unwrap());
+            assert_eq!(ready, Ok(1), "the neighbour does not answer");
+            assert_eq!(lines.next().unwrap().unwrap(), number.to_string());
+            let took = u64::try_from(begun.elapsed().as_micros()).unwrap();
+            self.slowest_us.fetch_max(took, Ordering::SeqCst);
+            self.answers.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(EVERY);
+        }
+        println!(
+            "the neighbour has answered {} times, after {} us at most",
+            self.answers.load(Ordering::SeqCst),
+            self.slowest_us.load(Ordering::SeqCst)
+        );
+    }
+}
+
+/// How many processes there are in its group.
+fn population(spec: &Spec) -> usize {
+    let processes = spec.cgroup.as_ref().unwrap().join("cgroup.procs");
+    fs::read_to_string(processes).unwrap().lines().count()
+}
+
+/// What it wrote before it was done.
+fn figure(spec: &Spec) -> u64 {
+    let said = stdout(spec);
+    said.lines().next().unwrap().parse().unwrap()
+}
+
+fn forks() {
+    let mut street = Street::new();
+    let spec = street.bomb("forks");
+    let (container, _) = street.go_off(&spec);
+    let count = population(&spec);
+    // Init is no user of the container's that counts.
+    assert!(
+        (50..=PROCESSES as usize + 2).contains(&count),
+        "{count} processes"
+    );
+    street.clear(&spec, container);
+}
+
+fn threads() {
+    let mut street = Street::new();
+    let spec = street.bomb("threads");
+    let (container, _) = street.go_off(&spec);
+    let threads = spec.cgroup.as_ref().unwrap().join("cgroup.threads");
+    let count = fs::read_to_string(threads).unwrap().lines().count();
+    assert!(
+        (50..=PROCESSES as usize + 2).contains(&count),
+        "{count} threads"
+    );
+    street.clear(&spec, container);
+}
+
+fn memory() {
+    let mut street = Street::new();
+    if !street.has("memory") {
+        street.neighbour.kill(0).unwrap();
+        skip("needs the cgroup controller memory".to_owned());
+    }
+    let spec = street.bomb("memory");
+    let (container, exit) = street.beside(|world| {
+        let mut container = world.launch(&spec);
+        let exit = container.wait(PATIENCE).unwrap();
+        (container, exit)
+    });
+    assert_eq!(exit.outcome, Outcome::Signaled(9), "{exit:?}");
+    assert_eq!(exit.memory_shortage.unwrap().of, ShortOf::Container);
+    street.clear(&spec, container);
+}
+
+fn descriptors() {
+    let mut street = Street::new();
+    let spec = street.bomb("descriptors");
+    let (container, _) = street.go_off(&spec);
+    assert!(stdout(&spec).starts_with("409"), "{}", stdout(&spec));
+    street.clear(&spec, container);
+}
+
+fn files() {
+    for place in ["/tmp", "/dev/shm"] {
+        let mut street = Street::new();
+        let spec = street.bomb(&format!("files {place}"));
+        let (container, _) = street.go_off(&spec);
+        // The smallest number, as its scratch places are small; one file is the folder itself.
+        assert_eq!(figure(&spec), 1_023, "in {place}");
+        street.clear(&spec, container);
+    }
+}
+
+fn fillers() {
+    for place in ["/tmp", "/dev/shm"] {
+        let mut street = Street::new();
+        let spec = street.bomb(&format!("fill {place}"));
+        let (container, _) = street.go_off(&spec);
+        assert_eq!(figure(&spec), MIB, "in {place}");
+        street.clear(&spec, container);
+    }
+}
+
+fn flood() {
+    let mut street = Street::new();
+    let mut spec = street.bomb("flood");
+    spec.output = OutputLimits {
+        file_bytes: MIB,
+        files: 3,
+        bytes_per_second: 16 * MIB,
+    };
+    let container = street.beside(|world| {
+        let (container, _) = world.start(&spec);
+        eventually("it was rotated out", || {
+            spec.sandbox.join("stdout.2").exists()
+        });
+        container
+    });
+    let files = ["stdout", "stdout.1", "stdout.2", "stdout.3"].map(|name| spec.sandbox.join(name));
+    let kept = files.iter().filter_map(|file| fs::metadata(file).ok());
+    let kept: u64 = kept.map(|file| file.len()).sum();
+    // A rotation may be under way, and a note of what was dropped.
+    assert!(kept <= 4 * MIB, "{kept} bytes");
+    street.clear(&spec, container);
+}
+
+fn zombies() {
+    let mut street = Street::new();
+    let mut spec = street.bomb("zombies");
+    spec.resource_limits.retain(|limit| limit.name != "nproc");
+    spec.limits.pids_max = None;
+    let (container, _) = street.go_off(&spec);
+    street.clear(&spec, container);
+}
+
+fn daemons() {
+    let mut street = Street::new();
+    let spec = street.bomb("daemons");
+    let (container, exit) = street.beside(|world| {
+        let mut container = world.launch(&spec);
+        let exit = container.wait(PATIENCE).unwrap();
+        (container, exit)
+    });
+    assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stdout(&spec));
+    assert!(
+        !spec.cgroup.as_ref().unwrap().exists(),
+        "they went with their command"
+    );
+    street.clear(&spec, container);
+}
+
+fn storm_inside() {
+    let mut street = Street::new();
+    let spec = street.bomb("signals");
+    let (container, exit) = street.beside(|world| {
+        let mut container = world.launch(&spec);
+        let exit = container.wait(PATIENCE).unwrap();
+        (container, exit)
+    });
+    assert_eq!(exit.outcome, Outcome::Exited(7), "{}", exit.reason);
+    street.clear(&spec, container);
+}
+
+fn storm_outside() {
+    let mut street = Street::new();
+    let spec = street.bomb("sleep");
+    let (mut container, handle) = street.world.start(&spec);
+    let pids = [handle.supervisor.pid, handle.init.pid].map(|pid| pid.to_string());
+    street.beside(|_| {
+        // By number, since the last ones have no names here; without the two that nobody can help.
+        let signals = (1..=64).filter(|signal| ![9, 19, 32, 33].contains(signal));
+        for signal in signals.cycle().take(600) {
+            let mut kill = std::process::Command::new("/bin/kill");
+            let told = kill.arg(format!("-{signal}")).args(&pids).status().unwrap();
+            assert!(told.success(), "signal {signal}");
+        }
+    });
+    assert_eq!(container.notice().unwrap(), None, "it lives");
+    container.kill(60_000).unwrap();
+    assert_eq!(
+        container.wait(PATIENCE).unwrap().outcome,
+        Outcome::Signaled(15)
+    );
+    street.clear(&spec, container);
+}
+
+fn deaf() {
+    let mut street = Street::new();
+    let mut spec = street.bomb("sleep");
+    let line = "trap '' TERM HUP INT QUIT; echo done; while :; do sleep 0.01; done";
+    spec.program = argosy_isolation::Program::Shell(line.to_owned());
+    let (mut container, _) = street.go_off(&spec);
+    container.kill(50).unwrap();
+    assert_eq!(
+        container.wait(PATIENCE).unwrap().outcome,
+        Outcome::Signaled(9)
+    );
+    street.clear(&spec, container);
+}
+
+fn deep() {
+    let mut street = Street::new();
+    let spec = street.bomb("deep");
+    let (container, exit) = street.beside(|world| {
+        let mut container = world.launch(&spec);
+        let exit = container.wait(PATIENCE).unwrap();
+        (container, exit)
+    });
+    assert_eq!(exit.outcome, Outcome::Exited(0), "{}", exit.reason);
+    assert!(!Group::at(spec.cgroup.as_ref().unwrap()).path().exists());
+    street.clear(&spec, container);
+}

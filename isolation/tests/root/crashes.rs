@@ -1,0 +1,500 @@
+//! Launcher, supervisor, init and agent, each killed at every step of a container's life: whoever comes next finds the
+//! container again or its end, and nothing is left on the host.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use argosy_isolation::network::{Between, Settings, Subnet};
+use argosy_isolation::profile::{COMMAND_ID, FIRST_HOST_ID, Walls};
+use argosy_isolation::{
+    Adoption, Container, ContainerId, Exit, Handle, Image, Isolation, Launcher, Namespaces,
+    Network, Networks, Outcome, Profile, Root, Spec, Tree, User, View, adopt, cgroup, crash,
+    destroy, launcher, sweep,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::audit::{Audit, Scope};
+use crate::entry;
+use crate::host::{on_a_host, web};
+use crate::profile::give_sandbox;
+use crate::world::{Case, PATIENCE, eventually, skip, spec_in};
+
+pub(crate) const CASES: &[Case] = &[
+    (
+        "every_step_can_be_the_last_of_a_launcher_a_supervisor_or_an_init",
+        of_launchers,
+    ),
+    ("every_step_can_be_the_last_of_an_agent", of_agents),
+    (
+        "every_step_can_be_the_last_of_an_agent_with_networks",
+        of_networks,
+    ),
+    ("every_step_of_a_crash_is_driven", all_driven),
+];
+
+/// Under which verb this program lives one life of an agent.
+pub(crate) const LIFE: &str = "life";
+const BUSYBOX: &str = "/bin/busybox";
+const SLEEP: &str = "exec sleep 1000";
+
+/// What a life is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Life {
+    /// A container in an image, entered, left, adopted and killed.
+    Imaged,
+    /// One that ends by itself.
+    Brief,
+    /// Plain processes, of which no namespace and no group takes the rest along.
+    Plain,
+    /// In a user namespace, without a group, as of an agent that is not root.
+    Unprivileged,
+    /// One whose launch is void before it begins.
+    Void,
+    /// One whose supervisor was killed after an adoption.
+    Orphaned,
+    /// In a network of its own, with a port of the host.
+    Bridged,
+}
+use Life::{Bridged, Brief, Imaged, Orphaned, Plain, Unprivileged, Void};
+
+/// Who dies: the steps of copies of the launcher are passed by these, others by the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Whose {
+    Launcher,
+    Agent,
+}
+
+/// The steps that a launcher and its copies take, each with the lives in which they take it.
+const OF_LAUNCHERS: &[(&str, &[Life])] = &[
+    ("launcher.request-read", &[Imaged]),
+    ("launcher.supervisor-made", &[Imaged]),
+    ("supervisor.begun", &[Imaged]),
+    ("supervisor.request-read", &[Imaged]),
+    ("start.network-entered", &[Bridged]),
+    ("start.group-made", &[Imaged]),
+    ("start.limits-written", &[Imaged]),
+    ("start.outputs-made", &[Imaged, Plain]),
+    ("start.view-taken", &[Imaged]),
+    ("start.init-made", &[Imaged, Plain, Unprivileged]),
+    ("start.users-mapped", &[Imaged, Unprivileged]),
+    ("start.owners-mapped", &[Imaged]),
+    ("start.mapping-told", &[Imaged, Unprivileged]),
+    ("handoff.claim-drafted", &[Imaged, Plain, Unprivileged]),
+    ("handoff.claimed", &[Imaged, Plain, Unprivileged]),
+    ("start.leave-given", &[Imaged, Plain, Unprivileged, Bridged]),
+    ("supervisor.start-told", &[Imaged, Plain, Unprivileged]),
+    ("supervisor.listening", &[Imaged]),
+    ("supervisor.accepted", &[Imaged]),
+    ("supervisor.ordered", &[Imaged, Plain, Bridged]),
+    ("supervisor.killed-all", &[Imaged, Unprivileged]),
+    ("ending.init-reaped", &[Imaged, Brief, Plain]),
+    ("ending.rest-killed", &[Imaged, Plain]),
+    ("ending.output-kept", &[Imaged]),
+    ("ending.group-removed", &[Imaged]),
+    ("handoff.exit-written", &[Imaged, Void]),
+    ("ending.exit-told", &[Imaged]),
+    ("ending.control-removed", &[Imaged]),
+    ("ending.refused", &[Void]),
+    ("init.begun", &[Imaged, Plain, Unprivileged]),
+    ("init.users-mapped", &[Imaged]),
+    ("init.root-laid", &[Imaged, Brief]),
+    ("init.host-left", &[Imaged, Brief]),
+    ("init.view-entered", &[Imaged, Plain, Unprivileged]),
+    ("init.descriptors-closed", &[Imaged, Plain]),
+    ("init.domain-entered", &[Imaged]),
+    ("init.user-found", &[Imaged]),
+    ("init.leave-taken", &[Imaged, Plain, Unprivileged]),
+    ("command.settled", &[Imaged, Plain]),
+    ("init.command-made", &[Imaged, Plain, Unprivileged, Bridged]),
+    ("init.start-told", &[Imaged, Plain]),
+    ("init.command-reaped", &[Brief]),
+    ("init.end-told", &[Brief]),
+    ("init.entry-made", &[Imaged]),
+    ("entry.begun", &[Imaged]),
+    ("entry.command-made", &[Imaged]),
+    ("entry.start-told", &[Imaged]),
+];
+
+/// The steps that the agent itself takes.
+const OF_AGENTS: &[(&str, &[Life])] = &[
+    ("agent.request-sent", &[Imaged, Plain, Void]),
+    ("adopt.claimed", &[Imaged]),
+    ("adopt.connected", &[Imaged]),
+    ("destroy.voided", &[Imaged, Orphaned]),
+    ("destroy.group-killed", &[Imaged, Orphaned]),
+    ("destroy.processes-ended", &[Imaged]),
+    ("destroy.group-removed", &[Imaged, Orphaned]),
+    ("destroy.control-removed", &[Orphaned]),
+];
+
+const OF_NETWORKS: &[&str] = &[
+    "network.table-replaced",
+    "network.address-taken",
+    "network.namespace-made",
+    "network.device-made",
+    "network.connected",
+    "network.assigned",
+    "network.port-recorded",
+    "network.published",
+    "network.withdrawn",
+    "network.port-returned",
+    "network.address-returned",
+    "network.devices-removed",
+    "network.table-removed",
+];
+
+/// What a life is told, in a file.
+#[derive(Debug, Serialize, Deserialize)]
+struct Script {
+    life: Life,
+    whose: Whose,
+    step: String,
+    /// Of the agent's tree of groups.
+    agent: ContainerId,
+    /// What the agent has on the disk.
+    work: PathBuf,
+    /// The only layer of the image.
+    layer: PathBuf,
+    witness: PathBuf,
+}
+
+/// Where containers are told from whatever else an agent has.
+fn containers(work: &Path) -> PathBuf {
+    work.join("containers")
+}
+
+fn settings(work: &Path) -> Settings {
+    Settings {
+        owner: work.to_owned(),
+        folder: work.join("networks"),
+        subnet: Subnet::USUAL,
+        ready: 1,
+        between: Between::Isolated,
+        denied: Vec::new(),
+    }
+}
+
+impl Script {
+    fn tree(&self) -> Tree {
+        Tree::create(&cgroup::default_parent().unwrap(), &self.agent).unwrap()
+    }
+
+    fn launcher(&self, tree: &Tree) -> Launcher {
+        let mut command = launcher::own_executable().unwrap();
+        command.arg("launcher");
+        if self.whose == Whose::Launcher {
+            command.arg(&self.step).arg(&self.witness);
+        }
+        Launcher::spawn(command, Some(tree)).unwrap()
+    }
+
+    fn spec(&self, tree: &Tree) -> Spec {
+        let line = if self.life == Brief { "exit 7" } else { SLEEP };
+        let mut spec = spec_in(&containers(&self.work), "c", line);
+        spec.cgroup = Some(tree.group(&spec.id).path().to_owned());
+        spec.user = Some(User {
+            uid: COMMAND_ID,
+            gid: COMMAND_ID,
+            groups: Vec::new(),
+        });
+        match self.life {
+            Plain => {
+                spec.isolation = Isolation::Processes;
+                spec.namespaces = Namespaces::NONE;
+                (spec.cgroup, spec.user) = (None, None);
+            }
+            Unprivileged => {
+                spec.isolation = Isolation::UserNamespaces;
+                (spec.cgroup, spec.user) = (None, None);
+            }
+            Imaged | Brief | Void | Orphaned | Bridged => {
+                spec.profile = Some(self.profile(&spec));
+                give_sandbox(&spec);
+            }
+        }
+        match self.life {
+            Imaged => (spec.user, spec.image_user) = (None, Some(String::new())),
+            Bridged => spec.network = Network::Joined,
+            Brief | Plain | Unprivileged | Void | Orphaned => {}
+        }
+        spec
+    }
+
+    fn profile(&self, spec: &Spec) -> Profile {
+        let [upper, work] = ["upper", "work"].map(|name| spec.directory.join(name));
+        let root = if self.life == Imaged {
+            for folder in [&upper, &work] {
+                fs::create_dir(folder).unwrap();
+            }
+            Root::Image(Image {
+                layers: vec![self.layer.clone()],
+                upper,
+                work,
+            })
+        } else {
+            Root::Host
+        };
+        Profile {
+            first_host_id: FIRST_HOST_ID,
+            view: View {
+                root,
+                host_paths: Vec::new(),
+                volumes: Vec::new(),
+                scratch_bytes: 1 << 20,
+            },
+            walls: Walls::ALL,
+        }
+    }
+
+    /// To the end, or to the first thing that goes wrong because somebody has died.
+    fn live(&self) -> Result<()> {
+        let tree = self.tree();
+        let mut launcher = self.launcher(&tree);
+        let spec = self.spec(&tree);
+        let group = spec.cgroup.as_deref();
+        match self.life {
+            Imaged | Orphaned => {
+                let mut container = launcher.launch(&spec)?;
+                let handle = started(&mut container)?;
+                entered(&container)?;
+                drop(container);
+                let mut container = adopted(&spec)?;
+                if self.life == Orphaned {
+                    drop(container);
+                    nix::sys::signal::kill(
+                        nix::unistd::Pid::from_raw(handle.supervisor.pid),
+                        nix::sys::signal::SIGKILL,
+                    )?;
+                } else {
+                    ended(&mut container)?;
+                }
+            }
+            Brief => drop(launcher.launch(&spec)?.wait(PATIENCE)?),
+            Plain | Unprivileged => {
+                let mut container = launcher.launch(&spec)?;
+                started(&mut container)?;
+                ended(&mut container)?;
+            }
+            Void => {
+                let Adoption::Gone { .. } = adopt(&spec.directory)? else {
+                    bail!("what was never launched is found");
+                };
+                launcher.launch(&spec)?.wait(PATIENCE)?;
+            }
+            Bridged => {
+                let networks = Networks::open(settings(&self.work), &BTreeSet::new())?;
+                let given = networks.take(&spec.id, &[web(8080)])?;
+                let mut container = launcher.launch_joined(&spec, given.namespace.as_fd())?;
+                drop(given);
+                started(&mut container)?;
+                ended(&mut container)?;
+                destroy(&spec.directory, group, PATIENCE)?;
+                networks.release(&spec.id)?;
+                networks.remove()?;
+            }
+        }
+        destroy(&spec.directory, group, PATIENCE)?;
+        Ok(())
+    }
+
+    /// What the next agent does about whatever it finds.
+    fn recover(&self, bridged: bool) {
+        let tree = self.tree();
+        let known = fs::read_dir(containers(&self.work))
+            .into_iter()
+            .flatten()
+            .flatten();
+        for folder in known.map(|entry| entry.path()) {
+            if let Adoption::Running(mut container) = adopt(&folder).unwrap() {
+                ended(&mut container).unwrap();
+            }
+            let id = ContainerId::new(folder.file_name().unwrap().to_str().unwrap()).unwrap();
+            destroy(&folder, Some(tree.group(&id).path()), PATIENCE).unwrap();
+            fs::remove_dir_all(&folder).unwrap();
+        }
+        sweep(&tree, &BTreeSet::new(), PATIENCE).unwrap();
+        if bridged {
+            let networks = Networks::open(settings(&self.work), &BTreeSet::new()).unwrap();
+            networks.remove().unwrap();
+        }
+        // And goes on.
+        let after = Self {
+            life: Brief,
+            whose: Whose::Agent,
+            ..self.again()
+        };
+        let mut launcher = after.launcher(&tree);
+        let spec = after.spec(&tree);
+        let exit = launcher.launch(&spec).unwrap().wait(PATIENCE).unwrap();
+        assert_eq!(exit.outcome, Outcome::Exited(7), "{}", exit.reason);
+        destroy(&spec.directory, spec.cgroup.as_deref(), PATIENCE).unwrap();
+        drop(launcher);
+        eventually("every supervisor ends", || tree.remove().is_ok());
+        for name in ["containers", "networks"] {
+            // The second is there only where there were networks.
+            let _ = fs::remove_dir_all(self.work.join(name));
+        }
+    }
+
+    fn again(&self) -> Self {
+        Self {
+            step: self.step.clone(),
+            agent: self.agent.clone(),
+            work: self.work.clone(),
+            layer: self.layer.clone(),
+            witness: self.witness.clone(),
+            ..*self
+        }
+    }
+}
+
+fn started(container: &mut Container) -> Result<Handle> {
+    let started = container.wait_started(PATIENCE)?;
+    started.map_err(|exit| anyhow::anyhow!("it has not started: {exit}"))
+}
+
+fn adopted(spec: &Spec) -> Result<Container> {
+    match adopt(&spec.directory)? {
+        Adoption::Running(container) => Ok(container),
+        other => bail!("it is gone: {other:?}"),
+    }
+}
+
+/// By a command that does not end before its session does.
+fn entered(container: &Container) -> Result<()> {
+    let mut session = container.enter(&entry::request(SLEEP))?;
+    session.wait(PATIENCE).context("it cannot be entered")?;
+    Ok(())
+}
+
+fn ended(container: &mut Container) -> Result<Exit> {
+    container.kill(0)?;
+    Ok(container.wait(PATIENCE)?)
+}
+
+/// The agent's side: a program of its own that may be killed.
+pub(crate) fn life(arguments: &[String]) -> ExitCode {
+    let script: Script = serde_json::from_slice(&fs::read(&arguments[0]).unwrap()).unwrap();
+    if script.whose == Whose::Agent {
+        crash::arm(&script.step, 1, &script.witness).unwrap();
+    }
+    match script.live() {
+        Ok(()) => ExitCode::SUCCESS,
+        // Not wrong by itself: somebody has died.
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// An image's only layer: a shell and what it needs.
+fn layer(folder: &Path) -> PathBuf {
+    let (layer, programs) = (folder.join("layer"), folder.join("layer/bin"));
+    fs::create_dir_all(&programs).unwrap();
+    if fs::copy(BUSYBOX, programs.join("busybox")).is_err() {
+        skip(format!("needs {BUSYBOX}"));
+    }
+    for tool in ["sh", "sleep"] {
+        std::os::unix::fs::symlink("busybox", programs.join(tool)).unwrap();
+    }
+    layer
+}
+
+/// One life, in which somebody dies, and what comes after it.
+fn crash_at(step: &str, life: Life, whose: Whose) {
+    let folder = tempfile::tempdir().unwrap();
+    let work = folder.path().join("work");
+    fs::create_dir_all(&work).unwrap();
+    let script = Script {
+        life,
+        whose,
+        step: step.to_owned(),
+        agent: ContainerId::new(format!("crash-{}", std::process::id())).unwrap(),
+        layer: layer(folder.path()),
+        witness: folder.path().join("witness"),
+        work: work.clone(),
+    };
+    let tree = cgroup::default_parent()
+        .unwrap()
+        .join("argosy")
+        .join(script.agent.as_str());
+    let audit = Audit::begin(Scope {
+        folders: vec![work.clone()],
+        emptied: vec![work],
+        groups: vec![tree],
+        holders: vec![std::process::id()],
+        alone_in_network: life == Bridged,
+    });
+    let file = folder.path().join("script");
+    fs::write(&file, serde_json::to_vec(&script).unwrap()).unwrap();
+    let mut agent = Command::new("/proc/self/exe")
+        .arg(LIFE)
+        .arg(&file)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually(
+        &format!("the agent ends that dies or lets die at {step}"),
+        || agent.try_wait().unwrap().is_some(),
+    );
+    // Said should a wait below be in vain.
+    eprintln!("a crash at {step}, in the life {life:?}");
+    let passes = crash::passes(&script.witness).unwrap_or(0);
+    assert!(passes > 0, "nobody has passed {step} in the life {life:?}");
+    script.recover(life == Bridged);
+    audit.expect_nothing_left(&format!("after a crash at {step}, in the life {life:?}"));
+}
+
+fn crash_at_each(steps: &[(&str, &[Life])], whose: Whose, on_a_host: bool) {
+    if !crash::IS_ON {
+        skip("this build cannot die at a step".to_owned());
+    }
+    let begun = Instant::now();
+    let mut lives = 0;
+    for (step, of_step) in steps {
+        for life in of_step
+            .iter()
+            .filter(|life| (**life == Bridged) == on_a_host)
+        {
+            crash_at(step, *life, whose);
+            lives += 1;
+        }
+    }
+    println!("{lives} lives in {} ms", begun.elapsed().as_millis());
+}
+
+fn of_launchers() {
+    crash_at_each(OF_LAUNCHERS, Whose::Launcher, false);
+}
+
+fn of_agents() {
+    crash_at_each(OF_AGENTS, Whose::Agent, false);
+}
+
+fn of_networks() {
+    on_a_host(|_| {
+        crash_at_each(OF_LAUNCHERS, Whose::Launcher, true);
+        let steps: Vec<_> = OF_NETWORKS
+            .iter()
+            .map(|step| (*step, &[Bridged][..]))
+            .collect();
+        crash_at_each(&steps, Whose::Agent, true);
+    });
+}
+
+/// A step that is in the product and not here would be one that no test has died at.
+fn all_driven() {
+    let mut driven: Vec<_> = OF_LAUNCHERS
+        .iter()
+        .chain(OF_AGENTS)
+        .map(|(step, _)| *step)
+        .collect();
+    driven.extend(OF_NETWORKS);
+    driven.sort_unstable();
+    let mut listed = crash::STEPS.to_vec();
+    listed.sort_unstable();
+    assert_eq!(driven, listed);
+}

@@ -1,0 +1,199 @@
+//! What the bombs do inside their containers. This very program, copied into the sandbox: it needs nothing but a C library.
+
+use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, setsid};
+
+/// Under which verb this program is a bomb.
+pub(crate) const VERB: &str = "inside";
+/// What each bomb writes to its output when it has done its worst.
+pub(crate) const DONE: &str = "done";
+
+/// Never returns while there is harm to be done.
+pub(crate) fn main(arguments: &[String]) -> ExitCode {
+    match arguments.first().map(String::as_str) {
+        Some("forks") => forks(),
+        Some("threads") => threads(),
+        Some("memory") => memory(),
+        Some("descriptors") => descriptors(),
+        Some("files") => files(&arguments[1]),
+        Some("fill") => fill(&arguments[1]),
+        Some("zombies") => zombies(),
+        Some("daemons") => daemons(),
+        Some("daemon") => daemon(),
+        Some("sleep") => sleep(),
+        Some("signals") => signals(),
+        Some("flood") => flood(),
+        Some("deep") => deep(),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn itself(verb: &str) -> Command {
+    let mut command = Command::new("./inside");
+    command.args([VERB, verb]).stdin(Stdio::null());
+    command
+}
+
+fn say(what: &str) {
+    use std::io::Write;
+    // Whoever is beyond all limits may not be heard either.
+    let _ = writeln!(std::io::stdout(), "{what}");
+}
+
+fn sleep() -> ExitCode {
+    loop {
+        std::thread::sleep(Duration::from_secs(1_000));
+    }
+}
+
+/// Each makes more of itself for as long as it can.
+fn forks() -> ExitCode {
+    let mut made = Vec::new();
+    loop {
+        match itself("forks").spawn() {
+            Ok(child) => made.push(child),
+            Err(_) => {
+                say(DONE);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+fn threads() -> ExitCode {
+    loop {
+        let thread = std::thread::Builder::new().stack_size(16 * 1024);
+        if thread.spawn(sleep).is_err() {
+            say(DONE);
+            sleep();
+        }
+    }
+}
+
+fn memory() -> ExitCode {
+    let mut held: Vec<Vec<u8>> = Vec::new();
+    loop {
+        // Of something, or the kernel gives the same page again and again.
+        held.push(vec![held.len() as u8 | 1; 1 << 20]);
+    }
+}
+
+fn descriptors() -> ExitCode {
+    let (mut files, mut pairs) = (Vec::new(), Vec::new());
+    while let Ok(file) = File::open("/dev/null") {
+        files.push(file);
+    }
+    let count = files.len();
+    files.truncate(count / 2);
+    while let Ok(pair) = UnixStream::pair() {
+        pairs.push(pair);
+    }
+    say(&format!("{count} files, {} pairs", pairs.len()));
+    say(DONE);
+    sleep()
+}
+
+/// Empty files in a folder until there can be no more.
+fn files(folder: &str) -> ExitCode {
+    let mut count = 0_u64;
+    while count < 1_000_000 && File::create(format!("{folder}/{count}")).is_ok() {
+        count += 1;
+    }
+    say(&format!("{count}"));
+    say(DONE);
+    sleep()
+}
+
+/// One file that takes what there is.
+fn fill(folder: &str) -> ExitCode {
+    use std::io::Write;
+    let mut bytes = 0_usize;
+    if let Ok(mut file) = File::create(format!("{folder}/fill")) {
+        while let Ok(count) = file.write(&[1; 65_536]) {
+            bytes += count;
+        }
+    }
+    say(&format!("{bytes}"));
+    say(DONE);
+    sleep()
+}
+
+/// A thousand that have ended and that nobody waits for.
+fn zombies() -> ExitCode {
+    let mut made = Vec::new();
+    while made.len() < 1_000 {
+        match itself("nothing").stderr(Stdio::null()).spawn() {
+            Ok(child) => made.push(child),
+            Err(error) => {
+                say(&error.to_string());
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    say(DONE);
+    sleep()
+}
+
+/// Fifty whose parents are gone, in sessions of their own.
+fn daemons() -> ExitCode {
+    for _ in 0..50 {
+        let ended = itself("daemon").status();
+        if !ended.is_ok_and(|status| status.success()) {
+            return ExitCode::FAILURE;
+        }
+    }
+    say(DONE);
+    ExitCode::SUCCESS
+}
+
+fn daemon() -> ExitCode {
+    let left = setsid().is_ok();
+    let made = itself("sleep")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    ExitCode::from(u8::from(!left || made.is_err()))
+}
+
+/// Every signal but those that nobody can help, to everybody in sight.
+fn signals() -> ExitCode {
+    for _ in 0..300 {
+        for signal in Signal::iterator() {
+            if ![Signal::SIGKILL, Signal::SIGSTOP].contains(&signal) {
+                // There may be nobody whom it may send one.
+                let _ = kill(Pid::from_raw(-1), signal);
+                let _ = kill(Pid::from_raw(1), signal);
+            }
+        }
+    }
+    say(DONE);
+    ExitCode::from(7)
+}
+
+fn flood() -> ExitCode {
+    use std::io::Write;
+    let line = [b'x'; 65_536];
+    loop {
+        // A supervisor that is gone would end this, too.
+        if std::io::stdout().write_all(&line).is_err() {
+            return ExitCode::FAILURE;
+        }
+    }
+}
+
+/// Folders in folders, deeper than any path, and a hundred thousand files.
+fn deep() -> ExitCode {
+    let mut made = fs::create_dir("many").is_ok();
+    for number in 0..100_000 {
+        made &= File::create(format!("many/{number}")).is_ok();
+    }
+    for _ in 0..5_000 {
+        made &= fs::create_dir("deeper").is_ok() && std::env::set_current_dir("deeper").is_ok();
+    }
+    ExitCode::from(u8::from(!made))
+}
