@@ -38,6 +38,7 @@ pub(crate) fn router(shared: Shared) -> Router {
         .route("/v1/files/read", get(files::read))
         .route("/v1/files/download", get(files::download))
         .route("/v1/exec", get(exec::exec))
+        .route("/v1/attach", get(exec::attach))
         .route("/v1/containers", get(containers))
         .route("/v1/agent", get(standing))
         .route("/metrics", get(metrics))
@@ -90,6 +91,6 @@ async fn health(State(shared): State<Shared>) -> Response {
 
 async fn unknown() -> Response {
     let message = "no such path: see /v1/files/browse, /v1/files/read, /v1/files/download, /v1/exec, \
-                   /v1/containers, /v1/agent, /metrics, /healthz";
+                   /v1/attach, /v1/containers, /v1/agent, /metrics, /healthz";
     files::problem(StatusCode::NOT_FOUND, message)
 }

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
+use argosy_isolation::network::cni::CniError;
 use argosy_isolation::{CgroupError, LaunchError};
 
 use crate::images::Fault;
@@ -55,6 +56,9 @@ pub enum RunError {
         /// Where they were looked for.
         group: PathBuf,
     },
+    /// A CNI network cannot be offered to tasks.
+    #[error(transparent)]
+    Cni(#[from] CniError),
     /// The store of images could not be opened.
     #[error("cannot open the store of images")]
     Images {

@@ -1,10 +1,11 @@
-//! Brings a task's files into its sandbox, and takes archives apart. Reading order: `error`, `origin`, `cache`.
+//! Brings a task's files into its sandbox, and takes archives apart. Reading order: `error`, `progress`, `origin`, `cache`.
 //!
 //! A file appears under its name only when it is whole, and so does the folder of an archive.
 
 mod cache;
 mod error;
 mod origin;
+mod progress;
 
 use std::fs::Permissions;
 use std::io;
@@ -16,10 +17,12 @@ use argosy_isolation::User;
 use argosy_proto::v1;
 use futures::future::BoxFuture;
 use nix::unistd::{Gid, Uid};
+use tokio::sync::watch;
 
 pub(crate) use cache::Cache;
 pub(crate) use error::FetchError;
 use origin::Origin;
+pub(crate) use progress::{Progress, TELL_EVERY, tell};
 
 /// Takes archives apart that nobody trusts.
 pub(crate) trait Extractor: Send + Sync {
@@ -68,10 +71,12 @@ impl Fetcher {
         uris: &[v1::Uri],
         sandbox: &Path,
         whose: Whose<'_>,
+        meter: &watch::Sender<Progress>,
     ) -> Result<(), FetchError> {
         for uri in uris {
             let name = output_name(uri)?;
-            self.fetch(uri, sandbox, &name, whose).await?;
+            meter.send_replace(Progress::of(format!("fetching {}", uri.value)));
+            self.fetch(uri, sandbox, &name, whose, meter).await?;
         }
         Ok(())
     }
@@ -82,15 +87,17 @@ impl Fetcher {
         sandbox: &Path,
         name: &str,
         whose: Whose<'_>,
+        meter: &watch::Sender<Progress>,
     ) -> Result<(), FetchError> {
         let draft = sandbox.join(format!(".fetching-{name}"));
         match &self.cache {
             Some(cache) if uri.cache && uri.value.starts_with("http") => {
-                cache.bring(&self.origin, uri, &draft).await?;
+                cache.bring(&self.origin, uri, &draft, meter).await?;
             }
-            _ => self.origin.bring(uri, &draft, whose.reader).await?,
+            _ => self.origin.bring(uri, &draft, whose.reader, meter).await?,
         }
         if uri.extract {
+            meter.send_replace(Progress::of(format!("unpacking {}", uri.value)));
             return self.extract(uri, sandbox, name, &draft, whose).await;
         }
         let path = sandbox.join(name);

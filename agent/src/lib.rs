@@ -33,5 +33,5 @@ pub use agent::{Parts, run};
 pub use config::{Config, IsolationMode};
 pub use error::RunError;
 pub use ground::{BootClock, Containers, Ground, MadeUp, Onlooker, Teller};
-pub use runner::{Devices, LauncherCommand, NetworkSettings};
+pub use runner::{CniSettings, Devices, LauncherCommand, NetworkSettings};
 pub use start::remove_tree;

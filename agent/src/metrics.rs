@@ -40,6 +40,10 @@ pub(crate) fn describe() {
         "argosy_agent_exec_sessions",
         "Commands that were let into tasks and whose clients are there."
     );
+    describe_gauge!(
+        "argosy_agent_attach_sessions",
+        "Clients that are attached to tasks' own commands."
+    );
     describe_histogram!(
         "argosy_agent_checkpoint_duration_seconds",
         "Time of one sync of the journal."

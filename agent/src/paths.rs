@@ -16,6 +16,7 @@
 //!   images/records/<digest of name>.json
 //!                                   an image; the time of the file is that of its last use
 //!   images/leases/<container>.json  the layers that a container holds
+//!   cni/<container>.json            what CNI plugins were told for a container, to have them take it back
 //! ```
 //! In `images/`, whatever begins with `.draft-` is not finished, or on its way out.
 //! `<container>` is `<agent>-<order>-<life>`: it never names two starts, even when an agent registers
@@ -108,6 +109,12 @@ impl Paths {
     #[must_use]
     pub fn cache(&self) -> PathBuf {
         self.root.join("cache")
+    }
+
+    /// A file for each container in a network of CNI plugins.
+    #[must_use]
+    pub fn cni_records(&self) -> PathBuf {
+        self.root.join("cni")
     }
 
     /// All that is kept of images.

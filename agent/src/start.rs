@@ -132,7 +132,7 @@ fn protect(tree: &Tree, config: &Config, missing: &[String]) {
 }
 
 /// The same for every life of an agent on this directory, and for no other directory's.
-fn tree_name(paths: &Paths) -> ContainerId {
+pub(crate) fn tree_name(paths: &Paths) -> ContainerId {
     let root = std::fs::canonicalize(paths.root()).unwrap_or_else(|_| paths.root().to_owned());
     let hash = Sha256::digest(root.as_os_str().as_encoded_bytes());
     let digits: String = hash

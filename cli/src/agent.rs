@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use argosy_agent::{Config, Ground, IsolationMode, Parts};
+use argosy_agent::{Config, Ground, IsolationMode, NetworkSettings, Parts};
 use argosy_client::connector::ConnectorConfig;
 use argosy_isolation::Process;
 use argosy_isolation::network::Between;
@@ -119,10 +119,7 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
         .insecure_registries
         .clone_from(&arguments.insecure_registries);
     config.images.folders.clone_from(&arguments.image_folders);
-    config.networks.subnet = arguments.network_subnet;
-    if arguments.network_open {
-        config.networks.between = Between::Open;
-    }
+    networks(arguments, &mut config.networks);
     config.seed = match arguments.seed {
         Some(seed) => seed,
         None => random::number()?,
@@ -175,6 +172,15 @@ fn devices(arguments: &AgentStart, config: &mut Config) -> Result<(), Failure> {
         Failure::usage("--device: --resources has devices, too; name each in one place")
     })?;
     Ok(())
+}
+
+fn networks(arguments: &AgentStart, settings: &mut NetworkSettings) {
+    settings.subnet = arguments.network_subnet;
+    if arguments.network_open {
+        settings.between = Between::Open;
+    }
+    settings.cni.lists.clone_from(&arguments.cni_config);
+    settings.cni.plugins.clone_from(&arguments.cni_plugins);
 }
 
 /// Stops the agent that has this directory open. Its tasks run on, unless told otherwise.

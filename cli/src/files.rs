@@ -134,6 +134,37 @@ impl Files {
         }
     }
 
+    /// Passes on what is there now from one offset to another, and nothing beyond.
+    pub(crate) async fn read_part(
+        &mut self,
+        place: &Place,
+        begin: u64,
+        end: u64,
+        sink: Sink<'_>,
+    ) -> Result<(), ReadError> {
+        let (mut offset, mut seen) = (begin, begin);
+        let mut bounded = |piece: Piece<'_>| match piece {
+            Piece::Bytes(bytes) => {
+                let room = usize::try_from(end.saturating_sub(seen)).unwrap_or(usize::MAX);
+                seen += bytes.len() as u64;
+                sink(Piece::Bytes(&bytes[..bytes.len().min(room)]))
+            }
+            Piece::Missing(count) => {
+                seen += count;
+                sink(Piece::Missing(count))
+            }
+        };
+        while offset < end {
+            let before = offset;
+            self.once(place, &mut offset, Wait::No, &mut bounded)
+                .await?;
+            if offset == before {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Passes on all there is and all that comes, until the task has ended and all was read. Goes on where
     /// it was when a master or connection is lost. `over` is cancelled when the task is known to have ended:
     /// from then on failures end it after a while.

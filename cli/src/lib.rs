@@ -37,7 +37,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 
 use exit::{DONE, Ended, Failure};
-use grammar::{Agent, Arguments, Exec, Framework, Master, Offer, Task, Verb};
+use grammar::{Agent, Arguments, Framework, Master, Offer, Task, Verb};
 
 /// The whole program: reads the command line, does it, returns the exit code.
 pub fn main() -> ExitCode {
@@ -81,7 +81,8 @@ fn perform(verb: &Verb) -> Ended {
         Verb::Run(arguments) => two_threads()?.block_on(run::run(arguments)),
         Verb::Ps(arguments) => asking()?.block_on(verbs::tasks::ps(arguments)),
         Verb::Logs(arguments) => asking()?.block_on(verbs::logs::show(arguments)),
-        Verb::Exec(arguments) => enter(arguments),
+        Verb::Exec(arguments) => in_a_task(verbs::exec::run(arguments)),
+        Verb::Attach(arguments) => in_a_task(verbs::attach::run(arguments)),
         Verb::Status(arguments) => asking()?.block_on(verbs::status::show(arguments)),
         Verb::Explain(arguments) => asking()?.block_on(verbs::explain::show(arguments)),
         Verb::Doctor(arguments) => doctor::examine(arguments),
@@ -91,9 +92,9 @@ fn perform(verb: &Verb) -> Ended {
     }
 }
 
-fn enter(arguments: &Exec) -> Ended {
+fn in_a_task(verb: impl Future<Output = Ended>) -> Ended {
     let runtime = two_threads()?;
-    let ended = runtime.block_on(verbs::exec::run(arguments));
+    let ended = runtime.block_on(verb);
     // A thread may wait for ever for a terminal that takes nothing.
     runtime.shutdown_background();
     ended
@@ -194,6 +195,7 @@ fn wants_json(verb: &Verb) -> bool {
         Verb::Run(_)
         | Verb::Logs(_)
         | Verb::Exec(_)
+        | Verb::Attach(_)
         | Verb::Version(_)
         | Verb::Completions(_)
         | Verb::Launcher => None,

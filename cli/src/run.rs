@@ -1,13 +1,14 @@
 //! `run`: a framework of one task. Places it, shows its output, ends as it ended.
 //!
 //! The parts: `job` and `checks` (what is wanted), `placer` (the scheduler), `waiting` (why nothing happens yet),
-//! `attached` (until the end), `ending` (how it ended). A change of leader is the client library's business.
+//! `attached` and `typing` (until the end), `ending` (how it ended). A change of leader is the client library's business.
 
 mod attached;
 mod checks;
 mod ending;
 mod job;
 mod placer;
+mod typing;
 mod waiting;
 
 use std::time::{Duration, Instant};

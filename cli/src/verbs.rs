@@ -3,6 +3,7 @@
 //! Each asks, decides the exit code, and hands records to `output`.
 
 pub(crate) mod agents;
+pub(crate) mod attach;
 pub(crate) mod exec;
 pub(crate) mod explain;
 pub(crate) mod frameworks;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::attachment::{Attachment, AttachmentError};
 use crate::cgroup::{Group, Stats};
 use crate::entry::{EntryError, EntryRequest, Session};
 use crate::handoff::{Exit, HandOff, HandOffError, Handle};
@@ -217,6 +218,24 @@ impl Container {
     /// If the request is too long, or the connection broke off or takes nothing for now.
     pub fn enter(&self, request: &EntryRequest) -> Result<Session, EntryError> {
         Session::open(self.connection.as_fd(), request)
+    }
+
+    /// Attaches to the command's own streams: its output from now on, and with `stdin` its standard input. Known to have
+    /// worked, or why not, by the attachment's first notice. At most 16 a container at a time, who all see the output;
+    /// what they send is merged.
+    ///
+    /// # Errors
+    /// If its supervisor is of an earlier release, or the connection broke off or takes nothing for now.
+    pub fn attach(&self, stdin: bool) -> Result<Attachment, AttachmentError> {
+        // One that cannot be asked would hang up on who asks.
+        if self
+            .handle
+            .as_ref()
+            .is_some_and(|handle| !handle.attachable)
+        {
+            return Err(AttachmentError::Early);
+        }
+        Attachment::open(self.connection.as_fd(), self.files.clone(), stdin)
     }
 
     /// A container that has ended needs no orders: that they come too late is no error.

@@ -60,8 +60,8 @@ impl Course {
                 }
                 None
             }
-            // Init's affair: what enters a container does not keep it from its end.
-            Order::Enter => None,
+            // Init's affair, and that of its streams: neither keeps a container from its end.
+            Order::Enter | Order::Attach { .. } => None,
         }
     }
 

@@ -50,6 +50,9 @@ pub struct Handle {
     pub missing: Missing,
     /// Wall clock at the start, in milliseconds since 1970; for display only.
     pub started_at_ms: u64,
+    /// One can attach to the command: supervisors of earlier releases do not know of it.
+    #[serde(default)]
+    pub attachable: bool,
 }
 
 /// How the command ended.
@@ -301,6 +304,7 @@ mod tests {
             cgroup: None,
             missing: Missing::default(),
             started_at_ms: 1,
+            attachable: true,
         }
     }
 

@@ -18,7 +18,7 @@ use rustix::mount::{
 use rustix::process::fchdir;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::accounts::{Wanted, user};
+pub(crate) use self::accounts::{Wanted, home, user};
 use crate::profile::Walls;
 use crate::spec::SpecError;
 use crate::sys;

@@ -26,15 +26,19 @@ use crate::image;
 use crate::network::Network;
 use crate::process::{kill_descendants, send_signal_to_group};
 use crate::seccomp::Filter;
-use crate::spec::{Spec, User};
+use crate::spec::Spec;
 use crate::sys;
 use crate::view::{Gift, Parts, SANDBOX};
 use crate::wire::{
     Instruction, Received, Report, Wait, receive_packet, receive_packet_with, send_packet,
+    send_packet_with,
 };
 
 /// How many entered commands a container may have at a time; a further one is refused in words.
 const ENTRIES: usize = 64;
+
+/// The variable in which programs look for their user's home.
+const HOME: &str = "HOME";
 
 /// What the supervisor hands its init.
 pub(crate) struct Inherited<'a> {
@@ -43,6 +47,8 @@ pub(crate) struct Inherited<'a> {
     pub(crate) filter: &'a Filter,
     pub(crate) channel: &'a OwnedFd,
     pub(crate) null: &'a OwnedFd,
+    /// The command's standard input; `None`: nothing.
+    pub(crate) stdin: Option<&'a OwnedFd>,
     pub(crate) stdout: &'a OwnedFd,
     pub(crate) stderr: &'a OwnedFd,
 }
@@ -83,7 +89,7 @@ pub(crate) fn run(inherited: &Inherited<'_>) -> i32 {
 fn start(inherited: &Inherited<'_>, spec: &mut Spec) -> Result<Option<i32>, Refusal> {
     let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
     for (source, target) in [
-        (inherited.null, 0),
+        (inherited.stdin.unwrap_or(inherited.null), 0),
         (inherited.stdout, 1),
         (inherited.stderr, 2),
     ] {
@@ -106,7 +112,7 @@ fn start(inherited: &Inherited<'_>, spec: &mut Spec) -> Result<Option<i32>, Refu
     let gifts = enter_namespaces(inherited)?;
     crash::passed("init.view-entered");
     if let Some(name) = spec.image_user.take() {
-        spec.user = Some(user_of_image(spec, &name)?);
+        become_user_of_image(spec, &name)?;
         crash::passed("init.user-found");
     }
     gifts
@@ -128,7 +134,13 @@ fn start(inherited: &Inherited<'_>, spec: &mut Spec) -> Result<Option<i32>, Refu
         return Ok(None);
     }
     crash::passed("init.leave-taken");
-    let pid = execute(&command)?;
+    let streams = if spec.tty {
+        take_terminal(inherited.channel, spec)?;
+        Streams::Terminal
+    } else {
+        Streams::Others
+    };
+    let pid = execute(&command, streams)?;
     crash::passed("init.command-made");
     // The pipes end with their last writer, and that must not be us.
     let null = null()?;
@@ -139,8 +151,8 @@ fn start(inherited: &Inherited<'_>, spec: &mut Spec) -> Result<Option<i32>, Refu
     Ok(Some(pid))
 }
 
-/// Looks a user up in the root that init is in now, and gives it the sandbox.
-fn user_of_image(spec: &Spec, name: &str) -> Result<User, Refusal> {
+/// Looks a user up in the root that init is in now, gives it the sandbox, and tells it of its home unless somebody has.
+fn become_user_of_image(spec: &mut Spec, name: &str) -> Result<(), Refusal> {
     let wanted = image::Wanted::parse(name).expect("the request was checked");
     let root = fs::File::open("/").map_err(|error| format!("cannot open the root: {error}"))?;
     let user = image::user(root.as_fd(), &wanted)?;
@@ -158,21 +170,62 @@ fn user_of_image(spec: &Spec, name: &str) -> Result<User, Refusal> {
     std::os::unix::fs::lchown(SANDBOX, Some(user.uid), Some(user.gid)).map_err(|error| {
         format!("cannot give the sandbox to user {name:?}: {error}; it must belong to the container's root")
     })?;
-    for stream in [io::stdout().as_fd(), io::stderr().as_fd()] {
+    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
+    let stdin = (spec.stdin && !spec.tty).then(|| stdin.as_fd());
+    for stream in [stdout.as_fd(), stderr.as_fd()].into_iter().chain(stdin) {
         std::os::unix::fs::fchown(stream, Some(user.uid), Some(user.gid))
             .map_err(|error| format!("cannot give its streams to user {name:?}: {error}"))?;
     }
-    Ok(user)
+    if !spec.environment.iter().any(|(name, _)| name == HOME) {
+        let home = image::home(root.as_fd(), &wanted)?;
+        spec.environment.push((HOME.to_owned(), home));
+    }
+    spec.user = Some(user);
+    Ok(())
+}
+
+/// What this process has for standard streams.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Streams {
+    Terminal,
+    Others,
+}
+
+/// Makes a terminal of the container's own and gives both sides to the supervisor; its user's is the command's side, and
+/// from now on our standard streams.
+fn take_terminal(channel: &OwnedFd, spec: &Spec) -> Result<(), Refusal> {
+    let words = |what: &str, errno: Errno| format!("cannot {what}: {}", errno.desc());
+    let (master, command_side) = entry::make_terminal(entry::USUAL_SIZE)
+        .map_err(|error| format!("cannot make a terminal: {error}"))?;
+    if let Some(user) = &spec.user {
+        let uid = Some(nix::unistd::Uid::from_raw(user.uid));
+        // A terminal's group is the file system's affair.
+        nix::unistd::fchown(&command_side, uid, None)
+            .map_err(|errno| words("give its user the terminal", errno))?;
+    }
+    let sides = [master.as_fd(), command_side.as_fd()];
+    send_packet_with(channel, &Report::Terminal, &sides, Wait::Block)
+        .map_err(|error| format!("cannot hand the terminal over: {error}"))?;
+    for target in 0..=2 {
+        sys::replace_descriptor(&command_side, target)
+            .map_err(|errno| words("set up standard streams", errno))?;
+    }
+    Ok(())
 }
 
 /// Makes the container's command; returns its number.
-fn execute(command: &Command<'_>) -> Result<i32, Refusal> {
+fn execute(command: &Command<'_>, streams: Streams) -> Result<i32, Refusal> {
     let mut refusal = None;
     let pid = sys::spawn_borrowing(&mut || {
         let session = nix::unistd::setsid();
         let settled = session
             .map_err(|errno| format!("cannot make a session: {}", errno.desc()))
-            .and_then(|_| command.settle(None));
+            .and_then(|_| match streams {
+                Streams::Terminal => rustix::process::ioctl_tiocsctty(io::stdin())
+                    .map_err(|error| format!("cannot take the terminal: {error}")),
+                Streams::Others => Ok(()),
+            })
+            .and_then(|()| command.settle(None));
         refusal = Some(match settled {
             Ok(()) => {
                 crash::passed("command.settled");

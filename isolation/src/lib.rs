@@ -38,13 +38,14 @@
 //! sweep(&tree, &known, patience)?;              // groups of containers nobody knows
 //! networks.sweep(&known)?;                      // their devices, ports and addresses
 //! ```
-//! Reading order: `spec`, `handoff`, `launcher`, `supervisor`, `init`, `command`, `container`, `entry`, `adoption`,
-//! `removal`; `course` holds the supervisor's decisions, `crash` where tests have a process die, `disposal` how full folders
+//! Reading order: `spec`, `handoff`, `launcher`, `supervisor`, `init`, `command`, `container`, `entry`, `attachment`,
+//! `adoption`, `removal`; `course` holds the supervisor's decisions, `crash` where tests have a process die, `disposal` how full folders
 //! go, `cgroup`, `limits`, `shortage`, `namespaces`, `network`, `output` what their names say. `profile`, `capabilities`, `view`,
 //! `image`, `confinement`, `seccomp`, `device_filter` are what a container finds and is kept from; `unpack`
 //! takes archives and layers of images apart.
 
 pub mod adoption;
+pub mod attachment;
 pub mod capabilities;
 pub mod cgroup;
 mod command;
@@ -76,6 +77,7 @@ pub mod view;
 pub mod wire;
 
 pub use adoption::{Adoption, AdoptionError, adopt};
+pub use attachment::{Attachment, AttachmentError, AttachmentNotice};
 pub use capabilities::Capabilities;
 pub use cgroup::{CgroupError, Group, Io, Pressure, Stall, Stats, Tree};
 pub use container::{Container, ContainerError};

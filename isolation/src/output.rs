@@ -103,6 +103,18 @@ impl Outputs {
         Ok((Self { streams, store }, [stdout_writer, stderr_writer]))
     }
 
+    /// From now on all that the command writes comes from its terminal.
+    pub(crate) fn come_from_terminal(&mut self, master: OwnedFd) {
+        let [stdout, stderr] = &mut self.streams;
+        (stdout.pipe, stderr.pipe) = (Some(master), None);
+    }
+
+    /// How many bytes each of them has been so far, as far as they are kept.
+    pub(crate) fn lengths(&self) -> [u64; 2] {
+        let streams = self.streams.each_ref();
+        streams.map(|stream| stream.log.length(&self.store))
+    }
+
     /// The pipes to wait for, of stdout and stderr; `None` once every writer has closed one.
     pub(crate) fn pipes(&self) -> [Option<BorrowedFd<'_>>; 2] {
         self.streams
@@ -110,16 +122,22 @@ impl Outputs {
             .map(|stream| stream.pipe.as_ref().map(AsFd::as_fd))
     }
 
-    /// Moves what is in those pipes of which it is said, up to a turn's worth each. True if there may be more at once.
+    /// Moves what is in those pipes of which it is said, up to a turn's worth each, and shows it. True if there may be
+    /// more at once.
     ///
     /// `buffer` is the caller's only to be kept for the next call.
-    pub(crate) fn pump(&mut self, ready: [bool; 2], buffer: &mut Vec<u8>) -> bool {
+    pub(crate) fn pump(
+        &mut self,
+        ready: [bool; 2],
+        buffer: &mut Vec<u8>,
+        show: &mut dyn FnMut(StreamName, &[u8]),
+    ) -> bool {
         let mut more = false;
         for (stream, ready) in self.streams.iter_mut().zip(ready) {
             if stream.log.owes_note() {
                 stream.log.settle(&mut self.store, Instant::now());
             }
-            more |= ready && stream.pump(&mut self.store, buffer);
+            more |= ready && stream.pump(&mut self.store, buffer, show);
         }
         more
     }
@@ -130,9 +148,14 @@ impl Outputs {
     }
 
     /// Moves what is left, for at most this long, and tells what was dropped last.
-    pub(crate) fn finish(&mut self, patience: Duration, buffer: &mut Vec<u8>) {
+    pub(crate) fn finish(
+        &mut self,
+        patience: Duration,
+        buffer: &mut Vec<u8>,
+        show: &mut dyn FnMut(StreamName, &[u8]),
+    ) {
         let deadline = Instant::now() + patience;
-        while self.pump([true; 2], buffer) && Instant::now() < deadline {}
+        while self.pump([true; 2], buffer, show) && Instant::now() < deadline {}
         for stream in &mut self.streams {
             stream.log.finish(&mut self.store);
         }
@@ -152,7 +175,12 @@ fn pipe(owner: Option<&User>) -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 impl Output {
-    fn pump(&mut self, store: &mut Store, buffer: &mut Vec<u8>) -> bool {
+    fn pump(
+        &mut self,
+        store: &mut Store,
+        buffer: &mut Vec<u8>,
+        show: &mut dyn FnMut(StreamName, &[u8]),
+    ) -> bool {
         for _ in 0..CHUNKS_A_TURN {
             let Some(pipe) = &self.pipe else { return false };
             if buffer.is_empty() {
@@ -162,6 +190,7 @@ impl Output {
                 Ok(0) => self.pipe = None,
                 Ok(length) => {
                     self.log.take(store, Instant::now(), &buffer[..length]);
+                    show(self.log.stream(), &buffer[..length]);
                     if length == CHUNK_BYTES[0] {
                         buffer.resize(CHUNK_BYTES[1], 0);
                     }

@@ -229,6 +229,10 @@ pub struct Spec {
     pub output_record: PathBuf,
     /// End it unless renewed.
     pub stop_after: Option<StopAfter>,
+    /// Give the command a terminal for its streams instead of pipes. All that it writes is `stdout` then.
+    pub tty: bool,
+    /// Let those who attach write to its standard input. Else it reads the end of it at once, or at a terminal nothing.
+    pub stdin: bool,
 }
 
 impl Spec {
@@ -290,6 +294,8 @@ impl Spec {
             output: OutputLimits::USUAL,
             output_record: directory.join("output.json"),
             stop_after: None,
+            tty: false,
+            stdin: false,
         }
     }
 }

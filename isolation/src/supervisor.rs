@@ -3,6 +3,7 @@
 //! Single-threaded, one loop. Decides nothing itself (`course` does), and knows nothing of why it runs what
 //! it runs. It sits beside the container's group, so that killing the container leaves it alive to tell.
 
+mod attached;
 mod ending;
 mod start;
 
@@ -17,6 +18,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+use self::attached::{Attached, Input};
 pub(crate) use self::ending::{refuse_unread, sentence};
 use crate::cgroup::Group;
 use crate::course::{Action, Course};
@@ -31,8 +33,8 @@ use crate::seccomp::Filter;
 use crate::spec::Spec;
 use crate::sys::{self, Child};
 use crate::wire::{
-    Instruction, Notice, Order, Received, Report, Wait, receive_packet, receive_packet_with,
-    send_packet, send_packet_with,
+    Instruction, Notice, Order, Received, Report, Wait, receive_packet_with, send_packet,
+    send_packet_with,
 };
 
 /// How many agents may listen at once; a further one is let go at once and tries again. One is usual, two
@@ -108,6 +110,7 @@ struct Supervisor<'a> {
     init: Child,
     channel: OwnedFd,
     outputs: Outputs,
+    attached: Attached,
     /// Where agents that adopt the container come in: made once the one that launched it is gone, which
     /// most containers do not live to see.
     listener: Option<OwnedFd>,
@@ -130,6 +133,8 @@ struct Ready {
     channel: bool,
     listener: bool,
     outputs: [bool; 2],
+    /// Somebody who is attached, or what waits for the command's standard input.
+    attached: bool,
     connections: Vec<bool>,
 }
 
@@ -143,6 +148,7 @@ impl<'a> Supervisor<'a> {
             init: started.init,
             channel: started.channel,
             outputs: started.outputs,
+            attached: Attached::new(started.input, spec.stdin),
             listener: None,
             connections: vec![agent],
             course: Course::new(spec.stop_after),
@@ -166,7 +172,12 @@ impl<'a> Supervisor<'a> {
                 return;
             };
             // What is left after this turn makes the next wait a short one.
-            self.outputs.pump(ready.outputs, &mut self.buffer);
+            self.pump(ready.outputs);
+            if ready.attached {
+                for signal in self.attached.serve() {
+                    self.perform(Action::Signal(signal));
+                }
+            }
             if ready.channel {
                 self.read_reports();
             }
@@ -196,6 +207,9 @@ impl<'a> Supervisor<'a> {
         let outputs_from = watched.len();
         let pipes = self.outputs.pipes();
         watched.extend(pipes.iter().flatten().copied().map(input));
+        let attached_from = watched.len();
+        let attached = self.attached.watched();
+        watched.extend(attached.map(|(fd, events)| PollFd::new(fd, events)));
         let connections_from = watched.len();
         watched.extend(
             self.connections
@@ -223,6 +237,7 @@ impl<'a> Supervisor<'a> {
             channel: has(1),
             listener: self.listener.is_some() && has(listener_at),
             outputs,
+            attached: (attached_from..connections_from).any(has),
             connections: (connections_from..watched.len()).map(has).collect(),
         })
     }
@@ -252,14 +267,17 @@ impl<'a> Supervisor<'a> {
 
     fn read_reports(&mut self) {
         loop {
-            match receive_packet(&self.channel, Wait::Return) {
-                Ok(Received::Message(Report::Started)) => {
+            match receive_packet_with(&self.channel, Wait::Return) {
+                Ok(Received::Message((Report::Terminal, sides))) => self.take_terminal(sides),
+                Ok(Received::Message((Report::Started, _))) => {
                     self.executed = true;
                     self.tell(&Notice::Started(Box::new(self.handle.clone())));
                     crash::passed("supervisor.start-told");
                 }
-                Ok(Received::Message(Report::Failed { reason })) => self.refusal = Some(reason),
-                Ok(Received::Message(Report::Ended { status, usage })) => {
+                Ok(Received::Message((Report::Failed { reason }, _))) => {
+                    self.refusal = Some(reason);
+                }
+                Ok(Received::Message((Report::Ended { status, usage }, _))) => {
                     self.ended = Some((status, usage));
                 }
                 Ok(Received::Nothing) => return,
@@ -267,6 +285,25 @@ impl<'a> Supervisor<'a> {
                 Ok(Received::Closed) | Err(_) => return self.wait_for_init(),
             }
         }
+    }
+
+    /// It comes from init, before anything of the container's runs.
+    fn take_terminal(&mut self, sides: Vec<OwnedFd>) {
+        let Ok([master, command_side]) = <[OwnedFd; 2]>::try_from(sides) else {
+            return;
+        };
+        // Without a descriptor for it the command's output is still heard.
+        let input = master.try_clone().map_err(|_| Errno::EMFILE);
+        if let Ok(input) = input.and_then(|master| Input::terminal(master, command_side)) {
+            self.attached.give_terminal(input);
+        }
+        self.outputs.come_from_terminal(master);
+    }
+
+    fn pump(&mut self, ready: [bool; 2]) {
+        let attached = &mut self.attached;
+        let show = &mut |stream, bytes: &[u8]| attached.tell(stream, bytes);
+        self.outputs.pump(ready, &mut self.buffer, show);
     }
 
     /// The channel stays readable once closed; only the end of init, due at once, is of interest then.
@@ -334,13 +371,25 @@ impl<'a> Supervisor<'a> {
         });
         for (order, descriptors) in orders {
             crash::passed("supervisor.ordered");
-            if order == Order::Enter {
-                descriptors.iter().for_each(|session| self.let_in(session));
+            match order {
+                Order::Enter => descriptors.iter().for_each(|session| self.let_in(session)),
+                Order::Attach { stdin } => descriptors
+                    .into_iter()
+                    .for_each(|session| self.attach(session, stdin)),
+                Order::Signal { .. } | Order::Kill { .. } | Order::Renew { .. } => {}
             }
             if let Some(action) = self.course.order(BootTime::now(), order) {
                 self.perform(action);
             }
         }
+    }
+
+    fn attach(&mut self, session: OwnedFd, stdin: bool) {
+        if !self.executed {
+            return attached::refuse(&session, "it has not been started yet: try again");
+        }
+        let begins = self.outputs.lengths();
+        self.attached.admit(session, stdin, begins);
     }
 
     /// Init makes the command and keeps its session: nothing of it passes through here, so that a supervisor stays

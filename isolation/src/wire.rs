@@ -40,7 +40,7 @@ pub enum Notice {
     Exited(Box<Exit>),
 }
 
-/// What an agent asks of a supervisor. All but the last are repeatable; each of those brings a session of its own.
+/// What an agent asks of a supervisor. All but the last two are repeatable; each of those brings a session of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Order {
@@ -52,11 +52,15 @@ pub(crate) enum Order {
     Renew { deadline: BootTime },
     /// Hand the session that comes with it to init.
     Enter,
+    /// Attach the session that comes with it to the command's streams.
+    Attach { stdin: bool },
 }
 
 /// What a container's init tells its supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Report {
+    /// The command's terminal, both sides of it, which come with this. Before its execution.
+    Terminal,
     /// The command has been executed.
     Started,
     /// It could not be: in words.

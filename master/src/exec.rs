@@ -1,4 +1,5 @@
-//! Commands in tasks: a request to let one in is passed on to the agent that has the task, and then bytes both ways.
+//! People in tasks: a request to let a command in, or to attach to the task's own, is passed on to the agent that has the
+//! task, and then bytes both ways.
 //!
 //! Any master does it, and its reign has no part in it: a stream hangs on this process and on nothing that it agrees on.
 //! What the bytes mean is the agent's and the client's affair.
@@ -66,8 +67,8 @@ impl Door {
     fn admit(&self) -> Result<OwnedSemaphorePermit, Status> {
         if !self.is_open {
             return Err(Status::permission_denied(
-                "exec is off on this master: it can be reached from other hosts, and whoever reaches it could run \
-                 commands in every task; to allow that, start it with --allow-exec",
+                "exec is off on this master, and so is attach: it can be reached from other hosts, and whoever reaches \
+                 it could run commands in every task; to allow that, start it with --allow-exec",
             ));
         }
         let permit = Arc::clone(&self.room).try_acquire_owned();
@@ -82,14 +83,27 @@ impl Door {
 pub(crate) async fn exec(
     State(http): State<Http>,
     Path(id): Path<String>,
-    mut request: Parts,
+    request: Parts,
 ) -> Response {
+    pass_to_agent(http, &id, "exec", request).await
+}
+
+/// `GET /v1/agents/{id}/attach?…`: the same.
+pub(crate) async fn attach(
+    State(http): State<Http>,
+    Path(id): Path<String>,
+    request: Parts,
+) -> Response {
+    pass_to_agent(http, &id, "attach", request).await
+}
+
+async fn pass_to_agent(http: Http, id: &str, what: &str, mut request: Parts) -> Response {
     let permit = match http.exec.admit() {
         Ok(permit) => permit,
         Err(status) => return problem(&status),
     };
     let ours = request.extensions.remove::<OnUpgrade>();
-    let answer = match ask(&http, &id, &request).await {
+    let answer = match ask(&http, id, what, &request).await {
         Ok(answer) => answer,
         Err(status) => return problem(&status),
     };
@@ -97,7 +111,7 @@ pub(crate) async fn exec(
         return passed_on(answer);
     }
     let Some(ours) = ours else {
-        let text = "exec needs a connection of HTTP/1.1 that can become a WebSocket";
+        let text = "this needs a connection of HTTP/1.1 that can become a WebSocket";
         return problem(&Status::invalid_argument(text));
     };
     let mut response = Response::new(Body::empty());
@@ -114,7 +128,12 @@ pub(crate) async fn exec(
     response
 }
 
-async fn ask(http: &Http, id: &str, request: &Parts) -> Result<reqwest::Response, Status> {
+async fn ask(
+    http: &Http,
+    id: &str,
+    what: &str,
+    request: &Parts,
+) -> Result<reqwest::Response, Status> {
     let wanted = v1::GetRequest {
         id: id.to_owned(),
         consistency: v1::Consistency::Local.into(),
@@ -122,7 +141,7 @@ async fn ask(http: &Http, id: &str, request: &Parts) -> Result<reqwest::Response
     };
     let address = address_of(http, wanted).await?;
     let query = request.uri.query().unwrap_or_default();
-    let url = format!("http://{address}/v1/exec?{query}");
+    let url = format!("http://{address}/v1/{what}?{query}");
     let headers = chosen(&request.headers, &ASKED);
     let asked = http.agents.get(url).headers(headers).send();
     match timeout(ANSWER_LIMIT, asked).await {

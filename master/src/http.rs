@@ -52,6 +52,7 @@ pub(crate) fn router(
         .route("/v1/agents", get(agents))
         .route("/v1/agents/{id}", get(agent))
         .route("/v1/agents/{id}/exec", get(exec::exec))
+        .route("/v1/agents/{id}/attach", get(exec::attach))
         .route("/v1/agents/{id}/files/{verb}", get(agent_files))
         .route("/v1/frameworks", get(frameworks))
         .route("/v1/frameworks/{id}", get(framework))

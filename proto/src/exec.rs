@@ -1,4 +1,4 @@
-//! The frames between a person and a command that was let into a task's container.
+//! The frames between a person and a command that was let into a task's container, or the task's own command.
 //!
 //! They travel as binary messages of a WebSocket; `docs/protocol.md` says what they mean together. Each is one byte, its
 //! channel, and a payload: bytes of a stream, or a small JSON object. Shape only: nothing here sends or waits.
@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// The WebSocket subprotocol of these frames. What it means never changes: another meaning gets another name.
 pub const PROTOCOL: &str = "argosy.v1.exec";
+/// The same for those who attach to a task's own command: these frames, and two more from the agent.
+pub const ATTACH_PROTOCOL: &str = "argosy.v1.attach";
 /// The most bytes of a stream in one frame.
 pub const DATA_LIMIT_BYTES: usize = 32 * 1024;
 /// The longest frame, in bytes.
@@ -29,6 +31,8 @@ const RESIZE: u8 = 3;
 const SIGNAL: u8 = 4;
 const TAKEN: u8 = 5;
 const END: u8 = 6;
+const ATTACHED: u8 = 7;
+const MISSED: u8 = 8;
 
 /// What a client says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +56,19 @@ pub enum FromCommand {
     Taken(usize),
     /// The last frame.
     End(End),
+    /// To one who attaches, the first frame: from where on it hears the task's output.
+    Attached(Begins),
+    /// To one who attaches: so many bytes of output are missing here, which came faster than they were taken.
+    Missed(u64),
+}
+
+/// How many bytes a task had written when somebody attached, as its files `stdout` and `stderr` count them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begins {
+    /// To standard output, or its terminal.
+    pub stdout: u64,
+    /// To standard error.
+    pub stderr: u64,
 }
 
 /// The size of a terminal, in characters.
@@ -83,6 +100,11 @@ struct Signal {
 #[derive(Serialize, Deserialize)]
 struct Taken {
     bytes: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Missed {
+    bytes: u64,
 }
 
 /// A message that is no frame, or not one of this direction.
@@ -155,6 +177,8 @@ impl FromCommand {
             Self::Errors(bytes) => data(STDERR, bytes),
             Self::Taken(bytes) => object(TAKEN, &Taken { bytes: *bytes }),
             Self::End(end) => object(END, end),
+            Self::Attached(begins) => object(ATTACHED, begins),
+            Self::Missed(bytes) => object(MISSED, &Missed { bytes: *bytes }),
         }
     }
 
@@ -169,6 +193,8 @@ impl FromCommand {
             STDERR => Ok(Self::Errors(payload)),
             TAKEN => parsed(channel, &payload).map(|Taken { bytes }| Self::Taken(bytes)),
             END => parsed(channel, &payload).map(Self::End),
+            ATTACHED => parsed(channel, &payload).map(Self::Attached),
+            MISSED => parsed(channel, &payload).map(|Missed { bytes }| Self::Missed(bytes)),
             _ => Err(FrameError::Channel { channel }),
         }
     }
@@ -220,7 +246,16 @@ mod tests {
             assert_eq!(ToCommand::decode(Bytes::from_static(bytes)), Ok(frame));
         }
         let lost = End::Lost("its agent was stopped".to_owned());
-        let table: [(FromCommand, &[u8]); 6] = [
+        let begins = Begins {
+            stdout: 4096,
+            stderr: 0,
+        };
+        let table: [(FromCommand, &[u8]); 8] = [
+            (
+                FromCommand::Attached(begins),
+                b"\x07{\"stdout\":4096,\"stderr\":0}",
+            ),
+            (FromCommand::Missed(7), b"\x08{\"bytes\":7}"),
             (FromCommand::Output("a\n".into()), b"\x01a\n"),
             (FromCommand::Errors("b\n".into()), b"\x02b\n"),
             (FromCommand::Taken(4096), b"\x05{\"bytes\":4096}"),

@@ -47,6 +47,8 @@ pub const OPERATOR_ANSWERS: usize = 100_000;
 pub const OPERATOR_ANSWER_MS: u64 = 600_000;
 /// Operations in one operator batch. More are refused.
 pub const OPERATIONS_PER_BATCH: usize = 256;
+/// Longest name of a CNI network, in bytes. Longer ones are refused.
+pub const CNI_NAME_BYTES: usize = 128;
 /// Finished tasks kept for display, oldest dropped first; until then their ids are taken.
 pub const FINISHED_TASKS: usize = 10_000;
 /// Removed frameworks kept for display, oldest dropped first.

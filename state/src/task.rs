@@ -8,7 +8,8 @@ mod volume;
 pub use self::limits::{DiskLimit, Limits};
 pub use self::opt_outs::{Capability, OptOuts};
 pub use self::spec::{
-    Check, CheckKind, Container, HealthCheck, HostPath, Network, PublishedPort, Run, TaskSpec, Uri,
+    Check, CheckKind, CniNetwork, Container, HealthCheck, HostPath, Network, PublishedPort, Run,
+    TaskSpec, Uri,
 };
 pub use self::volume::{TaskVolume, VolumeSource};
 use crate::ids::{AgentId, OrderIndex, Revision, Role, TaskKey};

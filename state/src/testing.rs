@@ -405,6 +405,8 @@ pub fn spec(name: &str, resources: &str) -> TaskSpec {
         health_check: None,
         readiness_check: None,
         volumes: Vec::new(),
+        tty: false,
+        stdin: false,
     }
 }
 

@@ -70,6 +70,8 @@ pub(super) struct Course {
     pub(super) end: Option<End>,
     /// Set when the agent itself ends it.
     pub(super) failing: Option<Failing>,
+    /// How far its fetching is, if that is to be told.
+    pub(super) fetching: Option<String>,
     /// Its checks, once it runs.
     pub(super) watch: Option<Watch>,
     remains: Remains,
@@ -92,6 +94,7 @@ impl Course {
             phase,
             end: None,
             failing: None,
+            fetching: None,
             watch: None,
             remains: match phase {
                 Phase::Waiting => Remains::Nothing,
@@ -176,6 +179,14 @@ impl Core {
             launch: task.launch.clone(),
             stop_at: (stop_after_ms > 0).then(|| acked_at.plus_ms(stop_after_ms)),
         })
+    }
+
+    pub(super) fn fetching(&mut self, instance: Instance, text: String) {
+        let fetches = |course: &&mut Course| course.phase == Phase::Fetching;
+        if let Some(course) = self.courses.get_mut(&instance).filter(fetches) {
+            course.fetching = Some(text);
+            self.mark_dirty(instance);
+        }
     }
 
     pub(super) fn fetched(&mut self, instance: Instance, result: Result<(), String>) {

@@ -43,6 +43,13 @@ pub enum Input {
     },
     /// The journal is much larger than what it says.
     JournalLarge,
+    /// The files of a task take their time.
+    Fetching {
+        /// Whose.
+        instance: Instance,
+        /// What comes, and how much of it is here.
+        text: String,
+    },
     /// The files of a task are there, or cannot be had.
     Fetched {
         /// Whose.

@@ -205,6 +205,7 @@ impl Core {
             Input::Message { link, message } => self.message(link, *message),
             Input::Durable { number } => self.durable(number),
             Input::JournalLarge => self.effects.push(Effect::Compact(self.facts.snapshot())),
+            Input::Fetching { instance, text } => self.fetching(instance, text),
             Input::Fetched { instance, result } => self.fetched(instance, result),
             Input::Started { instance, fact } => self.started(instance, fact),
             Input::NotStarted { instance, refusal } => self.not_started(instance, refusal),

@@ -40,7 +40,12 @@ impl Core {
         let mut ended = Vec::new();
         let mut unhealthy = Vec::new();
         for instance in std::mem::take(&mut self.dirty) {
-            let Some(update) = self.next_update(instance) else {
+            let update = self.next_update(instance);
+            // Told, or older than what will be told when there is room.
+            if let Some(course) = self.courses.get_mut(&instance) {
+                course.fetching = None;
+            }
+            let Some(update) = update else {
                 continue;
             };
             if wire::task_state(update.state).is_terminal() {
@@ -67,8 +72,8 @@ impl Core {
         let task = self.facts.tasks.get(&instance).filter(|task| task.held)?;
         let draft = observe(course, task)?;
         let standing = course.watch.as_ref().map_or(task.standing, Watch::standing);
-        let is_new = draft.state != task.state
-            || (standing != task.standing && task.updates.len() < WAITING_UPDATES);
+        let is_news = standing != task.standing || course.fetching.is_some();
+        let is_new = draft.state != task.state || (is_news && task.updates.len() < WAITING_UPDATES);
         if !is_new || !task.state.may_become(draft.state) {
             return None;
         }
@@ -163,7 +168,10 @@ fn observe(course: &Course, task: &TaskFacts) -> Option<End> {
     let quiet = v1::Reason::Unspecified;
     match course.phase {
         Phase::Waiting | Phase::Finding | Phase::Starting => None,
-        Phase::Fetching => Some(now(TaskState::Starting, quiet, "fetching its files")),
+        Phase::Fetching => {
+            let text = course.fetching.as_deref().unwrap_or("fetching its files");
+            Some(now(TaskState::Starting, quiet, text))
+        }
         Phase::Running if task.kill_grace_ms.is_some() => {
             Some(now(TaskState::Killing, v1::Reason::TaskKilled, ""))
         }

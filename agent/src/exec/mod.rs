@@ -1,9 +1,11 @@
-//! A person in a task: `GET /v1/exec` lets one more command into a container, and carries its streams.
+//! A person in a task: `GET /v1/exec` lets one more command into a container, and carries its streams; `GET /v1/attach`
+//! carries those of the container's own.
 //!
 //! Everything that can be refused is refused as HTTP before the connection becomes a WebSocket. Decides nothing for the
 //! agent's loop, and never holds it up: it is asked once where the task is. Reading order: `request`, `stream`, `input`,
-//! `session`.
+//! `session`; `attached`.
 
+mod attached;
 mod input;
 mod request;
 mod session;
@@ -27,8 +29,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::api::Shared;
+use crate::core::ContainerName;
 use crate::files;
-use crate::runner::EnterError;
+use crate::runner::{EnterError, PlaceError};
+pub(crate) use attached::attach;
 use request::Asked;
 use session::{Entered, attend};
 use stream::Notices;
@@ -55,14 +59,28 @@ impl Door {
         let room = Arc::new(Semaphore::new(SESSIONS));
         Self { is_open, room }
     }
+
+    fn may_be_passed(&self, headers: &HeaderMap) -> Result<(), ExecError> {
+        // A browser sends an origin with every WebSocket that a page opens, and asks nobody first.
+        if let Some(origin) = headers.get(ORIGIN) {
+            let origin = String::from_utf8_lossy(origin.as_bytes()).into_owned();
+            return Err(ExecError::Page { origin });
+        }
+        self.is_open.then_some(()).ok_or(ExecError::Closed)
+    }
+
+    fn admit(&self) -> Result<OwnedSemaphorePermit, ExecError> {
+        let permit = Arc::clone(&self.room).try_acquire_owned();
+        permit.map_err(|_| ExecError::Full)
+    }
 }
 
 /// Why nobody was let in. Every one is a sentence for a person.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExecError {
     #[error(
-        "exec is off on this agent: its API can be reached from other hosts, and whoever reaches it could run commands \
-         in every task; to allow that, start it with --allow-exec"
+        "exec is off on this agent, and so is attach: its API can be reached from other hosts, and whoever reaches it \
+         could run commands in every task; to allow that, start it with --allow-exec"
     )]
     Closed,
     #[error(
@@ -76,8 +94,8 @@ pub(crate) enum ExecError {
         value: String,
         remedy: &'static str,
     },
-    #[error("exec needs a WebSocket that speaks {PROTOCOL}: {why}")]
-    Protocol { why: String },
+    #[error("this needs a WebSocket that speaks {protocol}: {why}")]
+    Protocol { protocol: &'static str, why: String },
     #[error("there is no task {0} on this agent")]
     Unknown(TaskKey),
     #[error("{0} does not run on this agent now")]
@@ -85,7 +103,7 @@ pub(crate) enum ExecError {
     /// The container says no.
     #[error("{reason}")]
     Refused { reason: String },
-    #[error("{SESSIONS} commands have been let into tasks of this agent: end one first")]
+    #[error("{SESSIONS} people or programs are in tasks of this agent: end one session first")]
     Full,
     #[error("{task} has not let the command in within {} s", START_LIMIT.as_secs())]
     Late { task: TaskKey },
@@ -118,30 +136,27 @@ pub(crate) async fn exec(
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ExecError> {
-    // A browser sends an origin with every WebSocket that a page opens, and asks nobody first.
-    if let Some(origin) = headers.get(ORIGIN) {
-        let origin = String::from_utf8_lossy(origin.as_bytes()).into_owned();
-        return Err(ExecError::Page { origin });
-    }
-    if !shared.exec.is_open {
-        return Err(ExecError::Closed);
-    }
+    shared.exec.may_be_passed(&headers)?;
     let asked = Asked::parse(&query.unwrap_or_default())?;
-    let upgrade = speaking(upgrade)?;
-    let room = Arc::clone(&shared.exec.room);
-    let permit = room.try_acquire_owned().map_err(|_| ExecError::Full)?;
+    let upgrade = speaking(upgrade, PROTOCOL)?;
+    let permit = shared.exec.admit()?;
     let entering = enter(&shared, &asked.task, asked.request);
     let entered = timeout(START_LIMIT, entering).await;
     let late = |_| ExecError::Late {
         task: asked.task.clone(),
     };
-    let entered = entered.map_err(late)??;
+    let (entered, place) = entered.map_err(late)??;
     tracing::info!(task = %asked.task, program = asked.program, "a command was let in");
-    Ok(upgrade.on_upgrade(move |socket| run(entered, socket, asked.task, permit)))
+    Ok(upgrade.on_upgrade(move |socket| run(entered, socket, asked.task, [permit, place])))
 }
 
 /// A client that goes before it has its WebSocket drops `entered`, which ends the command.
-async fn run(entered: Entered, socket: WebSocket, task: TaskKey, _permit: OwnedSemaphorePermit) {
+async fn run(
+    entered: Entered,
+    socket: WebSocket,
+    task: TaskKey,
+    _places: [OwnedSemaphorePermit; 2],
+) {
     let sessions = metrics::gauge!("argosy_agent_exec_sessions");
     sessions.increment(1.0);
     let ending = attend(entered, socket).await;
@@ -151,21 +166,30 @@ async fn run(entered: Entered, socket: WebSocket, task: TaskKey, _permit: OwnedS
 
 fn speaking(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    protocol: &'static str,
 ) -> Result<WebSocketUpgrade, ExecError> {
     let upgrade = upgrade.map_err(|rejection| ExecError::Protocol {
+        protocol,
         why: rejection.body_text(),
     })?;
     let upgrade = upgrade
-        .protocols([PROTOCOL])
+        .protocols([protocol])
         .max_frame_size(FRAME_LIMIT_BYTES)
         .max_message_size(FRAME_LIMIT_BYTES)
         .read_buffer_size(BUFFER_BYTES)
         .write_buffer_size(BUFFER_BYTES);
     if upgrade.selected_protocol().is_none() {
         let why = "Sec-WebSocket-Protocol does not name it".to_owned();
-        return Err(ExecError::Protocol { why });
+        return Err(ExecError::Protocol { protocol, why });
     }
     Ok(upgrade)
+}
+
+/// The container of a task that this agent holds.
+async fn container_of(shared: &Shared, task: &TaskKey) -> Result<ContainerName, ExecError> {
+    let view = shared.asker.task(task.clone()).await;
+    let container = view.ok_or(ExecError::Stopping)?.container;
+    container.ok_or_else(|| ExecError::Unknown(task.clone()))
 }
 
 /// Lets the command in, and waits until it is executed.
@@ -173,14 +197,19 @@ async fn enter(
     shared: &Shared,
     task: &TaskKey,
     request: EntryRequest,
-) -> Result<Entered, ExecError> {
-    let view = shared.asker.task(task.clone()).await;
-    let container = view.ok_or(ExecError::Stopping)?.container;
-    let name = container.ok_or_else(|| ExecError::Unknown(task.clone()))?;
+) -> Result<(Entered, OwnedSemaphorePermit), ExecError> {
+    let name = container_of(shared, task).await?;
     let failed = |error: &dyn std::error::Error| ExecError::Failed {
         task: task.clone(),
         why: crate::error::sentence(error),
     };
+    let place = shared.controls.place(name.instance);
+    let place = place.map_err(|error| match error {
+        PlaceError::NotRunning => ExecError::NotRunning(task.clone()),
+        PlaceError::Full => ExecError::Refused {
+            reason: error.to_string(),
+        },
+    })?;
     let session = shared.controls.enter(name.instance, request).await;
     let session = session.map_err(|error| match error {
         EnterError::NotRunning | EnterError::Entry(EntryError::Talk { .. }) => {
@@ -194,7 +223,8 @@ async fn enter(
     let mut notices = Notices::new(session).map_err(|error| failed(&error))?;
     match notices.next().await {
         Ok(EntryNotice::Started(streams)) => {
-            Entered::new(notices, streams).map_err(|error| failed(&error))
+            let entered = Entered::new(notices, streams).map_err(|error| failed(&error))?;
+            Ok((entered, place))
         }
         Ok(EntryNotice::Refused { reason }) => Err(ExecError::Refused { reason }),
         Ok(EntryNotice::Ended(_) | EntryNotice::Probed(_)) => Err(ExecError::Failed {

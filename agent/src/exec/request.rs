@@ -1,5 +1,6 @@
 //! From a query to a request to enter: pure.
 
+use argosy_isolation::entry::USUAL_SIZE;
 use argosy_isolation::{EntryRequest, Program, WindowSize, Work};
 use argosy_state::ids::TaskKey;
 use axum::extract::Query;
@@ -9,11 +10,6 @@ use super::ExecError;
 
 /// How much of a value an error repeats, in characters.
 const SHOWN: usize = 200;
-/// The size of a terminal of which nobody says it.
-const USUAL_SIZE: WindowSize = WindowSize {
-    rows: 24,
-    columns: 80,
-};
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +86,30 @@ impl Asked {
     }
 }
 
+/// Who wants to attach to a task's own command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct AttachAsked {
+    pub(super) task: TaskKey,
+    /// To write to its standard input, too.
+    pub(super) stdin: bool,
+}
+
+impl AttachAsked {
+    /// As strict as the other.
+    pub(super) fn parse(query: &str) -> Result<Self, ExecError> {
+        let (mut task, mut stdin) = (None, false);
+        for (name, value) in pairs(query)? {
+            match name.as_str() {
+                "task" => once(&mut task, &name, &value, task_of(&value)?)?,
+                "stdin" => stdin = flag(&name, &value)?,
+                _ => return Err(invalid("parameter", &name, "there are task and stdin")),
+            }
+        }
+        let task = task.ok_or_else(|| invalid("task", "", "write task=FRAMEWORK/TASK"))?;
+        Ok(Self { task, stdin })
+    }
+}
+
 fn pairs(query: &str) -> Result<Vec<(String, String)>, ExecError> {
     let remedy = "write NAME=VALUE&…, percent-encoded";
     let uri: Result<Uri, _> = format!("/?{query}").parse();
@@ -153,6 +173,24 @@ mod tests {
             columns: 120,
         });
         assert_eq!(asked.request, expected);
+    }
+
+    #[test]
+    fn who_attaches_says_to_what_and_whether_to_write() {
+        let asked = AttachAsked::parse("task=framework-7/web&stdin=true").unwrap();
+        assert_eq!(
+            (asked.task.to_string().as_str(), asked.stdin),
+            ("framework-7/web", true)
+        );
+        assert!(!AttachAsked::parse("task=framework-7/web").unwrap().stdin);
+        for query in [
+            "",
+            "stdin=true",
+            "task=web",
+            "task=framework-7/web&tty=true",
+        ] {
+            AttachAsked::parse(query).unwrap_err();
+        }
     }
 
     #[test]

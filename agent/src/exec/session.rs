@@ -30,13 +30,13 @@ use super::input::{Input, Next};
 use super::stream::{Notices, Stream};
 
 /// Frames that wait for the connection. When it is full the command's output is read no more.
-const QUEUED: usize = 2;
+pub(super) const QUEUED: usize = 2;
 /// How long a command that has ended is read without a byte: a process that it did not start may hold its output open.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 /// How much of it is read then: what a pipe can hold at most.
 const DRAIN_BYTES: usize = 1024 * 1024;
 /// How long a client that was told the end may take to close.
-const FAREWELL: Duration = Duration::from_secs(5);
+pub(super) const FAREWELL: Duration = Duration::from_secs(5);
 /// What a person types at a terminal for the end of input.
 const END_OF_INPUT: &[u8] = b"\x04";
 
@@ -137,7 +137,7 @@ pub(super) async fn attend(entered: Entered, socket: WebSocket) -> Ending {
 }
 
 /// Writes frames to the connection, the end as the last one; `None` if the connection broke before.
-async fn send(
+pub(super) async fn send(
     mut sink: SplitSink<WebSocket, Message>,
     mut queued: mpsc::Receiver<FromCommand>,
 ) -> Option<End> {

@@ -15,10 +15,12 @@ use std::time::SystemTime;
 
 use argosy_proto::v1;
 use sha2::{Digest, Sha256};
+use tokio::sync::watch;
 
+use super::Progress;
 use super::error::FetchError;
 use super::origin::Origin;
-use crate::flights::Flights;
+use crate::flights::{Flights, Seat};
 
 /// What begins the name of a file that is not whole.
 const DRAFT: &str = ".draft-";
@@ -34,7 +36,7 @@ pub(crate) struct Cache {
     /// How much is kept, in bytes. A file that is larger is brought for those who wait for it, and not kept.
     capacity_bytes: u64,
     serial: AtomicU64,
-    downloads: Arc<Flights<String, End, ()>>,
+    downloads: Arc<Flights<String, End, Progress>>,
 }
 
 impl Cache {
@@ -64,6 +66,7 @@ impl Cache {
         origin: &Arc<Origin>,
         uri: &v1::Uri,
         to: &Path,
+        meter: &watch::Sender<Progress>,
     ) -> Result<(), FetchError> {
         let name = name(uri);
         let path = self.folder.join(&name);
@@ -74,14 +77,17 @@ impl Cache {
             }
             None => {
                 let (cache, origin, uri) = (Arc::clone(self), Arc::clone(origin), uri.clone());
-                let seat = self.downloads.join(name, move |_| async move {
+                let seat = self.downloads.join(name, move |progress| async move {
                     // Another may have ended between our look and our joining.
                     match open(&path) {
                         Some(file) => Ok(file),
-                        None => cache.download(&origin, &uri, &path).await.map_err(Arc::new),
+                        None => {
+                            let brought = cache.download(&origin, &uri, &path, &progress).await;
+                            brought.map_err(Arc::new)
+                        }
                     }
                 });
-                seat.work.await.map_err(FetchError::Shared)?
+                watched(seat, meter).await.map_err(FetchError::Shared)?
             }
         };
         let place = to.to_owned();
@@ -100,11 +106,12 @@ impl Cache {
         origin: &Origin,
         uri: &v1::Uri,
         path: &Path,
+        progress: &watch::Sender<Progress>,
     ) -> Result<Arc<File>, FetchError> {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let draft = Draft(self.folder.join(format!("{DRAFT}{serial}")));
         metrics::counter!("argosy_agent_fetch_cache_misses_total").increment(1);
-        origin.bring(uri, &draft.0, None).await?;
+        origin.bring(uri, &draft.0, None, progress).await?;
         let (folder, capacity_bytes) = (self.folder.clone(), self.capacity_bytes);
         let place = path.to_owned();
         let keeping = move || -> io::Result<File> {
@@ -123,6 +130,22 @@ impl Cache {
             path: path.to_owned(),
             source,
         })
+    }
+}
+
+/// Awaits a download that others may wait for, too, and shows each of them how far it is.
+async fn watched(mut seat: Seat<End, Progress>, meter: &watch::Sender<Progress>) -> End {
+    loop {
+        tokio::select! {
+            biased;
+            end = &mut seat.work => return end,
+            Ok(()) = seat.progress.changed() => {
+                let now = seat.progress.borrow_and_update().clone();
+                meter.send_modify(|shown| {
+                    (shown.done_bytes, shown.total_bytes) = (now.done_bytes, now.total_bytes);
+                });
+            }
+        }
     }
 }
 

@@ -10,7 +10,9 @@ use argosy_proto::v1;
 use sha2::{Digest, Sha256};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
 
+use super::Progress;
 use super::error::FetchError;
 
 /// How long a server that cannot be reached, or breaks off, is tried again.
@@ -75,11 +77,12 @@ impl Origin {
         uri: &v1::Uri,
         draft: &Path,
         reader: Option<&User>,
+        meter: &watch::Sender<Progress>,
     ) -> Result<(), FetchError> {
         let begun = Instant::now();
         let mut pause = RETRY_FIRST;
         loop {
-            let copied = self.copy(&uri.value, draft, reader).await;
+            let copied = self.copy(&uri.value, draft, reader, meter).await;
             match copied.and_then(|sum| judge(uri, sum)) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.may_pass() && begun.elapsed() + pause < self.retry_for => {
@@ -101,6 +104,7 @@ impl Origin {
         uri: &str,
         draft: &Path,
         reader: Option<&User>,
+        meter: &watch::Sender<Progress>,
     ) -> Result<Sum, FetchError> {
         if uri.starts_with("https://") && !self.has_authorities {
             return Err(FetchError::Invalid {
@@ -112,7 +116,7 @@ impl Origin {
             });
         }
         if uri.starts_with("http://") || uri.starts_with("https://") {
-            return self.download(uri, draft).await;
+            return self.download(uri, draft, meter).await;
         }
         let source = local_path(uri)?;
         let open = |source| FetchError::Open {
@@ -135,13 +139,17 @@ impl Origin {
                 rule: "it is not a regular file".to_owned(),
             });
         }
-        Sink::create(uri, draft, self.limit_bytes)
-            .await?
-            .copy_from(file)
-            .await
+        let sink = Sink::create(uri, draft, self.limit_bytes, meter).await?;
+        sink.expects(metadata.len());
+        sink.copy_from(file).await
     }
 
-    async fn download(&self, uri: &str, draft: &Path) -> Result<Sum, FetchError> {
+    async fn download(
+        &self,
+        uri: &str,
+        draft: &Path,
+        meter: &watch::Sender<Progress>,
+    ) -> Result<Sum, FetchError> {
         let get = |source: reqwest::Error| FetchError::Get {
             uri: uri.to_owned(),
             source: source.without_url(),
@@ -157,7 +165,8 @@ impl Origin {
                 status: answer.status().as_u16(),
             });
         }
-        let mut sink = Sink::create(uri, draft, self.limit_bytes).await?;
+        let mut sink = Sink::create(uri, draft, self.limit_bytes, meter).await?;
+        sink.expects(answer.content_length().unwrap_or(0));
         loop {
             let chunk = tokio::time::timeout(STALL_LIMIT, answer.chunk()).await;
             match chunk.map_err(stalled)?.map_err(get)? {
@@ -176,6 +185,7 @@ struct Sink<'a> {
     written: u64,
     limit_bytes: u64,
     hash: Sha256,
+    meter: &'a watch::Sender<Progress>,
 }
 
 /// Whether what came is what the task asked for.
@@ -192,7 +202,12 @@ fn judge(uri: &v1::Uri, sum: Sum) -> Result<(), FetchError> {
 }
 
 impl<'a> Sink<'a> {
-    async fn create(uri: &'a str, path: &'a Path, limit_bytes: u64) -> Result<Self, FetchError> {
+    async fn create(
+        uri: &'a str,
+        path: &'a Path,
+        limit_bytes: u64,
+        meter: &'a watch::Sender<Progress>,
+    ) -> Result<Self, FetchError> {
         let mut options = std::fs::OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
         options.custom_flags(nix::libc::O_NOFOLLOW);
@@ -204,6 +219,7 @@ impl<'a> Sink<'a> {
                 written: 0,
                 limit_bytes,
                 hash: Sha256::new(),
+                meter,
             }),
             Err(source) => Err(FetchError::Write {
                 uri: uri.to_owned(),
@@ -211,6 +227,13 @@ impl<'a> Sink<'a> {
                 source,
             }),
         }
+    }
+
+    /// So many bytes will come; 0 if nobody knows. None has come yet.
+    fn expects(&self, bytes: u64) {
+        self.meter.send_modify(|progress| {
+            (progress.done_bytes, progress.total_bytes) = (0, bytes);
+        });
     }
 
     async fn put(&mut self, bytes: &[u8]) -> Result<(), FetchError> {
@@ -224,6 +247,9 @@ impl<'a> Sink<'a> {
         let written = self.file.write_all(bytes).await;
         written.map_err(|source| self.failed(source))?;
         self.hash.update(bytes);
+        let written = self.written;
+        self.meter
+            .send_modify(|progress| progress.done_bytes = written);
         Ok(())
     }
 

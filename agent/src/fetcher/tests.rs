@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
+use futures::StreamExt as _;
 use tokio::net::TcpListener;
 
 use super::origin::may_read;
@@ -49,10 +50,14 @@ async fn serve(router: Router) -> String {
     format!("http://{address}")
 }
 
+fn meter() -> watch::Sender<Progress> {
+    watch::channel(Progress::default()).0
+}
+
 async fn fetch(fetcher: &Fetcher, uri: v1::Uri) -> (tempfile::TempDir, Result<(), String>) {
     let sandbox = tempfile::tempdir().unwrap();
     let result = fetcher
-        .fetch_all(&[uri], sandbox.path(), Whose::default())
+        .fetch_all(&[uri], sandbox.path(), Whose::default(), &meter())
         .await;
     (
         sandbox,
@@ -371,4 +376,46 @@ fn what_a_crash_left_half_fetched_goes_at_the_next_start() {
     Cache::open(folder.path(), 250).unwrap();
     let listed = fs::read_dir(folder.path()).unwrap();
     assert_eq!(listed.count(), 1);
+}
+
+#[tokio::test]
+async fn a_download_says_how_far_it_is_to_each_who_waits_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let gate = Arc::new(tokio::sync::Notify::new());
+    let held = gate.clone();
+    let half = move || {
+        let held = held.clone();
+        async move {
+            let rest = futures::stream::once(async move {
+                held.notified().await;
+                Ok::<_, io::Error>("b".repeat(50))
+            });
+            let all = futures::stream::iter([Ok("a".repeat(50))]).chain(rest);
+            let headers = [("content-length", "100")];
+            (headers, axum::body::Body::from_stream(all))
+        }
+    };
+    let base = serve(Router::new().route("/half", get(half))).await;
+    let cache = Cache::open(&folder.path().join("cache"), 250).unwrap();
+    let fetcher = Arc::new(Fetcher::new(1_000, Arc::new(PlainTar), Some(cache)));
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        let (meter, mut seen) = watch::channel(Progress::default());
+        let (fetcher, uris) = (fetcher.clone(), [kept(format!("{base}/half"))]);
+        let fetching = tokio::spawn(async move {
+            let sandbox = tempfile::tempdir().unwrap();
+            let whose = Whose::default();
+            fetcher
+                .fetch_all(&uris, sandbox.path(), whose, &meter)
+                .await
+        });
+        let is_half = |now: &Progress| (now.done_bytes, now.total_bytes) == (50, 100);
+        let now = seen.wait_for(is_half).await.unwrap().clone();
+        assert_eq!(now.what, format!("fetching {base}/half"));
+        waiting.push(fetching);
+    }
+    gate.notify_one();
+    for fetching in waiting {
+        fetching.await.unwrap().unwrap();
+    }
 }

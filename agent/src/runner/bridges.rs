@@ -12,6 +12,7 @@ use argosy_isolation::network::{
 use argosy_isolation::{ContainerId, NetworkError, Networks};
 use argosy_proto::v1;
 
+use super::plugged::CniSettings;
 use crate::core::ContainerName;
 
 /// How many namespaces wait ready: as many as are made at a time.
@@ -24,6 +25,8 @@ pub struct NetworkSettings {
     pub subnet: Subnet,
     /// Whether containers of this host reach each other by their addresses.
     pub between: Between,
+    /// Networks that plugins make.
+    pub cni: CniSettings,
 }
 
 impl Default for NetworkSettings {
@@ -31,6 +34,7 @@ impl Default for NetworkSettings {
         Self {
             subnet: Subnet::USUAL,
             between: Between::Isolated,
+            cni: CniSettings::default(),
         }
     }
 }
@@ -128,11 +132,10 @@ fn plain(address: &str) -> Option<SocketAddrV4> {
 }
 
 /// The ports that a task publishes, by the names that its messages have for them.
-pub(super) fn publications(bridge: &v1::BridgeNetwork) -> Vec<Publication> {
+pub(super) fn publications(published: &[v1::PublishedPort]) -> Vec<Publication> {
     // The registry has judged them: what does not fit is 0, which is refused when it is published.
     let port = |number: u32| u16::try_from(number).unwrap_or(0);
-    let published = bridge.published.iter();
-    let publications = published.map(|wire| Publication {
+    let publications = published.iter().map(|wire| Publication {
         name: format!("{}:{}", wire.host_port, wire.container_port),
         protocol: if wire.udp {
             Protocol::Udp
@@ -156,9 +159,7 @@ mod tests {
             container_port: 80,
             udp: true,
         };
-        let published = publications(&v1::BridgeNetwork {
-            published: vec![wire],
-        });
+        let published = publications(&[wire]);
         assert_eq!(published[0].host_port, 0);
         assert_eq!(published[0].protocol, Protocol::Udp);
     }

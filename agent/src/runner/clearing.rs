@@ -34,5 +34,8 @@ pub(super) fn clear(mut shared: Arc<Shared>) {
         let why = crate::error::sentence(&error);
         tracing::warn!(why, "the networks of containers stay on this host");
     }
+    if is_empty() {
+        shared.plugged.remove();
+    }
     while is_empty() && tree.remove().is_err() && again() {}
 }

@@ -3,11 +3,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use argosy_isolation::{EntryError, EntryRequest, Session};
+use argosy_isolation::{Attachment, AttachmentError, EntryError, EntryRequest, Session};
 use argosy_state::ids::Timestamp;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::core::Instance;
+
+/// Commands that people have in one container at a time: four fewer than it takes, so that checks find room.
+const PLACES_FOR_PEOPLE: usize = 60;
 
 /// How to reach every container that may live. Cheap to clone; all clones are the same.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +25,28 @@ pub(crate) enum EnterError {
     /// The supervisor was not asked, or cannot be.
     #[error(transparent)]
     Entry(#[from] EntryError),
+}
+
+/// Why a person finds no place in a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum PlaceError {
+    /// It has not been started, or has ended.
+    #[error("the task does not run here now")]
+    NotRunning,
+    /// Others have come before.
+    #[error("{PLACES_FOR_PEOPLE} commands have entered this container: end one first")]
+    Full,
+}
+
+/// Why nobody was attached to a container's command.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AttachError {
+    /// It has not been started, or has ended.
+    #[error("the task does not run here now")]
+    NotRunning,
+    /// The supervisor was not asked, or cannot be.
+    #[error(transparent)]
+    Attachment(#[from] AttachmentError),
 }
 
 impl Controls {
@@ -41,6 +66,13 @@ impl Controls {
         self.all().get(&instance).cloned()
     }
 
+    /// A place for a command of a person's, for as long as that is held. Checks enter without one.
+    pub(crate) fn place(&self, instance: Instance) -> Result<OwnedSemaphorePermit, PlaceError> {
+        let control = self.get(instance).ok_or(PlaceError::NotRunning)?;
+        let place = Arc::clone(&control.places).try_acquire_owned();
+        place.map_err(|_| PlaceError::Full)
+    }
+
     /// Lets a command into a container, beside its own. The session's first notice tells whether it has started.
     pub(crate) async fn enter(
         &self,
@@ -53,6 +85,18 @@ impl Controls {
         Ok(entered.await.map_err(|_| EnterError::NotRunning)??)
     }
 
+    /// Attaches to a container's own command. The first notice tells whether that has worked.
+    pub(crate) async fn attach(
+        &self,
+        instance: Instance,
+        stdin: bool,
+    ) -> Result<Attachment, AttachError> {
+        let control = self.get(instance).ok_or(AttachError::NotRunning)?;
+        let (answer, attached) = oneshot::channel();
+        control.change(|wishes| wishes.attachments.push(Attach { stdin, answer }));
+        Ok(attached.await.map_err(|_| AttachError::NotRunning)??)
+    }
+
     fn all(&self) -> MutexGuard<'_, HashMap<Instance, Arc<Control>>> {
         lock(&self.0)
     }
@@ -60,10 +104,21 @@ impl Controls {
 
 /// What is wanted of a container; the newest wish of each kind. A lock, since the loop writes and the
 /// container's task reads; nothing is awaited under it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Control {
     wishes: Mutex<Wishes>,
     pub(super) changed: Notify,
+    places: Arc<Semaphore>,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self {
+            wishes: Mutex::default(),
+            changed: Notify::new(),
+            places: Arc::new(Semaphore::new(PLACES_FOR_PEOPLE)),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +126,7 @@ pub(super) struct Wishes {
     pub(super) kill_grace_ms: Option<u64>,
     pub(super) stop_at: Option<Timestamp>,
     pub(super) entries: Vec<Entry>,
+    pub(super) attachments: Vec<Attach>,
     /// Nobody passes anything on any more.
     over: bool,
 }
@@ -80,6 +136,13 @@ pub(super) struct Wishes {
 pub(super) struct Entry {
     pub(super) request: EntryRequest,
     pub(super) answer: oneshot::Sender<Result<Session, EntryError>>,
+}
+
+/// Somebody who wants to attach, perhaps to write to standard input, too.
+#[derive(Debug)]
+pub(super) struct Attach {
+    pub(super) stdin: bool,
+    pub(super) answer: oneshot::Sender<Result<Attachment, AttachmentError>>,
 }
 
 impl Control {

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use argosy_isolation::network::Joined;
+use argosy_isolation::network::cni::Added;
 use argosy_isolation::profile::COMMAND_ID;
 use argosy_isolation::view::SANDBOX;
 use argosy_isolation::{
@@ -35,6 +36,9 @@ const RESOURCE_LIMITS: [(&str, u64); 4] = [
     ("msgqueue", 819_200),
 ];
 
+/// Why an agent that is not root makes no networks.
+pub(super) const NEEDS_ROOT: &str = "container.network: an agent gives tasks networks only as root; ask for host or none, or for another agent";
+
 /// Another host would refuse it too.
 pub(super) fn invalid(text: impl Into<String>) -> Refusal {
     Refusal {
@@ -50,10 +54,10 @@ pub(super) fn failed(text: impl Into<String>) -> Refusal {
     }
 }
 
-/// What is to be launched, and the network that it is to be in if it is one of its own.
+/// What is to be launched, and the network namespace that it is to be in if that was made for it.
 pub(super) struct Prepared {
     pub(super) spec: Spec,
-    pub(super) joined: Option<Joined>,
+    pub(super) namespace: Option<OwnedFd>,
 }
 
 /// What a container sees beside its root and its sandbox.
@@ -62,8 +66,12 @@ struct Places {
     volumes: Vec<Volume>,
 }
 
-/// Makes the folders of a container, and what the launcher needs to know.
-pub(super) fn prepare(shared: &Shared, start: &Start) -> Result<Prepared, Refusal> {
+/// Makes the folders of a container, and what the launcher needs to know. `plugged` is its network if plugins made it.
+pub(super) fn prepare(
+    shared: &Shared,
+    start: &Start,
+    plugged: Option<Added>,
+) -> Result<Prepared, Refusal> {
     let task = start
         .launch
         .spec
@@ -120,8 +128,8 @@ pub(super) fn prepare(shared: &Shared, start: &Start) -> Result<Prepared, Refusa
         spec
     };
     confine(shared, start, task, &mut spec)?;
-    let joined = network(shared, start, task, &mut spec)?;
-    Ok(Prepared { spec, joined })
+    let namespace = network(shared, start, plugged, &mut spec)?;
+    Ok(Prepared { spec, namespace })
 }
 
 /// What a process may take of the kernel that no control group counts. Not for tasks without the profile, which are
@@ -171,6 +179,13 @@ fn confine(
     } else {
         MissingPolicy::RequireAll
     };
+    (spec.tty, spec.stdin) = (task.tty, task.stdin);
+    let has_term = spec.environment.iter().any(|(name, _)| name == "TERM");
+    if task.tty && !has_term {
+        // What each terminal understands; those that understand more are named by the task.
+        spec.environment
+            .push(("TERM".to_owned(), "xterm".to_owned()));
+    }
     spec.stop_after = start.stop_at.map(|at| StopAfter {
         deadline: BootTime(at.0),
         grace_ms: task.kill_policy.map_or(0, |policy| policy.grace_ms),
@@ -182,41 +197,51 @@ fn confine(
 fn network(
     shared: &Shared,
     start: &Start,
-    task: &v1::TaskSpec,
+    plugged: Option<Added>,
     spec: &mut Spec,
-) -> Result<Option<Joined>, Refusal> {
-    let container = task.container.as_ref();
-    let mode = container
+) -> Result<Option<OwnedFd>, Refusal> {
+    let task = start.launch.spec.as_ref();
+    let mode = task
+        .and_then(|task| task.container.as_ref())
         .and_then(|container| container.network.as_ref())
         .and_then(|network| network.mode.as_ref());
     let name = host_name(start.key.task.as_str());
-    let (network, place, joined) = match mode {
+    let (network, place, namespace) = match mode {
         None | Some(Mode::Host(_)) => {
             // Only the profile has a wall that knows ports.
-            let ports = spec.profile.is_some().then(|| ports(task));
+            let ports = task.filter(|_| spec.profile.is_some()).map(ports);
             (Network::Host { ports }, Place::Host, None)
         }
         Some(Mode::None(_)) => (Network::None, Place::Alone, None),
-        Some(Mode::Bridge(_)) if spec.isolation != Isolation::Full => {
-            let text = "container.network: an agent gives tasks networks only as root; ask for host or none, or for another agent";
-            return Err(invalid(text));
+        Some(Mode::Bridge(_) | Mode::Cni(_)) if spec.isolation != Isolation::Full => {
+            return Err(invalid(NEEDS_ROOT));
         }
         Some(Mode::Bridge(bridge)) => {
             let joined = shared
                 .bridges
-                .take(start.name, &bridges::publications(bridge))
+                .take(start.name, &bridges::publications(&bridge.published))
                 .map_err(|error| {
                     failed(format!(
                         "container.network: {}",
                         crate::error::sentence(&error)
                     ))
                 })?;
-            let address = ("ARGOSY_ADDRESS".to_owned(), joined.address.to_string());
-            spec.environment.retain(|(name, _)| *name != address.0);
-            spec.environment.push(address);
-            (Network::Joined, Place::Behind(joined.address), Some(joined))
+            let address = Some(joined.address.into());
+            (Network::Joined, Place::Own(address), Some(joined.namespace))
+        }
+        Some(Mode::Cni(_)) => {
+            let added =
+                plugged.ok_or_else(|| failed("its network was not made; launch it again"))?;
+            let address = added.addresses.first().copied();
+            (Network::Joined, Place::Own(address), Some(added.namespace))
         }
     };
+    if let Place::Own(address) = place {
+        let own = "ARGOSY_ADDRESS";
+        spec.environment.retain(|(name, _)| name != own);
+        let address = address.map(|address| (own.to_owned(), address.to_string()));
+        spec.environment.extend(address);
+    }
     if place != Place::Host {
         spec.hostname = Some(name.clone());
     }
@@ -224,7 +249,7 @@ fn network(
     if let Some(profile) = &spec.profile {
         spec.files = own_files(&name, place, profile.view.root != Root::Host);
     }
-    Ok(joined)
+    Ok(namespace)
 }
 
 /// What its tasks get from an agent that confines them.

@@ -9,9 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use argosy_isolation::disposal::remove_folder;
 use argosy_isolation::{Program, Root, User};
 use argosy_proto::v1;
+use tokio::sync::watch;
 
 use crate::core::{ContainerName, Instance};
-use crate::images::{Command, Fault, Image, ImageReference, Images, PullPolicy, Wish, combine};
+use crate::fetcher::Progress;
+use crate::images::{
+    Command, Fault, Image, ImageReference, Images, Obtaining, PullError, PullPolicy, Wish, combine,
+};
 
 /// Whose a sandbox is until init has looked the image's user up, and of whom such a user is.
 pub(super) const ROOT: User = User {
@@ -63,6 +67,7 @@ impl Imaged {
         &self,
         task: &v1::TaskSpec,
         container: ContainerName,
+        meter: &watch::Sender<Progress>,
     ) -> Result<(), String> {
         let name = image_of(task);
         if name.is_empty() {
@@ -74,9 +79,9 @@ impl Imaged {
         let reference: ImageReference = name
             .parse()
             .map_err(|error| format!("container.image: {}", crate::error::sentence(&error)))?;
+        meter.send_replace(Progress::of(format!("pulling the image {name}")));
         let obtaining = images.obtain(reference, PullPolicy::IfAbsent, container);
-        let image = obtaining
-            .image
+        let image = obtained(obtaining, meter)
             .await
             .map_err(|error| crate::error::sentence(&error))?;
         self.brought().insert(container.instance, image);
@@ -149,6 +154,25 @@ impl Imaged {
 /// Where a container with an image has what it changes of it.
 pub(super) fn changes(folder: &Path) -> PathBuf {
     folder.join(CHANGES)
+}
+
+/// Awaits an image, and shows how far it is.
+async fn obtained(
+    mut obtaining: Obtaining,
+    meter: &watch::Sender<Progress>,
+) -> Result<Image, PullError> {
+    loop {
+        tokio::select! {
+            biased;
+            image = &mut obtaining.image => return image,
+            Ok(()) = obtaining.progress.changed() => {
+                let now = *obtaining.progress.borrow_and_update();
+                meter.send_modify(|shown| {
+                    (shown.done_bytes, shown.total_bytes) = (now.bytes_done, now.bytes_total);
+                });
+            }
+        }
+    }
 }
 
 /// Removes what a container has changed of its image.

@@ -2,8 +2,8 @@
 //!
 //! One task a container waits for its supervisor. What blocks (folders, the launcher, adoption, removal)
 //! runs on the runtime's blocking threads, a bounded number at a time. Reading order: `launching`, `host_ids`,
-//! `unpacking`, `imaged`, `bridges` and `own_files`, `volumes`, `memory_high`, `disks`, `limits`, `cores`, `devices`,
-//! `opt_outs`, `description`, `controls`, `watching`, `looking`, `measuring`, `removing`.
+//! `unpacking`, `imaged`, `bridges`, `plugged` and `own_files`, `volumes`, `memory_high`, `disks`, `limits`, `cores`,
+//! `devices`, `opt_outs`, `description`, `controls`, `watching`, `looking`, `measuring`, `removing`.
 
 mod bridges;
 mod clearing;
@@ -21,6 +21,7 @@ mod measuring;
 mod memory_high;
 mod opt_outs;
 mod own_files;
+mod plugged;
 mod removing;
 mod unpacking;
 mod volumes;
@@ -33,13 +34,14 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use argosy_isolation::network::cni::Added;
 use argosy_isolation::{
     Adoption, ContainerId, Group, LaunchError, Tree, User, adopt, crash, destroy,
 };
 use argosy_proto::v1;
 use argosy_state::ids::{TaskKey, Timestamp};
 use futures::future::BoxFuture;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -47,7 +49,7 @@ use crate::config::{Config, Settings};
 use crate::core::{ContainerName, Effect, Found, Input, Instance, Refusal, Start};
 use crate::disk::Meter;
 use crate::error::RunError;
-use crate::fetcher::{Cache, Fetcher, Whose};
+use crate::fetcher::{Cache, Fetcher, Progress, TELL_EVERY, Whose, tell};
 use crate::ground::Containers;
 use crate::images::Images;
 use crate::inbox::Event;
@@ -56,7 +58,7 @@ use crate::sandbox;
 use crate::statistics::Statistics;
 pub(crate) use bridges::Bridges;
 pub use bridges::NetworkSettings;
-pub(crate) use controls::{Controls, EnterError};
+pub(crate) use controls::{AttachError, Controls, EnterError, PlaceError};
 use cores::Cores;
 pub use devices::Devices;
 pub(crate) use devices::check as check_devices;
@@ -64,6 +66,8 @@ use host_ids::HostIds;
 use imaged::Imaged;
 pub use launching::LauncherCommand;
 use launching::Launching;
+pub use plugged::CniSettings;
+use plugged::Plugged;
 use unpacking::Unpackings;
 
 /// Containers that are made, or found again, at a time; and as many are removed beside them: more only queue up
@@ -100,6 +104,7 @@ pub(super) struct Shared {
     imaged: Imaged,
     bridges: Arc<Bridges>,
     cores: Cores,
+    plugged: Arc<Plugged>,
     fetcher: Fetcher,
     slots: Semaphore,
     /// Apart from the others, so that no container that cannot be removed keeps one from being made.
@@ -141,6 +146,7 @@ impl Runner {
                 &config.networks,
                 &config.masters,
             )),
+            plugged: Plugged::open(&paths, &config.networks.cni)?,
             imaged: Imaged::new(images.clone()),
             cores: Cores::of(tree.clone()),
             settings,
@@ -199,13 +205,16 @@ impl Runner {
         let instance = start.name.instance;
         self.fetches.insert(instance, cancel.clone());
         self.spawn(async move {
+            let (meter, seen) = watch::channel(Progress::default());
             let fetching = async {
                 let _slot = shared.fetch_slots.acquire().await;
-                shared.fetch(&start).await
+                shared.fetch(&start, &meter).await
             };
+            let say = |text| shared.tell(Input::Fetching { instance, text });
             let result = tokio::select! {
                 () = cancel.cancelled() => return shared.imaged.forget(instance),
                 result = fetching => result,
+                never = tell(seen, TELL_EVERY, say) => match never {},
             };
             if result.is_err() {
                 shared.imaged.forget(instance);
@@ -222,13 +231,10 @@ impl Runner {
         let shared = self.shared.clone();
         self.spawn(async move {
             let started = Instant::now();
-            let slot = shared.slots.acquire().await;
-            let worker = shared.clone();
-            let made = tokio::task::spawn_blocking(move || worker.launch(&start)).await;
-            drop(slot);
+            let made = shared.clone().make(start).await;
             metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "start")
                 .record(started.elapsed().as_secs_f64());
-            match made.expect("making a container never panics") {
+            match made {
                 Ok(container) => watching::watch(&shared, name, container, &control).await,
                 Err(refusal) => {
                     control.close();
@@ -302,10 +308,15 @@ impl Runner {
             .resume(&known)
             .map_err(io::Error::other)?;
         self.shared.cores.resume(&self.shared.paths, &known);
+        self.shared
+            .plugged
+            .resume(&known)
+            .map_err(io::Error::other)?;
         for name in orphans.difference(&known) {
             self.shared.remove(*name).map_err(io::Error::other)?;
             metrics::counter!("argosy_agent_orphans_removed_total").increment(1);
         }
+        self.shared.plugged.sweep(&known);
         Ok(orphans.difference(&known).count())
     }
 }
@@ -374,7 +385,7 @@ impl Shared {
         let _ = self.inbox.send(Event::Core(input)).await;
     }
 
-    async fn fetch(&self, start: &Start) -> Result<(), String> {
+    async fn fetch(&self, start: &Start, meter: &watch::Sender<Progress>) -> Result<(), String> {
         let begun = Instant::now();
         let sandbox = self.paths.sandbox(&start.key, start.name);
         let spec = start.launch.spec.clone().unwrap_or_default();
@@ -384,12 +395,13 @@ impl Shared {
         crash::passed("fetch.users-taken");
         sandbox::make(&sandbox, owner.as_ref()).map_err(|error| error.to_string())?;
         crash::passed("fetch.sandbox-made");
-        self.imaged.bring(&spec, start.name).await?;
+        self.imaged.bring(&spec, start.name, meter).await?;
         let whose = Whose {
             reader: user.as_ref(),
             owner: owner.as_ref(),
         };
-        let result = self.fetcher.fetch_all(&spec.uris, &sandbox, whose).await;
+        let fetching = self.fetcher.fetch_all(&spec.uris, &sandbox, whose, meter);
+        let result = fetching.await;
         crash::passed("fetch.fetched");
         metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "fetch")
             .record(begun.elapsed().as_secs_f64());
@@ -417,14 +429,19 @@ impl Shared {
         Ok(Some(description::command_user(user).on_host(first)))
     }
 
-    fn launch(&self, start: &Start) -> Result<argosy_isolation::Container, Refusal> {
-        let description::Prepared { spec, joined } = description::prepare(self, start)?;
+    fn launch(
+        &self,
+        start: &Start,
+        plugged: Option<Added>,
+    ) -> Result<argosy_isolation::Container, Refusal> {
+        let prepared = description::prepare(self, start, plugged)?;
+        let description::Prepared { spec, namespace } = prepared;
         crash::passed("launch.prepared");
         let failed = |error: LaunchError| Refusal {
             reason: v1::Reason::ContainerLaunchFailed,
             text: crate::error::sentence(&error),
         };
-        let namespace = joined.as_ref().map(|joined| joined.namespace.as_fd());
+        let namespace = namespace.as_ref().map(AsFd::as_fd);
         match self.launching.launch(&spec, namespace) {
             Ok(container) => {
                 crash::passed("launch.made");

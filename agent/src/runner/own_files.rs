@@ -1,7 +1,7 @@
 //! What a container is told of names and addresses, as files in place of its root's.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::Path;
 
 use argosy_isolation::OwnFile;
@@ -19,8 +19,8 @@ pub(super) enum Place {
     Host,
     /// Alone.
     Alone,
-    /// Behind the host, at this address.
-    Behind(Ipv4Addr),
+    /// In a network of its own, at this address if it is known.
+    Own(Option<IpAddr>),
 }
 
 /// The files of a container with this name. One with an image has none of the host's; one without sees the host's where
@@ -31,7 +31,7 @@ pub(super) fn own_files(name: &str, place: Place, has_image: bool) -> Vec<OwnFil
         Place::Host if !has_image => return Vec::new(),
         Place::Host => [names::HOSTS, names::RESOLVERS].map(read),
         Place::Alone => [names::hosts(name, &[]), String::new()],
-        Place::Behind(address) => {
+        Place::Own(address) => {
             let upstream = fs::read_to_string(BEHIND_RESOLVED).ok();
             let found = names::resolvers(&read(names::RESOLVERS), upstream.as_deref());
             if !found.text.contains("nameserver") && !found.unreachable.is_empty() {
@@ -41,12 +41,12 @@ pub(super) fn own_files(name: &str, place: Place, has_image: bool) -> Vec<OwnFil
                     "a container reaches none of the resolvers of this host"
                 );
             }
-            [names::hosts(name, &[address.into()]), found.text]
+            [names::hosts(name, address.as_slice()), found.text]
         }
     };
     let hostname = match place {
         Place::Host => read(names::HOSTNAME),
-        Place::Alone | Place::Behind(_) => names::hostname(name),
+        Place::Alone | Place::Own(_) => names::hostname(name),
     };
     let all = [
         (names::HOSTS, hosts),

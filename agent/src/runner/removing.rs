@@ -15,7 +15,11 @@ pub(super) async fn remove(shared: &Arc<Shared>, name: ContainerName, key: &Task
         let removed = tokio::task::spawn_blocking(move || worker.remove(name)).await;
         // Whoever waits for its next try lets others go first.
         drop(slot);
-        match removed.expect("removing a container never panics") {
+        let removed = match removed.expect("removing a container never panics") {
+            Ok(()) => shared.plugged.unplug(name).await,
+            Err(why) => Err(why),
+        };
+        match removed {
             Ok(()) => return,
             Err(why) => {
                 tracing::warn!(container = %name, task = %key, why, "a container cannot be removed yet");

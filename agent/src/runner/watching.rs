@@ -68,6 +68,10 @@ async fn pass_on(container: &Container, control: &Control, instance: Instance) {
         // Nobody may wait for it any more: then the session ends at once.
         let _ = entry.answer.send(container.enter(&entry.request));
     }
+    for attach in wishes.attachments {
+        // The same.
+        let _ = attach.answer.send(container.attach(attach.stdin));
+    }
     let kill = wishes
         .kill_grace_ms
         .map_or(Ok(()), |grace_ms| container.kill(grace_ms));

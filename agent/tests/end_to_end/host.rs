@@ -24,6 +24,8 @@ pub(crate) const AGENT: &str = "agent";
 const API: &str = "api";
 /// The folder beside an agent's that its tasks may see.
 const SHARED: &str = "shared";
+/// The folder beside an agent's with its CNI networks and plugins, where there are some.
+const PLUGINS: &str = "plugins";
 
 /// A host: what is left when its agent is not there.
 pub(crate) struct Host {
@@ -82,6 +84,13 @@ impl Host {
         folder
     }
 
+    /// A folder that agents which start from now on look into for CNI networks and plugins.
+    pub(crate) fn plugins(&self) -> PathBuf {
+        let folder = self.folder.path().join(PLUGINS);
+        std::fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
     pub(crate) fn directory(&self) -> PathBuf {
         self.folder.path().join("agent")
     }
@@ -115,6 +124,11 @@ async fn configured(
     config.allow_missing_controllers = true;
     config.allow_exec = true;
     config.host_paths = vec![directory.with_file_name(SHARED)];
+    let plugins = directory.with_file_name(PLUGINS);
+    if plugins.exists() {
+        config.networks.cni.lists = Some(plugins.clone());
+        config.networks.cni.plugins = vec![plugins];
+    }
     config.resources = "cpus:4;mem:1024".parse().unwrap();
     if !nix::unistd::geteuid().is_root() {
         config.isolation = IsolationMode::Processes;

@@ -26,7 +26,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How often the end of a process is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Variables that a member inherits; others of ours would contradict its command line.
-const INHERITED: [&str; 2] = ["ARGOSY_LOG", "ARGOSY_LOG_FORMAT"];
+const INHERITED: [&str; 5] = [
+    "ARGOSY_LOG",
+    "ARGOSY_LOG_FORMAT",
+    "ARGOSY_AGENT_IMAGE_FOLDERS",
+    "ARGOSY_AGENT_CNI_CONFIG",
+    "ARGOSY_AGENT_CNI_PLUGINS",
+];
 /// How much of a log is shown when a member fails.
 const LINES: usize = 5;
 

@@ -2,6 +2,7 @@
 //!
 //! Shape only; what a verb does is in the module of its name. Each command shows two examples.
 
+mod attach;
 mod checks;
 mod dev;
 mod exec;
@@ -17,6 +18,7 @@ use clap::builder::Styles;
 use clap::builder::styling::{AnsiColor, Style};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+pub(crate) use attach::Attach;
 pub(crate) use checks::Checks;
 pub(crate) use dev::Dev;
 pub(crate) use exec::Exec;
@@ -50,8 +52,8 @@ const STYLES: Styles = Styles::styled()
   argosy run --cpus 0.5 --mem 64M -- echo hello
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 refused, 5 unavailable, 6 not placed in time.
-An attached run ends with the task's own code, 125 if it never started, 128+n on signal n; so does
-exec with the code of its command."
+An attached run ends with the task's own code, 125 if it never started, 128+n on signal n; so do
+attach, and exec with the code of its command."
 )]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -104,6 +106,9 @@ pub(crate) enum Verb {
     /// Run one more command in a running task, end with its exit code
     #[command(after_help = EXEC)]
     Exec(Box<Exec>),
+    /// See a running task's own output, and type into it
+    #[command(after_help = ATTACH)]
+    Attach(Attach),
     /// Say in words how the cluster is
     #[command(after_help = STATUS)]
     Status(Status),
@@ -185,6 +190,12 @@ const EXEC: &str = "Examples:
 
 It has the task's user, environment, limits and walls. It ends with this program, and takes along
 all that it started. Without --tty, Ctrl-C and TERM are passed on to it.";
+const ATTACH: &str = "Examples:
+  argosy attach -it brave-otter
+  argosy attach --tail 10 framework-7/web-3
+
+The task goes on when this program ends; if the task ends first, this ends with its exit code.
+Ctrl-P Ctrl-Q detach from a terminal. Without --tty, --interactive passes Ctrl-C and TERM on.";
 const STATUS: &str = "Examples:
   argosy status
   argosy status -o json";

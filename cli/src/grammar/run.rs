@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use argosy_client::Masters;
 use argosy_proto::v1;
+use clap::Args;
 use clap::builder::ArgPredicate;
-use clap::{Args, ValueEnum};
 
 use super::checks::Checks;
 use super::limits::Limits;
@@ -14,14 +14,26 @@ use super::volumes::Volumes;
 use crate::values::{self, Milli};
 
 /// The network of a task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NetworkMode {
-    /// That of the agent's host
+    /// That of the agent's host.
     Host,
-    /// Nothing but itself
+    /// Nothing but itself.
     None,
-    /// An address of its own behind the host's
+    /// An address of its own behind the host's.
     Bridge,
+    /// What a CNI network of the agent's host, by its name, makes of it.
+    Cni(String),
+}
+
+fn network(text: &str) -> Result<NetworkMode, String> {
+    match (text, text.strip_prefix("cni:")) {
+        ("host", _) => Ok(NetworkMode::Host),
+        ("none", _) => Ok(NetworkMode::None),
+        ("bridge", _) => Ok(NetworkMode::Bridge),
+        (_, Some(name)) if !name.is_empty() => Ok(NetworkMode::Cni(name.to_owned())),
+        _ => Err("write host, none, bridge, or cni: and the name of a network".to_owned()),
+    }
 }
 
 /// Run a command.
@@ -56,10 +68,12 @@ pub(crate) struct Run {
     /// Image whose programs it runs, as nginx:1.27, oci:/path or oci-archive:/file [default: the programs of the host]
     #[arg(long, env = "ARGOSY_RUN_IMAGE", value_name = "IMAGE")]
     pub(crate) image: Option<String>,
-    /// What it reaches: the host's network, nothing, or others from an address of its own
+    /// What it reaches: the host's network (host), nothing (none), others from an address of its own (bridge), or what
+    /// plugins on the agent's host make of it (cni:NAME)
     #[arg(
         long,
         value_name = "NAME",
+        value_parser = network,
         default_value_if("published", ArgPredicate::IsPresent, "bridge"),
         default_value = "host"
     )]
@@ -91,6 +105,12 @@ pub(crate) struct Run {
     /// End it after this time
     #[arg(long, value_name = "TIME", value_parser = values::duration)]
     pub(crate) max_time: Option<Duration>,
+    /// Let those who attach write to its standard input
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give it a terminal, for those who attach
+    #[arg(short, long)]
+    pub(crate) tty: bool,
     /// Print the id once it is launched, and leave it running
     #[arg(short, long)]
     pub(crate) detach: bool,

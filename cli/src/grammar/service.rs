@@ -209,6 +209,18 @@ pub(crate) struct AgentStart {
     /// Let tasks with networks of their own reach each other's addresses, not only published ports
     #[arg(long, env = "ARGOSY_AGENT_NETWORK_OPEN")]
     pub(crate) network_open: bool,
+    /// Folder of the CNI networks (files *.conflist) that tasks may name
+    #[arg(long, env = "ARGOSY_AGENT_CNI_CONFIG", value_name = "DIR")]
+    pub(crate) cni_config: Option<PathBuf>,
+    /// Where CNI plugins are; may be repeated, the first that has one counts
+    #[arg(
+        long,
+        env = "ARGOSY_AGENT_CNI_PLUGINS",
+        value_delimiter = ',',
+        value_name = "DIR",
+        default_value = "/opt/cni/bin,/usr/lib/cni"
+    )]
+    pub(crate) cni_plugins: Vec<PathBuf>,
     /// Seed of all random choices [default: random]
     #[arg(long, env = "ARGOSY_SEED", value_name = "NUMBER")]
     pub(crate) seed: Option<u64>,

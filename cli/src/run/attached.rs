@@ -1,6 +1,6 @@
 //! From the first contact to the end of the task: what the person in front of it sees.
 
-use std::io::{self, Write};
+use std::io;
 use std::time::{Duration, Instant};
 
 use argosy_proto::v1;
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::ending::{self, Times};
 use super::job::Job;
 use super::placer::Event;
+use super::typing::{Typing, write};
 use super::waiting::{self, Known, Why};
 use super::{Session, session_failure, tell};
 use crate::exit::{Code, DONE, Ended, Failure};
@@ -244,6 +245,18 @@ impl<'a> Attached<'a> {
         self.say_start();
         let agent_id = self.agent_id.clone().unwrap_or_default();
         let masters = self.operator.masters().addresses().to_vec();
+        if self.arguments.interactive {
+            let typing = Typing {
+                masters,
+                agent_id,
+                framework_id: self.framework_id.clone(),
+                task_id: self.job.name().to_owned(),
+                tty: self.arguments.tty,
+                over: self.over.clone(),
+            };
+            self.tails.spawn(typing.attend());
+            return;
+        }
         for file in ["stdout", "stderr"] {
             let place = Place::of_task(&agent_id, &self.framework_id, self.job.name(), file);
             let (masters, over) = (masters.clone(), self.over.clone());
@@ -439,22 +452,6 @@ impl<'a> Attached<'a> {
             ))),
             Err(error) => Err(Failure::failed(format!("the session broke off: {error}"))),
         }
-    }
-}
-
-fn write(file: &str, piece: Piece<'_>) -> io::Result<()> {
-    let bytes = match piece {
-        Piece::Bytes(bytes) => bytes,
-        Piece::Missing(count) => {
-            note(&Piece::missing(count, file));
-            return Ok(());
-        }
-    };
-    if file == "stdout" {
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(bytes).and_then(|()| stdout.flush())
-    } else {
-        io::stderr().lock().write_all(bytes)
     }
 }
 

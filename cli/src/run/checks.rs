@@ -13,9 +13,11 @@ pub(super) fn health(arguments: &Checks) -> Option<v1::HealthCheck> {
         health_cmd,
         health_http,
         health_tcp,
+        health_status,
         ..
     } = arguments;
-    let kind = kind(health_cmd.as_ref(), health_http.as_ref(), *health_tcp)?;
+    let http = with_statuses(health_http.as_ref(), health_status);
+    let kind = kind(health_cmd.as_ref(), http, *health_tcp)?;
     Some(v1::HealthCheck {
         check: Some(v1::Check {
             kind: Some(kind),
@@ -34,9 +36,11 @@ pub(super) fn readiness(arguments: &Checks) -> Option<v1::Check> {
         ready_cmd,
         ready_http,
         ready_tcp,
+        ready_status,
         ..
     } = arguments;
-    let kind = kind(ready_cmd.as_ref(), ready_http.as_ref(), *ready_tcp)?;
+    let http = with_statuses(ready_http.as_ref(), ready_status);
+    let kind = kind(ready_cmd.as_ref(), http, *ready_tcp)?;
     Some(v1::Check {
         kind: Some(kind),
         delay_ms: Some(ms(arguments.ready_delay)),
@@ -45,15 +49,22 @@ pub(super) fn readiness(arguments: &Checks) -> Option<v1::Check> {
     })
 }
 
+fn with_statuses(http: Option<&v1::HttpCheck>, statuses: &[u32]) -> Option<v1::HttpCheck> {
+    http.map(|http| v1::HttpCheck {
+        statuses: statuses.to_vec(),
+        ..http.clone()
+    })
+}
+
 /// The grammar takes at most one of them.
-fn kind(line: Option<&String>, http: Option<&v1::HttpCheck>, tcp: Option<u16>) -> Option<Kind> {
+fn kind(line: Option<&String>, http: Option<v1::HttpCheck>, tcp: Option<u16>) -> Option<Kind> {
     let line = line.map(|line| {
         Kind::Command(v1::CommandCheck {
             shell: line.clone(),
             argv: Vec::new(),
         })
     });
-    let http = http.cloned().map(Kind::Http);
+    let http = http.map(Kind::Http);
     let tcp = tcp.map(|port| Kind::Tcp(v1::TcpCheck { port: port.into() }));
     line.or(http).or(tcp)
 }
@@ -83,6 +94,8 @@ mod tests {
         let job = job(&[
             "--health-http",
             "8080/health",
+            "--health-status",
+            "200,204",
             "--health-interval",
             "2s",
             "--health-retries",
@@ -106,6 +119,7 @@ mod tests {
             panic!("it is asked by HTTP")
         };
         assert_eq!((http.port, http.path.as_str()), (8080, "/health"));
+        assert_eq!(http.statuses, [200, 204]);
         let ready = spec.readiness_check.unwrap();
         assert_eq!(ready.delay_ms, Some(0));
         let Some(Kind::Command(command)) = ready.kind else {
@@ -122,6 +136,8 @@ mod tests {
             &["--ready-tcp", "80", "--health-failures", "2"],
             &["--health-cmd", "true", "--health-failures", "0"],
             &["--ready-tcp", "0"],
+            &["--health-cmd", "true", "--health-status", "200"],
+            &["--ready-http", "80", "--ready-status", "99"],
         ] {
             let all = ["argosy", "run"].iter().chain(words).chain(&["--", "true"]);
             assert!(Arguments::try_parse_from(all).is_err(), "{words:?}");

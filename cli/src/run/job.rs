@@ -72,6 +72,8 @@ impl Job {
             container: container(arguments)?,
             health_check: checks::health(&arguments.checks),
             readiness_check: checks::readiness(&arguments.checks),
+            tty: arguments.tty,
+            stdin: arguments.interactive,
             max_completion_ms: arguments.max_time.map_or(0, |time| time.as_millis() as u64),
             ..v1::TaskSpec::default()
         };
@@ -142,16 +144,19 @@ fn uris(arguments: &Run) -> Vec<v1::Uri> {
 }
 
 fn container(arguments: &Run) -> Result<Option<v1::ContainerSpec>, Failure> {
-    if !arguments.published.is_empty() && arguments.network != NetworkMode::Bridge {
-        return Err(Failure::usage(
-            "--publish: ports are published by --network bridge; a task in the host's network listens at those of --port",
-        ));
-    }
-    let mode = match arguments.network {
+    let published = arguments.published.clone();
+    let mode = match &arguments.network {
+        NetworkMode::Host | NetworkMode::None if !published.is_empty() => {
+            return Err(Failure::usage(
+                "--publish: ports are published by --network bridge or cni:NAME; a task in the host's network listens at those of --port",
+            ));
+        }
         NetworkMode::Host => None,
         NetworkMode::None => Some(Mode::None(v1::NoNetwork {})),
-        NetworkMode::Bridge => Some(Mode::Bridge(v1::BridgeNetwork {
-            published: arguments.published.clone(),
+        NetworkMode::Bridge => Some(Mode::Bridge(v1::BridgeNetwork { published })),
+        NetworkMode::Cni(name) => Some(Mode::Cni(v1::CniNetwork {
+            name: name.clone(),
+            published,
         })),
     };
     let spec = v1::ContainerSpec {
@@ -243,6 +248,13 @@ pub(crate) mod tests {
             .map(|port| (port.host_port, port.container_port, port.udp))
             .collect();
         assert_eq!(ports, [(8080, 80, false), (8080, 80, true)]);
+        let words = ["--network", "cni:blue", "-p", "8080:80", "--", "serve"];
+        let plugged = super::tests::job(&words).unwrap();
+        let network = plugged.spec().container.clone().unwrap().network;
+        let Some(Mode::Cni(cni)) = network.and_then(|network| network.mode) else {
+            panic!("it names a network of plugins");
+        };
+        assert_eq!((cni.name.as_str(), cni.published.len()), ("blue", 1));
         let own = super::tests::job(&["--port", "8000", "--", "true"]).unwrap();
         assert_eq!(
             own.wanted().to_string(),

@@ -2,8 +2,9 @@
 //!
 //! The command ends with this program: whatever ends it, nothing is left in the task.
 
-mod attached;
-mod connection;
+pub(crate) mod attached;
+pub(crate) mod connection;
+mod detaching;
 mod terminal;
 
 use std::io::IsTerminal as _;
@@ -11,15 +12,15 @@ use std::io::IsTerminal as _;
 use argosy_proto::exec::{End, Size};
 use argosy_proto::v1;
 
-use crate::exit::{Code, Ended, Failure, NEVER_STARTED};
+use crate::exit::{Code, DONE, Ended, Failure, NEVER_STARTED};
 use crate::grammar::Exec;
 use crate::operator::{Operator, is_terminal};
 use crate::output::{note, state_word};
 use attached::{Left, Manner};
-use connection::{OpenError, Wanted};
+use connection::{Call, OpenError, Wanted};
 
 /// What a shell says of a command whose reader has gone away: SIGPIPE.
-const READER_GONE: u8 = 128 + 13;
+pub(super) const READER_GONE: u8 = 128 + 13;
 /// The variable by which a program knows what its terminal understands.
 const TERM: &str = "TERM";
 
@@ -36,6 +37,7 @@ pub(crate) async fn run(arguments: &Exec) -> Ended {
     let shown = format!("{}/{}", task.framework_id, task.task_id);
     may_be_entered(&task, &shown)?;
     let wanted = Wanted {
+        call: Call::Exec,
         agent_id: &task.agent_id,
         parameters: parameters(arguments, &shown, terminal::size()),
     };
@@ -65,18 +67,20 @@ pub(crate) async fn run(arguments: &Exec) -> Ended {
             format!("the connection to the command in {shown} broke off: {why}"),
         )
         .advise("the command is ended, at the latest when its agent finds the connection dead")),
+        // Nobody detaches from what ends with this program.
+        Left::Detached => Ok(DONE),
         Left::ReaderGone => Ok(READER_GONE),
         Left::Told(signal) => Ok(by_signal(signal)),
     }
 }
 
 /// As shells have it.
-fn by_signal(signal: i32) -> u8 {
+pub(super) fn by_signal(signal: i32) -> u8 {
     128u8.saturating_add(u8::try_from(signal).unwrap_or(127))
 }
 
 /// What the masters know already needs no agent to be asked.
-fn may_be_entered(task: &v1::Task, shown: &str) -> Result<(), Failure> {
+pub(super) fn may_be_entered(task: &v1::Task, shown: &str) -> Result<(), Failure> {
     if is_terminal(task.state) {
         let state = state_word(task.state);
         let text = format!("{shown} does not run any more: {state}");

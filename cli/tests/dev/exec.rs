@@ -1,16 +1,13 @@
 //! `argosy exec` on a real cluster: a person in a task, through any master.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
-use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
 
 use crate::cluster::{Cluster, argosy, split, wait_for};
+use crate::desk::{Desk, resize, through};
 
 /// A cluster with a running task of this name.
 fn with_task(number: u32, size: &str, name: &str) -> Cluster {
@@ -224,76 +221,6 @@ fn it_ends_with_the_master_that_it_goes_through(cluster: &Cluster, other: &str) 
     assert_eq!(output.0, 5, "{output:?}");
     assert!(output.2.contains("broke off"), "{output:?}");
     wait_for("its command to end", || !lives("sleep 7360"));
-}
-
-/// The same command, started by another.
-fn through(mut starter: Command, command: &Command) -> Command {
-    starter.arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => starter.env(name, value),
-            None => starter.env_remove(name),
-        };
-    }
-    starter
-}
-
-/// A terminal, and `argosy` at it: the process that leads its session.
-struct Desk {
-    person: File,
-    screen: String,
-    argosy: Child,
-}
-
-impl Desk {
-    fn sit_down(cluster: &Cluster, rows: u16, columns: u16, words: &[&str]) -> Self {
-        let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        unlockpt(&person).unwrap();
-        let peer = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let terminal: OwnedFd = ioctl_tiocgptpeer(&person, peer).unwrap();
-        resize(&person, rows, columns);
-        let there = || Stdio::from(terminal.try_clone().unwrap());
-        let mut command = Command::new("setsid");
-        command.args(["--ctty", "--wait"]).env("TERM", "dumb");
-        let mut command = through(command, &cluster.argosy(words));
-        let argosy = command.stdin(there()).stdout(there()).stderr(there());
-        let argosy = argosy.spawn().unwrap();
-        Self {
-            person: File::from(person),
-            screen: String::new(),
-            argosy,
-        }
-    }
-
-    /// Reads the screen until this is on it.
-    fn see(&mut self, text: &str) {
-        let mut buffer = [0; 1024];
-        while !self.screen.contains(text) {
-            let count = self.person.read(&mut buffer);
-            let count = count.unwrap_or_else(|error| panic!("{error}: {:?}", self.screen));
-            self.screen
-                .push_str(&String::from_utf8_lossy(&buffer[..count]));
-        }
-    }
-
-    fn press(&mut self, keys: &str) {
-        self.person.write_all(keys.as_bytes()).unwrap();
-    }
-
-    fn mode(&self) -> (u32, u32) {
-        let mode = tcgetattr(&self.person).unwrap();
-        (mode.local_modes.bits(), mode.input_modes.bits())
-    }
-}
-
-fn resize(terminal: &impl std::os::fd::AsFd, rows: u16, columns: u16) {
-    let size = Winsize {
-        ws_row: rows,
-        ws_col: columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    tcsetwinsize(terminal, size).unwrap();
 }
 
 #[test]

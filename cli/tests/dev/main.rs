@@ -1,8 +1,11 @@
 //! Whole clusters of real processes: started by `dev`, used, and gone without a trace.
 
+mod attach;
 mod cluster;
+mod desk;
 mod exec;
 mod lives;
 mod opt_outs;
+mod plugged;
 mod volumes;
 mod web;

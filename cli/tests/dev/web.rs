@@ -13,20 +13,20 @@ use sha2::{Digest, Sha256};
 
 use crate::cluster::{Cluster, Ran, wait_for};
 
-const BUSYBOX: &str = "/bin/busybox";
+pub(crate) const BUSYBOX: &str = "/bin/busybox";
 const REGISTRY: &str = "/usr/bin/docker-registry";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// The host of the test, in a network namespace of its own.
 const HOST: &str = "10.99.99.1";
 
-fn skip(name: &str, reason: &str) {
+pub(crate) fn skip(name: &str, reason: &str) {
     // Past the harness, which keeps what passing tests print.
     let line = format!("\ntest {name} ... SKIPPED: {reason}\n");
     std::io::stdout().write_all(line.as_bytes()).unwrap();
 }
 
 /// Runs `body` in a network namespace that goes with it: a thread's children are where it is.
-fn on_a_host(body: impl FnOnce() + Send + 'static) {
+pub(crate) fn on_a_host(body: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         for words in [
@@ -195,7 +195,7 @@ fn curl(words: &[&str]) -> String {
 }
 
 /// What the page at this port of the host says, if anybody answers.
-fn page(port: u16) -> Option<String> {
+pub(crate) fn page(port: u16) -> Option<String> {
     let mut stream = TcpStream::connect((HOST, port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
     write!(stream, "GET / HTTP/1.0\r\n\r\n").ok()?;

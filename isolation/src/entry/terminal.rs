@@ -25,6 +25,12 @@ pub struct WindowSize {
     pub columns: u16,
 }
 
+/// The size of a terminal of which nobody says it.
+pub const USUAL_SIZE: WindowSize = WindowSize {
+    rows: 24,
+    columns: 80,
+};
+
 impl WindowSize {
     /// Gives a terminal this size. The processes in its foreground are told by SIGWINCH.
     ///
@@ -42,7 +48,7 @@ impl WindowSize {
 }
 
 /// A new terminal: the agent's side and the command's.
-pub(super) fn make(size: WindowSize) -> io::Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn make(size: WindowSize) -> io::Result<(OwnedFd, OwnedFd)> {
     let master = open_master()?;
     unlockpt(&master)?;
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;

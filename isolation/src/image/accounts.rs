@@ -46,13 +46,29 @@ pub(crate) fn user(root: BorrowedFd<'_>, wanted: &Wanted<'_>) -> Result<User, St
     )
 }
 
-fn find(passwd: &str, group: &str, wanted: &Wanted<'_>) -> Result<User, String> {
+/// The home of that user in the root `root`, as its programs expect it in HOME; the root itself if nobody says.
+pub(crate) fn home(root: BorrowedFd<'_>, wanted: &Wanted<'_>) -> Result<String, String> {
+    Ok(home_of(&read(root, "etc/passwd")?, wanted))
+}
+
+fn home_of(passwd: &str, wanted: &Wanted<'_>) -> String {
+    let account = account(passwd, wanted);
+    let home = account.map_or("", |account| account.home);
+    let is_usable = home.starts_with('/') && !home.contains('\0');
+    if is_usable { home } else { "/" }.to_owned()
+}
+
+fn account<'a>(passwd: &'a str, wanted: &Wanted<'_>) -> Option<Account<'a>> {
     let mut accounts = passwd.lines().filter_map(Account::parse);
-    let number = wanted.user.parse::<u32>().ok();
-    let account = match number {
+    match wanted.user.parse::<u32>().ok() {
         Some(uid) => accounts.find(|account| account.uid == uid),
         None => accounts.find(|account| account.name == wanted.user),
-    };
+    }
+}
+
+fn find(passwd: &str, group: &str, wanted: &Wanted<'_>) -> Result<User, String> {
+    let number = wanted.user.parse::<u32>().ok();
+    let account = account(passwd, wanted);
     let uid = match (&account, number) {
         (Some(account), _) => account.uid,
         (None, Some(uid)) => uid,
@@ -104,6 +120,8 @@ struct Account<'a> {
     name: &'a str,
     uid: u32,
     gid: u32,
+    /// Empty if the line says nothing of it.
+    home: &'a str,
 }
 
 impl<'a> Account<'a> {
@@ -112,7 +130,13 @@ impl<'a> Account<'a> {
         let name = fields.next().filter(|name| !name.is_empty())?;
         let uid = fields.nth(1)?.parse().ok()?;
         let gid = fields.next()?.parse().ok()?;
-        Some(Self { name, uid, gid })
+        let home = fields.nth(1).unwrap_or_default();
+        Some(Self {
+            name,
+            uid,
+            gid,
+            home,
+        })
     }
 }
 
@@ -188,6 +212,17 @@ mod tests {
             "a number needs no account"
         );
         assert_eq!(found("12"), Ok((12, 0, vec![])), "a number is never a name");
+    }
+
+    #[test]
+    fn a_home_is_the_accounts_or_the_root() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000::/srv/www\nodd:x:2:2::home:\n";
+        let home = |wanted: &str| home_of(passwd, &Wanted::parse(wanted).unwrap());
+        assert_eq!(
+            ["", "web", "1000"].map(home),
+            ["/root", "/srv/www", "/srv/www"]
+        );
+        assert_eq!(["odd", "7", "nobody"].map(home), ["/", "/", "/"]);
     }
 
     #[test]

@@ -133,9 +133,7 @@ impl Cni {
             return Err(CniError::Ports { network });
         }
         // Now nothing would have to be undone.
-        list.plugins
-            .iter()
-            .try_for_each(|plugin| self.executable(plugin).map(drop))?;
+        self.find_plugins(list)?;
         let mut record = Record {
             version: 1,
             list: list.clone(),
@@ -149,6 +147,15 @@ impl Cni {
             let _ = self.delete(container);
         }
         added
+    }
+
+    /// Looks whether all plugins of a list are here.
+    ///
+    /// # Errors
+    /// The first that is nowhere.
+    pub fn find_plugins(&self, list: &List) -> Result<(), CniError> {
+        let mut plugins = list.plugins.iter();
+        plugins.try_for_each(|plugin| self.executable(plugin).map(drop))
     }
 
     fn join(&self, container: &ContainerId, record: &mut Record) -> Result<Added, CniError> {
@@ -224,6 +231,20 @@ impl Cni {
     /// # Errors
     /// The first deletion that failed, or the folders if they cannot be read.
     pub fn sweep(&self, known: &BTreeSet<ContainerId>) -> Result<(), CniError> {
+        let mut failure = None;
+        for container in self.held()?.difference(known) {
+            if let Err(error) = self.delete(container) {
+                failure.get_or_insert(error);
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// The containers of which something is on disk, added or half-way.
+    ///
+    /// # Errors
+    /// If a folder cannot be read.
+    pub fn held(&self) -> Result<BTreeSet<ContainerId>, CniError> {
         let mut found = BTreeSet::new();
         let (records, namespaces) = (&self.records, &self.namespaces);
         for (folder, end) in [(records, ".json"), (records, ".draft"), (namespaces, "")] {
@@ -237,13 +258,7 @@ impl Cni {
                 found.extend(name.and_then(|name| ContainerId::new(name).ok()));
             }
         }
-        let mut failure = None;
-        for container in found.difference(known) {
-            if let Err(error) = self.delete(container) {
-                failure.get_or_insert(error);
-            }
-        }
-        failure.map_or(Ok(()), Err)
+        Ok(found)
     }
 
     fn call(

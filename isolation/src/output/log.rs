@@ -40,6 +40,15 @@ impl Log {
         })
     }
 
+    pub(super) fn stream(&self) -> StreamName {
+        self.stream
+    }
+
+    /// Bytes of the whole stream that were written so far.
+    pub(super) fn length(&self, store: &Store) -> u64 {
+        store.begin_of_newest(self.stream) + self.written
+    }
+
     /// Takes what is allowed now, and drops the rest.
     pub(super) fn take(&mut self, store: &mut Store, now: Instant, bytes: &[u8]) {
         let granted = self.allowance.grant(now, bytes.len());

@@ -102,6 +102,12 @@ impl Store {
         saved
     }
 
+    /// At which byte of its stream the newest file begins.
+    pub(super) fn begin_of_newest(&self, stream: StreamName) -> u64 {
+        let newest = self.record.of(stream).parts.last();
+        newest.map_or(0, |part| part.begin)
+    }
+
     /// Notes how long a stream is at its end, if its newest file has so many bytes.
     pub(super) fn end(&mut self, stream: StreamName, written: u64) {
         let files = self.record.of_mut(stream);

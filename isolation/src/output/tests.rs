@@ -49,7 +49,10 @@ impl World {
     fn write(&mut self, bytes: &[u8]) {
         for piece in bytes.chunks(4_096) {
             self.writers[0].write_all(piece).unwrap();
-            while self.outputs.pump([true; 2], &mut self.buffer) {}
+            while self
+                .outputs
+                .pump([true; 2], &mut self.buffer, &mut |_, _| {})
+            {}
         }
     }
 
@@ -96,7 +99,7 @@ impl World {
 
     fn finish(&mut self) {
         self.outputs
-            .finish(Duration::from_secs(5), &mut self.buffer);
+            .finish(Duration::from_secs(5), &mut self.buffer, &mut |_, _| {});
     }
 }
 
@@ -305,7 +308,7 @@ fn without_a_record_nothing_is_rotated_and_what_is_lost_is_told_later() {
     let mut writers = writers.map(File::from);
     let mut write = |bytes: &[u8]| {
         writers[0].write_all(bytes).unwrap();
-        outputs.pump([true; 2], &mut Vec::new());
+        outputs.pump([true; 2], &mut Vec::new(), &mut |_, _| {});
     };
     write(&[b'x'; 1_700]);
     write(&[b'x'; 300]);

@@ -83,7 +83,9 @@ impl Supervisor<'_> {
         self.read_reports();
         self.kill_the_rest();
         crash::passed("ending.rest-killed");
-        self.outputs.finish(DRAIN_LIMIT, &mut self.buffer);
+        let attached = &mut self.attached;
+        let show = &mut |stream, bytes: &[u8]| attached.tell(stream, bytes);
+        self.outputs.finish(DRAIN_LIMIT, &mut self.buffer, show);
         crash::passed("ending.output-kept");
         let exit = self.exit(own.as_ref());
         if let Some(group) = &self.group {

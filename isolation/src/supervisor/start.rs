@@ -10,9 +10,12 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
+use nix::unistd::{Gid, Uid, fchown};
 
 use super::Host;
+use super::attached::Input;
 use crate::cgroup::{CgroupError, Group};
 use crate::crash;
 use crate::device_filter::DeviceFilter;
@@ -44,6 +47,8 @@ pub(super) struct Started {
     pub(super) init: Child,
     pub(super) channel: OwnedFd,
     pub(super) outputs: Outputs,
+    /// Where its standard input is written to, unless it has none, or a terminal.
+    pub(super) input: Option<Input>,
 }
 
 /// Why a container could not be started.
@@ -59,6 +64,8 @@ pub(super) enum StartError {
     Output(#[from] OutputError),
     #[error("cannot make the container's first process with {namespaces}")]
     Clone { namespaces: String, source: Errno },
+    #[error("cannot make the command's standard input")]
+    Input { source: Errno },
     #[error("cannot make the container's channel")]
     Channel { source: Errno },
     #[error(transparent)]
@@ -133,6 +140,9 @@ fn start_in(
 ) -> Result<Started, StartError> {
     let (outputs, [stdout, stderr]) = Outputs::create(spec)?;
     crash::passed("start.outputs-made");
+    let (input, stdin) = input(spec)
+        .map_err(|source| StartError::Input { source })?
+        .unzip();
     let (channel, init_channel) = packet_pair().map_err(|source| StartError::Channel { source })?;
     let mut channel = Some(channel);
     if !spec.namespaces.pid {
@@ -151,6 +161,7 @@ fn start_in(
         filter: &host.filter,
         channel: &init_channel,
         null: &host.null,
+        stdin: stdin.as_ref(),
         stdout: &stdout,
         stderr: &stderr,
     };
@@ -187,6 +198,7 @@ fn start_in(
             init,
             channel,
             outputs,
+            input,
         }),
         Err(error) => {
             // It has no leave yet, so nothing but itself can be running.
@@ -206,6 +218,19 @@ fn put_on_device_filter(group: BorrowedFd<'_>, parts: &Parts, host: &Host) -> bo
             DeviceFilter::load(&own.devices).is_ok_and(|filter| filter.put_on(group).is_ok())
         }
     }
+}
+
+/// A pipe to the command, whose end of it belongs to its user; `None` if nobody is to write to it, or at a terminal.
+fn input(spec: &Spec) -> Result<Option<(Input, OwnedFd)>, Errno> {
+    if spec.tty || !spec.stdin {
+        return Ok(None);
+    }
+    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    if let Some(user) = spec.host_user() {
+        let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+        fchown(&reader, Some(uid), Some(gid))?;
+    }
+    Ok(Some((Input::pipe(writer)?, reader)))
 }
 
 /// An init that waits for leave.
@@ -259,6 +284,7 @@ impl Prepared<'_> {
             cgroup: self.spec.cgroup.clone(),
             missing,
             started_at_ms: wall_clock_ms(),
+            attachable: true,
         };
         let held = Claim::Held(Box::new(handle.clone()));
         if self.files.claim(&held)? != held {

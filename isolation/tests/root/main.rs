@@ -3,6 +3,7 @@
 //! The same executable is test program, launcher and, to be killed, agent.
 
 mod adoption;
+mod attachments;
 mod audit;
 mod bombs;
 mod cni;
@@ -16,11 +17,13 @@ mod images;
 mod inside;
 mod lifecycle;
 mod limits;
+mod look;
 mod networks;
 mod opt_outs;
 mod output;
 mod profile;
 mod removal;
+mod seen;
 mod sessions;
 mod statistics;
 mod unpacking;
@@ -48,6 +51,10 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Some("agent") => agent(&arguments[1..]),
+        Some(seen::VERB) => {
+            look::main();
+            ExitCode::SUCCESS
+        }
         Some(inside::VERB) => inside::main(&arguments[1..]),
         Some(crashes::LIFE) => crashes::life(&arguments[1..]),
         _ => run(&arguments),
@@ -70,11 +77,13 @@ fn run(arguments: &[String]) -> ExitCode {
         escapes::CASES,
         entry::CASES,
         sessions::CASES,
+        attachments::CASES,
         images::CASES,
         adoption::CASES,
         removal::CASES,
         crashes::CASES,
         bombs::CASES,
+        seen::CASES,
         unpacking::CASES,
         volumes::CASES,
     ]

@@ -168,6 +168,13 @@ def writable(*paths):
     return False, "read-only"
 
 
+def magic_keys():
+    """Covered by a device that swallows everything they are out of reach."""
+    if os.path.samestat(os.stat("/proc/sysrq-trigger"), os.stat("/dev/null")):
+        return False, "covered"
+    return writable("/proc/sysrq-trigger")
+
+
 def through_link():
     """A link in the sandbox that leads out leads to nothing that could be written."""
     os.symlink("/etc", "way-out")
@@ -237,7 +244,7 @@ PROBES |= {
     "a link that leads out": through_link,
     "its control group": lambda: writable("/sys/fs/cgroup", "/sys/fs/cgroup/cgroup.procs"),
     "the kernel's settings": lambda: opens("/proc/sys/kernel/core_pattern", os.O_WRONLY),
-    "the kernel's magic keys": lambda: (os.path.getsize("/proc/sysrq-trigger") >= 0 and writable("/proc/sysrq-trigger")[0], "see access"),
+    "the kernel's magic keys": magic_keys,
     "the kernel's memory": lambda: reads("/proc/kcore"),
     "the kernel's keys": lambda: reads("/proc/keys"),
     "the kernel's timers": lambda: reads("/proc/timer_list"),

@@ -277,7 +277,7 @@ fn confined() {
         (
             Rules::layer(),
             "0 1879048192 65536".to_owned(),
-            "0000000000000009",
+            "0000000000000019",
         ),
     ] {
         let (unpacking, _writing) = waiting(&mut world, rules);

@@ -1,6 +1,6 @@
 //! Containers of tasks on the wire.
 
-use argosy_state::task::{Container, Network, PublishedPort};
+use argosy_state::task::{CniNetwork, Container, Network, PublishedPort};
 
 use super::Malformed;
 use super::opt_outs::{opt_outs, opt_outs_from};
@@ -12,16 +12,13 @@ pub(super) fn container(container: &Container) -> Option<v1::ContainerSpec> {
     let mode = match &container.network {
         Network::Host => None,
         Network::None => Some(Mode::None(v1::NoNetwork {})),
-        Network::Bridge(ports) => {
-            let published = ports.iter().map(|port| v1::PublishedPort {
-                host_port: port.host.into(),
-                container_port: port.container.into(),
-                udp: port.udp,
-            });
-            Some(Mode::Bridge(v1::BridgeNetwork {
-                published: published.collect(),
-            }))
-        }
+        Network::Bridge(ports) => Some(Mode::Bridge(v1::BridgeNetwork {
+            published: published(ports),
+        })),
+        Network::Cni(cni) => Some(Mode::Cni(v1::CniNetwork {
+            name: cni.name.clone(),
+            published: published(&cni.published),
+        })),
     };
     (*container != Container::default()).then(|| v1::ContainerSpec {
         image: container.image.clone(),
@@ -38,16 +35,30 @@ pub(super) fn container_from(wire: Option<v1::ContainerSpec>) -> Result<Containe
     let network = match wire.network.and_then(|network| network.mode) {
         None | Some(Mode::Host(v1::HostNetwork {})) => Network::Host,
         Some(Mode::None(v1::NoNetwork {})) => Network::None,
-        Some(Mode::Bridge(bridge)) => {
-            let ports = bridge.published.into_iter().map(port);
-            Network::Bridge(ports.collect::<Result<_, _>>()?)
-        }
+        Some(Mode::Bridge(bridge)) => Network::Bridge(ports(bridge.published)?),
+        Some(Mode::Cni(cni)) => Network::Cni(CniNetwork {
+            name: cni.name,
+            published: ports(cni.published)?,
+        }),
     };
     Ok(Container {
         image: wire.image,
         network,
         opt_outs: opt_outs_from(wire.opt_outs).map_err(|why| why.inside("container.opt_outs"))?,
     })
+}
+
+fn published(ports: &[PublishedPort]) -> Vec<v1::PublishedPort> {
+    let published = ports.iter().map(|port| v1::PublishedPort {
+        host_port: port.host.into(),
+        container_port: port.container.into(),
+        udp: port.udp,
+    });
+    published.collect()
+}
+
+fn ports(wire: Vec<v1::PublishedPort>) -> Result<Vec<PublishedPort>, Malformed> {
+    wire.into_iter().map(port).collect()
 }
 
 fn port(wire: v1::PublishedPort) -> Result<PublishedPort, Malformed> {
@@ -74,7 +85,16 @@ mod tests {
             container: 80,
             udp: true,
         };
-        for network in [Network::Host, Network::None, Network::Bridge(vec![port])] {
+        let cni = CniNetwork {
+            name: "blue".to_owned(),
+            published: vec![port],
+        };
+        for network in [
+            Network::Host,
+            Network::None,
+            Network::Bridge(vec![port]),
+            Network::Cni(cni),
+        ] {
             for image in ["", "web:1"] {
                 let ours = Container {
                     image: image.to_owned(),

@@ -48,6 +48,8 @@ pub fn spec(spec: &TaskSpec) -> v1::TaskSpec {
         health_check: spec.health_check.as_deref().map(health_check),
         readiness_check: spec.readiness_check.as_deref().map(check),
         volumes: spec.volumes.iter().map(volume).collect(),
+        tty: spec.tty,
+        stdin: spec.stdin,
     }
 }
 
@@ -110,6 +112,8 @@ pub fn spec_from(wire: v1::TaskSpec) -> Result<TaskSpec, Malformed> {
             .transpose()
             .map_err(|why| why.inside("readiness_check"))?,
         volumes: volumes_from(wire.volumes)?,
+        tty: wire.tty,
+        stdin: wire.stdin,
     };
     check_text(&spec)?;
     Ok(spec)

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::limits;
 use crate::resources::{Resources, Value};
-use crate::task::{Container, Network, PublishedPort, Run, TaskSpec};
+use crate::task::{CniNetwork, Container, Network, PublishedPort, Run, TaskSpec};
 
 /// The field that is wrong, and what to do about it.
 type Wrong = (&'static str, String);
@@ -24,7 +24,25 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
     match network {
         Network::Host | Network::None => Ok(()),
         Network::Bridge(ports) => check_ports(ports, &spec.resources),
+        Network::Cni(CniNetwork { name, published }) => {
+            check_name(name)?;
+            check_ports(published, &spec.resources)
+        }
     }
+}
+
+/// As the specification of CNI has names of networks.
+fn check_name(name: &str) -> Result<(), Wrong> {
+    let most = limits::CNI_NAME_BYTES;
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let begins = name.starts_with(|first: char| first.is_ascii_alphanumeric());
+    if begins && name.len() <= most && name.bytes().all(allowed) {
+        return Ok(());
+    }
+    let text = format!(
+        "it is at most {most} letters, digits, '.', '_' or '-', and begins with a letter or digit"
+    );
+    Err(("container.network.cni.name", text))
 }
 
 fn check_ports(ports: &[PublishedPort], resources: &Resources) -> Result<(), Wrong> {
@@ -75,6 +93,9 @@ pub(super) fn size(container: &Container, part_bytes: usize) -> usize {
     let network = match &container.network {
         Network::Host | Network::None => 0,
         Network::Bridge(ports) => ports.len() * part_bytes,
+        Network::Cni(CniNetwork { name, published }) => {
+            name.len() + (published.len() + 1) * part_bytes
+        }
     };
     container.image.len() + network
 }
@@ -136,5 +157,27 @@ mod tests {
         for ports in [&[foreign][..], &[zero], &[WEB, WEB], &[WEB; 257]] {
             assert_eq!(published(ports), Some("container.network.published"));
         }
+    }
+
+    #[test]
+    fn a_network_of_plugins_has_a_name_and_publishes_as_others_do() {
+        let cni = |name: &str, published: &[PublishedPort]| {
+            let network = Network::Cni(CniNetwork {
+                name: name.to_owned(),
+                published: published.to_vec(),
+            });
+            field(&with(Run::Image, "web", network))
+        };
+        assert_eq!(cni("blue.1_a-b", &[WEB]), None);
+        let long = "b".repeat(limits::CNI_NAME_BYTES + 1);
+        for name in ["", "../blue", "-blue", "b e", long.as_str()] {
+            assert_eq!(
+                cni(name, &[]),
+                Some("container.network.cni.name"),
+                "{name:?}"
+            );
+        }
+        let foreign = PublishedPort { host: 8082, ..WEB };
+        assert_eq!(cni("blue", &[foreign]), Some("container.network.published"));
     }
 }

@@ -4,7 +4,7 @@ use prost::{Message, Oneof};
 
 use super::opt_outs::{self, OptOutsMessage};
 use super::{Read, Wrong};
-use crate::task::{Container, Network, PublishedPort};
+use crate::task::{CniNetwork, Container, Network, PublishedPort};
 
 /// Absent means the default.
 #[derive(Clone, PartialEq, Message)]
@@ -12,7 +12,7 @@ pub(super) struct ContainerMessage {
     #[prost(string, tag = "1")]
     image: String,
     /// Absent means the host's.
-    #[prost(oneof = "NetworkMessage", tags = "2, 3")]
+    #[prost(oneof = "NetworkMessage", tags = "2, 3, 20")]
     network: Option<NetworkMessage>,
     #[prost(message, optional, tag = "10")]
     opt_outs: Option<OptOutsMessage>,
@@ -24,6 +24,8 @@ enum NetworkMessage {
     None(NoNetworkMessage),
     #[prost(message, tag = "3")]
     Bridge(BridgeMessage),
+    #[prost(message, tag = "20")]
+    Cni(CniMessage),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -32,6 +34,14 @@ struct NoNetworkMessage {}
 #[derive(Clone, PartialEq, Message)]
 struct BridgeMessage {
     #[prost(message, repeated, tag = "1")]
+    published: Vec<PublishedPortMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct CniMessage {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, repeated, tag = "2")]
     published: Vec<PublishedPortMessage>,
 }
 
@@ -50,16 +60,13 @@ impl From<&Container> for ContainerMessage {
         let network = match &container.network {
             Network::Host => None,
             Network::None => Some(NetworkMessage::None(NoNetworkMessage {})),
-            Network::Bridge(ports) => {
-                let published = ports.iter().map(|port| PublishedPortMessage {
-                    host: port.host.into(),
-                    container: port.container.into(),
-                    udp: port.udp,
-                });
-                Some(NetworkMessage::Bridge(BridgeMessage {
-                    published: published.collect(),
-                }))
-            }
+            Network::Bridge(ports) => Some(NetworkMessage::Bridge(BridgeMessage {
+                published: ports.iter().map(Into::into).collect(),
+            })),
+            Network::Cni(CniNetwork { name, published }) => Some(NetworkMessage::Cni(CniMessage {
+                name: name.clone(),
+                published: published.iter().map(Into::into).collect(),
+            })),
         };
         Self {
             image: container.image.clone(),
@@ -73,25 +80,46 @@ impl TryFrom<ContainerMessage> for Container {
     type Error = Wrong;
 
     fn try_from(message: ContainerMessage) -> Read<Self> {
-        let port = |number: u32| u16::try_from(number).map_err(|_| Wrong("published port"));
         let network = match message.network {
             None => Network::Host,
             Some(NetworkMessage::None(NoNetworkMessage {})) => Network::None,
-            Some(NetworkMessage::Bridge(bridge)) => {
-                let ports = bridge.published.into_iter().map(|published| {
-                    Ok(PublishedPort {
-                        host: port(published.host)?,
-                        container: port(published.container)?,
-                        udp: published.udp,
-                    })
-                });
-                Network::Bridge(ports.collect::<Read<_>>()?)
-            }
+            Some(NetworkMessage::Bridge(bridge)) => Network::Bridge(ports(bridge.published)?),
+            Some(NetworkMessage::Cni(cni)) => Network::Cni(CniNetwork {
+                name: cni.name,
+                published: ports(cni.published)?,
+            }),
         };
         Ok(Self {
             image: message.image,
             network,
             opt_outs: opt_outs::read(message.opt_outs)?,
+        })
+    }
+}
+
+fn ports(messages: Vec<PublishedPortMessage>) -> Read<Vec<PublishedPort>> {
+    messages.into_iter().map(TryInto::try_into).collect()
+}
+
+impl From<&PublishedPort> for PublishedPortMessage {
+    fn from(port: &PublishedPort) -> Self {
+        Self {
+            host: port.host.into(),
+            container: port.container.into(),
+            udp: port.udp,
+        }
+    }
+}
+
+impl TryFrom<PublishedPortMessage> for PublishedPort {
+    type Error = Wrong;
+
+    fn try_from(message: PublishedPortMessage) -> Read<Self> {
+        let port = |number: u32| u16::try_from(number).map_err(|_| Wrong("published port"));
+        Ok(Self {
+            host: port(message.host)?,
+            container: port(message.container)?,
+            udp: message.udp,
         })
     }
 }

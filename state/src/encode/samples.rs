@@ -21,8 +21,10 @@ use crate::ids::{
     TaskKey, Ticket, Timestamp,
 };
 use crate::registry::{Cluster, OperatorAnswer, RecordKey, SweepMark};
-use crate::task::{Exit, FinishedTask, OptOuts, Reason, Run, Source, Standing, Task, TaskState};
-use tasks::{checked_task, checks, containers, resources, spec, task};
+use crate::task::{
+    Exit, FinishedTask, OptOuts, Reason, Run, Source, Standing, Task, TaskSpec, TaskState,
+};
+use tasks::{attached, checked_task, checks, containers, resources, spec, task};
 
 fn revision(index: u64, position: u32) -> Revision {
     Revision { index, position }
@@ -306,6 +308,14 @@ fn agent_commands() -> Vec<(&'static str, Command)> {
     ]
 }
 
+/// The same with other tasks.
+fn launching(launches: Vec<TaskSpec>, like: &Accept) -> Accept {
+    Accept {
+        launches,
+        ..like.clone()
+    }
+}
+
 fn calls() -> Vec<(&'static str, Command)> {
     let call = |action| {
         Command::Call(Call {
@@ -344,6 +354,7 @@ fn calls() -> Vec<(&'static str, Command)> {
         launches: checks().into(),
         ..contained.clone()
     };
+    let attached = launching(vec![attached()], &contained);
     let kill = CallAction::Kill {
         task: TaskId::new("web-1").unwrap(),
         grace_ms: Some(0),
@@ -363,6 +374,7 @@ fn calls() -> Vec<(&'static str, Command)> {
             call(CallAction::Accept(contained)),
         ),
         ("call-accept-checks", call(CallAction::Accept(checked))),
+        ("call-accept-attached", call(CallAction::Accept(attached))),
     ]
 }
 

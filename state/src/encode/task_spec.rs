@@ -49,6 +49,10 @@ pub(super) struct TaskSpecMessage {
     volumes: Vec<VolumeMessage>,
     #[prost(message, optional, tag = "26")]
     limits: Option<LimitsMessage>,
+    #[prost(bool, tag = "28")]
+    tty: bool,
+    #[prost(bool, tag = "29")]
+    stdin: bool,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
@@ -122,6 +126,8 @@ impl From<&TaskSpec> for TaskSpecMessage {
             readiness_check: spec.readiness_check.as_deref().map(Into::into),
             volumes: spec.volumes.iter().map(Into::into).collect(),
             limits: spec.limits.as_deref().map(Into::into),
+            tty: spec.tty,
+            stdin: spec.stdin,
         }
     }
 }
@@ -159,6 +165,8 @@ impl TryFrom<TaskSpecMessage> for TaskSpec {
                 .map(TryInto::try_into)
                 .collect::<Read<_>>()?,
             limits: boxed(message.limits)?,
+            tty: message.tty,
+            stdin: message.stdin,
         })
     }
 }

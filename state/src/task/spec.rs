@@ -56,6 +56,17 @@ pub enum Network {
     None,
     /// An address of its own behind the host's; these ports of the host lead to it.
     Bridge(Vec<PublishedPort>),
+    /// What a CNI network of the agent's host makes of it.
+    Cni(CniNetwork),
+}
+
+/// A network that plugins of the agent's host make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CniNetwork {
+    /// As the operator of the host has named it.
+    pub name: String,
+    /// Ports of the host that lead to it, where its plugins can do that.
+    pub published: Vec<PublishedPort>,
 }
 
 /// A port of the host that leads into a container.
@@ -189,4 +200,8 @@ pub struct TaskSpec {
     pub readiness_check: Option<Box<Check>>,
     /// What it sees beside its root and its sandbox.
     pub volumes: Vec<TaskVolume>,
+    /// Its command has a terminal instead of pipes.
+    pub tty: bool,
+    /// Whoever attaches to it may write to its standard input, which is empty otherwise.
+    pub stdin: bool,
 }

@@ -122,6 +122,38 @@ fn a_kill_while_files_are_fetched_never_starts_it() {
 }
 
 #[test]
+fn a_fetch_that_takes_its_time_is_told_as_it_goes_and_no_more_once_it_is_over() {
+    let mut world = World::registered();
+    let mut wanted = spec("web");
+    wanted.uris.push(v1::Uri::default());
+    world.launch_spec(1, wanted);
+    world.sync();
+    world.report();
+    let instance = instance(1);
+    let fetching = |text: &str| Input::Fetching {
+        instance,
+        text: text.into(),
+    };
+    world.expect(&["fetch for 1-1-1", "report web 1 Starting"]);
+    assert_eq!(last_update(&world, 1).text, "fetching its files");
+    world.feed(fetching("fetching x: 1.0 MiB of 9.0 MiB"));
+    world.report();
+    world.expect(&["report web 2 Starting"]);
+    assert_eq!(
+        last_update(&world, 1).text,
+        "fetching x: 1.0 MiB of 9.0 MiB"
+    );
+    world.feed(Input::Fetched {
+        instance,
+        result: Ok(()),
+    });
+    world.feed(fetching("late"));
+    world.report();
+    world.expect(&["start 1-1-1"]);
+    assert_eq!(last_update(&world, 1).number, 2, "nothing is told late");
+}
+
+#[test]
 fn a_failed_fetch_fails_the_task_with_its_sentence() {
     let mut world = World::registered();
     let mut wanted = spec("web");

@@ -15,7 +15,7 @@ use crate::host::{Host, Process};
 use crate::master::{Link, Master, is_terminal, kill, launch, shell};
 
 /// Cycles of a usual run.
-pub(super) const USUAL: usize = 250;
+pub(super) const USUAL: usize = 400;
 /// How many of them come last, with an agent that is left alone: what it holds open is counted.
 const QUIET: usize = 50;
 /// Tasks that are there at a time.
@@ -166,7 +166,7 @@ pub(super) async fn launches_kills_and_dying_agents_leave_nothing() {
     while cycles.ended.len() < loud {
         let agent = host.process(master.address);
         let (mut link, hello) = master.registered(false).await;
-        let few = 1 + cycles.chance.below(30);
+        let few = 1 + cycles.chance.below(16);
         cycles.lead(&mut link, &hello, few, loud).await;
         drop(agent);
         lives += 1;

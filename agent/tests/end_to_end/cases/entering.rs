@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use argosy_proto::exec::{End, FromCommand, INPUT_WINDOW_BYTES, PROTOCOL, Size, ToCommand};
+use argosy_proto::exec::{Begins, End, FromCommand, INPUT_WINDOW_BYTES, PROTOCOL, Size, ToCommand};
 use futures::{SinkExt as _, StreamExt as _};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -13,19 +13,22 @@ use crate::host::{Agent, Host, content};
 use crate::master::{FRAMEWORK, Link, Master, PATIENCE, shell};
 
 /// One who has entered.
-struct Client(WebSocketStream<reqwest::Upgraded>);
+pub(super) struct Client(WebSocketStream<reqwest::Upgraded>);
 
 /// What a command wrote, and how it ended.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Said {
+pub(super) struct Said {
     output: Vec<u8>,
     errors: Vec<u8>,
     taken: usize,
-    end: Option<End>,
+    pub(super) end: Option<End>,
+    /// Of one who has attached: from where on it hears the task.
+    pub(super) begins: Option<Begins>,
+    missed: u64,
 }
 
 impl Said {
-    fn output(&self) -> String {
+    pub(super) fn output(&self) -> String {
         String::from_utf8_lossy(&self.output).into_owned()
     }
 }
@@ -33,7 +36,10 @@ impl Said {
 impl Client {
     /// Lets a command into the task `t`.
     async fn enter(agent: &Agent, arguments: &[&str], more: &[(&str, &str)]) -> Self {
-        let answer = ask(agent, arguments, more).await;
+        Self::of(ask(agent, arguments, more).await).await
+    }
+
+    pub(super) async fn of(answer: reqwest::Response) -> Self {
         let status = answer.status().as_u16();
         if status != 101 {
             panic!("{status} {}", answer.text().await.unwrap());
@@ -46,16 +52,16 @@ impl Client {
         Self::enter(agent, &["sh", "-c", line], &[]).await
     }
 
-    async fn say(&mut self, frame: ToCommand) {
+    pub(super) async fn say(&mut self, frame: ToCommand) {
         self.0.send(Message::Binary(frame.encode())).await.unwrap();
     }
 
-    async fn type_in(&mut self, text: &'static str) {
+    pub(super) async fn type_in(&mut self, text: &'static str) {
         self.say(ToCommand::Input(text.into())).await;
     }
 
     /// Adds to what was said until it is as wanted, or all is.
-    async fn hear(&mut self, said: &mut Said, is_enough: impl Fn(&Said) -> bool) {
+    pub(super) async fn hear(&mut self, said: &mut Said, is_enough: impl Fn(&Said) -> bool) {
         while said.end.is_none() && !is_enough(said) {
             let message = tokio::time::timeout(PATIENCE, self.0.next()).await;
             let message = message.unwrap_or_else(|_| panic!("no more than {said:?}"));
@@ -67,11 +73,13 @@ impl Client {
                 FromCommand::Errors(bytes) => said.errors.extend(bytes),
                 FromCommand::Taken(bytes) => said.taken += bytes,
                 FromCommand::End(end) => said.end = Some(end),
+                FromCommand::Attached(begins) => said.begins = Some(begins),
+                FromCommand::Missed(bytes) => said.missed += bytes,
             }
         }
     }
 
-    async fn all(mut self) -> Said {
+    pub(super) async fn all(mut self) -> Said {
         let mut said = Said::default();
         self.hear(&mut said, |_| false).await;
         // Nothing follows an end.
@@ -88,7 +96,16 @@ async fn ask(agent: &Agent, arguments: &[&str], more: &[(&str, &str)]) -> reqwes
     let mut parameters = vec![("task", task.as_str())];
     parameters.extend(arguments.iter().map(|argument| ("argument", *argument)));
     parameters.extend(more);
-    let base = format!("http://{}/v1/exec", agent.api);
+    call(agent, "exec", PROTOCOL, &parameters).await
+}
+
+pub(super) async fn call(
+    agent: &Agent,
+    name: &str,
+    protocol: &str,
+    parameters: &[(&str, &str)],
+) -> reqwest::Response {
+    let base = format!("http://{}/v1/{name}", agent.api);
     let url = reqwest::Url::parse_with_params(&base, parameters).unwrap();
     let request = reqwest::Client::new().get(url);
     let headers = [
@@ -96,7 +113,7 @@ async fn ask(agent: &Agent, arguments: &[&str], more: &[(&str, &str)]) -> reqwes
         ("upgrade", "websocket"),
         ("sec-websocket-version", "13"),
         ("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA=="),
-        ("sec-websocket-protocol", PROTOCOL),
+        ("sec-websocket-protocol", protocol),
     ];
     let request = headers.into_iter().fold(request, |request, (name, value)| {
         request.header(name, value)
@@ -117,7 +134,7 @@ async fn running() -> (Host, Master, Agent, Link) {
     (host, master, agent, link)
 }
 
-async fn over(agent: Agent) {
+pub(super) async fn over(agent: Agent) {
     agent.end_tasks.cancel();
     agent.ended().await.unwrap();
 }
@@ -153,6 +170,7 @@ pub(super) async fn a_command_in_a_task_has_its_streams_and_its_end_is_told() {
         errors: b"b c in /usr\n".to_vec(),
         taken: 10,
         end: Some(End::Code(7)),
+        ..Said::default()
     };
     assert_eq!(said, expected);
     over(agent).await;
@@ -348,13 +366,13 @@ pub(super) async fn what_cannot_be_let_in_is_refused_before_anything_is_upgraded
 pub(super) async fn many_commands_run_in_a_task_at_once_and_too_many_are_refused_in_words() {
     let (_host, _master, agent, _link) = running().await;
     let mut clients = Vec::new();
-    for _ in 0..64 {
+    for _ in 0..60 {
         clients.push(Client::enter(&agent, &["cat"], &[]).await);
     }
     let answer = ask(&agent, &["true"], &[]).await;
     assert_eq!(answer.status().as_u16(), 422);
     let text = answer.text().await.unwrap();
-    assert!(text.contains("64 commands have entered"), "{text}");
+    assert!(text.contains("60 commands have entered"), "{text}");
     for client in &mut clients {
         client.type_in("mine").await;
         client.say(ToCommand::Input("".into())).await;

@@ -1,12 +1,15 @@
 //! The cases; each is a sentence about the agent.
 
+mod attaching;
 mod checks;
 mod crashes;
 mod cycles;
 mod entering;
+mod fetching;
 mod links;
 mod lives;
 mod opt_outs;
+mod plugged;
 mod statistics;
 mod tasks;
 mod volumes;
@@ -34,11 +37,16 @@ cases![
     entering::a_command_that_does_not_read_stops_its_input_and_not_its_signals,
     entering::what_cannot_be_let_in_is_refused_before_anything_is_upgraded,
     entering::many_commands_run_in_a_task_at_once_and_too_many_are_refused_in_words,
+    attaching::all_who_are_attached_see_a_task_and_type_at_it_until_it_ends,
+    attaching::one_can_attach_again_after_the_agent_was_restarted,
+    attaching::a_pipe_of_a_task_takes_input_and_its_end,
+    attaching::what_cannot_be_attached_to_is_refused_before_anything_is_upgraded,
     tasks::a_task_runs_and_its_status_and_output_are_told,
     tasks::a_kill_is_killed_even_if_the_command_exits_with_0,
     tasks::a_kill_behind_its_launch_never_starts_or_kills,
     tasks::a_command_that_does_not_exist_fails_and_says_so,
     tasks::files_are_fetched_or_the_failure_names_them,
+    fetching::a_fetch_that_takes_long_says_in_its_tasks_status_how_far_it_is,
     tasks::an_archive_is_taken_apart_in_the_sandbox_and_never_outside,
     tasks::a_task_out_of_time_fails,
     tasks::a_task_without_a_leader_stops_itself,
@@ -66,6 +74,9 @@ cases![
     volumes::a_file_without_a_name_counts_too,
     volumes::one_file_that_reaches_the_limit_is_the_end_of_its_task,
     volumes::a_task_is_measured_by_the_next_agent_too,
+    plugged::a_task_is_in_the_network_that_plugins_make_and_they_take_it_back,
+    plugged::a_network_that_cannot_be_made_fails_its_task_in_words,
+    plugged::the_next_agent_has_plugins_take_back_what_an_earlier_one_had_them_give,
     links::an_earlier_reign_and_another_cluster_are_refused,
     links::a_list_names_what_is_held_and_strays_are_ended,
     links::a_shutdown_ends_everything_and_comes_back_as_another,

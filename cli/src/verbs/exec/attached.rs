@@ -6,10 +6,11 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use argosy_proto::exec::{
-    DATA_LIMIT_BYTES, End, FromCommand, INPUT_WINDOW_BYTES, PING_EVERY, SILENCE_LIMIT, ToCommand,
+    Begins, DATA_LIMIT_BYTES, End, FromCommand, INPUT_WINDOW_BYTES, PING_EVERY, SILENCE_LIMIT,
+    ToCommand,
 };
 use bytes::Bytes;
-use futures::stream::{SplitSink, SplitStream};
+use futures::stream::{FuturesUnordered, SplitSink, SplitStream};
 use futures::{SinkExt as _, StreamExt as _};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc};
@@ -17,44 +18,74 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::connection::Socket;
+use super::detaching::{DetachKeys, Typed};
 use super::terminal::{self, Raw};
 use crate::exit::Failure;
 
 /// What the command has for streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Manner {
+pub(crate) enum Manner {
     /// A terminal that this one stands for.
     Terminal,
     /// A terminal at which nobody types.
     TerminalWithoutInput,
     /// Pipes, standard input passed on.
     Pipes,
+    /// The same, while whoever has this done hears the signals.
+    PipesWithoutSignals,
     /// Pipes, standard input at its end.
     PipesWithoutInput,
+    /// A task's own terminal that this one stands for, until it is left by [`DetachKeys`] at the latest.
+    AttachedTerminal,
+    /// What a task writes, and nothing else: signals end this program and mean nothing to the task.
+    Watching,
 }
 
 /// How it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Left {
+pub(crate) enum Left {
     /// The command did.
     Ended(End),
     /// The connection did.
     Broken(String),
+    /// A person wanted to leave the task to itself.
+    Detached,
     /// Nobody reads what it writes.
     ReaderGone,
     /// A signal told this program to end.
     Told(i32),
 }
 
+/// Hears from where on a task's output comes that was attached to; else why that is not known.
+pub(crate) async fn begin(socket: &mut Socket) -> Result<Begins, String> {
+    loop {
+        let message = match timeout(SILENCE_LIMIT, socket.next()).await {
+            Ok(Some(Ok(message))) => message,
+            Ok(Some(Err(error))) => return Err(crate::exit::chain(&error)),
+            Ok(None) | Err(_) => return Err("it says nothing".to_owned()),
+        };
+        if let Message::Binary(bytes) = message {
+            return match FromCommand::decode(bytes) {
+                Ok(FromCommand::Attached(begins)) => Ok(begins),
+                Ok(_) => Err("it does not say where it begins".to_owned()),
+                Err(error) => Err(error.to_string()),
+            };
+        }
+    }
+}
+
 /// Until the command has ended, or is to be left. What it wrote has been written then.
-pub(super) async fn attend(socket: Socket, manner: Manner) -> Result<Left, Failure> {
-    let has_terminal = matches!(manner, Manner::Terminal | Manner::TerminalWithoutInput);
-    let mut told = Told::listen(has_terminal).map_err(|error| Failure::of(&error))?;
+pub(crate) async fn attend(socket: Socket, manner: Manner) -> Result<Left, Failure> {
+    let mut told = Told::listen(manner).map_err(|error| Failure::of(&error))?;
     let _raw = match manner {
-        Manner::Terminal => Some(Raw::enter().map_err(|error| {
+        Manner::Terminal | Manner::AttachedTerminal => Some(Raw::enter().map_err(|error| {
             Failure::failed(format!("cannot change the mode of the terminal: {error}"))
         })?),
-        Manner::TerminalWithoutInput | Manner::Pipes | Manner::PipesWithoutInput => None,
+        Manner::TerminalWithoutInput
+        | Manner::Pipes
+        | Manner::PipesWithoutSignals
+        | Manner::PipesWithoutInput
+        | Manner::Watching => None,
     };
     let (sink, frames) = socket.split();
     let window = Arc::new(Semaphore::new(INPUT_WINDOW_BYTES));
@@ -67,8 +98,8 @@ pub(super) async fn attend(socket: Socket, manner: Manner) -> Result<Left, Failu
     };
     let left = tokio::select! {
         heard = &mut hearing => Some(heard),
-        told = speaking.speak(&mut told) => match told {
-            Some(signal) => return Ok(Left::Told(signal)),
+        left = speaking.speak(&mut told) => match left {
+            Some(left) => return Ok(left),
             // What was said before the connection broke may still be there to be heard.
             None => None,
         },
@@ -108,6 +139,13 @@ async fn hear(mut frames: SplitStream<Socket>, window: Arc<Semaphore>) -> Left {
                 Ok(())
             }
             Ok(FromCommand::End(end)) => return Left::Ended(end),
+            Ok(FromCommand::Missed(bytes)) => {
+                let missed = format!(
+                    "\r\n[{bytes} bytes of output came faster than they could be shown]\r\n"
+                );
+                write(&mut io::stderr().lock(), missed.as_bytes())
+            }
+            Ok(FromCommand::Attached(_)) => return Left::Broken("it begins twice".to_owned()),
             Err(error) => return Left::Broken(error.to_string()),
         };
         match written {
@@ -123,24 +161,35 @@ fn write(to: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
     to.flush()
 }
 
-/// Standard input, piece by piece; an empty piece is its end. One piece waits: what is not taken is not read.
-fn input(manner: Manner) -> mpsc::Receiver<Bytes> {
+/// Standard input, piece by piece; an empty piece is its end, and no piece any more means that it is to be left. One piece waits: what is not taken is not read.
+fn input(manner: Manner) -> mpsc::Receiver<Piece> {
     let (pieces, received) = mpsc::channel(1);
     match manner {
-        Manner::Terminal | Manner::Pipes => {
+        Manner::Terminal | Manner::Pipes | Manner::PipesWithoutSignals => {
             // A thread that nobody waits for: it may read for ever.
-            std::thread::spawn(move || read(&pieces));
+            std::thread::spawn(move || read(&pieces, None));
+        }
+        Manner::AttachedTerminal => {
+            let keys = Some(DetachKeys::default());
+            std::thread::spawn(move || read(&pieces, keys));
         }
         Manner::PipesWithoutInput => {
             // There is room for one.
-            let _ = pieces.try_send(Bytes::new());
+            let _ = pieces.try_send(Piece::Bytes(Bytes::new()));
         }
-        Manner::TerminalWithoutInput => {}
+        Manner::TerminalWithoutInput | Manner::Watching => {}
     }
     received
 }
 
-fn read(pieces: &mpsc::Sender<Bytes>) {
+/// Of standard input.
+enum Piece {
+    Bytes(Bytes),
+    /// The keys that detach were typed.
+    Detach,
+}
+
+fn read(pieces: &mpsc::Sender<Piece>, mut keys: Option<DetachKeys>) {
     let mut buffer = vec![0; DATA_LIMIT_BYTES];
     loop {
         let count = match io::stdin().lock().read(&mut buffer) {
@@ -149,8 +198,23 @@ fn read(pieces: &mpsc::Sender<Bytes>) {
             // What cannot be read has ended.
             Err(_) => 0,
         };
-        let piece = Bytes::copy_from_slice(&buffer[..count]);
-        if pieces.blocking_send(piece).is_err() || count == 0 {
+        let Typed { bytes, detaches } = match &mut keys {
+            Some(keys) => keys.look(&buffer[..count]),
+            None => Typed {
+                bytes: buffer[..count].to_vec(),
+                detaches: false,
+            },
+        };
+        // Nothing is left of a piece that may be the beginning of the keys; an empty one would be the end.
+        let is_told = !bytes.is_empty() || count == 0;
+        if is_told && pieces.blocking_send(Piece::Bytes(bytes.into())).is_err() {
+            return;
+        }
+        if detaches {
+            // Whoever waited for it is gone already.
+            let _ = pieces.blocking_send(Piece::Detach);
+        }
+        if detaches || count == 0 {
             return;
         }
     }
@@ -161,7 +225,7 @@ struct Speaking {
     sink: SplitSink<Socket, Message>,
     /// A permit for each byte of input that may be sent.
     window: Arc<Semaphore>,
-    input: mpsc::Receiver<Bytes>,
+    input: mpsc::Receiver<Piece>,
     /// A piece for which there is no room yet.
     waiting: Option<Bytes>,
 }
@@ -176,21 +240,24 @@ enum Signalled {
 }
 
 impl Speaking {
-    /// The signal by which this program is to end; `None` if the connection takes nothing more.
-    async fn speak(&mut self, told: &mut Told) -> Option<i32> {
+    /// Why the command is left; `None` if the connection takes nothing more.
+    async fn speak(&mut self, told: &mut Told) -> Option<Left> {
         let mut pings = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let message = tokio::select! {
                 told = told.next() => match told {
-                    Signalled::End(signal) => return Some(signal),
+                    Signalled::End(signal) => return Some(Left::Told(signal)),
                     Signalled::PassedOn(signal) => frame(&ToCommand::Signal(signal)),
                     Signalled::Resized => match terminal::size() {
                         Some(size) => frame(&ToCommand::Resize(size)),
                         None => continue,
                     },
                 },
-                piece = self.next_piece() => frame(&ToCommand::Input(piece)),
+                piece = self.next_piece() => match piece {
+                    Piece::Bytes(bytes) => frame(&ToCommand::Input(bytes)),
+                    Piece::Detach => return Some(Left::Detached),
+                },
                 _ = pings.tick() => Message::Ping(Bytes::new()),
             };
             self.sink.send(message).await.ok()?;
@@ -198,11 +265,12 @@ impl Speaking {
     }
 
     /// The next piece of input for which there is room. Nothing is lost when it is not waited for any more.
-    async fn next_piece(&mut self) -> Bytes {
+    async fn next_piece(&mut self) -> Piece {
         let piece = match self.waiting.take() {
             Some(piece) => piece,
             None => match self.input.recv().await {
-                Some(piece) => piece,
+                Some(Piece::Bytes(piece)) => piece,
+                Some(Piece::Detach) => return Piece::Detach,
                 None => return std::future::pending().await,
             },
         };
@@ -210,7 +278,8 @@ impl Speaking {
         self.waiting = Some(piece);
         let room = self.window.acquire_many(count).await;
         room.expect("the window is never closed").forget();
-        self.waiting.take().expect("it was put there above")
+        let piece = self.waiting.take();
+        Piece::Bytes(piece.expect("it was put there above"))
     }
 }
 
@@ -222,6 +291,8 @@ fn frame(frame: &ToCommand) -> Message {
 struct Told {
     /// They mean the command: a person's Ctrl-C, and whoever ends this program.
     meant: Vec<(i32, Signal)>,
+    /// Not for the command, but for this program.
+    ends: bool,
     has_terminal: bool,
     resized: Signal,
     /// The size may have changed before anybody listened.
@@ -231,14 +302,27 @@ struct Told {
 impl Told {
     /// With a terminal they end this program, so that it is left as it was found; Ctrl-C is no signal there. Without one,
     /// those that a command may want to handle are passed on, and the others end this program at once.
-    fn listen(has_terminal: bool) -> io::Result<Self> {
-        let mut kinds = vec![SignalKind::interrupt(), SignalKind::terminate()];
+    fn listen(manner: Manner) -> io::Result<Self> {
+        let (has_terminal, ends) = match manner {
+            Manner::Terminal | Manner::TerminalWithoutInput | Manner::AttachedTerminal => {
+                (true, true)
+            }
+            Manner::Watching => (false, true),
+            Manner::Pipes | Manner::PipesWithoutSignals | Manner::PipesWithoutInput => {
+                (false, false)
+            }
+        };
+        let mut kinds = Vec::new();
+        if manner != Manner::PipesWithoutSignals {
+            kinds.extend([SignalKind::interrupt(), SignalKind::terminate()]);
+        }
         if has_terminal {
             kinds.extend([SignalKind::hangup(), SignalKind::quit()]);
         }
         let listen = |kind: SignalKind| Ok((kind.as_raw_value(), signal(kind)?));
         Ok(Self {
             meant: kinds.into_iter().map(listen).collect::<io::Result<_>>()?,
+            ends,
             has_terminal,
             resized: signal(SignalKind::window_change())?,
             is_new: true,
@@ -256,12 +340,15 @@ impl Told {
                 *number
             })
         });
+        let mut meant: FuturesUnordered<_> = meant.collect();
         tokio::select! {
-            (number, ..) = futures::future::select_all(meant) => match self.has_terminal {
+            Some(number) = meant.next() => match self.ends {
                 true => Signalled::End(number),
                 false => Signalled::PassedOn(number),
             },
             _ = self.resized.recv(), if self.has_terminal => Signalled::Resized,
+            // None is for us.
+            else => std::future::pending().await,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use argosy_proto::exec::{FRAME_LIMIT_BYTES, PROTOCOL};
+use argosy_proto::exec::{ATTACH_PROTOCOL, FRAME_LIMIT_BYTES, PROTOCOL};
 use reqwest::{Response, StatusCode, Upgraded, Url};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
@@ -12,24 +12,50 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use crate::files::sentence;
 
 /// The longest URL that is asked for, in bytes: more is not a URL to every program on the way.
-pub(super) const URL_LIMIT_BYTES: usize = 60_000;
+pub(crate) const URL_LIMIT_BYTES: usize = 60_000;
 /// How long one master may take to take the connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// How long the answer may take: a master gives an agent 20 s.
 const ANSWER_LIMIT: Duration = Duration::from_secs(25);
 
 /// Binary messages to and from a command.
-pub(super) type Socket = WebSocketStream<Upgraded>;
+pub(crate) type Socket = WebSocketStream<Upgraded>;
+
+/// What an agent is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// To let a command in.
+    Exec,
+    /// To attach to a task's own.
+    Attach,
+}
+
+impl Call {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Exec => "exec",
+            Self::Attach => "attach",
+        }
+    }
+
+    fn protocol(self) -> &'static str {
+        match self {
+            Self::Exec => PROTOCOL,
+            Self::Attach => ATTACH_PROTOCOL,
+        }
+    }
+}
 
 /// What is asked, and of which agent.
-pub(super) struct Wanted<'a> {
-    pub(super) agent_id: &'a str,
-    pub(super) parameters: Vec<(&'static str, String)>,
+pub(crate) struct Wanted<'a> {
+    pub(crate) call: Call,
+    pub(crate) agent_id: &'a str,
+    pub(crate) parameters: Vec<(&'static str, String)>,
 }
 
 /// Why no command was started.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum OpenError {
+pub(crate) enum OpenError {
     /// The container was asked, and could not execute it.
     #[error("{0}")]
     NotStarted(String),
@@ -52,7 +78,7 @@ pub(super) enum OpenError {
 
 /// Asks one master after the other until one takes the connection. One that took it may have started the command, so no
 /// other is asked after it.
-pub(super) async fn open(masters: &[String], wanted: &Wanted<'_>) -> Result<Socket, OpenError> {
+pub(crate) async fn open(masters: &[String], wanted: &Wanted<'_>) -> Result<Socket, OpenError> {
     // As for files: no proxy, and nothing here is encrypted.
     let http = reqwest::Client::builder()
         .no_proxy()
@@ -95,7 +121,7 @@ async fn ask(http: &reqwest::Client, master: &str, wanted: &Wanted<'_>) -> Resul
         .header("upgrade", "websocket")
         .header("sec-websocket-version", "13")
         .header("sec-websocket-key", &key)
-        .header("sec-websocket-protocol", PROTOCOL);
+        .header("sec-websocket-protocol", wanted.call.protocol());
     let broken = |error| OpenError::Unavailable(format!("{master}: {}", words(error)));
     let response = match tokio::time::timeout(ANSWER_LIMIT, asked.send()).await {
         Ok(Ok(response)) => response,
@@ -114,7 +140,7 @@ async fn ask(http: &reqwest::Client, master: &str, wanted: &Wanted<'_>) -> Resul
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(refusal(response).await.into());
     }
-    agreed(&response, &key)?;
+    agreed(&response, &key, wanted.call.protocol())?;
     let upgraded = response.upgrade().await;
     let upgraded = upgraded.map_err(broken)?;
     let config = WebSocketConfig::default()
@@ -129,7 +155,8 @@ fn words(error: reqwest::Error) -> String {
 }
 
 fn url(master: &str, wanted: &Wanted<'_>) -> Result<Url, OpenError> {
-    let base = format!("http://{master}/v1/agents/{}/exec", wanted.agent_id);
+    let call = wanted.call.name();
+    let base = format!("http://{master}/v1/agents/{}/{call}", wanted.agent_id);
     let url = Url::parse_with_params(&base, &wanted.parameters);
     let url = url.map_err(|error| OpenError::Unavailable(format!("{base}: {error}")))?;
     let bytes = url.as_str().len();
@@ -153,16 +180,16 @@ async fn refusal(response: Response) -> OpenError {
 }
 
 /// Whether it is the WebSocket that was asked for, and not some other answer that was kept on the way.
-fn agreed(response: &Response, key: &str) -> Result<(), OpenError> {
+fn agreed(response: &Response, key: &str, protocol: &str) -> Result<(), OpenError> {
     let says = |name: &str, expected: &str| {
         let found = response.headers().get(name);
         found.is_some_and(|found| found.as_bytes() == expected.as_bytes())
     };
     let accept = derive_accept_key(key.as_bytes());
-    if says("sec-websocket-accept", &accept) && says("sec-websocket-protocol", PROTOCOL) {
+    if says("sec-websocket-accept", &accept) && says("sec-websocket-protocol", protocol) {
         return Ok(());
     }
-    let why = format!("the answer is no WebSocket that speaks {PROTOCOL}");
+    let why = format!("the answer is no WebSocket that speaks {protocol}");
     Err(OpenError::Unavailable(why))
 }
 
@@ -175,6 +202,7 @@ mod tests {
 
     fn wanted(argument: &str) -> Wanted<'static> {
         Wanted {
+            call: Call::Exec,
             agent_id: "agent-1",
             parameters: vec![("task", "f/t".into()), ("argument", argument.into())],
         }

@@ -221,6 +221,7 @@ impl World {
             task: TaskId::new(id).unwrap(),
             name: String::new(),
             resources: parse(resources),
+            limits: None,
             run: Run::Shell("true".to_owned()),
             container: Container::default(),
             environment: BTreeMap::new(),
@@ -235,6 +236,8 @@ impl World {
             readiness_check: None,
             volumes: Vec::new(),
             limits: None,
+            tty: false,
+            stdin: false,
         });
         let accept = CallAction::Accept(Accept {
             offers: vec![offer.clone()],

@@ -4,7 +4,7 @@ use super::{key, revision, role, texts};
 use crate::ids::{AgentId, OrderIndex, Revision, TaskId};
 use crate::resources::{Identity, Range, Reservation, Resource, Resources, Value, Volume};
 use crate::task::{
-    Check, CheckKind, Container, Exit, HealthCheck, HostPath, Kill, Network, OptOuts,
+    Check, CheckKind, CniNetwork, Container, Exit, HealthCheck, HostPath, Kill, Network, OptOuts,
     PublishedPort, Reason, Run, Source, Standing, Task, TaskSpec, TaskState, Update, Uri,
 };
 
@@ -69,6 +69,8 @@ pub(super) fn spec(task: &str, run: Run) -> TaskSpec {
         health_check: None,
         readiness_check: None,
         volumes: Vec::new(),
+        tty: false,
+        stdin: false,
     }
 }
 
@@ -161,6 +163,27 @@ pub(super) fn containers() -> Vec<TaskSpec> {
         ..spec(task, Run::Image)
     });
     specs.into()
+}
+
+/// A task in a network of plugins, to which people attach.
+pub(super) fn attached() -> TaskSpec {
+    let port = PublishedPort {
+        host: 8080,
+        container: 80,
+        udp: false,
+    };
+    TaskSpec {
+        container: Container {
+            image: String::new(),
+            network: Network::Cni(CniNetwork {
+                name: "blue".to_owned(),
+                published: vec![port],
+            }),
+        },
+        tty: true,
+        stdin: true,
+        ..spec("web-8", Run::Shell("sh".to_owned()))
+    }
 }
 
 /// Tasks with each kind of check.

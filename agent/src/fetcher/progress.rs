@@ -1,0 +1,116 @@
+//! How far the bringing of a task's files and image is, and when that is told.
+//!
+//! What takes no longer than a few seconds is told by its end alone; a longer one at most once in [`TELL_EVERY`], and
+//! only if something came: each telling is an update of the task, which its masters agree on.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+/// From the beginning to the first telling, and from each to the next.
+pub(crate) const TELL_EVERY: Duration = Duration::from_secs(5);
+
+/// What is being brought now, and how much of it is here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// As "fetching http://…"; empty if nothing is.
+    pub(crate) what: String,
+    pub(crate) done_bytes: u64,
+    /// 0 if nobody has said.
+    pub(crate) total_bytes: u64,
+}
+
+impl Progress {
+    /// One that begins.
+    pub(crate) fn of(what: String) -> Self {
+        Self {
+            what,
+            ..Self::default()
+        }
+    }
+
+    fn in_words(&self) -> String {
+        let Self {
+            what,
+            done_bytes,
+            total_bytes,
+        } = self;
+        match (*done_bytes, *total_bytes) {
+            (0, 0) => what.clone(),
+            (done, 0) => format!("{what}: {} so far", mib(done)),
+            (done, total) => format!("{what}: {} of {}", mib(done), mib(total)),
+        }
+    }
+}
+
+/// Exact to a tenth, rounded down: what is not all here is never shown as all.
+fn mib(bytes: u64) -> String {
+    let tenths = u128::from(bytes) * 10 / (1 << 20);
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
+}
+
+/// Tells how far it is once in so much time, as long as it is awaited; never returns.
+pub(crate) async fn tell<F: Future<Output = ()>>(
+    meter: watch::Receiver<Progress>,
+    every: Duration,
+    mut said: impl FnMut(String) -> F,
+) -> std::convert::Infallible {
+    let mut ticks = interval_at(Instant::now() + every, every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = String::new();
+    loop {
+        ticks.tick().await;
+        let words = meter.borrow().in_words();
+        if words != last {
+            last.clone_from(&words);
+            said(words).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    fn at(done_bytes: u64, total_bytes: u64) -> Progress {
+        Progress {
+            done_bytes,
+            total_bytes,
+            ..Progress::of("fetching x".to_owned())
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_said() {
+        assert_eq!(at(0, 0).in_words(), "fetching x");
+        assert_eq!(at(3 << 19, 0).in_words(), "fetching x: 1.5 MiB so far");
+        let almost = at((100 << 20) - 1, 100 << 20).in_words();
+        assert_eq!(almost, "fetching x: 99.9 MiB of 100.0 MiB");
+    }
+
+    #[tokio::test]
+    async fn what_has_not_changed_is_not_told_again() {
+        let (meter, seen) = watch::channel(Progress::default());
+        let (words, mut told) = mpsc::unbounded_channel();
+        let telling = tell(seen, Duration::from_millis(1), |text| {
+            words.send(text).unwrap();
+            std::future::ready(())
+        });
+        let listening = async {
+            for done in [1, 2] {
+                let now = at(done << 20, 4 << 20);
+                meter.send_replace(now.clone());
+                assert_eq!(told.recv().await, Some(now.in_words()));
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                assert!(told.is_empty());
+            }
+        };
+        tokio::select! {
+            never = telling => match never {},
+            () = listening => {}
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! A task that was run with `--interactive`: this program is attached to it from its start to its end.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use argosy_proto::exec::{Begins, End};
+use tokio_util::sync::CancellationToken;
+
+use crate::files::{Files, Piece, Place, ReadError};
+use crate::verbs::exec::attached::{self, Left, Manner};
+use crate::verbs::exec::connection::{self, Call, Socket, Wanted};
+
+/// Who is attached, and to what.
+pub(super) struct Typing {
+    pub(super) masters: Vec<String>,
+    pub(super) agent_id: String,
+    pub(super) framework_id: String,
+    pub(super) task_id: String,
+    /// The task has a terminal.
+    pub(super) tty: bool,
+    /// Cancelled when the task is known to have ended.
+    pub(super) over: CancellationToken,
+}
+
+impl Typing {
+    /// Until the task has ended. One that ended before anybody could attach has its output shown all the same.
+    pub(super) async fn attend(self) -> Result<(), ReadError> {
+        let mut files = Files::new(&self.masters)
+            .map_err(|error: anyhow::Error| ReadError::Broken(format!("{error:#}")))?;
+        let Ok((socket, begins)) = self.open().await else {
+            return self.follow(&mut files).await;
+        };
+        for (file, end) in [("stdout", begins.stdout), ("stderr", begins.stderr)] {
+            let mut sink = |piece: Piece<'_>| write(file, piece);
+            let place = self.place(file);
+            files.read_part(&place, 0, end, &mut sink).await?;
+        }
+        let manner = match self.tty && io::stdin().is_terminal() {
+            true => Manner::Terminal,
+            false => Manner::PipesWithoutSignals,
+        };
+        let left = attached::attend(socket, manner).await;
+        match left.map_err(|failure| ReadError::Broken(failure.message))? {
+            // How the task ended its framework is told.
+            Left::Ended(End::Code(_) | End::Signal(_)) | Left::Detached => Ok(()),
+            Left::Ended(End::Lost(why)) | Left::Broken(why) => Err(ReadError::Broken(why)),
+            // Its terminal is gone, or it is told to end: so is the task.
+            Left::ReaderGone | Left::Told(_) => {
+                Err(ReadError::Sink(io::ErrorKind::BrokenPipe.into()))
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<(Socket, Begins), String> {
+        let task = format!("{}/{}", self.framework_id, self.task_id);
+        let wanted = Wanted {
+            call: Call::Attach,
+            agent_id: &self.agent_id,
+            parameters: vec![("task", task), ("stdin", true.to_string())],
+        };
+        let socket = connection::open(&self.masters, &wanted).await;
+        let mut socket = socket.map_err(|error| error.to_string())?;
+        let begins = attached::begin(&mut socket).await?;
+        Ok((socket, begins))
+    }
+
+    async fn follow(&self, files: &mut Files) -> Result<(), ReadError> {
+        for file in ["stdout", "stderr"] {
+            let mut sink = |piece: Piece<'_>| write(file, piece);
+            files
+                .follow(&self.place(file), &self.over, &mut sink)
+                .await?;
+        }
+        Ok(())
+    }
+
+    fn place(&self, file: &str) -> Place {
+        Place::of_task(&self.agent_id, &self.framework_id, &self.task_id, file)
+    }
+}
+
+/// Writes a piece of a task's output to this program's.
+pub(super) fn write(file: &str, piece: Piece<'_>) -> io::Result<()> {
+    let bytes = match piece {
+        Piece::Bytes(bytes) => bytes,
+        Piece::Missing(count) => {
+            crate::output::note(&Piece::missing(count, file));
+            return Ok(());
+        }
+    };
+    if file == "stdout" {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes).and_then(|()| stdout.flush())
+    } else {
+        io::stderr().lock().write_all(bytes)
+    }
+}

@@ -1,0 +1,197 @@
+//! `attach`: a task's own command, seen and typed at through any master.
+//!
+//! The task goes on when this program ends, whatever ends it.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use argosy_proto::exec::{Begins, End};
+use argosy_proto::v1;
+
+use super::exec::attached::{self, Left, Manner};
+use super::exec::connection::{self, Call, OpenError, Socket, Wanted};
+use super::exec::{READER_GONE, by_signal, may_be_entered};
+use crate::exit::{Code, DONE, Ended, Failure};
+use crate::files::{Files, Piece, Place};
+use crate::grammar::Attach;
+use crate::operator::Operator;
+use crate::output::note;
+
+/// How much of what was written before is looked through for lines to show first, in bytes.
+const TAIL_BYTES: u64 = 64 * 1024;
+
+pub(crate) async fn run(arguments: &Attach) -> Ended {
+    let operator = Operator::open(&arguments.reach);
+    let task = operator.find_task(&arguments.task).await?;
+    let shown = format!("{}/{}", task.framework_id, task.task_id);
+    may_be_entered(&task, &shown)?;
+    let spec = task.spec.clone().unwrap_or_default();
+    let manner = manner(arguments, &spec, io::stdin().is_terminal())?;
+    let mut socket = open(&operator, &task, &shown, arguments.interactive).await?;
+    let begins = attached::begin(&mut socket).await;
+    let begins = begins.map_err(|why| broken(&shown, &why))?;
+    if arguments.tail > 0 {
+        let mut files = Files::new(operator.masters().addresses())?;
+        tail(&mut files, &task, arguments.tail, begins).await;
+    }
+    match attached::attend(socket, manner).await? {
+        Left::Ended(End::Code(code)) => Ok(code as u8),
+        Left::Ended(End::Signal(signal)) => Ok(by_signal(signal)),
+        Left::Ended(End::Lost(why)) => Err(Failure::new(
+            Code::Unavailable,
+            format!("{shown} cannot be watched any more: {why}"),
+        )
+        .advise(format!("argosy task show {shown} says how it is"))),
+        Left::Broken(why) => Err(broken(&shown, &why)),
+        Left::Detached => {
+            note(&format!("detached from {shown}, which goes on"));
+            Ok(DONE)
+        }
+        Left::ReaderGone => Ok(READER_GONE),
+        Left::Told(signal) => Ok(by_signal(signal)),
+    }
+}
+
+/// What this program does with its own streams.
+fn manner(
+    arguments: &Attach,
+    spec: &v1::TaskSpec,
+    stdin_is_terminal: bool,
+) -> Result<Manner, Failure> {
+    let Attach {
+        interactive, tty, ..
+    } = arguments;
+    if *tty && !spec.tty {
+        return Err(
+            Failure::usage("--tty: the task has no terminal; it was run without --tty")
+                .advise("leave it out"),
+        );
+    }
+    if *interactive && !spec.stdin {
+        return Err(Failure::new(
+            Code::Refused,
+            "--interactive: the task takes no input; it was run without --interactive",
+        )
+        .advise("leave it out to see the output only, or use argosy exec"));
+    }
+    match (tty, interactive) {
+        (true, true) if !stdin_is_terminal => Err(Failure::usage(
+            "--tty --interactive: standard input is no terminal",
+        )
+        .advise("leave out --tty to pass a file or pipe on")),
+        (true, true) => Ok(Manner::AttachedTerminal),
+        (false, true) => Ok(Manner::Pipes),
+        (true | false, false) => Ok(Manner::Watching),
+    }
+}
+
+async fn open(
+    operator: &Operator,
+    task: &v1::Task,
+    shown: &str,
+    stdin: bool,
+) -> Result<Socket, Failure> {
+    let wanted = Wanted {
+        call: Call::Attach,
+        agent_id: &task.agent_id,
+        parameters: vec![("task", shown.to_owned()), ("stdin", stdin.to_string())],
+    };
+    let opened = connection::open(operator.masters().addresses(), &wanted).await;
+    opened.map_err(|error| match error {
+        OpenError::NotStarted(text) | OpenError::Refused(text) => Failure::new(Code::Refused, text),
+        OpenError::Absent(text) => Failure::new(Code::NotFound, text),
+        OpenError::Unavailable(text) => {
+            let text = format!("cannot attach to {shown}: {text}");
+            Failure::new(Code::Unavailable, text).advise("argosy status says how the cluster is")
+        }
+        OpenError::Long { bytes } => Failure::failed(format!(
+            "cannot attach to {shown}: its name takes {bytes} bytes"
+        )),
+    })
+}
+
+fn broken(shown: &str, why: &str) -> Failure {
+    let text = format!("the connection to {shown} broke off: {why}");
+    Failure::new(Code::Unavailable, text).advise("the task goes on; attach to it again")
+}
+
+/// Shows the last lines that were written before it was attached. That they cannot be had keeps nobody from attaching.
+async fn tail(files: &mut Files, task: &v1::Task, lines: usize, begins: Begins) {
+    for (file, end) in [("stdout", begins.stdout), ("stderr", begins.stderr)] {
+        let place = Place::of_task(&task.agent_id, &task.framework_id, &task.task_id, file);
+        let begin = end.saturating_sub(TAIL_BYTES);
+        let mut read = Vec::new();
+        let mut sink = |piece: Piece<'_>| {
+            if let Piece::Bytes(bytes) = piece {
+                read.extend_from_slice(bytes);
+            }
+            Ok(())
+        };
+        if let Err(error) = files.read_part(&place, begin, end, &mut sink).await {
+            note(&format!("what it wrote before is not shown: {error}"));
+            return;
+        }
+        let last = last_lines(&read, lines);
+        // A reader that is gone is noticed with the next output.
+        let _ = match file {
+            "stdout" => io::stdout()
+                .write_all(last)
+                .and_then(|()| io::stdout().flush()),
+            _ => io::stderr().write_all(last),
+        };
+    }
+}
+
+fn last_lines(text: &[u8], lines: usize) -> &[u8] {
+    let ended = text.strip_suffix(b"\n").unwrap_or(text);
+    let breaks = ended.iter().enumerate().rev();
+    let mut breaks = breaks.filter(|(_, byte)| **byte == b'\n');
+    match breaks.nth(lines.saturating_sub(1)) {
+        Some((at, _)) => &text[at + 1..],
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    use crate::grammar::{Arguments, Verb};
+
+    fn attach(words: &[&str]) -> Attach {
+        let words = [&["argosy", "attach"], words].concat();
+        match Arguments::try_parse_from(words).unwrap().verb {
+            Verb::Attach(attach) => attach,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_last_lines_are_the_last_ones() {
+        assert_eq!(last_lines(b"a\nb\nc\n", 2), b"b\nc\n");
+        assert_eq!(last_lines(b"a\nb\nc", 1), b"c");
+        assert_eq!(last_lines(b"a\nb\n", 9), b"a\nb\n");
+        assert_eq!(last_lines(b"", 1), b"");
+    }
+
+    #[test]
+    fn what_the_task_has_not_is_refused_before_anybody_is_asked() {
+        let spec = |tty, stdin| v1::TaskSpec {
+            tty,
+            stdin,
+            ..v1::TaskSpec::default()
+        };
+        let both = attach(&["-it", "web"]);
+        let manner = |spec| super::manner(&both, &spec, true);
+        assert_eq!(manner(spec(true, true)).unwrap(), Manner::AttachedTerminal);
+        let refused = manner(spec(false, true)).unwrap_err();
+        assert!(refused.message.contains("--tty"), "{refused}");
+        let refused = manner(spec(true, false)).unwrap_err();
+        assert_eq!(refused.code, Code::Refused);
+        let piped = super::manner(&both, &spec(true, true), false).unwrap_err();
+        assert!(piped.message.contains("no terminal"), "{piped}");
+        let looks = attach(&["web"]);
+        let manner = super::manner(&looks, &spec(true, true), false);
+        assert_eq!(manner.unwrap(), Manner::Watching);
+    }
+}

@@ -1,0 +1,73 @@
+//! The keys by which a person leaves a task to itself: Ctrl-P, then Ctrl-Q. Pure.
+
+const FIRST: u8 = 0x10;
+const SECOND: u8 = 0x11;
+
+/// Looks for them in what is typed.
+#[derive(Debug, Default)]
+pub(super) struct DetachKeys {
+    /// The first was typed, and is held back until it is known what follows.
+    is_begun: bool,
+}
+
+/// What was typed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Typed {
+    /// For the task.
+    pub(super) bytes: Vec<u8>,
+    /// The keys came behind that.
+    pub(super) detaches: bool,
+}
+
+impl DetachKeys {
+    pub(super) fn look(&mut self, typed: &[u8]) -> Typed {
+        let mut bytes = Vec::with_capacity(typed.len() + 1);
+        for byte in typed {
+            match (std::mem::take(&mut self.is_begun), *byte) {
+                (true, SECOND) => {
+                    let detaches = true;
+                    return Typed { bytes, detaches };
+                }
+                (true, FIRST) => {
+                    bytes.push(FIRST);
+                    self.is_begun = true;
+                }
+                (true, other) => bytes.extend([FIRST, other]),
+                (false, FIRST) => self.is_begun = true,
+                (false, other) => bytes.push(other),
+            }
+        }
+        let detaches = false;
+        Typed { bytes, detaches }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed(pieces: &[&[u8]]) -> (Vec<u8>, bool) {
+        let mut keys = DetachKeys::default();
+        let mut all = Vec::new();
+        for piece in pieces {
+            let Typed { bytes, detaches } = keys.look(piece);
+            all.extend(bytes);
+            if detaches {
+                return (all, true);
+            }
+        }
+        (all, false)
+    }
+
+    #[test]
+    fn the_two_keys_in_a_row_detach_and_either_alone_is_the_tasks() {
+        assert_eq!(typed(&[b"ls\x10\x11rest"]), (b"ls".to_vec(), true));
+        assert_eq!(typed(&[b"\x10", b"\x11"]), (b"".to_vec(), true));
+        assert_eq!(typed(&[b"\x10\x10\x11"]), (b"\x10".to_vec(), true));
+        assert_eq!(
+            typed(&[b"\x11\x10x", b"y"]),
+            (b"\x11\x10xy".to_vec(), false)
+        );
+        assert_eq!(typed(&[b"a\x10"]), (b"a".to_vec(), false));
+    }
+}

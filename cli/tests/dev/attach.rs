@@ -1,0 +1,139 @@
+//! `argosy attach` on a real cluster: a task's own command, typed at through any master.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use crate::cluster::{Cluster, wait_for};
+use crate::desk::{Desk, resize};
+
+/// Answers each line, until it is told to exit.
+const READS: &str = "echo begun; while read word; do case $word in \
+                     size) stty size;; exit) exit 7;; *) echo got $word;; esac; done";
+
+fn run(cluster: &Cluster, flags: &[&str], line: &str) {
+    let words = [&["run", "--detach"], flags, &["--", "sh", "-c", line]].concat();
+    let (code, _, stderr) = cluster.ran(&words);
+    assert_eq!(code, 0, "{stderr}");
+}
+
+fn until_runs(cluster: &Cluster, task: &str) {
+    wait_for("the task to run", || {
+        cluster.ran(&["logs", task]).1.contains("begun")
+    });
+}
+
+#[test]
+fn a_tasks_terminal_is_left_and_found_again_through_any_master() {
+    let mut cluster = Cluster::start(30, "3x1", &[]);
+    run(&cluster, &["-it", "--name", "web"], READS);
+    until_runs(&cluster, "web");
+    let words = ["attach", "-it", "--tail", "5", "web"];
+    let mut desk = Desk::sit_down(&cluster, 40, 100, &words);
+    let before = desk.mode();
+    desk.see("begun");
+    desk.press("size\r");
+    desk.see("40 100\r\n");
+    resize(&desk.person, 50, 132);
+    desk.press("size\r");
+    desk.see("50 132\r\n");
+    desk.press("\x10\x11");
+    assert_eq!(desk.argosy.wait().unwrap().code(), Some(0));
+    assert_eq!(desk.mode(), before);
+
+    let masters = cluster.record["masters"].as_str().unwrap().to_owned();
+    for master in masters.split(',') {
+        let words = ["attach", "-it", "--masters", master, "web"];
+        let mut desk = Desk::sit_down(&cluster, 40, 100, &words);
+        desk.press("through\r");
+        desk.see("got through\r\n");
+        desk.press("\x10\x11");
+        desk.see("goes on");
+        assert_eq!(desk.argosy.wait().unwrap().code(), Some(0));
+    }
+    let mut first = Desk::sit_down(&cluster, 40, 100, &["attach", "-it", "web"]);
+    let mut second = Desk::sit_down(&cluster, 40, 100, &["attach", "web"]);
+    first.press("both\r");
+    first.see("got both\r\n");
+    first.press("again\r");
+    second.see("got again");
+    first.press("exit\r");
+    for desk in [&mut first, &mut second] {
+        assert_eq!(desk.argosy.wait().unwrap().code(), Some(7));
+    }
+    let (_, log, _) = cluster.ran(&["logs", "web"]);
+    assert!(log.contains("got through\r\n"), "{log:?}");
+    let (code, _, stderr) = cluster.ran(&["attach", "web"]);
+    assert_eq!(code, 4, "{stderr}");
+    let (code, text) = cluster.stop();
+    assert_eq!(code, 0, "{text}");
+}
+
+#[test]
+fn a_task_without_a_terminal_takes_input_only_if_it_was_asked_for() {
+    let cluster = Cluster::start(31, "1x1", &[]);
+    run(
+        &cluster,
+        &["-i", "--name", "counts"],
+        "echo begun; wc -c; exit 3",
+    );
+    run(&cluster, &["--name", "deaf"], "echo begun; exec sleep 1000");
+    until_runs(&cluster, "counts");
+    until_runs(&cluster, "deaf");
+    let (code, _, stderr) = cluster.ran(&["attach", "-i", "deaf"]);
+    assert_eq!(code, 4, "{stderr}");
+    assert!(stderr.contains("takes no input"), "{stderr}");
+    let (code, _, stderr) = cluster.ran(&["attach", "-t", "counts"]);
+    assert_eq!(code, 2, "{stderr}");
+    let attach = cluster
+        .argosy(&["attach", "-i", "counts"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut attach = attach.unwrap();
+    let mut stdin = attach.stdin.take().unwrap();
+    stdin.write_all(&vec![b'x'; 300_000]).unwrap();
+    drop(stdin);
+    let ended = attach.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(3));
+    assert_eq!(String::from_utf8_lossy(&ended.stdout), "300000\n");
+    assert_eq!(cluster.ran(&["task", "kill", "deaf"]).0, 0);
+}
+
+#[test]
+fn a_run_that_is_interactive_is_attached_from_its_start() {
+    let cluster = Cluster::start(32, "1x1", &[]);
+    let words = ["run", "-it", "--quiet", "--name", "shell", "--", "sh", "-c"];
+    let words = [
+        &words[..],
+        &["stty size; read word; echo got $word; exit 5"],
+    ]
+    .concat();
+    let mut desk = Desk::sit_down(&cluster, 40, 100, &words);
+    desk.press("word\r");
+    desk.see("got word\r\n");
+    assert_eq!(desk.argosy.wait().unwrap().code(), Some(5));
+
+    let words = [
+        "run",
+        "-i",
+        "--quiet",
+        "--",
+        "sh",
+        "-c",
+        "cat; echo err >&2; exit 6",
+    ];
+    let run = cluster
+        .argosy(&words)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut run = run.unwrap();
+    let mut stdin = run.stdin.take().unwrap();
+    stdin.write_all(b"one\ntwo\n").unwrap();
+    drop(stdin);
+    let ended = run.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(6));
+    assert_eq!(String::from_utf8_lossy(&ended.stdout), "one\ntwo\n");
+    assert_eq!(String::from_utf8_lossy(&ended.stderr), "err\n");
+}

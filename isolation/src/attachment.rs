@@ -1,0 +1,381 @@
+//! Attaching to a container's own command: its output from now on, and its input if it has one.
+//!
+//! ```text
+//! agent ──order, with a session──▶ supervisor ──▶ terminal or pipes of the command
+//!   └───── session: input, sizes, signals ──▶  ◀── output, what was taken ─────┘
+//! ```
+//! The supervisor holds the command's streams, so that one can attach again after any agent's end. It keeps nothing for
+//! one who is slow: what the session's socket does not hold is left out and counted, and the command never waits. Of input
+//! it keeps one piece for each who is attached, which is taken before the next is sent.
+//!
+//! Each message is one packet: a byte that says what it is, and its content. Both sides may be of different releases:
+//! what a message means never changes, and what is not known is passed over.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, sendmsg};
+
+use crate::entry::WindowSize;
+use crate::handoff::{HandOff, HandOffError, Outcome};
+use crate::output::StreamName;
+use crate::wire::{Order, Received, Wait, packet_pair, send_packet_with};
+
+/// The most bytes of input in one message.
+pub const INPUT_LIMIT_BYTES: usize = 4 * 1024;
+/// The most bytes of output in one message.
+pub(crate) const OUTPUT_LIMIT_BYTES: usize = 32 * 1024;
+/// The longest message of a supervisor, in bytes.
+const PACKET_BYTES: usize = OUTPUT_LIMIT_BYTES + 1;
+
+/// What a supervisor tells one who is attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AttachmentNotice {
+    /// It is attached from these bytes on, of standard output and of standard error, counted as their files are. The
+    /// first notice, unless it is refused.
+    Attached([u64; 2]),
+    /// It is not, and why not. The last notice.
+    Refused {
+        /// In words.
+        reason: String,
+    },
+    /// What the command has written to standard output, or to its terminal.
+    Output(Vec<u8>),
+    /// What it has written to standard error.
+    Errors(Vec<u8>),
+    /// So many bytes of its output are missing here, since they came faster than they were read.
+    Missed(u64),
+    /// The input that was sent last is taken: send the next.
+    Taken,
+    /// The command has ended. The last notice.
+    Ended(Outcome),
+}
+
+/// Why nobody can attach, or what became of one who did is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachmentError {
+    /// An earlier release started the container.
+    #[error("it was started by an earlier release, whose supervisors nobody can attach to")]
+    Early,
+    /// The supervisor takes no order, or what was sent: it is gone, or has too much unread.
+    #[error("cannot talk to the container's supervisor: it has ended, or has too much unread")]
+    Talk {
+        /// Why.
+        source: io::Error,
+    },
+    /// The supervisor is gone and left no exit status.
+    #[error("the container's end is not known: its supervisor is gone")]
+    Lost,
+    /// How it ended cannot be read.
+    #[error(transparent)]
+    Files(#[from] HandOffError),
+}
+
+/// The agent's hold on the streams of a container's own command. Dropping it changes nothing for the command.
+#[derive(Debug)]
+pub struct Attachment {
+    socket: OwnedFd,
+    files: HandOff,
+    is_over: bool,
+}
+
+impl Attachment {
+    /// Asks the supervisor behind `connection`. With `stdin` to write to the command's standard input, too.
+    pub(crate) fn open(
+        connection: BorrowedFd<'_>,
+        files: HandOff,
+        stdin: bool,
+    ) -> Result<Self, AttachmentError> {
+        let talk = |source| AttachmentError::Talk { source };
+        let (socket, theirs) = packet_pair().map_err(|errno| talk(errno.into()))?;
+        let order = Order::Attach { stdin };
+        send_packet_with(connection, &order, &[theirs.as_fd()], Wait::Return).map_err(talk)?;
+        Ok(Self {
+            socket,
+            files,
+            is_over: false,
+        })
+    }
+
+    /// The next notice, or `None` if there is none now, or none any more. Call it when the descriptor is readable.
+    ///
+    /// # Errors
+    /// If the supervisor is gone and left no exit status: then drop it.
+    pub fn notice(&mut self) -> Result<Option<AttachmentNotice>, AttachmentError> {
+        while !self.is_over {
+            let mut buffer = vec![0; PACKET_BYTES];
+            match receive(self.socket.as_fd(), &mut buffer) {
+                Ok(Received::Message(length)) => {
+                    buffer.truncate(length);
+                    let notice = Said::decode(buffer);
+                    self.is_over = matches!(notice, Some(AttachmentNotice::Refused { .. }));
+                    if notice.is_some() {
+                        return Ok(notice);
+                    }
+                }
+                Ok(Received::Nothing) => return Ok(None),
+                // It writes how the command ended before it goes.
+                Ok(Received::Closed) => {
+                    self.is_over = true;
+                    let exit = self.files.exit()?.ok_or(AttachmentError::Lost)?;
+                    return Ok(Some(AttachmentNotice::Ended(exit.outcome)));
+                }
+                Err(source) => return Err(AttachmentError::Talk { source }),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Sends input: 1 to [`INPUT_LIMIT_BYTES`] bytes, the next only when these are taken.
+    ///
+    /// # Errors
+    /// If the supervisor takes nothing for now.
+    pub fn input(&self, bytes: &[u8]) -> Result<(), AttachmentError> {
+        self.say(Wish::INPUT, bytes)
+    }
+
+    /// Sends the end of input, behind what was sent: nobody's input reaches the command after it. At a terminal, what a
+    /// person types there for it.
+    ///
+    /// # Errors
+    /// If the supervisor takes nothing for now.
+    pub fn end_input(&self) -> Result<(), AttachmentError> {
+        self.say(Wish::END, &[])
+    }
+
+    /// Gives the command's terminal a size; nothing happens if it has none.
+    ///
+    /// # Errors
+    /// If the supervisor takes nothing for now.
+    pub fn resize(&self, size: WindowSize) -> Result<(), AttachmentError> {
+        let [rows, columns] = [size.rows, size.columns].map(u16::to_le_bytes);
+        self.say(Wish::SIZE, &[rows, columns].concat())
+    }
+
+    /// Sends a signal to the command's process group.
+    ///
+    /// # Errors
+    /// If the supervisor takes nothing for now.
+    pub fn signal(&self, signal: i32) -> Result<(), AttachmentError> {
+        self.say(Wish::SIGNAL, &signal.to_le_bytes())
+    }
+
+    /// One that has ended needs nothing any more.
+    fn say(&self, kind: u8, content: &[u8]) -> Result<(), AttachmentError> {
+        match send(self.socket.as_fd(), kind, content) {
+            Ok(()) | Err(Errno::EPIPE | Errno::ECONNRESET) => Ok(()),
+            Err(errno) => Err(AttachmentError::Talk {
+                source: errno.into(),
+            }),
+        }
+    }
+}
+
+/// Readable when [`Attachment::notice`] has something to say.
+impl AsFd for Attachment {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// The same for runtimes that register raw descriptors. It stays the attachment's own.
+impl AsRawFd for Attachment {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+/// What a supervisor says, as it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Said<'a> {
+    Attached([u64; 2]),
+    Refused(&'a str),
+    /// At most [`OUTPUT_LIMIT_BYTES`].
+    Wrote(StreamName, &'a [u8]),
+    Missed(u64),
+    Taken,
+}
+
+impl Said<'_> {
+    const ATTACHED: u8 = b'a';
+    const REFUSED: u8 = b'r';
+    const OUTPUT: u8 = b'o';
+    const ERRORS: u8 = b'e';
+    const MISSED: u8 = b'm';
+    const TAKEN: u8 = b't';
+
+    /// Sends it whole or not at all; never waits.
+    pub(crate) fn send(self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
+        match self {
+            Self::Attached(begins) => {
+                let begins = begins.map(u64::to_le_bytes).concat();
+                send(socket, Self::ATTACHED, &begins)
+            }
+            Self::Refused(reason) => send(socket, Self::REFUSED, reason.as_bytes()),
+            Self::Wrote(StreamName::Stdout, bytes) => send(socket, Self::OUTPUT, bytes),
+            Self::Wrote(StreamName::Stderr, bytes) => send(socket, Self::ERRORS, bytes),
+            Self::Missed(count) => send(socket, Self::MISSED, &count.to_le_bytes()),
+            Self::Taken => send(socket, Self::TAKEN, &[]),
+        }
+    }
+
+    /// `None` of what is not known.
+    fn decode(mut message: Vec<u8>) -> Option<AttachmentNotice> {
+        let kind = *message.first()?;
+        let content = message.split_off(1);
+        let number = |at: usize| {
+            Some(u64::from_le_bytes(
+                content.get(at..at + 8)?.try_into().ok()?,
+            ))
+        };
+        match kind {
+            Self::ATTACHED => Some(AttachmentNotice::Attached([number(0)?, number(8)?])),
+            Self::REFUSED => Some(AttachmentNotice::Refused {
+                reason: String::from_utf8_lossy(&content).into_owned(),
+            }),
+            Self::OUTPUT => Some(AttachmentNotice::Output(content)),
+            Self::ERRORS => Some(AttachmentNotice::Errors(content)),
+            Self::MISSED => Some(AttachmentNotice::Missed(number(0)?)),
+            Self::TAKEN => Some(AttachmentNotice::Taken),
+            _ => None,
+        }
+    }
+}
+
+/// What one who is attached wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Wish {
+    Input(Vec<u8>),
+    End,
+    Size(WindowSize),
+    Signal(i32),
+}
+
+impl Wish {
+    const INPUT: u8 = b'i';
+    const END: u8 = b'x';
+    const SIZE: u8 = b's';
+    const SIGNAL: u8 = b'g';
+
+    /// The next one; nothing is waited for. What is not known, or makes no sense, is passed over.
+    pub(crate) fn receive(socket: BorrowedFd<'_>) -> io::Result<Received<Self>> {
+        loop {
+            let mut buffer = [0; INPUT_LIMIT_BYTES + 1];
+            let length = match receive(socket, &mut buffer)? {
+                Received::Message(length) => length,
+                Received::Nothing => return Ok(Received::Nothing),
+                Received::Closed => return Ok(Received::Closed),
+            };
+            if let Some(wish) = Self::decode(&buffer[..length]) {
+                return Ok(Received::Message(wish));
+            }
+        }
+    }
+
+    fn decode(message: &[u8]) -> Option<Self> {
+        let (kind, content) = message.split_first()?;
+        match *kind {
+            Self::INPUT if !content.is_empty() => Some(Self::Input(content.to_vec())),
+            Self::END => Some(Self::End),
+            Self::SIZE => {
+                let (rows, columns) = content.split_at_checked(2)?;
+                Some(Self::Size(WindowSize {
+                    rows: u16::from_le_bytes(rows.try_into().ok()?),
+                    columns: u16::from_le_bytes(columns.try_into().ok()?),
+                }))
+            }
+            Self::SIGNAL => {
+                let signal = i32::from_le_bytes(content.try_into().ok()?);
+                (1..=64).contains(&signal).then_some(Self::Signal(signal))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn send(socket: BorrowedFd<'_>, kind: u8, content: &[u8]) -> Result<(), Errno> {
+    let kind = [kind];
+    let parts = [IoSlice::new(&kind), IoSlice::new(content)];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    sendmsg::<()>(socket.as_raw_fd(), &parts, &[], flags, None).map(drop)
+}
+
+/// What is longer than the buffer is cut: nobody sends such.
+fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received<usize>> {
+    loop {
+        match recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(0) => return Ok(Received::Closed),
+            Ok(length) => return Ok(Received::Message(length)),
+            Err(Errno::EAGAIN) => return Ok(Received::Nothing),
+            // Told once by a side that closed with something unread: what it said before comes after.
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_arrives_as_it_was_and_what_is_not_known_is_passed_over() {
+        let (ours, theirs) = packet_pair().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut attachment = Attachment {
+            socket: ours,
+            files: HandOff::at(folder.path()),
+            is_over: false,
+        };
+        send(theirs.as_fd(), b'?', b"of a later release").unwrap();
+        let long = vec![7; OUTPUT_LIMIT_BYTES];
+        for each in [
+            Said::Attached([1, 2]),
+            Said::Missed(3),
+            Said::Taken,
+            Said::Wrote(StreamName::Stderr, &long),
+            Said::Wrote(StreamName::Stdout, b"x"),
+        ] {
+            each.send(theirs.as_fd()).unwrap();
+        }
+        let mut next = || attachment.notice().unwrap();
+        assert_eq!(next(), Some(AttachmentNotice::Attached([1, 2])));
+        assert_eq!(next(), Some(AttachmentNotice::Missed(3)));
+        assert_eq!(next(), Some(AttachmentNotice::Taken));
+        assert_eq!(next(), Some(AttachmentNotice::Errors(long.clone())));
+        assert_eq!(next(), Some(AttachmentNotice::Output(b"x".to_vec())));
+        assert_eq!(next(), None);
+        drop(theirs);
+        assert!(matches!(attachment.notice(), Err(AttachmentError::Lost)));
+    }
+
+    #[test]
+    fn wishes_arrive_as_they_were_and_what_makes_no_sense_is_passed_over() {
+        let (ours, theirs) = packet_pair().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let attachment = Attachment {
+            socket: ours,
+            files: HandOff::at(folder.path()),
+            is_over: false,
+        };
+        let size = WindowSize {
+            rows: 50,
+            columns: 300,
+        };
+        attachment.input(b"ls\n").unwrap();
+        attachment.say(Wish::SIZE, b"x").unwrap();
+        attachment.resize(size).unwrap();
+        attachment.signal(0).unwrap();
+        attachment.signal(15).unwrap();
+        attachment.end_input().unwrap();
+        let next = || Wish::receive(theirs.as_fd()).unwrap();
+        assert_eq!(next(), Received::Message(Wish::Input(b"ls\n".to_vec())));
+        assert_eq!(next(), Received::Message(Wish::Size(size)));
+        assert_eq!(next(), Received::Message(Wish::Signal(15)));
+        assert_eq!(next(), Received::Message(Wish::End));
+        assert_eq!(next(), Received::Nothing);
+        drop(attachment);
+        assert_eq!(next(), Received::Closed);
+    }
+}

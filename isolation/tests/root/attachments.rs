@@ -1,0 +1,258 @@
+//! Who is attached to a container's own command: what is seen and sent, and that the command never waits for it.
+
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use argosy_isolation::{
+    Adoption, Attachment, AttachmentNotice, Container, Outcome, Spec, WindowSize, adopt,
+};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::profile::profiled;
+use crate::world::{Agent, Case, PATIENCE, World, eventually, plain, stdout};
+
+pub(crate) const CASES: &[Case] = &[
+    (
+        "a_command_with_a_terminal_is_typed_at_and_its_output_is_kept_too",
+        terminal,
+    ),
+    ("input_of_all_who_are_attached_reaches_a_pipe_whole", pipe),
+    (
+        "one_who_does_not_read_misses_output_and_holds_nobody_up",
+        slow,
+    ),
+    (
+        "one_can_attach_again_after_an_adoption_and_the_end_is_told",
+        adopted,
+    ),
+    (
+        "who_may_not_write_or_is_one_too_many_is_refused_in_words",
+        refused,
+    ),
+    (
+        "a_terminal_that_nobody_has_open_for_a_while_goes_on",
+        reopened,
+    ),
+];
+
+fn next(attachment: &mut Attachment) -> AttachmentNotice {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(notice) = attachment.notice().unwrap() {
+            return notice;
+        }
+        assert!(Instant::now() < deadline, "it says nothing");
+        let mut watched = [PollFd::new(attachment.as_fd(), PollFlags::POLLIN)];
+        poll(&mut watched, PollTimeout::from(1000_u16)).unwrap();
+    }
+}
+
+fn attached(container: &Container, stdin: bool) -> Attachment {
+    let mut attachment = container.attach(stdin).unwrap();
+    match next(&mut attachment) {
+        AttachmentNotice::Attached(_) => attachment,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refusal(container: &Container, stdin: bool) -> String {
+    match next(&mut container.attach(stdin).unwrap()) {
+        AttachmentNotice::Refused { reason } => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What it hears until that ends so, or the command's end, which is returned then.
+fn hear(attachment: &mut Attachment, until: &str) -> (String, Option<Outcome>) {
+    let mut said = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&said).into_owned();
+        if !until.is_empty() && text.ends_with(until) {
+            return (text, None);
+        }
+        match next(attachment) {
+            AttachmentNotice::Output(bytes) | AttachmentNotice::Errors(bytes) => said.extend(bytes),
+            AttachmentNotice::Taken => {}
+            AttachmentNotice::Ended(outcome) => return (text, Some(outcome)),
+            other => panic!("{other:?} after {text:?}"),
+        }
+    }
+}
+
+fn with_terminal(spec: Spec) -> Spec {
+    Spec {
+        tty: true,
+        stdin: true,
+        ..spec
+    }
+}
+
+fn terminal() {
+    let mut world = World::new();
+    let line =
+        "tty; while read word size; do case $word in size) stty size;; exit) exit 7;; esac; done";
+    for spec in [profiled(&mut world, line), world.spec(line)] {
+        let spec = with_terminal(spec);
+        let (mut container, _) = world.start(&spec);
+        eventually("it has a terminal", || stdout(&spec).contains("/dev/pts/"));
+        let [mut first, mut second] = [true, true].map(|stdin| attached(&container, stdin));
+        let size = WindowSize {
+            rows: 50,
+            columns: 132,
+        };
+        first.resize(size).unwrap();
+        first.input(b"size\n").unwrap();
+        // The echo of what was typed, and the answer; to both.
+        assert_eq!(hear(&mut first, "132\r\n").0, "size\r\n50 132\r\n");
+        assert_eq!(hear(&mut second, "132\r\n").0, "size\r\n50 132\r\n");
+        // Ctrl-C is the terminal's affair, and ends nobody who has detached.
+        drop(first);
+        second.input(b"exit\n").unwrap();
+        assert_eq!(
+            hear(&mut second, ""),
+            ("exit\r\n".to_owned(), Some(Outcome::Exited(7)))
+        );
+        container.wait(PATIENCE).unwrap();
+        let kept = stdout(&spec);
+        assert!(kept.ends_with("size\r\n50 132\r\nexit\r\n"), "{kept:?}");
+    }
+}
+
+fn pipe() {
+    let mut world = World::new();
+    let line = "wc -c; echo over; exec sleep 1000";
+    for spec in [
+        profiled(&mut world, line),
+        world.spec(line),
+        plain(world.spec(line)),
+    ] {
+        let spec = Spec {
+            stdin: true,
+            ..spec
+        };
+        let (container, _) = world.start(&spec);
+        let mut both = [true, true].map(|stdin| attached(&container, stdin));
+        for round in 0..100 {
+            let one = &mut both[round % 2];
+            one.input(&[b'x'; 4096]).unwrap();
+            while next(one) != AttachmentNotice::Taken {}
+        }
+        both[1].end_input().unwrap();
+        assert_eq!(hear(&mut both[0], "over\n").0, "409600\nover\n");
+        let late = refusal(&container, true);
+        assert!(late.contains("has ended"), "{late}");
+        both[0].signal(15).unwrap();
+        let ended = hear(&mut both[0], "").1;
+        assert_eq!(ended, Some(Outcome::Signaled(15)));
+    }
+}
+
+fn slow() {
+    let mut world = World::new();
+    let line =
+        "read go; head -c 20000000 /dev/zero | tr '\\0' y; echo; echo done; read end; exit 0";
+    let spec = Spec {
+        stdin: true,
+        ..profiled(&mut world, line)
+    };
+    let (mut container, _) = world.start(&spec);
+    let [mut reader, mut sleeper] = [true, false].map(|stdin| attached(&container, stdin));
+    reader.input(b"go\n").unwrap();
+    // The command comes to its end though one of them reads nothing.
+    let mut heard = 0;
+    // What is missing is counted.
+    while heard < 20_000_000 + 6 {
+        match next(&mut reader) {
+            AttachmentNotice::Output(bytes) => heard += bytes.len() as u64,
+            AttachmentNotice::Missed(bytes) => heard += bytes,
+            AttachmentNotice::Taken => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    reader.end_input().unwrap();
+    let (mut heard, mut missed) = (0, 0);
+    loop {
+        match next(&mut sleeper) {
+            AttachmentNotice::Output(bytes) => heard += bytes.len() as u64,
+            AttachmentNotice::Missed(bytes) => missed += bytes,
+            AttachmentNotice::Ended(outcome) => {
+                assert_eq!(outcome, Outcome::Exited(0));
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(heard < 20_000_000, "it could not keep all of {heard}");
+    assert_eq!(heard + missed, 20_000_000 + 6);
+    container.wait(PATIENCE).unwrap();
+}
+
+fn adopted() {
+    let mut world = World::new();
+    let line = "while read word; do echo got $word; [ $word = exit ] && exit 5; done";
+    let spec = with_terminal(profiled(&mut world, line));
+    let agent = Agent::launching(&spec, None, None);
+    assert_eq!(Agent::heard(&spec), "started");
+    agent.kill();
+    let Adoption::Running(mut container) = adopt(&spec.directory).unwrap() else {
+        panic!("it runs")
+    };
+    let mut again = attached(&container, true);
+    again.input(b"a\n").unwrap();
+    assert_eq!(hear(&mut again, "got a\r\n").0, "a\r\ngot a\r\n");
+    drop(again);
+    // Who detaches leaves the command as it is.
+    let mut third = attached(&container, true);
+    third.input(b"exit\n").unwrap();
+    assert_eq!(
+        hear(&mut third, ""),
+        ("exit\r\ngot exit\r\n".to_owned(), Some(Outcome::Exited(5)))
+    );
+    container.wait(PATIENCE).unwrap();
+    container.destroy(PATIENCE).unwrap();
+}
+
+fn refused() {
+    let mut world = World::new();
+    let line = "echo begun; exec sleep 1000";
+    let spec = world.spec(line);
+    let (mut container, _) = world.start(&spec);
+    let reason = refusal(&container, true);
+    assert!(reason.contains("not launched with stdin"), "{reason}");
+    let all: Vec<_> = (0..16).map(|_| attached(&container, false)).collect();
+    let reason = refusal(&container, false);
+    assert!(reason.contains("16 are attached"), "{reason}");
+    drop(all);
+    eventually("there is room again", || {
+        let mut attachment = container.attach(false).unwrap();
+        matches!(next(&mut attachment), AttachmentNotice::Attached(_))
+    });
+    let mut attachment = container.attach(false).unwrap();
+    eventually("its output is counted as its file is", || {
+        attachment = container.attach(false).unwrap();
+        next(&mut attachment) == AttachmentNotice::Attached([6, 0])
+    });
+    // Input that nobody asked for ends the attachment, not the command.
+    attachment.input(b"x").unwrap();
+    drop(attachment);
+    container.kill(0).unwrap();
+    assert_eq!(
+        container.wait(PATIENCE).unwrap().outcome,
+        Outcome::Signaled(9)
+    );
+}
+
+fn reopened() {
+    let mut world = World::new();
+    let line = "exec 3<&0 4>&1; name=$(tty); exec <&- >&- 2>&- 3<&- 4>&-; sleep 0.2; echo again > $name; sleep 0.1";
+    let spec = Spec {
+        tty: true,
+        ..profiled(&mut world, line)
+    };
+    let (mut container, _) = world.start(&spec);
+    assert_eq!(
+        container.wait(PATIENCE).unwrap().outcome,
+        Outcome::Exited(0)
+    );
+    assert_eq!(stdout(&spec), "again\r\n");
+}

@@ -1,0 +1,224 @@
+//! What a process sees of itself and its surroundings, as JSON on standard output.
+//!
+//! Only what `std` has, so that one call of the compiler makes a static program of this very file, which runs in a root
+//! with nothing in it (`seen.rs`). Files that it may write are found by trying; it changes nothing that it finds.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+
+/// How deep it looks for places where it may write.
+const DEPTH: usize = 2;
+
+/// The whole program.
+pub(crate) fn main() {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        text(&words(line.unwrap_or("absent")))
+    };
+    // First, before anything here opens more.
+    let descriptors = descriptors();
+    let sets = ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"];
+    let sets = sets.map(|name| (name.trim_end_matches(':').to_owned(), field(name)));
+    let facts = [
+        ("user", field("Uid:")),
+        ("groups", field("Groups:")),
+        ("uid_map", file("/proc/self/uid_map")),
+        ("gid_map", file("/proc/self/gid_map")),
+        ("capabilities", object(sets.into())),
+        ("no_new_privileges", field("NoNewPrivs:")),
+        ("seccomp", field("Seccomp:")),
+        ("traced_by", field("TracerPid:")),
+        ("oom_score_adj", file("/proc/self/oom_score_adj")),
+        ("namespaces", links("/proc/self/ns")),
+        ("mounts", mounts()),
+        ("writable", list(writable())),
+        ("processes", list(processes())),
+        ("devices", devices()),
+        ("descriptors", descriptors),
+        (
+            "working_directory",
+            text(
+                &std::env::current_dir()
+                    .unwrap_or_default()
+                    .display()
+                    .to_string(),
+            ),
+        ),
+        ("limits", limits()),
+        ("control_group", file("/proc/self/cgroup")),
+        ("control_group_files", list(names("/sys/fs/cgroup"))),
+    ];
+    let facts = facts
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value));
+    println!("{}", object(facts.collect()));
+}
+
+fn words(line: &str) -> String {
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A string of JSON.
+fn text(plain: &str) -> String {
+    let escaped = plain.chars().map(|letter| match letter {
+        '"' | '\\' => format!("\\{letter}"),
+        letter if u32::from(letter) < 32 => format!("\\u{:04x}", u32::from(letter)),
+        letter => letter.to_string(),
+    });
+    format!("\"{}\"", escaped.collect::<String>())
+}
+
+fn list(mut all: Vec<String>) -> String {
+    all.sort();
+    let all: Vec<_> = all.iter().map(|each| text(each)).collect();
+    format!("[{}]", all.join(","))
+}
+
+fn object(fields: Vec<(String, String)>) -> String {
+    let fields = fields
+        .iter()
+        .map(|(name, value)| format!("{}:{value}", text(name)));
+    format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
+}
+
+fn names(folder: &str) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+fn file(path: &str) -> String {
+    match fs::read_to_string(path) {
+        Ok(content) => text(&words(&content)),
+        Err(error) => text(&error.kind().to_string()),
+    }
+}
+
+fn links(folder: &str) -> String {
+    let mut all: Vec<_> = names(folder)
+        .into_iter()
+        .map(|name| {
+            let to = fs::read_link(format!("{folder}/{name}")).unwrap_or_default();
+            (name, text(&to.display().to_string()))
+        })
+        .collect();
+    all.sort();
+    object(all)
+}
+
+fn descriptors() -> String {
+    let mut open: Vec<_> = names("/proc/self/fd")
+        .into_iter()
+        .filter_map(|number| {
+            // The last is the one of the listing itself, gone by now.
+            let to = fs::read_link(format!("/proc/self/fd/{number}")).ok()?;
+            Some((number, text(&to.display().to_string())))
+        })
+        .collect();
+    open.sort();
+    object(open)
+}
+
+/// Place, kind and what is forbidden there.
+fn mounts() -> String {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = table.lines().filter_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        let left: Vec<_> = left.split(' ').collect();
+        let rules = ["ro", "rw", "nosuid", "nodev", "noexec"];
+        let options: Vec<_> = left
+            .get(5)?
+            .split(',')
+            .filter(|option| rules.contains(option))
+            .collect();
+        Some(format!(
+            "{} {} {}",
+            left.get(4)?,
+            right.split(' ').next()?,
+            options.join(",")
+        ))
+    });
+    list(mounts.collect())
+}
+
+/// Folders in which it can make a file, and files outside of them that it can open to write.
+fn writable() -> Vec<String> {
+    let mut found = Vec::new();
+    let mut waiting = vec![(PathBuf::from("/"), 0)];
+    while let Some((folder, depth)) = waiting.pop() {
+        let own = folder.join(".written-by-a-test");
+        if File::create_new(&own).is_ok() {
+            // It was made a moment ago, by us.
+            let _ = fs::remove_file(&own);
+            found.push(format!(
+                "{}/",
+                folder.display().to_string().trim_end_matches('/')
+            ));
+            continue;
+        }
+        for name in names(&folder.display().to_string()) {
+            let path = folder.join(name);
+            let Ok(kind) = fs::symlink_metadata(&path) else {
+                continue;
+            };
+            let is_process = folder == Path::new("/proc") && !path.ends_with("sys");
+            if kind.is_dir() && depth < DEPTH && !is_process {
+                waiting.push((path, depth + 1));
+            } else if kind.is_file() && OpenOptions::new().append(true).open(&path).is_ok() {
+                found.push(path.display().to_string());
+            }
+        }
+    }
+    found
+}
+
+fn processes() -> Vec<String> {
+    names("/proc")
+        .into_iter()
+        .filter(|name| name.parse::<u32>().is_ok())
+        .collect()
+}
+
+/// Whether each can be opened to read, to write.
+fn devices() -> String {
+    let mut all: Vec<_> = names("/dev")
+        .into_iter()
+        .filter_map(|name| {
+            let path = Path::new("/dev").join(&name);
+            let kind = fs::symlink_metadata(&path).ok()?;
+            if kind.is_dir() || kind.is_symlink() {
+                return None;
+            }
+            // A terminal that nobody answers at would be waited for.
+            let opens = |write: bool| {
+                OpenOptions::new()
+                    .read(!write)
+                    .write(write)
+                    .open(&path)
+                    .is_ok()
+            };
+            let rights = [("r", opens(false)), ("w", opens(true))];
+            let rights: String = rights
+                .iter()
+                .filter(|(_, may)| *may)
+                .map(|(letter, _)| *letter)
+                .collect();
+            Some((name, text(&rights)))
+        })
+        .collect();
+    all.sort();
+    object(all)
+}
+
+fn limits() -> String {
+    let table = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let limits = table.lines().skip(1).map(|line| {
+        // The name has blanks; what follows it begins in one column.
+        let (name, rest) = line.split_at(line.len().min(26));
+        let both: Vec<_> = rest.split_whitespace().take(2).collect();
+        (name.trim().to_owned(), text(&both.join(" ")))
+    });
+    object(limits.collect())
+}
