@@ -33,8 +33,9 @@ test: setup ## everything that must hold; includes verify
 	$(STAGE) vm 240 make test-vm
 	printf 'all 7 stages passed, %d s\n' $$(( $$(date +%s) - started ))
 
-test-long: setup ## chaos for CHAOS_HOURS [8], into the ledger; may be interrupted and begun again
-	@$(ENV) cargo build --locked --release --package argosy-cli --package argosy-chaos
+test-long: setup ## 2,000 launches and kills, then chaos for CHAOS_HOURS [8], into the ledger; may be interrupted and begun again
+	@$(ENV) ARGOSY_CYCLES=2000 cargo test --locked --package argosy-agent --test end_to_end -- cycles
+	cargo build --locked --release --package argosy-cli --package argosy-chaos
 	scripts/chaos-long
 
 verify: ## format, lints, docs, licences; writes nothing

@@ -3,8 +3,15 @@
 use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["types", "scheduler", "agents", "operator", "reigns"]
-        .map(|name| format!("argosy/v1/{name}.proto"));
+    let files = [
+        "types",
+        "scheduler",
+        "agents",
+        "executor",
+        "operator",
+        "reigns",
+    ]
+    .map(|name| format!("argosy/v1/{name}.proto"));
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(files, ["proto"])?;

@@ -14,10 +14,12 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::core::{Core, Effect, Input};
 use crate::error::RunError;
+use crate::executors::ExecutorSockets;
 use crate::ground::{BootClock, Containers, Front, Ground, Onlooker};
 use crate::inbox::{Event, Question, Standing, TaskView, WAITING};
 use crate::journal::{Journal, Lock, Progress, Request};
 use crate::metrics;
+use crate::paths::Paths;
 use crate::uplink::Uplink;
 
 /// Events looked at before the journal and the deadlines are looked at again.
@@ -66,6 +68,7 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
         containers: footing.containers,
         clock: footing.clock,
         onlooker: footing.onlooker,
+        sockets: ExecutorSockets::new(Paths::new(&config.directory), inbox.clone()),
         uplink: Uplink::new(client, inbox),
         events,
         helpers: footing.helpers,
@@ -83,6 +86,7 @@ struct Agent {
     containers: Box<dyn Containers>,
     clock: BootClock,
     onlooker: Option<Box<dyn Onlooker>>,
+    sockets: ExecutorSockets,
     uplink: Uplink,
     events: mpsc::Receiver<Event>,
     helpers: JoinSet<Result<(), RunError>>,
@@ -171,6 +175,19 @@ impl Agent {
                     self.step(Input::Connected { link });
                 }
             }
+            Event::ExecutorLinked {
+                instance,
+                connection,
+                sender,
+                said,
+            } => {
+                self.sockets.linked(instance, connection, sender);
+                self.step(Input::Executor {
+                    instance,
+                    connection,
+                    said,
+                });
+            }
             // Whoever asked may have gone: then the answer is dropped.
             Event::Ask(Question::Task(key, answer)) => {
                 let instance = self.core.facts().held.get(&key).copied();
@@ -234,12 +251,20 @@ impl Agent {
                 tracing::warn!(link, why, "the link to the master ended");
                 self.uplink.hang_up(link);
             }
+            Effect::Listen(name) => self.sockets.listen(name),
+            Effect::StopListening(name) => self.sockets.stop_listening(name),
+            Effect::TellExecutor {
+                instance,
+                connection,
+                message,
+            } => self.sockets.tell(instance, connection, *message),
             Effect::Fetch(_)
             | Effect::CancelFetch(_)
             | Effect::Start(_)
             | Effect::Find { .. }
             | Effect::Kill { .. }
             | Effect::Renew { .. }
+            | Effect::Limit { .. }
             | Effect::Look { .. }
             | Effect::StopLooking { .. }
             | Effect::Measure { .. }

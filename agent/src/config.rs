@@ -17,6 +17,8 @@ use crate::runner::{Devices, NetworkSettings};
 pub const FETCH_LIMIT_BYTES: u64 = 8 * 1024 * 1024 * 1024;
 /// How much of what was fetched is kept unless told otherwise, in bytes: 2 GiB, as in Mesos.
 pub const FETCH_CACHE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+/// How long an executor may take to subscribe unless told otherwise, in milliseconds: a minute, as in Mesos.
+pub const EXECUTOR_REGISTRATION_TIMEOUT_MS: u64 = 60_000;
 /// Processes and threads of one task unless told otherwise.
 pub const PIDS_MAX: u64 = 4_096;
 
@@ -104,6 +106,8 @@ pub struct Config {
     pub devices: Devices,
     /// Where containers with a network of their own are.
     pub networks: NetworkSettings,
+    /// How long an executor may take to subscribe, after its start and after the end of a stream, in milliseconds.
+    pub executor_registration_timeout_ms: u64,
 }
 
 impl Config {
@@ -136,6 +140,7 @@ impl Config {
             images: ImageSettings::default(),
             devices: Devices::new(),
             networks: NetworkSettings::default(),
+            executor_registration_timeout_ms: EXECUTOR_REGISTRATION_TIMEOUT_MS,
         }
     }
 

@@ -4,7 +4,8 @@ use argosy_proto::v1;
 use argosy_state::ids::TaskKey;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::core::{ContainerName, Input};
+use crate::core::{ContainerName, ExecutorSaid, Input, Instance};
+use crate::executors::ExecutorSender;
 
 /// Events that may wait for the loop. When full, whoever sends waits: streams are read later,
 /// supervisors keep what they have to say, questions take longer.
@@ -22,6 +23,17 @@ pub(crate) enum Event {
         sender: mpsc::Sender<v1::FromAgent>,
         /// The master at the other end.
         address: String,
+    },
+    /// An executor has shown its token on a new stream.
+    ExecutorLinked {
+        /// Which executor.
+        instance: Instance,
+        /// Counts the streams of all executors.
+        connection: u64,
+        /// Into it.
+        sender: ExecutorSender,
+        /// What it said first.
+        said: ExecutorSaid,
     },
     /// Somebody wants to know something.
     Ask(Question),

@@ -1,7 +1,8 @@
 //! Running: the tasks of one host, their updates, journal and sandboxes. Decides nothing for the cluster.
 //!
 //! Reading order: `core` (all decisions), `paths`, `journal`, `runner`, `uplink`, `start`, `ground`, `agent` (the loop),
-//! then `sandbox`, `fetcher`, `images`, `disk`, `gc`, `statistics`, `files`, `exec`, `api`, `inventory`, `config`.
+//! then `sandbox`, `fetcher`, `images`, `disk`, `gc`, `statistics`, `files`, `exec`, `executors`, `api`, `inventory`,
+//! `config`.
 
 mod agent;
 mod api;
@@ -12,6 +13,7 @@ mod descriptors;
 mod disk;
 pub mod error;
 mod exec;
+mod executors;
 mod fetcher;
 mod files;
 mod flights;

@@ -6,6 +6,7 @@
 //!   journal                         orders taken, handles, updates: see `journal`
 //!   journal.next                    a compacted journal in the making; worth nothing until renamed
 //!   containers/<container>/         hand-off between agents and a supervisor: see argosy_isolation
+//!   executors/<container>/          socket and token by which an executor meets its agent; the container sees it
 //!   sandboxes/<framework>/<task>/<container>/
 //!                                   working directory of one instance: fetched files, stdout, stderr
 //!   sandboxes/<framework>/<task>/<container>.output
@@ -77,6 +78,12 @@ impl Paths {
     #[must_use]
     pub fn container(&self, name: ContainerName) -> PathBuf {
         self.containers().join(name.to_string())
+    }
+
+    /// Where the executor in this container meets its agent.
+    #[must_use]
+    pub fn executor(&self, name: ContainerName) -> PathBuf {
+        self.root.join("executors").join(name.to_string())
     }
 
     /// All sandboxes.

@@ -195,9 +195,12 @@ pub(crate) fn tell_damage(contents: &Contents, paths: &Paths) {
 
 /// The containers of which a journal knows.
 pub(crate) fn known(facts: &Facts) -> Vec<ContainerName> {
+    let executors = facts.executors.keys();
+    let executors = executors.filter_map(|instance| facts.executor_container(*instance));
     let instances = facts.tasks.keys();
     instances
         .filter_map(|instance| facts.container(*instance))
+        .chain(executors)
         .collect()
 }
 
@@ -253,6 +256,7 @@ pub(crate) fn setup(
                 .flatten(),
         },
         boot_id,
+        executor_timeout_ms: config.executor_registration_timeout_ms,
         seed,
         wall_offset_ms,
     }

@@ -1,9 +1,10 @@
 //! Finding the leader, retrying, resuming; the framework SDK and the operator client.
 //!
 //! Holds no rule of the cluster: what may be done is the masters' to say. Reading order: `masters`,
-//! `leader`, `failure`, `connector`, `reigns`, `operator`, `uplink`, `resources`, `scheduler`, `kit`.
+//! `leader`, `failure`, `connector`, `reigns`, `operator`, `uplink`, `resources`, `scheduler`, `executor`, `kit`.
 
 pub mod connector;
+pub mod executor;
 pub mod failure;
 #[cfg(any(test, feature = "kit"))]
 pub mod kit;

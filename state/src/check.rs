@@ -3,13 +3,14 @@
 //! Reads only. It costs as much as the registry is large: tests run it after every step, production
 //! samples it.
 
+mod executors;
+
 use crate::Registry;
 use crate::agent::{Agent, AgentMode};
 use crate::command::SweepTarget;
 use crate::framework::{Connection, Framework};
 use crate::ids::{AgentId, FrameworkId, Revision, TaskKey};
 use crate::limits;
-use crate::resources::Resources;
 use crate::task::{Task, TaskState};
 
 /// A fact that must never be: a defect of `apply`, or damaged storage.
@@ -156,9 +157,9 @@ impl Registry {
         )
     }
 
-    /// Conservation: what is counted as used is the sum of the tasks that have not ended.
+    /// Conservation: what is counted as used is the sum of the tasks that have not ended, and of their executors.
     fn check_usage(&self, id: AgentId) -> Result<(), Broken> {
-        let mut sum = Resources::none();
+        let mut sum = self.check_executors(id)?;
         for task in self.tasks_on(id).filter(|task| !task.is_terminal()) {
             sum = sum.plus(&task.spec.resources).ok_or(Broken::Overlap {
                 agent: id,

@@ -30,6 +30,8 @@ pub const CHECK_COMMAND_BYTES: usize = 16 * 1024;
 pub const CHECK_PATH_BYTES: usize = 2_048;
 /// Statuses that one check expects. More are refused.
 pub const CHECK_STATUSES: usize = 64;
+/// Longest message between a framework and an executor, in bytes. Longer ones are refused.
+pub const EXECUTOR_MESSAGE_BYTES: usize = 64 * 1024;
 /// Tasks in one `Accept`. More are refused.
 pub const TASKS_PER_ACCEPT: usize = 1_000;
 /// Records that one command touches at most; the rest is left to sweeps.

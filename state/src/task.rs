@@ -1,10 +1,12 @@
 //! Tasks: what has been observed of them, and the one table of transitions.
 
+mod executor;
 mod limits;
 mod opt_outs;
 mod spec;
 mod volume;
 
+pub use self::executor::ExecutorSpec;
 pub use self::limits::{DiskLimit, Limits};
 pub use self::opt_outs::{Capability, OptOuts};
 pub use self::spec::{
@@ -138,6 +140,8 @@ pub enum Reason {
     ReadinessCheckStatusUpdated,
     HealthCheckFailed,
     LimitDisk,
+    ExecutorTerminated,
+    ExecutorRegistrationTimeout,
 }
 
 /// How a process ended.

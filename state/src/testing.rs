@@ -19,7 +19,7 @@ use crate::ids::{
 use crate::limits;
 use crate::registry::RecordWrite;
 use crate::resources::Resources;
-use crate::task::{Container, Reason, Run, Source, Standing, TaskSpec, TaskState};
+use crate::task::{Container, ExecutorSpec, Reason, Run, Source, Standing, TaskSpec, TaskState};
 
 /// A registry in its first reign, and what a leader, its agents and its schedulers would remember.
 #[derive(Debug, Clone)]
@@ -407,6 +407,23 @@ pub fn spec(name: &str, resources: &str) -> TaskSpec {
         volumes: Vec::new(),
         tty: false,
         stdin: false,
+        executor: None,
+    }
+}
+
+/// An executor that runs `sleep 1000`.
+#[must_use]
+pub fn executor(name: &str, resources: &str) -> ExecutorSpec {
+    let task = spec(name, resources);
+    ExecutorSpec {
+        executor: task.task,
+        resources: task.resources,
+        run: task.run,
+        container: task.container,
+        environment: task.environment,
+        user: task.user,
+        uris: task.uris,
+        grace_ms: 5_000,
     }
 }
 

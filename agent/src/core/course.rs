@@ -7,6 +7,7 @@ use argosy_state::ids::Timestamp;
 use argosy_state::task::TaskState;
 
 use super::end::{End, judge};
+use super::executors::Hosted;
 use super::facts::{ContainerName, Instance, Record, StartedFact, TaskFacts};
 use super::input::{Effect, Ended, Refusal, Start};
 use super::looking::{Asked, Watch};
@@ -74,6 +75,8 @@ pub(super) struct Course {
     pub(super) fetching: Option<String>,
     /// Its checks, once it runs.
     pub(super) watch: Option<Watch>,
+    /// What it has in the place of a container, if an executor runs it.
+    pub(super) hosted: Option<Box<Hosted>>,
     remains: Remains,
 }
 
@@ -96,6 +99,7 @@ impl Course {
             failing: None,
             fetching: None,
             watch: None,
+            hosted: None,
             remains: match phase {
                 Phase::Waiting => Remains::Nothing,
                 Phase::Finding
@@ -130,6 +134,10 @@ impl Core {
         };
         if !task.held || task.kill_grace_ms.is_some() {
             self.end_unstarted(instance);
+            return;
+        }
+        if task.executor().is_some() {
+            self.host(instance);
             return;
         }
         if let Err(why) = Asked::of(&task.launch) {
@@ -274,6 +282,11 @@ impl Core {
 
     /// The wish to end it is on disk.
     pub(super) fn kill(&mut self, instance: Instance) {
+        let task = self.facts.tasks.get(&instance);
+        if task.is_some_and(|task| task.executor().is_some()) {
+            self.kill_hosted(instance);
+            return;
+        }
         match self.phase(instance) {
             Some(Phase::Waiting) => self.end_unstarted(instance),
             Some(Phase::Fetching) => {
@@ -355,6 +368,7 @@ impl Core {
         course.phase = Phase::Ended;
         course.end = Some(end);
         self.unstarted.remove(&instance);
+        self.unhost(instance);
         if self
             .facts
             .tasks
@@ -457,7 +471,7 @@ impl Core {
 
 impl TaskFacts {
     /// From TERM to KILL, in milliseconds: the shortest that was asked for.
-    fn grace_ms(&self) -> u64 {
+    pub(super) fn grace_ms(&self) -> u64 {
         let policy = self.launch.spec.as_ref().and_then(|spec| spec.kill_policy);
         let own = match policy.map_or(0, |policy| policy.grace_ms) {
             0 => DEFAULT_GRACE_MS,

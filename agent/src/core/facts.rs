@@ -14,6 +14,7 @@ use argosy_state::digest::task_mark;
 use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex, TaskKey, Timestamp};
 use argosy_state::task::{Standing, TaskState};
 
+use super::executors::{ExecutorFacts, ExecutorRecord};
 use super::wire;
 
 /// One instance of a task on this host: the agent id and the order that launched it.
@@ -126,6 +127,8 @@ pub struct TaskFacts {
     pub standing: Standing,
     /// Set once its health check has ended it, by the update that says so: why, in words.
     pub unhealthy: Option<String>,
+    /// The newest number of its executor, of what is in an update or changed nothing; 0 without one.
+    pub heard: u64,
     /// False once the cluster does not want to hear of it any more: then it is only ended and cleared away.
     pub held: bool,
 }
@@ -191,6 +194,8 @@ pub enum Record {
         /// All of it.
         facts: Box<TaskFacts>,
     },
+    /// Something of an executor.
+    Executor(ExecutorRecord),
 }
 
 /// What an order asked for.
@@ -225,6 +230,8 @@ pub struct Facts {
     pub floor: OrderIndex,
     /// Every task, held or stray.
     pub tasks: BTreeMap<Instance, TaskFacts>,
+    /// Every executor, by the task that brought it.
+    pub executors: BTreeMap<Instance, ExecutorFacts>,
     /// The instance held under each name.
     pub held: BTreeMap<TaskKey, Instance>,
     /// Wrapping sum of the marks of the held tasks.
@@ -264,6 +271,7 @@ impl Facts {
             Record::Retried { instance, life } => self.change(*instance, |task| task.life = *life),
             Record::Floor(order) => self.floor = *order,
             Record::Task { instance, facts } => self.insert(*instance, (**facts).clone()),
+            Record::Executor(record) => self.follow(record),
         }
     }
 
@@ -278,16 +286,19 @@ impl Facts {
             instance: *instance,
             facts: Box::new(facts.clone()),
         });
-        head.into_iter().chain(tasks).collect()
+        let executors = self.executor_records().map(Record::Executor);
+        head.into_iter().chain(tasks).chain(executors).collect()
     }
 
-    /// The container of an instance that is here.
+    /// The container of an instance that is here, and is run by no executor.
     #[must_use]
     pub fn container(&self, instance: Instance) -> Option<ContainerName> {
-        self.tasks.get(&instance).map(|task| ContainerName {
-            instance,
-            life: task.life,
-        })
+        let task = self.tasks.get(&instance);
+        task.filter(|task| task.executor().is_none())
+            .map(|task| ContainerName {
+                instance,
+                life: task.life,
+            })
     }
 
     /// The instance of this order under the present id, if it has this name.
@@ -320,6 +331,7 @@ impl Facts {
                     state: TaskState::Staging,
                     standing: Standing::default(),
                     unhealthy: None,
+                    heard: 0,
                     held: true,
                 };
                 self.insert(Instance { agent, order }, facts);

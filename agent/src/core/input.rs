@@ -8,6 +8,7 @@ use argosy_state::task::CheckKind;
 
 use super::Sync;
 use super::checks::{Answer, Look};
+use super::executors::ExecutorSaid;
 use super::facts::{ContainerName, Instance, Record, StartedFact};
 
 /// Something has happened.
@@ -112,6 +113,15 @@ pub enum Input {
         instance: Instance,
         /// How much, of how much, in words.
         why: String,
+    },
+    /// Something came from the socket of an executor.
+    Executor {
+        /// Which executor.
+        instance: Instance,
+        /// Counts the streams of all executors.
+        connection: u64,
+        /// What.
+        said: ExecutorSaid,
     },
     /// A deadline has come.
     Tick,
@@ -275,6 +285,26 @@ pub enum Effect {
         key: TaskKey,
         /// The most it may have, in bytes.
         limit_bytes: u64,
+    },
+    /// Change what a running container may use to what this order says.
+    Limit {
+        /// Its name.
+        name: ContainerName,
+        /// The order, as `Start` has it.
+        launch: Arc<v1::LaunchOrder>,
+    },
+    /// Take connections of an executor that runs.
+    Listen(ContainerName),
+    /// Take no more of them.
+    StopListening(ContainerName),
+    /// Say something to an executor.
+    TellExecutor {
+        /// To which.
+        instance: Instance,
+        /// On which of its streams.
+        connection: u64,
+        /// What.
+        message: Box<v1::ToExecutor>,
     },
     /// Clear away all that is left of a container, but not its sandbox.
     Destroy {

@@ -172,6 +172,7 @@ impl Core {
             Some(Said::Pong(pong)) => self.pong(serial, pong.serial),
             Some(Said::ListTasks(v1::ListTasks {})) => self.list_tasks(serial),
             Some(Said::KillStray(kill)) => self.kill_stray(&kill),
+            Some(Said::ExecutorMessage(message)) => self.pass_to_executor(message),
             None => self.hang_up(serial, "a master said something unknown here".into()),
         }
     }
@@ -325,7 +326,8 @@ impl Core {
     /// are found, and those of a former agent id are gone, since their resources count as free.
     pub(super) fn dial_after(&mut self, after_ms: u64) {
         let knows_all = self.is_recovered();
-        let fresh = self.facts.identity.agent.is_some() || self.courses.is_empty();
+        let is_empty = self.courses.is_empty() && self.executors.is_empty();
+        let fresh = self.facts.identity.agent.is_some() || is_empty;
         if knows_all && fresh && !self.dial.under_way && self.link.is_none() {
             self.dial.under_way = true;
             self.put_incarnation();

@@ -2,12 +2,13 @@
 //!
 //! No clock, no IO, no randomness but the rare turns of a simulation. Every effect that speaks of a fact, or
 //! acts on an order, waits in `deferred` until the journal says that all before it is on disk. Reading order:
-//! `facts`, `orders`, `course`, `checks`, `looking`, `disk`, `end`, `updates`, `link`, `recovery`.
+//! `facts`, `orders`, `course`, `executors`, `checks`, `looking`, `disk`, `end`, `updates`, `link`, `recovery`.
 
 pub mod checks;
 mod course;
 mod disk;
 mod end;
+mod executors;
 mod facts;
 mod input;
 mod link;
@@ -27,11 +28,13 @@ use argosy_state::ids::{TaskKey, Timestamp};
 
 use crate::inbox::ContainerView;
 use course::Course;
+use executors::Executors;
 use link::{Dial, Link};
 use random::Random;
 
 pub(crate) use course::PHASES;
 pub(crate) use disk::limit_bytes as disk_limit_bytes;
+pub use executors::{ExecutorFacts, ExecutorRecord, ExecutorSaid};
 pub use facts::{
     ContainerName, Facts, Identity, Instance, InvalidContainerName, Record, StartedFact, Taken,
     TaskFacts,
@@ -47,6 +50,8 @@ pub struct Setup {
     pub info: v1::AgentInfo,
     /// The present boot of the host.
     pub boot_id: String,
+    /// How long an executor may take to subscribe, from its start or the end of its last stream, in milliseconds.
+    pub executor_timeout_ms: u64,
     /// Seed of nonces, incarnations and jitter; must differ between agents and between starts.
     pub seed: u64,
     /// Milliseconds to add to the time of a step to get those of the Unix epoch, for display.
@@ -58,6 +63,7 @@ pub struct Setup {
 pub struct Core {
     facts: Facts,
     courses: BTreeMap<Instance, Course>,
+    executors: Executors,
     setup: Setup,
     random: Random,
     now: Timestamp,
@@ -98,6 +104,14 @@ enum Deferred {
     Kill(Instance),
     /// Clear away a container whose end is recorded.
     Destroy(Instance),
+    /// Make the container of an executor.
+    Execute(Instance),
+    /// Say something to an executor.
+    TellExecutor(Instance, Box<v1::to_executor::Message>),
+    /// This task has left its executor.
+    Unhost(Instance, Instance),
+    /// Clear away an executor whose tasks' ends are recorded.
+    ClearExecutor(Instance),
     /// A master has answered what was sent at this time.
     Renew(Timestamp),
     /// A registration with this cluster holds; `true` if nothing needs repair.
@@ -120,6 +134,7 @@ impl Core {
         Self {
             facts,
             courses: BTreeMap::new(),
+            executors: Executors::default(),
             random: Random::new(setup.seed),
             setup,
             now: Timestamp(0),
@@ -163,7 +178,7 @@ impl Core {
     /// Whether every container is gone.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.courses.values().all(Course::is_clear)
+        self.courses.values().all(Course::is_clear) && self.executors.is_empty()
     }
 
     /// Every instance that is not cleared away, for people.
@@ -181,7 +196,10 @@ impl Core {
                 held: task.held,
             })
         });
-        views.collect()
+        let executors = self.executors.phases();
+        let executors =
+            executors.filter_map(|(instance, phase)| self.executor_view(instance, phase));
+        views.chain(executors).collect()
     }
 
     /// When [`Input::Tick`] is due.
@@ -190,13 +208,17 @@ impl Core {
         let link = self.link.as_ref().map(Link::deadline);
         let overdue = self.overdue.first().map(|(at, _)| *at);
         let look = self.looks.first().map(|(at, _)| *at);
-        let all = [link, overdue, look, self.report_at];
+        let executor = self.executors.deadline();
+        let all = [link, overdue, look, executor, self.report_at];
         all.into_iter().flatten().min()
     }
 
     /// Takes one input in, at a time on the boot clock; returns what is to be done, in order.
     pub fn step(&mut self, now: Timestamp, input: Input) -> Vec<Effect> {
         self.now = self.now.max(now);
+        let Some(input) = self.executor_input(input) else {
+            return std::mem::take(&mut self.effects);
+        };
         match input {
             Input::Begin => self.begin(),
             Input::Connected { link } => self.connected(link),
@@ -219,6 +241,8 @@ impl Core {
                 answer,
             } => self.looked(instance, look, answer),
             Input::OverDisk { instance, why } => self.over_disk(instance, why),
+            // An executor's, which was taken above.
+            Input::Executor { .. } => {}
             Input::Tick => self.tick(),
             Input::EndAll => self.end_all(),
         }
@@ -267,6 +291,12 @@ impl Core {
             Deferred::Launch(instance) => self.launch(instance),
             Deferred::Kill(instance) => self.kill(instance),
             Deferred::Destroy(instance) => self.destroy(instance),
+            Deferred::Execute(instance) => self.execute(instance),
+            Deferred::TellExecutor(instance, message) => {
+                self.tell_executor(instance, *message);
+            }
+            Deferred::Unhost(instance, executor) => self.leave(instance, executor),
+            Deferred::ClearExecutor(instance) => self.clear_executor(instance),
             Deferred::Renew(acked_at) => self.renew(acked_at),
             Deferred::Registered(link) => self.registration_holds(link),
         }
@@ -286,6 +316,7 @@ impl Core {
             self.out_of_time(instance);
         }
         self.look();
+        self.tend_executors();
         self.tend_link();
     }
 }

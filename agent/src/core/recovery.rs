@@ -38,8 +38,12 @@ impl Core {
             .iter()
             .map(|(instance, task)| (*instance, task.state))
             .collect();
+        self.recall_executors();
         for (instance, state) in tasks {
-            if state.is_terminal() {
+            if self.facts.container(instance).is_none() && !state.is_terminal() {
+                self.courses.insert(instance, Course::new(Phase::Waiting));
+                self.recall_hosted(instance);
+            } else if state.is_terminal() {
                 self.courses.insert(instance, Course::new(Phase::Ended));
                 self.when_durable(Deferred::Destroy(instance));
             } else {
@@ -62,6 +66,7 @@ impl Core {
         self.courses
             .values()
             .all(|course| course.phase != Phase::Finding)
+            && self.executors.are_found()
     }
 
     pub(super) fn found(&mut self, instance: Instance, found: Found) {
@@ -85,7 +90,7 @@ impl Core {
 
     /// Its container, if it had one, was started before the host was. Told by lives, not by whether the boot has
     /// changed since the last one: that may have ended before it could say what became of its tasks.
-    fn is_of_earlier_boot(&self, instance: Instance) -> bool {
+    pub(super) fn is_of_earlier_boot(&self, instance: Instance) -> bool {
         let task = self.facts.tasks.get(&instance);
         task.is_some_and(|task| task.life < self.facts.identity.boot_life)
     }

@@ -45,18 +45,19 @@ impl Core {
             if let Some(course) = self.courses.get_mut(&instance) {
                 course.fetching = None;
             }
-            let Some(update) = update else {
-                continue;
-            };
-            if wire::task_state(update.state).is_terminal() {
-                ended.push(instance);
+            if let Some(update) = update {
+                if wire::task_state(update.state).is_terminal() {
+                    ended.push(instance);
+                }
+                if wire::is_unhealthy(&update) {
+                    unhealthy.push(instance);
+                }
+                let update = Box::new(update);
+                updates.push((*update).clone());
+                self.persist(Record::Updated { instance, update }, Sync::Awaited);
+                self.is_told(instance);
             }
-            if wire::is_unhealthy(&update) {
-                unhealthy.push(instance);
-            }
-            let update = Box::new(update);
-            updates.push((*update).clone());
-            self.persist(Record::Updated { instance, update }, Sync::Awaited);
+            self.settle(instance);
         }
         self.send_updates(updates);
         for instance in ended {
@@ -72,7 +73,9 @@ impl Core {
         let task = self.facts.tasks.get(&instance).filter(|task| task.held)?;
         let draft = observe(course, task)?;
         let standing = course.watch.as_ref().map_or(task.standing, Watch::standing);
-        let is_news = standing != task.standing || course.fetching.is_some();
+        let hosted = course.hosted.as_deref();
+        let has_words = hosted.is_some_and(|hosted| hosted.has_words(task, self.now));
+        let is_news = standing != task.standing || course.fetching.is_some() || has_words;
         let is_new = draft.state != task.state || (is_news && task.updates.len() < WAITING_UPDATES);
         if !is_new || !task.state.may_become(draft.state) {
             return None;
@@ -166,6 +169,9 @@ fn observe(course: &Course, task: &TaskFacts) -> Option<End> {
         exit: None,
     };
     let quiet = v1::Reason::Unspecified;
+    if let Some(hosted) = course.hosted.as_deref().filter(|_| !course.has_ended()) {
+        return hosted.observe(task);
+    }
     match course.phase {
         Phase::Waiting | Phase::Finding | Phase::Starting => None,
         Phase::Fetching => {

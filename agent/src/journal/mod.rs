@@ -3,6 +3,7 @@
 //! Knows how records lie on disk, not what they mean. An error of the disk is final: the process must
 //! stop, and nothing is ever synced twice. Reading order: `frame`, `record`, `read`, `place`, `writer`, `lock`.
 
+mod executors;
 mod frame;
 mod lock;
 mod place;

@@ -10,12 +10,13 @@ use argosy_state::ids::{AgentId, ClusterId, Epoch, OrderIndex, TaskKey, Timestam
 use argosy_state::task::Standing;
 use prost::Message;
 
+use super::executors::StoredExecutorRecord;
 use crate::core::wire;
 use crate::core::{Identity, Instance, Record, StartedFact, Taken, TaskFacts};
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Stored {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 22")]
     body: Option<Body>,
 }
 
@@ -47,6 +48,8 @@ enum Body {
     Floor(u64),
     #[prost(message, tag = "11")]
     Task(Box<StoredTask>),
+    #[prost(message, tag = "22")]
+    Executor(StoredExecutorRecord),
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -73,7 +76,7 @@ struct StoredIdentity {
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
-struct StoredInstance {
+pub(super) struct StoredInstance {
     #[prost(uint64, tag = "1")]
     agent: u64,
     #[prost(uint64, tag = "2")]
@@ -94,11 +97,11 @@ struct Took {
 
 /// An instance with a number: of an update, a life, or milliseconds.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
-struct Numbered {
+pub(super) struct Numbered {
     #[prost(message, required, tag = "1")]
-    instance: StoredInstance,
+    pub(super) instance: StoredInstance,
     #[prost(uint64, tag = "2")]
-    number: u64,
+    pub(super) number: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
@@ -110,7 +113,7 @@ struct StartedRecord {
 }
 
 #[derive(Clone, Copy, PartialEq, prost::Message)]
-struct StoredStart {
+pub(super) struct StoredStart {
     #[prost(int32, tag = "1")]
     pid: i32,
     #[prost(uint64, tag = "2")]
@@ -153,6 +156,8 @@ struct StoredTask {
     ready: Option<bool>,
     #[prost(string, optional, tag = "13")]
     unhealthy: Option<String>,
+    #[prost(uint64, tag = "24")]
+    heard: u64,
 }
 
 /// The bytes of a record.
@@ -175,6 +180,7 @@ pub(super) fn encode(record: &Record) -> Vec<u8> {
         Record::Retried { instance, life } => Body::Retried(numbered(*instance, *life)),
         Record::Floor(order) => Body::Floor(order.0),
         Record::Task { instance, facts } => Body::Task(Box::new(stored_task(*instance, facts))),
+        Record::Executor(record) => Body::Executor(record.into()),
     };
     Stored { body: Some(body) }.encode_to_vec()
 }
@@ -215,6 +221,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Record> {
                 facts: Box::new(task.read()?),
             }
         }
+        Body::Executor(record) => Record::Executor(record.read()?),
     })
 }
 
@@ -270,6 +277,7 @@ fn stored_task(instance: Instance, facts: &TaskFacts) -> StoredTask {
         healthy: facts.standing.healthy,
         ready: facts.standing.ready,
         unhealthy: facts.unhealthy.clone(),
+        heard: facts.heard,
     }
 }
 
@@ -291,16 +299,17 @@ impl StoredTask {
                 ready: self.ready,
             },
             unhealthy: self.unhealthy,
+            heard: self.heard,
         })
     }
 }
 
-fn key(launch: &v1::LaunchOrder) -> Option<TaskKey> {
+pub(super) fn key(launch: &v1::LaunchOrder) -> Option<TaskKey> {
     let task = launch.spec.as_ref().map(|spec| spec.task_id.as_str());
     crate::core::task_key(&launch.framework_id, task?)
 }
 
-fn numbered(instance: Instance, number: u64) -> Numbered {
+pub(super) fn numbered(instance: Instance, number: u64) -> Numbered {
     Numbered {
         instance: instance.into(),
         number,

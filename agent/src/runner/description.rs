@@ -18,7 +18,7 @@ use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 
 use super::own_files::{Place, host_name, own_files};
-use super::{Shared, bridges, devices, disks, imaged, limits, opt_outs, volumes};
+use super::{Shared, bridges, devices, disks, executors, imaged, limits, opt_outs, volumes};
 use crate::core::{Refusal, Start, disk_limit_bytes};
 use crate::sandbox;
 
@@ -96,9 +96,10 @@ pub(super) fn prepare(
     crash::passed("launch.folder-made");
     sandbox::make(&sandbox, owner.as_ref()).map_err(|error| failed(error.to_string()))?;
     let volumes = volumes::volumes(task, &start.launch.role, &shared.settings)?;
-    let host_paths =
+    let mut host_paths =
         sandbox::link_host_paths(&sandbox, &task.host_paths, &shared.settings.host_paths)
             .map_err(|error| invalid(error.to_string()))?;
+    host_paths.extend(executors::place(shared, start, task, user.as_ref())?);
     let places = Places {
         host_paths,
         volumes,
@@ -309,7 +310,6 @@ fn environment(
 ) -> Vec<(String, String)> {
     let settings = &shared.settings;
     let names = [
-        ("ARGOSY_TASK_ID", start.key.task.to_string()),
         ("ARGOSY_FRAMEWORK_ID", start.key.framework.to_string()),
         ("ARGOSY_AGENT_ID", start.name.instance.agent.to_string()),
         ("ARGOSY_ORDER", start.name.instance.order.0.to_string()),
@@ -319,6 +319,7 @@ fn environment(
     ];
     let names = names.map(|(name, value)| (name.to_owned(), value));
     variables.extend(names);
+    variables.extend(executors::variables(shared, start));
     variables.into_iter().collect()
 }
 

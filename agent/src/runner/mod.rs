@@ -3,7 +3,7 @@
 //! One task a container waits for its supervisor. What blocks (folders, the launcher, adoption, removal)
 //! runs on the runtime's blocking threads, a bounded number at a time. Reading order: `launching`, `host_ids`,
 //! `unpacking`, `imaged`, `bridges`, `plugged` and `own_files`, `volumes`, `memory_high`, `disks`, `limits`, `cores`,
-//! `devices`, `opt_outs`, `description`, `controls`, `watching`, `looking`, `measuring`, `removing`.
+//! `devices`, `opt_outs`, `description`, `executors`, `controls`, `watching`, `looking`, `measuring`, `removing`.
 
 mod bridges;
 mod clearing;
@@ -12,6 +12,7 @@ mod cores;
 mod description;
 mod devices;
 mod disks;
+mod executors;
 mod host_ids;
 mod imaged;
 mod launching;
@@ -49,6 +50,7 @@ use crate::config::{Config, Settings};
 use crate::core::{ContainerName, Effect, Found, Input, Instance, Refusal, Start};
 use crate::disk::Meter;
 use crate::error::RunError;
+use crate::executors::Place;
 use crate::fetcher::{Cache, Fetcher, Progress, TELL_EVERY, Whose, tell};
 use crate::ground::Containers;
 use crate::images::Images;
@@ -90,6 +92,7 @@ pub(crate) struct Runner {
     fetches: HashMap<Instance, CancellationToken>,
     looks: looking::Looks,
     meter: Meter,
+    changes: executors::Changes,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -166,6 +169,7 @@ impl Runner {
             fetches: HashMap::new(),
             looks: looking::Looks::default(),
             meter: Meter::default(),
+            changes: executors::Changes::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
@@ -278,6 +282,7 @@ impl Runner {
         self.controls.forget(name.instance);
         self.looks.forget(name.instance);
         self.meter.end(name.instance);
+        self.changes.forget(name.instance);
         let shared = self.shared.clone();
         self.spawn(async move {
             removing::remove(&shared, name, &key).await;
@@ -350,6 +355,7 @@ impl Containers for Runner {
                 kind,
                 timeout_ms,
             } => self.look(instance, look, kind, timeout_ms),
+            Effect::Limit { name, launch } => self.limit(name, launch),
             Effect::StopLooking { instance, look } => self.looks.stop(instance, look.kind),
             Effect::Measure {
                 name,
@@ -510,6 +516,9 @@ impl Shared {
         self.imaged.release(name, &folder)?;
         self.cores.give_back(name);
         crash::passed("remove.image-released");
+        Place::new(self.paths.executor(name))
+            .remove()
+            .map_err(|error| error.to_string())?;
         let given_back = self.host_ids.as_ref().map(|ids| ids.give_back(name));
         given_back.transpose().map_err(|error| error.to_string())?;
         crash::passed("remove.users-returned");

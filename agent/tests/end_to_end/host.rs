@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use argosy_agent::{Config, Ground, IsolationMode, LauncherCommand, Parts, RunError, run};
 use argosy_client::ConnectorConfig;
+use argosy_client::executor::{Meeting, Runner};
+use argosy_frameworks::shell_executor::ShellExecutor;
 use argosy_proto::transport::Listener;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -22,6 +24,9 @@ pub(crate) const AGENT: &str = "agent";
 
 /// Beside an agent's folder: where its API is, if it is a process of its own.
 const API: &str = "api";
+/// The verb under which it is an executor.
+pub(crate) const EXECUTOR: &str = "executor";
+
 /// The folder beside an agent's that its tasks may see.
 const SHARED: &str = "shared";
 /// The folder beside an agent's with its CNI networks and plugins, where there are some.
@@ -166,6 +171,22 @@ pub(crate) fn agent_process() -> ExitCode {
         std::fs::write(directory.with_file_name(API), &config.address).unwrap();
         run(config, parts, CancellationToken::new()).await.unwrap();
     });
+    ExitCode::SUCCESS
+}
+
+/// The whole life of an executor that an agent has started.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "an executor is told by its environment where it meets its agent"
+)]
+pub(crate) fn executor_process() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let meeting = Meeting::named_in(std::env::vars()).unwrap();
+    let mut executor = ShellExecutor::default();
+    let run = async { Runner::new(meeting).run(&mut executor).await };
+    runtime.unwrap().block_on(run).unwrap();
     ExitCode::SUCCESS
 }
 

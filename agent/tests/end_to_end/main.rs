@@ -26,6 +26,9 @@ fn main() -> ExitCode {
     if argument.as_deref() == Some(host::AGENT) {
         return host::agent_process();
     }
+    if argument.as_deref() == Some(host::EXECUTOR) {
+        return host::executor_process();
+    }
     if std::env::args().any(|argument| argument == "--list") {
         cases::ALL
             .iter()

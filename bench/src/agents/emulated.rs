@@ -126,7 +126,7 @@ impl Emulated {
                 self.held.clear();
                 None
             }
-            Some(Said::Pong(_) | Said::Refused(_)) | None => None,
+            Some(Said::Pong(_) | Said::Refused(_) | Said::ExecutorMessage(_)) | None => None,
         };
         answer
             .map(|message| v1::FromAgent {

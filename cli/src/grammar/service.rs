@@ -44,6 +44,15 @@ fn log_file_bytes(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
+/// In less not even a quick one could subscribe.
+fn executor_registration_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = values::duration(text)?;
+    if timeout < Duration::from_secs(1) {
+        return Err("give at least 1s".to_owned());
+    }
+    Ok(timeout)
+}
+
 /// Start a master.
 #[derive(Debug, Args)]
 pub(crate) struct MasterStart {
@@ -221,6 +230,9 @@ pub(crate) struct AgentStart {
         default_value = "/opt/cni/bin,/usr/lib/cni"
     )]
     pub(crate) cni_plugins: Vec<PathBuf>,
+    /// How long an executor may take to subscribe, after its start or the end of its stream
+    #[arg(long, env = "ARGOSY_AGENT_EXECUTOR_REGISTRATION_TIMEOUT", value_name = "TIME", default_value = "1m", value_parser = executor_registration_timeout)]
+    pub(crate) executor_registration_timeout: Duration,
     /// Seed of all random choices [default: random]
     #[arg(long, env = "ARGOSY_SEED", value_name = "NUMBER")]
     pub(crate) seed: Option<u64>,

@@ -137,6 +137,11 @@ impl Scheduler for Master {
         })
     }
 
+    /// No executor is ever there.
+    async fn message(&self, _: Request<v1::MessageRequest>) -> Answer<v1::MessageReply> {
+        Ok(Response::new(v1::MessageReply {}))
+    }
+
     async fn decline(&self, request: Request<v1::DeclineRequest>) -> Answer<v1::DeclineReply> {
         let request = request.into_inner();
         self.unary(|brain| {

@@ -76,6 +76,11 @@ pub(crate) enum Command {
         task_id: String,
         revision: v1::Revision,
     },
+    Message {
+        agent_id: String,
+        executor_id: String,
+        data: Vec<u8>,
+    },
     Reconcile(CallKey, Vec<String>),
     Suppress(CallKey, Vec<String>),
     Revive(CallKey, Vec<String>),
@@ -97,7 +102,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Asked {
-    // Bounded by OPEN_CALLS, but for declines and acknowledgements, which the run takes out after
+    // Bounded by OPEN_CALLS, but for declines, messages and acknowledgements, which the run takes out after
     // every callback and which it never keeps waiting.
     commands: VecDeque<Command>,
     waiting: BTreeMap<u64, oneshot::Sender<Answer>>,
@@ -183,6 +188,16 @@ impl Driver {
     /// Wants no offers for these roles (none named: all) until [`Self::revive`].
     pub fn suppress(&self, roles: Vec<String>) -> Call {
         self.call(Vec::new(), |key| Command::Suppress(key, roles))
+    }
+
+    /// Sends an executor of this framework up to 65,536 bytes, if it can be reached now. Messages may come twice, never, and
+    /// in another order.
+    pub fn message(&self, agent_id: &str, executor_id: &str, data: Vec<u8>) {
+        self.push(Command::Message {
+            agent_id: agent_id.to_owned(),
+            executor_id: executor_id.to_owned(),
+            data,
+        });
     }
 
     /// Wants offers again, also those declined before.

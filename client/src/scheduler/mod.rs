@@ -53,6 +53,9 @@ pub trait Scheduler {
     /// An agent is lost, as its masters see it. What befell its tasks comes as updates.
     fn agent_lost(&mut self, driver: &Driver, agent_id: &str, reason: &str) {}
 
+    /// Something of an executor of this framework. It may come twice, and what was sent while a link was down never does.
+    fn message(&mut self, driver: &Driver, message: &v1::ExecutorMessage) {}
+
     /// Why nothing is offered.
     fn demand_unmet(&mut self, driver: &Driver, demand: &v1::DemandUnmet) {}
 

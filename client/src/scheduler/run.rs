@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use argosy_proto::v1;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -257,6 +258,7 @@ impl Rim {
             Notice::AgentLost { agent_id, reason } => {
                 scheduler.agent_lost(driver, &agent_id, &reason)
             }
+            Notice::Message(message) => scheduler.message(driver, &message),
             Notice::DemandUnmet(demand) => scheduler.demand_unmet(driver, &demand),
             Notice::Answered(answer) => {
                 driver.answer(&answer);
@@ -270,6 +272,33 @@ impl Rim {
             }
         }
         None
+    }
+
+    fn decline(&mut self, request: v1::DeclineRequest) {
+        let connector = self.connector.clone();
+        self.tasks.spawn(async move {
+            let result = call(&connector, request, |mut stub, r| async move {
+                stub.decline(r).await
+            });
+            // Lost, the offers lapse by themselves.
+            if let Err(error) = result.await {
+                tracing::debug!(%error, "offers could not be declined");
+            }
+            None
+        });
+    }
+
+    fn message(&mut self, request: v1::MessageRequest) {
+        let connector = self.connector.clone();
+        self.tasks.spawn(async move {
+            let result = call(&connector, request, |mut stub, r| async move {
+                stub.message(r).await
+            });
+            if let Err(error) = result.await {
+                tracing::debug!(%error, "a message to an executor is lost");
+            }
+            None
+        });
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -308,18 +337,8 @@ impl Rim {
                     Some(Input::Acknowledged(result.await.map(|_| ())))
                 });
             }
-            Effect::Decline(request) => {
-                self.tasks.spawn(async move {
-                    let result = call(&connector, request, |mut stub, r| async move {
-                        stub.decline(r).await
-                    });
-                    // Lost, the offers lapse by themselves.
-                    if let Err(error) = result.await {
-                        tracing::debug!(%error, "offers could not be declined");
-                    }
-                    None
-                });
-            }
+            Effect::Decline(request) => self.decline(request),
+            Effect::Message(request) => self.message(request),
             Effect::Reconcile { serial, request } => {
                 self.tasks.spawn(async move {
                     let result = call(&connector, request, |mut stub, r| async move {

@@ -13,6 +13,7 @@ use argosy_state::ids::{
 };
 use argosy_state::resources::Resources;
 
+use super::messages::FrameworkMessage;
 use crate::links::{LinkId, RequestId};
 
 /// The two clocks: cluster time decides, wall time is shown.
@@ -45,6 +46,10 @@ pub(crate) enum Input {
         link: LinkId,
         serial: u64,
     },
+    AgentMessage {
+        link: LinkId,
+        message: v1::ExecutorMessage,
+    },
     AgentClosed {
         link: LinkId,
     },
@@ -69,6 +74,10 @@ pub(crate) enum Input {
     Decline {
         request: RequestId,
         decline: Decline,
+    },
+    Message {
+        request: RequestId,
+        message: FrameworkMessage,
     },
     Acknowledge {
         request: RequestId,
@@ -170,6 +179,8 @@ pub(crate) enum Answer {
     },
     Acknowledged,
     Declined,
+    /// On its way, or lost.
+    Passed,
     Reconciled {
         reply: v1::ReconcileReply,
         /// There is more behind this task.

@@ -10,6 +10,7 @@ mod deadlines;
 mod delivery;
 mod frameworks;
 mod input;
+mod messages;
 mod offering;
 mod pruning;
 mod settling;
@@ -36,6 +37,7 @@ use frameworks::FrameworkLink;
 pub(crate) use input::{
     Answer, Decline, Effect, HeldFilter, Hello, Input, Now, Reconcile, Refused, Subscription,
 };
+pub(crate) use messages::FrameworkMessage;
 
 /// What a proposal was made for: where its outcome goes.
 #[derive(Debug)]
@@ -82,6 +84,7 @@ pub(crate) struct Leader {
     deadlines: Deadlines,
     /// When it is looked again who is to be forgotten.
     next_prune: Timestamp,
+    passed: messages::Passed,
     out: Vec<Effect>,
 }
 
@@ -106,6 +109,7 @@ impl Leader {
             offering: offering::Offering::new(registry, now.at.plus_ms(limits.resume_ms)),
             deadlines: Deadlines::default(),
             next_prune: now.at,
+            passed: messages::Passed::default(),
             out: Vec::new(),
         };
         leader.arm_all(registry, now);
@@ -125,6 +129,7 @@ impl Leader {
                 last,
             } => self.agent_list(registry, now, link, floor, held, last),
             Input::AgentPing { link, serial } => self.agent_ping(now, link, serial),
+            Input::AgentMessage { link, message } => self.agent_message(now, link, message),
             Input::AgentClosed { link } => self.agent_closed(link),
             Input::Subscribe { link, subscription } => {
                 self.subscribe(registry, now, link, *subscription)
@@ -138,6 +143,7 @@ impl Leader {
                 filter_ms,
             } => self.call(registry, now, request, *call, &tokens, filter_ms),
             Input::Decline { request, decline } => self.decline(registry, now, request, &decline),
+            Input::Message { request, message } => self.message(registry, now, request, message),
             Input::Acknowledge {
                 request,
                 acknowledge,

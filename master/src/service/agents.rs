@@ -141,6 +141,7 @@ fn input(link: LinkId, message: v1::FromAgent) -> Result<Input, Malformed> {
                 last: list.last,
             })
         }
+        From::ExecutorMessage(message) => Ok(Input::AgentMessage { link, message }),
         From::Ping(ping) => Ok(Input::AgentPing {
             link,
             serial: ping.serial,

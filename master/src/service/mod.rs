@@ -104,6 +104,7 @@ fn accepted(answer: Answer) -> Result<Answer, Status> {
         Answer::Called { .. }
         | Answer::Acknowledged
         | Answer::Declined
+        | Answer::Passed
         | Answer::Reconciled { .. }
         | Answer::Operated { .. } => Ok(answer),
     }

@@ -8,6 +8,7 @@ use argosy_proto::v1::scheduler_client::SchedulerClient;
 use argosy_proto::v1::scheduler_server::Scheduler;
 use argosy_state::command::{Acknowledge, Call, CallAction};
 use argosy_state::ids::{OfferId, TaskId};
+use argosy_state::limits::EXECUTOR_MESSAGE_BYTES;
 use futures::{Stream, StreamExt};
 use prost::Message as _;
 use tokio::sync::oneshot;
@@ -18,7 +19,7 @@ use super::calls::{accept, framework, hash, parts, subscription, task};
 use super::forward::{Place, forwarded, name_leader};
 use super::{MESSAGE_BYTES, Services, accepted, bounded, check_protocol, malformed, refused};
 use crate::inbox::Message;
-use crate::leader::{Answer, Decline, Input, Reconcile};
+use crate::leader::{Answer, Decline, FrameworkMessage, Input, Reconcile};
 use crate::links;
 
 type Events = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
@@ -101,6 +102,13 @@ impl Scheduler for Services {
         request: Request<v1::ReconcileRequest>,
     ) -> Result<Response<v1::ReconcileReply>, Status> {
         routed!(self, request, reconcile, reconcile_here)
+    }
+
+    async fn message(
+        &self,
+        request: Request<v1::MessageRequest>,
+    ) -> Result<Response<v1::MessageReply>, Status> {
+        routed!(self, request, message, message_here)
     }
 
     async fn suppress(
@@ -213,6 +221,30 @@ impl Services {
             )?;
         }
         Ok(v1::DeclineReply {})
+    }
+
+    async fn message_here(&self, wire: v1::MessageRequest) -> Result<v1::MessageReply, Status> {
+        if wire.data.len() > EXECUTOR_MESSAGE_BYTES {
+            let text = format!(
+                "{} bytes; at most {EXECUTOR_MESSAGE_BYTES}",
+                wire.data.len()
+            );
+            return Err(malformed(&Malformed::new("data", text)));
+        }
+        let agent = convert::id("agent_id", &wire.agent_id).map_err(|why| malformed(&why))?;
+        let message = FrameworkMessage {
+            framework: framework(&wire.framework_id)?,
+            session: wire.session,
+            agent,
+            executor: task(&wire.executor_id)?,
+            data: wire.data,
+        };
+        accepted(
+            self.desk
+                .ask(move |request| Input::Message { request, message })
+                .await?,
+        )?;
+        Ok(v1::MessageReply {})
     }
 
     async fn kill_here(&self, wire: v1::KillRequest) -> Result<v1::KillReply, Status> {

@@ -5,6 +5,7 @@
 mod agents;
 mod checks;
 mod containers;
+mod executors;
 mod frameworks;
 mod opt_outs;
 mod resources;
@@ -23,6 +24,7 @@ pub use agents::{
     update_from,
 };
 pub use checks::{check_from, health_check_from};
+pub use executors::executor_as_task;
 pub use frameworks::{call_kind, framework_info, framework_info_from, offer, promise, roles};
 pub use opt_outs::{limits_from, opt_outs, opt_outs_from};
 pub use resources::{resources, resources_from};

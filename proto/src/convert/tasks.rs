@@ -5,6 +5,7 @@ use argosy_state::task::{Exit, HostPath, Reason, Run, Source, Task, TaskSpec, Ta
 
 use super::checks::{check, check_from, health_check, health_check_from};
 use super::containers::{container, container_from};
+use super::executors::{executor, executor_from};
 use super::opt_outs::{limits, limits_from};
 use super::uris::{uri, uri_from};
 use super::volumes::{volume, volumes_from};
@@ -12,7 +13,7 @@ use super::{Malformed, resources, resources_from, revision};
 use crate::v1;
 
 /// From TERM to KILL unless a task says otherwise, in milliseconds (Mesos' default).
-const GRACE_MS: u64 = 3_000;
+pub(super) const GRACE_MS: u64 = 3_000;
 
 /// A description on the wire.
 #[must_use]
@@ -50,6 +51,7 @@ pub fn spec(spec: &TaskSpec) -> v1::TaskSpec {
         volumes: spec.volumes.iter().map(volume).collect(),
         tty: spec.tty,
         stdin: spec.stdin,
+        executor: spec.executor.as_deref().map(executor),
     }
 }
 
@@ -62,7 +64,7 @@ pub fn spec_from(wire: v1::TaskSpec) -> Result<TaskSpec, Malformed> {
         TaskId::new(&wire.task_id).map_err(|error| Malformed::new("task_id", error.to_string()))?;
     let container = container_from(wire.container)?;
     let run = match (wire.shell.is_empty(), wire.argv.is_empty()) {
-        (true, true) if !container.image.is_empty() => Run::Image,
+        (true, true) if !container.image.is_empty() || wire.executor.is_some() => Run::Image,
         (false, true) => Run::Shell(wire.shell),
         (true, false) => Run::Argv(wire.argv),
         (true, true) => {
@@ -114,6 +116,11 @@ pub fn spec_from(wire: v1::TaskSpec) -> Result<TaskSpec, Malformed> {
         volumes: volumes_from(wire.volumes)?,
         tty: wire.tty,
         stdin: wire.stdin,
+        executor: wire
+            .executor
+            .map(|wanted| executor_from(wanted).map(Box::new))
+            .transpose()
+            .map_err(|why| why.inside("executor"))?,
     };
     check_text(&spec)?;
     Ok(spec)
@@ -268,7 +275,9 @@ reasons!(
     HealthCheckStatusUpdated,
     ReadinessCheckStatusUpdated,
     HealthCheckFailed,
-    LimitDisk
+    LimitDisk,
+    ExecutorTerminated,
+    ExecutorRegistrationTimeout
 );
 
 impl From<Exit> for v1::Exit {

@@ -7,13 +7,13 @@ use std::collections::BTreeSet;
 use super::Scene;
 use super::agents::check_resources;
 use super::tasks::Change;
-use super::{checks, container, volumes};
+use super::{checks, container, executors, volumes};
 use crate::Registry;
 use crate::agent::AgentMode;
 use crate::bugs::{self, Bug};
 use crate::command::{Accept, Call, Promise, Rejection};
 use crate::event::Event;
-use crate::ids::{AgentId, Role, TaskKey};
+use crate::ids::{AgentId, Role, TaskId, TaskKey};
 use crate::limits;
 use crate::resources::Resources;
 use crate::task::{Reason, Run, Standing, Task, TaskSpec, TaskState};
@@ -42,7 +42,7 @@ impl Registry {
         if index.is_some_and(|index| index.ended >= limits::UNACKNOWLEDGED_TASKS) {
             return Err(Rejection::TooManyUnacknowledged);
         }
-        let mut refused = self.check_launches(call, accept, agent, promised);
+        let mut refused = self.check_launches(call, accept, (agent, &role), promised);
         if accept.all_or_nothing && !refused.is_empty() {
             let known: BTreeSet<u32> = refused.iter().map(|(position, _)| *position).collect();
             let rest =
@@ -135,57 +135,73 @@ impl Registry {
         &self,
         call: &Call,
         accept: &Accept,
-        agent: AgentId,
+        (agent, role): (AgentId, &Role),
         promised: Resources,
     ) -> Vec<(u32, Rejection)> {
-        let mut left = promised;
-        let mut free = self.free(agent);
-        let mut names = BTreeSet::new();
+        let mut overlay = Overlay {
+            agent,
+            role,
+            left: promised,
+            free: self.free(agent),
+            names: BTreeSet::new(),
+            brought: executors::Brought::new(),
+        };
         let mut refused = Vec::new();
         for (position, spec) in (0_u32..).zip(&accept.launches) {
-            let judged = self.check_launch(call, spec, &left, &free, names.contains(&spec.task));
-            match judged.and_then(|room| self.check_allowed(spec, agent).map(|()| room)) {
-                Ok((next_left, next_free)) => {
-                    left = next_left;
-                    free = next_free;
-                    names.insert(spec.task.clone());
-                }
-                Err(why) => refused.push((position, why)),
+            if let Err(why) = self.check_launch(call, spec, &mut overlay) {
+                refused.push((position, why));
             }
         }
         refused
     }
 
-    fn check_launch(
+    /// A launch that is refused leaves the overlay as it was.
+    fn check_launch<'a>(
         &self,
         call: &Call,
-        spec: &TaskSpec,
-        left: &Resources,
-        free: &Resources,
-        named_before: bool,
-    ) -> Result<(Resources, Resources), Rejection> {
+        spec: &'a TaskSpec,
+        overlay: &mut Overlay<'a>,
+    ) -> Result<(), Rejection> {
         check_spec(spec)?;
         let key = TaskKey {
             framework: call.framework,
             task: spec.task.clone(),
         };
+        let named_before = overlay.names.contains(&spec.task);
         if named_before || self.tasks.contains_key(&key) || self.index.finished.contains_key(&key) {
             return Err(Rejection::TaskExists(key.task));
         }
+        let Overlay { agent, role, .. } = *overlay;
+        self.check_allowed(spec, agent)?;
+        let taken = executors::taken(self, agent, call.framework, role, spec, &overlay.brought)?;
         let too_large = |of: &Resources| Rejection::TooLarge {
-            asked: spec.resources.to_string(),
+            asked: taken.resources.to_string(),
             left: if of.is_empty() {
                 "nothing".to_owned()
             } else {
                 of.to_string()
             },
         };
-        let next_left = left.minus(&spec.resources).ok_or_else(|| too_large(left))?;
-        let next_free = free.minus(&spec.resources).ok_or_else(|| too_large(free))?;
-        Ok((next_left, next_free))
+        let (left, free) = (&overlay.left, &overlay.free);
+        let next_left = left
+            .minus(&taken.resources)
+            .ok_or_else(|| too_large(left))?;
+        let next_free = free
+            .minus(&taken.resources)
+            .ok_or_else(|| too_large(free))?;
+        overlay.left = next_left;
+        overlay.free = next_free;
+        overlay.names.insert(&spec.task);
+        let brings = taken.brings.map(|executor| (&executor.executor, executor));
+        overlay.brought.extend(brings);
+        Ok(())
     }
 
     fn check_allowed(&self, spec: &TaskSpec, agent: AgentId) -> Result<(), Rejection> {
+        if let Some(executor) = &spec.executor {
+            let judged = self.check_allowed(&executor.as_task(), agent);
+            judged.map_err(|why| inside("executor", why))?;
+        }
         let agent = self.agents.get(&agent);
         let agent = agent.expect("its offers were found good");
         super::confinement::check_allowed(spec, agent).map_err(|(field, text)| Rejection::Invalid {
@@ -244,6 +260,18 @@ impl Registry {
     }
 }
 
+/// What the launches before have left for the next one.
+struct Overlay<'a> {
+    agent: AgentId,
+    role: &'a Role,
+    /// Of what the offers promise.
+    left: Resources,
+    /// Of what the agent has.
+    free: Resources,
+    names: BTreeSet<&'a TaskId>,
+    brought: executors::Brought<'a>,
+}
+
 /// Judges what no agent could run.
 fn check_spec(spec: &TaskSpec) -> Result<(), Rejection> {
     let invalid = |field: &str, text: &str| {
@@ -269,6 +297,12 @@ fn check_spec(spec: &TaskSpec) -> Result<(), Rejection> {
     }
     if let Err((field, text)) = volumes::check(spec) {
         return invalid(&field, &text);
+    }
+    if let Err((field, text)) = executors::check(spec) {
+        return invalid(field, &text);
+    }
+    if let Some(executor) = &spec.executor {
+        check_spec(&executor.as_task()).map_err(|why| inside("executor", why))?;
     }
     let (empty, nul) = match &spec.run {
         Run::Image => (false, false),
@@ -306,6 +340,17 @@ fn check_spec(spec: &TaskSpec) -> Result<(), Rejection> {
     Ok(())
 }
 
+/// The same, seen from one level up.
+fn inside(outer: &str, why: Rejection) -> Rejection {
+    match why {
+        Rejection::Invalid { field, text } => Rejection::Invalid {
+            field: format!("{outer}.{field}"),
+            text,
+        },
+        other => other,
+    }
+}
+
 /// What each part of a description costs beside its text.
 const PART_BYTES: usize = 16;
 
@@ -341,4 +386,8 @@ fn size(spec: &TaskSpec) -> usize {
         + super::confinement::size(spec, PART_BYTES)
         + checks::size(spec, PART_BYTES)
         + volumes::size(&spec.volumes, PART_BYTES)
+        + spec
+            .executor
+            .as_ref()
+            .map_or(0, |executor| size(&executor.as_task()))
 }

@@ -12,7 +12,8 @@ type Wrong = (&'static str, String);
 /// Judges the container of a description.
 pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
     let Container { image, network, .. } = &spec.container;
-    if image.is_empty() && spec.run == Run::Image {
+    let has_command = spec.run != Run::Image || spec.executor.is_some();
+    if image.is_empty() && !has_command {
         let text = "it is empty: give shell a line, argv a program, or an image that has a command";
         return Err(("command", text.to_owned()));
     }

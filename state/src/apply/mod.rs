@@ -11,6 +11,7 @@ mod checks;
 mod confinement;
 mod container;
 mod epochs;
+mod executors;
 mod frameworks;
 mod operators;
 mod reconcile;

@@ -11,6 +11,7 @@ mod checks;
 mod cluster;
 mod command;
 mod container;
+mod executor;
 mod framework;
 #[cfg(test)]
 mod golden;

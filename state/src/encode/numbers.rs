@@ -81,6 +81,8 @@ numbered!(
     ReadinessCheckStatusUpdated = 25,
     HealthCheckFailed = 26,
     LimitDisk = 27,
+    ExecutorTerminated = 37,
+    ExecutorRegistrationTimeout = 38,
 );
 
 numbered!(

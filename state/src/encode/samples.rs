@@ -21,10 +21,8 @@ use crate::ids::{
     TaskKey, Ticket, Timestamp,
 };
 use crate::registry::{Cluster, OperatorAnswer, RecordKey, SweepMark};
-use crate::task::{
-    Exit, FinishedTask, OptOuts, Reason, Run, Source, Standing, Task, TaskSpec, TaskState,
-};
-use tasks::{attached, checked_task, checks, containers, resources, spec, task};
+use crate::task::{Exit, FinishedTask, OptOuts, Reason, Run, Source, Standing, Task, TaskState};
+use tasks::{attached, checked_task, checks, containers, executors, resources, spec, task};
 
 fn revision(index: u64, position: u32) -> Revision {
     Revision { index, position }
@@ -308,14 +306,6 @@ fn agent_commands() -> Vec<(&'static str, Command)> {
     ]
 }
 
-/// The same with other tasks.
-fn launching(launches: Vec<TaskSpec>, like: &Accept) -> Accept {
-    Accept {
-        launches,
-        ..like.clone()
-    }
-}
-
 fn calls() -> Vec<(&'static str, Command)> {
     let call = |action| {
         Command::Call(Call {
@@ -344,17 +334,14 @@ fn calls() -> Vec<(&'static str, Command)> {
         all_or_nothing: true,
         wall_ms: 68,
     };
-    let contained = Accept {
-        offers: Vec::new(),
-        launches: containers(),
-        all_or_nothing: false,
-        wall_ms: 69,
+    let launching = |launches| {
+        call(CallAction::Accept(Accept {
+            offers: Vec::new(),
+            launches,
+            all_or_nothing: false,
+            wall_ms: 69,
+        }))
     };
-    let checked = Accept {
-        launches: checks().into(),
-        ..contained.clone()
-    };
-    let attached = launching(vec![attached()], &contained);
     let kill = CallAction::Kill {
         task: TaskId::new("web-1").unwrap(),
         grace_ms: Some(0),
@@ -369,12 +356,10 @@ fn calls() -> Vec<(&'static str, Command)> {
         ("call-revive", call(CallAction::Revive(vec![role("*")]))),
         ("call-update", call(CallAction::Update(framework_info()))),
         ("call-teardown", call(CallAction::Teardown)),
-        (
-            "call-accept-containers",
-            call(CallAction::Accept(contained)),
-        ),
-        ("call-accept-checks", call(CallAction::Accept(checked))),
-        ("call-accept-attached", call(CallAction::Accept(attached))),
+        ("call-accept-containers", launching(containers())),
+        ("call-accept-checks", launching(checks().into())),
+        ("call-accept-attached", launching(vec![attached()])),
+        ("call-accept-executors", launching(executors())),
     ]
 }
 

@@ -6,6 +6,7 @@ use prost::{Message, Oneof};
 
 use super::checks::{CheckMessage, HealthCheckMessage};
 use super::container::ContainerMessage;
+use super::executor::ExecutorSpecMessage;
 use super::limits::LimitsMessage;
 use super::names;
 use super::resources::{self, ResourcesMessage};
@@ -53,10 +54,12 @@ pub(super) struct TaskSpecMessage {
     tty: bool,
     #[prost(bool, tag = "29")]
     stdin: bool,
+    #[prost(message, optional, tag = "24")]
+    executor: Option<ExecutorSpecMessage>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
-enum RunMessage {
+pub(super) enum RunMessage {
     #[prost(string, tag = "4")]
     Shell(String),
     #[prost(message, tag = "5")]
@@ -66,16 +69,16 @@ enum RunMessage {
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
-struct ImageMessage {}
+pub(super) struct ImageMessage {}
 
 #[derive(Clone, PartialEq, Message)]
-struct ArgvMessage {
+pub(super) struct ArgvMessage {
     #[prost(string, repeated, tag = "1")]
     words: Vec<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct UriMessage {
+pub(super) struct UriMessage {
     #[prost(string, tag = "1")]
     value: String,
     #[prost(bool, tag = "2")]
@@ -106,13 +109,7 @@ impl From<&TaskSpec> for TaskSpecMessage {
             task: spec.task.as_str().to_owned(),
             name: spec.name.clone(),
             resources: Some((&spec.resources).into()),
-            run: Some(match &spec.run {
-                Run::Image => RunMessage::Image(ImageMessage {}),
-                Run::Shell(line) => RunMessage::Shell(line.clone()),
-                Run::Argv(words) => RunMessage::Argv(ArgvMessage {
-                    words: words.clone(),
-                }),
-            }),
+            run: Some(run(&spec.run)),
             environment: spec.environment.clone(),
             user: spec.user.clone(),
             uris: spec.uris.iter().map(Into::into).collect(),
@@ -128,6 +125,7 @@ impl From<&TaskSpec> for TaskSpecMessage {
             limits: spec.limits.as_deref().map(Into::into),
             tty: spec.tty,
             stdin: spec.stdin,
+            executor: spec.executor.as_deref().map(Into::into),
         }
     }
 }
@@ -140,11 +138,7 @@ impl TryFrom<TaskSpecMessage> for TaskSpec {
             task: names::task_id(&message.task)?,
             name: message.name,
             resources: resources::required(message.resources)?,
-            run: match message.run.ok_or(Wrong("command to run"))? {
-                RunMessage::Shell(line) => Run::Shell(line),
-                RunMessage::Argv(argv) => Run::Argv(argv.words),
-                RunMessage::Image(ImageMessage {}) => Run::Image,
-            },
+            run: run_from(message.run)?,
             container: match message.container {
                 Some(container) => container.try_into()?,
                 None => Container::default(),
@@ -167,8 +161,27 @@ impl TryFrom<TaskSpecMessage> for TaskSpec {
             limits: boxed(message.limits)?,
             tty: message.tty,
             stdin: message.stdin,
+            executor: boxed(message.executor)?,
         })
     }
+}
+
+pub(super) fn run(run: &Run) -> RunMessage {
+    match run {
+        Run::Image => RunMessage::Image(ImageMessage {}),
+        Run::Shell(line) => RunMessage::Shell(line.clone()),
+        Run::Argv(words) => RunMessage::Argv(ArgvMessage {
+            words: words.clone(),
+        }),
+    }
+}
+
+pub(super) fn run_from(message: Option<RunMessage>) -> Read<Run> {
+    Ok(match message.ok_or(Wrong("command to run"))? {
+        RunMessage::Shell(line) => Run::Shell(line),
+        RunMessage::Argv(argv) => Run::Argv(argv.words),
+        RunMessage::Image(ImageMessage {}) => Run::Image,
+    })
 }
 
 /// A part that most descriptions do not have.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::executors::{self, ExecutorIndex, ExecutorKey};
 use super::{Registry, changes::RecordKey};
 use crate::agent::{Agent, AgentMode};
 use crate::bugs::{self, Bug};
@@ -27,8 +28,10 @@ pub struct AgentIndex {
     pub tasks: BTreeSet<TaskKey>,
     /// Orders that still mean something.
     pub orders: BTreeMap<OrderIndex, (OrderKind, TaskKey)>,
-    /// What tasks that have not ended use.
+    /// What tasks that have not ended use, and their executors, each once.
     pub used: Resources,
+    /// Executors with a task that has not ended.
+    pub executors: BTreeMap<ExecutorKey, ExecutorIndex>,
     /// Tasks that have not ended.
     pub live: usize,
     /// Tasks in state UNREACHABLE: as long as there are any, an equal sum of marks is not enough.
@@ -46,7 +49,7 @@ pub struct FrameworkIndex {
     pub live: usize,
     /// Ended tasks whose end is not acknowledged.
     pub ended: usize,
-    /// What its tasks use, by role, without those on unreachable agents.
+    /// What its tasks and executors use, by role, without those on unreachable agents.
     pub used: BTreeMap<Role, Resources>,
     /// Tasks with something to acknowledge.
     pub unacknowledged: BTreeSet<TaskId>,
@@ -135,6 +138,29 @@ impl Indexes {
             sign.shared(&mut framework.used, &task.role, &scalars)?;
             sign.shared(&mut self.roles, &task.role, &scalars)?;
         }
+        if facet.live {
+            self.executor(task, facet, sign)?;
+        }
+        Some(())
+    }
+
+    /// What its executor uses itself comes with the first of its tasks and goes with the last.
+    fn executor(&mut self, task: &Task, facet: Facet, sign: Sign) -> Option<()> {
+        let Some(executor) = &task.spec.executor else {
+            return Some(());
+        };
+        let agent = self.agents.entry(task.agent).or_default();
+        let reachable = !facet.unreachable;
+        let turned = executors::count(&mut agent.executors, executor, &task.key, reachable, sign);
+        if turned.agent {
+            sign.resources(&mut agent.used, &executor.resources)?;
+        }
+        if turned.role {
+            let framework = self.frameworks.entry(task.key.framework).or_default();
+            let scalars = executor.resources.scalars();
+            sign.shared(&mut framework.used, &task.role, &scalars)?;
+            sign.shared(&mut self.roles, &task.role, &scalars)?;
+        }
         Some(())
     }
 
@@ -197,20 +223,20 @@ impl Indexes {
 }
 
 #[derive(Clone, Copy)]
-enum Sign {
+pub(super) enum Sign {
     Add,
     Remove,
 }
 
 impl Sign {
-    fn count(self, count: &mut usize) {
+    pub(super) fn count(self, count: &mut usize) {
         match self {
             Self::Add => *count += 1,
             Self::Remove => *count -= 1,
         }
     }
 
-    fn set<T: Ord>(self, set: &mut BTreeSet<T>, item: T) {
+    pub(super) fn set<T: Ord>(self, set: &mut BTreeSet<T>, item: T) {
         match self {
             Self::Add => drop(set.insert(item)),
             Self::Remove => drop(set.remove(&item)),

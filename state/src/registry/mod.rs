@@ -3,6 +3,7 @@
 //! Fields are private: facts change only through `apply`, everything else borrows.
 
 mod changes;
+mod executors;
 mod index;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use crate::resources::Resources;
 use crate::task::{FinishedTask, Task};
 
 pub use changes::{RecordKey, RecordWrite};
+pub use executors::{ExecutorIndex, ExecutorKey};
 pub(crate) use index::Indexes;
 pub use index::{AgentIndex, FrameworkIndex, OrderKind};
 
@@ -150,7 +152,7 @@ impl Registry {
         self.index.agents.get(&id)
     }
 
-    /// What an agent has left: totals without every task that has not ended. Empty while more is
+    /// What an agent has left: totals without every task that has not ended, and their executors. Empty while more is
     /// used than there is.
     #[must_use]
     pub fn free(&self, id: AgentId) -> Resources {

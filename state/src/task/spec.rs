@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::ExecutorSpec;
 use super::volume::TaskVolume;
 use super::{Limits, OptOuts};
 use crate::ids::TaskId;
@@ -204,4 +205,6 @@ pub struct TaskSpec {
     pub tty: bool,
     /// Whoever attaches to it may write to its standard input, which is empty otherwise.
     pub stdin: bool,
+    /// Runs it, in a container of its own for all tasks of that executor; `None`: the task has a container itself.
+    pub executor: Option<Box<ExecutorSpec>>,
 }

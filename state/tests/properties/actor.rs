@@ -13,7 +13,7 @@ use argosy_state::ids::{
     Timestamp,
 };
 use argosy_state::task::{Task, TaskSpec};
-use argosy_state::testing::{amounts, framework_info, spec};
+use argosy_state::testing::{amounts, executor, framework_info, spec};
 
 use crate::agents::{new_agent, reconcile, silence, updates};
 use crate::dice::Dice;
@@ -343,6 +343,13 @@ fn task_spec(dice: &mut Dice) -> TaskSpec {
         "gpus:1",
     ][dice.below(7)];
     let mut spec = spec(task_id(dice).as_str(), resources);
+    if dice.percent(25) {
+        let (name, own) = (
+            ["e1", "e2"][dice.below(2)],
+            ["cpus:0.5", "cpus:0.5;mem:10", "ports:[4-5]"][dice.below(3)],
+        );
+        spec.executor = Some(Box::new(executor(name, own)));
+    }
     if dice.percent(3) {
         spec.environment.insert("A=B".to_owned(), String::new());
     }

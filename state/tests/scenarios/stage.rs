@@ -10,7 +10,7 @@ use argosy_state::command::{
 };
 use argosy_state::ids::{Epoch, NodeId, OfferId, OrderIndex, Role, TaskId, Ticket, Timestamp};
 use argosy_state::task::{Reason, Source, Standing, TaskSpec, TaskState};
-use argosy_state::testing::{World, framework_info, registration, spec};
+use argosy_state::testing::{self, World, framework_info, registration, spec};
 
 use crate::line::Line;
 use crate::print;
@@ -246,10 +246,23 @@ impl Stage {
             .map(|name| self.offers[name].clone());
         let mut launches: Vec<TaskSpec> = Vec::new();
         for word in line.words_from(4).iter().filter(|word| **word != "all") {
+            // `name@executor/own/cpus:1` is a task of an executor that uses `own` itself.
+            let (word, executor) = match word.split_once('@') {
+                None => ((*word).to_owned(), None),
+                Some((name, rest)) => {
+                    let (executor, rest) = rest.split_once('/').unwrap();
+                    let (own, resources) = rest.split_once('/').unwrap();
+                    let executor = Some(Box::new(testing::executor(executor, own)));
+                    (format!("{name}:{resources}"), executor)
+                }
+            };
             let (name, resources) = word.split_once(':').unwrap();
             // `name*3:cpus:1` stands for name1, name2 and name3.
             match name.split_once('*') {
-                None => launches.push(spec(name, resources)),
+                None => launches.push(TaskSpec {
+                    executor,
+                    ..spec(name, resources)
+                }),
                 Some((name, count)) => launches.extend(
                     (1..=line.read::<u32>(count)).map(|at| spec(&format!("{name}{at}"), resources)),
                 ),

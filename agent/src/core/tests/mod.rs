@@ -3,6 +3,7 @@
 mod chance;
 mod checks;
 mod disk;
+mod executors;
 mod links;
 mod lives;
 mod looking;

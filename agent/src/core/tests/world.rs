@@ -39,6 +39,7 @@ impl World {
         let setup = Setup {
             info: v1::AgentInfo::default(),
             boot_id: boot_id.to_owned(),
+            executor_timeout_ms: 60_000,
             seed: 7,
             wall_offset_ms: 0,
         };
@@ -87,6 +88,12 @@ impl World {
         let mut next = Self::with(facts, boot_id);
         next.epoch = self.epoch;
         next
+    }
+
+    /// As `restart`, with all on disk that was appended, though nobody has heard so.
+    pub(super) fn restart_synced(mut self, boot_id: &str) -> Self {
+        self.durable = self.appended;
+        self.restart(boot_id)
     }
 
     pub(super) fn feed(&mut self, input: Input) {
@@ -329,6 +336,13 @@ pub(super) fn tell(effect: &Effect) -> String {
             name, limit_bytes, ..
         } => format!("measure {name} up to {limit_bytes}"),
         Effect::Destroy { name, .. } => format!("destroy {name}"),
+        Effect::Limit { name, launch } => {
+            let amounts = launch.spec.as_ref().map_or(0, |spec| spec.resources.len());
+            format!("limit {name} by {amounts}")
+        }
+        Effect::Listen(name) => format!("listen {name}"),
+        Effect::StopListening(name) => format!("stop listening {name}"),
+        Effect::TellExecutor { message, .. } => tell_executor(message),
     }
 }
 
@@ -363,6 +377,31 @@ fn tell_record(record: &Record) -> String {
         Record::Retried { instance, life } => format!("retry {} in life {life}", instance.order.0),
         Record::Floor(order) => format!("floor {}", order.0),
         Record::Task { instance, .. } => format!("task {}", instance.order.0),
+        Record::Executor(_) => "executor".into(),
+    }
+}
+
+fn tell_executor(message: &v1::ToExecutor) -> String {
+    use v1::to_executor::Message;
+    match message.message.as_ref().unwrap() {
+        Message::Subscribed(subscribed) => format!("subscribed {}", subscribed.executor_id),
+        Message::Launch(launch) => {
+            let task = &launch.spec.as_ref().unwrap().task_id;
+            format!("hand {task}@{}", launch.order_index)
+        }
+        Message::Kill(kill) => {
+            let v1::ExecutorKill {
+                task_id,
+                order_index,
+                grace_ms,
+            } = kill;
+            format!("tell to kill {task_id}@{order_index} in {grace_ms}")
+        }
+        Message::Acknowledged(update) => {
+            format!("acknowledge {} {}", update.task_id, update.serial)
+        }
+        Message::Shutdown(shutdown) => format!("shut down in {}", shutdown.grace_ms),
+        Message::FrameworkMessage(data) => format!("tell {}", String::from_utf8_lossy(data)),
     }
 }
 
@@ -370,6 +409,7 @@ fn tell_message(message: &v1::FromAgent) -> String {
     match message.message.as_ref().unwrap() {
         Said::Hello(_) => "hello".into(),
         Said::Ping(ping) => format!("ping {}", ping.serial),
+        Said::ExecutorMessage(message) => format!("message of {}", message.executor_id),
         Said::Report(report) => {
             let updates = report.updates.iter().map(|update| {
                 format!(

@@ -5,6 +5,7 @@ mod checks;
 mod crashes;
 mod cycles;
 mod entering;
+mod executors;
 mod fetching;
 mod links;
 mod lives;
@@ -41,6 +42,13 @@ cases![
     attaching::one_can_attach_again_after_the_agent_was_restarted,
     attaching::a_pipe_of_a_task_takes_input_and_its_end,
     attaching::what_cannot_be_attached_to_is_refused_before_anything_is_upgraded,
+    executors::tasks_of_one_executor_share_its_container_and_it_ends_behind_the_last,
+    executors::an_executor_outlives_its_agent_and_takes_tasks_of_a_new_leader,
+    executors::an_executor_that_is_killed_takes_its_tasks_along,
+    executors::one_task_of_an_executor_is_killed_and_the_other_runs_on,
+    executors::an_executor_that_does_not_subscribe_is_ended_and_says_why,
+    executors::messages_reach_an_executor_and_its_framework,
+    executors::nobody_but_the_container_of_an_executor_gets_through_its_socket,
     tasks::a_task_runs_and_its_status_and_output_are_told,
     tasks::a_kill_is_killed_even_if_the_command_exits_with_0,
     tasks::a_kill_behind_its_launch_never_starts_or_kills,

@@ -76,6 +76,7 @@ pub(crate) enum Notice {
     Update(v1::TaskStatus),
     AgentLost { agent_id: String, reason: String },
     DemandUnmet(v1::DemandUnmet),
+    Message(v1::ExecutorMessage),
     Answered(Answer),
 }
 
@@ -93,6 +94,7 @@ pub(crate) enum Effect {
     },
     Acknowledge(v1::AcknowledgeRequest),
     Decline(v1::DeclineRequest),
+    Message(v1::MessageRequest),
     Reconcile {
         serial: u64,
         request: v1::ReconcileRequest,

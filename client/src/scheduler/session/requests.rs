@@ -37,6 +37,11 @@ impl Session {
             Command::Acknowledge { task_id, revision } => {
                 self.updates.acknowledge(&task_id, revision)
             }
+            Command::Message {
+                agent_id,
+                executor_id,
+                data,
+            } => self.message(agent_id, executor_id, data),
             Command::Reconcile(key, task_ids) => self.ask(key, task_ids),
             Command::Suppress(key, roles) => {
                 self.calls.add(
@@ -111,6 +116,19 @@ impl Session {
                 all_or_nothing: accept.all_or_nothing,
             }),
         );
+    }
+
+    /// Before it is registered it can have no executor.
+    fn message(&mut self, agent_id: String, executor_id: String, data: Vec<u8>) {
+        if let Some(framework_id) = self.identity.framework_id.clone() {
+            self.effects.push(Effect::Message(v1::MessageRequest {
+                framework_id,
+                session: self.identity.session,
+                agent_id,
+                executor_id,
+                data,
+            }));
+        }
     }
 
     pub(super) fn decline(

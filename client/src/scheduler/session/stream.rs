@@ -128,6 +128,7 @@ impl Session {
                 reason: failure.reason,
             }),
             Event::DemandUnmet(demand) => self.tell(Notice::DemandUnmet(demand)),
+            Event::Message(message) => self.tell(Notice::Message(message)),
             Event::Heartbeat(_) => {}
             Event::Error(error) => {
                 let error = match error.code.as_str() {

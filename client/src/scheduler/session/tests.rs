@@ -412,3 +412,29 @@ fn what_else_is_open_when_the_framework_is_removed_is_lost() {
     );
     assert!(matches!(effects.last(), Some(Effect::End(Err(_)))));
 }
+
+#[test]
+fn messages_of_executors_are_told_and_those_to_them_go_at_once() {
+    let mut world = World::subscribed();
+    let told = v1::ExecutorMessage {
+        executor_id: "e".into(),
+        ..Default::default()
+    };
+    assert_eq!(
+        world.event(v1::event::Event::Message(told.clone())),
+        [Effect::Tell(Notice::Message(told))]
+    );
+    let asked = Command::Message {
+        agent_id: "agent-1".into(),
+        executor_id: "e".into(),
+        data: b"x".to_vec(),
+    };
+    let request = v1::MessageRequest {
+        framework_id: "framework-1".into(),
+        session: 7,
+        agent_id: "agent-1".into(),
+        executor_id: "e".into(),
+        data: b"x".to_vec(),
+    };
+    assert_eq!(world.feed(Input::Asked(asked)), [Effect::Message(request)]);
+}

@@ -221,7 +221,6 @@ impl World {
             task: TaskId::new(id).unwrap(),
             name: String::new(),
             resources: parse(resources),
-            limits: None,
             run: Run::Shell("true".to_owned()),
             container: Container::default(),
             environment: BTreeMap::new(),
@@ -238,6 +237,7 @@ impl World {
             limits: None,
             tty: false,
             stdin: false,
+            executor: None,
         });
         let accept = CallAction::Accept(Accept {
             offers: vec![offer.clone()],

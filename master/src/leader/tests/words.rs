@@ -33,6 +33,7 @@ pub(super) fn to_agent(message: &v1::to_agent::Message) -> String {
         Message::Pong(pong) => format!("pong {}", pong.serial),
         Message::Shutdown(shutdown) => format!("shutdown: {}", shutdown.reason),
         Message::ListTasks(_) => "list your tasks".to_owned(),
+        Message::ExecutorMessage(message) => format!("message to {}", message.executor_id),
         Message::KillStray(stray) => format!(
             "kill stray {}/{}@{}",
             stray.framework_id, stray.task_id, stray.order_index
@@ -87,6 +88,9 @@ pub(super) fn event(event: &v1::event::Event) -> String {
             format!("unmet in {}:{}", unmet.role, counts.collect::<String>())
         }
         Event::Heartbeat(_) => "heartbeat".to_owned(),
+        Event::Message(message) => {
+            format!("message of {} on {}", message.executor_id, message.agent_id)
+        }
         Event::Error(error) => format!("error {}: {}", error.code, error.message),
     }
 }
@@ -142,6 +146,7 @@ pub(super) fn answer(answer: &Answer) -> String {
         }
         Answer::Acknowledged => "acknowledged".to_owned(),
         Answer::Declined => "declined".to_owned(),
+        Answer::Passed => "passed".to_owned(),
         Answer::Reconciled { reply, more } => {
             let statuses: Vec<_> = reply.statuses.iter().map(status).collect();
             let more = more

@@ -4,8 +4,9 @@ use super::{key, revision, role, texts};
 use crate::ids::{AgentId, OrderIndex, Revision, TaskId};
 use crate::resources::{Identity, Range, Reservation, Resource, Resources, Value, Volume};
 use crate::task::{
-    Check, CheckKind, CniNetwork, Container, Exit, HealthCheck, HostPath, Kill, Network, OptOuts,
-    PublishedPort, Reason, Run, Source, Standing, Task, TaskSpec, TaskState, Update, Uri,
+    Check, CheckKind, CniNetwork, Container, ExecutorSpec, Exit, HealthCheck, HostPath, Kill,
+    Network, OptOuts, PublishedPort, Reason, Run, Source, Standing, Task, TaskSpec, TaskState,
+    Update, Uri,
 };
 
 /// Every kind of amount and every part of an identity.
@@ -71,6 +72,7 @@ pub(super) fn spec(task: &str, run: Run) -> TaskSpec {
         volumes: Vec::new(),
         tty: false,
         stdin: false,
+        executor: None,
     }
 }
 
@@ -174,6 +176,7 @@ pub(super) fn attached() -> TaskSpec {
     };
     TaskSpec {
         container: Container {
+            opt_outs: OptOuts::default(),
             image: String::new(),
             network: Network::Cni(CniNetwork {
                 name: "blue".to_owned(),
@@ -212,4 +215,39 @@ pub(super) fn checks() -> [TaskSpec; 2] {
         readiness_check: Some(Box::new(Check::of(readiness))),
         ..spec(task, Run::Shell("serve".to_owned()))
     })
+}
+
+/// Tasks of executors with each kind of command.
+pub(super) fn executors() -> Vec<TaskSpec> {
+    let runs = [
+        ("web-8", Run::Shell("run tasks".to_owned())),
+        (
+            "web-9",
+            Run::Argv(vec!["run".to_owned(), "tasks".to_owned()]),
+        ),
+        ("web-10", Run::Image),
+    ];
+    let all = runs.map(|(task, run)| {
+        let image = (run == Run::Image).then_some("registry.example.org/executor:1");
+        let alike = spec(task, run);
+        TaskSpec {
+            executor: Some(Box::new(ExecutorSpec {
+                executor: TaskId::new("executor-1").unwrap(),
+                resources: alike.resources.clone(),
+                run: alike.run.clone(),
+                container: Container {
+                    opt_outs: OptOuts::default(),
+                    image: image.unwrap_or_default().to_owned(),
+                    network: Network::None,
+                },
+                environment: texts("MODE", "fast"),
+                user: "nobody".to_owned(),
+                uris: alike.uris.clone(),
+                grace_ms: 3_004,
+            })),
+            run: Run::Image,
+            ..alike
+        }
+    });
+    all.into()
 }

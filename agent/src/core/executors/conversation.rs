@@ -1,0 +1,373 @@
+//! What an executor and its agent say to each other.
+//!
+//! An update is on disk before it is acknowledged. Each stream begins with all that the executor has not been
+//! acknowledged, and with what it holds; what it lacks is handed to it again.
+
+use std::collections::BTreeSet;
+
+use argosy_proto::v1;
+use argosy_proto::v1::to_executor::Message as Tell;
+use argosy_state::ids::OrderIndex;
+use argosy_state::task::TaskState;
+
+use super::ending::terminated;
+use super::recall::is_unheard;
+use crate::core::course::Phase;
+use crate::core::end::End;
+use crate::core::facts::{Instance, Record};
+use crate::core::input::Effect;
+use crate::core::orders::key;
+use crate::core::{Core, Deferred, ExecutorRecord, Sync, wire};
+
+/// What came from the socket of an executor.
+#[derive(Debug, Clone)]
+pub enum ExecutorSaid {
+    /// It has shown its token on a new stream.
+    Subscribed {
+        /// What it holds.
+        tasks: Vec<v1::ExecutorTask>,
+        /// What it was not acknowledged.
+        unacknowledged: Vec<v1::ExecutorUpdate>,
+    },
+    /// A task of its is in a new state.
+    Update(Box<v1::ExecutorUpdate>),
+    /// Something for its framework.
+    Message(Vec<u8>),
+    /// The stream has ended.
+    Closed,
+}
+
+impl Core {
+    /// Whatever a stream says that is not the present one is of the past.
+    pub(super) fn executor_said(
+        &mut self,
+        instance: Instance,
+        connection: u64,
+        said: ExecutorSaid,
+    ) {
+        let Some(executor) = self.executors.all.get_mut(&instance) else {
+            return;
+        };
+        let is_present = executor.connection == Some(connection);
+        match said {
+            ExecutorSaid::Subscribed {
+                tasks,
+                unacknowledged,
+            } if executor.phase == Phase::Running => {
+                executor.connection = Some(connection);
+                executor.subscribe_by = None;
+                self.subscribed(instance, &tasks, unacknowledged);
+            }
+            ExecutorSaid::Update(update) if is_present => self.heard(instance, *update),
+            ExecutorSaid::Closed if is_present => {
+                let by = self.now.plus_ms(self.setup.executor_timeout_ms);
+                executor.connection = None;
+                executor.subscribe_by = Some(by);
+                self.executors.turns.insert((by, instance));
+            }
+            ExecutorSaid::Message(data) if is_present => self.pass_to_framework(instance, data),
+            ExecutorSaid::Subscribed { .. }
+            | ExecutorSaid::Update(_)
+            | ExecutorSaid::Message(_)
+            | ExecutorSaid::Closed => {}
+        }
+    }
+
+    fn subscribed(
+        &mut self,
+        instance: Instance,
+        listed: &[v1::ExecutorTask],
+        unacknowledged: Vec<v1::ExecutorUpdate>,
+    ) {
+        let Some(facts) = self.facts.executors.get(&instance) else {
+            return;
+        };
+        let subscribed = v1::ExecutorSubscribed {
+            protocol: Some(v1::Protocol {
+                version: argosy_proto::PROTOCOL_VERSION,
+                release: env!("CARGO_PKG_VERSION").to_owned(),
+            }),
+            framework_id: facts.key.framework.to_string(),
+            executor_id: facts.key.task.to_string(),
+        };
+        self.tell_executor(instance, Tell::Subscribed(subscribed));
+        for update in unacknowledged {
+            self.heard(instance, update);
+        }
+        let mut held = BTreeSet::new();
+        for task in listed {
+            match self.task_of(instance, &task.task_id, task.order_index) {
+                Some(found) => drop(held.insert(found)),
+                // It has ended here, or was never this executor's.
+                None => self.end_stranger(instance, task),
+            }
+        }
+        let executor = self.executors.all.get(&instance);
+        let tasks: Vec<_> = executor
+            .map(|executor| executor.tasks.iter().copied().collect())
+            .unwrap_or_default();
+        for task in tasks {
+            if held.contains(&task) {
+                self.is_handed(task);
+                if self.is_unwanted(task) {
+                    self.kill_hosted(task);
+                }
+            } else {
+                self.missing(task);
+            }
+        }
+    }
+
+    /// The executor does not hold a task: it never got it, or has lost it.
+    fn missing(&mut self, instance: Instance) {
+        let task = self.facts.tasks.get(&instance);
+        let (Some(task), false) = (task, self.phase(instance) == Some(Phase::Ended)) else {
+            return;
+        };
+        if self.is_unwanted(instance) {
+            let text = "killed before its executor had it";
+            let reason = v1::Reason::KilledDuringLaunch;
+            self.end(instance, End::by_agent(TaskState::Killed, reason, text));
+        } else if is_unheard(task) {
+            if let Some(hosted) = self.hosted(instance) {
+                hosted.handed = false;
+            }
+            self.hand(instance);
+        } else {
+            let text = "its executor came back without it".to_owned();
+            self.end(instance, terminated(text));
+        }
+    }
+
+    fn hosted(&mut self, instance: Instance) -> Option<&mut super::Hosted> {
+        self.courses.get_mut(&instance)?.hosted.as_deref_mut()
+    }
+
+    fn is_handed(&mut self, instance: Instance) {
+        if let Some(hosted) = self.hosted(instance) {
+            hosted.handed = true;
+        }
+    }
+
+    /// A task of this executor that has not ended.
+    fn task_of(&self, executor: Instance, task: &str, order: u64) -> Option<Instance> {
+        let framework = self.facts.executors.get(&executor)?.key.framework;
+        let key = key(&framework.to_string(), task)?;
+        let order = OrderIndex(order);
+        let mut tasks = self.executors.all.get(&executor)?.tasks.iter().copied();
+        tasks.find(|instance| {
+            let facts = self.facts.tasks.get(instance);
+            instance.order == order && facts.is_some_and(|facts| facts.key == key)
+        })
+    }
+
+    /// Hands a task to its executor, if that can be spoken to.
+    pub(super) fn hand(&mut self, instance: Instance) {
+        let Some(executor) = self.hosted(instance).and_then(|hosted| hosted.executor) else {
+            return;
+        };
+        let launch = v1::ExecutorLaunch {
+            order_index: instance.order.0,
+            spec: self.facts.tasks[&instance]
+                .launch
+                .spec
+                .clone()
+                .map(|spec| v1::TaskSpec {
+                    executor: None,
+                    ..spec
+                }),
+        };
+        if self.tell_executor(executor, Tell::Launch(launch)) {
+            self.is_handed(instance);
+        }
+    }
+
+    /// The wish to end it is on disk.
+    pub(in crate::core) fn kill_hosted(&mut self, instance: Instance) {
+        let phase = self.phase(instance);
+        let hosted = self.hosted(instance);
+        let handed_to = hosted.filter(|hosted| hosted.handed);
+        let executor = handed_to.and_then(|hosted| hosted.executor);
+        match (phase, executor) {
+            (Some(Phase::Ended) | None, _) => {}
+            (Some(_), None) => self.end_unstarted(instance),
+            (Some(_), Some(executor)) => {
+                let task = &self.facts.tasks[&instance];
+                let kill = v1::ExecutorKill {
+                    task_id: task.key.task.to_string(),
+                    order_index: instance.order.0,
+                    grace_ms: task.grace_ms(),
+                };
+                // One that is not connected learns of it when it is again.
+                self.tell_executor(executor, Tell::Kill(kill));
+                self.mark_dirty(instance);
+                self.warn_executor(executor);
+            }
+        }
+    }
+
+    fn end_stranger(&mut self, executor: Instance, task: &v1::ExecutorTask) {
+        let kill = v1::ExecutorKill {
+            task_id: task.task_id.clone(),
+            order_index: task.order_index,
+            grace_ms: 0,
+        };
+        self.tell_executor(executor, Tell::Kill(kill));
+    }
+
+    /// A repeated update, one of a task that has ended or is none of its, and one that is nothing for executors to say
+    /// are acknowledged and change nothing.
+    fn heard(&mut self, executor: Instance, update: v1::ExecutorUpdate) {
+        let found = self.task_of(executor, &update.task_id, update.order_index);
+        let task = found.and_then(|instance| self.facts.tasks.get(&instance));
+        let (Some(instance), Some(task)) = (found, task) else {
+            let acknowledged = acknowledgement(&update.task_id, update.order_index, update.serial);
+            self.when_durable(Deferred::TellExecutor(executor, Box::new(acknowledged)));
+            return;
+        };
+        let (state, known) = (wire::task_state(update.state), task.heard);
+        let Some(hosted) = self.hosted(instance) else {
+            return;
+        };
+        if update.serial <= known.max(hosted.serial) {
+            if update.serial <= known {
+                self.acknowledge_executor(instance, executor, known);
+            }
+            return;
+        }
+        hosted.serial = update.serial;
+        hosted.handed = true;
+        let end = End {
+            state,
+            reason: v1::Reason::Unspecified,
+            source: v1::Source::Task,
+            text: update.text,
+            exit: update.exit,
+        };
+        match state {
+            TaskState::Starting | TaskState::Running => {
+                hosted.said = Some(end);
+                if state == TaskState::Running {
+                    self.enter(instance, Phase::Running);
+                }
+                self.mark_dirty(instance);
+            }
+            TaskState::Finished | TaskState::Failed | TaskState::Killed | TaskState::Error => {
+                // Told before it leaves its executor, so that it is acknowledged to whom it was.
+                self.mark_dirty(instance);
+                self.said_end(instance, executor, end);
+            }
+            TaskState::Staging
+            | TaskState::Killing
+            | TaskState::Dropped
+            | TaskState::Gone
+            | TaskState::GoneByOperator
+            | TaskState::Unreachable
+            | TaskState::Unknown => self.mark_dirty(instance),
+        }
+    }
+
+    /// Its executor has told its end. The executor hears that this is on disk, then that nothing is left for it to do.
+    fn said_end(&mut self, instance: Instance, executor: Instance, end: End) {
+        let reason = match end.state {
+            TaskState::Killed => v1::Reason::TaskKilled,
+            _ => v1::Reason::CommandExited,
+        };
+        if let Some(course) = self.courses.get_mut(&instance) {
+            course.phase = Phase::Ended;
+            course.end = Some(End { reason, ..end });
+        }
+        self.report();
+        self.when_durable(Deferred::Unhost(instance, executor));
+    }
+
+    /// It is on disk that this task has ended.
+    pub(in crate::core) fn leave(&mut self, instance: Instance, executor: Instance) {
+        self.detach(instance, executor);
+        let task = self.facts.tasks.get(&instance);
+        if task.is_some_and(|task| !task.held) {
+            self.destroy(instance);
+        }
+    }
+
+    /// An update of this task was made.
+    pub(in crate::core) fn is_told(&mut self, instance: Instance) {
+        let now = self.now;
+        if let Some(hosted) = self.hosted(instance) {
+            hosted.told_at = Some(now);
+        }
+    }
+
+    /// What an executor has said of a task is in an update, or changes nothing: on disk, it is told so.
+    pub(in crate::core) fn settle(&mut self, instance: Instance) {
+        let task = self.facts.tasks.get(&instance);
+        let hosted = self.courses.get(&instance).and_then(|course| {
+            let hosted = course.hosted.as_deref()?;
+            let has_news = task.is_some_and(|task| hosted.has_news(task));
+            has_news.then_some((hosted.executor?, hosted.serial))
+        });
+        if let Some((executor, serial)) = hosted {
+            let heard = ExecutorRecord::Heard { instance, serial };
+            // Whoever is acknowledged says it no more: that this was heard may be lost, the update before it may not.
+            self.persist(Record::Executor(heard), Sync::Lazy);
+            self.acknowledge_executor(instance, executor, serial);
+        }
+    }
+
+    fn acknowledge_executor(&mut self, instance: Instance, executor: Instance, serial: u64) {
+        let Some(task) = self.facts.tasks.get(&instance) else {
+            return;
+        };
+        let task = task.key.task.as_str();
+        let acknowledged = acknowledgement(task, instance.order.0, serial);
+        self.when_durable(Deferred::TellExecutor(executor, Box::new(acknowledged)));
+    }
+
+    /// Lost without a link: nobody has promised more.
+    fn pass_to_framework(&mut self, instance: Instance, data: Vec<u8>) {
+        let link = self.link.as_ref().filter(|link| link.registered);
+        let facts = self.facts.executors.get(&instance);
+        if let (Some(link), Some(facts)) = (link, facts) {
+            let message = v1::ExecutorMessage {
+                framework_id: facts.key.framework.to_string(),
+                agent_id: instance.agent.to_string(),
+                executor_id: facts.key.task.to_string(),
+                data,
+            };
+            let message = v1::from_agent::Message::ExecutorMessage(message);
+            self.say(link.serial, message);
+        }
+    }
+
+    /// Lost without a stream.
+    pub(in crate::core) fn pass_to_executor(&mut self, message: v1::ExecutorMessage) {
+        let key = key(&message.framework_id, &message.executor_id);
+        let named = key.and_then(|key| self.facts.executor_named(&key));
+        if let Some((instance, _)) = named {
+            self.tell_executor(instance, Tell::FrameworkMessage(message.data));
+        }
+    }
+
+    /// False if it has no stream now: then the next one begins with what it must know.
+    pub(in crate::core) fn tell_executor(&mut self, instance: Instance, message: Tell) -> bool {
+        let executor = self.executors.all.get(&instance);
+        let Some(connection) = executor.and_then(|executor| executor.connection) else {
+            return false;
+        };
+        let message = Some(message);
+        self.effects.push(Effect::TellExecutor {
+            instance,
+            connection,
+            message: Box::new(v1::ToExecutor { message }),
+        });
+        true
+    }
+}
+
+fn acknowledgement(task: &str, order_index: u64, serial: u64) -> Tell {
+    Tell::Acknowledged(v1::ExecutorAcknowledged {
+        task_id: task.to_owned(),
+        order_index,
+        serial,
+    })
+}

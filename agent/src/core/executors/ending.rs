@@ -1,0 +1,187 @@
+//! The end of an executor: behind its last task, or before its tasks, which end with it.
+
+use argosy_proto::v1;
+use argosy_state::task::TaskState;
+
+use super::{ExecutorFacts, ExecutorRecord};
+use crate::core::course::Phase;
+use crate::core::end::End;
+use crate::core::facts::{ContainerName, Instance, Record, TaskFacts};
+use crate::core::input::Effect;
+use crate::core::{Core, Deferred, Sync};
+
+impl ExecutorFacts {
+    /// From the wish that it ends to TERM, and from TERM to KILL, in milliseconds.
+    fn grace_ms(&self) -> u64 {
+        let spec = self.launch.spec.as_ref();
+        let policy = spec.and_then(|spec| spec.kill_policy);
+        policy.map_or(0, |policy| policy.grace_ms)
+    }
+}
+
+impl Core {
+    /// It is gone, and its tasks with it.
+    pub(super) fn executor_ended(&mut self, instance: Instance, end: End) {
+        let Some(executor) = self.executors.all.get_mut(&instance) else {
+            return;
+        };
+        if executor.phase == Phase::Ended {
+            return;
+        }
+        executor.phase = Phase::Ended;
+        executor.connection = None;
+        for task in std::mem::take(&mut executor.tasks) {
+            if self.phase(task) == Some(Phase::Ended) {
+                continue;
+            }
+            let killed = self.is_unwanted(task);
+            let end = if killed {
+                End {
+                    state: TaskState::Killed,
+                    reason: v1::Reason::TaskKilled,
+                    ..end.clone()
+                }
+            } else {
+                end.clone()
+            };
+            self.end(task, end);
+        }
+        // What its tasks came to is on disk before its own traces go.
+        self.report();
+        self.when_durable(Deferred::ClearExecutor(instance));
+    }
+
+    /// Its container may go.
+    pub(in crate::core) fn clear_executor(&mut self, instance: Instance) {
+        let Some(name) = self.facts.executor_container(instance) else {
+            return;
+        };
+        let key = self.facts.executors[&instance].key.clone();
+        if let Some(executor) = self.executors.all.get_mut(&instance)
+            && !std::mem::replace(&mut executor.is_clearing, true)
+        {
+            self.effects.push(Effect::StopListening(name));
+            self.effects.push(Effect::Destroy { name, key });
+        }
+    }
+
+    /// A container of an earlier try says nothing about the present one.
+    pub(super) fn executor_cleared(&mut self, name: ContainerName) {
+        if self.facts.executor_container(name.instance) == Some(name) {
+            self.forget_executor(name.instance);
+        }
+    }
+
+    /// Nothing is left of it: who waited for that may have another one.
+    fn forget_executor(&mut self, instance: Instance) {
+        let cleared = ExecutorRecord::Cleared { instance };
+        self.persist(Record::Executor(cleared), Sync::Lazy);
+        self.executors.all.remove(&instance);
+        for task in std::mem::take(&mut self.executors.unhosted) {
+            self.host(task);
+        }
+        self.dial_if_clear();
+    }
+
+    /// It has no task left.
+    pub(super) fn shut_down(&mut self, instance: Instance) {
+        match self.executors.phase(instance) {
+            Some(Phase::Waiting) => self.forget_executor(instance),
+            Some(Phase::Fetching) => {
+                self.effects.push(Effect::CancelFetch(instance));
+                self.executor_ended(instance, terminated(String::new()));
+            }
+            // It is killed as soon as it is known to run.
+            Some(Phase::Starting | Phase::Finding) => self.is_ending(instance),
+            Some(Phase::Running) => {
+                self.is_ending(instance);
+                let grace_ms = self.executor_grace_ms(instance);
+                let shutdown = v1::ExecutorShutdown { grace_ms };
+                if self.tell_executor(instance, v1::to_executor::Message::Shutdown(shutdown)) {
+                    self.kill_executor_at(instance, grace_ms);
+                } else {
+                    self.kill_executor(instance);
+                }
+            }
+            Some(Phase::Ended) | None => {}
+        }
+    }
+
+    fn is_ending(&mut self, instance: Instance) {
+        let facts = self.facts.executors.get(&instance);
+        if facts.is_some_and(|facts| !facts.ending) {
+            let ending = ExecutorRecord::Ending { instance };
+            self.persist(Record::Executor(ending), Sync::Awaited);
+        }
+    }
+
+    fn executor_grace_ms(&self, instance: Instance) -> u64 {
+        let facts = self.facts.executors.get(&instance);
+        facts.map_or(0, ExecutorFacts::grace_ms)
+    }
+
+    /// From TERM on nobody joins it.
+    pub(super) fn kill_executor(&mut self, instance: Instance) {
+        self.is_ending(instance);
+        let grace_ms = self.executor_grace_ms(instance);
+        self.effects.push(Effect::Kill { instance, grace_ms });
+    }
+
+    fn kill_executor_at(&mut self, instance: Instance, after_ms: u64) {
+        let at = self.now.plus_ms(after_ms);
+        if let Some(executor) = self.executors.all.get_mut(&instance) {
+            executor.kill_at = Some(at);
+            self.executors.turns.insert((at, instance));
+        }
+    }
+
+    /// If all of its tasks are wanted dead it has the longest of their graces and its own to see to that.
+    pub(super) fn warn_executor(&mut self, instance: Instance) {
+        let Some(executor) = self.executors.all.get(&instance) else {
+            return;
+        };
+        if executor.tasks.iter().any(|task| !self.is_unwanted(*task)) {
+            return;
+        }
+        let tasks = executor.tasks.iter();
+        let graces = tasks.filter_map(|task| self.facts.tasks.get(task).map(TaskFacts::grace_ms));
+        let longest_ms = graces.max().unwrap_or(0);
+        let own_ms = self.executor_grace_ms(instance);
+        self.kill_executor_at(instance, longest_ms.saturating_add(own_ms));
+    }
+
+    /// Deadlines of executors have come.
+    pub(in crate::core) fn tend_executors(&mut self) {
+        while let Some((at, instance)) = self.executors.turns.first().copied() {
+            if at > self.now {
+                return;
+            }
+            self.executors.turns.remove(&(at, instance));
+            self.tend_executor(instance);
+        }
+    }
+
+    fn tend_executor(&mut self, instance: Instance) {
+        let now = self.now;
+        let is_due = |at: &mut Option<_>| at.take_if(|at| *at <= now).is_some();
+        let Some(executor) = self.executors.all.get_mut(&instance) else {
+            return;
+        };
+        if executor.phase != Phase::Running {
+            return;
+        }
+        let is_silent = is_due(&mut executor.subscribe_by) && executor.connection.is_none();
+        executor.is_mute |= is_silent;
+        let is_late = is_due(&mut executor.kill_at);
+        let tasks = &self.executors.all[&instance].tasks;
+        let is_wanted = tasks.iter().any(|task| !self.is_unwanted(*task));
+        if is_silent || (is_late && !is_wanted) {
+            self.kill_executor(instance);
+        }
+    }
+}
+
+/// The end of a task whose executor is gone.
+pub(super) fn terminated(text: String) -> End {
+    End::by_agent(TaskState::Failed, v1::Reason::ExecutorTerminated, text)
+}

@@ -1,0 +1,331 @@
+//! The container of an executor: begun with its first task, ended behind its last.
+
+use std::sync::Arc;
+
+use argosy_proto::convert::executor_as_task;
+use argosy_proto::v1;
+use argosy_state::ids::{TaskId, TaskKey};
+use argosy_state::task::TaskState;
+
+use super::ending::terminated;
+use super::{Executor, ExecutorFacts, ExecutorRecord, Hosted};
+use crate::core::course::Phase;
+use crate::core::end::{End, judge};
+use crate::core::facts::{Instance, Record, StartedFact, TaskFacts};
+use crate::core::input::{Effect, Ended, How, Input, Start};
+use crate::core::{Core, Deferred, Sync};
+use crate::inbox::ContainerView;
+
+/// The executor that a task names.
+pub(super) fn executor_key(task: &TaskFacts) -> Option<TaskKey> {
+    let spec = task.executor()?;
+    Some(TaskKey {
+        framework: task.key.framework,
+        task: TaskId::new(&spec.executor_id).ok()?,
+    })
+}
+
+impl TaskFacts {
+    /// What runs it, if that is not this agent.
+    pub(in crate::core) fn executor(&self) -> Option<&v1::ExecutorSpec> {
+        self.launch.spec.as_ref()?.executor.as_ref()
+    }
+}
+
+/// An executor as its agent starts it: its command, and in `executor` that it is one.
+fn as_launch(task: &TaskFacts, spec: &v1::ExecutorSpec) -> v1::LaunchOrder {
+    v1::LaunchOrder {
+        spec: Some(v1::TaskSpec {
+            executor: Some(spec.clone()),
+            ..executor_as_task(spec)
+        }),
+        framework_id: task.launch.framework_id.clone(),
+        role: task.launch.role.clone(),
+        framework_name: task.launch.framework_name.clone(),
+        never_start: false,
+    }
+}
+
+impl Core {
+    /// Finds an executor for a task whose order is on disk, or begins one.
+    pub(in crate::core) fn host(&mut self, instance: Instance) {
+        let Some(task) = self.facts.tasks.get(&instance) else {
+            return;
+        };
+        let Some((key, spec)) = executor_key(task).zip(task.executor()) else {
+            let text = "executor.executor_id: it is no id; masters of this release refuse it";
+            let end = End::by_agent(TaskState::Error, v1::Reason::TaskInvalid, text);
+            self.end(instance, end);
+            return;
+        };
+        match self.facts.executor_named(&key) {
+            Some((executor, facts)) if !facts.ending && self.lives(executor) => {
+                self.join(instance, executor);
+            }
+            Some(_) => drop(self.executors.unhosted.insert(instance)),
+            None => {
+                let facts = ExecutorFacts {
+                    key,
+                    launch: Arc::new(as_launch(task, spec)),
+                    life: self.facts.identity.life,
+                    started: None,
+                    ending: false,
+                };
+                self.begin_executor(instance, facts);
+                self.join(instance, instance);
+            }
+        }
+    }
+
+    fn lives(&self, executor: Instance) -> bool {
+        let phase = self.executors.phase(executor);
+        phase.is_some_and(|phase| phase != Phase::Ended)
+    }
+
+    fn begin_executor(&mut self, instance: Instance, facts: ExecutorFacts) {
+        let facts = Box::new(facts);
+        let began = ExecutorRecord::Began { instance, facts };
+        self.persist(Record::Executor(began), Sync::Awaited);
+        let executor = Executor::new(Phase::Waiting);
+        self.executors.all.insert(instance, executor);
+        self.when_durable(Deferred::Execute(instance));
+    }
+
+    fn join(&mut self, instance: Instance, executor: Instance) {
+        self.enter(instance, Phase::Starting);
+        self.attach(instance, executor, false);
+        self.limit_executor(executor);
+        self.hand(instance);
+    }
+
+    /// `handed`: the executor may have heard of it.
+    pub(super) fn attach(&mut self, instance: Instance, executor: Instance, handed: bool) {
+        if let Some(course) = self.courses.get_mut(&instance) {
+            course.hosted = Some(Box::new(Hosted {
+                executor: Some(executor),
+                handed,
+                ..Hosted::default()
+            }));
+        }
+        if let Some(executor) = self.executors.all.get_mut(&executor) {
+            executor.tasks.insert(instance);
+        }
+    }
+
+    /// A task has ended: with its last one the executor is ended, too.
+    pub(in crate::core) fn unhost(&mut self, instance: Instance) {
+        self.executors.unhosted.remove(&instance);
+        let course = self.courses.get_mut(&instance);
+        let hosted = course.and_then(|course| course.hosted.as_mut());
+        let Some(executor) = hosted.and_then(|hosted| hosted.executor.take()) else {
+            return;
+        };
+        self.detach(instance, executor);
+    }
+
+    pub(super) fn detach(&mut self, instance: Instance, executor: Instance) {
+        if let Some(own) = self.executors.all.get_mut(&executor)
+            && own.tasks.remove(&instance)
+        {
+            if own.tasks.is_empty() {
+                self.shut_down(executor);
+            } else {
+                self.limit_executor(executor);
+            }
+        }
+    }
+
+    /// That it is to begin is on disk.
+    pub(in crate::core) fn execute(&mut self, instance: Instance) {
+        if self.executors.phase(instance) != Some(Phase::Waiting) {
+            return;
+        }
+        let Some(start) = self.executor_start(instance) else {
+            return;
+        };
+        let spec = start.launch.spec.as_ref();
+        let is_brought = spec.is_some_and(|spec| {
+            let container = spec.container.as_ref();
+            !spec.uris.is_empty() || container.is_some_and(|container| !container.image.is_empty())
+        });
+        if is_brought {
+            self.executor_enters(instance, Phase::Fetching);
+            self.effects.push(Effect::Fetch(start));
+        } else {
+            self.executor_enters(instance, Phase::Starting);
+            self.effects.push(Effect::Start(start));
+        }
+    }
+
+    fn executor_start(&self, instance: Instance) -> Option<Box<Start>> {
+        let facts = self.facts.executors.get(&instance)?;
+        Some(Box::new(Start {
+            name: self.facts.executor_container(instance)?,
+            key: facts.key.clone(),
+            launch: Arc::new(self.with_tasks(instance, &facts.launch)),
+            stop_at: None,
+        }))
+    }
+
+    /// What bounds its container: its own amounts and those of all its tasks. Ports and sets are its own alone, as they
+    /// cannot be given to what runs.
+    fn with_tasks(&self, instance: Instance, launch: &v1::LaunchOrder) -> v1::LaunchOrder {
+        let mut launch = launch.clone();
+        let executor = self.executors.all.get(&instance);
+        let tasks = executor.into_iter().flat_map(|executor| &executor.tasks);
+        let specs = tasks.filter_map(|task| self.facts.tasks.get(task)?.launch.spec.as_ref());
+        let amounts = specs.flat_map(|spec| &spec.resources).filter(|resource| {
+            let value = resource.value.as_ref();
+            value.is_some_and(|value| matches!(value, v1::resource::Value::ScalarMilli(_)))
+        });
+        if let Some(spec) = &mut launch.spec {
+            spec.resources.extend(amounts.cloned());
+        }
+        launch
+    }
+
+    /// Its tasks have changed, and with them what its container may use.
+    pub(super) fn limit_executor(&mut self, instance: Instance) {
+        let is_running = self.executors.phase(instance) == Some(Phase::Running);
+        if let Some(start) = self.executor_start(instance).filter(|_| is_running) {
+            let Start { name, launch, .. } = *start;
+            self.effects.push(Effect::Limit { name, launch });
+        }
+    }
+
+    fn executor_enters(&mut self, instance: Instance, phase: Phase) {
+        if let Some(executor) = self.executors.all.get_mut(&instance) {
+            executor.phase = phase;
+        }
+    }
+
+    /// Takes what is about an executor or its container; returns what is about anything else.
+    pub(in crate::core) fn executor_input(&mut self, input: Input) -> Option<Input> {
+        let is_own = |instance: &Instance| self.executors.all.contains_key(instance);
+        match input {
+            Input::Fetched { instance, result } if is_own(&instance) => {
+                self.executor_fetched(instance, result);
+            }
+            Input::Started { instance, fact } if is_own(&instance) => {
+                self.executor_started(instance, fact);
+            }
+            Input::NotStarted { instance, refusal } if is_own(&instance) => {
+                let state = match refusal.reason {
+                    v1::Reason::TaskInvalid => TaskState::Error,
+                    _ => TaskState::Failed,
+                };
+                let text = format!("its executor: {}", refusal.text);
+                self.executor_ended(instance, End::by_agent(state, refusal.reason, text));
+            }
+            Input::Exited { instance, ended } if is_own(&instance) => {
+                self.executor_exited(instance, &ended);
+            }
+            Input::Lost { instance, why } if is_own(&instance) => {
+                let text = format!("its executor: {why}");
+                self.executor_ended(instance, terminated(text));
+            }
+            Input::Found { instance, found } if is_own(&instance) => {
+                self.executor_found(instance, found);
+            }
+            Input::Destroyed { name } if is_own(&name.instance) => self.executor_cleared(name),
+            Input::Executor {
+                instance,
+                connection,
+                said,
+            } => self.executor_said(instance, connection, said),
+            other => return Some(other),
+        }
+        None
+    }
+
+    fn executor_fetched(&mut self, instance: Instance, result: Result<(), String>) {
+        if self.executors.phase(instance) != Some(Phase::Fetching) {
+            return;
+        }
+        match (result, self.executor_start(instance)) {
+            (Ok(()), Some(start)) => {
+                self.executor_enters(instance, Phase::Starting);
+                self.effects.push(Effect::Start(start));
+            }
+            (Ok(()), None) => {}
+            (Err(text), _) => {
+                let text = format!("its executor: {text}");
+                let end = End::by_agent(TaskState::Failed, v1::Reason::FetchFailed, text);
+                self.executor_ended(instance, end);
+            }
+        }
+    }
+
+    pub(super) fn executor_started(&mut self, instance: Instance, fact: StartedFact) {
+        let name = self.facts.executor_container(instance);
+        let facts = self.facts.executors.get(&instance);
+        let (Some(name), Some(facts)) = (name, facts) else {
+            return;
+        };
+        let (is_new, is_unwanted) = (facts.started.is_none(), facts.ending);
+        let by = self.now.plus_ms(self.setup.executor_timeout_ms);
+        let Some(executor) = self.executors.all.get_mut(&instance) else {
+            return;
+        };
+        if !matches!(executor.phase, Phase::Starting | Phase::Finding) {
+            return;
+        }
+        executor.phase = Phase::Running;
+        executor.subscribe_by = Some(by);
+        self.executors.turns.insert((by, instance));
+        if is_new {
+            // The hand-off files prove the start after a crash, so nothing needs to wait for this one.
+            let started = ExecutorRecord::Started { instance, fact };
+            self.persist(Record::Executor(started), Sync::Lazy);
+        }
+        if is_unwanted || self.executors.all[&instance].tasks.is_empty() {
+            self.kill_executor(instance);
+        } else {
+            self.limit_executor(instance);
+            self.effects.push(Effect::Listen(name));
+        }
+    }
+
+    pub(super) fn executor_exited(&mut self, instance: Instance, ended: &Ended) {
+        let executor = self.executors.all.get(&instance);
+        let text = format!("its executor has ended: {}", ended.text);
+        let end = match ended.how {
+            _ if executor.is_some_and(|executor| executor.is_mute) => {
+                let waited = self.setup.executor_timeout_ms / 1_000;
+                let reason = v1::Reason::ExecutorRegistrationTimeout;
+                let text = format!("its executor did not subscribe in {waited} s, and was ended");
+                End::by_agent(TaskState::Failed, reason, text)
+            }
+            _ if ended.out_of_memory => End {
+                source: v1::Source::Agent,
+                exit: None,
+                ..judge(ended.clone(), false, None)
+            },
+            How::NotStarted => {
+                End::by_agent(TaskState::Failed, v1::Reason::CommandNotStarted, text)
+            }
+            How::Code(_) | How::Signal(_) => terminated(text),
+        };
+        self.executor_ended(instance, end);
+    }
+
+    /// An executor's container, for people.
+    pub(in crate::core) fn executor_view(
+        &self,
+        instance: Instance,
+        phase: Phase,
+    ) -> Option<ContainerView> {
+        let facts = self.facts.executors.get(&instance)?;
+        let name = self.facts.executor_container(instance)?;
+        Some(ContainerView {
+            name,
+            container: name.to_string(),
+            framework_id: facts.key.framework.to_string(),
+            task_id: facts.key.task.to_string(),
+            order: instance.order.0,
+            state: phase.name(),
+            pid: facts.started.map(|started| started.pid),
+            held: !facts.ending,
+        })
+    }
+}

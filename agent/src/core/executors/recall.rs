@@ -1,0 +1,121 @@
+//! After a start of the process: what became of the executors of the life before, and whose their tasks are.
+
+use argosy_state::task::TaskState;
+
+use super::Executor;
+use super::life::executor_key;
+use crate::core::Core;
+use crate::core::course::Phase;
+use crate::core::end::unknown_end;
+use crate::core::facts::{Instance, TaskFacts};
+use crate::core::input::{Effect, Found};
+
+impl Core {
+    /// Executors of the life before are looked for, and their tasks are theirs again.
+    pub(in crate::core) fn recall_executors(&mut self) {
+        let all: Vec<_> = self.facts.executors.keys().copied().collect();
+        for instance in all {
+            let executor = Executor::new(Phase::Finding);
+            self.executors.all.insert(instance, executor);
+            let key = self.facts.executors[&instance].key.clone();
+            if let Some(name) = self.facts.executor_container(instance) {
+                self.effects.push(Effect::Find { name, key });
+            }
+        }
+    }
+
+    /// What a task of an executor is in this life, before anything is found.
+    pub(in crate::core) fn recall_hosted(&mut self, instance: Instance) {
+        let Some(task) = self.facts.tasks.get(&instance) else {
+            return;
+        };
+        let is_unheard = is_unheard(task);
+        let is_unwanted = self.is_unwanted(instance);
+        let key = executor_key(task);
+        let named = key.and_then(|key| self.facts.executor_named(&key));
+        match named.map(|(executor, facts)| (executor, facts.ending)) {
+            // One that is to end has none left that is wanted.
+            Some((executor, ending)) if !ending || is_unwanted => {
+                self.enter(instance, Phase::Starting);
+                self.attach(instance, executor, true);
+            }
+            _ if is_unwanted => self.end_unstarted(instance),
+            _ if is_unheard => drop(self.unstarted.insert(instance)),
+            _ => self.end(instance, unknown_end(self.is_of_earlier_boot(instance))),
+        }
+    }
+
+    pub(super) fn executor_found(&mut self, instance: Instance, found: Found) {
+        if self.executors.phase(instance) != Some(Phase::Finding) {
+            return;
+        }
+        match found {
+            Found::Running(fact) => {
+                self.executor_started(instance, fact);
+                self.remember_kills(instance);
+            }
+            Found::Exited(ended) => self.executor_exited(instance, &ended),
+            Found::NeverStarted => self.executor_never_started(instance),
+            Found::Gone => {
+                let end = unknown_end(self.is_executor_of_earlier_boot(instance));
+                self.executor_ended(instance, end);
+            }
+        }
+        self.dial_if_clear();
+    }
+
+    /// Wishes to end its tasks were taken before it could be told.
+    fn remember_kills(&mut self, instance: Instance) {
+        let executor = self.executors.all.get(&instance);
+        let tasks = executor.into_iter().flat_map(|executor| &executor.tasks);
+        let unwanted: Vec<_> = tasks
+            .filter(|task| self.is_unwanted(**task))
+            .copied()
+            .collect();
+        for task in unwanted {
+            self.kill_hosted(task);
+        }
+    }
+
+    fn is_executor_of_earlier_boot(&self, instance: Instance) -> bool {
+        let executor = self.facts.executors.get(&instance);
+        executor.is_some_and(|executor| executor.life < self.facts.identity.boot_life)
+    }
+
+    /// Its tasks wait for a master's word, as others that never started, and bring another one.
+    fn executor_never_started(&mut self, instance: Instance) {
+        let may_start = !self.is_executor_of_earlier_boot(instance)
+            && (self.facts.executors.get(&instance)).is_some_and(|facts| facts.started.is_none());
+        let tasks = self.executors.all.get(&instance);
+        let tasks: Vec<_> = tasks
+            .map(|executor| executor.tasks.iter().copied().collect())
+            .unwrap_or_default();
+        for task in tasks {
+            let is_unheard = self.facts.tasks.get(&task).is_some_and(is_unheard);
+            if may_start && is_unheard && !self.is_unwanted(task) {
+                self.take_back(task);
+                self.unstarted.insert(task);
+            }
+        }
+        let end = unknown_end(self.is_executor_of_earlier_boot(instance));
+        self.executor_ended(instance, end);
+    }
+
+    /// It waits again, as if no executor had been found for it.
+    fn take_back(&mut self, instance: Instance) {
+        let course = self.courses.get_mut(&instance);
+        let hosted = course.and_then(|course| {
+            course.phase = Phase::Waiting;
+            course.hosted.take()
+        });
+        let executor = hosted.and_then(|hosted| hosted.executor);
+        if let Some(own) = executor.and_then(|executor| self.executors.all.get_mut(&executor)) {
+            own.tasks.remove(&instance);
+        }
+    }
+}
+
+/// Whether no executor has ever said anything of it.
+pub(super) fn is_unheard(task: &TaskFacts) -> bool {
+    task.state == TaskState::Staging && task.heard == 0
+}

@@ -1,0 +1,429 @@
+//! Executors: one container for many tasks, what is said on its socket, and its end.
+
+use argosy_proto::v1;
+use argosy_state::ids::Timestamp;
+use argosy_state::task::TaskState;
+
+use super::world::{World, instance, spec};
+use crate::core::{ExecutorSaid, Found, How, Input, StartedFact};
+
+fn executed(task: &str) -> v1::TaskSpec {
+    v1::TaskSpec {
+        executor: Some(v1::ExecutorSpec {
+            executor_id: "e".into(),
+            shell: "run".into(),
+            grace_ms: 5_000,
+            ..v1::ExecutorSpec::default()
+        }),
+        resources: vec![v1::Resource {
+            name: "cpus".into(),
+            value: Some(v1::resource::Value::ScalarMilli(1_000)),
+            ..v1::Resource::default()
+        }],
+        ..spec(task)
+    }
+}
+
+fn update(task: &str, order: u64, serial: u64, state: v1::TaskState) -> v1::ExecutorUpdate {
+    v1::ExecutorUpdate {
+        task_id: task.into(),
+        order_index: order,
+        serial,
+        state: state.into(),
+        ..v1::ExecutorUpdate::default()
+    }
+}
+
+fn held(task: &str, order: u64) -> v1::ExecutorTask {
+    v1::ExecutorTask {
+        task_id: task.into(),
+        order_index: order,
+    }
+}
+
+impl World {
+    fn executor(&mut self, connection: u64, said: ExecutorSaid) {
+        self.feed(Input::Executor {
+            instance: instance(1),
+            connection,
+            said,
+        });
+    }
+
+    fn subscribed(
+        &mut self,
+        connection: u64,
+        tasks: &[v1::ExecutorTask],
+        unacknowledged: &[v1::ExecutorUpdate],
+    ) {
+        self.executor(
+            connection,
+            ExecutorSaid::Subscribed {
+                tasks: tasks.to_vec(),
+                unacknowledged: unacknowledged.to_vec(),
+            },
+        );
+    }
+
+    fn told(&mut self, task: &str, order: u64, serial: u64, state: v1::TaskState) {
+        let update = Box::new(update(task, order, serial, state));
+        self.executor(1, ExecutorSaid::Update(update));
+    }
+
+    /// Tasks "a" and "b" of the executor "e", on its first stream; nothing is said of them yet.
+    fn executing() -> Self {
+        let mut world = Self::registered();
+        world.launch_spec(1, executed("a"));
+        world.launch_spec(2, executed("b"));
+        world.sync();
+        world.sync();
+        world.expect(&["start 1-1-1"]);
+        world.started(1);
+        world.expect(&["limit 1-1-1 by 2", "listen 1-1-1"]);
+        world.subscribed(1, &[], &[]);
+        world.expect(&["subscribed e", "hand a@1", "hand b@2"]);
+        world
+    }
+
+    fn executor_destroyed(&mut self) {
+        let name = self.core.facts().executor_container(instance(1)).unwrap();
+        self.feed(Input::Destroyed { name });
+    }
+
+    fn last(&self, order: u64) -> (TaskState, v1::Reason) {
+        let task = &self.core.facts().tasks[&instance(order)];
+        let reason = task.updates.back().map_or(0, |update| update.reason);
+        (task.state, v1::Reason::try_from(reason).unwrap())
+    }
+}
+
+const RUNNING: Found = Found::Running(StartedFact {
+    pid: 77,
+    at: Timestamp(1_000),
+});
+
+#[test]
+fn tasks_of_one_executor_share_its_container_and_it_ends_behind_the_last() {
+    let mut world = World::executing();
+    world.told("a", 1, 1, v1::TaskState::Running);
+    world.wait(5);
+    world.expect(&[]);
+    world.sync();
+    world.expect(&["acknowledge a 1", "report a 1 Running"]);
+    world.told("a", 1, 2, v1::TaskState::Finished);
+    world.sync();
+    world.expect(&["acknowledge a 2", "report a 2 Finished", "limit 1-1-1 by 1"]);
+    // A third one joins it.
+    world.launch_spec(3, executed("c"));
+    world.sync();
+    world.expect(&["limit 1-1-1 by 2", "hand c@3"]);
+    world.told("b", 2, 1, v1::TaskState::Failed);
+    world.told("c", 3, 1, v1::TaskState::Killed);
+    world.sync();
+    world.sync();
+    world.expect(&[
+        "acknowledge b 1",
+        "report b 1 Failed",
+        "limit 1-1-1 by 1",
+        "acknowledge c 1",
+        "report c 1 Killed",
+        "shut down in 5000",
+    ]);
+    world.check_snapshot();
+    world.exited(1, How::Code(0));
+    world.sync();
+    world.expect(&["stop listening 1-1-1", "destroy 1-1-1"]);
+    world.executor_destroyed();
+    assert!(world.core.facts().executors.is_empty());
+}
+
+#[test]
+fn an_executor_that_does_not_end_behind_its_last_task_is_killed() {
+    let mut world = World::executing();
+    world.told("a", 1, 1, v1::TaskState::Finished);
+    world.told("b", 2, 1, v1::TaskState::Finished);
+    world.sync();
+    world.sync();
+    world.quiet();
+    world.wait(4_900);
+    world.quiet();
+    world.wait(200);
+    assert!(world.said.contains(&"kill 1 in 5000".to_owned()));
+}
+
+#[test]
+fn a_task_for_an_executor_that_is_ending_waits_for_a_new_one() {
+    let mut world = World::executing();
+    world.told("a", 1, 1, v1::TaskState::Finished);
+    world.told("b", 2, 1, v1::TaskState::Finished);
+    world.sync();
+    world.sync();
+    world.quiet();
+    world.launch_spec(3, executed("c"));
+    world.sync();
+    world.expect(&[]);
+    world.exited(1, How::Code(0));
+    world.sync();
+    world.expect(&["stop listening 1-1-1", "destroy 1-1-1"]);
+    world.executor_destroyed();
+    world.sync();
+    world.expect(&["start 1-3-1"]);
+}
+
+#[test]
+fn the_end_of_an_executor_ends_its_tasks() {
+    let mut world = World::executing();
+    world.told("a", 1, 1, v1::TaskState::Running);
+    world.report();
+    world.kill(3, "b", 2_000);
+    world.sync();
+    world.report();
+    world.quiet();
+    world.exited(1, How::Signal(9));
+    world.sync();
+    world.expect(&[
+        "report a 2 Failed, b 2 Killed",
+        "stop listening 1-1-1",
+        "destroy 1-1-1",
+    ]);
+    assert_eq!(
+        world.last(1),
+        (TaskState::Failed, v1::Reason::ExecutorTerminated)
+    );
+    assert_eq!(world.last(2), (TaskState::Killed, v1::Reason::TaskKilled));
+}
+
+#[test]
+fn an_executor_whose_first_tasks_were_all_killed_before_it_got_them_is_ended() {
+    let mut world = World::registered();
+    world.launch_spec(1, executed("a"));
+    world.launch_spec(2, executed("b"));
+    world.sync();
+    world.sync();
+    world.started(1);
+    world.quiet();
+    world.kill(3, "a", 0);
+    world.kill(4, "b", 0);
+    world.sync();
+    world.expect(&["limit 1-1-1 by 1", "kill 1 in 5000"]);
+    world.exited(1, How::Signal(15));
+    world.report();
+    world.expect(&[
+        "report a 1 Killed, b 1 Killed",
+        "stop listening 1-1-1",
+        "destroy 1-1-1",
+    ]);
+}
+
+#[test]
+fn an_executor_that_is_killed_before_its_container_is_made_never_starts() {
+    let mut world = World::registered();
+    world.launch_spec(1, executed("a"));
+    world.kill(2, "a", 0);
+    world.sync();
+    world.sync();
+    world.report();
+    world.expect(&["report a 1 Killed"]);
+    assert!(world.core.facts().executors.is_empty());
+}
+
+#[test]
+fn an_executor_that_does_not_subscribe_in_time_is_ended() {
+    let mut world = World::registered();
+    world.launch_spec(1, executed("a"));
+    world.sync();
+    world.sync();
+    world.started(1);
+    world.quiet();
+    world.now += 60_000;
+    world.feed(Input::Tick);
+    assert!(world.said.contains(&"kill 1 in 5000".to_owned()));
+    world.exited(1, How::Signal(15));
+    assert_eq!(
+        world.last(1),
+        (TaskState::Failed, v1::Reason::ExecutorRegistrationTimeout)
+    );
+}
+
+#[test]
+fn a_kill_goes_to_the_executor_and_ends_it_if_it_serves_nothing_else() {
+    let mut world = World::executing();
+    world.kill(3, "a", 2_000);
+    world.sync();
+    world.report();
+    world.expect(&["tell to kill a@1 in 2000", "report a 1 Killing"]);
+    world.wait(7_100);
+    assert!(!world.said.contains(&"kill 1 in 5000".to_owned()), "b runs");
+    world.register(true);
+    world.quiet();
+    world.kill(4, "b", 2_000);
+    world.sync();
+    world.report();
+    world.quiet();
+    world.wait(7_100);
+    assert!(world.said.contains(&"kill 1 in 5000".to_owned()));
+}
+
+#[test]
+fn after_a_restart_an_executor_says_what_was_not_acknowledged_and_goes_on() {
+    let mut world = World::executing();
+    world.told("a", 1, 1, v1::TaskState::Running);
+    world.report();
+    let mut world = world.restart("boot-1");
+    world.sync();
+    world.expect(&["find 1-1-1"]);
+    world.found(1, RUNNING);
+    world.sync();
+    world.expect(&["limit 1-1-1 by 2", "listen 1-1-1", "dial"]);
+    world.register(true);
+    world.quiet();
+    let repeated = update("a", 1, 1, v1::TaskState::Running);
+    let finished = update("a", 1, 2, v1::TaskState::Finished);
+    world.subscribed(1, &[held("a", 1)], &[repeated, finished]);
+    world.sync();
+    world.sync();
+    // What it never heard of is handed to it again.
+    world.expect(&[
+        "subscribed e",
+        "acknowledge a 1",
+        "hand b@2",
+        "acknowledge a 2",
+        "report a 2 Finished",
+        "limit 1-1-1 by 1",
+    ]);
+    world.check_snapshot();
+}
+
+#[test]
+fn what_an_executor_has_lost_has_failed_and_what_it_should_not_have_is_ended() {
+    let mut world = World::executing();
+    world.told("a", 1, 1, v1::TaskState::Running);
+    world.report();
+    world.quiet();
+    world.executor(1, ExecutorSaid::Closed);
+    world.subscribed(2, &[held("b", 2), held("x", 9)], &[]);
+    world.report();
+    world.expect(&[
+        "subscribed e",
+        "tell to kill x@9 in 0",
+        "limit 1-1-1 by 1",
+        "report a 2 Failed",
+    ]);
+    assert_eq!(world.last(1).1, v1::Reason::ExecutorTerminated);
+    // The former stream is of the past.
+    world.told("b", 2, 1, v1::TaskState::Finished);
+    world.report();
+    world.expect(&[]);
+}
+
+#[test]
+fn an_executor_whose_launch_was_cut_off_is_ended() {
+    let mut world = World::registered();
+    world.launch_spec(1, executed("a"));
+    world.sync();
+    world.sync();
+    world.kill(2, "a", 0);
+    world.sync();
+    world.report();
+    let mut world = world.restart("boot-1");
+    world.sync();
+    world.found(1, RUNNING);
+    assert!(
+        world.said.contains(&"kill 1 in 5000".to_owned()),
+        "{:?}",
+        world.said
+    );
+}
+
+#[test]
+fn an_executor_that_never_started_is_begun_anew_once_a_master_has_spoken() {
+    let mut world = World::registered();
+    world.launch_spec(1, executed("a"));
+    world.sync();
+    world.sync();
+    let mut world = world.restart("boot-1");
+    world.sync();
+    world.found(1, Found::NeverStarted);
+    world.sync();
+    world.executor_destroyed();
+    world.sync();
+    world.quiet();
+    world.register(true);
+    world.sync();
+    world.sync();
+    assert!(
+        world.said.contains(&"start 1-1-2".to_owned()),
+        "{:?}",
+        world.said
+    );
+}
+
+#[test]
+fn tasks_of_a_host_that_was_rebooted_have_failed_with_their_executor() {
+    let mut world = World::executing().restart("boot-2");
+    world.found(1, Found::Gone);
+    assert_eq!(
+        world.last(1),
+        (TaskState::Failed, v1::Reason::AgentRebooted)
+    );
+}
+
+#[test]
+fn a_task_killed_while_the_agent_was_away_is_not_handed_to_its_executor() {
+    let mut world = World::registered();
+    world.launch_spec(1, executed("a"));
+    world.sync();
+    world.sync();
+    world.started(1);
+    world.kill(2, "a", 2_000);
+    let mut world = world.restart_synced("boot-1");
+    world.sync();
+    world.found(1, RUNNING);
+    world.quiet();
+    world.subscribed(1, &[], &[]);
+    world.expect(&["subscribed e", "shut down in 5000"]);
+    assert!(world.core.facts().executors[&instance(1)].ending);
+}
+
+#[test]
+fn messages_pass_both_ways_while_there_is_somebody_to_hear_them() {
+    let mut world = World::executing();
+    let message = |executor: &str| {
+        v1::to_agent::Message::ExecutorMessage(v1::ExecutorMessage {
+            framework_id: "framework-1".into(),
+            agent_id: "agent-1".into(),
+            executor_id: executor.into(),
+            data: b"hello".to_vec(),
+        })
+    };
+    world.hear(message("e"));
+    world.hear(message("none"));
+    world.expect(&["tell hello"]);
+    world.executor(1, ExecutorSaid::Message(b"back".to_vec()));
+    world.executor(7, ExecutorSaid::Message(b"of the past".to_vec()));
+    world.expect(&["message of e"]);
+    world.executor(1, ExecutorSaid::Closed);
+    world.hear(message("e"));
+    world.expect(&[]);
+}
+
+#[test]
+fn words_about_a_running_task_are_told_once_a_second() {
+    let mut world = World::executing();
+    for serial in 1..=3 {
+        world.told("a", 1, serial, v1::TaskState::Running);
+        world.report();
+    }
+    world.expect(&[
+        "acknowledge a 1",
+        "report a 1 Running",
+        "acknowledge a 2",
+        "acknowledge a 3",
+    ]);
+    world.wait(900);
+    world.wait(200);
+    world.quiet();
+    world.told("a", 1, 4, v1::TaskState::Running);
+    world.report();
+    world.expect(&["acknowledge a 4", "report a 2 Running"]);
+}

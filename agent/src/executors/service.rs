@@ -1,0 +1,215 @@
+//! `argosy.v1.Executor` on the socket of one executor. Decides nothing but who may speak.
+
+use std::io;
+use std::ops::RangeInclusive;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use argosy_proto::v1;
+use argosy_proto::v1::executor_server::{Executor, ExecutorServer};
+use argosy_proto::v1::from_executor::Message as Said;
+use argosy_state::limits::EXECUTOR_MESSAGE_BYTES;
+use futures::Stream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::place::{Place, is_same_token};
+use crate::core::{ExecutorSaid, Input, Instance};
+use crate::inbox::Event;
+
+/// Connections of one executor at a time; more wait in the kernel.
+const CONNECTIONS: usize = 8;
+/// How long an executor may take to show its token.
+const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(10);
+/// Messages that may wait for an executor. When full its stream ends: what was not read is told again on the next.
+const OUTBOX: usize = 1_024;
+/// From one message for a framework to the next: at most a hundred a second of one executor, and a mebibyte.
+const MESSAGE_PAUSE: Duration = Duration::from_millis(10);
+const PAUSE_A_BYTE: Duration = Duration::from_nanos(1_000_000_000 / (1024 * 1024));
+/// The largest message of an executor, in bytes.
+const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// The agent's side of one socket.
+#[derive(Clone)]
+pub(super) struct Service {
+    pub(super) instance: Instance,
+    pub(super) connections: Arc<AtomicU64>,
+    /// To the agent's loop. When full, the executor is read later.
+    pub(super) inbox: mpsc::Sender<Event>,
+    pub(super) stop: CancellationToken,
+}
+
+struct Door {
+    service: Service,
+    token: Vec<u8>,
+}
+
+impl Service {
+    /// Serves until it is stopped.
+    pub(super) async fn run(self, place: Place) -> io::Result<()> {
+        let (listener, peers, token) = place.listen()?;
+        let stop = self.stop.clone();
+        let service = self;
+        let door = ExecutorServer::new(Door { service, token })
+            .max_decoding_message_size(MESSAGE_BYTES)
+            .max_encoding_message_size(MESSAGE_BYTES);
+        let served = tonic::transport::Server::builder()
+            .add_service(door)
+            .serve_with_incoming_shutdown(incoming(listener, peers), stop.cancelled_owned());
+        served.await.map_err(io::Error::other)
+    }
+}
+
+#[tonic::async_trait]
+impl Executor for Door {
+    type ConnectStream = ReceiverStream<Result<v1::ToExecutor, Status>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<v1::FromExecutor>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let mut inbound = request.into_inner();
+        let first = tokio::time::timeout(SUBSCRIBE_LIMIT, inbound.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("subscribe first"))??;
+        let Some(Said::Subscribe(subscribe)) = first.and_then(|first| first.message) else {
+            return Err(Status::invalid_argument("message: subscribe first"));
+        };
+        if !is_same_token(&self.token, &subscribe.token) {
+            let text = "token: it is not this executor's; read the file that ARGOSY_EXECUTOR_TOKEN_FILE names";
+            return Err(Status::unauthenticated(text));
+        }
+        let service = self.service.clone();
+        let connection = service.connections.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = mpsc::channel(OUTBOX);
+        let linked = Event::ExecutorLinked {
+            instance: service.instance,
+            connection,
+            sender,
+            said: ExecutorSaid::Subscribed {
+                tasks: subscribe.tasks,
+                unacknowledged: subscribe.unacknowledged,
+            },
+        };
+        let stopping = |_| Status::unavailable("the agent is stopping; try again");
+        service.inbox.send(linked).await.map_err(stopping)?;
+        // One task a stream, as it is read while the other way is written. It ends with either side, or the service.
+        tokio::spawn(async move {
+            tokio::select! {
+                () = service.stop.cancelled() => {}
+                () = read(&service, connection, inbound) => {}
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+async fn read(service: &Service, connection: u64, mut inbound: Streaming<v1::FromExecutor>) {
+    let tell = |said| {
+        let instance = service.instance;
+        let input = Input::Executor {
+            instance,
+            connection,
+            said,
+        };
+        service.inbox.send(Event::Core(input))
+    };
+    while let Ok(Some(message)) = inbound.message().await {
+        let said = match message.message {
+            Some(Said::Update(update)) => ExecutorSaid::Update(Box::new(update)),
+            Some(Said::FrameworkMessage(data)) if data.len() > EXECUTOR_MESSAGE_BYTES => break,
+            Some(Said::FrameworkMessage(data)) => {
+                // A flood is held up here, and with it only who makes it.
+                let bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
+                tokio::time::sleep(MESSAGE_PAUSE.max(PAUSE_A_BYTE * bytes)).await;
+                ExecutorSaid::Message(data)
+            }
+            // Of a newer release: it is said again where that matters.
+            None => continue,
+            Some(Said::Subscribe(_)) => break,
+        };
+        if tell(said).await.is_err() {
+            return;
+        }
+    }
+    // The loop is gone only when the agent stops.
+    let _ = tell(ExecutorSaid::Closed).await;
+}
+
+/// Connections of these users of the host; others are closed.
+fn incoming(
+    listener: UnixListener,
+    peers: RangeInclusive<u32>,
+) -> impl Stream<Item = io::Result<Guarded>> {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    futures::stream::unfold(
+        (listener, peers, places),
+        |(listener, peers, places)| async move {
+            loop {
+                let permit = places.clone().acquire_owned().await.ok()?;
+                let accepted = listener.accept().await;
+                let stream = match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => return Some((Err(error), (listener, peers, places))),
+                };
+                let is_known = stream
+                    .peer_cred()
+                    .is_ok_and(|peer| peers.contains(&peer.uid()));
+                if is_known {
+                    let guarded = Guarded {
+                        stream,
+                        _permit: permit,
+                    };
+                    return Some((Ok(guarded), (listener, peers, places)));
+                }
+            }
+        },
+    )
+}
+
+/// A connection that counts for as long as it is open.
+struct Guarded {
+    stream: UnixStream,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connected for Guarded {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

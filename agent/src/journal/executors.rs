@@ -1,0 +1,157 @@
+//! Records of executors as bytes.
+
+use std::sync::Arc;
+
+use argosy_proto::v1;
+
+use super::record::{Numbered, StoredInstance, StoredStart, key, numbered};
+use crate::core::{ExecutorFacts, ExecutorRecord};
+
+/// A record of an executor.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct StoredExecutorRecord {
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5")]
+    body: Option<Body>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one lives for the length of a call, on the stack"
+)]
+enum Body {
+    #[prost(message, tag = "1")]
+    Began(StoredExecutor),
+    #[prost(message, tag = "2")]
+    Started(StoredExecutorStart),
+    #[prost(message, tag = "3")]
+    Ending(StoredInstance),
+    #[prost(message, tag = "4")]
+    Cleared(StoredInstance),
+    #[prost(message, tag = "5")]
+    Heard(Numbered),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct StoredExecutor {
+    #[prost(message, required, tag = "1")]
+    instance: StoredInstance,
+    #[prost(message, required, tag = "2")]
+    launch: v1::LaunchOrder,
+    #[prost(uint64, tag = "3")]
+    life: u64,
+    #[prost(message, optional, tag = "4")]
+    started: Option<StoredStart>,
+    #[prost(bool, tag = "5")]
+    ending: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct StoredExecutorStart {
+    #[prost(message, required, tag = "1")]
+    instance: StoredInstance,
+    #[prost(message, required, tag = "2")]
+    fact: StoredStart,
+}
+
+impl From<&ExecutorRecord> for StoredExecutorRecord {
+    fn from(record: &ExecutorRecord) -> Self {
+        let body = match record {
+            ExecutorRecord::Began { instance, facts } => Body::Began(StoredExecutor {
+                instance: (*instance).into(),
+                launch: (*facts.launch).clone(),
+                life: facts.life,
+                started: facts.started.map(Into::into),
+                ending: facts.ending,
+            }),
+            ExecutorRecord::Started { instance, fact } => Body::Started(StoredExecutorStart {
+                instance: (*instance).into(),
+                fact: (*fact).into(),
+            }),
+            ExecutorRecord::Ending { instance } => Body::Ending((*instance).into()),
+            ExecutorRecord::Cleared { instance } => Body::Cleared((*instance).into()),
+            ExecutorRecord::Heard { instance, serial } => Body::Heard(numbered(*instance, *serial)),
+        };
+        Self { body: Some(body) }
+    }
+}
+
+impl StoredExecutorRecord {
+    pub(super) fn read(self) -> Option<ExecutorRecord> {
+        Some(match self.body? {
+            Body::Began(stored) => ExecutorRecord::Began {
+                instance: stored.instance.into(),
+                facts: Box::new(ExecutorFacts {
+                    key: key(&stored.launch)?,
+                    launch: Arc::new(stored.launch),
+                    life: stored.life,
+                    started: stored.started.map(Into::into),
+                    ending: stored.ending,
+                }),
+            },
+            Body::Started(StoredExecutorStart { instance, fact }) => ExecutorRecord::Started {
+                instance: instance.into(),
+                fact: fact.into(),
+            },
+            Body::Ending(instance) => ExecutorRecord::Ending {
+                instance: instance.into(),
+            },
+            Body::Cleared(instance) => ExecutorRecord::Cleared {
+                instance: instance.into(),
+            },
+            Body::Heard(Numbered { instance, number }) => ExecutorRecord::Heard {
+                instance: instance.into(),
+                serial: number,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_state::ids::{AgentId, OrderIndex, Timestamp};
+
+    use super::super::record::{decode, encode};
+    use super::*;
+    use crate::core::{Instance, Record, StartedFact};
+
+    #[test]
+    fn every_record_of_an_executor_is_read_as_it_was_written() {
+        let instance = Instance {
+            agent: AgentId(1),
+            order: OrderIndex(2),
+        };
+        let fact = StartedFact {
+            pid: 77,
+            at: Timestamp(5),
+        };
+        let launch = v1::LaunchOrder {
+            framework_id: "framework-1".into(),
+            spec: Some(v1::TaskSpec {
+                task_id: "e".into(),
+                ..v1::TaskSpec::default()
+            }),
+            ..v1::LaunchOrder::default()
+        };
+        let facts = Box::new(ExecutorFacts {
+            key: key(&launch).unwrap(),
+            launch: Arc::new(launch),
+            life: 3,
+            started: Some(fact),
+            ending: true,
+        });
+        for record in [
+            ExecutorRecord::Began { instance, facts },
+            ExecutorRecord::Started { instance, fact },
+            ExecutorRecord::Ending { instance },
+            ExecutorRecord::Cleared { instance },
+            ExecutorRecord::Heard {
+                instance,
+                serial: 9,
+            },
+        ] {
+            let record = Record::Executor(record);
+            assert_eq!(decode(&encode(&record)), Some(record));
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Tasks of an executor that is a program of its own, on the agent's socket.
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use argosy_proto::v1;
+use nix::sys::signal::{Signal, kill as signal};
+use nix::unistd::Pid;
+
+use super::{code, reason, runs, state};
+use crate::host::{Agent, EXECUTOR, Host, content};
+use crate::master::{Link, Master, kill, shell};
+
+/// Runs until its file is there, says so by another one, and ends with this code.
+fn task(id: &str, code: i32) -> v1::TaskSpec {
+    let line =
+        format!("until [ -e go-{id} ]; do sleep 0.01; done; echo done > done-{id}; exit {code}");
+    executed(shell(id, &line), executor())
+}
+
+fn executed(task: v1::TaskSpec, executor: v1::ExecutorSpec) -> v1::TaskSpec {
+    v1::TaskSpec {
+        executor: Some(executor),
+        ..task
+    }
+}
+
+/// This program, as the executor that it is under that verb.
+fn executor() -> v1::ExecutorSpec {
+    let program = std::env::current_exe().unwrap();
+    v1::ExecutorSpec {
+        executor_id: "e".into(),
+        argv: vec!["./program".into(), EXECUTOR.into()],
+        uris: vec![v1::Uri {
+            value: program.display().to_string(),
+            executable: true,
+            output_file: "program".into(),
+            ..v1::Uri::default()
+        }],
+        grace_ms: 2_000,
+        ..v1::ExecutorSpec::default()
+    }
+}
+
+fn go(host: &Host, id: &str) {
+    std::fs::write(host.sandbox("e").join(format!("go-{id}")), "").unwrap();
+}
+
+fn places(host: &Host) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(host.folder.path().join("agent/executors")).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+/// Tasks "a" and "b" of one executor, which run.
+async fn two_tasks() -> (Host, Master, Agent, Link) {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, task("a", 0)).await;
+    link.launch(2, task("b", 3)).await;
+    link.until("a", runs).await;
+    link.until("b", runs).await;
+    (host, master, agent, link)
+}
+
+pub(super) async fn tasks_of_one_executor_share_its_container_and_it_ends_behind_the_last() {
+    let (host, _master, agent, mut link) = two_tasks().await;
+    let containers = agent.containers().await;
+    assert_eq!(containers.len(), 1, "{containers:?}");
+    assert_eq!(containers[0]["task_id"], "e");
+    go(&host, "a");
+    let ended = link.end_of("a").await.pop().unwrap();
+    assert_eq!(state(&ended), v1::TaskState::Finished);
+    assert_eq!(code(&ended), Some(v1::exit::How::Code(0)));
+    assert_eq!(agent.containers().await.len(), 1, "b keeps it");
+    go(&host, "b");
+    let ended = link.end_of("b").await.pop().unwrap();
+    assert_eq!(state(&ended), v1::TaskState::Failed);
+    assert_eq!(code(&ended), Some(v1::exit::How::Code(3)));
+    agent.is_clear().await;
+    assert_eq!(places(&host), Vec::<PathBuf>::new());
+    agent.stop().await;
+}
+
+pub(super) async fn an_executor_outlives_its_agent_and_takes_tasks_of_a_new_leader() {
+    let (host, mut master, agent, _link) = two_tasks().await;
+    let pid = agent.containers().await[0]["pid"].clone();
+    agent.stop().await;
+    go(&host, "a");
+    content(&host.sandbox("e").join("done-a")).await;
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let ended = link.end_of("a").await.pop().unwrap();
+    assert_eq!(state(&ended), v1::TaskState::Finished);
+    // It takes new tasks from a leader that it has not known.
+    link.epoch += 1;
+    link.launch(3, task("c", 0)).await;
+    link.until("c", runs).await;
+    assert_eq!(agent.containers().await[0]["pid"], pid);
+    for (id, wanted) in [("b", v1::TaskState::Failed), ("c", v1::TaskState::Finished)] {
+        go(&host, id);
+        assert_eq!(state(link.end_of(id).await.last().unwrap()), wanted);
+    }
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn an_executor_that_is_killed_takes_its_tasks_along() {
+    let (_host, _master, agent, mut link) = two_tasks().await;
+    let pid = agent.containers().await[0]["pid"].as_i64().unwrap();
+    signal(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
+    for id in ["a", "b"] {
+        let ended = link.end_of(id).await.pop().unwrap();
+        assert_eq!(state(&ended), v1::TaskState::Failed);
+        assert_eq!(reason(&ended), v1::Reason::ExecutorTerminated);
+        assert!(ended.text.contains("executor"), "{}", ended.text);
+    }
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn one_task_of_an_executor_is_killed_and_the_other_runs_on() {
+    let (host, _master, agent, mut link) = two_tasks().await;
+    link.order(3, kill("a", 1_000)).await;
+    let ended = link.end_of("a").await.pop().unwrap();
+    assert_eq!(state(&ended), v1::TaskState::Killed);
+    assert_eq!(code(&ended), Some(v1::exit::How::Signal(15)));
+    go(&host, "b");
+    let ended = link.end_of("b").await.pop().unwrap();
+    assert_eq!(code(&ended), Some(v1::exit::How::Code(3)));
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn an_executor_that_does_not_subscribe_is_ended_and_says_why() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host
+        .agent_with(master.address, |config| {
+            config.executor_registration_timeout_ms = 300;
+        })
+        .await;
+    let (mut link, _) = master.registered(true).await;
+    let mute = v1::ExecutorSpec {
+        executor_id: "mute".into(),
+        shell: "exec sleep 600".into(),
+        grace_ms: 100,
+        ..v1::ExecutorSpec::default()
+    };
+    link.launch(1, executed(shell("a", "true"), mute)).await;
+    let ended = link.end_of("a").await.pop().unwrap();
+    assert_eq!(state(&ended), v1::TaskState::Failed);
+    assert_eq!(reason(&ended), v1::Reason::ExecutorRegistrationTimeout);
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn nobody_but_the_container_of_an_executor_gets_through_its_socket() {
+    let (host, _master, agent, mut link) = two_tasks().await;
+    let place = places(&host).pop().unwrap();
+    if nix::unistd::geteuid().is_root() {
+        // Even the host's root is another user than the container's.
+        let mut stream = UnixStream::connect(place.join("socket")).unwrap();
+        stream
+            .set_read_timeout(Some(crate::master::PATIENCE))
+            .unwrap();
+        assert_eq!(stream.read(&mut [0; 16]).unwrap_or(0), 0, "it is closed");
+    }
+    // A task of its own container sees neither the socket nor that there is one.
+    let line = format!("ls {} && echo open || echo closed", place.display());
+    link.launch(3, shell("other", &line)).await;
+    link.end_of("other").await;
+    let seen = content(&host.sandbox("other").join("stdout")).await;
+    if nix::unistd::geteuid().is_root() {
+        assert_eq!(seen, "closed\n");
+    }
+    for id in ["a", "b"] {
+        go(&host, id);
+        link.end_of(id).await;
+    }
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn messages_reach_an_executor_and_its_framework() {
+    let (host, _master, agent, mut link) = two_tasks().await;
+    let message = v1::ExecutorMessage {
+        framework_id: crate::master::FRAMEWORK.into(),
+        agent_id: "agent-1".into(),
+        executor_id: "e".into(),
+        data: vec![7; 65_536],
+    };
+    let said = v1::to_agent::Message::ExecutorMessage(message.clone());
+    link.say(said).await;
+    // It says back what it hears.
+    let back = loop {
+        if let v1::from_agent::Message::ExecutorMessage(back) = link.next().await {
+            break back;
+        }
+    };
+    assert_eq!(back, message);
+    for id in ["a", "b"] {
+        go(&host, id);
+        link.end_of(id).await;
+    }
+    agent.is_clear().await;
+    agent.stop().await;
+}

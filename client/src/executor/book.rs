@@ -1,0 +1,134 @@
+//! What an executor holds: its tasks, and what it said of them that is not acknowledged. Pure.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use argosy_proto::v1;
+
+use super::{News, TaskName};
+
+/// The tasks of an executor, until their ends are acknowledged.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    tasks: BTreeMap<TaskName, Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    /// Number of the newest update.
+    made: u64,
+    has_ended: bool,
+    unacknowledged: VecDeque<v1::ExecutorUpdate>,
+}
+
+impl Book {
+    /// Takes a task in; false if it is there already.
+    pub(super) fn take(&mut self, name: &TaskName) -> bool {
+        let is_new = !self.tasks.contains_key(name);
+        if is_new {
+            self.tasks.insert(name.clone(), Held::default());
+        }
+        is_new
+    }
+
+    /// Whether a task is there that has not ended.
+    pub(super) fn is_live(&self, name: &TaskName) -> bool {
+        self.tasks.get(name).is_some_and(|held| !held.has_ended)
+    }
+
+    /// Makes an update; none of a task that has ended or is not there.
+    pub(super) fn note(&mut self, news: News) -> Option<v1::ExecutorUpdate> {
+        let held = self.tasks.get_mut(&news.name)?;
+        if held.has_ended {
+            return None;
+        }
+        held.made += 1;
+        held.has_ended = is_end(news.state);
+        let update = v1::ExecutorUpdate {
+            task_id: news.name.task_id,
+            order_index: news.name.order,
+            serial: held.made,
+            state: news.state.into(),
+            text: news.text,
+            exit: news.exit,
+        };
+        held.unacknowledged.push_back(update.clone());
+        Some(update)
+    }
+
+    /// The agent has this update and those before it.
+    pub(super) fn acknowledged(&mut self, name: &TaskName, serial: u64) {
+        let Some(held) = self.tasks.get_mut(name) else {
+            return;
+        };
+        held.unacknowledged.retain(|update| update.serial > serial);
+        if held.has_ended && held.unacknowledged.is_empty() {
+            self.tasks.remove(name);
+        }
+    }
+
+    /// Whether nothing is left to say, and nothing to run.
+    pub(super) fn is_settled(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// How a stream begins.
+    pub(super) fn subscribe(&self, token: Vec<u8>) -> v1::ExecutorSubscribe {
+        let tasks = self.tasks.keys().map(|name| v1::ExecutorTask {
+            task_id: name.task_id.clone(),
+            order_index: name.order,
+        });
+        let unacknowledged = self.tasks.values().flat_map(|held| &held.unacknowledged);
+        v1::ExecutorSubscribe {
+            protocol: Some(v1::Protocol {
+                version: argosy_proto::PROTOCOL_VERSION,
+                release: env!("CARGO_PKG_VERSION").to_owned(),
+            }),
+            token,
+            tasks: tasks.collect(),
+            unacknowledged: unacknowledged.cloned().collect(),
+        }
+    }
+}
+
+fn is_end(state: v1::TaskState) -> bool {
+    argosy_proto::convert::state_from(state.into()).is_ok_and(|state| state.is_terminal())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(order: u64) -> TaskName {
+        TaskName {
+            task_id: "t".to_owned(),
+            order,
+        }
+    }
+
+    fn news(order: u64, state: v1::TaskState) -> News {
+        News {
+            name: name(order),
+            state,
+            text: String::new(),
+            exit: None,
+        }
+    }
+
+    #[test]
+    fn a_task_is_taken_once_and_kept_until_its_end_is_acknowledged() {
+        let mut book = Book::default();
+        assert!(book.take(&name(1)) && !book.take(&name(1)));
+        assert!(book.take(&name(2)), "the same id under another order");
+        let running = book.note(news(1, v1::TaskState::Running)).unwrap();
+        let finished = book.note(news(1, v1::TaskState::Finished)).unwrap();
+        assert_eq!((running.serial, finished.serial), (1, 2));
+        assert_eq!(book.note(news(1, v1::TaskState::Failed)), None);
+        assert!(!book.is_live(&name(1)) && book.is_live(&name(2)));
+        book.acknowledged(&name(1), 1);
+        let again = book.subscribe(b"token".to_vec());
+        assert_eq!((again.tasks.len(), again.unacknowledged.len()), (2, 1));
+        book.acknowledged(&name(1), 2);
+        assert_eq!(book.subscribe(Vec::new()).tasks.len(), 1);
+        assert!(!book.is_settled());
+    }
+}

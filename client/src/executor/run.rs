@@ -1,0 +1,237 @@
+//! The stream of an executor to its agent, opened again whenever it ends.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use argosy_proto::v1;
+use argosy_proto::v1::executor_client::ExecutorClient;
+use argosy_proto::v1::from_executor::Message as Say;
+use argosy_proto::v1::to_executor::Message as Said;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Endpoint;
+use tonic::{Code, Status, Streaming};
+
+use super::book::Book;
+use super::{Driver, Executor, MESSAGES, Meeting, News, TaskName, WAITING};
+
+/// Waits between tries, doubled up to the longest: its agent may be away for as long as it likes.
+const FIRST_WAIT: Duration = Duration::from_millis(10);
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// How long one try may take.
+const TRY_LIMIT: Duration = Duration::from_secs(10);
+/// Messages that may wait to be sent. When full the stream is given up: all of them are repeated on the next.
+const OUTBOX: usize = 4_096;
+/// The largest message, in bytes.
+const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// Why an executor cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Its token cannot be read.
+    #[error("cannot read {path}, which its agent names as its token")]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The agent does not take it for its executor.
+    #[error("the agent refuses this executor: {0}")]
+    Refused(String),
+}
+
+/// Keeps up the stream.
+pub struct Runner {
+    meeting: Meeting,
+    driver: Driver,
+    news: mpsc::Receiver<News>,
+    messages: mpsc::Receiver<Vec<u8>>,
+    book: Book,
+    /// Set once the agent wants it to end.
+    end_by: Option<Instant>,
+}
+
+struct Stream {
+    outbox: mpsc::Sender<v1::FromExecutor>,
+    inbound: Streaming<v1::ToExecutor>,
+}
+
+impl Runner {
+    /// Will meet the agent there.
+    #[must_use]
+    pub fn new(meeting: Meeting) -> Self {
+        let (sender, news) = mpsc::channel(WAITING);
+        let (outgoing, messages) = mpsc::channel(MESSAGES);
+        Self {
+            meeting,
+            driver: Driver {
+                news: sender,
+                messages: outgoing,
+            },
+            news,
+            messages,
+            book: Book::default(),
+            end_by: None,
+        }
+    }
+
+    /// How work tells of tasks.
+    #[must_use]
+    pub fn driver(&self) -> Driver {
+        self.driver.clone()
+    }
+
+    /// Runs until the agent wants the executor to end, and all that was said is acknowledged or the time for that is
+    /// over.
+    ///
+    /// # Errors
+    /// If the agent can never take it: a token that is not there, or is another one's.
+    pub async fn run(mut self, executor: &mut impl Executor) -> Result<(), RunError> {
+        let mut wait = FIRST_WAIT;
+        loop {
+            match self.connect().await? {
+                Some(stream) => {
+                    wait = FIRST_WAIT;
+                    self.attend(stream, executor).await;
+                }
+                None => wait = LONGEST_WAIT.min(wait * 2),
+            }
+            let is_late = self.end_by.is_some_and(|by| by <= Instant::now());
+            if is_late || (self.end_by.is_some() && self.book.is_settled()) {
+                return Ok(());
+            }
+            self.pause(wait).await;
+        }
+    }
+
+    /// `None` if it is to be tried again.
+    async fn connect(&self) -> Result<Option<Stream>, RunError> {
+        let path = &self.meeting.token_file;
+        let token = tokio::fs::read(path)
+            .await
+            .map_err(|source| RunError::Token {
+                path: path.clone(),
+                source,
+            })?;
+        let first = v1::FromExecutor {
+            message: Some(Say::Subscribe(self.book.subscribe(token))),
+        };
+        match tokio::time::timeout(TRY_LIMIT, self.open(first)).await {
+            Ok(Ok(stream)) => Ok(Some(stream)),
+            Ok(Err(status)) if status.code() == Code::Unauthenticated => {
+                Err(RunError::Refused(status.message().to_owned()))
+            }
+            Ok(Err(status)) => {
+                tracing::debug!(why = status.message(), "its agent cannot be reached yet");
+                Ok(None)
+            }
+            Err(_) => Ok(None),
+        }
+    }
+
+    async fn open(&self, first: v1::FromExecutor) -> Result<Stream, Status> {
+        let address = format!("unix://{}", self.meeting.socket.display());
+        let endpoint = Endpoint::from_shared(address);
+        let endpoint = endpoint.map_err(|error| Status::internal(error.to_string()))?;
+        let channel = endpoint.connect().await;
+        let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
+        let (outbox, outbound) = mpsc::channel(OUTBOX);
+        outbox
+            .try_send(first)
+            .expect("the outbox is new and has room for one");
+        let mut client = ExecutorClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES)
+            .max_encoding_message_size(MESSAGE_BYTES);
+        let response = client.connect(ReceiverStream::new(outbound)).await?;
+        let inbound = response.into_inner();
+        Ok(Stream { outbox, inbound })
+    }
+
+    /// Until the stream ends, or the executor may.
+    async fn attend(&mut self, mut stream: Stream, executor: &mut impl Executor) {
+        loop {
+            if self.end_by.is_some() && self.book.is_settled() {
+                return;
+            }
+            let late = sleep_until(self.end_by);
+            tokio::select! {
+                () = late => return,
+                message = stream.inbound.message() => match message {
+                    Ok(Some(message)) => self.hear(message, executor),
+                    Ok(None) | Err(_) => return,
+                },
+                Some(data) = self.messages.recv() => {
+                    let message = Some(Say::FrameworkMessage(data));
+                    if stream.outbox.try_send(v1::FromExecutor { message }).is_err() {
+                        return;
+                    }
+                }
+                // The runner holds a sender itself, so that it never ends.
+                Some(news) = self.news.recv() => {
+                    let Some(update) = self.book.note(news) else { continue };
+                    let message = Some(Say::Update(update));
+                    if stream.outbox.try_send(v1::FromExecutor { message }).is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, message: v1::ToExecutor, executor: &mut impl Executor) {
+        match message.message {
+            Some(Said::Launch(launch)) => {
+                let Some(spec) = launch.spec else { return };
+                let name = TaskName {
+                    task_id: spec.task_id.clone(),
+                    order: launch.order_index,
+                };
+                if self.book.take(&name) {
+                    executor.launch(name, spec, &self.driver);
+                }
+            }
+            Some(Said::Kill(kill)) => {
+                let name = TaskName {
+                    task_id: kill.task_id,
+                    order: kill.order_index,
+                };
+                if self.book.is_live(&name) {
+                    let grace = Duration::from_millis(kill.grace_ms);
+                    executor.kill(&name, grace, &self.driver);
+                }
+            }
+            Some(Said::Acknowledged(acknowledged)) => {
+                let name = TaskName {
+                    task_id: acknowledged.task_id,
+                    order: acknowledged.order_index,
+                };
+                self.book.acknowledged(&name, acknowledged.serial);
+            }
+            Some(Said::FrameworkMessage(data)) => executor.message(data, &self.driver),
+            Some(Said::Shutdown(shutdown)) => {
+                let grace = Duration::from_millis(shutdown.grace_ms);
+                self.end_by = Some(Instant::now() + grace);
+                executor.shutdown(grace);
+            }
+            // What a newer release says beyond this needs no answer.
+            Some(Said::Subscribed(_)) | None => {}
+        }
+    }
+
+    /// Meanwhile what happens is noted.
+    async fn pause(&mut self, wait: Duration) {
+        let over = Instant::now() + wait;
+        while let Ok(Some(news)) = tokio::time::timeout_at(over, self.news.recv()).await {
+            self.book.note(news);
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,24 @@
+//! An executor whose tasks are command lines. An agent starts it; by hand it says so and ends.
+
+use argosy_client::executor::{Meeting, Runner};
+use argosy_frameworks::shell_executor::ShellExecutor;
+use clap::Parser;
+
+/// Run the command lines of tasks as processes of one container, as the executor that an agent starts
+#[derive(Parser)]
+#[command(
+    name = "argosy-shell-executor",
+    version,
+    after_help = "Name it in the executor of a task: docs/protocol.md, Executors."
+)]
+struct Arguments {}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let Arguments {} = Arguments::parse();
+    let meeting = Meeting::named_in(std::env::vars())?;
+    Runner::new(meeting)
+        .run(&mut ShellExecutor::default())
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! An executor that runs the command line of each of its tasks as a child process.
+//!
+//! What executors are for, at its smallest: tasks without a container each. They are parted by nothing but their
+//! processes, and begin in the executor's own folder.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::time::Duration;
+
+use argosy_client::executor::{Driver, Executor, News, TaskName};
+use argosy_proto::v1;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+
+/// Runs tasks as children. Must live in a tokio runtime.
+#[derive(Debug, Default)]
+pub struct ShellExecutor {
+    /// By task, the wish to end it. One place each: a second wish finds the first and says nothing more.
+    running: BTreeMap<TaskName, mpsc::Sender<Duration>>,
+}
+
+impl Executor for ShellExecutor {
+    fn launch(&mut self, name: TaskName, spec: v1::TaskSpec, driver: &Driver) {
+        let (wish, wished) = mpsc::channel(1);
+        self.running.retain(|_, wish| !wish.is_closed());
+        self.running.insert(name.clone(), wish);
+        let driver = driver.clone();
+        // One task a child: it waits for the child's end, and for the wish to end it.
+        tokio::spawn(async move { run(name, spec, wished, &driver).await });
+    }
+
+    /// Says back what it hears.
+    fn message(&mut self, data: Vec<u8>, driver: &Driver) {
+        driver.message(data);
+    }
+
+    fn kill(&mut self, name: &TaskName, grace: Duration, _: &Driver) {
+        if let Some(wish) = self.running.get(name) {
+            // Full means that it is being ended, closed that it has ended.
+            let _ = wish.try_send(grace);
+        }
+    }
+}
+
+async fn run(
+    name: TaskName,
+    spec: v1::TaskSpec,
+    mut wished: mpsc::Receiver<Duration>,
+    driver: &Driver,
+) {
+    let mut command = match spec.argv.split_first() {
+        Some((program, arguments)) => {
+            let mut command = Command::new(program);
+            command.args(arguments);
+            command
+        }
+        None => {
+            let mut command = Command::new("/bin/sh");
+            command.arg("-c").arg(&spec.shell);
+            command
+        }
+    };
+    command
+        .envs(&spec.environment)
+        .env("ARGOSY_TASK_ID", &name.task_id)
+        .env("ARGOSY_ORDER", name.order.to_string())
+        .stdin(Stdio::null())
+        .process_group(0);
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            let text = format!("its command cannot be started: {error}");
+            let failed = v1::TaskState::Failed;
+            return driver.tell(news(name, failed, text, None)).await;
+        }
+    };
+    driver.running(name.clone()).await;
+    let ended = tokio::select! {
+        ended = child.wait() => (ended, false),
+        Some(grace) = wished.recv() => (end(&mut child, grace).await, true),
+    };
+    driver.tell(told(name, ended)).await;
+}
+
+/// TERM, grace, KILL, to all of its process group.
+async fn end(child: &mut Child, grace: Duration) -> std::io::Result<std::process::ExitStatus> {
+    signal(child, Signal::SIGTERM);
+    match tokio::time::timeout(grace, child.wait()).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            signal(child, Signal::SIGKILL);
+            child.wait().await
+        }
+    }
+}
+
+fn signal(child: &Child, signal: Signal) {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok());
+    if let Some(pid) = pid {
+        // It may just have ended: then `wait` tells so.
+        let _ = kill(Pid::from_raw(-pid), signal);
+    }
+}
+
+fn told(
+    name: TaskName,
+    (ended, killed): (std::io::Result<std::process::ExitStatus>, bool),
+) -> News {
+    use std::os::unix::process::ExitStatusExt;
+    let status = match ended {
+        Ok(status) => status,
+        Err(error) => {
+            let text = format!("how it ended is not known: {error}");
+            return news(name, v1::TaskState::Failed, text, None);
+        }
+    };
+    let how = match (status.code(), status.signal()) {
+        (Some(code), _) => Some(v1::exit::How::Code(code)),
+        (None, Some(signal)) => Some(v1::exit::How::Signal(signal)),
+        (None, None) => None,
+    };
+    let state = match (killed, status.success()) {
+        (true, _) => v1::TaskState::Killed,
+        (false, true) => v1::TaskState::Finished,
+        (false, false) => v1::TaskState::Failed,
+    };
+    let exit = how.map(|how| v1::Exit { how: Some(how) });
+    news(name, state, status.to_string(), exit)
+}
+
+fn news(name: TaskName, state: v1::TaskState, text: String, exit: Option<v1::Exit>) -> News {
+    News {
+        name,
+        state,
+        text,
+        exit,
+    }
+}

@@ -1,0 +1,123 @@
+//! Messages between frameworks and their executors: passed on at once or not at all, never in the log.
+
+use std::collections::BTreeMap;
+
+use argosy_proto::v1;
+use argosy_state::Registry;
+use argosy_state::command::Rejection;
+use argosy_state::ids::{AgentId, FrameworkId, TaskId, Timestamp};
+
+use super::{Answer, Leader, Now, refused};
+use crate::links::{LinkId, RequestId};
+
+/// Bytes that frameworks may send to one agent, and agents to one framework, in a second. More is refused or lost, so that
+/// no stream that carries what matters is given up for it.
+const BYTES_A_SECOND: usize = 1024 * 1024;
+
+/// A message of a framework.
+#[derive(Debug, Clone)]
+pub(crate) struct FrameworkMessage {
+    pub(crate) framework: FrameworkId,
+    pub(crate) session: u64,
+    pub(crate) agent: AgentId,
+    pub(crate) executor: TaskId,
+    pub(crate) data: Vec<u8>,
+}
+
+/// What was passed on in this second.
+#[derive(Debug, Default)]
+pub(super) struct Passed {
+    since: Timestamp,
+    to_agents: BTreeMap<AgentId, usize>,
+    to_frameworks: BTreeMap<FrameworkId, usize>,
+}
+
+impl Passed {
+    fn at(&mut self, now: Timestamp) -> &mut Self {
+        if now.since_ms(self.since) >= 1_000 {
+            *self = Self {
+                since: now,
+                ..Self::default()
+            };
+        }
+        self
+    }
+}
+
+/// Whether there is room for so many more.
+fn takes<K: Ord>(passed: &mut BTreeMap<K, usize>, key: K, bytes: usize) -> bool {
+    let sum = passed.entry(key).or_default();
+    let fits = sum.saturating_add(bytes) <= BYTES_A_SECOND;
+    if fits {
+        *sum += bytes;
+    }
+    fits
+}
+
+impl Leader {
+    pub(super) fn message(
+        &mut self,
+        registry: &Registry,
+        now: Now,
+        request: RequestId,
+        message: FrameworkMessage,
+    ) {
+        let FrameworkMessage {
+            framework,
+            session,
+            agent,
+            executor,
+            data,
+        } = message;
+        match registry.framework(framework) {
+            None => {
+                let why = Rejection::UnknownFramework(framework);
+                return self.answer(request, refused(&why));
+            }
+            Some(known) if known.session != session => {
+                return self.answer(request, refused(&Rejection::Superseded(framework)));
+            }
+            Some(_) => {}
+        }
+        if !takes(&mut self.passed.at(now.at).to_agents, agent, data.len()) {
+            let message = format!("{agent} is sent more than a mebibyte a second; send less");
+            let code = "too-many-requests";
+            return self.answer(request, Answer::Refused { code, message });
+        }
+        let is_there = registry
+            .task_of_executor(agent, framework, &executor)
+            .is_some();
+        if let Some(link) = self.linked_agents.get(&agent).copied().filter(|_| is_there) {
+            let message = v1::ExecutorMessage {
+                framework_id: framework.to_string(),
+                agent_id: agent.to_string(),
+                executor_id: executor.to_string(),
+                data,
+            };
+            self.tell_agent(link, v1::to_agent::Message::ExecutorMessage(message));
+        }
+        self.answer(request, Answer::Passed);
+    }
+
+    /// Lost if its framework has no stream, or does not read it.
+    pub(super) fn agent_message(&mut self, now: Now, link: LinkId, message: v1::ExecutorMessage) {
+        let agent = self.agent_links.get(&link).and_then(|state| state.agent);
+        let framework = message.framework_id.parse::<FrameworkId>().ok();
+        let (Some(agent), Some(framework)) = (agent, framework) else {
+            return;
+        };
+        let to = self.linked_frameworks.get(&framework).copied();
+        let state = to.and_then(|to| self.framework_links.get(&to));
+        let Some(to) = to.filter(|_| state.is_some_and(|state| !state.behind)) else {
+            return;
+        };
+        let bytes = message.data.len();
+        if takes(&mut self.passed.at(now.at).to_frameworks, framework, bytes) {
+            let message = v1::ExecutorMessage {
+                agent_id: agent.to_string(),
+                ..message
+            };
+            self.tell_framework(to, v1::event::Event::Message(message));
+        }
+    }
+}

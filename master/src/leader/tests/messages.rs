@@ -1,0 +1,102 @@
+//! Messages between a framework and its executor: passed on at once or lost, never in the log.
+
+use argosy_proto::v1;
+use argosy_state::command::CallAction;
+use argosy_state::ids::TaskId;
+use argosy_state::task::TaskSpec;
+use argosy_state::testing::{executor, spec};
+use expect_test::expect;
+
+use super::world::{AGENT, FRAMEWORK, World};
+use crate::leader::{FrameworkMessage, Input};
+use crate::links::LinkId;
+
+impl World {
+    /// As `with_offer`, and a task of the executor "e" is launched on `agent-1`.
+    fn with_executor() -> Self {
+        let mut world = Self::with_offer();
+        let task = TaskSpec {
+            executor: Some(Box::new(executor("e", "cpus:0.5"))),
+            ..spec("a", "cpus:1")
+        };
+        let (accept, tokens) = world.acceptance("1.1", vec![task]);
+        let call = world.call_of(CallAction::Accept(accept));
+        world.send(call, tokens);
+        world.forget_said();
+        world
+    }
+
+    fn message(&mut self, executor: &str, bytes: usize) {
+        let request = self.request();
+        let session = self.registry.framework(FRAMEWORK).unwrap().session;
+        let message = FrameworkMessage {
+            framework: FRAMEWORK,
+            session,
+            agent: AGENT,
+            executor: TaskId::new(executor).unwrap(),
+            data: vec![0; bytes],
+        };
+        self.feed(Input::Message { request, message });
+    }
+
+    fn executor_says(&mut self, bytes: usize) {
+        let message = v1::ExecutorMessage {
+            framework_id: FRAMEWORK.to_string(),
+            executor_id: "e".to_owned(),
+            data: vec![0; bytes],
+            ..v1::ExecutorMessage::default()
+        };
+        let link = LinkId(2);
+        self.feed(Input::AgentMessage { link, message });
+    }
+}
+
+#[test]
+fn messages_pass_both_ways_without_an_entry() {
+    let mut world = World::with_executor();
+    let entries = world.entries();
+    world.message("e", 5);
+    world.message("nobody", 5);
+    world.executor_says(5);
+    world.expect(&expect![[r#"
+        link-2 <- message to e
+        call-2: passed
+        call-3: passed
+        link-1 <- message of e on agent-1
+    "#]]);
+    assert_eq!(world.entries(), entries);
+}
+
+#[test]
+fn messages_are_lost_where_nobody_is() {
+    let mut world = World::with_executor();
+    world.feed(Input::FrameworkClosed { link: LinkId(1) });
+    world.executor_says(5);
+    world.expect_silence();
+    world.feed(Input::AgentClosed { link: LinkId(2) });
+    world.message("e", 5);
+    world.expect(&expect![[r#"
+        call-2: passed
+    "#]]);
+}
+
+#[test]
+fn a_flood_of_messages_is_refused_and_lost_and_the_next_second_is_another() {
+    let mut world = World::with_executor();
+    for _ in 0..17 {
+        world.message("e", 65_536);
+        world.executor_says(65_536);
+    }
+    let said = world.take_said();
+    let count = |what: &str| said.iter().filter(|line| line.contains(what)).count();
+    assert_eq!(count("message to e"), 16, "{said:?}");
+    assert_eq!(count("message of e"), 16, "{said:?}");
+    assert_eq!(count("too-many-requests"), 1, "{said:?}");
+    world.pass_with(1_000, &[LinkId(2)]);
+    world.forget_said();
+    world.message("e", 65_536);
+    world.expect(&expect![[r#"
+        link-2 <- message to e
+        call-19: passed
+    "#]]);
+}

@@ -1,0 +1,153 @@
+//! Tasks that an executor runs: what they may ask for, with whom they share it, what it costs.
+
+use std::collections::BTreeMap;
+
+use crate::Registry;
+use crate::command::Rejection;
+use crate::ids::{AgentId, FrameworkId, Role, TaskId};
+use crate::resources::Resources;
+use crate::task::{Container, ExecutorSpec, TaskSpec};
+
+/// The field that is wrong, and what to do about it.
+type Wrong = (&'static str, String);
+
+/// Executors that the launches of one call bring to its agent.
+pub(super) type Brought<'a> = BTreeMap<&'a TaskId, &'a ExecutorSpec>;
+
+/// Judges what a task asks for that has no container of its own; the executor is judged as a task is.
+pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
+    let wrong = |field: &'static str| {
+        let text = "a task of an executor has no container of its own: ask for it in executor, or have no executor";
+        Err((field, text.to_owned()))
+    };
+    let asked = [
+        ("container", spec.container != Container::default()),
+        ("user", !spec.user.is_empty()),
+        ("uris", !spec.uris.is_empty()),
+        ("host_paths", !spec.host_paths.is_empty()),
+        ("volumes", !spec.volumes.is_empty()),
+        ("limits", spec.limits.is_some()),
+        ("tty", spec.tty),
+        ("stdin", spec.stdin),
+        ("health_check", spec.health_check.is_some()),
+        ("readiness_check", spec.readiness_check.is_some()),
+        ("max_completion_ms", spec.max_completion_ms > 0),
+        ("stop_after_ms", spec.stop_after_ms > 0),
+    ];
+    match asked.iter().find(|(_, is_asked)| *is_asked) {
+        Some((field, _)) if spec.executor.is_some() => wrong(field),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// What a launch takes of its agent: its own resources, and its executor's if that is the one it brings.
+pub(super) struct Taken<'a> {
+    pub(super) resources: Resources,
+    pub(super) brings: Option<&'a ExecutorSpec>,
+}
+
+/// What a launch takes behind those that have `brought` their executors.
+pub(super) fn taken<'a>(
+    registry: &Registry,
+    agent: AgentId,
+    framework: FrameworkId,
+    role: &Role,
+    spec: &'a TaskSpec,
+    brought: &Brought<'a>,
+) -> Result<Taken<'a>, Rejection> {
+    let invalid = |text: String| {
+        Err(Rejection::Invalid {
+            field: "executor".into(),
+            text,
+        })
+    };
+    let alone = Taken {
+        resources: spec.resources.clone(),
+        brings: None,
+    };
+    let Some(executor) = spec.executor.as_deref() else {
+        return Ok(alone);
+    };
+    let id = &executor.executor;
+    let task = registry.task_of_executor(agent, framework, id);
+    if let Some(task) = task.filter(|task| task.role != *role) {
+        let present = &task.role;
+        return invalid(format!(
+            "{id} runs on {agent} on account of role {present}; use an offer to that role, or another executor id"
+        ));
+    }
+    let running = task.and_then(|task| task.spec.executor.as_deref());
+    match running.or(brought.get(id).copied()) {
+        Some(present) if present == executor => Ok(alone),
+        Some(_) => invalid(format!(
+            "{id} is on {agent} already, and described in another way; describe it alike, or use another executor id"
+        )),
+        None => {
+            let Some(resources) = spec.resources.plus(&executor.resources) else {
+                let text = "its resources and those of the task overlap; ask for different ports";
+                return invalid(text.to_owned());
+            };
+            let brings = Some(executor);
+            Ok(Taken { resources, brings })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::{Run, Uri};
+    use crate::testing;
+
+    fn executed() -> TaskSpec {
+        TaskSpec {
+            executor: Some(Box::new(testing::executor("e", "cpus:0.1"))),
+            run: Run::Image,
+            ..testing::spec("t", "cpus:1")
+        }
+    }
+
+    #[test]
+    fn a_task_of_an_executor_asks_for_nothing_that_only_a_container_has() {
+        assert_eq!(check(&executed()), Ok(()));
+        let uri = Uri {
+            value: "/a".to_owned(),
+            executable: false,
+            output_file: String::new(),
+            extract: false,
+            sha256: String::new(),
+            cache: false,
+        };
+        let cases = [
+            (
+                "user",
+                TaskSpec {
+                    user: "nobody".to_owned(),
+                    ..executed()
+                },
+            ),
+            (
+                "uris",
+                TaskSpec {
+                    uris: vec![uri],
+                    ..executed()
+                },
+            ),
+            (
+                "stop_after_ms",
+                TaskSpec {
+                    stop_after_ms: 1,
+                    ..executed()
+                },
+            ),
+        ];
+        for (field, spec) in cases {
+            assert_eq!(check(&spec).unwrap_err().0, field);
+            let own = TaskSpec {
+                executor: None,
+                ..spec
+            };
+            assert_eq!(check(&own), Ok(()));
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! What must hold of executors.
+
+use std::collections::BTreeMap;
+
+use super::{Broken, must};
+use crate::Registry;
+use crate::ids::{AgentId, FrameworkId, Role, TaskId};
+use crate::resources::Resources;
+use crate::task::ExecutorSpec;
+
+impl Registry {
+    /// What the executors of an agent use themselves, each counted once. Tasks that share one describe it alike and are
+    /// on account of one role.
+    pub(super) fn check_executors(&self, id: AgentId) -> Result<Resources, Broken> {
+        let mut found: BTreeMap<(FrameworkId, &TaskId), (&ExecutorSpec, &Role)> = BTreeMap::new();
+        let mut sum = Resources::none();
+        for task in self.tasks_on(id).filter(|task| !task.is_terminal()) {
+            let Some(executor) = task.spec.executor.as_deref() else {
+                continue;
+            };
+            let own = (executor, &task.role);
+            let name = (task.key.framework, &executor.executor);
+            if let Some(first) = found.get(&name) {
+                let rule = "tasks of one executor on one agent describe it alike, in one role";
+                must(*first == own, &task.key, rule)?;
+                continue;
+            }
+            found.insert(name, own);
+            sum = sum.plus(&executor.resources).ok_or(Broken::Overlap {
+                agent: id,
+                task: task.key.clone(),
+            })?;
+        }
+        Ok(sum)
+    }
+}

@@ -1,0 +1,58 @@
+//! Executors: programs of a framework that run its tasks, many in one container.
+
+use std::collections::BTreeMap;
+
+use super::{Container, Run, TaskSpec, Uri};
+use crate::ids::TaskId;
+use crate::resources::Resources;
+
+/// What runs a task in place of its agent. Tasks of one framework that name the same id on the same agent share one
+/// executor; all of them must describe it alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecutorSpec {
+    /// Its id within the framework; written as task ids are.
+    pub executor: TaskId,
+    /// What it uses itself, counted once on its agent for as long as it has a task that has not ended. Never empty.
+    pub resources: Resources,
+    /// What to run.
+    pub run: Run,
+    /// What its container is made of.
+    pub container: Container,
+    /// Its whole environment, but for what the agent sets.
+    pub environment: BTreeMap<String, String>,
+    /// Empty means the agent's default.
+    pub user: String,
+    /// Brought before its start.
+    pub uris: Vec<Uri>,
+    /// Milliseconds from the wish that it ends to TERM, and from TERM to KILL.
+    pub grace_ms: u64,
+}
+
+impl ExecutorSpec {
+    /// The same as a task with a container of its own: what an agent makes of it, and what rules it is judged by.
+    #[must_use]
+    pub fn as_task(&self) -> TaskSpec {
+        TaskSpec {
+            task: self.executor.clone(),
+            name: String::new(),
+            resources: self.resources.clone(),
+            run: self.run.clone(),
+            container: self.container.clone(),
+            environment: self.environment.clone(),
+            user: self.user.clone(),
+            uris: self.uris.clone(),
+            host_paths: Vec::new(),
+            grace_ms: self.grace_ms,
+            labels: BTreeMap::new(),
+            max_completion_ms: 0,
+            stop_after_ms: 0,
+            health_check: None,
+            readiness_check: None,
+            executor: None,
+            volumes: Vec::new(),
+            limits: None,
+            tty: false,
+            stdin: false,
+        }
+    }
+}
