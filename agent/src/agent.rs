@@ -268,7 +268,8 @@ impl Agent {
             | Effect::Look { .. }
             | Effect::StopLooking { .. }
             | Effect::Measure { .. }
-            | Effect::Destroy { .. } => unreachable!("the runner performs these"),
+            | Effect::Destroy { .. }
+            | Effect::DestroyGroup { .. } => unreachable!("the runner performs these"),
         }
         None
     }

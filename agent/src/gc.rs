@@ -1,5 +1,6 @@
-//! Removes sandboxes of ended tasks, after an hour, beyond the newest thousand and one by one while the disk is too full;
-//! the hand-off folders of containers that are gone; and images that nobody holds while the disk is too full.
+//! Removes sandboxes of ended tasks and the folders of their groups, after an hour, beyond the newest thousand and one by
+//! one while the disk is too full; the hand-off folders of containers that are gone; and images that nobody holds while
+//! the disk is too full.
 //!
 //! Follows no link and crosses no mount. Folders go in rounds, away from launches: some file systems make
 //! new files slowly next to ones just deleted.
@@ -87,7 +88,10 @@ pub(crate) async fn run(paths: Paths, asker: Asker, headroom_percent: u64) {
         let listed = paths.clone();
         let list = move || {
             let room = room(&listed.sandboxes(), headroom_percent);
-            (sandboxes(&listed), named(&listed.containers()), room)
+            let mut present = below(&listed.sandboxes());
+            // A group's folder goes as the sandbox of its last task does.
+            present.extend(below(&listed.groups()));
+            (present, named(&listed.containers()), room)
         };
         let listing = tokio::task::spawn_blocking(list).await;
         let (present, folders, room) = listing.expect("listing never panics");
@@ -96,7 +100,8 @@ pub(crate) async fn run(paths: Paths, asker: Asker, headroom_percent: u64) {
         };
         let known: BTreeSet<_> = containers.iter().map(|view| view.name).collect();
         let live = containers.iter().filter(|view| view.state != "ended");
-        let live = live.map(|view| view.name).collect();
+        let live = live.flat_map(|view| [Some(view.name), view.group]);
+        let live = live.flatten().collect();
         let leaving = keeper.judge(Instant::now(), room, present, &live);
         let removing = move || {
             leaving.iter().for_each(|path| remove(path));
@@ -155,9 +160,9 @@ pub(crate) async fn run_images(images: Arc<Images>, asker: Asker) {
     }
 }
 
-/// All sandboxes: three levels of plain folders.
-fn sandboxes(paths: &Paths) -> Vec<(ContainerName, PathBuf)> {
-    let frameworks = folders(&paths.sandboxes());
+/// All sandboxes, or folders of groups: three levels of plain folders.
+fn below(path: &Path) -> Vec<(ContainerName, PathBuf)> {
+    let frameworks = folders(path);
     let tasks = frameworks.iter().flat_map(|framework| folders(framework));
     tasks.flat_map(|task| named(&task)).collect()
 }
@@ -238,7 +243,7 @@ fn unescape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use argosy_state::ids::{AgentId, OrderIndex};
+    use argosy_state::ids::{AgentId, FrameworkId, GroupId, OrderIndex};
 
     use super::*;
     use crate::core::Instance;
@@ -309,6 +314,19 @@ mod tests {
         assert_eq!(room(folder.path(), 0), Room::Enough);
         assert_eq!(room(folder.path(), 100), Room::Short, "something is on it");
         assert_eq!(room(&folder.path().join("gone"), 100), Room::Enough);
+    }
+
+    #[test]
+    fn the_folder_of_a_group_is_found_as_a_sandbox_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths::new(folder.path());
+        let (framework, id) = (FrameworkId(1), GroupId::new("pod").unwrap());
+        let name: ContainerName = "1-5-0".parse().unwrap();
+        let group = paths.group(framework, &id, name);
+        fs::create_dir_all(&group).unwrap();
+        assert_eq!(below(&paths.groups()), [(name, group.clone())]);
+        remove(&group);
+        assert!(!paths.groups().join("framework-1").exists());
     }
 
     #[test]

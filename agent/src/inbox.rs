@@ -70,6 +70,9 @@ pub(crate) struct ContainerView {
     pub(crate) held: bool,
     #[serde(skip)]
     pub(crate) name: ContainerName,
+    /// The name of what it has in common with others.
+    #[serde(skip)]
+    pub(crate) group: Option<ContainerName>,
 }
 
 /// How the agent stands with the masters.

@@ -11,6 +11,8 @@
 //!                                   working directory of one instance: fetched files, stdout, stderr
 //!   sandboxes/<framework>/<task>/<container>.output
 //!                                   which bytes of stdout and stderr are in which file, once they were rotated
+//!   groups/<framework>/<group>/<agent>-<order>-0/
+//!                                   the folder that the tasks of a group share, named by the order of the first
 //!   cache/<digest of URI>           fetched files that are kept for other tasks; the time is that of the last use
 //!   images/blobs/                   packed layers while they come; emptied at each start
 //!   images/layers/<diff id>/root/   files of a layer; its size beside it in layer.json
@@ -25,7 +27,7 @@
 
 use std::path::{Path, PathBuf};
 
-use argosy_state::ids::TaskKey;
+use argosy_state::ids::{FrameworkId, GroupId, TaskKey};
 
 use crate::core::ContainerName;
 
@@ -110,6 +112,21 @@ impl Paths {
     #[must_use]
     pub fn output_record(&self, key: &TaskKey, name: ContainerName) -> PathBuf {
         self.task(key).join(format!("{name}.output"))
+    }
+
+    /// All folders of groups.
+    #[must_use]
+    pub fn groups(&self) -> PathBuf {
+        self.root.join("groups")
+    }
+
+    /// The folder that the tasks of a group share.
+    #[must_use]
+    pub fn group(&self, framework: FrameworkId, group: &GroupId, name: ContainerName) -> PathBuf {
+        self.groups()
+            .join(framework.to_string())
+            .join(group.as_str())
+            .join(name.to_string())
     }
 
     /// Fetched files that are kept.

@@ -77,9 +77,16 @@ pub(crate) fn link_host_paths(
         }
         let inside = Path::new(&wanted.container_path);
         if inside.is_absolute() {
-            if inside == Path::new(&wanted.host_path) || inside == host {
-                seen.push(inside.to_owned());
+            if inside == host {
+                seen.push(host);
                 continue;
+            }
+            if inside == Path::new(&wanted.host_path) {
+                // What a link leads to could change before it is mounted.
+                return Err(refuse(format!(
+                    "it leads through a link: name {} itself",
+                    host.display()
+                )));
             }
             return Err(refuse(format!(
                 "it cannot be seen at {}: use the same path, or one in the sandbox",

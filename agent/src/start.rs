@@ -14,7 +14,7 @@ use argosy_proto::v1;
 use sha2::{Digest, Sha256};
 
 use crate::config::{Config, Settings};
-use crate::core::{ContainerName, Facts, Setup};
+use crate::core::{ContainerName, Facts, Setup, group_name};
 use crate::error::RunError;
 use crate::ground::BootClock;
 use crate::journal::Contents;
@@ -193,15 +193,15 @@ pub(crate) fn tell_damage(contents: &Contents, paths: &Paths) {
     }
 }
 
-/// The containers of which a journal knows.
+/// The containers of which a journal knows, those of executors too, and the names of their groups.
 pub(crate) fn known(facts: &Facts) -> Vec<ContainerName> {
     let executors = facts.executors.keys();
     let executors = executors.filter_map(|instance| facts.executor_container(*instance));
-    let instances = facts.tasks.keys();
-    instances
-        .filter_map(|instance| facts.container(*instance))
-        .chain(executors)
-        .collect()
+    let names = facts.tasks.iter().flat_map(|(instance, task)| {
+        let group = group_name(*instance, &task.launch);
+        [facts.container(*instance), group]
+    });
+    names.flatten().chain(executors).collect()
 }
 
 pub(crate) fn clear_orphans(runner: &Runner, facts: &Facts) -> Result<(), RunError> {

@@ -11,7 +11,6 @@ use argosy_isolation::{ContainerId, Stats, Tree};
 use tokio::sync::Semaphore;
 
 use self::exposition::Sample;
-use crate::core::ContainerName;
 use crate::inbox::ContainerView;
 use crate::runner::Bridges;
 
@@ -44,12 +43,14 @@ struct Sources {
 
 impl Sources {
     /// `None` without a control group of its own.
-    fn look(&self, name: ContainerName) -> Option<Usage> {
+    fn look(&self, view: &ContainerView) -> Option<Usage> {
+        let name = view.name;
         let id = ContainerId::new(name.to_string()).expect("digits and dashes make a name");
         let group = self.tree.as_ref()?.group(&id);
         Some(Usage {
             stats: group.stats(),
-            network: self.bridges.statistics(name),
+            // Tasks of a group have one link.
+            network: self.bridges.statistics(view.group.unwrap_or(name)),
         })
     }
 }
@@ -82,7 +83,7 @@ impl Statistics {
             let looked = containers.into_iter().map(|view| {
                 let runs = view.state == "running";
                 let sources = sources.as_ref().filter(|_| runs);
-                let usage = sources.and_then(|sources| sources.look(view.name));
+                let usage = sources.and_then(|sources| sources.look(&view));
                 (view, usage)
             });
             looked.collect()

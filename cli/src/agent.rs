@@ -107,20 +107,6 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
     check_folders(arguments)?;
     let subscribes = arguments.executor_registration_timeout;
     config.executor_registration_timeout_ms = subscribes.as_millis() as u64;
-    let paths = arguments
-        .host_paths
-        .iter()
-        .map(|path| ("--host-path", path));
-    let folders = arguments
-        .image_folders
-        .iter()
-        .map(|path| ("--image-folder", path));
-    if let Some((flag, path)) = paths.chain(folders).find(|(_, path)| !path.is_absolute()) {
-        return Err(Failure::usage(format!(
-            "{flag} {} is not absolute; write it from /",
-            path.display()
-        )));
-    }
     config.host_paths.clone_from(&arguments.host_paths);
     config.secret_folder.clone_from(&arguments.secret_folder);
     config.sandbox_headroom_percent = arguments.disk_headroom;

@@ -17,12 +17,12 @@ use crate::network::Network;
 use crate::profile::{Profile, Walls};
 use crate::seccomp::Filter;
 use crate::sys;
-use crate::view::SANDBOX;
+use crate::view::{SANDBOX, SHARED};
 
 /// The newest version of Landlock whose rights are used; an older kernel enforces what it knows of them.
 const LANDLOCK: ABI = ABI::V6;
 /// Where a command may write besides its sandbox, host paths and volumes.
-const WRITABLE: [&str; 3] = ["/tmp", "/dev/shm", "/dev/mqueue"];
+const WRITABLE: [&str; 4] = ["/tmp", "/dev/shm", "/dev/mqueue", SHARED];
 
 /// Walls to be put up around one command.
 pub(crate) struct Confinement {

@@ -157,14 +157,14 @@ fn become_user_of_image(spec: &mut Spec, name: &str) -> Result<(), Refusal> {
     let root = fs::File::open("/").map_err(|error| format!("cannot open the root: {error}"))?;
     let user = image::user(root.as_fd(), &wanted)?;
     let views = spec.profile.iter();
-    if user.uid == 0
+    if user.is_of_root()
         && views
             .flat_map(|profile| &profile.view.host_paths)
             .next()
             .is_some()
     {
         return Err(format!(
-            "user {name:?} is root of the image, and on host paths its user is the host's: name one who is not root"
+            "user {name:?} is root of the image or in its group, and on host paths its users are the host's: name another"
         ));
     }
     std::os::unix::fs::lchown(SANDBOX, Some(user.uid), Some(user.gid)).map_err(|error| {

@@ -123,15 +123,24 @@ pub struct Settings {
     pub denied: Vec<SocketAddrV4>,
 }
 
-/// A network namespace with an address, for one container.
+/// A network namespace with an address, for one container or for several that share it.
 #[derive(Debug)]
 pub struct Joined {
-    /// To be launched with. Drop it then: the container holds it.
+    /// To be launched with. Drop it then: its containers hold it.
     pub namespace: OwnedFd,
     /// The container's address.
     pub address: Ipv4Addr,
     /// The host's, as the container reaches it: published ports, and nothing else.
     pub gateway: Ipv4Addr,
+}
+
+/// A network namespace with nothing but a loopback device, for containers that are alone together. It belongs to whoever
+/// holds it: the caller, and the containers that are launched with it ([`Network::Joined`]).
+///
+/// # Errors
+/// If the host refuses it.
+pub fn alone() -> Result<OwnedFd, NetworkError> {
+    namespace::alone()
 }
 
 /// Why a network could not be made or taken down.

@@ -18,7 +18,7 @@ pub const COMMAND_ID: u32 = 65_534;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {
     /// Its user 0 on the host; a multiple of [`CONTAINER_IDS`] from [`FIRST_HOST_ID`] to below [`END_HOST_ID`]. No two
-    /// containers of a host may have the same at a time.
+    /// containers of a host may have the same at a time, unless they are to share files.
     pub first_host_id: u32,
     /// What it sees of the host's files.
     pub view: View,

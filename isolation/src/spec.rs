@@ -98,6 +98,11 @@ pub struct User {
 }
 
 impl User {
+    /// Whether it is root, or in root's group.
+    pub(crate) fn is_of_root(&self) -> bool {
+        self.uid == 0 || self.gid == 0 || self.groups.contains(&0)
+    }
+
     /// Who a container's user is on the host whose container begins with this one.
     #[must_use]
     pub fn on_host(&self, first: u32) -> Self {
@@ -186,6 +191,10 @@ pub struct Spec {
     /// The container's own folder, in which the supervisor keeps `stdout`, `stderr` and the files they are rotated into.
     /// Absolute; must exist.
     pub sandbox: PathBuf,
+    /// A folder that it shares with containers that have the same users, and sees at [`crate::view::SHARED`]. Absolute; must
+    /// exist. Only with a profile.
+    #[serde(default)]
+    pub shared_folder: Option<PathBuf>,
     /// Where the command begins, as it sees it; `None`: in its sandbox. It must be allowed to enter it.
     pub working_dir: Option<PathBuf>,
     /// What is executed.
@@ -275,6 +284,7 @@ impl Spec {
             nonce: 0,
             directory: directory.to_owned(),
             sandbox: sandbox.to_owned(),
+            shared_folder: None,
             working_dir: None,
             program,
             environment: Vec::new(),

@@ -376,23 +376,6 @@ pub(crate) fn raise_ambient(kept: u64) -> Result<(), Errno> {
     Ok(())
 }
 
-/// A capability that a process of ours may keep, by its number in linux/capability.h.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Capability {
-    ChangeOwner = 0,
-    ActAsOwner = 3,
-    KeepSetUser = 4,
-}
-
-/// Empties the sets that count now, permitted, effective and inheritable, but for these, which stay permitted and
-/// effective.
-pub(crate) fn keep_capabilities(kept: &[Capability]) -> Result<(), Errno> {
-    let mask = kept
-        .iter()
-        .fold(0, |mask, capability| mask | 1 << *capability as u32);
-    set_capabilities(mask, 0)
-}
-
 /// Makes the sets that count now these: what is permitted and effective, and what is inheritable.
 pub(crate) fn set_capabilities(permitted: u64, inheritable: u64) -> Result<(), Errno> {
     /// Of linux/capability.h: two words a set.

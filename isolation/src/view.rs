@@ -7,6 +7,7 @@
 //! ├── proc          of its own process numbers; what tells of the host is masked
 //! ├── sys           processors and memory nodes, and its own control group; read-only
 //! ├── sandbox       its working directory
+//! ├── group         the folder that it shares with other containers, if it has one
 //! ├── tmp           its own, emptied with it
 //! └── ...           host paths that the operator allows, at their own names, and volumes where they are asked for
 //! ```
@@ -18,6 +19,7 @@ mod devices;
 mod nesting;
 mod own_devices;
 mod own_files;
+mod proc;
 mod secrets;
 mod volumes;
 
@@ -26,7 +28,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, symlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
     fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
@@ -35,9 +37,9 @@ use rustix::mount::{
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
 use self::devices::make_devices;
-use self::nesting::forbid_user_namespaces;
 use self::own_devices::OwnDevices;
 use self::own_files::show_own_files;
+use self::proc::make_proc;
 pub use self::secrets::{SECRET_BYTES, Secret, SecretError};
 pub(crate) use self::volumes::{Gift, check as check_volumes};
 pub use self::volumes::{Volume, VolumeSource};
@@ -50,24 +52,11 @@ use crate::sys;
 /// Where the sandbox is inside.
 pub const SANDBOX: &str = "/sandbox";
 
+/// Where the folder is that it shares with other containers, if it has one.
+pub const SHARED: &str = "/group";
+
 /// The host's folders that a command sees. Neither homes nor `/var`, `/run`, `/srv`, `/mnt`: data are not programs.
 const HOST_FOLDERS: [&str; 8] = ["bin", "etc", "lib", "lib32", "lib64", "opt", "sbin", "usr"];
-/// What the kernel tells or lets be told there is the host's alone.
-const MASKED: [&str; 11] = [
-    "proc/acpi",
-    "proc/interrupts",
-    "proc/kcore",
-    "proc/keys",
-    "proc/key-users",
-    "proc/latency_stats",
-    "proc/sched_debug",
-    "proc/scsi",
-    "proc/sysrq-trigger",
-    "proc/timer_list",
-    "proc/timer_stats",
-];
-/// Settings of the kernel: to be read, not written.
-const READ_ONLY: [&str; 4] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys"];
 /// Of `/sys` only what libraries ask for the number of processors.
 const SYSTEM_FOLDERS: [&str; 2] = ["sys/devices/system/cpu", "sys/devices/system/node"];
 
@@ -112,8 +101,10 @@ pub(crate) fn failed<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce
 
 /// Mounts of the host that are attached nowhere yet.
 pub(crate) struct Parts {
-    /// Sandbox, then host paths, and where they go.
+    /// Its own folders, then host paths, and where they go.
     places: Vec<(OwnedFd, PathBuf)>,
+    /// How many of them are its own: their files are of its own users.
+    own: usize,
     /// `None`: the root is made of the host's programs.
     root: Option<RootParts>,
     /// Holds its secrets, if it has any.
@@ -123,20 +114,28 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    /// Opens sandbox, host paths and what the root is made of, and makes nodes of `devices`, as root of the host.
+    /// Opens sandbox, shared folder, host paths and what the root is made of, and makes nodes of `devices`, as root of the
+    /// host.
     pub(crate) fn take(
         profile: &Profile,
         sandbox: &Path,
+        shared: Option<&Path>,
         devices: &[PathBuf],
     ) -> Result<Self, ViewError> {
         let view = &profile.view;
         let sandbox = [(sandbox, PathBuf::from(SANDBOX))];
+        let shared = shared.map(|folder| (folder, PathBuf::from(SHARED)));
+        let own = 1 + usize::from(shared.is_some());
         let paths = view.host_paths.iter();
         let wanted = sandbox
             .into_iter()
+            .chain(shared)
             .chain(paths.map(|path| (path.as_path(), path.clone())));
-        let places = wanted.map(|(from, to)| {
-            let tree = take(CWD, from)?;
+        let places = wanted.enumerate().map(|(at, (from, to))| {
+            let tree = match at < own {
+                true => take(CWD, from)?,
+                false => take_plain(from)?,
+            };
             restrict(tree.as_fd(), TAME)?;
             Ok((tree, to))
         });
@@ -145,19 +144,19 @@ impl Parts {
             vault: volumes::lock_secrets(&view.volumes, profile.first_host_id)?,
             root: RootParts::take(&view.root, profile.first_host_id, profile.walls)?,
             devices: OwnDevices::make(devices, profile.first_host_id)?,
+            own,
         })
     }
 
     /// Whether there is something of the host whose owners are to be the container's.
     pub(crate) fn has_owners(&self) -> bool {
-        self.places.len() > 1 || self.root.is_some()
+        self.places.len() > self.own || self.root.is_some()
     }
 
     /// On host paths and in an image the container's users are those of the same numbers on the disk. Before init
     /// attaches them.
     pub(crate) fn map_owners(&self, users: BorrowedFd<'_>) -> Result<(), ViewError> {
-        // The first is the sandbox, whose files are of the container's own users.
-        self.places.iter().skip(1).try_for_each(|(tree, path)| {
+        self.places.iter().skip(self.own).try_for_each(|(tree, path)| {
             let what = format!(
                 "map users to the file system of {}: it must support mounts with mapped owners, as ext4, xfs, btrfs do",
                 path.display()
@@ -299,55 +298,23 @@ fn show_system(root: BorrowedFd<'_>, cgroups: bool) -> Result<(), ViewError> {
     Ok(())
 }
 
-fn make_proc(root: BorrowedFd<'_>, walls: Walls) -> Result<(), ViewError> {
-    let attributes = TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let processes = file_system("proc", &[("hidepid", "invisible")], attributes)?;
-    attach(
-        processes.as_fd(),
-        make_folder(root, Path::new("proc"))?.as_fd(),
-        "",
-    )?;
-    if walls.user_namespaces {
-        forbid_user_namespaces(root)?;
-    }
-    if !walls.masks {
-        return Ok(());
-    }
-    for path in READ_ONLY {
-        if let Some(tree) = take_if_there(root, path)? {
-            restrict(tree.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)?;
-            attach(tree.as_fd(), root, path)?;
-        }
-    }
-    for path in MASKED {
-        let Some(shown) = take_if_there(root, path)? else {
-            continue;
-        };
-        let mask = if is_folder(shown.as_fd())? {
-            let nothing = [("mode", "555"), ("size", "4k")];
-            file_system("tmpfs", &nothing, TAME)?
-        } else {
-            take(root, Path::new("dev/null"))?
-        };
-        restrict(mask.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)?;
-        attach(mask.as_fd(), root, path)?;
-    }
-    Ok(())
-}
-
 /// A small writable place of the container's own, for all its users.
 fn scratch(parent: BorrowedFd<'_>, name: &str, bytes: u64) -> Result<(), ViewError> {
-    let size = bytes.to_string();
-    // An empty file takes none of those bytes, and a kilobyte of the kernel's.
-    let files = (bytes / BYTES_A_FILE).max(FEWEST_FILES).to_string();
-    let settings = [("mode", "1777"), ("size", &*size), ("nr_inodes", &*files)];
-    let attributes = TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let made = file_system("tmpfs", &settings, attributes)?;
+    let made = writable_memory(bytes)?;
     attach(
         made.as_fd(),
         make_folder(parent, Path::new(name))?.as_fd(),
         "",
     )
+}
+
+/// A file system in memory for all users of the container, mounted nowhere yet.
+fn writable_memory(bytes: u64) -> Result<OwnedFd, ViewError> {
+    let size = bytes.to_string();
+    // An empty file takes none of those bytes, and a kilobyte of the kernel's.
+    let files = (bytes / BYTES_A_FILE).max(FEWEST_FILES).to_string();
+    let settings = [("mode", "1777"), ("size", &*size), ("nr_inodes", &*files)];
+    file_system("tmpfs", &settings, TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC)
 }
 
 /// A new file system, mounted nowhere yet. A setting without a value is a flag.
@@ -388,6 +355,21 @@ const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE.union(OpenTreeFlags:
 pub(crate) fn take(parent: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, ViewError> {
     open_tree(parent, path, CLONE | OpenTreeFlags::AT_SYMLINK_NOFOLLOW)
         .map_err(failed(format!("take a mount of {}", path.display())))
+}
+
+/// The same of a path that leads through no link: whoever may write on the way could turn it elsewhere after it was
+/// judged.
+fn take_plain(path: &Path) -> Result<OwnedFd, ViewError> {
+    let words = || {
+        format!(
+            "take a mount of {} without following a link",
+            path.display()
+        )
+    };
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let found = openat2(CWD, path, flags, Mode::empty(), resolve).map_err(failed(words()))?;
+    open_tree(&found, "", CLONE | OpenTreeFlags::AT_EMPTY_PATH).map_err(failed(words()))
 }
 
 /// The same with all that is mounted below it.

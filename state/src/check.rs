@@ -4,6 +4,7 @@
 //! samples it.
 
 mod executors;
+mod groups;
 
 use crate::Registry;
 use crate::agent::{Agent, AgentMode};
@@ -77,7 +78,8 @@ impl Registry {
             self.check_task(task)?;
         }
         self.check_history()?;
-        self.check_indexes()
+        self.check_indexes()?;
+        self.check_groups()
     }
 
     fn past(&self, revision: Revision) -> bool {

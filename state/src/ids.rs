@@ -196,6 +196,36 @@ impl fmt::Display for TaskId {
     }
 }
 
+/// A task group's id, chosen by its framework by the rule of [`TaskId`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(TaskId);
+
+impl GroupId {
+    /// Judges `text`.
+    ///
+    /// # Errors
+    /// [`InvalidId`] names the text and the rule.
+    pub fn new(text: &str) -> Result<Self, InvalidId> {
+        let judged = TaskId::new(text).map(Self);
+        judged.map_err(|wrong| InvalidId {
+            what: "group id",
+            ..wrong
+        })
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A role: `*`, or 1 to 128 letters, digits and `._-`, not starting with `-` or `.`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Role(Arc<str>);

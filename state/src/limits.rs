@@ -20,6 +20,8 @@ pub const VOLUME_PATH_BYTES: usize = 1024;
 pub const TMPFS_LEAST_BYTES: u64 = 4096;
 /// Largest, in bytes: 1 TiB. Larger ones are refused, and what is larger than the task's memory.
 pub const TMPFS_BYTES: u64 = 1 << 40;
+/// Longest grace of an executor, in milliseconds: a minute. What it uses counts no more while it takes it.
+pub const EXECUTOR_GRACE_MS: u64 = 60_000;
 /// Longest time of a check (delay, interval, timeout, grace) in milliseconds: a day. Longer ones are refused.
 pub const CHECK_TIME_MS: u64 = 86_400_000;
 /// Shortest interval of a check, in milliseconds: each question costs a process. Shorter ones are refused.
@@ -34,6 +36,8 @@ pub const CHECK_STATUSES: usize = 64;
 pub const EXECUTOR_MESSAGE_BYTES: usize = 64 * 1024;
 /// Tasks in one `Accept`. More are refused.
 pub const TASKS_PER_ACCEPT: usize = 1_000;
+/// Tasks in one group. More are refused.
+pub const TASKS_PER_GROUP: usize = 16;
 /// Records that one command touches at most; the rest is left to sweeps.
 pub const RECORDS_PER_COMMAND: usize = 1_000;
 /// Tasks that one piece of a sweep ends: each touches up to four records, and a turn is short.

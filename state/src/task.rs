@@ -1,12 +1,14 @@
 //! Tasks: what has been observed of them, and the one table of transitions.
 
 mod executor;
+mod group;
 mod limits;
 mod opt_outs;
 mod spec;
 mod volume;
 
 pub use self::executor::ExecutorSpec;
+pub use self::group::TaskGroup;
 pub use self::limits::{DiskLimit, Limits};
 pub use self::opt_outs::{Capability, OptOuts};
 pub use self::spec::{

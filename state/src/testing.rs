@@ -408,6 +408,7 @@ pub fn spec(name: &str, resources: &str) -> TaskSpec {
         tty: false,
         stdin: false,
         executor: None,
+        group: None,
     }
 }
 

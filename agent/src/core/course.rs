@@ -9,14 +9,10 @@ use argosy_state::task::TaskState;
 use super::end::{End, judge};
 use super::executors::Hosted;
 use super::facts::{ContainerName, Instance, Record, StartedFact, TaskFacts};
+use super::groups::{self, Turn};
 use super::input::{Effect, Ended, Refusal, Start};
 use super::looking::{Asked, Watch};
 use super::{Core, Deferred, Sync};
-
-/// Longest grace of a task that the cluster does not want to hear of any more, in milliseconds.
-const STRAY_GRACE_MS: u64 = 10_000;
-/// From TERM to KILL unless the task says otherwise, in milliseconds. Mesos' default.
-const DEFAULT_GRACE_MS: u64 = 3_000;
 
 /// Where an instance is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +23,8 @@ pub(super) enum Phase {
     Finding,
     /// Its files are being brought.
     Fetching,
+    /// All its files are here; it waits for the others of its group.
+    Prepared,
     /// Its container is being made.
     Starting,
     /// Its command runs.
@@ -37,7 +35,7 @@ pub(super) enum Phase {
 
 /// The names of the phases, as metrics and pages show them.
 pub(crate) const PHASES: &[&str] = &[
-    "waiting", "finding", "fetching", "starting", "running", "ended",
+    "waiting", "finding", "fetching", "prepared", "starting", "running", "ended",
 ];
 
 impl Phase {
@@ -46,6 +44,7 @@ impl Phase {
             Self::Waiting => "waiting",
             Self::Finding => "finding",
             Self::Fetching => "fetching",
+            Self::Prepared => "prepared",
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Ended => "ended",
@@ -56,9 +55,9 @@ impl Phase {
 /// What is left to clear away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Remains {
-    /// No container was ever made.
+    /// Nothing was ever taken for it.
     Nothing,
-    /// A container, dead or alive.
+    /// A container, dead or alive, or what was taken for one.
     Container,
     /// It is being destroyed.
     Destroying,
@@ -77,6 +76,8 @@ pub(super) struct Course {
     pub(super) watch: Option<Watch>,
     /// What it has in the place of a container, if an executor runs it.
     pub(super) hosted: Option<Box<Hosted>>,
+    /// Its part in what its group does, if it is in one.
+    pub(super) turn: Turn,
     remains: Remains,
 }
 
@@ -100,10 +101,12 @@ impl Course {
             fetching: None,
             watch: None,
             hosted: None,
+            turn: Turn::default(),
             remains: match phase {
                 Phase::Waiting => Remains::Nothing,
                 Phase::Finding
                 | Phase::Fetching
+                | Phase::Prepared
                 | Phase::Starting
                 | Phase::Running
                 | Phase::Ended => Remains::Container,
@@ -146,21 +149,36 @@ impl Core {
             self.end(instance, end);
             return;
         }
+        if groups::is_malformed(instance, &task.launch) {
+            let text = "group: its place is none of a group";
+            let end = End::by_agent(TaskState::Error, v1::Reason::TaskInvalid, text);
+            return self.end(instance, end);
+        }
         let is_brought = task.launch.spec.as_ref().is_some_and(|spec| {
             let container = spec.container.as_ref();
             !spec.uris.is_empty() || container.is_some_and(|container| !container.image.is_empty())
         });
-        if is_brought {
-            self.enter(instance, Phase::Fetching);
-            let start = self.description(instance);
-            self.effects.push(Effect::Fetch(start));
-            self.mark_dirty(instance);
-        } else {
-            self.start(instance);
+        if self.is_grouped(instance) {
+            return;
+        }
+        match is_brought {
+            true => self.fetch(instance),
+            false => self.start(instance),
         }
     }
 
-    fn start(&mut self, instance: Instance) {
+    pub(super) fn fetch(&mut self, instance: Instance) {
+        self.enter(instance, Phase::Fetching);
+        if let Some(course) = self.courses.get_mut(&instance) {
+            // Its files need an owner: users of the host are taken for it.
+            course.remains = Remains::Container;
+        }
+        let start = self.description(instance);
+        self.effects.push(Effect::Fetch(start));
+        self.mark_dirty(instance);
+    }
+
+    pub(super) fn start(&mut self, instance: Instance) {
         self.enter(instance, Phase::Starting);
         if let Some(course) = self.courses.get_mut(&instance) {
             course.remains = Remains::Container;
@@ -186,6 +204,7 @@ impl Core {
             key: task.key.clone(),
             launch: task.launch.clone(),
             stop_at: (stop_after_ms > 0).then(|| acked_at.plus_ms(stop_after_ms)),
+            group: self.group_start(instance),
         })
     }
 
@@ -202,6 +221,10 @@ impl Core {
             return;
         }
         match result {
+            Ok(()) if self.group(instance).is_some() => {
+                self.enter(instance, Phase::Prepared);
+                self.tend_group_of(instance);
+            }
             Ok(()) => self.start(instance),
             Err(text) => self.end(
                 instance,
@@ -258,7 +281,9 @@ impl Core {
     pub(super) fn exited(&mut self, instance: Instance, ended: Ended) {
         match self.phase(instance) {
             Some(Phase::Starting | Phase::Running | Phase::Finding) => {}
-            Some(Phase::Waiting | Phase::Fetching | Phase::Ended) | None => return,
+            Some(Phase::Waiting | Phase::Fetching | Phase::Prepared | Phase::Ended) | None => {
+                return;
+            }
         }
         let course = self.courses.get(&instance);
         let failing = course.and_then(|course| course.failing.clone());
@@ -288,40 +313,37 @@ impl Core {
             return;
         }
         match self.phase(instance) {
-            Some(Phase::Waiting) => self.end_unstarted(instance),
+            Some(Phase::Waiting | Phase::Prepared) => self.end_unstarted(instance),
             Some(Phase::Fetching) => {
                 self.effects.push(Effect::CancelFetch(instance));
                 self.end_unstarted(instance);
             }
-            Some(Phase::Running) => {
-                let Some(task) = self.facts.tasks.get(&instance) else {
-                    return;
-                };
-                let grace_ms = task.grace_ms();
-                self.unwatch(instance);
-                self.effects.push(Effect::Kill { instance, grace_ms });
-                self.mark_dirty(instance);
-            }
+            Some(Phase::Running) if self.waits_its_turn(instance) => {}
+            Some(Phase::Running) => drop(self.end_running(instance)),
             // It is killed as soon as it is known to run.
             Some(Phase::Starting | Phase::Finding) => {}
             Some(Phase::Ended) | None => {}
         }
     }
 
+    /// TERM, and KILL after its grace, which is returned in milliseconds.
+    pub(super) fn end_running(&mut self, instance: Instance) -> u64 {
+        let task = self.facts.tasks.get(&instance);
+        let grace_ms = task.map_or(0, TaskFacts::grace_ms);
+        self.unwatch(instance);
+        self.effects.push(Effect::Kill { instance, grace_ms });
+        self.mark_dirty(instance);
+        grace_ms
+    }
+
     pub(super) fn out_of_time(&mut self, instance: Instance) {
         if self.phase(instance) != Some(Phase::Running) {
             return;
         }
-        let Some(task) = self.facts.tasks.get(&instance) else {
-            return;
-        };
-        let grace_ms = task.grace_ms();
         if let Some(course) = self.courses.get_mut(&instance) {
             course.failing.get_or_insert(Failing::OutOfTime);
         }
-        self.unwatch(instance);
-        self.effects.push(Effect::Kill { instance, grace_ms });
-        self.mark_dirty(instance);
+        self.end_running(instance);
     }
 
     /// Every task is wanted dead, by whoever stops this agent.
@@ -366,7 +388,7 @@ impl Core {
             return;
         };
         course.phase = Phase::Ended;
-        course.end = Some(end);
+        course.end = Some(course.turn.explain(end));
         self.unstarted.remove(&instance);
         self.unhost(instance);
         if self
@@ -379,6 +401,7 @@ impl Core {
         } else {
             self.destroy(instance);
         }
+        self.tend_group_of(instance);
     }
 
     pub(super) fn destroy(&mut self, instance: Instance) {
@@ -394,7 +417,7 @@ impl Core {
             }
             (Remains::Container, None) | (Remains::Nothing, _) => {
                 course.remains = Remains::Nothing;
-                self.forget_if_done(instance);
+                self.cleared(instance);
             }
             (Remains::Destroying, _) => {}
         }
@@ -403,16 +426,18 @@ impl Core {
     /// A container of an earlier try says nothing about the present one.
     pub(super) fn destroyed(&mut self, name: ContainerName) {
         let instance = name.instance;
-        if self
-            .facts
-            .container(instance)
-            .is_some_and(|present| present != name)
-        {
+        let present = self.facts.container(instance);
+        if self.parting.remove(&name) || present.is_some_and(|present| present != name) {
             return;
         }
         if let Some(course) = self.courses.get_mut(&instance) {
             course.remains = Remains::Nothing;
         }
+        self.cleared(instance);
+    }
+
+    fn cleared(&mut self, instance: Instance) {
+        self.clear_group_of(instance);
         self.forget_if_done(instance);
     }
 
@@ -424,7 +449,7 @@ impl Core {
             .tasks
             .get(&instance)
             .is_some_and(|task| task.held);
-        if !clear || held {
+        if !clear || held || self.is_kept(instance) {
             return;
         }
         self.courses.remove(&instance);
@@ -466,22 +491,5 @@ impl Core {
     pub(super) fn is_unwanted(&self, instance: Instance) -> bool {
         let task = self.facts.tasks.get(&instance);
         task.is_none_or(|task| !task.held || task.kill_grace_ms.is_some())
-    }
-}
-
-impl TaskFacts {
-    /// From TERM to KILL, in milliseconds: the shortest that was asked for.
-    pub(super) fn grace_ms(&self) -> u64 {
-        let policy = self.launch.spec.as_ref().and_then(|spec| spec.kill_policy);
-        let own = match policy.map_or(0, |policy| policy.grace_ms) {
-            0 => DEFAULT_GRACE_MS,
-            given => given,
-        };
-        match self.kill_grace_ms {
-            Some(asked) if self.held => asked,
-            Some(asked) => asked.min(STRAY_GRACE_MS),
-            None if self.held => own,
-            None => own.min(STRAY_GRACE_MS),
-        }
     }
 }

@@ -33,11 +33,15 @@ impl Core {
         let limit_bytes = self.disk_limit(instance);
         let name = self.facts.container(instance);
         let key = self.facts.tasks.get(&instance).map(|task| task.key.clone());
+        let spec = self.facts.tasks.get(&instance);
+        let spec = spec.and_then(|task| task.launch.spec.as_ref());
+        let is_alone = spec.is_some_and(|spec| spec.host_paths.is_empty() && spec.group.is_none());
         if let (Some(limit_bytes), Some(name), Some(key)) = (limit_bytes, name, key) {
             self.effects.push(Effect::Measure {
                 name,
                 key,
                 limit_bytes,
+                counts_nameless: is_alone,
             });
         }
     }

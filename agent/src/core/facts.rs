@@ -17,6 +17,11 @@ use argosy_state::task::{Standing, TaskState};
 use super::executors::{ExecutorFacts, ExecutorRecord};
 use super::wire;
 
+/// Longest grace of a task that the cluster does not want to hear of any more, in milliseconds.
+const STRAY_GRACE_MS: u64 = 10_000;
+/// From TERM to KILL unless the task says otherwise, in milliseconds. Mesos' default.
+const DEFAULT_GRACE_MS: u64 = 3_000;
+
 /// One instance of a task on this host: the agent id and the order that launched it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instance {
@@ -397,4 +402,21 @@ impl Facts {
 
 fn mark(instance: Instance, task: &TaskFacts) -> u128 {
     task_mark(&task.key, instance.order, task.committed)
+}
+
+impl TaskFacts {
+    /// From TERM to KILL, in milliseconds: the shortest that was asked for.
+    pub(super) fn grace_ms(&self) -> u64 {
+        let policy = self.launch.spec.as_ref().and_then(|spec| spec.kill_policy);
+        let own = match policy.map_or(0, |policy| policy.grace_ms) {
+            0 => DEFAULT_GRACE_MS,
+            given => given,
+        };
+        match self.kill_grace_ms {
+            Some(asked) if self.held => asked,
+            Some(asked) => asked.min(STRAY_GRACE_MS),
+            None if self.held => own,
+            None => own.min(STRAY_GRACE_MS),
+        }
+    }
 }

@@ -93,7 +93,7 @@ pub enum Input {
         /// What.
         found: Found,
     },
-    /// Nothing is left of a container.
+    /// Nothing is left of a container, or of what a group of them had in common.
     Destroyed {
         /// Which.
         name: ContainerName,
@@ -195,6 +195,27 @@ pub struct Start {
     pub launch: Arc<v1::LaunchOrder>,
     /// When it is to end itself unless renewed, on the boot clock.
     pub stop_at: Option<Timestamp>,
+    /// What it has in common with others, if it is one of a group.
+    pub group: Option<Box<GroupStart>>,
+}
+
+impl Start {
+    /// Under which name it holds what it may share: users of the host, and a network.
+    #[must_use]
+    pub fn holder(&self) -> ContainerName {
+        self.group.as_ref().map_or(self.name, |group| group.name)
+    }
+}
+
+/// What the containers of a group have in common.
+#[derive(Debug, Clone)]
+pub struct GroupStart {
+    /// Names it on this host.
+    pub name: ContainerName,
+    /// As its framework calls it.
+    pub id: String,
+    /// With the published ports of all of them; `None` means that of the host.
+    pub network: Option<v1::Network>,
 }
 
 /// Something is to be done. Performed in order.
@@ -285,6 +306,9 @@ pub enum Effect {
         key: TaskKey,
         /// The most it may have, in bytes.
         limit_bytes: u64,
+        /// Whether files count that its processes hold open without a name. Not if some of those may lie on host paths or
+        /// in a group's folder, which are not its own.
+        counts_nameless: bool,
     },
     /// Change what a running container may use to what this order says.
     Limit {
@@ -312,5 +336,10 @@ pub enum Effect {
         name: ContainerName,
         /// The task.
         key: TaskKey,
+    },
+    /// Give back what the containers of a group had in common, but not their folder. All of them are gone.
+    DestroyGroup {
+        /// Its name.
+        name: ContainerName,
     },
 }

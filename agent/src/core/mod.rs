@@ -2,7 +2,8 @@
 //!
 //! No clock, no IO, no randomness but the rare turns of a simulation. Every effect that speaks of a fact, or
 //! acts on an order, waits in `deferred` until the journal says that all before it is on disk. Reading order:
-//! `facts`, `orders`, `course`, `executors`, `checks`, `looking`, `disk`, `end`, `updates`, `link`, `recovery`.
+//! `facts`, `orders`, `course`, `groups`, `network`, `executors`, `checks`, `looking`, `disk`, `end`, `updates`, `link`,
+//! `recovery`.
 
 pub mod checks;
 mod course;
@@ -10,9 +11,11 @@ mod disk;
 mod end;
 mod executors;
 mod facts;
+mod groups;
 mod input;
 mod link;
 mod looking;
+mod network;
 mod orders;
 mod random;
 mod recovery;
@@ -29,6 +32,7 @@ use argosy_state::ids::{TaskKey, Timestamp};
 use crate::inbox::ContainerView;
 use course::Course;
 use executors::Executors;
+use groups::Group;
 use link::{Dial, Link};
 use random::Random;
 
@@ -39,9 +43,10 @@ pub use facts::{
     ContainerName, Facts, Identity, Instance, InvalidContainerName, Record, StartedFact, Taken,
     TaskFacts,
 };
+pub(crate) use groups::group_name;
 pub(crate) use orders::key as task_key;
 
-pub use input::{Effect, Ended, Found, How, Input, Refusal, Start, StopCause};
+pub use input::{Effect, Ended, Found, GroupStart, How, Input, Refusal, Start, StopCause};
 
 /// What the core is told once.
 #[derive(Debug, Clone)]
@@ -86,6 +91,12 @@ pub struct Core {
     overdue: BTreeSet<(Timestamp, Instance)>,
     /// Turns of the checks of running tasks.
     looks: BTreeSet<(Timestamp, Instance)>,
+    /// Groups of which orders are still to come.
+    gathering: BTreeSet<Group>,
+    /// When the next task of a group has its turn to end.
+    turns: BTreeSet<(Timestamp, Instance)>,
+    /// Groups whose tasks are all gone, and what they had in common is going.
+    parting: BTreeSet<ContainerName>,
     /// Recovered launches that never started; they wait for a master's word.
     unstarted: BTreeSet<Instance>,
     effects: Vec<Effect>,
@@ -149,6 +160,9 @@ impl Core {
             report_at: None,
             overdue: BTreeSet::new(),
             looks: BTreeSet::new(),
+            gathering: BTreeSet::new(),
+            turns: BTreeSet::new(),
+            parting: BTreeSet::new(),
             unstarted: BTreeSet::new(),
             effects: Vec::new(),
         }
@@ -175,10 +189,11 @@ impl Core {
             .is_none_or(Course::has_ended)
     }
 
-    /// Whether every container is gone.
+    /// Whether every container is gone, and what groups of them had in common.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.courses.values().all(Course::is_clear) && self.executors.is_empty()
+        let is_clear = self.courses.values().all(Course::is_clear);
+        is_clear && self.executors.is_empty() && self.parting.is_empty()
     }
 
     /// Every instance that is not cleared away, for people.
@@ -194,6 +209,7 @@ impl Core {
                 state: self.courses.get(instance)?.phase.name(),
                 pid: task.started.map(|started| started.pid),
                 held: task.held,
+                group: group_name(*instance, &task.launch),
             })
         });
         let executors = self.executors.phases();
@@ -209,7 +225,8 @@ impl Core {
         let overdue = self.overdue.first().map(|(at, _)| *at);
         let look = self.looks.first().map(|(at, _)| *at);
         let executor = self.executors.deadline();
-        let all = [link, overdue, look, executor, self.report_at];
+        let turn = self.turns.first().map(|(at, _)| *at);
+        let all = [link, overdue, look, executor, turn, self.report_at];
         all.into_iter().flatten().min()
     }
 
@@ -317,6 +334,7 @@ impl Core {
         }
         self.look();
         self.tend_executors();
+        self.next_turns();
         self.tend_link();
     }
 }

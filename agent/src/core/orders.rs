@@ -33,6 +33,7 @@ impl Core {
             Some(What::Void(v1::Void {})) => self.take_nothing(index),
             None => self.hang_up(link, format!("order {} is of a kind unknown here", index.0)),
         }
+        self.gathered();
     }
 
     fn take_nothing(&mut self, order: OrderIndex) {
@@ -59,6 +60,7 @@ impl Core {
         self.persist(Record::Took { order, what }, sync);
         let instance = Instance { agent, order };
         self.courses.insert(instance, Course::new(Phase::Waiting));
+        self.gather(instance);
         if let Some(former) = former {
             self.end_stray(former);
         }
@@ -109,7 +111,9 @@ impl Core {
             self.stray(instance);
             return;
         }
-        if self.courses.get(&instance).is_none_or(Course::is_clear) {
+        let is_clear = self.courses.get(&instance).is_none_or(Course::is_clear);
+        if is_clear && !self.is_kept(instance) {
+            self.clear_group_of(instance);
             self.courses.remove(&instance);
             self.persist(Record::Released { instance }, Sync::Lazy);
         } else {

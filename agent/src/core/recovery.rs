@@ -40,6 +40,7 @@ impl Core {
             .collect();
         self.recall_executors();
         for (instance, state) in tasks {
+            self.gather(instance);
             if self.facts.container(instance).is_none() && !state.is_terminal() {
                 self.courses.insert(instance, Course::new(Phase::Waiting));
                 self.recall_hosted(instance);
@@ -85,6 +86,7 @@ impl Core {
                 self.end(instance, unknown_end(self.is_of_earlier_boot(instance)));
             }
         }
+        self.tend_group_of(instance);
         self.dial_if_clear();
     }
 

@@ -174,12 +174,13 @@ fn observe(course: &Course, task: &TaskFacts) -> Option<End> {
     }
     match course.phase {
         Phase::Waiting | Phase::Finding | Phase::Starting => None,
-        Phase::Fetching => {
+        Phase::Fetching | Phase::Prepared => {
             let text = course.fetching.as_deref().unwrap_or("fetching its files");
             Some(now(TaskState::Starting, quiet, text))
         }
         Phase::Running if task.kill_grace_ms.is_some() => {
-            Some(now(TaskState::Killing, v1::Reason::TaskKilled, ""))
+            let why = course.turn.why();
+            Some(now(TaskState::Killing, v1::Reason::TaskKilled, why))
         }
         Phase::Running => Some(match (&course.failing, &course.watch) {
             (Some(Failing::OutOfTime), _) => {

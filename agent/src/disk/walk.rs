@@ -186,17 +186,16 @@ impl Walk {
     }
 }
 
-/// What a file takes of the disk, in bytes. Each of its names has an equal share, so that all of them make one.
+/// What a file takes of the disk, in bytes. Each of its names has an equal share of its blocks, so that all of them make
+/// one; and each has to be looked at.
 fn share(found: &Stat) -> u64 {
     let blocks = u64::try_from(found.st_blocks).unwrap_or(0);
     let names = match FileType::from_raw_mode(found.st_mode) {
         FileType::Directory => 1,
         _ => u64::from(found.st_nlink as u32).max(1),
     };
-    blocks
-        .saturating_mul(BLOCK_BYTES)
-        .saturating_add(INODE_BYTES)
-        .div_ceil(names)
+    let share = blocks.saturating_mul(BLOCK_BYTES).div_ceil(names);
+    share.saturating_add(INODE_BYTES)
 }
 
 #[cfg(test)]

@@ -33,6 +33,8 @@ const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(10);
 const OUTBOX: usize = 1_024;
 /// From one message for a framework to the next: at most a hundred a second of one executor, and a mebibyte.
 const MESSAGE_PAUSE: Duration = Duration::from_millis(10);
+/// From one update to the next: at most a thousand a second, so that no executor keeps the agent from others.
+const UPDATE_PAUSE: Duration = Duration::from_millis(1);
 const PAUSE_A_BYTE: Duration = Duration::from_nanos(1_000_000_000 / (1024 * 1024));
 /// The largest message of an executor, in bytes.
 const MESSAGE_BYTES: usize = 4 * 1024 * 1024;
@@ -123,12 +125,14 @@ async fn read(service: &Service, connection: u64, mut inbound: Streaming<v1::Fro
     };
     while let Ok(Some(message)) = inbound.message().await {
         let said = match message.message {
-            Some(Said::Update(update)) => ExecutorSaid::Update(Box::new(update)),
+            Some(Said::Update(update)) => {
+                tokio::time::sleep(UPDATE_PAUSE.max(PAUSE_A_BYTE * size(update.text.len()))).await;
+                ExecutorSaid::Update(Box::new(update))
+            }
             Some(Said::FrameworkMessage(data)) if data.len() > EXECUTOR_MESSAGE_BYTES => break,
             Some(Said::FrameworkMessage(data)) => {
                 // A flood is held up here, and with it only who makes it.
-                let bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
-                tokio::time::sleep(MESSAGE_PAUSE.max(PAUSE_A_BYTE * bytes)).await;
+                tokio::time::sleep(MESSAGE_PAUSE.max(PAUSE_A_BYTE * size(data.len()))).await;
                 ExecutorSaid::Message(data)
             }
             // Of a newer release: it is said again where that matters.
@@ -141,6 +145,10 @@ async fn read(service: &Service, connection: u64, mut inbound: Streaming<v1::Fro
     }
     // The loop is gone only when the agent stops.
     let _ = tell(ExecutorSaid::Closed).await;
+}
+
+fn size(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 /// Connections of these users of the host; others are closed.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
-use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -11,14 +11,16 @@ use argosy_isolation::network::cni::Added;
 use argosy_isolation::profile::COMMAND_ID;
 use argosy_isolation::view::SANDBOX;
 use argosy_isolation::{
-    BootTime, ContainerId, Isolation, MissingPolicy, Namespaces, Network, Profile, Program,
-    ResourceLimit, Root, Spec, StopAfter, User, View, Volume, crash,
+    BootTime, ContainerId, Isolation, MissingPolicy, Namespaces, Network, NetworkError, Profile,
+    Program, ResourceLimit, Root, Spec, StopAfter, User, View, Volume, crash,
 };
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 
 use super::own_files::{Place, host_name, own_files};
-use super::{Shared, bridges, devices, disks, executors, imaged, limits, opt_outs, volumes};
+use super::{
+    Shared, bridges, devices, disks, executors, groups, imaged, limits, opt_outs, volumes,
+};
 use crate::core::{Refusal, Start, disk_limit_bytes};
 use crate::sandbox;
 
@@ -77,33 +79,28 @@ pub(super) fn prepare(
         .spec
         .as_ref()
         .ok_or_else(|| invalid("spec: it is missing"))?;
+    if start.group.is_some() && !task.host_paths.is_empty() {
+        return Err(invalid("host_paths: tasks of a group see none"));
+    }
     let folder = shared.paths.container(start.name);
     let sandbox = shared.paths.sandbox(&start.key, start.name);
     let has_image = !imaged::image_of(task).is_empty();
     let user = user(task, shared.settings.profile).map_err(|error| failed(error.to_string()))?;
-    let owner = shared.owner(start.name, user.as_ref()).map_err(failed)?;
-    let made = DirBuilder::new()
-        .mode(0o700)
-        .recursive(true)
-        .create(&folder);
-    let refused = |error| {
-        format!(
-            "cannot make {}: {error}; mend the disk or make room",
-            folder.display()
-        )
-    };
-    made.map_err(|error: io::Error| failed(refused(error)))?;
-    crash::passed("launch.folder-made");
+    let owner = shared.owner(start.holder(), user.as_ref());
+    let owner = owner.map_err(failed)?;
+    make_folder(&folder)?;
     sandbox::make(&sandbox, owner.as_ref()).map_err(|error| failed(error.to_string()))?;
-    let volumes = volumes::volumes(task, &start.launch.role, &shared.settings)?;
-    let mut host_paths =
-        sandbox::link_host_paths(&sandbox, &task.host_paths, &shared.settings.host_paths)
-            .map_err(|error| invalid(error.to_string()))?;
-    host_paths.extend(executors::place(shared, start, task, user.as_ref())?);
-    let places = Places {
-        host_paths,
-        volumes,
+    let mut places = Places {
+        host_paths: sandbox::link_host_paths(
+            &sandbox,
+            &task.host_paths,
+            &shared.settings.host_paths,
+        )
+        .map_err(|error| invalid(error.to_string()))?,
+        volumes: volumes::volumes(task, &start.launch.role, &shared.settings)?,
     };
+    let place = executors::place(shared, start, task, user.as_ref())?;
+    places.host_paths.extend(place);
     let id = ContainerId::new(start.name.to_string()).expect("digits and dashes make a name");
     let mut spec = if has_image {
         let launch = shared.imaged.launch(task, start.name, &folder);
@@ -129,8 +126,21 @@ pub(super) fn prepare(
         spec
     };
     confine(shared, start, task, &mut spec)?;
+    groups::share(shared, start, owner.as_ref(), &mut spec).map_err(failed)?;
     let namespace = network(shared, start, plugged, &mut spec)?;
     Ok(Prepared { spec, namespace })
+}
+
+fn make_folder(folder: &Path) -> Result<(), Refusal> {
+    let made = DirBuilder::new().mode(0o700).recursive(true).create(folder);
+    made.map_err(|error| {
+        let folder = folder.display();
+        failed(format!(
+            "cannot make {folder}: {error}; mend the disk or make room"
+        ))
+    })?;
+    crash::passed("launch.folder-made");
+    Ok(())
 }
 
 /// What a process may take of the kernel that no control group counts. Not for tasks without the profile, which are
@@ -168,8 +178,9 @@ fn confine(
         spec.limits.cpuset = cpuset.map_err(failed)?;
     }
     if spec.profile.is_some() {
-        // What it has on a host path is nobody's to count.
-        let disk_bytes = disk_limit_bytes(task).filter(|_| task.host_paths.is_empty());
+        // What it has on a host path is nobody's to count; and tasks of an executor come and go, with what they may have.
+        let is_counted = task.host_paths.is_empty() && task.executor.is_none();
+        let disk_bytes = disk_limit_bytes(task).filter(|_| is_counted);
         let pids_max = spec.limits.pids_max.unwrap_or(shared.settings.pids_max);
         spec.resource_limits = resource_limits(pids_max, disk_bytes);
         let devices = devices::of_task(task, &shared.settings.devices);
@@ -202,33 +213,36 @@ fn network(
     spec: &mut Spec,
 ) -> Result<Option<OwnedFd>, Refusal> {
     let task = start.launch.spec.as_ref();
-    let mode = task
-        .and_then(|task| task.container.as_ref())
-        .and_then(|container| container.network.as_ref())
-        .and_then(|network| network.mode.as_ref());
+    let own = task.and_then(|task| task.container.as_ref());
+    let network = match &start.group {
+        Some(group) => group.network.as_ref(),
+        None => own.and_then(|container| container.network.as_ref()),
+    };
+    let refused = |error: NetworkError| {
+        let why = crate::error::sentence(&error);
+        failed(format!("container.network: {why}"))
+    };
     let name = host_name(start.key.task.as_str());
-    let (network, place, namespace) = match mode {
+    let (network, place, namespace) = match network.and_then(|network| network.mode.as_ref()) {
         None | Some(Mode::Host(_)) => {
             // Only the profile has a wall that knows ports.
             let ports = task.filter(|_| spec.profile.is_some()).map(ports);
             (Network::Host { ports }, Place::Host, None)
         }
-        Some(Mode::None(_)) => (Network::None, Place::Alone, None),
-        Some(Mode::Bridge(_) | Mode::Cni(_)) if spec.isolation != Isolation::Full => {
+        Some(Mode::None(_)) if start.group.is_none() => (Network::None, Place::Alone, None),
+        Some(Mode::None(_) | Mode::Bridge(_) | Mode::Cni(_))
+            if spec.isolation != Isolation::Full =>
+        {
             return Err(invalid(NEEDS_ROOT));
         }
+        Some(Mode::None(_)) => {
+            let (namespace, _) = shared.groups.alone(start.holder()).map_err(refused)?;
+            (Network::Joined, Place::Alone, Some(namespace))
+        }
         Some(Mode::Bridge(bridge)) => {
-            let joined = shared
-                .bridges
-                .take(start.name, &bridges::publications(&bridge.published))
-                .map_err(|error| {
-                    failed(format!(
-                        "container.network: {}",
-                        crate::error::sentence(&error)
-                    ))
-                })?;
-            let address = Some(joined.address.into());
-            (Network::Joined, Place::Own(address), Some(joined.namespace))
+            let (namespace, at) = bridged(shared, start, bridge).map_err(refused)?;
+            let place = Place::Own(Some(at.into()));
+            (Network::Joined, place, Some(namespace))
         }
         Some(Mode::Cni(_)) => {
             let added =
@@ -253,6 +267,23 @@ fn network(
     Ok(namespace)
 }
 
+/// The namespace and address of a container behind the host, or of its group.
+fn bridged(
+    shared: &Shared,
+    start: &Start,
+    bridge: &v1::BridgeNetwork,
+) -> Result<(OwnedFd, Ipv4Addr), NetworkError> {
+    let take = || {
+        let ports = bridges::publications(&bridge.published);
+        let joined = shared.bridges.take(start.holder(), &ports)?;
+        Ok((joined.namespace, joined.address))
+    };
+    match &start.group {
+        Some(group) => shared.groups.joined(group.name, take),
+        None => take(),
+    }
+}
+
 /// What its tasks get from an agent that confines them.
 fn profile(
     shared: &Shared,
@@ -267,7 +298,7 @@ fn profile(
         return Ok(None);
     };
     let first_host_id = host_ids
-        .take(start.name)
+        .take(start.holder())
         .map_err(|error| failed(error.to_string()))?;
     Ok(Some(Profile {
         first_host_id,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use argosy_isolation::{MissingPolicy, User};
+use argosy_isolation::{Group, MissingPolicy, User};
 use argosy_proto::v1;
 
 use super::description::{command_user, failed};
@@ -105,6 +105,13 @@ impl Changes {
     }
 }
 
+fn holds_more(group: &Group, limit_bytes: Option<u64>) -> bool {
+    let held = std::fs::read_to_string(group.path().join("memory.current"));
+    let held = held.ok().and_then(|text| text.trim().parse::<u64>().ok());
+    held.zip(limit_bytes)
+        .is_some_and(|(held, limit)| held > limit)
+}
+
 impl Runner {
     /// Writes the limits of a running container anew; the last word wins, whichever thread is first.
     pub(super) fn limit(&mut self, name: ContainerName, launch: Arc<v1::LaunchOrder>) {
@@ -113,7 +120,7 @@ impl Runner {
         };
         // Neither an executor nor its tasks have limits of disks.
         let no_disk = |name: &str| Err(format!("executors name no disks, and not {name}"));
-        let Ok(limits) = limits(&spec, self.shared.settings.pids_max, no_disk) else {
+        let Ok(mut limits) = limits(&spec, self.shared.settings.pids_max, no_disk) else {
             return;
         };
         let (number, applied) = self.changes.next(name.instance);
@@ -126,6 +133,10 @@ impl Runner {
                     return Ok(());
                 }
                 *newest = number;
+                if holds_more(&group, limits.memory_max_bytes) {
+                    // What it holds of tasks that have ended is not the end of the others.
+                    (limits.memory_high_bytes, limits.memory_max_bytes) = (None, None);
+                }
                 // What the host lacks was accepted at the start.
                 limits
                     .apply(group.path(), MissingPolicy::AllowMissing)

@@ -9,13 +9,20 @@ use crate::disk::Measured;
 impl Runner {
     /// Its sandbox, with its output and all that was fetched, and what it changes of its image. What is in memory is its
     /// memory; what is on host paths is nobody's to count.
-    pub(super) fn measure(&self, name: ContainerName, key: &TaskKey, limit_bytes: u64) {
+    pub(super) fn measure(
+        &self,
+        name: ContainerName,
+        key: &TaskKey,
+        limit_bytes: u64,
+        counts_nameless: bool,
+    ) {
         let paths = &self.shared.paths;
         let folders = vec![
             paths.sandbox(key, name),
             imaged::changes(&paths.container(name)),
         ];
-        let group = self.shared.group(name);
+        // What it has open elsewhere without a name looks like its own; and whose disk that is may hang.
+        let group = self.shared.group(name).filter(|_| counts_nameless);
         let measured = Measured {
             folders,
             group: group.map(|group| group.path().to_owned()),

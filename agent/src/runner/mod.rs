@@ -3,7 +3,8 @@
 //! One task a container waits for its supervisor. What blocks (folders, the launcher, adoption, removal)
 //! runs on the runtime's blocking threads, a bounded number at a time. Reading order: `launching`, `host_ids`,
 //! `unpacking`, `imaged`, `bridges`, `plugged` and `own_files`, `volumes`, `memory_high`, `disks`, `limits`, `cores`,
-//! `devices`, `opt_outs`, `description`, `executors`, `controls`, `watching`, `looking`, `measuring`, `removing`.
+//! `devices`, `opt_outs`, `groups`, `description`, `executors`, `controls`, `watching`, `looking`, `measuring`, `removing`,
+//! `steps`.
 
 mod bridges;
 mod clearing;
@@ -13,6 +14,7 @@ mod description;
 mod devices;
 mod disks;
 mod executors;
+mod groups;
 mod host_ids;
 mod imaged;
 mod launching;
@@ -24,6 +26,7 @@ mod opt_outs;
 mod own_files;
 mod plugged;
 mod removing;
+mod steps;
 mod unpacking;
 mod volumes;
 mod watching;
@@ -31,15 +34,10 @@ mod watching;
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use argosy_isolation::network::cni::Added;
-use argosy_isolation::{
-    Adoption, ContainerId, Group, LaunchError, Tree, User, adopt, crash, destroy,
-};
-use argosy_proto::v1;
+use argosy_isolation::Tree;
 use argosy_state::ids::{TaskKey, Timestamp};
 use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -47,16 +45,14 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Settings};
-use crate::core::{ContainerName, Effect, Found, Input, Instance, Refusal, Start};
+use crate::core::{ContainerName, Effect, Found, Input, Instance, Start};
 use crate::disk::Meter;
 use crate::error::RunError;
-use crate::executors::Place;
-use crate::fetcher::{Cache, Fetcher, Progress, TELL_EVERY, Whose, tell};
+use crate::fetcher::{Cache, Fetcher, Progress, TELL_EVERY, tell};
 use crate::ground::Containers;
 use crate::images::Images;
 use crate::inbox::Event;
 use crate::paths::Paths;
-use crate::sandbox;
 use crate::statistics::Statistics;
 pub(crate) use bridges::Bridges;
 pub use bridges::NetworkSettings;
@@ -108,6 +104,7 @@ pub(super) struct Shared {
     bridges: Arc<Bridges>,
     cores: Cores,
     plugged: Arc<Plugged>,
+    groups: groups::Groups,
     fetcher: Fetcher,
     slots: Semaphore,
     /// Apart from the others, so that no container that cannot be removed keeps one from being made.
@@ -150,6 +147,7 @@ impl Runner {
                 &config.masters,
             )),
             plugged: Plugged::open(&paths, &config.networks.cni)?,
+            groups: groups::Groups::default(),
             imaged: Imaged::new(images.clone()),
             cores: Cores::of(tree.clone()),
             settings,
@@ -216,6 +214,8 @@ impl Runner {
             };
             let say = |text| shared.tell(Input::Fetching { instance, text });
             let result = tokio::select! {
+                // One that is called off takes nothing any more.
+                biased;
                 () = cancel.cancelled() => return shared.imaged.forget(instance),
                 result = fetching => result,
                 never = tell(seen, TELL_EVERY, say) => match never {},
@@ -283,6 +283,10 @@ impl Runner {
         self.looks.forget(name.instance);
         self.meter.end(name.instance);
         self.changes.forget(name.instance);
+        if let Some(fetch) = self.fetches.remove(&name.instance) {
+            fetch.cancel();
+        }
+        self.shared.imaged.forget(name.instance);
         let shared = self.shared.clone();
         self.spawn(async move {
             removing::remove(&shared, name, &key).await;
@@ -361,8 +365,10 @@ impl Containers for Runner {
                 name,
                 key,
                 limit_bytes,
-            } => self.measure(name, &key, limit_bytes),
+                counts_nameless,
+            } => self.measure(name, &key, limit_bytes, counts_nameless),
             Effect::Destroy { name, key } => self.destroy(name, key),
+            Effect::DestroyGroup { name } => self.destroy_group(name),
             other => return Some(other),
         }
         None
@@ -389,140 +395,6 @@ impl Shared {
     pub(super) async fn tell(&self, input: Input) {
         // The loop is gone only when the agent stops: then the next life finds out by itself.
         let _ = self.inbox.send(Event::Core(input)).await;
-    }
-
-    async fn fetch(&self, start: &Start, meter: &watch::Sender<Progress>) -> Result<(), String> {
-        let begun = Instant::now();
-        let sandbox = self.paths.sandbox(&start.key, start.name);
-        let spec = start.launch.spec.clone().unwrap_or_default();
-        let user =
-            description::user(&spec, self.settings.profile).map_err(|error| error.to_string())?;
-        let owner = self.owner(start.name, user.as_ref())?;
-        crash::passed("fetch.users-taken");
-        sandbox::make(&sandbox, owner.as_ref()).map_err(|error| error.to_string())?;
-        crash::passed("fetch.sandbox-made");
-        self.imaged.bring(&spec, start.name, meter).await?;
-        let whose = Whose {
-            reader: user.as_ref(),
-            owner: owner.as_ref(),
-        };
-        let fetching = self.fetcher.fetch_all(&spec.uris, &sandbox, whose, meter);
-        let result = fetching.await;
-        crash::passed("fetch.fetched");
-        metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "fetch")
-            .record(begun.elapsed().as_secs_f64());
-        result.map_err(|error| {
-            metrics::counter!("argosy_agent_launch_failures_total", "step" => "fetch").increment(1);
-            crate::error::sentence(&error)
-        })
-    }
-
-    /// Whose the files of its sandbox are, if not the agent's own user's.
-    pub(super) fn owner(
-        &self,
-        name: ContainerName,
-        user: Option<&User>,
-    ) -> Result<Option<User>, String> {
-        let Some(host_ids) = &self.host_ids else {
-            return Ok(user.cloned());
-        };
-        let first = host_ids.take(name).map_err(|error| {
-            format!(
-                "no users of the host are free for it: {error}; look into {}",
-                host_ids::FOLDER
-            )
-        })?;
-        Ok(Some(description::command_user(user).on_host(first)))
-    }
-
-    fn launch(
-        &self,
-        start: &Start,
-        plugged: Option<Added>,
-    ) -> Result<argosy_isolation::Container, Refusal> {
-        let prepared = description::prepare(self, start, plugged)?;
-        let description::Prepared { spec, namespace } = prepared;
-        crash::passed("launch.prepared");
-        let failed = |error: LaunchError| Refusal {
-            reason: v1::Reason::ContainerLaunchFailed,
-            text: crate::error::sentence(&error),
-        };
-        let namespace = namespace.as_ref().map(AsFd::as_fd);
-        match self.launching.launch(&spec, namespace) {
-            Ok(container) => {
-                crash::passed("launch.made");
-                Ok(container)
-            }
-            Err(LaunchError::Spec(error)) => Err(Refusal {
-                reason: v1::Reason::TaskInvalid,
-                text: error.to_string(),
-            }),
-            // Whether this request arrived is for the hand-off files to say.
-            Err(error @ LaunchError::Gone { .. }) => match adopt(&spec.directory) {
-                Ok(Adoption::Running(container)) => Ok(container),
-                Ok(Adoption::Exited(_) | Adoption::Gone { .. }) | Err(_) => Err(failed(error)),
-            },
-            Err(error @ (LaunchError::Spawn { .. } | LaunchError::Cgroup(_))) => Err(failed(error)),
-        }
-    }
-
-    fn adopt(
-        &self,
-        name: ContainerName,
-        key: &TaskKey,
-    ) -> Result<argosy_isolation::Container, Found> {
-        let folder = self.paths.container(name);
-        for _ in 0..ADOPTION_TRIES {
-            match adopt(&folder) {
-                Ok(Adoption::Running(container)) => {
-                    crash::passed("find.adopted");
-                    return Ok(container);
-                }
-                Ok(Adoption::Exited(exit)) => return Err(Found::Exited(watching::ended(exit))),
-                Ok(Adoption::Gone { reason }) => {
-                    tracing::info!(container = %name, task = %key, reason, "a container is gone");
-                    return Err(if description::never_started(&folder) {
-                        Found::NeverStarted
-                    } else {
-                        Found::Gone
-                    });
-                }
-                Err(error) => {
-                    let why = crate::error::sentence(&error);
-                    tracing::warn!(container = %name, task = %key, why, "a container cannot be adopted yet");
-                    std::thread::sleep(TRY_AGAIN);
-                }
-            }
-        }
-        Err(Found::Gone)
-    }
-
-    fn group(&self, name: ContainerName) -> Option<Group> {
-        let id = ContainerId::new(name.to_string()).expect("digits and dashes make a name");
-        self.tree.as_ref().map(|tree| tree.group(&id))
-    }
-
-    /// Its folder goes later, with others: see `gc`.
-    fn remove(&self, name: ContainerName) -> Result<(), String> {
-        let folder = self.paths.container(name);
-        let group = self.group(name);
-        let path = group.as_ref().map(Group::path);
-        destroy(&folder, path, REMOVAL_PATIENCE).map_err(|error| crate::error::sentence(&error))?;
-        crash::passed("remove.destroyed");
-        self.bridges
-            .release(name)
-            .map_err(|error| crate::error::sentence(&error))?;
-        crash::passed("remove.network-released");
-        self.imaged.release(name, &folder)?;
-        self.cores.give_back(name);
-        crash::passed("remove.image-released");
-        Place::new(self.paths.executor(name))
-            .remove()
-            .map_err(|error| error.to_string())?;
-        let given_back = self.host_ids.as_ref().map(|ids| ids.give_back(name));
-        given_back.transpose().map_err(|error| error.to_string())?;
-        crash::passed("remove.users-returned");
-        Ok(())
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct Checks {
     #[arg(long, value_name = "PORT", value_parser = values::port, group = "health")]
     pub(crate) health_tcp: Option<u16>,
     /// Statuses that mean that all is well, instead of 200 to 399
-    #[arg(long, value_name = "STATUS,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(100..600), requires = "health_http")]
+    #[arg(long, value_name = "STATUS,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(100..600), requires = "health_http", conflicts_with_all = ["health_cmd", "health_tcp"])]
     pub(crate) health_status: Vec<u32>,
     /// From the start to the first time
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = values::duration, requires = "health")]
@@ -48,7 +48,7 @@ pub(crate) struct Checks {
     #[arg(long, value_name = "PORT", value_parser = values::port, group = "ready")]
     pub(crate) ready_tcp: Option<u16>,
     /// Statuses that mean that all is well, instead of 200 to 399
-    #[arg(long, value_name = "STATUS,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(100..600), requires = "ready_http")]
+    #[arg(long, value_name = "STATUS,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(100..600), requires = "ready_http", conflicts_with_all = ["ready_cmd", "ready_tcp"])]
     pub(crate) ready_status: Vec<u32>,
     /// From the start to the first time
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = values::duration, requires = "ready")]

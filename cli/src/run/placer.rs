@@ -112,6 +112,7 @@ impl Scheduler for Placer {
                     tasks: vec![self.job.spec().clone()],
                     filter_ms: Some(NOT_AGAIN_MS),
                     all_or_nothing: true,
+                    group_id: String::new(),
                 });
                 self.step = Step::Asked {
                     call: call.key,

@@ -4,6 +4,7 @@ mod attach;
 mod cluster;
 mod desk;
 mod exec;
+mod groups;
 mod lives;
 mod opt_outs;
 mod plugged;

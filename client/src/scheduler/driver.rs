@@ -35,6 +35,8 @@ pub struct Accept {
     pub filter_ms: Option<u64>,
     /// Refuse all if one is refused.
     pub all_or_nothing: bool,
+    /// Launch the tasks as a group of this id, which is all or nothing of itself; empty means that they are none.
+    pub group_id: String,
 }
 
 /// A call on its way. Dropping it changes nothing; the answer also comes as a callback.
@@ -125,6 +127,24 @@ impl Driver {
             tasks,
             filter_ms: Some(0),
             all_or_nothing: false,
+            group_id: String::new(),
+        })
+    }
+
+    /// Launches 1 to 16 tasks on one offer that are started in this order, share a network and a folder, and end
+    /// together. What is left of the offer is offered again at once.
+    pub fn launch_group(
+        &self,
+        offer: &v1::Offer,
+        group_id: &str,
+        tasks: Vec<v1::TaskSpec>,
+    ) -> Call {
+        self.accept_with(Accept {
+            offer_ids: vec![offer.offer_id.clone()],
+            tasks,
+            filter_ms: Some(0),
+            all_or_nothing: false,
+            group_id: group_id.to_owned(),
         })
     }
 

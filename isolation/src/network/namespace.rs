@@ -42,6 +42,16 @@ pub(super) fn make(wiring: &Wiring) -> Result<OwnedFd, NetworkError> {
         .expect("making a namespace does not panic: each failure is returned")
 }
 
+/// Makes one that is joined to nothing. By a thread of its own, too.
+pub(super) fn alone() -> Result<OwnedFd, NetworkError> {
+    let make = || {
+        begin()?;
+        current().map_err(refused("open a new network namespace"))
+    };
+    std::thread::scope(|scope| scope.spawn(make).join())
+        .expect("making a namespace does not panic: each failure is returned")
+}
+
 /// Makes one that is joined to nothing, and binds it to a file, where it stays until that is unmounted. By a thread of its
 /// own, too.
 pub(super) fn bind(place: &Path) -> Result<(), NetworkError> {

@@ -7,7 +7,7 @@ use crate::image::{Root, Wanted};
 use crate::namespaces::{Isolation, Namespaces};
 use crate::network::Network;
 use crate::profile::{CONTAINER_IDS, END_HOST_ID, FIRST_HOST_ID};
-use crate::view::{SANDBOX, View, check_volumes};
+use crate::view::{SANDBOX, SHARED, View, check_volumes};
 
 /// What is in every container's `/dev`, and the name that is used while others are put there.
 const USUAL_DEVICES: [&str; 15] = [
@@ -103,8 +103,18 @@ impl Spec {
     }
 
     fn check_profile(&self) -> Result<(), SpecError> {
+        if let Some(folder) = &self.shared_folder {
+            check_path("shared_folder", folder)?;
+        }
         let Some(profile) = &self.profile else {
-            return Ok(());
+            return match &self.shared_folder {
+                None => Ok(()),
+                Some(folder) => {
+                    let remedy = "only a container with a profile is shown one: leave it out";
+                    let folder = folder.to_string_lossy();
+                    Err(SpecError::new("shared_folder", &folder, remedy))
+                }
+            };
         };
         if self.isolation != Isolation::Full || self.namespaces != Namespaces::ALL {
             let remedy = "a profile needs full isolation and all namespaces";
@@ -129,7 +139,7 @@ impl Spec {
             return Err(SpecError::new("capabilities", &value, remedy));
         }
         // Who is named by an image is known only inside, where the same is asked.
-        let is_root = self.user.as_ref().is_none_or(|user| user.uid == 0);
+        let is_root = self.user.as_ref().is_none_or(crate::spec::User::is_of_root);
         if is_root && self.image_user.is_none() && !profile.view.host_paths.is_empty() {
             let remedy = "on host paths its user is the host's: name one who is not root";
             return Err(SpecError::new("user", "0", remedy));
@@ -277,12 +287,11 @@ fn check_view(view: &View) -> Result<(), SpecError> {
             .components()
             .skip(1)
             .all(|part| matches!(part, Component::Normal(_)));
-        let own = ["/dev", "/proc", "/sys", SANDBOX]
+        let own = ["/dev", "/proc", "/sys", SANDBOX, SHARED]
             .iter()
             .any(|own| path.starts_with(own));
         if !plain || own || path.parent().is_none() {
-            let remedy =
-                "name a path below the root without '..', not in /dev, /proc, /sys or /sandbox";
+            let remedy = "name a path below the root without '..', not in /dev, /proc, /sys, /sandbox or /group";
             return Err(SpecError::new(
                 "host_paths",
                 &path.to_string_lossy(),

@@ -150,11 +150,7 @@ fn start_in(
         nix::sys::prctl::set_child_subreaper(true)
             .map_err(|source| StartError::Subreaper { source })?;
     }
-    let parts = match &spec.profile {
-        Some(profile) => Some(Parts::take(profile, &spec.sandbox, &spec.devices)?),
-        None => None,
-    };
-    crash::passed("start.view-taken");
+    let parts = take_parts(spec)?;
     let inherited = init::Inherited {
         spec,
         parts: parts.as_ref(),
@@ -166,9 +162,8 @@ fn start_in(
         stderr: &stderr,
     };
     let group_fd = group.as_ref().map(Group::open).transpose()?;
-    if let Some((group, parts)) = group_fd.as_ref().zip(parts.as_ref())
-        && !put_on_device_filter(group.as_fd(), parts, host)
-    {
+    let filtered = group_fd.as_ref().zip(parts.as_ref());
+    if filtered.is_some_and(|(group, parts)| !put_on_device_filter(group.as_fd(), parts, host)) {
         missing.controllers.push(DEVICES.to_owned());
     }
     let flags = spec.clone_flags();
@@ -190,8 +185,7 @@ fn start_in(
         init: &init,
         parts: parts.as_ref(),
     };
-    let claimed = prepared.claim(&channel, missing);
-    match claimed {
+    match prepared.claim(&channel, missing) {
         Ok(handle) => Ok(Started {
             handle,
             group,
@@ -207,6 +201,16 @@ fn start_in(
             Err(error)
         }
     }
+}
+
+fn take_parts(spec: &Spec) -> Result<Option<Parts>, StartError> {
+    let take = |profile| {
+        let shared = spec.shared_folder.as_deref();
+        Parts::take(profile, &spec.sandbox, shared, &spec.devices)
+    };
+    let parts = spec.profile.as_ref().map(take).transpose()?;
+    crash::passed("start.view-taken");
+    Ok(parts)
 }
 
 /// Whether it could be: a wall behind others, without which a container starts all the same.

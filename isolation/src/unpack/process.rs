@@ -25,11 +25,12 @@ use nix::sys::resource::{Resource, setrlimit};
 
 use super::job::{Blame, Failure, Job, Report, receive_file};
 use super::{Progress, Source, UnpackError, unpack};
+use crate::capabilities::Capabilities;
 use crate::confinement;
 use crate::profile::{CONTAINER_IDS, END_HOST_ID};
 use crate::seccomp::Filter;
 use crate::supervisor::{Host, sentence};
-use crate::sys::{self, Capability, Child};
+use crate::sys::{self, Child};
 use crate::view;
 use crate::wire::{Instruction, Received, Wait, packet_pair, receive_packet, send_packet};
 
@@ -301,15 +302,12 @@ fn confine(job: &Job, target: &OwnedFd) -> Result<(), Refusal> {
     }
     sys::forgo_capabilities().map_err(|errno| words("forgo capabilities", errno))?;
     // A layer's files are given away, and after that may be linked to and get their modes.
-    let kept: &[Capability] = match job.rules.source {
+    let kept: &[&str] = match job.rules.source {
         Source::Archive => &[],
-        Source::Layer => &[
-            Capability::ChangeOwner,
-            Capability::ActAsOwner,
-            Capability::KeepSetUser,
-        ],
+        Source::Layer => &["CHOWN", "FOWNER", "FSETID"],
     };
-    sys::keep_capabilities(kept).map_err(|errno| words("drop capabilities", errno))?;
+    let kept = Capabilities::named(kept.iter().copied()).expect("they are known");
+    sys::set_capabilities(kept.mask(), 0).map_err(|errno| words("drop capabilities", errno))?;
     nix::sys::prctl::set_no_new_privs().map_err(|errno| words("forbid new privileges", errno))?;
     confinement::stay_below(target.as_fd())
         .map_err(|error| format!("cannot enforce Landlock: {error}"))?;

@@ -15,13 +15,13 @@ use serde::{Deserialize, Serialize};
 
 use super::secrets::{Secret, fill_vault, name_in_vault};
 use super::{
-    SANDBOX, TAME, ViewError, attach, failed, file_system, make_file, make_folder, restrict, take,
-    take_folder,
+    SANDBOX, SHARED, TAME, ViewError, attach, failed, make_file, make_folder, restrict, take,
+    take_folder, writable_memory,
 };
 use crate::spec::{SpecError, User};
 
 /// What is the kernel's or the supervisor's: nothing goes over or into it.
-const RESERVED: [&str; 4] = ["/dev", "/proc", "/sys", SANDBOX];
+const RESERVED: [&str; 5] = ["/dev", "/proc", "/sys", SANDBOX, SHARED];
 
 /// A place of a container with contents of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,7 +92,8 @@ pub(crate) fn check(volumes: &[Volume]) -> Result<(), SpecError> {
         let path = volume.path.as_path();
         let is_reserved = RESERVED.iter().any(|reserved| path.starts_with(reserved));
         if is_reserved || !path.strip_prefix("/").is_ok_and(is_plain) {
-            let remedy = "give an absolute path without '..', not in /dev, /proc, /sys or /sandbox";
+            let remedy =
+                "give an absolute path without '..', not in /dev, /proc, /sys, /sandbox or /group";
             return refuse(path, remedy);
         }
         if volumes[..at].iter().any(|other| other.path == path) {
@@ -174,11 +175,7 @@ pub(super) fn show(
     let trees = volumes.iter().map(|volume| {
         let tree = match &volume.source {
             VolumeSource::Sandbox(below) => sandbox_folder(root, below, &mut gifts)?,
-            VolumeSource::Tmpfs { bytes } => {
-                let size = bytes.to_string();
-                let settings = [("mode", "1777"), ("size", size.as_str())];
-                file_system("tmpfs", &settings, TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC)?
-            }
+            VolumeSource::Tmpfs { bytes } => writable_memory(*bytes)?,
             VolumeSource::Secret(_) => secrets.next().expect("each secret has a mount"),
         };
         if volume.read_only {

@@ -25,6 +25,7 @@ mod profile;
 mod removal;
 mod seen;
 mod sessions;
+mod sharing;
 mod statistics;
 mod unpacking;
 mod volumes;
@@ -61,9 +62,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// What `cargo test` expects of a test program: names filter, `--list` lists.
-fn run(arguments: &[String]) -> ExitCode {
-    let cases: Vec<Case> = [
+fn all() -> Vec<Case> {
+    [
         confinement::CASES,
         lifecycle::CASES,
         output::CASES,
@@ -78,6 +78,7 @@ fn run(arguments: &[String]) -> ExitCode {
         entry::CASES,
         sessions::CASES,
         attachments::CASES,
+        sharing::CASES,
         images::CASES,
         adoption::CASES,
         removal::CASES,
@@ -87,14 +88,19 @@ fn run(arguments: &[String]) -> ExitCode {
         unpacking::CASES,
         volumes::CASES,
     ]
-    .concat();
+    .concat()
+}
+
+/// What `cargo test` expects of a test program: names filter, `--list` lists.
+fn run(arguments: &[String]) -> ExitCode {
     let filters: Vec<_> = arguments
         .iter()
         .filter(|argument| !argument.starts_with('-'))
         .collect();
     let wanted =
         |case: &&Case| filters.is_empty() || filters.iter().any(|filter| case.0.contains(*filter));
-    let cases: Vec<_> = cases.iter().filter(wanted).collect();
+    let all = all();
+    let cases: Vec<_> = all.iter().filter(wanted).collect();
     if arguments.iter().any(|argument| argument == "--list") {
         cases.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;

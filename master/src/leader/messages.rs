@@ -79,14 +79,15 @@ impl Leader {
             }
             Some(_) => {}
         }
-        if !takes(&mut self.passed.at(now.at).to_agents, agent, data.len()) {
+        let is_there = registry
+            .task_of_executor(agent, framework, &executor)
+            .is_some();
+        // Only what goes somewhere counts: or one could use up what is for the executors of others.
+        if is_there && !takes(&mut self.passed.at(now.at).to_agents, agent, data.len()) {
             let message = format!("{agent} is sent more than a mebibyte a second; send less");
             let code = "too-many-requests";
             return self.answer(request, Answer::Refused { code, message });
         }
-        let is_there = registry
-            .task_of_executor(agent, framework, &executor)
-            .is_some();
         if let Some(link) = self.linked_agents.get(&agent).copied().filter(|_| is_there) {
             let message = v1::ExecutorMessage {
                 framework_id: framework.to_string(),

@@ -50,16 +50,14 @@ pub(super) fn accept(
     let mut launches = Vec::new();
     for (at, operation) in operations.into_iter().enumerate() {
         let field = format!("operations[{at}]");
-        let Some(v1::operation::Operation::Launch(launch)) = operation.operation else {
-            return Err(Malformed::new(field, "it is empty, or of a newer release"));
+        let tasks = match operation.operation {
+            Some(v1::operation::Operation::Launch(launch)) => convert::launch_from(launch),
+            Some(v1::operation::Operation::LaunchGroup(launch)) => {
+                convert::launch_group_from(launch)
+            }
+            None => return Err(Malformed::new(field, "it is empty, or of a newer release")),
         };
-        for spec in launch.tasks {
-            let name = spec.task_id.clone();
-            launches.push(
-                convert::spec_from(spec)
-                    .map_err(|why| why.inside(&format!("{field}.launch.tasks[{name}]")))?,
-            );
-        }
+        launches.extend(tasks.map_err(|why| why.inside(&field))?);
     }
     let accept = Accept {
         offers: promises,

@@ -7,6 +7,7 @@ mod checks;
 mod containers;
 mod executors;
 mod frameworks;
+mod groups;
 mod opt_outs;
 mod resources;
 mod tasks;
@@ -26,6 +27,7 @@ pub use agents::{
 pub use checks::{check_from, health_check_from};
 pub use executors::executor_as_task;
 pub use frameworks::{call_kind, framework_info, framework_info_from, offer, promise, roles};
+pub use groups::{group_from, launch_from, launch_group_from};
 pub use opt_outs::{limits_from, opt_outs, opt_outs_from};
 pub use resources::{resources, resources_from};
 pub use tasks::{exit_from, reason_from, source_from, spec, spec_from, state_from, status, task};

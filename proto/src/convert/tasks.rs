@@ -6,6 +6,7 @@ use argosy_state::task::{Exit, HostPath, Reason, Run, Source, Task, TaskSpec, Ta
 use super::checks::{check, check_from, health_check, health_check_from};
 use super::containers::{container, container_from};
 use super::executors::{executor, executor_from};
+use super::groups::{group, group_from};
 use super::opt_outs::{limits, limits_from};
 use super::uris::{uri, uri_from};
 use super::volumes::{volume, volumes_from};
@@ -52,6 +53,7 @@ pub fn spec(spec: &TaskSpec) -> v1::TaskSpec {
         tty: spec.tty,
         stdin: spec.stdin,
         executor: spec.executor.as_deref().map(executor),
+        group: spec.group.as_deref().map(group),
     }
 }
 
@@ -63,18 +65,8 @@ pub fn spec_from(wire: v1::TaskSpec) -> Result<TaskSpec, Malformed> {
     let task =
         TaskId::new(&wire.task_id).map_err(|error| Malformed::new("task_id", error.to_string()))?;
     let container = container_from(wire.container)?;
-    let run = match (wire.shell.is_empty(), wire.argv.is_empty()) {
-        (true, true) if !container.image.is_empty() || wire.executor.is_some() => Run::Image,
-        (false, true) => Run::Shell(wire.shell),
-        (true, false) => Run::Argv(wire.argv),
-        (true, true) => {
-            return Err(Malformed::new(
-                "command",
-                "it is empty: give shell a line or argv a program",
-            ));
-        }
-        (false, false) => return Err(Malformed::new("command", "give shell or argv, not both")),
-    };
+    let needs_none = !container.image.is_empty() || wire.executor.is_some();
+    let run = run_from(wire.shell, wire.argv, needs_none)?;
     let grace_ms = wire.kill_policy.map_or(0, |policy| policy.grace_ms);
     let spec = TaskSpec {
         task,
@@ -121,9 +113,25 @@ pub fn spec_from(wire: v1::TaskSpec) -> Result<TaskSpec, Malformed> {
             .map(|wanted| executor_from(wanted).map(Box::new))
             .transpose()
             .map_err(|why| why.inside("executor"))?,
+        group: wire
+            .group
+            .map(|place| group_from(place).map(Box::new))
+            .transpose()?,
     };
     check_text(&spec)?;
     Ok(spec)
+}
+
+/// `needs_none`: an image or an executor may say what to run.
+fn run_from(shell: String, argv: Vec<String>, needs_none: bool) -> Result<Run, Malformed> {
+    let wrong = |text: &str| Err(Malformed::new("command", text));
+    match (shell.is_empty(), argv.is_empty()) {
+        (true, true) if needs_none => Ok(Run::Image),
+        (false, true) => Ok(Run::Shell(shell)),
+        (true, false) => Ok(Run::Argv(argv)),
+        (true, true) => wrong("it is empty: give shell a line or argv a program"),
+        (false, false) => wrong("give shell or argv, not both"),
+    }
 }
 
 /// What the kernel cannot take is refused here, where the field has a name.

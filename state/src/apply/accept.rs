@@ -7,16 +7,34 @@ use std::collections::BTreeSet;
 use super::Scene;
 use super::agents::check_resources;
 use super::tasks::Change;
-use super::{checks, container, executors, volumes};
+use super::{checks, confinement, container, executors, groups, volumes};
 use crate::Registry;
 use crate::agent::AgentMode;
 use crate::bugs::{self, Bug};
 use crate::command::{Accept, Call, Promise, Rejection};
 use crate::event::Event;
-use crate::ids::{AgentId, Role, TaskId, TaskKey};
+use crate::ids::{AgentId, GroupId, Role, TaskId, TaskKey};
 use crate::limits;
 use crate::resources::Resources;
 use crate::task::{Reason, Run, Standing, Task, TaskSpec, TaskState};
+
+/// What the launches before have left to the next one.
+pub(super) struct Room<'a> {
+    /// Where they go.
+    agent: AgentId,
+    /// On whose account.
+    role: &'a Role,
+    /// Of the offers.
+    pub(super) left: Resources,
+    /// Of the agent.
+    pub(super) free: Resources,
+    /// Ids that were given.
+    pub(super) names: BTreeSet<&'a TaskId>,
+    /// The same of groups.
+    pub(super) groups: BTreeSet<&'a GroupId>,
+    /// Executors that came with them.
+    brought: executors::Brought<'a>,
+}
 
 impl Registry {
     /// Launches what fits; answers with the positions of what was refused.
@@ -138,42 +156,50 @@ impl Registry {
         (agent, role): (AgentId, &Role),
         promised: Resources,
     ) -> Vec<(u32, Rejection)> {
-        let mut overlay = Overlay {
+        let mut room = Room {
             agent,
             role,
             left: promised,
             free: self.free(agent),
             names: BTreeSet::new(),
+            groups: BTreeSet::new(),
             brought: executors::Brought::new(),
         };
         let mut refused = Vec::new();
-        for (position, spec) in (0_u32..).zip(&accept.launches) {
-            if let Err(why) = self.check_launch(call, spec, &mut overlay) {
-                refused.push((position, why));
+        let mut positions = 0_u32..;
+        for together in accept.launches.chunk_by(groups::are_together) {
+            let positions = positions.by_ref().take(together.len());
+            let judged = match (&together[0].group, together) {
+                (None, [spec]) => self.check_launch(call, spec, &mut room),
+                (Some(_), _) | (None, _) => self.check_group(call, together, &mut room),
+            };
+            match judged {
+                Ok(()) => positions.for_each(drop),
+                Err(why) => refused.extend(positions.map(|position| (position, why.clone()))),
             }
         }
         refused
     }
 
-    /// A launch that is refused leaves the overlay as it was.
-    fn check_launch<'a>(
+    /// Takes its part of the room, if it may; else nothing of it.
+    pub(super) fn check_launch<'a>(
         &self,
         call: &Call,
         spec: &'a TaskSpec,
-        overlay: &mut Overlay<'a>,
+        room: &mut Room<'a>,
     ) -> Result<(), Rejection> {
         check_spec(spec)?;
         let key = TaskKey {
             framework: call.framework,
             task: spec.task.clone(),
         };
-        let named_before = overlay.names.contains(&spec.task);
-        if named_before || self.tasks.contains_key(&key) || self.index.finished.contains_key(&key) {
+        let is_known = self.tasks.contains_key(&key) || self.index.finished.contains_key(&key);
+        if is_known || room.names.contains(&spec.task) {
             return Err(Rejection::TaskExists(key.task));
         }
-        let Overlay { agent, role, .. } = *overlay;
+        let Room { agent, role, .. } = *room;
         self.check_allowed(spec, agent)?;
-        let taken = executors::taken(self, agent, call.framework, role, spec, &overlay.brought)?;
+        let taken = executors::taken(self, agent, call.framework, role, spec, &room.brought)?;
         let too_large = |of: &Resources| Rejection::TooLarge {
             asked: taken.resources.to_string(),
             left: if of.is_empty() {
@@ -182,18 +208,11 @@ impl Registry {
                 of.to_string()
             },
         };
-        let (left, free) = (&overlay.left, &overlay.free);
-        let next_left = left
-            .minus(&taken.resources)
-            .ok_or_else(|| too_large(left))?;
-        let next_free = free
-            .minus(&taken.resources)
-            .ok_or_else(|| too_large(free))?;
-        overlay.left = next_left;
-        overlay.free = next_free;
-        overlay.names.insert(&spec.task);
+        let minus = |of: &Resources| of.minus(&taken.resources).ok_or_else(|| too_large(of));
+        (room.left, room.free) = (minus(&room.left)?, minus(&room.free)?);
+        room.names.insert(&spec.task);
         let brings = taken.brings.map(|executor| (&executor.executor, executor));
-        overlay.brought.extend(brings);
+        room.brought.extend(brings);
         Ok(())
     }
 
@@ -204,7 +223,7 @@ impl Registry {
         }
         let agent = self.agents.get(&agent);
         let agent = agent.expect("its offers were found good");
-        super::confinement::check_allowed(spec, agent).map_err(|(field, text)| Rejection::Invalid {
+        confinement::check_allowed(spec, agent).map_err(|(field, text)| Rejection::Invalid {
             field: field.into(),
             text,
         })
@@ -260,18 +279,6 @@ impl Registry {
     }
 }
 
-/// What the launches before have left for the next one.
-struct Overlay<'a> {
-    agent: AgentId,
-    role: &'a Role,
-    /// Of what the offers promise.
-    left: Resources,
-    /// Of what the agent has.
-    free: Resources,
-    names: BTreeSet<&'a TaskId>,
-    brought: executors::Brought<'a>,
-}
-
 /// Judges what no agent could run.
 fn check_spec(spec: &TaskSpec) -> Result<(), Rejection> {
     let invalid = |field: &str, text: &str| {
@@ -286,20 +293,8 @@ fn check_spec(spec: &TaskSpec) -> Result<(), Rejection> {
     if let Err(why) = check_resources(&spec.resources) {
         return invalid("resources", &why);
     }
-    if let Err((field, text)) = container::check(spec) {
-        return invalid(field, &text);
-    }
-    if let Err((field, text)) = super::confinement::check(spec) {
-        return invalid(field, &text);
-    }
-    if let Err((field, text)) = checks::check(spec) {
+    if let Err((field, text)) = check_parts(spec) {
         return invalid(&field, &text);
-    }
-    if let Err((field, text)) = volumes::check(spec) {
-        return invalid(&field, &text);
-    }
-    if let Err((field, text)) = executors::check(spec) {
-        return invalid(field, &text);
     }
     if let Some(executor) = &spec.executor {
         check_spec(&executor.as_task()).map_err(|why| inside("executor", why))?;
@@ -338,6 +333,16 @@ fn check_spec(spec: &TaskSpec) -> Result<(), Rejection> {
         );
     }
     Ok(())
+}
+
+/// The parts that have rules of their own: the field that is wrong, and what to do about it.
+fn check_parts(spec: &TaskSpec) -> Result<(), (String, String)> {
+    let named = |(field, text): (&str, String)| (field.to_owned(), text);
+    container::check(spec).map_err(named)?;
+    confinement::check(spec).map_err(named)?;
+    checks::check(spec)?;
+    volumes::check(spec)?;
+    executors::check(spec).map_err(named)
 }
 
 /// The same, seen from one level up.
@@ -383,7 +388,7 @@ fn size(spec: &TaskSpec) -> usize {
         + spec.name.len()
         + spec.user.len()
         + container::size(&spec.container, PART_BYTES)
-        + super::confinement::size(spec, PART_BYTES)
+        + confinement::size(spec, PART_BYTES)
         + checks::size(spec, PART_BYTES)
         + volumes::size(&spec.volumes, PART_BYTES)
         + spec

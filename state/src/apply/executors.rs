@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use crate::Registry;
 use crate::command::Rejection;
 use crate::ids::{AgentId, FrameworkId, Role, TaskId};
+use crate::limits;
 use crate::resources::Resources;
-use crate::task::{Container, ExecutorSpec, TaskSpec};
+use crate::task::{Container, ExecutorSpec, OptOuts, TaskSpec};
 
 /// The field that is wrong, and what to do about it.
 type Wrong = (&'static str, String);
@@ -21,6 +22,7 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
         Err((field, text.to_owned()))
     };
     let asked = [
+        ("group", spec.group.is_some()),
         ("container", spec.container != Container::default()),
         ("user", !spec.user.is_empty()),
         ("uris", !spec.uris.is_empty()),
@@ -34,6 +36,23 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
         ("max_completion_ms", spec.max_completion_ms > 0),
         ("stop_after_ms", spec.stop_after_ms > 0),
     ];
+    let opt_outs = spec
+        .executor
+        .as_ref()
+        .map(|executor| &executor.container.opt_outs);
+    if opt_outs.is_some_and(OptOuts::changes_users) {
+        let text = "an executor meets its agent on a path of the host, which capabilities and new privileges keep it from";
+        return Err(("executor.container.opt_outs", text.to_owned()));
+    }
+    let grace_ms = spec
+        .executor
+        .as_ref()
+        .map_or(0, |executor| executor.grace_ms);
+    if grace_ms > limits::EXECUTOR_GRACE_MS {
+        let most = limits::EXECUTOR_GRACE_MS;
+        let text = format!("{grace_ms} is too long: give at most {most}");
+        return Err(("executor.grace_ms", text));
+    }
     match asked.iter().find(|(_, is_asked)| *is_asked) {
         Some((field, _)) if spec.executor.is_some() => wrong(field),
         Some(_) | None => Ok(()),

@@ -2,7 +2,7 @@
 //!
 //! Total and deterministic: every command gets an outcome, none fails half-way. All checks come
 //! before the first change. Reading order: `epochs`, `agents`, `reconcile`, `frameworks`, `calls`,
-//! `accept`, `tasks`, `operators`, `sweeps`.
+//! `accept`, `groups`, `tasks`, `operators`, `sweeps`.
 
 mod accept;
 mod agents;
@@ -13,6 +13,7 @@ mod container;
 mod epochs;
 mod executors;
 mod frameworks;
+mod groups;
 mod operators;
 mod reconcile;
 mod sweeps;

@@ -12,7 +12,7 @@ use crate::task::{TaskSpec, TaskVolume, VolumeSource};
 type Wrong = (String, String);
 
 /// Where a container has what is the kernel's or the agent's.
-const RESERVED: [&str; 4] = ["/dev", "/proc", "/sys", "/sandbox"];
+const RESERVED: [&str; 5] = ["/dev", "/proc", "/sys", "/sandbox", "/group"];
 /// Bytes of a MiB, the unit of `mem`.
 const MIB: i128 = 1024 * 1024;
 
@@ -239,6 +239,7 @@ mod tests {
             "/sys",
             "/sandbox",
             "/sandbox/x",
+            "/group/x",
             &long,
         ];
         for path in bad {

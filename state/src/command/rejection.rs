@@ -1,6 +1,6 @@
 //! Refusals: replicated like any other answer, with a code for machines.
 
-use crate::ids::{AgentId, FrameworkId, OfferId, TaskId, TaskKey};
+use crate::ids::{AgentId, FrameworkId, GroupId, OfferId, TaskId, TaskKey};
 
 /// Why something was refused. The text says what, with names and numbers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +80,8 @@ pub enum Rejection {
     TooManyRequests,
     #[error("{0} is {1:?}; that cannot be done to it now")]
     WrongMode(AgentId, crate::agent::AgentMode),
+    #[error("task group {group}: {text}; none of its tasks is launched")]
+    TaskGroupInvalid { group: GroupId, text: String },
     #[error("{text}")]
     AsBefore { code: u8, text: String },
 }
@@ -132,12 +134,13 @@ impl Rejection {
             Self::RequestReused(_) => 28,
             Self::TooManyRequests => 29,
             Self::WrongMode(..) => 30,
+            Self::TaskGroupInvalid { .. } => 31,
             Self::AsBefore { code, .. } => *code,
         }
     }
 }
 
-const CODES: [&str; 31] = [
+const CODES: [&str; 32] = [
     "stale-epoch",
     "moved",
     "unknown-agent",
@@ -169,4 +172,5 @@ const CODES: [&str; 31] = [
     "request-reused",
     "too-many-requests",
     "wrong-mode",
+    "task-group-invalid",
 ];

@@ -15,6 +15,7 @@ mod executor;
 mod framework;
 #[cfg(test)]
 mod golden;
+mod group;
 mod key;
 mod limits;
 mod load;

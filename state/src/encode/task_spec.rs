@@ -7,6 +7,7 @@ use prost::{Message, Oneof};
 use super::checks::{CheckMessage, HealthCheckMessage};
 use super::container::ContainerMessage;
 use super::executor::ExecutorSpecMessage;
+use super::group::GroupMessage;
 use super::limits::LimitsMessage;
 use super::names;
 use super::resources::{self, ResourcesMessage};
@@ -56,6 +57,8 @@ pub(super) struct TaskSpecMessage {
     stdin: bool,
     #[prost(message, optional, tag = "24")]
     executor: Option<ExecutorSpecMessage>,
+    #[prost(message, optional, tag = "22")]
+    group: Option<GroupMessage>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
@@ -126,6 +129,7 @@ impl From<&TaskSpec> for TaskSpecMessage {
             tty: spec.tty,
             stdin: spec.stdin,
             executor: spec.executor.as_deref().map(Into::into),
+            group: spec.group.as_deref().map(Into::into),
         }
     }
 }
@@ -162,6 +166,7 @@ impl TryFrom<TaskSpecMessage> for TaskSpec {
             tty: message.tty,
             stdin: message.stdin,
             executor: boxed(message.executor)?,
+            group: boxed(message.group)?,
         })
     }
 }

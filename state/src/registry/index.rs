@@ -8,7 +8,7 @@ use crate::agent::{Agent, AgentMode};
 use crate::bugs::{self, Bug};
 use crate::digest::task_mark;
 use crate::framework::Framework;
-use crate::ids::{AgentId, FrameworkId, OrderIndex, Role, TaskId, TaskKey, Timestamp};
+use crate::ids::{AgentId, FrameworkId, GroupId, OrderIndex, Role, TaskId, TaskKey, Timestamp};
 use crate::resources::Resources;
 use crate::task::{Task, TaskState};
 
@@ -55,6 +55,8 @@ pub struct FrameworkIndex {
     pub unacknowledged: BTreeSet<TaskId>,
     /// Remembered answers.
     pub answers: usize,
+    /// Its groups, each with those of its tasks that are in the registry.
+    pub groups: BTreeMap<GroupId, BTreeSet<TaskId>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -125,6 +127,9 @@ impl Indexes {
         }
         let framework = self.frameworks.entry(task.key.framework).or_default();
         sign.set(&mut framework.tasks, task.key.task.clone());
+        if let Some(group) = &task.spec.group {
+            sign.grouped(&mut framework.groups, &group.id, &task.key.task);
+        }
         sign.count(if facet.live {
             &mut framework.live
         } else {
@@ -240,6 +245,19 @@ impl Sign {
         match self {
             Self::Add => drop(set.insert(item)),
             Self::Remove => drop(set.remove(&item)),
+        }
+    }
+
+    fn grouped(
+        self,
+        groups: &mut BTreeMap<GroupId, BTreeSet<TaskId>>,
+        group: &GroupId,
+        task: &TaskId,
+    ) {
+        let tasks = groups.entry(group.clone()).or_default();
+        self.set(tasks, task.clone());
+        if tasks.is_empty() {
+            groups.remove(group);
         }
     }
 

@@ -11,7 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::agent::{Agent, AgentMode};
 use crate::command::{ClusterFacts, SweepTarget};
 use crate::framework::{Answer, FinishedFramework, Framework};
-use crate::ids::{AgentId, Epoch, FrameworkId, NodeId, OrderIndex, Role, TaskKey, Timestamp};
+use crate::ids::{
+    AgentId, Epoch, FrameworkId, GroupId, NodeId, OrderIndex, Role, TaskKey, Timestamp,
+};
 use crate::resources::Resources;
 use crate::task::{FinishedTask, Task};
 
@@ -251,6 +253,20 @@ impl Registry {
     /// All such tasks, ascending.
     pub fn tasks(&self) -> impl ExactSizeIterator<Item = &Task> {
         self.tasks.values()
+    }
+
+    /// The tasks of a group that are in the registry, ascending.
+    pub fn group<'a>(
+        &'a self,
+        framework: FrameworkId,
+        group: &GroupId,
+    ) -> impl Iterator<Item = &'a Task> + use<'a> {
+        let index = self.index.frameworks.get(&framework);
+        let names = index.and_then(|index| index.groups.get(group));
+        names.into_iter().flatten().filter_map(move |task| {
+            let task = task.clone();
+            self.tasks.get(&TaskKey { framework, task })
+        })
     }
 
     /// Tasks above `after`, ascending.

@@ -49,6 +49,7 @@ impl ExecutorSpec {
             health_check: None,
             readiness_check: None,
             executor: None,
+            group: None,
             volumes: Vec::new(),
             limits: None,
             tty: false,

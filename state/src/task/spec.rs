@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ExecutorSpec;
+use super::TaskGroup;
 use super::volume::TaskVolume;
 use super::{Limits, OptOuts};
 use crate::ids::TaskId;
@@ -207,4 +208,6 @@ pub struct TaskSpec {
     pub stdin: bool,
     /// Runs it, in a container of its own for all tasks of that executor; `None`: the task has a container itself.
     pub executor: Option<Box<ExecutorSpec>>,
+    /// Its place among the tasks that it was launched with, if they are a group.
+    pub group: Option<Box<TaskGroup>>,
 }

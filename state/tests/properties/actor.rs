@@ -9,10 +9,10 @@ use argosy_state::command::{
 };
 use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{
-    AgentId, Epoch, FrameworkId, NodeId, OfferId, Revision, Role, TaskId, TaskKey, Ticket,
+    AgentId, Epoch, FrameworkId, GroupId, NodeId, OfferId, Revision, Role, TaskId, TaskKey, Ticket,
     Timestamp,
 };
-use argosy_state::task::{Task, TaskSpec};
+use argosy_state::task::{Task, TaskGroup, TaskSpec};
 use argosy_state::testing::{amounts, executor, framework_info, spec};
 
 use crate::agents::{new_agent, reconcile, silence, updates};
@@ -224,7 +224,11 @@ impl Actor {
         if self.offers.len() > 50 {
             self.offers.drain(..10);
         }
-        let launches = (0..dice.below(4)).map(|_| task_spec(dice)).collect();
+        let mut launches: Vec<_> = (0..dice.below(4)).map(|_| task_spec(dice)).collect();
+        if dice.percent(25) {
+            let group = format!("g{}", dice.below(4));
+            launches = TaskGroup::of(&GroupId::new(&group).unwrap(), launches);
+        }
         Accept {
             offers,
             launches,

@@ -8,8 +8,10 @@ use argosy_state::command::{
     FrameworkDecision, HeldTask, OpenEpoch, Operate, Operation, Promise, Proposed, RaiseLowWater,
     ReconcileAgent, RegisterAgent, Subscribe, SweepTarget, UpdateTasks,
 };
-use argosy_state::ids::{Epoch, NodeId, OfferId, OrderIndex, Role, TaskId, Ticket, Timestamp};
-use argosy_state::task::{Reason, Source, Standing, TaskSpec, TaskState};
+use argosy_state::ids::{
+    Epoch, GroupId, NodeId, OfferId, OrderIndex, Role, TaskId, Ticket, Timestamp,
+};
+use argosy_state::task::{Reason, Source, Standing, TaskGroup, TaskSpec, TaskState};
 use argosy_state::testing::{self, World, framework_info, registration, spec};
 
 use crate::line::Line;
@@ -256,6 +258,10 @@ impl Stage {
                     (format!("{name}:{resources}"), executor)
                 }
             };
+            if let Some(group) = word.strip_prefix("group:") {
+                launches.extend(self::group(group));
+                continue;
+            }
             let (name, resources) = word.split_once(':').unwrap();
             // `name*3:cpus:1` stands for name1, name2 and name3.
             match name.split_once('*') {
@@ -288,6 +294,16 @@ impl Stage {
             updates: updates.collect(),
         })
     }
+}
+
+/// `pod/a:cpus:1,b:cpus:2` is a group of two.
+fn group(text: &str) -> Vec<TaskSpec> {
+    let (id, tasks) = text.split_once('/').unwrap();
+    let tasks = tasks.split(',').map(|task| {
+        let (name, resources) = task.split_once(':').unwrap();
+        spec(name, resources)
+    });
+    TaskGroup::of(&GroupId::new(id).unwrap(), tasks.collect())
 }
 
 fn open_epoch(line: &Line<'_>) -> Command {

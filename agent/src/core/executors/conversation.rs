@@ -226,6 +226,10 @@ impl Core {
             return;
         };
         let (state, known) = (wire::task_state(update.state), task.heard);
+        if self.phase(instance) == Some(Phase::Ended) && update.serial > known {
+            // Nothing follows an end, and nothing behind it is acknowledged before it is on disk.
+            return;
+        }
         let Some(hosted) = self.hosted(instance) else {
             return;
         };

@@ -103,7 +103,8 @@ impl Core {
                     self.kill_executor(instance);
                 }
             }
-            Some(Phase::Ended) | None => {}
+            // Only tasks of groups wait, prepared, for others.
+            Some(Phase::Prepared | Phase::Ended) | None => {}
         }
     }
 
@@ -130,6 +131,8 @@ impl Core {
     fn kill_executor_at(&mut self, instance: Instance, after_ms: u64) {
         let at = self.now.plus_ms(after_ms);
         if let Some(executor) = self.executors.all.get_mut(&instance) {
+            // Who is told again has no more time for that.
+            let at = executor.kill_at.map_or(at, |before| before.min(at));
             executor.kill_at = Some(at);
             self.executors.turns.insert((at, instance));
         }

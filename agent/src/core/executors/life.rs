@@ -107,8 +107,12 @@ impl Core {
                 ..Hosted::default()
             }));
         }
+        let is_wanted = !self.is_unwanted(instance);
         if let Some(executor) = self.executors.all.get_mut(&executor) {
             executor.tasks.insert(instance);
+            if is_wanted {
+                executor.kill_at = None;
+            }
         }
     }
 
@@ -164,6 +168,7 @@ impl Core {
             key: facts.key.clone(),
             launch: Arc::new(self.with_tasks(instance, &facts.launch)),
             stop_at: None,
+            group: None,
         }))
     }
 
@@ -326,6 +331,7 @@ impl Core {
             state: phase.name(),
             pid: facts.started.map(|started| started.pid),
             held: !facts.ending,
+            group: None,
         })
     }
 }

@@ -34,8 +34,8 @@ impl Core {
         let key = executor_key(task);
         let named = key.and_then(|key| self.facts.executor_named(&key));
         match named.map(|(executor, facts)| (executor, facts.ending)) {
-            // One that is to end has none left that is wanted.
-            Some((executor, ending)) if !ending || is_unwanted => {
+            // One that is to end is not given what it never had.
+            Some((executor, ending)) if !ending || is_unwanted || !is_unheard => {
                 self.enter(instance, Phase::Starting);
                 self.attach(instance, executor, true);
             }

@@ -6,6 +6,7 @@ use argosy_proto::v1;
 use argosy_proto::v1::to_agent::Message as Say;
 use argosy_state::digest::task_mark;
 use argosy_state::ids::Timestamp;
+use argosy_state::task::TaskState;
 
 use super::world::{World, ended, instance, spec};
 use crate::core::checks::{Answer, Kind};
@@ -23,6 +24,10 @@ struct Containers {
     living: BTreeSet<u64>,
     /// Starts that were asked for and not yet carried out.
     asked: Vec<u64>,
+    /// Files that were asked for.
+    fetched: Vec<u64>,
+    /// Commands that were told to end.
+    told: BTreeSet<u64>,
 }
 
 struct Chance {
@@ -53,7 +58,7 @@ fn checked(wanted: &mut v1::TaskSpec) {
 impl Chance {
     fn turn(&mut self) {
         let order = 1 + self.random.below(self.orders.max(1));
-        match self.random.below(16) {
+        match self.random.below(18) {
             0 | 1 => {
                 self.orders += 1;
                 // A name is used again now and then.
@@ -92,9 +97,82 @@ impl Chance {
             }
             13 => self.find(order),
             14 => self.world.wait(200),
-            _ => {}
+            15 => self.launch_group(),
+            _ => self.fetch(),
         }
         self.look();
+    }
+
+    /// All of its orders come, though not all may come to the disk.
+    fn launch_group(&mut self) {
+        let size = 1 + self.random.below(3) as u32;
+        let group_id = format!("g-{}", self.orders);
+        for place in 0..size {
+            self.orders += 1;
+            let group_id = group_id.clone();
+            let mut wanted = spec(&format!("t-{}", self.orders));
+            wanted.group = Some(v1::TaskGroup {
+                group_id,
+                place,
+                size,
+            });
+            self.world.launch_spec(self.orders, wanted);
+        }
+    }
+
+    /// Files come, mostly.
+    fn fetch(&mut self) {
+        let Some(order) = self.containers.fetched.pop() else {
+            return;
+        };
+        let result = match self.random.below(8) {
+            0 => Err("gone".to_owned()),
+            _ => Ok(()),
+        };
+        let instance = instance(order);
+        self.world.feed(Input::Fetched { instance, result });
+    }
+
+    /// Until nothing is left to do: who is told to end does.
+    fn converge(&mut self) {
+        for _ in 0..100 {
+            self.world.hear(Say::ListTasks(v1::ListTasks {}));
+            self.world.sync();
+            self.look();
+            self.fetch();
+            self.carry_out();
+            let ends = self.containers.told.pop_first();
+            if let Some(order) = ends.filter(|order| self.containers.living.remove(order)) {
+                self.world.exited(order, How::Signal(15));
+            }
+            self.world.wait(5);
+            self.look();
+        }
+    }
+
+    /// No task of a group lives on when another one has ended badly, or is not there.
+    fn check_groups(&self) {
+        let facts = self.world.core.facts();
+        for (own, task) in &facts.tasks {
+            let spec = task.launch.spec.as_ref().unwrap();
+            let Some(group) = &spec.group else { continue };
+            let first = own.order.0 - u64::from(group.place);
+            let orders = first..first + u64::from(group.size);
+            if orders.end > facts.floor.0 + 1 || !self.containers.living.contains(&own.order.0) {
+                continue;
+            }
+            for order in orders {
+                let other = facts.tasks.get(&instance(order));
+                let is_well = other.is_some_and(|task| {
+                    task.state == TaskState::Finished || !task.state.is_terminal()
+                });
+                assert!(
+                    is_well,
+                    "{} lives, {order} does not: {other:?}",
+                    own.order.0
+                );
+            }
+        }
     }
 
     /// Some look has an answer: the present one of a check, or none that anybody waits for.
@@ -152,6 +230,14 @@ impl Chance {
                 let order = name.split('-').nth(1).unwrap().parse().unwrap();
                 self.containers.asked.push(order);
             }
+            if let Some(name) = line.strip_prefix("fetch for ") {
+                let order = name.split('-').nth(1).unwrap().parse().unwrap();
+                self.containers.fetched.push(order);
+            }
+            if let Some(told) = line.strip_prefix("kill ") {
+                let order = told.split(' ').next().unwrap().parse().unwrap();
+                self.containers.told.insert(order);
+            }
             assert!(!line.starts_with("hang up"), "{line}");
             if let Some(looked_at) = line.strip_prefix("look at ") {
                 let order = looked_at.split('\'').next().unwrap().parse().unwrap();
@@ -181,6 +267,8 @@ impl Chance {
     fn crash(mut self) -> Self {
         self.world.check_snapshot();
         let world = std::mem::replace(&mut self.world, World::new());
+        self.containers.fetched.clear();
+        self.containers.told.clear();
         // Requests under way may still start, or not: half of them do.
         for order in std::mem::take(&mut self.containers.asked) {
             if self.random.below(2) == 0 {
@@ -236,6 +324,8 @@ fn whatever_happens_nothing_starts_twice_and_memory_is_what_the_journal_says() {
             }
             chance = chance.crash();
         }
+        chance.converge();
+        chance.check_groups();
         let twice: Vec<_> = chance
             .containers
             .executed

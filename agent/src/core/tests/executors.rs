@@ -265,6 +265,35 @@ fn a_kill_goes_to_the_executor_and_ends_it_if_it_serves_nothing_else() {
 }
 
 #[test]
+fn a_new_stream_gives_an_executor_no_more_time_to_end_its_tasks() {
+    let mut world = World::executing();
+    world.kill(3, "a", 1_000);
+    world.kill(4, "b", 1_000);
+    world.sync();
+    world.wait(5_000);
+    world.subscribed(2, &[held("a", 1), held("b", 2)], &[]);
+    world.quiet();
+    // The longest grace of its tasks, and its own.
+    world.wait(1_100);
+    assert!(world.said.contains(&"kill 1 in 5000".to_owned()));
+}
+
+#[test]
+fn nothing_follows_the_end_of_a_task() {
+    let mut world = World::executing();
+    world.told("a", 1, 1, v1::TaskState::Finished);
+    world.told("a", 1, 2, v1::TaskState::Running);
+    world.sync();
+    world.sync();
+    world.expect(&["acknowledge a 1", "report a 1 Finished", "limit 1-1-1 by 1"]);
+    assert_eq!(world.last(1).0, TaskState::Finished);
+    world.told("b", 2, 1, v1::TaskState::Finished);
+    world.sync();
+    world.sync();
+    assert!(world.said.contains(&"shut down in 5000".to_owned()));
+}
+
+#[test]
 fn after_a_restart_an_executor_says_what_was_not_acknowledged_and_goes_on() {
     let mut world = World::executing();
     world.told("a", 1, 1, v1::TaskState::Running);

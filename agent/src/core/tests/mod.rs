@@ -4,6 +4,7 @@ mod chance;
 mod checks;
 mod disk;
 mod executors;
+mod groups;
 mod links;
 mod lives;
 mod looking;

@@ -112,7 +112,11 @@ fn a_kill_while_files_are_fetched_never_starts_it() {
     world.kill(2, "web", 0);
     world.sync();
     world.report();
-    world.expect(&["cancel the fetch for 1", "report web 2 Killed"]);
+    world.expect(&[
+        "cancel the fetch for 1",
+        "report web 2 Killed",
+        "destroy 1-1-1",
+    ]);
     let instance = instance(1);
     world.feed(Input::Fetched {
         instance,
@@ -168,6 +172,8 @@ fn a_failed_fetch_fails_the_task_with_its_sentence() {
     world.report();
     assert_eq!(reason(&world, 1), v1::Reason::FetchFailed);
     assert_eq!(last_update(&world, 1).text, "cannot fetch \"x\"");
+    // What was taken for it is given back.
+    world.expect(&["fetch for 1-1-1", "report web 1 Failed", "destroy 1-1-1"]);
 }
 
 #[test]

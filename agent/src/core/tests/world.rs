@@ -343,6 +343,7 @@ pub(super) fn tell(effect: &Effect) -> String {
         Effect::Listen(name) => format!("listen {name}"),
         Effect::StopListening(name) => format!("stop listening {name}"),
         Effect::TellExecutor { message, .. } => tell_executor(message),
+        Effect::DestroyGroup { name } => format!("destroy group {name}"),
     }
 }
 

@@ -9,8 +9,9 @@ mod found;
 mod record;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{self, File, Permissions};
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,6 +33,8 @@ pub(super) use record::Record;
 /// The folder of a layer's files, and what is known of it, in its own folder.
 const ROOT: &str = "root";
 const LAYER_FILE: &str = "layer.json";
+/// Of each folder of the store.
+const PRIVATE: u32 = 0o700;
 
 /// The store of one agent.
 #[derive(Debug)]
@@ -75,15 +78,18 @@ impl Store {
     /// Opens the store of an agent that holds its lock, and clears away what a crash left.
     pub(super) fn open(paths: Paths) -> Result<Arc<Self>, Fault> {
         let images = paths.images();
-        for (path, mode) in [
-            // Set-user-id files of layers keep that, and on the disk they belong to users of the host.
-            (&images, 0o700),
-            (&paths.image_layers(), 0o700),
-            (&paths.image_blobs(), 0o700),
-            (&paths.image_records(), 0o700),
-            (&paths.image_leases(), 0o700),
+        for path in [
+            &images,
+            &paths.image_layers(),
+            &paths.image_blobs(),
+            &paths.image_records(),
+            &paths.image_leases(),
         ] {
-            disk::make_folder(path, mode).map_err(Fault::write(path))?;
+            // Set-user-id files of layers keep that, and on the disk they belong to users of the host: nobody else may
+            // reach them, whoever made the folder.
+            let made = disk::make_folder(path, PRIVATE);
+            made.and_then(|()| fs::set_permissions(path, Permissions::from_mode(PRIVATE)))
+                .map_err(Fault::write(path))?;
         }
         let state = State {
             images: found::images(&paths.image_records())?,

@@ -185,8 +185,12 @@ async fn damage_costs_what_is_damaged() {
 #[tokio::test]
 async fn layers_are_for_the_agent_alone() {
     use std::os::unix::fs::PermissionsExt;
-    let (world, one, _) = with_two_images(ImageSettings::default()).await;
+    let (mut world, one, _) = with_two_images(ImageSettings::default()).await;
     let image = world.obtain(&one, 1).await.unwrap();
+    // As an operator, or an earlier release, may have left it.
+    let open = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(world.paths().images(), open).unwrap();
+    world.restart(ImageSettings::default());
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert!(image.layers[0].is_dir());
     assert_eq!(mode(&world.paths().images()), 0o700);

@@ -7,6 +7,7 @@ mod cycles;
 mod entering;
 mod executors;
 mod fetching;
+mod groups;
 mod links;
 mod lives;
 mod opt_outs;
@@ -71,6 +72,12 @@ cases![
     opt_outs::a_limit_that_this_host_cannot_keep_is_refused_in_words,
     crashes::every_step_can_be_the_last_of_an_agent,
     cycles::launches_kills_and_dying_agents_leave_nothing,
+    groups::tasks_of_a_group_that_is_alone_hear_each_other,
+    groups::tasks_of_a_group_share_the_network_that_its_first_one_names,
+    groups::files_of_one_task_of_a_group_are_files_of_the_others,
+    groups::a_task_that_fails_ends_its_group_the_last_one_first,
+    groups::a_group_of_which_one_task_cannot_be_prepared_never_starts,
+    groups::a_group_that_broke_while_its_agent_was_away_is_ended_by_the_next,
     checks::a_task_is_healthy_until_it_is_not_and_then_it_is_ended,
     checks::a_task_is_ready_while_its_port_answers_as_expected,
     checks::a_look_that_takes_too_long_has_failed_and_is_ended,

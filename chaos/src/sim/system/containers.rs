@@ -167,6 +167,8 @@ impl Containers for Scripted {
             // Its disk has room for all.
             Effect::Measure { .. } => {}
             Effect::Destroy { name, .. } => self.destroy(name),
+            // A made-up host has nothing that containers share.
+            Effect::DestroyGroup { name } => self.destroy(name),
             other => return Some(other),
         }
         None

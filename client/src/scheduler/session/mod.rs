@@ -306,6 +306,9 @@ fn task_ids(request: &Request) -> Vec<String> {
         .operations
         .iter()
         .filter_map(|operation| operation.operation.as_ref());
-    let tasks = launches.flat_map(|v1::operation::Operation::Launch(launch)| &launch.tasks);
+    let tasks = launches.flat_map(|operation| match operation {
+        v1::operation::Operation::Launch(launch) => &launch.tasks,
+        v1::operation::Operation::LaunchGroup(launch) => &launch.tasks,
+    });
     tasks.map(|task| task.task_id.clone()).collect()
 }

@@ -100,9 +100,11 @@ impl Session {
                 return self.answer(key, ids, Outcome::Refused(local("offer-used", why)));
             }
         };
-        let launch = v1::operation::Operation::Launch(v1::Launch {
-            tasks: accept.tasks,
-        });
+        let (group_id, tasks) = (accept.group_id, accept.tasks);
+        let launch = match group_id.is_empty() {
+            true => v1::operation::Operation::Launch(v1::Launch { tasks }),
+            false => v1::operation::Operation::LaunchGroup(v1::LaunchGroup { group_id, tasks }),
+        };
         let operations = vec![v1::Operation {
             operation: Some(launch),
         }];

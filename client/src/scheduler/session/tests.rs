@@ -438,3 +438,37 @@ fn messages_of_executors_are_told_and_those_to_them_go_at_once() {
     };
     assert_eq!(world.feed(Input::Asked(asked)), [Effect::Message(request)]);
 }
+
+#[test]
+fn tasks_with_a_group_id_are_launched_as_a_group() {
+    let mut world = World::subscribed();
+    let task = |id: &str| v1::TaskSpec {
+        task_id: id.into(),
+        ..Default::default()
+    };
+    let accept = Accept {
+        offer_ids: vec!["1.1".into()],
+        tasks: vec![task("a"), task("b")],
+        group_id: "pod".into(),
+        ..Default::default()
+    };
+    let effects = world.ask(|key| Command::Accept(key, accept));
+    let launched = effects.iter().find_map(|effect| match effect {
+        Effect::Send { request, .. } => Some(request),
+        _ => None,
+    });
+    let Some(Request::Accept(request)) = launched else {
+        panic!("{effects:?}");
+    };
+    let Some(v1::operation::Operation::LaunchGroup(group)) = &request.operations[0].operation
+    else {
+        panic!("{request:?}");
+    };
+    assert_eq!((&*group.group_id, group.tasks.len()), ("pod", 2));
+    let answered = world.done(1);
+    let told = answered.iter().find_map(|effect| match effect {
+        Effect::Tell(Notice::Answered(answer)) => Some(&answer.task_ids),
+        _ => None,
+    });
+    assert_eq!(told, Some(&vec!["a".to_owned(), "b".to_owned()]));
+}

@@ -238,6 +238,7 @@ impl World {
             tty: false,
             stdin: false,
             executor: None,
+            group: None,
         });
         let accept = CallAction::Accept(Accept {
             offers: vec![offer.clone()],

@@ -1,12 +1,12 @@
 //! Tasks and what they are made of, each part of them at least once.
 
 use super::{key, revision, role, texts};
-use crate::ids::{AgentId, OrderIndex, Revision, TaskId};
+use crate::ids::{AgentId, GroupId, OrderIndex, Revision, TaskId};
 use crate::resources::{Identity, Range, Reservation, Resource, Resources, Value, Volume};
 use crate::task::{
     Check, CheckKind, CniNetwork, Container, ExecutorSpec, Exit, HealthCheck, HostPath, Kill,
-    Network, OptOuts, PublishedPort, Reason, Run, Source, Standing, Task, TaskSpec, TaskState,
-    Update, Uri,
+    Network, OptOuts, PublishedPort, Reason, Run, Source, Standing, Task, TaskGroup, TaskSpec,
+    TaskState, Update, Uri,
 };
 
 /// Every kind of amount and every part of an identity.
@@ -73,6 +73,7 @@ pub(super) fn spec(task: &str, run: Run) -> TaskSpec {
         tty: false,
         stdin: false,
         executor: None,
+        group: None,
     }
 }
 
@@ -187,6 +188,18 @@ pub(super) fn attached() -> TaskSpec {
         stdin: true,
         ..spec("web-8", Run::Shell("sh".to_owned()))
     }
+}
+
+/// Tasks that are a group.
+pub(super) fn group() -> [TaskSpec; 2] {
+    [(0, "web-8"), (1, "web-9")].map(|(place, task)| TaskSpec {
+        group: Some(Box::new(TaskGroup {
+            id: GroupId::new("pod").unwrap(),
+            place,
+            size: 2,
+        })),
+        ..spec(task, Run::Shell("serve".to_owned()))
+    })
 }
 
 /// Tasks with each kind of check.

@@ -1,0 +1,428 @@
+//! Tasks of a group: started together, ended in turn, never half.
+
+use argosy_proto::v1;
+
+use super::world::{World, ended, instance, spec};
+use crate::core::{ContainerName, Ended, Found, How, Input, Refusal, StartedFact, StopCause};
+
+/// A task of the group "pod".
+fn member(task: &str, place: u32, size: u32) -> v1::TaskSpec {
+    v1::TaskSpec {
+        group: Some(v1::TaskGroup {
+            group_id: "pod".into(),
+            place,
+            size,
+        }),
+        ..spec(task)
+    }
+}
+
+/// The group a, b, c under the orders 1 to 3, taken and on disk.
+fn ordered() -> World {
+    let mut world = World::registered();
+    for (place, task) in (0..).zip(["a", "b", "c"]) {
+        world.launch_spec(u64::from(place) + 1, member(task, place, 3));
+    }
+    world.sync();
+    world
+}
+
+fn fetched(world: &mut World, order: u64, result: Result<(), &str>) {
+    let instance = instance(order);
+    let result = result.map_err(str::to_owned);
+    world.feed(Input::Fetched { instance, result });
+}
+
+/// The group runs, and the masters know.
+fn running() -> World {
+    let mut world = ordered();
+    (1..=3).for_each(|order| fetched(&mut world, order, Ok(())));
+    (1..=3).for_each(|order| world.started(order));
+    settle(&mut world);
+    world.quiet();
+    world
+}
+
+/// Everything that has become so is told, and committed.
+fn settle(world: &mut World) {
+    world.report();
+    for (order, task) in (1..).zip(["a", "b", "c"]) {
+        let made = world.core.facts().tasks.get(&instance(order));
+        if let Some(made) = made.map(|task| task.made) {
+            world.committed(order, task, made, false);
+        }
+    }
+    world.sync();
+}
+
+fn stopped(world: &mut World, order: u64) {
+    let ended = Ended {
+        stop: Some(StopCause::Ordered),
+        ..ended(How::Signal(15))
+    };
+    let instance = instance(order);
+    world.feed(Input::Exited { instance, ended });
+    sync(world);
+}
+
+/// What follows from what is on disk is on disk, too.
+fn sync(world: &mut World) {
+    world.sync();
+    world.sync();
+}
+
+fn last(world: &World, order: u64) -> (v1::TaskState, v1::Reason, String) {
+    let task = &world.core.facts().tasks[&instance(order)];
+    let update = task.updates.back().unwrap();
+    (update.state(), update.reason(), update.text.clone())
+}
+
+fn group_destroyed(world: &mut World) {
+    let name: ContainerName = "1-1-0".parse().unwrap();
+    world.feed(Input::Destroyed { name });
+}
+
+#[test]
+fn nothing_of_a_group_is_prepared_before_all_of_it_is_on_disk() {
+    let mut world = World::registered();
+    world.launch_spec(1, member("a", 0, 2));
+    world.sync();
+    world.expect(&[]);
+    world.launch_spec(2, member("b", 1, 2));
+    world.expect(&[]);
+    world.sync();
+    world.expect(&["fetch for 1-1-1", "fetch for 1-2-1"]);
+}
+
+#[test]
+fn nothing_of_a_group_is_started_before_all_of_it_is_prepared() {
+    let mut world = ordered();
+    world.quiet();
+    fetched(&mut world, 3, Ok(()));
+    fetched(&mut world, 1, Ok(()));
+    world.expect(&[]);
+    fetched(&mut world, 2, Ok(()));
+    world.expect(&["start 1-1-1", "start 1-2-1", "start 1-3-1"]);
+}
+
+#[test]
+fn a_task_of_a_group_that_cannot_be_prepared_fails_all() {
+    let mut world = ordered();
+    fetched(&mut world, 3, Ok(()));
+    world.report();
+    world.quiet();
+    fetched(&mut world, 2, Err("no such file"));
+    world.expect(&["cancel the fetch for 1"]);
+    world.report();
+    world.expect(&[
+        "report a 2 Failed, b 2 Failed, c 2 Failed",
+        "destroy 1-1-1",
+        "destroy 1-2-1",
+        "destroy 1-3-1",
+    ]);
+    world.destroyed(1);
+    world.destroyed(2);
+    world.expect(&[]);
+    world.destroyed(3);
+    world.expect(&["destroy group 1-1-0"]);
+    assert_eq!(last(&world, 2).2, "no such file");
+    let words = "its group ended because task b failed: no such file";
+    for order in [1, 3] {
+        let told = (
+            v1::TaskState::Failed,
+            v1::Reason::FetchFailed,
+            words.to_owned(),
+        );
+        assert_eq!(last(&world, order), told);
+    }
+}
+
+#[test]
+fn a_task_of_a_group_that_fails_takes_the_others_along_the_last_one_first() {
+    let mut world = running();
+    world.exited(2, How::Code(1));
+    world.sync();
+    world.expect(&["kill 3 in 3000"]);
+    stopped(&mut world, 3);
+    world.expect(&["kill 1 in 3000"]);
+    stopped(&mut world, 1);
+    world.report();
+    let words = "its group ended because task b failed: it ended; it ended";
+    for order in [1, 3] {
+        let told = (
+            v1::TaskState::Killed,
+            v1::Reason::TaskKilled,
+            words.to_owned(),
+        );
+        assert_eq!(last(&world, order), told);
+    }
+    assert_eq!(last(&world, 2).0, v1::TaskState::Failed);
+}
+
+#[test]
+fn the_next_task_of_a_group_is_ended_when_the_grace_of_the_former_is_over() {
+    let mut world = running();
+    world.exited(1, How::Code(1));
+    world.sync();
+    world.expect(&["kill 3 in 3000"]);
+    world.report();
+    world.quiet();
+    world.wait(2_000);
+    world.quiet();
+    world.wait(1_000);
+    world.sync();
+    let said = std::mem::take(&mut world.said);
+    assert!(said.contains(&"kill 2 in 3000".to_owned()), "{said:?}");
+    assert!(!said.contains(&"kill 1 in 3000".to_owned()), "{said:?}");
+}
+
+#[test]
+fn a_kill_of_one_task_kills_its_group_in_turn() {
+    let mut world = running();
+    world.kill(4, "a", 700);
+    sync(&mut world);
+    world.expect(&["kill 3 in 3000"]);
+    stopped(&mut world, 3);
+    world.expect(&["kill 2 in 3000"]);
+    stopped(&mut world, 2);
+    world.expect(&["kill 1 in 700"]);
+    stopped(&mut world, 1);
+    world.report();
+    for order in 1..=3 {
+        assert_eq!(last(&world, order).0, v1::TaskState::Killed);
+    }
+    let words = "its group ended because task a is to end; it ended";
+    assert_eq!(last(&world, 2).2, words);
+    assert_eq!(last(&world, 1).2, "it ended", "it was meant itself");
+}
+
+#[test]
+fn kills_of_all_tasks_of_a_group_keep_to_the_turns_too() {
+    let mut world = running();
+    for (order, task) in (4..).zip(["a", "b", "c"]) {
+        world.kill(order, task, 500);
+    }
+    world.sync();
+    world.expect(&["kill 3 in 500"]);
+    stopped(&mut world, 3);
+    world.expect(&["kill 2 in 500"]);
+    // The grace of one that was told already becomes shorter at once.
+    world.kill(7, "b", 0);
+    world.sync();
+    world.expect(&["kill 2 in 0"]);
+}
+
+#[test]
+fn a_task_that_finishes_leaves_its_group_alone_and_is_kept_until_it_ends() {
+    let mut world = running();
+    world.exited(1, How::Code(0));
+    world.report();
+    world.committed(1, "a", 2, true);
+    world.sync();
+    world.destroyed(1);
+    world.sync();
+    world.expect(&["report a 2 Finished", "destroy 1-1-1"]);
+    let kept = &world.core.facts().tasks[&instance(1)];
+    assert!(!kept.held, "the masters have forgotten it");
+    assert_eq!(kept.state, argosy_state::task::TaskState::Finished);
+    for (order, task) in [(2, "b"), (3, "c")] {
+        world.exited(order, How::Code(0));
+        world.report();
+        world.committed(order, task, 2, true);
+        world.sync();
+        world.destroyed(order);
+    }
+    assert!(world.said.contains(&"destroy group 1-1-0".to_owned()));
+    assert!(world.core.facts().tasks.is_empty(), "the group has ended");
+    assert!(!world.core.is_empty(), "what it shared is still there");
+    group_destroyed(&mut world);
+    assert!(world.core.is_empty());
+}
+
+#[test]
+fn a_group_of_which_an_order_is_void_never_starts() {
+    let mut world = World::registered();
+    world.launch_spec(1, member("a", 0, 2));
+    world.sync();
+    world.order(2, v1::order::Order::Void(v1::Void {}));
+    world.sync();
+    world.report();
+    world.expect(&["report a 1 Failed", "destroy group 1-1-0"]);
+    let words = "its group ended because one of its tasks is not on this agent";
+    assert_eq!(last(&world, 1).2, words);
+}
+
+#[test]
+fn a_task_that_is_killed_before_its_group_is_whole_ends_what_comes_later_too() {
+    let mut world = World::registered();
+    let launch = v1::LaunchOrder {
+        framework_id: "framework-1".into(),
+        spec: Some(member("a", 0, 2)),
+        never_start: true,
+        ..v1::LaunchOrder::default()
+    };
+    world.order(1, v1::order::Order::Launch(launch));
+    world.sync();
+    world.report();
+    world.committed(1, "a", 1, true);
+    world.sync();
+    world.expect(&["report a 1 Killed"]);
+    world.launch_spec(2, member("b", 1, 2));
+    world.sync();
+    world.report();
+    world.expect(&["report b 1 Killed", "destroy group 1-1-0"]);
+    assert_eq!(last(&world, 2).1, v1::Reason::KilledDuringLaunch);
+    assert_eq!(
+        last(&world, 2).2,
+        "its group ended because task a was killed"
+    );
+}
+
+#[test]
+fn a_task_of_a_group_that_cannot_be_made_ends_those_that_run() {
+    let mut world = ordered();
+    (1..=3).for_each(|order| fetched(&mut world, order, Ok(())));
+    world.started(1);
+    settle(&mut world);
+    world.quiet();
+    let refusal = Refusal {
+        reason: v1::Reason::TaskInvalid,
+        text: "no such user".into(),
+    };
+    let instance = instance(2);
+    world.feed(Input::NotStarted { instance, refusal });
+    world.sync();
+    // The third is on its way: it is ended as soon as it runs.
+    world.expect(&[]);
+    world.started(3);
+    world.sync();
+    world.expect(&["kill 3 in 3000"]);
+    stopped(&mut world, 3);
+    world.expect(&["kill 1 in 3000"]);
+}
+
+#[test]
+fn a_group_that_was_not_started_before_a_crash_is_started_as_a_whole() {
+    let mut world = ordered().restart("boot-1");
+    for order in 1..=3 {
+        world.found(order, Found::NeverStarted);
+    }
+    world.register(true);
+    world.sync();
+    let said = std::mem::take(&mut world.said);
+    let fetches: Vec<_> = said
+        .iter()
+        .filter(|line| line.starts_with("fetch"))
+        .collect();
+    assert_eq!(
+        fetches,
+        ["fetch for 1-1-2", "fetch for 1-2-2", "fetch for 1-3-2"]
+    );
+}
+
+#[test]
+fn a_group_that_was_half_started_before_a_crash_ends() {
+    let mut world = ordered();
+    (1..=3).for_each(|order| fetched(&mut world, order, Ok(())));
+    let mut world = world.restart("boot-1");
+    let fact = StartedFact {
+        pid: 7,
+        at: argosy_state::ids::Timestamp(1_000),
+    };
+    world.found(1, Found::Running(fact));
+    world.found(2, Found::NeverStarted);
+    world.quiet();
+    world.found(3, Found::Running(fact));
+    sync(&mut world);
+    let said = std::mem::take(&mut world.said);
+    assert!(said.contains(&"kill 3 in 3000".to_owned()), "{said:?}");
+    stopped(&mut world, 3);
+    assert!(world.said.contains(&"kill 1 in 3000".to_owned()));
+    world.report();
+    let (state, reason, _) = last(&world, 2);
+    assert_eq!(
+        (state, reason),
+        (v1::TaskState::Failed, v1::Reason::AgentRestarted)
+    );
+}
+
+#[test]
+fn a_group_whose_end_was_cut_off_by_a_crash_goes_on_ending() {
+    let mut world = running();
+    world.exited(2, How::Code(1));
+    world.report();
+    world.quiet();
+    let mut world = world.restart("boot-1");
+    let fact = StartedFact {
+        pid: 7,
+        at: argosy_state::ids::Timestamp(1_000),
+    };
+    world.found(1, Found::Running(fact));
+    world.found(3, Found::Running(fact));
+    sync(&mut world);
+    assert!(world.said.contains(&"kill 3 in 3000".to_owned()));
+    assert!(!world.said.contains(&"kill 1 in 3000".to_owned()));
+    stopped(&mut world, 3);
+    assert!(world.said.contains(&"kill 1 in 3000".to_owned()));
+}
+
+#[test]
+fn a_group_of_which_a_task_was_lost_with_the_journal_ends() {
+    let world = running();
+    let mut facts = world.core.facts().clone();
+    facts.tasks.remove(&instance(2));
+    facts.held.retain(|_, held| *held != instance(2));
+    let mut world = World::with(facts, "boot-1");
+    let fact = StartedFact {
+        pid: 7,
+        at: argosy_state::ids::Timestamp(1_000),
+    };
+    world.found(1, Found::Running(fact));
+    world.found(3, Found::Running(fact));
+    sync(&mut world);
+    assert!(world.said.contains(&"kill 3 in 3000".to_owned()));
+}
+
+#[test]
+fn a_group_that_nobody_wants_any_more_is_ended_and_forgotten() {
+    let mut world = running();
+    world.hear(v1::to_agent::Message::KillStray(v1::KillStray {
+        framework_id: "framework-1".into(),
+        task_id: "b".into(),
+        order_index: 2,
+    }));
+    sync(&mut world);
+    world.expect(&["kill 3 in 3000"]);
+    stopped(&mut world, 3);
+    stopped(&mut world, 2);
+    stopped(&mut world, 1);
+    world.report();
+    for (order, task) in [(1, "a"), (3, "c")] {
+        let made = world.core.facts().tasks[&instance(order)].made;
+        world.committed(order, task, made, true);
+    }
+    world.sync();
+    for order in 1..=3 {
+        world.destroyed(order);
+    }
+    world.sync();
+    assert!(world.core.facts().tasks.is_empty());
+    world.check_snapshot();
+}
+
+#[test]
+fn a_place_that_is_none_is_refused_in_words() {
+    let mut world = World::registered();
+    world.launch_spec(1, member("a", 1, 2));
+    world.launch_spec(2, member("b", 2, 2));
+    world.launch_spec(3, member("c", 0, 17));
+    world.sync();
+    world.report();
+    for order in 1..=3 {
+        let (state, reason, _) = last(&world, order);
+        assert_eq!(
+            (state, reason),
+            (v1::TaskState::Error, v1::Reason::TaskInvalid)
+        );
+    }
+}

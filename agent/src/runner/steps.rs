@@ -1,0 +1,158 @@
+//! What is done for one container, step by step: its files are brought, it is launched or found again, it is removed.
+//!
+//! Blocking, but for the first.
+
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use argosy_isolation::network::cni::Added;
+use argosy_isolation::{Adoption, ContainerId, Group, LaunchError, User, adopt, crash, destroy};
+use argosy_proto::v1;
+use argosy_state::ids::TaskKey;
+use tokio::sync::watch;
+
+use super::{ADOPTION_TRIES, REMOVAL_PATIENCE, Shared, TRY_AGAIN, description, host_ids, watching};
+use crate::core::{ContainerName, Found, Refusal, Start};
+use crate::executors::Place;
+use crate::fetcher::{Progress, Whose};
+use crate::sandbox;
+
+impl Shared {
+    pub(super) async fn fetch(
+        &self,
+        start: &Start,
+        meter: &watch::Sender<Progress>,
+    ) -> Result<(), String> {
+        let begun = Instant::now();
+        let sandbox = self.paths.sandbox(&start.key, start.name);
+        let spec = start.launch.spec.clone().unwrap_or_default();
+        let user =
+            description::user(&spec, self.settings.profile).map_err(|error| error.to_string())?;
+        let owner = self.owner(start.holder(), user.as_ref())?;
+        crash::passed("fetch.users-taken");
+        sandbox::make(&sandbox, owner.as_ref()).map_err(|error| error.to_string())?;
+        crash::passed("fetch.sandbox-made");
+        self.imaged.bring(&spec, start.name, meter).await?;
+        let whose = Whose {
+            reader: user.as_ref(),
+            owner: owner.as_ref(),
+        };
+        let fetching = self.fetcher.fetch_all(&spec.uris, &sandbox, whose, meter);
+        let result = fetching.await;
+        crash::passed("fetch.fetched");
+        metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "fetch")
+            .record(begun.elapsed().as_secs_f64());
+        result.map_err(|error| {
+            metrics::counter!("argosy_agent_launch_failures_total", "step" => "fetch").increment(1);
+            crate::error::sentence(&error)
+        })
+    }
+
+    /// Whose the files of its sandbox are, if not the agent's own user's.
+    pub(super) fn owner(
+        &self,
+        name: ContainerName,
+        user: Option<&User>,
+    ) -> Result<Option<User>, String> {
+        let Some(host_ids) = &self.host_ids else {
+            return Ok(user.cloned());
+        };
+        let first = host_ids.take(name).map_err(|error| {
+            format!(
+                "no users of the host are free for it: {error}; look into {}",
+                host_ids::FOLDER
+            )
+        })?;
+        Ok(Some(description::command_user(user).on_host(first)))
+    }
+
+    pub(super) fn launch(
+        &self,
+        start: &Start,
+        plugged: Option<Added>,
+    ) -> Result<argosy_isolation::Container, Refusal> {
+        let prepared = description::prepare(self, start, plugged)?;
+        let description::Prepared { spec, namespace } = prepared;
+        crash::passed("launch.prepared");
+        let failed = |error: LaunchError| Refusal {
+            reason: v1::Reason::ContainerLaunchFailed,
+            text: crate::error::sentence(&error),
+        };
+        let namespace = namespace.as_ref().map(AsFd::as_fd);
+        match self.launching.launch(&spec, namespace) {
+            Ok(container) => {
+                crash::passed("launch.made");
+                Ok(container)
+            }
+            Err(LaunchError::Spec(error)) => Err(Refusal {
+                reason: v1::Reason::TaskInvalid,
+                text: error.to_string(),
+            }),
+            // Whether this request arrived is for the hand-off files to say.
+            Err(error @ LaunchError::Gone { .. }) => match adopt(&spec.directory) {
+                Ok(Adoption::Running(container)) => Ok(container),
+                Ok(Adoption::Exited(_) | Adoption::Gone { .. }) | Err(_) => Err(failed(error)),
+            },
+            Err(error @ (LaunchError::Spawn { .. } | LaunchError::Cgroup(_))) => Err(failed(error)),
+        }
+    }
+
+    pub(super) fn adopt(
+        &self,
+        name: ContainerName,
+        key: &TaskKey,
+    ) -> Result<argosy_isolation::Container, Found> {
+        let folder = self.paths.container(name);
+        for _ in 0..ADOPTION_TRIES {
+            match adopt(&folder) {
+                Ok(Adoption::Running(container)) => {
+                    crash::passed("find.adopted");
+                    return Ok(container);
+                }
+                Ok(Adoption::Exited(exit)) => return Err(Found::Exited(watching::ended(exit))),
+                Ok(Adoption::Gone { reason }) => {
+                    tracing::info!(container = %name, task = %key, reason, "a container is gone");
+                    return Err(if description::never_started(&folder) {
+                        Found::NeverStarted
+                    } else {
+                        Found::Gone
+                    });
+                }
+                Err(error) => {
+                    let why = crate::error::sentence(&error);
+                    tracing::warn!(container = %name, task = %key, why, "a container cannot be adopted yet");
+                    std::thread::sleep(TRY_AGAIN);
+                }
+            }
+        }
+        Err(Found::Gone)
+    }
+
+    pub(super) fn group(&self, name: ContainerName) -> Option<Group> {
+        let id = ContainerId::new(name.to_string()).expect("digits and dashes make a name");
+        self.tree.as_ref().map(|tree| tree.group(&id))
+    }
+
+    /// Its folder goes later, with others: see `gc`.
+    pub(super) fn remove(&self, name: ContainerName) -> Result<(), String> {
+        let folder = self.paths.container(name);
+        let group = self.group(name);
+        let path = group.as_ref().map(Group::path);
+        destroy(&folder, path, REMOVAL_PATIENCE).map_err(|error| crate::error::sentence(&error))?;
+        crash::passed("remove.destroyed");
+        self.bridges
+            .release(name)
+            .map_err(|error| crate::error::sentence(&error))?;
+        crash::passed("remove.network-released");
+        self.imaged.release(name, &folder)?;
+        self.cores.give_back(name);
+        crash::passed("remove.image-released");
+        Place::new(self.paths.executor(name))
+            .remove()
+            .map_err(|error| error.to_string())?;
+        let given_back = self.host_ids.as_ref().map(|ids| ids.give_back(name));
+        given_back.transpose().map_err(|error| error.to_string())?;
+        crash::passed("remove.users-returned");
+        Ok(())
+    }
+}

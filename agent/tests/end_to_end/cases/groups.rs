@@ -1,0 +1,254 @@
+//! Groups of tasks in real containers: one network, one folder, one end.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use argosy_proto::v1;
+use argosy_proto::v1::network::Mode;
+use nix::sched::{CloneFlags, unshare};
+
+use super::{reason, runs, state};
+use crate::host::{Agent, Host, content};
+use crate::master::{FRAMEWORK, Link, Master, PATIENCE, is_terminal, kill, shell};
+
+/// Answers each caller with one line, at a port that nobody outside of its network can reach.
+const SERVER: &str = r#"exec perl -MIO::Socket::INET -e '
+    my $door = IO::Socket::INET->new(Listen => 5, LocalAddr => "127.0.0.1", LocalPort => 80, Proto => "tcp") or die $!;
+    while (my $caller = $door->accept) { print $caller "hello neighbour\n"; close $caller; }'"#;
+/// Asks it, and shows the group what it heard.
+const CALLER: &str = r#"until bash -c 'exec 3<>/dev/tcp/127.0.0.1/80 && cat <&3' > "$ARGOSY_GROUP_FOLDER/draft" 2>/dev/null
+    do sleep 0.05; done
+    mv "$ARGOSY_GROUP_FOLDER/draft" "$ARGOSY_GROUP_FOLDER/heard"; exec sleep 600"#;
+
+/// Launches these as one group under the orders from `first` on.
+async fn launch(link: &mut Link, first: u64, network: Option<Mode>, tasks: &[(&str, &str)]) {
+    for (place, (task, line)) in (0_u32..).zip(tasks) {
+        let named = network.clone().filter(|_| place == 0);
+        let spec = v1::TaskSpec {
+            group: Some(v1::TaskGroup {
+                group_id: "pod".into(),
+                place,
+                size: u32::try_from(tasks.len()).unwrap(),
+            }),
+            container: named.map(|mode| v1::ContainerSpec {
+                network: Some(v1::Network { mode: Some(mode) }),
+                ..v1::ContainerSpec::default()
+            }),
+            ..shell(task, line)
+        };
+        link.launch(first + u64::from(place), spec).await;
+    }
+}
+
+/// The folder of the only group.
+fn folder(host: &Host) -> PathBuf {
+    let above = host
+        .folder
+        .path()
+        .join("agent/groups")
+        .join(FRAMEWORK)
+        .join("pod");
+    let mut found = std::fs::read_dir(above).unwrap().flatten();
+    found.next().expect("the group has a folder").path()
+}
+
+/// Links that say what the agent of this host holds there.
+fn held(host: &Host, records: &str) -> usize {
+    let own = host.folder.path().join("agent");
+    let links = std::fs::read_dir(records).into_iter().flatten().flatten();
+    let targets = links.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    let is_own = |target: &PathBuf| {
+        let text = target.to_string_lossy();
+        text.strip_prefix(own.to_str().unwrap())
+            .is_some_and(|rest| rest.starts_with('#') && rest != "#")
+    };
+    targets.filter(is_own).count()
+}
+
+/// Waits until nothing is held of the host for containers and groups of them.
+async fn holds_nothing(host: &Host) {
+    let deadline = Instant::now() + PATIENCE;
+    for records in ["/run/argosy/ids", "/run/argosy/networks/addresses"] {
+        while held(host, records) > 0 {
+            assert!(Instant::now() < deadline, "something is held in {records}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+async fn finish(agent: Agent, host: &Host) {
+    agent.is_clear().await;
+    holds_nothing(host).await;
+    agent.stop().await;
+}
+
+/// Two tasks talk over the loopback device of this network and share a folder; the end of one is that of the other.
+async fn talk(network: Mode) {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let tasks = [("server", SERVER), ("caller", CALLER)];
+    launch(&mut link, 1, Some(network), &tasks).await;
+    link.until("server", runs).await;
+    link.until("caller", runs).await;
+    assert_eq!(
+        content(&folder(&host).join("heard")).await,
+        "hello neighbour\n"
+    );
+    assert_eq!(
+        held(&host, "/run/argosy/ids"),
+        1,
+        "they have the same users"
+    );
+    link.order(3, kill("server", 1_000)).await;
+    for task in ["server", "caller"] {
+        let updates = link.end_of(task).await;
+        assert_eq!(state(updates.last().unwrap()), v1::TaskState::Killed);
+    }
+    finish(agent, &host).await;
+}
+
+pub(super) async fn tasks_of_a_group_that_is_alone_hear_each_other() {
+    if nix::unistd::geteuid().is_root() {
+        talk(Mode::None(v1::NoNetwork {})).await;
+    } else {
+        println!("SKIPPED: needs root");
+    }
+}
+
+/// In a network namespace of the test's own, which becomes a host of containers.
+pub(super) async fn tasks_of_a_group_share_the_network_that_its_first_one_names() {
+    if !nix::unistd::geteuid().is_root() {
+        return println!("SKIPPED: needs root");
+    }
+    if !Path::new("/usr/sbin/nft").exists() {
+        return println!("SKIPPED: needs the packages nftables, iproute2 and python3");
+    }
+    let host = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let raised = Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status();
+        assert!(raised.unwrap().success());
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build();
+        let bridge = Mode::Bridge(v1::BridgeNetwork::default());
+        runtime.unwrap().block_on(talk(bridge));
+    });
+    let joined = tokio::task::spawn_blocking(|| host.join()).await.unwrap();
+    joined.expect("it passes on its own host, too");
+}
+
+pub(super) async fn files_of_one_task_of_a_group_are_files_of_the_others() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let write = r#"cd "$ARGOSY_GROUP_FOLDER" && umask 077 && echo mine > file && mv file given
+        until [ -e taken ]; do sleep 0.02; done"#;
+    let read = r#"cd "$ARGOSY_GROUP_FOLDER" && until [ -e given ]; do sleep 0.02; done
+        echo "$ARGOSY_GROUP_ID" >> given && cp given taken"#;
+    launch(&mut link, 1, None, &[("a", write), ("b", read)]).await;
+    for task in ["a", "b"] {
+        let updates = link.end_of(task).await;
+        assert_eq!(state(updates.last().unwrap()), v1::TaskState::Finished);
+    }
+    let folder = folder(&host);
+    assert_eq!(content(&folder.join("taken")).await, "mine\npod\n");
+    finish(agent, &host).await;
+    assert!(folder.exists(), "it stays as long as their sandboxes");
+}
+
+pub(super) async fn a_task_that_fails_ends_its_group_the_last_one_first() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    // Each says when it was told to end; the last one takes its time.
+    let told = r#"trap 'echo NAME >> "$ARGOSY_GROUP_FOLDER/told"; sleep PAUSE; exit 0' TERM
+        echo > "$ARGOSY_GROUP_FOLDER/NAME"; while :; do sleep 0.02; done"#;
+    let [first, last] = [("a", "0"), ("c", "0.3")]
+        .map(|(name, pause)| told.replace("NAME", name).replace("PAUSE", pause));
+    let fails =
+        r#"cd "$ARGOSY_GROUP_FOLDER"; until [ -e a ] && [ -e c ]; do sleep 0.02; done; exit 7"#;
+    launch(
+        &mut link,
+        1,
+        None,
+        &[("a", &first), ("b", fails), ("c", &last)],
+    )
+    .await;
+    let updates = link.end_of("b").await;
+    assert_eq!(state(updates.last().unwrap()), v1::TaskState::Failed);
+    for task in ["a", "c"] {
+        let updates = link.end_of(task).await;
+        let update = updates.last().unwrap();
+        assert_eq!(
+            (state(update), reason(update)),
+            (v1::TaskState::Killed, v1::Reason::TaskKilled)
+        );
+        let why = "its group ended because task b failed: ";
+        assert!(update.text.starts_with(why), "{}", update.text);
+    }
+    assert_eq!(content(&folder(&host).join("told")).await, "c\na\n");
+    finish(agent, &host).await;
+}
+
+pub(super) async fn a_group_of_which_one_task_cannot_be_prepared_never_starts() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let missing = host.folder.path().join("missing");
+    for (place, uris) in [Vec::new(), vec![missing]].into_iter().enumerate() {
+        let uris = uris.iter().map(|path: &PathBuf| v1::Uri {
+            value: path.to_string_lossy().into_owned(),
+            ..v1::Uri::default()
+        });
+        let spec = v1::TaskSpec {
+            uris: uris.collect(),
+            group: Some(v1::TaskGroup {
+                group_id: "pod".into(),
+                place: u32::try_from(place).unwrap(),
+                size: 2,
+            }),
+            ..shell(["a", "b"][place], "echo > ran; exec sleep 600")
+        };
+        link.launch(1 + place as u64, spec).await;
+    }
+    for task in ["a", "b"] {
+        let updates = link.end_of(task).await;
+        let update = updates.last().unwrap();
+        assert_eq!(
+            (state(update), reason(update)),
+            (v1::TaskState::Failed, v1::Reason::FetchFailed),
+            "{task}"
+        );
+        assert!(!host.sandbox(task).join("ran").exists());
+    }
+    finish(agent, &host).await;
+}
+
+pub(super) async fn a_group_that_broke_while_its_agent_was_away_is_ended_by_the_next() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let fails = "until [ -e go ]; do sleep 0.01; done; echo > gone; exit 3";
+    let tasks = [("a", "exec sleep 600"), ("b", fails), ("c", "exit 0")];
+    launch(&mut link, 1, None, &tasks).await;
+    link.until("a", runs).await;
+    link.until("b", runs).await;
+    link.end_of("c").await;
+    agent.stop().await;
+    std::fs::write(host.sandbox("b").join("go"), "").unwrap();
+    content(&host.sandbox("b").join("gone")).await;
+    let again = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let updates = link.until("b", is_terminal).await;
+    assert_eq!(state(updates.last().unwrap()), v1::TaskState::Failed);
+    let updates = link.end_of("a").await;
+    let update = updates.last().unwrap();
+    assert_eq!(state(update), v1::TaskState::Killed);
+    assert!(update.text.contains("task b failed"), "{}", update.text);
+    finish(again, &host).await;
+}

@@ -1,0 +1,65 @@
+//! A container's `/proc`: of its own processes, and silent about the host.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use rustix::mount::MountAttrFlags;
+
+use super::nesting::forbid_user_namespaces;
+use super::{
+    TAME, ViewError, attach, file_system, is_folder, make_folder, restrict, take, take_if_there,
+};
+use crate::profile::Walls;
+
+/// What the kernel tells or lets be told there is the host's alone.
+const MASKED: [&str; 11] = [
+    "proc/acpi",
+    "proc/interrupts",
+    "proc/kcore",
+    "proc/keys",
+    "proc/key-users",
+    "proc/latency_stats",
+    "proc/sched_debug",
+    "proc/scsi",
+    "proc/sysrq-trigger",
+    "proc/timer_list",
+    "proc/timer_stats",
+];
+/// Settings of the kernel: to be read, not written.
+const READ_ONLY: [&str; 4] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys"];
+
+pub(super) fn make_proc(root: BorrowedFd<'_>, walls: Walls) -> Result<(), ViewError> {
+    let attributes = TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let processes = file_system("proc", &[("hidepid", "invisible")], attributes)?;
+    attach(
+        processes.as_fd(),
+        make_folder(root, Path::new("proc"))?.as_fd(),
+        "",
+    )?;
+    if walls.user_namespaces {
+        forbid_user_namespaces(root)?;
+    }
+    if !walls.masks {
+        return Ok(());
+    }
+    for path in READ_ONLY {
+        if let Some(tree) = take_if_there(root, path)? {
+            restrict(tree.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+            attach(tree.as_fd(), root, path)?;
+        }
+    }
+    for path in MASKED {
+        let Some(shown) = take_if_there(root, path)? else {
+            continue;
+        };
+        let mask = if is_folder(shown.as_fd())? {
+            let nothing = [("mode", "555"), ("size", "4k")];
+            file_system("tmpfs", &nothing, TAME)?
+        } else {
+            take(root, Path::new("dev/null"))?
+        };
+        restrict(mask.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+        attach(mask.as_fd(), root, path)?;
+    }
+    Ok(())
+}

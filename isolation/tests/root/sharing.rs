@@ -1,0 +1,111 @@
+//! Containers that are to share: a network that is nobody else's, a folder, and the users whose files are in it.
+
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use argosy_isolation::network::alone;
+use argosy_isolation::profile::{CONTAINER_IDS, FIRST_HOST_ID};
+use argosy_isolation::{Network, Outcome, Spec};
+
+use crate::profile::profiled;
+use crate::world::{Case, PATIENCE, World, stderr, stdout};
+
+pub(crate) const CASES: &[Case] = &[
+    (
+        "containers_that_share_a_folder_see_each_others_files_and_no_processes",
+        folder,
+    ),
+    (
+        "a_shared_folder_is_for_those_with_its_users_alone",
+        strangers,
+    ),
+    ("containers_of_one_lonely_network_hear_each_other", network),
+];
+
+/// A folder as an agent makes it: closed to the host, open to those who see it.
+fn shared(world: &World) -> std::path::PathBuf {
+    let above = world.work().join("closed");
+    std::fs::create_dir(&above).unwrap();
+    let folder = above.join("shared");
+    std::fs::create_dir(&folder).unwrap();
+    for (path, mode) in [(&above, 0o700), (&folder, 0o777)] {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    }
+    folder
+}
+
+fn sharing(world: &mut World, folder: &Path, line: &str) -> Spec {
+    let mut spec = profiled(world, line);
+    spec.shared_folder = Some(folder.to_owned());
+    spec
+}
+
+fn passes(world: &mut World, spec: &Spec) -> String {
+    let exit = world.run(spec);
+    assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(spec));
+    stdout(spec)
+}
+
+fn folder() {
+    let mut world = World::new();
+    let folder = shared(&world);
+    let line = "umask 077; echo mine > /group/file; until [ -e /group/read ]; do sleep 0.02; done";
+    let writer = sharing(&mut world, &folder, line);
+    let (mut container, _) = world.start(&writer);
+    let line = "until [ -s /group/file ]; do sleep 0.02; done; cat /group/file; ls -d /proc/[0-9]* | wc -l; echo > /group/read";
+    let reader = sharing(&mut world, &folder, line);
+    // Init, the shell, ls and wc: nobody of the other one.
+    let seen = passes(&mut world, &reader);
+    assert!(["mine\n3\n", "mine\n4\n"].contains(&&*seen), "{seen}");
+    assert_eq!(
+        container.wait(PATIENCE).unwrap().outcome,
+        Outcome::Exited(0)
+    );
+    let owner = std::fs::metadata(folder.join("file")).unwrap().uid();
+    assert!((FIRST_HOST_ID..FIRST_HOST_ID + CONTAINER_IDS).contains(&owner));
+}
+
+fn strangers() {
+    let mut world = World::new();
+    let folder = shared(&world);
+    let line = "umask 077; echo secret > /group/file";
+    let writer = sharing(&mut world, &folder, line);
+    passes(&mut world, &writer);
+    let mut other = sharing(&mut world, &folder, "cat /group/file || echo refused");
+    let profile = other.profile.as_mut().unwrap();
+    profile.first_host_id = FIRST_HOST_ID + CONTAINER_IDS;
+    crate::profile::give_sandbox(&other);
+    assert_eq!(passes(&mut world, &other), "refused\n");
+    let none = profiled(&mut world, "ls -d /group 2>/dev/null || echo none");
+    assert_eq!(passes(&mut world, &none), "none\n");
+}
+
+fn network() {
+    let mut world = World::new();
+    let namespace = alone().unwrap();
+    let folder = shared(&world);
+    let launch = |world: &mut World, line: &str| {
+        let mut spec = sharing(world, &folder, line);
+        spec.network = Network::Joined;
+        let launcher = world.launcher.as_mut().unwrap();
+        let container = launcher.launch_joined(&spec, namespace.as_fd()).unwrap();
+        (spec, container)
+    };
+    let serve = r#"exec perl -MIO::Socket::INET -e '
+        my $door = IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1", LocalPort => 80) or die $!;
+        my $caller = $door->accept; print $caller "hello\n"; close $caller;'"#;
+    let (served, mut server) = launch(&mut world, serve);
+    let ask = "until bash -c 'exec 3<>/dev/tcp/127.0.0.1/80 && cat <&3' 2>/dev/null; do sleep 0.02; done; cut -d: -f1 /proc/net/dev | tail -n +3 | tr -d ' '";
+    let (asked, mut caller) = launch(&mut world, ask);
+    let exit = caller.wait(PATIENCE).unwrap();
+    assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(&asked));
+    let (heard, devices) = stdout(&asked).split_once('\n').map_or_else(
+        || panic!("it heard nothing"),
+        |(heard, devices)| (heard.to_owned(), devices.to_owned()),
+    );
+    assert_eq!(heard, "hello");
+    assert!(!devices.contains("eth"), "{devices}");
+    let exit = server.wait(PATIENCE).unwrap();
+    assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(&served));
+}

@@ -1,0 +1,179 @@
+//! Task groups are launched as one: every task of them, or none for the reason of one.
+
+use std::mem::discriminant;
+
+use super::accept::Room;
+use crate::Registry;
+use crate::command::{Call, Rejection};
+use crate::limits;
+use crate::task::{Network, TaskGroup, TaskSpec};
+
+/// Whether two launches that follow each other are of one group.
+pub(super) fn are_together(one: &TaskSpec, next: &TaskSpec) -> bool {
+    let groups = one.group.as_ref().zip(next.group.as_ref());
+    groups.is_some_and(|(one, next)| one.id == next.id)
+}
+
+impl Registry {
+    /// Takes the group's part of the room, if all of its tasks may be launched; else nothing of it.
+    pub(super) fn check_group<'a>(
+        &self,
+        call: &Call,
+        tasks: &'a [TaskSpec],
+        room: &mut Room<'a>,
+    ) -> Result<(), Rejection> {
+        let Some(group) = tasks.first().and_then(|spec| spec.group.as_deref()) else {
+            return Ok(());
+        };
+        let invalid = |text: String| Rejection::TaskGroupInvalid {
+            group: group.id.clone(),
+            text,
+        };
+        let index = self.index.frameworks.get(&call.framework);
+        let is_known = index.is_some_and(|index| index.groups.contains_key(&group.id));
+        if is_known || room.groups.contains(&group.id) {
+            let text = "its id is in use until the ends of all its tasks are acknowledged";
+            return Err(invalid(format!("{text}; give another one")));
+        }
+        check_places(tasks).map_err(invalid)?;
+        check_networks(tasks).map_err(invalid)?;
+        check_host_paths(tasks).map_err(invalid)?;
+        let (left, free) = (room.left.clone(), room.free.clone());
+        for (at, spec) in tasks.iter().enumerate() {
+            if let Err(why) = self.check_launch(call, spec, room) {
+                (room.left, room.free) = (left, free);
+                for former in &tasks[..at] {
+                    room.names.remove(&former.task);
+                }
+                return Err(invalid(format!("task {}: {why}", spec.task)));
+            }
+        }
+        room.groups.insert(&group.id);
+        Ok(())
+    }
+}
+
+/// A group is whole, and its tasks are in order: masters make it so of every launch of a group.
+fn check_places(tasks: &[TaskSpec]) -> Result<(), String> {
+    let most = limits::TASKS_PER_GROUP;
+    if tasks.len() > most {
+        return Err(format!("it has {} tasks; at most {most}", tasks.len()));
+    }
+    let fits = |(place, spec): (usize, &TaskSpec)| {
+        spec.group.as_deref().is_some_and(|group: &TaskGroup| {
+            group.place as usize == place && group.size as usize == tasks.len()
+        })
+    };
+    if tasks.iter().enumerate().all(fits) {
+        Ok(())
+    } else {
+        Err("its tasks do not stand side by side, each in its place".to_owned())
+    }
+}
+
+/// The network is that of the first task; the others name the same kind, or nothing.
+fn check_networks(tasks: &[TaskSpec]) -> Result<(), String> {
+    let network = |spec: &TaskSpec| discriminant(&spec.container.network);
+    let (Some(first), unsaid) = (tasks.first().map(network), discriminant(&Network::Host)) else {
+        return Ok(());
+    };
+    let differs = |spec: &&TaskSpec| network(spec) != first && network(spec) != unsaid;
+    if let Some(spec) = tasks.iter().find(|spec| is_plugged(spec)) {
+        return Err(format!(
+            "task {}: container.network: groups have no networks of CNI plugins; name host, none or bridge",
+            spec.task
+        ));
+    }
+    match tasks.iter().find(differs) {
+        None => Ok(()),
+        Some(spec) => Err(format!(
+            "task {}: container.network: a group has one network, that of its first task; name the same or none",
+            spec.task
+        )),
+    }
+}
+
+/// The tasks of a group have their users in common: one who is root of its container would be the owner of what another
+/// one shows it of the host's.
+fn check_host_paths(tasks: &[TaskSpec]) -> Result<(), String> {
+    match tasks.iter().find(|spec| !spec.host_paths.is_empty()) {
+        None => Ok(()),
+        Some(spec) => Err(format!(
+            "task {}: host_paths: tasks of a group see none, as they share their users; use the group's folder",
+            spec.task
+        )),
+    }
+}
+
+fn is_plugged(spec: &TaskSpec) -> bool {
+    matches!(spec.container.network, Network::Cni(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::GroupId;
+    use crate::task::{CniNetwork, Container, HostPath, PublishedPort};
+    use crate::testing;
+
+    fn group(networks: &[Network]) -> Vec<TaskSpec> {
+        let tasks = networks.iter().enumerate().map(|(at, network)| TaskSpec {
+            container: Container {
+                network: network.clone(),
+                ..Container::default()
+            },
+            ..testing::spec(&format!("t{at}"), "cpus:1;ports:[80-80]")
+        });
+        TaskGroup::of(&GroupId::new("g").unwrap(), tasks.collect())
+    }
+
+    #[test]
+    fn each_task_of_a_group_has_its_place() {
+        let whole = group(&[Network::Host, Network::Host, Network::Host]);
+        assert_eq!(check_places(&whole), Ok(()));
+        assert!(check_places(&whole[..2]).is_err(), "one is missing");
+        let mut turned = whole.clone();
+        turned.swap(0, 1);
+        assert!(check_places(&turned).is_err());
+        assert!(check_places(&group(&vec![Network::Host; 17])).is_err());
+    }
+
+    #[test]
+    fn no_task_of_a_group_sees_host_paths() {
+        let mut tasks = group(&[Network::Host, Network::Host]);
+        assert_eq!(check_host_paths(&tasks), Ok(()));
+        tasks[1].host_paths.push(HostPath {
+            host_path: "/srv".to_owned(),
+            container_path: "/srv".to_owned(),
+            read_only: false,
+        });
+        let why = check_host_paths(&tasks).unwrap_err();
+        assert!(why.starts_with("task t1: host_paths"), "{why}");
+    }
+
+    #[test]
+    fn a_group_has_the_network_of_its_first_task() {
+        let port = PublishedPort {
+            host: 80,
+            container: 80,
+            udp: false,
+        };
+        let bridge = || Network::Bridge(vec![port]);
+        for good in [
+            [bridge(), Network::Bridge(Vec::new())],
+            [bridge(), Network::Host],
+            [Network::None, Network::None],
+        ] {
+            assert_eq!(check_networks(&group(&good)), Ok(()));
+        }
+        let plugged = Network::Cni(CniNetwork {
+            name: "blue".to_owned(),
+            published: Vec::new(),
+        });
+        assert!(check_networks(&group(&[plugged.clone(), plugged])).is_err());
+        for bad in [[Network::Host, bridge()], [Network::None, bridge()]] {
+            let why = check_networks(&group(&bad)).unwrap_err();
+            assert!(why.starts_with("task t1: container.network"), "{why}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Invariants of task groups: whole or not at all, in one place, on one account.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Broken, must};
+use crate::Registry;
+use crate::ids::{AgentId, FrameworkId, GroupId, OrderIndex};
+use crate::limits;
+use crate::task::Task;
+
+/// Names a group for ever: its framework may give its id again once all its tasks are history.
+type Name<'a> = (FrameworkId, &'a GroupId, AgentId, OrderIndex);
+
+fn name(task: &Task) -> Option<Name<'_>> {
+    let group = task.spec.group.as_deref()?;
+    Some((
+        task.key.framework,
+        &group.id,
+        task.agent,
+        group.first(task.order),
+    ))
+}
+
+impl Registry {
+    pub(super) fn check_groups(&self) -> Result<(), Broken> {
+        let indexes = &self.index.frameworks;
+        if indexes.values().all(|index| index.groups.is_empty()) {
+            return Ok(());
+        }
+        let mut past: BTreeMap<Name<'_>, usize> = BTreeMap::new();
+        let history = self.finished_tasks.values();
+        for name in history.filter_map(|finished| name(&finished.task)) {
+            *past.entry(name).or_default() += 1;
+        }
+        for (framework, index) in indexes {
+            for id in index.groups.keys() {
+                self.check_one_group(*framework, id, &past)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_one_group(
+        &self,
+        framework: FrameworkId,
+        id: &GroupId,
+        past: &BTreeMap<Name<'_>, usize>,
+    ) -> Result<(), Broken> {
+        let what = &format!("{framework}/{id}");
+        let tasks: Vec<_> = self.group(framework, id).collect();
+        let mut places = BTreeSet::new();
+        let mut names = BTreeSet::new();
+        let mut kinds = BTreeSet::new();
+        for task in &tasks {
+            let Some(group) = &task.spec.group else {
+                return must(false, what, "its tasks say that they are of it");
+            };
+            let fits = group.place < group.size && group.size as usize <= limits::TASKS_PER_GROUP;
+            must(fits, what, "each of its tasks has a place in it")?;
+            let is_alone = places.insert(group.place);
+            must(is_alone, what, "no two of its tasks have one place")?;
+            names.extend(name(task));
+            kinds.insert((group.size, &task.role));
+        }
+        must(
+            names.len() == 1,
+            what,
+            "its tasks are on one agent, by orders that follow each other",
+        )?;
+        must(
+            kinds.len() == 1,
+            what,
+            "its tasks have one size and one role",
+        )?;
+        // History forgets its oldest: only then may a task be neither here nor there.
+        let is_complete = self.finished_tasks.len() < limits::FINISHED_TASKS;
+        let gone = names.first().and_then(|name| past.get(name)).unwrap_or(&0);
+        let size = kinds.first().map_or(0, |(size, _)| *size as usize);
+        must(
+            !is_complete || tasks.len() + gone == size,
+            what,
+            "it was launched as a whole",
+        )
+    }
+}
