@@ -193,9 +193,9 @@ impl Script {
         Launcher::spawn(command, Some(tree)).unwrap()
     }
 
-    fn spec(&self, tree: &Tree) -> Spec {
+    fn spec(&self, tree: &Tree, name: &str) -> Spec {
         let line = if self.life == Brief { "exit 7" } else { SLEEP };
-        let mut spec = spec_in(&containers(&self.work), "c", line);
+        let mut spec = spec_in(&containers(&self.work), name, line);
         spec.cgroup = Some(tree.group(&spec.id).path().to_owned());
         spec.user = Some(User {
             uid: COMMAND_ID,
@@ -255,7 +255,7 @@ impl Script {
     fn live(&self) -> Result<()> {
         let tree = self.tree();
         let mut launcher = self.launcher(&tree);
-        let spec = self.spec(&tree);
+        let spec = self.spec(&tree, "first");
         let group = spec.cgroup.as_deref();
         match self.life {
             Imaged | Orphaned => {
@@ -332,7 +332,8 @@ impl Script {
             ..self.again()
         };
         let mut launcher = after.launcher(&tree);
-        let spec = after.spec(&tree);
+        // No life of an agent uses a name of another: a launch that comes late must not meet it.
+        let spec = after.spec(&tree, "next");
         let exit = launcher.launch(&spec).unwrap().wait(PATIENCE).unwrap();
         assert_eq!(exit.outcome, Outcome::Exited(7), "{}", exit.reason);
         destroy(&spec.directory, spec.cgroup.as_deref(), PATIENCE).unwrap();
