@@ -13,6 +13,7 @@ use clap::{Parser, ValueEnum};
     arg_required_else_help = true,
     after_help = "Examples:
   argosy-bench registry --peer etcd --runs 5 --json registry.json
+  argosy-bench tasks --peer hyperqueue --runs 5
   argosy-bench all --short
 
 Everything runs on loopback addresses with fsync on, in a directory that is removed at the end.
@@ -102,6 +103,8 @@ impl Workload {
 pub(crate) enum Peer {
     /// Three members of etcd with their default settings
     Etcd,
+    /// For tasks: one server and one worker of HyperQueue, its `hq` on the PATH
+    Hyperqueue,
     /// Nobody
     None,
 }

@@ -15,6 +15,7 @@ use crate::cluster::{Ground, check_build, etcd_version};
 use crate::cpu::Moment;
 use crate::machine::{Machine, Probes};
 use crate::report::{Cell, Kill, Report, Run, Sample, Side, VOID_LOAD};
+use crate::tasks::hyperqueue_version;
 use crate::{allocator, containers, failover, idle, latency, registry, start, tasks};
 
 /// In the order of `all`.
@@ -163,12 +164,19 @@ impl Bench {
             sides.push(Side::Argosy);
             versions.push(check_build(&argosy)?);
         }
-        if arguments.peer == Peer::Etcd && has_peer(workload) {
+        if arguments.peer == Peer::Etcd && beside_etcd(workload) {
             sides.push(Side::Etcd);
             versions.push(etcd_version()?);
         }
+        if arguments.peer == Peer::Hyperqueue && workload == Workload::Tasks {
+            sides.push(Side::Hyperqueue);
+            versions.push(hyperqueue_version()?);
+        }
         if sides.is_empty() {
-            bail!("{} has no peer: leave out --peer-only", workload.name());
+            bail!(
+                "{} has no such peer: leave out --peer-only, or name another --peer",
+                workload.name()
+            );
         }
         let machine = Machine::here(&arguments.directory);
         if machine.file_system == "tmpfs" {
@@ -250,7 +258,7 @@ impl Bench {
     }
 }
 
-fn has_peer(workload: Workload) -> bool {
+fn beside_etcd(workload: Workload) -> bool {
     match workload {
         Workload::Registry
         | Workload::RegistryBatch

@@ -102,6 +102,7 @@ impl Cluster {
         let recipes = match side {
             Side::Argosy => argosy::recipes(&ground.argosy, directory.path())?,
             Side::Etcd => etcd::recipes(directory.path())?,
+            Side::Hyperqueue => bail!("HyperQueue is not a cluster of members"),
         };
         let mut members = Vec::with_capacity(MEMBERS);
         for (api, recipe) in recipes {
@@ -231,6 +232,7 @@ impl Cluster {
             match self.side {
                 Side::Argosy => argosy::standing(channel, &self.members).await,
                 Side::Etcd => etcd::standing(channel, &self.members).await,
+                Side::Hyperqueue => bail!("HyperQueue has no members"),
             }
         };
         tokio::time::timeout(Duration::from_secs(2), asked)

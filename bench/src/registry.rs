@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use argosy_client::Masters;
 
 use crate::agents::Agents;
@@ -47,6 +47,7 @@ pub(crate) async fn single(bench: &Bench) -> Result<Report> {
     let work = async |side, findings: &mut Findings| match side {
         Side::Argosy => single_argosy(bench, findings).await,
         Side::Etcd => single_etcd(bench, findings).await,
+        Side::Hyperqueue => bail!("HyperQueue keeps no registry"),
     };
     bench
         .alternate(&mut report, bench.extent.runs, work)
@@ -194,6 +195,7 @@ pub(crate) async fn batched(bench: &Bench) -> Result<Report> {
     let work = async |side, findings: &mut Findings| match side {
         Side::Argosy => batched_argosy(bench, findings).await,
         Side::Etcd => batched_etcd(bench, findings).await,
+        Side::Hyperqueue => bail!("HyperQueue keeps no registry"),
     };
     bench
         .alternate(&mut report, bench.extent.runs, work)

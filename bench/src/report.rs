@@ -24,6 +24,7 @@ const TOLERANCE: f64 = 0.2;
 pub(crate) enum Side {
     Argosy,
     Etcd,
+    Hyperqueue,
 }
 
 impl fmt::Display for Side {
@@ -31,6 +32,7 @@ impl fmt::Display for Side {
         f.write_str(match self {
             Self::Argosy => "argosy",
             Self::Etcd => "etcd",
+            Self::Hyperqueue => "hyperqueue",
         })
     }
 }
@@ -47,8 +49,6 @@ pub(crate) enum Goal {
     AtMost(f64),
     /// Argosy's own median is at most this; no peer.
     OwnAtMost(f64),
-    /// Argosy's own median is at least this; no peer.
-    OwnAtLeast(f64),
 }
 
 /// One figure of a workload.
@@ -159,17 +159,24 @@ impl Report {
         self.valid(side).flat_map(|run| run.values(cell)).collect()
     }
 
+    /// Who was measured beside Argosy.
+    pub(crate) fn peer(&self) -> Option<Side> {
+        let sides = self.runs.iter().map(|run| run.side);
+        sides.into_iter().find(|side| *side != Side::Argosy)
+    }
+
     /// Ratio of the medians, with the lowest and highest ratio of runs of the same number. `None`
     /// where there is nothing to divide, or nothing to divide by.
     pub(crate) fn ratio(&self, cell: &str) -> Option<Spread> {
-        let theirs = median(&self.values(cell, Side::Etcd));
+        let peer = self.peer()?;
+        let theirs = median(&self.values(cell, peer));
         let ours = Spread::of(&self.values(cell, Side::Argosy))?;
         if theirs <= 0.0 {
             return None;
         }
         let whole = ours.median / theirs;
         let of_pair = |run: &Run| {
-            let mut peers = self.valid(Side::Etcd);
+            let mut peers = self.valid(peer);
             let peer = peers.find(|peer| peer.number == run.number)?;
             let ratio = median(&run.values(cell)) / median(&peer.values(cell));
             ratio.is_finite().then_some(ratio)
@@ -198,7 +205,6 @@ impl Report {
             Goal::None => return None,
             Goal::AtLeast(goal) => (ratio()?, goal, ratio()? < goal * (1.0 - TOLERANCE)),
             Goal::AtMost(goal) => (ratio()?, goal, ratio()? > goal * (1.0 + TOLERANCE)),
-            Goal::OwnAtLeast(goal) => (own()?, goal, own()? < goal * (1.0 - TOLERANCE)),
             Goal::OwnAtMost(goal) => (own()?, goal, own()? > goal * (1.0 + TOLERANCE)),
         };
         let words = format!(

@@ -1,6 +1,8 @@
-//! Many tasks that do nothing, on one agent: what the way through the whole cluster costs.
+//! Many tasks that do nothing, on one agent: what the way through the whole cluster costs, and HyperQueue's.
 
-use anyhow::Result;
+mod hyperqueue;
+
+use anyhow::{Context, Result};
 
 use crate::arguments::Workload;
 use crate::bench::{Bench, Findings};
@@ -10,30 +12,32 @@ use crate::framework::flood;
 use crate::registry::masters;
 use crate::report::{Cell, Goal, Report, Side};
 
+pub(crate) use hyperqueue::version as hyperqueue_version;
+
 /// Slots, kind of agent, and what to compare with.
 const CASES: [(u32, AgentKind, Goal, Option<&str>); 5] = [
     (
         64,
         AgentKind::Namespaces,
-        Goal::OwnAtLeast(1_000.0),
+        Goal::AtLeast(1.0),
         Some("HyperQueue 0.26.2: 1,540 (another run)"),
     ),
     (
         64,
         AgentKind::Full,
-        Goal::OwnAtLeast(924.0),
+        Goal::AtLeast(0.6),
         Some("HyperQueue 0.26.2: 1,540 (another run)"),
     ),
     (
         2,
         AgentKind::Namespaces,
-        Goal::None,
+        Goal::AtLeast(0.7),
         Some("HyperQueue 0.26.2: 924 (another run)"),
     ),
     (
         64,
         AgentKind::Plain,
-        Goal::None,
+        Goal::AtLeast(1.2),
         Some("HyperQueue 0.26.2: 1,540 (another run)"),
     ),
     (
@@ -69,13 +73,17 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
         cells.push(Cell::new(refused(slots, kind), "tasks", Goal::None));
         cells.push(Cell::new(entries(slots, kind), "entries/task", Goal::None));
         cells.extend(WHO.map(|who| Cell::new(share(slots, kind, who), "core-ms/task", Goal::None)));
+        cells.push(Cell::new(whole(slots, kind), "core-ms/task", Goal::None));
     }
     let mut report = bench.report(Workload::Tasks, &about, cells);
-    let work = async |_, findings: &mut Findings| {
-        for (slots, kind, _, _) in cases.clone() {
-            one_case(bench, slots, kind, findings).await?;
+    let work = async |side, findings: &mut Findings| match side {
+        Side::Hyperqueue => theirs(bench, &cases, findings).await,
+        Side::Argosy | Side::Etcd => {
+            for (slots, kind, _, _) in cases.clone() {
+                one_case(bench, slots, kind, findings).await?;
+            }
+            Ok(())
         }
-        Ok(())
     };
     bench
         .alternate(&mut report, bench.extent.runs, work)
@@ -105,8 +113,38 @@ fn share(slots: u32, kind: AgentKind, who: &str) -> String {
     format!("{}: {who}", name(slots, kind))
 }
 
+/// Of everybody: HyperQueue's server, worker and tasks, or all of Argosy but the framework.
+fn whole(slots: u32, kind: AgentKind) -> String {
+    format!("{}: masters, agents and tasks", name(slots, kind))
+}
+
 fn entries(slots: u32, kind: AgentKind) -> String {
     format!("{}: log entries", name(slots, kind))
+}
+
+/// Once for each number of slots, and noted at every kind of agent.
+async fn theirs(
+    bench: &Bench,
+    cases: &[(u32, AgentKind, Goal, Option<&str>)],
+    findings: &mut Findings,
+) -> Result<()> {
+    for wanted in [64, 2] {
+        let directory = bench.ground.directory.path().to_owned();
+        let tasks = bench.extent.tasks;
+        let run = move || hyperqueue::run(&directory, wanted, tasks);
+        let found = tokio::task::spawn_blocking(run)
+            .await
+            .context("timing HyperQueue panicked")??;
+        for (_, kind, _, _) in cases.iter().filter(|(slots, ..)| *slots == wanted) {
+            let rate = f64::from(tasks) / found.took.as_secs_f64();
+            findings.note(name(wanted, *kind), rate);
+            findings.note(
+                whole(wanted, *kind),
+                found.core_seconds * 1e3 / f64::from(tasks),
+            );
+        }
+    }
+    Ok(())
 }
 
 async fn one_case(
@@ -134,6 +172,8 @@ async fn one_case(
         entries(slots, kind),
         (cluster.applied().await? - applied) as f64 / tasks,
     );
+    let spent: f64 = (0..3).map(|at| after[at] - before[at]).sum();
+    findings.note(whole(slots, kind), spent * 1e3 / tasks);
     for ((who, before), after) in WHO.iter().zip(before).zip(after) {
         findings.note(share(slots, kind, who), (after - before) * 1e3 / tasks);
     }

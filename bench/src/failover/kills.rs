@@ -69,7 +69,7 @@ pub(super) struct Scene {
 impl Scene {
     /// Adds agents and a framework at Argosy's side.
     pub(super) async fn set(cluster: Cluster) -> Result<Self> {
-        if cluster.side == Side::Etcd {
+        if cluster.side != Side::Argosy {
             return Ok(Self {
                 agent_ids: Vec::new(),
                 _work: None,
@@ -97,7 +97,7 @@ impl Scene {
     fn writer(&self, channel: Channel) -> Writer {
         match self.cluster.side {
             Side::Argosy => Writer::one(channel),
-            Side::Etcd => Writer::put(channel),
+            Side::Etcd | Side::Hyperqueue => Writer::put(channel),
         }
     }
 
@@ -137,7 +137,7 @@ impl Scene {
         let next = self.cluster.settled().await?;
         let phases = match self.cluster.side {
             Side::Argosy => self.phases(next, wall_ms).await?,
-            Side::Etcd => None,
+            Side::Etcd | Side::Hyperqueue => None,
         };
         Ok(Kill {
             signal: fault.signal().as_str(),

@@ -31,11 +31,13 @@ pub(super) fn write(report: &Report, f: &mut fmt::Formatter<'_>) -> fmt::Result 
 }
 
 fn figures(report: &Report) -> Vec<Vec<String>> {
+    let peer = report.peer().unwrap_or(Side::Etcd);
+    let theirs = format!("{peer} [lowest-highest]");
     let head = [
         "",
         "unit",
         "argosy [lowest-highest]",
-        "etcd [lowest-highest]",
+        &theirs,
         "ratio [runs]",
         "goal",
         "",
@@ -45,8 +47,8 @@ fn figures(report: &Report) -> Vec<Vec<String>> {
         let side = |side| {
             Spread::of(&report.values(&cell.name, side)).map_or_else(|| "-".to_owned(), text)
         };
-        let (argosy, etcd) = (side(Side::Argosy), side(Side::Etcd));
-        if argosy == "-" && etcd == "-" {
+        let (argosy, theirs) = (side(Side::Argosy), side(peer));
+        if argosy == "-" && theirs == "-" {
             continue;
         }
         let ratio = report
@@ -56,7 +58,6 @@ fn figures(report: &Report) -> Vec<Vec<String>> {
             Goal::None => String::new(),
             Goal::AtLeast(bound) => format!(">= {bound} x"),
             Goal::AtMost(bound) => format!("<= {bound} x"),
-            Goal::OwnAtLeast(bound) => format!(">= {}", grouped(bound)),
             Goal::OwnAtMost(bound) => format!("<= {}", grouped(bound)),
         };
         let quoted = cell.quoted.unwrap_or_default().to_owned();
@@ -64,7 +65,7 @@ fn figures(report: &Report) -> Vec<Vec<String>> {
             cell.name.clone(),
             cell.unit.to_owned(),
             argosy,
-            etcd,
+            theirs,
             ratio,
             goal,
             quoted,

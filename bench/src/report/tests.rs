@@ -83,12 +83,20 @@ fn a_gate_allows_a_fifth_less_than_the_goal() {
         report(Goal::OwnAtMost(50.0), of(61.0)).shortfalls().len(),
         1
     );
+}
+
+#[test]
+fn the_peer_is_who_was_measured_beside_argosy() {
+    let runs = vec![
+        run(Side::Argosy, 1, 300.0, 0.0),
+        run(Side::Hyperqueue, 1, 600.0, 0.0),
+    ];
+    let report = report(Goal::AtLeast(1.0), runs);
     assert_eq!(
-        report(Goal::OwnAtLeast(1_000.0), of(61.0))
-            .shortfalls()
-            .len(),
-        1
+        report.ratio("32 clients").map(|ratio| ratio.median),
+        Some(0.5)
     );
+    assert!(report.to_string().contains("hyperqueue [lowest-highest]"));
 }
 
 #[test]

@@ -1,0 +1,125 @@
+//! The same tasks by HyperQueue: its server and one worker, as its own handbook starts them.
+//!
+//! It isolates, replicates and syncs nothing.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cpu::tree_seconds;
+use crate::processes::{Ending, Process, Recipe};
+
+const PROGRAM: &str = "hq";
+/// How long server and worker may take to be there.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What one case found.
+pub(super) struct Found {
+    /// From before its `submit` until that has seen the last end.
+    pub(super) took: Duration,
+    /// Of server, worker and tasks.
+    pub(super) core_seconds: f64,
+}
+
+/// The version of the HyperQueue that is installed.
+///
+/// # Errors
+/// If there is none.
+pub(crate) fn version() -> Result<String> {
+    let output = Command::new(PROGRAM).arg("--version").output().context(
+        "HyperQueue's `hq` is not on the PATH: its project publishes executables, or leave out --peer hyperqueue",
+    )?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.trim().rsplit(' ').next().unwrap_or_default();
+    Ok(format!("HyperQueue {version}"))
+}
+
+/// So many of /bin/true, so many at a time.
+///
+/// # Errors
+/// If it does not start, or a task fails.
+pub(super) fn run(directory: &Path, slots: u32, tasks: u32) -> Result<Found> {
+    let directory = tempfile::Builder::new()
+        .prefix("hyperqueue-")
+        .tempdir_in(directory)
+        .context("cannot make a directory for HyperQueue")?;
+    let own = HyperQueue {
+        directory: directory.path(),
+    };
+    let mut server = own.start(&["server", "start", "--host", "127.0.0.1"], "server")?;
+    own.wait_for(&mut server, &["server", "info"], "tcp://|127.0.0.1|Host")?;
+    let cpus = slots.to_string();
+    let mut worker = own.start(&["worker", "start", "--cpus", &cpus], "worker")?;
+    own.wait_for(&mut worker, &["worker", "list"], "RUNNING")?;
+    let seconds = || tree_seconds(server.pid()) + tree_seconds(worker.pid());
+    let (before, begun) = (seconds(), Instant::now());
+    let array = format!("1-{tasks}");
+    let streams = ["--stdout=none", "--stderr=none", "--wait"];
+    let mut words = vec!["submit", "--array", array.as_str()];
+    words.extend(streams);
+    words.push("/bin/true");
+    let output = own.ask(&words)?;
+    let took = begun.elapsed();
+    if !output.status.success() {
+        bail!(
+            "HyperQueue's submit failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(Found {
+        took,
+        core_seconds: seconds() - before,
+    })
+}
+
+struct HyperQueue<'a> {
+    directory: &'a Path,
+}
+
+impl HyperQueue<'_> {
+    fn place(&self) -> String {
+        self.directory.join("server").display().to_string()
+    }
+
+    fn start(&self, words: &[&str], name: &str) -> Result<Process> {
+        let mut arguments = vec!["--server-dir".to_owned(), self.place()];
+        arguments.extend(words.iter().map(|word| (*word).to_owned()));
+        Process::start(&Recipe {
+            program: PROGRAM.into(),
+            arguments,
+            log: self.directory.join(format!("{name}.log")),
+            ending: Ending::Killed,
+        })
+    }
+
+    fn ask(&self, words: &[&str]) -> Result<Output> {
+        Command::new(PROGRAM)
+            .args(["--server-dir", &self.place()])
+            .args(words)
+            .current_dir(self.directory)
+            .stdin(Stdio::null())
+            .output()
+            .context("cannot start hq")
+    }
+
+    fn wait_for(&self, process: &mut Process, words: &[&str], any_of: &str) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let output = self.ask(words)?;
+            let text = String::from_utf8_lossy(&output.stdout);
+            if output.status.success() && any_of.split('|').any(|word| text.contains(word)) {
+                return Ok(());
+            }
+            process.expect_alive()?;
+            if Instant::now() > end {
+                bail!(
+                    "HyperQueue's {} says nothing of it: {text}",
+                    words.join(" ")
+                );
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
