@@ -250,6 +250,7 @@ pub(crate) fn setup(
             missing_controllers: host.missing.clone(),
             isolation: host.isolation_name().to_owned(),
             // Where there is no profile there is nothing to be let off.
+            changes_limits: true,
             allowed_opt_outs: host
                 .profile
                 .then(|| argosy_proto::convert::opt_outs(&config.allowed_opt_outs))

@@ -77,7 +77,7 @@ pub enum CgroupError {
     },
 }
 
-fn read(path: PathBuf) -> Result<String, CgroupError> {
+pub(crate) fn read(path: PathBuf) -> Result<String, CgroupError> {
     fs::read_to_string(&path).map_err(|source| CgroupError::Read { path, source })
 }
 

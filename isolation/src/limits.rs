@@ -1,12 +1,17 @@
 //! What a container may use: cgroup v2 limits, and which of them this host cannot keep.
 
+mod missing;
+mod replacing;
+
 use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::sys::resource::Resource;
 use serde::{Deserialize, Serialize};
 
+pub use self::missing::{Missing, MissingPolicy};
 use crate::cgroup::CgroupError;
+use missing::lacking;
 
 /// The period over which `cpu.max` is counted, in microseconds: the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -71,24 +76,6 @@ impl IoMax {
     }
 }
 
-/// What to do about a limit whose controller this host lacks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum MissingPolicy {
-    /// Refuse to start.
-    RequireAll,
-    /// Start without that limit, and say which is missing.
-    AllowMissing,
-}
-
-/// Controllers that limits ask for and the host does not offer. Empty when all is well.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Missing {
-    /// Their names, as the kernel spells them; or that of a file, such as `io.weight`, which this kernel's controller
-    /// does not have.
-    pub controllers: Vec<String>,
-}
-
 impl Limits {
     /// The file and value of each limit, with its controller. Sorted so that memory can be taken back before a lower limit
     /// kills for it.
@@ -149,14 +136,7 @@ impl Limits {
     /// Which of the controllers that these limits need are not among `present`.
     #[must_use]
     pub fn missing(&self, present: &[String]) -> Missing {
-        let mut controllers = Vec::new();
-        for setting in self.settings() {
-            let known = |name: &String| name == setting.controller;
-            if !present.iter().any(known) && !controllers.iter().any(known) {
-                controllers.push(setting.controller.to_owned());
-            }
-        }
-        Missing { controllers }
+        lacking(&self.settings(), present)
     }
 
     /// Writes the limits into the group at `group`; returns what could not be written for want of a
@@ -173,42 +153,50 @@ impl Limits {
         if settings.is_empty() {
             return Ok(Missing::default());
         }
-        let present = crate::cgroup::read_controllers(group)?;
-        let mut missing = self.missing(&present);
-        for setting in &settings {
-            if setting.without == Without::Missing
-                && !missing.covers(setting)
-                && !group.join(setting.file).exists()
-            {
-                missing.controllers.push(setting.file.to_owned());
-            }
-        }
-        if policy == MissingPolicy::RequireAll && !missing.controllers.is_empty() {
-            return Err(LimitsError::MissingControllers {
-                controllers: missing.controllers.join(", "),
-                group: group.to_owned(),
-            });
-        }
-        for setting in settings {
-            if missing.covers(&setting) {
-                continue;
-            }
-            match crate::cgroup::write(group.join(setting.file), &setting.value) {
-                Err(CgroupError::Write { source, .. })
-                    if setting.without == Without::Harmless
-                        && source.kind() == io::ErrorKind::NotFound => {}
-                other => other?,
-            }
-        }
+        let missing = check(&settings, group, policy)?;
+        write(settings, group, &missing)?;
         Ok(missing)
     }
 }
 
-impl Missing {
-    fn covers(&self, setting: &Setting) -> bool {
-        let mut names = self.controllers.iter();
-        names.any(|name| name == setting.controller || name == setting.file)
+/// Which of these settings cannot be had in a group.
+fn check(
+    settings: &[Setting],
+    group: &Path,
+    policy: MissingPolicy,
+) -> Result<Missing, LimitsError> {
+    let present = crate::cgroup::read_controllers(group)?;
+    let mut missing = lacking(settings, &present);
+    for setting in settings {
+        if setting.without == Without::Missing
+            && !missing.covers(setting)
+            && !group.join(setting.file).exists()
+        {
+            missing.controllers.push(setting.file.to_owned());
+        }
     }
+    if policy == MissingPolicy::RequireAll && !missing.controllers.is_empty() {
+        return Err(LimitsError::MissingControllers {
+            controllers: missing.controllers.join(", "),
+            group: group.to_owned(),
+        });
+    }
+    Ok(missing)
+}
+
+fn write(settings: Vec<Setting>, group: &Path, missing: &Missing) -> Result<(), LimitsError> {
+    for setting in settings {
+        if missing.covers(&setting) {
+            continue;
+        }
+        match crate::cgroup::write(group.join(setting.file), &setting.value) {
+            Err(CgroupError::Write { source, .. })
+                if setting.without == Without::Harmless
+                    && source.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 struct Setting {
@@ -250,6 +238,18 @@ pub enum LimitsError {
         controllers: String,
         /// Where they were looked for.
         group: PathBuf,
+    },
+    /// The container uses more memory than it is to have, and that cannot be taken back.
+    #[error(
+        "it uses {} MiB of memory that cannot be taken back, and the limit would be {} MiB: it would be killed; \
+         give it more, or end it",
+        .used_bytes.div_ceil(1 << 20), .limit_bytes >> 20
+    )]
+    InUse {
+        /// What it uses after page cache was taken back, in bytes.
+        used_bytes: u64,
+        /// What it was to have, in bytes.
+        limit_bytes: u64,
     },
     /// A file of the group could not be read or written.
     #[error(transparent)]

@@ -42,6 +42,8 @@ pub struct AgentInfo {
     pub isolation: String,
     /// What its operator allows tasks to be let off.
     pub allowed_opt_outs: OptOuts,
+    /// It takes orders that change limits; agents of earlier releases do not.
+    pub changes_limits: bool,
 }
 
 /// Which offers of an agent were used, so that none is used twice.

@@ -281,6 +281,13 @@ impl Registry {
                 "its kill was ordered behind its launch",
             )?;
         }
+        if let Some(change) = &task.limits_change {
+            must(
+                change.order > task.order && change.order.0 <= orders,
+                key,
+                "its limits were changed by an order behind its launch",
+            )?;
+        }
         must(task.spec.task == key.task, key, "its description names it")?;
         must(task.state != TaskState::Unknown, key, "its state is known")?;
         must(
@@ -396,7 +403,10 @@ impl Registry {
         }
         for (id, index) in &kept.agents {
             let tasks = self.tasks_on(*id).filter(|task| !task.is_terminal());
-            let wanted = tasks.fold(0, |sum, task| sum + 1 + usize::from(task.kill.is_some()));
+            let wanted = tasks.fold(0, |sum, task| {
+                let changes = [task.kill.is_some(), task.limits_change.is_some()];
+                sum + 1 + changes.into_iter().filter(|is_ordered| *is_ordered).count()
+            });
             must(
                 index.orders.len() == wanted,
                 id,

@@ -51,6 +51,15 @@ pub enum Event {
         /// The order that carries it.
         order: OrderIndex,
     },
+    /// A task is to have other limits under an order.
+    TaskLimitsWanted {
+        /// Which.
+        key: TaskKey,
+        /// Where.
+        agent: AgentId,
+        /// The order that carries it.
+        order: OrderIndex,
+    },
     /// A task has a new update for its framework.
     TaskUpdated {
         /// Which.

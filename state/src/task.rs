@@ -9,7 +9,7 @@ mod volume;
 
 pub use self::executor::ExecutorSpec;
 pub use self::group::TaskGroup;
-pub use self::limits::{DiskLimit, Limits};
+pub use self::limits::{DiskLimit, Limits, LimitsChange, LimitsReport};
 pub use self::opt_outs::{Capability, OptOuts};
 pub use self::spec::{
     Check, CheckKind, CniNetwork, Container, HealthCheck, HostPath, Network, PublishedPort, Run,
@@ -144,6 +144,7 @@ pub enum Reason {
     LimitDisk,
     ExecutorTerminated,
     ExecutorRegistrationTimeout,
+    LimitsUpdated,
 }
 
 /// How a process ended.
@@ -209,6 +210,8 @@ pub struct Task {
     pub spec: TaskSpec,
     /// Set once it is wanted dead.
     pub kill: Option<Kill>,
+    /// Set once its limits were changed.
+    pub limits_change: Option<LimitsChange>,
     /// What the framework is told.
     pub state: TaskState,
     /// What its agent said last; differs from `state` while unreachable.

@@ -329,6 +329,7 @@ impl World {
             message: String::new(),
             exit: None,
             standing: Standing::default(),
+            limits: None,
             wall_ms: 0,
         };
         let agent = task.agent;
@@ -454,6 +455,7 @@ pub fn registration(nonce: u64, resources: &str) -> RegisterAgent {
             address: format!("127.0.0.1:{nonce}"),
             resources: amounts(resources),
             isolation: "full".to_owned(),
+            changes_limits: true,
             ..AgentInfo::default()
         },
     }

@@ -119,6 +119,7 @@ fn a_task_id_is_free_again_when_its_history_is_gone() {
                 message: String::new(),
                 exit: None,
                 standing: Standing::default(),
+                limits: None,
                 wall_ms: 0,
             }
         });

@@ -115,6 +115,7 @@ fn name(command: &Command, outcome: &Outcome) -> &'static str {
         (Command::Call(call), Ok(_)) => match &call.action {
             CallAction::Accept(_) => "Accept",
             CallAction::Kill { .. } => "Kill",
+            CallAction::UpdateLimits { .. } => "UpdateLimits",
             CallAction::Suppress(_) => "Suppress",
             CallAction::Revive(_) => "Revive",
             CallAction::Update(_) => "Update",

@@ -81,6 +81,7 @@ impl Lives {
             message: "exited with code 0".to_owned(),
             exit: Some(Exit::Code(0)),
             standing: Standing::default(),
+            limits: None,
             wall_ms: 1_700_000_000_000,
         };
         Command::UpdateTasks(UpdateTasks {

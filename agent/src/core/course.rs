@@ -11,6 +11,7 @@ use super::executors::Hosted;
 use super::facts::{ContainerName, Instance, Record, StartedFact, TaskFacts};
 use super::groups::{self, Turn};
 use super::input::{Effect, Ended, Refusal, Start};
+use super::limits::Limited;
 use super::looking::{Asked, Watch};
 use super::{Core, Deferred, Sync};
 
@@ -72,6 +73,8 @@ pub(super) struct Course {
     pub(super) failing: Option<Failing>,
     /// How far its fetching is, if that is to be told.
     pub(super) fetching: Option<String>,
+    /// What became of other limits, until it is told.
+    pub(super) limited: Option<Limited>,
     /// Its checks, once it runs.
     pub(super) watch: Option<Watch>,
     /// What it has in the place of a container, if an executor runs it.
@@ -99,6 +102,7 @@ impl Course {
             end: None,
             failing: None,
             fetching: None,
+            limited: None,
             watch: None,
             hosted: None,
             turn: Turn::default(),
@@ -260,6 +264,7 @@ impl Core {
         } else {
             self.watch(instance, fact.at, was);
             self.measure(instance);
+            self.limit(instance);
         }
     }
 

@@ -112,12 +112,16 @@ pub struct StartedFact {
 pub struct TaskFacts {
     /// Its name in the cluster.
     pub key: TaskKey,
-    /// What was ordered.
+    /// What was ordered, with the limits that were ordered last.
     pub launch: Arc<v1::LaunchOrder>,
     /// The life in which its container was, or is to be, started.
     pub life: u64,
     /// Set once it is wanted dead: milliseconds from TERM to KILL.
     pub kill_grace_ms: Option<u64>,
+    /// The newest order that changed the limits in `launch`; 0 if none has.
+    pub limits_order: OrderIndex,
+    /// The newest of them of which an update has told what became of it.
+    pub limits_told: OrderIndex,
     /// Set once its command was executed.
     pub started: Option<StartedFact>,
     /// Updates that no master has said are committed, oldest first.
@@ -222,6 +226,13 @@ pub enum Taken {
         /// From TERM to KILL, in milliseconds.
         grace_ms: u64,
     },
+    /// Give a task other limits.
+    Limits {
+        /// Which instance.
+        instance: Instance,
+        /// All of them; `None` means those of its resources.
+        limits: Option<v1::Limits>,
+    },
     /// Nothing: it was void, or named nothing that is here.
     Nothing,
 }
@@ -262,6 +273,9 @@ impl Facts {
                 task.made = update.number;
                 task.state = wire::task_state(update.state);
                 task.standing = wire::standing(update);
+                if let Some(report) = &update.limits {
+                    task.limits_told = OrderIndex(report.order_index);
+                }
                 if wire::is_unhealthy(update) {
                     task.unhealthy = Some(update.text.clone());
                 }
@@ -329,6 +343,8 @@ impl Facts {
                     launch: launch.clone(),
                     life: *life,
                     kill_grace_ms: launch.never_start.then_some(0),
+                    limits_order: OrderIndex(0),
+                    limits_told: OrderIndex(0),
                     started: None,
                     updates: VecDeque::new(),
                     made: 0,
@@ -346,6 +362,12 @@ impl Facts {
                     .kill_grace_ms
                     .map_or(*grace_ms, |old| old.min(*grace_ms));
                 task.kill_grace_ms = Some(grace_ms);
+            }),
+            Taken::Limits { instance, limits } => self.change(*instance, |task| {
+                if let Some(spec) = &mut Arc::make_mut(&mut task.launch).spec {
+                    spec.limits.clone_from(limits);
+                }
+                task.limits_order = order;
             }),
             Taken::Nothing => {}
         }

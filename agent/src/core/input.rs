@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use argosy_proto::v1;
-use argosy_state::ids::{TaskKey, Timestamp};
+use argosy_state::ids::{OrderIndex, TaskKey, Timestamp};
 use argosy_state::task::CheckKind;
 
 use super::Sync;
@@ -106,6 +106,15 @@ pub enum Input {
         look: Look,
         /// What was found.
         answer: Answer,
+    },
+    /// Other limits of a running task are in force, or not.
+    Limited {
+        /// Whose.
+        instance: Instance,
+        /// The order that wanted them.
+        order: OrderIndex,
+        /// In words why not.
+        outcome: Result<(), String>,
     },
     /// A task has more on the disk than it may.
     OverDisk {
@@ -316,6 +325,8 @@ pub enum Effect {
         name: ContainerName,
         /// The order, as `Start` has it.
         launch: Arc<v1::LaunchOrder>,
+        /// The order that wants it, whose outcome is to be told. Executors' follow from their tasks, and nobody waits.
+        order: Option<OrderIndex>,
     },
     /// Take connections of an executor that runs.
     Listen(ContainerName),

@@ -105,15 +105,14 @@ impl Core {
         self.turn(instance, |checks, _| checks.end());
     }
 
-    /// Some of its updates are committed: there is room for what its checks have found meanwhile.
+    /// Some of its updates are committed: there is room for what its checks have found meanwhile, and its limits.
     pub(super) fn catch_up(&mut self, instance: Instance) {
         let course = self.courses.get(&instance);
         let known = course.and_then(|course| course.watch.as_ref());
         let told = self.facts.tasks.get(&instance).map(|task| task.standing);
-        if known
-            .map(Watch::standing)
-            .is_some_and(|known| Some(known) != told)
-        {
+        let is_limited = course.is_some_and(|course| course.limited.is_some());
+        let standing = known.map(Watch::standing);
+        if is_limited || standing.is_some_and(|known| Some(known) != told) {
             self.mark_dirty(instance);
         }
     }

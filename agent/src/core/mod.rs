@@ -2,7 +2,7 @@
 //!
 //! No clock, no IO, no randomness but the rare turns of a simulation. Every effect that speaks of a fact, or
 //! acts on an order, waits in `deferred` until the journal says that all before it is on disk. Reading order:
-//! `facts`, `orders`, `course`, `groups`, `network`, `executors`, `checks`, `looking`, `disk`, `end`, `updates`, `link`,
+//! `facts`, `orders`, `course`, `groups`, `network`, `executors`, `checks`, `looking`, `disk`, `limits`, `end`, `updates`, `link`,
 //! `recovery`.
 
 pub mod checks;
@@ -13,6 +13,7 @@ mod executors;
 mod facts;
 mod groups;
 mod input;
+mod limits;
 mod link;
 mod looking;
 mod network;
@@ -113,6 +114,8 @@ enum Deferred {
     Launch(Instance),
     /// Act on the wish to end a task.
     Kill(Instance),
+    /// Act on other limits of a task.
+    Limit(Instance),
     /// Clear away a container whose end is recorded.
     Destroy(Instance),
     /// Make the container of an executor.
@@ -257,6 +260,11 @@ impl Core {
                 look,
                 answer,
             } => self.looked(instance, look, answer),
+            Input::Limited {
+                instance,
+                order,
+                outcome,
+            } => self.limited(instance, order, outcome),
             Input::OverDisk { instance, why } => self.over_disk(instance, why),
             // An executor's, which was taken above.
             Input::Executor { .. } => {}
@@ -307,6 +315,7 @@ impl Core {
             Deferred::Say(link, message) => self.say(link, *message),
             Deferred::Launch(instance) => self.launch(instance),
             Deferred::Kill(instance) => self.kill(instance),
+            Deferred::Limit(instance) => self.limit(instance),
             Deferred::Destroy(instance) => self.destroy(instance),
             Deferred::Execute(instance) => self.execute(instance),
             Deferred::TellExecutor(instance, message) => {

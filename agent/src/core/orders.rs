@@ -30,13 +30,14 @@ impl Core {
         match order.order {
             Some(What::Launch(launch)) => self.take_launch(index, launch),
             Some(What::Kill(kill)) => self.take_kill(index, &kill),
+            Some(What::Limits(limits)) => self.take_limits(index, limits),
             Some(What::Void(v1::Void {})) => self.take_nothing(index),
             None => self.hang_up(link, format!("order {} is of a kind unknown here", index.0)),
         }
         self.gathered();
     }
 
-    fn take_nothing(&mut self, order: OrderIndex) {
+    pub(super) fn take_nothing(&mut self, order: OrderIndex) {
         let what = Taken::Nothing;
         self.persist(Record::Took { order, what }, Sync::Awaited);
     }

@@ -8,6 +8,7 @@ use argosy_state::task::TaskState;
 use super::course::{Course, Failing, Phase};
 use super::end::End;
 use super::facts::{Instance, Record, TaskFacts};
+use super::limits::Limited;
 use super::looking::Watch;
 use super::{Core, Deferred, Sync, wire};
 
@@ -44,6 +45,9 @@ impl Core {
             // Told, or older than what will be told when there is room.
             if let Some(course) = self.courses.get_mut(&instance) {
                 course.fetching = None;
+                if update.is_some() {
+                    course.limited = None;
+                }
             }
             if let Some(update) = update {
                 if wire::task_state(update.state).is_terminal() {
@@ -75,7 +79,10 @@ impl Core {
         let standing = course.watch.as_ref().map_or(task.standing, Watch::standing);
         let hosted = course.hosted.as_deref();
         let has_words = hosted.is_some_and(|hosted| hosted.has_words(task, self.now));
-        let is_news = standing != task.standing || course.fetching.is_some() || has_words;
+        let is_news = standing != task.standing
+            || course.fetching.is_some()
+            || course.limited.is_some()
+            || has_words;
         let is_new = draft.state != task.state || (is_news && task.updates.len() < WAITING_UPDATES);
         if !is_new || !task.state.may_become(draft.state) {
             return None;
@@ -93,6 +100,7 @@ impl Core {
             wall_ms: self.wall_ms(),
             healthy: standing.healthy,
             ready: standing.ready,
+            limits: course.limited.as_ref().map(Limited::report),
         })
     }
 
@@ -181,6 +189,11 @@ fn observe(course: &Course, task: &TaskFacts) -> Option<End> {
         Phase::Running if task.kill_grace_ms.is_some() => {
             let why = course.turn.why();
             Some(now(TaskState::Killing, v1::Reason::TaskKilled, why))
+        }
+        Phase::Running if course.failing.is_none() && course.limited.is_some() => {
+            let text = course.limited.as_ref().map(Limited::words);
+            let text = text.unwrap_or_default();
+            Some(now(TaskState::Running, v1::Reason::LimitsUpdated, &text))
         }
         Phase::Running => Some(match (&course.failing, &course.watch) {
             (Some(Failing::OutOfTime), _) => {

@@ -93,6 +93,16 @@ struct Took {
     life: u64,
     #[prost(message, optional, tag = "4")]
     kill: Option<Numbered>,
+    #[prost(message, optional, tag = "24")]
+    limits: Option<TookLimits>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct TookLimits {
+    #[prost(message, required, tag = "1")]
+    instance: StoredInstance,
+    #[prost(message, optional, tag = "2")]
+    limits: Option<v1::Limits>,
 }
 
 /// An instance with a number: of an update, a life, or milliseconds.
@@ -158,6 +168,10 @@ struct StoredTask {
     unhealthy: Option<String>,
     #[prost(uint64, tag = "24")]
     heard: u64,
+    #[prost(uint64, tag = "40")]
+    limits_order: u64,
+    #[prost(uint64, tag = "41")]
+    limits_told: u64,
 }
 
 /// The bytes of a record.
@@ -236,6 +250,12 @@ fn took(order: OrderIndex, what: &Taken) -> Took {
             took.life = *life;
         }
         Taken::Kill { instance, grace_ms } => took.kill = Some(numbered(*instance, *grace_ms)),
+        Taken::Limits { instance, limits } => {
+            took.limits = Some(TookLimits {
+                instance: (*instance).into(),
+                limits: limits.clone(),
+            });
+        }
         Taken::Nothing => {}
     }
     took
@@ -243,17 +263,21 @@ fn took(order: OrderIndex, what: &Taken) -> Took {
 
 impl Took {
     fn read(self) -> Option<Record> {
-        let what = match (self.launch, self.kill) {
-            (Some(launch), _) => Taken::Launch {
+        let what = match (self.launch, self.kill, self.limits) {
+            (Some(launch), _, _) => Taken::Launch {
                 key: key(&launch)?,
                 launch: Arc::new(launch),
                 life: self.life,
             },
-            (None, Some(Numbered { instance, number })) => Taken::Kill {
+            (None, Some(Numbered { instance, number }), _) => Taken::Kill {
                 instance: instance.into(),
                 grace_ms: number,
             },
-            (None, None) => Taken::Nothing,
+            (None, None, Some(TookLimits { instance, limits })) => Taken::Limits {
+                instance: instance.into(),
+                limits,
+            },
+            (None, None, None) => Taken::Nothing,
         };
         Some(Record::Took {
             order: OrderIndex(self.order),
@@ -278,6 +302,8 @@ fn stored_task(instance: Instance, facts: &TaskFacts) -> StoredTask {
         ready: facts.standing.ready,
         unhealthy: facts.unhealthy.clone(),
         heard: facts.heard,
+        limits_order: facts.limits_order.0,
+        limits_told: facts.limits_told.0,
     }
 }
 
@@ -300,6 +326,8 @@ impl StoredTask {
             },
             unhealthy: self.unhealthy,
             heard: self.heard,
+            limits_order: OrderIndex(self.limits_order),
+            limits_told: OrderIndex(self.limits_told),
         })
     }
 }

@@ -128,7 +128,22 @@ fn unhealthy() -> v1::NumberedUpdate {
         text: "it was not well".into(),
         healthy: Some(false),
         ready: Some(true),
+        limits: Some(v1::LimitsReport {
+            order_index: 6,
+            refusal: None,
+        }),
         ..v1::NumberedUpdate::default()
+    }
+}
+
+fn limited(instance: Instance) -> Taken {
+    let limits = v1::Limits {
+        pids: Some(9),
+        ..v1::Limits::default()
+    };
+    Taken::Limits {
+        instance,
+        limits: Some(limits),
     }
 }
 
@@ -155,6 +170,10 @@ fn every_kind_of_record_reads_back() {
         Record::Took {
             order: OrderIndex(5),
             what: Taken::Nothing,
+        },
+        Record::Took {
+            order: OrderIndex(6),
+            what: limited(instance),
         },
         Record::Started {
             instance,

@@ -181,7 +181,11 @@ fn confine(
         // What it has on a host path is nobody's to count; and tasks of an executor come and go, with what they may have.
         let is_counted = task.host_paths.is_empty() && task.executor.is_none();
         let disk_bytes = disk_limit_bytes(task).filter(|_| is_counted);
-        let pids_max = spec.limits.pids_max.unwrap_or(shared.settings.pids_max);
+        // Where its group counts them, a limit that is raised later must not meet a lower one here.
+        let pids_max = match (shared.counts_pids, spec.limits.pids_max) {
+            (false, Some(most)) => most,
+            (true, _) | (false, None) => shared.settings.pids_max,
+        };
         spec.resource_limits = resource_limits(pids_max, disk_bytes);
         let devices = devices::of_task(task, &shared.settings.devices);
         spec.devices = devices.map_err(failed)?;

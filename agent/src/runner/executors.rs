@@ -1,16 +1,13 @@
-//! What the container of an executor has that others have not: a place to meet its agent, and limits that change.
+//! What the container of an executor has that others have not: a place to meet its agent.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use argosy_isolation::{Group, MissingPolicy, User};
+use argosy_isolation::User;
 use argosy_proto::v1;
 
 use super::description::{command_user, failed};
-use super::limits::limits;
-use super::{Runner, Shared, imaged};
-use crate::core::{ContainerName, Instance, Refusal, Start};
+use super::{Shared, imaged};
+use crate::core::{Refusal, Start};
 use crate::executors::{Guest, Place};
 
 /// How many users of the host one container has.
@@ -80,75 +77,4 @@ pub(super) fn variables(shared: &Shared, start: &Start) -> Vec<(String, String)>
         ("ARGOSY_EXECUTOR_TOKEN_FILE", text(place.token_file())),
     ];
     all.map(|(name, value)| (name.to_owned(), value)).into()
-}
-
-/// Changes of limits that are under way.
-#[derive(Default)]
-pub(super) struct Changes {
-    /// By container, the number of the newest change.
-    newest: HashMap<Instance, (u64, Applied)>,
-}
-
-/// The number of the change that was applied last. A lock, since each is applied by a thread of its own, which may wait
-/// for the kernel to take memory back.
-type Applied = Arc<Mutex<u64>>;
-
-impl Changes {
-    fn next(&mut self, instance: Instance) -> (u64, Applied) {
-        let (number, applied) = self.newest.entry(instance).or_default();
-        *number += 1;
-        (*number, applied.clone())
-    }
-
-    pub(super) fn forget(&mut self, instance: Instance) {
-        self.newest.remove(&instance);
-    }
-}
-
-fn holds_more(group: &Group, limit_bytes: Option<u64>) -> bool {
-    let held = std::fs::read_to_string(group.path().join("memory.current"));
-    let held = held.ok().and_then(|text| text.trim().parse::<u64>().ok());
-    held.zip(limit_bytes)
-        .is_some_and(|(held, limit)| held > limit)
-}
-
-impl Runner {
-    /// Writes the limits of a running container anew; the last word wins, whichever thread is first.
-    pub(super) fn limit(&mut self, name: ContainerName, launch: Arc<v1::LaunchOrder>) {
-        let Some((group, spec)) = self.shared.group(name).zip(launch.spec.clone()) else {
-            return;
-        };
-        // Neither an executor nor its tasks have limits of disks.
-        let no_disk = |name: &str| Err(format!("executors name no disks, and not {name}"));
-        let Ok(mut limits) = limits(&spec, self.shared.settings.pids_max, no_disk) else {
-            return;
-        };
-        let (number, applied) = self.changes.next(name.instance);
-        let shared = self.shared.clone();
-        self.spawn(async move {
-            let slot = shared.slots.acquire().await;
-            let written = tokio::task::spawn_blocking(move || {
-                let mut newest = applied.lock().unwrap_or_else(PoisonError::into_inner);
-                if *newest >= number {
-                    return Ok(());
-                }
-                *newest = number;
-                if holds_more(&group, limits.memory_max_bytes) {
-                    // What it holds of tasks that have ended is not the end of the others.
-                    (limits.memory_high_bytes, limits.memory_max_bytes) = (None, None);
-                }
-                // What the host lacks was accepted at the start.
-                limits
-                    .apply(group.path(), MissingPolicy::AllowMissing)
-                    .map(drop)
-            });
-            let written = written.await.expect("writing limits never panics");
-            drop(slot);
-            if let Err(error) = written {
-                // It may just have ended, and its group with it.
-                let why = crate::error::sentence(&error);
-                tracing::warn!(container = %name, why, "limits of a container cannot be changed");
-            }
-        });
-    }
 }

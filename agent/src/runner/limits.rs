@@ -2,8 +2,8 @@
 //!
 //! Resources are what is kept for a task, limits the most that it gets. Processors of its own are `cores`' to hand out.
 
-use argosy_isolation::Limits;
 use argosy_isolation::limits::IoMax;
+use argosy_isolation::{Limits, Tree};
 use argosy_proto::convert;
 use argosy_proto::v1;
 
@@ -56,6 +56,29 @@ pub(super) fn limits(
             (most, wanted) => most.or(wanted),
         },
     })
+}
+
+/// Those of `limits` that the task has asked for by name, and not by its resources or its agent's rule.
+pub(super) fn named(task: &v1::TaskSpec, limits: &Limits) -> Limits {
+    let wanted = task.limits.clone().unwrap_or_default();
+    Limits {
+        cpu_max_millis: limits.cpu_max_millis,
+        memory_max_bytes: wanted.memory_bytes.and(limits.memory_max_bytes),
+        io_weight: limits.io_weight,
+        io_max: limits.io_max.clone(),
+        pids_max: wanted.pids.and(limits.pids_max),
+        ..Limits::default()
+    }
+}
+
+/// Whether the groups of a tree count processes; one that cannot be read counts none.
+pub(super) fn counts_pids(tree: &Tree) -> bool {
+    let limits = Limits {
+        pids_max: Some(1),
+        ..Limits::default()
+    };
+    let missing = tree.missing(&limits);
+    missing.is_ok_and(|missing| missing.controllers.is_empty())
 }
 
 /// Of a scalar resource, in thousandths.
@@ -141,6 +164,26 @@ mod tests {
         let limits = of("mem:64", wanted);
         assert_eq!(limits.memory_max_bytes, Some(64 * MIB));
         assert_eq!(limits.pids_max, Some(4_096));
+    }
+
+    #[test]
+    fn what_was_asked_for_by_name_is_told_from_what_follows() {
+        let plain = task("cpus:1;mem:64", None);
+        let limits = limits(&plain, 4_096, |_| Ok(DISK)).unwrap();
+        assert_eq!(named(&plain, &limits), Limits::default());
+        let wanted = v1::Limits {
+            memory_bytes: Some(65 * MIB),
+            pids: Some(7),
+            ..v1::Limits::default()
+        };
+        let asked = task("mem:64", Some(wanted.clone()));
+        let asked = named(&asked, &of("mem:64", wanted));
+        let expected = Limits {
+            memory_max_bytes: Some(65 * MIB),
+            pids_max: Some(7),
+            ..Limits::default()
+        };
+        assert_eq!(asked, expected);
     }
 
     #[test]

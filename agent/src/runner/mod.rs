@@ -3,10 +3,11 @@
 //! One task a container waits for its supervisor. What blocks (folders, the launcher, adoption, removal)
 //! runs on the runtime's blocking threads, a bounded number at a time. Reading order: `launching`, `host_ids`,
 //! `unpacking`, `imaged`, `bridges`, `plugged` and `own_files`, `volumes`, `memory_high`, `disks`, `limits`, `cores`,
-//! `devices`, `opt_outs`, `groups`, `description`, `executors`, `controls`, `watching`, `looking`, `measuring`, `removing`,
+//! `devices`, `opt_outs`, `groups`, `description`, `executors`, `changes`, `controls`, `watching`, `looking`, `measuring`, `removing`,
 //! `steps`.
 
 mod bridges;
+mod changes;
 mod clearing;
 mod controls;
 mod cores;
@@ -88,7 +89,7 @@ pub(crate) struct Runner {
     fetches: HashMap<Instance, CancellationToken>,
     looks: looking::Looks,
     meter: Meter,
-    changes: executors::Changes,
+    changes: changes::Changes,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -97,6 +98,8 @@ pub(super) struct Shared {
     pub(super) settings: Settings,
     pub(super) paths: Paths,
     pub(super) tree: Option<Tree>,
+    /// Whether the groups of its containers count processes.
+    counts_pids: bool,
     /// With the default profile.
     pub(super) host_ids: Option<HostIds>,
     launching: Arc<Launching>,
@@ -150,6 +153,7 @@ impl Runner {
             groups: groups::Groups::default(),
             imaged: Imaged::new(images.clone()),
             cores: Cores::of(tree.clone()),
+            counts_pids: tree.as_ref().is_some_and(limits::counts_pids),
             settings,
             paths,
             tree,
@@ -167,7 +171,7 @@ impl Runner {
             fetches: HashMap::new(),
             looks: looking::Looks::default(),
             meter: Meter::default(),
-            changes: executors::Changes::default(),
+            changes: changes::Changes::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
@@ -359,7 +363,11 @@ impl Containers for Runner {
                 kind,
                 timeout_ms,
             } => self.look(instance, look, kind, timeout_ms),
-            Effect::Limit { name, launch } => self.limit(name, launch),
+            Effect::Limit {
+                name,
+                launch,
+                order,
+            } => self.limit(name, launch, order),
             Effect::StopLooking { instance, look } => self.looks.stop(instance, look.kind),
             Effect::Measure {
                 name,

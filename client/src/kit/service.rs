@@ -172,6 +172,13 @@ impl Scheduler for Master {
         numbered!(self, "kill", request, KillReply, nothing)
     }
 
+    async fn update_limits(
+        &self,
+        request: Request<v1::UpdateLimitsRequest>,
+    ) -> Answer<v1::UpdateLimitsReply> {
+        numbered!(self, "limits", request, UpdateLimitsReply, nothing)
+    }
+
     async fn suppress(&self, request: Request<v1::SuppressRequest>) -> Answer<v1::SuppressReply> {
         numbered!(self, "suppress", request, SuppressReply, nothing)
     }

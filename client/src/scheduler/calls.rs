@@ -1,7 +1,7 @@
 //! Numbered calls that are not answered yet: each keeps its number and its content until it is.
 //!
 //! Pure. Decides which may be on their way side by side, so that neither a kill nor a question can
-//! overtake, and thereby void, a launch asked for before it.
+//! overtake, and thereby void, a launch asked for before it, nor limits those that were asked for before them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +19,7 @@ const WINDOW: u64 = 512;
 pub(crate) enum Request {
     Accept(v1::AcceptRequest),
     Kill(v1::KillRequest),
+    UpdateLimits(v1::UpdateLimitsRequest),
     Suppress(v1::SuppressRequest),
     Revive(v1::ReviveRequest),
     UpdateFramework(v1::UpdateFrameworkRequest),
@@ -41,6 +42,7 @@ impl Request {
         match self {
             Self::Accept(_) => Order::Free,
             Self::Kill(_) => Order::BehindAccepts,
+            Self::UpdateLimits(_) => Order::Alone,
             Self::Suppress(_) | Self::Revive(_) | Self::UpdateFramework(_) | Self::Teardown(_) => {
                 Order::Alone
             }
@@ -51,6 +53,7 @@ impl Request {
         let call = match self {
             Self::Accept(request) => &mut request.call,
             Self::Kill(request) => &mut request.call,
+            Self::UpdateLimits(request) => &mut request.call,
             Self::Suppress(request) => &mut request.call,
             Self::Revive(request) => &mut request.call,
             Self::UpdateFramework(request) => &mut request.call,
@@ -268,6 +271,16 @@ mod tests {
         assert_eq!(numbers(&mut calls), [3]);
         calls.answered(3);
         assert_eq!(numbers(&mut calls), [4]);
+    }
+
+    #[test]
+    fn limits_overtake_no_launch_and_no_limits() {
+        let limits = || Request::UpdateLimits(v1::UpdateLimitsRequest::default());
+        let mut calls = with([accept(), limits(), limits()]);
+        for number in 1..=3 {
+            assert_eq!(numbers(&mut calls), [number]);
+            calls.answered(number);
+        }
     }
 
     #[test]

@@ -74,6 +74,11 @@ pub(crate) enum Command {
         task_id: String,
         grace_ms: Option<u64>,
     },
+    UpdateLimits {
+        key: CallKey,
+        task_id: String,
+        limits: Box<v1::Limits>,
+    },
     Acknowledge {
         task_id: String,
         revision: v1::Revision,
@@ -186,6 +191,17 @@ impl Driver {
             key,
             task_id,
             grace_ms,
+        })
+    }
+
+    /// Changes the most that a task may use: `limits` replaces all that it has. Done means that the masters have agreed; an
+    /// update whose `limits` carry the answer's revision, or a later one, tells that they are in force, or why not.
+    pub fn update_limits(&self, task_id: &str, limits: v1::Limits) -> Call {
+        let task_id = task_id.to_owned();
+        self.call(Vec::new(), |key| Command::UpdateLimits {
+            key,
+            task_id,
+            limits: Box::new(limits),
         })
     }
 

@@ -73,6 +73,13 @@ pub(super) async fn numbered(
             .await?;
             done(reply.revision)
         }
+        calls::Request::UpdateLimits(request) => {
+            let reply = call(connector, request, |mut stub, r| async move {
+                stub.update_limits(r).await
+            })
+            .await?;
+            done(reply.revision)
+        }
         calls::Request::Suppress(request) => {
             let reply = call(connector, request, |mut stub, r| async move {
                 stub.suppress(r).await

@@ -27,6 +27,10 @@ pub(crate) const CASES: &[Case] = &[
         "a_limit_lowered_below_what_is_used_ends_it_with_the_figures",
         lowered,
     ),
+    (
+        "limits_that_replace_others_lift_what_is_not_named_and_end_nothing",
+        replaced,
+    ),
     ("memory_is_protected_as_far_as_the_tree_is", protected),
     ("nothing_in_the_tree_gets_huge_pages", huge_pages),
 ];
@@ -295,6 +299,35 @@ fn lowered() {
     is_out_of_memory(&exit, 8 * MIB);
     let used = exit.memory_shortage.unwrap().used_bytes;
     assert!(used >= Some(24 * MIB), "what it had before: {exit:?}");
+}
+
+fn replaced() {
+    let mut world = world_with(&["cpu", "memory", "pids"]);
+    let limits = Limits {
+        cpu_max_millis: Some(500),
+        memory_high_bytes: Some(60 * MIB),
+        pids_max: Some(20),
+        ..memory(64 * MIB)
+    };
+    let (spec, mut container) = start(&mut world, HOLD, limits);
+    eventually("it holds its memory", || stdout(&spec) == "holds\n");
+    let group = spec.cgroup.as_ref().unwrap();
+    let replace = |limits: &Limits| limits.replace(group, MissingPolicy::RequireAll);
+    let smaller = Limits {
+        memory_high_bytes: Some(44 * MIB),
+        ..memory(48 * MIB)
+    };
+    replace(&smaller).unwrap();
+    assert_eq!(file(&spec, "memory.max"), (48 * MIB).to_string());
+    assert_eq!(file(&spec, "cpu.max"), "max 100000");
+    assert_eq!(file(&spec, "pids.max"), "max");
+    let refused = replace(&memory(8 * MIB)).unwrap_err().to_string();
+    assert!(refused.contains("would be 8 MiB"), "{refused}");
+    assert_eq!(file(&spec, "memory.max"), (48 * MIB).to_string());
+    assert_eq!(file(&spec, "memory.high"), (44 * MIB).to_string());
+    assert_eq!(container.notice().unwrap(), None, "it lives");
+    let exit = end(container);
+    assert!(!exit.out_of_memory, "{exit:?}");
 }
 
 fn protected() {

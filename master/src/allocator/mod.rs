@@ -190,6 +190,7 @@ impl Allocator {
             Event::TaskForgotten(key) => self.framework_changed(key.framework),
             Event::EpochOpened(_)
             | Event::TaskKillWanted { .. }
+            | Event::TaskLimitsWanted { .. }
             | Event::UpdateSettled { .. }
             | Event::Stray { .. }
             | Event::AgentReconciled { .. }

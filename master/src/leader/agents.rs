@@ -399,6 +399,9 @@ impl Leader {
         else {
             return;
         };
+        let takes_limits = registry
+            .agent(id)
+            .is_some_and(|agent| agent.info.changes_limits);
         let last = registry.last_order(id);
         let from = std::mem::replace(sent, last.max(*sent));
         let mut next = from;
@@ -417,6 +420,10 @@ impl Leader {
             orders.push(match kind {
                 OrderKind::Launch => convert::order_launch(index, task, name),
                 OrderKind::Kill => convert::order_kill(index, task),
+                OrderKind::Limits if takes_limits => convert::order_limits(index, task),
+                // It was replaced by an earlier release meanwhile, which would end the link over an order that it
+                // does not know.
+                OrderKind::Limits => convert::order_void(index),
             });
             next = index;
         }

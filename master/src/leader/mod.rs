@@ -281,9 +281,9 @@ impl Leader {
                 self.framework_removing(registry, now, *framework)
             }
             Event::FrameworkRemoved(framework) => self.framework_removed(registry, now, *framework),
-            Event::TaskLaunched { agent, .. } | Event::TaskKillWanted { agent, .. } => {
-                self.pump_orders(registry, *agent)
-            }
+            Event::TaskLaunched { agent, .. }
+            | Event::TaskKillWanted { agent, .. }
+            | Event::TaskLimitsWanted { agent, .. } => self.pump_orders(registry, *agent),
             Event::TaskUpdated { key, .. } => self.task_updated(registry, key),
             Event::UpdateSettled {
                 agent,

@@ -8,6 +8,7 @@ mod calls;
 mod checks;
 mod deadlines;
 mod frameworks;
+mod limits;
 mod messages;
 mod offers;
 mod pruning;

@@ -332,18 +332,14 @@ fn operation(wire: v1::write_operation::Operation) -> Result<Operation, Malforme
             name: set.name,
             value: set.value,
         },
-        Wire::KillTask(kill) => {
-            let task = TaskId::new(&kill.task_id)
-                .map_err(|why| Malformed::new("task_id", why.to_string()))?;
-            let key = TaskKey {
-                framework: convert::id("framework_id", &kill.framework_id)?,
-                task,
-            };
-            Operation::KillTask {
-                key,
-                grace_ms: kill.grace_ms,
-            }
-        }
+        Wire::KillTask(kill) => Operation::KillTask {
+            key: task_key(&kill.framework_id, &kill.task_id)?,
+            grace_ms: kill.grace_ms,
+        },
+        Wire::UpdateLimits(update) => Operation::UpdateLimits {
+            key: task_key(&update.framework_id, &update.task_id)?,
+            limits: convert::limits_from(update.limits.unwrap_or_default()),
+        },
         Wire::TeardownFramework(teardown) => {
             Operation::Teardown(convert::id("framework_id", &teardown.framework_id)?)
         }
@@ -358,6 +354,14 @@ fn operation(wire: v1::write_operation::Operation) -> Result<Operation, Malforme
         Wire::DeactivateAgent(wire) => Operation::Deactivate(agent(&wire.agent_id)?),
         Wire::ReactivateAgent(wire) => Operation::Reactivate(agent(&wire.agent_id)?),
         Wire::MarkAgentGone(wire) => Operation::MarkGone(agent(&wire.agent_id)?),
+    })
+}
+
+fn task_key(framework: &str, task: &str) -> Result<TaskKey, Malformed> {
+    let task = TaskId::new(task).map_err(|why| Malformed::new("task_id", why.to_string()))?;
+    Ok(TaskKey {
+        framework: convert::id("framework_id", framework)?,
+        task,
     })
 }
 

@@ -90,6 +90,13 @@ impl Scheduler for Services {
         routed!(self, request, kill, kill_here)
     }
 
+    async fn update_limits(
+        &self,
+        request: Request<v1::UpdateLimitsRequest>,
+    ) -> Result<Response<v1::UpdateLimitsReply>, Status> {
+        routed!(self, request, update_limits, update_limits_here)
+    }
+
     async fn acknowledge(
         &self,
         request: Request<v1::AcknowledgeRequest>,
@@ -255,6 +262,19 @@ impl Services {
         };
         let (revision, _) = self.call(wire.call, action, Vec::new(), 0).await?;
         Ok(v1::KillReply { revision })
+    }
+
+    async fn update_limits_here(
+        &self,
+        wire: v1::UpdateLimitsRequest,
+    ) -> Result<v1::UpdateLimitsReply, Status> {
+        bounded(wire.encoded_len())?;
+        let action = CallAction::UpdateLimits {
+            task: task(&wire.task_id)?,
+            limits: convert::limits_from(wire.limits.unwrap_or_default()),
+        };
+        let (revision, _) = self.call(wire.call, action, Vec::new(), 0).await?;
+        Ok(v1::UpdateLimitsReply { revision })
     }
 
     async fn acknowledge_here(

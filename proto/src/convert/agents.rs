@@ -3,9 +3,9 @@
 use argosy_state::agent::{AgentInfo, AgentMode};
 use argosy_state::command::{AgentUpdate, HeldTask};
 use argosy_state::ids::{OrderIndex, TaskId, TaskKey};
-use argosy_state::task::{Standing, Task};
+use argosy_state::task::{LimitsReport, Standing, Task};
 
-use super::opt_outs::{opt_outs, opt_outs_from};
+use super::opt_outs::{limits, opt_outs, opt_outs_from};
 use super::{
     Malformed, exit_from, id, reason_from, resources, resources_from, source_from, spec, state_from,
 };
@@ -23,6 +23,7 @@ pub fn agent_info(info: &AgentInfo) -> v1::AgentInfo {
         missing_controllers: info.missing_controllers.clone(),
         isolation: info.isolation.clone(),
         allowed_opt_outs: opt_outs(&info.allowed_opt_outs),
+        changes_limits: info.changes_limits,
     }
 }
 
@@ -41,6 +42,7 @@ pub fn agent_info_from(wire: v1::AgentInfo) -> Result<AgentInfo, Malformed> {
         isolation: wire.isolation,
         allowed_opt_outs: opt_outs_from(wire.allowed_opt_outs)
             .map_err(|why| why.inside("info.allowed_opt_outs"))?,
+        changes_limits: wire.changes_limits,
     })
 }
 
@@ -75,6 +77,10 @@ pub fn update_from(wire: v1::NumberedUpdate) -> Result<AgentUpdate, Malformed> {
             healthy: wire.healthy,
             ready: wire.ready,
         },
+        limits: wire.limits.map(|report| LimitsReport {
+            order: OrderIndex(report.order_index),
+            outcome: report.refusal.map_or(Ok(()), Err),
+        }),
         wall_ms: wire.wall_ms,
     })
 }
@@ -125,6 +131,20 @@ pub fn order_kill(index: OrderIndex, task: &Task) -> v1::Order {
     v1::Order {
         index: index.0,
         order: Some(v1::order::Order::Kill(kill)),
+    }
+}
+
+/// The order that gives `task` the limits of its description.
+#[must_use]
+pub fn order_limits(index: OrderIndex, task: &Task) -> v1::Order {
+    let order = v1::LimitsOrder {
+        framework_id: task.key.framework.to_string(),
+        task_id: task.key.task.to_string(),
+        limits: task.spec.limits.as_deref().map(limits),
+    };
+    v1::Order {
+        index: index.0,
+        order: Some(v1::order::Order::Limits(order)),
     }
 }
 

@@ -131,6 +131,7 @@ pub fn call_kind(action: &CallAction) -> &'static str {
     match action {
         CallAction::Accept(_) => "accept",
         CallAction::Kill { .. } => "kill",
+        CallAction::UpdateLimits { .. } => "update-limits",
         CallAction::Suppress(_) => "suppress",
         CallAction::Revive(_) => "revive",
         CallAction::Update(_) => "update-framework",

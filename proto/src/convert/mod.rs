@@ -21,14 +21,14 @@ use argosy_state::ids::{InvalidId, Revision};
 use crate::v1;
 
 pub use agents::{
-    agent_info, agent_info_from, held_task, mode_from, order_kill, order_launch, order_void,
-    update_from,
+    agent_info, agent_info_from, held_task, mode_from, order_kill, order_launch, order_limits,
+    order_void, update_from,
 };
 pub use checks::{check_from, health_check_from};
 pub use executors::executor_as_task;
 pub use frameworks::{call_kind, framework_info, framework_info_from, offer, promise, roles};
 pub use groups::{group_from, launch_from, launch_group_from};
-pub use opt_outs::{limits_from, opt_outs, opt_outs_from};
+pub use opt_outs::{limits, limits_from, opt_outs, opt_outs_from};
 pub use resources::{resources, resources_from};
 pub use tasks::{exit_from, reason_from, source_from, spec, spec_from, state_from, status, task};
 

@@ -41,7 +41,8 @@ pub fn opt_outs_from(wire: Option<v1::OptOuts>) -> Result<OptOuts, Malformed> {
 }
 
 /// Limits on the wire.
-pub(super) fn limits(limits: &Limits) -> v1::Limits {
+#[must_use]
+pub fn limits(limits: &Limits) -> v1::Limits {
     let io = limits.io.iter().map(|limit| v1::DiskLimit {
         disk: limit.disk.clone(),
         read_bytes: limit.read_bytes,

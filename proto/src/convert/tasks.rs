@@ -285,7 +285,8 @@ reasons!(
     HealthCheckFailed,
     LimitDisk,
     ExecutorTerminated,
-    ExecutorRegistrationTimeout
+    ExecutorRegistrationTimeout,
+    LimitsUpdated
 );
 
 impl From<Exit> for v1::Exit {
@@ -323,7 +324,19 @@ pub fn status(task: &Task, update: &Update) -> v1::TaskStatus {
         wall_ms: update.wall_ms,
         healthy: update.standing.healthy,
         ready: update.standing.ready,
+        limits: limits_status(task),
     }
+}
+
+/// What became of the newest change of a task's limits.
+fn limits_status(task: &Task) -> Option<v1::LimitsStatus> {
+    let change = task.limits_change.as_ref()?;
+    let refusal = change.outcome.clone().and_then(Result::err);
+    Some(v1::LimitsStatus {
+        revision: Some(revision(change.revision)),
+        in_force: change.outcome == Some(Ok(())),
+        refusal: refusal.unwrap_or_default(),
+    })
 }
 
 /// A task as operators see it; `agent_address` is looked up by the caller.
@@ -342,6 +355,7 @@ pub fn task(task: &Task, agent_address: &str) -> v1::Task {
         revision: Some(revision(task.revision)),
         order_index: task.order.0,
         agent_address: agent_address.to_owned(),
+        limits: limits_status(task),
     }
 }
 

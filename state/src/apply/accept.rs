@@ -267,6 +267,7 @@ impl Registry {
             order,
             spec: spec.clone(),
             kill: None,
+            limits_change: None,
             state: TaskState::Staging,
             agent_state: TaskState::Staging,
             standing: Standing::default(),
@@ -280,7 +281,7 @@ impl Registry {
 }
 
 /// Judges what no agent could run.
-fn check_spec(spec: &TaskSpec) -> Result<(), Rejection> {
+pub(super) fn check_spec(spec: &TaskSpec) -> Result<(), Rejection> {
     let invalid = |field: &str, text: &str| {
         Err(Rejection::Invalid {
             field: field.into(),

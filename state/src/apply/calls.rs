@@ -91,6 +91,14 @@ impl Registry {
             CallAction::Kill { task, grace_ms } => {
                 self.kill(scene, call, task, *grace_ms).map(|()| Vec::new())
             }
+            CallAction::UpdateLimits { task, limits } => {
+                let key = TaskKey {
+                    framework: call.framework,
+                    task: task.clone(),
+                };
+                self.update_limits(scene, &key, limits, revision)
+                    .map(|()| Vec::new())
+            }
             CallAction::Suppress(roles) => self
                 .suppress(scene, call.framework, roles, revision)
                 .map(|()| Vec::new()),

@@ -14,6 +14,7 @@ mod epochs;
 mod executors;
 mod frameworks;
 mod groups;
+mod limits_change;
 mod operators;
 mod reconcile;
 mod sweeps;

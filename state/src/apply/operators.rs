@@ -100,6 +100,10 @@ impl Registry {
                     Err(Rejection::UnknownTask(key.clone()))
                 }
             }
+            Operation::UpdateLimits { key, limits } => {
+                let revision = scene.next_revision();
+                self.update_limits(scene, key, limits, revision)
+            }
             Operation::Teardown(id) => {
                 let framework = self
                     .frameworks

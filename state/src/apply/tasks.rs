@@ -1,6 +1,7 @@
 //! The life of a task: updates, kills, acknowledgements, the way into history.
 
 use super::Scene;
+use super::limits_change::settle;
 use crate::Registry;
 use crate::agent::AgentMode;
 use crate::command::{Acknowledge, AgentUpdate, Outcome, Rejection, Reply, UpdateTasks};
@@ -8,7 +9,9 @@ use crate::event::Event;
 use crate::ids::{FrameworkId, OrderIndex, Revision, TaskKey};
 use crate::limits;
 use crate::registry::RecordKey;
-use crate::task::{Exit, FinishedTask, Kill, Reason, Source, Standing, TaskState, Update};
+use crate::task::{
+    Exit, FinishedTask, Kill, LimitsReport, Reason, Source, Standing, TaskState, Update,
+};
 
 /// A new state of a task, before it has a revision.
 pub(super) struct Change {
@@ -18,6 +21,7 @@ pub(super) struct Change {
     message: String,
     exit: Option<Exit>,
     standing: Standing,
+    limits: Option<LimitsReport>,
     wall_ms: i64,
     /// Its number, if an agent says so.
     reported: Option<u64>,
@@ -32,6 +36,7 @@ impl Change {
             message: message.to_owned(),
             exit: None,
             standing: Standing::default(),
+            limits: None,
             wall_ms,
             reported: None,
         }
@@ -54,6 +59,7 @@ impl Change {
             message: cut(&update.message, limits::MESSAGE_BYTES),
             exit: update.exit,
             standing: update.standing,
+            limits: update.limits.clone(),
             wall_ms: update.wall_ms,
             reported: Some(update.number),
         }
@@ -164,6 +170,7 @@ impl Registry {
     pub(super) fn set_state(&mut self, scene: &mut Scene, key: &TaskKey, change: Change) {
         let revision = scene.next_revision();
         let reported = change.reported;
+        let limits = change.limits.clone();
         let update = change.into_update(revision);
         let state = update.state;
         let mut agent = None;
@@ -173,6 +180,9 @@ impl Registry {
                 task.reported = number;
                 task.agent_state = state;
                 task.standing = update.standing;
+            }
+            if let Some(limits) = limits {
+                settle(task, limits);
             }
             task.latest = update.clone();
             task.revision = revision;

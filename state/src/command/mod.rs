@@ -13,7 +13,7 @@ use crate::ids::{
     TaskKey, Ticket, Timestamp,
 };
 use crate::resources::Resources;
-use crate::task::{Exit, Reason, Source, Standing, TaskSpec, TaskState};
+use crate::task::{Exit, Limits, LimitsReport, Reason, Source, Standing, TaskSpec, TaskState};
 
 pub use rejection::Rejection;
 
@@ -214,6 +214,8 @@ pub struct AgentUpdate {
     pub exit: Option<Exit>,
     /// What the task's checks have found.
     pub standing: Standing,
+    /// What became of an order that changes its limits, if this update is the first to tell.
+    pub limits: Option<LimitsReport>,
     /// Milliseconds of the Unix epoch, for display.
     pub wall_ms: i64,
 }
@@ -257,6 +259,13 @@ pub enum CallAction {
         task: TaskId,
         /// From TERM to KILL; `None` takes the task's own.
         grace_ms: Option<u64>,
+    },
+    /// Change what a task may use at most, running or not.
+    UpdateLimits {
+        /// Which.
+        task: TaskId,
+        /// All of them, in the place of those that it has.
+        limits: Limits,
     },
     /// No offers in these roles; an empty list means all.
     Suppress(Vec<Role>),
@@ -355,6 +364,13 @@ pub enum Operation {
         key: TaskKey,
         /// From TERM to KILL; `None` takes the task's own.
         grace_ms: Option<u64>,
+    },
+    /// Changes what a task may use at most, running or not.
+    UpdateLimits {
+        /// Which.
+        key: TaskKey,
+        /// All of them, in the place of those that it has.
+        limits: Limits,
     },
     /// Ends a framework and all its tasks.
     Teardown(FrameworkId),

@@ -30,6 +30,8 @@ pub(super) struct AgentInfoMessage {
     isolation: String,
     #[prost(message, optional, tag = "13")]
     allowed_opt_outs: Option<OptOutsMessage>,
+    #[prost(bool, tag = "40")]
+    changes_limits: bool,
 }
 
 impl From<&AgentInfo> for AgentInfoMessage {
@@ -43,6 +45,7 @@ impl From<&AgentInfo> for AgentInfoMessage {
             missing_controllers: info.missing_controllers.clone(),
             isolation: info.isolation.clone(),
             allowed_opt_outs: opt_outs::stored(&info.allowed_opt_outs),
+            changes_limits: info.changes_limits,
         }
     }
 }
@@ -60,6 +63,7 @@ impl TryFrom<AgentInfoMessage> for AgentInfo {
             missing_controllers: message.missing_controllers,
             isolation: message.isolation,
             allowed_opt_outs: opt_outs::read(message.allowed_opt_outs)?,
+            changes_limits: message.changes_limits,
         })
     }
 }

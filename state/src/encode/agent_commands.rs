@@ -4,6 +4,7 @@ use prost::Message;
 
 use super::agent::AgentInfoMessage;
 use super::checks::{StandingMessage, standing, standing_from};
+use super::limits::LimitsReportMessage;
 use super::names::{self, RevisionMessage, TaskKeyMessage};
 use super::numbers::Numbered;
 use super::task::{ExitMessage, exit};
@@ -189,6 +190,8 @@ struct AgentUpdateMessage {
     wall_ms: i64,
     #[prost(message, optional, tag = "10")]
     standing: Option<StandingMessage>,
+    #[prost(message, optional, tag = "40")]
+    limits: Option<LimitsReportMessage>,
 }
 
 impl From<&UpdateTasks> for UpdateTasksMessage {
@@ -204,6 +207,7 @@ impl From<&UpdateTasks> for UpdateTasksMessage {
             exit: update.exit.map(Into::into),
             wall_ms: update.wall_ms,
             standing: standing(update.standing),
+            limits: update.limits.as_ref().map(Into::into),
         });
         Self {
             agent: report.agent.0,
@@ -239,6 +243,7 @@ impl TryFrom<AgentUpdateMessage> for AgentUpdate {
             message: message.message,
             exit: exit(message.exit)?,
             standing: standing_from(message.standing),
+            limits: message.limits.map(Into::into),
             wall_ms: message.wall_ms,
         })
     }

@@ -3,6 +3,7 @@
 use prost::{Message, Oneof};
 
 use super::framework::{FrameworkInfoMessage, roles, texts};
+use super::limits::{self, LimitsMessage};
 use super::names::{self, OfferIdMessage, RevisionMessage};
 use super::resources::{self, ResourcesMessage};
 use super::task_spec::TaskSpecMessage;
@@ -23,7 +24,7 @@ pub(super) struct CallMessage {
     lowest_unanswered: u64,
     #[prost(fixed64, tag = "5")]
     hash: u64,
-    #[prost(oneof = "ActionMessage", tags = "6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "ActionMessage", tags = "6, 7, 8, 9, 10, 11, 40")]
     action: Option<ActionMessage>,
 }
 
@@ -41,6 +42,8 @@ enum ActionMessage {
     Update(Box<FrameworkInfoMessage>),
     #[prost(message, tag = "11")]
     Teardown(TeardownMessage),
+    #[prost(message, tag = "40")]
+    UpdateLimits(UpdateLimitsMessage),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -49,6 +52,14 @@ struct KillMessage {
     task: String,
     #[prost(uint64, optional, tag = "2")]
     grace_ms: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct UpdateLimitsMessage {
+    #[prost(string, tag = "1")]
+    task: String,
+    #[prost(message, optional, tag = "2")]
+    limits: Option<LimitsMessage>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -96,6 +107,10 @@ impl From<&CallAction> for ActionMessage {
                 task: task.as_str().to_owned(),
                 grace_ms: *grace_ms,
             }),
+            CallAction::UpdateLimits { task, limits } => Self::UpdateLimits(UpdateLimitsMessage {
+                task: task.as_str().to_owned(),
+                limits: Some(limits.into()),
+            }),
             CallAction::Suppress(roles) => Self::Suppress(RolesMessage {
                 roles: texts(roles),
             }),
@@ -117,6 +132,10 @@ impl TryFrom<ActionMessage> for CallAction {
             ActionMessage::Kill(kill) => Self::Kill {
                 task: names::task_id(&kill.task)?,
                 grace_ms: kill.grace_ms,
+            },
+            ActionMessage::UpdateLimits(update) => Self::UpdateLimits {
+                task: names::task_id(&update.task)?,
+                limits: limits::required(update.limits)?,
             },
             ActionMessage::Suppress(message) => Self::Suppress(roles(&message.roles)?),
             ActionMessage::Revive(message) => Self::Revive(roles(&message.roles)?),

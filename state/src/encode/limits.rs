@@ -3,7 +3,9 @@
 use prost::Message;
 
 use super::Wrong;
-use crate::task::{DiskLimit, Limits};
+use super::names::{self, RevisionMessage};
+use crate::ids::OrderIndex;
+use crate::task::{DiskLimit, Limits, LimitsChange, LimitsReport};
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct LimitsMessage {
@@ -59,6 +61,74 @@ impl TryFrom<LimitsMessage> for Limits {
             io_weight: message.io_weight,
             io: message.io.into_iter().map(Into::into).collect(),
             exclusive_cpus: message.exclusive_cpus,
+        })
+    }
+}
+
+/// The limits of a record that must have some.
+pub(super) fn required(message: Option<LimitsMessage>) -> Result<Limits, Wrong> {
+    message.ok_or(Wrong("limits"))?.try_into()
+}
+
+/// What an agent says of an order that changes limits.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LimitsReportMessage {
+    #[prost(uint64, tag = "1")]
+    order: u64,
+    #[prost(string, optional, tag = "2")]
+    refusal: Option<String>,
+}
+
+impl From<&LimitsReport> for LimitsReportMessage {
+    fn from(report: &LimitsReport) -> Self {
+        Self {
+            order: report.order.0,
+            refusal: report.outcome.clone().err(),
+        }
+    }
+}
+
+impl From<LimitsReportMessage> for LimitsReport {
+    fn from(message: LimitsReportMessage) -> Self {
+        Self {
+            order: OrderIndex(message.order),
+            outcome: message.refusal.map_or(Ok(()), Err),
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct LimitsChangeMessage {
+    #[prost(uint64, tag = "1")]
+    order: u64,
+    #[prost(message, optional, tag = "2")]
+    revision: Option<RevisionMessage>,
+    #[prost(bool, tag = "3")]
+    settled: bool,
+    #[prost(string, optional, tag = "4")]
+    refusal: Option<String>,
+}
+
+impl From<&LimitsChange> for LimitsChangeMessage {
+    fn from(change: &LimitsChange) -> Self {
+        Self {
+            order: change.order.0,
+            revision: Some(change.revision.into()),
+            settled: change.outcome.is_some(),
+            refusal: change.outcome.clone().and_then(Result::err),
+        }
+    }
+}
+
+impl TryFrom<LimitsChangeMessage> for LimitsChange {
+    type Error = Wrong;
+
+    fn try_from(message: LimitsChangeMessage) -> Result<Self, Wrong> {
+        let outcome = message.refusal.map_or(Ok(()), Err);
+        Ok(Self {
+            order: OrderIndex(message.order),
+            revision: names::revision(message.revision)?,
+            outcome: message.settled.then_some(outcome),
         })
     }
 }

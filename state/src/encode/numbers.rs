@@ -83,6 +83,7 @@ numbered!(
     LimitDisk = 27,
     ExecutorTerminated = 37,
     ExecutorRegistrationTimeout = 38,
+    LimitsUpdated = 41,
 );
 
 numbered!(

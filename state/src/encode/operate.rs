@@ -2,6 +2,7 @@
 
 use prost::{Message, Oneof};
 
+use super::limits::{self, LimitsMessage};
 use super::names::{self, TaskKeyMessage};
 use super::{Read, Wrong};
 use crate::command::{Operate, Operation, SweepTarget};
@@ -69,7 +70,7 @@ struct RequestMessage {
 
 #[derive(Clone, PartialEq, Message)]
 struct OperationMessage {
-    #[prost(oneof = "OperationKind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "OperationKind", tags = "1, 2, 3, 4, 5, 6, 7, 40")]
     kind: Option<OperationKind>,
 }
 
@@ -89,6 +90,8 @@ enum OperationKind {
     Reactivate(u64),
     #[prost(uint64, tag = "7")]
     MarkGone(u64),
+    #[prost(message, tag = "40")]
+    UpdateLimits(UpdateLimitsMessage),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -107,6 +110,14 @@ struct KillTaskMessage {
     key: Option<TaskKeyMessage>,
     #[prost(uint64, optional, tag = "2")]
     grace_ms: Option<u64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct UpdateLimitsMessage {
+    #[prost(message, optional, tag = "1")]
+    key: Option<TaskKeyMessage>,
+    #[prost(message, optional, tag = "2")]
+    limits: Option<LimitsMessage>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -168,6 +179,12 @@ impl From<&Operation> for OperationMessage {
                 key: Some(key.into()),
                 grace_ms: *grace_ms,
             }),
+            Operation::UpdateLimits { key, limits } => {
+                OperationKind::UpdateLimits(UpdateLimitsMessage {
+                    key: Some(key.into()),
+                    limits: Some(limits.into()),
+                })
+            }
             Operation::Teardown(id) => OperationKind::Teardown(id.0),
             Operation::SetWeight { role, weight_milli } => {
                 OperationKind::SetWeight(SetWeightMessage {
@@ -196,6 +213,10 @@ impl TryFrom<OperationMessage> for Operation {
             OperationKind::KillTask(kill) => Self::KillTask {
                 key: kill.key.ok_or(Wrong("task"))?.try_into()?,
                 grace_ms: kill.grace_ms,
+            },
+            OperationKind::UpdateLimits(update) => Self::UpdateLimits {
+                key: update.key.ok_or(Wrong("task"))?.try_into()?,
+                limits: limits::required(update.limits)?,
             },
             OperationKind::Teardown(id) => Self::Teardown(FrameworkId(id)),
             OperationKind::SetWeight(set) => Self::SetWeight {

@@ -60,6 +60,7 @@ fn agent_info() -> AgentInfo {
         missing_controllers: vec!["io".to_owned()],
         isolation: "full".to_owned(),
         allowed_opt_outs: OptOuts::default(),
+        changes_limits: false,
     }
 }
 
@@ -88,6 +89,9 @@ pub(super) fn registry() -> Registry {
     registry.frameworks.insert(FrameworkId(4), framework());
     registry.tasks.insert(key(4, "web-1"), task("web-1"));
     registry.tasks.insert(key(4, "web-6"), checked_task());
+    for task in limits::changed() {
+        registry.tasks.insert(task.key.clone(), task);
+    }
     let done = AnswerOutcome::Done {
         refused: vec![(1, 22), (300, 23)],
     };
@@ -203,6 +207,9 @@ pub(super) fn records() -> Vec<RecordKey> {
         RecordKey::Framework(FrameworkId(4)),
         RecordKey::Task(key(4, "web-1")),
         RecordKey::Task(key(4, "web-6")),
+        RecordKey::Task(key(4, "web-8")),
+        RecordKey::Task(key(4, "web-81")),
+        RecordKey::Task(key(4, "web-82")),
         RecordKey::Answer(FrameworkId(4), 77, 8),
         RecordKey::Answer(FrameworkId(4), 77, 9),
         RecordKey::OperatorAnswer("alice".to_owned(), "r-1".to_owned()),
@@ -239,6 +246,7 @@ fn agent_update() -> AgentUpdate {
         message: "killed".to_owned(),
         exit: Some(Exit::Signal(9)),
         standing: Standing::default(),
+        limits: None,
         wall_ms: 67,
     }
 }

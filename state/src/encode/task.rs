@@ -3,6 +3,7 @@
 use prost::{Message, Oneof};
 
 use super::checks::{StandingMessage, standing, standing_from};
+use super::limits::LimitsChangeMessage;
 use super::names::{self, RevisionMessage, TaskKeyMessage};
 use super::numbers::Numbered;
 use super::task_spec::TaskSpecMessage;
@@ -133,6 +134,8 @@ pub(super) struct TaskRecord {
     revision: Option<RevisionMessage>,
     #[prost(message, optional, tag = "13")]
     standing: Option<StandingMessage>,
+    #[prost(message, optional, tag = "40")]
+    limits_change: Option<LimitsChangeMessage>,
 }
 
 impl From<&Task> for TaskRecord {
@@ -154,6 +157,7 @@ impl From<&Task> for TaskRecord {
             unacknowledged: task.unacknowledged.iter().map(Into::into).collect(),
             revision: Some(task.revision.into()),
             standing: standing(task.standing),
+            limits_change: task.limits_change.as_ref().map(Into::into),
         }
     }
 }
@@ -182,6 +186,7 @@ impl TryFrom<TaskRecord> for Task {
                 order: OrderIndex(kill.order),
                 grace_ms: kill.grace_ms,
             }),
+            limits_change: record.limits_change.map(TryInto::try_into).transpose()?,
             state: Numbered::of(record.state)?,
             agent_state: Numbered::of(record.agent_state)?,
             standing: standing_from(record.standing),

@@ -19,6 +19,8 @@ pub enum OrderKind {
     Launch,
     /// End it.
     Kill,
+    /// Change its limits.
+    Limits,
 }
 
 /// What is derived of one agent.
@@ -87,6 +89,7 @@ struct Facet {
     live: bool,
     unreachable: bool,
     kill: Option<OrderIndex>,
+    limits: Option<OrderIndex>,
     reported: u64,
     /// Something waits for its framework's acknowledgement.
     waits: bool,
@@ -98,6 +101,7 @@ impl Facet {
             live: !task.state.is_terminal(),
             unreachable: task.state == TaskState::Unreachable,
             kill: task.kill.map(|kill| kill.order),
+            limits: task.limits_change.as_ref().map(|change| change.order),
             reported: task.reported,
             waits: !task.unacknowledged.is_empty(),
         }
@@ -114,6 +118,9 @@ impl Indexes {
             sign.order(agent, task.order, OrderKind::Launch, &task.key);
             if let Some(order) = facet.kill {
                 sign.order(agent, order, OrderKind::Kill, &task.key);
+            }
+            if let Some(order) = facet.limits {
+                sign.order(agent, order, OrderKind::Limits, &task.key);
             }
             if facet.kill.is_none() || !bugs::is_on(Bug::FreedAtKill) {
                 sign.resources(&mut agent.used, &task.spec.resources)?;

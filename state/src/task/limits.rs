@@ -1,4 +1,6 @@
-//! The most that a task may use, where that is not what it asks for.
+//! The most that a task may use, where that is not what it asks for, and what became of a change of it.
+
+use crate::ids::{OrderIndex, Revision};
 
 /// Limits of a task beside its resources, which are what is kept for it. The default is what an agent gives by itself:
 /// no more memory than is asked for, as much processor time as is free.
@@ -31,4 +33,24 @@ pub struct DiskLimit {
     pub read_operations: Option<u64>,
     /// Operations that write.
     pub write_operations: Option<u64>,
+}
+
+/// The newest change of a task's limits since its launch. What they are to be is in its description.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitsChange {
+    /// The order that carries it.
+    pub order: OrderIndex,
+    /// When it was asked for; names it to the framework.
+    pub revision: Revision,
+    /// Whether the limits are in force, or in words why not. `None` until the agent has said so.
+    pub outcome: Option<Result<(), String>>,
+}
+
+/// What an agent has made of a change of limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitsReport {
+    /// The order that carried it.
+    pub order: OrderIndex,
+    /// In force, or in words why not.
+    pub outcome: Result<(), String>,
 }

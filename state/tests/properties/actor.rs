@@ -12,7 +12,7 @@ use argosy_state::ids::{
     AgentId, Epoch, FrameworkId, GroupId, NodeId, OfferId, Revision, Role, TaskId, TaskKey, Ticket,
     Timestamp,
 };
-use argosy_state::task::{Task, TaskGroup, TaskSpec};
+use argosy_state::task::{Limits, Task, TaskGroup, TaskSpec};
 use argosy_state::testing::{amounts, executor, framework_info, spec};
 
 use crate::agents::{new_agent, reconcile, silence, updates};
@@ -191,7 +191,11 @@ impl Actor {
         };
         match dice.below(100) {
             0..75 => CallAction::Accept(self.accept(dice, registry, id, agent)),
-            75..90 => CallAction::Kill {
+            75..78 => CallAction::UpdateLimits {
+                task: task_id(dice),
+                limits: limits(dice),
+            },
+            78..90 => CallAction::Kill {
                 task: task_id(dice),
                 grace_ms: dice.percent(50).then(|| dice.next() % 5_000),
             },
@@ -413,7 +417,14 @@ fn operate(
             name: "zone".to_owned(),
             value: "z".repeat(dice.below(3)),
         },
-        10..25 => Operation::KillTask {
+        10..15 => Operation::UpdateLimits {
+            key: dice.pick(&keys).unwrap_or(TaskKey {
+                framework,
+                task: task_id(dice),
+            }),
+            limits: limits(dice),
+        },
+        15..25 => Operation::KillTask {
             key: dice.pick(&keys).unwrap_or(TaskKey {
                 framework,
                 task: task_id(dice),
@@ -440,6 +451,16 @@ fn operate(
         operations,
         wall_ms: 4,
     })
+}
+
+/// Good ones mostly.
+fn limits(dice: &mut Dice) -> Limits {
+    Limits {
+        cpu_millis: dice.percent(50).then(|| 1 + dice.next() % 20_000),
+        pids: dice.percent(50).then(|| dice.next() % 10),
+        exclusive_cpus: dice.percent(3),
+        ..Limits::default()
+    }
 }
 
 fn sweep(dice: &mut Dice, registry: &Registry, framework: FrameworkId, agent: AgentId) -> Command {

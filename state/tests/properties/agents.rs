@@ -5,7 +5,7 @@ use argosy_state::command::{
     AgentDecision, AgentUpdate, Command, HeldTask, ReconcileAgent, UpdateTasks,
 };
 use argosy_state::ids::{AgentId, FrameworkId, OrderIndex, TaskKey};
-use argosy_state::task::{Exit, Reason, Source, Standing, Task, TaskState};
+use argosy_state::task::{Exit, LimitsReport, Reason, Source, Standing, Task, TaskState};
 use argosy_state::testing::registration;
 
 use crate::actor::task_id;
@@ -96,6 +96,19 @@ pub(crate) fn reconcile(dice: &mut Dice, registry: &Registry, id: AgentId) -> Co
     })
 }
 
+/// What became of a change of its limits, now and then of another one.
+fn limits_report(dice: &mut Dice, task: &Task) -> Option<LimitsReport> {
+    let change = task.limits_change.as_ref()?;
+    Some(LimitsReport {
+        order: OrderIndex(change.order.0 - u64::from(dice.percent(20))),
+        outcome: if dice.percent(70) {
+            Ok(())
+        } else {
+            Err("y".repeat(dice.below(3) * 700))
+        },
+    })
+}
+
 pub(crate) fn updates(dice: &mut Dice, registry: &Registry, id: AgentId) -> Command {
     let live: Vec<&Task> = registry.tasks_on(id).collect();
     let count = 1 + dice.below(3);
@@ -123,6 +136,7 @@ pub(crate) fn updates(dice: &mut Dice, registry: &Registry, id: AgentId) -> Comm
                 healthy: dice.percent(20).then(|| dice.percent(50)),
                 ready: dice.percent(20).then(|| dice.percent(50)),
             },
+            limits: limits_report(dice, task),
             wall_ms: -1,
         })
     });

@@ -105,6 +105,9 @@ fn event(event: &Event) -> String {
         Event::TaskKillWanted { key, agent, order } => {
             format!("order {} to {agent}: kill {key}", order.0)
         }
+        Event::TaskLimitsWanted { key, agent, order } => {
+            format!("order {} to {agent}: limits of {key}", order.0)
+        }
         Event::TaskUpdated {
             key,
             agent,
@@ -216,14 +219,39 @@ fn task(task: &Task) -> String {
         .map(|kill| format!(", kill@{} in {} ms", kill.order.0, kill.grace_ms))
         .unwrap_or_default();
     format!(
-        "{}@{} on {} {:?} #{}{kill}{}, waiting [{}]\n",
+        "{}@{} on {} {:?} #{}{kill}{}{}, waiting [{}]\n",
         task.key,
         task.order.0,
         task.agent,
         task.state,
         task.reported,
+        limits(task),
         standing(task.standing),
         waiting.join(", ")
+    )
+}
+
+/// What was changed, and what became of it.
+fn limits(task: &Task) -> String {
+    let Some(change) = &task.limits_change else {
+        return String::new();
+    };
+    let limits = task.spec.limits.as_deref().cloned().unwrap_or_default();
+    let named = |name: &str, value: Option<u64>| {
+        value.map_or_else(String::new, |value| format!(" {name}={value}"))
+    };
+    let outcome = match &change.outcome {
+        None => "asked".to_owned(),
+        Some(Ok(())) => "in force".to_owned(),
+        Some(Err(why)) => format!("refused: {why}"),
+    };
+    format!(
+        ", limits@{} of {}{}{}{} {outcome}",
+        change.order.0,
+        revision(change.revision),
+        named("cpu", limits.cpu_millis),
+        named("mem", limits.memory_bytes),
+        named("pids", limits.pids),
     )
 }
 

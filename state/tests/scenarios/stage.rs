@@ -11,7 +11,9 @@ use argosy_state::command::{
 use argosy_state::ids::{
     Epoch, GroupId, NodeId, OfferId, OrderIndex, Role, TaskId, Ticket, Timestamp,
 };
-use argosy_state::task::{Reason, Source, Standing, TaskGroup, TaskSpec, TaskState};
+use argosy_state::task::{
+    DiskLimit, Limits, LimitsReport, Reason, Source, Standing, TaskGroup, TaskSpec, TaskState,
+};
 use argosy_state::testing::{self, World, framework_info, registration, spec};
 
 use crate::line::Line;
@@ -233,6 +235,10 @@ impl Stage {
                 task: TaskId::new(line.word(4)).unwrap(),
                 grace_ms: line.number("grace"),
             },
+            "limits" => CallAction::UpdateLimits {
+                task: TaskId::new(line.word(4)).unwrap(),
+                limits: limits(line),
+            },
             "suppress" => CallAction::Suppress(roles()),
             "revive" => CallAction::Revive(roles()),
             "update" => CallAction::Update(info(line, line.word(4))),
@@ -320,6 +326,7 @@ fn register(line: &Line<'_>) -> Command {
     let nonce = line.number("nonce").unwrap_or(0);
     let first = registration(nonce, line.word(1));
     let mut info = first.info;
+    info.changes_limits = !line.has("old");
     for pair in line
         .pair("attributes")
         .into_iter()
@@ -360,6 +367,7 @@ fn update(line: &Line<'_>) -> Command {
             message: line.pair("message").unwrap_or_default().to_owned(),
             exit: None,
             standing: standing(line),
+            limits: limits_report(line),
             wall_ms: 0,
         }
     });
@@ -376,6 +384,32 @@ fn standing(line: &Line<'_>) -> Standing {
         healthy: said("healthy"),
         ready: said("ready"),
     }
+}
+
+/// `cpu=500 mem=64 pids=10 weight=200 disk=/dev/sda exclusive`: all that is named.
+fn limits(line: &Line<'_>) -> Limits {
+    let disk = line.pair("disk").map(|disk| DiskLimit {
+        disk: disk.to_owned(),
+        write_bytes: line.number("write"),
+        ..DiskLimit::default()
+    });
+    Limits {
+        cpu_millis: line.number("cpu"),
+        memory_bytes: line.number("mem").map(|mib| mib << 20),
+        pids: line.number("pids"),
+        io_weight: line.number("weight"),
+        io: disk.into_iter().collect(),
+        exclusive_cpus: line.has("exclusive"),
+    }
+}
+
+/// `limits=5` or `limits=5 refused=WHY`, of all updates of the line.
+fn limits_report(line: &Line<'_>) -> Option<LimitsReport> {
+    let refusal = line.pair("refused").map(str::to_owned);
+    line.number("limits").map(|order| LimitsReport {
+        order: OrderIndex(order),
+        outcome: refusal.map_or(Ok(()), Err),
+    })
 }
 
 fn state_named(name: &str) -> TaskState {
@@ -443,6 +477,10 @@ fn operation(line: &Line<'_>, words: &[&str]) -> Operation {
         ["kill", key] => Operation::KillTask {
             key: line.key(key),
             grace_ms: line.number("grace"),
+        },
+        ["limits", key] => Operation::UpdateLimits {
+            key: line.key(key),
+            limits: limits(line),
         },
         ["teardown", id] => Operation::Teardown(line.read(id)),
         ["weight", role, weight] => Operation::SetWeight {

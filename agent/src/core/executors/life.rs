@@ -194,7 +194,11 @@ impl Core {
         let is_running = self.executors.phase(instance) == Some(Phase::Running);
         if let Some(start) = self.executor_start(instance).filter(|_| is_running) {
             let Start { name, launch, .. } = *start;
-            self.effects.push(Effect::Limit { name, launch });
+            self.effects.push(Effect::Limit {
+                name,
+                launch,
+                order: None,
+            });
         }
     }
 

@@ -5,6 +5,7 @@ mod checks;
 mod disk;
 mod executors;
 mod groups;
+mod limits;
 mod links;
 mod lives;
 mod looking;

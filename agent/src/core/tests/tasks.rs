@@ -5,7 +5,7 @@ use argosy_proto::v1;
 use super::world::{World, ended, instance, spec};
 use crate::core::{Ended, How, Input, Refusal, StopCause};
 
-fn last_update(world: &World, order: u64) -> v1::NumberedUpdate {
+pub(super) fn last_update(world: &World, order: u64) -> v1::NumberedUpdate {
     world.core.facts().tasks[&instance(order)]
         .updates
         .back()

@@ -336,9 +336,22 @@ pub(super) fn tell(effect: &Effect) -> String {
             name, limit_bytes, ..
         } => format!("measure {name} up to {limit_bytes}"),
         Effect::Destroy { name, .. } => format!("destroy {name}"),
-        Effect::Limit { name, launch } => {
+        Effect::Limit {
+            name,
+            launch,
+            order: None,
+        } => {
             let amounts = launch.spec.as_ref().map_or(0, |spec| spec.resources.len());
             format!("limit {name} by {amounts}")
+        }
+        Effect::Limit {
+            name,
+            launch,
+            order: Some(order),
+        } => {
+            let limits = launch.spec.as_ref().and_then(|spec| spec.limits.as_ref());
+            let pids = limits.and_then(|limits| limits.pids).unwrap_or(0);
+            format!("limit {name} to {pids} pids by order {}", order.0)
         }
         Effect::Listen(name) => format!("listen {name}"),
         Effect::StopListening(name) => format!("stop listening {name}"),
@@ -361,6 +374,9 @@ fn tell_record(record: &Record) -> String {
         Record::Forgot(_) => "forgot".into(),
         Record::Took { order, what } => match what {
             Taken::Launch { key, .. } => format!("order {}: launch {}", order.0, key.task),
+            Taken::Limits { instance, .. } => {
+                format!("order {}: limits {}", order.0, instance.order.0)
+            }
             Taken::Kill { instance, .. } => format!("order {}: kill {}", order.0, instance.order.0),
             Taken::Nothing => format!("order {}: nothing", order.0),
         },

@@ -8,6 +8,7 @@ mod entering;
 mod executors;
 mod fetching;
 mod groups;
+mod limits;
 mod links;
 mod lives;
 mod opt_outs;
@@ -92,6 +93,8 @@ cases![
     plugged::a_task_is_in_the_network_that_plugins_make_and_they_take_it_back,
     plugged::a_network_that_cannot_be_made_fails_its_task_in_words,
     plugged::the_next_agent_has_plugins_take_back_what_an_earlier_one_had_them_give,
+    limits::limits_are_changed_while_a_task_runs_and_what_became_of_them_is_told,
+    limits::the_next_agent_keeps_the_limits_and_changes_them_again,
     links::an_earlier_reign_and_another_cluster_are_refused,
     links::a_list_names_what_is_held_and_strays_are_ended,
     links::a_shutdown_ends_everything_and_comes_back_as_another,

@@ -84,6 +84,7 @@ impl Session {
             Request::Teardown(_) if is_done => self.end(Ok(())),
             Request::Accept(_)
             | Request::Kill(_)
+            | Request::UpdateLimits(_)
             | Request::Suppress(_)
             | Request::Revive(_)
             | Request::Teardown(_) => {}

@@ -26,14 +26,12 @@ impl Session {
                 key,
                 task_id,
                 grace_ms,
-            } => {
-                let request = v1::KillRequest {
-                    call: None,
-                    task_id,
-                    grace_ms,
-                };
-                self.calls.add(key, Request::Kill(request));
-            }
+            } => self.kill(key, task_id, grace_ms),
+            Command::UpdateLimits {
+                key,
+                task_id,
+                limits,
+            } => self.update_limits(key, task_id, *limits),
             Command::Acknowledge { task_id, revision } => {
                 self.updates.acknowledge(&task_id, revision)
             }
@@ -118,6 +116,24 @@ impl Session {
                 all_or_nothing: accept.all_or_nothing,
             }),
         );
+    }
+
+    fn kill(&mut self, key: CallKey, task_id: String, grace_ms: Option<u64>) {
+        let request = v1::KillRequest {
+            call: None,
+            task_id,
+            grace_ms,
+        };
+        self.calls.add(key, Request::Kill(request));
+    }
+
+    fn update_limits(&mut self, key: CallKey, task_id: String, limits: v1::Limits) {
+        let request = v1::UpdateLimitsRequest {
+            call: None,
+            task_id,
+            limits: Some(limits),
+        };
+        self.calls.add(key, Request::UpdateLimits(request));
     }
 
     /// Before it is registered it can have no executor.

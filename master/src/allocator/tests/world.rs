@@ -270,6 +270,7 @@ impl World {
             message: String::new(),
             exit: None,
             standing: Standing::default(),
+            limits: None,
             wall_ms: 0,
         };
         let agent = task.agent;

@@ -50,14 +50,30 @@ fn order(order: &v1::Order) -> String {
             } else {
                 ""
             };
-            format!("launch {}/{}{never}", launch.framework_id, spec.task_id)
+            let limits = pids(spec.limits.as_ref());
+            format!(
+                "launch {}/{}{limits}{never}",
+                launch.framework_id, spec.task_id
+            )
         }
         v1::order::Order::Kill(kill) => format!(
             "kill {}/{} in {} ms",
             kill.framework_id, kill.task_id, kill.grace_ms
         ),
+        v1::order::Order::Limits(order) => format!(
+            "limits of {}/{}{}",
+            order.framework_id,
+            order.task_id,
+            pids(order.limits.as_ref())
+        ),
         v1::order::Order::Void(_) => "void".to_owned(),
     }
+}
+
+/// Nothing of a task without a limit of processes.
+fn pids(limits: Option<&v1::Limits>) -> String {
+    let most = limits.and_then(|limits| limits.pids);
+    most.map_or_else(String::new, |most| format!(", {most} pids"))
 }
 
 /// An event for a framework.
@@ -126,13 +142,23 @@ pub(super) fn status(status: &v1::TaskStatus) -> String {
         None => String::new(),
     };
     format!(
-        "{} {}{at} ({}){}{}",
+        "{} {}{at} ({}){}{}{}",
         status.task_id,
         state.trim_start_matches("TASK_STATE_"),
         reason.trim_start_matches("REASON_"),
         found("healthy", status.healthy),
         found("ready", status.ready),
+        status.limits.as_ref().map(limits).unwrap_or_default(),
     )
+}
+
+fn limits(status: &v1::LimitsStatus) -> String {
+    let at = at(convert::revision_from(status.revision));
+    match (status.in_force, status.refusal.as_str()) {
+        (true, _) => format!(", limits of {at} in force"),
+        (false, "") => format!(", limits of {at} asked"),
+        (false, why) => format!(", limits of {at} refused: {why}"),
+    }
 }
 
 /// An answer to a caller.

@@ -310,6 +310,7 @@ impl World {
             message: String::new(),
             exit: None,
             standing: Standing::default(),
+            limits: None,
             wall_ms: 0,
         }
     }
@@ -591,6 +592,7 @@ pub(super) fn new_agent(nonce: u64, resources: &str) -> Hello {
             address: format!("127.0.0.1:{nonce}"),
             resources: amounts(resources),
             isolation: "full".to_owned(),
+            changes_limits: true,
             ..AgentInfo::default()
         },
         floor: OrderIndex::default(),

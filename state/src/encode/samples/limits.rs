@@ -1,10 +1,16 @@
 //! A task with limits and opt-outs, and what an agent allows.
 
-use super::tasks::spec;
+use super::tasks::{spec, task};
+use super::{agent_update, key, revision};
 use crate::agent::AgentInfo;
-use crate::command::{Accept, Call, CallAction, Command, RegisterAgent};
-use crate::ids::FrameworkId;
-use crate::task::{Capability, Container, DiskLimit, Limits, OptOuts, Run, TaskSpec};
+use crate::command::{
+    Accept, AgentUpdate, Call, CallAction, Command, Operate, Operation, RegisterAgent, UpdateTasks,
+};
+use crate::ids::{AgentId, FrameworkId, OrderIndex, TaskId};
+use crate::task::{
+    Capability, Container, DiskLimit, Limits, LimitsChange, LimitsReport, OptOuts, Reason, Run,
+    Task, TaskSpec, TaskState,
+};
 
 /// Every opt-out there is.
 fn opt_outs() -> OptOuts {
@@ -32,6 +38,31 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
         hash: 0xfeed,
         action: CallAction::Accept(accept),
     };
+    let change = Call {
+        number: 15,
+        action: CallAction::UpdateLimits {
+            task: TaskId::new("web-8").unwrap(),
+            limits: limits(),
+        },
+        ..call.clone()
+    };
+    let operate = Operate {
+        request: None,
+        hash: 0,
+        operations: vec![Operation::UpdateLimits {
+            key: key(4, "web-8"),
+            limits: limits(),
+        }],
+        wall_ms: 71,
+    };
+    let able = AgentInfo {
+        changes_limits: true,
+        ..info.clone()
+    };
+    let able = RegisterAgent {
+        info: able,
+        ..registration(info.clone())
+    };
     let registration = registration(info);
     vec![
         ("call-accept-limits", Command::Call(call)),
@@ -39,6 +70,14 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
             "register-agent-opt-outs",
             Command::RegisterAgent(registration),
         ),
+        ("call-update-limits", Command::Call(change)),
+        ("operate-limits", Command::Operate(operate)),
+        ("update-tasks-limits", report(Ok(()))),
+        (
+            "update-tasks-limits-refused",
+            report(Err("too little".to_owned())),
+        ),
+        ("register-agent-limits", Command::RegisterAgent(able)),
     ]
 }
 
@@ -84,4 +123,41 @@ fn limited() -> TaskSpec {
         },
         ..spec("web-8", Run::Shell("serve".to_owned()))
     }
+}
+
+/// What an agent says of a change of limits.
+fn report(outcome: Result<(), String>) -> Command {
+    let update = AgentUpdate {
+        state: TaskState::Running,
+        reason: Reason::LimitsUpdated,
+        exit: None,
+        limits: Some(LimitsReport {
+            order: OrderIndex(14),
+            outcome,
+        }),
+        ..agent_update()
+    };
+    Command::UpdateTasks(UpdateTasks {
+        agent: AgentId(3),
+        updates: vec![update],
+    })
+}
+
+/// Tasks whose limits were changed: of one the agent has not spoken yet, of one they are in force, of one they are not.
+pub(super) fn changed() -> Vec<Task> {
+    let outcomes = [None, Some(Ok(())), Some(Err("too little".to_owned()))];
+    let tasks = ["web-8", "web-81", "web-82"].into_iter().zip(outcomes);
+    let tasks = tasks.map(|(name, outcome)| Task {
+        spec: TaskSpec {
+            task: TaskId::new(name).unwrap(),
+            ..limited()
+        },
+        limits_change: Some(LimitsChange {
+            order: OrderIndex(14),
+            revision: revision(43, 2),
+            outcome,
+        }),
+        ..task(name)
+    });
+    tasks.collect()
 }

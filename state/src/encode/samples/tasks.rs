@@ -102,6 +102,7 @@ pub(super) fn task(id: &str) -> Task {
             order: OrderIndex(12),
             grace_ms: 600,
         }),
+        limits_change: None,
         state: TaskState::Failed,
         agent_state: TaskState::Failed,
         standing: Standing::default(),

@@ -1,0 +1,222 @@
+//! Limits that are changed after the launch.
+
+use argosy_proto::v1;
+
+use super::tasks::{last_update, reason};
+use super::world::{World, instance, spec};
+use crate::core::{Found, How, Input, StartedFact};
+use argosy_state::ids::{OrderIndex, Timestamp};
+
+fn limits(pids: u64) -> v1::Limits {
+    v1::Limits {
+        pids: Some(pids),
+        ..v1::Limits::default()
+    }
+}
+
+/// Order `index` gives a task so many processes.
+fn order(world: &mut World, index: u64, task: &str, pids: u64) {
+    world.order(
+        index,
+        v1::order::Order::Limits(v1::LimitsOrder {
+            framework_id: "framework-1".into(),
+            task_id: task.into(),
+            limits: Some(limits(pids)),
+        }),
+    );
+}
+
+fn limited(world: &mut World, order: u64, outcome: Result<(), String>) {
+    world.feed(Input::Limited {
+        instance: instance(1),
+        order: OrderIndex(order),
+        outcome,
+    });
+}
+
+/// What its next start would give it.
+fn pids(world: &World) -> Option<u64> {
+    let task = &world.core.facts().tasks[&instance(1)];
+    task.launch.spec.as_ref()?.limits.as_ref()?.pids
+}
+
+fn found_running(world: &mut World) {
+    let at = Timestamp(world.now);
+    world.found(1, Found::Running(StartedFact { pid: 77, at }));
+}
+
+#[test]
+fn an_order_is_on_disk_before_it_is_put_in_force_and_its_outcome_before_it_is_told() {
+    let mut world = World::running();
+    order(&mut world, 2, "web", 9);
+    world.expect_all(&["persist order 2: limits 1"]);
+    world.sync();
+    world.expect_all(&["limit 1-1-1 to 9 pids by order 2"]);
+    limited(&mut world, 2, Ok(()));
+    world.wait(5);
+    world.expect_all(&["persist update 1: Running"]);
+    assert_eq!(reason(&world, 1), v1::Reason::LimitsUpdated);
+    let report = v1::LimitsReport {
+        order_index: 2,
+        refusal: None,
+    };
+    assert_eq!(last_update(&world, 1).limits, Some(report));
+    world.sync();
+    world.expect_all(&["report web 2 Running"]);
+    world.check_snapshot();
+}
+
+#[test]
+fn a_repeated_order_changes_nothing() {
+    let mut world = World::running();
+    order(&mut world, 2, "web", 9);
+    world.sync();
+    world.quiet();
+    order(&mut world, 2, "web", 4);
+    world.sync();
+    world.expect_all(&[]);
+    assert_eq!(pids(&world), Some(9));
+}
+
+#[test]
+fn why_limits_are_not_in_force_is_told() {
+    let mut world = World::running();
+    order(&mut world, 2, "web", 9);
+    world.sync();
+    limited(&mut world, 2, Err("too little".into()));
+    world.report();
+    let update = last_update(&world, 1);
+    assert_eq!(update.limits.unwrap().refusal.unwrap(), "too little");
+    assert!(update.text.contains("not changed: too little"));
+}
+
+#[test]
+fn only_the_newest_order_is_told() {
+    let mut world = World::running();
+    order(&mut world, 2, "web", 9);
+    order(&mut world, 3, "web", 8);
+    world.sync();
+    let newest = "limit 1-1-1 to 8 pids by order 3";
+    world.expect(&[newest, newest]);
+    limited(&mut world, 2, Ok(()));
+    world.report();
+    world.expect(&[]);
+    limited(&mut world, 3, Ok(()));
+    world.report();
+    world.expect(&["report web 2 Running"]);
+}
+
+#[test]
+fn the_next_life_puts_in_force_what_the_last_one_has_only_written_down() {
+    let mut world = World::running();
+    order(&mut world, 2, "web", 9);
+    let mut next = world.restart_synced("boot-1");
+    next.sync();
+    found_running(&mut next);
+    assert!(
+        next.said
+            .contains(&"limit 1-1-1 to 9 pids by order 2".to_owned())
+    );
+    limited(&mut next, 2, Ok(()));
+    next.report();
+    let mut third = next.restart_synced("boot-1");
+    third.sync();
+    found_running(&mut third);
+    let again = third.said.iter().any(|line| line.starts_with("limit"));
+    assert!(!again, "it was told, and so it was done: {:?}", third.said);
+}
+
+#[test]
+fn an_order_that_was_not_on_disk_is_given_again() {
+    let mut world = World::running();
+    order(&mut world, 2, "web", 9);
+    let next = world.restart("boot-1");
+    assert_eq!(next.core.facts().floor, OrderIndex(1));
+    assert_eq!(pids(&next), None);
+}
+
+#[test]
+fn a_task_that_is_not_started_yet_starts_with_them_and_tells() {
+    let mut world = World::registered();
+    let uri = v1::Uri {
+        value: "http://host/a".into(),
+        ..v1::Uri::default()
+    };
+    world.launch_spec(
+        1,
+        v1::TaskSpec {
+            uris: vec![uri],
+            ..spec("web")
+        },
+    );
+    order(&mut world, 2, "web", 9);
+    world.sync();
+    world.report();
+    world.expect(&["fetch for 1-1-1", "report web 1 Starting"]);
+    world.feed(Input::Fetched {
+        instance: instance(1),
+        result: Ok(()),
+    });
+    world.expect(&["start 1-1-1"]);
+    assert_eq!(pids(&world), Some(9));
+    world.started(1);
+    world.expect(&["limit 1-1-1 to 9 pids by order 2"]);
+}
+
+#[test]
+fn a_task_that_is_being_started_gets_them_when_it_runs() {
+    let mut world = World::registered();
+    world.launch(1, "web");
+    world.sync();
+    order(&mut world, 2, "web", 9);
+    world.sync();
+    world.expect(&["start 1-1-1"]);
+    world.started(1);
+    world.expect(&["limit 1-1-1 to 9 pids by order 2"]);
+}
+
+#[test]
+fn a_task_that_is_not_here_or_has_ended_has_none() {
+    let mut world = World::running();
+    order(&mut world, 2, "other", 9);
+    world.expect_all(&["persist order 2: nothing"]);
+    order(&mut world, 3, "web", 9);
+    world.exited(1, How::Code(0));
+    world.sync();
+    limited(&mut world, 3, Ok(()));
+    world.report();
+    assert_eq!(last_update(&world, 1).limits, None);
+    let changed = world.said.iter().any(|line| line.starts_with("limit"));
+    assert!(!changed, "{:?}", world.said);
+}
+
+#[test]
+fn a_wish_to_end_it_hides_no_outcome() {
+    let mut world = World::running();
+    order(&mut world, 2, "web", 9);
+    world.kill(3, "web", 100);
+    world.sync();
+    limited(&mut world, 2, Ok(()));
+    world.report();
+    let update = last_update(&world, 1);
+    assert_eq!(update.state(), v1::TaskState::Killing);
+    assert_eq!(update.limits.unwrap().order_index, 2);
+}
+
+#[test]
+fn an_outcome_for_which_there_is_no_room_is_told_later() {
+    let mut world = World::running();
+    for index in 2..20 {
+        order(&mut world, index, "web", index);
+        world.sync();
+        limited(&mut world, index, Ok(()));
+        world.report();
+    }
+    let task = &world.core.facts().tasks[&instance(1)];
+    assert!(task.updates.len() <= 8, "{}", task.updates.len());
+    let made = task.made;
+    world.committed(1, "web", made, false);
+    world.report();
+    let told = last_update(&world, 1).limits.unwrap();
+    assert_eq!(told.order_index, 19);
+}

@@ -1,0 +1,127 @@
+//! Limits that are changed while a task runs: as far as this host has controllers, and told where it has not.
+
+use std::path::PathBuf;
+
+use argosy_proto::v1;
+
+use super::{reason, runs, state};
+use crate::host::{Agent, Host, content};
+use crate::master::{FRAMEWORK, Link, Master, kill, shell};
+
+const LINE: &str = "echo begun > begun; exec sleep 1000";
+
+fn order(task: &str, limits: v1::Limits) -> v1::order::Order {
+    v1::order::Order::Limits(v1::LimitsOrder {
+        framework_id: FRAMEWORK.into(),
+        task_id: task.into(),
+        limits: Some(limits),
+    })
+}
+
+fn pids(most: u64) -> v1::Limits {
+    v1::Limits {
+        pids: Some(most),
+        ..v1::Limits::default()
+    }
+}
+
+/// The control group of the only container; `None` if this agent makes none.
+async fn group(agent: &Agent) -> Option<PathBuf> {
+    let pid = agent.containers().await[0]["pid"].as_u64().unwrap();
+    let own = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let path = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let mount = argosy_isolation::cgroup::mount_point().ok()?;
+    let path = mount.join(path.trim_start_matches('/'));
+    path.to_string_lossy().contains("argosy").then_some(path)
+}
+
+/// What is told of this order.
+async fn outcome(link: &mut Link, order: u64) -> v1::LimitsReport {
+    let of_order = |update: &v1::NumberedUpdate| {
+        let report = update.limits.as_ref();
+        report.is_some_and(|report| report.order_index == order)
+    };
+    let updates = link.until("t", of_order).await;
+    let update = updates.iter().find(|update| of_order(update)).unwrap();
+    assert_eq!(state(update), v1::TaskState::Running);
+    assert_eq!(reason(update), v1::Reason::LimitsUpdated);
+    update.limits.clone().unwrap()
+}
+
+/// A limit of processes holds where the host has the controller, and is said not to hold where it has not.
+async fn is_limited(agent: &Agent, report: &v1::LimitsReport, most: u64) {
+    let Some(group) = group(agent).await else {
+        let why = report.refusal.as_ref().unwrap();
+        return assert!(why.contains("no control groups"), "{why}");
+    };
+    match std::fs::read_to_string(group.join("pids.max")) {
+        Ok(text) => {
+            assert_eq!(report.refusal, None);
+            assert_eq!(text.trim(), most.to_string());
+        }
+        Err(_) => {
+            let why = report.refusal.as_ref().unwrap();
+            assert!(why.contains("no cgroup controllers pids"), "{why}");
+        }
+    }
+}
+
+pub(super) async fn limits_are_changed_while_a_task_runs_and_what_became_of_them_is_told() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, hello) = master.registered(true).await;
+    assert!(hello.info.unwrap().changes_limits);
+    link.launch(1, shell("t", LINE)).await;
+    link.until("t", runs).await;
+    content(&host.sandbox("t").join("begun")).await;
+    link.order(2, order("t", pids(30))).await;
+    is_limited(&agent, &outcome(&mut link, 2).await, 30).await;
+    // What nobody can do is said, and the task runs on as it was.
+    let disk = v1::DiskLimit {
+        disk: "/dev/null".into(),
+        read_bytes: Some(1),
+        ..v1::DiskLimit::default()
+    };
+    let limits = v1::Limits {
+        io: vec![disk],
+        ..pids(20)
+    };
+    link.order(3, order("t", limits)).await;
+    let why = outcome(&mut link, 3).await.refusal.unwrap();
+    assert!(why.contains("limits.io: /dev/null"), "{why}");
+    if let Some(group) = group(&agent).await
+        && let Ok(text) = std::fs::read_to_string(group.join("pids.max"))
+    {
+        assert_eq!(text.trim(), "30", "nothing of it is in force");
+    }
+    link.order(4, order("t", v1::Limits::default())).await;
+    assert_eq!(
+        outcome(&mut link, 4).await.refusal,
+        None,
+        "nothing is asked"
+    );
+    link.order(5, kill("t", 0)).await;
+    link.end_of("t").await;
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn the_next_agent_keeps_the_limits_and_changes_them_again() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, shell("t", LINE)).await;
+    link.until("t", runs).await;
+    link.order(2, order("t", pids(30))).await;
+    outcome(&mut link, 2).await;
+    agent.stop().await;
+    let agent = host.agent(master.address).await;
+    let (mut link, hello) = master.registered(true).await;
+    assert_eq!(hello.floor, 2);
+    link.order(3, order("t", pids(25))).await;
+    is_limited(&agent, &outcome(&mut link, 3).await, 25).await;
+    link.order(4, kill("t", 0)).await;
+    link.end_of("t").await;
+    agent.is_clear().await;
+    agent.stop().await;
+}

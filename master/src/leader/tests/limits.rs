@@ -1,0 +1,131 @@
+//! Limits that are changed while a task runs, on their way to its agent and back.
+
+use argosy_state::command::{AgentUpdate, CallAction, Operation};
+use argosy_state::ids::{OrderIndex, TaskId};
+use argosy_state::task::{Limits, LimitsReport, Reason, TaskState};
+use expect_test::expect;
+
+use super::world::{AGENT, FRAMEWORK, World, task_key};
+use crate::leader::Input;
+use crate::links::LinkId;
+
+fn limits(pids: u64) -> Limits {
+    Limits {
+        pids: Some(pids),
+        ..Limits::default()
+    }
+}
+
+fn change(task: &str, pids: u64) -> CallAction {
+    CallAction::UpdateLimits {
+        task: TaskId::new(task).unwrap(),
+        limits: limits(pids),
+    }
+}
+
+/// The agent of "a" says what became of an order.
+fn say(world: &mut World, link: LinkId, number: u64, order: u64, outcome: Result<(), String>) {
+    let update = AgentUpdate {
+        reason: Reason::LimitsUpdated,
+        limits: Some(LimitsReport {
+            order: OrderIndex(order),
+            outcome,
+        }),
+        ..world.update("a", number, TaskState::Running)
+    };
+    let updates = vec![update];
+    world.feed(Input::AgentReport { link, updates });
+}
+
+#[test]
+fn limits_go_to_the_agent_as_an_order_and_what_became_of_it_to_the_framework() {
+    let mut world = World::with_running_task();
+    world.call(change("a", 9));
+    say(&mut world, LinkId(2), 2, 2, Ok(()));
+    world.call(change("a", 8));
+    say(&mut world, LinkId(2), 3, 3, Err("too little".to_owned()));
+    world.expect(&expect![[r#"
+        link-2 <- order 2 limits of framework-1/a, 9 pids
+        call-3: called at 7.0
+        link-1 <- update a RUNNING at 8.0 (LIMITS_UPDATED), limits of 7.0 in force
+        link-2 <- committed framework-1/a@1 #2
+        link-2 <- order 3 limits of framework-1/a, 8 pids
+        call-4: called at 9.0
+        link-1 <- update a RUNNING at 10.0 (LIMITS_UPDATED), limits of 9.0 refused: too little
+        link-2 <- committed framework-1/a@1 #3
+    "#]]);
+    // The next leader knows as much.
+    world.new_leader();
+    world.framework_returns(FRAMEWORK, &[]);
+    world.expect(&expect![[r#"
+        link-3 <- subscribed framework-1 session 101 epoch 11
+        link-3 <- update a RUNNING at 10.0 (LIMITS_UPDATED), limits of 9.0 refused: too little
+        link-3 <- unmet in *: 1 no-link
+    "#]]);
+}
+
+#[test]
+fn an_order_that_an_agent_has_not_taken_is_sent_again_and_the_one_before_is_void() {
+    let mut world = World::with_running_task();
+    world.feed(Input::AgentClosed { link: LinkId(2) });
+    world.call(change("a", 9));
+    world.operate(Operation::UpdateLimits {
+        key: task_key("a"),
+        limits: limits(8),
+    });
+    world.forget_said();
+    let mut hello = world.hello_of(AGENT);
+    hello.floor = OrderIndex(1);
+    let link = world.link();
+    world.hello(link, hello);
+    world.list(link, 1, &[("a", 1)]);
+    world.expect(&expect![[r#"
+        link-3 <- registered agent-1, different
+        link-3 <- list your tasks
+        link-3 <- order 2 void
+        link-3 <- order 3 limits of framework-1/a, 8 pids
+    "#]]);
+}
+
+#[test]
+fn a_launch_that_is_not_delivered_yet_has_the_new_limits_and_their_order_follows() {
+    let mut world = World::with_offer();
+    world.feed(Input::AgentClosed { link: LinkId(2) });
+    world.accept("1.1", &["a"]);
+    world.call(change("a", 9));
+    world.forget_said();
+    let mut hello = world.hello_of(AGENT);
+    hello.floor = OrderIndex(0);
+    let link = world.link();
+    world.hello(link, hello);
+    world.list(link, 0, &[]);
+    world.expect(&expect![[r#"
+        link-3 <- registered agent-1, different
+        link-3 <- list your tasks
+        link-3 <- order 1 launch framework-1/a, 9 pids
+        link-3 <- order 2 limits of framework-1/a, 9 pids
+    "#]]);
+}
+
+#[test]
+fn an_agent_that_has_become_one_of_an_earlier_release_gets_a_void_order() {
+    let mut world = World::with_running_task();
+    world.feed(Input::AgentClosed { link: LinkId(2) });
+    world.call(change("a", 9));
+    world.forget_said();
+    let mut hello = world.hello_of(AGENT);
+    hello.floor = OrderIndex(1);
+    hello.info.changes_limits = false;
+    let link = world.link();
+    world.hello(link, hello);
+    world.list(link, 1, &[("a", 1)]);
+    world.expect(&expect![[r#"
+        link-3 <- registered agent-1, different
+        link-3 <- list your tasks
+        link-3 <- order 2 void
+    "#]]);
+    world.call(change("a", 8));
+    world.expect(&expect![[r#"
+        call-4: refused invalid: task_id: agent-1 is of a release that cannot change limits of a task: upgrade it, or launch the task anew
+    "#]]);
+}

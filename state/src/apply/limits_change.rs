@@ -1,0 +1,99 @@
+//! Limits of tasks that are changed after their launch, and what their agents make of that.
+//!
+//! The description holds what is wanted; resources, by which tasks are placed and counted, never change here.
+
+use super::Scene;
+use super::accept::check_spec;
+use super::tasks::cut;
+use crate::Registry;
+use crate::command::Rejection;
+use crate::event::Event;
+use crate::ids::{Revision, TaskKey};
+use crate::limits::MESSAGE_BYTES;
+use crate::task::{Limits, LimitsChange, LimitsReport, Task, TaskSpec};
+
+impl Registry {
+    /// Gives a task these limits in the place of all that it has. Each change is an order, even to what is in force
+    /// already, so that whoever asked hears of it; it voids the order of the one before.
+    pub(super) fn update_limits(
+        &mut self,
+        scene: &mut Scene,
+        key: &TaskKey,
+        limits: &Limits,
+        revision: Revision,
+    ) -> Result<(), Rejection> {
+        let task = match self.tasks.get(key) {
+            Some(task) if !task.is_terminal() => task,
+            None if !self.index.finished.contains_key(key) => {
+                return Err(Rejection::UnknownTask(key.clone()));
+            }
+            Some(_) | None => {
+                let text = format!("{key} has ended: there is nothing left to limit");
+                return Err(invalid("task_id", text));
+            }
+        };
+        let spec = limited(&task.spec, limits)?;
+        check_spec(&spec)?;
+        let agent = self.agents.get(&task.agent);
+        if !agent.is_some_and(|agent| agent.info.changes_limits) {
+            let text = format!(
+                "{} is of a release that cannot change limits of a task: upgrade it, or launch the task anew",
+                task.agent
+            );
+            return Err(invalid("task_id", text));
+        }
+        let agent = task.agent;
+        let order = self.next_order(agent);
+        self.change_task(key, |task| {
+            task.spec = spec;
+            task.revision = revision;
+            task.limits_change = Some(LimitsChange {
+                order,
+                revision,
+                outcome: None,
+            });
+        });
+        scene.say(Event::TaskLimitsWanted {
+            key: key.clone(),
+            agent,
+            order,
+        });
+        Ok(())
+    }
+}
+
+/// The description with these limits; none at all if they say nothing.
+fn limited(spec: &TaskSpec, limits: &Limits) -> Result<TaskSpec, Rejection> {
+    if spec.executor.is_some() {
+        let text = "an executor runs it, in whose container it has no limits of its own: change its resources by launching it anew";
+        return Err(invalid("task_id", text.to_owned()));
+    }
+    let has_own = spec
+        .limits
+        .as_ref()
+        .is_some_and(|limits| limits.exclusive_cpus);
+    if has_own != limits.exclusive_cpus {
+        let text = "processors are given to a task alone when it starts: leave it as it was, or launch the task anew";
+        return Err(invalid("limits.exclusive_cpus", text.to_owned()));
+    }
+    Ok(TaskSpec {
+        limits: (*limits != Limits::default()).then(|| Box::new(limits.clone())),
+        ..spec.clone()
+    })
+}
+
+/// What an agent says of an order that a later one has voided counts no more.
+pub(super) fn settle(task: &mut Task, report: LimitsReport) {
+    let wanted = task.limits_change.as_mut();
+    if let Some(change) = wanted.filter(|change| change.order == report.order) {
+        let outcome = report.outcome.map_err(|why| cut(&why, MESSAGE_BYTES));
+        change.outcome = Some(outcome);
+    }
+}
+
+fn invalid(field: &str, text: String) -> Rejection {
+    Rejection::Invalid {
+        field: field.to_owned(),
+        text,
+    }
+}
