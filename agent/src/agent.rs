@@ -234,11 +234,14 @@ impl Agent {
                 number,
                 record,
                 sync,
-            } => self.journal.request(Request::Append {
-                number,
-                record,
-                sync,
-            }),
+            } => {
+                metrics::recorded(&record);
+                self.journal.request(Request::Append {
+                    number,
+                    record,
+                    sync,
+                });
+            }
             Effect::Compact(records) => self.journal.request(Request::Compact(records)),
             Effect::Dial { after_ms, hello } => self.uplink.dial(after_ms, *hello),
             Effect::Send { link, message } => {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use argosy_isolation::{Isolation, OutputLimits, detect};
 use argosy_state::resources::Resources;
@@ -81,6 +82,8 @@ pub struct Config {
     pub host_paths: Vec<PathBuf>,
     /// Let whoever reaches its API run commands in its tasks.
     pub allow_exec: bool,
+    /// A client of such a command, or of a task's own, that has said nothing for so long is gone.
+    pub session_silence: Duration,
     /// What tasks may be let off of the default profile.
     pub allowed_opt_outs: OptOuts,
     /// Seed of jitter and nonces; 0 takes one from the kernel. Two agents must not share one.
@@ -128,6 +131,7 @@ impl Config {
             allow_missing_controllers: false,
             host_paths: Vec::new(),
             allow_exec: false,
+            session_silence: argosy_proto::exec::SILENCE_LIMIT,
             allowed_opt_outs: OptOuts::default(),
             seed: 0,
             fetch_limit_bytes: FETCH_LIMIT_BYTES,

@@ -178,7 +178,7 @@ fn on_machine(
             asker: asker.clone(),
             statistics: runner.statistics(),
             controls: runner.controls(),
-            exec: Door::new(config.allow_exec),
+            exec: Door::new(config.allow_exec, config.session_silence),
             metrics: front.metrics,
         },
     );
@@ -250,7 +250,7 @@ impl MadeUp {
             asker: Asker::new(inbox.clone()),
             statistics: Statistics::made_up(),
             controls: runner::Controls::default(),
-            exec: Door::new(config.allow_exec),
+            exec: Door::new(config.allow_exec, config.session_silence),
             metrics: front.metrics,
         };
         Ok(Footing {

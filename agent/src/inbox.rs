@@ -68,11 +68,32 @@ pub(crate) struct ContainerView {
     pub(crate) state: &'static str,
     pub(crate) pid: Option<i32>,
     pub(crate) held: bool,
+    /// What its checks have told last; nothing without checks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) healthy: Option<Told>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ready: Option<Told>,
     #[serde(skip)]
     pub(crate) name: ContainerName,
     /// The name of what it has in common with others.
     #[serde(skip)]
     pub(crate) group: Option<ContainerName>,
+}
+
+/// What a check has told last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct Told {
+    /// Whether all is well.
+    passed: bool,
+    /// Since when that is so, in milliseconds since 1970; `None` if an older release has told it.
+    since_ms: Option<i64>,
+}
+
+impl Told {
+    /// `None` if nothing is known.
+    pub(crate) fn of(passed: Option<bool>, since_ms: Option<i64>) -> Option<Self> {
+        passed.map(|passed| Self { passed, since_ms })
+    }
 }
 
 /// How the agent stands with the masters.

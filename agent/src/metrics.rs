@@ -1,7 +1,8 @@
 //! Names and meanings of the agent's metrics; values are set where things happen, and here once a second.
 
-use metrics::{describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge};
 
+use crate::core::{Record, wire};
 use crate::inbox::{ContainerView, Standing};
 
 /// Tells the recorder what each name means.
@@ -33,6 +34,14 @@ pub(crate) fn describe() {
         "Containers that had more on the disk than they may."
     );
     describe_counter!(
+        "argosy_agent_checks_total",
+        "Times that a check was made, by what is checked and how it is asked, and by result: passed, failed, timed_out."
+    );
+    describe_counter!(
+        "argosy_agent_health_kills_total",
+        "Tasks that were ended because their health check failed too often."
+    );
+    describe_counter!(
         "argosy_agent_orphans_removed_total",
         "Containers removed that no journal knew."
     );
@@ -60,6 +69,16 @@ pub(crate) fn limits_enforced(missing: &[String]) {
         let kept = !missing.iter().any(|name| name == controller);
         gauge!("argosy_agent_limits_enforced", "controller" => controller)
             .set(f64::from(u8::from(kept)));
+    }
+}
+
+/// Counts what a new record of the journal tells.
+pub(crate) fn recorded(record: &Record) {
+    match record {
+        Record::Updated { update, .. } if wire::is_unhealthy(update) => {
+            counter!("argosy_agent_health_kills_total").increment(1);
+        }
+        _ => {}
     }
 }
 

@@ -85,15 +85,21 @@ impl Host {
             missing,
         };
         let mut host = Self::allowed(config, host, group)?;
-        host.tell_device_filter();
+        host.tell_filters();
         Ok(host)
     }
 
-    /// A wall behind others: without it tasks run all the same, and it is told like a controller that is missing.
-    fn tell_device_filter(&mut self) {
-        if self.profile
-            && let Err(error) = argosy_isolation::device_filter::supported()
-        {
+    /// Walls behind others: without them tasks run all the same, and it is told like a controller that is missing.
+    fn tell_filters(&mut self) {
+        if !self.profile {
+            return;
+        }
+        if let Err(error) = argosy_isolation::port_filter::supported() {
+            let ports = argosy_isolation::port_filter::left_open(true);
+            tracing::warn!(%error, ports, "this host lets no program keep tasks in its network from ports of others");
+            self.missing.push(ports.to_owned());
+        }
+        if let Err(error) = argosy_isolation::device_filter::supported() {
             tracing::warn!(%error, "this host lets no program keep devices from containers; they see none but theirs");
             self.missing.push("devices".to_owned());
         }

@@ -217,6 +217,12 @@ pub(crate) fn port(text: &str) -> Result<u16, String> {
     number.ok_or_else(|| format!("{text:?} is no port: write a number from 1 to 65535"))
 }
 
+/// `PORT[/PATH]`: what a task is asked by HTTPS.
+pub(crate) fn https_check(text: &str) -> Result<v1::HttpCheck, String> {
+    let http = http_check(text)?;
+    Ok(v1::HttpCheck { tls: true, ..http })
+}
+
 /// `PORT[/PATH]`: what a task is asked by HTTP.
 pub(crate) fn http_check(text: &str) -> Result<v1::HttpCheck, String> {
     let at = text.find('/').unwrap_or(text.len());
@@ -227,7 +233,7 @@ pub(crate) fn http_check(text: &str) -> Result<v1::HttpCheck, String> {
     Ok(v1::HttpCheck {
         port: number.into(),
         path: path.to_owned(),
-        statuses: Vec::new(),
+        ..v1::HttpCheck::default()
     })
 }
 

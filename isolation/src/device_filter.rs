@@ -4,11 +4,15 @@
 //! Allowed are the devices that every container has, and its own; everything else is refused, and making a node of any.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 
-use crate::sys;
+use crate::ebpf::{
+    AND, ANSWER, COPY, JUMP_UNLESS_EQUAL, LOAD_WORD, Program, QUESTION, SET, SHIFT_RIGHT, answer,
+    exit, instruction,
+};
+use crate::sys::ProgramKind;
 
 /// Which table a device's numbers are of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,26 +44,22 @@ const ACCESS_AND_KIND: i16 = 0;
 const MAJOR: i16 = 4;
 const MINOR: i16 = 8;
 
-/// Registers: the answer, the question, and what is taken of it.
-const ANSWER: u8 = 0;
-const QUESTION: u8 = 1;
+/// Registers for what is taken of the question.
 const KIND: u8 = 2;
 const ACCESS: u8 = 3;
 const NUMBER_MAJOR: u8 = 4;
 const NUMBER_MINOR: u8 = 5;
 
-/// Operations, with a constant where they take a second operand.
-const LOAD_WORD: u8 = 0x61;
-const COPY: u8 = 0xbf;
-const SET: u8 = 0xb7;
-const AND: u8 = 0x57;
-const SHIFT_RIGHT: u8 = 0x77;
-const JUMP_UNLESS_EQUAL: u8 = 0x55;
-const EXIT: u8 = 0x95;
+/// Of linux/bpf.h.
+const DEVICES: ProgramKind = ProgramKind {
+    program: 15,
+    expected: 0,
+    place: 6,
+};
 
 /// A program, ready to be put on groups.
 #[derive(Debug)]
-pub(crate) struct DeviceFilter(OwnedFd);
+pub(crate) struct DeviceFilter(Program);
 
 impl DeviceFilter {
     /// For containers that have these devices beside the usual ones.
@@ -67,12 +67,12 @@ impl DeviceFilter {
     /// # Errors
     /// If the kernel has no such programs, or this process may load none.
     pub(crate) fn load(own: &[Device]) -> Result<Self, Errno> {
-        sys::load_device_program(&program(own)).map(Self)
+        Program::load(DEVICES, &program(own)).map(Self)
     }
 
     /// Puts it on a group, for as long as that lives. The filters of groups above it hold, too.
     pub(crate) fn put_on(&self, group: BorrowedFd<'_>) -> Result<(), Errno> {
-        sys::attach_device_program(group, self.0.as_fd())
+        self.0.put_on(group)
     }
 }
 
@@ -84,30 +84,8 @@ pub fn supported() -> io::Result<()> {
     DeviceFilter::load(&[]).map(drop).map_err(Into::into)
 }
 
-/// One instruction: operation, register, second register, jump or offset, constant.
-fn instruction(operation: u8, to: u8, from: u8, offset: i16, constant: u32) -> u64 {
-    let [offset_low, offset_high] = offset.to_le_bytes();
-    let [a, b, c, d] = constant.to_le_bytes();
-    u64::from_le_bytes([
-        operation,
-        to | from << 4,
-        offset_low,
-        offset_high,
-        a,
-        b,
-        c,
-        d,
-    ])
-}
-
 /// Answers 1 for what is allowed and 0 for everything else.
 fn program(own: &[Device]) -> Vec<u64> {
-    let answer = |allowed: u32| {
-        [
-            instruction(SET, ANSWER, 0, 0, allowed),
-            instruction(EXIT, 0, 0, 0, 0),
-        ]
-    };
     let mut program = vec![
         instruction(LOAD_WORD, KIND, QUESTION, ACCESS_AND_KIND, 0),
         instruction(COPY, ACCESS, KIND, 0, 0),
@@ -120,7 +98,7 @@ fn program(own: &[Device]) -> Vec<u64> {
     // Over the refusal, unless a node is to be made.
     program.push(instruction(SET, ANSWER, 0, 0, 0));
     program.push(instruction(JUMP_UNLESS_EQUAL, ACCESS, 0, 1, MAKE_NODE));
-    program.push(instruction(EXIT, 0, 0, 0, 0));
+    program.push(exit());
     let usual = USUAL.map(|(major, minor)| (KIND_CHARACTER, major, Some(minor)));
     let terminals = [(KIND_CHARACTER, TERMINALS, None)];
     let own = own.iter().map(|device| {
@@ -148,36 +126,7 @@ fn program(own: &[Device]) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// What the kernel would answer.
-    fn run(program: &[u64], question: [u32; 3]) -> u64 {
-        let mut registers = [0_u64; 6];
-        let mut at: usize = 0;
-        loop {
-            let [operation, registers_named, low, high, a, b, c, d] = program[at].to_le_bytes();
-            let (to, from) = (
-                usize::from(registers_named & 0xf),
-                usize::from(registers_named >> 4),
-            );
-            let offset = i16::from_le_bytes([low, high]);
-            let constant = u64::from(u32::from_le_bytes([a, b, c, d]));
-            at += 1;
-            match operation {
-                LOAD_WORD => {
-                    assert_eq!(from, usize::from(QUESTION));
-                    registers[to] = question[offset as usize / 4].into();
-                }
-                COPY => registers[to] = registers[from],
-                SET => registers[to] = constant,
-                AND => registers[to] &= constant,
-                SHIFT_RIGHT => registers[to] >>= constant,
-                JUMP_UNLESS_EQUAL if registers[to] != constant => at += offset as usize,
-                JUMP_UNLESS_EQUAL => {}
-                EXIT => return registers[usize::from(ANSWER)],
-                other => panic!("no such operation: {other:#x}"),
-            }
-        }
-    }
+    use crate::ebpf::run;
 
     const READ: u32 = 2;
     const WRITE: u32 = 4;
@@ -191,11 +140,14 @@ mod tests {
         let program = program(&[]);
         for (major, minor) in USUAL {
             for access in [READ, WRITE, READ | WRITE] {
-                assert_eq!(run(&program, asks(access, KIND_CHARACTER, major, minor)), 1);
+                assert_eq!(
+                    run(&program, &asks(access, KIND_CHARACTER, major, minor)),
+                    1
+                );
             }
-            assert_eq!(run(&program, asks(READ, KIND_BLOCK, major, minor)), 0);
+            assert_eq!(run(&program, &asks(READ, KIND_BLOCK, major, minor)), 0);
         }
-        assert_eq!(run(&program, asks(READ, KIND_CHARACTER, TERMINALS, 77)), 1);
+        assert_eq!(run(&program, &asks(READ, KIND_CHARACTER, TERMINALS, 77)), 1);
         // Memory, the kernel log, a disk, a console.
         for (kind, major, minor) in [
             (KIND_CHARACTER, 1, 1),
@@ -203,7 +155,7 @@ mod tests {
             (KIND_BLOCK, 8, 0),
             (KIND_CHARACTER, 5, 1),
         ] {
-            assert_eq!(run(&program, asks(READ, kind, major, minor)), 0);
+            assert_eq!(run(&program, &asks(READ, kind, major, minor)), 0);
         }
     }
 
@@ -223,18 +175,18 @@ mod tests {
         ];
         let program = program(&own);
         let both = READ | WRITE;
-        assert_eq!(run(&program, asks(both, KIND_CHARACTER, 195, 0)), 1);
-        assert_eq!(run(&program, asks(both, KIND_CHARACTER, 195, 1)), 0);
-        assert_eq!(run(&program, asks(both, KIND_BLOCK, 7, 1 << 19)), 1);
-        assert_eq!(run(&program, asks(both, KIND_BLOCK, 7, 0)), 0);
-        assert_eq!(run(&program, asks(both, KIND_CHARACTER, 7, 1 << 19)), 0);
+        assert_eq!(run(&program, &asks(both, KIND_CHARACTER, 195, 0)), 1);
+        assert_eq!(run(&program, &asks(both, KIND_CHARACTER, 195, 1)), 0);
+        assert_eq!(run(&program, &asks(both, KIND_BLOCK, 7, 1 << 19)), 1);
+        assert_eq!(run(&program, &asks(both, KIND_BLOCK, 7, 0)), 0);
+        assert_eq!(run(&program, &asks(both, KIND_CHARACTER, 7, 1 << 19)), 0);
     }
 
     #[test]
     fn nobody_makes_a_node_not_even_of_an_allowed_device() {
         let program = program(&[]);
         for access in [MAKE_NODE, MAKE_NODE | READ | WRITE] {
-            assert_eq!(run(&program, asks(access, KIND_CHARACTER, 1, 3)), 0);
+            assert_eq!(run(&program, &asks(access, KIND_CHARACTER, 1, 3)), 0);
         }
     }
 }

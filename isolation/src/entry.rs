@@ -31,7 +31,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::keeper::{keep, refuse};
-pub use self::probe::{Probe, ProbeKind, Verdict};
+pub use self::probe::{Probe, ProbeKind, Scheme, Verdict};
 pub(crate) use self::terminal::make as make_terminal;
 pub use self::terminal::{USUAL_SIZE, WindowSize};
 use crate::handoff::Outcome;

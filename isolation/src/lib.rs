@@ -41,7 +41,7 @@
 //! Reading order: `spec`, `handoff`, `launcher`, `supervisor`, `init`, `command`, `container`, `entry`, `attachment`,
 //! `adoption`, `removal`; `course` holds the supervisor's decisions, `crash` where tests have a process die, `disposal` how full folders
 //! go, `cgroup`, `limits`, `shortage`, `namespaces`, `network`, `output` what their names say. `profile`, `capabilities`, `view`,
-//! `image`, `confinement`, `seccomp`, `device_filter` are what a container finds and is kept from; `unpack`
+//! `image`, `confinement`, `seccomp`, `device_filter` and `port_filter` (over `ebpf`) are what a container finds and is kept from; `unpack`
 //! takes archives and layers of images apart.
 
 pub mod adoption;
@@ -55,6 +55,7 @@ mod course;
 pub mod crash;
 pub mod device_filter;
 pub mod disposal;
+mod ebpf;
 pub mod entry;
 pub mod handoff;
 pub mod image;
@@ -64,6 +65,7 @@ pub mod limits;
 pub mod namespaces;
 pub mod network;
 pub mod output;
+pub mod port_filter;
 pub mod process;
 pub mod profile;
 pub mod removal;
@@ -82,8 +84,8 @@ pub use capabilities::Capabilities;
 pub use cgroup::{CgroupError, Group, Io, Pressure, Stall, Stats, Tree};
 pub use container::{Container, ContainerError};
 pub use entry::{
-    EntryError, EntryNotice, EntryRequest, Probe, ProbeKind, Session, Streams, Verdict, WindowSize,
-    Work,
+    EntryError, EntryNotice, EntryRequest, Probe, ProbeKind, Scheme, Session, Streams, Verdict,
+    WindowSize, Work,
 };
 pub use handoff::{Exit, HandOffError, Handle, Outcome, Stop, Usage};
 pub use image::{Image, Root};

@@ -46,7 +46,7 @@ pub enum Network {
     /// The host's.
     Host {
         /// The TCP ports that its command may bind, 0 standing for any that the kernel picks; `None`: all. Kept by
-        /// Landlock; see [`unenforced`].
+        /// Landlock and `port_filter`.
         ports: Option<Vec<u16>>,
     },
     /// A namespace of its own with nothing but a loopback device.
@@ -230,22 +230,4 @@ fn refused<E: Into<io::Error>>(what: impl Into<String>) -> impl FnOnce(E) -> Net
         what,
         source: source.into(),
     }
-}
-
-/// What this host does not enforce of a command's ports in the host's network, as sentences for an operator. Empty for
-/// other networks: nothing binds the host's ports from there.
-#[must_use]
-pub fn unenforced(network: &Network, landlock: bool) -> Vec<&'static str> {
-    let Network::Host { ports: Some(_) } = network else {
-        return Vec::new();
-    };
-    let tcp = if landlock && crate::confinement::knows_ports() {
-        None
-    } else if landlock {
-        Some("TCP ports are not checked: this kernel's Landlock is older than version 4")
-    } else {
-        Some("TCP ports are not checked: the task runs without Landlock")
-    };
-    let udp = "UDP ports are not checked: Landlock knows those of TCP only";
-    tcp.into_iter().chain([udp]).collect()
 }

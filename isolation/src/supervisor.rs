@@ -28,6 +28,7 @@ use crate::entry;
 use crate::handoff::{HandOff, Handle, Usage};
 use crate::namespaces::Isolation;
 use crate::output::Outputs;
+use crate::port_filter::PortFilter;
 use crate::process::{BootTime, kill_descendants};
 use crate::seccomp::Filter;
 use crate::spec::Spec;
@@ -52,6 +53,8 @@ pub(crate) struct Host {
     pub(crate) filter: Filter,
     /// For all containers without devices of their own; `None` if this host allows no such filter.
     pub(crate) device_filter: Option<DeviceFilter>,
+    /// For all commands in the host's network that have no ports of it; `None` if this host allows no such filter.
+    pub(crate) port_filter: Option<PortFilter>,
 }
 
 /// Runs in the new process; returns its exit code, which nobody reads.

@@ -13,7 +13,7 @@ pub use self::limits::{DiskLimit, Limits, LimitsChange, LimitsReport};
 pub use self::opt_outs::{Capability, OptOuts};
 pub use self::spec::{
     Check, CheckKind, CniNetwork, Container, HealthCheck, HostPath, Network, PublishedPort, Run,
-    TaskSpec, Uri,
+    Scheme, TaskSpec, Uri,
 };
 pub use self::volume::{TaskVolume, VolumeSource};
 use crate::ids::{AgentId, OrderIndex, Revision, Role, TaskKey};

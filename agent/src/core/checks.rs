@@ -86,7 +86,7 @@ pub enum Effect {
         timeout_ms: u64,
     },
     /// Stop looking: nobody waits for the answer any more.
-    Cancel(Look),
+    Cancel(Look, Cause),
     /// Tell of it in an update of the running task.
     Report {
         /// Which of it has changed.
@@ -101,6 +101,15 @@ pub enum Effect {
         /// Why, in words.
         reason: String,
     },
+}
+
+/// Why nobody waits for an answer any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// It has not come in time, which is a failure.
+    Late,
+    /// The task ends.
+    Over,
 }
 
 /// The checks of one running task.
@@ -213,7 +222,7 @@ impl Checks {
                 State::Looking(until) if until <= now => {
                     let number = check.number;
                     let look = Look { kind, number };
-                    effects.push(Effect::Cancel(look));
+                    effects.push(Effect::Cancel(look, Cause::Late));
                     effects.extend(self.answered(now, look, Answer::TimedOut));
                 }
                 State::Waiting(_) | State::Looking(_) => {}
@@ -262,7 +271,7 @@ impl Checks {
                 ..
             }) = check
             {
-                effects.push(Effect::Cancel(Look { kind, number }));
+                effects.push(Effect::Cancel(Look { kind, number }, Cause::Over));
             }
         }
         effects

@@ -134,12 +134,36 @@ pub struct TaskFacts {
     pub state: TaskState,
     /// What its checks have found, by the newest update.
     pub standing: Standing,
+    /// Since when that is so.
+    pub since: Since,
     /// Set once its health check has ended it, by the update that says so: why, in words.
     pub unhealthy: Option<String>,
     /// The newest number of its executor, of what is in an update or changed nothing; 0 without one.
     pub heard: u64,
     /// False once the cluster does not want to hear of it any more: then it is only ended and cleared away.
     pub held: bool,
+}
+
+/// Since when what a task's checks have found is so: by the host's clock, in milliseconds since 1970, as updates are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Since {
+    /// Of its health; `None` if nothing is known, or not since when.
+    pub healthy: Option<i64>,
+    /// Of its readiness.
+    pub ready: Option<i64>,
+}
+
+impl Since {
+    fn follow(&mut self, was: Standing, is: Standing, now_ms: i64) {
+        for (was, is, since) in [
+            (was.healthy, is.healthy, &mut self.healthy),
+            (was.ready, is.ready, &mut self.ready),
+        ] {
+            if was != is {
+                *since = Some(now_ms);
+            }
+        }
+    }
 }
 
 /// One entry of the journal.
@@ -272,7 +296,9 @@ impl Facts {
             Record::Updated { instance, update } => self.change(*instance, |task| {
                 task.made = update.number;
                 task.state = wire::task_state(update.state);
-                task.standing = wire::standing(update);
+                let standing = wire::standing(update);
+                task.since.follow(task.standing, standing, update.wall_ms);
+                task.standing = standing;
                 if let Some(report) = &update.limits {
                     task.limits_told = OrderIndex(report.order_index);
                 }
@@ -351,6 +377,7 @@ impl Facts {
                     committed: 0,
                     state: TaskState::Staging,
                     standing: Standing::default(),
+                    since: Since::default(),
                     unhealthy: None,
                     heard: 0,
                     held: true,

@@ -7,7 +7,7 @@ use argosy_state::ids::{OrderIndex, TaskKey, Timestamp};
 use argosy_state::task::CheckKind;
 
 use super::Sync;
-use super::checks::{Answer, Look};
+use super::checks::{Answer, Cause, Look};
 use super::executors::ExecutorSaid;
 use super::facts::{ContainerName, Instance, Record, StartedFact};
 
@@ -306,6 +306,8 @@ pub enum Effect {
         instance: Instance,
         /// For which of its checks, and which time.
         look: Look,
+        /// Why.
+        cause: Cause,
     },
     /// See again and again whether a running task has more on the disk than it may, until it is destroyed.
     Measure {

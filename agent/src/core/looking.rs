@@ -174,9 +174,11 @@ impl Core {
                     });
                 }
             }
-            checks::Effect::Cancel(look) => {
-                self.effects.push(Effect::StopLooking { instance, look })
-            }
+            checks::Effect::Cancel(look, cause) => self.effects.push(Effect::StopLooking {
+                instance,
+                look,
+                cause,
+            }),
             checks::Effect::Report { kind, text, .. } => {
                 let reason = match kind {
                     Kind::Health => v1::Reason::HealthCheckStatusUpdated,

@@ -30,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use argosy_proto::v1;
 use argosy_state::ids::{TaskKey, Timestamp};
 
-use crate::inbox::ContainerView;
+use crate::inbox::{ContainerView, Told};
 use course::Course;
 use executors::Executors;
 use groups::Group;
@@ -41,8 +41,8 @@ pub(crate) use course::PHASES;
 pub(crate) use disk::limit_bytes as disk_limit_bytes;
 pub use executors::{ExecutorFacts, ExecutorRecord, ExecutorSaid};
 pub use facts::{
-    ContainerName, Facts, Identity, Instance, InvalidContainerName, Record, StartedFact, Taken,
-    TaskFacts,
+    ContainerName, Facts, Identity, Instance, InvalidContainerName, Record, Since, StartedFact,
+    Taken, TaskFacts,
 };
 pub(crate) use groups::group_name;
 pub(crate) use orders::key as task_key;
@@ -212,6 +212,8 @@ impl Core {
                 state: self.courses.get(instance)?.phase.name(),
                 pid: task.started.map(|started| started.pid),
                 held: task.held,
+                healthy: Told::of(task.standing.healthy, task.since.healthy),
+                ready: Told::of(task.standing.ready, task.since.ready),
                 group: group_name(*instance, &task.launch),
             })
         });

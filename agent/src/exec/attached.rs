@@ -5,10 +5,11 @@
 //! it, and holds up nobody else. That it goes, or this agent does, means nothing to the command.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use argosy_isolation::attachment::INPUT_LIMIT_BYTES;
 use argosy_isolation::{Attachment, AttachmentError, AttachmentNotice, Outcome, WindowSize};
-use argosy_proto::exec::{ATTACH_PROTOCOL, Begins, End, FromCommand, SILENCE_LIMIT, ToCommand};
+use argosy_proto::exec::{ATTACH_PROTOCOL, Begins, End, FromCommand, ToCommand};
 use argosy_state::ids::TaskKey;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
@@ -48,7 +49,11 @@ pub(crate) async fn attach(
     };
     let attached = attached.map_err(late)??;
     tracing::info!(task = %asked.task, stdin = asked.stdin, "somebody has attached");
-    Ok(upgrade.on_upgrade(move |socket| run(attached, socket, asked.task, permit)))
+    let silence = shared.exec.silence;
+    Ok(
+        upgrade
+            .on_upgrade(move |socket| run(attend(attached, socket, silence), asked.task, permit)),
+    )
 }
 
 /// Attaches, and waits until that has worked.
@@ -94,22 +99,22 @@ async fn begin(shared: &Shared, asked: &AttachAsked) -> Result<Attached, ExecErr
     }
 }
 
-async fn run(attached: Attached, socket: WebSocket, task: TaskKey, _permit: OwnedSemaphorePermit) {
+async fn run(attended: impl Future<Output = Ending>, task: TaskKey, _permit: OwnedSemaphorePermit) {
     let sessions = metrics::gauge!("argosy_agent_attach_sessions");
     sessions.increment(1.0);
-    let ending = attend(attached, socket).await;
+    let ending = attended.await;
     sessions.decrement(1.0);
     tracing::info!(task = %task, %ending, "somebody who was attached is gone");
 }
 
 /// Until the command has ended and the client knows, or the client is gone.
-async fn attend(attached: Attached, socket: WebSocket) -> Ending {
+async fn attend(attached: Attached, socket: WebSocket, silence: Duration) -> Ending {
     let (sink, frames) = socket.split();
     let (queue, queued) = mpsc::channel(QUEUED);
-    let mut serving = std::pin::pin!(attached.serve(frames, queue));
+    let mut serving = std::pin::pin!(attached.serve(frames, queue, silence));
     let told = tokio::select! {
         why = &mut serving => return Ending::ClientGone(why),
-        told = send(sink, queued) => told,
+        told = send(sink, queued, silence) => told,
     };
     let Some(end) = told else {
         return Ending::ClientGone("it takes nothing any more".to_owned());
@@ -141,6 +146,7 @@ impl Attached {
         mut self,
         mut heard: SplitStream<WebSocket>,
         queue: mpsc::Sender<FromCommand>,
+        silence: Duration,
     ) -> String {
         let input = Input::default();
         let mut last = Instant::now();
@@ -148,14 +154,14 @@ impl Attached {
             let takes_input = !self.is_over && !self.input_is_over && self.on_its_way == 0;
             let asks = !self.is_over && self.frames.is_empty();
             tokio::select! {
-                message = timeout_at(last + SILENCE_LIMIT, heard.next()) => {
+                message = timeout_at(last + silence, heard.next()) => {
                     last = Instant::now();
                     let message = match message {
                         Ok(Some(Ok(message))) => message,
                         Ok(Some(Err(error))) => return crate::error::sentence(&error),
                         Ok(None) => return "the connection was closed".to_owned(),
                         Err(_) => {
-                            return format!("nothing was heard for {} s", SILENCE_LIMIT.as_secs());
+                            return format!("nothing was heard for {} s", silence.as_secs());
                         }
                     };
                     match self.obey(message, &input) {

@@ -19,8 +19,8 @@ use std::time::Duration;
 use argosy_isolation::{EntryError, EntryNotice, EntryRequest};
 use argosy_proto::exec::{FRAME_LIMIT_BYTES, PROTOCOL};
 use argosy_state::ids::TaskKey;
+use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::http::header::{HeaderMap, ORIGIN};
@@ -34,7 +34,7 @@ use crate::files;
 use crate::runner::{EnterError, PlaceError};
 pub(crate) use attached::attach;
 use request::Asked;
-use session::{Entered, attend};
+use session::{Ending, Entered, attend};
 use stream::Notices;
 
 /// Sessions of one agent at a time; a further one is refused. Each may hold some 0.5 MiB while its peers are slow, and
@@ -50,14 +50,20 @@ const BUFFER_BYTES: usize = 16 * 1024;
 pub(crate) struct Door {
     /// The operator lets anybody who reaches the API run commands in tasks.
     is_open: bool,
+    /// After so long without a word a client is gone.
+    silence: Duration,
     room: Arc<Semaphore>,
 }
 
 impl Door {
     /// One that is closed refuses everybody, in words.
-    pub(crate) fn new(is_open: bool) -> Self {
+    pub(crate) fn new(is_open: bool, silence: Duration) -> Self {
         let room = Arc::new(Semaphore::new(SESSIONS));
-        Self { is_open, room }
+        Self {
+            is_open,
+            silence,
+            room,
+        }
     }
 
     fn may_be_passed(&self, headers: &HeaderMap) -> Result<(), ExecError> {
@@ -147,19 +153,22 @@ pub(crate) async fn exec(
     };
     let (entered, place) = entered.map_err(late)??;
     tracing::info!(task = %asked.task, program = asked.program, "a command was let in");
-    Ok(upgrade.on_upgrade(move |socket| run(entered, socket, asked.task, [permit, place])))
+    let silence = shared.exec.silence;
+    Ok(upgrade.on_upgrade(move |socket| {
+        let attended = attend(entered, socket, silence);
+        run(attended, asked.task, [permit, place])
+    }))
 }
 
-/// A client that goes before it has its WebSocket drops `entered`, which ends the command.
+/// A client that goes before it has its WebSocket drops the session, which ends the command.
 async fn run(
-    entered: Entered,
-    socket: WebSocket,
+    attended: impl Future<Output = Ending>,
     task: TaskKey,
     _places: [OwnedSemaphorePermit; 2],
 ) {
     let sessions = metrics::gauge!("argosy_agent_exec_sessions");
     sessions.increment(1.0);
-    let ending = attend(entered, socket).await;
+    let ending = attended.await;
     sessions.decrement(1.0);
     tracing::info!(task = %task, %ending, "a command that was let in is over");
 }

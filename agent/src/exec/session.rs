@@ -14,9 +14,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use argosy_isolation::{EntryError, EntryNotice, Outcome, Streams, WindowSize};
-use argosy_proto::exec::{
-    DATA_LIMIT_BYTES, End, FromCommand, PING_EVERY, SILENCE_LIMIT, ToCommand,
-};
+use argosy_proto::exec::{DATA_LIMIT_BYTES, End, FromCommand, ToCommand};
 use axum::extract::ws::{Message, WebSocket};
 use bytes::Bytes;
 use futures::future::join_all;
@@ -31,6 +29,8 @@ use super::stream::{Notices, Stream};
 
 /// Frames that wait for the connection. When it is full the command's output is read no more.
 pub(super) const QUEUED: usize = 2;
+/// So many times in a row a client is asked for a sign of life before it is taken for gone.
+const ASKED: u32 = 4;
 /// How long a command that has ended is read without a byte: a process that it did not start may hold its output open.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 /// How much of it is read then: what a pipe can hold at most.
@@ -102,7 +102,7 @@ impl fmt::Display for Ending {
 }
 
 /// Until the command has ended and the client knows, or the client is gone.
-pub(super) async fn attend(entered: Entered, socket: WebSocket) -> Ending {
+pub(super) async fn attend(entered: Entered, socket: WebSocket, silence: Duration) -> Ending {
     let (sink, frames) = socket.split();
     let (queue, queued) = mpsc::channel(QUEUED);
     let (outcome, ended) = oneshot::channel();
@@ -115,6 +115,7 @@ pub(super) async fn attend(entered: Entered, socket: WebSocket) -> Ending {
             outcome,
         }),
         terminal: terminal.clone(),
+        silence,
     };
     let speaker = Speaker {
         stdin: entered.stdin,
@@ -125,7 +126,7 @@ pub(super) async fn attend(entered: Entered, socket: WebSocket) -> Ending {
     let mut listen = pin!(listener.listen(&input));
     let told = tokio::select! {
         why = &mut listen => return Ending::ClientGone(why),
-        told = send(sink, queued) => told,
+        told = send(sink, queued, silence) => told,
         never = speaker.speak(&input, ended) => match never {},
     };
     let Some(end) = told else {
@@ -136,12 +137,15 @@ pub(super) async fn attend(entered: Entered, socket: WebSocket) -> Ending {
     Ending::Told(end)
 }
 
-/// Writes frames to the connection, the end as the last one; `None` if the connection broke before.
+/// Writes frames to the connection, the end as the last one; `None` if the connection broke before. Asks for signs
+/// of life.
 pub(super) async fn send(
     mut sink: SplitSink<WebSocket, Message>,
     mut queued: mpsc::Receiver<FromCommand>,
+    silence: Duration,
 ) -> Option<End> {
-    let mut pings = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
+    let every = silence / ASKED;
+    let mut pings = interval_at(Instant::now() + every, every);
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let frame = tokio::select! {
@@ -166,6 +170,8 @@ struct Listener {
     /// `None` once the end is known.
     running: Option<Running>,
     terminal: Option<Stream>,
+    /// After so long without a word the client is gone.
+    silence: Duration,
 }
 
 /// Dropping it ends the command.
@@ -179,11 +185,11 @@ impl Listener {
     async fn listen(mut self, input: &Input) -> String {
         loop {
             let message = tokio::select! {
-                heard = timeout(SILENCE_LIMIT, self.frames.next()) => match heard {
+                heard = timeout(self.silence, self.frames.next()) => match heard {
                     Ok(Some(Ok(message))) => message,
                     Ok(Some(Err(error))) => return crate::error::sentence(&error),
                     Ok(None) => return "the connection was closed".to_owned(),
-                    Err(_) => return format!("nothing was heard for {} s", SILENCE_LIMIT.as_secs()),
+                    Err(_) => return format!("nothing was heard for {} s", self.silence.as_secs()),
                 },
                 told = next_notice(&mut self.running) => {
                     self.end(end_of(told));

@@ -1,6 +1,7 @@
 //! Over HTTP: who is not let in, and what is said. What happens inside is shown with real containers in
 //! `tests/end_to_end`.
 
+use argosy_proto::exec::SILENCE_LIMIT;
 use argosy_state::ids::{AgentId, OrderIndex};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -32,7 +33,7 @@ async fn agent(is_open: bool, container: Option<ContainerName>) -> String {
         asker: Asker::new(inbox),
         statistics: crate::statistics::Statistics::made_up(),
         controls: Controls::default(),
-        exec: Door::new(is_open),
+        exec: Door::new(is_open, SILENCE_LIMIT),
         metrics: None,
     };
     tokio::spawn(async move { axum::serve(listener, router(shared)).await });

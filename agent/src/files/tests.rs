@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use argosy_isolation::output::FileId;
+use argosy_proto::exec::SILENCE_LIMIT;
 use argosy_state::ids::TaskKey;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -42,7 +43,7 @@ impl Server {
             asker: Asker::new(inbox),
             statistics: crate::statistics::Statistics::made_up(),
             controls: Controls::default(),
-            exec: Door::new(false),
+            exec: Door::new(false, SILENCE_LIMIT),
             metrics: None,
         };
         tokio::spawn(async move { axum::serve(listener, router(shared)).await });

@@ -9,8 +9,14 @@
 
 use crc_fast::{CrcAlgorithm, Digest};
 
-/// The newest format that this release reads, and the one it writes.
-pub(super) const VERSION: u32 = 1;
+/// The newest format that this release reads, and the one it writes; older ones are read, too, and rewritten at once. It
+/// grows with each kind of record, and with each field that a release without it must not lose.
+///
+/// | | |
+/// |---|---|
+/// | 1 | tasks, without checks, executors and limits that change |
+/// | 2 | all records of today |
+pub(super) const VERSION: u32 = 2;
 /// Length of the file's head, in bytes.
 pub(super) const HEAD_BYTES: usize = 24;
 /// Length of a frame without its payload, in bytes.
@@ -24,18 +30,19 @@ const MARK: [u8; 4] = [0xa7, b'j', 0x1e, 0xc5];
 /// What the first bytes of a file say.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Head {
-    /// A journal of this format, with this salt.
-    Known { salt: u64 },
+    /// A journal of this format or an earlier one, with this salt.
+    Known { version: u32, salt: u64 },
     /// A journal of a later format.
     Newer { version: u32 },
     /// Something else.
     Foreign,
 }
 
-pub(super) fn head(salt: u64) -> [u8; HEAD_BYTES] {
+/// The head of a file; anything but the present version is for tests.
+pub(super) fn head(version: u32, salt: u64) -> [u8; HEAD_BYTES] {
     let mut head = [0; HEAD_BYTES];
     head[..8].copy_from_slice(MAGIC);
-    head[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    head[8..12].copy_from_slice(&version.to_le_bytes());
     head[12..20].copy_from_slice(&salt.to_le_bytes());
     let sum = checksum(&[&head[..20]]);
     head[20..].copy_from_slice(&sum.to_le_bytes());
@@ -58,7 +65,7 @@ pub(super) fn read_head(bytes: &[u8]) -> Head {
         return Head::Foreign;
     }
     let salt = u64::from_le_bytes(head[12..20].try_into().expect("the slice has 8 bytes"));
-    Head::Known { salt }
+    Head::Known { version, salt }
 }
 
 /// Appends one frame to `out`.

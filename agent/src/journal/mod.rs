@@ -53,6 +53,17 @@ pub enum JournalError {
         /// Its format.
         found: u32,
     },
+    /// A newer release has written to it.
+    #[error(
+        "the journal {path} has a record at byte {offset} of a kind that this release does not know: start the newer \
+         release again"
+    )]
+    Unknown {
+        /// The file.
+        path: PathBuf,
+        /// Where the record begins.
+        offset: u64,
+    },
     /// The file does not begin as a journal does.
     #[error(
         "{path} does not begin as a journal does: restore it, or move it away and this agent starts anew, \

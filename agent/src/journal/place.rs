@@ -34,6 +34,20 @@ impl MemoryDisk {
         self.0.lock().expect("no holder of the lock panics")
     }
 
+    /// A disk on which a journal of these bytes lies.
+    #[cfg(test)]
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        let journal = Some(MemoryFile {
+            bytes: bytes.to_vec(),
+            synced: bytes.len(),
+        });
+        let held = Held {
+            journal,
+            ..Held::default()
+        };
+        Self(Arc::new(Mutex::new(held)))
+    }
+
     /// Bytes that are written and not synced.
     #[must_use]
     pub fn unsynced_bytes(&self) -> usize {

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::frame::{self, FRAME_BYTES, HEAD_BYTES, Head};
 use super::place::MemoryDisk;
 use super::{JournalError, record};
-use crate::core::{Facts, Record};
+use crate::core::Facts;
 
 /// What a journal holds.
 #[derive(Debug, Default)]
@@ -29,6 +29,8 @@ pub struct Contents {
 pub(super) struct End {
     pub(super) offset: u64,
     pub(super) salt: u64,
+    /// The format that its head names.
+    pub(super) version: u32,
 }
 
 /// A part of the file that is no whole record, with whole ones behind it.
@@ -43,7 +45,7 @@ pub struct Damage {
 /// Reads the journal at `path`. None there is the same as an empty one.
 ///
 /// # Errors
-/// If it cannot be read, is of a newer format, or is no journal.
+/// If it cannot be read, is of a newer format or has a record of an unknown kind, or is no journal.
 pub fn read(path: &Path) -> Result<Contents, JournalError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
@@ -83,7 +85,8 @@ pub fn read_synced(disk: &MemoryDisk) -> Result<Contents, JournalError> {
 fn judge(bytes: &[u8], path: &Path) -> Result<Contents, JournalError> {
     let path = path.to_owned();
     match frame::read_head(bytes) {
-        Head::Known { salt } => Ok(contents(bytes, salt)),
+        Head::Known { version, salt } => contents(bytes, version, salt)
+            .map_err(|Unknown { offset }| JournalError::Unknown { path, offset }),
         Head::Newer { version } => Err(JournalError::Newer {
             path,
             found: version,
@@ -92,15 +95,25 @@ fn judge(bytes: &[u8], path: &Path) -> Result<Contents, JournalError> {
     }
 }
 
-fn contents(bytes: &[u8], salt: u64) -> Contents {
+/// A whole record of a kind that only a newer release knows: nobody may go on behind it, and leave out what it said.
+struct Unknown {
+    offset: u64,
+}
+
+fn contents(bytes: &[u8], version: u32, salt: u64) -> Result<Contents, Unknown> {
     let mut contents = Contents::default();
     let mut at = HEAD_BYTES;
     while at < bytes.len() {
-        if let Some((length, record)) = whole(&bytes[at..], salt) {
-            contents.facts.apply(&record);
-            contents.records += 1;
-            at += length;
-            continue;
+        if let Some(payload) = frame::get(&bytes[at..], salt) {
+            if let Some(record) = record::decode(payload) {
+                contents.facts.apply(&record);
+                contents.records += 1;
+                at += FRAME_BYTES + payload.len();
+                continue;
+            }
+            if record::is_of_unknown_kind(payload) {
+                return Err(Unknown { offset: at as u64 });
+            }
         }
         let Some(next) = frame::find(bytes, salt, at + 1) else {
             contents.torn_bytes = (bytes.len() - at) as u64;
@@ -115,12 +128,7 @@ fn contents(bytes: &[u8], salt: u64) -> Contents {
     contents.end = Some(End {
         offset: at as u64,
         salt,
+        version,
     });
-    contents
-}
-
-/// The record at the beginning of these bytes, with the length of its frame.
-fn whole(bytes: &[u8], salt: u64) -> Option<(usize, Record)> {
-    let payload = frame::get(bytes, salt)?;
-    Some((FRAME_BYTES + payload.len(), record::decode(payload)?))
+    Ok(contents)
 }

@@ -1,7 +1,6 @@
 //! Records as bytes: protobuf messages of our own, with the wire's messages inside.
 //!
-//! Fields are added, never given a new meaning. A record whose kind is not known here is of a newer
-//! release, which the file's version refuses first; it counts as damaged.
+//! Fields are added, never given a new meaning; the file's version grows with them (`frame`).
 
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use prost::Message;
 
 use super::executors::StoredExecutorRecord;
 use crate::core::wire;
-use crate::core::{Identity, Instance, Record, StartedFact, Taken, TaskFacts};
+use crate::core::{Identity, Instance, Record, Since, StartedFact, Taken, TaskFacts};
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Stored {
@@ -172,6 +171,10 @@ struct StoredTask {
     limits_order: u64,
     #[prost(uint64, tag = "41")]
     limits_told: u64,
+    #[prost(int64, optional, tag = "25")]
+    healthy_since_ms: Option<i64>,
+    #[prost(int64, optional, tag = "26")]
+    ready_since_ms: Option<i64>,
 }
 
 /// The bytes of a record.
@@ -239,6 +242,11 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Record> {
     })
 }
 
+/// Whether these bytes, which make no sense here, are a record of a kind that this release does not know.
+pub(super) fn is_of_unknown_kind(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && Stored::decode(bytes).is_ok_and(|stored| stored.body.is_none())
+}
+
 fn took(order: OrderIndex, what: &Taken) -> Took {
     let mut took = Took {
         order: order.0,
@@ -304,6 +312,8 @@ fn stored_task(instance: Instance, facts: &TaskFacts) -> StoredTask {
         heard: facts.heard,
         limits_order: facts.limits_order.0,
         limits_told: facts.limits_told.0,
+        healthy_since_ms: facts.since.healthy,
+        ready_since_ms: facts.since.ready,
     }
 }
 
@@ -328,6 +338,10 @@ impl StoredTask {
             heard: self.heard,
             limits_order: OrderIndex(self.limits_order),
             limits_told: OrderIndex(self.limits_told),
+            since: Since {
+                healthy: self.healthy_since_ms,
+                ready: self.ready_since_ms,
+            },
         })
     }
 }

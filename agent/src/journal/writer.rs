@@ -14,7 +14,7 @@ use argosy_state::buggify::{self, Rare};
 use tokio::sync::{mpsc, watch};
 
 use super::place::{MemoryDisk, Output, Place};
-use super::read::{Contents, End};
+use super::read::Contents;
 use super::{JournalError, frame, record};
 use crate::core::{Record, Sync};
 
@@ -75,7 +75,8 @@ enum Hand {
 }
 
 impl Journal {
-    /// Goes on where `contents` ended; a torn end is cut off.
+    /// Goes on where `contents` ended; a torn end is cut off. A file of an earlier format is first written anew: no
+    /// release may take what is appended for something that it knows.
     ///
     /// # Errors
     /// If the file cannot be made, cut or synced.
@@ -87,7 +88,7 @@ impl Journal {
     ) -> Result<Self, JournalError> {
         let (path, next) = (path.to_owned(), next.to_owned());
         let place = Place::Files { path, next };
-        let mut writer = Writer::open(place, contents.end, salt)?;
+        let mut writer = Writer::open(place, contents, salt)?;
         let (requests, waiting) = sync_channel(WAITING);
         let (sender, progress) = watch::channel(Progress::default());
         let failed = writer.failure();
@@ -111,7 +112,7 @@ impl Journal {
         contents: &Contents,
         salt: u64,
     ) -> Result<Self, JournalError> {
-        let writer = Writer::open(Place::Memory(disk.clone()), contents.end, salt)?;
+        let writer = Writer::open(Place::Memory(disk.clone()), contents, salt)?;
         let (requests, waiting) = mpsc::channel(WAITING);
         let (sender, progress) = watch::channel(Progress::default());
         let writer = tokio::spawn(writer.run_as_task(disk.clone(), waiting, sender));
@@ -238,16 +239,18 @@ impl Making {
 }
 
 impl Writer {
-    fn open(place: Place, end: Option<End>, salt: u64) -> Result<Self, JournalError> {
+    fn open(place: Place, contents: &Contents, salt: u64) -> Result<Self, JournalError> {
         let path = place.path().to_owned();
         let failed = |source| JournalError::Write { path, source };
-        let begin = || match end {
+        let begin_anew = |records: &[Record]| {
+            let (mut file, bytes) = create(&place, salt, records)?;
+            place.replace(&mut file)?;
+            Ok((file, bytes, salt))
+        };
+        let begin = || match contents.end {
+            Some(end) if end.version < frame::VERSION => begin_anew(&contents.facts.snapshot()),
             Some(end) => Ok((place.reopen(end.offset)?, end.offset, end.salt)),
-            None => {
-                let (mut file, bytes) = create(&place, salt, &[])?;
-                place.replace(&mut file)?;
-                Ok((file, bytes, salt))
-            }
+            None => begin_anew(&[]),
         };
         let (file, bytes, salt) = begin().map_err(failed)?;
         Ok(Self {
@@ -442,7 +445,7 @@ impl Writer {
 /// A whole new successor with these records, on disk.
 fn create(place: &Place, salt: u64, records: &[Record]) -> io::Result<(Output, u64)> {
     let mut file = place.create()?;
-    let mut bytes = frame::head(salt).to_vec();
+    let mut bytes = frame::head(frame::VERSION, salt).to_vec();
     let mut written = 0;
     for record in records {
         frame::put(&mut bytes, salt, &record::encode(record));

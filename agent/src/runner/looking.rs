@@ -10,18 +10,18 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use argosy_isolation::{
-    EntryError, EntryNotice, EntryRequest, Outcome, Probe, ProbeKind, Program, Session, Streams,
-    Verdict, Work,
+    EntryError, EntryNotice, EntryRequest, Outcome, Probe, ProbeKind, Program, Scheme, Session,
+    Streams, Verdict, Work,
 };
-use argosy_state::task::CheckKind;
+use argosy_state::task::{self, CheckKind};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::oneshot;
 
 use super::Runner;
 use super::controls::{Controls, EnterError};
-use crate::core::checks::{Answer, Kind, Look};
+use crate::core::checks::{Answer, Cause, Kind, Look};
 use crate::core::{Input, Instance};
 use crate::descriptors::watched;
 
@@ -32,29 +32,30 @@ const TAIL_BYTES: usize = 256;
 /// How long the rest of what a command has said is waited for once it has failed.
 const REST: Duration = Duration::from_millis(100);
 
-/// What ends a look early.
+/// What ends a look early, and says why.
 #[derive(Debug, Default)]
-pub(super) struct Looks(HashMap<(Instance, Kind), CancellationToken>);
+pub(super) struct Looks(HashMap<(Instance, Kind), oneshot::Sender<Cause>>);
 
 impl Looks {
-    fn begin(&mut self, instance: Instance, kind: Kind) -> CancellationToken {
-        self.stop(instance, kind);
-        let cancel = CancellationToken::new();
-        self.0.insert((instance, kind), cancel.clone());
-        cancel
+    /// One of the same kind that is still under way ends.
+    fn begin(&mut self, instance: Instance, kind: Kind) -> oneshot::Receiver<Cause> {
+        let (stop, stopped) = oneshot::channel();
+        self.0.insert((instance, kind), stop);
+        stopped
     }
 
     /// Nobody waits for the answer. One that is known already stays known.
-    pub(super) fn stop(&mut self, instance: Instance, kind: Kind) {
-        if let Some(cancel) = self.0.remove(&(instance, kind)) {
-            cancel.cancel();
+    pub(super) fn stop(&mut self, instance: Instance, kind: Kind, cause: Cause) {
+        if let Some(stop) = self.0.remove(&(instance, kind)) {
+            // A look that has ended needs no end.
+            let _ = stop.send(cause);
         }
     }
 
     /// The task is over.
     pub(super) fn forget(&mut self, instance: Instance) {
         for kind in [Kind::Health, Kind::Readiness] {
-            self.stop(instance, kind);
+            self.stop(instance, kind, Cause::Over);
         }
     }
 }
@@ -68,19 +69,25 @@ impl Runner {
         kind: CheckKind,
         timeout_ms: u64,
     ) {
-        let cancel = self.looks.begin(instance, look.kind);
+        let stopped = self.looks.begin(instance, look.kind);
         let (controls, shared) = (self.controls.clone(), self.shared.clone());
         self.spawn(async move {
             let answer = tokio::select! {
-                () = cancel.cancelled() => return,
+                cause = stopped => {
+                    if cause == Ok(Cause::Late) {
+                        count(look.kind, &kind, "timed_out");
+                    }
+                    return;
+                }
                 answer = ask(&controls, instance, &kind, timeout_ms) => answer,
             };
-            let answer = match answer {
-                Ok(()) => Answer::Passed,
-                Err(NoPass::Failed(reason)) => Answer::Failed(reason),
+            let (answer, result) = match answer {
+                Ok(()) => (Answer::Passed, "passed"),
+                Err(NoPass::Failed(reason)) => (Answer::Failed(reason), "failed"),
                 // The end of the container follows; should it not, the wait has an end of its own.
                 Err(NoPass::Unknown) => return,
             };
+            count(look.kind, &kind, result);
             let told = Input::Looked {
                 instance,
                 look,
@@ -89,6 +96,24 @@ impl Runner {
             shared.tell(told).await;
         });
     }
+}
+
+/// Each look counts once, but those that the end of their task cuts short.
+fn count(check: Kind, asked: &CheckKind, result: &'static str) {
+    let check = match check {
+        Kind::Health => "health",
+        Kind::Readiness => "readiness",
+    };
+    let kind = match asked {
+        CheckKind::Shell(_) | CheckKind::Argv(_) => "command",
+        CheckKind::Http { scheme, .. } => match scheme {
+            task::Scheme::Http => "http",
+            task::Scheme::Https => "https",
+        },
+        CheckKind::Tcp { .. } => "tcp",
+    };
+    let labels = [("check", check), ("kind", kind), ("result", result)];
+    metrics::counter!("argosy_agent_checks_total", &labels).increment(1);
 }
 
 /// Why a look has not passed.
@@ -152,12 +177,17 @@ fn work(kind: &CheckKind, timeout_ms: u64) -> Work {
         CheckKind::Shell(line) => Work::Command(Program::Shell(line.clone())),
         CheckKind::Argv(words) => Work::Command(Program::Arguments(words.clone())),
         CheckKind::Http {
+            scheme,
             port,
             path,
             statuses,
         } => probe(
             *port,
             ProbeKind::Http {
+                scheme: match scheme {
+                    task::Scheme::Http => Scheme::Http,
+                    task::Scheme::Https => Scheme::Https,
+                },
                 path: path.clone(),
                 statuses: statuses.clone(),
             },
@@ -344,6 +374,7 @@ mod tests {
     #[test]
     fn each_kind_of_check_becomes_work_of_the_same_kind() {
         let http = CheckKind::Http {
+            scheme: task::Scheme::Https,
             port: 80,
             path: "/x".into(),
             statuses: [204].into(),
@@ -352,8 +383,12 @@ mod tests {
             panic!("it is asked by a probe")
         };
         assert_eq!((probe.port, probe.timeout_ms), (80, 500));
-        let (path, statuses) = ("/x".to_owned(), [204].into());
-        assert_eq!(probe.kind, ProbeKind::Http { path, statuses });
+        let asked = ProbeKind::Http {
+            scheme: Scheme::Https,
+            path: "/x".to_owned(),
+            statuses: [204].into(),
+        };
+        assert_eq!(probe.kind, asked);
         let line = work(&CheckKind::Shell("true".into()), 1);
         assert_eq!(line, Work::Command(Program::Shell("true".into())));
     }

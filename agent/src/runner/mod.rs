@@ -368,7 +368,11 @@ impl Containers for Runner {
                 launch,
                 order,
             } => self.limit(name, launch, order),
-            Effect::StopLooking { instance, look } => self.looks.stop(instance, look.kind),
+            Effect::StopLooking {
+                instance,
+                look,
+                cause,
+            } => self.looks.stop(instance, look.kind, cause),
             Effect::Measure {
                 name,
                 key,

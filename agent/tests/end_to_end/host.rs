@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use argosy_agent::{Config, Ground, IsolationMode, LauncherCommand, Parts, RunError, run};
@@ -11,6 +12,7 @@ use argosy_client::ConnectorConfig;
 use argosy_client::executor::{Meeting, Runner};
 use argosy_frameworks::shell_executor::ShellExecutor;
 use argosy_proto::transport::Listener;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -71,7 +73,17 @@ impl Host {
 
     /// One that is to die at a step: its name, at which pass, and the witness of that.
     pub(crate) fn dying(&self, master: SocketAddr, death: &[&str]) -> Process {
-        let mut command = Command::new("/proc/self/exe");
+        self.process_of(Path::new("/proc/self/exe"), master, death)
+    }
+
+    /// The same from this executable, which is a copy of this program.
+    pub(crate) fn process_of(
+        &self,
+        executable: &Path,
+        master: SocketAddr,
+        death: &[&str],
+    ) -> Process {
+        let mut command = Command::new(executable);
         command
             .arg(AGENT)
             .arg(self.directory())
@@ -145,10 +157,17 @@ async fn configured(
             arguments: vec![LAUNCHER.into()],
         }),
         connector: ConnectorConfig::default(),
-        metrics: None,
+        metrics: Some(recorder()),
         end_tasks,
     };
     (config, parts)
+}
+
+/// What all agents of this process count together.
+fn recorder() -> PrometheusHandle {
+    static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+    let made = || PrometheusBuilder::new().install_recorder().unwrap();
+    RECORDER.get_or_init(made).clone()
 }
 
 /// The whole life of an agent that is a process of its own: it ends by being killed.
@@ -196,6 +215,12 @@ pub(crate) struct Process(Child, PathBuf);
 impl Process {
     pub(crate) fn pid(&self) -> u32 {
         self.0.id()
+    }
+
+    /// The containers that are listed now.
+    pub(crate) async fn containers(&self) -> Vec<serde_json::Value> {
+        let api = content(&self.1.with_file_name(API)).await;
+        containers(api.parse().unwrap()).await
     }
 
     /// Its launcher, once it has one.
@@ -294,6 +319,13 @@ impl Agent {
     /// The containers that are listed now.
     pub(crate) async fn containers(&self) -> Vec<serde_json::Value> {
         containers(self.api).await
+    }
+
+    /// What has been counted under this name, with its labels, by all agents of this process; 0 if nothing has.
+    pub(crate) async fn counted(&self, name: &str) -> u64 {
+        let (_, text) = self.get("/metrics").await;
+        let value = text.lines().find_map(|line| line.strip_prefix(name));
+        value.map_or(0, |value| value.trim().parse().unwrap())
     }
 
     /// Waits until nothing is left of any container.

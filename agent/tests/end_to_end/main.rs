@@ -8,6 +8,8 @@ mod audit;
 mod cases;
 mod host;
 mod master;
+#[path = "../../../isolation/tests/tls/server.rs"]
+mod tls;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};

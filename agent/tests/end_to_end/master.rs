@@ -218,6 +218,21 @@ impl Link {
         .await;
     }
 
+    /// Answers the agent, which would else leave a silent master, while something else goes on.
+    pub(crate) async fn meanwhile<T>(&mut self, other: impl Future<Output = T>) -> T {
+        tokio::pin!(other);
+        loop {
+            tokio::select! {
+                done = &mut other => return done,
+                said = self.next() => {
+                    if let FromAgent::Report(report) = said {
+                        self.take(report).await;
+                    }
+                }
+            }
+        }
+    }
+
     /// Reads reports until the task has ended; returns its updates, merged ones as they came.
     pub(crate) async fn end_of(&mut self, task: &str) -> Vec<v1::NumberedUpdate> {
         self.until(task, is_terminal).await

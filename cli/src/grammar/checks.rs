@@ -17,11 +17,14 @@ pub(crate) struct Checks {
     /// The same by a GET to a port of the task: healthy while the status is 200 to 399
     #[arg(long, value_name = "PORT[/PATH]", value_parser = values::http_check, group = "health")]
     pub(crate) health_http: Option<v1::HttpCheck>,
+    /// The same by HTTPS; nobody's certificate is verified
+    #[arg(long, value_name = "PORT[/PATH]", value_parser = values::https_check, group = "health")]
+    pub(crate) health_https: Option<v1::HttpCheck>,
     /// The same by a connection to a port of the task
     #[arg(long, value_name = "PORT", value_parser = values::port, group = "health")]
     pub(crate) health_tcp: Option<u16>,
     /// Statuses that mean that all is well, instead of 200 to 399
-    #[arg(long, value_name = "STATUS,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(100..600), requires = "health_http", conflicts_with_all = ["health_cmd", "health_tcp"])]
+    #[arg(long, value_name = "STATUS,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(100..600), requires = "health", conflicts_with_all = ["health_cmd", "health_tcp"])]
     pub(crate) health_status: Vec<u32>,
     /// From the start to the first time
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = values::duration, requires = "health")]
@@ -44,11 +47,14 @@ pub(crate) struct Checks {
     /// The same by a GET to a port of the task
     #[arg(long, value_name = "PORT[/PATH]", value_parser = values::http_check, group = "ready")]
     pub(crate) ready_http: Option<v1::HttpCheck>,
+    /// The same by HTTPS; nobody's certificate is verified
+    #[arg(long, value_name = "PORT[/PATH]", value_parser = values::https_check, group = "ready")]
+    pub(crate) ready_https: Option<v1::HttpCheck>,
     /// The same by a connection to a port of the task
     #[arg(long, value_name = "PORT", value_parser = values::port, group = "ready")]
     pub(crate) ready_tcp: Option<u16>,
     /// Statuses that mean that all is well, instead of 200 to 399
-    #[arg(long, value_name = "STATUS,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(100..600), requires = "ready_http", conflicts_with_all = ["ready_cmd", "ready_tcp"])]
+    #[arg(long, value_name = "STATUS,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(100..600), requires = "ready", conflicts_with_all = ["ready_cmd", "ready_tcp"])]
     pub(crate) ready_status: Vec<u32>,
     /// From the start to the first time
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = values::duration, requires = "ready")]

@@ -12,11 +12,15 @@ pub(super) fn health(arguments: &Checks) -> Option<v1::HealthCheck> {
     let Checks {
         health_cmd,
         health_http,
+        health_https,
         health_tcp,
         health_status,
         ..
     } = arguments;
-    let http = with_statuses(health_http.as_ref(), health_status);
+    let http = with_statuses(
+        health_http.as_ref().or(health_https.as_ref()),
+        health_status,
+    );
     let kind = kind(health_cmd.as_ref(), http, *health_tcp)?;
     Some(v1::HealthCheck {
         check: Some(v1::Check {
@@ -35,11 +39,12 @@ pub(super) fn readiness(arguments: &Checks) -> Option<v1::Check> {
     let Checks {
         ready_cmd,
         ready_http,
+        ready_https,
         ready_tcp,
         ready_status,
         ..
     } = arguments;
-    let http = with_statuses(ready_http.as_ref(), ready_status);
+    let http = with_statuses(ready_http.as_ref().or(ready_https.as_ref()), ready_status);
     let kind = kind(ready_cmd.as_ref(), http, *ready_tcp)?;
     Some(v1::Check {
         kind: Some(kind),
@@ -119,13 +124,29 @@ mod tests {
             panic!("it is asked by HTTP")
         };
         assert_eq!((http.port, http.path.as_str()), (8080, "/health"));
-        assert_eq!(http.statuses, [200, 204]);
+        assert_eq!(
+            (http.statuses.as_slice(), http.tls),
+            (&[200, 204][..], false)
+        );
         let ready = spec.readiness_check.unwrap();
         assert_eq!(ready.delay_ms, Some(0));
         let Some(Kind::Command(command)) = ready.kind else {
             panic!("it is asked by a command")
         };
         assert_eq!(command.shell, "test -e up");
+    }
+
+    #[test]
+    fn https_is_asked_as_http_is() {
+        let words = ["--ready-https", "8443/up", "--ready-status", "204"];
+        let all = words.iter().chain(&["--", "true"]).copied();
+        let job = job(&all.collect::<Vec<_>>()).unwrap();
+        let ready = job.spec().readiness_check.clone().unwrap();
+        let Some(Kind::Http(http)) = ready.kind else {
+            panic!("it is asked by HTTP")
+        };
+        assert_eq!((http.port, http.path.as_str()), (8443, "/up"));
+        assert_eq!((http.statuses, http.tls), (vec![204], true));
     }
 
     #[test]
@@ -136,6 +157,7 @@ mod tests {
             &["--ready-tcp", "80", "--health-failures", "2"],
             &["--health-cmd", "true", "--health-failures", "0"],
             &["--ready-tcp", "0"],
+            &["--ready-http", "80", "--ready-https", "443"],
             &["--health-cmd", "true", "--health-status", "200"],
             &["--ready-http", "80", "--ready-status", "99"],
         ] {

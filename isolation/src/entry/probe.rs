@@ -1,7 +1,9 @@
-//! Asking whether something answers in a container's network: a connection, or an HTTP request.
+//! Asking whether something answers in a container's network: a connection, or an HTTP request, over TLS too.
 //!
 //! Runs behind the walls of a command, but executes nothing: an image need not bring a program for it, and cannot lend
 //! one that lies. What answers is not trusted: of its answer one line is read, up to a cap and a deadline.
+
+mod tls;
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
@@ -10,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use self::tls::Tls;
 use crate::spec::SpecError;
 
 /// The longest path that is asked for, in bytes.
@@ -36,12 +39,26 @@ pub enum ProbeKind {
     Tcp,
     /// That it answers a GET by HTTP/1.1 with a status that is expected. Redirections are not followed.
     Http {
+        /// Plainly, or over TLS.
+        #[serde(default)]
+        scheme: Scheme,
         /// For what; begins with `/`.
         path: String,
         /// Which statuses are expected; empty means 200 to 399.
         #[serde(default)]
         statuses: BTreeSet<u16>,
     },
+}
+
+/// How HTTP is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scheme {
+    /// As it is.
+    #[default]
+    Http,
+    /// Over TLS 1.2 or 1.3. The certificate is not verified.
+    Https,
 }
 
 /// What a probe found.
@@ -92,64 +109,106 @@ impl Probe {
     }
 
     fn ask_until(&self, address: SocketAddr, deadline: Instant) -> Result<(), String> {
-        let words = |what: &str, error: &io::Error| format!("port {}: {what}: {error}", self.port);
-        let left = || deadline.saturating_duration_since(Instant::now());
-        let late = || {
-            format!(
-                "port {}: no answer within {} ms",
-                self.port, self.timeout_ms
-            )
+        let words = |what: &str, error: &io::Error| match error.kind() {
+            io::ErrorKind::TimedOut => {
+                let (port, timeout_ms) = (self.port, self.timeout_ms);
+                format!("port {port}: no answer within {timeout_ms} ms")
+            }
+            _ => format!("port {}: {what}: {error}", self.port),
         };
-        let time = left();
-        if time.is_zero() {
-            return Err(late());
-        }
-        let mut stream = match TcpStream::connect_timeout(&address, time) {
-            Ok(stream) => stream,
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(late()),
-            Err(error) => return Err(words("cannot connect", &error)),
-        };
-        let ProbeKind::Http { path, statuses } = &self.kind else {
+        let mut stream =
+            Timed::connect(address, deadline).map_err(|error| words("cannot connect", &error))?;
+        let ProbeKind::Http {
+            scheme,
+            path,
+            statuses,
+        } = &self.kind
+        else {
             return Ok(());
         };
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: argosy-probe\r\nAccept: */*\r\n\
              Connection: close\r\n\r\n"
         );
-        let time = left();
-        if time.is_zero() {
-            return Err(late());
-        }
-        let sent = stream
-            .set_write_timeout(Some(time))
-            .and_then(|()| stream.write_all(request.as_bytes()));
-        sent.map_err(|error| words("cannot send the request", &error))?;
-        let mut line = Vec::new();
-        while !line.contains(&b'\n') && line.len() < STATUS_LINE_LIMIT_BYTES {
-            let time = left();
-            if time.is_zero() {
-                return Err(late());
+        let line = match scheme {
+            Scheme::Http => exchange(&mut stream, &request),
+            Scheme::Https => {
+                let mut secured = Tls::open(stream, address)
+                    .map_err(|error| words("cannot agree on TLS", &error))?;
+                let line = exchange(&mut secured, &request);
+                secured.close();
+                line
             }
-            let mut part = [0; STATUS_LINE_LIMIT_BYTES];
-            let room = STATUS_LINE_LIMIT_BYTES - line.len();
-            let read = stream
-                .set_read_timeout(Some(time))
-                .and_then(|()| stream.read(&mut part[..room]));
-            match read {
-                Ok(0) => break,
-                Ok(count) => line.extend_from_slice(&part[..count]),
-                // The deadline, which the next turn sees, or a signal.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::WouldBlock
-                            | io::ErrorKind::TimedOut
-                            | io::ErrorKind::Interrupted
-                    ) => {}
-                Err(error) => return Err(words("cannot read the answer", &error)),
-            }
-        }
+        };
+        let line = line.map_err(|error| words("cannot get an answer", &error))?;
         judge(&line, statuses).map_err(|reason| format!("port {}: GET {path}: {reason}", self.port))
+    }
+}
+
+/// Sends a request, and reads the first line of what comes, as far as it comes.
+fn exchange(stream: &mut (impl Read + Write), request: &str) -> io::Result<Vec<u8>> {
+    stream.write_all(request.as_bytes())?;
+    stream.flush()?;
+    let mut line = Vec::new();
+    while !line.contains(&b'\n') && line.len() < STATUS_LINE_LIMIT_BYTES {
+        let mut part = [0; STATUS_LINE_LIMIT_BYTES];
+        let room = STATUS_LINE_LIMIT_BYTES - line.len();
+        match stream.read(&mut part[..room]) {
+            Ok(0) => break,
+            Ok(count) => line.extend_from_slice(&part[..count]),
+            // Who ends the connection without a word of TLS has said what it has said.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(line)
+}
+
+/// A connection on which everything together has one deadline; what comes after it is `TimedOut`.
+struct Timed {
+    stream: TcpStream,
+    deadline: Instant,
+}
+
+impl Timed {
+    fn connect(address: SocketAddr, deadline: Instant) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, left(deadline)?)?;
+        Ok(Self { stream, deadline })
+    }
+}
+
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    // A time-out of zero would mean none.
+    (!left.is_zero())
+        .then_some(left)
+        .ok_or_else(|| io::ErrorKind::TimedOut.into())
+}
+
+/// The socket's own word for a time that has passed.
+fn timed<T>(result: io::Result<T>) -> io::Result<T> {
+    result.map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+        _ => error,
+    })
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(left(self.deadline)?))?;
+        timed(self.stream.read(buffer))
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(Some(left(self.deadline)?))?;
+        timed(self.stream.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
     }
 }
 
@@ -178,121 +237,4 @@ fn status(answer: &[u8]) -> Option<u16> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-
-    use super::*;
-
-    #[test]
-    fn a_status_is_read_from_a_whole_line_of_http_only() {
-        assert_eq!(status(b"HTTP/1.1 200 OK\r\nServer: x\r\n"), Some(200));
-        assert_eq!(status(b"HTTP/1.0 404\n"), Some(404));
-        for garbage in [
-            &b"HTTP/1.1 200 OK"[..],
-            b"HTTP/1.1 2000 OK\r\n",
-            b"HTTP/1.1 +20 OK\r\n",
-            b"HTTP/1.1 20\r\n",
-            b"HTTP/2 200\r\n",
-            b"SSH-2.0-OpenSSH_9\r\n",
-            b"\xff\xfe\r\n",
-            b"\n",
-            b"",
-        ] {
-            assert_eq!(status(garbage), None, "{garbage:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_expected_is_well_and_else_from_200_to_399() {
-        let is_well = |status: u16, expected: &[u16]| {
-            let line = format!("HTTP/1.1 {status} X\r\n");
-            judge(line.as_bytes(), &expected.iter().copied().collect()).is_ok()
-        };
-        for (status, wanted) in [(199, false), (200, true), (399, true), (400, false)] {
-            assert_eq!(is_well(status, &[]), wanted, "{status}");
-        }
-        for (status, wanted) in [(200, false), (204, true), (404, true), (400, false)] {
-            assert_eq!(is_well(status, &[204, 404]), wanted, "{status}");
-        }
-    }
-
-    #[test]
-    fn what_would_smuggle_a_header_or_ask_nobody_is_refused() {
-        let probe = |port, path: &str| Probe {
-            port,
-            timeout_ms: 1,
-            kind: ProbeKind::Http {
-                path: path.into(),
-                statuses: BTreeSet::new(),
-            },
-        };
-        assert!(probe(80, "/health?deep=1").check().is_ok());
-        for path in ["", "health", "/a b", "/a\r\nX: y", "/\u{e4}"] {
-            assert!(probe(80, path).check().is_err(), "{path:?}");
-        }
-        assert!(
-            probe(80, &format!("/{}", "a".repeat(2048)))
-                .check()
-                .is_err()
-        );
-        assert!(probe(0, "/").check().is_err());
-    }
-
-    /// Answers one connection with these bytes, then keeps it open for as long as it is asked.
-    fn asked(answer: &'static [u8], kind: ProbeKind) -> Verdict {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let server = std::thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            stream.write_all(answer).unwrap();
-            // Until the asking side has had enough.
-            let _ = stream.read_to_end(&mut Vec::new());
-        });
-        let timeout_ms = 300;
-        let verdict = Probe {
-            port,
-            timeout_ms,
-            kind,
-        }
-        .ask();
-        server.join().unwrap();
-        verdict
-    }
-
-    #[test]
-    fn an_answer_is_judged_without_waiting_for_its_end() {
-        let http = || ProbeKind::Http {
-            path: "/".into(),
-            statuses: BTreeSet::new(),
-        };
-        assert_eq!(asked(b"HTTP/1.1 204 No Content\r\n", http()), Verdict::Pass);
-        let Verdict::Fail { reason } = asked(b"HTTP/1.1 503 Busy\r\n", http()) else {
-            panic!("it is not well")
-        };
-        assert!(
-            reason.ends_with("GET /: answered with status 503"),
-            "{reason}"
-        );
-        let Verdict::Fail { reason } = asked(b"HTTP/1.1 20", http()) else {
-            panic!("it never came")
-        };
-        assert!(reason.ends_with("no answer within 300 ms"), "{reason}");
-        assert_eq!(asked(b"", ProbeKind::Tcp), Verdict::Pass);
-    }
-
-    #[test]
-    fn where_nobody_listens_nobody_is_well() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
-        let probe = Probe {
-            port,
-            timeout_ms: 1000,
-            kind: ProbeKind::Tcp,
-        };
-        let Verdict::Fail { reason } = probe.ask() else {
-            panic!("nobody listens")
-        };
-        assert!(reason.contains("cannot connect"), "{reason}");
-    }
-}
+mod tests;

@@ -24,6 +24,7 @@ use crate::init;
 use crate::limits::{LimitsError, Missing};
 use crate::network::Network;
 use crate::output::{OutputError, Outputs};
+use crate::port_filter::{self, PortFilter};
 use crate::process::Process;
 use crate::profile::CONTAINER_IDS;
 use crate::spec::Spec;
@@ -162,10 +163,10 @@ fn start_in(
         stderr: &stderr,
     };
     let group_fd = group.as_ref().map(Group::open).transpose()?;
-    let filtered = group_fd.as_ref().zip(parts.as_ref());
-    if filtered.is_some_and(|(group, parts)| !put_on_device_filter(group.as_fd(), parts, host)) {
-        missing.controllers.push(DEVICES.to_owned());
-    }
+    let unfiltered = put_on_filters(spec, group_fd.as_ref(), parts.as_ref(), host);
+    missing
+        .controllers
+        .extend(unfiltered.into_iter().map(str::to_owned));
     let flags = spec.clone_flags();
     let init = sys::clone_process(flags, group_fd.as_ref().map(AsFd::as_fd), || {
         // Or it would wait for leave for ever, should we end before we give it: it would hold our end open itself.
@@ -213,13 +214,49 @@ fn take_parts(spec: &Spec) -> Result<Option<Parts>, StartError> {
     Ok(parts)
 }
 
-/// Whether it could be: a wall behind others, without which a container starts all the same.
+/// Walls behind others, without which a container starts all the same; says which could not be put up.
+fn put_on_filters(
+    spec: &Spec,
+    group: Option<&OwnedFd>,
+    parts: Option<&Parts>,
+    host: &Host,
+) -> Vec<&'static str> {
+    let mut unfiltered = Vec::new();
+    if let (Some(group), Some(parts)) = (group, parts)
+        && !put_on_device_filter(group.as_fd(), parts, host)
+    {
+        unfiltered.push(DEVICES);
+    }
+    if let Network::Host { ports: Some(ports) } = &spec.network
+        && !group.is_some_and(|group| put_on_port_filter(group.as_fd(), ports, host))
+    {
+        let landlock = spec
+            .profile
+            .as_ref()
+            .is_some_and(|profile| profile.walls.landlock);
+        unfiltered.push(port_filter::left_open(landlock));
+    }
+    unfiltered
+}
+
+/// Whether it could be.
 fn put_on_device_filter(group: BorrowedFd<'_>, parts: &Parts, host: &Host) -> bool {
     match (&parts.devices, &host.device_filter) {
         (_, None) => false,
         (None, Some(filter)) => filter.put_on(group).is_ok(),
         (Some(own), Some(_)) => {
             DeviceFilter::load(&own.devices).is_ok_and(|filter| filter.put_on(group).is_ok())
+        }
+    }
+}
+
+/// Whether it could be.
+fn put_on_port_filter(group: BorrowedFd<'_>, ports: &[u16], host: &Host) -> bool {
+    match (ports, &host.port_filter) {
+        (_, None) => false,
+        ([], Some(filter)) => filter.put_on(group).is_ok(),
+        (ports, Some(_)) => {
+            PortFilter::load(ports).is_ok_and(|filter| filter.put_on(group).is_ok())
         }
     }
 }

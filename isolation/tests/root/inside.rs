@@ -1,10 +1,12 @@
 //! What the bombs do inside their containers. This very program, copied into the sandbox: it needs nothing but a C library.
 
 use std::fs::{self, File};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setsid};
 
@@ -16,6 +18,7 @@ pub(crate) const DONE: &str = "done";
 /// Never returns while there is harm to be done.
 pub(crate) fn main(arguments: &[String]) -> ExitCode {
     match arguments.first().map(String::as_str) {
+        Some("bind") => bind(&arguments[1..]),
         Some("forks") => forks(),
         Some("threads") => threads(),
         Some("memory") => memory(),
@@ -31,6 +34,30 @@ pub(crate) fn main(arguments: &[String]) -> ExitCode {
         Some("deep") => deep(),
         _ => ExitCode::FAILURE,
     }
+}
+
+/// Tries to bind one port after the other, each let go of at once: a protocol, then its port.
+fn bind(asked: &[String]) -> ExitCode {
+    for pair in asked.chunks_exact(2) {
+        let (protocol, port) = (pair[0].as_str(), pair[1].parse().unwrap());
+        let here: IpAddr = match protocol.ends_with('6') {
+            false => Ipv4Addr::UNSPECIFIED.into(),
+            true => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let here = SocketAddr::from((here, port));
+        let bound = match protocol.starts_with("tcp") {
+            true => TcpListener::bind(here).map(drop),
+            false => UdpSocket::bind(here).map(drop),
+        };
+        match bound {
+            Ok(()) => say("bound"),
+            Err(error) => say(&format!(
+                "{:?}",
+                Errno::from_raw(error.raw_os_error().unwrap())
+            )),
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 fn itself(verb: &str) -> Command {

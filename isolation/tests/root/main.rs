@@ -21,12 +21,15 @@ mod look;
 mod networks;
 mod opt_outs;
 mod output;
+mod ports;
 mod profile;
 mod removal;
 mod seen;
 mod sessions;
 mod sharing;
 mod statistics;
+#[path = "../tls/server.rs"]
+mod tls;
 mod unpacking;
 mod volumes;
 mod world;
@@ -67,6 +70,7 @@ fn all() -> Vec<Case> {
         confinement::CASES,
         lifecycle::CASES,
         output::CASES,
+        ports::CASES,
         limits::CASES,
         statistics::CASES,
         networks::CASES,

@@ -8,20 +8,18 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use argosy_isolation::network::{
-    Between, Joined, Publication, Settings, Subnet, names, unenforced,
-};
+use argosy_isolation::network::{Between, Joined, Publication, Settings, Subnet, names};
 use argosy_isolation::{
     Container, ContainerId, Network, Networks, Outcome, OwnFile, Spec, destroy,
 };
 
-use crate::entry::{end, output, sleeping};
+use crate::entry::output;
 use crate::host::{
     CALL, HOST, METADATA, OUTSIDE, PYTHON, SERVE, call, in_network_of, ip, on_a_host, quoted, run,
     web,
 };
 use crate::profile::profiled;
-use crate::world::{Case, PATIENCE, World, eventually, skip, stderr, stdout};
+use crate::world::{Case, PATIENCE, World, eventually, stderr, stdout};
 
 pub(crate) const CASES: &[Case] = &[
     ("without_a_network_there_is_only_loopback", none),
@@ -50,10 +48,6 @@ pub(crate) const CASES: &[Case] = &[
         killed,
     ),
     ("two_hundred_containers_leave_nothing", many),
-    (
-        "a_command_in_the_hosts_network_binds_its_own_ports",
-        bound_ports,
-    ),
     ("a_container_finds_its_names", own_names),
 ];
 
@@ -528,36 +522,6 @@ fn many() {
         });
         assert_eq!(held_namespaces(), 2);
         leave_nothing(&world, networks);
-    });
-}
-
-fn bound_ports() {
-    on_a_host(|_| {
-        let mut world = World::new();
-        let network = Network::Host {
-            ports: Some(vec![31_000]),
-        };
-        let missing = unenforced(&network, true);
-        assert!(
-            missing.iter().any(|said| said.starts_with("UDP ports")),
-            "{missing:?}"
-        );
-        if let Some(reason) = missing.iter().find(|said| said.starts_with("TCP ports")) {
-            skip(format!("this kernel has no Landlock of ports: {reason}"));
-        }
-        let bind = "import socket, sys\\nfor port in (31000, 31001, 0):\\n    try:\\n        socket.socket().bind(('', port)); print(port)\\n    except OSError as error: print(error.strerror)";
-        let line = format!("{PYTHON} -c \"$(printf \"{bind}\")\"");
-        let mut spec = profiled(&mut world, &line);
-        spec.network = network.clone();
-        let exit = world.run(&spec);
-        assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(&spec));
-        let bound = "31000\nPermission denied\nPermission denied\n";
-        assert_eq!(stdout(&spec), bound);
-        let mut spec = sleeping(profiled(&mut world, ""));
-        spec.network = network;
-        let (container, _) = world.start(&spec);
-        assert_eq!(output(&container, &line), bound, "nor does one that enters");
-        end(container);
     });
 }
 

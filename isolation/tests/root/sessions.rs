@@ -6,8 +6,8 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use argosy_isolation::{
-    Container, EntryNotice, EntryRequest, Handle, Outcome, Probe, ProbeKind, Program, Session,
-    Spec, Streams, Verdict, WindowSize, Work,
+    Container, EntryNotice, EntryRequest, Handle, Outcome, Probe, ProbeKind, Program, Scheme,
+    Session, Spec, Streams, Verdict, WindowSize, Work,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -15,6 +15,7 @@ use crate::entry::{
     end, enter, outcome, output, refusal, request, run, running, sleeping, started,
 };
 use crate::profile::profiled;
+use crate::tls;
 use crate::world::{Agent, Case, PATIENCE, World, eventually, launcher_for, plain, processes_with};
 
 pub(crate) const CASES: &[Case] = &[
@@ -41,6 +42,10 @@ pub(crate) const CASES: &[Case] = &[
     ),
     ("at_most_64_enter_at_a_time_and_leave_nothing", bounded),
     ("a_probe_asks_from_inside_and_executes_nothing", probes),
+    (
+        "a_probe_speaks_tls_behind_the_walls_of_a_command",
+        tls_probes,
+    ),
 ];
 
 fn members(spec: &Spec) -> usize {
@@ -309,25 +314,27 @@ fn bounded() {
     end(container);
 }
 
+/// What a probe of the container finds.
+fn ask(container: &Container, kind: ProbeKind, port: u16) -> Verdict {
+    let probe = Probe {
+        port,
+        timeout_ms: 30_000,
+        kind,
+    };
+    let request = EntryRequest::new(Work::Probe(probe));
+    match container.enter(&request).unwrap().wait(PATIENCE).unwrap() {
+        EntryNotice::Probed(verdict) => verdict,
+        other => panic!("{other:?}"),
+    }
+}
+
 fn probes() {
     let mut world = World::new();
     let spec = profiled(&mut world, "exec sleep 1000");
     let (container, _) = world.start(&spec);
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let ask = |kind, port| {
-        let timeout_ms = 2000;
-        let probe = Probe {
-            port,
-            timeout_ms,
-            kind,
-        };
-        let request = EntryRequest::new(Work::Probe(probe));
-        match container.enter(&request).unwrap().wait(PATIENCE).unwrap() {
-            EntryNotice::Probed(verdict) => verdict,
-            other => panic!("{other:?}"),
-        }
-    };
+    let ask = |kind, port| ask(&container, kind, port);
     assert_eq!(ask(ProbeKind::Tcp, port), Verdict::Pass);
     for (status, verdict) in [("200 OK", true), ("500 Oh", false)] {
         let server = std::thread::spawn({
@@ -345,7 +352,12 @@ fn probes() {
         });
         let path = "/health".to_owned();
         let statuses = std::collections::BTreeSet::new();
-        let found = ask(ProbeKind::Http { path, statuses }, port);
+        let kind = ProbeKind::Http {
+            scheme: Scheme::Http,
+            path,
+            statuses,
+        };
+        let found = ask(kind, port);
         assert_eq!(found == Verdict::Pass, verdict, "{found:?}");
         server.join().unwrap();
     }
@@ -361,5 +373,32 @@ fn probes() {
         kind: ProbeKind::Tcp,
     });
     assert!(refusal(&container, &nowhere).contains("1 to 65,535"));
+    end(container);
+}
+
+fn tls_probes() {
+    let mut world = World::new();
+    let spec = profiled(&mut world, "exec sleep 1000");
+    let (container, _) = world.start(&spec);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let kind = || ProbeKind::Http {
+        scheme: Scheme::Https,
+        path: "/".to_owned(),
+        statuses: std::collections::BTreeSet::new(),
+    };
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        for (status, verdict) in [("302 Over there", true), ("404 Not here", false)] {
+            let listener = listener.try_clone().unwrap();
+            let server = std::thread::spawn(move || {
+                let (stream, _) = listener.accept().unwrap();
+                tls::answer(stream, version, &format!("HTTP/1.1 {status}\r\n\r\n")).unwrap()
+            });
+            let found = ask(&container, kind(), port);
+            assert_eq!(found == Verdict::Pass, verdict, "{found:?}");
+            server.join().unwrap();
+        }
+    }
+    eventually("nothing is left of them", || members(&spec) == 2);
     end(container);
 }

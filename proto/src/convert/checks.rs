@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use argosy_state::task::{Check, CheckKind, HealthCheck};
+use argosy_state::task::{Check, CheckKind, HealthCheck, Scheme};
 
 use super::Malformed;
 use crate::v1;
@@ -20,6 +20,7 @@ pub(super) fn check(check: &Check) -> v1::Check {
         CheckKind::Shell(line) => command(line, &[]),
         CheckKind::Argv(words) => command("", words),
         CheckKind::Http {
+            scheme,
             port,
             path,
             statuses,
@@ -27,6 +28,7 @@ pub(super) fn check(check: &Check) -> v1::Check {
             port: (*port).into(),
             path: path.clone(),
             statuses: statuses.iter().map(|status| (*status).into()).collect(),
+            tls: *scheme == Scheme::Https,
         }),
         CheckKind::Tcp { port } => Kind::Tcp(v1::TcpCheck {
             port: (*port).into(),
@@ -112,6 +114,10 @@ fn http_from(wire: v1::HttpCheck) -> Result<CheckKind, Malformed> {
         })
         .collect();
     Ok(CheckKind::Http {
+        scheme: match wire.tls {
+            false => Scheme::Http,
+            true => Scheme::Https,
+        },
         port: port("http.port", wire.port)?,
         path: match wire.path.is_empty() {
             true => "/".to_owned(),
@@ -139,7 +145,8 @@ mod tests {
 
     #[test]
     fn checks_come_back_as_they_were() {
-        let http = CheckKind::Http {
+        let http = |scheme| CheckKind::Http {
+            scheme,
             port: 80,
             path: "/health".into(),
             statuses: [200, 204].into(),
@@ -148,7 +155,8 @@ mod tests {
             CheckKind::Shell("true".into()),
             CheckKind::Argv(vec!["true".into(), String::new()]),
             CheckKind::Tcp { port: 65_535 },
-            http,
+            http(Scheme::Http),
+            http(Scheme::Https),
         ];
         for kind in kinds {
             let ours = HealthCheck {
@@ -184,10 +192,10 @@ mod tests {
             kind: Some(Kind::Http(http)),
             ..v1::Check::default()
         };
-        let CheckKind::Http { path, .. } = check_from(wire).unwrap().kind else {
+        let CheckKind::Http { scheme, path, .. } = check_from(wire).unwrap().kind else {
             panic!("it is asked by HTTP")
         };
-        assert_eq!(path, "/");
+        assert_eq!((scheme, path.as_str()), (Scheme::Http, "/"));
     }
 
     #[test]
@@ -207,6 +215,7 @@ mod tests {
                 port,
                 path: String::new(),
                 statuses: vec![status],
+                tls: false,
             }))
         };
         let table = [

@@ -106,11 +106,12 @@ pub(super) fn size(spec: &TaskSpec, part_bytes: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::HealthCheck;
+    use crate::task::{HealthCheck, Scheme};
     use crate::testing;
 
     fn http(port: u16, path: &str, statuses: &[u16]) -> CheckKind {
         CheckKind::Http {
+            scheme: Scheme::Http,
             port,
             path: path.to_owned(),
             statuses: statuses.iter().copied().collect(),

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use prost::{Message, Oneof};
 
 use super::{Read, Wrong};
-use crate::task::{Check, CheckKind, HealthCheck, Standing};
+use crate::task::{Check, CheckKind, HealthCheck, Scheme, Standing};
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct CheckMessage {
@@ -46,6 +46,8 @@ struct HttpMessage {
     /// Ascending, each once.
     #[prost(uint32, repeated, tag = "3")]
     statuses: Vec<u32>,
+    #[prost(bool, tag = "4")]
+    tls: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -75,6 +77,7 @@ impl From<&Check> for CheckMessage {
                 words: words.clone(),
             }),
             CheckKind::Http {
+                scheme,
                 port,
                 path,
                 statuses,
@@ -82,6 +85,7 @@ impl From<&Check> for CheckMessage {
                 port: (*port).into(),
                 path: path.clone(),
                 statuses: statuses.iter().map(|status| (*status).into()).collect(),
+                tls: *scheme == Scheme::Https,
             }),
             CheckKind::Tcp { port } => KindMessage::Tcp((*port).into()),
         };
@@ -106,6 +110,10 @@ impl TryFrom<CheckMessage> for Check {
                 let statuses = http.statuses.into_iter().map(u16::try_from);
                 let statuses: Result<BTreeSet<u16>, _> = statuses.collect();
                 CheckKind::Http {
+                    scheme: match http.tls {
+                        false => Scheme::Http,
+                        true => Scheme::Https,
+                    },
                     port: port(http.port)?,
                     path: http.path,
                     statuses: statuses.map_err(|_| Wrong("status of a check"))?,

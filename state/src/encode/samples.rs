@@ -22,7 +22,10 @@ use crate::ids::{
 };
 use crate::registry::{Cluster, OperatorAnswer, RecordKey, SweepMark};
 use crate::task::{Exit, FinishedTask, OptOuts, Reason, Run, Source, Standing, Task, TaskState};
-use tasks::{attached, checked_task, checks, containers, executors, group, resources, spec, task};
+use tasks::{
+    attached, checked_task, checks, containers, executors, group, https_check, resources, spec,
+    task,
+};
 
 fn revision(index: u64, position: u32) -> Revision {
     Revision { index, position }
@@ -369,6 +372,7 @@ fn calls() -> Vec<(&'static str, Command)> {
         ("call-accept-attached", launching(vec![attached()])),
         ("call-accept-executors", launching(executors())),
         ("call-accept-group", launching(group().into())),
+        ("call-accept-https-check", launching(vec![https_check()])),
     ]
 }
 

@@ -128,6 +128,8 @@ pub enum CheckKind {
     Argv(Vec<String>),
     /// That a port of the task's loopback address answers a GET by HTTP.
     Http {
+        /// Plainly, or over TLS.
+        scheme: Scheme,
         /// Which port.
         port: u16,
         /// For what; begins with `/`.
@@ -140,6 +142,15 @@ pub enum CheckKind {
         /// Which port.
         port: u16,
     },
+}
+
+/// How HTTP is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// As it is.
+    Http,
+    /// Over TLS, whoever the other side says that it is.
+    Https,
 }
 
 /// A check that ends its task when it fails too often.

@@ -335,6 +335,8 @@ impl Core {
             state: phase.name(),
             pid: facts.started.map(|started| started.pid),
             held: !facts.ending,
+            healthy: None,
+            ready: None,
             group: None,
         })
     }

@@ -3,7 +3,7 @@
 use argosy_state::ids::Timestamp;
 use argosy_state::task::{Check, CheckKind, HealthCheck, Standing};
 
-use crate::core::checks::{Answer, Checks, Effect, Kind, Look, Policies, Policy};
+use crate::core::checks::{Answer, Cause, Checks, Effect, Kind, Look, Policies, Policy};
 
 /// When the tasks here begin to run, in milliseconds.
 const START: u64 = 100_000;
@@ -68,7 +68,8 @@ fn tell(effects: Vec<Effect>) -> Vec<String> {
     let name = |look: &Look| format!("{:?} {}", look.kind, look.number).to_lowercase();
     let each = effects.iter().map(|effect| match effect {
         Effect::Run { look, timeout_ms } => format!("run {} {timeout_ms}", name(look)),
-        Effect::Cancel(look) => format!("cancel {}", name(look)),
+        Effect::Cancel(look, Cause::Late) => format!("give up {}", name(look)),
+        Effect::Cancel(look, Cause::Over) => format!("cancel {}", name(look)),
         Effect::Report { standing, text, .. } => {
             let word =
                 |value: Option<bool>| value.map_or("?", |value| if value { "yes" } else { "no" });
@@ -140,7 +141,7 @@ fn a_timeout_is_a_failure_and_a_later_answer_is_none() {
     assert_eq!(task.at(1), ["run health 1 5"]);
     assert_eq!(task.at(5), NOTHING);
     let expected = [
-        "cancel health 1",
+        "give up health 1",
         "report healthy no ready ?, unhealthy: no answer within 5 ms",
         "kill, its health check failed 1 times in a row, at last: no answer within 5 ms",
     ];

@@ -5,7 +5,7 @@ use argosy_state::ids::Timestamp;
 
 use super::world::{World, ended, instance, spec};
 use crate::core::checks::{Answer, Kind};
-use crate::core::{Ended, Found, How, Input, StartedFact, StopCause};
+use crate::core::{Ended, Found, How, Input, Since, StartedFact, StopCause};
 
 const HEALTH: Kind = Kind::Health;
 const READINESS: Kind = Kind::Readiness;
@@ -120,6 +120,27 @@ fn what_a_check_finds_is_an_update_and_neither_check_hides_the_other() {
     world.looked(1, READINESS, 2, Answer::Failed("still".into()));
     world.report();
     world.expect(&["look at 1's health 2", "look at 1's readiness 2"]);
+}
+
+#[test]
+fn since_when_a_check_finds_what_it_finds_is_known_and_outlives_the_agent() {
+    let since = |world: &World| world.core.facts().tasks[&instance(1)].since;
+    let mut world = well();
+    let first = since(&world);
+    assert!(first.healthy.is_some() && first.healthy == first.ready);
+    world.wait(100);
+    world.looked(1, HEALTH, 2, Answer::Passed);
+    world.looked(1, READINESS, 2, Answer::Failed("no".into()));
+    world.report();
+    let expected = Since {
+        ready: Some(last(&world).wall_ms),
+        ..first
+    };
+    assert!(expected.ready > first.ready, "{expected:?}");
+    assert_eq!(since(&world), expected);
+    world.check_snapshot();
+    let world = world.restart("boot-1");
+    assert_eq!(since(&world), expected);
 }
 
 #[test]

@@ -329,7 +329,7 @@ pub(super) fn tell(effect: &Effect) -> String {
             format!("renew {} until {}", short(instance), stop_at.0)
         }
         Effect::Look { instance, look, .. } => format!("look {}", tell_look(*instance, *look)),
-        Effect::StopLooking { instance, look } => {
+        Effect::StopLooking { instance, look, .. } => {
             format!("stop looking {}", tell_look(*instance, *look))
         }
         Effect::Measure {

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use argosy_proto::v1::check::Kind;
 use super::{reason, runs, state};
 use crate::host::{Agent, Host, content};
 use crate::master::{Master, PATIENCE, shell};
+use crate::tls;
 
 /// Asked at once, and ten times a second.
 fn check(kind: Kind) -> v1::Check {
@@ -42,6 +44,11 @@ fn healthy_while(shell: &str) -> v1::HealthCheck {
 /// A file that the task makes; with it gone, the check says so and fails.
 const UP: &str = "test -e up || { echo it is not up >&2; exit 3; }";
 
+/// The counter of this.
+fn checked(check: &str, kind: &str, result: &str) -> String {
+    format!("argosy_agent_checks_total{{check=\"{check}\",kind=\"{kind}\",result=\"{result}\"}}")
+}
+
 /// Ends it, and the tasks with it.
 async fn finish(agent: Agent) {
     agent.end_tasks.cancel();
@@ -60,6 +67,7 @@ pub(super) async fn a_task_is_healthy_until_it_is_not_and_then_it_is_ended() {
         health_check: Some(healthy_while(UP)),
         ..shell("t", "sleep 0.2; echo x > up; exec sleep 600")
     };
+    let kills = agent.counted("argosy_agent_health_kills_total").await;
     link.launch(1, spec).await;
     let updates = link.until("t", is_healthy).await;
     let first = updates.last().unwrap();
@@ -87,6 +95,8 @@ pub(super) async fn a_task_is_healthy_until_it_is_not_and_then_it_is_ended() {
         assert_eq!(reason(update), v1::Reason::HealthCheckFailed);
         assert!(update.text.contains(why), "{}", update.text);
     }
+    let now = agent.counted("argosy_agent_health_kills_total").await;
+    assert_eq!(now, kills + 1);
     agent.is_clear().await;
     agent.stop().await;
 }
@@ -118,6 +128,7 @@ pub(super) async fn a_task_is_ready_while_its_port_answers_as_expected() {
         port: port.into(),
         path: "/ready".into(),
         statuses: vec![204],
+        tls: false,
     });
     let tcp = v1::HealthCheck {
         check: Some(check(Kind::Tcp(v1::TcpCheck { port: port.into() }))),
@@ -151,6 +162,59 @@ pub(super) async fn a_task_is_ready_while_its_port_answers_as_expected() {
     finish(agent).await;
 }
 
+/// Answers each request by HTTPS, badly at first, well once the file is there.
+fn serve_securely(listener: TcpListener, well: PathBuf) {
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let status = if well.exists() { "200 So" } else { "503 No" };
+            let answer = format!("HTTP/1.1 {status}\r\n\r\n");
+            // Who asked may have gone.
+            let _ = tls::answer(stream, &rustls::version::TLS13, &answer);
+        }
+    });
+}
+
+pub(super) async fn a_task_that_answers_by_https_is_ready_whoever_has_signed_its_certificate() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let well = host.folder.path().join("well");
+    serve_securely(listener, well.clone());
+    let https = Kind::Http(v1::HttpCheck {
+        port: port.into(),
+        path: "/ready".into(),
+        statuses: Vec::new(),
+        tls: true,
+    });
+    let spec = v1::TaskSpec {
+        readiness_check: Some(check(https)),
+        ..shell("t", "exec sleep 600")
+    };
+    link.launch(1, spec).await;
+    let updates = link.until("t", |update| update.ready == Some(false)).await;
+    let text = &updates.last().unwrap().text;
+    assert!(
+        text.ends_with("GET /ready: answered with status 503"),
+        "{text}"
+    );
+    std::fs::write(&well, "").unwrap();
+    let updates = link.until("t", |update| update.ready == Some(true)).await;
+    // What was told last, and since when, is shown.
+    let seen = agent.containers().await[0].clone();
+    let expected = serde_json::json!({
+        "passed": true,
+        "since_ms": updates.last().unwrap().wall_ms,
+    });
+    assert_eq!(seen["ready"], expected);
+    assert_eq!(seen.get("healthy"), None, "it has no such check: {seen}");
+    for result in ["passed", "failed"] {
+        assert!(agent.counted(&checked("readiness", "https", result)).await > 0);
+    }
+    finish(agent).await;
+}
+
 /// Whether a process runs `sleep` for so long.
 fn sleeps(seconds: &str) -> bool {
     let all = std::fs::read_dir("/proc").unwrap().flatten();
@@ -163,6 +227,9 @@ pub(super) async fn a_look_that_takes_too_long_has_failed_and_is_ended() {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
+    let [late, failed] =
+        ["timed_out", "failed"].map(|result| checked("readiness", "command", result));
+    let before = (agent.counted(&late).await, agent.counted(&failed).await);
     // Told from all others by how long it would sleep.
     let seconds = format!("5{}.25", std::process::id());
     let hangs = v1::Check {
@@ -181,6 +248,12 @@ pub(super) async fn a_look_that_takes_too_long_has_failed_and_is_ended() {
     let updates = link.until("t", |update| update.ready == Some(false)).await;
     let text = &updates.last().unwrap().text;
     assert_eq!(text, "not ready: no answer within 2000 ms");
+    let deadline = Instant::now() + PATIENCE;
+    while agent.counted(&late).await == before.0 {
+        assert!(Instant::now() < deadline, "it is not counted");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(agent.counted(&failed).await, before.1, "it counts once");
     let deadline = Instant::now() + PATIENCE;
     while sleeps(&seconds) {
         assert!(Instant::now() < deadline, "it still sleeps");

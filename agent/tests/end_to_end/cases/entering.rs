@@ -140,7 +140,7 @@ pub(super) async fn over(agent: Agent) {
 }
 
 /// Whether a process has this command line.
-fn lives(words: &[&str]) -> bool {
+pub(super) fn lives(words: &[&str]) -> bool {
     let wanted: String = words.iter().map(|word| format!("{word}\0")).collect();
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     processes
@@ -148,7 +148,7 @@ fn lives(words: &[&str]) -> bool {
         .any(|found| found == wanted.as_bytes())
 }
 
-async fn until(what: &str, holds: impl Fn() -> bool) {
+pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "{what}: not in time");

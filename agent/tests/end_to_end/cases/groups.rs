@@ -1,14 +1,12 @@
 //! Groups of tasks in real containers: one network, one folder, one end.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
-use nix::sched::{CloneFlags, unshare};
 
-use super::{reason, runs, state};
+use super::{on_a_host_of_its_own, reason, runs, state};
 use crate::host::{Agent, Host, content};
 use crate::master::{FRAMEWORK, Link, Master, PATIENCE, is_terminal, kill, shell};
 
@@ -117,29 +115,8 @@ pub(super) async fn tasks_of_a_group_that_is_alone_hear_each_other() {
     }
 }
 
-/// In a network namespace of the test's own, which becomes a host of containers.
 pub(super) async fn tasks_of_a_group_share_the_network_that_its_first_one_names() {
-    if !nix::unistd::geteuid().is_root() {
-        return println!("SKIPPED: needs root");
-    }
-    if !Path::new("/usr/sbin/nft").exists() {
-        return println!("SKIPPED: needs the packages nftables, iproute2 and python3");
-    }
-    let host = std::thread::spawn(|| {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        let raised = Command::new("ip")
-            .args(["link", "set", "lo", "up"])
-            .status();
-        assert!(raised.unwrap().success());
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build();
-        let bridge = Mode::Bridge(v1::BridgeNetwork::default());
-        runtime.unwrap().block_on(talk(bridge));
-    });
-    let joined = tokio::task::spawn_blocking(|| host.join()).await.unwrap();
-    joined.expect("it passes on its own host, too");
+    on_a_host_of_its_own(|| talk(Mode::Bridge(v1::BridgeNetwork::default()))).await;
 }
 
 pub(super) async fn files_of_one_task_of_a_group_are_files_of_the_others() {

@@ -1,5 +1,7 @@
 //! Agents that stop, are killed, and come back.
 
+use std::io::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use argosy_agent::RunError;
@@ -83,6 +85,162 @@ pub(super) async fn an_end_while_the_agent_was_away_is_told_truly() {
         (state(last), code(last)),
         (v1::TaskState::Failed, Some(v1::exit::How::Code(9)))
     );
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+/// Makes the journal of a stopped agent one of this format, whole as it is.
+fn set_format(host: &Host, format: u32) {
+    let path = host.directory().join("journal");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[8..12].copy_from_slice(&format.to_le_bytes());
+    let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &bytes[..20]);
+    bytes[20..24].copy_from_slice(&u32::try_from(sum).unwrap().to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+}
+
+fn format(host: &Host) -> u32 {
+    let bytes = std::fs::read(host.directory().join("journal")).unwrap();
+    u32::from_le_bytes(bytes[8..12].try_into().unwrap())
+}
+
+/// Waits to be told to end, with 3.
+const WAITS: &str = "until [ -e go ]; do sleep 0.01; done; exit 3";
+
+pub(super) async fn an_older_release_refuses_the_journal_of_a_newer_one_and_the_tasks_run_on() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, shell("t", WAITS)).await;
+    link.until("t", runs).await;
+    let pid = agent.containers().await[0]["pid"].clone();
+    agent.stop().await;
+    let own = format(&host);
+    set_format(&host, own + 1);
+    let journal = host.directory().join("journal");
+    let before = std::fs::read(&journal).unwrap();
+    let error = host.agent(master.address).await.ended().await.unwrap_err();
+    assert!(matches!(error, RunError::Journal(_)), "{error}");
+    let words = error.to_string();
+    assert!(words.contains("start the newer release again"), "{words}");
+    assert_eq!(std::fs::read(&journal).unwrap(), before);
+    // Back on the newer release, which this one stands for again.
+    set_format(&host, own);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    assert_eq!(agent.containers().await[0]["pid"], pid);
+    std::fs::write(host.sandbox("t").join("go"), "").unwrap();
+    let updates = link.end_of("t").await;
+    assert_eq!(code(updates.last().unwrap()), Some(v1::exit::How::Code(3)));
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn an_upgraded_agent_takes_over_tasks_from_the_journal_of_the_format_before() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, shell("t", WAITS)).await;
+    link.until("t", runs).await;
+    let pid = agent.containers().await[0]["pid"].clone();
+    agent.stop().await;
+    let own = format(&host);
+    set_format(&host, own - 1);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    assert_eq!(agent.containers().await[0]["pid"], pid);
+    assert_eq!(format(&host), own);
+    std::fs::write(host.sandbox("t").join("go"), "").unwrap();
+    let updates = link.end_of("t").await;
+    assert_eq!(code(updates.last().unwrap()), Some(v1::exit::How::Code(3)));
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+/// Puts another copy of this program in the executable's place, as an upgrade does: the one that runs has no name any more.
+fn upgrade(executable: &Path) {
+    let next = executable.with_extension("next");
+    std::fs::copy("/proc/self/exe", &next).unwrap();
+    let mut file = std::fs::OpenOptions::new()
+        .append(true)
+        .open(&next)
+        .unwrap();
+    // Behind the program, where nobody looks: it is not the same file, and nobody can take it for it.
+    file.write_all(b"the next release").unwrap();
+    drop(file);
+    std::fs::rename(&next, executable).unwrap();
+}
+
+pub(super) async fn the_executable_is_replaced_under_running_tasks() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let executable = host.folder.path().join("argosy");
+    std::fs::copy("/proc/self/exe", &executable).unwrap();
+    let agent = host.process_of(&executable, master.address, &[]);
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, shell("first", WAITS)).await;
+    link.until("first", runs).await;
+    upgrade(&executable);
+    // The agent of before goes on, with a launcher and supervisors of before.
+    link.launch(2, shell("second", WAITS)).await;
+    link.until("second", runs).await;
+    let pids = |containers: Vec<serde_json::Value>| {
+        let pids = containers.iter().map(|container| container["pid"].clone());
+        pids.collect::<Vec<_>>()
+    };
+    let before = pids(agent.containers().await);
+    drop(agent);
+    let agent = host.process_of(&executable, master.address, &[]);
+    let (mut link, _) = master.registered(true).await;
+    link.launch(3, shell("third", WAITS)).await;
+    link.until("third", runs).await;
+    let now = pids(agent.containers().await);
+    assert_eq!((before.len(), &now[..2]), (2, &before[..]));
+    for task in ["first", "second", "third"] {
+        std::fs::write(host.sandbox(task).join("go"), "").unwrap();
+        let updates = link.end_of(task).await;
+        assert_eq!(code(updates.last().unwrap()), Some(v1::exit::How::Code(3)));
+    }
+    agent.is_clear().await;
+}
+
+pub(super) async fn a_damaged_record_of_the_journal_costs_its_task_alone() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    for (order, task) in [(1, "before"), (2, "damaged"), (3, "behind")] {
+        link.launch(order, shell(task, WAITS)).await;
+        link.until(task, runs).await;
+    }
+    let listed = |containers: Vec<serde_json::Value>| {
+        let listed = containers.iter().map(|container| {
+            let task = container["task_id"].as_str().unwrap().to_owned();
+            (task, container["pid"].as_i64().unwrap())
+        });
+        listed.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let mut expected = listed(agent.containers().await);
+    agent.stop().await;
+    let journal = host.directory().join("journal");
+    let mut bytes = std::fs::read(&journal).unwrap();
+    // Its launch, in which it is named first.
+    let at = bytes.windows(7).position(|part| part == b"damaged");
+    bytes[at.unwrap()] ^= 0x20;
+    std::fs::write(&journal, bytes).unwrap();
+    let agent = host.agent(master.address).await;
+    let (mut link, hello) = master.registered(true).await;
+    assert_eq!(hello.floor, 3, "what came behind it is known");
+    let lost = expected.remove("damaged").unwrap();
+    assert_eq!(listed(agent.containers().await), expected);
+    // Nobody knows what it was for: it is ended, and a master that misses it says so to its framework.
+    super::entering::until("it is ended", || {
+        !Path::new(&format!("/proc/{lost}")).exists()
+    })
+    .await;
+    for task in ["before", "behind"] {
+        std::fs::write(host.sandbox(task).join("go"), "").unwrap();
+        let updates = link.end_of(task).await;
+        assert_eq!(code(updates.last().unwrap()), Some(v1::exit::How::Code(3)));
+    }
     agent.is_clear().await;
     agent.stop().await;
 }

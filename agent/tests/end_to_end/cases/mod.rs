@@ -13,13 +13,17 @@ mod links;
 mod lives;
 mod opt_outs;
 mod plugged;
+mod silence;
 mod statistics;
 mod tasks;
 mod volumes;
 
+use std::path::Path;
 use std::pin::Pin;
+use std::process::Command;
 
 use argosy_proto::v1;
+use nix::sched::{CloneFlags, unshare};
 
 type Case = fn() -> Pin<Box<dyn Future<Output = ()>>>;
 
@@ -63,9 +67,16 @@ cases![
     tasks::output_can_be_followed_to_the_end_of_the_task,
     tasks::output_is_followed_across_its_rotation,
     tasks::many_short_tasks_run_fast_and_leave_nothing,
+    silence::a_command_ends_when_its_client_has_fallen_silent_and_not_before,
+    silence::who_is_attached_and_falls_silent_is_given_up_and_the_task_goes_on,
+    statistics::what_passes_the_link_of_a_task_is_told_to_people_and_to_prometheus,
     statistics::what_a_task_uses_is_told_to_people_and_to_prometheus_while_it_runs,
     lives::a_task_outlives_its_agent_and_is_adopted_with_the_same_pid,
     lives::an_end_while_the_agent_was_away_is_told_truly,
+    lives::an_older_release_refuses_the_journal_of_a_newer_one_and_the_tasks_run_on,
+    lives::an_upgraded_agent_takes_over_tasks_from_the_journal_of_the_format_before,
+    lives::the_executable_is_replaced_under_running_tasks,
+    lives::a_damaged_record_of_the_journal_costs_its_task_alone,
     lives::a_second_agent_on_the_same_directory_is_refused_by_pid,
     lives::tasks_can_be_ended_with_the_agent,
     lives::an_agent_killed_amid_launches_starts_each_task_once,
@@ -81,6 +92,7 @@ cases![
     groups::a_group_that_broke_while_its_agent_was_away_is_ended_by_the_next,
     checks::a_task_is_healthy_until_it_is_not_and_then_it_is_ended,
     checks::a_task_is_ready_while_its_port_answers_as_expected,
+    checks::a_task_that_answers_by_https_is_ready_whoever_has_signed_its_certificate,
     checks::a_look_that_takes_too_long_has_failed_and_is_ended,
     checks::the_next_agent_goes_on_looking_and_tells_nothing_twice,
     volumes::a_task_has_its_volumes_and_its_secret_is_nowhere_else,
@@ -104,6 +116,31 @@ cases![
 /// How many times as long as usual tests are, where somebody wants so.
 pub(crate) fn length() -> u32 {
     u32::try_from(cycles::count().div_ceil(cycles::USUAL)).unwrap_or(u32::MAX)
+}
+
+/// In a network namespace of the test's own, which becomes a host of containers.
+async fn on_a_host_of_its_own<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        return println!("SKIPPED: needs root");
+    }
+    let needed = ["/usr/sbin/nft", "/usr/sbin/ip", "/usr/bin/python3"];
+    if needed.iter().any(|program| !Path::new(program).exists()) {
+        return println!("SKIPPED: needs the packages nftables, iproute2 and python3");
+    }
+    let host = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let raised = Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status();
+        assert!(raised.unwrap().success());
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build();
+        runtime.unwrap().block_on(test());
+    });
+    let joined = tokio::task::spawn_blocking(|| host.join()).await.unwrap();
+    joined.expect("it passes on its own host, too");
 }
 
 pub(super) fn state(update: &v1::NumberedUpdate) -> v1::TaskState {

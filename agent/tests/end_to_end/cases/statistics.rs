@@ -1,17 +1,26 @@
 //! What an agent tells of the use of its tasks.
 
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
-use super::runs;
+use argosy_proto::v1;
+use argosy_proto::v1::network::Mode;
+
+use super::{on_a_host_of_its_own, runs};
 use crate::host::{Agent, Host, content};
-use crate::master::{FRAMEWORK, Master, kill, shell};
+use crate::master::{FRAMEWORK, Master, PATIENCE, kill, shell};
 
 /// The processor time that Prometheus is told of a task; `None` if it is told nothing.
 async fn told(agent: &Agent, task: &str) -> Option<f64> {
+    metric(agent, "argosy_task_cpu_seconds_total", task, "").await
+}
+
+/// What Prometheus is told of a task under this name and with these further labels.
+async fn metric(agent: &Agent, name: &str, task: &str, labels: &str) -> Option<f64> {
     let (status, text) = agent.get("/metrics").await;
     assert_eq!(status, 200, "{text}");
-    let begin =
-        format!("argosy_task_cpu_seconds_total{{framework=\"{FRAMEWORK}\",task=\"{task}\"}} ");
+    let begin = format!("{name}{{framework=\"{FRAMEWORK}\",task=\"{task}\"{labels}}} ");
     let value = text.lines().find_map(|line| line.strip_prefix(&begin));
     value.map(|value| value.parse().unwrap())
 }
@@ -45,4 +54,91 @@ pub(super) async fn what_a_task_uses_is_told_to_people_and_to_prometheus_while_i
     agent.is_clear().await;
     assert_eq!(told(&agent, "t").await, None, "one that has ended is gone");
     agent.stop().await;
+}
+
+/// Takes 100,000 bytes and gives 50,000, once.
+const TRADER: &str = r#"exec python3 -c "
+import socket
+hearing = socket.create_server(('', 8080))
+open('up', 'w').write('up')
+trade, _ = hearing.accept()
+left = 100000
+while left: left -= len(trade.recv(left))
+trade.sendall(b'x' * 50000)
+trade.recv(1)
+hearing.accept()
+""#;
+const PUBLISHED: u16 = 31_080;
+
+fn trade() {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, PUBLISHED)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&[b'x'; 100_000]).unwrap();
+    stream.read_exact(&mut [0; 50_000]).unwrap();
+}
+
+/// What a trade adds to what is told of the only task.
+async fn traded(agent: &Agent) {
+    let before = agent.containers().await[0]["usage"]["network"].clone();
+    let bytes = |network: &serde_json::Value, way: &str| network[way]["bytes"].as_u64().unwrap();
+    assert!(bytes(&before, "received") < 50_000, "{before}");
+    tokio::task::spawn_blocking(trade).await.unwrap();
+    let after = agent.containers().await[0]["usage"]["network"].clone();
+    let grown = |way: &str| bytes(&after, way) - bytes(&before, way);
+    // With headers and acknowledgements, and each way for itself.
+    assert!((100_000..150_000).contains(&grown("received")), "{after}");
+    assert!((50_000..100_000).contains(&grown("sent")), "{after}");
+    for (way, direction) in [("received", "receive"), ("sent", "send")] {
+        let labels = format!(",direction=\"{direction}\"");
+        let name = "argosy_task_network_bytes_total";
+        let told = metric(agent, name, "t", &labels).await.unwrap();
+        // Nothing is said any more but the end of the trade.
+        let least = bytes(&after, way) as f64;
+        assert!((least..least + 10_000.0).contains(&told), "{told} {after}");
+        let packets = after[way]["packets"].as_u64().unwrap() as f64;
+        let name = "argosy_task_network_packets_total";
+        let told = metric(agent, name, "t", &labels).await.unwrap();
+        assert!(told >= packets && packets > 3.0, "{told} {after}");
+    }
+}
+
+async fn what_passes_is_told() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let bridge = v1::BridgeNetwork {
+        published: vec![v1::PublishedPort {
+            host_port: PUBLISHED.into(),
+            container_port: 8080,
+            udp: false,
+        }],
+    };
+    let spec = v1::TaskSpec {
+        container: Some(v1::ContainerSpec {
+            network: Some(v1::Network {
+                mode: Some(Mode::Bridge(bridge)),
+            }),
+            ..v1::ContainerSpec::default()
+        }),
+        ..shell("t", TRADER)
+    };
+    link.launch(1, spec).await;
+    link.until("t", runs).await;
+    let up = host.sandbox("t").join("up");
+    let all = async {
+        content(&up).await;
+        traded(&agent).await;
+    };
+    link.meanwhile(all).await;
+    link.order(2, kill("t", 0)).await;
+    link.end_of("t").await;
+    agent.is_clear().await;
+    let labels = ",direction=\"send\"";
+    let told = metric(&agent, "argosy_task_network_bytes_total", "t", labels).await;
+    assert_eq!(told, None, "one that has ended is gone");
+    agent.stop().await;
+}
+
+pub(super) async fn what_passes_the_link_of_a_task_is_told_to_people_and_to_prometheus() {
+    on_a_host_of_its_own(what_passes_is_told).await;
 }

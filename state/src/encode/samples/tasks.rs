@@ -5,8 +5,8 @@ use crate::ids::{AgentId, GroupId, OrderIndex, Revision, TaskId};
 use crate::resources::{Identity, Range, Reservation, Resource, Resources, Value, Volume};
 use crate::task::{
     Check, CheckKind, CniNetwork, Container, ExecutorSpec, Exit, HealthCheck, HostPath, Kill,
-    Network, OptOuts, PublishedPort, Reason, Run, Source, Standing, Task, TaskGroup, TaskSpec,
-    TaskState, Update, Uri,
+    Network, OptOuts, PublishedPort, Reason, Run, Scheme, Source, Standing, Task, TaskGroup,
+    TaskSpec, TaskState, Update, Uri,
 };
 
 /// Every kind of amount and every part of an identity.
@@ -206,6 +206,7 @@ pub(super) fn group() -> [TaskSpec; 2] {
 /// Tasks with each kind of check.
 pub(super) fn checks() -> [TaskSpec; 2] {
     let http = CheckKind::Http {
+        scheme: Scheme::Http,
         port: 8080,
         path: "/health".to_owned(),
         statuses: [200, 204].into(),
@@ -229,6 +230,20 @@ pub(super) fn checks() -> [TaskSpec; 2] {
         readiness_check: Some(Box::new(Check::of(readiness))),
         ..spec(task, Run::Shell("serve".to_owned()))
     })
+}
+
+/// A task that is asked by HTTPS.
+pub(super) fn https_check() -> TaskSpec {
+    let https = CheckKind::Http {
+        scheme: Scheme::Https,
+        port: 8443,
+        path: "/".to_owned(),
+        statuses: [].into(),
+    };
+    TaskSpec {
+        readiness_check: Some(Box::new(Check::of(https))),
+        ..spec("web-20", Run::Shell("serve".to_owned()))
+    }
 }
 
 /// Tasks of executors with each kind of command.

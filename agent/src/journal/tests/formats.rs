@@ -1,0 +1,139 @@
+//! Files of other releases: older ones are read and written anew, newer ones refused and left alone.
+
+use super::*;
+
+/// A file as format 1 wrote it, with the records below.
+fn format_1() -> Vec<u8> {
+    let path = "src/journal/tests/format-1.journal";
+    fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// All that format 1 knew.
+fn first_records() -> Vec<Record> {
+    let instance = Instance {
+        agent: AgentId(1),
+        order: OrderIndex(1),
+    };
+    let mut records = story(3);
+    records.extend([
+        Record::Took {
+            order: OrderIndex(4),
+            what: Taken::Kill {
+                instance,
+                grace_ms: 50,
+            },
+        },
+        Record::Took {
+            order: OrderIndex(5),
+            what: Taken::Nothing,
+        },
+        Record::Started {
+            instance,
+            fact: crate::core::StartedFact {
+                pid: 12,
+                at: argosy_state::ids::Timestamp(34),
+            },
+        },
+        Record::Updated {
+            instance,
+            update: Box::new(unhealthy()),
+        },
+        Record::Retried { instance, life: 7 },
+        Record::Committed {
+            instance,
+            number: 1,
+        },
+    ]);
+    records
+}
+
+fn format(folder: &Folder) -> u8 {
+    fs::read(folder.path()).unwrap()[8]
+}
+
+#[test]
+fn a_file_of_the_format_before_is_read_and_written_anew_before_anything_is_appended() {
+    let folder = Folder::new();
+    fs::write(folder.path(), format_1()).unwrap();
+    let expected = facts(&first_records());
+    assert_eq!(folder.read().facts, expected);
+    assert_eq!(format(&folder), 1, "reading changes nothing");
+    folder.write(&[]);
+    assert_eq!(u32::from(format(&folder)), frame::VERSION);
+    assert_eq!(folder.read().facts, expected);
+    assert!(!folder.next().exists());
+    // What is appended comes behind it, and the next life finds all of it.
+    folder.write(&[launch(6)]);
+    let mut records = first_records();
+    records.push(launch(6));
+    assert_eq!(folder.read().facts, facts(&records));
+}
+
+#[test]
+fn a_journal_in_memory_is_written_anew_too() {
+    let disk = MemoryDisk::of(&format_1());
+    let contents = read_memory(&disk).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let journal = Journal::in_memory(&disk, &contents, 42).unwrap();
+        journal.close().await.unwrap();
+    });
+    let again = read_synced(&disk).unwrap();
+    assert_eq!(again.facts, contents.facts);
+    assert_eq!(again.end.unwrap().version, frame::VERSION);
+}
+
+#[test]
+fn a_rewriting_that_was_cut_off_leaves_the_old_file() {
+    let folder = Folder::new();
+    fs::write(folder.path(), format_1()).unwrap();
+    fs::write(folder.next(), &format_1()[..40]).unwrap();
+    let expected = facts(&first_records());
+    assert_eq!(folder.read().facts, expected);
+    folder.write(&[]);
+    assert_eq!(folder.read().facts, expected);
+}
+
+#[test]
+fn a_newer_format_and_a_foreign_file_are_refused_with_a_remedy_and_left_alone() {
+    let folder = Folder::new();
+    folder.write(&story(1));
+    let mut bytes = fs::read(folder.path()).unwrap();
+    bytes[8] = 3;
+    fs::write(folder.path(), &bytes).unwrap();
+    let newer = read(&folder.path()).unwrap_err().to_string();
+    assert!(
+        newer.contains("has format 3, this release reads up to 2: start the newer release again"),
+        "{newer}"
+    );
+    assert_eq!(fs::read(folder.path()).unwrap(), bytes);
+    for foreign in [
+        &b""[..],
+        b"ARGOSYJ\n",
+        b"something else that is long enough",
+    ] {
+        fs::write(folder.path(), foreign).unwrap();
+        let error = read(&folder.path()).unwrap_err();
+        assert!(matches!(error, JournalError::Foreign { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_record_of_an_unknown_kind_is_refused_rather_than_left_out() {
+    let folder = Folder::new();
+    folder.write(&story(1));
+    let whole = fs::read(folder.path()).unwrap();
+    // Field 200 of the record, a number: whole and of no damage, and of a release that is not this one.
+    let mut bytes = whole.clone();
+    frame::put(&mut bytes, 42, &[0xc0, 0x0c, 0x01]);
+    fs::write(folder.path(), &bytes).unwrap();
+    let refused = read(&folder.path()).unwrap_err();
+    assert!(
+        matches!(refused, JournalError::Unknown { offset, .. } if offset == whole.len() as u64),
+        "{refused}"
+    );
+    assert_eq!(fs::read(folder.path()).unwrap(), bytes);
+}

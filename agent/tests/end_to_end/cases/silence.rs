@@ -1,0 +1,83 @@
+//! Clients of sessions that are gone without a word: their host lost its power, or its cable.
+//!
+//! For the agent such a client is a connection that stays open and on which nothing comes any more. Here somebody reads
+//! what it sends, and never answers.
+
+use std::time::{Duration, Instant};
+
+use argosy_proto::exec::{ATTACH_PROTOCOL, PROTOCOL, ToCommand};
+use tokio::io::AsyncReadExt as _;
+
+use super::entering::{Client, Said, call, lives, over, until};
+use super::runs;
+use crate::host::{Agent, Host, content};
+use crate::master::{FRAMEWORK, Link, Master, PATIENCE, shell};
+
+/// Long enough for those who are well to answer four times on a loaded machine.
+const SILENCE: Duration = Duration::from_secs(6);
+
+async fn running(line: &str) -> (Host, Master, Agent, Link) {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let change = |config: &mut argosy_agent::Config| config.session_silence = SILENCE;
+    let agent = host.agent_with(master.address, change).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, shell("t", &format!("echo up > up; {line}")))
+        .await;
+    link.until("t", runs).await;
+    content(&host.sandbox("t").join("up")).await;
+    (host, master, agent, link)
+}
+
+/// Waits until the agent has closed a session of which only this is left; returns how long it took.
+async fn closed(answer: reqwest::Response) -> Duration {
+    assert_eq!(answer.status().as_u16(), 101);
+    let mut stream = answer.upgrade().await.unwrap();
+    let begun = Instant::now();
+    let mut part = [0; 4096];
+    let ended = async { while stream.read(&mut part).await.is_ok_and(|count| count > 0) {} };
+    let ended = tokio::time::timeout(SILENCE + PATIENCE, ended).await;
+    ended.expect("a client that says nothing is given up");
+    begun.elapsed()
+}
+
+pub(super) async fn a_command_ends_when_its_client_has_fallen_silent_and_not_before() {
+    let (_host, _master, agent, _link) = running("exec sleep 1000").await;
+    let task = format!("{FRAMEWORK}/t");
+    let call = |line| {
+        let parameters = [("task", task.as_str()), ("argument", "sh")];
+        let parameters = [&parameters[..], &[("argument", "-c"), ("argument", line)]].concat();
+        let agent = &agent;
+        async move { call(agent, "exec", PROTOCOL, &parameters).await }
+    };
+    // One that has nothing to say either, but answers when it is asked for a sign of life.
+    let mut well = Client::of(call("cat").await).await;
+    let mut said = Said::default();
+    let silent = call("exec sleep 7391").await;
+    until("it runs", || lives(&["sleep", "7391"])).await;
+    let took = tokio::select! {
+        took = closed(silent) => took,
+        () = well.hear(&mut said, |_| false) => panic!("its session ended: {said:?}"),
+    };
+    assert!(took >= SILENCE - Duration::from_secs(1), "{took:?}");
+    until("it has ended", || !lives(&["sleep", "7391"])).await;
+    well.type_in("still here").await;
+    well.say(ToCommand::Input("".into())).await;
+    well.hear(&mut said, |_| false).await;
+    assert_eq!(said.output(), "still here");
+    over(agent).await;
+}
+
+pub(super) async fn who_is_attached_and_falls_silent_is_given_up_and_the_task_goes_on() {
+    let (host, _master, agent, mut link) =
+        running("until [ -e go ]; do sleep 0.05; done; exit 3").await;
+    let task = format!("{FRAMEWORK}/t");
+    let silent = call(&agent, "attach", ATTACH_PROTOCOL, &[("task", &task)]).await;
+    let took = link.meanwhile(closed(silent)).await;
+    assert!(took >= SILENCE - Duration::from_secs(1), "{took:?}");
+    std::fs::write(host.sandbox("t").join("go"), "").unwrap();
+    let updates = link.end_of("t").await;
+    let end = super::code(updates.last().unwrap());
+    assert_eq!(end, Some(argosy_proto::v1::exit::How::Code(3)));
+    agent.is_clear().await;
+    agent.stop().await;
+}

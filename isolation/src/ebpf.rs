@@ -1,0 +1,113 @@
+//! Small programs for the kernel (eBPF), written by hand: their instructions, and how they are put on control groups.
+//!
+//! What they decide is written where it belongs: `device_filter`, `port_filter`.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use crate::sys::{self, ProgramKind};
+
+/// The register with the answer: 1 allows, 0 refuses.
+pub(crate) const ANSWER: u8 = 0;
+/// The register with the question, from which it is read.
+pub(crate) const QUESTION: u8 = 1;
+
+/// Operations, with a constant where they take a second operand.
+pub(crate) const LOAD_WORD: u8 = 0x61;
+pub(crate) const COPY: u8 = 0xbf;
+pub(crate) const SET: u8 = 0xb7;
+pub(crate) const AND: u8 = 0x57;
+pub(crate) const SHIFT_RIGHT: u8 = 0x77;
+/// As many bits as the constant says, from the network's order to the host's.
+pub(crate) const FROM_NETWORK: u8 = 0xdc;
+pub(crate) const JUMP_UNLESS_EQUAL: u8 = 0x55;
+pub(crate) const JUMP_IF_GREATER: u8 = 0x25;
+pub(crate) const JUMP_IF_LESS: u8 = 0xa5;
+const EXIT: u8 = 0x95;
+
+/// A program that the kernel has checked, ready to be put on groups.
+#[derive(Debug)]
+pub(crate) struct Program {
+    kind: ProgramKind,
+    program: OwnedFd,
+}
+
+impl Program {
+    /// # Errors
+    /// If the kernel has no such programs, or this process may load none.
+    pub(crate) fn load(kind: ProgramKind, instructions: &[u64]) -> Result<Self, Errno> {
+        let program = sys::load_program(kind, instructions)?;
+        Ok(Self { kind, program })
+    }
+
+    /// Puts it on a group, for as long as that lives. The programs of groups above it hold, too.
+    pub(crate) fn put_on(&self, group: BorrowedFd<'_>) -> Result<(), Errno> {
+        sys::attach_program(self.kind, group, self.program.as_fd())
+    }
+}
+
+/// One instruction: operation, register, second register, jump or offset, constant.
+pub(crate) fn instruction(operation: u8, to: u8, from: u8, offset: i16, constant: u32) -> u64 {
+    let [offset_low, offset_high] = offset.to_le_bytes();
+    let [a, b, c, d] = constant.to_le_bytes();
+    u64::from_le_bytes([
+        operation,
+        to | from << 4,
+        offset_low,
+        offset_high,
+        a,
+        b,
+        c,
+        d,
+    ])
+}
+
+/// Ends with this answer.
+pub(crate) fn answer(allowed: u32) -> [u64; 2] {
+    [instruction(SET, ANSWER, 0, 0, allowed), exit()]
+}
+
+/// Ends with the answer that is there.
+pub(crate) fn exit() -> u64 {
+    instruction(EXIT, 0, 0, 0, 0)
+}
+
+/// What the kernel would answer to a question of these words.
+#[cfg(test)]
+pub(crate) fn run(program: &[u64], question: &[u32]) -> u64 {
+    let mut registers = [0_u64; 6];
+    let mut at: usize = 0;
+    loop {
+        let [operation, named, low, high, a, b, c, d] = program[at].to_le_bytes();
+        let (to, from) = (usize::from(named & 0xf), usize::from(named >> 4));
+        let offset = i16::from_le_bytes([low, high]);
+        let constant = u64::from(u32::from_le_bytes([a, b, c, d]));
+        at += 1;
+        let jumps = match operation {
+            JUMP_UNLESS_EQUAL => registers[to] != constant,
+            JUMP_IF_GREATER => registers[to] > constant,
+            JUMP_IF_LESS => registers[to] < constant,
+            _ => false,
+        };
+        match operation {
+            LOAD_WORD => {
+                assert_eq!(from, usize::from(QUESTION));
+                registers[to] = question[offset as usize / 4].into();
+            }
+            COPY => registers[to] = registers[from],
+            SET => registers[to] = constant,
+            AND => registers[to] &= constant,
+            SHIFT_RIGHT => registers[to] >>= constant,
+            FROM_NETWORK => {
+                assert_eq!(constant, 16);
+                registers[to] = u16::from_be(registers[to] as u16).into();
+            }
+            JUMP_UNLESS_EQUAL | JUMP_IF_GREATER | JUMP_IF_LESS => {
+                at += if jumps { offset as usize } else { 0 };
+            }
+            EXIT => return registers[usize::from(ANSWER)],
+            other => panic!("no such operation: {other:#x}"),
+        }
+    }
+}
