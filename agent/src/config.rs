@@ -57,6 +57,30 @@ impl FromStr for IsolationMode {
     }
 }
 
+/// What keeps tasks that ask for `disk` from taking more of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DiskEnforcement {
+    /// The agent looks again and again, and kills who has more.
+    #[default]
+    Measured,
+    /// A project quota of the agent's file system, which refuses more.
+    Quota,
+    /// A file system of its own for each, in a file behind a loop device.
+    Loop,
+}
+
+impl DiskEnforcement {
+    /// As `--disk-enforcement` names it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Measured => "measured",
+            Self::Quota => "quota",
+            Self::Loop => "loop",
+        }
+    }
+}
+
 /// How one agent runs.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -103,6 +127,8 @@ pub struct Config {
     pub secret_folder: Option<PathBuf>,
     /// Sandboxes of ended tasks go, the oldest first, when less of the disk is free; in per cent.
     pub sandbox_headroom_percent: u64,
+    /// What keeps tasks that ask for `disk` from taking more of it.
+    pub disk_enforcement: DiskEnforcement,
     /// Where images come from, and how long they stay.
     pub images: ImageSettings,
     /// Devices of the host that tasks may have: what the items of the resource `devices` stand for.
@@ -141,6 +167,7 @@ impl Config {
             log_files: OutputLimits::USUAL.files,
             secret_folder: None,
             sandbox_headroom_percent: SANDBOX_HEADROOM_PERCENT,
+            disk_enforcement: DiskEnforcement::default(),
             images: ImageSettings::default(),
             devices: Devices::new(),
             networks: NetworkSettings::default(),

@@ -8,6 +8,7 @@ pub const STEPS: &[&str] = &[
     "journal.synced",
     "fetch.users-taken",
     "fetch.sandbox-made",
+    "fetch.disk-bounded",
     "fetch.fetched",
     "launch.folder-made",
     "launch.prepared",

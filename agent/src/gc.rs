@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use argosy_isolation::disposal::remove_folder;
 
 use crate::core::ContainerName;
+use crate::disk::release;
 use crate::images::{Images, space};
 use crate::inbox::Asker;
 use crate::paths::Paths;
@@ -103,8 +104,9 @@ pub(crate) async fn run(paths: Paths, asker: Asker, headroom_percent: u64) {
         let live = live.flat_map(|view| [Some(view.name), view.group]);
         let live = live.flatten().collect();
         let leaving = keeper.judge(Instant::now(), room, present, &live);
+        let removed_from = paths.clone();
         let removing = move || {
-            leaving.iter().for_each(|path| remove(path));
+            leaving.iter().for_each(|path| remove(&removed_from, path));
             for (_, path) in folders.iter().filter(|(name, _)| !known.contains(name)) {
                 // Tried again in the next round.
                 let _ = remove_folder(path);
@@ -186,7 +188,12 @@ fn folders(path: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-fn remove(path: &Path) {
+fn remove(paths: &Paths, path: &Path) {
+    if let Err(error) = release(paths, path) {
+        let why = crate::error::sentence(&error);
+        tracing::warn!(path = %path.display(), why, "what bounds a sandbox's disk cannot be removed");
+        return;
+    }
     if has_mounts(path) {
         tracing::warn!(path = %path.display(), "a sandbox holds a mount and is not removed");
         return;
@@ -243,6 +250,7 @@ fn unescape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use argosy_isolation::disk::FileSystem;
     use argosy_state::ids::{AgentId, FrameworkId, GroupId, OrderIndex};
 
     use super::*;
@@ -325,7 +333,7 @@ mod tests {
         let group = paths.group(framework, &id, name);
         fs::create_dir_all(&group).unwrap();
         assert_eq!(below(&paths.groups()), [(name, group.clone())]);
-        remove(&group);
+        remove(&paths, &group);
         assert!(!paths.groups().join("framework-1").exists());
     }
 
@@ -334,6 +342,28 @@ mod tests {
         let line = "36 35 98:0 /a /srv/my\\040box/in rw,noatime master:1 - ext4 /dev/root rw\n";
         assert!(mounts_below(line, Path::new("/srv/my box")));
         assert!(!mounts_below(line, Path::new("/srv/my")));
+    }
+
+    #[test]
+    fn the_file_system_of_a_sandbox_goes_with_it() {
+        if !nix::unistd::geteuid().is_root() {
+            return println!("SKIPPED: needs root");
+        }
+        if let Err(why) = FileSystem::supported() {
+            return println!("SKIPPED: this kernel has no loop devices: {why}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths::new(folder.path());
+        let sandbox = paths.sandboxes().join("framework-1/web/1-1-1");
+        fs::create_dir_all(&sandbox).unwrap();
+        let system = FileSystem::at(&paths.disk("1-1-1".parse().unwrap()));
+        system.make(4 << 20, &sandbox).unwrap();
+        fs::write(sandbox.join("file"), "x").unwrap();
+        assert!(has_mounts(&sandbox));
+        remove(&paths, &sandbox);
+        assert!(!has_mounts(folder.path()));
+        let left = fs::read_dir(paths.disks()).unwrap().count();
+        assert!(left == 0 && !paths.sandboxes().join("framework-1").exists());
     }
 
     #[test]
@@ -346,7 +376,7 @@ mod tests {
         fs::create_dir_all(&sandbox).unwrap();
         fs::write(folder.path().join("framework-1/web/1-1-1.output"), "").unwrap();
         std::os::unix::fs::symlink(&kept, sandbox.join("link")).unwrap();
-        remove(&sandbox);
+        remove(&Paths::new(folder.path()), &sandbox);
         assert!(kept.join("file").exists());
         assert!(
             !folder.path().join("framework-1").exists(),

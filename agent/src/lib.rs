@@ -32,7 +32,7 @@ mod statistics;
 mod uplink;
 
 pub use agent::{Parts, run};
-pub use config::{Config, IsolationMode};
+pub use config::{Config, DiskEnforcement, IsolationMode};
 pub use error::RunError;
 pub use ground::{BootClock, Containers, Ground, MadeUp, Onlooker, Teller};
 pub use runner::{CniSettings, Devices, LauncherCommand, NetworkSettings};

@@ -11,6 +11,7 @@
 //!                                   working directory of one instance: fetched files, stdout, stderr
 //!   sandboxes/<framework>/<task>/<container>.output
 //!                                   which bytes of stdout and stderr are in which file, once they were rotated
+//!   disks/<container>/              the file system of a container's own, if it has one: see argosy_isolation
 //!   groups/<framework>/<group>/<agent>-<order>-0/
 //!                                   the folder that the tasks of a group share, named by the order of the first
 //!   cache/<digest of URI>           fetched files that are kept for other tasks; the time is that of the last use
@@ -112,6 +113,18 @@ impl Paths {
     #[must_use]
     pub fn output_record(&self, key: &TaskKey, name: ContainerName) -> PathBuf {
         self.task(key).join(format!("{name}.output"))
+    }
+
+    /// All file systems of containers.
+    #[must_use]
+    pub fn disks(&self) -> PathBuf {
+        self.root.join("disks")
+    }
+
+    /// The file system of one container.
+    #[must_use]
+    pub fn disk(&self, name: ContainerName) -> PathBuf {
+        self.disks().join(name.to_string())
     }
 
     /// All folders of groups.

@@ -52,6 +52,13 @@ impl Host {
                 .join(", "),
             remedy,
         })?;
+        crate::disk::check(config.disk_enforcement, profile, paths.root()).map_err(|remedy| {
+            RunError::Config {
+                flag: "--disk-enforcement",
+                value: config.disk_enforcement.name().to_owned(),
+                remedy,
+            }
+        })?;
         let limits = Limits {
             cpu_weight: Some(1),
             memory_max_bytes: Some(1),

@@ -6,12 +6,15 @@ mod exposition;
 
 use std::sync::Arc;
 
+use argosy_isolation::disk::DiskUsage;
 use argosy_isolation::network::Traffic;
 use argosy_isolation::{ContainerId, Stats, Tree};
 use tokio::sync::Semaphore;
 
 use self::exposition::Sample;
+use crate::disk;
 use crate::inbox::ContainerView;
+use crate::paths::Paths;
 use crate::runner::Bridges;
 
 /// Tasks with metrics of their own at a time; of more only the first are shown.
@@ -25,6 +28,8 @@ pub(crate) struct Usage {
     pub(crate) stats: Stats,
     /// `None` if it has no network of its own.
     pub(crate) network: Option<Traffic>,
+    /// `None` if no file system keeps it in bounds.
+    pub(crate) disk: Option<DiskUsage>,
 }
 
 /// Where it is found out. Cheap to clone.
@@ -39,6 +44,7 @@ pub(crate) struct Statistics {
 struct Sources {
     tree: Option<Tree>,
     bridges: Arc<Bridges>,
+    paths: Paths,
 }
 
 impl Sources {
@@ -47,18 +53,26 @@ impl Sources {
         let name = view.name;
         let id = ContainerId::new(name.to_string()).expect("digits and dashes make a name");
         let group = self.tree.as_ref()?.group(&id);
+        let sandboxes = self.paths.sandboxes().join(&view.framework_id);
+        let sandbox = sandboxes.join(&view.task_id).join(name.to_string());
         Some(Usage {
             stats: group.stats(),
             // Tasks of a group have one link.
             network: self.bridges.statistics(view.group.unwrap_or(name)),
+            disk: disk::usage(&self.paths, name, &sandbox),
         })
     }
 }
 
 impl Statistics {
-    pub(crate) fn of(tree: Option<Tree>, bridges: Arc<Bridges>) -> Self {
+    pub(crate) fn of(tree: Option<Tree>, bridges: Arc<Bridges>, paths: Paths) -> Self {
+        let sources = Sources {
+            tree,
+            bridges,
+            paths,
+        };
         Self {
-            sources: Some(Arc::new(Sources { tree, bridges })),
+            sources: Some(Arc::new(sources)),
             turn: Arc::new(Semaphore::new(1)),
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use argosy_agent::{Config, Ground, IsolationMode, NetworkSettings, Parts};
+use argosy_agent::{Config, DiskEnforcement, Ground, IsolationMode, NetworkSettings, Parts};
 use argosy_client::connector::ConnectorConfig;
 use argosy_isolation::Process;
 use argosy_isolation::network::Between;
@@ -15,7 +15,7 @@ use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{Code, DONE, Ended, Failure};
-use crate::grammar::{AgentStart, AgentStop, IsolationName, OrphanTasks};
+use crate::grammar::{AgentStart, AgentStop, DiskEnforcementName, IsolationName, OrphanTasks};
 use crate::master::advertised;
 use crate::output::note;
 use crate::pids::{self, PidFile};
@@ -111,6 +111,11 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
     config.secret_folder.clone_from(&arguments.secret_folder);
     config.sandbox_headroom_percent = arguments.disk_headroom;
     config.images.headroom_percent = arguments.disk_headroom;
+    config.disk_enforcement = match arguments.disk_enforcement {
+        DiskEnforcementName::Measured => DiskEnforcement::Measured,
+        DiskEnforcementName::Quota => DiskEnforcement::Quota,
+        DiskEnforcementName::Loop => DiskEnforcement::Loop,
+    };
     config.allowed_opt_outs = arguments.allowed_opt_outs.opt_outs();
     config
         .images

@@ -87,6 +87,17 @@ pub const STEPS: &[&str] = &[
     "network.address-returned",
     "network.devices-removed",
     "network.table-removed",
+    "disk.file-made",
+    "disk.formatted",
+    "disk.attached",
+    "disk.mounted",
+    "disk.shown",
+    "disk.hidden",
+    "disk.unmounted",
+    "disk.file-removed",
+    "quota.joined",
+    "quota.limited",
+    "quota.lifted",
 ];
 
 /// Where this process is to die.

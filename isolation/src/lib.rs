@@ -39,9 +39,10 @@
 //! networks.sweep(&known)?;                      // their devices, ports and addresses
 //! ```
 //! Reading order: `spec`, `handoff`, `launcher`, `supervisor`, `init`, `command`, `container`, `entry`, `attachment`,
-//! `adoption`, `removal`; `course` holds the supervisor's decisions, `crash` where tests have a process die, `disposal` how full folders
-//! go, `cgroup`, `limits`, `shortage`, `namespaces`, `network`, `output` what their names say. `profile`, `capabilities`, `view`,
-//! `image`, `confinement`, `seccomp`, `device_filter` and `port_filter` (over `ebpf`) are what a container finds and is kept from; `unpack`
+//! `adoption`, `removal`; `course` holds the supervisor's decisions, `crash` where tests have a process die, `disk` what keeps a
+//! container's disk small, `disposal` how full folders go, `cgroup`, `limits`, `shortage`, `namespaces`, `network`, `output`
+//! what their names say. `profile`, `capabilities`, `view`, `image`, `confinement`, `seccomp`, `device_filter` and
+//! `port_filter` (over `ebpf`) are what a container finds and is kept from; `unpack`
 //! takes archives and layers of images apart.
 
 pub mod adoption;
@@ -54,6 +55,7 @@ pub mod container;
 mod course;
 pub mod crash;
 pub mod device_filter;
+pub mod disk;
 pub mod disposal;
 mod ebpf;
 pub mod entry;

@@ -6,6 +6,8 @@
     reason = "the one file of the workspace that talks to the kernel by hand"
 )]
 
+pub(crate) mod disk;
+
 use std::ffi::{CString, c_int, c_void};
 use std::io;
 use std::mem;

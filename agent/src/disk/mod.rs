@@ -1,9 +1,10 @@
-//! What tasks have on the disk, measured each second against what they may have.
+//! What tasks have on the disk, and what keeps them from having more than they may.
 //!
-//! One thread at a time walks through the folders of all tasks with a limit. How much it looks at in a second is bounded
+//! Where the operator asks for it, that is the kernel (`bounds`); else it is measured each second. One thread at a time walks through the folders of all tasks with a limit. How much it looks at in a second is bounded
 //! (`rounds`), whatever tasks make; it follows no link and crosses no mount (`walk`). Now and then it looks at files that
 //! are open but have no name any more, too (`nameless`).
 
+mod bounds;
 mod nameless;
 mod rounds;
 mod walk;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
+pub(crate) use self::bounds::{Bounds, check, release, usage};
 use self::rounds::Rounds;
 use crate::core::{Input, Instance};
 use crate::inbox::Event;

@@ -1,8 +1,9 @@
 //! Whose turn it is to be measured, and for how long.
 //!
 //! A round, once a second, costs at most so much, whatever tasks have. Most have few files: each of these is measured in
-//! each round as far as the round lasts, then those that had no turn. Those with many files share half of each round, one
-//! after the other, and so keep nobody waiting but each other.
+//! each round as far as the round lasts, then those that had no turn. Those with many files share half of each round: a
+//! turn each, after which the pass through its files waits where it stands, so that millions of names hold up nobody but
+//! who has them.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -16,6 +17,11 @@ const ROUND_COST: u64 = 20_000;
 const PROCESSES_EVERY: u64 = 5;
 /// A task that costs more has many files.
 const SMALL_COST: u64 = 2_000;
+/// The least that a turn of one with many is worth.
+const TURN_COST: u64 = 500;
+/// How many folders may be held open by all passes that wait for their next turn. A pass that would be beyond goes on until
+/// it is through, before all others: whoever nests folders deep cannot take all descriptors of the agent.
+const HELD_FOLDERS: usize = 1_024;
 
 /// All tasks whose disk is limited.
 #[derive(Debug, Default)]
@@ -26,8 +32,8 @@ pub(super) struct Rounds {
     small: VecDeque<Instance>,
     /// Those with many.
     large: VecDeque<Instance>,
-    /// Of the first of them; held over rounds.
-    walk: Option<Walk>,
+    /// Of these: how far each has come that was begun.
+    walks: BTreeMap<Instance, Walk>,
 }
 
 /// How a turn ended.
@@ -56,9 +62,7 @@ impl Rounds {
             return;
         }
         self.small.retain(|waiting| *waiting != instance);
-        if self.large.front() == Some(&instance) {
-            self.walk = None;
-        }
+        self.walks.remove(&instance);
         self.large.retain(|waiting| *waiting != instance);
     }
 
@@ -101,23 +105,30 @@ impl Rounds {
     }
 
     fn measure_large(&mut self, mut cost: u64, found: &mut Vec<Excess>) {
-        for _ in 0..self.large.len() {
-            let instance = *self.large.front().expect("so many were counted");
-            let mut walk = match self.walk.take() {
-                Some(begun) => begun,
-                None => self.walk(instance),
-            };
-            let before = walk.cost;
-            let turn = self.turn(instance, &mut walk, before.saturating_add(cost));
-            cost = cost.saturating_sub(walk.cost - before);
-            if let Turn::Unfinished = turn {
-                self.walk = Some(walk);
+        for turns in (1..=self.large.len() as u64).rev() {
+            if cost == 0 {
                 return;
             }
-            self.large.pop_front();
+            let instance = self.large.pop_front().expect("so many were counted");
+            let begun = self.walks.remove(&instance);
+            let mut walk = begun.unwrap_or_else(|| self.walk(instance));
+            let before = walk.cost;
+            let share = cost.div_ceil(turns).max(TURN_COST).min(cost);
+            let turn = self.turn(instance, &mut walk, before.saturating_add(share));
+            cost = cost.saturating_sub(walk.cost - before);
             match turn {
+                Turn::Unfinished => {
+                    let held: usize = self.walks.values().map(Walk::held).sum();
+                    let is_beyond = held + walk.held() > HELD_FOLDERS;
+                    self.walks.insert(instance, walk);
+                    if is_beyond {
+                        self.large.push_front(instance);
+                    } else {
+                        self.large.push_back(instance);
+                    }
+                }
                 Turn::Done if walk.cost <= SMALL_COST => self.small.push_back(instance),
-                Turn::Done | Turn::Unfinished => self.large.push_back(instance),
+                Turn::Done => self.large.push_back(instance),
                 Turn::Over(excess) => {
                     self.large.push_back(instance);
                     found.push(excess);
@@ -227,13 +238,62 @@ mod tests {
         rounds.begin(instance(2), may_have(&small, MIB));
         fs::write(small.join("0"), vec![1; 2 * MIB as usize]).unwrap();
         assert_eq!(over(&rounds.round_of(1_000)), [2]);
-        assert!(rounds.walk.is_some(), "it is not through yet");
+        assert_eq!(rounds.walks.len(), 1, "it is not through yet");
         fs::write(large.join("new"), vec![1; 65 * MIB as usize]).unwrap();
         let mut found = Vec::new();
         for _ in 0..12 {
             found.extend(rounds.round_of(1_000));
         }
         assert_eq!(over(&found), [1]);
+    }
+
+    #[test]
+    fn a_task_with_millions_of_names_holds_up_no_other_that_has_many() {
+        let world = tempfile::tempdir().unwrap();
+        let mut rounds = Rounds::default();
+        for (order, files) in [(1, 20_000), (2, 3_000)] {
+            let folder = task(world.path(), order, files);
+            rounds.begin(instance(order), may_have(&folder, 64 * MIB));
+            assert_eq!(rounds.round_of(SMALL_COST), []);
+        }
+        assert_eq!(rounds.large, [instance(1), instance(2)]);
+        fs::write(world.path().join("2/new"), vec![1; 65 * MIB as usize]).unwrap();
+        let mut waited = 0;
+        let found = loop {
+            waited += 1;
+            assert!(waited < 10, "the second waits for the first to be through");
+            match rounds.round_of(1_000) {
+                found if found.is_empty() => {}
+                found => break found,
+            }
+        };
+        assert_eq!(over(&found), [2]);
+        assert_eq!(rounds.large, [instance(1)]);
+        assert!(rounds.walks.contains_key(&instance(1)), "it goes on");
+    }
+
+    #[test]
+    fn folders_that_wait_for_their_next_turn_are_bounded_and_who_holds_too_many_goes_first() {
+        let world = tempfile::tempdir().unwrap();
+        let mut rounds = Rounds::default();
+        let deep = vec!["d"; 200].join("/");
+        for order in 1..=8 {
+            let folder = task(world.path(), order, 0);
+            fs::create_dir_all(folder.join(&deep)).unwrap();
+            task(&folder.join(&deep), 0, 3_000);
+            rounds.begin(instance(order), may_have(&folder, 64 * MIB));
+        }
+        let mut most = 0;
+        let mut through = BTreeMap::new();
+        for _ in 0..100 {
+            assert_eq!(rounds.round_of(8_000), []);
+            most = most.max(rounds.walks.values().map(Walk::held).sum());
+            for (instance, (_, passes)) in &rounds.measured {
+                through.insert(*instance, *passes);
+            }
+        }
+        assert!((600..=HELD_FOLDERS + 257).contains(&most), "{most}");
+        assert!(through.values().all(|passes| *passes > 2), "{through:?}");
     }
 
     #[test]

@@ -70,6 +70,11 @@ impl Walk {
         self
     }
 
+    /// How many descriptors it holds while it waits.
+    pub(super) fn held(&self) -> usize {
+        self.open.len() + usize::from(self.holding.is_some())
+    }
+
     /// Goes on until it has cost so much, or it has found more bytes than `enough`.
     pub(super) fn go(&mut self, until_cost: u64, enough: u64) -> Progress {
         while self.cost < until_cost && self.bytes <= enough {

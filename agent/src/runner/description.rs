@@ -103,7 +103,10 @@ pub(super) fn prepare(
     places.host_paths.extend(place);
     let id = ContainerId::new(start.name.to_string()).expect("digits and dashes make a name");
     let mut spec = if has_image {
-        let launch = shared.imaged.launch(task, start.name, &folder);
+        let changes = shared.bounds.changes(start.name);
+        let launch = shared.imaged.launch(task, start.name, &changes, |made| {
+            shared.bounds.share(&sandbox, made)
+        });
         let launch = launch.map_err(failed)?;
         let mut spec = Spec::new(id, &folder, &sandbox, launch.program);
         spec.profile = profile(shared, start, places, launch.root)?;
@@ -179,7 +182,10 @@ fn confine(
     }
     if spec.profile.is_some() {
         // What it has on a host path is nobody's to count; and tasks of an executor come and go, with what they may have.
-        let is_counted = task.host_paths.is_empty() && task.executor.is_none();
+        // Where the kernel refuses what is too much, a large file is one thing more that it refuses.
+        let is_counted = task.host_paths.is_empty()
+            && task.executor.is_none()
+            && shared.bounds.bytes(task).is_none();
         let disk_bytes = disk_limit_bytes(task).filter(|_| is_counted);
         // Where its group counts them, a limit that is raised later must not meet a lower one here.
         let pids_max = match (shared.counts_pids, spec.limits.pids_max) {

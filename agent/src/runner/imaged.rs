@@ -23,9 +23,7 @@ pub(super) const ROOT: User = User {
     gid: 0,
     groups: Vec::new(),
 };
-/// In a container's hand-off folder: what it changes of its image, and the kernel's work beside it. Its root passes
-/// through to both, and to nothing else of the hand-off folder.
-const CHANGES: &str = "changes";
+/// In the folder of its changes: what a container changes of its image, and the kernel's work beside it.
 const UPPER: &str = "upper";
 const WORK: &str = "work";
 
@@ -88,12 +86,14 @@ impl Imaged {
         Ok(())
     }
 
-    /// What the launch of a container with an image is; makes its folders.
+    /// What the launch of a container with an image is; makes the folders of its `changes`, the first of which is
+    /// shown to `made`. Its root passes through to those within, and to nothing beside them.
     pub(super) fn launch(
         &self,
         task: &v1::TaskSpec,
         container: ContainerName,
-        folder: &Path,
+        changes: &Path,
+        made: impl FnOnce(&Path) -> Result<(), String>,
     ) -> Result<Launch, String> {
         let image = self.brought().remove(&container.instance);
         let image = image.ok_or("its image was not brought; launch it again")?;
@@ -111,15 +111,16 @@ impl Imaged {
             working_dir,
         } = combine(&image.config, wish).map_err(|error| error.to_string())?;
         // What a launch that was cut off has left.
-        clear(folder)?;
-        let changes = changes(folder);
+        clear(changes)?;
         let [upper, work] = [UPPER, WORK].map(|name| changes.join(name));
-        for (path, mode) in [(&changes, 0o711), (&upper, 0o755), (&work, 0o755)] {
-            DirBuilder::new()
-                .mode(mode)
-                .create(path)
-                .map_err(|error| format!("cannot make {}: {error}", path.display()))?;
-        }
+        let make = |path: &Path, mode| {
+            let built = DirBuilder::new().mode(mode).create(path);
+            built.map_err(|error| format!("cannot make {}: {error}", path.display()))
+        };
+        make(changes, 0o711)?;
+        made(changes)?;
+        make(&upper, 0o755)?;
+        make(&work, 0o755)?;
         Ok(Launch {
             root: Root::Image(argosy_isolation::Image {
                 layers: image.layers,
@@ -139,8 +140,8 @@ impl Imaged {
     }
 
     /// The container is gone: what it changed goes, and its hold of the image. Blocks.
-    pub(super) fn release(&self, container: ContainerName, folder: &Path) -> Result<(), String> {
-        clear(folder)?;
+    pub(super) fn release(&self, container: ContainerName, changes: &Path) -> Result<(), String> {
+        clear(changes)?;
         let images = self.images.as_ref();
         let released = images.map_or(Ok(()), |images| images.release(container));
         released.map_err(|fault: Fault| crate::error::sentence(&fault))
@@ -149,11 +150,6 @@ impl Imaged {
     fn brought(&self) -> MutexGuard<'_, BTreeMap<Instance, Image>> {
         self.brought.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Where a container with an image has what it changes of it.
-pub(super) fn changes(folder: &Path) -> PathBuf {
-    folder.join(CHANGES)
 }
 
 /// Awaits an image, and shows how far it is.
@@ -176,9 +172,8 @@ async fn obtained(
 }
 
 /// Removes what a container has changed of its image.
-fn clear(folder: &Path) -> Result<(), String> {
-    let changes = changes(folder);
-    match remove_folder(&changes) {
+fn clear(changes: &Path) -> Result<(), String> {
+    match remove_folder(changes) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(format!("cannot remove {}: {error}", changes.display()))
         }

@@ -2,9 +2,9 @@
 
 use argosy_state::ids::TaskKey;
 
-use super::{Runner, imaged};
+use super::Runner;
 use crate::core::ContainerName;
-use crate::disk::Measured;
+use crate::disk::{self, Measured};
 
 impl Runner {
     /// Its sandbox, with its output and all that was fetched, and what it changes of its image. What is in memory is its
@@ -16,11 +16,13 @@ impl Runner {
         limit_bytes: u64,
         counts_nameless: bool,
     ) {
-        let paths = &self.shared.paths;
-        let folders = vec![
-            paths.sandbox(key, name),
-            imaged::changes(&paths.container(name)),
-        ];
+        let shared = &self.shared;
+        let sandbox = shared.paths.sandbox(key, name);
+        if disk::usage(&shared.paths, name, &sandbox).is_some() {
+            // The kernel refuses what is too much.
+            return;
+        }
+        let folders = vec![sandbox, shared.bounds.changes(name)];
         // What it has open elsewhere without a name looks like its own; and whose disk that is may hang.
         let group = self.shared.group(name).filter(|_| counts_nameless);
         let measured = Measured {

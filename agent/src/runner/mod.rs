@@ -47,7 +47,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Settings};
 use crate::core::{ContainerName, Effect, Found, Input, Instance, Start};
-use crate::disk::Meter;
+use crate::disk::{Bounds, Meter};
 use crate::error::RunError;
 use crate::fetcher::{Cache, Fetcher, Progress, TELL_EVERY, tell};
 use crate::ground::Containers;
@@ -108,6 +108,7 @@ pub(super) struct Shared {
     cores: Cores,
     plugged: Arc<Plugged>,
     groups: groups::Groups,
+    bounds: Bounds,
     fetcher: Fetcher,
     slots: Semaphore,
     /// Apart from the others, so that no container that cannot be removed keeps one from being made.
@@ -151,6 +152,7 @@ impl Runner {
             )),
             plugged: Plugged::open(&paths, &config.networks.cni)?,
             groups: groups::Groups::default(),
+            bounds: Bounds::new(&paths, config.disk_enforcement),
             imaged: Imaged::new(images.clone()),
             cores: Cores::of(tree.clone()),
             counts_pids: tree.as_ref().is_some_and(limits::counts_pids),
@@ -187,7 +189,11 @@ impl Runner {
 
     /// What its containers use.
     pub(crate) fn statistics(&self) -> Statistics {
-        Statistics::of(self.shared.tree.clone(), self.shared.bridges.clone())
+        Statistics::of(
+            self.shared.tree.clone(),
+            self.shared.bridges.clone(),
+            self.shared.paths.clone(),
+        )
     }
 
     /// The images that its containers are made of, if this host can have such.
@@ -316,6 +322,7 @@ impl Runner {
         if let Some(host_ids) = &self.shared.host_ids {
             host_ids.keep_only(&known)?;
         }
+        self.shared.bounds.resume();
         self.shared
             .bridges
             .resume(&known)

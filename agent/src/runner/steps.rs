@@ -3,6 +3,8 @@
 //! Blocking, but for the first.
 
 use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use argosy_isolation::network::cni::Added;
@@ -19,7 +21,7 @@ use crate::sandbox;
 
 impl Shared {
     pub(super) async fn fetch(
-        &self,
+        self: &Arc<Self>,
         start: &Start,
         meter: &watch::Sender<Progress>,
     ) -> Result<(), String> {
@@ -32,6 +34,12 @@ impl Shared {
         crash::passed("fetch.users-taken");
         sandbox::make(&sandbox, owner.as_ref()).map_err(|error| error.to_string())?;
         crash::passed("fetch.sandbox-made");
+        if let Some(bytes) = self.bounds.bytes(&spec) {
+            self.bound(start.name, &sandbox, bytes).await?;
+            // What is seen there now is another folder.
+            sandbox::make(&sandbox, owner.as_ref()).map_err(|error| error.to_string())?;
+        }
+        crash::passed("fetch.disk-bounded");
         self.imaged.bring(&spec, start.name, meter).await?;
         let whose = Whose {
             reader: user.as_ref(),
@@ -42,10 +50,27 @@ impl Shared {
         crash::passed("fetch.fetched");
         metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "fetch")
             .record(begun.elapsed().as_secs_f64());
-        result.map_err(|error| {
+        let result = result.map_err(|error| crate::error::sentence(&error));
+        let result = result.and_then(|()| self.bounds.judge(start.name, &sandbox));
+        result.inspect_err(|_| {
             metrics::counter!("argosy_agent_launch_failures_total", "step" => "fetch").increment(1);
-            crate::error::sentence(&error)
         })
+    }
+
+    /// Has the kernel keep what a task may have on the disk.
+    async fn bound(
+        self: &Arc<Self>,
+        name: ContainerName,
+        sandbox: &Path,
+        bytes: u64,
+    ) -> Result<(), String> {
+        // As many at a time as containers.
+        let slot = self.slots.acquire().await;
+        let (shared, sandbox) = (self.clone(), sandbox.to_owned());
+        let bound = move || shared.bounds.take(name, &sandbox, bytes);
+        let bound = tokio::task::spawn_blocking(bound).await;
+        drop(slot);
+        bound.expect("bounding a disk never panics")
     }
 
     /// Whose the files of its sandbox are, if not the agent's own user's.
@@ -144,7 +169,7 @@ impl Shared {
             .release(name)
             .map_err(|error| crate::error::sentence(&error))?;
         crash::passed("remove.network-released");
-        self.imaged.release(name, &folder)?;
+        self.imaged.release(name, &self.bounds.changes(name))?;
         self.cores.give_back(name);
         crash::passed("remove.image-released");
         Place::new(self.paths.executor(name))

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use argosy_isolation::disk::DiskUsage;
 use argosy_isolation::network::Flow;
 use argosy_isolation::{Io, Pressure, Stall, Stats};
 
@@ -72,6 +73,10 @@ fn io(usage: &Usage, read: fn(&Io) -> u64, written: fn(&Io) -> u64) -> Vec<Value
         ("direction=\"read\"", io.map(read)),
         ("direction=\"write\"", io.map(written)),
     ])
+}
+
+fn disk(usage: &Usage, of: fn(&DiskUsage) -> u64) -> Vec<Value> {
+    number(usage.disk.as_ref().map(of))
 }
 
 fn network(usage: &Usage, of: fn(&Flow) -> u64) -> Vec<Value> {
@@ -217,6 +222,30 @@ const FAMILIES: &[Family] = &[
         of: |usage| io(usage, |io| io.reads, |io| io.writes),
     },
     Family {
+        name: "argosy_task_disk_bytes",
+        kind: Kind::Gauge,
+        help: "What its files take of a disk that is kept in bounds.",
+        of: |usage| disk(usage, |disk| disk.used_bytes),
+    },
+    Family {
+        name: "argosy_task_disk_limit_bytes",
+        kind: Kind::Gauge,
+        help: "What they may take.",
+        of: |usage| disk(usage, |disk| disk.limit_bytes),
+    },
+    Family {
+        name: "argosy_task_disk_files",
+        kind: Kind::Gauge,
+        help: "Files on a disk that is kept in bounds.",
+        of: |usage| disk(usage, |disk| disk.files),
+    },
+    Family {
+        name: "argosy_task_disk_files_limit",
+        kind: Kind::Gauge,
+        help: "How many there may be.",
+        of: |usage| disk(usage, |disk| disk.files_limit),
+    },
+    Family {
         name: "argosy_task_pids",
         kind: Kind::Gauge,
         help: "Processes and threads.",
@@ -341,6 +370,7 @@ mod tests {
                 ..Stats::default()
             },
             network: None,
+            disk: None,
         }
     }
 
@@ -392,9 +422,17 @@ mod tests {
                 received: flow(300),
                 sent: flow(400),
             }),
+            disk: Some(DiskUsage {
+                used_bytes: 30,
+                limit_bytes: 40,
+                files: 5,
+                files_limit: 6,
+            }),
         };
         let told = text([sample("web", usage)]);
         for line in [
+            "argosy_task_disk_bytes{framework=\"7-1\",task=\"web\"} 30",
+            "argosy_task_disk_files_limit{framework=\"7-1\",task=\"web\"} 6",
             "argosy_task_io_bytes_total{framework=\"7-1\",task=\"web\",direction=\"write\"} 20\n",
             "argosy_task_io_operations_total{framework=\"7-1\",task=\"web\",direction=\"read\"} 1\n",
             "argosy_task_network_bytes_total{framework=\"7-1\",task=\"web\",direction=\"receive\"} 300\n",

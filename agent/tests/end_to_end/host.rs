@@ -7,7 +7,9 @@ use std::process::{Child, Command, ExitCode};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use argosy_agent::{Config, Ground, IsolationMode, LauncherCommand, Parts, RunError, run};
+use argosy_agent::{
+    Config, DiskEnforcement, Ground, IsolationMode, LauncherCommand, Parts, RunError, run,
+};
 use argosy_client::ConnectorConfig;
 use argosy_client::executor::{Meeting, Runner};
 use argosy_frameworks::shell_executor::ShellExecutor;
@@ -31,6 +33,8 @@ pub(crate) const EXECUTOR: &str = "executor";
 
 /// The folder beside an agent's that its tasks may see.
 const SHARED: &str = "shared";
+/// Beside an agent's folder, where it is to make file systems for tasks with `disk`.
+const LOOPED: &str = "looped";
 /// The folder beside an agent's with its CNI networks and plugins, where there are some.
 const PLUGINS: &str = "plugins";
 
@@ -101,6 +105,11 @@ impl Host {
         folder
     }
 
+    /// Agents that start from now on make file systems for tasks with `disk`.
+    pub(crate) fn makes_file_systems(&self) {
+        std::fs::write(self.folder.path().join(LOOPED), "").unwrap();
+    }
+
     /// A folder that agents which start from now on look into for CNI networks and plugins.
     pub(crate) fn plugins(&self) -> PathBuf {
         let folder = self.folder.path().join(PLUGINS);
@@ -145,6 +154,9 @@ async fn configured(
     if plugins.exists() {
         config.networks.cni.lists = Some(plugins.clone());
         config.networks.cni.plugins = vec![plugins];
+    }
+    if directory.with_file_name(LOOPED).exists() {
+        config.disk_enforcement = DiskEnforcement::Loop;
     }
     config.resources = "cpus:4;mem:1024".parse().unwrap();
     if !nix::unistd::geteuid().is_root() {

@@ -27,7 +27,9 @@ pub(crate) use nouns::{
     MasterJoin, MasterRemove, MasterTransfer, Named, Offer, Ps, Status, Task, TaskKill, TaskList,
 };
 pub(crate) use run::{NetworkMode, Run};
-pub(crate) use service::{AgentStart, IsolationName, MasterStart, OrphanTasks, TimingName};
+pub(crate) use service::{
+    AgentStart, DiskEnforcementName, IsolationName, MasterStart, OrphanTasks, TimingName,
+};
 pub(crate) use shared::{Format, LogFormat, Logging, Reach, Show};
 
 const STYLES: Styles = Styles::styled()

@@ -182,6 +182,10 @@ pub(crate) struct AgentStart {
     /// How much of the disk, in per cent, is kept free of ended tasks' sandboxes and of images that nobody uses
     #[arg(long, env = "ARGOSY_AGENT_DISK_HEADROOM", value_name = "NUMBER", default_value_t = 10, value_parser = value_parser!(u64).range(0..=90))]
     pub(crate) disk_headroom: u64,
+    /// What keeps a task to the disk that it asks for: measured (who has more is killed), quota (a project quota of the
+    /// directory's file system) or loop (a file system of its own)
+    #[arg(long, env = "ARGOSY_AGENT_DISK_ENFORCEMENT", value_name = "HOW", value_enum, default_value_t = DiskEnforcementName::Measured, hide_possible_values = true)]
+    pub(crate) disk_enforcement: DiskEnforcementName,
     #[command(flatten)]
     pub(crate) allowed_opt_outs: AllowedOptOuts,
     /// Device that tasks may have, as an item of the resource devices; may be repeated
@@ -259,6 +263,17 @@ pub(crate) enum OrphanTasks {
     Leave,
     /// They end.
     End,
+}
+
+/// What keeps a task to the disk that it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DiskEnforcementName {
+    /// The agent looks each second, and kills who has more.
+    Measured,
+    /// A project quota, which refuses more.
+    Quota,
+    /// A file system of its own, behind a loop device.
+    Loop,
 }
 
 /// How tasks are confined.

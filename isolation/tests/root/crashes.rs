@@ -19,10 +19,10 @@ use argosy_isolation::{
 use serde::{Deserialize, Serialize};
 
 use crate::audit::{Audit, Scope};
-use crate::entry;
 use crate::host::{on_a_host, web};
 use crate::profile::give_sandbox;
 use crate::world::{Case, PATIENCE, eventually, skip, spec_in};
+use crate::{disks, entry};
 
 pub(crate) const CASES: &[Case] = &[
     (
@@ -500,6 +500,8 @@ fn all_driven() {
         .map(|(step, _)| *step)
         .collect();
     driven.extend(OF_NETWORKS);
+    driven.extend(disks::OF_FILE_SYSTEMS);
+    driven.extend(disks::OF_QUOTAS);
     driven.sort_unstable();
     let mut listed = crash::STEPS.to_vec();
     listed.sort_unstable();

@@ -10,6 +10,7 @@ mod cni;
 mod confinement;
 mod crashes;
 mod devices;
+mod disks;
 mod entry;
 mod escapes;
 mod host;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Some(inside::VERB) => inside::main(&arguments[1..]),
+        Some(disks::LIFE) => disks::life(&arguments[1..]),
         Some(crashes::LIFE) => crashes::life(&arguments[1..]),
         _ => run(&arguments),
     }
@@ -91,6 +93,7 @@ fn all() -> Vec<Case> {
         seen::CASES,
         unpacking::CASES,
         volumes::CASES,
+        disks::CASES,
     ]
     .concat()
 }

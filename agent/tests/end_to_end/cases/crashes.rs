@@ -11,6 +11,8 @@ use argosy_proto::v1::from_agent::Message;
 use argosy_proto::v1::order::Order;
 use sha2::{Digest, Sha256};
 
+use super::disks::{impossible, remove_all};
+use super::volumes::with_disk;
 use super::{runs, state};
 use crate::audit::{Audit, Scope};
 use crate::host::{Host, Process};
@@ -21,8 +23,32 @@ const PASSES_OF_JOURNAL: std::ops::RangeInclusive<u32> = 1..=8;
 
 const TASKS: [&str; 3] = ["held", "brief", "long"];
 
+/// What those take and leave that make file systems for tasks: steps of their own, and of what is made.
+const OF_FILE_SYSTEMS: [&str; 9] = [
+    "fetch.sandbox-made",
+    "disk.file-made",
+    "disk.formatted",
+    "disk.attached",
+    "disk.mounted",
+    "disk.shown",
+    "fetch.disk-bounded",
+    "launch.prepared",
+    "remove.users-returned",
+];
+
+/// What the tasks' disks are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Disks {
+    Measured,
+    Looped,
+}
+
 /// What a leader wants, in turn; the last is sent once the task runs.
-fn orders(host: &Host) -> Vec<Order> {
+fn orders(host: &Host, disks: Disks) -> Vec<Order> {
+    let shell = |name: &str, line: &str| match disks {
+        Disks::Measured => shell(name, line),
+        Disks::Looped => with_disk(shell(name, line), 4),
+    };
     let file = host.folder.path().join("file");
     std::fs::write(&file, "fetched\n").unwrap();
     let mut brief = shell("brief", "cat file");
@@ -119,10 +145,13 @@ fn note(report: &v1::Report, ended: &mut BTreeSet<String>) {
     }
 }
 
-async fn crash_at(step: &str, at: u32) {
+async fn crash_at(step: &str, at: u32, disks: Disks) {
     let (host, mut master) = (Host::new(), Master::start().await);
     let audit = audit(&host);
-    let orders = orders(&host);
+    let orders = orders(&host, disks);
+    if disks == Disks::Looped {
+        host.makes_file_systems();
+    }
     let first = host.process(master.address);
     let (mut link, _) = master.registered(true).await;
     link.order(1, orders[0].clone()).await;
@@ -149,6 +178,7 @@ async fn crash_at(step: &str, at: u32) {
     );
     drop(dying);
     clear(&host, &mut master, &orders, &mut ended).await;
+    remove_all(&host);
     audit.expect_nothing_left(&format!("after the agent's death at {step}, pass {at}"));
 }
 
@@ -214,9 +244,21 @@ pub(super) async fn every_step_can_be_the_last_of_an_agent() {
                 "a death at {step}, pass {at}, after {} ms",
                 begun.elapsed().as_millis()
             );
-            crash_at(step, at).await;
+            crash_at(step, at, Disks::Measured).await;
             lives += 1;
         }
     }
     print!("{lives} deaths, ");
+}
+
+pub(super) async fn every_step_can_be_the_last_of_an_agent_that_makes_file_systems() {
+    if !crash::IS_ON || impossible().is_some() {
+        println!("SKIPPED: needs root, and a build that can die at a step");
+        return;
+    }
+    for step in OF_FILE_SYSTEMS {
+        eprintln!("a death at {step}");
+        crash_at(step, 1, Disks::Looped).await;
+    }
+    print!("{} deaths, ", OF_FILE_SYSTEMS.len());
 }

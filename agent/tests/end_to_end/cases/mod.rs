@@ -4,6 +4,7 @@ mod attaching;
 mod checks;
 mod crashes;
 mod cycles;
+mod disks;
 mod entering;
 mod executors;
 mod fetching;
@@ -102,6 +103,10 @@ cases![
     volumes::a_file_without_a_name_counts_too,
     volumes::one_file_that_reaches_the_limit_is_the_end_of_its_task,
     volumes::a_task_is_measured_by_the_next_agent_too,
+    disks::a_task_that_fills_its_file_system_goes_on_and_so_it_does_with_the_next_agent,
+    disks::what_is_fetched_has_to_fit_into_the_same_file_system,
+    disks::an_agent_is_refused_disks_that_its_host_cannot_keep_small,
+    crashes::every_step_can_be_the_last_of_an_agent_that_makes_file_systems,
     plugged::a_task_is_in_the_network_that_plugins_make_and_they_take_it_back,
     plugged::a_network_that_cannot_be_made_fails_its_task_in_words,
     plugged::the_next_agent_has_plugins_take_back_what_an_earlier_one_had_them_give,

@@ -147,7 +147,7 @@ pub(super) async fn an_agent_that_mounts_nothing_refuses_volumes() {
     agent.stop().await;
 }
 
-fn with_disk(mut spec: v1::TaskSpec, mebibytes: i64) -> v1::TaskSpec {
+pub(super) fn with_disk(mut spec: v1::TaskSpec, mebibytes: i64) -> v1::TaskSpec {
     spec.resources.push(v1::Resource {
         name: "disk".into(),
         value: Some(v1::resource::Value::ScalarMilli(mebibytes * 1_000)),

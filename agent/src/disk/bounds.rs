@@ -1,0 +1,185 @@
+//! Has the kernel keep what tasks may have on the disk, where the operator asks for it.
+//!
+//! What is so bounded is seen from the disk itself, never from a setting: an agent that was started otherwise goes on with
+//! what an earlier one made.
+
+use std::path::{Path, PathBuf};
+
+use argosy_isolation::disk::{DiskError, DiskUsage, FileSystem, project};
+use argosy_proto::v1;
+
+use crate::config::DiskEnforcement;
+use crate::core::{ContainerName, disk_limit_bytes};
+use crate::paths::Paths;
+
+/// Locked by whichever agent of the host looks for a project that nobody has.
+const ALONE: &str = "/run/argosy/projects";
+/// In a container's hand-off folder: what it changes of its image, if it has no file system of its own for that.
+const CHANGES: &str = "changes";
+
+/// Whether this host can do it, or in words why not. `profile`: tasks have users of their own.
+pub(crate) fn check(how: DiskEnforcement, profile: bool, directory: &Path) -> Result<(), String> {
+    match how {
+        DiskEnforcement::Measured => return Ok(()),
+        DiskEnforcement::Quota | DiskEnforcement::Loop if !profile => {
+            let why = "without users of their own tasks could leave their project, and hold on to the mounts of others: \
+                       start with --isolation full, or with --disk-enforcement measured";
+            return Err(why.to_owned());
+        }
+        DiskEnforcement::Quota => project::supported(directory)?,
+        DiskEnforcement::Loop => FileSystem::supported()?,
+    }
+    Ok(())
+}
+
+/// Where tasks' disks are bounded, and how.
+#[derive(Debug)]
+pub(crate) struct Bounds {
+    paths: Paths,
+    how: DiskEnforcement,
+}
+
+impl Bounds {
+    pub(crate) fn new(paths: &Paths, how: DiskEnforcement) -> Self {
+        Self {
+            paths: paths.clone(),
+            how,
+        }
+    }
+
+    /// What the kernel is to keep a task to; `None` if it is not. An executor's tasks come and go, with what they may have,
+    /// so that its container is measured.
+    pub(crate) fn bytes(&self, task: &v1::TaskSpec) -> Option<u64> {
+        match self.how {
+            DiskEnforcement::Measured => None,
+            DiskEnforcement::Quota | DiskEnforcement::Loop => {
+                disk_limit_bytes(task).filter(|_| task.executor.is_none())
+            }
+        }
+    }
+
+    /// Bounds a sandbox that is there and empty. What an earlier try has left is begun anew. Blocks.
+    pub(crate) fn take(
+        &self,
+        name: ContainerName,
+        sandbox: &Path,
+        bytes: u64,
+    ) -> Result<(), String> {
+        let taken = match self.how {
+            DiskEnforcement::Measured => Ok(()),
+            DiskEnforcement::Quota => project::take(sandbox, bytes, Path::new(ALONE)),
+            DiskEnforcement::Loop => {
+                let system = FileSystem::at(&self.paths.disk(name));
+                let removed = system.remove(sandbox);
+                removed.and_then(|()| system.make(bytes, sandbox))
+            }
+        };
+        taken.map_err(|error| crate::error::sentence(&error))
+    }
+
+    /// What was brought into a sandbox before its task starts was brought by root, whom no quota stops.
+    pub(crate) fn judge(&self, name: ContainerName, sandbox: &Path) -> Result<(), String> {
+        match usage(&self.paths, name, sandbox) {
+            Some(has) if has.used_bytes > has.limit_bytes => Err(format!(
+                "what was fetched takes {} bytes of a disk of {}: ask for more disk",
+                has.used_bytes, has.limit_bytes
+            )),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Where a container with an image has what it changes of it.
+    pub(crate) fn changes(&self, name: ContainerName) -> PathBuf {
+        let system = FileSystem::at(&self.paths.disk(name));
+        match system.is_mounted() {
+            true => system.changes(),
+            false => self.paths.container(name).join(CHANGES),
+        }
+    }
+
+    /// Counts an empty folder as a part of what a sandbox may have.
+    pub(crate) fn share(&self, sandbox: &Path, folder: &Path) -> Result<(), String> {
+        let shared = project::share(sandbox, folder);
+        shared.map_err(|error| crate::error::sentence(&error))
+    }
+
+    /// File systems that are not mounted are those of an earlier boot, or were never finished.
+    pub(crate) fn resume(&self) {
+        let entries = std::fs::read_dir(self.paths.disks());
+        for entry in entries.into_iter().flatten().flatten() {
+            let system = FileSystem::at(&entry.path());
+            if system.is_mounted() {
+                continue;
+            }
+            // It was shown nowhere: that is the last step of its making.
+            if let Err(error) = system.remove(&entry.path()) {
+                let why = crate::error::sentence(&error);
+                tracing::warn!(path = %entry.path().display(), why, "a file system of an earlier task stays");
+            }
+        }
+    }
+}
+
+/// What a container has of its disk, as the kernel counts it; `None` if it does not.
+pub(crate) fn usage(paths: &Paths, name: ContainerName, sandbox: &Path) -> Option<DiskUsage> {
+    let system = FileSystem::at(&paths.disk(name));
+    system.usage().or_else(|| project::usage(sandbox))
+}
+
+/// Before a sandbox is removed: what bounds it goes. Nothing is wrong if nothing does.
+pub(crate) fn release(paths: &Paths, sandbox: &Path) -> Result<(), DiskError> {
+    let name = sandbox.file_name().and_then(|name| name.to_str());
+    if let Some(name) = name.and_then(|name| name.parse().ok()) {
+        FileSystem::at(&paths.disk(name)).remove(sandbox)?;
+    }
+    project::lift(sandbox)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(mebibytes: i64) -> v1::TaskSpec {
+        v1::TaskSpec {
+            resources: vec![v1::Resource {
+                name: "disk".to_owned(),
+                value: Some(v1::resource::Value::ScalarMilli(mebibytes * 1_000)),
+                ..v1::Resource::default()
+            }],
+            ..v1::TaskSpec::default()
+        }
+    }
+
+    #[test]
+    fn only_tasks_that_ask_for_disk_are_bounded_and_only_where_it_is_asked_for() {
+        let bounds = |how| Bounds::new(&Paths::new(Path::new("/nowhere")), how);
+        let looped = bounds(DiskEnforcement::Loop);
+        assert_eq!(looped.bytes(&task(4)), Some(4 << 20));
+        assert_eq!(looped.bytes(&v1::TaskSpec::default()), None);
+        assert_eq!(bounds(DiskEnforcement::Measured).bytes(&task(4)), None);
+        let name = "1-2-3".parse().unwrap();
+        let changes = Path::new("/nowhere/containers/1-2-3/changes");
+        assert_eq!(looped.changes(name), changes, "until it is made");
+    }
+
+    #[test]
+    fn without_users_of_their_own_tasks_are_measured() {
+        let folder = tempfile::tempdir().unwrap();
+        for how in [DiskEnforcement::Quota, DiskEnforcement::Loop] {
+            let why = check(how, false, folder.path()).unwrap_err();
+            assert!(why.contains("--isolation full"), "{why}");
+        }
+        check(DiskEnforcement::Measured, false, folder.path()).unwrap();
+    }
+
+    #[test]
+    fn what_an_earlier_boot_has_left_is_removed_at_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths::new(folder.path());
+        let left = paths.disk("1-2-3".parse().unwrap());
+        std::fs::create_dir_all(left.join("root")).unwrap();
+        std::fs::write(left.join("file"), "x").unwrap();
+        Bounds::new(&paths, DiskEnforcement::Measured).resume();
+        assert_eq!(std::fs::read_dir(paths.disks()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,155 @@
+//! Disks of tasks that the kernel keeps small, where the operator asks for it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use argosy_agent::{Config, DiskEnforcement, IsolationMode};
+use argosy_isolation::disk::FileSystem;
+use argosy_proto::v1;
+
+use super::crashes::audit;
+use super::volumes::with_disk;
+use super::{code, runs, state};
+use crate::host::{Agent, Host, content};
+use crate::master::{FRAMEWORK, Master, shell};
+
+const MIB: u64 = 1 << 20;
+
+pub(super) fn looped(config: &mut Config) {
+    config.disk_enforcement = DiskEnforcement::Loop;
+}
+
+/// Why this host has no file systems for tasks, if so.
+pub(super) fn impossible() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("needs root".to_owned());
+    }
+    FileSystem::supported().err()
+}
+
+/// What removing sandboxes does with their file systems: nobody waits for their hour here.
+pub(super) fn remove_all(host: &Host) {
+    let entries = fs::read_dir(host.directory().join("disks"));
+    for folder in entries.into_iter().flatten().flatten() {
+        let tasks = host.directory().join("sandboxes").join(FRAMEWORK);
+        let sandboxes = fs::read_dir(tasks).unwrap().flatten();
+        let mut sandboxes = sandboxes.map(|task| task.path().join(folder.file_name()));
+        let sandbox = sandboxes.find(|path| path.is_dir());
+        let sandbox: PathBuf = sandbox.expect("each file system is shown in a sandbox");
+        FileSystem::at(&folder.path()).remove(&sandbox).unwrap();
+    }
+}
+
+async fn usage(agent: &Agent) -> serde_json::Value {
+    agent.containers().await[0]["usage"]["disk"].clone()
+}
+
+/// Waits until a file ends with these words.
+async fn ends_with(path: &Path, words: &str) {
+    while !content(path).await.ends_with(words) {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+pub(super) async fn a_task_that_fills_its_file_system_goes_on_and_so_it_does_with_the_next_agent() {
+    if let Some(why) = impossible() {
+        return println!("SKIPPED: this kernel has no loop devices for it, or {why}");
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let audit = audit(&host);
+    let agent = host.agent_with(master.address, looped).await;
+    let (mut link, _) = master.registered(true).await;
+    let line = "head -c 100000000 /dev/zero > fill; echo full; while ! test -e go; do sleep 0.05; done; \
+                rm fill; echo x > after && exit 7";
+    link.launch(1, with_disk(shell("t", line), 16)).await;
+    link.until("t", runs).await;
+    let sandbox = host.sandbox("t");
+    ends_with(&sandbox.join("stdout"), "full\n").await;
+    assert!(
+        content(&sandbox.join("stderr"))
+            .await
+            .contains("No space left on device")
+    );
+    let has = usage(&agent).await;
+    let [used, limit] = ["used_bytes", "limit_bytes"].map(|name| has[name].as_u64().unwrap());
+    assert!(
+        (14 * MIB..=16 * MIB).contains(&limit) && used > limit / 10 * 9,
+        "{has}"
+    );
+    let (_, text) = agent.get("/metrics").await;
+    assert!(text.contains("argosy_task_disk_limit_bytes{"), "{text}");
+    agent.stop().await;
+    // Whatever it is told: what is there counts.
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    assert_eq!(usage(&agent).await["limit_bytes"], limit);
+    fs::remove_file(sandbox.join("fill")).unwrap();
+    fs::write(sandbox.join("go"), "").unwrap();
+    let updates = link.end_of("t").await;
+    let end = updates.last().unwrap();
+    assert_eq!(code(end), Some(v1::exit::How::Code(7)), "{}", end.text);
+    agent.is_clear().await;
+    assert!(
+        sandbox.join("after").exists(),
+        "it stays for people to read"
+    );
+    agent.stop().await;
+    remove_all(&host);
+    audit.expect_nothing_left("after a task with a file system of its own");
+}
+
+pub(super) async fn what_is_fetched_has_to_fit_into_the_same_file_system() {
+    if let Some(why) = impossible() {
+        return println!("SKIPPED: this kernel has no loop devices for it, or {why}");
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent_with(master.address, looped).await;
+    let (mut link, _) = master.registered(true).await;
+    let file = host.folder.path().join("file");
+    fs::write(&file, vec![1; 8 * MIB as usize]).unwrap();
+    let uri = v1::Uri {
+        value: file.display().to_string(),
+        ..v1::Uri::default()
+    };
+    let spec = v1::TaskSpec {
+        uris: vec![uri],
+        ..shell("large", "true")
+    };
+    link.launch(1, with_disk(spec, 4)).await;
+    let updates = link.end_of("large").await;
+    let end = updates.last().unwrap();
+    assert_eq!(state(end), v1::TaskState::Failed);
+    assert!(end.text.contains("No space left on device"), "{}", end.text);
+    agent.is_clear().await;
+    agent.stop().await;
+    remove_all(&host);
+}
+
+pub(super) async fn an_agent_is_refused_disks_that_its_host_cannot_keep_small() {
+    let (host, master) = (Host::new(), Master::start().await);
+    let without_users = |config: &mut Config| {
+        config.isolation = IsolationMode::Processes;
+        looped(config);
+    };
+    let agent = host.agent_with(master.address, without_users).await;
+    let why = agent.ended().await.unwrap_err().to_string();
+    assert!(
+        why.contains("--disk-enforcement \"loop\"") && why.contains("--isolation full"),
+        "{why}"
+    );
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    if argosy_isolation::disk::project::supported(host.folder.path()).is_ok() {
+        return println!(
+            "SKIPPED: this kernel has no file system without quotas for temporary files"
+        );
+    }
+    let quotas = |config: &mut Config| config.disk_enforcement = DiskEnforcement::Quota;
+    let agent = host.agent_with(master.address, quotas).await;
+    let why = agent.ended().await.unwrap_err().to_string();
+    assert!(
+        why.contains("--disk-enforcement \"quota\"") && why.contains("prjquota"),
+        "{why}"
+    );
+}

@@ -1,0 +1,294 @@
+//! A file system of a container's own, in a file: what does not fit into it is refused to the container.
+//!
+//! ```text
+//! <folder>/file      ext4, as large as the limit; takes of the host's disk what is written to it
+//! <folder>/root/     where it is mounted, by a loop device that goes with its last mount
+//!   sandbox/         shown a second time where the sandbox is
+//!   changes/         what the container changes of its image, if it has one
+//! ```
+//! Without a journal: it does not outlive the host's boot, so that nothing is to be repaired. Every step can be the last
+//! of its maker: [`FileSystem::remove`] takes away whatever is there.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::{DiskError, DiskUsage, failed};
+use crate::{crash, sys};
+
+/// The smallest that can be made, in bytes: less has no room for its own tables.
+pub const FEWEST_BYTES: u64 = 1 << 20;
+
+/// What it is made of, in bytes; also the unit in which a loop device writes past the page cache.
+const BLOCK_BYTES: u32 = 4_096;
+/// For how many bytes there is room for one more file.
+const BYTES_A_FILE: &str = "16384";
+/// Kept for root of the host, so that the last words of a container that has filled its disk find a place: a twentieth, but
+/// not more than this.
+const RESERVED_BYTES: u64 = 16 << 20;
+/// No journal; no room to grow. Tables are never zeroed, as a new file is zeroes: that takes checksums of groups.
+const FEATURES: &str = "^has_journal,^resize_inode,extent,metadata_csum";
+const OPTIONS: &str = "lazy_itable_init=1,nodiscard";
+/// What is removed gives its room back to the host at once, and no thread of the kernel writes on by itself.
+const MOUNT_OPTIONS: &str = "discard,noinit_itable";
+
+const CONTROL: &str = "/dev/loop-control";
+const MAKERS: [&str; 2] = ["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"];
+/// How often another loop device is tried when somebody was faster.
+const TRIES: u32 = 64;
+
+/// The file system of one container.
+#[derive(Debug, Clone)]
+pub struct FileSystem {
+    folder: PathBuf,
+}
+
+impl FileSystem {
+    /// That which is, or is to be, in this folder.
+    #[must_use]
+    pub fn at(folder: &Path) -> Self {
+        Self {
+            folder: folder.to_owned(),
+        }
+    }
+
+    /// Whether this host can have such, or in words why not.
+    ///
+    /// # Errors
+    /// A sentence with its remedy.
+    pub fn supported() -> Result<(), String> {
+        maker().map(drop)?;
+        let control = File::open(CONTROL).map_err(|error| {
+            format!("{CONTROL} cannot be opened ({error}): this host needs loop devices; load the module loop")
+        })?;
+        sys::disk::free_loop_device(control.as_fd())
+            .map(drop)
+            .map_err(|errno| {
+                format!("{CONTROL} gives no loop device ({errno}): load the module loop")
+            })
+    }
+
+    fn file(&self) -> PathBuf {
+        self.folder.join("file")
+    }
+
+    fn root(&self) -> PathBuf {
+        self.folder.join("root")
+    }
+
+    /// What is shown where the sandbox is.
+    #[must_use]
+    pub fn sandbox(&self) -> PathBuf {
+        self.root().join("sandbox")
+    }
+
+    /// Where the container's changes of its image go; made by whoever needs it.
+    #[must_use]
+    pub fn changes(&self) -> PathBuf {
+        self.root().join("changes")
+    }
+
+    /// Whether it is there.
+    #[must_use]
+    pub fn is_mounted(&self) -> bool {
+        is_mount(&self.root())
+    }
+
+    /// Makes and mounts it, and shows its sandbox in the folder `at`, over what is there. Blocks for as long as it takes
+    /// to write some dozens of kilobytes.
+    ///
+    /// # Errors
+    /// What cannot be done; what was done before is left to [`Self::remove`].
+    pub fn make(&self, bytes: u64, at: &Path) -> Result<(), DiskError> {
+        if bytes < FEWEST_BYTES {
+            let source = io::Error::other(format!(
+                "the least is {FEWEST_BYTES}: ask for more disk, or for none"
+            ));
+            return Err(failed(format!("make a file system of {bytes} bytes"))(
+                source,
+            ));
+        }
+        self.create(bytes)?;
+        crash::passed("disk.file-made");
+        self.format(bytes)?;
+        crash::passed("disk.formatted");
+        self.mount()?;
+        crash::passed("disk.mounted");
+        let bind = MsFlags::MS_BIND;
+        mount(Some(&self.sandbox()), at, None::<&str>, bind, None::<&str>)
+            .map_err(failed(format!("show a file system at {}", at.display())))?;
+        crash::passed("disk.shown");
+        Ok(())
+    }
+
+    fn create(&self, bytes: u64) -> Result<(), DiskError> {
+        let what = || format!("make the file {}", self.file().display());
+        let made = DirBuilder::new()
+            .mode(0o700)
+            .recursive(true)
+            .create(self.root());
+        made.map_err(failed(what()))?;
+        let mut options = OpenOptions::new();
+        let file = options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(self.file());
+        file.and_then(|file| file.set_len(bytes))
+            .map_err(failed(what()))
+    }
+
+    fn format(&self, bytes: u64) -> Result<(), DiskError> {
+        let what = || format!("make a file system in {}", self.file().display());
+        let maker = maker().map_err(io::Error::other).map_err(failed(what()))?;
+        let reserved = RESERVED_BYTES.min(bytes / 20) as f64 / bytes as f64;
+        let output = Command::new(maker)
+            .args(["-q", "-F", "-I", "256", "-i", BYTES_A_FILE])
+            .args(["-O", FEATURES, "-E", OPTIONS])
+            .args(["-b", &BLOCK_BYTES.to_string()])
+            .args(["-m", &format!("{:.6}", reserved * 100.0)])
+            .arg(self.file())
+            .stdin(Stdio::null())
+            .output()
+            .map_err(failed(what()))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let why = said.lines().next().unwrap_or("it says nothing");
+        Err(failed(what())(io::Error::other(format!(
+            "{maker} ended with {}: {why}",
+            output.status
+        ))))
+    }
+
+    fn mount(&self) -> Result<(), DiskError> {
+        let what = || format!("mount {}", self.file().display());
+        // The device goes when nobody has it open or mounted: with us, until it is mounted.
+        let (device, path) = self.attach().map_err(failed(format!(
+            "give {} a loop device",
+            self.file().display()
+        )))?;
+        crash::passed("disk.attached");
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        let options = Some(MOUNT_OPTIONS);
+        mount(Some(&path), &self.root(), Some("ext4"), flags, options).map_err(failed(what()))?;
+        drop(device);
+        // What a repair would find: nothing is ever repaired here.
+        fs::remove_dir(self.root().join("lost+found")).map_err(failed(what()))?;
+        let made = DirBuilder::new().mode(0o750).create(self.sandbox());
+        made.map_err(failed(what()))
+    }
+
+    fn attach(&self) -> io::Result<(File, PathBuf)> {
+        let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path);
+        let file = open(&self.file())?;
+        let control = File::open(CONTROL)?;
+        for _ in 0..TRIES {
+            let number = sys::disk::free_loop_device(control.as_fd())?;
+            let path = PathBuf::from(format!("/dev/loop{number}"));
+            let device = open(&path)?;
+            match sys::disk::attach_loop_device(device.as_fd(), file.as_fd(), BLOCK_BYTES) {
+                Ok(()) => return Ok((device, path)),
+                // Somebody was faster.
+                Err(Errno::EBUSY) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Err(io::Error::other("others take all loop devices"))
+    }
+
+    /// What is in it; `None` if it is not there.
+    #[must_use]
+    pub fn usage(&self) -> Option<DiskUsage> {
+        if !self.is_mounted() {
+            return None;
+        }
+        let found = rustix::fs::statvfs(self.root()).ok()?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Some(DiskUsage {
+            used_bytes: bytes(found.f_blocks.saturating_sub(found.f_bfree)),
+            limit_bytes: bytes(found.f_blocks),
+            files: found.f_files.saturating_sub(found.f_ffree),
+            files_limit: found.f_files,
+        })
+    }
+
+    /// Takes away whatever of it is there, and what is shown of it in the folder `at`. Whoever has a file of it open keeps
+    /// that until he closes it. Nothing is wrong if there is nothing.
+    ///
+    /// # Errors
+    /// What cannot be taken away; the next call goes on.
+    pub fn remove(&self, at: &Path) -> Result<(), DiskError> {
+        if !self.folder.exists() {
+            return Ok(());
+        }
+        unmount(at)?;
+        crash::passed("disk.hidden");
+        unmount(&self.root())?;
+        crash::passed("disk.unmounted");
+        let gone = |removed: io::Result<()>| match removed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(failed(format!("remove {}", self.folder.display()))),
+        };
+        gone(fs::remove_file(self.file()))?;
+        crash::passed("disk.file-removed");
+        gone(fs::remove_dir(self.root()))?;
+        gone(fs::remove_dir(&self.folder))
+    }
+}
+
+/// Whether something is mounted there.
+fn is_mount(path: &Path) -> bool {
+    let device = |path: &Path| fs::symlink_metadata(path).map(|data| data.dev()).ok();
+    let above = path.parent().and_then(device);
+    device(path).is_some_and(|own| above.is_some_and(|above| above != own))
+}
+
+/// As often as something is mounted there.
+fn unmount(path: &Path) -> Result<(), DiskError> {
+    while is_mount(path) {
+        umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
+            .map_err(failed(format!("unmount {}", path.display())))?;
+    }
+    Ok(())
+}
+
+fn maker() -> Result<&'static str, String> {
+    let found = MAKERS.into_iter().find(|path| Path::new(path).exists());
+    found.ok_or_else(|| format!("{} is missing: install the package e2fsprogs", MAKERS[0]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_without_room_for_its_own_tables_is_refused_and_leaves_nothing() {
+        let world = tempfile::tempdir().unwrap();
+        let folder = world.path().join("c");
+        let made = FileSystem::at(&folder).make(FEWEST_BYTES - 1, world.path());
+        let error = made.unwrap_err();
+        let why = std::error::Error::source(&error).unwrap().to_string();
+        assert!(why.contains("ask for more disk"), "{why}");
+        assert!(!folder.exists());
+    }
+
+    #[test]
+    fn what_was_never_made_is_removed_and_a_file_that_was_never_mounted_goes() {
+        let world = tempfile::tempdir().unwrap();
+        let system = FileSystem::at(&world.path().join("c"));
+        system.remove(world.path()).unwrap();
+        system.create(FEWEST_BYTES).unwrap();
+        assert!(!system.is_mounted() && system.usage().is_none());
+        assert_eq!(fs::metadata(system.file()).unwrap().len(), FEWEST_BYTES);
+        system.remove(world.path()).unwrap();
+        assert!(!world.path().join("c").exists());
+    }
+}

@@ -1,0 +1,142 @@
+//! Calls about disks: loop devices, projects of files, and quotas of projects.
+
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+
+/// Of linux/quota.h: the third kind of quota, beside those of users and groups.
+const PROJECTS: u32 = 2;
+/// Of linux/dqblk_xfs.h; every file system answers it.
+const GET_STATE: u32 = (b'X' as u32) << 8 | 8;
+
+/// Of linux/fs.h.
+const GET_ATTRIBUTES: libc::c_ulong = 0x801c_581f;
+const SET_ATTRIBUTES: libc::c_ulong = 0x401c_5820;
+
+/// Of linux/loop.h.
+const LOOP_GET_FREE: libc::c_ulong = 0x4c82;
+const LOOP_CONFIGURE: libc::c_ulong = 0x4c0a;
+const LOOP_AUTOCLEAR: u32 = 4;
+const LOOP_DIRECT_IO: u32 = 16;
+
+/// `struct fsxattr`: what a file is beside what `stat` tells.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Attributes {
+    pub(crate) flags: u32,
+    extent_size: u32,
+    extents: u32,
+    pub(crate) project: u32,
+    copied_extent_size: u32,
+    padding: [u8; 8],
+}
+
+/// `struct loop_config` with the `struct loop_info64` in it, as far as it is used.
+#[repr(C)]
+struct LoopConfig {
+    file: u32,
+    block_size: u32,
+    places: [u64; 5],
+    number: u32,
+    encryption: [u32; 2],
+    flags: u32,
+    names: [u8; 160],
+    rest: [u64; 10],
+}
+
+/// The kind of quota that is kept of projects on the file system of an open file: a set of `FS_QUOTA_*` flags.
+pub(crate) fn project_quota_state(file: BorrowedFd<'_>) -> Result<u16, Errno> {
+    /// Of the structure's version, which its first byte names.
+    const VERSION: u64 = 1;
+    let mut state = [0_u64; 64];
+    state[0] = VERSION;
+    quotactl(file, GET_STATE, 0, state.as_mut_ptr().cast())?;
+    Ok((state[0] >> 16) as u16)
+}
+
+/// What a project has and may have.
+pub(crate) fn project_quota(file: BorrowedFd<'_>, project: u32) -> Result<libc::dqblk, Errno> {
+    // SAFETY: `dqblk` is plain integers, for which all zeroes is a valid value.
+    let mut quota: libc::dqblk = unsafe { mem::zeroed() };
+    let command = libc::Q_GETQUOTA as u32;
+    quotactl(file, command, project, (&raw mut quota).cast())?;
+    Ok(quota)
+}
+
+/// The most that a project may have: in blocks of 1,024 bytes, and in files. 0 is no limit.
+pub(crate) fn limit_project(
+    file: BorrowedFd<'_>,
+    project: u32,
+    blocks: u64,
+    files: u64,
+) -> Result<(), Errno> {
+    // Of linux/quota.h: which fields are meant.
+    const LIMITS: u32 = 1 | 4;
+    // SAFETY: `dqblk` is plain integers, for which all zeroes is a valid value.
+    let mut quota: libc::dqblk = unsafe { mem::zeroed() };
+    (quota.dqb_bhardlimit, quota.dqb_ihardlimit) = (blocks, files);
+    quota.dqb_valid = LIMITS;
+    let command = libc::Q_SETQUOTA as u32;
+    quotactl(file, command, project, (&raw mut quota).cast())
+}
+
+/// `answer` leads to what the command reads or fills: no command that is used here fills more than 512 bytes.
+fn quotactl(
+    file: BorrowedFd<'_>,
+    command: u32,
+    id: u32,
+    answer: *mut libc::c_void,
+) -> Result<(), Errno> {
+    // SAFETY: each caller passes a variable of its own, live for the call, of the size that its command has.
+    let returned = unsafe {
+        libc::syscall(
+            libc::SYS_quotactl_fd,
+            file.as_raw_fd(),
+            command << 8 | PROJECTS,
+            id,
+            answer,
+        )
+    };
+    Errno::result(returned).map(drop)
+}
+
+/// Project and flags of an open file or folder.
+pub(crate) fn attributes(file: BorrowedFd<'_>) -> Result<Attributes, Errno> {
+    let mut found = Attributes::default();
+    // SAFETY: the structure is live for the call and laid out as the kernel fills it.
+    let returned = unsafe { libc::ioctl(file.as_raw_fd(), GET_ATTRIBUTES, &raw mut found) };
+    Errno::result(returned).map(|_| found)
+}
+
+/// Sets them.
+pub(crate) fn set_attributes(file: BorrowedFd<'_>, wanted: &Attributes) -> Result<(), Errno> {
+    // SAFETY: the structure is live for the call and laid out as the kernel reads it.
+    let returned = unsafe { libc::ioctl(file.as_raw_fd(), SET_ATTRIBUTES, &raw const *wanted) };
+    Errno::result(returned).map(drop)
+}
+
+/// The number of a loop device that nobody uses now.
+pub(crate) fn free_loop_device(control: BorrowedFd<'_>) -> Result<u32, Errno> {
+    // SAFETY: no argument, no memory of ours.
+    let number = Errno::result(unsafe { libc::ioctl(control.as_raw_fd(), LOOP_GET_FREE) })?;
+    Ok(number as u32)
+}
+
+/// Makes a loop device show a file, past the host's page cache where the kernel can, until nobody has the device open or
+/// mounted any more.
+pub(crate) fn attach_loop_device(
+    device: BorrowedFd<'_>,
+    file: BorrowedFd<'_>,
+    block_size: u32,
+) -> Result<(), Errno> {
+    const _: () = assert!(size_of::<LoopConfig>() == 304);
+    // SAFETY: plain integers, for which all zeroes is a valid value.
+    let mut wanted: LoopConfig = unsafe { mem::zeroed() };
+    wanted.file = file.as_raw_fd() as u32;
+    wanted.block_size = block_size;
+    wanted.flags = LOOP_AUTOCLEAR | LOOP_DIRECT_IO;
+    // SAFETY: the structure is live for the call and laid out as the kernel reads it.
+    let returned = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const wanted) };
+    Errno::result(returned).map(drop)
+}

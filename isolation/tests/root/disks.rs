@@ -1,0 +1,606 @@
+//! Disks that the kernel keeps small: file systems of containers' own, and quotas of projects, full and filled by those
+//! who mean harm; and makers of them that die at each step.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use argosy_isolation::disk::{DiskUsage, FileSystem, project};
+use argosy_isolation::{Image, Outcome, Root, Spec, crash};
+
+use crate::audit::{Audit, Scope};
+use crate::images::{imaged, usual};
+use crate::profile::{give_sandbox, profiled};
+use crate::world::{Case, World, eventually, skip, stderr, stdout};
+
+pub(crate) const CASES: &[Case] = &[
+    (
+        "a_file_system_that_is_full_refuses_more_and_takes_the_last_words",
+        full_file_system,
+    ),
+    ("nothing_gets_out_of_a_file_system", hostile_file_system),
+    (
+        "what_an_image_is_changed_by_fills_the_same_file_system",
+        image_on_a_file_system,
+    ),
+    (
+        "a_file_system_that_is_in_use_goes_with_its_last_user",
+        removed_in_use,
+    ),
+    ("a_quota_that_is_reached_refuses_more", full_quota),
+    ("nothing_gets_out_of_a_quota", hostile_quota),
+    (
+        "what_an_image_is_changed_by_counts_in_the_same_quota",
+        image_in_a_quota,
+    ),
+    ("a_project_is_free_when_all_of_it_is_gone", projects),
+    (
+        "a_file_system_without_quotas_is_refused_in_words",
+        no_quotas,
+    ),
+    ("every_step_can_be_the_last_of_a_disks_maker", dying_makers),
+    ("every_step_can_be_the_last_of_a_quotas_maker", dying_quotas),
+];
+
+/// Under which verb this program makes a disk and removes it.
+pub(crate) const LIFE: &str = "maker";
+
+pub(crate) const OF_FILE_SYSTEMS: &[&str] = &[
+    "disk.file-made",
+    "disk.formatted",
+    "disk.attached",
+    "disk.mounted",
+    "disk.shown",
+    "disk.hidden",
+    "disk.unmounted",
+    "disk.file-removed",
+];
+pub(crate) const OF_QUOTAS: &[&str] = &["quota.joined", "quota.limited", "quota.lifted"];
+
+const MIB: u64 = 1024 * 1024;
+const LIMIT: u64 = 16 * MIB;
+
+/// Fills what it may write to and says how that ends, then goes on as if nothing were.
+const FILL: &str =
+    "head -c 100000000 /dev/zero > fill; rm fill; echo ended; echo x > again && exit 7";
+
+/// Whatever gets a container more than it may have. Each line ends by its own error, or tells that it does not.
+const HARM: &str = r#"exec python3 -I - << 'END'
+import errno, fcntl, os, struct
+
+def attempt(name, action):
+    try:
+        said = action()
+    except OSError as error:
+        said = errno.errorcode[error.errno]
+    print(name, said, flush=True)
+
+def filled(file):
+    written = 0
+    try:
+        while True:
+            written += os.write(file, bytes(65536))
+    except OSError as error:
+        return written >> 20, errno.errorcode[error.errno]
+
+GET, SET, SET_FLAGS, GET_FLAGS = 0x801c581f, 0x401c5820, 0x40086602, 0x80086601
+
+def leave(path, project, flags):
+    file = os.open(path, os.O_RDONLY)
+    found = bytearray(28)
+    fcntl.ioctl(file, GET, found)
+    was = list(struct.unpack("<5I8s", found))
+    was[3] = project(was[3])
+    was[0] = flags(was[0])
+    fcntl.ioctl(file, SET, struct.pack("<5I8s", *was))
+    now = bytearray(28)
+    fcntl.ioctl(file, GET, now)
+    return "stays" if now == found else "LEFT"
+
+def unflag(path):
+    file = os.open(path, os.O_RDONLY)
+    flags = bytearray(8)
+    fcntl.ioctl(file, GET_FLAGS, flags)
+    before = struct.unpack("<Q", flags)[0]
+    fcntl.ioctl(file, SET_FLAGS, struct.pack("<Q", before & ~0x20000000))
+    fcntl.ioctl(file, GET_FLAGS, flags)
+    return "stays" if struct.unpack("<Q", flags)[0] == before else "LEFT"
+
+os.mkdir("inner")
+open("file", "w").close()
+for path in (".", "inner", "file"):
+    attempt("no-project " + path, lambda: leave(path, lambda _: 0, lambda flags: flags))
+    attempt("next-project " + path, lambda: leave(path, lambda project: project + 1, lambda flags: flags))
+for path in (".", "inner"):
+    attempt("no-inheritance " + path, lambda: leave(path, lambda project: project, lambda flags: flags & ~0x200))
+    attempt("no-flag " + path, lambda: unflag(path))
+attempt("link-out", lambda: os.link("file", "/group/file"))
+attempt("rename-out", lambda: os.rename("file", "/group/file"))
+attempt("hole", lambda: os.truncate("file", 1 << 34))
+held = os.open("held", os.O_RDWR | os.O_CREAT)
+os.unlink("held")
+print("deleted", *filled(held), flush=True)
+again = os.open("second", os.O_RDWR | os.O_CREAT)
+print("second", *filled(again), flush=True)
+os.close(held)
+os.unlink("second")
+os.close(again)
+
+def names():
+    made = 0
+    try:
+        while made < 100000:
+            os.close(os.open("inner/%d" % made, os.O_CREAT | os.O_WRONLY))
+            made += 1
+    except OSError as error:
+        return made, errno.errorcode[error.errno]
+    return made, "NONE"
+
+print("names", *names(), flush=True)
+END"#;
+
+fn audit(world: &World) -> Audit {
+    let launcher = world.launcher.as_ref().unwrap().pid();
+    eventually("the launcher has the name that it keeps", || {
+        let name = fs::read_to_string(format!("/proc/{launcher}/comm"));
+        name.is_ok_and(|name| name == "argosy-launcher\n")
+    });
+    Audit::begin(Scope {
+        folders: vec![world.work().to_owned()],
+        ..Scope::default()
+    })
+}
+
+/// A launch whose sandbox is a file system of its own.
+fn on_a_file_system(world: &mut World, line: &str) -> (Spec, FileSystem) {
+    let spec = profiled(world, line);
+    if let Err(why) = FileSystem::supported() {
+        skip(format!(
+            "this kernel has no loop devices, or this host no mkfs.ext4: {why}"
+        ));
+    }
+    let system = FileSystem::at(&world.work().join("disks").join(spec.id.as_str()));
+    system.make(LIMIT, &spec.sandbox).unwrap();
+    give_sandbox(&spec);
+    (spec, system)
+}
+
+fn said(spec: &Spec) -> String {
+    stdout(spec) + &stderr(spec)
+}
+
+fn full_file_system() {
+    let mut world = World::new();
+    let audit = audit(&world);
+    let line = format!(
+        "echo begun; {}",
+        FILL.replace("rm fill", "sleep 1; rm fill")
+    );
+    let (spec, system) = on_a_file_system(&mut world, &line);
+    let empty = system.usage().unwrap();
+    assert!(
+        empty.limit_bytes > LIMIT * 9 / 10 && empty.limit_bytes <= LIMIT,
+        "{empty:?}"
+    );
+    assert!(
+        empty.used_bytes < LIMIT / 10 && empty.files_limit >= 1_024,
+        "{empty:?}"
+    );
+    let mut container = world.launch(&spec);
+    let mut most = 0;
+    eventually("it is full, but for what is kept for others", || {
+        most = most.max(system.usage().unwrap().used_bytes);
+        most > empty.limit_bytes * 9 / 10
+    });
+    let exit = container.wait(crate::world::PATIENCE).unwrap();
+    let said = said(&spec);
+    assert_eq!(exit.outcome, Outcome::Exited(7), "{said}");
+    for words in ["begun\n", "No space left on device", "ended\n"] {
+        assert!(said.contains(words), "{words:?} in {said:?}");
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let at = spec.sandbox.to_str().unwrap();
+    let line = mounts.lines().find(|line| line.contains(at)).unwrap();
+    assert!(
+        line.contains("nosuid,nodev") && line.contains("discard"),
+        "{line}"
+    );
+    system.remove(&spec.sandbox).unwrap();
+    assert!(fs::read_dir(&spec.sandbox).unwrap().next().is_none());
+    audit.expect_nothing_left("after a file system that was full");
+}
+
+/// What each line of [`HARM`] came to, by its name.
+fn harm(spec: &Spec) -> impl Fn(&str) -> String {
+    let (said, errors) = (stdout(spec), stderr(spec));
+    move |name| {
+        let found = said.lines().find_map(|line| line.strip_prefix(name));
+        let found = found.unwrap_or_else(|| panic!("{name} is not in {said}{errors}"));
+        found.trim().to_owned()
+    }
+}
+
+fn numbers(text: &str) -> (u64, &str) {
+    let (number, word) = text.split_once(' ').unwrap();
+    (number.parse().unwrap(), word)
+}
+
+/// Whoever did his worst has not got more than his limit.
+fn expect_held(spec: &Spec, refusals: [&str; 2], files: u64) {
+    let [full, many] = refusals;
+    let came_to = harm(spec);
+    for project in ["no-project", "next-project", "no-inheritance", "no-flag"] {
+        for path in [" .", " inner", " file"] {
+            if project.contains("-project") || path != " file" {
+                let outcome = came_to(&format!("{project}{path}"));
+                assert!(
+                    ["EINVAL", "EPERM", "ENOTTY", "EOPNOTSUPP", "stays"]
+                        .contains(&outcome.as_str()),
+                    "{project}{path}: {outcome}"
+                );
+            }
+        }
+    }
+    assert_eq!(came_to("link-out"), "EXDEV");
+    assert_eq!(came_to("rename-out"), "EXDEV");
+    assert_eq!(came_to("hole"), "None");
+    let (deleted, second) = (came_to("deleted"), came_to("second"));
+    let ((deleted, why), (second, again)) = (numbers(&deleted), numbers(&second));
+    assert_eq!((why, again), (full, full));
+    assert!(
+        (10..=16).contains(&deleted) && second <= 1,
+        "{deleted} {second}"
+    );
+    let names = came_to("names");
+    let (names, why) = numbers(&names);
+    assert!(why == many || why == full, "{why}");
+    assert!(names <= files, "{names} of {files}");
+}
+
+/// A folder of others on the same host, which it may write to.
+fn with_group(world: &World, spec: &mut Spec, below: &Path) {
+    let folder = below.join(format!("group-{}", spec.id.as_str()));
+    fs::create_dir(&folder).unwrap();
+    let all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    fs::set_permissions(&folder, all).unwrap();
+    assert!(folder.starts_with(world.work()));
+    spec.shared_folder = Some(folder);
+}
+
+fn hostile_file_system() {
+    let mut world = World::new();
+    let audit = audit(&world);
+    let (mut spec, system) = on_a_file_system(&mut world, HARM);
+    let work = world.work().to_owned();
+    with_group(&world, &mut spec, &work);
+    let limit = system.usage().unwrap();
+    assert_eq!(
+        world.run(&spec).outcome,
+        Outcome::Exited(0),
+        "{}",
+        said(&spec)
+    );
+    expect_held(&spec, ["ENOSPC", "ENOSPC"], limit.files_limit);
+    system.remove(&spec.sandbox).unwrap();
+    audit.expect_nothing_left("after the worst in a file system");
+}
+
+/// The same with an image, whose changes lie in `changes`.
+fn changed(world: &mut World, changes: &Path, spec: Spec) -> Spec {
+    let Some(mut profile) = spec.profile.clone() else {
+        panic!("images are of the profile");
+    };
+    let Root::Image(image) = profile.view.root else {
+        panic!("it has an image");
+    };
+    let [upper, work] = ["upper", "work"].map(|name| changes.join(name));
+    for folder in [&upper, &work] {
+        fs::create_dir(folder).unwrap();
+    }
+    assert!(changes.starts_with(world.work()));
+    profile.view.root = Root::Image(Image {
+        upper,
+        work,
+        ..image
+    });
+    Spec {
+        profile: Some(profile),
+        ..spec
+    }
+}
+
+const FILL_ROOT: &str = "cat /dev/zero > /fill; rm /fill; echo ended; exit 7";
+
+fn image_on_a_file_system() {
+    let mut world = World::new();
+    let audit = audit(&world);
+    let layers = usual(&mut world);
+    let spec = imaged(&mut world, &layers, FILL_ROOT);
+    let system = FileSystem::at(&world.work().join("disk"));
+    if FileSystem::supported().is_err() {
+        skip("this kernel has no loop devices".to_owned());
+    }
+    system.make(LIMIT, &spec.sandbox).unwrap();
+    give_sandbox(&spec);
+    fs::create_dir(system.changes()).unwrap();
+    let spec = changed(&mut world, &system.changes(), spec);
+    let exit = world.run(&spec);
+    assert_eq!(
+        exit.outcome,
+        Outcome::Exited(7),
+        "{} {}",
+        exit.reason,
+        said(&spec)
+    );
+    assert!(
+        stderr(&spec).contains("No space left on device"),
+        "{}",
+        said(&spec)
+    );
+    system.remove(&spec.sandbox).unwrap();
+    audit.expect_nothing_left("after an image on a file system");
+}
+
+fn removed_in_use() {
+    let mut world = World::new();
+    let audit = audit(&world);
+    let (spec, system) = on_a_file_system(&mut world, "exec sleep 1000");
+    let (container, _) = world.start(&spec);
+    system.remove(&spec.sandbox).unwrap();
+    assert!(!system.is_mounted());
+    container.kill(0).unwrap();
+    drop(container);
+    let group = spec.cgroup.as_deref();
+    argosy_isolation::destroy(&spec.directory, group, crate::world::PATIENCE).unwrap();
+    audit.expect_nothing_left("after a file system that was removed in use");
+}
+
+/// A file system with quotas of projects. Unmounted when dropped.
+struct Quotas(PathBuf);
+
+impl Quotas {
+    fn of(world: &World) -> Self {
+        let (file, folder) = (world.work().join("quotas"), world.work().join("mounted"));
+        fs::File::create(&file).unwrap().set_len(64 * MIB).unwrap();
+        fs::create_dir(&folder).unwrap();
+        let format = [
+            "-q",
+            "-F",
+            "-O",
+            "quota,project",
+            "-E",
+            "quotatype=prjquota",
+        ];
+        let formatted = Command::new("mkfs.ext4").args(format).arg(&file).status();
+        if !formatted.is_ok_and(|status| status.success()) {
+            skip("this kernel has no quotas to be tried: mkfs.ext4 is missing".to_owned());
+        }
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "ext4", "-o", "loop,prjquota"]);
+        mount.arg(&file).arg(&folder).stderr(Stdio::null());
+        if !mount.status().unwrap().success() {
+            skip("this kernel has no format of quotas (CONFIG_QFMT_V2)".to_owned());
+        }
+        project::supported(&folder).unwrap();
+        Self(folder)
+    }
+
+    /// A launch whose sandbox is a project.
+    fn spec(&self, world: &mut World, line: &str) -> Spec {
+        let mut spec = profiled(world, line);
+        spec.sandbox = self.0.join(spec.id.as_str());
+        fs::create_dir(&spec.sandbox).unwrap();
+        self.take(&spec.sandbox);
+        give_sandbox(&spec);
+        spec
+    }
+
+    fn take(&self, folder: &Path) {
+        project::take(folder, LIMIT, &self.0.join("alone")).unwrap();
+    }
+}
+
+impl Drop for Quotas {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(&self.0).status();
+        if !std::thread::panicking() {
+            assert!(unmounted.unwrap().success());
+        }
+    }
+}
+
+fn usage(folder: &Path) -> DiskUsage {
+    project::usage(folder).unwrap()
+}
+
+fn full_quota() {
+    let mut world = World::new();
+    let quotas = Quotas::of(&world);
+    let spec = quotas.spec(&mut world, &FILL.replace("rm fill;", "rm fill || exit 9;"));
+    let mut container = world.launch(&spec);
+    let exit = container.wait(crate::world::PATIENCE).unwrap();
+    assert_eq!(exit.outcome, Outcome::Exited(7), "{}", said(&spec));
+    assert!(
+        said(&spec).contains("Disk quota exceeded"),
+        "{}",
+        said(&spec)
+    );
+    let has = usage(&spec.sandbox);
+    assert_eq!((has.limit_bytes, has.files_limit), (LIMIT, LIMIT / 4_096));
+    assert!(has.used_bytes < MIB && has.files == 4, "{has:?}");
+    fs::write(spec.sandbox.join("more"), vec![1; 2 * MIB as usize]).unwrap();
+    nix::unistd::sync();
+    assert!(usage(&spec.sandbox).used_bytes >= 2 * MIB);
+}
+
+fn hostile_quota() {
+    let mut world = World::new();
+    let quotas = Quotas::of(&world);
+    let mut spec = quotas.spec(&mut world, HARM);
+    with_group(&world, &mut spec, &quotas.0);
+    assert_eq!(
+        world.run(&spec).outcome,
+        Outcome::Exited(0),
+        "{}",
+        said(&spec)
+    );
+    expect_held(&spec, ["EDQUOT", "EDQUOT"], LIMIT / 4_096);
+    let neighbour = quotas.spec(&mut world, "head -c 1000000 /dev/zero > file");
+    assert_eq!(
+        world.run(&neighbour).outcome,
+        Outcome::Exited(0),
+        "{}",
+        said(&neighbour)
+    );
+    // Not even root of the host brings a file of another in by its name.
+    let linked = fs::hard_link(spec.sandbox.join("stdout"), neighbour.sandbox.join("x"));
+    assert_eq!(
+        linked.unwrap_err().kind(),
+        std::io::ErrorKind::CrossesDevices
+    );
+}
+
+fn image_in_a_quota() {
+    let mut world = World::new();
+    let layers = usual(&mut world);
+    let quotas = Quotas::of(&world);
+    let mut spec = imaged(&mut world, &layers, FILL_ROOT);
+    spec.sandbox = quotas.0.join("sandbox");
+    let changes = quotas.0.join("changes");
+    fs::create_dir(&spec.sandbox).unwrap();
+    fs::create_dir(&changes).unwrap();
+    quotas.take(&spec.sandbox);
+    project::share(&spec.sandbox, &changes).unwrap();
+    give_sandbox(&spec);
+    let spec = changed(&mut world, &changes, spec);
+    let exit = world.run(&spec);
+    assert_eq!(
+        exit.outcome,
+        Outcome::Exited(7),
+        "{} {}",
+        exit.reason,
+        said(&spec)
+    );
+    assert!(
+        stderr(&spec).contains("Disk quota exceeded"),
+        "{}",
+        said(&spec)
+    );
+    assert_eq!(usage(&spec.sandbox), usage(&changes));
+}
+
+fn projects() {
+    let world = World::new();
+    let quotas = Quotas::of(&world);
+    let folder = |name: &str| {
+        let folder = quotas.0.join(name);
+        fs::create_dir(&folder).unwrap();
+        folder
+    };
+    let (one, other) = (folder("one"), folder("other"));
+    assert_eq!(project::usage(&one), None);
+    project::lift(&one).unwrap();
+    quotas.take(&one);
+    quotas.take(&one);
+    quotas.take(&other);
+    fs::write(one.join("file"), vec![1; MIB as usize]).unwrap();
+    nix::unistd::sync();
+    assert!(usage(&one).used_bytes >= MIB && usage(&other).used_bytes < MIB);
+    // Its limit goes before its files: nothing of a limit stays for who has the number next.
+    project::lift(&one).unwrap();
+    assert_eq!(project::usage(&one), None);
+    fs::remove_dir_all(&one).unwrap();
+    quotas.take(&folder("three"));
+    assert!(usage(&quotas.0.join("three")).used_bytes < MIB);
+}
+
+fn no_quotas() {
+    let world = World::new();
+    let Err(why) = project::supported(world.work()) else {
+        skip("this kernel has no file system without quotas for temporary files".to_owned());
+    };
+    assert!(why.contains("prjquota") && why.contains("mount"), "{why}");
+    assert_eq!(project::usage(world.work()), None);
+    project::lift(world.work()).unwrap();
+    project::share(world.work(), &world.work().join("nowhere")).unwrap();
+}
+
+/// Makes a disk and removes it, as whoever may die on the way: `kind step witness folder sandbox`.
+pub(crate) fn life(arguments: &[String]) -> ExitCode {
+    let [kind, step, witness, folder, sandbox] = arguments else {
+        panic!("{arguments:?}");
+    };
+    let (folder, sandbox) = (Path::new(folder), Path::new(sandbox));
+    crash::arm(step, 1, Path::new(witness)).unwrap();
+    if kind == "quota" {
+        project::take(sandbox, LIMIT, &folder.join("alone")).unwrap();
+        project::lift(sandbox).unwrap();
+    } else {
+        let system = FileSystem::at(folder);
+        system.make(LIMIT, sandbox).unwrap();
+        system.remove(sandbox).unwrap();
+    }
+    ExitCode::SUCCESS
+}
+
+fn die_at(kind: &str, step: &str, world: &World, folder: &Path, sandbox: &Path) {
+    let witness = world.work().join(format!("witness-{step}"));
+    let mut maker = Command::new("/proc/self/exe")
+        .args([LIFE, kind, step])
+        .args([&witness, folder, sandbox])
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually(&format!("the maker dies at {step}"), || {
+        maker.try_wait().unwrap().is_some()
+    });
+    assert_eq!(
+        crash::passes(&witness).unwrap_or(0),
+        1,
+        "nobody has passed {step}"
+    );
+}
+
+fn dying_makers() {
+    if !crash::IS_ON {
+        skip("this build cannot die at a step".to_owned());
+    }
+    if FileSystem::supported().is_err() {
+        skip("this kernel has no loop devices".to_owned());
+    }
+    let world = World::new();
+    for step in OF_FILE_SYSTEMS {
+        let audit = audit(&world);
+        let folder = world.work().join("disk");
+        let sandbox = world.work().join("sandbox");
+        fs::create_dir(&sandbox).unwrap();
+        die_at("file-system", step, &world, &folder, &sandbox);
+        let system = FileSystem::at(&folder);
+        system.remove(&sandbox).unwrap();
+        assert!(!folder.exists(), "{step}");
+        // And whoever makes it again does.
+        system.make(LIMIT, &sandbox).unwrap();
+        assert!(system.is_mounted() && system.usage().is_some());
+        system.remove(&sandbox).unwrap();
+        fs::remove_dir(&sandbox).unwrap();
+        audit.expect_nothing_left(&format!("after a death at {step}"));
+    }
+}
+
+fn dying_quotas() {
+    if !crash::IS_ON {
+        skip("this build cannot die at a step".to_owned());
+    }
+    let world = World::new();
+    let quotas = Quotas::of(&world);
+    for step in OF_QUOTAS {
+        let sandbox = quotas.0.join("sandbox");
+        fs::create_dir(&sandbox).unwrap();
+        die_at("quota", step, &world, &quotas.0, &sandbox);
+        // The next one finds what it is, and lifts what there is.
+        quotas.take(&sandbox);
+        assert_eq!(usage(&sandbox).limit_bytes, LIMIT, "{step}");
+        project::lift(&sandbox).unwrap();
+        fs::remove_dir(&sandbox).unwrap();
+    }
+}
