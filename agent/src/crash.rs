@@ -2,14 +2,26 @@
 
 /// Named for what has just been done.
 pub const STEPS: &[&str] = &[
+    "begin.users-kept",
+    "begin.networks-resumed",
+    "begin.orphans-removed",
     "begin.orphans-cleared",
     "find.adopted",
     "journal.appended",
     "journal.synced",
+    "journal.successor-written",
+    "journal.successor-synced",
+    "journal.replaced",
     "fetch.users-taken",
     "fetch.sandbox-made",
     "fetch.disk-bounded",
+    "pull.blob-brought",
+    "pull.layer-drafted",
+    "pull.layer-unpacked",
+    "pull.layer-kept",
+    "pull.image-kept",
     "fetch.fetched",
+    "launch.plugged",
     "launch.folder-made",
     "launch.prepared",
     "launch.made",
@@ -19,6 +31,10 @@ pub const STEPS: &[&str] = &[
     "remove.network-released",
     "remove.image-released",
     "remove.users-returned",
+    "remove.unplugged",
+    "group.network-released",
+    "group.users-returned",
+    "gc.folder-removed",
 ];
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use argosy_isolation::crash;
 use argosy_isolation::disposal::remove_folder;
 
 use crate::core::ContainerName;
@@ -80,6 +81,12 @@ impl Keeper {
 
 /// Runs until the agent stops. Sandboxes go for want of room when less than `headroom_percent` of the disk is free.
 pub(crate) async fn run(paths: Paths, asker: Asker, headroom_percent: u64) {
+    let emptied = paths.clone();
+    let cleared = tokio::task::spawn_blocking(move || {
+        clear_emptied(&emptied.sandboxes());
+        clear_emptied(&emptied.groups());
+    });
+    cleared.await.expect("removing never panics");
     let mut keeper = Keeper::default();
     let mut turn = tokio::time::interval(EVERY);
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -110,6 +117,7 @@ pub(crate) async fn run(paths: Paths, asker: Asker, headroom_percent: u64) {
             for (_, path) in folders.iter().filter(|(name, _)| !known.contains(name)) {
                 // Tried again in the next round.
                 let _ = remove_folder(path);
+                crash::passed("gc.folder-removed");
             }
         };
         let removed = tokio::task::spawn_blocking(removing).await;
@@ -167,6 +175,17 @@ fn below(path: &Path) -> Vec<(ContainerName, PathBuf)> {
     let frameworks = folders(path);
     let tasks = frameworks.iter().flat_map(|framework| folders(framework));
     tasks.flat_map(|task| named(&task)).collect()
+}
+
+/// Folders of tasks and of frameworks from which a life of the agent that was cut off had removed the last sandbox.
+fn clear_emptied(path: &Path) {
+    for framework in folders(path) {
+        for task in folders(&framework) {
+            // Whatever is in it keeps it, and its framework's.
+            let _ = fs::remove_dir(task);
+        }
+        let _ = fs::remove_dir(framework);
+    }
 }
 
 /// The folders in here that have a container's name.
@@ -335,6 +354,27 @@ mod tests {
         assert_eq!(below(&paths.groups()), [(name, group.clone())]);
         remove(&paths, &group);
         assert!(!paths.groups().join("framework-1").exists());
+    }
+
+    #[test]
+    fn what_a_removal_that_was_cut_off_leaves_goes_at_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let sandboxes = folder.path().join("sandboxes");
+        let kept = sandboxes.join("framework-1/web/1-5-0");
+        for made in [
+            &kept,
+            &sandboxes.join("framework-1/gone"),
+            &sandboxes.join("framework-2/gone"),
+        ] {
+            fs::create_dir_all(made).unwrap();
+        }
+        clear_emptied(&sandboxes);
+        let left = |path: &Path| folders(path).len();
+        assert_eq!(
+            (left(&sandboxes), left(&sandboxes.join("framework-1"))),
+            (1, 1)
+        );
+        assert!(kept.exists());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use landlock::{
 };
 use nix::sys::prctl::set_no_new_privs;
 
+use crate::breach;
 use crate::image::Root;
 use crate::network::Network;
 use crate::profile::{Profile, Walls};
@@ -27,6 +28,8 @@ const WRITABLE: [&str; 4] = ["/tmp", "/dev/shm", "/dev/mqueue", SHARED];
 /// Walls to be put up around one command.
 pub(crate) struct Confinement {
     walls: Walls,
+    /// Capabilities of its user namespace that the command keeps, as the kernel has them.
+    kept: u64,
     filter: Option<Filter>,
 }
 
@@ -53,6 +56,7 @@ impl Confinement {
     pub(crate) fn of(walls: Walls, filter: &Filter) -> Self {
         Self {
             walls,
+            kept: breach::kept(walls.capabilities),
             filter: walls.system_calls.then(|| filter.widened(walls)),
         }
     }
@@ -63,8 +67,8 @@ impl Confinement {
             // Who may gain privileges later may put on a filter only while it has some.
             self.put_on_filter()?;
         }
-        let forgone = if self.walls.let_change_users() {
-            sys::bound_capabilities(self.walls.capabilities.mask())
+        let forgone = if self.kept != 0 || !self.walls.privileges {
+            sys::bound_capabilities(self.kept)
                 .and_then(|()| sys::keep_capabilities_over_user_change())
         } else {
             sys::forgo_capabilities()
@@ -74,7 +78,7 @@ impl Confinement {
 
     /// After the user was changed to this one.
     pub(crate) fn put_up_walls(&self, uid: u32) -> Result<(), Refusal> {
-        let kept = self.walls.capabilities.mask();
+        let kept = self.kept;
         let dropped = if uid == 0 {
             // Root's programs have what root has. Nothing is inheritable: files could not pass it on unasked.
             sys::set_capabilities(kept, 0)

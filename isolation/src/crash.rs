@@ -27,6 +27,7 @@ pub const STEPS: &[&str] = &[
     "start.group-made",
     "start.limits-written",
     "start.outputs-made",
+    "start.secrets-locked",
     "start.view-taken",
     "start.init-made",
     "start.users-mapped",
@@ -50,6 +51,8 @@ pub const STEPS: &[&str] = &[
     "ending.refused",
     "init.begun",
     "init.users-mapped",
+    "init.secrets-unlocked",
+    "init.volumes-shown",
     "init.root-laid",
     "init.host-left",
     "init.view-entered",
@@ -98,6 +101,13 @@ pub const STEPS: &[&str] = &[
     "quota.joined",
     "quota.limited",
     "quota.lifted",
+    "cni.recorded",
+    "cni.namespace-bound",
+    "cni.plugin-added",
+    "cni.result-kept",
+    "cni.plugin-deleted",
+    "cni.namespace-removed",
+    "cni.record-removed",
 ];
 
 /// Where this process is to die.

@@ -17,6 +17,7 @@ use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
 
+use crate::breach::{self, Wall};
 use crate::command::{Command, Refusal};
 use crate::confinement::enter_domain;
 use crate::crash;
@@ -142,6 +143,10 @@ fn start(inherited: &Inherited<'_>, spec: &mut Spec) -> Result<Option<i32>, Refu
     };
     let pid = execute(&command, streams)?;
     crash::passed("init.command-made");
+    if !breach::stands(Wall::Init) {
+        // The command's process, which shared our memory, has made it no less unreadable when it changed its user.
+        nix::sys::prctl::set_dumpable(true).map_err(|errno| words("show init's memory", errno))?;
+    }
     // The pipes end with their last writer, and that must not be us.
     let null = null()?;
     for target in 0..=2 {

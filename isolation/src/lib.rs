@@ -39,14 +39,15 @@
 //! networks.sweep(&known)?;                      // their devices, ports and addresses
 //! ```
 //! Reading order: `spec`, `handoff`, `launcher`, `supervisor`, `init`, `command`, `container`, `entry`, `attachment`,
-//! `adoption`, `removal`; `course` holds the supervisor's decisions, `crash` where tests have a process die, `disk` what keeps a
-//! container's disk small, `disposal` how full folders go, `cgroup`, `limits`, `shortage`, `namespaces`, `network`, `output`
-//! what their names say. `profile`, `capabilities`, `view`, `image`, `confinement`, `seccomp`, `device_filter` and
-//! `port_filter` (over `ebpf`) are what a container finds and is kept from; `unpack`
+//! `adoption`, `removal`; `course` holds the supervisor's decisions, `crash` where tests have a process die, `breach` which walls
+//! they take away, `disk` what keeps a container's disk small, `disposal` how full folders go, `cgroup`, `limits`, `shortage`,
+//! `namespaces`, `network`, `output` what their names say. `profile`, `capabilities`, `view`, `image`, `confinement`,
+//! `seccomp`, `device_filter` and `port_filter` (over `ebpf`) are what a container finds and is kept from; `unpack`
 //! takes archives and layers of images apart.
 
 pub mod adoption;
 pub mod attachment;
+pub mod breach;
 pub mod capabilities;
 pub mod cgroup;
 mod command;

@@ -11,6 +11,7 @@ use nix::sched::CloneFlags;
 use serde::{Deserialize, Serialize};
 
 pub use self::rules::SpecError;
+use crate::breach::{self, Wall};
 use crate::limits::{Limits, MissingPolicy};
 use crate::namespaces::{Isolation, Namespaces};
 use crate::network::Network;
@@ -247,7 +248,8 @@ pub struct Spec {
 impl Spec {
     /// Whether it gets users of its own.
     pub(crate) fn has_user_namespace(&self) -> bool {
-        self.profile.is_some() || self.isolation == Isolation::UserNamespaces
+        let own_users = self.profile.is_some() && breach::stands(Wall::Users);
+        own_users || self.isolation == Isolation::UserNamespaces
     }
 
     /// Flags of `clone3` for its first process.

@@ -20,6 +20,7 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 
 use self::attached::{Attached, Input};
 pub(crate) use self::ending::{refuse_unread, sentence};
+use crate::breach;
 use crate::cgroup::Group;
 use crate::course::{Action, Course};
 use crate::crash;
@@ -67,7 +68,7 @@ pub(crate) fn run(request: &[u8], agent: OwnedFd, namespace: Option<&OwnedFd>, h
     for target in 0..=2 {
         let _ = sys::replace_descriptor(&host.null, target);
     }
-    let spec: Spec = match serde_json::from_slice(request) {
+    let mut spec: Spec = match serde_json::from_slice(request) {
         Ok(spec) => spec,
         Err(error) => {
             refuse_unread(&agent, &format!("the launch request is garbled: {error}"));
@@ -78,6 +79,7 @@ pub(crate) fn run(request: &[u8], agent: OwnedFd, namespace: Option<&OwnedFd>, h
         refuse_unread(&agent, &error.to_string());
         return 1;
     }
+    breach::apply(&mut spec);
     crash::passed("supervisor.request-read");
     let files = HandOff::at(&spec.directory);
     match start::start(&spec, &files, namespace, host) {

@@ -43,6 +43,7 @@ use self::proc::make_proc;
 pub use self::secrets::{SECRET_BYTES, Secret, SecretError};
 pub(crate) use self::volumes::{Gift, check as check_volumes};
 pub use self::volumes::{Volume, VolumeSource};
+use crate::breach::{self, Wall};
 use crate::crash;
 use crate::image::{Root, RootParts};
 use crate::profile::{Profile, Walls};
@@ -57,6 +58,8 @@ pub const SHARED: &str = "/group";
 
 /// The host's folders that a command sees. Neither homes nor `/var`, `/run`, `/srv`, `/mnt`: data are not programs.
 const HOST_FOLDERS: [&str; 8] = ["bin", "etc", "lib", "lib32", "lib64", "opt", "sbin", "usr"];
+/// Some of what is not shown, but where tests take that wall away.
+const HOST_DATA: [&str; 4] = ["root", "run", "var", "sys/firmware"];
 /// Of `/sys` only what libraries ask for the number of processors.
 const SYSTEM_FOLDERS: [&str; 2] = ["sys/devices/system/cpu", "sys/devices/system/node"];
 
@@ -139,9 +142,12 @@ impl Parts {
             restrict(tree.as_fd(), TAME)?;
             Ok((tree, to))
         });
+        let places = places.collect::<Result<_, ViewError>>()?;
+        let vault = volumes::lock_secrets(&view.volumes, profile.first_host_id)?;
+        crash::passed("start.secrets-locked");
         Ok(Self {
-            places: places.collect::<Result<_, ViewError>>()?,
-            vault: volumes::lock_secrets(&view.volumes, profile.first_host_id)?,
+            places,
+            vault,
             root: RootParts::take(&view.root, profile.first_host_id, profile.walls)?,
             devices: OwnDevices::make(devices, profile.first_host_id)?,
             own,
@@ -180,7 +186,12 @@ pub(crate) fn enter(
 ) -> Result<Vec<Gift>, ViewError> {
     let scaffold = file_system("tmpfs", &[("mode", "755"), ("size", "64k")], TAME)?;
     // Over the old root, which only those see who look for it later: nobody.
-    attach(scaffold.as_fd(), CWD, "/")?;
+    let covered = if breach::stands(Wall::Root) {
+        "/"
+    } else {
+        "/tmp"
+    };
+    attach(scaffold.as_fd(), CWD, covered)?;
     let own = match &parts.root {
         None => None,
         Some(own) => Some(own.assemble(scaffold.as_fd())?),
@@ -197,7 +208,11 @@ pub(crate) fn enter(
         )?;
         system
     } else {
-        for folder in HOST_FOLDERS {
+        let data: &[&str] = match breach::stands(Wall::Files) {
+            true => &[],
+            false => &HOST_DATA,
+        };
+        for folder in HOST_FOLDERS.iter().chain(data) {
             show_host_folder(root, folder)?;
         }
         scaffold.try_clone().map_err(failed("keep the root"))?
@@ -207,6 +222,7 @@ pub(crate) fn enter(
     show_system(root, cgroups)?;
     show_own_files(root, files)?;
     let (secrets, mut gifts) = volumes::unlock_secrets(root, parts.vault.as_ref(), &view.volumes)?;
+    crash::passed("init.secrets-unlocked");
     scratch(root, "tmp", view.scratch_bytes)?;
     for (tree, path) in &parts.places {
         let path = path
@@ -221,6 +237,7 @@ pub(crate) fn enter(
         attach(tree.as_fd(), place.as_fd(), "")?;
     }
     gifts.extend(volumes::show(root, &view.volumes, secrets)?);
+    crash::passed("init.volumes-shown");
     crash::passed("init.root-laid");
     // Of the host's programs that is the root itself; an image's root is the container's to change.
     restrict_one(system.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY)?;
@@ -249,6 +266,9 @@ pub(crate) fn take_folder(folder: BorrowedFd<'_>) -> Result<OwnedFd, ViewError> 
 /// The old root is gone afterwards, with all that was mounted below it.
 fn leave_host(root: BorrowedFd<'_>) -> Result<(), ViewError> {
     fchdir(root).map_err(failed("enter the view"))?;
+    if !breach::stands(Wall::Root) {
+        return chroot(".").map_err(failed("make the view the root"));
+    }
     match pivot_root(".", ".") {
         // The old root lies on top of the new one now.
         Ok(()) => {
@@ -332,6 +352,7 @@ fn file_system(
             }
         }
         fsconfig_create(made.as_fd())?;
+        let attributes = breach::standing(attributes);
         fsmount(made.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
     };
     make().map_err(failed(format!("make a file system of kind {kind}")))
@@ -388,14 +409,14 @@ fn take_if_there(parent: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, 
 
 /// Sets attributes on a mount and on all below it.
 pub(crate) fn restrict(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), ViewError> {
-    sys::add_mount_attributes(tree, attributes.bits().into(), true)
-        .map_err(failed("restrict mounts"))
+    let attributes = breach::standing(attributes).bits();
+    sys::add_mount_attributes(tree, attributes.into(), true).map_err(failed("restrict mounts"))
 }
 
 /// Sets attributes on one mount alone.
 fn restrict_one(tree: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<(), ViewError> {
-    sys::add_mount_attributes(tree, attributes.bits().into(), false)
-        .map_err(failed("restrict a mount"))
+    let attributes = breach::standing(attributes).bits();
+    sys::add_mount_attributes(tree, attributes.into(), false).map_err(failed("restrict a mount"))
 }
 
 fn is_folder(file: BorrowedFd<'_>) -> Result<bool, ViewError> {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use argosy_isolation::crash;
 use futures::future::try_join_all;
 use oci_spec::image::{ImageConfiguration, ImageManifest};
 use tokio::sync::{Semaphore, watch};
@@ -94,6 +95,7 @@ impl Puller {
         let record = Record::new(reference, plan.digest, plan.config, diff_ids, packed_bytes);
         let (store, kept) = (Arc::clone(&self.store), record.clone());
         blocking(move || store.add_image(kept)).await?;
+        crash::passed("pull.image-kept");
         Ok(Pulled { record, _pin: pin })
     }
 
@@ -195,8 +197,10 @@ impl Puller {
         }
         let draft = self.store.blob_draft();
         let blob = source.blob(&layer.blob, draft, progress).await?;
+        crash::passed("pull.blob-brought");
         let store = Arc::clone(&self.store);
         let (draft, root) = blocking(move || store.layer_draft()).await?;
+        crash::passed("pull.layer-drafted");
         let unpacked = self.unpacker.unpack(blob, layer.packing, &root).await;
         let unpacked = unpacked.map_err(|source| Fault::Unpack {
             layer: layer.blob.digest,
@@ -209,8 +213,11 @@ impl Puller {
                 found: unpacked.diff_id,
             });
         }
+        crash::passed("pull.layer-unpacked");
         let store = Arc::clone(&self.store);
-        blocking(move || store.add_layer(draft, unpacked)).await
+        blocking(move || store.add_layer(draft, unpacked)).await?;
+        crash::passed("pull.layer-kept");
+        Ok(())
     }
 }
 

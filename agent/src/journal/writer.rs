@@ -87,6 +87,12 @@ impl Journal {
         salt: u64,
     ) -> Result<Self, JournalError> {
         let (path, next) = (path.to_owned(), next.to_owned());
+        match std::fs::remove_file(&next) {
+            // A compaction that was cut off: the file that it was to replace is whole.
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(JournalError::Write { path: next, source }),
+        }
         let place = Place::Files { path, next };
         let mut writer = Writer::open(place, contents, salt)?;
         let (requests, waiting) = sync_channel(WAITING);
@@ -394,7 +400,11 @@ impl Writer {
             .wrapping_mul(0x9e37_79b9_7f4a_7c15)
             .rotate_left(31);
         let may_block = place.may_block();
-        let write = move || create(&place, salt, &records);
+        let write = move || {
+            let made = create(&place, salt, &records);
+            crash::passed("journal.successor-written");
+            made
+        };
         let making = match may_block {
             false => Making::Made(write()),
             true => {
@@ -430,7 +440,9 @@ impl Writer {
         }
         file.append(&rest)?;
         file.sync()?;
+        crash::passed("journal.successor-synced");
         self.place.replace(&mut file)?;
+        crash::passed("journal.replaced");
         bytes += rest.len() as u64;
         self.file = file;
         self.salt = compaction.salt;

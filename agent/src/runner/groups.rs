@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use argosy_isolation::network::{NetworkError, alone};
 use argosy_isolation::view::SHARED;
-use argosy_isolation::{Spec, User};
+use argosy_isolation::{Spec, User, crash};
 use argosy_state::ids::GroupId;
 
 use super::{Runner, Shared, TRY_AGAIN};
@@ -154,9 +154,12 @@ impl Shared {
         self.groups.forget(name);
         let released = self.bridges.release(name);
         released.map_err(|error| crate::error::sentence(&error))?;
+        crash::passed("group.network-released");
         let given_back = self.host_ids.as_ref().map(|ids| ids.give_back(name));
         let given_back = given_back.transpose().map(drop);
-        given_back.map_err(|error| error.to_string())
+        given_back.map_err(|error| error.to_string())?;
+        crash::passed("group.users-returned");
+        Ok(())
     }
 }
 

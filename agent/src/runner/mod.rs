@@ -38,7 +38,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use argosy_isolation::Tree;
+use argosy_isolation::{Tree, crash};
 use argosy_state::ids::{TaskKey, Timestamp};
 use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -323,10 +323,12 @@ impl Runner {
             host_ids.keep_only(&known)?;
         }
         self.shared.bounds.resume();
+        crash::passed("begin.users-kept");
         self.shared
             .bridges
             .resume(&known)
             .map_err(io::Error::other)?;
+        crash::passed("begin.networks-resumed");
         self.shared.cores.resume(&self.shared.paths, &known);
         self.shared
             .plugged
@@ -336,6 +338,7 @@ impl Runner {
             self.shared.remove(*name).map_err(io::Error::other)?;
             metrics::counter!("argosy_agent_orphans_removed_total").increment(1);
         }
+        crash::passed("begin.orphans-removed");
         self.shared.plugged.sweep(&known);
         Ok(orphans.difference(&known).count())
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use argosy_isolation::network::cni::{Added, Cni, CniError, List};
-use argosy_isolation::{Container, ContainerId, Isolation};
+use argosy_isolation::{Container, ContainerId, Isolation, crash};
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 use tokio::sync::Semaphore;
@@ -132,6 +132,7 @@ impl Plugged {
         }
         let deleted = self.apart(move |cni| cni.delete(&id(name))).await;
         deleted.map_err(|error| sentence(&error))?;
+        crash::passed("remove.unplugged");
         self.holders().remove(&name);
         Ok(())
     }
@@ -174,6 +175,7 @@ impl Shared {
     /// Makes a container, once its plugins have made its network.
     pub(super) async fn make(self: Arc<Self>, start: Start) -> Result<Container, Refusal> {
         let plugged = self.plugged.plug(&start, self.settings.isolation).await?;
+        crash::passed("launch.plugged");
         let _slot = self.slots.acquire().await;
         let worker = Arc::clone(&self);
         let made = tokio::task::spawn_blocking(move || worker.launch(&start, plugged)).await;

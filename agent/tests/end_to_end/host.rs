@@ -35,6 +35,8 @@ pub(crate) const EXECUTOR: &str = "executor";
 const SHARED: &str = "shared";
 /// Beside an agent's folder, where it is to make file systems for tasks with `disk`.
 const LOOPED: &str = "looped";
+/// The folder beside an agent's with images, where there are some.
+const LAYOUTS: &str = "layouts";
 /// The folder beside an agent's with its CNI networks and plugins, where there are some.
 const PLUGINS: &str = "plugins";
 
@@ -110,6 +112,13 @@ impl Host {
         std::fs::write(self.folder.path().join(LOOPED), "").unwrap();
     }
 
+    /// A folder below which agents that start from now on take images from.
+    pub(crate) fn layouts(&self) -> PathBuf {
+        let folder = self.folder.path().join(LAYOUTS);
+        std::fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
     /// A folder that agents which start from now on look into for CNI networks and plugins.
     pub(crate) fn plugins(&self) -> PathBuf {
         let folder = self.folder.path().join(PLUGINS);
@@ -157,6 +166,10 @@ async fn configured(
     }
     if directory.with_file_name(LOOPED).exists() {
         config.disk_enforcement = DiskEnforcement::Loop;
+    }
+    let layouts = directory.with_file_name(LAYOUTS);
+    if layouts.exists() {
+        config.images.folders = vec![layouts];
     }
     config.resources = "cpus:4;mem:1024".parse().unwrap();
     if !nix::unistd::geteuid().is_root() {

@@ -7,6 +7,7 @@
 mod audit;
 mod cases;
 mod host;
+mod layout;
 mod master;
 #[path = "../../../isolation/tests/tls/server.rs"]
 mod tls;
@@ -27,6 +28,9 @@ fn main() -> ExitCode {
     }
     if argument.as_deref() == Some(host::AGENT) {
         return host::agent_process();
+    }
+    if argument.as_deref() == Some(cases::JOURNAL) {
+        return cases::write_journal();
     }
     if argument.as_deref() == Some(host::EXECUTOR) {
         return host::executor_process();

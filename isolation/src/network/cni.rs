@@ -6,6 +6,7 @@
 
 mod list;
 mod plugin;
+mod turn;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -22,7 +23,9 @@ use serde_json::{Map, Value};
 pub use self::list::List;
 use self::list::kind;
 use self::plugin::Call;
+use self::turn::Turn;
 use super::{NetworkError, Publication, namespace, records};
+use crate::crash;
 use crate::spec::ContainerId;
 
 /// What a container calls its device.
@@ -141,6 +144,7 @@ impl Cni {
             result: None,
         };
         self.write(container, &record)?;
+        crash::passed("cni.recorded");
         let added = self.join(container, &mut record);
         if added.is_err() {
             // The first failure is the one to tell.
@@ -163,13 +167,16 @@ impl Cni {
         fs::create_dir_all(&self.namespaces)
             .map_err(failed("make the folder", &self.namespaces))?;
         namespace::bind(&place)?;
+        crash::passed("cni.namespace-bound");
         for plugin in &record.list.plugins {
             let before = record.result.as_ref();
             let input = record.list.input(plugin, &record.ports, before);
             let answer = self.call("ADD", container, plugin, &input)?;
+            crash::passed("cni.plugin-added");
             record.result = Some(answer);
         }
         self.write(container, record)?;
+        crash::passed("cni.result-kept");
         let namespace = File::open(&place).map_err(failed("open", &place))?;
         Ok(Added {
             namespace: namespace.into(),
@@ -209,6 +216,7 @@ impl Cni {
                     .list
                     .input(plugin, &record.ports, record.result.as_ref());
                 self.call("DEL", container, plugin, &input)?;
+                crash::passed("cni.plugin-deleted");
             }
         }
         let place = self.namespace(container);
@@ -216,13 +224,17 @@ impl Cni {
             // Nothing is mounted there if a crash came between file and mount.
             let _ = umount2(&place, MntFlags::MNT_DETACH);
             fs::remove_file(&place).map_err(failed("remove", &place))?;
+            crash::passed("cni.namespace-removed");
         }
-        for path in [self.draft(container), self.record(container)] {
+        // The record last: as long as it is there somebody comes back.
+        let (turn, draft) = (self.turn(container), self.draft(container));
+        for path in [turn, draft, self.record(container)] {
             match fs::remove_file(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 other => other.map_err(failed("remove", &path))?,
             }
         }
+        crash::passed("cni.record-removed");
         Ok(())
     }
 
@@ -247,7 +259,8 @@ impl Cni {
     pub fn held(&self) -> Result<BTreeSet<ContainerId>, CniError> {
         let mut found = BTreeSet::new();
         let (records, namespaces) = (&self.records, &self.namespaces);
-        for (folder, end) in [(records, ".json"), (records, ".draft"), (namespaces, "")] {
+        let ends = [(records, ".json"), (records, ".draft"), (records, ".turn")];
+        for (folder, end) in ends.into_iter().chain([(namespaces, "")]) {
             let entries = match fs::read_dir(folder) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 entries => entries.map_err(failed("read", folder))?,
@@ -291,12 +304,18 @@ impl Cni {
             ],
             patience: self.patience,
         };
-        call.perform(input).map_err(|reason| CniError::Plugin {
-            plugin: kind(plugin).unwrap_or_default().to_owned(),
-            verb,
-            container: container.clone(),
-            reason,
-        })
+        let turn = self.turn(container);
+        let mut turn = Turn::take(&turn, self.patience).map_err(failed(
+            "run a plugin beside an earlier agent's that has",
+            &turn,
+        ))?;
+        call.perform(input, &mut turn)
+            .map_err(|reason| CniError::Plugin {
+                plugin: kind(plugin).unwrap_or_default().to_owned(),
+                verb,
+                container: container.clone(),
+                reason,
+            })
     }
 
     fn executable(&self, plugin: &Map<String, Value>) -> Result<PathBuf, CniError> {
@@ -324,6 +343,10 @@ impl Cni {
 
     fn draft(&self, container: &ContainerId) -> PathBuf {
         self.records.join(format!("{container}.draft"))
+    }
+
+    fn turn(&self, container: &ContainerId) -> PathBuf {
+        self.records.join(format!("{container}.turn"))
     }
 
     fn read(&self, container: &ContainerId) -> Result<Option<Record>, CniError> {

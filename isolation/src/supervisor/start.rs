@@ -16,6 +16,7 @@ use nix::unistd::{Gid, Uid, fchown};
 
 use super::Host;
 use super::attached::Input;
+use crate::breach::{self, Wall};
 use crate::cgroup::{CgroupError, Group};
 use crate::crash;
 use crate::device_filter::DeviceFilter;
@@ -223,6 +224,7 @@ fn put_on_filters(
 ) -> Vec<&'static str> {
     let mut unfiltered = Vec::new();
     if let (Some(group), Some(parts)) = (group, parts)
+        && breach::stands(Wall::Devices)
         && !put_on_device_filter(group.as_fd(), parts, host)
     {
         unfiltered.push(DEVICES);

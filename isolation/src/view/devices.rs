@@ -14,6 +14,7 @@ use super::{
     TAME, View, ViewError, attach, failed, file_system, make_file, make_folder, restrict,
     restrict_one, scratch, take,
 };
+use crate::breach::{self, Wall};
 
 /// Devices that every program may expect and that tell nothing of the host: name, major and minor number.
 const DEVICES: [(&str, u32, u32); 6] = [
@@ -82,12 +83,15 @@ pub(super) fn make_devices(
         make_folder(devices, Path::new("pts"))?.as_fd(),
         "",
     )?;
-    let queues = file_system("mqueue", &[], TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
-    attach(
-        queues.as_fd(),
-        make_folder(devices, Path::new("mqueue"))?.as_fd(),
-        "",
-    )?;
+    // Only who owns an ipc namespace has a view of it.
+    if breach::stands(Wall::Queues) {
+        let queues = file_system("mqueue", &[], TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
+        attach(
+            queues.as_fd(),
+            make_folder(devices, Path::new("mqueue"))?.as_fd(),
+            "",
+        )?;
+    }
     scratch(devices, "shm", view.scratch_bytes)?;
     restrict_one(devices, MountAttrFlags::MOUNT_ATTR_RDONLY)
 }

@@ -3,12 +3,15 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
+use rustix::fs::CWD;
 use rustix::mount::MountAttrFlags;
 
 use super::nesting::forbid_user_namespaces;
 use super::{
-    TAME, ViewError, attach, file_system, is_folder, make_folder, restrict, take, take_if_there,
+    TAME, ViewError, attach, file_system, is_folder, make_folder, restrict, take, take_all,
+    take_if_there,
 };
+use crate::breach::{self, Wall};
 use crate::profile::Walls;
 
 /// What the kernel tells or lets be told there is the host's alone.
@@ -30,13 +33,17 @@ const READ_ONLY: [&str; 4] = ["proc/bus", "proc/fs", "proc/irq", "proc/sys"];
 
 pub(super) fn make_proc(root: BorrowedFd<'_>, walls: Walls) -> Result<(), ViewError> {
     let attributes = TAME | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let processes = file_system("proc", &[("hidepid", "invisible")], attributes)?;
+    let processes = match breach::stands(Wall::Processes) {
+        true => file_system("proc", &[("hidepid", "invisible")], attributes)?,
+        // One of its own shows who is in its own pid namespace.
+        false => take_all(CWD, Path::new("/proc"))?,
+    };
     attach(
         processes.as_fd(),
         make_folder(root, Path::new("proc"))?.as_fd(),
         "",
     )?;
-    if walls.user_namespaces {
+    if walls.user_namespaces && breach::stands(Wall::Nesting) && breach::stands(Wall::Users) {
         forbid_user_namespaces(root)?;
     }
     if !walls.masks {

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use argosy_isolation::network::cni::{Cni, CniError, List};
@@ -19,6 +20,8 @@ pub(crate) const CASES: &[Case] = &[
     ("what_a_plugin_refuses_is_undone", refused),
     ("a_plugin_that_hangs_is_ended", hanging),
     ("a_crash_leaves_nothing_with_plugins", crash),
+    ("the_next_agent_waits_for_the_plugin_of_a_killed_one", waits),
+    ("the_next_agent_ends_a_plugin_that_hangs", ends),
     ("debians_plugins_join_a_container", debians),
 ];
 
@@ -202,6 +205,88 @@ fn crash() {
         plugins.cni.sweep(&BTreeSet::new()).unwrap();
         nothing_is_left(&plugins.cni);
     });
+}
+
+/// Under which verb this program has a plugin add something, to be killed meanwhile.
+pub(crate) const VERB: &str = "plug";
+/// Says when it begins and ends; adding takes as long as a file `wait` is there.
+const SLOW: &str = r#"#!/bin/sh
+here=$(dirname "$0")
+cat > /dev/null
+echo "$CNI_COMMAND begins" >> "$here/calls"
+[ "$CNI_COMMAND" != ADD ] || while [ -e "$here/wait" ]; do sleep 0.02; done
+echo "$CNI_COMMAND ends" >> "$here/calls"
+"#;
+const SLOW_LIST: &str = r#"{"cniVersion": "1.0.0", "name": "slow", "plugins": [{"type": "slow"}]}"#;
+
+/// The agent's side: a process of its own.
+pub(crate) fn main(arguments: &[String]) {
+    let folder = Path::new(&arguments[0]);
+    let list = List::read(&folder.join("slow.conflist")).unwrap();
+    let id = ContainerId::new("c-1").unwrap();
+    // Only a plugin that was killed in its stead ends this.
+    drop(slow(folder, PATIENCE).add(&id, &list, &[]));
+}
+
+fn slow(folder: &Path, patience: Duration) -> Cni {
+    Cni {
+        plugins: vec![folder.to_owned()],
+        records: folder.join("records"),
+        namespaces: folder.join("namespaces"),
+        patience,
+    }
+}
+
+/// An agent that is killed while its plugin adds; that goes on.
+fn killed_amid(folder: &Path) {
+    fs::write(folder.join("slow"), SLOW).unwrap();
+    fs::set_permissions(folder.join("slow"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(folder.join("slow.conflist"), SLOW_LIST).unwrap();
+    fs::write(folder.join("wait"), "").unwrap();
+    let mut command = Command::new("/proc/self/exe");
+    let mut agent = command.arg(VERB).arg(folder).spawn().unwrap();
+    eventually("the plugin begins", || calls(folder) == ["ADD begins"]);
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+}
+
+fn calls(folder: &Path) -> Vec<String> {
+    let text = fs::read_to_string(folder.join("calls")).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+fn waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    killed_amid(folder);
+    let cni = slow(folder, PATIENCE);
+    let id = ContainerId::new("c-1").unwrap();
+    std::thread::scope(|scope| {
+        let deleting = scope.spawn(|| cni.delete(&id));
+        let opened = || {
+            let own = fs::read_dir("/proc/self/fd").unwrap().flatten();
+            let mut files = own.filter_map(|fd| fs::read_link(fd.path()).ok());
+            files.any(|file| file == cni.records.join("c-1.turn"))
+        };
+        eventually("the next agent asks for its turn", || {
+            opened() || calls(folder).len() > 1
+        });
+        fs::remove_file(folder.join("wait")).unwrap();
+        deleting.join().unwrap().unwrap();
+    });
+    let all = ["ADD begins", "ADD ends", "DEL begins", "DEL ends"];
+    assert_eq!(calls(folder), all);
+    nothing_is_left(&cni);
+}
+
+fn ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    killed_amid(folder);
+    let cni = slow(folder, Duration::from_secs(1));
+    cni.delete(&ContainerId::new("c-1").unwrap()).unwrap();
+    assert_eq!(calls(folder), ["ADD begins", "DEL begins", "DEL ends"]);
+    nothing_is_left(&cni);
 }
 
 fn debians() {

@@ -2,19 +2,21 @@
 //! container again or its end, and nothing is left on the host.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use argosy_isolation::network::cni::{Cni, List};
 use argosy_isolation::network::{Between, Settings, Subnet};
 use argosy_isolation::profile::{COMMAND_ID, FIRST_HOST_ID, Walls};
 use argosy_isolation::{
     Adoption, Container, ContainerId, Exit, Handle, Image, Isolation, Launcher, Namespaces,
-    Network, Networks, Outcome, Profile, Root, Spec, Tree, User, View, adopt, cgroup, crash,
-    destroy, launcher, sweep,
+    Network, Networks, Outcome, Profile, Root, Secret, Spec, Tree, User, View, Volume,
+    VolumeSource, adopt, cgroup, crash, destroy, launcher, sweep,
 };
 use serde::{Deserialize, Serialize};
 
@@ -59,8 +61,10 @@ enum Life {
     Orphaned,
     /// In a network of its own, with a port of the host.
     Bridged,
+    /// In a network that a plugin makes. Nothing runs in it.
+    Plugged,
 }
-use Life::{Bridged, Brief, Imaged, Orphaned, Plain, Unprivileged, Void};
+use Life::{Bridged, Brief, Imaged, Orphaned, Plain, Plugged, Unprivileged, Void};
 
 /// Who dies: the steps of copies of the launcher are passed by these, others by the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +83,7 @@ const OF_LAUNCHERS: &[(&str, &[Life])] = &[
     ("start.group-made", &[Imaged]),
     ("start.limits-written", &[Imaged]),
     ("start.outputs-made", &[Imaged, Plain]),
+    ("start.secrets-locked", &[Imaged]),
     ("start.view-taken", &[Imaged]),
     ("start.init-made", &[Imaged, Plain, Unprivileged]),
     ("start.users-mapped", &[Imaged, Unprivileged]),
@@ -102,6 +107,8 @@ const OF_LAUNCHERS: &[(&str, &[Life])] = &[
     ("ending.refused", &[Void]),
     ("init.begun", &[Imaged, Plain, Unprivileged]),
     ("init.users-mapped", &[Imaged]),
+    ("init.secrets-unlocked", &[Imaged]),
+    ("init.volumes-shown", &[Imaged]),
     ("init.root-laid", &[Imaged, Brief]),
     ("init.host-left", &[Imaged, Brief]),
     ("init.view-entered", &[Imaged, Plain, Unprivileged]),
@@ -147,6 +154,28 @@ const OF_NETWORKS: &[&str] = &[
     "network.devices-removed",
     "network.table-removed",
 ];
+
+/// Of networks by plugins.
+const OF_PLUGINS: &[(&str, &[Life])] = &[
+    ("cni.recorded", &[Plugged]),
+    ("cni.namespace-bound", &[Plugged]),
+    ("cni.plugin-added", &[Plugged]),
+    ("cni.result-kept", &[Plugged]),
+    ("cni.plugin-deleted", &[Plugged]),
+    ("cni.namespace-removed", &[Plugged]),
+    ("cni.record-removed", &[Plugged]),
+];
+
+/// Gives by a file, and takes it back.
+const PLUGIN: &str = r#"#!/bin/sh
+held=$(dirname "$0")/../held/$CNI_CONTAINERID
+cat > /dev/null
+case $CNI_COMMAND in
+  ADD) echo "$CNI_NETNS" > "$held"; echo '{"cniVersion":"1.0.0","ips":[{"address":"10.99.0.7/24"}]}' ;;
+  DEL) rm -f "$held" ;;
+esac
+"#;
+const LIST: &str = r#"{"cniVersion": "1.0.0", "name": "blue", "plugins": [{"type": "wire"}]}"#;
 
 /// What a life is told, in a file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -212,7 +241,7 @@ impl Script {
                 spec.isolation = Isolation::UserNamespaces;
                 (spec.cgroup, spec.user) = (None, None);
             }
-            Imaged | Brief | Void | Orphaned | Bridged => {
+            Imaged | Brief | Void | Orphaned | Bridged | Plugged => {
                 spec.profile = Some(self.profile(&spec));
                 give_sandbox(&spec);
             }
@@ -220,9 +249,38 @@ impl Script {
         match self.life {
             Imaged => (spec.user, spec.image_user) = (None, Some(String::new())),
             Bridged => spec.network = Network::Joined,
-            Brief | Plain | Unprivileged | Void | Orphaned => {}
+            Brief | Plain | Unprivileged | Void | Orphaned | Plugged => {}
         }
         spec
+    }
+
+    /// One of each kind, where it can make their places.
+    fn volumes(&self) -> Vec<Volume> {
+        if self.life != Imaged {
+            return Vec::new();
+        }
+        let folder = self.layer.with_file_name("secrets");
+        DirBuilder::new()
+            .mode(0o700)
+            .recursive(true)
+            .create(&folder)
+            .unwrap();
+        fs::write(folder.join("key"), "s3cret").unwrap();
+        let secret = VolumeSource::Secret(Secret {
+            folder,
+            name: "key".into(),
+        });
+        let volumes = [
+            ("/data", VolumeSource::Sandbox("data".into())),
+            ("/scratch", VolumeSource::Tmpfs { bytes: 65_536 }),
+            ("/secrets/key", secret),
+        ];
+        let volume = |(path, source): (&str, VolumeSource)| Volume {
+            path: path.into(),
+            read_only: false,
+            source,
+        };
+        volumes.map(volume).into()
     }
 
     fn profile(&self, spec: &Spec) -> Profile {
@@ -244,11 +302,26 @@ impl Script {
             view: View {
                 root,
                 host_paths: Vec::new(),
-                volumes: Vec::new(),
+                volumes: self.volumes(),
                 scratch_bytes: 1 << 20,
             },
             walls: Walls::ALL,
         }
+    }
+
+    fn cni(&self) -> Cni {
+        Cni {
+            plugins: vec![self.layer.with_file_name("plugins")],
+            records: self.work.join("cni/records"),
+            namespaces: self.work.join("cni/namespaces"),
+            patience: PATIENCE,
+        }
+    }
+
+    fn list(&self) -> List {
+        let list = self.layer.with_file_name("blue.conflist");
+        fs::write(&list, LIST).unwrap();
+        List::read(&list).unwrap()
     }
 
     /// To the end, or to the first thing that goes wrong because somebody has died.
@@ -297,6 +370,11 @@ impl Script {
                 networks.release(&spec.id)?;
                 networks.remove()?;
             }
+            Plugged => {
+                let cni = self.cni();
+                drop(cni.add(&spec.id, &self.list(), &[])?);
+                cni.delete(&spec.id)?;
+            }
         }
         destroy(&spec.directory, group, PATIENCE)?;
         Ok(())
@@ -321,6 +399,7 @@ impl Script {
             });
         }
         sweep(&tree, &BTreeSet::new(), PATIENCE).unwrap();
+        self.cni().sweep(&BTreeSet::new()).unwrap();
         if bridged {
             let networks = Networks::open(settings(&self.work), &BTreeSet::new()).unwrap();
             networks.remove().unwrap();
@@ -339,8 +418,9 @@ impl Script {
         destroy(&spec.directory, spec.cgroup.as_deref(), PATIENCE).unwrap();
         drop(launcher);
         eventually("every supervisor ends", || tree.remove().is_ok());
-        for name in ["containers", "networks"] {
-            // The second is there only where there were networks.
+        // What plugins hold is not among these.
+        for name in ["containers", "networks", "cni"] {
+            // The others are there only where there were networks.
             let _ = fs::remove_dir_all(self.work.join(name));
         }
     }
@@ -428,13 +508,19 @@ fn crash_at(step: &str, life: Life, whose: Whose) {
         .unwrap()
         .join("argosy")
         .join(script.agent.as_str());
+    let held = folder.path().join("held");
+    fs::create_dir(&held).unwrap();
     let audit = Audit::begin(Scope {
         folders: vec![work.clone()],
-        emptied: vec![work],
+        emptied: vec![work, held],
         groups: vec![tree],
         holders: vec![std::process::id()],
         alone_in_network: life == Bridged,
     });
+    let plugins = folder.path().join("plugins");
+    fs::create_dir(&plugins).unwrap();
+    fs::write(plugins.join("wire"), PLUGIN).unwrap();
+    fs::set_permissions(plugins.join("wire"), fs::Permissions::from_mode(0o755)).unwrap();
     let file = folder.path().join("script");
     fs::write(&file, serde_json::to_vec(&script).unwrap()).unwrap();
     let mut agent = Command::new("/proc/self/exe")
@@ -479,6 +565,7 @@ fn of_launchers() {
 
 fn of_agents() {
     crash_at_each(OF_AGENTS, Whose::Agent, false);
+    crash_at_each(OF_PLUGINS, Whose::Agent, false);
 }
 
 fn of_networks() {
@@ -502,6 +589,7 @@ fn all_driven() {
     driven.extend(OF_NETWORKS);
     driven.extend(disks::OF_FILE_SYSTEMS);
     driven.extend(disks::OF_QUOTAS);
+    driven.extend(OF_PLUGINS.iter().map(|(step, _)| *step));
     driven.sort_unstable();
     let mut listed = crash::STEPS.to_vec();
     listed.sort_unstable();

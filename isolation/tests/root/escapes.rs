@@ -1,15 +1,22 @@
-//! Ways out of a container (`probe.py`): none is open behind the default profile, and nearly all are without it.
+//! Ways out of a container (`probe.py`): none is open behind the default profile, whoever tries and whatever it is let off.
+//! What holds each of them is in `walls.rs`.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use argosy_isolation::profile::Walls;
-use argosy_isolation::{Capabilities, Outcome, Spec, User};
+use argosy_isolation::{Capabilities, Outcome, Program, ResourceLimit, Spec};
 
-use crate::opt_outs::behind;
+use crate::opt_outs::ROOT;
 use crate::profile::{give_sandbox, profiled};
+use crate::walls;
 use crate::world::{Case, World, skip, stderr, stdout};
 
 pub(crate) const CASES: &[Case] = &[
@@ -21,54 +28,145 @@ pub(crate) const CASES: &[Case] = &[
         capable,
     ),
     ("no_way_out_is_open_to_root_with_every_opt_out", let_off),
-    ("the_ways_out_are_open_without_the_profile", control),
 ];
 
 const PYTHON: &str = "/usr/bin/python3";
+/// Makes memory with the key that is its argument, says so, and keeps it until its input ends.
+const KEEP_MEMORY: &str = "import ctypes, sys
+libc = ctypes.CDLL(None)
+made = libc.shmget(int(sys.argv[1]), 4096, 0o1666)
+print('made', flush=True)
+sys.stdin.read()
+libc.shmctl(made, 0, None)";
 
 /// The kernel's answer at each way out, and whether it was open.
-type Answers = BTreeMap<String, (bool, String)>;
+pub(crate) type Answers = BTreeMap<String, (bool, String)>;
 
-/// What the container's own command finds.
-fn probed(world: &mut World, mut spec: Spec) -> Answers {
-    let (line, _listener) = lay_out(&spec);
-    spec.program = argosy_isolation::Program::Shell(line);
-    let exit = world.run(&spec);
-    assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(&spec));
-    read(&stdout(&spec))
+/// Who tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Who {
+    Nobody,
+    Root,
+    /// Root of the container with all that can be had but system calls and namespaces.
+    Capable,
+    /// Root of the container with everything that can be had.
+    LetOff,
 }
 
-/// Puts the probes into the sandbox; returns the line that tries them, and what they look for on the host.
-fn lay_out(spec: &Spec) -> (String, UnixListener) {
-    if !std::path::Path::new(PYTHON).exists() {
-        skip(format!("needs {PYTHON}"));
-    }
-    if std::env::consts::ARCH != "x86_64" {
-        skip("the probes know the system calls of x86-64 only".to_owned());
-    }
-    let name = format!("argosy-probe-{}-{}", std::process::id(), spec.id);
-    let address = SocketAddr::from_abstract_name(&name).unwrap();
-    let listener = UnixListener::bind_addr(&address).unwrap();
-    fs::write(spec.sandbox.join("probe.py"), include_str!("probe.py")).unwrap();
-    (format!("{PYTHON} probe.py {name}"), listener)
+/// What is on the host, to be found from inside.
+pub(crate) struct Bait {
+    name: String,
+    _abstract: UnixListener,
+    port: TcpListener,
+    key: u32,
+    memory: Child,
+    device: String,
 }
 
-/// What a container in the host's network is kept from by Landlock 6 alone, which came with Linux 6.12.
-const KEPT_BY_LANDLOCK_6: &str = "the host's abstract sockets";
+impl Bait {
+    pub(crate) fn lay() -> Self {
+        if !Path::new(PYTHON).exists() {
+            skip(format!("needs {PYTHON}"));
+        }
+        if std::env::consts::ARCH != "x86_64" {
+            skip("the probes know the system calls of x86-64 only".to_owned());
+        }
+        let name = format!("argosy-probe-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let key = std::process::id() | 0x4152_0000;
+        let mut memory = Command::new(PYTHON)
+            .args(["-I", "-S", "-c", KEEP_MEMORY, &key.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = String::new();
+        let mut output = BufReader::new(memory.stdout.take().unwrap());
+        output.read_line(&mut said).unwrap();
+        assert_eq!(said, "made\n");
+        Self {
+            name,
+            _abstract: UnixListener::bind_addr(&address).unwrap(),
+            port: TcpListener::bind("127.0.0.1:0").unwrap(),
+            key,
+            memory,
+            device: block_device(),
+        }
+    }
 
-fn has_landlock_6() -> bool {
-    let release = nix::sys::utsname::uname().unwrap();
-    let release = release.release().to_string_lossy().into_owned();
-    let mut numbers = release
-        .split('.')
-        .map_while(|part| part.parse::<u32>().ok());
-    (numbers.next(), numbers.next()) >= (Some(6), Some(12))
+    /// Puts the probes into the sandbox; returns the line that tries them: all, if none is named.
+    pub(crate) fn line(&self, spec: &Spec, wanted: &[&str]) -> String {
+        fs::set_permissions(&spec.sandbox, fs::Permissions::from_mode(0o777)).unwrap();
+        fs::write(spec.sandbox.join("probe.py"), include_str!("probe.py")).unwrap();
+        if !wanted.is_empty() {
+            fs::write(spec.sandbox.join("wanted"), wanted.join("\n")).unwrap();
+        }
+        let (name, key, device) = (&self.name, self.key, &self.device);
+        let port = self.port.local_addr().unwrap().port();
+        format!("exec {PYTHON} -I -S probe.py {name} {port} {key} {device}")
+    }
+
+    /// What the container's own command finds.
+    pub(crate) fn tried(&self, world: &mut World, mut spec: Spec, wanted: &[&str]) -> Answers {
+        spec.program = Program::Shell(self.line(&spec, wanted));
+        let exit = world.run(&spec);
+        let said = || format!("{} {}", exit.reason, stderr(&spec));
+        assert_eq!(exit.outcome, Outcome::Exited(0), "{}", said());
+        read(&stdout(&spec))
+    }
+}
+
+impl Drop for Bait {
+    fn drop(&mut self) {
+        drop(self.memory.stdin.take());
+        // It ends with its input.
+        let _ = self.memory.wait();
+    }
+}
+
+/// Major and minor number of one that this host's root may open.
+fn block_device() -> String {
+    let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let mut opened = devices.filter(|device| {
+        let node = Path::new("/dev").join(device.file_name());
+        fs::File::open(node).is_ok()
+    });
+    let numbers = opened
+        .next()
+        .map(|device| fs::read_to_string(device.path().join("dev")).unwrap());
+    // Of which the kernel says that there is none.
+    numbers.map_or("0:0".to_owned(), |numbers| numbers.trim().to_owned())
+}
+
+/// A launch with the default profile and what an agent sets besides, by somebody.
+pub(crate) fn by(world: &mut World, who: Who) -> Spec {
+    let mut spec = profiled(world, "");
+    spec.hostname = Some("contained".to_owned());
+    let limits = [("core", 0), ("memlock", 65_536), ("nofile", 4_096)];
+    spec.resource_limits = limits
+        .map(|(name, most)| ResourceLimit::at_most(name, most))
+        .into();
+    if who != Who::Nobody {
+        spec.user = Some(ROOT);
+        give_sandbox(&spec);
+    }
+    let walls = &mut spec.profile.as_mut().unwrap().walls;
+    if matches!(who, Who::Capable | Who::LetOff) {
+        walls.capabilities = Capabilities::all();
+        walls.privileges = false;
+    }
+    if who == Who::LetOff {
+        *walls = Walls {
+            system_calls: false,
+            user_namespaces: false,
+            ..*walls
+        };
+    }
+    spec
 }
 
 fn read(said: &str) -> Answers {
-    let lines = said.lines();
-    let lines = lines.filter(|line| has_landlock_6() || !line.contains(KEPT_BY_LANDLOCK_6));
-    let answers = lines.map(|line| {
+    let answers = said.lines().map(|line| {
         let parts: Vec<_> = line.splitn(3, '\t').collect();
         let [verdict, name, answer] = parts[..] else {
             panic!("{line}")
@@ -78,50 +176,20 @@ fn read(said: &str) -> Answers {
     answers.collect()
 }
 
-fn open(answers: &Answers) -> Vec<String> {
-    let open = answers.iter().filter(|(_, (is_open, _))| *is_open);
-    open.map(|(name, (_, answer))| format!("{name}: {answer}"))
-        .collect()
-}
-
-fn nobody() {
-    let mut world = World::new();
-    let spec = profiled(&mut world, "");
-    let answers = probed(&mut world, spec);
-    assert!(answers.len() >= 100, "{}", answers.len());
-    assert_eq!(open(&answers), [""; 0]);
-}
-
-fn root() {
-    let mut world = World::new();
-    let mut spec = profiled(&mut world, "");
-    spec.user = Some(User {
-        uid: 0,
-        gid: 0,
-        groups: Vec::new(),
-    });
-    give_sandbox(&spec);
-    let answers = probed(&mut world, spec);
-    assert_eq!(open(&answers), ["becoming root: done"], "which it is");
-}
-
-fn entered() {
-    let mut world = World::new();
-    let spec = profiled(&mut world, "exec sleep 1000");
-    let (container, _) = world.start(&spec);
-    let (line, _listener) = lay_out(&spec);
-    let answers = read(&crate::entry::output(&container, &line));
-    assert!(answers.len() >= 100, "{}", answers.len());
-    assert_eq!(open(&answers), [""; 0]);
-    crate::entry::end(container);
-}
-
-/// What is open because it was asked for, and leads nowhere: name, and why.
+/// What is open and leads nowhere: name, and why.
 type Granted = [(&'static str, &'static str)];
+
+/// To everybody whose network is the host's.
+const NETWORKED: &Granted = &[(
+    "the host's ports",
+    "its network is the host's, unless the task names another",
+)];
+
+/// To root of the container.
+const TO_ROOT: &Granted = &[("becoming root", "which it is")];
 
 /// To who keeps all capabilities that can be kept, and may gain privileges.
 const CAPABLE: &Granted = &[
-    ("becoming root", "which it is"),
     ("capabilities", "of its own user namespace"),
     ("set-user-id files", "of its own image"),
     ("call chroot", "SYS_CHROOT: within its own view"),
@@ -135,6 +203,9 @@ const LET_OFF: &Granted = &[
         "a socket to the audit log",
         "what it says needs a capability on the host",
     ),
+    ("a socket to the kernel's ciphers", "asked for by name"),
+    ("a call of the x32 table", "a number like any other"),
+    ("typing into a terminal", "its own"),
     ("clone into a new user namespace", "asked for by name"),
     ("clone3", "which makes what clone makes"),
 ];
@@ -144,11 +215,13 @@ const SEEN_BY_KERNEL: &str = "call ";
 
 /// Whatever is open and was not granted.
 fn beyond(answers: &Answers, granted: &[&Granted]) -> Vec<String> {
+    let all = walls::names();
+    let tried: Vec<_> = answers.keys().map(String::as_str).collect();
+    assert_eq!(tried, all, "the table of walls names each way out");
     let is_granted = |name: &str| {
-        granted
-            .iter()
-            .flat_map(|list| list.iter())
-            .any(|(known, _)| *known == name)
+        let mut granted = granted.iter().flat_map(|list| list.iter());
+        let unheld = name == walls::KEPT_BY_LANDLOCK_6 && !walls::has_landlock_6();
+        unheld || granted.any(|(known, _)| *known == name)
     };
     let open = answers
         .iter()
@@ -157,61 +230,44 @@ fn beyond(answers: &Answers, granted: &[&Granted]) -> Vec<String> {
         .collect()
 }
 
-fn capable() {
+/// What somebody finds open who tries everything.
+fn found_by(who: Who, granted: &[&Granted]) -> Vec<String> {
     let mut world = World::new();
-    let walls = Walls {
-        capabilities: Capabilities::all(),
-        privileges: false,
-        ..Walls::ALL
-    };
-    let spec = behind(&mut world, walls, "");
-    let answers = probed(&mut world, spec);
-    assert!(answers.len() >= 100, "{}", answers.len());
-    assert_eq!(beyond(&answers, &[CAPABLE]), [""; 0]);
+    world.launch_without(&[]);
+    let bait = Bait::lay();
+    let spec = by(&mut world, who);
+    beyond(&bait.tried(&mut world, spec, &[]), granted)
+}
+
+fn nobody() {
+    assert_eq!(found_by(Who::Nobody, &[NETWORKED]), [""; 0]);
+}
+
+fn root() {
+    assert_eq!(found_by(Who::Root, &[NETWORKED, TO_ROOT]), [""; 0]);
+}
+
+fn capable() {
+    let granted = [NETWORKED, TO_ROOT, CAPABLE];
+    assert_eq!(found_by(Who::Capable, &granted), [""; 0]);
 }
 
 fn let_off() {
-    let mut world = World::new();
-    let walls = Walls {
-        capabilities: Capabilities::all(),
-        privileges: false,
-        system_calls: false,
-        user_namespaces: false,
-        ..Walls::ALL
-    };
-    let spec = behind(&mut world, walls, "");
-    let answers = probed(&mut world, spec);
-    assert!(answers.len() >= 100, "{}", answers.len());
-    let mut open = beyond(&answers, &[CAPABLE, LET_OFF]);
+    let granted = [NETWORKED, TO_ROOT, CAPABLE, LET_OFF];
+    let mut open = found_by(Who::LetOff, &granted);
     open.retain(|answer| !answer.starts_with(SEEN_BY_KERNEL));
     assert_eq!(open, [""; 0]);
 }
 
-/// What a kernel may lack, or keep from root of the host too: that it is shut proves nothing.
-const SHUT_TO_ROOT_TOO: &[&str] = &[
-    "a block device",
-    "a call of the x32 table",
-    "a device of memory",
-    "a socket to the kernel's ciphers",
-    "descriptors that leaked",
-    "init's environment",
-    "killing init",
-    "other processes",
-    "the kernel's magic keys",
-    "the kernel's memory",
-    "writing to its executable",
-];
-
-fn control() {
+fn entered() {
     let mut world = World::new();
-    let spec = world.spec("");
-    let answers = probed(&mut world, spec);
-    let shut = answers.iter().filter(|(name, (is_open, answer))| {
-        let absent = answer == "Function not implemented";
-        !is_open && !absent && !SHUT_TO_ROOT_TOO.contains(&name.as_str())
-    });
-    let shut: Vec<_> = shut
-        .map(|(name, (_, answer))| format!("{name}: {answer}"))
-        .collect();
-    assert_eq!(shut, [""; 0]);
+    world.launch_without(&[]);
+    let bait = Bait::lay();
+    let mut spec = by(&mut world, Who::Nobody);
+    spec.program = Program::Shell("exec sleep 1000".to_owned());
+    let (container, _) = world.start(&spec);
+    let line = bait.line(&spec, &[]);
+    let answers = read(&crate::entry::output(&container, &line));
+    assert_eq!(beyond(&answers, &[NETWORKED]), [""; 0]);
+    crate::entry::end(container);
 }

@@ -33,6 +33,7 @@ mod statistics;
 mod tls;
 mod unpacking;
 mod volumes;
+mod walls;
 mod world;
 
 use std::path::Path;
@@ -45,7 +46,10 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
         Some("launcher") => {
-            if let [_, step, witness] = &arguments[..] {
+            let each: Vec<_> = arguments.iter().map(String::as_str).collect();
+            if let [_, walls::WITHOUT, gone] = &each[..] {
+                walls::take_away(gone);
+            } else if let [_, step, witness] = &arguments[..] {
                 let armed = crash::arm(step, 1, Path::new(witness));
                 armed.expect("the test has made a folder for the witness");
             }
@@ -58,6 +62,10 @@ fn main() -> ExitCode {
         Some("agent") => agent(&arguments[1..]),
         Some(seen::VERB) => {
             look::main();
+            ExitCode::SUCCESS
+        }
+        Some(cni::VERB) => {
+            cni::main(&arguments[1..]);
             ExitCode::SUCCESS
         }
         Some(inside::VERB) => inside::main(&arguments[1..]),
@@ -81,6 +89,7 @@ fn all() -> Vec<Case> {
         opt_outs::CASES,
         devices::CASES,
         escapes::CASES,
+        walls::CASES,
         entry::CASES,
         sessions::CASES,
         attachments::CASES,

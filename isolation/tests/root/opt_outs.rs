@@ -33,7 +33,7 @@ pub(crate) const CASES: &[Case] = &[
     ("who_may_change_users_gets_no_host_path", no_host_path),
 ];
 
-const ROOT: User = User {
+pub(crate) const ROOT: User = User {
     uid: 0,
     gid: 0,
     groups: Vec::new(),

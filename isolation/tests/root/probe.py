@@ -1,19 +1,22 @@
 """Tries the ways out of a container, each in a process of its own: a line each, `open` or `shut`, then a tab, the name,
-a tab and what the kernel answered. The argument is the name of an abstract socket of the host.
+a tab and what the kernel answered. If there is a file `wanted`, only those that it names. Arguments are what there is to be
+found on the host: the name of an abstract socket, a TCP port of its loopback, the key of shared memory, a block device.
 
 Nothing here does harm where it succeeds: system calls get arguments that change nothing, and are open when the answer
-is another than the one for what is forbidden; files are only asked whether they could be written.
+is another than the one for what is forbidden; files that are made have no name, or are gone at once.
 """
 import ctypes
 import errno
 import os
+import resource
 import socket
-import struct
 import sys
 import time
 
 # Before anything here opens more.
 DESCRIPTORS = os.listdir("/proc/self/fd")
+# The container's init, or the keeper of a command that has entered.
+ABOVE = os.getppid()
 LIBC = ctypes.CDLL(None, use_errno=True)
 # Of x86-64; on other machines these probes are left out by the test.
 NUMBERS = {
@@ -100,8 +103,11 @@ def socket_of(family, kind, protocol=0):
 
 
 def type_into_terminal():
+    """One's own: into others nobody may without a capability on the host."""
     import fcntl
-    master, slave = os.openpty()
+    _, slave = os.openpty()
+    os.setsid()
+    fcntl.ioctl(slave, 0x540e, 0)
     try:
         fcntl.ioctl(slave, 0x5412, b"x")
     except OSError as error:
@@ -123,11 +129,53 @@ def trace_init():
     return result == 0, os.strerror(error)
 
 
-def kills_init():
-    """Nothing here would outlive it."""
-    os.kill(1, 9)
-    time.sleep(0.05)
-    return False, "it lives"
+def stops_init():
+    """By a signal that none can catch. Whoever is stopped by it is let go on."""
+    def looks():
+        with open(f"/proc/{ABOVE}/status", encoding="ascii") as file:
+            status = dict(line.split(":\t") for line in file)
+        pending = int(status["SigPnd"], 16) | int(status["ShdPnd"], 16)
+        return status["State"][0], pending & 1 << 18
+
+    os.kill(ABOVE, 19)
+    # It may not be looked at: were it stopped, the test would wait for it in vain.
+    state, pending = looks()
+    unmoved = 0
+    while state != "T" and unmoved < 20:
+        time.sleep(0.005)
+        state, pending = looks()
+        unmoved += not pending
+    os.kill(ABOVE, 18)
+    return state == "T", "it stands still" if state == "T" else "it goes on"
+
+
+def connects(port):
+    return does(lambda: socket.create_connection(("127.0.0.1", int(port)), 1.5).close())
+
+
+def shared_memory(key):
+    """System V memory that is readable by all, of whoever knows its key."""
+    result, error = call(29, int(key), 0, 0)
+    return result >= 0, os.strerror(error) if result < 0 else "found"
+
+
+def group_of_the_host():
+    with open("/proc/self/cgroup", encoding="ascii") as groups:
+        named = [line.strip() for line in groups if line.startswith("0::")]
+    return named not in ([], ["0::/"]), str(named)
+
+
+def more_files():
+    """Than a command may have open."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return does(lambda: [os.dup(0) for _ in range(5000)])
+
+
+def leaves_core():
+    """An image of its memory, wherever the host keeps such."""
+    resource.setrlimit(resource.RLIMIT_CORE, (4096, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    return True, "allowed"
 
 
 def become_root():
@@ -161,24 +209,32 @@ def sees_strangers():
     return bool(strangers), f"processes {strangers}"
 
 
-def writable(*paths):
-    for path in paths:
-        if os.access(path, os.W_OK):
-            return True, f"{path} is writable"
-    return False, "read-only"
+def makes_nameless(folder):
+    """A file of which nothing is left."""
+    return does(lambda: os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600)))
 
 
-def magic_keys():
-    """Covered by a device that swallows everything they are out of reach."""
-    if os.path.samestat(os.stat("/proc/sysrq-trigger"), os.stat("/dev/null")):
-        return False, "covered"
-    return writable("/proc/sysrq-trigger")
+def makes_file(path):
+    def make():
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        os.unlink(path)
+    return does(make)
+
+
+def unmasked(path, flags=os.O_RDONLY):
+    """Covered by a device that swallows everything it is out of reach."""
+    try:
+        if os.path.samestat(os.stat(path), os.stat("/dev/null")):
+            return False, "covered"
+    except OSError as error:
+        return False, error.strerror
+    return opens(path, flags)
 
 
 def through_link():
-    """A link in the sandbox that leads out leads to nothing that could be written."""
+    """A link in the sandbox that leads out."""
     os.symlink("/etc", "way-out")
-    return writable("way-out/")
+    return makes_nameless("way-out/")
 
 
 def escapes_by_chroot():
@@ -199,8 +255,11 @@ def escapes_by_chroot():
 def makes_device(mode, major, minor):
     def make():
         name = f"device-{major}-{minor}"
-        os.mknod(name, mode | 0o666, os.makedev(major, minor))
-        os.close(os.open(name, os.O_RDONLY))
+        os.mknod(name, mode | 0o600, os.makedev(major, minor))
+        try:
+            os.close(os.open(name, os.O_RDONLY))
+        finally:
+            os.unlink(name)
     return does(make)
 
 
@@ -219,14 +278,20 @@ PROBES |= {
     "a socket to the audit log": lambda: socket_of(16, socket.SOCK_RAW, 9),
     "typing into a terminal": type_into_terminal,
     "the host's abstract sockets": lambda: abstract_socket(sys.argv[1]),
+    "the host's ports": lambda: connects(sys.argv[2]),
+    "the host's shared memory": lambda: shared_memory(sys.argv[3]),
+    "the host's name": lambda: (os.uname().nodename != "contained", os.uname().nodename),
+    "the host's control groups": group_of_the_host,
+    "more files than are allowed": more_files,
+    "an image of its memory": leaves_core,
     "tracing init": trace_init,
     "init's memory": lambda: opens("/proc/1/mem", os.O_RDONLY),
     "init's root": lambda: does(lambda: os.listdir("/proc/1/root/")),
     "init's descriptors": lambda: does(lambda: os.listdir("/proc/1/fd")),
-    "init's environment": lambda: reads("/proc/1/environ"),
+    "init's environment": lambda: opens("/proc/1/environ", os.O_RDONLY),
     "init's executable": lambda: opens("/proc/1/exe", os.O_RDONLY),
     "writing to its executable": lambda: opens("/proc/self/exe", os.O_WRONLY),
-    "killing init": kills_init,
+    "signals to init": stops_init,
     "becoming root": become_root,
     "capabilities": capabilities,
     "set-user-id files": gains_by_set_user_id,
@@ -237,19 +302,19 @@ PROBES |= {
     "the host's data": lambda: does(lambda: os.listdir("/var/lib")),
     "the host's sockets": lambda: does(lambda: os.listdir("/run")),
     "the host's firmware": lambda: does(lambda: os.listdir("/sys/firmware")),
-    "a file in /usr": lambda: writable("/usr"),
-    "a file in /etc": lambda: writable("/etc"),
-    "a file in /": lambda: writable("/"),
-    "a file in /dev": lambda: writable("/dev"),
+    "a file in /usr": lambda: makes_nameless("/usr"),
+    "a file in /etc": lambda: makes_nameless("/etc"),
+    "a file in /": lambda: makes_file("/argosy-probe"),
+    "a file in /dev": lambda: makes_file("/dev/argosy-probe"),
     "a link that leads out": through_link,
-    "its control group": lambda: writable("/sys/fs/cgroup", "/sys/fs/cgroup/cgroup.procs"),
+    "its control group": lambda: opens("/sys/fs/cgroup/cgroup.procs", os.O_WRONLY),
     "the kernel's settings": lambda: opens("/proc/sys/kernel/core_pattern", os.O_WRONLY),
-    "the kernel's magic keys": magic_keys,
-    "the kernel's memory": lambda: reads("/proc/kcore"),
-    "the kernel's keys": lambda: reads("/proc/keys"),
-    "the kernel's timers": lambda: reads("/proc/timer_list"),
-    "the kernel's interrupts": lambda: reads("/proc/interrupts"),
-    "a block device": lambda: makes_device(0o060000, 254, 0),
+    "the kernel's magic keys": lambda: unmasked("/proc/sysrq-trigger", os.O_WRONLY),
+    "the kernel's memory": lambda: unmasked("/proc/kcore"),
+    "the kernel's keys": lambda: unmasked("/proc/keys"),
+    "the kernel's timers": lambda: unmasked("/proc/timer_list"),
+    "the kernel's interrupts": lambda: unmasked("/proc/interrupts"),
+    "a block device": lambda: makes_device(0o060000, *map(int, sys.argv[4].split(":"))),
     "a device of memory": lambda: makes_device(0o020000, 1, 1),
     "the root before this one": escapes_by_chroot,
     "programs in /tmp": lambda: does(lambda: run_in_scratch("/tmp")),
@@ -258,10 +323,21 @@ PROBES |= {
 
 
 def run_in_scratch(folder):
-    import shutil
-    import subprocess
-    shutil.copy("/bin/true", f"{folder}/true")
-    subprocess.run([f"{folder}/true"], check=True)
+    """A script, which whoever may execute files there is."""
+    program = f"{folder}/program"
+    with open(program, "w", encoding="ascii") as file:
+        file.write("#!/bin/sh\n")
+    os.chmod(program, 0o755)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.execv(program, [program])
+        except OSError as error:
+            os._exit(error.errno)
+    _, status = os.waitpid(pid, 0)
+    os.unlink(program)
+    if status:
+        raise OSError(os.waitstatus_to_exitcode(status), os.strerror(os.waitstatus_to_exitcode(status)))
 
 
 def attempt(name):
@@ -282,6 +358,13 @@ def attempt(name):
     print(said or f"shut\t{name}\tended with {status}")
 
 
+def wanted():
+    if not os.path.exists("wanted"):
+        return PROBES
+    with open("wanted", encoding="utf-8") as file:
+        return file.read().splitlines()
+
+
 if __name__ == "__main__":
-    for each in PROBES:
+    for each in wanted():
         attempt(each)

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use argosy_isolation::{
     Container, ContainerId, Exit, Handle, Isolation, Launcher, Namespaces, Program, Spec, Tree,
-    cgroup, detect, launcher, sweep,
+    breach, cgroup, detect, launcher, sweep,
 };
+
+use crate::walls::WITHOUT;
 
 /// A test: its name and what it does.
 pub(crate) type Case = (&'static str, fn());
@@ -60,6 +62,14 @@ impl World {
             work: tempfile::tempdir().unwrap(),
             containers: 0,
         }
+    }
+
+    /// From now on by a launcher that puts these walls up for nobody.
+    pub(crate) fn launch_without(&mut self, gone: &[breach::Wall]) {
+        let gone: Vec<_> = gone.iter().map(|wall| format!("{wall:?}")).collect();
+        let mut command = launcher::own_executable().unwrap();
+        command.args(["launcher", WITHOUT, &gone.join(",")]);
+        self.launcher = Some(Launcher::spawn(command, Some(&self.tree)).unwrap());
     }
 
     /// A launch of this line with a shell, fully isolated, with folders of its own.

@@ -2,6 +2,7 @@
 
 mod attaching;
 mod checks;
+mod compaction;
 mod crashes;
 mod cycles;
 mod disks;
@@ -25,6 +26,8 @@ use std::process::Command;
 
 use argosy_proto::v1;
 use nix::sched::{CloneFlags, unshare};
+
+pub(crate) use self::compaction::{VERB as JOURNAL, writer as write_journal};
 
 type Case = fn() -> Pin<Box<dyn Future<Output = ()>>>;
 
@@ -84,6 +87,7 @@ cases![
     opt_outs::a_task_is_let_off_what_its_agent_allows_and_no_more,
     opt_outs::a_limit_that_this_host_cannot_keep_is_refused_in_words,
     crashes::every_step_can_be_the_last_of_an_agent,
+    compaction::every_step_can_be_the_last_of_a_compaction,
     cycles::launches_kills_and_dying_agents_leave_nothing,
     groups::tasks_of_a_group_that_is_alone_hear_each_other,
     groups::tasks_of_a_group_share_the_network_that_its_first_one_names,

@@ -34,10 +34,7 @@ struct Plugs(Host, PathBuf);
 impl Plugs {
     fn new() -> Self {
         let host = Host::new();
-        let folder = host.plugins();
-        fs::write(folder.join("wire"), PLUGIN).unwrap();
-        fs::set_permissions(folder.join("wire"), fs::Permissions::from_mode(0o755)).unwrap();
-        fs::write(folder.join("blue.conflist"), LIST).unwrap();
+        let folder = lay(&host);
         Self(host, folder)
     }
 
@@ -57,18 +54,32 @@ impl Plugs {
     }
 
     fn nothing_is_left(&self) {
-        let records = self.0.folder.path().join("agent/cni");
-        let left: Vec<_> = fs::read_dir(&records).into_iter().flatten().collect();
-        assert!(left.is_empty(), "{left:?}");
-        let calls = fs::read_to_string(self.1.join("calls")).unwrap();
-        for call in calls.lines() {
-            let place = call.split(' ').nth(2).unwrap();
-            assert!(!Path::new(place).exists(), "{call}");
-        }
+        nothing_is_left(&self.0);
     }
 }
 
-fn plugged(network: &str, line: &str) -> v1::TaskSpec {
+/// Has agents that start from now on know one plugin and one network.
+pub(super) fn lay(host: &Host) -> PathBuf {
+    let folder = host.plugins();
+    fs::write(folder.join("wire"), PLUGIN).unwrap();
+    fs::set_permissions(folder.join("wire"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(folder.join("blue.conflist"), LIST).unwrap();
+    folder
+}
+
+/// No record, no namespace of any call.
+pub(super) fn nothing_is_left(host: &Host) {
+    let records = host.folder.path().join("agent/cni");
+    let left: Vec<_> = fs::read_dir(&records).into_iter().flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+    let calls = fs::read_to_string(host.plugins().join("calls")).unwrap();
+    for call in calls.lines() {
+        let place = call.split(' ').nth(2).unwrap();
+        assert!(!Path::new(place).exists(), "{call}");
+    }
+}
+
+pub(super) fn plugged(network: &str, line: &str) -> v1::TaskSpec {
     let cni = v1::CniNetwork {
         name: network.to_owned(),
         published: vec![v1::PublishedPort {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::turn::Turn;
 use crate::process::has_ended;
 use crate::sys;
 
@@ -37,21 +38,18 @@ struct Failure {
 
 impl Call<'_> {
     /// Its answer, null if it says nothing; or why not, in words.
-    pub(super) fn perform(&self, input: &Value) -> Result<Value, String> {
+    pub(super) fn perform(&self, input: &Value, turn: &mut Turn) -> Result<Value, String> {
         let words = |error: io::Error| format!("cannot run it: {error}");
-        // Files in memory, not pipes: neither a plugin that does not read nor a child that it leaves holds us up.
-        let mut told = scratch().map_err(words)?;
+        // Files, not pipes: neither a plugin that does not read nor a child that it leaves holds us up.
+        let told = turn.input(&input.to_string()).map_err(words)?;
         let mut answered = scratch().map_err(words)?;
         let mut complained = scratch().map_err(words)?;
-        told.write_all(input.to_string().as_bytes())
-            .map_err(words)?;
-        told.seek(SeekFrom::Start(0)).map_err(words)?;
         let stdio = |file: &File| file.try_clone().map(Stdio::from);
         let mut child = Command::new(self.executable)
             .env_clear()
             .env("PATH", PATH)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .stdin(stdio(&told).map_err(words)?)
+            .stdin(told)
             .stdout(stdio(&answered).map_err(words)?)
             .stderr(stdio(&complained).map_err(words)?)
             .spawn()

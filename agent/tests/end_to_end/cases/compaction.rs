@@ -1,0 +1,139 @@
+//! A journal that is written anew, and a writer that dies at each step of that: all that was on disk is read again.
+
+use std::io::{BufRead, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+
+use argosy_agent::core::{Facts, Identity, Instance, Record, Sync, Taken};
+use argosy_agent::journal::{Journal, Request, read};
+use argosy_isolation::crash;
+use argosy_proto::v1;
+use argosy_state::ids::{AgentId, OrderIndex, TaskId, TaskKey};
+
+use crate::master::{FRAMEWORK, shell};
+
+/// The verb under which this program writes a journal until it dies.
+pub(crate) const VERB: &str = "journal";
+pub(super) const STEPS: [&str; 3] = [
+    "journal.successor-written",
+    "journal.successor-synced",
+    "journal.replaced",
+];
+/// After so many records the journal is written anew.
+const COMPACTED_AT: u64 = 20;
+/// More than are written before the new file is there.
+const MOST: u64 = 100_000;
+
+fn place(folder: &Path) -> [PathBuf; 2] {
+    ["journal", "journal.next"].map(|name| folder.join(name))
+}
+
+fn instance(order: u64) -> Instance {
+    let (agent, order) = (AgentId(1), OrderIndex(order));
+    Instance { agent, order }
+}
+
+/// Who the agent is, then launches.
+fn record(number: u64) -> Record {
+    if number > 1 {
+        return launch(number - 1);
+    }
+    Record::Identity(Identity {
+        agent: Some(AgentId(1)),
+        nonce: 9,
+        ..Identity::default()
+    })
+}
+
+fn launch(order: u64) -> Record {
+    let task = format!("task-{order}");
+    Record::Took {
+        order: OrderIndex(order),
+        what: Taken::Launch {
+            key: TaskKey {
+                framework: FRAMEWORK.parse().unwrap(),
+                task: TaskId::new(&task).unwrap(),
+            },
+            launch: Arc::new(v1::LaunchOrder {
+                framework_id: FRAMEWORK.into(),
+                spec: Some(shell(&task, "true")),
+                ..v1::LaunchOrder::default()
+            }),
+            life: 1,
+        },
+    }
+}
+
+/// Writes launches, says of each that it is on disk, and has the file written anew meanwhile.
+pub(crate) fn writer() -> ExitCode {
+    let arguments: Vec<_> = std::env::args().skip(2).collect();
+    let [folder, step, witness] = &arguments[..] else {
+        return ExitCode::FAILURE;
+    };
+    crash::arm(step, 1, Path::new(witness)).unwrap();
+    let [path, next] = place(Path::new(folder));
+    let journal = Journal::open(&path, &next, &read(&path).unwrap(), 42).unwrap();
+    let mut progress = journal.progress();
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.unwrap().block_on(async {
+        for number in 1..=MOST {
+            journal.request(Request::Append {
+                number,
+                record: Box::new(record(number)),
+                sync: Sync::Awaited,
+            });
+            let durable = progress.wait_for(|progress| progress.durable >= number);
+            durable.await.unwrap();
+            writeln!(std::io::stdout(), "{number}").unwrap();
+            if number == COMPACTED_AT {
+                journal.request(Request::Compact((1..=number).map(record).collect()));
+            }
+        }
+    });
+    ExitCode::FAILURE
+}
+
+fn has_all(facts: &Facts, last: u64) -> bool {
+    facts.floor >= OrderIndex(last)
+        && (1..=last).all(|order| facts.tasks.contains_key(&instance(order)))
+}
+
+fn dies_at(step: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let witness = folder.path().join("witness");
+    let mut writer = Command::new("/proc/self/exe")
+        .arg(VERB)
+        .args([folder.path(), Path::new(step), witness.as_path()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let said = BufReader::new(writer.stdout.take().unwrap()).lines();
+    let last: u64 = said.last().unwrap().unwrap().parse().unwrap();
+    let last = last - 1;
+    writer.wait().unwrap();
+    assert_eq!(crash::passes(&witness).unwrap(), 1, "{step}");
+    assert!(last + 1 >= COMPACTED_AT, "{last}");
+    let [path, next] = place(folder.path());
+    let contents = read(&path).unwrap();
+    assert!(contents.damage.is_empty(), "{:?}", contents.damage);
+    assert!(has_all(&contents.facts, last), "after a death at {step}");
+    // The next life has no use for a file that was not finished, and goes on.
+    let after = contents.facts.floor.0 + 1;
+    let journal = Journal::open(&path, &next, &contents, 43).unwrap();
+    assert!(!next.exists(), "after a death at {step}");
+    journal.request(Request::Append {
+        number: 1,
+        record: Box::new(launch(after)),
+        sync: Sync::Awaited,
+    });
+    drop(journal);
+    let contents = read(&path).unwrap();
+    assert!(contents.damage.is_empty() && has_all(&contents.facts, after));
+}
+
+pub(super) async fn every_step_can_be_the_last_of_a_compaction() {
+    if crash::IS_ON {
+        STEPS.into_iter().for_each(dies_at);
+    }
+}

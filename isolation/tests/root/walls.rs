@@ -1,0 +1,448 @@
+//! What holds each way out of a container, and that it does: with all walls gone that are named for it, it is open; with
+//! any one of them left, it is shut.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use argosy_isolation::breach::{self, WALLS};
+use argosy_isolation::{Network as Net, Spec};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+
+use crate::escapes::{Answers, Bait, Who, by};
+use crate::opt_outs::ROOT;
+use crate::profile::give_sandbox;
+use crate::world::{Case, World};
+
+pub(crate) const CASES: &[Case] = &[
+    (
+        "each_way_out_is_open_to_nobody_without_its_walls",
+        open_to_nobody,
+    ),
+    (
+        "each_way_out_is_open_to_root_of_the_container_without_its_walls",
+        open_to_root,
+    ),
+    (
+        "each_way_out_is_open_to_who_has_every_opt_out_without_its_walls",
+        open_to_let_off,
+    ),
+    (
+        "what_a_network_of_its_own_holds_is_open_without_it",
+        open_apart,
+    ),
+    ("any_wall_of_a_way_out_holds_it_alone", alone),
+];
+
+/// Under which argument a launcher puts up walls for nobody.
+pub(crate) const WITHOUT: &str = "without";
+
+/// A protection: one that a launch request names, or one that only tests take away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Wall {
+    /// That it is not root of the container.
+    User,
+    /// The filter of system calls.
+    Calls,
+    /// `no_new_privs`.
+    Privileges,
+    Landlock,
+    /// What is masked or read-only of `/proc`.
+    Masks,
+    /// Resource limits.
+    Limits,
+    /// A network of its own.
+    Network,
+    Built(breach::Wall),
+}
+use Wall::{Built, Calls, Landlock, Limits, Masks, Network, Privileges, User};
+const CAPABILITIES: Wall = Built(breach::Wall::Capabilities);
+const INIT: Wall = Built(breach::Wall::Init);
+const READ_ONLY: Wall = Built(breach::Wall::ReadOnly);
+const USERS: Wall = Built(breach::Wall::Users);
+const FILES: Wall = Built(breach::Wall::Files);
+
+/// Ways out by the walls that hold each of them, one behind the other.
+type Table = [(&'static [Wall], &'static [&'static str])];
+
+/// In the host's network, where most walls are needed.
+const HELD: &Table = &[
+    (
+        &[Calls],
+        &[
+            "a call of 32-bit code",
+            "a call of the x32 table",
+            "a socket to hypervisors",
+            "a socket to the audit log",
+            "a socket to the kernel's ciphers",
+            "call add_key",
+            "call bpf",
+            "call chroot",
+            "call clock_adjtime",
+            "call clock_settime",
+            "call fsconfig",
+            "call io_uring_setup",
+            "call ioperm",
+            "call iopl",
+            "call kcmp",
+            "call keyctl",
+            "call listmount",
+            "call lsm_set_self_attr",
+            "call mbind",
+            "call memfd_secret",
+            "call migrate_pages",
+            "call modify_ldt",
+            "call mount",
+            "call mount_setattr",
+            "call move_pages",
+            "call name_to_handle_at",
+            "call nfsservctl",
+            "call open_by_handle_at",
+            "call perf_event_open",
+            "call pidfd_getfd",
+            "call process_madvise",
+            "call process_vm_readv",
+            "call process_vm_writev",
+            "call quotactl",
+            "call quotactl_fd",
+            "call request_key",
+            "call set_mempolicy",
+            "call setns",
+            "call settimeofday",
+            "call statmount",
+            "call sysfs",
+            "call umount2",
+            "call unshare",
+            "call uselib",
+            "call userfaultfd",
+            "call ustat",
+            "call vmsplice",
+            "clone3",
+            "typing into a terminal",
+        ],
+    ),
+    (
+        &[Calls, CAPABILITIES],
+        &[
+            "call fsmount",
+            "call fsopen",
+            "call fspick",
+            "call move_mount",
+            "call open_tree",
+            "call pivot_root",
+            "call reboot",
+            "call setdomainname",
+            "call sethostname",
+            "clone into a new cgroup namespace",
+            "clone into a new ipc namespace",
+            "clone into a new mount namespace",
+            "clone into a new net namespace",
+            "clone into a new pid namespace",
+            "clone into a new uts namespace",
+        ],
+    ),
+    (
+        &[Calls, CAPABILITIES, USERS],
+        &[
+            "a socket to the wire",
+            "call acct",
+            "call delete_module",
+            "call fanotify_init",
+            "call finit_module",
+            "call init_module",
+            "call kexec_file_load",
+            "call kexec_load",
+            "call lookup_dcookie",
+            "call swapoff",
+            "call swapon",
+            "call syslog",
+            "call vhangup",
+        ],
+    ),
+    (
+        &[Calls, Built(breach::Wall::Nesting)],
+        &["clone into a new user namespace"],
+    ),
+    (
+        &[Calls, CAPABILITIES, Built(breach::Wall::Root)],
+        &["the root before this one"],
+    ),
+    (&[CAPABILITIES], &["becoming root", "capabilities"]),
+    (&[CAPABILITIES, USERS], &["a socket of raw packets"]),
+    (
+        &[
+            CAPABILITIES,
+            USERS,
+            Built(breach::Wall::NoDevices),
+            Built(breach::Wall::Devices),
+        ],
+        &["a block device", "a device of memory"],
+    ),
+    (&[Privileges], &["set-user-id files"]),
+    (&[Landlock], &[KEPT_BY_LANDLOCK_6]),
+    (&[USERS, User], &["the host's passwords"]),
+    (&[Masks], &["the kernel's interrupts", "the kernel's keys"]),
+    (
+        &[Masks, USERS, User],
+        &[
+            "the kernel's magic keys",
+            "the kernel's settings",
+            "the kernel's timers",
+        ],
+    ),
+    (&[Masks, USERS, CAPABILITIES], &["the kernel's memory"]),
+    (
+        &[Limits],
+        &["an image of its memory", "more files than are allowed"],
+    ),
+    (&[Built(breach::Wall::Processes)], &["other processes"]),
+    (
+        &[Built(breach::Wall::Processes), User],
+        &["signals to init"],
+    ),
+    (
+        &[Built(breach::Wall::Queues)],
+        &["the host's shared memory"],
+    ),
+    (&[Built(breach::Wall::HostName)], &["the host's name"]),
+    (
+        &[Built(breach::Wall::Groups)],
+        &["the host's control groups"],
+    ),
+    (
+        &[Built(breach::Wall::NoPrograms)],
+        &["programs in /dev/shm", "programs in /tmp"],
+    ),
+    (
+        &[FILES],
+        &[
+            "the host's data",
+            "the host's firmware",
+            "the host's sockets",
+        ],
+    ),
+    (&[FILES, USERS, User], &["the homes of the host"]),
+    (
+        &[READ_ONLY, Landlock, User],
+        &["a file in /", "a file in /dev"],
+    ),
+    (
+        &[READ_ONLY, Landlock, USERS, User],
+        &[
+            "a file in /etc",
+            "a file in /usr",
+            "a link that leads out",
+            "its control group",
+        ],
+    ),
+    (
+        &[INIT, CAPABILITIES],
+        &[
+            "init's descriptors",
+            "init's environment",
+            "init's memory",
+            "init's root",
+            "tracing init",
+        ],
+    ),
+    (&[INIT, CAPABILITIES, Landlock], &["init's executable"]),
+    (
+        &[Built(breach::Wall::Descriptors)],
+        &["descriptors that leaked"],
+    ),
+];
+
+/// In a network of its own.
+const HELD_APART: &Table = &[
+    (&[Network], &["the host's ports"]),
+    (&[Network, Landlock], &[KEPT_BY_LANDLOCK_6]),
+];
+
+/// What the kernel refuses to everybody, root of the host too, as long as the program runs.
+const HELD_BY_KERNEL: &str = "writing to its executable";
+/// What of the host is not a wall's to hold in the host's network.
+const UNHELD: &str = "the host's ports";
+
+/// What some kernels are built without. How they say so follows.
+const MAY_BE_ABSENT: [&str; 7] = [
+    "a block device",
+    "a call of the x32 table",
+    "a device of memory",
+    "a socket to hypervisors",
+    "a socket to the kernel's ciphers",
+    "the kernel's magic keys",
+    "the kernel's memory",
+];
+const ABSENT: [&str; 5] = [
+    "Address family not supported by protocol",
+    "No such device",
+    "No such device or address",
+    "No such file or directory",
+    "asked",
+];
+const NO_SUCH_CALL: &str = "Function not implemented";
+
+fn is_absent(name: &str, answer: &str) -> bool {
+    answer == NO_SUCH_CALL || MAY_BE_ABSENT.contains(&name) && ABSENT.contains(&answer)
+}
+
+/// Each way out, in order.
+pub(crate) fn names() -> Vec<&'static str> {
+    let held = HELD.iter().flat_map(|(_, names)| names.iter().copied());
+    let mut all: Vec<_> = held.chain([HELD_BY_KERNEL, UNHELD]).collect();
+    all.sort_unstable();
+    all
+}
+
+/// Who tries in which network.
+#[derive(Clone, Copy)]
+struct Ground {
+    who: Who,
+    network: fn() -> Net,
+}
+
+const fn in_hosts_network(who: Who) -> Ground {
+    let network = || Net::Host { ports: None };
+    Ground { who, network }
+}
+
+/// With nothing gone but what is named for it, each way out must be open; returns those of which this kernel has nothing.
+fn all_open(ground: Ground, table: &Table) -> BTreeSet<&'static str> {
+    let (mut world, bait) = (World::new(), Bait::lay());
+    let (mut shut, mut absent) = (Vec::new(), BTreeSet::new());
+    for (walls, names) in table {
+        let gone = walls.iter().copied().collect();
+        let answers = without(&mut world, &bait, ground, &gone, names);
+        for name in *names {
+            match &answers[*name] {
+                (true, _) => {}
+                (false, answer) if is_absent(name, answer) => drop(absent.insert(*name)),
+                (false, answer) => shut.push(format!("{name} without {walls:?}: {answer}")),
+            }
+        }
+    }
+    assert_eq!(shut, [""; 0]);
+    absent
+}
+
+fn say_absent(absent: &BTreeSet<&str>) {
+    if !absent.is_empty() {
+        let list: Vec<_> = absent.iter().copied().collect();
+        println!("this kernel has nothing of: {}", list.join(", "));
+    }
+}
+
+fn open_to_nobody() {
+    say_absent(&all_open(in_hosts_network(Who::Nobody), HELD));
+}
+
+fn open_to_root() {
+    all_open(in_hosts_network(Who::Root), HELD);
+}
+
+fn open_to_let_off() {
+    all_open(in_hosts_network(Who::LetOff), HELD);
+}
+
+/// Nobody in a network that is its container's alone.
+const APART: Ground = Ground {
+    who: Who::Nobody,
+    network: || Net::None,
+};
+
+fn open_apart() {
+    let (mut world, bait) = (World::new(), Bait::lay());
+    let names: Vec<_> = HELD_APART
+        .iter()
+        .flat_map(|(_, names)| *names)
+        .copied()
+        .collect();
+    let answers = without(&mut world, &bait, APART, &BTreeSet::new(), &names);
+    assert!(answers.values().all(|(is_open, _)| !is_open), "{answers:?}");
+    drop((world, bait));
+    all_open(APART, HELD_APART);
+}
+
+/// With any wall left of those that are named for it, a way out is shut.
+fn alone() {
+    let (mut world, bait) = (World::new(), Bait::lay());
+    // Several ways out are tried by one container that lacks the same walls.
+    let mut trials: BTreeMap<BTreeSet<Wall>, Vec<&str>> = BTreeMap::new();
+    for (walls, names) in HELD.iter().filter(|(walls, _)| walls.len() > 1) {
+        for left in *walls {
+            let gone = walls.iter().copied().filter(|wall| wall != left).collect();
+            trials.entry(gone).or_default().extend(*names);
+        }
+    }
+    let mut open = Vec::new();
+    for (gone, names) in &trials {
+        let answers = without(
+            &mut world,
+            &bait,
+            in_hosts_network(Who::Nobody),
+            gone,
+            names,
+        );
+        let found = answers.iter().filter(|(_, (is_open, _))| *is_open);
+        open.extend(found.map(|(name, (_, answer))| format!("{name} without {gone:?}: {answer}")));
+    }
+    assert_eq!(open, [""; 0]);
+}
+
+/// What a container in the host's network is kept from by Landlock 6 alone, which came with Linux 6.12.
+pub(crate) const KEPT_BY_LANDLOCK_6: &str = "the host's abstract sockets";
+
+pub(crate) fn has_landlock_6() -> bool {
+    let release = nix::sys::utsname::uname().unwrap();
+    let release = release.release().to_string_lossy().into_owned();
+    let mut numbers = release
+        .split('.')
+        .map_while(|part| part.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(12))
+}
+
+/// Called by the launcher that is to do so, before it does anything else. What it has open besides is for its containers
+/// to find.
+pub(crate) fn take_away(names: &str) {
+    let named = |wall: &&breach::Wall| names.split(',').any(|name| name == format!("{wall:?}"));
+    let gone: Vec<_> = WALLS.iter().filter(named).copied().collect();
+    breach::take_away(gone).expect("a build with debug assertions");
+    let leak = open("/dev/null", OFlag::O_RDONLY, Mode::empty()).expect("every host has it");
+    std::mem::forget(leak);
+}
+
+/// What somebody finds out of `wanted` with these walls gone.
+fn without(
+    world: &mut World,
+    bait: &Bait,
+    ground: Ground,
+    gone: &BTreeSet<Wall>,
+    wanted: &[&str],
+) -> Answers {
+    let built = gone.iter().filter_map(|wall| match wall {
+        Built(wall) => Some(*wall),
+        _ => None,
+    });
+    let built: Vec<_> = built.collect();
+    world.launch_without(&built);
+    let mut spec = by(world, ground.who);
+    spec.network = (ground.network)();
+    gone.iter().for_each(|wall| leave_out(&mut spec, *wall));
+    bait.tried(world, spec, wanted)
+}
+
+fn leave_out(spec: &mut Spec, wall: Wall) {
+    let walls = &mut spec.profile.as_mut().expect("it has one").walls;
+    match wall {
+        User => {
+            spec.user = Some(ROOT);
+            give_sandbox(spec);
+        }
+        Calls => walls.system_calls = false,
+        Privileges => walls.privileges = false,
+        Landlock => walls.landlock = false,
+        Masks => walls.masks = false,
+        Limits => spec.resource_limits.clear(),
+        Network => spec.network = Net::Host { ports: None },
+        Built(_) => {}
+    }
+}
