@@ -1,7 +1,7 @@
 //! Running: the tasks of one host, their updates, journal and sandboxes. Decides nothing for the cluster.
 //!
 //! Reading order: `core` (all decisions), `paths`, `journal`, `runner`, `uplink`, `start`, `ground`, `agent` (the loop),
-//! then `sandbox`, `fetcher`, `images`, `disk`, `gc`, `statistics`, `files`, `exec`, `executors`, `api`, `inventory`,
+//! then `sandbox`, `http_client`, `fetcher`, `images`, `disk`, `gc`, `statistics`, `files`, `exec`, `executors`, `api`, `inventory`,
 //! `config`.
 
 mod agent;
@@ -19,6 +19,7 @@ mod files;
 mod flights;
 mod gc;
 mod ground;
+mod http_client;
 pub mod images;
 mod inbox;
 pub mod inventory;

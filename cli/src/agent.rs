@@ -20,10 +20,8 @@ use crate::master::advertised;
 use crate::output::note;
 use crate::pids::{self, PidFile};
 use crate::stopping::{self, Until};
-use crate::{containers, listen, logging, metrics, random, values};
+use crate::{containers, launcher, listen, logging, metrics, random, values};
 
-/// The hidden verb under which this program is the launcher.
-pub(crate) const LAUNCHER: &str = "launcher";
 /// Tells an agent to end its tasks, then itself; TERM leaves them running.
 pub(crate) const END_TASKS: Signal = Signal::SIGUSR1;
 /// How often the end of a process is looked for.
@@ -44,6 +42,7 @@ pub(crate) fn start(arguments: &AgentStart) -> Ended {
     config.allow_exec = listen::lets_exec_in(resolved, arguments.allow_exec);
     crate::raise_file_limit();
     let recorder = metrics::install()?;
+    let launcher = launcher::choose();
     let (stop, end_tasks) = (CancellationToken::new(), CancellationToken::new());
     let runtime = Builder::new_multi_thread()
         .enable_all()
@@ -60,10 +59,7 @@ pub(crate) fn start(arguments: &AgentStart) -> Ended {
         tokio::spawn(metrics::keep(recorder.clone(), stop.clone()));
         let parts = Parts {
             api: listen::connections(api).context("cannot use the API's socket")?,
-            ground: Ground::Machine(argosy_agent::LauncherCommand {
-                program: "/proc/self/exe".into(),
-                arguments: vec![LAUNCHER.into()],
-            }),
+            ground: Ground::Machine(launcher.command.clone()),
             connector: ConnectorConfig::default(),
             metrics: Some(recorder),
             end_tasks,

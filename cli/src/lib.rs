@@ -11,6 +11,7 @@ mod exit;
 mod files;
 mod grammar;
 mod health;
+mod launcher;
 mod listen;
 mod logging;
 mod lookup;
@@ -44,9 +45,9 @@ pub fn main() -> ExitCode {
     // First of all: the launcher must be a process without threads.
     if std::env::args_os()
         .nth(1)
-        .is_some_and(|word| word == agent::LAUNCHER)
+        .is_some_and(|word| word == launcher::VERB)
     {
-        return launcher();
+        return serve_as_launcher();
     }
     let arguments = grammar::read();
     output::choose(arguments.color);
@@ -60,7 +61,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn launcher() -> ExitCode {
+fn serve_as_launcher() -> ExitCode {
     match argosy_isolation::launcher::run_from_fd() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -120,3 +120,32 @@ fn stopping_an_agent_that_is_not_there_is_said() {
     let (code, _, stderr) = ran(&["agent", "stop", "--data-dir", absent.to_str().unwrap()]);
     assert_eq!(code, 3, "{stderr}");
 }
+
+#[test]
+fn the_launcher_tells_its_release_and_serves_agents_only() {
+    let launcher = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_argosy-launcher"));
+        split(command.args(words).output().unwrap())
+    };
+    let version = format!("argosy-launcher {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(launcher(&["--version"]), (0, version, String::new()));
+    let (code, _, stderr) = launcher(&[]);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("started by an agent only"), "{stderr}");
+}
+
+#[test]
+fn the_doctor_finds_the_launcher_beside_the_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, findings, _) = ran(&[
+        "doctor",
+        "--data-dir",
+        folder.path().to_str().unwrap(),
+        "--output",
+        "json",
+    ]);
+    let findings: serde_json::Value = serde_json::from_str(&findings).unwrap();
+    let launcher = findings.as_array().unwrap().iter();
+    let mut launcher = launcher.filter(|finding| finding["check"] == "launcher");
+    assert_eq!(launcher.next().unwrap()["verdict"], "ok");
+}

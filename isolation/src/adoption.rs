@@ -83,7 +83,7 @@ pub fn adopt(directory: &Path) -> Result<Adoption, AdoptionError> {
     if let Some(exit) = files.exit()? {
         return Ok(Adoption::Exited(exit));
     }
-    let handle = match files.claim(&Claim::Void)? {
+    let handle = match files.void()? {
         Claim::Held(handle) => *handle,
         Claim::Void => return Ok(gone("it was never started, and now never will be")),
     };

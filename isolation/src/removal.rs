@@ -66,7 +66,7 @@ pub fn destroy(
 ) -> Result<(), RemovalError> {
     let files = HandOff::at(directory);
     let handle = if directory.exists() {
-        match files.claim(&Claim::Void)? {
+        match files.void()? {
             Claim::Held(handle) => Some(*handle),
             Claim::Void => None,
         }

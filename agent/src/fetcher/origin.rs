@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use super::Progress;
 use super::error::FetchError;
+use crate::http_client::HttpClient;
 
 /// How long a server that cannot be reached, or breaks off, is tried again.
 const RETRY_FOR: Duration = Duration::from_secs(30);
@@ -28,11 +29,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const CHUNK_BYTES: usize = 256 * 1024;
 
 /// What can be brought.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Origin {
-    client: reqwest::Client,
-    /// Whether the host has certificates of authorities, without which no https server can be trusted.
-    has_authorities: bool,
+    http: HttpClient,
     limit_bytes: u64,
     pub(super) retry_for: Duration,
 }
@@ -40,7 +39,7 @@ pub(super) struct Origin {
 /// A SHA-256.
 type Sum = [u8; 32];
 
-fn client() -> reqwest::ClientBuilder {
+pub(super) fn client() -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .connect_timeout(CONNECT_LIMIT)
         .no_proxy()
@@ -48,24 +47,16 @@ fn client() -> reqwest::ClientBuilder {
 
 impl Origin {
     pub(super) fn new(limit_bytes: u64) -> Self {
-        Self::with(client().build(), limit_bytes)
+        Self::with(client, limit_bytes)
     }
 
-    /// A host without certificates of authorities is fit for everything but https.
-    pub(super) fn with(trusting: reqwest::Result<reqwest::Client>, limit_bytes: u64) -> Self {
-        let has_authorities = trusting.is_ok();
-        let client = trusting.unwrap_or_else(|why| {
-            let why = crate::error::sentence(&why);
-            tracing::warn!(
-                why,
-                "https:// cannot be fetched on this host: install ca-certificates"
-            );
-            let plain = client().tls_certs_only([]).build();
-            plain.expect("a client that loads no certificates can be made")
-        });
+    pub(super) fn with(
+        settings: impl Fn() -> reqwest::ClientBuilder + Send + Sync + 'static,
+        limit_bytes: u64,
+    ) -> Self {
+        let lost = "https:// cannot be fetched on this host";
         Self {
-            client,
-            has_authorities,
+            http: HttpClient::new(lost, settings),
             limit_bytes,
             retry_for: RETRY_FOR,
         }
@@ -106,7 +97,7 @@ impl Origin {
         reader: Option<&User>,
         meter: &watch::Sender<Progress>,
     ) -> Result<Sum, FetchError> {
-        if uri.starts_with("https://") && !self.has_authorities {
+        if uri.starts_with("https://") && !self.http.has_authorities() {
             return Err(FetchError::Invalid {
                 uri: uri.to_owned(),
                 rule:
@@ -157,7 +148,7 @@ impl Origin {
         let stalled = |_| FetchError::Stalled {
             uri: uri.to_owned(),
         };
-        let answer = tokio::time::timeout(STALL_LIMIT, self.client.get(uri).send()).await;
+        let answer = tokio::time::timeout(STALL_LIMIT, self.http.client().get(uri).send()).await;
         let mut answer = answer.map_err(stalled)?.map_err(get)?;
         if !answer.status().is_success() {
             return Err(FetchError::Status {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -12,7 +12,7 @@ use axum::routing::get;
 use futures::StreamExt as _;
 use tokio::net::TcpListener;
 
-use super::origin::may_read;
+use super::origin::{client, may_read};
 use super::*;
 
 fn uri(value: impl Into<String>) -> v1::Uri {
@@ -102,10 +102,14 @@ async fn a_page_is_fetched_and_named_without_its_query() {
 
 #[tokio::test]
 async fn a_host_without_certificates_fetches_all_but_https() {
-    // An error of the kind that loading no certificate at all makes.
-    let failed = reqwest::Client::builder().user_agent("\n").build();
+    let is_first = AtomicBool::new(true);
+    let failing = move || match is_first.swap(false, Ordering::SeqCst) {
+        // An error of the kind that loading no certificate at all makes.
+        true => reqwest::Client::builder().user_agent("\n"),
+        false => client(),
+    };
     let fetcher = Fetcher {
-        origin: Arc::new(Origin::with(failed, 1_000)),
+        origin: Arc::new(Origin::with(failing, 1_000)),
         ..fetcher()
     };
     let base = serve(Router::new().route("/page", get(|| async { "here" }))).await;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -97,7 +98,8 @@ impl Launching {
 impl LauncherCommand {
     fn spawn(&self, tree: Option<&Tree>) -> Result<Launcher, LaunchError> {
         let mut command = Command::new(&self.program);
-        command.args(&self.arguments);
+        // Which process it is in a list, whatever the program is called.
+        command.arg0("argosy-launcher").args(&self.arguments);
         Launcher::spawn(command, tree)
     }
 }

@@ -65,9 +65,10 @@ impl Ours {
         let name = ContainerId::new(format!("bench-{}", std::process::id()))
             .expect("letters and digits make a name");
         let tree = Tree::create(&parent, &name).context("cannot make a control group")?;
-        let mut command = Command::new(argosy);
-        command.arg("launcher");
-        let launcher = Launcher::spawn(command, Some(&tree)).context("cannot start a launcher")?;
+        // As an agent does.
+        let program = argosy.with_file_name("argosy-launcher");
+        let launcher = Launcher::spawn(Command::new(program), Some(&tree))
+            .context("cannot start a launcher: build it with argosy")?;
         Ok(Self {
             launcher,
             tree,

@@ -34,6 +34,16 @@ pub(super) fn make_folder(base: &Path, screen: &Screen) -> Result<Folder> {
     Ok(Folder::make(base)?)
 }
 
+/// What an agent makes its containers from, beside its own program.
+const LAUNCHER: &str = "argosy-launcher";
+
+/// A build meanwhile must not exchange a program under test.
+fn keep(program: &Path, copy: &Path) -> Result<()> {
+    fs::hard_link(program, copy)
+        .or_else(|_| fs::copy(program, copy).map(drop))
+        .with_context(|| format!("cannot copy {}", program.display()))
+}
+
 /// Who is measured must have something to offer at any time.
 const MEASURED: [Habit; 1] = [Habit::Steady];
 
@@ -75,10 +85,11 @@ impl Stage {
     ) -> Result<Self> {
         let began_ns = clock::monotonic_ns();
         let argosy = folder.path().join("argosy");
-        // A build meanwhile must not exchange the program under test.
-        fs::hard_link(&means.argosy, &argosy)
-            .or_else(|_| fs::copy(&means.argosy, &argosy).map(drop))
-            .with_context(|| format!("cannot copy {}", means.argosy.display()))?;
+        keep(&means.argosy, &argosy)?;
+        let launcher = means.argosy.with_file_name(LAUNCHER);
+        if launcher.is_file() {
+            keep(&launcher, &argosy.with_file_name(LAUNCHER))?;
+        }
         let ground = Ground {
             argosy,
             chaos: means.chaos.clone(),

@@ -10,8 +10,8 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use super::disk::{self, Syncs};
 use super::{Finding, Verdict};
-use crate::listen;
 use crate::values::{AGENT_PORT, API_PORT, RAFT_PORT};
+use crate::{launcher, listen};
 
 /// The oldest kernel with `cgroup.kill`.
 const KERNEL: (u32, u32) = (5, 14);
@@ -37,6 +37,7 @@ pub(super) fn all(directory: &Path) -> Vec<Finding> {
         )),
         time_sync(),
         open_files(),
+        launcher(launcher::look()),
         space(directory),
         syncs(directory),
     ];
@@ -70,6 +71,18 @@ fn kernel(release: &str) -> Finding {
         format!("{release} is older than {}.{}", KERNEL.0, KERNEL.1),
         "install a newer kernel: containers are ended with cgroup.kill",
     )
+}
+
+fn launcher(found: Result<(), String>) -> Finding {
+    match found {
+        Ok(()) => Finding::ok("launcher", "argosy-launcher, beside this program"),
+        Err(why) => Finding::new(
+            "launcher",
+            Verdict::Warning,
+            format!("no argosy-launcher: {why}"),
+            "install that of this release beside this program, or containers cost more to start",
+        ),
+    }
 }
 
 fn cgroups() -> Finding {

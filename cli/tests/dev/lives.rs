@@ -33,6 +33,24 @@ fn processes_of(directory: &Path) -> Vec<String> {
     found
 }
 
+/// Where `/proc` tells of the agents' launchers, their only children.
+fn launchers(cluster: &Cluster) -> Vec<PathBuf> {
+    let agents = cluster
+        .members()
+        .iter()
+        .filter(|member| member["kind"] == "agent");
+    let mut found = Vec::new();
+    for agent in agents {
+        let own = format!("\nPPid:\t{}\n", agent["pid"].as_i64().unwrap());
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        found.extend(entries.map(|entry| entry.path()).filter(|process| {
+            let status = std::fs::read_to_string(process.join("status"));
+            status.unwrap_or_default().contains(&own)
+        }));
+    }
+    found
+}
+
 /// The cgroup trees of the agents' launchers.
 fn trees(cluster: &Cluster) -> Vec<PathBuf> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -40,26 +58,12 @@ fn trees(cluster: &Cluster) -> Vec<PathBuf> {
     let Some(mount) = mount.and_then(|line| line.split(' ').nth(4)) else {
         return Vec::new();
     };
-    let agents = cluster
-        .members()
-        .iter()
-        .filter(|member| member["kind"] == "agent");
-    let mut found = Vec::new();
-    for agent in agents {
-        let own = agent["pid"].as_i64().unwrap();
-        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let read =
-                |name: &str| std::fs::read_to_string(entry.path().join(name)).unwrap_or_default();
-            if read("status").contains(&format!("\nPPid:\t{own}\n")) {
-                let group = read("cgroup");
-                let group = group.lines().find_map(|line| line.strip_prefix("0::/"));
-                found.extend(
-                    group.and_then(|group| Some(Path::new(mount).join(Path::new(group).parent()?))),
-                );
-            }
-        }
-    }
-    found
+    let tree = |process: PathBuf| {
+        let group = std::fs::read_to_string(process.join("cgroup")).unwrap_or_default();
+        let group = group.lines().find_map(|line| line.strip_prefix("0::/"))?;
+        Some(Path::new(mount).join(Path::new(group).parent()?))
+    };
+    launchers(cluster).into_iter().filter_map(tree).collect()
 }
 
 #[test]
@@ -79,6 +83,14 @@ fn a_cluster_runs_tasks_and_leaves_nothing() {
         stderr.contains("err\n") && stderr.contains("failed, exit 7"),
         "{stderr}"
     );
+
+    let small = Path::new(env!("CARGO_BIN_EXE_argosy-launcher"));
+    let launchers = launchers(&cluster);
+    let programs: Vec<_> = launchers
+        .iter()
+        .map(|process| std::fs::read_link(process.join("exe")).unwrap())
+        .collect();
+    assert_eq!(programs, [small.canonicalize().unwrap()]);
 
     let (code, _, stderr) = cluster.ran(&["run", "--", "no-such-command"]);
     assert_eq!(code, 125, "{stderr}");

@@ -60,7 +60,7 @@ pub(crate) fn refuse_unread(agent: &OwnedFd, reason: &str) {
 pub(super) fn refuse(spec: &Spec, files: &HandOff, agent: &OwnedFd, error: &StartError) {
     let exit = not_started(sentence(error));
     // Only whoever voided the start may write its end: another supervisor may be running this container.
-    let voided = match files.claim(&Claim::Void) {
+    let voided = match files.void() {
         Ok(Claim::Void) => true,
         Ok(Claim::Held(handle)) => {
             handle.nonce == spec.nonce && handle.supervisor.pid == std::process::id() as i32

@@ -1,14 +1,15 @@
 //! A container's `/proc`: of its own processes, and silent about the host.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::nesting::forbid_user_namespaces;
 use super::{
-    TAME, ViewError, attach, file_system, is_folder, make_folder, restrict, take, take_all,
+    TAME, ViewError, attach, failed, file_system, is_folder, make_folder, restrict, take, take_all,
     take_if_there,
 };
 use crate::breach::{self, Wall};
@@ -56,7 +57,7 @@ pub(super) fn make_proc(root: BorrowedFd<'_>, walls: Walls) -> Result<(), ViewEr
         }
     }
     for path in MASKED {
-        let Some(shown) = take_if_there(root, path)? else {
+        let Some(shown) = look(root, path)? else {
             continue;
         };
         let mask = if is_folder(shown.as_fd())? {
@@ -69,4 +70,15 @@ pub(super) fn make_proc(root: BorrowedFd<'_>, walls: Walls) -> Result<(), ViewEr
         attach(mask.as_fd(), root, path)?;
     }
     Ok(())
+}
+
+/// Opened and not mounted: the kernel frees a mount that was never attached after all its processors have taken note,
+/// which would cost more than all else that is done for one mask.
+fn look(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, ViewError> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat(root, path, flags, Mode::empty()) {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(failed(format!("look at {path}"))(errno)),
+    }
 }

@@ -20,6 +20,7 @@ use super::digest::Digest;
 use super::fault::Fault;
 use super::manifest::{Content, MANIFEST_BYTES, MEDIA_TYPES};
 use super::reference::RegistryReference;
+use crate::http_client::HttpClient;
 use challenge::Challenge;
 
 pub(super) use retry::{Patience, Retry};
@@ -94,9 +95,7 @@ fn is_loopback(authority: &str) -> bool {
 /// All registries. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Registries {
-    client: reqwest::Client,
-    /// Whether the host has certificates of authorities, without which no server can be trusted.
-    has_authorities: bool,
+    http: Arc<HttpClient>,
     plain: Plain,
     pub(super) patience: Patience,
 }
@@ -104,20 +103,10 @@ pub(super) struct Registries {
 impl Registries {
     pub(super) fn new(insecure: &[String], patience: Patience) -> Self {
         let plain = Plain(Arc::new(insecure.to_vec()));
-        let trusting = client(&plain).build();
-        let has_authorities = trusting.is_ok();
-        let client = trusting.unwrap_or_else(|why| {
-            let why = crate::error::sentence(&why);
-            tracing::warn!(
-                why,
-                "images cannot be pulled over https on this host: install ca-certificates"
-            );
-            let without = client(&plain).tls_certs_only([]).build();
-            without.expect("a client that loads no certificates can be made")
-        });
+        let settings = plain.clone();
+        let lost = "images cannot be pulled over https on this host";
         Self {
-            client,
-            has_authorities,
+            http: Arc::new(HttpClient::new(lost, move || client(&settings))),
             plain,
             patience,
         }
@@ -292,7 +281,7 @@ impl Session {
     }
 
     fn may_ask(&self, url: Url) -> Result<Url, Fault> {
-        if url.scheme() == "http" || self.registries.has_authorities {
+        if url.scheme() == "http" || self.registries.http.has_authorities() {
             return Ok(url);
         }
         Err(Fault::Unaskable {
@@ -323,7 +312,7 @@ impl Session {
     }
 
     async fn send(&self, question: &Question, permit: Option<Secret>) -> Result<Response, Fault> {
-        let mut request = self.registries.client.get(question.url.clone());
+        let mut request = self.registries.http.client().get(question.url.clone());
         if let Some(accept) = &question.accept {
             request = request.header(ACCEPT, accept);
         }
@@ -388,7 +377,7 @@ impl Session {
             query.append_pair("scope", &self.scope);
         }
         let url = self.may_ask(url)?;
-        let mut request = self.registries.client.get(url.clone());
+        let mut request = self.registries.http.client().get(url.clone());
         if let Some(login) = &self.login {
             request = request.header(AUTHORIZATION, login.header());
         }

@@ -1,0 +1,93 @@
+//! A client of HTTP servers that is made when somebody first needs it.
+//!
+//! The certificates of authorities that it trusts are read and kept then, a megabyte and more. Most agents fetch nothing.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+use reqwest::{Client, ClientBuilder};
+
+/// The settings of a client, and the client once there is one.
+pub(crate) struct HttpClient {
+    settings: Box<dyn Fn() -> ClientBuilder + Send + Sync>,
+    /// What a host without certificates of authorities cannot do, for the log.
+    lost: &'static str,
+    made: OnceLock<Made>,
+}
+
+struct Made {
+    client: Client,
+    has_authorities: bool,
+}
+
+impl HttpClient {
+    pub(crate) fn new(
+        lost: &'static str,
+        settings: impl Fn() -> ClientBuilder + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            settings: Box::new(settings),
+            lost,
+            made: OnceLock::new(),
+        }
+    }
+
+    /// To ask with.
+    pub(crate) fn client(&self) -> &Client {
+        &self.made().client
+    }
+
+    /// Whether the host has certificates of authorities, without which no https server can be trusted. One that has none
+    /// when this is first asked is fit for everything else.
+    pub(crate) fn has_authorities(&self) -> bool {
+        self.made().has_authorities
+    }
+
+    fn made(&self) -> &Made {
+        self.made.get_or_init(|| match (self.settings)().build() {
+            Ok(client) => Made {
+                client,
+                has_authorities: true,
+            },
+            Err(error) => {
+                let (why, lost) = (crate::error::sentence(&error), self.lost);
+                tracing::warn!(why, "{lost}: install ca-certificates");
+                let plain = (self.settings)().tls_certs_only([]).build();
+                Made {
+                    client: plain.expect("a client that loads no certificates can be made"),
+                    has_authorities: false,
+                }
+            }
+        })
+    }
+}
+
+impl fmt::Debug for HttpClient {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_made = self.made.get().is_some();
+        let mut shown = formatter.debug_struct("HttpClient");
+        shown.field("is_made", &is_made).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn it_is_made_at_its_first_use_and_once() {
+        let builds = Arc::new(AtomicU32::new(0));
+        let counted = builds.clone();
+        let client = HttpClient::new("nothing", move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Client::builder().tls_certs_only([])
+        });
+        assert_eq!(builds.load(Ordering::SeqCst), 0);
+        assert!(client.has_authorities());
+        client.client();
+        assert_eq!(builds.load(Ordering::SeqCst), 1);
+    }
+}
