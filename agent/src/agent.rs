@@ -16,7 +16,7 @@ use crate::core::{Core, Effect, Input};
 use crate::error::RunError;
 use crate::executors::ExecutorSockets;
 use crate::ground::{BootClock, Containers, Front, Ground, Onlooker};
-use crate::inbox::{Event, Question, Standing, TaskView, WAITING};
+use crate::inbox::{Event, Question, Standing, WAITING};
 use crate::journal::{Journal, Lock, Progress, Request};
 use crate::metrics;
 use crate::paths::Paths;
@@ -190,12 +190,7 @@ impl Agent {
             }
             // Whoever asked may have gone: then the answer is dropped.
             Event::Ask(Question::Task(key, answer)) => {
-                let instance = self.core.facts().held.get(&key).copied();
-                let view = TaskView {
-                    container: instance.and_then(|instance| self.core.facts().container(instance)),
-                    ended: self.core.has_ended(&key),
-                };
-                let _ = answer.send(view);
+                drop(answer.send(self.core.whereabouts(&key)));
             }
             Event::Ask(Question::Containers(answer)) => drop(answer.send(self.core.containers())),
             Event::Ask(Question::Standing(answer)) => drop(answer.send(self.standing())),

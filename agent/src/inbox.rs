@@ -52,7 +52,9 @@ pub(crate) enum Question {
 /// What the loop knows of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TaskView {
-    /// `None` if it is not held.
+    /// Under whose name its sandboxes are: its own, or its executor's.
+    pub(crate) home: TaskKey,
+    /// Where it is; `None` if it is not held.
     pub(crate) container: Option<ContainerName>,
     /// Whether no more output will come.
     pub(crate) ended: bool,
@@ -73,6 +75,9 @@ pub(crate) struct ContainerView {
     pub(crate) healthy: Option<Told>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ready: Option<Told>,
+    /// Whom it runs, if it is an executor's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tasks: Vec<String>,
     #[serde(skip)]
     pub(crate) name: ContainerName,
     /// The name of what it has in common with others.

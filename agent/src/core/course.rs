@@ -143,6 +143,10 @@ impl Core {
             self.end_unstarted(instance);
             return;
         }
+        if let Some(text) = groups::is_malformed(instance, &task.launch) {
+            let end = End::by_agent(TaskState::Error, v1::Reason::TaskInvalid, text);
+            return self.end(instance, end);
+        }
         if task.executor().is_some() {
             self.host(instance);
             return;
@@ -152,11 +156,6 @@ impl Core {
             let end = End::by_agent(TaskState::Error, v1::Reason::TaskInvalid, text);
             self.end(instance, end);
             return;
-        }
-        if groups::is_malformed(instance, &task.launch) {
-            let text = "group: its place is none of a group";
-            let end = End::by_agent(TaskState::Error, v1::Reason::TaskInvalid, text);
-            return self.end(instance, end);
         }
         let is_brought = task.launch.spec.as_ref().is_some_and(|spec| {
             let container = spec.container.as_ref();

@@ -5,7 +5,7 @@
 //! missing was lost.
 
 use argosy_proto::v1;
-use argosy_state::ids::{OrderIndex, Timestamp};
+use argosy_state::ids::{FrameworkId, OrderIndex, Timestamp};
 use argosy_state::limits;
 use argosy_state::task::TaskState;
 
@@ -25,7 +25,11 @@ pub(super) struct Group {
 impl Group {
     /// That of an instance by its order; `None` if it is in none, or if the order makes no sense.
     fn of(instance: Instance, launch: &v1::LaunchOrder) -> Option<Self> {
-        let wire = launch.spec.as_ref()?.group.as_ref()?;
+        let spec = launch
+            .spec
+            .as_ref()
+            .filter(|spec| spec.executor.is_none())?;
+        let wire = spec.group.as_ref()?;
         let (place, size) = (u64::from(wire.place), u64::from(wire.size));
         let first = instance.order.0.checked_sub(place)?;
         let is_sound = first > 0 && place < size && size <= limits::TASKS_PER_GROUP as u64;
@@ -64,13 +68,21 @@ pub(crate) fn group_name(instance: Instance, launch: &v1::LaunchOrder) -> Option
     Group::of(instance, launch).map(Group::name)
 }
 
-/// Whether an order names a group that cannot be.
-pub(super) fn is_malformed(instance: Instance, launch: &v1::LaunchOrder) -> bool {
-    let named = launch
-        .spec
-        .as_ref()
-        .is_some_and(|spec| spec.group.is_some());
-    named && Group::of(instance, launch).is_none()
+/// Why an order names a group that cannot be; `None` if it names none, or a good one. Masters of this release send no such.
+pub(super) fn is_malformed(instance: Instance, launch: &v1::LaunchOrder) -> Option<String> {
+    let spec = launch.spec.as_ref()?;
+    let wire = spec.group.as_ref()?;
+    if let Some(executor) = &spec.executor {
+        let id = &executor.executor_id;
+        return Some(format!(
+            "group: executor {id:?} is to run it, and a task of an executor is in no group; leave one of the two out"
+        ));
+    }
+    let v1::TaskGroup { place, size, .. } = wire;
+    Group::of(instance, launch).is_none().then(|| {
+        let most = limits::TASKS_PER_GROUP;
+        format!("group: place {place} of {size} is none: places count from 0, and a group has at most {most} tasks")
+    })
 }
 
 /// How far a task has come in what its group does together.
@@ -238,6 +250,7 @@ impl Core {
     fn cause(&self, group: Group) -> Option<Cause> {
         let mut causes = Vec::new();
         let (mut has_started, mut is_unready) = (false, false);
+        let name = self.name_of(group);
         for member in group.members() {
             let known = self.courses.get(&member).zip(self.facts.tasks.get(&member));
             let Some((course, task)) = known else {
@@ -248,6 +261,14 @@ impl Core {
                 }
                 continue;
             };
+            if Group::of(member, &task.launch) != Some(group) || group_id(task) != name {
+                // It may be the task of somebody else: what becomes of it says nothing of this group.
+                let task = &task.key.task;
+                let what = format!("{task} has its place, and is to be none of it");
+                let reason = v1::Reason::TaskInvalid;
+                causes.push((Rank::Other, Cause::new(&what, Some(reason))));
+                continue;
+            }
             has_started |= task.started.is_some() || course.phase == Phase::Running;
             is_unready |= matches!(
                 course.phase,
@@ -264,15 +285,28 @@ impl Core {
         first.map(|(_, cause)| cause)
     }
 
+    /// What the first of its tasks that is here calls it.
+    fn name_of(&self, group: Group) -> Option<(FrameworkId, &str)> {
+        let mut own = group.members().filter_map(|member| {
+            let task = self.facts.tasks.get(&member)?;
+            Group::of(member, &task.launch).filter(|own| *own == group)?;
+            Some(task)
+        });
+        own.next().and_then(group_id)
+    }
+
     /// Ends what was not started at once, the rest from the last to the first: the next when the former has ended, or its
     /// grace is over.
     fn wind_down(&mut self, group: Group, cause: &Cause) {
-        for member in group.members().rev() {
+        // An order that contradicts those of a group has a place in it, and is left alone.
+        let mut own: Vec<_> = group.members().rev().collect();
+        own.retain(|member| self.group(*member) == Some(group));
+        for member in own.iter().copied() {
             if let Some(Phase::Waiting | Phase::Fetching | Phase::Prepared) = self.phase(member) {
                 self.end_before_start(member, cause);
             }
         }
-        for member in group.members().rev() {
+        for member in own {
             if let Some(Phase::Starting | Phase::Running) = self.phase(member)
                 && !self.had_its_turn(member, cause)
             {
@@ -338,9 +372,10 @@ impl Core {
     }
 
     fn is_all_clear(&self, group: Group) -> bool {
-        let mut courses = group
+        let own = group
             .members()
-            .filter_map(|member| self.courses.get(&member));
+            .filter(|own| self.group(*own) == Some(group));
+        let mut courses = own.filter_map(|member| self.courses.get(&member));
         courses.all(Course::is_clear)
     }
 
@@ -378,6 +413,11 @@ impl Core {
             network: network::of_group(&specs),
         }))
     }
+}
+
+fn group_id(task: &TaskFacts) -> Option<(FrameworkId, &str)> {
+    let named = task.launch.spec.as_ref()?.group.as_ref()?;
+    Some((task.key.framework, &named.group_id))
 }
 
 /// Which cause is told, if there are several.

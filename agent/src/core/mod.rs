@@ -28,7 +28,7 @@ pub(crate) mod wire;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use argosy_proto::v1;
-use argosy_state::ids::{TaskKey, Timestamp};
+use argosy_state::ids::Timestamp;
 
 use crate::inbox::{ContainerView, Told};
 use course::Course;
@@ -183,15 +183,6 @@ impl Core {
         self.link.as_ref().is_some_and(|link| link.registered)
     }
 
-    /// Whether this task has ended, or is not held any more.
-    #[must_use]
-    pub fn has_ended(&self, key: &TaskKey) -> bool {
-        let instance = self.facts.held.get(key);
-        instance
-            .and_then(|instance| self.courses.get(instance))
-            .is_none_or(Course::has_ended)
-    }
-
     /// Whether every container is gone, and what groups of them had in common.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -214,6 +205,7 @@ impl Core {
                 held: task.held,
                 healthy: Told::of(task.standing.healthy, task.since.healthy),
                 ready: Told::of(task.standing.ready, task.since.ready),
+                tasks: Vec::new(),
                 group: group_name(*instance, &task.launch),
             })
         });

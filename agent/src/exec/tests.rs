@@ -20,9 +20,13 @@ async fn agent(is_open: bool, container: Option<ContainerName>) -> String {
     let (inbox, mut events) = mpsc::channel(16);
     tokio::spawn(async move {
         while let Some(event) = events.recv().await {
-            if let Event::Ask(Question::Task(_, answer)) = event {
+            if let Event::Ask(Question::Task(home, answer)) = event {
                 let ended = false;
-                let _ = answer.send(TaskView { container, ended });
+                let _ = answer.send(TaskView {
+                    home,
+                    container,
+                    ended,
+                });
             }
         }
     });

@@ -100,7 +100,7 @@ pub(super) struct Sandbox {
     pub(super) ended: bool,
 }
 
-/// Finds the newest sandbox of a task, held or past.
+/// Finds the newest sandbox of a task, held or past: that of its executor, if it has one.
 pub(super) async fn sandbox(
     place: &Place,
     key: &TaskKey,
@@ -108,15 +108,16 @@ pub(super) async fn sandbox(
     asker: &Asker,
 ) -> Result<Sandbox, FilesError> {
     let view = asker.task(key.clone()).await.ok_or(FilesError::Stopping)?;
-    let name = view.container.or_else(|| newest(&paths.task(key)));
+    let home = &view.home;
+    let name = view.container.or_else(|| newest(&paths.task(home)));
     let Some(name) = name else {
         return Err(place.missing(format!(
             "{key} has never run here, or its sandbox was removed after an hour"
         )));
     };
     Ok(Sandbox {
-        folder: paths.sandbox(key, name),
-        output_record: paths.output_record(key, name),
+        folder: paths.sandbox(home, name),
+        output_record: paths.output_record(home, name),
         ended: view.ended,
     })
 }

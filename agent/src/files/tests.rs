@@ -27,8 +27,9 @@ impl Server {
         let (inbox, mut events) = mpsc::channel(16);
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
-                if let Event::Ask(Question::Task(_, answer)) = event {
+                if let Event::Ask(Question::Task(key, answer)) = event {
                     let view = TaskView {
+                        home: key,
                         container: None,
                         ended: true,
                     };

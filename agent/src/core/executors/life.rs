@@ -326,8 +326,12 @@ impl Core {
     ) -> Option<ContainerView> {
         let facts = self.facts.executors.get(&instance)?;
         let name = self.facts.executor_container(instance)?;
+        let executor = self.executors.all.get(&instance)?;
+        let tasks = executor.tasks.iter();
+        let tasks = tasks.filter_map(|task| Some(self.facts.tasks.get(task)?.key.task.to_string()));
         Some(ContainerView {
             name,
+            tasks: tasks.collect(),
             container: name.to_string(),
             framework_id: facts.key.framework.to_string(),
             task_id: facts.key.task.to_string(),

@@ -2,13 +2,14 @@
 //!
 //! One lives for as long as it has a task that has not ended, and is ended then, whatever took its tasks. Its name on this
 //! host is the instance of the task that brought it: such a task has no container itself. Reading order: `facts`, `life`
-//! (its container), `ending`, `recall`, `conversation` (what it and the agent say).
+//! (its container), `ending`, `recall`, `conversation` (what it and the agent say), `whereabouts`.
 
 mod conversation;
 mod ending;
 mod facts;
 mod life;
 mod recall;
+mod whereabouts;
 
 use std::collections::{BTreeMap, BTreeSet};
 

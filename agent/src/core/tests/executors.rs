@@ -456,3 +456,29 @@ fn words_about_a_running_task_are_told_once_a_second() {
     world.report();
     world.expect(&["acknowledge a 4", "report a 2 Running"]);
 }
+
+#[test]
+fn a_task_is_where_its_executor_is_before_and_after_a_restart_and_when_it_has_ended() {
+    let mut world = World::executing();
+    let key = |task: &str| crate::core::task_key("framework-1", task).unwrap();
+    let seen = |world: &World, task: &str| {
+        let view = world.core.whereabouts(&key(task));
+        let container = view.container.map(|name| name.to_string());
+        (view.home.task.to_string(), container, view.ended)
+    };
+    let there = |ended| ("e".to_owned(), Some("1-1-1".to_owned()), ended);
+    assert_eq!(seen(&world, "a"), there(false));
+    assert_eq!(seen(&world, "e"), there(false), "the executor itself");
+    assert_eq!(seen(&world, "z"), ("z".to_owned(), None, true));
+    world.told("a", 1, 2, v1::TaskState::Finished);
+    world.sync();
+    assert_eq!(seen(&world, "a"), there(true));
+    let view = world.core.containers().pop().unwrap();
+    assert_eq!(
+        (view.task_id.as_str(), view.tasks),
+        ("e", vec!["b".to_owned()])
+    );
+    let world = world.restart_synced("boot-1");
+    assert_eq!(seen(&world, "a"), there(true));
+    assert_eq!(seen(&world, "b"), there(false));
+}

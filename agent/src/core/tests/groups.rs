@@ -1,6 +1,7 @@
 //! Tasks of a group: started together, ended in turn, never half.
 
 use argosy_proto::v1;
+use argosy_state::task::TaskState;
 
 use super::world::{World, ended, instance, spec};
 use crate::core::{ContainerName, Ended, Found, How, Input, Refusal, StartedFact, StopCause};
@@ -424,5 +425,86 @@ fn a_place_that_is_none_is_refused_in_words() {
             (state, reason),
             (v1::TaskState::Error, v1::Reason::TaskInvalid)
         );
+    }
+}
+
+#[test]
+fn a_task_of_a_group_that_an_executor_is_to_run_is_refused_and_the_rest_told() {
+    let mut world = World::registered();
+    world.launch_spec(1, member("a", 0, 3));
+    let executor = v1::ExecutorSpec {
+        executor_id: "e".into(),
+        shell: "run".into(),
+        ..v1::ExecutorSpec::default()
+    };
+    world.launch_spec(
+        2,
+        v1::TaskSpec {
+            executor: Some(executor),
+            ..member("b", 1, 3)
+        },
+    );
+    world.launch_spec(3, member("c", 2, 3));
+    sync(&mut world);
+    world.report();
+    let (state, reason, text) = last(&world, 2);
+    assert_eq!(
+        (state, reason),
+        (v1::TaskState::Error, v1::Reason::TaskInvalid)
+    );
+    assert!(text.contains("executor \"e\" is to run it"), "{text}");
+    let words = "its group ended because b has its place, and is to be none of it";
+    for order in [1, 3] {
+        let told = (
+            v1::TaskState::Failed,
+            v1::Reason::TaskInvalid,
+            words.to_owned(),
+        );
+        assert_eq!(last(&world, order), told);
+    }
+    let is_started = |line: &&String| line.starts_with("start") || line.starts_with("fetch");
+    assert_eq!(world.said.iter().find(is_started), None);
+}
+
+#[test]
+fn a_group_whose_orders_contradict_each_other_ends_and_strangers_go_on() {
+    let other = |task: &str, place, size| v1::TaskSpec {
+        group: Some(v1::TaskGroup {
+            group_id: "other".into(),
+            place,
+            size,
+        }),
+        ..spec(task)
+    };
+    let contradictions = [
+        // No place at all, that of another size, of another name, of none.
+        (member("b", 5, 2), TaskState::Error),
+        (member("b", 1, 3), TaskState::Failed),
+        (other("b", 1, 2), TaskState::Failed),
+        (spec("b"), TaskState::Staging),
+    ];
+    for (contradiction, becomes) in contradictions {
+        let mut world = World::registered();
+        world.launch_spec(1, member("a", 0, 2));
+        world.launch_spec(2, contradiction.clone());
+        // Another one's, which ends nobody's wait.
+        world.launch_spec(3, spec("c"));
+        sync(&mut world);
+        world.report();
+        assert_eq!(
+            last(&world, 1).0,
+            v1::TaskState::Failed,
+            "{contradiction:?}"
+        );
+        let state = |order| world.core.facts().tasks[&instance(order)].state;
+        assert_eq!(state(2), becomes, "{contradiction:?}");
+        assert_eq!(state(3), TaskState::Staging);
+        let starts = world.said.iter().filter(|line| line.starts_with("start"));
+        let strangers = if contradiction.group.is_none() { 2 } else { 1 };
+        assert_eq!(starts.count(), strangers, "{contradiction:?}");
+        world.destroyed(1);
+        world.committed(1, "a", 1, true);
+        world.sync();
+        assert!(!world.core.facts().tasks.contains_key(&instance(1)));
     }
 }

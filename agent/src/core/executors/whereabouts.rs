@@ -1,0 +1,54 @@
+//! Where a task is, for whoever wants to look at its files or enter it: in a container of its own, or in its executor's.
+
+use argosy_state::ids::TaskKey;
+
+use super::life::executor_key;
+use crate::core::Core;
+use crate::core::course::{Course, Phase};
+use crate::core::facts::Instance;
+use crate::inbox::TaskView;
+
+impl Core {
+    /// Of the held task of this name; else of the executor of this id, which is looked at as if it were a task.
+    pub(crate) fn whereabouts(&self, key: &TaskKey) -> TaskView {
+        match self.facts.held.get(key) {
+            Some(instance) => self.whereabouts_of(*instance, key),
+            None => self.whereabouts_of_executor(key),
+        }
+    }
+
+    fn whereabouts_of(&self, instance: Instance, key: &TaskKey) -> TaskView {
+        let course = self.courses.get(&instance);
+        let ended = course.is_none_or(Course::has_ended);
+        let Some(executor) = self.facts.tasks.get(&instance).and_then(executor_key) else {
+            return TaskView {
+                home: key.clone(),
+                container: self.facts.container(instance),
+                ended,
+            };
+        };
+        // One that has ended has left its executor, which may be there still; or there is a new one of its name, and
+        // nothing tells that this is not its.
+        let hosted = course.and_then(|course| course.hosted.as_deref());
+        let present = hosted.and_then(|hosted| hosted.executor);
+        let container = match present {
+            Some(executor) => self.facts.executor_container(executor),
+            None => self.whereabouts_of_executor(&executor).container,
+        };
+        TaskView {
+            home: executor,
+            container,
+            ended,
+        }
+    }
+
+    fn whereabouts_of_executor(&self, key: &TaskKey) -> TaskView {
+        let named = self.facts.executor_named(key).map(|(instance, _)| instance);
+        let phase = named.and_then(|instance| self.executors.phase(instance));
+        TaskView {
+            home: key.clone(),
+            container: named.and_then(|instance| self.facts.executor_container(instance)),
+            ended: phase.is_none_or(|phase| phase == Phase::Ended),
+        }
+    }
+}
