@@ -1,6 +1,6 @@
 //! A client of HTTP servers that is made when somebody first needs it.
 //!
-//! The certificates of authorities that it trusts are read and kept then, a megabyte and more. Most agents fetch nothing.
+//! The certificates of authorities that it trusts are read and kept from then on. Most agents fetch nothing.
 
 use std::fmt;
 use std::sync::OnceLock;

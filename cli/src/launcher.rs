@@ -71,25 +71,16 @@ pub(crate) fn look() -> Result<(), String> {
 }
 
 fn beside() -> Result<(File, LauncherCommand), Unfit> {
-    let own = std::env::current_exe().map_err(|error| Unfit::Other(error.to_string()))?;
+    let own = std::env::current_exe().map_err(in_words)?;
     open(&own.with_file_name(PROGRAM))
 }
 
 /// Opens it and has it say of which release it is.
 fn open(path: &Path) -> Result<(File, LauncherCommand), Unfit> {
-    let other = |error: io::Error| Unfit::Other(error.to_string());
-    let file = File::open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Unfit::Missing,
-        _ => other(error),
-    })?;
-    // By its descriptor, which every child has when it executes: the very file, whatever its name means by then.
-    let command = LauncherCommand {
-        program: format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
-        arguments: Vec::new(),
-    };
+    let (file, command) = hold(path)?;
     let mut asked = Command::new(&command.program);
     asked.arg("--version").env_clear().stdin(Stdio::null());
-    let answer = asked.output().map_err(other)?.stdout;
+    let answer = asked.output().map_err(in_words)?.stdout;
     let wanted = format!("{PROGRAM} {}", env!("CARGO_PKG_VERSION"));
     let found = String::from_utf8_lossy(&answer);
     if found.trim_end() == wanted {
@@ -100,18 +91,37 @@ fn open(path: &Path) -> Result<(File, LauncherCommand), Unfit> {
     }
 }
 
+/// A command by the descriptor, which every child has when it executes: the very file, whatever its name means by then.
+fn hold(path: &Path) -> Result<(File, LauncherCommand), Unfit> {
+    let file = File::open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => Unfit::Missing,
+        _ => in_words(error),
+    })?;
+    let command = LauncherCommand {
+        program: format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
+        arguments: Vec::new(),
+    };
+    Ok((file, command))
+}
+
+fn in_words(error: io::Error) -> Unfit {
+    Unfit::Other(error.to_string())
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, Permissions};
-    use std::os::unix::fs::PermissionsExt;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
 
     use super::*;
 
-    fn program(text: &str, mode: u32) -> (tempfile::TempDir, std::path::PathBuf) {
+    /// Stands for the program of another release.
+    const ANOTHER: &str = "/bin/true";
+
+    fn place() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(PROGRAM);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         (folder, path)
     }
 
@@ -124,23 +134,22 @@ mod tests {
 
     #[test]
     fn a_launcher_of_another_release_is_not_used() {
-        let (_folder, path) = program("#!/bin/sh\necho argosy-launcher 99.0.0\n", 0o755);
-        assert!(why(&path).contains("it says \"argosy-launcher 99.0.0\""));
+        let (_folder, path) = place();
+        symlink(ANOTHER, &path).unwrap();
+        assert!(why(&path).contains("not \"argosy-launcher "));
     }
 
     #[test]
     fn what_cannot_be_executed_is_not_used() {
-        let (_folder, path) = program("", 0o644);
+        let (_folder, path) = place();
+        fs::write(&path, "").unwrap();
         assert!(why(&path).contains("Permission denied"));
     }
 
     #[test]
     fn without_one_this_program_is_the_launcher() {
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(
-            open(&folder.path().join(PROGRAM)).unwrap_err(),
-            Unfit::Missing
-        );
+        let (_folder, path) = place();
+        assert_eq!(open(&path).unwrap_err(), Unfit::Missing);
         // No test stands beside one.
         let chosen = choose();
         assert_eq!(chosen.command.program, Path::new("/proc/self/exe"));
@@ -148,14 +157,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_executed_stays_the_file_that_was_looked_at() {
-        let version = env!("CARGO_PKG_VERSION");
-        let text = format!("#!/bin/sh\necho argosy-launcher {version}\n");
-        let (_folder, path) = program(&text, 0o755);
-        let (_file, command) = open(&path).unwrap();
+    fn what_is_executed_stays_the_file_that_was_opened() {
+        let (_folder, path) = place();
+        symlink(ANOTHER, &path).unwrap();
+        let (_file, command) = hold(&path).unwrap();
         fs::remove_file(&path).unwrap();
-        fs::write(&path, "#!/bin/sh\nfalse\n").unwrap();
-        let again = fs::read_to_string(&command.program).unwrap();
-        assert_eq!(again, text);
+        fs::write(&path, "no program").unwrap();
+        for _ in 0..2 {
+            let status = Command::new(&command.program).env_clear().status();
+            assert!(status.unwrap().success());
+        }
     }
 }

@@ -84,6 +84,7 @@ fn perform(verb: &Verb) -> Ended {
         Verb::Logs(arguments) => asking()?.block_on(verbs::logs::show(arguments)),
         Verb::Exec(arguments) => in_a_task(verbs::exec::run(arguments)),
         Verb::Attach(arguments) => in_a_task(verbs::attach::run(arguments)),
+        Verb::Update(arguments) => asking()?.block_on(verbs::update::run(arguments)),
         Verb::Status(arguments) => asking()?.block_on(verbs::status::show(arguments)),
         Verb::Explain(arguments) => asking()?.block_on(verbs::explain::show(arguments)),
         Verb::Doctor(arguments) => doctor::examine(arguments),
@@ -197,6 +198,7 @@ fn wants_json(verb: &Verb) -> bool {
         | Verb::Logs(_)
         | Verb::Exec(_)
         | Verb::Attach(_)
+        | Verb::Update(_)
         | Verb::Version(_)
         | Verb::Completions(_)
         | Verb::Launcher => None,

@@ -5,6 +5,7 @@
 mod amounts;
 mod colour;
 mod columns;
+mod limits;
 mod table;
 
 use std::io::{self, Write};
@@ -19,6 +20,7 @@ pub(crate) use colour::{choose, palette};
 pub(crate) use columns::{
     exit_word, framework_state, mode_word, reason_word, standing_words, state_word,
 };
+pub(crate) use limits::{limits_status, limits_words};
 pub(crate) use table::{Row, plain, table};
 
 /// Shows a page of records: the whole page as JSON, or its rows.

@@ -12,6 +12,7 @@ pub(crate) mod masters;
 pub(crate) mod offers;
 pub(crate) mod status;
 pub(crate) mod tasks;
+pub(crate) mod update;
 
 use std::io::{BufRead, IsTerminal, Write};
 

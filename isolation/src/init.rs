@@ -143,10 +143,7 @@ fn start(inherited: &Inherited<'_>, spec: &mut Spec) -> Result<Option<i32>, Refu
     };
     let pid = execute(&command, streams)?;
     crash::passed("init.command-made");
-    if !breach::stands(Wall::Init) {
-        // The command's process, which shared our memory, has made it no less unreadable when it changed its user.
-        nix::sys::prctl::set_dumpable(true).map_err(|errno| words("show init's memory", errno))?;
-    }
+    show_memory_if_breached()?;
     // The pipes end with their last writer, and that must not be us.
     let null = null()?;
     for target in 0..=2 {
@@ -154,6 +151,16 @@ fn start(inherited: &Inherited<'_>, spec: &mut Spec) -> Result<Option<i32>, Refu
             .map_err(|errno| words("let go of the standard streams", errno))?;
     }
     Ok(Some(pid))
+}
+
+/// Where tests take that wall away: the command's process, which shared our memory, has hidden it again when it changed its
+/// user.
+fn show_memory_if_breached() -> Result<(), Refusal> {
+    if breach::stands(Wall::Init) {
+        return Ok(());
+    }
+    nix::sys::prctl::set_dumpable(true)
+        .map_err(|errno| format!("cannot show init's memory: {}", errno.desc()))
 }
 
 /// Looks a user up in the root that init is in now, gives it the sandbox, and tells it of its home unless somebody has.

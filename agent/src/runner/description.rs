@@ -21,7 +21,8 @@ use super::own_files::{Place, host_name, own_files};
 use super::{
     Shared, bridges, devices, disks, executors, groups, imaged, limits, opt_outs, volumes,
 };
-use crate::core::{Refusal, Start, disk_limit_bytes};
+use crate::core::{ContainerName, Refusal, Start, disk_limit_bytes};
+use crate::disk;
 use crate::sandbox;
 
 /// Where commands are looked up unless a task says otherwise.
@@ -89,7 +90,7 @@ pub(super) fn prepare(
     let owner = shared.owner(start.holder(), user.as_ref());
     let owner = owner.map_err(failed)?;
     make_folder(&folder)?;
-    sandbox::make(&sandbox, owner.as_ref()).map_err(|error| failed(error.to_string()))?;
+    make_sandbox(shared, start.name, task, (&sandbox, owner.as_ref())).map_err(failed)?;
     let mut places = Places {
         host_paths: sandbox::link_host_paths(
             &sandbox,
@@ -132,6 +133,25 @@ pub(super) fn prepare(
     groups::share(shared, start, owner.as_ref(), &mut spec).map_err(failed)?;
     let namespace = network(shared, start, plugged, &mut spec)?;
     Ok(Prepared { spec, namespace })
+}
+
+/// Not yet there where nothing was to be fetched.
+fn make_sandbox(
+    shared: &Shared,
+    name: ContainerName,
+    task: &v1::TaskSpec,
+    (sandbox, owner): (&Path, Option<&User>),
+) -> Result<(), String> {
+    let make = || sandbox::make(sandbox, owner).map_err(|error| error.to_string());
+    make()?;
+    match shared.bounds.bytes(task) {
+        Some(bytes) if disk::usage(&shared.paths, name, sandbox).is_none() => {
+            shared.bounds.take(name, sandbox, bytes)?;
+            // What is seen there now is another folder.
+            make()
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn make_folder(folder: &Path) -> Result<(), Refusal> {

@@ -45,12 +45,12 @@ impl Limits {
 }
 
 /// From thousandths of MiB, as agents count them.
-fn bytes(size: Milli) -> u64 {
+pub(super) fn bytes(size: Milli) -> u64 {
     size.0.unsigned_abs().saturating_mul(1 << 20) / 1_000
 }
 
 /// One disk and what is done with it at most; the keys are those of the kernel's `io.max`.
-fn disk_limit(text: &str) -> Result<v1::DiskLimit, String> {
+pub(super) fn disk_limit(text: &str) -> Result<v1::DiskLimit, String> {
     let (disk, pairs) = text.rsplit_once(':').unwrap_or(("", text));
     let mut limit = v1::DiskLimit {
         disk: disk.to_owned(),

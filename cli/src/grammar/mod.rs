@@ -12,6 +12,7 @@ mod opt_outs;
 mod run;
 mod service;
 mod shared;
+mod update;
 mod volumes;
 
 use clap::builder::Styles;
@@ -31,6 +32,7 @@ pub(crate) use service::{
     AgentStart, DiskEnforcementName, IsolationName, MasterStart, OrphanTasks, TimingName,
 };
 pub(crate) use shared::{Format, LogFormat, Logging, Reach, Show};
+pub(crate) use update::Update;
 
 const STYLES: Styles = Styles::styled()
     .header(Style::new().bold())
@@ -111,6 +113,9 @@ pub(crate) enum Verb {
     /// See a running task's own output, and type into it
     #[command(after_help = ATTACH)]
     Attach(Attach),
+    /// Change the limits of a task while it runs
+    #[command(after_help = UPDATE)]
+    Update(Box<Update>),
     /// Say in words how the cluster is
     #[command(after_help = STATUS)]
     Status(Status),
@@ -198,6 +203,12 @@ const ATTACH: &str = "Examples:
 
 The task goes on when this program ends; if the task ends first, this ends with its exit code.
 Ctrl-P Ctrl-Q detach from a terminal. Without --tty, --interactive passes Ctrl-C and TERM on.";
+const UPDATE: &str = "Examples:
+  argosy update brave-otter --mem-limit 2G
+  argosy update framework-7/web-3 --cpu-limit none --io-limit /dev/sda:wbps=10M
+
+What is not named stays. Resources, which are what is kept for the task, never change. Memory that
+it uses is not taken away: it goes on with the limits that it had, and the exit code is 4.";
 const STATUS: &str = "Examples:
   argosy status
   argosy status -o json";

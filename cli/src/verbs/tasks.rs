@@ -8,7 +8,10 @@ use argosy_proto::v1::write_operation::Operation;
 use crate::exit::{Code, DONE, Ended as Exit, Failure};
 use crate::grammar::{Named, Ps, TaskKill, TaskList};
 use crate::operator::{Ended, Operator, is_terminal};
-use crate::output::{self, exit_word, note, reason_word, resources, standing_words, state_word};
+use crate::output::{
+    self, exit_word, limits_status, limits_words, note, reason_word, resources, standing_words,
+    state_word,
+};
 
 /// How often an expected change is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -84,6 +87,11 @@ fn details(task: &v1::Task) -> Vec<(&'static str, String)> {
         ("agent", task.agent_id.clone()),
         ("agent api", task.agent_address.clone()),
         ("resources", resources(&spec.resources)),
+        (
+            "limits",
+            spec.limits.as_ref().map(limits_words).unwrap_or_default(),
+        ),
+        ("limits changed", limits_status(task.limits.as_ref())),
         ("command", command),
         ("user", spec.user),
         // Values may be secret; JSON has them.

@@ -5,6 +5,7 @@ mod cluster;
 mod desk;
 mod exec;
 mod groups;
+mod limits;
 mod lives;
 mod opt_outs;
 mod plugged;

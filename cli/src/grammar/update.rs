@@ -1,0 +1,176 @@
+//! `update`: other limits for a task that runs.
+
+use argosy_proto::v1;
+use clap::Args;
+
+use super::limits::{bytes, disk_limit};
+use super::shared::{Reach, Write};
+use crate::values::{self, Milli};
+
+/// Change the limits of a task.
+#[derive(Debug, Args)]
+pub(crate) struct Update {
+    /// TASK or FRAMEWORK/TASK: id, unique beginning of one, or name
+    pub(crate) task: String,
+    /// Most processor time, not below the task's own cpus; none lifts it
+    #[arg(long, value_name = "NUMBER", value_parser = or_none(values::cpus))]
+    cpu_limit: Option<Change<Milli>>,
+    /// Most memory, not below the task's own mem; none is that much
+    #[arg(long, value_name = "SIZE", value_parser = or_none(values::size))]
+    mem_limit: Option<Change<Milli>>,
+    /// Most processes and threads; none is the agent's limit, which is never exceeded
+    #[arg(long, value_name = "NUMBER", value_parser = or_none(number))]
+    pids_limit: Option<Change<u64>>,
+    /// Share of busy disks, 1 to 10000; none is 100
+    #[arg(long, value_name = "NUMBER", value_parser = or_none(number))]
+    io_weight: Option<Change<u64>>,
+    /// As with run, in the place of what is said of that disk; none is for all disks; may be repeated
+    #[arg(long = "io-limit", value_name = "[DISK:]KEY=NUMBER,…", value_parser = or_none(disk_limit))]
+    io: Vec<Change<v1::DiskLimit>>,
+    /// Do not wait until they are in force
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) write: Write,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+/// What becomes of one limit that is named.
+#[derive(Debug, Clone, PartialEq)]
+enum Change<T> {
+    Lift,
+    To(T),
+}
+
+impl<T: Clone> Change<T> {
+    fn value(&self) -> Option<T> {
+        match self {
+            Self::Lift => None,
+            Self::To(value) => Some(value.clone()),
+        }
+    }
+}
+
+/// A value, or the word that lifts a limit.
+fn or_none<T>(
+    parse: impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static,
+) -> impl Fn(&str) -> Result<Change<T>, String> + Clone + Send + Sync + 'static {
+    move |text| match text {
+        "none" => Ok(Change::Lift),
+        _ => parse(text).map(Change::To),
+    }
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| format!("{text:?} is no number from 1; none lifts the limit"))
+}
+
+impl Update {
+    /// Whether any limit is named.
+    pub(crate) fn names_any(&self) -> bool {
+        let others = [&self.pids_limit, &self.io_weight];
+        self.cpu_limit.is_some()
+            || self.mem_limit.is_some()
+            || others.iter().any(|change| change.is_some())
+            || !self.io.is_empty()
+    }
+
+    /// What a task has, with what is named in the place of it.
+    pub(crate) fn limits(&self, mut limits: v1::Limits) -> v1::Limits {
+        if let Some(change) = &self.cpu_limit {
+            limits.cpu_millis = change.value().map(|limit| limit.0.unsigned_abs());
+        }
+        if let Some(change) = &self.mem_limit {
+            limits.memory_bytes = change.value().map(bytes);
+        }
+        if let Some(change) = &self.pids_limit {
+            limits.pids = change.value();
+        }
+        if let Some(change) = &self.io_weight {
+            limits.io_weight = change.value();
+        }
+        for change in &self.io {
+            match change {
+                Change::Lift => limits.io.clear(),
+                Change::To(limit) => {
+                    limits.io.retain(|kept| kept.disk != limit.disk);
+                    limits.io.push(limit.clone());
+                }
+            }
+        }
+        limits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        update: Update,
+    }
+
+    fn changed(words: &[&str]) -> v1::Limits {
+        let line = [&["update", "web"], words].concat();
+        let disk = |disk: &str| v1::DiskLimit {
+            disk: disk.to_owned(),
+            read_bytes: Some(1),
+            ..v1::DiskLimit::default()
+        };
+        let before = v1::Limits {
+            cpu_millis: Some(500),
+            memory_bytes: Some(32 << 20),
+            pids: Some(10),
+            io_weight: Some(50),
+            io: vec![disk(""), disk("/dev/sda")],
+            exclusive_cpus: true,
+        };
+        Line::try_parse_from(line).unwrap().update.limits(before)
+    }
+
+    #[test]
+    fn what_is_not_named_stays() {
+        let after = changed(&["--mem-limit", "64M", "--pids-limit", "none"]);
+        assert_eq!(after.memory_bytes, Some(64 << 20));
+        assert_eq!(after.pids, None);
+        assert_eq!((after.cpu_millis, after.io_weight), (Some(500), Some(50)));
+        assert_eq!(after.io.len(), 2);
+        assert!(after.exclusive_cpus);
+    }
+
+    #[test]
+    fn a_disk_that_is_named_has_only_what_is_said_now() {
+        let after = changed(&["--io-limit", "/dev/sda:wiops=7"]);
+        let disks: Vec<_> = after.io.iter().map(|limit| limit.disk.as_str()).collect();
+        assert_eq!(disks, ["", "/dev/sda"]);
+        assert_eq!(after.io[1].read_bytes, None);
+        assert_eq!(after.io[1].write_operations, Some(7));
+        let lifted = changed(&["--io-limit", "none", "--cpu-limit", "none"]);
+        assert_eq!((lifted.io.len(), lifted.cpu_millis), (0, None));
+    }
+
+    #[test]
+    fn a_change_names_a_limit() {
+        let update = |words: &[&str]| {
+            let line = [&["update", "web"], words].concat();
+            Line::try_parse_from(line).map(|line| line.update.names_any())
+        };
+        assert!(!update(&[]).unwrap());
+        for words in [
+            ["--cpu-limit", "1"],
+            ["--mem-limit", "none"],
+            ["--pids-limit", "9"],
+            ["--io-weight", "9"],
+            ["--io-limit", "wiops=9"],
+        ] {
+            assert!(update(&words).unwrap(), "{words:?}");
+        }
+        assert!(update(&["--pids-limit", "0"]).is_err());
+    }
+}

@@ -1,0 +1,90 @@
+//! `update`: other limits for a task, and whether they are in force.
+
+use std::time::{Duration, Instant};
+
+use argosy_proto::v1;
+use argosy_proto::v1::write_operation::Operation;
+
+use crate::exit::{Code, DONE, Ended, Failure};
+use crate::grammar::Update;
+use crate::operator::{Operator, is_terminal};
+use crate::output::{self, limits_words, note, state_word};
+
+/// How often an expected change is looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+pub(crate) async fn run(arguments: &Update) -> Ended {
+    if !arguments.names_any() {
+        let advice = "--mem-limit, --cpu-limit, --pids-limit, --io-weight and --io-limit do";
+        return Err(Failure::usage("no limit is named").advise(advice));
+    }
+    let operator = Operator::open(&arguments.reach);
+    let task = operator.find_task(&arguments.task).await?;
+    let shown = format!("{}/{}", task.framework_id, task.task_id);
+    if is_terminal(task.state) {
+        let end = state_word(task.state);
+        return Err(Failure::failed(format!("{shown} has ended: {end}")));
+    }
+    let before = task.spec.clone().unwrap_or_default().limits;
+    let before = before.unwrap_or_default();
+    let wanted = arguments.limits(before.clone());
+    let change = format!(
+        "{shown}: {} instead of {}",
+        limits_words(&wanted),
+        limits_words(&before)
+    );
+    if arguments.write.dry_run {
+        note(&format!("would change {change}"));
+        return Ok(DONE);
+    }
+    let update = v1::UpdateLimits {
+        framework_id: task.framework_id.clone(),
+        task_id: task.task_id.clone(),
+        limits: Some(wanted),
+    };
+    let request_id = arguments.write.request_id.as_ref();
+    operator
+        .write(request_id, Operation::UpdateLimits(update))
+        .await?;
+    if arguments.detach {
+        note(&format!("asked for {change}"));
+        return Ok(DONE);
+    }
+    wait_until_settled(&operator, &task, &change).await
+}
+
+/// What is read after the change is of the change, or of a later one.
+async fn wait_until_settled(operator: &Operator, task: &v1::Task, change: &str) -> Ended {
+    let shown = format!("{}/{}", task.framework_id, task.task_id);
+    let deadline = Instant::now() + operator.timeout();
+    while Instant::now() < deadline {
+        let now = operator.task(&task.framework_id, &task.task_id).await?;
+        let now = now.filter(|now| !is_terminal(now.state));
+        let Some(now) = now else {
+            let text = format!("{shown} has ended before its limits were changed");
+            return Err(Failure::failed(text));
+        };
+        let status = now.limits.unwrap_or_default();
+        if status.in_force {
+            note(&format!("in force, {change}"));
+            return Ok(DONE);
+        }
+        if !status.refusal.is_empty() {
+            let text = format!("{shown} keeps the limits that it had: {}", status.refusal);
+            return Err(Failure::new(Code::Refused, text));
+        }
+        if now.state == v1::TaskState::Unreachable as i32 {
+            note(&format!(
+                "{shown} is on {}, which is unreachable; asked for {change}",
+                task.agent_id
+            ));
+            return Ok(DONE);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    let waited = output::span_ms(operator.timeout().as_millis() as u64);
+    let text = format!("{shown} has not the limits yet that were asked for, after {waited}");
+    Err(Failure::failed(text).advise(format!(
+        "argosy task show {shown} says how it is; --timeout waits longer"
+    )))
+}

@@ -1,0 +1,44 @@
+//! Limits of a task that runs: changed from outside, shown, refused in words.
+
+use crate::cluster::Cluster;
+
+#[test]
+fn a_person_changes_the_limits_of_a_running_task_and_sees_what_became_of_them() {
+    let mut cluster = Cluster::start(41, "1x1", &[]);
+    let run = [
+        "run", "--detach", "--name", "web", "--cpus", "0.1", "--mem", "32M",
+    ];
+    let limits = ["--pids-limit", "50", "--", "sleep", "1000"];
+    let (code, _, errors) = cluster.ran(&[&run[..], &limits].concat());
+    assert_eq!(code, 0, "{errors}");
+    // Without a limit by name there is nothing that this host could not keep.
+    let (code, _, errors) = cluster.ran(&["update", "web", "--pids-limit", "none"]);
+    assert_eq!(code, 0, "{errors}");
+    assert!(
+        errors.contains("in force") && errors.contains("instead of pids 50"),
+        "{errors}"
+    );
+    let (_, shown, _) = cluster.ran(&["task", "show", "web"]);
+    assert!(shown.contains("limits changed"), "{shown}");
+    // A host without the controller says so, and the exit code tells.
+    let words = ["update", "web", "--mem-limit", "64M", "--cpu-limit", "0.5"];
+    let (code, _, errors) = cluster.ran(&words);
+    match code {
+        0 => assert!(errors.contains("cpus 0.5, memory 64 MiB"), "{errors}"),
+        4 => assert!(errors.contains("cgroup"), "{errors}"),
+        other => panic!("exit code {other}: {errors}"),
+    }
+    let (_, shown, _) = cluster.ran(&["task", "show", "web", "-o", "json"]);
+    assert!(shown.contains("\"cpu_millis\""), "{shown}");
+    // What no agent could do is refused by the masters, with field and remedy.
+    let (code, _, errors) = cluster.ran(&["update", "web", "--mem-limit", "16M"]);
+    assert_eq!(code, 4, "{errors}");
+    assert!(errors.contains("limits.memory_bytes"), "{errors}");
+    let (code, _, errors) = cluster.ran(&["update", "web"]);
+    assert_eq!(code, 2, "{errors}");
+    let (code, _, errors) = cluster.ran(&["task", "kill", "web"]);
+    assert_eq!(code, 0, "{errors}");
+    let (code, _, errors) = cluster.ran(&["update", "web", "--pids-limit", "9"]);
+    assert_ne!(code, 0, "{errors}");
+    assert_eq!(cluster.stop().0, 0);
+}
