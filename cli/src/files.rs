@@ -5,6 +5,7 @@
 use std::io;
 use std::time::Duration;
 
+use argosy_proto::v1;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +24,8 @@ pub(crate) struct Place {
     pub(crate) agent_id: String,
     /// As `tasks/framework-1/web/stdout`.
     pub(crate) path: String,
+    /// Others write there, too, and may do so when the task has ended.
+    pub(crate) shared: bool,
 }
 
 impl Place {
@@ -31,8 +34,25 @@ impl Place {
         Self {
             agent_id: agent_id.to_owned(),
             path: format!("tasks/{framework_id}/{task_id}/{file}"),
+            shared: false,
         }
     }
+
+    /// A file where a task wrote: in its own sandbox, or in that of the executor that runs it.
+    pub(crate) fn of(task: &v1::Task, file: &str) -> Self {
+        let executor = executor_of(task);
+        let home = executor.unwrap_or(&task.task_id);
+        Self {
+            shared: executor.is_some(),
+            ..Self::of_task(&task.agent_id, &task.framework_id, home, file)
+        }
+    }
+}
+
+/// The executor that runs a task; `None` if it has a container of its own.
+pub(crate) fn executor_of(task: &v1::Task) -> Option<&str> {
+    let executor = task.spec.as_ref()?.executor.as_ref()?;
+    Some(&executor.executor_id)
 }
 
 /// Why a file could not be read now.
@@ -193,6 +213,10 @@ impl Files {
             };
             match outcome {
                 Ok(reached) if reached.complete => return Ok(()),
+                // What others write from now on is not the task's.
+                Ok(reached) if place.shared && wait == Wait::No && offset >= reached.size => {
+                    return Ok(());
+                }
                 // As long as something comes it is worth waiting for.
                 Ok(_) if offset > before => last_chance = None,
                 Ok(_) | Err(ReadError::Absent(_)) => tokio::time::sleep(TRY_AGAIN).await,

@@ -38,7 +38,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 
 use exit::{DONE, Ended, Failure};
-use grammar::{Agent, Arguments, Framework, Master, Offer, Task, Verb};
+use grammar::{Agent, Arguments, Framework, Group, Master, Offer, Task, Verb};
 
 /// The whole program: reads the command line, does it, returns the exit code.
 pub fn main() -> ExitCode {
@@ -76,6 +76,7 @@ fn perform(verb: &Verb) -> Ended {
         Verb::Master(master) => masters(master),
         Verb::Agent(agent) => agents(agent),
         Verb::Task(task) => tasks(task),
+        Verb::Group(group) => groups(group),
         Verb::Framework(framework) => frameworks(framework),
         Verb::Offer(Offer::List(list)) => asking()?.block_on(verbs::offers::list(list)),
         Verb::Dev(arguments) => asking()?.block_on(dev::run(arguments)),
@@ -126,6 +127,14 @@ fn tasks(task: &Task) -> Ended {
         Task::List(list) => asking()?.block_on(verbs::tasks::list(list)),
         Task::Show(named) => asking()?.block_on(verbs::tasks::show(named)),
         Task::Kill(arguments) => asking()?.block_on(verbs::tasks::kill(arguments)),
+    }
+}
+
+fn groups(group: &Group) -> Ended {
+    match group {
+        Group::Run(arguments) => two_threads()?.block_on(run::run_group(arguments)),
+        Group::List(list) => asking()?.block_on(verbs::groups::list(list)),
+        Group::Kill(arguments) => asking()?.block_on(verbs::groups::kill(arguments)),
     }
 }
 
@@ -187,6 +196,8 @@ fn wants_json(verb: &Verb) -> bool {
         Verb::Task(Task::List(list)) => Some(list.show),
         Verb::Task(Task::Show(named)) | Verb::Framework(Framework::Show(named)) => Some(named.show),
         Verb::Task(Task::Kill(_)) | Verb::Framework(Framework::Teardown(_)) => None,
+        Verb::Group(Group::List(list)) => Some(list.show),
+        Verb::Group(Group::Run(_) | Group::Kill(_)) => None,
         Verb::Framework(Framework::List(list)) => Some(list.show),
         Verb::Offer(Offer::List(list)) => Some(list.show),
         Verb::Dev(arguments) => Some(arguments.show),

@@ -18,7 +18,7 @@ use crate::grammar::Format;
 pub(crate) use amounts::{bytes, milli, resources, scalar, span_ms};
 pub(crate) use colour::{choose, palette};
 pub(crate) use columns::{
-    exit_word, framework_state, mode_word, reason_word, standing_words, state_word,
+    exit_word, framework_state, group_of, mode_word, reason_word, standing_words, state_word,
 };
 pub(crate) use limits::{limits_status, limits_words};
 pub(crate) use table::{Row, plain, table};

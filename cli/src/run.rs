@@ -1,18 +1,23 @@
-//! `run`: a framework of one task. Places it, shows its output, ends as it ended.
+//! `run` and `group run`: a framework of one task, or of one group. Places it, shows its output, ends as it ended.
 //!
-//! The parts: `job` and `checks` (what is wanted), `placer` (the scheduler), `waiting` (why nothing happens yet),
-//! `attached` and `typing` (until the end), `ending` (how it ended). A change of leader is the client library's business.
+//! The parts: `job`, `checks` and `file` (what is wanted), `members` (how far each task is), `placer` (the scheduler),
+//! `waiting` (why nothing happens yet), `attached`, `typing` and `labelled` (until the end), `ending` (how it ended). A
+//! change of leader is the client library's business.
 
 mod attached;
 mod checks;
 mod ending;
+mod file;
 mod job;
+mod labelled;
+mod members;
 mod placer;
 mod typing;
 mod waiting;
 
 use std::time::{Duration, Instant};
 
+use argosy_client::Masters;
 use argosy_client::connector::ConnectorConfig;
 use argosy_client::scheduler::{Acknowledge, Driver, Runner, SchedulerConfig, SchedulerError};
 use tokio::sync::mpsc;
@@ -20,12 +25,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{Code, Ended, Failure};
-use crate::grammar::Run;
+use crate::grammar::{GroupRun, Run};
 use crate::operator::{self, Operator};
 use crate::output::note;
 use crate::random;
 
 use attached::Attached;
+use file::File;
 use job::Job;
 use placer::{Event, Placer};
 
@@ -37,17 +43,67 @@ const FIRST_CONTACT: Duration = Duration::from_secs(30);
 /// How long asking why may take.
 const ASK_WHY: Duration = Duration::from_secs(3);
 
+/// How whoever runs a job wants it.
+struct Manner {
+    detach: bool,
+    quiet: bool,
+    timeout: Option<Duration>,
+    /// From TERM to KILL, for people.
+    grace: Duration,
+    /// What is typed here goes to the task.
+    interactive: bool,
+    tty: bool,
+}
+
 pub(crate) async fn run(arguments: &Run) -> Ended {
     let job = Job::new(arguments, random::number()?)?;
-    let masters = operator::masters_or_default(arguments.masters.as_ref());
+    let manner = Manner {
+        detach: arguments.detach,
+        quiet: arguments.quiet,
+        timeout: arguments.timeout,
+        grace: arguments.grace,
+        interactive: arguments.interactive,
+        tty: arguments.tty,
+    };
+    perform(job, manner, &arguments.role, arguments.masters.as_ref()).await
+}
+
+/// The tasks of a file, as one group.
+pub(crate) async fn run_group(arguments: &GroupRun) -> Ended {
+    let path = arguments.file.display().to_string();
+    let read = match path.as_str() {
+        "-" => std::io::read_to_string(std::io::stdin()),
+        _ => std::fs::read_to_string(&arguments.file),
+    };
+    let text =
+        read.map_err(|error| Failure::usage(format!("{path}: it cannot be read: {error}")))?;
+    let file = File::read(&path, &text)?;
+    let job = Job::of_group(&file.group, &file.tasks, &arguments.role);
+    let job = job.map_err(|failure| Failure {
+        message: format!("{path}: {}", failure.message),
+        ..failure
+    })?;
+    let manner = Manner {
+        detach: arguments.detach,
+        quiet: arguments.quiet,
+        timeout: arguments.timeout,
+        grace: file.tasks.iter().map(|task| task.grace).sum(),
+        interactive: false,
+        tty: false,
+    };
+    perform(job, manner, &arguments.role, arguments.masters.as_ref()).await
+}
+
+async fn perform(job: Job, manner: Manner, role: &str, masters: Option<&Masters>) -> Ended {
+    let masters = operator::masters_or_default(masters);
     let (sender, events) = mpsc::channel(EVENTS);
     let config = SchedulerConfig {
         connector: ConnectorConfig::default(),
-        info: job.framework(arguments),
+        info: job.framework(role, manner.detach),
         acknowledge: Acknowledge::AfterCallback,
         tick: Duration::ZERO,
         first_subscription: Some(
-            arguments
+            manner
                 .timeout
                 .unwrap_or(FIRST_CONTACT)
                 .max(Duration::from_secs(1)),
@@ -67,9 +123,7 @@ pub(crate) async fn run(arguments: &Run) -> Ended {
         begun: Instant::now(),
     };
     let operator = Operator::to(masters, ASK_WHY);
-    Attached::new(job, session, operator, arguments)
-        .finish()
-        .await
+    Attached::new(job, session, operator, manner).finish().await
 }
 
 /// The scheduler at work.
@@ -98,8 +152,8 @@ fn session_failure(error: &SchedulerError, name: &str) -> Failure {
 }
 
 /// A line about the task, unless told to be quiet.
-fn tell(arguments: &Run, name: &str, text: &str) {
-    if !arguments.quiet {
+fn tell(manner: &Manner, name: &str, text: &str) {
+    if !manner.quiet {
         note(&format!("{name:<12} {text}"));
     }
 }

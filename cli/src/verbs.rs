@@ -7,6 +7,7 @@ pub(crate) mod attach;
 pub(crate) mod exec;
 pub(crate) mod explain;
 pub(crate) mod frameworks;
+pub(crate) mod groups;
 pub(crate) mod logs;
 pub(crate) mod masters;
 pub(crate) mod offers;

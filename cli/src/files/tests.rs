@@ -160,3 +160,47 @@ fn the_sentence_of_an_error_is_found() {
     assert_eq!(sentence("plain\u{7} text"), "plain text");
     assert_eq!(sentence(""), "no reason was given");
 }
+
+#[tokio::test]
+async fn a_follow_of_what_others_write_too_ends_with_the_task() {
+    let (address, asked) = master(vec![
+        answer_from(4, "four", false, 8),
+        // Nothing more is there now, and the others may write for ever.
+        answer_from(8, "", false, 8),
+    ])
+    .await;
+    let over = CancellationToken::new();
+    over.cancel();
+    let place = Place {
+        shared: true,
+        ..place()
+    };
+    let mut files = Files::new(&[address.to_string()]).unwrap();
+    let mut all = Vec::new();
+    files
+        .follow(&place, &over, &mut told(&mut all))
+        .await
+        .unwrap();
+    assert_eq!(all, ["-4", "four"]);
+    assert_eq!(asked.lock().unwrap().len(), 1);
+}
+
+#[test]
+fn what_a_task_of_an_executor_wrote_is_where_its_executor_wrote() {
+    let mut task = v1::Task {
+        framework_id: "framework-1".to_owned(),
+        task_id: "web".to_owned(),
+        agent_id: "agent-1".to_owned(),
+        spec: Some(v1::TaskSpec::default()),
+        ..v1::Task::default()
+    };
+    assert_eq!(Place::of(&task, "stdout"), place());
+    let spec = task.spec.as_mut().unwrap();
+    spec.executor = Some(v1::ExecutorSpec {
+        executor_id: "shell".to_owned(),
+        ..v1::ExecutorSpec::default()
+    });
+    let shared = Place::of(&task, "stdout");
+    assert_eq!(shared.path, "tasks/framework-1/shell/stdout");
+    assert!(shared.shared);
+}

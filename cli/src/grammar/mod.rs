@@ -6,6 +6,7 @@ mod attach;
 mod checks;
 mod dev;
 mod exec;
+mod group;
 mod limits;
 mod nouns;
 mod opt_outs;
@@ -23,6 +24,7 @@ pub(crate) use attach::Attach;
 pub(crate) use checks::Checks;
 pub(crate) use dev::Dev;
 pub(crate) use exec::Exec;
+pub(crate) use group::{Group, GroupKill, GroupList, GroupRun};
 pub(crate) use nouns::{
     Agent, AgentStop, Explain, Framework, FrameworkList, FrameworkTeardown, Listing, Logs, Master,
     MasterJoin, MasterRemove, MasterTransfer, Named, Offer, Ps, Status, Task, TaskKill, TaskList,
@@ -89,6 +91,9 @@ pub(crate) enum Verb {
     /// Tasks: list, show, kill
     #[command(subcommand, after_help = TASK)]
     Task(Task),
+    /// Groups of tasks: run, list, kill
+    #[command(subcommand, after_help = GROUP)]
+    Group(Group),
     /// Frameworks: list, show, tear down
     #[command(subcommand, after_help = FRAMEWORK)]
     Framework(Framework),
@@ -170,6 +175,9 @@ const AGENT: &str = "Examples:
 const TASK: &str = "Examples:
   argosy task list --all
   argosy task kill brave-otter";
+const GROUP: &str = "Examples:
+  argosy group run site.json
+  argosy group kill site";
 const FRAMEWORK: &str = "Examples:
   argosy framework list
   argosy framework teardown framework-7 --yes";

@@ -4,6 +4,7 @@ use argosy_proto::v1;
 
 use super::amounts::{bytes, cpus, milli, resources, scalar, span_ms};
 use super::table::Row;
+use crate::files::executor_of;
 
 /// A task state as flags and tables name it: `running`, `gone-by-operator`.
 pub(crate) fn state_word(state: i32) -> String {
@@ -87,6 +88,11 @@ fn used_of(used: &[v1::Resource], total: &[v1::Resource], name: &str) -> String 
     }
 }
 
+/// The group that a task is in.
+pub(crate) fn group_of(task: &v1::Task) -> Option<&v1::TaskGroup> {
+    task.spec.as_ref()?.group.as_ref()
+}
+
 /// What a task runs, as one line.
 fn command_line(spec: &v1::TaskSpec) -> String {
     if spec.shell.is_empty() {
@@ -97,9 +103,17 @@ fn command_line(spec: &v1::TaskSpec) -> String {
 }
 
 impl Row for v1::Task {
-    const HEADINGS: &'static [&'static str] =
-        &["TASK", "STATE", "AGENT", "FRAMEWORK", "CPUS", "MEM"];
-    const WIDE: &'static [&'static str] = &["ROLE", "END", "REASON", "MESSAGE", "COMMAND"];
+    const HEADINGS: &'static [&'static str] = &[
+        "TASK",
+        "STATE",
+        "AGENT",
+        "FRAMEWORK",
+        "GROUP",
+        "CPUS",
+        "MEM",
+    ];
+    const WIDE: &'static [&'static str] =
+        &["ROLE", "EXECUTOR", "END", "REASON", "MESSAGE", "COMMAND"];
 
     fn cells(&self) -> Vec<String> {
         let wanted = self
@@ -112,6 +126,7 @@ impl Row for v1::Task {
             state_of(self),
             self.agent_id.clone(),
             self.framework_id.clone(),
+            group_of(self).map_or_else(String::new, |group| group.group_id.clone()),
             cpus(wanted),
             mib(scalar(wanted, "mem")),
         ]
@@ -121,6 +136,7 @@ impl Row for v1::Task {
         let latest = self.latest.clone().unwrap_or_default();
         vec![
             self.role.clone(),
+            executor_of(self).unwrap_or_default().to_owned(),
             exit_word(latest.exit.as_ref()),
             reason_word(latest.reason),
             latest.message,

@@ -3,20 +3,21 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use argosy_client::resources::to_wire;
 use argosy_proto::v1;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio_util::sync::CancellationToken;
 
 use super::ending::{self, Times};
 use super::job::Job;
+use super::labelled::Labelled;
+use super::members::Members;
 use super::placer::Event;
-use super::typing::{Typing, write};
+use super::typing::Typing;
 use super::waiting::{self, Known, Why};
-use super::{Session, session_failure, tell};
+use super::{Manner, Session, session_failure, tell};
 use crate::exit::{Code, DONE, Ended, Failure};
 use crate::files::{Files, Piece, Place, ReadError};
-use crate::grammar::Run;
 use crate::operator::{Ended as Listed, Operator, is_terminal};
 use crate::output::{self, note, span_ms};
 
@@ -34,15 +35,15 @@ const FAREWELL: Duration = Duration::from_secs(5);
 const INTERRUPTED: u8 = 130;
 
 /// The state of one `run`.
-pub(super) struct Attached<'a> {
+pub(super) struct Attached {
     job: Job,
+    members: Members,
     session: Session,
     operator: Operator,
-    arguments: &'a Run,
+    manner: Manner,
     framework_id: String,
     times: Times,
     agent_id: Option<String>,
-    has_started: bool,
     refused: Option<String>,
     refusals: usize,
     interrupts: u8,
@@ -51,7 +52,6 @@ pub(super) struct Attached<'a> {
     /// What asks the masters why; at most one at a time.
     asking: Option<JoinHandle<Result<Why, Failure>>>,
     tails: JoinSet<Result<(), ReadError>>,
-    over: CancellationToken,
 }
 
 /// What woke the loop.
@@ -63,17 +63,17 @@ enum Woken {
     Tick,
 }
 
-impl<'a> Attached<'a> {
-    pub(super) fn new(job: Job, session: Session, operator: Operator, arguments: &'a Run) -> Self {
+impl Attached {
+    pub(super) fn new(job: Job, session: Session, operator: Operator, manner: Manner) -> Self {
         Self {
+            members: Members::of(&job),
             job,
             session,
             operator,
-            arguments,
+            manner,
             framework_id: String::new(),
             times: Times::default(),
             agent_id: None,
-            has_started: false,
             refused: None,
             refusals: 0,
             interrupts: 0,
@@ -81,7 +81,6 @@ impl<'a> Attached<'a> {
             last_reason: String::new(),
             asking: None,
             tails: JoinSet::new(),
-            over: CancellationToken::new(),
         }
     }
 
@@ -97,7 +96,7 @@ impl<'a> Attached<'a> {
                 Woken::Event(None) => return self.session_ended().await,
                 Woken::Interrupted => self.interrupted().await,
                 Woken::ReaderGone => {
-                    drop(self.session.driver.kill(self.job.name(), None));
+                    drop(self.session.driver.kill(self.members.first(), None));
                     None
                 }
                 Woken::Why(found) => {
@@ -143,11 +142,7 @@ impl<'a> Attached<'a> {
             | ReadError::Absent(_)
             | ReadError::Refused(_)
             | ReadError::Broken(_) => {
-                tell(
-                    self.arguments,
-                    self.job.name(),
-                    &format!("output is incomplete: {error}"),
-                );
+                self.say(&format!("output is incomplete: {error}"));
                 false
             }
         }
@@ -164,7 +159,7 @@ impl<'a> Attached<'a> {
             Event::Launched { agent_id } => {
                 self.times.launched = Some(now);
                 self.agent_id = Some(agent_id);
-                if self.arguments.detach {
+                if self.manner.detach {
                     return self.leave().await.map(Some);
                 }
             }
@@ -193,7 +188,7 @@ impl<'a> Attached<'a> {
                         "the masters are back after {}",
                         span_ms(silent.as_millis() as u64)
                     );
-                    tell(self.arguments, self.job.name(), &text);
+                    self.say(&text);
                 }
             }
         }
@@ -201,91 +196,99 @@ impl<'a> Attached<'a> {
     }
 
     async fn status(&mut self, status: v1::TaskStatus) -> Option<u8> {
-        if status.task_id != self.job.name() {
-            return None;
-        }
+        let member = self.members.named(&status.task_id)?;
+        let is_new = member.started.is_none();
         if !status.agent_id.is_empty() {
             self.agent_id = Some(status.agent_id.clone());
         }
         let state = v1::TaskState::try_from(status.state).unwrap_or_default();
         let ran =
             state == v1::TaskState::Running || (is_terminal(status.state) && status.exit.is_some());
-        if ran && !self.has_started {
-            self.started();
+        if ran && is_new {
+            self.started(&status.task_id);
         }
         if state == v1::TaskState::Unreachable {
             let agent = self.agent_id.clone().unwrap_or_default();
-            tell(
-                self.arguments,
-                self.job.name(),
-                &format!("{agent} is unreachable; the task may run on there, waiting for it"),
-            );
+            let text = format!("{agent} is unreachable; the task may run on there, waiting for it");
+            tell(&self.manner, &status.task_id, &text);
         }
         if !is_terminal(status.state) {
             use v1::Reason as R;
             if let R::HealthCheckStatusUpdated | R::ReadinessCheckStatusUpdated = status.reason() {
-                tell(self.arguments, self.job.name(), &status.message);
+                tell(&self.manner, &status.task_id, &status.message);
             }
             return None;
         }
-        self.over.cancel();
-        while let Some(tail) = self.tails.join_next().await {
-            if let Ok(Err(error)) = tail {
-                self.tail_ended(&error);
+        let is_last = self.members.ended(status.clone());
+        if is_last {
+            while let Some(tail) = self.tails.join_next().await {
+                if let Ok(Err(error)) = tail {
+                    self.tail_ended(&error);
+                }
             }
         }
         self.say_end(&status);
+        if !is_last {
+            return None;
+        }
         self.remove().await;
-        Some(ending::exit_code(&status, self.has_started))
+        Some(self.members.exit_code())
     }
 
-    fn started(&mut self) {
-        self.has_started = true;
-        self.times.started = Some(self.session.begun.elapsed());
-        self.say_start();
+    fn started(&mut self, task: &str) {
+        let now = self.session.begun.elapsed();
+        self.times.started = Some(now);
+        let Some(member) = self.members.named(task) else {
+            return;
+        };
+        member.started = Some(now);
+        let (label, over) = (member.label.clone(), member.over.clone());
         let agent_id = self.agent_id.clone().unwrap_or_default();
+        let text = ending::start_in_words(&self.times, &agent_id);
+        tell(&self.manner, task, &text);
         let masters = self.operator.masters().addresses().to_vec();
-        if self.arguments.interactive {
+        if self.manner.interactive {
             let typing = Typing {
                 masters,
                 agent_id,
                 framework_id: self.framework_id.clone(),
-                task_id: self.job.name().to_owned(),
-                tty: self.arguments.tty,
-                over: self.over.clone(),
+                task_id: task.to_owned(),
+                tty: self.manner.tty,
+                over,
             };
             self.tails.spawn(typing.attend());
             return;
         }
         for file in ["stdout", "stderr"] {
-            let place = Place::of_task(&agent_id, &self.framework_id, self.job.name(), file);
-            let (masters, over) = (masters.clone(), self.over.clone());
+            let place = Place::of_task(&agent_id, &self.framework_id, task, file);
+            let (masters, over) = (masters.clone(), over.clone());
+            let mut labelled = Labelled::new(file, label.clone());
             self.tails.spawn(async move {
                 let broken = |error: anyhow::Error| ReadError::Broken(format!("{error:#}"));
                 let mut files = Files::new(&masters).map_err(broken)?;
-                let mut sink = move |piece: Piece<'_>| write(file, piece);
-                files.follow(&place, &over, &mut sink).await
+                let mut sink = |piece: Piece<'_>| labelled.pass(piece);
+                files.follow(&place, &over, &mut sink).await?;
+                labelled.end().map_err(ReadError::Sink)
             });
         }
     }
 
-    fn say_start(&self) {
-        let agent = self.agent_id.as_deref().unwrap_or_default();
-        let text = ending::start_in_words(&self.times, agent);
-        tell(self.arguments, self.job.name(), &text);
+    /// A line about all of it.
+    fn say(&self, text: &str) {
+        tell(&self.manner, self.job.name(), text);
     }
 
-    fn say_end(&self, status: &v1::TaskStatus) {
-        let ran = self
-            .times
-            .started
-            .map(|started| self.session.begun.elapsed().saturating_sub(started));
+    fn say_end(&mut self, status: &v1::TaskStatus) {
+        let now = self.session.begun.elapsed();
+        let task = &status.task_id;
+        let started = self.members.named(task).and_then(|member| member.started);
+        let ran = started.map(|started| now.saturating_sub(started));
         let text = ending::end_in_words(status, ran);
-        if self.has_started {
-            tell(self.arguments, self.job.name(), &text);
+        if started.is_some() {
+            tell(&self.manner, task, &text);
         } else {
             // Never quiet: there is no output that would tell.
-            note(&format!("{:<12} never started: {text}", self.job.name()));
+            note(&format!("{task:<12} never started: {text}"));
         }
     }
 
@@ -295,16 +298,13 @@ impl<'a> Attached<'a> {
             && self.last_reason != "silent"
         {
             self.last_reason = "silent".to_owned();
-            let what = if self.has_started {
+            let what = if self.members.have_started() {
                 "; the task runs on"
             } else {
                 ""
             };
-            tell(
-                self.arguments,
-                self.job.name(),
-                &format!("no leader for {} s{what}, waiting", OUT_OF_REACH.as_secs()),
-            );
+            let text = format!("no leader for {} s{what}, waiting", OUT_OF_REACH.as_secs());
+            self.say(&text);
         }
         if self.agent_id.is_some() {
             return Ok(None);
@@ -313,7 +313,7 @@ impl<'a> Attached<'a> {
         // Masters that were never reached end the session itself, with their own failure.
         let is_known = !self.framework_id.is_empty();
         if let Some(limit) = self
-            .arguments
+            .manner
             .timeout
             .filter(|limit| is_known && waited >= *limit)
         {
@@ -335,7 +335,7 @@ impl<'a> Attached<'a> {
         let request = v1::ExplainRequest {
             framework_id: self.framework_id.clone(),
             task_id: String::new(),
-            wanted: job.spec().resources.clone(),
+            wanted: to_wire(job.wanted()),
         };
         async move {
             let agents = operator.agents(Listed::LeftOut).await?.agents;
@@ -377,12 +377,8 @@ impl<'a> Attached<'a> {
             None => lines.push(last.to_owned()),
         }
         let waited = span_ms(self.session.begun.elapsed().as_millis() as u64);
-        tell(
-            self.arguments,
-            self.job.name(),
-            &format!("waiting {waited}: {reason}"),
-        );
-        for line in lines.iter().filter(|_| !self.arguments.quiet) {
+        self.say(&format!("waiting {waited}: {reason}"));
+        for line in lines.iter().filter(|_| !self.manner.quiet) {
             note(&format!("  {line}"));
         }
     }
@@ -391,6 +387,8 @@ impl<'a> Attached<'a> {
     async fn interrupted(&mut self) -> Option<u8> {
         self.interrupts += 1;
         let name = self.job.name().to_owned();
+        // Whose end is that of its group.
+        let first = self.members.first().to_owned();
         if self.agent_id.is_none() {
             self.remove().await;
             note(&format!("{name:<12} given up; nothing was started"));
@@ -398,15 +396,17 @@ impl<'a> Attached<'a> {
         }
         match self.interrupts {
             1 => {
-                drop(self.session.driver.kill(&name, None));
-                let grace = span_ms(self.arguments.grace.as_millis() as u64);
+                drop(self.session.driver.kill(&first, None));
+                let grace = span_ms(self.manner.grace.as_millis() as u64);
                 note(&format!(
                     "{name:<12} told to end, killed after {grace}; Ctrl-C again kills it now"
                 ));
                 None
             }
             2 => {
-                drop(self.session.driver.kill(&name, Some(0)));
+                for task in self.job.tasks() {
+                    drop(self.session.driver.kill(&task.task_id, Some(0)));
+                }
                 note(&format!(
                     "{name:<12} is being killed; Ctrl-C again leaves without waiting"
                 ));
@@ -421,18 +421,23 @@ impl<'a> Attached<'a> {
         }
     }
 
-    /// Detached: prints the id and goes; the framework stays until its task has ended.
+    /// Detached: prints the ids and goes; the framework stays until its last task has ended.
     async fn leave(&mut self) -> Ended {
-        let id = format!("{}/{}", self.framework_id, self.job.name());
         self.session.driver.stop();
         // It ends by itself once everything is answered; a slow end changes nothing.
         let _ = tokio::time::timeout(FAREWELL, &mut self.session.ended).await;
-        output::print(&format!("{id}\n"))?;
-        tell(
-            self.arguments,
-            self.job.name(),
-            &format!("runs on; argosy logs -f {id} follows it, argosy task kill {id} ends it"),
-        );
+        let id = |name: &str| format!("{}/{name}", self.framework_id);
+        let tasks = self.job.tasks().iter();
+        let lines: String = tasks.map(|task| id(&task.task_id) + "\n").collect();
+        output::print(&lines)?;
+        let first = id(self.members.first());
+        let kill = match self.job.group() {
+            "" => format!("argosy task kill {first}"),
+            group => format!("argosy group kill {}", id(group)),
+        };
+        self.say(&format!(
+            "runs on; argosy logs -f {first} follows it, {kill} ends it"
+        ));
         Ok(DONE)
     }
 

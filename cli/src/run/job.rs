@@ -6,7 +6,7 @@ use std::sync::Arc;
 use argosy_client::resources::{from_wire, to_wire};
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
-use argosy_state::ids::{Role, TaskId};
+use argosy_state::ids::{GroupId, Role, TaskId};
 use argosy_state::limits;
 use argosy_state::resources::{Identity, Range, Resource, Resources, Value};
 use argosy_state::task::OptOuts;
@@ -16,82 +16,75 @@ use crate::exit::Failure;
 use crate::grammar::{NetworkMode, Run};
 use crate::{names, values};
 
-/// One task to place.
+/// What to place on one agent: a task, or the tasks of a group in the order of their start.
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
-    spec: v1::TaskSpec,
+    name: String,
+    /// Empty unless they are a group.
+    group: String,
+    tasks: Vec<v1::TaskSpec>,
     wanted: Resources,
     opt_outs: OptOuts,
 }
 
 impl Job {
     pub(crate) fn new(arguments: &Run, random: u64) -> Result<Self, Failure> {
-        let name = arguments
-            .name
-            .clone()
-            .unwrap_or_else(|| names::name(random));
-        TaskId::new(&name).map_err(|error| Failure::usage(format!("--name: {error}")))?;
         Role::new(&arguments.role).map_err(|error| Failure::usage(format!("--role: {error}")))?;
-        let from_image = arguments.image.is_some() && arguments.command.is_empty();
-        if !from_image && arguments.command.first().is_none_or(String::is_empty) {
-            return Err(Failure::usage(
-                "the command is empty; write it behind --, as in: argosy run -- echo hello",
-            ));
-        }
-        let environment =
-            values::unique(&arguments.environment, "--env").map_err(Failure::usage)?;
-        let labels = values::unique(&arguments.labels, "--label").map_err(Failure::usage)?;
-        let bytes: usize = environment
-            .iter()
-            .map(|(name, value)| name.len() + value.len())
-            .sum();
-        if bytes > limits::TASK_SPEC_BYTES {
-            let limit = limits::TASK_SPEC_BYTES / 1024;
-            return Err(Failure::usage(format!(
-                "--env: the environment has {} KiB, the limit is {limit} KiB",
-                bytes / 1024
-            ))
-            .advise("bring large values as a file with --uri"));
-        }
-        let wanted = wanted(arguments)?;
-        let spec = v1::TaskSpec {
-            task_id: name.clone(),
-            name,
-            resources: to_wire(&wanted),
-            limits: arguments.limits.wire(),
-            argv: arguments.command.clone(),
-            environment: environment.into_iter().collect(),
-            user: arguments.user.clone().unwrap_or_default(),
-            uris: uris(arguments),
-            host_paths: arguments.volumes.host_paths(),
-            volumes: arguments.volumes.volumes(),
-            kill_policy: Some(v1::KillPolicy {
-                grace_ms: arguments.grace.as_millis() as u64,
-            }),
-            labels: labels.into_iter().collect(),
-            container: container(arguments)?,
-            health_check: checks::health(&arguments.checks),
-            readiness_check: checks::readiness(&arguments.checks),
-            tty: arguments.tty,
-            stdin: arguments.interactive,
-            max_completion_ms: arguments.max_time.map_or(0, |time| time.as_millis() as u64),
-            ..v1::TaskSpec::default()
-        };
-        let opt_outs = arguments.opt_outs.opt_outs();
+        let (spec, wanted) = task(arguments, random)?;
         Ok(Self {
-            spec,
+            name: spec.name.clone(),
+            group: String::new(),
+            tasks: vec![spec],
             wanted,
-            opt_outs,
+            opt_outs: arguments.opt_outs.opt_outs(),
         })
     }
 
-    /// Task id, framework name and what people see.
-    pub(crate) fn name(&self) -> &str {
-        &self.spec.name
+    /// The tasks of a group; `role` is on whose account they are.
+    pub(crate) fn of_group(group: &str, tasks: &[Run], role: &str) -> Result<Self, Failure> {
+        GroupId::new(group).map_err(|error| Failure::usage(format!("group: {error}")))?;
+        Role::new(role).map_err(|error| Failure::usage(format!("--role: {error}")))?;
+        let mut job = Self {
+            name: group.to_owned(),
+            group: group.to_owned(),
+            tasks: Vec::new(),
+            wanted: Resources::default(),
+            opt_outs: OptOuts::default(),
+        };
+        for arguments in tasks {
+            // All of them have names.
+            let (spec, wanted) = task(arguments, 0)?;
+            if job.tasks.iter().any(|other| other.task_id == spec.task_id) {
+                let name = &spec.task_id;
+                return Err(Failure::usage(format!(
+                    "task {name:?} is there twice; each task of a group has a name of its own"
+                )));
+            }
+            let sum = job.wanted.plus(&wanted);
+            job.wanted = sum.ok_or_else(|| {
+                let name = &spec.task_id;
+                Failure::usage(format!(
+                    "task {name:?} wants a port or a device that another one has, or more than any cluster has"
+                ))
+            })?;
+            job.opt_outs.join(arguments.opt_outs.opt_outs());
+            job.tasks.push(spec);
+        }
+        Ok(job)
     }
 
-    pub(crate) fn spec(&self) -> &v1::TaskSpec {
-        &self.spec
+    /// Framework name and what people see.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The id of the group that the tasks are; empty if there is one task.
+    pub(crate) fn group(&self) -> &str {
+        &self.group
+    }
+
+    pub(crate) fn tasks(&self) -> &[v1::TaskSpec] {
+        &self.tasks
     }
 
     pub(crate) fn wanted(&self) -> &Resources {
@@ -113,17 +106,71 @@ impl Job {
         from_wire(&offer.resources).is_some_and(|offered| offered.contains(&self.wanted))
     }
 
-    /// The framework of this one task. It ends with its `run`, unless detached: then with its task.
-    pub(crate) fn framework(&self, arguments: &Run) -> v1::FrameworkInfo {
+    /// The framework of this job alone. It ends with its `run`, unless detached: then with its last task.
+    pub(crate) fn framework(&self, role: &str, detached: bool) -> v1::FrameworkInfo {
         v1::FrameworkInfo {
             name: self.name().to_owned(),
             user: std::env::var("USER").unwrap_or_default(),
-            roles: vec![arguments.role.clone()],
+            roles: vec![role.to_owned()],
             failover_timeout_ms: Some(0),
-            detached: arguments.detach,
+            detached,
             ..v1::FrameworkInfo::default()
         }
     }
+}
+
+/// One task, and what it wants.
+fn task(arguments: &Run, random: u64) -> Result<(v1::TaskSpec, Resources), Failure> {
+    let name = arguments
+        .name
+        .clone()
+        .unwrap_or_else(|| names::name(random));
+    TaskId::new(&name).map_err(|error| Failure::usage(format!("--name: {error}")))?;
+    let from_image = arguments.image.is_some() && arguments.command.is_empty();
+    if !from_image && arguments.command.first().is_none_or(String::is_empty) {
+        return Err(Failure::usage(
+            "the command is empty; write it behind --, as in: argosy run -- echo hello",
+        ));
+    }
+    let environment = values::unique(&arguments.environment, "--env").map_err(Failure::usage)?;
+    let labels = values::unique(&arguments.labels, "--label").map_err(Failure::usage)?;
+    let bytes: usize = environment
+        .iter()
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    if bytes > limits::TASK_SPEC_BYTES {
+        let limit = limits::TASK_SPEC_BYTES / 1024;
+        return Err(Failure::usage(format!(
+            "--env: the environment has {} KiB, the limit is {limit} KiB",
+            bytes / 1024
+        ))
+        .advise("bring large values as a file with --uri"));
+    }
+    let wanted = wanted(arguments)?;
+    let spec = v1::TaskSpec {
+        task_id: name.clone(),
+        name,
+        resources: to_wire(&wanted),
+        limits: arguments.limits.wire(),
+        argv: arguments.command.clone(),
+        environment: environment.into_iter().collect(),
+        user: arguments.user.clone().unwrap_or_default(),
+        uris: uris(arguments),
+        host_paths: arguments.volumes.host_paths(),
+        volumes: arguments.volumes.volumes(),
+        kill_policy: Some(v1::KillPolicy {
+            grace_ms: arguments.grace.as_millis() as u64,
+        }),
+        labels: labels.into_iter().collect(),
+        container: container(arguments)?,
+        health_check: checks::health(&arguments.checks),
+        readiness_check: checks::readiness(&arguments.checks),
+        tty: arguments.tty,
+        stdin: arguments.interactive,
+        max_completion_ms: arguments.max_time.map_or(0, |time| time.as_millis() as u64),
+        ..v1::TaskSpec::default()
+    };
+    Ok((spec, wanted))
 }
 
 /// What is fetched, in the order of its kinds.
@@ -219,6 +266,13 @@ pub(crate) mod tests {
             panic!("it is a run");
         };
         Job::new(&arguments, 4 + (40 << 6))
+    }
+
+    impl Job {
+        /// That of its one task.
+        pub(crate) fn spec(&self) -> &v1::TaskSpec {
+            &self.tasks[0]
+        }
     }
 
     #[test]

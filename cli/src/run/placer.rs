@@ -1,4 +1,4 @@
-//! The scheduler of one task: takes the first offer that fits, gives back the rest, passes on what happens.
+//! The scheduler of one job: takes the first offer that fits, gives back the rest, passes on what happens.
 //!
 //! Never launches twice: a launch is repeated only after it was certainly refused.
 
@@ -71,7 +71,9 @@ impl Placer {
             Outcome::NotSent(why) => (String::new(), why.clone()),
             // It may have happened: its updates will tell, or the masters when asked.
             Outcome::Lost(_) => {
-                drop(driver.reconcile(vec![self.job.name().to_owned()]));
+                let tasks = self.job.tasks().iter();
+                let tasks = tasks.map(|task| task.task_id.clone()).collect();
+                drop(driver.reconcile(tasks));
                 return self.launched(driver, agent_id);
             }
         };
@@ -101,18 +103,18 @@ impl Scheduler for Placer {
                     vec![offer.offer_id],
                     Some(NOT_AGAIN_MS),
                     "not-needed",
-                    "the task has its agent",
+                    "its work has an agent",
                 );
             } else if !self.job.is_allowed(&offer) {
-                let text = "the agent does not allow what the task is to be let off";
+                let text = "the agent does not allow what its work is to be let off";
                 driver.decline_because(vec![offer.offer_id], Some(SOON_MS), "not-allowed", text);
             } else if self.job.fits(&offer) {
                 let call = driver.accept_with(Accept {
                     offer_ids: vec![offer.offer_id],
-                    tasks: vec![self.job.spec().clone()],
+                    tasks: self.job.tasks().to_vec(),
                     filter_ms: Some(NOT_AGAIN_MS),
                     all_or_nothing: true,
-                    group_id: String::new(),
+                    group_id: self.job.group().to_owned(),
                 });
                 self.step = Step::Asked {
                     call: call.key,

@@ -9,7 +9,7 @@ use argosy_proto::v1;
 
 use super::exec::attached::{self, Left, Manner};
 use super::exec::connection::{self, Call, OpenError, Socket, Wanted};
-use super::exec::{READER_GONE, by_signal, may_be_entered};
+use super::exec::{READER_GONE, by_signal, may_be_entered, say_executor};
 use crate::exit::{Code, DONE, Ended, Failure};
 use crate::files::{Files, Piece, Place};
 use crate::grammar::Attach;
@@ -27,6 +27,7 @@ pub(crate) async fn run(arguments: &Attach) -> Ended {
     let spec = task.spec.clone().unwrap_or_default();
     let manner = manner(arguments, &spec, io::stdin().is_terminal())?;
     let mut socket = open(&operator, &task, &shown, arguments.interactive).await?;
+    say_executor(&task, &shown, "this is what it and all its tasks write");
     let begins = attached::begin(&mut socket).await;
     let begins = begins.map_err(|why| broken(&shown, &why))?;
     if arguments.tail > 0 {
@@ -117,7 +118,7 @@ fn broken(shown: &str, why: &str) -> Failure {
 /// Shows the last lines that were written before it was attached. That they cannot be had keeps nobody from attaching.
 async fn tail(files: &mut Files, task: &v1::Task, lines: usize, begins: Begins) {
     for (file, end) in [("stdout", begins.stdout), ("stderr", begins.stderr)] {
-        let place = Place::of_task(&task.agent_id, &task.framework_id, &task.task_id, file);
+        let place = Place::of(task, file);
         let begin = end.saturating_sub(TAIL_BYTES);
         let mut read = Vec::new();
         let mut sink = |piece: Piece<'_>| {

@@ -13,6 +13,7 @@ use argosy_proto::exec::{End, Size};
 use argosy_proto::v1;
 
 use crate::exit::{Code, DONE, Ended, Failure, NEVER_STARTED};
+use crate::files::executor_of;
 use crate::grammar::Exec;
 use crate::operator::{Operator, is_terminal};
 use crate::output::{note, state_word};
@@ -49,6 +50,8 @@ pub(crate) async fn run(arguments: &Exec) -> Ended {
         }
         Err(error) => return Err(in_words(error, &shown)),
     };
+    let what = "the command is in its container, with it and all its tasks";
+    say_executor(&task, &shown, what);
     let manner = match (arguments.tty, arguments.interactive) {
         (true, true) => Manner::Terminal,
         (true, false) => Manner::TerminalWithoutInput,
@@ -77,6 +80,13 @@ pub(crate) async fn run(arguments: &Exec) -> Ended {
 /// As shells have it.
 pub(super) fn by_signal(signal: i32) -> u8 {
     128u8.saturating_add(u8::try_from(signal).unwrap_or(127))
+}
+
+/// A task of an executor is reached in the executor's container.
+pub(super) fn say_executor(task: &v1::Task, shown: &str, what: &str) {
+    if let Some(executor) = executor_of(task) {
+        note(&format!("{shown} is run by executor {executor}: {what}"));
+    }
 }
 
 /// What the masters know already needs no agent to be asked.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::exec::say_executor;
 use crate::exit::{Code, DONE, Ended, Failure};
 use crate::files::{Files, Piece, Place, ReadError};
 use crate::grammar::Logs;
@@ -25,7 +26,8 @@ pub(crate) async fn show(arguments: &Logs) -> Ended {
         ));
     }
     let file = if arguments.stderr { "stderr" } else { "stdout" };
-    let place = Place::of_task(&task.agent_id, &task.framework_id, &task.task_id, file);
+    let place = Place::of(&task, file);
+    say_executor(&task, &shown, "this is what it and all its tasks write");
     let mut files = Files::new(operator.masters().addresses())?;
     let mut sink = |piece: Piece<'_>| match piece {
         Piece::Bytes(bytes) => {

@@ -6,6 +6,7 @@ use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation;
 
 use crate::exit::{Code, DONE, Ended as Exit, Failure};
+use crate::files::executor_of;
 use crate::grammar::{Named, Ps, TaskKill, TaskList};
 use crate::operator::{Ended, Operator, is_terminal};
 use crate::output::{
@@ -14,7 +15,7 @@ use crate::output::{
 };
 
 /// How often an expected change is looked for.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 pub(crate) async fn list(arguments: &TaskList) -> Exit {
     let operator = Operator::open(&arguments.reach);
@@ -84,6 +85,8 @@ fn details(task: &v1::Task) -> Vec<(&'static str, String)> {
                 String::new()
             },
         ),
+        ("group", group_words(&spec)),
+        ("executor", executor_of(task).unwrap_or_default().to_owned()),
         ("agent", task.agent_id.clone()),
         ("agent api", task.agent_address.clone()),
         ("resources", resources(&spec.resources)),
@@ -112,6 +115,19 @@ fn details(task: &v1::Task) -> Vec<(&'static str, String)> {
             },
         ),
     ]
+}
+
+/// As `site, task 2 of 3`.
+fn group_words(spec: &v1::TaskSpec) -> String {
+    let group = spec.group.as_ref();
+    group.map_or_else(String::new, |group| {
+        let v1::TaskGroup {
+            group_id,
+            place,
+            size,
+        } = group;
+        format!("{group_id}, task {} of {size}", place + 1)
+    })
 }
 
 pub(crate) async fn kill(arguments: &TaskKill) -> Exit {

@@ -64,8 +64,10 @@ async fn wait_until_settled(operator: &Operator, task: &v1::Task, change: &str) 
             let text = format!("{shown} has ended before its limits were changed");
             return Err(Failure::failed(text));
         };
+        // Never changed: it has had them from the start.
+        let has_had = now.limits.is_none();
         let status = now.limits.unwrap_or_default();
-        if status.in_force {
+        if has_had || status.in_force {
             note(&format!("in force, {change}"));
             return Ok(DONE);
         }

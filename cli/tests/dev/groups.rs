@@ -1,6 +1,9 @@
-//! A framework that launches groups of tasks, on the public SDK.
+//! Groups of tasks: launched by a framework on the public SDK, and by a person from a file.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::Stdio;
 
 use argosy_client::Masters;
 use argosy_client::resources::resources;
@@ -8,7 +11,8 @@ use argosy_client::scheduler::{Answer, Driver, Outcome, Scheduler, SchedulerConf
 use argosy_proto::v1;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{Cluster, PATIENCE};
+use crate::cluster::{Cluster, PATIENCE, wait_for};
+use crate::web::{on_a_host, skip};
 
 /// First a group that is too large for the agent, then one that fits, of which one task is killed.
 #[derive(Default)]
@@ -110,4 +114,78 @@ fn a_framework_launches_a_group_as_a_whole_and_kills_it_by_one_task() {
     assert!(along.message.starts_with(why), "{}", along.message);
     let (code, text) = cluster.stop();
     assert_eq!(code, 0, "{text}");
+}
+
+/// The status line of the page at the port of the example.
+fn page() -> Option<String> {
+    let mut stream = TcpStream::connect("127.0.0.1:31080").ok()?;
+    stream.write_all(b"GET /?from=test HTTP/1.0\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    text.lines().next().map(str::to_owned)
+}
+
+#[test]
+fn the_example_of_a_group_serves_pages_and_reads_its_own_log() {
+    let name = "groups::the_example_of_a_group_serves_pages_and_reads_its_own_log";
+    if !nix::unistd::geteuid().is_root() {
+        return skip(name, "needs root for a network namespace");
+    }
+    on_a_host(|| {
+        let mut cluster = Cluster::start(44, "1x1", &[]);
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/site.json");
+        let mut run = cluster.argosy(&["group", "run", example]);
+        let run = run.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut run = run.spawn().unwrap();
+        wait_for("the page", || {
+            page().is_some_and(|line| line.contains("200"))
+        });
+        let mut output = BufReader::new(run.stdout.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("from=test") {
+            line.clear();
+            assert_ne!(output.read_line(&mut line).unwrap(), 0, "it has ended");
+        }
+        assert!(line.starts_with("reader | "), "{line}");
+        let (_, listed, _) = cluster.ran(&["task", "list"]);
+        for part in ["GROUP", "site", "web", "reader"] {
+            assert!(listed.contains(part), "{listed}");
+        }
+        let (_, listed, _) = cluster.ran(&["group", "list"]);
+        assert!(listed.contains("web running, reader running"), "{listed}");
+        let (code, _, stderr) = cluster.ran(&["group", "kill", "site"]);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stderr.contains("/site has ended"), "{stderr}");
+        assert_eq!(run.wait().unwrap().code(), Some(128 + 15));
+        let (_, listed, _) = cluster.ran(&["group", "list"]);
+        assert_eq!(listed, "");
+        let (_, listed, _) = cluster.ran(&["group", "list", "--all"]);
+        assert!(listed.contains("web killed, reader killed"), "{listed}");
+        a_task_that_fails_ends_its_group_and_gives_the_code(&cluster);
+        let (code, text) = cluster.stop();
+        assert_eq!(code, 0, "{text}");
+    });
+}
+
+fn a_task_that_fails_ends_its_group_and_gives_the_code(cluster: &Cluster) {
+    let text = r#"{"group": "pod", "tasks": [
+        {"name": "waits", "command": ["sleep", "600"]},
+        {"name": "fails", "command": ["sh", "-c", "echo so; exit 7"]}
+    ]}"#;
+    let mut run = cluster.argosy(&["group", "run", "-"]);
+    let run = run.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut run = run.stderr(Stdio::piped()).spawn().unwrap();
+    let mut input = run.stdin.take().unwrap();
+    input.write_all(text.as_bytes()).unwrap();
+    drop(input);
+    let ran = crate::cluster::split(run.wait_with_output().unwrap());
+    assert_eq!(ran.0, 7, "{}", ran.2);
+    assert!(ran.1.contains("fails | so\n"), "{}", ran.1);
+    assert!(
+        ran.2.contains("waits") && ran.2.contains("killed"),
+        "{}",
+        ran.2
+    );
+    let unread = cluster.ran(&["group", "run", "/nonexistent.json"]);
+    assert_eq!(unread.0, 2, "{}", unread.2);
 }

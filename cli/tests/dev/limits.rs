@@ -29,7 +29,7 @@ fn a_person_changes_the_limits_of_a_running_task_and_sees_what_became_of_them() 
         other => panic!("exit code {other}: {errors}"),
     }
     let (_, shown, _) = cluster.ran(&["task", "show", "web", "-o", "json"]);
-    assert!(shown.contains("\"cpu_millis\""), "{shown}");
+    assert!(shown.contains("\"cpuMillis\""), "{shown}");
     // What no agent could do is refused by the masters, with field and remedy.
     let (code, _, errors) = cluster.ran(&["update", "web", "--mem-limit", "16M"]);
     assert_eq!(code, 4, "{errors}");

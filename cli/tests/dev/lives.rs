@@ -66,6 +66,12 @@ fn trees(cluster: &Cluster) -> Vec<PathBuf> {
     launchers(cluster).into_iter().filter_map(tree).collect()
 }
 
+/// What a cluster's launchers execute.
+fn programs(cluster: &Cluster) -> Vec<PathBuf> {
+    let program = |process: PathBuf| std::fs::read_link(process.join("exe")).unwrap();
+    launchers(cluster).into_iter().map(program).collect()
+}
+
 #[test]
 fn a_cluster_runs_tasks_and_leaves_nothing() {
     let mut cluster = Cluster::start(1, "1x1", &[]);
@@ -85,12 +91,7 @@ fn a_cluster_runs_tasks_and_leaves_nothing() {
     );
 
     let small = Path::new(env!("CARGO_BIN_EXE_argosy-launcher"));
-    let launchers = launchers(&cluster);
-    let programs: Vec<_> = launchers
-        .iter()
-        .map(|process| std::fs::read_link(process.join("exe")).unwrap())
-        .collect();
-    assert_eq!(programs, [small.canonicalize().unwrap()]);
+    assert_eq!(programs(&cluster), [small.canonicalize().unwrap()]);
 
     let (code, _, stderr) = cluster.ran(&["run", "--", "no-such-command"]);
     assert_eq!(code, 125, "{stderr}");

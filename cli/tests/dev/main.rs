@@ -4,6 +4,7 @@ mod attach;
 mod cluster;
 mod desk;
 mod exec;
+mod executors;
 mod groups;
 mod limits;
 mod lives;

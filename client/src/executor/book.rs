@@ -6,9 +6,9 @@ use argosy_proto::v1;
 
 use super::{News, TaskName};
 
-/// The tasks of an executor, until their ends are acknowledged.
+/// The tasks of an executor, until their ends are acknowledged. [`super::Runner`] keeps one; a simulation does, too.
 #[derive(Debug, Default)]
-pub(super) struct Book {
+pub struct Book {
     tasks: BTreeMap<TaskName, Held>,
 }
 
@@ -22,7 +22,7 @@ struct Held {
 
 impl Book {
     /// Takes a task in; false if it is there already.
-    pub(super) fn take(&mut self, name: &TaskName) -> bool {
+    pub fn take(&mut self, name: &TaskName) -> bool {
         let is_new = !self.tasks.contains_key(name);
         if is_new {
             self.tasks.insert(name.clone(), Held::default());
@@ -31,12 +31,13 @@ impl Book {
     }
 
     /// Whether a task is there that has not ended.
-    pub(super) fn is_live(&self, name: &TaskName) -> bool {
+    #[must_use]
+    pub fn is_live(&self, name: &TaskName) -> bool {
         self.tasks.get(name).is_some_and(|held| !held.has_ended)
     }
 
     /// Makes an update; none of a task that has ended or is not there.
-    pub(super) fn note(&mut self, news: News) -> Option<v1::ExecutorUpdate> {
+    pub fn note(&mut self, news: News) -> Option<v1::ExecutorUpdate> {
         let held = self.tasks.get_mut(&news.name)?;
         if held.has_ended {
             return None;
@@ -56,7 +57,7 @@ impl Book {
     }
 
     /// The agent has this update and those before it.
-    pub(super) fn acknowledged(&mut self, name: &TaskName, serial: u64) {
+    pub fn acknowledged(&mut self, name: &TaskName, serial: u64) {
         let Some(held) = self.tasks.get_mut(name) else {
             return;
         };
@@ -67,12 +68,14 @@ impl Book {
     }
 
     /// Whether nothing is left to say, and nothing to run.
-    pub(super) fn is_settled(&self) -> bool {
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
         self.tasks.is_empty()
     }
 
     /// How a stream begins.
-    pub(super) fn subscribe(&self, token: Vec<u8>) -> v1::ExecutorSubscribe {
+    #[must_use]
+    pub fn subscribe(&self, token: Vec<u8>) -> v1::ExecutorSubscribe {
         let tasks = self.tasks.keys().map(|name| v1::ExecutorTask {
             task_id: name.task_id.clone(),
             order_index: name.order,

@@ -12,6 +12,7 @@ use std::time::Duration;
 use argosy_proto::v1;
 use tokio::sync::mpsc;
 
+pub use book::Book;
 pub use run::Runner;
 
 /// Messages that may wait for the stream. When full, further ones are lost.

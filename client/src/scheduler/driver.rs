@@ -195,7 +195,8 @@ impl Driver {
     }
 
     /// Changes the most that a task may use: `limits` replaces all that it has. Done means that the masters have agreed; an
-    /// update whose `limits` carry the answer's revision, or a later one, tells that they are in force, or why not.
+    /// update whose `limits` carry the answer's revision, or a later one, tells that they are in force, or why not. Those
+    /// that it has already are no change, of which nothing is told.
     pub fn update_limits(&self, task_id: &str, limits: v1::Limits) -> Call {
         let task_id = task_id.to_owned();
         self.call(Vec::new(), |key| Command::UpdateLimits {

@@ -61,8 +61,7 @@ const MIB: u64 = 1024 * 1024;
 const LIMIT: u64 = 16 * MIB;
 
 /// Fills what it may write to and says how that ends, then goes on as if nothing were.
-const FILL: &str =
-    "head -c 100000000 /dev/zero > fill; rm fill; echo ended; echo x > again && exit 7";
+const FILL: &str = "cat /dev/zero > fill; rm fill; echo ended; echo x > again && exit 7";
 
 /// Whatever gets a container more than it may have. Each line ends by its own error, or tells that it does not.
 const HARM: &str = r#"exec python3 -I - << 'END'

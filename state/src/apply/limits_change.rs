@@ -13,8 +13,8 @@ use crate::limits::MESSAGE_BYTES;
 use crate::task::{Limits, LimitsChange, LimitsReport, Task, TaskSpec};
 
 impl Registry {
-    /// Gives a task these limits in the place of all that it has. Each change is an order, even to what is in force
-    /// already, so that whoever asked hears of it; it voids the order of the one before.
+    /// Gives a task these limits in the place of all that it has. A second change voids the order of the first and
+    /// takes one of its own; the same limits again change nothing, unless the agent could not keep them.
     pub(super) fn update_limits(
         &mut self,
         scene: &mut Scene,
@@ -41,6 +41,11 @@ impl Registry {
                 task.agent
             );
             return Err(invalid("task_id", text));
+        }
+        let outcome = task.limits_change.as_ref().map(|change| &change.outcome);
+        let is_refused = matches!(outcome, Some(Some(Err(_))));
+        if spec.limits == task.spec.limits && !is_refused {
+            return Ok(());
         }
         let agent = task.agent;
         let order = self.next_order(agent);

@@ -134,6 +134,14 @@ pub struct OptOuts {
 }
 
 impl OptOuts {
+    /// Lets it off what `other` is let off, too.
+    pub fn join(&mut self, other: Self) {
+        self.capabilities.extend(other.capabilities);
+        self.unconfined_seccomp |= other.unconfined_seccomp;
+        self.new_privileges |= other.new_privileges;
+        self.nested_user_namespaces |= other.nested_user_namespaces;
+    }
+
     /// Whether it is nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {

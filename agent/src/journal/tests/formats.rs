@@ -4,7 +4,7 @@ use super::*;
 
 /// A file as format 1 wrote it, with the records below.
 fn format_1() -> Vec<u8> {
-    let path = "src/journal/tests/format-1.journal";
+    let path = "tests/format-1.journal";
     fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
@@ -36,7 +36,11 @@ fn first_records() -> Vec<Record> {
         },
         Record::Updated {
             instance,
-            update: Box::new(unhealthy()),
+            // No limits were told of then.
+            update: Box::new(v1::NumberedUpdate {
+                limits: None,
+                ..unhealthy()
+            }),
         },
         Record::Retried { instance, life: 7 },
         Record::Committed {

@@ -1,6 +1,6 @@
 //! A journal that is written anew, and a writer that dies at each step of that: all that was on disk is read again.
 
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
@@ -85,7 +85,7 @@ pub(crate) fn writer() -> ExitCode {
             });
             let durable = progress.wait_for(|progress| progress.durable >= number);
             durable.await.unwrap();
-            writeln!(std::io::stdout(), "{number}").unwrap();
+            println!("{number}");
             if number == COMPACTED_AT {
                 journal.request(Request::Compact((1..=number).map(record).collect()));
             }

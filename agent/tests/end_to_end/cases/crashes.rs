@@ -87,6 +87,8 @@ impl Errand {
             Self::Imaged => {
                 let container = brief.container.get_or_insert_default();
                 container.image = format!("oci:{}", host.layouts().display());
+                // An image works where it says, and this one says nothing.
+                brief.shell = "cat /sandbox/file".into();
             }
             Self::Plugged => brief.container = plugged::plugged("blue", "").container,
             Self::Grouped => {

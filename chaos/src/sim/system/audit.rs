@@ -2,16 +2,27 @@
 
 use std::collections::BTreeSet;
 
+use argosy_agent::core::Instance;
 use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
 use argosy_state::digest::record_mark;
 use argosy_state::ids::{AgentId, FrameworkId, NodeId, TaskKey};
 use argosy_state::resources::Resources;
-use argosy_state::task::TaskState;
+use argosy_state::task::{Task, TaskState};
 
 use super::log::Log;
+use super::machine::Machine;
 use super::world::{Order, World, agent_name, framework_name, master_name};
 use crate::history::{self, AgentFact, FinalTask, Origin, RaftFact};
+
+/// The name of the executor that runs a task.
+fn executor_of(task: &Task) -> Option<TaskKey> {
+    let executor = task.spec.executor.as_deref()?;
+    Some(TaskKey {
+        framework: task.key.framework,
+        task: executor.executor.clone(),
+    })
+}
 
 /// An agent that has a leader hears of it once a second.
 const LED_MS: u64 = 2_500;
@@ -79,8 +90,34 @@ impl Audit {
             self.world.notes.recorder.observe(&*name, fact);
         }
         self.account();
+        self.compare_limits();
         let NodeId(id) = registry.cluster().leader;
         self.world.place(id)
+    }
+
+    /// What the registry says is in force, is: whoever wanted something else since has an order that is not confirmed.
+    fn compare_limits(&self) {
+        for task in self.log.registry().tasks() {
+            let change = task.limits_change.as_ref();
+            if change.is_none_or(|change| change.outcome != Some(Ok(()))) {
+                continue;
+            }
+            let wanted = task.spec.limits.as_ref().and_then(|limits| limits.pids);
+            let instance = Instance {
+                agent: task.agent,
+                order: task.order,
+            };
+            let machines = self.world.machines.iter();
+            for found in machines.filter_map(|machine| machine.limited_to(instance)) {
+                self.world.notes.count("limits compared");
+                if found != wanted {
+                    let key = &task.key;
+                    self.violation(format!(
+                        "L1: {key} is limited to {found:?} processes, and {wanted:?} are said to be in force"
+                    ));
+                }
+            }
+        }
     }
 
     /// What becomes of what agents give, as the registry counts, held against its tasks one by one.
@@ -91,8 +128,15 @@ impl Audit {
                 .tasks_on(agent.id)
                 .filter(|task| !task.is_terminal());
             let mut used = Some(Resources::default());
+            let mut executors = BTreeSet::new();
             for task in live {
                 used = used.and_then(|used| used.plus(&task.spec.resources));
+                // An executor counts once, with the first of its tasks.
+                if let Some(executor) = task.spec.executor.as_deref()
+                    && executors.insert((task.key.framework, &executor.executor))
+                {
+                    used = used.and_then(|used| used.plus(&executor.resources));
+                }
             }
             let Some(used) = used else {
                 self.violation(format!("O2: tasks on {} use the same thing", agent.id));
@@ -242,6 +286,8 @@ impl Audit {
         let unled = machines.filter(|machine| machine.obeyed_ms() + LED_MS < now_ms);
         open.extend(unled.map(|machine| format!("{} hears of no leader", machine.name)));
         open.extend(self.left_behind(registry));
+        let machines = self.world.machines.iter();
+        open.extend(machines.flat_map(Machine::torn_groups));
         open
     }
 
@@ -348,6 +394,16 @@ impl Audit {
                 .filter(|task| !task.is_terminal())
                 .map(|task| task.key.clone())
                 .collect();
+            let executors: BTreeSet<_> = machine.executors().into_iter().collect();
+            let kept = mine.iter().flat_map(|agent| registry.tasks_on(agent.id));
+            let kept = kept.filter(|task| !task.is_terminal());
+            let kept: BTreeSet<_> = kept.filter_map(executor_of).collect();
+            for key in executors.symmetric_difference(&kept) {
+                let (runs, needed) = (executors.contains(key), kept.contains(key));
+                open.push(format!(
+                    "executor {key} on {name}: runs {runs}, has tasks {needed}"
+                ));
+            }
             for key in running.symmetric_difference(&wanted) {
                 let (runs, registered) = (running.contains(key), wanted.contains(key));
                 open.push(format!(

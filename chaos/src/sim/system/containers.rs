@@ -3,15 +3,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use argosy_agent::core::{ContainerName, Effect, Found, Input, Instance, Start, checks};
 use argosy_agent::{Containers, Teller};
+use argosy_proto::v1;
+use argosy_state::ids::OrderIndex;
 use argosy_state::task::CheckKind;
 use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use super::conversation::{self, Conversation, Ear};
+use super::machine::executors::instance;
 use super::machine::{Look, Machine};
 use crate::history::{AgentFact, OrderAction};
 use crate::sim::run::{Notes, elapsed};
@@ -30,6 +35,10 @@ pub(super) struct Scripted {
     /// Wakes who watches a container when something is wanted of it.
     wishes: BTreeMap<Instance, (ContainerName, Arc<Notify>)>,
     fetches: BTreeMap<Instance, AbortHandle>,
+    /// Into the executors that are listened to.
+    ears: BTreeMap<Instance, Ear>,
+    /// Counts the streams of executors.
+    streams: Arc<AtomicU64>,
 }
 
 impl Scripted {
@@ -46,22 +55,39 @@ impl Scripted {
             teller,
             wishes: BTreeMap::new(),
             fetches: BTreeMap::new(),
+            ears: BTreeMap::new(),
+            streams: Arc::default(),
         }
     }
 
     /// A launch is acted upon: it must be on the disk, and so must the reign that it came in.
     fn takes(&self, start: &Start) {
-        let contents = self.machine.synced();
-        let epoch = self.machine.stored_epoch(&contents);
         let Instance { agent, order } = start.name.instance;
-        if !contents.facts.tasks.contains_key(&start.name.instance) {
+        let is_executor = (start.launch.spec.as_ref()).is_some_and(|spec| spec.executor.is_some());
+        if !is_executor {
+            return self.takes_launch(start.name.instance, start.name.life);
+        }
+        let contents = self.machine.synced();
+        if !contents.facts.executors.contains_key(&start.name.instance) {
+            let order = order.0;
             let words = format!(
-                "F2: {agent} acts on order {}, which is not on its disk",
-                order.0
+                "F2: {agent} begins an executor for order {order}, and has not stored that"
             );
             self.notes.violation(words);
         }
-        if !self.machine.takes(start.name) {
+    }
+
+    fn takes_launch(&self, instance: Instance, life: u64) {
+        let contents = self.machine.synced();
+        let epoch = self.machine.stored_epoch(&contents);
+        let Instance { agent, order } = instance;
+        let Some(task) = contents.facts.tasks.get(&instance) else {
+            return self.notes.violation(format!(
+                "F2: {agent} acts on order {}, which is not on its disk",
+                order.0
+            ));
+        };
+        if !self.machine.takes(instance, life) {
             return;
         }
         let fact = AgentFact::OrderTaken {
@@ -69,10 +95,33 @@ impl Scripted {
             epoch,
             order,
             action: OrderAction::Launch,
-            task: Some(start.key.clone()),
+            task: Some(task.key.clone()),
             repeated: false,
         };
         self.notes.recorder.observe(&*self.machine.name, fact);
+    }
+
+    fn listen(&mut self, name: ContainerName) {
+        let (machine, teller) = (self.machine.clone(), self.teller.clone());
+        let (talk, ear) = Conversation::new(machine, teller, name, self.streams.clone());
+        self.ears.insert(name.instance, ear);
+        tokio::spawn(talk.run());
+    }
+
+    /// A launch that is handed over is acted upon.
+    fn tell_executor(&mut self, executor: Instance, connection: u64, message: v1::ToExecutor) {
+        if let Some(launch) = conversation::launched(&message) {
+            let instance = instance(executor, launch);
+            // It is handed over again on a new stream.
+            if !self.machine.has_taken(instance) {
+                let life = self.machine.synced().facts.identity.life;
+                self.takes_launch(instance, life);
+            }
+        }
+        if let Some(ear) = self.ears.get(&executor) {
+            // One that hears nothing any more has ended, or has so much to hear that its next stream tells it anew.
+            let _ = ear.try_send((connection, message.message));
+        }
     }
 
     /// Answers now and then later than anybody waits.
@@ -87,6 +136,22 @@ impl Scripted {
                 answer,
             };
             teller.tell(told).await;
+        });
+    }
+
+    /// The agent may die before it is told that they are in force.
+    fn limit(&self, name: ContainerName, launch: &v1::LaunchOrder, order: OrderIndex) {
+        self.machine.limit(name, launch);
+        let takes = Duration::from_millis(self.machine.between(0, 20));
+        let teller = self.teller.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(takes).await;
+            let limited = Input::Limited {
+                instance: name.instance,
+                order,
+                outcome: Ok(()),
+            };
+            teller.tell(limited).await;
         });
     }
 
@@ -113,21 +178,25 @@ impl Scripted {
     }
 }
 
+impl Scripted {
+    fn fetch(&mut self, start: &Start) {
+        let instance = start.name.instance;
+        self.takes(start);
+        let teller = self.teller.clone();
+        let takes = Duration::from_millis(self.machine.between(0, 15));
+        let fetching = tokio::spawn(async move {
+            tokio::time::sleep(takes).await;
+            let result = Ok(());
+            teller.tell(Input::Fetched { instance, result }).await;
+        });
+        self.fetches.insert(instance, fetching.abort_handle());
+    }
+}
+
 impl Containers for Scripted {
     fn perform(&mut self, effect: Effect) -> Option<Effect> {
         match effect {
-            Effect::Fetch(start) => {
-                let instance = start.name.instance;
-                self.takes(&start);
-                let teller = self.teller.clone();
-                let takes = Duration::from_millis(self.machine.between(0, 15));
-                let fetching = tokio::spawn(async move {
-                    tokio::time::sleep(takes).await;
-                    let result = Ok(());
-                    teller.tell(Input::Fetched { instance, result }).await;
-                });
-                self.fetches.insert(instance, fetching.abort_handle());
-            }
+            Effect::Fetch(start) => self.fetch(&start),
             Effect::CancelFetch(instance) => {
                 if let Some(fetching) = self.fetches.remove(&instance) {
                     fetching.abort();
@@ -162,13 +231,30 @@ impl Containers for Scripted {
                 kind,
                 ..
             } => self.look(instance, look, &kind),
+            Effect::Limit {
+                name,
+                launch,
+                order: Some(order),
+            } => self.limit(name, &launch, order),
             // The answer changes nothing: nobody waits for it.
             Effect::StopLooking { .. } => {}
             // Its disk has room for all.
             Effect::Measure { .. } => {}
             Effect::Destroy { name, .. } => self.destroy(name),
             // A made-up host has nothing that containers share.
-            Effect::DestroyGroup { name } => self.destroy(name),
+            Effect::DestroyGroup { name } => {
+                self.machine.part(name);
+                self.destroy(name);
+            }
+            Effect::Listen(name) => self.listen(name),
+            Effect::StopListening(name) => drop(self.ears.remove(&name.instance)),
+            Effect::TellExecutor {
+                instance,
+                connection,
+                message,
+            } => self.tell_executor(instance, connection, *message),
+            // What an executor's tasks use is weighed one by one.
+            Effect::Limit { .. } => {}
             other => return Some(other),
         }
         None

@@ -35,9 +35,11 @@ impl Habit {
     }
 }
 
+mod forms;
 mod sessions;
 mod strays;
 
+use forms::Form;
 pub(super) use sessions::{framework, rival};
 
 struct Simulated {
@@ -93,6 +95,13 @@ impl Simulated {
         let tasks = stored.into_iter().flat_map(|stored| &stored.tasks);
         let live = tasks.filter(|(_, is_over)| !**is_over);
         live.map(|(task, _)| task.clone()).collect()
+    }
+
+    /// How many tasks it has made.
+    fn count_made(&self) -> u64 {
+        let kept = self.world.kept();
+        let stored = kept.frameworks.get(&self.place);
+        stored.map_or(0, |stored| stored.made)
     }
 
     /// A new task out of what is left of an offer, stored before anybody hears of it.
@@ -152,8 +161,11 @@ impl Simulated {
             let kept = self.world.kept();
             kept.quiet || kept.still
         };
+        let mut form = Form::Alone;
         if takes && !is_idle {
-            tasks.extend((0..count).map_while(|_| self.new_task(&mut left)));
+            form = Form::of(self.count_made()).fit(&mut left);
+            let made = (0..count).map_while(|_| self.new_task(&mut left));
+            tasks.extend(made.map(|task| form.shape(task)));
         }
         if tasks.is_empty() {
             self.world.notes.count("offers declined");
@@ -169,7 +181,7 @@ impl Simulated {
         let first = tasks[0].task_id.clone();
         let operation = self.accepting(offer, &tasks);
         let invoked = operation.map(|operation| self.invoke(operation));
-        let asked = driver.accept(offer, tasks);
+        let asked = self.launch(driver, offer, tasks, form);
         self.numbered += 1;
         if let Some(invoked) = invoked {
             self.calls.insert(asked.key, invoked);
@@ -338,6 +350,10 @@ impl Scheduler for Simulated {
         }
     }
 
+    fn message(&mut self, _driver: &Driver, message: &v1::ExecutorMessage) {
+        self.heard(message);
+    }
+
     fn answered(&mut self, driver: &Driver, answer: &Answer) {
         self.conclude(answer);
         if answer.task_ids.is_empty() {
@@ -398,6 +414,17 @@ impl Scheduler for Simulated {
             self.world.notes.count("kills");
             let task = task.clone();
             self.kill(driver, &task);
+        }
+        if self.chance.percent(40)
+            && let Some(task) = self.chance.pick(&live)
+        {
+            self.world.notes.count("limits asked for");
+            let limits = v1::Limits {
+                pids: Some(self.chance.between(1, 1_000)),
+                ..v1::Limits::default()
+            };
+            self.numbered += 1;
+            drop(driver.update_limits(task, limits));
         }
         if self.chance.percent(20) {
             self.accept_again();

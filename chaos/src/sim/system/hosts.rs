@@ -18,6 +18,8 @@ use crate::sim::network::{self, Seat};
 
 /// How long an agent may be silent, in milliseconds: short, so that much happens in little time.
 pub(super) const AGENT_TIMEOUT_MS: u64 = 3_000;
+/// How long an executor may be without a stream, in milliseconds.
+const EXECUTOR_TIMEOUT_MS: u64 = 2_000;
 /// The same for frameworks.
 pub(super) const FRAMEWORK_GRACE_MS: u64 = 2_000;
 
@@ -148,6 +150,7 @@ async fn work(
     config.host_name.clone_from(&name);
     config.resources = CAPACITY.parse().expect("the text is constant");
     config.seed = chance.next().max(1);
+    config.executor_registration_timeout_ms = EXECUTOR_TIMEOUT_MS;
     let (clock, containers) = (machine.clone(), machine.clone());
     let (disk, notes) = (machine.disk.clone(), world.notes.clone());
     let onlooker = Beside::new(machine.clone(), notes.clone());

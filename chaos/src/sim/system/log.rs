@@ -319,6 +319,7 @@ impl Log {
                 self.note(fact, revision);
             }
         }
+        self.judge_groups(revision.index, &tasks);
         for offer in offers {
             let fact = OfferFact::Used {
                 offer,
@@ -327,6 +328,26 @@ impl Log {
                 tasks: tasks.clone(),
             };
             self.note(fact, revision);
+        }
+    }
+
+    /// A group is launched as a whole, or not at all.
+    fn judge_groups(&self, index: u64, launched: &[TaskKey]) {
+        let mut groups: BTreeMap<_, (u32, u32)> = BTreeMap::new();
+        for key in launched {
+            let task = self.registry.task(key);
+            if let Some(group) = task.and_then(|task| task.spec.group.as_deref()) {
+                let (count, size) = groups.entry(group.id.clone()).or_default();
+                *count += 1;
+                *size = group.size;
+            }
+        }
+        for (group, (count, size)) in groups {
+            if count != size {
+                self.violation(format!(
+                    "entry {index} launches {count} of {size} tasks of group {group}"
+                ));
+            }
         }
     }
 

@@ -11,11 +11,13 @@ use argosy_agent::core::{
     ContainerName, Ended, Found, How, Instance, Start, StartedFact, StopCause,
 };
 use argosy_agent::journal::MemoryDisk;
-use argosy_client::resources;
+use argosy_proto::v1;
 use argosy_state::ids::{AgentId, Epoch, TaskKey, Timestamp};
 use argosy_state::resources::Resources;
 use argosy_state::task::CheckKind;
 
+use self::executors::Executor;
+use self::groups::Groups;
 use super::ledger::Ledger;
 use crate::chance::Chance;
 use crate::history::witness;
@@ -23,6 +25,8 @@ use crate::history::witness;
 /// What every host has.
 pub(super) const CAPACITY: &str = "cpus:4;mem:1024;disk:4096;ports:[31000-31015]";
 
+pub(super) mod executors;
+mod groups;
 mod sight;
 
 /// One host. A clone is the same host.
@@ -41,6 +45,7 @@ struct Inner {
     pids: i32,
     chance: Chance,
     containers: BTreeMap<ContainerName, Container>,
+    groups: Groups,
     capacity: Resources,
     /// The reign that was last seen on its disk, and as whose.
     epoch: Epoch,
@@ -60,17 +65,23 @@ struct Script {
     code: i32,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Container {
     key: TaskKey,
     script: Script,
     uses: Resources,
+    /// What it is besides, if tasks run in it.
+    executor: Option<Box<Executor>>,
+    /// What its task's group has in common, if it is in one.
+    group: Option<ContainerName>,
     phase: Phase,
     /// When the last of TERM and KILL ends it, and why.
     stop: Option<(u64, StopCause)>,
     /// `stop_after`, on the boot clock, and the grace behind it.
     stop_at: Option<Timestamp>,
     grace_ms: u64,
+    /// The most processes that it may have.
+    pids: Option<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -102,8 +113,11 @@ pub(super) enum Look {
     Gone,
 }
 
-fn script(start: &Start) -> Script {
-    let text = start.launch.spec.as_ref().map_or("", |spec| &spec.shell);
+fn pids_limit(launch: &v1::LaunchOrder) -> Option<u64> {
+    launch.spec.as_ref()?.limits.as_ref()?.pids
+}
+
+fn script(text: &str) -> Script {
     let mut words = text.split(' ').skip(1).map(str::parse);
     let run_ms = words.next().and_then(Result::ok);
     let code = words.next().and_then(Result::ok).unwrap_or(0);
@@ -127,6 +141,7 @@ impl Machine {
             pids: 100,
             chance,
             containers: BTreeMap::new(),
+            groups: Groups::default(),
             capacity: CAPACITY.parse().expect("the text is constant"),
             epoch: Epoch::default(),
             epoch_of: None,
@@ -171,17 +186,28 @@ impl Machine {
         let mut inner = self.inner();
         let at_ms = now_ms + inner.chance.between(1, 20);
         let spec = start.launch.spec.as_ref();
+        let executor = Executor::of(start);
+        if executor.is_some() {
+            inner.is_alone(&self.name, &start.key);
+        }
+        if let Some(words) = inner.groups.prepare(start, now_ms) {
+            inner
+                .ledger
+                .notes
+                .violation(format!("{}: {words}", self.name));
+        }
         let grace = spec.and_then(|spec| spec.kill_policy);
         let container = Container {
             key: start.key.clone(),
-            script: script(start),
-            uses: spec
-                .and_then(|spec| resources::from_wire(&spec.resources))
-                .unwrap_or_default(),
+            script: script(spec.map_or("", |spec| &spec.shell)),
+            uses: executors::uses(start),
+            executor: executor.map(Box::new),
+            group: start.group.as_ref().map(|group| group.name),
             phase: Phase::Preparing { at_ms },
             stop: None,
             stop_at: start.stop_at,
             grace_ms: grace.map_or(0, |policy| policy.grace_ms),
+            pids: pids_limit(&start.launch),
         };
         if inner.containers.insert(start.name, container).is_some() {
             let words = format!("{}: container {} is started twice", self.name, start.name);
@@ -290,11 +316,8 @@ impl Machine {
     /// The tasks that have a process now.
     pub(super) fn running(&self) -> Vec<TaskKey> {
         let inner = self.inner();
-        let running = inner.containers.values();
-        running
-            .filter(|container| matches!(container.phase, Phase::Running { .. }))
-            .map(|container| container.key.clone())
-            .collect()
+        let processes = inner.processes();
+        processes.map(|process| process.key.clone()).collect()
     }
 }
 
@@ -302,11 +325,17 @@ impl Inner {
     /// Kills and removes containers.
     fn clear(&mut self, host: &str, now_ms: u64, which: impl Fn(&ContainerName) -> bool) {
         self.settle(host, now_ms);
-        let ledger = self.ledger.clone();
-        self.containers.retain(|name, container| {
+        let Self {
+            containers,
+            groups,
+            ledger,
+            ..
+        } = self;
+        containers.retain(|name, container| {
             let goes = which(name);
             if goes && matches!(container.phase, Phase::Running { .. }) {
-                ledger.ended(host, &container.key, How::Signal(9));
+                container.end_processes(host, ledger, How::Signal(9));
+                groups.ended(*name, container.group, How::Signal(9));
             }
             !goes
         });
@@ -324,21 +353,30 @@ impl Inner {
                     pid: self.pids,
                     since_ms: at_ms,
                 };
-                let start = witness::Start {
-                    order: Some(name.instance.order),
-                    nonce: format!("{host}/{name}"),
-                    boot_id: format!("{host}-boot-{boots}"),
-                    pid: self.pids.unsigned_abs(),
-                    start_time: at_ms,
-                };
-                self.ledger.started(host, &container.key, start);
                 has_started = true;
+                if let Some(words) = self.groups.started(*name, container.group) {
+                    self.ledger.notes.violation(format!("{host}: {words}"));
+                }
+                if container.executor.is_none() {
+                    let start = witness::Start {
+                        order: Some(name.instance.order),
+                        nonce: format!("{host}/{name}"),
+                        boot_id: format!("{host}-boot-{boots}"),
+                        pid: self.pids.unsigned_abs(),
+                        start_time: at_ms,
+                    };
+                    self.ledger.started(host, &container.key, start);
+                }
             }
-            if let Phase::Running { since_ms, .. } = container.phase
-                && let Some((at_ms, ended)) = container.end(since_ms, booted_ms)
+            let Phase::Running { since_ms, .. } = container.phase else {
+                continue;
+            };
+            container.work(host, &self.ledger, since_ms, now_ms);
+            if let Some((at_ms, ended)) = container.end(since_ms, booted_ms)
                 && at_ms <= now_ms
             {
-                self.ledger.ended(host, &container.key, ended.how);
+                container.end_processes(host, &self.ledger, ended.how);
+                self.groups.ended(*name, container.group, ended.how);
                 container.phase = Phase::Ended(ended);
             }
         }
@@ -349,13 +387,13 @@ impl Inner {
 
     /// What runs never uses more than there is.
     fn weigh(&self, host: &str) {
-        let running = self
-            .containers
-            .values()
-            .filter(|container| matches!(container.phase, Phase::Running { .. }));
         let mut used = Some(Resources::default());
-        for container in running {
-            used = used.and_then(|used| used.plus(&container.uses));
+        for container in self.containers.values() {
+            if matches!(container.phase, Phase::Running { .. }) {
+                for uses in container.uses() {
+                    used = used.and_then(|used| used.plus(uses));
+                }
+            }
         }
         if !used
             .as_ref()

@@ -3,12 +3,13 @@
 //! Safety is judged while faults come. Then everything is mended and must be as it should within a bound, one
 //! fault is followed closely, no new work begins, and all must come to rest. Reading order: `world` (what
 //! outlives processes), `ledger` (the truth about tasks), `log` (what was agreed), `machine`, `containers`,
-//! `onlooker`, `hosts`, `framework`, `again`, `ask`, `operator`, `hand`, `nemesis`, `audit`, `course` (one simulation).
+//! `conversation`, `onlooker`, `hosts`, `framework`, `again`, `ask`, `operator`, `hand`, `nemesis`, `audit`, `course` (one simulation).
 
 mod again;
 mod ask;
 mod audit;
 mod containers;
+mod conversation;
 mod course;
 mod framework;
 mod hand;

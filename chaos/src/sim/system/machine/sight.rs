@@ -2,9 +2,10 @@
 
 use argosy_agent::core::{ContainerName, Instance};
 use argosy_agent::journal;
+use argosy_proto::v1;
 use argosy_state::ids::{AgentId, Epoch};
 
-use super::{Machine, Phase};
+use super::{Machine, Phase, pids_limit};
 use crate::history::{AgentFact, TaskFact};
 use crate::sim::system::world::COPY;
 
@@ -71,9 +72,14 @@ impl Machine {
 
     /// Whether a launch is acted on for the first time, or again by the same life of the agent; a later life may
     /// go on with what never started.
-    pub(in crate::sim::system) fn takes(&self, name: ContainerName) -> bool {
+    pub(in crate::sim::system) fn takes(&self, instance: Instance, life: u64) -> bool {
         let mut inner = self.inner();
-        *inner.taken.entry(name.instance).or_insert(name.life) == name.life
+        *inner.taken.entry(instance).or_insert(life) == life
+    }
+
+    /// Whether a launch was acted on.
+    pub(in crate::sim::system) fn has_taken(&self, instance: Instance) -> bool {
+        self.inner().taken.contains_key(&instance)
     }
 
     /// A former life has stored these launches: none that comes acts on them for the first time.
@@ -94,33 +100,51 @@ impl Machine {
         };
         let inner = self.inner();
         let boot_id = format!("{}-boot-{}", self.name, inner.boots);
-        for container in inner.containers.values() {
-            if let Phase::Running { pid, since_ms } = container.phase {
-                let fact = TaskFact::Alive {
-                    task: container.key.clone(),
-                    agent,
-                    pid: pid.unsigned_abs(),
-                    start_time: since_ms,
-                    boot_id: boot_id.clone(),
-                    progress: None,
-                };
-                inner.ledger.notes.recorder.observe(&*self.name, fact);
-            }
+        for process in inner.processes() {
+            let fact = TaskFact::Alive {
+                task: process.key.clone(),
+                agent,
+                pid: process.pid,
+                start_time: process.since_ms,
+                boot_id: boot_id.clone(),
+                progress: None,
+            };
+            inner.ledger.notes.recorder.observe(&*self.name, fact);
         }
     }
 
-    /// Notes that an agent took over a process.
+    /// A stream of an executor has broken off.
+    pub(in crate::sim::system) fn note_stream(&self) {
+        let inner = self.inner();
+        inner.ledger.notes.count("streams of executors broken");
+    }
+
+    /// A container has other limits from now on.
+    pub(in crate::sim::system) fn limit(&self, name: ContainerName, launch: &v1::LaunchOrder) {
+        if let Some(container) = self.inner().containers.get_mut(&name) {
+            container.pids = pids_limit(launch);
+        }
+    }
+
+    /// How many processes the container of a launch may have, if it has one that runs.
+    pub(in crate::sim::system) fn limited_to(&self, instance: Instance) -> Option<Option<u64>> {
+        let inner = self.inner();
+        let mut own = inner.containers.iter().filter(|(name, container)| {
+            name.instance == instance && matches!(container.phase, Phase::Running { .. })
+        });
+        own.next().map(|(_, container)| container.pids)
+    }
+
+    /// Notes that an agent took over what runs in a container.
     pub(in crate::sim::system) fn note_adopted(&self, name: ContainerName) {
         let inner = self.inner();
-        let Some(container) = inner.containers.get(&name) else {
-            return;
-        };
-        if let Phase::Running { pid, since_ms } = container.phase {
+        let processes = inner.processes();
+        for process in processes.filter(|process| process.container == name) {
             let fact = TaskFact::Adopted {
-                task: container.key.clone(),
+                task: process.key.clone(),
                 agent: name.instance.agent,
-                pid: pid.unsigned_abs(),
-                start_time: since_ms,
+                pid: process.pid,
+                start_time: process.since_ms,
                 boot_id: format!("{}-boot-{}", self.name, inner.boots),
             };
             inner.ledger.notes.recorder.observe(&*self.name, fact);

@@ -1,0 +1,108 @@
+//! The stream of an executor to one life of its agent: broken off now and then, and begun again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use argosy_agent::Teller;
+use argosy_agent::core::{ContainerName, ExecutorSaid, Input};
+use argosy_proto::v1;
+use argosy_proto::v1::to_executor::Message as Told;
+use tokio::sync::mpsc;
+
+use super::containers::now_ms;
+use super::machine::Machine;
+
+/// Messages that may wait for an executor. When full it hears no more until its next stream.
+const WAITING: usize = 1_024;
+
+/// Into an executor: on which stream, and what.
+pub(super) type Ear = mpsc::Sender<(u64, Option<Told>)>;
+
+pub(super) struct Conversation {
+    machine: Machine,
+    teller: Teller,
+    name: ContainerName,
+    /// Counts the streams of all executors.
+    streams: Arc<AtomicU64>,
+    heard: mpsc::Receiver<(u64, Option<Told>)>,
+}
+
+impl Conversation {
+    pub(super) fn new(
+        machine: Machine,
+        teller: Teller,
+        name: ContainerName,
+        streams: Arc<AtomicU64>,
+    ) -> (Self, Ear) {
+        let (ear, heard) = mpsc::channel(WAITING);
+        let own = Self {
+            machine,
+            teller,
+            name,
+            streams,
+            heard,
+        };
+        (own, ear)
+    }
+
+    /// Until the executor or its agent is gone, or the agent listens no more.
+    pub(super) async fn run(mut self) {
+        while self.stream().await.is_some() {
+            self.machine.note_stream();
+        }
+    }
+
+    async fn say(&self, connection: u64, said: ExecutorSaid) {
+        let instance = self.name.instance;
+        let input = Input::Executor {
+            instance,
+            connection,
+            said,
+        };
+        self.teller.tell(input).await;
+    }
+
+    /// `None` if there is to be no other one.
+    async fn stream(&mut self) -> Option<()> {
+        let pause = self.machine.between(1, 60);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        let connection = self.streams.fetch_add(1, Ordering::Relaxed);
+        let first = self.machine.subscribe(self.name, now_ms())?;
+        self.say(connection, first).await;
+        let until_ms = now_ms() + self.machine.between(200, 5_000);
+        loop {
+            let (said, next_ms) = self.machine.speak(self.name, now_ms())?;
+            for one in said {
+                self.say(connection, one).await;
+            }
+            let now_ms = now_ms();
+            if now_ms >= until_ms {
+                break;
+            }
+            let wake_ms = next_ms.map_or(until_ms, |at_ms| at_ms.min(until_ms));
+            let pause = Duration::from_millis(wake_ms.saturating_sub(now_ms).max(1));
+            tokio::select! {
+                biased;
+                heard = self.heard.recv() => {
+                    let (of, message) = heard?;
+                    // What a stream that has ended was to carry is lost with it.
+                    if of == connection {
+                        self.machine.hear(self.name, message, now_ms);
+                    }
+                }
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        self.say(connection, ExecutorSaid::Closed).await;
+        Some(())
+    }
+}
+
+/// What an agent tells an executor, as its containers are asked to carry it.
+pub(super) fn launched(message: &v1::ToExecutor) -> Option<&v1::ExecutorLaunch> {
+    match &message.message {
+        Some(Told::Launch(launch)) => Some(launch),
+        _ => None,
+    }
+}

@@ -1,0 +1,120 @@
+//! The forms in which tasks are launched: each by itself, as a group, or in an executor. Chosen by how many tasks were
+//! made, so that no other choice depends on it.
+
+use argosy_client::resources::{self, Remainder};
+use argosy_client::scheduler::{Accept, Call, Driver};
+use argosy_proto::v1;
+
+use super::Simulated;
+
+/// What each executor uses itself.
+const EXECUTOR: &str = "cpus:0.1;mem:16";
+
+/// How the tasks of one call belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Alone,
+    /// A group whose id is used again before long.
+    Group(u64),
+    /// In an executor, of which there are two on each agent: one that lasts, and one that fails.
+    Executor(u64),
+}
+
+impl Form {
+    /// That of the next call of a framework that has made so many tasks.
+    pub(super) fn of(made: u64) -> Self {
+        match made % 5 {
+            1 => Self::Group(made / 5 % 6),
+            3 => Self::Executor(made / 5 % 2),
+            _ => Self::Alone,
+        }
+    }
+
+    /// Takes what it needs beside its tasks; alone if that is not there.
+    pub(super) fn fit(self, left: &mut Remainder) -> Self {
+        match self {
+            Self::Executor(_) => {
+                let own = EXECUTOR.parse().expect("the text is constant");
+                if left.take(&own) { self } else { Self::Alone }
+            }
+            Self::Group(_) | Self::Alone => self,
+        }
+    }
+
+    /// The task in this form.
+    pub(super) fn shape(self, task: v1::TaskSpec) -> v1::TaskSpec {
+        match self {
+            Self::Alone | Self::Group(_) => task,
+            Self::Executor(number) => v1::TaskSpec {
+                executor: Some(executor(number)),
+                stop_after_ms: 0,
+                health_check: None,
+                readiness_check: None,
+                ..task
+            },
+        }
+    }
+}
+
+fn executor(number: u64) -> v1::ExecutorSpec {
+    let shell = match number {
+        0 => "sim for-ever",
+        _ => "sim 2500 1",
+    };
+    v1::ExecutorSpec {
+        executor_id: format!("e{number}"),
+        resources: resources::resources(EXECUTOR).expect("the text is constant"),
+        shell: shell.to_owned(),
+        grace_ms: 300,
+        ..v1::ExecutorSpec::default()
+    }
+}
+
+impl Simulated {
+    /// Launches tasks on one offer, in their form.
+    pub(super) fn launch(
+        &self,
+        driver: &Driver,
+        offer: &v1::Offer,
+        tasks: Vec<v1::TaskSpec>,
+        form: Form,
+    ) -> Call {
+        self.world.notes.count(match form {
+            Form::Alone => "launches of single tasks",
+            Form::Group(_) => "launches of groups",
+            Form::Executor(_) => "launches in executors",
+        });
+        let group_id = match form {
+            Form::Group(number) => format!("g{number}"),
+            Form::Alone | Form::Executor(_) => String::new(),
+        };
+        if let Form::Executor(number) = form
+            && let Some(framework) = self.id
+        {
+            // It says back what it hears: that it is the one which is meant, it can tell by this.
+            let id = format!("e{number}");
+            let words = format!("{framework}/{id}");
+            driver.message(&offer.agent_id, &id, words.into_bytes());
+        }
+        driver.accept_with(Accept {
+            offer_ids: vec![offer.offer_id.clone()],
+            tasks,
+            filter_ms: Some(0),
+            all_or_nothing: false,
+            group_id,
+        })
+    }
+
+    /// An executor has said something: what it was told.
+    pub(super) fn heard(&self, message: &v1::ExecutorMessage) {
+        let own = self.id.map(|framework| framework.to_string());
+        let meant = format!("{}/{}", message.framework_id, message.executor_id);
+        let is_own = own.as_ref() == Some(&message.framework_id);
+        if !is_own || message.data != meant.as_bytes() {
+            let said = String::from_utf8_lossy(&message.data);
+            let words = format!("{} was told {said:?} by executor {meant}", self.name);
+            self.world.notes.violation(words);
+        }
+        self.world.notes.count("messages from executors");
+    }
+}

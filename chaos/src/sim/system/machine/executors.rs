@@ -1,0 +1,365 @@
+//! Executors on a made-up machine: one process for many tasks, which lives on when its agent dies, by the book of the
+//! real SDK.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use argosy_agent::core::{ContainerName, ExecutorSaid, How, Instance, Start};
+use argosy_client::executor::{Book, News, TaskName};
+use argosy_client::resources;
+use argosy_proto::v1;
+use argosy_proto::v1::to_executor::Message as Told;
+use argosy_state::ids::{OrderIndex, TaskId, TaskKey};
+use argosy_state::resources::Resources;
+
+use super::{Container, Inner, Machine, Phase, Script, script};
+use crate::history::witness;
+use crate::sim::system::ledger::Ledger;
+
+/// What an executor is besides its container.
+#[derive(Debug, Default)]
+pub(super) struct Executor {
+    book: Book,
+    works: BTreeMap<TaskName, Work>,
+    /// What the present stream is to carry.
+    unsent: VecDeque<ExecutorSaid>,
+    /// When it ends, though something is not acknowledged.
+    end_by_ms: Option<u64>,
+}
+
+/// The process of one task.
+#[derive(Debug)]
+struct Work {
+    key: TaskKey,
+    uses: Resources,
+    script: Script,
+    pid: i32,
+    since_ms: u64,
+    stop_ms: Option<u64>,
+}
+
+/// A process that is a task's.
+pub(super) struct Process<'a> {
+    pub(super) key: &'a TaskKey,
+    pub(super) container: ContainerName,
+    pub(super) pid: u32,
+    pub(super) since_ms: u64,
+}
+
+impl Executor {
+    /// That of a container, if tasks are to run in it.
+    pub(super) fn of(start: &Start) -> Option<Self> {
+        let executor = start.launch.spec.as_ref()?.executor.as_ref();
+        executor.map(|_| Self::default())
+    }
+}
+
+/// What a container uses itself: an executor's limits are those of its tasks, too, which are weighed one by one.
+pub(super) fn uses(start: &Start) -> Resources {
+    let spec = start.launch.spec.as_ref();
+    let own = spec.map(|spec| match &spec.executor {
+        Some(executor) => &executor.resources,
+        None => &spec.resources,
+    });
+    own.and_then(|own| resources::from_wire(own))
+        .unwrap_or_default()
+}
+
+impl Work {
+    /// When it ends, and whether by itself.
+    fn end(&self) -> Option<(u64, How)> {
+        let by_itself = self.script.run_ms.map(|run_ms| {
+            let how = How::Code(self.script.code);
+            (self.since_ms + run_ms, how)
+        });
+        let stopped = self.stop_ms.map(|at_ms| (at_ms, How::Signal(15)));
+        let all = [by_itself, stopped];
+        all.into_iter().flatten().min_by_key(|(at_ms, _)| *at_ms)
+    }
+}
+
+impl Container {
+    /// Ends the tasks that have run their time, before the container's own end if that has come.
+    pub(super) fn work(&mut self, host: &str, ledger: &Ledger, since_ms: u64, now_ms: u64) {
+        let until_ms = now_ms.min(self.stop.map_or(u64::MAX, |(at_ms, _)| at_ms));
+        let Some(executor) = &mut self.executor else {
+            return;
+        };
+        let ends = executor.works.iter();
+        let ends = ends.filter_map(|(name, work)| Some((work.end()?, name.clone())));
+        let mut ends: Vec<_> = ends.filter(|((at_ms, _), _)| *at_ms <= until_ms).collect();
+        ends.sort_by_key(|((at_ms, _), _)| *at_ms);
+        for ((_, how), name) in ends {
+            if let Some(work) = executor.works.remove(&name) {
+                ledger.ended(host, &work.key, how);
+                executor.tell(ended(name, how));
+            }
+        }
+        let is_over = executor.end_by_ms.is_some_and(|by_ms| by_ms <= now_ms)
+            || (executor.end_by_ms.is_some() && executor.book.is_settled());
+        if is_over && self.script.run_ms.is_none() {
+            self.script = Script {
+                run_ms: Some(now_ms.saturating_sub(since_ms)),
+                code: 0,
+            };
+        }
+    }
+
+    /// All of it ends: the task that it is, or those that run in it.
+    pub(super) fn end_processes(&mut self, host: &str, ledger: &Ledger, how: How) {
+        match &mut self.executor {
+            None => ledger.ended(host, &self.key, how),
+            Some(executor) => {
+                for (_, work) in std::mem::take(&mut executor.works) {
+                    ledger.ended(host, &work.key, How::Signal(9));
+                }
+            }
+        }
+    }
+
+    /// What counts of it: an executor that has no task left is ending, and counts no more.
+    pub(super) fn uses(&self) -> impl Iterator<Item = &Resources> {
+        let works = self.executor.iter().flat_map(|one| one.works.values());
+        let is_idle = self
+            .executor
+            .as_ref()
+            .is_some_and(|one| one.works.is_empty());
+        let own = (!is_idle).then_some(&self.uses);
+        own.into_iter().chain(works.map(|work| &work.uses))
+    }
+}
+
+impl Executor {
+    fn tell(&mut self, news: News) {
+        if let Some(update) = self.book.note(news) {
+            self.unsent
+                .push_back(ExecutorSaid::Update(Box::new(update)));
+        }
+    }
+}
+
+impl Inner {
+    /// The processes that are tasks, now.
+    pub(super) fn processes(&self) -> impl Iterator<Item = Process<'_>> {
+        let containers = self.containers.iter();
+        let running = containers.filter_map(|(name, container)| match container.phase {
+            Phase::Running { pid, since_ms } => Some((*name, container, pid, since_ms)),
+            Phase::Preparing { .. } | Phase::Ended(_) => None,
+        });
+        running.flat_map(|(name, container, pid, since_ms)| {
+            let own = container.executor.is_none().then_some(Process {
+                key: &container.key,
+                container: name,
+                pid: pid.unsigned_abs(),
+                since_ms,
+            });
+            let works = container.executor.iter().flat_map(|one| one.works.values());
+            let works = works.map(move |work| Process {
+                key: &work.key,
+                container: name,
+                pid: work.pid.unsigned_abs(),
+                since_ms: work.since_ms,
+            });
+            own.into_iter().chain(works)
+        })
+    }
+
+    /// There is no other executor of this name while one is made.
+    pub(super) fn is_alone(&self, host: &str, key: &TaskKey) {
+        let others = self.containers.iter().filter(|(_, container)| {
+            container.executor.is_some()
+                && container.key == *key
+                && !matches!(container.phase, Phase::Ended(_))
+        });
+        for (name, _) in others {
+            let words = format!("{host}: executor {key} is started beside {name}, which is it");
+            self.ledger.notes.violation(words);
+        }
+    }
+}
+
+impl Machine {
+    /// The executors that have a process now.
+    pub(in crate::sim::system) fn executors(&self) -> Vec<TaskKey> {
+        let inner = self.inner();
+        let all = inner.containers.values();
+        all.filter(|one| one.executor.is_some() && matches!(one.phase, Phase::Running { .. }))
+            .map(|container| container.key.clone())
+            .collect()
+    }
+
+    /// How an executor begins a stream; `None` if it does not run.
+    pub(in crate::sim::system) fn subscribe(
+        &self,
+        name: ContainerName,
+        now_ms: u64,
+    ) -> Option<ExecutorSaid> {
+        let mut inner = self.inner();
+        inner.settle(&self.name, now_ms);
+        let executor = inner.executor(name)?;
+        executor.unsent.clear();
+        let first = executor.book.subscribe(Vec::new());
+        Some(ExecutorSaid::Subscribed {
+            tasks: first.tasks,
+            unacknowledged: first.unacknowledged,
+        })
+    }
+
+    /// What an executor has to say now, and when that may be more; `None` if it does not run.
+    pub(in crate::sim::system) fn speak(
+        &self,
+        name: ContainerName,
+        now_ms: u64,
+    ) -> Option<(VecDeque<ExecutorSaid>, Option<u64>)> {
+        let mut inner = self.inner();
+        inner.settle(&self.name, now_ms);
+        let executor = inner.executor(name)?;
+        let ends = executor.works.values().filter_map(Work::end);
+        let next_ms = ends.map(|(at_ms, _)| at_ms).min();
+        Some((std::mem::take(&mut executor.unsent), next_ms))
+    }
+
+    /// An executor hears this of its agent.
+    pub(in crate::sim::system) fn hear(
+        &self,
+        name: ContainerName,
+        message: Option<Told>,
+        now_ms: u64,
+    ) {
+        let mut inner = self.inner();
+        inner.settle(&self.name, now_ms);
+        match message {
+            Some(Told::Launch(launch)) => inner.begin(&self.name, name, launch, now_ms),
+            Some(Told::Kill(kill)) => {
+                // Some heed the wish, some take all of their grace.
+                let takes_ms = match inner.chance.percent(70) {
+                    true => inner.chance.between(1, 30).min(kill.grace_ms),
+                    false => kill.grace_ms,
+                };
+                let task = TaskName {
+                    task_id: kill.task_id,
+                    order: kill.order_index,
+                };
+                let executor = inner.executor(name);
+                let work = executor.and_then(|executor| executor.works.get_mut(&task));
+                if let Some(work) = work {
+                    let at_ms = now_ms + takes_ms;
+                    work.stop_ms = Some(work.stop_ms.map_or(at_ms, |former| former.min(at_ms)));
+                }
+            }
+            Some(Told::Acknowledged(told)) => {
+                let task = TaskName {
+                    task_id: told.task_id,
+                    order: told.order_index,
+                };
+                if let Some(executor) = inner.executor(name) {
+                    executor.book.acknowledged(&task, told.serial);
+                }
+            }
+            Some(Told::Shutdown(shutdown)) => {
+                if let Some(executor) = inner.executor(name) {
+                    executor.end_by_ms = Some(now_ms + shutdown.grace_ms);
+                }
+            }
+            Some(Told::FrameworkMessage(data)) => inner.echo(&self.name, name, data),
+            Some(Told::Subscribed(_)) | None => {}
+        }
+        // What follows at once has happened when it is looked at again.
+        inner.settle(&self.name, now_ms);
+    }
+}
+
+impl Inner {
+    fn executor(&mut self, name: ContainerName) -> Option<&mut Executor> {
+        let container = self.containers.get_mut(&name)?;
+        let runs = matches!(container.phase, Phase::Running { .. });
+        container.executor.as_deref_mut().filter(|_| runs)
+    }
+
+    /// A task that its executor has not been handed yet.
+    fn begin(&mut self, host: &str, name: ContainerName, launch: v1::ExecutorLaunch, now_ms: u64) {
+        let Some(spec) = launch.spec else { return };
+        let framework = self.containers.get(&name).map(|one| one.key.framework);
+        let Some((framework, task)) = framework.zip(TaskId::new(&spec.task_id).ok()) else {
+            return;
+        };
+        let pid = self.pids + 1;
+        let boot_id = format!("{host}-boot-{}", self.boots);
+        let Some(executor) = self.executor(name) else {
+            return;
+        };
+        let own = TaskName {
+            task_id: spec.task_id,
+            order: launch.order_index,
+        };
+        if !executor.book.take(&own) {
+            return;
+        }
+        let key = TaskKey { framework, task };
+        let start = witness::Start {
+            order: Some(OrderIndex(launch.order_index)),
+            nonce: format!("{host}/{name}/{}", own.order),
+            boot_id,
+            pid: pid.unsigned_abs(),
+            start_time: now_ms,
+        };
+        let work = Work {
+            key: key.clone(),
+            uses: resources::from_wire(&spec.resources).unwrap_or_default(),
+            script: script(&spec.shell),
+            pid,
+            since_ms: now_ms,
+            stop_ms: None,
+        };
+        executor.works.insert(own.clone(), work);
+        executor.tell(News {
+            name: own,
+            state: v1::TaskState::Running,
+            text: String::new(),
+            exit: None,
+        });
+        self.pids = pid;
+        self.ledger.started(host, &key, start);
+        self.ledger.notes.count("tasks started by executors");
+        self.weigh(host);
+    }
+
+    /// Says back what it hears, if it is for it.
+    fn echo(&mut self, host: &str, name: ContainerName, data: Vec<u8>) {
+        let own = self.containers.get(&name).map(|one| one.key.to_string());
+        let heard = String::from_utf8_lossy(&data).into_owned();
+        if own.as_ref() != Some(&heard) {
+            let words = format!("{host}: executor {own:?} was told what is for {heard:?}");
+            self.ledger.notes.violation(words);
+        }
+        self.ledger.notes.count("messages to executors");
+        if let Some(executor) = self.executor(name) {
+            executor.unsent.push_back(ExecutorSaid::Message(data));
+        }
+    }
+}
+
+/// The order of the agent that an executor was brought to launched this task.
+pub(in crate::sim::system) fn instance(
+    executor: Instance,
+    launch: &v1::ExecutorLaunch,
+) -> Instance {
+    Instance {
+        order: OrderIndex(launch.order_index),
+        ..executor
+    }
+}
+
+fn ended(name: TaskName, how: How) -> News {
+    let (state, exit) = match how {
+        How::Code(0) => (v1::TaskState::Finished, v1::exit::How::Code(0)),
+        How::Code(code) => (v1::TaskState::Failed, v1::exit::How::Code(code)),
+        How::Signal(signal) => (v1::TaskState::Killed, v1::exit::How::Signal(signal)),
+        How::NotStarted => unreachable!("what runs was started"),
+    };
+    News {
+        name,
+        state,
+        text: String::new(),
+        exit: Some(v1::Exit { how: Some(exit) }),
+    }
+}

@@ -1,0 +1,191 @@
+//! The file of a group: tasks by the names of the flags of `run`. Pure.
+//!
+//! Each becomes the command line that it stands for, so that a task of a group can say what any task can, and is told the
+//! same when it is wrong.
+
+use clap::{Args as _, FromArgMatches as _};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::exit::Failure;
+use crate::grammar::Run;
+
+/// What is the group's or its caller's, and no task's own.
+const NOT_OF_A_TASK: [&str; 5] = ["role", "detach", "timeout", "quiet", "masters"];
+/// What follows the flags.
+const COMMAND: &str = "command";
+
+/// A file, read.
+#[derive(Debug)]
+pub(super) struct File {
+    pub(super) group: String,
+    pub(super) tasks: Vec<Run>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    group: String,
+    tasks: Vec<Map<String, Value>>,
+}
+
+impl File {
+    /// Reads `text`, which came from `path`.
+    pub(super) fn read(path: &str, text: &str) -> Result<Self, Failure> {
+        let wrong = |what: &str| Failure::usage(format!("{path}: {what}"));
+        let advice = "argosy group run --help shows a file";
+        let written: Written = serde_json::from_str(text)
+            .map_err(|error| wrong(&format!("it is no group: {error}")).advise(advice))?;
+        if written.tasks.is_empty() {
+            return Err(wrong("tasks: a group has at least one").advise(advice));
+        }
+        let tasks = written.tasks.iter().enumerate().map(|(at, task)| {
+            let named = task.get("name").and_then(Value::as_str);
+            let place = match named {
+                Some(name) => format!("task {name:?}"),
+                None => return Err(wrong(&format!("tasks[{at}]: it has no name; give it one"))),
+            };
+            parse(task).map_err(|why| wrong(&format!("{place}: {why}")))
+        });
+        Ok(Self {
+            tasks: tasks.collect::<Result<_, _>>()?,
+            group: written.group,
+        })
+    }
+}
+
+/// What this task would be behind `argosy run`.
+fn parse(task: &Map<String, Value>) -> Result<Run, String> {
+    let grammar = Run::augment_args(clap::Command::new("run").no_binary_name(true));
+    let mut words = Vec::new();
+    for (name, value) in task.iter().filter(|(name, _)| *name != COMMAND) {
+        let mut all = grammar.get_arguments();
+        let flag = all.find(|argument| argument.get_long() == Some(name.as_str()));
+        let Some(flag) = flag else {
+            return Err(format!("argosy run has no flag --{name}"));
+        };
+        if NOT_OF_A_TASK.contains(&name.as_str()) {
+            return Err(format!(
+                "{name} is not a task's own: give --{name} to argosy group run"
+            ));
+        }
+        words.extend(flags(name, value, flag.get_action().takes_values())?);
+    }
+    if let Some(command) = task.get(COMMAND) {
+        let all = command.as_array().map(|all| all.iter().map(Value::as_str));
+        let all = all.and_then(|all| all.collect::<Option<Vec<_>>>());
+        let all = all.ok_or("command: write a list of words, as [\"sh\", \"-c\", \"date\"]")?;
+        words.push("--".to_owned());
+        words.extend(all.into_iter().map(str::to_owned));
+    }
+    let matches = grammar.try_get_matches_from(words);
+    let run = matches.and_then(|matches| Run::from_arg_matches(&matches));
+    run.map_err(|error| in_words(&error))
+}
+
+/// A flag with its value, or several times with one each.
+fn flags(name: &str, value: &Value, takes_values: bool) -> Result<Vec<String>, String> {
+    let one = |value: &Value| match value {
+        Value::String(text) => Ok(format!("--{name}={text}")),
+        Value::Number(number) => Ok(format!("--{name}={number}")),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => Err(format!(
+            "{name}: write a text or a number, or a list of them"
+        )),
+    };
+    match value {
+        Value::Bool(true) if !takes_values => Ok(vec![format!("--{name}")]),
+        Value::Bool(false) if !takes_values => Ok(Vec::new()),
+        _ if !takes_values => Err(format!("{name}: write true or false")),
+        Value::Array(all) => all.iter().map(one).collect(),
+        _ => one(value).map(|word| vec![word]),
+    }
+}
+
+/// The sentence of an error, without what it advises for a command line.
+fn in_words(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let mut lines = text.lines().map(str::trim);
+    let first = lines.next().unwrap_or_default();
+    let first = first.trim_start_matches("error: ");
+    match first.ends_with(':') {
+        // What it is about is on a line of its own.
+        true => format!("{first} {}", lines.next().unwrap_or_default()),
+        false => first.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<File, Failure> {
+        File::read("site.json", text)
+    }
+
+    #[test]
+    fn a_task_says_what_run_can_say_by_the_names_of_its_flags() {
+        let text = r#"{"group": "site", "tasks": [
+            {"name": "web", "cpus": 0.5, "mem": "64M", "env": ["A=1", "B=2"], "publish": ["8080:80"],
+             "tty": true, "interactive": false, "health-cmd": "true", "command": ["serve", "--port", "80"]},
+            {"name": "reader", "label": "a=b", "command": ["sh", "-c", "tail -F /group/log"]}
+        ]}"#;
+        let file = read(text).unwrap();
+        assert_eq!((file.group.as_str(), file.tasks.len()), ("site", 2));
+        let web = &file.tasks[0];
+        assert_eq!(web.command, ["serve", "--port", "80"]);
+        assert_eq!((web.cpus.0, web.mem.0), (500, 64_000));
+        assert_eq!(web.environment.len(), 2);
+        assert_eq!(web.published[0].container_port, 80);
+        assert!(web.tty && !web.interactive);
+        let label = ("a".to_owned(), "b".to_owned());
+        assert_eq!(file.tasks[1].labels, [label]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_file_task_and_field() {
+        let task = |more: &str| format!(r#"{{"group": "g", "tasks": [{{"name": "web"{more}}}]}}"#);
+        let table = [
+            ("{".to_owned(), "site.json: it is no group"),
+            (r#"{"group": "g", "tasks": []}"#.to_owned(), "at least one"),
+            (
+                r#"{"group": "g", "tasks": [{}]}"#.to_owned(),
+                "tasks[0]: it has no name",
+            ),
+            (
+                r#"{"group": "g", "task": []}"#.to_owned(),
+                "unknown field `task`",
+            ),
+            (
+                task(r#", "memory": 5"#),
+                "task \"web\": argosy run has no flag --memory",
+            ),
+            (
+                task(r#", "detach": true"#),
+                "detach is not a task's own: give --detach to argosy group run",
+            ),
+            (
+                task(r#", "cpus": true, "command": ["x"]"#),
+                "cpus: write a text or a number",
+            ),
+            (
+                task(r#", "tty": "yes", "command": ["x"]"#),
+                "tty: write true or false",
+            ),
+            (
+                task(r#", "command": "x""#),
+                "command: write a list of words",
+            ),
+            (
+                task(r#", "cpus": "many", "command": ["x"]"#),
+                "invalid value 'many' for '--cpus <NUMBER>'",
+            ),
+        ];
+        for (text, part) in table {
+            let failure = read(&text).unwrap_err();
+            assert_eq!(failure.code, crate::exit::Code::Usage, "{text}");
+            assert!(failure.message.contains(part), "{failure}");
+        }
+        let none = read(&task("")).unwrap_err();
+        assert!(none.message.contains("required"), "{none}");
+    }
+}

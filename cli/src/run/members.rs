@@ -1,0 +1,145 @@
+//! How far each task of a job is: one, or those of a group. Pure.
+
+use std::time::Duration;
+
+use argosy_proto::v1;
+use tokio_util::sync::CancellationToken;
+
+use super::ending;
+use super::job::Job;
+use crate::exit::DONE;
+
+/// How an agent begins to say that a task was ended for the sake of another one of its group.
+const FOR_ANOTHER: &str = "its group ended because";
+
+/// The tasks of a job.
+#[derive(Debug)]
+pub(super) struct Members {
+    all: Vec<Member>,
+    /// Those that have ended, in turn.
+    ended: Vec<usize>,
+}
+
+/// One task.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) task: String,
+    /// How what it writes is marked; empty if it is the only one.
+    pub(super) label: String,
+    /// Counted from the start of the program.
+    pub(super) started: Option<Duration>,
+    end: Option<v1::TaskStatus>,
+    /// Cancelled when it is known to have ended.
+    pub(super) over: CancellationToken,
+}
+
+impl Members {
+    pub(super) fn of(job: &Job) -> Self {
+        let tasks = job.tasks().iter();
+        let width = tasks.clone().map(|task| task.task_id.len()).max();
+        let width = width.unwrap_or_default();
+        let all = tasks.map(|task| Member {
+            label: match job.group() {
+                "" => String::new(),
+                _ => format!("{:<width$} | ", task.task_id),
+            },
+            task: task.task_id.clone(),
+            started: None,
+            end: None,
+            over: CancellationToken::new(),
+        });
+        Self {
+            all: all.collect(),
+            ended: Vec::new(),
+        }
+    }
+
+    pub(super) fn named(&mut self, task: &str) -> Option<&mut Member> {
+        self.all.iter_mut().find(|member| member.task == task)
+    }
+
+    /// Whose end is the end of all.
+    pub(super) fn first(&self) -> &str {
+        &self.all[0].task
+    }
+
+    pub(super) fn have_started(&self) -> bool {
+        self.all.iter().any(|member| member.started.is_some())
+    }
+
+    /// Notes an end; true if it was the last one.
+    pub(super) fn ended(&mut self, status: v1::TaskStatus) -> bool {
+        let found = self.all.iter().position(|one| one.task == status.task_id);
+        if let Some(at) = found.filter(|at| self.all[*at].end.is_none()) {
+            self.all[at].over.cancel();
+            self.all[at].end = Some(status);
+            self.ended.push(at);
+        }
+        self.ended.len() == self.all.len()
+    }
+
+    /// That of the only task; of a group that of the first task that failed by itself, else of the first that did not
+    /// end with 0.
+    pub(super) fn exit_code(&self) -> u8 {
+        let ends = self.ended.iter().filter_map(|at| {
+            let member = &self.all[*at];
+            let status = member.end.as_ref()?;
+            let code = ending::exit_code(status, member.started.is_some());
+            Some((status, code)).filter(|(_, code)| *code != DONE)
+        });
+        let mut failed = ends.clone().filter(|(status, _)| {
+            status.state() != v1::TaskState::Killed && !status.message.starts_with(FOR_ANOTHER)
+        });
+        let first = failed.next().or_else(|| ends.clone().next());
+        first.map_or(DONE, |(_, code)| code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::file::File;
+    use super::*;
+
+    fn group() -> Members {
+        let text = r#"{"group": "g", "tasks": [
+            {"name": "web", "command": ["x"]}, {"name": "reader", "command": ["x"]}]}"#;
+        let file = File::read("g.json", text).unwrap();
+        let job = Job::of_group(&file.group, &file.tasks, "*").unwrap();
+        let mut members = Members::of(&job);
+        for task in ["web", "reader"] {
+            members.named(task).unwrap().started = Some(Duration::ZERO);
+        }
+        members
+    }
+
+    fn end(task: &str, state: v1::TaskState, how: v1::exit::How, text: &str) -> v1::TaskStatus {
+        v1::TaskStatus {
+            task_id: task.to_owned(),
+            state: state.into(),
+            message: text.to_owned(),
+            exit: Some(v1::Exit { how: Some(how) }),
+            ..v1::TaskStatus::default()
+        }
+    }
+
+    #[test]
+    fn a_group_has_ended_with_its_last_task_and_by_the_code_of_the_one_that_failed() {
+        use v1::TaskState::{Failed, Finished, Killed};
+        use v1::exit::How::{Code, Signal};
+        let mut members = group();
+        assert_eq!(members.named("web").unwrap().label, "web    | ");
+        let along = "its group ended because task web failed: it exited with 7";
+        assert!(!members.ended(end("reader", Killed, Signal(15), along)));
+        assert!(!members.ended(end("reader", Killed, Signal(15), along)));
+        assert!(members.ended(end("web", Failed, Code(7), "")));
+        assert_eq!(members.exit_code(), 7);
+        let mut members = group();
+        assert!(!members.ended(end("web", Finished, Code(0), "")));
+        assert!(members.ended(end("reader", Finished, Code(0), "")));
+        assert_eq!(members.exit_code(), DONE);
+        let mut members = group();
+        assert!(!members.ended(end("reader", Killed, Signal(15), "")));
+        assert!(members.ended(end("web", Killed, Signal(9), along)));
+        assert_eq!(members.exit_code(), 143);
+    }
+}

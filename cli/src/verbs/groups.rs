@@ -1,0 +1,271 @@
+//! `group list|kill`: groups are what their tasks say of them.
+
+use std::time::Instant;
+
+use argosy_proto::v1;
+use argosy_proto::v1::write_operation::Operation;
+use serde::Serialize;
+
+use super::tasks::LOOK_AGAIN;
+use crate::exit::{Code, DONE, Ended as Exit, Failure};
+use crate::grammar::{GroupKill, GroupList};
+use crate::lookup::{self, Candidate};
+use crate::operator::{Ended, Operator, is_terminal};
+use crate::output::{self, Row, group_of, note, resources, state_word};
+
+/// One group, as its tasks have it.
+#[derive(Debug, Serialize)]
+struct Group {
+    group_id: String,
+    framework_id: String,
+    agent_id: String,
+    /// The order of its first task, which names it for ever on its agent.
+    order_index: u64,
+    /// In the order of their start.
+    tasks: Vec<Member>,
+    #[serde(skip)]
+    sum: Vec<v1::Resource>,
+}
+
+#[derive(Debug, Serialize)]
+struct Member {
+    task_id: String,
+    state: String,
+    #[serde(skip)]
+    has_ended: bool,
+    #[serde(skip)]
+    place: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct Page<'a> {
+    groups: &'a [Group],
+}
+
+impl Group {
+    fn has_ended(&self) -> bool {
+        self.tasks.iter().all(|task| task.has_ended)
+    }
+
+    fn shown(&self) -> String {
+        format!("{}/{}", self.framework_id, self.group_id)
+    }
+}
+
+impl Row for Group {
+    const HEADINGS: &'static [&'static str] = &["GROUP", "TASKS", "AGENT", "FRAMEWORK"];
+    const WIDE: &'static [&'static str] = &["RESOURCES"];
+
+    fn cells(&self) -> Vec<String> {
+        let tasks = self.tasks.iter();
+        let tasks: Vec<_> = tasks
+            .map(|task| format!("{} {}", task.task_id, task.state))
+            .collect();
+        vec![
+            self.group_id.clone(),
+            tasks.join(", "),
+            self.agent_id.clone(),
+            self.framework_id.clone(),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        vec![resources(&self.sum)]
+    }
+
+    fn name(&self) -> String {
+        self.shown()
+    }
+}
+
+/// Groups that have a task among these. An id may have been used before.
+fn groups(tasks: &[v1::Task]) -> Vec<Group> {
+    let mut all: Vec<Group> = Vec::new();
+    for task in tasks {
+        let Some(own) = group_of(task) else { continue };
+        let member = Member {
+            task_id: task.task_id.clone(),
+            state: state_word(task.state),
+            has_ended: is_terminal(task.state),
+            place: own.place,
+        };
+        let order_index = task.order_index.saturating_sub(u64::from(own.place));
+        let wants = task.spec.iter().flat_map(|spec| spec.resources.clone());
+        let known = all.iter_mut().find(|group| {
+            group.framework_id == task.framework_id
+                && group.agent_id == task.agent_id
+                && group.order_index == order_index
+        });
+        match known {
+            Some(group) => {
+                group.tasks.push(member);
+                group.sum.extend(wants);
+            }
+            None => all.push(Group {
+                group_id: own.group_id.clone(),
+                framework_id: task.framework_id.clone(),
+                agent_id: task.agent_id.clone(),
+                order_index,
+                tasks: vec![member],
+                sum: wants.collect(),
+            }),
+        }
+    }
+    for group in &mut all {
+        group.tasks.sort_by_key(|task| task.place);
+    }
+    all
+}
+
+async fn ask(operator: &Operator, framework_id: Option<&str>) -> Result<Vec<Group>, Failure> {
+    let page = operator.tasks(framework_id, Ended::Included).await?;
+    Ok(groups(&page.tasks))
+}
+
+pub(crate) async fn list(arguments: &GroupList) -> Exit {
+    let operator = Operator::open(&arguments.reach);
+    let mut groups = ask(&operator, None).await?;
+    groups.retain(|group| arguments.all || !group.has_ended());
+    if groups.is_empty() && !arguments.show.output.is_json() {
+        note(match arguments.all {
+            true => "no groups",
+            false => "no live groups; finished ones: --all",
+        });
+    }
+    let page = Page { groups: &groups };
+    output::list(arguments.show.output, &page, &groups)
+}
+
+pub(crate) async fn kill(arguments: &GroupKill) -> Exit {
+    let operator = Operator::open(&arguments.reach);
+    let group = find(&operator, &arguments.group).await?;
+    let shown = group.shown();
+    let mut live = group.tasks.iter().filter(|task| !task.has_ended);
+    // The end of one is the end of all: its agent ends the others in turn.
+    let Some(first) = live.next() else {
+        note(&format!("{shown} has already ended"));
+        return Ok(DONE);
+    };
+    if arguments.write.dry_run {
+        let count = live.count() + 1;
+        note(&format!(
+            "would kill {count} tasks of {shown} on {}",
+            group.agent_id
+        ));
+        return Ok(DONE);
+    }
+    let order = v1::KillTask {
+        framework_id: group.framework_id.clone(),
+        task_id: first.task_id.clone(),
+        grace_ms: arguments.grace.map(|grace| grace.as_millis() as u64),
+    };
+    let request_id = arguments.write.request_id.as_ref();
+    operator
+        .write(request_id, Operation::KillTask(order))
+        .await?;
+    if arguments.detach {
+        note(&format!("{shown} is told to end"));
+        return Ok(DONE);
+    }
+    wait_for_end(&operator, &group).await
+}
+
+/// The group that a person means; a living one rather than one that has ended.
+async fn find(operator: &Operator, wanted: &str) -> Result<Group, Failure> {
+    let (framework_id, name) = match wanted.split_once('/') {
+        Some((framework, name)) => {
+            let framework = operator.find_framework(framework).await?;
+            (Some(framework.framework_id), name)
+        }
+        None => (None, wanted),
+    };
+    let mut groups = ask(operator, framework_id.as_deref()).await?;
+    let lives = |group: &Group| group.group_id == name && !group.has_ended();
+    if groups.iter().any(lives) {
+        groups.retain(|group| !group.has_ended());
+    }
+    let candidates: Vec<_> = groups.iter().map(candidate).collect();
+    let at = lookup::find("group", name, &candidates)?;
+    Ok(groups.swap_remove(at))
+}
+
+fn candidate(group: &Group) -> Candidate {
+    Candidate {
+        id: group.group_id.clone(),
+        name: group.group_id.clone(),
+        shown: group.shown(),
+    }
+}
+
+async fn wait_for_end(operator: &Operator, group: &Group) -> Exit {
+    let shown = group.shown();
+    let deadline = Instant::now() + operator.timeout();
+    let mut live = Vec::new();
+    while Instant::now() < deadline {
+        live.clear();
+        for task in &group.tasks {
+            let now = operator.task(&group.framework_id, &task.task_id).await?;
+            live.extend(now.filter(|now| !is_terminal(now.state)));
+        }
+        if live.is_empty() {
+            note(&format!("{shown} has ended"));
+            return Ok(DONE);
+        }
+        let unreachable = v1::TaskState::Unreachable as i32;
+        if live.iter().all(|task| task.state == unreachable) {
+            let agent = &group.agent_id;
+            note(&format!(
+                "{shown} is on {agent}, which is unreachable; it is killed when that agent returns"
+            ));
+            return Ok(DONE);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    let waited = output::span_ms(operator.timeout().as_millis() as u64);
+    let left: Vec<_> = live.iter().map(|task| task.task_id.as_str()).collect();
+    let left = left.join(", ");
+    Err(Failure::new(
+        Code::Failed,
+        format!("{shown} is told to end, and after {waited} these have not ended: {left}"),
+    )
+    .advise("argosy group list shows how they are; --timeout waits longer"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(id: &str, order_index: u64, place: u32, state: v1::TaskState) -> v1::Task {
+        v1::Task {
+            order_index,
+            framework_id: "framework-1".to_owned(),
+            task_id: id.to_owned(),
+            agent_id: "agent-1".to_owned(),
+            state: state.into(),
+            spec: Some(v1::TaskSpec {
+                group: Some(v1::TaskGroup {
+                    group_id: "site".to_owned(),
+                    place,
+                    size: 2,
+                }),
+                ..v1::TaskSpec::default()
+            }),
+            ..v1::Task::default()
+        }
+    }
+
+    #[test]
+    fn groups_are_what_their_tasks_say_in_the_order_of_their_start() {
+        use v1::TaskState::{Killed, Running};
+        let tasks = [
+            task("reader", 8, 1, Running),
+            v1::Task::default(),
+            task("old", 3, 0, Killed),
+            task("web", 7, 0, Running),
+        ];
+        let all = groups(&tasks);
+        let cells: Vec<_> = all.iter().map(|group| group.cells()[1].clone()).collect();
+        assert_eq!(cells, ["web running, reader running", "old killed"]);
+        assert!(!all[0].has_ended() && all[1].has_ended());
+    }
+}

@@ -1,0 +1,269 @@
+//! Tasks of an executor on a real cluster: through the death of a leader and of an agent, with logs, exec and messages.
+
+use std::collections::BTreeMap;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use argosy_client::executor::{Meeting, Runner};
+use argosy_client::resources::resources;
+use argosy_client::scheduler::{Driver, Scheduler, SchedulerConfig};
+use argosy_client::{Masters, scheduler};
+use argosy_frameworks::shell_executor::ShellExecutor;
+use argosy_proto::v1;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::cluster::{Cluster, wait_for};
+
+/// This program, told to run this one test, is the executor of the others.
+const EXECUTOR: &str = "executors::this_program_is_an_executor_where_an_agent_has_started_it";
+
+#[test]
+fn this_program_is_an_executor_where_an_agent_has_started_it() {
+    let Ok(meeting) = Meeting::named_in(std::env::vars()) else {
+        return;
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let runner = Runner::new(meeting);
+    runtime
+        .block_on(runner.run(&mut ShellExecutor::default()))
+        .unwrap();
+}
+
+fn executor() -> v1::ExecutorSpec {
+    v1::ExecutorSpec {
+        executor_id: "shell".into(),
+        resources: resources("cpus:0.1;mem:64").unwrap(),
+        argv: ["./program", "--exact", EXECUTOR, "--nocapture"]
+            .map(str::to_owned)
+            .into(),
+        uris: vec![v1::Uri {
+            value: std::env::current_exe().unwrap().display().to_string(),
+            executable: true,
+            output_file: "program".into(),
+            ..v1::Uri::default()
+        }],
+        ..v1::ExecutorSpec::default()
+    }
+}
+
+/// Says so, and what it reads; and waits for its end.
+fn task(id: &str) -> v1::TaskSpec {
+    v1::TaskSpec {
+        task_id: id.to_owned(),
+        shell: format!("echo {id} has begun; echo {id} > file-{id}; exec sleep 600"),
+        resources: resources("cpus:0.1;mem:32").unwrap(),
+        executor: Some(executor()),
+        ..v1::TaskSpec::default()
+    }
+}
+
+#[derive(Default)]
+struct Heard {
+    /// To be launched as soon as the agent offers something.
+    queue: Vec<v1::TaskSpec>,
+    states: BTreeMap<String, v1::TaskStatus>,
+    messages: Vec<Vec<u8>>,
+}
+
+struct Listener(Arc<Mutex<Heard>>);
+
+impl Scheduler for Listener {
+    fn offers(&mut self, driver: &Driver, offers: Vec<v1::Offer>) {
+        for offer in offers {
+            let tasks = std::mem::take(&mut self.0.lock().unwrap().queue);
+            match tasks.is_empty() {
+                true => driver.decline(&offer, None),
+                false => drop(driver.accept(&offer, tasks)),
+            }
+        }
+    }
+
+    fn update(&mut self, _: &Driver, status: &v1::TaskStatus) {
+        let mut heard = self.0.lock().unwrap();
+        heard.states.insert(status.task_id.clone(), status.clone());
+    }
+
+    fn message(&mut self, _: &Driver, message: &v1::ExecutorMessage) {
+        let mut heard = self.0.lock().unwrap();
+        heard.messages.push(message.data.clone());
+    }
+}
+
+/// A framework in a thread of its own.
+struct Framework {
+    heard: Arc<Mutex<Heard>>,
+    driver: Driver,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Framework {
+    fn start(cluster: &Cluster) -> Self {
+        let masters = cluster.record["masters"].as_str().unwrap().split(',');
+        let masters: Vec<_> = masters.map(str::to_owned).collect();
+        let masters = Masters::new(&masters).unwrap();
+        let runner = scheduler::Runner::new(SchedulerConfig::new(masters, "hosts"));
+        let heard = Arc::new(Mutex::new(Heard::default()));
+        let (driver, mut listener) = (runner.driver(), Listener(heard.clone()));
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let ended = runner.run(&mut listener, tokio_util::sync::CancellationToken::new());
+            runtime.block_on(ended).unwrap();
+        });
+        Self {
+            heard,
+            driver,
+            thread,
+        }
+    }
+
+    fn launch(&self, task: v1::TaskSpec) {
+        self.heard.lock().unwrap().queue.push(task);
+        drop(self.driver.revive(Vec::new()));
+    }
+
+    fn until(&self, task: &str, state: v1::TaskState) {
+        wait_for(&format!("{task} to be {state:?}"), || {
+            let heard = self.heard.lock().unwrap();
+            let told = heard.states.get(task);
+            told.is_some_and(|told| told.state() == state)
+        });
+    }
+
+    /// The executor says back what it is told; what is lost on the way is said again.
+    fn talks(&self, word: &str) {
+        let agent = self.heard.lock().unwrap().states["a"].agent_id.clone();
+        wait_for(&format!("the executor to say {word} back"), || {
+            self.driver.message(&agent, "shell", word.into());
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            let heard = self.heard.lock().unwrap();
+            heard.messages.iter().any(|said| said == word.as_bytes())
+        });
+    }
+}
+
+/// What a person sees of a task, through this master.
+fn is_reached(cluster: &Cluster, task: &str, master: &str) {
+    let (code, text, stderr) = cluster.ran(&["logs", task, "--masters", master]);
+    assert_eq!(code, 0, "{stderr}");
+    let begun = format!("{task} has begun\n");
+    assert!(text.contains(&begun), "{text}");
+    assert!(stderr.contains("is run by executor shell"), "{stderr}");
+    let line = format!("cat file-{task}");
+    let words = ["exec", "--masters", master, task, "--", "sh", "-c", &line];
+    let (code, text, stderr) = cluster.ran(&words);
+    assert_eq!((code, text), (0, format!("{task}\n")), "{stderr}");
+    assert!(stderr.contains("is run by executor shell"), "{stderr}");
+}
+
+fn member(cluster: &Cluster, is: impl Fn(&serde_json::Value) -> bool) -> &serde_json::Value {
+    let mut members = cluster.members().iter();
+    members.find(|member| is(member)).unwrap()
+}
+
+fn pid(member: &serde_json::Value) -> i32 {
+    i32::try_from(member["pid"].as_i64().unwrap()).unwrap()
+}
+
+fn leader(cluster: &Cluster) -> Option<String> {
+    let (_, page, _) = cluster.ran(&["master", "list", "-o", "json"]);
+    let page: serde_json::Value = serde_json::from_str(&page).ok()?;
+    let mut masters = page["masters"].as_array()?.iter();
+    let leader = masters.find(|master| master["role"] == "leader")?;
+    Some(leader["apiAddress"].as_str()?.to_owned())
+}
+
+fn strings(pid: i32, file: &str) -> Vec<String> {
+    let bytes = std::fs::read(format!("/proc/{pid}/{file}")).unwrap();
+    let text = String::from_utf8(bytes).unwrap();
+    let parts = text.split_terminator('\0');
+    parts.map(str::to_owned).collect()
+}
+
+/// The agent is killed, and started as it was: it ends with its standard input.
+fn restart(agent: &serde_json::Value) -> Child {
+    let pid = pid(agent);
+    let (words, variables) = (strings(pid, "cmdline"), strings(pid, "environ"));
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    wait_for("the agent to be gone", || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+        stat.is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
+    });
+    let variables = variables.iter().filter_map(|one| one.split_once('='));
+    Command::new(env!("CARGO_BIN_EXE_argosy"))
+        .args(&words[1..])
+        .env_clear()
+        .envs(variables)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn tasks_of_an_executor_are_reached_and_go_on_when_the_leader_and_the_agent_die() {
+    let mut cluster = Cluster::start(43, "3x1", &[]);
+    let framework = Framework::start(&cluster);
+    framework.launch(task("a"));
+    framework.until("a", v1::TaskState::Running);
+    framework.launch(task("b"));
+    framework.until("b", v1::TaskState::Running);
+    let masters = cluster.record["masters"].as_str().unwrap().to_owned();
+    for master in masters.split(',') {
+        is_reached(&cluster, "a", master);
+    }
+    let (code, shown, stderr) = cluster.ran(&["task", "show", "a"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(
+        shown.contains("executor") && shown.contains("shell"),
+        "{shown}"
+    );
+    framework.talks("before");
+
+    let dead = leader(&cluster).unwrap();
+    kill(
+        Pid::from_raw(pid(member(&cluster, |one| one["api"] == dead.as_str()))),
+        Signal::SIGKILL,
+    )
+    .unwrap();
+    wait_for("another leader", || {
+        leader(&cluster).is_some_and(|leads| leads != dead)
+    });
+    framework.talks("under another leader");
+    framework.launch(task("c"));
+    framework.until("c", v1::TaskState::Running);
+
+    let mut agent = restart(member(&cluster, |one| one["kind"] == "agent"));
+    framework.talks("after the agent's death");
+    for task in ["a", "c"] {
+        is_reached(&cluster, task, &leader(&cluster).unwrap());
+    }
+    for task in ["a", "b"] {
+        drop(framework.driver.kill(task, None));
+        framework.until(task, v1::TaskState::Killed);
+    }
+    // Its executor lives on, and with it what it wrote.
+    let (code, text, stderr) = cluster.ran(&["logs", "-f", "a"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(text.contains("a has begun\n"), "{text}");
+    drop(framework.driver.kill("c", None));
+    framework.until("c", v1::TaskState::Killed);
+    let (code, text, stderr) = cluster.ran(&["logs", "c"]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(text.contains("c has begun\n"), "{text}");
+    let (code, _, stderr) = cluster.ran(&["exec", "c", "--", "true"]);
+    assert_eq!(code, 4, "{stderr}");
+    drop(framework.driver.teardown());
+    framework.thread.join().unwrap();
+    drop(agent.stdin.take());
+    assert!(agent.wait().unwrap().success());
+    let (code, text) = cluster.stop();
+    assert_eq!(code, 0, "{text}");
+}
