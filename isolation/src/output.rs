@@ -56,6 +56,13 @@ impl OutputLimits {
         files: 5,
         bytes_per_second: 64 * 1024 * 1024,
     };
+
+    /// What both streams keep at most, in bytes.
+    #[must_use]
+    pub fn most_bytes(&self) -> u64 {
+        let files = u64::from(self.files).saturating_mul(2);
+        self.file_bytes.saturating_mul(files)
+    }
 }
 
 /// Why output cannot be written.

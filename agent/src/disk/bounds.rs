@@ -126,6 +126,40 @@ pub(crate) fn usage(paths: &Paths, name: ContainerName, sandbox: &Path) -> Optio
     system.usage().or_else(|| project::usage(sandbox))
 }
 
+/// Whom the kernel keeps from having more than a container's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keeper {
+    /// Nobody: it is measured.
+    Nobody,
+    /// Its users, but not root of the host, who writes its output: a quota.
+    Users,
+    /// Everybody: a file system of its own.
+    All,
+}
+
+impl Keeper {
+    /// Above which usage the container is measured to have too much. What is kept of its output goes beyond a quota; that
+    /// it has more means that it keeps output under other names. `None` if it cannot have more.
+    pub(crate) fn measured_above(self, limit_bytes: u64, output_bytes: u64) -> Option<u64> {
+        match self {
+            Self::Nobody => Some(limit_bytes),
+            Self::Users => Some(limit_bytes.saturating_add(output_bytes)),
+            Self::All => None,
+        }
+    }
+}
+
+/// What keeps a container to its disk.
+pub(crate) fn keeper(paths: &Paths, name: ContainerName, sandbox: &Path) -> Keeper {
+    if FileSystem::at(&paths.disk(name)).is_mounted() {
+        return Keeper::All;
+    }
+    match project::usage(sandbox) {
+        Some(_) => Keeper::Users,
+        None => Keeper::Nobody,
+    }
+}
+
 /// Before a sandbox is removed: what bounds it goes. Nothing is wrong if nothing does.
 pub(crate) fn release(paths: &Paths, sandbox: &Path) -> Result<(), DiskError> {
     let name = sandbox.file_name().and_then(|name| name.to_str());
@@ -138,6 +172,14 @@ pub(crate) fn release(paths: &Paths, sandbox: &Path) -> Result<(), DiskError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn output_that_is_kept_under_other_names_is_measured_beside_a_quota() {
+        let above = |keeper: Keeper| keeper.measured_above(100, 30);
+        assert_eq!(above(Keeper::Nobody), Some(100));
+        assert_eq!(above(Keeper::Users), Some(130));
+        assert_eq!(above(Keeper::All), None);
+    }
 
     fn task(mebibytes: i64) -> v1::TaskSpec {
         v1::TaskSpec {

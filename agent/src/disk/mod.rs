@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-pub(crate) use self::bounds::{Bounds, check, release, usage};
+pub(crate) use self::bounds::{Bounds, check, keeper, release, usage};
 use self::rounds::Rounds;
 use crate::core::{Input, Instance};
 use crate::inbox::Event;

@@ -18,10 +18,11 @@ impl Runner {
     ) {
         let shared = &self.shared;
         let sandbox = shared.paths.sandbox(key, name);
-        if disk::usage(&shared.paths, name, &sandbox).is_some() {
-            // The kernel refuses what is too much.
+        let keeper = disk::keeper(&shared.paths, name, &sandbox);
+        let output = shared.settings.output.most_bytes();
+        let Some(limit_bytes) = keeper.measured_above(limit_bytes, output) else {
             return;
-        }
+        };
         let folders = vec![sandbox, shared.bounds.changes(name)];
         // What it has open elsewhere without a name looks like its own; and whose disk that is may hang.
         let group = self.shared.group(name).filter(|_| counts_nameless);

@@ -58,9 +58,10 @@ impl Members {
         self.all.iter_mut().find(|member| member.task == task)
     }
 
-    /// Whose end is the end of all.
+    /// Whose end is the end of all that go on: one that has finished leaves the others alone.
     pub(super) fn first(&self) -> &str {
-        &self.all[0].task
+        let goes_on = self.all.iter().find(|member| member.end.is_none());
+        &goes_on.unwrap_or(&self.all[0]).task
     }
 
     pub(super) fn have_started(&self) -> bool {
@@ -134,7 +135,9 @@ mod tests {
         assert!(members.ended(end("web", Failed, Code(7), "")));
         assert_eq!(members.exit_code(), 7);
         let mut members = group();
+        assert_eq!(members.first(), "web");
         assert!(!members.ended(end("web", Finished, Code(0), "")));
+        assert_eq!(members.first(), "reader", "a finished one ends nobody");
         assert!(members.ended(end("reader", Finished, Code(0), "")));
         assert_eq!(members.exit_code(), DONE);
         let mut members = group();
