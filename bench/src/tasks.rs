@@ -113,9 +113,10 @@ fn share(slots: u32, kind: AgentKind, who: &str) -> String {
     format!("{}: {who}", name(slots, kind))
 }
 
-/// Of everybody: HyperQueue's server, worker and tasks, or all of Argosy but the framework.
+/// Of HyperQueue's server, worker and tasks, or of Argosy's masters and agent: its supervisors are nobody's children, and
+/// theirs and their tasks' is missing.
 fn whole(slots: u32, kind: AgentKind) -> String {
-    format!("{}: masters, agents and tasks", name(slots, kind))
+    format!("{}: accounted core time", name(slots, kind))
 }
 
 fn entries(slots: u32, kind: AgentKind) -> String {
