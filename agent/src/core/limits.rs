@@ -27,7 +27,7 @@ impl Limited {
     pub(super) fn words(&self) -> String {
         match &self.outcome {
             Ok(()) => "its limits are changed".to_owned(),
-            Err(why) => format!("its limits are not changed: {why}"),
+            Err(why) => format!("not all of its limits are in force: {why}"),
         }
     }
 }

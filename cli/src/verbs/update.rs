@@ -72,7 +72,10 @@ async fn wait_until_settled(operator: &Operator, task: &v1::Task, change: &str) 
             return Ok(DONE);
         }
         if !status.refusal.is_empty() {
-            let text = format!("{shown} keeps the limits that it had: {}", status.refusal);
+            let text = format!(
+                "{shown}: not all of these limits are in force: {}",
+                status.refusal
+            );
             return Err(Failure::new(Code::Refused, text));
         }
         if now.state == v1::TaskState::Unreachable as i32 {

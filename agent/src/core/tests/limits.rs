@@ -87,7 +87,11 @@ fn why_limits_are_not_in_force_is_told() {
     world.report();
     let update = last_update(&world, 1);
     assert_eq!(update.limits.unwrap().refusal.unwrap(), "too little");
-    assert!(update.text.contains("not changed: too little"));
+    assert!(
+        update
+            .text
+            .contains("not all of its limits are in force: too little")
+    );
 }
 
 #[test]
