@@ -1,4 +1,5 @@
-//! One container that does nothing, from the request until it is reaped, beside crun and runc on the same root.
+//! One container that does nothing, from the request until it is reaped and until it is removed, beside crun and runc on
+//! the same root.
 //!
 //! All three in turn, so that what disturbs the machine disturbs all. Ours has the whole default profile; crun and runc what
 //! their own `spec` gives, without a user namespace and without a filter of system calls.
@@ -44,14 +45,19 @@ impl Net {
 /// What is timed, in the order of each round.
 const KINDS: [&str; 4] = ["argosy, host's programs", "argosy, image", "crun", "runc"];
 
-/// A container from the request to the exec, and until nothing of it is left.
+/// What is timed of ours on the way, beside the whole.
+const STAGES: [&str; 2] = ["until exec, p50", "until reaped, p50"];
+/// The other runtimes, the row in [`KINDS`] that each is, and what of its time ours may take until reaped.
+const PEERS: [(&str, usize, f64); 2] = [("crun", 2, 0.35), ("runc", 3, 0.12)];
+
+/// A container from the request to the exec, until the agent knows how it ended, and until nothing of it is left.
 pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
     if !nix::unistd::geteuid().is_root() {
         bail!("start needs root: containers with the default profile do");
     }
     let starts = bench.extent.starts;
     let about = [
-        format!("{starts} containers each of a static program that returns 0, one after the other, all kinds in turn: from the request until everything of it is removed; medians of a run."),
+        format!("{starts} containers each of a static program that returns 0, one after the other, all kinds in turn: from the request until everything of it is removed, or as named; medians of a run."),
         "crun and runc: `run` of the bundle that their `spec` makes, without resources, in a mount namespace with cgroup2 at /sys/fs/cgroup.".to_owned(),
         format!("controllers that this host lends to containers: {}.", ours::controllers()),
     ];
@@ -62,13 +68,13 @@ pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
             cells.push(Cell::new(name(kind, net, "p50"), "ms", Goal::None));
             cells.push(Cell::new(name(kind, net, "p99"), "ms", Goal::None));
         }
-        cells.push(Cell::new(
-            name(KINDS[1], net, "until exec, p50"),
-            "ms",
-            Goal::None,
-        ));
-        for (peer, goal) in [("crun", 0.35), ("runc", 0.12)] {
-            cells.push(Cell::new(ratio(peer, net), "x", Goal::OwnAtMost(goal)));
+        for stage in STAGES {
+            cells.push(Cell::new(name(KINDS[1], net, stage), "ms", Goal::None));
+        }
+        for (peer, _, goal) in PEERS {
+            let goal = Goal::OwnAtMost(goal);
+            cells.push(Cell::new(ratio("reaped", peer, net), "x", goal));
+            cells.push(Cell::new(ratio("removed", peer, net), "x", Goal::None));
         }
     }
     let mut report = bench.report(Workload::Start, &about, cells);
@@ -95,8 +101,8 @@ fn name(kind: &str, net: Net, what: &str) -> String {
     format!("{kind}, {}: {what}", net.name())
 }
 
-fn ratio(peer: &str, net: Net) -> String {
-    format!("argosy, image / {peer}, {}", net.name())
+fn ratio(until: &str, peer: &str, net: Net) -> String {
+    format!("argosy, image, until {until} / {peer}, {}", net.name())
 }
 
 /// A root with one program in it.
@@ -120,13 +126,13 @@ fn all(argosy: &Path, directory: &Path, starts: u32) -> Result<Vec<(String, f64)
     for net in NETS {
         let runtimes = Runtimes::start(directory.path(), &root, net == Net::Own)?;
         let mut times: [Vec<f64>; 4] = Default::default();
-        let mut exec = Vec::new();
+        let mut stages: [Vec<f64>; 2] = Default::default();
         for round in 0..WARM_UP + starts {
             let host = ours.time(false, net == Net::Own)?;
             let image = ours.time(true, net == Net::Own)?;
             let row = [
-                host.until_reaped_ms,
-                image.until_reaped_ms,
+                host.until_removed_ms,
+                image.until_removed_ms,
                 runtimes.time("crun")?,
                 runtimes.time("runc")?,
             ];
@@ -135,16 +141,21 @@ fn all(argosy: &Path, directory: &Path, starts: u32) -> Result<Vec<(String, f64)
                     .iter_mut()
                     .zip(row)
                     .for_each(|(all, one)| all.push(one));
-                exec.push(image.until_exec_ms);
+                stages[0].push(image.until_exec_ms);
+                stages[1].push(image.until_reaped_ms);
             }
         }
         for (kind, times) in KINDS.iter().zip(&times) {
             found.push((name(kind, net, "p50"), median(times)));
             found.push((name(kind, net, "p99"), quantile(times, 0.99)));
         }
-        found.push((name(KINDS[1], net, "until exec, p50"), median(&exec)));
-        for (peer, at) in [("crun", 2), ("runc", 3)] {
-            found.push((ratio(peer, net), median(&times[1]) / median(&times[at])));
+        for (stage, times) in STAGES.iter().zip(&stages) {
+            found.push((name(KINDS[1], net, stage), median(times)));
+        }
+        for (peer, at, _) in PEERS {
+            let peers = median(&times[at]);
+            found.push((ratio("reaped", peer, net), median(&stages[1]) / peers));
+            found.push((ratio("removed", peer, net), median(&times[1]) / peers));
         }
     }
     ours.end()?;

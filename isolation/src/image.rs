@@ -12,8 +12,8 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Gid, Uid, chownat};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen,
 };
 use rustix::process::fchdir;
 use serde::{Deserialize, Serialize};
@@ -183,22 +183,21 @@ impl RootParts {
         })
     }
 
-    /// The root itself, not attached. `scaffold` is an empty file system that is attached; it is detached again, so that
-    /// nothing but the root lies over the old root, and is the working directory only.
+    /// The root itself, not attached. `scaffold` is an empty file system that is attached below the old root and becomes the
+    /// working directory. It goes with the old root, and with it what is mounted there for the overlay, which has mounts of
+    /// its own of that: to detach each by itself would have the kernel wait for all processors each time.
     pub(crate) fn assemble(&self, scaffold: BorrowedFd<'_>) -> Result<OwnedFd, ViewError> {
         fchdir(scaffold).map_err(failed("enter the scaffold"))?;
-        let root = match self {
-            Self::Folder(folder) => folder.try_clone().map_err(failed("keep the root"))?,
+        match self {
+            Self::Folder(folder) => folder.try_clone().map_err(failed("keep the root")),
             Self::Image {
                 layers,
                 own,
                 upper,
                 work,
                 attributes,
-            } => overlay(scaffold, layers, own, (upper, work), *attributes)?,
-        };
-        unmount(".", UnmountFlags::DETACH).map_err(failed("let go of the scaffold"))?;
-        Ok(root)
+            } => overlay(scaffold, layers, own, (upper, work), *attributes),
+        }
     }
 }
 
@@ -247,12 +246,7 @@ fn overlay(
          {upper} must take attributes of the kind user, as ext4, xfs, btrfs do; else copy the layers into one folder",
         layers.len()
     );
-    let root = make().map_err(failed(what))?;
-    // The overlay has mounts of its own of them.
-    for name in names.iter().map(String::as_str).chain([OWN]) {
-        unmount(name, UnmountFlags::DETACH).map_err(failed("let go of a layer"))?;
-    }
-    Ok(root)
+    make().map_err(failed(what))
 }
 
 /// Whose set-user-id files mean nothing, but to who is let off that.

@@ -114,6 +114,9 @@ struct Supervisor<'a> {
     group: Option<Group>,
     init: Child,
     channel: OwnedFd,
+    /// Holds the container's mounts, so that the end of the last of its processes need not wait for theirs: that is left to
+    /// our own end, once it is told how the command ended.
+    mounts: Option<OwnedFd>,
     outputs: Outputs,
     attached: Attached,
     /// Where agents that adopt the container come in: made once the one that launched it is gone, which
@@ -152,6 +155,7 @@ impl<'a> Supervisor<'a> {
             group: started.group,
             init: started.init,
             channel: started.channel,
+            mounts: started.mounts,
             outputs: started.outputs,
             attached: Attached::new(started.input, spec.stdin),
             listener: None,

@@ -185,11 +185,12 @@ pub(crate) fn enter(
     cgroups: bool,
 ) -> Result<Vec<Gift>, ViewError> {
     let scaffold = file_system("tmpfs", &[("mode", "755"), ("size", "64k")], TAME)?;
-    // Over the old root, which only those see who look for it later: nobody.
-    let covered = if breach::stands(Wall::Root) {
-        "/"
-    } else {
-        "/tmp"
+    // The root itself lies over the old root, which only those see who look for it later: nobody. What an image's root is
+    // laid from has to lie below that, to go with it: where a new file system comes in any case, and all hosts have a folder.
+    let covered = match (&parts.root, breach::stands(Wall::Root)) {
+        (None, true) => "/",
+        (Some(_), true) => "/proc",
+        (_, false) => "/tmp",
     };
     attach(scaffold.as_fd(), CWD, covered)?;
     let own = match &parts.root {

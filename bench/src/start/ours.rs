@@ -21,8 +21,12 @@ const MIB: u64 = 1 << 20;
 
 /// How long one container took, in milliseconds.
 pub(super) struct Took {
+    /// Until the agent is told that the command was executed.
     pub(super) until_exec_ms: f64,
+    /// Until the agent is told how it ended: none of its processes lives then.
     pub(super) until_reaped_ms: f64,
+    /// Until all of it is removed, its supervisor and its control group too.
+    pub(super) until_removed_ms: f64,
 }
 
 /// A launcher, and where its containers are.
@@ -85,14 +89,16 @@ impl Ours {
         let mut container = self.launcher.launch(&spec)?;
         let until_exec_ms = until_exec(&mut container, begun)?;
         let exit = container.wait(PATIENCE)?;
-        destroy(&spec.directory, spec.cgroup.as_deref(), PATIENCE)?;
         let until_reaped_ms = begun.elapsed().as_secs_f64() * 1e3;
+        destroy(&spec.directory, spec.cgroup.as_deref(), PATIENCE)?;
+        let until_removed_ms = begun.elapsed().as_secs_f64() * 1e3;
         if exit.outcome != Outcome::Exited(0) {
             bail!("a container ended with {}", exit.reason);
         }
         Ok(Took {
             until_exec_ms,
             until_reaped_ms,
+            until_removed_ms,
         })
     }
 

@@ -153,8 +153,12 @@ impl Supervisor<'_> {
             };
             let written = self.files.write_exit(&exit, durability);
             let told = self.tell(&notice);
+            if told {
+                return;
+            }
+            // Who is not heard may wait for long, and nobody else is to wait for that.
+            self.mounts = None;
             match written {
-                _ if told => return,
                 Ok(()) if durability == Durability::Synced => return,
                 // The listener it was meant for has gone: once more, to stay.
                 Ok(()) => continue,

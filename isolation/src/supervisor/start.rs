@@ -48,6 +48,8 @@ pub(super) struct Started {
     pub(super) group: Option<Group>,
     pub(super) init: Child,
     pub(super) channel: OwnedFd,
+    /// Init's mount namespace, if it has one of its own.
+    pub(super) mounts: Option<OwnedFd>,
     pub(super) outputs: Outputs,
     /// Where its standard input is written to, unless it has none, or a terminal.
     pub(super) input: Option<Input>,
@@ -191,8 +193,9 @@ fn start_in(
         Ok(handle) => Ok(Started {
             handle,
             group,
-            init,
             channel,
+            mounts: mounts_of(spec, init.pid),
+            init,
             outputs,
             input,
         }),
@@ -203,6 +206,13 @@ fn start_in(
             Err(error)
         }
     }
+}
+
+/// Where it cannot be had, init's own end takes longer.
+fn mounts_of(spec: &Spec, init: i32) -> Option<OwnedFd> {
+    let namespace = || fs::File::open(format!("/proc/{init}/ns/mnt")).ok();
+    let namespace = spec.namespaces.mount.then(namespace).flatten();
+    namespace.map(OwnedFd::from)
 }
 
 fn take_parts(spec: &Spec) -> Result<Option<Parts>, StartError> {
