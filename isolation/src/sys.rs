@@ -7,6 +7,7 @@
 )]
 
 pub(crate) mod disk;
+pub(crate) mod network;
 
 use std::ffi::{CString, c_int, c_void};
 use std::io;

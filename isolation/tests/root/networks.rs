@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -419,6 +420,18 @@ fn overlap() {
     });
 }
 
+/// The only one.
+fn note_on_forwarding(world: &World) -> PathBuf {
+    let found = fs::read_dir(settings(world).folder).unwrap().flatten();
+    let mut notes = found.filter(|entry| {
+        let name = entry.file_name();
+        name.to_string_lossy().starts_with("forwarding-")
+    });
+    let note = notes.next().unwrap().path();
+    assert!(notes.next().is_none(), "there is one");
+    note
+}
+
 fn forwarding() {
     on_a_host(|host| {
         let world = World::new();
@@ -450,6 +463,14 @@ fn forwarding() {
         assert_eq!(called().trim(), "TimeoutError");
         networks.remove().unwrap();
         assert_eq!(called().trim(), "world hears 198.51.100.2", "the control");
+        // The next agent knows it by the note, also if that is of one that knew no other name for a namespace.
+        let note = note_on_forwarding(&world);
+        let inode = fs::metadata("/proc/thread-self/ns/net").unwrap().ino();
+        fs::rename(&note, note.with_file_name(format!("forwarding-{inode}"))).unwrap();
+        let networks = Networks::open(settings(&world), &BTreeSet::new()).unwrap();
+        assert_eq!(note_on_forwarding(&world), note);
+        assert_eq!(called().trim(), "TimeoutError");
+        networks.remove().unwrap();
     });
 }
 
