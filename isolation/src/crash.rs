@@ -108,6 +108,19 @@ pub const STEPS: &[&str] = &[
     "cni.plugin-deleted",
     "cni.namespace-removed",
     "cni.record-removed",
+    "agent.unpacking-asked",
+    "unpack.begun",
+    "unpack.files-received",
+    "unpack.worker-made",
+    "unpack.users-mapped",
+    "unpack.leave-given",
+    "unpack.leave-taken",
+    "unpack.confined",
+    "unpack.file-written",
+    "unpack.ended",
+    "unpack.worker-reaped",
+    "disposal.moved-up",
+    "disposal.emptied",
 ];
 
 /// Where this process is to die.

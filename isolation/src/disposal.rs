@@ -12,6 +12,8 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use crate::crash;
+
 /// Removes a folder with all that is in it. What a removal that was cut off has left, the next one removes.
 ///
 /// For what nobody fills any more: whoever goes on doing so keeps it from ending.
@@ -25,6 +27,7 @@ pub fn remove_folder(path: &Path) -> io::Result<()> {
     while empty(top.as_fd(), &mut |name| {
         dispose(top.as_fd(), name, &mut moved)
     })? {}
+    crash::passed("disposal.emptied");
     fs::remove_dir(path)
 }
 
@@ -93,7 +96,10 @@ fn move_up(
         match rustix::fs::renameat_with(folder, entry.name, top, name.as_str(), flags) {
             // A stranger's name, or one of a removal that was cut off.
             Err(Errno::EXIST) => {}
-            other => return Ok(other?),
+            other => {
+                crash::passed("disposal.moved-up");
+                return Ok(other?);
+            }
         }
     }
 }

@@ -204,6 +204,7 @@ impl Launcher {
         let (ours, theirs) = packet_pair().map_err(|errno| gone(errno.into()))?;
         let unpacking = Unpacking::begin(ours, archive, target).map_err(gone)?;
         self.request(Purpose::Unpack, &body, &theirs, None)?;
+        crash::passed("agent.unpacking-asked");
         Ok(unpacking)
     }
 

@@ -27,6 +27,7 @@ use super::job::{Blame, Failure, Job, Report, receive_file};
 use super::{Progress, Source, UnpackError, unpack};
 use crate::capabilities::Capabilities;
 use crate::confinement;
+use crate::crash;
 use crate::profile::{CONTAINER_IDS, END_HOST_ID};
 use crate::seccomp::Filter;
 use crate::supervisor::{Host, sentence};
@@ -111,6 +112,7 @@ pub(crate) fn run(request: &[u8], agent: &OwnedFd, host: &Host) -> i32 {
     for target in 0..=2 {
         let _ = sys::replace_descriptor(&host.null, target);
     }
+    crash::passed("unpack.begun");
     match keep(request, agent) {
         Ok(()) => 0,
         Err(reason) => {
@@ -138,6 +140,7 @@ fn keep(request: &[u8], agent: &OwnedFd) -> Result<(), Refusal> {
     let receive = || receive_file(agent).map_err(|error| format!("cannot receive a file: {error}"));
     let archive = receive()?;
     let target = receive()?;
+    crash::passed("unpack.files-received");
     let is_layer = job.rules.source == Source::Layer;
     let target = if is_layer {
         view::take_folder(target.as_fd()).map_err(|error| sentence(&error))?
@@ -153,16 +156,22 @@ fn keep(request: &[u8], agent: &OwnedFd) -> Result<(), Refusal> {
         work(&job, &archive, &target, &workers, agent)
     });
     let worker = worker.map_err(|errno| words("make the unpacking process", errno))?;
+    crash::passed("unpack.worker-made");
     let status = prepare(&job, &worker, &target)
         .and_then(|()| {
+            crash::passed("unpack.users-mapped");
             let channel = channel.as_ref().expect("only the worker closes it");
             send_packet(channel, &Instruction::Mapped, Wait::Block)
                 .map_err(|error| format!("cannot start the unpacking process: {error}"))
         })
-        .map(|()| attend(&worker, agent));
+        .map(|()| {
+            crash::passed("unpack.leave-given");
+            attend(&worker, agent);
+        });
     // It has ended, or must: there is nobody to unpack for.
     let _ = sys::pidfd_send_signal(worker.handle.as_fd(), libc::SIGKILL);
     let ended = sys::wait_child(worker.pid, true);
+    crash::passed("unpack.worker-reaped");
     status?;
     match ended {
         Ok(Some(ended)) if ended.status == 0 => Ok(()),
@@ -230,8 +239,10 @@ fn work(job: &Job, archive: &OwnedFd, target: &OwnedFd, channel: &OwnedFd, agent
     ) {
         return 1;
     }
+    crash::passed("unpack.leave-taken");
     let report = confine(job, target)
         .and_then(|()| {
+            crash::passed("unpack.confined");
             archive
                 .try_clone()
                 .map_err(|error| format!("cannot keep the archive: {error}"))
@@ -242,6 +253,8 @@ fn work(job: &Job, archive: &OwnedFd, target: &OwnedFd, channel: &OwnedFd, agent
         Ok(unpacked) => Report::Done(unpacked),
         Err(failure) => Report::Failed(failure),
     };
+    crash::passed("unpack.ended");
+    // Whoever hears it lets go of this process, which ends here or further on.
     i32::from(send_packet(agent, &report, Wait::Block).is_err())
 }
 

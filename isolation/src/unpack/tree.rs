@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use super::place::{Mark, Place};
 use super::refusal::{Fault, shown};
 use super::{Attributes, Entry, Kind, Rule, Rules, Source, Work};
+use crate::crash;
 
 /// How every path is looked up.
 pub(super) const BELOW: ResolveFlags = ResolveFlags::BENEATH
@@ -93,6 +94,7 @@ impl Tree {
                 let file = openat2(&folder, name, flags, Mode::from_raw_mode(0o600), BELOW)?;
                 let file = File::from(file);
                 work.copy(body, Some(&file))?;
+                crash::passed("unpack.file-written");
                 finish(file.as_fd(), attributes)
             }
             Kind::Link(target) => {

@@ -6,8 +6,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
 
+use anyhow::Result;
+use argosy_isolation::Launcher;
+use argosy_isolation::disposal::remove_folder;
 use argosy_isolation::profile::FIRST_HOST_ID;
-use argosy_isolation::unpack::{Blame, Format, Job, Owner, Report, Rules, Unpacking};
+use argosy_isolation::unpack::{Blame, Format, Job, Owner, Report, Rules, Source, Unpacking};
 
 use crate::world::{Case, PATIENCE, World, eventually};
 
@@ -87,6 +90,48 @@ fn begin(
     launcher
         .unpack(&job, archive.as_fd(), target.as_fd())
         .unwrap()
+}
+
+/// What is unpacked by those who may die of it.
+const KEPT: [Entry<'static>; 4] = [
+    (b'5', "a", 1000, b""),
+    (b'0', "a/first", 1000, b"first"),
+    (b'0', "a/second", 1000, b"second"),
+    (b'0', "third", 0, b"third"),
+];
+
+/// Unpacks as agents do: into a draft, which is named when it is whole.
+pub(crate) fn keep(launcher: &mut Launcher, work: &Path, rules: Rules) -> Result<()> {
+    let draft = work.join("draft");
+    fs::create_dir(&draft)?;
+    if rules.source == Source::Archive {
+        chown(&draft, Some(TASK.uid), Some(TASK.gid))?;
+    }
+    let job = Job {
+        format: Format::Tar,
+        rules,
+        owner: TASK,
+    };
+    let (archive, target) = (file_of(&tarball(&KEPT)), File::open(&draft)?);
+    let mut unpacking = launcher.unpack(&job, archive.as_fd(), target.as_fd())?;
+    unpacking.wait(PATIENCE)?;
+    Ok(fs::rename(draft, work.join("kept"))?)
+}
+
+/// What the agent does that comes after: a draft goes, and what has its name is whole.
+pub(crate) fn recover(launcher: &mut Launcher, work: &Path, rules: Rules) {
+    let (draft, kept) = (work.join("draft"), work.join("kept"));
+    // Whoever unpacks may be writing there until it has seen that its agent is gone.
+    eventually("the draft goes", || {
+        !draft.exists() || remove_folder(&draft).is_ok()
+    });
+    if !kept.exists() {
+        keep(launcher, work, rules).unwrap();
+    }
+    for (_, path, _, content) in KEPT.iter().filter(|(kind, ..)| *kind == b'0') {
+        assert_eq!(fs::read(kept.join(path)).unwrap(), *content, "{path}");
+    }
+    remove_folder(&kept).unwrap();
 }
 
 fn owner(path: &Path) -> (u32, u32) {
