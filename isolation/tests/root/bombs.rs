@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use argosy_isolation::disk::FileSystem;
 use argosy_isolation::disposal::remove_folder;
 use argosy_isolation::profile::{CONTAINER_IDS, FIRST_HOST_ID};
 use argosy_isolation::{
@@ -29,6 +30,7 @@ pub(crate) const CASES: &[Case] = &[
     ("a_bomb_of_descriptors_is_contained", descriptors),
     ("a_bomb_of_files_in_scratch_places_is_contained", files),
     ("a_filler_of_scratch_places_is_contained", fillers),
+    ("a_filler_of_its_own_disk_is_contained", disk_filler),
     ("a_flood_of_output_is_contained", flood),
     ("a_thousand_zombies_go_with_their_container", zombies),
     (
@@ -292,6 +294,43 @@ fn fillers() {
         assert_eq!(figure(&spec), MIB, "in {place}");
         street.clear(&spec, container);
     }
+}
+
+/// Fills its sandbox with one file, then with names; says of how many bytes and how many.
+const FILL_DISK: &str = "cat /dev/zero > fill; stat -c %s fill; rm fill
+made=0; while true > name-$made; do made=$((made + 1)); done
+echo $made; echo done; exec sleep 1000";
+/// How much it may have.
+const DISK: u64 = 16 * MIB;
+
+fn disk_filler() {
+    let mut street = Street::new();
+    if let Err(why) = FileSystem::supported() {
+        street.neighbour.kill(0).unwrap();
+        skip(format!(
+            "this kernel has no loop devices, or this host no mkfs.ext4: {why}"
+        ));
+    }
+    let mut spec = street.bomb("sleep");
+    spec.program = argosy_isolation::Program::Shell(FILL_DISK.to_owned());
+    let disks = street.world.work().join("disks");
+    let system = FileSystem::at(&disks.join("bomb"));
+    system.make(DISK, &spec.sandbox).unwrap();
+    give_sandbox(&spec);
+    let (mut container, _) = street.go_off(&spec);
+    let bytes = figure(&spec);
+    assert!((DISK * 8 / 10..=DISK).contains(&bytes), "{bytes} bytes");
+    let said = stdout(&spec);
+    let names = said.lines().nth(1).unwrap().parse::<u64>().unwrap();
+    let most = system.usage().unwrap().files_limit;
+    assert!((500..=most).contains(&names), "{names} names of {most}");
+    street.beside(|_| {
+        container.kill(0).unwrap();
+        container.wait(PATIENCE).unwrap();
+        system.remove(&spec.sandbox).unwrap();
+    });
+    remove_folder(&disks).unwrap();
+    street.clear(&spec, container);
 }
 
 fn flood() {
