@@ -57,6 +57,10 @@ pub(crate) fn describe() {
         "argosy_agent_checkpoint_duration_seconds",
         "Time of one sync of the journal."
     );
+    describe_counter!(
+        "argosy_agent_journal_damages_total",
+        "Parts of the journal that were found damaged at a start; the log says where."
+    );
     describe_gauge!(
         "argosy_agent_limits_enforced",
         "1 if the host has this cgroup controller."

@@ -192,6 +192,7 @@ pub(crate) fn make_folders(paths: &Paths) -> Result<(), RunError> {
 
 pub(crate) fn tell_damage(contents: &Contents, paths: &Paths) {
     let journal = paths.journal();
+    metrics::counter!("argosy_agent_journal_damages_total").increment(contents.damage.len() as u64);
     for damage in &contents.damage {
         tracing::error!(
             journal = %journal.display(),

@@ -1,5 +1,6 @@
 //! On real files: groups, cuts at every byte, flipped bits, compaction under load, the lock.
 
+mod damage;
 mod formats;
 
 use std::fs;

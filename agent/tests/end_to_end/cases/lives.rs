@@ -13,6 +13,8 @@ use crate::master::{FRAMEWORK, Link, Master, is_terminal, shell};
 
 /// After so long it is worth a look why nothing comes.
 const LONG: Duration = Duration::from_secs(10);
+/// How often a part of a journal was found damaged.
+const DAMAGES: &str = "argosy_agent_journal_damages_total";
 
 pub(super) async fn a_task_outlives_its_agent_and_is_adopted_with_the_same_pid() {
     let (host, mut master) = (Host::new(), Master::start().await);
@@ -219,6 +221,7 @@ pub(super) async fn a_damaged_record_of_the_journal_costs_its_task_alone() {
         listed.collect::<std::collections::BTreeMap<_, _>>()
     };
     let mut expected = listed(agent.containers().await);
+    let damages = agent.counted(DAMAGES).await;
     agent.stop().await;
     let journal = host.directory().join("journal");
     let mut bytes = std::fs::read(&journal).unwrap();
@@ -229,6 +232,7 @@ pub(super) async fn a_damaged_record_of_the_journal_costs_its_task_alone() {
     let agent = host.agent(master.address).await;
     let (mut link, hello) = master.registered(true).await;
     assert_eq!(hello.floor, 3, "what came behind it is known");
+    assert_eq!(agent.counted(DAMAGES).await, damages + 1, "which is told");
     let lost = expected.remove("damaged").unwrap();
     assert_eq!(listed(agent.containers().await), expected);
     // Nobody knows what it was for: it is ended, and a master that misses it says so to its framework.
