@@ -13,7 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use argosy_isolation::User;
+use argosy_isolation::{User, crash};
 use argosy_proto::v1;
 use futures::future::BoxFuture;
 use nix::unistd::{Gid, Uid};
@@ -96,6 +96,7 @@ impl Fetcher {
             }
             _ => self.origin.bring(uri, &draft, whose.reader, meter).await?,
         }
+        crash::passed("fetch.draft-written");
         if uri.extract {
             meter.send_replace(Progress::of(format!("unpacking {}", uri.value)));
             return self.extract(uri, sandbox, name, &draft, whose).await;
@@ -107,7 +108,9 @@ impl Fetcher {
             if let Some(user) = whose.owner {
                 give(&draft, user)?;
             }
-            std::fs::rename(&draft, &path)
+            std::fs::rename(&draft, &path)?;
+            crash::passed("fetch.file-named");
+            Ok(())
         };
         finish().map_err(|source| FetchError::Write {
             uri: uri.value.clone(),
@@ -142,6 +145,7 @@ impl Fetcher {
             Ok(archive)
         };
         let archive = open().map_err(failed)?;
+        crash::passed("extract.folder-made");
         if let Err(rule) = self.extractor.extract(archive, &draft, whose.owner).await {
             // The sandbox goes as a whole later.
             let _ = tokio::fs::remove_dir_all(&draft).await;
@@ -150,7 +154,10 @@ impl Fetcher {
                 rule,
             });
         }
-        std::fs::rename(&draft, &path).map_err(failed)
+        crash::passed("extract.unpacked");
+        std::fs::rename(&draft, &path).map_err(failed)?;
+        crash::passed("extract.named");
+        Ok(())
     }
 }
 

@@ -213,6 +213,7 @@ fn remove(paths: &Paths, path: &Path) {
         tracing::warn!(path = %path.display(), why, "what bounds a sandbox's disk cannot be removed");
         return;
     }
+    crash::passed("gc.disk-released");
     if has_mounts(path) {
         tracing::warn!(path = %path.display(), "a sandbox holds a mount and is not removed");
         return;
@@ -227,15 +228,18 @@ fn remove(paths: &Paths, path: &Path) {
             Ok(()) | Err(_) => {}
         }
     }
+    crash::passed("gc.record-removed");
     if let Err(error) = remove_folder(path) {
         tracing::warn!(path = %path.display(), why = %error, "a sandbox cannot be removed");
         return;
     }
+    crash::passed("gc.sandbox-removed");
     // The task's folder, and its framework's, go with their last sandbox; while others are there it fails.
     for parent in path.ancestors().skip(1).take(2) {
         if fs::remove_dir(parent).is_err() {
             break;
         }
+        crash::passed("gc.parent-removed");
     }
 }
 

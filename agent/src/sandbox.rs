@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Component, Path, PathBuf};
 
-use argosy_isolation::User;
+use argosy_isolation::{User, crash};
 use argosy_proto::v1;
 use nix::unistd::{Gid, Uid};
 
@@ -38,6 +38,7 @@ pub(crate) fn make(path: &Path, owner: Option<&User>) -> Result<(), SandboxError
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(failed(error)),
     }
+    crash::passed("sandbox.folder-made");
     match owner {
         Some(user) => {
             let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use argosy_isolation::crash;
 use argosy_proto::v1;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
@@ -112,14 +113,20 @@ impl Cache {
         let draft = Draft(self.folder.join(format!("{DRAFT}{serial}")));
         metrics::counter!("argosy_agent_fetch_cache_misses_total").increment(1);
         origin.bring(uri, &draft.0, None, progress).await?;
+        crash::passed("cache.draft-written");
         let (folder, capacity_bytes) = (self.folder.clone(), self.capacity_bytes);
         let place = path.to_owned();
         let keeping = move || -> io::Result<File> {
             let file = File::open(&draft.0)?;
             let bytes = file.metadata()?.len();
             if bytes <= capacity_bytes {
+                // By its name it counts as whole, also after a cut of power.
+                file.sync_all()?;
+                crash::passed("cache.draft-synced");
                 make_room(&folder, capacity_bytes - bytes)?;
+                crash::passed("cache.room-made");
                 fs::rename(&draft.0, &place)?;
+                crash::passed("cache.kept");
             }
             Ok(file)
         };

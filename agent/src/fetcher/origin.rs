@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use argosy_isolation::User;
+use argosy_isolation::{User, crash};
 use argosy_proto::v1;
 use sha2::{Digest, Sha256};
 use tokio::fs::{File, OpenOptions};
@@ -241,6 +241,7 @@ impl<'a> Sink<'a> {
         let written = self.written;
         self.meter
             .send_modify(|progress| progress.done_bytes = written);
+        crash::passed("fetch.chunk-written");
         Ok(())
     }
 

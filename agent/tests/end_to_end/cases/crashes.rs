@@ -1,7 +1,7 @@
 //! Agents that die at each step of a launch and a removal, and the next one, which leaves nothing.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use argosy_agent::crash::STEPS;
@@ -37,6 +37,9 @@ const OF_FILE_SYSTEMS: [&str; 9] = [
     "remove.users-returned",
 ];
 
+/// Those of a folder that goes, whosever it was.
+const OF_DISPOSAL: [&str; 2] = ["disposal.moved-up", "disposal.emptied"];
+
 /// What is special about the tasks, so that a step is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Errand {
@@ -49,6 +52,10 @@ enum Errand {
     Grouped,
     /// There are folders of containers that nobody knows any more.
     Past,
+    /// There are more sandboxes of ended tasks than stay.
+    Crowded,
+    /// The brief one has an archive that is fetched, kept for others and unpacked.
+    Fetched,
     /// Each has a file system of its own.
     Looped,
 }
@@ -59,16 +66,25 @@ impl Errand {
             "launch.plugged" | "remove.unplugged" => Self::Plugged,
             step if step.starts_with("pull.") => Self::Imaged,
             step if step.starts_with("group.") => Self::Grouped,
-            step if step.starts_with("gc.") => Self::Past,
+            "gc.folder-removed" => Self::Past,
+            "fetch.chunk-written" => Self::Fetched,
+            step if step.starts_with("cache.") || step.starts_with("extract.") => Self::Fetched,
+            step if step.starts_with("gc.") || step.starts_with("disposal.") => Self::Crowded,
             _ => Self::Usual,
         }
+    }
+
+    /// Whether it is about what agents do with files, and not with containers.
+    fn is_of_files(self) -> bool {
+        matches!(self, Self::Fetched | Self::Crowded)
     }
 
     /// False if this host has not what it takes.
     fn prepare(self, host: &Host) -> bool {
         match self {
-            Self::Usual | Self::Grouped => {}
+            Self::Usual | Self::Grouped | Self::Fetched => {}
             Self::Looped => host.makes_file_systems(),
+            Self::Crowded => crowd(&host.directory().join("sandboxes")),
             Self::Imaged => return layout::write(&host.layouts()),
             Self::Plugged => drop(plugged::lay(host)),
             Self::Past => {
@@ -81,9 +97,24 @@ impl Errand {
         true
     }
 
-    fn change(self, host: &Host, brief: &mut v1::TaskSpec, long: &mut v1::TaskSpec) {
+    fn change(
+        self,
+        host: &Host,
+        served: &str,
+        (brief, long): (&mut v1::TaskSpec, &mut v1::TaskSpec),
+    ) {
         match self {
-            Self::Usual | Self::Past | Self::Looped => {}
+            Self::Usual | Self::Past | Self::Crowded | Self::Looped => {}
+            Self::Fetched => {
+                brief.uris = vec![v1::Uri {
+                    value: served.to_owned(),
+                    extract: true,
+                    cache: true,
+                    ..v1::Uri::default()
+                }];
+                let digest = hex(&Sha256::digest(Bundle::content()));
+                brief.shell = format!("sha256sum < bundle/content | grep -q {digest}");
+            }
             Self::Imaged => {
                 let container = brief.container.get_or_insert_default();
                 container.image = format!("oci:{}", host.layouts().display());
@@ -103,16 +134,20 @@ impl Errand {
 
     /// Waits for what the next agent does beside its tasks.
     async fn is_over(self, host: &Host) {
-        if self != Self::Past {
-            return;
-        }
+        let containers = host.directory().join("containers");
+        let leaving = match self {
+            Self::Past => PAST.map(|name| containers.join(name)).into(),
+            Self::Crowded => vec![host.directory().join("sandboxes").join(LEAVING)],
+            Self::Usual
+            | Self::Imaged
+            | Self::Plugged
+            | Self::Grouped
+            | Self::Fetched
+            | Self::Looped => return,
+        };
         let deadline = Instant::now() + PATIENCE;
-        let is_there = |name: &&str| host.directory().join("containers").join(name).exists();
-        while PAST.iter().any(is_there) {
-            assert!(
-                Instant::now() < deadline,
-                "past containers keep their folders"
-            );
+        while let Some(path) = leaving.iter().find(|path| path.exists()) {
+            assert!(Instant::now() < deadline, "{} stays", path.display());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -120,7 +155,8 @@ impl Errand {
     /// What the audit does not look at: folders of the agent's own.
     fn expect_nothing_left(self, host: &Host) {
         match self {
-            Self::Usual | Self::Grouped | Self::Past => {}
+            Self::Usual | Self::Grouped | Self::Past | Self::Crowded => {}
+            Self::Fetched => Bundle::expect_whole(host),
             Self::Looped => remove_all(host),
             Self::Imaged => assert_eq!(drafts(&host.directory().join("images")), [""; 0]),
             Self::Plugged => plugged::nothing_is_left(host),
@@ -131,8 +167,97 @@ impl Errand {
 /// Containers of orders that were never given.
 const PAST: [&str; 2] = ["1-98-1", "1-99-1"];
 
+/// Of a framework whose tasks have all ended: the oldest sandboxes that there are.
+const LEAVING: &str = "framework-8";
+/// As many as stay.
+const STAYING: u64 = 1_000;
+
+/// Makes more sandboxes than stay; those beyond are of [`LEAVING`].
+fn crowd(sandboxes: &Path) {
+    let past = sandboxes.join(LEAVING).join("past");
+    for order in 1..=2 {
+        let deep = past.join(format!("0-{order}-1/a/b"));
+        std::fs::create_dir_all(&deep).unwrap();
+        std::fs::write(deep.join("file"), "").unwrap();
+        std::fs::write(past.join(format!("0-{order}-1.output")), "").unwrap();
+    }
+    for order in 3..3 + STAYING {
+        let path = sandboxes.join(format!("framework-9/past/0-{order}-1"));
+        std::fs::create_dir_all(path).unwrap();
+    }
+}
+
+/// An archive that is served over HTTP for as long as the test lasts.
+struct Bundle;
+
+impl Bundle {
+    /// Of several chunks, each unlike the others.
+    fn content() -> Vec<u8> {
+        let words = 0..(1_u32 << 18);
+        words
+            .flat_map(|word| word.wrapping_mul(0x9e37_79b9).to_le_bytes())
+            .collect()
+    }
+
+    fn archive() -> Vec<u8> {
+        let content = Self::content();
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
+        let mut archive = tar::Builder::new(Vec::new());
+        archive
+            .append_data(&mut header, "content", &content[..])
+            .unwrap();
+        archive.into_inner().unwrap()
+    }
+
+    /// Where it is from now on.
+    async fn serve() -> String {
+        let archive = Self::archive();
+        let answer = axum::routing::get(move || async move { archive.clone() });
+        let router = axum::Router::new().route("/bundle.tar", answer);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        format!("http://{address}/bundle.tar")
+    }
+
+    /// One file is kept, as it was served, and no sandbox of who had it has a draft.
+    fn expect_whole(host: &Host) {
+        let kept = entries(&host.directory().join("cache"));
+        let [kept] = &kept[..] else {
+            panic!("one file is kept: {kept:?}")
+        };
+        let name = kept.file_name().unwrap().to_string_lossy();
+        assert_eq!(name.len(), 64, "it is no draft");
+        assert!(
+            std::fs::read(kept).unwrap() == Self::archive(),
+            "it is whole"
+        );
+        // Those of lives that were cut off stay for a while, as they are.
+        let sandboxes = entries(host.sandbox("brief").parent().unwrap());
+        let begun = |sandbox: &&PathBuf| sandbox.join("bundle/content").exists();
+        let sandbox = sandboxes.iter().find(|path| path.join("stdout").exists());
+        let sandbox = sandbox.filter(begun).expect("it had what it asked for");
+        let draft = entries(sandbox).into_iter().find(|path| {
+            let name = path.file_name().unwrap();
+            name.as_encoded_bytes().starts_with(b".")
+        });
+        assert_eq!(draft, None);
+    }
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let found = std::fs::read_dir(folder).unwrap();
+    found.map(|entry| entry.unwrap().path()).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// What of the store of images was not finished.
-fn drafts(folder: &std::path::Path) -> Vec<String> {
+fn drafts(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -146,7 +271,7 @@ fn drafts(folder: &std::path::Path) -> Vec<String> {
 }
 
 /// What a leader wants, in turn; the last is sent once the task runs.
-fn orders(host: &Host, errand: Errand) -> Vec<Order> {
+fn orders(host: &Host, errand: Errand, served: &str) -> Vec<Order> {
     let shell = |name: &str, line: &str| match errand {
         Errand::Looped => with_disk(shell(name, line), 4),
         _ => shell(name, line),
@@ -159,7 +284,7 @@ fn orders(host: &Host, errand: Errand) -> Vec<Order> {
         ..v1::Uri::default()
     });
     let mut long = shell("long", "sleep 1000");
-    errand.change(host, &mut brief, &mut long);
+    errand.change(host, served, (&mut brief, &mut long));
     vec![
         launch(shell("held", "sleep 1000")),
         launch(brief),
@@ -175,11 +300,7 @@ pub(super) fn groups(host: &Host) -> PathBuf {
         .unwrap()
         .join("agent");
     let hash = Sha256::digest(directory.as_os_str().as_encoded_bytes());
-    let digits: String = hash
-        .iter()
-        .take(6)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let digits = hex(&hash[..6]);
     let parent = cgroup::default_parent().unwrap();
     parent.join("argosy").join(format!("agent-{digits}"))
 }
@@ -256,7 +377,7 @@ async fn crash_at(step: &str, at: u32, errand: Errand) {
         return;
     }
     let audit = audit(&host);
-    let orders = orders(&host, errand);
+    let orders = orders(&host, errand, &Bundle::serve().await);
     let first = host.process(master.address);
     let (mut link, _) = master.registered(true).await;
     link.order(1, orders[0].clone()).await;
@@ -339,19 +460,19 @@ async fn all_end(link: &mut Link, ended: &mut BTreeSet<String>) -> bool {
     true
 }
 
-pub(super) async fn every_step_can_be_the_last_of_an_agent() {
+/// Deaths at these steps, one after the other.
+async fn crash_at_each(steps: impl Iterator<Item = &'static str>) {
     if !crash::IS_ON || !nix::unistd::geteuid().is_root() {
         println!("SKIPPED: needs root, and a build that can die at a step");
         return;
     }
     let begun = Instant::now();
     let mut lives = 0;
-    let own = STEPS
-        .iter()
-        .filter(|step| !compaction::STEPS.contains(*step));
-    for step in own {
-        let passes = match *step {
+    for step in steps {
+        let passes = match step {
             "journal.appended" | "journal.synced" => PASSES_OF_JOURNAL,
+            // With a part of the file on the disk.
+            "fetch.chunk-written" => 2..=2,
             _ => 1..=1,
         };
         for at in passes {
@@ -365,6 +486,21 @@ pub(super) async fn every_step_can_be_the_last_of_an_agent() {
         }
     }
     print!("{lives} deaths, ");
+}
+
+/// All steps of an agent that are not those of a compaction.
+fn own_steps() -> impl Iterator<Item = &'static str> {
+    let steps = STEPS.iter().copied();
+    steps.filter(|step| !compaction::STEPS.contains(step))
+}
+
+pub(super) async fn every_step_can_be_the_last_of_an_agent() {
+    crash_at_each(own_steps().filter(|step| !Errand::of(step).is_of_files())).await;
+}
+
+pub(super) async fn every_step_can_be_the_last_of_an_agent_that_fetches_or_removes_sandboxes() {
+    let of_files = own_steps().filter(|step| Errand::of(step).is_of_files());
+    crash_at_each(of_files.chain(OF_DISPOSAL)).await;
 }
 
 pub(super) async fn every_step_can_be_the_last_of_an_agent_that_makes_file_systems() {

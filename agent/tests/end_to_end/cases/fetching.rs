@@ -1,14 +1,19 @@
-//! A fetch that takes its time, as its task's status tells of it.
+//! Fetches of whole agents: one that takes its time, as its task's status tells of it, and one that is kept.
 
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use argosy_proto::v1;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
+use super::entering::until;
 use super::{code, state};
-use crate::host::Host;
+use crate::host::{Host, Process};
 use crate::master::{Master, shell};
 
 const HALF: usize = 1 << 20;
@@ -51,4 +56,79 @@ pub(super) async fn a_fetch_that_takes_long_says_in_its_tasks_status_how_far_it_
     assert_eq!(code(updates.last().unwrap()), Some(v1::exit::How::Code(4)));
     agent.is_clear().await;
     agent.stop().await;
+}
+
+/// What an agent tells its disk.
+struct Tracer(Child);
+
+impl Tracer {
+    async fn attach(agent: &Process, file: &Path) -> Self {
+        let pid = agent.pid().to_string();
+        let strace = Command::new("strace")
+            .args([
+                "-f",
+                "-y",
+                "-qq",
+                "-e",
+                "trace=fsync,rename,renameat,renameat2",
+            ])
+            .arg("-o")
+            .arg(file)
+            .args(["-p", &pid])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("strace is installed");
+        // The last thread that it takes: those that are made later it takes by itself.
+        until("the tracer is attached", || {
+            let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+            threads.flatten().all(|thread| {
+                let status = std::fs::read_to_string(thread.path().join("status"));
+                status.is_ok_and(|text| !text.contains("TracerPid:\t0\n"))
+            })
+        })
+        .await;
+        Self(strace)
+    }
+
+    /// Lets go of it.
+    fn detach(mut self) {
+        kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGINT).unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+pub(super) async fn a_file_that_is_kept_is_on_the_disk_before_it_has_its_name() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIPPED: needs root");
+        return;
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.process(master.address);
+    let (mut link, _) = master.registered(true).await;
+    let file = host.folder.path().join("said");
+    let tracer = Tracer::attach(&agent, &file).await;
+    let rest = Arc::new(Notify::new());
+    rest.notify_one();
+    let spec = v1::TaskSpec {
+        uris: vec![v1::Uri {
+            value: serve(rest).await,
+            cache: true,
+            ..v1::Uri::default()
+        }],
+        ..shell("t", "exit 4")
+    };
+    link.launch(1, spec).await;
+    let updates = link.end_of("t").await;
+    assert_eq!(code(updates.last().unwrap()), Some(v1::exit::How::Code(4)));
+    agent.is_clear().await;
+    tracer.detach();
+    let said = std::fs::read_to_string(&file).unwrap();
+    // A line each, and one for what another call has come between: begun, and resumed.
+    let at = |call: &str| {
+        let mut lines = said.lines();
+        let found = lines.position(|line| line.contains(call) && line.contains("/cache/.draft-"));
+        found.unwrap_or_else(|| panic!("no {call} of a draft in: {said}"))
+    };
+    assert!(at(" fsync(") < at(" rename"), "{said}");
 }
