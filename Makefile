@@ -33,8 +33,9 @@ test: setup ## everything that must hold; includes verify
 	$(STAGE) vm 240 make test-vm
 	printf 'all 7 stages passed, %d s\n' $$(( $$(date +%s) - started ))
 
-test-long: setup ## 2,000 launches and kills, then chaos for CHAOS_HOURS [8], into the ledger; may be interrupted and begun again
+test-long: setup ## 2,000 launches and kills, all ways out in a virtual machine, then chaos for CHAOS_HOURS [8], into the ledger; may be interrupted and begun again
 	@$(ENV) ARGOSY_CYCLES=2000 cargo test --locked --package argosy-agent --test end_to_end -- cycles
+	scripts/test-vm cases --limit 600 walls-of-root
 	cargo build --locked --release --package argosy-cli --package argosy-chaos
 	scripts/chaos-long
 

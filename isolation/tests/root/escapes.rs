@@ -171,6 +171,7 @@ fn read(said: &str) -> Answers {
         let [verdict, name, answer] = parts[..] else {
             panic!("{line}")
         };
+        assert!(matches!(verdict, "open" | "shut"), "not tried: {line}");
         (name.to_owned(), (verdict == "open", answer.to_owned()))
     });
     answers.collect()

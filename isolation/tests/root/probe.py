@@ -1,5 +1,5 @@
-"""Tries the ways out of a container, each in a process of its own: a line each, `open` or `shut`, then a tab, the name,
-a tab and what the kernel answered. If there is a file `wanted`, only those that it names. Arguments are what there is to be
+"""Tries the ways out of a container, each in a process of its own: a line each, `open`, `shut` or, if it could not be tried,
+`faulty`, then a tab, the name, a tab and what the kernel answered. If there is a file `wanted`, only those that it names. Arguments are what there is to be
 found on the host: the name of an abstract socket, a TCP port of its loopback, the key of shared memory, a block device.
 
 Nothing here does harm where it succeeds: system calls get arguments that change nothing, and are open when the answer
@@ -163,7 +163,10 @@ def more_files():
 
 def leaves_core():
     """An image of its memory, wherever the host keeps such."""
-    resource.setrlimit(resource.RLIMIT_CORE, (4096, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    try:
+        resource.setrlimit(resource.RLIMIT_CORE, (4096, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    except ValueError as error:
+        return False, str(error)
     return True, "allowed"
 
 
@@ -336,9 +339,12 @@ def attempt(name):
     if pid == 0:
         try:
             is_open, answer = PROBES[name]()
-        except Exception as error:  # Whatever went wrong, it did not get through.
-            is_open, answer = False, repr(error)
-        os.write(theirs, f"{'open' if is_open else 'shut'}\t{name}\t{answer}".encode())
+            verdict = "open" if is_open else "shut"
+        except OSError as error:
+            verdict, answer = "shut", error.strerror
+        except Exception as error:  # It has not tried what it was to try.
+            verdict, answer = "faulty", repr(error)
+        os.write(theirs, f"{verdict}\t{name}\t{answer}".encode())
         os._exit(0)
     os.close(theirs)
     _, status = os.waitpid(pid, 0)

@@ -63,6 +63,8 @@ const FILES: Wall = Built(breach::Wall::Files);
 
 /// Ways out by the walls that hold each of them, one behind the other.
 type Table = [(&'static [Wall], &'static [&'static str])];
+/// One of them, as it is on a kernel.
+type Row = (&'static [Wall], Vec<&'static str>);
 
 /// In the host's network, where most walls are needed.
 const HELD: &Table = &[
@@ -251,6 +253,28 @@ const HELD: &Table = &[
     ),
 ];
 
+/// What Linux before 6.11 lets only who has a capability on the host see: more walls hold it there.
+const HELD_BEFORE_6_11: &Table = &[(&[Calls, CAPABILITIES, USERS], &[BY_HANDLE])];
+const BY_HANDLE: &str = "call open_by_handle_at";
+
+/// The rows of [`HELD`], as they are on this kernel.
+fn held() -> Vec<Row> {
+    if is_at_least(6, 11) {
+        return rows_of(HELD).collect();
+    }
+    let but_that = |names: &[&'static str]| {
+        let names = names.iter().filter(|name| **name != BY_HANDLE);
+        names.copied().collect()
+    };
+    let rows = HELD.iter().map(|(walls, names)| (*walls, but_that(names)));
+    let rows = rows.chain(rows_of(HELD_BEFORE_6_11));
+    rows.collect()
+}
+
+fn rows_of(table: &'static Table) -> impl Iterator<Item = Row> {
+    table.iter().map(|(walls, names)| (*walls, names.to_vec()))
+}
+
 /// In a network of its own.
 const HELD_APART: &Table = &[
     (&[Network], &["the host's ports"]),
@@ -306,13 +330,13 @@ const fn in_hosts_network(who: Who) -> Ground {
 }
 
 /// With nothing gone but what is named for it, each way out must be open; returns those of which this kernel has nothing.
-fn all_open(ground: Ground, table: &Table) -> BTreeSet<&'static str> {
+fn all_open(ground: Ground, rows: &[Row]) -> BTreeSet<&'static str> {
     let (mut world, bait) = (World::new(), Bait::lay());
     let (mut shut, mut absent) = (Vec::new(), BTreeSet::new());
-    for (walls, names) in table {
+    for (walls, names) in rows {
         let gone = walls.iter().copied().collect();
         let answers = without(&mut world, &bait, ground, &gone, names);
-        for name in *names {
+        for name in names {
             match &answers[*name] {
                 (true, _) => {}
                 (false, answer) if is_absent(name, answer) => drop(absent.insert(*name)),
@@ -332,15 +356,15 @@ fn say_absent(absent: &BTreeSet<&str>) {
 }
 
 fn open_to_nobody() {
-    say_absent(&all_open(in_hosts_network(Who::Nobody), HELD));
+    say_absent(&all_open(in_hosts_network(Who::Nobody), &held()));
 }
 
 fn open_to_root() {
-    all_open(in_hosts_network(Who::Root), HELD);
+    all_open(in_hosts_network(Who::Root), &held());
 }
 
 fn open_to_let_off() {
-    all_open(in_hosts_network(Who::LetOff), HELD);
+    all_open(in_hosts_network(Who::LetOff), &held());
 }
 
 /// Nobody in a network that is its container's alone.
@@ -359,7 +383,7 @@ fn open_apart() {
     let answers = without(&mut world, &bait, APART, &BTreeSet::new(), &names);
     assert!(answers.values().all(|(is_open, _)| !is_open), "{answers:?}");
     drop((world, bait));
-    all_open(APART, HELD_APART);
+    all_open(APART, &rows_of(HELD_APART).collect::<Vec<_>>());
 }
 
 /// With any wall left of those that are named for it, a way out is shut.
@@ -367,10 +391,10 @@ fn alone() {
     let (mut world, bait) = (World::new(), Bait::lay());
     // Several ways out are tried by one container that lacks the same walls.
     let mut trials: BTreeMap<BTreeSet<Wall>, Vec<&str>> = BTreeMap::new();
-    for (walls, names) in HELD.iter().filter(|(walls, _)| walls.len() > 1) {
+    for (walls, names) in held().iter().filter(|(walls, _)| walls.len() > 1) {
         for left in *walls {
             let gone = walls.iter().copied().filter(|wall| wall != left).collect();
-            trials.entry(gone).or_default().extend(*names);
+            trials.entry(gone).or_default().extend(names);
         }
     }
     let mut open = Vec::new();
@@ -392,12 +416,17 @@ fn alone() {
 pub(crate) const KEPT_BY_LANDLOCK_6: &str = "the host's abstract sockets";
 
 pub(crate) fn has_landlock_6() -> bool {
+    is_at_least(6, 12)
+}
+
+/// This kernel.
+fn is_at_least(major: u32, minor: u32) -> bool {
     let release = nix::sys::utsname::uname().unwrap();
     let release = release.release().to_string_lossy().into_owned();
     let mut numbers = release
         .split('.')
         .map_while(|part| part.parse::<u32>().ok());
-    (numbers.next(), numbers.next()) >= (Some(6), Some(12))
+    (numbers.next(), numbers.next()) >= (Some(major), Some(minor))
 }
 
 /// Called by the launcher that is to do so, before it does anything else. What it has open besides is for its containers
