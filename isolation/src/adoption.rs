@@ -158,10 +158,12 @@ fn recognise(
     }
     if let Some(path) = &handle.cgroup {
         let init = handle.init;
-        let alive = init
-            .open()
-            .map_err(|source| AdoptionError::Host { source })?;
-        if alive.is_some() && !Group::at(path).contains(init.pid)? {
+        let host = |source| AdoptionError::Host { source };
+        // In this order: one that ends leaves its group first, and its supervisor tells of the end.
+        if init.open().map_err(host)?.is_some()
+            && !Group::at(path).contains(init.pid)?
+            && !init.is_ending().map_err(host)?
+        {
             let reason = format!(
                 "process {} is not in its cgroup {}",
                 init.pid,

@@ -54,6 +54,16 @@ impl Process {
         }
     }
 
+    /// Whether it is gone, or on its way: a process leaves its control group before it has ended, and the first one of a pid
+    /// namespace waits there for all others.
+    pub(crate) fn is_ending(self) -> io::Result<bool> {
+        match Stat::read(self.pid) {
+            Ok(stat) => Ok(stat.start_ticks != self.start_ticks || stat.ended || stat.is_exiting),
+            Err(error) if is_gone(&error) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Kills it if it still lives, and waits for its end. True when it is gone.
     pub(crate) fn kill(self, patience: Duration) -> io::Result<bool> {
         let Some(handle) = self.open()? else {
@@ -87,10 +97,14 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH)
 }
 
+/// Of linux/sched.h: getting shut down.
+const PF_EXITING: u32 = 4;
+
 struct Stat {
     start_ticks: u64,
     parent: i32,
     ended: bool,
+    is_exiting: bool,
 }
 
 impl Stat {
@@ -109,11 +123,13 @@ impl Stat {
             .split_ascii_whitespace();
         let ended = matches!(fields.next()?, "Z" | "X" | "x");
         let parent = fields.next()?.parse().ok()?;
-        let start_ticks = fields.nth(17)?.parse().ok()?;
+        let flags: u32 = fields.nth(4)?.parse().ok()?;
+        let start_ticks = fields.nth(12)?.parse().ok()?;
         Some(Self {
             start_ticks,
             parent,
             ended,
+            is_exiting: flags & PF_EXITING != 0,
         })
     }
 }
@@ -205,6 +221,9 @@ mod tests {
             (stat.parent, stat.start_ticks, stat.ended),
             (7, 98765, false)
         );
+        assert!(!stat.is_exiting);
+        let line = b"42 (a) S 7 42 42 0 -1 4194564 1 2 3 4 5 6 7 8 20 0 1 0 98765 1000 1";
+        assert!(Stat::parse(line).unwrap().is_exiting);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::fs;
 use argosy_isolation::{
     Adoption, Container, Exit, Group, Handle, LaunchError, Outcome, Process, Spec, adopt,
 };
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::world::{Agent, Case, PATIENCE, World, eventually, plain, stdout};
 
@@ -22,6 +24,7 @@ pub(crate) const CASES: &[Case] = &[
     ("a_recycled_process_number_is_not_mistaken", recycled),
     ("a_container_of_an_earlier_boot_is_gone", other_boot),
     ("a_process_outside_its_group_is_not_adopted", other_group),
+    ("a_container_that_is_ending_is_adopted_with_its_end", ending),
     ("a_launch_that_an_adopter_has_voided_never_starts", voided),
     (
         "a_container_whose_supervisor_was_killed_ends_and_is_gone",
@@ -212,6 +215,38 @@ fn other_group() {
     eventually("the supervisor tells", || {
         spec.directory.join("exit.json").exists()
     });
+}
+
+/// One whose init is on its way out, and waits for a process of its namespace that nobody reaps.
+fn ending() {
+    let mut world = World::new();
+    let spec = world.spec(SLEEP);
+    let (container, handle) = world.start(&spec);
+    drop(container);
+    let init = handle.init.pid;
+    let mut parent = std::process::Command::new("nsenter")
+        .args(["--target", &init.to_string(), "--pid", "sleep", "1000"])
+        .spawn()
+        .unwrap();
+    let pid = parent.id();
+    eventually("there is a process with a parent elsewhere", || {
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        children.is_ok_and(|children| !children.is_empty())
+    });
+    let signal = |pid: i32, signal| kill(Pid::from_raw(pid), signal).unwrap();
+    signal(pid.cast_signed(), Signal::SIGSTOP);
+    signal(init, Signal::SIGKILL);
+    let group = Group::at(spec.cgroup.as_ref().unwrap());
+    eventually("it has left its group", || !group.contains(init).unwrap());
+    assert!(is_alive(handle.init), "and has not ended");
+    let mut container = running(&spec);
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    assert_eq!(
+        container.wait(PATIENCE).unwrap().outcome,
+        Outcome::Signaled(9)
+    );
+    container.destroy(PATIENCE).unwrap();
 }
 
 fn voided() {
