@@ -50,6 +50,8 @@ pub enum Wall {
     Init,
     /// The program in the kernel that knows its devices.
     Devices,
+    /// The programs in the kernel that know its ports.
+    Ports,
 }
 
 /// All of them.
@@ -69,6 +71,7 @@ pub const WALLS: &[Wall] = &[
     Wall::Descriptors,
     Wall::Init,
     Wall::Devices,
+    Wall::Ports,
 ];
 
 /// Set once, before there is anything to hold.

@@ -15,12 +15,15 @@ pub(crate) const QUESTION: u8 = 1;
 
 /// Operations, with a constant where they take a second operand.
 pub(crate) const LOAD_WORD: u8 = 0x61;
+/// Of where something else is, which may be nowhere: 0.
+pub(crate) const LOAD_PLACE: u8 = 0x79;
 pub(crate) const COPY: u8 = 0xbf;
 pub(crate) const SET: u8 = 0xb7;
 pub(crate) const AND: u8 = 0x57;
 pub(crate) const SHIFT_RIGHT: u8 = 0x77;
 /// As many bits as the constant says, from the network's order to the host's.
 pub(crate) const FROM_NETWORK: u8 = 0xdc;
+pub(crate) const JUMP_IF_EQUAL: u8 = 0x15;
 pub(crate) const JUMP_UNLESS_EQUAL: u8 = 0x55;
 pub(crate) const JUMP_IF_GREATER: u8 = 0x25;
 pub(crate) const JUMP_IF_LESS: u8 = 0xa5;
@@ -76,6 +79,12 @@ pub(crate) fn exit() -> u64 {
 /// What the kernel would answer to a question of these words.
 #[cfg(test)]
 pub(crate) fn run(program: &[u64], question: &[u32]) -> u64 {
+    run_with(program, question, None)
+}
+
+/// The same where the question says of the only place that it names what is there, if it is anywhere.
+#[cfg(test)]
+pub(crate) fn run_with(program: &[u64], question: &[u32], there: Option<&[u32]>) -> u64 {
     let mut registers = [0_u64; 6];
     let mut at: usize = 0;
     loop {
@@ -85,6 +94,7 @@ pub(crate) fn run(program: &[u64], question: &[u32]) -> u64 {
         let constant = u64::from(u32::from_le_bytes([a, b, c, d]));
         at += 1;
         let jumps = match operation {
+            JUMP_IF_EQUAL => registers[to] == constant,
             JUMP_UNLESS_EQUAL => registers[to] != constant,
             JUMP_IF_GREATER => registers[to] > constant,
             JUMP_IF_LESS => registers[to] < constant,
@@ -92,9 +102,15 @@ pub(crate) fn run(program: &[u64], question: &[u32]) -> u64 {
         };
         match operation {
             LOAD_WORD => {
-                assert_eq!(from, usize::from(QUESTION));
-                registers[to] = question[offset as usize / 4].into();
+                let words = if from == usize::from(QUESTION) {
+                    question
+                } else {
+                    assert_ne!(registers[from], 0, "nothing is there");
+                    there.expect("something is there")
+                };
+                registers[to] = words[offset as usize / 4].into();
             }
+            LOAD_PLACE => registers[to] = there.is_some().into(),
             COPY => registers[to] = registers[from],
             SET => registers[to] = constant,
             AND => registers[to] &= constant,
@@ -103,7 +119,7 @@ pub(crate) fn run(program: &[u64], question: &[u32]) -> u64 {
                 assert_eq!(constant, 16);
                 registers[to] = u16::from_be(registers[to] as u16).into();
             }
-            JUMP_UNLESS_EQUAL | JUMP_IF_GREATER | JUMP_IF_LESS => {
+            JUMP_IF_EQUAL | JUMP_UNLESS_EQUAL | JUMP_IF_GREATER | JUMP_IF_LESS => {
                 at += if jumps { offset as usize } else { 0 };
             }
             EXIT => return registers[usize::from(ANSWER)],

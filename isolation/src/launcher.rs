@@ -313,7 +313,7 @@ pub fn run_from_fd() -> Result<(), LauncherError> {
         filter: Filter::new(),
         // Where the host refuses it, the other walls stand; the agent tells.
         device_filter: DeviceFilter::load(&[]).ok(),
-        port_filter: PortFilter::load(&[]).ok(),
+        port_filter: PortFilter::load().ok(),
     };
     sys::replace_descriptor(&host.null, 0).map_err(|errno| prepare(errno.into()))?;
     // The agent's Ctrl-C and its unit's stop are not ours, nor our supervisors': we end with the socket.

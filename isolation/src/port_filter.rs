@@ -1,8 +1,9 @@
-//! Which ports of the host the processes of a control group may bind, as programs for the kernel (eBPF).
+//! Which ports of the host the processes of a control group may take, as programs for the kernel (eBPF).
 //!
-//! For commands in the host's network. Landlock knows ports from version 4, and those of TCP only: this wall stands behind
-//! it for TCP, and alone for UDP and on older kernels. What the kernel picks by itself, for who connects or sends without
-//! having bound anything, is nobody's question.
+//! For commands in the host's network. Landlock knows ports from version 4, and only who binds those of TCP: this wall
+//! stands behind it there, and alone for all else. What the kernel picks by itself, for who connects or sends without having
+//! bound anything, is nobody's question; but nobody is heard at a TCP port that the kernel picked for who listens without
+//! having bound any. No program of the kernel's is asked there, so that it is at the first packet that comes in.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -10,12 +11,12 @@ use std::os::fd::BorrowedFd;
 use nix::errno::Errno;
 
 use crate::ebpf::{
-    FROM_NETWORK, JUMP_IF_GREATER, JUMP_IF_LESS, JUMP_UNLESS_EQUAL, LOAD_WORD, Program, QUESTION,
-    answer, instruction,
+    FROM_NETWORK, JUMP_IF_EQUAL, JUMP_IF_GREATER, JUMP_IF_LESS, JUMP_UNLESS_EQUAL, LOAD_PLACE,
+    LOAD_WORD, Program, QUESTION, answer, instruction,
 };
 use crate::sys::ProgramKind;
 
-/// Of linux/bpf.h: addresses of version 4, and of version 6.
+/// Of linux/bpf.h: who binds an address of version 4, or of version 6.
 const BINDS: [ProgramKind; 2] = [
     ProgramKind {
         program: 18,
@@ -28,36 +29,84 @@ const BINDS: [ProgramKind; 2] = [
         place: 9,
     },
 ];
-/// Where the question has the port, in the network's order, and the socket's type.
+/// The same: who makes a socket.
+const SOCKETS: ProgramKind = ProgramKind {
+    program: 9,
+    expected: 2,
+    place: 2,
+};
+/// The same: what comes in at one.
+const PACKETS: ProgramKind = ProgramKind {
+    program: 8,
+    expected: 0,
+    place: 0,
+};
+
+/// Where the question of who binds has the port, in the network's order, and the socket's type.
 const PORT: i16 = 24;
 const TYPE: i16 = 32;
+/// Where that of a packet names its socket; and where a socket has its protocol, its port and its state.
+const OF_PACKET: i16 = 168;
+const PROTOCOL: i16 = 12;
+const OWN_PORT: i16 = 44;
+const STATE: i16 = 72;
 /// The type of a socket that sends datagrams.
 const DATAGRAMS: u32 = 2;
+/// The state of one that listens.
+const LISTENS: u32 = 10;
+
+/// Those whose ports these programs know, and ICMP, which has none: TCP, also by several paths, and UDP. Some of the others
+/// (SCTP) ask no program who may bind, and all of them have ports.
+const PROTOCOLS: [u16; 5] = [6, 262, 17, 1, 58];
 
 /// Registers for what is taken of the question.
 const ASKED: u8 = 2;
 const SOCKET: u8 = 3;
 
-/// A program for each kind of address.
+/// What is loaded once, and put on every group.
 #[derive(Debug)]
-pub(crate) struct PortFilter([Program; 2]);
+pub(crate) struct PortFilter {
+    sockets: Program,
+    none: Ports,
+}
+
+/// Of commands that may take these ports: for each kind of address, and for what comes in.
+#[derive(Debug)]
+struct Ports([Program; 3]);
 
 impl PortFilter {
-    /// For commands that may bind these ports. 0 stands for any that the kernel picks; who sends datagrams gets one anyway.
-    ///
     /// # Errors
     /// If the kernel has no such programs, or this process may load none.
-    pub(crate) fn load(ports: &[u16]) -> Result<Self, Errno> {
-        let program = program(ports);
+    pub(crate) fn load() -> Result<Self, Errno> {
+        Ok(Self {
+            sockets: Program::load(SOCKETS, &sockets())?,
+            none: Ports::load(&[])?,
+        })
+    }
+
+    /// Puts it on a group, for as long as that lives, whose commands may take these ports. 0 stands for any that the kernel
+    /// picks; who sends datagrams gets one anyway.
+    pub(crate) fn put_on(&self, group: BorrowedFd<'_>, ports: &[u16]) -> Result<(), Errno> {
+        self.sockets.put_on(group)?;
+        match ports {
+            [] => self.none.put_on(group),
+            ports => Ports::load(ports)?.put_on(group),
+        }
+    }
+}
+
+impl Ports {
+    fn load(ports: &[u16]) -> Result<Self, Errno> {
+        let bound = binds(ports);
         let [four, six] = BINDS;
         Ok(Self([
-            Program::load(four, &program)?,
-            Program::load(six, &program)?,
+            Program::load(four, &bound)?,
+            Program::load(six, &bound)?,
+            Program::load(PACKETS, &packets(ports))?,
         ]))
     }
 
-    /// Puts it on a group, for as long as that lives.
-    pub(crate) fn put_on(&self, group: BorrowedFd<'_>) -> Result<(), Errno> {
+    fn put_on(&self, group: BorrowedFd<'_>) -> Result<(), Errno> {
         self.0.iter().try_for_each(|program| program.put_on(group))
     }
 }
@@ -67,7 +116,7 @@ impl PortFilter {
 /// # Errors
 /// The kernel's answer.
 pub fn supported() -> io::Result<()> {
-    PortFilter::load(&[]).map(drop).map_err(Into::into)
+    PortFilter::load().map(drop).map_err(Into::into)
 }
 
 /// What is told as not enforced where there is no such filter; `landlock` is whether a command has that wall.
@@ -79,8 +128,8 @@ pub fn left_open(landlock: bool) -> &'static str {
     }
 }
 
-/// Answers 1 for what is allowed and 0 for everything else.
-fn program(ports: &[u16]) -> Vec<u64> {
+/// Whether a port may be bound: 1 for what is allowed and 0 for everything else.
+fn binds(ports: &[u16]) -> Vec<u64> {
     let mut program = vec![
         instruction(LOAD_WORD, ASKED, QUESTION, PORT, 0),
         instruction(FROM_NETWORK, ASKED, 0, 0, 16),
@@ -90,10 +139,46 @@ fn program(ports: &[u16]) -> Vec<u64> {
         instruction(JUMP_UNLESS_EQUAL, SOCKET, 0, 2, DATAGRAMS),
     ];
     program.extend(answer(1));
+    program.extend(own(ports));
+    program
+}
+
+/// Whether a packet comes in: unless it is for who listens at a port that is not its own.
+fn packets(ports: &[u16]) -> Vec<u64> {
+    if ports.contains(&0) {
+        return answer(1).to_vec();
+    }
+    let mut program = vec![
+        instruction(LOAD_PLACE, SOCKET, QUESTION, OF_PACKET, 0),
+        // Over the answer, if it is for a socket that listens.
+        instruction(JUMP_IF_EQUAL, SOCKET, 0, 2, 0),
+        instruction(LOAD_WORD, ASKED, SOCKET, STATE, 0),
+        instruction(JUMP_IF_EQUAL, ASKED, 0, 2, LISTENS),
+    ];
+    program.extend(answer(1));
+    program.push(instruction(LOAD_WORD, ASKED, SOCKET, OWN_PORT, 0));
+    program.extend(own(ports));
+    program
+}
+
+/// 1 if the port that is asked for is one of these.
+fn own(ports: &[u16]) -> Vec<u64> {
+    let mut program = Vec::new();
     for (first, last) in ranges(ports) {
         // Over what is left of this range.
         program.push(instruction(JUMP_IF_LESS, ASKED, 0, 3, first.into()));
         program.push(instruction(JUMP_IF_GREATER, ASKED, 0, 2, last.into()));
+        program.extend(answer(1));
+    }
+    program.extend(answer(0));
+    program
+}
+
+/// Whether a socket may be made.
+fn sockets() -> Vec<u64> {
+    let mut program = vec![instruction(LOAD_WORD, ASKED, QUESTION, PROTOCOL, 0)];
+    for protocol in PROTOCOLS {
+        program.push(instruction(JUMP_UNLESS_EQUAL, ASKED, 0, 2, protocol.into()));
         program.extend(answer(1));
     }
     program.extend(answer(0));
@@ -117,7 +202,7 @@ fn ranges(ports: &[u16]) -> Vec<(u16, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ebpf::run;
+    use crate::ebpf::{run, run_with};
 
     const STREAM: u32 = 1;
 
@@ -126,6 +211,13 @@ mod tests {
         question[PORT as usize / 4] = port.to_be().into();
         question[TYPE as usize / 4] = kind;
         run(program, &question) == 1
+    }
+
+    fn is_heard(program: &[u64], port: u16, state: u32) -> bool {
+        let mut socket = [0; 20];
+        socket[OWN_PORT as usize / 4] = port.into();
+        socket[STATE as usize / 4] = state;
+        run_with(program, &[], Some(&socket)) == 1
     }
 
     #[test]
@@ -137,12 +229,14 @@ mod tests {
             &[1, 65_535, 80],
             &[80, 80, 81],
         ] {
-            let program = program(ports);
+            let (program, packets) = (binds(ports), packets(ports));
             for port in 1..=u16::MAX {
                 for kind in [STREAM, DATAGRAMS] {
                     let may = may_bind(&program, port, kind);
                     assert_eq!(may, ports.contains(&port), "{port} of {ports:?}");
                 }
+                let heard = is_heard(&packets, port, LISTENS);
+                assert_eq!(heard, ports.contains(&port), "{port} of {ports:?}");
             }
         }
     }
@@ -150,10 +244,29 @@ mod tests {
     #[test]
     fn any_port_is_for_datagrams_and_for_who_may_bind_any() {
         for (ports, stream) in [(&[31_000][..], false), (&[], false), (&[0, 31_000], true)] {
-            let program = program(ports);
+            let program = binds(ports);
             assert!(may_bind(&program, 0, DATAGRAMS));
             assert_eq!(may_bind(&program, 0, STREAM), stream, "{ports:?}");
+            let heard = is_heard(&packets(ports), 40_000, LISTENS);
+            assert_eq!(heard, stream, "{ports:?}");
         }
+    }
+
+    #[test]
+    fn who_does_not_listen_is_answered_at_any_port() {
+        let program = packets(&[31_000]);
+        for state in (1..LISTENS).chain([LISTENS + 1, LISTENS + 2]) {
+            assert!(is_heard(&program, 40_000, state), "{state}");
+        }
+        assert_eq!(run_with(&program, &[], None), 1, "it is for no socket");
+    }
+
+    #[test]
+    fn sockets_are_of_protocols_whose_ports_are_known() {
+        let program = sockets();
+        let made = |protocol: u32| run(&program, &[0, 0, 0, protocol]) == 1;
+        let all: Vec<_> = (0..=300).filter(|protocol| made(*protocol)).collect();
+        assert_eq!(all, [1, 6, 17, 58, 262]);
     }
 
     #[test]

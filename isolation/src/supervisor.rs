@@ -54,7 +54,7 @@ pub(crate) struct Host {
     pub(crate) filter: Filter,
     /// For all containers without devices of their own; `None` if this host allows no such filter.
     pub(crate) device_filter: Option<DeviceFilter>,
-    /// For all commands in the host's network that have no ports of it; `None` if this host allows no such filter.
+    /// For all commands in the host's network; `None` if this host allows no such filter.
     pub(crate) port_filter: Option<PortFilter>,
 }
 

@@ -1,6 +1,9 @@
 //! Ports of the host that a command in its network may bind.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 
 use argosy_isolation::network::Network;
 use argosy_isolation::profile::Walls;
@@ -8,6 +11,7 @@ use argosy_isolation::{Outcome, Spec, port_filter};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::entry::{end, output, sleeping};
+use crate::escapes::PYTHON;
 use crate::inside::VERB;
 use crate::profile::profiled;
 use crate::world::{Case, World, skip, stderr, stdout};
@@ -23,11 +27,65 @@ pub(crate) const CASES: &[Case] = &[
     ),
     ("a_command_without_ports_binds_none", none),
     ("who_may_bind_any_port_binds_any", any),
+    (
+        "nobody_is_heard_who_listens_in_the_hosts_network_without_having_bound_a_port",
+        listening,
+    ),
+    (
+        "a_command_in_the_hosts_network_has_only_protocols_whose_ports_are_known",
+        protocols,
+    ),
 ];
 
 /// What this program is asked to bind, inside.
 const ASKED: &str = "tcp4 31000 tcp6 31000 tcp4 31001 tcp6 31001 tcp4 0 \
     udp4 31000 udp6 31000 udp4 31001 udp6 31001 udp4 0 udp6 0";
+/// Sockets of every kind, and who listens at a port that it has not bound: a line each, what was tried and what came of it.
+const TRIED: &str = r#"exec /usr/bin/python3 -I -S - << 'END'
+import errno, socket
+
+KINDS = [("udplite", socket.SOCK_DGRAM, 136), ("sctp", socket.SOCK_STREAM, 132), ("sctp-packets", socket.SOCK_SEQPACKET, 132),
+         ("dccp", 6, 33), ("tcp", socket.SOCK_STREAM, 6), ("mptcp", socket.SOCK_STREAM, 262), ("udp", socket.SOCK_DGRAM, 17)]
+FAMILIES = [("4", socket.AF_INET, "127.0.0.1"), ("6", socket.AF_INET6, "::1")]
+
+def attempt(name, action):
+    try:
+        said = action()
+    except TimeoutError:
+        said = "silence"
+    except OSError as error:
+        said = errno.errorcode[error.errno]
+    print(name, said, flush=True)
+
+def bound(family, kind, protocol, port):
+    with socket.socket(family, kind, protocol) as one:
+        one.bind(("", port))
+    return "bound"
+
+def heard(family, here, protocol, port):
+    with socket.socket(family, socket.SOCK_STREAM, protocol) as one:
+        if port:
+            one.bind(("", port))
+        one.listen()
+        at = one.getsockname()[1]
+        with socket.socket(family, socket.SOCK_STREAM) as other:
+            other.settimeout(1)
+            other.connect((here, at))
+        one.settimeout(10)
+        one.accept()[0].close()
+    return "heard"
+
+for version, family, here in FAMILIES:
+    for name, kind, protocol in KINDS:
+        attempt(f"{name}{version} made", lambda: socket.socket(family, kind, protocol).close())
+    for port in (31000, 31001):
+        attempt(f"mptcp{version} {port}", lambda: bound(family, socket.SOCK_STREAM, 262, port))
+    for name, protocol in (("tcp", 6), ("mptcp", 262)):
+        attempt(f"{name}{version} at its own", lambda: heard(family, here, protocol, 31000))
+        attempt(f"{name}{version} at any", lambda: heard(family, here, protocol, 0))
+END"#;
+/// How a kernel says that it has no such protocol.
+const ABSENT: [&str; 3] = ["EPROTONOSUPPORT", "ESOCKTNOSUPPORT", "ENOPROTOOPT"];
 const NOT_BY_LANDLOCK: &str = "EACCES";
 const NOT_BY_FILTER: &str = "EPERM";
 
@@ -134,5 +192,82 @@ fn any() {
         let spec = binding(&mut world, None, true, &line());
         let found = bound(&mut world, &spec);
         assert!(found.iter().all(|word| word == "bound"), "{found:?}");
+    });
+}
+
+/// What came of each, by its name, to somebody who may bind these ports.
+fn tried(world: &mut World, ports: Option<&[u16]>) -> BTreeMap<String, String> {
+    let spec = binding(world, ports, true, TRIED);
+    let exit = world.run(&spec);
+    assert_eq!(exit.outcome, Outcome::Exited(0), "{}", stderr(&spec));
+    let said = stdout(&spec);
+    let lines = said.lines().map(|line| line.rsplit_once(' ').unwrap());
+    lines
+        .map(|(name, outcome)| (name.to_owned(), outcome.to_owned()))
+        .collect()
+}
+
+/// What of all that was tried this kernel has, as who may do anything finds it, and what who has one port finds.
+fn with_and_without(test: impl FnOnce(&dyn Fn(&str) -> bool, &BTreeMap<String, String>) + Send) {
+    if !Path::new(PYTHON).exists() {
+        skip(format!("needs {PYTHON}"));
+    }
+    on_a_network(|| {
+        let up = Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status();
+        assert!(up.unwrap().success());
+        let mut world = World::new();
+        let open = tried(&mut world, None);
+        let done = ["None", "bound", "heard"];
+        for (name, outcome) in &open {
+            let known = done.contains(&outcome.as_str()) || ABSENT.contains(&outcome.as_str());
+            assert!(known, "{name}: {outcome}");
+        }
+        let absent: Vec<_> = open
+            .iter()
+            .filter(|(_, outcome)| ABSENT.contains(&outcome.as_str()))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        if !absent.is_empty() {
+            println!("this kernel has nothing of: {}", absent.join(", "));
+        }
+        test(
+            &|name| !absent.contains(&name),
+            &tried(&mut world, Some(&[31_000])),
+        );
+    });
+}
+
+fn listening() {
+    with_and_without(|is_there, found| {
+        for protocol in ["tcp4", "tcp6", "mptcp4", "mptcp6"] {
+            let of = |what: &str| format!("{protocol} {what}");
+            if is_there(&of("at any")) {
+                assert_eq!(found[&of("at its own")], "heard", "{protocol}");
+                assert_eq!(found[&of("at any")], "silence", "{protocol}");
+            }
+        }
+    });
+}
+
+fn protocols() {
+    with_and_without(|is_there, found| {
+        for version in ["4", "6"] {
+            for refused in ["udplite", "sctp", "sctp-packets", "dccp"] {
+                let made = format!("{refused}{version} made");
+                if is_there(&made) {
+                    assert_eq!(found[&made], NOT_BY_FILTER, "{made}");
+                }
+            }
+            for allowed in ["tcp", "udp"] {
+                assert_eq!(found[&format!("{allowed}{version} made")], "None");
+            }
+            let paths = |port: u16| &found[&format!("mptcp{version} {port}")];
+            if is_there(&format!("mptcp{version} 31000")) {
+                assert_eq!(paths(31_000), "bound");
+                assert!([NOT_BY_FILTER, NOT_BY_LANDLOCK].contains(&paths(31_001).as_str()));
+            }
+        }
     });
 }

@@ -142,6 +142,28 @@ def connects(port):
     return does(lambda: socket.create_connection(("127.0.0.1", int(port)), 1.5).close())
 
 
+def binds_port():
+    """One of the host's that is nobody's and not its own."""
+    return does(lambda: bind_any_of(range(47000, 47100)))
+
+
+def bind_any_of(ports):
+    for port in ports:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+            try:
+                return one.bind(("127.0.0.1", port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+
+
+def heard_unbound():
+    """Who listens without having bound a port gets one of the host's."""
+    with socket.socket() as one:
+        one.listen()
+        return does(lambda: socket.create_connection(("127.0.0.1", one.getsockname()[1]), 1).close())
+
+
 def shared_memory(key):
     """System V memory that is readable by all, of whoever knows its key."""
     result, error = call(29, int(key), 0, 0)
@@ -311,6 +333,10 @@ PROBES |= {
     "the root before this one": escapes_by_chroot,
     "programs in /tmp": lambda: does(lambda: run_in_scratch("/tmp")),
     "programs in /dev/shm": lambda: does(lambda: run_in_scratch("/dev/shm")),
+    "a port of others": binds_port,
+    "listening at no port of its own": heard_unbound,
+    "a socket of SCTP": lambda: socket_of(socket.AF_INET, socket.SOCK_STREAM, 132),
+    "a socket of UDP-Lite": lambda: socket_of(socket.AF_INET, socket.SOCK_DGRAM, 136),
 }
 
 

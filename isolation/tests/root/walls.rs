@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_isolation::breach::{self, WALLS};
-use argosy_isolation::{Network as Net, Spec};
+use argosy_isolation::{Network as Net, Spec, port_filter};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 
@@ -251,6 +251,15 @@ const HELD: &Table = &[
         &[Built(breach::Wall::Descriptors)],
         &["descriptors that leaked"],
     ),
+    (&[Built(breach::Wall::Ports)], KEPT_BY_PORT_FILTER),
+];
+
+/// What a command with ports of the host's is kept from by programs in the kernel alone.
+const KEPT_BY_PORT_FILTER: &[&str] = &[
+    "a port of others",
+    "a socket of SCTP",
+    "a socket of UDP-Lite",
+    "listening at no port of its own",
 ];
 
 /// What Linux before 6.11 lets only who has a capability on the host see: more walls hold it there.
@@ -287,20 +296,24 @@ const HELD_BY_KERNEL: &str = "writing to its executable";
 const UNHELD: &str = "the host's ports";
 
 /// What some kernels are built without. How they say so follows.
-const MAY_BE_ABSENT: [&str; 7] = [
+const MAY_BE_ABSENT: [&str; 9] = [
     "a block device",
     "a call of the x32 table",
     "a device of memory",
+    "a socket of SCTP",
+    "a socket of UDP-Lite",
     "a socket to hypervisors",
     "a socket to the kernel's ciphers",
     "the kernel's magic keys",
     "the kernel's memory",
 ];
-const ABSENT: [&str; 5] = [
+const ABSENT: [&str; 7] = [
     "Address family not supported by protocol",
     "No such device",
     "No such device or address",
     "No such file or directory",
+    "Protocol not supported",
+    "Socket type not supported",
     "asked",
 ];
 const NO_SUCH_CALL: &str = "Function not implemented";
@@ -324,9 +337,17 @@ struct Ground {
     network: fn() -> Net,
 }
 
+/// Of which none has a port.
+pub(crate) fn hosts_network() -> Net {
+    let ports = Some(Vec::new());
+    Net::Host { ports }
+}
+
 const fn in_hosts_network(who: Who) -> Ground {
-    let network = || Net::Host { ports: None };
-    Ground { who, network }
+    Ground {
+        who,
+        network: hosts_network,
+    }
 }
 
 /// With nothing gone but what is named for it, each way out must be open; returns those of which this kernel has nothing.
@@ -413,9 +434,15 @@ fn alone() {
 }
 
 /// What a container in the host's network is kept from by Landlock 6 alone, which came with Linux 6.12.
-pub(crate) const KEPT_BY_LANDLOCK_6: &str = "the host's abstract sockets";
+const KEPT_BY_LANDLOCK_6: &str = "the host's abstract sockets";
 
-pub(crate) fn has_landlock_6() -> bool {
+/// What this kernel cannot keep anybody from.
+pub(crate) fn is_unheld(name: &str) -> bool {
+    name == KEPT_BY_LANDLOCK_6 && !has_landlock_6()
+        || KEPT_BY_PORT_FILTER.contains(&name) && port_filter::supported().is_err()
+}
+
+fn has_landlock_6() -> bool {
     is_at_least(6, 12)
 }
 
@@ -471,7 +498,7 @@ fn leave_out(spec: &mut Spec, wall: Wall) {
         Landlock => walls.landlock = false,
         Masks => walls.masks = false,
         Limits => spec.resource_limits.clear(),
-        Network => spec.network = Net::Host { ports: None },
+        Network => spec.network = hosts_network(),
         Built(_) => {}
     }
 }
