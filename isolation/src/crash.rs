@@ -95,6 +95,7 @@ pub const STEPS: &[&str] = &[
     "disk.attached",
     "disk.mounted",
     "disk.shown",
+    "disk.shut-down",
     "disk.hidden",
     "disk.unmounted",
     "disk.file-removed",

@@ -5,6 +5,7 @@
 //! <folder>/root/     where it is mounted, by a loop device that goes with its last mount
 //!   sandbox/         shown a second time where the sandbox is
 //!   changes/         what the container changes of its image, if it has one
+//!   group/           what it shares with its group, if it is the first of one
 //! ```
 //! Without a journal: it does not outlive the host's boot, so that nothing is to be repaired. Every step can be the last
 //! of its maker: [`FileSystem::remove`] takes away whatever is there.
@@ -94,10 +95,24 @@ impl FileSystem {
         self.root().join("changes")
     }
 
-    /// Whether it is there.
+    /// The folder that the container shares with its group; the same.
+    #[must_use]
+    pub fn group(&self) -> PathBuf {
+        self.root().join("group")
+    }
+
+    /// Whether it is there, for this process.
     #[must_use]
     pub fn is_mounted(&self) -> bool {
         is_mount(&self.root())
+    }
+
+    /// Whether its sandbox is what is seen at `at`.
+    #[must_use]
+    pub fn is_shown(&self, at: &Path) -> bool {
+        let found = |path: &Path| fs::symlink_metadata(path).map(|data| (data.dev(), data.ino()));
+        self.is_mounted()
+            && matches!((found(at), found(&self.sandbox())), (Ok(one), Ok(other)) if one == other)
     }
 
     /// Makes and mounts it, and shows its sandbox in the folder `at`, over what is there. Blocks for as long as it takes
@@ -120,11 +135,53 @@ impl FileSystem {
         crash::passed("disk.formatted");
         self.mount()?;
         crash::passed("disk.mounted");
+        self.show(at)
+    }
+
+    /// Mounts again what is mounted already, but where this process does not see it: in the mount namespace of an earlier
+    /// agent, whose containers may still be using it. Both see the same file system. False if nobody has it mounted.
+    ///
+    /// # Errors
+    /// What cannot be done. It is as it was, or mounted and not shown.
+    pub fn recover(&self, at: &Path) -> Result<bool, DiskError> {
+        let Some((device, path)) = self.device() else {
+            return Ok(false);
+        };
+        self.mount_device(&path)?;
+        drop(device);
+        self.show(at)?;
+        Ok(true)
+    }
+
+    fn show(&self, at: &Path) -> Result<(), DiskError> {
         let bind = MsFlags::MS_BIND;
         mount(Some(&self.sandbox()), at, None::<&str>, bind, None::<&str>)
             .map_err(failed(format!("show a file system at {}", at.display())))?;
         crash::passed("disk.shown");
         Ok(())
+    }
+
+    fn mount_device(&self, device: &Path) -> Result<(), DiskError> {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        let options = Some(MOUNT_OPTIONS);
+        mount(Some(device), &self.root(), Some("ext4"), flags, options)
+            .map_err(failed(format!("mount {}", self.file().display())))
+    }
+
+    /// The loop device that shows its file, whoever has that mounted; as long as it is open here it goes on to.
+    fn device(&self) -> Option<(File, PathBuf)> {
+        let file = fs::metadata(self.file()).ok()?;
+        let devices = fs::read_dir("/sys/block").ok()?.flatten();
+        let names = devices.map(|device| device.file_name());
+        let mut loops = names.filter_map(|name| {
+            let path =
+                Path::new("/dev").join(name.to_str().filter(|name| name.starts_with("loop"))?);
+            Some((File::open(&path).ok()?, path))
+        });
+        loops.find(|(device, _)| {
+            let shown = sys::disk::shown_by_loop_device(device.as_fd());
+            shown == Ok((file.dev(), file.ino()))
+        })
     }
 
     fn create(&self, bytes: u64) -> Result<(), DiskError> {
@@ -169,17 +226,15 @@ impl FileSystem {
     }
 
     fn mount(&self) -> Result<(), DiskError> {
-        let what = || format!("mount {}", self.file().display());
         // The device goes when nobody has it open or mounted: with us, until it is mounted.
         let (device, path) = self.attach().map_err(failed(format!(
             "give {} a loop device",
             self.file().display()
         )))?;
         crash::passed("disk.attached");
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        let options = Some(MOUNT_OPTIONS);
-        mount(Some(&path), &self.root(), Some("ext4"), flags, options).map_err(failed(what()))?;
+        self.mount_device(&path)?;
         drop(device);
+        let what = || format!("mount {}", self.file().display());
         // What a repair would find: nothing is ever repaired here.
         fs::remove_dir(self.root().join("lost+found")).map_err(failed(what()))?;
         let made = DirBuilder::new().mode(0o750).create(self.sandbox());
@@ -220,8 +275,9 @@ impl FileSystem {
         })
     }
 
-    /// Takes away whatever of it is there, and what is shown of it in the folder `at`. Whoever has a file of it open keeps
-    /// that until he closes it. Nothing is wrong if there is nothing.
+    /// Takes away whatever of it is there, and what is shown of it in the folder `at`. Its room on the host's disk is free
+    /// then, whoever still has a file of it open, or sees it in another mount namespace: to him everything fails. Nothing is
+    /// wrong if there is nothing.
     ///
     /// # Errors
     /// What cannot be taken away; the next call goes on.
@@ -229,6 +285,8 @@ impl FileSystem {
         if !self.folder.exists() {
             return Ok(());
         }
+        self.shut_down()?;
+        crash::passed("disk.shut-down");
         unmount(at)?;
         crash::passed("disk.hidden");
         unmount(&self.root())?;
@@ -237,10 +295,32 @@ impl FileSystem {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(failed(format!("remove {}", self.folder.display()))),
         };
+        let emptied = OpenOptions::new().write(true).open(self.file());
+        gone(emptied.and_then(|file| file.set_len(0)))?;
         gone(fs::remove_file(self.file()))?;
         crash::passed("disk.file-removed");
         gone(fs::remove_dir(self.root()))?;
         gone(fs::remove_dir(&self.folder))
+    }
+
+    /// Before its file goes: what is not written yet need not be, and nothing is written to it later.
+    fn shut_down(&self) -> Result<(), DiskError> {
+        if !self.is_mounted() {
+            let Some((_held, path)) = self.device() else {
+                return Ok(());
+            };
+            self.mount_device(&path)?;
+        }
+        let what = || format!("shut down {}", self.root().display());
+        let shut_down = || -> io::Result<()> {
+            let root = File::open(self.root())?;
+            Ok(sys::disk::shut_down(root.as_fd())?)
+        };
+        match shut_down() {
+            // It was before.
+            Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(()),
+            other => other.map_err(failed(what())),
+        }
     }
 }
 

@@ -14,9 +14,14 @@ const GET_STATE: u32 = (b'X' as u32) << 8 | 8;
 const GET_ATTRIBUTES: libc::c_ulong = 0x801c_581f;
 const SET_ATTRIBUTES: libc::c_ulong = 0x401c_5820;
 
+/// The same of every journalling file system, and its flag for "write nothing any more".
+const SHUT_DOWN: libc::c_ulong = 0x8004_587d;
+const WRITE_NOTHING: u32 = 2;
+
 /// Of linux/loop.h.
 const LOOP_GET_FREE: libc::c_ulong = 0x4c82;
 const LOOP_CONFIGURE: libc::c_ulong = 0x4c0a;
+const LOOP_GET_STATUS: libc::c_ulong = 0x4c05;
 const LOOP_AUTOCLEAR: u32 = 4;
 const LOOP_DIRECT_IO: u32 = 16;
 
@@ -138,5 +143,23 @@ pub(crate) fn attach_loop_device(
     wanted.flags = LOOP_AUTOCLEAR | LOOP_DIRECT_IO;
     // SAFETY: the structure is live for the call and laid out as the kernel reads it.
     let returned = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const wanted) };
+    Errno::result(returned).map(drop)
+}
+
+/// Device and number of the file that a loop device shows; an error if it shows none.
+pub(crate) fn shown_by_loop_device(device: BorrowedFd<'_>) -> Result<(u64, u64), Errno> {
+    // `struct loop_info64`, which begins with the two.
+    let mut status = [0_u64; 29];
+    // SAFETY: the kernel fills 232 bytes, and the array is live for the call.
+    let returned = unsafe { libc::ioctl(device.as_raw_fd(), LOOP_GET_STATUS, status.as_mut_ptr()) };
+    Errno::result(returned).map(|_| (status[0], status[1]))
+}
+
+/// Ends a whole file system of which this folder is a part: whatever is asked of it from now on fails, and nothing more is
+/// written.
+pub(crate) fn shut_down(folder: BorrowedFd<'_>) -> Result<(), Errno> {
+    let wanted = WRITE_NOTHING;
+    // SAFETY: the kernel reads one number, which is live for the call.
+    let returned = unsafe { libc::ioctl(folder.as_raw_fd(), SHUT_DOWN, &raw const wanted) };
     Errno::result(returned).map(drop)
 }

@@ -2,11 +2,14 @@
 //! who mean harm; and makers of them that die at each step.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use argosy_isolation::disk::{DiskUsage, FileSystem, project};
 use argosy_isolation::{Image, Outcome, Root, Spec, crash};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 
 use crate::audit::{Audit, Scope};
 use crate::images::{imaged, usual};
@@ -24,11 +27,27 @@ pub(crate) const CASES: &[Case] = &[
         image_on_a_file_system,
     ),
     (
-        "a_file_system_that_is_in_use_goes_with_its_last_user",
+        "a_file_system_that_is_in_use_gives_its_room_back_when_it_is_removed",
         removed_in_use,
     ),
-    ("a_quota_that_is_reached_refuses_more", full_quota),
-    ("nothing_gets_out_of_a_quota", hostile_quota),
+    (
+        "a_file_system_that_is_mounted_elsewhere_is_found_again",
+        mounted_elsewhere,
+    ),
+    (
+        "a_file_system_that_is_mounted_elsewhere_is_removed_all_the_same",
+        removed_elsewhere,
+    ),
+    ("a_quota_that_is_reached_refuses_more", || {
+        full_quota(Kind::Ext4);
+    }),
+    ("nothing_gets_out_of_a_quota", || hostile_quota(Kind::Ext4)),
+    ("a_quota_that_is_reached_on_xfs_refuses_more", || {
+        full_quota(Kind::Xfs);
+    }),
+    ("nothing_gets_out_of_a_quota_on_xfs", || {
+        hostile_quota(Kind::Xfs);
+    }),
     (
         "what_an_image_is_changed_by_counts_in_the_same_quota",
         image_in_a_quota,
@@ -51,6 +70,7 @@ pub(crate) const OF_FILE_SYSTEMS: &[&str] = &[
     "disk.attached",
     "disk.mounted",
     "disk.shown",
+    "disk.shut-down",
     "disk.hidden",
     "disk.unmounted",
     "disk.file-removed",
@@ -343,10 +363,31 @@ fn image_on_a_file_system() {
 fn removed_in_use() {
     let mut world = World::new();
     let audit = audit(&world);
-    let (spec, system) = on_a_file_system(&mut world, "exec sleep 1000");
+    let line = "head -c 4000000 /dev/zero > held; exec sleep 1000 < held";
+    let (spec, system) = on_a_file_system(&mut world, line);
     let (container, _) = world.start(&spec);
+    let held = spec.sandbox.join("held");
+    eventually("it has a file open", || {
+        fs::metadata(&held).is_ok_and(|data| data.len() == 4_000_000)
+    });
+    let open = fs::File::open(&held).unwrap();
+    open.sync_all().unwrap();
+    let file = fs::File::open(
+        world
+            .work()
+            .join("disks")
+            .join(spec.id.as_str())
+            .join("file"),
+    );
+    let file = file.unwrap();
+    assert!(file.metadata().unwrap().blocks() * 512 > 4_000_000);
     system.remove(&spec.sandbox).unwrap();
     assert!(!system.is_mounted());
+    // Nobody has closed anything, and nothing of it is on the host's disk any more.
+    assert!(file.metadata().unwrap().blocks() * 512 < MIB / 4);
+    let error = open.sync_all().unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(nix::errno::Errno::EIO as i32));
+    drop((open, file));
     container.kill(0).unwrap();
     drop(container);
     let group = spec.cgroup.as_deref();
@@ -354,31 +395,152 @@ fn removed_in_use() {
     audit.expect_nothing_left("after a file system that was removed in use");
 }
 
+/// What another agent has made in a mount namespace of its own, which goes with this.
+struct Elsewhere {
+    end: std::sync::mpsc::Sender<()>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Elsewhere {
+    fn make(system: &FileSystem, sandbox: &Path) -> Self {
+        let (end, ended) = std::sync::mpsc::channel();
+        let (made, is_made) = std::sync::mpsc::channel();
+        let (system, sandbox) = (system.clone(), sandbox.to_owned());
+        let thread = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+            system.make(LIMIT, &sandbox).unwrap();
+            fs::write(sandbox.join("file"), "theirs").unwrap();
+            made.send(()).unwrap();
+            // It ends, one way or the other, with who waits for it.
+            let _ = ended.recv();
+            // What both see is one.
+            let seen = fs::read_to_string(sandbox.join("file"));
+            assert!(seen.is_err() || seen.is_ok_and(|text| text == "ours"));
+        });
+        is_made.recv().unwrap();
+        Self {
+            end,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.end.send(());
+        let ended = self.thread.take().map(std::thread::JoinHandle::join);
+        if !std::thread::panicking() {
+            ended.unwrap().unwrap();
+        }
+    }
+}
+
+fn elsewhere(test: impl FnOnce(&FileSystem, &Path, Elsewhere)) {
+    if FileSystem::supported().is_err() {
+        skip("this kernel has no loop devices".to_owned());
+    }
+    let world = World::new();
+    let audit = audit(&world);
+    let (folder, sandbox) = (world.work().join("disk"), world.work().join("sandbox"));
+    fs::create_dir(&sandbox).unwrap();
+    let system = FileSystem::at(&folder);
+    let there = Elsewhere::make(&system, &sandbox);
+    assert!(!system.is_mounted() && !system.is_shown(&sandbox));
+    test(&system, &sandbox, there);
+    assert!(!folder.exists());
+    fs::remove_dir(&sandbox).unwrap();
+    audit.expect_nothing_left("after a file system that was mounted elsewhere");
+}
+
+fn mounted_elsewhere() {
+    elsewhere(|system, sandbox, there| {
+        assert!(system.recover(sandbox).unwrap());
+        assert!(system.is_mounted() && system.is_shown(sandbox));
+        let file = sandbox.join("file");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "theirs");
+        fs::write(&file, "ours").unwrap();
+        drop(there);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "ours", "it stays");
+        system.remove(sandbox).unwrap();
+        assert!(!system.recover(sandbox).unwrap());
+    });
+}
+
+fn removed_elsewhere() {
+    elsewhere(|system, sandbox, there| {
+        system.remove(sandbox).unwrap();
+        assert!(!system.recover(sandbox).unwrap());
+        drop(there);
+    });
+}
+
+/// Which file systems keep quotas of projects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Ext4,
+    Xfs,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+        }
+    }
+
+    /// What a task is told that has too much: by its name, and in words.
+    fn refusal(self) -> [&'static str; 2] {
+        match self {
+            Self::Ext4 => ["EDQUOT", "Disk quota exceeded"],
+            // To which a project is like a file system.
+            Self::Xfs => ["ENOSPC", "No space left on device"],
+        }
+    }
+
+    fn format(self, file: &Path) -> bool {
+        let (bytes, options) = match self {
+            Self::Ext4 => (
+                64 * MIB,
+                "-q -F -O quota,project -E quotatype=prjquota".split(' '),
+            ),
+            // It is made no smaller.
+            Self::Xfs => (320 * MIB, "-q -f".split(' ')),
+        };
+        fs::File::create(file).unwrap().set_len(bytes).unwrap();
+        let mut maker = Command::new(format!("mkfs.{}", self.name()));
+        let made = maker.args(options).arg(file).status();
+        made.is_ok_and(|status| status.success())
+    }
+}
+
 /// A file system with quotas of projects. Unmounted when dropped.
 struct Quotas(PathBuf);
 
 impl Quotas {
     fn of(world: &World) -> Self {
+        Self::on(Kind::Ext4, world)
+    }
+
+    fn on(kind: Kind, world: &World) -> Self {
         let (file, folder) = (world.work().join("quotas"), world.work().join("mounted"));
-        fs::File::create(&file).unwrap().set_len(64 * MIB).unwrap();
         fs::create_dir(&folder).unwrap();
-        let format = [
-            "-q",
-            "-F",
-            "-O",
-            "quota,project",
-            "-E",
-            "quotatype=prjquota",
-        ];
-        let formatted = Command::new("mkfs.ext4").args(format).arg(&file).status();
-        if !formatted.is_ok_and(|status| status.success()) {
-            skip("this kernel has no quotas to be tried: mkfs.ext4 is missing".to_owned());
+        let name = kind.name();
+        if !kind.format(&file) {
+            skip(format!(
+                "this kernel has no quotas to be tried: mkfs.{name} is missing"
+            ));
         }
         let mut mount = Command::new("mount");
-        mount.args(["-t", "ext4", "-o", "loop,prjquota"]);
+        mount.args(["-t", name, "-o", "loop,prjquota"]);
         mount.arg(&file).arg(&folder).stderr(Stdio::null());
         if !mount.status().unwrap().success() {
-            skip("this kernel has no format of quotas (CONFIG_QFMT_V2)".to_owned());
+            skip(format!(
+                "this kernel has no format of quotas on {name} (CONFIG_QFMT_V2, CONFIG_XFS_QUOTA)"
+            ));
         }
         project::supported(&folder).unwrap();
         Self(folder)
@@ -412,18 +574,15 @@ fn usage(folder: &Path) -> DiskUsage {
     project::usage(folder).unwrap()
 }
 
-fn full_quota() {
+fn full_quota(kind: Kind) {
     let mut world = World::new();
-    let quotas = Quotas::of(&world);
+    let quotas = Quotas::on(kind, &world);
     let spec = quotas.spec(&mut world, &FILL.replace("rm fill;", "rm fill || exit 9;"));
     let mut container = world.launch(&spec);
     let exit = container.wait(crate::world::PATIENCE).unwrap();
     assert_eq!(exit.outcome, Outcome::Exited(7), "{}", said(&spec));
-    assert!(
-        said(&spec).contains("Disk quota exceeded"),
-        "{}",
-        said(&spec)
-    );
+    let [_, words] = kind.refusal();
+    assert!(said(&spec).contains(words), "{}", said(&spec));
     let has = usage(&spec.sandbox);
     assert_eq!((has.limit_bytes, has.files_limit), (LIMIT, LIMIT / 4_096));
     assert!(has.used_bytes < MIB && has.files == 4, "{has:?}");
@@ -432,9 +591,9 @@ fn full_quota() {
     assert!(usage(&spec.sandbox).used_bytes >= 2 * MIB);
 }
 
-fn hostile_quota() {
+fn hostile_quota(kind: Kind) {
     let mut world = World::new();
-    let quotas = Quotas::of(&world);
+    let quotas = Quotas::on(kind, &world);
     let mut spec = quotas.spec(&mut world, HARM);
     with_group(&world, &mut spec, &quotas.0);
     assert_eq!(
@@ -443,7 +602,8 @@ fn hostile_quota() {
         "{}",
         said(&spec)
     );
-    expect_held(&spec, ["EDQUOT", "EDQUOT"], LIMIT / 4_096);
+    let [refusal, _] = kind.refusal();
+    expect_held(&spec, [refusal, refusal], LIMIT / 4_096);
     let neighbour = quotas.spec(&mut world, "head -c 1000000 /dev/zero > file");
     assert_eq!(
         world.run(&neighbour).outcome,
