@@ -8,8 +8,6 @@ use std::process::{Command, ExitCode, Stdio};
 
 use argosy_isolation::disk::{DiskUsage, FileSystem, project};
 use argosy_isolation::{Image, Outcome, Root, Spec, crash};
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 
 use crate::audit::{Audit, Scope};
 use crate::images::{imaged, usual};
@@ -29,14 +27,6 @@ pub(crate) const CASES: &[Case] = &[
     (
         "a_file_system_that_is_in_use_gives_its_room_back_when_it_is_removed",
         removed_in_use,
-    ),
-    (
-        "a_file_system_that_is_mounted_elsewhere_is_found_again",
-        mounted_elsewhere,
-    ),
-    (
-        "a_file_system_that_is_mounted_elsewhere_is_removed_all_the_same",
-        removed_elsewhere,
     ),
     ("a_quota_that_is_reached_refuses_more", || {
         full_quota(Kind::Ext4);
@@ -78,7 +68,7 @@ pub(crate) const OF_FILE_SYSTEMS: &[&str] = &[
 pub(crate) const OF_QUOTAS: &[&str] = &["quota.joined", "quota.limited", "quota.lifted"];
 
 const MIB: u64 = 1024 * 1024;
-const LIMIT: u64 = 16 * MIB;
+pub(crate) const LIMIT: u64 = 16 * MIB;
 
 /// Fills what it may write to and says how that ends, then goes on as if nothing were.
 const FILL: &str = "cat /dev/zero > fill; rm fill; echo ended; echo x > again && exit 7";
@@ -158,7 +148,7 @@ def names():
 print("names", *names(), flush=True)
 END"#;
 
-fn audit(world: &World) -> Audit {
+pub(crate) fn audit(world: &World) -> Audit {
     let launcher = world.launcher.as_ref().unwrap().pid();
     eventually("the launcher has the name that it keeps", || {
         let name = fs::read_to_string(format!("/proc/{launcher}/comm"));
@@ -393,88 +383,6 @@ fn removed_in_use() {
     let group = spec.cgroup.as_deref();
     argosy_isolation::destroy(&spec.directory, group, crate::world::PATIENCE).unwrap();
     audit.expect_nothing_left("after a file system that was removed in use");
-}
-
-/// What another agent has made in a mount namespace of its own, which goes with this.
-struct Elsewhere {
-    end: std::sync::mpsc::Sender<()>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Elsewhere {
-    fn make(system: &FileSystem, sandbox: &Path) -> Self {
-        let (end, ended) = std::sync::mpsc::channel();
-        let (made, is_made) = std::sync::mpsc::channel();
-        let (system, sandbox) = (system.clone(), sandbox.to_owned());
-        let thread = std::thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNS).unwrap();
-            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-            mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
-            system.make(LIMIT, &sandbox).unwrap();
-            fs::write(sandbox.join("file"), "theirs").unwrap();
-            made.send(()).unwrap();
-            // It ends, one way or the other, with who waits for it.
-            let _ = ended.recv();
-            // What both see is one.
-            let seen = fs::read_to_string(sandbox.join("file"));
-            assert!(seen.is_err() || seen.is_ok_and(|text| text == "ours"));
-        });
-        is_made.recv().unwrap();
-        Self {
-            end,
-            thread: Some(thread),
-        }
-    }
-}
-
-impl Drop for Elsewhere {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.end.send(());
-        let ended = self.thread.take().map(std::thread::JoinHandle::join);
-        if !std::thread::panicking() {
-            ended.unwrap().unwrap();
-        }
-    }
-}
-
-fn elsewhere(test: impl FnOnce(&FileSystem, &Path, Elsewhere)) {
-    if FileSystem::supported().is_err() {
-        skip("this kernel has no loop devices".to_owned());
-    }
-    let world = World::new();
-    let audit = audit(&world);
-    let (folder, sandbox) = (world.work().join("disk"), world.work().join("sandbox"));
-    fs::create_dir(&sandbox).unwrap();
-    let system = FileSystem::at(&folder);
-    let there = Elsewhere::make(&system, &sandbox);
-    assert!(!system.is_mounted() && !system.is_shown(&sandbox));
-    test(&system, &sandbox, there);
-    assert!(!folder.exists());
-    fs::remove_dir(&sandbox).unwrap();
-    audit.expect_nothing_left("after a file system that was mounted elsewhere");
-}
-
-fn mounted_elsewhere() {
-    elsewhere(|system, sandbox, there| {
-        assert!(system.recover(sandbox).unwrap());
-        assert!(system.is_mounted() && system.is_shown(sandbox));
-        let file = sandbox.join("file");
-        assert_eq!(fs::read_to_string(&file).unwrap(), "theirs");
-        fs::write(&file, "ours").unwrap();
-        drop(there);
-        assert_eq!(fs::read_to_string(&file).unwrap(), "ours", "it stays");
-        system.remove(sandbox).unwrap();
-        assert!(!system.recover(sandbox).unwrap());
-    });
-}
-
-fn removed_elsewhere() {
-    elsewhere(|system, sandbox, there| {
-        system.remove(sandbox).unwrap();
-        assert!(!system.recover(sandbox).unwrap());
-        drop(there);
-    });
 }
 
 /// Which file systems keep quotas of projects.

@@ -11,6 +11,7 @@ mod confinement;
 mod crashes;
 mod devices;
 mod disks;
+mod elsewhere;
 mod entry;
 mod escapes;
 mod host;
@@ -103,6 +104,7 @@ fn all() -> Vec<Case> {
         unpacking::CASES,
         volumes::CASES,
         disks::CASES,
+        elsewhere::CASES,
     ]
     .concat()
 }

@@ -1,0 +1,106 @@
+//! File systems of containers that an agent in another mount namespace has mounted.
+
+use std::fs;
+use std::path::Path;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+
+use argosy_isolation::disk::FileSystem;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::disks::{LIMIT, audit};
+use crate::world::{Case, World, skip};
+
+pub(crate) const CASES: &[Case] = &[
+    (
+        "a_file_system_that_is_mounted_elsewhere_is_found_again",
+        found,
+    ),
+    (
+        "a_file_system_that_is_mounted_elsewhere_is_removed_all_the_same",
+        removed,
+    ),
+];
+
+/// What another agent has made in a mount namespace of its own, which goes with this.
+struct Elsewhere {
+    end: Sender<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Elsewhere {
+    fn make(system: &FileSystem, sandbox: &Path) -> Self {
+        let (end, ended) = channel();
+        let (made, is_made) = channel();
+        let (system, sandbox) = (system.clone(), sandbox.to_owned());
+        let thread = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+            system.make(LIMIT, &sandbox).unwrap();
+            fs::write(sandbox.join("file"), "theirs").unwrap();
+            made.send(()).unwrap();
+            // It ends, one way or the other, with who waits for it.
+            let _ = ended.recv();
+            // What both see is one.
+            let seen = fs::read_to_string(sandbox.join("file"));
+            assert!(seen.is_err() || seen.is_ok_and(|text| text == "ours"));
+        });
+        is_made.recv().unwrap();
+        Self {
+            end,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.end.send(());
+        let ended = self.thread.take().map(JoinHandle::join);
+        if !std::thread::panicking() {
+            ended.unwrap().unwrap();
+        }
+    }
+}
+
+fn elsewhere(test: impl FnOnce(&FileSystem, &Path, Elsewhere)) {
+    if FileSystem::supported().is_err() {
+        skip("this kernel has no loop devices".to_owned());
+    }
+    let world = World::new();
+    let audit = audit(&world);
+    let (folder, sandbox) = (world.work().join("disk"), world.work().join("sandbox"));
+    fs::create_dir(&sandbox).unwrap();
+    let system = FileSystem::at(&folder);
+    let there = Elsewhere::make(&system, &sandbox);
+    assert!(!system.is_mounted() && !system.is_shown(&sandbox));
+    test(&system, &sandbox, there);
+    assert!(!folder.exists());
+    fs::remove_dir(&sandbox).unwrap();
+    audit.expect_nothing_left("after a file system that was mounted elsewhere");
+}
+
+fn found() {
+    elsewhere(|system, sandbox, there| {
+        assert!(system.recover(sandbox).unwrap());
+        assert!(system.is_mounted() && system.is_shown(sandbox));
+        let file = sandbox.join("file");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "theirs");
+        fs::write(&file, "ours").unwrap();
+        drop(there);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "ours", "it stays");
+        system.remove(sandbox).unwrap();
+        assert!(!system.recover(sandbox).unwrap());
+    });
+}
+
+fn removed() {
+    elsewhere(|system, sandbox, there| {
+        system.remove(sandbox).unwrap();
+        assert!(!system.recover(sandbox).unwrap());
+        drop(there);
+    });
+}
