@@ -42,7 +42,8 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// Which of `present` are to go now. `live` are those of tasks that have not ended. For want of room the oldest goes,
+    /// Which of `present` are to go now. `live` are those of tasks that have not ended, and of groups of such: these keep the
+    /// sandbox of their first task, too, as a part of whose disk their folder counts. For want of room the oldest goes,
     /// but none that has ended since the last time: somebody may still be reading what it said.
     fn judge(
         &mut self,
@@ -51,9 +52,14 @@ impl Keeper {
         present: Vec<(ContainerName, PathBuf)>,
         live: &BTreeSet<ContainerName>,
     ) -> Vec<PathBuf> {
+        let is_live = |name: &ContainerName| {
+            // Of a group that it is the first of.
+            let group = ContainerName { life: 0, ..*name };
+            live.contains(name) || live.contains(&group)
+        };
         let past: Vec<_> = present
             .into_iter()
-            .filter(|(name, _)| !live.contains(name))
+            .filter(|(name, _)| !is_live(name))
             .collect();
         let former = std::mem::take(&mut self.ended);
         let mut aged: Vec<_> = past
@@ -171,7 +177,7 @@ pub(crate) async fn run_images(images: Arc<Images>, asker: Asker) {
 }
 
 /// All sandboxes, or folders of groups: three levels of plain folders.
-fn below(path: &Path) -> Vec<(ContainerName, PathBuf)> {
+pub(crate) fn below(path: &Path) -> Vec<(ContainerName, PathBuf)> {
     let frameworks = folders(path);
     let tasks = frameworks.iter().flat_map(|framework| folders(framework));
     tasks.flat_map(|task| named(&task)).collect()
@@ -303,6 +309,23 @@ mod tests {
         assert!(judge(start + KEEP / 2, Room::Enough).is_empty());
         let leaving = judge(start + KEEP, Room::Enough);
         assert_eq!(leaving, [PathBuf::from("/s/1")]);
+    }
+
+    #[test]
+    fn the_first_sandbox_of_a_group_stays_as_long_as_the_group_lives() {
+        let mut keeper = Keeper::default();
+        let start = Instant::now();
+        let group = ContainerName { life: 0, ..name(2) };
+        let mut judge = |at, live: &[ContainerName]| {
+            let live = live.iter().copied().collect();
+            keeper.judge(at, Room::Enough, present(2), &live)
+        };
+        assert!(judge(start, &[group]).is_empty());
+        assert_eq!(judge(start + KEEP, &[group]), [PathBuf::from("/s/1")]);
+        // Its hour begins when the last of them has ended.
+        assert!(judge(start + KEEP, &[]).contains(&PathBuf::from("/s/1")));
+        let leaving = judge(start + KEEP * 2, &[]);
+        assert!(leaving.contains(&PathBuf::from("/s/2")), "{leaving:?}");
     }
 
     #[test]

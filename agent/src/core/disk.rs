@@ -30,11 +30,20 @@ pub(crate) fn limit_bytes(spec: &v1::TaskSpec) -> Option<u64> {
 impl Core {
     /// Its command runs: what it has on the disk is measured from now on, if there is a limit to it.
     pub(super) fn measure(&mut self, instance: Instance) {
+        self.measure_alone(instance);
+        // The folder of its group is a part of the disk of one that an earlier life of the agent has measured.
+        if let Some(first) = self.late_first(instance) {
+            self.measure_alone(first);
+        }
+    }
+
+    fn measure_alone(&mut self, instance: Instance) {
         let limit_bytes = self.disk_limit(instance);
         let name = self.facts.container(instance);
         let key = self.facts.tasks.get(&instance).map(|task| task.key.clone());
         let spec = self.facts.tasks.get(&instance);
         let spec = spec.and_then(|task| task.launch.spec.as_ref());
+        let group = self.led(instance);
         let is_alone = spec.is_some_and(|spec| spec.host_paths.is_empty() && spec.group.is_none());
         if let (Some(limit_bytes), Some(name), Some(key)) = (limit_bytes, name, key) {
             self.effects.push(Effect::Measure {
@@ -42,6 +51,7 @@ impl Core {
                 key,
                 limit_bytes,
                 counts_nameless: is_alone,
+                group,
             });
         }
     }
@@ -51,10 +61,18 @@ impl Core {
         task.launch.spec.as_ref().and_then(limit_bytes)
     }
 
-    /// It is killed at once: in a grace it would only write more.
-    pub(super) fn over_disk(&mut self, instance: Instance, why: String) {
-        if self.phase(instance) != Some(Phase::Running) {
+    /// It is killed at once: in a grace it would only write more. If it has ended already, and its group's folder has grown
+    /// since, one of the others is.
+    pub(super) fn over_disk(&mut self, first: Instance, mut why: String) {
+        let running = (self.phase(first) == Some(Phase::Running)).then_some(first);
+        let Some(instance) = running.or_else(|| self.answerable(first)) else {
             return;
+        };
+        if let Some(task) = self.facts.tasks.get(&first).filter(|_| instance != first) {
+            let name = &task.key.task;
+            why = format!(
+                "the group's folder is a part of the disk of {name}, which has ended: {why}"
+            );
         }
         if let Some(course) = self.courses.get_mut(&instance) {
             course.failing.get_or_insert(Failing::OverDisk(why));

@@ -4,6 +4,8 @@
 //! rules make the same of what its tasks have come to. Until the last of them has ended none is forgotten, so that what is
 //! missing was lost.
 
+mod folder;
+
 use argosy_proto::v1;
 use argosy_state::ids::{FrameworkId, OrderIndex, Timestamp};
 use argosy_state::limits;
@@ -411,6 +413,7 @@ impl Core {
             name: group.name(),
             id: place.group_id.clone(),
             network: network::of_group(&specs),
+            first: self.first_of(group),
         }))
     }
 }

@@ -225,6 +225,8 @@ pub struct GroupStart {
     pub id: String,
     /// With the published ports of all of them; `None` means that of the host.
     pub network: Option<v1::Network>,
+    /// The container and key of the first of its tasks, as a part of whose disk its folder counts.
+    pub first: Option<(ContainerName, TaskKey)>,
 }
 
 /// Something is to be done. Performed in order.
@@ -320,6 +322,8 @@ pub enum Effect {
         /// Whether files count that its processes hold open without a name. Not if some of those may lie on host paths or
         /// in a group's folder, which are not its own.
         counts_nameless: bool,
+        /// Id and name of the group whose folder is a part of its disk: then it is measured until that is destroyed.
+        group: Option<(String, ContainerName)>,
     },
     /// Change what a running container may use to what this order says.
     Limit {

@@ -3,6 +3,7 @@
 //! What is so bounded is seen from the disk itself, never from a setting: an agent that was started otherwise goes on with
 //! what an earlier one made.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use argosy_isolation::disk::{DiskError, DiskUsage, FileSystem, project};
@@ -10,6 +11,7 @@ use argosy_proto::v1;
 
 use crate::config::DiskEnforcement;
 use crate::core::{ContainerName, disk_limit_bytes};
+use crate::gc::below;
 use crate::paths::Paths;
 
 /// Locked by whichever agent of the host looks for a project that nobody has.
@@ -58,6 +60,12 @@ impl Bounds {
         }
     }
 
+    /// Whether what is seen at a sandbox is bounded: a file system that is not shown there yet bounds nothing.
+    pub(crate) fn is_bounded(&self, name: ContainerName, sandbox: &Path) -> bool {
+        let system = FileSystem::at(&self.paths.disk(name));
+        system.is_shown(sandbox) || project::usage(sandbox).is_some()
+    }
+
     /// Bounds a sandbox that is there and empty. What an earlier try has left is begun anew. Blocks.
     pub(crate) fn take(
         &self,
@@ -97,26 +105,50 @@ impl Bounds {
         }
     }
 
+    /// The folder that a container's group shares, if it is on a file system of the container's own.
+    pub(crate) fn group(&self, first: ContainerName) -> Option<PathBuf> {
+        let system = FileSystem::at(&self.paths.disk(first));
+        system.is_mounted().then(|| system.group())
+    }
+
     /// Counts an empty folder as a part of what a sandbox may have.
     pub(crate) fn share(&self, sandbox: &Path, folder: &Path) -> Result<(), String> {
         let shared = project::share(sandbox, folder);
         shared.map_err(|error| crate::error::sentence(&error))
     }
 
-    /// File systems that are not mounted are those of an earlier boot, or were never finished.
+    /// File systems that are not mounted here are those of an earlier boot, or were never finished; or an agent in another
+    /// mount namespace has made them, where its tasks have their sandboxes: those are mounted here, too.
     pub(crate) fn resume(&self) {
         let entries = std::fs::read_dir(self.paths.disks());
-        for entry in entries.into_iter().flatten().flatten() {
-            let system = FileSystem::at(&entry.path());
-            if system.is_mounted() {
-                continue;
-            }
-            // It was shown nowhere: that is the last step of its making.
-            if let Err(error) = system.remove(&entry.path()) {
+        let entries = entries.into_iter().flatten().flatten();
+        let missing = entries.filter(|entry| !FileSystem::at(&entry.path()).is_mounted());
+        let missing: Vec<_> = missing.map(|entry| entry.path()).collect();
+        if missing.is_empty() {
+            return;
+        }
+        let sandboxes: BTreeMap<_, _> = below(&self.paths.sandboxes()).into_iter().collect();
+        for folder in missing {
+            let name = folder.file_name().and_then(|name| name.to_str());
+            let sandbox = name.and_then(|name| sandboxes.get(&name.parse().ok()?));
+            if let Err(error) = resume(&FileSystem::at(&folder), sandbox) {
                 let why = crate::error::sentence(&error);
-                tracing::warn!(path = %entry.path().display(), why, "a file system of an earlier task stays");
+                tracing::warn!(path = %folder.display(), why, "a file system of an earlier task stays");
             }
         }
+    }
+}
+
+/// Finds one again that is mounted elsewhere, or removes it: then it was shown nowhere, which is the last step of its making.
+fn resume(system: &FileSystem, sandbox: Option<&PathBuf>) -> Result<(), DiskError> {
+    match sandbox {
+        Some(sandbox) if system.recover(sandbox)? => {
+            let path = sandbox.display();
+            tracing::info!(%path, "a file system of another mount namespace is mounted here, too");
+            Ok(())
+        }
+        Some(sandbox) => system.remove(sandbox),
+        None => system.remove(&system.sandbox()),
     }
 }
 
@@ -171,6 +203,9 @@ pub(crate) fn release(paths: &Paths, sandbox: &Path) -> Result<(), DiskError> {
 
 #[cfg(test)]
 mod tests {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+
     use super::*;
 
     #[test]
@@ -212,6 +247,79 @@ mod tests {
             assert!(why.contains("--isolation full"), "{why}");
         }
         check(DiskEnforcement::Measured, false, folder.path()).unwrap();
+    }
+
+    /// Why this host has no file systems for tasks, if so.
+    fn impossible() -> bool {
+        let why = match nix::unistd::geteuid().is_root() {
+            true => FileSystem::supported().err(),
+            false => Some("needs root".to_owned()),
+        };
+        if let Some(why) = &why {
+            println!("SKIPPED: this kernel has no loop devices for it, or {why}");
+        }
+        why.is_some()
+    }
+
+    #[test]
+    fn a_file_system_that_another_mount_namespace_has_is_found_again_and_not_removed() {
+        if impossible() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths::new(folder.path());
+        let sandbox = paths.sandboxes().join("framework-1/web/1-2-3");
+        std::fs::create_dir_all(&sandbox).unwrap();
+        let system = FileSystem::at(&paths.disk("1-2-3".parse().unwrap()));
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            let (made, is_made) = std::sync::mpsc::channel();
+            let (system, sandbox) = (&system, &sandbox);
+            scope.spawn(move || {
+                unshare(CloneFlags::CLONE_NEWNS).unwrap();
+                let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+                mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+                system.make(4 << 20, sandbox).unwrap();
+                std::fs::write(sandbox.join("file"), "kept").unwrap();
+                made.send(()).unwrap();
+                // An error is the test's end.
+                let _ = ended.recv();
+            });
+            is_made.recv().unwrap();
+            let bounds = Bounds::new(&paths, DiskEnforcement::Loop);
+            let name = "1-2-3".parse().unwrap();
+            assert!(!bounds.is_bounded(name, sandbox), "not for this agent");
+            bounds.resume();
+            bounds.resume();
+            let seen = std::fs::read_to_string(sandbox.join("file"));
+            let bounded = bounds.is_bounded(name, sandbox);
+            system.remove(sandbox).unwrap();
+            drop(end);
+            assert_eq!(seen.unwrap(), "kept");
+            assert!(bounded);
+        });
+    }
+
+    #[test]
+    fn a_sandbox_that_its_file_system_is_not_shown_at_is_not_bounded() {
+        if impossible() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths::new(folder.path());
+        let bounds = Bounds::new(&paths, DiskEnforcement::Loop);
+        let (sandbox, other) = (folder.path().join("sandbox"), folder.path().join("other"));
+        for path in [&sandbox, &other] {
+            std::fs::create_dir(path).unwrap();
+        }
+        let name = "1-2-3".parse().unwrap();
+        bounds.take(name, &sandbox, 4 << 20).unwrap();
+        let group = bounds.group(name);
+        let found = [&sandbox, &other].map(|path| bounds.is_bounded(name, path));
+        FileSystem::at(&paths.disk(name)).remove(&sandbox).unwrap();
+        assert_eq!(found, [true, false]);
+        assert!(group.is_some_and(|group| group.starts_with(paths.disk(name))));
+        assert_eq!(bounds.group(name), None);
     }
 
     #[test]

@@ -34,6 +34,8 @@ pub(crate) struct Measured {
     pub(crate) group: Option<PathBuf>,
     /// The most that they may take, in bytes.
     pub(crate) limit_bytes: u64,
+    /// One of the folders is its group's, and may grow when it has ended.
+    pub(crate) leads_group: bool,
 }
 
 /// A task has more on the disk than it may.
@@ -84,6 +86,17 @@ pub(crate) struct Meter(Arc<Mutex<Vec<Change>>>);
 enum Change {
     Begin(Instance, Measured),
     End(Instance),
+    EndGroup(Instance),
+}
+
+impl Change {
+    fn happens(self, rounds: &mut Rounds) {
+        match self {
+            Self::Begin(instance, measured) => rounds.begin(instance, measured),
+            Self::End(instance) if rounds.leads_group(instance) => {}
+            Self::End(instance) | Self::EndGroup(instance) => rounds.end(instance),
+        }
+    }
 }
 
 impl Meter {
@@ -92,9 +105,14 @@ impl Meter {
         self.changed(Change::Begin(instance, measured));
     }
 
-    /// Nothing is wrong if it was never begun.
+    /// One that leads a group goes on. Nothing is wrong if it was never begun.
     pub(crate) fn end(&self, instance: Instance) {
         self.changed(Change::End(instance));
+    }
+
+    /// The group is gone that it leads.
+    pub(crate) fn end_group(&self, first: Instance) {
+        self.changed(Change::EndGroup(first));
     }
 
     fn changed(&self, change: Change) {
@@ -115,10 +133,7 @@ impl Meter {
         loop {
             turn.tick().await;
             for change in self.take() {
-                match change {
-                    Change::Begin(instance, measured) => rounds.begin(instance, measured),
-                    Change::End(instance) => rounds.end(instance),
-                }
+                change.happens(&mut rounds);
             }
             if rounds.is_empty() {
                 continue;
@@ -146,6 +161,29 @@ mod tests {
     use argosy_state::ids::{AgentId, OrderIndex};
 
     use super::*;
+
+    #[test]
+    fn who_leads_a_group_is_measured_until_that_is_gone() {
+        let [alone, first] = [1, 2].map(|order| Instance {
+            agent: AgentId(1),
+            order: OrderIndex(order),
+        });
+        let mut rounds = Rounds::default();
+        for (instance, leads_group) in [(alone, false), (first, true)] {
+            let measured = Measured {
+                folders: Vec::new(),
+                group: None,
+                limit_bytes: 1,
+                leads_group,
+            };
+            Change::Begin(instance, measured).happens(&mut rounds);
+        }
+        Change::End(alone).happens(&mut rounds);
+        Change::End(first).happens(&mut rounds);
+        assert!(rounds.leads_group(first));
+        Change::EndGroup(first).happens(&mut rounds);
+        assert!(rounds.is_empty());
+    }
 
     #[test]
     fn too_much_is_told_with_limit_and_usage() {

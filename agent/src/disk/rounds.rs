@@ -57,6 +57,12 @@ impl Rounds {
         }
     }
 
+    /// Whether a folder that is measured as a part of its disk is its group's.
+    pub(super) fn leads_group(&self, instance: Instance) -> bool {
+        let measured = self.measured.get(&instance);
+        measured.is_some_and(|(measured, _)| measured.leads_group)
+    }
+
     pub(super) fn end(&mut self, instance: Instance) {
         if self.measured.remove(&instance).is_none() {
             return;
@@ -198,6 +204,7 @@ mod tests {
             folders: vec![folder.to_owned()],
             group: None,
             limit_bytes,
+            leads_group: false,
         }
     }
 

@@ -22,7 +22,6 @@ use super::{
     Shared, bridges, devices, disks, executors, groups, imaged, limits, opt_outs, volumes,
 };
 use crate::core::{ContainerName, Refusal, Start, disk_limit_bytes};
-use crate::disk;
 use crate::sandbox;
 
 /// Where commands are looked up unless a task says otherwise.
@@ -145,7 +144,7 @@ fn make_sandbox(
     let make = || sandbox::make(sandbox, owner).map_err(|error| error.to_string());
     make()?;
     match shared.bounds.bytes(task) {
-        Some(bytes) if disk::usage(&shared.paths, name, sandbox).is_none() => {
+        Some(bytes) if !shared.bounds.is_bounded(name, sandbox) => {
             shared.bounds.take(name, sandbox, bytes)?;
             // What is seen there now is another folder.
             make()
@@ -202,7 +201,8 @@ fn confine(
     }
     if spec.profile.is_some() {
         // What it has on a host path is nobody's to count; and tasks of an executor come and go, with what they may have.
-        // Where the kernel refuses what is too much, a large file is one thing more that it refuses.
+        // Where the kernel refuses what is too much, this could strike only who takes nothing of the disk, and by a signal:
+        // a file with holes, or one in a volume in memory.
         let is_counted = task.host_paths.is_empty()
             && task.executor.is_none()
             && shared.bounds.bytes(task).is_none();

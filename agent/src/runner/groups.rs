@@ -66,7 +66,8 @@ impl Groups {
     }
 }
 
-/// Makes the folder that a container shares with its group, and tells the container of both. Nothing for one without.
+/// Makes the folder that a container shares with its group, as a part of its first task's disk, and tells the container of
+/// both. Nothing for one without.
 pub(super) fn share(
     shared: &Shared,
     start: &Start,
@@ -76,14 +77,23 @@ pub(super) fn share(
     let Some(group) = start.group.as_deref() else {
         return Ok(());
     };
-    let GroupStart { name, id, .. } = group;
+    let GroupStart {
+        name, id, first, ..
+    } = group;
     let id = GroupId::new(id).map_err(|error| format!("group: {error}"))?;
-    let folder = shared.paths.group(start.key.framework, &id, *name);
+    let on_its_own = first
+        .as_ref()
+        .and_then(|(first, _)| shared.bounds.group(*first));
+    let folder = on_its_own.unwrap_or_else(|| shared.paths.group(start.key.framework, &id, *name));
     let profile = spec.profile.is_some();
     make(&folder, owner, profile).map_err(|error| {
         let folder = folder.display();
         format!("cannot make the group's folder {folder}: {error}; mend the disk or make room")
     })?;
+    if let Some((first, key)) = first {
+        let sandbox = shared.paths.sandbox(key, *first);
+        shared.bounds.share(&sandbox, &folder)?;
+    }
     let seen = if profile {
         Path::new(SHARED)
     } else {
@@ -131,6 +141,7 @@ fn make(folder: &Path, owner: Option<&User>, profile: bool) -> io::Result<()> {
 impl Runner {
     /// Gives back what a group's containers had in common, which are all gone.
     pub(super) fn destroy_group(&self, name: ContainerName) {
+        self.meter.end_group(name.instance);
         let shared = self.shared.clone();
         self.spawn(async move {
             loop {

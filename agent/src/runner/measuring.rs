@@ -1,6 +1,6 @@
 //! Which folders of a container are on the disk at its task's cost.
 
-use argosy_state::ids::TaskKey;
+use argosy_state::ids::{GroupId, TaskKey};
 
 use super::Runner;
 use crate::core::ContainerName;
@@ -8,13 +8,14 @@ use crate::disk::{self, Measured};
 
 impl Runner {
     /// Its sandbox, with its output and all that was fetched, and what it changes of its image. What is in memory is its
-    /// memory; what is on host paths is nobody's to count.
+    /// memory; what is on host paths is nobody's to count. The folder of the group of which it is the first, too.
     pub(super) fn measure(
         &self,
         name: ContainerName,
         key: &TaskKey,
         limit_bytes: u64,
         counts_nameless: bool,
+        group: Option<(String, ContainerName)>,
     ) {
         let shared = &self.shared;
         let sandbox = shared.paths.sandbox(key, name);
@@ -23,13 +24,20 @@ impl Runner {
         let Some(limit_bytes) = keeper.measured_above(limit_bytes, output) else {
             return;
         };
-        let folders = vec![sandbox, shared.bounds.changes(name)];
+        let mut folders = vec![sandbox, shared.bounds.changes(name)];
+        let leads_group = group.is_some();
+        let folder = group.and_then(|(id, name)| {
+            let id = GroupId::new(&id).ok()?;
+            Some(shared.paths.group(key.framework, &id, name))
+        });
+        folders.extend(folder);
         // What it has open elsewhere without a name looks like its own; and whose disk that is may hang.
         let group = self.shared.group(name).filter(|_| counts_nameless);
         let measured = Measured {
             folders,
             group: group.map(|group| group.path().to_owned()),
             limit_bytes,
+            leads_group,
         };
         self.meter.begin(name.instance, measured);
     }

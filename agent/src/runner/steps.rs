@@ -11,7 +11,7 @@ use argosy_isolation::network::cni::Added;
 use argosy_isolation::{Adoption, ContainerId, Group, LaunchError, User, adopt, crash, destroy};
 use argosy_proto::v1;
 use argosy_state::ids::TaskKey;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::{ADOPTION_TRIES, REMOVAL_PATIENCE, Shared, TRY_AGAIN, description, host_ids, watching};
 use crate::core::{ContainerName, Found, Refusal, Start};
@@ -64,13 +64,12 @@ impl Shared {
         sandbox: &Path,
         bytes: u64,
     ) -> Result<(), String> {
-        // As many at a time as containers.
-        let slot = self.slots.acquire().await;
         let (shared, sandbox) = (self.clone(), sandbox.to_owned());
-        let bound = move || shared.bounds.take(name, &sandbox, bytes);
-        let bound = tokio::task::spawn_blocking(bound).await;
-        drop(slot);
-        bound.expect("bounding a disk never panics")
+        // As many at a time as containers.
+        let bound = occupying(&self.slots, move || {
+            shared.bounds.take(name, &sandbox, bytes)
+        });
+        bound.await
     }
 
     /// Whose the files of its sandbox are, if not the agent's own user's.
@@ -179,5 +178,52 @@ impl Shared {
         given_back.transpose().map_err(|error| error.to_string())?;
         crash::passed("remove.users-returned");
         Ok(())
+    }
+}
+
+/// Does what blocks, in a slot that it has until it is done, also when nobody waits for it any more.
+async fn occupying<T: Send + 'static>(
+    slots: &Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let slot = slots.clone().acquire_owned().await;
+    let slot = slot.expect("slots are never closed");
+    let done = tokio::task::spawn_blocking(move || {
+        let _slot = slot;
+        work()
+    });
+    done.await.expect("what blocks never panics")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_slot_is_taken_until_the_work_is_done_whoever_waits_for_it() {
+        let slots = Arc::new(Semaphore::new(1));
+        assert_eq!(occupying(&slots, || 7).await, 7);
+        let (begun, is_begun) = mpsc::channel();
+        let (go, gone) = mpsc::channel::<()>();
+        let of_work = slots.clone();
+        let waiting = tokio::spawn(async move {
+            let work = move || {
+                begun.send(()).unwrap();
+                // An error is the test's end.
+                let _ = gone.recv();
+            };
+            occupying(&of_work, work).await;
+        });
+        let begun = tokio::task::spawn_blocking(move || is_begun.recv());
+        begun.await.unwrap().unwrap();
+        waiting.abort();
+        assert!(waiting.await.unwrap_err().is_cancelled());
+        assert_eq!(slots.available_permits(), 0, "it goes on");
+        go.send(()).unwrap();
+        let again = tokio::time::timeout(Duration::from_secs(30), slots.acquire());
+        drop(again.await.expect("it is done").unwrap());
     }
 }

@@ -3,6 +3,7 @@
 use argosy_proto::v1;
 use nix::sys::signal::Signal;
 
+use super::groups::{fetched, member};
 use super::tasks::reason;
 use super::world::{World, ended, instance, spec};
 use crate::core::{Ended, Found, How, Input, StartedFact, StopCause};
@@ -120,4 +121,76 @@ fn a_file_that_reached_the_limit_ends_its_task_for_want_of_disk() {
     free.exited(1, How::Signal(Signal::SIGXFSZ as i32));
     free.report();
     assert_eq!(reason(&free, 1), v1::Reason::CommandExited);
+}
+
+/// The group "pod" of two runs, of which the first may have 2 MiB.
+fn grouped() -> World {
+    let mut world = World::registered();
+    for (place, task) in (0..).zip(["a", "b"]) {
+        let mut wanted = member(task, place, 2);
+        if place == 0 {
+            wanted.resources.push(amount(2_000));
+        }
+        world.launch_spec(u64::from(place) + 1, wanted);
+    }
+    world.sync();
+    (1..=2).for_each(|order| fetched(&mut world, order, Ok(())));
+    world.quiet();
+    world
+}
+
+#[test]
+fn the_folder_of_a_group_is_measured_with_its_first_task() {
+    let mut world = grouped();
+    world.started(2);
+    world.expect(&[]);
+    world.started(1);
+    world.expect(&[&format!("measure 1-1-1 with pod 1-1-0 up to {}", 2 * MIB)]);
+}
+
+/// The first task of the group has ended well, and the other one runs on.
+fn without_its_first() -> World {
+    let mut world = grouped();
+    (1..=2).for_each(|order| world.started(order));
+    world.report();
+    world.exited(1, How::Code(0));
+    world.report();
+    world.quiet();
+    world
+}
+
+#[test]
+fn a_folder_that_grows_behind_its_groups_first_task_ends_the_next_one() {
+    let mut world = without_its_first();
+    over(&mut world);
+    world.expect(&["kill 2 in 0"]);
+    let ended = Ended {
+        stop: Some(StopCause::Ordered),
+        ..ended(How::Signal(9))
+    };
+    let instance = instance(2);
+    world.feed(Input::Exited { instance, ended });
+    world.report();
+    assert_eq!(reason(&world, 2), v1::Reason::LimitDisk);
+    let update = world.core.facts().tasks[&instance].updates.back().cloned();
+    let text = update.unwrap().text;
+    assert!(
+        text.contains("the disk of a, which has ended") && text.contains(WHY),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_next_agent_measures_the_folder_of_a_group_whose_first_task_has_ended() {
+    let world = without_its_first();
+    let mut next = world.restart("boot-1");
+    next.feed(Input::Begin);
+    next.sync();
+    next.quiet();
+    let fact = StartedFact {
+        pid: 77,
+        at: argosy_state::ids::Timestamp(0),
+    };
+    next.found(2, Found::Running(fact));
+    next.expect(&[&format!("measure 1-1-1 with pod 1-1-0 up to {}", 2 * MIB)]);
 }

@@ -7,7 +7,7 @@ use super::world::{World, ended, instance, spec};
 use crate::core::{ContainerName, Ended, Found, How, Input, Refusal, StartedFact, StopCause};
 
 /// A task of the group "pod".
-fn member(task: &str, place: u32, size: u32) -> v1::TaskSpec {
+pub(super) fn member(task: &str, place: u32, size: u32) -> v1::TaskSpec {
     v1::TaskSpec {
         group: Some(v1::TaskGroup {
             group_id: "pod".into(),
@@ -28,7 +28,7 @@ fn ordered() -> World {
     world
 }
 
-fn fetched(world: &mut World, order: u64, result: Result<(), &str>) {
+pub(super) fn fetched(world: &mut World, order: u64, result: Result<(), &str>) {
     let instance = instance(order);
     let result = result.map_err(str::to_owned);
     world.feed(Input::Fetched { instance, result });

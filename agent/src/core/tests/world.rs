@@ -333,8 +333,17 @@ pub(super) fn tell(effect: &Effect) -> String {
             format!("stop looking {}", tell_look(*instance, *look))
         }
         Effect::Measure {
-            name, limit_bytes, ..
+            name,
+            limit_bytes,
+            group: None,
+            ..
         } => format!("measure {name} up to {limit_bytes}"),
+        Effect::Measure {
+            name,
+            limit_bytes,
+            group: Some((id, group)),
+            ..
+        } => format!("measure {name} with {id} {group} up to {limit_bytes}"),
         Effect::Destroy { name, .. } => format!("destroy {name}"),
         Effect::Limit {
             name,

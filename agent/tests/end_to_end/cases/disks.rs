@@ -8,9 +8,11 @@ use argosy_isolation::disk::FileSystem;
 use argosy_proto::v1;
 
 use super::crashes::audit;
+use super::groups::member;
 use super::volumes::with_disk;
 use super::{code, runs, state};
 use crate::host::{Agent, Host, content};
+use crate::layout;
 use crate::master::{FRAMEWORK, Master, shell};
 
 const MIB: u64 = 1 << 20;
@@ -123,6 +125,74 @@ pub(super) async fn what_is_fetched_has_to_fit_into_the_same_file_system() {
     agent.is_clear().await;
     agent.stop().await;
     remove_all(&host);
+}
+
+pub(super) async fn what_a_task_changes_of_its_image_fills_the_same_file_system() {
+    if let Some(why) = impossible() {
+        return println!("SKIPPED: this kernel has no loop devices for it, or {why}");
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    if !layout::write(&host.layouts()) {
+        return println!("SKIPPED: there is no /bin/busybox to make an image of");
+    }
+    let audit = audit(&host);
+    let agent = host.agent_with(master.address, looped).await;
+    let (mut link, _) = master.registered(true).await;
+    let line = "cat /dev/zero > /fill; : > /fill; echo x > /sandbox/after && exit 7";
+    let spec = v1::TaskSpec {
+        container: Some(v1::ContainerSpec {
+            image: format!("oci:{}", host.layouts().display()),
+            ..v1::ContainerSpec::default()
+        }),
+        ..with_disk(shell("t", line), 16)
+    };
+    link.launch(1, spec).await;
+    let updates = link.end_of("t").await;
+    let end = updates.last().unwrap();
+    assert_eq!(code(end), Some(v1::exit::How::Code(7)), "{}", end.text);
+    let said = content(&host.sandbox("t").join("stderr")).await;
+    assert!(said.contains("No space left on device"), "{said}");
+    agent.is_clear().await;
+    agent.stop().await;
+    remove_all(&host);
+    audit.expect_nothing_left("after an image on a file system of its task's own");
+}
+
+pub(super) async fn the_folder_of_a_group_is_on_the_file_system_of_its_first_task() {
+    if let Some(why) = impossible() {
+        return println!("SKIPPED: this kernel has no loop devices for it, or {why}");
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let audit = audit(&host);
+    let agent = host.agent_with(master.address, looped).await;
+    let (mut link, _) = master.registered(true).await;
+    // The first has nothing else on its disk, and is gone before it is filled.
+    let fills = r#"until [ -e go ]; do sleep 0.02; done; cd "$ARGOSY_GROUP_FOLDER"
+        head -c 100000000 /dev/zero > fill; echo full; rm fill; echo x > after && exit 7"#;
+    link.launch(1, member(with_disk(shell("a", "true"), 8), 0, 2))
+        .await;
+    link.launch(2, member(with_disk(shell("b", fills), 64), 1, 2))
+        .await;
+    link.until("b", runs).await;
+    link.end_of("a").await;
+    fs::write(host.sandbox("b").join("go"), "").unwrap();
+    let updates = link.end_of("b").await;
+    let end = updates.last().unwrap();
+    assert_eq!(code(end), Some(v1::exit::How::Code(7)), "{}", end.text);
+    let said = content(&host.sandbox("b").join("stderr")).await;
+    assert!(said.contains("No space left on device"), "{said}");
+    let of_first = host.sandbox("a");
+    let of_first = of_first.file_name().unwrap();
+    let folder = host
+        .directory()
+        .join("disks")
+        .join(of_first)
+        .join("root/group");
+    assert!(folder.join("after").exists());
+    agent.is_clear().await;
+    agent.stop().await;
+    remove_all(&host);
+    audit.expect_nothing_left("after a group's folder on a file system of a task's own");
 }
 
 pub(super) async fn an_agent_is_refused_disks_that_its_host_cannot_keep_small() {

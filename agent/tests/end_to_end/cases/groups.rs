@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 
+use super::volumes::with_disk;
 use super::{on_a_host_of_its_own, reason, runs, state};
 use crate::host::{Agent, Host, content};
 use crate::master::{FRAMEWORK, Link, Master, PATIENCE, is_terminal, kill, shell};
@@ -21,21 +22,30 @@ const CALLER: &str = r#"until bash -c 'exec 3<>/dev/tcp/127.0.0.1/80 && cat <&3'
 
 /// Launches these as one group under the orders from `first` on.
 async fn launch(link: &mut Link, first: u64, network: Option<Mode>, tasks: &[(&str, &str)]) {
+    let size = u32::try_from(tasks.len()).unwrap();
     for (place, (task, line)) in (0_u32..).zip(tasks) {
         let named = network.clone().filter(|_| place == 0);
         let spec = v1::TaskSpec {
-            group: Some(v1::TaskGroup {
-                group_id: "pod".into(),
-                place,
-                size: u32::try_from(tasks.len()).unwrap(),
-            }),
             container: named.map(|mode| v1::ContainerSpec {
                 network: Some(v1::Network { mode: Some(mode) }),
                 ..v1::ContainerSpec::default()
             }),
-            ..shell(task, line)
+            ..member(shell(task, line), place, size)
         };
         link.launch(first + u64::from(place), spec).await;
+    }
+}
+
+/// One of the group "pod".
+pub(super) fn member(spec: v1::TaskSpec, place: u32, size: u32) -> v1::TaskSpec {
+    let group_id = "pod".into();
+    v1::TaskSpec {
+        group: Some(v1::TaskGroup {
+            group_id,
+            place,
+            size,
+        }),
+        ..spec
     }
 }
 
@@ -172,6 +182,59 @@ pub(super) async fn a_task_that_fails_ends_its_group_the_last_one_first() {
     finish(agent, &host).await;
 }
 
+/// Many files in the folder of the group, none of them large.
+const FILL: &str =
+    r#"cd "$ARGOSY_GROUP_FOLDER"; n=0; while n=$((n+1)); do head -c 1000000 /dev/zero > f$n; done"#;
+
+pub(super) async fn the_folder_of_a_group_is_a_part_of_its_first_tasks_disk() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let first = with_disk(shell("a", "exec sleep 600"), 4);
+    link.launch(1, member(first, 0, 2)).await;
+    link.launch(2, member(shell("b", FILL), 1, 2)).await;
+    let updates = link.end_of("a").await;
+    let end = updates.last().unwrap();
+    assert_eq!(
+        (state(end), reason(end)),
+        (v1::TaskState::Failed, v1::Reason::LimitDisk)
+    );
+    assert!(end.text.contains(" of 4 MiB"), "{}", end.text);
+    let updates = link.end_of("b").await;
+    let end = updates.last().unwrap();
+    assert_eq!(state(end), v1::TaskState::Killed);
+    assert!(end.text.contains("task a failed: out of"), "{}", end.text);
+    finish(agent, &host).await;
+}
+
+pub(super) async fn the_folder_of_a_group_is_measured_when_its_first_task_has_ended_and_by_the_next_agent()
+ {
+    for restarts in [false, true] {
+        let (host, mut master) = (Host::new(), Master::start().await);
+        let mut agent = host.agent(master.address).await;
+        let (mut link, _) = master.registered(true).await;
+        let fills = format!("until [ -e go ]; do sleep 0.02; done; {FILL}");
+        link.launch(1, member(with_disk(shell("a", "true"), 4), 0, 2))
+            .await;
+        link.launch(2, member(shell("b", &fills), 1, 2)).await;
+        link.until("b", runs).await;
+        let updates = link.end_of("a").await;
+        assert_eq!(state(updates.last().unwrap()), v1::TaskState::Finished);
+        if restarts {
+            agent.stop().await;
+            agent = host.agent(master.address).await;
+            link = master.registered(true).await.0;
+        }
+        std::fs::write(host.sandbox("b").join("go"), "").unwrap();
+        let updates = link.end_of("b").await;
+        let end = updates.last().unwrap();
+        assert_eq!(reason(end), v1::Reason::LimitDisk, "{}", end.text);
+        let why = "a part of the disk of a, which has ended: out of disk: used ";
+        assert!(end.text.contains(why), "{}", end.text);
+        finish(agent, &host).await;
+    }
+}
+
 pub(super) async fn a_group_of_which_one_task_cannot_be_prepared_never_starts() {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
@@ -184,13 +247,9 @@ pub(super) async fn a_group_of_which_one_task_cannot_be_prepared_never_starts() 
         });
         let spec = v1::TaskSpec {
             uris: uris.collect(),
-            group: Some(v1::TaskGroup {
-                group_id: "pod".into(),
-                place: u32::try_from(place).unwrap(),
-                size: 2,
-            }),
             ..shell(["a", "b"][place], "echo > ran; exec sleep 600")
         };
+        let spec = member(spec, u32::try_from(place).unwrap(), 2);
         link.launch(1 + place as u64, spec).await;
     }
     for task in ["a", "b"] {

@@ -1,0 +1,38 @@
+//! Whose disk the folder of a group is a part of: that of its first task, also when that has ended.
+
+use argosy_state::ids::TaskKey;
+
+use super::{Group, group_id};
+use crate::core::Core;
+use crate::core::course::Phase;
+use crate::core::facts::{ContainerName, Instance};
+
+impl Core {
+    pub(super) fn first_of(&self, group: Group) -> Option<(ContainerName, TaskKey)> {
+        let task = self.facts.tasks.get(&group.first)?;
+        let name = self.facts.container(group.first)?;
+        Some((name, task.key.clone()))
+    }
+
+    /// Id and name of the group that this is the first of.
+    pub(in crate::core) fn led(&self, instance: Instance) -> Option<(String, ContainerName)> {
+        let group = self.group(instance)?;
+        let task = self.facts.tasks.get(&instance)?;
+        let (_, id) = group_id(task)?;
+        (group.first == instance).then(|| (id.to_owned(), group.name()))
+    }
+
+    /// The first of its group, if that is another one and does not run any more.
+    pub(in crate::core) fn late_first(&self, instance: Instance) -> Option<Instance> {
+        let first = self.group(instance)?.first;
+        (first != instance && self.phase(first) == Some(Phase::Ended)).then_some(first)
+    }
+
+    /// Who is to end, and takes the others along, because of what its group has too much: its first, or else the next that
+    /// runs.
+    pub(in crate::core) fn answerable(&self, first: Instance) -> Option<Instance> {
+        let group = self.group(first).filter(|group| group.first == first)?;
+        let runs = |member: &Instance| self.phase(*member) == Some(Phase::Running);
+        group.members().find(runs)
+    }
+}
