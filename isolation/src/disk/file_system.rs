@@ -144,7 +144,7 @@ impl FileSystem {
     /// # Errors
     /// What cannot be done. It is as it was, or mounted and not shown.
     pub fn recover(&self, at: &Path) -> Result<bool, DiskError> {
-        let Some((device, path)) = self.device() else {
+        let Some((device, path)) = self.device()? else {
             return Ok(false);
         };
         self.mount_device(&path)?;
@@ -168,20 +168,27 @@ impl FileSystem {
             .map_err(failed(format!("mount {}", self.file().display())))
     }
 
-    /// The loop device that shows its file, whoever has that mounted; as long as it is open here it goes on to.
-    fn device(&self) -> Option<(File, PathBuf)> {
-        let file = fs::metadata(self.file()).ok()?;
-        let devices = fs::read_dir("/sys/block").ok()?.flatten();
-        let names = devices.map(|device| device.file_name());
-        let mut loops = names.filter_map(|name| {
-            let path =
-                Path::new("/dev").join(name.to_str().filter(|name| name.starts_with("loop"))?);
-            Some((File::open(&path).ok()?, path))
-        });
-        loops.find(|(device, _)| {
+    /// The loop device that shows its file, whoever has that mounted; as long as it is open here it goes on to. An error if
+    /// one cannot be looked at: then nobody knows.
+    fn device(&self) -> Result<Option<(File, PathBuf)>, DiskError> {
+        let Ok(file) = fs::metadata(self.file()) else {
+            return Ok(None);
+        };
+        let what = || format!("look for a loop device of {}", self.file().display());
+        for entry in fs::read_dir("/sys/block").map_err(failed(what()))? {
+            let device = entry.map_err(failed(what()))?;
+            // Others, and those that show nothing, have no such folder.
+            if !device.path().join("loop").exists() {
+                continue;
+            }
+            let path = Path::new("/dev").join(device.file_name());
+            let device = File::open(&path).map_err(failed(what()))?;
             let shown = sys::disk::shown_by_loop_device(device.as_fd());
-            shown == Ok((file.dev(), file.ino()))
-        })
+            if shown == Ok((file.dev(), file.ino())) {
+                return Ok(Some((device, path)));
+            }
+        }
+        Ok(None)
     }
 
     fn create(&self, bytes: u64) -> Result<(), DiskError> {
@@ -306,7 +313,7 @@ impl FileSystem {
     /// Before its file goes: what is not written yet need not be, and nothing is written to it later.
     fn shut_down(&self) -> Result<(), DiskError> {
         if !self.is_mounted() {
-            let Some((_held, path)) = self.device() else {
+            let Some((_held, path)) = self.device()? else {
                 return Ok(());
             };
             self.mount_device(&path)?;

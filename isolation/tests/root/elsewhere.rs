@@ -21,6 +21,10 @@ pub(crate) const CASES: &[Case] = &[
         "a_file_system_that_is_mounted_elsewhere_is_removed_all_the_same",
         removed,
     ),
+    (
+        "a_file_system_is_left_alone_where_nobody_can_see_who_has_it",
+        unseen,
+    ),
 ];
 
 /// What another agent has made in a mount namespace of its own, which goes with this.
@@ -29,15 +33,20 @@ struct Elsewhere {
     thread: Option<JoinHandle<()>>,
 }
 
+/// For a mount namespace of this thread's own.
+fn leave() {
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+}
+
 impl Elsewhere {
     fn make(system: &FileSystem, sandbox: &Path) -> Self {
         let (end, ended) = channel();
         let (made, is_made) = channel();
         let (system, sandbox) = (system.clone(), sandbox.to_owned());
         let thread = std::thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNS).unwrap();
-            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-            mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+            leave();
             system.make(LIMIT, &sandbox).unwrap();
             fs::write(sandbox.join("file"), "theirs").unwrap();
             made.send(()).unwrap();
@@ -101,6 +110,26 @@ fn removed() {
     elsewhere(|system, sandbox, there| {
         system.remove(sandbox).unwrap();
         assert!(!system.recover(sandbox).unwrap());
+        drop(there);
+    });
+}
+
+fn unseen() {
+    elsewhere(|system, sandbox, there| {
+        let without_devices = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                leave();
+                let flags = MsFlags::empty();
+                mount(Some("none"), "/dev", Some("tmpfs"), flags, None::<&str>).unwrap();
+                [system.recover(sandbox).map(drop), system.remove(sandbox)]
+            });
+            thread.join().unwrap()
+        });
+        assert!(without_devices.iter().all(Result::is_err));
+        assert!(system.recover(sandbox).unwrap());
+        let kept = fs::read_to_string(sandbox.join("file"));
+        assert_eq!(kept.unwrap(), "theirs");
+        system.remove(sandbox).unwrap();
         drop(there);
     });
 }
