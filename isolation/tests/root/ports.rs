@@ -28,12 +28,8 @@ pub(crate) const CASES: &[Case] = &[
     ("a_command_without_ports_binds_none", none),
     ("who_may_bind_any_port_binds_any", any),
     (
-        "nobody_is_heard_who_listens_in_the_hosts_network_without_having_bound_a_port",
-        listening,
-    ),
-    (
-        "a_command_in_the_hosts_network_has_only_protocols_whose_ports_are_known",
-        protocols,
+        "a_command_in_the_hosts_network_takes_no_port_by_listening_or_another_protocol",
+        by_other_ways,
     ),
 ];
 
@@ -207,8 +203,8 @@ fn tried(world: &mut World, ports: Option<&[u16]>) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// What of all that was tried this kernel has, as who may do anything finds it, and what who has one port finds.
-fn with_and_without(test: impl FnOnce(&dyn Fn(&str) -> bool, &BTreeMap<String, String>) + Send) {
+/// What this kernel has of all that is tried shows who may do anything.
+fn by_other_ways() {
     if !Path::new(PYTHON).exists() {
         skip(format!("needs {PYTHON}"));
     }
@@ -232,42 +228,38 @@ fn with_and_without(test: impl FnOnce(&dyn Fn(&str) -> bool, &BTreeMap<String, S
         if !absent.is_empty() {
             println!("this kernel has nothing of: {}", absent.join(", "));
         }
-        test(
-            &|name| !absent.contains(&name),
-            &tried(&mut world, Some(&[31_000])),
-        );
+        let found = tried(&mut world, Some(&[31_000]));
+        let is_there = |name: &str| !absent.contains(&name);
+        listening(&is_there, &found);
+        protocols(&is_there, &found);
     });
 }
 
-fn listening() {
-    with_and_without(|is_there, found| {
-        for protocol in ["tcp4", "tcp6", "mptcp4", "mptcp6"] {
-            let of = |what: &str| format!("{protocol} {what}");
-            if is_there(&of("at any")) {
-                assert_eq!(found[&of("at its own")], "heard", "{protocol}");
-                assert_eq!(found[&of("at any")], "silence", "{protocol}");
-            }
+fn listening(is_there: &dyn Fn(&str) -> bool, found: &BTreeMap<String, String>) {
+    for protocol in ["tcp4", "tcp6", "mptcp4", "mptcp6"] {
+        let of = |what: &str| format!("{protocol} {what}");
+        if is_there(&of("at any")) {
+            assert_eq!(found[&of("at its own")], "heard", "{protocol}");
+            assert_eq!(found[&of("at any")], "silence", "{protocol}");
         }
-    });
+    }
 }
 
-fn protocols() {
-    with_and_without(|is_there, found| {
-        for version in ["4", "6"] {
-            for refused in ["udplite", "sctp", "sctp-packets", "dccp"] {
-                let made = format!("{refused}{version} made");
-                if is_there(&made) {
-                    assert_eq!(found[&made], NOT_BY_FILTER, "{made}");
-                }
-            }
-            for allowed in ["tcp", "udp"] {
-                assert_eq!(found[&format!("{allowed}{version} made")], "None");
-            }
-            let paths = |port: u16| &found[&format!("mptcp{version} {port}")];
-            if is_there(&format!("mptcp{version} 31000")) {
-                assert_eq!(paths(31_000), "bound");
-                assert!([NOT_BY_FILTER, NOT_BY_LANDLOCK].contains(&paths(31_001).as_str()));
+fn protocols(is_there: &dyn Fn(&str) -> bool, found: &BTreeMap<String, String>) {
+    for version in ["4", "6"] {
+        for refused in ["udplite", "sctp", "sctp-packets", "dccp"] {
+            let made = format!("{refused}{version} made");
+            if is_there(&made) {
+                assert_eq!(found[&made], NOT_BY_FILTER, "{made}");
             }
         }
-    });
+        for allowed in ["tcp", "udp"] {
+            assert_eq!(found[&format!("{allowed}{version} made")], "None");
+        }
+        let paths = |port: u16| &found[&format!("mptcp{version} {port}")];
+        if is_there(&format!("mptcp{version} 31000")) {
+            assert_eq!(paths(31_000), "bound");
+            assert!([NOT_BY_FILTER, NOT_BY_LANDLOCK].contains(&paths(31_001).as_str()));
+        }
+    }
 }
