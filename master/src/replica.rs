@@ -359,6 +359,7 @@ impl Replica {
             term,
             entropy,
             wall_ms: self.node.wall().now_ms(),
+            format: encode::FORMAT,
         };
         let proposed = Proposed {
             ticket: Ticket::default(),

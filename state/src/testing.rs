@@ -143,6 +143,7 @@ impl World {
             term: index,
             entropy: [7; 32],
             wall_ms: 0,
+            format: crate::encode::FORMAT,
         }))
     }
 

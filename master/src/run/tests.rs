@@ -185,17 +185,27 @@ async fn more_than_the_queue_of_proposals_holds_waits_and_is_answered() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_too_old_for_what_is_stored_ends_and_leads_nobody() {
-    let alone = Alone::start().await;
-    alone.in_office().await;
-    // Format 1, then a field 90 that holds a message: a command that only a newer release knows.
-    let command = vec![8, 1, 0xd2, 0x05, 0].into();
-    let at_ms = 1;
-    alone
-        .node
-        .try_propose(argosy_raft::Proposal { at_ms, command })
-        .unwrap();
-    let ended = tokio::time::timeout(PATIENCE, alone.owner).await;
-    let why = ended.expect("it ends").unwrap().unwrap_err();
-    assert!(why.contains("cannot be read"), "{why}");
-    alone.node.stop().await;
+    let newer = argosy_state::encode::FORMAT + 1;
+    // A format, then a field 90 that holds a message: a command that only a newer release knows.
+    let commands = [
+        (1, "the command has no valid kind"),
+        (newer as u8, "install a newer one"),
+    ];
+    for (format, words) in commands {
+        let alone = Alone::start().await;
+        alone.in_office().await;
+        let command = vec![8, format, 0xd2, 0x05, 0].into();
+        let at_ms = 1;
+        alone
+            .node
+            .try_propose(argosy_raft::Proposal { at_ms, command })
+            .unwrap();
+        let ended = tokio::time::timeout(PATIENCE, alone.owner).await;
+        let why = ended.expect("it ends").unwrap().unwrap_err();
+        assert!(
+            why.contains("cannot be read") && why.contains(words),
+            "{why}"
+        );
+        alone.node.stop().await;
+    }
 }

@@ -5,7 +5,7 @@ use argosy_state::command::{AgentUpdate, HeldTask};
 use argosy_state::ids::{OrderIndex, TaskId, TaskKey};
 use argosy_state::task::{LimitsReport, Standing, Task};
 
-use super::opt_outs::{limits, opt_outs, opt_outs_from};
+use super::opt_outs::{limits, limits_from, opt_outs, opt_outs_from};
 use super::{
     Malformed, exit_from, id, reason_from, resources, resources_from, source_from, spec, state_from,
 };
@@ -80,6 +80,7 @@ pub fn update_from(wire: v1::NumberedUpdate) -> Result<AgentUpdate, Malformed> {
         limits: wire.limits.map(|report| LimitsReport {
             order: OrderIndex(report.order_index),
             outcome: report.refusal.map_or(Ok(()), Err),
+            held: report.held.map(|held| Box::new(limits_from(held))),
         }),
         wall_ms: wire.wall_ms,
     })

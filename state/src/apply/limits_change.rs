@@ -1,16 +1,17 @@
 //! Limits of tasks that are changed after their launch, and what their agents make of that.
 //!
-//! The description holds what is wanted; resources, by which tasks are placed and counted, never change here.
+//! The description holds what is wanted, and once a change is refused again what is in force; resources, by which tasks
+//! are placed and counted, never change here.
 
 use super::Scene;
 use super::accept::check_spec;
-use super::tasks::cut;
+use super::tasks::{Change, cut};
 use crate::Registry;
-use crate::command::Rejection;
+use crate::command::{HeldTask, Rejection};
 use crate::event::Event;
 use crate::ids::{Revision, TaskKey};
 use crate::limits::MESSAGE_BYTES;
-use crate::task::{Limits, LimitsChange, LimitsReport, Task, TaskSpec};
+use crate::task::{Limits, LimitsChange, LimitsReport, Reason, Task, TaskSpec};
 
 impl Registry {
     /// Gives a task these limits in the place of all that it has. A second change voids the order of the first and
@@ -47,6 +48,11 @@ impl Registry {
         if spec.limits == task.spec.limits && !is_refused {
             return Ok(());
         }
+        // Of a change that the agent has not answered nobody knows whether it ever held.
+        let before = match &task.limits_change {
+            Some(change) if change.outcome.is_none() => change.before.clone(),
+            Some(_) | None => task.spec.limits.clone(),
+        };
         let agent = task.agent;
         let order = self.next_order(agent);
         self.change_task(key, |task| {
@@ -56,6 +62,7 @@ impl Registry {
                 order,
                 revision,
                 outcome: None,
+                before,
             });
         });
         scene.say(Event::TaskLimitsWanted {
@@ -87,12 +94,75 @@ fn limited(spec: &TaskSpec, limits: &Limits) -> Result<TaskSpec, Rejection> {
     })
 }
 
-/// What an agent says of an order that a later one has voided counts no more.
+/// What an agent says of an order that a later one has voided counts no more. After a refusal the description says again
+/// what is in force: by the agent's word, if that makes sense, else as it was before.
 pub(super) fn settle(task: &mut Task, report: LimitsReport) {
     let wanted = task.limits_change.as_mut();
-    if let Some(change) = wanted.filter(|change| change.order == report.order) {
-        let outcome = report.outcome.map_err(|why| cut(&why, MESSAGE_BYTES));
-        change.outcome = Some(outcome);
+    let Some(change) = wanted.filter(|change| change.order == report.order) else {
+        return;
+    };
+    let before = change.before.take();
+    let was_open = change.outcome.is_none();
+    let outcome = report.outcome.map_err(|why| cut(&why, MESSAGE_BYTES));
+    let is_refused = outcome.is_err();
+    change.outcome = Some(outcome);
+    if is_refused && was_open {
+        let held = report.held.map(|held| *held);
+        let held = held.and_then(|held| sensible(&task.spec, held));
+        task.spec.limits = held.unwrap_or(before);
+    }
+}
+
+/// Limits as an agent names them, unless no task like this could have them.
+fn sensible(spec: &TaskSpec, held: Limits) -> Option<Option<Box<Limits>>> {
+    let own = spec.limits.as_ref();
+    let held = Limits {
+        exclusive_cpus: own.is_some_and(|limits| limits.exclusive_cpus),
+        ..held
+    };
+    let spec = limited(spec, &held).ok()?;
+    check_spec(&spec).ok()?;
+    Some(spec.limits)
+}
+
+impl Registry {
+    /// Its agent has become one of a release that takes no orders of limits, and answers none. What it holds keeps what it
+    /// had; what is still to be launched is launched with the new ones.
+    pub(super) fn settle_without_agent(
+        &mut self,
+        scene: &mut Scene,
+        key: &TaskKey,
+        held: Option<&HeldTask>,
+        wall_ms: i64,
+    ) {
+        let task = self.tasks.get(key).filter(|task| !task.is_terminal());
+        let open = task.and_then(|task| {
+            let change = task.limits_change.as_ref()?;
+            change.outcome.is_none().then_some((task, change.order))
+        });
+        let Some((task, order)) = open else {
+            return;
+        };
+        if held.is_none_or(|held| held.order != task.order) {
+            let report = LimitsReport {
+                order,
+                outcome: Ok(()),
+                held: None,
+            };
+            return self.change_task(key, |task| settle(task, report));
+        }
+        let text = format!(
+            "{} is of a release that cannot change limits of a task: upgrade it, and ask again",
+            task.agent
+        );
+        let change = Change::by_master(task.state, Reason::LimitsUpdated, &text, wall_ms)
+            .with_standing(task.standing)
+            .with_limits(LimitsReport {
+                order,
+                outcome: Err(text.clone()),
+                held: None,
+            });
+        self.set_state(scene, key, change);
     }
 }
 

@@ -28,6 +28,7 @@ impl Registry {
             return Err(Rejection::Moved);
         }
         check_list(list)?;
+        let answers_limits = agent.info.changes_limits;
         for key in &self.known(list) {
             let held = list
                 .held
@@ -35,6 +36,9 @@ impl Registry {
                 .ok()
                 .map(|at| &list.held[at]);
             self.compare(scene, list, key, held);
+            if !answers_limits {
+                self.settle_without_agent(scene, key, held, list.wall_ms);
+            }
         }
         for held in &list.held {
             let wanted = self

@@ -47,6 +47,14 @@ impl Change {
         Self { standing, ..self }
     }
 
+    /// The same, with what becomes of a change of its limits.
+    pub(super) fn with_limits(self, report: LimitsReport) -> Self {
+        Self {
+            limits: Some(report),
+            ..self
+        }
+    }
+
     fn by_agent(update: &AgentUpdate) -> Self {
         Self {
             state: update.state,

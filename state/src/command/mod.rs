@@ -84,6 +84,9 @@ pub struct OpenEpoch {
     pub entropy: [u8; 32],
     /// Milliseconds of the Unix epoch, for display.
     pub wall_ms: i64,
+    /// The format of its release, [`crate::encode::FORMAT`]: from now on what is stored may be of it. 0 from releases that
+    /// only know the first one.
+    pub format: u32,
 }
 
 /// See [`Command::RegisterAgent`].

@@ -243,7 +243,7 @@ impl TryFrom<AgentUpdateMessage> for AgentUpdate {
             message: message.message,
             exit: exit(message.exit)?,
             standing: standing_from(message.standing),
-            limits: message.limits.map(Into::into),
+            limits: message.limits.map(TryInto::try_into).transpose()?,
             wall_ms: message.wall_ms,
         })
     }

@@ -159,6 +159,8 @@ struct OpenEpochMessage {
     entropy: Vec<u8>,
     #[prost(int64, tag = "5")]
     wall_ms: i64,
+    #[prost(uint32, tag = "6")]
+    format: u32,
 }
 
 impl From<&OpenEpoch> for OpenEpochMessage {
@@ -169,6 +171,7 @@ impl From<&OpenEpoch> for OpenEpochMessage {
             term: open.term,
             entropy: open.entropy.to_vec(),
             wall_ms: open.wall_ms,
+            format: open.format,
         }
     }
 }
@@ -183,6 +186,7 @@ impl TryFrom<OpenEpochMessage> for OpenEpoch {
             term: message.term,
             entropy: message.entropy.try_into().map_err(|_| Wrong("entropy"))?,
             wall_ms: message.wall_ms,
+            format: message.format,
         })
     }
 }

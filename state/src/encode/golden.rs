@@ -6,10 +6,10 @@
     reason = "a test reads its switches from the environment"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use super::{DecodeError, FORMAT, command, key, read_command, record, samples};
+use super::{DecodeError, FIRST_FORMAT, FORMAT, command, key, read_command, record, samples};
 use crate::Registry;
 use crate::command::Command;
 
@@ -132,14 +132,59 @@ fn bytes_of_a_newer_release_are_refused_with_a_clear_sentence() {
     let error = read_command(&[8, 9, 0xfa, 0x07, 1, 0]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "written in format 9; this release reads up to 1: install a newer one"
+        "written in format 9; this release reads up to 2: install a newer one"
     );
     let mut registry = samples::registry();
-    registry.cluster.format = 2;
+    registry.cluster.format = FORMAT + 1;
     let name = crate::registry::RecordKey::Cluster;
     let records = [(key(&name), record(&registry, &name).unwrap())];
     let error = Registry::load(1, records).unwrap_err();
-    assert_eq!(error, DecodeError::NewerFormat { found: 2 });
+    let found = FORMAT + 1;
+    assert_eq!(error, DecodeError::NewerFormat { found });
+}
+
+#[test]
+fn what_an_earlier_release_wrote_is_read_and_written_again_as_it_was() {
+    let path = format!("{}/tests/golden/format-1.txt", env!("CARGO_MANIFEST_DIR"));
+    let golden = std::fs::read_to_string(path).unwrap();
+    let commands: BTreeMap<_, _> = samples::commands().into_iter().collect();
+    let mut records = Vec::new();
+    for line in golden.lines() {
+        let words: Vec<_> = line.split(' ').collect();
+        match words[0] {
+            "command" => {
+                let read = read_command(&unhex(words[2]));
+                assert_eq!(read.as_ref(), Ok(&commands[words[1]]), "{}", words[1]);
+            }
+            "record" => records.push((unhex(words[1]), unhex(words[2]))),
+            other => panic!("{other:?} is no kind of sample"),
+        }
+    }
+    let loaded = Registry::load(1, records.clone()).unwrap();
+    assert_eq!(loaded.cluster.format, FIRST_FORMAT);
+    for name in samples::records() {
+        let stored = records.iter().find(|(stored, _)| *stored == key(&name));
+        let written = record(&loaded, &name);
+        assert_eq!(stored.map(|(_, value)| value), written.as_ref(), "{name:?}");
+    }
+}
+
+#[test]
+fn a_registry_is_of_the_highest_format_that_has_led_it() {
+    let mut world = crate::testing::World::empty();
+    assert_eq!(world.registry.cluster().format, FIRST_FORMAT);
+    for (format, expected) in [(0, FIRST_FORMAT), (FORMAT, FORMAT), (0, FORMAT)] {
+        world.apply(Command::OpenEpoch(crate::command::OpenEpoch {
+            node: crate::ids::NodeId(1),
+            process: 1,
+            term: 1,
+            entropy: [7; 32],
+            wall_ms: 0,
+            format,
+        }));
+        assert_eq!(world.registry.cluster().format, expected);
+        assert_eq!(world.reloaded().cluster().format, expected);
+    }
 }
 
 #[test]

@@ -70,6 +70,12 @@ pub(super) fn required(message: Option<LimitsMessage>) -> Result<Limits, Wrong> 
     message.ok_or(Wrong("limits"))?.try_into()
 }
 
+fn boxed(message: Option<LimitsMessage>) -> Result<Option<Box<Limits>>, Wrong> {
+    message
+        .map(|limits| limits.try_into().map(Box::new))
+        .transpose()
+}
+
 /// What an agent says of an order that changes limits.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct LimitsReportMessage {
@@ -77,6 +83,8 @@ pub(super) struct LimitsReportMessage {
     order: u64,
     #[prost(string, optional, tag = "2")]
     refusal: Option<String>,
+    #[prost(message, optional, tag = "3")]
+    held: Option<LimitsMessage>,
 }
 
 impl From<&LimitsReport> for LimitsReportMessage {
@@ -84,16 +92,20 @@ impl From<&LimitsReport> for LimitsReportMessage {
         Self {
             order: report.order.0,
             refusal: report.outcome.clone().err(),
+            held: report.held.as_deref().map(Into::into),
         }
     }
 }
 
-impl From<LimitsReportMessage> for LimitsReport {
-    fn from(message: LimitsReportMessage) -> Self {
-        Self {
+impl TryFrom<LimitsReportMessage> for LimitsReport {
+    type Error = Wrong;
+
+    fn try_from(message: LimitsReportMessage) -> Result<Self, Wrong> {
+        Ok(Self {
             order: OrderIndex(message.order),
             outcome: message.refusal.map_or(Ok(()), Err),
-        }
+            held: boxed(message.held)?,
+        })
     }
 }
 
@@ -107,6 +119,8 @@ pub(super) struct LimitsChangeMessage {
     settled: bool,
     #[prost(string, optional, tag = "4")]
     refusal: Option<String>,
+    #[prost(message, optional, tag = "5")]
+    before: Option<LimitsMessage>,
 }
 
 impl From<&LimitsChange> for LimitsChangeMessage {
@@ -116,6 +130,7 @@ impl From<&LimitsChange> for LimitsChangeMessage {
             revision: Some(change.revision.into()),
             settled: change.outcome.is_some(),
             refusal: change.outcome.clone().and_then(Result::err),
+            before: change.before.as_deref().map(Into::into),
         }
     }
 }
@@ -129,6 +144,7 @@ impl TryFrom<LimitsChangeMessage> for LimitsChange {
             order: OrderIndex(message.order),
             revision: names::revision(message.revision)?,
             outcome: message.settled.then_some(outcome),
+            before: boxed(message.before)?,
         })
     }
 }

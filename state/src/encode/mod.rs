@@ -38,8 +38,13 @@ use crate::registry::RecordKey;
 
 pub use key::key;
 
-/// Version of the format of stored bytes.
-pub const FORMAT: u32 = 1;
+/// Version of the format of stored bytes: it names every command and, once such a master leads, the registry. A release
+/// that only knows an earlier one reads neither, rather than losing what it does not know.
+///
+/// 2 adds limits that change, checks by HTTPS, and what is in force after a refusal.
+pub const FORMAT: u32 = 2;
+/// What a registry is of until a leader says more.
+pub const FIRST_FORMAT: u32 = 1;
 
 /// Why stored bytes are none of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

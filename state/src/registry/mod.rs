@@ -99,7 +99,7 @@ impl Registry {
     pub fn new() -> Self {
         Self {
             cluster: Cluster {
-                format: crate::encode::FORMAT,
+                format: crate::encode::FIRST_FORMAT,
                 ..Cluster::default()
             },
             ..Self::default()

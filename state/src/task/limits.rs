@@ -44,6 +44,9 @@ pub struct LimitsChange {
     pub revision: Revision,
     /// Whether the limits are in force, or in words why not. `None` until the agent has said so.
     pub outcome: Option<Result<(), String>>,
+    /// What was in force when it was asked for, until the agent has said: a refusal leaves the task with it. `None`: no
+    /// limits by name.
+    pub before: Option<Box<Limits>>,
 }
 
 /// What an agent has made of a change of limits.
@@ -53,4 +56,6 @@ pub struct LimitsReport {
     pub order: OrderIndex,
     /// In force, or in words why not.
     pub outcome: Result<(), String>,
+    /// What is in force in the place of what was refused, if the agent knows better than the registry.
+    pub held: Option<Box<Limits>>,
 }

@@ -5,7 +5,7 @@ use argosy_state::command::{
     AgentDecision, AgentUpdate, Command, HeldTask, ReconcileAgent, UpdateTasks,
 };
 use argosy_state::ids::{AgentId, FrameworkId, OrderIndex, TaskKey};
-use argosy_state::task::{Exit, LimitsReport, Reason, Source, Standing, Task, TaskState};
+use argosy_state::task::{Exit, Limits, LimitsReport, Reason, Source, Standing, Task, TaskState};
 use argosy_state::testing::registration;
 
 use crate::actor::task_id;
@@ -106,6 +106,12 @@ fn limits_report(dice: &mut Dice, task: &Task) -> Option<LimitsReport> {
         } else {
             Err("y".repeat(dice.below(3) * 700))
         },
+        held: dice.percent(50).then(|| {
+            Box::new(Limits {
+                memory_bytes: Some(dice.next() % (64 << 30)),
+                ..Limits::default()
+            })
+        }),
     })
 }
 

@@ -319,6 +319,7 @@ fn open_epoch(line: &Line<'_>) -> Command {
         term: 1,
         entropy: [9; 32],
         wall_ms: 0,
+        format: argosy_state::encode::FORMAT,
     })
 }
 
@@ -403,12 +404,13 @@ fn limits(line: &Line<'_>) -> Limits {
     }
 }
 
-/// `limits=5` or `limits=5 refused=WHY`, of all updates of the line.
+/// `limits=5` or `limits=5 refused=WHY`, of all updates of the line; with `held=yes`, what is in force instead.
 fn limits_report(line: &Line<'_>) -> Option<LimitsReport> {
     let refusal = line.pair("refused").map(str::to_owned);
     line.number("limits").map(|order| LimitsReport {
         order: OrderIndex(order),
         outcome: refusal.map_or(Ok(()), Err),
+        held: line.pair("held").map(|_| Box::new(limits(line))),
     })
 }
 

@@ -30,6 +30,7 @@ fn say(world: &mut World, link: LinkId, number: u64, order: u64, outcome: Result
         limits: Some(LimitsReport {
             order: OrderIndex(order),
             outcome,
+            held: None,
         }),
         ..world.update("a", number, TaskState::Running)
     };

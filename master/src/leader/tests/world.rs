@@ -625,6 +625,7 @@ fn open_epoch(registry: &mut Registry, now: Timestamp) {
         term,
         entropy: [7; 32],
         wall_ms: 0,
+        format: argosy_state::encode::FORMAT,
     };
     let entry = Entry {
         at: now,

@@ -72,12 +72,16 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
         ),
         ("call-update-limits", Command::Call(change)),
         ("operate-limits", Command::Operate(operate)),
-        ("update-tasks-limits", report(Ok(()))),
+        ("update-tasks-limits", report(Ok(()), None)),
         (
             "update-tasks-limits-refused",
-            report(Err("too little".to_owned())),
+            report(Err("too little".to_owned()), None),
         ),
         ("register-agent-limits", Command::RegisterAgent(able)),
+        (
+            "update-tasks-limits-held",
+            report(Err("too little".to_owned()), Some(Box::new(limits()))),
+        ),
     ]
 }
 
@@ -126,7 +130,7 @@ fn limited() -> TaskSpec {
 }
 
 /// What an agent says of a change of limits.
-fn report(outcome: Result<(), String>) -> Command {
+fn report(outcome: Result<(), String>, held: Option<Box<Limits>>) -> Command {
     let update = AgentUpdate {
         state: TaskState::Running,
         reason: Reason::LimitsUpdated,
@@ -134,6 +138,7 @@ fn report(outcome: Result<(), String>) -> Command {
         limits: Some(LimitsReport {
             order: OrderIndex(14),
             outcome,
+            held,
         }),
         ..agent_update()
     };
@@ -143,11 +148,16 @@ fn report(outcome: Result<(), String>) -> Command {
     })
 }
 
-/// Tasks whose limits were changed: of one the agent has not spoken yet, of one they are in force, of one they are not.
+/// Tasks whose limits were changed: of the first and the last the agent has not spoken yet, of one they are in
+/// force, of one they are not.
 pub(super) fn changed() -> Vec<Task> {
-    let outcomes = [None, Some(Ok(())), Some(Err("too little".to_owned()))];
-    let tasks = ["web-8", "web-81", "web-82"].into_iter().zip(outcomes);
-    let tasks = tasks.map(|(name, outcome)| Task {
+    let changes = [
+        ("web-8", None, None),
+        ("web-81", Some(Ok(())), None),
+        ("web-82", Some(Err("too little".to_owned())), None),
+        ("web-83", None, Some(Box::new(limits()))),
+    ];
+    let tasks = changes.into_iter().map(|(name, outcome, before)| Task {
         spec: TaskSpec {
             task: TaskId::new(name).unwrap(),
             ..limited()
@@ -156,6 +166,7 @@ pub(super) fn changed() -> Vec<Task> {
             order: OrderIndex(14),
             revision: revision(43, 2),
             outcome,
+            before,
         }),
         ..task(name)
     });
