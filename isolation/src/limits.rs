@@ -251,6 +251,14 @@ pub enum LimitsError {
         /// What it was to have, in bytes.
         limit_bytes: u64,
     },
+    /// A change failed after some of it was written, and not all of that could be put back.
+    #[error("the change failed, and what was written to {left} could not be put back")]
+    Half {
+        /// The files that keep what was written.
+        left: String,
+        /// Why it failed.
+        source: Box<LimitsError>,
+    },
     /// A file of the group could not be read or written.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),

@@ -15,7 +15,8 @@ impl Limits {
     /// that is not enough the limits are refused. The call lasts as long.
     ///
     /// # Errors
-    /// As `apply`, and if it uses more memory than it is to have: then it has the limits that it had.
+    /// As `apply`, and if it uses more memory than it is to have: then it has the limits that it had. So it has if one cannot
+    /// be written, unless [`LimitsError::Half`] names some that could not be put back.
     pub fn replace(&self, group: &Path, policy: MissingPolicy) -> Result<Missing, LimitsError> {
         let mut settings = self.settings();
         let missing = check(&settings, group, policy)?;
@@ -25,9 +26,14 @@ impl Limits {
                 .into_iter()
                 .filter(|setting| group.join(setting.file).exists()),
         );
-        self.make_room(group)?;
-        write(settings, group, &missing)?;
-        Ok(missing)
+        let former = Former::read(&settings, group, &missing)?;
+        let written = self
+            .make_room(group)
+            .and_then(|()| write(settings, group, &missing));
+        match written {
+            Ok(()) => Ok(missing),
+            Err(error) => Err(former.put_back(group, error)),
+        }
     }
 
     /// What lifts the limits that are not among these.
@@ -72,21 +78,88 @@ impl Limits {
         let Some(limit_bytes) = self.memory_max_bytes.filter(|_| current.exists()) else {
             return Ok(());
         };
-        let former = read(high.clone())?;
         let wanted = self.memory_high_bytes.unwrap_or(limit_bytes);
-        cgroup::write(high.clone(), &wanted.min(limit_bytes).to_string())?;
+        cgroup::write(high, &wanted.min(limit_bytes).to_string())?;
         let used = read(current)?;
         match used.trim().parse::<u64>() {
-            Ok(used_bytes) if used_bytes > limit_bytes => {
-                cgroup::write(high, former.trim())?;
-                Err(LimitsError::InUse {
-                    used_bytes,
-                    limit_bytes,
-                })
-            }
+            Ok(used_bytes) if used_bytes > limit_bytes => Err(LimitsError::InUse {
+                used_bytes,
+                limit_bytes,
+            }),
             Ok(_) | Err(_) => Ok(()),
         }
     }
+}
+
+/// What the files of a group said before they were written.
+struct Former(Vec<(&'static str, String)>);
+
+impl Former {
+    /// Of the files that these settings are written to, in their order.
+    fn read(settings: &[Setting], group: &Path, missing: &Missing) -> Result<Self, LimitsError> {
+        let mut former: Vec<(&'static str, String)> = Vec::new();
+        for setting in settings.iter().filter(|setting| !missing.covers(setting)) {
+            let file = group.join(setting.file);
+            if former.iter().any(|(known, _)| *known == setting.file) || !file.exists() {
+                continue;
+            }
+            former.push((setting.file, read(file)?));
+        }
+        // The last was written first: memory that is given back comes before that which is slowed.
+        former.reverse();
+        Ok(Self(former))
+    }
+
+    /// Why the change failed: with all as it was, or with what is not.
+    fn put_back(&self, group: &Path, error: LimitsError) -> LimitsError {
+        let is_left = |(file, text): &&(&'static str, String)| {
+            let now = read(group.join(file)).ok();
+            now.as_ref() != Some(text) && restore(group, file, text).is_err()
+        };
+        let left: Vec<_> = self
+            .0
+            .iter()
+            .filter(is_left)
+            .map(|(file, _)| *file)
+            .collect();
+        if left.is_empty() {
+            return error;
+        }
+        LimitsError::Half {
+            left: left.join(", "),
+            source: Box::new(error),
+        }
+    }
+}
+
+/// Writes what a file said before, in as many pieces as the kernel takes at a time.
+fn restore(group: &Path, file: &str, text: &str) -> Result<(), LimitsError> {
+    let path = group.join(file);
+    if file == "io.max" {
+        // A disk that the file does not name has no limit.
+        let named = disks_of(text);
+        let now = limited_disks(&path)?;
+        let free = now.iter().filter(|disk| !named.contains(disk));
+        let lines = free.map(IoMax::line).chain(text.lines().map(str::to_owned));
+        for line in lines {
+            cgroup::write(path.clone(), &line)?;
+        }
+        return Ok(());
+    }
+    // A container that has grown meanwhile is not ended by the return of its former limit.
+    if file == "memory.max"
+        && let Ok(limit_bytes) = text.trim().parse::<u64>()
+        && let Ok(used_bytes) = read(group.join("memory.current"))?.trim().parse::<u64>()
+        && used_bytes > limit_bytes
+    {
+        return Err(LimitsError::InUse {
+            used_bytes,
+            limit_bytes,
+        });
+    }
+    // What else a file may say is of single disks, which nothing here sets.
+    let value = text.lines().next().unwrap_or_default();
+    Ok(cgroup::write(path, value)?)
 }
 
 /// The disks that `io.max` names, without their limits.
@@ -94,7 +167,10 @@ fn limited_disks(file: &Path) -> Result<Vec<IoMax>, LimitsError> {
     if !file.exists() {
         return Ok(Vec::new());
     }
-    let text = read(file.to_owned())?;
+    Ok(disks_of(&read(file.to_owned())?))
+}
+
+fn disks_of(text: &str) -> Vec<IoMax> {
     let disk = |line: &str| {
         let (major, minor) = line.split_whitespace().next()?.split_once(':')?;
         Some(IoMax {
@@ -106,7 +182,7 @@ fn limited_disks(file: &Path) -> Result<Vec<IoMax>, LimitsError> {
             wiops: None,
         })
     };
-    Ok(text.lines().filter_map(disk).collect())
+    text.lines().filter_map(disk).collect()
 }
 
 #[cfg(test)]
@@ -229,5 +305,59 @@ mod tests {
         };
         assert_eq!(missing.of(&cpu_only), Missing::default());
         assert_eq!(read_all(&group, &["cpu.max"]), ["200000 100000"]);
+    }
+
+    /// Every file there is, so that a change that fails can be compared with what was before.
+    const ALL: [&str; 8] = [
+        "cpu.max",
+        "cpu.weight",
+        "memory.high",
+        "memory.max",
+        "memory.oom.group",
+        "memory.swap.max",
+        "io.weight",
+        "io.max",
+    ];
+
+    fn twice() -> Limits {
+        Limits {
+            cpu_max_millis: Some(2_000),
+            memory_high_bytes: Some(18 << 20),
+            memory_max_bytes: Some(20 << 20),
+            io_weight: Some(200),
+            pids_max: Some(40),
+            ..Limits::default()
+        }
+    }
+
+    #[test]
+    fn a_change_that_fails_on_the_way_leaves_what_was_before() {
+        let group = group(0, "254:0 rbps=1 wbps=max riops=max wiops=max");
+        let before = read_all(&group, &ALL);
+        // It is written last.
+        fs::remove_file(group.path().join("pids.max")).unwrap();
+        let failed = twice().replace(group.path(), MissingPolicy::RequireAll);
+        let text = failed.unwrap_err().to_string();
+        assert!(text.contains("pids.max"), "{text}");
+        assert_eq!(read_all(&group, &ALL), before);
+    }
+
+    #[test]
+    fn what_cannot_be_put_back_is_named_and_nothing_is_ended_by_its_return() {
+        let group = group(0, "");
+        let settings = twice().settings();
+        let former = Former::read(&settings, group.path(), &Missing::default()).unwrap();
+        write(settings, group.path(), &Missing::default()).unwrap();
+        // It has grown under its new limit of 20 MiB; the former was 10.
+        fs::write(group.path().join("memory.current"), "11534336").unwrap();
+        let cause = LimitsError::InUse {
+            used_bytes: 1,
+            limit_bytes: 1,
+        };
+        let left = former.put_back(group.path(), cause).to_string();
+        assert!(left.contains("written to memory.max could not"), "{left}");
+        let files = ["memory.max", "memory.high", "pids.max"];
+        let now = read_all(&group, &files);
+        assert_eq!(now, ["20971520", "9437184", "20"]);
     }
 }
