@@ -116,6 +116,8 @@ pub struct Config {
     pub fetch_limit_bytes: u64,
     /// How much of what was fetched is kept for other tasks, in bytes.
     pub fetch_cache_bytes: u64,
+    /// URIs whose files stay among those: none makes room for another.
+    pub fetch_cache_pins: Vec<String>,
     /// Processes and threads of one task; 0 means no limit.
     pub pids_max: u64,
     /// The largest file of each of a task's stdout and stderr before it is rotated, in bytes; at least 65,536.
@@ -162,6 +164,7 @@ impl Config {
             seed: 0,
             fetch_limit_bytes: FETCH_LIMIT_BYTES,
             fetch_cache_bytes: FETCH_CACHE_BYTES,
+            fetch_cache_pins: Vec::new(),
             pids_max: PIDS_MAX,
             log_file_bytes: OutputLimits::USUAL.file_bytes,
             log_files: OutputLimits::USUAL.files,

@@ -11,7 +11,7 @@ use super::executors::Hosted;
 use super::facts::{ContainerName, Instance, Record, StartedFact, TaskFacts};
 use super::groups::{self, Turn};
 use super::input::{Effect, Ended, Refusal, Start};
-use super::limits::Limited;
+use super::limits::Limiting;
 use super::looking::{Asked, Watch};
 use super::{Core, Deferred, Sync};
 
@@ -73,8 +73,7 @@ pub(super) struct Course {
     pub(super) failing: Option<Failing>,
     /// How far its fetching is, if that is to be told.
     pub(super) fetching: Option<String>,
-    /// What became of other limits, until it is told.
-    pub(super) limited: Option<Limited>,
+    pub(super) limiting: Limiting,
     /// Its checks, once it runs.
     pub(super) watch: Option<Watch>,
     /// What it has in the place of a container, if an executor runs it.
@@ -102,7 +101,7 @@ impl Course {
             end: None,
             failing: None,
             fetching: None,
-            limited: None,
+            limiting: Limiting::default(),
             watch: None,
             hosted: None,
             turn: Turn::default(),

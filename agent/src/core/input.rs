@@ -10,6 +10,7 @@ use super::Sync;
 use super::checks::{Answer, Cause, Look};
 use super::executors::ExecutorSaid;
 use super::facts::{ContainerName, Instance, Record, StartedFact};
+use super::limits::Unmet;
 
 /// Something has happened.
 #[derive(Debug)]
@@ -113,8 +114,8 @@ pub enum Input {
         instance: Instance,
         /// The order that wanted them.
         order: OrderIndex,
-        /// In words why not.
-        outcome: Result<(), String>,
+        /// Whether they are in force.
+        outcome: Result<(), Unmet>,
     },
     /// A task has more on the disk than it may.
     OverDisk {

@@ -9,25 +9,45 @@ use super::input::Effect;
 use super::orders::key;
 use super::{Core, Deferred, Sync};
 
+/// Why limits are not in force as they were wanted, and what is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unmet {
+    /// In words.
+    pub why: String,
+    /// What is in force instead; `None` if that was put in force by an earlier life of this agent.
+    pub held: Option<v1::Limits>,
+}
+
 /// What became of an order that changes limits.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Limited {
     order: OrderIndex,
-    outcome: Result<(), String>,
+    outcome: Result<(), Unmet>,
+}
+
+/// What this life does about limits that change.
+#[derive(Debug, Default)]
+pub(super) struct Limiting {
+    /// The order that it has begun to put in force.
+    begun: Option<OrderIndex>,
+    /// What became of one, until it is told.
+    pub(super) limited: Option<Limited>,
 }
 
 impl Limited {
     pub(super) fn report(&self) -> v1::LimitsReport {
+        let unmet = self.outcome.as_ref().err();
         v1::LimitsReport {
             order_index: self.order.0,
-            refusal: self.outcome.clone().err(),
+            refusal: unmet.map(|unmet| unmet.why.clone()),
+            held: unmet.and_then(|unmet| unmet.held.clone()),
         }
     }
 
     pub(super) fn words(&self) -> String {
         match &self.outcome {
             Ok(()) => "its limits are changed".to_owned(),
-            Err(why) => format!("not all of its limits are in force: {why}"),
+            Err(Unmet { why, .. }) => format!("not all of its limits are in force: {why}"),
         }
     }
 }
@@ -50,18 +70,23 @@ impl Core {
     }
 
     /// Whatever was ordered last is put in force, unless an update has told of it: once the order is on disk, once the
-    /// task runs, and once it is found running after a restart of the agent.
+    /// task runs, and once it is found running after a restart of the agent. Once a life: of two tries the second might
+    /// succeed after the first was told as refused.
     pub(super) fn limit(&mut self, instance: Instance) {
         let task = self.facts.tasks.get(&instance);
         let Some(task) = task.filter(|task| task.limits_order > task.limits_told) else {
             return;
         };
-        let name = self.facts.container(instance);
-        if let Some(name) = name.filter(|_| self.phase(instance) == Some(Phase::Running)) {
+        let order = Some(task.limits_order);
+        let course = self.courses.get_mut(&instance);
+        let course = course.filter(|course| course.phase == Phase::Running);
+        if let (Some(name), Some(course)) = (self.facts.container(instance), course)
+            && std::mem::replace(&mut course.limiting.begun, order) != order
+        {
             self.effects.push(Effect::Limit {
                 name,
                 launch: task.launch.clone(),
-                order: Some(task.limits_order),
+                order,
             });
         }
     }
@@ -71,14 +96,14 @@ impl Core {
         &mut self,
         instance: Instance,
         order: OrderIndex,
-        outcome: Result<(), String>,
+        outcome: Result<(), Unmet>,
     ) {
         let task = self.facts.tasks.get(&instance);
         let is_newest = task.is_some_and(|task| task.limits_order == order);
         let course = self.courses.get_mut(&instance);
         let course = course.filter(|course| course.phase == Phase::Running && is_newest);
         if let Some(course) = course {
-            course.limited = Some(Limited { order, outcome });
+            course.limiting.limited = Some(Limited { order, outcome });
             self.mark_dirty(instance);
         }
     }

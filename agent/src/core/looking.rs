@@ -110,7 +110,7 @@ impl Core {
         let course = self.courses.get(&instance);
         let known = course.and_then(|course| course.watch.as_ref());
         let told = self.facts.tasks.get(&instance).map(|task| task.standing);
-        let is_limited = course.is_some_and(|course| course.limited.is_some());
+        let is_limited = course.is_some_and(|course| course.limiting.limited.is_some());
         let standing = known.map(Watch::standing);
         if is_limited || standing.is_some_and(|known| Some(known) != told) {
             self.mark_dirty(instance);

@@ -45,6 +45,7 @@ pub use facts::{
     Taken, TaskFacts,
 };
 pub(crate) use groups::group_name;
+pub use limits::Unmet;
 pub(crate) use orders::key as task_key;
 
 pub use input::{Effect, Ended, Found, GroupStart, How, Input, Refusal, Start, StopCause};

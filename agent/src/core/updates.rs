@@ -46,7 +46,7 @@ impl Core {
             if let Some(course) = self.courses.get_mut(&instance) {
                 course.fetching = None;
                 if update.is_some() {
-                    course.limited = None;
+                    course.limiting.limited = None;
                 }
             }
             if let Some(update) = update {
@@ -81,7 +81,7 @@ impl Core {
         let has_words = hosted.is_some_and(|hosted| hosted.has_words(task, self.now));
         let is_news = standing != task.standing
             || course.fetching.is_some()
-            || course.limited.is_some()
+            || course.limiting.limited.is_some()
             || has_words;
         let is_new = draft.state != task.state || (is_news && task.updates.len() < WAITING_UPDATES);
         if !is_new || !task.state.may_become(draft.state) {
@@ -100,7 +100,7 @@ impl Core {
             wall_ms: self.wall_ms(),
             healthy: standing.healthy,
             ready: standing.ready,
-            limits: course.limited.as_ref().map(Limited::report),
+            limits: course.limiting.limited.as_ref().map(Limited::report),
         })
     }
 
@@ -190,9 +190,17 @@ fn observe(course: &Course, task: &TaskFacts) -> Option<End> {
             let why = course.turn.why();
             Some(now(TaskState::Killing, v1::Reason::TaskKilled, why))
         }
-        Phase::Running if course.failing.is_none() && course.limited.is_some() => {
-            let text = course.limited.as_ref().map(Limited::words);
-            let text = text.unwrap_or_default();
+        Phase::Running
+            if let (None, Some(limited)) = (&course.failing, &course.limiting.limited) =>
+        {
+            // A master keeps the newest update alone: what a check has found is in its words, too.
+            let watch = course.watch.as_ref();
+            let untold = watch.filter(|watch| watch.standing() != task.standing);
+            let news = untold.and_then(|watch| watch.news.as_ref());
+            let text = match news {
+                Some((_, found)) => format!("{found}; {}", limited.words()),
+                None => limited.words(),
+            };
             Some(now(TaskState::Running, v1::Reason::LimitsUpdated, &text))
         }
         Phase::Running => Some(match (&course.failing, &course.watch) {

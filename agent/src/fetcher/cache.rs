@@ -2,15 +2,17 @@
 //! need its room, the one that was used longest ago first.
 //!
 //! A file is named by the digest of its URI and of the digest that it must have, so that what one task says of a file
-//! never gives another task something else than it asked for. Whoever copies a file holds it open: that it is removed
-//! meanwhile changes nothing for the copy.
+//! never gives another task something else than it asked for. Two kinds never make room: those that are being copied, whose
+//! room would not be free before the copy's end, and those that the operator has pinned. What then finds no room is brought
+//! for those who wait for it, and not kept: the bound holds whatever is pinned.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use argosy_isolation::crash;
@@ -34,15 +36,24 @@ type End = Result<Arc<File>, Arc<FetchError>>;
 /// The files that are kept.
 pub(crate) struct Cache {
     folder: PathBuf,
-    /// How much is kept, in bytes. A file that is larger is brought for those who wait for it, and not kept.
+    /// How much is kept, in bytes.
     capacity_bytes: u64,
+    /// Marks of the URIs of which the file that was used last stays.
+    pins: BTreeSet<String>,
+    /// Names of files that are wanted now, and by how many. Bounded by the fetches at a time. A lock, since files are
+    /// removed by threads while others begin to copy them: what is in use is seen, and goes or stays, in one step.
+    in_use: Mutex<BTreeMap<String, usize>>,
     serial: AtomicU64,
     downloads: Arc<Flights<String, End, Progress>>,
 }
 
 impl Cache {
     /// Opens the folder of an agent that holds its directory's lock, and clears away what a crash left. Blocks.
-    pub(crate) fn open(folder: &Path, capacity_bytes: u64) -> io::Result<Self> {
+    pub(crate) fn open(
+        folder: &Path,
+        capacity_bytes: u64,
+        pinned_uris: &[String],
+    ) -> io::Result<Self> {
         fs::DirBuilder::new()
             .mode(0o700)
             .recursive(true)
@@ -53,12 +64,32 @@ impl Cache {
                 fs::remove_file(entry.path())?;
             }
         }
-        Ok(Self {
+        let cache = Self {
             folder: folder.to_owned(),
             capacity_bytes,
+            pins: pinned_uris.iter().map(|uri| mark(uri)).collect(),
+            in_use: Mutex::default(),
             serial: AtomicU64::new(0),
             downloads: Flights::new(),
-        })
+        };
+        cache.trim()?;
+        Ok(cache)
+    }
+
+    /// Keeps the bound of this life, which may be a smaller one than the last: what is pinned goes last.
+    fn trim(&self) -> io::Result<()> {
+        let mut entries = self.entries()?;
+        entries.0.sort_by_key(|entry| entry.is_pinned);
+        let mut all = entries.total(|_| true);
+        for entry in &entries.0 {
+            if all <= self.capacity_bytes {
+                break;
+            }
+            fs::remove_file(self.folder.join(&entry.name))?;
+            all -= entry.bytes;
+        }
+        self.entries()?.publish();
+        Ok(())
     }
 
     /// Copies what the URI names to `to`; it is downloaded if it is not here.
@@ -71,6 +102,7 @@ impl Cache {
     ) -> Result<(), FetchError> {
         let name = name(uri);
         let path = self.folder.join(&name);
+        let _used = self.used(&name);
         let kept = match open(&path) {
             Some(file) => {
                 metrics::counter!("argosy_agent_fetch_cache_hits_total").increment(1);
@@ -102,8 +134,22 @@ impl Cache {
             })
     }
 
+    /// A file that is not removed as long as this is there.
+    fn used(self: &Arc<Self>, name: &str) -> Used {
+        *self.in_use().entry(name.to_owned()).or_default() += 1;
+        Used {
+            cache: Arc::clone(self),
+            name: name.to_owned(),
+        }
+    }
+
+    fn in_use(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+        // Every change under the lock is one step, so that a panic leaves nothing half-done.
+        self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn download(
-        &self,
+        self: &Arc<Self>,
         origin: &Origin,
         uri: &v1::Uri,
         path: &Path,
@@ -114,20 +160,16 @@ impl Cache {
         metrics::counter!("argosy_agent_fetch_cache_misses_total").increment(1);
         origin.bring(uri, &draft.0, None, progress).await?;
         crash::passed("cache.draft-written");
-        let (folder, capacity_bytes) = (self.folder.clone(), self.capacity_bytes);
-        let place = path.to_owned();
+        let (cache, place, wanted) = (Arc::clone(self), path.to_owned(), uri.value.clone());
         let keeping = move || -> io::Result<File> {
             let file = File::open(&draft.0)?;
             let bytes = file.metadata()?.len();
-            if bytes <= capacity_bytes {
-                // By its name it counts as whole, also after a cut of power.
+            if bytes <= cache.capacity_bytes {
+                // By its name it counts as whole, also after a cut of power. Before the lock: a disk may take long.
                 file.sync_all()?;
                 crash::passed("cache.draft-synced");
-                make_room(&folder, capacity_bytes - bytes)?;
-                crash::passed("cache.room-made");
-                fs::rename(&draft.0, &place)?;
-                crash::passed("cache.kept");
             }
+            cache.keep(&draft.0, &place, bytes, &wanted)?;
             Ok(file)
         };
         let kept = tokio::task::spawn_blocking(keeping).await;
@@ -137,6 +179,129 @@ impl Cache {
             path: path.to_owned(),
             source,
         })
+    }
+
+    /// Gives a whole file its name if there is room for it. Blocks.
+    fn keep(&self, draft: &Path, place: &Path, bytes: u64, uri: &str) -> io::Result<()> {
+        // Until it has its name, so that no two take the same room.
+        let in_use = self.in_use();
+        let mark = mark(uri);
+        let entries = self.entries()?;
+        let stays = |entry: &Entry| {
+            in_use.contains_key(&entry.name) || (entry.is_pinned && !entry.name.starts_with(&mark))
+        };
+        let staying: u64 = entries.total(stays);
+        if staying.saturating_add(bytes) > self.capacity_bytes {
+            metrics::counter!("argosy_agent_fetch_cache_passed_by_total").increment(1);
+            let (is_pinned, capacity_bytes) = (self.pins.contains(&mark), self.capacity_bytes);
+            tracing::warn!(
+                uri,
+                bytes,
+                staying,
+                capacity_bytes,
+                is_pinned,
+                "a fetched file is not kept: what is pinned or being copied leaves no room for it"
+            );
+            return Ok(());
+        }
+        let mut all = entries.total(|_| true);
+        for entry in entries.0.iter().filter(|entry| !stays(entry)) {
+            if all + bytes <= self.capacity_bytes {
+                break;
+            }
+            fs::remove_file(self.folder.join(&entry.name))?;
+            all -= entry.bytes;
+        }
+        crash::passed("cache.room-made");
+        fs::rename(draft, place)?;
+        crash::passed("cache.kept");
+        self.entries()?.publish();
+        Ok(())
+    }
+
+    /// How much is kept, and how much of that is pinned.
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> io::Result<(u64, u64)> {
+        let entries = self.entries()?;
+        Ok((
+            entries.total(|_| true),
+            entries.total(|entry| entry.is_pinned),
+        ))
+    }
+
+    #[cfg(test)]
+    pub(super) fn used_by_uri(self: &Arc<Self>, uri: &v1::Uri) -> Used {
+        self.used(&name(uri))
+    }
+
+    /// What is kept, that which was used longest ago first.
+    fn entries(&self) -> io::Result<Entries> {
+        let mut entries = Vec::new();
+        for found in fs::read_dir(&self.folder)? {
+            let found = found?;
+            let name = found.file_name().to_string_lossy().into_owned();
+            if name.starts_with(DRAFT) {
+                continue;
+            }
+            let metadata = found.metadata()?;
+            entries.push(Entry {
+                used_at: metadata.modified()?,
+                name,
+                bytes: metadata.len(),
+                is_pinned: false,
+            });
+        }
+        entries.sort();
+        // Of several versions of one file only the newest is worth its room.
+        let mut seen = BTreeSet::new();
+        for entry in entries.iter_mut().rev() {
+            let mark = entry.name.split('-').next().unwrap_or_default();
+            entry.is_pinned = self.pins.contains(mark) && seen.insert(mark.to_owned());
+        }
+        Ok(Entries(entries))
+    }
+}
+
+/// One that is kept.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    used_at: SystemTime,
+    name: String,
+    bytes: u64,
+    is_pinned: bool,
+}
+
+struct Entries(Vec<Entry>);
+
+impl Entries {
+    fn total(&self, is_counted: impl Fn(&Entry) -> bool) -> u64 {
+        let counted = self.0.iter().filter(|entry| is_counted(entry));
+        counted.map(|entry| entry.bytes).sum()
+    }
+
+    fn publish(&self) {
+        // Far below 2^53.
+        metrics::gauge!("argosy_agent_fetch_cache_bytes").set(self.total(|_| true) as f64);
+        let pinned_bytes = self.total(|entry| entry.is_pinned);
+        metrics::gauge!("argosy_agent_fetch_cache_pinned_bytes").set(pinned_bytes as f64);
+    }
+}
+
+/// A file that is wanted now.
+pub(super) struct Used {
+    cache: Arc<Cache>,
+    name: String,
+}
+
+impl Drop for Used {
+    fn drop(&mut self) {
+        let mut in_use = self.cache.in_use();
+        if let Some(users) = in_use.get_mut(&self.name) {
+            *users -= 1;
+            if *users == 0 {
+                in_use.remove(&self.name);
+            }
+        }
     }
 }
 
@@ -165,12 +330,13 @@ impl Drop for Draft {
     }
 }
 
+/// The mark of its URI, then that of what it must be.
 fn name(uri: &v1::Uri) -> String {
-    let mut hash = Sha256::new();
-    hash.update(uri.value.as_bytes());
-    hash.update([0]);
-    hash.update(uri.sha256.as_bytes());
-    let digest = hash.finalize();
+    format!("{}-{}", mark(&uri.value), mark(&uri.sha256))
+}
+
+fn mark(text: &str) -> String {
+    let digest = Sha256::digest(text.as_bytes());
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -180,34 +346,6 @@ fn open(path: &Path) -> Option<Arc<File>> {
     // Its time decides only how soon it goes.
     let _ = file.set_modified(SystemTime::now());
     Some(Arc::new(file))
-}
-
-/// Removes what was used longest ago until no more than `most_bytes` are left. Several may do so at a time: then more
-/// goes than must.
-fn make_room(folder: &Path, most_bytes: u64) -> io::Result<()> {
-    let mut kept = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(DRAFT) {
-            continue;
-        }
-        // Another may just have removed it.
-        if let Ok(found) = entry.metadata() {
-            kept.push((found.modified()?, entry.path(), found.len()));
-        }
-    }
-    kept.sort();
-    let mut bytes: u64 = kept.iter().map(|(_, _, bytes)| bytes).sum();
-    for (_, path, size) in kept {
-        if bytes <= most_bytes {
-            break;
-        }
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => bytes -= size,
-        }
-    }
-    Ok(())
 }
 
 /// By places, since others read the same file at the same time.

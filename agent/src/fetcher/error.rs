@@ -3,8 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-
-use super::origin::STALL_LIMIT;
+use std::time::Duration;
 
 /// Why a file could not be brought. Every message names the URI.
 #[derive(Debug, thiserror::Error)]
@@ -17,8 +16,13 @@ pub(crate) enum FetchError {
     Get { uri: String, source: reqwest::Error },
     #[error("cannot fetch {uri:?}: the server answered {status}")]
     Status { uri: String, status: u16 },
-    #[error("cannot fetch {uri:?}: nothing came for {} s", STALL_LIMIT.as_secs())]
-    Stalled { uri: String },
+    #[error("cannot fetch {uri:?}: nothing came for {limit:?}")]
+    Stalled { uri: String, limit: Duration },
+    #[error(
+        "cannot fetch {uri:?}: the agent does not trust its server, {why}: renew its certificate, or start the agent \
+         with SSL_CERT_FILE, a file of authorities that lists the one that signed it"
+    )]
+    Untrusted { uri: String, why: String },
     #[error("cannot fetch {uri:?}: it is larger than the limit of {limit_bytes} bytes")]
     TooLarge { uri: String, limit_bytes: u64 },
     #[error("{uri:?} is not what was asked for: its SHA-256 is {found}, not {wanted}")]
@@ -40,7 +44,24 @@ pub(crate) enum FetchError {
     },
 }
 
+/// How the library of TLS begins to say why it does not trust a server.
+const DISTRUST: &str = "invalid peer certificate";
+
 impl FetchError {
+    /// Why there is no answer, or none to its end.
+    pub(super) fn of_server(uri: &str, source: reqwest::Error) -> Self {
+        let uri = uri.to_owned();
+        let mut cause = std::error::Error::source(&source);
+        while let Some(error) = cause {
+            let words = error.to_string();
+            if words.starts_with(DISTRUST) {
+                return Self::Untrusted { uri, why: words };
+            }
+            cause = error.source();
+        }
+        Self::Get { uri, source }
+    }
+
     /// Whether the same may go well a little later.
     pub(super) fn may_pass(&self) -> bool {
         match self {
@@ -48,6 +69,7 @@ impl FetchError {
             Self::Status { status, .. } => *status >= 500,
             Self::Stalled { .. } => true,
             Self::Shared(_)
+            | Self::Untrusted { .. }
             | Self::Invalid { .. }
             | Self::Open { .. }
             | Self::TooLarge { .. }

@@ -21,8 +21,8 @@ const RETRY_FOR: Duration = Duration::from_secs(30);
 /// The first pause between tries; doubled up to the longest.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(2);
-/// How long a server may stay silent in the middle of a file.
-pub(super) const STALL_LIMIT: Duration = Duration::from_secs(60);
+/// How long a server may stay silent in the middle of a file, as in Mesos.
+const STALL_LIMIT: Duration = Duration::from_secs(60);
 /// How long a connection may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes copied at a time.
@@ -34,6 +34,8 @@ pub(super) struct Origin {
     http: HttpClient,
     limit_bytes: u64,
     pub(super) retry_for: Duration,
+    /// How long a server may stay silent.
+    pub(super) stall_limit: Duration,
 }
 
 /// A SHA-256.
@@ -59,6 +61,7 @@ impl Origin {
             http: HttpClient::new(lost, settings),
             limit_bytes,
             retry_for: RETRY_FOR,
+            stall_limit: STALL_LIMIT,
         }
     }
 
@@ -141,14 +144,13 @@ impl Origin {
         draft: &Path,
         meter: &watch::Sender<Progress>,
     ) -> Result<Sum, FetchError> {
-        let get = |source: reqwest::Error| FetchError::Get {
-            uri: uri.to_owned(),
-            source: source.without_url(),
-        };
+        let get = |source: reqwest::Error| FetchError::of_server(uri, source.without_url());
+        let limit = self.stall_limit;
         let stalled = |_| FetchError::Stalled {
             uri: uri.to_owned(),
+            limit,
         };
-        let answer = tokio::time::timeout(STALL_LIMIT, self.http.client().get(uri).send()).await;
+        let answer = tokio::time::timeout(limit, self.http.client().get(uri).send()).await;
         let mut answer = answer.map_err(stalled)?.map_err(get)?;
         if !answer.status().is_success() {
             return Err(FetchError::Status {
@@ -159,7 +161,7 @@ impl Origin {
         let mut sink = Sink::create(uri, draft, self.limit_bytes, meter).await?;
         sink.expects(answer.content_length().unwrap_or(0));
         loop {
-            let chunk = tokio::time::timeout(STALL_LIMIT, answer.chunk()).await;
+            let chunk = tokio::time::timeout(limit, answer.chunk()).await;
             match chunk.map_err(stalled)?.map_err(get)? {
                 Some(bytes) => sink.put(&bytes).await?,
                 None => return sink.finish().await,

@@ -1,4 +1,8 @@
-//! Against real files and a real server.
+//! Against real files and real servers.
+
+mod https;
+mod pins;
+mod stalling;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -302,8 +306,8 @@ fn an_archive_loses_its_ending_and_nothing_else() {
     }
 }
 
-/// A server of pages of 100 bytes that counts how often each is asked for, and a fetcher that keeps 250 bytes.
-async fn caching(folder: &Path) -> (String, Arc<AtomicU32>, Arc<Fetcher>) {
+/// A server of pages of 100 bytes that counts how often it is asked for one.
+async fn pages() -> (String, Arc<AtomicU32>) {
     let asked = Arc::new(AtomicU32::new(0));
     let count = asked.clone();
     let page = move |axum::extract::Path(name): axum::extract::Path<String>| async move {
@@ -312,8 +316,16 @@ async fn caching(folder: &Path) -> (String, Arc<AtomicU32>, Arc<Fetcher>) {
         let length = if name == "large" { 300 } else { 100 };
         name.repeat(length)[..length].to_owned()
     };
-    let base = serve(Router::new().route("/{name}", get(page))).await;
-    let cache = Cache::open(&folder.join("cache"), 250).unwrap();
+    (
+        serve(Router::new().route("/{name}", get(page))).await,
+        asked,
+    )
+}
+
+/// The same, and a fetcher that keeps 250 bytes.
+async fn caching(folder: &Path) -> (String, Arc<AtomicU32>, Arc<Fetcher>) {
+    let (base, asked) = pages().await;
+    let cache = Cache::open(&folder.join("cache"), 250, &[]).unwrap();
     let fetcher = Fetcher::new(1_000, Arc::new(PlainTar), Some(cache));
     (base, asked, Arc::new(fetcher))
 }
@@ -377,7 +389,7 @@ fn what_a_crash_left_half_fetched_goes_at_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join(".draft-7"), "half").unwrap();
     fs::write(folder.path().join("whole"), "whole").unwrap();
-    Cache::open(folder.path(), 250).unwrap();
+    Cache::open(folder.path(), 250, &[]).unwrap();
     let listed = fs::read_dir(folder.path()).unwrap();
     assert_eq!(listed.count(), 1);
 }
@@ -400,7 +412,7 @@ async fn a_download_says_how_far_it_is_to_each_who_waits_for_it() {
         }
     };
     let base = serve(Router::new().route("/half", get(half))).await;
-    let cache = Cache::open(&folder.path().join("cache"), 250).unwrap();
+    let cache = Cache::open(&folder.path().join("cache"), 250, &[]).unwrap();
     let fetcher = Arc::new(Fetcher::new(1_000, Arc::new(PlainTar), Some(cache)));
     let mut waiting = Vec::new();
     for _ in 0..2 {

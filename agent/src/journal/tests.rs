@@ -135,6 +135,7 @@ fn unhealthy() -> v1::NumberedUpdate {
         limits: Some(v1::LimitsReport {
             order_index: 6,
             refusal: None,
+            held: None,
         }),
         ..v1::NumberedUpdate::default()
     }

@@ -10,7 +10,7 @@ use argosy_state::ids::OrderIndex;
 use super::disks::disk_of;
 use super::limits::{limits, named};
 use super::{Runner, Shared};
-use crate::core::{ContainerName, Input, Instance};
+use crate::core::{ContainerName, Input, Instance, Unmet};
 use crate::error::sentence;
 
 /// Changes that are under way.
@@ -20,9 +20,16 @@ pub(super) struct Changes {
     newest: HashMap<Instance, (u64, Applied)>,
 }
 
-/// The number of the change that was applied last. A lock, since each is applied by a thread of its own, which may wait
-/// for the kernel to take memory back.
-type Applied = Arc<Mutex<u64>>;
+/// The change that was applied last. A lock, since each is applied by a thread of its own, which may wait for the kernel to
+/// take memory back.
+type Applied = Arc<Mutex<Last>>;
+
+#[derive(Default)]
+struct Last {
+    number: u64,
+    /// What is in force by this life's changes; `None` if that is an earlier one's doing.
+    held: Option<v1::Limits>,
+}
 
 impl Changes {
     fn next(&mut self, instance: Instance) -> (u64, Applied) {
@@ -52,15 +59,22 @@ impl Runner {
             let worker = shared.clone();
             let written = tokio::task::spawn_blocking(move || {
                 let mut newest = applied.lock().unwrap_or_else(PoisonError::into_inner);
-                if *newest >= number {
+                if newest.number >= number {
                     return None;
                 }
-                *newest = number;
+                newest.number = number;
                 let task = launch.spec.clone().unwrap_or_default();
-                Some(match order {
+                let written = match order {
                     Some(_) => worker.replace_limits(name, &launch, &task),
                     None => worker.follow_tasks(name, &task),
-                })
+                };
+                match &written {
+                    Ok(()) => newest.held = Some(task.limits.unwrap_or_default()),
+                    Err(Kept { part: Some(part), .. }) => newest.held = Some(part.clone()),
+                    Err(Kept { part: None, .. }) => {}
+                }
+                let held = newest.held.clone();
+                Some(written.map_err(|Kept { why, .. }| Unmet { why, held }))
             });
             let written = written.await.expect("writing limits never panics");
             drop(slot);
@@ -73,7 +87,7 @@ impl Runner {
                     };
                     shared.tell(limited).await;
                 }
-                (Some(Err(why)), None) => {
+                (Some(Err(Unmet { why, .. })), None) => {
                     // It may just have ended, and its group with it.
                     tracing::warn!(container = %name, why, "limits of a container cannot be changed");
                 }
@@ -84,15 +98,15 @@ impl Runner {
 }
 
 impl Shared {
-    /// All limits of a task's container; in words which are not kept.
+    /// All limits of a task's container.
     fn replace_limits(
         &self,
         name: ContainerName,
         launch: &v1::LaunchOrder,
         task: &v1::TaskSpec,
-    ) -> Result<(), String> {
+    ) -> Result<(), Kept> {
         let key = crate::core::task_key(&launch.framework_id, &task.task_id);
-        let key = key.ok_or("it has no name")?;
+        let key = key.ok_or_else(|| "it has no name".to_owned())?;
         let sandbox = self.paths.sandbox(&key, name);
         let limits = limits(task, self.settings.pids_max, |disk| disk_of(disk, &sandbox))?;
         let asked = named(task, &limits);
@@ -102,7 +116,10 @@ impl Shared {
             return if asked == Limits::default() {
                 Ok(())
             } else {
-                Err(none.to_owned())
+                Err(Kept {
+                    why: none.to_owned(),
+                    part: Some(v1::Limits::default()),
+                })
             };
         };
         let policy = match self.settings.allow_missing_controllers {
@@ -111,11 +128,11 @@ impl Shared {
         };
         let missing = limits.replace(group.path(), policy);
         let missing = missing.map_err(|error| sentence(&error))?;
-        kept(&missing.of(&asked))
+        kept(&missing.of(&asked), task.limits.clone().unwrap_or_default())
     }
 
     /// What bounds an executor's container follows from its tasks.
-    fn follow_tasks(&self, name: ContainerName, task: &v1::TaskSpec) -> Result<(), String> {
+    fn follow_tasks(&self, name: ContainerName, task: &v1::TaskSpec) -> Result<(), Kept> {
         // Neither an executor nor its tasks have limits of disks.
         let no_disk = |name: &str| Err(format!("executors name no disks, and not {name}"));
         let mut limits = limits(task, self.settings.pids_max, no_disk)?;
@@ -128,19 +145,52 @@ impl Shared {
         }
         // What the host lacks was accepted at the start.
         let applied = limits.apply(group.path(), MissingPolicy::AllowMissing);
-        applied.map(drop).map_err(|error| sentence(&error))
+        applied.map(drop).map_err(|error| sentence(&error).into())
+    }
+}
+
+/// Limits that are not kept, or not all of them.
+#[derive(Debug, PartialEq)]
+struct Kept {
+    why: String,
+    /// Those that are; `None`: those that were before.
+    part: Option<v1::Limits>,
+}
+
+impl From<String> for Kept {
+    fn from(why: String) -> Self {
+        Self { why, part: None }
     }
 }
 
 /// A host may lack controllers with its operator's leave; then what was asked for of them is not kept.
-fn kept(missing: &Missing) -> Result<(), String> {
+fn kept(missing: &Missing, wanted: v1::Limits) -> Result<(), Kept> {
     if missing.controllers.is_empty() {
         return Ok(());
     }
     let names = missing.controllers.join(", ");
-    Err(format!(
-        "this host has no cgroup controllers {names}, and does not keep what needs them; the rest is in force"
-    ))
+    let mut part = wanted;
+    for name in &missing.controllers {
+        match name.as_str() {
+            "cpu" => part.cpu_millis = None,
+            "memory" => part.memory_bytes = None,
+            "pids" => part.pids = None,
+            "io.weight" => part.io_weight = None,
+            "io.max" => part.io.clear(),
+            "io" => {
+                part.io_weight = None;
+                part.io.clear();
+            }
+            // Of nothing that changes.
+            _ => {}
+        }
+    }
+    Err(Kept {
+        why: format!(
+            "this host has no cgroup controllers {names}, and does not keep what needs them; the rest is in force"
+        ),
+        part: Some(part),
+    })
 }
 
 fn holds_more(group: &Group, limit_bytes: Option<u64>) -> bool {
@@ -155,12 +205,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_host_cannot_keep_is_named() {
-        assert_eq!(kept(&Missing::default()), Ok(()));
+    fn what_a_host_cannot_keep_is_named_and_is_not_in_force() {
+        let wanted = v1::Limits {
+            cpu_millis: Some(500),
+            memory_bytes: Some(1 << 20),
+            pids: Some(9),
+            io_weight: Some(10),
+            io: vec![v1::DiskLimit::default()],
+            exclusive_cpus: true,
+        };
+        assert_eq!(kept(&Missing::default(), wanted.clone()), Ok(()));
         let missing = Missing {
             controllers: vec!["cpu".to_owned(), "io".to_owned()],
         };
-        let why = kept(&missing).unwrap_err();
+        let Kept { why, part } = kept(&missing, wanted.clone()).unwrap_err();
         assert!(why.contains("no cgroup controllers cpu, io"), "{why}");
+        let expected = v1::Limits {
+            cpu_millis: None,
+            io_weight: None,
+            io: Vec::new(),
+            ..wanted
+        };
+        assert_eq!(part, Some(expected));
     }
 }

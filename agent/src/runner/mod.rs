@@ -138,7 +138,8 @@ impl Runner {
             }
             false => (None, None),
         };
-        let cache = Cache::open(&paths.cache(), config.fetch_cache_bytes);
+        let (bytes, pins) = (config.fetch_cache_bytes, &config.fetch_cache_pins);
+        let cache = Cache::open(&paths.cache(), bytes, pins);
         let cache = cache.map_err(|source| RunError::Directory {
             path: paths.cache(),
             source,

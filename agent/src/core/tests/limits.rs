@@ -4,10 +4,10 @@ use argosy_proto::v1;
 
 use super::tasks::{last_update, reason};
 use super::world::{World, instance, spec};
-use crate::core::{Found, How, Input, StartedFact};
+use crate::core::{Found, How, Input, StartedFact, Unmet};
 use argosy_state::ids::{OrderIndex, Timestamp};
 
-fn limits(pids: u64) -> v1::Limits {
+pub(super) fn limits(pids: u64) -> v1::Limits {
     v1::Limits {
         pids: Some(pids),
         ..v1::Limits::default()
@@ -15,7 +15,7 @@ fn limits(pids: u64) -> v1::Limits {
 }
 
 /// Order `index` gives a task so many processes.
-fn order(world: &mut World, index: u64, task: &str, pids: u64) {
+pub(super) fn order(world: &mut World, index: u64, task: &str, pids: u64) {
     world.order(
         index,
         v1::order::Order::Limits(v1::LimitsOrder {
@@ -26,11 +26,12 @@ fn order(world: &mut World, index: u64, task: &str, pids: u64) {
     );
 }
 
-fn limited(world: &mut World, order: u64, outcome: Result<(), String>) {
+pub(super) fn limited(world: &mut World, order: u64, outcome: Result<(), String>) {
+    let held = Some(limits(7));
     world.feed(Input::Limited {
         instance: instance(1),
         order: OrderIndex(order),
-        outcome,
+        outcome: outcome.map_err(|why| Unmet { why, held }),
     });
 }
 
@@ -59,6 +60,7 @@ fn an_order_is_on_disk_before_it_is_put_in_force_and_its_outcome_before_it_is_to
     let report = v1::LimitsReport {
         order_index: 2,
         refusal: None,
+        held: None,
     };
     assert_eq!(last_update(&world, 1).limits, Some(report));
     world.sync();
@@ -86,7 +88,9 @@ fn why_limits_are_not_in_force_is_told() {
     limited(&mut world, 2, Err("too little".into()));
     world.report();
     let update = last_update(&world, 1);
-    assert_eq!(update.limits.unwrap().refusal.unwrap(), "too little");
+    let report = update.limits.unwrap();
+    assert_eq!(report.refusal.unwrap(), "too little");
+    assert_eq!(report.held, Some(limits(7)), "what is in force instead");
     assert!(
         update
             .text
@@ -100,8 +104,7 @@ fn only_the_newest_order_is_told() {
     order(&mut world, 2, "web", 9);
     order(&mut world, 3, "web", 8);
     world.sync();
-    let newest = "limit 1-1-1 to 8 pids by order 3";
-    world.expect(&[newest, newest]);
+    world.expect(&["limit 1-1-1 to 8 pids by order 3"]);
     limited(&mut world, 2, Ok(()));
     world.report();
     world.expect(&[]);

@@ -3,6 +3,7 @@
 use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
 
+use super::limits::{limited, order};
 use super::world::{World, ended, instance, spec};
 use crate::core::checks::{Answer, Kind};
 use crate::core::{Ended, Found, How, Input, Since, StartedFact, StopCause};
@@ -120,6 +121,28 @@ fn what_a_check_finds_is_an_update_and_neither_check_hides_the_other() {
     world.looked(1, READINESS, 2, Answer::Failed("still".into()));
     world.report();
     world.expect(&["look at 1's health 2", "look at 1's readiness 2"]);
+}
+
+#[test]
+fn limits_that_change_at_the_same_time_hide_nothing_that_a_check_has_found() {
+    let mut world = well();
+    order(&mut world, 2, "web", 9);
+    world.sync();
+    world.wait(100);
+    world.looked(1, HEALTH, 2, Answer::Passed);
+    world.looked(1, READINESS, 2, Answer::Failed("busy".into()));
+    limited(&mut world, 2, Ok(()));
+    world.report();
+    let text = "not ready: busy; its limits are changed".to_owned();
+    let expected = (Some(true), Some(false), v1::Reason::LimitsUpdated, text);
+    assert_eq!(told(&world), expected);
+    assert_eq!(last(&world).limits.unwrap().order_index, 2);
+    // It was told: a later change says nothing of it.
+    order(&mut world, 3, "web", 8);
+    world.sync();
+    limited(&mut world, 3, Ok(()));
+    world.report();
+    assert_eq!(told(&world).3, "its limits are changed");
 }
 
 #[test]

@@ -95,11 +95,12 @@ impl Audit {
         self.world.place(id)
     }
 
-    /// What the registry says is in force, is: whoever wanted something else since has an order that is not confirmed.
+    /// What the registry says is in force, is, after a refusal too: whoever wanted something else since has an order that is
+    /// not answered.
     fn compare_limits(&self) {
         for task in self.log.registry().tasks() {
             let change = task.limits_change.as_ref();
-            if change.is_none_or(|change| change.outcome != Some(Ok(()))) {
+            if change.is_none_or(|change| change.outcome.is_none()) {
                 continue;
             }
             let wanted = task.spec.limits.as_ref().and_then(|limits| limits.pids);

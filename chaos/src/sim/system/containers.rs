@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use argosy_agent::core::{ContainerName, Effect, Found, Input, Instance, Start, checks};
+use argosy_agent::core::{ContainerName, Effect, Found, Input, Instance, Start, Unmet, checks};
 use argosy_agent::{Containers, Teller};
 use argosy_proto::v1;
 use argosy_state::ids::OrderIndex;
@@ -139,9 +139,24 @@ impl Scripted {
         });
     }
 
-    /// The agent may die before it is told that they are in force.
+    /// The agent may die before it is told that they are in force, or that they could not be.
     fn limit(&self, name: ContainerName, launch: &v1::LaunchOrder, order: OrderIndex) {
-        self.machine.limit(name, launch);
+        let outcome = match self.machine.limited_to(name.instance) {
+            Some(pids) if self.machine.between(1, 100) <= 15 => {
+                self.machine.note_refused_limits();
+                Err(Unmet {
+                    why: "the kernel would not".to_owned(),
+                    held: Some(v1::Limits {
+                        pids,
+                        ..v1::Limits::default()
+                    }),
+                })
+            }
+            Some(_) | None => {
+                self.machine.limit(name, launch);
+                Ok(())
+            }
+        };
         let takes = Duration::from_millis(self.machine.between(0, 20));
         let teller = self.teller.clone();
         tokio::spawn(async move {
@@ -149,7 +164,7 @@ impl Scripted {
             let limited = Input::Limited {
                 instance: name.instance,
                 order,
-                outcome: Ok(()),
+                outcome,
             };
             teller.tell(limited).await;
         });

@@ -126,6 +126,10 @@ impl Machine {
         }
     }
 
+    pub(in crate::sim::system) fn note_refused_limits(&self) {
+        self.inner().ledger.notes.count("limits refused");
+    }
+
     /// How many processes the container of a launch may have, if it has one that runs.
     pub(in crate::sim::system) fn limited_to(&self, instance: Instance) -> Option<Option<u64>> {
         let inner = self.inner();

@@ -1,0 +1,114 @@
+//! Servers of HTTPS, and the authorities that an agent is started with.
+//!
+//! An agent's authorities are those of its environment, so each test runs in a process of its own.
+
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use super::{fetch, fetcher, fs, uri};
+
+/// Where the agent's library looks for its authorities.
+const AUTHORITIES: &str = "SSL_CERT_FILE";
+
+/// Made for tests, good until 2125 unless it says otherwise; the key, which all of them have, opens nothing.
+fn pem(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/fetcher/tests/tls");
+    folder.join(name).with_extension("pem")
+}
+
+/// Whether this process has these authorities; if not, one that has runs the same test.
+fn has_authorities(name: &str, test: &str) -> bool {
+    let wanted = pem(name);
+    if std::env::var_os(AUTHORITIES).is_some_and(|given| given == wanted) {
+        return true;
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([&format!("fetcher::tests::https::{test}"), "--exact"])
+        .env(AUTHORITIES, wanted)
+        .env_remove("SSL_CERT_DIR")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    assert!(
+        said.contains("1 passed"),
+        "no test is called {test}: {said}"
+    );
+    false
+}
+
+/// A server with this certificate, and how often it is asked for a connection.
+fn serve(certificate: &str) -> (String, Arc<AtomicU32>) {
+    let certificate = CertificateDer::from_pem_file(pem(certificate)).unwrap();
+    let key = PrivateKeyDer::from_pem_file(pem("key")).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let base = format!("https://{}", listener.local_addr().unwrap());
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = asked.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            count.fetch_add(1, Ordering::SeqCst);
+            let connection = ServerConnection::new(config.clone()).unwrap();
+            let mut stream = StreamOwned::new(connection, stream.unwrap());
+            // Whoever does not trust it says no more.
+            if stream.read(&mut [0; 4096]).is_ok() {
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+                let _ = stream.write_all(answer);
+            }
+        }
+    });
+    (base, asked)
+}
+
+/// Why a file of this server is refused, at once and in one sentence with URI and remedy.
+async fn refusal(certificate: &str) -> String {
+    let (base, asked) = serve(certificate);
+    let (sandbox, result) = fetch(&fetcher(), uri(format!("{base}/page"))).await;
+    let why = result.unwrap_err();
+    assert!(why.contains(&format!("{base}/page")), "{why}");
+    assert!(why.contains(AUTHORITIES), "{why}");
+    assert_eq!(asked.load(Ordering::SeqCst), 1, "it is not tried again");
+    assert_eq!(fs::read_dir(sandbox.path()).unwrap().count(), 0);
+    why
+}
+
+#[tokio::test]
+async fn a_server_is_trusted_by_name_and_time_of_what_a_known_authority_has_signed() {
+    let test = "a_server_is_trusted_by_name_and_time_of_what_a_known_authority_has_signed";
+    if !has_authorities("authority", test) {
+        return;
+    }
+    let (base, _) = serve("trusted");
+    let (sandbox, result) = fetch(&fetcher(), uri(format!("{base}/page"))).await;
+    result.unwrap();
+    let page = fs::read_to_string(sandbox.path().join("page")).unwrap();
+    assert_eq!(page, "hello");
+    let why = refusal("elsewhere").await;
+    assert!(why.contains("not valid for name"), "{why}");
+    let why = refusal("expired").await;
+    assert!(why.contains("expired"), "{why}");
+}
+
+#[tokio::test]
+async fn a_server_whose_authority_nobody_knows_is_refused() {
+    let test = "a_server_whose_authority_nobody_knows_is_refused";
+    if has_authorities("elsewhere", test) {
+        let why = refusal("trusted").await;
+        assert!(why.contains("UnknownIssuer"), "{why}");
+    }
+}

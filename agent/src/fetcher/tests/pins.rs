@@ -1,0 +1,108 @@
+//! What stays in the cache: files that are in use, and files that an operator has pinned.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Cache, Fetcher, PlainTar, fetch, fs, kept, pages};
+
+/// A fetcher that keeps 250 bytes, and those of `pinned` whatever comes.
+fn keeping(folder: &Path, pinned: &[String]) -> (Fetcher, Arc<Cache>) {
+    let cache = Arc::new(Cache::open(&folder.join("cache"), 250, pinned).unwrap());
+    let fetcher = Fetcher {
+        cache: Some(cache.clone()),
+        ..Fetcher::new(1_000, Arc::new(PlainTar), None)
+    };
+    (fetcher, cache)
+}
+
+async fn bring(fetcher: &Fetcher, value: &str) {
+    let (sandbox, result) = fetch(fetcher, kept(value.to_owned())).await;
+    result.unwrap();
+    assert!(
+        sandbox.path().join("page").exists(),
+        "kept or not, it is there"
+    );
+}
+
+fn held(cache: &Cache) -> (u64, u64) {
+    cache.held_bytes().unwrap()
+}
+
+#[tokio::test]
+async fn what_is_pinned_outlives_others_and_agents_and_never_takes_more_than_there_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (base, asked) = pages().await;
+    let page = |name: &str| format!("{base}/{name}");
+    let count = || asked.load(std::sync::atomic::Ordering::SeqCst);
+    let (fetcher, cache) = keeping(folder.path(), &[page("a"), page("c"), page("d")]);
+    for name in ["a", "b", "e", "f"] {
+        bring(&fetcher, &page(name)).await;
+    }
+    assert_eq!(held(&cache), (200, 100));
+    assert_eq!(count(), 4);
+    bring(&fetcher, &page("a")).await;
+    assert_eq!(count(), 4, "it is here although it was used longest ago");
+    // The next agent knows what is pinned, too.
+    let (fetcher, cache) = keeping(folder.path(), &[page("a"), page("c"), page("d")]);
+    assert_eq!(held(&cache), (200, 100));
+    bring(&fetcher, &page("c")).await;
+    assert_eq!(held(&cache), (200, 200), "what is not pinned made room");
+    // No room is left: what comes now is brought, and not kept.
+    for name in ["d", "b", "d"] {
+        let before = count();
+        bring(&fetcher, &page(name)).await;
+        assert_eq!(count(), before + 1, "{name}");
+        assert_eq!(held(&cache), (200, 200));
+    }
+    // Without its pin a file is one of many.
+    let (fetcher, cache) = keeping(folder.path(), &[page("c")]);
+    bring(&fetcher, &page("b")).await;
+    assert_eq!(held(&cache), (200, 100));
+    // An agent with a smaller cache has no more than that from its start: what is pinned goes last.
+    for (bytes, left) in [(150, (100, 100)), (50, (0, 0))] {
+        let pinned = [page("c")];
+        let cache = Cache::open(&folder.path().join("cache"), bytes, &pinned).unwrap();
+        assert_eq!(held(&cache), left);
+    }
+}
+
+#[tokio::test]
+async fn of_a_pinned_file_only_the_version_that_was_used_last_is_held_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (base, _) = pages().await;
+    let (fetcher, cache) = keeping(folder.path(), &[format!("{base}/a")]);
+    bring(&fetcher, &format!("{base}/a")).await;
+    let mut by_digest = kept(format!("{base}/a"));
+    by_digest.sha256 = "2816597888e4a0d3a36b82b83316ab32680eb8f00f8cd3b904d681246d285a0e".into();
+    fetch(&fetcher, by_digest).await.1.unwrap();
+    assert_eq!(held(&cache), (200, 100));
+    bring(&fetcher, &format!("{base}/b")).await;
+    assert_eq!(held(&cache), (200, 100));
+}
+
+#[tokio::test]
+async fn a_file_that_is_being_copied_makes_no_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let (base, asked) = pages().await;
+    let (fetcher, cache) = keeping(folder.path(), &[]);
+    for name in ["a", "b"] {
+        bring(&fetcher, &format!("{base}/{name}")).await;
+    }
+    let in_use = cache.used_by_uri(&kept(format!("{base}/a")));
+    for name in ["c", "d"] {
+        bring(&fetcher, &format!("{base}/{name}")).await;
+    }
+    bring(&fetcher, &format!("{base}/a")).await;
+    let count = || asked.load(std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(count(), 4, "a is still here");
+    drop(in_use);
+    for name in ["e", "f"] {
+        bring(&fetcher, &format!("{base}/{name}")).await;
+    }
+    bring(&fetcher, &format!("{base}/a")).await;
+    assert_eq!(count(), 7, "nobody copied it any more");
+    assert_eq!(
+        fs::read_dir(folder.path().join("cache")).unwrap().count(),
+        2
+    );
+}

@@ -1,0 +1,82 @@
+//! Servers that fall silent, and servers that are slow.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{Fetcher, Origin, fetch, fetcher, fs, uri};
+
+const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n";
+
+/// A server that has read what it is asked, and then does so to each connection.
+async fn serve<F: Future<Output = ()> + Send + 'static>(
+    answer: impl Fn(TcpStream) -> F + Send + 'static,
+) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await.unwrap();
+            answer(stream).await;
+        }
+    });
+    format!("http://{address}/file")
+}
+
+/// One that waits so long for a server, and does not ask again.
+fn patient_for(stall_limit: Duration) -> Fetcher {
+    let mut origin = Origin::new(1_000);
+    (origin.stall_limit, origin.retry_for) = (stall_limit, Duration::ZERO);
+    Fetcher {
+        origin: Arc::new(origin),
+        ..fetcher()
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_falls_silent_is_given_up_before_and_within_a_file() {
+    for sent in [
+        &b""[..],
+        HEAD,
+        b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf",
+    ] {
+        let value = serve(move |mut stream| async move {
+            stream.write_all(sent).await.unwrap();
+            // Until the other side has had enough.
+            let _ = stream.read(&mut [0; 1]).await;
+        })
+        .await;
+        let limit = Duration::from_millis(300);
+        let fetching = fetch(&patient_for(limit), uri(value.clone())).await;
+        let (sandbox, result) = fetching;
+        let why = result.unwrap_err();
+        let expected = format!("cannot fetch {value:?}: nothing came for 300ms");
+        assert_eq!(why, expected);
+        assert_eq!(fs::read_dir(sandbox.path()).unwrap().count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_slow_and_steady_is_waited_for() {
+    let value = serve(|mut stream| async move {
+        stream.write_all(HEAD).await.unwrap();
+        for byte in b"0123456789" {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+            stream.write_all(&[*byte]).await.unwrap();
+        }
+    })
+    .await;
+    let limit = Duration::from_secs(3);
+    let begun = Instant::now();
+    let (sandbox, result) = fetch(&patient_for(limit), uri(value)).await;
+    result.unwrap();
+    assert!(
+        begun.elapsed() > limit,
+        "all of it takes longer than the limit"
+    );
+    let file = fs::read_to_string(sandbox.path().join("file")).unwrap();
+    assert_eq!(file, "0123456789");
+}
