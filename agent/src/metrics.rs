@@ -45,26 +45,7 @@ pub(crate) fn describe() {
         "argosy_agent_orphans_removed_total",
         "Containers removed that no journal knew."
     );
-    describe_counter!(
-        "argosy_agent_fetch_cache_hits_total",
-        "Files for tasks that were in the cache."
-    );
-    describe_counter!(
-        "argosy_agent_fetch_cache_misses_total",
-        "Files for tasks that were downloaded to be kept in the cache."
-    );
-    describe_counter!(
-        "argosy_agent_fetch_cache_passed_by_total",
-        "Files that were downloaded and not kept, since what is pinned or in use left no room for them."
-    );
-    describe_gauge!(
-        "argosy_agent_fetch_cache_bytes",
-        "What the cache of fetched files holds."
-    );
-    describe_gauge!(
-        "argosy_agent_fetch_cache_pinned_bytes",
-        "What of it the operator has pinned, so that it makes no room for others."
-    );
+    describe_fetches();
     describe_gauge!(
         "argosy_agent_exec_sessions",
         "Commands that were let into tasks and whose clients are there."
@@ -84,6 +65,29 @@ pub(crate) fn describe() {
     describe_gauge!(
         "argosy_agent_limits_enforced",
         "1 if the host has this cgroup controller."
+    );
+}
+
+fn describe_fetches() {
+    describe_counter!(
+        "argosy_agent_fetch_cache_hits_total",
+        "Files for tasks that were in the cache."
+    );
+    describe_counter!(
+        "argosy_agent_fetch_cache_misses_total",
+        "Files for tasks that were downloaded to be kept in the cache."
+    );
+    describe_counter!(
+        "argosy_agent_fetch_cache_passed_by_total",
+        "Files that were downloaded and not kept, since what is pinned or in use left no room for them."
+    );
+    describe_gauge!(
+        "argosy_agent_fetch_cache_bytes",
+        "What the cache of fetched files holds."
+    );
+    describe_gauge!(
+        "argosy_agent_fetch_cache_pinned_bytes",
+        "What of it the operator has pinned, so that it makes no room for others."
     );
 }
 
