@@ -100,6 +100,7 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
     config.allow_missing_controllers = arguments.allow_missing_controllers;
     config.log_file_bytes = arguments.log_file_size;
     config.log_files = arguments.log_files;
+    fetch_cache(arguments, &mut config);
     check_folders(arguments)?;
     let subscribes = arguments.executor_registration_timeout;
     config.executor_registration_timeout_ms = subscribes.as_millis() as u64;
@@ -128,6 +129,12 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
         None => random::number()?,
     };
     Ok(config)
+}
+
+fn fetch_cache(arguments: &AgentStart, config: &mut Config) {
+    config.fetch_cache_bytes = arguments.fetch_cache;
+    let pins = &arguments.fetch_cache_pins;
+    config.fetch_cache_pins.clone_from(pins);
 }
 
 /// Folders of the host are named from its root, as they mean nothing to a service otherwise.

@@ -34,6 +34,25 @@ fn resources(text: &str) -> Result<Resources, String> {
     Ok(resources)
 }
 
+/// Bytes; 0 keeps nothing.
+fn fetch_cache_bytes(text: &str) -> Result<u64, String> {
+    if text == "0" {
+        return Ok(0);
+    }
+    let milli = values::size(text)?.0;
+    Ok(u64::try_from(milli).unwrap_or(0).saturating_mul(1 << 20) / 1_000)
+}
+
+/// Only what is downloaded is kept.
+fn fetch_cache_pin(text: &str) -> Result<String, String> {
+    if text.starts_with("http://") || text.starts_with("https://") {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{text:?} is never kept; write what tasks ask for, as http://… or https://…"
+    ))
+}
+
 /// Bytes; what the supervisors move at once must fit.
 fn log_file_bytes(text: &str) -> Result<u64, String> {
     let milli = values::size(text)?.0;
@@ -197,6 +216,12 @@ pub(crate) struct AgentStart {
     /// Files that are kept of each of a task's stdout and stderr
     #[arg(long, env = "ARGOSY_AGENT_LOG_FILES", value_name = "NUMBER", default_value_t = 5, value_parser = value_parser!(u32).range(1..=100))]
     pub(crate) log_files: u32,
+    /// How much of what tasks have fetched is kept for others that ask for it to be
+    #[arg(long, env = "ARGOSY_AGENT_FETCH_CACHE", value_name = "SIZE", default_value = "2GiB", value_parser = fetch_cache_bytes)]
+    pub(crate) fetch_cache: u64,
+    /// What is kept of this URL is not given up for others; may be repeated
+    #[arg(long = "fetch-cache-pin", env = "ARGOSY_AGENT_FETCH_CACHE_PINS", value_delimiter = ' ', value_name = "URL", value_parser = fetch_cache_pin)]
+    pub(crate) fetch_cache_pins: Vec<String>,
     /// Log-ins to registries of images, in the form of Docker's config.json
     #[arg(long, env = "ARGOSY_AGENT_IMAGE_CREDENTIALS", value_name = "FILE")]
     pub(crate) image_credentials: Option<PathBuf>,

@@ -82,7 +82,7 @@ fn an_unknown_word_gets_the_nearest_one() {
 
 #[test]
 fn usage_errors_name_field_value_and_remedy() {
-    let table: [(&[&str], [&str; 3]); 8] = [
+    let table: [(&[&str], [&str; 3]); 10] = [
         (
             &["run", "--mem", "64X", "--", "true"],
             ["--mem", "64X", "64M"],
@@ -104,6 +104,14 @@ fn usage_errors_name_field_value_and_remedy() {
         (
             &["agent", "start", "--log-file-size", "1K"],
             ["--log-file-size", "1K", "64KiB"],
+        ),
+        (
+            &["agent", "start", "--fetch-cache", "2GB"],
+            ["--fetch-cache", "2GB", "2GiB"],
+        ),
+        (
+            &["agent", "start", "--fetch-cache-pin", "/srv/a"],
+            ["--fetch-cache-pin", "/srv/a", "http://"],
         ),
         (
             &["agent", "start", "--log-files", "0"],

@@ -267,8 +267,8 @@ impl Attached {
                 let broken = |error: anyhow::Error| ReadError::Broken(format!("{error:#}"));
                 let mut files = Files::new(&masters).map_err(broken)?;
                 let mut sink = |piece: Piece<'_>| labelled.pass(piece);
-                files.follow(&place, &over, &mut sink).await?;
-                labelled.end().map_err(ReadError::Sink)
+                let followed = files.follow(&place, &over, &mut sink).await;
+                labelled.finish(followed)
             });
         }
     }

@@ -3,14 +3,17 @@
 use std::io;
 
 use super::typing::write;
-use crate::files::Piece;
+use crate::files::{Piece, ReadError};
 
 /// The longest line that is kept together, in bytes.
 const LINE_BYTES: usize = 64 * 1024;
 
+/// Where it goes.
+type Out = Box<dyn FnMut(Piece<'_>) -> io::Result<()> + Send>;
+
 /// Passes on what a task writes to one file.
 pub(super) struct Labelled {
-    file: &'static str,
+    out: Out,
     /// Before each line; empty passes everything on as it comes.
     label: String,
     /// A line that has not ended.
@@ -18,9 +21,14 @@ pub(super) struct Labelled {
 }
 
 impl Labelled {
+    /// To the file of this program that has the same name.
     pub(super) fn new(file: &'static str, label: String) -> Self {
+        Self::to(Box::new(move |piece| write(file, piece)), label)
+    }
+
+    fn to(out: Out, label: String) -> Self {
         Self {
-            file,
+            out,
             label,
             begun: Vec::new(),
         }
@@ -29,22 +37,23 @@ impl Labelled {
     pub(super) fn pass(&mut self, piece: Piece<'_>) -> io::Result<()> {
         let bytes = match piece {
             Piece::Bytes(bytes) if !self.label.is_empty() => bytes,
-            Piece::Bytes(_) | Piece::Missing(_) => return write(self.file, piece),
+            Piece::Bytes(_) | Piece::Missing(_) => return (self.out)(piece),
         };
         let lines = self.lines(bytes);
         if lines.is_empty() {
             return Ok(());
         }
-        write(self.file, Piece::Bytes(&lines))
+        (self.out)(Piece::Bytes(&lines))
     }
 
-    /// A last line that no newline ends.
-    pub(super) fn end(&mut self) -> io::Result<()> {
+    /// Nothing more comes, for good or because it broke off: a last line that no newline ends is shown all the same.
+    pub(super) fn finish(mut self, followed: Result<(), ReadError>) -> Result<(), ReadError> {
         if self.begun.is_empty() {
-            return Ok(());
+            return followed;
         }
         let lines = self.lines(b"\n");
-        write(self.file, Piece::Bytes(&lines))
+        let shown = (self.out)(Piece::Bytes(&lines));
+        followed.and(shown.map_err(ReadError::Sink))
     }
 
     /// All lines that have ended, and one that is too long to wait for.
@@ -79,5 +88,24 @@ mod tests {
         let marked = own.lines(&long);
         assert_eq!(marked.len(), LINE_BYTES + "web | \n".len());
         assert!(own.begun.is_empty());
+    }
+
+    #[test]
+    fn a_last_line_without_an_end_is_shown_whether_all_came_or_it_broke_off() {
+        for followed in [Ok(()), Err(ReadError::Broken("lost".to_owned()))] {
+            let (shown, seen) = std::sync::mpsc::channel();
+            let out = move |piece: Piece<'_>| {
+                if let Piece::Bytes(bytes) = piece {
+                    shown.send(bytes.to_vec()).unwrap();
+                }
+                Ok(())
+            };
+            let mut own = Labelled::to(Box::new(out), "web | ".to_owned());
+            own.pass(Piece::Bytes(b"one\ntwo")).unwrap();
+            let is_whole = followed.is_ok();
+            assert_eq!(own.finish(followed).is_ok(), is_whole);
+            let all: Vec<u8> = seen.iter().flatten().collect();
+            assert_eq!(all, b"web | one\nweb | two\n");
+        }
     }
 }

@@ -11,6 +11,7 @@ mod doors;
 mod failover;
 mod freezes;
 mod kills;
+mod limits;
 mod offers;
 mod partitions;
 mod returns;

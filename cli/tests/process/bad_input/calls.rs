@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use argosy_proto::v1;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
-use tonic::transport::Endpoint;
+use futures::FutureExt as _;
+use futures::future::LocalBoxFuture;
+use tonic::transport::{Channel, Endpoint};
 
-use super::row::{Does, End, Outcome, Row};
+use super::row::{Does, End, Keeps, Outcome, Row};
 use super::site::Site;
 use super::table::ROWS;
 use crate::cluster::until;
-use crate::work::{Framework, task};
+use crate::work::{Framework, Heard, task};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -157,17 +159,76 @@ fn request(
     }
 }
 
-/// Calls a master until one can answer: on a busy machine there may be an election at any moment.
+pub(super) const LIMIT_OF_NOTHING: Row = Row {
+    name: "a limit of no processes",
+    does: Does::Story(limits_of_nothing),
+    ends: End::Code(tonic::Code::InvalidArgument),
+    says: [
+        "limits.pids",
+        "a task is at least one process",
+        "give at least 1",
+    ],
+    keeps: Keeps::Cluster,
+};
+
+/// A framework asks for fewer processes than a task is, for one that runs.
+fn limits_of_nothing(site: &Site) -> LocalBoxFuture<'_, Outcome> {
+    async move {
+        let masters = site.cluster.masters_list();
+        let framework = Framework::start(masters, "limiter").await;
+        framework.launch([task("limited", "sleep 600")]);
+        let runs = |heard: &Heard| {
+            let states = heard.states("limited");
+            states.contains(&v1::TaskState::Running).then_some(())
+        };
+        framework.hear("it runs", LONG, runs).await;
+        let request = v1::UpdateLimitsRequest {
+            call: Some(v1::CallId {
+                framework_id: framework.id(),
+                session: framework.config.session,
+                number: 1_000,
+                lowest_unanswered: 0,
+            }),
+            task_id: "limited".into(),
+            limits: Some(v1::Limits {
+                pids: Some(0),
+                ..v1::Limits::default()
+            }),
+        };
+        let (ended, said) = asked(site, async |mut stub| {
+            let reply = stub.update_limits(request.clone()).await;
+            reply.map(|_| (End::Code(tonic::Code::Ok), String::new()))
+        })
+        .await;
+        drop(framework.driver.teardown());
+        let place = site.place();
+        Outcome { ended, said, place }
+    }
+    .boxed_local()
+}
+
 async fn accept(site: &Site, request: v1::AcceptRequest) -> (End, String) {
+    asked(site, async |mut stub| {
+        let mut reply = stub.accept(request.clone()).await?.into_inner();
+        Ok(match reply.refused.pop() {
+            Some(refused) => (End::Refused, refused.message),
+            None => (End::Code(tonic::Code::Ok), String::new()),
+        })
+    })
+    .await
+}
+
+/// Calls a master until one can answer: on a busy machine there may be an election at any moment.
+async fn asked(
+    site: &Site,
+    call: impl AsyncFn(SchedulerClient<Channel>) -> Result<(End, String), tonic::Status>,
+) -> (End, String) {
     until("the call is answered", LONG, async || {
         let leader = site.cluster.leader().await;
         let endpoint = format!("http://{}", site.cluster.masters[leader].api());
         let channel = Endpoint::from_shared(endpoint).ok()?.connect().await.ok()?;
-        match SchedulerClient::new(channel).accept(request.clone()).await {
-            Ok(reply) => Some(match reply.into_inner().refused.pop() {
-                Some(refused) => (End::Refused, refused.message),
-                None => (End::Code(tonic::Code::Ok), String::new()),
-            }),
+        match call(SchedulerClient::new(channel)).await {
+            Ok(ended) => Some(ended),
             Err(status) if status.code() == tonic::Code::Unavailable => None,
             Err(status) => Some((End::Code(status.code()), status.message().to_owned())),
         }

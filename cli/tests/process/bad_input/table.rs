@@ -5,7 +5,7 @@ use tonic::Code;
 
 use super::calls::{changed, cpus};
 use super::row::{Does, End, Keeps, Row};
-use super::{disks, starts};
+use super::{calls, disks, starts};
 use crate::work::task;
 
 /// A row whose word to the executable cannot be right.
@@ -594,6 +594,7 @@ pub(crate) const ROWS: &[Row] = &[
         || vec![task("twin", "true"), task("twin", "true")],
         ["task id", "twin is in use", "give another one"],
     ),
+    calls::LIMIT_OF_NOTHING,
     Row {
         name: "a command that does not exist",
         does: Does::Task(|| v1::TaskSpec {

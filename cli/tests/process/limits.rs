@@ -1,0 +1,93 @@
+//! A framework in Rust that changes the limits of a task that runs, through a change of leader.
+
+use std::time::Duration;
+
+use argosy_client::scheduler::{Answer, Outcome};
+use argosy_proto::v1;
+
+use crate::cluster::Cluster;
+use crate::work::{Framework, task};
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn pids(most: u64) -> v1::Limits {
+    v1::Limits {
+        pids: Some(most),
+        ..v1::Limits::default()
+    }
+}
+
+fn revision(answer: &Answer) -> v1::Revision {
+    match &answer.outcome {
+        Outcome::Done { revision, .. } => *revision,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What the framework is told of the newest change, once that is settled.
+async fn settled(framework: &Framework, revision: v1::Revision) -> v1::LimitsStatus {
+    framework
+        .hear("its limits are settled", LONG, |heard| {
+            let mut told = heard.updates.iter().filter_map(|update| {
+                assert_ne!(update.state(), v1::TaskState::Failed, "{update:?}");
+                update.limits.clone()
+            });
+            told.find(|limits| {
+                limits.revision == Some(revision) && (limits.in_force || !limits.refusal.is_empty())
+            })
+        })
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_framework_changes_limits_and_is_told_what_became_of_them_under_every_leader() {
+    let mut cluster = Cluster::start(1).await;
+    let framework = Framework::start(cluster.masters_list(), "limiter").await;
+    framework.launch([task("web", "sleep 600")]);
+    framework
+        .hear("it runs", LONG, |heard| {
+            let states = heard.states("web");
+            states.contains(&v1::TaskState::Running).then_some(())
+        })
+        .await;
+    // No limit by name is kept by every host.
+    let answer = framework
+        .driver
+        .update_limits("web", pids(30))
+        .answer()
+        .await;
+    let first = settled(&framework, revision(&answer)).await;
+    // A host without the controller says so.
+    assert!(
+        first.in_force || first.refusal.contains("controllers pids"),
+        "{first:?}"
+    );
+    cluster.fail_over().await;
+    let disk = v1::DiskLimit {
+        disk: "/dev/null".into(),
+        read_bytes: Some(1),
+        ..v1::DiskLimit::default()
+    };
+    let wrong = v1::Limits {
+        io: vec![disk],
+        ..pids(20)
+    };
+    let answer = framework.driver.update_limits("web", wrong).answer().await;
+    let second = settled(&framework, revision(&answer)).await;
+    assert!(
+        second.refusal.contains("limits.io: /dev/null"),
+        "{second:?}"
+    );
+    // What no agent could keep, and a task that nobody knows, are refused by the masters.
+    for (name, most, code) in [("web", 0, "invalid"), ("other", 9, "unknown-task")] {
+        let answer = framework
+            .driver
+            .update_limits(name, pids(most))
+            .answer()
+            .await;
+        let Outcome::Refused(refusal) = &answer.outcome else {
+            panic!("{answer:?}");
+        };
+        assert_eq!(refusal.reason, code, "{refusal:?}");
+    }
+}
