@@ -87,11 +87,12 @@ impl PortFilter {
     /// Puts it on a group, for as long as that lives, whose commands may take these ports. 0 stands for any that the kernel
     /// picks; who sends datagrams gets one anyway.
     pub(crate) fn put_on(&self, group: BorrowedFd<'_>, ports: &[u16]) -> Result<(), Errno> {
-        self.sockets.put_on(group)?;
-        match ports {
+        // What can be put on is, whatever else cannot.
+        let ports = match ports {
             [] => self.none.put_on(group),
-            ports => Ports::load(ports)?.put_on(group),
-        }
+            ports => Ports::load(ports).and_then(|ports| ports.put_on(group)),
+        };
+        self.sockets.put_on(group).and(ports)
     }
 }
 
@@ -107,7 +108,8 @@ impl Ports {
     }
 
     fn put_on(&self, group: BorrowedFd<'_>) -> Result<(), Errno> {
-        self.0.iter().try_for_each(|program| program.put_on(group))
+        let put_on = self.0.iter().map(|program| program.put_on(group));
+        put_on.fold(Ok(()), Result::and)
     }
 }
 

@@ -117,21 +117,25 @@ impl Bounds {
         shared.map_err(|error| crate::error::sentence(&error))
     }
 
-    /// File systems that are not mounted here are those of an earlier boot, or were never finished; or an agent in another
+    /// File systems that are not mounted or not shown here are those of an earlier boot, or were never finished; or an agent in another
     /// mount namespace has made them, where its tasks have their sandboxes: those are mounted here, too.
     pub(crate) fn resume(&self) {
         let entries = std::fs::read_dir(self.paths.disks());
         let entries = entries.into_iter().flatten().flatten();
-        let missing = entries.filter(|entry| !FileSystem::at(&entry.path()).is_mounted());
-        let missing: Vec<_> = missing.map(|entry| entry.path()).collect();
-        if missing.is_empty() {
+        let folders: Vec<_> = entries.map(|entry| entry.path()).collect();
+        if folders.is_empty() {
             return;
         }
         let sandboxes: BTreeMap<_, _> = below(&self.paths.sandboxes()).into_iter().collect();
-        for folder in missing {
+        for folder in folders {
             let name = folder.file_name().and_then(|name| name.to_str());
             let sandbox = name.and_then(|name| sandboxes.get(&name.parse().ok()?));
-            if let Err(error) = resume(&FileSystem::at(&folder), sandbox) {
+            let system = FileSystem::at(&folder);
+            // An agent may have died between the two steps of finding it again.
+            if system.is_mounted() && sandbox.is_none_or(|sandbox| system.is_shown(sandbox)) {
+                continue;
+            }
+            if let Err(error) = resume(&system, sandbox) {
                 let why = crate::error::sentence(&error);
                 tracing::warn!(path = %folder.display(), why, "a file system of an earlier task stays");
             }
@@ -298,6 +302,28 @@ mod tests {
             assert_eq!(seen.unwrap(), "kept");
             assert!(bounded);
         });
+    }
+
+    #[test]
+    fn a_file_system_that_is_mounted_and_not_shown_is_shown_again() {
+        if impossible() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths::new(folder.path());
+        let sandbox = paths.sandboxes().join("framework-1/web/1-2-3");
+        std::fs::create_dir_all(&sandbox).unwrap();
+        let bounds = Bounds::new(&paths, DiskEnforcement::Loop);
+        let name = "1-2-3".parse().unwrap();
+        bounds.take(name, &sandbox, 4 << 20).unwrap();
+        std::fs::write(sandbox.join("file"), "kept").unwrap();
+        nix::mount::umount(&sandbox).unwrap();
+        let hidden = bounds.is_bounded(name, &sandbox);
+        bounds.resume();
+        let seen = std::fs::read_to_string(sandbox.join("file"));
+        FileSystem::at(&paths.disk(name)).remove(&sandbox).unwrap();
+        assert!(!hidden);
+        assert_eq!(seen.unwrap(), "kept");
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Cache {
             if all <= self.capacity_bytes {
                 break;
             }
-            fs::remove_file(self.folder.join(&entry.name))?;
+            remove(&self.folder.join(&entry.name))?;
             all -= entry.bytes;
         }
         self.entries()?.publish();
@@ -169,7 +169,10 @@ impl Cache {
                 file.sync_all()?;
                 crash::passed("cache.draft-synced");
             }
-            cache.keep(&draft.0, &place, bytes, &wanted)?;
+            // It is whole and open: what keeps it from being kept keeps it from nobody who waits.
+            if let Err(error) = cache.keep(&draft.0, &place, bytes, &wanted) {
+                tracing::warn!(uri = wanted, %error, "a fetched file is not kept");
+            }
             Ok(file)
         };
         let kept = tokio::task::spawn_blocking(keeping).await;
@@ -200,7 +203,7 @@ impl Cache {
                 staying,
                 capacity_bytes,
                 is_pinned,
-                "a fetched file is not kept: what is pinned or being copied leaves no room for it"
+                "a fetched file is not kept: beside what is pinned or being copied the cache has no room for it"
             );
             return Ok(());
         }
@@ -209,7 +212,7 @@ impl Cache {
             if all + bytes <= self.capacity_bytes {
                 break;
             }
-            fs::remove_file(self.folder.join(&entry.name))?;
+            remove(&self.folder.join(&entry.name))?;
             all -= entry.bytes;
         }
         crash::passed("cache.room-made");
@@ -243,7 +246,10 @@ impl Cache {
             if name.starts_with(DRAFT) {
                 continue;
             }
-            let metadata = found.metadata()?;
+            let metadata = match found.metadata() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                looked => looked?,
+            };
             entries.push(Entry {
                 used_at: metadata.modified()?,
                 name,
@@ -284,6 +290,14 @@ impl Entries {
         metrics::gauge!("argosy_agent_fetch_cache_bytes").set(self.total(|_| true) as f64);
         let pinned_bytes = self.total(|entry| entry.is_pinned);
         metrics::gauge!("argosy_agent_fetch_cache_pinned_bytes").set(pinned_bytes as f64);
+    }
+}
+
+/// Somebody else may have been faster.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }
 

@@ -145,7 +145,12 @@ impl Runner {
             source,
         })?;
         let shared = Shared {
-            fetcher: Fetcher::new(settings.fetch_limit_bytes, unpackings, Some(cache)),
+            // Opened in any case: an earlier life may have kept something.
+            fetcher: Fetcher::new(
+                settings.fetch_limit_bytes,
+                unpackings,
+                (bytes > 0).then_some(cache),
+            ),
             bridges: Arc::new(Bridges::new(
                 paths.root(),
                 &config.networks,

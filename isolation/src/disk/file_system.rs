@@ -147,7 +147,9 @@ impl FileSystem {
         let Some((device, path)) = self.device()? else {
             return Ok(false);
         };
-        self.mount_device(&path)?;
+        if !self.is_mounted() {
+            self.mount_device(&path)?;
+        }
         drop(device);
         self.show(at)?;
         Ok(true)
@@ -182,7 +184,11 @@ impl FileSystem {
                 continue;
             }
             let path = Path::new("/dev").join(device.file_name());
-            let device = File::open(&path).map_err(failed(what()))?;
+            let device = match File::open(&path) {
+                // It was let go of just now.
+                Err(error) if error.raw_os_error() == Some(libc::ENXIO) => continue,
+                opened => opened.map_err(failed(what()))?,
+            };
             let shown = sys::disk::shown_by_loop_device(device.as_fd());
             if shown == Ok((file.dev(), file.ino())) {
                 return Ok(Some((device, path)));

@@ -48,8 +48,6 @@ pub(super) struct Started {
     pub(super) group: Option<Group>,
     pub(super) init: Child,
     pub(super) channel: OwnedFd,
-    /// Init's mount namespace, if it has one of its own.
-    pub(super) mounts: Option<OwnedFd>,
     pub(super) outputs: Outputs,
     /// Where its standard input is written to, unless it has none, or a terminal.
     pub(super) input: Option<Input>,
@@ -194,7 +192,6 @@ fn start_in(
             handle,
             group,
             channel,
-            mounts: mounts_of(spec, init.pid),
             init,
             outputs,
             input,
@@ -208,8 +205,8 @@ fn start_in(
     }
 }
 
-/// Where it cannot be had, init's own end takes longer.
-fn mounts_of(spec: &Spec, init: i32) -> Option<OwnedFd> {
+/// Init's mount namespace, if it has one of its own. Where it cannot be had, init's own end takes longer.
+pub(super) fn mounts_of(spec: &Spec, init: i32) -> Option<OwnedFd> {
     let namespace = || fs::File::open(format!("/proc/{init}/ns/mnt")).ok();
     let namespace = spec.namespaces.mount.then(namespace).flatten();
     namespace.map(OwnedFd::from)

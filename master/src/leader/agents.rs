@@ -312,6 +312,10 @@ impl Leader {
         let mut updates = updates;
         for update in &mut updates {
             shorten(&mut update.message, limits::MESSAGE_BYTES);
+            let told = update.limits.as_mut();
+            if let Some(refusal) = told.and_then(|told| told.outcome.as_mut().err()) {
+                shorten(refusal, limits::MESSAGE_BYTES);
+            }
         }
         while !updates.is_empty() {
             let most = buggify::or(Rare::OneUpdateACommand, UPDATES, 1);

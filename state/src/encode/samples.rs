@@ -393,28 +393,8 @@ fn other_commands() -> Vec<(&'static str, Command)> {
     let framework = SweepTarget::Framework(FrameworkId(4));
     let pruned = SweepTarget::PrunedAgent(AgentId(2));
     vec![
-        (
-            "open-epoch",
-            Command::OpenEpoch(OpenEpoch {
-                node: NodeId(2),
-                process: 0x55,
-                term: 6,
-                entropy: [5; 32],
-                wall_ms: 64,
-                format: 0,
-            }),
-        ),
-        (
-            "open-epoch-format",
-            Command::OpenEpoch(OpenEpoch {
-                node: NodeId(2),
-                process: 0x55,
-                term: 6,
-                entropy: [5; 32],
-                wall_ms: 64,
-                format: 2,
-            }),
-        ),
+        ("open-epoch", open_epoch(0)),
+        ("open-epoch-format", open_epoch(2)),
         ("subscribe", subscribe(Some(FrameworkId(4)))),
         ("subscribe-first", subscribe(None)),
         (
@@ -444,6 +424,17 @@ fn other_commands() -> Vec<(&'static str, Command)> {
         ("sweep-pruned-agent", Command::Sweep(pruned)),
         ("tick", Command::Tick),
     ]
+}
+
+fn open_epoch(format: u32) -> Command {
+    Command::OpenEpoch(OpenEpoch {
+        node: NodeId(2),
+        process: 0x55,
+        term: 6,
+        entropy: [5; 32],
+        wall_ms: 64,
+        format,
+    })
 }
 
 fn operate() -> Operate {
