@@ -132,7 +132,7 @@ fn bytes_of_a_newer_release_are_refused_with_a_clear_sentence() {
     let error = read_command(&[8, 9, 0xfa, 0x07, 1, 0]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "written in format 9; this release reads up to 2: install a newer one"
+        "written in format 9; this release reads up to 3: install a newer one"
     );
     let mut registry = samples::registry();
     registry.cluster.format = FORMAT + 1;
@@ -145,7 +145,12 @@ fn bytes_of_a_newer_release_are_refused_with_a_clear_sentence() {
 
 #[test]
 fn what_an_earlier_release_wrote_is_read_and_written_again_as_it_was() {
-    let path = format!("{}/tests/golden/format-1.txt", env!("CARGO_MANIFEST_DIR"));
+    (FIRST_FORMAT..FORMAT).for_each(earlier_bytes_are_read);
+}
+
+fn earlier_bytes_are_read(format: u32) {
+    let folder = env!("CARGO_MANIFEST_DIR");
+    let path = format!("{folder}/tests/golden/format-{format}.txt");
     let golden = std::fs::read_to_string(path).unwrap();
     let commands: BTreeMap<_, _> = samples::commands().into_iter().collect();
     let mut records = Vec::new();

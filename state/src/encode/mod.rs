@@ -41,8 +41,9 @@ pub use key::key;
 /// Version of the format of stored bytes: it names every command and, once such a master leads, the registry. A release
 /// that only knows an earlier one reads neither, rather than losing what it does not know.
 ///
-/// 2 adds limits that change, checks by HTTPS, and what is in force after a refusal.
-pub const FORMAT: u32 = 2;
+/// 2 adds limits that change, checks by HTTPS, and what is in force after a refusal. 3 adds digests of the registry, the
+/// end of `stop_after`, and bounds in bytes.
+pub const FORMAT: u32 = 3;
 /// What a registry is of until a leader says more.
 pub const FIRST_FORMAT: u32 = 1;
 
