@@ -132,9 +132,14 @@ impl Image {
         Ok(Image(Arc::new(inner)))
     }
 
-    fn name(&self) -> String {
+    /// Index and term of the last entry that it covers: the larger, the newer.
+    fn order(&self) -> (u64, u64) {
         let id = self.0.meta.last_log_id;
-        let (index, term) = id.map_or((0, 0), |id| (id.index, id.leader_id.term));
+        id.map_or((0, 0), |id| (id.index, id.leader_id.term))
+    }
+
+    fn name(&self) -> String {
+        let (index, term) = self.order();
         format!("{index:020}-{term:020}{SUFFIX}")
     }
 }
@@ -340,7 +345,7 @@ impl Shelf {
         Ok(ImageWriter(Some(self.sink()?)))
     }
 
-    /// Gives the image its name, durably, makes it the current one and lets the oldest go. Returns the name.
+    /// Gives the image its name, durably, makes it the current one unless a newer one is, and lets the oldest go. Returns the name.
     pub(crate) fn put(&self, image: &Image) -> io::Result<String> {
         let name = image.name();
         match (&self.0.place, &image.0.body) {
@@ -370,7 +375,15 @@ impl Shelf {
                 return Err(io::Error::other("a file is not for the shelf in memory"));
             }
         }
-        *self.0.current.lock().expect("no holder of the lock panics") = Some(image.clone());
+        let mut current = self.0.current.lock().expect("no holder of the lock panics");
+        // One that took long to build may be finished after a newer one was installed.
+        if current
+            .as_ref()
+            .is_none_or(|current| current.order() <= image.order())
+        {
+            *current = Some(image.clone());
+        }
+        drop(current);
         Ok(name)
     }
 }

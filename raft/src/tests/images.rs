@@ -122,6 +122,30 @@ async fn an_installed_snapshot_replaces_everything_and_stays() {
 }
 
 #[tokio::test]
+async fn a_snapshot_that_was_built_while_a_newer_one_came_does_not_replace_it() {
+    for (from, to) in grounds().into_iter().zip(grounds()) {
+        let mut leader = open(&from.place).await;
+        leader.commit(entries(0..500)).await;
+        let newer = build(&mut leader).await;
+
+        let mut follower = open(&to.place).await;
+        follower.commit(entries(0..10)).await;
+        let mut builder = follower.machine.get_snapshot_builder().await;
+        let image = send(&newer.snapshot, &follower.store).await;
+        let installed = follower.machine.install_snapshot(&newer.meta, image).await;
+        installed.unwrap();
+        follower.log.purge(id(1, 499)).await.unwrap();
+        let older = builder.build_snapshot().await.unwrap();
+        assert_eq!(older.meta.last_log_id, Some(id(1, 9)));
+
+        let current = follower.machine.get_current_snapshot().await.unwrap();
+        assert_eq!(current.unwrap().meta, newer.meta);
+        leader.close().await;
+        follower.close().await;
+    }
+}
+
+#[tokio::test]
 async fn a_snapshot_that_was_changed_on_the_way_is_refused_and_leaves_nothing() {
     for (from, to) in grounds().into_iter().zip(grounds()) {
         let mut leader = open(&from.place).await;
