@@ -1,10 +1,13 @@
 //! Invariants of the registry: what must hold after every entry, whatever was proposed.
 //!
-//! Reads only. It costs as much as the registry is large: tests run it after every step, production
-//! samples it.
+//! Reads only. [`Registry::check`] costs as much as the registry is large: tests run it after every
+//! step. Masters run [`Registry::check_slice`], which costs as much as the slice.
 
 mod executors;
 mod groups;
+mod slices;
+
+pub use slices::{Round, Slice};
 
 use crate::Registry;
 use crate::agent::{Agent, AgentMode};
@@ -12,7 +15,7 @@ use crate::command::SweepTarget;
 use crate::framework::{Connection, Framework};
 use crate::ids::{AgentId, FrameworkId, Revision, TaskKey};
 use crate::limits;
-use crate::task::{Task, TaskState};
+use crate::task::{FinishedTask, Task, TaskState};
 
 /// A fact that must never be: a defect of `apply`, or damaged storage.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -67,17 +70,27 @@ impl Registry {
     /// The first [`Broken`] fact that is found.
     pub fn check(&self) -> Result<(), Broken> {
         self.check_cluster()?;
+        for target in self.cluster.sweeps.keys() {
+            self.check_sweep(target)?;
+        }
         for agent in self.agents.values() {
             self.check_agent(agent)?;
             self.check_usage(agent.id)?;
         }
         for framework in self.frameworks.values() {
             self.check_framework(framework)?;
+            self.check_leaving(framework)?;
         }
         for task in self.tasks.values() {
             self.check_task(task)?;
         }
         self.check_history()?;
+        for finished in self.finished_tasks.values() {
+            self.check_finished_task(finished)?;
+        }
+        for finished in self.finished_frameworks.values() {
+            self.check_finished_framework(finished.id)?;
+        }
         self.check_indexes()?;
         self.check_groups()
     }
@@ -93,33 +106,31 @@ impl Registry {
             what,
             "its reign began in the past",
         )?;
-        for target in self.cluster.sweeps.keys() {
-            match target {
-                SweepTarget::Agent(id) => {
-                    let mode = self.agents.get(id).map(|agent| agent.mode);
-                    let fits = matches!(mode, Some(AgentMode::Unreachable | AgentMode::Gone));
-                    must(fits, id, "only silent or gone agents are swept")?;
-                }
-                SweepTarget::PrunedAgent(id) => {
-                    let mode = self.agents.get(id).map(|agent| agent.mode);
-                    let fits = mode == Some(AgentMode::Gone);
-                    must(fits, id, "an agent that is forgotten is gone first")?;
-                }
-                SweepTarget::Framework(id) => {
-                    must(
-                        self.frameworks.contains_key(id),
-                        id,
-                        "only live frameworks are swept",
-                    )?;
-                }
-            }
-        }
         let answers = self.operator_answers.len();
         must(
             answers <= limits::OPERATOR_ANSWERS,
             what,
             "answers to operators are bounded",
         )
+    }
+
+    fn check_sweep(&self, target: &SweepTarget) -> Result<(), Broken> {
+        match target {
+            SweepTarget::Agent(id) => {
+                let mode = self.agents.get(id).map(|agent| agent.mode);
+                let fits = matches!(mode, Some(AgentMode::Unreachable | AgentMode::Gone));
+                must(fits, id, "only silent or gone agents are swept")
+            }
+            SweepTarget::PrunedAgent(id) => {
+                let mode = self.agents.get(id).map(|agent| agent.mode);
+                let fits = mode == Some(AgentMode::Gone);
+                must(fits, id, "an agent that is forgotten is gone first")
+            }
+            SweepTarget::Framework(id) => {
+                let is_known = self.frameworks.contains_key(id);
+                must(is_known, id, "only live frameworks are swept")
+            }
+        }
     }
 
     fn check_agent(&self, agent: &Agent) -> Result<(), Broken> {
@@ -203,8 +214,7 @@ impl Registry {
         if let Connection::Disconnected { since } = framework.connection {
             must(since <= self.time, id, "it left in the past")?;
         }
-        self.check_answers(framework)?;
-        self.check_leaving(framework)
+        self.check_answers(framework)
     }
 
     fn check_answers(&self, framework: &Framework) -> Result<(), Broken> {
@@ -357,28 +367,29 @@ impl Registry {
             what,
             "its serials were given",
         )?;
-        for finished in self.finished_tasks.values() {
-            let key = &finished.task.key;
-            must(
-                finished.task.is_terminal() && finished.task.unacknowledged.is_empty(),
-                key,
-                "only what has ended and is acknowledged is history",
-            )?;
-            must(
-                !self.tasks.contains_key(key),
-                key,
-                "what is history does not live",
-            )?;
-        }
-        for finished in self.finished_frameworks.values() {
-            let id: &FrameworkId = &finished.id;
-            must(
-                !self.frameworks.contains_key(id),
-                id,
-                "a removed framework never comes back",
-            )?;
-        }
         Ok(())
+    }
+
+    fn check_finished_task(&self, finished: &FinishedTask) -> Result<(), Broken> {
+        let key = &finished.task.key;
+        must(
+            finished.task.is_terminal() && finished.task.unacknowledged.is_empty(),
+            key,
+            "only what has ended and is acknowledged is history",
+        )?;
+        must(
+            !self.tasks.contains_key(key),
+            key,
+            "what is history does not live",
+        )
+    }
+
+    fn check_finished_framework(&self, id: FrameworkId) -> Result<(), Broken> {
+        must(
+            !self.frameworks.contains_key(&id),
+            &id,
+            "a removed framework never comes back",
+        )
     }
 
     fn check_indexes(&self) -> Result<(), Broken> {

@@ -106,4 +106,11 @@ pub enum Event {
     AgentUsageChanged(AgentId),
     /// A larger change waits for sweeps.
     SweepNeeded,
+    /// The leader's digest of the registry after an entry is in the log.
+    DigestLogged {
+        /// The log index of that entry.
+        index: u64,
+        /// The leader's digest.
+        digest: u128,
+    },
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use crate::Registry;
 use crate::agent::AgentInfo;
 use crate::apply::Applied;
+use crate::check::Round;
 use crate::command::{
     Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, Command, Entry,
     FrameworkDecision, HeldTask, OpenEpoch, Operate, Operation, Outcome, Promise, Proposed,
@@ -21,6 +22,9 @@ use crate::registry::RecordWrite;
 use crate::resources::Resources;
 use crate::task::{Container, ExecutorSpec, Reason, Run, Source, Standing, TaskSpec, TaskState};
 
+/// Records in a slice of checks, few so that a round takes several entries.
+const SLICE: usize = 5;
+
 /// A registry in its first reign, and what a leader, its agents and its schedulers would remember.
 #[derive(Debug, Clone)]
 pub struct World {
@@ -33,6 +37,8 @@ pub struct World {
     /// Number of the next proposal and offer.
     serial: u64,
     calls: BTreeMap<(FrameworkId, u64), u64>,
+    /// Slices are checked as it changes, as by a master.
+    round: Round,
 }
 
 impl Default for World {
@@ -59,6 +65,7 @@ impl World {
             now: Timestamp(1_000),
             serial: 0,
             calls: BTreeMap::new(),
+            round: Round::default(),
         }
     }
 
@@ -116,6 +123,9 @@ impl World {
         }
         if let Err(broken) = self.registry.check() {
             panic!("after {entry:?}: {broken}");
+        }
+        if let Err(broken) = self.registry.check_slice(&mut self.round, SLICE) {
+            panic!("in a slice after {entry:?}: {broken}");
         }
         (applied, writes)
     }

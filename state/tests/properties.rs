@@ -126,13 +126,15 @@ fn name(command: &Command, outcome: &Outcome) -> &'static str {
         (Command::Operate(_), Ok(_)) => "Operate",
         (Command::Sweep(_), Ok(_)) => "Sweep",
         (Command::Tick, Ok(_)) => "Tick",
+        (Command::CompareDigest(_), Ok(_)) => "Compare",
     }
 }
 
 /// What a run must have met, or it proves too little.
-const MUST_BE_MET: [&str; 39] = [
+const MUST_BE_MET: [&str; 40] = [
     "Accept",
     "Acknowledge",
+    "Compare",
     "Disconnect",
     "Expire",
     "Kill",

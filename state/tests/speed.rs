@@ -7,9 +7,10 @@
 )]
 
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use argosy_state::Registry;
+use argosy_state::check::Round;
 use argosy_state::command::{
     Accept, Acknowledge, AgentUpdate, Call, CallAction, Command, Entry, Proposed, UpdateTasks,
 };
@@ -156,6 +157,27 @@ fn write_and_read(name: &str, commands: &[Command], ticket: &Proposed) -> f64 {
     written.min(read)
 }
 
+/// A whole round, as a master checks it: no slice may take a turn's time.
+fn check_in_slices(registry: &Registry) {
+    let mut round = Round::default();
+    let (mut records, mut slices, mut longest) = (0, 0, Duration::ZERO);
+    let began = Instant::now();
+    loop {
+        let started = Instant::now();
+        let slice = registry.check_slice(&mut round, 200).unwrap();
+        longest = longest.max(started.elapsed());
+        (records, slices) = (records + slice.records, slices + 1);
+        if slice.is_last {
+            break;
+        }
+    }
+    let all = began.elapsed();
+    eprintln!(
+        "      checks: {records} records in {slices} slices, {all:.1?}, the longest {longest:.1?}"
+    );
+    assert!(longest < Duration::from_millis(5), "{longest:?}");
+}
+
 #[test]
 fn commands_are_cheap() {
     if std::env::var_os("ARGOSY_LONG").is_none() {
@@ -177,6 +199,7 @@ fn commands_are_cheap() {
     let running = (0..TASKS).map(|at| lives.update(at, 1, TaskState::Running));
     let running = running.collect();
     phase(&mut lives, "running", running);
+    check_in_slices(&lives.world.registry);
     let finished = (0..TASKS).map(|at| lives.update(at, 2, TaskState::Finished));
     let finished = finished.collect();
     phase(&mut lives, "finished", finished);

@@ -194,7 +194,8 @@ impl Allocator {
             | Event::UpdateSettled { .. }
             | Event::Stray { .. }
             | Event::AgentReconciled { .. }
-            | Event::SweepNeeded => {}
+            | Event::SweepNeeded
+            | Event::DigestLogged { .. } => {}
         }
     }
 

@@ -6,6 +6,7 @@ use argosy_state::apply::Applied;
 use argosy_state::command::{
     Acknowledge, AgentUpdate, Call, Command, HeldTask, Operate, Promise, Rejection,
 };
+use argosy_state::encode::DecodeError;
 use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{
     AgentId, ClusterId, Epoch, FrameworkId, OfferId, OrderIndex, Revision, Role, TaskId, Ticket,
@@ -96,6 +97,11 @@ pub(crate) enum Input {
     TooLarge {
         serial: u64,
         bytes: usize,
+    },
+    /// The proposal with this serial cannot be read back from its stored form.
+    Unreadable {
+        serial: u64,
+        why: DecodeError,
     },
     Tick,
 }

@@ -154,6 +154,10 @@ impl Leader {
             Input::Operate { request, operate } => self.operate(request, operate),
             Input::Applied(applied) => self.applied(registry, now, applied),
             Input::TooLarge { serial, bytes } => self.too_large(registry, now, serial, bytes),
+            Input::Unreadable { serial, why } => {
+                let why = Rejection::Internal(why.to_string());
+                self.not_proposed(registry, now, serial, why);
+            }
             Input::Tick => self.tick(registry, now),
         }
         std::mem::take(&mut self.out)
@@ -226,16 +230,23 @@ impl Leader {
 
     /// A proposal that no entry can hold was never in the log: whoever waits is refused.
     fn too_large(&mut self, registry: &Registry, now: Now, serial: u64, bytes: usize) {
-        let Some(route) = self.routes.remove(&serial) else {
-            return;
-        };
-        if let Route::Call(pending) = &route {
-            self.book.settle(pending.used_offers());
-        }
         let text = format!("it takes {bytes} bytes in the log, more than an entry holds: split it");
         let field = "request".to_owned();
-        let why = Rejection::Invalid { field, text };
-        self.concluded(registry, now, route, Err(why));
+        self.not_proposed(registry, now, serial, Rejection::Invalid { field, text });
+    }
+
+    fn not_proposed(&mut self, registry: &Registry, now: Now, serial: u64, why: Rejection) {
+        match self.routes.remove(&serial) {
+            None => {}
+            // The same piece would be proposed again at once, and refused again.
+            Some(Route::Sweep) => self.sweeping = false,
+            Some(route) => {
+                if let Route::Call(pending) = &route {
+                    self.book.settle(pending.used_offers());
+                }
+                self.concluded(registry, now, route, Err(why));
+            }
+        }
     }
 
     fn concluded(&mut self, registry: &Registry, now: Now, route: Route, outcome: Outcome) {
@@ -262,7 +273,8 @@ impl Leader {
     /// Turns a fact into what follows from it, whoever proposed it.
     fn happened(&mut self, registry: &Registry, now: Now, event: &Event) {
         match event {
-            Event::EpochOpened(_) => {}
+            // Digests are compared by every master, leading or not.
+            Event::EpochOpened(_) | Event::DigestLogged { .. } => {}
             Event::TaskForgotten(key) => self.task_forgotten(registry, key),
             Event::AgentChanged(agent) => self.agent_changed(registry, now, *agent),
             Event::AgentGone(agent) => self.agent_gone(*agent),

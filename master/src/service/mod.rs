@@ -91,6 +91,7 @@ fn refused(code: &str, message: &str) -> Status {
         "stale-epoch" | "repeated" => tonic::Code::Unavailable,
         // Nothing was done: another master may be able to.
         "no-leader" => tonic::Code::Unavailable,
+        "internal" => tonic::Code::Internal,
         _ => tonic::Code::FailedPrecondition,
     };
     let details = ErrorDetails::with_error_info(code, "argosy", []);

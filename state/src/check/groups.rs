@@ -34,17 +34,18 @@ impl Registry {
         }
         for (framework, index) in indexes {
             for id in index.groups.keys() {
-                self.check_one_group(*framework, id, &past)?;
+                self.check_whole_group(*framework, id, &past)?;
             }
         }
         Ok(())
     }
 
-    fn check_one_group(
+    /// What holds of those tasks of a group that are in the registry. At most
+    /// [`limits::TASKS_PER_GROUP`] of one launch; more are found out.
+    pub(super) fn check_group_tasks(
         &self,
         framework: FrameworkId,
         id: &GroupId,
-        past: &BTreeMap<Name<'_>, usize>,
     ) -> Result<(), Broken> {
         let what = &format!("{framework}/{id}");
         let tasks: Vec<_> = self.group(framework, id).collect();
@@ -71,14 +72,26 @@ impl Registry {
             kinds.len() == 1,
             what,
             "its tasks have one size and one role",
-        )?;
+        )
+    }
+
+    fn check_whole_group(
+        &self,
+        framework: FrameworkId,
+        id: &GroupId,
+        past: &BTreeMap<Name<'_>, usize>,
+    ) -> Result<(), Broken> {
+        self.check_group_tasks(framework, id)?;
+        let tasks: Vec<_> = self.group(framework, id).collect();
+        let name = tasks.first().and_then(|task| name(task));
+        let gone = name.and_then(|name| past.get(&name)).unwrap_or(&0);
+        let group = tasks.first().and_then(|task| task.spec.group.as_deref());
+        let size = group.map_or(0, |group| group.size as usize);
         // History forgets its oldest: only then may a task be neither here nor there.
         let is_complete = self.finished_tasks.len() < limits::FINISHED_TASKS;
-        let gone = names.first().and_then(|name| past.get(name)).unwrap_or(&0);
-        let size = kinds.first().map_or(0, |(size, _)| *size as usize);
         must(
             !is_complete || tasks.len() + gone == size,
-            what,
+            &format!("{framework}/{id}"),
             "it was launched as a whole",
         )
     }

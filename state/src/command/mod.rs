@@ -69,6 +69,17 @@ pub enum Command {
     Sweep(SweepTarget),
     /// Moves cluster time and nothing else: a deadline is near and nothing else is proposed.
     Tick,
+    /// The leader logs the digest of its registry, for every master to compare with its own.
+    CompareDigest(CompareDigest),
+}
+
+/// See [`Command::CompareDigest`]. It changes no record: each master compares outside of `apply`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompareDigest {
+    /// The log index after which the digest was taken, below that of this command.
+    pub index: u64,
+    /// [`crate::Registry::digest`] of the leader after that entry.
+    pub digest: u128,
 }
 
 /// See [`Command::OpenEpoch`].

@@ -84,7 +84,12 @@ pub enum Rejection {
     TaskGroupInvalid { group: GroupId, text: String },
     #[error("{text}")]
     AsBefore { code: u8, text: String },
+    #[error("internal error: {0}; nothing was changed; please report it")]
+    Internal(String),
 }
+
+/// The number of [`Rejection::Internal`], which is made by a leader alone and never stored.
+const INTERNAL: u8 = u8::MAX;
 
 impl Rejection {
     /// A closed code for machines, the same on the wire and in the docs.
@@ -96,7 +101,10 @@ impl Rejection {
     /// The code of a stored refusal; "refused" if the number is of a newer release.
     #[must_use]
     pub fn code_of(number: u8) -> &'static str {
-        CODES.get(usize::from(number)).copied().unwrap_or("refused")
+        match number {
+            INTERNAL => "internal",
+            _ => CODES.get(usize::from(number)).copied().unwrap_or("refused"),
+        }
     }
 
     /// The code as stored; never given a new meaning.
@@ -136,6 +144,7 @@ impl Rejection {
             Self::WrongMode(..) => 30,
             Self::TaskGroupInvalid { .. } => 31,
             Self::AsBefore { code, .. } => *code,
+            Self::Internal(_) => INTERNAL,
         }
     }
 }

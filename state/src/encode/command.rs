@@ -11,7 +11,8 @@ use super::names::{self, RevisionMessage};
 use super::operate::{OperateMessage, SweepMessage};
 use super::{FORMAT, Read, Wrong};
 use crate::command::{
-    Acknowledge, Command, FrameworkDecision, OpenEpoch, Proposed, RaiseLowWater, Subscribe,
+    Acknowledge, Command, CompareDigest, FrameworkDecision, OpenEpoch, Proposed, RaiseLowWater,
+    Subscribe,
 };
 use crate::ids::{Epoch, FrameworkId, NodeId, Ticket};
 
@@ -32,7 +33,7 @@ pub(super) struct CommandMessage {
     serial: u64,
     #[prost(
         oneof = "CommandKind",
-        tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18"
+        tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19"
     )]
     kind: Option<CommandKind>,
 }
@@ -69,6 +70,8 @@ enum CommandKind {
     Tick(TickMessage),
     #[prost(message, tag = "18")]
     PruneAgent(AgentDecisionMessage),
+    #[prost(message, tag = "19")]
+    CompareDigest(CompareDigestMessage),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -117,6 +120,7 @@ impl From<&Command> for CommandKind {
             Command::Operate(operate) => Self::Operate(operate.into()),
             Command::Sweep(target) => Self::Sweep((*target).into()),
             Command::Tick => Self::Tick(TickMessage {}),
+            Command::CompareDigest(compare) => Self::CompareDigest(compare.into()),
         }
     }
 }
@@ -143,6 +147,7 @@ impl TryFrom<CommandKind> for Command {
             CommandKind::Operate(message) => Self::Operate(message.try_into()?),
             CommandKind::Sweep(message) => Self::Sweep(message.try_into()?),
             CommandKind::Tick(TickMessage {}) => Self::Tick,
+            CommandKind::CompareDigest(message) => Self::CompareDigest(message.try_into()?),
         })
     }
 }
@@ -330,5 +335,35 @@ impl From<RaiseLowWaterMessage> for RaiseLowWater {
             session: message.session,
             to: message.to,
         }
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct CompareDigestMessage {
+    #[prost(uint64, tag = "1")]
+    index: u64,
+    /// 16 bytes, big endian.
+    #[prost(bytes = "vec", tag = "2")]
+    digest: Vec<u8>,
+}
+
+impl From<&CompareDigest> for CompareDigestMessage {
+    fn from(compare: &CompareDigest) -> Self {
+        Self {
+            index: compare.index,
+            digest: compare.digest.to_be_bytes().to_vec(),
+        }
+    }
+}
+
+impl TryFrom<CompareDigestMessage> for CompareDigest {
+    type Error = Wrong;
+
+    fn try_from(message: CompareDigestMessage) -> Read<Self> {
+        let digest = message.digest.try_into().map_err(|_| Wrong("digest"))?;
+        Ok(Self {
+            index: message.index,
+            digest: u128::from_be_bytes(digest),
+        })
     }
 }

@@ -10,8 +10,8 @@ use crate::Registry;
 use crate::agent::{Agent, AgentInfo, AgentMode, UsedOffers};
 use crate::command::{
     Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, ClusterFacts, Command,
-    FrameworkDecision, HeldTask, OpenEpoch, Operate, Operation, Promise, Proposed, RaiseLowWater,
-    ReconcileAgent, RegisterAgent, Subscribe, SweepTarget, UpdateTasks,
+    CompareDigest, FrameworkDecision, HeldTask, OpenEpoch, Operate, Operation, Promise, Proposed,
+    RaiseLowWater, ReconcileAgent, RegisterAgent, Subscribe, SweepTarget, UpdateTasks,
 };
 use crate::framework::{
     Answer, AnswerOutcome, Connection, FinishedFramework, Framework, FrameworkInfo,
@@ -392,6 +392,10 @@ fn other_commands() -> Vec<(&'static str, Command)> {
     let agent = SweepTarget::Agent(AgentId(3));
     let framework = SweepTarget::Framework(FrameworkId(4));
     let pruned = SweepTarget::PrunedAgent(AgentId(2));
+    let compare = CompareDigest {
+        index: 300,
+        digest: 0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10,
+    };
     vec![
         ("open-epoch", open_epoch(0)),
         ("open-epoch-format", open_epoch(2)),
@@ -423,6 +427,7 @@ fn other_commands() -> Vec<(&'static str, Command)> {
         ("sweep-framework", Command::Sweep(framework)),
         ("sweep-pruned-agent", Command::Sweep(pruned)),
         ("tick", Command::Tick),
+        ("compare-digest", Command::CompareDigest(compare)),
     ]
 }
 

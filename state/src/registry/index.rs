@@ -397,6 +397,16 @@ impl Registry {
         framework
     }
 
+    /// The index of one agent from those tasks that it names; `None` if what they use cannot be added up.
+    pub(crate) fn fresh_agent_index(&self, id: AgentId) -> Option<AgentIndex> {
+        let mut fresh = Indexes::default();
+        fresh.agents.entry(id).or_default();
+        for task in self.tasks_on(id) {
+            fresh.task(task, Facet::of(task), Sign::Add)?;
+        }
+        fresh.agents.remove(&id)
+    }
+
     /// Every index anew from the records; `None` if what they use cannot be added up.
     pub(crate) fn indexes(&self) -> Option<Indexes> {
         let mut index = Indexes::default();

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use argosy_state::Registry;
 use argosy_state::command::{
-    Accept, Acknowledge, Call, CallAction, Command, Entry, FrameworkDecision, OpenEpoch, Operate,
-    Operation, Promise, Proposed, RaiseLowWater, RegisterAgent, Subscribe, SweepTarget,
+    Accept, Acknowledge, Call, CallAction, Command, CompareDigest, Entry, FrameworkDecision,
+    OpenEpoch, Operate, Operation, Promise, Proposed, RaiseLowWater, RegisterAgent, Subscribe,
+    SweepTarget,
 };
 use argosy_state::framework::FrameworkInfo;
 use argosy_state::ids::{
@@ -109,7 +110,11 @@ impl Actor {
             82..90 => acknowledge(dice, registry, framework),
             90..91 => raise(dice, registry, framework),
             91..97 => operate(dice, registry, framework, agent),
-            97..99 => sweep(dice, registry, framework, agent),
+            97..98 => sweep(dice, registry, framework, agent),
+            98..99 => Command::CompareDigest(CompareDigest {
+                index: registry.applied(),
+                digest: registry.digest(),
+            }),
             _ => Command::Tick,
         }
     }

@@ -136,6 +136,7 @@ fn event(event: &Event) -> String {
         Event::TaskForgotten(key) => format!("{key} to history"),
         Event::AgentUsageChanged(id) => format!("{id} usage changed"),
         Event::SweepNeeded => "sweep needed".to_owned(),
+        Event::DigestLogged { index, digest } => format!("digest {digest:x} of {index} logged"),
     }
 }
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use argosy_state::apply::Applied;
 use argosy_state::command::{
-    Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, Command, Entry,
-    FrameworkDecision, HeldTask, OpenEpoch, Operate, Operation, Promise, Proposed, RaiseLowWater,
-    ReconcileAgent, RegisterAgent, Subscribe, SweepTarget, UpdateTasks,
+    Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, Command, CompareDigest,
+    Entry, FrameworkDecision, HeldTask, OpenEpoch, Operate, Operation, Promise, Proposed,
+    RaiseLowWater, ReconcileAgent, RegisterAgent, Subscribe, SweepTarget, UpdateTasks,
 };
 use argosy_state::ids::{
     Epoch, GroupId, NodeId, OfferId, OrderIndex, Role, TaskId, Ticket, Timestamp,
@@ -161,6 +161,10 @@ impl Stage {
             }
             "sweep" => Command::Sweep(SweepTarget::Framework(line.framework(1))),
             "tick" => Command::Tick,
+            "digest" => Command::CompareDigest(CompareDigest {
+                index: line.read(line.word(1)),
+                digest: u128::from_str_radix(line.word(2), 16).unwrap(),
+            }),
             other => panic!("no verb {other:?}"),
         }
     }

@@ -1,0 +1,365 @@
+//! Invariants in slices: a bounded number of records at a time, round after round.
+//!
+//! The registry may change between two slices, so each check is local: a record against itself, the
+//! records that it refers to, and its entries in the indexes. Sums over all records (totals, modes, what
+//! roles use, whole task groups) are checked by [`Registry::check`] alone.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use super::{Broken, must};
+use crate::Registry;
+use crate::agent::Agent;
+use crate::command::SweepTarget;
+use crate::framework::Framework;
+use crate::ids::{AgentId, FrameworkId, TaskKey};
+use crate::task::Task;
+
+/// An agent, or a framework that is being removed, is compared with its tasks if it has at most this
+/// many: more would make the slice too long.
+const MOST_TASKS: usize = 500;
+
+/// How far a round of checks has come. It names records by key, so it stays valid as the registry changes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Round(Next);
+
+/// What is checked next: a kind of record, behind this key.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+enum Next {
+    #[default]
+    Cluster,
+    Sweeps(Option<SweepTarget>),
+    Agents(Option<AgentId>),
+    Frameworks(Option<FrameworkId>),
+    Tasks(Option<TaskKey>),
+    Past(Past),
+}
+
+/// The kinds of records that nothing changes any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Past {
+    OperatorAnswers(Option<(String, String)>),
+    FinishedTasks(Option<u64>),
+    FinishedFrameworks(Option<u64>),
+}
+
+/// What a slice has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Slice {
+    /// Records that were looked at.
+    pub records: usize,
+    /// Records with more tasks than one slice may look at; these tasks were not added up.
+    pub left_out: usize,
+    /// The round is over; the next slice begins another one.
+    pub is_last: bool,
+}
+
+impl Registry {
+    /// Checks the next records of `round`: `most`, and up to 500 tasks or 1,024 answers of the last of them.
+    ///
+    /// # Errors
+    /// The first [`Broken`] fact that is found.
+    pub fn check_slice(&self, round: &mut Round, most: usize) -> Result<Slice, Broken> {
+        let mut slice = Slice::default();
+        while slice.records < most {
+            let Some(next) = self.check_next(&round.0, &mut slice)? else {
+                *round = Round::default();
+                slice.is_last = true;
+                break;
+            };
+            round.0 = next;
+        }
+        Ok(slice)
+    }
+
+    /// Checks one record, or goes on to the next kind. `None` behind the last record.
+    fn check_next(&self, next: &Next, slice: &mut Slice) -> Result<Option<Next>, Broken> {
+        slice.records += 1;
+        Ok(Some(match next {
+            Next::Cluster => {
+                self.check_cluster()?;
+                self.check_history()?;
+                Next::Sweeps(None)
+            }
+            Next::Sweeps(after) => match behind(&self.cluster.sweeps, after.as_ref()) {
+                Some((target, _)) => {
+                    self.check_sweep(target)?;
+                    Next::Sweeps(Some(*target))
+                }
+                None => Next::Agents(None),
+            },
+            Next::Agents(after) => match behind(&self.agents, after.as_ref()) {
+                Some((id, agent)) => {
+                    self.check_agent_alone(agent, slice)?;
+                    Next::Agents(Some(*id))
+                }
+                None => Next::Frameworks(None),
+            },
+            Next::Frameworks(after) => match behind(&self.frameworks, after.as_ref()) {
+                Some((id, framework)) => {
+                    self.check_framework_alone(framework, slice)?;
+                    Next::Frameworks(Some(*id))
+                }
+                None => Next::Tasks(None),
+            },
+            Next::Tasks(after) => match behind(&self.tasks, after.as_ref()) {
+                Some((key, task)) => {
+                    self.check_task_alone(task, slice)?;
+                    Next::Tasks(Some(key.clone()))
+                }
+                None => Next::Past(Past::OperatorAnswers(None)),
+            },
+            Next::Past(past) => return Ok(self.check_past(past)?.map(Next::Past)),
+        }))
+    }
+
+    fn check_past(&self, past: &Past) -> Result<Option<Past>, Broken> {
+        Ok(Some(match past {
+            Past::OperatorAnswers(after) => match behind(&self.operator_answers, after.as_ref()) {
+                Some((key, answer)) => {
+                    let is_listed = self.index.requests.contains(&(answer.at, key.clone()));
+                    must(is_listed, &key.1, "an answer to an operator is listed")?;
+                    Past::OperatorAnswers(Some(key.clone()))
+                }
+                None => Past::FinishedTasks(None),
+            },
+            Past::FinishedTasks(after) => match behind(&self.finished_tasks, after.as_ref()) {
+                Some((serial, finished)) => {
+                    self.check_finished_task(finished)?;
+                    let key = &finished.task.key;
+                    let listed = self.index.finished.get(key);
+                    must(listed == Some(serial), key, "what is history is listed")?;
+                    Past::FinishedTasks(Some(*serial))
+                }
+                None => Past::FinishedFrameworks(None),
+            },
+            Past::FinishedFrameworks(after) => {
+                let Some((serial, finished)) = behind(&self.finished_frameworks, after.as_ref())
+                else {
+                    return Ok(None);
+                };
+                self.check_finished_framework(finished.id)?;
+                Past::FinishedFrameworks(Some(*serial))
+            }
+        }))
+    }
+
+    fn check_agent_alone(&self, agent: &Agent, slice: &mut Slice) -> Result<(), Broken> {
+        self.check_agent(agent)?;
+        let id = agent.id;
+        let listed = self.index.nonces.get(&agent.nonce);
+        must(listed == Some(&id), &id, "it is found by its nonce")?;
+        let Some(kept) = self.index.agents.get(&id) else {
+            return must(false, &id, "it has an index");
+        };
+        if kept.tasks.len() > MOST_TASKS {
+            slice.left_out += 1;
+            return Ok(());
+        }
+        slice.records += kept.tasks.len();
+        self.check_usage(id)?;
+        let fresh = self.fresh_agent_index(id);
+        must(
+            fresh.as_ref() == Some(kept),
+            &id,
+            "its index is what its tasks say",
+        )
+    }
+
+    fn check_framework_alone(
+        &self,
+        framework: &Framework,
+        slice: &mut Slice,
+    ) -> Result<(), Broken> {
+        self.check_framework(framework)?;
+        let id = framework.id;
+        let Some(kept) = self.index.frameworks.get(&id) else {
+            return must(false, &id, "it has an index");
+        };
+        slice.records += kept.answers;
+        let answers = self.answers.range((id, 0, 0)..=(id, u64::MAX, u64::MAX));
+        must(
+            answers.count() == kept.answers,
+            &id,
+            "its answers are counted",
+        )?;
+        must(
+            kept.live + kept.ended == kept.tasks.len(),
+            &id,
+            "its tasks live or have ended",
+        )?;
+        let name = framework.info.principal.clone();
+        let session = (name, framework.session, id);
+        let is_listed = self.index.sessions.contains(&session);
+        must(is_listed, &id, "it is found by its session")?;
+        if framework.removing && kept.tasks.len() > MOST_TASKS {
+            slice.left_out += 1;
+            return Ok(());
+        }
+        if framework.removing {
+            slice.records += kept.tasks.len();
+        }
+        self.check_leaving(framework)
+    }
+
+    fn check_task_alone(&self, task: &Task, slice: &mut Slice) -> Result<(), Broken> {
+        self.check_task(task)?;
+        let key = &task.key;
+        let agent = self.index.agents.get(&task.agent);
+        let is_named = agent.is_some_and(|index| index.tasks.contains(key));
+        must(is_named, key, "the index of its agent names it")?;
+        let Some(framework) = self.index.frameworks.get(&key.framework) else {
+            return must(false, key, "its framework has an index");
+        };
+        let is_named = framework.tasks.contains(&key.task);
+        must(is_named, key, "the index of its framework names it")?;
+        let waits = framework.unacknowledged.contains(&key.task);
+        must(
+            waits != task.unacknowledged.is_empty(),
+            key,
+            "its framework's index says whether something waits",
+        )?;
+        let Some(group) = &task.spec.group else {
+            return Ok(());
+        };
+        let first = self.group(key.framework, &group.id).next();
+        must(first.is_some(), key, "the index of its group names it")?;
+        // Once a round: with the first of them.
+        if first.is_some_and(|first| first.key == *key) {
+            slice.records += group.size as usize;
+            self.check_group_tasks(key.framework, &group.id)?;
+        }
+        Ok(())
+    }
+}
+
+/// The first entry behind `after`, or of all.
+fn behind<'a, K: Ord, V>(map: &'a BTreeMap<K, V>, after: Option<&K>) -> Option<(&'a K, &'a V)> {
+    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    map.range((from, Bound::Unbounded)).next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Timestamp;
+    use crate::resources::Resources;
+    use crate::task::TaskState;
+    use crate::testing::World;
+
+    /// All slices of a round, none of more than `most` records and one agent's tasks.
+    fn round(registry: &Registry, most: usize) -> Result<usize, Broken> {
+        let mut round = Round::default();
+        let mut records = 0;
+        for _ in 0..10_000 {
+            let slice = registry.check_slice(&mut round, most)?;
+            assert!(slice.records <= most + MOST_TASKS, "{slice:?}");
+            records += slice.records;
+            if slice.is_last {
+                return Ok(records);
+            }
+        }
+        panic!("the round does not end");
+    }
+
+    fn busy() -> World {
+        let mut world = World::with_running_task("web");
+        let agent = world.register("cpus:8;mem:4096");
+        let framework = world.subscribe("other");
+        for at in 0..40 {
+            let name = format!("task-{at}");
+            let key = world.launch(framework, agent, &name, "cpus:0.1;mem:1");
+            if at % 2 == 0 {
+                world.update(&key, TaskState::Finished);
+            }
+            if at % 4 == 0 {
+                world.acknowledge(&key);
+            }
+        }
+        world
+    }
+
+    #[test]
+    fn a_round_of_slices_looks_at_every_record_and_ends() {
+        let world = busy();
+        let all = world.registry.tasks().len() + world.registry.finished_tasks.len();
+        for most in [1, 7, 200, 100_000] {
+            assert!(round(&world.registry, most).unwrap() > all);
+        }
+    }
+
+    #[test]
+    fn a_round_goes_on_behind_a_record_that_went() {
+        let mut world = World::new();
+        let agents: Vec<AgentId> = (0..5).map(|_| world.register("cpus:1")).collect();
+        let mut round = Round(Next::Agents(Some(agents[1])));
+        world.registry.remove_agent(agents[1]);
+        world.registry.take_changes();
+        let slice = world.registry.check_slice(&mut round, 1).unwrap();
+        assert_eq!(round, Round(Next::Agents(Some(agents[2]))), "{slice:?}");
+    }
+
+    /// Each damage is one that a defect of `apply` could do.
+    #[test]
+    fn a_record_that_disagrees_with_an_index_is_found() {
+        let damages: [(&str, fn(&mut Registry)); 9] = [
+            ("found by its nonce", |registry| {
+                registry.index.nonces.clear()
+            }),
+            ("counts", |registry| {
+                let index = registry.index.agents.values_mut().next().unwrap();
+                index.used = Resources::none();
+            }),
+            ("its index is what its tasks say", |registry| {
+                registry.index.agents.values_mut().next().unwrap().held += 1;
+            }),
+            ("its answers are counted", |registry| {
+                let index = registry.index.frameworks.values_mut().next().unwrap();
+                index.answers += 1;
+            }),
+            ("found by its session", |registry| {
+                registry.index.sessions.clear()
+            }),
+            ("whether something waits", |registry| {
+                let index = registry.index.frameworks.values_mut().next().unwrap();
+                index.unacknowledged.clear();
+            }),
+            ("what is history is listed", |registry| {
+                registry.index.finished.clear()
+            }),
+            ("its mode began in the past", |registry| {
+                registry.time = Timestamp(0);
+                let agent = registry.agents.values_mut().next().unwrap();
+                agent.since = Timestamp(1);
+            }),
+            ("live or have ended", |registry| {
+                registry.index.frameworks.values_mut().next().unwrap().live += 1;
+            }),
+        ];
+        for (words, damage) in damages {
+            let mut registry = busy().registry;
+            damage(&mut registry);
+            let broken = round(&registry, 10).unwrap_err().to_string();
+            assert!(broken.contains(words), "{words}: {broken}");
+        }
+    }
+
+    #[test]
+    fn an_agent_with_too_many_tasks_for_a_slice_is_counted_as_left_out() {
+        let mut world = World::new();
+        let agent = world.register("cpus:8");
+        let framework = world.subscribe("many");
+        let key = world.launch(framework, agent, "one", "cpus:0.001");
+        // The index alone is larger; it is not looked through.
+        let index = world.registry.index.agents.get_mut(&agent).unwrap();
+        for at in 0..=MOST_TASKS {
+            let task = crate::ids::TaskId::new(&format!("t{at}")).unwrap();
+            index.tasks.insert(TaskKey {
+                task,
+                ..key.clone()
+            });
+        }
+        let slice = world.registry.check_slice(&mut Round::default(), 1_000);
+        assert_eq!(slice.unwrap().left_out, 1);
+    }
+}
