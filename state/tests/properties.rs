@@ -126,6 +126,7 @@ fn name(command: &Command, outcome: &Outcome) -> &'static str {
         (Command::Operate(_), Ok(_)) => "Operate",
         (Command::Sweep(_), Ok(_)) => "Sweep",
         (Command::Tick, Ok(_)) => "Tick",
+        (Command::MassLoss, Ok(_)) => "MassLoss",
         (Command::CompareDigest(_), Ok(_)) => "Compare",
     }
 }
@@ -138,6 +139,7 @@ const MUST_BE_MET: [&str; 40] = [
     "Disconnect",
     "Expire",
     "Kill",
+    "MassLoss",
     "Open",
     "Operate",
     "Prune",

@@ -151,6 +151,15 @@ impl Registry {
         Ok(Reply::Done)
     }
 
+    /// Records when very many agents were silent at once, for the leaders that follow.
+    pub(super) fn mass_loss(&mut self, scene: &Scene) -> Reply {
+        if self.cluster.mass_loss != Some(scene.at) {
+            self.cluster.mass_loss = Some(scene.at);
+            self.changed.insert(RecordKey::Cluster);
+        }
+        Reply::Done
+    }
+
     /// Forgets an agent. Absence is its tombstone: should it come back, it ends everything and registers
     /// anew. Tasks that nobody has seen ending are given up first; their frameworks learn so before the
     /// record goes.

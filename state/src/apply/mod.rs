@@ -122,6 +122,7 @@ impl Registry {
             Command::RaiseLowWater(raise) => self.raise_low_water(raise),
             Command::Operate(operate) => self.operate(scene, operate),
             Command::Sweep(target) => self.sweep(scene, *target),
+            Command::MassLoss => Ok(self.mass_loss(scene)),
             Command::CompareDigest(compare) => {
                 scene.say(Event::DigestLogged {
                     index: compare.index,

@@ -69,6 +69,8 @@ pub enum Command {
     Sweep(SweepTarget),
     /// Moves cluster time and nothing else: a deadline is near and nothing else is proposed.
     Tick,
+    /// Very many agents are silent at once: recorded before leadership is handed over for it, and while it lasts.
+    MassLoss,
     /// The leader logs the digest of its registry, for every master to compare with its own.
     CompareDigest(CompareDigest),
 }

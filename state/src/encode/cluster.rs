@@ -77,6 +77,8 @@ pub(super) struct ClusterRecord {
     last_finished: u64,
     #[prost(message, repeated, tag = "12")]
     sweeps: Vec<SweepMarkMessage>,
+    #[prost(uint64, optional, tag = "13")]
+    mass_loss: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -113,6 +115,7 @@ impl From<&Cluster> for ClusterRecord {
                     wall_ms: mark.wall_ms,
                 })
                 .collect(),
+            mass_loss: cluster.mass_loss.map(|at| at.0),
         }
     }
 }
@@ -148,6 +151,7 @@ impl TryFrom<ClusterRecord> for Cluster {
             last_framework: record.last_framework,
             last_finished: record.last_finished,
             sweeps: sweeps?,
+            mass_loss: record.mass_loss.map(Timestamp),
         })
     }
 }

@@ -33,7 +33,7 @@ pub(super) struct CommandMessage {
     serial: u64,
     #[prost(
         oneof = "CommandKind",
-        tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19"
+        tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 21"
     )]
     kind: Option<CommandKind>,
 }
@@ -72,10 +72,15 @@ enum CommandKind {
     PruneAgent(AgentDecisionMessage),
     #[prost(message, tag = "19")]
     CompareDigest(CompareDigestMessage),
+    #[prost(message, tag = "21")]
+    MassLoss(MassLossMessage),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
 struct TickMessage {}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+struct MassLossMessage {}
 
 impl From<&Proposed> for CommandMessage {
     fn from(proposed: &Proposed) -> Self {
@@ -120,6 +125,7 @@ impl From<&Command> for CommandKind {
             Command::Operate(operate) => Self::Operate(operate.into()),
             Command::Sweep(target) => Self::Sweep((*target).into()),
             Command::Tick => Self::Tick(TickMessage {}),
+            Command::MassLoss => Self::MassLoss(MassLossMessage {}),
             Command::CompareDigest(compare) => Self::CompareDigest(compare.into()),
         }
     }
@@ -147,6 +153,7 @@ impl TryFrom<CommandKind> for Command {
             CommandKind::Operate(message) => Self::Operate(message.try_into()?),
             CommandKind::Sweep(message) => Self::Sweep(message.try_into()?),
             CommandKind::Tick(TickMessage {}) => Self::Tick,
+            CommandKind::MassLoss(MassLossMessage {}) => Self::MassLoss,
             CommandKind::CompareDigest(message) => Self::CompareDigest(message.try_into()?),
         })
     }

@@ -160,6 +160,7 @@ fn cluster() -> Cluster {
             (SweepTarget::Framework(FrameworkId(4)), sweep(None)),
         ]
         .into(),
+        mass_loss: Some(Timestamp(89)),
     }
 }
 
@@ -427,6 +428,7 @@ fn other_commands() -> Vec<(&'static str, Command)> {
         ("sweep-framework", Command::Sweep(framework)),
         ("sweep-pruned-agent", Command::Sweep(pruned)),
         ("tick", Command::Tick),
+        ("mass-loss", Command::MassLoss),
         ("compare-digest", Command::CompareDigest(compare)),
     ]
 }

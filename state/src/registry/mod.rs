@@ -45,6 +45,8 @@ pub struct Cluster {
     pub last_finished: u64,
     /// What waits for sweeps.
     pub sweeps: BTreeMap<SweepTarget, SweepMark>,
+    /// When a leader last found very many agents silent at once, in cluster time.
+    pub mass_loss: Option<Timestamp>,
 }
 
 /// How far a sweep has come.

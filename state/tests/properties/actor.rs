@@ -109,8 +109,9 @@ impl Actor {
             53..82 => self.call(dice, registry, framework, agent),
             82..90 => acknowledge(dice, registry, framework),
             90..91 => raise(dice, registry, framework),
-            91..97 => operate(dice, registry, framework, agent),
-            97..98 => sweep(dice, registry, framework, agent),
+            91..96 => operate(dice, registry, framework, agent),
+            96..97 => sweep(dice, registry, framework, agent),
+            97..98 => Command::MassLoss,
             98..99 => Command::CompareDigest(CompareDigest {
                 index: registry.applied(),
                 digest: registry.digest(),

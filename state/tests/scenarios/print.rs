@@ -304,14 +304,17 @@ fn cluster(registry: &Registry) -> String {
         .weights()
         .map(|(role, weight)| format!(", {role} weighs {weight}"))
         .collect();
+    let mass_loss = cluster.mass_loss;
+    let mass_loss = mass_loss.map(|at| format!(", mass loss at {}", at.0));
     format!(
-        "epoch {} of {} at time {}, total {}, live tasks {}, sweeps {}{}\n",
+        "epoch {} of {} at time {}, total {}, live tasks {}, sweeps {}{}{}\n",
         cluster.epoch.0,
         cluster.leader,
         registry.time().0,
         registry.total(),
         registry.live_tasks(),
         cluster.sweeps.len(),
-        roles.concat()
+        roles.concat(),
+        mass_loss.unwrap_or_default()
     )
 }

@@ -161,6 +161,7 @@ impl Stage {
             }
             "sweep" => Command::Sweep(SweepTarget::Framework(line.framework(1))),
             "tick" => Command::Tick,
+            "mass-loss" => Command::MassLoss,
             "digest" => Command::CompareDigest(CompareDigest {
                 index: line.read(line.word(1)),
                 digest: u128::from_str_radix(line.word(2), 16).unwrap(),
