@@ -34,6 +34,8 @@ pub(super) struct Deadlines {
     heard: BTreeMap<AgentId, Timestamp>,
     /// Frameworks without a stream, since when.
     gone: BTreeMap<FrameworkId, Timestamp>,
+    /// Frameworks whose disconnection is being committed, and how many of these decisions are in the log.
+    disconnecting: BTreeMap<FrameworkId, usize>,
     /// Agents found silent within the running window.
     silent: usize,
     window_began: Timestamp,
@@ -51,6 +53,21 @@ impl Deadlines {
     pub(super) fn heard(&mut self, agent: AgentId, at: Timestamp) {
         if let Some(heard) = self.heard.get_mut(&agent) {
             *heard = at;
+        }
+    }
+
+    /// Whether a decision that the framework is disconnected is on its way through the log. Until it is applied, the
+    /// record does not show whether the framework is connected.
+    pub(super) fn is_disconnecting(&self, id: FrameworkId) -> bool {
+        self.disconnecting.contains_key(&id)
+    }
+
+    pub(super) fn disconnect_concluded(&mut self, id: FrameworkId) {
+        if let Some(count) = self.disconnecting.get_mut(&id) {
+            *count -= 1;
+            if *count == 0 {
+                self.disconnecting.remove(&id);
+            }
         }
     }
 
@@ -254,7 +271,11 @@ impl Leader {
             framework: id,
             decided_on: framework.revision,
         };
-        self.propose(Command::DisconnectFramework(decision), Route::Events);
+        *self.deadlines.disconnecting.entry(id).or_default() += 1;
+        self.propose(
+            Command::DisconnectFramework(decision),
+            Route::Disconnect(id),
+        );
     }
 
     fn framework_due(&mut self, registry: &Registry, now: Now, id: FrameworkId) {

@@ -59,6 +59,7 @@ impl Leader {
                 && framework.connection == Connection::Connected
                 && framework.info == subscription.info
                 && !framework.removing
+                && !self.deadlines.is_disconnecting(framework.id)
         });
         let command = Subscribe {
             framework: known,
@@ -181,7 +182,7 @@ impl Leader {
         }
     }
 
-    /// Info, suppression or connection moved: timers and offers follow.
+    /// Info, suppression or connection moved: streams, timers and offers follow.
     pub(super) fn framework_changed(&mut self, registry: &Registry, now: Now, id: FrameworkId) {
         let Some(framework) = registry.framework(id) else {
             return;
@@ -194,6 +195,8 @@ impl Leader {
             if session.is_some_and(|session| session != framework.session) {
                 self.linked_frameworks.remove(&id);
                 self.end_stream(link, "superseded", &Rejection::Superseded(id).to_string());
+            } else if framework.connection != Connection::Connected && !framework.removing {
+                self.close_stream(id, link);
             }
         }
         self.arm_framework(registry, now, id);
@@ -255,6 +258,15 @@ impl Leader {
             link,
             Box::new(v1::Event { event: Some(event) }),
         ));
+    }
+
+    /// Closes a stream whose framework the record calls disconnected: the decision was applied after the framework had
+    /// subscribed. The scheduler subscribes again, as an agent in this place registers again, and that is committed. A
+    /// `Subscribe` proposed here instead would overwrite a newer description of the framework that is in the log already.
+    fn close_stream(&mut self, id: FrameworkId, link: LinkId) {
+        self.linked_frameworks.remove(&id);
+        self.framework_links.remove(&link);
+        self.out.push(Effect::CloseFramework(link));
     }
 
     /// Says why, then ends the stream.

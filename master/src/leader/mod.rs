@@ -52,6 +52,8 @@ enum Route {
     Agent(LinkId),
     /// A scheduler waits for its subscription.
     Framework(LinkId),
+    /// A framework is to be recorded as disconnected.
+    Disconnect(FrameworkId),
     /// Callers wait, with the offers that the call takes.
     Call(Box<calls::PendingCall>),
     /// A scheduler waits for its acknowledgements to be stored.
@@ -259,6 +261,7 @@ impl Leader {
             Route::List(link) => self.list_compared(link, &outcome),
             Route::Agent(link) => self.agent_registered(registry, now, link, outcome),
             Route::Framework(link) => self.framework_subscribed(registry, now, link, outcome),
+            Route::Disconnect(framework) => self.deadlines.disconnect_concluded(framework),
             Route::Call(pending) => self.called(registry, now, *pending, outcome),
             Route::Acknowledge(request, acknowledge) => {
                 self.acknowledged(registry, request, &acknowledge, outcome)

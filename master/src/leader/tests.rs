@@ -12,6 +12,7 @@ mod limits;
 mod messages;
 mod offers;
 mod pruning;
+mod races;
 mod reigns;
 mod updates;
 mod words;

@@ -122,24 +122,38 @@ impl World {
 
     /// Commits what was proposed, and what follows from it, one entry each.
     pub(super) fn commit(&mut self) {
-        while let Some((ticket, command)) = self.queue.pop_front() {
-            let entry = Entry {
-                at: self.now,
-                commands: vec![Proposed { ticket, command }],
-            };
-            let applied = self.registry.apply(self.registry.applied() + 1, &entry);
-            drop(self.registry.take_changes());
-            if let Err(broken) = self.registry.check() {
-                panic!("after {entry:?}: {broken}");
-            }
-            self.leader.settle(&applied);
-            for applied in applied {
-                let input = Input::Applied(applied);
-                let effects = self.leader.step(&self.registry, clocks(self.now), input);
-                self.perform(effects);
-            }
-        }
+        while self.commit_oldest() {}
         self.offer();
+    }
+
+    /// Commits the oldest proposal; false if there is none.
+    pub(super) fn commit_oldest(&mut self) -> bool {
+        let Some((ticket, command)) = self.queue.pop_front() else {
+            return false;
+        };
+        let entry = Entry {
+            at: self.now,
+            commands: vec![Proposed { ticket, command }],
+        };
+        let applied = self.registry.apply(self.registry.applied() + 1, &entry);
+        drop(self.registry.take_changes());
+        if let Err(broken) = self.registry.check() {
+            panic!("after {entry:?}: {broken}");
+        }
+        self.leader.settle(&applied);
+        for applied in applied {
+            let input = Input::Applied(applied);
+            let effects = self.leader.step(&self.registry, clocks(self.now), input);
+            self.perform(effects);
+        }
+        true
+    }
+
+    /// Another master leads, and what this leader proposed last is committed behind the new epoch.
+    pub(super) fn new_leader_before_proposals(&mut self) {
+        let late = std::mem::take(&mut self.queue);
+        self.new_leader();
+        self.queue.extend(late);
     }
 
     /// Commits what was proposed as one entry; its events are told when all of it is true.

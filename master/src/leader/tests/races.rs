@@ -1,0 +1,159 @@
+//! What comes in while a decision of the leader on the same agent or framework is being committed.
+
+use argosy_state::agent::AgentMode;
+use argosy_state::framework::{Connection, FrameworkInfo};
+use argosy_state::task::TaskState;
+use argosy_state::testing::framework_info;
+use expect_test::expect;
+
+use super::world::{AGENT, FRAMEWORK, LIMITS, World, new_framework};
+use crate::leader::Input;
+use crate::links::LinkId;
+
+fn connection(world: &World) -> Connection {
+    world.registry.framework(FRAMEWORK).unwrap().connection
+}
+
+/// A framework on link-1 whose stream is gone for its grace: its disconnection is proposed and not committed.
+fn disconnecting(failover_timeout_ms: u64) -> World {
+    let mut world = World::new();
+    let info = FrameworkInfo {
+        failover_timeout_ms,
+        ..framework_info("web")
+    };
+    let link = world.link();
+    world.subscribe_with(link, new_framework(7, info));
+    world.agent("cpus:4;mem:4096");
+    world.accept("1.1", &["a"]);
+    world.report(LinkId(2), "a", 1, TaskState::Running);
+    world.acknowledge(&["a"]);
+    world.slow_log();
+    world.feed(Input::FrameworkClosed { link });
+    world.pass_with(LIMITS.framework_grace_ms, &[LinkId(2)]);
+    world.forget_said();
+    assert_eq!(world.proposed_bytes().len(), 1, "the disconnection");
+    world
+}
+
+#[test]
+fn a_framework_that_returns_while_its_disconnection_is_committed_is_connected() {
+    let mut world = disconnecting(60_000);
+    world.framework_returns(FRAMEWORK, &[]);
+    world.expect_silence();
+    world.commit();
+    world.expect(&expect![[r#"
+        link-3 <- subscribed framework-1 session 7 epoch 1
+        link-3 <- offers 1.2 * agent-1 cpus:3;mem:4096
+    "#]]);
+    assert_eq!(connection(&world), Connection::Connected);
+    world.pass_with(120_000, &[LinkId(2)]);
+    world.commit();
+    world.forget_said();
+    assert_eq!(world.state_of("a"), TaskState::Running);
+    assert_eq!(connection(&world), Connection::Connected);
+}
+
+#[test]
+fn a_framework_without_failover_timeout_is_not_subscribed_and_then_removed() {
+    let mut world = disconnecting(0);
+    world.framework_returns(FRAMEWORK, &[]);
+    world.expect_silence();
+    world.commit();
+    world.expect(&expect![[r#"
+        link-2 <- order 2 kill framework-1/a in 3000 ms
+        link-3 <- error removed: framework-1 is being removed
+        link-3 closed
+    "#]]);
+}
+
+#[test]
+fn a_disconnection_that_the_former_leader_committed_last_ends_with_the_return() {
+    let mut world = disconnecting(60_000);
+    world.commit_first(1);
+    world.new_leader();
+    world.framework_returns(FRAMEWORK, &[]);
+    world.commit();
+    world.expect(&expect![[r#"
+        link-3 <- subscribed framework-1 session 7 epoch 8
+        link-3 <- unmet in *: 1 no-link
+    "#]]);
+    assert_eq!(connection(&world), Connection::Connected);
+}
+
+#[test]
+fn a_disconnection_that_is_committed_after_the_next_epoch_changes_nothing() {
+    for failover_timeout_ms in [0, 60_000] {
+        let mut world = disconnecting(failover_timeout_ms);
+        world.new_leader_before_proposals();
+        world.framework_returns(FRAMEWORK, &[]);
+        world.commit();
+        world.expect(&expect![[r#"
+            link-3 <- subscribed framework-1 session 7 epoch 7
+            link-3 <- unmet in *: 1 no-link
+        "#]]);
+        assert_eq!(connection(&world), Connection::Connected);
+    }
+}
+
+/// The record follows the stream, however the two came apart: here a repeated first subscription, which changes nothing,
+/// was committed before a disconnection that was decided on the record of the first.
+#[test]
+fn a_stream_whose_framework_is_recorded_as_disconnected_is_closed_and_its_scheduler_returns() {
+    let mut world = World::new();
+    world.slow_log();
+    world.subscribe_with(LinkId(1), new_framework(7, framework_info("web")));
+    world.feed(Input::FrameworkClosed { link: LinkId(1) });
+    world.subscribe_with(LinkId(2), new_framework(7, framework_info("web")));
+    assert!(world.commit_oldest());
+    world.pass(LIMITS.framework_grace_ms);
+    world.expect_silence();
+    world.commit();
+    world.expect(&expect![[r#"
+        link-2 <- subscribed framework-1 session 7 epoch 1
+        link-2 closed
+    "#]]);
+    world.feed(Input::FrameworkClosed { link: LinkId(2) });
+    world.subscribe_with(LinkId(3), new_framework(7, framework_info("web")));
+    world.commit();
+    world.expect(&expect![[r#"
+        link-3 <- subscribed framework-1 session 7 epoch 1
+        link-3 <- unmet in *:
+    "#]]);
+    assert_eq!(connection(&world), Connection::Connected);
+}
+
+#[test]
+fn an_agent_that_returns_while_it_is_being_given_up_registers_again() {
+    let mut world = World::with_running_task();
+    world.slow_log();
+    world.pass(LIMITS.agent_timeout_ms);
+    // Nothing is new, so it is admitted at once; the decision is applied afterwards.
+    world.agent_returns(AGENT);
+    world.forget_said();
+    world.commit();
+    let said = world.take_said().join("\n");
+    assert!(said.contains("link-3 closed"), "{said}");
+    let link = world.agent_returns(AGENT);
+    world.commit();
+    world.list(link, 1, &[("a", 1)]);
+    world.commit();
+    world.forget_said();
+    let mode = world.registry.agent(AGENT).map(|agent| agent.mode);
+    assert_eq!(mode, Some(AgentMode::Registered));
+    assert_eq!(world.state_of("a"), TaskState::Running);
+}
+
+#[test]
+fn an_acknowledgement_that_is_repeated_while_it_is_committed_frees_its_place_once() {
+    let mut world = World::with_running_task();
+    world.report(LinkId(2), "a", 2, TaskState::Finished);
+    world.forget_said();
+    world.slow_log();
+    world.acknowledge(&["a"]);
+    world.acknowledge(&["a"]);
+    world.expect_silence();
+    world.commit();
+    let said = world.take_said();
+    let answered = said.iter().filter(|line| line.contains("acknowledged"));
+    assert_eq!(answered.count(), 2, "{said:?}");
+}
