@@ -27,9 +27,11 @@ const UPDATES: usize = 500;
 
 /// How far a link has come.
 #[derive(Debug)]
-enum Stage {
+pub(super) enum Stage {
     /// Its registration is proposed.
     Registering(Box<Hello>),
+    /// It is asked for its list when its turn comes.
+    InLine { incarnation: u64 },
     /// Its list is awaited; orders wait for the comparison.
     Listing {
         incarnation: u64,
@@ -47,7 +49,7 @@ pub(super) struct AgentLink {
     pub(super) agent: Option<AgentId>,
     /// When something last came in.
     pub(super) heard: Timestamp,
-    stage: Stage,
+    pub(super) stage: Stage,
 }
 
 /// Whether what the agent holds is known to be what it should: only then is it offered.
@@ -142,69 +144,7 @@ impl Leader {
         }
     }
 
-    /// The verdict: equal, or compare. A former link of the same agent is dropped.
-    fn admit(&mut self, registry: &Registry, now: Now, link: LinkId, id: AgentId) {
-        let Some(state) = self.agent_links.get_mut(&link) else {
-            return;
-        };
-        let Stage::Registering(hello) = &state.stage else {
-            return;
-        };
-        let Some(agent) = registry.agent(id) else {
-            // Committed, and gone again in the same entry.
-            return self.shut_down(link, &Rejection::UnknownAgent(id).to_string());
-        };
-        let index = registry.agent_index(id);
-        // Tasks that are UNREACHABLE wait for the comparison: it says that they are back.
-        let equal = hello.floor == agent.orders
-            && hello.digest == index.map_or(0, |index| index.held)
-            && index.is_none_or(|index| index.unreachable == 0);
-        let equal = equal
-            || (hello.floor == agent.orders && bugs::is_on(Bug::DigestIgnored))
-            || (hello.digest == index.map_or(0, |index| index.held)
-                && bugs::is_on(Bug::EqualWithUnsentOrder));
-        let sent = if bugs::is_on(Bug::EqualWithUnsentOrder) {
-            agent.orders
-        } else {
-            hello.floor
-        };
-        let incarnation = agent.incarnation;
-        state.agent = Some(id);
-        state.heard = now.at;
-        state.stage = if equal {
-            Stage::Ready { sent }
-        } else {
-            Stage::Listing {
-                incarnation,
-                after: None,
-                floor: None,
-            }
-        };
-        if let Some(former) = self
-            .linked_agents
-            .insert(id, link)
-            .filter(|former| *former != link)
-        {
-            self.agent_links.remove(&former);
-            self.out.push(Effect::CloseAgent(former));
-        }
-        let registered = v1::Registered {
-            agent_id: id.to_string(),
-            incarnation,
-            heartbeat_interval_ms: self.heartbeat_interval_ms(registry),
-            equal,
-            protocol: Some(protocol()),
-        };
-        self.tell_agent(link, v1::to_agent::Message::Registered(registered));
-        if equal {
-            self.agent_is_ready(registry, id);
-        } else {
-            self.tell_agent(link, v1::to_agent::Message::ListTasks(v1::ListTasks {}));
-        }
-        self.arm_agent(now, id);
-    }
-
-    fn agent_is_ready(&mut self, registry: &Registry, id: AgentId) {
+    pub(super) fn agent_is_ready(&mut self, registry: &Registry, id: AgentId) {
         self.pump_orders(registry, id);
         self.offer_agent(id);
     }
@@ -247,6 +187,7 @@ impl Leader {
             // Orders go on behind this floor once the last chunk is compared.
             *listed = Some(floor);
         }
+        self.admission.hear(link, now.at);
         let (agent, incarnation, after) = (
             *agent,
             *incarnation,
@@ -284,11 +225,10 @@ impl Leader {
         if !complete {
             return;
         }
-        let Some(state) = self
-            .linked_agents
-            .get(&id)
-            .and_then(|link| self.agent_links.get_mut(link))
-        else {
+        let Some(link) = self.linked_agents.get(&id).copied() else {
+            return;
+        };
+        let Some(state) = self.agent_links.get_mut(&link) else {
             return;
         };
         // A list of a former link: the present one has not sent its last chunk.
@@ -301,6 +241,7 @@ impl Leader {
         let again = bugs::is_on(Bug::LaunchRepeated);
         let sent = if again { OrderIndex(0) } else { floor };
         state.stage = Stage::Ready { sent };
+        self.admission.leave(link);
         self.agent_is_ready(registry, id);
     }
 
@@ -354,6 +295,7 @@ impl Leader {
         let Some(state) = self.agent_links.remove(&link) else {
             return;
         };
+        self.admission.leave(link);
         let Some(agent) = state.agent else { return };
         if self.linked_agents.get(&agent) == Some(&link) {
             self.linked_agents.remove(&agent);
@@ -449,7 +391,7 @@ impl Leader {
         self.agent_closed(link);
     }
 
-    fn shut_down(&mut self, link: LinkId, reason: &str) {
+    pub(super) fn shut_down(&mut self, link: LinkId, reason: &str) {
         let shutdown = v1::Shutdown {
             reason: reason.to_owned(),
         };
@@ -465,12 +407,6 @@ impl Leader {
             message: Some(message),
         };
         self.out.push(Effect::ToAgent(link, Box::new(message)));
-    }
-
-    /// One second up to 1,000 agents, then stretched with their number, a third of the timeout at most.
-    fn heartbeat_interval_ms(&self, registry: &Registry) -> u64 {
-        let stretched = 1_000 * (registry.agents().len() as u64).div_ceil(1_000).max(1);
-        stretched.min(self.limits.agent_timeout_ms / 3).max(100)
     }
 }
 

@@ -56,6 +56,12 @@ impl Deadlines {
         }
     }
 
+    /// How many agents are expected to be heard: those that are registered, in whatever mode, and neither unreachable
+    /// nor gone.
+    pub(super) fn watched(&self) -> usize {
+        self.heard.len()
+    }
+
     /// Whether a decision that the framework is disconnected is on its way through the log. Until it is applied, the
     /// record does not show whether the framework is connected.
     pub(super) fn is_disconnecting(&self, id: FrameworkId) -> bool {

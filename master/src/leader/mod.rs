@@ -1,9 +1,10 @@
 //! A leader's decisions: facts, the time and one input in, effects out.
 //!
 //! Holds only what can be rebuilt in one round: links, open offers, filters, timers. Nothing here
-//! awaits, locks, or reads a clock. Reading order: `input`, `agents`, `settling`, `frameworks`, `calls`,
+//! awaits, locks, or reads a clock. Reading order: `input`, `agents`, `admission`, `settling`, `frameworks`, `calls`,
 //! `delivery`, `offering`, `deadlines`, `pruning`.
 
+mod admission;
 mod agents;
 mod calls;
 mod deadlines;
@@ -74,6 +75,7 @@ pub(crate) struct Leader {
     serial: u64,
     routes: BTreeMap<u64, Route>,
     agent_links: BTreeMap<LinkId, AgentLink>,
+    admission: admission::Admission,
     linked_agents: BTreeMap<AgentId, LinkId>,
     framework_links: BTreeMap<LinkId, FrameworkLink>,
     linked_frameworks: BTreeMap<FrameworkId, LinkId>,
@@ -101,6 +103,7 @@ impl Leader {
             serial: 0,
             routes: BTreeMap::new(),
             agent_links: BTreeMap::new(),
+            admission: admission::Admission::default(),
             linked_agents: BTreeMap::new(),
             framework_links: BTreeMap::new(),
             linked_frameworks: BTreeMap::new(),
@@ -162,6 +165,7 @@ impl Leader {
             }
             Input::Tick => self.tick(registry, now),
         }
+        self.ask_for_lists(now);
         std::mem::take(&mut self.out)
     }
 

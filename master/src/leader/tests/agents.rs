@@ -83,16 +83,14 @@ fn a_task_killed_before_its_order_was_delivered_never_starts() {
     hello.digest = 0;
     let link = world.link();
     world.hello(link, hello);
-    world.list(link, 0, &[]);
     world.expect(&expect![[r#"
-        link-3 <- registered agent-1, different
-        link-3 <- list your tasks
+        link-3 <- registered agent-1, equal
         link-3 <- order 1 launch framework-1/a, never start
         link-3 <- order 2 kill framework-1/a in 3000 ms
     "#]]);
     world.report(link, "a", 1, TaskState::Killed);
     world.expect(&expect![[r#"
-        link-1 <- update a KILLED at 7.0 (UNSPECIFIED)
+        link-1 <- update a KILLED at 6.0 (UNSPECIFIED)
         link-3 <- committed framework-1/a@1 #1 released
         link-1 <- offers 1.2 * agent-1 cpus:4;mem:4096
     "#]]);
@@ -133,10 +131,8 @@ fn a_shorter_grace_voids_the_kill_before_it() {
     hello.floor = OrderIndex(1);
     let link = world.link();
     world.hello(link, hello);
-    world.list(link, 1, &[("a", 1)]);
     world.expect(&expect![[r#"
-        link-3 <- registered agent-1, different
-        link-3 <- list your tasks
+        link-3 <- registered agent-1, equal
         link-3 <- order 2 void
         link-3 <- order 3 kill framework-1/a in 100 ms
     "#]]);

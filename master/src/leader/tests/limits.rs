@@ -79,10 +79,8 @@ fn an_order_that_an_agent_has_not_taken_is_sent_again_and_the_one_before_is_void
     hello.floor = OrderIndex(1);
     let link = world.link();
     world.hello(link, hello);
-    world.list(link, 1, &[("a", 1)]);
     world.expect(&expect![[r#"
-        link-3 <- registered agent-1, different
-        link-3 <- list your tasks
+        link-3 <- registered agent-1, equal
         link-3 <- order 2 void
         link-3 <- order 3 limits of framework-1/a, 8 pids
     "#]]);

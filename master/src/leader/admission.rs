@@ -1,0 +1,185 @@
+//! The verdict on a registered agent: it holds what it should, or it sends its list.
+//!
+//! After an election every agent of the cluster returns within milliseconds. An agent that holds what it should costs
+//! nothing. Each list costs log entries, so a bounded number of lists is under way and the other agents wait in line.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use argosy_proto::v1;
+use argosy_state::Registry;
+use argosy_state::agent::Agent;
+use argosy_state::bugs::{self, Bug};
+use argosy_state::command::Rejection;
+use argosy_state::digest::task_mark;
+use argosy_state::ids::{AgentId, Timestamp};
+use argosy_state::limits;
+use argosy_state::registry::OrderKind;
+
+use super::agents::{AgentLink, Stage, protocol};
+use super::{Effect, Hello, Leader, Now};
+use crate::links::LinkId;
+
+/// Lists under way at once.
+pub(super) const LISTS: usize = 32;
+/// How long an agent may take for each chunk of its list, in milliseconds. Then the next agent is asked; the late list is
+/// still accepted. This bounds the wait in line when agents stop between the question and the list.
+pub(super) const CHUNK_MS: u64 = 5_000;
+
+/// Agents that are asked for their lists, and those that wait in line. Each link is in one of them at most, so both are
+/// bounded by the number of links.
+#[derive(Debug, Default)]
+pub(super) struct Admission {
+    /// Links whose lists are under way, and when each was asked or last sent a chunk.
+    listing: BTreeMap<LinkId, Timestamp>,
+    /// Links in line. Their numbers ascend as connections arrive: the first one is the next.
+    in_line: BTreeSet<LinkId>,
+}
+
+impl Admission {
+    /// Renews the time of a list that is under way.
+    pub(super) fn hear(&mut self, link: LinkId, at: Timestamp) {
+        if let Some(heard) = self.listing.get_mut(&link) {
+            *heard = at;
+        }
+    }
+
+    /// The link is closed, or its list is compared.
+    pub(super) fn leave(&mut self, link: LinkId) {
+        self.listing.remove(&link);
+        self.in_line.remove(&link);
+    }
+
+    /// The next link to ask, if there is room for another list.
+    fn next(&mut self, now: Timestamp) -> Option<LinkId> {
+        if self.in_line.is_empty() {
+            return None;
+        }
+        if self.listing.len() >= LISTS {
+            self.listing
+                .retain(|_, heard| now.since_ms(*heard) < CHUNK_MS);
+        }
+        if self.listing.len() >= LISTS {
+            return None;
+        }
+        let link = self.in_line.pop_first()?;
+        self.listing.insert(link, now);
+        Some(link)
+    }
+}
+
+impl Leader {
+    /// The verdict: equal, or compare. A former link of the same agent is dropped.
+    pub(super) fn admit(&mut self, registry: &Registry, now: Now, link: LinkId, id: AgentId) {
+        let Some(state) = self.agent_links.get_mut(&link) else {
+            return;
+        };
+        let Stage::Registering(hello) = &state.stage else {
+            return;
+        };
+        let Some(agent) = registry.agent(id) else {
+            // Committed, and gone again in the same entry.
+            return self.shut_down(link, &Rejection::UnknownAgent(id).to_string());
+        };
+        let equal = holds_what_it_should(registry, agent, hello)
+            || (hello.floor == agent.orders && bugs::is_on(Bug::DigestIgnored))
+            || (hello.digest == registry.agent_index(id).map_or(0, |index| index.held)
+                && bugs::is_on(Bug::EqualWithUnsentOrder));
+        let sent = if bugs::is_on(Bug::EqualWithUnsentOrder) {
+            agent.orders
+        } else {
+            hello.floor
+        };
+        let incarnation = agent.incarnation;
+        state.agent = Some(id);
+        state.heard = now.at;
+        state.stage = if equal {
+            Stage::Ready { sent }
+        } else {
+            self.admission.in_line.insert(link);
+            Stage::InLine { incarnation }
+        };
+        if let Some(former) = self
+            .linked_agents
+            .insert(id, link)
+            .filter(|former| *former != link)
+        {
+            self.agent_links.remove(&former);
+            self.admission.leave(former);
+            self.out.push(Effect::CloseAgent(former));
+        }
+        let registered = v1::Registered {
+            agent_id: id.to_string(),
+            incarnation,
+            heartbeat_interval_ms: self.heartbeat_interval_ms(),
+            equal,
+            protocol: Some(protocol()),
+        };
+        self.tell_agent(link, v1::to_agent::Message::Registered(registered));
+        if equal {
+            self.agent_is_ready(registry, id);
+        }
+        self.arm_agent(now, id);
+    }
+
+    /// Asks the agents whose turn it is for their lists; called at the end of each step. An agent in line is registered:
+    /// its heartbeats are answered and keep it alive.
+    pub(super) fn ask_for_lists(&mut self, now: Now) {
+        while let Some(link) = self.admission.next(now.at) {
+            let Some(AgentLink { stage, .. }) = self.agent_links.get_mut(&link) else {
+                self.admission.leave(link);
+                continue;
+            };
+            let Stage::InLine { incarnation } = *stage else {
+                self.admission.leave(link);
+                continue;
+            };
+            *stage = Stage::Listing {
+                incarnation,
+                after: None,
+                floor: None,
+            };
+            self.tell_agent(link, v1::to_agent::Message::ListTasks(v1::ListTasks {}));
+        }
+    }
+
+    fn heartbeat_interval_ms(&self) -> u64 {
+        interval_ms(self.deadlines.watched(), self.limits.agent_timeout_ms)
+    }
+}
+
+/// One second up to 1,000 agents that are alive, then stretched with their number, a third of the timeout at most.
+pub(super) fn interval_ms(watched: usize, timeout_ms: u64) -> u64 {
+    let stretched = 1_000 * (watched as u64).div_ceil(1_000).max(1);
+    stretched.min(timeout_ms / 3).max(100)
+}
+
+/// Whether an agent with this floor and digest holds exactly what it should. Launches above its floor are still to be
+/// delivered, so their marks do not count. The cost follows the number of undelivered orders.
+fn holds_what_it_should(registry: &Registry, agent: &Agent, hello: &Hello) -> bool {
+    let (mut held, unreachable) = registry
+        .agent_index(agent.id)
+        .map_or((0, 0), |index| (index.held, index.unreachable));
+    // Tasks that are UNREACHABLE wait for the comparison: it reports that they are back.
+    if unreachable > 0 || hello.floor > agent.orders {
+        return false;
+    }
+    let undelivered = registry.orders_after(agent.id, hello.floor);
+    for (count, (_, kind, task)) in undelivered.enumerate() {
+        // A longer list of orders costs as much as a comparison.
+        if count == limits::RECORDS_PER_COMMAND {
+            return false;
+        }
+        match kind {
+            // A task that has reported was delivered: this agent has forgotten it.
+            OrderKind::Launch if task.reported > 0 => return false,
+            OrderKind::Launch => {
+                held = held.wrapping_sub(task_mark(&task.key, task.order, task.reported));
+            }
+            OrderKind::Kill => {}
+            // The comparison settles what an agent of an earlier release cannot answer.
+            OrderKind::Limits if !agent.info.changes_limits => return false,
+            OrderKind::Limits => {}
+        }
+    }
+    hello.digest == held
+}

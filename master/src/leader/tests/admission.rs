@@ -1,0 +1,227 @@
+//! Agents that return all at once, with orders on their way to them.
+
+use argosy_state::agent::AgentMode;
+use argosy_state::ids::{AgentId, OrderIndex};
+use argosy_state::task::TaskState;
+use argosy_state::testing::spec;
+use expect_test::expect;
+
+use super::world::{AGENT, FRAMEWORK, LIMITS, World, new_agent, task_key};
+use crate::leader::admission::{CHUNK_MS, LISTS, interval_ms};
+use crate::leader::{Hello, Input};
+use crate::links::LinkId;
+
+/// Agents with these numbers, registered as one entry, all silent until now.
+fn many(agents: u64) -> World {
+    let mut world = World::new();
+    world.slow_log();
+    for nonce in 1..=agents {
+        let link = world.link();
+        world.hello(link, new_agent(nonce, "cpus:1;mem:1024"));
+    }
+    world.commit_together();
+    world.forget_said();
+    world
+}
+
+/// What an agent would say that has forgotten a task, or runs one that the registry does not know.
+fn different(world: &World, agent: u64) -> Hello {
+    let mut hello = world.hello_of(AgentId(agent));
+    hello.digest = hello.digest.wrapping_add(1);
+    hello
+}
+
+/// The hello of the only agent while it has taken orders up to `floor` and holds these tasks.
+fn at_floor(world: &World, floor: u64, held: &[&str]) -> Hello {
+    let mut hello = world.hello_of(AGENT);
+    hello.floor = OrderIndex(floor);
+    let marks = held.iter().map(|task| {
+        let task = world.registry.task(&task_key(task)).unwrap();
+        argosy_state::digest::task_mark(&task.key, task.order, task.reported)
+    });
+    hello.digest = marks.fold(0, u128::wrapping_add);
+    hello
+}
+
+#[test]
+fn an_agent_with_orders_on_their_way_is_equal_after_a_failover_and_gets_them() {
+    let mut world = World::with_offer();
+    world.accept("1.1", &["a", "b", "c"]);
+    world.report(LinkId(2), "a", 1, TaskState::Running);
+    world.kill("a");
+    world.forget_said();
+    world.new_leader();
+    let entries = world.entries();
+    // It has taken the launch of "a" and nothing behind it.
+    let hello = at_floor(&world, 1, &["a"]);
+    let link = world.link();
+    world.hello(link, hello);
+    world.expect(&expect![[r#"
+        link-3 <- registered agent-1, equal
+        link-3 <- order 2 launch framework-1/b
+        link-3 <- order 3 launch framework-1/c
+        link-3 <- order 4 kill framework-1/a in 3000 ms
+    "#]]);
+    assert_eq!(world.entries(), entries);
+}
+
+#[test]
+fn a_failover_under_load_costs_no_list_and_no_entry() {
+    let mut world = World::new();
+    world.subscribe("web");
+    for number in 1..=50 {
+        world.agent("cpus:4;mem:4096");
+        let tasks = [format!("a{number}"), format!("b{number}")];
+        let (accept, tokens) = world.acceptance(
+            &format!("1.{number}"),
+            tasks.iter().map(|task| spec(task, "cpus:1")).collect(),
+        );
+        let call = world.call_of(argosy_state::command::CallAction::Accept(accept));
+        world.send(call, tokens);
+    }
+    world.new_leader();
+    world.framework_returns(FRAMEWORK, &[]);
+    world.forget_said();
+    let entries = world.entries();
+    for number in 1..=50 {
+        // Every third agent has taken none of its orders, every third one, and every third both.
+        let floor = number % 3;
+        let mut hello = world.hello_of(AgentId(number));
+        let index = world.registry.agent_index(AgentId(number)).unwrap();
+        let undelivered = index.orders.range(OrderIndex(floor + 1)..);
+        for (order, (_, key)) in undelivered {
+            let mark = argosy_state::digest::task_mark(key, *order, 0);
+            hello.digest = hello.digest.wrapping_sub(mark);
+        }
+        hello.floor = OrderIndex(floor);
+        let link = world.link();
+        world.hello(link, hello);
+    }
+    let said = world.take_said();
+    let count = |what: &str| said.iter().filter(|line| line.contains(what)).count();
+    assert_eq!((count(", equal"), count("list your tasks")), (50, 0));
+    // Of 100 orders the 17 of those with number 1, 4, ... and 2 each of 2, 5, ... were delivered.
+    assert_eq!(count("launch"), 100 - 17 - 2 * 17);
+    assert_eq!(world.entries(), entries);
+}
+
+#[test]
+fn an_agent_that_lacks_a_delivered_task_or_holds_one_more_is_compared() {
+    let mut world = World::with_offer();
+    world.accept("1.1", &["a", "b"]);
+    world.report(LinkId(2), "a", 1, TaskState::Running);
+    world.forget_said();
+    for hello in [
+        at_floor(&world, 1, &[]),
+        at_floor(&world, 1, &["a", "b"]),
+        // Above every order: this registry is not what the agent has seen.
+        at_floor(&world, 3, &["a", "b"]),
+        // It took the launch back: its disk is an older one.
+        at_floor(&world, 0, &[]),
+    ] {
+        let link = world.link();
+        world.hello(link, hello);
+        let said = world.take_said().join("\n");
+        assert!(said.contains("different"), "{said}");
+    }
+}
+
+#[test]
+fn a_thousand_agents_send_their_lists_in_line_and_a_bounded_number_at_once() {
+    const AGENTS: u64 = 1_000;
+    let mut world = many(AGENTS);
+    world.check_at_the_end();
+    world.new_leader();
+    let mut agent_of = std::collections::BTreeMap::new();
+    for agent in 1..=AGENTS {
+        let hello = different(&world, agent);
+        let link = world.link();
+        agent_of.insert(link, agent);
+        world.hello(link, hello);
+    }
+    let asked = |world: &mut World| -> Vec<LinkId> {
+        let said = world.take_said();
+        let asked = said.iter().filter_map(|line| {
+            let link = line.strip_prefix("link-")?;
+            let link = link.strip_suffix(" <- list your tasks")?;
+            Some(LinkId(link.parse().unwrap()))
+        });
+        asked.collect()
+    };
+    let mut under_way = std::collections::VecDeque::from(asked(&mut world));
+    assert_eq!(under_way.len(), LISTS);
+    let mut order = Vec::new();
+    while let Some(link) = under_way.pop_front() {
+        order.push(agent_of[&link]);
+        world.list(link, 0, &[]);
+        world.commit();
+        under_way.extend(asked(&mut world));
+        assert!(under_way.len() <= LISTS, "{}", under_way.len());
+    }
+    assert_eq!(order, (1..=AGENTS).collect::<Vec<_>>());
+    assert_eq!(world.registry.check(), Ok(()));
+}
+
+#[test]
+fn agents_that_wait_in_line_stay_alive_and_the_wait_is_bounded() {
+    let agents = LISTS as u64 + 1;
+    let mut world = many(agents);
+    world.new_leader();
+    let mut links = Vec::new();
+    for agent in 1..=agents {
+        let hello = different(&world, agent);
+        let link = world.link();
+        links.push(link);
+        world.hello(link, hello);
+    }
+    world.forget_said();
+    // All live, and those that were asked send nothing: after a while the last one is asked too.
+    world.pass_with(CHUNK_MS - 100, &links);
+    world.expect_silence();
+    world.pass_with(100, &links);
+    let last = links[LISTS];
+    assert_eq!(
+        world.take_said(),
+        [format!("link-{} <- list your tasks", last.0)]
+    );
+    world.pass_with(2 * LIMITS.agent_timeout_ms, &links);
+    world.expect_silence();
+    assert_eq!(
+        world.registry.agents_in(AgentMode::Registered),
+        usize::try_from(agents).unwrap()
+    );
+    // A late list is still accepted.
+    world.list(links[0], 0, &[]);
+    world.commit();
+    world.expect_silence();
+}
+
+#[test]
+fn a_place_in_line_ends_with_its_link() {
+    let agents = LISTS as u64 + 2;
+    let mut world = many(agents);
+    world.new_leader();
+    let mut links = Vec::new();
+    for agent in 1..=agents {
+        let hello = different(&world, agent);
+        let link = world.link();
+        links.push(link);
+        world.hello(link, hello);
+    }
+    world.forget_said();
+    world.feed(Input::AgentClosed { link: links[LISTS] });
+    world.expect_silence();
+    world.feed(Input::AgentClosed { link: links[0] });
+    assert_eq!(
+        world.take_said(),
+        [format!("link-{} <- list your tasks", links[LISTS + 1].0)]
+    );
+}
+
+#[test]
+fn heartbeats_are_stretched_with_the_number_of_agents_that_live() {
+    assert_eq!(interval_ms(0, 15_000), 1_000);
+    assert_eq!(interval_ms(1_000, 15_000), 1_000);
+    assert_eq!(interval_ms(1_001, 15_000), 2_000);
+    assert_eq!(interval_ms(100_000, 15_000), 5_000);
+}
