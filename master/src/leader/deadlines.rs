@@ -12,7 +12,7 @@ use argosy_state::command::{AgentDecision, Command, FrameworkDecision};
 use argosy_state::framework::{Connection, Framework};
 use argosy_state::ids::{AgentId, FrameworkId, Timestamp};
 
-use super::{Effect, Leader, Now, Route};
+use super::{Leader, Now, Route};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
@@ -36,14 +36,6 @@ pub(super) struct Deadlines {
     gone: BTreeMap<FrameworkId, Timestamp>,
     /// Frameworks whose disconnection is being committed, and how many of these decisions are in the log.
     disconnecting: BTreeMap<FrameworkId, usize>,
-    /// Agents found silent within the running window.
-    silent: usize,
-    window_began: Timestamp,
-    /// When one was last held back, or let through by the slow way.
-    held_back: Timestamp,
-    /// When an agent may be marked again while many are silent.
-    next_mark: Timestamp,
-    handed_over: bool,
     last_heartbeat: Timestamp,
     /// Cluster time of the newest entry, and the step in which ticks are due.
     last_entry: Timestamp,
@@ -93,7 +85,7 @@ impl Deadlines {
 impl Leader {
     /// On taking office everybody gets a full, fresh grace.
     pub(super) fn arm_all(&mut self, registry: &Registry, now: Now) {
-        self.deadlines.window_began = now.at;
+        self.begin_mass_loss(registry, now);
         for agent in registry.agents() {
             if is_watched(agent.mode) {
                 self.arm_agent(now, agent.id);
@@ -221,38 +213,6 @@ impl Leader {
             wall_ms: now.wall_ms,
         };
         self.propose(Command::AgentUnreachable(decision), Route::Events);
-    }
-
-    /// When more than max(10, a fifth) of all agents fall silent within one timeout, it is probably
-    /// this master that is cut off: it hands over, once; then one in a hundred a second is marked.
-    fn hold_back(&mut self, registry: &Registry, now: Now) -> Option<Timestamp> {
-        let deadlines = &mut self.deadlines;
-        let timeout_ms = self.limits.agent_timeout_ms;
-        // As long as some wait for their turn, no new window lets a fifth through at once.
-        if now.at.since_ms(deadlines.window_began) > timeout_ms
-            && now.at.since_ms(deadlines.held_back) > timeout_ms
-        {
-            deadlines.window_began = now.at;
-            deadlines.silent = 0;
-        }
-        let all = registry.agents().len();
-        let many = (all / 5).max(10);
-        if deadlines.silent < many {
-            deadlines.silent += 1;
-            return None;
-        }
-        deadlines.held_back = now.at;
-        if !deadlines.handed_over {
-            deadlines.handed_over = true;
-            deadlines.next_mark = now.at.plus_ms(1_000);
-            self.out.push(Effect::HandOver);
-        }
-        if deadlines.next_mark > now.at {
-            return Some(deadlines.next_mark);
-        }
-        let a_second = (all / 100).max(1) as u64;
-        deadlines.next_mark = now.at.plus_ms(1_000 / a_second.min(1_000));
-        None
     }
 
     fn stream_due(&mut self, registry: &Registry, now: Now, id: FrameworkId) {

@@ -2,7 +2,7 @@
 //!
 //! Holds only what can be rebuilt in one round: links, open offers, filters, timers. Nothing here
 //! awaits, locks, or reads a clock. Reading order: `input`, `agents`, `admission`, `settling`, `frameworks`, `calls`,
-//! `delivery`, `offering`, `deadlines`, `pruning`.
+//! `delivery`, `offering`, `deadlines`, `mass_loss`, `pruning`.
 
 mod admission;
 mod agents;
@@ -11,6 +11,7 @@ mod deadlines;
 mod delivery;
 mod frameworks;
 mod input;
+mod mass_loss;
 mod messages;
 mod offering;
 mod pruning;
@@ -55,6 +56,8 @@ enum Route {
     Framework(LinkId),
     /// A framework is to be recorded as disconnected.
     Disconnect(FrameworkId),
+    /// Leadership may be handed over once it is applied.
+    MassLoss { hand_over: bool },
     /// Callers wait, with the offers that the call takes.
     Call(Box<calls::PendingCall>),
     /// A scheduler waits for its acknowledgements to be stored.
@@ -86,6 +89,7 @@ pub(crate) struct Leader {
     allocator: Allocator,
     offering: offering::Offering,
     deadlines: Deadlines,
+    mass_loss: mass_loss::MassLoss,
     /// When it is looked again who is to be forgotten.
     next_prune: Timestamp,
     passed: messages::Passed,
@@ -113,6 +117,7 @@ impl Leader {
             allocator: Allocator::new(Settings::default()),
             offering: offering::Offering::new(registry, now.at.plus_ms(limits.resume_ms)),
             deadlines: Deadlines::default(),
+            mass_loss: mass_loss::MassLoss::default(),
             next_prune: now.at,
             passed: messages::Passed::default(),
             out: Vec::new(),
@@ -265,6 +270,7 @@ impl Leader {
             Route::List(link) => self.list_compared(link, &outcome),
             Route::Agent(link) => self.agent_registered(registry, now, link, outcome),
             Route::Framework(link) => self.framework_subscribed(registry, now, link, outcome),
+            Route::MassLoss { hand_over } => self.mass_loss_recorded(hand_over),
             Route::Disconnect(framework) => self.deadlines.disconnect_concluded(framework),
             Route::Call(pending) => self.called(registry, now, *pending, outcome),
             Route::Acknowledge(request, acknowledge) => {

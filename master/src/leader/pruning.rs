@@ -1,6 +1,7 @@
-//! Which lost agents are forgotten: those lost for too long, and the oldest of too many.
+//! Which lost agents are forgotten: those lost for too long, and the oldest of too many that run nothing.
 //!
-//! Decides only; that the record has not moved since, and that no task is left, is judged where it is
+//! A task that may still run is given up for its agent's age only, never for the number of lost agents: it would be killed
+//! when the agent returns. Decides only; that the record has not moved since, and that no task is left, is judged where it is
 //! applied.
 
 use argosy_state::Registry;
@@ -48,7 +49,11 @@ pub(super) fn overdue(
     agents.sort_unstable_by_key(|agent| (agent.since, agent.id));
     let surplus = agents.len().saturating_sub(kept);
     let old = agents.partition_point(|agent| now.since_ms(agent.since) >= kept_ms);
-    agents.truncate(surplus.max(old));
+    let rest = agents.split_off(old);
+    let idle = rest
+        .into_iter()
+        .filter(|agent| !has_live_tasks(registry, agent.id));
+    agents.extend(idle.take(surplus.saturating_sub(old)));
     // What a framework has not acknowledged yet keeps the record; it goes when that has.
     agents.retain(|agent| agent.mode == AgentMode::Unreachable || !has_tasks(registry, agent.id));
     agents.truncate(AGENTS_PER_LOOK);
@@ -63,6 +68,10 @@ fn is_lost(agent: &Agent) -> bool {
         | AgentMode::Drained
         | AgentMode::Deactivated => false,
     }
+}
+
+fn has_live_tasks(registry: &Registry, id: AgentId) -> bool {
+    registry.agent_index(id).is_some_and(|index| index.live > 0)
 }
 
 fn has_tasks(registry: &Registry, id: AgentId) -> bool {

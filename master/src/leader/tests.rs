@@ -10,6 +10,7 @@ mod checks;
 mod deadlines;
 mod frameworks;
 mod limits;
+mod mass_loss;
 mod messages;
 mod offers;
 mod pruning;

@@ -95,16 +95,17 @@ fn three_lost() -> (Facts, Timestamp) {
 }
 
 #[test]
-fn the_longest_lost_are_forgotten_first_by_age_and_by_number() {
+fn the_longest_lost_are_forgotten_first_by_age_and_those_that_run_nothing_by_number() {
     let (world, first) = three_lost();
     assert!(ids(&world.registry, first.plus_ms(9_999), 3).is_empty());
     assert_eq!(ids(&world.registry, first.plus_ms(10_000), 3), [4]);
     assert_eq!(ids(&world.registry, first.plus_ms(11_000), 3), [4, 2]);
     assert_eq!(
         ids(&world.registry, first, 1),
-        [4, 2],
-        "one of three is kept"
+        [4, 1],
+        "what runs on 2 is not given up for its number"
     );
+    assert_eq!(ids(&world.registry, first, 0), [4, 1]);
     assert_eq!(ids(&world.registry, first.plus_ms(60_000), 3), [4, 2, 1]);
 }
 
