@@ -104,7 +104,9 @@ class FiveTasks:
                 session=self.session,
                 cluster_id=self.cluster_id,
                 held=self.held(),
+                sends_heartbeats=True,
             ))
+            self.pulse = None
             watch = Watch(stream, silence=5.0)
             try:
                 for event in stream:
@@ -119,6 +121,8 @@ class FiveTasks:
                 raise Lost(f"{'was subscribed; ' if subscribed else ''}{error.details()}") from None
             finally:
                 watch.stop()
+                if self.pulse:
+                    self.pulse.stop()
                 stream.cancel()
         raise Lost("was subscribed; the stream has ended")
 
@@ -153,6 +157,9 @@ class FiveTasks:
         kept = set(subscribed.kept_offers)
         self.offers = {name: offer for name, offer in self.offers.items() if name in kept}
         say(f"subscribed as {self.framework_id} in epoch {subscribed.epoch}, kept offers: {' '.join(sorted(kept)) or 'none'}")
+        if subscribed.scheduler_heartbeat_interval_ms:
+            request = v1.HeartbeatRequest(framework_id=self.framework_id, session=self.session)
+            self.pulse = Pulse(self.stub, request, subscribed.scheduler_heartbeat_interval_ms / 1000)
         # What was asked before and not answered is asked again, as it was.
         for number in sorted(self.open):
             self.ask(number)
@@ -257,6 +264,25 @@ class Watch:
             if time.monotonic() - self.last > self.silence:
                 self.stream.cancel()
                 return
+
+    def stop(self):
+        self.stopped.set()
+
+
+class Pulse:
+    """Sends heartbeats from a thread, since the handling of an event may take long: three missing ones end the stream."""
+
+    def __init__(self, stub, request, interval):
+        self.stub, self.request, self.interval = stub, request, interval
+        self.stopped = threading.Event()
+        threading.Thread(target=self.beat, daemon=True).start()
+
+    def beat(self):
+        while not self.stopped.wait(self.interval):
+            try:
+                self.stub.Heartbeat(self.request, timeout=self.interval)
+            except (grpc.RpcError, ValueError):
+                pass  # the next one follows; a ValueError means that the channel is closed
 
     def stop(self):
         self.stopped.set()

@@ -24,6 +24,9 @@ pub struct Config {
     pub snapshot: SnapshotPolicy,
     /// How long an agent may be silent, in milliseconds of cluster time.
     pub agent_timeout_ms: u64,
+    /// How long a scheduler that sends heartbeats may be silent before its stream is closed, in milliseconds of cluster
+    /// time.
+    pub framework_timeout_ms: u64,
     /// How long a framework's stream may be gone before it is recorded as disconnected, in
     /// milliseconds of cluster time.
     pub framework_grace_ms: u64,
@@ -52,6 +55,7 @@ impl Config {
             timing: Timing::shipped(),
             snapshot: SnapshotPolicy::default(),
             agent_timeout_ms: 15_000,
+            framework_timeout_ms: 15_000,
             framework_grace_ms: 10_000,
             lost_agent_ms: argosy_state::limits::LOST_AGENT_MS,
             office_lease_ms: None,
@@ -72,6 +76,8 @@ impl Config {
 pub(crate) struct Limits {
     /// How long an agent may be silent.
     pub(crate) agent_timeout_ms: u64,
+    /// How long a scheduler that sends heartbeats may be silent.
+    pub(crate) framework_timeout_ms: u64,
     /// How long a framework's stream may be gone.
     pub(crate) framework_grace_ms: u64,
     /// How long a lost agent is remembered.

@@ -145,6 +145,7 @@ fn owner_of(config: &Config, node: &Node, registry: Registry, entropy: [u8; 32])
     let (hand_over, handing) = mpsc::channel(1);
     let limits = Limits {
         agent_timeout_ms: config.agent_timeout_ms,
+        framework_timeout_ms: config.framework_timeout_ms,
         framework_grace_ms: config.framework_grace_ms,
         lost_agent_ms: config.lost_agent_ms,
         resume_ms: RESUME_MS,

@@ -64,6 +64,8 @@ pub(super) struct Brain {
     pub(super) faults: VecDeque<Fault>,
     pub(super) repeats_updates: bool,
     pub(super) is_silent: bool,
+    pub(super) scheduler_heartbeat_ms: u64,
+    pub(super) heartbeats: usize,
     pub(super) script: Vec<v1::TaskState>,
     pub(super) open: BTreeMap<String, v1::Offer>,
     pub(super) launches: BTreeMap<String, usize>,
@@ -189,6 +191,12 @@ impl Brain {
         self.link = None;
     }
 
+    pub(super) fn heartbeat(&mut self, request: &v1::HeartbeatRequest) {
+        if request.framework_id == FRAMEWORK && request.session == self.session {
+            self.heartbeats += 1;
+        }
+    }
+
     pub(super) fn subscribe(
         &mut self,
         request: v1::SubscribeRequest,
@@ -238,6 +246,7 @@ impl Brain {
             rescinded_offers: rescinded,
             cluster_id: "fake".into(),
             heartbeat_interval_ms: 100,
+            scheduler_heartbeat_interval_ms: self.scheduler_heartbeat_ms,
             epoch: self.epoch,
             leader_address: self.addresses[self.leader].clone(),
             ..Default::default()

@@ -127,6 +127,18 @@ impl FakeCluster {
         self.brain().is_silent = true;
     }
 
+    /// From the next subscription on the leader wants heartbeats of the scheduler so often.
+    pub fn want_heartbeats(&self, interval: Duration) {
+        self.brain().scheduler_heartbeat_ms =
+            u64::try_from(interval.as_millis()).unwrap_or(u64::MAX);
+    }
+
+    /// Heartbeats that the scheduler has sent.
+    #[must_use]
+    pub fn heartbeats(&self) -> usize {
+        self.brain().heartbeats
+    }
+
     /// Another master leads from now on, in a new epoch; of the open offers it knows only those
     /// that are presented to it.
     pub fn change_leader(&self) {

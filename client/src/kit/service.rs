@@ -142,6 +142,15 @@ impl Scheduler for Master {
         Ok(Response::new(v1::MessageReply {}))
     }
 
+    /// No fault of the script meets it, for its time is not the test's.
+    async fn heartbeat(
+        &self,
+        request: Request<v1::HeartbeatRequest>,
+    ) -> Answer<v1::HeartbeatReply> {
+        self.brain().heartbeat(&request.into_inner());
+        Ok(self.reply(v1::HeartbeatReply {}))
+    }
+
     async fn decline(&self, request: Request<v1::DeclineRequest>) -> Answer<v1::DeclineReply> {
         let request = request.into_inner();
         self.unary(|brain| {

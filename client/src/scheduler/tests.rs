@@ -528,3 +528,20 @@ async fn a_thousand_tasks_start_once_each_through_ten_changes_of_leader() {
     assert_eq!(finished, 1_000);
     world.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_leader_that_wants_heartbeats_gets_them_as_long_as_the_stream_is_read() {
+    let world = World::start(2).await;
+    // The release of this leader expects none.
+    assert_eq!(world.cluster.heartbeats(), 0);
+    world.cluster.want_heartbeats(Duration::from_millis(20));
+    world.cluster.change_leader();
+    world.told("reconnected in epoch 1").await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while world.cluster.heartbeats() < 5 {
+        let now = tokio::time::Instant::now();
+        assert!(now < deadline, "{} heartbeats", world.cluster.heartbeats());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    world.stop().await.unwrap();
+}

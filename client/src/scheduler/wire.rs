@@ -2,11 +2,13 @@
 //!
 //! Decides nothing but how long silence may last.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use argosy_proto::v1;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -111,24 +113,75 @@ pub(super) async fn numbered(
     })
 }
 
-/// Reads one stream to its end; returns how it ended.
+/// What a leader wants to hear of this scheduler: of which framework, and how often.
+type Wanted = (String, Duration);
+
+/// Reads one stream to its end and sends heartbeats until then; returns how it ended.
 pub(super) async fn read(
     connector: &Connector,
     link: u64,
     (request, deadline): (v1::SubscribeRequest, Duration),
     sender: &mpsc::Sender<Input>,
 ) -> Input {
-    let closed = |why: String| Input::Closed { link, why };
+    let session = request.session;
     let ask = |channel, _| {
         let request = request.clone();
         async move { stub(channel).subscribe(request).await }
     };
-    let (mut stream, address): (Streaming<v1::Event>, String) =
+    let opened: (Streaming<v1::Event>, String) =
         match connector.call(deadline, Repeat::Always, ask).await {
             Ok(answer) => (answer.body, answer.address),
             Err(CallError::Refused(refusal)) => return Input::Refused { link, refusal },
             Err(error) => return Input::Unreached { link, error },
         };
+    let (want, wanted) = oneshot::channel();
+    // Each goes on while the other waits: events that pile up unread do not make this scheduler silent.
+    tokio::select! {
+        ended = events(connector, link, opened, want, sender) => ended,
+        never = send_heartbeats(connector, session, wanted) => match never {},
+    }
+}
+
+/// Shows the leader that this scheduler is alive, as often as it wants.
+async fn send_heartbeats(
+    connector: &Connector,
+    session: u64,
+    wanted: oneshot::Receiver<Wanted>,
+) -> Infallible {
+    let Ok((framework_id, interval)) = wanted.await else {
+        // The leader is of a release that expects none.
+        return std::future::pending().await;
+    };
+    // The subscription itself was the first sign of life.
+    let mut ticks = tokio::time::interval_at(Instant::now() + interval, interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let ask = |channel, limit| {
+            let mut request = Request::new(v1::HeartbeatRequest {
+                framework_id: framework_id.clone(),
+                session,
+            });
+            request.set_timeout(limit);
+            async move { stub(channel).heartbeat(request).await }
+        };
+        // Without an answer in time the next one follows; the stream itself shows whether the leader is there.
+        if let Err(error) = connector.call(interval, Repeat::Always, ask).await {
+            tracing::debug!(%error, "a heartbeat has no answer");
+        }
+    }
+}
+
+/// Passes events on until the stream ends.
+async fn events(
+    connector: &Connector,
+    link: u64,
+    (mut stream, address): (Streaming<v1::Event>, String),
+    want: oneshot::Sender<Wanted>,
+    sender: &mpsc::Sender<Input>,
+) -> Input {
+    let closed = |why: String| Input::Closed { link, why };
+    let mut want = Some(want);
     let mut patience = FIRST_EVENT;
     let mut replaced = Box::pin(connector.replaced(None, address.clone()));
     loop {
@@ -161,6 +214,12 @@ pub(super) async fn read(
                 Duration::from_millis(subscribed.heartbeat_interval_ms.clamp(10, 600_000));
             patience = interval * HEARTBEATS;
             replaced = Box::pin(connector.replaced(Some(subscribed.epoch), address.clone()));
+            let heartbeat_ms = subscribed.scheduler_heartbeat_interval_ms;
+            if let Some(want) = want.take().filter(|_| heartbeat_ms > 0) {
+                let interval = Duration::from_millis(heartbeat_ms.clamp(10, 600_000));
+                // The receiver lives as long as this stream is read.
+                let _ = want.send((subscribed.framework_id.clone(), interval));
+            }
             if let Ok(leader) = crate::Masters::new([&subscribed.leader_address]) {
                 connector.note_leader(&leader.addresses()[0]);
             }

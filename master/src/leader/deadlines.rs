@@ -13,6 +13,7 @@ use argosy_state::framework::{Connection, Framework};
 use argosy_state::ids::{AgentId, FrameworkId, Timestamp};
 
 use super::{Leader, Now, Route};
+use crate::links::LinkId;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
@@ -20,6 +21,8 @@ enum Timer {
     Agent(AgentId),
     /// A framework's stream may have been gone for too long.
     Stream(FrameworkId),
+    /// A scheduler that sends heartbeats may have been silent for too long.
+    Silence(LinkId),
 }
 
 /// Timers of a leader.
@@ -105,6 +108,9 @@ impl Leader {
         for gone in self.deadlines.gone.values_mut() {
             *gone = now.at;
         }
+        for link in self.framework_links.values_mut() {
+            link.heard = now.at;
+        }
     }
 
     pub(super) fn arm_agent(&mut self, now: Now, agent: AgentId) {
@@ -149,6 +155,24 @@ impl Leader {
             .insert((now.at.plus_ms(self.framework_grace_ms()), Timer::Stream(id)));
     }
 
+    /// Watches a stream whose scheduler sends heartbeats.
+    pub(super) fn arm_stream(&mut self, now: Now, link: LinkId) {
+        let due = now.at.plus_ms(self.limits.framework_timeout_ms);
+        self.deadlines.timers.insert((due, Timer::Silence(link)));
+    }
+
+    fn silence_due(&mut self, now: Now, link: LinkId) {
+        let Some(heard) = self.framework_links.get(&link).map(|state| state.heard) else {
+            return;
+        };
+        let due = heard.plus_ms(self.limits.framework_timeout_ms);
+        if due > now.at {
+            self.deadlines.timers.insert((due, Timer::Silence(link)));
+        } else {
+            self.framework_silent(now, link);
+        }
+    }
+
     fn framework_grace_ms(&self) -> u64 {
         if bugs::is_on(Bug::GraceLost) {
             return 0;
@@ -168,6 +192,7 @@ impl Leader {
             match timer {
                 Timer::Agent(agent) => self.agent_due(registry, now, agent),
                 Timer::Stream(framework) => self.stream_due(registry, now, framework),
+                Timer::Silence(link) => self.silence_due(now, link),
             }
         }
         while let Some((due, framework)) = self.deadlines.expiries.first().copied() {

@@ -6,12 +6,15 @@ use argosy_proto::v1;
 use argosy_state::Registry;
 use argosy_state::command::{Command, Outcome, Rejection, Reply, Subscribe};
 use argosy_state::framework::Connection;
-use argosy_state::ids::{AgentId, FrameworkId, Revision, TaskId};
+use argosy_state::ids::{AgentId, FrameworkId, Revision, TaskId, Timestamp};
 
 use super::agents::protocol;
 use super::deadlines::HEARTBEAT_MS;
-use super::{Effect, Leader, Now, Route, Subscription};
-use crate::links::LinkId;
+use super::{Answer, Effect, Leader, Now, Route, Subscription};
+use crate::links::{LinkId, RequestId};
+
+/// Heartbeats that a scheduler sends within the time after which its silence counts.
+const HEARTBEATS_IN_A_TIMEOUT: u64 = 3;
 
 /// One stream of a framework.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub(super) struct FrameworkLink {
     pub(super) unsent: BTreeSet<TaskId>,
     /// Its reader is behind: it is sent no offers, nor hints.
     pub(super) behind: bool,
+    /// When its scheduler was last heard of.
+    pub(super) heard: Timestamp,
 }
 
 impl Leader {
@@ -72,6 +77,7 @@ impl Leader {
             in_flight: BTreeMap::new(),
             unsent: BTreeSet::new(),
             behind: false,
+            heard: now.at,
         };
         self.framework_links.insert(link, state);
         match known {
@@ -125,6 +131,8 @@ impl Leader {
         let held = std::mem::take(&mut state.subscription.held);
         let filters = std::mem::take(&mut state.subscription.filters);
         let session = state.subscription.session;
+        state.heard = now.at;
+        let sends_heartbeats = state.subscription.sends_heartbeats;
         if let Some(former) = self
             .linked_frameworks
             .insert(id, link)
@@ -142,6 +150,12 @@ impl Leader {
             }
         }
         self.arm_framework(registry, now, id);
+        let scheduler_heartbeat_interval_ms = if sends_heartbeats {
+            self.arm_stream(now, link);
+            self.limits.framework_timeout_ms / HEARTBEATS_IN_A_TIMEOUT
+        } else {
+            0
+        };
         let (kept, rescinded) = self.readopt(registry, now, id, held);
         let subscribed = v1::Subscribed {
             framework_id: id.to_string(),
@@ -154,6 +168,7 @@ impl Leader {
             epoch: self.epoch.0,
             protocol: Some(protocol()),
             leader_address: String::new(),
+            scheduler_heartbeat_interval_ms,
         };
         self.tell_framework(link, v1::event::Event::Subscribed(subscribed));
         self.pump_updates(registry, link);
@@ -170,6 +185,37 @@ impl Leader {
             self.stream_gone(now, id);
             self.withhold_framework(id);
         }
+    }
+
+    /// Writes nothing, whatever the session: a scheduler that is superseded learns so on its stream.
+    pub(super) fn framework_heartbeat(
+        &mut self,
+        now: Now,
+        request: RequestId,
+        id: FrameworkId,
+        session: u64,
+    ) {
+        let link = self.linked_frameworks.get(&id);
+        if let Some(state) = link.and_then(|link| self.framework_links.get_mut(link))
+            && state.subscription.session == session
+        {
+            state.heard = now.at;
+        }
+        self.answer(request, Answer::Heard);
+    }
+
+    /// Its scheduler sends no more heartbeats: others get its offers at once, and its absence begins.
+    pub(super) fn framework_silent(&mut self, now: Now, link: LinkId) {
+        let Some(id) = self
+            .framework_links
+            .get(&link)
+            .and_then(|state| state.framework)
+        else {
+            return;
+        };
+        self.rescind_all(id, "its scheduler sends no heartbeats");
+        self.out.push(Effect::CloseFramework(link));
+        self.framework_closed(now, link);
     }
 
     pub(super) fn framework_behind(&mut self, link: LinkId, behind: bool) {

@@ -61,6 +61,12 @@ pub(crate) enum Input {
     FrameworkClosed {
         link: LinkId,
     },
+    /// A scheduler is alive.
+    FrameworkHeartbeat {
+        request: RequestId,
+        framework: FrameworkId,
+        session: u64,
+    },
     /// What was sent on a stream piles up unread, or no longer does.
     FrameworkBehind {
         link: LinkId,
@@ -130,6 +136,8 @@ pub(crate) struct Subscription {
     pub(crate) info: FrameworkInfo,
     pub(crate) held: Vec<(Promise, Vec<u8>)>,
     pub(crate) filters: Vec<HeldFilter>,
+    /// It sends heartbeats: silence ends its stream.
+    pub(crate) sends_heartbeats: bool,
 }
 
 /// A decline still in force, as its maker remembers it.
@@ -185,6 +193,7 @@ pub(crate) enum Answer {
     },
     Acknowledged,
     Declined,
+    Heard,
     /// On its way, or lost.
     Passed,
     Reconciled {

@@ -145,6 +145,11 @@ impl Leader {
                 self.subscribe(registry, now, link, *subscription)
             }
             Input::FrameworkClosed { link } => self.framework_closed(now, link),
+            Input::FrameworkHeartbeat {
+                request,
+                framework,
+                session,
+            } => self.framework_heartbeat(now, request, framework, session),
             Input::FrameworkBehind { link, behind } => self.framework_behind(link, behind),
             Input::Call {
                 request,

@@ -309,6 +309,14 @@ impl Leader {
         }
     }
 
+    /// Withdraws every open offer of a framework.
+    pub(super) fn rescind_all(&mut self, id: FrameworkId, why: &str) {
+        let open = self.book.offers_of(id);
+        let open = open.filter(|(_, standing)| *standing == Standing::Open);
+        let open: Vec<OfferId> = open.map(|(offer, _)| offer.id).collect();
+        self.rescind(open, why);
+    }
+
     fn rescind(&mut self, offers: Vec<OfferId>, why: &str) {
         for id in offers {
             if let Some(offer) = self.book.rescind(id) {

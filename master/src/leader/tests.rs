@@ -16,6 +16,7 @@ mod offers;
 mod pruning;
 mod races;
 mod reigns;
+mod silence;
 mod updates;
 mod words;
 mod world;

@@ -111,6 +111,7 @@ pub(super) fn subscription(wire: v1::SubscribeRequest) -> Result<Subscription, M
         info: convert::framework_info_from(info)?,
         held: held.collect::<Result<_, Malformed>>()?,
         filters: filters.collect::<Result<_, Malformed>>()?,
+        sends_heartbeats: wire.sends_heartbeats,
     })
 }
 

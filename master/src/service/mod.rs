@@ -105,6 +105,7 @@ fn accepted(answer: Answer) -> Result<Answer, Status> {
         Answer::Called { .. }
         | Answer::Acknowledged
         | Answer::Declined
+        | Answer::Heard
         | Answer::Passed
         | Answer::Reconciled { .. }
         | Answer::Operated { .. } => Ok(answer),

@@ -118,6 +118,13 @@ impl Scheduler for Services {
         routed!(self, request, message, message_here)
     }
 
+    async fn heartbeat(
+        &self,
+        request: Request<v1::HeartbeatRequest>,
+    ) -> Result<Response<v1::HeartbeatReply>, Status> {
+        routed!(self, request, heartbeat, heartbeat_here)
+    }
+
     async fn suppress(
         &self,
         request: Request<v1::SuppressRequest>,
@@ -252,6 +259,23 @@ impl Services {
                 .await?,
         )?;
         Ok(v1::MessageReply {})
+    }
+
+    async fn heartbeat_here(
+        &self,
+        wire: v1::HeartbeatRequest,
+    ) -> Result<v1::HeartbeatReply, Status> {
+        let (framework, session) = (framework(&wire.framework_id)?, wire.session);
+        accepted(
+            self.desk
+                .ask(move |request| Input::FrameworkHeartbeat {
+                    request,
+                    framework,
+                    session,
+                })
+                .await?,
+        )?;
+        Ok(v1::HeartbeatReply {})
     }
 
     async fn kill_here(&self, wire: v1::KillRequest) -> Result<v1::KillReply, Status> {

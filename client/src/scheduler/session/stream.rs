@@ -36,6 +36,7 @@ impl Session {
             held,
             filters: self.offers.filters(now_ms),
             cluster_id: self.cluster_id.clone(),
+            sends_heartbeats: true,
         };
         // The first attempt goes at once; a master that takes streams and drops them is not hammered.
         let pause_ms = match self.failures {

@@ -171,6 +171,7 @@ pub(super) fn answer(answer: &Answer) -> String {
             format!("called at {}{}", at(*revision), refused.collect::<String>())
         }
         Answer::Acknowledged => "acknowledged".to_owned(),
+        Answer::Heard => "heard".to_owned(),
         Answer::Declined => "declined".to_owned(),
         Answer::Passed => "passed".to_owned(),
         Answer::Reconciled { reply, more } => {

@@ -31,6 +31,7 @@ pub(super) const AGENT: AgentId = AgentId(1);
 
 pub(super) const LIMITS: Limits = Limits {
     agent_timeout_ms: 15_000,
+    framework_timeout_ms: 15_000,
     framework_grace_ms: 10_000,
     lost_agent_ms: 3_600_000,
     resume_ms: 100,
@@ -364,6 +365,7 @@ impl World {
             info: record.info.clone(),
             held: held.iter().map(|id| self.held(id)).collect(),
             filters: Vec::new(),
+            sends_heartbeats: false,
         }
     }
 
@@ -633,6 +635,7 @@ pub(super) fn new_framework(session: u64, info: FrameworkInfo) -> Subscription {
         info,
         held: Vec::new(),
         filters: Vec::new(),
+        sends_heartbeats: false,
     }
 }
 

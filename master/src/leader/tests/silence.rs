@@ -1,0 +1,145 @@
+//! Schedulers that send heartbeats, and stop doing so with their connections open.
+
+use argosy_state::framework::{Connection, FrameworkInfo};
+use argosy_state::ids::FrameworkId;
+use argosy_state::testing::framework_info;
+use expect_test::expect;
+
+use super::world::{FRAMEWORK, LIMITS, World, new_framework};
+use crate::leader::Input;
+use crate::links::LinkId;
+
+/// `framework-1` on link-1 sends heartbeats and holds offer 1.1 of all of `agent-1`, which is on link-2.
+fn with_heartbeats(failover_timeout_ms: u64) -> World {
+    let mut world = World::new();
+    let link = world.link();
+    let info = FrameworkInfo {
+        failover_timeout_ms,
+        ..framework_info("web")
+    };
+    let mut subscription = new_framework(7, info);
+    subscription.sends_heartbeats = true;
+    world.subscribe_with(link, subscription);
+    world.agent("cpus:4;mem:4096");
+    world.forget_said();
+    world
+}
+
+fn heartbeat(world: &mut World, session: u64) {
+    let request = world.request();
+    world.feed(Input::FrameworkHeartbeat {
+        request,
+        framework: FRAMEWORK,
+        session,
+    });
+}
+
+fn connection(world: &World, id: FrameworkId) -> Connection {
+    world.registry.framework(id).unwrap().connection
+}
+
+#[test]
+fn the_offers_of_a_silent_scheduler_go_to_others_and_its_absence_begins() {
+    let mut world = with_heartbeats(60_000);
+    world.subscribe("other");
+    world.forget_said();
+    world.pass_with(14_900, &[LinkId(2)]);
+    world.expect_silence();
+    world.pass_with(100, &[LinkId(2)]);
+    world.expect(&expect![[r#"
+        link-1 <- rescind 1.1: its scheduler sends no heartbeats
+        link-1 closed
+        link-3 <- offers 1.2 * agent-1 cpus:4;mem:4096
+    "#]]);
+    // Its end of the connection is told later, or never.
+    world.feed(Input::FrameworkClosed { link: LinkId(1) });
+    world.pass_with(LIMITS.framework_grace_ms - 100, &[LinkId(2)]);
+    assert_eq!(connection(&world, FRAMEWORK), Connection::Connected);
+    world.pass_with(100, &[LinkId(2)]);
+    assert_ne!(connection(&world, FRAMEWORK), Connection::Connected);
+    world.pass_with(60_100, &[LinkId(2)]);
+    assert_eq!(world.registry.framework(FRAMEWORK), None);
+    world.forget_said();
+}
+
+#[test]
+fn without_failover_timeout_a_silent_scheduler_is_removed_after_its_grace() {
+    let mut world = with_heartbeats(0);
+    world.pass_with(LIMITS.framework_timeout_ms, &[LinkId(2)]);
+    assert!(world.registry.framework(FRAMEWORK).is_some());
+    world.pass_with(LIMITS.framework_grace_ms, &[LinkId(2)]);
+    assert_eq!(world.registry.framework(FRAMEWORK), None);
+    world.forget_said();
+}
+
+#[test]
+fn heartbeats_keep_a_stream_and_write_nothing() {
+    let mut world = with_heartbeats(60_000);
+    let entries = world.entries();
+    for _ in 0..10 {
+        world.pass_with(5_000, &[LinkId(2)]);
+        heartbeat(&mut world, 7);
+    }
+    let said = world.take_said();
+    assert!(said.iter().all(|line| line.ends_with("heard")), "{said:?}");
+    assert_eq!(world.entries(), entries);
+}
+
+#[test]
+fn heartbeats_of_another_session_or_of_no_framework_count_for_nothing() {
+    let mut world = with_heartbeats(60_000);
+    world.pass_with(10_000, &[LinkId(2)]);
+    heartbeat(&mut world, 8);
+    let request = world.request();
+    world.feed(Input::FrameworkHeartbeat {
+        request,
+        framework: FrameworkId(9),
+        session: 7,
+    });
+    world.expect(&expect![[r#"
+        call-1: heard
+        call-2: heard
+    "#]]);
+    world.pass_with(5_000, &[LinkId(2)]);
+    let said = world.take_said().join("\n");
+    assert!(said.contains("link-1 closed"), "{said}");
+}
+
+#[test]
+fn a_scheduler_that_sends_none_is_not_cut_off() {
+    let mut world = World::with_offer();
+    world.pass_with(50_000, &[LinkId(2)]);
+    world.expect_silence();
+}
+
+#[test]
+fn a_pause_of_the_leader_is_not_the_silence_of_a_scheduler() {
+    let mut world = with_heartbeats(60_000);
+    world.pass_with(14_000, &[LinkId(2)]);
+    world.pause();
+    world.pass_with(14_900, &[LinkId(2)]);
+    world.expect_silence();
+    world.pass_with(100, &[LinkId(2)]);
+    let said = world.take_said().join("\n");
+    assert!(said.contains("link-1 closed"), "{said}");
+}
+
+#[test]
+fn the_next_stream_of_a_silent_scheduler_is_watched_by_itself() {
+    let mut world = with_heartbeats(60_000);
+    world.pass_with(10_000, &[LinkId(2)]);
+    let mut subscription = world.subscription_of(FRAMEWORK, &["1.1"]);
+    subscription.sends_heartbeats = true;
+    world.subscribe_with(LinkId(3), subscription);
+    world.expect(&expect![[r#"
+        link-1 closed
+        link-3 <- subscribed framework-1 session 7 epoch 1, kept 1.1
+    "#]]);
+    world.pass_with(14_900, &[LinkId(2)]);
+    world.expect_silence();
+    world.pass_with(100, &[LinkId(2)]);
+    world.expect(&expect![[r#"
+        link-3 <- rescind 1.1: its scheduler sends no heartbeats
+        link-3 closed
+    "#]]);
+}
