@@ -18,7 +18,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
 use tokio::sync::watch;
 
-use crate::disk::{Changes, Disk, Durability, Family};
+use crate::disk::{self, Changes, Disk, Durability, Family};
 use crate::entry::{self, EntryError, Link};
 use crate::fatal::{Fatal, FatalError};
 use crate::record::{self, LogIdRecord, PurgedRecord, VoteRecord};
@@ -104,8 +104,9 @@ impl LogStore {
         locked(&self.0.state)
     }
 
-    /// Entries of `[start, end)` that the log holds, as many as the budget allows.
-    fn read(&self, start: u64, end: u64, bytes: Option<usize>) -> io::Result<Vec<Entry>> {
+    /// Entries of `[start, end)` that the log holds, as many as the budget allows. Entries that only the disk holds are read
+    /// where waiting for a device delays neither heartbeats nor votes.
+    async fn read(&self, start: u64, end: u64, bytes: Option<usize>) -> io::Result<Vec<Entry>> {
         loop {
             let mut entries = Vec::new();
             let mut budget = Budget::new(bytes);
@@ -128,7 +129,9 @@ impl LogStore {
                 }
                 (start, end.min(first), state.truncations)
             };
-            let read = self.read_disk(start, disk_end, &mut budget, &mut entries);
+            let disk = Arc::clone(&self.0.disk);
+            let read = move || read_disk(disk.as_ref(), start, disk_end, budget);
+            let read = disk::run(self.0.disk.may_block(), read).await;
             let overlapped = {
                 let state = self.state();
                 state.truncations != truncations || state.first > start
@@ -136,62 +139,22 @@ impl LogStore {
             if overlapped {
                 continue;
             }
-            if let Err(error) = read {
-                return Err(self.damaged(error));
-            }
+            let mut entries = read.map_err(|error| self.damaged(error))?;
             entries.append(&mut recent);
             return Ok(entries);
         }
     }
 
-    fn read_disk(
-        &self,
-        start: u64,
-        end: u64,
-        budget: &mut Budget,
-        entries: &mut Vec<Entry>,
-    ) -> Result<(), LogError> {
-        let mut expected = start;
-        let mut previous: Option<Link> = None;
-        let mut wrong = None;
-        let mut full = false;
-        self.0
-            .disk
-            .scan(Family::Log, &key(start), &mut |key, value| {
-                if expected >= end {
-                    return Ok(ControlFlow::Break(()));
-                }
-                let opened = match verify::link_by_link(key, value, expected, previous.as_ref()) {
-                    Ok(opened) => opened,
-                    Err(error) => {
-                        wrong = Some(error);
-                        return Ok(ControlFlow::Break(()));
-                    }
-                };
-                if !budget.spend(&opened.entry) {
-                    full = true;
-                    return Ok(ControlFlow::Break(()));
-                }
-                previous = Some(opened.link);
-                entries.push(opened.entry);
-                expected += 1;
-                Ok(ControlFlow::Continue(()))
-            })?;
-        match wrong {
-            Some(error) => Err(error.into()),
-            None if expected < end && !full => Err(EntryError::Missing { index: expected }.into()),
-            None => Ok(()),
-        }
-    }
-
     /// The link of an entry that is written.
-    fn link_of(&self, index: u64) -> io::Result<Link> {
-        let read = || -> Result<Link, LogError> {
-            let bytes = self.0.disk.get(Family::Log, &key(index))?;
+    async fn link_of(&self, index: u64) -> io::Result<Link> {
+        let disk = Arc::clone(&self.0.disk);
+        let read = move || -> Result<Link, LogError> {
+            let bytes = disk.get(Family::Log, &key(index))?;
             let bytes = bytes.ok_or(EntryError::Missing { index })?;
             Ok(entry::open(index, bytes)?.link)
         };
-        read().map_err(|error| self.damaged(error))
+        let read = disk::run(self.0.disk.may_block(), read).await;
+        read.map_err(|error| self.damaged(error))
     }
 
     /// A log that cannot be read as it was written must not be served: the process stops.
@@ -242,6 +205,45 @@ impl LogStore {
     }
 }
 
+/// Entries of `[start, end)` from the disk, as many as the budget allows, each checked against the one before it.
+fn read_disk(
+    disk: &dyn Disk,
+    start: u64,
+    end: u64,
+    mut budget: Budget,
+) -> Result<Vec<Entry>, LogError> {
+    let mut entries = Vec::new();
+    let mut expected = start;
+    let mut previous: Option<Link> = None;
+    let mut wrong = None;
+    let mut full = false;
+    disk.scan(Family::Log, &key(start), &mut |key, value| {
+        if expected >= end {
+            return Ok(ControlFlow::Break(()));
+        }
+        let opened = match verify::link_by_link(key, value, expected, previous.as_ref()) {
+            Ok(opened) => opened,
+            Err(error) => {
+                wrong = Some(error);
+                return Ok(ControlFlow::Break(()));
+            }
+        };
+        if !budget.spend(&opened.entry) {
+            full = true;
+            return Ok(ControlFlow::Break(()));
+        }
+        previous = Some(opened.link);
+        entries.push(opened.entry);
+        expected += 1;
+        Ok(ControlFlow::Continue(()))
+    })?;
+    match wrong {
+        Some(error) => Err(error.into()),
+        None if expected < end && !full => Err(EntryError::Missing { index: expected }.into()),
+        None => Ok(entries),
+    }
+}
+
 /// Synced, always, but for a defect that was planted.
 fn asked_unless(bug: Bug) -> Durability {
     match bugs::is_on(bug) {
@@ -256,7 +258,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         range: RB,
     ) -> Result<Vec<Entry>, io::Error> {
         let (start, end) = bounds(&range);
-        self.read(start, end, None)
+        self.read(start, end, None).await
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
@@ -268,7 +270,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry>, io::Error> {
-        let entries = self.read(start, end, Some(READ_BYTES))?;
+        let entries = self.read(start, end, Some(READ_BYTES)).await?;
         // A follower must never get entries with a gap before them: nothing says that it needs a snapshot.
         match entries.first() {
             Some(first) if first.log_id.index == start => Ok(entries),
@@ -290,7 +292,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
             cursor,
             |(log, start, end, mut block)| async move {
                 if block.is_empty() {
-                    block = log.read(start, end, Some(READ_BYTES))?.into();
+                    block = log.read(start, end, Some(READ_BYTES)).await?.into();
                 }
                 let Some(entry): Option<Entry> = block.pop_front() else {
                     return Ok(None);
@@ -403,7 +405,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.0.writer.drain().await?;
         let link = match boundary {
             true => self.state().base,
-            false => self.link_of(first - 1)?,
+            false => self.link_of(first - 1).await?,
         };
         let mut changes = Changes::default();
         for index in first..end {
@@ -433,7 +435,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.0.writer.drain().await?;
         let base = match held {
             true if purged.index < first => base,
-            true => self.link_of(purged.index)?,
+            true => self.link_of(purged.index).await?,
             false => Link::after_snapshot(&purged),
         };
         let mut changes = Changes::default();
