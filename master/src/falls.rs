@@ -1,7 +1,8 @@
 //! How often this leader fell out of office because a quorum answered too late.
 //!
-//! Pure. A leader whose followers answer just later than the lease serves nobody, and nobody else
-//! stands as long as its heartbeats arrive: then it has to let another one lead.
+//! Pure. A leader that is unheard for longer goes silent, and the others elect one that they can answer. One
+//! whose followers answer about as late as its lease allows falls and returns again and again, and is not
+//! silent for long enough. It must let another master lead.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! Consensus: openraft behind Node, log and registry on RocksDB, snapshots, transport.
 //!
 //! No type of openraft or RocksDB leaves this crate. Reading order: `types`, `settings`, `node`, `proposer`; then how a group
-//! comes about and changes (`starting`, `founding`, `forming`, `membership`), how it talks (`wire`, `connections`, `network`, `held`, `distance`, `service`, `shipping`), how it loses a
-//! leader (`failover`, `campaign`, `hearing`); then what it keeps (`store`, `log`, `machine`, `snapshot`).
+//! comes about and changes (`starting`, `founding`, `forming`, `membership`), how it talks (`wire`, `connections`, `network`, `held`, `distance`, `service`, `shipping`), how it keeps and loses a
+//! leader (`liveness`, `failover`, `campaign`, `hearing`); then what it keeps (`store`, `log`, `machine`, `snapshot`).
 
 mod campaign;
 mod codec;
@@ -21,6 +21,7 @@ mod growth;
 mod hearing;
 mod held;
 mod install;
+mod liveness;
 mod log;
 mod machine;
 mod membership;

@@ -21,8 +21,9 @@ use tracing::info;
 use crate::connections::{self, Peers};
 use crate::error::MembershipError;
 use crate::forwarding::forward;
+use crate::liveness::Liveness;
 use crate::network::Caller;
-use crate::node::Consensus;
+use crate::node::{Consensus, Group};
 use crate::settings::Timing;
 use crate::status::{self, Status};
 use crate::types::{Member, TypeConfig};
@@ -59,18 +60,21 @@ pub(crate) struct Changes {
     peers: Peers,
     timing: Timing,
     status: watch::Receiver<Status>,
+    liveness: Liveness,
     /// Held through a change. A second one waits a little and is refused then.
     changing: Mutex<()>,
 }
 
 impl Changes {
-    pub(crate) fn new(
-        raft: Consensus,
-        caller: Caller,
-        peers: Peers,
-        timing: Timing,
-        status: watch::Receiver<Status>,
-    ) -> Changes {
+    pub(crate) fn new(group: Group) -> Changes {
+        let Group {
+            raft,
+            caller,
+            peers,
+            timing,
+            status,
+            liveness,
+        } = group;
         let changing = Mutex::new(());
         Changes {
             raft,
@@ -78,6 +82,7 @@ impl Changes {
             peers,
             timing,
             status,
+            liveness,
             changing,
         }
     }
@@ -331,7 +336,7 @@ impl Changes {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let answered = |id: u64| {
-            let heard = status::heard_ago(&metrics, id);
+            let heard = status::heard_ago(&metrics, &self.liveness, id);
             id == self.caller.id || heard.is_some_and(|ago| ago < fresh)
         };
         voters.iter().filter(|id| answered(**id)).count()

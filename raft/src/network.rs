@@ -13,13 +13,11 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::connections::{Connections, Peers, client};
-use crate::distance::Distances;
 use crate::held::Held;
 use crate::machine::Snapshot;
 use crate::settings::Timing;
@@ -52,7 +50,6 @@ pub(crate) struct Factory {
     pub(crate) caller: Caller,
     pub(crate) peers: Peers,
     pub(crate) timing: Timing,
-    pub(crate) distances: Distances,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +65,6 @@ impl Factory {
             target,
             caller: self.caller,
             timing: self.timing,
-            distances: self.distances.clone(),
             connections,
             lane,
             open: None,
@@ -102,7 +98,6 @@ pub(crate) struct Network {
     target: u64,
     caller: Caller,
     timing: Timing,
-    distances: Distances,
     connections: Result<Arc<Connections>, Status>,
     lane: Lane,
     open: Option<OpenAppend>,
@@ -186,19 +181,9 @@ impl Network {
         pre_vote: bool,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         let message = wire::vote_request(self.caller.header(self.target), &request, pre_vote);
-        let asked = Instant::now();
         let answer = client(self.connections()?.control.clone())
             .vote(message)
             .await;
-        // A vote is written to disk before it is answered; this is nothing but the way there and back.
-        if pre_vote && answer.is_ok() {
-            let far = self
-                .distances
-                .answered(self.target, asked.elapsed(), self.timing);
-            if let Some(far) = far {
-                warn!(peer = self.target, "{far}");
-            }
-        }
         answer
             .and_then(|answer| wire::vote_answer_from(answer.into_inner()))
             .map_err(|status| self.error(RPCTypes::Vote, &status))

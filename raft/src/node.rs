@@ -11,14 +11,17 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::connections::Peers;
 use crate::disk::memory::{Durable, MemoryDisk};
 use crate::error::{MembershipError, ProposeError, ReadError, StartError};
 use crate::founding::Identity;
+use crate::liveness::Liveness;
 use crate::machine::Machine;
 use crate::membership::{Change, Changes};
+use crate::network::Caller;
 use crate::proposer::{Proposal, Queue};
 use crate::reader::Reads;
-use crate::settings::{NodeConfig, Surroundings};
+use crate::settings::{NodeConfig, Surroundings, Timing};
 use crate::starting::start;
 use crate::status::{self, Phases, Status};
 use crate::store::Place;
@@ -137,6 +140,17 @@ pub struct Node {
     inner: Arc<Inner>,
 }
 
+/// What reads and changes of the group need of a node.
+#[derive(Clone)]
+pub(crate) struct Group {
+    pub(crate) raft: Consensus,
+    pub(crate) caller: Caller,
+    pub(crate) peers: Peers,
+    pub(crate) timing: Timing,
+    pub(crate) status: watch::Receiver<Status>,
+    pub(crate) liveness: Liveness,
+}
+
 /// What a node is made of.
 pub(crate) struct Parts {
     pub(crate) identity: Identity,
@@ -148,6 +162,7 @@ pub(crate) struct Parts {
     pub(crate) changes: Arc<Changes>,
     pub(crate) status: watch::Receiver<Status>,
     pub(crate) phases: Arc<watch::Sender<Phases>>,
+    pub(crate) liveness: Liveness,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
@@ -228,12 +243,20 @@ impl Node {
         self.inner.parts.status.clone()
     }
 
-    /// How long ago a quorum last answered this leader; `None` while it does not lead. Beyond the election maximum somebody else
-    /// may lead by now.
+    /// How long ago a message was sent that a quorum has answered as followers of this leader; `None` while it does not lead,
+    /// or when a voter has answered with a newer term. The answers wait for no disk. Beyond the election maximum another
+    /// master may lead.
     pub fn quorum_acked_ago(&self) -> Option<Duration> {
         let metrics = self.inner.parts.raft.metrics();
         let metrics = metrics.borrow_watched();
-        status::quorum_acked_ago(&metrics, *self.inner.parts.phases.borrow())
+        let phases = *self.inner.parts.phases.borrow();
+        status::quorum_heard_ago(&metrics, phases, &self.inner.parts.liveness).filter(|_| {
+            !self
+                .inner
+                .parts
+                .liveness
+                .is_deposed(&metrics.vote.leader_id)
+        })
     }
 
     /// The index up to which the registry must be applied for a linearizable read that begins now; a quorum has confirmed it.
@@ -316,7 +339,7 @@ impl Node {
                 is_voter,
                 is_leader: leader == Some(*id),
                 lag,
-                heard_ago: status::heard_ago(&metrics, *id),
+                heard_ago: status::heard_ago(&metrics, &self.inner.parts.liveness, *id),
             }
         };
         let voters = status.voters.iter().map(|one| list(one, true));

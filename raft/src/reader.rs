@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connections::{self, Peers};
 use crate::error::ReadError;
+use crate::liveness::Liveness;
 use crate::network::Caller;
-use crate::node::Consensus;
+use crate::node::{Consensus, Group};
 use crate::settings::Timing;
 use crate::status::Status;
 use crate::types::TypeConfig;
@@ -60,22 +61,26 @@ pub(crate) struct Reader {
     peers: Peers,
     timing: Timing,
     status: watch::Receiver<Status>,
+    liveness: Liveness,
 }
 
 impl Reader {
-    pub(crate) fn new(
-        raft: Consensus,
-        caller: Caller,
-        peers: Peers,
-        timing: Timing,
-        status: watch::Receiver<Status>,
-    ) -> Reader {
+    pub(crate) fn new(group: Group) -> Reader {
+        let Group {
+            raft,
+            caller,
+            peers,
+            timing,
+            status,
+            liveness,
+        } = group;
         Reader {
             raft,
             caller,
             peers,
             timing,
             status,
+            liveness,
         }
     }
 
@@ -107,7 +112,7 @@ impl Reader {
         let leader = self.status.borrow().leader.clone();
         let (id, member) = leader.ok_or(ReadError::NoLeader)?;
         if id == self.caller.id {
-            return read_index(&self.raft).await;
+            return read_index(&self.raft, &self.liveness).await;
         }
         let not_confirmed = |status: tonic::Status| ReadError::NotConfirmed {
             reason: status.message().to_owned(),
@@ -133,8 +138,17 @@ impl Reader {
 
 /// The read index of this node, if it leads and a quorum confirms that. A leader reads no further back than its own first
 /// entry: the entry that it names is of its term.
-pub(crate) async fn read_index(raft: &Consensus) -> Result<Confirmed, ReadError> {
+pub(crate) async fn read_index(
+    raft: &Consensus,
+    liveness: &Liveness,
+) -> Result<Confirmed, ReadError> {
     type Failure = RaftError<TypeConfig, LinearizableReadError<TypeConfig>>;
+    // A read sends heartbeats, and these would keep the others from electing a leader that they can answer.
+    if liveness.is_silent() {
+        return Err(ReadError::NotConfirmed {
+            reason: "no quorum has answered it in time".to_owned(),
+        });
+    }
     match raft.get_read_log_id(ReadPolicy::ReadIndex).await {
         Ok((read, _applied)) => Ok(Confirmed {
             index: read.index(),

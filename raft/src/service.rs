@@ -11,7 +11,7 @@ use futures::Stream;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::Fatal;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
@@ -22,10 +22,11 @@ use crate::forwarding;
 use crate::founding::Identity;
 use crate::growth::Growth;
 use crate::hearing::Hearing;
+use crate::liveness::Liveness;
 use crate::membership::{Change, Changes};
 use crate::node::Consensus;
 use crate::store::Store;
-use crate::types::{Member, TypeConfig};
+use crate::types::{Member, TypeConfig, Vote};
 use crate::wire::{self, proto};
 use crate::{reader, shipping};
 
@@ -42,11 +43,14 @@ pub(crate) struct Invitation {
 
 /// What exists once the node has an identity and consensus runs.
 pub(crate) struct Formed {
-    identity: Identity,
-    raft: Consensus,
-    store: Arc<Store>,
-    changes: Arc<Changes>,
-    growth: Growth,
+    pub(crate) identity: Identity,
+    pub(crate) raft: Consensus,
+    pub(crate) store: Arc<Store>,
+    /// The vote that is saved.
+    pub(crate) votes: watch::Receiver<Option<Vote>>,
+    pub(crate) changes: Arc<Changes>,
+    pub(crate) growth: Growth,
+    pub(crate) liveness: Liveness,
 }
 
 /// What the port answers from.
@@ -69,21 +73,8 @@ pub(crate) struct Door {
 
 impl Door {
     /// From now on the port answers for the group.
-    pub(crate) fn open(
-        &self,
-        identity: Identity,
-        raft: Consensus,
-        store: Arc<Store>,
-        changes: Arc<Changes>,
-        growth: Growth,
-    ) {
-        self.formed.get_or_init(|| Formed {
-            identity,
-            raft,
-            store,
-            changes,
-            growth,
-        });
+    pub(crate) fn open(&self, formed: Formed) {
+        self.formed.get_or_init(|| formed);
     }
 
     fn formed(&self) -> Result<&Formed, Status> {
@@ -222,6 +213,15 @@ async fn append(
     Ok(wire::append_answer(answer))
 }
 
+/// The newest vote of this node. openraft's may be ahead of what is saved, and what is saved ahead of what openraft reports.
+fn newest_vote(formed: &Formed) -> Vote {
+    let reported = formed.raft.server_metrics().borrow_watched().vote;
+    match *formed.votes.borrow() {
+        Some(saved) if saved.leader_id.term > reported.leader_id.term => saved,
+        _ => reported,
+    }
+}
+
 #[tonic::async_trait]
 impl proto::raft_server::Raft for Service {
     type AppendStream = BoxStream<'static, Result<proto::AppendResponse, Status>>;
@@ -306,12 +306,23 @@ impl proto::raft_server::Raft for Service {
         Ok(self.until_stopped(answer.chain(stream::pending())))
     }
 
+    async fn alive(
+        &self,
+        request: Request<proto::AliveRequest>,
+    ) -> Result<Response<proto::AliveResponse>, Status> {
+        let message = request.into_inner();
+        let formed = self.0.admit(message.header.as_ref())?;
+        wire::vote_from(message.vote)?;
+        let vote = Some(wire::vote(&newest_vote(formed)));
+        Ok(Response::new(proto::AliveResponse { vote }))
+    }
+
     async fn read_index(
         &self,
         request: Request<proto::ReadIndexRequest>,
     ) -> Result<Response<proto::ReadIndexResponse>, Status> {
         let formed = self.0.admit(request.get_ref().header.as_ref())?;
-        let confirmed = reader::read_index(&formed.raft)
+        let confirmed = reader::read_index(&formed.raft, &formed.liveness)
             .await
             .map_err(|error| Status::unavailable(error.to_string()))?;
         let index = confirmed.index;

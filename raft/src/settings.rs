@@ -157,8 +157,8 @@ impl NodeConfig {
             enable_pre_vote: Some(true),
             // A restarted leader must be elected: its registry may be behind what it had acknowledged.
             enable_leader_restore: Some(false),
-            // A leader without a quorum falls silent in turns, so that a connected majority can elect another.
-            quorum_loss_probe_interval: Some(2 * election_max_ms),
+            // openraft counts only what is synced, and would fall silent over a slow disk. `liveness` decides this instead.
+            quorum_loss_probe_interval: None,
             // A log that lost entries is damage, never something to go along with.
             allow_log_reversion: Some(false),
             // The log is read up to 1 MiB at a time; this only bounds messages of very small entries.

@@ -23,12 +23,13 @@ use crate::forming::{self, Beginning, Forming};
 use crate::founding::Identity;
 use crate::growth::Growth;
 use crate::hearing::Hearing;
+use crate::liveness::{Liveness, Prober};
 use crate::membership::Changes;
 use crate::network::{Caller, Factory};
-use crate::node::{Consensus, Node, Parts};
+use crate::node::{Consensus, Group, Node, Parts};
 use crate::proposer::Queue;
 use crate::reader::{Reader, Reads};
-use crate::service::{self, Door};
+use crate::service::{self, Door, Formed};
 use crate::settings::{NodeConfig, Surroundings};
 use crate::status::{Phases, Reporter, Status};
 use crate::store::{Place, Store};
@@ -184,7 +185,6 @@ impl Starting {
             caller: caller(identity),
             peers: peers.clone(),
             timing: self.config.timing,
-            distances: Distances::default(),
         };
         let machine = self.store.machine(owner).await?;
         let config = Arc::new(self.config.openraft()?);
@@ -228,17 +228,24 @@ impl Starting {
         wall: WallClock,
     ) -> Node {
         let id = identity.id;
-        let (timing, stop) = (self.config.timing, self.stop.clone());
-        let caller = caller(identity);
+        let stop = self.stop.clone();
         let leading_term = Arc::new(AtomicU64::new(0));
         let (queue, proposer) = Queue::new(leading_term.clone());
         let (reads, requests) = Reads::new();
         let growth = Growth::new(self.config.snapshot.bytes.max(1));
         let phases = Arc::new(watch::Sender::new(Phases::default()));
         let (status_sender, status) = watch::channel(Status::of(id));
-        let changes = Changes::new(raft.clone(), caller, peers.clone(), timing, status.clone());
-        let (changes, store) = (Arc::new(changes), self.store.clone());
-        let reader = Reader::new(raft.clone(), caller, peers.clone(), timing, status.clone());
+        let liveness = Liveness::default();
+        let group = Group {
+            raft: raft.clone(),
+            caller: caller(identity),
+            peers,
+            timing: self.config.timing,
+            status: status.clone(),
+            liveness: liveness.clone(),
+        };
+        let changes = Arc::new(Changes::new(group.clone()));
+        let store = self.store.clone();
         let reporter = Reporter {
             raft: raft.clone(),
             status: status_sender,
@@ -249,21 +256,14 @@ impl Starting {
             leading_term,
             failed: stop.clone(),
         };
-        let watch = Watch {
-            id,
-            raft: raft.clone(),
-            peers,
-            timing,
-            phases: phases.clone(),
-            seed: self.config.seed,
-            wall: wall.clone(),
-            tasks: self.tasks.clone(),
-        };
-        let tasks: [BoxFuture<'static, ()>; 7] = [
+        let (watch, prober) = self.watchers(&group, &phases, &wall);
+        let reader = Reader::new(group);
+        let tasks: [BoxFuture<'static, ()>; 8] = [
             Box::pin(reporter.run(stop.clone())),
             Box::pin(proposer.run(raft.clone(), growth.clone(), stop.clone())),
             Box::pin(reader.run(requests, stop.clone())),
             Box::pin(watch.run(stop.clone())),
+            Box::pin(prober.run(stop.clone())),
             Box::pin(changes.clone().settle_always(stop.clone())),
             Box::pin(growth.clone().run(raft.clone(), stop.clone())),
             Box::pin(end(raft.clone(), store.clone(), stop.clone())),
@@ -272,7 +272,15 @@ impl Starting {
             self.tasks.spawn(task);
         }
         self.tasks.close();
-        door.open(identity, raft.clone(), store, changes.clone(), growth);
+        door.open(Formed {
+            identity,
+            raft: raft.clone(),
+            votes: store.log().votes(),
+            store,
+            changes: changes.clone(),
+            growth,
+            liveness: liveness.clone(),
+        });
         Node::assemble(Parts {
             identity,
             process_incarnation: door.process_incarnation,
@@ -283,9 +291,35 @@ impl Starting {
             changes,
             status,
             phases,
+            liveness,
             stop,
             tasks: self.tasks.clone(),
         })
+    }
+
+    /// What watches the leader while this node follows, and the voters while it leads.
+    fn watchers(
+        &self,
+        group: &Group,
+        phases: &Arc<watch::Sender<Phases>>,
+        wall: &WallClock,
+    ) -> (Watch, Prober) {
+        let watch = Watch {
+            id: group.caller.id,
+            raft: group.raft.clone(),
+            peers: group.peers.clone(),
+            timing: group.timing,
+            phases: phases.clone(),
+            seed: self.config.seed,
+            wall: wall.clone(),
+            tasks: self.tasks.clone(),
+        };
+        let prober = Prober {
+            group: group.clone(),
+            phases: phases.clone(),
+            distances: Distances::default(),
+        };
+        (watch, prober)
     }
 
     /// If the group was never initialized, it may be this node's turn, as soon as the other founders are there.

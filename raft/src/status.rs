@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::hearing::Hearing;
+use crate::liveness::Liveness;
 use crate::node::Consensus;
 use crate::types::{Member, StoredMembership, TypeConfig, Vote};
 
@@ -331,28 +332,79 @@ fn report_lag(status: &mut Status, metrics: &RaftMetrics<TypeConfig>) -> bool {
     std::mem::replace(&mut status.lag, lag) != status.lag
 }
 
-/// How long ago a quorum last answered a message of this leader; `None` if this node does not lead. A group of one always
-/// agrees with itself.
-pub(crate) fn quorum_acked_ago(
+/// How long ago a message was sent that a quorum has answered as followers of this leader: an append, a heartbeat, or an
+/// `Alive` request, which waits for no disk. `None` if this node does not lead. A group of one always agrees with itself.
+pub(crate) fn quorum_heard_ago(
     metrics: &RaftMetrics<TypeConfig>,
     phases: Phases,
+    liveness: &Liveness,
 ) -> Option<Duration> {
     if metrics.state != ServerState::Leader {
         return None;
     }
-    let mut voters = metrics.membership_config.voter_ids();
-    if voters.next() == Some(metrics.id) && voters.next().is_none() {
-        return Some(Duration::ZERO);
-    }
-    match &metrics.last_quorum_acked {
-        Some(acked) => Some(acked.elapsed()),
-        // Nobody has answered a message yet: the votes were the last that was heard.
-        None => Some(phases.elected_at.map_or(Duration::ZERO, |at| at.elapsed())),
-    }
+    let ago = |id: &u64| match *id == metrics.id {
+        true => Some(Duration::ZERO),
+        false => heard_ago(metrics, liveness, *id),
+    };
+    let config = metrics.membership_config.get_joint_config();
+    // While the group changes, both quorums must have answered.
+    let answered = config
+        .iter()
+        .map(|voters| majority_ago(voters.iter().map(ago)));
+    let answered = answered.collect::<Option<Vec<_>>>();
+    let answered = answered.and_then(|agos| agos.into_iter().max());
+    // Before the first answer, the votes were the last that was heard.
+    let is_present = phases.elected_term == metrics.current_term;
+    let elected = phases.elected_at.filter(|_| is_present);
+    let elected = elected.map(|at| at.elapsed());
+    let heard = answered.into_iter().chain(elected).min();
+    Some(heard.unwrap_or(Duration::ZERO))
 }
 
-/// How long ago this member last answered this leader.
-pub(crate) fn heard_ago(metrics: &RaftMetrics<TypeConfig>, id: u64) -> Option<Duration> {
-    let heard = metrics.heartbeat.as_ref()?.get(&id)?.as_ref()?;
-    Some(heard.elapsed())
+/// How long ago the one was heard that completes a majority, beginning with the newest. `None` without a majority.
+fn majority_ago(voters: impl Iterator<Item = Option<Duration>>) -> Option<Duration> {
+    let voters: Vec<Option<Duration>> = voters.collect();
+    let majority = voters.len() / 2 + 1;
+    let mut heard: Vec<Duration> = voters.into_iter().flatten().collect();
+    heard.sort_unstable();
+    heard.get(majority - 1).copied()
+}
+
+/// How long ago a message was sent that this member has answered to this leader.
+pub(crate) fn heard_ago(
+    metrics: &RaftMetrics<TypeConfig>,
+    liveness: &Liveness,
+    id: u64,
+) -> Option<Duration> {
+    let heartbeats = metrics.heartbeat.as_ref()?;
+    let synced = heartbeats.get(&id).copied().flatten();
+    let synced = synced.map(|at| at.elapsed());
+    let followed = liveness.followed_at(&metrics.vote.leader_id, id);
+    let followed = followed.map(|at| at.elapsed());
+    synced.into_iter().chain(followed).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_majority_is_as_old_as_the_member_that_completes_it() {
+        let ago = |agos: &[Option<u64>]| {
+            let agos = agos.iter().map(|ago| ago.map(Duration::from_millis));
+            majority_ago(agos).map(|ago| ago.as_millis())
+        };
+        assert_eq!(ago(&[Some(0)]), Some(0), "a group of one");
+        assert_eq!(ago(&[Some(0), Some(70)]), Some(70), "both of two");
+        assert_eq!(ago(&[Some(0), None]), None);
+        assert_eq!(ago(&[Some(0), Some(900), Some(40)]), Some(40));
+        assert_eq!(ago(&[Some(0), None, Some(900)]), Some(900));
+        assert_eq!(ago(&[Some(0), Some(5), Some(7), None, None]), Some(7));
+        assert_eq!(
+            ago(&[None, Some(5), Some(7), None]),
+            None,
+            "four want three"
+        );
+        assert_eq!(ago(&[]), None);
+    }
 }

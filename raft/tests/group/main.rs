@@ -7,3 +7,4 @@ mod failover;
 mod forming;
 mod host;
 mod replication;
+mod stall;

@@ -1,0 +1,62 @@
+//! Followers whose disks stall, and followers that are gone.
+
+use std::time::{Duration, Instant};
+
+use crate::host::{DEADLINE, TIMING, leader, three};
+
+/// Longer than a leader may go unheard: the proportion of a sync of 400 ms to the times of shipped masters.
+const STALL: Duration = Duration::from_millis(1_600);
+
+fn lease() -> Duration {
+    Duration::from_millis(TIMING.election_max_ms)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_disks_of_both_followers_cost_no_office_and_no_election() {
+    let hosts = three().await;
+    let lead = leader(&hosts).await;
+    let host = &hosts[lead];
+    host.commit("before").await;
+    let term = host.status().term;
+    for (place, follower) in hosts.iter().enumerate() {
+        if place != lead {
+            follower.plan.memory.slow_down(STALL);
+        }
+    }
+    // Enough entries that each follower is always behind with its disk: four rounds of syncs, one after the other.
+    let begun = host.registry().index;
+    let deadline = Instant::now() + DEADLINE;
+    let (mut longest, mut number) = (Duration::ZERO, 0);
+    while host.registry().index < begun + 4 {
+        let ago = host.node.quorum_acked_ago();
+        longest = longest.max(ago.expect("it leads"));
+        // Refused while the queue is full.
+        let _ = host.propose(&format!("command-{number}"));
+        number += 1;
+        assert!(Instant::now() < deadline, "nothing is committed");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(
+        longest <= lease(),
+        "out of office: not heard for {longest:?}"
+    );
+    for host in &hosts {
+        assert_eq!(host.status().term, term, "an election");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_followers_are_gone_leaves_office_within_its_lease() {
+    let mut hosts = three().await;
+    let lead = leader(&hosts).await;
+    let host = hosts.remove(lead);
+    host.commit("before").await;
+    for follower in hosts {
+        follower.kill();
+    }
+    // What was sent before the kill still counts, and nothing that is sent later. A little more, since a task that runs when
+    // its runtime is shut down runs on to its next pause.
+    tokio::time::sleep(lease() + Duration::from_millis(200)).await;
+    let ago = host.node.quorum_acked_ago();
+    assert!(ago.is_none_or(|ago| ago > lease()), "{ago:?}");
+}
