@@ -284,7 +284,7 @@ const GAUGES: &[(&str, &str)] = &[
     ),
     (
         "argosy_raft_snapshot_index",
-        "Index of the last entry in the newest snapshot",
+        "Index of the last entry up to which the log may be cut",
     ),
     (
         "argosy_raft_follower_lag_entries",

@@ -1,12 +1,14 @@
-//! How much the log has grown since the last snapshot was asked for: openraft counts entries only, and entries may be large.
+//! When the log is cut besides openraft's own policy, which counts the entries of one life of a node and no bytes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use openraft::async_runtime::WatchReceiver as _;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::node::Consensus;
+use crate::settings::SnapshotPolicy;
 
 /// Counts bytes of commands that came into the log. Cheap to clone.
 #[derive(Clone)]
@@ -14,29 +16,33 @@ pub(crate) struct Growth(Arc<Inner>);
 
 struct Inner {
     grown: AtomicU64,
-    limit: u64,
+    policy: SnapshotPolicy,
     full: Notify,
 }
 
 impl Growth {
-    pub(crate) fn new(limit: u64) -> Growth {
+    pub(crate) fn new(policy: SnapshotPolicy) -> Growth {
         Growth(Arc::new(Inner {
             grown: AtomicU64::new(0),
-            limit,
+            policy,
             full: Notify::new(),
         }))
     }
 
     pub(crate) fn add(&self, bytes: u64) {
         let grown = self.0.grown.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if grown >= self.0.limit {
+        if grown >= self.0.policy.bytes.max(1) {
             self.0.grown.store(0, Ordering::Relaxed);
             self.0.full.notify_one();
         }
     }
 
-    /// Asks for a snapshot whenever the limit is passed, until the node stops.
+    /// Cuts a log that former lives of this node have left too long. Then asks for a snapshot whenever the limit of bytes is
+    /// passed, until the node stops.
     pub(crate) async fn run(self, raft: Consensus, stop: CancellationToken) {
+        if stop.run_until_cancelled(self.cut(&raft)).await.is_none() {
+            return;
+        }
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -45,5 +51,51 @@ impl Growth {
                 },
             }
         }
+    }
+
+    /// At the start openraft takes what is applied for a snapshot, and counts from there.
+    async fn cut(&self, raft: &Consensus) {
+        // Answered once consensus has looked at the store. An error means that the node stops.
+        if raft.is_initialized().await.is_err() {
+            return;
+        }
+        let (covered, purged) = {
+            let metrics = raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let index = |id: Option<&crate::types::LogId>| id.map_or(0, |id| id.index);
+            (
+                index(metrics.snapshot.as_ref()),
+                index(metrics.purged.as_ref()),
+            )
+        };
+        if let Some(last) = too_long(self.0.policy, covered, purged) {
+            // As above.
+            let _ = raft.trigger().purge_log(last).await;
+        }
+    }
+}
+
+/// The last entry to cut, of a log that holds those behind `purged`, and of which those up to `covered` may go.
+fn too_long(policy: SnapshotPolicy, covered: u64, purged: u64) -> Option<u64> {
+    let last = covered.checked_sub(policy.keep_entries)?;
+    (last > purged.saturating_add(policy.entries)).then_some(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_cut_at_the_start_when_it_is_longer_than_the_policy_lets_it_grow() {
+        let policy = SnapshotPolicy {
+            entries: 100,
+            bytes: 1,
+            keep_entries: 50,
+        };
+        assert_eq!(too_long(policy, 0, 0), None);
+        assert_eq!(too_long(policy, 150, 0), None);
+        assert_eq!(too_long(policy, 151, 0), Some(101));
+        assert_eq!(too_long(policy, 151, 1), None);
+        assert_eq!(too_long(policy, 40, 0), None);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! No type of openraft or RocksDB leaves this crate. Reading order: `types`, `settings`, `node`, `proposer`; then how a group
 //! comes about and changes (`starting`, `founding`, `forming`, `membership`), how it talks (`wire`, `connections`, `network`, `held`, `distance`, `service`, `shipping`), how it keeps and loses a
-//! leader (`liveness`, `failover`, `campaign`, `hearing`); then what it keeps (`store`, `log`, `machine`, `snapshot`).
+//! leader (`liveness`, `failover`, `campaign`, `hearing`); then what it keeps (`store`, `log`, `machine`, `snapshot`,
+//! `image`).
 
 mod campaign;
 mod codec;
@@ -20,6 +21,7 @@ mod founding;
 mod growth;
 mod hearing;
 mod held;
+mod image;
 mod install;
 mod liveness;
 mod log;

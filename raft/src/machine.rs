@@ -5,18 +5,18 @@
 use std::io;
 use std::sync::Arc;
 
-use argosy_state::bugs::{self, Bug};
 use futures::{Stream, StreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::disk::{self, Changes, Disk, Durability, Family, Pinned, Read};
-use crate::fatal::{Fatal, FatalError};
+use crate::disk::{self, Changes, Disk, Durability, Family, Read};
+use crate::fatal::Fatal;
+use crate::image::{self, Source};
 use crate::install;
 use crate::record::{self, SnapshotMetaRecord};
 use crate::shelf::{Image, Shelf};
-use crate::snapshot::{Encoder, ImageError};
+use crate::snapshot::ImageError;
 use crate::types::{
     Committed, Entry, LogId, OwnerRequest, Payload, RecordWrite, SnapshotMeta, StoredMembership,
     TypeConfig,
@@ -30,7 +30,6 @@ pub(crate) const TURN_COMMANDS: usize = 256;
 pub(crate) const TURN_BYTES: usize = 256 << 10;
 
 pub(crate) const APPLIED: &[u8] = b"applied";
-const SNAPSHOT: &[u8] = b"snapshot";
 
 /// The parts of the store that the machine works on.
 #[derive(Clone)]
@@ -39,10 +38,14 @@ pub(crate) struct Parts {
     pub(crate) writer: Writer,
     pub(crate) shelf: Shelf,
     pub(crate) fatal: Fatal,
+    /// One image is written at a time.
+    pub(crate) turn: image::Turn,
 }
 
 pub(crate) struct Machine {
     parts: Parts,
+    /// The log holds at least so many applied entries.
+    kept_entries: u64,
     owner: mpsc::Sender<OwnerRequest>,
     applied: SnapshotMeta,
 }
@@ -51,6 +54,7 @@ impl Machine {
     /// Hands the stored registry to its owner.
     pub(crate) async fn open(
         parts: Parts,
+        kept_entries: u64,
         owner: mpsc::Sender<OwnerRequest>,
     ) -> Result<Machine, MachineError> {
         let disk = Arc::clone(&parts.disk);
@@ -66,6 +70,7 @@ impl Machine {
         let (applied, records) = disk::run(parts.disk.may_block(), read).await?;
         let machine = Machine {
             parts,
+            kept_entries,
             owner,
             applied,
         };
@@ -83,6 +88,12 @@ impl Machine {
         };
         self.owner.send(request).await.map_err(|_| OwnerGone)?;
         answer.await.map_err(|_| OwnerGone)
+    }
+
+    fn snapshot_of_registry(&self) -> Snapshot {
+        let meta = image::described(self.applied.clone());
+        let snapshot = Source::Registry(self.parts.clone(), meta.last_log_id);
+        Snapshot { meta, snapshot }
     }
 
     /// One turn of the owner, and the one batch that keeps it: changed records and how far they go.
@@ -169,7 +180,7 @@ impl Turn {
 }
 
 impl RaftStateMachine<TypeConfig> for Machine {
-    type SnapshotData = Image;
+    type SnapshotData = Source;
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
@@ -198,23 +209,32 @@ impl RaftStateMachine<TypeConfig> for Machine {
         }
     }
 
-    /// The view is pinned here, before anything more is applied: registry and description are of one moment.
+    /// Up to here the log may go once this is synced, and with it all that is applied: the registry in the store is the state
+    /// on disk. Queued here, before anything more is applied, and waited for by the builder.
     async fn get_snapshot_builder(&mut self) -> Builder {
-        let pinned = match self.parts.writer.drain().await {
-            Ok(()) => Arc::clone(&self.parts.disk).pin().await,
-            Err(error) => Err(error),
+        let mut changes = Changes::default();
+        changes.put(Family::RegistryMeta, APPLIED, seal_applied(&self.applied));
+        let (done, synced) = oneshot::channel();
+        let written = move |result| {
+            // The builder may have gone with the node.
+            let _ = done.send(result);
         };
+        let writer = &self.parts.writer;
+        let queued = writer
+            .write_then(changes, Durability::Synced, written)
+            .await;
         Builder {
-            parts: self.parts.clone(),
-            pinned: Some(pinned),
+            snapshot: self.snapshot_of_registry(),
+            synced: Some(queued.map(|()| synced)),
         }
     }
 
     async fn install_snapshot(
         &mut self,
         meta: &SnapshotMeta,
-        image: Image,
+        source: Source,
     ) -> Result<(), io::Error> {
+        let image = source.image().await?;
         if image.meta() != meta {
             let text = format!("the snapshot is of {} and not of {meta}", image.meta());
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
@@ -225,78 +245,51 @@ impl RaftStateMachine<TypeConfig> for Machine {
         Ok(())
     }
 
+    /// For a follower that lacks entries which the log no longer holds. Reads and writes nothing: the image is written when
+    /// it is sent.
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        let snapshot = self.parts.shelf.current().map(Snapshot::from);
-        Ok(snapshot)
+        let Some(applied) = self.applied.last_log_id else {
+            return Ok(None);
+        };
+        // In the older half of what the log keeps it is too old: the log may lose what follows it while it is being sent.
+        let least = applied.index.saturating_sub(self.kept_entries / 2);
+        let recent = self.parts.shelf.current().filter(|image| {
+            let last = image.meta().last_log_id;
+            last.is_some_and(|last| last.index >= least)
+        });
+        Ok(Some(match recent {
+            Some(image) => image.into(),
+            None => self.snapshot_of_registry(),
+        }))
     }
 }
 
-pub(crate) type Snapshot = openraft::alias::SnapshotOf<TypeConfig, Image>;
+pub(crate) type Snapshot = openraft::alias::SnapshotOf<TypeConfig, Source>;
 
 impl From<Image> for Snapshot {
     fn from(image: Image) -> Self {
         Snapshot {
             meta: image.meta().clone(),
-            snapshot: image,
+            snapshot: image.into(),
         }
     }
 }
 
-/// Writes the pinned view to the shelf while entries go on being applied.
+/// Waits until what is applied is synced. No image is written.
 pub(crate) struct Builder {
-    parts: Parts,
-    pinned: Option<io::Result<Box<dyn Pinned>>>,
+    snapshot: Snapshot,
+    synced: Option<io::Result<oneshot::Receiver<io::Result<()>>>>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
-    type SnapshotData = Image;
+    type SnapshotData = Source;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let pinned = self.pinned.take();
-        let pinned = pinned.ok_or_else(|| io::Error::other("the view was used already"))??;
-        let shelf = self.parts.shelf.clone();
-        let (finished, image) = oneshot::channel();
-        let work = move |view: &dyn Read| -> io::Result<()> {
-            let image = write_image(view, &shelf).map_err(invalid)?;
-            let name = shelf.put(&image)?;
-            // The receiver waits below.
-            let _ = finished.send((image, name));
-            Ok(())
-        };
-        if let Err(error) = pinned.read(Box::new(work)).await {
-            // A disk that cannot take a snapshot will not take a vote either, and an fsync is never retried.
-            (self.parts.fatal)(&FatalError {
-                path: self.parts.disk.name(),
-                what: "write a snapshot of",
-                source: io::Error::new(error.kind(), error.to_string()),
-            });
-            return Err(error);
-        }
-        let (image, name) = image.await.map_err(io::Error::other)?;
-        // Synced, and with it all that is applied so far: only then may the log be purged up to here.
-        let mut changes = Changes::default();
-        let record = record::ImageNameRecord { name };
-        changes.put(Family::Meta, SNAPSHOT, record::seal(&record));
-        self.parts.writer.write(changes, Durability::Synced).await?;
-        Ok(image.into())
+        let synced = self.synced.take();
+        let synced = synced.ok_or_else(|| io::Error::other("the snapshot was built already"))??;
+        synced.await.map_err(io::Error::other)??;
+        Ok(self.snapshot.clone())
     }
-}
-
-fn write_image(view: &dyn Read, shelf: &Shelf) -> Result<Image, ImageError> {
-    let mut meta = applied(view).map_err(|error| ImageError::Read(io::Error::other(error)))?;
-    let members_at = meta.last_membership.log_id().map_or(0, |id| id.index);
-    if let Some(last) = &mut meta.last_log_id
-        && bugs::is_on(Bug::SnapshotMetaEarly)
-        && last.index > members_at + 1
-    {
-        last.index -= 1;
-    }
-    let mut encoder = Encoder::new(shelf.sink()?, &meta)?;
-    view.scan(Family::Registry, b"", &mut |key, value| {
-        encoder.record(key, value)?;
-        Ok(std::ops::ControlFlow::Continue(()))
-    })?;
-    encoder.finish()?.finish()
 }
 
 /// Up to where the registry on this disk is applied.

@@ -19,9 +19,9 @@ use tracing::error;
 
 use crate::connections::{Connections, Peers, client};
 use crate::held::Held;
+use crate::image::Source;
 use crate::machine::Snapshot;
 use crate::settings::Timing;
-use crate::shelf::Image;
 use crate::shipping;
 use crate::types::{Member, TypeConfig, Vote};
 use crate::wire::{self, proto};
@@ -191,7 +191,7 @@ impl Network {
 }
 
 impl RaftNetworkV2<TypeConfig> for Network {
-    type SnapshotData = Image;
+    type SnapshotData = Source;
 
     async fn append_entries(
         &mut self,

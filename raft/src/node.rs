@@ -85,6 +85,12 @@ impl MemoryStore {
         self.0.registry()
     }
 
+    /// Bytes of all snapshot images that were ever written to the store.
+    #[must_use]
+    pub fn image_bytes(&self) -> u64 {
+        self.0.image_bytes()
+    }
+
     /// Writes since the last sync.
     pub fn unsynced(&self) -> usize {
         self.0.unsynced()

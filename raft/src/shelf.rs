@@ -20,6 +20,10 @@ use crate::types::SnapshotMeta;
 /// Finished images that stay; older ones go when a newer one is finished.
 const KEPT: usize = 2;
 
+/// An image is synced each time so much of it is written: a sync of all of it at once would hold up the write-ahead log,
+/// which is on the same disk.
+const SYNCED_BYTES: usize = 4 << 20;
+
 const SUFFIX: &str = ".snapshot";
 const UNFINISHED: &str = ".unfinished";
 
@@ -173,14 +177,28 @@ impl io::Read for FromStart<'_> {
 
 /// Where an image goes that is being made or received.
 pub(crate) enum Sink {
-    File { out: BufWriter<File>, path: PathBuf },
+    File {
+        out: BufWriter<File>,
+        path: PathBuf,
+        /// Bytes written since the last sync.
+        unsynced: usize,
+    },
     Memory(Vec<u8>),
 }
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Sink::File { out, .. } => out.write(bytes),
+            Sink::File { out, unsynced, .. } => {
+                let count = out.write(bytes)?;
+                *unsynced += count;
+                if *unsynced >= SYNCED_BYTES {
+                    *unsynced = 0;
+                    out.flush()?;
+                    out.get_ref().sync_data()?;
+                }
+                Ok(count)
+            }
             Sink::Memory(out) => out.write(bytes),
         }
     }
@@ -198,7 +216,7 @@ impl Sink {
     pub(crate) fn finish(self) -> Result<Image, ImageError> {
         match self {
             Sink::Memory(bytes) => Image::verified(Body::Memory(bytes.into()), None),
-            Sink::File { out, path } => {
+            Sink::File { out, path, .. } => {
                 let synced = out.into_inner().map_err(io::IntoInnerError::into_error);
                 let synced = synced.and_then(|file| file.sync_all().map(|()| file));
                 match synced {
@@ -213,7 +231,8 @@ impl Sink {
         }
     }
 
-    fn may_block(&self) -> bool {
+    /// Whether writing to it may wait for a device.
+    pub(crate) fn may_block(&self) -> bool {
         matches!(self, Sink::File { .. })
     }
 
@@ -335,7 +354,12 @@ impl Shelf {
                     .truncate(true)
                     .open(&path)?;
                 let out = BufWriter::with_capacity(256 << 10, file);
-                Ok(Sink::File { out, path })
+                let unsynced = 0;
+                Ok(Sink::File {
+                    out,
+                    path,
+                    unsynced,
+                })
             }
         }
     }

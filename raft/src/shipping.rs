@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use tracing::info;
 
-use crate::connections::Client;
+use crate::connections::{self, Client};
 use crate::machine::Snapshot;
 use crate::node::Consensus;
 use crate::settings::Timing;
@@ -42,15 +42,20 @@ pub(crate) async fn send(
     timing: Timing,
 ) -> Result<Vote, Status> {
     use proto::snapshot_part::Part;
-    let image = snapshot.snapshot;
     let to = header.to;
+    let silent = |_elapsed| Status::deadline_exceeded("no answer to a block of a snapshot");
+    // No image is written for a receiver that is away.
+    let present = timeout(block_patience(timing), client.ask(connections::question())).await;
+    present.map_err(silent)??;
+    let image = snapshot.snapshot.image().await;
+    let image = image
+        .map_err(|error| Status::internal(format!("the snapshot cannot be written: {error}")))?;
     // One part is in flight: the second place is never used, and a full channel would only wait.
     let (parts, outgoing) = mpsc::channel(2);
     let give = async |part| {
         let sent = parts.send(proto::SnapshotPart { part: Some(part) }).await;
         sent.map_err(|_closed| Status::unavailable("the receiver ended the transfer"))
     };
-    let silent = |_elapsed| Status::deadline_exceeded("no answer to a block of a snapshot");
     let head = proto::SnapshotHead {
         header: Some(header),
         vote: Some(wire::vote(&vote)),

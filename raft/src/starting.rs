@@ -186,7 +186,10 @@ impl Starting {
             peers: peers.clone(),
             timing: self.config.timing,
         };
-        let machine = self.store.machine(owner).await?;
+        let machine = self
+            .store
+            .machine(owner, self.config.snapshot.keep_entries)
+            .await?;
         let config = Arc::new(self.config.openraft()?);
         let built = Raft::build(identity.id, config, factory, self.store.log(), machine).await;
         built.map_err(|error| StartError::Consensus {
@@ -232,7 +235,7 @@ impl Starting {
         let leading_term = Arc::new(AtomicU64::new(0));
         let (queue, proposer) = Queue::new(leading_term.clone());
         let (reads, requests) = Reads::new();
-        let growth = Growth::new(self.config.snapshot.bytes.max(1));
+        let growth = Growth::new(self.config.snapshot);
         let phases = Arc::new(watch::Sender::new(Phases::default()));
         let (status_sender, status) = watch::channel(Status::of(id));
         let liveness = Liveness::default();

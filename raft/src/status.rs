@@ -42,7 +42,7 @@ pub struct Status {
     pub committed_index: u64,
     /// The index of the last entry that the owner of the registry has applied.
     pub applied_index: u64,
-    /// The index of the last entry in the newest snapshot; 0 without one.
+    /// The index of the last entry up to which the log may be cut, since it is applied and synced; 0 before the first time.
     pub snapshot_index: u64,
     /// While leading: how many entries each other member lacks, as last heard; without those not heard in this term.
     pub lag: BTreeMap<u64, u64>,

@@ -59,6 +59,7 @@ impl Store {
             writer,
             shelf,
             fatal,
+            turn: Arc::default(),
         };
         Ok(Store {
             parts,
@@ -92,13 +93,15 @@ impl Store {
         self.log.clone()
     }
 
-    /// Hands the stored registry to its owner and returns the state machine that goes on from it.
+    /// Hands the stored registry to its owner and returns the state machine that goes on from it. The log is to keep
+    /// `kept_entries` of those that are applied.
     pub(crate) async fn machine(
         &self,
         owner: mpsc::Sender<OwnerRequest>,
+        kept_entries: u64,
     ) -> Result<Machine, OpenError> {
         let path = PathBuf::from(self.parts.disk.name());
-        let machine = Machine::open(self.parts.clone(), owner).await;
+        let machine = Machine::open(self.parts.clone(), kept_entries, owner).await;
         machine.map_err(|error| Refusal::from(error).into_open_error(&path))
     }
 

@@ -31,6 +31,8 @@ struct Contents {
     unsynced: Vec<Changes>,
     /// Finished snapshots by name. Like files that were synced before they got their name.
     images: BTreeMap<String, Bytes>,
+    /// Bytes of all snapshots that were ever kept here.
+    image_bytes: u64,
     /// How long a write takes.
     delay: Duration,
     /// Random numbers come from here; `None`: from the operating system.
@@ -44,7 +46,7 @@ struct Contents {
 pub enum Durable {
     /// The entry with its index and term: equal bytes mean equal entries.
     Entry(Bytes),
-    /// A snapshot that covers it.
+    /// The registry, in which it is applied.
     Covered,
     /// Nothing.
     Missing,
@@ -63,7 +65,20 @@ impl MemoryDisk {
     }
 
     pub(crate) fn change_images(&self, change: impl FnOnce(&mut BTreeMap<String, Bytes>)) {
-        change(&mut self.contents().images);
+        let mut contents = self.contents();
+        let names: Vec<String> = contents.images.keys().cloned().collect();
+        change(&mut contents.images);
+        let added = contents
+            .images
+            .iter()
+            .filter(|(name, _)| !names.contains(name));
+        let added: u64 = added.map(|(_, image)| image.len() as u64).sum();
+        contents.image_bytes += added;
+    }
+
+    /// Bytes of all snapshots that were ever kept here.
+    pub(crate) fn image_bytes(&self) -> u64 {
+        self.contents().image_bytes
     }
 
     pub(crate) fn seeded(seed: u64) -> MemoryDisk {
@@ -104,11 +119,15 @@ impl MemoryDisk {
                 Durable::Entry(bytes.slice(entry::HEAD.min(bytes.len())..))
             }
             Some(_later) => Durable::Covered,
+            // The log is cut only behind what is applied, and both are in one write-ahead log.
             None => {
-                // Names begin with the index, in twenty digits.
+                let applied = machine::applied(&contents.durable).ok();
+                let applied = applied.and_then(|applied| applied.last_log_id);
+                let applied = applied.map(|last| last.index);
+                // An install is finished at the next start. Names begin with the index, in twenty digits.
                 let newest = contents.images.keys().next_back();
-                let covers = newest.and_then(|name| name.get(..20)?.parse::<u64>().ok());
-                match covers.is_some_and(|last| last >= index) {
+                let image = newest.and_then(|name| name.get(..20)?.parse::<u64>().ok());
+                match applied.max(image).is_some_and(|last| last >= index) {
                     true => Durable::Covered,
                     false => Durable::Missing,
                 }

@@ -133,7 +133,8 @@ async fn an_install_cut_at_any_write_ends_as_the_old_or_the_new_registry() {
         let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
         opened.commit(vec![harness::entry(50, &commands)]).await;
         let mut builder = opened.machine.get_snapshot_builder().await;
-        builder.build_snapshot().await.unwrap().snapshot
+        let snapshot = builder.build_snapshot().await.unwrap().snapshot;
+        snapshot.image().await.unwrap()
     };
     let mut outcomes = [0, 0];
     let mut finished = false;
@@ -150,7 +151,7 @@ async fn an_install_cut_at_any_write_ends_as_the_old_or_the_new_registry() {
             disk.break_after(cut);
             let installed = opened
                 .machine
-                .install_snapshot(image.meta(), image.clone())
+                .install_snapshot(image.meta(), image.clone().into())
                 .await;
             finished = installed.is_ok();
             drop(opened);

@@ -21,6 +21,9 @@ use crate::types::{
     RecordWrite, Vote,
 };
 
+/// As in production.
+pub(crate) const KEPT: u64 = 5_000;
+
 /// What the owner was asked and what it holds.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
@@ -155,7 +158,7 @@ pub(crate) async fn try_open(place: &Place, fatal: Fatal) -> Result<Opened, Open
     let store = tokio::task::spawn_blocking(move || Store::open(&place, fatal));
     let store = store.await.unwrap()?;
     let owner = Owner::default();
-    let machine = store.machine(owner.start()).await?;
+    let machine = store.machine(owner.start(), KEPT).await?;
     let log = store.log();
     Ok(Opened {
         store,

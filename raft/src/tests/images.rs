@@ -6,14 +6,32 @@ use std::path::{Path, PathBuf};
 use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 
-use super::harness::{Opened, entries, entry, grounds, id, kill, observed, open, start, try_open};
+use super::harness::{
+    KEPT, Opened, entries, entry, grounds, id, kill, observed, open, start, try_open,
+};
 use crate::machine::Snapshot;
 use crate::shelf::Image;
 use crate::store::{Place, Store};
 
-async fn build(opened: &mut Opened) -> Snapshot {
+/// A snapshot of all that is applied, with its image written.
+async fn build(opened: &mut Opened) -> (Snapshot, Image) {
     let mut builder = opened.machine.get_snapshot_builder().await;
-    builder.build_snapshot().await.unwrap()
+    let snapshot = builder.build_snapshot().await.unwrap();
+    let image = snapshot.snapshot.image().await.unwrap();
+    (snapshot, image)
+}
+
+/// Bytes of images on this store.
+fn image_bytes(place: &Place) -> u64 {
+    match place {
+        Place::Memory(disk) => disk.image_bytes(),
+        Place::Directory(_) => {
+            let sizes = files(place)
+                .into_iter()
+                .map(|path| fs::metadata(path).unwrap().len());
+            sizes.sum()
+        }
+    }
 }
 
 /// Sends an image block by block, the way the transport does.
@@ -46,35 +64,80 @@ fn name(path: &Path) -> &str {
     path.file_name().unwrap().to_str().unwrap()
 }
 
+/// The image may be newer than the moment that the snapshot names, and its records are those of its own description.
 #[tokio::test]
-async fn a_snapshot_is_of_the_moment_at_which_it_was_asked_for() {
+async fn a_snapshot_names_the_moment_it_was_asked_for_and_its_image_is_of_one_moment() {
     for ground in grounds() {
         let mut opened = open(&ground.place).await;
         opened.commit(entries(0..100)).await;
         let mut builder = opened.machine.get_snapshot_builder().await;
         opened.commit(entries(100..200)).await;
-        opened
-            .commit(vec![entry(200, &["00005=", "00006=changed"])])
-            .await;
         let snapshot = builder.build_snapshot().await.unwrap();
         assert_eq!(snapshot.meta.last_log_id, Some(id(1, 99)));
-        let records = snapshot.snapshot.records().unwrap();
-        let expected: Vec<_> = (0..100)
-            .map(|index| {
-                (
-                    format!("{index:05}").into_bytes(),
-                    format!("v{index}").into_bytes(),
-                )
-            })
+        let last = entry(200, &["00005=", "00006=changed"]);
+        opened.commit(vec![last.clone()]).await;
+        let image = snapshot.snapshot.image().await.unwrap();
+        assert_eq!(image.meta().last_log_id, Some(last.log_id));
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let records = image.records().unwrap().into_iter();
+        let records: Vec<_> = records
+            .map(|(key, value)| (text(key), text(value)))
             .collect();
-        assert_eq!(records, expected);
-        let current = opened
+        assert_eq!(records, opened.owner.records());
+        // It is on the shelf now, and recent enough to be sent again.
+        let current = opened.machine.get_current_snapshot().await.unwrap();
+        assert_eq!(current.unwrap().meta, *image.meta());
+        opened.close().await;
+    }
+}
+
+/// As it was before, each of these wrote the whole registry.
+#[tokio::test]
+async fn snapshots_that_are_not_sent_write_no_image() {
+    for ground in grounds() {
+        let mut opened = open(&ground.place).await;
+        let large = format!("large={}", "x".repeat(1_000_000));
+        opened.commit(vec![entry(0, &[&large])]).await;
+        for round in 0..20 {
+            let index = 1 + round * 2;
+            opened.commit(entries(index..index + 2)).await;
+            let mut builder = opened.machine.get_snapshot_builder().await;
+            let snapshot = builder.build_snapshot().await.unwrap();
+            assert_eq!(snapshot.meta.last_log_id, Some(id(1, index + 1)));
+            opened.log.purge(id(1, index)).await.unwrap();
+        }
+        assert_eq!(image_bytes(&ground.place), 0);
+        let expected = opened.owner.records();
+        let ground = kill(opened, ground).await;
+        let mut opened = open(&ground.place).await;
+        start(&mut opened).await;
+        assert_eq!(opened.owner.records(), expected);
+        opened.close().await;
+    }
+}
+
+#[tokio::test]
+async fn followers_that_need_one_at_the_same_time_are_sent_the_same_image() {
+    for ground in grounds() {
+        let mut opened = open(&ground.place).await;
+        opened.commit(entries(0..100)).await;
+        let first = opened
             .machine
             .get_current_snapshot()
             .await
             .unwrap()
             .unwrap();
-        assert_eq!(current.meta, snapshot.meta);
+        let second = opened
+            .machine
+            .get_current_snapshot()
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(image_bytes(&ground.place), 0, "nothing is sent yet");
+        let (first, second) = tokio::join!(first.snapshot.image(), second.snapshot.image());
+        let (first, second) = (first.unwrap(), second.unwrap());
+        assert_eq!(first.meta(), second.meta());
+        assert_eq!(image_bytes(&ground.place), first.len());
         opened.close().await;
     }
 }
@@ -84,16 +147,16 @@ async fn an_installed_snapshot_replaces_everything_and_stays() {
     for (from, to) in grounds().into_iter().zip(grounds()) {
         let mut leader = open(&from.place).await;
         leader.commit(entries(0..500)).await;
-        let snapshot = build(&mut leader).await;
+        let (snapshot, image) = build(&mut leader).await;
 
         let mut follower = open(&to.place).await;
         follower
             .commit(vec![entry(0, &["own=1", "00001=other"])])
             .await;
-        let image = send(&snapshot.snapshot, &follower.store).await;
+        let image = send(&image, &follower.store).await;
         let installed = follower
             .machine
-            .install_snapshot(&snapshot.meta, image)
+            .install_snapshot(&snapshot.meta, image.into())
             .await;
         installed.unwrap();
         follower.log.purge(id(1, 499)).await.unwrap();
@@ -150,7 +213,7 @@ async fn a_snapshot_that_was_changed_on_the_way_is_refused_and_leaves_nothing() 
     for (from, to) in grounds().into_iter().zip(grounds()) {
         let mut leader = open(&from.place).await;
         leader.commit(entries(0..500)).await;
-        let image = build(&mut leader).await.snapshot;
+        let (_, image) = build(&mut leader).await;
         let follower = open(&to.place).await;
         let whole = image.read(0, usize::MAX).await.unwrap();
         let mut flipped = whole.to_vec();
@@ -179,7 +242,7 @@ async fn a_snapshot_under_a_wrong_description_is_refused() {
     for ground in grounds() {
         let mut opened = open(&ground.place).await;
         opened.commit(entries(0..5)).await;
-        let mut snapshot = build(&mut opened).await;
+        let (mut snapshot, _) = build(&mut opened).await;
         snapshot.meta.last_log_id = Some(id(1, 9));
         let refused = opened
             .machine
@@ -203,7 +266,7 @@ async fn two_snapshots_are_kept_and_a_pushed_out_one_can_still_be_sent() {
         let mut images = Vec::new();
         for round in 0..4 {
             opened.commit(entries(round * 10..round * 10 + 10)).await;
-            images.push(build(&mut opened).await.snapshot);
+            images.push(build(&mut opened).await.1);
         }
         if matches!(ground.place, Place::Directory(_)) {
             let names: Vec<String> = files(&ground.place)
@@ -223,7 +286,8 @@ async fn a_snapshot_covers_what_is_synced_so_the_log_may_go() {
     for ground in grounds() {
         let mut opened = open(&ground.place).await;
         opened.commit(entries(0..50)).await;
-        build(&mut opened).await;
+        let mut builder = opened.machine.get_snapshot_builder().await;
+        builder.build_snapshot().await.unwrap();
         let expected = opened.owner.records();
         let ground = kill(opened, ground).await;
         // Before anything is replayed: the applied records themselves were synced.
@@ -274,7 +338,7 @@ async fn an_owner_that_is_gone_stops_the_install_and_nothing_is_lost() {
     for ground in grounds() {
         let mut opened = open(&ground.place).await;
         opened.commit(entries(0..5)).await;
-        let snapshot = build(&mut opened).await;
+        let (snapshot, _) = build(&mut opened).await;
         opened.close().await;
         let (fatal, words) = observed();
         let place = ground.place.clone();
@@ -282,7 +346,7 @@ async fn an_owner_that_is_gone_stops_the_install_and_nothing_is_lost() {
         let store = store.await.unwrap().unwrap();
         let (owner, inbox) = tokio::sync::mpsc::channel(1);
         drop(inbox);
-        let refused = store.machine(owner).await.err().unwrap();
+        let refused = store.machine(owner, KEPT).await.err().unwrap();
         assert_eq!(
             refused.to_string(),
             "the owner of the registry ended before it had loaded it"

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::host::{DEADLINE, TIMING, leader, three};
+use argosy_raft::SnapshotPolicy;
+
+use crate::host::{DEADLINE, Host, Plan, TIMING, addresses, form, leader, three, three_with};
 
 /// Longer than a leader may go unheard: the proportion of a sync of 400 ms to the times of shipped masters.
 const STALL: Duration = Duration::from_millis(1_600);
@@ -59,4 +61,55 @@ async fn a_leader_whose_followers_are_gone_leaves_office_within_its_lease() {
     tokio::time::sleep(lease() + Duration::from_millis(200)).await;
     let ago = host.node.quorum_acked_ago();
     assert!(ago.is_none_or(|ago| ago > lease()), "{ago:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn masters_that_cut_their_logs_write_no_images() {
+    let policy = SnapshotPolicy {
+        entries: 20,
+        bytes: 64 << 20,
+        keep_entries: 5,
+    };
+    let hosts = three_with(policy).await;
+    let lead = leader(&hosts).await;
+    for number in 0..100 {
+        hosts[lead].commit(&format!("command-{number}")).await;
+    }
+    for host in &hosts {
+        host.until("a log that is cut", |status| status.snapshot_index > 60)
+            .await;
+    }
+    let written = |host: &Host| host.plan.memory.image_bytes();
+    assert_eq!(hosts.iter().map(written).sum::<u64>(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_cut_although_no_life_of_its_master_is_long_enough_for_the_policy() {
+    let policy = SnapshotPolicy {
+        entries: 20,
+        bytes: 64 << 20,
+        keep_entries: 5,
+    };
+    let address = addresses(1)[0];
+    let mut plan = Plan {
+        bootstrap: true,
+        snapshot: policy,
+        ..Plan::new(address, &[])
+    };
+    let memory = plan.memory.clone();
+    let deadline = Instant::now() + DEADLINE;
+    for life in 0.. {
+        let host = form(vec![plan.clone()]).await.remove(0);
+        host.until("its office", |status| status.is_leader).await;
+        for number in 0..10 {
+            host.commit(&format!("command-{life}-{number}")).await;
+        }
+        host.node.stop().await;
+        plan = host.kill();
+        plan.bootstrap = false;
+        if memory.entry(1).is_none() {
+            break;
+        }
+        assert!(life < 6 && Instant::now() < deadline, "the log only grows");
+    }
 }
