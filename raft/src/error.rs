@@ -136,6 +136,11 @@ pub enum MembershipError {
     /// A group has at most five voters.
     #[error("the group has {0} voters already; 1, 3 and 5 are the sizes that make sense")]
     TooManyVoters(usize),
+    /// A group has at most four learners.
+    #[error(
+        "the group has {0} learners already, which is the limit; remove one with `argosy master remove`, or make it a voter"
+    )]
+    TooManyLearners(usize),
     /// The last voter cannot go.
     #[error("master {0} is the last voter; a group cannot be empty")]
     LastVoter(u64),

@@ -72,6 +72,7 @@ pub(crate) fn refusal(error: &MembershipError) -> Refusal {
         | MembershipError::UnknownMember(_)
         | MembershipError::AlreadyMember { .. }
         | MembershipError::TooManyVoters(_)
+        | MembershipError::TooManyLearners(_)
         | MembershipError::LastVoter(_)
         | MembershipError::QuorumLost { .. }
         | MembershipError::Unreachable { .. }

@@ -1,7 +1,8 @@
 //! Consensus: openraft behind Node, log and registry on RocksDB, snapshots, transport.
 //!
 //! No type of openraft or RocksDB leaves this crate. Reading order: `types`, `settings`, `node`, `proposer`; then how a group
-//! comes about and changes (`starting`, `founding`, `forming`, `membership`), how it talks (`wire`, `connections`, `network`, `held`, `distance`, `service`, `shipping`), how it keeps and loses a
+//! comes about and changes (`starting`, `founding`, `forming`, `membership`), how it talks (`wire`, `connections`, `network`, `held`, `distance`, `service`,
+//! `limited`, `shipping`), how it keeps and loses a
 //! leader (`liveness`, `failover`, `campaign`, `hearing`); then what it keeps (`store`, `log`, `machine`, `snapshot`,
 //! `image`).
 
@@ -23,6 +24,7 @@ mod hearing;
 mod held;
 mod image;
 mod install;
+mod limited;
 mod liveness;
 mod log;
 mod machine;

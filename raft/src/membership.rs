@@ -31,6 +31,8 @@ use crate::wire::{self, proto};
 
 /// A group has at most this many voters.
 const MOST_VOTERS: usize = 5;
+/// And at most this many learners: each is sent the whole log by the leader.
+const MOST_LEARNERS: usize = 4;
 /// A learner this close to the leader's log may vote: it will have the rest within a round trip or two.
 const CLOSE_ENTRIES: u64 = 256;
 /// How long a learner may take without coming closer.
@@ -155,6 +157,10 @@ impl Changes {
         let others = voters.difference(&formers).count();
         if promote && others >= MOST_VOTERS {
             return Err(MembershipError::TooManyVoters(others));
+        }
+        let is_known = id.is_some_and(|id| members.contains_key(&id));
+        if !is_known {
+            check_learners(&voters, &members, &formers)?;
         }
         if let (Some(id), false) = (formers.last(), promote) {
             return Err(MembershipError::Stranger {
@@ -429,6 +435,20 @@ fn unfinished(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Mem
     MembershipError::Unfinished { reason }
 }
 
+/// Whether there is a place for one more learner, in place of those whose address it takes over.
+fn check_learners(
+    voters: &BTreeSet<u64>,
+    members: &BTreeMap<u64, Member>,
+    formers: &BTreeSet<u64>,
+) -> Result<(), MembershipError> {
+    let stays = |id: &&u64| !voters.contains(id) && !formers.contains(id);
+    let learners = members.keys().filter(stays).count();
+    match learners < MOST_LEARNERS {
+        true => Ok(()),
+        false => Err(MembershipError::TooManyLearners(learners)),
+    }
+}
+
 /// Who had this member's address before it, with other directories: more than one if the change that was to replace it
 /// the last time was not finished.
 fn formers(members: &BTreeMap<u64, Member>, member: &Member) -> BTreeSet<u64> {
@@ -442,6 +462,22 @@ fn formers(members: &BTreeMap<u64, Member>, member: &Member) -> BTreeSet<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fifth_learner_is_refused_unless_it_takes_the_place_of_one() {
+        let member = |id| Member {
+            raft_address: format!("m{id}:1"),
+            api_address: format!("m{id}:2"),
+            incarnation: id,
+        };
+        let members: BTreeMap<u64, Member> = (1..=7).map(|id| (id, member(id))).collect();
+        let voters = BTreeSet::from([1, 2, 3]);
+        let full = check_learners(&voters, &members, &BTreeSet::new());
+        assert_eq!(full, Err(MembershipError::TooManyLearners(4)));
+        assert!(check_learners(&voters, &members, &BTreeSet::from([5])).is_ok());
+        let more_voters = BTreeSet::from([1, 2, 3, 4]);
+        assert!(check_learners(&more_voters, &members, &BTreeSet::new()).is_ok());
+    }
 
     /// As seed 6000368 of the simulation had it: the second counted as a sixth voter.
     #[test]

@@ -11,7 +11,7 @@ use futures::Stream;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::Fatal;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
@@ -22,6 +22,7 @@ use crate::forwarding;
 use crate::founding::Identity;
 use crate::growth::Growth;
 use crate::hearing::Hearing;
+use crate::limited::Limited;
 use crate::liveness::Liveness;
 use crate::membership::{Change, Changes};
 use crate::node::Consensus;
@@ -33,6 +34,17 @@ use crate::{reader, shipping};
 /// Connections are given this long to end when the node stops.
 const GOODBYE: Duration = Duration::from_millis(300);
 const WINDOW_BYTES: u32 = 8 << 20;
+
+/// Connections at a time. Each of at most nine other masters holds four, and opens others for single questions. One more is
+/// closed at once; a master connects again.
+const CONNECTIONS: usize = 128;
+
+/// Streams of one connection at a time. A master uses fewer than twenty on each; one more waits.
+const STREAMS: u32 = 64;
+
+/// Snapshots that come in at a time: a new leader need not wait until that of the former one is given up. One more is
+/// refused, and its sender tries again.
+const SNAPSHOTS: usize = 2;
 
 /// An identity that the leader of a group offers to this empty node.
 pub(crate) struct Invitation {
@@ -51,6 +63,13 @@ pub(crate) struct Formed {
     pub(crate) changes: Arc<Changes>,
     pub(crate) growth: Growth,
     pub(crate) liveness: Liveness,
+    /// Places for snapshots that come in.
+    pub(crate) snapshots: Arc<Semaphore>,
+}
+
+/// Places for as many snapshots as may come in at a time.
+pub(crate) fn snapshot_places() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(SNAPSHOTS))
 }
 
 /// What the port answers from.
@@ -105,9 +124,14 @@ impl Door {
         Ok(formed)
     }
 
+    /// Whether an operator has named this address in the list of this master.
+    fn lists(&self, raft_address: &str) -> bool {
+        self.peers.iter().any(|peer| peer == raft_address)
+    }
+
     /// A master on our list that has another list than ours: it will refuse to start, and so must we.
     fn compare(&self, question: proto::AskRequest) {
-        let listed = self.peers.contains(&question.raft_address);
+        let listed = self.lists(&question.raft_address);
         if listed && self.identity.get().is_none() && question.peers != self.peers {
             self.unequal
                 .get_or_init(|| (question.raft_address, question.peers));
@@ -163,7 +187,9 @@ pub(crate) async fn serve(door: Arc<Door>, listener: Listener) {
     let service = proto::raft_server::RaftServer::from_arc(Arc::new(Service(door)))
         .max_decoding_message_size(wire::MESSAGE_LIMIT_BYTES)
         .max_encoding_message_size(wire::MESSAGE_LIMIT_BYTES);
+    let listener = Limited::new(listener, CONNECTIONS);
     let serving = Server::builder()
+        .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
         .add_service(service)
@@ -283,7 +309,10 @@ impl proto::raft_server::Raft for Service {
         let mut parts = request.into_inner();
         let head = shipping::head(&mut parts).await?;
         let formed = self.0.admit(head.header.as_ref())?;
-        let receiver = shipping::Receiver::new(formed.raft.clone(), &formed.store, &head)?;
+        let Ok(place) = formed.snapshots.clone().try_acquire_owned() else {
+            return Err(Status::unavailable("other snapshots are coming in"));
+        };
+        let receiver = shipping::Receiver::new(formed.raft.clone(), &formed.store, &head, place)?;
         Ok(self.until_stopped(receiver.receive(parts)))
     }
 
@@ -337,13 +366,21 @@ impl proto::raft_server::Raft for Service {
         let message = request.into_inner();
         check_format(message.format)?;
         let formed = self.0.formed()?;
-        // Without a key it is an empty node, which asks to join as a learner and may ask for no more.
+        // Without a key it is an empty node, which may only ask to be taken in as a learner.
         if message.cluster_key != formed.identity.cluster_key && message.cluster_key != 0 {
             return Err(Status::failed_precondition(
                 "the request comes from another cluster",
             ));
         }
         let change = match message.change {
+            Some(Wire::Join(join))
+                if message.cluster_key == 0 && !self.0.lists(&join.raft_address) =>
+            {
+                return Err(Status::permission_denied(format!(
+                    "no operator has asked for this master; run `argosy master join {}`",
+                    join.raft_address
+                )));
+            }
             Some(Wire::Join(join)) => Change::Join {
                 raft_address: join.raft_address,
                 promote: join.promote && message.cluster_key != 0,

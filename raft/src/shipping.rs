@@ -7,7 +7,7 @@ use argosy_state::buggify::{self, Rare};
 use futures::Stream;
 use futures::stream;
 use openraft::async_runtime::WatchReceiver as _;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -24,6 +24,12 @@ use crate::wire::{self, proto};
 
 /// One block.
 const BLOCK_BYTES: usize = 256 << 10;
+
+/// The longest snapshot that is taken: far more than any registry that fits into memory.
+const LENGTH_LIMIT_BYTES: u64 = 64 << 30;
+
+/// How long a receiver waits for the next block. The sender reads it from its own disk.
+const NEXT_BLOCK_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a receiver may take to verify and install what it received.
 const INSTALL_PATIENCE: Duration = Duration::from_secs(300);
@@ -105,6 +111,15 @@ pub(crate) async fn head(
     }
 }
 
+fn check_length(bytes: u64) -> Result<(), Status> {
+    if bytes <= LENGTH_LIMIT_BYTES {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!(
+        "a snapshot of {bytes} bytes is longer than the limit of {LENGTH_LIMIT_BYTES} bytes"
+    )))
+}
+
 /// Takes a snapshot in.
 pub(crate) struct Receiver {
     raft: Consensus,
@@ -112,6 +127,8 @@ pub(crate) struct Receiver {
     writer: Option<ImageWriter>,
     received: u64,
     length: u64,
+    /// Free again for another snapshot when this one is done or given up.
+    _place: OwnedSemaphorePermit,
 }
 
 impl Receiver {
@@ -119,7 +136,9 @@ impl Receiver {
         raft: Consensus,
         store: &Store,
         head: &proto::SnapshotHead,
+        place: OwnedSemaphorePermit,
     ) -> Result<Receiver, Status> {
+        check_length(head.length_bytes)?;
         let vote = wire::vote_from(head.vote)?;
         let writer = store
             .receive_image()
@@ -130,6 +149,7 @@ impl Receiver {
             writer: Some(writer),
             received: 0,
             length: head.length_bytes,
+            _place: place,
         })
     }
 
@@ -140,11 +160,12 @@ impl Receiver {
     ) -> impl Stream<Item = Result<proto::SnapshotProgress, Status>> + Send + 'static {
         stream::unfold(Some((self, parts)), async |state| {
             let (mut receiver, mut parts) = state?;
-            let answer = match parts.message().await {
-                Ok(Some(part)) => receiver.take(part).await,
+            let answer = match timeout(NEXT_BLOCK_PATIENCE, parts.message()).await {
+                Ok(Ok(Some(part))) => receiver.take(part).await,
                 // The sender has gone; what came is deleted with the receiver.
-                Ok(None) => return None,
-                Err(status) => Err(status),
+                Ok(Ok(None)) => return None,
+                Ok(Err(status)) => Err(status),
+                Err(_elapsed) => Err(Status::deadline_exceeded("no block of a snapshot came")),
             };
             let more = answer.as_ref().is_ok_and(|answer| answer.vote.is_none());
             Some((answer, more.then_some((receiver, parts))))
@@ -209,5 +230,17 @@ impl Receiver {
         let answer = installed
             .map_err(|error| Status::unavailable(format!("consensus has ended: {error}")))?;
         Ok(answer.vote)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_that_announces_more_than_the_limit_is_refused() {
+        assert!(check_length(LENGTH_LIMIT_BYTES).is_ok());
+        let refused = check_length(LENGTH_LIMIT_BYTES + 1).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
     }
 }

@@ -283,6 +283,7 @@ impl Starting {
             changes: changes.clone(),
             growth,
             liveness: liveness.clone(),
+            snapshots: service::snapshot_places(),
         });
         Node::assemble(Parts {
             identity,

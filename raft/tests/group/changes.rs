@@ -1,5 +1,8 @@
 //! Masters that join, go, and come back with an empty directory.
 
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
 use argosy_raft::{MembershipError, MemoryStore};
 
 use crate::host::{DEADLINE, Host, Plan, Starting, TIMING, addresses, equal, form, leader, three};
@@ -16,20 +19,12 @@ async fn a_group_of_one_grows_to_three_and_its_leader_can_be_removed() {
     hosts[lead].commit("alone").await;
     assert!(hosts[lead].node.confirm_read().await.unwrap() <= hosts[lead].registry().index);
     for address in &addresses[1..] {
-        // It finds the group by its list, is taken in as a learner, and becomes a voter when an operator says so.
-        let joining = Starting::begin(Plan::new(*address, &[addresses[0], *address]))
-            .finish()
-            .await
-            .unwrap();
-        assert!(
-            joining.node.id() > 5,
-            "ids of joined masters are log indexes"
-        );
-        hosts[0]
-            .until("the learner", |status| status.learners.len() == 1)
-            .await;
-        let id = hosts[0].node.join(&address.to_string()).await.unwrap();
+        // It finds the group by its list, and waits until an operator lets it join.
+        let joining = Starting::begin(Plan::new(*address, &[addresses[0], *address]));
+        let id = join(&hosts[0], *address).await;
+        let joining = joining.finish().await.unwrap();
         assert_eq!(id, joining.node.id());
+        assert!(id > 5, "ids of joined masters are log indexes");
         hosts.push(joining);
     }
     hosts[0]
@@ -65,6 +60,43 @@ async fn a_group_of_one_grows_to_three_and_its_leader_can_be_removed() {
     );
 }
 
+/// Has the master at `address` join, as soon as it answers.
+async fn join(host: &Host, address: SocketAddr) -> u64 {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match host.node.join(&address.to_string()).await {
+            Ok(id) => return id,
+            Err(MembershipError::Unreachable { .. }) if Instant::now() < deadline => {}
+            Err(error) => panic!("{address} does not join: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_master_that_no_operator_has_named_is_not_taken_in() {
+    let addresses = addresses(4);
+    let listed = &addresses[..3];
+    let plans = listed.iter().map(|address| Plan::new(*address, listed));
+    let hosts = form(plans.collect()).await;
+    let lead = leader(&hosts).await;
+    hosts[lead].commit("secret").await;
+    let stranger = Starting::begin(Plan::new(addresses[3], &addresses));
+    // Long enough for it to have asked, and been refused, several times.
+    let deadline = Instant::now() + Duration::from_millis(800);
+    while Instant::now() < deadline {
+        assert!(!stranger.is_finished());
+        assert!(hosts[lead].status().learners.is_empty());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let id = join(&hosts[lead], addresses[3]).await;
+    let joined = stranger.finish().await.unwrap();
+    assert_eq!(joined.node.id(), id);
+    joined
+        .until_registry("the registry", |registry| registry.has("secret"))
+        .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_master_is_a_stranger_until_an_operator_lets_it_replace_its_former_self() {
     let mut hosts = three().await;
@@ -81,11 +113,11 @@ async fn a_wiped_master_is_a_stranger_until_an_operator_lets_it_replace_its_form
     let lead = leader(&hosts).await;
     hosts[lead].commit("meanwhile").await;
     // Long enough for it to have asked, and been refused, several times: it is in no list.
-    let deadline = std::time::Instant::now() + std::time::Duration::from_millis(800);
-    while std::time::Instant::now() < deadline {
+    let deadline = Instant::now() + Duration::from_millis(800);
+    while Instant::now() < deadline {
         assert!(!wiped.is_finished());
         assert!(hosts[lead].status().learners.is_empty());
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 
     let id = hosts[1 - lead].node.join(&address).await.unwrap();
@@ -171,32 +203,28 @@ async fn a_master_that_nobody_started_cannot_join() {
 
 /// Waits until the leader has missed this member for so long that it counts as dead: silence is all that tells.
 async fn silent(leader: &Host, id: u64) {
-    let deadline = std::time::Instant::now() + DEADLINE;
-    let limit = std::time::Duration::from_millis(2 * TIMING.election_max_ms);
+    let deadline = Instant::now() + DEADLINE;
+    let limit = Duration::from_millis(2 * TIMING.election_max_ms);
     loop {
         let members = leader.node.members();
         let heard = members.iter().find(|one| one.id == id).unwrap().heard_ago;
         if heard.is_some_and(|ago| ago > limit) {
             return;
         }
-        assert!(std::time::Instant::now() < deadline, "{id} still answers");
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        assert!(Instant::now() < deadline, "{id} still answers");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
 /// Waits until the leader has heard of every other member once.
 async fn heard(leader: &Host) {
-    let deadline = std::time::Instant::now() + DEADLINE;
+    let deadline = Instant::now() + DEADLINE;
     let unheard = || {
         let mut members = leader.node.members().into_iter();
         members.any(|one| !one.is_leader && one.heard_ago.is_none())
     };
     while unheard() {
-        assert!(
-            std::time::Instant::now() < deadline,
-            "{:?}",
-            leader.node.members()
-        );
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        assert!(Instant::now() < deadline, "{:?}", leader.node.members());
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
