@@ -6,6 +6,7 @@
 mod emulated;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -32,6 +33,7 @@ const SILENT: Duration = Duration::from_secs(3);
 pub(crate) struct Agents {
     _links: JoinSet<()>,
     ids: Vec<String>,
+    closed: Arc<AtomicU64>,
 }
 
 impl Agents {
@@ -44,6 +46,7 @@ impl Agents {
         // Room for all of them: nobody waits.
         let (registered, mut known) = mpsc::channel(count.max(1) as usize);
         let mut links = JoinSet::new();
+        let closed = Arc::new(AtomicU64::new(0));
         let mut connector = Connector::new(masters.clone(), ConnectorConfig::default());
         for number in 0..count {
             if number > 0 && number % PER_CONNECTION == 0 {
@@ -54,6 +57,7 @@ impl Agents {
                 agent,
                 AgentUplink::new(connector.clone()),
                 registered.clone(),
+                closed.clone(),
             ));
         }
         let mut ids = Vec::new();
@@ -64,22 +68,38 @@ impl Agents {
                 .with_context(|| format!("only {} of {count} agents are registered", ids.len()))?;
             ids.push(id.context("an agent ended")?);
         }
-        Ok(Self { _links: links, ids })
+        Ok(Self {
+            _links: links,
+            ids,
+            closed,
+        })
     }
 
     /// Their ids, in the order in which they were registered.
     pub(crate) fn ids(&self) -> &[String] {
         &self.ids
     }
+
+    /// Links that have ended so far.
+    pub(crate) fn closed(&self) -> u64 {
+        self.closed.load(Ordering::Relaxed)
+    }
 }
 
 /// One link after the other, for ever.
-async fn live(mut agent: Emulated, uplink: AgentUplink, registered: mpsc::Sender<String>) {
+async fn live(
+    mut agent: Emulated,
+    uplink: AgentUplink,
+    registered: mpsc::Sender<String>,
+    closed: Arc<AtomicU64>,
+) {
     loop {
         // A failed search has paused already.
         if let Ok(link) = uplink.connect(agent.hello(), DIALLING).await {
             let address = link.address.clone();
-            if speak(&mut agent, link, &registered).await == Ended::Silent {
+            let ended = speak(&mut agent, link, &registered).await;
+            closed.fetch_add(1, Ordering::Relaxed);
+            if ended == Ended::Silent {
                 uplink.fell_silent(&address);
             }
         }

@@ -73,6 +73,8 @@ pub(crate) enum Workload {
     FailoverCrash,
     /// The leader is frozen
     FailoverFreeze,
+    /// The disks of both followers are slow; needs strace
+    Stall,
     /// What a cluster costs that does nothing
     Idle,
     /// One after the other
@@ -92,6 +94,7 @@ impl Workload {
             Self::Allocator => "allocator",
             Self::FailoverCrash => "failover-crash",
             Self::FailoverFreeze => "failover-freeze",
+            Self::Stall => "stall",
             Self::Idle => "idle",
             Self::All => "all",
         }
@@ -126,6 +129,8 @@ pub(crate) struct Extent {
     pub(crate) starts: u32,
     /// Containers at once on one agent.
     pub(crate) containers: u32,
+    /// How long the disks of followers are slow.
+    pub(crate) stall: Duration,
     /// How long an idle cluster is watched.
     pub(crate) idle: Duration,
     /// Idle agents beside the empty cluster.
@@ -144,6 +149,7 @@ impl Arguments {
                 tasks: 2_000,
                 starts: 50,
                 containers: 200,
+                stall: seconds(10.0),
                 idle: seconds(10.0),
                 idle_agents: 200,
             };
@@ -156,6 +162,7 @@ impl Arguments {
             tasks: 10_000,
             starts: 200,
             containers: 1_000,
+            stall: seconds(60.0),
             idle: seconds(60.0),
             idle_agents: 1_000,
         }

@@ -16,7 +16,9 @@ use crate::cpu::Moment;
 use crate::machine::{Machine, Probes};
 use crate::report::{Cell, Kill, Report, Run, Sample, Side, VOID_LOAD};
 use crate::tasks::hyperqueue_version;
-use crate::{allocator, containers, failover, idle, latency, registry, start, tasks};
+use crate::{
+    allocator, containers, failover, idle, latency, registry, slow_disk, stall, start, tasks,
+};
 
 /// In the order of `all`.
 const WORKLOADS: &[Workload] = &[
@@ -24,6 +26,7 @@ const WORKLOADS: &[Workload] = &[
     Workload::RegistryBatch,
     Workload::FailoverCrash,
     Workload::FailoverFreeze,
+    Workload::Stall,
     Workload::Tasks,
     Workload::Start,
     Workload::Containers,
@@ -85,6 +88,10 @@ async fn measure_all(arguments: &Arguments) -> Result<ExitCode> {
             if !nix::unistd::geteuid().is_root() {
                 eprintln!("start, containers: SKIPPED, they need root");
                 all.retain(|one| !matches!(one, Workload::Start | Workload::Containers));
+            }
+            if !slow_disk::is_possible() {
+                eprintln!("stall: SKIPPED, it needs strace");
+                all.retain(|one| *one != Workload::Stall);
             }
             all
         }
@@ -204,6 +211,7 @@ impl Bench {
             Workload::Start => start::measure(self).await,
             Workload::Containers => containers::measure(self).await,
             Workload::Latency => latency::measure(self).await,
+            Workload::Stall => stall::measure(self).await,
             Workload::Idle => idle::measure(self).await,
             Workload::Allocator | Workload::All => {
                 bail!("{} needs no cluster of its own", workload.name())
@@ -264,6 +272,7 @@ fn beside_etcd(workload: Workload) -> bool {
         | Workload::RegistryBatch
         | Workload::FailoverCrash
         | Workload::FailoverFreeze
+        | Workload::Stall
         | Workload::Idle => true,
         Workload::Tasks
         | Workload::Start

@@ -81,6 +81,8 @@ struct Standing {
     voters: usize,
     /// Newest entry applied.
     applied: u64,
+    /// Its term.
+    term: u64,
 }
 
 impl Cluster {
@@ -226,6 +228,18 @@ impl Cluster {
         Ok(newest)
     }
 
+    /// The newest term that any member knows.
+    ///
+    /// # Errors
+    /// If one does not answer.
+    pub(crate) async fn term(&self) -> Result<u64> {
+        let mut newest = 0;
+        for place in 0..self.members.len() {
+            newest = newest.max(self.standing(place).await?.term);
+        }
+        Ok(newest)
+    }
+
     async fn standing(&self, place: usize) -> Result<Standing> {
         let channel = self.members[place].channel.clone();
         let asked = async {
@@ -288,6 +302,7 @@ mod tests {
             leader: Some(leader),
             voters: 3,
             applied,
+            term: 1,
         })
     }
 

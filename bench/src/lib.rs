@@ -19,6 +19,8 @@ mod machine;
 mod processes;
 mod registry;
 mod report;
+mod slow_disk;
+mod stall;
 mod start;
 mod tasks;
 mod writer;

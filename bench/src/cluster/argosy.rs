@@ -71,6 +71,7 @@ pub(super) async fn standing(channel: Channel, members: &[Member]) -> Result<Sta
         }),
         voters: cluster.masters.iter().filter(|master| master.voter).count(),
         applied: cluster.applied_index,
+        term: cluster.term,
     })
 }
 

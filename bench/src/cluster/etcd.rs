@@ -94,5 +94,6 @@ pub(super) async fn standing(channel: Channel, members: &[Member]) -> Result<Sta
         leader,
         voters: MEMBERS,
         applied: status.raft_applied_index,
+        term: status.raft_term,
     })
 }

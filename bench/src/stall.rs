@@ -1,0 +1,134 @@
+//! The disks of both followers are slow under load: what that closes and delays.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::agents::Agents;
+use crate::arguments::Workload;
+use crate::bench::{Bench, Findings};
+use crate::cluster::{Cluster, Member};
+use crate::load::{Pace, Persistent};
+use crate::registry::masters;
+use crate::report::{Cell, Goal, Report, Side};
+use crate::slow_disk::SlowDisk;
+use crate::writer::{Target, Writer};
+
+/// What each sync of a follower takes besides.
+const SYNC: Duration = Duration::from_millis(400);
+/// Agents whose links are counted, and that the load writes to.
+const AGENTS: u32 = 64;
+/// Closed-loop clients.
+const CLIENTS: usize = 32;
+/// Load before the disks are slowed down.
+const WARM_UP: Duration = Duration::from_secs(1);
+/// Between two looks at what is answered.
+const LOOK: Duration = Duration::from_millis(5);
+
+const LINKS: &str = "links closed";
+const ELECTIONS: &str = "elections";
+const GAP: &str = "longest gap of commits";
+const WRITES: &str = "writes";
+
+/// Both followers at 400 ms a sync.
+pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
+    let about = [
+        format!(
+            "Each sync of both followers takes {SYNC:?} longer (strace delays it), for {:?}, with {CLIENTS} closed-loop clients.",
+            bench.extent.stall
+        ),
+        format!(
+            "argosy: {AGENTS} emulated agents, whose links are counted; elections: terms that began. etcd: default settings, no links."
+        ),
+    ];
+    let about: Vec<&str> = about.iter().map(String::as_str).collect();
+    let cells = vec![
+        Cell::new(LINKS, "links", Goal::OwnAtMost(0.0)),
+        Cell::new(ELECTIONS, "elections", Goal::OwnAtMost(0.0)),
+        Cell::new(GAP, "ms", Goal::None),
+        Cell::new(WRITES, "op/s", Goal::None),
+    ];
+    let mut report = bench.report(Workload::Stall, &about, cells);
+    let work = async |side, findings: &mut Findings| one_run(bench, side, findings).await;
+    bench
+        .alternate(&mut report, bench.extent.runs, work)
+        .await?;
+    Ok(report)
+}
+
+async fn one_run(bench: &Bench, side: Side, findings: &mut Findings) -> Result<()> {
+    let mut cluster = Cluster::start(side, &bench.ground).await?;
+    let agents = match side {
+        Side::Argosy => {
+            let agents = Agents::start(&masters(&cluster)?, AGENTS, "cpus:2;mem:1024").await?;
+            Some(agents)
+        }
+        Side::Etcd => None,
+        Side::Hyperqueue => bail!("HyperQueue is not a cluster of members"),
+    };
+    let leader = cluster.settled().await?;
+    let load = load(&cluster, agents.as_ref());
+    tokio::time::sleep(WARM_UP).await;
+    if load.answered() == 0 {
+        bail!("the load was not answered before the disks were slowed down");
+    }
+    let mut disks = Vec::new();
+    for place in (0..cluster.members.len()).filter(|place| *place != leader) {
+        disks.push(SlowDisk::attach(cluster.pid(place)?, SYNC).await?);
+    }
+    let term = cluster.term().await?;
+    let closed = agents.as_ref().map_or(0, Agents::closed);
+    let answered = load.answered();
+    let gap = longest_gap(&load, bench.extent.stall).await;
+    let written = load.answered() - answered;
+    let closed = agents.as_ref().map_or(0, Agents::closed) - closed;
+    let elections = cluster.term().await?.saturating_sub(term);
+    drop((load, disks));
+    cluster
+        .settled()
+        .await
+        .context("after the disks were as fast as before")?;
+    if side == Side::Argosy {
+        findings.note(LINKS, closed as f64);
+    }
+    findings.note(ELECTIONS, elections as f64);
+    findings.note(GAP, gap.as_secs_f64() * 1e3);
+    let per_second = written as f64 / bench.extent.stall.as_secs_f64();
+    findings.note(WRITES, per_second);
+    Ok(())
+}
+
+fn load(cluster: &Cluster, agents: Option<&Agents>) -> Persistent {
+    let writer = |member: &Member| match cluster.side {
+        Side::Argosy => Writer::one(member.channel.clone()),
+        Side::Etcd | Side::Hyperqueue => Writer::put(member.channel.clone()),
+    };
+    let writers: Vec<Writer> = cluster.members.iter().map(writer).collect();
+    let ids = agents.map_or(&[][..], Agents::ids);
+    let target = |client: usize| Target {
+        client,
+        agents: ids
+            .get(client % ids.len().max(1))
+            .into_iter()
+            .cloned()
+            .collect(),
+    };
+    let targets: Vec<Target> = (0..CLIENTS).map(target).collect();
+    Persistent::start(&writers, &targets, Pace::Saturated)
+}
+
+/// The longest time in which no write was answered, the one at the end included.
+async fn longest_gap(load: &Persistent, time: Duration) -> Duration {
+    let begun = Instant::now();
+    let (mut last, mut answered) = (begun, load.answered());
+    let mut longest = Duration::ZERO;
+    while begun.elapsed() < time {
+        tokio::time::sleep(LOOK).await;
+        longest = longest.max(last.elapsed());
+        let now_answered = load.answered();
+        if now_answered != answered {
+            (last, answered) = (Instant::now(), now_answered);
+        }
+    }
+    longest
+}
