@@ -49,7 +49,7 @@ pub enum OpenError {
         known: u8,
     },
     /// What is stored is not what was written.
-    #[error("the data in {} is damaged: {what}; this master must not serve it: move the directory away and join the group again as a new member", path.display())]
+    #[error("the data in {} is damaged: {what}; this master must not serve it: move the directory away and join the group again as a new member (`argosy master rejoin`)", path.display())]
     Damaged {
         /// The directory or file.
         path: PathBuf,
@@ -150,6 +150,15 @@ impl Directory {
     )]
     pub(crate) fn store(&self) -> PathBuf {
         self.path.join("store")
+    }
+
+    /// What this master had synced.
+    #[cfg_attr(
+        not(feature = "rocksdb"),
+        allow(dead_code, reason = "only a store on disk has a directory")
+    )]
+    pub(crate) fn high_water(&self) -> PathBuf {
+        self.path.join("high-water")
     }
 
     /// Where images live.

@@ -3,6 +3,7 @@
 //! A vote is durable when `save_vote` returns. Entries can be read when `append` returns and are durable when its callback is called,
 //! so that the leader's own sync overlaps with the followers'. What an entry means is of no concern here.
 
+mod noted;
 mod tail;
 mod verify;
 
@@ -31,6 +32,7 @@ pub(crate) use verify::LogError;
 const VOTE: &[u8] = b"vote";
 const COMMITTED: &[u8] = b"committed";
 const PURGED: &[u8] = b"purged";
+const TRUNCATIONS: &[u8] = b"truncations";
 
 /// Commands read at once, in bytes: what one message and one turn carry.
 const READ_BYTES: usize = 1 << 20;
@@ -63,8 +65,9 @@ struct State {
     last: Option<LogId>,
     link: Link,
     tail: Tail,
-    /// Counts truncations: a read from the disk that overlapped with one is done again.
-    truncations: u64,
+    /// Counts truncations, as the disk has it: a read that overlapped with one is done again, and the high-water record says which
+    /// ones it knows of.
+    truncations: Option<u64>,
 }
 
 fn key(index: u64) -> Vec<u8> {
@@ -343,6 +346,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         changes.put(Family::Meta, VOTE, record::seal(&VoteRecord::from(vote)));
         let durability = asked_unless(Bug::VoteNotSynced);
         self.0.writer.write(changes, durability).await?;
+        if let Some(high_water) = self.0.disk.high_water() {
+            high_water.voted(vote);
+        }
         self.state().vote.send_replace(Some(*vote));
         Ok(())
     }
@@ -368,7 +374,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let entries: Vec<Entry> = entries.into_iter().collect();
         let (changes, link, committed) = self.sealed(&entries)?;
         let durability = asked_unless(Bug::AppendNotSynced);
-        let end = entries.last().map(|entry| entry.log_id.index + 1);
+        let last = entries.last().map(|entry| entry.log_id);
+        let high_water = self.0.disk.high_water();
         {
             let mut state = self.state();
             state.link = link;
@@ -383,8 +390,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         }
         let state = Arc::clone(&self.0.state);
         let written = move |result: io::Result<()>| {
-            if let (Ok(()), Some(end)) = (&result, end) {
-                locked(&state).tail.written(end);
+            if let (Ok(()), Some(last)) = (&result, last) {
+                locked(&state).tail.written(last.index + 1);
+                if let Some(high_water) = high_water {
+                    high_water.appended(&last);
+                }
             }
             callback.io_completed(result);
         };
@@ -411,11 +421,16 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         for index in first..end {
             changes.delete(Family::Log, key(index));
         }
+        let truncations = self.state().truncations.unwrap_or(0) + 1;
+        noted::count(&mut changes, truncations);
         self.0.writer.write(changes, Durability::Buffered).await?;
         let mut state = self.state();
         state.tail.drop_from(first);
-        state.truncations += 1;
+        state.truncations = Some(truncations);
         state.last = if boundary { state.purged } else { kept };
+        if let Some(high_water) = self.0.disk.high_water() {
+            high_water.truncated(state.last.as_ref(), truncations);
+        }
         state.link = link;
         if state.last.is_none() {
             state.first = 0;

@@ -162,6 +162,13 @@ pub(crate) struct PurgedRecord {
     pub(crate) link: Vec<u8>,
 }
 
+/// How often entries were taken back from the end of the log.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub(crate) struct TruncationsRecord {
+    #[prost(uint64, tag = "1")]
+    pub(crate) count: u64,
+}
+
 /// The name of a snapshot file on the shelf.
 #[derive(Clone, PartialEq, Eq, Message)]
 pub(crate) struct ImageNameRecord {

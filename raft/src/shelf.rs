@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::disk;
 use crate::disk::memory::MemoryDisk;
 use crate::snapshot::{self, ImageError, KeyValue};
-use crate::types::SnapshotMeta;
+use crate::types::{LogId, SnapshotMeta};
 
 /// Finished images that stay; older ones go when a newer one is finished.
 const KEPT: usize = 2;
@@ -367,6 +367,17 @@ impl Shelf {
     /// Takes in an image from another master.
     pub(crate) fn receive(&self) -> io::Result<ImageWriter> {
         Ok(ImageWriter(Some(self.sink()?)))
+    }
+
+    /// Lets the current image go if the log does not go on from it: to a master that lacks entries it would be of no use.
+    pub(crate) fn forget_before(&self, purged: Option<LogId>) {
+        let mut current = self.0.current.lock().expect("no holder of the lock panics");
+        if let Some(image) = current.take_if(|image| image.meta().last_log_id < purged) {
+            tracing::warn!(
+                snapshot = image.name(),
+                "the newest whole snapshot is older than the log and is passed over; a new one is built"
+            );
+        }
     }
 
     /// Gives the image its name, durably, makes it the current one unless a newer one is, and lets the oldest go. Returns the name.

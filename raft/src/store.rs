@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::mpsc;
 
 use crate::directory::{self, OpenError};
+use crate::disk::high_water::Behind;
 use crate::disk::memory::MemoryDisk;
 use crate::disk::{Changes, Disk, Durability, Family};
 use crate::fatal::Fatal;
@@ -54,6 +55,9 @@ impl Store {
         let writer = writer.map_err(OpenError::io("start a writer for", &path))?;
         let log = LogStore::open(Arc::clone(&disk), writer.clone(), Arc::clone(&fatal));
         let log = log.map_err(|error| refuse(error.into()))?;
+        keep_high_water(disk.as_ref(), &log, &fatal).map_err(refuse)?;
+        // A lagging master that was sent an older one could not go on from there: the next one is built at once.
+        shelf.forget_before(log.purged());
         let parts = Parts {
             disk,
             writer,
@@ -175,6 +179,20 @@ fn identity(disk: &dyn Disk) -> Result<Identity, Refusal> {
     Ok(identity)
 }
 
+/// Refuses a log or vote that is behind what was synced before, and begins to note what is synced from now on.
+fn keep_high_water(disk: &dyn Disk, log: &LogStore, fatal: &Fatal) -> Result<(), Refusal> {
+    let Some(high_water) = disk.high_water() else {
+        return Ok(());
+    };
+    let held = log.held();
+    high_water.check(&held)?;
+    disk.keep_high_water(&held, Arc::clone(fatal))?;
+    if held.truncations.is_none() {
+        log.count_truncations()?;
+    }
+    Ok(())
+}
+
 /// Why a store is not opened, before the path is known to it.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
@@ -184,6 +202,8 @@ enum Refusal {
     Identity(#[from] RecordError),
     #[error("it holds data and no identity")]
     Nameless,
+    #[error(transparent)]
+    Behind(#[from] Behind),
     #[error(transparent)]
     Log(#[from] LogError),
     #[error(transparent)]

@@ -4,6 +4,8 @@ mod crash;
 mod cuts;
 mod damage;
 mod early;
+#[cfg(feature = "rocksdb")]
+mod files;
 mod harness;
 mod images;
 mod process;

@@ -2,9 +2,29 @@
 //!
 //! Two kinds: memory for tests and simulation, RocksDB for production. What the bytes mean is decided above.
 
+#[cfg_attr(
+    not(feature = "rocksdb"),
+    allow(dead_code, reason = "only a store on disk has files to judge")
+)]
+mod frames;
+#[cfg_attr(
+    not(feature = "rocksdb"),
+    allow(dead_code, reason = "only a store on disk has files to judge")
+)]
+pub(crate) mod high_water;
 pub(crate) mod memory;
+#[cfg_attr(
+    not(feature = "rocksdb"),
+    allow(dead_code, reason = "only a store on disk has files to judge")
+)]
+mod recovery;
 #[cfg(feature = "rocksdb")]
 pub(crate) mod rocks;
+#[cfg_attr(
+    not(feature = "rocksdb"),
+    allow(dead_code, reason = "only a store on disk has files to judge")
+)]
+mod wal;
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -13,6 +33,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+
+use crate::fatal::Fatal;
+use high_water::{Held, HighWater};
 
 /// Where a key lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -122,6 +145,16 @@ pub(crate) trait Disk: Read + Send + Sync {
     fn may_block(&self) -> bool;
 
     fn write(&self, changes: Changes, durability: Durability) -> io::Result<()>;
+
+    /// Where to note what is synced; `None` for a disk that keeps no such record.
+    fn high_water(&self) -> Option<HighWater> {
+        None
+    }
+
+    /// Begins to write that record: from now on the file says at least what the store holds.
+    fn keep_high_water(&self, _held: &Held, _fatal: Fatal) -> io::Result<()> {
+        Ok(())
+    }
 
     /// How long a write takes besides, on a disk that does not block.
     fn delay(&self) -> Duration {

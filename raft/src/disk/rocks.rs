@@ -1,10 +1,12 @@
 //! The disk of a real master: one RocksDB.
 //!
-//! One write-ahead log orders all four families among each other. Nothing here decides when to sync.
+//! One write-ahead log orders all four families among each other. Nothing here decides when to sync. Its files are judged before
+//! RocksDB sees them, see `recovery`, `wal` and `high_water`.
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -15,16 +17,27 @@ use rocksdb::{
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::{Change, Changes, Disk, Durability, Family, Pinned, Read, ViewWork, Visit};
+use super::high_water::{self, Held, HighWater, HighWaterRecord, Keeper};
+use super::recovery::Logs;
+use super::{
+    Change, Changes, Disk, Durability, Family, Pinned, Read, ViewWork, Visit, recovery,
+    system_entropy, wal,
+};
 use crate::directory::{Directory, OpenError};
+use crate::fatal::Fatal;
 
 const MIB: usize = 1 << 20;
 
 /// A RocksDB and the right to use its directory.
 pub(crate) struct RocksDisk {
-    /// Closed before the directory is unlocked: fields are dropped in this order.
+    /// Ended before the store is closed, and that before the directory is unlocked: fields are dropped in this order.
+    keeper: Keeper,
     db: DB,
     directory: Directory,
+    /// Tells this store's marks from other bytes.
+    key: u64,
+    /// Everything up to this sequence number is synced.
+    synced: AtomicU64,
 }
 
 impl Family {
@@ -41,14 +54,29 @@ impl Family {
 impl RocksDisk {
     pub(crate) fn open(directory: Directory) -> Result<RocksDisk, OpenError> {
         let path = directory.store();
-        let cache = Cache::new_lru_cache(32 * MIB);
-        let family = |family: Family| {
-            ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache))
-        };
-        match DB::open_cf_descriptors(&options(), &path, Family::ALL.map(family)) {
-            Ok(db) => Ok(RocksDisk { db, directory }),
-            Err(error) => Err(refused(&path, error)),
+        let noted = high_water::read(&directory.high_water())?;
+        let logs = recovery::prepare(&path, noted.as_ref())?;
+        let db = open_db(&path)?;
+        let sequence = db.latest_sequence_number();
+        if let Some(noted) = &noted
+            && sequence < noted.sequence
+        {
+            return Err(ends_early(&path, sequence, noted, &logs));
         }
+        let key = match &noted {
+            Some(noted) => noted.key,
+            None => system_entropy().map_err(OpenError::io("draw a key for", &path))?,
+        };
+        let high_water = HighWater::new(noted, key, logs.names());
+        // Recovery has synced what it found: `recovery::prepare` the logs, RocksDB the tables that it made of them.
+        high_water.synced(sequence);
+        Ok(RocksDisk {
+            keeper: Keeper::new(high_water),
+            db,
+            directory,
+            key,
+            synced: AtomicU64::new(sequence),
+        })
     }
 
     fn family(&self, family: Family) -> &ColumnFamily {
@@ -57,13 +85,34 @@ impl RocksDisk {
     }
 }
 
+fn open_db(path: &Path) -> Result<DB, OpenError> {
+    let cache = Cache::new_lru_cache(32 * MIB);
+    let family =
+        |family: Family| ColumnFamilyDescriptor::new(family.name(), family_options(family, &cache));
+    let opened = DB::open_cf_descriptors(&options(), path, Family::ALL.map(family));
+    opened.map_err(|error| refused(path, error))
+}
+
+/// Both numbers count changes, over all families.
+fn ends_early(path: &Path, sequence: u64, noted: &HighWaterRecord, logs: &Logs) -> OpenError {
+    OpenError::Damaged {
+        path: path.to_owned(),
+        what: format!(
+            "it ends at write {sequence}, and write {} was synced before; its write-ahead logs are {}",
+            noted.sequence,
+            logs.names()
+        ),
+    }
+}
+
 fn options() -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
     options.set_paranoid_checks(true);
-    // A cut in the middle of a write leaves a torn end; missing or foreign files are seen by what the manifest says of them.
-    options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+    // The torn end that a power cut leaves is cut off before: what RocksDB still finds wrong is damage. Missing or foreign files are
+    // seen by what the manifest says of them.
+    options.set_wal_recovery_mode(DBRecoveryMode::AbsoluteConsistency);
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_manual_wal_flush(false);
     options.set_unordered_write(false);
@@ -93,8 +142,10 @@ fn family_options(family: Family, cache: &Cache) -> Options {
 }
 
 fn refused(path: &Path, error: rocksdb::Error) -> OpenError {
+    // A file that is missing is damage too; RocksDB gives causes as texts.
+    let is_missing = error.as_ref().contains("No such file or directory");
     match error.kind() {
-        ErrorKind::Corruption => OpenError::Damaged {
+        kind if is_missing || kind == ErrorKind::Corruption => OpenError::Damaged {
             path: path.to_owned(),
             what: error.into_string(),
         },
@@ -146,6 +197,8 @@ impl Disk for RocksDisk {
 
     fn write(&self, changes: Changes, durability: Durability) -> io::Result<()> {
         let mut batch = WriteBatch::default();
+        // First, so that the judge of a damaged log finds it.
+        batch.put_log_data(wal::mark(self.key, self.synced.load(Ordering::Relaxed)));
         for change in &changes.0 {
             match change {
                 Change::Put { family, key, value } => {
@@ -159,7 +212,23 @@ impl Disk for RocksDisk {
         }
         let mut options = WriteOptions::default();
         options.set_sync(durability == Durability::Synced);
-        self.db.write_opt(batch, &options).map_err(io_error)
+        self.db.write_opt(batch, &options).map_err(io_error)?;
+        if durability == Durability::Synced {
+            // Writes come from one place: nothing else has been written meanwhile.
+            let sequence = self.db.latest_sequence_number();
+            self.synced.store(sequence, Ordering::Relaxed);
+            self.keeper.high_water().synced(sequence);
+        }
+        Ok(())
+    }
+
+    fn high_water(&self) -> Option<HighWater> {
+        Some(self.keeper.high_water().clone())
+    }
+
+    fn keep_high_water(&self, held: &Held, fatal: Fatal) -> io::Result<()> {
+        let (path, store) = (self.directory.high_water(), self.directory.store());
+        self.keeper.start(path, store, held, fatal)
     }
 
     /// RocksDB's snapshot borrows the database, so it lives on the stack of a thread that is held until the work is done.

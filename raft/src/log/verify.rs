@@ -9,10 +9,10 @@ use std::ops::ControlFlow;
 use tokio::sync::watch;
 
 use super::tail::Tail;
-use super::{COMMITTED, PURGED, State, VOTE, key, next_of};
+use super::{COMMITTED, PURGED, State, TRUNCATIONS, VOTE, key, next_of};
 use crate::disk::{Family, Read};
 use crate::entry::{self, EntryError, Link, Opened};
-use crate::record::{self, LogIdRecord, PurgedRecord, RecordError, VoteRecord};
+use crate::record::{self, LogIdRecord, PurgedRecord, RecordError, TruncationsRecord, VoteRecord};
 use crate::types::{LogId, Vote};
 
 /// Why a log cannot be used.
@@ -47,6 +47,7 @@ pub(super) fn read(disk: &dyn Read) -> Result<State, LogError> {
     let vote: Option<VoteRecord> = meta(disk, VOTE, "vote")?;
     let committed: Option<LogIdRecord> = meta(disk, COMMITTED, "committed")?;
     let purged: Option<PurgedRecord> = meta(disk, PURGED, "purged")?;
+    let truncations: Option<TruncationsRecord> = meta(disk, TRUNCATIONS, "truncations")?;
     let (purged, base) = match purged {
         None => (None, Link::ORIGIN),
         Some(record) => {
@@ -71,7 +72,7 @@ pub(super) fn read(disk: &dyn Read) -> Result<State, LogError> {
         last: purged,
         link: base,
         tail: Tail::default(),
-        truncations: 0,
+        truncations: truncations.map(|record| record.count),
     };
     read_entries(disk, &mut state)?;
     Ok(state)

@@ -52,7 +52,7 @@ async fn is_refused(change: fn(&dyn Disk), what: &str) {
         let path = path.display();
         let expected = format!(
             "the data in {path} is damaged: {what}; this master must not serve it: \
-             move the directory away and join the group again as a new member"
+             move the directory away and join the group again as a new member (`argosy master rejoin`)"
         );
         assert_eq!(text, expected);
     }

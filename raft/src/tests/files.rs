@@ -1,0 +1,460 @@
+//! Files of a closed store that a device has changed: the start refuses and names the file, or nothing that was acknowledged is
+//! missing or different. And what a power cut leaves is never refused.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use openraft::RaftLogReader;
+use openraft::storage::{RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
+
+use super::harness::{
+    self, Ground, Opened, copy_tree, entries, entry, not_expected, on_disk, open, try_open, vote,
+};
+use crate::store::Place;
+use crate::types::{Entry, LogId, Vote};
+
+/// How a device changes a file.
+#[derive(Clone, Copy, Debug)]
+enum Damage {
+    /// One bit at this offset.
+    Flip(usize),
+    /// Everything from there on is gone.
+    Truncate(usize),
+    /// 512 bytes are zeros.
+    Zero(usize),
+    /// The file is gone.
+    Remove,
+}
+
+impl Damage {
+    fn inflict(self, path: &Path) {
+        let mut bytes = fs::read(path).unwrap();
+        match self {
+            Damage::Flip(at) => bytes[at] ^= 1 << (at % 8),
+            Damage::Truncate(at) => bytes.truncate(at),
+            Damage::Zero(at) => {
+                let end = bytes.len().min(at + 512);
+                bytes[at..end].fill(0);
+            }
+            Damage::Remove => return fs::remove_file(path).unwrap(),
+        }
+        fs::write(path, bytes).unwrap();
+    }
+
+    /// At every 4 KiB of a file, and at many places of a small one.
+    fn kinds(length: usize) -> Vec<Damage> {
+        let step = (length / 5).clamp(1, 4096);
+        let mut kinds = vec![Damage::Remove];
+        for at in (0..length).step_by(step) {
+            // Not always the head of what is there.
+            let inside = (at + at / 4096 * 37).min(length - 1);
+            kinds.extend([
+                Damage::Flip(inside),
+                Damage::Truncate(at),
+                Damage::Zero(inside),
+            ]);
+        }
+        if let Some(last) = length.checked_sub(1) {
+            kinds.extend([Damage::Flip(last), Damage::Truncate(last)]);
+        }
+        kinds
+    }
+}
+
+/// What a store had acknowledged.
+#[derive(Debug, PartialEq)]
+struct Acknowledged {
+    vote: Option<Vote>,
+    purged: Option<LogId>,
+    entries: Vec<Entry>,
+    records: Vec<(String, String)>,
+}
+
+async fn acknowledged(opened: &mut Opened) -> Acknowledged {
+    harness::start(opened).await;
+    let state = opened.log.get_log_state().await.unwrap();
+    Acknowledged {
+        vote: opened.log.read_vote().await.unwrap(),
+        purged: state.last_purged_log_id,
+        entries: opened.log.try_get_log_entries(..).await.unwrap(),
+        records: opened.owner.records(),
+    }
+}
+
+/// Entries of about a kilobyte.
+fn long_entries(range: std::ops::Range<u64>) -> Vec<Entry> {
+    let one = |index: u64| {
+        let text = format!("{index:05}=").into_bytes();
+        let noise = (0..1000).map(|at| b'a' + ((at * 7 + index * index) % 23) as u8);
+        let command = String::from_utf8(text.into_iter().chain(noise).collect()).unwrap();
+        entry(index, &[&command])
+    };
+    range.map(one).collect()
+}
+
+async fn commit_each(opened: &mut Opened, range: std::ops::Range<u64>) {
+    for entry in long_entries(range) {
+        opened.commit(vec![entry]).await;
+    }
+}
+
+async fn snapshot(opened: &mut Opened) -> crate::machine::Snapshot {
+    let mut builder = opened.machine.get_snapshot_builder().await;
+    builder.build_snapshot().await.unwrap()
+}
+
+/// A store with a past in every kind of file: tables of all families, with deleted ranges in them, two snapshots, and a write-ahead
+/// log of several blocks.
+async fn lived() -> (Ground, Acknowledged) {
+    let elsewhere = on_disk();
+    let mut leader = open(&elsewhere.place).await;
+    commit_each(&mut leader, 0..40).await;
+    let image = snapshot(&mut leader).await;
+
+    let ground = on_disk();
+    let mut opened = open(&ground.place).await;
+    opened.log.save_vote(&vote(1, 1)).await.unwrap();
+    opened.commit(vec![entry(0, &["zzzzz=own"])]).await;
+    opened.close().await;
+    // Each start makes tables of the logs it finds.
+    let mut opened = open(&ground.place).await;
+    let mut writer = opened.store.receive_image().unwrap();
+    let bytes = image.snapshot.read(0, usize::MAX).await.unwrap();
+    writer.write(bytes).await.unwrap();
+    let received = writer.finish().await.unwrap();
+    let installed = opened.machine.install_snapshot(&image.meta, received).await;
+    installed.unwrap();
+    opened.log.purge(harness::id(1, 39)).await.unwrap();
+    opened.log.save_vote(&vote(2, 1)).await.unwrap();
+    commit_each(&mut opened, 40..60).await;
+    opened.close().await;
+    let mut opened = open(&ground.place).await;
+    snapshot(&mut opened).await;
+    opened.log.purge(harness::id(1, 49)).await.unwrap();
+    commit_each(&mut opened, 60..70).await;
+    opened.close().await;
+    let mut opened = open(&ground.place).await;
+    opened.log.save_vote(&vote(3, 1)).await.unwrap();
+    commit_each(&mut opened, 70..110).await;
+    let expected = acknowledged(&mut opened).await;
+    // Synced, and with it what was applied before.
+    opened.log.save_vote(&vote(3, 1)).await.unwrap();
+    opened.close().await;
+    leader.close().await;
+    assert_eq!(expected.vote, Some(vote(3, 1)));
+    assert_eq!(expected.entries, long_entries(50..110));
+    assert_eq!(expected.records.len(), 110);
+    (ground, expected)
+}
+
+fn path(ground: &Ground) -> &Path {
+    match &ground.place {
+        Place::Directory(path) => path,
+        Place::Memory(_) => unreachable!("it is on disk"),
+    }
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for file in fs::read_dir(directory).unwrap() {
+        let path = file.unwrap().path();
+        match path.is_dir() {
+            true => files.extend(self::files(&path)),
+            false => files.push(path),
+        }
+    }
+    files.sort();
+    files
+}
+
+/// The kind of a file: its name without numbers.
+fn kind(path: &Path) -> String {
+    let name = path.file_name().unwrap().to_str().unwrap();
+    name.chars().filter(|char| !char.is_ascii_digit()).collect()
+}
+
+/// Opens a damaged copy. The error, or nothing if all that was acknowledged is there.
+async fn judged(ground: &Ground, expected: &Acknowledged, what: &str) -> Option<String> {
+    let mut opened = match try_open(&ground.place, not_expected()).await {
+        Ok(opened) => opened,
+        Err(error) => return Some(error.to_string()),
+    };
+    let found = acknowledged(&mut opened).await;
+    assert_eq!(found.vote, expected.vote, "{what}");
+    assert_eq!(found.purged, expected.purged, "{what}");
+    let (entries, records) = (found.entries.len(), found.records.len());
+    // Not all of them: they are long.
+    assert!(
+        &found == expected,
+        "{what}: {entries} entries, {records} records"
+    );
+    // A master that lags is sent a snapshot from which the log goes on.
+    let current = opened.machine.get_current_snapshot().await.unwrap();
+    let current = current.expect("there is a snapshot");
+    assert!(current.meta.last_log_id >= expected.purged, "{what}");
+    let records = current.snapshot.records().unwrap();
+    let covered = current.meta.last_log_id.unwrap().index as usize + 1;
+    assert_eq!(records.len(), covered, "{what}");
+    opened.close().await;
+    None
+}
+
+async fn damaged_copy(ground: &Ground, file: &Path, damage: Damage) -> Ground {
+    let copy = on_disk();
+    copy_tree(path(ground), path(&copy));
+    damage.inflict(&path(&copy).join(file));
+    copy
+}
+
+/// Damages every file of this kind in every way, one at a time. Returns how often a start refused, by kind of file.
+async fn damage_all(takes: impl Fn(&str) -> bool) -> BTreeMap<String, (usize, usize)> {
+    let (ground, expected) = lived().await;
+    let mut outcomes: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for file in files(path(&ground)) {
+        let kind = kind(&file);
+        if !takes(&kind) {
+            continue;
+        }
+        let length = fs::metadata(&file).unwrap().len() as usize;
+        let file = file.strip_prefix(path(&ground)).unwrap();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        for damage in Damage::kinds(length) {
+            let what = format!("{damage:?} in {} of {length} bytes", file.display());
+            let copy = damaged_copy(&ground, file, damage).await;
+            let outcome = outcomes.entry(kind.clone()).or_default();
+            outcome.0 += 1;
+            if let Some(error) = judged(&copy, &expected, &what).await {
+                outcome.1 += 1;
+                // A directory without its format is not known to be ours.
+                let is_exempt = match kind.as_str() {
+                    "FORMAT" => true,
+                    // RocksDB does not name the table there.
+                    ".sst" => error.contains("properties"),
+                    _ => false,
+                };
+                assert!(is_exempt || error.contains(name), "{what}: {error}");
+                // It stays refused.
+                if outcome.1 % 8 == 1 {
+                    let again = judged(&copy, &expected, &what).await;
+                    assert!(again.is_some(), "{what}: the second start accepts it");
+                }
+            }
+        }
+    }
+    outcomes
+}
+
+#[tokio::test]
+async fn damage_of_a_write_ahead_log_is_refused() {
+    let outcomes = damage_all(|kind| kind == ".log").await;
+    let (all, refused) = outcomes[".log"];
+    assert!(all > 30, "the log has several blocks: {all}");
+    assert_eq!(all, refused, "all of it was synced");
+}
+
+#[tokio::test]
+async fn damage_of_tables_is_refused_or_harmless() {
+    let outcomes = damage_all(|kind| kind == ".sst").await;
+    let (all, refused) = outcomes[".sst"];
+    assert!(refused > all / 2, "{refused} of {all}");
+}
+
+#[tokio::test]
+async fn damage_of_the_files_that_say_what_is_in_use_is_refused_or_harmless() {
+    let kinds = ["CURRENT", "MANIFEST-", "high-water", "FORMAT"];
+    let outcomes = damage_all(|kind| kinds.contains(&kind)).await;
+    for kind in kinds {
+        let (all, refused) = outcomes[kind];
+        assert!(refused > 0, "{kind}: {refused} of {all}");
+    }
+    let (all, refused) = outcomes["MANIFEST-"];
+    assert_eq!(all, refused);
+}
+
+#[tokio::test]
+async fn damage_of_anything_else_costs_nothing() {
+    let kinds = [
+        "CURRENT",
+        "MANIFEST-",
+        "high-water",
+        "FORMAT",
+        ".log",
+        ".sst",
+    ];
+    let outcomes = damage_all(|kind| !kinds.contains(&kind)).await;
+    assert!(outcomes.contains_key("-.snapshot"), "{outcomes:?}");
+    assert!(outcomes.contains_key("OPTIONS-"), "{outcomes:?}");
+    assert!(
+        outcomes.values().all(|(_, refused)| *refused == 0),
+        "{outcomes:?}"
+    );
+}
+
+fn newest_log(directory: &Path) -> PathBuf {
+    let logs = files(directory).into_iter();
+    logs.filter(|path| kind(path) == ".log")
+        .next_back()
+        .unwrap()
+}
+
+/// Finding 1.5 of the audit: a follower must not forget what it acknowledged, and so must not start.
+#[tokio::test]
+async fn one_flipped_bit_in_the_middle_of_a_write_ahead_log_is_refused() {
+    let ground = on_disk();
+    let mut opened = open(&ground.place).await;
+    opened.log.save_vote(&vote(1, 1)).await.unwrap();
+    opened.commit(entries(0..900)).await;
+    opened.log.save_vote(&vote(2, 2)).await.unwrap();
+    for index in 900..1000 {
+        opened.append(entries(index..index + 1)).await;
+    }
+    opened.close().await;
+    let log = newest_log(path(&ground));
+    let middle = fs::metadata(&log).unwrap().len() as usize / 2;
+    Damage::Flip(middle).inflict(&log);
+    // The refused start leaves the file as it is, to be examined.
+    let before = fs::read(&log).unwrap();
+    let error = try_open(&ground.place, not_expected()).await.err().unwrap();
+    let error = error.to_string();
+    assert!(error.contains(log.to_str().unwrap()), "{error}");
+    assert!(error.contains("shows that it had been synced"), "{error}");
+    assert!(error.contains("argosy master rejoin"), "{error}");
+    assert_eq!(fs::read(&log).unwrap(), before);
+}
+
+/// Whatever a cut leaves of the blocks that were not synced, in any order: what was synced is there, and the store opens.
+#[tokio::test]
+async fn what_a_power_cut_leaves_of_unsynced_blocks_is_never_refused() {
+    let ground = on_disk();
+    let mut opened = open(&ground.place).await;
+    opened.log.save_vote(&vote(1, 1)).await.unwrap();
+    commit_each(&mut opened, 0..50).await;
+    let log = newest_log(path(&ground));
+    // Applied records are not synced. Each is a write.
+    let synced = fs::read(&log).unwrap();
+    for entry in long_entries(20..50) {
+        opened.apply(vec![entry]).await;
+    }
+    opened.machine.get_snapshot_builder().await;
+    let cut = on_disk();
+    copy_tree(path(&ground), path(&cut));
+    opened.close().await;
+    let log = newest_log(path(&cut));
+    let written = fs::read(&log).unwrap();
+    assert!(written.len() > synced.len() + 4 * 4096);
+    for seed in 0..24_u64 {
+        let copy = on_disk();
+        copy_tree(path(&cut), path(&copy));
+        fs::write(
+            newest_log(path(&copy)),
+            left_by_a_cut(&synced, &written, seed),
+        )
+        .unwrap();
+        let what = format!("seed {seed}");
+        let mut opened = open(&copy.place).await;
+        let found = acknowledged(&mut opened).await;
+        assert_eq!(found.vote, Some(vote(1, 1)), "{what}");
+        assert!(found.entries == long_entries(0..50), "{what}");
+        // The commit of the last one waits for the next append.
+        assert!(found.records.len() >= 49, "{what}");
+        commit_each(&mut opened, 50..60).await;
+        opened.close().await;
+        // Nothing of it is left that would look like damage later.
+        let mut opened = open(&copy.place).await;
+        let found = acknowledged(&mut opened).await;
+        assert!(found.entries == long_entries(0..60), "{what}");
+        opened.close().await;
+    }
+}
+
+/// Of each sector that was not synced either what was there before or what was written.
+fn left_by_a_cut(synced: &[u8], written: &[u8], seed: u64) -> Vec<u8> {
+    let mut before = synced.to_vec();
+    before.resize(written.len(), 0);
+    let unit = [512, 4096, 512, 32 << 10][seed as usize % 4];
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut left = before.clone();
+    for (number, part) in written.chunks(unit).enumerate() {
+        // Xorshift.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        if state % 2 == 0 {
+            left[number * unit..][..part.len()].copy_from_slice(part);
+        }
+    }
+    // The length may be older than the content.
+    if seed % 3 == 0 {
+        left.truncate(synced.len() + (left.len() - synced.len()) / 2);
+    }
+    left
+}
+
+/// A truncation takes entries back on purpose: a crash right after it is no loss.
+#[tokio::test]
+async fn a_log_that_was_truncated_is_not_behind() {
+    let ground = on_disk();
+    let mut opened = open(&ground.place).await;
+    opened.append(entries(0..100)).await;
+    opened
+        .log
+        .truncate_after(Some(harness::id(1, 59)))
+        .await
+        .unwrap();
+    let ground = harness::kill(opened, ground).await;
+    let mut opened = open(&ground.place).await;
+    let read = opened.log.try_get_log_entries(..).await.unwrap();
+    assert_eq!(read, entries(0..60));
+    opened.close().await;
+}
+
+/// An older copy of the store, under the record of the newer one.
+#[tokio::test]
+async fn a_store_that_was_set_back_is_refused() {
+    let ground = on_disk();
+    let mut opened = open(&ground.place).await;
+    opened.append(entries(0..10)).await;
+    opened.close().await;
+    let older = on_disk();
+    copy_tree(path(&ground), path(&older));
+    let mut opened = open(&ground.place).await;
+    opened.append(entries(10..20)).await;
+    opened.close().await;
+    fs::copy(
+        path(&ground).join("high-water"),
+        path(&older).join("high-water"),
+    )
+    .unwrap();
+    let error = try_open(&older.place, not_expected()).await.err().unwrap();
+    let error = error.to_string();
+    assert!(
+        error.contains("was synced before") || error.contains("was in use before"),
+        "{error}"
+    );
+}
+
+/// A store of a release without the record goes on, and has one afterwards.
+#[tokio::test]
+async fn a_store_without_a_record_gets_one_and_must_keep_it() {
+    let ground = on_disk();
+    let mut opened = open(&ground.place).await;
+    opened.append(entries(0..10)).await;
+    opened.close().await;
+    harness::tamper(&ground.place, |disk| {
+        let mut changes = crate::disk::Changes::default();
+        changes.delete(crate::disk::Family::Meta, *b"truncations");
+        disk.write(changes, crate::disk::Durability::Synced)
+            .unwrap();
+    });
+    let record = path(&ground).join("high-water");
+    fs::remove_file(&record).unwrap();
+    let mut opened = open(&ground.place).await;
+    let read = opened.log.try_get_log_entries(..).await.unwrap();
+    assert_eq!(read, entries(0..10));
+    opened.close().await;
+    assert!(record.exists());
+    fs::remove_file(&record).unwrap();
+    let error = try_open(&ground.place, not_expected()).await.err().unwrap();
+    assert!(error.to_string().contains("high-water"), "{error}");
+}
