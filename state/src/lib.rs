@@ -1,7 +1,7 @@
 //! The facts that every master must agree on, and the one function that changes them.
 //!
 //! Pure: no IO, clock, randomness, float, async or hash map. Reading order: `ids`, `resources`,
-//! `task`, `agent`, `framework`, `command`, `event`, `registry`, `apply`, `check`, `digest`, `encode`.
+//! `task`, `agent`, `framework`, `command`, `event`, `registry`, `apply`, `check`, `digest`, `encode`, `fingerprint`.
 
 pub mod agent;
 pub mod apply;
@@ -12,6 +12,7 @@ pub mod command;
 pub mod digest;
 pub mod encode;
 pub mod event;
+pub mod fingerprint;
 pub mod framework;
 pub mod ids;
 pub mod limits;

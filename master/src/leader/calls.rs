@@ -7,6 +7,7 @@ use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{
     Accept, Call, CallAction, Command, Operate, Outcome, Promise, Rejection, Reply,
 };
+use argosy_state::fingerprint;
 use argosy_state::framework::{Answer as Stored, AnswerOutcome};
 use argosy_state::ids::{AgentId, FrameworkId, OfferId, Revision, Role};
 use argosy_state::limits;
@@ -57,7 +58,9 @@ impl Leader {
     ) {
         let key = (call.framework, call.session, call.number);
         if let Some(stored) = registry.answer(key) {
-            let answer = if stored.hash == call.hash {
+            // Release 0.1.0 may have answered the first one.
+            let same = stored.hash == call.hash || stored.hash == fingerprint::call_of_0_1_0(&call);
+            let answer = if same {
                 repeated(stored)
             } else {
                 refused(&Rejection::CallReused(call.number))
@@ -240,7 +243,20 @@ impl Leader {
         self.answer(request, Answer::Declined);
     }
 
-    pub(super) fn operate(&mut self, request: RequestId, operate: Operate) {
+    pub(super) fn operate(
+        &mut self,
+        registry: &Registry,
+        request: RequestId,
+        mut operate: Operate,
+    ) {
+        // `apply` compares one hash. A batch that release 0.1.0 answered keeps the one that it had there.
+        if let Some(name) = &operate.request
+            && let Some(stored) = registry.operator_answer(name)
+            && stored.hash != operate.hash
+            && stored.hash == fingerprint::batch_of_0_1_0(&operate)
+        {
+            operate.hash = stored.hash;
+        }
         self.propose(Command::Operate(operate), Route::Operate(request));
     }
 

@@ -166,7 +166,7 @@ impl Leader {
             Input::Reconcile { request, reconcile } => {
                 self.reconcile(registry, now, request, reconcile)
             }
-            Input::Operate { request, operate } => self.operate(request, operate),
+            Input::Operate { request, operate } => self.operate(registry, request, operate),
             Input::Applied(applied) => self.applied(registry, now, applied),
             Input::TooLarge { serial, bytes } => self.too_large(registry, now, serial, bytes),
             Input::Unreadable { serial, why } => {

@@ -1,13 +1,11 @@
-//! A scheduler's messages as the leader takes them: converted, hashed, judged by their shape.
+//! A scheduler's messages as the leader takes them: converted, judged by their shape.
 
 use argosy_proto::convert::{self, Malformed};
 use argosy_proto::v1;
-use argosy_state::command::{Accept, Call, CallAction, Command, Proposed};
-use argosy_state::encode;
-use argosy_state::ids::{FrameworkId, TaskId, Ticket};
+use argosy_state::command::{Accept, CallAction};
+use argosy_state::ids::{FrameworkId, TaskId};
 use argosy_state::limits;
 use prost::Message as _;
-use sha2::{Digest, Sha256};
 use tonic::Status;
 
 use super::{CALL_BYTES, malformed};
@@ -15,23 +13,6 @@ use crate::leader::{HeldFilter, Subscription};
 
 /// Largest filters of a subscription, together, in bytes.
 const FILTER_BYTES: usize = 64 * 1024;
-
-/// The same for every repeat of a request: what changes between repeats is left out.
-pub(super) fn hash(call: &Call) -> u64 {
-    let mut same = Call {
-        lowest_unanswered: 0,
-        ..call.clone()
-    };
-    if let CallAction::Accept(accept) = &mut same.action {
-        accept.wall_ms = 0;
-    }
-    let bytes = encode::command(&Proposed {
-        ticket: Ticket::default(),
-        command: Command::Call(same),
-    });
-    let digest = Sha256::digest(bytes);
-    u64::from_be_bytes(digest[..8].try_into().expect("SHA-256 has 32 bytes"))
-}
 
 pub(super) fn accept(
     offers: Vec<v1::HeldOffer>,

@@ -7,12 +7,11 @@ use argosy_proto::v1;
 use argosy_proto::v1::operator_client::OperatorClient;
 use argosy_proto::v1::operator_server::Operator;
 use argosy_raft::MembershipError;
-use argosy_state::command::{Command, Operate, Operation, Proposed};
-use argosy_state::encode;
-use argosy_state::ids::{AgentId, FrameworkId, NodeId, Role, TaskId, TaskKey, Ticket};
+use argosy_state::command::{Operate, Operation};
+use argosy_state::fingerprint;
+use argosy_state::ids::{AgentId, FrameworkId, NodeId, Role, TaskId, TaskKey};
 use futures::{Stream, StreamExt};
 use prost::Message as _;
-use sha2::{Digest, Sha256};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -310,15 +309,7 @@ fn operate(batch: v1::WriteBatch) -> Result<Operate, Malformed> {
         ));
     }
     if operate.request.is_some() {
-        let bytes = encode::command(&Proposed {
-            ticket: Ticket::default(),
-            command: Command::Operate(operate.clone()),
-        });
-        operate.hash = u64::from_be_bytes(
-            Sha256::digest(bytes)[..8]
-                .try_into()
-                .expect("SHA-256 has 32 bytes"),
-        );
+        operate.hash = fingerprint::batch(&operate);
     }
     Ok(operate)
 }

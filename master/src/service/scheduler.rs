@@ -7,6 +7,7 @@ use argosy_proto::v1;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
 use argosy_proto::v1::scheduler_server::Scheduler;
 use argosy_state::command::{Acknowledge, Call, CallAction};
+use argosy_state::fingerprint;
 use argosy_state::ids::{OfferId, TaskId};
 use argosy_state::limits::EXECUTOR_MESSAGE_BYTES;
 use futures::{Stream, StreamExt};
@@ -15,7 +16,7 @@ use tokio::sync::oneshot;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::calls::{accept, framework, hash, parts, subscription, task};
+use super::calls::{accept, framework, parts, subscription, task};
 use super::forward::{Place, forwarded, name_leader};
 use super::{MESSAGE_BYTES, Services, accepted, bounded, check_protocol, malformed, refused};
 use crate::inbox::Message;
@@ -460,7 +461,7 @@ impl Services {
             action,
         };
         let call = Box::new(Call {
-            hash: hash(&call),
+            hash: fingerprint::call(&call, filter_ms),
             ..call
         });
         match accepted(

@@ -82,6 +82,12 @@ struct TickMessage {}
 #[derive(Clone, Copy, PartialEq, Message)]
 struct MassLossMessage {}
 
+impl CommandMessage {
+    pub(super) fn of_format(self, format: u32) -> Self {
+        Self { format, ..self }
+    }
+}
+
 impl From<&Proposed> for CommandMessage {
     fn from(proposed: &Proposed) -> Self {
         Self {

@@ -134,6 +134,14 @@ pub fn command(proposed: &Proposed) -> Vec<u8> {
     command::CommandMessage::from(proposed).encode_to_vec()
 }
 
+/// The same as another format had it: as stored, but for the format that it names. What that format did not have must be
+/// absent.
+pub(crate) fn command_in_format(proposed: &Proposed, format: u32) -> Vec<u8> {
+    command::CommandMessage::from(proposed)
+        .of_format(format)
+        .encode_to_vec()
+}
+
 /// Reads what [`command`] wrote.
 ///
 /// # Errors

@@ -363,6 +363,12 @@ impl Registry {
         self.answers.get(&key)
     }
 
+    /// The remembered answer to a batch of operators, by principal and request id.
+    #[must_use]
+    pub fn operator_answer(&self, name: &(String, String)) -> Option<&OperatorAnswer> {
+        self.operator_answers.get(name)
+    }
+
     /// What waits for sweeps.
     pub fn sweeps(&self) -> impl Iterator<Item = SweepTarget> {
         self.cluster.sweeps.keys().copied()

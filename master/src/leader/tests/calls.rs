@@ -1,6 +1,7 @@
 //! Numbered calls: each happens once, whatever is repeated, lost or late.
 
-use argosy_state::command::{CallAction, Operation};
+use argosy_state::command::{Call, CallAction, Operate, Operation};
+use argosy_state::fingerprint;
 use argosy_state::ids::{FrameworkId, OrderIndex, TaskId};
 use argosy_state::task::TaskState;
 use argosy_state::testing::spec;
@@ -85,6 +86,84 @@ fn a_number_used_for_something_else_is_an_error() {
     world.expect(&expect![[r#"
         call-1: called at 4.0
         call-3: refused call-reused: call 1 was already used for another request
+    "#]]);
+}
+
+#[test]
+fn a_call_that_release_0_1_0_answered_is_a_repeat_after_the_upgrade() {
+    let mut world = World::with_offer();
+    let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);
+    let call = world.call_of(CallAction::Accept(accept));
+    let before = Call {
+        hash: fingerprint::call_of_0_1_0(&call),
+        ..call.clone()
+    };
+    let after = Call {
+        hash: fingerprint::call(&call, 5_000),
+        ..call
+    };
+    assert_ne!(before.hash, after.hash);
+    world.send(before, tokens.clone());
+    world.new_leader();
+    let entries = world.entries();
+    world.send(after, tokens);
+    world.expect(&expect![[r#"
+        link-2 <- order 1 launch framework-1/a
+        call-1: called at 4.0
+        call-2: called at 4.0
+    "#]]);
+    assert_eq!(world.entries(), entries);
+    assert_eq!(world.registry.tasks_of(FRAMEWORK).count(), 1);
+}
+
+#[test]
+fn a_batch_that_release_0_1_0_answered_is_a_repeat_after_the_upgrade() {
+    let mut world = World::with_offer();
+    let batch = Operate {
+        request: Some(("alice".to_owned(), "r-1".to_owned())),
+        hash: 0,
+        operations: vec![Operation::Deactivate(AGENT)],
+        wall_ms: 0,
+    };
+    let with_hash = |hash| Operate {
+        hash,
+        wall_ms: 7,
+        ..batch.clone()
+    };
+    world.send_batch(with_hash(fingerprint::batch_of_0_1_0(&batch)));
+    world.operate(Operation::Reactivate(AGENT));
+    world.send_batch(with_hash(fingerprint::batch(&batch)));
+    let mut other = with_hash(0);
+    other.operations.push(Operation::Reactivate(AGENT));
+    other.hash = fingerprint::batch(&other);
+    world.send_batch(other);
+    world.expect(&expect![[r#"
+        link-1 <- rescind 1.1: its agent has changed
+        call-1: operated: done
+        call-2: operated: done
+        link-1 <- offers 1.2 * agent-1 cpus:4;mem:4096
+        call-3: operated: done
+        call-4: refused request-reused: request id "r-1" was already used for other operations
+    "#]]);
+    let mode = world.registry.agent(AGENT).unwrap().mode;
+    assert_eq!(mode, argosy_state::agent::AgentMode::Registered);
+}
+
+#[test]
+fn the_same_number_with_another_filter_is_an_error() {
+    let mut world = World::with_offer();
+    let (accept, tokens) = world.acceptance("1.1", vec![spec("a", "cpus:1")]);
+    let call = world.call_of(CallAction::Accept(accept));
+    let with_filter = |filter_ms| Call {
+        hash: fingerprint::call(&call, filter_ms),
+        ..call.clone()
+    };
+    world.send(with_filter(5_000), tokens.clone());
+    world.send(with_filter(6_000), tokens);
+    world.expect(&expect![[r#"
+        link-2 <- order 1 launch framework-1/a
+        call-1: called at 4.0
+        call-2: refused call-reused: call 1 was already used for another request
     "#]]);
 }
 

@@ -498,13 +498,16 @@ impl World {
     }
 
     pub(super) fn operate(&mut self, operation: Operation) {
-        let request = self.request();
-        let operate = Operate {
+        self.send_batch(Operate {
             request: None,
             hash: 0,
             operations: vec![operation],
             wall_ms: 0,
-        };
+        });
+    }
+
+    pub(super) fn send_batch(&mut self, operate: Operate) {
+        let request = self.request();
         self.feed(Input::Operate { request, operate });
     }
 

@@ -1,0 +1,220 @@
+//! Fingerprints of requests: a repeat has the fingerprint of the first, any other request another one.
+//!
+//! The bytes that are hashed are a canonical encoding that no storage format and no protobuf changes. A field is a
+//! number, a length and contents; a field with its default value is left out. So a field that a later release adds
+//! changes no fingerprint of a request that does not use it. A field number is never given another meaning.
+//!
+//! What changes between repeats (`lowest_unanswered`, wall time, the hash itself) is never part of it.
+
+mod task;
+mod writer;
+
+use sha2::{Digest, Sha256};
+
+use crate::command::{Accept, Call, CallAction, Command, Operate, Operation, Promise, Proposed};
+use crate::encode;
+use crate::framework::FrameworkInfo;
+use crate::ids::{Role, TaskKey, Ticket};
+use writer::Writer;
+
+/// Names the meaning of the bytes that follow.
+const CALL: &[u8] = b"argosy call 1";
+const BATCH: &[u8] = b"argosy batch 1";
+/// The storage format of release 0.1.0, which was part of what that release hashed.
+const FORMAT_OF_0_1_0: u32 = 2;
+
+/// The fingerprint of a numbered call. `filter_ms` of an acceptance is no part of the command, but of the request.
+#[must_use]
+pub fn call(call: &Call, filter_ms: u64) -> u64 {
+    hash(&call_bytes(call, filter_ms))
+}
+
+/// The fingerprint of an operator's batch.
+#[must_use]
+pub fn batch(operate: &Operate) -> u64 {
+    hash(&batch_bytes(operate))
+}
+
+/// The hash that release 0.1.0 stored for the same call: of protobuf bytes that name the storage format. It does not
+/// cover `filter_ms`. Accepted for one release, for repeats of calls that were answered before an upgrade.
+#[must_use]
+pub fn call_of_0_1_0(call: &Call) -> u64 {
+    let mut same = Call {
+        lowest_unanswered: 0,
+        hash: 0,
+        ..call.clone()
+    };
+    if let CallAction::Accept(accept) = &mut same.action {
+        accept.wall_ms = 0;
+    }
+    hash_of_0_1_0(Command::Call(same))
+}
+
+/// The hash that release 0.1.0 stored for the same batch. Accepted for one release.
+#[must_use]
+pub fn batch_of_0_1_0(operate: &Operate) -> u64 {
+    hash_of_0_1_0(Command::Operate(Operate {
+        hash: 0,
+        wall_ms: 0,
+        ..operate.clone()
+    }))
+}
+
+fn hash_of_0_1_0(command: Command) -> u64 {
+    let ticket = Ticket::default();
+    hash(&encode::command_in_format(
+        &Proposed { ticket, command },
+        FORMAT_OF_0_1_0,
+    ))
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let digest = Sha256::digest(bytes);
+    u64::from_be_bytes(digest[..8].try_into().expect("SHA-256 has 32 bytes"))
+}
+
+fn call_bytes(call: &Call, filter_ms: u64) -> Vec<u8> {
+    let Call {
+        framework,
+        session,
+        number,
+        lowest_unanswered: _,
+        hash: _,
+        action,
+    } = call;
+    let mut out = Writer::new(CALL);
+    out.number(1, framework.0);
+    out.number(2, *session);
+    out.number(3, *number);
+    match action {
+        CallAction::Accept(accept) => out.chosen(4, |out| accept_fields(out, accept, filter_ms)),
+        CallAction::Kill { task, grace_ms } => out.chosen(5, |out| {
+            out.text(1, task.as_str());
+            out.optional(2, *grace_ms);
+        }),
+        CallAction::UpdateLimits { task, limits } => out.chosen(6, |out| {
+            out.text(1, task.as_str());
+            out.part(2, |out| task::limits(out, limits));
+        }),
+        CallAction::Suppress(names) => out.chosen(7, |out| roles(out, 1, names)),
+        CallAction::Revive(names) => out.chosen(8, |out| roles(out, 1, names)),
+        CallAction::Update(info) => out.chosen(9, |out| framework_info(out, info)),
+        CallAction::Teardown => out.chosen(10, |_| ()),
+    }
+    out.finish()
+}
+
+fn accept_fields(out: &mut Writer, accept: &Accept, filter_ms: u64) {
+    let Accept {
+        offers,
+        launches,
+        all_or_nothing,
+        wall_ms: _,
+    } = accept;
+    out.list(1, offers, promise);
+    out.list(2, launches, task::spec);
+    out.flag(3, *all_or_nothing);
+    out.number(4, filter_ms);
+}
+
+fn promise(out: &mut Writer, promise: &Promise) {
+    let Promise {
+        id,
+        framework,
+        session,
+        agent,
+        role,
+        resources,
+        promise,
+        expires,
+    } = promise;
+    out.number(1, id.epoch.0);
+    out.number(2, id.serial);
+    out.number(3, framework.0);
+    out.number(4, *session);
+    out.number(5, agent.0);
+    out.text(6, role.as_str());
+    out.resources(7, resources);
+    out.number(8, promise.index);
+    out.number(9, promise.position.into());
+    out.number(10, expires.0);
+}
+
+fn framework_info(out: &mut Writer, info: &FrameworkInfo) {
+    let FrameworkInfo {
+        name,
+        user,
+        roles: names,
+        failover_timeout_ms,
+        principal,
+        labels,
+        detached,
+        offer_timeout_ms,
+        web_url,
+    } = info;
+    out.text(1, name);
+    out.text(2, user);
+    roles(out, 3, names);
+    out.number(4, *failover_timeout_ms);
+    out.text(5, principal);
+    out.texts(6, labels);
+    out.flag(7, *detached);
+    out.number(8, *offer_timeout_ms);
+    out.text(9, web_url);
+}
+
+fn roles<'a>(out: &mut Writer, field: u16, names: impl IntoIterator<Item = &'a Role>) {
+    out.list(field, names, |out, role| out.text(1, role.as_str()));
+}
+
+fn batch_bytes(operate: &Operate) -> Vec<u8> {
+    let Operate {
+        request,
+        hash: _,
+        operations,
+        wall_ms: _,
+    } = operate;
+    let mut out = Writer::new(BATCH);
+    if let Some((principal, id)) = request {
+        out.text(1, principal);
+        out.text(2, id);
+    }
+    out.list(3, operations, operation);
+    out.finish()
+}
+
+fn operation(out: &mut Writer, operation: &Operation) {
+    let key = |out: &mut Writer, key: &TaskKey| {
+        out.number(1, key.framework.0);
+        out.text(2, key.task.as_str());
+    };
+    match operation {
+        Operation::SetAttribute { agent, name, value } => out.chosen(1, |out| {
+            out.number(1, agent.0);
+            out.text(2, name);
+            out.text(3, value);
+        }),
+        Operation::KillTask {
+            key: task,
+            grace_ms,
+        } => out.chosen(2, |out| {
+            key(out, task);
+            out.optional(3, *grace_ms);
+        }),
+        Operation::UpdateLimits { key: task, limits } => out.chosen(3, |out| {
+            key(out, task);
+            out.part(3, |out| task::limits(out, limits));
+        }),
+        Operation::Teardown(id) => out.chosen(4, |out| out.number(1, id.0)),
+        Operation::SetWeight { role, weight_milli } => out.chosen(5, |out| {
+            out.text(1, role.as_str());
+            out.number(2, *weight_milli);
+        }),
+        Operation::Deactivate(id) => out.chosen(6, |out| out.number(1, id.0)),
+        Operation::Reactivate(id) => out.chosen(7, |out| out.number(1, id.0)),
+        Operation::MarkGone(id) => out.chosen(8, |out| out.number(1, id.0)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

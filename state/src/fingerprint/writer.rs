@@ -1,0 +1,159 @@
+//! The canonical bytes of fingerprints: numbered fields with lengths, defaults left out.
+
+use std::collections::BTreeMap;
+
+use crate::resources::{Identity, Reservation, Resource, Resources, Value};
+
+/// Bytes of a field's length.
+const LENGTH_BYTES: usize = 8;
+
+/// Canonical bytes in the making. Numbers are big-endian, fields ascend.
+pub(super) struct Writer {
+    bytes: Vec<u8>,
+    /// The field before, in the same part; 0 for none.
+    last: u16,
+}
+
+impl Writer {
+    pub(super) fn new(layout: &[u8]) -> Self {
+        let mut out = Self {
+            bytes: Vec::with_capacity(1024),
+            last: 0,
+        };
+        out.behind_length(|out| out.bytes.extend(layout));
+        out
+    }
+
+    pub(super) fn finish(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Writes contents behind their length, and returns the length.
+    fn behind_length(&mut self, write: impl FnOnce(&mut Self)) -> usize {
+        let start = self.bytes.len();
+        self.bytes.extend([0; LENGTH_BYTES]);
+        let last = std::mem::take(&mut self.last);
+        write(self);
+        self.last = last;
+        let bytes = self.bytes.len() - start - LENGTH_BYTES;
+        self.bytes[start..start + LENGTH_BYTES].copy_from_slice(&(bytes as u64).to_be_bytes());
+        bytes
+    }
+
+    /// Two fields of one number would make different requests alike.
+    fn name(&mut self, field: u16) {
+        debug_assert!(field > self.last, "{field} does not follow {}", self.last);
+        self.last = field;
+        self.bytes.extend(field.to_be_bytes());
+    }
+
+    /// A field of any contents. Empty contents are the default: the field is left out.
+    pub(super) fn part(&mut self, field: u16, write: impl FnOnce(&mut Self)) {
+        let start = self.bytes.len();
+        self.name(field);
+        if self.behind_length(write) == 0 {
+            self.bytes.truncate(start);
+        }
+    }
+
+    /// A field that is present whatever its contents: one of several kinds, or a part that may be absent.
+    pub(super) fn chosen(&mut self, field: u16, write: impl FnOnce(&mut Self)) {
+        self.name(field);
+        self.behind_length(write);
+    }
+
+    pub(super) fn text(&mut self, field: u16, text: &str) {
+        self.part(field, |out| out.bytes.extend(text.as_bytes()));
+    }
+
+    pub(super) fn number(&mut self, field: u16, number: u64) {
+        if number != 0 {
+            self.part(field, |out| out.bytes.extend(number.to_be_bytes()));
+        }
+    }
+
+    pub(super) fn optional(&mut self, field: u16, number: Option<u64>) {
+        if let Some(number) = number {
+            self.part(field, |out| out.bytes.extend(number.to_be_bytes()));
+        }
+    }
+
+    pub(super) fn flag(&mut self, field: u16, flag: bool) {
+        if flag {
+            self.part(field, |out| out.bytes.push(1));
+        }
+    }
+
+    /// A list; an item may be empty, and counts all the same.
+    pub(super) fn list<T>(
+        &mut self,
+        field: u16,
+        items: impl IntoIterator<Item = T>,
+        write: impl Fn(&mut Self, T),
+    ) {
+        self.part(field, |out| {
+            for item in items {
+                out.behind_length(|out| write(out, item));
+            }
+        });
+    }
+
+    pub(super) fn texts(&mut self, field: u16, texts: &BTreeMap<String, String>) {
+        self.list(field, texts, |out, (name, value)| {
+            out.text(1, name);
+            out.text(2, value);
+        });
+    }
+
+    pub(super) fn resources(&mut self, field: u16, resources: &Resources) {
+        self.list(field, resources, |out, resource: &Resource| {
+            let Resource { identity, value } = resource;
+            out.part(1, |out| out.identity(identity));
+            out.value(value);
+        });
+    }
+
+    fn identity(&mut self, identity: &Identity) {
+        let Identity {
+            name,
+            reservations,
+            volume,
+            revocable,
+            shared,
+        } = identity;
+        self.text(1, name);
+        self.list(2, reservations, |out, reservation: &Reservation| {
+            let Reservation {
+                role,
+                principal,
+                labels,
+            } = reservation;
+            out.text(1, role.as_str());
+            out.text(2, principal);
+            out.texts(3, labels);
+        });
+        if let Some(volume) = volume {
+            self.chosen(3, |out| {
+                out.text(1, &volume.id);
+                out.text(2, &volume.container_path);
+            });
+        }
+        self.flag(4, *revocable);
+        self.flag(5, *shared);
+    }
+
+    fn value(&mut self, value: &Value) {
+        match value {
+            Value::Scalar(milli) => self.chosen(2, |out| out.bytes.extend(milli.to_be_bytes())),
+            Value::Ranges(ranges) => self.chosen(3, |out| {
+                for range in ranges {
+                    out.bytes.extend(range.begin.to_be_bytes());
+                    out.bytes.extend(range.end.to_be_bytes());
+                }
+            }),
+            Value::Set(items) => self.chosen(4, |out| {
+                out.list(1, items, |out, item| out.bytes.extend(item.as_bytes()));
+            }),
+        }
+    }
+}
