@@ -6,6 +6,9 @@ pub const NAME_BYTES: usize = 255;
 pub const ROLE_BYTES: usize = 128;
 /// Largest encoded task description (environment included), in bytes. Larger ones are refused.
 pub const TASK_SPEC_BYTES: usize = 512 * 1024;
+/// Longest argument, shell line or `NAME=value` of a task, in bytes without its NUL: Linux' `MAX_ARG_STRLEN`. Longer ones
+/// are refused.
+pub const ARGUMENT_BYTES: usize = 131_071;
 /// Largest text of an update, in bytes. Longer ones are cut.
 pub const MESSAGE_BYTES: usize = 1024;
 /// Longest name of an image, in bytes. Longer ones are refused.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use super::Scene;
 use super::agents::check_resources;
 use super::tasks::Change;
-use super::{checks, confinement, container, executors, groups, volumes};
+use super::{checks, command_line, confinement, container, executors, groups, size, volumes};
 use crate::Registry;
 use crate::agent::AgentMode;
 use crate::bugs::{self, Bug};
@@ -16,7 +16,7 @@ use crate::event::Event;
 use crate::ids::{AgentId, GroupId, Role, TaskId, TaskKey};
 use crate::limits;
 use crate::resources::Resources;
-use crate::task::{Reason, Run, Standing, Task, TaskSpec, TaskState};
+use crate::task::{Reason, Standing, Task, TaskSpec, TaskState};
 
 /// What the launches before have left to the next one.
 pub(super) struct Room<'a> {
@@ -300,30 +300,10 @@ pub(super) fn check_spec(spec: &TaskSpec) -> Result<(), Rejection> {
     if let Some(executor) = &spec.executor {
         check_spec(&executor.as_task()).map_err(|why| inside("executor", why))?;
     }
-    let (empty, nul) = match &spec.run {
-        Run::Image => (false, false),
-        Run::Shell(line) => (line.trim().is_empty(), line.contains('\0')),
-        Run::Argv(words) => (
-            words.first().is_none_or(String::is_empty),
-            words.iter().any(|word| word.contains('\0')),
-        ),
-    };
-    if empty || nul {
-        return invalid(
-            "command",
-            "it is empty or contains NUL: give shell a line or argv a program",
-        );
+    if let Err((field, text)) = command_line::check(spec) {
+        return invalid(&field, &text);
     }
-    let mut environment = spec.environment.iter();
-    if environment
-        .any(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0'))
-    {
-        return invalid(
-            "environment",
-            "a name is empty or contains = or NUL, or a value contains NUL",
-        );
-    }
-    let size = size(spec);
+    let size = size::of(spec);
     if size > limits::TASK_SPEC_BYTES {
         return invalid(
             "task",
@@ -355,45 +335,4 @@ fn inside(outer: &str, why: Rejection) -> Rejection {
         },
         other => other,
     }
-}
-
-/// What each part of a description costs beside its text.
-const PART_BYTES: usize = 16;
-
-/// Bytes of a description, roughly: what it costs in log and memory.
-fn size(spec: &TaskSpec) -> usize {
-    let pairs = |map: &crate::command::Labels| {
-        map.iter()
-            .map(|(name, value)| PART_BYTES + name.len() + value.len())
-            .sum::<usize>()
-    };
-    let run = match &spec.run {
-        Run::Image => 0,
-        Run::Shell(line) => line.len(),
-        Run::Argv(words) => words.iter().map(|word| PART_BYTES + word.len()).sum(),
-    };
-    let uris: usize = spec
-        .uris
-        .iter()
-        .map(|uri| PART_BYTES + uri.value.len() + uri.output_file.len() + uri.sha256.len())
-        .sum();
-    let paths: usize = spec
-        .host_paths
-        .iter()
-        .map(|path| PART_BYTES + path.host_path.len() + path.container_path.len())
-        .sum();
-    run + pairs(&spec.environment)
-        + pairs(&spec.labels)
-        + uris
-        + paths
-        + spec.name.len()
-        + spec.user.len()
-        + container::size(&spec.container, PART_BYTES)
-        + confinement::size(spec, PART_BYTES)
-        + checks::size(spec, PART_BYTES)
-        + volumes::size(&spec.volumes, PART_BYTES)
-        + spec
-            .executor
-            .as_ref()
-            .map_or(0, |executor| size(&executor.as_task()))
 }

@@ -1,0 +1,119 @@
+//! Commands and environments that the kernel would not execute.
+//!
+//! Their size together is bounded by that of a description, far below what `execve` takes (a quarter of the stack's
+//! limit, 2 MiB).
+
+use std::collections::BTreeMap;
+
+use crate::limits;
+use crate::task::{Run, TaskSpec};
+
+/// The field that is wrong, and what to do about it.
+type Wrong = (String, String);
+
+/// Judges what a task runs, and with what environment.
+pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
+    check_run(&spec.run)?;
+    check_environment(&spec.environment)
+}
+
+fn check_run(run: &Run) -> Result<(), Wrong> {
+    let (empty, words) = match run {
+        Run::Image => return Ok(()),
+        Run::Shell(line) => (line.trim().is_empty(), std::slice::from_ref(line)),
+        Run::Argv(words) => (words.first().is_none_or(String::is_empty), &words[..]),
+    };
+    if empty || words.iter().any(|word| word.contains('\0')) {
+        let text = "it is empty or contains NUL: give shell a line or argv a program";
+        return Err(("command".to_owned(), text.to_owned()));
+    }
+    let most = limits::ARGUMENT_BYTES;
+    match words.iter().position(|word| word.len() > most) {
+        None => Ok(()),
+        Some(at) => {
+            let field = match run {
+                Run::Argv(_) => format!("command.argv[{at}]"),
+                Run::Shell(_) | Run::Image => "command.shell".to_owned(),
+            };
+            let bytes = words[at].len();
+            let text = format!(
+                "it takes {bytes} bytes; Linux executes at most {most} in one argument: bring a file with uris"
+            );
+            Err((field, text))
+        }
+    }
+}
+
+fn check_environment(environment: &BTreeMap<String, String>) -> Result<(), Wrong> {
+    let most = limits::ARGUMENT_BYTES;
+    for (name, value) in environment {
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            let text = "a name is empty or contains = or NUL, or a value contains NUL";
+            return Err(("environment".to_owned(), text.to_owned()));
+        }
+        let bytes = name.len() + 1 + value.len();
+        if bytes > most {
+            let name: String = name.chars().take(64).collect();
+            let text = format!(
+                "{name}=… takes {bytes} bytes; Linux executes at most {most} in one variable: bring a file with uris"
+            );
+            return Err(("environment".to_owned(), text));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    fn judged(run: Run, variable: Option<(&str, usize)>) -> Result<(), Wrong> {
+        let environment = variable.map(|(name, bytes)| (name.to_owned(), "v".repeat(bytes)));
+        check(&TaskSpec {
+            run,
+            environment: environment.into_iter().collect(),
+            ..testing::spec("t", "cpus:1")
+        })
+    }
+
+    fn field(run: Run, variable: Option<(&str, usize)>) -> Option<String> {
+        judged(run, variable).err().map(|(field, _)| field)
+    }
+
+    #[test]
+    fn the_longest_argument_that_linux_executes_is_taken_and_no_longer_one() {
+        let most = 131_071;
+        let shell = |bytes| Run::Shell("x".repeat(bytes));
+        let argv = |bytes| Run::Argv(vec!["true".to_owned(), "x".repeat(bytes)]);
+        assert_eq!(field(shell(most), None), None);
+        assert_eq!(field(argv(most), Some(("A", most - 2))), None);
+        assert_eq!(field(Run::Image, Some(("A", most - 2))), None);
+        let named = |field: &str| Some(field.to_owned());
+        assert_eq!(field(shell(most + 1), None), named("command.shell"));
+        assert_eq!(field(argv(most + 1), None), named("command.argv[1]"));
+        let found = field(Run::Image, Some(("A", most - 1)));
+        assert_eq!(found, named("environment"));
+    }
+
+    #[test]
+    fn the_refusal_names_the_size_the_bound_and_a_way_out() {
+        let (_, text) = judged(Run::Shell("x".repeat(200_000)), None).unwrap_err();
+        let wanted = "it takes 200000 bytes; Linux executes at most 131071 in one argument: bring a file with uris";
+        assert_eq!(text, wanted);
+    }
+
+    /// The bound is that of the kernel of this host: one byte more is not executed.
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "the kernel is what is asked")]
+    fn the_bound_is_the_kernels() {
+        let run = |bytes: usize| {
+            std::process::Command::new("/bin/true")
+                .arg("x".repeat(bytes))
+                .status()
+        };
+        assert!(run(limits::ARGUMENT_BYTES).unwrap().success());
+        let why = run(limits::ARGUMENT_BYTES + 1).unwrap_err();
+        assert_eq!(why.kind(), std::io::ErrorKind::ArgumentListTooLong);
+    }
+}

@@ -1,0 +1,49 @@
+//! What descriptions cost in log and memory, roughly.
+
+use super::{checks, confinement, container, volumes};
+use crate::task::{Run, TaskSpec};
+
+/// What each part of a description costs beside its text.
+const PART_BYTES: usize = 16;
+
+/// Bytes of a description without its resources, roughly: what it costs in log and memory.
+pub(super) fn of(spec: &TaskSpec) -> usize {
+    described(spec) + confinement::size(spec, PART_BYTES)
+}
+
+/// The same without what may change later, its limits.
+pub(crate) fn described(spec: &TaskSpec) -> usize {
+    let pairs = |map: &crate::command::Labels| {
+        map.iter()
+            .map(|(name, value)| PART_BYTES + name.len() + value.len())
+            .sum::<usize>()
+    };
+    let run = match &spec.run {
+        Run::Image => 0,
+        Run::Shell(line) => line.len(),
+        Run::Argv(words) => words.iter().map(|word| PART_BYTES + word.len()).sum(),
+    };
+    let uris: usize = spec
+        .uris
+        .iter()
+        .map(|uri| PART_BYTES + uri.value.len() + uri.output_file.len() + uri.sha256.len())
+        .sum();
+    let paths: usize = spec
+        .host_paths
+        .iter()
+        .map(|path| PART_BYTES + path.host_path.len() + path.container_path.len())
+        .sum();
+    run + pairs(&spec.environment)
+        + pairs(&spec.labels)
+        + uris
+        + paths
+        + spec.name.len()
+        + spec.user.len()
+        + container::size(&spec.container, PART_BYTES)
+        + checks::size(spec, PART_BYTES)
+        + volumes::size(&spec.volumes, PART_BYTES)
+        + spec
+            .executor
+            .as_ref()
+            .map_or(0, |executor| described(&executor.as_task()))
+}
