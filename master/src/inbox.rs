@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use argosy_proto::v1;
 use argosy_state::Registry;
 use argosy_state::ids::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::leader::{Answer, Input, Leader};
-use crate::links::{EventSender, LinkId, RequestId};
+use crate::links::{LinkId, LinkSender, RequestId};
 
 /// What services send to the owner.
 pub(crate) enum Message {
@@ -21,9 +21,9 @@ pub(crate) enum Message {
         oneshot::Sender<Answer>,
     ),
     /// A stream of an agent begins.
-    AgentLink(LinkId, mpsc::Sender<v1::ToAgent>),
+    AgentLink(LinkId, LinkSender<v1::ToAgent>),
     /// A stream of a framework begins.
-    FrameworkLink(LinkId, EventSender),
+    FrameworkLink(LinkId, LinkSender<v1::Event>),
     /// A bounded look at the facts: at most some hundred records.
     Read(Box<dyn FnOnce(&View<'_>) + Send>),
 }

@@ -11,7 +11,6 @@ use std::task::{Context, Poll};
 use argosy_proto::v1;
 use argosy_state::buggify::{self, Rare};
 use futures::Stream;
-use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::leader::Answer;
@@ -31,58 +30,91 @@ pub(crate) const LINK_MESSAGES: usize = 8_192;
 const ROOM_LEFT: usize = LINK_MESSAGES / 2;
 /// Bytes that wait when a framework's reader counts as behind.
 const BACKLOG_BYTES: usize = 1 << 20;
+/// Bytes that wait on one link before its peer counts as not draining: far more than a framework is sent once it is
+/// behind, and 128 orders of the largest size. What is queued is still read after the close, so an agent that is sent more
+/// comes back with a higher floor.
+const LINK_BYTES: usize = 64 << 20;
 
-/// A framework's stream: the owner's end, and the connection's.
-pub(crate) fn events() -> (EventSender, Events) {
-    // Full, the reader is not draining: the link is closed.
+/// A stream to a peer: the owner's end, and the connection's.
+pub(crate) fn link<T>() -> (LinkSender<T>, LinkStream<T>) {
+    // Full, the peer is not draining: the link is closed.
     let (sender, receiver) = mpsc::channel(LINK_MESSAGES);
     let backlog = Arc::new(AtomicUsize::new(0));
     let theirs = Arc::clone(&backlog);
     (
-        EventSender { sender, backlog },
-        Events {
+        LinkSender { sender, backlog },
+        LinkStream {
             receiver,
             backlog: theirs,
         },
     )
 }
 
-/// The owner's end of a framework's stream.
+/// The owner's end of a stream to a peer.
 #[derive(Debug)]
-pub(crate) struct EventSender {
-    sender: mpsc::Sender<(usize, v1::Event)>,
+pub(crate) struct LinkSender<T> {
+    sender: mpsc::Sender<(usize, T)>,
     /// Bytes sent and not read.
     backlog: Arc<AtomicUsize>,
 }
 
-impl EventSender {
-    fn send(&self, event: v1::Event) -> bool {
-        let bytes = event.encoded_len();
+impl<T: prost::Message> LinkSender<T> {
+    /// False if the stream is gone or full.
+    pub(crate) fn send(&self, message: T) -> bool {
+        let bytes = message.encoded_len();
+        if self.backlog.load(Ordering::Relaxed).saturating_add(bytes) > LINK_BYTES {
+            return false;
+        }
         // Before the reader can take them off.
         self.backlog.fetch_add(bytes, Ordering::Relaxed);
-        self.sender.try_send((bytes, event)).is_ok()
+        self.sender.try_send((bytes, message)).is_ok()
     }
 
     fn is_behind(&self) -> bool {
         self.sender.capacity() < ROOM_LEFT || self.backlog.load(Ordering::Relaxed) > BACKLOG_BYTES
     }
+
+    /// The same end, which does not keep the stream open.
+    pub(crate) fn weak(&self) -> WeakLinkSender<T> {
+        WeakLinkSender {
+            sender: self.sender.downgrade(),
+            backlog: Arc::clone(&self.backlog),
+        }
+    }
 }
 
-/// The connection's end of a framework's stream.
+/// See [`LinkSender::weak`].
 #[derive(Debug)]
-pub(crate) struct Events {
-    receiver: mpsc::Receiver<(usize, v1::Event)>,
+pub(crate) struct WeakLinkSender<T> {
+    sender: mpsc::WeakSender<(usize, T)>,
     backlog: Arc<AtomicUsize>,
 }
 
-impl Stream for Events {
-    type Item = v1::Event;
+impl<T> WeakLinkSender<T> {
+    /// `None` once the owner has dropped its end.
+    pub(crate) fn upgrade(&self) -> Option<LinkSender<T>> {
+        Some(LinkSender {
+            sender: self.sender.upgrade()?,
+            backlog: Arc::clone(&self.backlog),
+        })
+    }
+}
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<v1::Event>> {
+/// The connection's end of a stream to a peer.
+#[derive(Debug)]
+pub(crate) struct LinkStream<T> {
+    receiver: mpsc::Receiver<(usize, T)>,
+    backlog: Arc<AtomicUsize>,
+}
+
+impl<T> Stream for LinkStream<T> {
+    type Item = T;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
         let next = std::task::ready!(self.receiver.poll_recv(context));
-        Poll::Ready(next.map(|(bytes, event)| {
+        Poll::Ready(next.map(|(bytes, message)| {
             self.backlog.fetch_sub(bytes, Ordering::Relaxed);
-            event
+            message
         }))
     }
 }
@@ -101,19 +133,19 @@ pub(crate) enum Sent {
 /// The sending ends of all links, and the callers that wait.
 #[derive(Default)]
 pub(crate) struct Outbox {
-    agents: BTreeMap<LinkId, mpsc::Sender<v1::ToAgent>>,
-    frameworks: BTreeMap<LinkId, EventSender>,
+    agents: BTreeMap<LinkId, LinkSender<v1::ToAgent>>,
+    frameworks: BTreeMap<LinkId, LinkSender<v1::Event>>,
     /// Frameworks' links whose readers are behind.
     behind: BTreeSet<LinkId>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
 }
 
 impl Outbox {
-    pub(crate) fn open_agent(&mut self, link: LinkId, sender: mpsc::Sender<v1::ToAgent>) {
+    pub(crate) fn open_agent(&mut self, link: LinkId, sender: LinkSender<v1::ToAgent>) {
         self.agents.insert(link, sender);
     }
 
-    pub(crate) fn open_framework(&mut self, link: LinkId, sender: EventSender) {
+    pub(crate) fn open_framework(&mut self, link: LinkId, sender: LinkSender<v1::Event>) {
         self.frameworks.insert(link, sender);
     }
 
@@ -126,7 +158,7 @@ impl Outbox {
         let sent = self
             .agents
             .get(&link)
-            .is_some_and(|sender| sender.try_send(message).is_ok());
+            .is_some_and(|sender| sender.send(message));
         let sent = sent && !buggify::takes(Rare::LinkFull);
         if !sent {
             self.agents.remove(&link);
@@ -215,7 +247,7 @@ mod tests {
         }
     }
 
-    fn read(events: &mut Events, count: usize) {
+    fn read(events: &mut LinkStream<v1::Event>, count: usize) {
         for _ in 0..count {
             events.next().now_or_never().flatten().unwrap();
         }
@@ -224,7 +256,7 @@ mod tests {
     #[test]
     fn a_reader_is_behind_from_half_of_its_messages_on_until_it_has_read() {
         let mut outbox = Outbox::default();
-        let (sender, mut events) = events();
+        let (sender, mut events) = link();
         outbox.open_framework(LINK, sender);
         for _ in 0..LINK_MESSAGES / 2 {
             assert_eq!(outbox.tell_framework(LINK, heartbeat()), Sent::Well);
@@ -240,7 +272,7 @@ mod tests {
     #[test]
     fn a_reader_is_behind_from_a_mebibyte_on_until_it_has_read() {
         let mut outbox = Outbox::default();
-        let (sender, mut events) = events();
+        let (sender, mut events) = link();
         outbox.open_framework(LINK, sender);
         let half = failure(600_000);
         assert_eq!(outbox.tell_framework(LINK, half.clone()), Sent::Well);
@@ -249,10 +281,49 @@ mod tests {
         assert_eq!(outbox.caught_up(), [LINK]);
     }
 
+    fn launch(bytes: usize) -> v1::ToAgent {
+        let refused = v1::RefusedAgent {
+            code: String::new(),
+            text: "x".repeat(bytes),
+        };
+        v1::ToAgent {
+            message: Some(v1::to_agent::Message::Refused(refused)),
+            ..v1::ToAgent::default()
+        }
+    }
+
+    #[test]
+    fn a_link_of_an_agent_that_holds_too_many_bytes_is_closed_and_what_it_holds_is_read() {
+        let mut outbox = Outbox::default();
+        let (sender, mut orders) = link();
+        outbox.open_agent(LINK, sender);
+        let most = LINK_BYTES / (1 << 20) - 1;
+        for _ in 0..most {
+            assert!(outbox.tell_agent(LINK, launch(1 << 20)));
+        }
+        assert!(!outbox.tell_agent(LINK, launch(1 << 20)));
+        assert_eq!(outbox.open(), (0, 0));
+        for _ in 0..most {
+            orders.next().now_or_never().flatten().unwrap();
+        }
+        assert_eq!(orders.next().now_or_never(), Some(None));
+    }
+
+    #[test]
+    fn an_agent_that_reads_has_room_again() {
+        let mut outbox = Outbox::default();
+        let (sender, mut orders) = link();
+        outbox.open_agent(LINK, sender);
+        for _ in 0..2 * LINK_BYTES / (1 << 20) {
+            assert!(outbox.tell_agent(LINK, launch(1 << 20)));
+            orders.next().now_or_never().flatten().unwrap();
+        }
+    }
+
     #[test]
     fn a_link_that_is_full_or_gone_is_closed_and_no_longer_behind() {
         let mut outbox = Outbox::default();
-        let (sender, events) = events();
+        let (sender, events) = link();
         outbox.open_framework(LINK, sender);
         for _ in 0..LINK_MESSAGES {
             assert_ne!(outbox.tell_framework(LINK, heartbeat()), Sent::Lost);

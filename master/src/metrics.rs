@@ -7,6 +7,7 @@ use argosy_proto::v1;
 use argosy_raft::{ProposeError, Status};
 use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
+use argosy_state::registry::Usage;
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
@@ -40,6 +41,7 @@ pub(crate) struct Counts {
     offers: usize,
     streams: [usize; 2],
     total: [i64; 2],
+    usage: Vec<Usage>,
 }
 
 /// How many entries every other member lacks; all, as long as this leader has not heard it.
@@ -96,6 +98,7 @@ impl Counts {
                 registry.total().scalar_milli("cpus"),
                 registry.total().scalar_milli("mem"),
             ],
+            usage: registry.usage().to_vec(),
         }
     }
 
@@ -136,6 +139,22 @@ impl Counts {
         for (resource, milli) in ["cpus", "mem"].into_iter().zip(self.total) {
             gauge!("argosy_resources", "resource" => resource, "use" => "total")
                 .set(milli as f64 / 1_000.0);
+        }
+        self.show_usage();
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
+    fn show_usage(&self) {
+        for usage in &self.usage {
+            let kind = usage.kind;
+            gauge!("argosy_registry_records", "kind" => kind).set(usage.records as f64);
+            if let Some(most) = usage.most_records {
+                gauge!("argosy_registry_records_limit", "kind" => kind).set(most as f64);
+            }
+            if let Some((bytes, most)) = usage.bytes {
+                gauge!("argosy_registry_bytes", "kind" => kind).set(bytes as f64);
+                gauge!("argosy_registry_bytes_limit", "kind" => kind).set(most as f64);
+            }
         }
     }
 }
@@ -296,6 +315,19 @@ const GAUGES: &[(&str, &str)] = &[
     ("argosy_offers_outstanding", "Open and pending offers"),
     ("argosy_streams", "Open streams by kind of peer"),
     ("argosy_resources", "Resources of registered agents"),
+    ("argosy_registry_records", "Records of the registry by kind"),
+    (
+        "argosy_registry_records_limit",
+        "How many records of a kind there may be",
+    ),
+    (
+        "argosy_registry_bytes",
+        "Memory that records of a kind take, roughly",
+    ),
+    (
+        "argosy_registry_bytes_limit",
+        "How much memory records of a kind may take; more is refused",
+    ),
     ("argosy_queue_depth", "What waits in a bounded queue"),
 ];
 

@@ -405,7 +405,9 @@ impl Registry {
             ("nonces", kept.nonces == fresh.nonces),
             ("sessions", kept.sessions == fresh.sessions),
             ("requests", kept.requests == fresh.requests),
-            ("finished tasks", kept.finished == fresh.finished),
+            ("finished tasks", kept.history == fresh.history),
+            ("principals", kept.principals == fresh.principals),
+            ("bytes", kept.bytes == fresh.bytes),
             ("totals", kept.total == fresh.total),
             ("live tasks", kept.live_tasks == fresh.live_tasks),
         ];

@@ -1,4 +1,7 @@
 //! Bounds of what the registry holds and accepts; each with what happens at the bound.
+//!
+//! Bytes are what records take in memory, roughly: see `registry/usage.rs`. Together the kinds of records are bounded by
+//! their sum, about 2.4 GiB; [`crate::Registry::usage`] returns usage and bounds of each.
 
 /// Longest id, role, attribute name or resource name, in bytes. Longer ones are refused.
 pub const NAME_BYTES: usize = 255;
@@ -58,8 +61,34 @@ pub const OPERATOR_ANSWER_MS: u64 = 600_000;
 pub const OPERATIONS_PER_BATCH: usize = 256;
 /// Longest name of a CNI network, in bytes. Longer ones are refused.
 pub const CNI_NAME_BYTES: usize = 128;
-/// Finished tasks kept for display, oldest dropped first; until then their ids are taken.
+/// All tasks that have not ended, or whose end is not acknowledged, in bytes. Launches beyond are refused.
+pub const TASK_BYTES: u64 = 1 << 30;
+/// Those of one framework. Launches beyond are refused: no framework can take the room of all others.
+pub const TASK_BYTES_PER_FRAMEWORK: u64 = 768 << 20;
+/// Frameworks, removed ones apart. New ones are refused.
+pub const FRAMEWORKS: usize = 10_000;
+/// Frameworks of one principal. For a new one the principal's longest disconnected one without tasks is removed; if
+/// there is none, the new one is refused.
+pub const FRAMEWORKS_PER_PRINCIPAL: usize = 5_000;
+/// All frameworks, in bytes. New ones and longer descriptions are refused.
+pub const FRAMEWORK_BYTES: u64 = 256 << 20;
+/// Agents, lost ones included. New ones are refused.
+pub const AGENTS: usize = 100_000;
+/// All agents, in bytes. New ones and longer descriptions are refused.
+pub const AGENT_BYTES: u64 = 512 << 20;
+/// Roles whose weight was set. More are refused.
+pub const WEIGHTS: usize = 10_000;
+/// Answers to numbered calls of all frameworks. At the bound calls are refused.
+pub const ANSWERS: usize = 500_000;
+/// Answers to operators' batches, in bytes. At the bound new named batches are refused.
+pub const OPERATOR_ANSWER_BYTES: u64 = 64 << 20;
+/// Finished tasks kept for display. At the bound the oldest of the framework with the longest history is dropped; until
+/// then their ids are taken.
 pub const FINISHED_TASKS: usize = 10_000;
+/// The same in bytes.
+pub const FINISHED_TASK_BYTES: u64 = 64 << 20;
+/// Longest text of a finished task that is kept: its name, user, command, all labels. Longer ones are cut.
+pub const FINISHED_TEXT_BYTES: usize = 1024;
 /// Removed frameworks kept for display, oldest dropped first.
 pub const FINISHED_FRAMEWORKS: usize = 1_000;
 /// Lost agents, unreachable or gone, that are kept, oldest forgotten first.

@@ -189,7 +189,7 @@ fn every_dependency_has_its_line_in_the_decision() {
 }
 
 /// Where a limit stands in the sources, and what the protocol's page says of it.
-const LIMITS: [(&str, &str, &str); 26] = [
+const LIMITS: [(&str, &str, &str); 39] = [
     (
         "master/src/service/mod.rs",
         "MESSAGE_BYTES: usize = 4 << 20",
@@ -277,8 +277,73 @@ const LIMITS: [(&str, &str, &str); 26] = [
     ),
     (
         "state/src/limits.rs",
+        "FINISHED_TASK_BYTES: u64 = 64 << 20",
+        "kept in the history | 10,000, and 64 MiB |",
+    ),
+    (
+        "state/src/limits.rs",
+        "FINISHED_TEXT_BYTES: usize = 1024",
+        "1,024 bytes each of name, user, command and all labels",
+    ),
+    (
+        "state/src/limits.rs",
         "ARGUMENT_BYTES: usize = 131_071",
         "one `NAME=value` of an environment | 131,071 bytes",
+    ),
+    (
+        "state/src/limits.rs",
+        "TASK_BYTES: u64 = 1 << 30",
+        "of one framework, of all | 768 MiB, 1 GiB ",
+    ),
+    (
+        "state/src/limits.rs",
+        "TASK_BYTES_PER_FRAMEWORK: u64 = 768 << 20",
+        "of one framework, of all | 768 MiB, 1 GiB ",
+    ),
+    (
+        "state/src/limits.rs",
+        "FRAMEWORKS_PER_PRINCIPAL: usize = 5_000",
+        "| frameworks of one principal | 5,000 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "FRAMEWORKS: usize = 10_000",
+        "their descriptions | 10,000; 256 MiB |",
+    ),
+    (
+        "state/src/limits.rs",
+        "FRAMEWORK_BYTES: u64 = 256 << 20",
+        "their descriptions | 10,000; 256 MiB |",
+    ),
+    (
+        "state/src/limits.rs",
+        "AGENTS: usize = 100_000",
+        "their descriptions | 100,000; 512 MiB |",
+    ),
+    (
+        "state/src/limits.rs",
+        "AGENT_BYTES: u64 = 512 << 20",
+        "their descriptions | 100,000; 512 MiB |",
+    ),
+    (
+        "state/src/limits.rs",
+        "WEIGHTS: usize = 10_000",
+        "| roles with a weight | 10,000 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "pub const ANSWERS: usize = 500_000",
+        "| answers kept of all frameworks | 500,000 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "OPERATOR_ANSWER_BYTES: u64 = 64 << 20",
+        "100,000 are kept, and 64 MiB of them",
+    ),
+    (
+        "master/src/links.rs",
+        "LINK_BYTES: usize = 64 << 20",
+        "8,192 unread messages, or 64 MiB of them",
     ),
     (
         "state/src/limits.rs",

@@ -8,8 +8,6 @@ use argosy_proto::v1::agents_client::AgentsClient;
 use argosy_proto::v1::agents_server::Agents;
 use argosy_state::ids::{Epoch, OrderIndex};
 use futures::{Stream, StreamExt};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
 
@@ -17,7 +15,7 @@ use super::forward::{Place, forwarded, name_leader};
 use super::{MESSAGE_BYTES, Services, check_protocol, malformed};
 use crate::inbox::Message;
 use crate::leader::{Hello, Input};
-use crate::links::{LINK_MESSAGES, LinkId};
+use crate::links::{self, LinkId, WeakLinkSender};
 
 type ToAgents = Pin<Box<dyn Stream<Item = Result<v1::ToAgent, Status>> + Send>>;
 
@@ -53,9 +51,9 @@ impl Agents for Services {
 impl Services {
     async fn connect_here(&self, messages: Streaming<v1::FromAgent>) -> Result<ToAgents, Status> {
         let link = self.desk.new_link();
-        let (sender, receiver) = mpsc::channel(LINK_MESSAGES);
+        let (sender, receiver) = links::link();
         // Weak: the stream ends when the owner drops its end.
-        let refusals = sender.downgrade();
+        let refusals = sender.weak();
         self.desk.send(Message::AgentLink(link, sender)).await?;
         let services = self.clone();
         self.tasks.spawn(async move {
@@ -71,11 +69,11 @@ impl Services {
                 .send(Message::Input(Input::AgentClosed { link }))
                 .await;
         });
-        Ok(Box::pin(ReceiverStream::new(receiver).map(Ok)))
+        Ok(Box::pin(receiver.map(Ok)))
     }
 
     /// Tells an agent whose message has not the shape it should have, so that its log says why.
-    async fn refuse(&self, refusals: &mpsc::WeakSender<v1::ToAgent>, text: &str) {
+    async fn refuse(&self, refusals: &WeakLinkSender<v1::ToAgent>, text: &str) {
         let facts = self.desk.read(|view| {
             let cluster = view.registry.cluster();
             (cluster.epoch.0, cluster.facts.id.to_string())
@@ -94,7 +92,7 @@ impl Services {
             message,
         };
         // It may have gone already.
-        let _ = sender.send(message).await;
+        let _ = sender.send(message);
     }
 
     async fn read_agent(

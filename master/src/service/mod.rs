@@ -84,7 +84,7 @@ fn refused(code: &str, message: &str) -> Status {
         "invalid" | "call-reused" | "request-reused" | "too-many-operations" => {
             tonic::Code::InvalidArgument
         }
-        "too-many-answers" | "too-many-unacknowledged" | "too-many-requests" => {
+        "too-many-answers" | "too-many-unacknowledged" | "too-many-requests" | "registry-full" => {
             tonic::Code::ResourceExhausted
         }
         // Nothing is known of the outcome: the caller is to try again.

@@ -160,7 +160,7 @@ impl Services {
         check_protocol(wire.protocol.as_ref())?;
         let subscription = subscription(wire).map_err(|why| malformed(&why))?;
         let link = self.desk.new_link();
-        let (sender, receiver) = links::events();
+        let (sender, receiver) = links::link();
         // The stream is dropped with its connection, or with this call if its caller gives up while
         // the owner is busy; that drops the guard.
         let (guard, dropped) = oneshot::channel::<()>();
@@ -172,7 +172,7 @@ impl Services {
                 .await;
         });
         let address = self.desk.own_address.clone();
-        let events = receiver.map(move |mut event| {
+        let events = receiver.map(move |mut event: v1::Event| {
             let _held = &guard;
             if let Some(v1::event::Event::Subscribed(subscribed)) = &mut event.event {
                 subscribed.leader_address.clone_from(&address);

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use super::Scene;
 use super::agents::check_resources;
+use super::bounds::TaskBytes;
 use super::tasks::Change;
 use super::{checks, command_line, confinement, container, executors, groups, size, volumes};
 use crate::Registry;
@@ -28,6 +29,8 @@ pub(super) struct Room<'a> {
     pub(super) left: Resources,
     /// Of the agent.
     pub(super) free: Resources,
+    /// Of the bytes that tasks may take.
+    pub(super) bytes: TaskBytes,
     /// Ids that were given.
     pub(super) names: BTreeSet<&'a TaskId>,
     /// The same of groups.
@@ -161,6 +164,7 @@ impl Registry {
             role,
             left: promised,
             free: self.free(agent),
+            bytes: self.task_bytes_left(call.framework),
             names: BTreeSet::new(),
             groups: BTreeSet::new(),
             brought: executors::Brought::new(),
@@ -193,7 +197,7 @@ impl Registry {
             framework: call.framework,
             task: spec.task.clone(),
         };
-        let is_known = self.tasks.contains_key(&key) || self.index.finished.contains_key(&key);
+        let is_known = self.tasks.contains_key(&key) || self.index.history.contains_key(&key);
         if is_known || room.names.contains(&spec.task) {
             return Err(Rejection::TaskExists(key.task));
         }
@@ -209,7 +213,9 @@ impl Registry {
             },
         };
         let minus = |of: &Resources| of.minus(&taken.resources).ok_or_else(|| too_large(of));
-        (room.left, room.free) = (minus(&room.left)?, minus(&room.free)?);
+        let (left, free) = (minus(&room.left)?, minus(&room.free)?);
+        room.bytes.take(call.framework, spec)?;
+        (room.left, room.free) = (left, free);
         room.names.insert(&spec.task);
         let brings = taken.brings.map(|executor| (&executor.executor, executor));
         room.brought.extend(brings);

@@ -47,7 +47,7 @@ impl Registry {
             .or_else(|| self.agent_by_nonce(register.nonce))
         {
             Some(id) => self.return_agent(scene, id, incarnation, register),
-            None => Ok(self.add_agent(scene, incarnation, register)),
+            None => self.add_agent(scene, incarnation, register),
         }
     }
 
@@ -56,12 +56,10 @@ impl Registry {
         scene: &mut Scene,
         incarnation: u64,
         register: &RegisterAgent,
-    ) -> Reply {
-        self.cluster.last_agent += 1;
-        self.changed.insert(RecordKey::Cluster);
-        let id = AgentId(self.cluster.last_agent);
+    ) -> Outcome {
+        let id = AgentId(self.cluster.last_agent + 1);
         let revision = scene.next_revision();
-        self.put_agent(Agent {
+        let agent = Agent {
             id,
             nonce: register.nonce,
             incarnation,
@@ -75,9 +73,13 @@ impl Registry {
             promise: revision,
             used_offers: UsedOffers::default(),
             revision,
-        });
+        };
+        self.check_agent_bytes(&agent)?;
+        self.cluster.last_agent = id.0;
+        self.changed.insert(RecordKey::Cluster);
+        self.put_agent(agent);
         scene.say(Event::AgentChanged(id));
-        Reply::Agent(id)
+        Ok(Reply::Agent(id))
     }
 
     fn return_agent(
@@ -116,6 +118,7 @@ impl Registry {
         agent.incarnation = incarnation;
         agent.info = register.info.clone();
         agent.boot_id.clone_from(&register.boot_id);
+        self.check_agent_bytes(&agent)?;
         if back {
             agent.mode = agent.mode_when_heard;
             agent.since = scene.at;

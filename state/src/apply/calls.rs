@@ -40,6 +40,12 @@ impl Registry {
         if self.answers_of(call.framework) >= limits::ANSWERS_PER_FRAMEWORK {
             return Err(Rejection::TooManyAnswers);
         }
+        if self.answers.len() >= limits::ANSWERS {
+            return Err(Rejection::Full(format!(
+                "{} answers of all frameworks are kept, which is the most: send the lowest number still open with each call",
+                limits::ANSWERS
+            )));
+        }
         let revision = scene.next_revision();
         let outcome = self.act(scene, call, revision);
         // A teardown has dropped the answers, and so its own: a repeat finds the framework removed.
@@ -231,7 +237,7 @@ impl Registry {
             return Ok(());
         }
         // It has ended, and its id is taken: nothing can start it again.
-        if self.index.finished.contains_key(&key) {
+        if self.index.history.contains_key(&key) {
             return Ok(());
         }
         self.refuse_calls_below(call.framework, call.number);
@@ -299,6 +305,7 @@ impl Registry {
                 .retain(|role| info.roles.contains(role));
             framework.info = info.clone();
             framework.revision = revision;
+            self.check_framework_bytes(&framework)?;
             self.put_framework(framework);
             scene.say(Event::FrameworkChanged(id));
             if becomes_detached {

@@ -23,15 +23,13 @@ impl Registry {
         let by_session = || self.framework_by_session(&subscribe.info.principal, subscribe.session);
         match subscribe.framework.or_else(by_session) {
             Some(id) => self.resume_framework(scene, id, subscribe),
-            None => Ok(self.add_framework(scene, subscribe)),
+            None => self.add_framework(scene, subscribe),
         }
     }
 
-    fn add_framework(&mut self, scene: &mut Scene, subscribe: &Subscribe) -> Reply {
-        self.cluster.last_framework += 1;
-        self.changed.insert(RecordKey::Cluster);
-        let id = FrameworkId(self.cluster.last_framework);
-        self.put_framework(Framework {
+    fn add_framework(&mut self, scene: &mut Scene, subscribe: &Subscribe) -> Outcome {
+        let id = FrameworkId(self.cluster.last_framework + 1);
+        let framework = Framework {
             id,
             info: subscribe.info.clone(),
             session: subscribe.session,
@@ -41,9 +39,14 @@ impl Registry {
             suppressed: Default::default(),
             removing: false,
             revision: scene.next_revision(),
-        });
+        };
+        self.check_framework_bytes(&framework)?;
+        self.make_room_for_framework(scene, &subscribe.info.principal)?;
+        self.cluster.last_framework = id.0;
+        self.changed.insert(RecordKey::Cluster);
+        self.put_framework(framework);
         scene.say(Event::FrameworkSubscribed(id));
-        Reply::Framework(id)
+        Ok(Reply::Framework(id))
     }
 
     fn resume_framework(
@@ -66,10 +69,13 @@ impl Registry {
             return Err(Rejection::Superseded(id));
         }
         let fresh = known.session != subscribe.session;
+        let becomes_detached = subscribe.info.detached && !known.info.detached;
         if !fresh && known.connection == Connection::Connected && known.info == subscribe.info {
             return Ok(Reply::Framework(id));
         }
         let mut framework = known.clone();
+        framework.info = subscribe.info.clone();
+        self.check_framework_bytes(&framework)?;
         if fresh {
             framework.past_sessions.push_back(framework.session);
             if framework.past_sessions.len() > limits::PAST_SESSIONS {
@@ -85,12 +91,10 @@ impl Registry {
                 session != former
             });
         }
-        let becomes_detached = subscribe.info.detached && !framework.info.detached;
         framework
             .suppressed
             .retain(|role| subscribe.info.roles.contains(role));
         framework.connection = Connection::Connected;
-        framework.info = subscribe.info.clone();
         framework.revision = scene.next_revision();
         self.put_framework(framework);
         scene.say(Event::FrameworkSubscribed(id));
@@ -200,9 +204,11 @@ impl Registry {
         let serial = self.cluster.last_finished;
         self.changed.insert(RecordKey::Cluster);
         self.changed.insert(RecordKey::FinishedFramework(serial));
+        let mut info = framework.info;
+        info.labels.clear();
         let finished = FinishedFramework {
             id,
-            info: framework.info,
+            info,
             revision: scene.next_revision(),
             reason: reason.to_owned(),
         };

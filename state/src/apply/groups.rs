@@ -38,10 +38,10 @@ impl Registry {
         check_places(tasks).map_err(invalid)?;
         check_networks(tasks).map_err(invalid)?;
         check_host_paths(tasks).map_err(invalid)?;
-        let (left, free) = (room.left.clone(), room.free.clone());
+        let (left, free, bytes) = (room.left.clone(), room.free.clone(), room.bytes);
         for (at, spec) in tasks.iter().enumerate() {
             if let Err(why) = self.check_launch(call, spec, room) {
-                (room.left, room.free) = (left, free);
+                (room.left, room.free, room.bytes) = (left, free, bytes);
                 for former in &tasks[..at] {
                     room.names.remove(&former.task);
                 }

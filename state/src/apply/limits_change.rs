@@ -25,7 +25,7 @@ impl Registry {
     ) -> Result<(), Rejection> {
         let task = match self.tasks.get(key) {
             Some(task) if !task.is_terminal() => task,
-            None if !self.index.finished.contains_key(key) => {
+            None if !self.index.history.contains_key(key) => {
                 return Err(Rejection::UnknownTask(key.clone()));
             }
             Some(_) | None => {
@@ -48,6 +48,7 @@ impl Registry {
         if spec.limits == task.spec.limits && !is_refused {
             return Ok(());
         }
+        self.check_limits_bytes(key, limits)?;
         // Of a change that the agent has not answered nobody knows whether it ever held.
         let before = match &task.limits_change {
             Some(change) if change.outcome.is_none() => change.before.clone(),

@@ -6,6 +6,7 @@
 
 mod accept;
 mod agents;
+mod bounds;
 mod calls;
 mod checks;
 mod command_line;
@@ -18,7 +19,7 @@ mod groups;
 mod limits_change;
 mod operators;
 mod reconcile;
-mod size;
+pub(crate) mod size;
 mod sweeps;
 mod tasks;
 mod volumes;

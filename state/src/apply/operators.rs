@@ -6,9 +6,9 @@ use crate::Registry;
 use crate::agent::AgentMode;
 use crate::command::{Operate, Operation, Outcome, Rejection, Reply, SweepTarget};
 use crate::event::Event;
-use crate::ids::{AgentId, Role};
+use crate::ids::{AgentId, Role, Timestamp};
 use crate::limits;
-use crate::registry::{DEFAULT_WEIGHT_MILLI, OperatorAnswer, RecordKey};
+use crate::registry::{DEFAULT_WEIGHT_MILLI, OperatorAnswer, RecordKey, usage};
 
 /// More than the one answer that a request adds, so that old ones never pile up.
 const OLD_REQUESTS_DROPPED: usize = 4;
@@ -32,7 +32,11 @@ impl Registry {
                 return repeated(answer, operate, &key.1);
             }
             self.drop_old_requests(scene);
-            if self.operator_answers.len() >= limits::OPERATOR_ANSWERS {
+            let bytes = self.index.bytes.operator_answers;
+            let most = usage::most_of_answer(operate.operations.len());
+            if self.operator_answers.len() >= limits::OPERATOR_ANSWERS
+                || bytes + most > limits::OPERATOR_ANSWER_BYTES
+            {
                 return Err(Rejection::TooManyRequests);
             }
         }
@@ -53,30 +57,21 @@ impl Registry {
                 at: scene.at,
                 outcomes: kept.collect(),
             };
-            self.index.requests.insert((scene.at, key.clone()));
-            self.operator_answers.insert(key.clone(), answer);
-            self.changed
-                .insert(RecordKey::OperatorAnswer(key.0.clone(), key.1.clone()));
+            self.put_operator_answer(key.clone(), answer);
         }
         Ok(Reply::Operated(outcomes))
     }
 
     /// Each named request takes a few that are too old with it: nothing needs a timer.
     fn drop_old_requests(&mut self, scene: &Scene) {
+        let oldest = scene.at.0.checked_sub(limits::OPERATOR_ANSWER_MS);
+        let Some(oldest) = oldest.map(|at| Timestamp(at + 1)) else {
+            return;
+        };
         for _ in 0..OLD_REQUESTS_DROPPED {
-            let Some((at, _)) = self.index.requests.first() else {
-                return;
-            };
-            if scene.at.since_ms(*at) < limits::OPERATOR_ANSWER_MS {
+            if !self.drop_operator_answer(oldest) {
                 return;
             }
-            let (_, key) = self
-                .index
-                .requests
-                .pop_first()
-                .expect("it was just looked at");
-            self.operator_answers.remove(&key);
-            self.changed.insert(RecordKey::OperatorAnswer(key.0, key.1));
         }
     }
 
@@ -94,7 +89,7 @@ impl Registry {
                 if self.tasks.contains_key(key) {
                     self.want_kill(scene, key, *grace_ms);
                     Ok(())
-                } else if self.index.finished.contains_key(key) {
+                } else if self.index.history.contains_key(key) {
                     Ok(())
                 } else {
                     Err(Rejection::UnknownTask(key.clone()))
@@ -143,6 +138,13 @@ impl Registry {
         if self.weight_milli(role) == weight_milli {
             return Ok(());
         }
+        let is_new = weight_milli != DEFAULT_WEIGHT_MILLI && !self.weights.contains_key(role);
+        if is_new && self.weights.len() >= limits::WEIGHTS {
+            return Err(Rejection::Full(format!(
+                "{} roles have a weight, which is the most: set one of them to the default of {DEFAULT_WEIGHT_MILLI}",
+                limits::WEIGHTS
+            )));
+        }
         if weight_milli == DEFAULT_WEIGHT_MILLI {
             self.weights.remove(role);
         } else {
@@ -186,8 +188,8 @@ impl Registry {
         if agent.set_attributes.get(name).map_or("", String::as_str) == value {
             return Ok(());
         }
+        let mut agent = agent.clone();
         let revision = scene.next_revision();
-        let agent = self.touch_agent(id);
         if value.is_empty() {
             agent.set_attributes.remove(name);
         } else {
@@ -197,6 +199,8 @@ impl Registry {
         }
         agent.promise = revision;
         agent.revision = revision;
+        self.check_agent_bytes(&agent)?;
+        self.put_agent(agent);
         scene.say(Event::AgentChanged(id));
         Ok(())
     }

@@ -8,10 +8,7 @@ use crate::command::{Acknowledge, AgentUpdate, Outcome, Rejection, Reply, Update
 use crate::event::Event;
 use crate::ids::{FrameworkId, OrderIndex, Revision, TaskKey};
 use crate::limits;
-use crate::registry::RecordKey;
-use crate::task::{
-    Exit, FinishedTask, Kill, LimitsReport, Reason, Source, Standing, TaskState, Update,
-};
+use crate::task::{Exit, Kill, LimitsReport, Reason, Source, Standing, TaskState, Update};
 
 /// A new state of a task, before it has a revision.
 pub(super) struct Change {
@@ -297,20 +294,7 @@ impl Registry {
     pub(super) fn finish_task(&mut self, scene: &mut Scene, key: &TaskKey) {
         let mut task = self.remove_task(key);
         task.unacknowledged.clear();
-        self.cluster.last_finished += 1;
-        let serial = self.cluster.last_finished;
-        self.changed.insert(RecordKey::Cluster);
-        self.changed.insert(RecordKey::FinishedTask(serial));
-        self.index.finished.insert(key.clone(), serial);
-        self.finished_tasks.insert(serial, FinishedTask { task });
-        while self.finished_tasks.len() > limits::FINISHED_TASKS {
-            let (serial, oldest) = self
-                .finished_tasks
-                .pop_first()
-                .expect("it is longer than its limit");
-            self.index.finished.remove(&oldest.task.key);
-            self.changed.insert(RecordKey::FinishedTask(serial));
-        }
+        self.put_finished(task);
         scene.say(Event::TaskForgotten(key.clone()));
         self.forget_framework_if_done(scene, key.framework);
     }

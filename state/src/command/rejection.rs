@@ -82,6 +82,8 @@ pub enum Rejection {
     WrongMode(AgentId, crate::agent::AgentMode),
     #[error("task group {group}: {text}; none of its tasks is launched")]
     TaskGroupInvalid { group: GroupId, text: String },
+    #[error("{0}")]
+    Full(String),
     #[error("{text}")]
     AsBefore { code: u8, text: String },
     #[error("internal error: {0}; nothing was changed; please report it")]
@@ -143,13 +145,14 @@ impl Rejection {
             Self::TooManyRequests => 29,
             Self::WrongMode(..) => 30,
             Self::TaskGroupInvalid { .. } => 31,
+            Self::Full(_) => 32,
             Self::AsBefore { code, .. } => *code,
             Self::Internal(_) => INTERNAL,
         }
     }
 }
 
-const CODES: [&str; 32] = [
+const CODES: [&str; 33] = [
     "stale-epoch",
     "moved",
     "unknown-agent",
@@ -182,4 +185,5 @@ const CODES: [&str; 32] = [
     "too-many-requests",
     "wrong-mode",
     "task-group-invalid",
+    "registry-full",
 ];

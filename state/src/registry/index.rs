@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::executors::{self, ExecutorIndex, ExecutorKey};
-use super::{Registry, changes::RecordKey};
+use super::history::HistoryIndex;
+use super::usage::{self, Bytes};
+use super::{OperatorAnswer, Registry, changes::RecordKey};
 use crate::agent::{Agent, AgentMode};
 use crate::bugs::{self, Bug};
 use crate::digest::task_mark;
@@ -57,6 +59,8 @@ pub struct FrameworkIndex {
     pub unacknowledged: BTreeSet<TaskId>,
     /// Remembered answers.
     pub answers: usize,
+    /// What its tasks take in memory, roughly.
+    pub task_bytes: u64,
     /// Its groups, each with those of its tasks that are in the registry.
     pub groups: BTreeMap<GroupId, BTreeSet<TaskId>>,
 }
@@ -71,7 +75,10 @@ pub(crate) struct Indexes {
     pub(crate) sessions: BTreeSet<(String, u64, FrameworkId)>,
     /// Answers to operators, oldest first.
     pub(crate) requests: BTreeSet<(Timestamp, (String, String))>,
-    pub(crate) finished: BTreeMap<TaskKey, u64>,
+    pub(crate) history: HistoryIndex,
+    /// Live frameworks by principal, without those that are being removed.
+    pub(crate) principals: BTreeMap<String, BTreeSet<FrameworkId>>,
+    pub(crate) bytes: Bytes,
     pub(crate) modes: BTreeMap<AgentMode, usize>,
     pub(crate) total: Resources,
     pub(crate) live_tasks: usize,
@@ -219,6 +226,7 @@ impl Indexes {
         if *mode == 0 {
             self.modes.remove(&agent.mode);
         }
+        sign.bytes(&mut self.bytes.agents, usage::of_agent(agent));
         if counts(agent) {
             sign.resources(&mut self.total, &agent.info.resources.scalars())?;
         }
@@ -231,11 +239,20 @@ impl Indexes {
             let key = (framework.info.principal.clone(), *session, framework.id);
             sign.set(&mut self.sessions, key);
         }
+        sign.bytes(&mut self.bytes.frameworks, usage::of_framework(framework));
+        if !framework.removing {
+            let principal = framework.info.principal.clone();
+            let all = self.principals.entry(principal).or_default();
+            sign.set(all, framework.id);
+            if all.is_empty() {
+                self.principals.remove(&framework.info.principal);
+            }
+        }
     }
 }
 
 #[derive(Clone, Copy)]
-pub(super) enum Sign {
+pub(crate) enum Sign {
     Add,
     Remove,
 }
@@ -245,6 +262,13 @@ impl Sign {
         match self {
             Self::Add => *count += 1,
             Self::Remove => *count -= 1,
+        }
+    }
+
+    pub(super) fn bytes(self, sum: &mut u64, bytes: u64) {
+        match self {
+            Self::Add => *sum += bytes,
+            Self::Remove => *sum -= bytes,
         }
     }
 
@@ -318,6 +342,7 @@ impl Registry {
         self.index
             .task(&task, facet, Sign::Add)
             .expect(LAUNCHES_FIT);
+        self.index.weigh_task(&task, Sign::Add);
         self.changed.insert(RecordKey::Task(task.key.clone()));
         self.tasks.insert(task.key.clone(), task);
     }
@@ -329,8 +354,10 @@ impl Registry {
             .get_mut(key)
             .expect("the caller has just looked it up");
         let former = Facet::of(task);
+        let bytes = usage::of_changes(task);
         change(task);
         self.index.changed(task, former);
+        self.index.weigh_change(task, bytes);
         self.changed.insert(RecordKey::Task(key.clone()));
     }
 
@@ -342,6 +369,7 @@ impl Registry {
         self.index
             .task(&task, Facet::of(&task), Sign::Remove)
             .expect(USE_IS_COVERED);
+        self.index.weigh_task(&task, Sign::Remove);
         self.changed.insert(RecordKey::Task(key.clone()));
         task
     }
@@ -368,7 +396,7 @@ impl Registry {
         self.changed.insert(RecordKey::Cluster);
     }
 
-    /// Changes an agent whose mode, totals and nonce stay as they are.
+    /// Changes an agent whose mode, totals, nonce and texts stay as they are.
     pub(crate) fn touch_agent(&mut self, id: AgentId) -> &mut Agent {
         self.changed.insert(RecordKey::Agent(id));
         self.agents
@@ -407,6 +435,31 @@ impl Registry {
         fresh.agents.remove(&id)
     }
 
+    pub(crate) fn put_operator_answer(&mut self, name: (String, String), answer: OperatorAnswer) {
+        self.index.weigh_answer(&name, &answer, Sign::Add);
+        self.index.requests.insert((answer.at, name.clone()));
+        self.changed
+            .insert(RecordKey::OperatorAnswer(name.0.clone(), name.1.clone()));
+        self.operator_answers.insert(name, answer);
+    }
+
+    /// Forgets the oldest answer to operators, if it was given before this time.
+    pub(crate) fn drop_operator_answer(&mut self, before: Timestamp) -> bool {
+        let Some((at, name)) = self.index.requests.first().cloned() else {
+            return false;
+        };
+        if at >= before {
+            return false;
+        }
+        self.index.requests.pop_first();
+        if let Some(answer) = self.operator_answers.remove(&name) {
+            self.index.weigh_answer(&name, &answer, Sign::Remove);
+        }
+        self.changed
+            .insert(RecordKey::OperatorAnswer(name.0, name.1));
+        true
+    }
+
     /// Every index anew from the records; `None` if what they use cannot be added up.
     pub(crate) fn indexes(&self) -> Option<Indexes> {
         let mut index = Indexes::default();
@@ -420,15 +473,17 @@ impl Registry {
         }
         for task in self.tasks.values() {
             index.task(task, Facet::of(task), Sign::Add)?;
+            index.weigh_task(task, Sign::Add);
         }
         for (framework, _, _) in self.answers.keys() {
             index.frameworks.entry(*framework).or_default().answers += 1;
         }
         for (request, answer) in &self.operator_answers {
             index.requests.insert((answer.at, request.clone()));
+            index.weigh_answer(request, answer, Sign::Add);
         }
         for (serial, finished) in &self.finished_tasks {
-            index.finished.insert(finished.task.key.clone(), *serial);
+            index.finished(*serial, finished, Sign::Add);
         }
         Some(index)
     }

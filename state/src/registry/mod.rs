@@ -4,7 +4,9 @@
 
 mod changes;
 mod executors;
+mod history;
 mod index;
+pub(crate) mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,6 +23,7 @@ pub use changes::{RecordKey, RecordWrite};
 pub use executors::{ExecutorIndex, ExecutorKey};
 pub(crate) use index::Indexes;
 pub use index::{AgentIndex, FrameworkIndex, OrderKind};
+pub use usage::Usage;
 
 /// The cluster itself: singletons and counters.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -340,7 +343,8 @@ impl Registry {
     #[must_use]
     pub fn finished_task(&self, key: &TaskKey) -> Option<&FinishedTask> {
         self.index
-            .finished
+            .history
+            .by_key
             .get(key)
             .and_then(|serial| self.finished_tasks.get(serial))
     }

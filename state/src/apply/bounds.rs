@@ -1,0 +1,136 @@
+//! Bounds of the registry as a whole: what is refused when there is no more room, and who makes room.
+
+use super::Scene;
+use crate::Registry;
+use crate::agent::Agent;
+use crate::command::Rejection;
+use crate::framework::{Connection, Framework};
+use crate::ids::{FrameworkId, TaskKey};
+use crate::limits;
+use crate::registry::usage;
+use crate::task::{Limits, TaskSpec};
+
+/// What a bound leaves for tasks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TaskBytes {
+    framework: u64,
+    all: u64,
+}
+
+impl TaskBytes {
+    /// Takes what a new task costs.
+    pub(super) fn take(
+        &mut self,
+        framework: FrameworkId,
+        spec: &TaskSpec,
+    ) -> Result<(), Rejection> {
+        self.take_bytes(framework, usage::of_spec(spec))
+    }
+
+    fn take_bytes(&mut self, framework: FrameworkId, bytes: u64) -> Result<(), Rejection> {
+        let full = |whose: &str, most: u64| {
+            Err(Rejection::Full(format!(
+                "the tasks of {whose} may take {} MiB, and no {bytes} bytes of that are left: end tasks, acknowledge their ends, or bring data with uris",
+                most >> 20
+            )))
+        };
+        if self.framework < bytes {
+            return full(&framework.to_string(), limits::TASK_BYTES_PER_FRAMEWORK);
+        }
+        if self.all < bytes {
+            return full("all frameworks", limits::TASK_BYTES);
+        }
+        self.framework -= bytes;
+        self.all -= bytes;
+        Ok(())
+    }
+}
+
+impl Registry {
+    pub(super) fn task_bytes_left(&self, framework: FrameworkId) -> TaskBytes {
+        let of_framework = self.task_bytes_of(framework);
+        TaskBytes {
+            framework: limits::TASK_BYTES_PER_FRAMEWORK.saturating_sub(of_framework),
+            all: limits::TASK_BYTES.saturating_sub(self.index.bytes.tasks),
+        }
+    }
+
+    /// Whether a task may get other limits: the former ones are kept until the agent has answered.
+    pub(super) fn check_limits_bytes(&self, key: &TaskKey, new: &Limits) -> Result<(), Rejection> {
+        let mut left = self.task_bytes_left(key.framework);
+        left.take_bytes(key.framework, usage::of_limits(new))
+    }
+
+    /// Judges a new framework, or a new description of one.
+    pub(super) fn check_framework_bytes(&self, framework: &Framework) -> Result<(), Rejection> {
+        let former = self.frameworks.get(&framework.id);
+        if former.is_none() && self.frameworks.len() >= limits::FRAMEWORKS {
+            return Err(Rejection::Full(format!(
+                "there are {} frameworks, which is the most: tear down some that are not needed",
+                limits::FRAMEWORKS
+            )));
+        }
+        let present = usage::of_framework(framework);
+        let former = former.map_or(0, usage::of_framework);
+        let most = limits::FRAMEWORK_BYTES;
+        if present > former && self.index.bytes.frameworks - former + present > most {
+            return Err(Rejection::Full(format!(
+                "the descriptions of frameworks take {} MiB, which is the most: give fewer labels, or tear down some",
+                most >> 20
+            )));
+        }
+        Ok(())
+    }
+
+    /// Judges a new agent, or a new description of one.
+    pub(super) fn check_agent_bytes(&self, agent: &Agent) -> Result<(), Rejection> {
+        let former = self.agents.get(&agent.id);
+        if former.is_none() && self.agents.len() >= limits::AGENTS {
+            return Err(Rejection::Full(format!(
+                "there are {} agents, which is the most: declare lost ones gone",
+                limits::AGENTS
+            )));
+        }
+        let present = usage::of_agent(agent);
+        let former = former.map_or(0, usage::of_agent);
+        let most = limits::AGENT_BYTES;
+        if present > former && self.index.bytes.agents - former + present > most {
+            return Err(Rejection::Full(format!(
+                "the descriptions of agents take {} MiB, which is the most: give fewer attributes",
+                most >> 20
+            )));
+        }
+        Ok(())
+    }
+
+    /// Whether a principal may have one more framework. A scheduler that crashes again and again and keeps no id leaves one
+    /// each time: the longest disconnected one without tasks goes. One with tasks or a stream never does.
+    pub(super) fn make_room_for_framework(
+        &mut self,
+        scene: &mut Scene,
+        principal: &str,
+    ) -> Result<(), Rejection> {
+        let all = self.index.principals.get(principal);
+        let count = all.map_or(0, std::collections::BTreeSet::len);
+        if count < limits::FRAMEWORKS_PER_PRINCIPAL {
+            return Ok(());
+        }
+        let idle = all.into_iter().flatten().filter_map(|id| {
+            let Connection::Disconnected { since } = self.frameworks.get(id)?.connection else {
+                return None;
+            };
+            let has_tasks = !self.index.frameworks.get(id)?.tasks.is_empty();
+            (!has_tasks).then_some((since, *id))
+        });
+        let Some((_, oldest)) = idle.min() else {
+            return Err(Rejection::Full(format!(
+                "{principal:?} has {count} frameworks, all of them connected or with tasks, which is the most: tear down some"
+            )));
+        };
+        self.begin_removal(scene, oldest);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,519 @@
+//! Each bound is reached, refuses with a sentence, and gives way when there is room again.
+//!
+//! Bounds of gigabytes are reached by their counters, on a copy of the registry; that the counters are right is checked
+//! after every step of every test.
+
+use crate::Registry;
+use crate::command::{
+    AgentUpdate, Command, Entry, FrameworkDecision, Operate, Operation, Outcome, Proposed,
+    Rejection, Reply, Subscribe, UpdateTasks,
+};
+use crate::framework::{Answer, AnswerOutcome};
+use crate::ids::{AgentId, FrameworkId, Revision, Role, TaskKey};
+use crate::limits;
+use crate::task::{
+    Check, CheckKind, HealthCheck, Reason, Run, Source, Standing, TaskSpec, TaskState, TaskVolume,
+    Uri, VolumeSource,
+};
+use crate::testing::{World, framework_info, key, registration, spec};
+
+/// What a command is answered once `fill` has used up a bound.
+fn answered(world: &mut World, fill: impl FnOnce(&mut Registry), command: Command) -> Outcome {
+    let mut registry = world.registry.clone();
+    fill(&mut registry);
+    let entry = Entry {
+        at: world.now,
+        commands: vec![Proposed {
+            ticket: world.ticket(),
+            command,
+        }],
+    };
+    let applied = registry.apply(registry.applied() + 1, &entry);
+    applied.into_iter().next().unwrap().outcome
+}
+
+fn full(outcome: &Outcome) -> &str {
+    match outcome {
+        Err(Rejection::Full(text)) => text,
+        other => panic!("not refused for a bound: {other:?}"),
+    }
+}
+
+fn bytes(world: &World, kind: &str) -> u64 {
+    let usage = world.registry.usage();
+    let usage = usage.iter().find(|usage| usage.kind == kind).unwrap();
+    usage.bytes.unwrap().0
+}
+
+fn records(world: &World, kind: &str) -> u64 {
+    let usage = world.registry.usage();
+    let usage = usage.iter().find(|usage| usage.kind == kind).unwrap();
+    usage.records
+}
+
+/// A task with an environment of so many bytes.
+fn large(name: &str, kib: usize) -> TaskSpec {
+    let parts = (0..kib / 100).map(|at| (format!("V{at}"), "x".repeat(100 << 10)));
+    TaskSpec {
+        environment: parts.collect(),
+        ..spec(name, "cpus:0.1")
+    }
+}
+
+/// The positions of a call's launches that were refused, and why.
+fn refused(outcome: Outcome) -> Vec<(u32, Rejection)> {
+    match outcome {
+        Ok(Reply::Called { refused, .. }) => refused,
+        other => panic!("not called: {other:?}"),
+    }
+}
+
+fn end(world: &mut World, key: &TaskKey) {
+    world.update(key, TaskState::Finished);
+    world.acknowledge(key);
+}
+
+#[test]
+fn what_tasks_take_is_counted_and_given_back_when_they_end() {
+    let mut world = World::new();
+    let agent = world.register("cpus:8;mem:1024");
+    let (one, two) = (world.subscribe("one"), world.subscribe("two"));
+    for (id, name) in [(one, "a"), (one, "b"), (two, "c")] {
+        let offer = world.promise(id, agent, "cpus:1");
+        let applied = world.accept(id, vec![offer], vec![large(name, 400)]);
+        assert_eq!(refused(applied.outcome), []);
+    }
+    let all = bytes(&world, "tasks");
+    assert!((1_200 << 10..1_300 << 10).contains(&all), "{all}");
+    let of_one = world.registry.task_bytes_of(one);
+    assert!((800 << 10..850 << 10).contains(&of_one), "{of_one}");
+    assert!(world.reloaded() == world.registry);
+    for (id, name) in [(one, "a"), (one, "b"), (two, "c")] {
+        world.update(&key(id, name), TaskState::Running);
+        end(&mut world, &key(id, name));
+    }
+    assert_eq!(
+        (bytes(&world, "tasks"), world.registry.task_bytes_of(one)),
+        (0, 0)
+    );
+    // Of their environments nothing is left.
+    assert!(bytes(&world, "finished_tasks") < 8 << 10);
+    assert!(world.reloaded() == world.registry);
+}
+
+#[test]
+fn a_launch_that_the_framework_has_no_bytes_for_is_refused_and_the_others_stand() {
+    let mut world = World::new();
+    let agent = world.register("cpus:8");
+    let id = world.subscribe("web");
+    let offer = world.promise(id, agent, "cpus:1");
+    let launches = vec![spec("small", "cpus:0.1"), large("large", 400)];
+    let accept = crate::command::Accept {
+        offers: vec![offer],
+        launches,
+        all_or_nothing: false,
+        wall_ms: 0,
+    };
+    let call = Command::Call(crate::command::Call {
+        framework: id,
+        session: world.registry.framework(id).unwrap().session,
+        number: 1,
+        lowest_unanswered: 1,
+        hash: 1,
+        action: crate::command::CallAction::Accept(accept),
+    });
+    let room = 100 << 10;
+    let fill_framework = |registry: &mut Registry| {
+        let index = registry.index.frameworks.get_mut(&id).unwrap();
+        index.task_bytes = limits::TASK_BYTES_PER_FRAMEWORK - room;
+    };
+    let judged = refused(answered(&mut world, fill_framework, call.clone()));
+    let [(1, Rejection::Full(text))] = &judged[..] else {
+        panic!("{judged:?}");
+    };
+    assert!(
+        text.starts_with("the tasks of framework-1 may take 768 MiB"),
+        "{text}"
+    );
+    let fill_all = |registry: &mut Registry| registry.index.bytes.tasks = limits::TASK_BYTES - room;
+    let judged = refused(answered(&mut world, fill_all, call.clone()));
+    let [(1, Rejection::Full(text))] = &judged[..] else {
+        panic!("{judged:?}");
+    };
+    assert!(
+        text.starts_with("the tasks of all frameworks may take 1024 MiB"),
+        "{text}"
+    );
+    assert_eq!(judged[0].1.code(), "registry-full");
+    assert_eq!(refused(answered(&mut world, |_| (), call)), []);
+}
+
+/// Frameworks whose schedulers have crashed without an id, all of them disconnected.
+fn crashed(world: &mut World, principal: &str, count: usize) -> Vec<FrameworkId> {
+    let mut ids = Vec::new();
+    for part in (0..count).collect::<Vec<_>>().chunks(1_000) {
+        let commands = part.iter().map(|at| {
+            let mut info = framework_info("crashing");
+            info.principal = principal.to_owned();
+            Command::Subscribe(Subscribe {
+                framework: None,
+                session: 1_000_000 + *at as u64,
+                info,
+            })
+        });
+        let applied = world.apply_all(commands.collect());
+        let new: Vec<_> = applied
+            .into_iter()
+            .map(|applied| match applied.outcome {
+                Ok(Reply::Framework(id)) => id,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        world.pass(1);
+        let gone = new.iter().map(|id| {
+            Command::DisconnectFramework(FrameworkDecision {
+                framework: *id,
+                decided_on: world.registry.framework(*id).unwrap().revision,
+            })
+        });
+        let gone = gone.collect();
+        world.apply_all(gone);
+        ids.extend(new);
+    }
+    ids
+}
+
+#[test]
+fn a_scheduler_that_crashes_again_and_again_replaces_its_own_oldest_framework() {
+    let mut world = World::new();
+    let agent = world.register("cpus:8");
+    let busy = world.subscribe("busy");
+    let task = world.launch(busy, agent, "t", "cpus:1");
+    world.disconnect(busy);
+    let other = world.subscribe_as({
+        let mut info = framework_info("of another");
+        info.principal = "another".to_owned();
+        info
+    });
+    world.disconnect(other);
+    let principal = framework_info("busy").principal;
+    let crashed = crashed(&mut world, &principal, limits::FRAMEWORKS_PER_PRINCIPAL - 1);
+    assert_eq!(
+        records(&world, "frameworks"),
+        limits::FRAMEWORKS_PER_PRINCIPAL as u64 + 1
+    );
+    let next = world.subscribe("next");
+    assert!(world.registry.framework(next).is_some());
+    assert_eq!(
+        records(&world, "frameworks"),
+        limits::FRAMEWORKS_PER_PRINCIPAL as u64 + 1
+    );
+    assert!(
+        world.registry.framework(crashed[0]).is_none(),
+        "the oldest one without tasks went"
+    );
+    for kept in [busy, other, crashed[1]] {
+        assert!(world.registry.framework(kept).is_some(), "{kept}");
+    }
+    assert!(world.registry.task(&task).is_some());
+    assert!(world.reloaded() == world.registry);
+}
+
+#[test]
+fn a_framework_too_many_is_refused_if_no_other_one_can_go() {
+    let mut world = World::new();
+    let subscribe = Command::Subscribe(Subscribe {
+        framework: None,
+        session: 7,
+        info: framework_info("one more"),
+    });
+    let connected = |registry: &mut Registry| {
+        let id = FrameworkId(registry.cluster.last_framework);
+        let model = registry.frameworks[&id].clone();
+        for at in 1..limits::FRAMEWORKS_PER_PRINCIPAL as u64 {
+            let mut next = model.clone();
+            next.id = FrameworkId(id.0 + at);
+            registry.put_framework(next);
+        }
+        registry.cluster.last_framework += limits::FRAMEWORKS_PER_PRINCIPAL as u64;
+    };
+    world.subscribe("web");
+    let outcome = answered(&mut world, connected, subscribe.clone());
+    assert!(
+        full(&outcome).contains("5000 frameworks, all of them connected"),
+        "{outcome:?}"
+    );
+    let bytes = |registry: &mut Registry| registry.index.bytes.frameworks = limits::FRAMEWORK_BYTES;
+    let outcome = answered(&mut world, bytes, subscribe.clone());
+    assert!(full(&outcome).contains("256 MiB"), "{outcome:?}");
+    let many = |registry: &mut Registry| {
+        let model = registry.frameworks.values().next().unwrap().clone();
+        for at in 2..=limits::FRAMEWORKS as u64 {
+            let mut next = model.clone();
+            next.id = FrameworkId(at);
+            next.info.principal = format!("p{at}");
+            registry.put_framework(next);
+        }
+        registry.cluster.last_framework = limits::FRAMEWORKS as u64;
+    };
+    let outcome = answered(&mut world, many, subscribe.clone());
+    assert!(
+        full(&outcome).contains("there are 10000 frameworks"),
+        "{outcome:?}"
+    );
+    assert!(answered(&mut world, |_| (), subscribe).is_ok());
+}
+
+#[test]
+fn agents_and_what_they_say_of_themselves_are_bounded() {
+    let mut world = World::new();
+    let id = world.register("cpus:8");
+    let register = Command::RegisterAgent(registration(99, "cpus:8"));
+    let many = |registry: &mut Registry| {
+        let model = registry.agents[&id].clone();
+        for at in 2..=limits::AGENTS as u64 {
+            let mut next = model.clone();
+            next.id = AgentId(at);
+            registry.agents.insert(next.id, next);
+        }
+        registry.cluster.last_agent = limits::AGENTS as u64;
+    };
+    let outcome = answered(&mut world, many, register.clone());
+    assert!(
+        full(&outcome).contains("there are 100000 agents"),
+        "{outcome:?}"
+    );
+    let bytes = |registry: &mut Registry| registry.index.bytes.agents = limits::AGENT_BYTES;
+    let outcome = answered(&mut world, bytes, register.clone());
+    assert!(full(&outcome).contains("512 MiB"), "{outcome:?}");
+    let attribute = Command::Operate(Operate {
+        request: None,
+        hash: 0,
+        operations: vec![Operation::SetAttribute {
+            agent: id,
+            name: "rack".to_owned(),
+            value: "r1".to_owned(),
+        }],
+        wall_ms: 0,
+    });
+    let outcome = answered(&mut world, bytes, attribute);
+    assert!(
+        matches!(&outcome, Ok(Reply::Operated(all)) if matches!(all[..], [Err(Rejection::Full(_))])),
+        "{outcome:?}"
+    );
+    assert!(answered(&mut world, |_| (), register).is_ok());
+}
+
+#[test]
+fn weights_are_bounded_and_a_default_one_makes_room() {
+    let mut world = World::new();
+    let weight = |at: usize, weight_milli| Operation::SetWeight {
+        role: Role::new(&format!("role-{at}")).unwrap(),
+        weight_milli,
+    };
+    let operations: Vec<Operation> = (0..limits::WEIGHTS).map(|at| weight(at, 2_000)).collect();
+    for part in operations.chunks(limits::OPERATIONS_PER_BATCH) {
+        let batch = Operate {
+            request: None,
+            hash: 0,
+            operations: part.to_vec(),
+            wall_ms: 0,
+        };
+        world.apply(Command::Operate(batch)).outcome.unwrap();
+    }
+    let one = |world: &mut World, operation| match world.operate(operation) {
+        Ok(Reply::Operated(mut outcomes)) => outcomes.pop().unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let beyond = one(&mut world, weight(limits::WEIGHTS, 2_000));
+    assert!(matches!(beyond, Err(Rejection::Full(_))), "{beyond:?}");
+    assert_eq!(one(&mut world, weight(3, 4_000)), Ok(()));
+    assert_eq!(one(&mut world, weight(4, 1_000)), Ok(()));
+    assert_eq!(one(&mut world, weight(limits::WEIGHTS, 2_000)), Ok(()));
+}
+
+#[test]
+fn answers_of_all_frameworks_and_of_operators_are_bounded() {
+    let mut world = World::new();
+    let id = world.subscribe("web");
+    let session = world.registry.framework(id).unwrap().session;
+    let revive = Command::Call(crate::command::Call {
+        framework: id,
+        session,
+        number: 1,
+        lowest_unanswered: 1,
+        hash: 1,
+        action: crate::command::CallAction::Revive(Vec::new()),
+    });
+    let fill = |registry: &mut Registry| {
+        let answer = Answer {
+            hash: 0,
+            revision: Revision::default(),
+            outcome: AnswerOutcome::Done {
+                refused: Vec::new(),
+            },
+        };
+        let keys = (0..limits::ANSWERS as u64).map(|at| (FrameworkId(9), 1, at));
+        registry
+            .answers
+            .extend(keys.map(|key| (key, answer.clone())));
+    };
+    let outcome = answered(&mut world, fill, revive);
+    assert!(
+        full(&outcome).starts_with("500000 answers of all frameworks"),
+        "{outcome:?}"
+    );
+    let batch = Command::Operate(Operate {
+        request: Some(("alice".to_owned(), "r-1".to_owned())),
+        hash: 1,
+        operations: vec![Operation::Teardown(FrameworkId(77)); limits::OPERATIONS_PER_BATCH],
+        wall_ms: 0,
+    });
+    let fill = |registry: &mut Registry| {
+        registry.index.bytes.operator_answers = limits::OPERATOR_ANSWER_BYTES - (16 << 10);
+    };
+    let outcome = answered(&mut world, fill, batch.clone());
+    assert_eq!(outcome, Err(Rejection::TooManyRequests));
+    world.apply(batch).outcome.unwrap();
+    assert!(bytes(&world, "operator_answers") > 16 << 10);
+    // The next named batch, ten minutes later, drops it.
+    world.pass(limits::OPERATOR_ANSWER_MS);
+    world.apply(Command::Operate(Operate {
+        request: Some(("alice".to_owned(), "r-2".to_owned())),
+        hash: 2,
+        operations: Vec::new(),
+        wall_ms: 0,
+    }));
+    assert_eq!(records(&world, "operator_answers"), 1);
+    assert!(bytes(&world, "operator_answers") < 4 << 10);
+}
+
+/// Ends all tasks of a detached framework: they are history at once.
+fn end_all(world: &mut World, id: FrameworkId, agent: AgentId) {
+    let updates = world.registry.tasks_of(id).map(|task| AgentUpdate {
+        key: task.key.clone(),
+        order: task.order,
+        number: 1,
+        state: TaskState::Finished,
+        source: Source::Task,
+        reason: Reason::CommandExited,
+        message: String::new(),
+        exit: None,
+        standing: Standing::default(),
+        limits: None,
+        wall_ms: 0,
+    });
+    let updates = updates.collect();
+    let command = Command::UpdateTasks(UpdateTasks { agent, updates });
+    world.apply(command).outcome.unwrap();
+}
+
+#[test]
+fn no_framework_drives_the_history_of_another_one_out() {
+    let mut world = World::new();
+    let agent = world.register("cpus:1000");
+    let detached = |name: &str| {
+        let mut info = framework_info(name);
+        info.detached = true;
+        info
+    };
+    let quiet = world.subscribe_as(detached("quiet"));
+    let busy = world.subscribe_as(detached("busy"));
+    let run = |world: &mut World, id, names: Vec<String>| {
+        let offer = world.promise(id, agent, "cpus:1000");
+        let tasks = names.iter().map(|name| spec(name, "cpus:1")).collect();
+        assert_eq!(refused(world.accept(id, vec![offer], tasks).outcome), []);
+        end_all(world, id, agent);
+    };
+    run(&mut world, quiet, vec!["mine".to_owned()]);
+    let wave = limits::TASKS_PER_ACCEPT.min(500);
+    let waves = limits::FINISHED_TASKS / wave;
+    for number in 0..=waves {
+        let names = (0..wave).map(|at| format!("t{number}-{at}"));
+        run(&mut world, busy, names.collect());
+    }
+    assert_eq!(
+        records(&world, "finished_tasks"),
+        limits::FINISHED_TASKS as u64
+    );
+    assert!(world.registry.finished_task(&key(quiet, "mine")).is_some());
+    assert!(world.registry.finished_task(&key(busy, "t0-0")).is_none());
+    assert!(
+        world
+            .registry
+            .finished_task(&key(busy, &format!("t{waves}-0")))
+            .is_some()
+    );
+}
+
+#[test]
+fn the_history_is_bounded_in_bytes_and_keeps_what_lists_show() {
+    let mut world = World::new();
+    let agent = world.register("cpus:8");
+    let id = world.subscribe("web");
+    let mut heavy = large("heavy", 100);
+    heavy.run = Run::Argv(vec![
+        "prog".to_owned(),
+        "é".repeat(5_000),
+        "last".to_owned(),
+    ]);
+    heavy.name = "n".repeat(5_000);
+    heavy.labels = [("a", "kept"), ("b", "x")]
+        .map(|(name, value)| (name.to_owned(), value.repeat(200)))
+        .into();
+    heavy.labels.insert("c".to_owned(), "x".repeat(5_000));
+    heavy.uris.push(Uri {
+        value: "https://example.org/a".to_owned(),
+        executable: false,
+        output_file: String::new(),
+        extract: false,
+        sha256: String::new(),
+        cache: false,
+    });
+    heavy.volumes.push(TaskVolume {
+        container_path: "/secret".to_owned(),
+        read_only: true,
+        source: VolumeSource::Secret("password".to_owned()),
+    });
+    let check = Check::of(CheckKind::Tcp { port: 80 });
+    heavy.health_check = Some(Box::new(HealthCheck::of(check)));
+    let offer = world.promise(id, agent, "cpus:1");
+    let applied = world.accept(id, vec![offer], vec![heavy]);
+    assert_eq!(refused(applied.outcome), []);
+    end(&mut world, &key(id, "heavy"));
+    let kept = &world
+        .registry
+        .finished_task(&key(id, "heavy"))
+        .unwrap()
+        .task;
+    assert_eq!(kept.state, TaskState::Finished);
+    let spec = &kept.spec;
+    assert!(spec.environment.is_empty() && spec.uris.is_empty() && spec.volumes.is_empty());
+    assert_eq!(spec.health_check, None);
+    assert_eq!(spec.name.len(), limits::FINISHED_TEXT_BYTES);
+    assert_eq!(spec.labels.keys().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(spec.resources.to_string(), "cpus:0.1");
+    let Run::Argv(words) = &spec.run else {
+        panic!("{:?}", spec.run);
+    };
+    assert_eq!((words.len(), words[0].as_str()), (2, "prog"));
+    assert_eq!(words[1], "é".repeat(510));
+
+    // Beyond its bytes the oldest go, a few for each that comes.
+    for name in ["b", "c", "d"] {
+        world.launch(id, agent, name, "cpus:1");
+        end(&mut world, &key(id, name));
+    }
+    let mut registry = world.registry.clone();
+    let used = registry.index.bytes.history;
+    registry.index.bytes.history = limits::FINISHED_TASK_BYTES + used / 2;
+    let last = registry.finished_task(&key(id, "d")).unwrap().task.clone();
+    let last = crate::task::Task {
+        key: key(id, "e"),
+        ..last
+    };
+    registry.put_finished(last);
+    assert!(registry.index.bytes.history <= limits::FINISHED_TASK_BYTES);
+    assert!(registry.finished_task(&key(id, "heavy")).is_none());
+    assert!(registry.finished_task(&key(id, "e")).is_some());
+}

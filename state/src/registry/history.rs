@@ -1,0 +1,143 @@
+//! The history of ended tasks: what is kept of one, and whose oldest goes when there is no more room.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::index::Sign;
+use super::usage;
+use super::{Indexes, RecordKey, Registry};
+use crate::ids::{FrameworkId, TaskKey};
+use crate::limits;
+use crate::task::{FinishedTask, Run, Task};
+
+/// Dropped for one that is added: enough to come below a bound that a release has lowered, and few enough for a turn.
+const DROPPED: usize = 8;
+
+/// What is derived of the history.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct HistoryIndex {
+    /// Serials by task.
+    pub(crate) by_key: BTreeMap<TaskKey, u64>,
+    frameworks: BTreeMap<FrameworkId, Part>,
+    /// Frameworks by what their history takes.
+    by_bytes: BTreeSet<(u64, FrameworkId)>,
+}
+
+/// The history of one framework.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Part {
+    serials: BTreeSet<u64>,
+    bytes: u64,
+}
+
+impl HistoryIndex {
+    pub(crate) fn contains_key(&self, key: &TaskKey) -> bool {
+        self.by_key.contains_key(key)
+    }
+
+    /// The oldest task of the framework whose history takes the most: no framework evicts the history of another one.
+    fn next_to_go(&self) -> Option<u64> {
+        let (_, framework) = self.by_bytes.last()?;
+        self.frameworks.get(framework)?.serials.first().copied()
+    }
+}
+
+impl Indexes {
+    pub(super) fn finished(&mut self, serial: u64, finished: &FinishedTask, sign: Sign) {
+        let key = &finished.task.key;
+        let bytes = usage::of_task(&finished.task);
+        let history = &mut self.history;
+        match sign {
+            Sign::Add => drop(history.by_key.insert(key.clone(), serial)),
+            Sign::Remove => drop(history.by_key.remove(key)),
+        }
+        let part = history.frameworks.entry(key.framework).or_default();
+        history.by_bytes.remove(&(part.bytes, key.framework));
+        sign.set(&mut part.serials, serial);
+        sign.bytes(&mut part.bytes, bytes);
+        if part.serials.is_empty() {
+            history.frameworks.remove(&key.framework);
+        } else {
+            history.by_bytes.insert((part.bytes, key.framework));
+        }
+        sign.bytes(&mut self.bytes.history, bytes);
+    }
+}
+
+impl Registry {
+    /// Adds an ended task to the history, and drops what is too much.
+    pub(crate) fn put_finished(&mut self, task: Task) {
+        self.cluster.last_finished += 1;
+        let serial = self.cluster.last_finished;
+        self.changed.insert(RecordKey::Cluster);
+        self.changed.insert(RecordKey::FinishedTask(serial));
+        let finished = FinishedTask { task: kept(task) };
+        self.index.finished(serial, &finished, Sign::Add);
+        self.finished_tasks.insert(serial, finished);
+        for _ in 0..DROPPED {
+            let is_full = self.finished_tasks.len() > limits::FINISHED_TASKS
+                || self.index.bytes.history > limits::FINISHED_TASK_BYTES;
+            let Some(oldest) = self.index.history.next_to_go().filter(|_| is_full) else {
+                return;
+            };
+            let dropped = self.finished_tasks.remove(&oldest);
+            let dropped = dropped.expect("the index names records that are there");
+            self.index.finished(oldest, &dropped, Sign::Remove);
+            self.changed.insert(RecordKey::FinishedTask(oldest));
+        }
+    }
+}
+
+/// What lists and explanations show of a task that has ended: neither its environment nor what it was brought or saw.
+fn kept(mut task: Task) -> Task {
+    let most = limits::FINISHED_TEXT_BYTES;
+    let spec = &mut task.spec;
+    spec.environment.clear();
+    spec.uris.clear();
+    spec.host_paths.clear();
+    spec.volumes.clear();
+    spec.health_check = None;
+    spec.readiness_check = None;
+    if let Some(executor) = &mut spec.executor {
+        executor.environment.clear();
+        executor.uris.clear();
+        shorten(&mut executor.run, most);
+        cut(&mut executor.user, most);
+    }
+    shorten(&mut spec.run, most);
+    cut(&mut spec.name, most);
+    cut(&mut spec.user, most);
+    let mut bytes = 0;
+    spec.labels.retain(|name, value| {
+        bytes += name.len() + value.len();
+        bytes <= most
+    });
+    task
+}
+
+fn shorten(run: &mut Run, most: usize) {
+    match run {
+        Run::Image => (),
+        Run::Shell(line) => cut(line, most),
+        Run::Argv(words) => {
+            let mut left = most;
+            for word in words.iter_mut() {
+                cut(word, left);
+                left -= word.len();
+            }
+            // The program stays, however short: it names what ran.
+            let mut at = 0;
+            words.retain(|word| {
+                at += 1;
+                at == 1 || !word.is_empty()
+            });
+        }
+    }
+}
+
+/// Leaves the longest beginning of at most so many bytes.
+fn cut(text: &mut String, bytes: usize) {
+    let end = (0..=text.len().min(bytes))
+        .rev()
+        .find(|end| text.is_char_boundary(*end));
+    text.truncate(end.unwrap_or(0));
+}

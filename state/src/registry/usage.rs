@@ -1,0 +1,249 @@
+//! What the records take in memory, roughly, and how much they may: counted at every change, never by looking at all.
+
+use super::index::Sign;
+use super::{Indexes, OperatorAnswer, Registry};
+use crate::agent::Agent;
+use crate::apply::size;
+use crate::framework::Framework;
+use crate::ids::FrameworkId;
+use crate::limits;
+use crate::resources::Resources;
+use crate::task::{Limits, Task};
+
+/// What a record costs without its texts and lists: keys, indexes, marks, numbers.
+const RECORD_BYTES: u64 = 1024;
+/// The same of a small part of a record: an entry of a map, a resource, a limit of a disk.
+const PART_BYTES: u64 = 64;
+
+/// Bytes of all records of a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Bytes {
+    pub(crate) tasks: u64,
+    pub(crate) history: u64,
+    pub(crate) frameworks: u64,
+    pub(crate) agents: u64,
+    pub(crate) operator_answers: u64,
+}
+
+/// How much of a bound is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// The kind of record.
+    pub kind: &'static str,
+    /// How many there are.
+    pub records: u64,
+    /// How many there may be; `None`: only their bytes are bounded.
+    pub most_records: Option<u64>,
+    /// What they take in memory, roughly; `None`: each has a small bound, and only their number counts.
+    pub bytes: Option<(u64, u64)>,
+}
+
+impl Registry {
+    /// Usage and bounds of each kind of record. The cost does not grow with the registry.
+    #[must_use]
+    pub fn usage(&self) -> [Usage; 8] {
+        let Bytes {
+            tasks,
+            history,
+            frameworks,
+            agents,
+            operator_answers,
+        } = self.index.bytes;
+        let usage = |kind, records: usize, most: Option<usize>, bytes| Usage {
+            kind,
+            records: records as u64,
+            most_records: most.map(|most| most as u64),
+            bytes,
+        };
+        [
+            usage(
+                "tasks",
+                self.tasks.len(),
+                None,
+                Some((tasks, limits::TASK_BYTES)),
+            ),
+            usage(
+                "finished_tasks",
+                self.finished_tasks.len(),
+                Some(limits::FINISHED_TASKS),
+                Some((history, limits::FINISHED_TASK_BYTES)),
+            ),
+            usage(
+                "frameworks",
+                self.frameworks.len(),
+                Some(limits::FRAMEWORKS),
+                Some((frameworks, limits::FRAMEWORK_BYTES)),
+            ),
+            usage(
+                "finished_frameworks",
+                self.finished_frameworks.len(),
+                Some(limits::FINISHED_FRAMEWORKS),
+                None,
+            ),
+            usage(
+                "agents",
+                self.agents.len(),
+                Some(limits::AGENTS),
+                Some((agents, limits::AGENT_BYTES)),
+            ),
+            usage("weights", self.weights.len(), Some(limits::WEIGHTS), None),
+            usage("answers", self.answers.len(), Some(limits::ANSWERS), None),
+            usage(
+                "operator_answers",
+                self.operator_answers.len(),
+                Some(limits::OPERATOR_ANSWERS),
+                Some((operator_answers, limits::OPERATOR_ANSWER_BYTES)),
+            ),
+        ]
+    }
+
+    /// What the tasks of a framework take.
+    pub(crate) fn task_bytes_of(&self, id: FrameworkId) -> u64 {
+        let index = self.index.frameworks.get(&id);
+        index.map_or(0, |index| index.task_bytes)
+    }
+}
+
+impl Indexes {
+    /// Counts what a task takes.
+    pub(super) fn weigh_task(&mut self, task: &Task, sign: Sign) {
+        let bytes = of_task(task);
+        let framework = self.frameworks.entry(task.key.framework).or_default();
+        sign.bytes(&mut framework.task_bytes, bytes);
+        sign.bytes(&mut self.bytes.tasks, bytes);
+    }
+
+    /// Follows a change of what a task takes without its description.
+    pub(super) fn weigh_change(&mut self, task: &Task, former: u64) {
+        let present = of_changes(task);
+        if present == former {
+            return;
+        }
+        let framework = self.frameworks.entry(task.key.framework).or_default();
+        for bytes in [&mut framework.task_bytes, &mut self.bytes.tasks] {
+            Sign::Remove.bytes(bytes, former);
+            Sign::Add.bytes(bytes, present);
+        }
+    }
+
+    pub(super) fn weigh_answer(
+        &mut self,
+        name: &(String, String),
+        answer: &OperatorAnswer,
+        sign: Sign,
+    ) {
+        let texts = answer.outcomes.iter().map(|outcome| {
+            let text = outcome.as_ref().map_or(0, |(_, text)| text.len() as u64);
+            PART_BYTES + text
+        });
+        let bytes = RECORD_BYTES + (name.0.len() + name.1.len()) as u64 + texts.sum::<u64>();
+        sign.bytes(&mut self.bytes.operator_answers, bytes);
+    }
+}
+
+/// The most that the answer to a batch of so many operations takes.
+pub(crate) fn most_of_answer(operations: usize) -> u64 {
+    let texts = operations as u64 * (PART_BYTES + limits::REFUSAL_BYTES as u64);
+    RECORD_BYTES + 2 * limits::NAME_BYTES as u64 + texts
+}
+
+/// What a task takes that has just been launched.
+pub(crate) fn of_spec(spec: &crate::task::TaskSpec) -> u64 {
+    let executor = spec.executor.as_ref();
+    RECORD_BYTES
+        + size::described(spec) as u64
+        + of_resources(&spec.resources)
+        + executor.map_or(0, |executor| of_resources(&executor.resources))
+        + spec.limits.as_deref().map_or(0, of_limits)
+}
+
+pub(super) fn of_task(task: &Task) -> u64 {
+    let limits = task.spec.limits.as_deref().map_or(0, of_limits);
+    of_spec(&task.spec) - limits + of_changes(task)
+}
+
+/// What changes in the life of a task: limits and updates.
+pub(super) fn of_changes(task: &Task) -> u64 {
+    let change = task.limits_change.as_ref();
+    let before = change.and_then(|change| change.before.as_deref());
+    let limits = [task.spec.limits.as_deref(), before];
+    let refusal = change.and_then(|change| change.outcome.as_ref()?.as_ref().err());
+    let updates = std::iter::once(&task.latest).chain(&task.unacknowledged);
+    limits.into_iter().flatten().map(of_limits).sum::<u64>()
+        + refusal.map_or(0, |text| text.len() as u64)
+        + updates
+            .map(|update| update.message.len() as u64)
+            .sum::<u64>()
+}
+
+/// What limits take.
+pub(crate) fn of_limits(limits: &Limits) -> u64 {
+    let disks = limits.io.iter();
+    PART_BYTES
+        + disks
+            .map(|disk| PART_BYTES + disk.disk.len() as u64)
+            .sum::<u64>()
+}
+
+pub(crate) fn of_agent(agent: &Agent) -> u64 {
+    let info = &agent.info;
+    let texts = [
+        &info.host_name,
+        &info.address,
+        &info.version,
+        &info.isolation,
+        &agent.boot_id,
+    ];
+    let texts = texts
+        .into_iter()
+        .chain(&info.missing_controllers)
+;
+    RECORD_BYTES
+        + texts.map(|text| text.len() as u64).sum::<u64>()
+        + of_texts(&info.attributes)
+        + of_texts(&agent.set_attributes)
+        + of_resources(&info.resources)
+}
+
+pub(crate) fn of_framework(framework: &Framework) -> u64 {
+    let info = &framework.info;
+    let texts = [&info.name, &info.user, &info.principal, &info.web_url];
+    let roles = info.roles.iter().chain(&framework.suppressed);
+    let roles = roles.map(|role| PART_BYTES + role.as_str().len() as u64);
+    RECORD_BYTES
+        + texts.into_iter().map(|text| text.len() as u64).sum::<u64>()
+        + of_texts(&info.labels)
+        + roles.sum::<u64>()
+        // Each is found by its principal.
+        + framework.past_sessions.len() as u64 * (PART_BYTES + info.principal.len() as u64)
+}
+
+fn of_texts(texts: &crate::command::Labels) -> u64 {
+    let parts = texts.iter();
+    parts
+        .map(|(name, value)| PART_BYTES + (name.len() + value.len()) as u64)
+        .sum()
+}
+
+fn of_resources(resources: &Resources) -> u64 {
+    use crate::resources::Value;
+    let parts = resources.iter().map(|resource| {
+        let identity = &resource.identity;
+        let reservations = identity.reservations.iter().map(|level| {
+            let texts = level.role.as_str().len() + level.principal.len();
+            PART_BYTES + texts as u64 + of_texts(&level.labels)
+        });
+        let volume = identity.volume.as_ref();
+        let volume = volume.map_or(0, |volume| volume.id.len() + volume.container_path.len());
+        let amount = match &resource.value {
+            Value::Scalar(_) => 0,
+            Value::Ranges(ranges) => 16 * ranges.len() as u64,
+            Value::Set(items) => items
+                .iter()
+                .map(|item| PART_BYTES + item.len() as u64)
+                .sum(),
+        };
+        PART_BYTES + (identity.name.len() + volume) as u64 + reservations.sum::<u64>() + amount
+    });
+    parts.sum()
+}
