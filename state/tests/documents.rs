@@ -189,7 +189,7 @@ fn every_dependency_has_its_line_in_the_decision() {
 }
 
 /// Where a limit stands in the sources, and what the protocol's page says of it.
-const LIMITS: [(&str, &str, &str); 39] = [
+const LIMITS: [(&str, &str, &str); 41] = [
     (
         "master/src/service/mod.rs",
         "MESSAGE_BYTES: usize = 4 << 20",
@@ -344,6 +344,16 @@ const LIMITS: [(&str, &str, &str); 39] = [
         "master/src/links.rs",
         "LINK_BYTES: usize = 64 << 20",
         "8,192 unread messages, or 64 MiB of them",
+    ),
+    (
+        "master/src/allocator/offering.rs",
+        "const OFFERS: usize = 2",
+        "at most two offers of one agent in one role",
+    ),
+    (
+        "master/src/allocator/offering.rs",
+        "JOIN_MS: u64 = 1_000",
+        "one has been open for a second",
     ),
     (
         "state/src/limits.rs",

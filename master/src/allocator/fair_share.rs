@@ -37,6 +37,8 @@ struct Node {
     /// Under which share its parent lists it.
     listed: Option<Share>,
     stale: bool,
+    /// Nodes right below it, listed or not.
+    members: usize,
     children: BTreeSet<(Share, u32)>,
 }
 
@@ -53,6 +55,7 @@ impl Node {
             limit: None,
             listed: None,
             stale: false,
+            members: 0,
             children: BTreeSet::new(),
         }
     }
@@ -83,6 +86,7 @@ impl Tree {
     }
 
     pub(super) fn add(&mut self, parent: u32, account: Account) -> u32 {
+        self.node_mut(parent).members += 1;
         let node = Node::new(parent, account);
         if let Some(at) = self.spare.pop() {
             self.nodes[at as usize] = node;
@@ -92,11 +96,19 @@ impl Tree {
         self.nodes.len() as u32 - 1
     }
 
-    /// Takes a client out.
+    /// Takes out a client, or a role that nothing is below.
     pub(super) fn remove(&mut self, at: u32) {
+        debug_assert!(self.is_empty(at), "clients go before their role");
         self.node_mut(at).active = false;
         self.relist(at, None);
+        let parent = self.parent(at);
+        self.node_mut(parent).members -= 1;
         self.spare.push(at);
+    }
+
+    /// Whether nothing is below a node.
+    pub(super) fn is_empty(&self, at: u32) -> bool {
+        self.node(at).members == 0
     }
 
     pub(super) fn parent(&self, at: u32) -> u32 {

@@ -203,6 +203,16 @@ impl Allocator {
         at
     }
 
+    /// Every round looks at every role: one that no framework is in costs nothing any more.
+    fn drop_role_if_empty(&mut self, role: &Role) {
+        if let Some(at) = self.roles.get(role).copied()
+            && self.tree.is_empty(at)
+        {
+            self.tree.remove(at);
+            self.roles.remove(role);
+        }
+    }
+
     fn follow_client(&mut self, turn: &Turn<'_>, at: u32, framework: &Framework) {
         let role = &self.clients.get(at).role;
         let used = turn.registry.framework_index(framework.id);
@@ -236,11 +246,13 @@ impl Allocator {
             .clients
             .iter()
             .filter(|(role, _)| facts.is_none_or(|facts| !facts.info.roles.contains(*role)));
-        for at in left.map(|(_, at)| *at).collect::<Vec<_>>() {
+        let left = left.map(|(role, at)| (role.clone(), *at));
+        for (role, at) in left.collect::<Vec<_>>() {
             self.filters.drop_client(at);
             self.sweep.forget(at);
             self.clients.remove(at);
             self.tree.remove(at);
+            self.drop_role_if_empty(&role);
         }
     }
 }

@@ -23,7 +23,7 @@ mod sweep;
 pub(crate) mod tests;
 mod turn;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use argosy_state::Registry;
 use argosy_state::event::Event;
@@ -117,6 +117,8 @@ pub struct Allocator {
     filters: Filters,
     frameworks_due: Due<FrameworkId>,
     agents_due: Due<AgentId>,
+    /// Agents with an offer that was closed: what waits there to be joined may be offered now, even if no more is free.
+    closed_on: BTreeSet<AgentId>,
     /// Emptied by every step that has the budget; none that has not offers anything.
     declines_due: VecDeque<(Declined, Timestamp)>,
     sweep: Sweep,
@@ -159,6 +161,7 @@ impl Allocator {
             filters: Filters::new(settings.filters),
             frameworks_due: Due::default(),
             agents_due: Due::default(),
+            closed_on: BTreeSet::new(),
             declines_due: VecDeque::new(),
             sweep: Sweep::default(),
             unmet_due: VecDeque::new(),
@@ -281,7 +284,9 @@ impl Allocator {
         now: Timestamp,
         budget: Budget,
     ) -> Round {
+        book.advance(now);
         let touched = book.take_touched();
+        self.closed_on.extend(&touched.agents);
         self.agents_due.extend(touched.agents);
         self.frameworks_due.extend(touched.frameworks);
         let mut turn = Turn {
@@ -290,11 +295,13 @@ impl Allocator {
             now,
             book,
             left: budget.0.max(1),
+            joined: Vec::new(),
             offers: Vec::new(),
             unmet: Vec::new(),
         };
         self.work(&mut turn);
         Round {
+            joined: turn.joined,
             offers: turn.offers,
             unmet: turn.unmet,
             more: self.next_wakeup() <= now,
@@ -314,6 +321,7 @@ impl Allocator {
         let mut all = Round::default();
         loop {
             let round = self.step(registry, book, demand, now, Budget::UNBOUNDED);
+            all.joined.extend(round.joined);
             all.offers.extend(round.offers);
             all.unmet.extend(round.unmet);
             all.serial = round.serial;

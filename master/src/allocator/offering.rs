@@ -1,11 +1,23 @@
 //! Making offers: what a client may be given of an agent, and the order to it.
+//!
+//! What becomes free while a client holds an offer of the same agent is a second offer. A third one never is: it waits,
+//! and then all of them become one.
+
+use std::sync::Arc;
 
 use argosy_state::command::Promise;
-use argosy_state::ids::OfferId;
+use argosy_state::ids::{OfferId, Timestamp};
 use argosy_state::resources::Resources;
 
 use super::Allocator;
 use super::turn::Turn;
+use crate::offers::{OfferBook, Standing};
+
+/// Offers of one agent to one framework in one role and session, at most; those that are being used count.
+const OFFERS: usize = 2;
+/// How long an offer is left alone before it is joined with others, in milliseconds: a scheduler that reads its stream
+/// has that long to use it.
+const JOIN_MS: u64 = 1_000;
 
 /// What of an agent's free resources a client may be given.
 #[derive(Debug)]
@@ -16,9 +28,57 @@ pub(super) enum Part {
     Some(Resources),
 }
 
+/// An offer that a client holds.
+#[derive(Debug)]
+pub(super) struct Held {
+    offer: Arc<Promise>,
+    standing: Standing,
+    since: Timestamp,
+}
+
+impl Held {
+    /// It is young, or is being used, which is settled at once, or lapses soon, after which all of it is offered whole.
+    fn is_left_alone(&self, now: Timestamp) -> bool {
+        self.standing == Standing::Pending
+            || self.since.plus_ms(JOIN_MS) > now
+            || self.offer.expires <= now.plus_ms(JOIN_MS)
+    }
+}
+
 impl Allocator {
     /// What a client may be given of an agent now; `None` for nothing.
-    pub(super) fn part(&self, client: u32, agent: u32) -> Option<Part> {
+    pub(super) fn part(
+        &self,
+        book: &OfferBook,
+        now: Timestamp,
+        client: u32,
+        agent: u32,
+    ) -> Option<Part> {
+        let part = self.free_part(client, agent)?;
+        let waits = match self.to_join(book, client, agent) {
+            None => false,
+            Some(held) => held.iter().any(|held| held.is_left_alone(now)),
+        };
+        (!waits).then_some(part)
+    }
+
+    /// The offers that one more of this agent is joined with, once none of them is left alone; `None`: it stands alone.
+    pub(super) fn to_join(&self, book: &OfferBook, client: u32, agent: u32) -> Option<Vec<Held>> {
+        let facts = self.clients.get(client);
+        let mirror = self.agents.get(agent);
+        let held = book.offers_to(mirror.id, facts.framework, facts.session, &facts.role);
+        let held = held.filter(|(offer, ..)| offer.promise == mirror.promise);
+        let all: Vec<Held> = held
+            .map(|(offer, standing, since)| Held {
+                offer: Arc::clone(offer),
+                standing,
+                since,
+            })
+            .collect();
+        (all.len() >= OFFERS).then_some(all)
+    }
+
+    pub(super) fn free_part(&self, client: u32, agent: u32) -> Option<Part> {
         if !self.agents.some.contains(agent) || self.filters.hides(client, agent) {
             return None;
         }
@@ -51,9 +111,22 @@ impl Allocator {
             }
         };
         self.tree.charge(client, amounts);
+        let joined = self.to_join(turn.book, client, agent).unwrap_or_default();
         let facts = self.clients.get_mut(client);
         facts.unmet = false;
         let mirror = self.agents.get(agent);
+        let mut resources = resources;
+        // It lapses with the first of them: a framework does not hold an agent for longer because more of it becomes free.
+        let mut expires = turn.now.plus_ms(facts.offer_timeout_ms);
+        for Held { offer, .. } in joined {
+            // Two offers of one agent never overlap.
+            let Some(sum) = resources.plus(&offer.resources) else {
+                continue;
+            };
+            resources = sum;
+            expires = expires.min(offer.expires);
+            turn.joined.extend(turn.book.rescind(offer.id));
+        }
         let promise = Promise {
             id: OfferId::default(),
             framework: facts.framework,
@@ -62,7 +135,7 @@ impl Allocator {
             role: facts.role.clone(),
             resources,
             promise: mirror.promise,
-            expires: turn.now.plus_ms(facts.offer_timeout_ms),
+            expires,
         };
         turn.offers.push(turn.book.open(promise));
         turn.spend(1);
@@ -75,7 +148,7 @@ impl Allocator {
             let mut asked = 0;
             let found = self.tree.first(&mut |client| {
                 asked += 1;
-                self.part(client, agent)
+                self.part(turn.book, turn.now, client, agent)
             });
             // A client that is passed over costs a few dozen nanoseconds.
             turn.spend(1 + asked / 32);

@@ -141,7 +141,10 @@ impl Allocator {
                 break;
             };
             turn.spend(1);
-            if !self.look_at_agent(turn, id) {
+            let is_closed_on = self.closed_on.remove(&id);
+            let has_some = |at| self.agents.some.contains(at);
+            let waits = is_closed_on && self.agents.place(id).is_some_and(has_some);
+            if !self.look_at_agent(turn, id) && !waits {
                 continue;
             }
             changed = true;

@@ -148,7 +148,7 @@ impl Allocator {
                 return None;
             };
             cursor = agent + 1;
-            if let Some(part) = self.part(client, agent) {
+            if let Some(part) = self.part(turn.book, turn.now, client, agent) {
                 self.sweep.cursors[client as usize] = cursor;
                 return Some((agent, part));
             }

@@ -24,6 +24,8 @@ impl Budget {
 /// What a turn has decided. The offers are open in the book already: they are to be signed and sent.
 #[derive(Debug, Default)]
 pub struct Round {
+    /// Withdrawn because one of `offers` contains them: these events are sent first.
+    pub joined: Vec<Arc<Promise>>,
     /// In the order in which they were made.
     pub offers: Vec<Arc<Promise>>,
     /// Clients for which a pass over all agents has found nothing, each said once until it is
@@ -42,6 +44,7 @@ pub(super) struct Turn<'a> {
     pub(super) now: Timestamp,
     pub(super) book: &'a mut OfferBook,
     pub(super) left: usize,
+    pub(super) joined: Vec<Arc<Promise>>,
     pub(super) offers: Vec<Arc<Promise>>,
     pub(super) unmet: Vec<(FrameworkId, Role)>,
 }

@@ -63,6 +63,9 @@ impl Leader {
         if due && self.offering.is_open(now) {
             let round = self.allocate(registry, now);
             more = round.more;
+            for offer in &round.joined {
+                self.tell_rescinded(offer, "it is part of a larger offer of its agent");
+            }
             self.tell_offers(registry, round.offers);
             self.tell_unmet(registry, &round.unmet);
         }

@@ -58,6 +58,8 @@ pub struct Touched {
 struct Entry {
     promise: Arc<Promise>,
     standing: Standing,
+    /// When it was opened or adopted.
+    since: Timestamp,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +72,7 @@ struct Held {
 #[derive(Debug)]
 pub struct OfferBook {
     epoch: Epoch,
+    now: Timestamp,
     last_serial: u64,
     offers: BTreeMap<OfferId, Entry>,
     agents: BTreeMap<AgentId, Vec<OfferId>>,
@@ -85,6 +88,7 @@ impl OfferBook {
     pub fn new(epoch: Epoch) -> Self {
         Self {
             epoch,
+            now: Timestamp(0),
             last_serial: 0,
             offers: BTreeMap::new(),
             agents: BTreeMap::new(),
@@ -99,6 +103,11 @@ impl OfferBook {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// What is opened from now on is opened at this cluster time.
+    pub fn advance(&mut self, now: Timestamp) {
+        self.now = self.now.max(now);
     }
 
     /// Opens an offer under the next id of this reign; `promise.id` is overwritten. The allocator
@@ -264,6 +273,24 @@ impl OfferBook {
         ids.filter_map(|id| self.get(*id))
     }
 
+    /// Offers of an agent to a framework in a role and session, each with its standing and the time since which it is in
+    /// the book.
+    pub fn offers_to<'a>(
+        &'a self,
+        agent: AgentId,
+        framework: FrameworkId,
+        session: u64,
+        role: &'a Role,
+    ) -> impl Iterator<Item = (&'a Arc<Promise>, Standing, Timestamp)> {
+        let ids = self.agents.get(&agent).into_iter().flatten();
+        let entries = ids.filter_map(|id| self.offers.get(id));
+        let fitting = entries.filter(move |entry| {
+            let promise = &entry.promise;
+            promise.framework == framework && promise.session == session && promise.role == *role
+        });
+        fitting.map(|entry| (&entry.promise, entry.standing, entry.since))
+    }
+
     /// Whether an agent has any offers.
     #[must_use]
     pub fn has_offers_on(&self, agent: AgentId) -> bool {
@@ -334,6 +361,7 @@ impl OfferBook {
         let entry = Entry {
             promise: Arc::clone(promise),
             standing: Standing::Open,
+            since: self.now,
         };
         self.offers.insert(id, entry);
     }

@@ -2,6 +2,7 @@
 
 mod fairness;
 mod filters;
+mod joining;
 pub(crate) mod random;
 mod reasons;
 mod visibility;

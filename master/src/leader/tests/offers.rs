@@ -351,22 +351,52 @@ fn acceptances_of_one_entry_leave_other_offers_of_their_agent_alone() {
     let mut world = World::with_offer();
     world.accept("1.1", &["a", "b", "c"]);
     world.pass_with(6_000, &[LinkId(2)]);
-    for task in ["a", "b", "c"] {
-        world.report(LinkId(2), task, 1, TaskState::Finished);
-    }
+    world.report(LinkId(2), "a", 1, TaskState::Finished);
+    world.subscribe("other");
+    world.report(LinkId(2), "b", 1, TaskState::Finished);
     let said = world.take_said();
     assert!(
-        said.iter().any(|line| line.contains("offers 1.5")),
+        said.iter().any(|line| line.contains("offers 1.4")),
         "{said:?}"
     );
     world.slow_log();
-    world.accept("1.3", &["d"]);
-    world.accept("1.4", &["e"]);
+    world.accept("1.2", &["d"]);
+    world.accept("1.3", &["e"]);
     world.commit_together();
     world.expect(&expect![[r#"
         link-2 <- order 4 launch framework-1/d
         link-2 <- order 5 launch framework-1/e
         call-2: called at 8.0
         call-3: called at 8.2
+        link-3 <- offers 1.5 * agent-1 mem:4096
+    "#]]);
+}
+
+#[test]
+fn offers_of_one_agent_are_withdrawn_before_the_larger_one_that_holds_them() {
+    let mut world = World::with_offer();
+    let specs = ["a", "b", "c", "d"].map(|name| spec(name, "cpus:1;mem:1024"));
+    let (accept, tokens) = world.acceptance("1.1", specs.to_vec());
+    let call = world.call_of(CallAction::Accept(accept));
+    world.send(call, tokens);
+    world.forget_said();
+    for task in ["a", "b", "c"] {
+        world.report(LinkId(2), task, 1, TaskState::Finished);
+    }
+    world.acknowledge(&["a", "b", "c"]);
+    world.pass_with(2_000, &[LinkId(2)]);
+    world.expect(&expect![[r#"
+        link-1 <- update a FINISHED at 5.0 (UNSPECIFIED)
+        link-2 <- committed framework-1/a@1 #1 released
+        link-1 <- offers 1.2 * agent-1 cpus:1;mem:1024
+        link-1 <- update b FINISHED at 6.0 (UNSPECIFIED)
+        link-2 <- committed framework-1/b@2 #1 released
+        link-1 <- offers 1.3 * agent-1 cpus:1;mem:1024
+        link-1 <- update c FINISHED at 7.0 (UNSPECIFIED)
+        link-2 <- committed framework-1/c@3 #1 released
+        call-2: acknowledged
+        link-1 <- rescind 1.2: it is part of a larger offer of its agent
+        link-1 <- rescind 1.3: it is part of a larger offer of its agent
+        link-1 <- offers 1.4 * agent-1 cpus:3;mem:3072
     "#]]);
 }
