@@ -11,6 +11,7 @@ use argosy_isolation::{
 };
 use argosy_proto::clock::WallClock;
 use argosy_proto::v1;
+use argosy_state::registry::OrderKind;
 use sha2::{Digest, Sha256};
 
 use crate::config::{Config, Settings};
@@ -265,6 +266,7 @@ pub(crate) fn setup(
             isolation: host.isolation_name().to_owned(),
             // Where there is no profile there is nothing to be let off.
             changes_limits: true,
+            order_kinds: OrderKind::ALL.map(|kind| kind.name().to_owned()).to_vec(),
             allowed_opt_outs: host
                 .profile
                 .then(|| argosy_proto::convert::opt_outs(&config.allowed_opt_outs))

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{AgentId, OfferId, OrderIndex, Revision, Timestamp};
+use crate::registry::OrderKind;
 use crate::resources::Resources;
 use crate::task::OptOuts;
 
@@ -42,8 +43,22 @@ pub struct AgentInfo {
     pub isolation: String,
     /// What its operator allows tasks to be let off.
     pub allowed_opt_outs: OptOuts,
-    /// It takes orders that change limits; agents of earlier releases do not.
+    /// It takes orders that change limits, as agents of release 0.1 announce it.
     pub changes_limits: bool,
+    /// Kinds of orders that it takes, by [`OrderKind::name`]; empty for agents of release 0.1.
+    pub order_kinds: BTreeSet<String>,
+}
+
+impl AgentInfo {
+    /// Whether the agent takes orders of this kind. It is sent no others.
+    #[must_use]
+    pub fn takes(&self, kind: OrderKind) -> bool {
+        match kind {
+            // Agents of every release do.
+            OrderKind::Launch | OrderKind::Kill => true,
+            OrderKind::Limits => self.changes_limits || self.order_kinds.contains(kind.name()),
+        }
+    }
 }
 
 /// Which offers of an agent were used, so that none is used twice.

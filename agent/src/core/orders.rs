@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use argosy_proto::v1;
+use argosy_proto::v1::from_agent::Message as Say;
 use argosy_proto::v1::order::Order as What;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::ids::{FrameworkId, OrderIndex, TaskId, TaskKey};
@@ -32,7 +33,7 @@ impl Core {
             Some(What::Kill(kill)) => self.take_kill(index, &kill),
             Some(What::Limits(limits)) => self.take_limits(index, limits),
             Some(What::Void(v1::Void {})) => self.take_nothing(index),
-            None => self.hang_up(link, format!("order {} is of a kind unknown here", index.0)),
+            None => self.take_unknown(link, index),
         }
         self.gathered();
     }
@@ -40,6 +41,16 @@ impl Core {
     pub(super) fn take_nothing(&mut self, order: OrderIndex) {
         let what = Taken::Nothing;
         self.persist(Record::Took { order, what }, Sync::Awaited);
+    }
+
+    /// Masters send only kinds that the agent announces, so this is a defect of a newer master. A new link would bring the
+    /// same order again. It counts as taken, and the answer says that it had no effect. A task that it should have started
+    /// is missing in the agent's next list, and is GONE.
+    fn take_unknown(&mut self, link: u64, order: OrderIndex) {
+        self.take_nothing(order);
+        let order_index = order.0;
+        let unsupported = v1::UnsupportedOrder { order_index };
+        self.say(link, Say::UnsupportedOrder(unsupported));
     }
 
     fn take_launch(&mut self, order: OrderIndex, launch: v1::LaunchOrder) {

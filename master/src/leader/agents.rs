@@ -345,9 +345,8 @@ impl Leader {
         else {
             return;
         };
-        let takes_limits = registry
-            .agent(id)
-            .is_some_and(|agent| agent.info.changes_limits);
+        let agent = registry.agent(id);
+        let takes = |kind| agent.is_some_and(|agent| agent.info.takes(kind));
         let last = registry.last_order(id);
         let from = std::mem::replace(sent, last.max(*sent));
         let mut next = from;
@@ -364,12 +363,11 @@ impl Leader {
                 .framework(task.key.framework)
                 .map_or("", |framework| framework.info.name.as_str());
             orders.push(match kind {
+                // The agent's release is an earlier one than when this was ordered.
+                kind if !takes(kind) => convert::order_void(index),
                 OrderKind::Launch => convert::order_launch(index, task, name),
                 OrderKind::Kill => convert::order_kill(index, task),
-                OrderKind::Limits if takes_limits => convert::order_limits(index, task),
-                // It was replaced by an earlier release meanwhile, which would end the link over an order that it
-                // does not know.
-                OrderKind::Limits => convert::order_void(index),
+                OrderKind::Limits => convert::order_limits(index, task),
             });
             next = index;
         }

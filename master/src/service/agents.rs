@@ -9,7 +9,7 @@ use argosy_proto::v1::agents_server::Agents;
 use argosy_state::ids::{Epoch, OrderIndex};
 use futures::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::forward::{Place, forwarded, name_leader};
 use super::{MESSAGE_BYTES, Services, check_protocol, malformed};
@@ -101,6 +101,14 @@ impl Services {
         mut messages: Streaming<v1::FromAgent>,
     ) -> Result<(), Status> {
         while let Some(message) = messages.message().await? {
+            if let Some(v1::from_agent::Message::UnsupportedOrder(order)) = &message.message {
+                let order = order.order_index;
+                warn!(
+                    link = link.0,
+                    order, "an agent does not know an order of this kind"
+                );
+                continue;
+            }
             let input = input(link, message).map_err(|why| malformed(&why))?;
             self.desk.send(Message::Input(input)).await?;
         }
@@ -140,6 +148,8 @@ fn input(link: LinkId, message: v1::FromAgent) -> Result<Input, Malformed> {
             })
         }
         From::ExecutorMessage(message) => Ok(Input::AgentMessage { link, message }),
+        // Read before this: there is nothing to decide.
+        From::UnsupportedOrder(_) => Err(Malformed::new("message", "it is none to decide on")),
         From::Ping(ping) => Ok(Input::AgentPing {
             link,
             serial: ping.serial,

@@ -24,6 +24,7 @@ pub fn agent_info(info: &AgentInfo) -> v1::AgentInfo {
         isolation: info.isolation.clone(),
         allowed_opt_outs: opt_outs(&info.allowed_opt_outs),
         changes_limits: info.changes_limits,
+        order_kinds: info.order_kinds.iter().cloned().collect(),
     }
 }
 
@@ -43,6 +44,7 @@ pub fn agent_info_from(wire: v1::AgentInfo) -> Result<AgentInfo, Malformed> {
         allowed_opt_outs: opt_outs_from(wire.allowed_opt_outs)
             .map_err(|why| why.inside("info.allowed_opt_outs"))?,
         changes_limits: wire.changes_limits,
+        order_kinds: wire.order_kinds.into_iter().collect(),
     })
 }
 

@@ -244,14 +244,17 @@ fn check_info(info: &AgentInfo) -> Result<(), Rejection> {
     if texts
         .into_iter()
         .chain(controllers)
+        .chain(&info.order_kinds)
         .any(|text| text.len() > limits::NAME_BYTES)
         || controllers.len() > limits::MISSING_CONTROLLERS
+        || info.order_kinds.len() > limits::ORDER_KINDS
     {
         return invalid(
             "info",
             format!(
-                "host name, address, version, isolation and each of {} missing controllers take {} bytes at most",
+                "host name, address, version, isolation, each of {} missing controllers and each of {} kinds of orders take {} bytes at most",
                 limits::MISSING_CONTROLLERS,
+                limits::ORDER_KINDS,
                 limits::NAME_BYTES
             ),
         );

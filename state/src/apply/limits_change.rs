@@ -11,6 +11,7 @@ use crate::command::{HeldTask, Rejection};
 use crate::event::Event;
 use crate::ids::{Revision, TaskKey};
 use crate::limits::MESSAGE_BYTES;
+use crate::registry::OrderKind;
 use crate::task::{Limits, LimitsChange, LimitsReport, Reason, Task, TaskSpec};
 
 impl Registry {
@@ -36,7 +37,7 @@ impl Registry {
         let spec = limited(&task.spec, limits)?;
         check_spec(&spec)?;
         let agent = self.agents.get(&task.agent);
-        if !agent.is_some_and(|agent| agent.info.changes_limits) {
+        if !agent.is_some_and(|agent| agent.info.takes(OrderKind::Limits)) {
             let text = format!(
                 "{} is of a release that cannot change limits of a task: upgrade it, or launch the task anew",
                 task.agent

@@ -13,6 +13,7 @@ use crate::command::{HeldTask, Outcome, ReconcileAgent, Rejection, Reply};
 use crate::event::Event;
 use crate::ids::TaskKey;
 use crate::limits;
+use crate::registry::OrderKind;
 use crate::task::{Reason, Source, Task, TaskState};
 
 impl Registry {
@@ -28,7 +29,7 @@ impl Registry {
             return Err(Rejection::Moved);
         }
         check_list(list)?;
-        let answers_limits = agent.info.changes_limits;
+        let answers_limits = agent.info.takes(OrderKind::Limits);
         for key in &self.known(list) {
             let held = list
                 .held

@@ -32,6 +32,9 @@ pub(super) struct AgentInfoMessage {
     allowed_opt_outs: Option<OptOutsMessage>,
     #[prost(bool, tag = "40")]
     changes_limits: bool,
+    /// Ascending.
+    #[prost(string, repeated, tag = "50")]
+    order_kinds: Vec<String>,
 }
 
 impl From<&AgentInfo> for AgentInfoMessage {
@@ -46,6 +49,7 @@ impl From<&AgentInfo> for AgentInfoMessage {
             isolation: info.isolation.clone(),
             allowed_opt_outs: opt_outs::stored(&info.allowed_opt_outs),
             changes_limits: info.changes_limits,
+            order_kinds: info.order_kinds.iter().cloned().collect(),
         }
     }
 }
@@ -64,6 +68,7 @@ impl TryFrom<AgentInfoMessage> for AgentInfo {
             isolation: message.isolation,
             allowed_opt_outs: opt_outs::read(message.allowed_opt_outs)?,
             changes_limits: message.changes_limits,
+            order_kinds: message.order_kinds.into_iter().collect(),
         })
     }
 }

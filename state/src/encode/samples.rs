@@ -4,7 +4,7 @@ mod limits;
 mod tasks;
 mod volumes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::Registry;
 use crate::agent::{Agent, AgentInfo, AgentMode, UsedOffers};
@@ -64,6 +64,7 @@ fn agent_info() -> AgentInfo {
         isolation: "full".to_owned(),
         allowed_opt_outs: OptOuts::default(),
         changes_limits: false,
+        order_kinds: BTreeSet::new(),
     }
 }
 

@@ -25,6 +25,21 @@ pub enum OrderKind {
     Limits,
 }
 
+impl OrderKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Launch, Self::Kill, Self::Limits];
+
+    /// As agents announce it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Launch => "launch",
+            Self::Kill => "kill",
+            Self::Limits => "limits",
+        }
+    }
+}
+
 /// What is derived of one agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AgentIndex {

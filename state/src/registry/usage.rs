@@ -194,11 +194,13 @@ pub(crate) fn of_agent(agent: &Agent) -> u64 {
         &info.isolation,
         &agent.boot_id,
     ];
+    let kinds = info.order_kinds.len() as u64 * PART_BYTES;
     let texts = texts
         .into_iter()
         .chain(&info.missing_controllers)
-;
+        .chain(&info.order_kinds);
     RECORD_BYTES
+        + kinds
         + texts.map(|text| text.len() as u64).sum::<u64>()
         + of_texts(&info.attributes)
         + of_texts(&agent.set_attributes)

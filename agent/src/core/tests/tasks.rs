@@ -1,6 +1,7 @@
 //! Orders, ways of tasks, updates.
 
 use argosy_proto::v1;
+use argosy_proto::v1::to_agent::Message as Say;
 
 use super::world::{World, ended, instance, spec};
 use crate::core::{Ended, How, Input, Refusal, StopCause};
@@ -56,6 +57,23 @@ fn an_order_after_a_gap_ends_the_link_and_is_not_taken() {
     world.sync();
     world.expect(&["hang up: order 3 came after order 1", "dial"]);
     assert_eq!(world.core.facts().floor.0, 1);
+}
+
+#[test]
+fn an_order_of_an_unknown_kind_is_answered_and_the_next_one_is_taken() {
+    let mut world = World::running();
+    let unknown = v1::Order {
+        index: 2,
+        order: None,
+    };
+    world.hear(Say::Order(unknown.clone()));
+    world.expect_all(&["persist order 2: nothing", "order 2 is unknown"]);
+    // A repeat is one, whatever it was.
+    world.hear(Say::Order(unknown));
+    world.expect_all(&[]);
+    world.launch(3, "next");
+    world.sync();
+    assert_eq!(world.core.facts().floor.0, 3);
 }
 
 #[test]

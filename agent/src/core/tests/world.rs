@@ -434,6 +434,7 @@ fn tell_executor(message: &v1::ToExecutor) -> String {
 fn tell_message(message: &v1::FromAgent) -> String {
     match message.message.as_ref().unwrap() {
         Said::Hello(_) => "hello".into(),
+        Said::UnsupportedOrder(order) => format!("order {} is unknown", order.order_index),
         Said::Ping(ping) => format!("ping {}", ping.serial),
         Said::ExecutorMessage(message) => format!("message of {}", message.executor_id),
         Said::Report(report) => {

@@ -107,6 +107,25 @@ fn a_launch_that_is_not_delivered_yet_has_the_new_limits_and_their_order_follows
 }
 
 #[test]
+fn an_agent_that_announces_the_kind_of_an_order_gets_it() {
+    let mut world = World::with_running_task();
+    world.feed(Input::AgentClosed { link: LinkId(2) });
+    let mut hello = world.hello_of(AGENT);
+    hello.floor = OrderIndex(1);
+    hello.info.changes_limits = false;
+    hello.info.order_kinds = ["kill", "launch", "limits"].map(ToOwned::to_owned).into();
+    let link = world.link();
+    world.hello(link, hello);
+    world.list(link, 1, &[("a", 1)]);
+    world.forget_said();
+    world.call(change("a", 9));
+    world.expect(&expect![[r#"
+        link-3 <- order 2 limits of framework-1/a, 9 pids
+        call-3: called at 8.0
+    "#]]);
+}
+
+#[test]
 fn an_agent_that_has_become_one_of_an_earlier_release_gets_a_void_order() {
     let mut world = World::with_running_task();
     world.feed(Input::AgentClosed { link: LinkId(2) });

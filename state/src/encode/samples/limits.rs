@@ -63,6 +63,14 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
         info: able,
         ..registration(info.clone())
     };
+    let announcing = AgentInfo {
+        order_kinds: ["kill", "launch", "limits"].map(ToOwned::to_owned).into(),
+        ..able.info.clone()
+    };
+    let announcing = RegisterAgent {
+        info: announcing,
+        ..able.clone()
+    };
     let registration = registration(info);
     vec![
         ("call-accept-limits", Command::Call(call)),
@@ -82,6 +90,7 @@ pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
             "update-tasks-limits-held",
             report(Err("too little".to_owned()), Some(Box::new(limits()))),
         ),
+        ("register-agent-orders", Command::RegisterAgent(announcing)),
     ]
 }
 
