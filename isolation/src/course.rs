@@ -44,9 +44,15 @@ impl Course {
     /// When to call [`Course::tick`] next.
     pub(crate) fn next(&self) -> Option<BootTime> {
         match self.stop {
-            Some(_) => self.kill_at,
+            Some(_) => self.kill_at.into_iter().chain(self.lapse()).min(),
             None => self.stop_after.map(|stop_after| stop_after.deadline),
         }
+    }
+
+    /// When nothing may run any more, whatever grace an order has given: others count on it.
+    fn lapse(&self) -> Option<BootTime> {
+        let stop_after = self.stop_after?;
+        Some(stop_after.deadline + Duration::from_millis(stop_after.grace_ms))
     }
 
     pub(crate) fn order(&mut self, now: BootTime, order: Order) -> Option<Action> {
@@ -70,8 +76,14 @@ impl Course {
             return None;
         }
         if let (None, Some(stop_after)) = (self.stop, self.stop_after) {
-            return self.end(now, Stop::StopAfter, stop_after.grace_ms);
+            // The grace counts from the deadline: a supervisor that wakes late gives none.
+            let late = Duration::from_millis(now.0.saturating_sub(stop_after.deadline.0));
+            let grace = Duration::from_millis(stop_after.grace_ms).saturating_sub(late);
+            let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+            return self.end(now, Stop::StopAfter, grace_ms);
         }
+        // From here on it is killed again and again; a renewal means nothing any more.
+        self.stop_after = None;
         self.kill_at = Some(now + KILL_AGAIN);
         Some(Action::KillAll)
     }
@@ -160,6 +172,40 @@ mod tests {
         );
         assert_eq!(course.tick(at(210)), Some(Action::KillAll));
         assert_eq!(course.stop(), Some(Stop::StopAfter));
+    }
+
+    #[test]
+    fn an_order_with_a_long_grace_does_not_outlive_stop_after() {
+        let stop_after = StopAfter {
+            deadline: at(100),
+            grace_ms: 10,
+        };
+        let mut course = Course::new(Some(stop_after));
+        assert_eq!(course.order(at(50), kill(60_000)), TERM);
+        // Renewed, it may take its grace a while longer.
+        course.order(at(60), Order::Renew { deadline: at(200) });
+        assert_eq!(course.next(), Some(at(210)));
+        assert_eq!(course.tick(at(209)), None);
+        assert_eq!(course.tick(at(210)), Some(Action::KillAll));
+        assert_eq!(course.stop(), Some(Stop::Ordered));
+        assert_eq!(course.next(), Some(at(1210)), "until it works");
+    }
+
+    #[test]
+    fn the_grace_of_stop_after_counts_from_its_deadline() {
+        let stop_after = StopAfter {
+            deadline: at(100),
+            grace_ms: 50,
+        };
+        let mut course = Course::new(Some(stop_after));
+        assert_eq!(course.tick(at(120)), TERM);
+        assert_eq!(course.next(), Some(at(150)));
+        let mut course = Course::new(Some(stop_after));
+        assert_eq!(
+            course.tick(at(150)),
+            Some(Action::KillAll),
+            "too late for a grace"
+        );
     }
 
     #[test]

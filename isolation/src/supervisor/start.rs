@@ -26,7 +26,7 @@ use crate::limits::{LimitsError, Missing};
 use crate::network::Network;
 use crate::output::{OutputError, Outputs};
 use crate::port_filter;
-use crate::process::Process;
+use crate::process::{BootTime, Process};
 use crate::profile::CONTAINER_IDS;
 use crate::spec::Spec;
 use crate::sys::{self, Child};
@@ -86,6 +86,8 @@ pub(super) enum StartError {
     Network { source: Errno },
     #[error("the launch was void before it began")]
     Void,
+    #[error("its stop_after deadline passed before it was started")]
+    TooLate,
 }
 
 pub(super) fn start(
@@ -336,6 +338,11 @@ impl Prepared<'_> {
             started_at_ms: wall_clock_ms(),
             attachable: true,
         };
+        // The agent, or the whole host, may have been paused since it was asked for: others count on the deadline.
+        let deadline = self.spec.stop_after.map(|stop_after| stop_after.deadline);
+        if deadline.is_some_and(|deadline| deadline <= BootTime::now()) {
+            return Err(StartError::TooLate);
+        }
         let held = Claim::Held(Box::new(handle.clone()));
         if self.files.claim(&held)? != held {
             return Err(StartError::Void);

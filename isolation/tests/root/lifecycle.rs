@@ -28,6 +28,7 @@ pub(crate) const CASES: &[Case] = &[
     ("signals_reach_the_commands_group", signal),
     ("stop_after_ends_what_is_not_renewed", stop_after),
     ("stop_after_spares_what_is_renewed", renewed),
+    ("what_is_past_its_stop_after_is_not_started", too_late),
     ("usage_is_measured", usage),
 ];
 
@@ -234,7 +235,8 @@ fn until(milliseconds: u64) -> Option<StopAfter> {
 fn stop_after() {
     let mut world = World::new();
     let mut spec = world.spec("trap '' TERM; sleep 1000 & wait; wait");
-    spec.stop_after = until(200);
+    // Long enough for a start on a busy host: past its deadline it would not begin.
+    spec.stop_after = until(1_500);
     let mut container = world.launch(&spec);
     let exit = container.wait(PATIENCE).unwrap();
     assert_eq!(
@@ -247,10 +249,10 @@ fn stop_after() {
 fn renewed() {
     let mut world = World::new();
     let mut spec = world.spec("exec sleep 1000");
-    spec.stop_after = until(400);
+    spec.stop_after = until(1_500);
     let (mut container, _) = world.start(&spec);
     let begin = Instant::now();
-    while begin.elapsed() < Duration::from_millis(1200) {
+    while begin.elapsed() < Duration::from_millis(2500) {
         container.renew(until(400).unwrap().deadline).unwrap();
         std::thread::sleep(Duration::from_millis(20));
         assert_eq!(
@@ -261,6 +263,16 @@ fn renewed() {
     }
     let exit = container.wait(PATIENCE).unwrap();
     assert_eq!(exit.stop, Some(Stop::StopAfter));
+}
+
+fn too_late() {
+    let mut world = World::new();
+    let mut spec = world.spec("echo began; exec sleep 1000");
+    spec.stop_after = until(0);
+    let mut container = world.launch(&spec);
+    let exit = container.wait(PATIENCE).unwrap();
+    assert_eq!(exit.outcome, Outcome::NotStarted);
+    assert!(exit.reason.contains("stop_after"), "{}", exit.reason);
 }
 
 fn usage() {
