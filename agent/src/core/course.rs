@@ -3,7 +3,6 @@
 //! What is in here dies with the process; what must not is in `facts`.
 
 use argosy_proto::v1;
-use argosy_state::ids::Timestamp;
 use argosy_state::task::TaskState;
 
 use super::end::{End, judge};
@@ -181,6 +180,9 @@ impl Core {
     }
 
     pub(super) fn start(&mut self, instance: Instance) {
+        if let Some(end) = self.is_stopped_already(instance) {
+            return self.end(instance, end);
+        }
         self.enter(instance, Phase::Starting);
         if let Some(course) = self.courses.get_mut(&instance) {
             course.remains = Remains::Container;
@@ -189,15 +191,8 @@ impl Core {
         self.effects.push(Effect::Start(start));
     }
 
-    /// The deadline counts from the last thing this agent said that a quorum's leader answered.
     fn description(&self, instance: Instance) -> Box<Start> {
         let task = &self.facts.tasks[&instance];
-        let stop_after_ms = task
-            .launch
-            .spec
-            .as_ref()
-            .map_or(0, |spec| spec.stop_after_ms);
-        let acked_at = self.link.as_ref().map_or(self.now, |link| link.acked_at);
         Box::new(Start {
             name: self
                 .facts
@@ -205,7 +200,7 @@ impl Core {
                 .expect("the task was just looked up"),
             key: task.key.clone(),
             launch: task.launch.clone(),
-            stop_at: (stop_after_ms > 0).then(|| acked_at.plus_ms(stop_after_ms)),
+            stop_at: self.stop_at(instance),
             group: self.group_start(instance),
         })
     }
@@ -460,25 +455,6 @@ impl Core {
             self.persist(Record::Released { instance }, Sync::Lazy);
         }
         self.dial_if_clear();
-    }
-
-    pub(super) fn renew(&mut self, acked_at: Timestamp) {
-        for (instance, course) in &self.courses {
-            let Some(task) = self.facts.tasks.get(instance) else {
-                continue;
-            };
-            let stop_after_ms = task
-                .launch
-                .spec
-                .as_ref()
-                .map_or(0, |spec| spec.stop_after_ms);
-            if course.phase == Phase::Running && stop_after_ms > 0 {
-                self.effects.push(Effect::Renew {
-                    instance: *instance,
-                    stop_at: acked_at.plus_ms(stop_after_ms),
-                });
-            }
-        }
     }
 
     pub(super) fn phase(&self, instance: Instance) -> Option<Phase> {

@@ -243,7 +243,10 @@ impl Core {
             }
         } else if all(&|course| course.phase == Phase::Prepared) {
             for member in group.members() {
-                self.start(member);
+                // The one before may have ended instead, and all others with it.
+                if self.phase(member) == Some(Phase::Prepared) {
+                    self.start(member);
+                }
             }
         }
     }

@@ -35,8 +35,8 @@ const TRIED: usize = 1_000;
 pub(super) struct Link {
     pub(super) serial: u64,
     pub(super) registered: bool,
-    /// When the newest thing was sent that a master in office has answered since.
-    pub(super) acked_at: Timestamp,
+    /// When its hello was made.
+    hello_at: Timestamp,
     interval_ms: u64,
     heard_at: Timestamp,
     ping_at: Timestamp,
@@ -45,11 +45,11 @@ pub(super) struct Link {
 }
 
 impl Link {
-    fn new(serial: u64, now: Timestamp, said_at: Timestamp) -> Self {
+    fn new(serial: u64, now: Timestamp, hello_at: Timestamp) -> Self {
         Self {
             serial,
             registered: false,
-            acked_at: said_at,
+            hello_at,
             interval_ms: REGISTRATION_MS / SILENCE_INTERVALS,
             heard_at: now,
             ping_at: now,
@@ -243,6 +243,8 @@ impl Core {
                 .heartbeat_interval_ms
                 .clamp(*INTERVAL_MS.start(), *INTERVAL_MS.end());
             link.ping_at = self.now.plus_ms(link.interval_ms);
+            let hello_at = link.hello_at;
+            self.answered(hello_at);
         }
         self.dial.failures = 0;
         self.when_durable(Deferred::Registered(serial));
@@ -268,10 +270,15 @@ impl Core {
             sent = Some(at);
         }
         if let Some(at) = sent {
-            link.acked_at = link.acked_at.max(at);
-            let acked_at = link.acked_at;
-            self.when_durable(Deferred::Renew(acked_at));
+            self.answered(at);
         }
+    }
+
+    /// A leader in office has answered what was sent at this time.
+    fn answered(&mut self, sent_at: Timestamp) {
+        let acked_at = self.acked_at.map_or(sent_at, |known| known.max(sent_at));
+        self.acked_at = Some(acked_at);
+        self.when_durable(Deferred::Renew(acked_at));
     }
 
     pub(super) fn tend_link(&mut self) {

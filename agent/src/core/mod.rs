@@ -2,7 +2,7 @@
 //!
 //! No clock, no IO, no randomness but the rare turns of a simulation. Every effect that speaks of a fact, or
 //! acts on an order, waits in `deferred` until the journal says that all before it is on disk. Reading order:
-//! `facts`, `orders`, `course`, `groups`, `network`, `executors`, `checks`, `looking`, `disk`, `limits`, `end`, `updates`, `link`,
+//! `facts`, `orders`, `course`, `stop_after`, `groups`, `network`, `executors`, `checks`, `looking`, `disk`, `limits`, `end`, `updates`, `link`,
 //! `recovery`.
 
 pub mod checks;
@@ -20,6 +20,7 @@ mod network;
 mod orders;
 mod random;
 mod recovery;
+mod stop_after;
 #[cfg(test)]
 mod tests;
 mod updates;
@@ -83,6 +84,9 @@ pub struct Core {
     /// Waiting for the journal, in order. Bounded by what the inputs before the next sync can cause.
     deferred: VecDeque<(u64, Deferred)>,
     link: Option<Link>,
+    /// When the newest message was sent that a leader in office has answered, over whichever link; `None` before the
+    /// first one in the life of this process.
+    acked_at: Option<Timestamp>,
     dial: Dial,
     /// Whether this process has put an incarnation of its own into the identity.
     incarnated: bool,
@@ -158,6 +162,7 @@ impl Core {
             durable: 0,
             deferred: VecDeque::new(),
             link: None,
+            acked_at: None,
             dial: Dial::default(),
             incarnated: false,
             dirty: BTreeSet::new(),

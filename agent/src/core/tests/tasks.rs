@@ -467,6 +467,74 @@ fn stop_after_counts_from_what_a_leader_has_answered() {
     world.expect(&["renew 1 until 12000"]);
 }
 
+fn fetched_singleton(stop_after_ms: u64) -> v1::TaskSpec {
+    let mut wanted = spec("web");
+    wanted.stop_after_ms = stop_after_ms;
+    wanted.uris.push(v1::Uri {
+        value: "/srv/x".into(),
+        ..v1::Uri::default()
+    });
+    wanted
+}
+
+#[test]
+fn a_task_that_is_ready_without_a_link_counts_from_the_last_answer() {
+    let mut world = World::registered();
+    world.launch_spec(1, fetched_singleton(10_000));
+    world.sync();
+    world.wait(4_000);
+    world.quiet();
+    assert!(!world.core.is_registered(), "three intervals of silence");
+    let fetched = Input::Fetched {
+        instance: instance(1),
+        result: Ok(()),
+    };
+    world.feed(fetched);
+    // The hello was made at 1,000, and no ping was answered. Not 15,000: masters may say that it has stopped by then.
+    world.expect(&["start 1-1-1 until 11000"]);
+}
+
+#[test]
+fn a_connection_that_nobody_in_office_has_answered_renews_nothing() {
+    let mut world = World::registered();
+    world.launch_spec(1, fetched_singleton(10_000));
+    world.sync();
+    world.wait(4_000);
+    world.connect();
+    world.quiet();
+    world.feed(Input::Fetched {
+        instance: instance(1),
+        result: Ok(()),
+    });
+    world.expect(&["start 1-1-1 until 11000"]);
+    world.started(1);
+    world.quiet();
+    // Registered again: what the hello said counts, at once.
+    world.register(true);
+    let renewed = world.said.iter().filter(|line| line.starts_with("renew"));
+    assert_eq!(renewed.collect::<Vec<_>>(), ["renew 1 until 15000"]);
+    world.quiet();
+}
+
+#[test]
+fn a_task_whose_time_is_over_before_it_starts_never_starts() {
+    let mut world = World::registered();
+    world.launch_spec(1, fetched_singleton(3_000));
+    world.sync();
+    world.wait(3_000);
+    world.quiet();
+    world.feed(Input::Fetched {
+        instance: instance(1),
+        result: Ok(()),
+    });
+    world.expect(&[]);
+    world.sync();
+    world.expect(&["destroy 1-1-1"]);
+    let last = last_update(&world, 1);
+    assert_eq!(last.state(), v1::TaskState::Failed);
+    assert_eq!(last.reason(), v1::Reason::StoppedWithoutLeader);
+}
+
 #[test]
 fn everything_is_ended_when_the_operator_says_so() {
     let mut world = World::running();

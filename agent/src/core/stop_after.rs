@@ -1,0 +1,52 @@
+//! `stop_after_ms`: when a task stops itself because no leader answers its agent.
+//!
+//! The supervisor of the task keeps the deadline; what is decided here is which one. Masters count on it: they
+//! say that a task may be replaced when the deadline, the grace and a margin have passed.
+
+use argosy_proto::v1;
+use argosy_state::ids::Timestamp;
+use argosy_state::task::TaskState;
+
+use super::Core;
+use super::course::Phase;
+use super::end::End;
+use super::facts::Instance;
+use super::input::Effect;
+
+impl Core {
+    /// When the task stops itself, if it does. Counted from the sending of the newest message that a leader in office
+    /// has answered, whether there is a link now or not.
+    pub(super) fn stop_at(&self, instance: Instance) -> Option<Timestamp> {
+        let spec = self.facts.tasks.get(&instance)?.launch.spec.as_ref()?;
+        let acked_at = self.acked_at.unwrap_or_default();
+        (spec.stop_after_ms > 0).then(|| acked_at.plus_ms(spec.stop_after_ms))
+    }
+
+    /// The end of a task whose time was over before it could be started.
+    pub(super) fn is_stopped_already(&self, instance: Instance) -> Option<End> {
+        let stop_at = self.stop_at(instance).filter(|at| *at <= self.now)?;
+        let late_ms = self.now.since_ms(stop_at);
+        let text = format!(
+            "not started: its stop_after_ms passed {late_ms} ms ago, and no leader has answered since"
+        );
+        let reason = v1::Reason::StoppedWithoutLeader;
+        Some(End::by_agent(TaskState::Failed, reason, text))
+    }
+
+    /// A leader in office has answered what was sent at this time.
+    pub(super) fn renew(&mut self, acked_at: Timestamp) {
+        for (instance, course) in &self.courses {
+            let Some(task) = self.facts.tasks.get(instance) else {
+                continue;
+            };
+            let spec = task.launch.spec.as_ref();
+            let stop_after_ms = spec.map_or(0, |spec| spec.stop_after_ms);
+            if course.phase == Phase::Running && stop_after_ms > 0 {
+                self.effects.push(Effect::Renew {
+                    instance: *instance,
+                    stop_at: acked_at.plus_ms(stop_after_ms),
+                });
+            }
+        }
+    }
+}
