@@ -82,6 +82,8 @@ pub(crate) struct Limits {
     pub(crate) framework_grace_ms: u64,
     /// How long a lost agent is remembered.
     pub(crate) lost_agent_ms: u64,
+    /// How long a leader that was deposed may answer agents before it notices.
+    pub(crate) deposed_leader_ms: u64,
     /// How long a new leader waits for frameworks to present the offers that they hold.
     pub(crate) resume_ms: u64,
 }

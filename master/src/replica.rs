@@ -53,7 +53,7 @@ const TURN: Duration = Duration::from_millis(2);
 /// What is logged when leadership is handed over for agents that fell silent.
 const AGENTS_SILENT: &str = "many agents fell silent at once: handing leadership over, in case it is this master that is cut off";
 /// How often a leader looks at its timers.
-const TICK: Duration = Duration::from_millis(100);
+pub(crate) const TICK: Duration = Duration::from_millis(100);
 /// A proposal to open an epoch that has not come back for so long was lost.
 const REOPEN: Duration = Duration::from_secs(2);
 

@@ -26,7 +26,7 @@ use crate::config::{Config, Limits};
 use crate::desk::Desk;
 use crate::inbox::{Message, Office};
 use crate::metrics::Counts;
-use crate::replica::{Published, Replica};
+use crate::replica::{self, Published, Replica};
 use crate::service::{MESSAGE_BYTES, Peers, Services, health};
 use crate::watchdog::{self, Pulse};
 use crate::{exec, http, metrics, service};
@@ -137,6 +137,12 @@ struct Owner {
     pulse: Arc<Pulse>,
 }
 
+/// The office lease, and the tick in which a leader notices that it is over.
+fn deposed_leader_ms(config: &Config) -> u64 {
+    let longest = config.office_lease() + replica::TICK;
+    u64::try_from(longest.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn owner_of(config: &Config, node: &Node, registry: Registry, entropy: [u8; 32]) -> Owner {
     let (office, office_seen) = watch::channel(Office::default());
     let (applied, applied_seen) = watch::channel(registry.applied());
@@ -148,6 +154,7 @@ fn owner_of(config: &Config, node: &Node, registry: Registry, entropy: [u8; 32])
         framework_timeout_ms: config.framework_timeout_ms,
         framework_grace_ms: config.framework_grace_ms,
         lost_agent_ms: config.lost_agent_ms,
+        deposed_leader_ms: deposed_leader_ms(config),
         resume_ms: RESUME_MS,
     };
     let pulse = Arc::new(Pulse::default());

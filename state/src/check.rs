@@ -321,6 +321,7 @@ impl Registry {
             "its revisions ascend",
         )?;
         self.check_mode(task)?;
+        check_stopped(task)?;
         check_unacknowledged(task)
     }
 
@@ -433,6 +434,17 @@ impl Registry {
             "no two share a nonce",
         )
     }
+}
+
+fn check_stopped(task: &Task) -> Result<(), Broken> {
+    let updates = task.unacknowledged.iter().chain([&task.latest]);
+    let mut stopped = updates.filter(|update| update.stopped);
+    must(
+        stopped.all(|update| update.state == TaskState::Unreachable)
+            && (!task.latest.stopped || task.spec.stop_after_ms > 0),
+        &task.key,
+        "only an unreachable task with stop_after_ms has stopped itself",
+    )
 }
 
 /// At most the newest non-terminal update and the terminal one, the newest last.

@@ -182,6 +182,8 @@ pub struct Update {
     pub exit: Option<Exit>,
     /// What its checks had found then; nothing where only a master speaks.
     pub standing: Standing,
+    /// With UNREACHABLE: its `stop_after_ms` has passed, so that it does not run any more and may be replaced.
+    pub stopped: bool,
     /// Milliseconds of the Unix epoch, for display only.
     pub wall_ms: i64,
 }
@@ -233,6 +235,20 @@ impl Task {
     #[must_use]
     pub fn is_terminal(&self) -> bool {
         self.state.is_terminal()
+    }
+
+    /// Whether it is UNREACHABLE and known to have stopped itself.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.state == TaskState::Unreachable && self.latest.stopped
+    }
+
+    /// The silence of its agent after which it has stopped itself, in milliseconds, if that is still
+    /// to be committed.
+    #[must_use]
+    pub fn stops_after_ms(&self) -> Option<u64> {
+        let waits = self.state == TaskState::Unreachable && !self.latest.stopped;
+        self.spec.stopped_after_ms().filter(|_| waits)
     }
 }
 

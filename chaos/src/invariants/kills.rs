@@ -31,6 +31,10 @@ pub(super) fn check(history: &History) -> Findings {
                     never.entry(task).or_insert((at, "dropped"));
                 }
             }
+            TaskFact::Stopped { task } => {
+                findings.look();
+                ended.entry(task).or_insert(at);
+            }
             TaskFact::KillCommitted { task, delivered } => {
                 findings.look();
                 if !delivered {
@@ -61,7 +65,7 @@ fn remains(
                 if let Some(end) = ended.get(task) {
                     let end_ns = history.events[*end].time_ns;
                     findings.must(event.time_ns <= end_ns + APART_NS, [*end, at], || {
-                        format!("{task} has a process after it was told ended")
+                        format!("{task} has a process after it was told ended, or stopped")
                     });
                 }
             }
@@ -143,6 +147,14 @@ mod tests {
         catches(check, scene.alive("web", 4, 1), "after it was told ended");
         let gone = Scene::new().told(9, "web", TaskState::Gone).after_ms(1500);
         assert_eq!(check(&gone.alive("web", 4, 1).history()).wrong, []);
+    }
+
+    #[test]
+    fn a_process_that_outlives_its_stop_after_is_seen() {
+        let stopped = || Scene::new().saw("log", TaskFact::Stopped { task: key("web") });
+        passes(check, stopped());
+        let scene = stopped().after_ms(1500);
+        catches(check, scene.alive("web", 4, 1), "or stopped");
     }
 
     #[test]

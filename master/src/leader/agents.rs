@@ -313,15 +313,22 @@ impl Leader {
                     self.agent_closed(link);
                 }
                 self.unwatch_agent(id);
+                self.agent_is_silent(registry, now, id);
                 self.tell_failure(id, "unreachable");
             }
-            Some(AgentMode::Gone) | None => self.unwatch_agent(id),
+            Some(AgentMode::Gone) | None => {
+                self.unwatch_agent(id);
+                self.agent_is_not_silent(id);
+            }
             Some(
                 AgentMode::Registered
                 | AgentMode::Draining
                 | AgentMode::Drained
                 | AgentMode::Deactivated,
-            ) => self.watch_agent(now, id),
+            ) => {
+                self.watch_agent(now, id);
+                self.agent_is_not_silent(id);
+            }
         }
         self.offer_agent(id);
     }

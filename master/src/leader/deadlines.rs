@@ -206,6 +206,7 @@ impl Leader {
             self.beat();
         }
         self.advance_time(registry, now);
+        self.stop_tasks(registry, now);
         self.prune(registry, now);
         self.lapse_offers(now);
     }

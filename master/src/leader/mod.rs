@@ -2,7 +2,7 @@
 //!
 //! Holds only what can be rebuilt in one round: links, open offers, filters, timers. Nothing here
 //! awaits, locks, or reads a clock. Reading order: `input`, `agents`, `admission`, `settling`, `frameworks`, `calls`,
-//! `delivery`, `offering`, `deadlines`, `mass_loss`, `pruning`.
+//! `delivery`, `offering`, `deadlines`, `mass_loss`, `stopping`, `pruning`.
 
 mod admission;
 mod agents;
@@ -16,6 +16,7 @@ mod messages;
 mod offering;
 mod pruning;
 mod settling;
+mod stopping;
 #[cfg(test)]
 mod tests;
 
@@ -48,6 +49,8 @@ enum Route {
     Events,
     /// The next piece follows it.
     Sweep,
+    /// The next tasks of this agent that have stopped themselves follow it.
+    Stopped(AgentId),
     /// A part of an agent's list: the link is no good if it is refused.
     List(LinkId),
     /// An agent waits for its registration.
@@ -90,6 +93,7 @@ pub(crate) struct Leader {
     offering: offering::Offering,
     deadlines: Deadlines,
     mass_loss: mass_loss::MassLoss,
+    stops: stopping::Stops,
     /// When it is looked again who is to be forgotten.
     next_prune: Timestamp,
     passed: messages::Passed,
@@ -118,11 +122,13 @@ impl Leader {
             offering: offering::Offering::new(registry, now.at.plus_ms(limits.resume_ms)),
             deadlines: Deadlines::default(),
             mass_loss: mass_loss::MassLoss::default(),
+            stops: stopping::Stops::default(),
             next_prune: now.at,
             passed: messages::Passed::default(),
             out: Vec::new(),
         };
         leader.arm_all(registry, now);
+        leader.arm_stops(registry, now);
         leader.sweep(registry);
         leader
     }
@@ -272,6 +278,7 @@ impl Leader {
                 self.sweeping = false;
                 self.sweep(registry);
             }
+            Route::Stopped(agent) => self.tasks_stopped(registry, now, agent, &outcome),
             Route::List(link) => self.list_compared(link, &outcome),
             Route::Agent(link) => self.agent_registered(registry, now, link, outcome),
             Route::Framework(link) => self.framework_subscribed(registry, now, link, outcome),
@@ -296,7 +303,7 @@ impl Leader {
             Event::TaskForgotten(key) => self.task_forgotten(registry, key),
             Event::AgentChanged(agent) => self.agent_changed(registry, now, *agent),
             Event::AgentGone(agent) => self.agent_gone(*agent),
-            Event::AgentForgotten(_) => {}
+            Event::AgentForgotten(agent) => self.agent_is_not_silent(*agent),
             Event::AgentUsageChanged(agent) => self.usage_changed(registry, *agent),
             Event::AgentReconciled { agent, complete } => {
                 self.agent_reconciled(registry, *agent, *complete)
@@ -314,7 +321,10 @@ impl Leader {
             Event::TaskLaunched { agent, .. }
             | Event::TaskKillWanted { agent, .. }
             | Event::TaskLimitsWanted { agent, .. } => self.pump_orders(registry, *agent),
-            Event::TaskUpdated { key, .. } => self.task_updated(registry, key),
+            Event::TaskUpdated { key, agent, .. } => {
+                self.arm_stop(registry, *agent);
+                self.task_updated(registry, key);
+            }
             Event::UpdateSettled {
                 agent,
                 key,

@@ -17,6 +17,7 @@ mod pruning;
 mod races;
 mod reigns;
 mod silence;
+mod stopping;
 mod updates;
 mod words;
 mod world;

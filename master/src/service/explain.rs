@@ -53,6 +53,11 @@ fn placed(task: &v1::Task) -> v1::Explanation {
         }
         TaskState::Running => format!("{id} runs on {agent}"),
         TaskState::Killing => format!("{agent} is ending {id}"),
+        TaskState::Unreachable if task.latest.as_ref().is_some_and(|latest| latest.stopped) => {
+            format!(
+                "{agent} is unreachable; {id} has stopped itself after its stop_after_ms and may be replaced"
+            )
+        }
         TaskState::Unreachable => format!(
             "{agent} is unreachable; {id} may run on there, and counts again when {agent} returns"
         ),
@@ -84,6 +89,19 @@ mod tests {
             }),
             ..Default::default()
         };
+        let mut stopped = task(v1::TaskState::Unreachable, "");
+        assert_eq!(
+            placed(&stopped).summary,
+            "agent-2 is unreachable; web may run on there, and counts again when agent-2 returns"
+        );
+        stopped.latest = Some(v1::TaskStatus {
+            stopped: true,
+            ..Default::default()
+        });
+        assert_eq!(
+            placed(&stopped).summary,
+            "agent-2 is unreachable; web has stopped itself after its stop_after_ms and may be replaced"
+        );
         let summary = |state, message| placed(&task(state, message)).summary;
         assert_eq!(
             summary(v1::TaskState::Staging, ""),

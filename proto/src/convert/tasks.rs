@@ -325,6 +325,7 @@ pub fn status(task: &Task, update: &Update) -> v1::TaskStatus {
         healthy: update.standing.healthy,
         ready: update.standing.ready,
         limits: limits_status(task),
+        stopped: update.stopped,
     }
 }
 

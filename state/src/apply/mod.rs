@@ -2,7 +2,7 @@
 //!
 //! Total and deterministic: every command gets an outcome, none fails half-way. All checks come
 //! before the first change. Reading order: `epochs`, `agents`, `reconcile`, `frameworks`, `calls`,
-//! `accept`, `groups`, `tasks`, `operators`, `sweeps`.
+//! `accept`, `groups`, `tasks`, `stopped`, `operators`, `sweeps`.
 
 mod accept;
 mod agents;
@@ -20,6 +20,7 @@ mod limits_change;
 mod operators;
 mod reconcile;
 pub(crate) mod size;
+mod stopped;
 mod sweeps;
 mod tasks;
 mod volumes;
@@ -115,6 +116,7 @@ impl Registry {
             Command::RegisterAgent(register) => self.register_agent(scene, register),
             Command::AgentUnreachable(decision) => self.agent_unreachable(scene, decision),
             Command::PruneAgent(decision) => self.prune_agent(scene, decision),
+            Command::Stopped(stopped) => self.stopped(scene, stopped),
             Command::ReconcileAgent(list) => self.reconcile_agent(scene, list),
             Command::UpdateTasks(report) => self.update_tasks(scene, report),
             Command::Subscribe(subscribe) => self.subscribe(scene, subscribe),

@@ -18,6 +18,7 @@ pub(super) struct Change {
     message: String,
     exit: Option<Exit>,
     standing: Standing,
+    stopped: bool,
     limits: Option<LimitsReport>,
     wall_ms: i64,
     /// Its number, if an agent says so.
@@ -33,6 +34,7 @@ impl Change {
             message: message.to_owned(),
             exit: None,
             standing: Standing::default(),
+            stopped: false,
             limits: None,
             wall_ms,
             reported: None,
@@ -42,6 +44,14 @@ impl Change {
     /// The same, with what an agent has said of the task's checks.
     pub(super) fn with_standing(self, standing: Standing) -> Self {
         Self { standing, ..self }
+    }
+
+    /// The same, of a task that has stopped itself.
+    pub(super) fn stopped(self) -> Self {
+        Self {
+            stopped: true,
+            ..self
+        }
     }
 
     /// The same, with what becomes of a change of its limits.
@@ -64,6 +74,7 @@ impl Change {
             message: cut(&update.message, limits::MESSAGE_BYTES),
             exit: update.exit,
             standing: update.standing,
+            stopped: false,
             limits: update.limits.clone(),
             wall_ms: update.wall_ms,
             reported: Some(update.number),
@@ -79,6 +90,7 @@ impl Change {
             message: self.message,
             exit: self.exit,
             standing: self.standing,
+            stopped: self.stopped,
             wall_ms: self.wall_ms,
         }
     }

@@ -47,6 +47,8 @@ pub enum Command {
     AgentUnreachable(AgentDecision),
     /// The leader forgets an agent that has been lost for too long, or is one of too many.
     PruneAgent(AgentDecision),
+    /// An agent has been unreachable for so long that tasks with `stop_after_ms` have stopped themselves.
+    Stopped(Stopped),
     /// A part of what an agent holds, compared with what it should hold.
     ReconcileAgent(ReconcileAgent),
     /// Updates of tasks from their agent.
@@ -126,6 +128,19 @@ pub struct AgentDecision {
     pub agent: AgentId,
     /// The revision of its record that was decided on.
     pub decided_on: Revision,
+    /// Milliseconds of the Unix epoch, for display.
+    pub wall_ms: i64,
+}
+
+/// See [`Command::Stopped`]. Void if the agent's record has moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stopped {
+    /// The agent that the tasks were launched on.
+    pub agent: AgentId,
+    /// The revision of its record that was decided on.
+    pub decided_on: Revision,
+    /// How long no master has answered the agent, in milliseconds of cluster time; at most since it is UNREACHABLE.
+    pub silent_ms: u64,
     /// Milliseconds of the Unix epoch, for display.
     pub wall_ms: i64,
 }

@@ -10,7 +10,7 @@ use super::numbers::Numbered;
 use super::task::{ExitMessage, exit};
 use super::{Read, Wrong};
 use crate::command::{
-    AgentDecision, AgentUpdate, HeldTask, ReconcileAgent, RegisterAgent, UpdateTasks,
+    AgentDecision, AgentUpdate, HeldTask, ReconcileAgent, RegisterAgent, Stopped, UpdateTasks,
 };
 use crate::ids::{AgentId, OrderIndex};
 
@@ -85,6 +85,42 @@ impl TryFrom<AgentDecisionMessage> for AgentDecision {
         Ok(Self {
             agent: AgentId(message.agent),
             decided_on: names::revision(message.decided_on)?,
+            wall_ms: message.wall_ms,
+        })
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct StoppedMessage {
+    #[prost(uint64, tag = "1")]
+    agent: u64,
+    #[prost(message, optional, tag = "2")]
+    decided_on: Option<RevisionMessage>,
+    #[prost(uint64, tag = "3")]
+    silent_ms: u64,
+    #[prost(int64, tag = "4")]
+    wall_ms: i64,
+}
+
+impl From<&Stopped> for StoppedMessage {
+    fn from(stopped: &Stopped) -> Self {
+        Self {
+            agent: stopped.agent.0,
+            decided_on: Some(stopped.decided_on.into()),
+            silent_ms: stopped.silent_ms,
+            wall_ms: stopped.wall_ms,
+        }
+    }
+}
+
+impl TryFrom<StoppedMessage> for Stopped {
+    type Error = Wrong;
+
+    fn try_from(message: StoppedMessage) -> Read<Self> {
+        Ok(Self {
+            agent: AgentId(message.agent),
+            decided_on: names::revision(message.decided_on)?,
+            silent_ms: message.silent_ms,
             wall_ms: message.wall_ms,
         })
     }

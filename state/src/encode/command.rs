@@ -3,7 +3,8 @@
 use prost::{Message, Oneof};
 
 use super::agent_commands::{
-    AgentDecisionMessage, ReconcileAgentMessage, RegisterAgentMessage, UpdateTasksMessage,
+    AgentDecisionMessage, ReconcileAgentMessage, RegisterAgentMessage, StoppedMessage,
+    UpdateTasksMessage,
 };
 use super::call::CallMessage;
 use super::framework::FrameworkInfoMessage;
@@ -33,7 +34,7 @@ pub(super) struct CommandMessage {
     serial: u64,
     #[prost(
         oneof = "CommandKind",
-        tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 21"
+        tags = "4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21"
     )]
     kind: Option<CommandKind>,
 }
@@ -72,6 +73,8 @@ enum CommandKind {
     PruneAgent(AgentDecisionMessage),
     #[prost(message, tag = "19")]
     CompareDigest(CompareDigestMessage),
+    #[prost(message, tag = "20")]
+    Stopped(StoppedMessage),
     #[prost(message, tag = "21")]
     MassLoss(MassLossMessage),
 }
@@ -120,6 +123,7 @@ impl From<&Command> for CommandKind {
             Command::RegisterAgent(register) => Self::RegisterAgent(Box::new(register.into())),
             Command::AgentUnreachable(decision) => Self::AgentUnreachable(decision.into()),
             Command::PruneAgent(decision) => Self::PruneAgent(decision.into()),
+            Command::Stopped(stopped) => Self::Stopped(stopped.into()),
             Command::ReconcileAgent(list) => Self::ReconcileAgent(Box::new(list.into())),
             Command::UpdateTasks(report) => Self::UpdateTasks(report.into()),
             Command::Subscribe(subscribe) => Self::Subscribe(Box::new(subscribe.into())),
@@ -146,6 +150,7 @@ impl TryFrom<CommandKind> for Command {
             CommandKind::RegisterAgent(message) => Self::RegisterAgent((*message).try_into()?),
             CommandKind::AgentUnreachable(message) => Self::AgentUnreachable(message.try_into()?),
             CommandKind::PruneAgent(message) => Self::PruneAgent(message.try_into()?),
+            CommandKind::Stopped(message) => Self::Stopped(message.try_into()?),
             CommandKind::ReconcileAgent(message) => Self::ReconcileAgent((*message).try_into()?),
             CommandKind::UpdateTasks(message) => Self::UpdateTasks(message.try_into()?),
             CommandKind::Subscribe(message) => Self::Subscribe((*message).try_into()?),

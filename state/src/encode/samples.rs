@@ -11,7 +11,7 @@ use crate::agent::{Agent, AgentInfo, AgentMode, UsedOffers};
 use crate::command::{
     Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, ClusterFacts, Command,
     CompareDigest, FrameworkDecision, HeldTask, OpenEpoch, Operate, Operation, Promise, Proposed,
-    RaiseLowWater, ReconcileAgent, RegisterAgent, Subscribe, SweepTarget, UpdateTasks,
+    RaiseLowWater, ReconcileAgent, RegisterAgent, Stopped, Subscribe, SweepTarget, UpdateTasks,
 };
 use crate::framework::{
     Answer, AnswerOutcome, Connection, FinishedFramework, Framework, FrameworkInfo,
@@ -24,7 +24,7 @@ use crate::registry::{Cluster, OperatorAnswer, RecordKey, SweepMark};
 use crate::task::{Exit, FinishedTask, OptOuts, Reason, Run, Source, Standing, Task, TaskState};
 use tasks::{
     attached, checked_task, checks, containers, executors, group, https_check, resources, spec,
-    task,
+    stopped_task, task,
 };
 
 fn revision(index: u64, position: u32) -> Revision {
@@ -93,6 +93,7 @@ pub(super) fn registry() -> Registry {
     registry.frameworks.insert(FrameworkId(4), framework());
     registry.tasks.insert(key(4, "web-1"), task("web-1"));
     registry.tasks.insert(key(4, "web-6"), checked_task());
+    registry.tasks.insert(key(4, "web-84"), stopped_task());
     for task in limits::changed() {
         registry.tasks.insert(task.key.clone(), task);
     }
@@ -216,6 +217,7 @@ pub(super) fn records() -> Vec<RecordKey> {
         RecordKey::Task(key(4, "web-81")),
         RecordKey::Task(key(4, "web-82")),
         RecordKey::Task(key(4, "web-83")),
+        RecordKey::Task(key(4, "web-84")),
         RecordKey::Answer(FrameworkId(4), 77, 8),
         RecordKey::Answer(FrameworkId(4), 77, 9),
         RecordKey::OperatorAnswer("alice".to_owned(), "r-1".to_owned()),
@@ -308,6 +310,15 @@ fn agent_commands() -> Vec<(&'static str, Command)> {
         ("register-new-agent", register(None)),
         ("agent-unreachable", Command::AgentUnreachable(decision(2))),
         ("prune-agent", Command::PruneAgent(decision(3))),
+        (
+            "stopped",
+            Command::Stopped(Stopped {
+                agent: AgentId(3),
+                decided_on: revision(44, 2),
+                silent_ms: 6_305,
+                wall_ms: 72,
+            }),
+        ),
         ("reconcile-agent", Command::ReconcileAgent(list)),
         (
             "update-tasks",

@@ -64,6 +64,8 @@ struct UpdateMessage {
     wall_ms: i64,
     #[prost(message, optional, tag = "8")]
     standing: Option<StandingMessage>,
+    #[prost(bool, tag = "20")]
+    stopped: bool,
 }
 
 impl From<&Update> for UpdateMessage {
@@ -77,6 +79,7 @@ impl From<&Update> for UpdateMessage {
             exit: update.exit.map(Into::into),
             wall_ms: update.wall_ms,
             standing: standing(update.standing),
+            stopped: update.stopped,
         }
     }
 }
@@ -93,6 +96,7 @@ impl TryFrom<UpdateMessage> for Update {
             message: message.message,
             exit: exit(message.exit)?,
             standing: standing_from(message.standing),
+            stopped: message.stopped,
             wall_ms: message.wall_ms,
         })
     }

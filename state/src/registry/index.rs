@@ -55,6 +55,9 @@ pub struct AgentIndex {
     pub live: usize,
     /// Tasks in state UNREACHABLE: as long as there are any, an equal sum of marks is not enough.
     pub unreachable: usize,
+    /// Those of them that stop themselves and are not known to have done so, by the silence after which they have, in
+    /// milliseconds.
+    pub stopping: BTreeSet<(u64, TaskKey)>,
     /// Sum of the marks of what the agent should hold: see [`crate::digest::task_mark`].
     pub held: u128,
 }
@@ -110,6 +113,7 @@ struct Facet {
     /// Its agent is expected to hold it: until its own end is committed, or a master has ended it.
     live: bool,
     unreachable: bool,
+    stops_after_ms: Option<u64>,
     kill: Option<OrderIndex>,
     limits: Option<OrderIndex>,
     reported: u64,
@@ -122,6 +126,7 @@ impl Facet {
         Self {
             live: !task.state.is_terminal(),
             unreachable: task.state == TaskState::Unreachable,
+            stops_after_ms: task.stops_after_ms(),
             kill: task.kill.map(|kill| kill.order),
             limits: task.limits_change.as_ref().map(|change| change.order),
             reported: task.reported,
@@ -153,6 +158,9 @@ impl Indexes {
         }
         if facet.unreachable {
             sign.count(&mut agent.unreachable);
+        }
+        if let Some(after_ms) = facet.stops_after_ms {
+            sign.set(&mut agent.stopping, (after_ms, task.key.clone()));
         }
         let framework = self.frameworks.entry(task.key.framework).or_default();
         sign.set(&mut framework.tasks, task.key.task.clone());

@@ -222,3 +222,16 @@ pub struct TaskSpec {
     /// Its place among the tasks that it was launched with, if they are a group.
     pub group: Option<Box<TaskGroup>>,
 }
+
+impl TaskSpec {
+    /// How long after the last heartbeat that a leader has answered nothing of the task runs any more, in
+    /// milliseconds: `stop_after_ms`, the grace, and 5 % for clocks that differ. `None` if it never stops itself.
+    #[must_use]
+    pub fn stopped_after_ms(&self) -> Option<u64> {
+        if self.stop_after_ms == 0 {
+            return None;
+        }
+        let lived = self.stop_after_ms.saturating_add(self.grace_ms);
+        Some(lived.saturating_add(lived.div_ceil(20)))
+    }
+}

@@ -16,7 +16,7 @@ use argosy_state::ids::{
 use argosy_state::task::{Limits, Task, TaskGroup, TaskSpec};
 use argosy_state::testing::{amounts, executor, framework_info, spec};
 
-use crate::agents::{new_agent, reconcile, silence, updates};
+use crate::agents::{new_agent, reconcile, silence, stopped, updates};
 use crate::dice::Dice;
 
 pub(crate) struct Actor {
@@ -100,7 +100,8 @@ impl Actor {
             0..8 => self.register(dice, registry, agent),
             8..10 => Command::AgentUnreachable(silence(dice, registry, agent)),
             10..11 => Command::PruneAgent(silence(dice, registry, agent)),
-            11..16 => reconcile(dice, registry, agent),
+            11..12 => stopped(dice, registry, agent),
+            12..16 => reconcile(dice, registry, agent),
             16..45 => updates(dice, registry, agent),
             45..48 if frameworks.len() < 5 => new_framework(dice),
             45..50 => resubscribe(dice, registry, framework),
@@ -364,6 +365,8 @@ fn task_spec(dice: &mut Dice) -> TaskSpec {
             ["cpus:0.5", "cpus:0.5;mem:10", "ports:[4-5]"][dice.below(3)],
         );
         spec.executor = Some(Box::new(executor(name, own)));
+    } else if dice.percent(30) {
+        spec.stop_after_ms = 1 + dice.next() % 2_000;
     }
     if dice.percent(3) {
         spec.environment.insert("A=B".to_owned(), String::new());

@@ -2,7 +2,7 @@
 
 use argosy_state::Registry;
 use argosy_state::command::{
-    AgentDecision, AgentUpdate, Command, HeldTask, ReconcileAgent, UpdateTasks,
+    AgentDecision, AgentUpdate, Command, HeldTask, ReconcileAgent, Stopped, UpdateTasks,
 };
 use argosy_state::ids::{AgentId, FrameworkId, OrderIndex, TaskKey};
 use argosy_state::task::{Exit, Limits, LimitsReport, Reason, Source, Standing, Task, TaskState};
@@ -46,6 +46,22 @@ pub(crate) fn silence(dice: &mut Dice, registry: &Registry, id: AgentId) -> Agen
         decided_on,
         wall_ms: 2,
     }
+}
+
+/// What a leader makes of a long silence, now and then too early or too late.
+pub(crate) fn stopped(dice: &mut Dice, registry: &Registry, id: AgentId) -> Command {
+    let since = registry.agent(id).unwrap().since;
+    let AgentDecision {
+        agent,
+        decided_on,
+        wall_ms,
+    } = silence(dice, registry, id);
+    Command::Stopped(Stopped {
+        agent,
+        decided_on,
+        silent_ms: registry.time().since_ms(since) + dice.next() % 3_000,
+        wall_ms,
+    })
 }
 
 /// What the agent would hold at a floor, with a little missing and a little too much.

@@ -258,12 +258,13 @@ fn limits(task: &Task) -> String {
 
 fn update(update: &Update) -> String {
     format!(
-        "{} {:?} {:?}/{:?}{}",
+        "{} {:?} {:?}/{:?}{}{}",
         revision(update.revision),
         update.state,
         update.source,
         update.reason,
-        standing(update.standing)
+        standing(update.standing),
+        if update.stopped { " stopped" } else { "" }
     )
 }
 

@@ -6,7 +6,7 @@ use argosy_state::apply::Applied;
 use argosy_state::command::{
     Accept, Acknowledge, AgentDecision, AgentUpdate, Call, CallAction, Command, CompareDigest,
     Entry, FrameworkDecision, HeldTask, OpenEpoch, Operate, Operation, Promise, Proposed,
-    RaiseLowWater, ReconcileAgent, RegisterAgent, Subscribe, SweepTarget, UpdateTasks,
+    RaiseLowWater, ReconcileAgent, RegisterAgent, Stopped, Subscribe, SweepTarget, UpdateTasks,
 };
 use argosy_state::ids::{
     Epoch, GroupId, NodeId, OfferId, OrderIndex, Role, TaskId, Ticket, Timestamp,
@@ -140,6 +140,15 @@ impl Stage {
             "agent" => register(line),
             "unreachable" => Command::AgentUnreachable(self.agent_decision(line)),
             "prune" => Command::PruneAgent(self.agent_decision(line)),
+            "stopped" => {
+                let decision = self.agent_decision(line);
+                Command::Stopped(Stopped {
+                    agent: decision.agent,
+                    decided_on: decision.decided_on,
+                    silent_ms: line.number("silent").unwrap_or(0),
+                    wall_ms: 0,
+                })
+            }
             "list" => self.list(line),
             "update" => update(line),
             "subscribe" => subscribe(line),
@@ -284,6 +293,9 @@ impl Stage {
                     (1..=line.read::<u32>(count)).map(|at| spec(&format!("{name}{at}"), resources)),
                 ),
             }
+        }
+        for launch in &mut launches {
+            launch.stop_after_ms = line.number("stop_after").unwrap_or(0);
         }
         Accept {
             offers: offers.collect(),

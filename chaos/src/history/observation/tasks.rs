@@ -52,6 +52,12 @@ pub enum TaskFact {
         #[serde(with = "text")]
         agent: AgentId,
     },
+    /// An applied entry says that it has stopped itself on an unreachable agent.
+    Stopped {
+        /// Which.
+        #[serde(with = "text")]
+        task: TaskKey,
+    },
     /// An applied entry wants it dead.
     KillCommitted {
         /// Which.

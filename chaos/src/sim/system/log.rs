@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use argosy_state::agent::AgentMode;
 use argosy_state::apply::Applied;
 use argosy_state::command::{
-    AgentDecision, Call, CallAction, Command, Entry, Proposed, RegisterAgent, Reply, UpdateTasks,
+    Call, CallAction, Command, Entry, Proposed, RegisterAgent, Reply, UpdateTasks,
 };
 use argosy_state::event::Event;
 use argosy_state::ids::{AgentId, Epoch, FrameworkId, OfferId, Revision, TaskKey, Timestamp};
@@ -199,9 +199,14 @@ impl Log {
                 "R7: in entry {index} a command of reign {} took effect in reign {}",
                 done.ticket.0, self.epoch.0
             )),
-            Command::PruneAgent(decision) if took_effect => self.judge_decision(index, decision),
+            Command::PruneAgent(decision) if took_effect => {
+                self.judge_decision(index, decision.agent, decision.decided_on);
+            }
+            Command::Stopped(stopped) if took_effect => {
+                self.judge_decision(index, stopped.agent, stopped.decided_on);
+            }
             Command::AgentUnreachable(decision) if took_effect => {
-                self.judge_decision(index, decision);
+                self.judge_decision(index, decision.agent, decision.decided_on);
                 self.judge_grace(index, AGENT_TIMEOUT_MS, &decision.agent.to_string());
             }
             Command::DisconnectFramework(decision) if took_effect => {
@@ -221,12 +226,11 @@ impl Log {
     }
 
     /// A decision on a record that has moved since has no effect.
-    fn judge_decision(&self, index: u64, decision: &AgentDecision) {
-        let known = self.agents.get(&decision.agent);
-        if known.is_some_and(|known| known.revision != decision.decided_on) {
+    fn judge_decision(&self, index: u64, agent: AgentId, decided_on: Revision) {
+        let known = self.agents.get(&agent);
+        if known.is_some_and(|known| known.revision != decided_on) {
             self.violation(format!(
-                "T10: entry {index} gives {} up, which has been heard of since that was decided",
-                decision.agent
+                "T10: entry {index} gives {agent} up, which has been heard of since that was decided"
             ));
         }
     }
@@ -390,6 +394,10 @@ impl Log {
                     number,
                 };
                 self.note(fact, *revision);
+                if matches!(done.command, Command::Stopped(_)) {
+                    let fact = TaskFact::Stopped { task: key.clone() };
+                    self.note(fact, *revision);
+                }
             }
             _ => {}
         }

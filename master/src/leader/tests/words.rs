@@ -142,10 +142,11 @@ pub(super) fn status(status: &v1::TaskStatus) -> String {
         None => String::new(),
     };
     format!(
-        "{} {}{at} ({}){}{}{}",
+        "{} {}{at} ({}){}{}{}{}",
         status.task_id,
         state.trim_start_matches("TASK_STATE_"),
         reason.trim_start_matches("REASON_"),
+        if status.stopped { " stopped" } else { "" },
         found("healthy", status.healthy),
         found("ready", status.ready),
         status.limits.as_ref().map(limits).unwrap_or_default(),

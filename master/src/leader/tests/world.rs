@@ -34,6 +34,7 @@ pub(super) const LIMITS: Limits = Limits {
     framework_timeout_ms: 15_000,
     framework_grace_ms: 10_000,
     lost_agent_ms: 3_600_000,
+    deposed_leader_ms: 400,
     resume_ms: 100,
 };
 
@@ -266,6 +267,30 @@ impl World {
             link,
             hello: Box::new(hello),
         });
+    }
+
+    /// As [`Self::with_offer`], and tasks of one processor run there, acknowledged, that stop themselves after as many
+    /// milliseconds.
+    pub(super) fn with_singletons(tasks: &[(&str, u64)]) -> Self {
+        let mut world = Self::with_offer();
+        world.launch_singletons(tasks);
+        world
+    }
+
+    pub(super) fn launch_singletons(&mut self, tasks: &[(&str, u64)]) {
+        let singleton = |(task, stop_after_ms): &(&str, u64)| TaskSpec {
+            stop_after_ms: *stop_after_ms,
+            ..spec(task, "cpus:1")
+        };
+        let specs = tasks.iter().map(singleton).collect();
+        let (accept, tokens) = self.acceptance("1.1", specs);
+        let call = self.call_of(CallAction::Accept(accept));
+        self.send(call, tokens);
+        for (task, _) in tasks {
+            self.report(LinkId(2), task, 1, TaskState::Running);
+            self.acknowledge(&[task]);
+        }
+        self.forget_said();
     }
 
     /// What `agent` would say on a new link, holding exactly what the registry thinks it holds.

@@ -86,6 +86,7 @@ pub(super) fn update(at: Revision, state: TaskState, exit: Option<Exit>) -> Upda
         message: "done".to_owned(),
         exit,
         standing: Standing::default(),
+        stopped: false,
         wall_ms: -5,
     }
 }
@@ -134,6 +135,29 @@ pub(super) fn checked_task() -> Task {
         latest: latest.clone(),
         unacknowledged: vec![latest],
         ..task("web-6")
+    }
+}
+
+/// One that has stopped itself on an unreachable agent.
+pub(super) fn stopped_task() -> Task {
+    let latest = Update {
+        source: Source::Master,
+        reason: Reason::StoppedWithoutLeader,
+        stopped: true,
+        ..update(revision(44, 5), TaskState::Unreachable, None)
+    };
+    Task {
+        kill: None,
+        state: TaskState::Unreachable,
+        agent_state: TaskState::Running,
+        latest: latest.clone(),
+        unacknowledged: vec![latest],
+        // Nothing of what the task that runs has.
+        spec: TaskSpec {
+            resources: "cpus:0.5".parse().unwrap(),
+            ..task("web-84").spec
+        },
+        ..task("web-84")
     }
 }
 

@@ -1,0 +1,135 @@
+//! When tasks with `stop_after_ms` have stopped themselves on unreachable agents.
+//!
+//! Decides when to propose it. Which tasks it is, and that the agent has not returned since, is judged
+//! where it is applied.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use argosy_state::Registry;
+use argosy_state::agent::AgentMode;
+use argosy_state::command::{Command, Outcome, Stopped};
+use argosy_state::ids::{AgentId, Timestamp};
+
+use super::{Leader, Now, Route};
+
+/// Agents that are looked at in one tick; the others wait for the next.
+const AGENTS_PER_TICK: usize = 100;
+/// When an agent is looked at again whose record moved meanwhile, in milliseconds.
+const AGAIN_MS: u64 = 1_000;
+
+/// Unreachable agents, and when the next of their tasks has stopped itself.
+#[derive(Debug, Default)]
+pub(super) struct Stops {
+    /// Since when no master answers the agent, as far as this leader knows: since it applied that the agent is
+    /// UNREACHABLE, or since it took office.
+    silent_since: BTreeMap<AgentId, Timestamp>,
+    timers: BTreeSet<(Timestamp, AgentId)>,
+    timer_of: BTreeMap<AgentId, Timestamp>,
+}
+
+impl Stops {
+    /// Looks at an agent at this time, and no longer at the one before.
+    fn look_at(&mut self, id: AgentId, at: Option<Timestamp>) {
+        let former = match at {
+            Some(at) => self.timer_of.insert(id, at),
+            None => self.timer_of.remove(&id),
+        };
+        if let Some(former) = former {
+            self.timers.remove(&(former, id));
+        }
+        self.timers.extend(at.map(|at| (at, id)));
+    }
+}
+
+impl Leader {
+    /// On taking office the whole time begins again: the former leader may have answered an agent of which this one
+    /// knows only that it is UNREACHABLE.
+    pub(super) fn arm_stops(&mut self, registry: &Registry, now: Now) {
+        for agent in registry.agents() {
+            if agent.mode == AgentMode::Unreachable {
+                self.agent_is_silent(registry, now, agent.id);
+            }
+        }
+    }
+
+    /// The agent is UNREACHABLE, and its link is closed.
+    pub(super) fn agent_is_silent(&mut self, registry: &Registry, now: Now, id: AgentId) {
+        self.stops.silent_since.entry(id).or_insert(now.at);
+        self.arm_stop(registry, id);
+    }
+
+    /// The agent is heard of again, gone, or forgotten.
+    pub(super) fn agent_is_not_silent(&mut self, id: AgentId) {
+        self.stops.silent_since.remove(&id);
+        self.stops.look_at(id, None);
+    }
+
+    /// A task of the agent became UNREACHABLE, or has stopped.
+    pub(super) fn arm_stop(&mut self, registry: &Registry, id: AgentId) {
+        let Some(since) = self.stops.silent_since.get(&id).copied() else {
+            return;
+        };
+        let index = registry.agent_index(id);
+        let next = index.and_then(|index| index.stopping.first());
+        let due = next.map(|(after_ms, _)| {
+            since
+                .plus_ms(*after_ms)
+                .plus_ms(self.limits.deposed_leader_ms)
+        });
+        if self.stops.timer_of.get(&id).copied() != due {
+            self.stops.look_at(id, due);
+        }
+    }
+
+    pub(super) fn stop_tasks(&mut self, registry: &Registry, now: Now) {
+        for _ in 0..AGENTS_PER_TICK {
+            let Some((due, id)) = self.stops.timers.first().copied() else {
+                return;
+            };
+            if due > now.at {
+                return;
+            }
+            self.stops.look_at(id, None);
+            self.stop_tasks_on(registry, now, id);
+        }
+    }
+
+    fn stop_tasks_on(&mut self, registry: &Registry, now: Now, id: AgentId) {
+        let Some(since) = self.stops.silent_since.get(&id).copied() else {
+            return;
+        };
+        let agent = registry.agent(id);
+        let Some(agent) = agent.filter(|agent| agent.mode == AgentMode::Unreachable) else {
+            return self.agent_is_not_silent(id);
+        };
+        // A deposed leader may have answered the agent for a moment after that.
+        let silent_ms = now
+            .at
+            .since_ms(since)
+            .saturating_sub(self.limits.deposed_leader_ms);
+        let stopped = Stopped {
+            agent: id,
+            decided_on: agent.revision,
+            silent_ms,
+            wall_ms: now.wall_ms,
+        };
+        self.propose(Command::Stopped(stopped), Route::Stopped(id));
+    }
+
+    /// Goes on with the tasks that are left; looks again later if the record has moved.
+    pub(super) fn tasks_stopped(
+        &mut self,
+        registry: &Registry,
+        now: Now,
+        id: AgentId,
+        outcome: &Outcome,
+    ) {
+        match outcome {
+            Ok(_) => self.arm_stop(registry, id),
+            Err(_) if self.stops.silent_since.contains_key(&id) => {
+                self.stops.look_at(id, Some(now.at.plus_ms(AGAIN_MS)));
+            }
+            Err(_) => {}
+        }
+    }
+}

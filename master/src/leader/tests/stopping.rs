@@ -1,0 +1,167 @@
+//! Tasks that stop themselves on agents that are not heard of: when their frameworks are told.
+
+use argosy_state::command::Operation;
+use argosy_state::task::TaskState;
+use expect_test::expect;
+
+use super::world::{AGENT, FRAMEWORK, LIMITS, World, task_key};
+use crate::leader::Input;
+use crate::links::LinkId;
+
+/// Ten seconds, three of grace, and 5 % of both; then the lease of a leader that was deposed. At the next tick.
+const STOPPED_MS: u64 = (13_650 + LIMITS.deposed_leader_ms).next_multiple_of(100);
+
+fn is_stopped(world: &World, task: &str) -> bool {
+    world.registry.task(&task_key(task)).unwrap().is_stopped()
+}
+
+/// The updates that were said since the last look.
+fn updates(world: &mut World) -> Vec<String> {
+    let said = world.take_said();
+    let updates = said.into_iter().filter(|line| line.contains("update "));
+    updates.collect()
+}
+
+#[test]
+fn a_framework_is_told_when_a_task_has_stopped_itself() {
+    let mut world = World::with_singletons(&[("a", 10_000), ("b", 60_000), ("c", 0)]);
+    world.pass(LIMITS.agent_timeout_ms);
+    assert_eq!(world.state_of("a"), TaskState::Unreachable);
+    world.forget_said();
+    let entries = world.entries();
+    world.pass(STOPPED_MS - 100);
+    world.expect_silence();
+    assert_eq!(world.entries(), entries, "nothing is written before");
+    world.pass(100);
+    world.expect(&expect![[r#"
+        link-1 <- update a UNREACHABLE at 12.0 (STOPPED_WITHOUT_LEADER) stopped
+    "#]]);
+    assert!(is_stopped(&world, "a"));
+    assert!(!is_stopped(&world, "b") && !is_stopped(&world, "c"));
+    let entries = world.entries();
+    // 60 + 3 s, and 5 %: 52.5 s later.
+    world.pass(52_400);
+    assert_eq!(world.entries(), entries);
+    assert!(!is_stopped(&world, "b"));
+    world.pass(100);
+    assert_eq!(updates(&mut world).len(), 1);
+    assert!(is_stopped(&world, "b"));
+    let entries = world.entries();
+    world.pass(600_000);
+    world.forget_said();
+    assert!(!is_stopped(&world, "c"), "it may run for ever");
+    assert_eq!(world.entries(), entries, "and nothing is asked again");
+}
+
+#[test]
+fn it_is_told_again_until_it_is_acknowledged() {
+    let mut world = World::with_singletons(&[("a", 10_000)]);
+    world.pass(LIMITS.agent_timeout_ms + STOPPED_MS);
+    world.forget_said();
+    world.framework_returns(FRAMEWORK, &[]);
+    let told = updates(&mut world);
+    assert!(told.len() == 1 && told[0].ends_with("stopped"), "{told:?}");
+    world.reconcile(&["a"], 9);
+    world.expect(&expect![[r#"
+        call-3: reconciled [a UNREACHABLE (RECONCILIATION) stopped]
+    "#]]);
+    world.acknowledge(&["a"]);
+    world.forget_said();
+    world.framework_returns(FRAMEWORK, &[]);
+    assert_eq!(updates(&mut world), Vec::<String>::new());
+}
+
+#[test]
+fn a_new_leader_counts_the_whole_time_again() {
+    let mut world = World::with_singletons(&[("a", 10_000)]);
+    world.pass(LIMITS.agent_timeout_ms);
+    world.pass(STOPPED_MS - 100);
+    // The leader before may have answered the agent until now, though it is recorded as UNREACHABLE since long.
+    world.new_leader();
+    world.pass(STOPPED_MS - 100);
+    world.forget_said();
+    assert!(!is_stopped(&world, "a"));
+    world.pass(100);
+    world.forget_said();
+    assert!(is_stopped(&world, "a"));
+}
+
+#[test]
+fn an_agent_that_is_heard_again_starts_the_time_anew() {
+    let mut world = World::with_singletons(&[("a", 10_000)]);
+    world.pass(LIMITS.agent_timeout_ms);
+    world.pass(10_000);
+    // It says hello, and falls silent before it has listed what it holds.
+    let link = world.agent_returns(AGENT);
+    world.feed(Input::AgentClosed { link });
+    assert_eq!(world.state_of("a"), TaskState::Unreachable);
+    world.pass(LIMITS.agent_timeout_ms);
+    world.pass(STOPPED_MS - 100);
+    world.forget_said();
+    assert!(!is_stopped(&world, "a"));
+    world.pass(100);
+    world.forget_said();
+    assert!(is_stopped(&world, "a"));
+}
+
+#[test]
+fn an_agent_that_stays_connected_stops_nothing() {
+    let mut world = World::with_singletons(&[("a", 10_000)]);
+    world.pass_with(100_000, &[LinkId(2)]);
+    world.forget_said();
+    assert_eq!(world.state_of("a"), TaskState::Running);
+}
+
+#[test]
+fn a_decision_on_a_record_that_has_moved_is_made_again() {
+    let mut world = World::with_singletons(&[("a", 10_000)]);
+    world.pass(LIMITS.agent_timeout_ms);
+    world.slow_log();
+    world.operate(Operation::Deactivate(AGENT));
+    // Decided before the operator's change is applied, and applied behind it.
+    world.pass(STOPPED_MS);
+    world.commit();
+    world.forget_said();
+    assert!(!is_stopped(&world, "a"));
+    world.pass(1_000);
+    world.commit();
+    world.forget_said();
+    assert!(is_stopped(&world, "a"));
+}
+
+#[test]
+fn an_agent_that_returns_reports_how_a_stopped_task_ended() {
+    let mut world = World::with_singletons(&[("a", 10_000)]);
+    world.pass(LIMITS.agent_timeout_ms + STOPPED_MS);
+    world.acknowledge(&["a"]);
+    world.forget_said();
+    let link = world.agent_returns(AGENT);
+    world.report(link, "a", 2, TaskState::Failed);
+    world.list(link, 1, &[("a", 1)]);
+    world.expect(&expect![[r#"
+        link-3 <- registered agent-1, different
+        link-3 <- list your tasks
+        link-1 <- update a FAILED at 11.0 (UNSPECIFIED)
+        link-3 <- committed framework-1/a@1 #2 released
+        link-3 <- kill stray framework-1/a@1
+        link-1 <- offers 1.3 * agent-1 cpus:4;mem:4096
+    "#]]);
+    assert_eq!(world.state_of("a"), TaskState::Failed);
+}
+
+#[test]
+fn many_tasks_of_one_agent_stop_in_pieces_that_follow_each_other() {
+    let names: Vec<String> = (0..600).map(|number| format!("t{number:03}")).collect();
+    let mut world = World::new();
+    world.subscribe("web");
+    world.agent("cpus:600;mem:4096");
+    let singletons: Vec<(&str, u64)> = names.iter().map(|name| (name.as_str(), 10_000)).collect();
+    world.launch_singletons(&singletons);
+    world.pass(LIMITS.agent_timeout_ms + STOPPED_MS);
+    world.forget_said();
+    let stopped = |world: &World| names.iter().filter(|name| is_stopped(world, name)).count();
+    assert_eq!(stopped(&world), argosy_state::limits::TASKS_PER_SWEEP);
+    world.pass(200);
+    world.forget_said();
+    assert_eq!(stopped(&world), 600);
+}

@@ -1,0 +1,53 @@
+//! `stop_after`: tasks of an unreachable agent that have stopped themselves.
+//!
+//! The task stays UNREACHABLE: how it ended is for its agent to report.
+
+use super::Scene;
+use super::tasks::Change;
+use crate::Registry;
+use crate::agent::AgentMode;
+use crate::command::{Outcome, Rejection, Reply, Stopped};
+use crate::ids::TaskKey;
+use crate::limits;
+use crate::task::{Reason, TaskState};
+
+impl Registry {
+    /// Marks the tasks whose time is over, a bounded number of them. A repeat finds none of these.
+    pub(super) fn stopped(&mut self, scene: &mut Scene, stopped: &Stopped) -> Outcome {
+        let id = stopped.agent;
+        let agent = self.agents.get(&id).ok_or(Rejection::UnknownAgent(id))?;
+        if agent.revision != stopped.decided_on {
+            return Err(Rejection::Moved);
+        }
+        if agent.mode != AgentMode::Unreachable {
+            return Err(Rejection::WrongMode(id, agent.mode));
+        }
+        let unreachable_ms = scene.at.since_ms(agent.since);
+        if stopped.silent_ms > unreachable_ms {
+            return Err(Rejection::Invalid {
+                field: "silent_ms".to_owned(),
+                text: format!("{id} has been unreachable for {unreachable_ms} ms only"),
+            });
+        }
+        let due: Vec<TaskKey> = self
+            .index
+            .agents
+            .get(&id)
+            .into_iter()
+            .flat_map(|index| &index.stopping)
+            .take_while(|(after_ms, _)| *after_ms <= stopped.silent_ms)
+            .take(limits::TASKS_PER_SWEEP)
+            .map(|(_, key)| key.clone())
+            .collect();
+        for key in &due {
+            let change = Change::by_master(
+                TaskState::Unreachable,
+                Reason::StoppedWithoutLeader,
+                "its agent is not heard of, and its stop_after_ms has passed: it does not run any more",
+                stopped.wall_ms,
+            );
+            self.set_state(scene, key, change.stopped());
+        }
+        Ok(Reply::Done)
+    }
+}
