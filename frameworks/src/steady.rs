@@ -1,12 +1,13 @@
 //! Keeps so many copies of a command alive, each with a port, and replaces those that end.
 //!
-//! A copy on an agent that is away is waited for, not replaced: it still runs there.
+//! A copy on an unreachable agent is not replaced while it may still run there. Only if the copies have a
+//! `stop_after_ms` is it replaced, and only once the masters say that it has stopped.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use argosy_client::resources::{Remainder, from_wire, port_resource, to_wire};
-use argosy_client::scheduler::{Answer, Driver, Outcome, Scheduler, Subscription, is_terminal};
+use argosy_client::scheduler::{Answer, Driver, Outcome, Scheduler, Subscription, is_replaceable};
 use argosy_proto::v1;
 use serde::Serialize;
 
@@ -270,7 +271,7 @@ impl Scheduler for Steady {
             );
             self.progress.say(&told, text.trim_end());
         }
-        if is_terminal(new) || new == v1::TaskState::Unknown {
+        if is_replaceable(status) || new == v1::TaskState::Unknown {
             self.ended(&status.task_id, Instant::now());
             self.ask_for_offers(driver);
         }

@@ -130,3 +130,56 @@ async fn a_copy_that_ends_is_replaced_and_one_that_is_away_is_not() {
     assert_ne!(copy(&third), copy(&away));
     assert_eq!(scheduler.running()[0].0, third);
 }
+
+#[tokio::test]
+async fn a_copy_that_stops_itself_is_replaced_once_it_has_stopped() {
+    let cluster = FakeCluster::start(2).await;
+    let mut config = SchedulerConfig::new(cluster.masters(), "steady");
+    config.tick = Duration::from_millis(10);
+    let mut copies = two_copies();
+    copies.number = 1;
+    copies.template.stop_after_ms = 10_000;
+    let mut scheduler = Steady::new(copies, "db", Style::None);
+    let runner = Runner::new(config);
+    let driver = runner.driver();
+    let script = async {
+        cluster.offer("agent-1", "cpus:1;mem:1024;ports:[31000-31001]");
+        cluster
+            .wait("the copy", |_| cluster.launches().len() == 1)
+            .await;
+        let first = cluster.take_launched().remove(0);
+        assert_eq!(first.stop_after_ms, 10_000);
+        cluster.update(&first.task_id, TaskState::Running);
+        wait_for_call(&cluster, "suppress").await;
+        cluster.update(&first.task_id, TaskState::Unreachable);
+        // Its answer comes behind the update: nothing was asked for.
+        driver.reconcile(Vec::new()).answer().await;
+        let asked = |all: &[Received]| {
+            let calls = all
+                .iter()
+                .filter(|one| matches!(one, Received::Called { kind, .. } if *kind == "revive"));
+            calls.count()
+        };
+        assert_eq!(asked(&cluster.received()), 0);
+        cluster.stop(&first.task_id);
+        wait_for_call(&cluster, "revive").await;
+        cluster.offer("agent-2", "cpus:1;mem:1024;ports:[31000-31001]");
+        cluster
+            .wait("its successor", |_| cluster.launches().len() == 2)
+            .await;
+        let second = cluster.take_launched().remove(0);
+        cluster.update(&second.task_id, TaskState::Running);
+        // The host returns, and its agent reports the end: it was counted already.
+        cluster.update(&first.task_id, TaskState::Failed);
+        driver.reconcile(Vec::new()).answer().await;
+        driver.stop();
+        second.task_id
+    };
+    let run = async { tokio::join!(runner.run(&mut scheduler, CancellationToken::new()), script) };
+    let (result, second) = tokio::time::timeout(Duration::from_secs(30), run)
+        .await
+        .unwrap();
+    assert_eq!(result, Ok(()));
+    assert_eq!(scheduler.replaced, 1);
+    assert_eq!(scheduler.running()[0].0, second);
+}

@@ -60,13 +60,17 @@ pub(crate) fn standing_words(status: &v1::TaskStatus) -> String {
     known.join(", ")
 }
 
-/// The state of a task, and of one that runs what its checks have found: `running (healthy)`.
+/// The state of a task, of one that runs with what its checks have found: `running (healthy)`; and
+/// `unreachable (stopped)` of one that may be replaced.
 fn state_of(task: &v1::Task) -> String {
     let runs = matches!(
         task.state(),
         v1::TaskState::Running | v1::TaskState::Killing
     );
     let known = task.latest.as_ref().map(standing_words);
+    if task.latest.as_ref().is_some_and(|latest| latest.stopped) {
+        return format!("{} (stopped)", state_word(task.state));
+    }
     match known.filter(|known| runs && !known.is_empty()) {
         Some(known) => format!("{} ({known})", state_word(task.state)),
         None => state_word(task.state),
@@ -344,5 +348,21 @@ mod tests {
         assert_eq!(both, "running (healthy, not ready)");
         assert_eq!(of(Killing, Some(false), None), "killing (unhealthy)");
         assert_eq!(of(Failed, Some(false), Some(true)), "failed");
+    }
+
+    #[test]
+    fn a_task_that_has_stopped_itself_shows_that_it_may_be_replaced() {
+        let of = |stopped| {
+            state_of(&v1::Task {
+                state: v1::TaskState::Unreachable.into(),
+                latest: Some(v1::TaskStatus {
+                    stopped,
+                    ..v1::TaskStatus::default()
+                }),
+                ..v1::Task::default()
+            })
+        };
+        assert_eq!(of(false), "unreachable");
+        assert_eq!(of(true), "unreachable (stopped)");
     }
 }

@@ -209,7 +209,12 @@ impl Attached {
         }
         if state == v1::TaskState::Unreachable {
             let agent = self.agent_id.clone().unwrap_or_default();
-            let text = format!("{agent} is unreachable; the task may run on there, waiting for it");
+            let text = match status.stopped {
+                false => {
+                    format!("{agent} is unreachable; the task may run on there, waiting for it")
+                }
+                true => format!("{agent} is unreachable; the task has stopped itself there"),
+            };
             tell(&self.manner, &status.task_id, &text);
         }
         if !is_terminal(status.state) {

@@ -111,6 +111,11 @@ fn placed(task: &v1::Task) -> String {
         }
         v1::TaskState::Running => vec![format!("it runs on {agent}")],
         v1::TaskState::Killing => vec![format!("{agent} is ending it")],
+        v1::TaskState::Unreachable if latest.stopped => {
+            vec![format!(
+                "{agent} is unreachable; the task has stopped itself, so it may be replaced"
+            )]
+        }
         v1::TaskState::Unreachable => {
             vec![format!(
                 "{agent} is unreachable; it may run on there, and counts again when {agent} returns"

@@ -138,6 +138,18 @@ impl Brain {
     }
 
     pub(super) fn update(&mut self, task_id: &str, state: v1::TaskState) {
+        self.tell(task_id, state, v1::TaskStatus::default());
+    }
+
+    pub(super) fn stop(&mut self, task_id: &str) {
+        let stopped = v1::TaskStatus {
+            stopped: true,
+            ..Default::default()
+        };
+        self.tell(task_id, v1::TaskState::Unreachable, stopped);
+    }
+
+    fn tell(&mut self, task_id: &str, state: v1::TaskState, rest: v1::TaskStatus) {
         let status = v1::TaskStatus {
             framework_id: FRAMEWORK.into(),
             task_id: task_id.into(),
@@ -148,7 +160,7 @@ impl Brain {
                 .unwrap_or_default(),
             state: state.into(),
             revision: Some(self.revision()),
-            ..Default::default()
+            ..rest
         };
         self.tasks.insert(task_id.to_owned(), status.clone());
         self.unacknowledged

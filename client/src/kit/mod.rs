@@ -89,6 +89,11 @@ impl FakeCluster {
         self.brain().update(task_id, state);
     }
 
+    /// An unreachable task has stopped itself; told like [`Self::update`].
+    pub fn stop(&self, task_id: &str) {
+        self.brain().stop(task_id);
+    }
+
     /// Lets every task launched from now on go through these states at once.
     pub fn script(&self, states: &[v1::TaskState]) {
         self.brain().script = states.to_vec();

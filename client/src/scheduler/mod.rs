@@ -213,6 +213,13 @@ impl SchedulerConfig {
     }
 }
 
+/// Whether nothing of the task runs any more, so that it is safe to launch another one in its place: it has ended, or its
+/// agent is unreachable and it has stopped itself after its `stop_after_ms`.
+#[must_use]
+pub fn is_replaceable(status: &v1::TaskStatus) -> bool {
+    is_terminal(status.state()) || (status.state() == v1::TaskState::Unreachable && status.stopped)
+}
+
 /// Whether a task in this state has ended for good.
 #[must_use]
 pub fn is_terminal(state: v1::TaskState) -> bool {

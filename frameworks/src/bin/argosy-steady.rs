@@ -41,6 +41,10 @@ struct Arguments {
     /// Variable for the copies, as NAME=VALUE
     #[arg(long, value_name = "NAME=VALUE")]
     env: Vec<String>,
+    /// Seconds after which a copy stops itself when no leader answers its agent, and is replaced; without it a copy on an
+    /// unreachable agent is waited for. At least three times the heartbeat interval, which is 1 s up to 1,000 agents
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(3..))]
+    stop_after: Option<u32>,
     /// Folder with the witness file, seen by the copies as ./witness
     #[arg(long, value_name = "DIR")]
     witness: Option<PathBuf>,
@@ -58,6 +62,9 @@ impl Arguments {
             name: self.name.clone(),
             resources: resources(&self.resources)?,
             argv: self.command.clone(),
+            stop_after_ms: self
+                .stop_after
+                .map_or(0, |seconds| u64::from(seconds) * 1_000),
             ..Default::default()
         };
         for variable in &self.env {
