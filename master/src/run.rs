@@ -336,13 +336,17 @@ async fn serve(
         .add_service(AgentsServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(OperatorServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(ReignsServer::new(services.clone()))
-        .add_service(health(services.desk))
+        .add_service(health(services.desk.clone()))
         .add_service(reflection);
     let router = routes
         .routes()
         .into_axum_router()
         .merge(pages)
         .layer(axum::middleware::map_response(service::add_remedy))
+        .layer(axum::middleware::from_fn_with_state(
+            services.desk,
+            service::add_leader,
+        ))
         .layer(axum::middleware::from_fn(metrics::measured));
     let server = axum::serve(socket, router).with_graceful_shutdown(stop.clone().cancelled_owned());
     tokio::select! {

@@ -243,29 +243,35 @@ impl Leader {
         self.answer(request, Answer::Declined);
     }
 
+    /// What was answered before is answered again without an entry.
     pub(super) fn operate(
         &mut self,
         registry: &Registry,
         request: RequestId,
         mut operate: Operate,
     ) {
-        // `apply` compares one hash. A batch that release 0.1.0 answered keeps the one that it had there.
-        if let Some(name) = &operate.request
-            && let Some(stored) = registry.operator_answer(name)
-            && stored.hash != operate.hash
-            && stored.hash == fingerprint::batch_of_0_1_0(&operate)
-        {
-            operate.hash = stored.hash;
+        let named = operate.request.as_ref();
+        if let Some(answer) = named.and_then(|name| registry.operator_answer(name)) {
+            // A batch that release 0.1.0 answered keeps the hash that it had there.
+            if answer.hash == fingerprint::batch_of_0_1_0(&operate) {
+                operate.hash = answer.hash;
+            }
+            let outcome = answer.repeated(&operate);
+            return self.operated(registry, request, outcome);
         }
         self.propose(Command::Operate(operate), Route::Operate(request));
     }
 
     pub(super) fn operated(&mut self, registry: &Registry, request: RequestId, outcome: Outcome) {
         let answer = match outcome {
-            Ok(Reply::Operated(outcomes)) => Answer::Operated {
-                revision: Revision {
-                    index: registry.applied(),
-                    position: 0,
+            Ok(Reply::Operated { revision, outcomes }) => Answer::Operated {
+                // An earlier release remembered none: by now it is applied.
+                revision: match revision.index {
+                    0 => Revision {
+                        index: registry.applied(),
+                        position: 0,
+                    },
+                    _ => revision,
                 },
                 outcomes: outcomes
                     .into_iter()

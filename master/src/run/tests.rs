@@ -7,6 +7,7 @@ use std::time::Duration;
 use argosy_raft::{MemoryStore, SnapshotPolicy, Timing};
 use argosy_state::command::{Operate, Operation};
 use argosy_state::ids::{AgentId, Role};
+use axum::routing::get;
 use futures::future::join_all;
 use tokio::net::TcpListener;
 
@@ -84,8 +85,12 @@ impl Alone {
     }
 
     async fn operate(&self, operation: Operation) -> Answer {
+        self.operate_named(None, operation).await
+    }
+
+    async fn operate_named(&self, request: Option<&str>, operation: Operation) -> Answer {
         let operate = Operate {
-            request: None,
+            request: request.map(|id| ("alice".to_owned(), id.to_owned())),
             hash: 0,
             operations: vec![operation],
             wall_ms: 0,
@@ -134,6 +139,51 @@ async fn a_command_that_no_entry_holds_is_refused_and_costs_no_office() {
         "{done:?}"
     );
     assert_eq!(alone.in_office().await.epoch, epoch);
+    alone.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_batch_has_the_answer_and_revision_of_the_first_and_writes_nothing() {
+    let alone = Alone::start().await;
+    alone.in_office().await;
+    let revision_of = |answer: Answer| match answer {
+        Answer::Operated { revision, outcomes } => (revision, outcomes),
+        other => panic!("{other:?}"),
+    };
+    let refused = Operation::Deactivate(AgentId(9));
+    let first = revision_of(alone.operate_named(Some("r-1"), refused.clone()).await);
+    assert!(first.1[0].is_err() && first.0.index > 0);
+    let between = revision_of(alone.operate(weight(2_000)).await);
+    assert!(between.0 > first.0);
+    let applied = *alone.desk.applied.borrow();
+    let repeated = revision_of(alone.operate_named(Some("r-1"), refused).await);
+    assert_eq!(repeated, first);
+    assert_eq!(*alone.desk.applied.borrow(), applied);
+    alone.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_reply_names_the_leader_also_those_that_no_service_has_made() {
+    let alone = Alone::start().await;
+    alone.in_office().await;
+    let pages = Router::new()
+        .route("/read", get(|| async { "read" }))
+        .layer(axum::middleware::from_fn_with_state(
+            alone.desk.clone(),
+            service::add_leader,
+        ));
+    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let serving = tokio::spawn(async move { axum::serve(socket, pages).await });
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([]);
+    let client = client.build().unwrap();
+    for path in ["read", "nothing"] {
+        let answer = client.get(format!("http://{address}/{path}")).send().await;
+        let answer = answer.unwrap();
+        let named = answer.headers().get("argosy-leader");
+        assert_eq!(named.unwrap(), alone.desk.own_address.as_str(), "{path}");
+    }
+    serving.abort();
     alone.end().await;
 }
 

@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
 
 use super::Services;
-use crate::desk::{LONGEST_WAIT, unavailable};
+use crate::desk::{Desk, LONGEST_WAIT, unavailable};
 use crate::inbox::Office;
 
 /// Marks a forwarded call: it is not passed on again.
@@ -219,6 +219,27 @@ pub(crate) fn name_leader(metadata: &mut MetadataMap, address: &str) {
     if let Ok(value) = MetadataValue::try_from(address) {
         metadata.insert(LEADER, value);
     }
+}
+
+/// Every reply names the leader, reads and refusals included: also those that no service has made.
+pub(crate) async fn add_leader(
+    axum::extract::State(desk): axum::extract::State<Desk>,
+    request: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> axum::response::Response {
+    let mut response = next.run(request).await;
+    if response.headers().contains_key(LEADER) {
+        return response;
+    }
+    let office = desk.office.borrow().clone();
+    let leader = match office.here {
+        true => Some(desk.own_address),
+        false => office.leader,
+    };
+    if let Some(value) = leader.and_then(|leader| leader.try_into().ok()) {
+        response.headers_mut().insert(LEADER, value);
+    }
+    response
 }
 
 /// When the caller gives up; without a word of it, after ten seconds.

@@ -22,7 +22,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::desk::Desk;
 use crate::leader::Answer;
 
-pub(crate) use forward::Peers;
+pub(crate) use forward::{Peers, add_leader};
 pub(crate) use health::health;
 use lists::{list_agents, list_frameworks, list_offers, list_tasks};
 pub(crate) use operator::{cluster, one_agent};

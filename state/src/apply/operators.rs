@@ -6,7 +6,7 @@ use crate::Registry;
 use crate::agent::AgentMode;
 use crate::command::{Operate, Operation, Outcome, Rejection, Reply, SweepTarget};
 use crate::event::Event;
-use crate::ids::{AgentId, Role, Timestamp};
+use crate::ids::{AgentId, Revision, Role, Timestamp};
 use crate::limits;
 use crate::registry::{DEFAULT_WEIGHT_MILLI, OperatorAnswer, RecordKey, usage};
 
@@ -29,7 +29,7 @@ impl Registry {
                 });
             }
             if let Some(answer) = self.operator_answers.get(key) {
-                return repeated(answer, operate, &key.1);
+                return answer.repeated(operate);
             }
             self.drop_old_requests(scene);
             let bytes = self.index.bytes.operator_answers;
@@ -40,6 +40,10 @@ impl Registry {
                 return Err(Rejection::TooManyRequests);
             }
         }
+        let revision = Revision {
+            index: scene.index,
+            position: 0,
+        };
         let outcomes: Vec<_> = operate
             .operations
             .iter()
@@ -55,11 +59,12 @@ impl Registry {
             let answer = OperatorAnswer {
                 hash: operate.hash,
                 at: scene.at,
+                revision,
                 outcomes: kept.collect(),
             };
             self.put_operator_answer(key.clone(), answer);
         }
-        Ok(Reply::Operated(outcomes))
+        Ok(Reply::Operated { revision, outcomes })
     }
 
     /// Each named request takes a few that are too old with it: nothing needs a timer.
@@ -243,16 +248,26 @@ impl Registry {
     }
 }
 
-fn repeated(answer: &OperatorAnswer, operate: &Operate, request: &str) -> Outcome {
-    if answer.hash != operate.hash {
-        return Err(Rejection::RequestReused(request.to_owned()));
+impl OperatorAnswer {
+    /// What the same request is answered with again. Another one of that name is refused.
+    ///
+    /// # Errors
+    /// [`Rejection::RequestReused`].
+    pub fn repeated(&self, operate: &Operate) -> Outcome {
+        if self.hash != operate.hash {
+            let request = operate.request.as_ref().map(|(_, id)| id.clone());
+            return Err(Rejection::RequestReused(request.unwrap_or_default()));
+        }
+        let again = |kept: &Option<(u8, String)>| match kept {
+            None => Ok(()),
+            Some((code, text)) => Err(Rejection::AsBefore {
+                code: *code,
+                text: text.clone(),
+            }),
+        };
+        Ok(Reply::Operated {
+            revision: self.revision,
+            outcomes: self.outcomes.iter().map(again).collect(),
+        })
     }
-    let again = |kept: &Option<(u8, String)>| match kept {
-        None => Ok(()),
-        Some((code, text)) => Err(Rejection::AsBefore {
-            code: *code,
-            text: text.clone(),
-        }),
-    };
-    Ok(Reply::Operated(answer.outcomes.iter().map(again).collect()))
 }

@@ -454,8 +454,13 @@ pub enum Reply {
     },
     /// A numbered call was applied before, with this outcome.
     Repeated(crate::framework::Answer),
-    /// Operators' changes, one outcome each.
-    Operated(Vec<Result<(), Rejection>>),
+    /// Operators' changes.
+    Operated {
+        /// When they were applied, which for a repeat is earlier than now.
+        revision: Revision,
+        /// One each.
+        outcomes: Vec<Result<(), Rejection>>,
+    },
 }
 
 /// What the registry is called and sealed with; kept with the first epoch.

@@ -3,11 +3,11 @@
 use prost::Message;
 
 use super::framework::{RefusalMessage, code};
-use super::names::TaskKeyMessage;
+use super::names::{RevisionMessage, TaskKeyMessage};
 use super::operate::SweepMessage;
 use super::{Read, Wrong};
 use crate::command::ClusterFacts;
-use crate::ids::{ClusterId, Epoch, NodeId, Timestamp};
+use crate::ids::{ClusterId, Epoch, NodeId, Revision, Timestamp};
 use crate::registry::{Cluster, OperatorAnswer, SweepMark};
 
 #[derive(Clone, PartialEq, Message)]
@@ -164,6 +164,8 @@ pub(super) struct OperatorAnswerRecord {
     at: u64,
     #[prost(message, repeated, tag = "3")]
     outcomes: Vec<OperatorOutcome>,
+    #[prost(message, optional, tag = "20")]
+    revision: Option<RevisionMessage>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -185,6 +187,7 @@ impl From<&OperatorAnswer> for OperatorAnswerRecord {
             hash: answer.hash,
             at: answer.at.0,
             outcomes: answer.outcomes.iter().map(outcome).collect(),
+            revision: (answer.revision.index > 0).then(|| answer.revision.into()),
         }
     }
 }
@@ -204,6 +207,10 @@ impl TryFrom<OperatorAnswerRecord> for OperatorAnswer {
         Ok(Self {
             hash: record.hash,
             at: Timestamp(record.at),
+            revision: match record.revision {
+                Some(revision) => revision.into(),
+                None => Revision::default(),
+            },
             outcomes: outcomes?,
         })
     }

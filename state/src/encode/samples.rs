@@ -119,6 +119,7 @@ pub(super) fn registry() -> Registry {
         OperatorAnswer {
             hash: 0x1234,
             at: Timestamp(999),
+            revision: revision(31, 0),
             outcomes: vec![None, Some((2, "no agent-9".to_owned()))],
         },
     );

@@ -14,7 +14,7 @@ use crate::agent::{Agent, AgentMode};
 use crate::command::{ClusterFacts, SweepTarget};
 use crate::framework::{Answer, FinishedFramework, Framework};
 use crate::ids::{
-    AgentId, Epoch, FrameworkId, GroupId, NodeId, OrderIndex, Role, TaskKey, Timestamp,
+    AgentId, Epoch, FrameworkId, GroupId, NodeId, OrderIndex, Revision, Role, TaskKey, Timestamp,
 };
 use crate::resources::Resources;
 use crate::task::{FinishedTask, Task};
@@ -68,6 +68,8 @@ pub struct OperatorAnswer {
     pub hash: u64,
     /// When it was applied, in cluster time.
     pub at: Timestamp,
+    /// The revision at which it was applied; 0 of one that an earlier release remembered.
+    pub revision: Revision,
     /// One an operation: `None` for done, else the code and the sentence.
     pub outcomes: Vec<Option<(u8, String)>>,
 }

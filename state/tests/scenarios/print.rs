@@ -70,7 +70,7 @@ fn outcome(outcome: &Outcome) -> String {
                 }
             }
         }
-        Ok(Reply::Operated(outcomes)) => {
+        Ok(Reply::Operated { outcomes, .. }) => {
             let mut text = String::new();
             for outcome in outcomes {
                 match outcome {
