@@ -148,7 +148,13 @@ impl Leader {
         }
         let facts = &registry.cluster().facts;
         let mut seen = BTreeSet::new();
+        let first = accept.offers.first();
         for (promise, token) in accept.offers.iter().zip(tokens) {
+            let fits =
+                |first: &Promise| (first.agent, &first.role) == (promise.agent, &promise.role);
+            if !first.is_some_and(fits) {
+                return Err(Rejection::OfferMixed(promise.id));
+            }
             if !seen.insert(promise.id) {
                 return Err(Rejection::OfferTwice(promise.id));
             }

@@ -66,8 +66,8 @@ pub fn launch_group_from(wire: v1::LaunchGroup) -> Result<Vec<TaskSpec>, Malform
 }
 
 fn tasks_from(wire: Vec<v1::TaskSpec>) -> Result<Vec<TaskSpec>, Malformed> {
-    let tasks = wire.into_iter().map(|task| {
-        let name = format!("tasks[{}]", task.task_id);
+    let tasks = wire.into_iter().enumerate().map(|(at, task)| {
+        let name = format!("tasks[{at}]");
         if task.group.is_some() {
             let text = "masters set it; launch a group to have one";
             return Err(Malformed::new("group", text).inside(&name));
@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(field(launch("pod", &[])), "launch_group.tasks");
         assert_eq!(field(launch("pod", &["a"; 17])), "launch_group.tasks");
         let bad = launch("pod", &["a", "../b"]);
-        assert_eq!(field(bad), "launch_group.tasks[../b].task_id");
+        assert_eq!(field(bad), "launch_group.tasks[1].task_id");
         let mut claimed = task("a");
         claimed.group = Some(v1::TaskGroup::default());
         let wire = v1::Launch {
@@ -123,7 +123,7 @@ mod tests {
         };
         assert_eq!(
             launch_from(wire).unwrap_err().field,
-            "launch.tasks[a].group"
+            "launch.tasks[0].group"
         );
         for (place, size) in [(0, 0), (2, 2), (0, 17)] {
             let wire = v1::TaskGroup {

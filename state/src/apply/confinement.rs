@@ -15,6 +15,13 @@ pub(super) fn check(spec: &TaskSpec) -> Result<(), Wrong> {
         let text = "with capabilities or new privileges it could write to host_paths as any user of the host: leave one out";
         return Err(("container.opt_outs", text.to_owned()));
     }
+    if let Some(path) = spec.host_paths.iter().find(|path| path.read_only) {
+        let text = format!(
+            "{}: agents of this release cannot keep a task from writing to it: leave read_only out",
+            path.host_path
+        );
+        return Err(("host_paths.read_only", text));
+    }
     match &spec.limits {
         None => Ok(()),
         Some(limits) => check_limits(spec, limits),
@@ -281,5 +288,16 @@ mod tests {
         assert_eq!(check(&spec).unwrap_err().0, "container.opt_outs");
         spec.host_paths.clear();
         assert_eq!(check(&spec), Ok(()));
+    }
+
+    #[test]
+    fn a_host_path_that_no_agent_can_make_read_only_is_refused_at_the_launch() {
+        let mut spec = testing::spec("t", "mem:1");
+        spec.host_paths = vec![HostPath {
+            host_path: "/srv".into(),
+            container_path: "/srv".into(),
+            read_only: true,
+        }];
+        assert_eq!(check(&spec).unwrap_err().0, "host_paths.read_only");
     }
 }

@@ -140,10 +140,13 @@ fn an_offer_given_twice_or_with_one_of_another_agent_is_refused() {
     world.forget_said();
     world.accept("1.1 1.1", &["a"]);
     world.accept("1.1 1.2", &["a"]);
+    // Both are as good as before.
+    world.accept("1.2", &["a"]);
     world.expect(&expect![[r#"
         call-1: refused offer-twice: offer 1.1 is given twice; give each offer once
         call-2: refused offer-mixed: offer 1.2 is of another agent or role than the first one; give it to a call of its own
-        link-1 <- offers 1.3 * agent-2 cpus:1;mem:1024
+        link-3 <- order 1 launch framework-1/a
+        call-3: called at 5.0
     "#]]);
 }
 
