@@ -12,6 +12,8 @@ use prost::Message as _;
 const FILTER_BYTES: usize = 64 * 1024;
 /// Encoded offers presented at most, in bytes: a subscription is one message. The rest is rescinded.
 const HELD_BYTES: usize = 3 * 1024 * 1024;
+/// Offers presented at most; masters refuse a subscription with more than 10,000. The rest is rescinded.
+const HELD_OFFERS: usize = 10_000;
 /// How long a decline without a time is in force, in milliseconds.
 pub(crate) const DEFAULT_FILTER_MS: u64 = 5_000;
 
@@ -95,17 +97,30 @@ impl Offers {
         self.declines.retain(|(_, role), _| stays(role));
     }
 
-    /// What to present at a subscription, and the ids that found no room.
-    pub(crate) fn present(&mut self) -> (Vec<v1::HeldOffer>, Vec<String>) {
+    /// What to present at a subscription, and the ids that found no room. First comes what calls without an answer
+    /// `use`: if it finds no room, others may be offered it before the call is repeated.
+    pub(crate) fn present<'a>(
+        &mut self,
+        used: impl Iterator<Item = &'a v1::HeldOffer>,
+    ) -> (Vec<v1::HeldOffer>, Vec<String>) {
         let mut room = HELD_BYTES;
         let (mut presented, mut left_out) = (Vec::new(), Vec::new());
+        let mut has_room = |presented: usize, bytes: usize| {
+            let size = bytes + 16;
+            let fits = size <= room && presented < HELD_OFFERS;
+            room -= if fits { size } else { 0 };
+            fits
+        };
+        for held in used {
+            if has_room(presented.len(), held.encoded_len()) {
+                presented.push(held.clone());
+            }
+        }
         for (id, offer) in &self.held {
-            let size = offer.encoded_len() + 16;
-            if size > room {
+            if !has_room(presented.len(), offer.encoded_len()) {
                 left_out.push(id.clone());
                 continue;
             }
-            room -= size;
             presented.push(v1::HeldOffer {
                 offer: Some(offer.clone()),
             });
@@ -192,7 +207,7 @@ mod tests {
     #[test]
     fn held_offers_are_presented_with_their_tokens_and_what_is_not_kept_is_lost() {
         let mut offers = holding(&["1.1", "1.2"]);
-        let (presented, left_out) = offers.present();
+        let (presented, left_out) = offers.present(std::iter::empty());
         assert!(left_out.is_empty());
         assert!(
             presented
@@ -202,6 +217,31 @@ mod tests {
         assert_eq!(offers.keep_only(&BTreeSet::from(["1.2"])), ["1.1"]);
         assert_eq!(offers.take(&["1.1".into()]), Err("1.1".into()));
         assert_eq!(offers.take(&["1.2".into()]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn so_many_offers_are_presented_as_a_master_takes() {
+        let ids: Vec<String> = (0..30_000).map(|serial| format!("1.{serial}")).collect();
+        let mut offers = holding(&ids.iter().map(String::as_str).collect::<Vec<_>>());
+        let used = v1::HeldOffer {
+            offer: Some(offer("1.99999", "agent-used")),
+        };
+        let (presented, left_out) = offers.present([&used].into_iter());
+        assert_eq!(presented[0], used, "what a call uses comes first");
+        assert_eq!(presented.len(), HELD_OFFERS);
+        assert_eq!(left_out.len(), 30_001 - HELD_OFFERS);
+        // What was left out is not held any more.
+        assert_eq!(offers.take(&left_out[..1]), Err(left_out[0].clone()));
+        let mut large = offer("1.5", "agent-5");
+        large.attributes = [("rack".to_owned(), "x".repeat(1 << 20))].into();
+        let used: Vec<v1::HeldOffer> = (0..8)
+            .map(|_| v1::HeldOffer {
+                offer: Some(large.clone()),
+            })
+            .collect();
+        let (presented, _) = Offers::default().present(used.iter());
+        let bytes: usize = presented.iter().map(prost::Message::encoded_len).sum();
+        assert!(bytes <= HELD_BYTES && presented.len() == 2, "{bytes}");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use argosy_proto::convert::{self, Malformed};
 use argosy_proto::v1;
-use argosy_state::command::{Accept, CallAction};
+use argosy_state::apply::check_subscription;
+use argosy_state::command::{Accept, CallAction, Rejection};
 use argosy_state::ids::{FrameworkId, TaskId};
 use argosy_state::limits;
 use prost::Message as _;
@@ -13,6 +14,8 @@ use crate::leader::{HeldFilter, Subscription};
 
 /// Largest filters of a subscription, together, in bytes.
 const FILTER_BYTES: usize = 64 * 1024;
+/// Offers that a subscription presents. Each is verified in the owner's turn.
+const HELD_OFFERS: usize = 10_000;
 
 pub(super) fn accept(
     offers: Vec<v1::HeldOffer>,
@@ -53,6 +56,13 @@ pub(super) fn subscription(wire: v1::SubscribeRequest) -> Result<Subscription, M
     let info = wire
         .info
         .ok_or_else(|| Malformed::new("info", "it is missing"))?;
+    if wire.held.len() > HELD_OFFERS {
+        let text = format!(
+            "{} offers; at most {HELD_OFFERS}: present those that you want to use, the others are free then",
+            wire.held.len()
+        );
+        return Err(Malformed::new("held", text));
+    }
     let held = wire.held.iter().enumerate();
     let held = held
         .map(|(at, held)| convert::promise(held).map_err(|why| why.inside(&format!("held[{at}]"))));
@@ -77,6 +87,11 @@ pub(super) fn subscription(wire: v1::SubscribeRequest) -> Result<Subscription, M
             remaining_ms: filter.remaining_ms,
         })
     });
+    let info = convert::framework_info_from(info)?;
+    check_subscription(wire.session, &info).map_err(|why| match why {
+        Rejection::Invalid { field, text } => Malformed::new(field, text),
+        other => Malformed::new("info", other.to_string()),
+    })?;
     Ok(Subscription {
         cluster: if wire.cluster_id.is_empty() {
             None
@@ -89,7 +104,7 @@ pub(super) fn subscription(wire: v1::SubscribeRequest) -> Result<Subscription, M
             Some(convert::id("framework_id", &wire.framework_id)?)
         },
         session: wire.session,
-        info: convert::framework_info_from(info)?,
+        info,
         held: held.collect::<Result<_, Malformed>>()?,
         filters: filters.collect::<Result<_, Malformed>>()?,
         sends_heartbeats: wire.sends_heartbeats,
@@ -111,4 +126,50 @@ pub(super) fn parts<T: Clone>(all: &[T]) -> Vec<Vec<T>> {
     }
     let parts = all.chunks(limits::RECORDS_PER_COMMAND);
     parts.map(<[T]>::to_vec).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_state::testing::framework_info;
+
+    use super::*;
+
+    fn request() -> v1::SubscribeRequest {
+        v1::SubscribeRequest {
+            info: Some(convert::framework_info(&framework_info("web"))),
+            session: 1,
+            ..v1::SubscribeRequest::default()
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_subscription_itself_is_named_before_it_is_proposed() {
+        assert!(subscription(request()).is_ok());
+        let field = |change: fn(&mut v1::SubscribeRequest)| {
+            let mut wire = request();
+            change(&mut wire);
+            subscription(wire).unwrap_err().field
+        };
+        assert_eq!(field(|wire| wire.info = None), "info");
+        assert_eq!(field(|wire| wire.session = 0), "session");
+        let mut wire = request();
+        wire.info.as_mut().unwrap().roles.clear();
+        assert_eq!(subscription(wire).unwrap_err().field, "info.roles");
+        let mut wire = request();
+        wire.info.as_mut().unwrap().name.clear();
+        assert_eq!(subscription(wire).unwrap_err().field, "info.name");
+        assert_eq!(
+            field(|wire| wire.framework_id = "web".into()),
+            "framework_id"
+        );
+    }
+
+    #[test]
+    fn more_offers_than_a_turn_can_judge_are_refused_with_a_remedy() {
+        let mut wire = request();
+        wire.held = vec![v1::HeldOffer::default(); HELD_OFFERS + 1];
+        let why = subscription(wire).unwrap_err();
+        assert_eq!(why.field, "held");
+        assert!(why.text.contains("at most 10000: present those"), "{why}");
+    }
 }

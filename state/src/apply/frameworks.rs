@@ -13,13 +13,7 @@ use crate::registry::RecordKey;
 
 impl Registry {
     pub(super) fn subscribe(&mut self, scene: &mut Scene, subscribe: &Subscribe) -> Outcome {
-        check_info(&subscribe.info)?;
-        if subscribe.session == 0 {
-            return Err(Rejection::Invalid {
-                field: "session".into(),
-                text: "choose a random number that is not 0".into(),
-            });
-        }
+        check_subscription(subscribe.session, &subscribe.info)?;
         let by_session = || self.framework_by_session(&subscribe.info.principal, subscribe.session);
         match subscribe.framework.or_else(by_session) {
             Some(id) => self.resume_framework(scene, id, subscribe),
@@ -234,6 +228,21 @@ impl Registry {
         self.refuse_calls_below(raise.framework, raise.to);
         Ok(Reply::Done)
     }
+}
+
+/// Judges what needs no fact of the registry, so that a service can refuse it before it is proposed.
+///
+/// # Errors
+/// [`Rejection::Invalid`] names the field.
+pub fn check_subscription(session: u64, info: &FrameworkInfo) -> Result<(), Rejection> {
+    check_info(info)?;
+    if session == 0 {
+        return Err(Rejection::Invalid {
+            field: "session".into(),
+            text: "choose a random number that is not 0".into(),
+        });
+    }
+    Ok(())
 }
 
 /// Judges what a framework says of itself.

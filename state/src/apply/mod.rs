@@ -25,6 +25,8 @@ mod sweeps;
 mod tasks;
 mod volumes;
 
+pub use frameworks::check_subscription;
+
 use crate::Registry;
 use crate::bugs::{self, Bug};
 use crate::command::{Command, Entry, Outcome, Proposed, Rejection, Reply};

@@ -16,15 +16,14 @@ impl Session {
     pub(super) fn subscribe(&mut self, now_ms: u64) {
         self.link += 1;
         self.is_subscribed = false;
-        let (mut held, left_out) = self.offers.present();
+        // Offers of an unanswered accept as well: so nobody else is offered them meanwhile.
+        let (held, left_out) = self.offers.present(self.calls.used_offers());
         for offer_id in left_out {
             self.tell(Notice::Rescinded {
                 offer_id,
                 reason: "too many offers were held to present them all again".into(),
             });
         }
-        // Offers of an unanswered accept as well: so nobody else is offered them meanwhile.
-        held.extend(self.calls.used_offers().cloned());
         let request = v1::SubscribeRequest {
             protocol: Some(v1::Protocol {
                 version: PROTOCOL_VERSION,
