@@ -22,11 +22,11 @@ use futures::stream::SplitStream;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::input::{Input, Next};
 use super::request::AttachAsked;
-use super::session::{Ending, FAREWELL, QUEUED, send};
+use super::session::{Ending, FAREWELL, QUEUED, send, unreadable};
 use super::{ExecError, START_LIMIT, container_of, speaking};
 use crate::api::Shared;
 use crate::descriptors::watched;
@@ -124,6 +124,17 @@ async fn attend(attached: Attached, socket: WebSocket, silence: Duration) -> End
     Ending::Told(end)
 }
 
+/// When a client that cannot be read any more has had its time; never of one that can.
+async fn over(farewell: &Option<(Instant, String)>) -> String {
+    match farewell {
+        Some((until, why)) => {
+            sleep_until(*until).await;
+            why.clone()
+        }
+        None => std::future::pending().await,
+    }
+}
+
 /// One client, and the supervisor that it is attached to.
 struct Attached {
     attachment: AsyncFd<Attachment>,
@@ -150,15 +161,22 @@ impl Attached {
     ) -> String {
         let input = Input::default();
         let mut last = Instant::now();
+        // Set once nothing more of the client can be read: until then it may read what it is told.
+        let mut farewell: Option<(Instant, String)> = None;
         loop {
             let takes_input = !self.is_over && !self.input_is_over && self.on_its_way == 0;
             let asks = !self.is_over && self.frames.is_empty();
             tokio::select! {
-                message = timeout_at(last + silence, heard.next()) => {
+                why = over(&farewell) => return why,
+                message = timeout_at(last + silence, heard.next()), if farewell.is_none() => {
                     last = Instant::now();
                     let message = match message {
                         Ok(Some(Ok(message))) => message,
-                        Ok(Some(Err(error))) => return crate::error::sentence(&error),
+                        Ok(Some(Err(error))) => {
+                            self.end(unreadable(&error));
+                            farewell = Some((last + FAREWELL, crate::error::sentence(&error)));
+                            continue;
+                        }
                         Ok(None) => return "the connection was closed".to_owned(),
                         Err(_) => {
                             return format!("nothing was heard for {} s", silence.as_secs());

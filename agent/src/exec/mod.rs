@@ -111,6 +111,8 @@ pub(crate) enum ExecError {
     Refused { reason: String },
     #[error("{SESSIONS} people or programs are in tasks of this agent: end one session first")]
     Full,
+    #[error("{reason}")]
+    TaskFull { reason: String },
     #[error("{task} has not let the command in within {} s", START_LIMIT.as_secs())]
     Late { task: TaskKey },
     #[error("cannot let a command into {task}: {why}")]
@@ -127,7 +129,7 @@ impl IntoResponse for ExecError {
             Self::Unknown(_) => StatusCode::NOT_FOUND,
             Self::NotRunning(_) => StatusCode::CONFLICT,
             Self::Refused { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Full => StatusCode::TOO_MANY_REQUESTS,
+            Self::Full | Self::TaskFull { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Late { .. } | Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
             Self::Failed { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -215,7 +217,7 @@ async fn enter(
     let place = shared.controls.place(name.instance);
     let place = place.map_err(|error| match error {
         PlaceError::NotRunning => ExecError::NotRunning(task.clone()),
-        PlaceError::Full => ExecError::Refused {
+        PlaceError::Full => ExecError::TaskFull {
             reason: error.to_string(),
         },
     })?;

@@ -187,7 +187,12 @@ impl Listener {
             let message = tokio::select! {
                 heard = timeout(self.silence, self.frames.next()) => match heard {
                     Ok(Some(Ok(message))) => message,
-                    Ok(Some(Err(error))) => return crate::error::sentence(&error),
+                    Ok(Some(Err(error))) => {
+                        self.end(unreadable(&error));
+                        // It may still read what it is told, which closing with something unread could destroy.
+                        sleep(FAREWELL).await;
+                        return crate::error::sentence(&error);
+                    }
                     Ok(None) => return "the connection was closed".to_owned(),
                     Err(_) => return format!("nothing was heard for {} s", self.silence.as_secs()),
                 },
@@ -239,6 +244,14 @@ impl Listener {
                 .map_err(|error| crate::error::sentence(&error)),
         }
     }
+}
+
+/// What is told to a client of which nothing more can be read: a frame that is too large, or no WebSocket.
+pub(super) fn unreadable(error: &axum::Error) -> End {
+    let why = crate::error::sentence(error);
+    End::Lost(format!(
+        "it was ended: what the client sent cannot be read ({why}); a message holds at most {DATA_LIMIT_BYTES} bytes and its channel"
+    ))
 }
 
 async fn next_notice(running: &mut Option<Running>) -> Result<EntryNotice, EntryError> {

@@ -363,6 +363,22 @@ pub(super) async fn what_cannot_be_let_in_is_refused_before_anything_is_upgraded
     over(agent).await;
 }
 
+pub(super) async fn a_frame_that_is_too_large_ends_the_command_in_words() {
+    let (_host, _master, agent, _link) = running().await;
+    let mut client = Client::shell(&agent, "echo up; exec sleep 1000").await;
+    let mut said = Said::default();
+    client.hear(&mut said, |said| said.output() == "up\n").await;
+    let frame = Message::Binary(vec![0; 40 * 1024].into());
+    client.0.send(frame).await.unwrap();
+    client.hear(&mut said, |_| false).await;
+    let Some(End::Lost(why)) = &said.end else {
+        panic!("{said:?}");
+    };
+    assert!(why.contains("at most 32768 bytes"), "{why}");
+    drop(client);
+    over(agent).await;
+}
+
 pub(super) async fn many_commands_run_in_a_task_at_once_and_too_many_are_refused_in_words() {
     let (_host, _master, agent, _link) = running().await;
     let mut clients = Vec::new();
@@ -370,7 +386,7 @@ pub(super) async fn many_commands_run_in_a_task_at_once_and_too_many_are_refused
         clients.push(Client::enter(&agent, &["cat"], &[]).await);
     }
     let answer = ask(&agent, &["true"], &[]).await;
-    assert_eq!(answer.status().as_u16(), 422);
+    assert_eq!(answer.status().as_u16(), 429);
     let text = answer.text().await.unwrap();
     assert!(text.contains("60 commands have entered"), "{text}");
     for client in &mut clients {

@@ -47,6 +47,7 @@ cases![
     entering::a_client_that_does_not_read_stops_its_command_and_nobody_else,
     entering::a_command_that_does_not_read_stops_its_input_and_not_its_signals,
     entering::what_cannot_be_let_in_is_refused_before_anything_is_upgraded,
+    entering::a_frame_that_is_too_large_ends_the_command_in_words,
     entering::many_commands_run_in_a_task_at_once_and_too_many_are_refused_in_words,
     attaching::all_who_are_attached_see_a_task_and_type_at_it_until_it_ends,
     attaching::one_can_attach_again_after_the_agent_was_restarted,
