@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::END_TASKS;
 use crate::exit::{DONE, Ended, Failure};
 use crate::grammar::{Dev, Format};
-use crate::operator::Operator;
+use crate::operator::{Operator, quote};
 use crate::output::{self, note};
 use crate::{containers, listen};
 
@@ -221,10 +221,14 @@ impl Home {
     fn leave(&self) -> anyhow::Result<()> {
         match self {
             Self::Kept(path) => {
+                // Size, host paths and the like are not kept in the directory.
                 note(&format!(
-                    "kept in {}; tasks run on, argosy dev --keep {} goes on with them",
+                    "kept in {}; tasks run on, and the same command goes on with them: {}",
                     path.display(),
-                    path.display()
+                    std::env::args()
+                        .map(|word| quote(&word))
+                        .collect::<Vec<_>>()
+                        .join(" ")
                 ));
                 Ok(())
             }
