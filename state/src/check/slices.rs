@@ -127,7 +127,7 @@ impl Registry {
                 Some((serial, finished)) => {
                     self.check_finished_task(finished)?;
                     let key = &finished.task.key;
-                    let listed = self.index.finished.get(key);
+                    let listed = self.index.history.by_key.get(key);
                     must(listed == Some(serial), key, "what is history is listed")?;
                     Past::FinishedTasks(Some(*serial))
                 }
