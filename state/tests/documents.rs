@@ -353,7 +353,7 @@ const LIMITS: [(&str, &str, &str); 41] = [
     (
         "master/src/allocator/offering.rs",
         "JOIN_MS: u64 = 1_000",
-        "one has been open for a second",
+        "waits until both have been open for a second",
     ),
     (
         "state/src/limits.rs",
