@@ -189,7 +189,7 @@ fn every_dependency_has_its_line_in_the_decision() {
 }
 
 /// Where a limit stands in the sources, and what the protocol's page says of it.
-const LIMITS: [(&str, &str, &str); 41] = [
+const LIMITS: &[(&str, &str, &str)] = &[
     (
         "master/src/service/mod.rs",
         "MESSAGE_BYTES: usize = 4 << 20",
@@ -395,13 +395,265 @@ const LIMITS: [(&str, &str, &str); 41] = [
         "STREAMS: usize = 1024",
         "at a time | 64, 512, 1,024 |",
     ),
+    (
+        "state/src/limits.rs",
+        "NAME_BYTES: usize = 255",
+        "| ids, names | 255 bytes; roles 128 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "ROLE_BYTES: usize = 128",
+        "| role | 1 to 128 letters",
+    ),
+    (
+        "state/src/limits.rs",
+        "MESSAGE_BYTES: usize = 1024",
+        "| text of an update | 1,024 bytes |",
+    ),
+    (
+        "state/src/limits.rs",
+        "IMAGE_BYTES: usize = 1024",
+        "| name of an image | 1,024 bytes |",
+    ),
+    (
+        "state/src/limits.rs",
+        "PUBLISHED_PORTS: usize = 256",
+        "| published ports of a task | 256 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "VOLUMES: usize = 64",
+        "| volumes of a task; the path of one | 64; 1,024 bytes |",
+    ),
+    (
+        "state/src/limits.rs",
+        "VOLUME_PATH_BYTES: usize = 1024",
+        "| volumes of a task; the path of one | 64; 1,024 bytes |",
+    ),
+    (
+        "state/src/limits.rs",
+        "TMPFS_LEAST_BYTES: u64 = 4096",
+        "| a file system in memory | 4 KiB to 1 TiB",
+    ),
+    (
+        "state/src/limits.rs",
+        "TMPFS_BYTES: u64 = 1 << 40",
+        "| a file system in memory | 4 KiB to 1 TiB",
+    ),
+    (
+        "state/src/limits.rs",
+        "EXECUTOR_GRACE_MS: u64 = 60_000",
+        "| grace of an executor | 60,000 ms |",
+    ),
+    (
+        "state/src/limits.rs",
+        "CHECK_TIME_MS: u64 = 86_400_000",
+        "| times of a check | 100 ms (interval), 1 ms (timeout) to a day |",
+    ),
+    (
+        "state/src/limits.rs",
+        "CHECK_INTERVAL_MS: u64 = 100",
+        "| times of a check | 100 ms (interval), 1 ms (timeout) to a day |",
+    ),
+    (
+        "state/src/limits.rs",
+        "CHECK_COMMAND_BYTES: usize = 16 * 1024",
+        "of a check | 16 KiB, 2,048 bytes, 64 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "CHECK_PATH_BYTES: usize = 2_048",
+        "of a check | 16 KiB, 2,048 bytes, 64 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "CHECK_STATUSES: usize = 64",
+        "of a check | 16 KiB, 2,048 bytes, 64 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "EXECUTOR_MESSAGE_BYTES: usize = 64 * 1024",
+        "| a message to or from an executor | 64 KiB |",
+    ),
+    (
+        "state/src/limits.rs",
+        "TASKS_PER_GROUP: usize = 16",
+        "| tasks of a group | 16 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "OPERATOR_ANSWER_MS: u64 = 600_000",
+        "remembered for ten minutes of cluster time",
+    ),
+    (
+        "state/src/limits.rs",
+        "CNI_NAME_BYTES: usize = 128",
+        "| name of a CNI network | 128 bytes |",
+    ),
+    (
+        "state/src/limits.rs",
+        "LOST_AGENTS: usize = 10_000",
+        "| lost agents that are remembered | 10,000, for two weeks |",
+    ),
+    (
+        "state/src/limits.rs",
+        "LOST_AGENT_MS: u64 = 14 * 24 * 3_600_000",
+        "| lost agents that are remembered | 10,000, for two weeks |",
+    ),
+    (
+        "state/src/limits.rs",
+        "RESOURCE_PARTS: usize = 4_096",
+        "of one agent or task, together | 4,096 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "DISK_LIMITS: usize = 16",
+        "| disks of which a task limits the use | 16 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "MISSING_CONTROLLERS: usize = 64",
+        "| missing controllers of an agent | 64 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "REFUSAL_BYTES: usize = 160",
+        "| the sentence of a remembered refusal | 160 bytes |",
+    ),
+    (
+        "state/src/limits.rs",
+        "ATTRIBUTES: usize = 256",
+        "| attributes of an agent; a value | 256; 4,096 bytes |",
+    ),
+    (
+        "state/src/limits.rs",
+        "ATTRIBUTE_BYTES: usize = 4 * 1024",
+        "| attributes of an agent; a value | 256; 4,096 bytes |",
+    ),
+    (
+        "state/src/limits.rs",
+        "ROLES_PER_FRAMEWORK: usize = 64",
+        "| roles of a framework | 64 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "FAILOVER_TIMEOUT_MS: u64 = 7 * 24 * 3_600_000",
+        "(absent: one\nweek;",
+    ),
+    (
+        "state/src/limits.rs",
+        "OFFER_TIMEOUT_MS: u64 = 60_000",
+        "(0: 60,000)",
+    ),
+    (
+        "state/src/limits.rs",
+        "SCALAR_MILLI: i64 = 1_000_000_000_000",
+        "| one amount | 1,000,000,000 units |",
+    ),
+    (
+        "state/src/apply/calls.rs",
+        "REFUSED_KEPT: usize = 64",
+        "| refused positions of a remembered answer | 64, without sentences |",
+    ),
+    (
+        "state/src/apply/frameworks.rs",
+        "labels > 64 * 1024",
+        "| labels of a framework | 64 KiB together |",
+    ),
+    (
+        "master/src/service/calls.rs",
+        "HELD_OFFERS: usize = 10_000",
+        "| `held` of a subscription | 10,000 offers;",
+    ),
+    (
+        "client/src/scheduler/offers.rs",
+        "HELD_OFFERS: usize = 10_000",
+        "SDK presents at most 10,000 offers and 3 MiB",
+    ),
+    (
+        "client/src/scheduler/offers.rs",
+        "HELD_BYTES: usize = 3 * 1024 * 1024",
+        "SDK presents at most 10,000 offers and 3 MiB",
+    ),
+    (
+        "master/src/service/operator.rs",
+        "BATCHES: usize = 64",
+        "| batches of one `Write` stream on their way | 64 |",
+    ),
+    (
+        "master/src/links.rs",
+        "BACKLOG_BYTES: usize = 1 << 20",
+        "8,192; offers pause at 1 MiB",
+    ),
+    (
+        "master/src/leader/delivery.rs",
+        "IN_FLIGHT: usize = 1_000",
+        "| tasks with updates in flight on a stream | 1,000 |",
+    ),
+    (
+        "master/src/leader/messages.rs",
+        "BYTES_A_SECOND: usize = 1024 * 1024",
+        "and to one framework | 1 MiB a second |",
+    ),
+    (
+        "master/src/allocator/mod.rs",
+        "LONGEST_FILTER_MS: u64 = 365 * 24 * 3_600_000",
+        "| longest filter | 365 days |",
+    ),
+    (
+        "master/src/allocator/mod.rs",
+        "DECLINE_CODE: usize = 64",
+        "of a decline | 64, 200 characters |",
+    ),
+    (
+        "master/src/allocator/eligibility.rs",
+        "cpus:0.01|mem:32",
+        "is 0.01 `cpus` or 32 MiB of `mem`",
+    ),
 ];
+
+/// Bounds of the registry that no client meets.
+const INNER_LIMITS: [&str; 1] = ["TASKS_PER_SWEEP"];
+
+#[test]
+fn every_bound_of_the_registry_is_in_the_protocol() {
+    let sources = read("state/src/limits.rs");
+    let names = sources
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub const ")?.split(':').next());
+    let stated = |name: &str| {
+        let of = |source: &str| source.starts_with(&format!("{name}: "));
+        let limits = LIMITS.iter();
+        limits
+            .filter(|(file, ..)| *file == "state/src/limits.rs")
+            .any(|(_, source, _)| of(source))
+    };
+    let mut seen = 0;
+    let mut wrong = Vec::new();
+    for name in names {
+        seen += 1;
+        if !stated(name) && !INNER_LIMITS.contains(&name) {
+            wrong.push(format!(
+                "{name} is not in LIMITS: say in docs/protocol.md what happens at the bound"
+            ));
+        }
+    }
+    assert!(seen > 40, "only {seen} bounds were found");
+    none(&wrong);
+}
+
+#[test]
+fn the_first_call_of_the_protocol_is_the_example() {
+    let page = read("docs/protocol.md");
+    let example = read("examples/python/first_call.py");
+    assert!(page.contains(example.trim_end()));
+}
 
 #[test]
 fn the_protocol_states_the_limits_that_the_sources_have() {
     let page = read("docs/protocol.md");
     let mut wrong = Vec::new();
-    for (file, source, said) in LIMITS {
+    for &(file, source, said) in LIMITS {
         if !read(file).contains(source) {
             wrong.push(format!("{file} has no {source}"));
         }

@@ -325,7 +325,7 @@ mod tests {
                 index.unacknowledged.clear();
             }),
             ("what is history is listed", |registry| {
-                registry.index.finished.clear()
+                registry.index.history.by_key.clear()
             }),
             ("its mode began in the past", |registry| {
                 registry.time = Timestamp(0);

@@ -1,0 +1,35 @@
+#!/usr/bin/env python3
+"""A first call: where the cluster is, and what its refusals say. Usage: first_call.py MASTER"""
+
+import sys
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from argosy.v1 import operator_pb2, operator_pb2_grpc
+
+
+def explain(error):
+    """The machine-readable part of a refusal: a code, or the field that is wrong."""
+    status = rpc_status.from_call(error)
+    for detail in status.details if status else []:
+        info, request = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        if detail.Unpack(info):
+            return f"{error.code().name}, reason {info.reason}: {error.details()}"
+        if detail.Unpack(request):
+            return f"{error.code().name}, field {request.field_violations[0].field}"
+    return f"{error.code().name}: {error.details()}"
+
+
+with grpc.insecure_channel(sys.argv[1]) as channel:
+    operator = operator_pb2_grpc.OperatorStub(channel)
+    cluster, call = operator.GetCluster.with_call(operator_pb2.GetClusterRequest(), timeout=10)
+    print(f"cluster {cluster.cluster_id}: {cluster.leader} leads in epoch {cluster.epoch}")
+    print("the leader is at", dict(call.initial_metadata())["argosy-leader"])
+    for wanted in [{"id": "framework-999"}, {"framework_id": "web", "id": "a"}]:
+        ask = operator.GetTask if "framework_id" in wanted else operator.GetFramework
+        try:
+            ask(operator_pb2.GetRequest(**wanted), timeout=10)
+        except grpc.RpcError as error:
+            print(explain(error))
