@@ -274,6 +274,11 @@ impl World {
     pub(super) fn with_singletons(tasks: &[(&str, u64)]) -> Self {
         let mut world = Self::with_offer();
         world.launch_singletons(tasks);
+        for (task, _) in tasks {
+            world.report(LinkId(2), task, 1, TaskState::Running);
+            world.acknowledge(&[task]);
+        }
+        world.forget_said();
         world
     }
 
@@ -286,10 +291,6 @@ impl World {
         let (accept, tokens) = self.acceptance("1.1", specs);
         let call = self.call_of(CallAction::Accept(accept));
         self.send(call, tokens);
-        for (task, _) in tasks {
-            self.report(LinkId(2), task, 1, TaskState::Running);
-            self.acknowledge(&[task]);
-        }
         self.forget_said();
     }
 
