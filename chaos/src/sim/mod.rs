@@ -14,6 +14,8 @@ mod network;
 mod process;
 pub mod raft;
 mod run;
+#[cfg(test)]
+mod silence;
 pub mod system;
 #[cfg(test)]
 mod tests;

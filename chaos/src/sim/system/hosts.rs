@@ -20,7 +20,9 @@ use crate::sim::network::{self, Seat};
 pub(super) const AGENT_TIMEOUT_MS: u64 = 3_000;
 /// How long an executor may be without a stream, in milliseconds.
 const EXECUTOR_TIMEOUT_MS: u64 = 2_000;
-/// The same for frameworks.
+/// How long a scheduler may be silent, in milliseconds.
+const FRAMEWORK_TIMEOUT_MS: u64 = 3_000;
+/// How long a framework may be without a stream, in milliseconds.
 pub(super) const FRAMEWORK_GRACE_MS: u64 = 2_000;
 
 /// A master from its start until it is killed.
@@ -72,6 +74,7 @@ async fn lead(world: World, place: usize, mut chance: Chance, seat: Seat<2>) -> 
         keep_entries: 20,
     };
     config.agent_timeout_ms = AGENT_TIMEOUT_MS;
+    config.framework_timeout_ms = FRAMEWORK_TIMEOUT_MS;
     config.framework_grace_ms = FRAMEWORK_GRACE_MS;
     config.office_lease_ms = world.act.office_lease_ms();
     config.seed = chance.next();

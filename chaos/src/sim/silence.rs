@@ -1,0 +1,271 @@
+//! A scheduler whose host vanishes: no packet of it arrives, and nothing closes its connection.
+//!
+//! One real master, two real schedulers on the SDK, and an agent that only registers and lives.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use argosy_client::scheduler::{Driver, Scheduler, SchedulerConfig, Subscription, run};
+use argosy_client::{AgentUplink, Connector, ConnectorConfig, Masters, OperatorClient};
+use argosy_master::Parts;
+use argosy_proto::v1;
+use argosy_raft::{MemoryStore, Surroundings, Timing};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use turmoil::{Result, Sim};
+
+use super::network::{Cuts, WallClocks, dialer, listener};
+use super::run::{LATENCY, STEP};
+
+const MASTER: &str = "master-1";
+const API: u16 = 5050;
+const RAFT: u16 = 5052;
+/// As shipped, in milliseconds.
+const TIMEOUT_MS: u64 = 15_000;
+const GRACE_MS: u64 = 10_000;
+/// What timers, rounds and latency may add to a deadline.
+const SLACK: Duration = Duration::from_secs(2);
+
+/// What was seen, and when.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<(Duration, String)>>>);
+
+impl Seen {
+    fn note(&self, line: String) {
+        let at = turmoil::sim_elapsed().unwrap_or_default();
+        self.0.lock().unwrap().push((at, line));
+    }
+
+    /// When this line was first seen at or after `from`.
+    fn first(&self, line: &str, from: Duration) -> Option<Duration> {
+        let lines = self.0.lock().unwrap();
+        let mut found = lines
+            .iter()
+            .filter(|(at, seen)| *at >= from && seen == line);
+        found.next().map(|(at, _)| *at)
+    }
+}
+
+struct Holder {
+    name: &'static str,
+    seen: Seen,
+}
+
+impl Scheduler for Holder {
+    fn registered(&mut self, _: &Driver, _: &Subscription) {
+        self.seen.note(format!("{} registered", self.name));
+    }
+
+    fn offers(&mut self, _: &Driver, _: Vec<v1::Offer>) {
+        self.seen.note(format!("{} holds an offer", self.name));
+    }
+
+    fn update(&mut self, _: &Driver, status: &v1::TaskStatus) {
+        panic!("it has launched nothing: {status:?}");
+    }
+
+    fn disconnected(&mut self, _: &Driver, _: &str) {
+        self.seen.note(format!("{} disconnected", self.name));
+    }
+}
+
+fn masters() -> Masters {
+    Masters::new([&format!("{MASTER}:{API}")]).expect("the address is plain")
+}
+
+fn connector(own: &str, cuts: &Cuts) -> ConnectorConfig {
+    ConnectorConfig {
+        dialer: dialer(own, cuts),
+        seed: 7,
+    }
+}
+
+async fn master(cuts: Cuts) -> Result {
+    let mut config = argosy_master::Config::new(
+        PathBuf::from("/nowhere"),
+        format!("{MASTER}:{API}"),
+        format!("{MASTER}:{RAFT}"),
+    );
+    config.timing = Timing::testing();
+    config.bootstrap = true;
+    assert_eq!(config.framework_timeout_ms, TIMEOUT_MS);
+    assert_eq!(config.framework_grace_ms, GRACE_MS);
+    let parts = Parts {
+        api: listener(API).await?,
+        raft: Surroundings {
+            listener: listener(RAFT).await?,
+            dialer: dialer(MASTER, &cuts),
+            wall: WallClocks::default().of(MASTER),
+        },
+        raft_runtime: Handle::current(),
+        memory: Some(MemoryStore::default()),
+        metrics: None,
+        entropy: [7; 32],
+    };
+    argosy_master::run(config, parts, CancellationToken::new()).await?;
+    Ok(())
+}
+
+/// Registers with four processors, and lives.
+async fn agent(cuts: Cuts) -> Result {
+    let hello = v1::Hello {
+        protocol: Some(v1::Protocol {
+            version: argosy_proto::PROTOCOL_VERSION,
+            release: "test".to_owned(),
+        }),
+        tried_incarnations: vec![7],
+        nonce: 7,
+        boot_id: "boot".to_owned(),
+        info: Some(v1::AgentInfo {
+            host_name: "agent".to_owned(),
+            address: "agent:5051".to_owned(),
+            resources: argosy_client::resources::resources("cpus:4;mem:4096")?,
+            ..v1::AgentInfo::default()
+        }),
+        digest: 0_u128.to_be_bytes().to_vec(),
+        ..v1::Hello::default()
+    };
+    let uplink = AgentUplink::new(Connector::new(masters(), connector("agent", &cuts)));
+    let mut link = uplink.connect(hello, Duration::from_secs(20)).await?;
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    for serial in 1.. {
+        tokio::select! {
+            _ = ticks.tick() => {
+                let ping = v1::from_agent::Message::Ping(v1::Ping { serial });
+                link.sender.send(v1::FromAgent { message: Some(ping) }).await?;
+            }
+            message = link.inbound.message() => {
+                message?.ok_or("the master ended the stream")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn scheduler(name: &'static str, cuts: Cuts, seen: Seen) -> Result {
+    let mut config = SchedulerConfig::new(masters(), name);
+    config.connector = connector(name, &cuts);
+    let mut holder = Holder { name, seen };
+    run(&mut holder, config, CancellationToken::new()).await?;
+    Ok(())
+}
+
+/// Asks the master which frameworks are recorded as connected.
+async fn onlooker(cuts: Cuts, seen: Seen) -> Result {
+    let client = OperatorClient::new(Connector::new(masters(), connector("onlooker", &cuts)));
+    loop {
+        let page = client.list_frameworks(v1::ListRequest::default()).await?;
+        for framework in page.frameworks {
+            let name = framework.info.unwrap_or_default().name;
+            // Its timeout runs from the moment at which the registry records the absence.
+            let state = match framework.expires_in_ms {
+                None => "connected",
+                Some(_) => "disconnected",
+            };
+            seen.note(format!("{name} is {state}"));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Steps until the line is seen; says when.
+fn until(
+    sim: &mut Sim<'_>,
+    seen: &Seen,
+    line: &str,
+    from: Duration,
+    longest: Duration,
+) -> Duration {
+    while sim.elapsed() < from + longest {
+        if let Some(at) = seen.first(line, from) {
+            return at;
+        }
+        sim.step().expect("no host fails");
+    }
+    panic!(
+        "{line:?} was not seen within {longest:?}: {:?}",
+        seen.0.lock().unwrap()
+    );
+}
+
+#[test]
+fn offers_of_a_scheduler_whose_host_vanishes_go_to_others_and_its_absence_begins() {
+    let (cuts, seen) = (Cuts::default(), Seen::default());
+    let mut sim = turmoil::Builder::new()
+        .rng_seed(7)
+        .tick_duration(STEP)
+        .simulation_duration(Duration::from_secs(1_000))
+        .min_message_latency(Duration::ZERO)
+        .max_message_latency(LATENCY)
+        .tcp_capacity(4_096)
+        .build();
+    let own = cuts.clone();
+    sim.host(MASTER, move || master(own.clone()));
+    let own = cuts.clone();
+    sim.host("agent", move || agent(own.clone()));
+    let (own, told) = (cuts.clone(), seen.clone());
+    sim.host("first", move || {
+        scheduler("first", own.clone(), told.clone())
+    });
+    let start = Duration::ZERO;
+    let minute = Duration::from_secs(60);
+    until(&mut sim, &seen, "first holds an offer", start, minute);
+    let (own, told) = (cuts.clone(), seen.clone());
+    sim.host("second", move || {
+        scheduler("second", own.clone(), told.clone())
+    });
+    let (own, told) = (cuts.clone(), seen.clone());
+    sim.host("onlooker", move || onlooker(own.clone(), told.clone()));
+    until(&mut sim, &seen, "second registered", start, minute);
+    // Both sides are alive for longer than the timeout: neither is cut off, and the first holds its offer.
+    let alive = sim.elapsed() + Duration::from_millis(2 * TIMEOUT_MS);
+    while sim.elapsed() < alive {
+        sim.step().expect("no host fails");
+    }
+    assert_eq!(seen.first("first disconnected", start), None);
+    assert_eq!(seen.first("second holds an offer", start), None);
+
+    let vanished = sim.elapsed();
+    for (from, to) in [("first", MASTER), (MASTER, "first")] {
+        cuts.cut(from, to);
+        sim.partition_oneway(from, to);
+    }
+    let timeout = Duration::from_millis(TIMEOUT_MS);
+    let grace = Duration::from_millis(GRACE_MS);
+    let offered = until(
+        &mut sim,
+        &seen,
+        "second holds an offer",
+        vanished,
+        timeout + SLACK,
+    );
+    // Its last heartbeat was at most an interval old when it vanished.
+    assert!(offered >= vanished + timeout * 2 / 3 - SLACK);
+    let absent = until(
+        &mut sim,
+        &seen,
+        "first is disconnected",
+        vanished,
+        timeout + grace + SLACK,
+    );
+    let soon = Duration::from_millis(200);
+    assert!(
+        absent + soon >= offered + grace,
+        "vanished at {vanished:?}, offered at {offered:?}, absent at {absent:?}"
+    );
+    // The scheduler has found out by itself, and is back when the network is.
+    assert!(seen.first("first disconnected", vanished).is_some());
+    for (from, to) in [("first", MASTER), (MASTER, "first")] {
+        cuts.mend(from, to);
+        sim.repair_oneway(from, to);
+    }
+    let mended = sim.elapsed();
+    until(
+        &mut sim,
+        &seen,
+        "first is connected",
+        mended,
+        timeout + SLACK,
+    );
+}
