@@ -25,7 +25,7 @@ use crate::hearing::Hearing;
 use crate::limited::Limited;
 use crate::liveness::Liveness;
 use crate::membership::{Change, Changes};
-use crate::node::Consensus;
+use crate::node::{Consensus, Group};
 use crate::store::Store;
 use crate::types::{Member, TypeConfig, Vote};
 use crate::wire::{self, proto};
@@ -55,21 +55,37 @@ pub(crate) struct Invitation {
 
 /// What exists once the node has an identity and consensus runs.
 pub(crate) struct Formed {
-    pub(crate) identity: Identity,
-    pub(crate) raft: Consensus,
-    pub(crate) store: Arc<Store>,
+    identity: Identity,
+    raft: Consensus,
+    store: Arc<Store>,
     /// The vote that is saved.
-    pub(crate) votes: watch::Receiver<Option<Vote>>,
-    pub(crate) changes: Arc<Changes>,
-    pub(crate) growth: Growth,
-    pub(crate) liveness: Liveness,
+    votes: watch::Receiver<Option<Vote>>,
+    changes: Arc<Changes>,
+    growth: Growth,
+    liveness: Liveness,
     /// Places for snapshots that come in.
-    pub(crate) snapshots: Arc<Semaphore>,
+    snapshots: Arc<Semaphore>,
 }
 
-/// Places for as many snapshots as may come in at a time.
-pub(crate) fn snapshot_places() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(SNAPSHOTS))
+impl Formed {
+    pub(crate) fn new(
+        identity: Identity,
+        group: &Group,
+        store: Arc<Store>,
+        changes: Arc<Changes>,
+        growth: Growth,
+    ) -> Formed {
+        Formed {
+            identity,
+            raft: group.raft.clone(),
+            votes: store.log().votes(),
+            store,
+            changes,
+            growth,
+            liveness: group.liveness.clone(),
+            snapshots: Arc::new(Semaphore::new(SNAPSHOTS)),
+        }
+    }
 }
 
 /// What the port answers from.

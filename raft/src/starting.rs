@@ -230,23 +230,14 @@ impl Starting {
         door: &Arc<Door>,
         wall: WallClock,
     ) -> Node {
-        let id = identity.id;
         let stop = self.stop.clone();
         let leading_term = Arc::new(AtomicU64::new(0));
         let (queue, proposer) = Queue::new(leading_term.clone());
         let (reads, requests) = Reads::new();
         let growth = Growth::new(self.config.snapshot);
         let phases = Arc::new(watch::Sender::new(Phases::default()));
-        let (status_sender, status) = watch::channel(Status::of(id));
-        let liveness = Liveness::default();
-        let group = Group {
-            raft: raft.clone(),
-            caller: caller(identity),
-            peers,
-            timing: self.config.timing,
-            status: status.clone(),
-            liveness: liveness.clone(),
-        };
+        let (status_sender, status) = watch::channel(Status::of(identity.id));
+        let group = self.group(identity, &raft, peers, &status);
         let changes = Arc::new(Changes::new(group.clone()));
         let store = self.store.clone();
         let reporter = Reporter {
@@ -260,7 +251,7 @@ impl Starting {
             failed: stop.clone(),
         };
         let (watch, prober) = self.watchers(&group, &phases, &wall);
-        let reader = Reader::new(group);
+        let reader = Reader::new(group.clone());
         let tasks: [BoxFuture<'static, ()>; 8] = [
             Box::pin(reporter.run(stop.clone())),
             Box::pin(proposer.run(raft.clone(), growth.clone(), stop.clone())),
@@ -275,16 +266,13 @@ impl Starting {
             self.tasks.spawn(task);
         }
         self.tasks.close();
-        door.open(Formed {
+        door.open(Formed::new(
             identity,
-            raft: raft.clone(),
-            votes: store.log().votes(),
+            &group,
             store,
-            changes: changes.clone(),
+            changes.clone(),
             growth,
-            liveness: liveness.clone(),
-            snapshots: service::snapshot_places(),
-        });
+        ));
         Node::assemble(Parts {
             identity,
             process_incarnation: door.process_incarnation,
@@ -295,10 +283,27 @@ impl Starting {
             changes,
             status,
             phases,
-            liveness,
+            liveness: group.liveness,
             stop,
             tasks: self.tasks.clone(),
         })
+    }
+
+    fn group(
+        &self,
+        identity: Identity,
+        raft: &Consensus,
+        peers: Peers,
+        status: &watch::Receiver<Status>,
+    ) -> Group {
+        Group {
+            raft: raft.clone(),
+            caller: caller(identity),
+            peers,
+            timing: self.config.timing,
+            status: status.clone(),
+            liveness: Liveness::default(),
+        }
     }
 
     /// What watches the leader while this node follows, and the voters while it leads.
