@@ -1,6 +1,6 @@
 //! How far this master had synced, in a file beside the store: at a start the store must not be behind it.
 //!
-//! Written by a thread of its own, some time after a sync: no commit waits for it. So it is never ahead of what is synced, and up to
+//! A separate thread writes it, some time after a sync: no commit waits for it. So it is never ahead of what is synced, and up to
 //! [`PACE`] behind it. Two slots take turns: a write that a power cut interrupts leaves the other one.
 
 mod file;

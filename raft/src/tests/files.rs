@@ -292,13 +292,11 @@ async fn damage_of_anything_else_costs_nothing() {
 }
 
 fn newest_log(directory: &Path) -> PathBuf {
-    let logs = files(directory).into_iter();
-    logs.filter(|path| kind(path) == ".log")
-        .next_back()
-        .unwrap()
+    let mut logs = files(directory).into_iter();
+    logs.rfind(|path| kind(path) == ".log").unwrap()
 }
 
-/// Finding 1.5 of the audit: a follower must not forget what it acknowledged, and so must not start.
+/// A follower must not forget what it acknowledged, and so must not start.
 #[tokio::test]
 async fn one_flipped_bit_in_the_middle_of_a_write_ahead_log_is_refused() {
     let ground = on_disk();
@@ -380,12 +378,12 @@ fn left_by_a_cut(synced: &[u8], written: &[u8], seed: u64) -> Vec<u8> {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        if state % 2 == 0 {
+        if state.is_multiple_of(2) {
             left[number * unit..][..part.len()].copy_from_slice(part);
         }
     }
     // The length may be older than the content.
-    if seed % 3 == 0 {
+    if seed.is_multiple_of(3) {
         left.truncate(synced.len() + (left.len() - synced.len()) / 2);
     }
     left
