@@ -9,13 +9,14 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::record::FORMAT;
+use crate::rejoin;
 
-const LOCK: &str = "lock";
-const FORMAT_FILE: &str = "FORMAT";
+pub(crate) const LOCK: &str = "lock";
+pub(crate) const FORMAT_FILE: &str = "FORMAT";
 const FORMAT_TEXT: &str = "argosy master directory, format ";
 
 /// Files that may be in a directory that is to become ours: our lock, and what a fresh file system brings.
-const HARMLESS: [&str; 2] = [LOCK, "lost+found"];
+pub(crate) const HARMLESS: [&str; 2] = [LOCK, "lost+found"];
 
 type Cause = Box<dyn Error + Send + Sync>;
 
@@ -37,6 +38,14 @@ pub enum OpenError {
         path: PathBuf,
         /// A name found in it.
         found: String,
+    },
+    /// What is stored must not be served any more.
+    #[error("the data in {} must not be served: {why}", path.display())]
+    MustRejoin {
+        /// The data directory.
+        path: PathBuf,
+        /// What was found, and the remedy.
+        why: String,
     },
     /// Written by a newer program.
     #[error("{} has format {found}, this program knows up to format {known}: start a newer argosy on it", path.display())]
@@ -119,6 +128,7 @@ impl Directory {
         let mut builder = DirBuilder::new();
         let made = builder.recursive(true).mode(0o700).create(path);
         made.map_err(OpenError::io("make the directory", path))?;
+        rejoin::refuse_forbidden(path)?;
         refuse_foreign(path)?;
         let lock = lock(path)?;
         let format = path.join(FORMAT_FILE);
@@ -171,7 +181,7 @@ impl Directory {
     }
 }
 
-fn refuse_foreign(path: &Path) -> Result<(), OpenError> {
+pub(crate) fn refuse_foreign(path: &Path) -> Result<(), OpenError> {
     if path.join(FORMAT_FILE).exists() {
         return Ok(());
     }
@@ -196,7 +206,7 @@ fn refuse_foreign(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-fn lock(path: &Path) -> Result<File, OpenError> {
+pub(crate) fn lock(path: &Path) -> Result<File, OpenError> {
     let file_path = path.join(LOCK);
     let mut options = File::options();
     let opened = options
@@ -228,7 +238,7 @@ fn lock(path: &Path) -> Result<File, OpenError> {
     Ok(file)
 }
 
-fn check_format(path: &Path, text: &str) -> Result<(), OpenError> {
+pub(crate) fn check_format(path: &Path, text: &str) -> Result<(), OpenError> {
     let damaged = || OpenError::Damaged {
         path: path.join(FORMAT_FILE),
         what: format!("it says {text:?}"),
@@ -265,7 +275,7 @@ fn write_format(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-fn temporary(name: &str) -> String {
+pub(crate) fn temporary(name: &str) -> String {
     format!("{name}.unfinished")
 }
 

@@ -3,7 +3,7 @@
 //! No type of openraft or RocksDB leaves this crate. Reading order: `types`, `settings`, `node`, `proposer`; then how a group
 //! comes about and changes (`starting`, `founding`, `forming`, `membership`), how it talks (`wire`, `connections`, `network`, `held`, `distance`, `service`,
 //! `limited`, `shipping`), how it keeps and loses a
-//! leader (`liveness`, `failover`, `campaign`, `hearing`); then what it keeps (`store`, `log`, `machine`, `snapshot`,
+//! leader (`liveness`, `failover`, `campaign`, `hearing`); then what it keeps (`directory`, `rejoin`, `store`, `log`, `machine`, `snapshot`,
 //! `image`).
 
 mod campaign;
@@ -34,6 +34,7 @@ mod node;
 mod proposer;
 mod reader;
 mod record;
+mod rejoin;
 mod runtime;
 mod service;
 mod settings;
@@ -54,6 +55,7 @@ pub use disk::memory::Durable;
 pub use error::{MembershipError, ProposeError, ReadError, StartError};
 pub use node::{ListedMember, MemoryStore, Node, Records};
 pub use proposer::{ENTRY_LIMIT_BYTES, Proposal};
+pub use rejoin::{Discarding, forbid_start};
 pub use settings::{NodeConfig, SnapshotPolicy, Surroundings, Timing};
 pub use status::{Phases, Status};
 pub use types::{Committed, Member, OwnerRequest, RecordWrite};

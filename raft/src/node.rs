@@ -91,6 +91,11 @@ impl MemoryStore {
         self.0.image_bytes()
     }
 
+    /// Changes a stored record of the registry behind everybody's back, as a defect of a disk would.
+    pub fn replace_record(&self, key: Vec<u8>, value: Vec<u8>) {
+        self.0.replace_record(key, value);
+    }
+
     /// Writes since the last sync.
     pub fn unsynced(&self) -> usize {
         self.0.unsynced()

@@ -178,6 +178,15 @@ impl MemoryDisk {
         Some((applied.index, records))
     }
 
+    /// Another value for a stored record of the registry, on the disk at once.
+    pub(crate) fn replace_record(&self, key: Vec<u8>, value: Vec<u8>) {
+        let mut changes = Changes::default();
+        changes.put(Family::Registry, key, value);
+        let mut contents = self.contents();
+        contents.current.apply(&changes);
+        contents.durable.apply(&changes);
+    }
+
     /// A new, empty disk in its place.
     pub(crate) fn wipe(&self) {
         let mut contents = self.contents();
