@@ -18,6 +18,8 @@ use metrics::{
 use tokio::time::Instant;
 use tonic::Code;
 
+use crate::checks::Checked;
+use crate::comparison::Compared;
 use crate::leader::Leader;
 
 /// What the owner counts at each tick. Cheap: sizes that the registry knows.
@@ -170,6 +172,9 @@ pub(crate) struct Meters {
     full: Counter,
     too_large: Counter,
     not_leader: Counter,
+    /// Commands that could not be read back: a defect.
+    pub(crate) unreadable: Counter,
+    checked: [Counter; 3],
     lag: Histogram,
     inbox: Gauge,
 }
@@ -184,6 +189,9 @@ impl Meters {
             full: counter!("argosy_queue_full_total", "queue" => "proposals"),
             too_large: proposals("too-large"),
             not_leader: proposals("not-leader"),
+            unreadable: proposals("unreadable"),
+            checked: ["records", "offers", "left-out"]
+                .map(|what| counter!("argosy_invariant_checks_total", "what" => what)),
             lag: histogram!("argosy_runtime_loop_lag_seconds"),
             inbox: gauge!("argosy_queue_depth", "queue" => "owner"),
         }
@@ -198,11 +206,29 @@ impl Meters {
         }
     }
 
+    pub(crate) fn checked(&self, checked: Checked) {
+        let counts = [checked.records, checked.offers, checked.left_out];
+        for (counter, count) in self.checked.iter().zip(counts) {
+            counter.increment(count as u64);
+        }
+    }
+
     /// A tick came so long after the one before, with so many messages waiting for the owner.
     #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
     pub(crate) fn tick(&self, after: Duration, wanted: Duration, waiting: usize) {
         self.lag.record(after.saturating_sub(wanted));
         self.inbox.set(waiting as f64);
+    }
+}
+
+/// Digests in the log that this master has compared with its own, or could not.
+pub(crate) fn compared(all: &[Compared]) {
+    for compared in all {
+        let result = match compared {
+            Compared::Equal => "equal",
+            Compared::NotKnown => "not-known",
+        };
+        counter!("argosy_digest_comparisons_total", "result" => result).increment(1);
     }
 }
 
@@ -243,7 +269,15 @@ pub(crate) async fn measured(request: Request, next: Next) -> Response {
     response
 }
 
-const COUNTERS: [(&str, &str); 2] = [
+const COUNTERS: [(&str, &str); 4] = [
+    (
+        "argosy_invariant_checks_total",
+        "Records and offers that were checked for broken invariants, and those with too many tasks to be added up",
+    ),
+    (
+        "argosy_digest_comparisons_total",
+        "Digests of the registry in the log, by what came of comparing them with that of this master",
+    ),
     (
         "argosy_raft_proposals_total",
         "Commands for the log, by what became of them at raft's queue",

@@ -10,25 +10,27 @@ use std::time::Duration;
 use argosy_proto::v1;
 use argosy_raft::{Committed, Node, OwnerRequest, Proposal, ProposeError, RecordWrite, Status};
 use argosy_state::Registry;
-use argosy_state::apply::Applied;
 use argosy_state::bugs::{self, Bug};
-use argosy_state::command::{Command, Entry, OpenEpoch, Proposed};
+use argosy_state::command::{Command, OpenEpoch, Proposed};
 use argosy_state::encode;
 use argosy_state::event::Event;
-use argosy_state::ids::{Epoch, NodeId, Ticket, Timestamp};
+use argosy_state::ids::{Epoch, NodeId, Ticket};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
+use crate::checks::Checks;
 use crate::clock::Clock;
+use crate::comparison::{Comparison, apply_quietly, readable};
 use crate::config::Limits;
 use crate::failovers::Failovers;
 use crate::falls::{Falls, TOO_OFTEN};
 use crate::inbox::{Message, Office, View};
 use crate::leader::{Effect, Input, Leader, Now};
 use crate::links::{Outbox, Sent};
-use crate::metrics::{Counts, Meters};
+use crate::metrics::{self, Counts, Meters};
+use crate::run::RunError;
 use crate::watchdog::Pulse;
 
 /// What the replica publishes.
@@ -64,6 +66,8 @@ pub(crate) struct Replica {
     limits: Limits,
     office_lease: Duration,
     registry: Registry,
+    comparison: Comparison,
+    checks: Checks,
     leader: Option<Leader>,
     outbox: Outbox,
     published: Published,
@@ -106,6 +110,8 @@ impl Replica {
             office_lease,
             clock: Clock::new(registry.time()),
             failovers: Failovers::new(registry.cluster().term),
+            comparison: Comparison::of(&registry),
+            checks: Checks::default(),
             registry,
             leader: None,
             outbox: Outbox::default(),
@@ -133,7 +139,7 @@ impl Replica {
         mut requests: mpsc::Receiver<OwnerRequest>,
         mut inbox: mpsc::Receiver<Message>,
         stop: CancellationToken,
-    ) -> Result<(), String> {
+    ) -> Result<(), RunError> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(INPUTS);
@@ -146,15 +152,15 @@ impl Replica {
                 () = stop.cancelled() => return Ok(()),
                 request = requests.recv() => match request {
                     Some(request) => self.raft(request)?,
-                    None => return if stop.is_cancelled() { Ok(()) } else { Err("consensus has ended".to_owned()) },
+                    None => return if stop.is_cancelled() { Ok(()) } else { Err(RunError::ended()) },
                 },
                 changed = self.status.changed() => {
                     if changed.is_err() {
-                        return Err("consensus has ended".to_owned());
+                        return Err(RunError::ended());
                     }
-                    self.status_changed()?;
+                    self.status_changed().map_err(RunError::Failed)?;
                 }
-                _ = tick.tick() => self.tick(inbox.len()),
+                _ = tick.tick() => self.tick(inbox.len())?,
                 _ = inbox.recv_many(&mut batch, INPUTS), if has_room && self.taken.is_empty() => {
                     if batch.is_empty() {
                         return Ok(());
@@ -202,7 +208,7 @@ impl Replica {
         }
     }
 
-    fn raft(&mut self, request: OwnerRequest) -> Result<(), String> {
+    fn raft(&mut self, request: OwnerRequest) -> Result<(), RunError> {
         match request {
             OwnerRequest::Load {
                 last_index,
@@ -212,7 +218,9 @@ impl Replica {
                 self.published.pulse.excuse();
                 self.leave_office("a snapshot was installed");
                 self.registry = Registry::load(last_index, records)
-                    .map_err(|why| format!("the stored registry cannot be read: {why}"))?;
+                    .map_err(|why| RunError::unreadable(&why))?;
+                (self.comparison, self.checks) =
+                    (Comparison::of(&self.registry), Checks::default());
                 self.clock = Clock::new(self.registry.time());
                 self.failovers.reign(self.registry.cluster().term);
                 let _ = done.send(());
@@ -239,8 +247,9 @@ impl Replica {
         &mut self,
         committed: &Committed,
         writes: &mut Vec<RecordWrite>,
-    ) -> Result<(), String> {
-        let all = apply_quietly(&mut self.registry, committed, writes)?;
+    ) -> Result<(), RunError> {
+        let all = apply_quietly(&mut self.registry, committed, writes).map_err(RunError::Failed)?;
+        metrics::compared(&self.comparison.applied(&self.registry, &all)?);
         if let Some(leader) = &mut self.leader {
             leader.settle(&all);
         }
@@ -378,7 +387,7 @@ impl Replica {
         }
     }
 
-    fn tick(&mut self, waiting: usize) {
+    fn tick(&mut self, waiting: usize) -> Result<(), RunError> {
         self.look();
         self.propose_on();
         self.meters
@@ -404,8 +413,18 @@ impl Replica {
         }
         if self.leader.is_some() {
             self.step(Input::Tick);
+            if let Some(Proposed { ticket, command }) = self.comparison.due(&self.registry) {
+                self.propose(ticket, command);
+            }
         }
         self.publish_counts();
+        let is_idle = waiting == 0 && self.taken.is_empty() && !self.more_offers;
+        if is_idle && self.unproposed.is_empty() {
+            let book = self.leader.as_ref().map(Leader::book);
+            let checked = self.checks.tick(&self.registry, book);
+            self.meters.checked(checked.map_err(RunError::Failed)?);
+        }
+        Ok(())
     }
 
     fn message(&mut self, message: Message) {
@@ -512,9 +531,15 @@ impl Replica {
             return;
         }
         let Ticket { serial, .. } = ticket;
+        let command = encode::command(&Proposed { ticket, command });
+        if let Err(why) = readable(&command) {
+            error!(serial, %why, "a command cannot be read back and is not proposed: please report this defect");
+            self.meters.unreadable.increment(1);
+            return self.step(Input::Unreadable { serial, why });
+        }
         let proposal = Proposal {
             at_ms: self.clock.now().0,
-            command: encode::command(&Proposed { ticket, command }).into(),
+            command: command.into(),
         };
         self.unproposed.push_back(Unproposed { serial, proposal });
         if self.unproposed.len() == 1 {
@@ -565,35 +590,4 @@ impl Replica {
         );
         self.published.counts.send_replace(counts);
     }
-}
-
-/// Applies a committed entry and collects the records that it changed.
-///
-/// # Errors
-/// If a command cannot be read: it is of a newer release, and going on would diverge.
-pub(crate) fn apply_quietly(
-    registry: &mut Registry,
-    committed: &Committed,
-    writes: &mut Vec<RecordWrite>,
-) -> Result<Vec<Applied>, String> {
-    let commands = committed
-        .commands
-        .iter()
-        .map(|bytes| encode::read_command(bytes))
-        .collect::<Result<Vec<Proposed>, _>>();
-    let commands =
-        commands.map_err(|why| format!("entry {} cannot be read: {why}", committed.index))?;
-    let applied = registry.apply(
-        committed.index,
-        &Entry {
-            at: Timestamp(committed.at_ms),
-            commands,
-        },
-    );
-    let changes = registry.take_changes();
-    writes.extend(changes.into_iter().map(|write| RecordWrite {
-        key: write.key,
-        value: write.value,
-    }));
-    Ok(applied)
 }

@@ -20,8 +20,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
+use crate::comparison::{self, Comparison, Divergence};
 use crate::config::{Config, Limits};
 use crate::desk::Desk;
 use crate::inbox::{Message, Office};
@@ -56,6 +57,19 @@ pub enum RunError {
     /// It cannot go on; restarting from the log is safer.
     #[error("this master cannot go on: {0}")]
     Failed(String),
+    /// Its registry is not that of the group: it must not be started again on this directory.
+    #[error(transparent)]
+    Diverged(#[from] Divergence),
+}
+
+impl RunError {
+    pub(crate) fn ended() -> Self {
+        Self::Failed("consensus has ended".to_owned())
+    }
+
+    pub(crate) fn unreadable(why: &dyn std::fmt::Display) -> Self {
+        Self::Failed(format!("the stored registry cannot be read: {why}"))
+    }
 }
 
 /// Requests of raft that wait for the owner: raft waits for each answer, so more never come.
@@ -71,6 +85,22 @@ const RESUME_MS: u64 = 100;
 /// If it cannot start, or must not go on.
 pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Result<(), RunError> {
     metrics::describe();
+    let directory = parts.memory.is_none().then(|| config.directory.clone());
+    let ended = lead_or_follow(config, parts, stop).await;
+    if let (Err(RunError::Diverged(why)), Some(directory)) = (&ended, directory) {
+        // Whoever starts it again would have it serve what is wrong.
+        if let Err(source) = argosy_raft::forbid_start(&directory, &why.to_string()) {
+            error!(%source, directory = %directory.display(), "this master must not be started again, and that cannot be noted in its directory");
+        }
+    }
+    ended
+}
+
+async fn lead_or_follow(
+    config: Config,
+    parts: Parts,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
     let (owner, mut requests) = mpsc::channel(RAFT_REQUESTS);
     let raft_stop = CancellationToken::new();
     let peers = Peers::new(parts.raft.dialer.clone());
@@ -103,7 +133,7 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
     let ended = tokio::select! {
         ended = own(replica, requests, messages, &node, &stop) => ended,
         // It ends when it is told to, and then the owner has ended before.
-        ended = &mut server => Err(format!("the API ended: {ended:?}")),
+        ended = &mut server => Err(RunError::Failed(format!("the API ended: {ended:?}"))),
     };
     watchdog.abort();
     served.cancel();
@@ -115,7 +145,7 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
     {
         warn!(%source, "the API ended with an error");
     }
-    ended.map_err(RunError::Failed)
+    ended
 }
 
 /// On raft's threads, which go on when the owner's are blocked.
@@ -199,7 +229,7 @@ async fn own(
     messages: mpsc::Receiver<Message>,
     node: &Node,
     stop: &CancellationToken,
-) -> Result<(), String> {
+) -> Result<(), RunError> {
     let owner_stop = CancellationToken::new();
     let owner = replica.run(requests, messages, owner_stop.clone());
     tokio::pin!(owner);
@@ -258,6 +288,7 @@ async fn load(
 ) -> Result<(Node, Registry), RunError> {
     tokio::pin!(starting);
     let mut registry = Registry::new();
+    let mut compared = Comparison::of(&registry);
     loop {
         tokio::select! {
             () = stop.cancelled() => {
@@ -269,30 +300,34 @@ async fn load(
                 return Ok((node, registry));
             }
             // When raft's start fails its channel closes: its own error says why.
-            Some(request) = requests.recv() => early(&mut registry, request)?,
+            Some(request) = requests.recv() => early(&mut registry, &mut compared, request)?,
         }
     }
 }
 
 /// What raft asks before the owner runs: to load, and to apply what was committed before.
-fn early(registry: &mut Registry, request: OwnerRequest) -> Result<(), RunError> {
-    let failed = |why: &dyn std::fmt::Display| {
-        RunError::Failed(format!("the stored registry cannot be read: {why}"))
-    };
+fn early(
+    registry: &mut Registry,
+    compared: &mut Comparison,
+    request: OwnerRequest,
+) -> Result<(), RunError> {
     match request {
         OwnerRequest::Load {
             last_index,
             records,
             done,
         } => {
-            *registry = Registry::load(last_index, records).map_err(|why| failed(&why))?;
+            let loaded = Registry::load(last_index, records);
+            *registry = loaded.map_err(|why| RunError::unreadable(&why))?;
+            *compared = Comparison::of(registry);
             let _ = done.send(());
         }
         OwnerRequest::Apply { entries, done } => {
             let mut writes = Vec::new();
             for entry in &entries {
-                crate::replica::apply_quietly(registry, entry, &mut writes)
-                    .map_err(|why| failed(&why))?;
+                let all = comparison::apply_quietly(registry, entry, &mut writes)
+                    .map_err(|why| RunError::unreadable(&why))?;
+                metrics::compared(&compared.applied(registry, &all)?);
             }
             let _ = done.send(writes);
         }

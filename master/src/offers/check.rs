@@ -1,9 +1,10 @@
-//! What must always hold of the book: run after every step in tests, sampled in production.
+//! What must always hold of the book: run after every step in tests, and in slices by every leader.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use argosy_state::Registry;
-use argosy_state::ids::Role;
+use argosy_state::ids::{AgentId, OfferId, Role};
 use argosy_state::resources::Resources;
 
 use super::{OfferBook, Standing, Tally};
@@ -19,28 +20,85 @@ impl OfferBook {
         self.check_indexes()
     }
 
-    fn check_agents(&self, registry: &Registry) -> Result<(), String> {
-        for agent in self.agents.keys() {
-            let facts = registry.agent(*agent);
-            let mut open = Resources::none();
-            for (promise, standing) in self.offers_on(*agent) {
-                // One that is being used, or of an agent that has changed since, is for `apply`
-                // and for the leader's next rescind to judge.
-                if standing == Standing::Pending
-                    || facts.is_none_or(|facts| facts.promise != promise.promise)
-                {
-                    continue;
-                }
-                open = open.plus(&promise.resources).ok_or_else(|| {
-                    format!("{agent}: {} promises what another offer does", promise.id)
-                })?;
-            }
-            let free = registry.free(*agent);
-            if !free.contains(&open) {
-                return Err(format!("{agent}: {open} is offered and {free} is free"));
+    /// Checks at most `most` offers behind `after`, each against the indexes, and with the first offer
+    /// of an agent all of that agent. Returns how many, and the last of them if there are more. Sums
+    /// over frameworks and roles are checked by [`Self::check`] alone.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn check_slice(
+        &self,
+        registry: &Registry,
+        after: Option<OfferId>,
+        most: usize,
+    ) -> Result<(usize, Option<OfferId>), String> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut count = 0;
+        for id in self
+            .offers
+            .range((from, Bound::Unbounded))
+            .map(|(id, _)| *id)
+        {
+            self.check_offer(registry, id)?;
+            count += 1;
+            if count >= most {
+                return Ok((count, Some(id)));
             }
         }
+        Ok((count, None))
+    }
+
+    fn check_offer(&self, registry: &Registry, id: OfferId) -> Result<(), String> {
+        let Some((promise, standing)) = self.get(id) else {
+            return Ok(());
+        };
+        let on_agent = self.agents.get(&promise.agent);
+        let of_framework = self.frameworks.get(&promise.framework);
+        let lapses = self.expiries.contains(&(promise.expires, id));
+        for (index, agrees) in [
+            ("agents", on_agent.is_some_and(|ids| ids.contains(&id))),
+            (
+                "frameworks",
+                of_framework.is_some_and(|held| held.offers.contains(&id)),
+            ),
+            ("expiries", lapses == (standing == Standing::Open)),
+        ] {
+            if !agrees {
+                return Err(format!("the index of {index} disagrees with offer {id}"));
+            }
+        }
+        let is_first = on_agent.and_then(|ids| ids.first()) == Some(&id);
+        if is_first {
+            self.check_agent(registry, promise.agent)?;
+        }
         Ok(())
+    }
+
+    fn check_agents(&self, registry: &Registry) -> Result<(), String> {
+        let mut agents = self.agents.keys();
+        agents.try_for_each(|agent| self.check_agent(registry, *agent))
+    }
+
+    fn check_agent(&self, registry: &Registry, agent: AgentId) -> Result<(), String> {
+        let facts = registry.agent(agent);
+        let mut open = Resources::none();
+        for (promise, standing) in self.offers_on(agent) {
+            // One that is being used, or of an agent that has changed since, is for `apply`
+            // and for the leader's next rescind to judge.
+            if standing == Standing::Pending
+                || facts.is_none_or(|facts| facts.promise != promise.promise)
+            {
+                continue;
+            }
+            open = open.plus(&promise.resources).ok_or_else(|| {
+                format!("{agent}: {} promises what another offer does", promise.id)
+            })?;
+        }
+        let free = registry.free(agent);
+        if free.contains(&open) {
+            return Ok(());
+        }
+        Err(format!("{agent}: {open} is offered and {free} is free"))
     }
 
     pub(super) fn check_indexes(&self) -> Result<(), String> {

@@ -1,12 +1,13 @@
 //! One master alone, on a store in memory: the loop itself, with raft behind it. And three, far apart.
 
 mod distance;
+mod divergence;
 
 use std::time::Duration;
 
 use argosy_raft::{MemoryStore, SnapshotPolicy, Timing};
 use argosy_state::command::{Operate, Operation};
-use argosy_state::ids::{AgentId, Role};
+use argosy_state::ids::{AgentId, FrameworkId, Role, TaskId, TaskKey};
 use axum::routing::get;
 use futures::future::join_all;
 use tokio::net::TcpListener;
@@ -19,10 +20,11 @@ use crate::leader::{Answer, Input};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Alone {
+    memory: MemoryStore,
     desk: Desk,
     node: Node,
     stop: CancellationToken,
-    owner: JoinHandle<Result<(), String>>,
+    owner: JoinHandle<Result<(), RunError>>,
 }
 
 impl Alone {
@@ -55,10 +57,11 @@ impl Alone {
         );
         tokio::pin!(starting);
         let mut registry = Registry::new();
+        let mut compared = Comparison::of(&registry);
         let node = loop {
             tokio::select! {
                 node = &mut starting => break node.unwrap(),
-                Some(request) = requests.recv() => early(&mut registry, request).unwrap(),
+                Some(request) = requests.recv() => early(&mut registry, &mut compared, request).unwrap(),
             }
         };
         let Owner {
@@ -70,6 +73,7 @@ impl Alone {
         let stop = CancellationToken::new();
         let owner = tokio::spawn(replica.run(requests, messages, stop.clone()));
         Self {
+            memory: memory.clone(),
             desk,
             node,
             stop,
@@ -187,6 +191,29 @@ async fn every_reply_names_the_leader_also_those_that_no_service_has_made() {
     alone.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_does_not_read_back_is_refused_and_ends_no_master() {
+    let alone = Alone::start().await;
+    let epoch = alone.in_office().await.epoch;
+    let key = TaskKey {
+        framework: FrameworkId(1),
+        task: TaskId::unchecked("a/b"),
+    };
+    let kill = Operation::KillTask {
+        key,
+        grace_ms: None,
+    };
+    let refused = alone.operate(kill).await;
+    assert!(
+        matches!(&refused, Answer::Refused { code: "internal", message } if message.contains("no valid task id")),
+        "{refused:?}"
+    );
+    let done = alone.operate(weight(2_000)).await;
+    assert!(matches!(&done, Answer::Operated { .. }), "{done:?}");
+    assert_eq!(alone.in_office().await.epoch, epoch);
+    alone.end().await;
+}
+
 /// It knows nothing of what the next leader has done: seed 4002431 refused an accept as `offer-used` that the next
 /// leader then committed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -251,7 +278,7 @@ async fn a_master_too_old_for_what_is_stored_ends_and_leads_nobody() {
             .try_propose(argosy_raft::Proposal { at_ms, command })
             .unwrap();
         let ended = tokio::time::timeout(PATIENCE, alone.owner).await;
-        let why = ended.expect("it ends").unwrap().unwrap_err();
+        let why = ended.expect("it ends").unwrap().unwrap_err().to_string();
         assert!(
             why.contains("cannot be read") && why.contains(words),
             "{why}"

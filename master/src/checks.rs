@@ -1,0 +1,158 @@
+//! Invariants of the registry and of the offer book, checked a slice at a time while the owner has
+//! nothing else to do.
+//!
+//! Decides what is checked when; the checks themselves are `Registry::check_slice` and
+//! `OfferBook::check_slice`.
+
+use argosy_state::Registry;
+use argosy_state::check::Round;
+use argosy_state::ids::OfferId;
+
+use crate::offers::OfferBook;
+
+/// Records in a slice, and offers: about a millisecond.
+const SLICE: usize = 200;
+/// Ticks from the beginning of a round to that of the next, at least.
+const TICKS_PER_ROUND: u32 = 100;
+
+/// What a slice has looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Checked {
+    pub(crate) records: usize,
+    pub(crate) offers: usize,
+    /// Agents and frameworks with too many tasks for a slice.
+    pub(crate) left_out: usize,
+}
+
+/// How far the checks have come.
+#[derive(Debug, Default)]
+pub(crate) struct Checks {
+    round: Round,
+    /// The offer that was last checked; `None` begins again.
+    offer: Option<OfferId>,
+    /// This round has come to its end for the registry, and for the book.
+    is_done: [bool; 2],
+    /// Ticks since this round began.
+    ticks: u32,
+    /// What was applied when this round began.
+    began_at: u64,
+    /// A whole round found nothing wrong, and nothing was applied since it began.
+    settled_at: Option<u64>,
+}
+
+impl Checks {
+    /// Checks the next slice, if one is due at this tick. `book` is that of the leader, if it is here.
+    ///
+    /// # Errors
+    /// Says which invariant is broken.
+    pub(crate) fn tick(
+        &mut self,
+        registry: &Registry,
+        book: Option<&OfferBook>,
+    ) -> Result<Checked, String> {
+        self.ticks = self.ticks.saturating_add(1);
+        if self.is_done == [true, true] {
+            if self.began_at == registry.applied() {
+                self.settled_at = Some(self.began_at);
+            }
+            if self.ticks < TICKS_PER_ROUND || self.settled_at == Some(registry.applied()) {
+                return Ok(Checked::default());
+            }
+            self.begin(registry.applied());
+        }
+        let mut checked = Checked::default();
+        if !self.is_done[0] {
+            let slice = registry
+                .check_slice(&mut self.round, SLICE)
+                .map_err(|broken| broken_rule("registry", registry, &broken.to_string()))?;
+            checked.records = slice.records;
+            checked.left_out = slice.left_out;
+            self.is_done[0] = slice.is_last;
+        }
+        if !self.is_done[1] {
+            let (offers, next) = match book {
+                None => (0, None),
+                Some(book) => book
+                    .check_slice(registry, self.offer, SLICE)
+                    .map_err(|broken| broken_rule("offer book", registry, &broken))?,
+            };
+            checked.offers = offers;
+            self.offer = next;
+            self.is_done[1] = next.is_none();
+        }
+        Ok(checked)
+    }
+
+    fn begin(&mut self, applied: u64) {
+        *self = Self {
+            began_at: applied,
+            ..Self::default()
+        };
+    }
+}
+
+fn broken_rule(what: &str, registry: &Registry, broken: &str) -> String {
+    let applied = registry.applied();
+    format!(
+        "a check of the {what} failed after entry {applied}: {broken}; this is a defect: please report it with the log of this master"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_state::command::Promise;
+    use argosy_state::ids::{Role, Timestamp};
+    use argosy_state::testing::{World, amounts};
+
+    use super::*;
+
+    /// Ticks until a round begins to look at records again.
+    fn ticks_to_records(checks: &mut Checks, registry: &Registry) -> Option<u32> {
+        (1..=3 * TICKS_PER_ROUND).find(|_| checks.tick(registry, None).unwrap().records > 0)
+    }
+
+    #[test]
+    fn a_round_is_made_at_most_every_hundred_ticks_and_none_while_nothing_is_applied() {
+        let mut world = World::with_running_task("web");
+        let mut checks = Checks::default();
+        assert_eq!(ticks_to_records(&mut checks, &world.registry), Some(1));
+        world.register("cpus:1");
+        let again = ticks_to_records(&mut checks, &world.registry);
+        assert_eq!(again, Some(TICKS_PER_ROUND - 1));
+        // That round saw everything as it is now.
+        assert_eq!(ticks_to_records(&mut checks, &world.registry), None);
+        world.register("cpus:1");
+        assert_eq!(ticks_to_records(&mut checks, &world.registry), Some(1));
+    }
+
+    #[test]
+    fn an_offer_of_what_is_not_free_is_found_and_named() {
+        let mut world = World::new();
+        let agent = world.register("cpus:4;mem:64");
+        let framework = world.subscribe("web");
+        let mut book = OfferBook::new(world.registry.epoch());
+        let promise = Promise {
+            id: OfferId {
+                epoch: world.registry.epoch(),
+                serial: 0,
+            },
+            framework,
+            session: 1,
+            agent,
+            role: Role::default(),
+            resources: amounts("cpus:3"),
+            promise: world.registry.agent(agent).unwrap().promise,
+            expires: Timestamp(99_999),
+        };
+        book.open(promise);
+        let mut checks = Checks::default();
+        let checked = checks.tick(&world.registry, Some(&book)).unwrap();
+        assert_eq!(checked.offers, 1);
+        world.launch(framework, agent, "big", "cpus:2");
+        let found = (0..2 * TICKS_PER_ROUND)
+            .find_map(|_| checks.tick(&world.registry, Some(&book)).err())
+            .expect("it is found");
+        assert!(found.contains("cpus:3 is offered and"), "{found}");
+        assert!(found.contains("check of the offer book failed"), "{found}");
+    }
+}

@@ -1,0 +1,314 @@
+//! Comparison of this master's registry with its leader's, by their digests.
+//!
+//! The leader logs the digest that its registry had after an entry; every master looks up what its own
+//! was then. Pure: what was applied comes in, a verdict goes out. `apply` knows nothing of it.
+
+use std::collections::VecDeque;
+
+use argosy_raft::{Committed, RecordWrite};
+use argosy_state::Registry;
+use argosy_state::apply::Applied;
+use argosy_state::command::{Command, CompareDigest, Entry, Proposed};
+use argosy_state::encode::{self, DecodeError};
+use argosy_state::event::Event;
+use argosy_state::ids::{Epoch, Ticket, Timestamp};
+
+/// The leader logs a digest in each epoch, and again when so many entries have been applied since. An idle cluster
+/// applies none, so it logs none.
+pub(crate) const EVERY: u64 = 1_000;
+/// Digests that are remembered, 32 bytes each. Between an index and the entry with its digest lie those
+/// entries that were on their way when it was proposed: at most 256 of a full queue and 8 of raft.
+const REMEMBERED: usize = 1_024;
+
+/// This registry is another one than the leader's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the registry of this master differs from that of the leader: after entry {index} its digest is {own:032x}, the leader's is {logged:032x}; this master must not serve it: run `argosy master rejoin` on this host"
+)]
+pub struct Divergence {
+    /// The log index after which both digests were taken.
+    pub index: u64,
+    /// In the log, from the leader.
+    pub logged: u128,
+    /// That of this master.
+    pub own: u128,
+}
+
+/// What came of one digest in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compared {
+    /// Both registries were the same after that entry.
+    Equal,
+    /// This master no longer knows, or never had, its own digest there: it has installed a snapshot or has just started.
+    NotKnown,
+}
+
+/// The digests after the newest entries that were applied here.
+#[derive(Debug)]
+pub(crate) struct Comparison {
+    /// After the oldest entry that is remembered; one follows the other.
+    first: u64,
+    digests: VecDeque<u128>,
+    /// The index and the epoch in which this master, as leader, last logged its digest.
+    logged_at: u64,
+    logged_in: Epoch,
+}
+
+impl Comparison {
+    /// Begins with a registry that was loaded.
+    pub(crate) fn of(registry: &Registry) -> Self {
+        Self {
+            first: registry.applied(),
+            digests: VecDeque::from([registry.digest()]),
+            logged_at: registry.applied(),
+            logged_in: Epoch::default(),
+        }
+    }
+
+    /// Takes in an entry that has just been applied to `registry`, and compares what it says.
+    ///
+    /// # Errors
+    /// [`Divergence`] if this registry was another one.
+    pub(crate) fn applied(
+        &mut self,
+        registry: &Registry,
+        all: &[Applied],
+    ) -> Result<Vec<Compared>, Divergence> {
+        self.remember(registry.applied(), registry.digest());
+        let events = all.iter().flat_map(|applied| &applied.events);
+        let mut compared = Vec::new();
+        for event in events {
+            if let Event::DigestLogged { index, digest } = event {
+                compared.push(self.compare(*index, *digest)?);
+            }
+        }
+        Ok(compared)
+    }
+
+    fn compare(&self, index: u64, logged: u128) -> Result<Compared, Divergence> {
+        let place = index.checked_sub(self.first);
+        let place = place.and_then(|place| usize::try_from(place).ok());
+        match place.and_then(|place| self.digests.get(place)) {
+            None => Ok(Compared::NotKnown),
+            Some(own) if *own == logged => Ok(Compared::Equal),
+            Some(own) => Err(Divergence {
+                index,
+                logged,
+                own: *own,
+            }),
+        }
+    }
+
+    fn remember(&mut self, index: u64, digest: u128) {
+        if index != self.first + self.digests.len() as u64 {
+            self.first = index;
+            self.digests.clear();
+        }
+        if self.digests.len() == REMEMBERED {
+            self.digests.pop_front();
+            self.first += 1;
+        }
+        self.digests.push_back(digest);
+    }
+
+    /// What a leader proposes at a tick, if its digest is due: then every master compares its registry with this one, as
+    /// it is now.
+    pub(crate) fn due(&mut self, registry: &Registry) -> Option<Proposed> {
+        let (index, epoch) = (registry.applied(), registry.epoch());
+        let is_due = epoch != self.logged_in || index >= self.logged_at + EVERY;
+        is_due.then(|| {
+            (self.logged_at, self.logged_in) = (index, epoch);
+            let digest = registry.digest();
+            // Nobody waits for it.
+            let ticket = Ticket { epoch, serial: 0 };
+            let command = Command::CompareDigest(CompareDigest { index, digest });
+            Proposed { ticket, command }
+        })
+    }
+}
+
+/// Commands of more bytes are proposed without being read back: that would take a good part of a turn.
+const READ_BACK_BYTES: usize = 64 << 10;
+
+/// Whether a command will be read when it is committed. One that is not would end every master, at each
+/// start again.
+///
+/// # Errors
+/// As [`encode::read_command`].
+pub(crate) fn readable(command: &[u8]) -> Result<(), DecodeError> {
+    if command.len() > READ_BACK_BYTES {
+        return Ok(());
+    }
+    encode::read_command(command).map(drop)
+}
+
+/// Applies a committed entry and collects the records that it changed.
+///
+/// # Errors
+/// If a command cannot be read: it is of a newer release, and going on would diverge.
+pub(crate) fn apply_quietly(
+    registry: &mut Registry,
+    committed: &Committed,
+    writes: &mut Vec<RecordWrite>,
+) -> Result<Vec<Applied>, String> {
+    let commands = committed
+        .commands
+        .iter()
+        .map(|bytes| encode::read_command(bytes))
+        .collect::<Result<Vec<Proposed>, _>>();
+    let commands =
+        commands.map_err(|why| format!("entry {} cannot be read: {why}", committed.index))?;
+    let applied = registry.apply(
+        committed.index,
+        &Entry {
+            at: Timestamp(committed.at_ms),
+            commands,
+        },
+    );
+    let changes = registry.take_changes();
+    writes.extend(changes.into_iter().map(|write| RecordWrite {
+        key: write.key,
+        value: write.value,
+    }));
+    Ok(applied)
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_state::apply::Applied;
+    use argosy_state::testing::World;
+
+    use super::*;
+
+    /// Applies what `log` proposes, as an entry of its own.
+    fn commit(world: &mut World, proposed: Proposed) -> Vec<Applied> {
+        let entry = Entry {
+            at: world.now,
+            commands: vec![proposed],
+        };
+        world.feed(&entry).0
+    }
+
+    #[test]
+    fn a_digest_is_compared_with_that_after_its_entry_and_not_with_the_newest_one() {
+        let mut world = World::new();
+        let mut comparison = Comparison::of(&world.registry);
+        let logged = comparison.due(&world.registry).unwrap();
+        // Other entries come between the proposal and its commit.
+        for _ in 0..3 {
+            world.register("cpus:1");
+            let compared = comparison.applied(&world.registry, &[]).unwrap();
+            assert_eq!(compared, []);
+        }
+        let all = commit(&mut world, logged);
+        let compared = comparison.applied(&world.registry, &all).unwrap();
+        assert_eq!(compared, [Compared::Equal]);
+    }
+
+    #[test]
+    fn another_digest_is_a_divergence_that_names_the_entry_both_digests_and_the_remedy() {
+        let mut world = World::new();
+        let mut comparison = Comparison::of(&world.registry);
+        let mut logged = comparison.due(&world.registry).unwrap();
+        let (index, own) = (world.registry.applied(), world.registry.digest());
+        let wrong = own ^ 1;
+        logged.command = Command::CompareDigest(CompareDigest {
+            index,
+            digest: wrong,
+        });
+        let all = commit(&mut world, logged);
+        let divergence = comparison.applied(&world.registry, &all).unwrap_err();
+        let text = divergence.to_string();
+        for part in [
+            format!("after entry {index} "),
+            format!("its digest is {own:032x}"),
+            format!("the leader's is {wrong:032x}"),
+            "run `argosy master rejoin`".to_owned(),
+        ] {
+            assert!(text.contains(&part), "{part}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_digest_of_what_this_master_has_not_applied_one_by_one_is_not_compared() {
+        let mut world = World::new();
+        let mut leader = Comparison::of(&world.registry);
+        let logged = leader.due(&world.registry).unwrap();
+        world.register("cpus:1");
+        // It starts here, or has installed a snapshot of here.
+        let mut comparison = Comparison::of(&world.registry);
+        let all = commit(&mut world, logged);
+        let compared = comparison.applied(&world.registry, &all).unwrap();
+        assert_eq!(compared, [Compared::NotKnown]);
+        // The digest that was loaded counts: a record that changed on the disk is found by it.
+        let mut loaded = Comparison::of(&world.registry);
+        let mut leader = Comparison::of(&world.registry);
+        let logged = leader.due(&world.registry).unwrap();
+        let all = commit(&mut world, logged);
+        let compared = loaded.applied(&world.registry, &all).unwrap();
+        assert_eq!(compared, [Compared::Equal]);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_and_the_oldest_goes_first() {
+        let mut world = World::new();
+        let mut comparison = Comparison::of(&world.registry);
+        let first = comparison.due(&world.registry).unwrap();
+        for _ in 0..REMEMBERED {
+            world.pass(1);
+            world.apply(Command::Tick);
+            comparison.applied(&world.registry, &[]).unwrap();
+        }
+        assert_eq!(comparison.digests.len(), REMEMBERED);
+        let all = commit(&mut world, first);
+        let compared = comparison.applied(&world.registry, &all).unwrap();
+        assert_eq!(compared, [Compared::NotKnown]);
+    }
+
+    #[test]
+    fn a_leader_logs_its_digest_once_an_epoch_and_every_thousand_entries() {
+        let mut world = World::new();
+        let mut comparison = Comparison::of(&world.registry);
+        let logged = comparison.due(&world.registry).expect("the epoch is new");
+        let begun = world.registry.applied();
+        commit(&mut world, logged);
+        while world.registry.applied() < begun + EVERY {
+            // Its own entry calls for no other one.
+            assert_eq!(comparison.due(&world.registry), None);
+            world.apply(Command::Tick);
+        }
+        assert!(comparison.due(&world.registry).is_some());
+        assert_eq!(comparison.due(&world.registry), None);
+        world.open_epoch(argosy_state::ids::NodeId(2));
+        assert!(comparison.due(&world.registry).is_some());
+    }
+
+    #[test]
+    fn a_command_that_nobody_could_read_is_noticed_before_it_is_proposed() {
+        let world = World::new();
+        let ticket = Ticket::default();
+        let mut proposed = Comparison::of(&world.registry)
+            .due(&world.registry)
+            .unwrap();
+        assert_eq!(readable(&encode::command(&proposed)), Ok(()));
+        let task = argosy_state::ids::TaskId::unchecked("a/b");
+        let kill = argosy_state::command::Operation::KillTask {
+            key: argosy_state::ids::TaskKey {
+                framework: argosy_state::ids::FrameworkId(1),
+                task,
+            },
+            grace_ms: None,
+        };
+        proposed = Proposed {
+            ticket,
+            command: Command::Operate(argosy_state::command::Operate {
+                request: None,
+                hash: 0,
+                operations: vec![kill],
+                wall_ms: 0,
+            }),
+        };
+        let why = readable(&encode::command(&proposed)).unwrap_err();
+        assert_eq!(why.to_string(), "the command has no valid task id");
+    }
+}
