@@ -100,10 +100,15 @@ impl Master {
 
     /// The next stream and its hello.
     pub(crate) async fn link(&mut self) -> (Link, v1::Hello) {
+        self.try_link().await.expect("the agent has hung up")
+    }
+
+    /// The same; `None` when the agent has hung up before its hello arrived, as a dying one may.
+    pub(crate) async fn try_link(&mut self) -> Option<(Link, v1::Hello)> {
         let next = tokio::time::timeout(PATIENCE, self.streams.recv()).await;
         let mut link = next.expect("no agent connects").unwrap();
-        match link.next().await {
-            FromAgent::Hello(hello) => (link, hello),
+        match link.try_next().await? {
+            FromAgent::Hello(hello) => Some((link, hello)),
             other => panic!("the first message is {other:?}"),
         }
     }
@@ -201,10 +206,15 @@ impl Link {
 
     /// What the agent says that it holds. Short: one chunk.
     pub(crate) async fn list(&mut self) -> v1::TaskList {
+        self.try_list().await.expect("the agent has hung up")
+    }
+
+    /// The same; `None` when the agent has hung up.
+    pub(crate) async fn try_list(&mut self) -> Option<v1::TaskList> {
         self.say(ToAgent::ListTasks(v1::ListTasks {})).await;
         loop {
-            if let FromAgent::TaskList(list) = self.next().await {
-                return list;
+            if let FromAgent::TaskList(list) = self.try_next().await? {
+                return Some(list);
             }
         }
     }

@@ -110,7 +110,8 @@ async fn lived() -> (Ground, Acknowledged) {
     let elsewhere = on_disk();
     let mut leader = open(&elsewhere.place).await;
     commit_each(&mut leader, 0..40).await;
-    let image = snapshot(&mut leader).await;
+    let newer = snapshot(&mut leader).await;
+    let image = newer.snapshot.image().await.unwrap();
 
     let ground = on_disk();
     let mut opened = open(&ground.place).await;
@@ -120,17 +121,19 @@ async fn lived() -> (Ground, Acknowledged) {
     // Each start makes tables of the logs it finds.
     let mut opened = open(&ground.place).await;
     let mut writer = opened.store.receive_image().unwrap();
-    let bytes = image.snapshot.read(0, usize::MAX).await.unwrap();
+    let bytes = image.read(0, usize::MAX).await.unwrap();
     writer.write(bytes).await.unwrap();
     let received = writer.finish().await.unwrap();
-    let installed = opened.machine.install_snapshot(&image.meta, received).await;
-    installed.unwrap();
+    let machine = &mut opened.machine;
+    let installed = machine.install_snapshot(&newer.meta, received.into());
+    installed.await.unwrap();
     opened.log.purge(harness::id(1, 39)).await.unwrap();
     opened.log.save_vote(&vote(2, 1)).await.unwrap();
     commit_each(&mut opened, 40..60).await;
     opened.close().await;
     let mut opened = open(&ground.place).await;
-    snapshot(&mut opened).await;
+    let own = snapshot(&mut opened).await;
+    own.snapshot.image().await.unwrap();
     opened.log.purge(harness::id(1, 49)).await.unwrap();
     commit_each(&mut opened, 60..70).await;
     opened.close().await;
@@ -193,7 +196,8 @@ async fn judged(ground: &Ground, expected: &Acknowledged, what: &str) -> Option<
     let current = opened.machine.get_current_snapshot().await.unwrap();
     let current = current.expect("there is a snapshot");
     assert!(current.meta.last_log_id >= expected.purged, "{what}");
-    let records = current.snapshot.records().unwrap();
+    let image = current.snapshot.image().await.unwrap();
+    let records = image.records().unwrap();
     let covered = current.meta.last_log_id.unwrap().index as usize + 1;
     assert_eq!(records.len(), covered, "{what}");
     opened.close().await;

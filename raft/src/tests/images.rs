@@ -9,6 +9,7 @@ use openraft::storage::{RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
 use super::harness::{
     KEPT, Opened, entries, entry, grounds, id, kill, observed, open, start, try_open,
 };
+use crate::image::Source;
 use crate::machine::Snapshot;
 use crate::shelf::Image;
 use crate::store::{Place, Store};
@@ -189,17 +190,23 @@ async fn a_snapshot_that_was_built_while_a_newer_one_came_does_not_replace_it() 
     for (from, to) in grounds().into_iter().zip(grounds()) {
         let mut leader = open(&from.place).await;
         leader.commit(entries(0..500)).await;
-        let newer = build(&mut leader).await;
+        let (newer, image) = build(&mut leader).await;
 
         let mut follower = open(&to.place).await;
         follower.commit(entries(0..10)).await;
-        let mut builder = follower.machine.get_snapshot_builder().await;
-        let image = send(&newer.snapshot, &follower.store).await;
-        let installed = follower.machine.install_snapshot(&newer.meta, image).await;
+        let (older, late) = build(&mut follower).await;
+        assert_eq!(older.meta.last_log_id, Some(id(1, 9)));
+        let image = send(&image, &follower.store).await;
+        let installed = follower
+            .machine
+            .install_snapshot(&newer.meta, image.into())
+            .await;
         installed.unwrap();
         follower.log.purge(id(1, 499)).await.unwrap();
-        let older = builder.build_snapshot().await.unwrap();
-        assert_eq!(older.meta.last_log_id, Some(id(1, 9)));
+        let Source::Registry(parts, _) = &older.snapshot else {
+            panic!("it is made of the registry")
+        };
+        parts.shelf.put(&late).unwrap();
 
         let current = follower.machine.get_current_snapshot().await.unwrap();
         assert_eq!(current.unwrap().meta, newer.meta);

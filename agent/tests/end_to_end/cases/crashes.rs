@@ -322,7 +322,9 @@ struct Reign<'a> {
 
 impl Reign<'_> {
     async fn lead(&mut self, master: &mut Master) {
-        let (mut link, hello) = master.link().await;
+        let Some((mut link, hello)) = master.try_link().await else {
+            return;
+        };
         link.may_hang_up = true;
         link.register(&hello, false).await;
         let last = self.orders.len() as u64;
@@ -424,20 +426,22 @@ async fn clear(
     ended: &mut BTreeSet<String>,
 ) {
     let agent = host.agent(master.address).await;
-    // Of the life before there may be a link that was never looked at.
-    let mut link = loop {
-        let (mut link, hello) = master.link().await;
+    // The agent that died may have left a stream behind, with or without a hello.
+    let (mut link, held) = loop {
+        let Some((mut link, hello)) = master.try_link().await else {
+            continue;
+        };
         link.may_hang_up = true;
         link.register(&hello, false).await;
         for index in hello.floor + 1..=orders.len() as u64 {
             link.order(index, orders[index as usize - 1].clone()).await;
         }
-        if all_end(&mut link, ended).await {
-            break link;
+        if let Some(held) = held_at_the_end(&mut link, ended).await {
+            break (link, held);
         }
     };
     link.settles = false;
-    for held in link.list().await.tasks {
+    for held in held.tasks {
         link.kill_stray(&held.task_id, held.order_index).await;
     }
     agent.is_clear().await;
@@ -445,19 +449,15 @@ async fn clear(
     agent.stop().await;
 }
 
-/// False if this was not the link of the agent that lives.
-async fn all_end(link: &mut Link, ended: &mut BTreeSet<String>) -> bool {
+/// What the agent lists once all tasks have ended; `None` if the link is that of the agent that died.
+async fn held_at_the_end(link: &mut Link, ended: &mut BTreeSet<String>) -> Option<v1::TaskList> {
     while ended.len() < TASKS.len() {
-        match link.try_next().await {
-            Some(Message::Report(report)) => {
-                note(&report, ended);
-                link.take(report).await;
-            }
-            Some(_) => {}
-            None => return false,
+        if let Message::Report(report) = link.try_next().await? {
+            note(&report, ended);
+            link.take(report).await;
         }
     }
-    true
+    link.try_list().await
 }
 
 /// Deaths at these steps, one after the other.

@@ -298,7 +298,7 @@ fn agents_and_what_they_say_of_themselves_are_bounded() {
     });
     let outcome = answered(&mut world, bytes, attribute);
     assert!(
-        matches!(&outcome, Ok(Reply::Operated(all)) if matches!(all[..], [Err(Rejection::Full(_))])),
+        matches!(&outcome, Ok(Reply::Operated { outcomes: all, .. }) if matches!(all[..], [Err(Rejection::Full(_))])),
         "{outcome:?}"
     );
     assert!(answered(&mut world, |_| (), register).is_ok());
@@ -322,7 +322,7 @@ fn weights_are_bounded_and_a_default_one_makes_room() {
         world.apply(Command::Operate(batch)).outcome.unwrap();
     }
     let one = |world: &mut World, operation| match world.operate(operation) {
-        Ok(Reply::Operated(mut outcomes)) => outcomes.pop().unwrap(),
+        Ok(Reply::Operated { mut outcomes, .. }) => outcomes.pop().unwrap(),
         other => panic!("{other:?}"),
     };
     let beyond = one(&mut world, weight(limits::WEIGHTS, 2_000));
