@@ -24,6 +24,7 @@ mod pids;
 mod probe;
 mod random;
 mod reasons;
+mod rejoin;
 mod run;
 mod stopping;
 mod values;
@@ -110,6 +111,7 @@ fn masters(master: &Master) -> Ended {
         Master::Join(arguments) => asking()?.block_on(verbs::masters::join(arguments)),
         Master::Remove(arguments) => asking()?.block_on(verbs::masters::remove(arguments)),
         Master::Transfer(arguments) => asking()?.block_on(verbs::masters::transfer(arguments)),
+        Master::Rejoin(arguments) => rejoin::rejoin(arguments),
     }
 }
 
@@ -187,6 +189,7 @@ fn wants_json(verb: &Verb) -> bool {
             Master::Join(arguments) => Some(arguments.show),
             Master::Remove(arguments) => Some(arguments.show),
             Master::Transfer(arguments) => Some(arguments.show),
+            Master::Rejoin(arguments) => Some(arguments.show),
         },
         Verb::Agent(agent) => match &**agent {
             Agent::Start(_) | Agent::Stop(_) => None,

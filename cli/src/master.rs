@@ -1,4 +1,5 @@
 //! `master start`: sockets, runtimes, signals, metrics; the master itself is argosy_master's.
+//! `master rejoin` uses the same parts.
 
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
@@ -6,7 +7,7 @@ use std::thread::JoinHandle;
 use anyhow::Context;
 use argosy_master::{Config, Parts, RunError};
 use argosy_raft::{StartError, Surroundings, Timing};
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{DONE, Ended, Failure};
@@ -17,18 +18,16 @@ use crate::{listen, logging, metrics, random, values};
 
 pub(crate) fn start(arguments: &MasterStart) -> Ended {
     logging::install(&arguments.logging)?;
-    let places = Places::new(arguments)?;
-    let api = listen::bind(&places.listen, "--listen")?;
-    let raft = listen::bind(&places.raft_listen, "--raft-listen")?;
-    let config = config(arguments, &places)?;
-    crate::raise_file_limit();
+    let Prepared {
+        places,
+        api,
+        raft,
+        config,
+        raft_runtime,
+        runtime,
+    } = Prepared::new(arguments)?;
     let recorder = metrics::install()?;
     let stop = CancellationToken::new();
-    let raft_runtime = RaftRuntime::start()?;
-    let runtime = Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start threads")?;
     let ended = runtime.block_on(async {
         let until = if arguments.stop_with_stdin { Until::SignalsOrInput(&stop, &stop) } else { Until::Signals(&stop) };
         stopping::watch(until)?;
@@ -54,10 +53,43 @@ pub(crate) fn start(arguments: &MasterStart) -> Ended {
     }
 }
 
+/// A master before it runs: its addresses are taken, nothing of its directory is read.
+pub(crate) struct Prepared {
+    pub(crate) places: Places,
+    pub(crate) api: std::net::TcpListener,
+    pub(crate) raft: std::net::TcpListener,
+    pub(crate) config: Config,
+    pub(crate) raft_runtime: RaftRuntime,
+    pub(crate) runtime: Runtime,
+}
+
+impl Prepared {
+    pub(crate) fn new(arguments: &MasterStart) -> Result<Self, Failure> {
+        let places = Places::new(arguments)?;
+        let api = listen::bind(&places.listen, "--listen")?;
+        let raft = listen::bind(&places.raft_listen, "--raft-listen")?;
+        let config = config(arguments, &places)?;
+        crate::raise_file_limit();
+        let raft_runtime = RaftRuntime::start()?;
+        let runtime = Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .context("cannot start threads")?;
+        Ok(Self {
+            places,
+            api,
+            raft,
+            config,
+            raft_runtime,
+            runtime,
+        })
+    }
+}
+
 /// Where it listens, and what it tells others.
-struct Places {
-    listen: String,
-    raft_listen: String,
+pub(crate) struct Places {
+    pub(crate) listen: String,
+    pub(crate) raft_listen: String,
     advertise: String,
     raft_advertise: String,
     allow_exec: bool,
@@ -149,8 +181,8 @@ fn config(arguments: &MasterStart, places: &Places) -> Result<Config, Failure> {
 
 /// Threads of raft's own: a flood on the API cannot cost leadership. Two, so that a heartbeat goes out
 /// while the other waits for the disk.
-struct RaftRuntime {
-    handle: Handle,
+pub(crate) struct RaftRuntime {
+    pub(crate) handle: Handle,
     stop: CancellationToken,
     thread: JoinHandle<()>,
 }
@@ -182,7 +214,10 @@ impl RaftRuntime {
     }
 
     /// The sockets of raft belong to its own threads.
-    fn surroundings(&self, socket: std::net::TcpListener) -> anyhow::Result<Surroundings> {
+    pub(crate) fn surroundings(
+        &self,
+        socket: std::net::TcpListener,
+    ) -> anyhow::Result<Surroundings> {
         let _inside = self.handle.enter();
         let listener = tokio::net::TcpListener::from_std(socket);
         Ok(Surroundings::tcp(
@@ -190,7 +225,7 @@ impl RaftRuntime {
         ))
     }
 
-    fn end(self) {
+    pub(crate) fn end(self) {
         self.stop.cancel();
         // A panic of that thread has been reported on standard error already.
         let _ = self.thread.join();

@@ -20,7 +20,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use crate::exit::Failure;
 
 /// Asks before something is destroyed: on a terminal in words, in a script by `--yes`.
-fn confirm(what: &str, yes: bool) -> Result<(), Failure> {
+pub(crate) fn confirm(what: &str, yes: bool) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }

@@ -37,6 +37,19 @@ pub(crate) enum Master {
   argosy master transfer                     to the master that is furthest along
   argosy master transfer master-2")]
     Transfer(MasterTransfer),
+    /// Replace the data of a stopped master of this host by that of the group
+    #[command(
+        long_about = "Replace the data of a stopped master of this host by that of the group
+
+For a master that refuses to start because its data is damaged or differs from that of the group. It takes the same
+flags as `argosy master start`. The group removes the former member, the data directory is emptied, and an empty
+master joins as a new member and takes all data from the others. Then this command ends: start the master as always.
+Nothing is removed while the other masters have no quorum. Interrupted at any point, it can be run again.",
+        after_help = "Examples:
+  argosy master rejoin --masters 10.0.0.1,10.0.0.2 --listen 10.0.0.3 --peers 10.0.0.1,10.0.0.2,10.0.0.3 --insecure-plaintext
+  argosy master rejoin --masters 10.0.0.1 --peers 10.0.0.1,10.0.0.2,10.0.0.3 --dry-run"
+    )]
+    Rejoin(Box<MasterRejoin>),
 }
 
 /// A plain list.
@@ -86,6 +99,23 @@ pub(crate) struct MasterTransfer {
     pub(crate) show: Show,
     #[command(flatten)]
     pub(crate) reach: Reach,
+}
+
+/// Replace the data of a master.
+#[derive(Debug, Args)]
+pub(crate) struct MasterRejoin {
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Only say what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) show: Show,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    #[command(flatten)]
+    pub(crate) start: MasterStart,
 }
 
 /// Verbs of agents.

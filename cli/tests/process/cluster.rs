@@ -45,6 +45,11 @@ impl Member {
         self
     }
 
+    /// The words that start it, without the executable.
+    pub(crate) fn arguments(&self) -> &[String] {
+        &self.arguments
+    }
+
     /// From its next start on, the argument `from` is `to`.
     pub(crate) fn argue(&mut self, from: &str, to: &str) {
         let argument = self.arguments.iter_mut().find(|one| *one == from);

@@ -14,6 +14,7 @@ mod kills;
 mod limits;
 mod offers;
 mod partitions;
+mod rejoin;
 mod returns;
 mod standstill;
 mod synced;
