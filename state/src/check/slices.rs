@@ -299,10 +299,12 @@ mod tests {
         assert_eq!(round, Round(Next::Agents(Some(agents[2]))), "{slice:?}");
     }
 
+    type Damage = fn(&mut Registry);
+
     /// Each damage is one that a defect of `apply` could do.
     #[test]
     fn a_record_that_disagrees_with_an_index_is_found() {
-        let damages: [(&str, fn(&mut Registry)); 9] = [
+        let damages: [(&str, Damage); 9] = [
             ("found by its nonce", |registry| {
                 registry.index.nonces.clear()
             }),
