@@ -118,6 +118,17 @@ impl World {
             self.commit();
         }
         self.offer();
+        self.check_book();
+    }
+
+    /// As each master checks it between two inputs.
+    fn check_book(&self) {
+        let book = self.leader.book();
+        if let Err(broken) = book.check(&self.registry) {
+            panic!("{broken}");
+        }
+        let slice = book.check_slice(&self.registry, None, usize::MAX);
+        assert_eq!(slice, Ok((book.len(), None)));
     }
 
     /// The registry is so large that its check after each entry would take too long: the test checks it at its end.
@@ -134,6 +145,7 @@ impl World {
     pub(super) fn commit(&mut self) {
         while self.commit_oldest() {}
         self.offer();
+        self.check_book();
     }
 
     /// Commits the oldest proposal; false if there is none.
