@@ -21,6 +21,11 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Room for the largest message, so that an entry never waits for a window.
 const WINDOW_BYTES: u32 = 8 << 20;
 
+/// How long h2 remembers a stream that this side has cancelled, and how many at most. It measures by the machine's
+/// clock: with its default of a second a simulation played differently on a slow machine, since an answer that comes
+/// after that is answered with a reset.
+const CANCELLED_STREAMS: (Duration, usize) = (Duration::from_secs(600), 1_024);
+
 /// How to reach `address`; nothing is opened yet.
 fn endpoint(address: &str) -> Result<Endpoint, Status> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
@@ -28,6 +33,8 @@ fn endpoint(address: &str) -> Result<Endpoint, Status> {
     Ok(endpoint
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
+        .http2_reset_stream_duration(CANCELLED_STREAMS.0)
+        .http2_max_concurrent_reset_streams(CANCELLED_STREAMS.1)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true))
