@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use openraft::RaftLogReader;
 use openraft::storage::{RaftLogStorage, RaftSnapshotBuilder, RaftStateMachine};
@@ -132,8 +133,10 @@ async fn lived() -> (Ground, Acknowledged) {
     commit_each(&mut opened, 40..60).await;
     opened.close().await;
     let mut opened = open(&ground.place).await;
-    let own = snapshot(&mut opened).await;
-    own.snapshot.image().await.unwrap();
+    let own = snapshot(&mut opened).await.snapshot;
+    own.image().await.unwrap();
+    // It holds the store.
+    drop(own);
     opened.log.purge(harness::id(1, 49)).await.unwrap();
     commit_each(&mut opened, 60..70).await;
     opened.close().await;
@@ -338,13 +341,17 @@ async fn what_a_power_cut_leaves_of_unsynced_blocks_is_never_refused() {
     for entry in long_entries(20..50) {
         opened.apply(vec![entry]).await;
     }
-    opened.machine.get_snapshot_builder().await;
+    // The writer takes them from a queue.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while fs::metadata(&log).unwrap().len() <= (synced.len() + 4 * 4096) as u64 {
+        assert!(Instant::now() < deadline, "nothing is written");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
     let cut = on_disk();
     copy_tree(path(&ground), path(&cut));
     opened.close().await;
     let log = newest_log(path(&cut));
     let written = fs::read(&log).unwrap();
-    assert!(written.len() > synced.len() + 4 * 4096);
     for seed in 0..24_u64 {
         let copy = on_disk();
         copy_tree(path(&cut), path(&copy));

@@ -530,7 +530,11 @@ fn a_task_whose_time_is_over_before_it_starts_never_starts() {
     world.expect(&[]);
     world.report();
     // The silent link is gone meanwhile; the end is in the journal.
-    assert!(world.said.contains(&"destroy 1-1-1".to_owned()), "{:?}", world.said);
+    assert!(
+        world.said.contains(&"destroy 1-1-1".to_owned()),
+        "{:?}",
+        world.said
+    );
     assert!(!world.said.iter().any(|line| line.starts_with("start")));
     world.quiet();
     let last = last_update(&world, 1);
