@@ -190,6 +190,7 @@ fn until(
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one story, told in order")]
 fn offers_of_a_scheduler_whose_host_vanishes_go_to_others_and_its_absence_begins() {
     let (cuts, seen) = (Cuts::default(), Seen::default());
     let mut sim = turmoil::Builder::new()

@@ -132,7 +132,6 @@ impl Leader {
         let filters = std::mem::take(&mut state.subscription.filters);
         let session = state.subscription.session;
         state.heard = now.at;
-        let sends_heartbeats = state.subscription.sends_heartbeats;
         if let Some(former) = self
             .linked_frameworks
             .insert(id, link)
@@ -150,12 +149,7 @@ impl Leader {
             }
         }
         self.arm_framework(registry, now, id);
-        let scheduler_heartbeat_interval_ms = if sends_heartbeats {
-            self.arm_stream(now, link);
-            self.limits.framework_timeout_ms / HEARTBEATS_IN_A_TIMEOUT
-        } else {
-            0
-        };
+        let scheduler_heartbeat_interval_ms = self.expect_heartbeats(now, link);
         let (kept, rescinded) = self.readopt(registry, now, id, held);
         let subscribed = v1::Subscribed {
             framework_id: id.to_string(),
@@ -173,6 +167,16 @@ impl Leader {
         self.tell_framework(link, v1::event::Event::Subscribed(subscribed));
         self.pump_updates(registry, link);
         self.resumed(registry, now, id, filters);
+    }
+
+    /// How often the scheduler of a stream is to send heartbeats, in milliseconds; 0 for one that sends none.
+    fn expect_heartbeats(&mut self, now: Now, link: LinkId) -> u64 {
+        let state = self.framework_links.get(&link);
+        if !state.is_some_and(|state| state.subscription.sends_heartbeats) {
+            return 0;
+        }
+        self.arm_stream(now, link);
+        self.limits.framework_timeout_ms / HEARTBEATS_IN_A_TIMEOUT
     }
 
     pub(super) fn framework_closed(&mut self, now: Now, link: LinkId) {

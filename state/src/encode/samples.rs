@@ -260,6 +260,7 @@ fn agent_update() -> AgentUpdate {
     }
 }
 
+#[allow(clippy::too_many_lines, reason = "one sample after the other")]
 fn agent_commands() -> Vec<(&'static str, Command)> {
     let register = |agent| {
         Command::RegisterAgent(RegisterAgent {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::executors::{self, ExecutorIndex, ExecutorKey};
 use super::history::HistoryIndex;
 use super::usage::{self, Bytes};
-use super::{OperatorAnswer, Registry, changes::RecordKey};
+use super::{Registry, changes::RecordKey};
 use crate::agent::{Agent, AgentMode};
 use crate::bugs::{self, Bug};
 use crate::digest::task_mark;
@@ -456,31 +456,6 @@ impl Registry {
             fresh.task(task, Facet::of(task), Sign::Add)?;
         }
         fresh.agents.remove(&id)
-    }
-
-    pub(crate) fn put_operator_answer(&mut self, name: (String, String), answer: OperatorAnswer) {
-        self.index.weigh_answer(&name, &answer, Sign::Add);
-        self.index.requests.insert((answer.at, name.clone()));
-        self.changed
-            .insert(RecordKey::OperatorAnswer(name.0.clone(), name.1.clone()));
-        self.operator_answers.insert(name, answer);
-    }
-
-    /// Forgets the oldest answer to operators, if it was given before this time.
-    pub(crate) fn drop_operator_answer(&mut self, before: Timestamp) -> bool {
-        let Some((at, name)) = self.index.requests.first().cloned() else {
-            return false;
-        };
-        if at >= before {
-            return false;
-        }
-        self.index.requests.pop_first();
-        if let Some(answer) = self.operator_answers.remove(&name) {
-            self.index.weigh_answer(&name, &answer, Sign::Remove);
-        }
-        self.changed
-            .insert(RecordKey::OperatorAnswer(name.0, name.1));
-        true
     }
 
     /// Every index anew from the records; `None` if what they use cannot be added up.

@@ -2,6 +2,7 @@
 //!
 //! Fields are private: facts change only through `apply`, everything else borrows.
 
+mod answers;
 mod changes;
 mod executors;
 mod history;

@@ -1,7 +1,8 @@
 //! Tasks that stop themselves on agents that are not heard of: when their frameworks are told.
 
-use argosy_state::command::Operation;
-use argosy_state::task::TaskState;
+use argosy_state::command::{CallAction, Operation};
+use argosy_state::task::{TaskSpec, TaskState};
+use argosy_state::testing::spec;
 use expect_test::expect;
 
 use super::world::{AGENT, FRAMEWORK, LIMITS, World, task_key};
@@ -10,6 +11,33 @@ use crate::links::LinkId;
 
 /// Ten seconds, three of grace, and 5 % of both; then the lease of a leader that was deposed. At the next tick.
 const STOPPED_MS: u64 = (13_650 + LIMITS.deposed_leader_ms).next_multiple_of(100);
+
+impl World {
+    /// As [`Self::with_offer`], and tasks of one processor run there, acknowledged, that stop themselves after as many
+    /// milliseconds.
+    pub(super) fn with_singletons(tasks: &[(&str, u64)]) -> Self {
+        let mut world = Self::with_offer();
+        world.launch_singletons(tasks);
+        for (task, _) in tasks {
+            world.report(LinkId(2), task, 1, TaskState::Running);
+            world.acknowledge(&[task]);
+        }
+        world.forget_said();
+        world
+    }
+
+    pub(super) fn launch_singletons(&mut self, tasks: &[(&str, u64)]) {
+        let singleton = |(task, stop_after_ms): &(&str, u64)| TaskSpec {
+            stop_after_ms: *stop_after_ms,
+            ..spec(task, "cpus:1")
+        };
+        let specs = tasks.iter().map(singleton).collect();
+        let (accept, tokens) = self.acceptance("1.1", specs);
+        let call = self.call_of(CallAction::Accept(accept));
+        self.send(call, tokens);
+        self.forget_said();
+    }
+}
 
 fn is_stopped(world: &World, task: &str) -> bool {
     world.registry.task(&task_key(task)).unwrap().is_stopped()

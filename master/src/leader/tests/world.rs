@@ -281,31 +281,6 @@ impl World {
         });
     }
 
-    /// As [`Self::with_offer`], and tasks of one processor run there, acknowledged, that stop themselves after as many
-    /// milliseconds.
-    pub(super) fn with_singletons(tasks: &[(&str, u64)]) -> Self {
-        let mut world = Self::with_offer();
-        world.launch_singletons(tasks);
-        for (task, _) in tasks {
-            world.report(LinkId(2), task, 1, TaskState::Running);
-            world.acknowledge(&[task]);
-        }
-        world.forget_said();
-        world
-    }
-
-    pub(super) fn launch_singletons(&mut self, tasks: &[(&str, u64)]) {
-        let singleton = |(task, stop_after_ms): &(&str, u64)| TaskSpec {
-            stop_after_ms: *stop_after_ms,
-            ..spec(task, "cpus:1")
-        };
-        let specs = tasks.iter().map(singleton).collect();
-        let (accept, tokens) = self.acceptance("1.1", specs);
-        let call = self.call_of(CallAction::Accept(accept));
-        self.send(call, tokens);
-        self.forget_said();
-    }
-
     /// What `agent` would say on a new link, holding exactly what the registry thinks it holds.
     pub(super) fn hello_of(&self, agent: AgentId) -> Hello {
         let record = self.registry.agent(agent).unwrap();

@@ -446,6 +446,10 @@ fn no_framework_drives_the_history_of_another_one_out() {
     );
 }
 
+#[allow(
+    clippy::too_many_lines,
+    reason = "one history, and all that is kept of it"
+)]
 #[test]
 fn the_history_is_bounded_in_bytes_and_keeps_what_lists_show() {
     let mut world = World::new();

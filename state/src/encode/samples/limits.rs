@@ -23,6 +23,7 @@ fn opt_outs() -> OptOuts {
 }
 
 /// One command with each.
+#[allow(clippy::too_many_lines, reason = "one sample after the other")]
 pub(super) fn commands(info: AgentInfo) -> Vec<(&'static str, Command)> {
     let accept = Accept {
         offers: Vec::new(),

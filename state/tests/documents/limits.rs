@@ -1,0 +1,430 @@
+//! The bounds that a client can meet, as the sources and the protocol state them.
+
+/// Where a limit stands in the sources, and what the protocol's page says of it.
+pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
+    (
+        "master/src/service/mod.rs",
+        "MESSAGE_BYTES: usize = 4 << 20",
+        "| a message | 4 MiB |",
+    ),
+    (
+        "master/src/service/mod.rs",
+        "CALL_BYTES: usize = 1 << 20",
+        "the `info` of a subscription | 1 MiB |",
+    ),
+    (
+        "master/src/service/calls.rs",
+        "FILTER_BYTES: usize = 64 * 1024",
+        "| `filters` of a subscription | 64 KiB |",
+    ),
+    (
+        "master/src/service/scheduler.rs",
+        "if bytes > MESSAGE_BYTES",
+        "| the answer to `Reconcile` | 4 MiB |",
+    ),
+    (
+        "master/src/leader/calls.rs",
+        "REPEATS: usize = 16",
+        "numbered call that wait | 16 |",
+    ),
+    (
+        "master/src/leader/calls.rs",
+        "accept.offers.len() > limits::RECORDS_PER_COMMAND",
+        "| offers and tasks in an `Accept`",
+    ),
+    (
+        "master/src/desk.rs",
+        "CONFIRMED: Duration = Duration::from_secs(1)",
+        "confirmed by a quorum within one second",
+    ),
+    (
+        "master/src/links.rs",
+        "LINK_MESSAGES: usize = 8_192",
+        "holds 8,192 unread messages",
+    ),
+    (
+        "master/src/service/lists.rs",
+        "LARGEST_PAGE: usize = 10_000",
+        "(default 1,000, at most 10,000)",
+    ),
+    (
+        "state/src/limits.rs",
+        "RECORDS_PER_COMMAND: usize = 1_000",
+        "acknowledgements in a call, offers in an event | 1,000 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "TASKS_PER_ACCEPT: usize = 1_000",
+        "At most 1,000 tasks a call",
+    ),
+    (
+        "state/src/limits.rs",
+        "TASK_SPEC_BYTES: usize = 512 * 1024",
+        "| one task's description | 512 KiB |",
+    ),
+    (
+        "state/src/limits.rs",
+        "ANSWERS_PER_FRAMEWORK: usize = 1_024",
+        "at most 1,024 a framework",
+    ),
+    (
+        "state/src/limits.rs",
+        "PAST_SESSIONS: usize = 64",
+        "The 64 newest former sessions",
+    ),
+    (
+        "state/src/limits.rs",
+        "OPERATOR_ANSWERS: usize = 100_000",
+        "100,000 are kept",
+    ),
+    (
+        "state/src/limits.rs",
+        "OPERATIONS_PER_BATCH: usize = 256",
+        "up to 256 operations",
+    ),
+    (
+        "state/src/limits.rs",
+        "FINISHED_TASKS: usize = 10_000",
+        "kept in the history | 10,000,",
+    ),
+    (
+        "state/src/limits.rs",
+        "FINISHED_TASK_BYTES: u64 = 64 << 20",
+        "kept in the history | 10,000, and 64 MiB |",
+    ),
+    (
+        "state/src/limits.rs",
+        "FINISHED_TEXT_BYTES: usize = 1024",
+        "1,024 bytes each of name, user, command and all labels",
+    ),
+    (
+        "state/src/limits.rs",
+        "ARGUMENT_BYTES: usize = 131_071",
+        "one `NAME=value` of an environment | 131,071 bytes",
+    ),
+    (
+        "state/src/limits.rs",
+        "TASK_BYTES: u64 = 1 << 30",
+        "of one framework, of all | 768 MiB, 1 GiB ",
+    ),
+    (
+        "state/src/limits.rs",
+        "TASK_BYTES_PER_FRAMEWORK: u64 = 768 << 20",
+        "of one framework, of all | 768 MiB, 1 GiB ",
+    ),
+    (
+        "state/src/limits.rs",
+        "FRAMEWORKS_PER_PRINCIPAL: usize = 5_000",
+        "| frameworks of one principal | 5,000 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "FRAMEWORKS: usize = 10_000",
+        "their descriptions | 10,000; 256 MiB |",
+    ),
+    (
+        "state/src/limits.rs",
+        "FRAMEWORK_BYTES: u64 = 256 << 20",
+        "their descriptions | 10,000; 256 MiB |",
+    ),
+    (
+        "state/src/limits.rs",
+        "AGENTS: usize = 100_000",
+        "their descriptions | 100,000; 512 MiB |",
+    ),
+    (
+        "state/src/limits.rs",
+        "AGENT_BYTES: u64 = 512 << 20",
+        "their descriptions | 100,000; 512 MiB |",
+    ),
+    (
+        "state/src/limits.rs",
+        "WEIGHTS: usize = 10_000",
+        "| roles with a weight | 10,000 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "ANSWERS: usize = 500_000",
+        "| answers kept of all frameworks | 500,000 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "OPERATOR_ANSWER_BYTES: u64 = 64 << 20",
+        "100,000 are kept, and 64 MiB of them",
+    ),
+    (
+        "master/src/links.rs",
+        "LINK_BYTES: usize = 64 << 20",
+        "8,192 unread messages, or 64 MiB of them",
+    ),
+    (
+        "master/src/allocator/offering.rs",
+        "const OFFERS: usize = 2",
+        "at most two offers of one agent in one role",
+    ),
+    (
+        "master/src/allocator/offering.rs",
+        "JOIN_MS: u64 = 1_000",
+        "waits until both have been open for a second",
+    ),
+    (
+        "state/src/limits.rs",
+        "FINISHED_FRAMEWORKS: usize = 1_000",
+        "| removed frameworks kept | 1,000 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "USED_OFFERS: usize = 64",
+        "across reigns | 64 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "UNACKNOWLEDGED_TASKS: usize = 100_000",
+        "At 100,000 unacknowledged ended tasks",
+    ),
+    (
+        "proto/src/exec.rs",
+        "DATA_LIMIT_BYTES: usize = 32 * 1024",
+        "a payload of at most 32 KiB",
+    ),
+    (
+        "proto/src/exec.rs",
+        "INPUT_WINDOW_BYTES: usize = 128 * 1024",
+        "At most 128 KiB of input may be untaken",
+    ),
+    (
+        "isolation/src/init.rs",
+        "ENTRIES: usize = 64",
+        "at a time | 64, 512, 1,024 |",
+    ),
+    (
+        "agent/src/exec/mod.rs",
+        "SESSIONS: usize = 512",
+        "at a time | 64, 512, 1,024 |",
+    ),
+    (
+        "master/src/exec.rs",
+        "STREAMS: usize = 1024",
+        "at a time | 64, 512, 1,024 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "NAME_BYTES: usize = 255",
+        "| ids, names | 255 bytes; roles 128 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "ROLE_BYTES: usize = 128",
+        "| role | 1 to 128 letters",
+    ),
+    (
+        "state/src/limits.rs",
+        "MESSAGE_BYTES: usize = 1024",
+        "| text of an update | 1,024 bytes |",
+    ),
+    (
+        "state/src/limits.rs",
+        "IMAGE_BYTES: usize = 1024",
+        "| name of an image | 1,024 bytes |",
+    ),
+    (
+        "state/src/limits.rs",
+        "PUBLISHED_PORTS: usize = 256",
+        "| published ports of a task | 256 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "VOLUMES: usize = 64",
+        "| volumes of a task; the path of one | 64; 1,024 bytes |",
+    ),
+    (
+        "state/src/limits.rs",
+        "VOLUME_PATH_BYTES: usize = 1024",
+        "| volumes of a task; the path of one | 64; 1,024 bytes |",
+    ),
+    (
+        "state/src/limits.rs",
+        "TMPFS_LEAST_BYTES: u64 = 4096",
+        "| a file system in memory | 4 KiB to 1 TiB",
+    ),
+    (
+        "state/src/limits.rs",
+        "TMPFS_BYTES: u64 = 1 << 40",
+        "| a file system in memory | 4 KiB to 1 TiB",
+    ),
+    (
+        "state/src/limits.rs",
+        "EXECUTOR_GRACE_MS: u64 = 60_000",
+        "| grace of an executor | 60,000 ms |",
+    ),
+    (
+        "state/src/limits.rs",
+        "CHECK_TIME_MS: u64 = 86_400_000",
+        "| times of a check | 100 ms (interval), 1 ms (timeout) to a day |",
+    ),
+    (
+        "state/src/limits.rs",
+        "CHECK_INTERVAL_MS: u64 = 100",
+        "| times of a check | 100 ms (interval), 1 ms (timeout) to a day |",
+    ),
+    (
+        "state/src/limits.rs",
+        "CHECK_COMMAND_BYTES: usize = 16 * 1024",
+        "of a check | 16 KiB, 2,048 bytes, 64 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "CHECK_PATH_BYTES: usize = 2_048",
+        "of a check | 16 KiB, 2,048 bytes, 64 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "CHECK_STATUSES: usize = 64",
+        "of a check | 16 KiB, 2,048 bytes, 64 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "EXECUTOR_MESSAGE_BYTES: usize = 64 * 1024",
+        "| a message to or from an executor | 64 KiB |",
+    ),
+    (
+        "state/src/limits.rs",
+        "TASKS_PER_GROUP: usize = 16",
+        "| tasks of a group | 16 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "OPERATOR_ANSWER_MS: u64 = 600_000",
+        "remembered for ten minutes of cluster time",
+    ),
+    (
+        "state/src/limits.rs",
+        "CNI_NAME_BYTES: usize = 128",
+        "| name of a CNI network | 128 bytes |",
+    ),
+    (
+        "state/src/limits.rs",
+        "LOST_AGENTS: usize = 10_000",
+        "| lost agents that are remembered | 10,000, for two weeks |",
+    ),
+    (
+        "state/src/limits.rs",
+        "LOST_AGENT_MS: u64 = 14 * 24 * 3_600_000",
+        "| lost agents that are remembered | 10,000, for two weeks |",
+    ),
+    (
+        "state/src/limits.rs",
+        "RESOURCE_PARTS: usize = 4_096",
+        "of one agent or task, together | 4,096 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "DISK_LIMITS: usize = 16",
+        "| disks of which a task limits the use | 16 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "MISSING_CONTROLLERS: usize = 64",
+        "| missing controllers of an agent | 64 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "REFUSAL_BYTES: usize = 160",
+        "| the sentence of a remembered refusal | 160 bytes |",
+    ),
+    (
+        "state/src/limits.rs",
+        "ATTRIBUTES: usize = 256",
+        "| attributes of an agent; a value | 256; 4,096 bytes |",
+    ),
+    (
+        "state/src/limits.rs",
+        "ATTRIBUTE_BYTES: usize = 4 * 1024",
+        "| attributes of an agent; a value | 256; 4,096 bytes |",
+    ),
+    (
+        "state/src/limits.rs",
+        "ROLES_PER_FRAMEWORK: usize = 64",
+        "| roles of a framework | 64 |",
+    ),
+    (
+        "state/src/limits.rs",
+        "FAILOVER_TIMEOUT_MS: u64 = 7 * 24 * 3_600_000",
+        "(absent: one\nweek;",
+    ),
+    (
+        "state/src/limits.rs",
+        "OFFER_TIMEOUT_MS: u64 = 60_000",
+        "(0: 60,000)",
+    ),
+    (
+        "state/src/limits.rs",
+        "SCALAR_MILLI: i64 = 1_000_000_000_000",
+        "| one amount | 1,000,000,000 units |",
+    ),
+    (
+        "state/src/apply/calls.rs",
+        "REFUSED_KEPT: usize = 64",
+        "| refused positions of a remembered answer | 64, without sentences |",
+    ),
+    (
+        "state/src/apply/frameworks.rs",
+        "labels > 64 * 1024",
+        "| labels of a framework | 64 KiB together |",
+    ),
+    (
+        "master/src/service/calls.rs",
+        "HELD_OFFERS: usize = 10_000",
+        "| `held` of a subscription | 10,000 offers;",
+    ),
+    (
+        "client/src/scheduler/offers.rs",
+        "HELD_OFFERS: usize = 10_000",
+        "SDK presents at most 10,000 offers and 3 MiB",
+    ),
+    (
+        "client/src/scheduler/offers.rs",
+        "HELD_BYTES: usize = 3 * 1024 * 1024",
+        "SDK presents at most 10,000 offers and 3 MiB",
+    ),
+    (
+        "master/src/service/operator.rs",
+        "BATCHES: usize = 64",
+        "| batches of one `Write` stream on their way | 64 |",
+    ),
+    (
+        "master/src/links.rs",
+        "BACKLOG_BYTES: usize = 1 << 20",
+        "8,192; offers pause at 1 MiB",
+    ),
+    (
+        "master/src/leader/delivery.rs",
+        "IN_FLIGHT: usize = 1_000",
+        "| tasks with updates in flight on a stream | 1,000 |",
+    ),
+    (
+        "master/src/leader/messages.rs",
+        "BYTES_A_SECOND: usize = 1024 * 1024",
+        "and to one framework | 1 MiB a second |",
+    ),
+    (
+        "master/src/allocator/mod.rs",
+        "LONGEST_FILTER_MS: u64 = 365 * 24 * 3_600_000",
+        "| longest filter | 365 days |",
+    ),
+    (
+        "master/src/allocator/mod.rs",
+        "DECLINE_CODE: usize = 64",
+        "of a decline | 64, 200 characters |",
+    ),
+    (
+        "master/src/allocator/eligibility.rs",
+        "cpus:0.01|mem:32",
+        "is 0.01 `cpus` or 32 MiB of `mem`",
+    ),
+    (
+        "state/src/limits.rs",
+        "ORDER_KINDS: usize = 64",
+        "| kinds of orders that an agent announces | 64 | `invalid` |",
+    ),
+];
