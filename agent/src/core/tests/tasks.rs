@@ -529,7 +529,7 @@ fn a_task_whose_time_is_over_before_it_starts_never_starts() {
     });
     world.expect(&[]);
     world.report();
-    // The silent link is gone meanwhile; the end is in the journal.
+    // The silent link is closed by now; the end is in the journal.
     assert!(
         world.said.contains(&"destroy 1-1-1".to_owned()),
         "{:?}",
