@@ -61,15 +61,21 @@ fn a_run_has_its_volumes_and_its_secret_is_told_to_nobody() {
     let (code, stdout, stderr) = cluster.ran(&words);
     let expected = format!("{}\nkept\nfull\n400\n", canary.len());
     assert_eq!((code, stdout), (0, expected), "{stderr}");
-    // Registry, journals, logs, sandboxes, hand-off; then what masters tell.
-    let nowhere: [PathBuf; 0] = [];
-    assert_eq!(files_with(&cluster.directory(), canary.as_bytes()), nowhere);
+    // What masters show: the name of a secret while its task runs, never what it says.
+    let keeper = ["run", "--detach", "--name", "keeper", "--secret", "db:/key"];
+    let (code, _, stderr) = cluster.ran(&[&keeper[..], &["--", "sleep", "1000"]].concat());
+    assert_eq!(code, 0, "{stderr}");
     let (code, stdout, stderr) = cluster.ran(&["ps", "--all", "-o", "json"]);
     assert_eq!(code, 0, "{stderr}");
     assert!(
         stdout.contains("\"db\"") && !stdout.contains(&canary),
         "{stdout}"
     );
+    let (code, _, stderr) = cluster.ran(&["task", "kill", "keeper"]);
+    assert_eq!(code, 0, "{stderr}");
+    // Registry, journals, logs, sandboxes, hand-off.
+    let nowhere: [PathBuf; 0] = [];
+    assert_eq!(files_with(&cluster.directory(), canary.as_bytes()), nowhere);
     what_cannot_be_had_is_told(&cluster);
 }
 
