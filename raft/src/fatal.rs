@@ -22,6 +22,21 @@ pub(crate) struct FatalError {
     pub(crate) source: io::Error,
 }
 
+/// What an operator can do about it. A process without descriptors fails like a disk, and its disk is well.
+fn remedy(source: &io::Error) -> &'static str {
+    // ENFILE and EMFILE; RocksDB passes on their text alone.
+    let is_out_of_files = matches!(source.raw_os_error(), Some(23 | 24))
+        || source
+            .to_string()
+            .to_lowercase()
+            .contains("too many open files");
+    if is_out_of_files {
+        "raise the limit of open files (LimitNOFILE in the unit, ulimit -n)"
+    } else {
+        "mend the disk or make room"
+    }
+}
+
 /// The shipped one, but for a store in memory: several nodes live in such a process, and only the one whose store
 /// has failed must end.
 pub(crate) fn of(place: &Place) -> Fatal {
@@ -35,11 +50,34 @@ pub(crate) fn of(place: &Place) -> Fatal {
 pub(crate) fn abort() -> Fatal {
     Arc::new(|error| {
         let FatalError { source, .. } = error;
-        tracing::error!(path = error.path, cause = %source, "{error}; stopping at once, the next start goes on from the log");
+        tracing::error!(path = error.path, cause = %source, remedy = remedy(source), "{error}; stopping at once, the next start goes on from the log");
         // Standard error too: the log may go to the very disk that has failed.
         eprintln!(
-            "argosy: {error}: {source}; stopping at once: mend the disk or make room, then start this master again"
+            "argosy: {error}: {source}; stopping at once: {}, then start this master again",
+            remedy(source)
         );
         std::process::abort();
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_without_descriptors_is_not_a_broken_disk() {
+        let rocks = "IO error: While open a file for appending: /data/store/000359.log: Too many open files";
+        for source in [
+            io::Error::from_raw_os_error(23),
+            io::Error::from_raw_os_error(24),
+            io::Error::other(rocks),
+        ] {
+            assert!(remedy(&source).contains("LimitNOFILE"), "{source}");
+        }
+        // ENOSPC and EIO.
+        for number in [28, 5] {
+            let source = io::Error::from_raw_os_error(number);
+            assert!(remedy(&source).contains("mend the disk"), "{source}");
+        }
+    }
 }
