@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use argosy_proto::clock::WallClock;
+use argosy_proto::server::{self, Limits};
 use argosy_proto::transport::Listener;
 use argosy_proto::v1;
 use argosy_state::ids::Timestamp;
@@ -13,6 +14,7 @@ use futures::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::core::{ContainerName, Effect, Facts, Input, Setup};
@@ -26,6 +28,9 @@ use crate::runner::{self, LauncherCommand, Runner};
 use crate::start::{self, Host};
 use crate::statistics::Statistics;
 use crate::{api, gc, metrics};
+
+/// Connections to an agent's API: masters that forward requests for files and commands, and readers of metrics.
+const API_CONNECTIONS: usize = 4_096;
 
 /// Where an agent's journal, containers and clocks are.
 pub enum Ground {
@@ -225,8 +230,18 @@ fn tidy(
 
 fn serve(listener: Listener, shared: api::Shared) -> JoinSet<Result<(), RunError>> {
     let mut helpers = JoinSet::new();
-    let served = axum::serve(listener, api::router(shared));
-    helpers.spawn(async move { served.await.map_err(|source| RunError::Api { source }) });
+    let limits = Limits::of_this_process("agent").at_most(API_CONNECTIONS);
+    // It ends with the helpers.
+    let served = server::serve(
+        listener,
+        api::router(shared),
+        limits,
+        CancellationToken::new(),
+    );
+    helpers.spawn(async move {
+        served.await;
+        Ok(())
+    });
     helpers
 }
 

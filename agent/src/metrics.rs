@@ -7,6 +7,7 @@ use crate::inbox::{ContainerView, Standing};
 
 /// Tells the recorder what each name means.
 pub(crate) fn describe() {
+    argosy_proto::server::describe();
     describe_gauge!(
         "argosy_agent_registered",
         "1 while a master has registered this agent."

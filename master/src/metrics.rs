@@ -367,6 +367,7 @@ const GAUGES: &[(&str, &str)] = &[
 
 /// Help texts, once a process.
 pub(crate) fn describe() {
+    argosy_proto::server::describe();
     for (name, help) in COUNTERS {
         describe_counter!(name, help);
     }

@@ -3,9 +3,10 @@
 #[cfg(test)]
 mod tests;
 
-use std::future::IntoFuture;
 use std::sync::Arc;
+use std::time::Duration;
 
+use argosy_proto::server::{self, Limits as Connections};
 use argosy_proto::transport::Listener;
 use argosy_proto::v1::agents_server::AgentsServer;
 use argosy_proto::v1::operator_server::OperatorServer;
@@ -78,6 +79,8 @@ const RAFT_REQUESTS: usize = 4;
 const INBOX: usize = 16_384;
 /// How long a new leader waits for frameworks to present the offers that they hold, in milliseconds.
 const RESUME_MS: u64 = 100;
+/// How long open calls may go on when this master stops.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Runs a master until `stop`, after which it hands leadership over and ends.
 ///
@@ -274,7 +277,6 @@ async fn starting(
 /// Nobody can be answered before raft has started, which for a master that belongs to no group yet
 /// may take for ever: who connects sees the connection end, and asks another master.
 async fn turn_away(api: &mut Listener) -> std::convert::Infallible {
-    use axum::serve::Listener as _;
     loop {
         drop(api.accept().await);
     }
@@ -339,7 +341,7 @@ async fn hand_over_first(node: &Node) {
     if !node.status().borrow().is_leader {
         return;
     }
-    match tokio::time::timeout(std::time::Duration::from_secs(3), node.transfer(None)).await {
+    match tokio::time::timeout(Duration::from_secs(3), node.transfer(None)).await {
         Ok(Ok(to)) => info!(to, "leadership is handed over"),
         Ok(Err(why)) => warn!(%why, "leadership could not be handed over"),
         Err(_) => warn!("leadership was not taken over in 3 s"),
@@ -383,10 +385,11 @@ async fn serve(
             service::add_leader,
         ))
         .layer(axum::middleware::from_fn(metrics::measured));
-    let server = axum::serve(socket, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let connections = Connections::of_this_process("api");
     tokio::select! {
-        ended = server.into_future() => ended,
+        () = server::serve(socket, router, connections, stop.clone()) => {}
         // Streams end with the owner; what is still open after a second is cut.
-        () = async { stop.cancelled().await; tokio::time::sleep(std::time::Duration::from_secs(1)).await } => Ok(()),
+        () = async { stop.cancelled().await; tokio::time::sleep(GOODBYE).await } => {}
     }
+    Ok(())
 }

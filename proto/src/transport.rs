@@ -5,6 +5,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,25 +15,54 @@ use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tonic::transport::Uri;
 use tonic::transport::server::Connected;
 use tower::Service;
 
-/// The pause after a connection could not be accepted, most likely because too many files are open.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+/// The pause after a connection could not be accepted, most likely because too many files are open. Those that wait
+/// are kept by the system.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// At most one line in this time reports that connections cannot be accepted.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// A stream of bytes in both directions.
-pub struct Connection(Box<dyn Duplex>);
+pub struct Connection {
+    stream: Box<dyn Duplex>,
+    peer: Option<SocketAddr>,
+}
 
 impl Connection {
     /// Wraps any byte stream.
     pub fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
-        Self(Box::new(stream))
+        Self {
+            stream: Box::new(stream),
+            peer: None,
+        }
+    }
+
+    /// The same connection, which comes from this address.
+    #[must_use]
+    pub fn from_peer(self, peer: SocketAddr) -> Self {
+        Self {
+            peer: Some(peer),
+            ..self
+        }
+    }
+
+    /// Where it comes from, if that is known.
+    #[must_use]
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer
     }
 }
+
+/// Where a request comes from, among its extensions; unknown in a simulation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub Option<SocketAddr>);
 
 impl AsyncRead for Connection {
     fn poll_read(
@@ -40,7 +70,7 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
+        Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
@@ -50,7 +80,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
+        Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -58,26 +88,28 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(context, slices)
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
+        Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
 impl Connected for Connection {
-    type ConnectInfo = ();
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Peer {
+        Peer(self.peer)
+    }
 }
 
 type Dialing = Pin<Box<dyn Future<Output = io::Result<Connection>> + Send>>;
@@ -145,16 +177,17 @@ impl fmt::Debug for Dialer {
     }
 }
 
-/// Where connections come in: a stream of them for gRPC servers, a listener for axum.
+/// Where connections come in.
 pub struct Listener(BoxStream<'static, io::Result<Connection>>);
 
 impl Listener {
     /// Plain TCP. Never ends: what cannot be accepted is logged and passed over.
     #[must_use]
     pub fn tcp(listener: TcpListener) -> Self {
-        Self::new(stream::unfold(listener, async |listener| {
-            let connection = accept(&listener).await;
-            Some((Ok(connection), listener))
+        let state = (listener, None);
+        Self::new(stream::unfold(state, async |(listener, mut reported)| {
+            let connection = accept(&listener, &mut reported).await;
+            Some((Ok(connection), (listener, reported)))
         }))
     }
 
@@ -162,15 +195,26 @@ impl Listener {
     pub fn new(connections: impl Stream<Item = io::Result<Connection>> + Send + 'static) -> Self {
         Self(connections.boxed())
     }
+
+    /// The next connection. Waits for ever when no more will come.
+    pub async fn accept(&mut self) -> Connection {
+        loop {
+            match self.0.next().await {
+                Some(Ok(connection)) => return connection,
+                Some(Err(error)) => tracing::warn!(%error, "a connection cannot be accepted"),
+                None => std::future::pending().await,
+            }
+        }
+    }
 }
 
-async fn accept(listener: &TcpListener) -> Connection {
+async fn accept(listener: &TcpListener, reported: &mut Option<Instant>) -> Connection {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 // Small messages must not wait for each other; a socket that refuses the option still works.
                 let _ = stream.set_nodelay(true);
-                return Connection::new(stream);
+                return Connection::new(stream).from_peer(peer);
             }
             // It was gone before it was accepted.
             Err(error)
@@ -181,7 +225,10 @@ async fn accept(listener: &TcpListener) -> Connection {
                         | io::ErrorKind::ConnectionReset
                 ) => {}
             Err(error) => {
-                tracing::warn!(%error, "a connection cannot be accepted");
+                if reported.is_none_or(|at| at.elapsed() >= REPORT_EVERY) {
+                    tracing::warn!(%error, "connections cannot be accepted");
+                    *reported = Some(Instant::now());
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -193,25 +240,5 @@ impl Stream for Listener {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.0.poll_next_unpin(context)
-    }
-}
-
-impl axum::serve::Listener for Listener {
-    type Io = Connection;
-    type Addr = ();
-
-    async fn accept(&mut self) -> (Connection, ()) {
-        loop {
-            match self.0.next().await {
-                Some(Ok(connection)) => return (connection, ()),
-                Some(Err(error)) => tracing::warn!(%error, "a connection cannot be accepted"),
-                // No more will come; what is open goes on.
-                None => std::future::pending().await,
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<()> {
-        Ok(())
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! No type of openraft or RocksDB leaves this crate. Reading order: `types`, `settings`, `node`, `proposer`; then how a group
 //! comes about and changes (`starting`, `founding`, `forming`, `membership`), how it talks (`wire`, `connections`, `network`, `held`, `distance`, `service`,
-//! `limited`, `shipping`), how it keeps and loses a
+//! `shipping`), how it keeps and loses a
 //! leader (`liveness`, `failover`, `campaign`, `hearing`); then what it keeps (`directory`, `rejoin`, `store`, `log`, `machine`, `snapshot`,
 //! `image`).
 
@@ -24,7 +24,6 @@ mod hearing;
 mod held;
 mod image;
 mod install;
-mod limited;
 mod liveness;
 mod log;
 mod machine;

@@ -6,6 +6,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use argosy_proto::server::{self, Limits};
 use argosy_proto::transport::Listener;
 use futures::Stream;
 use futures::stream::{self, BoxStream, StreamExt as _};
@@ -14,15 +15,13 @@ use openraft::errors::Fatal;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::forwarding;
 use crate::founding::Identity;
 use crate::growth::Growth;
 use crate::hearing::Hearing;
-use crate::limited::Limited;
 use crate::liveness::Liveness;
 use crate::membership::{Change, Changes};
 use crate::node::{Consensus, Group};
@@ -34,9 +33,11 @@ use crate::{reader, shipping};
 /// Connections are given this long to end when the node stops.
 const GOODBYE: Duration = Duration::from_millis(300);
 const WINDOW_BYTES: u32 = 8 << 20;
+/// How long a connection of another master may have nothing to carry.
+const IDLE: Duration = Duration::from_secs(3_600);
 
 /// Connections at a time. Each of at most nine other masters holds four, and opens others for single questions. One more is
-/// closed at once; a master connects again.
+/// closed at once, or takes the place of a silent one; a master connects again.
 const CONNECTIONS: usize = 128;
 
 /// Streams of one connection at a time. A master uses fewer than twenty on each; one more waits.
@@ -203,21 +204,21 @@ pub(crate) async fn serve(door: Arc<Door>, listener: Listener) {
     let service = proto::raft_server::RaftServer::from_arc(Arc::new(Service(door)))
         .max_decoding_message_size(wire::MESSAGE_LIMIT_BYTES)
         .max_encoding_message_size(wire::MESSAGE_LIMIT_BYTES);
-    let listener = Limited::new(listener, CONNECTIONS);
-    let serving = Server::builder()
-        .max_concurrent_streams(STREAMS)
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
-        .add_service(service)
-        .serve_with_incoming_shutdown(listener, stop.clone().cancelled_owned());
+    let limits = Limits {
+        idle: IDLE,
+        streams: STREAMS,
+        stream_window: WINDOW_BYTES,
+        connection_window: WINDOW_BYTES,
+        ..Limits::of_this_process("raft").at_most(CONNECTIONS)
+    };
+    let router = tonic::service::Routes::new(service).into_axum_router();
+    let serving = server::serve(listener, router, limits, stop.clone());
     let late = async {
         stop.cancelled().await;
         tokio::time::sleep(GOODBYE).await;
     };
     tokio::select! {
-        served = serving => if let Err(error) = served {
-            warn!(%error, "the raft port ended");
-        },
+        () = serving => {}
         () = late => debug!("connections that did not end in time are dropped"),
     }
 }

@@ -1,0 +1,275 @@
+//! What one connection does: whether it has said anything, and how many of its requests are open.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes, HttpBody};
+use hyper::body::{Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use super::Limits;
+use super::admission::Seat;
+use crate::transport::Connection;
+
+/// How an HTTP/2 connection begins.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// No head of a request has begun.
+const NONE: u64 = u64::MAX;
+
+/// Facts about one connection, shared by the task that drives it, its stream of bytes, its open requests and
+/// the admission.
+#[derive(Debug)]
+pub(super) struct Activity {
+    began: Instant,
+    /// A request came in, or the preface of HTTP/2.
+    has_spoken: AtomicBool,
+    is_http2: AtomicBool,
+    /// The task that drives it has ended; its bytes may go on as a WebSocket.
+    is_detached: AtomicBool,
+    /// Requests whose responses have not ended.
+    open: AtomicUsize,
+    /// Milliseconds from `began` to the moment since which no request is open.
+    quiet_since: AtomicU64,
+    /// The same to the first byte of the head that comes in, in HTTP/1.1.
+    head_since: AtomicU64,
+}
+
+/// What is to be done about a connection now.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Look again at this moment.
+    Later(Instant),
+    /// Close it, for this reason.
+    Close(&'static str),
+}
+
+impl Activity {
+    pub(super) fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            has_spoken: AtomicBool::new(false),
+            is_http2: AtomicBool::new(false),
+            is_detached: AtomicBool::new(false),
+            open: AtomicUsize::new(0),
+            quiet_since: AtomicU64::new(0),
+            head_since: AtomicU64::new(NONE),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(NONE - 1)
+    }
+
+    fn at(&self, millis: u64) -> Instant {
+        self.began + Duration::from_millis(millis)
+    }
+
+    pub(super) fn detach(&self) {
+        self.is_detached.store(true, Ordering::Relaxed);
+    }
+
+    /// Since when it could be closed without cutting a request off, if it could.
+    pub(super) fn unused_since(&self) -> Option<Instant> {
+        let is_used =
+            self.open.load(Ordering::Relaxed) > 0 || self.is_detached.load(Ordering::Relaxed);
+        (!is_used).then(|| self.at(self.quiet_since.load(Ordering::Relaxed)))
+    }
+
+    /// Whether the connection has been silent, idle or slow for too long.
+    pub(super) fn judge(&self, limits: &Limits) -> Verdict {
+        let now = Instant::now();
+        let until = |at: Instant, reason| match at <= now {
+            true => Verdict::Close(reason),
+            false => Verdict::Later(at),
+        };
+        if !self.has_spoken.load(Ordering::Relaxed) {
+            return until(self.began + limits.head, "silent");
+        }
+        let is_http2 = self.is_http2.load(Ordering::Relaxed);
+        // The first byte of a head wakes nobody: it is looked for this often.
+        let look = now + if is_http2 { limits.idle } else { limits.head };
+        if self.open.load(Ordering::Relaxed) > 0 {
+            return Verdict::Later(look);
+        }
+        let head_since = self.head_since.load(Ordering::Relaxed);
+        if !is_http2 && head_since != NONE {
+            return until(self.at(head_since) + limits.head, "slow-head");
+        }
+        match until(
+            self.at(self.quiet_since.load(Ordering::Relaxed)) + limits.idle,
+            "idle",
+        ) {
+            Verdict::Later(at) => Verdict::Later(at.min(look)),
+            close @ Verdict::Close(_) => close,
+        }
+    }
+}
+
+/// Both ends of what is known about a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Watch {
+    pub(super) activity: Arc<Activity>,
+    seat: Arc<Seat>,
+}
+
+impl Watch {
+    pub(super) fn evicted(&self) -> impl Future<Output = ()> + use<> {
+        self.seat.evicted()
+    }
+
+    /// A request has come in; it is open until what this returns is dropped.
+    pub(super) fn open(&self) -> Open {
+        self.speak();
+        self.activity.open.fetch_add(1, Ordering::Relaxed);
+        self.activity.head_since.store(NONE, Ordering::Relaxed);
+        Open(Arc::clone(&self.activity))
+    }
+
+    fn speak(&self) {
+        if !self.activity.has_spoken.swap(true, Ordering::Relaxed) {
+            self.activity
+                .quiet_since
+                .store(self.activity.now(), Ordering::Relaxed);
+            self.seat.spoke();
+        }
+    }
+}
+
+/// An open request.
+#[derive(Debug)]
+pub(super) struct Open(Arc<Activity>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.quiet_since.store(self.0.now(), Ordering::Relaxed);
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The body of a response: its request is open as long as it.
+pub(super) struct Answering {
+    body: Body,
+    _open: Open,
+}
+
+impl Answering {
+    pub(super) fn new(body: Body, open: Open) -> Self {
+        Self { body, _open: open }
+    }
+}
+
+impl HttpBody for Answering {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The bytes of a connection. Holds its seat: a WebSocket keeps it after the HTTP connection has ended.
+pub(super) struct Watched {
+    connection: Connection,
+    watch: Watch,
+    /// Bytes of the preface seen so far; none when what comes in is not HTTP/2, or known to be.
+    preface: Option<usize>,
+}
+
+impl Watched {
+    pub(super) fn new(connection: Connection, seat: Seat) -> (Self, Watch) {
+        let watch = Watch {
+            activity: seat.activity(),
+            seat: Arc::new(seat),
+        };
+        let io = Self {
+            connection,
+            watch: watch.clone(),
+            preface: Some(0),
+        };
+        (io, watch)
+    }
+
+    fn see(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        if let Some(seen) = self.preface {
+            let wanted = &PREFACE[seen..];
+            let length = wanted.len().min(bytes.len());
+            if wanted[..length] != bytes[..length] {
+                self.preface = None;
+            } else if length == wanted.len() {
+                self.preface = None;
+                self.watch.activity.is_http2.store(true, Ordering::Relaxed);
+                self.watch.speak();
+            } else {
+                self.preface = Some(seen + length);
+            }
+        }
+        let activity = &self.watch.activity;
+        if activity.open.load(Ordering::Relaxed) == 0
+            && activity.head_since.load(Ordering::Relaxed) == NONE
+        {
+            activity.head_since.store(activity.now(), Ordering::Relaxed);
+        }
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.connection).poll_read(context, buffer))?;
+        self.see(&buffer.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.connection).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.connection).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.connection.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_shutdown(context)
+    }
+}

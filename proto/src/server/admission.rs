@@ -1,0 +1,345 @@
+//! Which connection is let in, and which one makes room for it.
+//!
+//! A connection that has never said anything makes room first, the oldest of them; then one without an open
+//! request. A connection with an open request is never closed for another.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio_util::sync::CancellationToken;
+
+use super::activity::Activity;
+
+/// Connections that are looked at in the search for one without a request: the longest unused of these goes.
+const LOOKED_AT: usize = 64;
+/// Evicted connections that may still be closing; further newcomers are refused.
+const CLOSING: usize = 256;
+
+/// The connections of one port.
+pub(super) struct Admission {
+    connections: usize,
+    per_peer: usize,
+    // Held for a look-up; nothing is awaited under it.
+    seats: Mutex<Seats>,
+}
+
+#[derive(Default)]
+struct Seats {
+    next: u64,
+    taken: BTreeMap<u64, Taken>,
+    /// By address, so that one address is full on its own.
+    peers: BTreeMap<IpAddr, Peer>,
+    /// Connections that have said nothing, oldest first.
+    silent: BTreeSet<u64>,
+    /// Evicted, and not closed yet.
+    closing: usize,
+    /// Where the last search ended.
+    cursor: u64,
+}
+
+#[derive(Default)]
+struct Peer {
+    taken: BTreeSet<u64>,
+    silent: BTreeSet<u64>,
+}
+
+struct Taken {
+    peer: Option<IpAddr>,
+    activity: Arc<Activity>,
+    evict: CancellationToken,
+}
+
+/// What becomes of a new connection.
+pub(super) enum Decision {
+    /// It is served.
+    Admitted(Seat),
+    /// It is closed at once.
+    Refused(Refusal),
+}
+
+/// Why a connection is closed at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The port has as many connections as it takes, all of them used.
+    Full,
+    /// The same for the address that it comes from.
+    PeerFull,
+}
+
+/// The place of one connection; given back when it is dropped.
+pub(super) struct Seat {
+    id: u64,
+    admission: Arc<Admission>,
+    activity: Arc<Activity>,
+    evict: CancellationToken,
+}
+
+impl std::fmt::Debug for Seat {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Seat").field(&self.id).finish()
+    }
+}
+
+impl Seat {
+    pub(super) fn activity(&self) -> Arc<Activity> {
+        Arc::clone(&self.activity)
+    }
+
+    /// Its connection has said something.
+    pub(super) fn spoke(&self) {
+        self.admission.lock().spoke(self.id);
+    }
+
+    /// Until it has to make room.
+    pub(super) fn evicted(&self) -> impl Future<Output = ()> + use<> {
+        self.evict.clone().cancelled_owned()
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut seats = self.admission.lock();
+        if !seats.free(self.id) {
+            seats.closing = seats.closing.saturating_sub(1);
+        }
+    }
+}
+
+impl Admission {
+    pub(super) fn new(connections: usize, per_peer: usize) -> Self {
+        Self {
+            connections,
+            per_peer,
+            seats: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seats> {
+        self.seats.lock().expect("no holder of the lock panics")
+    }
+
+    /// Connections that hold a descriptor.
+    pub(super) fn taken(&self) -> usize {
+        let seats = self.lock();
+        seats.taken.len() + seats.closing
+    }
+
+    /// Decides about a new connection; whether another one had to make room for it.
+    pub(super) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> (Decision, bool) {
+        let peer = address.map(network);
+        let mut seats = self.lock();
+        let of_peer = peer.and_then(|peer| seats.peers.get(&peer));
+        let peer_is_full = of_peer.is_some_and(|peer| peer.taken.len() >= self.per_peer);
+        let is_full = seats.taken.len() >= self.connections;
+        if peer_is_full || is_full {
+            let refusal = if peer_is_full {
+                Refusal::PeerFull
+            } else {
+                Refusal::Full
+            };
+            let among = peer.filter(|_| peer_is_full);
+            let victim = seats.victim(among).filter(|_| seats.closing < CLOSING);
+            let Some(victim) = victim else {
+                return (Decision::Refused(refusal), false);
+            };
+            seats.evict(victim);
+        }
+        let (id, activity, evict) = seats.take(peer);
+        let seat = Seat {
+            id,
+            admission: Arc::clone(self),
+            activity,
+            evict,
+        };
+        (Decision::Admitted(seat), peer_is_full || is_full)
+    }
+}
+
+impl Seats {
+    fn take(&mut self, peer: Option<IpAddr>) -> (u64, Arc<Activity>, CancellationToken) {
+        self.next += 1;
+        let (id, activity) = (self.next, Arc::new(Activity::new()));
+        let evict = CancellationToken::new();
+        self.silent.insert(id);
+        if let Some(peer) = peer {
+            let peer = self.peers.entry(peer).or_default();
+            peer.taken.insert(id);
+            peer.silent.insert(id);
+        }
+        let taken = Taken {
+            peer,
+            activity: Arc::clone(&activity),
+            evict: evict.clone(),
+        };
+        self.taken.insert(id, taken);
+        (id, activity, evict)
+    }
+
+    fn spoke(&mut self, id: u64) {
+        self.silent.remove(&id);
+        let peer = self.taken.get(&id).and_then(|taken| taken.peer);
+        if let Some(peer) = peer.and_then(|peer| self.peers.get_mut(&peer)) {
+            peer.silent.remove(&id);
+        }
+    }
+
+    /// The connection that is missed least, among those of an address or among all.
+    fn victim(&mut self, among: Option<IpAddr>) -> Option<u64> {
+        let peer = among.and_then(|peer| self.peers.get(&peer));
+        let silent = peer.map_or(&self.silent, |peer| &peer.silent);
+        if let Some(oldest) = silent.first() {
+            return Some(*oldest);
+        }
+        let cursor = self.cursor;
+        let looked_at: Vec<u64> = match peer {
+            Some(peer) => around(&peer.taken, cursor).take(LOOKED_AT).collect(),
+            None => {
+                let (from, rest) = (self.taken.range(cursor..), self.taken.range(..cursor));
+                from.chain(rest)
+                    .map(|(id, _)| *id)
+                    .take(LOOKED_AT)
+                    .collect()
+            }
+        };
+        self.cursor = looked_at.last().map_or(0, |last| last + 1);
+        let unused = looked_at.into_iter().filter_map(|id| {
+            let since = self.taken.get(&id)?.activity.unused_since()?;
+            Some((since, id))
+        });
+        unused.min().map(|(_, id)| id)
+    }
+
+    fn evict(&mut self, id: u64) {
+        if let Some(taken) = self.taken.get(&id) {
+            taken.evict.cancel();
+            self.closing += 1;
+        }
+        self.free(id);
+    }
+
+    /// Whether it was still taken.
+    fn free(&mut self, id: u64) -> bool {
+        self.silent.remove(&id);
+        let Some(taken) = self.taken.remove(&id) else {
+            return false;
+        };
+        if let Some(address) = taken.peer
+            && let Some(peer) = self.peers.get_mut(&address)
+        {
+            peer.taken.remove(&id);
+            peer.silent.remove(&id);
+            if peer.taken.is_empty() {
+                self.peers.remove(&address);
+            }
+        }
+        true
+    }
+}
+
+/// All of a set, from `cursor` on and round.
+fn around(set: &BTreeSet<u64>, cursor: u64) -> impl Iterator<Item = u64> {
+    set.range(cursor..).chain(set.range(..cursor)).copied()
+}
+
+/// What counts as one peer: a host has one IPv4 address, and 64 bits of IPv6 to itself.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let prefix = u128::from(address) & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from(prefix))
+        }
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const ONE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+    const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+
+    fn admitted(admission: &Arc<Admission>, address: IpAddr) -> Seat {
+        match admission.admit(Some(address)).0 {
+            Decision::Admitted(seat) => seat,
+            Decision::Refused(refusal) => panic!("{refusal:?}"),
+        }
+    }
+
+    fn refused(admission: &Arc<Admission>, address: IpAddr) -> Refusal {
+        match admission.admit(Some(address)).0 {
+            Decision::Admitted(_) => panic!("it is admitted"),
+            Decision::Refused(refusal) => refusal,
+        }
+    }
+
+    /// One that has said something and has a request open.
+    fn busy(seat: Seat) -> (super::super::activity::Open, super::super::activity::Watch) {
+        let (end, _) = tokio::io::duplex(1);
+        let connection = crate::transport::Connection::new(end);
+        let (_io, watch) = super::super::activity::Watched::new(connection, seat);
+        (watch.open(), watch)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_silent_connection_makes_room() {
+        let admission = Arc::new(Admission::new(2, 2));
+        let (first, second) = (admitted(&admission, ONE), admitted(&admission, ONE));
+        second.spoke();
+        let _third = admitted(&admission, OTHER);
+        assert!(first.evict.is_cancelled());
+        assert!(!second.evict.is_cancelled());
+        assert_eq!(
+            admission.taken(),
+            3,
+            "the evicted one holds its descriptor until it is closed"
+        );
+        drop(first);
+        assert_eq!(admission.taken(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_silent_one_the_longest_unused_makes_room_and_a_used_one_never() {
+        let admission = Arc::new(Admission::new(3, 3));
+        let (used, _watch) = busy(admitted(&admission, ONE));
+        let (request, idle) = busy(admitted(&admission, ONE));
+        drop(request);
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+        let (request, later) = busy(admitted(&admission, ONE));
+        drop(request);
+        let (third, _watch) = busy(admitted(&admission, OTHER));
+        let evicted = |watch: &super::super::activity::Watch| {
+            use futures::FutureExt as _;
+            watch.evicted().now_or_never().is_some()
+        };
+        assert!(evicted(&idle) && !evicted(&later));
+        let (fourth, _watch) = busy(admitted(&admission, OTHER));
+        assert!(evicted(&later));
+        assert_eq!(refused(&admission, OTHER), Refusal::Full);
+        drop((used, third, fourth));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_is_full_costs_no_other_one_its_place() {
+        let admission = Arc::new(Admission::new(4, 2));
+        let other = admitted(&admission, OTHER);
+        let (one, _watch) = busy(admitted(&admission, ONE));
+        let (two, _watch) = busy(admitted(&admission, ONE));
+        assert_eq!(refused(&admission, ONE), Refusal::PeerFull);
+        assert!(!other.evict.is_cancelled());
+        let _more = admitted(&admission, OTHER);
+        drop((one, two));
+    }
+
+    #[test]
+    fn one_host_is_one_peer_in_either_family() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+    }
+}

@@ -1,0 +1,139 @@
+//! The task of one connection: it is served, watched, and ended.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use metrics::counter;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+use tracing::trace;
+
+use super::Limits;
+use super::activity::{Answering, Verdict, Watch, Watched};
+use crate::transport::Peer;
+
+/// How long a connection that is being closed may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// What every connection of a port shares.
+pub(super) struct Door {
+    pub(super) limits: Limits,
+    router: Router,
+    builder: Builder<TokioExecutor>,
+    stop: CancellationToken,
+}
+
+impl Door {
+    pub(super) fn new(limits: Limits, router: Router, stop: CancellationToken) -> Self {
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            // The activity has a deadline for heads; this one would close idle connections too early.
+            .header_read_timeout(None)
+            .max_buf_size(limits.head_bytes as usize);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(limits.ping_interval)
+            .keep_alive_timeout(limits.ping_timeout)
+            .max_concurrent_streams(limits.streams)
+            .initial_stream_window_size(limits.stream_window)
+            .initial_connection_window_size(limits.connection_window)
+            .max_header_list_size(limits.head_bytes);
+        Self {
+            limits,
+            router,
+            builder,
+            stop,
+        }
+    }
+
+    /// Serves a connection until it ends, is closed for what it does not do, or makes room for another.
+    pub(super) async fn drive(
+        self: Arc<Self>,
+        io: Watched,
+        watch: Watch,
+        peer: Option<SocketAddr>,
+    ) {
+        let answers = Answers {
+            router: self.router.clone(),
+            watch: watch.clone(),
+            peer,
+        };
+        let activity = Arc::clone(&watch.activity);
+        let evicted = watch.evicted();
+        // The connection's bytes hold the seat from here on: it is given back when they are closed.
+        drop(watch);
+        let serving = self
+            .builder
+            .serve_connection_with_upgrades(TokioIo::new(io), answers);
+        let mut serving = pin!(serving);
+        let mut evicted = pin!(evicted);
+        let mut deadline = pin!(tokio::time::sleep(self.limits.head));
+        loop {
+            tokio::select! {
+                ended = &mut serving => {
+                    if let Err(error) = ended {
+                        trace!(error, "a connection broke off");
+                    }
+                    activity.detach();
+                    return;
+                }
+                () = &mut evicted => return,
+                () = self.stop.cancelled() => break,
+                () = &mut deadline => match activity.judge(&self.limits) {
+                    Verdict::Later(at) => deadline.as_mut().reset(at),
+                    Verdict::Close(reason) => {
+                        counter!("argosy_connections_closed_total", "port" => self.limits.port, "reason" => reason)
+                            .increment(1);
+                        trace!(reason, "a connection is closed");
+                        serving.as_mut().graceful_shutdown();
+                        // A peer that takes no goodbye is cut; a request that came in at this moment is not.
+                        while tokio::time::timeout(GOODBYE, &mut serving).await.is_err()
+                            && activity.unused_since().is_none()
+                        {}
+                        return;
+                    }
+                },
+            }
+        }
+        serving.as_mut().graceful_shutdown();
+        let _ = serving.await;
+        activity.detach();
+    }
+}
+
+/// The router, as one connection sees it.
+struct Answers {
+    router: Router,
+    watch: Watch,
+    peer: Option<SocketAddr>,
+}
+
+type Answered = Pin<Box<dyn Future<Output = Result<http::Response<Answering>, Infallible>> + Send>>;
+
+impl hyper::service::Service<http::Request<Incoming>> for Answers {
+    type Response = http::Response<Answering>;
+    type Error = Infallible;
+    type Future = Answered;
+
+    fn call(&self, request: http::Request<Incoming>) -> Answered {
+        let open = self.watch.open();
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(Peer(self.peer));
+        let router = self.router.clone();
+        Box::pin(async move {
+            let response = router.oneshot(request).await?;
+            Ok(response.map(|body| Answering::new(body, open)))
+        })
+    }
+}

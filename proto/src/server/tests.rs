@@ -1,0 +1,268 @@
+//! A server on real sockets, with short deadlines.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+
+use axum::routing::get;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout};
+
+use super::*;
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Files that a request opens at a time, as a store does.
+const FILES: usize = 100;
+/// Set for a process that is started by a test.
+const CHILD: &str = "ARGOSY_TEST_SERVES";
+
+fn limits(connections: usize) -> Limits {
+    Limits {
+        connections,
+        per_peer: connections,
+        ..Limits::of_descriptors("test", 10_000)
+    }
+}
+
+async fn files() -> Result<String, String> {
+    let opened: Result<Vec<_>, _> = (0..FILES).map(|_| File::open("/dev/null")).collect();
+    opened
+        .map_err(|why| why.to_string())
+        .map(|files| files.len().to_string())
+}
+
+async fn started(limits: Limits) -> (SocketAddr, CancellationToken) {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let router = Router::new()
+        .route("/", get(async || "here"))
+        .route("/files", get(files))
+        .route("/never", get(std::future::pending::<()>));
+    tokio::spawn(serve(Listener::tcp(socket), router, limits, stop.clone()));
+    (address, stop)
+}
+
+/// One request on a connection of its own: the status line and everything that follows.
+async fn ask(address: SocketAddr, path: &str) -> String {
+    let asked = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    timeout(PATIENCE, asked).await.expect("it answers").unwrap()
+}
+
+/// Waits until the other side has closed it, and returns what came before.
+async fn closed(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    // A reset closes it as well.
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut bytes))
+        .await
+        .expect("it is never closed");
+    bytes
+}
+
+async fn silent(address: SocketAddr, count: usize) -> Vec<TcpStream> {
+    let mut streams = Vec::new();
+    for _ in 0..count {
+        streams.push(TcpStream::connect(address).await.unwrap());
+    }
+    streams
+}
+
+#[tokio::test]
+async fn silent_connections_beyond_the_cap_keep_nobody_out() {
+    let (address, _stop) = started(limits(10)).await;
+    // None of them reaches its deadline here: they make room.
+    let mut streams = silent(address, 100).await;
+    let answer = timeout(Duration::from_secs(8), ask(address, "/")).await;
+    assert!(
+        answer
+            .expect("silent ones make room before their deadline")
+            .ends_with("here")
+    );
+    for stream in &mut streams[..80] {
+        closed(stream).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_is_closed_at_its_deadline() {
+    let head = Duration::from_millis(200);
+    let (address, _stop) = started(Limits {
+        head,
+        ..limits(100)
+    })
+    .await;
+    let began = Instant::now();
+    for stream in &mut silent(address, 20).await {
+        assert!(closed(stream).await.is_empty());
+    }
+    assert!(began.elapsed() >= head);
+}
+
+#[tokio::test]
+async fn half_a_head_is_not_a_request_first_or_later() {
+    let head = Duration::from_millis(200);
+    let (address, _stop) = started(Limits {
+        head,
+        ..limits(100)
+    })
+    .await;
+    let mut first = TcpStream::connect(address).await.unwrap();
+    first.write_all(b"GET / HT").await.unwrap();
+    closed(&mut first).await;
+    let mut later = TcpStream::connect(address).await.unwrap();
+    later
+        .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"here") {
+        answer.push(later.read_u8().await.unwrap());
+    }
+    later.write_all(b"GET / HTTP/1.1\r\nhost").await.unwrap();
+    let began = Instant::now();
+    closed(&mut later).await;
+    assert!(
+        began.elapsed() < Duration::from_secs(30),
+        "that is the idle limit"
+    );
+}
+
+#[tokio::test]
+async fn a_connection_without_requests_is_closed_and_one_with_a_request_stays() {
+    let idle = Duration::from_millis(300);
+    let (head, second) = (Duration::from_millis(200), Duration::from_secs(1));
+    let (address, _stop) = started(Limits {
+        head,
+        idle,
+        ..limits(100)
+    })
+    .await;
+    let mut waiting = TcpStream::connect(address).await.unwrap();
+    waiting
+        .write_all(b"GET /never HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut kept = TcpStream::connect(address).await.unwrap();
+    kept.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let answer = String::from_utf8(closed(&mut kept).await).unwrap();
+    assert!(answer.ends_with("here"), "{answer}");
+    let more = timeout(second, waiting.read_u8()).await;
+    assert!(more.is_err(), "it was closed during its request");
+}
+
+#[tokio::test]
+async fn a_peer_that_answers_no_pings_is_gone() {
+    let limits = Limits {
+        ping_interval: Duration::from_millis(100),
+        ping_timeout: Duration::from_millis(200),
+        ..limits(100)
+    };
+    let (address, _stop) = started(limits).await;
+    let mut frozen = TcpStream::connect(address).await.unwrap();
+    frozen
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        .await
+        .unwrap();
+    // Empty SETTINGS.
+    frozen
+        .write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0])
+        .await
+        .unwrap();
+    let began = Instant::now();
+    closed(&mut frozen).await;
+    assert!(
+        began.elapsed() < Duration::from_secs(30),
+        "that is the idle limit"
+    );
+}
+
+#[tokio::test]
+async fn a_stopped_server_ends_its_connections_and_returns() {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let router = Router::new().route("/", get(async || "here"));
+    let serving = tokio::spawn(serve(
+        Listener::tcp(socket),
+        router,
+        limits(10),
+        stop.clone(),
+    ));
+    assert!(ask(address, "/").await.ends_with("here"));
+    let mut idle = silent(address, 1).await;
+    // It is accepted: a later connection has been answered.
+    ask(address, "/").await;
+    stop.cancel();
+    timeout(PATIENCE, serving)
+        .await
+        .expect("it returns")
+        .unwrap();
+    closed(&mut idle[0]).await;
+}
+
+#[test]
+fn a_part_of_the_descriptors_is_kept_back() {
+    let of = |descriptors| Limits::of_descriptors("test", descriptors).connections;
+    assert_eq!(of(1_024), 512);
+    assert_eq!(of(20_000), 15_000);
+    assert_eq!(of(65_536), 49_152);
+    assert_eq!(of(100), 64, "a port with no room at all would serve nobody");
+    assert_eq!(of(u64::MAX), 1 << 20);
+}
+
+/// The part of a process that serves with few descriptors, for the next test.
+#[tokio::test]
+#[ignore = "a process that another test starts"]
+async fn serves_until_its_input_ends() {
+    if std::env::var_os(CHILD).is_none() {
+        return;
+    }
+    let (address, _stop) = started(Limits::of_this_process("test")).await;
+    println!("\nserves at {address}");
+    tokio::task::spawn_blocking(|| std::io::stdin().lines().count())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_flood_of_connections_leaves_descriptors_for_files() {
+    let name = "server::tests::serves_until_its_input_ends";
+    let mut child = Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -n 300; exec \"$0\" --exact \"$1\" --ignored --nocapture",
+        ])
+        .arg(std::env::current_exe().unwrap())
+        .arg(name)
+        .env(CHILD, "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let said = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut said = said.map_while(Result::ok);
+    let address = said.find_map(|line| line.strip_prefix("serves at ").map(str::to_owned));
+    let address: SocketAddr = address.expect("it serves").parse().unwrap();
+    let flood = silent(address, 500).await;
+    for _ in 0..10 {
+        let answer = ask(address, "/files").await;
+        assert!(answer.ends_with(&format!("\r\n\r\n{FILES}")), "{answer}");
+    }
+    drop(flood);
+    let mut input = child.stdin.take().unwrap();
+    input.flush().unwrap();
+    drop(input);
+    assert!(child.wait().unwrap().success());
+}
