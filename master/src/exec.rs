@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use argosy_proto::v1;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header::{self, HeaderName};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
@@ -21,10 +21,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tonic::Status;
 
-use crate::http::{Http, address_of, passed_on, problem};
+use crate::http::{Http, Segments, address_of, passed_on, problem};
 
 /// Streams that one master passes on at a time; a further one is refused.
-const STREAMS: usize = 1024;
+pub(crate) const STREAMS: usize = 1024;
 /// How long an agent may take to let a command in; it gives up before.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// How long one direction may go on when the other has ended.
@@ -55,13 +55,18 @@ pub(crate) struct Door {
     /// The operator lets anybody who reaches this master run commands in tasks.
     is_open: bool,
     room: Arc<Semaphore>,
+    streams: usize,
 }
 
 impl Door {
     /// One that is closed refuses everybody, in words.
-    pub(crate) fn new(is_open: bool) -> Self {
-        let room = Arc::new(Semaphore::new(STREAMS));
-        Self { is_open, room }
+    pub(crate) fn new(is_open: bool, streams: usize) -> Self {
+        let room = Arc::new(Semaphore::new(streams));
+        Self {
+            is_open,
+            room,
+            streams,
+        }
     }
 
     fn admit(&self) -> Result<OwnedSemaphorePermit, Status> {
@@ -73,7 +78,10 @@ impl Door {
         }
         let permit = Arc::clone(&self.room).try_acquire_owned();
         permit.map_err(|_| {
-            let text = format!("this master passes on {STREAMS} streams: end one, or ask another");
+            let text = format!(
+                "this master passes on {} streams: end one, or ask another",
+                self.streams
+            );
             Status::resource_exhausted(text)
         })
     }
@@ -82,7 +90,7 @@ impl Door {
 /// `GET /v1/agents/{id}/exec?…`: the answer is the agent's.
 pub(crate) async fn exec(
     State(http): State<Http>,
-    Path(id): Path<String>,
+    Segments(id): Segments<String>,
     request: Parts,
 ) -> Response {
     pass_to_agent(http, &id, "exec", request).await
@@ -91,7 +99,7 @@ pub(crate) async fn exec(
 /// `GET /v1/agents/{id}/attach?…`: the same.
 pub(crate) async fn attach(
     State(http): State<Http>,
-    Path(id): Path<String>,
+    Segments(id): Segments<String>,
     request: Parts,
 ) -> Response {
     pass_to_agent(http, &id, "attach", request).await
@@ -108,7 +116,7 @@ async fn pass_to_agent(http: Http, id: &str, what: &str, mut request: Parts) -> 
         Err(status) => return problem(&status),
     };
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return passed_on(answer);
+        return passed_on(answer, None);
     }
     let Some(ours) = ours else {
         let text = "this needs a connection of HTTP/1.1 that can become a WebSocket";
@@ -236,11 +244,11 @@ mod tests {
 
     #[test]
     fn a_closed_door_and_a_full_one_say_what_to_do() {
-        let closed = Door::new(false).admit().unwrap_err();
+        let closed = Door::new(false, STREAMS).admit().unwrap_err();
         assert_eq!(closed.code(), tonic::Code::PermissionDenied);
         assert!(closed.message().contains("--allow-exec"), "{closed}");
-        let door = Door::new(true);
-        let held: Vec<_> = (0..STREAMS).map(|_| door.admit().unwrap()).collect();
+        let door = Door::new(true, 7);
+        let held: Vec<_> = (0..7).map(|_| door.admit().unwrap()).collect();
         let full = door.admit().unwrap_err();
         assert_eq!(full.code(), tonic::Code::ResourceExhausted);
         drop(held);

@@ -1,7 +1,10 @@
 //! HTTP beside gRPC on the same port: health, metrics, the read side of the operator API as JSON,
 //! the files of agents and commands in their tasks. The JSON is the canonical mapping of `argosy.v1`.
 
-use std::collections::HashMap;
+mod index;
+mod parameters;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use argosy_proto::v1::operator_server::Operator as _;
@@ -9,16 +12,27 @@ use argosy_proto::{convert, v1};
 use argosy_state::resources::{InvalidResources, Resources};
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Query, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::uri::Authority;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures::StreamExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Request, Status};
 
 use crate::exec;
-use crate::service::{self, Services};
+use crate::service::{self, Services, choices};
+
+#[cfg(test)]
+pub(crate) use index::PATHS;
+pub(crate) use index::{bounded, unknown};
+use parameters::Parameters;
+pub(crate) use parameters::Segments;
+
+/// Answers of agents about files that one master passes on at a time; a further one is refused.
+const FILES: usize = 256;
 
 /// What every answer needs.
 #[derive(Clone)]
@@ -28,6 +42,8 @@ pub(crate) struct Http {
     pub(crate) exec: exec::Door,
     /// Asks agents.
     pub(crate) agents: reqwest::Client,
+    /// Answers about files under way, each with a connection to an agent.
+    files: Arc<Semaphore>,
 }
 
 /// The routes.
@@ -45,6 +61,8 @@ pub(crate) fn router(
         .connect_timeout(Duration::from_secs(2));
     let client = client.build().expect("the settings are constant");
     Router::new()
+        .route("/", get(index::page))
+        .route("/v1", get(index::list))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(show_metrics))
@@ -60,11 +78,13 @@ pub(crate) fn router(
         .route("/v1/tasks", get(tasks))
         .route("/v1/tasks/{framework}/{task}", get(task))
         .route("/v1/offers", get(offers))
+        .method_not_allowed_fallback(index::wrong_method)
         .with_state(Http {
             services,
             metrics,
             exec,
             agents: client,
+            files: Arc::new(Semaphore::new(argosy_proto::server::outgoing(FILES))),
         })
 }
 
@@ -88,13 +108,15 @@ async fn show_metrics(State(http): State<Http>) -> Response {
         .into_response()
 }
 
-type Parameters = Query<HashMap<String, String>>;
-
-async fn cluster(State(http): State<Http>, Query(parameters): Parameters) -> Response {
-    json(service::cluster(&http.services.desk, consistency(&parameters)).await)
+async fn cluster(State(http): State<Http>, parameters: Parameters) -> Response {
+    let consistency = parameters.only(&["consistency"]);
+    match consistency.and_then(|()| parameters.consistency()) {
+        Ok(consistency) => json(service::cluster(&http.services.desk, consistency).await),
+        Err(status) => problem(&status),
+    }
 }
 
-async fn agents(State(http): State<Http>, Query(parameters): Parameters) -> Response {
+async fn agents(State(http): State<Http>, parameters: Parameters) -> Response {
     match list(parameters) {
         Ok(request) => json(answer(
             http.services.list_agents(Request::new(request)).await,
@@ -105,18 +127,16 @@ async fn agents(State(http): State<Http>, Query(parameters): Parameters) -> Resp
 
 async fn agent(
     State(http): State<Http>,
-    Path(id): Path<String>,
-    Query(parameters): Parameters,
+    Segments(id): Segments<String>,
+    parameters: Parameters,
 ) -> Response {
-    let request = v1::GetRequest {
-        id,
-        consistency: consistency(&parameters),
-        ..Default::default()
-    };
-    json(answer(http.services.get_agent(Request::new(request)).await))
+    match one(id, &parameters) {
+        Ok(request) => json(answer(http.services.get_agent(Request::new(request)).await)),
+        Err(status) => problem(&status),
+    }
 }
 
-async fn frameworks(State(http): State<Http>, Query(parameters): Parameters) -> Response {
+async fn frameworks(State(http): State<Http>, parameters: Parameters) -> Response {
     match list(parameters) {
         Ok(request) => json(answer(
             http.services.list_frameworks(Request::new(request)).await,
@@ -127,26 +147,24 @@ async fn frameworks(State(http): State<Http>, Query(parameters): Parameters) -> 
 
 async fn framework(
     State(http): State<Http>,
-    Path(id): Path<String>,
-    Query(parameters): Parameters,
+    Segments(id): Segments<String>,
+    parameters: Parameters,
 ) -> Response {
-    let request = v1::GetRequest {
-        id,
-        consistency: consistency(&parameters),
-        ..Default::default()
-    };
-    json(answer(
-        http.services.get_framework(Request::new(request)).await,
-    ))
+    match one(id, &parameters) {
+        Ok(request) => json(answer(
+            http.services.get_framework(Request::new(request)).await,
+        )),
+        Err(status) => problem(&status),
+    }
 }
 
 /// Why a framework's work does not run: for the smallest demand, or for `wanted=cpus:1;mem:64`.
 async fn explain(
     State(http): State<Http>,
-    Path(framework_id): Path<String>,
-    Query(parameters): Parameters,
+    Segments(framework_id): Segments<String>,
+    parameters: Parameters,
 ) -> Response {
-    match explain_request(framework_id, parameters) {
+    match explain_request(framework_id, &parameters) {
         Ok(request) => json(answer(http.services.explain(Request::new(request)).await)),
         Err(status) => problem(&status),
     }
@@ -154,30 +172,26 @@ async fn explain(
 
 fn explain_request(
     framework_id: String,
-    parameters: HashMap<String, String>,
+    parameters: &Parameters,
 ) -> Result<v1::ExplainRequest, Status> {
-    let mut request = v1::ExplainRequest {
+    parameters.only(&["wanted", "consistency"])?;
+    // The answer is the leader's in any case.
+    parameters.consistency()?;
+    let wanted = parameters.0.get("wanted").map(|wanted| {
+        let wanted: Result<Resources, InvalidResources> = wanted.parse();
+        wanted.map_err(|why| Status::invalid_argument(format!("wanted: {why}")))
+    });
+    let wanted = wanted.transpose()?;
+    Ok(v1::ExplainRequest {
         framework_id,
+        wanted: wanted
+            .map(|wanted| convert::resources(&wanted))
+            .unwrap_or_default(),
         ..Default::default()
-    };
-    for (name, value) in parameters {
-        let wrong = |why: String| Status::invalid_argument(why);
-        match name.as_str() {
-            // The answer is the leader's in any case.
-            "consistency" => {}
-            "wanted" => {
-                let wanted: Resources = value
-                    .parse()
-                    .map_err(|why: InvalidResources| wrong(format!("wanted: {why}")))?;
-                request.wanted = convert::resources(&wanted);
-            }
-            _ => return Err(wrong(format!("no parameter {name:?}: wanted"))),
-        }
-    }
-    Ok(request)
+    })
 }
 
-async fn tasks(State(http): State<Http>, Query(parameters): Parameters) -> Response {
+async fn tasks(State(http): State<Http>, parameters: Parameters) -> Response {
     match list(parameters) {
         Ok(request) => json(answer(
             http.services.list_tasks(Request::new(request)).await,
@@ -188,19 +202,20 @@ async fn tasks(State(http): State<Http>, Query(parameters): Parameters) -> Respo
 
 async fn task(
     State(http): State<Http>,
-    Path((framework_id, id)): Path<(String, String)>,
-    Query(parameters): Parameters,
+    Segments((framework_id, id)): Segments<(String, String)>,
+    parameters: Parameters,
 ) -> Response {
-    let request = v1::GetRequest {
-        id,
+    let request = one(id, &parameters).map(|request| v1::GetRequest {
         framework_id,
-        consistency: consistency(&parameters),
-        ..Default::default()
-    };
-    json(answer(http.services.get_task(Request::new(request)).await))
+        ..request
+    });
+    match request {
+        Ok(request) => json(answer(http.services.get_task(Request::new(request)).await)),
+        Err(status) => problem(&status),
+    }
 }
 
-async fn offers(State(http): State<Http>, Query(parameters): Parameters) -> Response {
+async fn offers(State(http): State<Http>, parameters: Parameters) -> Response {
     match list(parameters) {
         Ok(request) => json(answer(
             http.services.list_offers(Request::new(request)).await,
@@ -212,7 +227,7 @@ async fn offers(State(http): State<Http>, Query(parameters): Parameters) -> Resp
 /// Passes a question about files on to the agent that has them, and its answer back as it comes.
 async fn agent_files(
     State(http): State<Http>,
-    Path((id, verb)): Path<(String, String)>,
+    Segments((id, verb)): Segments<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Response {
     if !["browse", "read", "download"].contains(&verb.as_str()) {
@@ -229,12 +244,16 @@ async fn agent_files(
         Ok(address) => address,
         Err(status) => return problem(&status),
     };
+    let Ok(place) = Arc::clone(&http.files).try_acquire_owned() else {
+        let text = "this master passes on as many answers about files as it can: wait for one, or ask another";
+        return problem(&Status::resource_exhausted(text));
+    };
     let url = format!(
         "http://{address}/v1/files/{verb}?{}",
         query.unwrap_or_default()
     );
     match http.agents.get(url).send().await {
-        Ok(answer) => passed_on(answer),
+        Ok(answer) => passed_on(answer, Some(place)),
         Err(why) => problem(&Status::unavailable(format!(
             "{id} at {address} does not answer: {why}"
         ))),
@@ -254,8 +273,11 @@ pub(crate) async fn address_of(http: &Http, request: v1::GetRequest) -> Result<S
     )))
 }
 
-/// An agent's answer, as it comes.
-pub(crate) fn passed_on(answer: reqwest::Response) -> Response {
+/// An agent's answer, as it comes; it keeps its place until its end.
+pub(crate) fn passed_on(
+    answer: reqwest::Response,
+    place: Option<OwnedSemaphorePermit>,
+) -> Response {
     let mut response = Response::builder().status(answer.status());
     for (name, value) in answer.headers() {
         if name.as_str().starts_with("x-argosy-")
@@ -265,7 +287,9 @@ pub(crate) fn passed_on(answer: reqwest::Response) -> Response {
             response = response.header(name, value);
         }
     }
-    let body = Body::from_stream(answer.bytes_stream());
+    let body = Body::from_stream(answer.bytes_stream().inspect(move |_| {
+        let _held = &place;
+    }));
     response
         .body(body)
         .unwrap_or_else(|why| problem(&Status::internal(why.to_string())))
@@ -282,27 +306,30 @@ fn answer<T>(answer: Result<tonic::Response<T>, Status>) -> Result<T, Status> {
     answer.map(tonic::Response::into_inner)
 }
 
-fn consistency(parameters: &HashMap<String, String>) -> i32 {
-    match parameters.get("consistency").map(String::as_str) {
-        Some("local") => v1::Consistency::Local.into(),
-        _ => v1::Consistency::Linearizable.into(),
-    }
+/// The question for one record.
+fn one(id: String, parameters: &Parameters) -> Result<v1::GetRequest, Status> {
+    parameters.only(&["consistency", "min_revision"])?;
+    Ok(v1::GetRequest {
+        id,
+        consistency: parameters.consistency()?,
+        min_revision: parameters.number("min_revision")?.unwrap_or_default(),
+        ..Default::default()
+    })
 }
 
 /// Known parameters steer the page; every other one is a field to filter by.
-fn list(parameters: HashMap<String, String>) -> Result<v1::ListRequest, Status> {
+fn list(parameters: Parameters) -> Result<v1::ListRequest, Status> {
     let mut request = v1::ListRequest {
-        consistency: consistency(&parameters),
+        consistency: parameters.consistency()?,
+        page_size: parameters.number("page_size")?.unwrap_or_default(),
+        min_revision: parameters.number("min_revision")?.unwrap_or_default(),
         ..Default::default()
     };
-    for (name, value) in parameters {
-        let number = || Status::invalid_argument(format!("{name}: {value:?} is not a number"));
+    for (name, value) in parameters.0 {
         match name.as_str() {
-            "consistency" => {}
-            "page_size" => request.page_size = value.parse().map_err(|_| number())?,
+            "consistency" | "page_size" | "min_revision" => {}
             "page_token" => request.page_token = value,
-            "min_revision" => request.min_revision = value.parse().map_err(|_| number())?,
-            "include_ended" => request.include_ended = value == "true",
+            "include_ended" => request.include_ended = choices::flag(&name, &value)?,
             _ => drop(request.filter.insert(name, value)),
         }
     }
@@ -327,9 +354,13 @@ pub(crate) fn problem(status: &Status) -> Response {
         Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    let body =
-        serde_json::json!({ "code": format!("{:?}", status.code()), "message": status.message() });
-    (code, axum::Json(body)).into_response()
+    refusal(code, status.code(), status.message())
+}
+
+/// A refusal with a status of HTTP, a code of gRPC and a sentence.
+fn refusal(status: StatusCode, code: Code, message: &str) -> Response {
+    let body = serde_json::json!({ "code": format!("{code:?}"), "message": message });
+    (status, axum::Json(body)).into_response()
 }
 
 #[cfg(test)]
@@ -339,8 +370,8 @@ mod tests {
     #[test]
     fn a_demand_to_be_explained_is_written_as_resources_are() {
         let ask = |name: &str, value: &str| {
-            let parameters = HashMap::from([(name.to_owned(), value.to_owned())]);
-            explain_request("framework-1".to_owned(), parameters)
+            let parameters = Parameters([(name.to_owned(), value.to_owned())].into());
+            explain_request("framework-1".to_owned(), &parameters)
         };
         let request = ask("wanted", "cpus:1.5;mem:64").unwrap();
         assert_eq!(request.framework_id, "framework-1");

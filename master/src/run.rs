@@ -128,7 +128,7 @@ async fn lead_or_follow(
         peers,
         tasks: TaskTracker::new(),
     };
-    let door = exec::Door::new(config.allow_exec);
+    let door = exec::Door::new(config.allow_exec, server::outgoing(exec::STREAMS));
     let pages = http::router(services.clone(), parts.metrics, door);
     let mut server = tokio::spawn(serve(services, api, pages, served.clone()));
     let hands = tokio::spawn(transfer_when_asked(node.clone(), handing));
@@ -361,10 +361,13 @@ async fn serve(
     pages: Router,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(argosy_proto::DESCRIPTORS)
-        .build_v1()
-        .map_err(std::io::Error::other)?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(argosy_proto::DESCRIPTORS)
+    };
+    // Many clients of reflection still speak the version before.
+    let former = reflection().build_v1alpha();
+    let reflection = reflection().build_v1().map_err(std::io::Error::other)?;
     let mut routes = tonic::service::Routes::builder();
     routes
         .add_service(
@@ -374,12 +377,15 @@ async fn serve(
         .add_service(OperatorServer::new(services.clone()).max_decoding_message_size(MESSAGE_BYTES))
         .add_service(ReignsServer::new(services.clone()))
         .add_service(health(services.desk.clone()))
-        .add_service(reflection);
+        .add_service(reflection)
+        .add_service(former.map_err(std::io::Error::other)?);
     let router = routes
         .routes()
         .into_axum_router()
         .merge(pages)
-        .layer(axum::middleware::map_response(service::add_remedy))
+        .fallback(http::unknown)
+        .layer(axum::middleware::from_fn(http::bounded))
+        .layer(axum::middleware::from_fn(service::correct))
         .layer(axum::middleware::from_fn_with_state(
             services.desk,
             service::add_leader,

@@ -1,7 +1,9 @@
 //! One master alone, on a store in memory: the loop itself, with raft behind it. And three, far apart.
 
+mod answers;
 mod distance;
 mod divergence;
+mod front;
 
 use std::time::Duration;
 

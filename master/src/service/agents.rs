@@ -1,18 +1,23 @@
 //! `argosy.v1.Agents`: one stream an agent.
 
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 
 use argosy_proto::convert::{self, Malformed};
 use argosy_proto::v1;
 use argosy_proto::v1::agents_client::AgentsClient;
 use argosy_proto::v1::agents_server::Agents;
 use argosy_state::ids::{Epoch, OrderIndex};
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, future, stream};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
 
-use super::forward::{Place, forwarded, name_leader};
+use super::codes::correct_status;
+use super::forward::{Place, forwarded, name_leader, readable};
+use super::pace::paced;
+use super::peers::Use;
 use super::{MESSAGE_BYTES, Services, check_protocol, malformed};
+use crate::desk::unavailable;
 use crate::inbox::Message;
 use crate::leader::{Hello, Input};
 use crate::links::{self, LinkId, WeakLinkSender};
@@ -27,20 +32,19 @@ impl Agents for Services {
         &self,
         request: Request<Streaming<v1::FromAgent>>,
     ) -> Result<Response<ToAgents>, Status> {
-        match self.place(request.metadata()).await? {
+        match self.place(request.metadata(), Use::Streams).await? {
             Place::Here => {
                 let mut response = Response::new(self.connect_here(request.into_inner()).await?);
                 name_leader(response.metadata_mut(), &self.desk.own_address);
                 Ok(response)
             }
-            Place::There(channel, address) => {
+            Place::There(lease, address) => {
                 let mut client =
-                    AgentsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES);
-                // An error of the agent's side ends the forwarded stream like its end.
-                let messages = tokio_stream::StreamExt::map_while(request.into_inner(), Result::ok);
-                let opened = client.connect(forwarded(messages));
-                let stream = self.hop(opened, &address).await?;
-                let mut response: Response<ToAgents> = Response::new(stream);
+                    AgentsClient::new(lease.channel()).max_decoding_message_size(MESSAGE_BYTES);
+                let (messages, unreadable) = readable(request.into_inner());
+                let opened = client.connect(forwarded(paced(messages)));
+                let stream = self.hop(opened, &address, lease).await?;
+                let mut response: Response<ToAgents> = Response::new(unreadable.after(stream));
                 name_leader(response.metadata_mut(), &address);
                 Ok(response)
             }
@@ -56,20 +60,28 @@ impl Services {
         let refusals = sender.weak();
         self.desk.send(Message::AgentLink(link, sender)).await?;
         let services = self.clone();
+        // Set when the agent's side has ended; before that, the end is this master's doing.
+        let ended = Arc::new(OnceLock::new());
+        let over = Arc::clone(&ended);
         self.tasks.spawn(async move {
-            if let Err(why) = services.read_agent(link, messages).await {
+            let read = services.read_agent(link, messages).await;
+            if let Err(why) = &read {
                 debug!(link = link.0, %why, "a stream of an agent ended");
                 if why.code() == tonic::Code::InvalidArgument {
                     services.refuse(&refusals, why.message()).await;
                 }
             }
+            // The only place that sets it.
+            let _ = over.set(read);
             // The owner may be gone by now, and its links with it.
             let _ = services
                 .desk
                 .send(Message::Input(Input::AgentClosed { link }))
                 .await;
         });
-        Ok(Box::pin(receiver.map(Ok)))
+        let last = future::lazy(move |_| last_status(ended.get()).map(Err));
+        let last = stream::once(last).filter_map(future::ready);
+        Ok(receiver.map(Ok).chain(last).boxed())
     }
 
     /// Tells an agent whose message has not the shape it should have, so that its log says why.
@@ -100,7 +112,7 @@ impl Services {
         link: LinkId,
         mut messages: Streaming<v1::FromAgent>,
     ) -> Result<(), Status> {
-        while let Some(message) = messages.message().await? {
+        while let Some(message) = messages.message().await.map_err(correct_status)? {
             if let Some(v1::from_agent::Message::UnsupportedOrder(order)) = &message.message {
                 let order = order.order_index;
                 warn!(
@@ -113,6 +125,19 @@ impl Services {
             self.desk.send(Message::Input(input)).await?;
         }
         Ok(())
+    }
+}
+
+/// The status with which a stream ends, by how the agent's side of it ended.
+fn last_status(ended: Option<&Result<(), Status>>) -> Option<Status> {
+    match ended {
+        // The agent has no more to say.
+        Some(Ok(())) => None,
+        Some(Err(why)) => Some(why.clone()),
+        None => Some(unavailable(
+            "this master has ended the stream: it leads no longer, another stream of this agent has replaced it, or \
+             the agent did not read it; connect again",
+        )),
     }
 }
 

@@ -1,22 +1,22 @@
 //! From a follower to the leader: one hop, never two.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use argosy_proto::transport::Dialer;
 use argosy_state::buggify::{self, Rare};
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, future, stream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::metadata::{MetadataMap, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
 
 use super::Services;
+use super::codes::correct_status;
+use super::peers::{Lease, Use};
 use crate::desk::{Desk, LONGEST_WAIT, unavailable};
 use crate::inbox::Office;
 
@@ -27,51 +27,6 @@ const LEADER: &str = "argosy-leader";
 
 /// How long the leader may take to open a stream; whoever wants it is sent there then.
 const OPENING: Duration = Duration::from_secs(1);
-/// How long a connection to another master may take.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Channels to other masters, made when first needed and kept.
-#[derive(Clone)]
-pub(crate) struct Peers {
-    dialer: Dialer,
-    // Held for a look-up; nothing is awaited under it.
-    channels: Arc<Mutex<BTreeMap<String, Channel>>>,
-}
-
-impl Peers {
-    pub(crate) fn new(dialer: Dialer) -> Self {
-        Self {
-            dialer,
-            channels: Arc::default(),
-        }
-    }
-
-    pub(crate) fn channel(&self, address: &str) -> Result<Channel, Status> {
-        let mut channels = self
-            .channels
-            .lock()
-            .expect("nobody panics while holding it");
-        if let Some(channel) = channels.get(address) {
-            return Ok(channel.clone());
-        }
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|why| {
-            unavailable(&format!(
-                "the leader's address {address:?} is not usable: {why}"
-            ))
-        })?;
-        let endpoint = endpoint
-            // A connection that is dead without a word ends within three seconds: later calls get a new one.
-            .http2_keep_alive_interval(Duration::from_secs(1))
-            .keep_alive_timeout(Duration::from_secs(2))
-            .keep_alive_while_idle(true)
-            .http2_adaptive_window(true);
-        let connector = self.dialer.connector(CONNECT_PATIENCE);
-        let channel = endpoint.connect_with_connector_lazy(connector);
-        channels.insert(address.to_owned(), channel.clone());
-        Ok(channel)
-    }
-}
-
 /// What the leader says on a stream, passed on.
 pub(crate) type Passed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -79,13 +34,13 @@ pub(crate) type Passed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>
 pub(crate) enum Place {
     /// By the leader in this process.
     Here,
-    /// By the leader at the other end of this channel.
-    There(Channel, String),
+    /// By the leader at the other end of this connection.
+    There(Lease, String),
 }
 
 impl Services {
     /// Finds out where a call is served, waiting for a leader up to the call's deadline.
-    pub(crate) async fn place(&self, metadata: &MetadataMap) -> Result<Place, Status> {
+    pub(crate) async fn place(&self, metadata: &MetadataMap, kind: Use) -> Result<Place, Status> {
         let office = self.desk.leader(deadline(metadata)).await?;
         if office.here {
             return Ok(Place::Here);
@@ -96,7 +51,7 @@ impl Services {
             name_leader(status.metadata_mut(), &address);
             return Err(status);
         }
-        Ok(Place::There(self.peers.channel(&address)?, address))
+        Ok(Place::There(self.peers.lease(&address, kind)?, address))
     }
 
     /// Serves a unary call here, or forwards it.
@@ -110,18 +65,18 @@ impl Services {
         Local: Future<Output = Result<A, Status>>,
         Remote: Future<Output = Result<Response<A>, Status>>,
     {
-        match self.place(request.metadata()).await? {
+        match self.place(request.metadata(), Use::Calls).await? {
             Place::Here => {
                 let mut response = Response::new(local(request.into_inner()).await?);
                 name_leader(response.metadata_mut(), &self.desk.own_address);
                 Ok(response)
             }
-            Place::There(channel, address) => {
+            Place::There(lease, address) => {
                 let rest = deadline(request.metadata()).saturating_duration_since(Instant::now());
                 let mut forwarded = forwarded(request.into_inner());
                 forwarded.set_timeout(rest);
                 let response = tokio::select! {
-                    response = remote(channel, forwarded) => response,
+                    response = remote(lease.channel(), forwarded) => response,
                     () = self.superseded(&address) => {
                         return Err(unavailable(&format!(
                             "the leader at {address} was replaced before it answered: the outcome of a call is unknown, repeat it with the same number"
@@ -135,13 +90,20 @@ impl Services {
         }
     }
 
-    /// A stream that is passed on, once the leader has opened it: see [`hop`].
+    /// A stream that is passed on, once the leader has opened it: see [`hop`]. Its place on the connection is given
+    /// back when it ends.
     pub(crate) async fn hop<T: Send + 'static>(
         &self,
         opened: impl Future<Output = Result<Response<Streaming<T>>, Status>>,
         address: &str,
+        lease: Lease,
     ) -> Result<Passed<T>, Status> {
-        let opened = async { Ok(opened.await?.into_inner()) };
+        let opened = async {
+            let stream = opened.await?.into_inner();
+            Ok(stream.inspect(move |_| {
+                let _held = &lease;
+            }))
+        };
         hop(self.desk.office.clone(), opened, address).await
     }
 
@@ -175,8 +137,58 @@ async fn hop<T: Send + 'static>(
     let leader = address.to_owned();
     let stream = stream.map(move |message| message.map_err(|status| lost(status, &leader)));
     let leader = address.to_owned();
-    let over = async move { superseded(office, &leader).await };
-    Ok(stream.take_until(Box::pin(over)).boxed())
+    let over = async move {
+        superseded(office, &leader).await;
+        Err(unavailable(&format!(
+            "the leader at {leader} was replaced: open a new stream"
+        )))
+    };
+    // The leader's end of the stream ends it here, too; its replacement ends it with a status.
+    let stream = stream.map(Some).chain(stream::iter([None]));
+    let stream = stream::select(stream, stream::once(over).map(Some));
+    let stream = stream.take_while(|message| future::ready(message.is_some()));
+    Ok(until_error(stream.filter_map(future::ready).boxed()).boxed())
+}
+
+/// The messages up to the first error, and this error. Nothing is read behind it.
+fn until_error<T: Send + 'static>(
+    messages: Passed<T>,
+) -> impl Stream<Item = Result<T, Status>> + Send {
+    stream::unfold(Some(messages), |messages| async {
+        let mut messages = messages?;
+        let message = messages.next().await?;
+        let rest = message.is_ok().then_some(messages);
+        Some((message, rest))
+    })
+}
+
+/// What a client says on a stream that is forwarded, and why it could not be read any further, once that is so. The
+/// leader's end of the stream only sees that there is no more.
+pub(crate) fn readable<T: Send + 'static>(
+    messages: Streaming<T>,
+) -> (impl Stream<Item = T> + Send + 'static, Unreadable) {
+    let unreadable = Unreadable::default();
+    let found = unreadable.clone();
+    let messages = tokio_stream::StreamExt::map_while(messages, move |message| {
+        message
+            .map_err(|status| found.0.set(correct_status(status)))
+            .ok()
+    });
+    (messages, unreadable)
+}
+
+/// Why a client's stream could not be read any further.
+#[derive(Clone, Default)]
+pub(crate) struct Unreadable(Arc<OnceLock<Status>>);
+
+impl Unreadable {
+    /// The same answers, and in the end the client learns why.
+    pub(crate) fn after<T: Send + 'static>(self, answers: Passed<T>) -> Passed<T> {
+        let last = future::lazy(move |_| self.0.get().cloned().map(Err));
+        answers
+            .chain(stream::once(last).filter_map(future::ready))
+            .boxed()
+    }
 }
 
 async fn superseded(mut office: watch::Receiver<Office>, address: &str) {
@@ -268,9 +280,6 @@ fn timeout(text: &str) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use argosy_proto::v1;
-    use argosy_proto::v1::reigns_client::ReignsClient;
-
     use super::*;
 
     #[test]
@@ -291,20 +300,6 @@ mod tests {
             epoch: 5,
             term: 2,
         }
-    }
-
-    /// As a host behind a cut: the connection stands, and nobody reads it.
-    #[tokio::test]
-    async fn a_connection_that_is_dead_without_a_word_ends() {
-        let host = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = host.local_addr().unwrap().to_string();
-        let channel = Peers::new(Dialer::tcp()).channel(&address).unwrap();
-        let mut client = ReignsClient::new(channel);
-        let call = client.watch(v1::WatchReigns {});
-        let status = tokio::time::timeout(Duration::from_secs(30), call).await;
-        let status = status.expect("it waits for ever").unwrap_err();
-        assert_eq!(lost(status, &address).code(), tonic::Code::Unavailable);
-        drop(host);
     }
 
     #[tokio::test(start_paused = true)]
@@ -329,6 +324,8 @@ mod tests {
         let mut passed = hop(seen.clone(), opened, "a:1").await.unwrap();
         assert_eq!(passed.next().await.unwrap().unwrap(), 1);
         office.send_replace(led_by("b:1"));
+        let last = passed.next().await.unwrap().unwrap_err();
+        assert_eq!(last.code(), tonic::Code::Unavailable);
         assert!(passed.next().await.is_none());
         let never = std::future::pending::<Result<Said, Status>>();
         let status = hop(seen, never, "a:1")
@@ -336,6 +333,21 @@ mod tests {
             .err()
             .expect("nothing was opened");
         assert!(status.message().contains("was replaced"), "{status}");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_the_leader_ends_ends_and_one_that_breaks_says_so_once() {
+        let (_office, seen) = watch::channel(led_by("a:1"));
+        for (says, is_broken) in [
+            (vec![Ok(1_u8)], false),
+            (vec![Ok(1), Err(Status::aborted("x"))], true),
+        ] {
+            let opened = future::ready(Ok::<_, Status>(stream::iter(says)));
+            let passed = hop(seen.clone(), opened, "a:1").await.unwrap();
+            let all: Vec<_> = passed.collect().await;
+            assert_eq!(all.len(), 1 + usize::from(is_broken));
+            assert_eq!(all.last().unwrap().is_err(), is_broken);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use argosy_proto::v1;
 use argosy_state::ids::{AgentId, FrameworkId, OfferId, Revision, TaskId, TaskKey};
 use tonic::Status;
 
-use super::{malformed, views};
+use super::{choices, malformed, views};
 use crate::desk::{Desk, unavailable};
 use crate::inbox::View;
 use crate::leader::Leader;
@@ -105,7 +105,7 @@ pub(crate) async fn list_agents(
     if !request.page_token.is_empty() && request.page_token.parse::<AgentId>().is_err() {
         return Err(bad_token(&request.page_token));
     }
-    let filter = request.filter;
+    let filter = choices::filter(request.filter)?;
     let look = move |view: &View<'_>, token: &str| {
         let after = token.parse().unwrap_or(AgentId(0));
         let seen: Vec<_> = view.registry.agents_after(after).take(look_size).collect();
@@ -212,7 +212,7 @@ pub(crate) async fn list_tasks(
     if !request.page_token.is_empty() && Place::read(&request.page_token).is_none() {
         return Err(bad_token(&request.page_token));
     }
-    let (filter, ended) = (request.filter, request.include_ended);
+    let (filter, ended) = (choices::filter(request.filter)?, request.include_ended);
     let look = move |view: &View<'_>, token: &str| {
         let (seen, next) = match Place::read(token).unwrap_or(Place::Start) {
             Place::History(serial) => history(view, serial, look_size),

@@ -4,11 +4,15 @@
 
 mod agents;
 mod calls;
+pub(crate) mod choices;
+mod codes;
 mod explain;
 mod forward;
 mod health;
 mod lists;
 mod operator;
+mod pace;
+mod peers;
 mod reigns;
 mod scheduler;
 mod views;
@@ -22,10 +26,12 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::desk::Desk;
 use crate::leader::Answer;
 
-pub(crate) use forward::{Peers, add_leader};
+pub(crate) use codes::correct;
+pub(crate) use forward::add_leader;
 pub(crate) use health::health;
 use lists::{list_agents, list_frameworks, list_offers, list_tasks};
 pub(crate) use operator::{cluster, one_agent};
+pub(crate) use peers::Peers;
 
 /// Every service of `argosy.v1`; cheap to clone.
 #[derive(Clone)]
@@ -50,25 +56,6 @@ fn bounded(bytes: usize) -> Result<(), Status> {
         "the call takes {bytes} bytes; at most {CALL_BYTES}: split it, or use uris for data"
     );
     Err(refused("invalid", &text))
-}
-
-/// A message above the limit never comes to a service: whoever reads messages refuses it, in a sentence
-/// without a remedy.
-pub(crate) async fn add_remedy(mut response: axum::response::Response) -> axum::response::Response {
-    let headers = response.headers_mut();
-    let is_refused = headers
-        .get(Status::GRPC_STATUS)
-        .is_some_and(|code| code == "11");
-    let said = headers.get(Status::GRPC_MESSAGE).cloned();
-    let Some(said) = said.filter(|_| is_refused) else {
-        return response;
-    };
-    let remedy = b"; split the call, or use uris for data";
-    // Printable letters of both make a header again.
-    if let Ok(whole) = [said.as_bytes(), remedy].concat().try_into() {
-        headers.insert(Status::GRPC_MESSAGE, whole);
-    }
-    response
 }
 
 /// A message of the wrong shape.

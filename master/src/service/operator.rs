@@ -1,6 +1,7 @@
 //! `argosy.v1.Operator`: read the cluster, change it in batches.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use argosy_proto::convert::{self, Malformed};
 use argosy_proto::v1;
@@ -12,11 +13,15 @@ use argosy_state::fingerprint;
 use argosy_state::ids::{AgentId, FrameworkId, NodeId, Role, TaskId, TaskKey};
 use futures::{Stream, StreamExt};
 use prost::Message as _;
+use tokio::sync::Semaphore;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::forward::{Place, forwarded, lost};
+use super::codes::correct_status;
+use super::forward::{Place, forwarded, readable};
 use super::lists::settle;
+use super::pace::taking_room;
+use super::peers::Use;
 use super::{
     MESSAGE_BYTES, Services, accepted, bounded, list_agents, list_frameworks, list_offers,
     list_tasks, malformed, not_found, refused, views,
@@ -51,25 +56,25 @@ impl Operator for Services {
         &self,
         request: Request<Streaming<v1::WriteBatch>>,
     ) -> Result<Response<Replies>, Status> {
-        match self.place(request.metadata()).await? {
+        match self.place(request.metadata(), Use::Streams).await? {
             Place::Here => {
                 let services = self.clone();
                 let replies = request.into_inner().map(move |batch| {
                     let services = services.clone();
-                    async move { services.write_here(batch?).await }
+                    async move { services.write_here(batch.map_err(correct_status)?).await }
                 });
                 Ok(Response::new(Box::pin(replies.buffered(BATCHES))))
             }
-            Place::There(channel, address) => {
-                let batches = tokio_stream::StreamExt::map_while(request.into_inner(), Result::ok);
-                let stream = client(channel)
-                    .write(forwarded(batches))
-                    .await
-                    .map_err(|status| lost(status, &address))?
-                    .into_inner();
-                let stream =
-                    stream.map(move |reply| reply.map_err(|status| lost(status, &address)));
-                Ok(Response::new(Box::pin(stream)))
+            Place::There(lease, address) => {
+                let (batches, unreadable) = readable(request.into_inner());
+                // As many replies as at the leader wait here for a client that does not read them.
+                let room = Arc::new(Semaphore::new(BATCHES));
+                let given_back = Arc::clone(&room);
+                let mut client = client(lease.channel());
+                let opened = client.write(forwarded(taking_room(batches, room)));
+                let replies = self.hop(opened, &address, lease).await?;
+                let replies = replies.inspect(move |_| given_back.add_permits(1)).boxed();
+                Ok(Response::new(unreadable.after(replies)))
             }
         }
     }

@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 
 use super::calls::{accept, framework, parts, subscription, task};
 use super::forward::{Place, forwarded, name_leader};
+use super::peers::Use;
 use super::{MESSAGE_BYTES, Services, accepted, bounded, check_protocol, malformed, refused};
 use crate::inbox::Message;
 use crate::leader::{Answer, Decline, FrameworkMessage, Input, Reconcile};
@@ -53,16 +54,16 @@ impl Scheduler for Services {
         &self,
         request: Request<v1::SubscribeRequest>,
     ) -> Result<Response<Events>, Status> {
-        match self.place(request.metadata()).await? {
+        match self.place(request.metadata(), Use::Streams).await? {
             Place::Here => {
                 let mut response = Response::new(self.subscribe_here(request.into_inner()).await?);
                 name_leader(response.metadata_mut(), &self.desk.own_address);
                 Ok(response)
             }
-            Place::There(channel, address) => {
-                let mut client = client(channel);
+            Place::There(lease, address) => {
+                let mut client = client(lease.channel());
                 let opened = client.subscribe(forwarded(request.into_inner()));
-                let stream = self.hop(opened, &address).await?;
+                let stream = self.hop(opened, &address, lease).await?;
                 let mut response: Response<Events> = Response::new(stream);
                 name_leader(response.metadata_mut(), &address);
                 Ok(response)

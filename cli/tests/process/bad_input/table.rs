@@ -563,7 +563,7 @@ pub(crate) const ROWS: &[Row] = &[
         "a message above 4 MiB",
         |s| vec![s.own.clone()],
         || with_environment(10 << 20),
-        Code::OutOfRange,
+        Code::ResourceExhausted,
         ["message", "found 10486", "split the call"],
     ),
     // The last one of those that are refused as a whole: it uses its offers up.

@@ -61,7 +61,10 @@ impl Session {
     pub(super) fn refused(&mut self, now_ms: u64, refusal: Refusal) {
         use tonic::Code;
         match refusal.code {
-            Code::ResourceExhausted | Code::Aborted | Code::Internal | Code::Unknown => {
+            Code::ResourceExhausted | Code::Aborted | Code::Internal | Code::Unknown
+                // The same subscription would be as large again.
+                if refusal.reason != "message-too-large" =>
+            {
                 self.closed(now_ms, refusal.message);
             }
             _ => {

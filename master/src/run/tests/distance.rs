@@ -22,15 +22,19 @@ const NOBODY: usize = usize::MAX;
 /// Chunks on their way; the sender waits for more room.
 const UNDER_WAY: usize = 256;
 
-struct Masters {
-    api: Vec<String>,
+pub(super) struct Masters {
+    pub(super) api: Vec<String>,
     far: Arc<AtomicUsize>,
     stop: CancellationToken,
     running: Vec<JoinHandle<Result<(), RunError>>>,
 }
 
 impl Masters {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
+        Self::start_timed(Timing::testing()).await
+    }
+
+    pub(super) async fn start_timed(timing: Timing) -> Self {
         let far = Arc::new(AtomicUsize::new(NOBODY));
         let stop = CancellationToken::new();
         let mut sockets = Vec::new();
@@ -46,7 +50,7 @@ impl Masters {
         for (place, (api_socket, raft_socket)) in sockets.into_iter().enumerate() {
             let config = Config {
                 peers: raft.clone(),
-                timing: Timing::testing(),
+                timing,
                 seed: place as u64,
                 ..Config::new(Default::default(), api[place].clone(), raft[place].clone())
             };
@@ -73,7 +77,7 @@ impl Masters {
     }
 
     /// The cluster as the master at `place` sees it, if it answers.
-    async fn seen(&self, place: usize) -> Option<v1::Cluster> {
+    pub(super) async fn seen(&self, place: usize) -> Option<v1::Cluster> {
         let address = format!("http://{}", self.api[place]);
         let endpoint = tonic::transport::Endpoint::from_shared(address).unwrap();
         let mut client = OperatorClient::new(endpoint.connect().await.ok()?);
@@ -85,14 +89,24 @@ impl Masters {
     }
 
     /// Waits until a master is in office; its place and its name.
-    async fn leader(&self) -> (usize, String) {
+    pub(super) async fn leader(&self) -> (usize, String) {
+        let (place, seen) = self.in_office().await;
+        (place, seen.leader)
+    }
+
+    /// The epoch of the master that is in office.
+    pub(super) async fn epoch(&self) -> u64 {
+        self.in_office().await.1.epoch
+    }
+
+    async fn in_office(&self) -> (usize, v1::Cluster) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             for place in 0..self.api.len() {
                 let seen = self.seen(place).await;
                 let leads = |seen: &v1::Cluster| seen.epoch > 0 && seen.leader == seen.answered_by;
                 if let Some(seen) = seen.filter(leads) {
-                    return (place, seen.leader);
+                    return (place, seen);
                 }
             }
             assert!(Instant::now() < deadline, "nobody leads");
@@ -126,7 +140,7 @@ impl Masters {
         }))
     }
 
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.far.store(NOBODY, Ordering::Relaxed);
         self.stop.cancel();
         for master in self.running {

@@ -1,0 +1,292 @@
+//! What a client is answered that asks for what is not there, or says what cannot be read.
+
+use std::pin::Pin;
+
+use argosy_proto::v1::agents_client::AgentsClient;
+use argosy_proto::v1::operator_client::OperatorClient;
+use axum::body::HttpBody as _;
+use tokio::time::{Instant, timeout};
+use tonic::codegen::Service as _;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use super::distance::Masters;
+use super::*;
+
+fn channel(address: &str) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+    endpoint.connect_lazy()
+}
+
+fn client() -> reqwest::Client {
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([]);
+    client.build().unwrap()
+}
+
+/// A message of gRPC around these bytes.
+fn framed(bytes: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(bytes.len()).unwrap();
+    [&[0], &length.to_be_bytes()[..], bytes].concat()
+}
+
+/// The status of a call with this body, once there is one of a master that can answer: a busy host may change leaders.
+async fn called(channel: &mut Channel, path: &str, body: Vec<u8>) -> Status {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let status = called_once(channel, path, body.clone()).await;
+        if status.code() != Code::Unavailable || Instant::now() > deadline {
+            return status;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The same for HTTP.
+async fn asked(request: reqwest::RequestBuilder) -> reqwest::Response {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = request.try_clone().unwrap().send().await.unwrap();
+        if answer.status().as_u16() != 503 || Instant::now() > deadline {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The status of a call with this body, wherever in the answer it is.
+async fn called_once(channel: &mut Channel, path: &str, body: Vec<u8>) -> Status {
+    let request = axum::http::Request::post(path)
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(tonic::body::Body::new(axum::body::Body::from(body)))
+        .unwrap();
+    std::future::poll_fn(|context| channel.poll_ready(context))
+        .await
+        .unwrap();
+    let response = timeout(PATIENCE, channel.call(request))
+        .await
+        .expect("it answers")
+        .unwrap();
+    if let Some(status) = Status::from_header_map(response.headers()) {
+        return status;
+    }
+    let mut body = response.into_body();
+    loop {
+        let frame = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context));
+        let frame = timeout(PATIENCE, frame).await.expect("it ends");
+        let frame = frame.expect("it ends with a status").unwrap();
+        if let Some(status) = frame.trailers_ref().and_then(Status::from_header_map) {
+            return status;
+        }
+    }
+}
+
+#[allow(clippy::too_many_lines, reason = "most of them are a table")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http_answers_what_is_not_there_or_mistyped_with_an_error_in_json() {
+    let masters = Masters::start_timed(Timing::wan()).await;
+    let (leader, _) = masters.leader().await;
+    let (base, client) = (format!("http://{}", masters.api[leader]), client());
+    let long = format!("/v1/tasks?name={}", "x".repeat(65_100));
+    for (path, status, code, says) in [
+        ("/v1/nothing", 404, "NotFound", "/v1/nothing"),
+        ("/v1/cluster/", 404, "NotFound", "/v1/cluster/"),
+        ("/argosy.v1.Nothing/Call", 404, "NotFound", "Nothing"),
+        ("/v1/tasks/%ff/%fe", 400, "InvalidArgument", "UTF-8"),
+        (
+            "/v1/tasks?state=nonsense",
+            400,
+            "InvalidArgument",
+            "staging, starting, running",
+        ),
+        (
+            "/v1/agents?mode=up",
+            400,
+            "InvalidArgument",
+            "registered, unreachable",
+        ),
+        (
+            "/v1/tasks?consistency=bogus",
+            400,
+            "InvalidArgument",
+            "linearizable, local",
+        ),
+        (
+            "/v1/tasks?include_ended=maybe",
+            400,
+            "InvalidArgument",
+            "include_ended",
+        ),
+        (
+            "/v1/tasks?page_size=1&page_size=2",
+            400,
+            "InvalidArgument",
+            "twice",
+        ),
+        ("/v1/cluster?bogus=1", 400, "InvalidArgument", "bogus"),
+        (
+            "/v1/agents/agent-1?bogus=1",
+            400,
+            "InvalidArgument",
+            "bogus",
+        ),
+        (&long, 414, "InvalidArgument", "at most 65000"),
+    ] {
+        let answer = asked(client.get(format!("{base}{path}"))).await;
+        let shown = &path[..path.len().min(60)];
+        assert_eq!(answer.status().as_u16(), status, "{shown}");
+        let body: serde_json::Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+        assert_eq!(body["code"], code, "{shown}");
+        assert!(
+            body["message"].as_str().unwrap().contains(says),
+            "{shown}: {body}"
+        );
+    }
+    let posted = client
+        .post(format!("{base}/v1/cluster"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(posted.status().as_u16(), 405);
+    assert!(posted.text().await.unwrap().contains("\"code\""));
+    let without_variables = crate::http::PATHS.iter().map(|(path, _)| *path);
+    let mut there: Vec<_> = without_variables
+        .filter(|path| !path.contains('{'))
+        .collect();
+    // This process has no recorder of metrics.
+    there.retain(|path| *path != "/metrics");
+    there.extend([
+        "/",
+        "/v1",
+        "/v1/tasks?state=TASK_STATE_RUNNING",
+        "/v1/tasks?state=Running&include_ended=1",
+    ]);
+    for path in there {
+        let answer = asked(client.get(format!("{base}{path}"))).await;
+        assert_eq!(answer.status().as_u16(), 200, "{path}");
+    }
+    let page = client
+        .get(format!("{base}/"))
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    assert!(
+        page.contains("/v1/frameworks") && page.contains("docs/protocol.md"),
+        "{page}"
+    );
+    masters.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_cannot_be_read_is_the_clients_mistake_at_every_master() {
+    let masters = Masters::start_timed(Timing::wan()).await;
+    let (leader, _) = masters.leader().await;
+    // A field of five bytes, and one is there.
+    let unreadable = framed(&[0x0a, 5, b'x']);
+    for place in [leader, (leader + 1) % 3] {
+        let mut channel = channel(&masters.api[place]);
+        for call in [
+            "Operator/WriteOne",
+            "Operator/Write",
+            "Scheduler/Subscribe",
+            "Agents/Connect",
+        ] {
+            let path = format!("http://{}/argosy.v1.{call}", masters.api[place]);
+            let status = called(&mut channel, &path, unreadable.clone()).await;
+            assert_eq!(status.code(), Code::InvalidArgument, "{call}: {status}");
+            assert!(
+                status.get_details_bad_request().is_some(),
+                "{call}: {status}"
+            );
+        }
+        for (call, body, code, says) in [
+            (
+                "argosy.v1.Operator/WriteOne",
+                Vec::new(),
+                Code::InvalidArgument,
+                "Missing",
+            ),
+            (
+                "argosy.v1.Operator/WriteOne",
+                framed(&vec![0; 5 << 20]),
+                Code::ResourceExhausted,
+                "split the call",
+            ),
+            (
+                "argosy.v1.Operator/Nothing",
+                framed(&[]),
+                Code::Unimplemented,
+                "",
+            ),
+            (
+                "argosy.v1.Nothing/Call",
+                framed(&[]),
+                Code::Unimplemented,
+                "Nothing",
+            ),
+        ] {
+            let path = format!("http://{}/{call}", masters.api[place]);
+            let status = called(&mut channel, &path, body).await;
+            assert_eq!(status.code(), code, "{call}: {status}");
+            assert!(status.message().contains(says), "{call}: {status}");
+        }
+    }
+    masters.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_an_agent_that_its_master_ends_is_unavailable() {
+    let masters = Masters::start_timed(Timing::wan()).await;
+    let (leader, _) = masters.leader().await;
+    let mut streams = Vec::new();
+    for place in [leader, (leader + 1) % 3] {
+        let mut agent = AgentsClient::new(channel(&masters.api[place]));
+        let deadline = Instant::now() + PATIENCE;
+        let opened = loop {
+            match agent.connect(futures::stream::pending()).await {
+                Ok(opened) => break opened,
+                Err(status) => assert!(Instant::now() < deadline, "{status}"),
+            }
+        };
+        streams.push(opened.into_inner());
+    }
+    let mut operator = OperatorClient::new(channel(&masters.api[leader]));
+    let transfer = argosy_proto::v1::TransferLeaderRequest::default();
+    operator.transfer_leader(transfer).await.unwrap();
+    for mut stream in streams {
+        let last = timeout(PATIENCE, async {
+            loop {
+                match stream.message().await {
+                    Ok(Some(_)) => {}
+                    last => return last,
+                }
+            }
+        });
+        let status = last
+            .await
+            .expect("it ends")
+            .expect_err("it ends as if the agent had ended it");
+        assert_eq!(status.code(), Code::Unavailable, "{status}");
+    }
+    masters.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reflection_is_there_in_both_versions() {
+    let masters = Masters::start_timed(Timing::wan()).await;
+    let (leader, _) = masters.leader().await;
+    let mut channel = channel(&masters.api[leader]);
+    // `list_services`, field 7, of everything.
+    let list = framed(&[0x3a, 1, b'*']);
+    for version in ["v1", "v1alpha"] {
+        let method = format!("grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+        let path = format!("http://{}/{method}", masters.api[leader]);
+        let status = called(&mut channel, &path, list.clone()).await;
+        assert_eq!(status.code(), Code::Ok, "{version}: {status}");
+    }
+    masters.end().await;
+}

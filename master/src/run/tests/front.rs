@@ -1,0 +1,133 @@
+//! What clients find at the API of a group of three: streams and calls that a follower passes on to the leader.
+
+use argosy_proto::v1;
+use argosy_proto::v1::operator_client::OperatorClient;
+use argosy_proto::v1::scheduler_client::SchedulerClient;
+use tokio::time::timeout;
+use tonic::Streaming;
+use tonic::transport::{Channel, Endpoint};
+
+use super::distance::Masters;
+use super::*;
+
+/// Streams of one client's connection: fewer than a server takes.
+const PER_CONNECTION: u64 = 75;
+
+fn channel(address: &str) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+    endpoint.connect_lazy()
+}
+
+async fn subscribed(channel: Channel, session: u64) -> Result<Streaming<v1::Event>, String> {
+    let request = v1::SubscribeRequest {
+        protocol: Some(crate::leader::protocol()),
+        // A framework without an id is known by it.
+        session,
+        info: Some(v1::FrameworkInfo {
+            name: format!("scheduler-{session}"),
+            principal: "test".to_owned(),
+            roles: vec!["ops".to_owned()],
+            failover_timeout_ms: Some(60_000),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let mut client = SchedulerClient::new(channel);
+    let opened = timeout(PATIENCE, client.subscribe(request)).await;
+    let mut stream = opened
+        .map_err(|_| "it does not open")?
+        .map_err(|status| status.to_string())?;
+    loop {
+        let first = timeout(PATIENCE, stream.get_mut().message()).await;
+        let first = first
+            .map_err(|_| "it is silent")?
+            .map_err(|status| status.to_string())?;
+        match first.and_then(|event| event.event) {
+            Some(v1::event::Event::Subscribed(_)) => return Ok(stream.into_inner()),
+            Some(v1::event::Event::Heartbeat(_)) => {}
+            other => return Err(format!("{other:?}")),
+        }
+    }
+}
+
+/// Reads until so many heartbeats have come, or says how the stream ended.
+async fn heartbeats(stream: &mut Streaming<v1::Event>, count: usize) -> Result<(), String> {
+    let mut heard = 0;
+    while heard < count {
+        let event = match timeout(PATIENCE, stream.message()).await {
+            Ok(Ok(Some(event))) => event,
+            Ok(Ok(None)) => return Err("it ended".to_owned()),
+            Ok(Err(status)) => return Err(status.to_string()),
+            Err(_) => return Err("it is silent".to_owned()),
+        };
+        heard += usize::from(matches!(event.event, Some(v1::event::Event::Heartbeat(_))));
+    }
+    Ok(())
+}
+
+/// Opens hundreds of streams at a follower, reads all but one, and calls by way of the same follower.
+async fn streams_and_calls(follower: &str) -> Result<(), String> {
+    let mut streams = Vec::new();
+    for connection in 0..4 {
+        let shared = channel(follower);
+        for at in 0..PER_CONNECTION {
+            let session = connection * PER_CONNECTION + at + 1;
+            streams.push(subscribed(shared.clone(), session).await?);
+        }
+    }
+    let _unread = subscribed(channel(follower), 1_000).await?;
+    let heard = join_all(streams.iter_mut().map(|stream| heartbeats(stream, 4))).await;
+    let broken: Vec<_> = heard.into_iter().filter_map(Result::err).collect();
+    if let Some(why) = broken.first() {
+        return Err(format!(
+            "{} of {} streams broke: {why}",
+            broken.len(),
+            streams.len()
+        ));
+    }
+    let client = OperatorClient::new(channel(follower));
+    let calls = (0..20).map(|at| {
+        let mut client = client.clone();
+        async move {
+            let weight = v1::SetWeight {
+                role: format!("role-{at}"),
+                weight_milli: 2_000,
+            };
+            let operation = v1::write_operation::Operation::SetWeight(weight);
+            let operations = vec![v1::WriteOperation {
+                operation: Some(operation),
+            }];
+            client
+                .write_one(v1::WriteBatch {
+                    operations,
+                    ..Default::default()
+                })
+                .await
+        }
+    });
+    let answers = timeout(PATIENCE, join_all(calls))
+        .await
+        .map_err(|_| "calls hang")?;
+    let answers: Result<Vec<_>, _> = answers.into_iter().collect();
+    answers.map_err(|status| status.to_string())?;
+    Ok(())
+}
+
+/// A heartbeat is one small frame: 134 of them at once were more than one connection between masters took, and 200
+/// streams left no room for a call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_of_streams_and_their_calls_go_through_one_follower() {
+    let masters = Masters::start_timed(Timing::wan()).await;
+    // A busy host may change the leader, which ends every stream: that proves nothing, and is tried again.
+    for _ in 0..5 {
+        let (leader, _) = masters.leader().await;
+        let epoch = masters.epoch().await;
+        let found = streams_and_calls(&masters.api[(leader + 1) % 3]).await;
+        match found {
+            Ok(()) => return masters.end().await,
+            Err(why) if epoch == masters.epoch().await => panic!("{why}"),
+            Err(_) => {}
+        }
+    }
+    panic!("no leader stays in office");
+}

@@ -1,0 +1,132 @@
+//! Words of closed sets in filters and parameters, strictly read: what is mistyped is refused, never ignored.
+
+use std::collections::HashMap;
+
+use argosy_proto::convert::Malformed;
+use argosy_proto::v1;
+use tonic::Status;
+
+use super::malformed;
+
+/// A filter whose states and modes are written as records are compared: in lower case, without a prefix.
+pub(super) fn filter(filter: HashMap<String, String>) -> Result<HashMap<String, String>, Status> {
+    let chosen = filter.into_iter().map(|(field, value)| {
+        let value = match field.as_str() {
+            "state" => choice("state", &value, "TASK_STATE_", &task_states())?,
+            "mode" => choice("mode", &value, "AGENT_MODE_", &agent_modes())?,
+            _ => value,
+        };
+        Ok((field, value))
+    });
+    chosen.collect()
+}
+
+/// How fresh an answer is to be.
+pub(crate) fn consistency(value: &str) -> Result<v1::Consistency, Status> {
+    let numbers = [v1::Consistency::Linearizable, v1::Consistency::Local];
+    let names = numbers.map(|one| one.as_str_name());
+    let chosen = choice("consistency", value, "CONSISTENCY_", &names)?;
+    match chosen.as_str() {
+        "local" => Ok(v1::Consistency::Local),
+        _ => Ok(v1::Consistency::Linearizable),
+    }
+}
+
+/// Yes or no.
+pub(crate) fn flag(field: &str, value: &str) -> Result<bool, Status> {
+    let chosen = choice(field, value, "", &["true", "false", "1", "0"])?;
+    Ok(chosen == "true" || chosen == "1")
+}
+
+/// One of these names, in any case, with or without their prefix; in lower case without it.
+fn choice(field: &str, value: &str, prefix: &str, names: &[&str]) -> Result<String, Status> {
+    let short = |name: &str| {
+        let name = name.to_ascii_uppercase();
+        name.strip_prefix(prefix)
+            .unwrap_or(&name)
+            .to_ascii_lowercase()
+    };
+    let wanted = short(value);
+    let allowed: Vec<String> = names.iter().map(|name| short(name)).collect();
+    if allowed.contains(&wanted) {
+        return Ok(wanted);
+    }
+    let text = format!("{value:?} is none of {}", allowed.join(", "));
+    Err(malformed(&Malformed::new(field, text)))
+}
+
+fn task_states() -> Vec<&'static str> {
+    let states = (1..).map_while(|number| v1::TaskState::try_from(number).ok());
+    states.map(|state| state.as_str_name()).collect()
+}
+
+fn agent_modes() -> Vec<&'static str> {
+    let modes = (1..).map_while(|number| v1::AgentMode::try_from(number).ok());
+    modes.map(|mode| mode.as_str_name()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(field: &str, value: &str) -> Result<String, Status> {
+        let wanted = HashMap::from([(field.to_owned(), value.to_owned())]);
+        filter(wanted).map(|mut filter| filter.remove(field).unwrap())
+    }
+
+    #[test]
+    fn a_state_is_read_in_either_spelling_and_any_case() {
+        for spelling in [
+            "running",
+            "RUNNING",
+            "TASK_STATE_RUNNING",
+            "task_state_running",
+        ] {
+            assert_eq!(chosen("state", spelling).unwrap(), "running");
+        }
+        assert_eq!(
+            chosen("state", "GONE_BY_OPERATOR").unwrap(),
+            "gone_by_operator"
+        );
+        assert_eq!(chosen("mode", "Draining").unwrap(), "draining");
+        assert_eq!(
+            chosen("name", "RUNNING").unwrap(),
+            "RUNNING",
+            "names are compared as they are"
+        );
+    }
+
+    #[test]
+    fn a_word_of_no_set_is_refused_with_the_words_that_are() {
+        for (field, value, says) in [
+            ("state", "nonsense", "staging, starting, running"),
+            ("state", "unspecified", "running"),
+            ("state", "AGENT_MODE_GONE", "running"),
+            ("mode", "up", "registered, unreachable"),
+        ] {
+            let refused = chosen(field, value).unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+            for word in [field, value, says] {
+                assert!(refused.message().contains(word), "{refused}");
+            }
+        }
+        assert_eq!(consistency("Local").unwrap(), v1::Consistency::Local);
+        assert_eq!(
+            consistency("CONSISTENCY_LINEARIZABLE").unwrap(),
+            v1::Consistency::Linearizable
+        );
+        assert!(
+            consistency("bogus")
+                .unwrap_err()
+                .message()
+                .contains("linearizable, local")
+        );
+        assert!(flag("include_ended", "1").unwrap() && !flag("include_ended", "False").unwrap());
+        assert!(
+            flag("include_ended", "yes")
+                .unwrap_err()
+                .message()
+                .contains("include_ended")
+        );
+    }
+}

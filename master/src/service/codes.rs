@@ -1,0 +1,71 @@
+//! Statuses that gRPC's own layer makes before a service sees the message, in the words of this protocol.
+
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::Response;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+/// How messages begin about a message that cannot be read.
+const UNREADABLE: [&str; 3] = [
+    "failed to decode Protobuf message",
+    "Missing request message",
+    "protocol error: received message with",
+];
+
+/// Corrects the status of a call that was refused before it came to a service of `argosy.v1`.
+pub(crate) async fn correct(request: Request, next: Next) -> Response {
+    let is_ours = request.uri().path().starts_with("/argosy.v1.");
+    let response = next.run(request).await;
+    let status = Status::from_header_map(response.headers()).filter(|_| is_ours);
+    match status.as_ref().and_then(corrected) {
+        Some(status) => status.into_http(),
+        None => response,
+    }
+}
+
+/// The same for a message of a stream.
+pub(super) fn correct_status(status: Status) -> Status {
+    corrected(&status).unwrap_or(status)
+}
+
+fn corrected(status: &Status) -> Option<Status> {
+    let said = status.message();
+    match status.code() {
+        Code::OutOfRange => {
+            let text = format!("{said}; split the call, or use uris for data");
+            let details = ErrorDetails::with_error_info("message-too-large", "argosy", []);
+            Some(Status::with_error_details(
+                Code::ResourceExhausted,
+                text,
+                details,
+            ))
+        }
+        Code::Internal if UNREADABLE.iter().any(|begin| said.starts_with(begin)) => {
+            let text = format!("the message cannot be read: {said}");
+            let details = ErrorDetails::with_bad_request_violation("message", said);
+            Some(Status::with_error_details(
+                Code::InvalidArgument,
+                text,
+                details,
+            ))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_of_a_service_stays_as_it_is() {
+        for status in [
+            Status::internal("a service failed"),
+            Status::unavailable("no leader"),
+            Status::resource_exhausted("too many"),
+        ] {
+            assert!(corrected(&status).is_none(), "{status}");
+        }
+    }
+}

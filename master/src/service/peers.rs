@@ -1,0 +1,265 @@
+//! Connections to other masters, shared by the calls and streams that are forwarded over them.
+//!
+//! One HTTP/2 connection carries a bounded number of them, and each has its own flow control: a client that does not
+//! read its stream fills that stream's window and holds up no other one. The window of the connection is larger than
+//! the windows of all its streams, because it is shared: a smaller one would let one stream stall the others. h2
+//! derives from it what unread small frames may cost, and breaks the whole connection beyond that, with every stream
+//! on it. Unary calls have connections of their own.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use argosy_proto::transport::Dialer;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use super::forward::name_leader;
+use crate::desk::unavailable;
+
+/// How long a connection to another master may take.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a connection is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Use {
+    /// Calls with one answer.
+    Calls,
+    /// Streams that stay open.
+    Streams,
+}
+
+/// How the connections for one use are shaped.
+struct Shape {
+    /// Users of one connection.
+    shared_by: usize,
+    /// Connections to one master.
+    connections: usize,
+    stream_window: u32,
+    connection_window: u32,
+}
+
+impl Use {
+    const fn shape(self) -> Shape {
+        match self {
+            Self::Calls => Shape {
+                shared_by: 100,
+                connections: 16,
+                stream_window: 1 << 20,
+                connection_window: 128 << 20,
+            },
+            Self::Streams => Shape {
+                shared_by: 64,
+                connections: 256,
+                stream_window: 128 << 10,
+                connection_window: 1 << 30,
+            },
+        }
+    }
+}
+
+/// By address and use.
+type Connections = BTreeMap<(String, Use), Vec<Shared>>;
+
+/// Connections to other masters, made when first needed.
+#[derive(Clone)]
+pub(crate) struct Peers {
+    dialer: Dialer,
+    // Held for a look-up; nothing is awaited under it.
+    shared: Arc<Mutex<Connections>>,
+}
+
+/// One connection and its users, who hold the other ends.
+struct Shared {
+    channel: Channel,
+    users: Arc<()>,
+}
+
+impl Shared {
+    fn users(&self) -> usize {
+        Arc::strong_count(&self.users) - 1
+    }
+
+    fn lease(&self) -> Lease {
+        Lease {
+            channel: self.channel.clone(),
+            _user: Arc::clone(&self.users),
+        }
+    }
+}
+
+/// A place on a connection, for one call or stream; given back when it is dropped.
+pub(crate) struct Lease {
+    channel: Channel,
+    _user: Arc<()>,
+}
+
+impl Lease {
+    /// The connection. A clone must not outlive the lease.
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+}
+
+impl Peers {
+    pub(crate) fn new(dialer: Dialer) -> Self {
+        Self {
+            dialer,
+            shared: Arc::default(),
+        }
+    }
+
+    /// A place on a connection to the master at `address`. Calls beyond what the connections are meant for share
+    /// them further and wait; streams are refused, because they do not end.
+    pub(crate) fn lease(&self, address: &str, kind: Use) -> Result<Lease, Status> {
+        let shape = kind.shape();
+        let mut all = self.shared.lock().expect("no holder of the lock panics");
+        // Another master may have led before: its connections close with their last users.
+        all.retain(|(of, _), shared| {
+            shared.retain(|shared| of == address || shared.users() > 0);
+            !shared.is_empty()
+        });
+        let key = (address.to_owned(), kind);
+        let shared = all.entry(key).or_default();
+        if let Some(with_room) = shared.iter().find(|one| one.users() < shape.shared_by) {
+            let lease = with_room.lease();
+            let is_unused = |one: &Shared| one.users() == 0;
+            // The first with room is taken, so the last ones fall unused; one of them is kept for the next peak.
+            if shared.len() > 2 && shared[shared.len() - 2..].iter().all(is_unused) {
+                shared.pop();
+            }
+            return Ok(lease);
+        }
+        if shared.len() < shape.connections {
+            let channel = self.channel(address, &shape)?;
+            let new = Shared {
+                channel,
+                users: Arc::default(),
+            };
+            let lease = new.lease();
+            shared.push(new);
+            return Ok(lease);
+        }
+        let least_used = shared.iter().min_by_key(|one| one.users());
+        match (kind, least_used) {
+            (Use::Calls, Some(least_used)) => Ok(least_used.lease()),
+            (Use::Calls | Use::Streams, _) => {
+                let mut status = unavailable(&format!(
+                    "this master forwards {} streams to the leader, which is as many as it can: connect to the leader at {address}",
+                    shape.shared_by * shape.connections
+                ));
+                name_leader(status.metadata_mut(), address);
+                Err(status)
+            }
+        }
+    }
+
+    fn channel(&self, address: &str, shape: &Shape) -> Result<Channel, Status> {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|why| {
+            unavailable(&format!(
+                "the leader's address {address:?} is not usable: {why}"
+            ))
+        })?;
+        let endpoint = endpoint
+            // A connection that is dead without notice ends within three seconds: later calls get a new one.
+            .http2_keep_alive_interval(Duration::from_secs(1))
+            .keep_alive_timeout(Duration::from_secs(2))
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(shape.stream_window)
+            .initial_connection_window_size(shape.connection_window);
+        let connector = self.dialer.connector(CONNECT_PATIENCE);
+        Ok(endpoint.connect_with_connector_lazy(connector))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_proto::v1;
+    use argosy_proto::v1::reigns_client::ReignsClient;
+
+    use super::*;
+
+    /// Bytes of the smallest message of a stream: five of gRPC, two of an event without fields.
+    const SMALLEST_FRAME: u32 = 7;
+    /// What h2 counts for a frame below this size.
+    const COUNTED: u32 = 256;
+
+    fn connections(peers: &Peers, address: &str, kind: Use) -> usize {
+        let all = peers.shared.lock().unwrap();
+        all.get(&(address.to_owned(), kind)).map_or(0, Vec::len)
+    }
+
+    /// All streams of a connection, none of them read, full of the smallest frames.
+    #[test]
+    fn streams_that_are_not_read_never_use_up_their_connection() {
+        let shape = Use::Streams.shape();
+        let of_one =
+            u64::from(shape.stream_window / SMALLEST_FRAME) * u64::from(COUNTED - SMALLEST_FRAME);
+        let budget = u64::from(shape.connection_window) / 2;
+        assert!(of_one * shape.shared_by as u64 <= budget);
+        for shape in [Use::Streams.shape(), Use::Calls.shape()] {
+            let windows = u64::from(shape.stream_window) * shape.shared_by as u64;
+            assert!(windows <= u64::from(shape.connection_window));
+        }
+    }
+
+    #[tokio::test]
+    async fn connections_grow_with_their_users_up_to_a_bound_and_shrink_again() {
+        let peers = Peers::new(Dialer::tcp());
+        let shape = Use::Streams.shape();
+        let lease = || peers.lease("a:1", Use::Streams);
+        let mut leases: Vec<_> = (0..shape.shared_by).map(|_| lease().unwrap()).collect();
+        assert_eq!(connections(&peers, "a:1", Use::Streams), 1);
+        leases.push(lease().unwrap());
+        assert_eq!(connections(&peers, "a:1", Use::Streams), 2);
+        // Calls are no users of these.
+        let call = peers.lease("a:1", Use::Calls).unwrap();
+        assert_eq!(connections(&peers, "a:1", Use::Calls), 1);
+        while leases.len() < shape.shared_by * shape.connections {
+            leases.push(lease().unwrap());
+        }
+        let full = lease().err().expect("it is full");
+        assert_eq!(full.code(), tonic::Code::Unavailable);
+        assert!(full.message().contains("a:1"), "{full}");
+        drop(leases);
+        for _ in 0..shape.connections {
+            lease().unwrap();
+        }
+        assert_eq!(connections(&peers, "a:1", Use::Streams), 2);
+        // Another leader: what still has users stays.
+        let _other = peers.lease("b:1", Use::Calls).unwrap();
+        assert_eq!(connections(&peers, "a:1", Use::Streams), 0);
+        assert_eq!(connections(&peers, "a:1", Use::Calls), 1);
+        drop(call);
+    }
+
+    #[tokio::test]
+    async fn calls_beyond_the_bound_share_further() {
+        let peers = Peers::new(Dialer::tcp());
+        let shape = Use::Calls.shape();
+        let leases: Vec<_> = (0..shape.shared_by * shape.connections + 10)
+            .map(|_| peers.lease("a:1", Use::Calls).unwrap())
+            .collect();
+        assert_eq!(connections(&peers, "a:1", Use::Calls), shape.connections);
+        drop(leases);
+    }
+
+    /// As a host behind a cut: the connection stands, and nobody reads it.
+    #[tokio::test]
+    async fn a_connection_that_is_dead_without_a_word_ends() {
+        let host = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = host.local_addr().unwrap().to_string();
+        let lease = Peers::new(Dialer::tcp())
+            .lease(&address, Use::Calls)
+            .unwrap();
+        let mut client = ReignsClient::new(lease.channel());
+        let call = client.watch(v1::WatchReigns {});
+        let status = tokio::time::timeout(Duration::from_secs(30), call).await;
+        let status = status.expect("it waits for ever").unwrap_err();
+        assert_eq!(
+            super::super::forward::lost(status, &address).code(),
+            tonic::Code::Unavailable
+        );
+        drop(host);
+    }
+}
