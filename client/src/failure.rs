@@ -90,6 +90,13 @@ pub(crate) fn judge(status: &Status, timeout_ms: u64) -> Failed {
             cause: Cause::Unavailable(short(status.message())),
             sent: Refusal::from_status(status).reason != "no-leader",
         },
+        // It has done nothing, and another master may have room.
+        Code::ResourceExhausted if Refusal::from_status(status).reason == "too-many-reads" => {
+            Failed::Elsewhere {
+                cause: Cause::Unavailable(short(status.message())),
+                sent: false,
+            }
+        }
         Code::DeadlineExceeded | Code::Cancelled => Failed::Elsewhere {
             cause: Cause::TimedOut(timeout_ms),
             sent: true,

@@ -9,10 +9,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tonic::Status;
 
-use crate::inbox::{Message, Office, View};
+use crate::inbox::{Look, Message, Office, View};
 use crate::leader::{Answer, Input};
 use crate::links::{LinkId, RequestId};
 use crate::metrics::Counts;
+use crate::reads::{Bounds, Reads, Share};
 
 /// The way to the owner of the registry; cheap to clone.
 #[derive(Clone)]
@@ -20,6 +21,11 @@ pub(crate) struct Desk {
     pub(crate) node: Node,
     /// Full means that the owner is behind: senders wait, and their peers feel it.
     pub(crate) inbox: mpsc::Sender<Message>,
+    /// Full means that readers wait; each has one look in it at most, so they take turns.
+    looks: mpsc::Sender<Look>,
+    pub(crate) reads: Reads,
+    /// Frameworks have a budget of their own: readers of lists cannot use it up.
+    pub(crate) reconciliations: Reads,
     pub(crate) office: watch::Receiver<Office>,
     pub(crate) applied: watch::Receiver<u64>,
     pub(crate) counts: watch::Receiver<Counts>,
@@ -30,7 +36,8 @@ pub(crate) struct Desk {
 impl Desk {
     pub(crate) fn new(
         node: Node,
-        inbox: mpsc::Sender<Message>,
+        (inbox, looks): (mpsc::Sender<Message>, mpsc::Sender<Look>),
+        reads: Reads,
         office: watch::Receiver<Office>,
         applied: watch::Receiver<u64>,
         counts: watch::Receiver<Counts>,
@@ -39,6 +46,12 @@ impl Desk {
         Self {
             node,
             inbox,
+            looks,
+            reads,
+            reconciliations: Reads::new(Bounds {
+                bytes: 32 << 20,
+                ..Bounds::default()
+            }),
             office,
             applied,
             counts,
@@ -103,8 +116,27 @@ impl Desk {
             // A reader that has gone away needs no answer.
             let _ = sender.send(look(view));
         };
-        self.send(Message::Read(Box::new(read))).await?;
+        let sent = self.looks.send(Box::new(read)).await;
+        sent.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())
+    }
+
+    /// Waits in line for room to build an answer of at most `bytes`. See [`Reads`].
+    pub(crate) async fn reserve(&self, bytes: usize) -> Result<Share, Status> {
+        self.reads.reserve(bytes).await
+    }
+
+    /// One record, or a summary: a look that holds its share until the answer is sent.
+    pub(crate) async fn read_one<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&View<'_>) -> T + Send + 'static,
+        bytes: impl FnOnce(&T) -> usize,
+    ) -> Result<T, Status> {
+        let mut share = self.reserve(RECORD_BYTES).await?;
+        let found = self.read(look).await?;
+        share.fit(2 * bytes(&found));
+        share.leave_to_answer();
+        Ok(found)
     }
 
     /// Waits until what is applied here covers everything that was committed before this call.
@@ -159,6 +191,8 @@ impl Desk {
     }
 }
 
+/// Room for one record and its encoded form: a task's description takes 512 KiB at most.
+const RECORD_BYTES: usize = 2 << 20;
 const MOVED: &str =
     "leadership has moved: the outcome is unknown, repeat the call with the same number";
 /// How long a question whether this master can answer may take.

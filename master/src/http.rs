@@ -22,8 +22,8 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Request, Status};
 
-use crate::exec;
 use crate::service::{self, Services, choices};
+use crate::{exec, reads};
 
 #[cfg(test)]
 pub(crate) use index::PATHS;
@@ -100,6 +100,7 @@ async fn show_metrics(State(http): State<Http>) -> Response {
         return (StatusCode::NOT_FOUND, "this process records no metrics\n").into_response();
     };
     http.services.desk.counts.borrow().show();
+    http.services.desk.reads.show();
     metrics.run_upkeep();
     (
         [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
@@ -263,7 +264,7 @@ async fn agent_files(
 /// Where the API of the agent is that is asked for.
 pub(crate) async fn address_of(http: &Http, request: v1::GetRequest) -> Result<String, Status> {
     let id = request.id.clone();
-    let agent = service::one_agent(&http.services.desk, request).await?;
+    let agent = reads::apart(service::one_agent(&http.services.desk, request)).await?;
     let address = agent.info.unwrap_or_default().address;
     if is_place(&address) {
         return Ok(address);
@@ -360,7 +361,12 @@ pub(crate) fn problem(status: &Status) -> Response {
 /// A refusal with a status of HTTP, a code of gRPC and a sentence.
 fn refusal(status: StatusCode, code: Code, message: &str) -> Response {
     let body = serde_json::json!({ "code": format!("{code:?}"), "message": message });
-    (status, axum::Json(body)).into_response()
+    let mut response = (status, axum::Json(body)).into_response();
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        let again = header::HeaderValue::from_static("1");
+        response.headers_mut().insert(header::RETRY_AFTER, again);
+    }
+    response
 }
 
 #[cfg(test)]

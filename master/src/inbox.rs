@@ -6,6 +6,7 @@ use argosy_proto::v1;
 use argosy_state::Registry;
 use argosy_state::ids::Timestamp;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::leader::{Answer, Input, Leader};
 use crate::links::{LinkId, LinkSender, RequestId};
@@ -24,9 +25,13 @@ pub(crate) enum Message {
     AgentLink(LinkId, LinkSender<v1::ToAgent>),
     /// A stream of a framework begins.
     FrameworkLink(LinkId, LinkSender<v1::Event>),
-    /// A bounded look at the facts: at most some hundred records.
-    Read(Box<dyn FnOnce(&View<'_>) + Send>),
+    /// Asks how late the owner comes to its inbox: it was due at this moment.
+    Probe(Instant),
 }
+
+/// A bounded look at the facts: at most some hundred records and 256 KiB. Looks come on a channel of
+/// their own, so that no link's input waits behind them.
+pub(crate) type Look = Box<dyn FnOnce(&View<'_>) + Send>;
 
 /// What a read sees.
 pub(crate) struct View<'a> {

@@ -1,8 +1,8 @@
 //! Leading: one task owns the registry; links, offers, allocator and deadlines are pure; services
 //! at the rim decide nothing.
 //!
-//! Reading order: `config`, `run`, `inbox`, `replica`, `comparison`, `checks`, `clock`, `failovers`, `watchdog`, `leader`,
-//! `offers`, `allocator`, `links`, `desk`, `service`, `http`, `exec`, `metrics`.
+//! Reading order: `config`, `run`, `inbox`, `replica`, `turns`, `lag`, `comparison`, `checks`, `clock`, `failovers`,
+//! `watchdog`, `leader`, `offers`, `allocator`, `links`, `desk`, `reads`, `service`, `http`, `exec`, `metrics`.
 
 pub mod allocator;
 mod checks;
@@ -15,13 +15,16 @@ mod failovers;
 mod falls;
 mod http;
 mod inbox;
+mod lag;
 mod leader;
 mod links;
 mod metrics;
 pub mod offers;
+mod reads;
 mod replica;
 mod run;
 mod service;
+mod turns;
 mod watchdog;
 
 pub use comparison::Divergence;

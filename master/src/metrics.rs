@@ -269,7 +269,7 @@ pub(crate) async fn measured(request: Request, next: Next) -> Response {
     response
 }
 
-const COUNTERS: [(&str, &str); 4] = [
+const COUNTERS: [(&str, &str); 5] = [
     (
         "argosy_invariant_checks_total",
         "Records and offers that were checked for broken invariants, and those with too many tasks to be added up",
@@ -286,9 +286,13 @@ const COUNTERS: [(&str, &str); 4] = [
         "argosy_queue_full_total",
         "How often a bounded queue had no room",
     ),
+    (
+        "argosy_reads_cut_off_total",
+        "Answers dropped because their readers were too slow",
+    ),
 ];
 
-const DURATIONS: [(&str, &str); 4] = [
+const DURATIONS: [(&str, &str); 6] = [
     (
         "argosy_raft_apply_duration_seconds",
         "Time to apply the entries of one request, their effects included",
@@ -296,6 +300,14 @@ const DURATIONS: [(&str, &str); 4] = [
     (
         "argosy_runtime_loop_lag_seconds",
         "How late the loop that owns the registry came to its tick",
+    ),
+    (
+        "argosy_master_turn_seconds",
+        "One turn of the loop that owns the registry: 5 ms at the most",
+    ),
+    (
+        "argosy_master_inbox_lag_seconds",
+        "How late the loop that owns the registry came to what its links had sent",
     ),
     (
         "argosy_failover_duration_seconds",
@@ -363,6 +375,10 @@ const GAUGES: &[(&str, &str)] = &[
         "How much memory records of a kind may take; more is refused",
     ),
     ("argosy_queue_depth", "What waits in a bounded queue"),
+    (
+        "argosy_read_bytes",
+        "Bytes that answers to reads hold while they are built and sent",
+    ),
 ];
 
 /// Help texts, once a process.

@@ -1,14 +1,18 @@
 //! The one task that owns the registry and, while leading, the leader.
 //!
 //! It awaits its inbox, raft's requests, the status of the group, ticks and the stop token, and
-//! nothing else. Nothing it does in a turn takes longer than a few milliseconds.
+//! nothing else. Nothing it does in a turn takes longer than a few milliseconds. Reading order: this file,
+//! then `applying` and `reads`.
+
+mod applying;
+mod reads;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use argosy_proto::v1;
-use argosy_raft::{Committed, Node, OwnerRequest, Proposal, ProposeError, RecordWrite, Status};
+use argosy_raft::{Node, OwnerRequest, Proposal, ProposeError, Status};
 use argosy_state::Registry;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{Command, OpenEpoch, Proposed};
@@ -22,16 +26,19 @@ use tracing::{error, info, warn};
 
 use crate::checks::Checks;
 use crate::clock::Clock;
-use crate::comparison::{Comparison, apply_quietly, readable};
+use crate::comparison::{Comparison, readable};
 use crate::config::Limits;
 use crate::failovers::Failovers;
 use crate::falls::{Falls, TOO_OFTEN};
-use crate::inbox::{Message, Office, View};
+use crate::inbox::{Look, Message, Office};
+use crate::lag::Lag;
 use crate::leader::{Effect, Input, Leader, Now};
 use crate::links::{Outbox, Sent};
-use crate::metrics::{self, Counts, Meters};
+use crate::metrics::{Counts, Meters};
 use crate::run::RunError;
+use crate::turns::{self, LookShare, Turns};
 use crate::watchdog::Pulse;
+use applying::Applying;
 
 /// What the replica publishes.
 pub(crate) struct Published {
@@ -54,6 +61,9 @@ const INPUTS: usize = 256;
 const TURN: Duration = Duration::from_millis(2);
 /// What is logged when leadership is handed over for agents that fell silent.
 const AGENTS_SILENT: &str = "many agents fell silent at once: handing leadership over, in case it is this master that is cut off";
+/// What is logged when leadership is handed over because links wait for this master.
+const LINKS_LATE: &str =
+    "agents and frameworks wait too long for this master: handing leadership over";
 /// How often a leader looks at its timers.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 /// A proposal to open an epoch that has not come back for so long was lost.
@@ -82,13 +92,18 @@ pub(crate) struct Replica {
     opened_at: Instant,
     clock: Clock,
     failovers: Failovers,
-    /// Offers are due that the last turn had no time for.
-    more_offers: bool,
+    /// Offers or orders are due that the last turn had no time for.
+    more_to_send: bool,
     falls: Falls,
     hand_over: mpsc::Sender<&'static str>,
     entropy: [u8; 32],
     meters: Meters,
     ticked: Instant,
+    /// Raft hands over nothing more until these are applied.
+    applying: Option<Applying>,
+    turns: Turns,
+    look_share: LookShare,
+    lag: Lag,
 }
 
 impl Replica {
@@ -121,12 +136,16 @@ impl Replica {
             unproposed: VecDeque::new(),
             opened: 0,
             opened_at: Instant::now(),
-            more_offers: false,
+            more_to_send: false,
             falls: Falls::new(office_lease),
             hand_over,
             entropy,
             meters: Meters::new(),
             ticked: Instant::now(),
+            applying: None,
+            turns: Turns::new(),
+            look_share: LookShare::new(Instant::now()),
+            lag: Lag::new(Instant::now()),
         }
     }
 
@@ -138,6 +157,7 @@ impl Replica {
         mut self,
         mut requests: mpsc::Receiver<OwnerRequest>,
         mut inbox: mpsc::Receiver<Message>,
+        mut looks: mpsc::Receiver<Look>,
         stop: CancellationToken,
     ) -> Result<(), RunError> {
         let mut tick = tokio::time::interval(TICK);
@@ -146,11 +166,11 @@ impl Replica {
         loop {
             self.published.pulse.beat();
             let has_room = self.unproposed.is_empty();
-            let has_work = self.more_offers || (has_room && !self.taken.is_empty());
+            let has_work = self.more_to_send || (has_room && !self.taken.is_empty());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                request = requests.recv() => match request {
+                request = requests.recv(), if self.applying.is_none() => match request {
                     Some(request) => self.raft(request)?,
                     None => return if stop.is_cancelled() { Ok(()) } else { Err(RunError::ended()) },
                 },
@@ -161,6 +181,7 @@ impl Replica {
                     self.status_changed().map_err(RunError::Failed)?;
                 }
                 _ = tick.tick() => self.tick(inbox.len())?,
+                () = std::future::ready(()), if self.applying.is_some() => self.apply_on()?,
                 _ = inbox.recv_many(&mut batch, INPUTS), if has_room && self.taken.is_empty() => {
                     if batch.is_empty() {
                         return Ok(());
@@ -170,13 +191,25 @@ impl Replica {
                 }
                 // Behind everything else: what the last turn had no time for goes on.
                 () = tokio::task::yield_now(), if has_work => self.work_off(),
+                look = looks.recv(), if !has_work => match look {
+                    Some(look) => self.show(look),
+                    None => return Ok(()),
+                },
             }
             self.offer();
+            self.turns.end();
+            if self.look_share.is_open(Instant::now())
+                && let Ok(look) = looks.try_recv()
+            {
+                self.show(look);
+                self.turns.end();
+            }
         }
     }
 
     /// Inputs in their order, as long as there is time and raft takes what they propose.
     fn work_off(&mut self) {
+        self.turns.begin();
         self.look();
         let began = Instant::now();
         while self.unproposed.is_empty() && began.elapsed() < TURN {
@@ -206,62 +239,6 @@ impl Replica {
             at: self.clock.now(),
             wall_ms: self.node.wall().now_ms(),
         }
-    }
-
-    fn raft(&mut self, request: OwnerRequest) -> Result<(), RunError> {
-        match request {
-            OwnerRequest::Load {
-                last_index,
-                records,
-                done,
-            } => {
-                self.published.pulse.excuse();
-                self.leave_office("a snapshot was installed");
-                self.registry = Registry::load(last_index, records)
-                    .map_err(|why| RunError::unreadable(&why))?;
-                (self.comparison, self.checks) =
-                    (Comparison::of(&self.registry), Checks::default());
-                self.clock = Clock::new(self.registry.time());
-                self.failovers.reign(self.registry.cluster().term);
-                let _ = done.send(());
-            }
-            OwnerRequest::Apply { entries, done } => {
-                self.look();
-                let began = Instant::now();
-                let mut writes = Vec::new();
-                for entry in &entries {
-                    self.apply(entry, &mut writes)?;
-                }
-                // What is applied has left raft's queue: there is room again.
-                self.propose_on();
-                self.meters.applied.record(began.elapsed());
-                // Raft stops with the process; whoever waited is gone with it.
-                let _ = done.send(writes);
-            }
-        }
-        self.published.applied.send_replace(self.registry.applied());
-        Ok(())
-    }
-
-    fn apply(
-        &mut self,
-        committed: &Committed,
-        writes: &mut Vec<RecordWrite>,
-    ) -> Result<(), RunError> {
-        let all = apply_quietly(&mut self.registry, committed, writes).map_err(RunError::Failed)?;
-        metrics::compared(&self.comparison.applied(&self.registry, &all)?);
-        if let Some(leader) = &mut self.leader {
-            leader.settle(&all);
-        }
-        for applied in all {
-            if let Some(Event::EpochOpened(epoch)) = applied.events.first() {
-                self.epoch_opened(*epoch);
-            } else if self.leader.is_some() {
-                self.note_launch(&applied.events);
-                self.step(Input::Applied(applied));
-            }
-        }
-        Ok(())
     }
 
     /// A reign began: ours if node, process and term are. Any other one ends ours.
@@ -333,6 +310,7 @@ impl Replica {
     }
 
     fn status_changed(&mut self) -> Result<(), String> {
+        self.turns.begin();
         let (is_leader, term, failure) = {
             let status = self.status.borrow_and_update();
             (status.is_leader, status.term, status.failure.clone())
@@ -377,6 +355,7 @@ impl Replica {
         let proposal = Proposal {
             at_ms: self.registry.time().0,
             command: encode::command(&proposed).into(),
+            work: 1,
         };
         match self.node.try_propose(proposal) {
             Ok(()) => {
@@ -388,6 +367,7 @@ impl Replica {
     }
 
     fn tick(&mut self, waiting: usize) -> Result<(), RunError> {
+        self.turns.begin();
         self.look();
         self.propose_on();
         self.meters
@@ -417,14 +397,29 @@ impl Replica {
                 self.propose(ticket, command);
             }
         }
+        self.check_lag();
         self.publish_counts();
-        let is_idle = waiting == 0 && self.taken.is_empty() && !self.more_offers;
+        let is_idle = waiting == 0 && self.taken.is_empty() && !self.more_to_send;
         if is_idle && self.unproposed.is_empty() {
             let book = self.leader.as_ref().map(Leader::book);
             let checked = self.checks.tick(&self.registry, book);
             self.meters.checked(checked.map_err(RunError::Failed)?);
         }
         Ok(())
+    }
+
+    /// A leader that comes too late to what its links send cannot serve them: another one may.
+    fn check_lag(&mut self) {
+        let late = self.lag.tick(Instant::now());
+        let Some(late) = late.filter(|_| self.leader.is_some()) else {
+            return;
+        };
+        warn!(
+            late_ms = late.as_millis(),
+            "what agents and frameworks have sent was not processed for too long"
+        );
+        // Full: it is being handed over already.
+        let _ = self.hand_over.try_send(LINKS_LATE);
     }
 
     fn message(&mut self, message: Message) {
@@ -453,16 +448,7 @@ impl Replica {
                     self.outbox.open_framework(link, sender);
                 }
             }
-            Message::Read(read) => read(&View {
-                registry: &self.registry,
-                leader: self.leader.as_ref(),
-                // Only a leader's clock runs.
-                now: match self.leader {
-                    Some(_) => self.clock.now(),
-                    None => self.registry.time(),
-                },
-                failovers: self.failovers.list(),
-            }),
+            Message::Probe(due) => self.lag.came(Instant::now(), due),
         }
     }
 
@@ -483,11 +469,11 @@ impl Replica {
         }
         let now = self.clocks();
         let Some(leader) = &mut self.leader else {
-            self.more_offers = false;
+            self.more_to_send = false;
             return;
         };
         let (effects, more) = leader.offer(&self.registry, now);
-        self.more_offers = more;
+        self.more_to_send = more;
         let offered = effects.iter().any(|effect| {
             matches!(effect, Effect::ToFramework(_, event) if matches!(event.event, Some(v1::event::Event::Offers(_))))
         });
@@ -531,6 +517,7 @@ impl Replica {
             return;
         }
         let Ticket { serial, .. } = ticket;
+        let work = turns::work(&command);
         let command = encode::command(&Proposed { ticket, command });
         if let Err(why) = readable(&command) {
             error!(serial, %why, "a command cannot be read back and is not proposed: please report this defect");
@@ -539,6 +526,7 @@ impl Replica {
         }
         let proposal = Proposal {
             at_ms: self.clock.now().0,
+            work,
             command: command.into(),
         };
         self.unproposed.push_back(Unproposed { serial, proposal });

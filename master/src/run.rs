@@ -20,18 +20,19 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{error, info, warn};
 
 use crate::comparison::{self, Comparison, Divergence};
 use crate::config::{Config, Limits};
 use crate::desk::Desk;
-use crate::inbox::{Message, Office};
+use crate::inbox::{Look, Message, Office};
 use crate::metrics::Counts;
+use crate::reads::{self, Bounds, Reads};
 use crate::replica::{self, Published, Replica};
 use crate::service::{MESSAGE_BYTES, Peers, Services, health};
 use crate::watchdog::{self, Pulse};
-use crate::{exec, http, metrics, service};
+use crate::{exec, http, lag, metrics, service};
 
 /// What a master is given by whoever starts it.
 pub struct Parts {
@@ -77,6 +78,8 @@ impl RunError {
 const RAFT_REQUESTS: usize = 4;
 /// Messages that wait for the owner; senders wait when it is full.
 const INBOX: usize = 16_384;
+/// Looks of readers that wait for the owner; readers wait when it is full.
+const LOOKS: usize = 64;
 /// How long a new leader waits for frameworks to present the offers that they hold, in milliseconds.
 const RESUME_MS: u64 = 100;
 /// How long open calls may go on when this master stops.
@@ -119,9 +122,12 @@ async fn lead_or_follow(
         replica,
         desk,
         messages,
+        looks,
         handing,
         pulse,
     } = owner_of(&config, &node, registry, parts.entropy);
+    let _probe = AbortOnDropHandle::new(tokio::spawn(lag::probe(desk.inbox.clone())));
+    let _cutter = AbortOnDropHandle::new(tokio::spawn(desk.reads.clone().cut_off_slow_readers()));
     let served = CancellationToken::new();
     let services = Services {
         desk,
@@ -134,7 +140,7 @@ async fn lead_or_follow(
     let hands = tokio::spawn(transfer_when_asked(node.clone(), handing));
     let watchdog = watched(&parts.raft_runtime, pulse, &node);
     let ended = tokio::select! {
-        ended = own(replica, requests, messages, &node, &stop) => ended,
+        ended = own(replica, (requests, messages, looks), &node, &stop) => ended,
         // It ends when it is told to, and then the owner has ended before.
         ended = &mut server => Err(RunError::Failed(format!("the API ended: {ended:?}"))),
     };
@@ -166,9 +172,17 @@ struct Owner {
     replica: Replica,
     desk: Desk,
     messages: mpsc::Receiver<Message>,
+    looks: mpsc::Receiver<Look>,
     handing: mpsc::Receiver<&'static str>,
     pulse: Arc<Pulse>,
 }
+
+/// What the owner is sent: raft's requests, messages, looks.
+type Inboxes = (
+    mpsc::Receiver<OwnerRequest>,
+    mpsc::Receiver<Message>,
+    mpsc::Receiver<Look>,
+);
 
 /// The office lease, and the tick in which a leader notices that it is over.
 fn deposed_leader_ms(config: &Config) -> u64 {
@@ -181,6 +195,7 @@ fn owner_of(config: &Config, node: &Node, registry: Registry, entropy: [u8; 32])
     let (applied, applied_seen) = watch::channel(registry.applied());
     let (counts, counts_seen) = watch::channel(Counts::default());
     let (inbox, messages) = mpsc::channel(INBOX);
+    let (look, looks) = mpsc::channel(LOOKS);
     let (hand_over, handing) = mpsc::channel(1);
     let limits = Limits {
         agent_timeout_ms: config.agent_timeout_ms,
@@ -209,7 +224,8 @@ fn owner_of(config: &Config, node: &Node, registry: Registry, entropy: [u8; 32])
     );
     let desk = Desk::new(
         node.clone(),
-        inbox,
+        (inbox, look),
+        Reads::new(Bounds::default()),
         office_seen,
         applied_seen,
         counts_seen,
@@ -219,6 +235,7 @@ fn owner_of(config: &Config, node: &Node, registry: Registry, entropy: [u8; 32])
         replica,
         desk,
         messages,
+        looks,
         handing,
         pulse,
     }
@@ -228,13 +245,12 @@ fn owner_of(config: &Config, node: &Node, registry: Registry, entropy: [u8; 32])
 /// still takes effect.
 async fn own(
     replica: Replica,
-    requests: mpsc::Receiver<OwnerRequest>,
-    messages: mpsc::Receiver<Message>,
+    (requests, messages, looks): Inboxes,
     node: &Node,
     stop: &CancellationToken,
 ) -> Result<(), RunError> {
     let owner_stop = CancellationToken::new();
-    let owner = replica.run(requests, messages, owner_stop.clone());
+    let owner = replica.run(requests, messages, looks, owner_stop.clone());
     tokio::pin!(owner);
     tokio::select! {
         ended = &mut owner => return ended,
@@ -368,6 +384,7 @@ async fn serve(
     // Many clients of reflection still speak the version before.
     let former = reflection().build_v1alpha();
     let reflection = reflection().build_v1().map_err(std::io::Error::other)?;
+    let bounds = services.desk.reads.clone();
     let mut routes = tonic::service::Routes::builder();
     routes
         .add_service(
@@ -384,6 +401,7 @@ async fn serve(
         .into_axum_router()
         .merge(pages)
         .fallback(http::unknown)
+        .layer(axum::middleware::from_fn_with_state(bounds, reads::bounded))
         .layer(axum::middleware::from_fn(http::bounded))
         .layer(axum::middleware::from_fn(service::correct))
         .layer(axum::middleware::from_fn_with_state(

@@ -28,6 +28,9 @@ use crate::writer::Writer;
 /// so these are 5 ms. A single command may be larger.
 pub(crate) const TURN_COMMANDS: usize = 256;
 pub(crate) const TURN_BYTES: usize = 256 << 10;
+/// Work of the commands of one entry: 5 ms in units of about 1.2 µs. Bytes alone do not bound it: 256 KiB hold
+/// 2,500 small launches. A single command may be more.
+pub const TURN_WORK: u32 = 4_096;
 
 pub(crate) const APPLIED: &[u8] = b"applied";
 

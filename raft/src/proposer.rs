@@ -22,7 +22,7 @@ use tracing::debug;
 
 use crate::error::ProposeError;
 use crate::growth::Growth;
-use crate::machine::{TURN_BYTES, TURN_COMMANDS};
+use crate::machine::{TURN_BYTES, TURN_COMMANDS, TURN_WORK};
 use crate::node::Consensus;
 use crate::types::{Batch, CommittedLeaderId, TypeConfig};
 
@@ -46,6 +46,8 @@ pub struct Proposal {
     pub at_ms: u64,
     /// The command, opaque here. At most `ENTRY_LIMIT_BYTES`.
     pub command: Bytes,
+    /// What it costs its owner to apply it: an entry takes [`TURN_WORK`] of it, or one command.
+    pub work: u32,
 }
 
 /// A term that this node leads, and how often its owner has lost office in between.
@@ -238,6 +240,7 @@ impl Proposer {
     fn batch(&mut self, first: Queued) -> Batch {
         let reign = first.reign;
         let mut bytes = first.proposal.command.len();
+        let mut work = first.proposal.work;
         let mut batch = Batch {
             at_ms: first.proposal.at_ms,
             commands: vec![first.proposal.command],
@@ -248,7 +251,8 @@ impl Proposer {
                 break;
             };
             bytes += next.proposal.command.len();
-            if next.reign != reign || bytes > TURN_BYTES {
+            work = work.saturating_add(next.proposal.work);
+            if next.reign != reign || bytes > TURN_BYTES || work > TURN_WORK {
                 self.held = Some(next);
                 break;
             }
@@ -306,8 +310,17 @@ mod tests {
     }
 
     fn put(queue: &Queue, bytes: usize) {
+        put_work(queue, bytes, 1);
+    }
+
+    fn put_work(queue: &Queue, bytes: usize, work: u32) {
         let command = vec![7; bytes].into();
-        let proposal = Proposal { at_ms: 1, command };
+        let at_ms = 1;
+        let proposal = Proposal {
+            at_ms,
+            command,
+            work,
+        };
         queue.try_propose(proposal).unwrap();
     }
 
@@ -337,6 +350,20 @@ mod tests {
         assert!(entries.len() < 10_000 / 200, "{}", entries.len());
     }
 
+    /// Ten accepts of 256 small launches are 256 KiB and fifty milliseconds.
+    #[test]
+    fn an_entry_is_a_short_turn_however_much_work_is_in_few_bytes() {
+        let (queue, proposer) = queue();
+        for _ in 0..10 {
+            put_work(&queue, 25_600, TURN_WORK);
+        }
+        for work in [TURN_WORK / 2, TURN_WORK / 2, 1, 2 * TURN_WORK, 1] {
+            put_work(&queue, 100, work);
+        }
+        let commands: Vec<usize> = entries(proposer).iter().map(|one| one.0).collect();
+        assert_eq!(commands, [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1]);
+    }
+
     #[test]
     fn large_commands_share_an_entry_up_to_a_limit_and_the_largest_has_one_of_its_own() {
         let (queue, proposer) = queue();
@@ -349,7 +376,11 @@ mod tests {
         );
         let (queue, _proposer) = self::queue();
         let command = vec![7; ENTRY_LIMIT_BYTES + 1].into();
-        let refused = queue.try_propose(Proposal { at_ms: 1, command });
+        let refused = queue.try_propose(Proposal {
+            at_ms: 1,
+            command,
+            work: 1,
+        });
         assert!(
             matches!(refused, Err(ProposeError::TooLarge { .. })),
             "{refused:?}"

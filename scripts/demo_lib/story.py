@@ -270,9 +270,13 @@ class Story:
         """All that is asked before the cluster goes."""
         for probe in self.probes.values():
             probe.finish()
-        page = get(self.watcher.leader, "/v1/tasks?include_ended=true&page_size=10000", timeout_s=10)
+        tasks, token = [], ""
+        while token is not None:
+            page = get(self.watcher.leader, f"/v1/tasks?include_ended=true&page_size=10000&page_token={token}", timeout_s=10)
+            tasks += page.get("tasks", [])
+            token = page.get("nextPageToken") or None
         keep = ("frameworkId", "taskId", "agentId", "agentAddress", "state")
-        self.write("tasks.json", [{key: task.get(key, "") for key in keep} for task in page["tasks"]])
+        self.write("tasks.json", [{key: task.get(key, "") for key in keep} for task in tasks])
         self.look()
         self.watcher.finish()
         self.facts |= {

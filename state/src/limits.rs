@@ -40,12 +40,18 @@ pub const CHECK_PATH_BYTES: usize = 2_048;
 pub const CHECK_STATUSES: usize = 64;
 /// Longest message between a framework and an executor, in bytes. Longer ones are refused.
 pub const EXECUTOR_MESSAGE_BYTES: usize = 64 * 1024;
-/// Tasks in one `Accept`. More are refused.
+/// Tasks in one `Accept` of the log. More are refused.
 pub const TASKS_PER_ACCEPT: usize = 1_000;
 /// Tasks in one group. More are refused.
 pub const TASKS_PER_GROUP: usize = 16;
 /// Records that one command touches at most; the rest is left to sweeps.
 pub const RECORDS_PER_COMMAND: usize = 1_000;
+/// Tasks that a leader launches by one `Accept`: each takes some 20 µs to apply, and a turn 5 ms. More are
+/// refused. `apply` takes [`TASKS_PER_ACCEPT`]: earlier releases have logged so many.
+pub const TASKS_PER_CALL: usize = 256;
+/// Acknowledgements in one command of a leader: an end that is acknowledged changes four records. `apply` takes
+/// [`RECORDS_PER_COMMAND`], likewise.
+pub const ACKNOWLEDGEMENTS_PER_COMMAND: usize = 250;
 /// Tasks that one piece of a sweep ends: each touches up to four records, and a turn is short.
 pub const TASKS_PER_SWEEP: usize = 250;
 /// Answers to numbered calls kept for one framework. At the bound calls are refused until the

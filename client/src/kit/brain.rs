@@ -64,6 +64,8 @@ pub(super) struct Brain {
     pub(super) faults: VecDeque<Fault>,
     pub(super) repeats_updates: bool,
     pub(super) is_silent: bool,
+    /// Statuses in a page of an answer to a reconciliation.
+    pub(super) page: Option<usize>,
     pub(super) scheduler_heartbeat_ms: u64,
     pub(super) heartbeats: usize,
     pub(super) script: Vec<v1::TaskState>,
@@ -329,7 +331,7 @@ impl Brain {
             .values()
             .filter(|task| !is_terminal(task.state()))
             .cloned();
-        let statuses: Vec<_> = match request.task_ids.as_slice() {
+        let mut statuses: Vec<_> = match request.task_ids.as_slice() {
             [] => live.collect(),
             ids => ids
                 .iter()
@@ -342,9 +344,19 @@ impl Brain {
         {
             self.low_water = self.low_water.max(request.next_number);
         }
+        let mut next_page_token = String::new();
+        if let Some(page) = self.page.filter(|_| request.paged) {
+            let from: usize = request.page_token.parse().unwrap_or(0);
+            statuses.drain(..from.min(statuses.len()));
+            if statuses.len() > page {
+                statuses.truncate(page);
+                next_page_token = (from + page).to_string();
+            }
+        }
         v1::ReconcileReply {
             statuses,
             revision: Some(self.revision()),
+            next_page_token,
         }
     }
 

@@ -132,6 +132,11 @@ impl FakeCluster {
         self.brain().is_silent = true;
     }
 
+    /// Answers reconciliations in pages of so many statuses, to those who know pages.
+    pub fn answer_in_pages_of(&self, statuses: usize) {
+        self.brain().page = Some(statuses);
+    }
+
     /// From the next subscription on the leader wants heartbeats of the scheduler so often.
     pub fn want_heartbeats(&self, interval: Duration) {
         self.brain().scheduler_heartbeat_ms =

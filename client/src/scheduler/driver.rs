@@ -153,7 +153,9 @@ impl Driver {
         })
     }
 
-    /// Launches tasks on offers of one agent and role.
+    /// Launches tasks on offers of one agent and role. Of more than
+    /// [`TASKS_PER_CALL`](argosy_state::limits::TASKS_PER_CALL) the first are launched, and the others answered as
+    /// not launched, unless it is all or nothing.
     pub fn accept_with(&self, accept: Accept) -> Call {
         let task_ids = accept
             .tasks

@@ -414,6 +414,7 @@ async fn a_superseded_scheduler_is_told_and_ends() {
 #[tokio::test]
 async fn a_reconciliation_waits_for_the_calls_before_it_and_answers_without_revisions() {
     let world = World::start(2).await;
+    world.cluster.answer_in_pages_of(1);
     let offer = world.offer("agent-1").await;
     world.cluster.fault(Fault::Unavailable, 3);
     let accept = world.driver.accept(&offer, vec![task("a")]);

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use argosy_proto::{PROTOCOL_VERSION, convert, v1};
+use argosy_proto::{PROTOCOL_VERSION, v1};
 use argosy_state::Registry;
 use argosy_state::agent::AgentMode;
 use argosy_state::buggify::{self, Rare};
@@ -16,8 +16,6 @@ use argosy_state::command::{
 };
 use argosy_state::ids::{AgentId, OrderIndex, TaskKey, Timestamp};
 use argosy_state::limits;
-use argosy_state::registry::OrderKind;
-use argosy_state::task::TaskState;
 
 use super::{Effect, Hello, Leader, Now, Route};
 use crate::links::LinkId;
@@ -338,52 +336,6 @@ impl Leader {
             self.shut_down(link, "an operator declared this agent gone");
         }
         self.tell_failure(id, "gone");
-    }
-
-    /// Sends every order that a ready link has not been sent. Numbers without an order were voided.
-    pub(super) fn pump_orders(&mut self, registry: &Registry, id: AgentId) {
-        let Some(link) = self.linked_agents.get(&id).copied() else {
-            return;
-        };
-        let Some(AgentLink {
-            stage: Stage::Ready { sent },
-            ..
-        }) = self.agent_links.get_mut(&link)
-        else {
-            return;
-        };
-        let agent = registry.agent(id);
-        let takes = |kind| agent.is_some_and(|agent| agent.info.takes(kind));
-        let last = registry.last_order(id);
-        let from = std::mem::replace(sent, last.max(*sent));
-        let mut next = from;
-        let mut orders = Vec::new();
-        for (index, kind, task) in registry.orders_after(id, from) {
-            if index.0 > next.0 + 1 {
-                orders.push(convert::order_void(OrderIndex(index.0 - 1)));
-            }
-            let is_early = kind == OrderKind::Kill && task.agent_state == TaskState::Staging;
-            if is_early && bugs::is_on(Bug::KillLost) {
-                continue;
-            }
-            let name = registry
-                .framework(task.key.framework)
-                .map_or("", |framework| framework.info.name.as_str());
-            orders.push(match kind {
-                // The agent's release is an earlier one than when this was ordered.
-                kind if !takes(kind) => convert::order_void(index),
-                OrderKind::Launch => convert::order_launch(index, task, name),
-                OrderKind::Kill => convert::order_kill(index, task),
-                OrderKind::Limits => convert::order_limits(index, task),
-            });
-            next = index;
-        }
-        if next < last {
-            orders.push(convert::order_void(last));
-        }
-        for order in orders {
-            self.tell_agent(link, v1::to_agent::Message::Order(order));
-        }
     }
 
     fn refuse_agent(&mut self, link: LinkId, code: &str, text: &str) {

@@ -146,6 +146,15 @@ impl Leader {
                 ),
             });
         }
+        if accept.launches.len() > limits::TASKS_PER_CALL {
+            let text = format!(
+                "{} tasks; at most {} in one accept: launch the others on what comes back",
+                accept.launches.len(),
+                limits::TASKS_PER_CALL
+            );
+            let field = "operations".to_owned();
+            return Err(Rejection::Invalid { field, text });
+        }
         let facts = &registry.cluster().facts;
         let mut seen = BTreeSet::new();
         let first = accept.offers.first();

@@ -9,10 +9,11 @@ use argosy_state::Registry;
 use argosy_state::buggify::{self, Rare};
 use argosy_state::bugs::{self, Bug};
 use argosy_state::command::{Acknowledge, Command, Outcome, RaiseLowWater};
-use argosy_state::ids::{Revision, TaskId, TaskKey};
+use argosy_state::ids::{FrameworkId, Revision, TaskId, TaskKey};
 use argosy_state::limits;
 use argosy_state::task::{Reason, Source, Task, TaskState};
 
+use super::frameworks::Replay;
 use super::{Answer, Leader, Now, Reconcile, Route, refused};
 use crate::links::{LinkId, RequestId};
 
@@ -59,7 +60,9 @@ impl Leader {
             if state.in_flight.len() >= buggify::or(Rare::OneUpdateInFlight, IN_FLIGHT, 1) {
                 return;
             }
-            let Some(task) = state.unsent.pop_first() else {
+            let waits = state.unsent.pop_first();
+            let Some(task) = waits.or_else(|| replayed(registry, framework, &mut state.replay))
+            else {
                 return;
             };
             self.tell_updates(registry, link, &TaskKey { framework, task });
@@ -93,12 +96,10 @@ impl Leader {
         acknowledge: Acknowledge,
     ) {
         let framework = acknowledge.framework;
-        if acknowledge.updates.len() > limits::RECORDS_PER_COMMAND {
-            let message = format!(
-                "{} acknowledgements; at most {} in one call",
-                acknowledge.updates.len(),
-                limits::RECORDS_PER_COMMAND
-            );
+        let most = limits::ACKNOWLEDGEMENTS_PER_COMMAND;
+        if acknowledge.updates.len() > most {
+            let count = acknowledge.updates.len();
+            let message = format!("{count} acknowledgements; at most {most} in one command");
             return self.answer(
                 request,
                 Answer::Refused {
@@ -226,6 +227,23 @@ impl Leader {
     }
 }
 
+/// The next task of a stream's replay. One that is in flight by then is sent nothing twice.
+fn replayed(registry: &Registry, framework: FrameworkId, replay: &mut Replay) -> Option<TaskId> {
+    let from = match replay {
+        Replay::Start => Bound::Unbounded,
+        Replay::Behind(last) => Bound::Excluded(&*last),
+        Replay::Done => return None,
+    };
+    let next = registry.framework_index(framework).and_then(|index| {
+        let mut waiting = index
+            .unacknowledged
+            .range::<TaskId, _>((from, Bound::Unbounded));
+        waiting.next().cloned()
+    });
+    *replay = next.clone().map_or(Replay::Done, Replay::Behind);
+    next
+}
+
 /// One answer a task: the state that the framework was last told, or UNKNOWN. Of all tasks a
 /// bounded part.
 fn statuses(registry: &Registry, now: Now, reconcile: &Reconcile) -> Answer {
@@ -243,6 +261,7 @@ fn statuses(registry: &Registry, now: Now, reconcile: &Reconcile) -> Answer {
     let reply = v1::ReconcileReply {
         statuses,
         revision: Some(convert::revision(revision)),
+        next_page_token: String::new(),
     };
     Answer::Reconciled { reply, more }
 }

@@ -16,6 +16,17 @@ use crate::links::{LinkId, RequestId};
 /// Heartbeats that a scheduler sends within the time after which its silence counts.
 const HEARTBEATS_IN_A_TIMEOUT: u64 = 3;
 
+/// How far the replay of a stream has come: a cursor, since 100,000 tasks may wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Replay {
+    /// From the first task on.
+    Start,
+    /// Behind this one.
+    Behind(TaskId),
+    /// All of it was sent.
+    Done,
+}
+
 /// One stream of a framework.
 #[derive(Debug)]
 pub(super) struct FrameworkLink {
@@ -26,6 +37,8 @@ pub(super) struct FrameworkLink {
     pub(super) in_flight: BTreeMap<TaskId, Revision>,
     /// Tasks with updates that wait for room; none of them is in flight.
     pub(super) unsent: BTreeSet<TaskId>,
+    /// What was not acknowledged when the stream began, in the order of the registry's index.
+    pub(super) replay: Replay,
     /// Its reader is behind: it is sent no offers, nor hints.
     pub(super) behind: bool,
     /// When its scheduler was last heard of.
@@ -76,6 +89,7 @@ impl Leader {
             subscription: Box::new(subscription),
             in_flight: BTreeMap::new(),
             unsent: BTreeSet::new(),
+            replay: Replay::Start,
             behind: false,
             heard: now.at,
         };
@@ -124,10 +138,6 @@ impl Leader {
             return self.end_stream(link, "superseded", &text);
         }
         state.framework = Some(id);
-        let unacknowledged = registry
-            .framework_index(id)
-            .map(|index| index.unacknowledged.clone());
-        state.unsent = unacknowledged.unwrap_or_default();
         let held = std::mem::take(&mut state.subscription.held);
         let filters = std::mem::take(&mut state.subscription.filters);
         let session = state.subscription.session;

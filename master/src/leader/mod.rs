@@ -1,7 +1,7 @@
 //! A leader's decisions: facts, the time and one input in, effects out.
 //!
 //! Holds only what can be rebuilt in one round: links, open offers, filters, timers. Nothing here
-//! awaits, locks, or reads a clock. Reading order: `input`, `agents`, `admission`, `settling`, `frameworks`, `calls`,
+//! awaits, locks, or reads a clock. Reading order: `input`, `agents`, `admission`, `orders`, `settling`, `frameworks`, `calls`,
 //! `delivery`, `offering`, `deadlines`, `mass_loss`, `stopping`, `pruning`.
 
 mod admission;
@@ -14,13 +14,14 @@ mod input;
 mod mass_loss;
 mod messages;
 mod offering;
+mod orders;
 mod pruning;
 mod settling;
 mod stopping;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_state::Registry;
 use argosy_state::apply::Applied;
@@ -41,6 +42,8 @@ pub(crate) use input::{
     Answer, Decline, Effect, HeldFilter, Hello, Input, Now, Reconcile, Refused, Subscription,
 };
 pub(crate) use messages::FrameworkMessage;
+pub(crate) use offering::explanation;
+use orders::OrderBudget;
 
 /// What a proposal was made for: where its outcome goes.
 #[derive(Debug)]
@@ -88,6 +91,10 @@ pub(crate) struct Leader {
     pending_calls: BTreeMap<(FrameworkId, u64, u64), u64>,
     /// A piece of a sweep is on its way; one at a time.
     sweeping: bool,
+    /// Agents with orders that the last turn had no time for.
+    orders_due: BTreeSet<AgentId>,
+    /// What this turn may still send of orders.
+    orders_left: OrderBudget,
     book: OfferBook,
     allocator: Allocator,
     offering: offering::Offering,
@@ -117,6 +124,8 @@ impl Leader {
             linked_frameworks: BTreeMap::new(),
             pending_calls: BTreeMap::new(),
             sweeping: false,
+            orders_due: BTreeSet::new(),
+            orders_left: OrderBudget::TURN,
             book: OfferBook::new(registry.epoch()),
             allocator: Allocator::new(Settings::default()),
             offering: offering::Offering::new(registry, now.at.plus_ms(limits.resume_ms)),

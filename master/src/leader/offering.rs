@@ -14,7 +14,6 @@ use argosy_state::command::Promise;
 use argosy_state::framework::Connection;
 use argosy_state::ids::{AgentId, FrameworkId, OfferId, Role, Timestamp};
 use argosy_state::limits;
-use argosy_state::resources::Resources;
 use prost::Message as _;
 
 use super::agents::is_ready;
@@ -55,14 +54,14 @@ impl Offering {
 }
 
 impl Leader {
-    /// Makes the offers that are due, as far as one turn goes; called at the end of each turn. Also
-    /// says whether there is more to do at once.
+    /// Makes the offers that are due and sends orders that are left, as far as one turn goes; called at
+    /// the end of each turn. Also says whether there is more to do at once.
     pub(crate) fn offer(&mut self, registry: &Registry, now: Now) -> (Vec<Effect>, bool) {
         let due = self.allocator.next_wakeup() <= now.at || self.book.is_touched();
-        let mut more = false;
+        let mut more = self.pump_due_orders(registry);
         if due && self.offering.is_open(now) {
             let round = self.allocate(registry, now);
-            more = round.more;
+            more |= round.more;
             for offer in &round.joined {
                 self.tell_rescinded(offer, "it is part of a larger offer of its agent");
             }
@@ -377,7 +376,7 @@ impl Leader {
                 agents: 200,
                 ..Question::new(*framework, None)
             };
-            let explanation = wire(self.judge_demand(registry, &question));
+            let explanation = explanation(self.explain(registry, &question));
             let unmet = v1::DemandUnmet {
                 role: role.to_string(),
                 counts: explanation.counts,
@@ -387,19 +386,8 @@ impl Leader {
         }
     }
 
-    /// Why a framework is not offered `wanted`, agent by agent; empty means the least that is worth
-    /// an offer.
-    pub(crate) fn explain(
-        &self,
-        registry: &Registry,
-        framework: FrameworkId,
-        wanted: &Resources,
-    ) -> v1::Explanation {
-        let wanted = (!wanted.is_empty()).then(|| wanted.clone());
-        wire(self.judge_demand(registry, &Question::new(framework, wanted)))
-    }
-
-    fn judge_demand(&self, registry: &Registry, question: &Question) -> Explanation {
+    /// Why a framework is not offered something, agent by agent: a part of the answer.
+    pub(crate) fn explain(&self, registry: &Registry, question: &Question) -> Explanation {
         let linked = |agent| is_ready(&self.linked_agents, &self.agent_links, agent);
         let (linked_frameworks, framework_links) = (&self.linked_frameworks, &self.framework_links);
         let stream = |framework| stream_of(linked_frameworks, framework_links, framework);
@@ -451,7 +439,7 @@ fn stream_of(
 }
 
 /// An explanation on the wire.
-fn wire(explanation: Explanation) -> v1::Explanation {
+pub(crate) fn explanation(explanation: Explanation) -> v1::Explanation {
     let counts = explanation
         .counts
         .iter()

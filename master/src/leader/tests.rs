@@ -18,6 +18,7 @@ mod races;
 mod reigns;
 mod silence;
 mod stopping;
+mod turns;
 mod updates;
 mod words;
 mod world;

@@ -3,6 +3,7 @@
 mod answers;
 mod distance;
 mod divergence;
+mod flood;
 mod front;
 
 use std::time::Duration;
@@ -70,10 +71,11 @@ impl Alone {
             replica,
             desk,
             messages,
+            looks,
             ..
         } = owner_of(&config, &node, registry, [3; 32]);
         let stop = CancellationToken::new();
-        let owner = tokio::spawn(replica.run(requests, messages, stop.clone()));
+        let owner = tokio::spawn(replica.run(requests, messages, looks, stop.clone()));
         Self {
             memory: memory.clone(),
             desk,
@@ -277,7 +279,11 @@ async fn a_master_too_old_for_what_is_stored_ends_and_leads_nobody() {
         let at_ms = 1;
         alone
             .node
-            .try_propose(argosy_raft::Proposal { at_ms, command })
+            .try_propose(argosy_raft::Proposal {
+                at_ms,
+                command,
+                work: 1,
+            })
             .unwrap();
         let ended = tokio::time::timeout(PATIENCE, alone.owner).await;
         let why = ended.expect("it ends").unwrap().unwrap_err().to_string();

@@ -5,7 +5,6 @@ use argosy_proto::v1;
 use argosy_state::apply::check_subscription;
 use argosy_state::command::{Accept, CallAction, Rejection};
 use argosy_state::ids::{FrameworkId, TaskId};
-use argosy_state::limits;
 use prost::Message as _;
 use tonic::Status;
 
@@ -120,11 +119,11 @@ pub(super) fn task(text: &str) -> Result<TaskId, Status> {
 }
 
 /// A list in parts that one turn of the owner has time for; an empty one is one part.
-pub(super) fn parts<T: Clone>(all: &[T]) -> Vec<Vec<T>> {
+pub(super) fn parts<T: Clone>(all: &[T], most: usize) -> Vec<Vec<T>> {
     if all.is_empty() {
         return vec![Vec::new()];
     }
-    let parts = all.chunks(limits::RECORDS_PER_COMMAND);
+    let parts = all.chunks(most);
     parts.map(<[T]>::to_vec).collect()
 }
 

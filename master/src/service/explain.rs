@@ -3,10 +3,13 @@
 use argosy_proto::convert;
 use argosy_proto::v1;
 use argosy_state::ids::FrameworkId;
+use prost::Message as _;
 use tonic::Status;
 
 use super::operator::one_task;
 use super::{Services, malformed, not_found};
+use crate::allocator::{Explanation, Question};
+use crate::inbox::View;
 
 impl Services {
     /// At the leader, who alone knows what is offered.
@@ -27,20 +30,63 @@ impl Services {
             convert::id("framework_id", &question.framework_id).map_err(|why| malformed(&why))?;
         let wanted =
             convert::resources_from("wanted", &question.wanted).map_err(|why| malformed(&why))?;
-        let found = self.desk.read(move |view| {
-            let framework = view.registry.framework(id)?;
-            Some(
-                view.leader
-                    .map(|leader| leader.explain(view.registry, framework.id, &wanted)),
-            )
-        });
-        match found.await? {
-            None => Err(not_found("framework", &question.framework_id, &[])),
-            Some(None) => Err(crate::desk::unavailable("leadership has just moved")),
-            Some(Some(explanation)) => Ok(explanation),
+        let wanted = (!wanted.is_empty()).then_some(wanted);
+        let mut share = self.desk.reserve(EXPLANATION_BYTES).await?;
+        let judged = self.judged(Question::new(id, wanted)).await?;
+        let found = judged.ok_or_else(|| not_found("framework", &question.framework_id, &[]))?;
+        let explanation = crate::leader::explanation(found);
+        share.fit(2 * explanation.encoded_len());
+        share.leave_to_answer();
+        Ok(explanation)
+    }
+
+    /// The whole answer, from looks at some agents each; `None` if there is no such framework.
+    async fn judged(&self, whole: Question) -> Result<Option<Explanation>, Status> {
+        let mut known: Option<Explanation> = None;
+        loop {
+            let (agents, verdicts) = known.as_ref().map_or((0, 0), |known| {
+                (known.agents() as usize, known.verdicts.len())
+            });
+            let question = Question {
+                after: known
+                    .as_ref()
+                    .and_then(|known| known.next)
+                    .unwrap_or(whole.after),
+                agents: (whole.agents - agents).min(AGENTS_A_LOOK),
+                verdicts: whole.verdicts - verdicts,
+                ..whole.clone()
+            };
+            let look = move |view: &View<'_>| {
+                view.registry.framework(question.framework)?;
+                Some(
+                    view.leader
+                        .map(|leader| leader.explain(view.registry, &question)),
+                )
+            };
+            let part = match self.desk.read(look).await? {
+                None => return Ok(None),
+                Some(None) => return Err(crate::desk::unavailable("leadership has just moved")),
+                Some(Some(part)) => part,
+            };
+            let explanation = match known.take() {
+                Some(mut known) => {
+                    known.extend(part);
+                    known
+                }
+                None => part,
+            };
+            if explanation.next.is_none() || explanation.agents() as usize >= whole.agents {
+                return Ok(Some(explanation));
+            }
+            known = Some(explanation);
         }
     }
 }
+
+/// Agents that one look judges, each in a microsecond and with a sentence.
+const AGENTS_A_LOOK: usize = 200;
+/// Room for an explanation: a hundred sentences.
+const EXPLANATION_BYTES: usize = 256 << 10;
 
 /// A task with a record has an agent: nothing is left to be offered.
 fn placed(task: &v1::Task) -> v1::Explanation {

@@ -1,11 +1,17 @@
 //! Pages of records: collected in bounded looks, so that no list holds up the owner.
+//!
+//! A page is bounded in records and in bytes; records are filtered before they are converted.
+
+mod tasks;
 
 use std::collections::HashMap;
 use std::fmt::Display;
 
 use argosy_proto::convert::{self, Malformed};
 use argosy_proto::v1;
-use argosy_state::ids::{AgentId, FrameworkId, OfferId, Revision, TaskId, TaskKey};
+use argosy_state::ids::{AgentId, FrameworkId, OfferId, Revision};
+use argosy_state::registry::Registry;
+use prost::Message;
 use tonic::Status;
 
 use super::{choices, malformed, views};
@@ -13,12 +19,22 @@ use crate::desk::{Desk, unavailable};
 use crate::inbox::View;
 use crate::leader::Leader;
 
-/// Records of one look.
+pub(crate) use tasks::list_tasks;
+
+/// Records that one look goes through.
 const LOOK: usize = 500;
+/// Bytes that one look converts, unless a single record takes more.
+const LOOK_BYTES: usize = 256 << 10;
+/// Looks of one page: a filter that few records pass goes on with the next page.
+const LOOKS: usize = 200;
 /// Records of a page unless asked otherwise.
 const PAGE: usize = 1_000;
 /// Records of the largest page.
 const LARGEST_PAGE: usize = 10_000;
+/// Bytes of the largest page, as [`cost`] counts them: a message takes 4 MiB at most.
+const PAGE_BYTES: usize = 3 << 20;
+/// Overhead of a record in memory.
+const RECORD_BYTES: usize = 1_024;
 
 /// Makes what is read as fresh as was asked.
 pub(super) async fn settle(desk: &Desk, consistency: i32, min_revision: u64) -> Result<(), Status> {
@@ -54,35 +70,116 @@ fn matches(filter: &HashMap<String, String>, field: &str, value: &str) -> bool {
     filter.get(field).is_none_or(|wanted| wanted == value)
 }
 
-/// A part of a page: what was found, and where to go on.
-type Part<T> = (Vec<T>, Option<String>, Revision);
+/// As [`matches`], for what is text only on the wire.
+fn is(filter: &HashMap<String, String>, field: &str, value: &dyn Display) -> bool {
+    filter
+        .get(field)
+        .is_none_or(|wanted| *wanted == value.to_string())
+}
+
+/// A name as filters write it: `running` for `TASK_STATE_RUNNING`.
+fn plain(name: &str, prefix: &str) -> String {
+    name.trim_start_matches(prefix).to_ascii_lowercase()
+}
+
+/// What a look may still add to its page.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    records: usize,
+    bytes: usize,
+}
+
+/// A part of a page: what was found, what it costs, and where to go on.
+struct Part<T> {
+    found: Vec<T>,
+    bytes: usize,
+    next: Option<String>,
+}
+
+impl<T> Default for Part<T> {
+    fn default() -> Self {
+        Self {
+            found: Vec::new(),
+            bytes: 0,
+            next: None,
+        }
+    }
+}
+
+/// Bytes of a record in memory, roughly.
+fn cost(record: &impl Message) -> usize {
+    RECORD_BYTES + record.encoded_len()
+}
+
+/// Goes through records until the look is over. Each says where it stands and, if it is wanted,
+/// what it is: only then is it converted.
+fn gather<R, T: Message>(
+    records: impl Iterator<Item = R>,
+    room: Room,
+    place: impl Fn(&R) -> String,
+    show: impl Fn(&R) -> Option<T>,
+) -> Part<T> {
+    let mut part = Part::default();
+    let mut last = None;
+    for (seen, record) in records.enumerate() {
+        let is_full = seen == LOOK
+            || part.found.len() >= room.records
+            || part.bytes >= room.bytes.min(LOOK_BYTES);
+        if is_full {
+            part.next = last.as_ref().map(&place);
+            return part;
+        }
+        if let Some(shown) = show(&record) {
+            part.bytes += cost(&shown);
+            part.found.push(shown);
+        }
+        last = Some(record);
+    }
+    part
+}
+
+/// A page and where the next one begins.
+type Page<T> = (Vec<T>, String, v1::Revision);
 
 /// Looks until the page is full or the end is reached.
 async fn collect<T: Send + 'static>(
     desk: &Desk,
     size: usize,
     token: String,
-    look: impl Fn(&View<'_>, &str) -> Part<T> + Clone + Send + Sync + 'static,
-) -> Result<(Vec<T>, String, v1::Revision), Status> {
-    let mut all = Vec::new();
+    look: impl Fn(&View<'_>, &str, Room) -> Part<T> + Clone + Send + Sync + 'static,
+) -> Result<Page<T>, Status> {
+    // The records, and once more what they are encoded to.
+    let mut share = desk.reserve(2 * PAGE_BYTES).await?;
+    let mut page = Part::default();
     let mut token = token;
     let mut first = None;
-    loop {
+    for _ in 0..LOOKS {
+        let room = Room {
+            records: size - page.found.len(),
+            bytes: PAGE_BYTES - page.bytes,
+        };
         let look = look.clone();
-        let from = token.clone();
-        let (mut part, next, revision) = desk.read(move |view| look(view, &from)).await?;
-        let revision = *first.get_or_insert(revision);
-        all.append(&mut part);
-        match next {
-            Some(next) if all.len() < size => token = next,
-            next => return Ok((all, next.unwrap_or_default(), convert::revision(revision))),
-        }
+        let (mut part, revision) = desk
+            .read(move |view| (look(view, &token, room), here(view.registry)))
+            .await?;
+        first.get_or_insert(revision);
+        page.found.append(&mut part.found);
+        page.bytes += part.bytes;
+        page.next = part.next;
+        token = match &page.next {
+            Some(next) if page.found.len() < size && page.bytes < PAGE_BYTES => next.clone(),
+            Some(_) | None => break,
+        };
     }
+    share.fit(2 * page.bytes);
+    share.leave_to_answer();
+    let revision = convert::revision(first.unwrap_or_default());
+    Ok((page.found, page.next.unwrap_or_default(), revision))
 }
 
-fn here(view: &View<'_>) -> Revision {
+fn here(registry: &Registry) -> Revision {
     Revision {
-        index: view.registry.applied(),
+        index: registry.applied(),
         position: 0,
     }
 }
@@ -101,37 +198,26 @@ pub(crate) async fn list_agents(
     settle(desk, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["agent_id", "host_name", "mode"])?;
     let size = size(&request)?;
-    let look_size = LOOK.min(size);
     if !request.page_token.is_empty() && request.page_token.parse::<AgentId>().is_err() {
         return Err(bad_token(&request.page_token));
     }
     let filter = choices::filter(request.filter)?;
-    let look = move |view: &View<'_>, token: &str| {
+    let look = move |view: &View<'_>, token: &str, room: Room| {
         let after = token.parse().unwrap_or(AgentId(0));
-        let seen: Vec<_> = view.registry.agents_after(after).take(look_size).collect();
-        let next = if seen.len() == look_size {
-            seen.last().map(|agent| agent.id.to_string())
-        } else {
-            None
-        };
-        let wanted = seen
-            .into_iter()
-            .map(|agent| views::agent(view, agent))
-            .filter(|agent| {
-                let mode = agent
-                    .mode()
-                    .as_str_name()
-                    .trim_start_matches("AGENT_MODE_")
-                    .to_ascii_lowercase();
-                matches(&filter, "agent_id", &agent.agent_id)
-                    && matches(
-                        &filter,
-                        "host_name",
-                        agent.info.as_ref().map_or("", |info| &info.host_name),
-                    )
-                    && matches(&filter, "mode", &mode)
-            });
-        (wanted.collect(), next, here(view))
+        let agents = view.registry.agents_after(after);
+        gather(
+            agents,
+            room,
+            |agent| agent.id.to_string(),
+            |agent| {
+                let mode = || convert::mode_from(agent.mode).as_str_name();
+                let is_wanted = is(&filter, "agent_id", &agent.id)
+                    && matches(&filter, "host_name", &agent.info.host_name)
+                    && (!filter.contains_key("mode")
+                        || matches(&filter, "mode", &plain(mode(), "AGENT_MODE_")));
+                is_wanted.then(|| views::agent(view, agent))
+            },
+        )
     };
     let (agents, next_page_token, revision) = collect(desk, size, request.page_token, look).await?;
     Ok(v1::AgentPage {
@@ -141,6 +227,8 @@ pub(crate) async fn list_agents(
     })
 }
 
+/// Frameworks ascend by id; behind them, if wanted, removed ones, oldest first. A token is the last
+/// id seen, or `~` and the last id of the history.
 pub(crate) async fn list_frameworks(
     desk: &Desk,
     request: v1::ListRequest,
@@ -148,44 +236,46 @@ pub(crate) async fn list_frameworks(
     settle(desk, request.consistency, request.min_revision).await?;
     check_filter(&request.filter, &["framework_id", "name"])?;
     let size = size(&request)?;
-    let look_size = LOOK.min(size);
-    if !request.page_token.is_empty() && request.page_token.parse::<FrameworkId>().is_err() {
+    let (filter, ended) = (request.filter, request.include_ended);
+    let id = request.page_token.trim_start_matches('~');
+    if !request.page_token.is_empty() && id.parse::<FrameworkId>().is_err() {
         return Err(bad_token(&request.page_token));
     }
-    let (filter, ended) = (request.filter, request.include_ended);
-    let look = move |view: &View<'_>, token: &str| {
-        let after = token.parse().unwrap_or(FrameworkId(0));
-        let seen: Vec<_> = view
-            .registry
-            .frameworks_after(after)
-            .take(look_size)
-            .collect();
-        let next = if seen.len() == look_size {
-            seen.last().map(|framework| framework.id.to_string())
-        } else {
-            None
+    let look = move |view: &View<'_>, token: &str, room: Room| {
+        let is_wanted = |id: FrameworkId, name: &str| {
+            is(&filter, "framework_id", &id) && matches(&filter, "name", name)
         };
-        let mut all: Vec<_> = seen
-            .into_iter()
-            .map(|framework| views::framework(view, framework))
-            .collect();
-        if ended && next.is_none() {
-            all.extend(
-                view.registry
-                    .finished_frameworks()
-                    .take(LOOK)
-                    .map(views::finished_framework),
+        if let Some(last) = token.strip_prefix('~') {
+            let last = last.parse().unwrap_or(FrameworkId(0));
+            let mut removed: Vec<_> = view.registry.finished_frameworks().collect();
+            // They are in the order in which they were removed.
+            removed.sort_unstable_by_key(|framework| framework.id);
+            let removed = removed.into_iter().filter(|removed| removed.id > last);
+            return gather(
+                removed,
+                room,
+                |framework| format!("~{}", framework.id),
+                |framework| {
+                    is_wanted(framework.id, &framework.info.name)
+                        .then(|| views::finished_framework(framework))
+                },
             );
         }
-        all.retain(|framework| {
-            matches(&filter, "framework_id", &framework.framework_id)
-                && matches(
-                    &filter,
-                    "name",
-                    framework.info.as_ref().map_or("", |info| &info.name),
-                )
-        });
-        (all, next, here(view))
+        let after = token.parse().unwrap_or(FrameworkId(0));
+        let frameworks = view.registry.frameworks_after(after);
+        let mut part = gather(
+            frameworks,
+            room,
+            |framework| framework.id.to_string(),
+            |framework| {
+                is_wanted(framework.id, &framework.info.name)
+                    .then(|| views::framework(view, framework))
+            },
+        );
+        if ended && part.next.is_none() {
+            part.next = Some(format!("~{}", FrameworkId(0)));
+        }
+        part
     };
     let (frameworks, next_page_token, revision) =
         collect(desk, size, request.page_token, look).await?;
@@ -196,118 +286,6 @@ pub(crate) async fn list_frameworks(
     })
 }
 
-/// Tasks ascend by framework and id; behind them, if wanted, finished ones, oldest first. A token
-/// names the last task seen, or `~` and the last serial of the history.
-pub(crate) async fn list_tasks(
-    desk: &Desk,
-    request: v1::ListRequest,
-) -> Result<v1::TaskPage, Status> {
-    settle(desk, request.consistency, request.min_revision).await?;
-    check_filter(
-        &request.filter,
-        &["framework_id", "agent_id", "task_id", "state", "name"],
-    )?;
-    let size = size(&request)?;
-    let look_size = LOOK.min(size);
-    if !request.page_token.is_empty() && Place::read(&request.page_token).is_none() {
-        return Err(bad_token(&request.page_token));
-    }
-    let (filter, ended) = (choices::filter(request.filter)?, request.include_ended);
-    let look = move |view: &View<'_>, token: &str| {
-        let (seen, next) = match Place::read(token).unwrap_or(Place::Start) {
-            Place::History(serial) => history(view, serial, look_size),
-            place => live(view, &place, look_size, ended),
-        };
-        let wanted = seen.into_iter().filter(|task: &v1::Task| {
-            let state = task
-                .state()
-                .as_str_name()
-                .trim_start_matches("TASK_STATE_")
-                .to_ascii_lowercase();
-            matches(&filter, "framework_id", &task.framework_id)
-                && matches(&filter, "agent_id", &task.agent_id)
-                && matches(&filter, "task_id", &task.task_id)
-                && matches(&filter, "state", &state)
-                && matches(
-                    &filter,
-                    "name",
-                    task.spec.as_ref().map_or("", |spec| &spec.name),
-                )
-        });
-        (wanted.collect(), next, here(view))
-    };
-    let (tasks, next_page_token, revision) = collect(desk, size, request.page_token, look).await?;
-    Ok(v1::TaskPage {
-        tasks,
-        next_page_token,
-        revision: Some(revision),
-    })
-}
-
-enum Place {
-    Start,
-    Behind(TaskKey),
-    History(u64),
-}
-
-impl Place {
-    fn read(token: &str) -> Option<Self> {
-        if token.is_empty() {
-            return Some(Self::Start);
-        }
-        if let Some(serial) = token.strip_prefix('~') {
-            return serial.parse().ok().map(Self::History);
-        }
-        let (framework, task) = token.split_once('/')?;
-        Some(Self::Behind(TaskKey {
-            framework: framework.parse().ok()?,
-            task: TaskId::new(task).ok()?,
-        }))
-    }
-}
-
-fn live(
-    view: &View<'_>,
-    place: &Place,
-    size: usize,
-    ended: bool,
-) -> (Vec<v1::Task>, Option<String>) {
-    let seen: Vec<_> = match place {
-        Place::Behind(key) => view.registry.tasks_after(key).take(size).collect(),
-        Place::Start | Place::History(_) => view.registry.tasks().take(size).collect(),
-    };
-    let next = match seen.last() {
-        Some(last) if seen.len() == size => Some(last.key.to_string()),
-        _ if ended => Some("~0".to_owned()),
-        _ => None,
-    };
-    (
-        seen.into_iter()
-            .map(|task| views::task(view.registry, task))
-            .collect(),
-        next,
-    )
-}
-
-fn history(view: &View<'_>, serial: u64, size: usize) -> (Vec<v1::Task>, Option<String>) {
-    let seen: Vec<_> = view
-        .registry
-        .finished_tasks_after(serial)
-        .take(size)
-        .collect();
-    let next = if seen.len() == size {
-        seen.last().map(|(serial, _)| format!("~{serial}"))
-    } else {
-        None
-    };
-    (
-        seen.into_iter()
-            .map(|(_, finished)| views::task(view.registry, &finished.task))
-            .collect(),
-        next,
-    )
-}
-
 /// Open offers: only the leader has them.
 pub(crate) async fn list_offers(
     desk: &Desk,
@@ -315,36 +293,27 @@ pub(crate) async fn list_offers(
 ) -> Result<v1::OfferPage, Status> {
     check_filter(&request.filter, &["framework_id", "agent_id", "role"])?;
     let size = size(&request)?;
-    let look_size = LOOK.min(size);
     if !request.page_token.is_empty() && request.page_token.parse::<OfferId>().is_err() {
         return Err(bad_token(&request.page_token));
     }
     let filter = request.filter;
-    let look = move |view: &View<'_>, token: &str| {
+    let look = move |view: &View<'_>, token: &str, room: Room| {
         let after = token.parse().unwrap_or_default();
         let book = view.leader.map(Leader::book);
-        let seen: Vec<_> = book
-            .into_iter()
-            .flat_map(|book| book.after(after))
-            .take(look_size)
-            .collect();
-        let next = if seen.len() == look_size {
-            seen.last().map(|promise| promise.id.to_string())
-        } else {
-            None
-        };
-        let is = |field: &str, value: &dyn Display| {
-            filter
-                .get(field)
-                .is_none_or(|wanted| *wanted == value.to_string())
-        };
-        let wanted = seen.into_iter().filter(|promise| {
-            is("framework_id", &promise.framework)
-                && is("agent_id", &promise.agent)
-                && is("role", &promise.role)
-        });
-        let offers = wanted.filter_map(|promise| views::offer(view.registry, promise));
-        (offers.collect(), next, here(view))
+        let offers = book.into_iter().flat_map(|book| book.after(after));
+        gather(
+            offers,
+            room,
+            |promise| promise.id.to_string(),
+            |promise| {
+                let is_wanted = is(&filter, "framework_id", &promise.framework)
+                    && is(&filter, "agent_id", &promise.agent)
+                    && is(&filter, "role", &promise.role);
+                is_wanted
+                    .then(|| views::offer(view.registry, promise))
+                    .flatten()
+            },
+        )
     };
     let (offers, next_page_token, revision) = collect(desk, size, request.page_token, look).await?;
     if !desk.office.borrow().here {

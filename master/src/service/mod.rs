@@ -13,6 +13,7 @@ mod lists;
 mod operator;
 mod pace;
 mod peers;
+mod reconcile;
 mod reigns;
 mod scheduler;
 mod views;

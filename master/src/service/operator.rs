@@ -12,7 +12,7 @@ use argosy_state::command::{Operate, Operation};
 use argosy_state::fingerprint;
 use argosy_state::ids::{AgentId, FrameworkId, NodeId, Role, TaskId, TaskKey};
 use futures::{Stream, StreamExt};
-use prost::Message as _;
+use prost::Message;
 use tokio::sync::Semaphore;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
@@ -27,6 +27,7 @@ use super::{
     list_tasks, malformed, not_found, refused, views,
 };
 use crate::desk::Desk;
+use crate::inbox::View;
 use crate::leader::{Answer, Input};
 
 type Replies = Pin<Box<dyn Stream<Item = Result<v1::WriteReply, Status>> + Send>>;
@@ -46,6 +47,18 @@ macro_rules! routed {
             })
             .await
     };
+}
+
+/// As [`routed`], for pages: one that the leader sends is held here until its reader has it.
+macro_rules! paged {
+    ($self:ident, $request:ident, $method:ident, $local:expr) => {{
+        let desk = $self.desk.clone();
+        $self
+            .route($request, $local, |channel, request| async move {
+                passed_on(&desk, client(channel).$method(request)).await
+            })
+            .await
+    }};
 }
 
 #[tonic::async_trait]
@@ -104,7 +117,7 @@ impl Operator for Services {
                 list_agents(&self.desk, request.into_inner()).await?,
             ));
         }
-        routed!(self, request, list_agents, |wanted| list_agents(
+        paged!(self, request, list_agents, |wanted| list_agents(
             &self.desk, wanted
         ))
     }
@@ -132,7 +145,7 @@ impl Operator for Services {
                 list_frameworks(&self.desk, request.into_inner()).await?,
             ));
         }
-        routed!(self, request, list_frameworks, |wanted| list_frameworks(
+        paged!(self, request, list_frameworks, |wanted| list_frameworks(
             &self.desk, wanted
         ))
     }
@@ -173,7 +186,7 @@ impl Operator for Services {
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::OfferPage>, Status> {
-        routed!(self, request, list_offers, |list| list_offers(
+        paged!(self, request, list_offers, |list| list_offers(
             &self.desk, list
         ))
     }
@@ -361,19 +374,43 @@ fn task_key(framework: &str, task: &str) -> Result<TaskKey, Malformed> {
     })
 }
 
+/// A page of the leader's, with its share of what this master may hold.
+async fn passed_on<T: Message>(
+    desk: &Desk,
+    asked: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<Response<T>, Status> {
+    let mut share = desk.reserve(2 * MESSAGE_BYTES).await?;
+    // The leader builds it.
+    share.built();
+    let page = asked.await?;
+    share.fit(2 * page.get_ref().encoded_len());
+    share.leave_to_answer();
+    Ok(page)
+}
+
+/// What a record that was found takes.
+fn bytes<T: Message>(found: &Option<T>) -> usize {
+    found.as_ref().map_or(0, Message::encoded_len)
+}
+
 pub(crate) async fn cluster(desk: &Desk, consistency: i32) -> Result<v1::Cluster, Status> {
     settle(desk, consistency, 0).await?;
     let node = desk.node.clone();
-    desk.read(move |view| views::cluster(view, &node)).await
+    desk.read_one(
+        move |view| views::cluster(view, &node),
+        Message::encoded_len,
+    )
+    .await
 }
 
 pub(crate) async fn one_agent(desk: &Desk, request: v1::GetRequest) -> Result<v1::Agent, Status> {
     settle(desk, request.consistency, request.min_revision).await?;
     let id: Option<AgentId> = request.id.parse().ok();
-    let found = desk.read(move |view| {
+    let look = move |view: &View<'_>| {
         id.and_then(|id| view.registry.agent(id))
             .map(|agent| views::agent(view, agent))
-    });
+    };
+    let found = desk.read_one(look, bytes);
     found
         .await?
         .ok_or_else(|| not_found("agent", &request.id, &[]))
@@ -385,7 +422,7 @@ pub(crate) async fn one_framework(
 ) -> Result<v1::Framework, Status> {
     settle(desk, request.consistency, request.min_revision).await?;
     let id: Option<FrameworkId> = request.id.parse().ok();
-    let found = desk.read(move |view| {
+    let look = move |view: &View<'_>| {
         let live = id
             .and_then(|id| view.registry.framework(id))
             .map(|framework| views::framework(view, framework));
@@ -395,7 +432,8 @@ pub(crate) async fn one_framework(
                 .find(|finished| Some(finished.id) == id)
                 .map(views::finished_framework)
         })
-    });
+    };
+    let found = desk.read_one(look, bytes);
     found
         .await?
         .ok_or_else(|| not_found("framework", &request.id, &[]))
@@ -410,7 +448,7 @@ pub(crate) async fn one_task(desk: &Desk, request: v1::GetRequest) -> Result<v1:
         return Err(not_found("task", &request.id, &[]));
     };
     let key = TaskKey { framework, task };
-    let found = desk.read(move |view| {
+    let look = move |view: &View<'_>| {
         let finished = view
             .registry
             .finished_task(&key)
@@ -419,7 +457,8 @@ pub(crate) async fn one_task(desk: &Desk, request: v1::GetRequest) -> Result<v1:
             .task(&key)
             .or(finished)
             .map(|task| views::task(view.registry, task))
-    });
+    };
+    let found = desk.read_one(look, bytes);
     found
         .await?
         .ok_or_else(|| not_found("task", &request.id, &[]))

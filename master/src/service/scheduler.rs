@@ -8,8 +8,8 @@ use argosy_proto::v1::scheduler_client::SchedulerClient;
 use argosy_proto::v1::scheduler_server::Scheduler;
 use argosy_state::command::{Acknowledge, Call, CallAction};
 use argosy_state::fingerprint;
-use argosy_state::ids::{OfferId, TaskId};
-use argosy_state::limits::EXECUTOR_MESSAGE_BYTES;
+use argosy_state::ids::OfferId;
+use argosy_state::limits::{self, EXECUTOR_MESSAGE_BYTES};
 use futures::{Stream, StreamExt};
 use prost::Message as _;
 use tokio::sync::oneshot;
@@ -19,9 +19,9 @@ use tonic::{Request, Response, Status};
 use super::calls::{accept, framework, parts, subscription, task};
 use super::forward::{Place, forwarded, name_leader};
 use super::peers::Use;
-use super::{MESSAGE_BYTES, Services, accepted, bounded, check_protocol, malformed, refused};
+use super::{MESSAGE_BYTES, Services, accepted, bounded, check_protocol, malformed};
 use crate::inbox::Message;
-use crate::leader::{Answer, Decline, FrameworkMessage, Input, Reconcile};
+use crate::leader::{Answer, Decline, FrameworkMessage, Input};
 use crate::links;
 
 type Events = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
@@ -225,7 +225,7 @@ impl Services {
             filter_ms: wire.filter_ms.unwrap_or(FILTER_MS),
             reason: (cut(wire.reason_code), cut(wire.reason_text)),
         };
-        for offers in parts(&offers) {
+        for offers in parts(&offers, limits::RECORDS_PER_COMMAND) {
             let decline = Decline {
                 offers,
                 ..decline.clone()
@@ -317,80 +317,23 @@ impl Services {
             })?;
             Ok((task(&one.task_id)?, convert::revision_from(Some(revision))))
         });
-        let acknowledge = Acknowledge {
-            framework: framework(&wire.framework_id)?,
-            session: wire.session,
-            updates: updates.collect::<Result<_, Status>>()?,
-        };
-        accepted(
-            self.desk
-                .ask(move |request| Input::Acknowledge {
-                    request,
-                    acknowledge,
-                })
-                .await?,
-        )?;
+        let updates = updates.collect::<Result<Vec<_>, Status>>()?;
+        let framework = framework(&wire.framework_id)?;
+        let session = wire.session;
+        // Each part is stored before the next: a caller that loses its answer repeats all of it.
+        for updates in parts(&updates, limits::ACKNOWLEDGEMENTS_PER_COMMAND) {
+            let acknowledge = Acknowledge {
+                framework,
+                session,
+                updates,
+            };
+            let asked = self.desk.ask(move |request| Input::Acknowledge {
+                request,
+                acknowledge,
+            });
+            accepted(asked.await?)?;
+        }
         Ok(v1::AcknowledgeReply {})
-    }
-
-    async fn reconcile_here(
-        &self,
-        wire: v1::ReconcileRequest,
-    ) -> Result<v1::ReconcileReply, Status> {
-        let tasks: Vec<TaskId> = wire
-            .task_ids
-            .iter()
-            .map(|id| task(id))
-            .collect::<Result<_, _>>()?;
-        let question = Reconcile {
-            framework: framework(&wire.framework_id)?,
-            session: wire.session,
-            tasks: Vec::new(),
-            after: None,
-            next_number: wire.next_number,
-        };
-        let mut whole = v1::ReconcileReply::default();
-        for tasks in parts(&tasks) {
-            let mut after = None;
-            loop {
-                let part = Reconcile {
-                    tasks: tasks.clone(),
-                    after,
-                    ..question.clone()
-                };
-                let (mut reply, more) = self.reconcile_part(part).await?;
-                whole.statuses.append(&mut reply.statuses);
-                whole.revision = whole.revision.or(reply.revision);
-                match more {
-                    Some(more) => after = Some(more),
-                    None => break,
-                }
-            }
-        }
-        let bytes = whole.encoded_len();
-        if bytes > MESSAGE_BYTES {
-            let text = format!(
-                "the answer takes {bytes} bytes; at most {MESSAGE_BYTES}: name the tasks, a thousand in a question"
-            );
-            return Err(refused("invalid", &text));
-        }
-        Ok(whole)
-    }
-
-    async fn reconcile_part(
-        &self,
-        reconcile: Reconcile,
-    ) -> Result<(v1::ReconcileReply, Option<TaskId>), Status> {
-        match accepted(
-            self.desk
-                .ask(move |request| Input::Reconcile { request, reconcile })
-                .await?,
-        )? {
-            Answer::Reconciled { reply, more } => Ok((reply, more)),
-            other => Err(Status::internal(format!(
-                "an answer of another kind: {other:?}"
-            ))),
-        }
     }
 
     async fn suppress_here(&self, wire: v1::SuppressRequest) -> Result<v1::SuppressReply, Status> {

@@ -300,7 +300,11 @@ impl Host {
     /// Proposes one command; it is committed when it is seen in a registry.
     pub(crate) fn propose(&self, command: &str) -> Result<(), ProposeError> {
         let command = Bytes::copy_from_slice(command.as_bytes());
-        self.node.try_propose(Proposal { at_ms: 1, command })
+        self.node.try_propose(Proposal {
+            at_ms: 1,
+            command,
+            work: 1,
+        })
     }
 
     /// Commits one command through this leader.

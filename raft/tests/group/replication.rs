@@ -119,6 +119,7 @@ async fn large_commands_are_cut_into_entries_and_snapshots_of_their_own() {
     let refused = hosts[lead].node.try_propose(Proposal {
         at_ms: 1,
         command: too_large,
+        work: 1,
     });
     assert!(matches!(refused, Err(ProposeError::TooLarge { .. })));
     let away = hosts.remove((lead + 1) % 3).kill();
@@ -127,7 +128,11 @@ async fn large_commands_are_cut_into_entries_and_snapshots_of_their_own() {
         let command = Bytes::from(vec![number; 700 << 10]);
         hosts[lead]
             .node
-            .propose(Proposal { at_ms: 1, command })
+            .propose(Proposal {
+                at_ms: 1,
+                command,
+                work: 1,
+            })
             .await
             .unwrap();
     }
@@ -159,6 +164,7 @@ async fn a_leader_without_followers_takes_no_more_than_its_queue_and_knows_its_a
         match host.node.try_propose(Proposal {
             at_ms: 1,
             command: command.clone(),
+            work: 1,
         }) {
             Ok(()) => taken += 1,
             Err(error) => break error,

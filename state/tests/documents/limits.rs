@@ -18,8 +18,8 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "| `filters` of a subscription | 64 KiB |",
     ),
     (
-        "master/src/service/scheduler.rs",
-        "if bytes > MESSAGE_BYTES",
+        "master/src/service/reconcile.rs",
+        "PAGE_BYTES: usize = MESSAGE_BYTES / 2",
         "| the answer to `Reconcile` | 4 MiB |",
     ),
     (
@@ -30,7 +30,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "master/src/leader/calls.rs",
         "accept.offers.len() > limits::RECORDS_PER_COMMAND",
-        "| offers and tasks in an `Accept`",
+        "| offers in an `Accept`",
     ),
     (
         "master/src/desk.rs",
@@ -50,12 +50,22 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
     (
         "state/src/limits.rs",
         "RECORDS_PER_COMMAND: usize = 1_000",
-        "acknowledgements in a call, offers in an event | 1,000 |",
+        "offers in an event | 1,000 |",
     ),
     (
         "state/src/limits.rs",
-        "TASKS_PER_ACCEPT: usize = 1_000",
-        "At most 1,000 tasks a call",
+        "TASKS_PER_CALL: usize = 256",
+        "At most 256 tasks a call",
+    ),
+    (
+        "master/src/service/lists.rs",
+        "PAGE_BYTES: usize = 3 << 20",
+        "| a page of a list | 3 MiB, each record counted with 1 KiB more |",
+    ),
+    (
+        "master/src/reads.rs",
+        "line: 1_024",
+        "| reads that wait; for how long | 1,024; 2 s |",
     ),
     (
         "state/src/limits.rs",

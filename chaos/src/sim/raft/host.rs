@@ -197,6 +197,7 @@ impl Client {
         let proposal = Proposal {
             at_ms: 0,
             command: command.into_bytes().into(),
+            work: 1,
         };
         let proposed = async {
             self.node

@@ -111,9 +111,9 @@ impl Session {
             Err(CallError::Refused(refusal)) => Outcome::Refused(refusal),
             Ok(reply) => {
                 // Updates come by another way: an answer that was given before a newer one would tell of the past.
-                let at = reply.revision.map_or(u64::MAX, |revision| revision.index);
+                let newest = reply.revision.map_or(u64::MAX, |revision| revision.index);
                 for mut status in reply.statuses {
-                    if self.updates.is_past(&status.task_id, at) {
+                    if self.updates.is_past(&status.task_id, newest) {
                         continue;
                     }
                     status.revision = None;
@@ -126,6 +126,11 @@ impl Session {
                         self.updates.answer(&status.task_id, revision.index, ended);
                     }
                     self.tell(Notice::Update(status));
+                }
+                if !reply.next_page_token.is_empty() {
+                    self.questions[at].page_token = reply.next_page_token;
+                    self.questions[at].is_in_flight = false;
+                    return;
                 }
                 Outcome::Done {
                     revision: reply.revision.unwrap_or_default(),

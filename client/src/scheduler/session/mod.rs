@@ -10,9 +10,10 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use argosy_proto::v1;
+use argosy_state::limits::TASKS_PER_CALL;
 
 use super::calls::{Calls, Request};
 use super::driver::{CallKey, Command};
@@ -119,6 +120,8 @@ struct Question {
     key: CallKey,
     task_ids: Vec<String>,
     next_number: u64,
+    /// Where the next page begins.
+    page_token: String,
     is_in_flight: bool,
 }
 
@@ -136,6 +139,8 @@ pub(crate) struct Session {
     updates: Updates,
     questions: VecDeque<Question>,
     last_question: u64,
+    /// Tasks beyond what one call launches, by call: they are answered with it, as not launched.
+    surplus: BTreeMap<CallKey, Vec<String>>,
     is_stopping: bool,
     is_over: bool,
     effects: Vec<Effect>,
@@ -156,6 +161,7 @@ impl Session {
             updates: Updates::default(),
             questions: VecDeque::new(),
             last_question: 0,
+            surplus: BTreeMap::new(),
             is_stopping: false,
             is_over: false,
             effects: Vec::new(),
@@ -206,6 +212,10 @@ impl Session {
     }
 
     fn answer(&mut self, call: CallKey, task_ids: Vec<String>, outcome: Outcome) {
+        let (task_ids, outcome) = match self.surplus.remove(&call) {
+            Some(surplus) => with_surplus(task_ids, surplus, outcome),
+            None => (task_ids, outcome),
+        };
         self.tell(Notice::Answered(Answer {
             call,
             task_ids,
@@ -270,6 +280,8 @@ impl Session {
                     session,
                     task_ids: question.task_ids.clone(),
                     next_number: question.next_number,
+                    paged: true,
+                    page_token: question.page_token.clone(),
                 };
                 self.effects.push(Effect::Reconcile {
                     serial: question.serial,
@@ -287,6 +299,26 @@ impl Session {
             self.end(Ok(()));
         }
     }
+}
+
+/// The answer to a call, with the tasks that were left out of it.
+fn with_surplus(
+    mut task_ids: Vec<String>,
+    surplus: Vec<String>,
+    mut outcome: Outcome,
+) -> (Vec<String>, Outcome) {
+    if let Outcome::Done { refused, .. } = &mut outcome {
+        let positions = task_ids.len()..task_ids.len() + surplus.len();
+        refused.extend(positions.map(|position| v1::Refused {
+            position: position.try_into().unwrap_or(u32::MAX),
+            message: format!(
+                "one call launches {TASKS_PER_CALL} tasks: launch it on the next offer"
+            ),
+            code: "too-many-tasks".to_owned(),
+        }));
+    }
+    task_ids.extend(surplus);
+    (task_ids, outcome)
 }
 
 fn local(reason: &str, message: String) -> Refusal {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use argosy_proto::v1;
+use argosy_state::limits::TASKS_PER_CALL;
 
 use super::{Effect, Question, Session, local};
 use crate::scheduler::Outcome;
@@ -67,7 +68,7 @@ impl Session {
         }
     }
 
-    fn accept(&mut self, key: CallKey, accept: Accept) {
+    fn accept(&mut self, key: CallKey, mut accept: Accept) {
         let ids = accept
             .tasks
             .iter()
@@ -98,6 +99,17 @@ impl Session {
                 return self.answer(key, ids, Outcome::Refused(local("offer-used", why)));
             }
         };
+        // A group, and tasks that are all or nothing, go whole: the masters say what is wrong with too many.
+        if accept.group_id.is_empty()
+            && !accept.all_or_nothing
+            && accept.tasks.len() > TASKS_PER_CALL
+        {
+            let surplus = accept.tasks.split_off(TASKS_PER_CALL);
+            let surplus = surplus.into_iter().map(|task| task.task_id);
+            self.surplus.insert(key, surplus.collect());
+            // What is left of the offers is wanted.
+            accept.filter_ms = Some(0);
+        }
         let (group_id, tasks) = (accept.group_id, accept.tasks);
         let launch = match group_id.is_empty() {
             true => v1::operation::Operation::Launch(v1::Launch { tasks }),
@@ -182,6 +194,7 @@ impl Session {
             key,
             task_ids,
             next_number: self.calls.next_number(),
+            page_token: String::new(),
             is_in_flight: false,
         });
     }

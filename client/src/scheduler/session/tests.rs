@@ -364,6 +364,7 @@ fn an_answer_that_was_overtaken_by_an_update_is_not_told() {
             index: 20,
             position: 0,
         }),
+        ..v1::ReconcileReply::default()
     };
     let effects = world.feed(Input::Reconciled {
         serial: serial.unwrap(),
@@ -471,4 +472,92 @@ fn tasks_with_a_group_id_are_launched_as_a_group() {
         _ => None,
     });
     assert_eq!(told, Some(&vec!["a".to_owned(), "b".to_owned()]));
+}
+
+#[test]
+fn an_answer_in_pages_is_delivered_whole_and_then_concluded() {
+    let mut world = World::subscribed();
+    let asked = |effects: &[Effect]| {
+        effects.iter().find_map(|effect| match effect {
+            Effect::Reconcile { serial, request } => Some((*serial, request.clone())),
+            _ => None,
+        })
+    };
+    let told = |effects: &[Effect]| -> Vec<String> {
+        let told = effects.iter().filter_map(|effect| match effect {
+            Effect::Tell(Notice::Update(status)) => Some(status.task_id.clone()),
+            Effect::Tell(Notice::Answered(answer)) => Some(format!("done {}", answer.is_done())),
+            _ => None,
+        });
+        told.collect()
+    };
+    let page = |tasks: &[&str], next: &str| v1::ReconcileReply {
+        statuses: tasks
+            .iter()
+            .map(|task| v1::TaskStatus {
+                task_id: (*task).into(),
+                state: v1::TaskState::Running.into(),
+                ..Default::default()
+            })
+            .collect(),
+        revision: Some(v1::Revision {
+            index: 20,
+            position: 0,
+        }),
+        next_page_token: next.into(),
+    };
+    let effects = world.ask(|key| Command::Reconcile(key, Vec::new()));
+    let (serial, first) = asked(&effects).unwrap();
+    assert!(first.paged && first.page_token.is_empty());
+    let result = Ok(page(&["a", "b"], "b"));
+    let effects = world.feed(Input::Reconciled { serial, result });
+    assert_eq!(told(&effects), ["a", "b"]);
+    let (again, second) = asked(&effects).unwrap();
+    assert_eq!((again, second.page_token.as_str()), (serial, "b"));
+    assert_eq!(second.next_number, first.next_number);
+    // An answer that is lost costs this page only.
+    let result = Err(CallError::NoMaster(NoMaster::default()));
+    let effects = world.feed(Input::Reconciled { serial, result });
+    assert_eq!(asked(&effects).unwrap().1, second);
+    let result = Ok(page(&["c"], ""));
+    let effects = world.feed(Input::Reconciled { serial, result });
+    assert_eq!(told(&effects), ["c", "done true"]);
+}
+
+#[test]
+fn more_tasks_than_a_call_launches_are_answered_as_not_launched() {
+    let most = argosy_state::limits::TASKS_PER_CALL;
+    let mut world = World::subscribed();
+    let tasks = (0..most + 2).map(|at| v1::TaskSpec {
+        task_id: format!("t{at}"),
+        ..Default::default()
+    });
+    let accept = Accept {
+        offer_ids: vec!["1.1".into()],
+        tasks: tasks.collect(),
+        ..Default::default()
+    };
+    let effects = world.ask(|key| Command::Accept(key, accept));
+    let sent = effects.iter().find_map(|effect| match effect {
+        Effect::Send {
+            request: Request::Accept(accept),
+            ..
+        } => Some(accept.clone()),
+        _ => None,
+    });
+    let sent = sent.unwrap();
+    assert_eq!(sent.filter_ms, Some(0));
+    assert_eq!(task_ids(&Request::Accept(sent)).len(), most);
+    let effects = world.done(1);
+    let answer = effects.iter().find_map(|effect| match effect {
+        Effect::Tell(Notice::Answered(answer)) => Some(answer.clone()),
+        _ => None,
+    });
+    let answer = answer.unwrap();
+    let left: Vec<&str> = answer
+        .not_launched()
+        .iter()
+        .map(|(task, _)| *task)
+        .collect();
+    assert_eq!(left, [format!("t{most}"), format!("t{}", most + 1)]);
 }

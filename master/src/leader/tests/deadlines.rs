@@ -274,15 +274,23 @@ fn a_framework_being_removed_whose_agent_is_away_writes_nothing() {
     assert_eq!(world.entries(), entries);
 }
 
+/// Each takes two calls, the second on what the first has left.
+fn two_agents_with_300_tasks_each(world: &mut World) {
+    for (offer, from) in [("1.1", 0), ("1.2", 150), ("1.3", 300), ("1.4", 450)] {
+        if from % 300 == 0 {
+            world.agent("cpus:300");
+        }
+        let tasks: Vec<String> = (from..from + 150).map(|at| format!("t{at}")).collect();
+        world.accept(offer, &tasks.iter().map(String::as_str).collect::<Vec<_>>());
+        world.pass_with(6_500, &[LinkId(2), LinkId(3)]);
+    }
+}
+
 #[test]
 fn larger_changes_at_the_same_time_are_all_worked_off() {
     let mut world = World::new();
     world.subscribe("many");
-    for (offer, from) in [("1.1", 0), ("1.2", 300)] {
-        world.agent("cpus:300;mem:300000");
-        let tasks: Vec<String> = (from..from + 300).map(|at| format!("t{at}")).collect();
-        world.accept(offer, &tasks.iter().map(String::as_str).collect::<Vec<_>>());
-    }
+    two_agents_with_300_tasks_each(&mut world);
     world.pass(LIMITS.agent_timeout_ms);
     world.forget_said();
     assert_eq!(world.registry.sweeps().count(), 0);
@@ -297,11 +305,7 @@ fn larger_changes_at_the_same_time_are_all_worked_off() {
 fn a_new_leader_goes_on_with_every_larger_change() {
     let mut world = World::new();
     world.subscribe("many");
-    for (offer, from) in [("1.1", 0), ("1.2", 300)] {
-        world.agent("cpus:300;mem:300000");
-        let tasks: Vec<String> = (from..from + 300).map(|at| format!("t{at}")).collect();
-        world.accept(offer, &tasks.iter().map(String::as_str).collect::<Vec<_>>());
-    }
+    two_agents_with_300_tasks_each(&mut world);
     world.slow_log();
     world.pass(LIMITS.agent_timeout_ms);
     // Both are marked, and what follows is lost with the leader.

@@ -570,6 +570,9 @@ impl World {
     }
 
     fn perform(&mut self, effects: Vec<Effect>) {
+        let is_order = |effect: &&Effect| matches!(effect, Effect::ToAgent(_, message) if matches!(message.message, Some(v1::to_agent::Message::Order(_))));
+        let orders = effects.iter().filter(is_order).count();
+        assert!(orders <= 257, "{orders} orders in one turn");
         for effect in effects {
             match effect {
                 Effect::Propose(ticket, command) => self.queue.push_back((ticket, *command)),

@@ -73,6 +73,7 @@ impl Simulated {
             session: self.life,
             task_ids: vec![task.to_owned()],
             next_number: self.numbered + 1,
+            ..v1::ReconcileRequest::default()
         };
         let question = Question {
             world: self.world.clone(),

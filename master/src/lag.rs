@@ -1,0 +1,131 @@
+//! How late the owner comes to what its links sent.
+//!
+//! A probe goes through the inbox as a heartbeat does: a task of the same runtime sends it, and it
+//! waits behind everything that links have sent. So it is late for the same reasons.
+
+use std::time::Duration;
+
+use metrics::{Histogram, histogram};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::inbox::Message;
+
+/// From one probe to the next.
+const PROBE: Duration = Duration::from_millis(500);
+/// A leader whose links wait longer gives up its office: agents drop a link after three seconds of
+/// silence.
+pub(crate) const TOO_LATE: Duration = Duration::from_secs(3);
+/// Ticks of the owner that must have come since: after a pause of the process the probe is late once,
+/// and nothing is wrong.
+const TICKS: u32 = 15;
+/// From one hand-over for this reason to the next: the load may follow the leader.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Sends probes until the owner ends.
+pub(crate) async fn probe(inbox: mpsc::Sender<Message>) {
+    let mut due = tokio::time::interval(PROBE);
+    due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        // The moment at which it should have come, not the one at which this task got its turn.
+        let due = due.tick().await;
+        if inbox.send(Message::Probe(due)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The lag of the owner, as its probes show it.
+pub(crate) struct Lag {
+    /// The last probe that came was due then: nothing that was sent later is known to have come.
+    answered: Instant,
+    /// Ticks since.
+    ticks: u32,
+    handed_over: Option<Instant>,
+    seconds: Histogram,
+}
+
+impl Lag {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            answered: now,
+            ticks: 0,
+            handed_over: None,
+            seconds: histogram!("argosy_master_inbox_lag_seconds"),
+        }
+    }
+
+    /// Notes the arrival of a probe. A late one proves nothing.
+    pub(crate) fn came(&mut self, now: Instant, due: Instant) {
+        self.seconds.record(now.saturating_duration_since(due));
+        if now.saturating_duration_since(due) < TOO_LATE {
+            self.answered = due;
+            self.ticks = 0;
+        }
+    }
+
+    /// Returns the lag if the leader is to hand over now.
+    pub(crate) fn tick(&mut self, now: Instant) -> Option<Duration> {
+        self.ticks = self.ticks.saturating_add(1);
+        let late = now.saturating_duration_since(self.answered);
+        let lately = |at: Instant| now.saturating_duration_since(at) < AGAIN;
+        if late < TOO_LATE + PROBE || self.ticks < TICKS || self.handed_over.is_some_and(lately) {
+            return None;
+        }
+        self.handed_over = Some(now);
+        Some(late)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TICK: Duration = Duration::from_millis(100);
+
+    /// Ticks for so long, with a probe each half second that takes `lag` to come; the hand-overs.
+    fn run(lag: &mut Lag, begun: Instant, length: Duration, late: Duration) -> Vec<Duration> {
+        let mut handed_over = Vec::new();
+        for at in 1..=length.as_millis() as u32 / 100 {
+            let now = begun + TICK * at;
+            if at % 5 == 0 {
+                lag.came(now, now - late);
+            }
+            if lag.tick(now).is_some() {
+                handed_over.push(now - begun);
+            }
+        }
+        handed_over
+    }
+
+    #[test]
+    fn a_leader_that_serves_its_links_late_but_in_time_stays() {
+        let begun = Instant::now();
+        let mut lag = Lag::new(begun);
+        let late = Duration::from_millis(2_500);
+        let minutes = Duration::from_secs(600);
+        assert_eq!(run(&mut lag, begun, minutes, late), []);
+    }
+
+    #[test]
+    fn a_leader_whose_links_wait_for_more_than_three_seconds_hands_over_once_a_minute() {
+        let begun = Instant::now();
+        let mut lag = Lag::new(begun);
+        let late = Duration::from_secs(4);
+        let handed_over = run(&mut lag, begun, Duration::from_secs(90), late);
+        assert_eq!(handed_over.len(), 2);
+        assert!(handed_over[0] <= Duration::from_secs(4), "{handed_over:?}");
+    }
+
+    #[test]
+    fn a_process_that_was_paused_hands_nothing_over() {
+        let begun = Instant::now();
+        let mut lag = Lag::new(begun);
+        let back = begun + Duration::from_secs(20);
+        // Probe and tick come together; whichever is first.
+        assert_eq!(lag.tick(back), None);
+        lag.came(back, begun + PROBE);
+        let minute = Duration::from_secs(60);
+        assert_eq!(run(&mut lag, back, minute, Duration::ZERO), []);
+    }
+}

@@ -1,0 +1,117 @@
+//! Orders on their way to agents: a cursor over the registry's orders, so many in a turn.
+
+use argosy_proto::{convert, v1};
+use argosy_state::Registry;
+use argosy_state::bugs::{self, Bug};
+use argosy_state::ids::{AgentId, OrderIndex};
+use argosy_state::registry::OrderKind;
+use argosy_state::task::{Task, TaskState};
+use prost::Message as _;
+
+use super::Leader;
+use super::agents::{AgentLink, Stage};
+
+/// What may still be sent in a turn.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OrderBudget {
+    orders: usize,
+    bytes: usize,
+}
+
+impl OrderBudget {
+    /// What one turn sends: a launch is converted in some microseconds, and may take 512 KiB.
+    pub(super) const TURN: Self = Self {
+        orders: 256,
+        bytes: 256 << 10,
+    };
+
+    fn is_spent(self) -> bool {
+        self.orders == 0 || self.bytes == 0
+    }
+
+    fn spend(&mut self, order: &v1::Order) {
+        self.orders -= 1;
+        self.bytes = self.bytes.saturating_sub(order.encoded_len());
+    }
+}
+
+impl Leader {
+    /// Goes on with what the last turn had no time for; says whether there is more.
+    pub(super) fn pump_due_orders(&mut self, registry: &Registry) -> bool {
+        self.orders_left = OrderBudget::TURN;
+        while !self.orders_left.is_spent() {
+            let Some(agent) = self.orders_due.pop_first() else {
+                return false;
+            };
+            self.pump_orders(registry, agent);
+        }
+        !self.orders_due.is_empty()
+    }
+
+    /// Sends the orders that a ready link has not been sent, as far as this turn goes. Numbers
+    /// without an order were voided.
+    pub(super) fn pump_orders(&mut self, registry: &Registry, id: AgentId) {
+        let link = self.linked_agents.get(&id).copied();
+        let Some((link, state)) =
+            link.and_then(|link| Some((link, self.agent_links.get_mut(&link)?)))
+        else {
+            return;
+        };
+        let AgentLink {
+            stage: Stage::Ready { sent },
+            ..
+        } = state
+        else {
+            return;
+        };
+        let agent = registry.agent(id);
+        let takes = |kind| agent.is_some_and(|agent| agent.info.takes(kind));
+        let last = registry.last_order(id).max(*sent);
+        let mut next = *sent;
+        let mut orders = Vec::new();
+        let mut is_cut = false;
+        for (index, kind, task) in registry.orders_after(id, *sent) {
+            if self.orders_left.is_spent() {
+                is_cut = true;
+                break;
+            }
+            if index.0 > next.0 + 1 {
+                orders.push(convert::order_void(OrderIndex(index.0 - 1)));
+            }
+            let is_early = kind == OrderKind::Kill && task.agent_state == TaskState::Staging;
+            if is_early && bugs::is_on(Bug::KillLost) {
+                continue;
+            }
+            let order = order(registry, (index, kind, task), takes(kind));
+            self.orders_left.spend(&order);
+            orders.push(order);
+            next = index;
+        }
+        if is_cut {
+            self.orders_due.insert(id);
+        } else if next < last {
+            orders.push(convert::order_void(last));
+            next = last;
+        }
+        *sent = next;
+        for order in orders {
+            self.tell_agent(link, v1::to_agent::Message::Order(order));
+        }
+    }
+}
+
+fn order(
+    registry: &Registry,
+    (index, kind, task): (OrderIndex, OrderKind, &Task),
+    is_known: bool,
+) -> v1::Order {
+    let framework = registry.framework(task.key.framework);
+    let name = framework.map_or("", |framework| framework.info.name.as_str());
+    match kind {
+        // The agent's release is an earlier one than when this was ordered.
+        _ if !is_known => convert::order_void(index),
+        OrderKind::Launch => convert::order_launch(index, task, name),
+        OrderKind::Kill => convert::order_kill(index, task),
+        OrderKind::Limits => convert::order_limits(index, task),
+    }
+}

@@ -1,0 +1,75 @@
+//! What one turn does at most, and that what is left follows.
+
+use argosy_state::command::{Accept, CallAction};
+use argosy_state::ids::OrderIndex;
+use argosy_state::limits;
+use argosy_state::testing::spec;
+
+use super::world::{AGENT, World};
+use crate::links::LinkId;
+
+/// `framework-1`, and so many tasks on the agent of link-2, which is sent their orders.
+fn launched(count: u32) -> World {
+    let mut world = World::new();
+    world.subscribe("many");
+    world.agent("cpus:2000;mem:2000000");
+    for from in (0..count).step_by(250) {
+        let specs = (from..count.min(from + 250)).map(|at| spec(&format!("t{at:04}"), "cpus:1"));
+        let offer = format!("1.{}", from / 250 + 1);
+        let (accept, tokens) = world.acceptance(&offer, specs.collect());
+        let call = world.call_of(CallAction::Accept(accept));
+        world.send(call, tokens);
+        world.pass_with(6_500, &[LinkId(2)]);
+    }
+    world
+}
+
+#[test]
+fn orders_that_an_agent_lacks_are_sent_over_as_many_turns_as_they_need() {
+    let mut world = launched(1_000);
+    world.forget_said();
+    let link = world.link();
+    let mut hello = world.hello_of(AGENT);
+    (hello.floor, hello.digest) = (OrderIndex(0), 0);
+    world.hello(link, hello);
+    // No turn of it sends more than 256, which `World::perform` checks.
+    world.list(link, 0, &[]);
+    let orders = world.take_said();
+    let orders: Vec<_> = orders
+        .iter()
+        .filter_map(|line| line.strip_prefix("link-3 <- order "))
+        .filter_map(|line| line.split_whitespace().next()?.parse::<u64>().ok())
+        .collect();
+    assert_eq!(orders, (1..=1_000).collect::<Vec<u64>>());
+}
+
+#[test]
+fn an_accept_of_more_tasks_than_a_turn_applies_is_refused_and_its_offer_is_still_good() {
+    let mut world = World::with_offer();
+    let most = limits::TASKS_PER_CALL;
+    let specs: Vec<_> = (0..=most)
+        .map(|at| spec(&format!("t{at:04}"), "cpus:0.01"))
+        .collect();
+    let (accept, tokens) = world.acceptance("1.1", specs);
+    let fewer = Accept {
+        launches: accept.launches[..most].to_vec(),
+        ..accept.clone()
+    };
+    let entries = world.entries();
+    let call = world.call_of(CallAction::Accept(accept));
+    world.send(call, tokens.clone());
+    let said = world.take_said();
+    assert!(
+        said[0].contains("refused invalid: operations: 257 tasks; at most 256"),
+        "{said:?}"
+    );
+    assert_eq!(world.entries(), entries);
+    let call = world.call_of(CallAction::Accept(fewer));
+    world.send(call, tokens);
+    let said = world.take_said();
+    assert!(
+        said.iter().any(|line| line.contains("called at")),
+        "{said:?}"
+    );
+    assert_eq!(world.registry.tasks().len(), most);
+}

@@ -1,0 +1,211 @@
+//! Answers that are being sent, in small chunks: what a reader has not taken yet is held and counted
+//! here, not in the buffers of its connection.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::Instant;
+
+use super::Share;
+
+/// Bytes handed to a connection at once: it asks for more when its reader has taken them.
+const CHUNK: usize = 16 << 10;
+
+/// All answers on their way.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sending {
+    // Held for a look-up; nothing is awaited under it.
+    answers: Arc<Mutex<Answers>>,
+}
+
+#[derive(Debug, Default)]
+struct Answers {
+    last: u64,
+    open: BTreeMap<u64, Arc<Mutex<Answer>>>,
+}
+
+/// One answer: what is left of it, until it is sent or cut off.
+#[derive(Debug)]
+struct Answer {
+    rest: Option<Rest>,
+    began: Instant,
+    /// When its reader last took something.
+    moved: Instant,
+}
+
+#[derive(Debug)]
+struct Rest {
+    body: Body,
+    chunk: Bytes,
+    _share: Share,
+}
+
+/// A body that releases its share of the budget when it is sent, dropped or cut off.
+struct Sent {
+    answer: Arc<Mutex<Answer>>,
+    all: Sending,
+    number: u64,
+}
+
+impl Sending {
+    pub(super) fn send(&self, body: Body, mut share: Share) -> Body {
+        share.built();
+        if let Some(bytes) = body.size_hint().exact() {
+            share.fit(usize::try_from(bytes).unwrap_or(usize::MAX / 2));
+        }
+        let now = Instant::now();
+        let rest = Rest {
+            body,
+            chunk: Bytes::new(),
+            _share: share,
+        };
+        let answer = Arc::new(Mutex::new(Answer {
+            rest: Some(rest),
+            began: now,
+            moved: now,
+        }));
+        let mut answers = locked(&self.answers);
+        answers.last += 1;
+        let number = answers.last;
+        answers.open.insert(number, Arc::clone(&answer));
+        let all = self.clone();
+        Body::new(Sent {
+            answer,
+            all,
+            number,
+        })
+    }
+
+    /// Drops answers of which nothing was taken for `stalled`, or not all within `longest`. Returns their
+    /// number.
+    pub(super) fn cut(&self, now: Instant, stalled: Duration, longest: Duration) -> u64 {
+        let open: Vec<_> = locked(&self.answers).open.values().cloned().collect();
+        let mut cut = 0;
+        for answer in open {
+            let mut answer = locked(&answer);
+            let is_slow = now.duration_since(answer.moved) >= stalled
+                || now.duration_since(answer.began) >= longest;
+            if is_slow && answer.rest.take().is_some() {
+                cut += 1;
+            }
+        }
+        cut
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        locked(&self.all.answers).open.remove(&self.number);
+    }
+}
+
+impl HttpBody for Sent {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let mut answer = locked(&self.answer);
+        let Some(rest) = &mut answer.rest else {
+            return Poll::Ready(Some(Err(axum::Error::new(CutOff))));
+        };
+        if rest.chunk.is_empty() {
+            match ready!(Pin::new(&mut rest.body).poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => rest.chunk = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                last => return Poll::Ready(last),
+            }
+        }
+        let part = rest.chunk.split_to(rest.chunk.len().min(CHUNK));
+        answer.moved = Instant::now();
+        Poll::Ready(Some(Ok(Frame::data(part))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let answer = locked(&self.answer);
+        let rest = answer.rest.as_ref();
+        rest.is_some_and(|rest| rest.chunk.is_empty() && rest.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let answer = locked(&self.answer);
+        let exact = answer.rest.as_ref().and_then(|rest| {
+            let later = rest.body.size_hint().exact()?;
+            Some(later + rest.chunk.len() as u64)
+        });
+        exact.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// The reader was too slow.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer was read too slowly")]
+struct CutOff;
+
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().expect("nobody panics while holding it")
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+
+    use super::super::{Bounds, Reads};
+    use super::*;
+
+    async fn answer(reads: &Reads, bytes: usize) -> Body {
+        let share = reads.reserve(bytes).await.unwrap();
+        reads.sending.send(Body::from(vec![7; bytes]), share)
+    }
+
+    #[tokio::test]
+    async fn an_answer_goes_out_in_chunks_and_gives_its_share_back_when_it_is_sent() {
+        let reads = Reads::new(Bounds::default());
+        let mut body = answer(&reads, 100_000).await.into_data_stream();
+        let mut sent = 0;
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.unwrap();
+            assert!(chunk.len() <= CHUNK);
+            assert!(chunk.iter().all(|byte| *byte == 7));
+            assert!(reads.held() >= 100_000);
+            sent += chunk.len();
+        }
+        drop(body);
+        assert_eq!((sent, reads.held()), (100_000, 0));
+        assert_eq!(locked(&reads.sending.answers).open.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_nothing_is_cut_off_and_its_bytes_are_given_back() {
+        let reads = Reads::new(Bounds::default());
+        let cutter = tokio::spawn(reads.clone().cut_off_slow_readers());
+        let mut stalled = answer(&reads, 1_000_000).await.into_data_stream();
+        let mut slow = answer(&reads, 1_000_000).await.into_data_stream();
+        stalled.next().await.unwrap().unwrap();
+        for _ in 0..4 {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            slow.next().await.unwrap().unwrap();
+        }
+        // The memory is released although the connection never asked for the next chunk.
+        assert!(reads.held() < 1_100_000, "{}", reads.held());
+        stalled.next().await.unwrap().unwrap_err();
+        // A reader that takes a little now and then is cut off too.
+        let begun = Instant::now();
+        while slow.next().await.unwrap().is_ok() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60));
+        assert_eq!(reads.held(), 0);
+        cutter.abort();
+    }
+}

@@ -1,0 +1,113 @@
+//! What raft asks of the owner: to load the registry, and to apply entries over as many turns as they need.
+
+use std::time::Duration;
+
+use argosy_raft::{Committed, OwnerRequest, RecordWrite};
+use argosy_state::Registry;
+use argosy_state::event::Event;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{Replica, TURN};
+use crate::checks::Checks;
+use crate::clock::Clock;
+use crate::comparison::{Comparison, apply_quietly};
+use crate::leader::Input;
+use crate::metrics;
+use crate::run::RunError;
+use crate::turns::Spent;
+
+/// Entries that raft has handed over, applied one by one over as many turns as they need.
+pub(super) struct Applying {
+    entries: std::vec::IntoIter<Committed>,
+    writes: Vec<RecordWrite>,
+    done: oneshot::Sender<Vec<RecordWrite>>,
+    took: Duration,
+}
+
+impl Replica {
+    pub(super) fn raft(&mut self, request: OwnerRequest) -> Result<(), RunError> {
+        self.turns.begin();
+        match request {
+            OwnerRequest::Load {
+                last_index,
+                records,
+                done,
+            } => {
+                self.published.pulse.excuse();
+                self.leave_office("a snapshot was installed");
+                self.registry = Registry::load(last_index, records)
+                    .map_err(|why| RunError::unreadable(&why))?;
+                (self.comparison, self.checks) =
+                    (Comparison::of(&self.registry), Checks::default());
+                self.clock = Clock::new(self.registry.time());
+                self.failovers.reign(self.registry.cluster().term);
+                let _ = done.send(());
+            }
+            OwnerRequest::Apply { entries, done } => {
+                self.applying = Some(Applying {
+                    entries: entries.into_iter(),
+                    writes: Vec::new(),
+                    done,
+                    took: Duration::ZERO,
+                });
+                return self.apply_on();
+            }
+        }
+        self.published.applied.send_replace(self.registry.applied());
+        Ok(())
+    }
+
+    /// Applies entries until none is left or this turn has changed enough. An entry is never split:
+    /// what is seen between two turns is the registry at an entry.
+    pub(super) fn apply_on(&mut self) -> Result<(), RunError> {
+        let Some(mut applying) = self.applying.take() else {
+            return Ok(());
+        };
+        self.turns.begin();
+        self.look();
+        let began = Instant::now();
+        let mut spent = Spent::default();
+        while !spent.is_enough()
+            && began.elapsed() < TURN
+            && let Some(entry) = applying.entries.next()
+        {
+            let before = applying.writes.len();
+            self.apply(&entry, &mut applying.writes)?;
+            spent.add(&applying.writes[before..]);
+        }
+        applying.took += began.elapsed();
+        self.published.applied.send_replace(self.registry.applied());
+        if applying.entries.len() > 0 {
+            self.applying = Some(applying);
+            return Ok(());
+        }
+        // What is applied has left raft's queue: there is room again.
+        self.propose_on();
+        self.meters.applied.record(applying.took);
+        // Raft stops with the process; whoever waited is gone with it.
+        let _ = applying.done.send(applying.writes);
+        Ok(())
+    }
+
+    fn apply(
+        &mut self,
+        committed: &Committed,
+        writes: &mut Vec<RecordWrite>,
+    ) -> Result<(), RunError> {
+        let all = apply_quietly(&mut self.registry, committed, writes).map_err(RunError::Failed)?;
+        metrics::compared(&self.comparison.applied(&self.registry, &all)?);
+        if let Some(leader) = &mut self.leader {
+            leader.settle(&all);
+        }
+        for applied in all {
+            if let Some(Event::EpochOpened(epoch)) = applied.events.first() {
+                self.epoch_opened(*epoch);
+            } else if self.leader.is_some() {
+                self.note_launch(&applied.events);
+                self.step(Input::Applied(applied));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,26 @@
+//! Readers' looks at the facts.
+
+use tokio::time::Instant;
+
+use super::Replica;
+use crate::inbox::{Look, View};
+
+impl Replica {
+    /// Shows a reader the facts.
+    pub(super) fn show(&mut self, look: Look) {
+        self.turns.begin();
+        let began = Instant::now();
+        look(&View {
+            registry: &self.registry,
+            leader: self.leader.as_ref(),
+            // Only a leader's clock runs.
+            now: match self.leader {
+                Some(_) => self.clock.now(),
+                None => self.registry.time(),
+            },
+            failovers: self.failovers.list(),
+        });
+        let now = Instant::now();
+        self.look_share.took(now, now.duration_since(began));
+    }
+}

@@ -1,0 +1,275 @@
+//! A flood of reads on the real loop and the real router, with an agent and a framework connected.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use argosy_proto::transport::Dialer;
+use argosy_proto::{convert, v1};
+use argosy_state::command::{Accept, Call, CallAction};
+use argosy_state::ids::{Epoch, FrameworkId, OrderIndex};
+use argosy_state::testing::{framework_info, registration, spec};
+use axum::middleware::from_fn_with_state;
+use futures::StreamExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::leader::{Decline, Hello, Subscription};
+use crate::links::{self, LinkId, LinkStream};
+
+/// After this long without a message an agent drops its link.
+const HEARTBEAT: Duration = Duration::from_secs(3);
+
+/// An agent and a framework without connections: their links end here.
+struct Links {
+    desk: Desk,
+    agent: LinkId,
+    to_agent: LinkStream<v1::ToAgent>,
+    framework: FrameworkId,
+    events: LinkStream<v1::Event>,
+    offer: v1::Offer,
+}
+
+impl Links {
+    async fn open(desk: Desk) -> Self {
+        let (agent, framework_link) = (desk.new_link(), desk.new_link());
+        let (sender, to_agent) = links::link();
+        let (events_in, events) = links::link();
+        desk.send(Message::FrameworkLink(framework_link, events_in))
+            .await
+            .unwrap();
+        let subscription = Box::new(Subscription {
+            cluster: None,
+            framework: None,
+            session: 7,
+            info: framework_info("load"),
+            held: Vec::new(),
+            filters: Vec::new(),
+            sends_heartbeats: false,
+        });
+        let subscribe = Input::Subscribe {
+            link: framework_link,
+            subscription,
+        };
+        desk.send(Message::Input(subscribe)).await.unwrap();
+        desk.send(Message::AgentLink(agent, sender)).await.unwrap();
+        let register = registration(9, "cpus:64;mem:65536");
+        let hello = Box::new(Hello {
+            cluster: None,
+            agent: None,
+            confirmed: 0,
+            tried: register.tried,
+            nonce: register.nonce,
+            boot_id: register.boot_id,
+            highest_epoch: Epoch(0),
+            info: register.info,
+            floor: OrderIndex(0),
+            digest: 0,
+        });
+        let hello = Input::AgentHello { link: agent, hello };
+        desk.send(Message::Input(hello)).await.unwrap();
+        let mut links = Self {
+            desk,
+            agent,
+            to_agent,
+            framework: FrameworkId(1),
+            events,
+            offer: v1::Offer::default(),
+        };
+        links.next_offer().await;
+        links
+    }
+
+    async fn next_offer(&mut self) {
+        let offered = async {
+            loop {
+                let event = self.events.next().await.expect("the link stays open");
+                if let Some(v1::event::Event::Offers(offers)) = event.event {
+                    return offers.offers.into_iter().next().unwrap();
+                }
+            }
+        };
+        self.offer = tokio::time::timeout(PATIENCE, offered).await.unwrap();
+    }
+
+    /// Tasks with descriptions of so many bytes, on the offer at hand.
+    async fn launch(&mut self, number: u64, tasks: usize, bytes: usize) {
+        let offer = Some(self.offer.clone());
+        let (promise, token) = convert::promise(&v1::HeldOffer { offer }).unwrap();
+        let launches = (0..tasks).map(|at| {
+            let mut task = spec(&format!("task-{number}-{at}"), "cpus:0.1;mem:16");
+            task.environment
+                .insert("FILL".to_owned(), "x".repeat(bytes));
+            task
+        });
+        let action = CallAction::Accept(Accept {
+            offers: vec![promise],
+            launches: launches.collect(),
+            all_or_nothing: false,
+            wall_ms: 0,
+        });
+        let call = Box::new(Call {
+            framework: self.framework,
+            session: 7,
+            number,
+            lowest_unanswered: number,
+            hash: number,
+            action,
+        });
+        let asked = self.desk.ask(move |request| Input::Call {
+            request,
+            call,
+            tokens: vec![token],
+            filter_ms: 0,
+        });
+        let answer = tokio::time::timeout(PATIENCE, asked).await.unwrap();
+        assert!(matches!(&answer, Ok(Answer::Called { refused, .. }) if refused.is_empty()));
+        self.next_offer().await;
+    }
+
+    /// One heartbeat of the agent, and one offer that goes back and comes again.
+    async fn beat(&mut self, serial: u64) {
+        let ping = Input::AgentPing {
+            link: self.agent,
+            serial,
+        };
+        self.desk.send(Message::Input(ping)).await.unwrap();
+        let answered = async {
+            loop {
+                let told = self.to_agent.next().await.expect("the link stays open");
+                if told.message == Some(v1::to_agent::Message::Pong(v1::Ping { serial })) {
+                    return;
+                }
+            }
+        };
+        let answered = tokio::time::timeout(HEARTBEAT, answered).await;
+        answered.expect("heartbeats are answered in time");
+        let decline = Decline {
+            framework: self.framework,
+            session: 7,
+            offers: vec![self.offer.offer_id.parse().unwrap()],
+            filter_ms: 0,
+            reason: Default::default(),
+        };
+        let asked = self
+            .desk
+            .ask(move |request| Input::Decline { request, decline });
+        assert_eq!(asked.await.unwrap(), Answer::Declined);
+        self.next_offer().await;
+    }
+}
+
+const QUESTION: &[u8] =
+    b"GET /v1/tasks?page_size=10000&consistency=local HTTP/1.1\r\nhost: x\r\n\r\n";
+
+/// Reads answer after answer; counts the good ones and the refused ones.
+async fn read_on(address: String, good: Arc<AtomicUsize>, refused: Arc<AtomicUsize>) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(mut stream) = TcpStream::connect(&address).await {
+        let question = [
+            &QUESTION[..QUESTION.len() - 2],
+            b"connection: close\r\n\r\n",
+        ]
+        .concat();
+        if stream.write_all(&question).await.is_err() {
+            continue;
+        }
+        let mut head = Vec::new();
+        while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+            if head.len() < 12 {
+                head.extend_from_slice(&buffer[..read.min(12)]);
+            }
+        }
+        match head.get(9..12) {
+            Some(b"200") => good.fetch_add(1, Ordering::Relaxed),
+            Some(b"429") => refused.fetch_add(1, Ordering::Relaxed),
+            other => panic!("{other:?}"),
+        };
+    }
+}
+
+/// Asks once and never reads.
+async fn stall(address: String) -> TcpStream {
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    stream.write_all(QUESTION).await.unwrap();
+    stream
+}
+
+/// Serves the real routes on a new port until the test ends.
+async fn serve_reads(desk: &Desk) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let services = Services {
+        desk: desk.clone(),
+        peers: Peers::new(Dialer::tcp()),
+        tasks: TaskTracker::new(),
+    };
+    let bounded = from_fn_with_state(desk.reads.clone(), reads::bounded);
+    let router = http::router(services, None, exec::Door::new(false, 1)).layer(bounded);
+    tokio::spawn(axum::serve(listener, router).into_future());
+    address
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heartbeats_and_offers_go_on_under_a_flood_of_reads_and_memory_is_given_back() {
+    let mut alone = Alone::start().await;
+    let budget = 24 << 20;
+    alone.desk.reads = Reads::new(Bounds {
+        builders: 2,
+        line: 8,
+        bytes: budget,
+        patience: Duration::from_millis(200),
+        stalled: Duration::from_millis(300),
+        ..Bounds::default()
+    });
+    let cutter = tokio::spawn(alone.desk.reads.clone().cut_off_slow_readers());
+    let epoch = alone.in_office().await.epoch;
+    let mut links = Links::open(alone.desk.clone()).await;
+    for number in 1..=5 {
+        links.launch(number, 100, 8_000).await;
+    }
+    let address = serve_reads(&alone.desk).await;
+    // Their answers are larger than what sockets buffer.
+    let mut stalled = Vec::new();
+    for _ in 0..8 {
+        stalled.push(stall(address.clone()).await);
+    }
+    let (good, refused) = (Arc::default(), Arc::default());
+    let mut readers = JoinSet::new();
+    for _ in 0..40 {
+        readers.spawn(read_on(
+            address.clone(),
+            Arc::clone(&good),
+            Arc::clone(&refused),
+        ));
+    }
+    let mut serial = 0;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    // Long enough that readers come to their turn, and some do not.
+    while good.load(Ordering::Relaxed) < 40 || refused.load(Ordering::Relaxed) < 10 || serial < 50 {
+        serial += 1;
+        links.beat(serial).await;
+        let held = alone.desk.reads.held();
+        assert!(held <= budget, "{held}");
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{good:?} {refused:?}"
+        );
+    }
+    readers.shutdown().await;
+    // Those that never read are connected still, and hold nothing.
+    until("all memory is given back", || alone.desk.reads.held() == 0).await;
+    drop(stalled);
+    assert_eq!(alone.in_office().await.epoch, epoch);
+    cutter.abort();
+    alone.end().await;
+}

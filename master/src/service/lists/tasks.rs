@@ -1,0 +1,261 @@
+//! Pages of tasks: live ones by framework and id, or by the index of an agent; then ended ones.
+
+use std::collections::HashMap;
+use std::ops::Bound;
+
+use argosy_proto::v1;
+use argosy_state::Registry;
+use argosy_state::ids::{AgentId, FrameworkId, TaskId, TaskKey};
+use argosy_state::task::Task;
+use tonic::Status;
+
+use super::{
+    Part, Room, bad_token, check_filter, collect, gather, is, matches, plain, settle, size,
+};
+use crate::desk::Desk;
+use crate::inbox::View;
+use crate::service::{choices, views};
+
+/// Tasks ascend by framework and id; behind them, if wanted, finished ones, oldest first. A token
+/// names the last task seen, or `~` and the last serial of the history.
+pub(crate) async fn list_tasks(
+    desk: &Desk,
+    request: v1::ListRequest,
+) -> Result<v1::TaskPage, Status> {
+    settle(desk, request.consistency, request.min_revision).await?;
+    check_filter(
+        &request.filter,
+        &["framework_id", "agent_id", "task_id", "state", "name"],
+    )?;
+    let size = size(&request)?;
+    if !request.page_token.is_empty() && Place::read(&request.page_token).is_none() {
+        return Err(bad_token(&request.page_token));
+    }
+    let wanted = Wanted::new(choices::filter(request.filter)?);
+    let ended = request.include_ended;
+    let look = move |view: &View<'_>, token: &str, room: Room| match Place::read(token)
+        .unwrap_or(Place::Start)
+    {
+        Place::History(serial) => history(view.registry, serial, room, &wanted),
+        place => {
+            let mut part = live(view.registry, &place, room, &wanted);
+            if ended && part.next.is_none() {
+                part.next = Some("~0".to_owned());
+            }
+            part
+        }
+    };
+    let (tasks, next_page_token, revision) = collect(desk, size, request.page_token, look).await?;
+    Ok(v1::TaskPage {
+        tasks,
+        next_page_token,
+        revision: Some(revision),
+    })
+}
+
+/// Which tasks are wanted, and by which index they are found.
+#[derive(Debug, Clone)]
+struct Wanted {
+    filter: HashMap<String, String>,
+    /// `Some(None)`: one that cannot be.
+    framework: Option<Option<FrameworkId>>,
+    agent: Option<Option<AgentId>>,
+}
+
+impl Wanted {
+    fn new(filter: HashMap<String, String>) -> Self {
+        Self {
+            framework: filter.get("framework_id").map(|id| id.parse().ok()),
+            agent: filter.get("agent_id").map(|id| id.parse().ok()),
+            filter,
+        }
+    }
+
+    fn takes(&self, task: &Task) -> bool {
+        let state = || plain(v1::TaskState::from(task.state).as_str_name(), "TASK_STATE_");
+        is(&self.filter, "framework_id", &task.key.framework)
+            && is(&self.filter, "agent_id", &task.agent)
+            && is(&self.filter, "task_id", &task.key.task)
+            && matches(&self.filter, "name", &task.spec.name)
+            && (!self.filter.contains_key("state") || matches(&self.filter, "state", &state()))
+    }
+
+    fn show(&self, registry: &Registry, task: &Task) -> Option<v1::Task> {
+        self.takes(task).then(|| views::task(registry, task))
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Place {
+    Start,
+    Behind(TaskKey),
+    History(u64),
+}
+
+impl Place {
+    fn read(token: &str) -> Option<Self> {
+        if token.is_empty() {
+            return Some(Self::Start);
+        }
+        if let Some(serial) = token.strip_prefix('~') {
+            return serial.parse().ok().map(Self::History);
+        }
+        let (framework, task) = token.split_once('/')?;
+        Some(Self::Behind(TaskKey {
+            framework: framework.parse().ok()?,
+            task: TaskId::new(task).ok()?,
+        }))
+    }
+
+    fn behind(&self) -> Option<&TaskKey> {
+        match self {
+            Self::Behind(key) => Some(key),
+            Self::Start | Self::History(_) => None,
+        }
+    }
+}
+
+fn live(registry: &Registry, place: &Place, room: Room, wanted: &Wanted) -> Part<v1::Task> {
+    let name = |task: &&Task| task.key.to_string();
+    let show = |task: &&Task| wanted.show(registry, task);
+    match (wanted.agent, wanted.framework) {
+        (Some(None), _) | (_, Some(None)) => Part::default(),
+        (Some(Some(agent)), _) => gather(of_agent(registry, agent, place), room, name, show),
+        (None, Some(Some(framework))) => {
+            gather(of_framework(registry, framework, place), room, name, show)
+        }
+        (None, None) => match place.behind() {
+            Some(key) => gather(registry.tasks_after(key), room, name, show),
+            None => gather(registry.tasks(), room, name, show),
+        },
+    }
+}
+
+fn of_agent<'a>(
+    registry: &'a Registry,
+    agent: AgentId,
+    place: &'a Place,
+) -> impl Iterator<Item = &'a Task> {
+    let from = place.behind().map_or(Bound::Unbounded, Bound::Excluded);
+    let keys = registry.agent_index(agent).map(|index| &index.tasks);
+    keys.into_iter()
+        .flat_map(move |keys| keys.range::<TaskKey, _>((from, Bound::Unbounded)))
+        .filter_map(|key| registry.task(key))
+}
+
+fn of_framework<'a>(
+    registry: &'a Registry,
+    framework: FrameworkId,
+    place: &'a Place,
+) -> impl Iterator<Item = &'a Task> {
+    // A token of another filter may name a task of another framework.
+    let behind = place.behind().filter(|key| key.framework == framework);
+    let from = behind.map_or(Bound::Unbounded, |key| Bound::Excluded(&key.task));
+    let names = registry
+        .framework_index(framework)
+        .map(|index| &index.tasks);
+    names
+        .into_iter()
+        .flat_map(move |names| names.range::<TaskId, _>((from, Bound::Unbounded)))
+        .filter_map(move |task| {
+            let task = task.clone();
+            registry.task(&TaskKey { framework, task })
+        })
+}
+
+fn history(registry: &Registry, serial: u64, room: Room, wanted: &Wanted) -> Part<v1::Task> {
+    gather(
+        registry.finished_tasks_after(serial),
+        room,
+        |(serial, _)| format!("~{serial}"),
+        |(_, finished)| wanted.show(registry, &finished.task),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_state::testing::{World, spec};
+
+    use super::super::{LOOK, LOOK_BYTES};
+    use super::*;
+
+    const ROOM: Room = Room {
+        records: 10_000,
+        bytes: 64 << 20,
+    };
+
+    /// Two frameworks on two agents with so many tasks each; a description takes so many bytes.
+    fn registry(tasks: usize, bytes: usize) -> Registry {
+        let mut world = World::new();
+        let agents = ["cpus:64;mem:65536", "cpus:64;mem:65536"].map(|all| world.register(all));
+        for name in ["one", "two"] {
+            let framework = world.subscribe(name);
+            for (at, agent) in agents.into_iter().enumerate() {
+                let offer = world.promise(framework, agent, "cpus:10;mem:1000");
+                let names = (0..tasks).filter(|task| task % 2 == at);
+                let specs = names.map(|task| {
+                    let mut task = spec(&format!("{name}-{task:04}"), "cpus:0.01;mem:1");
+                    task.environment.insert("FILL".into(), "x".repeat(bytes));
+                    task
+                });
+                world.accept(framework, vec![offer], specs.collect());
+            }
+        }
+        world.registry
+    }
+
+    /// All that a filter finds, by looks; how many there were, and the bytes of the largest.
+    fn all(registry: &Registry, filter: &[(&str, &str)]) -> (Vec<String>, usize, usize) {
+        let pairs = filter
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        let wanted = Wanted::new(pairs.collect());
+        let (mut found, mut looks, mut largest) = (Vec::new(), 0, 0);
+        let mut place = Place::Start;
+        loop {
+            let part = live(registry, &place, ROOM, &wanted);
+            looks += 1;
+            largest = largest.max(part.bytes);
+            found.extend(part.found.into_iter().map(|task| task.task_id));
+            match part.next {
+                Some(next) => place = Place::read(&next).unwrap(),
+                None => return (found, looks, largest),
+            }
+        }
+    }
+
+    #[test]
+    fn a_look_is_bounded_in_records_and_in_bytes_and_misses_nothing() {
+        let many = registry(600, 0);
+        let (found, looks, _) = all(&many, &[("state", "running")]);
+        assert_eq!((found.len(), looks), (0, 1_200_usize.div_ceil(LOOK)));
+        let (found, looks, largest) = all(&many, &[]);
+        assert_eq!(found.len(), 1_200);
+        assert!(found.is_sorted() && looks > 4, "{looks}");
+        assert!(largest < LOOK_BYTES + 4_096, "{largest}");
+        let (found, _, largest) = all(&registry(8, 100_000), &[]);
+        assert_eq!(found.len(), 16);
+        assert!(largest < LOOK_BYTES + 110_000, "{largest}");
+    }
+
+    #[test]
+    fn filters_by_agent_and_framework_go_by_their_index() {
+        let registry = registry(300, 0);
+        let (found, looks, _) = all(
+            &registry,
+            &[("framework_id", "framework-2"), ("state", "lost")],
+        );
+        assert_eq!((found.len(), looks), (0, 1));
+        let filter = [("framework_id", "framework-2"), ("agent_id", "agent-1")];
+        let (found, _, _) = all(&registry, &filter);
+        assert_eq!(found.len(), 150);
+        assert!(found.iter().all(|task| task.starts_with("two-")));
+        for wrong in [
+            ("agent_id", "agent-9"),
+            ("agent_id", "x"),
+            ("framework_id", "x"),
+        ] {
+            assert_eq!(all(&registry, &[wrong]).0, Vec::<String>::new());
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Turns of the owner: how long they take, what a command costs, how much of them reads may have.
+//!
+//! A turn is bounded by work, never by a stopwatch alone: entries, orders and looks that are left go
+//! on in the next one.
+
+use std::time::Duration;
+
+use argosy_raft::RecordWrite;
+use argosy_state::command::{CallAction, Command};
+use metrics::{Histogram, histogram};
+use tokio::time::Instant;
+
+/// Records that a turn changes before the entries that are left wait for the next one.
+pub(crate) const TURN_RECORDS: usize = 512;
+/// Bytes of records, likewise.
+pub(crate) const TURN_BYTES: usize = 256 << 10;
+
+/// What one turn has changed so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Spent {
+    pub(crate) records: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Spent {
+    /// An entry has changed these.
+    pub(crate) fn add(&mut self, writes: &[RecordWrite]) {
+        let bytes = |write: &RecordWrite| write.value.as_ref().map_or(0, Vec::len);
+        self.records += writes.len();
+        self.bytes += writes.iter().map(bytes).sum::<usize>();
+    }
+
+    /// Whether the next entry waits for the next turn.
+    pub(crate) fn is_enough(self) -> bool {
+        self.records >= TURN_RECORDS || self.bytes >= TURN_BYTES
+    }
+}
+
+/// What it costs to apply a command, in units of about 1.2 µs: an entry takes
+/// [`argosy_raft::TURN_WORK`] of them. A launch takes about 20 µs, an update or an acknowledged end
+/// 9, an operator's change 1 (`state/tests/speed.rs` on a busy machine).
+pub(crate) fn work(command: &Command) -> u32 {
+    const LAUNCH: usize = 16;
+    const UPDATE: usize = 8;
+    let work = match command {
+        Command::Call(call) => match &call.action {
+            CallAction::Accept(accept) => LAUNCH * accept.launches.len(),
+            CallAction::Kill { .. }
+            | CallAction::UpdateLimits { .. }
+            | CallAction::Suppress(_)
+            | CallAction::Revive(_)
+            | CallAction::Update(_) => UPDATE,
+            CallAction::Teardown => UPDATE * argosy_state::limits::TASKS_PER_SWEEP,
+        },
+        Command::UpdateTasks(report) => UPDATE * report.updates.len(),
+        Command::ReconcileAgent(list) => UPDATE * list.held.len(),
+        Command::Acknowledge(acknowledge) => UPDATE * acknowledge.updates.len(),
+        Command::Operate(operate) => operate.operations.len(),
+        Command::Sweep(_)
+        | Command::AgentUnreachable(_)
+        | Command::PruneAgent(_)
+        | Command::Stopped(_)
+        | Command::ExpireFramework(_) => UPDATE * argosy_state::limits::TASKS_PER_SWEEP,
+        Command::OpenEpoch(_)
+        | Command::Tick
+        | Command::MassLoss
+        | Command::CompareDigest(_)
+        | Command::RegisterAgent(_)
+        | Command::Subscribe(_)
+        | Command::DisconnectFramework(_)
+        | Command::RaiseLowWater(_) => UPDATE,
+    };
+    u32::try_from(work).unwrap_or(u32::MAX).max(1)
+}
+
+/// The part of the owner's time that looks may have while anything else waits: one in four.
+const LOOK_SHARE: u32 = 4;
+
+/// When the next look may be taken although other work waits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LookShare {
+    open: Instant,
+}
+
+impl LookShare {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { open: now }
+    }
+
+    /// Whether a look may be taken before other work.
+    pub(crate) fn is_open(self, now: Instant) -> bool {
+        now >= self.open
+    }
+
+    /// A look has ended, after so long.
+    pub(crate) fn took(&mut self, now: Instant, took: Duration) {
+        self.open = now + took * (LOOK_SHARE - 1);
+    }
+}
+
+/// Times turns.
+pub(crate) struct Turns {
+    began: Instant,
+    took: Histogram,
+}
+
+impl Turns {
+    pub(crate) fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            took: histogram!("argosy_master_turn_seconds"),
+        }
+    }
+
+    pub(crate) fn begin(&mut self) {
+        self.began = Instant::now();
+    }
+
+    pub(crate) fn end(&self) {
+        self.took.record(self.began.elapsed());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_state::command::{Acknowledge, Entry, Proposed};
+    use argosy_state::ids::{AgentId, FrameworkId};
+    use argosy_state::limits;
+    use argosy_state::task::TaskState;
+    use argosy_state::testing::{World, spec};
+
+    use super::*;
+
+    fn world() -> (World, AgentId, FrameworkId) {
+        let mut world = World::new();
+        let agent = world.register("cpus:64;mem:65536");
+        let framework = world.subscribe("load");
+        (world, agent, framework)
+    }
+
+    /// Launches so many tasks at once.
+    fn launch(world: &mut World, agent: AgentId, framework: FrameworkId, count: usize) {
+        let offer = world.promise(framework, agent, "cpus:10;mem:1000");
+        let specs = (0..count).map(|at| spec(&format!("task-{at:04}"), "cpus:0.01;mem:1"));
+        world.accept(framework, vec![offer], specs.collect());
+    }
+
+    /// Records that a command changes, with the whole budget of a turn in view.
+    #[test]
+    fn the_largest_calls_of_frameworks_take_one_turn() {
+        let (mut world, agent, framework) = world();
+        let stored = world.stored.len();
+        launch(&mut world, agent, framework, limits::TASKS_PER_CALL);
+        let changed = world.stored.len() - stored;
+        assert!(
+            (limits::TASKS_PER_CALL..=TURN_RECORDS).contains(&changed),
+            "{changed}"
+        );
+        let tasks: Vec<_> = world
+            .registry
+            .tasks()
+            .map(|task| task.key.clone())
+            .collect();
+        for key in &tasks {
+            world.update(key, TaskState::Finished);
+        }
+        let ended = world
+            .registry
+            .tasks()
+            .take(limits::ACKNOWLEDGEMENTS_PER_COMMAND);
+        let updates = ended.map(|task| (task.key.task.clone(), task.revision));
+        let command = Command::Acknowledge(Acknowledge {
+            framework,
+            session: world.registry.framework(framework).unwrap().session,
+            updates: updates.collect(),
+        });
+        assert!(work(&command) <= argosy_raft::TURN_WORK);
+        let commands = vec![Proposed {
+            ticket: world.ticket(),
+            command,
+        }];
+        let at = world.now;
+        let (_, writes) = world.feed(&Entry { at, commands });
+        assert!(
+            writes.len() <= limits::RECORDS_PER_COMMAND,
+            "{}",
+            writes.len()
+        );
+        assert_eq!(world.registry.tasks().len(), limits::TASKS_PER_CALL - 250);
+    }
+
+    #[test]
+    fn entries_that_change_much_wait_for_the_next_turn() {
+        let write = |bytes| RecordWrite {
+            key: vec![1],
+            value: Some(vec![0; bytes]),
+        };
+        let mut spent = Spent::default();
+        spent.add(&[write(100), write(100)]);
+        assert!(!spent.is_enough());
+        spent.add(&vec![write(1); TURN_RECORDS]);
+        assert!(spent.is_enough());
+        let mut spent = Spent::default();
+        spent.add(&[write(TURN_BYTES)]);
+        assert!(spent.is_enough());
+    }
+
+    #[test]
+    fn looks_have_a_quarter_of_the_time_while_other_work_waits() {
+        let begun = Instant::now();
+        let mut share = LookShare::new(begun);
+        let (mut now, mut looked) = (begun, Duration::ZERO);
+        let look = Duration::from_micros(800);
+        // Other work takes turns of a tenth of a millisecond, and always waits.
+        while now < begun + Duration::from_secs(1) {
+            if share.is_open(now) {
+                now += look;
+                looked += look;
+                share.took(now, look);
+            }
+            now += Duration::from_micros(100);
+        }
+        let part = looked.as_secs_f64();
+        assert!((0.2..=0.26).contains(&part), "{part}");
+    }
+}
