@@ -77,6 +77,8 @@ pub(crate) enum Workload {
     Stall,
     /// What a cluster costs that does nothing
     Idle,
+    /// Readers page through all tasks at the leader as fast as they can
+    Flood,
     /// One after the other
     All,
 }
@@ -96,6 +98,7 @@ impl Workload {
             Self::FailoverFreeze => "failover-freeze",
             Self::Stall => "stall",
             Self::Idle => "idle",
+            Self::Flood => "flood",
             Self::All => "all",
         }
     }
@@ -135,6 +138,10 @@ pub(crate) struct Extent {
     pub(crate) idle: Duration,
     /// Idle agents beside the empty cluster.
     pub(crate) idle_agents: u32,
+    /// How long readers flood the leader.
+    pub(crate) flood: Duration,
+    /// Connections of readers.
+    pub(crate) flood_connections: u32,
 }
 
 impl Arguments {
@@ -152,6 +159,8 @@ impl Arguments {
                 stall: seconds(10.0),
                 idle: seconds(10.0),
                 idle_agents: 200,
+                flood: seconds(8.0),
+                flood_connections: 60,
             };
         }
         Extent {
@@ -165,6 +174,8 @@ impl Arguments {
             stall: seconds(60.0),
             idle: seconds(60.0),
             idle_agents: 1_000,
+            flood: seconds(20.0),
+            flood_connections: 200,
         }
     }
 }

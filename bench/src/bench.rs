@@ -17,7 +17,7 @@ use crate::machine::{Machine, Probes};
 use crate::report::{Cell, Kill, Report, Run, Sample, Side, VOID_LOAD};
 use crate::tasks::hyperqueue_version;
 use crate::{
-    allocator, containers, failover, idle, latency, registry, slow_disk, stall, start, tasks,
+    allocator, containers, failover, flood, idle, latency, registry, slow_disk, stall, start, tasks,
 };
 
 /// In the order of `all`.
@@ -33,6 +33,7 @@ const WORKLOADS: &[Workload] = &[
     Workload::Latency,
     Workload::Allocator,
     Workload::Idle,
+    Workload::Flood,
 ];
 
 /// What workloads need to run.
@@ -213,6 +214,7 @@ impl Bench {
             Workload::Latency => latency::measure(self).await,
             Workload::Stall => stall::measure(self).await,
             Workload::Idle => idle::measure(self).await,
+            Workload::Flood => flood::measure(self).await,
             Workload::Allocator | Workload::All => {
                 bail!("{} needs no cluster of its own", workload.name())
             }
@@ -279,6 +281,7 @@ fn beside_etcd(workload: Workload) -> bool {
         | Workload::Containers
         | Workload::Latency
         | Workload::Allocator
+        | Workload::Flood
         | Workload::All => false,
     }
 }

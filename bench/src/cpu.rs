@@ -50,6 +50,14 @@ pub(crate) fn written_bytes(pid: u32) -> Option<u64> {
     line.trim().parse().ok()
 }
 
+/// Bytes of memory that one process has resident; `None` if it is gone.
+pub(crate) fn resident_bytes(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
 /// A moment, against which the load of others is counted.
 ///
 /// From the times of processes, not from the kernel's totals: those are sampled at clock ticks, and

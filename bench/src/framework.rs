@@ -8,7 +8,7 @@ mod trickle;
 pub(crate) use flood::flood;
 pub(crate) use single::{Starts, fresh_start};
 pub(crate) use sleepers::sleepers;
-pub(crate) use trickle::Trickle;
+pub(crate) use trickle::{Gaps, Trickle};
 
 use argosy_client::Masters;
 use argosy_client::scheduler::SchedulerConfig;
@@ -33,11 +33,12 @@ fn task(task_id: String, argv: &[&str]) -> v1::TaskSpec {
     }
 }
 
-/// How many tasks an offer has room for.
+/// How many tasks one call launches on an offer.
 fn room(offer: &v1::Offer) -> usize {
     let mut left = argosy_client::resources::Remainder::of(offer);
     let wanted = TASK_RESOURCES.parse().expect("the text is ours");
     std::iter::repeat_with(|| left.take(&wanted))
         .take_while(|taken| *taken)
+        .take(argosy_state::limits::TASKS_PER_CALL)
         .count()
 }

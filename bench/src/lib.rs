@@ -11,6 +11,7 @@ mod cluster;
 mod containers;
 mod cpu;
 mod failover;
+mod flood;
 mod framework;
 mod idle;
 mod latency;

@@ -1,7 +1,8 @@
 //! A short task now and then, for ever: what offers and launches are seen by.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use argosy_client::Masters;
@@ -20,15 +21,58 @@ const SUBSCRIBING: Duration = Duration::from_secs(30);
 /// Offers that are kept; others go back.
 const KEPT: usize = 4;
 
+/// The longest time between two events. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Gaps(
+    // Held for a few instructions; nothing is awaited under it.
+    Arc<Mutex<Gap>>,
+);
+
+#[derive(Debug)]
+struct Gap {
+    last: Instant,
+    longest: Duration,
+}
+
+impl Default for Gap {
+    fn default() -> Self {
+        Self {
+            last: Instant::now(),
+            longest: Duration::ZERO,
+        }
+    }
+}
+
+impl Gaps {
+    pub(crate) fn note(&self) {
+        let mut gap = self.0.lock().expect("nobody panics while holding it");
+        gap.longest = gap.longest.max(gap.last.elapsed());
+        gap.last = Instant::now();
+    }
+
+    /// Returns the longest gap so far, the present one included.
+    pub(crate) fn longest(&self) -> Duration {
+        let gap = self.0.lock().expect("nobody panics while holding it");
+        gap.longest.max(gap.last.elapsed())
+    }
+
+    /// Starts a new measurement.
+    pub(crate) fn restart(&self) {
+        *self.0.lock().expect("nobody panics while holding it") = Gap::default();
+    }
+}
+
 /// A framework that runs until the value is dropped.
 pub(crate) struct Trickle {
     _run: AbortOnDropHandle<()>,
+    gaps: Gaps,
 }
 
 struct Drip {
     held: VecDeque<v1::Offer>,
     launched: u64,
     subscribed: Option<oneshot::Sender<()>>,
+    gaps: Gaps,
 }
 
 impl Scheduler for Drip {
@@ -53,7 +97,9 @@ impl Scheduler for Drip {
         self.held.retain(|offer| offer.offer_id != offer_id);
     }
 
-    fn update(&mut self, _: &Driver, _: &v1::TaskStatus) {}
+    fn update(&mut self, _: &Driver, _: &v1::TaskStatus) {
+        self.gaps.note();
+    }
 
     fn tick(&mut self, driver: &Driver) {
         if let Some(offer) = self.held.pop_front() {
@@ -75,7 +121,9 @@ impl Trickle {
             held: VecDeque::new(),
             launched: 0,
             subscribed: Some(sender),
+            gaps: Gaps::default(),
         };
+        let gaps = drip.gaps.clone();
         let mut config = config(masters, "bench-trickle");
         // It must outlive every gap.
         config.info.failover_timeout_ms = Some(600_000);
@@ -91,6 +139,11 @@ impl Trickle {
         waited
             .context("the framework is not subscribed in time")?
             .context("the framework was refused")?;
-        Ok(Self { _run: run })
+        Ok(Self { _run: run, gaps })
+    }
+
+    /// Returns the gaps between updates of its tasks.
+    pub(crate) fn gaps(&self) -> &Gaps {
+        &self.gaps
     }
 }

@@ -1,0 +1,141 @@
+//! A flood of reads: clients page through all tasks at the leader while agents and a framework work.
+//!
+//! The number of connections and the time are bounded. It measures what the reads cost the other peers.
+
+mod readers;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use argosy_proto::v1;
+use tokio::time::Instant;
+
+use crate::agents::Agents;
+use crate::arguments::Workload;
+use crate::bench::{Bench, Findings};
+use crate::cluster::{Cluster, Wire, channel};
+use crate::cpu::resident_bytes;
+use crate::framework::{Gaps, Trickle, flood};
+use crate::registry::masters;
+use crate::report::{Cell, Goal, Report, Side};
+
+use readers::Readers;
+
+/// Emulated agents. They drop a silent link as soon as real ones do.
+const AGENTS: u32 = 20;
+const AGENT: &str = "cpus:32;mem:4096";
+/// Tasks that are listed.
+const TASKS: u32 = 1_283;
+/// From one question to the leader to the next.
+const PROBE: Duration = Duration::from_millis(20);
+/// From the end of the flood until memory is looked at again.
+const AFTER: Duration = Duration::from_secs(15);
+
+const LEADER_GAP: &str = "longest gap between answers of the leader";
+const FRAMEWORK_GAP: &str = "longest gap between updates of a framework";
+const LOST: &str = "agents without a link, at the worst";
+const EPOCHS: &str = "changes of leader";
+const ANSWERS: &str = "pages read";
+const REFUSED: &str = "reads refused";
+const BEFORE: &str = "leader before, resident";
+const DURING: &str = "leader during, resident at most";
+const LATER: &str = "leader 15 s after, resident";
+
+/// Measures a leader under a flood of reads.
+pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
+    let (connections, length) = (bench.extent.flood_connections, bench.extent.flood);
+    let about = format!(
+        "{connections} connections to the leader for {length:?}, half of them gRPC with 20 calls in flight and half HTTP with one: pages of up to 10,000 of {TASKS} ended tasks and the new ones. {AGENTS} emulated agents are connected, and a framework launches 50 tasks a second.",
+    );
+    let cells = vec![
+        Cell::new(LEADER_GAP, "ms", Goal::OwnAtMost(1_000.0)),
+        Cell::new(FRAMEWORK_GAP, "ms", Goal::OwnAtMost(2_000.0)),
+        Cell::new(LOST, "agents", Goal::OwnAtMost(0.0)),
+        Cell::new(EPOCHS, "", Goal::OwnAtMost(0.0)),
+        Cell::new(ANSWERS, "pages/s", Goal::None),
+        Cell::new(REFUSED, "calls/s", Goal::None),
+        Cell::new(BEFORE, "MiB", Goal::None),
+        Cell::new(DURING, "MiB", Goal::OwnAtMost(512.0)),
+        Cell::new(LATER, "MiB", Goal::OwnAtMost(384.0)),
+    ];
+    let mut report = bench.report(Workload::Flood, &[&about], cells);
+    let work = async |_, findings: &mut Findings| one_run(bench, findings).await;
+    bench
+        .alternate(&mut report, bench.extent.runs, work)
+        .await?;
+    Ok(report)
+}
+
+async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
+    let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
+    let masters = masters(&cluster)?;
+    let _agents = Agents::start(&masters, AGENTS, AGENT).await?;
+    flood(&masters, TASKS).await?;
+    let trickle = Trickle::start(&masters).await?;
+    let leader = cluster.settled().await?;
+    let (pid, api) = (cluster.pid(leader)?, cluster.members[leader].api.clone());
+    let epoch = probe(&mut wire(&api)?).await?.epoch;
+    let resident = || {
+        let bytes = resident_bytes(pid).context("the leader is gone")?;
+        Ok::<_, anyhow::Error>(bytes as f64 / f64::from(1 << 20))
+    };
+    findings.note(BEFORE, resident()?);
+    trickle.gaps().restart();
+    let readers = Readers::start(&api, bench.extent.flood_connections)?;
+    let mut seen = Seen::default();
+    let mut client = wire(&api)?;
+    let answers = Gaps::default();
+    let end = Instant::now() + bench.extent.flood;
+    while Instant::now() < end {
+        if let Ok(Ok(cluster)) = tokio::time::timeout_at(end, probe(&mut client)).await {
+            answers.note();
+            seen.add(&cluster, resident()?);
+        }
+        tokio::time::sleep(PROBE).await;
+    }
+    let (read, refused) = readers.end();
+    findings.note(LEADER_GAP, answers.longest().as_secs_f64() * 1e3);
+    findings.note(FRAMEWORK_GAP, trickle.gaps().longest().as_secs_f64() * 1e3);
+    let seconds = bench.extent.flood.as_secs_f64();
+    findings.note(ANSWERS, read as f64 / seconds);
+    findings.note(REFUSED, refused as f64 / seconds);
+    findings.note(DURING, seen.resident_mib);
+    tokio::time::sleep(AFTER).await;
+    findings.note(LATER, resident()?);
+    let later = probe(&mut client).await?;
+    findings.note(LOST, f64::from(seen.lost.max(lost(&later))));
+    findings.note(EPOCHS, if later.epoch == epoch { 0.0 } else { 1.0 });
+    Ok(())
+}
+
+/// The worst that was seen.
+#[derive(Default)]
+struct Seen {
+    lost: u32,
+    resident_mib: f64,
+}
+
+impl Seen {
+    fn add(&mut self, cluster: &v1::Cluster, resident_mib: f64) {
+        self.lost = self.lost.max(lost(cluster));
+        self.resident_mib = self.resident_mib.max(resident_mib);
+    }
+}
+
+fn lost(cluster: &v1::Cluster) -> u32 {
+    cluster
+        .agents_unreachable
+        .max(AGENTS.saturating_sub(cluster.agents))
+}
+
+fn wire(api: &str) -> Result<Wire> {
+    Ok(Wire::new(channel(api)?.connect_lazy()))
+}
+
+/// Asks the leader for the cluster's summary: a read that waits in the same line as the flood.
+async fn probe(client: &mut Wire) -> Result<v1::Cluster> {
+    let request = v1::GetClusterRequest {
+        consistency: v1::Consistency::Local.into(),
+    };
+    Ok(client.get_cluster(request).await?.into_inner())
+}
