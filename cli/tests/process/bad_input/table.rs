@@ -104,8 +104,9 @@ fn good() -> Vec<v1::TaskSpec> {
     vec![task("bad", "true")]
 }
 
-fn with_environment(bytes: usize) -> Vec<v1::TaskSpec> {
-    changed(|t| drop(t.environment.insert("X".into(), "y".repeat(bytes))))
+fn with_environment(variables: usize, bytes: usize) -> Vec<v1::TaskSpec> {
+    let variable = |number| (format!("X{number}"), "y".repeat(bytes));
+    changed(|t| t.environment.extend((0..variables).map(variable)))
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -556,13 +557,13 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     spec(
         "a call above 1 MiB",
-        || with_environment(2 << 20),
+        || with_environment(1, 2 << 20),
         ["the call", "at most 1048576", "split it"],
     ),
     accept(
         "a message above 4 MiB",
         |s| vec![s.own.clone()],
-        || with_environment(10 << 20),
+        || with_environment(1, 10 << 20),
         Code::ResourceExhausted,
         ["message", "found 10486", "split the call"],
     ),
@@ -586,8 +587,13 @@ pub(crate) const ROWS: &[Row] = &[
     ),
     launch(
         "a big environment",
-        || with_environment(600_000),
+        || with_environment(6, 100_000),
         ["description takes", "at most 524288", "use uris for data"],
+    ),
+    launch(
+        "a variable that Linux cannot pass on",
+        || with_environment(1, 131_072),
+        ["environment", "at most 131071", "with uris"],
     ),
     launch(
         "an id twice",
