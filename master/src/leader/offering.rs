@@ -116,7 +116,7 @@ impl Leader {
             if good {
                 presented.insert(promise.id);
                 kept.push(promise.id);
-                self.book.adopt(promise);
+                self.book.adopt(promise, now.at);
             } else {
                 rescinded.push(promise.id);
             }

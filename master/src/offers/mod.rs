@@ -124,11 +124,12 @@ impl OfferBook {
     }
 
     /// Opens an offer of an earlier reign under its old id; the caller has judged it with
-    /// [`readopt`]. One that is in the book already stays as it is.
-    pub fn adopt(&mut self, promise: Promise) -> Arc<Promise> {
+    /// [`readopt`]. It counts as opened at `now`. One that is in the book already stays as it is.
+    pub fn adopt(&mut self, promise: Promise, now: Timestamp) -> Arc<Promise> {
         if let Some(known) = self.offers.get(&promise.id) {
             return Arc::clone(&known.promise);
         }
+        self.advance(now);
         let promise = Arc::new(promise);
         self.touch(&promise);
         self.insert(&promise);

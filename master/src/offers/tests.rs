@@ -126,7 +126,7 @@ fn every_index_agrees_with_the_offers_after_random_operations() {
                     if dice.below(5) == 0 {
                         new.id = id;
                         new.id.epoch = Epoch(4);
-                        book.adopt(new);
+                        book.adopt(new, Timestamp(0));
                     } else {
                         book.open(new);
                     }
@@ -186,9 +186,9 @@ fn an_offer_held_over_a_failover_is_adopted_once_and_accepted_under_its_old_id()
     let token = sign(&world.registry.cluster().facts, &offer);
     assert!(verify(&world.registry.cluster().facts, &offer, &token));
     assert_eq!(judge(&world, &offer), Ok(()));
-    world.book.adopt(offer.clone());
+    world.book.adopt(offer.clone(), Timestamp(0));
     assert_eq!(judge(&world, &offer), Ok(()), "again: it is open");
-    world.book.adopt(offer.clone());
+    world.book.adopt(offer.clone(), Timestamp(0));
     assert_eq!(world.book.len(), 1);
     assert_eq!(world.offered(), [], "nothing of it is offered anew");
     world.accept(&offer, &[("t", "cpus:1")]);
@@ -257,7 +257,7 @@ fn a_held_offer_loses_against_an_open_one_and_against_an_agent_that_is_away() {
 #[test]
 fn an_offer_in_use_is_not_adopted_again() {
     let (mut world, offer) = held_over_a_failover();
-    world.book.adopt(offer.clone());
+    world.book.adopt(offer.clone(), Timestamp(0));
     world.book.take(&[offer.id]).unwrap();
     assert_eq!(judge(&world, &offer), Err(WhyNot::Taken));
 }

@@ -3,6 +3,7 @@
 use argosy_state::command::CallAction;
 use argosy_state::limits;
 use argosy_state::task::TaskState;
+use argosy_state::testing::spec;
 use expect_test::expect;
 
 use super::world::{AGENT, FRAMEWORK, World};
@@ -104,6 +105,29 @@ fn an_offer_of_an_earlier_reign_is_withdrawn_when_it_cannot_be_told_from_a_used_
     world.accept("1.2", &["b"]);
     world.expect(&expect![[r#"
         call-132: refused offer-used: offer 1.2 is no longer open: used, declined, rescinded or from too long ago; give a newer one
+    "#]]);
+}
+
+#[test]
+fn offers_that_a_new_leader_adopts_are_good_for_a_second() {
+    let mut world = World::with_offer();
+    let specs = ["a", "b", "c", "d"].map(|name| spec(name, "cpus:1;mem:1024"));
+    let (accept, tokens) = world.acceptance("1.1", specs.to_vec());
+    let call = world.call_of(CallAction::Accept(accept));
+    world.send(call, tokens);
+    for task in ["a", "b", "c"] {
+        world.report(LinkId(2), task, 1, TaskState::Finished);
+    }
+    world.new_leader();
+    world.agent_returns(AGENT);
+    // An acceptance of 1.2 is under way; what "c" has freed could be joined with both offers.
+    world.framework_returns(FRAMEWORK, &["1.2", "1.3"]);
+    world.pass_with(900, &[LinkId(3), LinkId(4)]);
+    world.forget_said();
+    world.accept("1.2", &["e"]);
+    world.expect(&expect![[r#"
+        link-3 <- order 5 launch framework-1/e
+        call-2: called at 9.0
     "#]]);
 }
 
