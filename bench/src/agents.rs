@@ -4,6 +4,7 @@
 //! agent that is dropped is gone.
 
 mod emulated;
+mod way;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,13 +18,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use emulated::Emulated;
+use tonic::transport::Channel;
+use way::{Link, Way};
 
 /// Agents that share one connection: below what HTTP/2 servers allow in streams.
 const PER_CONNECTION: u32 = 100;
 /// How long all agents may take to register.
-const REGISTERING: Duration = Duration::from_secs(60);
-/// How long one attempt to reach the leader may take.
-const DIALLING: Duration = Duration::from_secs(5);
+const REGISTERING: Duration = Duration::from_secs(120);
 /// Heartbeats without any word from the master, after which it is not believed to live.
 const SILENT_INTERVALS: u32 = 3;
 /// At least this long, whatever the interval.
@@ -40,29 +41,46 @@ impl Agents {
     /// Registers agents with these resources and waits until all are known.
     ///
     /// # Errors
-    /// If they are not registered within a minute.
+    /// If they are not registered in time.
     pub(crate) async fn start(masters: &Masters, count: u32, resources: &str) -> Result<Self> {
-        let resources = Arc::new(argosy_client::resources::resources(resources)?);
-        // Room for all of them: nobody waits.
-        let (registered, mut known) = mpsc::channel(count.max(1) as usize);
-        let mut links = JoinSet::new();
-        let closed = Arc::new(AtomicU64::new(0));
         let mut connector = Connector::new(masters.clone(), ConnectorConfig::default());
-        for number in 0..count {
+        let ways = (0..count).map(|number| {
             if number > 0 && number % PER_CONNECTION == 0 {
                 connector = Connector::new(masters.clone(), ConnectorConfig::default());
             }
+            Way::ToTheLeader(AgentUplink::new(connector.clone()))
+        });
+        Self::start_by(ways.collect(), resources).await
+    }
+
+    /// The same, through these connections in turn, to whichever masters they lead.
+    ///
+    /// # Errors
+    /// If they are not registered in time.
+    pub(crate) async fn start_through(
+        ways: &[Channel],
+        count: u32,
+        resources: &str,
+    ) -> Result<Self> {
+        let ways = ways.iter().cycle().take(count as usize);
+        let ways = ways.cloned().map(Way::Through);
+        Self::start_by(ways.collect(), resources).await
+    }
+
+    async fn start_by(ways: Vec<Way>, resources: &str) -> Result<Self> {
+        let resources = Arc::new(argosy_client::resources::resources(resources)?);
+        let count = ways.len();
+        // Room for all of them: nobody waits.
+        let (registered, mut known) = mpsc::channel(count.max(1));
+        let mut links = JoinSet::new();
+        let closed = Arc::new(AtomicU64::new(0));
+        for (number, way) in (0..).zip(ways) {
             let agent = Emulated::new(number, &resources);
-            links.spawn(live(
-                agent,
-                AgentUplink::new(connector.clone()),
-                registered.clone(),
-                closed.clone(),
-            ));
+            links.spawn(live(agent, way, registered.clone(), closed.clone()));
         }
         let mut ids = Vec::new();
         let end = Instant::now() + REGISTERING;
-        while ids.len() < count as usize {
+        while ids.len() < count {
             let id = tokio::time::timeout_at(end, known.recv())
                 .await
                 .with_context(|| format!("only {} of {count} agents are registered", ids.len()))?;
@@ -89,18 +107,17 @@ impl Agents {
 /// One link after the other, for ever.
 async fn live(
     mut agent: Emulated,
-    uplink: AgentUplink,
+    way: Way,
     registered: mpsc::Sender<String>,
     closed: Arc<AtomicU64>,
 ) {
     loop {
-        // A failed search has paused already.
-        if let Ok(link) = uplink.connect(agent.hello(), DIALLING).await {
-            let address = link.address.clone();
-            let ended = speak(&mut agent, link, &registered).await;
+        // A failed attempt has paused already.
+        if let Some(mut link) = way.open(agent.hello()).await {
+            let ended = speak(&mut agent, &mut link, &registered).await;
             closed.fetch_add(1, Ordering::Relaxed);
             if ended == Ended::Silent {
-                uplink.fell_silent(&address);
+                way.fell_silent(&link);
             }
         }
     }
@@ -112,11 +129,7 @@ enum Ended {
     Silent,
 }
 
-async fn speak(
-    agent: &mut Emulated,
-    mut link: argosy_client::uplink::Uplink,
-    registered: &mpsc::Sender<String>,
-) -> Ended {
+async fn speak(agent: &mut Emulated, link: &mut Link, registered: &mpsc::Sender<String>) -> Ended {
     let mut pings = tokio::time::interval(Duration::from_secs(1));
     pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut patience = SILENT;
@@ -124,7 +137,7 @@ async fn speak(
     let mut serial = 0;
     loop {
         tokio::select! {
-            message = link.inbound.message() => {
+            message = link.message() => {
                 let Ok(Some(message)) = message else { return Ended::Closed };
                 heard = Instant::now();
                 if let Some(v1::to_agent::Message::Registered(welcome)) = &message.message {

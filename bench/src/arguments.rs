@@ -79,6 +79,8 @@ pub(crate) enum Workload {
     Idle,
     /// Readers page through all tasks at the leader as fast as they can
     Flood,
+    /// 10,000 agents and 1,000 schedulers, spread over the masters
+    Crowd,
     /// One after the other
     All,
 }
@@ -99,6 +101,7 @@ impl Workload {
             Self::Stall => "stall",
             Self::Idle => "idle",
             Self::Flood => "flood",
+            Self::Crowd => "crowd",
             Self::All => "all",
         }
     }
@@ -142,6 +145,12 @@ pub(crate) struct Extent {
     pub(crate) flood: Duration,
     /// Connections of readers.
     pub(crate) flood_connections: u32,
+    /// How long calls are measured beside a crowd.
+    pub(crate) crowd: Duration,
+    /// Agents of the crowd.
+    pub(crate) crowd_agents: u32,
+    /// Schedulers of the crowd.
+    pub(crate) crowd_schedulers: u32,
 }
 
 impl Arguments {
@@ -161,6 +170,9 @@ impl Arguments {
                 idle_agents: 200,
                 flood: seconds(8.0),
                 flood_connections: 60,
+                crowd: seconds(8.0),
+                crowd_agents: 600,
+                crowd_schedulers: 120,
             };
         }
         Extent {
@@ -176,6 +188,9 @@ impl Arguments {
             idle_agents: 1_000,
             flood: seconds(20.0),
             flood_connections: 200,
+            crowd: seconds(30.0),
+            crowd_agents: 10_000,
+            crowd_schedulers: 1_000,
         }
     }
 }

@@ -17,7 +17,8 @@ use crate::machine::{Machine, Probes};
 use crate::report::{Cell, Kill, Report, Run, Sample, Side, VOID_LOAD};
 use crate::tasks::hyperqueue_version;
 use crate::{
-    allocator, containers, failover, flood, idle, latency, registry, slow_disk, stall, start, tasks,
+    allocator, containers, crowd, failover, flood, idle, latency, registry, slow_disk, stall,
+    start, tasks,
 };
 
 /// In the order of `all`.
@@ -34,6 +35,7 @@ const WORKLOADS: &[Workload] = &[
     Workload::Allocator,
     Workload::Idle,
     Workload::Flood,
+    Workload::Crowd,
 ];
 
 /// What workloads need to run.
@@ -215,6 +217,7 @@ impl Bench {
             Workload::Stall => stall::measure(self).await,
             Workload::Idle => idle::measure(self).await,
             Workload::Flood => flood::measure(self).await,
+            Workload::Crowd => crowd::measure(self).await,
             Workload::Allocator | Workload::All => {
                 bail!("{} needs no cluster of its own", workload.name())
             }
@@ -282,6 +285,7 @@ fn beside_etcd(workload: Workload) -> bool {
         | Workload::Latency
         | Workload::Allocator
         | Workload::Flood
+        | Workload::Crowd
         | Workload::All => false,
     }
 }

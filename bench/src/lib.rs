@@ -10,6 +10,7 @@ mod bench;
 mod cluster;
 mod containers;
 mod cpu;
+mod crowd;
 mod failover;
 mod flood;
 mod framework;

@@ -1,0 +1,100 @@
+//! How an emulated agent reaches a master.
+
+use std::time::Duration;
+
+use argosy_client::AgentUplink;
+use argosy_client::uplink::Inbound;
+use argosy_proto::v1;
+use argosy_proto::v1::agents_client::AgentsClient;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+/// How long one attempt may take.
+const DIALLING: Duration = Duration::from_secs(5);
+/// From an attempt that failed to the next one.
+const AGAIN: Duration = Duration::from_millis(500);
+/// Messages that wait to be sent.
+const OUTBOX: usize = 16;
+
+/// A way to the masters.
+pub(super) enum Way {
+    /// As real agents do: to the leader, wherever it is.
+    ToTheLeader(AgentUplink),
+    /// Over this connection, whoever is at its end.
+    Through(Channel),
+}
+
+/// An open stream.
+pub(super) struct Link {
+    pub(super) sender: mpsc::Sender<v1::FromAgent>,
+    inbound: Inbox,
+    address: String,
+}
+
+enum Inbox {
+    Leader(Inbound),
+    Master(Streaming<v1::ToAgent>),
+}
+
+impl Way {
+    /// Opens a stream; pauses and returns `None` if that failed.
+    pub(super) async fn open(&self, hello: v1::Hello) -> Option<Link> {
+        match self {
+            Self::ToTheLeader(uplink) => {
+                // A failed search has paused already.
+                let link = uplink.connect(hello, DIALLING).await.ok()?;
+                Some(Link {
+                    sender: link.sender,
+                    inbound: Inbox::Leader(link.inbound),
+                    address: link.address,
+                })
+            }
+            Self::Through(channel) => {
+                let opening = open(channel.clone(), hello);
+                match tokio::time::timeout(DIALLING, opening).await {
+                    Ok(Ok(link)) => Some(link),
+                    Ok(Err(_)) | Err(_) => {
+                        tokio::time::sleep(AGAIN).await;
+                        None
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nothing was heard on the link for too long.
+    pub(super) fn fell_silent(&self, link: &Link) {
+        if let Self::ToTheLeader(uplink) = self {
+            uplink.fell_silent(&link.address);
+        }
+    }
+}
+
+impl Link {
+    /// The next message; `None` at the end.
+    pub(super) async fn message(&mut self) -> Result<Option<v1::ToAgent>, Status> {
+        match &mut self.inbound {
+            Inbox::Leader(inbound) => inbound.message().await,
+            Inbox::Master(stream) => stream.message().await,
+        }
+    }
+}
+
+async fn open(channel: Channel, hello: v1::Hello) -> Result<Link, Status> {
+    let (sender, outbox) = mpsc::channel(OUTBOX);
+    let first = v1::FromAgent {
+        message: Some(v1::from_agent::Message::Hello(hello)),
+    };
+    sender
+        .try_send(first)
+        .expect("the outbox is new and has room for one");
+    let mut client = AgentsClient::new(channel);
+    let response = client.connect(ReceiverStream::new(outbox)).await?;
+    Ok(Link {
+        sender,
+        inbound: Inbox::Master(response.into_inner()),
+        address: String::new(),
+    })
+}

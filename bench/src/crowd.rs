@@ -1,0 +1,116 @@
+//! Very many agents and schedulers, spread over three masters: whether a stream breaks, and how long calls take.
+
+mod schedulers;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::time::{Instant, MissedTickBehavior};
+use tonic::transport::Channel;
+
+use crate::agents::Agents;
+use crate::arguments::Workload;
+use crate::bench::{Bench, Findings};
+use crate::cluster::{Cluster, channel};
+use crate::cpu::resident_bytes;
+use crate::report::{Cell, Goal, Report, Side, quantile};
+use crate::writer::{Target, Writer};
+
+use schedulers::Schedulers;
+
+const AGENT: &str = "cpus:2;mem:1024";
+/// Streams that share a connection of theirs, as behind a proxy.
+const PER_CONNECTION: u32 = 100;
+/// From one call through a master to the next.
+const CALL: Duration = Duration::from_millis(50);
+/// From the moment when all are connected until the measurement: first offers are made.
+const SETTLING: Duration = Duration::from_secs(10);
+
+const CONNECTED: &str = "all connected after";
+const BROKEN: &str = "streams broken";
+const MEDIAN: &str = "call through a master, p50";
+const SLOW: &str = "call through a master, p99";
+const SLOWEST: &str = "call through a master, slowest";
+const RESIDENT: &str = "leader, resident";
+
+/// Measures three masters with a crowd of peers.
+pub(crate) async fn measure(bench: &Bench) -> Result<Report> {
+    let (agents, schedulers) = (bench.extent.crowd_agents, bench.extent.crowd_schedulers);
+    let about = format!(
+        "{agents} emulated agents and {schedulers} schedulers, a third of each connected to each of three masters, {PER_CONNECTION} streams a connection, for {:?}. A change of an attribute goes through each master every {CALL:?}.",
+        bench.extent.crowd
+    );
+    let cells = vec![
+        Cell::new(CONNECTED, "s", Goal::None),
+        Cell::new(BROKEN, "streams", Goal::OwnAtMost(0.0)),
+        Cell::new(MEDIAN, "ms", Goal::None),
+        Cell::new(SLOW, "ms", Goal::None),
+        Cell::new(SLOWEST, "ms", Goal::OwnAtMost(100.0)),
+        Cell::new(RESIDENT, "MiB", Goal::None),
+    ];
+    let mut report = bench.report(Workload::Crowd, &[&about], cells);
+    let work = async |_, findings: &mut Findings| one_run(bench, findings).await;
+    bench
+        .alternate(&mut report, bench.extent.runs, work)
+        .await?;
+    Ok(report)
+}
+
+async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
+    let mut cluster = Cluster::start(Side::Argosy, &bench.ground).await?;
+    let begun = Instant::now();
+    let ways = connections(&cluster, bench.extent.crowd_agents)?;
+    let agents = Agents::start_through(&ways, bench.extent.crowd_agents, AGENT).await?;
+    let ways = connections(&cluster, bench.extent.crowd_schedulers)?;
+    let schedulers = Schedulers::start(&ways, bench.extent.crowd_schedulers).await?;
+    findings.note(CONNECTED, begun.elapsed().as_secs_f64());
+    tokio::time::sleep(SETTLING).await;
+    let broken = || agents.closed() + schedulers.closed();
+    let before = broken();
+    let times_ms = calls(&cluster, &agents.ids()[0], bench.extent.crowd).await?;
+    findings.note(BROKEN, (broken() - before) as f64);
+    findings.note(MEDIAN, quantile(&times_ms, 0.5));
+    findings.note(SLOW, quantile(&times_ms, 0.99));
+    findings.note(SLOWEST, quantile(&times_ms, 1.0));
+    let leader = cluster.settled().await?;
+    let resident = resident_bytes(cluster.pid(leader)?).context("the leader is gone")?;
+    findings.note(RESIDENT, resident as f64 / f64::from(1 << 20));
+    Ok(())
+}
+
+/// Connections for so many streams, to one master after the other.
+fn connections(cluster: &Cluster, streams: u32) -> Result<Vec<Channel>> {
+    let members = cluster.members.iter().cycle();
+    let ways = members.take(streams.div_ceil(PER_CONNECTION) as usize);
+    ways.map(|member| Ok(channel(&member.api)?.connect_lazy()))
+        .collect()
+}
+
+/// Calls through each master in turn; how long each took, in milliseconds.
+async fn calls(cluster: &Cluster, agent: &str, time: Duration) -> Result<Vec<f64>> {
+    let writers: Vec<Writer> = cluster
+        .members
+        .iter()
+        .map(|member| Writer::one(member.channel.clone()))
+        .collect();
+    let target = Target {
+        client: 0,
+        agents: [agent.to_owned()].into(),
+    };
+    let end = Instant::now() + time;
+    let mut due = tokio::time::interval(CALL);
+    due.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut times_ms = Vec::new();
+    for serial in 0_u64.. {
+        due.tick().await;
+        if Instant::now() >= end {
+            break;
+        }
+        for writer in &writers {
+            let begun = Instant::now();
+            writer.write(&target, serial).await?;
+            times_ms.push(begun.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    Ok(times_ms)
+}
