@@ -114,6 +114,8 @@ pub struct Config {
     pub seed: u64,
     /// The largest file that is fetched for a task, in bytes.
     pub fetch_limit_bytes: u64,
+    /// Tasks may fetch files of this host that are below one of these, and that their own user can read.
+    pub fetch_folders: Vec<PathBuf>,
     /// How much of what was fetched is kept for other tasks, in bytes.
     pub fetch_cache_bytes: u64,
     /// URIs whose files stay among those: none makes room for another.
@@ -163,6 +165,7 @@ impl Config {
             allowed_opt_outs: OptOuts::default(),
             seed: 0,
             fetch_limit_bytes: FETCH_LIMIT_BYTES,
+            fetch_folders: Vec::new(),
             fetch_cache_bytes: FETCH_CACHE_BYTES,
             fetch_cache_pins: Vec::new(),
             pids_max: PIDS_MAX,
@@ -243,7 +246,6 @@ pub(crate) struct Settings {
     pub(crate) secret_folder: Option<PathBuf>,
     pub(crate) allowed_opt_outs: OptOuts,
     pub(crate) devices: Devices,
-    pub(crate) fetch_limit_bytes: u64,
     pub(crate) pids_max: u64,
     pub(crate) output: OutputLimits,
     pub(crate) seed: u64,

@@ -1,16 +1,18 @@
-//! Brings a task's files into its sandbox, and takes archives apart. Reading order: `error`, `progress`, `origin`, `cache`.
+//! Brings a task's files into its sandbox, and takes archives apart. Reading order: `error`, `progress`, `local`, `origin`,
+//! `cache`.
 //!
 //! A file appears under its name only when it is whole, and so does the folder of an archive.
 
 mod cache;
 mod error;
+mod local;
 mod origin;
 mod progress;
 
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use argosy_isolation::{User, crash};
@@ -21,6 +23,7 @@ use tokio::sync::watch;
 
 pub(crate) use cache::Cache;
 pub(crate) use error::FetchError;
+use local::Reader;
 use origin::Origin;
 pub(crate) use progress::{Progress, TELL_EVERY, tell};
 
@@ -43,24 +46,32 @@ pub(crate) struct Fetcher {
     extractor: Arc<dyn Extractor>,
 }
 
-/// On whose behalf files are brought; `None` is the agent's own user.
+/// What the operator says about fetching.
+#[derive(Debug, Clone)]
+pub(crate) struct FetchSettings {
+    /// The size of the largest file.
+    pub(crate) limit_bytes: u64,
+    /// Only files of this host that are below one of these are given to tasks.
+    pub(crate) folders: Vec<PathBuf>,
+}
+
+/// On whose behalf files are brought.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Whose<'a> {
-    /// Who must be able to read a file of this host.
-    pub(crate) reader: Option<&'a User>,
-    /// Whose the copy is.
+    /// The user of the host that the copies belong to, and that must be able to read files of the host. `None` is the
+    /// agent's own user; if that is root, it reads as a user without rights.
     pub(crate) owner: Option<&'a User>,
 }
 
 impl Fetcher {
     /// `cache` keeps what tasks want to be kept; without it nothing is.
     pub(crate) fn new(
-        limit_bytes: u64,
+        settings: FetchSettings,
         extractor: Arc<dyn Extractor>,
         cache: Option<Cache>,
     ) -> Self {
         Self {
-            origin: Arc::new(Origin::new(limit_bytes)),
+            origin: Arc::new(Origin::new(settings)),
             cache: cache.map(Arc::new),
             extractor,
         }
@@ -94,7 +105,10 @@ impl Fetcher {
             Some(cache) if uri.cache && uri.value.starts_with("http") => {
                 cache.bring(&self.origin, uri, &draft, meter).await?;
             }
-            _ => self.origin.bring(uri, &draft, whose.reader, meter).await?,
+            _ => {
+                let reader = Reader::of(whose.owner);
+                self.origin.bring(uri, &draft, &reader, meter).await?;
+            }
         }
         crash::passed("fetch.draft-written");
         if uri.extract {

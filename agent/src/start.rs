@@ -290,7 +290,6 @@ pub(crate) fn settings(config: &Config, host: &Host, seed: u64) -> Settings {
         secret_folder: config.secret_folder.clone(),
         allowed_opt_outs: config.allowed_opt_outs.clone(),
         devices: config.devices.clone(),
-        fetch_limit_bytes: config.fetch_limit_bytes,
         pids_max: config.pids_max,
         output: OutputLimits {
             file_bytes: config.log_file_bytes,

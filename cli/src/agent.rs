@@ -100,7 +100,7 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
     config.allow_missing_controllers = arguments.allow_missing_controllers;
     config.log_file_bytes = arguments.log_file_size;
     config.log_files = arguments.log_files;
-    fetch_cache(arguments, &mut config);
+    fetching(arguments, &mut config);
     check_folders(arguments)?;
     let subscribes = arguments.executor_registration_timeout;
     config.executor_registration_timeout_ms = subscribes.as_millis() as u64;
@@ -131,7 +131,8 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
     Ok(config)
 }
 
-fn fetch_cache(arguments: &AgentStart, config: &mut Config) {
+fn fetching(arguments: &AgentStart, config: &mut Config) {
+    config.fetch_folders.clone_from(&arguments.fetch_dirs);
     config.fetch_cache_bytes = arguments.fetch_cache;
     let pins = &arguments.fetch_cache_pins;
     config.fetch_cache_pins.clone_from(pins);
@@ -151,7 +152,11 @@ fn check_folders(arguments: &AgentStart) -> Result<(), Failure> {
         .secret_folder
         .iter()
         .map(|path| ("--secret-folder", path));
-    let mut all = paths.chain(folders).chain(secrets);
+    let fetched = arguments
+        .fetch_dirs
+        .iter()
+        .map(|path| ("--fetch-dir", path));
+    let mut all = paths.chain(folders).chain(secrets).chain(fetched);
     if let Some((flag, path)) = all.find(|(_, path)| !path.is_absolute()) {
         return Err(Failure::usage(format!(
             "{flag} {} is not absolute; write it from /",

@@ -53,8 +53,8 @@ def free_base():
 
 
 class Cluster:
-    def __init__(self, argosy, folder, host_path, marker):
-        self.argosy, self.folder, self.host_path = argosy, folder, host_path
+    def __init__(self, argosy, folder, host_path, programs, marker):
+        self.argosy, self.folder, self.host_path, self.programs = argosy, folder, host_path, programs
         # What else is set for other clusters must not reach this one.
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("ARGOSY_")}
         self.environment["DEMO_RUN"] = marker
@@ -71,6 +71,7 @@ class Cluster:
         command = [
             self.argosy, "dev", "--size", "3x3", "--base", free_base(), "--record", record,
             "--agent-resources", AGENT_RESOURCES, "--host-path", self.host_path,
+            "--fetch-dir", self.programs,
         ]
         with open(self.folder / "dev.log", "wb") as log:
             self.dev = subprocess.Popen(

@@ -9,15 +9,17 @@ import contextlib
 import json
 import os
 import secrets
+import pathlib
 import shutil
 import subprocess
+import tempfile
 import time
 
 from . import observe
 from .cluster import Cluster, Failed, Watcher, get
 from .probes import Probe
 from .screen import Screen, bar
-from .work import COPIES, MAPS, REDUCES, Steady, WordCount
+from .work import COPIES, MAPS, REDUCES, TASK_PROGRAMS, Steady, WordCount
 
 # How long a killed member stays dead.
 DEAD_S = 2.0
@@ -46,7 +48,8 @@ class Story:
         self.marker = secrets.token_hex(8)
         self.screen = Screen()
         self.begun = time.monotonic()
-        self.cluster = Cluster(bin_dir / "argosy", self.folder, self.folder, self.marker)
+        self.programs = programs(bin_dir)
+        self.cluster = Cluster(bin_dir / "argosy", self.folder, self.folder, self.programs, self.marker)
         self.steady = self.wordcount = self.watcher = None
         self.probes = {}
         self.kills = []
@@ -119,7 +122,7 @@ class Story:
         self.stage(1, "cluster", "3 masters, 3 agents, each a process with an address of its own", begun)
         self.watcher = Watcher(self.cluster)
         self.watcher.start()
-        place = (self.bin_dir, self.cluster.masters, self.folder, self.witness, self.cluster.environment)
+        place = (self.bin_dir, self.programs, self.cluster.masters, self.folder, self.witness, self.cluster.environment)
         begun = time.monotonic()
         self.steady = Steady(*place)
         self.wait("the services run", lambda: len(self.steady.running()) == COPIES)
@@ -297,7 +300,9 @@ class Story:
         wrong = [framework.stop() for framework in frameworks]
         if self.second_start:
             self.second_start.wait(PATIENCE_S)
-        return list(filter(None, wrong)) + self.cluster.stop()
+        stopped = self.cluster.stop()
+        shutil.rmtree(self.programs, ignore_errors=True)
+        return list(filter(None, wrong)) + stopped
 
     def write(self, name, content):
         (self.folder / name).write_text(json.dumps(content, indent=1))
@@ -317,7 +322,7 @@ class Story:
             f"  curl http://{address}:{port}/",
             f"  kill -9 {leader}; argosy status        (the leader)",
             "Stop everything:",
-            f"  kill {self.steady.process.pid}; sleep 2; kill {self.cluster.dev.pid}",
+            f"  kill {self.steady.process.pid}; sleep 2; kill {self.cluster.dev.pid}; rm -r {self.programs}",
         ]
         return "\n".join(lines)
 
@@ -327,6 +332,16 @@ class Story:
             for member in self.cluster.record["members"]:
                 with contextlib.suppress(OSError):
                     shutil.copy(member["log"], self.folder / f"{member['name']}.log")
+
+
+def programs(bin_dir):
+    """A new folder with the programs of the tasks. The agents give them only what all users can read."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="argosy-demo-"))
+    folder.chmod(0o755)
+    for name in TASK_PROGRAMS:
+        shutil.copy(bin_dir / name, folder / name)
+        (folder / name).chmod(0o755)
+    return folder
 
 
 def trees(tasks):

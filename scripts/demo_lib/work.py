@@ -11,6 +11,8 @@ COPIES = 3
 # all takes several seconds on an idle machine, and that some run whenever an agent is killed.
 TASK_RESOURCES, TASK_MS = "cpus:0.2;mem:32", 2000
 STOP_S = 15
+# What the tasks of the frameworks fetch.
+TASK_PROGRAMS = ("argosy-wordmap", "argosy-hello-http")
 
 
 class Framework:
@@ -67,10 +69,10 @@ class Framework:
 
 
 class WordCount(Framework):
-    def __init__(self, bin_dir, masters, folder, witness, environment):
+    def __init__(self, bin_dir, programs, masters, folder, witness, environment):
         command = [
             bin_dir / "argosy-wordcount", "--masters", masters, "--input", *INPUT,
-            "--output", folder / "counts.tsv", "--maps", MAPS, "--reduces", REDUCES,
+            "--output", folder / "counts.tsv", "--mapper", programs / "argosy-wordmap", "--maps", MAPS, "--reduces", REDUCES,
             "--witness", witness, "--resources", TASK_RESOURCES, "--task-ms", TASK_MS,
             "--hold-offer", "--progress", "json",
         ]
@@ -88,10 +90,10 @@ class WordCount(Framework):
 
 
 class Steady(Framework):
-    def __init__(self, bin_dir, masters, folder, witness, environment):
+    def __init__(self, bin_dir, programs, masters, folder, witness, environment):
         command = [
             bin_dir / "argosy-steady", "--masters", masters, "--copies", COPIES,
-            "--uri", bin_dir / "argosy-hello-http", "--witness", witness, "--progress", "json",
+            "--uri", programs / "argosy-hello-http", "--witness", witness, "--progress", "json",
             "--", "./argosy-hello-http", "--witness", "witness",
         ]
         super().__init__("steady", command, folder, environment)

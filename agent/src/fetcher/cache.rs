@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use super::Progress;
 use super::error::FetchError;
+use super::local::Reader;
 use super::origin::Origin;
 use crate::flights::{Flights, Seat};
 
@@ -158,7 +159,9 @@ impl Cache {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let draft = Draft(self.folder.join(format!("{DRAFT}{serial}")));
         metrics::counter!("argosy_agent_fetch_cache_misses_total").increment(1);
-        origin.bring(uri, &draft.0, None, progress).await?;
+        // Nothing of this host is kept.
+        let reader = Reader::Unmapped;
+        origin.bring(uri, &draft.0, &reader, progress).await?;
         crash::passed("cache.draft-written");
         let (cache, place, wanted) = (Arc::clone(self), path.to_owned(), uri.value.clone());
         let keeping = move || -> io::Result<File> {

@@ -1,19 +1,20 @@
 //! Where files come from: this host's disk, HTTP and HTTPS. Each is copied whole, hashed on the way, or not at all.
 
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use argosy_isolation::{User, crash};
+use argosy_isolation::crash;
 use argosy_proto::v1;
 use sha2::{Digest, Sha256};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
-use super::Progress;
 use super::error::FetchError;
+use super::local::{Folders, Reader};
+use super::{FetchSettings, Progress};
 use crate::http_client::HttpClient;
 
 /// How long a server that cannot be reached, or breaks off, is tried again.
@@ -32,6 +33,7 @@ const CHUNK_BYTES: usize = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct Origin {
     http: HttpClient,
+    folders: Folders,
     limit_bytes: u64,
     pub(super) retry_for: Duration,
     /// How long a server may stay silent.
@@ -48,18 +50,19 @@ pub(super) fn client() -> reqwest::ClientBuilder {
 }
 
 impl Origin {
-    pub(super) fn new(limit_bytes: u64) -> Self {
-        Self::with(client, limit_bytes)
+    pub(super) fn new(settings: FetchSettings) -> Self {
+        Self::with(client, settings)
     }
 
     pub(super) fn with(
-        settings: impl Fn() -> reqwest::ClientBuilder + Send + Sync + 'static,
-        limit_bytes: u64,
+        client: impl Fn() -> reqwest::ClientBuilder + Send + Sync + 'static,
+        settings: FetchSettings,
     ) -> Self {
         let lost = "https:// cannot be fetched on this host";
         Self {
-            http: HttpClient::new(lost, settings),
-            limit_bytes,
+            http: HttpClient::new(lost, client),
+            folders: Folders(settings.folders),
+            limit_bytes: settings.limit_bytes,
             retry_for: RETRY_FOR,
             stall_limit: STALL_LIMIT,
         }
@@ -70,7 +73,7 @@ impl Origin {
         &self,
         uri: &v1::Uri,
         draft: &Path,
-        reader: Option<&User>,
+        reader: &Reader,
         meter: &watch::Sender<Progress>,
     ) -> Result<(), FetchError> {
         let begun = Instant::now();
@@ -97,7 +100,7 @@ impl Origin {
         &self,
         uri: &str,
         draft: &Path,
-        reader: Option<&User>,
+        reader: &Reader,
         meter: &watch::Sender<Progress>,
     ) -> Result<Sum, FetchError> {
         if uri.starts_with("https://") && !self.http.has_authorities() {
@@ -112,30 +115,12 @@ impl Origin {
         if uri.starts_with("http://") || uri.starts_with("https://") {
             return self.download(uri, draft, meter).await;
         }
-        let source = local_path(uri)?;
-        let open = |source| FetchError::Open {
-            uri: uri.to_owned(),
-            source,
-        };
-        if let Some(user) = reader
-            && !may_read(&source, user).map_err(open)?
-        {
-            return Err(FetchError::Invalid {
-                uri: uri.to_owned(),
-                rule: "the task's user may not read it".to_owned(),
-            });
-        }
-        let file = File::open(&source).await.map_err(open)?;
-        let metadata = file.metadata().await.map_err(open)?;
-        if !metadata.is_file() {
-            return Err(FetchError::Invalid {
-                uri: uri.to_owned(),
-                rule: "it is not a regular file".to_owned(),
-            });
-        }
+        let (folders, named, reader) = (self.folders.clone(), uri.to_owned(), reader.clone());
+        let opening = tokio::task::spawn_blocking(move || folders.open(&named, &reader));
+        let (file, length) = opening.await.expect("opening a file never panics")?;
         let sink = Sink::create(uri, draft, self.limit_bytes, meter).await?;
-        sink.expects(metadata.len());
-        sink.copy_from(file).await
+        sink.expects(length);
+        sink.copy_from(File::from_std(file)).await
     }
 
     async fn download(
@@ -277,37 +262,4 @@ impl<'a> Sink<'a> {
             source,
         }
     }
-}
-
-fn local_path(uri: &str) -> Result<PathBuf, FetchError> {
-    let path = Path::new(uri.strip_prefix("file://").unwrap_or(uri));
-    if path.is_absolute() && !uri.contains('\0') {
-        return Ok(path.to_owned());
-    }
-    Err(FetchError::Invalid {
-        uri: uri.to_owned(),
-        rule: "give an absolute path, file:///…, http://… or https://…".to_owned(),
-    })
-}
-
-/// Whether this user could read the file itself: the agent's rights are not for tasks to borrow.
-pub(super) fn may_read(path: &Path, user: &User) -> io::Result<bool> {
-    let may = |path: &Path, bit: u32| -> io::Result<bool> {
-        let metadata = std::fs::metadata(path)?;
-        let shift = if metadata.uid() == user.uid {
-            6
-        } else if metadata.gid() == user.gid || user.groups.contains(&metadata.gid()) {
-            3
-        } else {
-            0
-        };
-        Ok(user.uid == 0 || (metadata.mode() >> shift) & bit != 0)
-    };
-    let real = std::fs::canonicalize(path)?;
-    for folder in real.ancestors().skip(1) {
-        if !may(folder, 0o1)? {
-            return Ok(false);
-        }
-    }
-    may(&real, 0o4)
 }

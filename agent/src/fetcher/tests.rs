@@ -1,6 +1,7 @@
 //! Against real files and real servers.
 
 mod https;
+mod local;
 mod pins;
 mod stalling;
 
@@ -16,7 +17,7 @@ use axum::routing::get;
 use futures::StreamExt as _;
 use tokio::net::TcpListener;
 
-use super::origin::{client, may_read};
+use super::origin::client;
 use super::*;
 
 fn uri(value: impl Into<String>) -> v1::Uri {
@@ -43,8 +44,31 @@ impl Extractor for PlainTar {
     }
 }
 
+/// Files of this size, and those of the host that the tests make.
+fn settings(limit_bytes: u64) -> FetchSettings {
+    FetchSettings {
+        limit_bytes,
+        folders: vec![std::env::temp_dir()],
+    }
+}
+
 fn fetcher() -> Fetcher {
-    Fetcher::new(1_000, Arc::new(PlainTar), None)
+    Fetcher::new(settings(1_000), Arc::new(PlainTar), None)
+}
+
+/// A folder that all users may search.
+fn open_folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    folder
+}
+
+/// A file that all users may read.
+fn open_file(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), text).unwrap();
+    fs::set_permissions(file.path(), Permissions::from_mode(0o644)).unwrap();
+    file
 }
 
 async fn serve(router: Router) -> String {
@@ -71,8 +95,7 @@ async fn fetch(fetcher: &Fetcher, uri: v1::Uri) -> (tempfile::TempDir, Result<()
 
 #[tokio::test]
 async fn a_local_file_is_copied_under_its_last_part_and_may_be_executable() {
-    let source = tempfile::NamedTempFile::new().unwrap();
-    fs::write(source.path(), "#!/bin/sh\n").unwrap();
+    let source = open_file("#!/bin/sh\n");
     let name = source.path().file_name().unwrap().to_str().unwrap();
     for value in [
         source.path().display().to_string(),
@@ -113,7 +136,7 @@ async fn a_host_without_certificates_fetches_all_but_https() {
         false => client(),
     };
     let fetcher = Fetcher {
-        origin: Arc::new(Origin::with(failing, 1_000)),
+        origin: Arc::new(Origin::with(failing, settings(1_000))),
         ..fetcher()
     };
     let base = serve(Router::new().route("/page", get(|| async { "here" }))).await;
@@ -154,7 +177,7 @@ async fn a_refused_port_is_given_up_in_the_end_with_uri_and_cause() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let mut origin = Origin::new(1_000);
+    let mut origin = Origin::new(settings(1_000));
     origin.retry_for = Duration::from_millis(150);
     let fetcher = Fetcher {
         origin: Arc::new(origin),
@@ -218,25 +241,6 @@ async fn names_that_leave_the_sandbox_are_refused() {
     }
 }
 
-#[test]
-fn a_user_borrows_no_rights_of_the_agent() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-    let file = folder.path().join("secret");
-    fs::write(&file, "").unwrap();
-    let nobody = User {
-        uid: 65_534,
-        gid: 65_534,
-        groups: vec![],
-    };
-    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
-    assert!(!may_read(&file, &nobody).unwrap());
-    fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
-    assert!(may_read(&file, &nobody).unwrap());
-    fs::set_permissions(folder.path(), Permissions::from_mode(0o700)).unwrap();
-    assert!(!may_read(&file, &nobody).unwrap());
-}
-
 fn archive(folder: &Path, bytes: &[u8]) -> String {
     let path = folder.join("site.tar.gz");
     fs::write(&path, bytes).unwrap();
@@ -245,7 +249,7 @@ fn archive(folder: &Path, bytes: &[u8]) -> String {
 
 #[tokio::test]
 async fn an_archive_becomes_a_folder_of_its_name_or_nothing() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = open_folder();
     let mut made = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_ustar();
     header.set_size(5);
@@ -255,7 +259,7 @@ async fn an_archive_becomes_a_folder_of_its_name_or_nothing() {
     let bytes = made.into_inner().unwrap();
     let mut wanted = uri(archive(folder.path(), &bytes));
     wanted.extract = true;
-    let large = Fetcher::new(1 << 20, Arc::new(PlainTar), None);
+    let large = Fetcher::new(settings(1 << 20), Arc::new(PlainTar), None);
     let (sandbox, result) = fetch(&large, wanted.clone()).await;
     result.unwrap();
     let page = fs::read_to_string(sandbox.path().join("site/in/page"));
@@ -277,8 +281,7 @@ async fn an_archive_becomes_a_folder_of_its_name_or_nothing() {
 
 #[tokio::test]
 async fn what_has_another_digest_than_was_asked_for_is_refused() {
-    let source = tempfile::NamedTempFile::new().unwrap();
-    fs::write(source.path(), "").unwrap();
+    let source = open_file("");
     let mut wanted = uri(source.path().display().to_string());
     let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     wanted.sha256 = empty.to_owned();
@@ -326,7 +329,7 @@ async fn pages() -> (String, Arc<AtomicU32>) {
 async fn caching(folder: &Path) -> (String, Arc<AtomicU32>, Arc<Fetcher>) {
     let (base, asked) = pages().await;
     let cache = Cache::open(&folder.join("cache"), 250, &[]).unwrap();
-    let fetcher = Fetcher::new(1_000, Arc::new(PlainTar), Some(cache));
+    let fetcher = Fetcher::new(settings(1_000), Arc::new(PlainTar), Some(cache));
     (base, asked, Arc::new(fetcher))
 }
 
@@ -413,7 +416,11 @@ async fn a_download_says_how_far_it_is_to_each_who_waits_for_it() {
     };
     let base = serve(Router::new().route("/half", get(half))).await;
     let cache = Cache::open(&folder.path().join("cache"), 250, &[]).unwrap();
-    let fetcher = Arc::new(Fetcher::new(1_000, Arc::new(PlainTar), Some(cache)));
+    let fetcher = Arc::new(Fetcher::new(
+        settings(1_000),
+        Arc::new(PlainTar),
+        Some(cache),
+    ));
     let mut waiting = Vec::new();
     for _ in 0..2 {
         let (meter, mut seen) = watch::channel(Progress::default());

@@ -49,7 +49,7 @@ use crate::config::{Config, Settings};
 use crate::core::{ContainerName, Effect, Found, Input, Instance, Start};
 use crate::disk::{Bounds, Meter};
 use crate::error::RunError;
-use crate::fetcher::{Cache, Fetcher, Progress, TELL_EVERY, tell};
+use crate::fetcher::{Cache, FetchSettings, Fetcher, Progress, TELL_EVERY, tell};
 use crate::ground::Containers;
 use crate::images::Images;
 use crate::inbox::Event;
@@ -147,7 +147,10 @@ impl Runner {
         let shared = Shared {
             // Opened in any case: an earlier life may have kept something.
             fetcher: Fetcher::new(
-                settings.fetch_limit_bytes,
+                FetchSettings {
+                    limit_bytes: config.fetch_limit_bytes,
+                    folders: config.fetch_folders.clone(),
+                },
                 unpackings,
                 (bytes > 0).then_some(cache),
             ),

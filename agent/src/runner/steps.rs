@@ -42,7 +42,6 @@ impl Shared {
         crash::passed("fetch.disk-bounded");
         self.imaged.bring(&spec, start.name, meter).await?;
         let whose = Whose {
-            reader: user.as_ref(),
             owner: owner.as_ref(),
         };
         let fetching = self.fetcher.fetch_all(&spec.uris, &sandbox, whose, meter);

@@ -35,6 +35,8 @@ pub(crate) const EXECUTOR: &str = "executor";
 const SHARED: &str = "shared";
 /// Beside an agent's folder, where it is to make file systems for tasks with `disk`.
 const LOOPED: &str = "looped";
+/// The folder beside an agent's whose files its tasks may fetch.
+const FILES: &str = "files";
 /// The folder beside an agent's with images, where there are some.
 const LAYOUTS: &str = "layouts";
 /// The folder beside an agent's with its CNI networks and plugins, where there are some.
@@ -102,8 +104,37 @@ impl Host {
     pub(crate) fn shared(&self) -> PathBuf {
         let folder = self.folder.path().join(SHARED);
         std::fs::create_dir_all(&folder).unwrap();
-        let all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-        std::fs::set_permissions(&folder, all).unwrap();
+        open(&folder, 0o777);
+        folder
+    }
+
+    /// A folder whose files tasks may fetch, with this file in it; returns its path.
+    pub(crate) fn serve(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.files().join(name);
+        std::fs::write(&path, content).unwrap();
+        open(&path, 0o644);
+        path
+    }
+
+    /// The same with this very program.
+    pub(crate) fn program(&self) -> PathBuf {
+        let (own, path) = (
+            std::env::current_exe().unwrap(),
+            self.files().join("program"),
+        );
+        // Copied where it is on another file system.
+        if !path.exists() && std::fs::hard_link(&own, &path).is_err() {
+            std::fs::copy(&own, &path).unwrap();
+        }
+        path
+    }
+
+    pub(crate) fn files(&self) -> PathBuf {
+        let folder = self.folder.path().join(FILES);
+        std::fs::create_dir_all(&folder).unwrap();
+        // Only what all users can read is given to tasks.
+        open(self.folder.path(), 0o711);
+        open(&folder, 0o755);
         folder
     }
 
@@ -144,6 +175,11 @@ impl Host {
     }
 }
 
+fn open(path: &Path, mode: u32) {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+    std::fs::set_permissions(path, mode).unwrap();
+}
+
 async fn configured(
     directory: &Path,
     master: SocketAddr,
@@ -159,6 +195,7 @@ async fn configured(
     config.allow_missing_controllers = true;
     config.allow_exec = true;
     config.host_paths = vec![directory.with_file_name(SHARED)];
+    config.fetch_folders = vec![directory.with_file_name(FILES)];
     let plugins = directory.with_file_name(PLUGINS);
     if plugins.exists() {
         config.networks.cni.lists = Some(plugins.clone());

@@ -199,6 +199,9 @@ fn agent_line(
     for path in &arguments.host_paths {
         flags.push(("--host-path", path.display().to_string()));
     }
+    for path in &arguments.fetch_dirs {
+        flags.push(("--fetch-dir", path.display().to_string()));
+    }
     if let Some(path) = &arguments.secret_folder {
         flags.push(("--secret-folder", path.display().to_string()));
     }
@@ -266,6 +269,8 @@ pub(super) mod tests {
             "1x1",
             "--host-path",
             "/srv",
+            "--fetch-dir",
+            "/srv/files",
             "--timing",
             "testing",
             "--isolation",
@@ -295,6 +300,7 @@ pub(super) mod tests {
                         assert_eq!(allowed.capabilities, [Capability::Chown].into());
                         assert!(allowed.new_privileges && !allowed.unconfined_seccomp);
                         assert_eq!(start.host_paths, [PathBuf::from("/srv")]);
+                        assert_eq!(start.fetch_dirs, [PathBuf::from("/srv/files")]);
                         assert_eq!(start.task_address.as_deref(), Some("127.77.0.2"));
                     }
                     other => panic!("{other:?}"),

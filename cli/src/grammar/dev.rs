@@ -38,6 +38,9 @@ pub(crate) struct Dev {
     /// Tasks may mount host directories below this one; may be repeated
     #[arg(long = "host-path", value_name = "DIR")]
     pub(crate) host_paths: Vec<PathBuf>,
+    /// Tasks may fetch files of this host below this directory that their own user can read; may be repeated
+    #[arg(long = "fetch-dir", value_name = "DIR")]
+    pub(crate) fetch_dirs: Vec<PathBuf>,
     /// Directory, its user's alone, with secrets for tasks as ROLE/NAME [default: tasks get none]
     #[arg(long, value_name = "DIR")]
     pub(crate) secret_folder: Option<PathBuf>,

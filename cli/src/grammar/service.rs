@@ -216,6 +216,14 @@ pub(crate) struct AgentStart {
     /// Files that are kept of each of a task's stdout and stderr
     #[arg(long, env = "ARGOSY_AGENT_LOG_FILES", value_name = "NUMBER", default_value_t = 5, value_parser = value_parser!(u32).range(1..=100))]
     pub(crate) log_files: u32,
+    /// Tasks may fetch files of this host below this directory that their own user can read; may be repeated
+    #[arg(
+        long = "fetch-dir",
+        env = "ARGOSY_AGENT_FETCH_DIRS",
+        value_delimiter = ',',
+        value_name = "DIR"
+    )]
+    pub(crate) fetch_dirs: Vec<PathBuf>,
     /// How much of what tasks have fetched is kept for others that ask for it to be
     #[arg(long, env = "ARGOSY_AGENT_FETCH_CACHE", value_name = "SIZE", default_value = "2GiB", value_parser = fetch_cache_bytes)]
     pub(crate) fetch_cache: u64,

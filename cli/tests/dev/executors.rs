@@ -1,6 +1,7 @@
 //! Tasks of an executor on a real cluster: through the death of a leader and of an agent, with logs, exec and messages.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -33,7 +34,20 @@ fn this_program_is_an_executor_where_an_agent_has_started_it() {
         .unwrap();
 }
 
-fn executor() -> v1::ExecutorSpec {
+/// A folder of which agents give tasks files, with this program in it.
+fn served() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), all).unwrap();
+    let (own, path) = (std::env::current_exe().unwrap(), folder.path().join("program"));
+    // Copied where it is on another file system.
+    if std::fs::hard_link(&own, &path).is_err() {
+        std::fs::copy(&own, &path).unwrap();
+    }
+    folder
+}
+
+fn executor(served: &Path) -> v1::ExecutorSpec {
     v1::ExecutorSpec {
         executor_id: "shell".into(),
         resources: resources("cpus:0.1;mem:64").unwrap(),
@@ -41,7 +55,7 @@ fn executor() -> v1::ExecutorSpec {
             .map(str::to_owned)
             .into(),
         uris: vec![v1::Uri {
-            value: std::env::current_exe().unwrap().display().to_string(),
+            value: served.join("program").display().to_string(),
             executable: true,
             output_file: "program".into(),
             ..v1::Uri::default()
@@ -51,12 +65,12 @@ fn executor() -> v1::ExecutorSpec {
 }
 
 /// Says so, and what it reads; and waits for its end.
-fn task(id: &str) -> v1::TaskSpec {
+fn task(served: &Path, id: &str) -> v1::TaskSpec {
     v1::TaskSpec {
         task_id: id.to_owned(),
         shell: format!("echo {id} has begun; echo {id} > file-{id}; exec sleep 600"),
         resources: resources("cpus:0.1;mem:32").unwrap(),
-        executor: Some(executor()),
+        executor: Some(executor(served)),
         ..v1::TaskSpec::default()
     }
 }
@@ -219,11 +233,13 @@ fn restart(agent: &serde_json::Value) -> Child {
 
 #[test]
 fn tasks_of_an_executor_are_reached_and_go_on_when_the_leader_and_the_agent_die() {
-    let mut cluster = Cluster::start(43, "3x1", &[]);
+    let served = served();
+    let flags = ["--fetch-dir", served.path().to_str().unwrap()];
+    let mut cluster = Cluster::start(43, "3x1", &flags);
     let framework = Framework::start(&cluster);
-    framework.launch(task("a"));
+    framework.launch(task(served.path(), "a"));
     framework.until("a", v1::TaskState::Running);
-    framework.launch(task("b"));
+    framework.launch(task(served.path(), "b"));
     framework.until("b", v1::TaskState::Running);
     let masters = cluster.record["masters"].as_str().unwrap().to_owned();
     for master in masters.split(',') {
@@ -245,7 +261,7 @@ fn tasks_of_an_executor_are_reached_and_go_on_when_the_leader_and_the_agent_die(
     .unwrap();
     leader_but(&cluster, Some(&dead));
     framework.talks("under another leader");
-    framework.launch(task("c"));
+    framework.launch(task(served.path(), "c"));
     framework.until("c", v1::TaskState::Running);
 
     let mut agent = restart(member(&cluster, |one| one["kind"] == "agent"));

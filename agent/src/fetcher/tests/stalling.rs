@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Fetcher, Origin, fetch, fetcher, fs, uri};
+use super::{Fetcher, Origin, fetch, fetcher, fs, settings, uri};
 
 const HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n";
 
@@ -28,7 +28,7 @@ async fn serve<F: Future<Output = ()> + Send + 'static>(
 
 /// One that waits so long for a server, and does not ask again.
 fn patient_for(stall_limit: Duration) -> Fetcher {
-    let mut origin = Origin::new(1_000);
+    let mut origin = Origin::new(settings(1_000));
     (origin.stall_limit, origin.retry_for) = (stall_limit, Duration::ZERO);
     Fetcher {
         origin: Arc::new(origin),

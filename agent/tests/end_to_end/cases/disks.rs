@@ -107,8 +107,7 @@ pub(super) async fn what_is_fetched_has_to_fit_into_the_same_file_system() {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent_with(master.address, looped).await;
     let (mut link, _) = master.registered(true).await;
-    let file = host.folder.path().join("file");
-    fs::write(&file, vec![1; 8 * MIB as usize]).unwrap();
+    let file = host.serve("file", vec![1; 8 * MIB as usize]);
     let uri = v1::Uri {
         value: file.display().to_string(),
         ..v1::Uri::default()

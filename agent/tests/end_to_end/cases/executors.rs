@@ -13,10 +13,10 @@ use crate::host::{Agent, EXECUTOR, Host, content};
 use crate::master::{Link, Master, kill, shell};
 
 /// Runs until its file is there, says so by another one, and ends with this code.
-fn task(id: &str, code: i32) -> v1::TaskSpec {
+fn task(host: &Host, id: &str, code: i32) -> v1::TaskSpec {
     let line =
         format!("until [ -e go-{id} ]; do sleep 0.01; done; echo done > done-{id}; exit {code}");
-    executed(shell(id, &line), executor())
+    executed(shell(id, &line), executor(host))
 }
 
 fn executed(task: v1::TaskSpec, executor: v1::ExecutorSpec) -> v1::TaskSpec {
@@ -27,8 +27,8 @@ fn executed(task: v1::TaskSpec, executor: v1::ExecutorSpec) -> v1::TaskSpec {
 }
 
 /// This program, as the executor that it is under that verb.
-fn executor() -> v1::ExecutorSpec {
-    let program = std::env::current_exe().unwrap();
+fn executor(host: &Host) -> v1::ExecutorSpec {
+    let program = host.program();
     v1::ExecutorSpec {
         executor_id: "e".into(),
         argv: vec!["./program".into(), EXECUTOR.into()],
@@ -57,8 +57,8 @@ async fn two_tasks() -> (Host, Master, Agent, Link) {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
-    link.launch(1, task("a", 0)).await;
-    link.launch(2, task("b", 3)).await;
+    link.launch(1, task(&host, "a", 0)).await;
+    link.launch(2, task(&host, "b", 3)).await;
     link.until("a", runs).await;
     link.until("b", runs).await;
     (host, master, agent, link)
@@ -95,7 +95,7 @@ pub(super) async fn an_executor_outlives_its_agent_and_takes_tasks_of_a_new_lead
     assert_eq!(state(&ended), v1::TaskState::Finished);
     // It takes new tasks from a leader that it has not known.
     link.epoch += 1;
-    link.launch(3, task("c", 0)).await;
+    link.launch(3, task(&host, "c", 0)).await;
     link.until("c", runs).await;
     assert_eq!(agent.containers().await[0]["pid"], pid);
     for (id, wanted) in [("b", v1::TaskState::Failed), ("c", v1::TaskState::Finished)] {

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use super::entering::until;
-use super::{code, state};
+use super::{code, reason, state};
 use crate::host::{Host, Process};
 use crate::master::{Master, shell};
 
@@ -54,6 +54,43 @@ pub(super) async fn a_fetch_that_takes_long_says_in_its_tasks_status_how_far_it_
     rest.notify_one();
     let updates = link.end_of("t").await;
     assert_eq!(code(updates.last().unwrap()), Some(v1::exit::How::Code(4)));
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn a_file_of_the_host_that_no_operator_gives_is_refused_in_words() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let out = host.files().join("out");
+    std::os::unix::fs::symlink("/etc/passwd", &out).unwrap();
+    let out = out.display().to_string();
+    for (order, (task, value, why)) in [
+        ("shadow", "file:///etc/shadow", "--fetch-dir"),
+        ("environment", "/proc/1/environ", "--fetch-dir"),
+        ("link", out.as_str(), "symbolic link"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut spec = shell(task, "cat *");
+        spec.uris.push(v1::Uri {
+            value: value.to_owned(),
+            ..v1::Uri::default()
+        });
+        link.launch(1 + order as u64, spec).await;
+        let updates = link.end_of(task).await;
+        let last = updates.last().unwrap();
+        assert_eq!(
+            (state(last), reason(last)),
+            (v1::TaskState::Failed, v1::Reason::FetchFailed)
+        );
+        assert!(
+            last.text.contains(value) && last.text.contains(why),
+            "{}",
+            last.text
+        );
+    }
     agent.is_clear().await;
     agent.stop().await;
 }

@@ -66,6 +66,7 @@ cases![
     tasks::a_command_that_does_not_exist_fails_and_says_so,
     tasks::files_are_fetched_or_the_failure_names_them,
     fetching::a_fetch_that_takes_long_says_in_its_tasks_status_how_far_it_is,
+    fetching::a_file_of_the_host_that_no_operator_gives_is_refused_in_words,
     fetching::a_file_that_is_kept_is_on_the_disk_before_it_has_its_name,
     tasks::an_archive_is_taken_apart_in_the_sandbox_and_never_outside,
     tasks::a_task_out_of_time_fails,

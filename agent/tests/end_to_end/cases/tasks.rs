@@ -160,8 +160,7 @@ pub(super) async fn an_archive_is_taken_apart_in_the_sandbox_and_never_outside()
     let (host, mut master) = (Host::new(), Master::start().await);
     let _agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
-    let path = host.folder.path().join("site.tar");
-    std::fs::write(&path, archive("in/page", "hello\n")).unwrap();
+    let path = host.serve("site.tar", archive("in/page", "hello\n"));
     let mut spec = shell("t", "id -u; stat -c %u site/in/page; cat site/in/page");
     spec.uris.push(v1::Uri {
         value: path.display().to_string(),
@@ -176,7 +175,7 @@ pub(super) async fn an_archive_is_taken_apart_in_the_sandbox_and_never_outside()
     let lines: Vec<_> = said.lines().collect();
     assert_eq!(lines[0], lines[1], "it belongs to the task's user: {said}");
     assert_eq!(lines[2], "hello");
-    std::fs::write(&path, archive("../../out", "evil\n")).unwrap();
+    host.serve("site.tar", archive("../../out", "evil\n"));
     spec.task_id = "evil".into();
     link.launch(2, spec).await;
     let updates = link.end_of("evil").await;
@@ -197,8 +196,7 @@ pub(super) async fn files_are_fetched_or_the_failure_names_them() {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
-    let program = host.folder.path().join("program");
-    std::fs::write(&program, "#!/bin/sh\necho fetched; exit 4\n").unwrap();
+    let program = host.serve("mine", "#!/bin/sh\necho fetched; exit 4\n");
     let uri = v1::Uri {
         value: program.display().to_string(),
         executable: true,
@@ -234,7 +232,8 @@ pub(super) async fn files_are_fetched_or_the_failure_names_them() {
     );
     let mut missing = spec;
     missing.task_id = "m".into();
-    missing.uris[0].value = "/no/such/file".into();
+    let value = host.files().join("missing").display().to_string();
+    missing.uris[0].value.clone_from(&value);
     link.launch(3, missing).await;
     let updates = link.end_of("m").await;
     let last = updates.last().unwrap();
@@ -243,7 +242,7 @@ pub(super) async fn files_are_fetched_or_the_failure_names_them() {
         (v1::TaskState::Failed, v1::Reason::FetchFailed)
     );
     assert!(
-        last.text.contains("/no/such/file") && last.text.contains("No such file"),
+        last.text.contains(&value) && last.text.contains("No such file"),
         "{}",
         last.text
     );

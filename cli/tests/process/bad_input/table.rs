@@ -616,7 +616,7 @@ pub(crate) const ROWS: &[Row] = &[
         keeps: Keeps::Cluster,
     },
     Row {
-        name: "a file that does not exist",
+        name: "a file that the operator does not give to tasks",
         does: Does::Task(|| v1::TaskSpec {
             uris: vec![v1::Uri {
                 value: "/no/such/file".into(),
@@ -625,7 +625,7 @@ pub(crate) const ROWS: &[Row] = &[
             ..task("absent", "true")
         }),
         ends: End::State(TaskState::Failed),
-        says: ["fetch", "/no/such/file", "No such file"],
+        says: ["fetch", "/no/such/file", "--fetch-dir"],
         keeps: Keeps::Cluster,
     },
     Row {

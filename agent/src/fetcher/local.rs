@@ -1,0 +1,201 @@
+//! Files of this host that tasks may fetch: those below the operator's `--fetch-dir` that the task's own user can read.
+//!
+//! The agent opens them with its own rights, which are often root's, so both rules are checked on the descriptors that are
+//! opened, one component after another, and no symbolic link is followed. A path that changes during the check fails or
+//! leads to a file that was checked.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use argosy_isolation::User;
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2};
+use rustix::io::Errno;
+
+use super::error::FetchError;
+
+/// Path resolution within one folder.
+const BELOW: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS);
+/// A handle on a folder: no right to read it is needed.
+const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+/// A file to be read. A pipe or a terminal neither blocks nor attaches.
+const FILE: OFlags = OFlags::RDONLY
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY)
+    .union(OFlags::CLOEXEC);
+
+/// The user whose permissions decide whether a task may fetch a file of this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// The agent's own user, which is not root: the kernel decides.
+    Agent,
+    User(User),
+    /// A user that owns nothing and is in no group. Root's rights are never lent to a task.
+    Unmapped,
+}
+
+impl Reader {
+    /// The reader for a task whose files belong to `owner` (`None`: to the agent's own user).
+    pub(super) fn of(owner: Option<&User>) -> Self {
+        match owner {
+            Some(user) if user.uid != 0 => Self::User(user.clone()),
+            None if !nix::unistd::geteuid().is_root() => Self::Agent,
+            Some(_) | None => Self::Unmapped,
+        }
+    }
+
+    /// Whether this user has the permission `bit` (4: read, 1: search).
+    fn has(&self, bit: u32, of: &Stat) -> bool {
+        let shift = match self {
+            Self::Agent => return true,
+            Self::User(user) if of.st_uid == user.uid => 6,
+            Self::User(user) if of.st_gid == user.gid || user.groups.contains(&of.st_gid) => 3,
+            Self::User(_) | Self::Unmapped => 0,
+        };
+        (of.st_mode >> shift) & bit != 0
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Agent => "the agent's user".to_owned(),
+            Self::User(user) => format!("the task's user on the host, {},", user.uid),
+            Self::Unmapped => "a task without a user of the host".to_owned(),
+        }
+    }
+}
+
+/// The folders that the operator names with `--fetch-dir`.
+#[derive(Debug, Clone)]
+pub(super) struct Folders(pub(super) Vec<PathBuf>);
+
+impl Folders {
+    /// Opens the regular file that the URI names, and returns it with its length. Blocks.
+    pub(super) fn open(&self, uri: &str, reader: &Reader) -> Result<(File, u64), FetchError> {
+        let invalid = |rule: String| FetchError::Invalid {
+            uri: uri.to_owned(),
+            rule,
+        };
+        let path = local_path(uri)?;
+        let (folder, below) = self.granted(&path).map_err(invalid)?;
+        let failed = |error: WalkError| match error {
+            WalkError::Refused(rule) => invalid(rule),
+            WalkError::Failed(source) => FetchError::Open {
+                uri: uri.to_owned(),
+                source,
+            },
+        };
+        let folder = std::fs::canonicalize(folder).map_err(|error| failed(error.into()))?;
+        walk(&folder, &below, reader).map_err(failed)
+    }
+
+    /// The folder that a path is below, and the names from there to the file.
+    fn granted<'a>(&'a self, path: &'a Path) -> Result<(&'a Path, Vec<&'a OsStr>), String> {
+        let elsewhere = "or serve it by http:// or https://";
+        if self.0.is_empty() {
+            return Err(format!(
+                "this agent gives tasks no files of its host; start the agent with --fetch-dir and the file's folder, \
+                 {elsewhere}"
+            ));
+        }
+        let below = |folder: &'a PathBuf| Some((folder.as_path(), path.strip_prefix(folder).ok()?));
+        let Some((folder, below)) = self.0.iter().find_map(below) else {
+            let named: Vec<_> = self.0.iter().map(|path| path.to_string_lossy()).collect();
+            return Err(format!(
+                "it is in none of the folders of which this agent gives tasks files ({}); move it there, start the \
+                 agent with another --fetch-dir, {elsewhere}",
+                named.join(", ")
+            ));
+        };
+        let names = below.components().map(|component| match component {
+            Component::Normal(name) => Some(name),
+            _ => None,
+        });
+        let names = names.collect::<Option<Vec<_>>>();
+        let names = names.ok_or("its path has .. in it; write it without")?;
+        Ok((folder, names))
+    }
+}
+
+/// Why a path cannot be followed to a file.
+enum WalkError {
+    Refused(String),
+    Failed(io::Error),
+}
+
+impl From<io::Error> for WalkError {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Errno> for WalkError {
+    fn from(error: Errno) -> Self {
+        match error {
+            Errno::LOOP => Self::Refused(
+                "a part of its path is a symbolic link, which agents do not follow; name the file itself"
+                    .to_owned(),
+            ),
+            other => Self::Failed(other.into()),
+        }
+    }
+}
+
+/// Follows `names` from `folder`, which is absolute and has no links, with the permissions of the reader.
+fn walk(folder: &Path, names: &[&OsStr], reader: &Reader) -> Result<(File, u64), WalkError> {
+    let not_a_file = || WalkError::Refused("it is not a regular file".to_owned());
+    let (last, folders) = names.split_last().ok_or_else(not_a_file)?;
+    let mut at = PathBuf::from("/");
+    let mut here = openat2(CWD, "/", FOLDER, Mode::empty(), ResolveFlags::empty())?;
+    search(&here, &at, reader)?;
+    let above = folder.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name),
+        _ => None,
+    });
+    for name in above.chain(folders.iter().copied()) {
+        here = openat2(&here, name, FOLDER, Mode::empty(), BELOW)?;
+        at.push(name);
+        search(&here, &at, reader)?;
+    }
+    let file = openat2(&here, *last, FILE, Mode::empty(), BELOW)?;
+    let found = fstat(&file)?;
+    if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile {
+        return Err(not_a_file());
+    }
+    if !reader.has(0o4, &found) {
+        at.push(last);
+        return Err(refused(reader, "read", &at));
+    }
+    Ok((File::from(file), u64::try_from(found.st_size).unwrap_or(0)))
+}
+
+/// Checks that the reader may pass through a folder.
+fn search(folder: &OwnedFd, path: &Path, reader: &Reader) -> Result<(), WalkError> {
+    match reader.has(0o1, &fstat(folder.as_fd())?) {
+        true => Ok(()),
+        false => Err(refused(reader, "search", path)),
+    }
+}
+
+fn refused(reader: &Reader, verb: &str, path: &Path) -> WalkError {
+    let bit = if verb == "read" { "r" } else { "x" };
+    let (reader, path) = (reader.name(), path.display());
+    WalkError::Refused(format!(
+        "{reader} may not {verb} {path}; allow it with chmod o+{bit} {path}, or move the file to a folder that all may \
+         search"
+    ))
+}
+
+fn local_path(uri: &str) -> Result<PathBuf, FetchError> {
+    let path = Path::new(uri.strip_prefix("file://").unwrap_or(uri));
+    if path.is_absolute() && !uri.contains('\0') {
+        return Ok(path.to_owned());
+    }
+    Err(FetchError::Invalid {
+        uri: uri.to_owned(),
+        rule: "give an absolute path, file:///…, http://… or https://…".to_owned(),
+    })
+}

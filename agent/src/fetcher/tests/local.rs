@@ -1,0 +1,176 @@
+//! Files of the host: which folders they are given from, and to whom.
+
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use nix::sys::stat::Mode as FileMode;
+
+use super::super::local::{Folders, Reader};
+use super::*;
+
+fn nobody() -> Reader {
+    Reader::User(User {
+        uid: 65_534,
+        gid: 65_534,
+        groups: vec![],
+    })
+}
+
+fn given_from(folders: Vec<PathBuf>) -> Fetcher {
+    let settings = FetchSettings {
+        folders,
+        ..settings(1_000)
+    };
+    Fetcher::new(settings, Arc::new(PlainTar), None)
+}
+
+fn change_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+/// A folder for all users with a file for all users.
+fn served() -> (tempfile::TempDir, PathBuf) {
+    let folder = open_folder();
+    let file = folder.path().join("file");
+    fs::write(&file, "text").unwrap();
+    change_mode(&file, 0o644);
+    (folder, file)
+}
+
+async fn refusal(fetcher: &Fetcher, value: String) -> String {
+    let (sandbox, result) = fetch(fetcher, uri(value)).await;
+    assert_eq!(fs::read_dir(sandbox.path()).unwrap().count(), 0);
+    result.unwrap_err()
+}
+
+#[tokio::test]
+async fn no_file_of_the_host_is_given_from_a_folder_that_the_operator_does_not_name() {
+    let why = refusal(&given_from(Vec::new()), "file:///etc/shadow".to_owned()).await;
+    let expected = "cannot fetch \"file:///etc/shadow\": this agent gives tasks no files of its host; start the agent \
+                    with --fetch-dir and the file's folder, or serve it by http:// or https://";
+    assert_eq!(why, expected);
+    let (folder, _) = served();
+    let given = given_from(vec![folder.path().to_owned()]);
+    // Also a folder whose name begins as one that is named.
+    for elsewhere in [
+        "/etc/passwd".to_owned(),
+        format!("{}-more/file", folder.path().display()),
+    ] {
+        let why = refusal(&given, elsewhere.clone()).await;
+        assert!(
+            why.contains(&elsewhere) && why.contains("--fetch-dir"),
+            "{why}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn no_link_and_no_dots_lead_out_of_a_folder_that_files_are_given_from() {
+    let (folder, _) = served();
+    let inner = folder.path().join("inner");
+    fs::create_dir(&inner).unwrap();
+    change_mode(&inner, 0o755);
+    symlink("/etc/passwd", inner.join("to-file")).unwrap();
+    symlink("/etc", inner.join("to-folder")).unwrap();
+    symlink("../file", inner.join("to-own")).unwrap();
+    let given = given_from(vec![inner.clone()]);
+    for (name, rule) in [
+        ("to-file", "symbolic link"),
+        ("to-folder/passwd", "symbolic link"),
+        ("to-own", "symbolic link"),
+        ("../file", "without"),
+        ("../../../etc/passwd", "without"),
+    ] {
+        let why = refusal(&given, format!("{}/{name}", inner.display())).await;
+        assert!(why.contains(name) && why.contains(rule), "{why}");
+    }
+    // The operator's own links are the operator's to follow.
+    let named = folder.path().join("named");
+    symlink(&inner, &named).unwrap();
+    fs::write(inner.join("file"), "inside").unwrap();
+    change_mode(&inner.join("file"), 0o644);
+    let (sandbox, result) = fetch(
+        &given_from(vec![named.clone()]),
+        uri(named.join("file").display().to_string()),
+    )
+    .await;
+    result.unwrap();
+    let copied = fs::read_to_string(sandbox.path().join("file")).unwrap();
+    assert_eq!(copied, "inside");
+}
+
+#[test]
+fn a_file_is_given_to_those_who_can_read_it_themselves() {
+    let (folder, file) = served();
+    let folders = Folders(vec![folder.path().to_owned()]);
+    let value = file.display().to_string();
+    let open = |reader: &Reader| {
+        let opened = folders.open(&value, reader);
+        opened
+            .map(drop)
+            .map_err(|error| crate::error::sentence(&error))
+    };
+    for reader in [nobody(), Reader::Unmapped] {
+        open(&reader).unwrap();
+        change_mode(&file, 0o640);
+        let why = open(&reader).unwrap_err();
+        assert!(why.contains(&format!("chmod o+r {value}")), "{why}");
+        change_mode(&file, 0o644);
+        change_mode(folder.path(), 0o750);
+        let why = open(&reader).unwrap_err();
+        let remedy = format!("chmod o+x {}", folder.path().display());
+        assert!(why.contains(&remedy), "{why}");
+        change_mode(folder.path(), 0o755);
+    }
+    // Its owner, and its group, as far as they may.
+    let metadata = fs::metadata(&file).unwrap();
+    let user = |uid: u32, gid: u32| {
+        Reader::User(User {
+            uid,
+            gid: 65_534,
+            groups: vec![gid],
+        })
+    };
+    let (owner, group) = (user(metadata.uid(), 65_534), user(65_534, metadata.gid()));
+    change_mode(&file, 0o400);
+    open(&owner).unwrap();
+    open(&group).unwrap_err();
+    change_mode(&file, 0o040);
+    open(&group).unwrap();
+    change_mode(&file, 0o004);
+    open(&nobody()).unwrap();
+    open(&group).unwrap_err();
+}
+
+#[test]
+fn no_task_reads_as_root() {
+    let root = User {
+        uid: 0,
+        gid: 0,
+        groups: vec![],
+    };
+    assert_eq!(Reader::of(Some(&root)), Reader::Unmapped);
+    let of_agent = match nix::unistd::geteuid().is_root() {
+        true => Reader::Unmapped,
+        false => Reader::Agent,
+    };
+    assert_eq!(Reader::of(None), of_agent);
+}
+
+#[tokio::test]
+async fn what_is_no_regular_file_is_refused_and_holds_nothing_up() {
+    let (folder, _) = served();
+    let pipe = folder.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, FileMode::from_bits_truncate(0o666)).unwrap();
+    change_mode(&pipe, 0o666);
+    let given = given_from(vec![folder.path().to_owned()]);
+    let why = refusal(&given, pipe.display().to_string()).await;
+    assert!(why.contains("not a regular file"), "{why}");
+    let mut of_folder = uri(folder.path().display().to_string());
+    of_folder.output_file = "file".to_owned();
+    let why = fetch(&given, of_folder).await.1.unwrap_err();
+    assert!(why.contains("not a regular file"), "{why}");
+    let (fetcher, device) = (given_from(vec!["/dev".into()]), "/dev/null".to_owned());
+    let why = refusal(&fetcher, device).await;
+    assert!(why.contains("not a regular file"), "{why}");
+}
