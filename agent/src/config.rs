@@ -11,6 +11,7 @@ use argosy_state::task::OptOuts;
 
 use crate::core::ContainerName;
 use crate::error::RunError;
+use crate::fetcher::FetchAllow;
 use crate::images::ImageSettings;
 use crate::runner::{Devices, NetworkSettings};
 
@@ -116,6 +117,10 @@ pub struct Config {
     pub fetch_limit_bytes: u64,
     /// Tasks may fetch files of this host that are below one of these, and that their own user can read.
     pub fetch_folders: Vec<PathBuf>,
+    /// Servers that tasks may fetch from although they are this host's, the cluster's or metadata services.
+    pub fetch_allow: Vec<FetchAllow>,
+    /// The port on which the agent's API listens, if it is another one than that of `address`.
+    pub api_port: Option<u16>,
     /// How much of what was fetched is kept for other tasks, in bytes.
     pub fetch_cache_bytes: u64,
     /// URIs whose files stay among those: none makes room for another.
@@ -166,6 +171,8 @@ impl Config {
             seed: 0,
             fetch_limit_bytes: FETCH_LIMIT_BYTES,
             fetch_folders: Vec::new(),
+            fetch_allow: Vec::new(),
+            api_port: None,
             fetch_cache_bytes: FETCH_CACHE_BYTES,
             fetch_cache_pins: Vec::new(),
             pids_max: PIDS_MAX,

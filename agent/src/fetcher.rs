@@ -1,5 +1,5 @@
-//! Brings a task's files into its sandbox, and takes archives apart. Reading order: `error`, `progress`, `local`, `origin`,
-//! `cache`.
+//! Brings a task's files into its sandbox, and takes archives apart. Reading order: `error`, `progress`, `local`, `reach`,
+//! `web`, `origin`, `cache`.
 //!
 //! A file appears under its name only when it is whole, and so does the folder of an archive.
 
@@ -8,6 +8,8 @@ mod error;
 mod local;
 mod origin;
 mod progress;
+mod reach;
+mod web;
 
 use std::fs::Permissions;
 use std::io;
@@ -21,11 +23,14 @@ use futures::future::BoxFuture;
 use nix::unistd::{Gid, Uid};
 use tokio::sync::watch;
 
+use crate::config::Config;
 pub(crate) use cache::Cache;
 pub(crate) use error::FetchError;
 use local::Reader;
-use origin::Origin;
+use origin::{Origin, Rights};
 pub(crate) use progress::{Progress, TELL_EVERY, tell};
+pub use reach::FetchAllow;
+pub(crate) use reach::Reach;
 
 /// Takes archives apart that nobody trusts.
 pub(crate) trait Extractor: Send + Sync {
@@ -53,6 +58,27 @@ pub(crate) struct FetchSettings {
     pub(crate) limit_bytes: u64,
     /// Only files of this host that are below one of these are given to tasks.
     pub(crate) folders: Vec<PathBuf>,
+    /// Servers that tasks may fetch from whatever the rules say.
+    pub(crate) allow: Vec<FetchAllow>,
+    /// API addresses of masters, `host:port`.
+    pub(crate) masters: Vec<String>,
+    /// That of this agent.
+    pub(crate) api: String,
+    /// The port on which that listens, if it is another one.
+    pub(crate) api_port: Option<u16>,
+}
+
+impl FetchSettings {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            limit_bytes: config.fetch_limit_bytes,
+            folders: config.fetch_folders.clone(),
+            allow: config.fetch_allow.clone(),
+            masters: config.masters.clone(),
+            api: config.address.clone(),
+            api_port: config.api_port,
+        }
+    }
 }
 
 /// On whose behalf files are brought.
@@ -61,6 +87,8 @@ pub(crate) struct Whose<'a> {
     /// The user of the host that the copies belong to, and that must be able to read files of the host. `None` is the
     /// agent's own user; if that is root, it reads as a user without rights.
     pub(crate) owner: Option<&'a User>,
+    /// Which servers it reaches.
+    pub(crate) reach: Reach,
 }
 
 impl Fetcher {
@@ -102,12 +130,18 @@ impl Fetcher {
     ) -> Result<(), FetchError> {
         let draft = sandbox.join(format!(".fetching-{name}"));
         match &self.cache {
-            Some(cache) if uri.cache && uri.value.starts_with("http") => {
+            // What others have fetched is not for a task that may fetch nothing.
+            Some(cache)
+                if uri.cache && uri.value.starts_with("http") && whose.reach == Reach::Usual =>
+            {
                 cache.bring(&self.origin, uri, &draft, meter).await?;
             }
             _ => {
-                let reader = Reader::of(whose.owner);
-                self.origin.bring(uri, &draft, &reader, meter).await?;
+                let rights = Rights {
+                    reader: Reader::of(whose.owner),
+                    reach: whose.reach,
+                };
+                self.origin.bring(uri, &draft, &rights, meter).await?;
             }
         }
         crash::passed("fetch.draft-written");

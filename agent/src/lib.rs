@@ -35,6 +35,7 @@ mod uplink;
 pub use agent::{Parts, run};
 pub use config::{Config, DiskEnforcement, IsolationMode};
 pub use error::RunError;
+pub use fetcher::FetchAllow;
 pub use ground::{BootClock, Containers, Ground, MadeUp, Onlooker, Teller};
 pub use runner::{CniSettings, Devices, LauncherCommand, NetworkSettings};
 pub use start::remove_tree;

@@ -40,6 +40,7 @@ pub(crate) fn start(arguments: &AgentStart) -> Ended {
     let api = listen::bind(&arguments.listen, "--listen")?;
     let mut config = config(arguments, address)?;
     config.allow_exec = listen::lets_exec_in(resolved, arguments.allow_exec);
+    config.api_port = Some(resolved.port());
     crate::raise_file_limit();
     let recorder = metrics::install()?;
     let launcher = launcher::choose();
@@ -133,6 +134,7 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
 
 fn fetching(arguments: &AgentStart, config: &mut Config) {
     config.fetch_folders.clone_from(&arguments.fetch_dirs);
+    config.fetch_allow.clone_from(&arguments.fetch_allow);
     config.fetch_cache_bytes = arguments.fetch_cache;
     let pins = &arguments.fetch_cache_pins;
     config.fetch_cache_pins.clone_from(pins);

@@ -106,6 +106,19 @@ fn completions_know_the_verbs() {
 }
 
 #[test]
+fn a_folder_that_tasks_fetch_from_is_named_from_the_root() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("agent");
+    let mut words = vec!["agent", "start", "--listen", "127.0.0.1:0"];
+    words.extend(["--data-dir", data.to_str().unwrap()]);
+    words.extend(["--fetch-dir", "files"]);
+    let (code, _, stderr) = ran(&words);
+    assert_eq!(code, 2, "{stderr}");
+    let expected = "--fetch-dir files is not absolute; write it from /";
+    assert!(stderr.contains(expected), "{stderr}");
+}
+
+#[test]
 fn stopping_an_agent_that_is_not_there_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let (code, _, stderr) = ran(&[

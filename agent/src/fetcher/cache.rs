@@ -23,7 +23,8 @@ use tokio::sync::watch;
 use super::Progress;
 use super::error::FetchError;
 use super::local::Reader;
-use super::origin::Origin;
+use super::origin::{Origin, Rights};
+use super::reach::Reach;
 use crate::flights::{Flights, Seat};
 
 /// What begins the name of a file that is not whole.
@@ -159,9 +160,12 @@ impl Cache {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let draft = Draft(self.folder.join(format!("{DRAFT}{serial}")));
         metrics::counter!("argosy_agent_fetch_cache_misses_total").increment(1);
-        // Nothing of this host is kept.
-        let reader = Reader::Unmapped;
-        origin.bring(uri, &draft.0, &reader, progress).await?;
+        // Nothing of this host is kept, and nothing for tasks that reach no server.
+        let rights = Rights {
+            reader: Reader::Unmapped,
+            reach: Reach::Usual,
+        };
+        origin.bring(uri, &draft.0, &rights, progress).await?;
         crash::passed("cache.draft-written");
         let (cache, place, wanted) = (Arc::clone(self), path.to_owned(), uri.value.clone());
         let keeping = move || -> io::Result<File> {

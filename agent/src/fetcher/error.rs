@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::reach::Refusal;
+
 /// Why a file could not be brought. Every message names the URI.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FetchError {
@@ -14,6 +16,8 @@ pub(crate) enum FetchError {
     Open { uri: String, source: io::Error },
     #[error("cannot fetch {uri:?}")]
     Get { uri: String, source: reqwest::Error },
+    #[error("cannot fetch {uri:?}: {refusal}")]
+    Refused { uri: String, refusal: Refusal },
     #[error("cannot fetch {uri:?}: the server answered {status}")]
     Status { uri: String, status: u16 },
     #[error("cannot fetch {uri:?}: nothing came for {limit:?}")]
@@ -53,6 +57,9 @@ impl FetchError {
         let uri = uri.to_owned();
         let mut cause = std::error::Error::source(&source);
         while let Some(error) = cause {
+            if let Some(refusal) = error.downcast_ref::<Refusal>() {
+                return Self::refused(&uri, refusal.clone());
+            }
             let words = error.to_string();
             if words.starts_with(DISTRUST) {
                 return Self::Untrusted { uri, why: words };
@@ -60,6 +67,14 @@ impl FetchError {
             cause = error.source();
         }
         Self::Get { uri, source }
+    }
+
+    /// A server is not asked.
+    pub(super) fn refused(uri: &str, refusal: Refusal) -> Self {
+        Self::Refused {
+            uri: uri.to_owned(),
+            refusal,
+        }
     }
 
     /// Whether the same may go well a little later.
@@ -70,6 +85,7 @@ impl FetchError {
             Self::Stalled { .. } => true,
             Self::Shared(_)
             | Self::Untrusted { .. }
+            | Self::Refused { .. }
             | Self::Invalid { .. }
             | Self::Open { .. }
             | Self::TooLarge { .. }

@@ -14,8 +14,9 @@ use tokio::sync::watch;
 
 use super::error::FetchError;
 use super::local::{Folders, Reader};
+use super::reach::{Policy, Reach};
+use super::web::Web;
 use super::{FetchSettings, Progress};
-use crate::http_client::HttpClient;
 
 /// How long a server that cannot be reached, or breaks off, is tried again.
 const RETRY_FOR: Duration = Duration::from_secs(30);
@@ -30,14 +31,20 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const CHUNK_BYTES: usize = 256 * 1024;
 
 /// What can be brought.
-#[derive(Debug)]
 pub(super) struct Origin {
-    http: HttpClient,
+    web: Web,
     folders: Folders,
     limit_bytes: u64,
     pub(super) retry_for: Duration,
     /// How long a server may stay silent.
     pub(super) stall_limit: Duration,
+}
+
+/// What a task may fetch.
+#[derive(Debug, Clone)]
+pub(super) struct Rights {
+    pub(super) reader: Reader,
+    pub(super) reach: Reach,
 }
 
 /// A SHA-256.
@@ -58,9 +65,14 @@ impl Origin {
         client: impl Fn() -> reqwest::ClientBuilder + Send + Sync + 'static,
         settings: FetchSettings,
     ) -> Self {
-        let lost = "https:// cannot be fetched on this host";
+        let policy = Policy {
+            allow: settings.allow,
+            masters: settings.masters,
+            api: settings.api,
+            api_port: settings.api_port,
+        };
         Self {
-            http: HttpClient::new(lost, client),
+            web: Web::new(client, policy),
             folders: Folders(settings.folders),
             limit_bytes: settings.limit_bytes,
             retry_for: RETRY_FOR,
@@ -73,13 +85,13 @@ impl Origin {
         &self,
         uri: &v1::Uri,
         draft: &Path,
-        reader: &Reader,
+        task: &Rights,
         meter: &watch::Sender<Progress>,
     ) -> Result<(), FetchError> {
         let begun = Instant::now();
         let mut pause = RETRY_FIRST;
         loop {
-            let copied = self.copy(&uri.value, draft, reader, meter).await;
+            let copied = self.copy(&uri.value, draft, task, meter).await;
             match copied.and_then(|sum| judge(uri, sum)) {
                 Ok(()) => return Ok(()),
                 Err(error) if error.may_pass() && begun.elapsed() + pause < self.retry_for => {
@@ -100,22 +112,13 @@ impl Origin {
         &self,
         uri: &str,
         draft: &Path,
-        reader: &Reader,
+        task: &Rights,
         meter: &watch::Sender<Progress>,
     ) -> Result<Sum, FetchError> {
-        if uri.starts_with("https://") && !self.http.has_authorities() {
-            return Err(FetchError::Invalid {
-                uri: uri.to_owned(),
-                rule:
-                    "this host has no certificates of authorities: install ca-certificates, then \
-                       start the agent again"
-                        .to_owned(),
-            });
-        }
         if uri.starts_with("http://") || uri.starts_with("https://") {
-            return self.download(uri, draft, meter).await;
+            return self.download(uri, draft, task.reach, meter).await;
         }
-        let (folders, named, reader) = (self.folders.clone(), uri.to_owned(), reader.clone());
+        let (folders, named, reader) = (self.folders.clone(), uri.to_owned(), task.reader.clone());
         let opening = tokio::task::spawn_blocking(move || folders.open(&named, &reader));
         let (file, length) = opening.await.expect("opening a file never panics")?;
         let sink = Sink::create(uri, draft, self.limit_bytes, meter).await?;
@@ -127,6 +130,7 @@ impl Origin {
         &self,
         uri: &str,
         draft: &Path,
+        reach: Reach,
         meter: &watch::Sender<Progress>,
     ) -> Result<Sum, FetchError> {
         let get = |source: reqwest::Error| FetchError::of_server(uri, source.without_url());
@@ -135,8 +139,8 @@ impl Origin {
             uri: uri.to_owned(),
             limit,
         };
-        let answer = tokio::time::timeout(limit, self.http.client().get(uri).send()).await;
-        let mut answer = answer.map_err(stalled)?.map_err(get)?;
+        let answer = tokio::time::timeout(limit, self.web.get(uri, reach)).await;
+        let mut answer = answer.map_err(stalled)??;
         if !answer.status().is_success() {
             return Err(FetchError::Status {
                 uri: uri.to_owned(),

@@ -3,12 +3,13 @@
 mod https;
 mod local;
 mod pins;
+mod reach;
 mod stalling;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -49,6 +50,11 @@ fn settings(limit_bytes: u64) -> FetchSettings {
     FetchSettings {
         limit_bytes,
         folders: vec![std::env::temp_dir()],
+        // Where the servers of the tests are.
+        allow: vec!["127.0.0.0/8".parse().unwrap()],
+        masters: Vec::new(),
+        api: "127.0.0.1:5051".to_owned(),
+        api_port: None,
     }
 }
 
@@ -129,11 +135,11 @@ async fn a_page_is_fetched_and_named_without_its_query() {
 
 #[tokio::test]
 async fn a_host_without_certificates_fetches_all_but_https() {
-    let is_first = AtomicBool::new(true);
-    let failing = move || match is_first.swap(false, Ordering::SeqCst) {
-        // An error of the kind that loading no certificate at all makes.
-        true => reqwest::Client::builder().user_agent("\n"),
-        false => client(),
+    let made = AtomicU32::new(0);
+    let failing = move || match made.fetch_add(1, Ordering::SeqCst) {
+        // An error of the kind that loading no certificate at all makes, where they are needed.
+        1 => reqwest::Client::builder().user_agent("\n"),
+        _ => client(),
     };
     let fetcher = Fetcher {
         origin: Arc::new(Origin::with(failing, settings(1_000))),

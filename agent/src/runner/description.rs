@@ -22,6 +22,7 @@ use super::{
     Shared, bridges, devices, disks, executors, groups, imaged, limits, opt_outs, volumes,
 };
 use crate::core::{ContainerName, Refusal, Start, disk_limit_bytes};
+use crate::fetcher::Reach;
 use crate::sandbox;
 
 /// Where commands are looked up unless a task says otherwise.
@@ -235,6 +236,25 @@ fn confine(
     Ok(())
 }
 
+/// The network that it names, or that its group has.
+fn named_network(start: &Start) -> Option<&v1::Network> {
+    match &start.group {
+        Some(group) => group.network.as_ref(),
+        None => {
+            let own = start.launch.spec.as_ref()?.container.as_ref()?;
+            own.network.as_ref()
+        }
+    }
+}
+
+/// Which servers it may fetch from.
+pub(super) fn reach(start: &Start) -> Reach {
+    match named_network(start).and_then(|network| network.mode.as_ref()) {
+        Some(Mode::None(_)) => Reach::Nothing,
+        None | Some(Mode::Host(_) | Mode::Bridge(_) | Mode::Cni(_)) => Reach::Usual,
+    }
+}
+
 /// Its network, and the files by which it finds itself and others. Last of all, as a network is to be given back.
 fn network(
     shared: &Shared,
@@ -243,44 +263,40 @@ fn network(
     spec: &mut Spec,
 ) -> Result<Option<OwnedFd>, Refusal> {
     let task = start.launch.spec.as_ref();
-    let own = task.and_then(|task| task.container.as_ref());
-    let network = match &start.group {
-        Some(group) => group.network.as_ref(),
-        None => own.and_then(|container| container.network.as_ref()),
-    };
     let refused = |error: NetworkError| {
         let why = crate::error::sentence(&error);
         failed(format!("container.network: {why}"))
     };
     let name = host_name(start.key.task.as_str());
-    let (network, place, namespace) = match network.and_then(|network| network.mode.as_ref()) {
-        None | Some(Mode::Host(_)) => {
-            // Only the profile has a wall that knows ports.
-            let ports = task.filter(|_| spec.profile.is_some()).map(ports);
-            (Network::Host { ports }, Place::Host, None)
-        }
-        Some(Mode::None(_)) if start.group.is_none() => (Network::None, Place::Alone, None),
-        Some(Mode::None(_) | Mode::Bridge(_) | Mode::Cni(_))
-            if spec.isolation != Isolation::Full =>
-        {
-            return Err(invalid(NEEDS_ROOT));
-        }
-        Some(Mode::None(_)) => {
-            let (namespace, _) = shared.groups.alone(start.holder()).map_err(refused)?;
-            (Network::Joined, Place::Alone, Some(namespace))
-        }
-        Some(Mode::Bridge(bridge)) => {
-            let (namespace, at) = bridged(shared, start, bridge).map_err(refused)?;
-            let place = Place::Own(Some(at.into()));
-            (Network::Joined, place, Some(namespace))
-        }
-        Some(Mode::Cni(_)) => {
-            let added =
-                plugged.ok_or_else(|| failed("its network was not made; launch it again"))?;
-            let address = added.addresses.first().copied();
-            (Network::Joined, Place::Own(address), Some(added.namespace))
-        }
-    };
+    let (network, place, namespace) =
+        match named_network(start).and_then(|network| network.mode.as_ref()) {
+            None | Some(Mode::Host(_)) => {
+                // Only the profile has a wall that knows ports.
+                let ports = task.filter(|_| spec.profile.is_some()).map(ports);
+                (Network::Host { ports }, Place::Host, None)
+            }
+            Some(Mode::None(_)) if start.group.is_none() => (Network::None, Place::Alone, None),
+            Some(Mode::None(_) | Mode::Bridge(_) | Mode::Cni(_))
+                if spec.isolation != Isolation::Full =>
+            {
+                return Err(invalid(NEEDS_ROOT));
+            }
+            Some(Mode::None(_)) => {
+                let (namespace, _) = shared.groups.alone(start.holder()).map_err(refused)?;
+                (Network::Joined, Place::Alone, Some(namespace))
+            }
+            Some(Mode::Bridge(bridge)) => {
+                let (namespace, at) = bridged(shared, start, bridge).map_err(refused)?;
+                let place = Place::Own(Some(at.into()));
+                (Network::Joined, place, Some(namespace))
+            }
+            Some(Mode::Cni(_)) => {
+                let added =
+                    plugged.ok_or_else(|| failed("its network was not made; launch it again"))?;
+                let address = added.addresses.first().copied();
+                (Network::Joined, Place::Own(address), Some(added.namespace))
+            }
+        };
     if let Place::Own(address) = place {
         let own = "ARGOSY_ADDRESS";
         spec.environment.retain(|(name, _)| name != own);

@@ -147,10 +147,7 @@ impl Runner {
         let shared = Shared {
             // Opened in any case: an earlier life may have kept something.
             fetcher: Fetcher::new(
-                FetchSettings {
-                    limit_bytes: config.fetch_limit_bytes,
-                    folders: config.fetch_folders.clone(),
-                },
+                FetchSettings::of(config),
                 unpackings,
                 (bytes > 0).then_some(cache),
             ),

@@ -43,6 +43,7 @@ impl Shared {
         self.imaged.bring(&spec, start.name, meter).await?;
         let whose = Whose {
             owner: owner.as_ref(),
+            reach: description::reach(start),
         };
         let fetching = self.fetcher.fetch_all(&spec.uris, &sandbox, whose, meter);
         let result = fetching.await;

@@ -196,6 +196,8 @@ async fn configured(
     config.allow_exec = true;
     config.host_paths = vec![directory.with_file_name(SHARED)];
     config.fetch_folders = vec![directory.with_file_name(FILES)];
+    // Where the servers of the tests are.
+    config.fetch_allow = vec!["127.0.0.0/8".parse().unwrap()];
     let plugins = directory.with_file_name(PLUGINS);
     if plugins.exists() {
         config.networks.cni.lists = Some(plugins.clone());

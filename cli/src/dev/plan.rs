@@ -202,6 +202,9 @@ fn agent_line(
     for path in &arguments.fetch_dirs {
         flags.push(("--fetch-dir", path.display().to_string()));
     }
+    for server in &arguments.fetch_allow {
+        flags.push(("--fetch-allow", server.clone()));
+    }
     if let Some(path) = &arguments.secret_folder {
         flags.push(("--secret-folder", path.display().to_string()));
     }
@@ -271,6 +274,8 @@ pub(super) mod tests {
             "/srv",
             "--fetch-dir",
             "/srv/files",
+            "--fetch-allow",
+            "127.77.0.0/16",
             "--timing",
             "testing",
             "--isolation",
@@ -301,6 +306,7 @@ pub(super) mod tests {
                         assert!(allowed.new_privileges && !allowed.unconfined_seccomp);
                         assert_eq!(start.host_paths, [PathBuf::from("/srv")]);
                         assert_eq!(start.fetch_dirs, [PathBuf::from("/srv/files")]);
+                        assert_eq!(start.fetch_allow, ["127.77.0.0/16".parse().unwrap()]);
                         assert_eq!(start.task_address.as_deref(), Some("127.77.0.2"));
                     }
                     other => panic!("{other:?}"),

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use argosy_agent::FetchAllow;
 use clap::Args;
 
 use super::opt_outs::AllowedOptOuts;
@@ -41,6 +42,9 @@ pub(crate) struct Dev {
     /// Tasks may fetch files of this host below this directory that their own user can read; may be repeated
     #[arg(long = "fetch-dir", value_name = "DIR")]
     pub(crate) fetch_dirs: Vec<PathBuf>,
+    /// Tasks may fetch from this ADDRESS, network ADDRESS/BITS or HOST:PORT, also on loopback; may be repeated
+    #[arg(long = "fetch-allow", value_name = "SERVER", value_parser = allowed)]
+    pub(crate) fetch_allow: Vec<String>,
     /// Directory, its user's alone, with secrets for tasks as ROLE/NAME [default: tasks get none]
     #[arg(long, value_name = "DIR")]
     pub(crate) secret_folder: Option<PathBuf>,
@@ -66,6 +70,12 @@ fn loopback(text: &str) -> Result<Ipv4Addr, String> {
     let address: Option<Ipv4Addr> = text.parse().ok();
     let fits = address.filter(|address| address.is_loopback() && address.octets()[3] <= 200);
     fits.ok_or_else(|| "write a loopback address that leaves room, as 127.77.0.1".to_owned())
+}
+
+/// As it is written, for the agents' command lines.
+fn allowed(text: &str) -> Result<String, String> {
+    let parsed: Result<FetchAllow, _> = text.parse();
+    parsed.map(|_| text.to_owned())
 }
 
 fn resources(text: &str) -> Result<String, String> {

@@ -54,7 +54,8 @@ pub(crate) struct Run {
     /// Environment variable of the task; may be repeated
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = values::pair)]
     pub(crate) environment: Vec<(String, String)>,
-    /// Something to fetch into the sandbox before the start; may be repeated
+    /// Something to fetch into the sandbox before the start: a URL, or a file of the agents' hosts (agents must allow its
+    /// folder with --fetch-dir); may be repeated
     #[arg(long = "uri", value_name = "[FILE=]URI", value_parser = values::uri)]
     pub(crate) uris: Vec<v1::Uri>,
     /// The same, made executable

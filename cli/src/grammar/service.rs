@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use argosy_agent::FetchAllow;
 use argosy_client::Masters;
 use argosy_isolation::network::Subnet;
 use argosy_state::resources::Resources;
@@ -224,6 +225,15 @@ pub(crate) struct AgentStart {
         value_name = "DIR"
     )]
     pub(crate) fetch_dirs: Vec<PathBuf>,
+    /// Tasks may fetch from this ADDRESS, network ADDRESS/BITS or HOST:PORT although it is this host's, a metadata
+    /// service's or the cluster's, or their network is none; may be repeated
+    #[arg(
+        long = "fetch-allow",
+        env = "ARGOSY_AGENT_FETCH_ALLOW",
+        value_delimiter = ',',
+        value_name = "SERVER"
+    )]
+    pub(crate) fetch_allow: Vec<FetchAllow>,
     /// How much of what tasks have fetched is kept for others that ask for it to be
     #[arg(long, env = "ARGOSY_AGENT_FETCH_CACHE", value_name = "SIZE", default_value = "2GiB", value_parser = fetch_cache_bytes)]
     pub(crate) fetch_cache: u64,

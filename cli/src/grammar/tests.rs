@@ -82,7 +82,7 @@ fn an_unknown_word_gets_the_nearest_one() {
 
 #[test]
 fn usage_errors_name_field_value_and_remedy() {
-    let table: [(&[&str], [&str; 3]); 10] = [
+    let table: [(&[&str], [&str; 3]); 12] = [
         (
             &["run", "--mem", "64X", "--", "true"],
             ["--mem", "64X", "64M"],
@@ -112,6 +112,14 @@ fn usage_errors_name_field_value_and_remedy() {
         (
             &["agent", "start", "--fetch-cache-pin", "/srv/a"],
             ["--fetch-cache-pin", "/srv/a", "http://"],
+        ),
+        (
+            &["agent", "start", "--fetch-allow", "localhost"],
+            ["--fetch-allow", "localhost", "files.example:443"],
+        ),
+        (
+            &["dev", "--fetch-allow", "10.0.0.7/8"],
+            ["--fetch-allow", "10.0.0.7/8", "write 10.0.0.0/8"],
         ),
         (
             &["agent", "start", "--log-files", "0"],

@@ -39,7 +39,10 @@ fn served() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let all = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(folder.path(), all).unwrap();
-    let (own, path) = (std::env::current_exe().unwrap(), folder.path().join("program"));
+    let (own, path) = (
+        std::env::current_exe().unwrap(),
+        folder.path().join("program"),
+    );
     // Copied where it is on another file system.
     if std::fs::hard_link(&own, &path).is_err() {
         std::fs::copy(&own, &path).unwrap();

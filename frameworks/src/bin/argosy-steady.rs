@@ -35,7 +35,7 @@ struct Arguments {
     /// Give no port; else each copy finds one in $PORT0
     #[arg(long)]
     no_port: bool,
-    /// File to bring into the sandbox, executable: a path on the agents' hosts, or http(s)://…
+    /// File to bring into the sandbox, executable: a path on the agents' hosts below their --fetch-dir, or http(s)://…
     #[arg(long, value_name = "URI")]
     uri: Vec<String>,
     /// Variable for the copies, as NAME=VALUE

@@ -21,6 +21,9 @@ use tokio::sync::oneshot;
 /// Words are runs of A-Z and a-z, lowered. Input are the text files (as `LC_ALL=C grep -Iq .` says)
 /// below the folders, in the order of the bytes of their paths, whole files up to the limit. The
 /// output has a line `word<TAB>count` for each word, sorted as by LC_ALL=C sort.
+///
+/// Agents must give tasks the mapper (agent start --fetch-dir with its folder), and what other tasks have written on the
+/// same host (--fetch-allow with the agent's own address).
 #[derive(Parser)]
 #[command(
     name = "argosy-wordcount",

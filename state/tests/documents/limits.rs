@@ -203,6 +203,11 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "At most 128 KiB of input may be untaken",
     ),
     (
+        "agent/src/fetcher/web.rs",
+        "REDIRECTS: usize = 10",
+        "| redirects of a file that is fetched | 10 |",
+    ),
+    (
         "isolation/src/init.rs",
         "ENTRIES: usize = 64",
         "at a time | 64, 512, 1,024 |",

@@ -1,0 +1,378 @@
+//! Which servers tasks may fetch from. The agent fetches from its host's network, so a task must not name addresses that
+//! only the host may reach.
+//!
+//! Addresses are judged after names are resolved, and a connection goes to the addresses that were judged.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+/// The ports on which the hosts of masters serve, besides those in `--masters`.
+const MASTER_PORTS: std::ops::RangeInclusive<u16> = 5050..=5052;
+/// Addresses at which clouds serve the credentials of a host, besides those that are link-local.
+const METADATA: [IpAddr; 4] = [
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+];
+
+/// Servers that the operator lets tasks fetch from, whatever the rules say: one `--fetch-allow`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FetchAllow {
+    /// All addresses that begin with so many bits of this one, on every port.
+    Network {
+        /// The first address.
+        address: IpAddr,
+        /// The number of bits.
+        bits: u8,
+    },
+    /// A host by the name that is in the URL, or by its address, on one port.
+    Server {
+        /// In lower case, an address without brackets.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+}
+
+impl FromStr for FetchAllow {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let invalid = || {
+            format!(
+                "{text:?} is no address, network or HOST:PORT; write 10.0.0.7, 10.0.0.0/8, [fd00::7]:8080 or \
+                 files.example:443"
+            )
+        };
+        if let Ok(address) = text.parse::<IpAddr>() {
+            let bits = length(address);
+            return Ok(Self::Network { address, bits });
+        }
+        if let Some((address, bits)) = text.split_once('/') {
+            let address: IpAddr = address.parse().map_err(|_| invalid())?;
+            let bits = bits.parse().ok().filter(|bits| *bits <= length(address));
+            let bits = bits.ok_or_else(invalid)?;
+            if masked(address, bits) != number(address) {
+                let first = first(address, bits);
+                return Err(format!("{text:?} names no network; write {first}/{bits}"));
+            }
+            return Ok(Self::Network { address, bits });
+        }
+        let (host, port) = text.rsplit_once(':').ok_or_else(invalid)?;
+        let port = port.parse().ok().filter(|port| *port > 0);
+        let port = port.ok_or_else(invalid)?;
+        let host = match host.strip_prefix('[') {
+            Some(rest) => {
+                let address = rest.strip_suffix(']').map(Ipv6Addr::from_str);
+                let address = address.ok_or_else(invalid)?.map_err(|_| invalid())?;
+                address.to_string()
+            }
+            None => host.to_ascii_lowercase(),
+        };
+        let is_plain = |host: &str| {
+            let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+            !host.is_empty() && host.bytes().all(fits)
+        };
+        match host.parse::<Ipv6Addr>().is_ok() || is_plain(&host) {
+            true => Ok(Self::Server { host, port }),
+            false => Err(invalid()),
+        }
+    }
+}
+
+impl FetchAllow {
+    /// Whether it lists a host of this name on this port, whatever its addresses.
+    fn names(&self, host: &str, port: u16) -> bool {
+        matches!(self, Self::Server { host: named, port: on } if *on == port && named == host)
+    }
+
+    fn covers(&self, address: IpAddr, port: u16) -> bool {
+        match self {
+            Self::Network { address: of, bits } => {
+                of.is_ipv4() == address.is_ipv4() && masked(address, *bits) == number(*of)
+            }
+            Self::Server { host, port: on } => *on == port && host.parse::<IpAddr>() == Ok(address),
+        }
+    }
+}
+
+fn length(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()),
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+/// The number of the first address of the network of so many bits.
+fn masked(address: IpAddr, bits: u8) -> u128 {
+    let rest = u32::from(length(address) - bits);
+    number(address)
+        .checked_shr(rest)
+        .map_or(0, |kept| kept << rest)
+}
+
+fn first(address: IpAddr, bits: u8) -> IpAddr {
+    let number = masked(address, bits);
+    match address {
+        // A network of IPv4 has no more bits than that.
+        IpAddr::V4(_) => Ipv4Addr::from_bits(number as u32).into(),
+        IpAddr::V6(_) => Ipv6Addr::from_bits(number).into(),
+    }
+}
+
+/// Which servers a task may fetch from without the operator's list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) enum Reach {
+    /// All but those that its host trusts.
+    #[default]
+    Usual,
+    /// None: its network is `none`.
+    Nothing,
+}
+
+/// Why a server is not asked for a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    host: String,
+    port: u16,
+    rule: Rule,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Rule {
+    /// What the address is.
+    Address(IpAddr, &'static str),
+    NoNetwork,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port, rule } = self;
+        match rule {
+            Rule::Address(address, what) => {
+                if host.parse() != Ok(*address) {
+                    write!(formatter, "{host} is ")?;
+                }
+                let server = SocketAddr::new(*address, *port);
+                write!(
+                    formatter,
+                    "{address}, {what}, from which tasks may not fetch; to allow it, start the agent with \
+                     --fetch-allow {server}"
+                )
+            }
+            Rule::NoNetwork => {
+                let server = match host.parse::<IpAddr>() {
+                    Ok(address) => SocketAddr::new(address, *port).to_string(),
+                    Err(_) => format!("{host}:{port}"),
+                };
+                write!(
+                    formatter,
+                    "a task whose network is none fetches nothing by http or https; to allow it, start the agent with \
+                     --fetch-allow {server}, or give the task another network"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// What the operator allows, and what the agent knows of its cluster.
+#[derive(Debug)]
+pub(super) struct Policy {
+    pub(super) allow: Vec<FetchAllow>,
+    /// API addresses of masters, `host:port`.
+    pub(super) masters: Vec<String>,
+    /// The agent's own API as others reach it, `host:port`.
+    pub(super) api: String,
+    /// The port on which it listens, if that is another one.
+    pub(super) api_port: Option<u16>,
+}
+
+impl Policy {
+    /// The addresses of a host by which a task may fetch from it.
+    pub(super) async fn resolve(
+        &self,
+        host: &str,
+        port: u16,
+        reach: Reach,
+    ) -> Result<Vec<SocketAddr>, Box<dyn std::error::Error + Send + Sync>> {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let is_named = self.allow.iter().any(|allow| allow.names(&host, port));
+        let lists_addresses = self.allow.iter().any(|allow| match allow {
+            FetchAllow::Network { .. } => true,
+            FetchAllow::Server { host, port: on } => *on == port && host.parse::<IpAddr>().is_ok(),
+        });
+        if reach == Reach::Nothing && !is_named && !lists_addresses {
+            // Its name is not even resolved: that would ask a server, too.
+            return Err(self.no_network(host, port).into());
+        }
+        let found = tokio::net::lookup_host((host.as_str(), port)).await?;
+        let found: Vec<_> = found.collect();
+        if is_named {
+            return Ok(found);
+        }
+        let known = self.known(port).await;
+        for address in &found {
+            self.judge(&host, address, reach, &known)?;
+        }
+        Ok(found)
+    }
+
+    fn judge(
+        &self,
+        host: &str,
+        server: &SocketAddr,
+        reach: Reach,
+        known: &[IpAddr],
+    ) -> Result<(), Refusal> {
+        let (address, port) = (server.ip(), server.port());
+        let meant = meant(address);
+        let covered = |allow: &FetchAllow| allow.covers(address, port) || allow.covers(meant, port);
+        if self.allow.iter().any(covered) {
+            return Ok(());
+        }
+        let host = host.to_owned();
+        if reach == Reach::Nothing {
+            return Err(self.no_network(host, port));
+        }
+        let what = match kind(meant) {
+            Some(kind) => Some(kind),
+            None if known.contains(&meant) => Some("a master of this cluster"),
+            None if self.is_own_api(meant, port) => Some("the API of this agent"),
+            None => None,
+        };
+        let refused = |what| Refusal {
+            host,
+            port,
+            rule: Rule::Address(address, what),
+        };
+        what.map_or(Ok(()), |what| Err(refused(what)))
+    }
+
+    fn no_network(&self, host: String, port: u16) -> Refusal {
+        let rule = Rule::NoNetwork;
+        Refusal { host, port, rule }
+    }
+
+    /// The addresses of the masters, if one of theirs could be on this port. A name that cannot be resolved is not known.
+    async fn known(&self, port: u16) -> Vec<IpAddr> {
+        let mut known = Vec::new();
+        for master in &self.masters {
+            let Some((host, own)) = split(master) else {
+                continue;
+            };
+            if MASTER_PORTS.contains(&port) || port == own {
+                let found = tokio::net::lookup_host((host, port)).await;
+                known.extend(found.into_iter().flatten().map(|found| meant(found.ip())));
+            }
+        }
+        known
+    }
+
+    /// The API may listen on each address of this host.
+    fn is_own_api(&self, address: IpAddr, port: u16) -> bool {
+        let advertised = split(&self.api);
+        let is_ours = advertised.is_some_and(|(_, own)| own == port) || self.api_port == Some(port);
+        let is_advertised =
+            || advertised.is_some_and(|(host, _)| host.parse::<IpAddr>() == Ok(address));
+        is_ours && (is_advertised() || is_of_this_host(address))
+    }
+}
+
+fn split(address: &str) -> Option<(&str, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    Some((
+        host.trim_start_matches('[').trim_end_matches(']'),
+        port.parse().ok()?,
+    ))
+}
+
+/// Only an address of this host can be bound to.
+fn is_of_this_host(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
+}
+
+/// The address of IPv4 that one of IPv6 stands for, if it does: mapped, translated (NAT64) or tunnelled (6to4).
+fn meant(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = address.to_canonical() else {
+        return address.to_canonical();
+    };
+    let at = |first: usize| {
+        let octets = v6.octets();
+        let four = [
+            octets[first],
+            octets[first + 1],
+            octets[first + 2],
+            octets[first + 3],
+        ];
+        IpAddr::V4(Ipv4Addr::from(four))
+    };
+    match v6.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, ..] => at(12),
+        [0x2002, ..] => at(2),
+        // Compatible addresses, but for the unspecified one and loopback.
+        [0, 0, 0, 0, 0, 0, high, low] if high != 0 || low > 1 => at(12),
+        _ => IpAddr::V6(v6),
+    }
+}
+
+/// The kind of an address, if tasks may not fetch from such ones.
+fn kind(address: IpAddr) -> Option<&'static str> {
+    if METADATA.contains(&address) {
+        return Some("the address of a metadata service");
+    }
+    let is_unspecified = match address {
+        IpAddr::V4(address) => address.octets()[0] == 0,
+        IpAddr::V6(address) => address.is_unspecified(),
+    };
+    let is_link_local = match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    let is_broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
+    let kinds = [
+        (is_unspecified, "an unspecified address"),
+        (
+            address.is_loopback(),
+            "a loopback address of the agent's host",
+        ),
+        (
+            is_link_local,
+            "a link-local address, as those of metadata services are",
+        ),
+        (
+            address.is_multicast() || is_broadcast,
+            "a multicast address",
+        ),
+    ];
+    kinds
+        .into_iter()
+        .find_map(|(is_it, what)| is_it.then_some(what))
+}
+
+/// Resolves names for connections to one port.
+pub(super) struct Resolver {
+    pub(super) policy: Arc<Policy>,
+    pub(super) port: u16,
+    pub(super) reach: Reach,
+}
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (policy, port, reach) = (Arc::clone(&self.policy), self.port, self.reach);
+        Box::pin(async move {
+            let found = policy.resolve(name.as_str(), port, reach).await?;
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}

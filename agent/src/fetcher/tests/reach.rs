@@ -1,0 +1,237 @@
+//! Which servers tasks may fetch from: real servers on loopback, of which the operator allows some.
+
+use std::net::SocketAddr;
+
+use axum::response::Redirect;
+
+use super::*;
+
+fn allowing(allow: &[&str]) -> FetchSettings {
+    FetchSettings {
+        allow: allow.iter().map(|text| text.parse().unwrap()).collect(),
+        ..settings(1_000)
+    }
+}
+
+fn of(settings: FetchSettings) -> Fetcher {
+    Fetcher::new(settings, Arc::new(PlainTar), None)
+}
+
+/// A server of one page, its `host:port`, and how often it is asked for something.
+async fn counting(router: Router) -> (String, Arc<AtomicU32>) {
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = asked.clone();
+    let router = router.route("/page", get(|| async { "text" }));
+    let counted = router.layer(axum::middleware::from_fn(
+        move |request: axum::extract::Request, next: axum::middleware::Next| {
+            count.fetch_add(1, Ordering::SeqCst);
+            next.run(request)
+        },
+    ));
+    let base = serve(counted).await;
+    (base.strip_prefix("http://").unwrap().to_owned(), asked)
+}
+
+/// As a task whose network is `none`.
+async fn fetch_without_network(fetcher: &Fetcher, uri: v1::Uri) -> Result<(), String> {
+    let sandbox = tempfile::tempdir().unwrap();
+    let whose = Whose {
+        reach: Reach::Nothing,
+        ..Whose::default()
+    };
+    let fetched = fetcher.fetch_all(&[uri], sandbox.path(), whose, &meter());
+    let fetched = fetched.await;
+    fetched.map_err(|error| crate::error::sentence(&error))
+}
+
+#[tokio::test]
+async fn what_a_host_trusts_is_not_asked_however_it_is_written() {
+    let (server, asked) = counting(Router::new()).await;
+    let port = server.rsplit_once(':').unwrap().1;
+    let fetcher = of(allowing(&[]));
+    for (host, what) in [
+        ("127.0.0.1", "loopback"),
+        ("127.1", "loopback"),
+        ("2130706433", "loopback"),
+        ("0x7f.0.0.1", "loopback"),
+        ("localhost", "loopback"),
+        ("LOCALHOST.", "loopback"),
+        ("user:word@127.0.0.1", "loopback"),
+        ("[::1]", "loopback"),
+        ("[::ffff:127.0.0.1]", "loopback"),
+        ("[::127.0.0.1]", "loopback"),
+        ("[64:ff9b::127.0.0.1]", "loopback"),
+        ("[2002:7f00:1::]", "loopback"),
+        ("0.0.0.0", "unspecified"),
+        ("[::]", "unspecified"),
+        ("169.254.169.254", "link-local"),
+        ("169.254.1.1", "link-local"),
+        ("[fe80::1]", "link-local"),
+        ("[fd00:ec2::254]", "metadata"),
+        ("168.63.129.16", "metadata"),
+        ("100.100.100.200", "metadata"),
+        ("224.0.0.1", "multicast"),
+        ("255.255.255.255", "multicast"),
+        ("[ff02::1]", "multicast"),
+    ] {
+        let value = format!("http://{host}:{port}/page");
+        let (sandbox, result) = fetch(&fetcher, uri(value.clone())).await;
+        let why = result.expect_err(&value);
+        assert!(
+            why.starts_with("cannot fetch ") && why.contains(what),
+            "{host}: {why}"
+        );
+        assert!(why.contains("--fetch-allow "), "{host}: {why}");
+        assert_eq!(fs::read_dir(sandbox.path()).unwrap().count(), 0);
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+    let whole = fetch(&fetcher, uri("http://169.254.169.254/latest/meta-data"));
+    let why = whole.await.1.unwrap_err();
+    let expected = "cannot fetch \"http://169.254.169.254/latest/meta-data\": 169.254.169.254, a link-local address, as \
+                    those of metadata services are, from which tasks may not fetch; to allow it, start the agent with \
+                    --fetch-allow 169.254.169.254:80";
+    assert_eq!(why, expected);
+}
+
+#[tokio::test]
+async fn what_the_operator_allows_is_asked_and_nothing_beside_it() {
+    let (server, _) = counting(Router::new()).await;
+    let address: SocketAddr = server.parse().unwrap();
+    let (named, port) = (format!("localhost:{}", address.port()), address.port());
+    let page = |host: &str| uri(format!("http://{host}:{port}/page"));
+    for (allow, fetched, refused) in [
+        (server.clone(), "127.0.0.1", "127.0.0.2"),
+        ("127.0.0.1".to_owned(), "127.0.0.1", "127.0.0.2"),
+        ("127.0.0.0/31".to_owned(), "127.0.0.1", "127.0.0.2"),
+        ("127.0.0.0/8".to_owned(), "[::ffff:127.0.0.1]", "[::1]"),
+        (named, "localhost", "127.0.0.1"),
+    ] {
+        let fetcher = of(allowing(&[&allow]));
+        let (_sandbox, result) = fetch(&fetcher, page(fetched)).await;
+        assert_eq!(result, Ok(()), "{allow}");
+        let why = fetch(&fetcher, page(refused)).await.1.expect_err(&allow);
+        assert!(why.contains("--fetch-allow"), "{allow}: {why}");
+    }
+    let other = of(allowing(&[&format!("127.0.0.1:{}", port ^ 1)]));
+    fetch(&other, page("127.0.0.1")).await.1.unwrap_err();
+}
+
+#[tokio::test]
+async fn each_redirect_is_judged_as_the_first_request_is() {
+    let (inner, asked) = counting(Router::new()).await;
+    let target = format!("http://{inner}/page");
+    let by_name = target.replace("127.0.0.1", "localhost");
+    let to = |target: String| get(move || async move { Redirect::temporary(&target) });
+    let router = Router::new()
+        .route("/in", to(target))
+        .route("/named", to(by_name))
+        .route("/metadata", to("http://169.254.169.254/x".to_owned()))
+        .route("/file", to("file:///etc/passwd".to_owned()))
+        .route("/again", to("/again".to_owned()))
+        .route("/own", to("/page".to_owned()));
+    let (outer, _) = counting(router).await;
+    let page = |path: &str| uri(format!("http://{outer}{path}"));
+    let fetcher = of(allowing(&[&outer]));
+    for (path, why) in [
+        ("/in", "--fetch-allow"),
+        ("/named", "localhost is "),
+        ("/metadata", "169.254.169.254"),
+        ("/file", "neither http nor https"),
+        ("/again", "again and again"),
+    ] {
+        let said = fetch(&fetcher, page(path)).await.1.expect_err(path);
+        assert!(said.contains(path) && said.contains(why), "{said}");
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+    let (sandbox, result) = fetch(&fetcher, page("/own")).await;
+    result.unwrap();
+    let text = fs::read_to_string(sandbox.path().join("own")).unwrap();
+    assert_eq!(text, "text");
+    let both = of(allowing(&[&outer, &inner]));
+    fetch(&both, page("/in")).await.1.unwrap();
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn masters_and_the_agents_own_api_are_not_asked() {
+    let fetcher = of(FetchSettings {
+        masters: vec!["192.0.2.7:6000".to_owned(), "[2001:db8::7]:5050".to_owned()],
+        api: "192.0.2.8:5051".to_owned(),
+        ..allowing(&[])
+    });
+    for (server, what) in [
+        ("192.0.2.7:5050", "a master"),
+        ("192.0.2.7:5051", "a master"),
+        ("192.0.2.7:5052", "a master"),
+        ("192.0.2.7:6000", "a master"),
+        ("[2001:db8::7]:5052", "a master"),
+        ("192.0.2.8:5051", "the API of this agent"),
+    ] {
+        let why = fetch(&fetcher, uri(format!("http://{server}/v1/tasks"))).await;
+        let why = why.1.expect_err(server);
+        assert!(why.contains(what), "{why}");
+        assert!(why.contains(&format!("--fetch-allow {server}")), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn a_task_without_a_network_fetches_nothing_but_what_the_operator_allows() {
+    let (server, asked) = counting(Router::new()).await;
+    let page = || kept(format!("http://{server}/page"));
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::open(&folder.path().join("cache"), 250, &[]).unwrap();
+    let fetcher = Fetcher {
+        cache: Some(Arc::new(cache)),
+        ..of(allowing(&[&server]))
+    };
+    fetch_without_network(&fetcher, page()).await.unwrap();
+    let far = fetch_without_network(&fetcher, uri("https://files.invalid/page"));
+    let why = far.await.unwrap_err();
+    let expected = "cannot fetch \"https://files.invalid/page\": a task whose network is none fetches nothing by http or \
+                    https; to allow it, start the agent with --fetch-allow files.invalid:443, or give the task another \
+                    network";
+    assert_eq!(why, expected);
+    // Nor what is here because another task has fetched it.
+    let (base, _, keeping) = caching(folder.path()).await;
+    let kept = kept(format!("{base}/a"));
+    fetch(&keeping, kept.clone()).await.1.unwrap();
+    let elsewhere = of(allowing(&[&server]));
+    let strict = Fetcher {
+        cache: keeping.cache.clone(),
+        ..elsewhere
+    };
+    let why = fetch_without_network(&strict, kept).await.unwrap_err();
+    assert!(why.contains("network is none"), "{why}");
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn what_is_allowed_is_written_as_an_address_a_network_or_a_server() {
+    for text in [
+        "10.0.0.7",
+        "10.0.0.0/8",
+        "0.0.0.0/0",
+        "fd00::/8",
+        "::1",
+        "[::1]:8080",
+        "10.0.0.7:80",
+        "Files.example:443",
+    ] {
+        text.parse::<FetchAllow>().expect(text);
+    }
+    for (text, why) in [
+        ("", "is no address"),
+        ("files.example", "HOST:PORT"),
+        ("files.example:0", "HOST:PORT"),
+        ("files.example:70000", "HOST:PORT"),
+        ("http://files.example:80", "HOST:PORT"),
+        ("10.0.0.0/33", "10.0.0.0/8"),
+        ("10.0.0.7/8", "write 10.0.0.0/8"),
+        ("fd00::7/8", "write fd00::/8"),
+        ("[::1]", "[fd00::7]:8080"),
+        (":80", "HOST:PORT"),
+    ] {
+        let error = text.parse::<FetchAllow>().expect_err(text);
+        assert!(error.contains(why), "{error}");
+    }
+}

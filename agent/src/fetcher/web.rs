@@ -1,0 +1,158 @@
+//! Servers of HTTP and HTTPS, as far as tasks may fetch from them.
+//!
+//! Redirects are followed here and not by the library, since each leads to a server that must be judged again.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use reqwest::header::LOCATION;
+use reqwest::{ClientBuilder, Response, Url, redirect};
+
+use super::error::FetchError;
+use super::reach::{Policy, Reach, Refusal, Resolver};
+use crate::http_client::HttpClient;
+
+/// How often a server may lead to another, as in the library.
+const REDIRECTS: usize = 10;
+/// Clients that are kept, each with its connections. One more takes the place of all.
+const CLIENTS: usize = 16;
+
+/// What one client is for. A name is resolved without its port, so each port has a client of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Use {
+    is_https: bool,
+    port: u16,
+    reach: Reach,
+}
+
+type Settings = Arc<dyn Fn() -> ClientBuilder + Send + Sync>;
+
+/// See the file's head.
+pub(super) struct Web {
+    settings: Settings,
+    policy: Arc<Policy>,
+    /// A lock, since fetches of many tasks share the clients. Nothing is awaited under it.
+    clients: Mutex<HashMap<Use, Arc<HttpClient>>>,
+}
+
+impl Web {
+    pub(super) fn new(
+        settings: impl Fn() -> ClientBuilder + Send + Sync + 'static,
+        policy: Policy,
+    ) -> Self {
+        Self {
+            settings: Arc::new(settings),
+            policy: Arc::new(policy),
+            clients: Mutex::default(),
+        }
+    }
+
+    /// Asks for a file, and returns the first answer that is no redirect.
+    pub(super) async fn get(&self, uri: &str, reach: Reach) -> Result<Response, FetchError> {
+        let invalid = |rule: &str| FetchError::Invalid {
+            uri: uri.to_owned(),
+            rule: rule.to_owned(),
+        };
+        let mut url = Url::parse(uri).map_err(|_| invalid("it is no URL; correct it"))?;
+        for _ in 0..=REDIRECTS {
+            let client = self.client_for(uri, &url, reach).await?;
+            let asked = client.client().get(url.clone()).send().await;
+            let answer =
+                asked.map_err(|source| FetchError::of_server(uri, source.without_url()))?;
+            match next(&url, &answer) {
+                None => return Ok(answer),
+                Some(Ok(followed)) => url = followed,
+                Some(Err(rule)) => return Err(invalid(rule)),
+            }
+        }
+        Err(invalid("its server redirects again and again"))
+    }
+
+    /// A client that connects to this server and to no other, if the task may fetch from it.
+    async fn client_for(
+        &self,
+        uri: &str,
+        url: &Url,
+        reach: Reach,
+    ) -> Result<Arc<HttpClient>, FetchError> {
+        let invalid = |rule: &str| FetchError::Invalid {
+            uri: uri.to_owned(),
+            rule: rule.to_owned(),
+        };
+        let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
+            return Err(invalid("it names no server; correct it"));
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        if host.parse::<std::net::IpAddr>().is_ok() {
+            // The library does not ask its resolver about addresses.
+            let judged = self.policy.resolve(host, port, reach).await;
+            if let Err(error) = judged {
+                return Err(match error.downcast::<Refusal>() {
+                    Ok(refusal) => FetchError::refused(uri, *refusal),
+                    Err(other) => invalid(&other.to_string()),
+                });
+            }
+        }
+        let is_https = url.scheme() == "https";
+        let client = self.client(Use {
+            is_https,
+            port,
+            reach,
+        });
+        if is_https && !client.has_authorities() {
+            return Err(invalid(
+                "this host has no certificates of authorities: install ca-certificates, then start the agent again",
+            ));
+        }
+        Ok(client)
+    }
+
+    fn client(&self, of: Use) -> Arc<HttpClient> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if clients.len() >= CLIENTS && !clients.contains_key(&of) {
+            // Those that are in use stay until they are not.
+            clients.clear();
+        }
+        let made = clients.entry(of).or_insert_with(|| {
+            let (settings, policy) = (Arc::clone(&self.settings), Arc::clone(&self.policy));
+            let settings = move || {
+                let resolver = Resolver {
+                    policy: Arc::clone(&policy),
+                    port: of.port,
+                    reach: of.reach,
+                };
+                let client = settings()
+                    .redirect(redirect::Policy::none())
+                    .dns_resolver(Arc::new(resolver));
+                match of.is_https {
+                    true => client,
+                    false => client.tls_certs_only([]),
+                }
+            };
+            let lost = "https:// cannot be fetched on this host";
+            Arc::new(HttpClient::new(lost, settings))
+        });
+        Arc::clone(made)
+    }
+}
+
+/// Where an answer leads, if it is a redirect. A user and password in the URL go to the same server only.
+fn next(url: &Url, answer: &Response) -> Option<Result<Url, &'static str>> {
+    if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        return None;
+    }
+    let location = answer.headers().get(LOCATION)?;
+    let followed = location.to_str().ok().and_then(|to| url.join(to).ok());
+    let Some(mut followed) = followed else {
+        return Some(Err("its server redirects to what is no URL"));
+    };
+    if !matches!(followed.scheme(), "http" | "https") {
+        return Some(Err("its server redirects to neither http nor https"));
+    }
+    if followed.origin() == url.origin() && followed.username().is_empty() {
+        // Both have hosts, so that neither can fail.
+        let _ = followed.set_username(url.username());
+        let _ = followed.set_password(url.password());
+    }
+    Some(Ok(followed))
+}
