@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use argosy_isolation::{User, crash};
+use argosy_proto::uri::ShownUri;
 use argosy_proto::v1;
 use futures::future::BoxFuture;
 use nix::unistd::{Gid, Uid};
@@ -114,7 +115,10 @@ impl Fetcher {
     ) -> Result<(), FetchError> {
         for uri in uris {
             let name = output_name(uri)?;
-            meter.send_replace(Progress::of(format!("fetching {}", uri.value)));
+            meter.send_replace(Progress::of(format!(
+                "fetching {}",
+                ShownUri::of(&uri.value)
+            )));
             self.fetch(uri, sandbox, &name, whose, meter).await?;
         }
         Ok(())
@@ -146,7 +150,10 @@ impl Fetcher {
         }
         crash::passed("fetch.draft-written");
         if uri.extract {
-            meter.send_replace(Progress::of(format!("unpacking {}", uri.value)));
+            meter.send_replace(Progress::of(format!(
+                "unpacking {}",
+                ShownUri::of(&uri.value)
+            )));
             return self.extract(uri, sandbox, name, &draft, whose).await;
         }
         let path = sandbox.join(name);
@@ -161,7 +168,7 @@ impl Fetcher {
             Ok(())
         };
         finish().map_err(|source| FetchError::Write {
-            uri: uri.value.clone(),
+            uri: ShownUri::of(&uri.value),
             path,
             source,
         })
@@ -179,7 +186,7 @@ impl Fetcher {
         let path = sandbox.join(name);
         let draft = sandbox.join(format!(".extracting-{name}"));
         let failed = |source| FetchError::Write {
-            uri: uri.value.clone(),
+            uri: ShownUri::of(&uri.value),
             path: path.clone(),
             source,
         };
@@ -198,7 +205,7 @@ impl Fetcher {
             // The sandbox goes as a whole later.
             let _ = tokio::fs::remove_dir_all(&draft).await;
             return Err(FetchError::Archive {
-                uri: uri.value.clone(),
+                uri: ShownUri::of(&uri.value),
                 rule,
             });
         }
@@ -217,7 +224,7 @@ fn give(path: &Path, user: &User) -> io::Result<()> {
 /// The file's name in the sandbox: one plain name.
 fn output_name(uri: &v1::Uri) -> Result<String, FetchError> {
     let invalid = |rule: &str| FetchError::Invalid {
-        uri: uri.value.clone(),
+        uri: ShownUri::of(&uri.value),
         rule: rule.to_owned(),
     };
     let name = match uri.output_file.as_str() {

@@ -6,6 +6,8 @@
 
 mod agent;
 mod api;
+#[cfg(test)]
+mod captured_log;
 pub mod config;
 pub mod core;
 pub mod crash;

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use argosy_client::{InvalidMasters, Masters};
+use argosy_proto::uri::ShownUri;
 use argosy_proto::v1;
 use argosy_state::resources::scalar_milli;
 
@@ -199,8 +200,9 @@ pub(crate) fn uri(text: &str) -> Result<v1::Uri, String> {
     let (value, sha256) = value.rsplit_once("#sha256=").unwrap_or((value, ""));
     let known = ["/", "file:///", "http://", "https://"];
     if !known.iter().any(|start| value.starts_with(start)) {
+        let shown = ShownUri::of(value);
         return Err(format!(
-            "{value:?} is no URI; write an absolute path on the agents' hosts, file:///…, http://… or https://…"
+            "{shown:?} is no URI; write an absolute path on the agents' hosts, file:///…, http://… or https://…"
         ));
     }
     Ok(v1::Uri {

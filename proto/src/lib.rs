@@ -3,7 +3,7 @@
 //! Shape is judged here and nowhere else; permission and meaning are not. Reading order: `v1`
 //! (generated from `proto/argosy/v1`), then `convert`; `exec` are frames that are no gRPC; `transport` and
 //! `clock` are what a process is given by whoever starts it, so that all of it can be simulated; `server`
-//! serves HTTP on a listener and bounds what its peers may hold.
+//! serves HTTP on a listener and bounds what its peers may hold; `uri` hides the secrets of URIs.
 
 /// Generated from `proto/argosy/v1/*.proto`; documented there.
 #[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
@@ -17,6 +17,7 @@ pub mod convert;
 pub mod exec;
 pub mod server;
 pub mod transport;
+pub mod uri;
 
 /// The compiled descriptors of `argosy.v1`, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

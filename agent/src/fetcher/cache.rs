@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use argosy_isolation::crash;
+use argosy_proto::uri::ShownUri;
 use argosy_proto::v1;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
@@ -130,7 +131,7 @@ impl Cache {
         copied
             .expect("copying never panics")
             .map_err(|source| FetchError::Write {
-                uri: uri.value.clone(),
+                uri: ShownUri::of(&uri.value),
                 path: to.to_owned(),
                 source,
             })
@@ -178,14 +179,15 @@ impl Cache {
             }
             // It is whole and open: what keeps it from being kept keeps it from nobody who waits.
             if let Err(error) = cache.keep(&draft.0, &place, bytes, &wanted) {
-                tracing::warn!(uri = wanted, %error, "a fetched file is not kept");
+                let uri = ShownUri::of(&wanted);
+                tracing::warn!(%uri, %error, "a fetched file is not kept");
             }
             Ok(file)
         };
         let kept = tokio::task::spawn_blocking(keeping).await;
         let kept = kept.expect("keeping a file never panics");
         kept.map(Arc::new).map_err(|source| FetchError::Write {
-            uri: uri.value.clone(),
+            uri: ShownUri::of(&uri.value),
             path: path.to_owned(),
             source,
         })
@@ -204,8 +206,9 @@ impl Cache {
         if staying.saturating_add(bytes) > self.capacity_bytes {
             metrics::counter!("argosy_agent_fetch_cache_passed_by_total").increment(1);
             let (is_pinned, capacity_bytes) = (self.pins.contains(&mark), self.capacity_bytes);
+            let uri = ShownUri::of(uri);
             tracing::warn!(
-                uri,
+                %uri,
                 bytes,
                 staying,
                 capacity_bytes,

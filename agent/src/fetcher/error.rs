@@ -5,33 +5,38 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use argosy_proto::uri::ShownUri;
+
 use super::reach::Refusal;
 
-/// Why a file could not be brought. Every message names the URI.
+/// Why a file could not be brought. Every message names the URI, without its secrets.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FetchError {
     #[error("cannot fetch {uri:?}: {rule}")]
-    Invalid { uri: String, rule: String },
+    Invalid { uri: ShownUri, rule: String },
     #[error("cannot fetch {uri:?}")]
-    Open { uri: String, source: io::Error },
+    Open { uri: ShownUri, source: io::Error },
     #[error("cannot fetch {uri:?}")]
-    Get { uri: String, source: reqwest::Error },
+    Get {
+        uri: ShownUri,
+        source: reqwest::Error,
+    },
     #[error("cannot fetch {uri:?}: {refusal}")]
-    Refused { uri: String, refusal: Refusal },
+    Refused { uri: ShownUri, refusal: Refusal },
     #[error("cannot fetch {uri:?}: the server answered {status}")]
-    Status { uri: String, status: u16 },
+    Status { uri: ShownUri, status: u16 },
     #[error("cannot fetch {uri:?}: nothing came for {limit:?}")]
-    Stalled { uri: String, limit: Duration },
+    Stalled { uri: ShownUri, limit: Duration },
     #[error(
         "cannot fetch {uri:?}: the agent does not trust its server, {why}: renew its certificate, or start the agent \
          with SSL_CERT_FILE, a file of authorities that lists the one that signed it"
     )]
-    Untrusted { uri: String, why: String },
+    Untrusted { uri: ShownUri, why: String },
     #[error("cannot fetch {uri:?}: it is larger than the limit of {limit_bytes} bytes")]
-    TooLarge { uri: String, limit_bytes: u64 },
+    TooLarge { uri: ShownUri, limit_bytes: u64 },
     #[error("{uri:?} is not what was asked for: its SHA-256 is {found}, not {wanted}")]
     Digest {
-        uri: String,
+        uri: ShownUri,
         wanted: String,
         found: String,
     },
@@ -39,10 +44,10 @@ pub(crate) enum FetchError {
     #[error(transparent)]
     Shared(Arc<FetchError>),
     #[error("cannot extract {uri:?}: {rule}")]
-    Archive { uri: String, rule: String },
+    Archive { uri: ShownUri, rule: String },
     #[error("cannot fetch {uri:?} to {path}")]
     Write {
-        uri: String,
+        uri: ShownUri,
         path: PathBuf,
         source: io::Error,
     },
@@ -54,25 +59,28 @@ const DISTRUST: &str = "invalid peer certificate";
 impl FetchError {
     /// Why there is no answer, or none to its end.
     pub(super) fn of_server(uri: &str, source: reqwest::Error) -> Self {
-        let uri = uri.to_owned();
+        let shown = ShownUri::of(uri);
         let mut cause = std::error::Error::source(&source);
         while let Some(error) = cause {
             if let Some(refusal) = error.downcast_ref::<Refusal>() {
-                return Self::refused(&uri, refusal.clone());
+                return Self::refused(uri, refusal.clone());
             }
             let words = error.to_string();
             if words.starts_with(DISTRUST) {
-                return Self::Untrusted { uri, why: words };
+                return Self::Untrusted {
+                    uri: shown,
+                    why: words,
+                };
             }
             cause = error.source();
         }
-        Self::Get { uri, source }
+        Self::Get { uri: shown, source }
     }
 
     /// A server is not asked.
     pub(super) fn refused(uri: &str, refusal: Refusal) -> Self {
         Self::Refused {
-            uri: uri.to_owned(),
+            uri: ShownUri::of(uri),
             refusal,
         }
     }

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use argosy_isolation::User;
+use argosy_proto::uri::ShownUri;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2};
 use rustix::io::Errno;
 
@@ -76,7 +77,7 @@ impl Folders {
     /// Opens the regular file that the URI names, and returns it with its length. Blocks.
     pub(super) fn open(&self, uri: &str, reader: &Reader) -> Result<(File, u64), FetchError> {
         let invalid = |rule: String| FetchError::Invalid {
-            uri: uri.to_owned(),
+            uri: ShownUri::of(uri),
             rule,
         };
         let path = local_path(uri)?;
@@ -84,7 +85,7 @@ impl Folders {
         let failed = |error: WalkError| match error {
             WalkError::Refused(rule) => invalid(rule),
             WalkError::Failed(source) => FetchError::Open {
-                uri: uri.to_owned(),
+                uri: ShownUri::of(uri),
                 source,
             },
         };
@@ -195,7 +196,7 @@ fn local_path(uri: &str) -> Result<PathBuf, FetchError> {
         return Ok(path.to_owned());
     }
     Err(FetchError::Invalid {
-        uri: uri.to_owned(),
+        uri: ShownUri::of(uri),
         rule: "give an absolute path, file:///…, http://… or https://…".to_owned(),
     })
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use argosy_isolation::crash;
+use argosy_proto::uri::ShownUri;
 use argosy_proto::v1;
 use sha2::{Digest, Sha256};
 use tokio::fs::{File, OpenOptions};
@@ -136,14 +137,14 @@ impl Origin {
         let get = |source: reqwest::Error| FetchError::of_server(uri, source.without_url());
         let limit = self.stall_limit;
         let stalled = |_| FetchError::Stalled {
-            uri: uri.to_owned(),
+            uri: ShownUri::of(uri),
             limit,
         };
         let answer = tokio::time::timeout(limit, self.web.get(uri, reach)).await;
         let mut answer = answer.map_err(stalled)??;
         if !answer.status().is_success() {
             return Err(FetchError::Status {
-                uri: uri.to_owned(),
+                uri: ShownUri::of(uri),
                 status: answer.status().as_u16(),
             });
         }
@@ -177,7 +178,7 @@ fn judge(uri: &v1::Uri, sum: Sum) -> Result<(), FetchError> {
         return Ok(());
     }
     Err(FetchError::Digest {
-        uri: uri.value.clone(),
+        uri: ShownUri::of(&uri.value),
         wanted: uri.sha256.clone(),
         found,
     })
@@ -204,7 +205,7 @@ impl<'a> Sink<'a> {
                 meter,
             }),
             Err(source) => Err(FetchError::Write {
-                uri: uri.to_owned(),
+                uri: ShownUri::of(uri),
                 path: path.to_owned(),
                 source,
             }),
@@ -222,7 +223,7 @@ impl<'a> Sink<'a> {
         self.written += bytes.len() as u64;
         if self.written > self.limit_bytes {
             return Err(FetchError::TooLarge {
-                uri: self.uri.to_owned(),
+                uri: ShownUri::of(self.uri),
                 limit_bytes: self.limit_bytes,
             });
         }
@@ -243,7 +244,7 @@ impl<'a> Sink<'a> {
                 .read(&mut buffer)
                 .await
                 .map_err(|source| FetchError::Open {
-                    uri: self.uri.to_owned(),
+                    uri: ShownUri::of(self.uri),
                     source,
                 })?;
             if length == 0 {
@@ -261,7 +262,7 @@ impl<'a> Sink<'a> {
 
     fn failed(&self, source: io::Error) -> FetchError {
         FetchError::Write {
-            uri: self.uri.to_owned(),
+            uri: ShownUri::of(self.uri),
             path: self.path.to_owned(),
             source,
         }

@@ -4,6 +4,7 @@ mod https;
 mod local;
 mod pins;
 mod reach;
+mod secrets;
 mod stalling;
 
 use std::fs;

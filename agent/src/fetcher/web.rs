@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use argosy_proto::uri::ShownUri;
 use reqwest::header::LOCATION;
 use reqwest::{ClientBuilder, Response, Url, redirect};
 
@@ -50,7 +51,7 @@ impl Web {
     /// Asks for a file, and returns the first answer that is no redirect.
     pub(super) async fn get(&self, uri: &str, reach: Reach) -> Result<Response, FetchError> {
         let invalid = |rule: &str| FetchError::Invalid {
-            uri: uri.to_owned(),
+            uri: ShownUri::of(uri),
             rule: rule.to_owned(),
         };
         let mut url = Url::parse(uri).map_err(|_| invalid("it is no URL; correct it"))?;
@@ -76,7 +77,7 @@ impl Web {
         reach: Reach,
     ) -> Result<Arc<HttpClient>, FetchError> {
         let invalid = |rule: &str| FetchError::Invalid {
-            uri: uri.to_owned(),
+            uri: ShownUri::of(uri),
             rule: rule.to_owned(),
         };
         let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use argosy_agent::FetchAllow;
 use argosy_client::Masters;
 use argosy_isolation::network::Subnet;
+use argosy_proto::uri::ShownUri;
 use argosy_state::resources::Resources;
 use clap::{Args, ValueEnum, value_parser};
 
@@ -49,8 +50,9 @@ fn fetch_cache_pin(text: &str) -> Result<String, String> {
     if text.starts_with("http://") || text.starts_with("https://") {
         return Ok(text.to_owned());
     }
+    let shown = ShownUri::of(text);
     Err(format!(
-        "{text:?} is never kept; write what tasks ask for, as http://… or https://…"
+        "{shown:?} is never kept; write what tasks ask for, as http://… or https://…"
     ))
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use argosy_proto::uri::ShownUri;
 use argosy_proto::v1;
 use argosy_proto::v1::write_operation::Operation;
 
@@ -99,11 +100,12 @@ fn details(task: &v1::Task) -> Vec<(&'static str, String)> {
         ("user", spec.user),
         // Values may be secret; JSON has them.
         ("environment", environment.join(", ")),
+        // So may be parts of these.
         (
             "uris",
             spec.uris
                 .iter()
-                .map(|uri| uri.value.clone())
+                .map(|uri| ShownUri::of(&uri.value).to_string())
                 .collect::<Vec<_>>()
                 .join("\n"),
         ),

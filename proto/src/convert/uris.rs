@@ -3,6 +3,7 @@
 use argosy_state::task::Uri;
 
 use super::Malformed;
+use crate::uri::ShownUri;
 use crate::v1;
 
 /// A file on the wire.
@@ -31,7 +32,8 @@ pub(super) fn uri_from(wire: v1::Uri) -> Result<Uri, Malformed> {
         .iter()
         .any(|start| value.starts_with(start));
     if !known || value.contains('\0') {
-        let text = format!("{value:?} is not an absolute path, file:///…, http://… or https://…");
+        let shown = ShownUri::of(&value);
+        let text = format!("{shown:?} is not an absolute path, file:///…, http://… or https://…");
         return Err(Malformed::new("uris", text));
     }
     if output_file.contains(['/', '\0']) || output_file == ".." || output_file == "." {

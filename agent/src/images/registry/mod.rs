@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use argosy_proto::uri::ShownUri;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Response, Url};
@@ -229,7 +230,7 @@ impl Session {
 
     /// The next bytes of an answer.
     pub(super) async fn chunk(&self, answer: &mut Response) -> Result<Option<bytes::Bytes>, Fault> {
-        let url = without_query(answer.url());
+        let url = shown(answer.url());
         self.patiently(url, answer.chunk()).await
     }
 
@@ -285,7 +286,7 @@ impl Session {
             return Ok(url);
         }
         Err(Fault::Unaskable {
-            url: without_query(&url),
+            url: shown(&url),
             rule: "this host has no certificates of authorities: install ca-certificates, then start the \
                    agent again"
                 .to_owned(),
@@ -330,7 +331,7 @@ impl Session {
         request: reqwest::RequestBuilder,
         url: &Url,
     ) -> Result<Response, Fault> {
-        let url = without_query(url);
+        let url = shown(url);
         self.patiently(url, request.send()).await
     }
 
@@ -366,7 +367,7 @@ impl Session {
             return Err(self.refused(format!(
                 "its token server {:?} has no TLS or is on this host: list it by --insecure-registry if you \
                  trust it",
-                without_query(&url)
+                shown(&url)
             )));
         }
         {
@@ -422,12 +423,8 @@ fn header<'a>(answer: &'a Response, name: &str) -> Option<&'a str> {
     answer.headers().get(name)?.to_str().ok()
 }
 
-/// What follows a question mark may be a signature that opens doors.
-fn without_query(url: &Url) -> String {
-    let mut url = url.clone();
-    url.set_query(None);
-    url.set_fragment(None);
-    url.to_string()
+fn shown(url: &Url) -> String {
+    ShownUri::of(url.as_str()).to_string()
 }
 
 fn judged(answer: Response) -> Result<Response, Fault> {
@@ -438,7 +435,7 @@ fn judged(answer: Response) -> Result<Response, Fault> {
     let seconds = answer.headers().get(RETRY_AFTER);
     let seconds = seconds.and_then(|value| value.to_str().ok()?.parse().ok());
     Err(Fault::Status {
-        url: without_query(answer.url()),
+        url: shown(answer.url()),
         status: status.as_u16(),
         remedy: match status.as_u16() {
             401 | 403 => {

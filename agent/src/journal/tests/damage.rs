@@ -1,51 +1,9 @@
 //! That damage is told, and how.
 
-use std::fmt::{Debug, Write as _};
-use std::sync::{Arc, Mutex};
-
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record as Values};
-use tracing::{Event, Metadata, Subscriber};
-
 use super::*;
+use crate::captured_log::Log;
 use crate::paths::Paths;
 use crate::start::tell_damage;
-
-/// Keeps each line that is logged: its level, and its fields.
-#[derive(Debug, Clone, Default)]
-struct Log(Arc<Mutex<Vec<String>>>);
-
-impl Subscriber for Log {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Values<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let mut line = Line(event.metadata().level().to_string());
-        event.record(&mut line);
-        self.0.lock().unwrap().push(line.0);
-    }
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
-}
-
-struct Line(String);
-
-impl Visit for Line {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        write!(self.0, " {field}={value:?}").unwrap();
-    }
-}
 
 /// What an agent logs that finds a journal of these bytes.
 fn told(folder: &Folder, bytes: &[u8]) -> Vec<String> {

@@ -1,0 +1,124 @@
+//! What a URI holds of secrets is in no error, status text or line of the log, whatever becomes of the fetch.
+
+use std::sync::OnceLock;
+
+use axum::response::Redirect;
+
+use super::*;
+use crate::captured_log::Log;
+
+/// Stands in each part of a URI that may be secret.
+const CANARY: &str = "c4n4ry";
+
+/// What this process logs, of whichever thread.
+fn log() -> &'static Log {
+    static LOG: OnceLock<Log> = OnceLock::new();
+    LOG.get_or_init(|| {
+        let log = Log::default();
+        tracing::subscriber::set_global_default(log.clone()).unwrap();
+        log
+    })
+}
+
+/// With a user, a password, a query and a fragment.
+fn secret(base: &str, page: &str) -> v1::Uri {
+    let server = base.strip_prefix("http://").unwrap();
+    uri(format!(
+        "http://{CANARY}:{CANARY}@{server}/{page}?key={CANARY}#{CANARY}"
+    ))
+}
+
+/// The text of a fetch that fails, and of how far it is.
+async fn texts(fetcher: &Fetcher, uri: v1::Uri, sandbox: &Path) -> String {
+    let meter = meter();
+    let fetched = fetcher.fetch_all(&[uri], sandbox, Whose::default(), &meter);
+    let error = fetched.await.expect_err("it fails");
+    let debug = format!("{error:?}");
+    let what = meter.borrow().what.clone();
+    format!("{} {what} {debug}", crate::error::sentence(&error))
+}
+
+/// A server of pages of which each fails otherwise.
+async fn failing() -> String {
+    let to = |target: &'static str| get(move || async move { Redirect::temporary(target) });
+    let silence = || futures::future::pending::<&'static str>();
+    let router = Router::new()
+        .route("/page", get(|| async { "text" }))
+        .route("/large", get(|| async { "x".repeat(2_000) }))
+        .route("/gone", get(|| async { (StatusCode::GONE, "") }))
+        .route("/again", to("/again"))
+        .route("/away", to("http://169.254.169.254/c4n4ry?c4n4ry"))
+        .route("/silent", get(silence));
+    serve(router).await
+}
+
+/// One that asks once and does not wait for long.
+fn impatient() -> Fetcher {
+    let mut origin = Origin::new(settings(1_000));
+    (origin.stall_limit, origin.retry_for) = (Duration::from_millis(300), Duration::ZERO);
+    Fetcher {
+        origin: Arc::new(origin),
+        ..fetcher()
+    }
+}
+
+#[tokio::test]
+async fn no_secret_of_a_uri_is_in_the_text_of_any_failure() {
+    let base = failing().await;
+    let closed = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        format!("http://{}", listener.local_addr().unwrap())
+    };
+    let mut other = secret(&base, "page");
+    other.sha256 = "0".repeat(64);
+    let mut archive = secret(&base, "page");
+    archive.extract = true;
+    let mut misnamed = secret(&base, "page");
+    misnamed.output_file = "a/b".to_owned();
+    let folder = tempfile::tempdir().unwrap();
+    for (uri, part) in [
+        (secret(&base, "large"), "larger"),
+        (secret(&base, "gone"), "410"),
+        (secret(&base, "again"), "again and again"),
+        (secret(&base, "away"), "--fetch-allow"),
+        (secret(&base, "silent"), "nothing came"),
+        (secret(&closed, "page"), "efused"),
+        (secret("http://10.0.0.1:port", "page"), "it is no URL"),
+        (other, "SHA-256"),
+        (archive, "extract"),
+        (misnamed, "output_file"),
+    ] {
+        let value = uri.value.clone();
+        let text = texts(&impatient(), uri, folder.path()).await;
+        assert!(text.contains(part), "{value}: {text}");
+        assert!(!text.contains(CANARY), "{value}: {text}");
+    }
+    let nowhere = folder.path().join("missing");
+    let text = texts(&impatient(), secret(&base, "page"), &nowhere).await;
+    assert!(text.contains("missing") && !text.contains(CANARY), "{text}");
+}
+
+#[tokio::test]
+async fn no_secret_of_a_uri_is_in_the_log() {
+    let lines = log();
+    let base = failing().await;
+    let folder = tempfile::tempdir().unwrap();
+    // A cache without room says so in the log.
+    let cache = Cache::open(&folder.path().join("cache"), 1, &[]).unwrap();
+    let keeping = Fetcher {
+        cache: Some(Arc::new(cache)),
+        ..fetcher()
+    };
+    let mut kept = secret(&base, "large");
+    kept.cache = true;
+    let text = texts(&keeping, kept.clone(), folder.path()).await;
+    assert!(text.contains("larger") && !text.contains(CANARY), "{text}");
+    kept.value = kept.value.replace("large", "page");
+    let (_sandbox, result) = fetch(&keeping, kept).await;
+    result.unwrap();
+    let lines = lines.0.lock().unwrap();
+    let told = lines.iter().find(|line| line.contains("is not kept"));
+    assert!(told.is_some(), "{lines:?}");
+    let leaked = lines.iter().find(|line| line.contains(CANARY));
+    assert_eq!(leaked, None);
+}

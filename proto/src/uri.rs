@@ -1,0 +1,93 @@
+//! URIs as errors, status texts and logs show them.
+
+use std::fmt;
+
+/// What stands for a part that is not shown.
+const HIDDEN: char = '…';
+
+/// A URI without its user information, query and fragment, which may hold passwords, tokens and signatures.
+///
+/// It is made of any text: one that is no URI is shown, too, to the person who wrote it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ShownUri(String);
+
+impl ShownUri {
+    /// The part that may be shown.
+    #[must_use]
+    pub fn of(uri: &str) -> Self {
+        if uri.starts_with('/') || uri.starts_with("file:///") {
+            // A path has no such parts: these characters are the file's name.
+            return Self(uri.to_owned());
+        }
+        let (scheme, rest) = match uri.find("://") {
+            Some(at) => uri.split_at(at + 3),
+            None => ("", uri),
+        };
+        let shown = rest.split(['?', '#']).next().unwrap_or_default();
+        let end = shown.find(['/', '\\']).unwrap_or(shown.len());
+        let (authority, path) = shown.split_at(end);
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        let mut text = scheme.to_owned();
+        if host.len() == authority.len() && rest.contains('@') && !has_plain_port(host) {
+            // A password with one of these characters in it.
+            text.push(HIDDEN);
+            return Self(text);
+        }
+        text.push_str(host);
+        text.push_str(path);
+        if shown.len() < rest.len() {
+            text.push('?');
+            text.push(HIDDEN);
+        }
+        Self(text)
+    }
+}
+
+fn has_plain_port(host: &str) -> bool {
+    let after = host.rsplit(']').next().unwrap_or_default();
+    after
+        .rsplit_once(':')
+        .is_none_or(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+impl fmt::Display for ShownUri {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ShownUri {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, formatter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uri_is_shown_without_what_may_be_secret() {
+        for (uri, shown) in [
+            ("http://h/p", "http://h/p"),
+            ("https://u:s@h:80/p?k=s#f", "https://h:80/p?…"),
+            ("https://s@h", "https://h"),
+            ("https://u:s@t@h/p", "https://h/p"),
+            ("https://h?s", "https://h?…"),
+            ("https://h/p#s", "https://h/p?…"),
+            ("https://h/@scope/p@1", "https://h/@scope/p@1"),
+            ("https://[::1]:80/a@b", "https://[::1]:80/a@b"),
+            ("https://u:a/s@h/p", "https://…"),
+            ("https://u:a?s@h/p", "https://…"),
+            ("https://u:a\\s@h/p", "https://…"),
+            ("u:s@h/p?s", "h/p?…"),
+            ("ftp://u:s@h/p", "ftp://h/p"),
+            ("/srv/what?#@x", "/srv/what?#@x"),
+            ("file:///srv/a@b?c", "file:///srv/a@b?c"),
+            ("", ""),
+        ] {
+            assert_eq!(ShownUri::of(uri).to_string(), shown, "{uri}");
+        }
+        assert_eq!(format!("{:?}", ShownUri::of("http://s@h")), "\"http://h\"");
+    }
+}
