@@ -118,7 +118,7 @@ impl Filter {
 }
 
 /// Calls that depend on their arguments: allowed when all tests of one alternative hold.
-fn conditions() -> [Condition; 4] {
+fn conditions() -> [Condition; 5] {
     let is = |argument, value: i32| Test {
         argument,
         holds: Holds::Is(value as u32),
@@ -141,5 +141,7 @@ fn conditions() -> [Condition; 4] {
         (libc::SYS_ioctl, vec![no_typing.to_vec()]),
         (libc::SYS_personality, personalities.into()),
         (libc::SYS_socket, sockets),
+        // The kernel makes both sockets, and loads the module of their family, before it asks whether that has pairs.
+        (libc::SYS_socketpair, vec![vec![is(0, libc::AF_UNIX)]]),
     ]
 }

@@ -216,6 +216,7 @@ mod tests {
             libc::SYS_ioctl,
             libc::SYS_personality,
             libc::SYS_socket,
+            libc::SYS_socketpair,
         ];
         for number in 0..=table::NEWEST + 50 {
             let listed = table::ALWAYS
@@ -296,6 +297,15 @@ mod tests {
         assert_eq!(socket(libc::AF_NETLINK, libc::NETLINK_ROUTE), ALLOW);
         assert_eq!(socket(libc::AF_NETLINK, libc::NETLINK_AUDIT), EPERM);
         assert_eq!(socket(libc::AF_PACKET, 0), EPERM);
+        let pair = |family: i32| answer(libc::SYS_socketpair, [family as u32, 5, 0, 0, 0, 0]);
+        for family in 0..64 {
+            let expected = if family == libc::AF_UNIX {
+                ALLOW
+            } else {
+                EPERM
+            };
+            assert_eq!(pair(family), expected, "{family}");
+        }
         let clone = |flags: i32| answer(libc::SYS_clone, [flags as u32, 0, 0, 0, 0, 0]);
         assert_eq!(clone(libc::CLONE_VM | libc::SIGCHLD), ALLOW);
         assert_eq!(clone(libc::CLONE_NEWUSER | libc::SIGCHLD), EPERM);

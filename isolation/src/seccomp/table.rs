@@ -264,7 +264,6 @@ const SOCKETS: &[c_long] = &[
     libc::SYS_sendto,
     libc::SYS_setsockopt,
     libc::SYS_shutdown,
-    libc::SYS_socketpair,
 ];
 
 const MESSAGES: &[c_long] = &[

@@ -206,6 +206,17 @@ const LET_OFF: &Granted = &[
         "what it says needs a capability on the host",
     ),
     ("a socket to the kernel's ciphers", "asked for by name"),
+    (
+        "a pair of sockets of TIPC",
+        "asked for by name, if the host has its module",
+    ),
+    ("a pair of sockets of the internet", "there are none"),
+    ("a pair of sockets to hypervisors", "there are none"),
+    (
+        "a pair of sockets to the kernel's ciphers",
+        "there are none",
+    ),
+    ("a pair of sockets to the kernel's tables", "there are none"),
     ("a call of the x32 table", "a number like any other"),
     ("typing into a terminal", "its own"),
     ("clone into a new user namespace", "asked for by name"),

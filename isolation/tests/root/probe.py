@@ -102,6 +102,13 @@ def socket_of(family, kind, protocol=0):
     return does(lambda: socket.socket(family, kind, protocol).close())
 
 
+def pair_of(family, kind):
+    """Whether the kernel got to make the sockets: it says only then that the family has no pairs."""
+    both = (ctypes.c_int * 2)()
+    result, error = call(53, family, kind, 0, ctypes.addressof(both))
+    return error not in (errno.EPERM, errno.ENOSYS), os.strerror(error) if result < 0 else "made"
+
+
 def type_into_terminal():
     """One's own: into others nobody may without a capability on the host."""
     import fcntl
@@ -290,6 +297,11 @@ PROBES |= {
     "a socket to the wire": lambda: socket_of(17, socket.SOCK_RAW),
     "a socket of raw packets": lambda: socket_of(socket.AF_INET, socket.SOCK_RAW, 1),
     "a socket to the audit log": lambda: socket_of(16, socket.SOCK_RAW, 9),
+    "a pair of sockets of the internet": lambda: pair_of(socket.AF_INET, socket.SOCK_STREAM),
+    "a pair of sockets to hypervisors": lambda: pair_of(40, socket.SOCK_STREAM),
+    "a pair of sockets to the kernel's ciphers": lambda: pair_of(38, socket.SOCK_SEQPACKET),
+    "a pair of sockets to the kernel's tables": lambda: pair_of(16, socket.SOCK_RAW),
+    "a pair of sockets of TIPC": lambda: pair_of(30, socket.SOCK_SEQPACKET),
     "typing into a terminal": type_into_terminal,
     "the host's abstract sockets": lambda: abstract_socket(sys.argv[1]),
     "the host's ports": lambda: connects(sys.argv[2]),

@@ -73,6 +73,11 @@ const HELD: &Table = &[
         &[
             "a call of 32-bit code",
             "a call of the x32 table",
+            "a pair of sockets of TIPC",
+            "a pair of sockets of the internet",
+            "a pair of sockets to hypervisors",
+            "a pair of sockets to the kernel's ciphers",
+            "a pair of sockets to the kernel's tables",
             "a socket to hypervisors",
             "a socket to the audit log",
             "a socket to the kernel's ciphers",
