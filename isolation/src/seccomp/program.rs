@@ -239,6 +239,38 @@ mod tests {
         }
     }
 
+    /// The calls on files that glibc and musl make on aarch64, which has none of the legacy calls.
+    #[test]
+    fn what_c_libraries_call_on_aarch64_is_listed_for_all_architectures() {
+        for call in [
+            libc::SYS_faccessat,
+            libc::SYS_fchmodat,
+            libc::SYS_fchownat,
+            libc::SYS_linkat,
+            libc::SYS_mkdirat,
+            libc::SYS_mknodat,
+            libc::SYS_newfstatat,
+            libc::SYS_openat,
+            libc::SYS_readlinkat,
+            libc::SYS_renameat,
+            libc::SYS_symlinkat,
+            libc::SYS_unlinkat,
+            libc::SYS_utimensat,
+            libc::SYS_dup3,
+            libc::SYS_epoll_create1,
+            libc::SYS_epoll_pwait,
+            libc::SYS_eventfd2,
+            libc::SYS_inotify_init1,
+            libc::SYS_pipe2,
+            libc::SYS_ppoll,
+            libc::SYS_pselect6,
+            libc::SYS_signalfd4,
+        ] {
+            let is_listed = table::ALWAYS.iter().any(|calls| calls.contains(&call));
+            assert!(is_listed, "{call}");
+        }
+    }
+
     #[test]
     fn who_is_let_off_a_wall_may_make_the_calls_that_need_it_and_no_others() {
         let answered = |walls: Walls, number: libc::c_long, arguments| {

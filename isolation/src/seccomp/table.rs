@@ -7,6 +7,9 @@
 
 use libc::c_long;
 
+/// A number of all architectures that the library does not name on each.
+const FCHMODAT2: c_long = 452;
+
 /// Allowed whatever the arguments are, on every architecture.
 pub(super) const ALWAYS: &[&[c_long]] = &[
     FILES,
@@ -62,7 +65,7 @@ const FOLDERS: &[c_long] = &[
     libc::SYS_fchdir,
     libc::SYS_fchmod,
     libc::SYS_fchmodat,
-    libc::SYS_fchmodat2,
+    FCHMODAT2,
     libc::SYS_fchown,
     libc::SYS_fchownat,
     libc::SYS_fgetxattr,
@@ -88,6 +91,8 @@ const FOLDERS: &[c_long] = &[
     libc::SYS_newfstatat,
     libc::SYS_readlinkat,
     libc::SYS_removexattr,
+    // Of aarch64, too, where the C libraries make it of `rename`.
+    libc::SYS_renameat,
     libc::SYS_renameat2,
     libc::SYS_setxattr,
     libc::SYS_statfs,
@@ -324,7 +329,6 @@ pub(super) const LEGACY: &[c_long] = &[
     libc::SYS_poll,
     libc::SYS_readlink,
     libc::SYS_rename,
-    libc::SYS_renameat,
     libc::SYS_rmdir,
     libc::SYS_select,
     libc::SYS_signalfd,
