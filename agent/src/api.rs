@@ -1,5 +1,6 @@
 //! The agent's HTTP API: files, commands in tasks, containers, metrics, health.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -9,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Semaphore;
 
 use crate::exec::{self, Door};
 use crate::files;
@@ -29,7 +31,14 @@ pub(crate) struct Shared {
     /// Knows no container on a made-up host.
     pub(crate) controls: Controls,
     pub(crate) exec: Door,
+    /// Bounds the folders that are listed at a time: beyond it requests are refused.
+    pub(crate) listings: Arc<Semaphore>,
     pub(crate) metrics: Option<PrometheusHandle>,
+}
+
+/// For the listings of one agent.
+pub(crate) fn listings() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(files::LISTINGS))
 }
 
 pub(crate) fn router(shared: Shared) -> Router {

@@ -184,6 +184,7 @@ fn on_machine(
             statistics: runner.statistics(),
             controls: runner.controls(),
             exec: Door::new(config.allow_exec, config.session_silence),
+            listings: api::listings(),
             metrics: front.metrics,
         },
     );
@@ -266,6 +267,7 @@ impl MadeUp {
             statistics: Statistics::made_up(),
             controls: runner::Controls::default(),
             exec: Door::new(config.allow_exec, config.session_silence),
+            listings: api::listings(),
             metrics: front.metrics,
         };
         Ok(Footing {

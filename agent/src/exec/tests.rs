@@ -38,6 +38,7 @@ async fn agent(is_open: bool, container: Option<ContainerName>) -> String {
         statistics: crate::statistics::Statistics::made_up(),
         controls: Controls::default(),
         exec: Door::new(is_open, SILENCE_LIMIT),
+        listings: crate::api::listings(),
         metrics: None,
     };
     tokio::spawn(async move { axum::serve(listener, router(shared)).await });

@@ -1,9 +1,6 @@
 //! The three calls: a folder's list, a part of a file (followed or not), a whole file.
 
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::time::Duration;
 
 use axum::Json;
@@ -14,15 +11,14 @@ use axum::http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::FilesError;
-use super::place::{Place, Target, open_below, sandbox};
+use super::listing::{LISTINGS, list};
+use super::place::{Place, Target, sandbox};
 use super::reader::{Reader, Step};
 use crate::api::Shared;
 
-/// Entries in one list; the rest is named by their number only.
-const ENTRIES: usize = 10_000;
 /// Bytes in one answer to a read that does not follow.
 const READ_LIMIT_BYTES: u64 = 4 * 1024 * 1024;
 /// How often a followed file is looked at: doubled from the first to the last while nothing comes.
@@ -39,26 +35,6 @@ pub(crate) struct Asked {
     length: Option<u64>,
     #[serde(default)]
     follow: bool,
-}
-
-/// A folder's list.
-#[derive(Debug, Serialize)]
-struct Listing {
-    path: String,
-    entries: Vec<Entry>,
-    /// Entries that are not listed, beyond the limit.
-    left_out: usize,
-}
-
-#[derive(Debug, Serialize)]
-struct Entry {
-    name: String,
-    path: String,
-    /// "file", "folder", "link" or "other".
-    kind: &'static str,
-    size: u64,
-    mode: String,
-    modified_ms: i64,
 }
 
 type Parameters = Result<Query<Asked>, QueryRejection>;
@@ -89,57 +65,17 @@ pub(crate) async fn browse(
             (found.folder, parts.clone())
         }
     };
-    let list = move || list(&place, &folder, &parts);
+    let slot = shared.listings.try_acquire_owned();
+    let slot = slot.map_err(|_| FilesError::Busy { most: LISTINGS })?;
+    let list = move || {
+        // Held until the folder is read, also when the client is gone by then.
+        let _slot = slot;
+        list(&place, &folder, &parts)
+    };
     let listing = tokio::task::spawn_blocking(list)
         .await
         .expect("listing never panics")?;
     Ok(Json(listing).into_response())
-}
-
-fn list(place: &Place, folder: &Path, parts: &[String]) -> Result<Listing, FilesError> {
-    let folder = open_below(place, folder, parts)?;
-    let kind = folder.metadata().map_err(|source| place.failed(source))?;
-    if !kind.is_dir() {
-        return Err(FilesError::Kind {
-            path: place.path.clone(),
-            what: "a file; browse lists folders, read and download serve files",
-        });
-    }
-    // By its descriptor: the folder that was opened, whatever its name means now.
-    let opened = format!("/proc/self/fd/{}", folder.as_raw_fd());
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(opened).map_err(|source| place.failed(source))? {
-        names.push(entry.map_err(|source| place.failed(source))?);
-    }
-    names.sort_by_key(std::fs::DirEntry::file_name);
-    let left_out = names.len().saturating_sub(ENTRIES);
-    names.truncate(ENTRIES);
-    let base = place.path.trim_matches('/');
-    let base = if base.is_empty() { "tasks" } else { base };
-    let entries = names.into_iter().filter_map(|entry| {
-        // One that has gone since is simply not there.
-        let metadata = entry.metadata().ok()?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let kind = match metadata.file_type() {
-            kind if kind.is_file() => "file",
-            kind if kind.is_dir() => "folder",
-            kind if kind.is_symlink() => "link",
-            _ => "other",
-        };
-        Some(Entry {
-            path: format!("{base}/{name}"),
-            name,
-            kind,
-            size: metadata.len(),
-            mode: format!("{:04o}", metadata.mode() & 0o7777),
-            modified_ms: metadata.mtime() * 1_000 + metadata.mtime_nsec() / 1_000_000,
-        })
-    });
-    Ok(Listing {
-        path: place.path.clone(),
-        entries: entries.collect(),
-        left_out,
-    })
 }
 
 /// A file being served.

@@ -1,8 +1,9 @@
 //! Sandboxes over HTTP: browse, read, follow, download. Reads only; never leaves a sandbox.
 //!
-//! Reading order: `place`, `reader`, `answers`.
+//! Reading order: `place`, `reader`, `listing`, `answers`.
 
 mod answers;
+mod listing;
 mod place;
 mod reader;
 #[cfg(test)]
@@ -13,6 +14,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
 pub(crate) use answers::{browse, download, read};
+pub(crate) use listing::LISTINGS;
 
 /// Why a file is not served.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,8 @@ pub(crate) enum FilesError {
         path: String,
         source: std::io::Error,
     },
+    #[error("the agent lists {most} folders already; ask again in a moment")]
+    Busy { most: usize },
     #[error("the agent is stopping")]
     Stopping,
 }
@@ -42,6 +46,7 @@ impl IntoResponse for FilesError {
             Self::Invalid { .. } | Self::Kind { .. } => StatusCode::BAD_REQUEST,
             Self::Missing { .. } => StatusCode::NOT_FOUND,
             Self::Read { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         };
         problem(status, &self.to_string())

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use argosy_isolation::output::FileId;
 use argosy_proto::exec::SILENCE_LIMIT;
 use argosy_state::ids::TaskKey;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::api::{Shared, router};
 use crate::exec::Door;
@@ -18,6 +19,7 @@ use crate::runner::Controls;
 struct Server {
     folder: tempfile::TempDir,
     base: String,
+    listings: Arc<Semaphore>,
 }
 
 impl Server {
@@ -39,16 +41,22 @@ impl Server {
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
+        let listings = crate::api::listings();
         let shared = Shared {
             paths: Paths::new(folder.path()),
             asker: Asker::new(inbox),
             statistics: crate::statistics::Statistics::made_up(),
             controls: Controls::default(),
             exec: Door::new(false, SILENCE_LIMIT),
+            listings: Arc::clone(&listings),
             metrics: None,
         };
         tokio::spawn(async move { axum::serve(listener, router(shared)).await });
-        Self { folder, base }
+        Self {
+            folder,
+            base,
+            listings,
+        }
     }
 
     fn sandbox(&self, container: &str) -> std::path::PathBuf {
@@ -263,4 +271,45 @@ async fn nothing_outside_a_sandbox_is_served_by_any_name() {
         "{text}"
     );
     assert!(Path::new(&sandbox).exists());
+}
+
+#[tokio::test]
+async fn a_folder_of_many_files_is_listed_up_to_the_limit_and_counted() {
+    let server = Server::start().await;
+    let sandbox = server.sandbox("1-10-1");
+    for number in 0..10_003 {
+        fs::write(sandbox.join(format!("{number:05}")), "").unwrap();
+    }
+    let (status, text) = server
+        .text("/v1/files/browse?path=tasks/framework-1/web")
+        .await;
+    assert_eq!(status, 200);
+    let listing: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let entries = listing["entries"].as_array().unwrap();
+    assert_eq!(entries.len(), 10_000);
+    assert_eq!(
+        (&entries[0]["name"], &entries[9_999]["name"]),
+        (&"00000".into(), &"09999".into())
+    );
+    assert_eq!(listing["left_out"], 3);
+}
+
+#[tokio::test]
+async fn more_listings_than_there_are_places_are_refused_in_words() {
+    let server = Server::start().await;
+    server.sandbox("1-10-1");
+    let path = "/v1/files/browse?path=tasks/framework-1/web";
+    let places = u32::try_from(server.listings.available_permits()).unwrap();
+    let taken = server.listings.clone();
+    let taken = taken.try_acquire_many_owned(places).unwrap();
+    let (status, text) = server.text(path).await;
+    assert_eq!(status, 429);
+    assert!(
+        text.contains("ResourceExhausted") && text.contains("ask again"),
+        "{text}"
+    );
+    drop(taken);
+    assert_eq!(server.text(path).await.0, 200);
+    let left = server.listings.available_permits();
+    assert_eq!(left, places as usize, "it gives its place back");
 }

@@ -203,6 +203,16 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "At most 128 KiB of input may be untaken",
     ),
     (
+        "agent/src/files/listing.rs",
+        "ENTRIES: usize = 10_000",
+        "| 10,000, the first by name; 16 |",
+    ),
+    (
+        "agent/src/files/listing.rs",
+        "LISTINGS: usize = 16",
+        "| 10,000, the first by name; 16 |",
+    ),
+    (
         "agent/src/fetcher/web.rs",
         "REDIRECTS: usize = 10",
         "| redirects of a file that is fetched | 10 |",

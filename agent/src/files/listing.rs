@@ -1,0 +1,135 @@
+//! A folder's list, in memory that does not grow with the folder.
+
+use std::collections::BinaryHeap;
+use std::ffi::OsString;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::FilesError;
+use super::place::{Place, open_below};
+
+/// Entries in one list; the rest is named by their number only.
+const ENTRIES: usize = 10_000;
+/// Folders that are listed at a time: each takes a thread until it is read, however many files it has.
+pub(crate) const LISTINGS: usize = 16;
+
+/// A folder's list.
+#[derive(Debug, Serialize)]
+pub(super) struct Listing {
+    path: String,
+    entries: Vec<Entry>,
+    /// Entries that are not listed, beyond the limit.
+    left_out: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Entry {
+    name: String,
+    path: String,
+    /// "file", "folder", "link" or "other".
+    kind: &'static str,
+    size: u64,
+    mode: String,
+    modified_ms: i64,
+}
+
+/// Lists the folder at these components below `folder`. Blocks.
+pub(super) fn list(place: &Place, folder: &Path, parts: &[String]) -> Result<Listing, FilesError> {
+    let folder = open_below(place, folder, parts)?;
+    let kind = folder.metadata().map_err(|source| place.failed(source))?;
+    if !kind.is_dir() {
+        return Err(FilesError::Kind {
+            path: place.path.clone(),
+            what: "a file; browse lists folders, read and download serve files",
+        });
+    }
+    // By its descriptor: the folder that was opened, whatever its name means now.
+    let opened = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
+    let mut first = First::new(ENTRIES);
+    for entry in std::fs::read_dir(&opened).map_err(|source| place.failed(source))? {
+        let entry = entry.map_err(|source| place.failed(source))?;
+        first.add(entry.file_name());
+    }
+    let base = place.path.trim_matches('/');
+    let base = if base.is_empty() { "tasks" } else { base };
+    let left_out = first.left_out;
+    let entries = first.names.into_sorted_vec().into_iter();
+    // One that has gone since is simply not there.
+    let entries = entries.filter_map(|name| entry(base, &opened, &name).ok());
+    Ok(Listing {
+        path: place.path.clone(),
+        entries: entries.collect(),
+        left_out,
+    })
+}
+
+fn entry(base: &str, folder: &Path, name: &OsString) -> std::io::Result<Entry> {
+    let metadata = std::fs::symlink_metadata(folder.join(name))?;
+    let name = name.to_string_lossy().into_owned();
+    let kind = match metadata.file_type() {
+        kind if kind.is_file() => "file",
+        kind if kind.is_dir() => "folder",
+        kind if kind.is_symlink() => "link",
+        _ => "other",
+    };
+    Ok(Entry {
+        path: format!("{base}/{name}"),
+        name,
+        kind,
+        size: metadata.len(),
+        mode: format!("{:04o}", metadata.mode() & 0o7777),
+        modified_ms: metadata.mtime() * 1_000 + metadata.mtime_nsec() / 1_000_000,
+    })
+}
+
+/// The names that come first in order, of any number of them.
+struct First {
+    /// The last one on top.
+    names: BinaryHeap<OsString>,
+    most: usize,
+    left_out: u64,
+}
+
+impl First {
+    fn new(most: usize) -> Self {
+        Self {
+            names: BinaryHeap::new(),
+            most,
+            left_out: 0,
+        }
+    }
+
+    fn add(&mut self, name: OsString) {
+        if self.names.len() < self.most {
+            self.names.push(name);
+            return;
+        }
+        self.left_out += 1;
+        if let Some(mut last) = self.names.peek_mut()
+            && name < *last
+        {
+            *last = name;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_names_only_the_first_are_kept_in_order() {
+        let mut first = First::new(3);
+        // In an order of which each beginning has another last name.
+        for number in (0..1_000).map(|step| step * 7 % 1_000) {
+            first.add(format!("{number:03}").into());
+            assert!(first.names.len() <= 3);
+        }
+        assert_eq!(first.left_out, 997);
+        let names = first.names.into_sorted_vec();
+        assert_eq!(names, ["000", "001", "002"].map(OsString::from));
+    }
+}
