@@ -1,9 +1,10 @@
-//! Brings a task's files into its sandbox, and takes archives apart. Reading order: `error`, `progress`, `local`, `reach`,
-//! `web`, `origin`, `cache`.
+//! Brings a task's files into its sandbox, and takes archives apart. Reading order: `error`, `progress`, `draft`, `local`,
+//! `reach`, `web`, `origin`, `cache`.
 //!
 //! A file appears under its name only when it is whole, and so does the folder of an archive.
 
 mod cache;
+mod draft;
 mod error;
 mod local;
 mod origin;
@@ -11,9 +12,9 @@ mod progress;
 mod reach;
 mod web;
 
-use std::fs::Permissions;
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::fs::{File, Permissions};
+use std::io::{self, Seek};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,7 +22,6 @@ use argosy_isolation::{User, crash};
 use argosy_proto::uri::ShownUri;
 use argosy_proto::v1;
 use futures::future::BoxFuture;
-use nix::unistd::{Gid, Uid};
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -39,8 +39,8 @@ pub(crate) trait Extractor: Send + Sync {
     /// sentence without its end. If the future is dropped, whatever works for it ends.
     fn extract<'a>(
         &'a self,
-        archive: std::fs::File,
-        into: &'a Path,
+        archive: File,
+        into: File,
         owner: Option<&'a User>,
     ) -> BoxFuture<'a, Result<(), String>>;
 }
@@ -132,38 +132,40 @@ impl Fetcher {
         whose: Whose<'_>,
         meter: &watch::Sender<Progress>,
     ) -> Result<(), FetchError> {
-        let draft = sandbox.join(format!(".fetching-{name}"));
-        match &self.cache {
+        let fetched = sandbox.join(format!(".fetching-{name}"));
+        let file = match &self.cache {
             // What others have fetched is not for a task that may fetch nothing.
             Some(cache)
                 if uri.cache && uri.value.starts_with("http") && whose.reach == Reach::Usual =>
             {
-                cache.bring(&self.origin, uri, &draft, meter).await?;
+                cache.bring(&self.origin, uri, &fetched, meter).await?
             }
             _ => {
                 let rights = Rights {
                     reader: Reader::of(whose.owner),
                     reach: whose.reach,
                 };
-                self.origin.bring(uri, &draft, &rights, meter).await?;
+                self.origin.bring(uri, &fetched, &rights, meter).await?
             }
-        }
+        };
         crash::passed("fetch.draft-written");
         if uri.extract {
             meter.send_replace(Progress::of(format!(
                 "unpacking {}",
                 ShownUri::of(&uri.value)
             )));
-            return self.extract(uri, sandbox, name, &draft, whose).await;
+            return self
+                .extract(uri, sandbox, name, (file, &fetched), whose)
+                .await;
         }
         let path = sandbox.join(name);
         let finish = || -> io::Result<()> {
             let mode = if uri.executable { 0o755 } else { 0o644 };
-            std::fs::set_permissions(&draft, Permissions::from_mode(mode))?;
+            file.set_permissions(Permissions::from_mode(mode))?;
             if let Some(user) = whose.owner {
-                give(&draft, user)?;
+                draft::give(&file, user)?;
             }
-            std::fs::rename(&draft, &path)?;
+            std::fs::rename(&fetched, &path)?;
             crash::passed("fetch.file-named");
             Ok(())
         };
@@ -180,45 +182,40 @@ impl Fetcher {
         uri: &v1::Uri,
         sandbox: &Path,
         name: &str,
-        fetched: &Path,
+        (mut archive, fetched): (File, &Path),
         whose: Whose<'_>,
     ) -> Result<(), FetchError> {
         let path = sandbox.join(name);
-        let draft = sandbox.join(format!(".extracting-{name}"));
+        let extracted = sandbox.join(format!(".extracting-{name}"));
         let failed = |source| FetchError::Write {
             uri: ShownUri::of(&uri.value),
             path: path.clone(),
             source,
         };
-        let open = || -> io::Result<std::fs::File> {
-            let archive = std::fs::File::open(fetched)?;
+        let mut make = || -> io::Result<File> {
+            archive.rewind()?;
             std::fs::remove_file(fetched)?;
-            std::fs::DirBuilder::new().mode(0o755).create(&draft)?;
+            let folder = draft::folder(&extracted)?;
             if let Some(user) = whose.owner {
-                give(&draft, user)?;
+                draft::give(&folder, user)?;
             }
-            Ok(archive)
+            Ok(folder)
         };
-        let archive = open().map_err(failed)?;
+        let folder = make().map_err(failed)?;
         crash::passed("extract.folder-made");
-        if let Err(rule) = self.extractor.extract(archive, &draft, whose.owner).await {
+        if let Err(rule) = self.extractor.extract(archive, folder, whose.owner).await {
             // The sandbox goes as a whole later.
-            let _ = tokio::fs::remove_dir_all(&draft).await;
+            let _ = tokio::fs::remove_dir_all(&extracted).await;
             return Err(FetchError::Archive {
                 uri: ShownUri::of(&uri.value),
                 rule,
             });
         }
         crash::passed("extract.unpacked");
-        std::fs::rename(&draft, &path).map_err(failed)?;
+        std::fs::rename(&extracted, &path).map_err(failed)?;
         crash::passed("extract.named");
         Ok(())
     }
-}
-
-fn give(path: &Path, user: &User) -> io::Result<()> {
-    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-    Ok(nix::unistd::chown(path, Some(uid), Some(gid))?)
 }
 
 /// The file's name in the sandbox: one plain name.

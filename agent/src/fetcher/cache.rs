@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,11 +21,11 @@ use argosy_proto::v1;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use super::Progress;
 use super::error::FetchError;
 use super::local::Reader;
 use super::origin::{Origin, Rights};
 use super::reach::Reach;
+use super::{Progress, draft};
 use crate::flights::{Flights, Seat};
 
 /// What begins the name of a file that is not whole.
@@ -95,14 +95,14 @@ impl Cache {
         Ok(())
     }
 
-    /// Copies what the URI names to `to`; it is downloaded if it is not here.
+    /// Copies what the URI names to a new file at `to`; it is downloaded if it is not here.
     pub(super) async fn bring(
         self: &Arc<Self>,
         origin: &Arc<Origin>,
         uri: &v1::Uri,
         to: &Path,
         meter: &watch::Sender<Progress>,
-    ) -> Result<(), FetchError> {
+    ) -> Result<File, FetchError> {
         let name = name(uri);
         let path = self.folder.join(&name);
         let _used = self.used(&name);
@@ -166,11 +166,10 @@ impl Cache {
             reader: Reader::Unmapped,
             reach: Reach::Usual,
         };
-        origin.bring(uri, &draft.0, &rights, progress).await?;
+        let file = origin.bring(uri, &draft.0, &rights, progress).await?;
         crash::passed("cache.draft-written");
         let (cache, place, wanted) = (Arc::clone(self), path.to_owned(), uri.value.clone());
         let keeping = move || -> io::Result<File> {
-            let file = File::open(&draft.0)?;
             let bytes = file.metadata()?.len();
             if bytes <= cache.capacity_bytes {
                 // By its name it counts as whole, also after a cut of power. Before the lock: a disk may take long.
@@ -372,18 +371,15 @@ fn open(path: &Path) -> Option<Arc<File>> {
     Some(Arc::new(file))
 }
 
-/// By places, since others read the same file at the same time.
-fn copy(from: &File, to: &Path) -> io::Result<()> {
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options.custom_flags(nix::libc::O_NOFOLLOW);
-    let to = options.open(to)?;
+/// By places, since others read the same file at the same time. Returns the copy.
+fn copy(from: &File, to: &Path) -> io::Result<File> {
+    let to = draft::file(to)?;
     let mut buffer = vec![0; CHUNK_BYTES];
     let mut offset = 0;
     loop {
         let length = from.read_at(&mut buffer, offset)?;
         if length == 0 {
-            return Ok(());
+            return Ok(to);
         }
         to.write_all_at(&buffer[..length], offset)?;
         offset += length as u64;

@@ -1,7 +1,6 @@
 //! Where files come from: this host's disk, HTTP and HTTPS. Each is copied whole, hashed on the way, or not at all.
 
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -9,10 +8,11 @@ use argosy_isolation::crash;
 use argosy_proto::uri::ShownUri;
 use argosy_proto::v1;
 use sha2::{Digest, Sha256};
-use tokio::fs::{File, OpenOptions};
+use tokio::fs::File;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
+use super::draft;
 use super::error::FetchError;
 use super::local::{Folders, Reader};
 use super::reach::{Policy, Reach};
@@ -48,8 +48,8 @@ pub(super) struct Rights {
     pub(super) reach: Reach,
 }
 
-/// A SHA-256.
-type Sum = [u8; 32];
+/// A whole file, and its SHA-256.
+type Copied = (File, [u8; 32]);
 
 pub(super) fn client() -> reqwest::ClientBuilder {
     reqwest::Client::builder()
@@ -81,20 +81,20 @@ impl Origin {
         }
     }
 
-    /// Copies what the URI names to `draft`, and tries for a while. Nothing is left of a failure.
+    /// Copies what the URI names to a new file at `draft`, and tries for a while. Nothing is left of a failure.
     pub(super) async fn bring(
         &self,
         uri: &v1::Uri,
         draft: &Path,
         task: &Rights,
         meter: &watch::Sender<Progress>,
-    ) -> Result<(), FetchError> {
+    ) -> Result<std::fs::File, FetchError> {
         let begun = Instant::now();
         let mut pause = RETRY_FIRST;
         loop {
             let copied = self.copy(&uri.value, draft, task, meter).await;
-            match copied.and_then(|sum| judge(uri, sum)) {
-                Ok(()) => return Ok(()),
+            match copied.and_then(|copied| judge(uri, copied)) {
+                Ok(file) => return Ok(file.into_std().await),
                 Err(error) if error.may_pass() && begun.elapsed() + pause < self.retry_for => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY_LONGEST);
@@ -108,14 +108,13 @@ impl Origin {
         }
     }
 
-    /// Returns the digest of what was copied.
     async fn copy(
         &self,
         uri: &str,
         draft: &Path,
         task: &Rights,
         meter: &watch::Sender<Progress>,
-    ) -> Result<Sum, FetchError> {
+    ) -> Result<Copied, FetchError> {
         if uri.starts_with("http://") || uri.starts_with("https://") {
             return self.download(uri, draft, task.reach, meter).await;
         }
@@ -133,7 +132,7 @@ impl Origin {
         draft: &Path,
         reach: Reach,
         meter: &watch::Sender<Progress>,
-    ) -> Result<Sum, FetchError> {
+    ) -> Result<Copied, FetchError> {
         let get = |source: reqwest::Error| FetchError::of_server(uri, source.without_url());
         let limit = self.stall_limit;
         let stalled = |_| FetchError::Stalled {
@@ -171,11 +170,11 @@ struct Sink<'a> {
     meter: &'a watch::Sender<Progress>,
 }
 
-/// Whether what came is what the task asked for.
-fn judge(uri: &v1::Uri, sum: Sum) -> Result<(), FetchError> {
+/// The file, if it is what the task asked for.
+fn judge(uri: &v1::Uri, (file, sum): Copied) -> Result<File, FetchError> {
     let found: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
     if uri.sha256.is_empty() || uri.sha256 == found {
-        return Ok(());
+        return Ok(file);
     }
     Err(FetchError::Digest {
         uri: ShownUri::of(&uri.value),
@@ -191,14 +190,13 @@ impl<'a> Sink<'a> {
         limit_bytes: u64,
         meter: &'a watch::Sender<Progress>,
     ) -> Result<Self, FetchError> {
-        let mut options = std::fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        options.custom_flags(nix::libc::O_NOFOLLOW);
-        match OpenOptions::from(options).open(path).await {
+        let place = path.to_owned();
+        let made = tokio::task::spawn_blocking(move || draft::file(&place)).await;
+        match made.expect("making a file never panics") {
             Ok(file) => Ok(Self {
                 uri,
                 path,
-                file,
+                file: File::from_std(file),
                 written: 0,
                 limit_bytes,
                 hash: Sha256::new(),
@@ -237,7 +235,7 @@ impl<'a> Sink<'a> {
         Ok(())
     }
 
-    async fn copy_from(mut self, mut source: impl AsyncRead + Unpin) -> Result<Sum, FetchError> {
+    async fn copy_from(mut self, mut source: impl AsyncRead + Unpin) -> Result<Copied, FetchError> {
         let mut buffer = vec![0; CHUNK_BYTES];
         loop {
             let length = source
@@ -254,10 +252,10 @@ impl<'a> Sink<'a> {
         }
     }
 
-    async fn finish(mut self) -> Result<Sum, FetchError> {
+    async fn finish(mut self) -> Result<Copied, FetchError> {
         let flushed = self.file.flush().await;
         flushed.map_err(|source| self.failed(source))?;
-        Ok(self.hash.finalize().into())
+        Ok((self.file, self.hash.finalize().into()))
     }
 
     fn failed(&self, source: io::Error) -> FetchError {

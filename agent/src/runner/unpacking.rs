@@ -42,7 +42,12 @@ impl Unpacker for Unpackings {
                 owner: Owner { uid: 0, gid: 0 },
             })
         };
-        let unpacking = self.unpack(layer, into, job);
+        let folder = into.to_owned();
+        let target = move || {
+            File::open(&folder)
+                .map_err(|error| format!("cannot open {}: {error}", folder.display()))
+        };
+        let unpacking = self.unpack(layer, target, job);
         async move {
             let unpacked = unpacking.await.map_err(UnpackError)?;
             let diff_id = unpacked.digest.expect("every layer has a digest");
@@ -59,7 +64,7 @@ impl Extractor for Unpackings {
     fn extract<'a>(
         &'a self,
         archive: File,
-        into: &'a Path,
+        into: File,
         owner: Option<&'a User>,
     ) -> BoxFuture<'a, Result<(), String>> {
         let own = (
@@ -81,7 +86,7 @@ impl Extractor for Unpackings {
                 owner: Owner { uid, gid },
             })
         };
-        let unpacking = self.unpack(archive, into, job);
+        let unpacking = self.unpack(archive, || Ok(into), job);
         async move { unpacking.await.map(drop) }.boxed()
     }
 }
@@ -91,13 +96,12 @@ impl Unpackings {
     fn unpack(
         &self,
         mut archive: File,
-        into: &Path,
+        target: impl FnOnce() -> Result<File, String> + Send + 'static,
         job: impl FnOnce(&mut File) -> Result<Job, String> + Send + 'static,
     ) -> impl Future<Output = Result<Unpacked, String>> + Send + 'static {
-        let (launching, folder) = (Arc::clone(&self.0), into.to_owned());
+        let launching = Arc::clone(&self.0);
         let begin = move || -> Result<Unpacking, String> {
-            let target = File::open(&folder)
-                .map_err(|error| format!("cannot open {}: {error}", folder.display()))?;
+            let target = target()?;
             let job = job(&mut archive)?;
             launching
                 .unpack(&job, archive.as_fd(), target.as_fd())

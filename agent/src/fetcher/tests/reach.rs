@@ -39,7 +39,8 @@ async fn fetch_without_network(fetcher: &Fetcher, uri: v1::Uri) -> Result<(), St
         reach: Reach::Nothing,
         ..Whose::default()
     };
-    let fetched = fetcher.fetch_all(&[uri], sandbox.path(), whose, &meter());
+    let (uris, meter) = ([uri], meter());
+    let fetched = fetcher.fetch_all(&uris, sandbox.path(), whose, &meter);
     let fetched = fetched.await;
     fetched.map_err(|error| crate::error::sentence(&error))
 }

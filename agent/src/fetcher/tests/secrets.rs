@@ -31,7 +31,8 @@ fn secret(base: &str, page: &str) -> v1::Uri {
 /// The text of a fetch that fails, and of how far it is.
 async fn texts(fetcher: &Fetcher, uri: v1::Uri, sandbox: &Path) -> String {
     let meter = meter();
-    let fetched = fetcher.fetch_all(&[uri], sandbox, Whose::default(), &meter);
+    let uris = [uri];
+    let fetched = fetcher.fetch_all(&uris, sandbox, Whose::default(), &meter);
     let error = fetched.await.expect_err("it fails");
     let debug = format!("{error:?}");
     let what = meter.borrow().what.clone();
