@@ -259,6 +259,7 @@ impl Agent {
             Effect::Fetch(_)
             | Effect::CancelFetch(_)
             | Effect::Start(_)
+            | Effect::CancelStart(_)
             | Effect::Find { .. }
             | Effect::Kill { .. }
             | Effect::Renew { .. }

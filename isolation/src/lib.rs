@@ -99,7 +99,7 @@ pub use network::{Network, NetworkError, Networks};
 pub use output::OutputLimits;
 pub use process::{BootTime, Process};
 pub use profile::Profile;
-pub use removal::{RemovalError, destroy, sweep};
+pub use removal::{RemovalError, destroy, sweep, void};
 pub use shortage::{MemoryShortage, ShortOf};
 pub use spec::{ContainerId, OwnFile, Program, ResourceLimit, Spec, SpecError, StopAfter, User};
 pub use view::{Secret, SecretError, View, Volume, VolumeSource};

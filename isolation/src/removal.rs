@@ -143,6 +143,15 @@ fn end_processes(
     Ok(())
 }
 
+/// Voids the start of a container whose launch was requested: its command is never executed. Returns whether it was in
+/// time; it is too late once a supervisor has claimed the container.
+///
+/// # Errors
+/// If the hand-off files cannot be read or written, as without the container's folder.
+pub fn void(directory: &Path) -> Result<bool, HandOffError> {
+    Ok(HandOff::at(directory).void()? == Claim::Void)
+}
+
 /// Removes what is left, in our tree only, of containers that are not known; returns their names.
 ///
 /// Goes on after a failure and returns the first one at the end.

@@ -318,8 +318,9 @@ impl Core {
             }
             Some(Phase::Running) if self.waits_its_turn(instance) => {}
             Some(Phase::Running) => drop(self.end_running(instance)),
-            // It is killed as soon as it is known to run.
-            Some(Phase::Starting | Phase::Finding) => {}
+            // Killed as soon as it is known to run, if its command is executed by now.
+            Some(Phase::Starting) => self.effects.push(Effect::CancelStart(instance)),
+            Some(Phase::Finding) => {}
             Some(Phase::Ended) | None => {}
         }
     }

@@ -271,6 +271,8 @@ pub enum Effect {
     CancelFetch(Instance),
     /// Start a container, at most once.
     Start(Box<Start>),
+    /// Call a start off; how it ended is told in any case: its command was not executed, or it was too late.
+    CancelStart(Instance),
     /// See what became of a container of an earlier life, and never let it start from now on.
     Find {
         /// Its name.

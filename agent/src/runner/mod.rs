@@ -3,7 +3,7 @@
 //! One task a container waits for its supervisor. What blocks (folders, the launcher, adoption, removal)
 //! runs on the runtime's blocking threads, a bounded number at a time. Reading order: `launching`, `host_ids`,
 //! `unpacking`, `imaged`, `bridges`, `plugged` and `own_files`, `volumes`, `memory_high`, `disks`, `limits`, `cores`,
-//! `devices`, `opt_outs`, `groups`, `description`, `executors`, `changes`, `controls`, `watching`, `looking`, `measuring`, `removing`,
+//! `devices`, `opt_outs`, `groups`, `description`, `executors`, `changes`, `controls`, `starting`, `watching`, `looking`, `measuring`, `removing`,
 //! `steps`.
 
 mod bridges;
@@ -27,6 +27,7 @@ mod opt_outs;
 mod own_files;
 mod plugged;
 mod removing;
+mod starting;
 mod steps;
 mod unpacking;
 mod volumes;
@@ -36,7 +37,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use argosy_isolation::{Tree, crash};
 use argosy_state::ids::{TaskKey, Timestamp};
@@ -87,6 +88,7 @@ pub(crate) struct Runner {
     images: Option<Arc<Images>>,
     controls: Controls,
     fetches: HashMap<Instance, CancellationToken>,
+    starts: starting::Starts,
     looks: looking::Looks,
     meter: Meter,
     changes: changes::Changes,
@@ -177,6 +179,7 @@ impl Runner {
             images,
             controls: Controls::default(),
             fetches: HashMap::new(),
+            starts: starting::Starts::default(),
             looks: looking::Looks::default(),
             meter: Meter::default(),
             changes: changes::Changes::default(),
@@ -243,29 +246,6 @@ impl Runner {
         });
     }
 
-    fn start(&mut self, start: Start) {
-        let name = start.name;
-        let instance = name.instance;
-        self.fetches.remove(&instance);
-        let control = self.controls.add(instance);
-        let shared = self.shared.clone();
-        self.spawn(async move {
-            let started = Instant::now();
-            let made = shared.clone().make(start).await;
-            metrics::histogram!("argosy_agent_launch_duration_seconds", "step" => "start")
-                .record(started.elapsed().as_secs_f64());
-            match made {
-                Ok(container) => watching::watch(&shared, name, container, &control).await,
-                Err(refusal) => {
-                    control.close();
-                    metrics::counter!("argosy_agent_launch_failures_total", "step" => "start")
-                        .increment(1);
-                    shared.tell(Input::NotStarted { instance, refusal }).await;
-                }
-            }
-        });
-    }
-
     fn find(&mut self, name: ContainerName, key: TaskKey) {
         let control = self.controls.add(name.instance);
         let shared = self.shared.clone();
@@ -296,6 +276,7 @@ impl Runner {
 
     fn destroy(&mut self, name: ContainerName, key: TaskKey) {
         self.controls.forget(name.instance);
+        self.starts.forget(name.instance);
         self.looks.forget(name.instance);
         self.meter.end(name.instance);
         self.changes.forget(name.instance);
@@ -362,6 +343,7 @@ impl Containers for Runner {
                 self.shared.imaged.forget(instance);
             }
             Effect::Start(start) => self.start(*start),
+            Effect::CancelStart(instance) => self.cancel_start(instance),
             Effect::Find { name, key } => self.find(name, key),
             Effect::Kill { instance, grace_ms } => {
                 if let Some(control) = self.controls.get(instance) {

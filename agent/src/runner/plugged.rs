@@ -11,12 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use argosy_isolation::network::cni::{Added, Cni, CniError, List};
-use argosy_isolation::{Container, ContainerId, Isolation, crash};
+use argosy_isolation::{ContainerId, Isolation, crash};
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
 use tokio::sync::Semaphore;
 
-use super::Shared;
 use super::bridges::publications;
 use super::description::{NEEDS_ROOT, failed, invalid};
 use crate::core::{ContainerName, Refusal, Start};
@@ -168,18 +167,6 @@ impl Plugged {
 
     fn holders(&self) -> MutexGuard<'_, BTreeSet<ContainerName>> {
         self.holders.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Shared {
-    /// Makes a container, once its plugins have made its network.
-    pub(super) async fn make(self: Arc<Self>, start: Start) -> Result<Container, Refusal> {
-        let plugged = self.plugged.plug(&start, self.settings.isolation).await?;
-        crash::passed("launch.plugged");
-        let _slot = self.slots.acquire().await;
-        let worker = Arc::clone(&self);
-        let made = tokio::task::spawn_blocking(move || worker.launch(&start, plugged)).await;
-        made.expect("making a container never panics")
     }
 }
 

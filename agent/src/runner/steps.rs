@@ -12,7 +12,9 @@ use argosy_isolation::{Adoption, ContainerId, Group, LaunchError, User, adopt, c
 use argosy_proto::v1;
 use argosy_state::ids::TaskKey;
 use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 
+use super::starting::called_off;
 use super::{ADOPTION_TRIES, REMOVAL_PATIENCE, Shared, TRY_AGAIN, description, host_ids, watching};
 use crate::core::{ContainerName, Found, Refusal, Start};
 use crate::executors::Place;
@@ -94,7 +96,11 @@ impl Shared {
         &self,
         start: &Start,
         plugged: Option<Added>,
+        cancelled: &CancellationToken,
     ) -> Result<argosy_isolation::Container, Refusal> {
+        if cancelled.is_cancelled() {
+            return Err(called_off());
+        }
         let prepared = description::prepare(self, start, plugged)?;
         let description::Prepared { spec, namespace } = prepared;
         crash::passed("launch.prepared");
@@ -103,6 +109,10 @@ impl Shared {
             text: crate::error::sentence(&error),
         };
         let namespace = namespace.as_ref().map(AsFd::as_fd);
+        // Its folder is there now: who calls it off after this voids it.
+        if cancelled.is_cancelled() {
+            return Err(called_off());
+        }
         match self.launching.launch(&spec, namespace) {
             Ok(container) => {
                 crash::passed("launch.made");

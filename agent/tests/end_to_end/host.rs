@@ -163,15 +163,17 @@ impl Host {
 
     /// The sandbox of a task's only instance.
     pub(crate) fn sandbox(&self, task: &str) -> PathBuf {
-        let folder = self
-            .folder
-            .path()
-            .join("agent/sandboxes")
-            .join(crate::master::FRAMEWORK)
-            .join(task);
-        let mut found = std::fs::read_dir(&folder).unwrap().flatten();
-        let sandbox = found.find(|entry| entry.file_type().unwrap().is_dir());
-        sandbox.expect("a sandbox is there").path()
+        let mut found = self.sandboxes(task);
+        found.pop().expect("a sandbox is there")
+    }
+
+    /// The sandboxes of a task, none if it was never prepared.
+    pub(crate) fn sandboxes(&self, task: &str) -> Vec<PathBuf> {
+        let all = self.folder.path().join("agent/sandboxes");
+        let folder = all.join(crate::master::FRAMEWORK).join(task);
+        let found = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let sandboxes = found.filter(|entry| entry.file_type().unwrap().is_dir());
+        sandboxes.map(|entry| entry.path()).collect()
     }
 }
 

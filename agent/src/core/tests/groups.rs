@@ -293,8 +293,8 @@ fn a_task_of_a_group_that_cannot_be_made_ends_those_that_run() {
     let instance = instance(2);
     world.feed(Input::NotStarted { instance, refusal });
     world.sync();
-    // The third is on its way: it is ended as soon as it runs.
-    world.expect(&[]);
+    // The third is on its way: it is called off, which is too late, and ended as soon as it runs.
+    world.expect(&["cancel the start of 3"]);
     world.started(3);
     world.sync();
     world.expect(&["kill 3 in 3000"]);

@@ -195,13 +195,13 @@ fn a_failed_fetch_fails_the_task_with_its_sentence() {
 }
 
 #[test]
-fn a_kill_while_it_starts_is_carried_out_when_it_has() {
+fn a_kill_that_is_too_late_for_a_start_is_carried_out_when_it_has_started() {
     let mut world = World::registered();
     world.launch(1, "web");
     world.sync();
     world.kill(2, "web", 250);
     world.sync();
-    world.expect(&["start 1-1-1"]);
+    world.expect(&["start 1-1-1", "cancel the start of 1"]);
     world.started(1);
     world.report();
     world.expect(&["kill 1 in 250", "report web 1 Killing"]);
@@ -221,6 +221,27 @@ fn a_killed_task_is_killed_even_if_it_exits_with_0() {
         last_update(&world, 1).exit.unwrap().how,
         Some(v1::exit::How::Code(0))
     );
+}
+
+#[test]
+fn a_kill_that_meets_a_start_calls_it_off() {
+    let mut world = World::registered();
+    world.launch(1, "web");
+    world.sync();
+    world.expect(&["start 1-1-1"]);
+    world.kill(2, "web", 3_000);
+    world.sync();
+    world.expect(&["cancel the start of 1"]);
+    world.feed(Input::NotStarted {
+        instance: instance(1),
+        refusal: Refusal {
+            reason: v1::Reason::KilledDuringLaunch,
+            text: "called off".into(),
+        },
+    });
+    world.report();
+    world.expect(&["report web 1 Killed", "destroy 1-1-1"]);
+    assert_eq!(reason(&world, 1), v1::Reason::KilledDuringLaunch);
 }
 
 #[test]

@@ -319,6 +319,7 @@ pub(super) fn tell(effect: &Effect) -> String {
         Effect::Hangup { why, .. } => format!("hang up: {why}"),
         Effect::Fetch(start) => format!("fetch for {}", start.name),
         Effect::CancelFetch(instance) => format!("cancel the fetch for {}", short(instance)),
+        Effect::CancelStart(instance) => format!("cancel the start of {}", short(instance)),
         Effect::Start(start) => match start.stop_at {
             Some(at) => format!("start {} until {}", start.name, at.0),
             None => format!("start {}", start.name),

@@ -63,6 +63,7 @@ cases![
     tasks::a_task_runs_and_its_status_and_output_are_told,
     tasks::a_kill_is_killed_even_if_the_command_exits_with_0,
     tasks::a_kill_behind_its_launch_never_starts_or_kills,
+    tasks::a_kill_that_meets_starts_in_line_executes_none_of_their_commands,
     tasks::a_command_that_does_not_exist_fails_and_says_so,
     tasks::files_are_fetched_or_the_failure_names_them,
     fetching::a_fetch_that_takes_long_says_in_its_tasks_status_how_far_it_is,

@@ -114,6 +114,42 @@ pub(super) async fn a_kill_behind_its_launch_never_starts_or_kills() {
     agent.stop().await;
 }
 
+pub(super) async fn a_kill_that_meets_starts_in_line_executes_none_of_their_commands() {
+    const TASKS: u64 = 200;
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let name = |task: u64| format!("t{task}");
+    for task in 1..=TASKS {
+        link.launch(task, shell(&name(task), "echo > ran; exec sleep 600"))
+            .await;
+    }
+    for task in 1..=TASKS {
+        link.order(TASKS + task, kill(&name(task), 0)).await;
+    }
+    let (mut begun, mut dropped) = (0, 0);
+    for task in 1..=TASKS {
+        let updates = link.end_of(&name(task)).await;
+        let last = updates.last().unwrap();
+        assert_eq!(state(last), v1::TaskState::Killed, "{}", last.text);
+        let has_run = host.sandboxes(&name(task)).iter().any(|sandbox| {
+            let ran = sandbox.join("ran");
+            ran.exists()
+        });
+        match reason(last) {
+            v1::Reason::KilledDuringLaunch => {
+                dropped += 1;
+                assert!(!has_run, "{} was executed: {}", name(task), last.text);
+            }
+            _ => begun += 1,
+        }
+    }
+    println!("{begun} had begun, {dropped} were dropped");
+    assert!(dropped > begun, "{begun} began, {dropped} were dropped");
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
 pub(super) async fn a_command_that_does_not_exist_fails_and_says_so() {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;

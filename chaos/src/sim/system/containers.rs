@@ -225,6 +225,8 @@ impl Containers for Scripted {
                 self.machine.prepare(&start, now_ms());
                 tokio::spawn(self.watcher(start.name).watch(false));
             }
+            // Here a start is never late enough to be called off.
+            Effect::CancelStart(_) => {}
             Effect::Find { name, .. } => {
                 tokio::spawn(self.watcher(name).find());
             }
