@@ -7,7 +7,9 @@
 
 mod accounts;
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Gid, Uid, chownat};
@@ -24,10 +26,15 @@ use crate::spec::SpecError;
 use crate::sys;
 use crate::view::{TAME, ViewError, attach, failed, make_folder, restrict, take};
 
-/// How many layers an image may have: their names must fit into one setting of 255 bytes.
-pub const LAYERS_MAX: usize = 100;
+/// How many layers an image may have, as many as other runtimes allow: their names must fit into one setting of 255
+/// bytes, as one byte each and what separates them just do.
+pub const LAYERS_MAX: usize = 128;
+/// Up to so many layers have names of letters and digits alone, so that lists of mounts in the container are plain text.
+const PLAINLY_NAMED: usize = 100;
 /// Names of layers while they are mounted; what comes after them gets a second letter.
 const NAMES: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+/// The first of the bytes that name further layers where there are too many for second letters.
+const FURTHER: u8 = 0x80;
 /// Where the container's own folders are meanwhile.
 const OWN: &str = "own";
 
@@ -66,7 +73,7 @@ impl Root {
             Self::Image(image) => image,
         };
         if !(1..=LAYERS_MAX).contains(&image.layers.len()) {
-            let remedy = "give 1 to 100 layers, or copy them into one folder";
+            let remedy = "give 1 to 128 layers, or copy them into one folder";
             return Err(SpecError::new(
                 "layers",
                 &image.layers.len().to_string(),
@@ -210,13 +217,10 @@ fn overlay(
     (upper, work): (&str, &str),
     attributes: MountAttrFlags,
 ) -> Result<OwnedFd, ViewError> {
-    let names: Vec<_> = (0..layers.len()).map(layer_name).collect();
+    let names = layer_names(layers.len());
     for (layer, name) in layers.iter().zip(&names) {
-        attach(
-            layer.as_fd(),
-            make_folder(scaffold, Path::new(name))?.as_fd(),
-            "",
-        )?;
+        let place = make_folder(scaffold, Path::new(OsStr::from_bytes(name)))?;
+        attach(layer.as_fd(), place.as_fd(), "")?;
     }
     attach(
         own.as_fd(),
@@ -224,16 +228,16 @@ fn overlay(
         "",
     )?;
     // Paths are looked up from the working directory. The first one named lies on top.
-    let lower: Vec<_> = names.iter().rev().map(String::as_str).collect();
+    let lower: Vec<_> = names.iter().rev().map(Vec::as_slice).collect();
     let settings = [
-        ("lowerdir", lower.join(":")),
-        ("upperdir", format!("{OWN}/{upper}")),
-        ("workdir", format!("{OWN}/{work}")),
+        ("lowerdir", lower.join(&b':')),
+        ("upperdir", format!("{OWN}/{upper}").into_bytes()),
+        ("workdir", format!("{OWN}/{work}").into_bytes()),
     ];
     let make = || {
         let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         for (key, value) in &settings {
-            fsconfig_set_string(overlay.as_fd(), *key, value.as_str())?;
+            fsconfig_set_string(overlay.as_fd(), *key, value.as_slice())?;
         }
         fsconfig_set_flag(overlay.as_fd(), "userxattr")?;
         // What it changes outlives neither it nor its host's death: else each end of a container would wait until the
@@ -259,13 +263,14 @@ fn attributes(walls: Walls) -> MountAttrFlags {
     }
 }
 
-fn layer_name(number: usize) -> String {
-    let letter = char::from(NAMES[number % NAMES.len()]);
-    if number < NAMES.len() {
-        letter.to_string()
-    } else {
-        format!("-{letter}")
-    }
+/// Names for so many layers, at most [`LAYERS_MAX`].
+fn layer_names(count: usize) -> Vec<Vec<u8>> {
+    let further = |number: usize| match count {
+        0..=PLAINLY_NAMED => vec![b'-', NAMES[number % NAMES.len()]],
+        _ => vec![FURTHER + u8::try_from(number).expect("there are 66 at most")],
+    };
+    let letters = NAMES.iter().map(|letter| vec![*letter]);
+    letters.chain((0..).map(further)).take(count).collect()
 }
 
 #[cfg(test)]
@@ -284,12 +289,15 @@ mod tests {
 
     #[test]
     fn the_names_of_all_layers_fit_and_differ() {
-        let mut names: Vec<_> = (0..LAYERS_MAX).map(layer_name).collect();
-        assert!(names.join(":").len() <= 255);
-        names.push(OWN.to_owned());
-        names.sort();
-        names.dedup();
-        assert_eq!(names.len(), LAYERS_MAX + 1);
+        for count in 1..=LAYERS_MAX {
+            let mut names = layer_names(count);
+            assert!(names.join(&b':').len() <= 255, "{count}");
+            assert!(count > PLAINLY_NAMED || names.concat().is_ascii());
+            names.push(OWN.into());
+            names.sort();
+            names.dedup();
+            assert_eq!(names.len(), count + 1);
+        }
     }
 
     #[test]
@@ -302,7 +310,7 @@ mod tests {
         assert_eq!(check(|_| ()), Ok(()));
         assert_eq!(check(|image| image.layers.clear()), Err("layers"));
         assert_eq!(
-            check(|image| image.layers = super::tests::image(101).layers),
+            check(|image| image.layers = super::tests::image(129).layers),
             Err("layers")
         );
         assert_eq!(

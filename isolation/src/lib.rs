@@ -91,7 +91,7 @@ pub use entry::{
     WindowSize, Work,
 };
 pub use handoff::{Exit, HandOffError, Handle, Outcome, Stop, Usage};
-pub use image::{Image, Root};
+pub use image::{Image, LAYERS_MAX, Root};
 pub use launcher::{LaunchError, Launcher, LauncherError};
 pub use limits::{Limits, LimitsError, Missing, MissingPolicy};
 pub use namespaces::{Detected, Isolation, Namespaces, detect};

@@ -1,5 +1,6 @@
 //! What a registry or layout says of an image: manifests, indexes and configurations, judged. Pure.
 
+use argosy_isolation::LAYERS_MAX;
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest, Os};
 use serde_json::Value;
 
@@ -11,8 +12,8 @@ use super::unpacker::Packing;
 pub(super) const MANIFEST_BYTES: u64 = 4 * 1024 * 1024;
 /// The largest configuration, in bytes.
 pub(super) const CONFIG_BYTES: u64 = 8 * 1024 * 1024;
-/// The most layers of an image: what an overlay takes.
-pub(super) const LAYERS: usize = 127;
+/// The most layers of an image: what a container's root takes.
+pub(super) const LAYERS: usize = LAYERS_MAX;
 
 /// What is accepted as answer for a manifest.
 pub(super) const MEDIA_TYPES: [&str; 4] = [INDEX, DOCKER_INDEX, MANIFEST, DOCKER_MANIFEST];

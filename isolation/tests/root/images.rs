@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use argosy_isolation::profile::{CONTAINER_IDS, FIRST_HOST_ID};
 use argosy_isolation::unpack::{Format, Job, Owner, Rules, copy_layers};
-use argosy_isolation::{Exit, Image, Outcome, OwnFile, Root, Spec};
+use argosy_isolation::{Exit, Image, LAYERS_MAX, Outcome, OwnFile, Root, Spec};
 
 use crate::entry::{end, request, run};
 use crate::profile::{give_sandbox, profiled};
@@ -17,6 +17,10 @@ use crate::world::{Case, PATIENCE, World, skip, stderr, stdout};
 
 pub(crate) const CASES: &[Case] = &[
     ("an_image_is_its_layers_one_over_the_other", layers_show),
+    (
+        "an_image_may_have_as_many_layers_as_may_be_pulled",
+        many_layers,
+    ),
     ("what_a_container_changes_is_its_own", changes),
     ("users_have_the_names_of_the_image", users),
     ("containers_share_layers_at_once", shared),
@@ -189,6 +193,30 @@ fn layers_show() {
     let expected =
         "bin\ndeep\ndev\netc\nhome\nmotd\nproc\nsandbox\nsys\ntmp\n/sandbox\n1000 1000\n0\n";
     assert_eq!(said(&mut world, &spec), expected);
+}
+
+fn many_layers() {
+    let mut world = World::new();
+    let base = usual(&mut world);
+    for count in [100, 101, LAYERS_MAX] {
+        let mut layers = base.clone();
+        for number in layers.len()..count {
+            // Each names itself in one file of all, and in one of its own.
+            let folder = world.work().join(format!("{count}-{number}"));
+            fs::create_dir(&folder).unwrap();
+            fs::write(folder.join("top"), number.to_string()).unwrap();
+            fs::write(folder.join(format!("own-{number}")), "").unwrap();
+            layers.push(folder);
+        }
+        let line = "cat /top; echo; set -- /own-*; echo $#; cat /motd";
+        let spec = imaged(&mut world, &layers, line);
+        let expected = format!("{}\n{}\ntop", count - 1, count - base.len());
+        assert_eq!(said(&mut world, &spec), expected);
+    }
+    let layers = vec![base[0].clone(); LAYERS_MAX + 1];
+    let spec = imaged(&mut world, &layers, "true");
+    let error = world.launcher.as_mut().unwrap().launch(&spec).unwrap_err();
+    assert!(error.to_string().contains("1 to 128 layers"), "{error}");
 }
 
 fn changes() {

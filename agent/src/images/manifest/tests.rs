@@ -160,7 +160,9 @@ fn layers_are_counted_weighed_and_told_apart() {
     assert!(layers(&sizes, &config(&["A", "B"]), 10).is_err());
     let many = vec![("a", GZIP, 1); LAYERS + 1];
     let many = layers(&manifest(&many), &config(&[]), 10).unwrap_err();
-    assert!(many.to_string().contains("128 layers"), "{many}");
+    assert!(many.to_string().contains("129 layers"), "{many}");
+    // What a container cannot have for its root is not pulled either.
+    assert_eq!(LAYERS, argosy_isolation::LAYERS_MAX);
 }
 
 #[test]
