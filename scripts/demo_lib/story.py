@@ -8,8 +8,8 @@ import collections
 import contextlib
 import json
 import os
-import secrets
 import pathlib
+import secrets
 import shutil
 import subprocess
 import tempfile
