@@ -80,7 +80,9 @@ impl Limits {
             head: Duration::from_secs(10),
             idle: Duration::from_secs(60),
             ping_interval: Duration::from_secs(5),
-            ping_timeout: Duration::from_secs(10),
+            // A scheduler that vanishes is found by its missing heartbeats within 15 s, which frees its offers at once:
+            // if its connection were closed before, they would wait for it to return.
+            ping_timeout: Duration::from_secs(20),
             streams: 1_000,
             stream_window: 1 << 20,
             connection_window: 16 << 20,
