@@ -80,3 +80,14 @@ pub(crate) struct Outcome {
     pub(crate) said: String,
     pub(crate) place: Place,
 }
+
+/// A row of bytes that are no message: nobody could read an answer.
+pub(super) const fn garbage(name: &'static str, bytes: fn() -> Vec<u8>) -> Row {
+    Row {
+        name,
+        does: Does::Bytes(bytes),
+        ends: End::Unsaid,
+        says: ["", "", ""],
+        keeps: Keeps::Cluster,
+    }
+}

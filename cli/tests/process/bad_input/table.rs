@@ -4,7 +4,7 @@ use argosy_proto::v1::{self, TaskState};
 use tonic::Code;
 
 use super::calls::{changed, cpus};
-use super::row::{Does, End, Keeps, Row};
+use super::row::{Does, End, Keeps, Row, garbage};
 use super::{calls, disks, starts};
 use crate::work::task;
 
@@ -85,17 +85,6 @@ const fn launch(
         does: Does::Launch(tasks),
         ends: End::Refused,
         says,
-        keeps: Keeps::Cluster,
-    }
-}
-
-/// A row of bytes that are no message: nobody could read an answer.
-const fn garbage(name: &'static str, bytes: fn() -> Vec<u8>) -> Row {
-    Row {
-        name,
-        does: Does::Bytes(bytes),
-        ends: End::Unsaid,
-        says: ["", "", ""],
         keeps: Keeps::Cluster,
     }
 }
