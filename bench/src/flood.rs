@@ -87,9 +87,11 @@ async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
     let answers = Gaps::default();
     let end = Instant::now() + bench.extent.flood;
     while Instant::now() < end {
+        // Also while no answer comes.
+        seen.resident_mib = seen.resident_mib.max(resident()?);
         if let Ok(Ok(cluster)) = tokio::time::timeout_at(end, probe(&mut client)).await {
             answers.note();
-            seen.add(&cluster, resident()?);
+            seen.lost = seen.lost.max(lost(&cluster));
         }
         tokio::time::sleep(PROBE).await;
     }
@@ -113,13 +115,6 @@ async fn one_run(bench: &Bench, findings: &mut Findings) -> Result<()> {
 struct Seen {
     lost: u32,
     resident_mib: f64,
-}
-
-impl Seen {
-    fn add(&mut self, cluster: &v1::Cluster, resident_mib: f64) {
-        self.lost = self.lost.max(lost(cluster));
-        self.resident_mib = self.resident_mib.max(resident_mib);
-    }
 }
 
 fn lost(cluster: &v1::Cluster) -> u32 {
