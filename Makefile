@@ -25,7 +25,7 @@ test: setup ## everything that must hold; includes verify
 	@$(ENV)
 	started=$$(date +%s)
 	$(STAGE) verify 90 make verify
-	$(STAGE) unit 210 make unit
+	$(STAGE) unit 480 make unit
 	$(STAGE) release 180 make release
 	$(STAGE) process 270 make process
 	$(STAGE) demo 90 scripts/demo
