@@ -165,9 +165,26 @@ async fn a_layer_is_kept_under_the_digest_that_was_seen_alone() {
     world.registry.offer("liar:1", &liar);
     world.registry.offer("web:1", &MadeImage::of(vec![honest]));
     let (liar, web) = (world.name("liar:1"), world.name("web:1"));
+    // The lying image fails, unless the honest layer is already stored: then it shares that one.
     let (lied, told) = tokio::join!(world.obtain(&liar, 1), world.obtain(&web, 2));
-    assert!(lied.unwrap_err().contains("unpacked, must have the digest"));
+    match lied {
+        Err(error) => assert!(error.contains("unpacked, must have the digest"), "{error}"),
+        Ok(image) => assert_eq!(texts(&image, "page"), ["honest"]),
+    }
     assert_eq!(texts(&told.unwrap(), "page"), ["honest"]);
+}
+
+#[tokio::test]
+async fn a_layer_that_is_not_what_its_image_claims_is_refused() {
+    let world = World::new().await;
+    let (honest, evil) = (tar("page", b"honest"), tar("page", b"evil"));
+    let liar = MadeImage::claiming(vec![evil], vec![Digest::of(&honest)]);
+    world.registry.offer("liar:1", &liar);
+    world.registry.offer("web:1", &MadeImage::of(vec![honest]));
+    let error = world.obtain(&world.name("liar:1"), 1).await.unwrap_err();
+    assert!(error.contains("unpacked, must have the digest"), "{error}");
+    let web = world.obtain(&world.name("web:1"), 2).await.unwrap();
+    assert_eq!(texts(&web, "page"), ["honest"]);
 }
 
 #[tokio::test]
