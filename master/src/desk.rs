@@ -50,6 +50,9 @@ impl Desk {
             reads,
             reconciliations: Reads::new(Bounds {
                 bytes: 32 << 20,
+                // A follower passes the calls of many frameworks on over one connection.
+                bytes_each: 32 << 20,
+                bytes_kept: 0,
                 ..Bounds::default()
             }),
             office,
@@ -121,9 +124,9 @@ impl Desk {
         answer.await.map_err(|_| stopping())
     }
 
-    /// Waits in line for room to build an answer of at most `bytes`. See [`Reads`].
-    pub(crate) async fn reserve(&self, bytes: usize) -> Result<Share, Status> {
-        self.reads.reserve(bytes).await
+    /// Waits in line for room to build an answer. See [`Reads::reserve`].
+    pub(crate) async fn reserve(&self, bytes: usize, likely: usize) -> Result<Share, Status> {
+        self.reads.reserve(bytes, likely).await
     }
 
     /// One record, or a summary: a look that holds its share until the answer is sent.
@@ -132,7 +135,7 @@ impl Desk {
         look: impl FnOnce(&View<'_>) -> T + Send + 'static,
         bytes: impl FnOnce(&T) -> usize,
     ) -> Result<T, Status> {
-        let mut share = self.reserve(RECORD_BYTES).await?;
+        let mut share = self.reserve(RECORD_BYTES, LIKELY_BYTES).await?;
         let found = self.read(look).await?;
         share.fit(2 * bytes(&found));
         share.leave_to_answer();
@@ -193,6 +196,8 @@ impl Desk {
 
 /// Room for one record and its encoded form: a task's description takes 512 KiB at most.
 const RECORD_BYTES: usize = 2 << 20;
+/// What it usually takes.
+const LIKELY_BYTES: usize = 4 << 10;
 const MOVED: &str =
     "leadership has moved: the outcome is unknown, repeat the call with the same number";
 /// How long a question whether this master can answer may take.

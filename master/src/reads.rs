@@ -1,40 +1,50 @@
-//! Bounds on reads: readers at once, bytes of answers, and the time that a slow reader may hold them.
+//! Bounds on reads: readers at once, bytes of answers, and the time that a slow reader may hold them; for all connections
+//! together and for each.
 //!
-//! An answer holds its share of the budget from before it is built until its last byte is sent.
-//! Nothing here knows what is read.
+//! An answer holds its share of the budget from before it is built until its last byte is sent. Nothing here knows what is read.
+//! Reading order: [`Bounds`], [`Reads::reserve`], then `line` (whose turn is next) and `sending` (answers on their way).
 
+mod line;
 mod sending;
 
 use std::cell::RefCell;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use argosy_proto::transport::Peer;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use metrics::{counter, gauge};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic_types::{ErrorDetails, StatusExt};
 
+use line::{Caller, Line, Room};
 use sending::Sending;
 
 /// The bounds of one process.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// Answers that are built at once. Each may compute for some milliseconds on a thread that also
-    /// serves links.
+    /// Answers that are built at once. Each may compute for some milliseconds on a thread that also serves links.
     pub(crate) builders: usize,
-    /// Reads that wait for their turn. Beyond it a read is refused at once.
+    /// The same for one connection.
+    pub(crate) builders_each: usize,
+    /// Reads that wait for their turn. Beyond it, the newest read of the connection that has most of them is refused.
     pub(crate) line: usize,
     /// Bytes of answers that are built or being sent.
     pub(crate) bytes: usize,
+    /// The same for one connection. One read is served however large it is.
+    pub(crate) bytes_each: usize,
+    /// The part of these that is kept for reads of at most a third of it, as of one record.
+    pub(crate) bytes_kept: usize,
     /// How long a read waits for its turn. Then it is refused.
     pub(crate) patience: Duration,
     /// How long a reader may take nothing of its answer. Then the answer is dropped.
     pub(crate) stalled: Duration,
+    /// The same while other reads wait.
+    pub(crate) hurried: Duration,
     /// How long an answer may take to be read. Then it is dropped.
     pub(crate) longest: Duration,
 }
@@ -43,16 +53,20 @@ impl Default for Bounds {
     fn default() -> Self {
         Self {
             builders: 8,
+            builders_each: 4,
             line: 1_024,
             bytes: 96 << 20,
+            bytes_each: 12 << 20,
+            bytes_kept: 8 << 20,
             patience: Duration::from_secs(2),
             stalled: Duration::from_secs(5),
+            hurried: Duration::from_secs(1),
             longest: Duration::from_secs(60),
         }
     }
 }
 
-/// Permits are counted in units of this many bytes: the budget fits into 32 bits.
+/// The budget is counted in units of this many bytes.
 const UNIT: usize = 1_024;
 /// Overhead of an answer: headers, stream buffers, one chunk in flight.
 const ANSWER_BYTES: usize = 32 << 10;
@@ -61,86 +75,104 @@ const ANSWER_BYTES: usize = 32 << 10;
 #[derive(Debug, Clone)]
 pub(crate) struct Reads {
     bounds: Bounds,
-    builders: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
-    waiting: Arc<AtomicUsize>,
+    line: Arc<Queue>,
     sending: Sending,
 }
+
+type Queue = Mutex<Line<oneshot::Sender<Share>>>;
 
 /// A part of the budget; released when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Share {
-    budget: Arc<Semaphore>,
-    bytes: OwnedSemaphorePermit,
-    builder: Option<OwnedSemaphorePermit>,
+    line: Arc<Queue>,
+    caller: Caller,
+    units: usize,
+    builds: bool,
+}
+
+/// The call that this task answers.
+struct Answering {
+    caller: Caller,
+    shares: RefCell<Vec<Share>>,
 }
 
 tokio::task_local! {
-    /// The share of the answer that this task builds.
-    static ANSWER: RefCell<Option<Share>>;
+    static CALL: Answering;
 }
 
 impl Reads {
     pub(crate) fn new(bounds: Bounds) -> Self {
+        let room = |bytes: usize, builders| Room {
+            units: bytes / UNIT,
+            builders,
+        };
+        let line = Line::new(
+            room(bounds.bytes, bounds.builders),
+            room(bounds.bytes_each, bounds.builders_each),
+            bounds.bytes_kept / UNIT,
+            bounds.line,
+        );
         Self {
             bounds,
-            builders: Arc::new(Semaphore::new(bounds.builders)),
-            bytes: Arc::new(Semaphore::new(bounds.bytes / UNIT)),
-            waiting: Arc::default(),
+            line: Arc::new(Mutex::new(line)),
             sending: Sending::default(),
         }
     }
 
-    /// Waits in line for room to build an answer of at most `bytes`.
+    /// Waits in line for room to build an answer of at most `bytes`, which is expected to take `likely`: of several connections
+    /// that wait, the one that was given least goes first.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED if the line is full, or there is no room in time.
-    pub(crate) async fn reserve(&self, bytes: usize) -> Result<Share, Status> {
-        let units = units(bytes + ANSWER_BYTES).min(units(self.bounds.bytes));
-        if let Some(share) = self.try_reserve(units) {
-            return Ok(share);
-        }
-        let _waits = Waits::enter(&self.waiting, self.bounds.line)
-            .ok_or_else(|| refused("as many reads as may wait are waiting"))?;
-        match tokio::time::timeout(self.bounds.patience, self.wait(units)).await {
-            Ok(share) => Ok(share),
+    pub(crate) async fn reserve(&self, bytes: usize, likely: usize) -> Result<Share, Status> {
+        let caller = CALL.try_with(|call| call.caller).unwrap_or_default();
+        self.reserve_for(caller, bytes, likely).await
+    }
+
+    async fn reserve_for(
+        &self,
+        caller: Caller,
+        bytes: usize,
+        likely: usize,
+    ) -> Result<Share, Status> {
+        let units =
+            units(bytes + ANSWER_BYTES).min((self.bounds.bytes - self.bounds.bytes_kept) / UNIT);
+        let (waiter, turn) = oneshot::channel();
+        let cost = units.min(self::units(likely + ANSWER_BYTES));
+        let serial = locked(&self.line).enter(caller, units, cost, waiter);
+        // Also when this call is dropped while it waits.
+        let _place = Place {
+            line: &self.line,
+            caller,
+            serial,
+        };
+        serve(&self.line);
+        // Refuses by dropping the waiter.
+        drop(locked(&self.line).overflow());
+        match tokio::time::timeout(self.bounds.patience, turn).await {
+            Ok(Ok(share)) => Ok(share),
+            Ok(Err(_)) => Err(refused("as many reads as may wait are waiting")),
             Err(_) => Err(refused(
                 "other reads took all of the time that this one may wait",
             )),
         }
     }
 
-    fn try_reserve(&self, units: u32) -> Option<Share> {
-        let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(units).ok()?;
-        let builder = Arc::clone(&self.builders).try_acquire_owned().ok()?;
-        Some(self.share(bytes, builder))
-    }
-
-    /// Bytes before the builder: one that builds never waits for bytes, so that it always ends.
-    async fn wait(&self, units: u32) -> Share {
-        let bytes = Arc::clone(&self.bytes).acquire_many_owned(units).await;
-        let builder = Arc::clone(&self.builders).acquire_owned().await;
-        let never = "the semaphores are never closed";
-        self.share(bytes.expect(never), builder.expect(never))
-    }
-
-    fn share(&self, bytes: OwnedSemaphorePermit, builder: OwnedSemaphorePermit) -> Share {
-        Share {
-            budget: Arc::clone(&self.bytes),
-            bytes,
-            builder: Some(builder),
-        }
-    }
-
     /// Drops answers whose readers are too slow; runs until it is dropped.
     pub(crate) async fn cut_off_slow_readers(self) {
-        let mut looks = tokio::time::interval(self.bounds.stalled.min(Duration::from_secs(1)));
+        let mut looks = tokio::time::interval(self.bounds.hurried / 2);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             looks.tick().await;
+            let others_wait = locked(&self.line).waiting() > 0;
+            let stalled = if others_wait {
+                self.bounds.hurried
+            } else {
+                self.bounds.stalled
+            };
             let cut = self
                 .sending
-                .cut(Instant::now(), self.bounds.stalled, self.bounds.longest);
+                .cut(Instant::now(), stalled, self.bounds.longest);
             if cut > 0 {
                 counter!("argosy_reads_cut_off_total").increment(cut);
             }
@@ -149,72 +181,104 @@ impl Reads {
 
     /// Bytes of the budget that answers hold.
     pub(crate) fn held(&self) -> usize {
-        self.bounds.bytes - (self.bytes.available_permits() * UNIT).min(self.bounds.bytes)
+        (self.bounds.bytes / UNIT - locked(&self.line).free().units) * UNIT
     }
 
     /// Sets the gauges.
     #[allow(clippy::cast_precision_loss, reason = "gauges are floating point")]
     pub(crate) fn show(&self) {
         gauge!("argosy_read_bytes").set(self.held() as f64);
-        gauge!("argosy_queue_depth", "queue" => "reads")
-            .set(self.waiting.load(Ordering::Relaxed) as f64);
+        gauge!("argosy_queue_depth", "queue" => "reads").set(locked(&self.line).waiting() as f64);
+    }
+}
+
+/// Gives their shares to all whose turn it is.
+fn serve(line: &Arc<Queue>) {
+    loop {
+        let Some(turn) = locked(line).next() else {
+            return;
+        };
+        let share = Share {
+            line: Arc::clone(line),
+            caller: turn.caller,
+            units: turn.units,
+            builds: true,
+        };
+        // If its reader has gone just now, this gives it back.
+        drop(turn.waiter.send(share));
     }
 }
 
 impl Share {
-    /// Releases the builder's permit: the answer is built.
+    /// Gives the builder back: the answer is built.
     pub(crate) fn built(&mut self) {
-        self.builder = None;
+        if std::mem::take(&mut self.builds) {
+            let room = Room {
+                units: 0,
+                builders: 1,
+            };
+            locked(&self.line).give_back(self.caller, room);
+            serve(&self.line);
+        }
     }
 
     /// Adjusts the share to the size of the answer. A larger answer takes more if the budget has it, and
     /// is kept even if it has not.
     pub(crate) fn fit(&mut self, bytes: usize) {
-        let (units, held) = (
-            units(bytes + ANSWER_BYTES) as usize,
-            self.bytes.num_permits(),
-        );
-        if units < held {
-            drop(self.bytes.split(held - units));
-        } else {
-            let more = u32::try_from(units - held).unwrap_or(u32::MAX);
-            if let Ok(more) = Arc::clone(&self.budget).try_acquire_many_owned(more) {
-                self.bytes.merge(more);
-            }
+        let units = units(bytes + ANSWER_BYTES);
+        if units <= self.units {
+            let room = Room {
+                units: self.units - units,
+                builders: 0,
+            };
+            self.units = units;
+            locked(&self.line).give_back(self.caller, room);
+            serve(&self.line);
+        } else if locked(&self.line).take_more(self.caller, units - self.units) {
+            self.units = units;
         }
     }
 
     /// Attaches the share to the answer of this task. Outside of a call it is released at once.
     pub(crate) fn leave_to_answer(self) {
-        let mut share = Some(self);
         // Outside of a call nothing is sent.
-        let _ = ANSWER.try_with(|answer| match &mut *answer.borrow_mut() {
-            Some(held) => held
-                .bytes
-                .merge(share.take().expect("it is taken once").bytes),
-            empty => *empty = share.take(),
-        });
+        let _ = CALL.try_with(|call| call.shares.borrow_mut().push(self));
     }
 }
 
-/// One place in the line.
-struct Waits<'a>(&'a AtomicUsize);
-
-impl<'a> Waits<'a> {
-    fn enter(waiting: &'a AtomicUsize, most: usize) -> Option<Self> {
-        let this = Self(waiting);
-        (waiting.fetch_add(1, Ordering::Relaxed) < most).then_some(this)
-    }
-}
-
-impl Drop for Waits<'_> {
+impl Drop for Share {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let room = Room {
+            units: self.units,
+            builders: usize::from(self.builds),
+        };
+        locked(&self.line).give_back(self.caller, room);
+        serve(&self.line);
     }
 }
 
-fn units(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
+/// A place in the line, left when it is dropped.
+struct Place<'a> {
+    line: &'a Arc<Queue>,
+    caller: Caller,
+    serial: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        locked(self.line).leave(self.caller, self.serial);
+        // It may have been the first one, with others behind it that need less.
+        serve(self.line);
+    }
+}
+
+/// Nothing panics while it holds the lock but by a bug, and the line is whole between its calls.
+fn locked(line: &Queue) -> MutexGuard<'_, Line<oneshot::Sender<Share>>> {
+    line.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn units(bytes: usize) -> usize {
+    bytes.div_ceil(UNIT)
 }
 
 /// RESOURCE_EXHAUSTED with a hint when to try again.
@@ -229,19 +293,30 @@ fn refused(why: &str) -> Status {
 /// Runs a read whose result is not the answer, as before a file is streamed: its share ends here, and
 /// the answer is not cut off.
 pub(crate) async fn apart<T>(read: impl Future<Output = T>) -> T {
-    ANSWER.scope(RefCell::default(), read).await
+    let caller = CALL.try_with(|call| call.caller).unwrap_or_default();
+    CALL.scope(Answering::of(caller), read).await
 }
 
 /// Keeps what an answer holds of the budget until its body is sent.
 pub(crate) async fn bounded(State(reads): State<Reads>, request: Request, next: Next) -> Response {
+    let caller = request.extensions().get().and_then(|Peer(peer)| *peer);
     let answered = async {
         let response = next.run(request).await;
-        (response, ANSWER.with(RefCell::take))
+        (response, CALL.with(|call| call.shares.take()))
     };
-    let (response, share) = ANSWER.scope(RefCell::default(), answered).await;
-    match share {
-        None => response,
-        Some(share) => response.map(|body| reads.sending.send(body, share)),
+    let (response, shares) = CALL.scope(Answering::of(caller), answered).await;
+    if shares.is_empty() {
+        return response;
+    }
+    response.map(|body| reads.sending.send(body, shares))
+}
+
+impl Answering {
+    fn of(caller: Caller) -> Self {
+        Self {
+            caller,
+            shares: RefCell::default(),
+        }
     }
 }
 
@@ -254,6 +329,7 @@ mod tests {
             builders: 2,
             line: 1,
             bytes: 4 * ANSWER_BYTES,
+            bytes_kept: 0,
             patience: Duration::from_millis(20),
             ..Bounds::default()
         })
@@ -262,12 +338,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn beyond_the_budget_a_read_waits_in_line_and_beyond_the_line_it_is_refused() {
         let reads = small();
-        let first = reads.reserve(ANSWER_BYTES).await.unwrap();
-        let _second = reads.reserve(ANSWER_BYTES).await.unwrap();
+        let first = reads.reserve(ANSWER_BYTES, 0).await.unwrap();
+        let _second = reads.reserve(ANSWER_BYTES, 0).await.unwrap();
         assert_eq!(reads.held(), 4 * ANSWER_BYTES);
         // One waits in line, the next one is refused at once, with a hint.
         let begun = Instant::now();
-        let (waited, refused) = tokio::join!(reads.reserve(0), reads.reserve(0));
+        let (waited, refused) = tokio::join!(reads.reserve(0, 0), reads.reserve(0, 0));
         assert!(begun.elapsed() >= Duration::from_millis(20));
         for status in [waited.unwrap_err(), refused.unwrap_err()] {
             assert_eq!(status.code(), tonic::Code::ResourceExhausted);
@@ -275,7 +351,7 @@ mod tests {
             assert_eq!(hint, Some(Duration::from_secs(1)));
         }
         // What is given back goes to the one that waits.
-        let (waited, ()) = tokio::join!(reads.reserve(ANSWER_BYTES), async { drop(first) });
+        let (waited, ()) = tokio::join!(reads.reserve(ANSWER_BYTES, 0), async { drop(first) });
         drop(waited.unwrap());
         assert_eq!(reads.held(), 2 * ANSWER_BYTES);
     }
@@ -286,7 +362,7 @@ mod tests {
         let mut shares = Vec::new();
         // More answers than builders: those that are built make room.
         for _ in 0..4 {
-            let mut share = reads.reserve(ANSWER_BYTES).await;
+            let mut share = reads.reserve(ANSWER_BYTES, 0).await;
             if let Ok(share) = &mut share {
                 share.fit(0);
                 share.built();
@@ -295,6 +371,49 @@ mod tests {
         }
         assert_eq!((shares.len(), reads.held()), (3, 3 * ANSWER_BYTES));
         shares.clear();
+        assert_eq!(reads.held(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_connection_is_served_although_one_asks_for_more_than_the_line_takes() {
+        let reads = Reads::new(Bounds {
+            builders: 2,
+            line: 20,
+            ..Bounds::default()
+        });
+        let greedy = Some("10.0.0.1:1".parse().unwrap());
+        let mut flood = tokio::task::JoinSet::new();
+        for _ in 0..100 {
+            let reads = reads.clone();
+            flood.spawn(async move {
+                loop {
+                    let share = reads.reserve_for(greedy, 3 << 20, 3 << 20).await;
+                    tokio::time::sleep(Duration::from_millis(80)).await;
+                    drop(share);
+                }
+            });
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        for port in 1..20 {
+            let other = Some(std::net::SocketAddr::from(([10, 0, 0, 2], port)));
+            let begun = Instant::now();
+            reads.reserve_for(other, 1_000, 1_000).await.unwrap();
+            // At most one page each that was begun before.
+            assert!(begun.elapsed() <= Duration::from_millis(80), "{begun:?}");
+        }
+        flood.shutdown().await;
+        assert_eq!((reads.held(), locked(&reads.line).waiting()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_goes_away_while_it_waits_leaves_nothing() {
+        let reads = small();
+        let first = reads.reserve(4 * ANSWER_BYTES, 0).await.unwrap();
+        let waiting = tokio::time::timeout(Duration::from_millis(5), reads.reserve(0, 0));
+        assert!(waiting.await.is_err());
+        assert_eq!(locked(&reads.line).waiting(), 0);
+        drop(first);
+        drop(reads.reserve(0, 0).await.unwrap());
         assert_eq!(reads.held(), 0);
     }
 }

@@ -43,7 +43,7 @@ struct Answer {
 struct Rest {
     body: Body,
     chunk: Bytes,
-    _share: Share,
+    _shares: Vec<Share>,
 }
 
 /// A body that releases its share of the budget when it is sent, dropped or cut off.
@@ -54,16 +54,16 @@ struct Sent {
 }
 
 impl Sending {
-    pub(super) fn send(&self, body: Body, mut share: Share) -> Body {
-        share.built();
-        if let Some(bytes) = body.size_hint().exact() {
+    pub(super) fn send(&self, body: Body, mut shares: Vec<Share>) -> Body {
+        shares.iter_mut().for_each(Share::built);
+        if let (Some(bytes), Some(share)) = (body.size_hint().exact(), shares.first_mut()) {
             share.fit(usize::try_from(bytes).unwrap_or(usize::MAX / 2));
         }
         let now = Instant::now();
         let rest = Rest {
             body,
             chunk: Bytes::new(),
-            _share: share,
+            _shares: shares,
         };
         let answer = Arc::new(Mutex::new(Answer {
             rest: Some(rest),
@@ -164,8 +164,8 @@ mod tests {
     use super::*;
 
     async fn answer(reads: &Reads, bytes: usize) -> Body {
-        let share = reads.reserve(bytes).await.unwrap();
-        reads.sending.send(Body::from(vec![7; bytes]), share)
+        let share = reads.reserve(bytes, bytes).await.unwrap();
+        reads.sending.send(Body::from(vec![7; bytes]), vec![share])
     }
 
     #[tokio::test]

@@ -31,7 +31,10 @@ impl Services {
         let wanted =
             convert::resources_from("wanted", &question.wanted).map_err(|why| malformed(&why))?;
         let wanted = (!wanted.is_empty()).then_some(wanted);
-        let mut share = self.desk.reserve(EXPLANATION_BYTES).await?;
+        let mut share = self
+            .desk
+            .reserve(EXPLANATION_BYTES, EXPLANATION_BYTES)
+            .await?;
         let judged = self.judged(Question::new(id, wanted)).await?;
         let found = judged.ok_or_else(|| not_found("framework", &question.framework_id, &[]))?;
         let explanation = crate::leader::explanation(found);

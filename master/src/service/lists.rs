@@ -149,7 +149,8 @@ async fn collect<T: Send + 'static>(
     look: impl Fn(&View<'_>, &str, Room) -> Part<T> + Clone + Send + Sync + 'static,
 ) -> Result<Page<T>, Status> {
     // The records, and once more what they are encoded to.
-    let mut share = desk.reserve(2 * PAGE_BYTES).await?;
+    let likely = (size * RECORD_BYTES).min(PAGE_BYTES);
+    let mut share = desk.reserve(2 * PAGE_BYTES, likely).await?;
     let mut page = Part::default();
     let mut token = token;
     let mut first = None;

@@ -379,7 +379,7 @@ async fn passed_on<T: Message>(
     desk: &Desk,
     asked: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<Response<T>, Status> {
-    let mut share = desk.reserve(2 * MESSAGE_BYTES).await?;
+    let mut share = desk.reserve(2 * MESSAGE_BYTES, MESSAGE_BYTES).await?;
     // The leader builds it.
     share.built();
     let page = asked.await?;

@@ -20,7 +20,11 @@ impl Services {
         &self,
         wire: v1::ReconcileRequest,
     ) -> Result<v1::ReconcileReply, Status> {
-        let mut share = self.desk.reconciliations.reserve(2 * MESSAGE_BYTES).await?;
+        let mut share = self
+            .desk
+            .reconciliations
+            .reserve(2 * MESSAGE_BYTES, PAGE_BYTES)
+            .await?;
         let reply = page(wire, PAGE_BYTES, |part| self.reconcile_part(part)).await?;
         share.fit(2 * reply.encoded_len());
         share.leave_to_answer();

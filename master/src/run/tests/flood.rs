@@ -189,6 +189,22 @@ async fn read_on(address: String, good: Arc<AtomicUsize>, refused: Arc<AtomicUsi
     }
 }
 
+/// Reads the summary of the cluster over and over on one connection: it is never refused.
+async fn look_on(address: String, looks: Arc<AtomicUsize>) {
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let question = b"GET /v1/cluster?consistency=local HTTP/1.1\r\nhost: x\r\n\r\n";
+        stream.write_all(question).await.unwrap();
+        // The answer is smaller than what is read at once, and is sent at once.
+        let read = stream.read(&mut buffer).await.unwrap();
+        let head = String::from_utf8_lossy(&buffer[..read.min(12)]);
+        assert_eq!(head, "HTTP/1.1 200");
+        looks.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Asks once and never reads.
 async fn stall(address: String) -> TcpStream {
     let mut stream = TcpStream::connect(&address).await.unwrap();
@@ -207,7 +223,14 @@ async fn serve_reads(desk: &Desk) -> String {
     };
     let bounded = from_fn_with_state(desk.reads.clone(), reads::bounded);
     let router = http::router(services, None, exec::Door::new(false, 1)).layer(bounded);
-    tokio::spawn(axum::serve(listener, router).into_future());
+    let limits = Connections::of_this_process("api");
+    let listener = Listener::tcp(listener);
+    tokio::spawn(server::serve(
+        listener,
+        router,
+        limits,
+        CancellationToken::new(),
+    ));
     address
 }
 
@@ -227,8 +250,10 @@ async fn heartbeats_and_offers_go_on_under_a_flood_of_reads_and_memory_is_given_
         builders: 2,
         line: 8,
         bytes: budget,
+        bytes_kept: 8 << 20,
         patience: Duration::from_millis(200),
-        stalled: Duration::from_millis(300),
+        stalled: Duration::from_secs(1),
+        hurried: Duration::from_millis(300),
         ..Bounds::default()
     });
     let cutter = tokio::spawn(alone.desk.reads.clone().cut_off_slow_readers());
@@ -252,19 +277,27 @@ async fn heartbeats_and_offers_go_on_under_a_flood_of_reads_and_memory_is_given_
             Arc::clone(&refused),
         ));
     }
+    let looks = Arc::default();
+    let looker = tokio::spawn(look_on(address.clone(), Arc::clone(&looks)));
     let mut serial = 0;
     let deadline = tokio::time::Instant::now() + PATIENCE;
     // Long enough that readers come to their turn, and some do not.
-    while good.load(Ordering::Relaxed) < 40 || refused.load(Ordering::Relaxed) < 10 || serial < 50 {
+    while good.load(Ordering::Relaxed) < 40
+        || refused.load(Ordering::Relaxed) < 10
+        || looks.load(Ordering::Relaxed) < 20
+        || serial < 50
+    {
         serial += 1;
         links.beat(serial).await;
         let held = alone.desk.reads.held();
         assert!(held <= budget, "{held}");
         assert!(
             tokio::time::Instant::now() < deadline,
-            "{good:?} {refused:?}"
+            "{good:?} {refused:?} {looks:?}"
         );
     }
+    assert!(!looker.is_finished(), "{:?}", looker.await);
+    looker.abort();
     readers.shutdown().await;
     // Those that never read are connected still, and hold nothing.
     until("all memory is given back", || alone.desk.reads.held() == 0).await;

@@ -1,0 +1,426 @@
+//! The line of reads: whose turn is next, and what each connection holds of the budget.
+//!
+//! Connections share by cost: weighted fair queueing (A. Demers, S. Keshav, S. Shenker, SIGCOMM 1989). The tag of a read is its
+//! start plus its cost, and the smallest tag is served first. A read starts at its connection's last tag, or at the clock if its
+//! connection was idle; the clock advances by what is served, divided by the number of connections that wait. So a connection
+//! without state, as an idle one is, has neither debts nor savings.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+
+/// A connection, by the address and port of its other end; `None` where that is not known.
+pub(super) type Caller = Option<SocketAddr>;
+
+/// Costs are counted in this part of a unit, so that they can be divided by the number of connections.
+const COST: u64 = 1 << 10;
+
+/// What may be held at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Room {
+    pub(super) units: usize,
+    pub(super) builders: usize,
+}
+
+/// A read that waits.
+#[derive(Debug)]
+struct Read<W> {
+    serial: u64,
+    units: usize,
+    cost: u64,
+    waiter: W,
+}
+
+/// A connection that waits or holds something.
+#[derive(Debug)]
+struct Connection<W> {
+    held: Room,
+    queue: VecDeque<Read<W>>,
+    /// Where the first read of the queue starts.
+    start: u64,
+    /// Its place in the order, while it waits.
+    place: Option<(u64, u64)>,
+}
+
+/// A read whose turn has come.
+#[derive(Debug)]
+pub(super) struct Turn<W> {
+    pub(super) caller: Caller,
+    pub(super) units: usize,
+    pub(super) waiter: W,
+}
+
+#[derive(Debug)]
+pub(super) struct Line<W> {
+    free: Room,
+    /// What one connection may hold. A connection that holds nothing may take any one read.
+    each: Room,
+    /// Units that large reads leave to small ones: those of at most a third of it.
+    kept: usize,
+    longest: usize,
+    /// What a connection that had always waited would have been given, in units of cost.
+    clock: u64,
+    last: u64,
+    waiting: usize,
+    connections: BTreeMap<Caller, Connection<W>>,
+    /// Connections that wait, by the tag and number of their first read.
+    order: BTreeSet<(u64, u64, Caller)>,
+}
+
+impl<W> Line<W> {
+    /// A line of at most `longest` reads that wait.
+    pub(super) fn new(free: Room, each: Room, kept: usize, longest: usize) -> Self {
+        Self {
+            free,
+            each,
+            kept,
+            longest,
+            clock: 0,
+            last: 0,
+            waiting: 0,
+            connections: BTreeMap::new(),
+            order: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn free(&self) -> Room {
+        self.free
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Puts a read at the end of its connection's queue. Returns its number.
+    pub(super) fn enter(&mut self, caller: Caller, units: usize, cost: usize, waiter: W) -> u64 {
+        self.last += 1;
+        self.waiting += 1;
+        let connection = self.connections.entry(caller).or_insert(Connection {
+            held: Room::NONE,
+            queue: VecDeque::new(),
+            start: self.clock,
+            place: None,
+        });
+        if connection.queue.is_empty() {
+            connection.start = self.clock;
+        }
+        connection.queue.push_back(Read {
+            serial: self.last,
+            units,
+            cost: cost as u64 * COST,
+            waiter,
+        });
+        self.place(caller);
+        self.last
+    }
+
+    /// Takes the next read that there is room for.
+    ///
+    /// A connection that holds its share is passed over. Other reads wait for the first one, however large it is, but for small
+    /// ones, which have room of their own.
+    pub(super) fn next(&mut self) -> Option<Turn<W>> {
+        if self.free.builders == 0 {
+            return None;
+        }
+        let mut only_small = false;
+        let (tag, caller) = self.order.iter().find_map(|&(tag, _, caller)| {
+            let connection = &self.connections[&caller];
+            let units = connection.queue[0].units;
+            let is_small = units <= self.kept / 3;
+            if !connection.may_take(units, self.each) || (only_small && !is_small) {
+                return None;
+            }
+            let others = if is_small { 0 } else { self.kept };
+            let fits = units + others <= self.free.units;
+            only_small |= !fits;
+            fits.then_some((tag, caller))
+        })?;
+        let sharers = self.order.len() as u64;
+        let connection = self.connections.get_mut(&caller)?;
+        let read = connection.queue.pop_front()?;
+        connection.start = tag;
+        connection.held.units += read.units;
+        connection.held.builders += 1;
+        self.clock += read.cost / sharers;
+        self.free.units -= read.units;
+        self.free.builders -= 1;
+        self.waiting -= 1;
+        self.place(caller);
+        Some(Turn {
+            caller,
+            units: read.units,
+            waiter: read.waiter,
+        })
+    }
+
+    /// Takes a read out of a line that is too long: the newest of the connection that has most of them.
+    pub(super) fn overflow(&mut self) -> Option<W> {
+        if self.waiting <= self.longest {
+            return None;
+        }
+        let most = self.order.iter().map(|(_, _, caller)| caller);
+        let caller = *most.max_by_key(|caller| self.connections[caller].queue.len())?;
+        let read = self.connections.get_mut(&caller)?.queue.pop_back()?;
+        self.waiting -= 1;
+        self.place(caller);
+        Some(read.waiter)
+    }
+
+    /// Takes a read out that waits no longer, if it still does.
+    pub(super) fn leave(&mut self, caller: Caller, serial: u64) {
+        let Some(connection) = self.connections.get_mut(&caller) else {
+            return;
+        };
+        let before = connection.queue.len();
+        connection.queue.retain(|read| read.serial != serial);
+        self.waiting -= before - connection.queue.len();
+        self.place(caller);
+    }
+
+    /// Gives back what a connection held.
+    pub(super) fn give_back(&mut self, caller: Caller, room: Room) {
+        self.free.units += room.units;
+        self.free.builders += room.builders;
+        if let Some(connection) = self.connections.get_mut(&caller) {
+            connection.held.units -= room.units;
+            connection.held.builders -= room.builders;
+        }
+        self.forget_if_idle(caller);
+    }
+
+    /// Takes more for a read that is being served, if there is room.
+    pub(super) fn take_more(&mut self, caller: Caller, units: usize) -> bool {
+        let Some(connection) = self.connections.get_mut(&caller) else {
+            return false;
+        };
+        let is_room = units <= self.free.units;
+        if is_room {
+            self.free.units -= units;
+            connection.held.units += units;
+        }
+        is_room
+    }
+
+    /// Places a connection by its first read.
+    fn place(&mut self, caller: Caller) {
+        if let Some(connection) = self.connections.get_mut(&caller) {
+            let head = connection.queue.front();
+            let place = head.map(|read| (connection.start + read.cost, read.serial));
+            if place != connection.place {
+                if let Some((tag, serial)) = connection.place {
+                    self.order.remove(&(tag, serial, caller));
+                }
+                if let Some((tag, serial)) = place {
+                    self.order.insert((tag, serial, caller));
+                }
+                connection.place = place;
+            }
+        }
+        self.forget_if_idle(caller);
+    }
+
+    fn forget_if_idle(&mut self, caller: Caller) {
+        let connection = self.connections.get(&caller);
+        if connection.is_some_and(|known| known.queue.is_empty() && known.held == Room::NONE) {
+            self.connections.remove(&caller);
+        }
+    }
+}
+
+impl Room {
+    const NONE: Self = Self {
+        units: 0,
+        builders: 0,
+    };
+}
+
+impl<W> Connection<W> {
+    fn may_take(&self, units: usize, each: Room) -> bool {
+        self.held.units == 0
+            || (self.held.units + units <= each.units && self.held.builders < each.builders)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: usize = 3_000;
+
+    fn caller(number: u16) -> Caller {
+        Some(SocketAddr::from(([10, 0, 0, 1], number)))
+    }
+
+    fn line(units: usize, builders: usize, longest: usize) -> Line<u32> {
+        let room = Room { units, builders };
+        let each = Room {
+            units: 2 * PAGE,
+            builders: 2,
+        };
+        Line::new(room, each, 0, longest)
+    }
+
+    /// Serves one read at a time to its end. Returns the names in order.
+    fn serve(line: &mut Line<u32>, reads: usize) -> Vec<u32> {
+        let served = (0..reads).map_while(|_| {
+            let turn = line.next()?;
+            let room = Room {
+                units: turn.units,
+                builders: 1,
+            };
+            line.give_back(turn.caller, room);
+            Some(turn.waiter)
+        });
+        served.collect()
+    }
+
+    #[test]
+    fn a_small_read_of_an_idle_connection_passes_the_pages_of_all_others() {
+        let mut line = line(PAGE, 1, 10_000);
+        for at in 0..200 {
+            for _ in 0..20 {
+                line.enter(caller(at), PAGE, PAGE, u32::from(at));
+            }
+        }
+        serve(&mut line, 500);
+        line.enter(caller(999), 100, 16, 999);
+        let next = serve(&mut line, 3);
+        assert!(next.contains(&999), "{next:?}");
+    }
+
+    #[test]
+    fn connections_get_the_same_however_much_they_ask_for() {
+        let mut line = line(PAGE, 1, 10_000);
+        for _ in 0..100 {
+            line.enter(caller(1), PAGE, PAGE, 1);
+        }
+        for _ in 0..10 {
+            line.enter(caller(2), PAGE, PAGE, 2);
+            line.enter(caller(3), PAGE / 2, PAGE / 2, 3);
+        }
+        let served = serve(&mut line, 20);
+        let of = |name| served.iter().filter(|one| **one == name).count();
+        assert_eq!((of(1), of(2), of(3)), (5, 5, 10), "{served:?}");
+        // What is left of one connection has the line for itself.
+        assert_eq!(serve(&mut line, 1_000).len(), 100);
+    }
+
+    #[test]
+    fn a_connection_that_was_idle_has_saved_up_nothing() {
+        let mut line = line(PAGE, 1, 10_000);
+        for _ in 0..50 {
+            line.enter(caller(1), PAGE, PAGE, 1);
+        }
+        serve(&mut line, 40);
+        for _ in 0..10 {
+            line.enter(caller(2), PAGE, PAGE, 2);
+        }
+        let served = serve(&mut line, 10);
+        let of_first = served.iter().filter(|one| **one == 1).count();
+        assert_eq!(of_first, 5, "{served:?}");
+    }
+
+    #[test]
+    fn a_line_that_is_full_gives_up_the_newest_read_of_who_has_most() {
+        let mut line = line(PAGE, 1, 4);
+        for name in 0..4 {
+            line.enter(caller(1), PAGE, PAGE, name);
+        }
+        assert_eq!(line.overflow(), None);
+        line.enter(caller(2), PAGE, PAGE, 9);
+        assert_eq!(line.overflow(), Some(3));
+        assert_eq!((line.overflow(), line.waiting()), (None, 4));
+        // One that has as many as any other is refused itself.
+        line.enter(caller(1), PAGE, PAGE, 5);
+        assert_eq!(line.overflow(), Some(5));
+        assert_eq!(serve(&mut line, 10), [0, 9, 1, 2]);
+    }
+
+    #[test]
+    fn one_connection_holds_its_share_and_others_pass_it() {
+        let mut line = line(100 * PAGE, 100, 100);
+        for name in 0..5 {
+            line.enter(caller(1), PAGE, PAGE, name);
+        }
+        line.enter(caller(2), 50 * PAGE, 50 * PAGE, 9);
+        // Two pages each; but any one read of a connection that holds nothing.
+        let turns: Vec<_> = std::iter::from_fn(|| line.next()).collect();
+        let names: Vec<_> = turns.iter().map(|turn| turn.waiter).collect();
+        assert_eq!(names, [0, 1, 9]);
+        assert_eq!(line.waiting(), 3);
+        let page = Room {
+            units: PAGE,
+            builders: 1,
+        };
+        line.give_back(caller(1), page);
+        assert_eq!(line.next().map(|turn| turn.waiter), Some(2));
+    }
+
+    #[test]
+    fn a_large_read_is_not_passed_for_want_of_room() {
+        let mut line = line(2 * PAGE, 10, 100);
+        line.enter(caller(1), PAGE, PAGE, 1);
+        assert_eq!(line.next().map(|turn| turn.waiter), Some(1));
+        line.enter(caller(2), 2 * PAGE, 10, 2);
+        line.enter(caller(3), 10, 20, 3);
+        assert!(line.next().is_none());
+        let page = Room {
+            units: PAGE,
+            builders: 1,
+        };
+        line.give_back(caller(1), page);
+        assert_eq!(line.next().map(|turn| turn.waiter), Some(2));
+    }
+
+    #[test]
+    fn small_reads_have_room_although_large_answers_hold_the_rest() {
+        let room = Room {
+            units: 3 * PAGE,
+            builders: 10,
+        };
+        let mut line = Line::new(room, room, PAGE, 100);
+        for at in 1..=4 {
+            line.enter(caller(at), PAGE, PAGE, u32::from(at));
+        }
+        for at in 5..=6 {
+            line.enter(caller(at), PAGE / 3, PAGE / 3, u32::from(at));
+        }
+        let turns: Vec<_> = std::iter::from_fn(|| line.next()).collect();
+        let names: Vec<_> = turns.iter().map(|turn| turn.waiter).collect();
+        assert_eq!(names, [5, 6, 1]);
+        line.enter(caller(7), PAGE / 3, PAGE / 3, 7);
+        assert_eq!(line.next().map(|turn| turn.waiter), Some(7));
+        assert!(line.next().is_none());
+        let small = Room {
+            units: PAGE / 3,
+            builders: 1,
+        };
+        for at in 5..=7 {
+            line.give_back(caller(at), small);
+        }
+        assert_eq!(line.next().map(|turn| turn.waiter), Some(2));
+    }
+
+    #[test]
+    fn a_line_that_all_have_left_is_as_new() {
+        let mut line = line(4 * PAGE, 3, 100);
+        let free = line.free();
+        let first = line.enter(caller(1), PAGE, PAGE, 1);
+        let second = line.enter(caller(1), PAGE, PAGE, 2);
+        line.leave(caller(1), first);
+        line.leave(caller(7), 99);
+        assert_eq!(line.waiting(), 1);
+        let turn = line.next().unwrap();
+        assert_eq!(turn.waiter, 2);
+        // It was served before it left.
+        line.leave(caller(1), second);
+        assert!(line.take_more(caller(1), PAGE));
+        assert!(!line.take_more(caller(1), 3 * PAGE));
+        let all = Room {
+            units: 2 * PAGE,
+            builders: 1,
+        };
+        line.give_back(caller(1), all);
+        assert_eq!((line.free(), line.waiting()), (free, 0));
+        assert!(line.connections.is_empty() && line.order.is_empty());
+    }
+}
