@@ -63,6 +63,17 @@ pub enum FaultKind {
     Buggify,
 }
 
+impl FaultKind {
+    /// Whether it ends an earlier fault, or only makes rare orders of events frequent. Neither counts as a fault.
+    #[must_use]
+    pub fn is_repair(self) -> bool {
+        matches!(
+            self,
+            Self::Restart | Self::Resume | Self::Heal | Self::DiskFreed | Self::Buggify
+        )
+    }
+}
+
 impl fmt::Display for FaultKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.serialize(f)

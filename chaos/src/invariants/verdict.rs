@@ -25,7 +25,7 @@ pub struct Evidence {
     pub operations: u64,
     /// Operations of unknown end.
     pub unknown: u64,
-    /// Faults, by kind.
+    /// Faults, by kind; repairs are none.
     pub faults: BTreeMap<FaultKind, u64>,
     /// Reigns that began, less the first.
     pub leader_changes: u64,
@@ -143,6 +143,7 @@ fn evidence(history: &History) -> Evidence {
             What::Invoke { .. } => {}
             What::Ok { .. } | What::Fail { .. } => evidence.operations += 1,
             What::Info { .. } => evidence.unknown += 1,
+            What::Fault(fault) if fault.kind.is_repair() => {}
             What::Fault(fault) => *evidence.faults.entry(fault.kind).or_default() += 1,
             What::Observation(Observation::Raft(RaftFact::EpochOpened { epoch, .. })) => {
                 reigns.insert(*epoch);
@@ -220,6 +221,22 @@ mod tests {
         let missing = verdict.shortfalls(&more);
         assert_eq!(missing.len(), 3, "{missing:?}");
         assert!(missing[2].starts_with("T4 looked at nothing"));
+    }
+
+    #[test]
+    fn a_repair_is_no_fault() {
+        let mut scene = Scene::new().fault(FaultKind::Crash, "master-1");
+        for kind in [
+            FaultKind::Restart,
+            FaultKind::Resume,
+            FaultKind::Heal,
+            FaultKind::DiskFreed,
+            FaultKind::Buggify,
+        ] {
+            scene = scene.fault(kind, "master-1");
+        }
+        let evidence = judge(&scene.history()).evidence;
+        assert_eq!(evidence.faults, BTreeMap::from([(FaultKind::Crash, 1)]));
     }
 
     #[test]

@@ -40,7 +40,7 @@ pub(super) const BEGAN: Duration = Duration::from_secs(EPOCH_S);
 /// What a simulation did: one that did little proves little.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Faults by kind.
+    /// Faults by kind; repairs are none.
     pub faults: BTreeMap<FaultKind, u64>,
     /// Other things by name.
     pub happened: BTreeMap<&'static str, u64>,
@@ -128,7 +128,9 @@ impl Notes {
     }
 
     pub(super) fn fault(&self, fault: Fault) {
-        *self.inner().counts.faults.entry(fault.kind).or_default() += 1;
+        if !fault.kind.is_repair() {
+            *self.inner().counts.faults.entry(fault.kind).or_default() += 1;
+        }
         self.recorder.fault(fault);
     }
 }
