@@ -1,7 +1,10 @@
 //! The command that plays simulated clusters: each seed in a process of its own, so that it does here what it does
 //! everywhere. One of the whole system, for it takes long unoptimised; `scripts/chaos-short` plays more.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use argosy_chaos::ledger::{self, Line};
 
 fn sim(words: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_argosy-chaos"))
@@ -35,4 +38,35 @@ fn a_seed_gives_the_same_history_whatever_was_played_before_it() {
     let second = sim(&[&words[..], &["--from", "2", "--seeds", "1"]].concat());
     assert_eq!(history(&both, 2), history(&second, 2));
     assert_ne!(history(&both, 1), history(&both, 2));
+}
+
+#[test]
+fn a_batch_that_is_killed_leaves_its_first_line_in_the_ledger() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.jsonl");
+    let words = ["sim", "--raft-only", "--jobs", "1", "--seeds", "900"];
+    let mut batch = Command::new(env!("CARGO_BIN_EXE_argosy-chaos"))
+        .args(words)
+        .arg("--ledger")
+        .arg(&path)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    let text = loop {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        if text.ends_with('\n') {
+            break text;
+        }
+        assert!(began.elapsed() < Duration::from_mins(2), "no first line");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    batch.kill().unwrap();
+    batch.wait().unwrap();
+    let [Line::Start(start)] = &ledger::read(&text).unwrap()[..] else {
+        panic!("{text}");
+    };
+    assert_eq!((start.tier.as_str(), start.seeds), ("sim-raft", 900));
+    let page = ledger::render(&ledger::read(&text).unwrap());
+    assert!(page.contains("interrupted: it has no last line"), "{page}");
 }

@@ -48,8 +48,8 @@ pub struct RunArguments {
     /// Write the report as one HTML page to this file
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
-    /// Append what the run adds to the sums to this file, as a line of JSON
-    #[arg(long, value_name = "FILE")]
+    /// Append the first and the last line of this run to this ledger
+    #[arg(long, value_name = "FILE", conflicts_with = "masters")]
     pub(crate) ledger: Option<PathBuf>,
     /// Where history, logs and witness of a run with violations are kept
     #[arg(

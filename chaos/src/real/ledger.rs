@@ -1,91 +1,85 @@
-//! One line for each run, appended to a file: so that "cumulative" can be added up and audited.
+//! What a run on real processes adds to the ledger.
 
-use std::fs::File;
-use std::io::{self, Write};
-use std::path::Path;
-
-use serde::Serialize;
-
-use super::host_tools;
 use super::report::Report;
+use crate::ledger::{Details, Outcome, Run};
 
-/// What a run adds to the sums.
-#[derive(Debug, Serialize)]
-struct Line<'a> {
-    tier: &'static str,
-    commit: String,
-    version: &'a str,
-    seed: u64,
-    size: &'a str,
-    seconds: u64,
-    faults: u64,
-    fault_kinds: u64,
-    leader_kills: u64,
-    leader_changes: u64,
-    operations: u64,
-    starts_witnessed: u64,
-    rules_judged: u64,
-    violations: u64,
-    proves_too_little: bool,
-}
+/// Faults that kill the leader.
+const KILLS: [&str; 4] = [
+    "kill-leader",
+    "kill-minority",
+    "kill-all-masters",
+    "reconnect-storm",
+];
 
-/// Appends the line of a run.
-pub(crate) fn append(path: &Path, report: &Report) -> io::Result<()> {
-    let mut file = File::options().create(true).append(true).open(path)?;
-    // In one write: lines of runs that end together stay whole.
-    file.write_all(format!("{}\n", line(report)).as_bytes())
-}
-
-fn line(report: &Report) -> String {
-    // Outside a checkout there is none to name.
-    let commit = host_tools::run("git", &["rev-parse", "--short", "HEAD"]).unwrap_or_default();
+/// The sums of a run.
+pub(super) fn run(report: &Report) -> Run {
     let done = report.done();
-    let kills = [
-        "kill-leader",
-        "kill-minority",
-        "kill-all-masters",
-        "reconnect-storm",
-    ];
-    let line = Line {
-        tier: "real",
-        commit: commit.trim().to_owned(),
-        version: &report.version,
-        seed: report.seed,
-        size: &report.size,
+    Run {
+        seeds: 1,
         seconds: report.seconds,
         faults: done.values().sum(),
-        fault_kinds: done.len() as u64,
-        leader_kills: kills.iter().filter_map(|kind| done.get(kind)).sum(),
+        leader_kills: KILLS.iter().filter_map(|kind| done.get(kind)).sum(),
         leader_changes: report.leader_changes(),
         operations: report.answered(),
-        starts_witnessed: report.witnessed,
-        rules_judged: report.judging().len() as u64,
         violations: report.violations.len() as u64,
         proves_too_little: !report.too_little.is_empty(),
-    };
-    serde_json::to_string(&line).expect("a line has a JSON form")
+        outcome: match report.interrupted {
+            true => Outcome::Interrupted,
+            false => Outcome::Complete,
+        },
+        ..Run::default()
+    }
+}
+
+/// What the sums do not use.
+pub(super) fn details(report: &Report) -> Details {
+    Details::from_iter([
+        ("version".to_owned(), report.version.as_str().into()),
+        ("size".to_owned(), report.size.as_str().into()),
+        ("fault_kinds".to_owned(), report.done().len().into()),
+        ("starts_witnessed".to_owned(), report.witnessed.into()),
+        ("rules_judged".to_owned(), report.judging().len().into()),
+        ("too_little".to_owned(), report.too_little.clone().into()),
+    ])
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::report::{FaultLine, Violation};
     use super::*;
 
     #[test]
-    fn every_run_adds_one_whole_line() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ledger.jsonl");
-        for seed in [4, 5] {
-            let report = Report {
-                seed,
-                ..Report::default()
-            };
-            append(&path, &report).unwrap();
-        }
-        let text = std::fs::read_to_string(&path).unwrap();
-        let seeds: Vec<_> = text
-            .lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["seed"].clone())
-            .collect();
-        assert_eq!(seeds, [4, 5]);
+    fn a_run_adds_what_its_report_shows() {
+        let line = |fault: &str, failure: Option<&str>| FaultLine {
+            fault: fault.to_owned(),
+            target: "master-1".to_owned(),
+            begun_ns: 0,
+            ended_ns: None,
+            failure: failure.map(str::to_owned),
+        };
+        let mut report = Report {
+            version: "argosy 0.1.0".to_owned(),
+            faults: vec![
+                line("kill-leader", None),
+                line("kill-leader", Some("no leader")),
+                line("pause-agent", None),
+            ],
+            ..Report::default()
+        };
+        let sums = run(&report);
+        assert_eq!((sums.faults, sums.leader_kills, sums.violations), (2, 1, 0));
+        assert_eq!(sums.outcome, Outcome::Complete);
+        assert!(!sums.proves_too_little);
+        assert_eq!(details(&report)["fault_kinds"], 2);
+        report.interrupted = true;
+        report.too_little.push("no task".to_owned());
+        report.violations.push(Violation {
+            checker: "T1".to_owned(),
+            what: "twice".to_owned(),
+            time_ns: None,
+        });
+        let sums = run(&report);
+        assert_eq!((sums.outcome, sums.violations), (Outcome::Interrupted, 1));
+        assert!(sums.proves_too_little);
     }
 }

@@ -22,6 +22,7 @@ use super::session::{Found, Session};
 use super::stage::{Means, Stage, make_folder};
 use super::{host_tools, html, judge, ledger, script};
 use crate::chance::Chance;
+use crate::ledger::{Batch, REAL};
 
 /// Programs without which nothing goes.
 const PROGRAMS: [&str; 3] = ["ip", "nft", "nsenter"];
@@ -68,7 +69,29 @@ pub fn run(arguments: &RunArguments) -> u8 {
             return USAGE;
         }
     };
-    code(perform(arguments, prepared))
+    code(recorded(arguments, prepared))
+}
+
+/// Performs it between the first and the last line of the ledger.
+fn recorded(arguments: &RunArguments, prepared: Prepared) -> Result<Report> {
+    let Some(path) = &arguments.ledger else {
+        return perform(arguments, prepared);
+    };
+    let plan = crate::ledger::Plan {
+        tier: REAL,
+        seed: prepared.seed,
+        seeds: 1,
+        executable: &prepared.means.argosy,
+    };
+    let cannot = || format!("cannot write {}", path.display());
+    let batch = Batch::begin(path, &plan).with_context(cannot)?;
+    let outcome = perform(arguments, prepared);
+    let ended = match &outcome {
+        Ok(report) => batch.end(ledger::run(report), ledger::details(report)),
+        Err(error) => batch.fail(format!("{error:#}")),
+    };
+    ended.with_context(cannot)?;
+    outcome
 }
 
 fn code(outcome: Result<Report>) -> u8 {
@@ -408,9 +431,6 @@ fn write_report(arguments: &RunArguments, report: &Report) -> Result<()> {
     if let Some(path) = &arguments.report {
         let text = serde_json::to_vec_pretty(report).context("the report has a JSON form")?;
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    if let Some(path) = &arguments.ledger {
-        ledger::append(path, report).with_context(|| format!("cannot write {}", path.display()))?;
     }
     write_page(arguments.html.as_ref(), report)
 }

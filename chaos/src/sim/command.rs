@@ -1,7 +1,6 @@
 //! `argosy-chaos sim`: seeds one after the other, a line each, and their sum.
 
-use std::fs::File;
-use std::io::{self, Write as _};
+use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,8 +12,7 @@ use clap::Args;
 
 use super::alone::{self, Played, SUM, VIOLATION};
 use super::{Verdict, log, raft, system};
-use crate::ledger::{GRAPHS, Run};
-use crate::real::host_tools;
+use crate::ledger::{Batch, Details, GRAPHS, Plan, RAFT, Run, SYSTEM};
 
 /// Seeds of simulated clusters, each in a process of its own
 #[derive(Debug, Args)]
@@ -50,7 +48,7 @@ pub struct SimArguments {
     /// Show only seeds with violations, and the sum
     #[arg(long)]
     pub brief: bool,
-    /// Append a line about all these seeds to this ledger
+    /// Append the first and the last line of this batch to this ledger
     #[arg(long, value_name = "FILE")]
     pub ledger: Option<PathBuf>,
     /// In this process, and the last line is for another one
@@ -87,6 +85,7 @@ impl Sum {
             leader_changes,
             operations,
             violations,
+            aborted_seeds,
             ..
         } = &mut self.run;
         *seeds += played.run.seeds;
@@ -95,6 +94,7 @@ impl Sum {
         *leader_changes += played.run.leader_changes;
         *operations += played.run.operations;
         *violations += played.run.violations;
+        *aborted_seeds += played.run.aborted_seeds;
         if played.run.violations > 0 {
             self.violated.push(seed);
         }
@@ -147,14 +147,33 @@ fn alone(arguments: &SimArguments) -> io::Result<u8> {
     Ok(u8::from(!verdict.violations.is_empty()))
 }
 
+/// All seeds, between the first and the last line of the ledger.
 fn all(arguments: &SimArguments) -> io::Result<u8> {
-    // Of the executable: by the end of a long row there may be a newer one.
-    let commit = commit();
+    let plan = Plan {
+        tier: tier(arguments),
+        seed: arguments.from,
+        seeds: arguments.seeds,
+        executable: Path::new(alone::OWN),
+    };
+    let begin = |ledger: &PathBuf| Batch::begin(ledger, &plan);
+    let batch = arguments.ledger.as_ref().map(begin).transpose()?;
+    let played = play_all(arguments);
+    if let Some(batch) = batch {
+        match &played {
+            Ok(sum) => batch.end(sum.run.clone(), Details::new())?,
+            Err(error) => batch.fail(error.to_string())?,
+        }
+    }
+    Ok(u8::from(!played?.violated.is_empty()))
+}
+
+/// Plays the seeds, shows each as it ends, and adds them up.
+fn play_all(arguments: &SimArguments) -> io::Result<Sum> {
     let mut sum = Sum::default();
     let mut broken = None;
     let next = &AtomicU64::new(arguments.from);
     thread::scope(|scope| {
-        // Whoever plays waits until its last seed is told.
+        // A thread waits until its last seed is shown.
         let (told, played) = mpsc::sync_channel(0);
         let until = arguments
             .within
@@ -181,16 +200,7 @@ fn all(arguments: &SimArguments) -> io::Result<u8> {
     });
     sum.violated.sort_unstable();
     sum.show();
-    if let Some(path) = &arguments.ledger {
-        sum.run.commit = commit;
-        sum.run.tier = tier(arguments).to_owned();
-        sum.run.seed = arguments.from;
-        append(path, &sum.run)?;
-    }
-    match broken {
-        Some(error) => Err(error),
-        None => Ok(u8::from(!sum.violated.is_empty())),
-    }
+    broken.map_or(Ok(sum), Err)
 }
 
 type Told = mpsc::SyncSender<(u64, io::Result<Played>)>;
@@ -212,12 +222,6 @@ fn play_in_turn(arguments: &SimArguments, until: Option<Instant>, next: &AtomicU
     }
 }
 
-/// Outside a checkout there is none to name.
-fn commit() -> String {
-    let head = host_tools::run("git", &["rev-parse", "--short", "HEAD"]).unwrap_or_default();
-    head.trim().to_owned()
-}
-
 /// The same wishes, for the process of one seed.
 fn words(arguments: &SimArguments) -> Vec<String> {
     let mut words = vec![format!("--faults={}", arguments.faults)];
@@ -237,8 +241,8 @@ fn words(arguments: &SimArguments) -> Vec<String> {
 fn tier(arguments: &SimArguments) -> &'static str {
     match (arguments.graphs, arguments.raft_only) {
         (true, _) => GRAPHS,
-        (false, true) => "sim-raft",
-        (false, false) => "sim-system",
+        (false, true) => RAFT,
+        (false, false) => SYSTEM,
     }
 }
 
@@ -257,13 +261,6 @@ fn run_of(verdict: &Verdict, arguments: &SimArguments) -> Run {
         violations: verdict.violations.len() as u64,
         ..Run::default()
     }
-}
-
-/// In one write: lines of runs that end together stay whole.
-fn append(path: &Path, line: &Run) -> io::Result<()> {
-    let mut file = File::options().create(true).append(true).open(path)?;
-    let line = serde_json::to_string(line).map_err(io::Error::other)?;
-    file.write_all(format!("{line}\n").as_bytes())
 }
 
 fn play(seed: u64, arguments: &SimArguments) -> Verdict {

@@ -1,6 +1,5 @@
 //! The command line: cases, cuts of power, and the hidden part that runs inside the machine.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use super::disk::Flushes;
 use super::machine::Hardware;
 use super::summary::Summary;
 use super::{cases, cuts, guest};
+use crate::ledger::{Batch, POWER, Plan};
 
 /// All is well.
 const GOOD: u8 = 0;
@@ -82,12 +82,9 @@ struct PowerCuts {
     /// Disks that ignore flushes and say otherwise: passes only if a violation is found
     #[arg(long)]
     lying_disks: bool,
-    /// Append one line of JSON here
-    #[arg(long, value_name = "FILE")]
+    /// Append the first and the last line of this run to this ledger
+    #[arg(long, value_name = "FILE", conflicts_with = "lying_disks")]
     ledger: Option<PathBuf>,
-    /// What is tested, for that line
-    #[arg(long, value_name = "HASH", default_value = "unknown")]
-    commit: String,
 }
 
 impl Host {
@@ -153,15 +150,10 @@ fn run_cuts(arguments: &PowerCuts) -> anyhow::Result<u8> {
         flushes,
         work: work.path().to_owned(),
     };
-    let summary = cuts::run(&settings)?;
+    let summary = recorded(arguments, &settings)?;
     println!("{}", summary.table());
     if arguments.lying_disks {
         return Ok(proven(&summary));
-    }
-    let line = summary.line(&arguments.commit)?;
-    println!("{line}");
-    if let Some(ledger) = &arguments.ledger {
-        append(ledger, &line).with_context(|| format!("cannot append to {}", ledger.display()))?;
     }
     for violation in &summary.violations {
         println!("VIOLATION: {violation}");
@@ -178,6 +170,28 @@ fn run_cuts(arguments: &PowerCuts) -> anyhow::Result<u8> {
     Ok(GOOD)
 }
 
+/// Cuts between the first and the last line of the ledger.
+fn recorded(arguments: &PowerCuts, settings: &cuts::Settings) -> anyhow::Result<Summary> {
+    let Some(ledger) = &arguments.ledger else {
+        return cuts::run(settings);
+    };
+    let plan = Plan {
+        tier: POWER,
+        seed: arguments.seed,
+        seeds: arguments.cuts,
+        executable: &arguments.host.initramfs,
+    };
+    let cannot = || format!("cannot append to {}", ledger.display());
+    let batch = Batch::begin(ledger, &plan).with_context(cannot)?;
+    let outcome = cuts::run(settings);
+    let ended = match &outcome {
+        Ok(summary) => batch.end(summary.run(), summary.details()),
+        Err(error) => batch.fail(format!("{error:#}")),
+    };
+    ended.with_context(cannot)?;
+    outcome
+}
+
 /// A harness that finds nothing on lying disks would find nothing anywhere.
 fn proven(summary: &Summary) -> u8 {
     match summary.violations.first() {
@@ -190,14 +204,6 @@ fn proven(summary: &Summary) -> u8 {
             BAD
         }
     }
-}
-
-fn append(ledger: &PathBuf, line: &str) -> std::io::Result<()> {
-    let mut file = std::fs::File::options()
-        .create(true)
-        .append(true)
-        .open(ledger)?;
-    file.write_all(format!("{line}\n").as_bytes())
 }
 
 #[cfg(test)]

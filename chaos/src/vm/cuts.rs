@@ -146,7 +146,7 @@ impl Alone {
 /// # Errors
 /// If the machine cannot be run. Violations are in the summary.
 pub(crate) fn run(settings: &Settings) -> anyhow::Result<Summary> {
-    let mut summary = Summary::new(settings.seed);
+    let mut summary = Summary::new();
     while summary.cuts < settings.cuts && summary.violations.is_empty() {
         let cuts = settings.series.min(settings.cuts - summary.cuts);
         Series::new(settings)?.run(cuts, &mut summary)?;

@@ -1,17 +1,15 @@
-//! What a number of cuts came to: for people, and as one line for the ledger.
+//! What a number of cuts came to: for people, and for the ledger.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Serialize;
-
 use super::disk::Counts;
 use super::judge::Violation;
+use crate::ledger::{Details, Run};
 
 /// Sums over all series of one run.
 #[derive(Debug)]
 pub(crate) struct Summary {
-    pub(crate) seed: u64,
     /// Cuts of the whole machine.
     pub(crate) cuts: u64,
     /// Cuts of one disk while the other masters went on.
@@ -33,31 +31,9 @@ pub(crate) struct Summary {
     spent: Duration,
 }
 
-/// One line of the ledger.
-#[derive(Debug, Serialize)]
-struct Line<'a> {
-    tier: &'static str,
-    commit: &'a str,
-    seed: u64,
-    seeds: u64,
-    seconds: u64,
-    /// Of the machine and of single disks.
-    power_cuts: u64,
-    machine_cuts: u64,
-    moments: &'a BTreeMap<String, u64>,
-    read_back: u64,
-    operations: u64,
-    values_compared: u64,
-    flushes: u64,
-    sectors_at_risk: u64,
-    sectors_lost: u64,
-    violations: usize,
-}
-
 impl Summary {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
-            seed,
             cuts: 0,
             alone: 0,
             acknowledged: 0,
@@ -112,24 +88,34 @@ impl Summary {
         None
     }
 
-    pub(crate) fn line(&self, commit: &str) -> serde_json::Result<String> {
-        serde_json::to_string(&Line {
-            tier: "power",
-            commit,
-            seed: self.seed,
+    /// The sums of the run.
+    pub(crate) fn run(&self) -> Run {
+        Run {
             seeds: self.cuts,
             seconds: self.spent.as_secs(),
             power_cuts: self.cuts + self.alone,
-            machine_cuts: self.cuts,
-            moments: &self.moments,
-            read_back: self.settled,
             operations: self.acknowledged,
-            values_compared: self.compared,
-            flushes: self.disks.flushes,
-            sectors_at_risk: self.disks.at_risk,
-            sectors_lost: self.disks.lost,
-            violations: self.violations.len(),
-        })
+            violations: self.violations.len() as u64,
+            proves_too_little: self.too_little().is_some(),
+            ..Run::default()
+        }
+    }
+
+    /// What the sums do not use.
+    pub(crate) fn details(&self) -> Details {
+        let moments = self.moments.iter();
+        let moments: Details = moments
+            .map(|(moment, count)| (moment.clone(), (*count).into()))
+            .collect();
+        Details::from_iter([
+            ("machine_cuts".to_owned(), self.cuts.into()),
+            ("moments".to_owned(), moments.into()),
+            ("read_back".to_owned(), self.settled.into()),
+            ("values_compared".to_owned(), self.compared.into()),
+            ("flushes".to_owned(), self.disks.flushes.into()),
+            ("sectors_at_risk".to_owned(), self.disks.at_risk.into()),
+            ("sectors_lost".to_owned(), self.disks.lost.into()),
+        ])
     }
 
     /// A few lines for people.
@@ -165,10 +151,11 @@ mod tests {
 
     #[test]
     fn a_run_without_load_or_loss_proves_too_little() {
-        let mut summary = Summary::new(5);
+        let mut summary = Summary::new();
         summary.cuts = 3;
         summary.note_boot("Loading", true, Duration::from_secs(4));
         assert!(summary.too_little().unwrap().contains("fewer than 12"));
+        assert!(summary.run().proves_too_little);
         summary.acknowledged = 12;
         assert!(
             summary
@@ -183,13 +170,13 @@ mod tests {
         });
         assert_eq!(summary.too_little(), None);
         summary.alone = 2;
-        let line = summary.line("abc").unwrap();
-        let run = match &crate::ledger::read(&line).unwrap()[..] {
-            [crate::ledger::Line::Run(run)] => run.clone(),
-            other => panic!("{other:?}"),
-        };
-        assert_eq!((run.seed, run.seeds, run.power_cuts), (5, 3, 5));
-        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(line["moments"]["Loading"], 1);
+        let run = summary.run();
+        assert_eq!((run.seeds, run.power_cuts), (3, 5));
+        assert!(!run.proves_too_little);
+        let details = summary.details();
+        assert_eq!(
+            (&details["moments"]["Loading"], &details["sectors_lost"]),
+            (&1.into(), &2.into())
+        );
     }
 }

@@ -1,0 +1,350 @@
+//! The page of the ledger: sums against minima, sums by harness, what does not count, bugs, and commits.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::sums::{Sum, Totals, totals};
+use super::{Found, Line, SYSTEM};
+use crate::sim::graphs;
+
+/// What must be reached in sum before a release.
+struct Goal {
+    what: &'static str,
+    least: u64,
+    reached: fn(&Totals) -> u64,
+}
+
+const GOALS: [Goal; 8] = [
+    Goal {
+        what: "simulated hours of the whole system",
+        least: 60,
+        reached: |sums| sums.all.of(SYSTEM).seconds / 3600,
+    },
+    Goal {
+        what: "faults in them, without repairs",
+        least: 100_000,
+        reached: |sums| sums.all.of(SYSTEM).faults,
+    },
+    Goal {
+        what: "kinds of connectivity graphs of five masters, each with each kind of place for the leader",
+        least: graphs::CLASSES,
+        reached: |sums| sums.all.graphs.range(..graphs::CLASSES).count() as u64,
+    },
+    Goal {
+        what: "connectivity graphs of five masters, each with each place of the leader",
+        least: graphs::CASES,
+        reached: |sums| sums.all.graphs.len() as u64,
+    },
+    Goal {
+        what: "leaders of real processes killed",
+        least: 1_000,
+        reached: |sums| sums.all.kills(),
+    },
+    Goal {
+        what: "power cuts",
+        least: 200,
+        reached: |sums| sums.all.cuts(),
+    },
+    Goal {
+        what: "seeds of the whole system since the newest fix",
+        least: 2_000,
+        reached: |sums| sums.since_fix.of(SYSTEM).seeds,
+    },
+    Goal {
+        what: "leaders of real processes killed since the newest fix",
+        least: 100,
+        reached: |sums| sums.since_fix.kills(),
+    },
+];
+
+const TITLE: &str = "# Ledger of the chaos runs
+
+Made from `chaos-ledger.jsonl`, to which every batch appends its first and its last line. A batch that did not
+complete, or that proves too little, adds nothing but its violations. The line of a fixed bug stands after those of
+all runs that it was in.
+";
+
+/// The page that the lines add up to.
+#[must_use]
+pub fn render(lines: &[Line]) -> String {
+    let totals = totals(lines);
+    let mut page = TITLE.to_owned();
+    reached(&mut page, &totals);
+    page.push_str("\n## Sums by harness\n\n");
+    page.push_str(HEAD);
+    for (tier, sum) in &totals.all.by_tier {
+        row(&mut page, tier, sum);
+    }
+    newest(&mut page, &totals);
+    unfinished(&mut page, &totals);
+    excluded(&mut page, &totals);
+    bugs(&mut page, lines);
+    page.push_str("\n## By commit\n\n");
+    page.push_str(HEAD);
+    for (commit, sums) in totals.commits.iter().rev() {
+        for (tier, sum) in &sums.by_tier {
+            row(&mut page, &format!("{commit} {tier}"), sum);
+        }
+    }
+    page
+}
+
+fn reached(page: &mut String, totals: &Totals) {
+    page.push_str("\n## Reached\n\n| What | At least | Reached |\n|---|--:|--:|\n");
+    for goal in &GOALS {
+        let [least, reached] = [goal.least, (goal.reached)(totals)].map(number);
+        line(page, &[goal.what.to_owned(), least, reached]);
+    }
+    let excluded: u64 = totals.excluded.iter().map(|(_, sum)| sum.violations).sum();
+    let mixed = totals.all.of(SYSTEM).mixed_faults;
+    for (what, most, reached) in [
+        (
+            "violations since the newest fix",
+            "0 at most",
+            totals.since_fix.violations(),
+        ),
+        ("violations ever", "–", totals.all.violations() + excluded),
+        ("runs that prove too little", "–", totals.all.too_little),
+        (
+            "faults and repairs of the whole system in old lines, which do not separate them",
+            "–",
+            mixed,
+        ),
+    ] {
+        line(page, &[what.to_owned(), most.to_owned(), number(reached)]);
+    }
+}
+
+const HEAD: &str = "| | Runs | Seconds | Faults | Faults and repairs (old lines) | Leader kills | Power cuts | Changes of leader | Operations | Violations |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n";
+
+fn row(page: &mut String, name: &str, sum: &Sum) {
+    let numbers = [
+        sum.seeds,
+        sum.seconds,
+        sum.faults,
+        sum.mixed_faults,
+        sum.leader_kills,
+        sum.power_cuts,
+        sum.leader_changes,
+        sum.operations,
+        sum.violations,
+    ];
+    let cells: Vec<String> = std::iter::once(name.to_owned())
+        .chain(numbers.map(number))
+        .collect();
+    line(page, &cells);
+}
+
+fn newest(page: &mut String, totals: &Totals) {
+    page.push_str("\n## Newest commit of each harness\n\n| Harness | Commit | Time (UTC) | Working tree |\n|---|---|---|---|\n");
+    for (tier, newest) in &totals.newest {
+        let known = |text: &str| {
+            if text.is_empty() {
+                "not recorded"
+            } else {
+                text
+            }
+            .to_owned()
+        };
+        let cells = [
+            tier.clone(),
+            newest.commit.clone(),
+            known(&newest.time),
+            known(&newest.tree),
+        ];
+        line(page, &cells);
+    }
+}
+
+fn unfinished(page: &mut String, totals: &Totals) {
+    page.push_str("\n## Batches that did not complete\n\n");
+    if totals.unfinished.is_empty() {
+        page.push_str("None since batches have a first line.\n");
+        return;
+    }
+    page.push_str("| Harness | Commit | First seed | Time (UTC) | Why |\n|---|---|--:|---|---|\n");
+    for batch in &totals.unfinished {
+        let cells = [
+            batch.tier.clone(),
+            batch.commit.clone(),
+            batch.seed.to_string(),
+            batch.time.clone(),
+            batch.why.clone(),
+        ];
+        line(page, &cells);
+    }
+}
+
+fn excluded(page: &mut String, totals: &Totals) {
+    page.push_str("\n## Lines that do not count\n\n| Harness | Commit | Lines | Seeds | Seconds | Violations | Why |\n|---|---|--:|--:|--:|--:|---|\n");
+    for (correction, sum) in &totals.excluded {
+        let mut cells = vec![correction.tier.clone(), correction.commit.clone()];
+        cells.extend([sum.lines, sum.seeds, sum.seconds, sum.violations].map(number));
+        cells.push(correction.why.clone());
+        line(page, &cells);
+    }
+}
+
+/// Each bug once, where it first stands, as its newest line has it.
+fn bugs(page: &mut String, lines: &[Line]) {
+    page.push_str("\n## Bugs found\n\n| Bug | Seed or script | Cause | Fix | Kept by |\n|---|---|---|---|---|\n");
+    let mut order: Vec<(&str, &str)> = Vec::new();
+    let mut newest: BTreeMap<(&str, &str), &Found> = BTreeMap::new();
+    for line in lines {
+        if let Line::Found(found) = line {
+            let key = (found.bug.as_str(), found.seed.as_str());
+            if newest.insert(key, found).is_none() {
+                order.push(key);
+            }
+        }
+    }
+    for key in order {
+        let Found {
+            bug,
+            seed,
+            cause,
+            fix,
+            test,
+        } = newest[&key];
+        let fix = if fix.is_empty() { "open" } else { fix };
+        line(page, &[bug, seed, cause, fix, test].map(ToOwned::to_owned));
+    }
+}
+
+fn line(page: &mut String, cells: &[String]) {
+    let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
+    // Writing to a string never fails.
+    let _ = writeln!(page, "| {} |", cells.join(" | "));
+}
+
+/// 1234567 as "1,234,567".
+fn number(number: u64) -> String {
+    let digits = number.to_string();
+    let first = digits.len() % 3;
+    let mut text = digits[..first].to_owned();
+    for group in digits.as_bytes()[first..].chunks(3) {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.extend(group.iter().map(|digit| char::from(*digit)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{newest, read};
+    use super::*;
+
+    const LINES: &str = r#"
+{"tier":"sim-system","commit":"aaa","seed":1,"seeds":1500,"seconds":7200,"faults":40000,"operations":9}
+{"tier":"real","commit":"bbb","version":"0.1.0","seed":7,"seconds":60,"leader_kills":25,"violations":0}
+{"tier":"real","commit":"bbb","seed":8,"seconds":60,"leader_kills":99,"violations":2,"proves_too_little":true}
+{"tier":"sim-graphs","commit":"bbb","seed":14,"seeds":2,"seconds":140}
+{"tier":"sim-graphs","commit":"bbb","seed":15,"seeds":2,"seconds":140}
+{"bug":"a|b","seed":"seed 4","cause":"c","fix":"","test":"t"}
+{"bug":"d","seed":"seed 5","cause":"c","fix":"bbb","test":"t"}
+{"tier":"sim-system","commit":"bbb","seed":1,"seeds":500,"seconds":3600,"faults":1000}
+{"bug":"open ones change nothing","seed":"seed 6","cause":"c"}
+{"tier":"real","commit":"bbb","seed":9,"leader_kills":3}
+"#;
+
+    const BATCHES: &str = r#"
+{"event":"start","batch":"b1","tier":"sim-system","commit":"ccc","seed":1,"seeds":9,"time":"2026-01-01T00:00:01Z"}
+{"event":"end","batch":"b1","tier":"sim-system","commit":"ccc","seed":1,"seeds":9,"faults":300,"violations":2,"aborted_seeds":1,"time":"2026-01-01T00:00:02Z","tree":"clean"}
+{"event":"start","batch":"b2","tier":"real","commit":"ddd","seed":2,"seeds":1,"time":"2026-01-01T00:00:03Z"}
+{"event":"start","batch":"b3","tier":"power","commit":"ddd","seed":3,"seeds":20,"time":"2026-01-01T00:00:04Z"}
+{"event":"end","batch":"b3","tier":"power","commit":"ddd","seed":3,"seeds":20,"power_cuts":20,"outcome":"failed","error":"no kernel","violations":1,"time":"2026-01-01T00:00:05Z"}
+"#;
+
+    fn contains(page: &str, rows: &[&str]) {
+        for wanted in rows {
+            assert!(page.contains(wanted), "{wanted}\n{page}");
+        }
+    }
+
+    #[test]
+    fn sums_are_made_and_a_run_that_proves_too_little_adds_only_violations() {
+        let page = render(&read(LINES).unwrap());
+        contains(
+            &page,
+            &[
+                "| simulated hours of the whole system | 60 | 3 |",
+                "| faults in them, without repairs | 100,000 | 0 |",
+                "which do not separate them | – | 41,000 |",
+                "| leaders of real processes killed | 1,000 | 28 |",
+                "| seeds of the whole system since the newest fix | 2,000 | 500 |",
+                "| leaders of real processes killed since the newest fix | 100 | 3 |",
+                "| violations since the newest fix | 0 at most | 0 |",
+                "| violations ever | – | 2 |",
+                "each with each place of the leader | 5,120 | 18 |",
+                "each with each kind of place for the leader | 90 | 12 |",
+                "| runs that prove too little | – | 1 |",
+                "| sim-system | 2,000 | 10,800 | 0 | 41,000 |",
+                "| a\\|b | seed 4 | c | open | t |",
+                "| sim-system | bbb | not recorded | not recorded |",
+            ],
+        );
+        let newest = page.find("bbb real").unwrap();
+        let oldest = page.find("aaa sim-system").unwrap();
+        assert!(newest < oldest, "the newest first");
+    }
+
+    #[test]
+    fn a_batch_without_a_last_line_or_that_failed_is_shown_and_adds_only_violations() {
+        let lines = read(BATCHES).unwrap();
+        let page = render(&lines);
+        contains(
+            &page,
+            &[
+                "| faults in them, without repairs | 100,000 | 300 |",
+                "| power cuts | 200 | 0 |",
+                "| violations ever | – | 3 |",
+                "| real | ddd | 2 | 2026-01-01T00:00:03Z | interrupted: it has no last line |",
+                "| power | ddd | 3 | 2026-01-01T00:00:05Z | failed: no kernel |",
+                "| sim-system | ccc | 2026-01-01T00:00:02Z | clean |",
+            ],
+        );
+        let newest = newest(&lines);
+        assert_eq!(newest.keys().collect::<Vec<_>>(), [SYSTEM]);
+    }
+
+    #[test]
+    fn lines_that_a_later_line_corrects_do_not_count_and_are_shown() {
+        let correction = r#"{"event":"correction","tier":"sim-system","commit":"aaa","seed":1,"seeds":1500,"why":"broken history"}"#;
+        let again = r#"{"tier":"sim-system","commit":"aaa","seed":1,"seeds":10,"seconds":3600}"#;
+        let page = render(&read(&format!("{LINES}{correction}\n{again}\n")).unwrap());
+        contains(
+            &page,
+            &[
+                "| simulated hours of the whole system | 60 | 2 |",
+                "| sim-system | aaa | 1 | 1,500 | 7,200 | 0 | broken history |",
+                "| aaa sim-system | 10 |",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_later_line_of_a_bug_replaces_the_earlier_one() {
+        let fixed = r#"{"bug":"a|b","seed":"seed 4","cause":"c2","fix":"eee","test":"t2"}"#;
+        let page = render(&read(&format!("{LINES}{fixed}\n")).unwrap());
+        contains(&page, &["| a\\|b | seed 4 | c2 | eee | t2 |"]);
+        assert!(!page.contains("| seed 4 | c | open |"), "{page}");
+        contains(
+            &page,
+            &["| seeds of the whole system since the newest fix | 2,000 | 0 |"],
+        );
+    }
+
+    #[test]
+    fn numbers_are_grouped() {
+        for (given, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1,000"),
+            (1_234_567, "1,234,567"),
+        ] {
+            assert_eq!(number(given), text);
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What the lines of the ledger add up to.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Correction, GRAPHS, Line, Outcome, Run, Stamp, Start};
+use crate::sim::graphs;
+
+/// The sum of the lines of one harness.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sum {
+    pub(super) seeds: u64,
+    pub(super) seconds: u64,
+    pub(super) faults: u64,
+    /// Faults and repairs of simulations, from lines of the old form, which do not separate them.
+    pub(super) mixed_faults: u64,
+    pub(super) leader_kills: u64,
+    pub(super) power_cuts: u64,
+    pub(super) leader_changes: u64,
+    pub(super) operations: u64,
+    pub(super) violations: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Sums {
+    pub(super) by_tier: BTreeMap<String, Sum>,
+    pub(super) too_little: u64,
+    /// Connectivity graphs that were played, by their numbers.
+    pub(super) graphs: BTreeSet<u64>,
+}
+
+impl Sums {
+    pub(super) fn of(&self, tier: &str) -> Sum {
+        self.by_tier.get(tier).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn kills(&self) -> u64 {
+        self.by_tier.values().map(|sum| sum.leader_kills).sum()
+    }
+
+    pub(super) fn cuts(&self) -> u64 {
+        self.by_tier.values().map(|sum| sum.power_cuts).sum()
+    }
+
+    pub(super) fn violations(&self) -> u64 {
+        self.by_tier.values().map(|sum| sum.violations).sum()
+    }
+
+    /// A violation counts in every run; all else only in one that is complete and proves enough.
+    pub(super) fn add(&mut self, run: &Run) {
+        let sum = self.by_tier.entry(run.tier.clone()).or_default();
+        sum.violations += run.violations;
+        self.too_little += u64::from(run.proves_too_little);
+        if !proves(run) {
+            return;
+        }
+        if run.tier == GRAPHS {
+            // More seeds than that play the same again.
+            let seeds = run.seed..run.seed.saturating_add(run.seeds.min(graphs::CASES));
+            self.graphs.extend(seeds.flat_map(graphs::numbers));
+        }
+        let has_repairs = run.is_old() && run.tier.starts_with("sim-");
+        match has_repairs {
+            true => sum.mixed_faults += run.faults,
+            false => sum.faults += run.faults,
+        }
+        sum.seeds += run.seeds;
+        sum.seconds += run.seconds;
+        sum.leader_kills += run.leader_kills;
+        sum.power_cuts += run.power_cuts;
+        sum.leader_changes += run.leader_changes;
+        sum.operations += run.operations;
+    }
+}
+
+fn proves(run: &Run) -> bool {
+    run.outcome == Outcome::Complete && !run.proves_too_little
+}
+
+/// Lines that a correction took out of the sums.
+#[derive(Debug, Default)]
+pub(super) struct Excluded {
+    pub(super) lines: u64,
+    pub(super) seeds: u64,
+    pub(super) seconds: u64,
+    pub(super) violations: u64,
+}
+
+/// A batch that adds nothing.
+#[derive(Debug)]
+pub(super) struct Unfinished {
+    pub(super) tier: String,
+    pub(super) commit: String,
+    pub(super) seed: u64,
+    pub(super) time: String,
+    pub(super) why: String,
+}
+
+/// The newest line of a harness that proves something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Newest {
+    /// Of the executables.
+    pub commit: String,
+    /// When; empty in lines of the old form.
+    pub time: String,
+    /// Whether the working tree was that commit; empty in lines of the old form.
+    pub tree: String,
+}
+
+/// Sums over all lines, and over those after the newest bug that was fixed.
+#[derive(Debug, Default)]
+pub(super) struct Totals {
+    pub(super) all: Sums,
+    pub(super) since_fix: Sums,
+    /// By commit, the newest last.
+    pub(super) commits: Vec<(String, Sums)>,
+    pub(super) newest: BTreeMap<String, Newest>,
+    pub(super) unfinished: Vec<Unfinished>,
+    pub(super) excluded: Vec<(Correction, Excluded)>,
+}
+
+/// The newest line of each harness that proves something: neither corrected, unfinished nor too little.
+#[must_use]
+pub fn newest(lines: &[Line]) -> BTreeMap<String, Newest> {
+    totals(lines).newest
+}
+
+pub(super) fn totals(lines: &[Line]) -> Totals {
+    let corrections = lines.iter().filter_map(|line| match line {
+        Line::Correction(correction) => Some((correction.clone(), Excluded::default())),
+        Line::Found(_) | Line::Start(_) | Line::Run(_) => None,
+    });
+    let mut totals = Totals {
+        excluded: corrections.collect(),
+        ..Totals::default()
+    };
+    let mut open: Vec<&Start> = Vec::new();
+    // Corrections of lines above: those that were met so far are passed over.
+    let mut met = 0;
+    for line in lines {
+        match line {
+            Line::Start(start) => open.push(start),
+            Line::Run(run) => {
+                open.retain(|start| run.is_old() || start.stamp.batch != run.stamp.batch);
+                totals.add(run, met);
+            }
+            Line::Correction(_) => met += 1,
+            Line::Found(found) if !found.fix.is_empty() => totals.since_fix = Sums::default(),
+            Line::Found(_) => {}
+        }
+    }
+    totals.unfinished.extend(open.into_iter().map(without_end));
+    totals
+        .unfinished
+        .sort_by(|one, other| one.time.cmp(&other.time));
+    totals
+}
+
+fn without_end(start: &Start) -> Unfinished {
+    Unfinished {
+        tier: start.tier.clone(),
+        commit: start.commit.clone(),
+        seed: start.seed,
+        time: start.stamp.time.clone(),
+        why: "interrupted: it has no last line".to_owned(),
+    }
+}
+
+impl Totals {
+    fn add(&mut self, run: &Run, met: usize) {
+        let correction = self.excluded.iter_mut().skip(met);
+        let mut correction = correction.filter(|(correction, _)| correction.covers(run));
+        if let Some((_, excluded)) = correction.next() {
+            excluded.lines += 1;
+            excluded.seeds += run.seeds;
+            excluded.seconds += run.seconds;
+            excluded.violations += run.violations;
+            return;
+        }
+        self.all.add(run);
+        self.since_fix.add(run);
+        let place = self
+            .commits
+            .iter()
+            .position(|(commit, _)| *commit == run.commit);
+        let (commit, mut sums) = match place {
+            Some(place) => self.commits.remove(place),
+            None => (run.commit.clone(), Sums::default()),
+        };
+        sums.add(run);
+        self.commits.push((commit, sums));
+        let Stamp { time, tree, .. } = run.stamp.clone();
+        if proves(run) {
+            let commit = run.commit.clone();
+            self.newest
+                .insert(run.tier.clone(), Newest { commit, time, tree });
+        }
+        let why = match run.outcome {
+            Outcome::Complete => return,
+            Outcome::Interrupted => "interrupted".to_owned(),
+            Outcome::Failed => format!("failed: {}", run.error),
+        };
+        self.unfinished.push(Unfinished {
+            tier: run.tier.clone(),
+            commit: run.commit.clone(),
+            seed: run.seed,
+            time: run.stamp.time.clone(),
+            why,
+        });
+    }
+}
