@@ -1,16 +1,26 @@
-//! The page of the ledger is what its lines add up to: rewritten with UPDATE_EXPECT=1.
+//! The ledger: its page is what its lines add up to (UPDATE_EXPECT=1 rewrites it), and its lines stay.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use argosy_chaos::ledger;
+use argosy_chaos::ledger::{self, Git, GitError, Version};
+
+const LINES: &str = "docs/chaos-ledger.jsonl";
+/// Lines were edited before this commit. Since then the file only grows.
+const APPEND_ONLY_SINCE: &str = "268ab4d";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn lines() -> String {
+    fs::read_to_string(root().join(LINES)).unwrap()
+}
 
 #[test]
 fn the_page_is_what_the_lines_add_up_to() {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
-    let lines = fs::read_to_string(docs.join("chaos-ledger.jsonl")).unwrap();
-    let page = ledger::render(&ledger::read(&lines).unwrap());
-    let place = docs.join("chaos-ledger.md");
+    let page = ledger::render(&ledger::read(&lines()).unwrap());
+    let place = root().join("docs/chaos-ledger.md");
     if std::env::var_os("UPDATE_EXPECT").is_some() {
         fs::write(&place, &page).unwrap();
     }
@@ -19,4 +29,25 @@ fn the_page_is_what_the_lines_add_up_to() {
         page == written,
         "docs/chaos-ledger.md is old: UPDATE_EXPECT=1 cargo test -p argosy-chaos --test ledger"
     );
+}
+
+fn versions() -> Result<Vec<Version>, GitError> {
+    Git::open(&root())?.versions(LINES, APPEND_ONLY_SINCE)
+}
+
+#[test]
+fn no_line_that_was_ever_committed_is_changed_removed_or_moved() {
+    let versions = match versions() {
+        Ok(versions) => versions,
+        Err(error) => {
+            println!("test ledger history ... SKIPPED: git history is not available: {error}");
+            return;
+        }
+    };
+    let now = lines();
+    for Version { commit, text } in versions {
+        if let Err(line) = ledger::is_kept(&text, &now) {
+            panic!("{LINES} lacks a line of {commit}, or has it elsewhere: {line}");
+        }
+    }
 }

@@ -2,9 +2,10 @@
 //! a sum can be audited. It uses no sum that a line states; it computes them.
 //!
 //! The file only grows. A wrong line is corrected by another line (`Correction`), never by an edit.
-//! Reading order: this file (the lines), `batch` (who writes them), `sums`, `page`.
+//! Reading order: this file (the lines), `batch` (who writes them), `sums`, `page`, `git`.
 
 mod batch;
+mod git;
 mod page;
 mod sums;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub(crate) use batch::{Batch, Details, Plan};
+pub use git::{Git, GitError, Version, is_kept};
 pub use page::render;
 pub use sums::{Newest, newest};
 

@@ -123,7 +123,7 @@ mod tests {
         for script in [
             "echo begun; kill -ABRT $$",
             "echo begun; exit 0",
-            "sleep 60",
+            "exec sleep 60",
         ] {
             let mut command = Command::new("sh");
             command.args(["-c", script]);

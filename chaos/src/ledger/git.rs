@@ -1,0 +1,179 @@
+//! The git history of a checkout, as far as the ledger needs it.
+
+use std::path::{Path, PathBuf};
+
+use crate::real::host_tools;
+
+/// Why the history gives no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum GitError {
+    /// There is no history at all, or only a part of it.
+    #[error("git history is not available: {why}")]
+    Absent {
+        /// The reason.
+        why: String,
+    },
+    /// The history has no such commit.
+    #[error("there is no commit {commit:?} in this history")]
+    Unknown {
+        /// The commit.
+        commit: String,
+    },
+}
+
+/// A file as it was at a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    /// The commit.
+    pub commit: String,
+    /// The whole file.
+    pub text: String,
+}
+
+/// A checkout with its whole history.
+#[derive(Debug)]
+pub struct Git {
+    folder: PathBuf,
+}
+
+impl Git {
+    /// # Errors
+    /// The folder is no checkout, git cannot be executed, or the clone is shallow.
+    pub fn open(folder: &Path) -> Result<Self, GitError> {
+        let git = Self {
+            folder: folder.to_owned(),
+        };
+        match git.run(&["rev-parse", "--is-shallow-repository"])?.trim() {
+            "false" => Ok(git),
+            _ => Err(GitError::Absent {
+                why: "this is a shallow clone".to_owned(),
+            }),
+        }
+    }
+
+    fn run(&self, words: &[&str]) -> Result<String, GitError> {
+        let folder = self.folder.display().to_string();
+        let words = [&["-C", folder.as_str()], words].concat();
+        host_tools::run("git", &words).map_err(|error| GitError::Absent {
+            why: error.to_string(),
+        })
+    }
+
+    fn verify(&self, commit: &str) -> Result<(), GitError> {
+        // A word that begins with "-" would be an option.
+        let is_name = !commit.is_empty() && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let name = format!("{commit}^{{commit}}");
+        match is_name
+            && self
+                .run(&["rev-parse", "--verify", "--quiet", &name])
+                .is_ok()
+        {
+            true => Ok(()),
+            false => Err(GitError::Unknown {
+                commit: commit.to_owned(),
+            }),
+        }
+    }
+
+    /// A file as it was at every commit that changed it, from one commit on.
+    ///
+    /// # Errors
+    /// There is no such commit.
+    pub fn versions(&self, path: &str, since: &str) -> Result<Vec<Version>, GitError> {
+        self.verify(since)?;
+        let range = format!("{since}..HEAD");
+        let words = ["rev-list", "--full-history", range.as_str(), "--", path];
+        let later = self.run(&words)?;
+        let commits = later.lines().chain([since]);
+        commits
+            .map(|commit| {
+                let text = self.run(&["show", &format!("{commit}:{path}")])?;
+                let commit = commit.to_owned();
+                Ok(Version { commit, text })
+            })
+            .collect()
+    }
+}
+
+/// Whether a file still has every line of an older version, in its order.
+///
+/// # Errors
+/// The first line that is not there any more.
+pub fn is_kept<'a>(old: &'a str, new: &str) -> Result<(), &'a str> {
+    let mut new = new.lines();
+    match old.lines().find(|line| !new.any(|kept| kept == *line)) {
+        Some(missing) => Err(missing),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_may_be_added_and_neither_changed_removed_nor_moved() {
+        let old = "a\nb\nb\nc\n";
+        assert_eq!(is_kept(old, old), Ok(()));
+        assert_eq!(is_kept(old, "a\nb\nb\nx\nc\nd\n"), Ok(()));
+        assert_eq!(is_kept(old, "a\nb\nc\nd\n"), Err("b"));
+        assert_eq!(is_kept(old, "b\nb\na\nc\n"), Err("b"));
+        assert_eq!(is_kept(old, "a\nb\nb\nC\n"), Err("c"));
+        assert_eq!(is_kept("", ""), Ok(()));
+    }
+
+    /// A repository with three versions of a file.
+    fn repository() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let script = "git init -q . && git config user.email t@example.org && git config user.name t \
+            && mkdir -p master/tests docs && for n in 1 2 3; do \
+            echo $n >> docs/f; echo $n >> master/code; echo $n >> master/tests/t; \
+            git add . && git commit -q -m $n; done";
+        let words = [
+            "-C",
+            &folder.path().display().to_string(),
+            "sh",
+            "-c",
+            script,
+        ];
+        host_tools::run("env", &words).unwrap();
+        folder
+    }
+
+    #[test]
+    fn versions_come_from_the_history() {
+        let folder = repository();
+        let git = Git::open(folder.path()).unwrap();
+        let first = git.run(&["rev-parse", "--short", "HEAD~2"]).unwrap();
+        let first = first.trim();
+        let versions = git.versions("docs/f", first).unwrap();
+        let texts: Vec<&str> = versions
+            .iter()
+            .map(|version| version.text.as_str())
+            .collect();
+        assert_eq!(texts, ["1\n2\n3\n", "1\n2\n", "1\n"]);
+        for unknown in ["abcdef0", "", "--all", "HEAD"] {
+            let error = git.versions("docs/f", unknown).unwrap_err();
+            assert!(matches!(error, GitError::Unknown { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_shallow_clone_and_a_folder_without_history_are_named() {
+        let folder = repository();
+        let clone = folder.path().join("clone");
+        let [from, to] = [
+            format!("file://{}", folder.path().display()),
+            clone.display().to_string(),
+        ];
+        host_tools::run("git", &["clone", "-q", "--depth", "1", &from, &to]).unwrap();
+        let error = Git::open(&clone).unwrap_err().to_string();
+        assert!(
+            error.contains("not available: this is a shallow clone"),
+            "{error}"
+        );
+        let empty = tempfile::tempdir().unwrap();
+        let error = Git::open(empty.path()).unwrap_err().to_string();
+        assert!(error.contains("git history is not available"), "{error}");
+    }
+}
