@@ -2,7 +2,22 @@
 
 use std::path::{Path, PathBuf};
 
+use super::Distance;
 use crate::real::host_tools;
+
+/// Whose changes make a line old: the code that runs in production.
+const PRODUCT: [&str; 10] = [
+    "agent",
+    "cli",
+    "client",
+    "frameworks",
+    "isolation",
+    "master",
+    "proto",
+    "raft",
+    "state",
+    ":(exclude,glob)**/tests/**",
+];
 
 /// Why the history gives no answer.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +90,21 @@ impl Git {
         }
     }
 
+    /// How far HEAD is from a commit.
+    ///
+    /// # Errors
+    /// There is no such commit.
+    pub fn distance(&self, commit: &str) -> Result<Distance, GitError> {
+        self.verify(commit)?;
+        let commits = self.run(&["rev-list", "--count", &format!("{commit}..HEAD")])?;
+        let words = ["diff", "--shortstat", commit, "HEAD", "--"];
+        let changes = self.run(&[&words[..], &PRODUCT].concat())?;
+        Ok(Distance {
+            commits: commits.trim().parse().unwrap_or(u64::MAX),
+            changed_lines: changed_lines(&changes),
+        })
+    }
+
     /// A file as it was at every commit that changed it, from one commit on.
     ///
     /// # Errors
@@ -93,6 +123,14 @@ impl Git {
             })
             .collect()
     }
+}
+
+/// The sum of " 3 files changed, 12 insertions(+), 4 deletions(-)".
+fn changed_lines(shortstat: &str) -> u64 {
+    let parts = shortstat.trim().split(", ");
+    let lines = parts.filter(|part| part.contains("insertion") || part.contains("deletion"));
+    let numbers = lines.filter_map(|part| part.split(' ').next()?.parse::<u64>().ok());
+    numbers.sum()
 }
 
 /// Whether a file still has every line of an older version, in its order.
@@ -122,6 +160,21 @@ mod tests {
         assert_eq!(is_kept("", ""), Ok(()));
     }
 
+    #[test]
+    fn insertions_and_deletions_are_changed_lines() {
+        for (text, lines) in [
+            ("", 0),
+            (" 1 file changed, 1 insertion(+)\n", 1),
+            (
+                " 555 files changed, 71971 insertions(+), 4441 deletions(-)\n",
+                76_412,
+            ),
+            (" 2 files changed, 7 deletions(-)", 7),
+        ] {
+            assert_eq!(changed_lines(text), lines, "{text}");
+        }
+    }
+
     /// A repository with three versions of a file.
     fn repository() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
@@ -141,11 +194,20 @@ mod tests {
     }
 
     #[test]
-    fn versions_come_from_the_history() {
+    fn distance_and_versions_come_from_the_history() {
         let folder = repository();
         let git = Git::open(folder.path()).unwrap();
         let first = git.run(&["rev-parse", "--short", "HEAD~2"]).unwrap();
         let first = first.trim();
+        let expected = Distance {
+            commits: 2,
+            changed_lines: 2,
+        };
+        assert_eq!(
+            git.distance(first).unwrap(),
+            expected,
+            "tests are no product"
+        );
         let versions = git.versions("docs/f", first).unwrap();
         let texts: Vec<&str> = versions
             .iter()
@@ -153,7 +215,7 @@ mod tests {
             .collect();
         assert_eq!(texts, ["1\n2\n3\n", "1\n2\n", "1\n"]);
         for unknown in ["abcdef0", "", "--all", "HEAD"] {
-            let error = git.versions("docs/f", unknown).unwrap_err();
+            let error = git.distance(unknown).unwrap_err();
             assert!(matches!(error, GitError::Unknown { .. }), "{error}");
         }
     }

@@ -2,8 +2,9 @@
 //! a sum can be audited. It uses no sum that a line states; it computes them.
 //!
 //! The file only grows. A wrong line is corrected by another line (`Correction`), never by an edit.
-//! Reading order: this file (the lines), `batch` (who writes them), `sums`, `page`, `git`.
+//! Reading order: this file (the lines), `batch` (who writes them), `sums`, `page`, `git`, `age`.
 
+mod age;
 mod batch;
 mod git;
 mod page;
@@ -13,6 +14,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use age::{Distance, stale};
 pub(crate) use batch::{Batch, Details, Plan};
 pub use git::{Git, GitError, Version, is_kept};
 pub use page::render;

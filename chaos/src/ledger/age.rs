@@ -1,0 +1,154 @@
+//! Whether the newest line of each harness still speaks for the code of today.
+
+use std::collections::BTreeMap;
+
+use super::{GRAPHS, GitError, Newest, POWER, RAFT, REAL, SYSTEM};
+
+/// How far HEAD is from the commit of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Distance {
+    /// Commits since then.
+    pub commits: u64,
+    /// Lines of product code that were inserted or deleted.
+    pub changed_lines: u64,
+}
+
+/// A line that is further away says nothing about this code.
+const MOST: Distance = Distance {
+    commits: 400,
+    changed_lines: 30_000,
+};
+
+/// Every harness, with a command that adds a line.
+const HARNESSES: [(&str, &str); 5] = [
+    (
+        RAFT,
+        "argosy-chaos sim --brief --raft-only --seeds 1000 --from $(date +%s)000",
+    ),
+    (
+        SYSTEM,
+        "argosy-chaos sim --brief --seeds 500 --from $(date +%s)000",
+    ),
+    (
+        GRAPHS,
+        "argosy-chaos sim --brief --graphs --seeds 20 --from $(date +%s)000",
+    ),
+    (
+        REAL,
+        "argosy-chaos run --pace quick --faults kill-leader --rounds 100",
+    ),
+    (
+        POWER,
+        "scripts/test-vm power-cuts --cuts 20 --seed $(date +%s)",
+    ),
+];
+
+/// Returns a sentence for each harness whose newest line is missing or too old.
+///
+/// # Errors
+/// The history gives no answer at all.
+pub fn stale(
+    newest: &BTreeMap<String, Newest>,
+    distance: impl Fn(&str) -> Result<Distance, GitError>,
+) -> Result<Vec<String>, GitError> {
+    let mut stale = Vec::new();
+    for (tier, command) in HARNESSES {
+        let state = match newest.get(tier).map(|line| &line.commit) {
+            None => "has no line that counts".to_owned(),
+            Some(commit) => match distance(commit) {
+                Ok(distance) if distance.is_near() => continue,
+                Ok(distance) => format!(
+                    "is too old: the newest line is of {commit}, {} commits and {} changed lines of product code ago (at most {} and {})",
+                    distance.commits, distance.changed_lines, MOST.commits, MOST.changed_lines
+                ),
+                Err(error @ GitError::Unknown { .. }) => format!("cannot be dated: {error}"),
+                Err(error @ GitError::Absent { .. }) => return Err(error),
+            },
+        };
+        let command = format!("{command} --ledger docs/chaos-ledger.jsonl");
+        stale.push(format!("{tier} {state}; add one: {command}"));
+    }
+    Ok(stale)
+}
+
+impl Distance {
+    fn is_near(self) -> bool {
+        self.commits <= MOST.commits && self.changed_lines <= MOST.changed_lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(commit: &str) -> BTreeMap<String, Newest> {
+        let newest = |tier: &str| {
+            let newest = Newest {
+                commit: commit.to_owned(),
+                time: String::new(),
+                tree: String::new(),
+            };
+            (tier.to_owned(), newest)
+        };
+        HARNESSES.iter().map(|(tier, _)| newest(tier)).collect()
+    }
+
+    fn at(commits: u64, changed_lines: u64) -> impl Fn(&str) -> Result<Distance, GitError> {
+        move |_| {
+            Ok(Distance {
+                commits,
+                changed_lines,
+            })
+        }
+    }
+
+    #[test]
+    fn a_line_is_too_old_after_so_many_commits_or_changed_lines() {
+        assert_eq!(stale(&all("aaa"), at(400, 30_000)).unwrap(), [""; 0]);
+        for (commits, changed_lines) in [(401, 0), (0, 30_001)] {
+            let stale = stale(&all("aaa"), at(commits, changed_lines)).unwrap();
+            assert_eq!(stale.len(), HARNESSES.len());
+            let wanted = format!(
+                "sim-raft is too old: the newest line is of aaa, {commits} commits and {changed_lines} changed lines"
+            );
+            assert!(stale[0].starts_with(&wanted), "{}", stale[0]);
+            let command =
+                "--raft-only --seeds 1000 --from $(date +%s)000 --ledger docs/chaos-ledger.jsonl";
+            assert!(stale[0].ends_with(command), "{}", stale[0]);
+        }
+    }
+
+    #[test]
+    fn a_harness_without_a_line_is_named_alone() {
+        let mut newest = all("aaa");
+        newest.remove(POWER);
+        let stale = stale(&newest, at(1, 1)).unwrap();
+        let [only] = &stale[..] else {
+            panic!("{stale:?}");
+        };
+        assert!(only.starts_with("power has no line that counts; add one: scripts/test-vm"));
+    }
+
+    #[test]
+    fn an_unknown_commit_is_too_old_and_a_missing_history_is_no_answer() {
+        let unknown = |commit: &str| {
+            Err(GitError::Unknown {
+                commit: commit.to_owned(),
+            })
+        };
+        let stale_lines = stale(&all("fff"), unknown).unwrap();
+        assert!(
+            stale_lines[0].contains("no commit \"fff\""),
+            "{stale_lines:?}"
+        );
+        let absent = |_: &str| {
+            Err(GitError::Absent {
+                why: "shallow".to_owned(),
+            })
+        };
+        assert!(matches!(
+            stale(&all("aaa"), absent),
+            Err(GitError::Absent { .. })
+        ));
+    }
+}
