@@ -8,7 +8,7 @@ use super::{CHECKERS, Findings, Rule, Violation};
 use crate::history::{Expectation, FaultKind, History, Observation, RaftFact, What};
 
 /// What one checker found, in numbers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Judged {
     /// How many things it compared: 0 shows nothing.
     pub looked_at: u64,
@@ -33,8 +33,8 @@ pub struct Evidence {
     pub expectations: u64,
 }
 
-/// The judgement of a history.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The judgement of a history, or of all histories of a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Verdict {
     /// By rule.
     pub rules: BTreeMap<Rule, Judged>,
@@ -55,8 +55,8 @@ pub struct Minimum {
     pub fault_kinds: usize,
     /// Changes of leader.
     pub leader_changes: u64,
-    /// Rules that must have looked at something.
-    pub rules: Vec<Rule>,
+    /// How many things each of these rules must have compared.
+    pub rules: BTreeMap<Rule, u64>,
 }
 
 impl Verdict {
@@ -76,7 +76,33 @@ impl Verdict {
         silent.map(|(rule, _)| *rule).collect()
     }
 
-    /// What of the minimum was not reached, a sentence each; nothing if the run proves something.
+    /// Adds what another history of the same batch showed.
+    pub fn add(&mut self, other: Self) {
+        let Self {
+            rules,
+            violations,
+            evidence,
+        } = other;
+        for (rule, judged) in rules {
+            let sum = self.rules.entry(rule).or_default();
+            sum.looked_at += judged.looked_at;
+            sum.violations += judged.violations;
+            sum.undecided.extend(judged.undecided);
+        }
+        self.violations.extend(violations);
+        self.evidence.add(evidence);
+    }
+
+    /// What a checker could not decide within its budget, a sentence each.
+    fn undecided(&self) -> impl Iterator<Item = String> {
+        self.rules.iter().flat_map(|(rule, judged)| {
+            let undecided = judged.undecided.iter();
+            undecided.map(move |what| format!("{rule} did not decide {what} within its budget"))
+        })
+    }
+
+    /// What of the minimum was not reached, and what was not decided, a sentence each; nothing if the run proves
+    /// something.
     #[must_use]
     pub fn shortfalls(&self, minimum: &Minimum) -> Vec<String> {
         let Evidence {
@@ -98,10 +124,33 @@ impl Verdict {
         let few = numbers.into_iter().filter(|(_, is, least)| is < least);
         let few =
             few.map(|(what, is, least)| format!("{is} {what}; at least {least} show something"));
-        let silent = self.silent();
-        let unseen = minimum.rules.iter().filter(|rule| silent.contains(rule));
-        let unseen = unseen.map(|rule| format!("{rule} looked at nothing: {}", rule.sentence()));
-        few.chain(unseen).collect()
+        let looked_at = |rule| self.rules.get(rule).map_or(0, |judged| judged.looked_at);
+        let rules = minimum.rules.iter();
+        let unseen = rules.filter(|(rule, least)| looked_at(rule) < **least);
+        let unseen = unseen.map(|(rule, least)| {
+            let (is, must) = (looked_at(rule), rule.sentence());
+            format!("{rule} compared {is} things, of at least {least}: {must}")
+        });
+        few.chain(unseen).chain(self.undecided()).collect()
+    }
+}
+
+impl Evidence {
+    fn add(&mut self, other: Self) {
+        let Self {
+            operations,
+            unknown,
+            faults,
+            leader_changes,
+            expectations,
+        } = other;
+        self.operations += operations;
+        self.unknown += unknown;
+        for (kind, count) in faults {
+            *self.faults.entry(kind).or_default() += count;
+        }
+        self.leader_changes += leader_changes;
+        self.expectations += expectations;
     }
 }
 
@@ -209,18 +258,50 @@ mod tests {
             faults: 1,
             fault_kinds: 1,
             leader_changes: 1,
-            rules: vec![Rule::R1, Rule::O3],
+            rules: BTreeMap::from([(Rule::R1, 1), (Rule::O3, 1)]),
         };
         assert_eq!(verdict.shortfalls(&reached), Vec::<String>::new());
         let more = Minimum {
             operations: 2,
             leader_changes: 2,
-            rules: vec![Rule::T4],
+            rules: BTreeMap::from([(Rule::T4, 1)]),
             ..reached
         };
         let missing = verdict.shortfalls(&more);
         assert_eq!(missing.len(), 3, "{missing:?}");
-        assert!(missing[2].starts_with("T4 looked at nothing"));
+        let words = "T4 compared 0 things, of at least 1: ";
+        assert!(missing[2].starts_with(words), "{missing:?}");
+    }
+
+    #[test]
+    fn what_was_not_decided_is_a_shortfall_of_every_run() {
+        let mut verdict = judge(&History::default());
+        assert_eq!(verdict.shortfalls(&Minimum::default()), [""; 0]);
+        let registers = verdict.rules.get_mut(&Rule::R5).unwrap();
+        registers.undecided.push("agent-1/zone".to_owned());
+        let missing = verdict.shortfalls(&Minimum::default());
+        assert_eq!(
+            missing,
+            ["R5 did not decide agent-1/zone within its budget"]
+        );
+    }
+
+    #[test]
+    fn verdicts_of_a_batch_add_up() {
+        let scene = Scene::new()
+            .fault(FaultKind::Crash, "master-1")
+            .accepted(1, offer(12, 1), "web")
+            .witnessed("web", "a");
+        let one = judge(&scene.history());
+        let mut sum = Verdict::default();
+        for _ in 0..3 {
+            sum.add(one.clone());
+        }
+        for (rule, judged) in &one.rules {
+            assert_eq!(sum.rules[rule].looked_at, 3 * judged.looked_at, "{rule}");
+        }
+        assert_eq!(sum.evidence.operations, 3 * one.evidence.operations);
+        assert_eq!(sum.evidence.faults[&FaultKind::Crash], 3);
     }
 
     #[test]

@@ -191,7 +191,8 @@ impl Hunt<'_> {
             words.push("--raft-only".to_owned());
         }
         words.extend(bug.map(|bug| format!("--plant={bug}")));
-        Ok(alone::play(seed, &words)?.violation)
+        let played = alone::play(seed, &words)?;
+        Ok(played.violations().next().map(str::to_owned))
     }
 }
 

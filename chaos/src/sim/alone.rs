@@ -6,6 +6,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
+use crate::invariants::Verdict;
 use crate::ledger::Run;
 
 /// What a seed has shown, as its process has reported it.
@@ -13,12 +16,25 @@ use crate::ledger::Run;
 pub(crate) struct Played {
     /// For people: what happened, and every violation.
     pub(crate) lines: Vec<String>,
-    /// The first violation.
-    pub(crate) violation: Option<String>,
-    /// What it adds to the sums.
+    pub(crate) sums: Sums,
+}
+
+/// What a seed adds to its batch: the last line of its process.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Sums {
     pub(crate) run: Run,
+    /// What the checkers found in its history; the violations are in the lines before.
+    pub(crate) judged: Verdict,
     /// How long a processor worked on it, in milliseconds.
     pub(crate) cpu_ms: u64,
+}
+
+impl Played {
+    /// Everything that must not be, a line each.
+    pub(crate) fn violations(&self) -> impl Iterator<Item = &str> {
+        let lines = self.lines.iter();
+        lines.filter_map(|line| line.strip_prefix(VIOLATION))
+    }
 }
 
 /// How a line of a violation begins.
@@ -85,14 +101,8 @@ fn wait(child: &mut Child, longest: Duration) -> io::Result<Option<ExitStatus>> 
 fn read(text: &str) -> Option<Played> {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let sum = lines.pop()?;
-    let (cpu_ms, run) = sum.strip_prefix(SUM)?.split_once(' ')?;
-    let first = lines.iter().find_map(|line| line.strip_prefix(VIOLATION));
-    Some(Played {
-        violation: first.map(str::to_owned),
-        run: serde_json::from_str(run).ok()?,
-        cpu_ms: cpu_ms.parse().ok()?,
-        lines,
-    })
+    let sums = serde_json::from_str(sum.strip_prefix(SUM)?).ok()?;
+    Some(Played { lines, sums })
 }
 
 /// A seed whose process ended without its sums: it has failed, whatever the reason.
@@ -100,18 +110,18 @@ fn aborted(seed: u64, text: &str, ended: &str) -> Played {
     let violation = format!("seed {seed}: its process ended without a report: {ended}");
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     lines.push(format!("{VIOLATION}{violation}"));
-    Played {
-        lines,
-        violation: Some(violation),
-        run: Run {
-            seed,
-            seeds: 1,
-            violations: 1,
-            aborted_seeds: 1,
-            ..Run::default()
-        },
-        cpu_ms: 0,
-    }
+    let run = Run {
+        seed,
+        seeds: 1,
+        violations: 1,
+        aborted_seeds: 1,
+        ..Run::default()
+    };
+    let sums = Sums {
+        run,
+        ..Sums::default()
+    };
+    Played { lines, sums }
 }
 
 #[cfg(test)]
@@ -130,11 +140,10 @@ mod tests {
             let (text, ended) = output(&mut command, Duration::from_secs(1)).unwrap();
             assert!(read(&text).is_none());
             let played = aborted(7, &text, &ended);
-            assert_eq!((played.run.violations, played.run.aborted_seeds), (1, 1));
-            let violation = played.violation.unwrap();
-            assert!(violation.starts_with("seed 7"), "{violation}");
-            let shown = played.lines.last().unwrap();
-            assert!(shown.starts_with(VIOLATION), "{shown}");
+            let run = &played.sums.run;
+            assert_eq!((run.violations, run.aborted_seeds), (1, 1));
+            let violations: Vec<&str> = played.violations().collect();
+            assert!(violations[0].starts_with("seed 7"), "{violations:?}");
         }
     }
 
@@ -151,18 +160,20 @@ mod tests {
 
     #[test]
     fn sums_and_violations_are_read_back() {
-        let run = serde_json::to_string(&Run {
-            seeds: 1,
+        let run = Run {
             violations: 2,
             ..Run::default()
-        });
-        let text = format!(
-            "seed 3: 9 s\n{VIOLATION}T1: twice\n{SUM}45 {}\n",
-            run.unwrap()
-        );
+        };
+        let sums = Sums {
+            run,
+            cpu_ms: 45,
+            ..Sums::default()
+        };
+        let sums = serde_json::to_string(&sums).unwrap();
+        let text = format!("seed 3: 9 s\n{VIOLATION}T1: twice\n{SUM}{sums}\n");
         let played = read(&text).unwrap();
-        assert_eq!((played.cpu_ms, played.run.violations), (45, 2));
-        assert_eq!(played.violation.as_deref(), Some("T1: twice"));
+        assert_eq!((played.sums.cpu_ms, played.sums.run.violations), (45, 2));
+        assert_eq!(played.violations().collect::<Vec<_>>(), ["T1: twice"]);
         assert_eq!(played.lines.len(), 2);
     }
 }

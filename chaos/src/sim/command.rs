@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::alone::{self, Played, SUM, VIOLATION};
-use super::{Verdict, log, raft, system};
+use super::alone::{self, Played, SUM, Sums, VIOLATION};
+use super::{Verdict, log, minimum, raft, system};
+use crate::invariants;
 use crate::ledger::{Batch, Details, GRAPHS, Plan, RAFT, Run, SYSTEM};
 
 /// Seeds of simulated clusters, each in a process of its own
@@ -71,13 +72,16 @@ pub struct SimArguments {
 #[derive(Debug, Default)]
 struct Sum {
     run: Run,
+    judged: invariants::Verdict,
     cpu_ms: u64,
     violated: Vec<u64>,
+    /// Why the batch proves too little; empty if it proves enough.
+    too_little: Vec<String>,
 }
 
 impl Sum {
-    fn add(&mut self, seed: u64, played: &Played) {
-        self.cpu_ms += played.cpu_ms;
+    fn add(&mut self, seed: u64, sums: Sums) {
+        self.cpu_ms += sums.cpu_ms;
         let Run {
             seeds,
             seconds,
@@ -88,19 +92,53 @@ impl Sum {
             aborted_seeds,
             ..
         } = &mut self.run;
-        *seeds += played.run.seeds;
-        *seconds += played.run.seconds;
-        *faults += played.run.faults;
-        *leader_changes += played.run.leader_changes;
-        *operations += played.run.operations;
-        *violations += played.run.violations;
-        *aborted_seeds += played.run.aborted_seeds;
-        if played.run.violations > 0 {
+        *seeds += sums.run.seeds;
+        *seconds += sums.run.seconds;
+        *faults += sums.run.faults;
+        *leader_changes += sums.run.leader_changes;
+        *operations += sums.run.operations;
+        *violations += sums.run.violations;
+        *aborted_seeds += sums.run.aborted_seeds;
+        if sums.run.violations > 0 {
             self.violated.push(seed);
+        }
+        self.judged.add(sums.judged);
+    }
+
+    /// Compares the whole batch with what it must show.
+    fn finish(&mut self, tier: &str) {
+        self.violated.sort_unstable();
+        let minimum = minimum::of(tier, self.run.seeds);
+        self.too_little = self.judged.shortfalls(&minimum);
+        self.run.proves_too_little = !self.too_little.is_empty();
+    }
+
+    fn exit_code(&self) -> u8 {
+        match (self.violated.is_empty(), self.too_little.is_empty()) {
+            (false, _) => 1,
+            (true, false) => 3,
+            (true, true) => 0,
         }
     }
 
+    /// What the sums of the ledger do not use.
+    fn details(&self) -> Details {
+        let rules = self.judged.rules.iter();
+        let looked_at: Details = rules
+            .map(|(rule, judged)| (rule.to_string(), judged.looked_at.into()))
+            .collect();
+        Details::from_iter([
+            ("looked_at".to_owned(), looked_at.into()),
+            ("too_little".to_owned(), self.too_little.clone().into()),
+        ])
+    }
+
     fn show(&self) {
+        let rules = self.judged.rules.iter();
+        let compared: Vec<String> = rules
+            .map(|(rule, judged)| format!("{rule} {}", judged.looked_at))
+            .collect();
+        println!("compared by rule: {}", compared.join(", "));
         let cpu_s = self.cpu_ms as f64 / 1_000.0;
         let ratio = self.run.seconds as f64 / cpu_s.max(0.001);
         println!(
@@ -113,10 +151,14 @@ impl Sum {
             self.violated.len(),
             self.violated
         );
+        for reason in &self.too_little {
+            println!("proves too little: {reason}");
+        }
     }
 }
 
-/// Plays the seeds, each shown as it ends. Returns the exit code: 1 after a violation, 2 for what cannot be done.
+/// Plays the seeds, each shown as it ends. Returns the exit code: 1 after a violation, 2 for what cannot be done, 3 if
+/// all seeds together prove too little.
 #[must_use]
 pub fn sim(arguments: &SimArguments) -> u8 {
     let ended = match arguments.alone {
@@ -141,10 +183,17 @@ fn alone(arguments: &SimArguments) -> io::Result<u8> {
     if let Some(path) = &arguments.history {
         write(path, &verdict)?;
     }
-    let run = run_of(&verdict, arguments);
-    let line = serde_json::to_string(&run).map_err(io::Error::other)?;
-    println!("{SUM}{} {line}", verdict.cpu.as_millis());
-    Ok(u8::from(!verdict.violations.is_empty()))
+    let sums = Sums {
+        run: run_of(&verdict, arguments),
+        cpu_ms: u64::try_from(verdict.cpu.as_millis()).unwrap_or(u64::MAX),
+        judged: invariants::Verdict {
+            violations: Vec::new(),
+            ..verdict.judged
+        },
+    };
+    let line = serde_json::to_string(&sums).map_err(io::Error::other)?;
+    println!("{SUM}{line}");
+    Ok(u8::from(sums.run.violations > 0))
 }
 
 /// All seeds, between the first and the last line of the ledger.
@@ -160,11 +209,11 @@ fn all(arguments: &SimArguments) -> io::Result<u8> {
     let played = play_all(arguments);
     if let Some(batch) = batch {
         match &played {
-            Ok(sum) => batch.end(sum.run.clone(), Details::new())?,
+            Ok(sum) => batch.end(sum.run.clone(), sum.details())?,
             Err(error) => batch.fail(error.to_string())?,
         }
     }
-    Ok(u8::from(!played?.violated.is_empty()))
+    Ok(played?.exit_code())
 }
 
 /// Plays the seeds, shows each as it ends, and adds them up.
@@ -189,16 +238,16 @@ fn play_all(arguments: &SimArguments) -> io::Result<Sum> {
         for (seed, played) in played {
             match played {
                 Ok(played) => {
-                    if !arguments.brief || played.violation.is_some() {
+                    if !arguments.brief || played.violations().next().is_some() {
                         played.lines.iter().for_each(|line| println!("{line}"));
                     }
-                    sum.add(seed, &played);
+                    sum.add(seed, played.sums);
                 }
                 Err(error) => broken = Some(error),
             }
         }
     });
-    sum.violated.sort_unstable();
+    sum.finish(tier(arguments));
     sum.show();
     broken.map_or(Ok(sum), Err)
 }
@@ -311,4 +360,65 @@ fn write(path: &Path, verdict: &Verdict) -> io::Result<()> {
         text.push('\n');
     }
     std::fs::write(path, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::History;
+    use crate::invariants::{Rule, judge};
+
+    /// A hundred seeds of the whole system in which every rule compared enough.
+    fn sum() -> Sum {
+        let mut sum = Sum::default();
+        sum.run.seeds = 100;
+        sum.judged = judge(&History::default());
+        sum.judged.evidence.operations = 1_000_000;
+        for judged in sum.judged.rules.values_mut() {
+            judged.looked_at = 1_000_000;
+        }
+        sum
+    }
+
+    #[test]
+    fn a_batch_in_which_a_rule_compared_nothing_proves_too_little() {
+        let mut enough = sum();
+        enough.finish(SYSTEM);
+        assert_eq!(
+            (enough.exit_code(), enough.run.proves_too_little),
+            (0, false)
+        );
+        let mut silent = sum();
+        silent.judged.rules.get_mut(&Rule::T1).unwrap().looked_at = 0;
+        silent.finish(SYSTEM);
+        assert_eq!(
+            (silent.exit_code(), silent.run.proves_too_little),
+            (3, true)
+        );
+        let [reason] = &silent.too_little[..] else {
+            panic!("{:?}", silent.too_little);
+        };
+        assert!(reason.starts_with("T1 compared 0 things"), "{reason}");
+        let mut undecided = sum();
+        let registers = undecided.judged.rules.get_mut(&Rule::R5).unwrap();
+        registers.undecided.push("agent-1/zone".to_owned());
+        undecided.finish(SYSTEM);
+        assert_eq!(undecided.exit_code(), 3);
+    }
+
+    #[test]
+    fn an_aborted_seed_is_a_violation_of_the_batch() {
+        let mut sum = sum();
+        let mut aborted = Sums::default();
+        aborted.run.seeds = 1;
+        aborted.run.violations = 1;
+        aborted.run.aborted_seeds = 1;
+        sum.add(7, aborted);
+        sum.finish(SYSTEM);
+        assert_eq!(
+            (sum.run.seeds, sum.run.violations, sum.run.aborted_seeds),
+            (101, 1, 1)
+        );
+        assert_eq!((sum.exit_code(), &sum.violated[..]), (1, &[7][..]));
+    }
 }

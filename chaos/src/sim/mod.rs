@@ -3,13 +3,15 @@
 //!
 //! No type of master, agent or framework is defined here: hosts run the `run` functions that the
 //! executable calls. Reading order: `network`, `links`, `process`, `run` (what every simulation shares),
-//! `raft` (raft alone), `graphs`, `system` (everything), `command`, `alone` (a process for each seed).
+//! `raft` (raft alone), `graphs`, `system` (everything), `command`, `minimum` (what a batch must show), `alone` (a
+//! process for each seed).
 
 pub(crate) mod alone;
 pub mod command;
 pub(crate) mod graphs;
 mod links;
 mod log;
+mod minimum;
 mod network;
 mod process;
 pub mod raft;
