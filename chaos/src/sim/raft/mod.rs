@@ -130,7 +130,7 @@ impl Group {
         if *known != entry {
             let who = name(place);
             self.notes.violation(format!(
-                "{who} applied {entry:?} at {index}, another node {known:?}"
+                "R2: {who} applied {entry:?} at {index}, another node {known:?}"
             ));
         }
         drop(agreed);
@@ -148,7 +148,7 @@ impl Group {
         if safe <= self.len() / 2 {
             let who = name(place);
             self.notes.violation(format!(
-                "{who} applied entry {index}, which is on the disks of {safe} nodes only: {held:?}"
+                "R3: {who} applied entry {index}, which is on the disks of {safe} nodes only: {held:?}"
             ));
         }
     }
