@@ -23,7 +23,7 @@ pub struct Planted {
     pub bug: Bug,
     /// Where.
     pub place: Place,
-    /// Any of these rules.
+    /// Any of these rules must name it; a timeout or another check does not count.
     pub rules: &'static [Rule],
     /// The faults that bring it out, in words.
     pub needs: &'static str,

@@ -1,5 +1,5 @@
-//! `argosy-chaos prove`: plants each bug, plays seeds until it is found, and shows that the same seeds
-//! are clean without it. A harness that finds nothing has not shown that there is nothing.
+//! `argosy-chaos prove`: plants each bug, plays seeds until one of its rules names it, and shows that the same
+//! seeds are clean without it. A harness that finds nothing has not shown that there is nothing.
 
 use std::path::PathBuf;
 
@@ -31,8 +31,8 @@ pub struct ProveArguments {
     pub list: bool,
 }
 
-/// Plants and looks, printing as it goes. Returns the exit code: 1 if a bug was not found, 2 for what
-/// cannot be asked of this executable.
+/// Plants and looks, printing as it goes. Returns the exit code: 1 if a bug was not found by one of its rules, 2 for
+/// what this executable cannot do.
 #[must_use]
 pub fn prove(arguments: &ProveArguments) -> u8 {
     let planted = match chosen(&arguments.only) {
@@ -71,6 +71,12 @@ fn look(_arguments: &ProveArguments, _planted: &[crate::bugs::Planted]) -> u8 {
 
 #[cfg(feature = "testing")]
 mod hunt;
+#[cfg(any(test, feature = "testing"))]
+#[cfg_attr(
+    not(feature = "testing"),
+    allow(dead_code, reason = "only `hunt` uses it")
+)]
+mod judges;
 
 #[cfg(feature = "testing")]
 use hunt::look;

@@ -1,6 +1,6 @@
 //! The hunt for planted bugs: seeds side by side, each in a process of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,28 +9,34 @@ use std::time::{Duration, Instant};
 use argosy_state::bugs::Bug;
 
 use super::ProveArguments;
+use super::judges::{Judge, named_by};
 use crate::bugs::{Place, Planted};
 use crate::sim::alone;
 
 /// So much of a violation is shown.
 const LONGEST: usize = 300;
+/// So many seeds that see a bug only otherwise end the hunt for it: none of its rules will find it.
+const OTHERWISE: usize = 6;
 
-/// A seed that has found a bug, and is clean without it.
+/// A seed with violations, and clean without the bug.
 #[derive(Debug, Clone)]
 struct Find {
     seed: u64,
     /// Since the hunt for this bug began.
     after: Duration,
-    told: String,
+    judges: BTreeSet<Judge>,
 }
 
 /// What became of the hunt for one bug.
 struct Hunted {
-    bug: Bug,
+    planted: Planted,
+    /// Seeds in which one of its rules named it.
     finds: Vec<Find>,
+    /// Seeds in which only others did.
+    otherwise: Vec<Find>,
     /// Seeds that were played.
     seeds: u64,
-    /// It was found by as many as were asked for.
+    /// Its rules found it in as many seeds as were asked for.
     is_found: bool,
 }
 
@@ -48,6 +54,7 @@ struct Hunt<'a> {
 struct State {
     next: u64,
     finds: Vec<Find>,
+    otherwise: Vec<Find>,
     error: Option<io::Error>,
 }
 
@@ -69,14 +76,15 @@ pub(super) fn look(arguments: &ProveArguments, planted: &[Planted]) -> u8 {
             }
         }
     }
-    let missed = all.iter().filter(|hunted| !hunted.is_found);
-    let missed: Vec<&str> = missed.map(|hunted| hunted.bug.name()).collect();
+    let missed: Vec<&Hunted> = all.iter().filter(|hunted| !hunted.is_found).collect();
     println!(
-        "{} of {} planted bugs found, {} not: {missed:?}",
+        "{} of {} planted bugs found by their rules",
         all.len() - missed.len(),
-        all.len(),
-        missed.len()
+        all.len()
     );
+    for hunted in &missed {
+        println!("{} not found: {}", hunted.planted.bug, hunted.seen());
+    }
     if let Some(path) = &arguments.table
         && let Err(error) = write_table(path, &all)
     {
@@ -105,7 +113,12 @@ fn hunt(arguments: &ProveArguments, planted: &Planted, plain: &Plain) -> io::Res
             scope.spawn(|| hunt.play_on());
         }
     });
-    let State { next, finds, error } = hunt
+    let State {
+        next,
+        finds,
+        otherwise,
+        error,
+    } = hunt
         .state
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
@@ -120,8 +133,9 @@ fn hunt(arguments: &ProveArguments, planted: &Planted, plain: &Plain) -> io::Res
         println!("{bug} found by {found} of {seeds} seeds; it needs {needs}");
     }
     Ok(Hunted {
-        bug: planted.bug,
+        planted: *planted,
         finds,
+        otherwise,
         seeds,
         is_found,
     })
@@ -133,6 +147,7 @@ impl Hunt<'_> {
         let mut state = lock(&self.state);
         let is_over = state.error.is_some()
             || state.finds.len() as u64 >= self.arguments.times
+            || state.otherwise.len() >= OTHERWISE
             || self.began.elapsed() >= Duration::from_secs(self.arguments.patience);
         if is_over {
             return None;
@@ -152,7 +167,8 @@ impl Hunt<'_> {
 
     fn try_seed(&self, seed: u64) -> io::Result<()> {
         let bug = self.planted.bug;
-        let Some(told) = self.play(seed, Some(bug))? else {
+        let violations = self.play(seed, Some(bug))?;
+        let Some(first) = violations.first() else {
             return Ok(());
         };
         // A seed that fails by itself has found something else.
@@ -160,15 +176,25 @@ impl Hunt<'_> {
             println!("seed {seed} is not clean without {bug} either: {other}");
             return Ok(());
         }
-        let told: String = told.chars().take(LONGEST).collect();
-        let after = self.began.elapsed();
+        let find = Find {
+            seed,
+            after: self.began.elapsed(),
+            judges: violations.iter().map(|words| Judge::of(words)).collect(),
+        };
+        let intended = named_by(self.planted.rules, &violations);
+        let (how, words) = match intended {
+            Some(words) => ("found", words),
+            None => ("seen, but by none of its rules,", first),
+        };
+        let words: String = words.chars().take(LONGEST).collect();
+        println!(
+            "{bug} {how} by seed {seed} after {} s: {words}",
+            find.after.as_secs()
+        );
         let mut state = lock(&self.state);
-        if (state.finds.len() as u64) < self.arguments.times {
-            println!(
-                "{bug} found by seed {seed} after {} s: {told}",
-                after.as_secs()
-            );
-            state.finds.push(Find { seed, after, told });
+        match intended {
+            Some(_) => state.finds.push(find),
+            None => state.otherwise.push(find),
         }
         Ok(())
     }
@@ -179,66 +205,57 @@ impl Hunt<'_> {
         if let Some(known) = lock(self.plain).get(&key) {
             return Ok(known.clone());
         }
-        let told = self.play(seed, None)?;
-        lock(self.plain).insert(key, told.clone());
-        Ok(told)
+        let first = self.play(seed, None)?.into_iter().next();
+        lock(self.plain).insert(key, first.clone());
+        Ok(first)
     }
 
-    /// What went wrong first, if anything did.
-    fn play(&self, seed: u64, bug: Option<Bug>) -> io::Result<Option<String>> {
+    /// Everything that went wrong.
+    fn play(&self, seed: u64, bug: Option<Bug>) -> io::Result<Vec<String>> {
         let mut words = Vec::new();
         if self.planted.place == Place::RaftSimulation {
             words.push("--raft-only".to_owned());
         }
         words.extend(bug.map(|bug| format!("--plant={bug}")));
         let played = alone::play(seed, &words)?;
-        Ok(played.violations().next().map(str::to_owned))
+        Ok(played.violations().map(str::to_owned).collect())
+    }
+}
+
+impl Hunted {
+    /// Who has seen it.
+    fn seen(&self) -> String {
+        let finds = self.finds.iter().chain(&self.otherwise);
+        let judges: BTreeSet<&Judge> = finds.flat_map(|find| &find.judges).collect();
+        if judges.is_empty() {
+            return format!("nothing was seen in {} seeds", self.seeds);
+        }
+        let names: Vec<String> = judges.iter().map(|judge| judge.to_string()).collect();
+        names.join(", ")
+    }
+
+    /// Its row of the table.
+    fn row(&self) -> String {
+        let rules: Vec<String> = self.planted.rules.iter().map(ToString::to_string).collect();
+        let finds = match self.finds.is_empty() {
+            true => &self.otherwise,
+            false => &self.finds,
+        };
+        let seeds: Vec<String> = finds.iter().map(|find| find.seed.to_string()).collect();
+        let took = finds.last().map_or(0, |find| find.after.as_secs().max(1));
+        let seen = match (self.is_found, self.finds.len()) {
+            (true, _) => self.seen(),
+            (false, 0) => format!("**none of its rules**; {}", self.seen()),
+            (false, few) => format!("{few} of {} seeds only; {}", self.seeds, self.seen()),
+        };
+        let (bug, rules, seeds) = (self.planted.bug, rules.join(", "), seeds.join(", "));
+        format!("| `{bug}` | {rules} | {seeds} | {took} | {seen} |\n")
     }
 }
 
 fn write_table(path: &Path, all: &[Hunted]) -> io::Result<()> {
-    let mut text = String::from("| Bug | Seeds | Seconds | Seen by |\n|---|---|---|---|\n");
-    for hunted in all {
-        let finds = &hunted.finds;
-        let seeds: Vec<String> = finds.iter().map(|find| find.seed.to_string()).collect();
-        let took = finds.last().map_or(0, |find| find.after.as_secs().max(1));
-        let mut judges: Vec<String> = finds.iter().map(|find| judge(&find.told)).collect();
-        judges.dedup();
-        let row = match hunted.is_found {
-            true => format!("{} | {took} | {}", seeds.join(", "), judges.join(", ")),
-            false => format!("{} of {} | | ", finds.len(), hunted.seeds),
-        };
-        text.push_str(&format!("| `{}` | {row} |\n", hunted.bug));
-    }
+    let mut text =
+        String::from("| Bug | Its rules | Seeds | Seconds | Seen by |\n|---|---|---|---|---|\n");
+    text.extend(all.iter().map(Hunted::row));
     std::fs::write(path, text)
-}
-
-/// Those who judge while a simulation runs and name no rule: a part of what they say, and who it is.
-const JUDGES: [(&str, &str); 5] = [
-    ("the registry at", "the registry's own check"),
-    ("has not come to rest", "all must come to rest"),
-    ("is not as it should be", "all must be well again"),
-    ("which is on the disks of", "a majority's disks"),
-    ("is started twice", "the witness"),
-];
-
-/// The rule that a violation names, or else who says it.
-fn judge(told: &str) -> String {
-    let after_time = told
-        .split_once(" ms: ")
-        .filter(|(time, _)| time.starts_with("at "));
-    let words = after_time.map_or(told, |(_, words)| words);
-    let rule = words.split_once(": ").map(|(rule, _)| rule);
-    let is_rule = |rule: &&str| {
-        let mut letters = rule.chars();
-        letters.next().is_some_and(|first| "ROTFC".contains(first))
-            && rule.len() <= 3
-            && letters.all(|one| one.is_ascii_digit())
-    };
-    let known = JUDGES.iter().find(|(part, _)| words.contains(part));
-    match (rule.filter(is_rule), known) {
-        (Some(rule), _) => rule.to_owned(),
-        (None, Some((_, judge))) => (*judge).to_owned(),
-        (None, None) => format!("“{}”", words.chars().take(60).collect::<String>()),
-    }
 }

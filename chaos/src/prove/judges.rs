@@ -1,0 +1,141 @@
+//! Who reported a violation: the checker of a rule, a check during the simulation, or something without a rule.
+
+use std::fmt;
+
+use crate::invariants::{CHECKERS, Rule};
+
+/// Who reported a violation.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Judge {
+    /// The checker of a rule, from the history.
+    Checker(Rule),
+    /// A check of a rule while the simulation runs.
+    Live(Rule),
+    /// Something that names no rule.
+    Other(String),
+}
+
+/// Checks without a rule: a part of what they report, and their names.
+const OTHERS: [(&str, &str); 10] = [
+    ("the registry at", "`Registry::check`"),
+    ("has not come to rest", "timeout: all must come to rest"),
+    ("is not as it should be", "timeout: all must be well again"),
+    ("may be behind entry", "timeout: all must catch up"),
+    ("is started twice", "the witness"),
+    (
+        "but in truth",
+        "states that frameworks receive, against the kernel",
+    ),
+    (" is taken back, and ", "laws of task groups"),
+    (" of group ", "laws of task groups"),
+    (" of its group ", "laws of task groups"),
+    ("ended without a report", "an aborted process"),
+];
+
+impl Judge {
+    /// Checks during the simulation begin with its time: "at 4000 ms: T7: …".
+    pub(super) fn of(violation: &str) -> Self {
+        let live = violation
+            .split_once(" ms: ")
+            .filter(|(time, _)| time.starts_with("at "));
+        let words = live.map_or(violation, |(_, words)| words);
+        match (rule(words), live) {
+            (Some(rule), None) => Self::Checker(rule),
+            (Some(rule), Some(_)) => Self::Live(rule),
+            (None, _) => {
+                let known = OTHERS.iter().find(|(part, _)| words.contains(part));
+                let quoted = || format!("“{}”", words.chars().take(60).collect::<String>());
+                Self::Other(known.map_or_else(quoted, |(_, name)| (*name).to_owned()))
+            }
+        }
+    }
+
+    /// The rule that was named, if one was.
+    pub(super) fn rule(&self) -> Option<Rule> {
+        match self {
+            Self::Checker(rule) | Self::Live(rule) => Some(*rule),
+            Self::Other(_) => None,
+        }
+    }
+}
+
+/// The first violation that one of these rules names.
+pub(super) fn named_by<'a>(rules: &[Rule], violations: &'a [String]) -> Option<&'a String> {
+    let is_named = |words: &&String| {
+        Judge::of(words)
+            .rule()
+            .is_some_and(|rule| rules.contains(&rule))
+    };
+    violations.iter().find(is_named)
+}
+
+/// The rule with which the words begin: "T7: …".
+fn rule(words: &str) -> Option<Rule> {
+    let (name, _) = words.split_once(": ")?;
+    let mut rules = CHECKERS.iter().map(|(rule, _)| *rule);
+    rules.find(|rule| rule.to_string() == name)
+}
+
+impl fmt::Display for Judge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Checker(rule) => write!(f, "{rule}"),
+            Self::Live(rule) => write!(f, "{rule} (live)"),
+            Self::Other(name) => f.write_str(name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bug_is_found_only_by_one_of_its_rules() {
+        let timeout = "at 9 ms: the cluster has not come to rest".to_owned();
+        let other = "T3: an update was lost".to_owned();
+        let intended = "at 7 ms: T1: a started twice".to_owned();
+        let rules = [Rule::T1, Rule::F2];
+        assert_eq!(named_by(&rules, &[]), None);
+        assert_eq!(named_by(&rules, &[timeout.clone(), other.clone()]), None);
+        let all = [timeout, other, intended.clone()];
+        assert_eq!(named_by(&rules, &all), Some(&intended));
+    }
+
+    #[test]
+    fn a_checker_a_live_check_and_a_timeout_are_told_apart() {
+        for (words, judge, shown) in [
+            ("T10: a came back", Judge::Checker(Rule::T10), "T10"),
+            (
+                "at 40 ms: T7: a was given up",
+                Judge::Live(Rule::T7),
+                "T7 (live)",
+            ),
+        ] {
+            assert_eq!(Judge::of(words), judge);
+            assert_eq!(
+                (judge.rule().is_some(), judge.to_string().as_str()),
+                (true, shown)
+            );
+        }
+        for (words, shown) in [
+            (
+                "at 9 ms: 40s after the last fault the cluster has not come to rest: []",
+                "timeout: all must come to rest",
+            ),
+            (
+                "at 9 ms: the registry at 41: agent-1 uses more than it has",
+                "`Registry::check`",
+            ),
+            (
+                "seed 4: its process ended without a report: signal",
+                "an aborted process",
+            ),
+            ("at 9 ms: X1: nothing", "“X1: nothing”"),
+            ("T11: no such rule", "“T11: no such rule”"),
+        ] {
+            let judge = Judge::of(words);
+            assert_eq!((judge.rule(), judge.to_string().as_str()), (None, shown));
+        }
+    }
+}
