@@ -1,4 +1,5 @@
-//! The ledger: its page is what its lines add up to (UPDATE_EXPECT=1 rewrites it), and its lines stay.
+//! The ledger: its page is what its lines add up to (UPDATE_EXPECT=1 rewrites it), its lines stay, and each harness
+//! has one that is new enough.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,4 +53,16 @@ fn no_line_that_was_ever_committed_is_changed_removed_or_moved() {
             panic!("{LINES} lacks a line of {commit}, or has it elsewhere: {line}");
         }
     }
+}
+
+#[test]
+fn every_harness_has_a_line_that_is_new_enough() {
+    let git = match Git::open(&root()) {
+        Ok(git) => git,
+        Err(GitError::Absent { why }) => return skip("age", &why),
+        Err(unknown @ GitError::Unknown { .. }) => return skip("age", &unknown.to_string()),
+    };
+    let newest = ledger::newest(&ledger::read(&lines()).unwrap());
+    let stale = ledger::stale(&newest, |commit| git.distance(commit)).unwrap();
+    assert!(stale.is_empty(), "\n{}\n", stale.join("\n"));
 }
