@@ -20,6 +20,7 @@ use crate::inbox::{Event, Question, Standing, WAITING};
 use crate::journal::{Journal, Lock, Progress, Request};
 use crate::metrics;
 use crate::paths::Paths;
+use crate::reach::Reach;
 use crate::uplink::Uplink;
 
 /// Events looked at before the journal and the deadlines are looked at again.
@@ -71,6 +72,7 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
         sockets: ExecutorSockets::new(Paths::new(&config.directory), inbox.clone()),
         uplink: Uplink::new(client, inbox),
         events,
+        reach: footing.reach,
         helpers: footing.helpers,
         end_tasks: parts.end_tasks,
         ending: false,
@@ -89,6 +91,7 @@ struct Agent {
     sockets: ExecutorSockets,
     uplink: Uplink,
     events: mpsc::Receiver<Event>,
+    reach: Reach,
     helpers: JoinSet<Result<(), RunError>>,
     end_tasks: CancellationToken,
     ending: bool,
@@ -170,6 +173,7 @@ impl Agent {
                 sender,
                 address,
             } => {
+                self.reach.learn(&address);
                 if self.uplink.linked(link, sender, address) {
                     ::metrics::counter!("argosy_agent_reconnects_total").increment(1);
                     self.step(Input::Connected { link });

@@ -13,6 +13,7 @@ use crate::core::ContainerName;
 use crate::error::RunError;
 use crate::fetcher::FetchAllow;
 use crate::images::ImageSettings;
+use crate::reach::TaskAllow;
 use crate::runner::{Devices, NetworkSettings};
 
 /// The largest file that the fetcher brings unless told otherwise, in bytes: 8 GiB.
@@ -119,6 +120,10 @@ pub struct Config {
     pub fetch_folders: Vec<PathBuf>,
     /// Servers that tasks may fetch from although they are this host's, the cluster's or metadata services.
     pub fetch_allow: Vec<FetchAllow>,
+    /// What tasks may connect to although it is the cluster's or knows the host's credentials.
+    pub task_allow: Vec<TaskAllow>,
+    /// Ports that tasks cannot connect to, besides those of this agent and of its masters.
+    pub task_deny: Vec<u16>,
     /// The port on which the agent's API listens, if it is another one than that of `address`.
     pub api_port: Option<u16>,
     /// How much of what was fetched is kept for other tasks, in bytes.
@@ -172,6 +177,8 @@ impl Config {
             fetch_limit_bytes: FETCH_LIMIT_BYTES,
             fetch_folders: Vec::new(),
             fetch_allow: Vec::new(),
+            task_allow: Vec::new(),
+            task_deny: Vec::new(),
             api_port: None,
             fetch_cache_bytes: FETCH_CACHE_BYTES,
             fetch_cache_pins: Vec::new(),

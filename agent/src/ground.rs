@@ -24,6 +24,7 @@ use crate::images::Images;
 use crate::inbox::{Asker, Event};
 use crate::journal::{self, Journal, Lock, MemoryDisk};
 use crate::paths::Paths;
+use crate::reach::Reach;
 use crate::runner::{self, LauncherCommand, Runner};
 use crate::start::{self, Host};
 use crate::statistics::Statistics;
@@ -115,6 +116,8 @@ pub(crate) struct Footing {
     pub(crate) containers: Box<dyn Containers>,
     pub(crate) clock: BootClock,
     pub(crate) onlooker: Option<Box<dyn Onlooker>>,
+    /// What its tasks cannot connect to.
+    pub(crate) reach: Reach,
     /// What goes on beside the loop. None of it ends before the agent does.
     pub(crate) helpers: JoinSet<Result<(), RunError>>,
     /// Held while the agent lives.
@@ -165,7 +168,7 @@ fn on_machine(
     let setup = start::setup(config, &host, boot_id, seed, offset);
     metrics::limits_enforced(&host.missing);
     let settings = start::settings(config, &host, seed);
-    let tree = host.tree;
+    let (tree, reach) = (host.tree, host.reach);
     let runner = Runner::new(
         config,
         settings,
@@ -203,6 +206,7 @@ fn on_machine(
         containers: Box::new(runner),
         clock,
         onlooker: None,
+        reach,
         helpers,
         lock: Some(lock),
     })
@@ -257,7 +261,7 @@ impl MadeUp {
         let seed = start::seed(config)?;
         let journal = Journal::in_memory(&self.disk, &contents, seed.rotate_left(17))?;
         let offset = start::wall_offset_ms(&self.wall, &self.boot_clock);
-        let host = Host::made_up();
+        let host = Host::made_up(config);
         let setup = start::setup(config, &host, self.boot_id, seed, offset);
         let known = start::known(&contents.facts);
         let containers = (self.containers)(Teller(inbox.clone()), known);
@@ -277,6 +281,7 @@ impl MadeUp {
             containers,
             clock: self.boot_clock,
             onlooker: Some(self.onlooker),
+            reach: host.reach,
             helpers: serve(front.api, shared),
             lock: None,
         })

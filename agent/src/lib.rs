@@ -1,7 +1,7 @@
 //! Running: the tasks of one host, their updates, journal and sandboxes. Decides nothing for the cluster.
 //!
 //! Reading order: `core` (all decisions), `paths`, `journal`, `runner`, `uplink`, `start`, `ground`, `agent` (the loop),
-//! then `sandbox`, `http_client`, `fetcher`, `images`, `disk`, `gc`, `statistics`, `files`, `exec`, `executors`, `api`, `inventory`,
+//! then `sandbox`, `reach`, `http_client`, `fetcher`, `images`, `disk`, `gc`, `statistics`, `files`, `exec`, `executors`, `api`, `inventory`,
 //! `config`.
 
 mod agent;
@@ -28,6 +28,7 @@ pub mod inventory;
 pub mod journal;
 mod metrics;
 pub mod paths;
+mod reach;
 mod runner;
 mod sandbox;
 mod start;
@@ -39,5 +40,6 @@ pub use config::{Config, DiskEnforcement, IsolationMode};
 pub use error::RunError;
 pub use fetcher::FetchAllow;
 pub use ground::{BootClock, Containers, Ground, MadeUp, Onlooker, Teller};
+pub use reach::TaskAllow;
 pub use runner::{CniSettings, Devices, LauncherCommand, NetworkSettings};
 pub use start::remove_tree;

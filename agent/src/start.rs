@@ -20,6 +20,7 @@ use crate::error::RunError;
 use crate::ground::BootClock;
 use crate::journal::Contents;
 use crate::paths::Paths;
+use crate::reach::Reach;
 use crate::runner::Runner;
 
 /// What the host allows.
@@ -28,16 +29,18 @@ pub(crate) struct Host {
     profile: bool,
     pub(crate) tree: Option<Tree>,
     pub(crate) missing: Vec<String>,
+    pub(crate) reach: Reach,
 }
 
 impl Host {
     /// A made-up one limits nothing and lacks nothing.
-    pub(crate) fn made_up() -> Self {
+    pub(crate) fn made_up(config: &Config) -> Self {
         Self {
             isolation: Isolation::Processes,
             profile: false,
             tree: None,
             missing: Vec::new(),
+            reach: Reach::new(config, None),
         }
     }
 
@@ -71,6 +74,7 @@ impl Host {
             profile,
             tree: None,
             missing,
+            reach: Reach::new(config, None),
         };
         let tree =
             cgroup::default_parent().and_then(|parent| Tree::create(&parent, &tree_name(paths)));
@@ -91,6 +95,7 @@ impl Host {
             profile,
             tree: Some(tree),
             missing,
+            reach: Reach::new(config, Some(group.clone())),
         };
         let mut host = Self::allowed(config, host, group)?;
         host.tell_filters();
@@ -99,6 +104,10 @@ impl Host {
 
     /// Walls behind others: without them tasks run all the same, and it is told like a controller that is missing.
     fn tell_filters(&mut self) {
+        if let Err(error) = self.reach.close() {
+            tracing::warn!(%error, "this host lets no program keep tasks from the cluster's ports and from metadata services");
+            self.missing.push("reach".to_owned());
+        }
         if !self.profile {
             return;
         }

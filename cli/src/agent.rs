@@ -135,6 +135,8 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
 fn fetching(arguments: &AgentStart, config: &mut Config) {
     config.fetch_folders.clone_from(&arguments.fetch_dirs);
     config.fetch_allow.clone_from(&arguments.fetch_allow);
+    config.task_allow.clone_from(&arguments.task_allow);
+    config.task_deny.clone_from(&arguments.task_deny);
     config.fetch_cache_bytes = arguments.fetch_cache;
     let pins = &arguments.fetch_cache_pins;
     config.fetch_cache_pins.clone_from(pins);

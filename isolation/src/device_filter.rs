@@ -12,7 +12,7 @@ use crate::ebpf::{
     AND, ANSWER, COPY, JUMP_UNLESS_EQUAL, LOAD_WORD, Program, QUESTION, SET, SHIFT_RIGHT, answer,
     exit, instruction,
 };
-use crate::sys::ProgramKind;
+use crate::sys::bpf::ProgramKind;
 
 /// Which table a device's numbers are of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

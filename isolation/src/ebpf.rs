@@ -1,12 +1,12 @@
 //! Small programs for the kernel (eBPF), written by hand: their instructions, and how they are put on control groups.
 //!
-//! What they decide is written where it belongs: `device_filter`, `port_filter`.
+//! What they decide is written where it belongs: `device_filter`, `port_filter`, `reach_filter`.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use crate::sys::{self, ProgramKind};
+use crate::sys::bpf::{self, ProgramKind};
 
 /// The register with the answer: 1 allows, 0 refuses.
 pub(crate) const ANSWER: u8 = 0;
@@ -27,6 +27,14 @@ pub(crate) const JUMP_IF_EQUAL: u8 = 0x15;
 pub(crate) const JUMP_UNLESS_EQUAL: u8 = 0x55;
 pub(crate) const JUMP_IF_GREATER: u8 = 0x25;
 pub(crate) const JUMP_IF_LESS: u8 = 0xa5;
+/// Of the lower halves of the registers, so that a constant is not extended by its sign.
+pub(crate) const JUMP_UNLESS_EQUAL_32: u8 = 0x56;
+/// The second operand is a register.
+pub(crate) const JUMP_UNLESS_SAME: u8 = 0x5d;
+pub(crate) const JUMP: u8 = 0x05;
+/// The helper with this number; it may change the registers up to 5.
+pub(crate) const CALL: u8 = 0x85;
+const SET_LONG: u8 = 0x18;
 const EXIT: u8 = 0x95;
 
 /// A program that the kernel has checked, ready to be put on groups.
@@ -40,13 +48,18 @@ impl Program {
     /// # Errors
     /// If the kernel has no such programs, or this process may load none.
     pub(crate) fn load(kind: ProgramKind, instructions: &[u64]) -> Result<Self, Errno> {
-        let program = sys::load_program(kind, instructions)?;
+        let program = bpf::load_program(kind, instructions)?;
         Ok(Self { kind, program })
     }
 
     /// Puts it on a group, for as long as that lives. The programs of groups above it hold, too.
     pub(crate) fn put_on(&self, group: BorrowedFd<'_>) -> Result<(), Errno> {
-        sys::attach_program(self.kind, group, self.program.as_fd())
+        bpf::attach_program(self.kind, group, self.program.as_fd(), bpf::Attach::Beside)
+    }
+
+    /// The same in the place of what was put there so; groups below it can have none of their own.
+    pub(crate) fn replace_on(&self, group: BorrowedFd<'_>) -> Result<(), Errno> {
+        bpf::attach_program(self.kind, group, self.program.as_fd(), bpf::Attach::Alone)
     }
 }
 
@@ -66,6 +79,15 @@ pub(crate) fn instruction(operation: u8, to: u8, from: u8, offset: i16, constant
     ])
 }
 
+/// Puts a number of 64 bits into a register.
+pub(crate) fn load_long(to: u8, number: u64) -> [u64; 2] {
+    let (low, high) = (number as u32, (number >> 32) as u32);
+    [
+        instruction(SET_LONG, to, 0, 0, low),
+        instruction(0, 0, 0, 0, high),
+    ]
+}
+
 /// Ends with this answer.
 pub(crate) fn answer(allowed: u32) -> [u64; 2] {
     [instruction(SET, ANSWER, 0, 0, allowed), exit()]
@@ -82,10 +104,24 @@ pub(crate) fn run(program: &[u64], question: &[u32]) -> u64 {
     run_with(program, question, None)
 }
 
+/// The same of a socket in the network namespace of this number.
+#[cfg(test)]
+pub(crate) fn run_in(program: &[u64], question: &[u32], namespace: u64) -> u64 {
+    interpret(program, question, None, namespace)
+}
+
 /// The same where the question says of the only place that it names what is there, if it is anywhere.
 #[cfg(test)]
 pub(crate) fn run_with(program: &[u64], question: &[u32], there: Option<&[u32]>) -> u64 {
-    let mut registers = [0_u64; 6];
+    interpret(program, question, there, 0)
+}
+
+#[cfg(test)]
+fn interpret(program: &[u64], question: &[u32], there: Option<&[u32]>, helped: u64) -> u64 {
+    /// Stands for the address of the question.
+    const AT_QUESTION: u64 = u64::MAX;
+    let mut registers = [0_u64; 10];
+    registers[usize::from(QUESTION)] = AT_QUESTION;
     let mut at: usize = 0;
     loop {
         let [operation, named, low, high, a, b, c, d] = program[at].to_le_bytes();
@@ -98,11 +134,14 @@ pub(crate) fn run_with(program: &[u64], question: &[u32], there: Option<&[u32]>)
             JUMP_UNLESS_EQUAL => registers[to] != constant,
             JUMP_IF_GREATER => registers[to] > constant,
             JUMP_IF_LESS => registers[to] < constant,
+            JUMP_UNLESS_EQUAL_32 => registers[to] as u32 != constant as u32,
+            JUMP_UNLESS_SAME => registers[to] != registers[from],
+            JUMP => true,
             _ => false,
         };
         match operation {
             LOAD_WORD => {
-                let words = if from == usize::from(QUESTION) {
+                let words = if registers[from] == AT_QUESTION {
                     question
                 } else {
                     assert_ne!(registers[from], 0, "nothing is there");
@@ -119,7 +158,18 @@ pub(crate) fn run_with(program: &[u64], question: &[u32], there: Option<&[u32]>)
                 assert_eq!(constant, 16);
                 registers[to] = u16::from_be(registers[to] as u16).into();
             }
-            JUMP_IF_EQUAL | JUMP_UNLESS_EQUAL | JUMP_IF_GREATER | JUMP_IF_LESS => {
+            SET_LONG => {
+                let [.., e, f, g, h] = program[at].to_le_bytes();
+                registers[to] = constant | u64::from(u32::from_le_bytes([e, f, g, h])) << 32;
+                at += 1;
+            }
+            CALL => {
+                assert_eq!(registers[usize::from(QUESTION)], AT_QUESTION);
+                registers[..6].fill(0xdead);
+                registers[usize::from(ANSWER)] = helped;
+            }
+            JUMP_IF_EQUAL | JUMP_UNLESS_EQUAL | JUMP_IF_GREATER | JUMP_IF_LESS
+            | JUMP_UNLESS_EQUAL_32 | JUMP_UNLESS_SAME | JUMP => {
                 at += if jumps { offset as usize } else { 0 };
             }
             EXIT => return registers[usize::from(ANSWER)],

@@ -13,6 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
@@ -56,6 +57,15 @@ struct Request {
     agent: OwnedFd,
     /// The network namespace that a container is to be in.
     namespace: Option<OwnedFd>,
+}
+
+impl Drop for Request {
+    /// Environments and secrets' names of a container are for its own supervisor: the next ones are copies of this process.
+    fn drop(&mut self) {
+        self.body.fill(0);
+        // Or the compiler may leave out what nobody reads.
+        std::hint::black_box(&self.body);
+    }
 }
 
 /// The agent's hold on its launcher. Dropping it ends the launcher; supervisors and containers go on.
@@ -316,6 +326,14 @@ pub fn run_from_fd() -> Result<(), LauncherError> {
         port_filter: PortFilter::load().ok(),
     };
     sys::replace_descriptor(&host.null, 0).map_err(|errno| prepare(errno.into()))?;
+    match sys::join_new_session_keyring() {
+        // Without this call there are no keys to possess, or none that anything made here can ask for.
+        Ok(()) | Err(Errno::ENOSYS | Errno::EPERM) => {}
+        Err(errno) => return Err(prepare(errno.into())),
+    }
+    // A dump of a supervisor would have what its container was given; containers have limits of their own.
+    let (_, hard) = getrlimit(Resource::RLIMIT_CORE).map_err(|errno| prepare(errno.into()))?;
+    setrlimit(Resource::RLIMIT_CORE, 0, hard).map_err(|errno| prepare(errno.into()))?;
     // The agent's Ctrl-C and its unit's stop are not ours, nor our supervisors': we end with the socket.
     sys::reset_signals_and_ignore_children();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
@@ -372,7 +390,7 @@ fn read_request(socket: &mut Option<UnixStream>) -> Result<Option<Request>, Laun
 /// Makes the process that the request asks for; it answers the agent itself.
 fn serve(socket: &mut Option<UnixStream>, request: &Request, host: &Host) {
     crash::passed("launcher.request-read");
-    let Request { body, agent, .. } = request;
+    let (body, agent) = (&request.body, &request.agent);
     let made = sys::clone_process(0, None, || {
         // Or the agent would not notice the launcher's end while a container runs.
         *socket = None;

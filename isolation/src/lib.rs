@@ -71,6 +71,7 @@ pub mod output;
 pub mod port_filter;
 pub mod process;
 pub mod profile;
+pub mod reach_filter;
 pub mod removal;
 mod seccomp;
 pub mod shortage;

@@ -14,7 +14,7 @@ use crate::ebpf::{
     FROM_NETWORK, JUMP_IF_EQUAL, JUMP_IF_GREATER, JUMP_IF_LESS, JUMP_UNLESS_EQUAL, LOAD_PLACE,
     LOAD_WORD, Program, QUESTION, answer, instruction,
 };
-use crate::sys::ProgramKind;
+use crate::sys::bpf::ProgramKind;
 
 /// Of linux/bpf.h: who binds an address of version 4, or of version 6.
 const BINDS: [ProgramKind; 2] = [
@@ -188,7 +188,7 @@ fn sockets() -> Vec<u64> {
 }
 
 /// The same ports as few ranges: an agent's ports are one, and so mostly are a task's.
-fn ranges(ports: &[u16]) -> Vec<(u16, u16)> {
+pub(crate) fn ranges(ports: &[u16]) -> Vec<(u16, u16)> {
     let mut ports = ports.to_vec();
     ports.sort_unstable();
     let mut ranges: Vec<(u16, u16)> = Vec::new();

@@ -6,6 +6,7 @@
     reason = "the one file of the workspace that talks to the kernel by hand"
 )]
 
+pub(crate) mod bpf;
 pub(crate) mod disk;
 pub(crate) mod network;
 
@@ -416,53 +417,38 @@ pub(crate) fn filter_system_calls(program: &[libc::sock_filter]) -> Result<(), E
     Errno::result(returned).map(drop)
 }
 
-/// What a program for the kernel is asked, by the numbers of linux/bpf.h.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ProgramKind {
-    pub(crate) program: u32,
-    /// Told when it is loaded; 0 where the kind of program says it.
-    pub(crate) expected: u32,
-    /// Where on a group it is put.
-    pub(crate) place: u32,
+/// Joins a new session keyring without a name: this thread, and what it makes, possess none of the keys of its parents.
+pub(crate) fn join_new_session_keyring() -> Result<(), Errno> {
+    /// Of linux/keyctl.h.
+    const JOIN_SESSION_KEYRING: c_int = 1;
+    let no_name: *const c_void = std::ptr::null();
+    // SAFETY: without a name the kernel reads nothing of ours.
+    let answer = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, no_name) };
+    Errno::result(answer).map(drop)
 }
 
-/// Has the kernel check a program.
-pub(crate) fn load_program(kind: ProgramKind, instructions: &[u64]) -> Result<OwnedFd, Errno> {
-    const PROG_LOAD: c_int = 5;
-    let (count, license) = (instructions.len() as u64, c"Apache-2.0");
-    let mut attributes = [0_u64; 16];
-    attributes[0] = u64::from(kind.program) | count << 32;
-    attributes[1] = instructions.as_ptr() as u64;
-    attributes[2] = license.as_ptr() as u64;
-    attributes[8] = u64::from(kind.expected) << 32;
-    // SAFETY: the kernel reads the instructions, whose number is one of the attributes, and the license up to its end;
-    // both are live for the call.
-    let fd = unsafe { bpf(PROG_LOAD, &attributes) }? as RawFd;
-    // SAFETY: the kernel has just made this descriptor; nothing else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Puts such a program on a control group, beside those that are on it.
-pub(crate) fn attach_program(
-    kind: ProgramKind,
-    group: BorrowedFd<'_>,
-    program: BorrowedFd<'_>,
-) -> Result<(), Errno> {
-    const PROG_ATTACH: c_int = 8;
-    const ALLOW_MULTI: u64 = 2;
-    let mut attributes = [0_u64; 16];
-    attributes[0] = group.as_raw_fd() as u64 | (program.as_raw_fd() as u64) << 32;
-    attributes[1] = u64::from(kind.place) | ALLOW_MULTI << 32;
-    // SAFETY: these attributes name descriptors and point to nothing.
-    unsafe { bpf(PROG_ATTACH, &attributes) }.map(drop)
-}
-
-/// # Safety
-/// What the attributes point to is live for the call, and as long as they say.
-unsafe fn bpf(command: c_int, attributes: &[u64; 16]) -> Result<libc::c_long, Errno> {
-    let size = size_of_val(attributes);
-    // SAFETY: the kernel reads the attributes, whose size is passed with them; the rest is the caller's word.
-    Errno::result(unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size) })
+/// The kernel's number for the network namespace of this thread.
+pub(crate) fn netns_cookie() -> Result<u64, Errno> {
+    /// Of asm-generic/socket.h.
+    const SO_NETNS_COOKIE: c_int = 71;
+    let socket = nix::sys::socket::socket(
+        nix::sys::socket::AddressFamily::Inet,
+        nix::sys::socket::SockType::Datagram,
+        nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
+    // SAFETY: the kernel writes at most `length` bytes, the size of the number; both are live for the call.
+    let answer = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(answer).map(|_| cookie)
 }
 
 /// Executes `program`; returns only if that fails.

@@ -205,6 +205,9 @@ fn agent_line(
     for server in &arguments.fetch_allow {
         flags.push(("--fetch-allow", server.clone()));
     }
+    for open in &arguments.task_allow {
+        flags.push(("--task-allow", open.clone()));
+    }
     if let Some(path) = &arguments.secret_folder {
         flags.push(("--secret-folder", path.display().to_string()));
     }
@@ -231,6 +234,7 @@ fn line(
 pub(super) mod tests {
     use std::collections::BTreeSet;
 
+    use argosy_agent::TaskAllow;
     use argosy_state::task::Capability;
     use clap::Parser;
 
@@ -276,6 +280,8 @@ pub(super) mod tests {
             "/srv/files",
             "--fetch-allow",
             "127.77.0.0/16",
+            "--task-allow",
+            "5050",
             "--timing",
             "testing",
             "--isolation",
@@ -307,6 +313,7 @@ pub(super) mod tests {
                         assert_eq!(start.host_paths, [PathBuf::from("/srv")]);
                         assert_eq!(start.fetch_dirs, [PathBuf::from("/srv/files")]);
                         assert_eq!(start.fetch_allow, ["127.77.0.0/16".parse().unwrap()]);
+                        assert_eq!(start.task_allow, [TaskAllow::Port(5_050)]);
                         assert_eq!(start.task_address.as_deref(), Some("127.77.0.2"));
                     }
                     other => panic!("{other:?}"),

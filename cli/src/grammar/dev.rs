@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use argosy_agent::FetchAllow;
+use argosy_agent::{FetchAllow, TaskAllow};
 use clap::Args;
 
 use super::opt_outs::AllowedOptOuts;
@@ -45,6 +45,9 @@ pub(crate) struct Dev {
     /// Tasks may fetch from this ADDRESS, network ADDRESS/BITS or HOST:PORT, also on loopback; may be repeated
     #[arg(long = "fetch-allow", value_name = "SERVER", value_parser = allowed)]
     pub(crate) fetch_allow: Vec<String>,
+    /// Tasks may connect to this port although it is one of masters or agents, or to metadata services; may be repeated
+    #[arg(long = "task-allow", value_name = "PORT|metadata", value_parser = reached)]
+    pub(crate) task_allow: Vec<String>,
     /// Directory, its user's alone, with secrets for tasks as ROLE/NAME [default: tasks get none]
     #[arg(long, value_name = "DIR")]
     pub(crate) secret_folder: Option<PathBuf>,
@@ -75,6 +78,11 @@ fn loopback(text: &str) -> Result<Ipv4Addr, String> {
 /// As it is written, for the agents' command lines.
 fn allowed(text: &str) -> Result<String, String> {
     let parsed: Result<FetchAllow, _> = text.parse();
+    parsed.map(|_| text.to_owned())
+}
+
+fn reached(text: &str) -> Result<String, String> {
+    let parsed: Result<TaskAllow, _> = text.parse();
     parsed.map(|_| text.to_owned())
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use argosy_agent::FetchAllow;
+use argosy_agent::{FetchAllow, TaskAllow};
 use argosy_client::Masters;
 use argosy_isolation::network::Subnet;
 use argosy_proto::uri::ShownUri;
@@ -236,6 +236,17 @@ pub(crate) struct AgentStart {
         value_name = "SERVER"
     )]
     pub(crate) fetch_allow: Vec<FetchAllow>,
+    /// Tasks may connect to this port although it is one of masters or agents, or to metadata services; may be repeated
+    #[arg(
+        long = "task-allow",
+        env = "ARGOSY_AGENT_TASK_ALLOW",
+        value_delimiter = ',',
+        value_name = "PORT|metadata"
+    )]
+    pub(crate) task_allow: Vec<TaskAllow>,
+    /// Tasks cannot connect to this port either, as one of masters' raft that is not 5052; may be repeated
+    #[arg(long = "task-deny", env = "ARGOSY_AGENT_TASK_DENY", value_delimiter = ',', value_name = "PORT", value_parser = value_parser!(u16).range(1..))]
+    pub(crate) task_deny: Vec<u16>,
     /// How much of what tasks have fetched is kept for others that ask for it to be
     #[arg(long, env = "ARGOSY_AGENT_FETCH_CACHE", value_name = "SIZE", default_value = "2GiB", value_parser = fetch_cache_bytes)]
     pub(crate) fetch_cache: u64,

@@ -82,7 +82,7 @@ fn an_unknown_word_gets_the_nearest_one() {
 
 #[test]
 fn usage_errors_name_field_value_and_remedy() {
-    let table: [(&[&str], [&str; 3]); 12] = [
+    let table: [(&[&str], [&str; 3]); 14] = [
         (
             &["run", "--mem", "64X", "--", "true"],
             ["--mem", "64X", "64M"],
@@ -116,6 +116,14 @@ fn usage_errors_name_field_value_and_remedy() {
         (
             &["agent", "start", "--fetch-allow", "localhost"],
             ["--fetch-allow", "localhost", "files.example:443"],
+        ),
+        (
+            &["agent", "start", "--task-allow", "http"],
+            ["--task-allow", "http", "65535, or metadata"],
+        ),
+        (
+            &["dev", "--task-allow", "0"],
+            ["--task-allow", "0", "65535, or metadata"],
         ),
         (
             &["dev", "--fetch-allow", "10.0.0.7/8"],

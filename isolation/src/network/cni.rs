@@ -13,6 +13,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -365,7 +366,10 @@ impl Cni {
         let draft = self.draft(container);
         let write = || -> io::Result<()> {
             fs::create_dir_all(&self.records)?;
-            let mut file = File::create(&draft)?;
+            // Results of plugins may have what only root is to know.
+            let mut new = File::options();
+            new.create(true).truncate(true).write(true).mode(0o600);
+            let mut file = new.open(&draft)?;
             file.write_all(&serde_json::to_vec(record)?)?;
             file.sync_all()?;
             fs::rename(&draft, &path)?;

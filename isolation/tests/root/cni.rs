@@ -109,6 +109,8 @@ fn told() {
             added.addresses,
             ["10.99.0.7".parse::<std::net::IpAddr>().unwrap()]
         );
+        let record = fs::metadata(plugins.cni.records.join("c-1.json")).unwrap();
+        assert_eq!(record.permissions().mode() & 0o077, 0, "it is root's alone");
         plugins.cni.check(&id).unwrap();
         drop(added);
         plugins.cni.delete(&id).unwrap();

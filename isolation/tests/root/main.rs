@@ -25,6 +25,7 @@ mod opt_outs;
 mod output;
 mod ports;
 mod profile;
+mod reach;
 mod removal;
 mod seen;
 mod sessions;
@@ -82,6 +83,7 @@ fn all() -> Vec<Case> {
         lifecycle::CASES,
         output::CASES,
         ports::CASES,
+        reach::CASES,
         limits::CASES,
         statistics::CASES,
         networks::CASES,

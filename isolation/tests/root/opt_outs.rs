@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
 
 use argosy_isolation::profile::Walls;
-use argosy_isolation::{Capabilities, Outcome, Spec, User};
+use argosy_isolation::{Capabilities, Launcher, Outcome, Spec, User};
 
+use crate::escapes::PYTHON;
 use crate::images::{imaged, store};
 use crate::profile::{give_sandbox, profiled};
 use crate::world::{Case, World, skip, stderr, stdout};
@@ -31,6 +34,10 @@ pub(crate) const CASES: &[Case] = &[
     ),
     ("without_the_filter_all_other_walls_stand", unfiltered),
     ("who_may_change_users_gets_no_host_path", no_host_path),
+    (
+        "a_container_possesses_no_key_of_who_started_the_agent",
+        keyring,
+    ),
 ];
 
 pub(crate) const ROOT: User = User {
@@ -228,6 +235,44 @@ fn unfiltered() {
         "CapInh:{none}\nCapPrm:{none}\nCapEff:{none}\nCapBnd:{none}\nCapAmb:{none}\nNoNewPrivs:1\nSeccomp:0\n"
     );
     assert_eq!(said(&mut world, &spec), expected);
+}
+
+/// Prints the number of its session keyring, whose keys whoever is in it possesses. 250 is keyctl on x86-64.
+const KEYRING: &str =
+    "import ctypes; print(ctypes.CDLL(None).syscall(250, 0, ctypes.c_int(-3), 0), flush=True)";
+/// Joins a new one before it becomes what it is told to.
+const JOINED: &str = "import ctypes, os, sys; ctypes.CDLL(None).syscall(250, 1, b'starter'); os.execv(sys.argv[1], sys.argv[1:])";
+
+fn keyring() {
+    if !Path::new(PYTHON).exists() || std::env::consts::ARCH != "x86_64" {
+        skip(format!("needs {PYTHON} on x86-64"));
+    }
+    let begin = || {
+        let mut command = Command::new(PYTHON);
+        command.args(["-I", "-S", "-c", JOINED]);
+        command
+    };
+    let mut world = World::new();
+    let mut command = begin();
+    command
+        .arg(std::env::current_exe().unwrap())
+        .arg("launcher");
+    world.launcher = Some(Launcher::spawn(command, Some(&world.tree)).unwrap());
+    let unfiltered = Walls {
+        system_calls: false,
+        ..Walls::ALL
+    };
+    let line = format!("exec {PYTHON} -I -S -c '{KEYRING}'");
+    let spec = behind(&mut world, unfiltered, &line);
+    let inside: i64 = said(&mut world, &spec).trim().parse().unwrap();
+    assert!(inside > 0, "it has one: {inside}");
+    let keys = fs::read_to_string("/proc/keys").unwrap();
+    let starters = format!("{inside:08x}");
+    let described = keys.lines().find(|line| line.starts_with(&starters));
+    assert!(
+        !described.is_some_and(|line| line.contains("starter")),
+        "{described:?}"
+    );
 }
 
 fn no_host_path() {

@@ -20,6 +20,10 @@ pub(crate) const CASES: &[Case] = &[
     ("an_image_gets_volumes_at_paths_that_it_lacks", image),
     ("no_link_leads_a_volume_elsewhere", links),
     ("a_volume_where_nothing_can_be_made_is_refused", nowhere),
+    (
+        "the_launcher_forgets_what_earlier_containers_were_given",
+        forgotten,
+    ),
 ];
 
 fn volume(path: &str, source: VolumeSource) -> Volume {
@@ -161,6 +165,28 @@ fn remembers(pid: i32, text: &[u8]) -> bool {
             .windows(text.len())
             .any(|window| window == text)
     })
+}
+
+fn forgotten() {
+    let mut world = World::new();
+    let canary = format!(
+        "canary-{}-{:?}",
+        std::process::id(),
+        std::time::Instant::now()
+    );
+    let mut spec = profiled(&mut world, "true");
+    // Behind what the next, smaller request overwrites.
+    for (name, value) in [("FILL", "x".repeat(20_000)), ("TOKEN", canary.clone())] {
+        spec.environment.push((name.to_owned(), value));
+    }
+    world.run(&spec);
+    let spec = profiled(&mut world, "exec sleep 600");
+    let (container, handle) = world.start(&spec);
+    let launcher = world.launcher.as_ref().unwrap().pid() as i32;
+    for pid in [launcher, handle.supervisor.pid, handle.init.pid] {
+        assert!(!remembers(pid, canary.as_bytes()), "process {pid}");
+    }
+    crate::entry::end(container);
 }
 
 fn secret() {

@@ -89,6 +89,7 @@ cases![
     lives::tasks_can_be_ended_with_the_agent,
     lives::an_agent_killed_amid_launches_starts_each_task_once,
     opt_outs::a_task_is_let_off_what_its_agent_allows_and_no_more,
+    opt_outs::a_task_does_not_reach_the_api_of_its_agent,
     opt_outs::a_limit_that_this_host_cannot_keep_is_refused_in_words,
     crashes::every_step_can_be_the_last_of_an_agent,
     crashes::every_step_can_be_the_last_of_an_agent_that_fetches_or_removes_sandboxes,

@@ -1,10 +1,11 @@
 //! What tasks are let off, and the limits that they get, as their agent allows.
 
+use argosy_agent::TaskAllow;
 use argosy_proto::v1;
 use argosy_state::task::{Capability, OptOuts};
 
 use super::{code, reason, state};
-use crate::host::Host;
+use crate::host::{Host, content};
 use crate::master::{FRAMEWORK, Master, shell};
 
 /// A program that is started as root, gives its files away and becomes their owner.
@@ -99,5 +100,45 @@ pub(super) async fn a_limit_that_this_host_cannot_keep_is_refused_in_words() {
         last.text
     );
     agent.is_clear().await;
+    agent.stop().await;
+}
+
+/// Opens a connection to this port; says why not.
+fn connecting(task: &str, port: u16) -> v1::TaskSpec {
+    let line = format!("exec bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port} && echo connected' 2>&1");
+    shell(task, &line)
+}
+
+pub(super) async fn a_task_does_not_reach_the_api_of_its_agent() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    for (number, (task, port)) in [
+        ("to-agent", agent.api.port()),
+        ("to-master", master.address.port()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        link.launch(number as u64 + 1, connecting(task, port)).await;
+        link.end_of(task).await;
+        let said = content(&host.sandbox(task).join("stdout")).await;
+        assert!(said.contains("Operation not permitted"), "{task}: {said}");
+    }
+    agent.stop().await;
+    let opened = master.address.port();
+    let agent = host
+        .agent_with(master.address, |config| {
+            config.task_allow = vec![TaskAllow::Port(opened)];
+        })
+        .await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(3, connecting("allowed", opened)).await;
+    link.end_of("allowed").await;
+    let said = content(&host.sandbox("allowed").join("stdout")).await;
+    assert_eq!(said, "connected\n");
     agent.stop().await;
 }

@@ -1,0 +1,134 @@
+//! What this agent's tasks cannot connect to: the ports of the cluster, and the services from which the host has its
+//! credentials, unless the operator opens them.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use argosy_isolation::reach_filter::Closed;
+
+use crate::config::Config;
+
+/// The ports on which masters and agents serve by default: API, agents and raft.
+const USUAL: std::ops::RangeInclusive<u16> = 5050..=5052;
+
+/// Something that tasks may connect to although it is the cluster's or the host's: one `--task-allow`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TaskAllow {
+    /// This port, at every address.
+    Port(u16),
+    /// Link-local addresses and other addresses of metadata services.
+    Metadata,
+}
+
+impl FromStr for TaskAllow {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "metadata" {
+            return Ok(Self::Metadata);
+        }
+        let port = text.parse().ok().filter(|port| *port > 0);
+        port.map(Self::Port).ok_or_else(|| {
+            format!("{text:?} is no port; write a number from 1 to 65535, or metadata")
+        })
+    }
+}
+
+/// What is closed, and to which control group.
+#[derive(Debug)]
+pub(crate) struct Reach {
+    group: Option<PathBuf>,
+    allowed: BTreeSet<TaskAllow>,
+    ports: BTreeSet<u16>,
+}
+
+impl Reach {
+    /// For the tasks below this group. Without a group nothing is closed.
+    pub(crate) fn new(config: &Config, group: Option<PathBuf>) -> Self {
+        let mut ports: BTreeSet<u16> = USUAL.collect();
+        ports.extend(config.api_port);
+        ports.extend(&config.task_deny);
+        ports.extend(port(&config.address));
+        ports.extend(config.masters.iter().filter_map(|master| port(master)));
+        Self {
+            group,
+            allowed: config.task_allow.iter().copied().collect(),
+            ports,
+        }
+    }
+
+    /// Closes it. A kernel that cannot is no reason not to run; the operator decides, as of controllers that are missing.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub(crate) fn close(&self) -> std::io::Result<()> {
+        match &self.group {
+            Some(group) => self.closed().apply(group),
+            None => Ok(()),
+        }
+    }
+
+    /// A master serves at this address: its port is closed from now on, whatever `--masters` says.
+    pub(crate) fn learn(&mut self, master: &str) {
+        let is_new = port(master).is_some_and(|port| self.ports.insert(port));
+        if is_new && let Err(error) = self.close() {
+            tracing::warn!(%error, master, "tasks can connect to this master's port");
+        }
+    }
+
+    fn closed(&self) -> Closed {
+        let is_closed = |port: &u16| !self.allowed.contains(&TaskAllow::Port(*port));
+        Closed {
+            ports: self.ports.iter().copied().filter(is_closed).collect(),
+            metadata: !self.allowed.contains(&TaskAllow::Metadata),
+        }
+    }
+}
+
+/// Of `host:port`.
+fn port(address: &str) -> Option<u16> {
+    address.rsplit_once(':')?.1.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        let masters = vec!["10.0.0.1:6050".to_owned(), "[fd00::1]:6051".to_owned()];
+        Config::new(PathBuf::from("/d"), masters, "10.0.0.9:7051".to_owned())
+    }
+
+    #[test]
+    fn ports_of_the_cluster_are_closed_unless_the_operator_opens_them() {
+        let closed = Reach::new(&config(), None).closed();
+        assert_eq!(closed.ports, [5_050, 5_051, 5_052, 6_050, 6_051, 7_051]);
+        assert!(closed.metadata);
+        let mut config = config();
+        config.task_allow = ["5050", "6051", "metadata"]
+            .map(|one| one.parse().unwrap())
+            .into();
+        config.task_deny = vec![6_052];
+        config.api_port = Some(7_052);
+        let closed = Reach::new(&config, None).closed();
+        assert_eq!(closed.ports, [5_051, 5_052, 6_050, 6_052, 7_051, 7_052]);
+        assert!(!closed.metadata);
+    }
+
+    #[test]
+    fn a_master_that_is_met_later_is_closed_too() {
+        let mut reach = Reach::new(&config(), None);
+        reach.learn("10.0.0.2:6050");
+        reach.learn("10.0.0.3:9050");
+        assert_eq!(reach.closed().ports.last(), Some(&9_050));
+    }
+
+    #[test]
+    fn what_is_no_port_is_refused_with_a_remedy() {
+        for text in ["0", "65536", "http", "", "5050-5052"] {
+            let refused = TaskAllow::from_str(text).unwrap_err();
+            assert!(refused.contains("65535, or metadata"), "{refused}");
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! What the processes of an agent's control groups may connect to, as programs for the kernel (eBPF): not the cluster's own
+//! ports, and not the services from which a cloud's hosts have their credentials.
+//!
+//! The programs are asked for every address that a process connects to or sends to, whatever its network, the name that it
+//! looked up and the family of its socket: an IPv4 address may be written as one of IPv6. They are attached once, to the group
+//! of all containers, and outlive the agent; attaching them again replaces them.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use crate::ebpf::{
+    AND, CALL, COPY, FROM_NETWORK, JUMP, JUMP_IF_EQUAL, JUMP_IF_GREATER, JUMP_IF_LESS,
+    JUMP_UNLESS_EQUAL_32, JUMP_UNLESS_SAME, LOAD_WORD, Program, QUESTION, answer, instruction,
+    load_long,
+};
+use crate::port_filter::ranges;
+use crate::sys;
+use crate::sys::bpf::ProgramKind;
+
+/// What is closed to all tasks of an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    /// Ports, at every address; a container with a network of its own may use them on its own loopback.
+    pub ports: Vec<u16>,
+    /// Whether services that know a cloud's credentials are: link-local addresses but for DNS, and those in [`METADATA_4`]
+    /// and [`METADATA_6`].
+    pub metadata: bool,
+}
+
+/// Link-local addresses: instance metadata of AWS, Google Cloud, Azure, OpenStack and others.
+const LINK_LOCAL: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 0);
+/// Google Cloud's hosts have their name server at a link-local address.
+const DNS: u16 = 53;
+/// Other addresses of metadata services: Azure's platform service and that of Alibaba Cloud.
+const METADATA_4: [Ipv4Addr; 2] = [
+    Ipv4Addr::new(168, 63, 129, 16),
+    Ipv4Addr::new(100, 100, 100, 200),
+];
+/// The same: AWS and Google Cloud.
+const METADATA_6: [Ipv6Addr; 2] = [
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+];
+
+/// Of linux/bpf.h: a program that judges addresses of sockets, and where it is attached: connect and sendmsg.
+const ADDRESSES: u32 = 18;
+const PLACES_4: [u32; 2] = [10, 14];
+const PLACES_6: [u32; 2] = [11, 15];
+/// The helper that gives the number of a socket's network namespace.
+const GET_NETNS_COOKIE: u32 = 122;
+
+/// Where the question has the address and the port, in the network's order.
+const ADDRESS_4: i16 = 4;
+const ADDRESS_6: i16 = 8;
+const PORT: i16 = 24;
+
+/// Registers: the question, which survives calls of helpers; the port; and what is compared.
+const KEPT: u8 = 6;
+const ASKED: u8 = 7;
+const TAKEN: u8 = 2;
+const HOST: u8 = 3;
+
+/// Words of an address that a rule compares: place in the question, mask and value, as the kernel has them in memory.
+type Words = Vec<(i16, u32, u32)>;
+
+/// An address family: how its addresses are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Four,
+    Six,
+}
+
+impl Closed {
+    /// Closes all this to the processes of a control group and of those below it. What was closed before is replaced.
+    ///
+    /// # Errors
+    /// The kernel's answer: it has no such programs, or this process may attach none.
+    pub fn apply(&self, group: &Path) -> io::Result<()> {
+        let host = sys::netns_cookie()?;
+        let group = std::fs::File::open(group)?;
+        for (family, places) in [(Family::Four, PLACES_4), (Family::Six, PLACES_6)] {
+            let instructions = self.instructions(family, host);
+            for place in places {
+                let kind = ProgramKind {
+                    program: ADDRESSES,
+                    expected: place,
+                    place,
+                };
+                Program::load(kind, &instructions)?.replace_on(group.as_fd())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `host` is the number of the network namespace in which no address is a container's own.
+    fn instructions(&self, family: Family, host: u64) -> Vec<u64> {
+        let mut program = vec![
+            instruction(COPY, KEPT, QUESTION, 0, 0),
+            instruction(LOAD_WORD, ASKED, KEPT, PORT, 0),
+            instruction(FROM_NETWORK, ASKED, 0, 0, 16),
+        ];
+        if self.metadata {
+            let link_local = family.network_4(LINK_LOCAL, 16);
+            let mut all_but_dns = vec![instruction(JUMP_IF_EQUAL, ASKED, 0, 2, DNS.into())];
+            all_but_dns.extend(answer(0));
+            program.extend(at(&link_local, all_but_dns));
+            for address in METADATA_4 {
+                program.extend(at(&family.network_4(address, 32), answer(0).to_vec()));
+            }
+            for address in METADATA_6.into_iter().filter(|_| family == Family::Six) {
+                program.extend(at(&words_6(address), answer(0).to_vec()));
+            }
+        }
+        // In a network of its own a container's loopback is its own: skip these where the namespace is the host's.
+        let own: Vec<_> = (family.own().iter())
+            .flat_map(|own| at(own, answer(1).to_vec()))
+            .collect();
+        let over = i16::try_from(own.len()).expect("a few addresses");
+        program.push(instruction(COPY, QUESTION, KEPT, 0, 0));
+        program.push(instruction(CALL, 0, 0, 0, GET_NETNS_COOKIE));
+        program.extend(load_long(HOST, host));
+        program.push(instruction(JUMP_UNLESS_SAME, 0, HOST, 1, 0));
+        program.push(instruction(JUMP, 0, 0, over, 0));
+        program.extend(own);
+        for (first, last) in ranges(&self.ports) {
+            program.push(instruction(JUMP_IF_LESS, ASKED, 0, 3, first.into()));
+            program.push(instruction(JUMP_IF_GREATER, ASKED, 0, 2, last.into()));
+            program.extend(answer(0));
+        }
+        program.extend(answer(1));
+        program
+    }
+}
+
+impl Family {
+    /// The addresses of IPv4 that begin with so many bits of this one: 8, 16 or 32.
+    fn network_4(self, address: Ipv4Addr, bits: u8) -> Words {
+        let mask = (!0_u32 << (32 - u32::from(bits))).to_be();
+        let value = u32::from_ne_bytes(address.octets()) & mask;
+        match self {
+            Self::Four => vec![(ADDRESS_4, mask, value)],
+            Self::Six => {
+                let mut words = mapped();
+                words.push((ADDRESS_6 + 12, mask, value));
+                words
+            }
+        }
+    }
+
+    /// A container's own addresses: loopback, and the unspecified one, which stands for it.
+    fn own(self) -> Vec<Words> {
+        let mut own = vec![
+            self.network_4(Ipv4Addr::LOCALHOST, 8),
+            self.network_4(Ipv4Addr::UNSPECIFIED, 32),
+        ];
+        if self == Self::Six {
+            own.push(words_6(Ipv6Addr::LOCALHOST));
+            own.push(words_6(Ipv6Addr::UNSPECIFIED));
+        }
+        own
+    }
+}
+
+/// The first words of an IPv4 address that is written as one of IPv6.
+fn mapped() -> Words {
+    let mut words = words_6(Ipv4Addr::UNSPECIFIED.to_ipv6_mapped());
+    words.pop();
+    words
+}
+
+fn words_6(address: Ipv6Addr) -> Words {
+    let octets = address.octets();
+    let words = octets.chunks_exact(4).zip(0_i16..);
+    let word = |(four, at): (&[u8], i16)| {
+        let value = u32::from_ne_bytes(four.try_into().expect("four bytes"));
+        (ADDRESS_6 + 4 * at, !0, value)
+    };
+    words.map(word).collect()
+}
+
+/// Does this if the address has these words, and goes on behind it otherwise.
+fn at(words: &Words, then: Vec<u64>) -> Vec<u64> {
+    let mut program = then;
+    for (place, mask, value) in words.iter().rev() {
+        let mut compare = vec![instruction(LOAD_WORD, TAKEN, KEPT, *place, 0)];
+        if *mask != !0 {
+            compare.push(instruction(AND, TAKEN, 0, 0, *mask));
+        }
+        let over = i16::try_from(program.len()).expect("a few words");
+        compare.push(instruction(JUMP_UNLESS_EQUAL_32, TAKEN, 0, over, *value));
+        compare.append(&mut program);
+        program = compare;
+    }
+    program
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, SocketAddr};
+
+    use super::*;
+    use crate::ebpf::run_in;
+
+    const HOSTS: u64 = 1;
+    const OTHER: u64 = 4_711;
+
+    fn may_connect(closed: &Closed, to: &str, namespace: u64) -> bool {
+        let to: SocketAddr = to.parse().unwrap();
+        let mut question = [0_u32; 16];
+        question[PORT as usize / 4] = to.port().to_be().into();
+        let family = match to.ip() {
+            IpAddr::V4(address) => {
+                question[1] = u32::from_ne_bytes(address.octets());
+                Family::Four
+            }
+            IpAddr::V6(address) => {
+                for (word, four) in question[2..].iter_mut().zip(address.octets().chunks(4)) {
+                    *word = u32::from_ne_bytes(four.try_into().unwrap());
+                }
+                Family::Six
+            }
+        };
+        let program = closed.instructions(family, HOSTS);
+        run_in(&program, &question, namespace) == 1
+    }
+
+    fn usual() -> Closed {
+        Closed {
+            ports: vec![5_050, 5_051, 5_052, 40_123],
+            metadata: true,
+        }
+    }
+
+    #[test]
+    fn the_clusters_ports_are_closed_at_every_address_and_in_every_form() {
+        for address in ["127.0.0.1", "0.0.0.0", "10.1.2.3", "203.0.113.9"] {
+            for port in [5_050, 5_051, 5_052, 40_123] {
+                for form in [
+                    format!("{address}:{port}"),
+                    format!("[::ffff:{address}]:{port}"),
+                ] {
+                    assert!(!may_connect(&usual(), &form, HOSTS), "{form}");
+                }
+            }
+            for port in [80, 5_049, 5_053, 40_122, 40_124, 65_535] {
+                let form = format!("{address}:{port}");
+                assert!(may_connect(&usual(), &form, HOSTS), "{form}");
+                assert!(may_connect(&usual(), &form, OTHER), "{form}");
+            }
+        }
+        for form in ["[::1]:5051", "[2001:db8::1]:5050", "[::]:5051"] {
+            assert!(!may_connect(&usual(), form, HOSTS), "{form}");
+        }
+    }
+
+    #[test]
+    fn the_loopback_of_a_network_of_its_own_is_a_containers_own() {
+        for form in [
+            "127.0.0.1:5050",
+            "127.9.9.9:5051",
+            "0.0.0.0:5051",
+            "[::1]:5051",
+            "[::]:5052",
+            "[::ffff:127.0.0.1]:5051",
+        ] {
+            assert!(may_connect(&usual(), form, OTHER), "{form}");
+            assert!(!may_connect(&usual(), form, HOSTS), "{form}");
+        }
+        for form in ["10.0.0.1:5051", "[fd00::1]:5050", "[::ffff:10.0.0.1]:5052"] {
+            assert!(!may_connect(&usual(), form, OTHER), "{form}");
+        }
+    }
+
+    #[test]
+    fn metadata_services_are_closed_unless_they_are_opened() {
+        let open = Closed {
+            metadata: false,
+            ..usual()
+        };
+        for form in [
+            "169.254.169.254:80",
+            "169.254.170.2:80",
+            "[::ffff:169.254.169.254]:80",
+            "168.63.129.16:32526",
+            "100.100.100.200:80",
+            "[::ffff:100.100.100.200]:80",
+            "[fd00:ec2::254]:80",
+            "[fd20:ce::254]:80",
+        ] {
+            for namespace in [HOSTS, OTHER] {
+                assert!(!may_connect(&usual(), form, namespace), "{form}");
+                assert!(may_connect(&open, form, namespace), "{form}");
+            }
+        }
+        for form in [
+            "169.254.169.254:53",
+            "169.253.255.255:80",
+            "169.255.0.0:80",
+            "100.100.100.201:80",
+            "[fd00:ec2::255]:80",
+            "[a9fe:a9fe::]:80",
+        ] {
+            assert!(may_connect(&usual(), form, HOSTS), "{form}");
+        }
+    }
+
+    #[test]
+    fn nothing_that_is_closed_means_that_all_is_open() {
+        let none = Closed {
+            ports: Vec::new(),
+            metadata: false,
+        };
+        for form in ["127.0.0.1:5050", "169.254.169.254:80", "[::1]:5051"] {
+            assert!(may_connect(&none, form, HOSTS), "{form}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Programs for the kernel (eBPF): loaded, and attached to control groups.
+
+use std::ffi::c_int;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+
+/// What a program for the kernel is asked, by the numbers of linux/bpf.h.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ProgramKind {
+    pub(crate) program: u32,
+    /// Told when it is loaded; 0 where the kind of program says it.
+    pub(crate) expected: u32,
+    /// Where on a group it is put.
+    pub(crate) place: u32,
+}
+
+/// Has the kernel check a program.
+pub(crate) fn load_program(kind: ProgramKind, instructions: &[u64]) -> Result<OwnedFd, Errno> {
+    const PROG_LOAD: c_int = 5;
+    let (count, license) = (instructions.len() as u64, c"Apache-2.0");
+    let mut attributes = [0_u64; 16];
+    attributes[0] = u64::from(kind.program) | count << 32;
+    attributes[1] = instructions.as_ptr() as u64;
+    attributes[2] = license.as_ptr() as u64;
+    attributes[8] = u64::from(kind.expected) << 32;
+    // SAFETY: the kernel reads the instructions, whose number is one of the attributes, and the license up to its end;
+    // both are live for the call.
+    let fd = unsafe { bpf(PROG_LOAD, &attributes) }? as RawFd;
+    // SAFETY: the kernel has just made this descriptor; nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// How a program is put on a control group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attach {
+    /// Beside those that are on it, and on groups below it.
+    Beside,
+    /// In the place of the one that is on it. Groups below it have none of this kind.
+    Alone,
+}
+
+/// Puts such a program on a control group.
+pub(crate) fn attach_program(
+    kind: ProgramKind,
+    group: BorrowedFd<'_>,
+    program: BorrowedFd<'_>,
+    how: Attach,
+) -> Result<(), Errno> {
+    const PROG_ATTACH: c_int = 8;
+    const ALLOW_MULTI: u64 = 2;
+    let mut attributes = [0_u64; 16];
+    attributes[0] = group.as_raw_fd() as u64 | (program.as_raw_fd() as u64) << 32;
+    let flags = match how {
+        Attach::Beside => ALLOW_MULTI,
+        Attach::Alone => 0,
+    };
+    attributes[1] = u64::from(kind.place) | flags << 32;
+    // SAFETY: these attributes name descriptors and point to nothing.
+    unsafe { bpf(PROG_ATTACH, &attributes) }.map(drop)
+}
+
+/// # Safety
+/// What the attributes point to is live for the call, and as long as they say.
+unsafe fn bpf(command: c_int, attributes: &[u64; 16]) -> Result<libc::c_long, Errno> {
+    let size = size_of_val(attributes);
+    // SAFETY: the kernel reads the attributes, whose size is passed with them; the rest is the caller's word.
+    Errno::result(unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size) })
+}

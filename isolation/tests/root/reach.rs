@@ -1,0 +1,232 @@
+//! What a command cannot connect to, whatever its network: the cluster's ports and metadata services.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use argosy_isolation::network::Network;
+use argosy_isolation::reach_filter::Closed;
+use nix::sched::{CloneFlags, unshare};
+
+use crate::escapes::PYTHON;
+use crate::profile::profiled;
+use crate::world::{Case, World, skip, stdout};
+
+pub(crate) const CASES: &[Case] = &[
+    (
+        "a_command_in_the_hosts_network_reaches_no_closed_port_in_any_way",
+        in_the_hosts_network,
+    ),
+    (
+        "a_container_with_a_network_of_its_own_has_its_loopback_and_no_closed_port_elsewhere",
+        in_its_own,
+    ),
+    (
+        "what_was_closed_is_replaced_when_it_is_closed_anew",
+        closed_anew,
+    ),
+];
+
+const CLOSED: u16 = 5_051;
+
+/// Listens at a port of its own network, then tries it in every way that it knows: a line each, name and answer.
+const TRIED: &str = r#"exec /usr/bin/python3 -I -S - << 'END'
+import errno, socket
+
+def attempt(name, action):
+    try:
+        said = action() or "reached"
+    except TimeoutError:
+        said = "silence"
+    except OSError as error:
+        said = errno.errorcode[error.errno]
+    print(name, said, flush=True)
+
+def tcp(family, to, protocol=6, bind=None):
+    with socket.socket(family, socket.SOCK_STREAM, protocol) as one:
+        one.settimeout(2)
+        if bind: one.bind(bind)
+        one.connect(to)
+
+def unblocked(family, to):
+    with socket.socket(family, socket.SOCK_STREAM) as one:
+        one.setblocking(False)
+        error = one.connect_ex(to)
+        if error not in (0, errno.EINPROGRESS): raise OSError(error, "")
+        one.setblocking(True); one.settimeout(2); one.send(b"x")
+
+def fast_open(family, to, protocol=6):
+    with socket.socket(family, socket.SOCK_STREAM, protocol) as one:
+        one.settimeout(2)
+        one.sendto(b"x", 0x20000000, to)  # MSG_FASTOPEN
+
+def late_fast_open(family, to):
+    with socket.socket(family, socket.SOCK_STREAM) as one:
+        one.settimeout(2)
+        one.setsockopt(6, 30, 1)  # TCP_FASTOPEN_CONNECT
+        one.connect(to); one.send(b"x")
+
+def datagram(family, to, connected):
+    with socket.socket(family, socket.SOCK_DGRAM) as one:
+        if connected: one.connect(to); one.send(b"x")
+        else: one.sendto(b"x", to)
+
+def many(family, to):
+    with socket.socket(family, socket.SOCK_DGRAM) as one:
+        one.sendmsg([b"x"], [], 0, to)
+
+CLOSED = PORT
+WAYS = [("4", socket.AF_INET, "127.0.0.1"), ("4any", socket.AF_INET, "0.0.0.0"), ("6", socket.AF_INET6, "::1"),
+        ("mapped", socket.AF_INET6, "::ffff:127.0.0.1"), ("own", socket.AF_INET, OWN)]
+for name, family, address in WAYS:
+    to = (address, CLOSED)
+    attempt("tcp" + name, lambda: tcp(family, to))
+    attempt("mptcp" + name, lambda: tcp(family, to, 262))
+    attempt("unblocked" + name, lambda: unblocked(family, to))
+    attempt("fast" + name, lambda: fast_open(family, to))
+    attempt("mptcpfast" + name, lambda: fast_open(family, to, 262))
+    attempt("latefast" + name, lambda: late_fast_open(family, to))
+    attempt("udp" + name, lambda: datagram(family, to, False))
+    attempt("udpconnected" + name, lambda: datagram(family, to, True))
+    attempt("udpmessage" + name, lambda: many(family, to))
+attempt("metadata", lambda: datagram(socket.AF_INET, ("169.254.169.254", 80), True))
+attempt("name server", lambda: datagram(socket.AF_INET, ("169.254.169.254", 53), True))
+attempt("metadata mapped", lambda: datagram(socket.AF_INET6, ("::ffff:169.254.169.254", 80), True))
+attempt("another port", lambda: datagram(socket.AF_INET, ("127.0.0.1", 80), True))
+END"#;
+
+/// A socket that somebody who is closed to tasks listens at, in a network that stands for the host's. Its other address
+/// stands for those of other hosts.
+struct Ground {
+    _listeners: Vec<std::net::TcpListener>,
+}
+
+const OWN: &str = "192.0.2.7";
+
+impl Ground {
+    fn lay() -> Self {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        for arguments in [
+            "link set lo up",
+            "addr add 192.0.2.7/32 dev lo",
+            "route add 169.254.0.0/16 dev lo",
+        ] {
+            let done = Command::new("ip").args(arguments.split(' ')).status();
+            assert!(done.unwrap().success(), "{arguments}");
+        }
+        // Whether clients may ask for a connection with their first bytes: 1, and 2 for who listens.
+        std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", "3").unwrap();
+        Self {
+            _listeners: vec![std::net::TcpListener::bind(("::", CLOSED)).unwrap()],
+        }
+    }
+}
+
+fn on_a_network(test: impl FnOnce(&Ground) + Send) {
+    if !Path::new(PYTHON).exists() {
+        skip(format!("needs {PYTHON}"));
+    }
+    let ended = std::thread::scope(|scope| scope.spawn(|| test(&Ground::lay())).join());
+    if let Err(cause) = ended {
+        std::panic::resume_unwind(cause);
+    }
+}
+
+fn usual() -> Closed {
+    Closed {
+        ports: vec![CLOSED],
+        metadata: true,
+    }
+}
+
+/// What came of each way.
+fn tried(world: &mut World, network: Network) -> BTreeMap<String, String> {
+    let line = TRIED
+        .replace("PORT\n", &format!("{CLOSED}\n"))
+        .replace("OWN)", &format!("\"{OWN}\")"));
+    let mut spec = profiled(world, &line);
+    spec.network = network;
+    let exit = world.run(&spec);
+    let said = stdout(&spec);
+    let answers: BTreeMap<_, _> = said
+        .lines()
+        .filter_map(|line| line.rsplit_once(' '))
+        .map(|(name, answer)| (name.to_owned(), answer.to_owned()))
+        .collect();
+    assert_eq!(
+        answers.len(),
+        49,
+        "{exit:?} {said} {}",
+        crate::world::stderr(&spec)
+    );
+    answers
+}
+
+fn hosts() -> Network {
+    Network::Host { ports: None }
+}
+
+/// Names of the ways that were not refused by the filter, of those to the closed port.
+fn open(answers: &BTreeMap<String, String>) -> Vec<&str> {
+    let is_other = |name: &str| ["name server", "another port"].contains(&name);
+    let open = answers.iter().filter(|(name, answer)| {
+        !is_other(name) && *answer != "EPERM" && *answer != "EPROTONOSUPPORT"
+    });
+    open.map(|(name, _)| name.as_str()).collect()
+}
+
+fn in_the_hosts_network() {
+    on_a_network(|_ground| {
+        let mut world = World::new();
+        // The control: each way leads there as long as nothing is closed.
+        let before = tried(&mut world, hosts());
+        let refused: Vec<_> = before
+            .iter()
+            .filter(|(_, answer)| *answer == "EPERM")
+            .collect();
+        assert_eq!(refused, [], "{before:?}");
+        usual().apply(world.tree.root()).unwrap();
+        let after = tried(&mut world, hosts());
+        assert_eq!(open(&after), [""; 0], "{after:?}");
+        for other in ["name server", "another port"] {
+            assert_ne!(after[other], "EPERM", "{after:?}");
+        }
+    });
+}
+
+fn in_its_own() {
+    on_a_network(|_ground| {
+        let mut world = World::new();
+        usual().apply(world.tree.root()).unwrap();
+        let after = tried(&mut world, Network::None);
+        let loopback = |name: &str| {
+            ["4", "4any", "6", "mapped"]
+                .iter()
+                .any(|end| name.ends_with(end))
+        };
+        for (name, answer) in &after {
+            let is_closed = name.ends_with("own") || name.starts_with("metadata");
+            assert_eq!(answer == "EPERM", is_closed, "{name} {after:?}");
+            assert!(
+                is_closed || loopback(name) || !name.contains("tcp"),
+                "{name}"
+            );
+        }
+    });
+}
+
+fn closed_anew() {
+    on_a_network(|_ground| {
+        let mut world = World::new();
+        usual().apply(world.tree.root()).unwrap();
+        let nothing = Closed {
+            ports: Vec::new(),
+            metadata: false,
+        };
+        nothing.apply(world.tree.root()).unwrap();
+        let after = tried(&mut world, hosts());
+        assert!(after.values().all(|answer| answer != "EPERM"), "{after:?}");
+        usual().apply(world.tree.root()).unwrap();
+        assert_eq!(open(&tried(&mut world, hosts())), [""; 0]);
+    });
+}
