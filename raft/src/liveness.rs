@@ -44,14 +44,8 @@ struct Heard {
     leader: Option<LeaderId>,
     /// When the newest request was sent that a voter has answered with the vote of this leader.
     followed: BTreeMap<u64, Instant>,
-    /// A voter has answered with the vote of another leader or of a newer term.
+    /// A voter has answered with the vote of a newer term.
     is_deposed: bool,
-}
-
-/// Whether `vote` is of a newer term than that of `leader`, or of another leader in the same term.
-fn deposes(vote: &Vote, leader: &LeaderId) -> bool {
-    let same_term = vote.leader_id.term == leader.term;
-    vote.leader_id.term > leader.term || (same_term && vote.leader_id.voted_for != leader.voted_for)
 }
 
 impl Liveness {
@@ -79,7 +73,8 @@ impl Liveness {
         if vote.leader_id == leader {
             let newest = heard.followed.entry(voter).or_insert(sent);
             *newest = sent.max(*newest);
-        } else if deposes(vote, &leader) {
+        } else if vote.leader_id.term > leader.term {
+            // In the same term it is a candidate that lost, and knows of its leader as soon as that reaches it.
             heard.is_deposed = true;
         }
     }
@@ -276,6 +271,15 @@ mod tests {
         // An answer to the former leader that comes late.
         liveness.answered(leader(4, 1), 2, &vote(5, 2), sent);
         assert_eq!(liveness.followed_at(&leader(6, 1), 2), Some(sent));
+    }
+
+    #[test]
+    fn a_candidate_that_lost_does_not_depose_the_leader_of_its_term() {
+        let liveness = Liveness::default();
+        let sent = Instant::now();
+        liveness.answered(leader(4, 1), 2, &vote(4, 2), sent);
+        assert!(!liveness.is_deposed(&leader(4, 1)));
+        assert_eq!(liveness.followed_at(&leader(4, 1), 2), None);
     }
 
     #[test]
