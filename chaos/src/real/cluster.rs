@@ -170,6 +170,16 @@ impl Cluster {
         Ok(())
     }
 
+    /// Starts a member that has ended, if it has. What a master knew may have gone with its process.
+    pub(crate) fn start_again(&mut self, place: Place) -> Result<()> {
+        let member = &mut self.members[place];
+        if member.look().is_some() || !member.is_up() {
+            self.watch.restarted(place);
+        }
+        self.members[place].start()?;
+        Ok(())
+    }
+
     /// The master that leads, as it says itself now; waits until there is one.
     pub(crate) async fn leader(&self, patience: Duration) -> Result<Place> {
         let deadline = Instant::now() + patience;

@@ -276,7 +276,7 @@ fn revive(cluster: &mut Cluster, recorder: &Recorder, place: Place) -> Result<()
     let ended = member.look().is_some() || !member.is_up();
     if ended {
         recorder.fault(Fault::new(FaultKind::Restart, name_of(cluster, place)));
-        cluster.members[place].start()?;
+        cluster.start_again(place)?;
     }
     Ok(())
 }

@@ -264,7 +264,7 @@ impl Nemesis<'_> {
                 Kind::Framework => "framework-ended",
             };
             self.violation(checker, what);
-            self.cluster.members[place].start()?;
+            self.cluster.start_again(place)?;
         }
         Ok(())
     }

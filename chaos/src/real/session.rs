@@ -163,7 +163,7 @@ impl Session<'_> {
             member.thaw();
         }
         for place in self.cluster.voters.clone() {
-            self.cluster.members[place].start()?;
+            self.cluster.start_again(place)?;
         }
         for kind in [Kind::Agent, Kind::Framework] {
             for place in self.cluster.places(kind) {

@@ -2,7 +2,7 @@
 //!
 //! Asks for local answers only: whoever is cut off says what it believes, and that is the point.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ struct Seen {
     /// Each reign with the terms in which somebody said that it leads, and when that was first heard.
     /// A new leader shows the reign of before until its own has begun: the lowest term counts.
     reigns: BTreeMap<(u64, u64, Place), u64>,
+    /// Masters that were started again and have said nothing since.
+    restarted: BTreeSet<Place>,
 }
 
 /// See the file's head. Cheap to clone.
@@ -84,6 +86,11 @@ impl Watch {
     /// Forgets what a master said: it was just killed or frozen.
     pub(crate) fn forget(&self, place: Place) {
         lock(&self.seen).said.remove(&place);
+    }
+
+    /// What this master says next is the first word of a new process. The former one must have ended.
+    pub(crate) fn restarted(&self, place: Place) {
+        lock(&self.seen).restarted.insert(place);
     }
 
     /// Reigns with who said to lead in them, and when that was first heard, in nanoseconds of the
@@ -140,15 +147,22 @@ impl Watch {
             node,
         };
         seen.said.insert(place, said);
-        drop(seen);
-        let (Some(recorder), Some(node)) = (recorder, node) else {
+        // One that has just been started does not know its term yet.
+        let (Some(recorder), Some(node), 1..) = (recorder, node, cluster.term) else {
             return;
         };
-        if cluster.term == 0 {
-            // It has just been started and does not know yet.
-            return;
-        }
+        let is_first = seen.restarted.remove(&place);
+        drop(seen);
         let who = cluster.answered_by.as_str();
+        if is_first {
+            let started = RaftFact::Started {
+                node,
+                term: cluster.term,
+                last_index: cluster.committed_index,
+                committed: cluster.committed_index,
+            };
+            recorder.observe(who, started);
+        }
         recorder.observe(
             who,
             RaftFact::Progress {
@@ -183,4 +197,36 @@ async fn look(channel: Channel) -> Option<v1::Cluster> {
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::invariants::judge;
+
+    #[test]
+    fn what_a_killed_master_had_applied_may_be_learnt_again_by_its_next_process() {
+        for is_restarted in [true, false] {
+            let (recorder, recording) = Recorder::in_memory(|| 1);
+            let watch = Watch::default();
+            watch.record(recorder);
+            let said = |applied| v1::Cluster {
+                answered_by: NodeId(1).to_string(),
+                term: 4,
+                committed_index: applied,
+                applied_index: applied,
+                ..v1::Cluster::default()
+            };
+            watch.note(0, &said(12), false);
+            if is_restarted {
+                watch.restarted(0);
+            }
+            watch.note(0, &said(11), false);
+            watch.note(0, &said(13), false);
+            *lock(&watch.recorder) = None;
+            let history = recording.finish().unwrap();
+            let judged = judge(&history);
+            assert_eq!(judged.violations.is_empty(), is_restarted);
+        }
+    }
 }
