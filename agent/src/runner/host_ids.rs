@@ -20,6 +20,10 @@ use crate::paths::Paths;
 
 /// Where agents of one host keep each other's ranges in mind. Empty after a boot, as are their containers.
 pub(crate) const FOLDER: &str = "/run/argosy/ids";
+/// Ranges that other software of the host gives to its users, for containers of their own (subuid(5), subgid(5)).
+const SUBORDINATE: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
+/// Where systemd-nspawn keeps the first users of the ranges that it has picked.
+const PICKED: &str = "/run/systemd/nspawn-uid";
 /// How many containers a host can have at a time.
 const RANGES: u32 = (END_HOST_ID - FIRST_HOST_ID) / CONTAINER_IDS;
 /// Between the agent's directory and the container in a link; in no name of a container.
@@ -28,6 +32,7 @@ const MARK: char = '#';
 /// The ranges of this agent's containers.
 pub(crate) struct HostIds {
     folder: PathBuf,
+    others: Others,
     directory: PathBuf,
     held: Mutex<Held>,
 }
@@ -41,10 +46,16 @@ struct Held {
 /// Of the agent with these paths.
 pub(super) fn open(paths: &Paths) -> Result<HostIds, RunError> {
     let directory = fs::canonicalize(paths.root()).unwrap_or_else(|_| paths.root().to_owned());
-    HostIds::open(Path::new(FOLDER), &directory).map_err(|source| RunError::Host {
+    let ids = HostIds::open(Path::new(FOLDER), &directory);
+    let mut ids = ids.map_err(|source| RunError::Host {
         path: PathBuf::from(FOLDER),
         source,
-    })
+    })?;
+    ids.others = Others {
+        subordinate: SUBORDINATE.map(PathBuf::from).into(),
+        picked: PathBuf::from(PICKED),
+    };
+    Ok(ids)
 }
 
 impl HostIds {
@@ -97,6 +108,7 @@ impl HostIds {
         };
         Ok(Self {
             folder: folder.to_owned(),
+            others: Others::default(),
             directory: directory.to_owned(),
             held: Mutex::new(held),
         })
@@ -109,9 +121,13 @@ impl HostIds {
             return Ok(first_id(*range));
         }
         let target = format!("{}{MARK}{name}", self.directory.display());
+        let given = self.others.given();
         for _ in 0..RANGES {
             let range = held.next;
             held.next = (range + 1) % RANGES;
+            if given.contains(&range) || self.others.have_picked(range) {
+                continue;
+            }
             match std::os::unix::fs::symlink(&target, self.folder.join(range.to_string())) {
                 Ok(()) => {
                     held.ranges.insert(name, range);
@@ -150,6 +166,38 @@ impl HostIds {
             .filter(|name| !known.contains(name))
             .try_for_each(|name| self.give_back(name))
     }
+}
+
+/// Other software of the host that gives ranges of users to containers.
+#[derive(Debug, Default)]
+struct Others {
+    subordinate: Vec<PathBuf>,
+    picked: PathBuf,
+}
+
+impl Others {
+    /// Ranges of which some users are given to a user of the host. Files that are not there give none, and neither do lines that
+    /// mean nothing to the tools that read them.
+    fn given(&self) -> BTreeSet<u32> {
+        let texts = self.subordinate.iter().map(fs::read_to_string);
+        let texts: Vec<_> = texts.filter_map(Result::ok).collect();
+        let lines = texts.iter().flat_map(|text| text.lines());
+        lines.filter_map(ranges_of).flatten().collect()
+    }
+
+    fn have_picked(&self, range: u32) -> bool {
+        self.picked.join(first_id(range).to_string()).exists()
+    }
+}
+
+/// Of a line `user:first:count`.
+fn ranges_of(line: &str) -> Option<std::ops::Range<u32>> {
+    let mut numbers = line.split(':').skip(1).map(str::parse::<u32>);
+    let (first, count) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+    let end = first.saturating_add(count).min(END_HOST_ID);
+    let first = first.max(FIRST_HOST_ID);
+    let ranges = |id: u32| (id - FIRST_HOST_ID) / CONTAINER_IDS;
+    (first < end).then(|| ranges(first)..ranges(end - 1) + 1)
 }
 
 fn first_id(range: u32) -> u32 {
@@ -211,6 +259,34 @@ mod tests {
         assert_eq!(distinct.len(), 40);
         let again = ids.take(names[3]).unwrap();
         assert_eq!(open(&mine).take(names[3]).unwrap(), again, "after a crash");
+    }
+
+    #[test]
+    fn users_that_other_software_has_are_no_containers() {
+        let shared = tempfile::tempdir().unwrap();
+        let mine = tempfile::tempdir().unwrap();
+        let mut ids = HostIds::open(shared.path(), mine.path()).unwrap();
+        let next = ids.held.lock().unwrap().next;
+        let [given, half, picked, free] = [0, 1, 2, 3].map(|more| (next + more) % RANGES);
+        let host = tempfile::tempdir().unwrap();
+        let subuid = host.path().join("subuid");
+        let lines = format!(
+            "# none\nold:100000:65536\nworker:{}:{CONTAINER_IDS}\nsmall:{}:1\nwrong:x:y\nlast:4294967295:9\n",
+            first_id(given),
+            first_id(half) + 9,
+        );
+        fs::write(&subuid, lines).unwrap();
+        fs::write(host.path().join(first_id(picked).to_string()), "").unwrap();
+        ids.others = Others {
+            subordinate: vec![subuid, host.path().join("absent")],
+            picked: host.path().to_owned(),
+        };
+        assert_eq!(ids.take(name("1-1-0")).unwrap(), first_id(free));
+        // What it has already it keeps: its container runs.
+        let first = first_id(free);
+        let also = format!("late:{first}:{CONTAINER_IDS}\n");
+        fs::write(host.path().join("subuid"), also).unwrap();
+        assert_eq!(ids.take(name("1-1-0")).unwrap(), first);
     }
 
     #[test]
