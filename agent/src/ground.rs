@@ -165,7 +165,7 @@ fn on_machine(
         source,
     })?;
     let offset = start::wall_offset_ms(&WallClock::system(), &clock);
-    let setup = start::setup(config, &host, boot_id, seed, offset);
+    let setup = start::setup(config, &host, boot_id, &contents, seed, offset);
     metrics::limits_enforced(&host.missing);
     let settings = start::settings(config, &host, seed);
     let (tree, reach) = (host.tree, host.reach);
@@ -262,7 +262,7 @@ impl MadeUp {
         let journal = Journal::in_memory(&self.disk, &contents, seed.rotate_left(17))?;
         let offset = start::wall_offset_ms(&self.wall, &self.boot_clock);
         let host = Host::made_up(config);
-        let setup = start::setup(config, &host, self.boot_id, seed, offset);
+        let setup = start::setup(config, &host, self.boot_id, &contents, seed, offset);
         let known = start::known(&contents.facts);
         let containers = (self.containers)(Teller(inbox.clone()), known);
         let shared = api::Shared {

@@ -261,6 +261,7 @@ pub(crate) fn setup(
     config: &Config,
     host: &Host,
     boot_id: String,
+    contents: &Contents,
     seed: u64,
     wall_offset_ms: i64,
 ) -> Setup {
@@ -282,6 +283,7 @@ pub(crate) fn setup(
                 .flatten(),
         },
         boot_id,
+        journal_damaged: !contents.damage.is_empty(),
         executor_timeout_ms: config.executor_registration_timeout_ms,
         seed,
         wall_offset_ms,

@@ -1,8 +1,8 @@
 //! What an agent must not forget, and the one function that changes it.
 //!
 //! The same function follows a record when it is made and when it is read back after a crash, so
-//! memory and disk cannot differ. Total: a record about a task that is not there changes nothing,
-//! because the record that made it may have been damaged.
+//! memory and disk cannot differ. Total: a record about a task that is not there changes no task,
+//! because the record that made it may have been damaged. What such a record shows all the same is kept: see `evidence`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -236,6 +236,8 @@ pub enum Record {
 pub enum Taken {
     /// Run a task.
     Launch {
+        /// The id of this agent; `None` in journals of 0.1, where only `Identity` has it.
+        agent: Option<AgentId>,
         /// Its name.
         key: TaskKey,
         /// The order.
@@ -281,13 +283,19 @@ pub struct Facts {
 impl Facts {
     /// Follows one record.
     pub fn apply(&mut self, record: &Record) {
+        self.learn(record);
         match record {
-            Record::Identity(identity) => self.identity = identity.clone(),
+            Record::Identity(identity) => {
+                // An id is given up by `Forgot` alone: then that record is damaged.
+                let former = self.identity.agent;
+                if former.is_some() && former != identity.agent {
+                    self.forget();
+                }
+                self.identity = identity.clone();
+            }
             Record::Forgot(identity) => {
                 self.identity = identity.clone();
-                self.floor = OrderIndex(0);
-                let held: Vec<_> = self.held.values().copied().collect();
-                held.into_iter().for_each(|instance| self.let_go(instance));
+                self.forget();
             }
             Record::Took { order, what } => self.take(*order, what),
             Record::Started { instance, fact } => self.change(*instance, |task| {
@@ -320,19 +328,22 @@ impl Facts {
         }
     }
 
-    /// Records that make these facts out of nothing.
+    /// Records that make these facts out of nothing. What concerns all tasks is said twice.
     #[must_use]
     pub fn snapshot(&self) -> Vec<Record> {
-        let head = [
-            Record::Identity(self.identity.clone()),
-            Record::Floor(self.floor),
-        ];
+        let head = || {
+            [
+                Record::Identity(self.identity.clone()),
+                Record::Floor(self.floor),
+            ]
+        };
         let tasks = self.tasks.iter().map(|(instance, facts)| Record::Task {
             instance: *instance,
             facts: Box::new(facts.clone()),
         });
         let executors = self.executor_records().map(Record::Executor);
-        head.into_iter().chain(tasks).chain(executors).collect()
+        let records = head().into_iter().chain(tasks).chain(executors);
+        records.chain(head()).collect()
     }
 
     /// The container of an instance that is here, and is run by no executor.
@@ -357,11 +368,23 @@ impl Facts {
             .map(|_| instance)
     }
 
+    /// Everything that was held is a stray, and orders count from 1 again.
+    fn forget(&mut self) {
+        self.floor = OrderIndex(0);
+        let held: Vec<_> = self.held.values().copied().collect();
+        held.into_iter().for_each(|instance| self.let_go(instance));
+    }
+
     fn take(&mut self, order: OrderIndex, what: &Taken) {
         self.floor = self.floor.max(order);
         match what {
-            Taken::Launch { key, launch, life } => {
-                let Some(agent) = self.identity.agent else {
+            Taken::Launch {
+                agent,
+                key,
+                launch,
+                life,
+            } => {
+                let Some(agent) = agent.or(self.identity.agent) else {
                     return;
                 };
                 let facts = TaskFacts {
@@ -428,7 +451,9 @@ impl Facts {
             return;
         };
         let before = mark(instance, task);
-        task.committed = task.committed.max(number.min(task.made));
+        // What is committed was made: its own record may be damaged.
+        task.made = task.made.max(number);
+        task.committed = task.committed.max(number);
         while task
             .updates
             .front()

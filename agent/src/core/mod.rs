@@ -2,13 +2,14 @@
 //!
 //! No clock, no IO, no randomness but the rare turns of a simulation. Every effect that speaks of a fact, or
 //! acts on an order, waits in `deferred` until the journal says that all before it is on disk. Reading order:
-//! `facts`, `orders`, `course`, `stop_after`, `groups`, `network`, `executors`, `checks`, `looking`, `disk`, `limits`, `end`, `updates`, `link`,
+//! `facts`, `evidence`, `orders`, `course`, `stop_after`, `groups`, `network`, `executors`, `checks`, `looking`, `disk`, `limits`, `end`, `updates`, `link`,
 //! `recovery`.
 
 pub mod checks;
 mod course;
 mod disk;
 mod end;
+mod evidence;
 mod executors;
 mod facts;
 mod groups;
@@ -58,6 +59,8 @@ pub struct Setup {
     pub info: v1::AgentInfo,
     /// The present boot of the host.
     pub boot_id: String,
+    /// Whether a part of the journal was damaged when this process read it.
+    pub journal_damaged: bool,
     /// How long an executor may take to subscribe, from its start or the end of its last stream, in milliseconds.
     pub executor_timeout_ms: u64,
     /// Seed of nonces, incarnations and jitter; must differ between agents and between starts.

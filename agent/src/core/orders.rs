@@ -63,6 +63,7 @@ impl Core {
         };
         let former = self.facts.held.get(&key).copied();
         let what = Taken::Launch {
+            agent: Some(agent),
             key,
             launch: Arc::new(launch),
             life: self.facts.identity.life,
@@ -102,8 +103,8 @@ impl Core {
                 continue;
             };
             let task = &self.facts.tasks[&instance];
-            if task.committed < update.number {
-                let number = update.number;
+            let number = update.number.min(task.made);
+            if task.committed < number {
                 self.persist(Record::Committed { instance, number }, Sync::Lazy);
                 self.catch_up(instance);
             }

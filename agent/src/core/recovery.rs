@@ -6,7 +6,7 @@ use argosy_state::bugs::{self, Bug};
 use argosy_state::task::TaskState;
 
 use super::course::{Course, Failing, Phase};
-use super::end::unknown_end;
+use super::end::{End, unknown_end};
 use super::facts::{Identity, Instance, Record};
 use super::input::{Effect, Found};
 use super::{Core, Deferred, Sync};
@@ -83,11 +83,24 @@ impl Core {
                 self.unstarted.insert(instance);
             }
             Found::Gone | Found::NeverStarted => {
-                self.end(instance, unknown_end(self.is_of_earlier_boot(instance)));
+                self.end(
+                    instance,
+                    self.unknown_end(self.is_of_earlier_boot(instance)),
+                );
             }
         }
         self.tend_group_of(instance);
         self.dial_if_clear();
+    }
+
+    /// The end of an instance whose container cannot tell its own.
+    pub(super) fn unknown_end(&self, rebooted: bool) -> End {
+        let mut end = unknown_end(rebooted);
+        if self.setup.journal_damaged {
+            end.text
+                .push_str("; a part of the journal of its agent was damaged");
+        }
+        end
     }
 
     /// Its container, if it had one, was started before the host was. Told by lives, not by whether the boot has
@@ -101,8 +114,21 @@ impl Core {
     /// against what the journal knows.
     fn may_start_again(&self, instance: Instance) -> bool {
         let task = self.facts.tasks.get(&instance);
-        let is_unstarted = task.is_some_and(|task| {
-            task.started.is_none() && matches!(task.state, TaskState::Staging | TaskState::Starting)
+        let is_unstarted = task.is_some_and(|task| match task.state {
+            // A committed update without a state is one whose record is damaged: it may have told of a start or an end.
+            TaskState::Staging => task.started.is_none() && task.committed == 0,
+            TaskState::Starting => task.started.is_none(),
+            TaskState::Running
+            | TaskState::Killing
+            | TaskState::Finished
+            | TaskState::Failed
+            | TaskState::Killed
+            | TaskState::Error
+            | TaskState::Dropped
+            | TaskState::Unreachable
+            | TaskState::Gone
+            | TaskState::GoneByOperator
+            | TaskState::Unknown => false,
         });
         is_unstarted && !self.is_of_earlier_boot(instance)
     }

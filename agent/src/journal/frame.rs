@@ -15,7 +15,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 /// | | |
 /// |---|---|
 /// | 1 | tasks, without checks, executors and limits that change |
-/// | 2 | all records of today |
+/// | 2 | all records of today; a launch says since 0.2.0 whose it is, which no reader needs unless records are damaged |
 pub(super) const VERSION: u32 = 2;
 /// Length of the file's head, in bytes.
 pub(super) const HEAD_BYTES: usize = 24;

@@ -1,7 +1,7 @@
 //! The journal: one append-only, checksummed file of records, synced in groups.
 //!
-//! Knows how records lie on disk, not what they mean. An error of the disk is final: the process must
-//! stop, and nothing is ever synced twice. Reading order: `frame`, `record`, `read`, `place`, `writer`, `lock`.
+//! Knows how records lie on disk, and little of what they mean. An error of the disk is final: the process must
+//! stop, and nothing is ever synced twice. Reading order: `frame`, `record`, `read`, `place`, `seal`, `writer`, `lock`.
 
 mod executors;
 mod frame;
@@ -9,6 +9,9 @@ mod lock;
 mod place;
 mod read;
 mod record;
+mod seal;
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -62,6 +65,18 @@ pub enum JournalError {
         /// The file.
         path: PathBuf,
         /// Where the record begins.
+        offset: u64,
+    },
+    /// It is damaged where it says which agent this is.
+    #[error(
+        "the journal {path} is damaged at byte {offset}, and what is left does not say which agent this is or whose its tasks \
+         are; nothing was changed or ended: restore it, or move it away and this agent starts as a new one, under another id, \
+         and ends what still runs here"
+    )]
+    NoIdentity {
+        /// The file.
+        path: PathBuf,
+        /// Where the first damaged part begins, in bytes.
         offset: u64,
     },
     /// The file does not begin as a journal does.

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::frame::{self, FRAME_BYTES, HEAD_BYTES, Head};
 use super::place::MemoryDisk;
 use super::{JournalError, record};
-use crate::core::Facts;
+use crate::core::{Facts, Record, Taken};
 
 /// What a journal holds.
 #[derive(Debug, Default)]
@@ -20,8 +20,17 @@ pub struct Contents {
     pub damage: Vec<Damage>,
     /// Bytes behind the last whole record: a write that a crash cut off.
     pub torn_bytes: u64,
+    /// Whether a launch in it does not say of which agent: 0.1 wrote it.
+    pub(super) has_old_launches: bool,
     /// Where appending goes on, and with which salt; `None` if there is no file yet.
     pub(super) end: Option<End>,
+}
+
+impl Contents {
+    /// Whether one more damaged record could cost more than its own task: then it is written anew at once.
+    pub(super) fn is_fragile(&self) -> bool {
+        !self.damage.is_empty() || self.has_old_launches
+    }
 }
 
 /// Where a file's whole part ends.
@@ -82,11 +91,13 @@ pub fn read_synced(disk: &MemoryDisk) -> Result<Contents, JournalError> {
     }
 }
 
-fn judge(bytes: &[u8], path: &Path) -> Result<Contents, JournalError> {
+pub(super) fn judge(bytes: &[u8], path: &Path) -> Result<Contents, JournalError> {
     let path = path.to_owned();
     match frame::read_head(bytes) {
-        Head::Known { version, salt } => contents(bytes, version, salt)
-            .map_err(|Unknown { offset }| JournalError::Unknown { path, offset }),
+        Head::Known { version, salt } => contents(bytes, version, salt).map_err(|why| match why {
+            Refused::Unknown { offset } => JournalError::Unknown { path, offset },
+            Refused::NoIdentity { offset } => JournalError::NoIdentity { path, offset },
+        }),
         Head::Newer { version } => Err(JournalError::Newer {
             path,
             found: version,
@@ -95,24 +106,64 @@ fn judge(bytes: &[u8], path: &Path) -> Result<Contents, JournalError> {
     }
 }
 
-/// A whole record of a kind that only a newer release knows: nobody may go on behind it, and leave out what it said.
-struct Unknown {
-    offset: u64,
+/// Why a journal is not followed.
+enum Refused {
+    /// A whole record of a kind that only a newer release knows: what it says must not be left out.
+    Unknown { offset: u64 },
+    /// It is damaged, and the records that say which agent this is are lost.
+    NoIdentity { offset: u64 },
 }
 
-fn contents(bytes: &[u8], version: u32, salt: u64) -> Result<Contents, Unknown> {
+/// What the records before a place show of which agent this is.
+#[derive(Default)]
+struct Names {
+    has_identity: bool,
+    has_ownerless_launch: bool,
+}
+
+impl Names {
+    /// Looks at a record that is about to be followed.
+    fn look(&mut self, facts: &Facts, record: &Record) {
+        match record {
+            Record::Identity(_) | Record::Forgot(_) => self.has_identity = true,
+            Record::Took {
+                what: Taken::Launch { agent: None, .. },
+                ..
+            } => self.has_ownerless_launch |= facts.identity.agent.is_none(),
+            Record::Took { .. }
+            | Record::Started { .. }
+            | Record::Updated { .. }
+            | Record::Committed { .. }
+            | Record::Released { .. }
+            | Record::Stray { .. }
+            | Record::Retried { .. }
+            | Record::Floor(_)
+            | Record::Task { .. }
+            | Record::Executor(_) => {}
+        }
+    }
+
+    fn are_lost(&self) -> bool {
+        !self.has_identity || self.has_ownerless_launch
+    }
+}
+
+fn contents(bytes: &[u8], version: u32, salt: u64) -> Result<Contents, Refused> {
     let mut contents = Contents::default();
+    let mut names = Names::default();
     let mut at = HEAD_BYTES;
     while at < bytes.len() {
         if let Some(payload) = frame::get(&bytes[at..], salt) {
             if let Some(record) = record::decode(payload) {
+                names.look(&contents.facts, &record);
+                contents.has_old_launches |= is_old_launch(&record);
                 contents.facts.apply(&record);
                 contents.records += 1;
                 at += FRAME_BYTES + payload.len();
                 continue;
             }
             if record::is_of_unknown_kind(payload) {
-                return Err(Unknown { offset: at as u64 });
+                return Err(Refused::Unknown { offset: at as u64 });
             }
         }
         let Some(next) = frame::find(bytes, salt, at + 1) else {
@@ -125,10 +176,30 @@ fn contents(bytes: &[u8], version: u32, salt: u64) -> Result<Contents, Unknown> 
         });
         at = next;
     }
+    if let Some(first) = contents.damage.first() {
+        if names.are_lost() {
+            return Err(Refused::NoIdentity {
+                offset: first.offset,
+            });
+        }
+        // No more records than that have room in what is damaged.
+        let bytes: u64 = contents.damage.iter().map(|damage| damage.bytes).sum();
+        contents.facts.skip_numbers(bytes / FRAME_BYTES as u64);
+    }
     contents.end = Some(End {
         offset: at as u64,
         salt,
         version,
     });
     Ok(contents)
+}
+
+fn is_old_launch(record: &Record) -> bool {
+    matches!(
+        record,
+        Record::Took {
+            what: Taken::Launch { agent: None, .. },
+            ..
+        }
+    )
 }

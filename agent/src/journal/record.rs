@@ -92,6 +92,9 @@ struct Took {
     life: u64,
     #[prost(message, optional, tag = "4")]
     kill: Option<Numbered>,
+    /// Of a launch, since 0.2.0.
+    #[prost(uint64, optional, tag = "5")]
+    agent: Option<u64>,
     #[prost(message, optional, tag = "24")]
     limits: Option<TookLimits>,
 }
@@ -253,7 +256,13 @@ fn took(order: OrderIndex, what: &Taken) -> Took {
         ..Took::default()
     };
     match what {
-        Taken::Launch { launch, life, .. } => {
+        Taken::Launch {
+            agent,
+            launch,
+            life,
+            ..
+        } => {
+            took.agent = agent.map(|id| id.0);
             took.launch = Some((**launch).clone());
             took.life = *life;
         }
@@ -273,6 +282,7 @@ impl Took {
     fn read(self) -> Option<Record> {
         let what = match (self.launch, self.kill, self.limits) {
             (Some(launch), _, _) => Taken::Launch {
+                agent: self.agent.map(AgentId),
                 key: key(&launch)?,
                 launch: Arc::new(launch),
                 life: self.life,

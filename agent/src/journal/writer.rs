@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::place::{MemoryDisk, Output, Place};
 use super::read::Contents;
+use super::seal::{Seal, copies};
 use super::{JournalError, frame, record};
 use crate::core::{Record, Sync};
 
@@ -208,6 +209,7 @@ struct Writer {
     base_bytes: u64,
     asked: bool,
     compaction: Option<Compaction>,
+    seal: Seal,
     dirty: bool,
 }
 
@@ -254,7 +256,9 @@ impl Writer {
             Ok((file, bytes, salt))
         };
         let begin = || match contents.end {
-            Some(end) if end.version < frame::VERSION => begin_anew(&contents.facts.snapshot()),
+            Some(end) if end.version < frame::VERSION || contents.is_fragile() => {
+                begin_anew(&contents.facts.snapshot())
+            }
             Some(end) => Ok((place.reopen(end.offset)?, end.offset, end.salt)),
             None => begin_anew(&[]),
         };
@@ -267,6 +271,7 @@ impl Writer {
             base_bytes: bytes.min(COMPACT_MINIMUM_BYTES),
             asked: false,
             compaction: None,
+            seal: Seal::of(&contents.facts),
             dirty: false,
         })
     }
@@ -349,11 +354,8 @@ impl Writer {
                     record,
                     sync,
                 } => {
-                    let payload = record::encode(&record);
-                    frame::put(&mut bytes, self.salt, &payload);
-                    if let Some(compaction) = &mut self.compaction {
-                        compaction.since.push(payload);
-                    }
+                    self.seal.follow(&record);
+                    self.append(&mut bytes, &record);
                     last = number;
                     awaited |= sync == Sync::Awaited;
                 }
@@ -362,6 +364,11 @@ impl Writer {
                     self.compact(records);
                 }
             }
+        }
+        if awaited {
+            let [identity, floor] = self.seal.records();
+            self.append(&mut bytes, &identity);
+            self.append(&mut bytes, &floor);
         }
         self.put(&bytes)?;
         crash::passed("journal.appended");
@@ -379,6 +386,17 @@ impl Writer {
         let wants = large && !self.asked;
         self.asked |= wants;
         Ok((awaited.then_some(last), wants))
+    }
+
+    /// Appends the frames of a record to `bytes`, and to what follows a new file in the making.
+    fn append(&mut self, bytes: &mut Vec<u8>, record: &Record) {
+        let payload = record::encode(record);
+        for _ in 0..copies(record) {
+            frame::put(bytes, self.salt, &payload);
+            if let Some(compaction) = &mut self.compaction {
+                compaction.since.push(payload.clone());
+            }
+        }
     }
 
     fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -460,7 +478,8 @@ fn create(place: &Place, salt: u64, records: &[Record]) -> io::Result<(Output, u
     let mut bytes = frame::head(frame::VERSION, salt).to_vec();
     let mut written = 0;
     for record in records {
-        frame::put(&mut bytes, salt, &record::encode(record));
+        let payload = record::encode(record);
+        (0..copies(record)).for_each(|_| frame::put(&mut bytes, salt, &payload));
         if bytes.len() > 1 << 20 {
             file.append(&bytes)?;
             written += bytes.len() as u64;

@@ -6,7 +6,6 @@ use super::Executor;
 use super::life::executor_key;
 use crate::core::Core;
 use crate::core::course::Phase;
-use crate::core::end::unknown_end;
 use crate::core::facts::{Instance, TaskFacts};
 use crate::core::input::{Effect, Found};
 
@@ -41,7 +40,10 @@ impl Core {
             }
             _ if is_unwanted => self.end_unstarted(instance),
             _ if is_unheard => drop(self.unstarted.insert(instance)),
-            _ => self.end(instance, unknown_end(self.is_of_earlier_boot(instance))),
+            _ => self.end(
+                instance,
+                self.unknown_end(self.is_of_earlier_boot(instance)),
+            ),
         }
     }
 
@@ -57,7 +59,7 @@ impl Core {
             Found::Exited(ended) => self.executor_exited(instance, &ended),
             Found::NeverStarted => self.executor_never_started(instance),
             Found::Gone => {
-                let end = unknown_end(self.is_executor_of_earlier_boot(instance));
+                let end = self.unknown_end(self.is_executor_of_earlier_boot(instance));
                 self.executor_ended(instance, end);
             }
         }
@@ -97,7 +99,7 @@ impl Core {
                 self.unstarted.insert(task);
             }
         }
-        let end = unknown_end(self.is_executor_of_earlier_boot(instance));
+        let end = self.unknown_end(self.is_executor_of_earlier_boot(instance));
         self.executor_ended(instance, end);
     }
 

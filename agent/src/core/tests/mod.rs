@@ -2,6 +2,7 @@
 
 mod chance;
 mod checks;
+mod damage;
 mod disk;
 mod executors;
 mod groups;

@@ -8,7 +8,8 @@ use argosy_state::ids::{AgentId, OrderIndex, Timestamp};
 use crate::core::checks::{Answer, Kind, Look};
 use crate::core::wire::task_state;
 use crate::core::{
-    Core, Effect, Ended, Facts, Found, How, Input, Instance, Record, Setup, StartedFact, Taken,
+    Core, Effect, Ended, Facts, Found, How, Input, Instance, Record, Setup, StartedFact, Sync,
+    Taken,
 };
 
 pub(super) const CLUSTER: &str = "000000000000000000000000000000aa";
@@ -20,6 +21,8 @@ pub(super) struct World {
     pub(super) now: u64,
     /// Every record, in order, with whether it is on disk.
     pub(super) journal: Vec<Record>,
+    /// The same of all lives, as it was handed to the journal.
+    pub(super) written: Vec<(Record, Sync)>,
     /// What somebody who reads them would know.
     again: Facts,
     durable: u64,
@@ -35,10 +38,20 @@ impl World {
     }
 
     pub(super) fn with(facts: Facts, boot_id: &str) -> Self {
+        Self::begin(facts, boot_id, false)
+    }
+
+    /// An agent that found a part of its journal damaged.
+    pub(super) fn of_damaged(facts: Facts) -> Self {
+        Self::begin(facts, "boot-1", true)
+    }
+
+    fn begin(facts: Facts, boot_id: &str, journal_damaged: bool) -> Self {
         let journal = facts.snapshot();
         let setup = Setup {
             info: v1::AgentInfo::default(),
             boot_id: boot_id.to_owned(),
+            journal_damaged,
             executor_timeout_ms: 60_000,
             seed: 7,
             wall_offset_ms: 0,
@@ -48,6 +61,7 @@ impl World {
             core: Core::new(facts, setup),
             now: 1_000,
             journal,
+            written: Vec::new(),
             durable: 0,
             appended: 0,
             said: Vec::new(),
@@ -87,6 +101,10 @@ impl World {
             .for_each(|record| facts.apply(record));
         let mut next = Self::with(facts, boot_id);
         next.epoch = self.epoch;
+        let mut written = self.written;
+        written.truncate(written.len() - usize::try_from(self.appended - self.durable).unwrap());
+        written.append(&mut next.written);
+        next.written = written;
         next
     }
 
@@ -118,11 +136,17 @@ impl World {
     }
 
     fn perform(&mut self, effect: Effect) {
-        if let Effect::Persist { number, record, .. } = &effect {
+        if let Effect::Persist {
+            number,
+            record,
+            sync,
+        } = &effect
+        {
             self.appended += 1;
             assert_eq!(*number, self.appended, "records are counted without gaps");
             self.again.apply(record);
             self.journal.push((**record).clone());
+            self.written.push(((**record).clone(), *sync));
         }
         self.said.push(tell(&effect));
     }

@@ -43,3 +43,63 @@ fn a_damaged_record_is_told_as_an_error_that_says_where() {
         "{line}"
     );
 }
+
+/// As 0.1 wrote it: a launch does not say whose it is, and the identity is there once.
+fn of_0_1() -> (Vec<u8>, Vec<Record>) {
+    let mut records = story(3);
+    for record in &mut records {
+        if let Record::Took {
+            what: Taken::Launch { agent, .. },
+            ..
+        } = record
+        {
+            *agent = None;
+        }
+    }
+    let mut bytes = frame::head(frame::VERSION, 43).to_vec();
+    for record in &records {
+        frame::put(&mut bytes, 43, &record::encode(record));
+    }
+    (bytes, records)
+}
+
+#[test]
+fn a_journal_in_which_nothing_says_which_agent_this_is_is_refused_and_left_alone() {
+    let folder = Folder::new();
+    let (mut bytes, _) = of_0_1();
+    bytes[frame::HEAD_BYTES + frame::FRAME_BYTES] ^= 1;
+    fs::write(folder.path(), &bytes).unwrap();
+    let refused = read(&folder.path()).unwrap_err().to_string();
+    assert!(
+        refused
+            .contains("is damaged at byte 24, and what is left does not say which agent this is"),
+        "{refused}"
+    );
+    assert_eq!(fs::read(folder.path()).unwrap(), bytes);
+}
+
+#[test]
+fn a_journal_of_0_1_is_written_anew_so_that_each_launch_says_whose_it_is() {
+    let folder = Folder::new();
+    let (bytes, records) = of_0_1();
+    fs::write(folder.path(), &bytes).unwrap();
+    assert_eq!(folder.read().facts, facts(&records));
+    folder.write(&[]);
+    assert_ne!(fs::read(folder.path()).unwrap(), bytes);
+    assert_eq!(folder.read().facts, facts(&records));
+    assert!(!folder.read().is_fragile());
+}
+
+#[test]
+fn a_damaged_journal_is_written_anew_when_it_is_opened() {
+    let folder = Folder::new();
+    folder.write(&story(3));
+    let mut bytes = fs::read(folder.path()).unwrap();
+    bytes[frame::HEAD_BYTES + frame::FRAME_BYTES] ^= 1;
+    fs::write(folder.path(), &bytes).unwrap();
+    let contents = folder.read();
+    assert_eq!(contents.damage.len(), 1);
+    folder.write(&[]);
+    let again = folder.read();
+    assert_eq!((again.facts, again.damage), (contents.facts, Vec::new()));
+}

@@ -51,6 +51,7 @@ fn launch(order: u64) -> Record {
     Record::Took {
         order: OrderIndex(order),
         what: Taken::Launch {
+            agent: Some(AgentId(1)),
             key: TaskKey {
                 framework: FRAMEWORK.parse().unwrap(),
                 task: TaskId::new(&task).unwrap(),

@@ -1,0 +1,291 @@
+//! What one damaged record of the journal costs: its own task at most, whichever record it is.
+
+use std::collections::BTreeSet;
+
+use argosy_proto::v1;
+use argosy_state::ids::{OrderIndex, Timestamp};
+
+use super::world::{World, instance, spec};
+use crate::core::{
+    ContainerName, ExecutorRecord, ExecutorSaid, Facts, Found, How, Input, Instance, Record,
+    StartedFact, Taken, TaskFacts,
+};
+use crate::journal::testing::{compacted, frames, judged, written};
+use crate::start::known;
+
+/// The last order of the story.
+const LAST: u64 = 8;
+
+const RUNNING: Found = Found::Running(StartedFact {
+    pid: 77,
+    at: Timestamp(1_000),
+});
+
+/// The containers that live at the end of the story.
+const LIVING: [&str; 5] = ["1-1-2", "1-2-2", "1-4-2", "1-6-2", "1-8-2"];
+
+fn executed(task: &str) -> v1::TaskSpec {
+    v1::TaskSpec {
+        executor: Some(v1::ExecutorSpec {
+            executor_id: "e".into(),
+            shell: "run".into(),
+            ..v1::ExecutorSpec::default()
+        }),
+        ..spec(task)
+    }
+}
+
+/// Two lives of an agent, under two leaders. Its tasks are in all the states that matter; the last has just been started.
+fn story() -> World {
+    let mut world = World::registered();
+    world.launch(1, "again");
+    world.sync();
+    let mut world = world.restart("boot-1");
+    world.found(1, Found::NeverStarted);
+    world.epoch += 1;
+    world.register(true);
+    world.sync();
+    for (order, task) in [(1, "again"), (2, "runs"), (3, "ended"), (4, "killed")] {
+        if order > 1 {
+            world.launch(order, task);
+            world.sync();
+        }
+        world.started(order);
+        world.report();
+        world.committed(order, task, 1, false);
+    }
+    world.exited(3, How::Code(0));
+    world.report();
+    world.destroyed(3);
+    world.kill(5, "killed", 100);
+    world.sync();
+    world.launch_spec(6, executed("hosted"));
+    world.sync();
+    world.sync();
+    world.started(6);
+    let said = ExecutorSaid::Subscribed {
+        tasks: Vec::new(),
+        unacknowledged: Vec::new(),
+    };
+    world.feed(Input::Executor {
+        instance: instance(6),
+        connection: 1,
+        said,
+    });
+    world.order(
+        7,
+        v1::order::Order::Limits(v1::LimitsOrder {
+            framework_id: "framework-1".into(),
+            task_id: "runs".into(),
+            limits: Some(v1::Limits {
+                pids: Some(9),
+                ..v1::Limits::default()
+            }),
+        }),
+    );
+    world.sync();
+    world.launch(LAST, "fresh");
+    world.sync();
+    assert!(world.said.contains(&"start 1-8-2".to_owned()));
+    world
+}
+
+/// The instance whose record this is.
+fn owner(record: &Record) -> Option<Instance> {
+    match record {
+        Record::Identity(_) | Record::Forgot(_) | Record::Floor(_) => None,
+        Record::Took { order, what } => match what {
+            Taken::Launch { .. } => Some(instance(order.0)),
+            Taken::Kill { instance, .. } | Taken::Limits { instance, .. } => Some(*instance),
+            Taken::Nothing => None,
+        },
+        Record::Started { instance, .. }
+        | Record::Updated { instance, .. }
+        | Record::Committed { instance, .. }
+        | Record::Released { instance }
+        | Record::Stray { instance }
+        | Record::Retried { instance, .. }
+        | Record::Task { instance, .. } => Some(*instance),
+        Record::Executor(record) => Some(match record {
+            ExecutorRecord::Began { instance, .. }
+            | ExecutorRecord::Started { instance, .. }
+            | ExecutorRecord::Ending { instance }
+            | ExecutorRecord::Cleared { instance }
+            | ExecutorRecord::Heard { instance, .. } => *instance,
+        }),
+    }
+}
+
+/// Without the number of its newest update, which may leave numbers out.
+fn unnumbered(task: &TaskFacts) -> TaskFacts {
+    TaskFacts {
+        made: 0,
+        ..task.clone()
+    }
+}
+
+/// What is known is as it was, but for the instance whose record was damaged.
+fn compare(known: &Facts, wanted: &Facts, own: Option<Instance>, case: &str) {
+    assert_eq!(known.identity, wanted.identity, "{case}");
+    assert_eq!(known.floor, wanted.floor, "{case}");
+    let others = |instance: &&Instance| Some(**instance) != own;
+    let names =
+        |facts: &Facts| -> Vec<Instance> { facts.tasks.keys().filter(others).copied().collect() };
+    assert_eq!(names(known), names(wanted), "{case}");
+    for instance in &names(wanted) {
+        let (is, was) = (&known.tasks[instance], &wanted.tasks[instance]);
+        assert!(is.made >= was.made, "{case}");
+        assert_eq!(unnumbered(is), unnumbered(was), "{case}");
+    }
+    for (instance, executor) in wanted.executors.iter().filter(|(name, _)| others(name)) {
+        assert_eq!(known.executors.get(instance), Some(executor), "{case}");
+    }
+}
+
+/// The next life, on a host where what no journal knows has been ended, until a master has registered it.
+fn relive(facts: Facts, epoch: u64, case: &str) -> World {
+    let known: BTreeSet<_> = known(&facts).iter().map(ContainerName::to_string).collect();
+    let life = facts.identity.life;
+    let mut world = World::with(facts, "boot-1");
+    assert_eq!(world.core.facts().identity.life, life + 1, "{case}");
+    world.epoch = epoch;
+    world.sync();
+    let asked: Vec<_> = world
+        .said
+        .iter()
+        .filter_map(|line| line.strip_prefix("find "))
+        .map(str::to_owned)
+        .collect();
+    for name in asked {
+        let is_living = LIVING.contains(&name.as_str()) && known.contains(&name);
+        let found = if is_living {
+            RUNNING
+        } else {
+            Found::NeverStarted
+        };
+        let name: ContainerName = name.parse().unwrap();
+        world.found(name.instance.order.0, found);
+    }
+    world.register(false);
+    world.report();
+    world
+}
+
+/// One byte of each frame is flipped in turn: in its mark, length, checksum, and both ends of what it says.
+fn each_damage(bytes: &[u8], wanted: &Facts, epoch: u64) {
+    let frames = frames(bytes);
+    for (at, (range, record)) in frames.iter().enumerate() {
+        for offset in [
+            range.start,
+            range.start + 4,
+            range.start + 9,
+            range.start + 12,
+            range.end - 1,
+        ] {
+            let mut damaged = bytes.to_vec();
+            damaged[offset] ^= 0x10;
+            let case = format!("record {at} of {}, byte {offset}: {record:?}", frames.len());
+            let contents = judged(&damaged).unwrap_or_else(|error| panic!("{case}: {error}"));
+            let is_last = at + 1 == frames.len();
+            assert_eq!(contents.damage.len(), usize::from(!is_last), "{case}");
+            let own = owner(record);
+            compare(&contents.facts, wanted, own, &case);
+            judge_life(contents.facts, epoch, own, &case);
+        }
+    }
+}
+
+fn judge_life(facts: Facts, epoch: u64, own: Option<Instance>, case: &str) {
+    let world = relive(facts, epoch, case);
+    let said = world.said.join("\n");
+    let starts = world.said.iter().any(|line| line.starts_with("start "));
+    assert!(!starts, "{case}: a second start: {said}");
+    if own != Some(instance(3)) {
+        assert!(said.contains("ended 2 Finished"), "{case}: {said}");
+    }
+    if world.core.facts().tasks.contains_key(&instance(4)) {
+        assert!(said.contains("kill 4 in 100"), "{case}: {said}");
+    }
+    for order in (1..=LAST).filter(|order| own != Some(instance(*order))) {
+        let is_task = ![5, 7].contains(&order);
+        let is_held = world
+            .core
+            .facts()
+            .tasks
+            .get(&instance(order))
+            .is_some_and(|task| task.held);
+        assert_eq!(is_held, is_task, "{case}: order {order}");
+    }
+    // Orders that were taken are not taken again.
+    let mut world = world;
+    world.quiet();
+    world.launch(LAST, "fresh");
+    world.sync();
+    world.expect(&[]);
+    assert_eq!(world.core.facts().floor, OrderIndex(LAST), "{case}");
+}
+
+#[test]
+fn one_damaged_record_of_any_kind_costs_at_most_its_own_task() {
+    let world = story();
+    let bytes = written(&world.written);
+    let wanted = world.core.facts();
+    assert_eq!(&judged(&bytes).unwrap().facts, wanted);
+    judge_life(wanted.clone(), world.epoch, None, "no damage");
+    each_damage(&bytes, wanted, world.epoch);
+}
+
+#[test]
+fn the_same_holds_in_a_compacted_journal() {
+    let world = story();
+    let bytes = compacted(world.core.facts());
+    let wanted = world.core.facts();
+    assert_eq!(&judged(&bytes).unwrap().facts, wanted);
+    each_damage(&bytes, wanted, world.epoch);
+}
+
+#[test]
+fn an_id_that_was_given_up_stays_so_without_its_record() {
+    let mut world = story();
+    world.hear(v1::to_agent::Message::Shutdown(v1::Shutdown {
+        reason: "unknown".into(),
+    }));
+    world.sync();
+    let wanted = world.core.facts().clone();
+    assert_eq!(wanted.identity.agent, None);
+    let bytes = written(&world.written);
+    let frames = frames(&bytes);
+    let forgot = |record: &Record| matches!(record, Record::Forgot(_));
+    let (range, _) = frames.iter().find(|(_, record)| forgot(record)).unwrap();
+    let mut damaged = bytes.clone();
+    damaged[range.end - 1] ^= 0x10;
+    let facts = judged(&damaged).unwrap().facts;
+    assert_eq!(facts.identity, wanted.identity);
+    assert_eq!(
+        (facts.floor, facts.held.len(), facts.digest),
+        (OrderIndex(0), 0, 0)
+    );
+}
+
+#[test]
+fn a_task_whose_end_is_lost_says_that_the_journal_was_damaged() {
+    let world = story();
+    let bytes = written(&world.written);
+    let frames = frames(&bytes);
+    let is_end = |record: &Record| match record {
+        Record::Updated { instance, update } => instance.order.0 == 3 && update.number == 2,
+        _ => false,
+    };
+    let (range, _) = frames.iter().find(|(_, record)| is_end(record)).unwrap();
+    let mut damaged = bytes.clone();
+    damaged[range.end - 1] ^= 0x10;
+    let mut world = World::of_damaged(judged(&damaged).unwrap().facts);
+    world.found(3, Found::NeverStarted);
+    world.report();
+    let task = &world.core.facts().tasks[&instance(3)];
+    let update = task.updates.back().unwrap();
+    // The registry may have the lost update already, and ignores its number.
+    assert!(update.number > 2, "{update:?}");
+    assert_eq!(update.reason, i32::from(v1::Reason::AgentRestarted));
+    assert!(update.text.contains("journal"), "{update:?}");
+}

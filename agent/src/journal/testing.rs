@@ -1,0 +1,70 @@
+//! Journals as bytes, for tests of what damage costs.
+
+use std::ops::Range;
+use std::path::Path;
+
+use super::frame::{self, FRAME_BYTES, HEAD_BYTES, Head};
+use super::place::MemoryDisk;
+use super::{Contents, Journal, JournalError, Request, read, record};
+use crate::core::{Facts, Record, Sync};
+
+/// The journal of these records. Each that something waits for is written with those before it, and synced.
+pub(crate) fn written(records: &[(Record, Sync)]) -> Vec<u8> {
+    let requests = records.iter().zip(1..).map(|((record, sync), number)| {
+        let request = Request::Append {
+            number,
+            record: Box::new(record.clone()),
+            sync: *sync,
+        };
+        (request, (*sync == Sync::Awaited).then_some(number))
+    });
+    journal(requests.collect())
+}
+
+/// The journal of these facts, just compacted.
+pub(crate) fn compacted(facts: &Facts) -> Vec<u8> {
+    journal(vec![(Request::Compact(facts.snapshot()), None)])
+}
+
+/// What a writer makes of these requests. It waits after each that has a number until that is on disk.
+fn journal(requests: Vec<(Request, Option<u64>)>) -> Vec<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let disk = MemoryDisk::default();
+    runtime.block_on(async {
+        let journal = Journal::in_memory(&disk, &Contents::default(), 42).unwrap();
+        let mut progress = journal.progress();
+        for (request, awaited) in requests {
+            journal.request(request);
+            if let Some(number) = awaited {
+                let reached = progress.wait_for(|progress| progress.durable >= number);
+                reached.await.unwrap();
+            }
+        }
+        journal.close().await.unwrap();
+    });
+    disk.bytes().unwrap()
+}
+
+/// Each frame of a whole journal, and the record in it.
+pub(crate) fn frames(bytes: &[u8]) -> Vec<(Range<usize>, Record)> {
+    let Head::Known { salt, .. } = frame::read_head(bytes) else {
+        panic!("it does not begin as a journal does");
+    };
+    let mut frames = Vec::new();
+    let mut at = HEAD_BYTES;
+    while at < bytes.len() {
+        let payload = frame::get(&bytes[at..], salt).unwrap();
+        let end = at + FRAME_BYTES + payload.len();
+        frames.push((at..end, record::decode(payload).unwrap()));
+        at = end;
+    }
+    frames
+}
+
+/// Reads these bytes as a journal.
+pub(crate) fn judged(bytes: &[u8]) -> Result<Contents, JournalError> {
+    read::judge(bytes, Path::new("journal"))
+}
