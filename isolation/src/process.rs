@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys;
 
+/// Milliseconds in a clock tick as `/proc` counts them: `USER_HZ` is 100 on x86_64 and aarch64.
+const MS_A_TICK: u64 = 10;
+
 /// One process of one boot: a number alone would mean a stranger once it is given out again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
@@ -33,6 +36,13 @@ impl Process {
             pid,
             start_ticks: stat.start_ticks,
         })
+    }
+
+    /// When it started. Rounded up to the next clock tick, so that no deadline that counts from it comes early.
+    #[must_use]
+    pub fn started_at(self) -> BootTime {
+        let next_tick = self.start_ticks.saturating_add(1);
+        BootTime(next_tick.saturating_mul(MS_A_TICK))
     }
 
     /// A handle on it (readable when it has ended), or `None` if it is gone or its number means another now.
@@ -235,6 +245,16 @@ mod tests {
             ..own
         };
         assert!(recycled.open().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_start_is_known_on_the_boot_clock_to_a_tick() {
+        let before = BootTime::now();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let after = BootTime::now();
+        let started_at = Process::of(child.id() as i32).unwrap().started_at();
+        child.wait().unwrap();
+        assert!(before <= started_at && started_at.0 <= after.0 + MS_A_TICK);
     }
 
     #[test]

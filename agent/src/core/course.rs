@@ -243,19 +243,21 @@ impl Core {
             .spec
             .as_ref()
             .map_or(0, |spec| spec.max_completion_ms);
+        // Its limits count from the start that the journal has, if it has one.
+        let at = task.started.unwrap_or(fact).at;
         let unwanted = !task.held || task.kill_grace_ms.is_some() || task.unhealthy.is_some();
         if task.started.is_none() {
             // The hand-off files prove the start after a crash, so nothing needs to wait for this one.
             self.persist(Record::Started { instance, fact }, Sync::Lazy);
         }
         if limit_ms > 0 {
-            self.overdue.insert((fact.at.plus_ms(limit_ms), instance));
+            self.overdue.insert((at.plus_ms(limit_ms), instance));
         }
         self.mark_dirty(instance);
         if unwanted {
             self.kill(instance);
         } else {
-            self.watch(instance, fact.at, was);
+            self.watch(instance, at, was);
             self.measure(instance);
             self.limit(instance);
         }

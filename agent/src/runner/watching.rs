@@ -92,15 +92,12 @@ async fn pass_on(container: &Container, control: &Control, instance: Instance) {
     }
 }
 
-/// When a container was started, on the boot clock: its own file knows only the time of day.
+/// When a container was started, on the boot clock: that of its first process. No wall clock, which may jump.
 pub(super) fn started_fact(handle: Option<&Handle>) -> StartedFact {
     let now = boot_now();
-    let age_ms = handle.map_or(0, |handle| {
-        wall_now_ms().saturating_sub(handle.started_at_ms)
-    });
     StartedFact {
         pid: handle.map_or(0, |handle| handle.init.pid),
-        at: Timestamp(now.0.saturating_sub(age_ms)),
+        at: handle.map_or(now, |handle| now.min(Timestamp(handle.init.started_at().0))),
     }
 }
 
@@ -120,10 +117,33 @@ pub(super) fn ended(exit: Exit) -> Ended {
     }
 }
 
-/// Milliseconds of the Unix epoch, for display.
-fn wall_now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| {
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    })
+#[cfg(test)]
+mod tests {
+    use argosy_isolation::{ContainerId, Process};
+
+    use super::*;
+
+    #[test]
+    fn a_jump_of_the_wall_clock_moves_no_start() {
+        // Old enough for its start to be a whole clock tick ago.
+        let own = Process::of(std::os::unix::process::parent_id().cast_signed()).unwrap();
+        let handle = |started_at_ms| Handle {
+            version: 1,
+            container: ContainerId::new("1-1-1").unwrap(),
+            nonce: 7,
+            boot_id: "boot".into(),
+            supervisor: own,
+            init: own,
+            cgroup: None,
+            missing: argosy_isolation::Missing::default(),
+            started_at_ms,
+            attachable: true,
+        };
+        let before = boot_now();
+        let [early, late] = [0, u64::MAX].map(|wall_ms| started_fact(Some(&handle(wall_ms))));
+        assert_eq!(early, late);
+        let ticks_ms = own.start_ticks * 10;
+        assert!(early.at.0 >= ticks_ms && early.at.0 <= ticks_ms + 10);
+        assert!(early.at <= before, "{early:?}");
+    }
 }

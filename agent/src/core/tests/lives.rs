@@ -211,3 +211,33 @@ fn time_that_passed_while_away_counts_against_a_limit() {
         world.said
     );
 }
+
+#[test]
+fn a_limit_counts_from_the_start_in_the_journal_whatever_an_adoption_says() {
+    let mut world = World::registered();
+    world.now = 100_000;
+    let wanted = v1::TaskSpec {
+        max_completion_ms: 60_000,
+        ..super::world::spec("web")
+    };
+    world.launch_spec(1, wanted);
+    world.sync();
+    world.started(1);
+    world.report();
+    let mut world = world.restart("boot-1");
+    world.now = 130_000;
+    let fact = StartedFact {
+        pid: 77,
+        at: Timestamp(0),
+    };
+    world.found(1, Found::Running(fact));
+    world.register(true);
+    let is_killed = |world: &World| world.said.iter().any(|line| line.starts_with("kill"));
+    for at in [130_000, 159_999] {
+        world.now = at;
+        world.wait(0);
+        assert!(!is_killed(&world), "at {at}: {:?}", world.said);
+    }
+    world.wait(1);
+    assert!(is_killed(&world), "{:?}", world.said);
+}

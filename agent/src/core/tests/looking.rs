@@ -427,3 +427,28 @@ fn an_order_that_asks_what_nobody_can_is_an_error_and_never_starts() {
     assert_eq!(last(&world).reason(), v1::Reason::TaskInvalid);
     assert!(last(&world).text.starts_with("readiness_check.kind: "));
 }
+
+#[test]
+fn a_grace_counts_from_the_start_in_the_journal_whatever_an_adoption_says() {
+    let health = v1::HealthCheck {
+        grace_ms: Some(60_000),
+        failures: Some(1),
+        ..health()
+    };
+    let world = started(Some(health), None);
+    let begun = world.now;
+    let mut world = world.restart_synced("boot-1");
+    // Within the grace since the start; not since what the adoption says.
+    world.now = begun + 59_500;
+    let fact = StartedFact {
+        pid: 77,
+        at: Timestamp(0),
+    };
+    world.found(1, Found::Running(fact));
+    world.register(true);
+    world.wait(100);
+    world.looked(1, HEALTH, 1, Answer::Failed("refused".into()));
+    world.report();
+    let task = &world.core.facts().tasks[&instance(1)];
+    assert_eq!(task.unhealthy, None);
+}
