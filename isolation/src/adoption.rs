@@ -44,6 +44,14 @@ pub enum AdoptionError {
     /// A hand-off file could not be read or written.
     #[error(transparent)]
     Files(#[from] HandOffError),
+    /// It could not be seen whether the container's folder exists.
+    #[error("cannot look for {directory}")]
+    Folder {
+        /// The container's folder.
+        directory: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The group could not be read.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -77,7 +85,11 @@ pub enum AdoptionError {
 /// container may live.
 pub fn adopt(directory: &Path) -> Result<Adoption, AdoptionError> {
     let files = HandOff::at(directory);
-    if !directory.exists() {
+    let folder = |source| AdoptionError::Folder {
+        directory: directory.to_owned(),
+        source,
+    };
+    if !directory.try_exists().map_err(folder)? {
         return Ok(gone("its folder does not exist"));
     }
     if let Some(exit) = files.exit()? {

@@ -21,6 +21,8 @@ pub(super) enum Phase {
     Waiting,
     /// Its container of an earlier life is being looked for.
     Finding,
+    /// That failed; it is asked again. It may run.
+    Unknown,
     /// Its files are being brought.
     Fetching,
     /// All its files are here; it waits for the others of its group.
@@ -35,7 +37,7 @@ pub(super) enum Phase {
 
 /// The names of the phases, as metrics and pages show them.
 pub(crate) const PHASES: &[&str] = &[
-    "waiting", "finding", "fetching", "prepared", "starting", "running", "ended",
+    "waiting", "finding", "unknown", "fetching", "prepared", "starting", "running", "ended",
 ];
 
 impl Phase {
@@ -43,6 +45,7 @@ impl Phase {
         match self {
             Self::Waiting => "waiting",
             Self::Finding => "finding",
+            Self::Unknown => "unknown",
             Self::Fetching => "fetching",
             Self::Prepared => "prepared",
             Self::Starting => "starting",
@@ -107,6 +110,7 @@ impl Course {
             remains: match phase {
                 Phase::Waiting => Remains::Nothing,
                 Phase::Finding
+                | Phase::Unknown
                 | Phase::Fetching
                 | Phase::Prepared
                 | Phase::Starting
@@ -114,6 +118,11 @@ impl Course {
                 | Phase::Ended => Remains::Container,
             },
         }
+    }
+
+    /// Whether what became of its container of an earlier life is not known yet.
+    pub(super) fn is_sought(&self) -> bool {
+        matches!(self.phase, Phase::Finding | Phase::Unknown)
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -231,7 +240,8 @@ impl Core {
     }
 
     pub(super) fn started(&mut self, instance: Instance, fact: StartedFact) {
-        let Some(was @ (Phase::Starting | Phase::Finding)) = self.phase(instance) else {
+        let Some(was @ (Phase::Starting | Phase::Finding | Phase::Unknown)) = self.phase(instance)
+        else {
             return;
         };
         self.enter(instance, Phase::Running);
@@ -280,7 +290,7 @@ impl Core {
 
     pub(super) fn exited(&mut self, instance: Instance, ended: Ended) {
         match self.phase(instance) {
-            Some(Phase::Starting | Phase::Running | Phase::Finding) => {}
+            Some(Phase::Starting | Phase::Running | Phase::Finding | Phase::Unknown) => {}
             Some(Phase::Waiting | Phase::Fetching | Phase::Prepared | Phase::Ended) | None => {
                 return;
             }
@@ -323,6 +333,8 @@ impl Core {
             // Killed as soon as it is known to run, if its command is executed by now.
             Some(Phase::Starting) => self.effects.push(Effect::CancelStart(instance)),
             Some(Phase::Finding) => {}
+            // The next answer decides: it is killed if it is found, and destroyed if it cannot be asked again.
+            Some(Phase::Unknown) => {}
             Some(Phase::Ended) | None => {}
         }
     }

@@ -221,7 +221,8 @@ impl Core {
 
     /// Brings a group to where what its tasks have come to lets it be.
     fn tend(&mut self, group: Group) {
-        let is_found = |instance| self.phase(instance) != Some(Phase::Finding);
+        let course = |instance| self.courses.get(&instance);
+        let is_found = |instance| course(instance).is_none_or(|course| !course.is_sought());
         if !group.members().all(is_found) {
             return;
         }

@@ -190,6 +190,8 @@ pub enum Found {
     Exited(Ended),
     /// It was started, and nobody knows how it ended.
     Gone,
+    /// It could not be asked, and may run.
+    Unknown,
     /// It never started, and never will under this container name.
     NeverStarted,
 }

@@ -84,7 +84,7 @@ impl Core {
             return;
         }
         let mut checks = Checks::new(policies, started_at, task.standing);
-        if was == Phase::Finding {
+        if matches!(was, Phase::Finding | Phase::Unknown) {
             let random = &mut self.random;
             checks.spread(self.now, |bound| random.below(bound));
         }

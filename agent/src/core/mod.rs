@@ -100,6 +100,8 @@ pub struct Core {
     overdue: BTreeSet<(Timestamp, Instance)>,
     /// Turns of the checks of running tasks.
     looks: BTreeSet<(Timestamp, Instance)>,
+    /// When containers that could not be asked are asked again.
+    asks: BTreeSet<(Timestamp, Instance)>,
     /// Groups of which orders are still to come.
     gathering: BTreeSet<Group>,
     /// When the next task of a group has its turn to end.
@@ -172,6 +174,7 @@ impl Core {
             report_at: None,
             overdue: BTreeSet::new(),
             looks: BTreeSet::new(),
+            asks: BTreeSet::new(),
             gathering: BTreeSet::new(),
             turns: BTreeSet::new(),
             parting: BTreeSet::new(),
@@ -232,7 +235,8 @@ impl Core {
         let look = self.looks.first().map(|(at, _)| *at);
         let executor = self.executors.deadline();
         let turn = self.turns.first().map(|(at, _)| *at);
-        let all = [link, overdue, look, executor, turn, self.report_at];
+        let ask = self.asks.first().map(|(at, _)| *at);
+        let all = [link, overdue, look, executor, turn, ask, self.report_at];
         all.into_iter().flatten().min()
     }
 
@@ -345,6 +349,7 @@ impl Core {
             self.out_of_time(instance);
         }
         self.look();
+        self.ask_unknown();
         self.tend_executors();
         self.next_turns();
         self.tend_link();

@@ -1,7 +1,9 @@
 //! After a start of the process: what became of the tasks of the life before.
 //!
-//! No master is spoken to before every container is found, so that what is said is true.
+//! No master is spoken to before every container was looked for, so that what is said is true. Of one that could not be
+//! asked nothing is said, and it is asked again.
 
+use argosy_proto::v1;
 use argosy_state::bugs::{self, Bug};
 use argosy_state::task::TaskState;
 
@@ -10,6 +12,9 @@ use super::end::{End, unknown_end};
 use super::facts::{Identity, Instance, Record};
 use super::input::{Effect, Found};
 use super::{Core, Deferred, Sync};
+
+/// How long after a container could not be asked it is asked again, in milliseconds.
+const ASK_AGAIN_MS: u64 = 5_000;
 
 impl Core {
     pub(super) fn begin(&mut self) {
@@ -71,18 +76,20 @@ impl Core {
     }
 
     pub(super) fn found(&mut self, instance: Instance, found: Found) {
-        if self.phase(instance) != Some(Phase::Finding) {
+        if !self.courses.get(&instance).is_some_and(Course::is_sought) {
             return;
         }
         match found {
+            Found::Unknown if !self.is_of_earlier_boot(instance) => self.not_found(instance),
             Found::Running(fact) => self.started(instance, fact),
             Found::Exited(ended) => self.exited(instance, ended),
             Found::NeverStarted if self.is_unwanted(instance) => self.end_unstarted(instance),
             Found::NeverStarted if self.may_start_again(instance) => {
                 self.courses.insert(instance, Course::new(Phase::Waiting));
                 self.unstarted.insert(instance);
+                self.go_on_if_registered();
             }
-            Found::Gone | Found::NeverStarted => {
+            Found::Gone | Found::NeverStarted | Found::Unknown => {
                 self.end(
                     instance,
                     self.unknown_end(self.is_of_earlier_boot(instance)),
@@ -91,6 +98,49 @@ impl Core {
         }
         self.tend_group_of(instance);
         self.dial_if_clear();
+    }
+
+    /// Its container could not be asked. A task that is wanted runs on, if it does, until it can be; others need not wait.
+    fn not_found(&mut self, instance: Instance) {
+        if self.is_unwanted(instance) {
+            let text = "its container could not be asked, and was destroyed";
+            let end = End::by_agent(TaskState::Killed, v1::Reason::TaskKilled, text);
+            self.end(instance, end);
+        } else {
+            self.enter(instance, Phase::Unknown);
+            self.ask_again(instance);
+        }
+    }
+
+    pub(super) fn ask_again(&mut self, instance: Instance) {
+        self.asks.insert((self.now.plus_ms(ASK_AGAIN_MS), instance));
+    }
+
+    /// Asks again what became of containers that could not be asked.
+    pub(super) fn ask_unknown(&mut self) {
+        while let Some((at, instance)) = self.asks.first().copied()
+            && at <= self.now
+        {
+            self.asks.remove(&(at, instance));
+            let executor = self.executor_to_ask(instance);
+            let is_unknown = self.phase(instance) == Some(Phase::Unknown);
+            let task = self.facts.tasks.get(&instance).filter(|_| is_unknown);
+            let task = task.and_then(|task| {
+                let name = self.facts.container(instance)?;
+                Some((name, task.key.clone()))
+            });
+            if let Some((name, key)) = executor.or(task) {
+                self.effects.push(Effect::Find { name, key });
+            }
+        }
+    }
+
+    /// What was found only after a master has spoken need not wait for the next one that does.
+    pub(super) fn go_on_if_registered(&mut self) {
+        if let Some(link) = self.link.as_ref().filter(|link| link.registered) {
+            let registered = Deferred::Registered(link.serial);
+            self.when_durable(registered);
+        }
     }
 
     /// The end of an instance whose container cannot tell its own.

@@ -181,7 +181,7 @@ fn observe(course: &Course, task: &TaskFacts) -> Option<End> {
         return hosted.observe(task);
     }
     match course.phase {
-        Phase::Waiting | Phase::Finding | Phase::Starting => None,
+        Phase::Waiting | Phase::Finding | Phase::Unknown | Phase::Starting => None,
         Phase::Fetching | Phase::Prepared => {
             let text = course.fetching.as_deref().unwrap_or("fetching its files");
             Some(now(TaskState::Starting, quiet, text))

@@ -422,7 +422,8 @@ fn ports(task: &v1::TaskSpec) -> Vec<u16> {
 pub(super) fn never_started(folder: &Path) -> bool {
     match std::fs::read(folder.join("handle.json")) {
         Ok(bytes) => serde_json::from_slice::<String>(&bytes).is_ok_and(|claim| claim == "void"),
-        Err(_) => !folder.exists(),
+        // What cannot be looked at may have started.
+        Err(_) => matches!(folder.try_exists(), Ok(false)),
     }
 }
 

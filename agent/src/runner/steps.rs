@@ -159,7 +159,8 @@ impl Shared {
                 }
             }
         }
-        Err(Found::Gone)
+        // It may live: only an answer ends it.
+        Err(Found::Unknown)
     }
 
     pub(super) fn group(&self, name: ContainerName) -> Option<Group> {

@@ -92,7 +92,7 @@ impl Core {
                 self.executor_ended(instance, terminated(String::new()));
             }
             // It is killed as soon as it is known to run.
-            Some(Phase::Starting | Phase::Finding) => self.is_ending(instance),
+            Some(Phase::Starting | Phase::Finding | Phase::Unknown) => self.is_ending(instance),
             Some(Phase::Running) => {
                 self.is_ending(instance);
                 let grace_ms = self.executor_grace_ms(instance);

@@ -202,7 +202,7 @@ impl Core {
         }
     }
 
-    fn executor_enters(&mut self, instance: Instance, phase: Phase) {
+    pub(super) fn executor_enters(&mut self, instance: Instance, phase: Phase) {
         if let Some(executor) = self.executors.all.get_mut(&instance) {
             executor.phase = phase;
         }
@@ -276,7 +276,10 @@ impl Core {
         let Some(executor) = self.executors.all.get_mut(&instance) else {
             return;
         };
-        if !matches!(executor.phase, Phase::Starting | Phase::Finding) {
+        if !matches!(
+            executor.phase,
+            Phase::Starting | Phase::Finding | Phase::Unknown
+        ) {
             return;
         }
         executor.phase = Phase::Running;

@@ -1,12 +1,13 @@
 //! After a start of the process: what became of the executors of the life before, and whose their tasks are.
 
+use argosy_state::ids::TaskKey;
 use argosy_state::task::TaskState;
 
 use super::Executor;
 use super::life::executor_key;
 use crate::core::Core;
 use crate::core::course::Phase;
-use crate::core::facts::{Instance, TaskFacts};
+use crate::core::facts::{ContainerName, Instance, TaskFacts};
 use crate::core::input::{Effect, Found};
 
 impl Core {
@@ -48,22 +49,55 @@ impl Core {
     }
 
     pub(super) fn executor_found(&mut self, instance: Instance, found: Found) {
-        if self.executors.phase(instance) != Some(Phase::Finding) {
+        let phase = self.executors.phase(instance);
+        if !matches!(phase, Some(Phase::Finding | Phase::Unknown)) {
             return;
         }
         match found {
+            Found::Unknown if !self.is_executor_of_earlier_boot(instance) => {
+                self.executor_not_found(instance);
+            }
             Found::Running(fact) => {
                 self.executor_started(instance, fact);
                 self.remember_kills(instance);
             }
             Found::Exited(ended) => self.executor_exited(instance, &ended),
-            Found::NeverStarted => self.executor_never_started(instance),
-            Found::Gone => {
+            Found::NeverStarted => {
+                self.executor_never_started(instance);
+                self.go_on_if_registered();
+            }
+            Found::Gone | Found::Unknown => {
                 let end = self.unknown_end(self.is_executor_of_earlier_boot(instance));
                 self.executor_ended(instance, end);
             }
         }
         self.dial_if_clear();
+    }
+
+    /// Its container could not be asked: as one of a task, it is destroyed if none of its tasks is wanted.
+    fn executor_not_found(&mut self, instance: Instance) {
+        let is_ending = (self.facts.executors.get(&instance)).is_none_or(|facts| facts.ending);
+        let tasks = self.executors.all.get(&instance);
+        let mut tasks = tasks.into_iter().flat_map(|executor| &executor.tasks);
+        if is_ending || tasks.all(|task| self.is_unwanted(*task)) {
+            let text = "its executor could not be asked, and was destroyed";
+            self.executor_ended(instance, super::ending::terminated(text.to_owned()));
+        } else {
+            self.executor_enters(instance, Phase::Unknown);
+            self.ask_again(instance);
+        }
+    }
+
+    /// The container of an executor that could not be asked.
+    pub(in crate::core) fn executor_to_ask(
+        &self,
+        instance: Instance,
+    ) -> Option<(ContainerName, TaskKey)> {
+        if self.executors.phase(instance) != Some(Phase::Unknown) {
+            return None;
+        }
+        let key = self.facts.executors.get(&instance)?.key.clone();
+        Some((self.facts.executor_container(instance)?, key))
     }
 
     /// Wishes to end its tasks were taken before it could be told.

@@ -482,3 +482,21 @@ fn a_task_is_where_its_executor_is_before_and_after_a_restart_and_when_it_has_en
     assert_eq!(seen(&world, "a"), there(true));
     assert_eq!(seen(&world, "b"), there(false));
 }
+
+#[test]
+fn an_executor_that_cannot_be_asked_is_asked_again_and_its_tasks_run_on() {
+    let mut world = World::executing();
+    world.told("a", 1, 1, v1::TaskState::Running);
+    world.report();
+    let mut world = world.restart_synced("boot-1");
+    world.sync();
+    world.expect(&["find 1-1-1"]);
+    world.found(1, Found::Unknown);
+    world.register(true);
+    world.quiet();
+    world.wait(5_000);
+    world.said.retain(|line| line.starts_with("find"));
+    world.expect(&["find 1-1-1"]);
+    world.found(1, RUNNING);
+    world.expect(&["limit 1-1-1 by 2", "listen 1-1-1"]);
+}

@@ -241,3 +241,80 @@ fn a_limit_counts_from_the_start_in_the_journal_whatever_an_adoption_says() {
     world.wait(1);
     assert!(is_killed(&world), "{:?}", world.said);
 }
+
+#[test]
+fn a_container_that_cannot_be_asked_is_asked_again_and_its_task_runs_on() {
+    let mut world = World::running().restart("boot-1");
+    world.sync();
+    world.found(1, Found::Unknown);
+    world.sync();
+    world.expect(&["find 1-1-1", "dial"]);
+    world.register(true);
+    world.report();
+    world.expect(&["report web 1 Running"]);
+    for _ in 0..3 {
+        world.wait(4_000);
+        let asked = world.said.iter().any(|line| line.starts_with("find"));
+        assert!(!asked, "{:?}", world.said);
+        world.wait(1_000);
+        world.said.retain(|line| line.starts_with("find"));
+        world.expect(&["find 1-1-1"]);
+        world.found(1, Found::Unknown);
+        world.report();
+        world.expect(&[]);
+    }
+    // Another life of the agent knows no more, and asks too.
+    let mut world = world.restart("boot-1");
+    world.sync();
+    world.expect(&["find 1-1-1"]);
+    world.found(1, Found::Unknown);
+    world.register(true);
+    world.found(1, RUNNING);
+    world.quiet();
+    world.exited(1, How::Code(0));
+    world.report();
+    world.expect(&["report web 2 Finished", "destroy 1-1-1"]);
+    world.check_snapshot();
+}
+
+#[test]
+fn a_kill_of_what_cannot_be_asked_waits_for_the_next_answer() {
+    let killed = || {
+        let mut world = World::running().restart("boot-1");
+        world.found(1, Found::Unknown);
+        world.register(true);
+        world.kill(2, "web", 100);
+        world.sync();
+        world.quiet();
+        world
+    };
+    let mut world = killed();
+    world.found(1, RUNNING);
+    world.expect(&["kill 1 in 100"]);
+    let mut world = killed();
+    world.found(1, Found::Unknown);
+    world.report();
+    world.expect(&["report web 2 Killed", "destroy 1-1-1"]);
+}
+
+#[test]
+fn a_launch_that_is_found_late_never_to_have_started_starts_without_another_registration() {
+    let mut world = World::registered();
+    world.launch(1, "web");
+    world.sync();
+    let mut world = world.restart("boot-1");
+    world.found(1, Found::Unknown);
+    world.register(true);
+    world.quiet();
+    world.found(1, Found::NeverStarted);
+    world.sync();
+    world.expect(&["start 1-1-2"]);
+}
+
+#[test]
+fn what_cannot_be_asked_after_a_reboot_is_gone() {
+    let mut world = World::running().restart("boot-2");
+    world.found(1, Found::Unknown);
+    world.report();
+    assert_eq!(reason(&world), v1::Reason::AgentRebooted);
+}

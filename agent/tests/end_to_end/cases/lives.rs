@@ -249,6 +249,47 @@ pub(super) async fn a_damaged_record_of_the_journal_costs_its_task_alone() {
     agent.stop().await;
 }
 
+pub(super) async fn a_container_that_cannot_be_asked_for_a_while_runs_on_and_is_adopted_later() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, shell("t", WAITS)).await;
+    link.until("t", runs).await;
+    let pid = agent.containers().await[0]["pid"].clone();
+    agent.stop().await;
+    let folder = host.directory().join("containers/1-1-1");
+    let (handle, kept) = (folder.join("handle.json"), folder.join("kept"));
+    // A folder can be read as little as a file on a disk that fails.
+    std::fs::rename(&handle, &kept).unwrap();
+    std::fs::create_dir(&handle).unwrap();
+    let agent = host.agent(master.address).await;
+    // Other tasks are not to wait for it.
+    let (mut link, _) = master.registered(true).await;
+    let shown = agent.containers().await;
+    assert_eq!(shown[0]["state"], "unknown", "{shown:?}");
+    link.launch(2, shell("other", "true")).await;
+    link.end_of("other").await;
+    std::fs::remove_dir(&handle).unwrap();
+    std::fs::rename(&kept, &handle).unwrap();
+    let adopted = async {
+        loop {
+            let shown = agent.containers().await;
+            let own = shown.iter().find(|container| container["task_id"] == "t");
+            let own = own.expect("it is not given up");
+            if own["state"] == "running" {
+                return own["pid"].clone();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert_eq!(link.meanwhile(adopted).await, pid);
+    std::fs::write(host.sandbox("t").join("go"), "").unwrap();
+    let updates = link.end_of("t").await;
+    assert_eq!(code(updates.last().unwrap()), Some(v1::exit::How::Code(3)));
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
 pub(super) async fn a_second_agent_on_the_same_directory_is_refused_by_pid() {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
