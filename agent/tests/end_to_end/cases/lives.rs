@@ -206,10 +206,19 @@ pub(super) async fn the_executable_is_replaced_under_running_tasks() {
 }
 
 pub(super) async fn a_damaged_record_of_the_journal_costs_its_task_alone() {
+    damaged_launch_costs_its_task_alone(["before", "damaged", "behind"]).await;
+}
+
+pub(super) async fn a_damaged_record_of_the_newest_launch_starts_nothing_twice() {
+    damaged_launch_costs_its_task_alone(["before", "between", "damaged"]).await;
+}
+
+/// Launches these tasks, damages the launch of that named "damaged", and sees what becomes of all.
+async fn damaged_launch_costs_its_task_alone(tasks: [&str; 3]) {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
-    for (order, task) in [(1, "before"), (2, "damaged"), (3, "behind")] {
+    for (order, task) in (1..).zip(tasks) {
         link.launch(order, shell(task, WAITS)).await;
         link.until(task, runs).await;
     }
@@ -240,11 +249,46 @@ pub(super) async fn a_damaged_record_of_the_journal_costs_its_task_alone() {
         !Path::new(&format!("/proc/{lost}")).exists()
     })
     .await;
-    for task in ["before", "behind"] {
+    // A master that does not know what was taken sends it again.
+    for (order, task) in (1..).zip(tasks) {
+        link.launch(order, shell(task, WAITS)).await;
+    }
+    assert_eq!(listed(agent.containers().await), expected);
+    for task in tasks.into_iter().filter(|task| *task != "damaged") {
         std::fs::write(host.sandbox(task).join("go"), "").unwrap();
         let updates = link.end_of(task).await;
         assert_eq!(code(updates.last().unwrap()), Some(v1::exit::How::Code(3)));
     }
+    assert_eq!(host.sandboxes("damaged").len(), 1, "it was started once");
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn a_journal_that_names_no_agent_stops_the_start_and_ends_nothing() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, shell("t", WAITS)).await;
+    link.until("t", runs).await;
+    let pid = agent.containers().await[0]["pid"].clone();
+    agent.stop().await;
+    let journal = host.directory().join("journal");
+    let whole = std::fs::read(&journal).unwrap();
+    // One of format 1 has the identity once, in the record behind its head.
+    let mut damaged = include_bytes!("../../format-1.journal").to_vec();
+    damaged[24 + 12] ^= 1;
+    std::fs::write(&journal, &damaged).unwrap();
+    let error = host.agent(master.address).await.ended().await.unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("nothing was changed or ended"), "{error}");
+    assert_eq!(std::fs::read(&journal).unwrap(), damaged);
+    // Restored, it knows all again.
+    std::fs::write(&journal, whole).unwrap();
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    assert_eq!(agent.containers().await[0]["pid"], pid);
+    std::fs::write(host.sandbox("t").join("go"), "").unwrap();
+    link.end_of("t").await;
     agent.is_clear().await;
     agent.stop().await;
 }

@@ -85,6 +85,8 @@ cases![
     lives::an_upgraded_agent_takes_over_tasks_from_the_journal_of_the_format_before,
     lives::the_executable_is_replaced_under_running_tasks,
     lives::a_damaged_record_of_the_journal_costs_its_task_alone,
+    lives::a_damaged_record_of_the_newest_launch_starts_nothing_twice,
+    lives::a_journal_that_names_no_agent_stops_the_start_and_ends_nothing,
     lives::a_container_that_cannot_be_asked_for_a_while_runs_on_and_is_adopted_later,
     lives::a_second_agent_on_the_same_directory_is_refused_by_pid,
     lives::tasks_can_be_ended_with_the_agent,
