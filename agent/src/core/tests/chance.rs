@@ -26,6 +26,10 @@ struct Containers {
     asked: Vec<u64>,
     /// Files that were asked for.
     fetched: Vec<u64>,
+    /// Those of which nothing is to be left.
+    destroyed: BTreeSet<u64>,
+    /// Those that could not be asked what became of them.
+    unknown: Vec<u64>,
     /// Commands that were told to end.
     told: BTreeSet<u64>,
 }
@@ -96,7 +100,10 @@ impl Chance {
                 }));
             }
             13 => self.find(order),
-            14 => self.world.wait(200),
+            14 => {
+                self.world.wait(200);
+                self.answer();
+            }
             15 => self.launch_group(),
             _ => self.fetch(),
         }
@@ -141,6 +148,7 @@ impl Chance {
             self.look();
             self.fetch();
             self.carry_out();
+            self.answer();
             let ends = self.containers.told.pop_first();
             if let Some(order) = ends.filter(|order| self.containers.living.remove(order)) {
                 self.world.exited(order, How::Signal(15));
@@ -202,8 +210,40 @@ impl Chance {
     }
 
     fn exit(&mut self, order: u64) {
-        if self.containers.living.remove(&order) {
+        // Of one that could not be asked nothing is heard.
+        let is_watched = !self.containers.unknown.contains(&order);
+        if self.containers.living.remove(&order) && is_watched {
             self.world.exited(order, How::Code(0));
+        }
+    }
+
+    /// What became of a container of the life before.
+    fn found(&self, order: u64) -> Found {
+        if self.containers.living.contains(&order) {
+            let at = Timestamp(self.world.now);
+            Found::Running(StartedFact { pid: 77, at })
+        } else if self.containers.executed.contains_key(&order) {
+            Found::Exited(ended(How::Code(0)))
+        } else {
+            Found::NeverStarted
+        }
+    }
+
+    /// One that could not be asked is asked again, mostly with success.
+    fn answer(&mut self) {
+        let Some(order) = self.containers.unknown.pop() else {
+            return;
+        };
+        let found = match self.random.below(4) {
+            0 => Found::Unknown,
+            _ => self.found(order),
+        };
+        let is_unknown = found == Found::Unknown;
+        self.world.found(order, found);
+        self.look();
+        let is_given_up = self.containers.destroyed.contains(&order);
+        if is_unknown && !is_given_up {
+            self.containers.unknown.push(order);
         }
     }
 
@@ -229,6 +269,13 @@ impl Chance {
                 );
                 let order = name.split('-').nth(1).unwrap().parse().unwrap();
                 self.containers.asked.push(order);
+            }
+            if let Some(name) = line.strip_prefix("destroy ")
+                && !name.starts_with("group")
+            {
+                let order = name.split('-').nth(1).unwrap().parse().unwrap();
+                self.containers.living.remove(&order);
+                self.containers.destroyed.insert(order);
             }
             if let Some(name) = line.strip_prefix("fetch for ") {
                 let order = name.split('-').nth(1).unwrap().parse().unwrap();
@@ -290,15 +337,15 @@ impl Chance {
                     .ok()
             })
             .collect();
+        self.containers.unknown.clear();
         for order in finding {
-            let found = if self.containers.living.contains(&order) {
-                let at = Timestamp(self.world.now);
-                Found::Running(StartedFact { pid: 77, at })
-            } else if self.containers.executed.contains_key(&order) {
-                Found::Exited(ended(How::Code(0)))
-            } else {
-                Found::NeverStarted
+            let found = match self.random.below(4) {
+                0 => Found::Unknown,
+                _ => self.found(order),
             };
+            if found == Found::Unknown {
+                self.containers.unknown.push(order);
+            }
             self.world.found(order, found);
         }
         self.look();
