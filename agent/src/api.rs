@@ -33,6 +33,7 @@ pub(crate) struct Shared {
     pub(crate) exec: Door,
     /// Bounds the folders that are listed at a time: beyond it requests are refused.
     pub(crate) listings: Arc<Semaphore>,
+    pub(crate) followers: files::Followers,
     pub(crate) metrics: Option<PrometheusHandle>,
 }
 

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use argosy_isolation::{Isolation, OutputLimits, detect};
+use argosy_proto::server::hosts::Hosts;
 use argosy_state::resources::Resources;
 use argosy_state::task::OptOuts;
 
@@ -108,6 +109,9 @@ pub struct Config {
     pub host_paths: Vec<PathBuf>,
     /// Let whoever reaches its API run commands in its tasks.
     pub allow_exec: bool,
+    /// Host names that its API answers to in requests that could be those of web pages, beside those of `address`,
+    /// `host_name`, `localhost` and IP addresses.
+    pub host_names: Vec<String>,
     /// A client of such a command, or of a task's own, that has said nothing for so long is gone.
     pub session_silence: Duration,
     /// What tasks may be let off of the default profile.
@@ -171,6 +175,7 @@ impl Config {
             allow_missing_controllers: false,
             host_paths: Vec::new(),
             allow_exec: false,
+            host_names: Vec::new(),
             session_silence: argosy_proto::exec::SILENCE_LIMIT,
             allowed_opt_outs: OptOuts::default(),
             seed: 0,
@@ -235,6 +240,12 @@ impl Config {
                 impossible("full or user-namespaces", &(why + remedy))
             }),
         }
+    }
+
+    /// The names that its API answers to.
+    pub(crate) fn hosts(&self) -> Hosts {
+        let own = [&self.address, &self.host_name];
+        Hosts::new(own.into_iter().chain(&self.host_names))
     }
 
     /// The address given to tasks.

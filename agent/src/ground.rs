@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use argosy_proto::clock::WallClock;
+use argosy_proto::server::hosts::Hosts;
 use argosy_proto::server::{self, Limits};
 use argosy_proto::transport::Listener;
 use argosy_proto::v1;
@@ -20,6 +21,7 @@ use crate::config::Config;
 use crate::core::{ContainerName, Effect, Facts, Input, Setup};
 use crate::error::RunError;
 use crate::exec::Door;
+use crate::files::Followers;
 use crate::images::Images;
 use crate::inbox::{Asker, Event};
 use crate::journal::{self, Journal, Lock, MemoryDisk};
@@ -181,6 +183,7 @@ fn on_machine(
     let asker = Asker::new(inbox.clone());
     let mut helpers = serve(
         front.api,
+        config.hosts(),
         api::Shared {
             paths: paths.clone(),
             asker: asker.clone(),
@@ -188,16 +191,16 @@ fn on_machine(
             controls: runner.controls(),
             exec: Door::new(config.allow_exec, config.session_silence),
             listings: api::listings(),
+            followers: Followers::default(),
             metrics: front.metrics,
         },
     );
-    let headroom_percent = config.sandbox_headroom_percent;
     tidy(
         &mut helpers,
         runner.images(),
         paths,
         asker,
-        headroom_percent,
+        config.sandbox_headroom_percent,
     );
     Ok(Footing {
         facts: contents.facts,
@@ -233,13 +236,18 @@ fn tidy(
     });
 }
 
-fn serve(listener: Listener, shared: api::Shared) -> JoinSet<Result<(), RunError>> {
+/// Serves the agent's API, with bounds for what its peers may hold.
+pub(crate) fn serve(
+    listener: Listener,
+    hosts: Hosts,
+    shared: api::Shared,
+) -> JoinSet<Result<(), RunError>> {
     let mut helpers = JoinSet::new();
     let limits = Limits::of_this_process("agent").at_most(API_CONNECTIONS);
     // It ends with the helpers.
     let served = server::serve(
         listener,
-        api::router(shared),
+        hosts.guard(api::router(shared)),
         limits,
         CancellationToken::new(),
     );
@@ -272,6 +280,7 @@ impl MadeUp {
             controls: runner::Controls::default(),
             exec: Door::new(config.allow_exec, config.session_silence),
             listings: api::listings(),
+            followers: Followers::default(),
             metrics: front.metrics,
         };
         Ok(Footing {
@@ -282,7 +291,7 @@ impl MadeUp {
             clock: self.boot_clock,
             onlooker: Some(self.onlooker),
             reach: host.reach,
-            helpers: serve(front.api, shared),
+            helpers: serve(front.api, config.hosts(), shared),
             lock: None,
         })
     }

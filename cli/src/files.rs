@@ -5,7 +5,9 @@
 use std::io;
 use std::time::Duration;
 
+use argosy_proto::server::hosts::CLIENT_HEADER;
 use argosy_proto::v1;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -124,6 +126,7 @@ impl Files {
             .no_proxy()
             .tls_certs_only([])
             .connect_timeout(Duration::from_secs(2))
+            .default_headers(no_web_page())
             .build()?;
         Ok(Self {
             http,
@@ -303,6 +306,15 @@ impl Files {
             complete: ended && *offset >= size,
         })
     }
+}
+
+/// Headers that let this program reach masters by any name.
+pub(crate) fn no_web_page() -> HeaderMap {
+    let header = (
+        HeaderName::from_static(CLIENT_HEADER),
+        HeaderValue::from_static("argosy"),
+    );
+    HeaderMap::from_iter([header])
 }
 
 /// The sentence in an error's body: the `message` of JSON, else the text itself.

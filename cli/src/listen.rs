@@ -56,6 +56,16 @@ pub(crate) fn lets_exec_in(address: SocketAddr, accepted: bool) -> bool {
     address.ip().is_loopback() || accepted
 }
 
+/// Names by which web pages may reach what listens at this address: that of the address, the system's and those that the
+/// operator allows.
+pub(crate) fn host_names(listen: &str, allowed: &[String]) -> Vec<String> {
+    // A system without a name, or with one that is no text, has none to be reached by.
+    let own = nix::unistd::gethostname().ok();
+    let own = own.and_then(|name| name.into_string().ok());
+    let names = own.into_iter().chain(allowed.iter().cloned());
+    std::iter::once(listen.to_owned()).chain(names).collect()
+}
+
 fn explain(error: &io::Error, address: SocketAddr, flag: &str) -> Failure {
     match error.kind() {
         io::ErrorKind::AddrInUse => {

@@ -164,6 +164,7 @@ fn config(arguments: &MasterStart, places: &Places) -> Result<Config, Failure> {
         .unwrap_or_default();
     config.bootstrap = arguments.bootstrap;
     config.allow_exec = places.allow_exec;
+    config.host_names = listen::host_names(&places.listen, &arguments.allow_hosts);
     config.agent_timeout_ms = arguments.agent_timeout.as_millis() as u64;
     config.framework_grace_ms = arguments.framework_grace.as_millis() as u64;
     config.lost_agent_ms = arguments.forget_agents_after.as_millis() as u64;

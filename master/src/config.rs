@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use argosy_proto::server::hosts::Hosts;
 use argosy_raft::{SnapshotPolicy, Timing};
 
 /// Settings of one master.
@@ -38,6 +39,9 @@ pub struct Config {
     pub office_lease_ms: Option<u64>,
     /// Let whoever reaches its API run commands in tasks, through the agents that have them.
     pub allow_exec: bool,
+    /// Host names that its API answers to in requests that could be those of web pages, beside that of `api_address`,
+    /// `localhost` and IP addresses.
+    pub host_names: Vec<String>,
     /// Spreads retries; any number.
     pub seed: u64,
 }
@@ -60,8 +64,15 @@ impl Config {
             lost_agent_ms: argosy_state::limits::LOST_AGENT_MS,
             office_lease_ms: None,
             allow_exec: false,
+            host_names: Vec::new(),
             seed: 0,
         }
+    }
+
+    /// The names that its API answers to.
+    pub(crate) fn hosts(&self) -> Hosts {
+        let own = std::iter::once(&self.api_address);
+        Hosts::new(own.chain(&self.host_names))
     }
 
     /// How old the last acknowledgement of a quorum may be while this master acts as leader.

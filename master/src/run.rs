@@ -6,6 +6,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use argosy_proto::server::hosts::Hosts;
 use argosy_proto::server::{self, Limits as Connections};
 use argosy_proto::transport::Listener;
 use argosy_proto::v1::agents_server::AgentsServer;
@@ -136,7 +137,8 @@ async fn lead_or_follow(
     };
     let door = exec::Door::new(config.allow_exec, server::outgoing(exec::STREAMS));
     let pages = http::router(services.clone(), parts.metrics, door);
-    let mut server = tokio::spawn(serve(services, api, pages, served.clone()));
+    let hosts = config.hosts();
+    let mut server = tokio::spawn(serve(services, api, (pages, hosts), served.clone()));
     let hands = tokio::spawn(transfer_when_asked(node.clone(), handing));
     let watchdog = watched(&parts.raft_runtime, pulse, &node);
     let ended = tokio::select! {
@@ -374,7 +376,7 @@ async fn transfer_when_asked(node: Node, mut asked: mpsc::Receiver<&'static str>
 async fn serve(
     services: Services,
     socket: Listener,
-    pages: Router,
+    (pages, hosts): (Router, Hosts),
     stop: CancellationToken,
 ) -> std::io::Result<()> {
     let reflection = || {
@@ -409,6 +411,7 @@ async fn serve(
             service::add_leader,
         ))
         .layer(axum::middleware::from_fn(metrics::measured));
+    let router = hosts.guard(router);
     let connections = Connections::of_this_process("api");
     tokio::select! {
         () = server::serve(socket, router, connections, stop.clone()) => {}

@@ -3,11 +3,12 @@
 //!
 //! Knows connections and requests, and nothing of what is asked. Reading order: [`Limits`], [`serve`], then
 //! `admission` (which connection is let in, and which one makes room), `activity` (what a connection does) and
-//! `connection` (the task of one connection).
+//! `connection` (the task of one connection); `hosts` (the names that a server answers to).
 
 mod activity;
 mod admission;
 mod connection;
+pub mod hosts;
 #[cfg(test)]
 mod tests;
 
@@ -238,5 +239,9 @@ pub fn describe() {
     describe_counter!(
         "argosy_connections_closed_total",
         "Connections that this process closed: silent, idle, a slow head, or to make room"
+    );
+    describe_counter!(
+        "argosy_requests_refused_total",
+        "Requests refused before they were read, by reason: host is a name that --allow-host does not list"
     );
 }

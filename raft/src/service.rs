@@ -6,6 +6,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use argosy_proto::server::hosts::Hosts;
 use argosy_proto::server::{self, Limits};
 use argosy_proto::transport::Listener;
 use futures::Stream;
@@ -211,7 +212,8 @@ pub(crate) async fn serve(door: Arc<Door>, listener: Listener) {
         connection_window: WINDOW_BYTES,
         ..Limits::of_this_process("raft").at_most(CONNECTIONS)
     };
-    let router = tonic::service::Routes::new(service).into_axum_router();
+    // Masters speak HTTP/2 and may dial any name; web pages cannot.
+    let router = Hosts::default().guard(tonic::service::Routes::new(service).into_axum_router());
     let serving = server::serve(listener, router, limits, stop.clone());
     let late = async {
         stop.cancelled().await;

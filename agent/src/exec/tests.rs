@@ -39,6 +39,7 @@ async fn agent(is_open: bool, container: Option<ContainerName>) -> String {
         controls: Controls::default(),
         exec: Door::new(is_open, SILENCE_LIMIT),
         listings: crate::api::listings(),
+        followers: crate::files::Followers::default(),
         metrics: None,
     };
     tokio::spawn(async move { axum::serve(listener, router(shared)).await });

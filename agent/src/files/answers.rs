@@ -14,6 +14,7 @@ use futures::stream;
 use serde::Deserialize;
 
 use super::FilesError;
+use super::followers::Follower;
 use super::listing::{LISTINGS, list};
 use super::place::{Place, Target, sandbox};
 use super::reader::{Reader, Step};
@@ -86,6 +87,8 @@ struct Served {
     ended: bool,
     /// Where to stop, whatever the file's size.
     until: u64,
+    /// Counted from before the file is opened until the answer has ended.
+    _follower: Option<Follower>,
     pause: Duration,
 }
 
@@ -96,6 +99,10 @@ async fn serve(shared: Shared, place: Place, asked: &Asked) -> Result<Served, Fi
             path: place.path.clone(),
             what: "a folder; browse lists it",
         });
+    };
+    let follower = match asked.follow {
+        true => Some(shared.followers.admit(key)?),
+        false => None,
     };
     // First whether it has ended, then the size: what an ended task wrote is all in it.
     let sandbox = sandbox(&place, key, &shared.paths, &shared.asker).await?;
@@ -108,6 +115,7 @@ async fn serve(shared: Shared, place: Place, asked: &Asked) -> Result<Served, Fi
         until: asked
             .length
             .map_or(u64::MAX, |length| asked.offset.saturating_add(length)),
+        _follower: follower,
         pause: LOOK_FIRST,
         shared,
         place,

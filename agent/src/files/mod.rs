@@ -1,19 +1,22 @@
 //! Sandboxes over HTTP: browse, read, follow, download. Reads only; never leaves a sandbox.
 //!
-//! Reading order: `place`, `reader`, `listing`, `answers`.
+//! Reading order: `place`, `reader`, `listing`, `followers`, `answers`.
 
 mod answers;
+mod followers;
 mod listing;
 mod place;
 mod reader;
 #[cfg(test)]
 mod tests;
 
+use argosy_state::ids::TaskKey;
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
 pub(crate) use answers::{browse, download, read};
+pub(crate) use followers::Followers;
 pub(crate) use listing::LISTINGS;
 
 /// Why a file is not served.
@@ -36,6 +39,10 @@ pub(crate) enum FilesError {
     },
     #[error("the agent lists {most} folders already; ask again in a moment")]
     Busy { most: usize },
+    #[error("{most} requests follow files of {task} already; end one first")]
+    FollowedTask { task: TaskKey, most: usize },
+    #[error("{most} requests follow files of this agent already; end one first")]
+    Followed { most: usize },
     #[error("the agent is stopping")]
     Stopping,
 }
@@ -46,7 +53,9 @@ impl IntoResponse for FilesError {
             Self::Invalid { .. } | Self::Kind { .. } => StatusCode::BAD_REQUEST,
             Self::Missing { .. } => StatusCode::NOT_FOUND,
             Self::Read { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Busy { .. } | Self::FollowedTask { .. } | Self::Followed { .. } => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         };
         problem(status, &self.to_string())

@@ -3,14 +3,19 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use argosy_isolation::output::FileId;
 use argosy_proto::exec::SILENCE_LIMIT;
+use argosy_proto::server::hosts::Hosts;
+use argosy_proto::transport::Listener;
 use argosy_state::ids::TaskKey;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 
-use crate::api::{Shared, router};
+use crate::api::Shared;
+use crate::error::RunError;
 use crate::exec::Door;
 use crate::inbox::{Asker, Event, Question, TaskView};
 use crate::paths::Paths;
@@ -20,11 +25,17 @@ struct Server {
     folder: tempfile::TempDir,
     base: String,
     listings: Arc<Semaphore>,
+    _serving: JoinSet<Result<(), RunError>>,
 }
 
 impl Server {
-    /// A server whose loop holds no task, but says of each whether it has ended.
+    /// A server whose loop holds no task, and says of each that it has ended.
     async fn start() -> Self {
+        Self::start_with(true).await
+    }
+
+    /// The same; `ended` is what its loop says of each task.
+    async fn start_with(ended: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (inbox, mut events) = mpsc::channel(16);
         tokio::spawn(async move {
@@ -33,7 +44,7 @@ impl Server {
                     let view = TaskView {
                         home: key,
                         container: None,
-                        ended: true,
+                        ended,
                     };
                     let _ = answer.send(view);
                 }
@@ -49,13 +60,16 @@ impl Server {
             controls: Controls::default(),
             exec: Door::new(false, SILENCE_LIMIT),
             listings: Arc::clone(&listings),
+            followers: super::Followers::default(),
             metrics: None,
         };
-        tokio::spawn(async move { axum::serve(listener, router(shared)).await });
+        let hosts = Hosts::new(["Agent-1.example:5051"]);
+        let serving = crate::ground::serve(Listener::tcp(listener), hosts, shared);
         Self {
             folder,
             base,
             listings,
+            _serving: serving,
         }
     }
 
@@ -312,4 +326,65 @@ async fn more_listings_than_there_are_places_are_refused_in_words() {
     assert_eq!(server.text(path).await.0, 200);
     let left = server.listings.available_permits();
     assert_eq!(left, places as usize, "it gives its place back");
+}
+
+#[tokio::test]
+async fn a_web_page_under_another_name_reads_nothing() {
+    let server = Server::start().await;
+    fs::write(server.sandbox("1-1-1").join("stdout"), "secret").unwrap();
+    let client = reqwest::Client::new();
+    let read = "/v1/files/read?path=tasks/framework-1/web/stdout";
+    for path in [
+        read,
+        "/v1/exec",
+        "/v1/containers",
+        "/metrics",
+        "/healthz",
+        "/none",
+    ] {
+        let asked = client.get(format!("{}{path}", server.base));
+        let answer = asked.header("host", "rebound.example:5051").send();
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status(), 421, "{path}");
+        let text = answer.text().await.unwrap();
+        assert!(text.contains("--allow-host rebound.example"), "{text}");
+    }
+    for host in ["localhost:5051", "AGENT-1.example", "10.0.0.7:5051"] {
+        let asked = client.get(format!("{}{read}", server.base));
+        let answer = asked.header("host", host).send().await.unwrap();
+        assert_eq!(answer.text().await.unwrap(), "secret", "{host}");
+    }
+}
+
+#[tokio::test]
+async fn more_followers_of_a_task_than_it_may_have_are_refused_until_one_goes() {
+    let server = Server::start_with(false).await;
+    fs::write(server.sandbox("1-1-1").join("stdout"), "text").unwrap();
+    let read = "/v1/files/read?path=tasks/framework-1/web/stdout";
+    let follow = format!("{read}&follow=true");
+    let mut following = Vec::new();
+    for _ in 0..64 {
+        let answer = server.get(&follow).await;
+        assert_eq!(answer.status(), 200);
+        following.push(answer);
+    }
+    let (status, text) = server.text(&follow).await;
+    assert_eq!(status, 429);
+    assert!(
+        text.contains("ResourceExhausted") && text.contains("end one first"),
+        "{text}"
+    );
+    assert_eq!(
+        server.text(read).await,
+        (200, "text".into()),
+        "it is no follower"
+    );
+    following.pop();
+    let freed = async {
+        while server.get(&follow).await.status() == 429 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let freed = tokio::time::timeout(Duration::from_secs(60), freed).await;
+    freed.expect("the place of a follower that went is free");
 }

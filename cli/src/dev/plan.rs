@@ -175,7 +175,9 @@ fn master_line(
         ("--agent-timeout", millis(arguments.agent_timeout)),
         ("--timing", name_of(arguments.timing)),
     ];
-    line(executable, "master", flags)
+    let allowed = arguments.allow_hosts.iter();
+    let allowed = allowed.map(|name| ("--allow-host", name.clone()));
+    line(executable, "master", flags.into_iter().chain(allowed))
 }
 
 fn agent_line(
@@ -207,6 +209,9 @@ fn agent_line(
     }
     for open in &arguments.task_allow {
         flags.push(("--task-allow", open.clone()));
+    }
+    for name in &arguments.allow_hosts {
+        flags.push(("--allow-host", name.clone()));
     }
     if let Some(path) = &arguments.secret_folder {
         flags.push(("--secret-folder", path.display().to_string()));
@@ -282,6 +287,8 @@ pub(super) mod tests {
             "127.77.0.0/16",
             "--task-allow",
             "5050",
+            "--allow-host",
+            "Dev.example.",
             "--timing",
             "testing",
             "--isolation",
@@ -301,6 +308,7 @@ pub(super) mod tests {
                             panic!("it starts a master")
                         };
                         assert_eq!(start.data_dir, member.directory);
+                        assert_eq!(start.allow_hosts, ["dev.example"]);
                     }
                     Verb::Agent(agent) => {
                         let Agent::Start(start) = *agent else {
@@ -314,6 +322,7 @@ pub(super) mod tests {
                         assert_eq!(start.fetch_dirs, [PathBuf::from("/srv/files")]);
                         assert_eq!(start.fetch_allow, ["127.77.0.0/16".parse().unwrap()]);
                         assert_eq!(start.task_allow, [TaskAllow::Port(5_050)]);
+                        assert_eq!(start.allow_hosts, ["dev.example"]);
                         assert_eq!(start.task_address.as_deref(), Some("127.77.0.2"));
                     }
                     other => panic!("{other:?}"),

@@ -8,7 +8,7 @@ use argosy_agent::{FetchAllow, TaskAllow};
 use clap::Args;
 
 use super::opt_outs::AllowedOptOuts;
-use super::service::{IsolationName, TimingName};
+use super::service::{IsolationName, TimingName, host_name};
 use super::shared::Show;
 use crate::values::{self, ClusterSize};
 
@@ -48,6 +48,9 @@ pub(crate) struct Dev {
     /// Tasks may connect to this port although it is one of masters or agents, or to metadata services; may be repeated
     #[arg(long = "task-allow", value_name = "PORT|metadata", value_parser = reached)]
     pub(crate) task_allow: Vec<String>,
+    /// Host name by which web pages may reach masters and agents, beside localhost and IP addresses; may be repeated
+    #[arg(long = "allow-host", value_name = "NAME", value_parser = host_name)]
+    pub(crate) allow_hosts: Vec<String>,
     /// Directory, its user's alone, with secrets for tasks as ROLE/NAME [default: tasks get none]
     #[arg(long, value_name = "DIR")]
     pub(crate) secret_folder: Option<PathBuf>,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use argosy_agent::{FetchAllow, TaskAllow};
 use argosy_client::Masters;
 use argosy_isolation::network::Subnet;
+use argosy_proto::server::hosts;
 use argosy_proto::uri::ShownUri;
 use argosy_state::resources::Resources;
 use clap::{Args, ValueEnum, value_parser};
@@ -24,6 +25,10 @@ fn raft_address(text: &str) -> Result<String, String> {
 
 fn agent_address(text: &str) -> Result<String, String> {
     values::address(text, values::AGENT_PORT)
+}
+
+pub(super) fn host_name(text: &str) -> Result<String, String> {
+    hosts::host_name(text).map_err(|error| error.to_string())
 }
 
 fn resources(text: &str) -> Result<Resources, String> {
@@ -125,6 +130,16 @@ pub(crate) struct MasterStart {
     /// Let whoever reaches this address run commands in tasks; at a loopback address they may anyway
     #[arg(long, env = "ARGOSY_MASTER_ALLOW_EXEC")]
     pub(crate) allow_exec: bool,
+    /// Host name by which web pages and other HTTP/1.1 clients may reach this address, beside that of --listen, that of
+    /// --advertise, the system's, and IP addresses; may be repeated
+    #[arg(
+        long = "allow-host",
+        env = "ARGOSY_MASTER_ALLOW_HOSTS",
+        value_delimiter = ',',
+        value_name = "NAME",
+        value_parser = host_name
+    )]
+    pub(crate) allow_hosts: Vec<String>,
     /// Write the process number here once started, remove it at the end
     #[arg(long, env = "ARGOSY_MASTER_PID_FILE", value_name = "FILE")]
     pub(crate) pid_file: Option<PathBuf>,
@@ -302,6 +317,16 @@ pub(crate) struct AgentStart {
     /// Let whoever reaches this address run commands in tasks; at a loopback address they may anyway
     #[arg(long, env = "ARGOSY_AGENT_ALLOW_EXEC")]
     pub(crate) allow_exec: bool,
+    /// Host name by which web pages and other HTTP/1.1 clients may reach this address, beside that of --listen, that of
+    /// --advertise, the system's, and IP addresses; may be repeated
+    #[arg(
+        long = "allow-host",
+        env = "ARGOSY_AGENT_ALLOW_HOSTS",
+        value_delimiter = ',',
+        value_name = "NAME",
+        value_parser = host_name
+    )]
+    pub(crate) allow_hosts: Vec<String>,
     /// Write the process number here once started, remove it at the end
     #[arg(long, env = "ARGOSY_AGENT_PID_FILE", value_name = "FILE")]
     pub(crate) pid_file: Option<PathBuf>,

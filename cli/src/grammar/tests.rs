@@ -82,7 +82,7 @@ fn an_unknown_word_gets_the_nearest_one() {
 
 #[test]
 fn usage_errors_name_field_value_and_remedy() {
-    let table: [(&[&str], [&str; 3]); 14] = [
+    let table: [(&[&str], [&str; 3]); 15] = [
         (
             &["run", "--mem", "64X", "--", "true"],
             ["--mem", "64X", "64M"],
@@ -128,6 +128,10 @@ fn usage_errors_name_field_value_and_remedy() {
         (
             &["dev", "--fetch-allow", "10.0.0.7/8"],
             ["--fetch-allow", "10.0.0.7/8", "write 10.0.0.0/8"],
+        ),
+        (
+            &["master", "start", "--allow-host", "a.example:5050"],
+            ["--allow-host", "a.example:5050", "without scheme and port"],
         ),
         (
             &["agent", "start", "--log-files", "0"],

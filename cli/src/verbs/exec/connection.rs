@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-use crate::files::sentence;
+use crate::files::{no_web_page, sentence};
 
 /// The longest URL that is asked for, in bytes: more is not a URL to every program on the way.
 pub(crate) const URL_LIMIT_BYTES: usize = 60_000;
@@ -84,6 +84,7 @@ pub(crate) async fn open(masters: &[String], wanted: &Wanted<'_>) -> Result<Sock
         .no_proxy()
         .tls_certs_only([])
         .connect_timeout(CONNECT_LIMIT)
+        .default_headers(no_web_page())
         .build();
     let http = http.map_err(|error| OpenError::Unavailable(words(error)))?;
     let mut unreached = OpenError::Unavailable("no master is named".to_owned());

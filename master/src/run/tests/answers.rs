@@ -290,3 +290,39 @@ async fn reflection_is_there_in_both_versions() {
     }
     masters.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_web_page_under_another_name_is_refused_and_grpc_is_served_under_any() {
+    let masters = Masters::start_timed(Timing::wan()).await;
+    let (leader, _) = masters.leader().await;
+    let (base, client) = (format!("http://{}", masters.api[leader]), client());
+    for path in [
+        "/",
+        "/v1/tasks",
+        "/metrics",
+        "/v1/agents/agent-1/exec",
+        "/none",
+    ] {
+        let request = client.get(format!("{base}{path}"));
+        let answer = asked(request.header("host", "rebound.example:5050")).await;
+        assert_eq!(answer.status(), 421, "{path}");
+        let text = answer.text().await.unwrap();
+        let error: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(error["code"], "PermissionDenied");
+        let message = error["message"].as_str().unwrap();
+        assert!(
+            message.contains("--allow-host rebound.example"),
+            "{message}"
+        );
+    }
+    let request = client.get(format!("{base}/v1/cluster"));
+    let answer = asked(request.header("host", "LOCALHOST.:5050")).await;
+    assert_eq!(answer.status(), 200);
+    let endpoint = Endpoint::from_shared(base).unwrap();
+    let named = endpoint.origin("http://any.example:5050".parse().unwrap());
+    let mut channel = named.connect_lazy();
+    let path = "http://any.example:5050/argosy.v1.Operator/GetCluster";
+    let status = called(&mut channel, path, framed(&[])).await;
+    assert_eq!(status.code(), Code::Ok, "{status}");
+    masters.end().await;
+}

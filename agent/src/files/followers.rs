@@ -1,0 +1,111 @@
+//! How many requests follow files of this agent's tasks: each reads its file several times a second.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use argosy_state::ids::TaskKey;
+
+use super::FilesError;
+
+/// Requests that follow files of one agent at a time.
+const IN_TOTAL: usize = 512;
+/// Those that follow files of one task.
+const OF_A_TASK: usize = 64;
+
+/// The requests that follow now. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Followers(Arc<Mutex<Counts>>);
+
+#[derive(Default)]
+struct Counts {
+    total: usize,
+    /// No task is in it without a follower.
+    tasks: HashMap<TaskKey, usize>,
+}
+
+/// One request that follows, until it is dropped.
+pub(super) struct Follower {
+    all: Followers,
+    task: TaskKey,
+}
+
+impl Followers {
+    /// # Errors
+    /// If this task, or this agent, has as many followers as it may have.
+    pub(super) fn admit(&self, task: &TaskKey) -> Result<Follower, FilesError> {
+        let mut counts = self.counts();
+        if counts
+            .tasks
+            .get(task)
+            .is_some_and(|count| *count >= OF_A_TASK)
+        {
+            return Err(FilesError::FollowedTask {
+                task: task.clone(),
+                most: OF_A_TASK,
+            });
+        }
+        if counts.total >= IN_TOTAL {
+            return Err(FilesError::Followed { most: IN_TOTAL });
+        }
+        counts.total += 1;
+        *counts.tasks.entry(task.clone()).or_default() += 1;
+        Ok(Follower {
+            all: self.clone(),
+            task: task.clone(),
+        })
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let mut counts = self.all.counts();
+        counts.total -= 1;
+        if let Some(count) = counts.tasks.get_mut(&self.task) {
+            *count -= 1;
+            if *count == 0 {
+                counts.tasks.remove(&self.task);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(number: usize) -> TaskKey {
+        crate::core::task_key("framework-1", &format!("web-{number}")).unwrap()
+    }
+
+    #[test]
+    fn one_task_s_followers_leave_room_for_those_of_others() {
+        let followers = Followers::default();
+        let held: Vec<_> = (0..OF_A_TASK)
+            .map(|_| followers.admit(&task(0)).ok().unwrap())
+            .collect();
+        let error = followers.admit(&task(0)).err().unwrap();
+        let text = "64 requests follow files of framework-1/web-0 already; end one first";
+        assert_eq!(error.to_string(), text);
+        assert!(followers.admit(&task(1)).is_ok());
+        drop(held);
+        assert!(followers.admit(&task(0)).is_ok());
+        assert!(followers.counts().tasks.is_empty());
+    }
+
+    #[test]
+    fn all_of_them_together_are_bounded() {
+        let followers = Followers::default();
+        let held: Vec<_> = (0..IN_TOTAL)
+            .map(|number| followers.admit(&task(number)).ok().unwrap())
+            .collect();
+        let error = followers.admit(&task(IN_TOTAL)).err().unwrap();
+        let text = "512 requests follow files of this agent already; end one first";
+        assert_eq!(error.to_string(), text);
+        drop(held);
+        assert_eq!(followers.counts().total, 0);
+    }
+}
