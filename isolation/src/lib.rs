@@ -50,6 +50,7 @@ pub mod attachment;
 pub mod breach;
 pub mod capabilities;
 pub mod cgroup;
+mod child;
 mod command;
 mod confinement;
 pub mod container;

@@ -15,13 +15,14 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::{DiskError, DiskUsage, failed};
-use crate::{crash, sys};
+use crate::{child, crash, sys};
 
 /// The smallest that can be made, in bytes: less has no room for its own tables.
 pub const FEWEST_BYTES: u64 = 1 << 20;
@@ -41,6 +42,8 @@ const MOUNT_OPTIONS: &str = "discard,noinit_itable";
 
 const CONTROL: &str = "/dev/loop-control";
 const MAKERS: [&str; 2] = ["/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4"];
+/// How long making one may take, in which nothing but its tables is written.
+const FORMAT_LIMIT: Duration = Duration::from_secs(60);
 /// How often another loop device is tried when somebody was faster.
 const TRIES: u32 = 64;
 
@@ -218,23 +221,21 @@ impl FileSystem {
         let what = || format!("make a file system in {}", self.file().display());
         let maker = maker().map_err(io::Error::other).map_err(failed(what()))?;
         let reserved = RESERVED_BYTES.min(bytes / 20) as f64 / bytes as f64;
-        let output = Command::new(maker)
+        let mut command = Command::new(maker);
+        command
             .args(["-q", "-F", "-I", "256", "-i", BYTES_A_FILE])
             .args(["-O", FEATURES, "-E", OPTIONS])
             .args(["-b", &BLOCK_BYTES.to_string()])
             .args(["-m", &format!("{:.6}", reserved * 100.0)])
-            .arg(self.file())
-            .stdin(Stdio::null())
-            .output()
-            .map_err(failed(what()))?;
-        if output.status.success() {
+            .arg(self.file());
+        let ran = child::run(command, "", FORMAT_LIMIT).map_err(failed(what()))?;
+        if ran.status.success() {
             return Ok(());
         }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let why = said.lines().next().unwrap_or("it says nothing");
+        let why = ran.complaint.lines().next().unwrap_or("it says nothing");
         Err(failed(what())(io::Error::other(format!(
             "{maker} ended with {}: {why}",
-            output.status
+            ran.status
         ))))
     }
 

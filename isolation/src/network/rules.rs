@@ -6,11 +6,16 @@
 //! say, which is there as long as the link and no longer.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::SocketAddrV4;
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
 use super::{Between, NetworkError, Protocol, Subnet};
+use crate::child;
+
+/// How long nft may take: others that change rules hold it up for milliseconds.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// Begins the names of the host's ends of all agents' wires.
 pub(super) const DEVICES: &str = "argo";
@@ -175,32 +180,29 @@ pub(super) fn remove(tag: &str) -> String {
 
 /// Performs a script in the calling thread's namespace: all of it or nothing.
 pub(super) fn apply(script: &str) -> Result<(), NetworkError> {
-    let spawned = Command::new("nft")
-        .args(["-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn();
-    let mut nft = spawned.map_err(|source| NetworkError::NoNft { source })?;
-    let mut input = nft.stdin.take().expect("it was asked for");
-    let written = input.write_all(script.as_bytes());
-    drop(input);
-    let ended = nft
-        .wait_with_output()
-        .map_err(|source| NetworkError::NoNft { source })?;
-    let said = String::from_utf8_lossy(&ended.stderr);
-    let reason = match written {
-        _ if !ended.status.success() => said.trim().to_owned(),
-        // It did not read all, and yet was content.
-        Err(error) => error.to_string(),
-        Ok(()) => return Ok(()),
-    };
-    Err(NetworkError::Rules { reason })
+    let mut nft = Command::new("nft");
+    nft.args(["-f", "-"]);
+    apply_by(nft, script, LIMIT)
+}
+
+fn apply_by(nft: Command, script: &str, limit: Duration) -> Result<(), NetworkError> {
+    match child::run(nft, script, limit) {
+        Ok(ran) if ran.status.success() => Ok(()),
+        Ok(ran) => Err(NetworkError::Rules {
+            reason: ran.complaint.trim().to_owned(),
+        }),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Err(NetworkError::Rules {
+            reason: error.to_string(),
+        }),
+        Err(source) => Err(NetworkError::NoNft { source }),
+    }
 }
 
 /// Whether nft can be run.
 pub(super) fn is_installed() -> io::Result<()> {
-    let version = Command::new("nft").arg("--version").output()?;
+    let mut nft = Command::new("nft");
+    nft.arg("--version");
+    let version = child::run(nft, "", LIMIT)?;
     if version.status.success() {
         return Ok(());
     }
@@ -291,5 +293,18 @@ mod tests {
             script.contains("elements = { 10.0.0.1 . 5050 }"),
             "{script}"
         );
+    }
+
+    #[test]
+    fn an_nft_that_hangs_is_an_error_that_says_so() {
+        let mut hanging = Command::new("sleep");
+        hanging.arg("1000");
+        let error = apply_by(hanging, "table inet t", Duration::from_millis(100));
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "the rules of containers' networks were refused: sleep has not ended within 100ms and was killed"
+        );
+        let missing = apply_by(Command::new("/nonexistent/nft"), "", LIMIT);
+        assert!(matches!(missing, Err(NetworkError::NoNft { .. })));
     }
 }

@@ -2,21 +2,17 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::fs::{MemfdFlags, memfd_create};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::turn::Turn;
-use crate::process::has_ended;
-use crate::sys;
+use crate::child::{self, all_of, scratch};
 
-/// The longest answer, in bytes: what is beyond is not looked at.
-const ANSWER_LIMIT_BYTES: u64 = 1024 * 1024;
 /// Where plugins look for the programs that they use.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -54,16 +50,17 @@ impl Call<'_> {
             .stderr(stdio(&complained).map_err(words)?)
             .spawn()
             .map_err(words)?;
-        let handle = sys::pidfd_open(child.id() as i32).map_err(|errno| words(errno.into()));
-        let in_time = handle.and_then(|handle| has_ended(&handle, self.patience).map_err(words));
-        if !matches!(in_time, Ok(true)) {
-            // It may have ended just now.
-            let _ = child.kill();
-        }
-        let status = child.wait().map_err(words)?;
-        if !in_time? {
-            return Err(format!("it did not end within {:?}", self.patience));
-        }
+        let status = match child::reaped(&mut child, self.patience) {
+            Ok(Some(status)) => status,
+            Ok(None) => {
+                child::end(child);
+                return Err(format!("it did not end within {:?}", self.patience));
+            }
+            Err(error) => {
+                child::end(child);
+                return Err(words(error));
+            }
+        };
         let answer = all_of(&mut answered).map_err(words)?;
         if status.success() {
             if answer.trim().is_empty() {
@@ -83,15 +80,4 @@ impl Call<'_> {
             }
         }
     }
-}
-
-fn scratch() -> io::Result<File> {
-    Ok(memfd_create("cni", MemfdFlags::CLOEXEC)?.into())
-}
-
-fn all_of(file: &mut File) -> io::Result<String> {
-    file.seek(SeekFrom::Start(0))?;
-    let mut bytes = Vec::new();
-    file.take(ANSWER_LIMIT_BYTES).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

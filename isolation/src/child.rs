@@ -1,0 +1,132 @@
+//! Children of this process: programs of the host that are run for a bounded time, and ends that hold nobody up.
+//!
+//! Only from the agent: it uses threads.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use crate::process::has_ended;
+use crate::sys;
+
+/// How long the end of a killed child may take before another thread waits for it.
+const KILL_LIMIT: Duration = Duration::from_secs(1);
+/// The longest text of a program, in bytes: what is beyond is not looked at.
+const TEXT_LIMIT_BYTES: u64 = 1024 * 1024;
+
+/// How a program ended.
+pub(crate) struct Ran {
+    pub(crate) status: ExitStatus,
+    /// What it wrote to standard error.
+    pub(crate) complaint: String,
+}
+
+/// Runs a program to its end, with this text as its standard input.
+///
+/// # Errors
+/// If it cannot be run. [`io::ErrorKind::TimedOut`] if it has not ended in time: it is killed then.
+pub(crate) fn run(mut command: Command, input: &str, limit: Duration) -> io::Result<Ran> {
+    // Files, not pipes: neither a program that does not read nor a child that it leaves holds us up.
+    let mut text = scratch()?;
+    text.write_all(input.as_bytes())?;
+    text.rewind()?;
+    let mut complaint = scratch()?;
+    command.stdin(text).stdout(Stdio::null());
+    command.stderr(complaint.try_clone()?);
+    let mut child = command.spawn()?;
+    match reaped(&mut child, limit) {
+        Ok(Some(status)) => Ok(Ran {
+            status,
+            complaint: all_of(&mut complaint)?,
+        }),
+        Ok(None) => {
+            end(child);
+            let program = command.get_program().to_string_lossy().into_owned();
+            let why = format!("{program} has not ended within {limit:?} and was killed");
+            Err(io::Error::new(io::ErrorKind::TimedOut, why))
+        }
+        Err(error) => {
+            end(child);
+            Err(error)
+        }
+    }
+}
+
+/// Waits for a child's end. `None` if it has not ended in time.
+pub(crate) fn reaped(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+    let handle = sys::pidfd_open(child.id() as i32)?;
+    match has_ended(&handle, limit)? {
+        true => child.try_wait(),
+        false => Ok(None),
+    }
+}
+
+/// Kills a child and reaps it: in the background if the kernel does not let it end soon.
+pub(crate) fn end(mut child: Child) {
+    // Its number is its own until it is reaped. It may have ended by now.
+    let _ = child.kill();
+    if matches!(reaped(&mut child, KILL_LIMIT), Ok(Some(_))) {
+        return;
+    }
+    let reaper = std::thread::Builder::new().name("reaper".to_owned());
+    // Without a thread it stays a zombie until this process ends.
+    let _ = reaper.spawn(move || child.wait());
+}
+
+/// A file that has no name and no room on any disk.
+pub(crate) fn scratch() -> io::Result<File> {
+    Ok(memfd_create("argosy", MemfdFlags::CLOEXEC)?.into())
+}
+
+/// What was written to such a file.
+pub(crate) fn all_of(file: &mut File) -> io::Result<String> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut bytes = Vec::new();
+    file.take(TEXT_LIMIT_BYTES).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::Process;
+
+    fn shell(line: &str) -> Command {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", line]);
+        command
+    }
+
+    #[test]
+    fn a_program_reads_its_input_and_its_complaint_is_kept() {
+        let limit = Duration::from_secs(60);
+        let ran = run(shell("cat >&2; exit 3"), "said", limit).unwrap();
+        assert_eq!(
+            (ran.status.code(), ran.complaint.as_str()),
+            (Some(3), "said")
+        );
+        // More than a pipe takes, and nobody reads it.
+        let ran = run(shell("exit 0"), &"x".repeat(1 << 20), limit).unwrap();
+        assert!(ran.status.success());
+    }
+
+    #[test]
+    fn a_program_that_does_not_end_is_killed_and_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        let line = format!("echo $$ > {}; kill -STOP $$", path.display());
+        let error = run(shell(&line), "", Duration::from_millis(500));
+        let error = error.err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let text = "/bin/sh has not ended within 500ms and was killed";
+        assert_eq!(error.to_string(), text);
+        // It may have been killed before it could write that.
+        let pid = std::fs::read_to_string(path).unwrap_or_default();
+        if let Ok(pid) = pid.trim().parse() {
+            assert!(Process::of(pid).is_err(), "it is reaped");
+        }
+    }
+}
