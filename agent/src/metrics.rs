@@ -42,10 +42,7 @@ pub(crate) fn describe() {
         "argosy_agent_health_kills_total",
         "Tasks that were ended because their health check failed too often."
     );
-    describe_counter!(
-        "argosy_agent_orphans_removed_total",
-        "Containers removed that no journal knew."
-    );
+    describe_recoveries();
     describe_fetches();
     describe_gauge!(
         "argosy_agent_exec_sessions",
@@ -66,6 +63,22 @@ pub(crate) fn describe() {
     describe_gauge!(
         "argosy_agent_limits_enforced",
         "1 if the host has this cgroup controller."
+    );
+}
+
+/// What is made good after a crash, or while a part of a host hangs.
+fn describe_recoveries() {
+    describe_counter!(
+        "argosy_agent_orphans_removed_total",
+        "Containers removed that no journal knew."
+    );
+    describe_counter!(
+        "argosy_agent_launchers_replaced_total",
+        "Launchers that were replaced because they took no requests."
+    );
+    describe_counter!(
+        "argosy_agent_forced_kills_total",
+        "Containers that were ended without their supervisors, which had not ended them in time."
     );
 }
 

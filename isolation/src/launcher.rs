@@ -1,7 +1,8 @@
 //! The launcher: a small process of its own that makes one supervisor a container, and one an archive to unpack.
 //!
 //! Copying a large agent for each start would cost milliseconds; copying this costs a tenth of one. It reads
-//! requests in order and answers nothing: each request brings the socket on which the process made for it answers.
+//! requests in order and answers each with one byte, once its process is made: the agent counts them to see that the
+//! launcher goes on. Each request brings the socket on which the process made for it answers.
 
 use std::fs;
 use std::io::{self, IoSlice, Read};
@@ -10,14 +11,15 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, recv, send, sendmsg};
 
 use crate::cgroup::{CgroupError, Group, Tree};
+use crate::child;
 use crate::container::Container;
 use crate::crash;
 use crate::device_filter::DeviceFilter;
@@ -32,6 +34,8 @@ use crate::wire::{LAUNCH_LIMIT_BYTES, packet_pair};
 
 /// How long the launcher may leave a request unread before it counts as stuck.
 const SEND_LIMIT: Duration = Duration::from_secs(10);
+/// How long the launcher may take to end by itself once the agent has closed the socket.
+const END_LIMIT: Duration = Duration::from_secs(2);
 /// How many descriptors come with a request at most: where it is answered, and the network namespace to be joined.
 const DESCRIPTORS: usize = 2;
 
@@ -68,12 +72,19 @@ impl Drop for Request {
     }
 }
 
-/// The agent's hold on its launcher. Dropping it ends the launcher; supervisors and containers go on.
+/// The agent's hold on its launcher. Dropping it ends the launcher, within seconds even if that is stopped or hangs;
+/// supervisors and containers go on.
 #[derive(Debug)]
 pub struct Launcher {
-    process: Child,
+    /// `None` once it is being dropped.
+    process: Option<Child>,
+    pid: u32,
     socket: UnixStream,
     broken: bool,
+    /// Requests that it has not answered.
+    unanswered: usize,
+    /// Since when it has answered none of those.
+    waiting_since: Instant,
 }
 
 /// Why a launch request did not reach a supervisor. Nothing was started.
@@ -124,12 +135,15 @@ impl Launcher {
         let process = command.spawn().map_err(failed)?;
         // From here on dropping `launcher` reaps the process.
         let launcher = Self {
-            process,
+            pid: process.id(),
+            process: Some(process),
             socket,
             broken: false,
+            unanswered: 0,
+            waiting_since: Instant::now(),
         };
         if let Some(tree) = tree {
-            Group::at(&tree.supervisors()).add(launcher.process.id() as i32)?;
+            Group::at(&tree.supervisors()).add(launcher.pid as i32)?;
         }
         Ok(launcher)
     }
@@ -137,7 +151,36 @@ impl Launcher {
     /// The launcher's process number.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.process.id()
+        self.pid
+    }
+
+    /// Whether it takes requests, as far as is known. False once it is gone, or has left requests unanswered for 10 s:
+    /// then spawn another one. Their containers say whether they were started.
+    pub fn is_responsive(&mut self) -> bool {
+        self.count_answers();
+        let is_late = self.unanswered > 0 && self.waiting_since.elapsed() >= SEND_LIMIT;
+        self.broken |= is_late;
+        !self.broken
+    }
+
+    fn count_answers(&mut self) {
+        let mut answers = [0; 64];
+        loop {
+            match recv(
+                self.socket.as_raw_fd(),
+                &mut answers,
+                MsgFlags::MSG_DONTWAIT,
+            ) {
+                Ok(0) => break self.broken = true,
+                Ok(count) => {
+                    self.unanswered = self.unanswered.saturating_sub(count);
+                    self.waiting_since = Instant::now();
+                }
+                Err(Errno::EAGAIN) => break,
+                Err(Errno::EINTR) => {}
+                Err(_) => break self.broken = true,
+            }
+        }
     }
 
     /// Sends a request. The container tells when it has started, or why it has not.
@@ -226,10 +269,16 @@ impl Launcher {
         namespace: Option<BorrowedFd<'_>>,
     ) -> Result<(), LaunchError> {
         let descriptors = [Some(connection.as_fd()), namespace];
+        self.count_answers();
         self.send(purpose, body, descriptors).map_err(|source| {
             self.broken = true;
             LaunchError::Gone { source }
-        })
+        })?;
+        if self.unanswered == 0 {
+            self.waiting_since = Instant::now();
+        }
+        self.unanswered += 1;
+        Ok(())
     }
 
     fn send(
@@ -264,9 +313,16 @@ impl Launcher {
 
 impl Drop for Launcher {
     fn drop(&mut self) {
-        // It ends when it sees this, after the requests it already has. Both calls fail only if it is gone.
+        // It ends when it sees this, after the requests it already has. Fails only if it is gone.
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
-        let _ = self.process.wait();
+        let Some(mut process) = self.process.take() else {
+            return;
+        };
+        // One that takes no requests does not end by itself.
+        if !self.broken && matches!(child::reaped(&mut process, END_LIMIT), Ok(Some(_))) {
+            return;
+        }
+        child::end(process);
     }
 }
 
@@ -341,6 +397,7 @@ pub fn run_from_fd() -> Result<(), LauncherError> {
     let _ = nix::sys::prctl::set_name(c"argosy-launcher");
     while let Some(request) = read_request(&mut socket)? {
         serve(&mut socket, &request, &host);
+        answer(socket.as_ref());
     }
     Ok(())
 }
@@ -385,6 +442,15 @@ fn read_request(socket: &mut Option<UnixStream>) -> Result<Option<Request>, Laun
         agent: descriptors.next().ok_or(LauncherError::Garbled)?,
         namespace: descriptors.next(),
     }))
+}
+
+/// Never waits: an agent has few unanswered requests, so there is room unless the socket is closed.
+fn answer(socket: Option<&UnixStream>) {
+    if let Some(socket) = socket {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        // One that cannot be sent ends with the agent's hold on this process.
+        let _ = send(socket.as_raw_fd(), &[1], flags);
+    }
 }
 
 /// Makes the process that the request asks for; it answers the agent itself.

@@ -124,6 +124,8 @@ impl Default for Control {
 #[derive(Debug, Default)]
 pub(super) struct Wishes {
     pub(super) kill_grace_ms: Option<u64>,
+    /// Its start is called off: it is to end without an order, or to say that it has started.
+    pub(super) is_called_off: bool,
     pub(super) stop_at: Option<Timestamp>,
     pub(super) entries: Vec<Entry>,
     pub(super) attachments: Vec<Attach>,
@@ -148,6 +150,19 @@ pub(super) struct Attach {
 impl Control {
     pub(super) fn kill(&self, grace_ms: u64) {
         self.change(|wishes| wishes.kill_grace_ms = Some(grace_ms));
+    }
+
+    pub(super) fn call_off(&self) {
+        self.change(|wishes| wishes.is_called_off = true);
+    }
+
+    /// What the supervisor did not take, unless something newer is wanted by now. Nobody is notified.
+    pub(super) fn put_back(&self, kill_grace_ms: Option<u64>, stop_at: Option<Timestamp>) {
+        let mut wishes = lock(&self.wishes);
+        if !wishes.over {
+            wishes.kill_grace_ms = wishes.kill_grace_ms.or(kill_grace_ms);
+            wishes.stop_at = wishes.stop_at.or(stop_at);
+        }
     }
 
     pub(super) fn renew(&self, stop_at: Timestamp) {

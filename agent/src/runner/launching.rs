@@ -5,10 +5,15 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use argosy_isolation::unpack::{Job, Unpacking};
 use argosy_isolation::{Container, LaunchError, Launcher, Spec, Tree};
+use tokio::time::MissedTickBehavior;
+
+/// How often it is looked whether the launcher goes on.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How to start the launcher: a program that calls `argosy_isolation::launcher::run_from_fd` first of all.
 #[derive(Debug, Clone)]
@@ -66,6 +71,19 @@ impl Launching {
         }
     }
 
+    /// Replaces a launcher that is gone, stopped or hung. Its requests that were not read fail: their containers say so.
+    pub(super) fn replace_unresponsive(&self) {
+        // Whoever holds the lock sends a request, and notices by itself if that is not taken.
+        let Ok(mut present) = self.launcher.try_lock() else {
+            return;
+        };
+        if let Some(launcher) = present.as_mut()
+            && !launcher.is_responsive()
+        {
+            self.replace(launcher);
+        }
+    }
+
     /// Ends it, for good.
     pub(super) fn end(&self) {
         drop(self.lock().take());
@@ -82,16 +100,44 @@ impl Launching {
         };
         let answer = request(launcher);
         if let Err(LaunchError::Gone { .. }) = &answer {
-            match self.command.spawn(self.tree.as_ref()) {
-                Ok(fresh) => *launcher = fresh,
-                Err(error) => tracing::error!(why = crate::error::sentence(&error), "no launcher"),
-            }
+            self.replace(launcher);
         }
         answer
     }
 
+    fn replace(&self, launcher: &mut Launcher) {
+        let pid = launcher.pid();
+        match self.command.spawn(self.tree.as_ref()) {
+            Ok(fresh) => {
+                *launcher = fresh;
+                metrics::counter!("argosy_agent_launchers_replaced_total").increment(1);
+                tracing::warn!(pid, "the launcher took no requests; another one is started");
+            }
+            Err(error) => {
+                let why = crate::error::sentence(&error);
+                tracing::error!(
+                    pid,
+                    why,
+                    "the launcher takes no requests, and no other can be started"
+                );
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Launcher>> {
         self.launcher.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Replaces a launcher that no longer takes requests, also while none is made.
+pub(super) async fn watch(launching: Arc<Launching>) {
+    let mut looks = tokio::time::interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let launching = launching.clone();
+        let look = tokio::task::spawn_blocking(move || launching.replace_unresponsive());
+        look.await.expect("looking at the launcher never panics");
     }
 }
 

@@ -188,6 +188,7 @@ impl Runner {
         };
         let inbox = runner.shared.inbox.clone();
         runner.spawn(runner.meter.clone().run(inbox));
+        runner.spawn(launching::watch(runner.shared.launching.clone()));
         Ok(runner)
     }
 

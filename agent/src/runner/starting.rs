@@ -75,6 +75,9 @@ impl Runner {
         };
         // First, so that a start which is not voided below has not been requested.
         cancelled.cancel();
+        if let Some(control) = self.controls.get(instance) {
+            control.call_off();
+        }
         let (shared, name) = (self.shared.clone(), *name);
         self.spawn(async move {
             let folder = shared.paths.container(name);

@@ -1,13 +1,19 @@
 //! One container's task: waits for its supervisor's notices, passes wishes on.
 
-use argosy_isolation::{BootTime, Container, Exit, Handle, Notice, Outcome, Stop, crash};
+use std::time::Duration;
+
+use argosy_isolation::{BootTime, Container, Exit, Group, Handle, Notice, Outcome, Stop, crash};
 use argosy_state::ids::Timestamp;
 use tokio::io::Interest;
+use tokio::time::Instant;
 
 use super::controls::Control;
-use super::{Shared, TRY_AGAIN, boot_now};
+use super::{REMOVAL_PATIENCE, Shared, TRY_AGAIN, boot_now};
 use crate::core::{ContainerName, Ended, How, Input, Instance, StartedFact, StopCause};
 use crate::descriptors::watched;
+
+/// How long a container may live behind the end of its grace before the agent ends it without its supervisor.
+const FORCE_AFTER: Duration = Duration::from_secs(10);
 
 /// Tells the loop what the supervisor says, until the container has ended.
 pub(super) async fn watch(
@@ -31,10 +37,13 @@ async fn attend(shared: &Shared, name: ContainerName, container: Container, cont
                 .await;
         }
     };
+    let mut due = Due::default();
     loop {
         match socket.get_mut().notice() {
             Ok(Some(Notice::Started(handle))) => {
                 crash::passed("watch.started");
+                // Only a start that was called off had a time to end; the kill that follows has its own.
+                due.force = None;
                 let fact = started_fact(Some(&handle));
                 // Few small writes, and only while somebody has processors alone.
                 shared.cores.started(name);
@@ -57,39 +66,93 @@ async fn attend(shared: &Shared, name: ContainerName, container: Container, cont
                 Ok(mut guard) => guard.clear_ready(),
                 Err(error) => return shared.tell(lost(error.to_string())).await,
             },
-            () = control.changed.notified() => pass_on(socket.get_ref(), control, instance).await,
+            () = control.changed.notified() => due.pass_on(socket.get_ref(), control, instance),
+            () = at(due.again) => due.pass_on(socket.get_ref(), control, instance),
+            () = at(due.force) => due.force = force(shared, name).await,
         }
     }
 }
 
-async fn pass_on(container: &Container, control: &Control, instance: Instance) {
-    let wishes = control.take();
-    for entry in wishes.entries {
-        // Nobody may wait for it any more: then the session ends at once.
-        let _ = entry.answer.send(container.enter(&entry.request));
-    }
-    for attach in wishes.attachments {
-        // The same.
-        let _ = attach.answer.send(container.attach(attach.stdin));
-    }
-    let kill = wishes
-        .kill_grace_ms
-        .map_or(Ok(()), |grace_ms| container.kill(grace_ms));
-    let renew = wishes
-        .stop_at
-        .map_or(Ok(()), |at| container.renew(BootTime(at.0)));
-    for error in [kill, renew].into_iter().filter_map(Result::err) {
-        let why = crate::error::sentence(&error);
-        tracing::warn!(
-            order = instance.order.0,
-            why,
-            "a supervisor does not take an order; trying again"
-        );
-        tokio::time::sleep(TRY_AGAIN).await;
-        if let Some(grace_ms) = wishes.kill_grace_ms {
-            control.kill(grace_ms);
+/// What is to be done for a container at a time.
+#[derive(Default)]
+struct Due {
+    /// Its supervisor took an order not yet.
+    again: Option<Instant>,
+    /// Its supervisor should have ended it by then.
+    force: Option<Instant>,
+}
+
+impl Due {
+    fn pass_on(&mut self, container: &Container, control: &Control, instance: Instance) {
+        let wishes = control.take();
+        for entry in wishes.entries {
+            // Nobody may wait for it any more: then the session ends at once.
+            let _ = entry.answer.send(container.enter(&entry.request));
         }
+        for attach in wishes.attachments {
+            // The same.
+            let _ = attach.answer.send(container.attach(attach.stdin));
+        }
+        let grace_ms = match wishes.is_called_off {
+            true => Some(wishes.kill_grace_ms.unwrap_or(0)),
+            false => wishes.kill_grace_ms,
+        };
+        if let Some(grace_ms) = grace_ms {
+            let patience = Duration::from_millis(grace_ms).saturating_add(FORCE_AFTER);
+            // A grace beyond all time has no end.
+            let limit = Instant::now().checked_add(patience);
+            self.force = self.force.into_iter().chain(limit).min();
+        }
+        let kill = wishes
+            .kill_grace_ms
+            .map_or(Ok(()), |grace_ms| container.kill(grace_ms));
+        let renew = wishes
+            .stop_at
+            .map_or(Ok(()), |at| container.renew(BootTime(at.0)));
+        self.again = None;
+        for error in [&kill, &renew]
+            .into_iter()
+            .filter_map(|sent| sent.as_ref().err())
+        {
+            let order = instance.order.0;
+            let why = crate::error::sentence(error);
+            tracing::warn!(
+                order,
+                why,
+                "a supervisor does not take an order; trying again"
+            );
+            self.again = Some(Instant::now() + TRY_AGAIN);
+        }
+        control.put_back(
+            wishes.kill_grace_ms.filter(|_| kill.is_err()),
+            wishes.stop_at.filter(|_| renew.is_err()),
+        );
     }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ends a container without its supervisor, which is stopped or hangs, and then the supervisor: its connection breaks off
+/// behind that, and the loop hears how it ended. Returns when to try again if something of it still lives.
+async fn force(shared: &Shared, name: ContainerName) -> Option<Instant> {
+    tracing::warn!(container = %name, "its supervisor has not ended a container in time: the agent ends both");
+    metrics::counter!("argosy_agent_forced_kills_total").increment(1);
+    let (folder, group) = (shared.paths.container(name), shared.group(name));
+    let _slot = shared.removal_slots.acquire().await;
+    let end = move || {
+        let group = group.as_ref().map(Group::path);
+        argosy_isolation::destroy(&folder, group, REMOVAL_PATIENCE)
+    };
+    let ended = tokio::task::spawn_blocking(end).await;
+    let ended = ended.expect("ending a container never panics");
+    let why = crate::error::sentence(&ended.err()?);
+    tracing::warn!(container = %name, why, "a container cannot be ended yet");
+    Some(Instant::now() + FORCE_AFTER)
 }
 
 /// When a container was started, on the boot clock: that of its first process. No wall clock, which may jump.

@@ -291,15 +291,7 @@ impl Process {
 
     /// Its launcher, once it has one.
     pub(crate) fn launcher(&self) -> u32 {
-        let own = self.pid();
-        let named = entries("/proc").into_iter().filter_map(|process| {
-            let stat = std::fs::read_to_string(process.join("stat")).ok()?;
-            let (name, rest) = stat.rsplit_once(')')?;
-            let parent = rest.split_whitespace().nth(1)?.parse::<u32>().ok()?;
-            let is_it = parent == own && name.ends_with("argosy-launcher");
-            is_it.then(|| process.file_name()?.to_str()?.parse().ok())?
-        });
-        named.min().expect("an agent has a launcher")
+        launcher_of(self.pid())
     }
 
     /// Waits until it has died.
@@ -342,6 +334,18 @@ impl Process {
         }
         text
     }
+}
+
+/// The launcher of the agent that is this process, or in it.
+pub(crate) fn launcher_of(agent: u32) -> u32 {
+    let named = entries("/proc").into_iter().filter_map(|process| {
+        let stat = std::fs::read_to_string(process.join("stat")).ok()?;
+        let (name, rest) = stat.rsplit_once(')')?;
+        let parent = rest.split_whitespace().nth(1)?.parse::<u32>().ok()?;
+        let is_it = parent == agent && name.ends_with("argosy-launcher");
+        is_it.then(|| process.file_name()?.to_str()?.parse().ok())?
+    });
+    named.min().expect("an agent has a launcher")
 }
 
 fn entries(folder: &str) -> Vec<PathBuf> {

@@ -17,6 +17,7 @@ mod opt_outs;
 mod plugged;
 mod silence;
 mod statistics;
+mod stopped;
 mod tasks;
 mod volumes;
 
@@ -91,6 +92,10 @@ cases![
     lives::a_second_agent_on_the_same_directory_is_refused_by_pid,
     lives::tasks_can_be_ended_with_the_agent,
     lives::an_agent_killed_amid_launches_starts_each_task_once,
+    stopped::a_kill_ends_a_task_whose_supervisor_is_stopped,
+    stopped::the_next_agent_ends_a_task_whose_supervisor_is_stopped,
+    stopped::a_stopped_launcher_is_replaced_and_its_tasks_run_on,
+    stopped::an_agent_stops_although_its_launcher_is_stopped,
     opt_outs::a_task_is_let_off_what_its_agent_allows_and_no_more,
     opt_outs::a_task_does_not_reach_the_api_of_its_agent,
     opt_outs::a_limit_that_this_host_cannot_keep_is_refused_in_words,
