@@ -72,6 +72,11 @@ fn describe_recoveries() {
         "argosy_agent_orphans_removed_total",
         "Containers removed that no journal knew."
     );
+    describe_gauge!(
+        "argosy_agent_unresolved",
+        "What an earlier life of the agent left and it cannot deal with yet: orphans (containers that do not end) and \
+         networks (1 while those of earlier containers cannot be taken up). The log says why."
+    );
     describe_counter!(
         "argosy_agent_launchers_replaced_total",
         "Launchers that were replaced because they took no requests."

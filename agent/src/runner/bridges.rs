@@ -42,8 +42,15 @@ impl Default for NetworkSettings {
 /// The networks of this agent's containers.
 pub(crate) struct Bridges {
     settings: Settings,
-    /// A lock, since launches come from many blocking threads. `None` until somebody needs a network.
-    open: Mutex<Option<Arc<Networks>>>,
+    /// A lock, since launches come from many blocking threads.
+    open: Mutex<Host>,
+}
+
+/// How far this host is prepared.
+enum Host {
+    /// Nobody needs a network yet, but for the containers of an earlier life of the agent, which keep theirs.
+    Closed(BTreeSet<ContainerId>),
+    Open(Arc<Networks>),
 }
 
 impl Bridges {
@@ -59,18 +66,36 @@ impl Bridges {
                 between: wanted.between,
                 denied: masters.iter().filter_map(|master| plain(master)).collect(),
             },
-            open: Mutex::new(None),
+            open: Mutex::new(Host::Closed(BTreeSet::new())),
         }
     }
 
-    /// Keeps the networks of the containers that an earlier life has left, and forgets the others.
+    /// Keeps the networks of the containers that an earlier life has left, and forgets the others. On a failure the
+    /// containers keep their networks, others get none until [`Bridges::retry`] or a launch succeeds.
     pub(super) fn resume(&self, known: &BTreeSet<ContainerName>) -> Result<(), NetworkError> {
-        if !Networks::are_left(&self.settings) {
-            return Ok(());
+        *self.lock() = Host::Closed(known.iter().map(|name| id(*name)).collect());
+        self.retry()
+    }
+
+    /// Tries again what [`Bridges::resume`] could not do. Nothing is done if it has, or if nothing was left.
+    pub(super) fn retry(&self) -> Result<(), NetworkError> {
+        let mut host = self.lock();
+        match *host {
+            Host::Closed(_) if Networks::are_left(&self.settings) => {
+                self.opened(&mut host).map(drop)
+            }
+            Host::Closed(_) | Host::Open(_) => Ok(()),
         }
-        let known = known.iter().map(|name| id(*name)).collect();
-        *self.lock() = Some(Arc::new(Networks::open(self.settings.clone(), &known)?));
-        Ok(())
+    }
+
+    fn opened(&self, host: &mut Host) -> Result<Arc<Networks>, NetworkError> {
+        let known = match host {
+            Host::Open(networks) => return Ok(Arc::clone(networks)),
+            Host::Closed(known) => known,
+        };
+        let networks = Arc::new(Networks::open(self.settings.clone(), known)?);
+        *host = Host::Open(Arc::clone(&networks));
+        Ok(networks)
     }
 
     /// A network for this container, with these ports of the host leading to it.
@@ -79,16 +104,7 @@ impl Bridges {
         container: ContainerName,
         ports: &[Publication],
     ) -> Result<Joined, NetworkError> {
-        let mut open = self.lock();
-        let networks = match &*open {
-            Some(networks) => Arc::clone(networks),
-            // Nobody has had one yet: nothing is to be kept.
-            None => {
-                let networks = Networks::open(self.settings.clone(), &BTreeSet::new())?;
-                Arc::clone(open.insert(Arc::new(networks)))
-            }
-        };
-        drop(open);
+        let networks = self.opened(&mut self.lock())?;
         networks.take(&id(container), ports)
     }
 
@@ -96,25 +112,37 @@ impl Bridges {
     pub(crate) fn statistics(&self, container: ContainerName) -> Option<Traffic> {
         // Under the lock, so that nobody but the agent holds them when it is taken off the host.
         let open = self.lock();
-        let told = open.as_ref()?.statistics(&id(container));
-        told.ok().flatten()
+        let Host::Open(networks) = &*open else {
+            return None;
+        };
+        networks.statistics(&id(container)).ok().flatten()
     }
 
     /// The container is gone. Nothing is wrong if it had none.
     pub(super) fn release(&self, container: ContainerName) -> Result<(), NetworkError> {
-        let networks = self.lock().clone();
-        networks.map_or(Ok(()), |networks| networks.release(&id(container)))
+        let networks = match &mut *self.lock() {
+            Host::Open(networks) => Arc::clone(networks),
+            Host::Closed(known) => {
+                // It is forgotten by the sweep when the host is opened.
+                known.remove(&id(container));
+                return Ok(());
+            }
+        };
+        networks.release(&id(container))
     }
 
     /// Takes the agent off the host, whose containers are all gone.
     pub(super) fn remove(&self) -> Result<(), NetworkError> {
-        match self.lock().take().and_then(Arc::into_inner) {
-            Some(networks) => networks.remove(),
-            None => Ok(()),
+        let closed = Host::Closed(BTreeSet::new());
+        match std::mem::replace(&mut *self.lock(), closed) {
+            Host::Open(networks) => {
+                Arc::into_inner(networks).map_or(Ok(()), |networks| networks.remove())
+            }
+            Host::Closed(_) => Ok(()),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<Networks>>> {
+    fn lock(&self) -> MutexGuard<'_, Host> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,7 +4,7 @@
 //! runs on the runtime's blocking threads, a bounded number at a time. Reading order: `launching`, `host_ids`,
 //! `unpacking`, `imaged`, `bridges`, `plugged` and `own_files`, `volumes`, `memory_high`, `disks`, `limits`, `cores`,
 //! `devices`, `opt_outs`, `groups`, `description`, `executors`, `changes`, `controls`, `starting`, `watching`, `looking`, `measuring`, `removing`,
-//! `steps`.
+//! `steps`, `orphans`.
 
 mod bridges;
 mod changes;
@@ -24,6 +24,7 @@ mod looking;
 mod measuring;
 mod memory_high;
 mod opt_outs;
+mod orphans;
 mod own_files;
 mod plugged;
 mod removing;
@@ -33,13 +34,12 @@ mod unpacking;
 mod volumes;
 mod watching;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use argosy_isolation::{Tree, crash};
+use argosy_isolation::Tree;
 use argosy_state::ids::{TaskKey, Timestamp};
 use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -290,45 +290,6 @@ impl Runner {
             removing::remove(&shared, name, &key).await;
             shared.tell(Input::Destroyed { name }).await;
         });
-    }
-
-    /// Ends what earlier lives left and the journal does not know, before anything new is started;
-    /// returns how many there were. Folders of containers that had ended are left to `gc`.
-    pub(crate) fn clear_orphans(&self, known: &[ContainerName]) -> io::Result<usize> {
-        let known: BTreeSet<_> = known.iter().copied().collect();
-        let mut orphans = BTreeSet::new();
-        for entry in std::fs::read_dir(self.shared.paths.containers())? {
-            let entry = entry?;
-            if !entry.path().join("exit.json").exists() {
-                orphans.extend(name_of(&entry.file_name()));
-            }
-        }
-        if let Some(tree) = &self.shared.tree {
-            let groups = tree.containers().map_err(io::Error::other)?;
-            orphans.extend(groups.iter().filter_map(|id| name_of(id.as_str().as_ref())));
-        }
-        if let Some(host_ids) = &self.shared.host_ids {
-            host_ids.keep_only(&known)?;
-        }
-        self.shared.bounds.resume();
-        crash::passed("begin.users-kept");
-        self.shared
-            .bridges
-            .resume(&known)
-            .map_err(io::Error::other)?;
-        crash::passed("begin.networks-resumed");
-        self.shared.cores.resume(&self.shared.paths, &known);
-        self.shared
-            .plugged
-            .resume(&known)
-            .map_err(io::Error::other)?;
-        for name in orphans.difference(&known) {
-            self.shared.remove(*name).map_err(io::Error::other)?;
-            metrics::counter!("argosy_agent_orphans_removed_total").increment(1);
-        }
-        crash::passed("begin.orphans-removed");
-        self.shared.plugged.sweep(&known);
-        Ok(orphans.difference(&known).count())
     }
 }
 

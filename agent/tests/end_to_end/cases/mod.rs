@@ -10,6 +10,7 @@ mod entering;
 mod executors;
 mod fetching;
 mod groups;
+mod leftovers;
 mod limits;
 mod links;
 mod lives;
@@ -92,6 +93,8 @@ cases![
     lives::a_second_agent_on_the_same_directory_is_refused_by_pid,
     lives::tasks_can_be_ended_with_the_agent,
     lives::an_agent_killed_amid_launches_starts_each_task_once,
+    leftovers::an_orphan_that_does_not_end_keeps_no_agent_from_its_work,
+    leftovers::a_route_over_the_containers_network_keeps_no_agent_from_its_tasks,
     stopped::a_kill_ends_a_task_whose_supervisor_is_stopped,
     stopped::the_next_agent_ends_a_task_whose_supervisor_is_stopped,
     stopped::a_stopped_launcher_is_replaced_and_its_tasks_run_on,

@@ -1,0 +1,144 @@
+//! What earlier agents left and the next one cannot deal with at once: it starts in spite of it.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use argosy_proto::v1;
+use argosy_proto::v1::network::Mode;
+
+use super::disks::{impossible, looped, remove_all};
+use super::volumes::with_disk;
+use super::{code, on_a_host_of_its_own, runs, state};
+use crate::host::{Agent, Host, content};
+use crate::master::{Master, kill, shell};
+
+fn run(program: &str, words: &[&str]) {
+    let status = Command::new(program).args(words).status().unwrap();
+    assert!(status.success(), "{program} {words:?}: {status}");
+}
+
+/// Waits until so many are shown as not dealt with.
+async fn unresolved(agent: &Agent, what: &str, count: u64) {
+    let name = format!("argosy_agent_unresolved{{what=\"{what}\"}}");
+    while agent.counted(&name).await != count {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A file system on which nothing is written, until it is dropped: who writes to it cannot be killed.
+struct Frozen<'a>(&'a Path);
+
+impl<'a> Frozen<'a> {
+    fn new(path: &'a Path) -> Self {
+        run("fsfreeze", &["-f", path.to_str().unwrap()]);
+        Self(path)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        run("fsfreeze", &["-u", self.0.to_str().unwrap()]);
+    }
+}
+
+pub(super) async fn an_orphan_that_does_not_end_keeps_no_agent_from_its_work() {
+    if let Some(why) = impossible() {
+        return println!("SKIPPED: this kernel has no loop devices for it, or {why}");
+    }
+    if !Path::new("/usr/sbin/fsfreeze").exists() {
+        return println!("SKIPPED: needs the package util-linux");
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent_with(master.address, looped).await;
+    let (mut link, _) = master.registered(true).await;
+    let line = "echo up > up; while :; do echo written >> written; sleep 0.01; done";
+    link.launch(1, with_disk(shell("t", line), 16)).await;
+    link.until("t", runs).await;
+    let sandbox = host.sandbox("t");
+    content(&sandbox.join("up")).await;
+    let pid = agent.containers().await[0]["pid"].as_u64().unwrap();
+    let frozen = Frozen::new(&sandbox);
+    while !held_by_the_kernel(pid) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    agent.stop().await;
+    for name in ["journal", "journal.next"] {
+        // The second is there only while the journal is made smaller.
+        let _ = std::fs::remove_file(host.directory().join(name));
+    }
+    let agent = host.agent_with(master.address, looped).await;
+    let (mut link, _) = master.registered(true).await;
+    link.meanwhile(unresolved(&agent, "orphans", 1)).await;
+    // This master gives every agent the same name: an order of another number names another container.
+    link.order(1, kill("none", 0)).await;
+    link.launch(2, shell("u", "exit 3")).await;
+    let updates = link.end_of("u").await;
+    let end = updates.last().unwrap();
+    assert_eq!(code(end), Some(v1::exit::How::Code(3)), "{}", end.text);
+    drop(frozen);
+    link.meanwhile(unresolved(&agent, "orphans", 0)).await;
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+    agent.is_clear().await;
+    agent.stop().await;
+    remove_all(&host);
+}
+
+/// Whether a child of this process waits for something and takes no signal.
+fn held_by_the_kernel(pid: u64) -> bool {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    children.split_whitespace().any(|child| {
+        let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        let state = stat.rsplit_once(") ");
+        state.is_some_and(|(_, rest)| rest.starts_with('D'))
+    })
+}
+
+fn bridged(task: &str, line: &str) -> v1::TaskSpec {
+    let mode = Some(Mode::Bridge(v1::BridgeNetwork::default()));
+    let container = v1::ContainerSpec {
+        network: Some(v1::Network { mode }),
+        ..v1::ContainerSpec::default()
+    };
+    v1::TaskSpec {
+        container: Some(container),
+        ..shell(task, line)
+    }
+}
+
+pub(super) async fn a_route_over_the_containers_network_keeps_no_agent_from_its_tasks() {
+    on_a_host_of_its_own(resumed_below_a_route).await;
+}
+
+async fn resumed_below_a_route() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, bridged("t", "echo up > up; sleep 1000"))
+        .await;
+    link.until("t", runs).await;
+    content(&host.sandbox("t").join("up")).await;
+    let pid = agent.containers().await[0]["pid"].clone();
+    agent.stop().await;
+    // As of a VPN that came up in the meantime.
+    run("ip", &["route", "add", "10.183.0.0/24", "dev", "lo"]);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    link.meanwhile(unresolved(&agent, "networks", 1)).await;
+    assert_eq!(agent.containers().await[0]["pid"], pid);
+    link.launch(2, bridged("u", "exit 0")).await;
+    let updates = link.end_of("u").await;
+    let end = updates.last().unwrap();
+    assert_eq!(state(end), v1::TaskState::Failed);
+    assert!(end.text.contains("10.183.0.0/24"), "{}", end.text);
+    run("ip", &["route", "del", "10.183.0.0/24", "dev", "lo"]);
+    link.meanwhile(unresolved(&agent, "networks", 0)).await;
+    link.launch(3, bridged("v", "exit 0")).await;
+    let updates = link.end_of("v").await;
+    assert_eq!(state(updates.last().unwrap()), v1::TaskState::Finished);
+    link.order(4, kill("t", 0)).await;
+    let updates = link.end_of("t").await;
+    assert_eq!(state(updates.last().unwrap()), v1::TaskState::Killed);
+    agent.is_clear().await;
+    agent.stop().await;
+}
