@@ -170,12 +170,11 @@ fn on_machine(
     let setup = start::setup(config, &host, boot_id, &contents, seed, offset);
     metrics::limits_enforced(&host.missing);
     let settings = start::settings(config, &host, seed);
-    let (tree, reach) = (host.tree, host.reach);
     let runner = Runner::new(
         config,
         settings,
         paths.clone(),
-        tree,
+        host.tree,
         launcher,
         inbox.clone(),
     )?;
@@ -209,7 +208,7 @@ fn on_machine(
         containers: Box::new(runner),
         clock,
         onlooker: None,
-        reach,
+        reach: host.reach,
         helpers,
         lock: Some(lock),
     })
