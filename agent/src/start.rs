@@ -211,6 +211,13 @@ pub(crate) fn tell_damage(contents: &Contents, paths: &Paths) {
             "a part of the journal is damaged: what it said is lost, the masters repair what they can"
         );
     }
+    for instance in &contents.lost {
+        tracing::error!(
+            journal = %journal.display(),
+            order = instance.order.0,
+            "the record of what this order launched is lost: its container is ended, and its master reports it as gone"
+        );
+    }
     if contents.torn_bytes > 0 {
         let bytes = contents.torn_bytes;
         tracing::info!(journal = %journal.display(), bytes, "a write that a crash cut off is dropped");

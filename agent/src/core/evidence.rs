@@ -19,7 +19,7 @@ impl Facts {
             // Orders come only to an agent that has an id.
             self.identity.agent.get_or_insert(*agent);
         }
-        if let Some(instance) = instance(record)
+        if let Some(instance) = record.instance()
             && self.identity.agent == Some(instance.agent)
         {
             self.floor = self.floor.max(instance.order);
@@ -36,28 +36,30 @@ impl Facts {
     }
 }
 
-/// The instance that a record names.
-fn instance(record: &Record) -> Option<Instance> {
-    match record {
-        Record::Identity(_) | Record::Forgot(_) | Record::Floor(_) => None,
-        Record::Took { what, .. } => match what {
-            Taken::Launch { .. } | Taken::Nothing => None,
-            Taken::Kill { instance, .. } | Taken::Limits { instance, .. } => Some(*instance),
-        },
-        Record::Started { instance, .. }
-        | Record::Updated { instance, .. }
-        | Record::Committed { instance, .. }
-        | Record::Released { instance }
-        | Record::Stray { instance }
-        | Record::Retried { instance, .. }
-        | Record::Task { instance, .. } => Some(*instance),
-        Record::Executor(record) => Some(match record {
-            ExecutorRecord::Began { instance, .. }
-            | ExecutorRecord::Started { instance, .. }
-            | ExecutorRecord::Ending { instance }
-            | ExecutorRecord::Cleared { instance }
-            | ExecutorRecord::Heard { instance, .. } => *instance,
-        }),
+impl Record {
+    /// The instance that this record names; a launch names an order alone.
+    pub(crate) fn instance(&self) -> Option<Instance> {
+        match self {
+            Record::Identity(_) | Record::Forgot(_) | Record::Floor(_) => None,
+            Record::Took { what, .. } => match what {
+                Taken::Launch { .. } | Taken::Nothing => None,
+                Taken::Kill { instance, .. } | Taken::Limits { instance, .. } => Some(*instance),
+            },
+            Record::Started { instance, .. }
+            | Record::Updated { instance, .. }
+            | Record::Committed { instance, .. }
+            | Record::Released { instance }
+            | Record::Stray { instance }
+            | Record::Retried { instance, .. }
+            | Record::Task { instance, .. } => Some(*instance),
+            Record::Executor(record) => Some(match record {
+                ExecutorRecord::Began { instance, .. }
+                | ExecutorRecord::Started { instance, .. }
+                | ExecutorRecord::Ending { instance }
+                | ExecutorRecord::Cleared { instance }
+                | ExecutorRecord::Heard { instance, .. } => *instance,
+            }),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Reading a journal back: all whole records in order, and an account of what was not whole.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::path::Path;
 use super::frame::{self, FRAME_BYTES, HEAD_BYTES, Head};
 use super::place::MemoryDisk;
 use super::{JournalError, record};
-use crate::core::{Facts, Record, Taken};
+use crate::core::{ExecutorRecord, Facts, Instance, Record, Taken};
 
 /// What a journal holds.
 #[derive(Debug, Default)]
@@ -18,6 +19,8 @@ pub struct Contents {
     pub records: u64,
     /// What was lost in the middle.
     pub damage: Vec<Damage>,
+    /// Tasks and executors of which there is no record but such as need an earlier one, which was lost.
+    pub lost: BTreeSet<Instance>,
     /// Bytes behind the last whole record: a write that a crash cut off.
     pub torn_bytes: u64,
     /// Whether a launch in it does not say of which agent: 0.1 wrote it.
@@ -27,6 +30,25 @@ pub struct Contents {
 }
 
 impl Contents {
+    fn follow(&mut self, record: &Record) {
+        self.facts.apply(record);
+        self.records += 1;
+        let Some(instance) = record.instance() else {
+            return;
+        };
+        let is_over = matches!(
+            record,
+            Record::Released { .. } | Record::Executor(ExecutorRecord::Cleared { .. })
+        );
+        let facts = &self.facts;
+        if is_over || facts.tasks.contains_key(&instance) || facts.executors.contains_key(&instance)
+        {
+            self.lost.remove(&instance);
+        } else {
+            self.lost.insert(instance);
+        }
+    }
+
     /// Whether one more damaged record could cost more than its own task: then it is written anew at once.
     pub(super) fn is_fragile(&self) -> bool {
         !self.damage.is_empty() || self.has_old_launches
@@ -157,8 +179,7 @@ fn contents(bytes: &[u8], version: u32, salt: u64) -> Result<Contents, Refused> 
             if let Some(record) = record::decode(payload) {
                 names.look(&contents.facts, &record);
                 contents.has_old_launches |= is_old_launch(&record);
-                contents.facts.apply(&record);
-                contents.records += 1;
+                contents.follow(&record);
                 at += FRAME_BYTES + payload.len();
                 continue;
             }
@@ -185,6 +206,8 @@ fn contents(bytes: &[u8], version: u32, salt: u64) -> Result<Contents, Refused> 
         // No more records than that have room in what is damaged.
         let bytes: u64 = contents.damage.iter().map(|damage| damage.bytes).sum();
         contents.facts.skip_numbers(bytes / FRAME_BYTES as u64);
+    } else {
+        contents.lost.clear();
     }
     contents.end = Some(End {
         offset: at as u64,

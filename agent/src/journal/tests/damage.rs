@@ -44,6 +44,40 @@ fn a_damaged_record_is_told_as_an_error_that_says_where() {
     );
 }
 
+#[test]
+fn a_task_whose_record_is_lost_is_named_by_its_order() {
+    let folder = Folder::new();
+    let instance = Instance {
+        agent: AgentId(1),
+        order: OrderIndex(2),
+    };
+    let started = Record::Started {
+        instance,
+        fact: crate::core::StartedFact {
+            pid: 12,
+            at: argosy_state::ids::Timestamp(34),
+        },
+    };
+    folder.write(&[story(3), vec![started]].concat());
+    let whole = fs::read(folder.path()).unwrap();
+    let frames = testing::frames(&whole);
+    let (second, _) = frames
+        .iter()
+        .find(|(_, record)| *record == launch(2))
+        .unwrap();
+    let mut bytes = whole.clone();
+    bytes[second.end - 1] ^= 1;
+    let lines = told(&folder, &bytes);
+    let [_, line] = &lines[..] else {
+        panic!("{lines:?}")
+    };
+    assert!(
+        line.starts_with("ERROR message=the record of what this order launched is lost"),
+        "{line}"
+    );
+    assert!(line.ends_with("order=2"), "{line}");
+}
+
 /// As 0.1 wrote it: a launch does not say whose it is, and the identity is there once.
 fn of_0_1() -> (Vec<u8>, Vec<Record>) {
     let mut records = story(3);
