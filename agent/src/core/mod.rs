@@ -2,8 +2,8 @@
 //!
 //! No clock, no IO, no randomness but the rare turns of a simulation. Every effect that speaks of a fact, or
 //! acts on an order, waits in `deferred` until the journal says that all before it is on disk. Reading order:
-//! `facts`, `evidence`, `orders`, `course`, `stop_after`, `groups`, `network`, `executors`, `checks`, `looking`, `disk`, `limits`, `end`, `updates`, `link`,
-//! `recovery`.
+//! `facts`, `evidence`, `orders`, `course`, `stop_after`, `groups`, `network`, `executors`, `checks`, `looking`,
+//! `disk`, `limits`, `end`, `updates`, `link`, `recovery`.
 
 pub mod checks;
 mod course;

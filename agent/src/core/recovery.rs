@@ -165,7 +165,7 @@ impl Core {
     fn may_start_again(&self, instance: Instance) -> bool {
         let task = self.facts.tasks.get(&instance);
         let is_unstarted = task.is_some_and(|task| match task.state {
-            // A committed update without a state is one whose record is damaged: it may have told of a start or an end.
+            // A committed update without a state is one whose record is damaged: it may report a start or an end.
             TaskState::Staging => task.started.is_none() && task.committed == 0,
             TaskState::Starting => task.started.is_none(),
             TaskState::Running
