@@ -204,3 +204,23 @@ fn what_a_task_of_an_executor_wrote_is_where_its_executor_wrote() {
     assert_eq!(shared.path, "tasks/framework-1/shell/stdout");
     assert!(shared.shared);
 }
+
+#[tokio::test]
+async fn masters_are_asked_by_any_name_as_no_web_page_can() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let asked = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let answer = answer("", 0, true, 0);
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        String::from_utf8(head).unwrap().to_lowercase()
+    });
+    let mut files = Files::new(&[address]).unwrap();
+    files.read(&place(), &mut |_| Ok(())).await.unwrap();
+    let head = asked.await.unwrap();
+    assert!(head.contains("\r\nsec-argosy-client: argosy\r\n"), "{head}");
+}

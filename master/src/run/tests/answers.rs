@@ -315,6 +315,12 @@ async fn a_web_page_under_another_name_is_refused_and_grpc_is_served_under_any()
             "{message}"
         );
     }
+    // The raft port answers no web page either.
+    let raft = format!("http://{}/argosy.raft.v1.Raft/Append", masters.raft[leader]);
+    let request = client.post(raft).header("content-type", "application/grpc");
+    let answer = asked(request.header("host", "rebound.example:5052")).await;
+    assert_eq!(answer.status(), 421);
+    assert_eq!(answer.headers()["grpc-status"], "7");
     let request = client.get(format!("{base}/v1/cluster"));
     let answer = asked(request.header("host", "LOCALHOST.:5050")).await;
     assert_eq!(answer.status(), 200);

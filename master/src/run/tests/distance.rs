@@ -24,6 +24,7 @@ const UNDER_WAY: usize = 256;
 
 pub(super) struct Masters {
     pub(super) api: Vec<String>,
+    pub(super) raft: Vec<String>,
     far: Arc<AtomicUsize>,
     stop: CancellationToken,
     running: Vec<JoinHandle<Result<(), RunError>>>,
@@ -70,6 +71,7 @@ impl Masters {
         }
         Self {
             api,
+            raft,
             far,
             stop,
             running,
