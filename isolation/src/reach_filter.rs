@@ -24,8 +24,8 @@ use crate::sys::bpf::ProgramKind;
 pub struct Closed {
     /// Ports, at every address; a container with a network of its own may use them on its own loopback.
     pub ports: Vec<u16>,
-    /// Whether services that know a cloud's credentials are: link-local addresses but for DNS, and those in [`METADATA_4`]
-    /// and [`METADATA_6`].
+    /// Whether services that know a cloud's credentials are: link-local addresses of IPv4 but for DNS, and the addresses that
+    /// some clouds have besides.
     pub metadata: bool,
 }
 
@@ -38,10 +38,11 @@ const METADATA_4: [Ipv4Addr; 2] = [
     Ipv4Addr::new(168, 63, 129, 16),
     Ipv4Addr::new(100, 100, 100, 200),
 ];
-/// The same: AWS and Google Cloud.
-const METADATA_6: [Ipv6Addr; 2] = [
+/// The same: AWS, Google Cloud and OpenStack.
+const METADATA_6: [Ipv6Addr; 3] = [
     Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
     Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
 ];
 
 /// Of linux/bpf.h: a program that judges addresses of sockets, and where it is attached: connect and sendmsg.
@@ -288,6 +289,7 @@ mod tests {
             "[::ffff:100.100.100.200]:80",
             "[fd00:ec2::254]:80",
             "[fd20:ce::254]:80",
+            "[fe80::a9fe:a9fe]:80",
         ] {
             for namespace in [HOSTS, OTHER] {
                 assert!(!may_connect(&usual(), form, namespace), "{form}");
@@ -300,6 +302,7 @@ mod tests {
             "169.255.0.0:80",
             "100.100.100.201:80",
             "[fd00:ec2::255]:80",
+            "[fe80::1]:80",
             "[a9fe:a9fe::]:80",
         ] {
             assert!(may_connect(&usual(), form, HOSTS), "{form}");
