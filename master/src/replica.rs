@@ -29,7 +29,7 @@ use crate::clock::Clock;
 use crate::comparison::{Comparison, readable};
 use crate::config::Limits;
 use crate::failovers::Failovers;
-use crate::falls::{Falls, TOO_OFTEN};
+use crate::falls::{Distance, FAR_AWAY, Falls, TOO_OFTEN};
 use crate::inbox::{Look, Message, Office};
 use crate::lag::Lag;
 use crate::leader::{Effect, Input, Leader, Now};
@@ -95,6 +95,7 @@ pub(crate) struct Replica {
     /// Offers or orders are due that the last turn had no time for.
     more_to_send: bool,
     falls: Falls,
+    distance: Distance,
     hand_over: mpsc::Sender<&'static str>,
     entropy: [u8; 32],
     meters: Meters,
@@ -138,6 +139,7 @@ impl Replica {
             opened_at: Instant::now(),
             more_to_send: false,
             falls: Falls::new(office_lease),
+            distance: Distance::default(),
             hand_over,
             entropy,
             meters: Meters::new(),
@@ -398,6 +400,7 @@ impl Replica {
             }
         }
         self.check_lag();
+        self.check_distance();
         self.publish_counts();
         let is_idle = waiting == 0 && self.taken.is_empty() && !self.more_to_send;
         if is_idle && self.unproposed.is_empty() {
@@ -420,6 +423,14 @@ impl Replica {
         );
         // Full: it is being handed over already.
         let _ = self.hand_over.try_send(LINKS_LATE);
+    }
+
+    /// A leader that confirms no read is of no use to who reads: another one may be.
+    fn check_distance(&mut self) {
+        if self.distance.look(self.node.is_far_away()) {
+            // Full: it is being handed over already.
+            let _ = self.hand_over.try_send(FAR_AWAY);
+        }
     }
 
     fn message(&mut self, message: Message) {

@@ -1,9 +1,10 @@
 //! Masters that are farther away than the times of elections allow: counted here, and reported with the setting that helps.
 //!
 //! openraft gives a heartbeat one heartbeat interval to be answered, and confirms reads by heartbeats. Measured with the
-//! `Alive` request, which waits for no disk: what it takes is the way there and back.
+//! `Alive` request, which waits for no disk: what it takes is the way there and back. A leader that is too far away from a
+//! majority confirms no read, and hands leadership over: another master may be nearer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -44,6 +45,20 @@ impl Distances {
             )
         })
     }
+
+    /// Whether so many of the other voters answer late again and again that this node, `own`, and the others are no majority.
+    pub(crate) fn is_far(&self, own: u64, voters: &BTreeSet<u64>) -> bool {
+        let late = self
+            .late
+            .lock()
+            .expect("nobody panics while holding the lock");
+        let is_late = |peer: &u64| late.get(peer).is_some_and(|count| *count >= IN_A_ROW);
+        let far = voters
+            .iter()
+            .filter(|peer| **peer != own && is_late(peer))
+            .count();
+        voters.len() - far <= voters.len() / 2
+    }
 }
 
 #[cfg(test)]
@@ -68,6 +83,21 @@ mod tests {
         assert_eq!(answered(2, 20), None);
         let again = (0..IN_A_ROW).filter_map(|_| answered(2, 180)).count();
         assert_eq!(again, 1, "after it was in time");
+    }
+
+    #[test]
+    fn a_node_is_far_away_while_it_and_those_that_answer_in_time_are_no_majority() {
+        let distances = Distances::default();
+        let answered =
+            |peer, ms| drop(distances.answered(peer, Duration::from_millis(ms), Timing::shipped()));
+        let far = |voters: &[u64]| distances.is_far(1, &voters.iter().copied().collect());
+        (1..IN_A_ROW).for_each(|_| answered(2, 180));
+        (0..IN_A_ROW).for_each(|_| answered(3, 180));
+        assert!(!far(&[1, 2, 3]) && far(&[1, 3]) && !far(&[1]));
+        answered(2, 180);
+        assert!(far(&[1, 2, 3]) && far(&[1, 2, 3, 4]) && !far(&[1, 2, 3, 4, 5]));
+        answered(3, 20);
+        assert!(!far(&[1, 2, 3]), "one answer in time");
     }
 
     #[test]

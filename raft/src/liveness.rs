@@ -36,6 +36,8 @@ struct Inner {
     heard: Mutex<Heard>,
     /// The leader sends no heartbeats at the moment, so that the others can elect a leader that they can answer.
     is_silent: AtomicBool,
+    /// How long the answers took.
+    distances: Distances,
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +94,11 @@ impl Liveness {
         heard.leader.as_ref() == Some(leader) && heard.is_deposed
     }
 
+    /// How far away the voters are.
+    pub(crate) fn distances(&self) -> &Distances {
+        &self.0.distances
+    }
+
     /// Whether the leader sends no heartbeats at the moment. It must not send any for a read either.
     pub(crate) fn is_silent(&self) -> bool {
         self.0.is_silent.load(Ordering::Relaxed)
@@ -113,7 +120,6 @@ fn is_silent(age: Duration, timing: Timing) -> bool {
 pub(crate) struct Prober {
     pub(crate) group: Group,
     pub(crate) phases: Arc<watch::Sender<Phases>>,
-    pub(crate) distances: Distances,
 }
 
 impl Prober {
@@ -182,7 +188,7 @@ impl Prober {
         };
         let (liveness, distances, timing) = (
             self.group.liveness.clone(),
-            self.distances.clone(),
+            self.group.liveness.distances().clone(),
             self.group.timing,
         );
         let request = proto::AliveRequest {

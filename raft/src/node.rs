@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use argosy_proto::clock::WallClock;
 use openraft::Raft;
+use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver as _;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -267,6 +268,25 @@ impl Node {
                 .parts
                 .liveness
                 .is_deposed(&metrics.vote.leader_id)
+        })
+    }
+
+    /// Whether this leader is so far away from a majority of the voters that it confirms no read: again and again they take
+    /// longer than a heartbeat may to answer what waits for no disk. `None` while this node does not lead.
+    pub fn is_far_away(&self) -> Option<bool> {
+        let metrics = self.inner.parts.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let leads = metrics.state == ServerState::Leader;
+        let config = metrics.membership_config.get_joint_config();
+        leads.then(|| {
+            let mut quorums = config.iter();
+            quorums.any(|voters| {
+                self.inner
+                    .parts
+                    .liveness
+                    .distances()
+                    .is_far(metrics.id, voters)
+            })
         })
     }
 

@@ -15,7 +15,6 @@ use tracing::{info, warn};
 
 use crate::connections::Peers;
 use crate::disk;
-use crate::distance::Distances;
 use crate::error::StartError;
 use crate::failover::Watch;
 use crate::fatal;
@@ -326,7 +325,6 @@ impl Starting {
         let prober = Prober {
             group: group.clone(),
             phases: phases.clone(),
-            distances: Distances::default(),
         };
         (watch, prober)
     }
