@@ -243,12 +243,20 @@ impl Core {
                 self.fetch(member);
             }
         } else if all(&|course| course.phase == Phase::Prepared) {
-            for member in group.members() {
-                // The one before may have ended instead, and all others with it.
-                if self.phase(member) == Some(Phase::Prepared) {
-                    self.start(member);
-                }
-            }
+            self.start_group(group);
+        }
+    }
+
+    /// Starts all, or none: what keeps one of them from being started is known before the first.
+    fn start_group(&mut self, group: Group) {
+        let late = group
+            .members()
+            .find_map(|member| Some((member, self.is_stopped_already(member)?)));
+        if let Some((member, end)) = late {
+            return self.end(member, end);
+        }
+        for member in group.members() {
+            self.start(member);
         }
     }
 

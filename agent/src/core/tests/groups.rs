@@ -139,6 +139,28 @@ fn a_task_of_a_group_that_cannot_be_prepared_fails_all() {
 }
 
 #[test]
+fn nothing_of_a_group_is_started_when_the_time_of_one_task_is_over_already() {
+    let mut world = World::registered();
+    let mut late = member("b", 1, 2);
+    late.stop_after_ms = 2_000;
+    world.launch_spec(1, member("a", 0, 2));
+    world.launch_spec(2, late);
+    world.sync();
+    world.wait(4_000);
+    world.quiet();
+    fetched(&mut world, 1, Ok(()));
+    fetched(&mut world, 2, Ok(()));
+    world.expect(&[]);
+    world.report();
+    for order in [1, 2] {
+        let (state, reason, text) = last(&world, order);
+        let told = (state, reason);
+        let expected = (v1::TaskState::Failed, v1::Reason::StoppedWithoutLeader);
+        assert_eq!(told, expected, "{text}");
+    }
+}
+
+#[test]
 fn a_task_of_a_group_that_fails_takes_the_others_along_the_last_one_first() {
     let mut world = running();
     world.exited(2, How::Code(1));
