@@ -294,6 +294,7 @@ impl Changes {
         let remaining: BTreeSet<u64> = voters.iter().copied().filter(|one| *one != id).collect();
         let alive = self.enough_alive(&remaining).await;
         if alive <= remaining.len() / 2 {
+            self.leads()?;
             return Err(MembershipError::QuorumLost {
                 id,
                 alive,
@@ -317,6 +318,12 @@ impl Changes {
             .await?;
         info!(id, "a master was removed");
         Ok(id)
+    }
+
+    /// An error if this node was replaced: what it has not heard of late says nothing about the others then.
+    fn leads(&self) -> Result<(), MembershipError> {
+        let leads = self.status.borrow().is_leader;
+        leads.then_some(()).ok_or(MembershipError::NoLeader)
     }
 
     /// How many of these voters live. A leader that is new has heard of nobody yet, so a minority is believed only after
@@ -372,6 +379,7 @@ impl Changes {
         };
         // A transfer to a dead node cannot be taken back: openraft's leader falls silent until somebody is elected.
         if self.enough_alive(&BTreeSet::from([to])).await == 0 {
+            self.leads()?;
             let reason = "it has not answered lately; the present leader leads on";
             return Err(MembershipError::NotTransferred { to, reason });
         }

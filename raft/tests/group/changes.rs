@@ -201,6 +201,25 @@ async fn a_master_that_nobody_started_cannot_join() {
     hosts[lead].commit("after").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_replaced_meanwhile_says_nothing_about_the_others() {
+    let mut hosts = three().await;
+    let lead = leader(&hosts).await;
+    heard(&hosts[lead]).await;
+    let dead = hosts.remove((lead + 1) % 3);
+    let dead_id = dead.node.id();
+    dead.kill();
+    let lead = leader(&hosts).await;
+    let other_id = hosts[1 - lead].node.id();
+    silent(&hosts[lead], dead_id).await;
+    let (refused, taken) = tokio::join!(
+        hosts[lead].node.transfer(Some(dead_id)),
+        hosts[lead].node.transfer(Some(other_id)),
+    );
+    assert_eq!(taken, Ok(other_id));
+    assert_eq!(refused, Err(MembershipError::NoLeader), "ask the next one");
+}
+
 /// Waits until the leader has missed this member for so long that it counts as dead: silence is all that tells.
 async fn silent(leader: &Host, id: u64) {
     let deadline = Instant::now() + DEADLINE;
