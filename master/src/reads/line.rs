@@ -245,6 +245,11 @@ mod tests {
     use super::*;
 
     const PAGE: usize = 3_000;
+    /// What one page holds.
+    const ONE_PAGE: Room = Room {
+        units: PAGE,
+        builders: 1,
+    };
 
     fn caller(number: u16) -> Caller {
         Some(SocketAddr::from(([10, 0, 0, 1], number)))
@@ -347,11 +352,7 @@ mod tests {
         let names: Vec<_> = turns.iter().map(|turn| turn.waiter).collect();
         assert_eq!(names, [0, 1, 9]);
         assert_eq!(line.waiting(), 3);
-        let page = Room {
-            units: PAGE,
-            builders: 1,
-        };
-        line.give_back(caller(1), page);
+        line.give_back(caller(1), ONE_PAGE);
         assert_eq!(line.next().map(|turn| turn.waiter), Some(2));
     }
 
@@ -363,11 +364,7 @@ mod tests {
         line.enter(caller(2), 2 * PAGE, 10, 2);
         line.enter(caller(3), 10, 20, 3);
         assert!(line.next().is_none());
-        let page = Room {
-            units: PAGE,
-            builders: 1,
-        };
-        line.give_back(caller(1), page);
+        line.give_back(caller(1), ONE_PAGE);
         assert_eq!(line.next().map(|turn| turn.waiter), Some(2));
     }
 

@@ -7,8 +7,8 @@ use argosy_state::ids::{OrderIndex, Timestamp};
 
 use super::world::{World, instance, spec};
 use crate::core::{
-    ContainerName, ExecutorRecord, ExecutorSaid, Facts, Found, How, Input, Instance, Record,
-    StartedFact, Taken, TaskFacts,
+    ContainerName, ExecutorSaid, Facts, Found, How, Input, Instance, Record, StartedFact, Taken,
+    TaskFacts,
 };
 use crate::journal::testing::{compacted, frames, judged, written};
 use crate::start::known;
@@ -90,29 +90,14 @@ fn story() -> World {
     world
 }
 
-/// The instance whose record this is.
+/// The instance whose record this is: that of a launch is its order's.
 fn owner(record: &Record) -> Option<Instance> {
     match record {
-        Record::Identity(_) | Record::Forgot(_) | Record::Floor(_) => None,
-        Record::Took { order, what } => match what {
-            Taken::Launch { .. } => Some(instance(order.0)),
-            Taken::Kill { instance, .. } | Taken::Limits { instance, .. } => Some(*instance),
-            Taken::Nothing => None,
-        },
-        Record::Started { instance, .. }
-        | Record::Updated { instance, .. }
-        | Record::Committed { instance, .. }
-        | Record::Released { instance }
-        | Record::Stray { instance }
-        | Record::Retried { instance, .. }
-        | Record::Task { instance, .. } => Some(*instance),
-        Record::Executor(record) => Some(match record {
-            ExecutorRecord::Began { instance, .. }
-            | ExecutorRecord::Started { instance, .. }
-            | ExecutorRecord::Ending { instance }
-            | ExecutorRecord::Cleared { instance }
-            | ExecutorRecord::Heard { instance, .. } => *instance,
-        }),
+        Record::Took {
+            order,
+            what: Taken::Launch { .. },
+        } => Some(instance(order.0)),
+        other => other.instance(),
     }
 }
 

@@ -8,7 +8,7 @@ use argosy_agent::RunError;
 use argosy_proto::v1;
 
 use super::{code, runs, state};
-use crate::host::{Host, Process, content};
+use crate::host::{Agent, Host, Process, content};
 use crate::master::{FRAMEWORK, Link, Master, is_terminal, shell};
 
 /// After so long it is worth a look why nothing comes.
@@ -109,7 +109,8 @@ fn format(host: &Host) -> u32 {
 /// Waits to be told to end, with 3.
 const WAITS: &str = "until [ -e go ]; do sleep 0.01; done; exit 3";
 
-pub(super) async fn an_older_release_refuses_the_journal_of_a_newer_one_and_the_tasks_run_on() {
+/// A host on which the task `t` runs on, with this process number, after its agent has stopped.
+async fn left_running() -> (Host, Master, serde_json::Value) {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
@@ -117,6 +118,28 @@ pub(super) async fn an_older_release_refuses_the_journal_of_a_newer_one_and_the_
     link.until("t", runs).await;
     let pid = agent.containers().await[0]["pid"].clone();
     agent.stop().await;
+    (host, master, pid)
+}
+
+/// The next agent takes over the task `t`, and ends it.
+async fn is_adopted(host: &Host, master: &mut Master, pid: &serde_json::Value) {
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    assert_eq!(&agent.containers().await[0]["pid"], pid);
+    ends(host, agent, &mut link).await;
+}
+
+/// Tells the task `t` to end; nothing of it stays.
+async fn ends(host: &Host, agent: Agent, link: &mut Link) {
+    std::fs::write(host.sandbox("t").join("go"), "").unwrap();
+    let updates = link.end_of("t").await;
+    assert_eq!(code(updates.last().unwrap()), Some(v1::exit::How::Code(3)));
+    agent.is_clear().await;
+    agent.stop().await;
+}
+
+pub(super) async fn an_older_release_refuses_the_journal_of_a_newer_one_and_the_tasks_run_on() {
+    let (host, mut master, pid) = left_running().await;
     let own = format(&host);
     set_format(&host, own + 1);
     let journal = host.directory().join("journal");
@@ -128,35 +151,15 @@ pub(super) async fn an_older_release_refuses_the_journal_of_a_newer_one_and_the_
     assert_eq!(std::fs::read(&journal).unwrap(), before);
     // Back on the newer release, which this one stands for again.
     set_format(&host, own);
-    let agent = host.agent(master.address).await;
-    let (mut link, _) = master.registered(true).await;
-    assert_eq!(agent.containers().await[0]["pid"], pid);
-    std::fs::write(host.sandbox("t").join("go"), "").unwrap();
-    let updates = link.end_of("t").await;
-    assert_eq!(code(updates.last().unwrap()), Some(v1::exit::How::Code(3)));
-    agent.is_clear().await;
-    agent.stop().await;
+    is_adopted(&host, &mut master, &pid).await;
 }
 
 pub(super) async fn an_upgraded_agent_takes_over_tasks_from_the_journal_of_the_format_before() {
-    let (host, mut master) = (Host::new(), Master::start().await);
-    let agent = host.agent(master.address).await;
-    let (mut link, _) = master.registered(true).await;
-    link.launch(1, shell("t", WAITS)).await;
-    link.until("t", runs).await;
-    let pid = agent.containers().await[0]["pid"].clone();
-    agent.stop().await;
+    let (host, mut master, pid) = left_running().await;
     let own = format(&host);
     set_format(&host, own - 1);
-    let agent = host.agent(master.address).await;
-    let (mut link, _) = master.registered(true).await;
-    assert_eq!(agent.containers().await[0]["pid"], pid);
+    is_adopted(&host, &mut master, &pid).await;
     assert_eq!(format(&host), own);
-    std::fs::write(host.sandbox("t").join("go"), "").unwrap();
-    let updates = link.end_of("t").await;
-    assert_eq!(code(updates.last().unwrap()), Some(v1::exit::How::Code(3)));
-    agent.is_clear().await;
-    agent.stop().await;
 }
 
 /// Puts another copy of this program in the executable's place, as an upgrade does: the one that runs has no name any more.
@@ -265,13 +268,7 @@ async fn damaged_launch_costs_its_task_alone(tasks: [&str; 3]) {
 }
 
 pub(super) async fn a_journal_that_names_no_agent_stops_the_start_and_ends_nothing() {
-    let (host, mut master) = (Host::new(), Master::start().await);
-    let agent = host.agent(master.address).await;
-    let (mut link, _) = master.registered(true).await;
-    link.launch(1, shell("t", WAITS)).await;
-    link.until("t", runs).await;
-    let pid = agent.containers().await[0]["pid"].clone();
-    agent.stop().await;
+    let (host, mut master, pid) = left_running().await;
     let journal = host.directory().join("journal");
     let whole = std::fs::read(&journal).unwrap();
     // One of format 1 has the identity once, in the record behind its head.
@@ -284,23 +281,11 @@ pub(super) async fn a_journal_that_names_no_agent_stops_the_start_and_ends_nothi
     assert_eq!(std::fs::read(&journal).unwrap(), damaged);
     // Restored, it knows all again.
     std::fs::write(&journal, whole).unwrap();
-    let agent = host.agent(master.address).await;
-    let (mut link, _) = master.registered(true).await;
-    assert_eq!(agent.containers().await[0]["pid"], pid);
-    std::fs::write(host.sandbox("t").join("go"), "").unwrap();
-    link.end_of("t").await;
-    agent.is_clear().await;
-    agent.stop().await;
+    is_adopted(&host, &mut master, &pid).await;
 }
 
 pub(super) async fn a_container_that_cannot_be_asked_for_a_while_runs_on_and_is_adopted_later() {
-    let (host, mut master) = (Host::new(), Master::start().await);
-    let agent = host.agent(master.address).await;
-    let (mut link, _) = master.registered(true).await;
-    link.launch(1, shell("t", WAITS)).await;
-    link.until("t", runs).await;
-    let pid = agent.containers().await[0]["pid"].clone();
-    agent.stop().await;
+    let (host, mut master, pid) = left_running().await;
     let folder = host.directory().join("containers/1-1-1");
     let (handle, kept) = (folder.join("handle.json"), folder.join("kept"));
     // A folder can be read as little as a file on a disk that fails.
@@ -327,11 +312,7 @@ pub(super) async fn a_container_that_cannot_be_asked_for_a_while_runs_on_and_is_
         }
     };
     assert_eq!(link.meanwhile(adopted).await, pid);
-    std::fs::write(host.sandbox("t").join("go"), "").unwrap();
-    let updates = link.end_of("t").await;
-    assert_eq!(code(updates.last().unwrap()), Some(v1::exit::How::Code(3)));
-    agent.is_clear().await;
-    agent.stop().await;
+    ends(&host, agent, &mut link).await;
 }
 
 pub(super) async fn a_second_agent_on_the_same_directory_is_refused_by_pid() {

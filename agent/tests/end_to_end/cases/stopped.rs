@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill as signal};
 use nix::unistd::Pid;
 
 use super::{runs, state};
-use crate::host::{Host, content, launcher_of};
+use crate::host::{Agent, Host, content, launcher_of};
 use crate::master::{Link, Master, kill, shell};
 
 const FORCED: &str = "argosy_agent_forced_kills_total";
@@ -37,11 +37,23 @@ fn lives(pid: u64) -> bool {
     state.is_some_and(|state| state != "Z")
 }
 
+/// Waits to be told to end.
+const WAITS: &str = "until [ -e go ]; do sleep 0.01; done";
+
 async fn running(link: &mut Link, host: &Host, index: u64, task: &str, line: &str) {
     let line = format!("echo up > up; {line}");
     link.launch(index, shell(task, &line)).await;
     link.until(task, runs).await;
     content(&host.sandbox(task).join("up")).await;
+}
+
+/// Tells a task that waits to end; nothing of it stays.
+async fn finishes(host: &Host, agent: Agent, link: &mut Link, task: &str) {
+    std::fs::write(host.sandbox(task).join("go"), "").unwrap();
+    let updates = link.end_of(task).await;
+    assert_eq!(state(updates.last().unwrap()), v1::TaskState::Finished);
+    agent.is_clear().await;
+    agent.stop().await;
 }
 
 pub(super) async fn a_kill_ends_a_task_whose_supervisor_is_stopped() {
@@ -92,14 +104,7 @@ pub(super) async fn a_stopped_launcher_is_replaced_and_its_tasks_run_on() {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
-    running(
-        &mut link,
-        &host,
-        1,
-        "old",
-        "until [ -e go ]; do sleep 0.01; done",
-    )
-    .await;
+    running(&mut link, &host, 1, "old", WAITS).await;
     let stopped = launcher();
     stop(stopped);
     // It reads no request any more: this one is lost with it, which is told.
@@ -110,34 +115,19 @@ pub(super) async fn a_stopped_launcher_is_replaced_and_its_tasks_run_on() {
     link.launch(3, shell("new", "exit 0")).await;
     let updates = link.end_of("new").await;
     assert_eq!(state(updates.last().unwrap()), v1::TaskState::Finished);
-    std::fs::write(host.sandbox("old").join("go"), "").unwrap();
-    let updates = link.end_of("old").await;
-    assert_eq!(state(updates.last().unwrap()), v1::TaskState::Finished);
-    agent.is_clear().await;
-    agent.stop().await;
+    finishes(&host, agent, &mut link, "old").await;
 }
 
 pub(super) async fn an_agent_stops_although_its_launcher_is_stopped() {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
-    running(
-        &mut link,
-        &host,
-        1,
-        "t",
-        "until [ -e go ]; do sleep 0.01; done",
-    )
-    .await;
+    running(&mut link, &host, 1, "t", WAITS).await;
     let stopped = launcher();
     stop(stopped);
     agent.stop().await;
     assert!(!lives(stopped.into()));
     let agent = host.agent(master.address).await;
     let (mut link, _) = master.registered(true).await;
-    std::fs::write(host.sandbox("t").join("go"), "").unwrap();
-    let updates = link.end_of("t").await;
-    assert_eq!(state(updates.last().unwrap()), v1::TaskState::Finished);
-    agent.is_clear().await;
-    agent.stop().await;
+    finishes(&host, agent, &mut link, "t").await;
 }
