@@ -10,7 +10,7 @@ use argosy_isolation::reach_filter::Closed;
 use crate::config::Config;
 
 /// The ports on which masters and agents serve by default: API, agents and raft.
-const USUAL: std::ops::RangeInclusive<u16> = 5050..=5052;
+pub(crate) const CLUSTER_PORTS: std::ops::RangeInclusive<u16> = 5050..=5052;
 
 /// Something that tasks may connect to although it is the cluster's or the host's: one `--task-allow`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,7 +46,7 @@ pub(crate) struct Reach {
 impl Reach {
     /// For the tasks below this group. Without a group nothing is closed.
     pub(crate) fn new(config: &Config, group: Option<PathBuf>) -> Self {
-        let mut ports: BTreeSet<u16> = USUAL.collect();
+        let mut ports: BTreeSet<u16> = CLUSTER_PORTS.collect();
         ports.extend(config.api_port);
         ports.extend(&config.task_deny);
         ports.extend(port(&config.address));

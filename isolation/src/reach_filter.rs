@@ -6,7 +6,7 @@
 //! of all containers, and outlive the agent; attaching them again replaces them.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -33,16 +33,14 @@ pub struct Closed {
 const LINK_LOCAL: Ipv4Addr = Ipv4Addr::new(169, 254, 0, 0);
 /// Google Cloud's hosts have their name server at a link-local address.
 const DNS: u16 = 53;
-/// Other addresses of metadata services: Azure's platform service and that of Alibaba Cloud.
-const METADATA_4: [Ipv4Addr; 2] = [
-    Ipv4Addr::new(168, 63, 129, 16),
-    Ipv4Addr::new(100, 100, 100, 200),
-];
-/// The same: AWS, Google Cloud and OpenStack.
-const METADATA_6: [Ipv6Addr; 3] = [
-    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
-    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
-    Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
+/// Other addresses of metadata services: Azure's platform service and that of Alibaba Cloud; AWS, Google Cloud and OpenStack
+/// by IPv6.
+pub const METADATA: [IpAddr; 5] = [
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
 ];
 
 /// Of linux/bpf.h: a program that judges addresses of sockets, and where it is attached: connect and sendmsg.
@@ -107,11 +105,13 @@ impl Closed {
             let mut all_but_dns = vec![instruction(JUMP_IF_EQUAL, ASKED, 0, 2, DNS.into())];
             all_but_dns.extend(answer(0));
             program.extend(at(&link_local, all_but_dns));
-            for address in METADATA_4 {
-                program.extend(at(&family.network_4(address, 32), answer(0).to_vec()));
-            }
-            for address in METADATA_6.into_iter().filter(|_| family == Family::Six) {
-                program.extend(at(&words_6(address), answer(0).to_vec()));
+            for address in METADATA {
+                let words = match address {
+                    IpAddr::V4(address) => family.network_4(address, 32),
+                    IpAddr::V6(address) if family == Family::Six => words_6(address),
+                    IpAddr::V6(_) => continue,
+                };
+                program.extend(at(&words, answer(0).to_vec()));
             }
         }
         // In a network of its own a container's loopback is its own: skip these where the namespace is the host's.

@@ -8,17 +8,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use argosy_isolation::reach_filter::METADATA;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// The ports on which the hosts of masters serve, besides those in `--masters`.
-const MASTER_PORTS: std::ops::RangeInclusive<u16> = 5050..=5052;
-/// Addresses at which clouds serve the credentials of a host, besides those that are link-local.
-const METADATA: [IpAddr; 4] = [
-    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
-];
+use crate::reach::CLUSTER_PORTS;
 
 /// Servers that the operator lets tasks fetch from, whatever the rules say: one `--fetch-allow`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -271,7 +264,7 @@ impl Policy {
             let Some((host, own)) = split(master) else {
                 continue;
             };
-            if MASTER_PORTS.contains(&port) || port == own {
+            if CLUSTER_PORTS.contains(&port) || port == own {
                 let found = tokio::net::lookup_host((host, port)).await;
                 known.extend(found.into_iter().flatten().map(|found| meant(found.ip())));
             }
