@@ -10,11 +10,12 @@ use argosy_proto::server::hosts::Hosts;
 use argosy_state::resources::Resources;
 use argosy_state::task::OptOuts;
 
-use crate::core::ContainerName;
+use crate::core::{ContainerName, DiskDefault};
 use crate::error::RunError;
 use crate::fetcher::FetchAllow;
 use crate::images::ImageSettings;
 use crate::reach::TaskAllow;
+use crate::runner::limits::Defaults;
 use crate::runner::{Devices, NetworkSettings};
 
 /// The largest file that the fetcher brings unless told otherwise, in bytes: 8 GiB.
@@ -25,6 +26,10 @@ pub const FETCH_CACHE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 pub const EXECUTOR_REGISTRATION_TIMEOUT_MS: u64 = 60_000;
 /// Processes and threads of one task unless told otherwise.
 pub const PIDS_MAX: u64 = 4_096;
+/// Memory of a task that asks for none unless told otherwise, in bytes.
+pub const DEFAULT_MEMORY_BYTES: u64 = 512 * 1024 * 1024;
+/// Disk of a task that asks for none unless told otherwise, in bytes.
+pub const DEFAULT_DISK_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// How much of the disk is kept free of the sandboxes of ended tasks unless told otherwise, in per cent.
 pub const SANDBOX_HEADROOM_PERCENT: u64 = 10;
@@ -136,6 +141,10 @@ pub struct Config {
     pub fetch_cache_pins: Vec<String>,
     /// Processes and threads of one task; 0 means no limit.
     pub pids_max: u64,
+    /// The most memory of a task that asks for none, in bytes; 0 means no limit.
+    pub default_memory_bytes: u64,
+    /// The most disk of a task that asks for none and runs in no executor, in bytes; 0 means no limit.
+    pub default_disk_bytes: u64,
     /// The largest file of each of a task's stdout and stderr before it is rotated, in bytes; at least 65,536.
     pub log_file_bytes: u64,
     /// How many such files there are of each, the one that is being written included; 1 to 100.
@@ -188,6 +197,8 @@ impl Config {
             fetch_cache_bytes: FETCH_CACHE_BYTES,
             fetch_cache_pins: Vec::new(),
             pids_max: PIDS_MAX,
+            default_memory_bytes: DEFAULT_MEMORY_BYTES,
+            default_disk_bytes: DEFAULT_DISK_BYTES,
             log_file_bytes: OutputLimits::USUAL.file_bytes,
             log_files: OutputLimits::USUAL.files,
             secret_folder: None,
@@ -271,7 +282,8 @@ pub(crate) struct Settings {
     pub(crate) secret_folder: Option<PathBuf>,
     pub(crate) allowed_opt_outs: OptOuts,
     pub(crate) devices: Devices,
-    pub(crate) pids_max: u64,
+    pub(crate) defaults: Defaults,
+    pub(crate) disk_default: DiskDefault,
     pub(crate) output: OutputLimits,
     pub(crate) seed: u64,
 }

@@ -15,13 +15,14 @@ use argosy_state::registry::OrderKind;
 use sha2::{Digest, Sha256};
 
 use crate::config::{Config, Settings};
-use crate::core::{ContainerName, Facts, Setup, group_name};
+use crate::core::{ContainerName, DiskDefault, Facts, Setup, group_name};
 use crate::error::RunError;
 use crate::ground::BootClock;
 use crate::journal::Contents;
 use crate::paths::Paths;
 use crate::reach::Reach;
 use crate::runner::Runner;
+use crate::runner::limits::Defaults;
 
 /// What the host allows.
 pub(crate) struct Host {
@@ -292,6 +293,7 @@ pub(crate) fn setup(
         boot_id,
         journal_damaged: !contents.damage.is_empty(),
         executor_timeout_ms: config.executor_registration_timeout_ms,
+        disk_default: DiskDefault(config.default_disk_bytes),
         seed,
         wall_offset_ms,
     }
@@ -308,7 +310,11 @@ pub(crate) fn settings(config: &Config, host: &Host, seed: u64) -> Settings {
         secret_folder: config.secret_folder.clone(),
         allowed_opt_outs: config.allowed_opt_outs.clone(),
         devices: config.devices.clone(),
-        pids_max: config.pids_max,
+        defaults: Defaults {
+            pids_max: config.pids_max,
+            memory_bytes: config.default_memory_bytes,
+        },
+        disk_default: DiskDefault(config.default_disk_bytes),
         output: OutputLimits {
             file_bytes: config.log_file_bytes,
             files: config.log_files,

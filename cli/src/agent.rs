@@ -102,6 +102,8 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
     config.allow_missing_controllers = arguments.allow_missing_controllers;
     config.log_file_bytes = arguments.log_file_size;
     config.log_files = arguments.log_files;
+    config.default_memory_bytes = arguments.default_mem;
+    config.default_disk_bytes = arguments.default_disk;
     fetching(arguments, &mut config);
     check_folders(arguments)?;
     let subscribes = arguments.executor_registration_timeout;

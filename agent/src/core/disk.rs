@@ -27,6 +27,18 @@ pub(crate) fn limit_bytes(spec: &v1::TaskSpec) -> Option<u64> {
     (milli > 0).then(|| milli.saturating_mul(MIB) / 1_000)
 }
 
+/// The most that a task may have on the disk that asks for none, in bytes; 0 means as much as there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DiskDefault(pub u64);
+
+impl DiskDefault {
+    /// The most that this task may have, in bytes. An executor's tasks have its folder in common, and no default.
+    pub(crate) fn limit_bytes(self, spec: &v1::TaskSpec) -> Option<u64> {
+        let own = (self.0 > 0 && spec.executor.is_none()).then_some(self.0);
+        limit_bytes(spec).or(own)
+    }
+}
+
 impl Core {
     /// Its command runs: what it has on the disk is measured from now on, if there is a limit to it.
     pub(super) fn measure(&mut self, instance: Instance) {
@@ -58,7 +70,8 @@ impl Core {
 
     fn disk_limit(&self, instance: Instance) -> Option<u64> {
         let task = self.facts.tasks.get(&instance)?;
-        task.launch.spec.as_ref().and_then(limit_bytes)
+        let spec = task.launch.spec.as_ref()?;
+        self.setup.disk_default.limit_bytes(spec)
     }
 
     /// It is killed at once: in a grace it would only write more. If it has ended already, and its group's folder has grown
@@ -125,5 +138,17 @@ mod tests {
         );
         assert_eq!(limit(&[amount("disk", -5)]), None);
         assert!(limit(&[amount("disk", i64::MAX)]).is_some());
+    }
+
+    #[test]
+    fn a_task_that_asks_for_none_has_the_agents_default() {
+        let mut task = v1::TaskSpec::default();
+        let agents = DiskDefault(7 * MIB);
+        assert_eq!(agents.limit_bytes(&task), Some(7 * MIB));
+        assert_eq!(DiskDefault(0).limit_bytes(&task), None);
+        task.executor = Some(v1::ExecutorSpec::default());
+        assert_eq!(agents.limit_bytes(&task), None);
+        task.resources = vec![amount("disk", 9_000)];
+        assert_eq!(agents.limit_bytes(&task), Some(9 * MIB));
     }
 }

@@ -40,6 +40,7 @@ use link::{Dial, Link};
 use random::Random;
 
 pub(crate) use course::PHASES;
+pub use disk::DiskDefault;
 pub(crate) use disk::limit_bytes as disk_limit_bytes;
 pub use executors::{ExecutorFacts, ExecutorRecord, ExecutorSaid};
 pub use facts::{
@@ -63,6 +64,8 @@ pub struct Setup {
     pub journal_damaged: bool,
     /// How long an executor may take to subscribe, from its start or the end of its last stream, in milliseconds.
     pub executor_timeout_ms: u64,
+    /// What a task may have on the disk that asks for none.
+    pub disk_default: DiskDefault,
     /// Seed of nonces, incarnations and jitter; must differ between agents and between starts.
     pub seed: u64,
     /// Milliseconds to add to the time of a step to get those of the Unix epoch, for display.

@@ -108,7 +108,7 @@ impl Shared {
         let key = crate::core::task_key(&launch.framework_id, &task.task_id);
         let key = key.ok_or_else(|| "it has no name".to_owned())?;
         let sandbox = self.paths.sandbox(&key, name);
-        let limits = limits(task, self.settings.pids_max, |disk| disk_of(disk, &sandbox))?;
+        let limits = limits(task, self.settings.defaults, |disk| disk_of(disk, &sandbox))?;
         let asked = named(task, &limits);
         let Some(group) = self.group(name) else {
             let none =
@@ -135,7 +135,7 @@ impl Shared {
     fn follow_tasks(&self, name: ContainerName, task: &v1::TaskSpec) -> Result<(), Kept> {
         // Neither an executor nor its tasks have limits of disks.
         let no_disk = |name: &str| Err(format!("executors name no disks, and not {name}"));
-        let mut limits = limits(task, self.settings.pids_max, no_disk)?;
+        let mut limits = limits(task, self.settings.defaults, no_disk)?;
         let Some(group) = self.group(name) else {
             return Ok(());
         };

@@ -21,7 +21,7 @@ use super::own_files::{Place, host_name, own_files};
 use super::{
     Shared, bridges, devices, disks, executors, groups, imaged, limits, opt_outs, volumes,
 };
-use crate::core::{ContainerName, Refusal, Start, disk_limit_bytes};
+use crate::core::{ContainerName, Refusal, Start};
 use crate::fetcher::Reach;
 use crate::sandbox;
 
@@ -195,7 +195,7 @@ fn confine(
         .map(|group| group.path().to_owned());
     if spec.cgroup.is_some() {
         let disk = |name: &str| disks::disk_of(name, &spec.sandbox);
-        let limits = limits::limits(task, shared.settings.pids_max, disk);
+        let limits = limits::limits(task, shared.settings.defaults, disk);
         spec.limits = limits.map_err(failed)?;
         let cpuset = shared.cores.of_task(start.name, task, &spec.directory);
         spec.limits.cpuset = cpuset.map_err(failed)?;
@@ -207,11 +207,15 @@ fn confine(
         let is_counted = task.host_paths.is_empty()
             && task.executor.is_none()
             && shared.bounds.bytes(task).is_none();
-        let disk_bytes = disk_limit_bytes(task).filter(|_| is_counted);
+        let disk_bytes = shared
+            .settings
+            .disk_default
+            .limit_bytes(task)
+            .filter(|_| is_counted);
         // Where its group counts them, a limit that is raised later must not meet a lower one here.
         let pids_max = match (shared.counts_pids, spec.limits.pids_max) {
             (false, Some(most)) => most,
-            (true, _) | (false, None) => shared.settings.pids_max,
+            (true, _) | (false, None) => shared.settings.defaults.pids_max,
         };
         spec.resource_limits = resource_limits(pids_max, disk_bytes);
         let devices = devices::of_task(task, &shared.settings.devices);

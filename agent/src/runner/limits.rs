@@ -14,11 +14,20 @@ use super::memory_high;
 const WEIGHT_OF_A_CPU: u64 = 100;
 const MIB: u64 = 1024 * 1024;
 
+/// What a task gets that asks for none; 0 means no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Defaults {
+    /// Processes and threads; more than that no task gets.
+    pub(crate) pids_max: u64,
+    /// The most memory, in bytes.
+    pub(crate) memory_bytes: u64,
+}
+
 /// The limits of a task, but for its processors; in words why not. `disk_of` finds a disk by the name that a task has
 /// for it.
 pub(super) fn limits(
     task: &v1::TaskSpec,
-    pids_max: u64,
+    defaults: Defaults,
     disk_of: impl Fn(&str) -> Result<Disk, String>,
 ) -> Result<Limits, String> {
     let wanted = task.limits.clone().map(convert::limits_from);
@@ -27,7 +36,7 @@ pub(super) fn limits(
     let asked = some(amount_milli(task, "mem")).map(|mem| mem.saturating_mul(MIB) / 1000);
     let memory_max_bytes = match (asked, wanted.memory_bytes) {
         (Some(asked), Some(most)) => Some(most.max(asked)),
-        (asked, most) => most.or(asked),
+        (asked, most) => most.or(asked).or(some(defaults.memory_bytes)),
     };
     let mut io_max = Vec::new();
     for limit in wanted.io {
@@ -51,7 +60,7 @@ pub(super) fn limits(
         memory_max_bytes,
         io_weight: wanted.io_weight,
         io_max,
-        pids_max: match (some(pids_max), wanted.pids) {
+        pids_max: match (some(defaults.pids_max), wanted.pids) {
             (Some(most), Some(wanted)) => Some(most.min(wanted)),
             (most, wanted) => most.or(wanted),
         },
@@ -99,6 +108,10 @@ pub(super) fn amount_milli(task: &v1::TaskSpec, name: &str) -> u64 {
 mod tests {
     use super::*;
 
+    const DEFAULTS: Defaults = Defaults {
+        pids_max: 4_096,
+        memory_bytes: 96 * MIB,
+    };
     const DISK: Disk = Disk {
         major: 254,
         minor: 16,
@@ -113,12 +126,12 @@ mod tests {
     }
 
     fn of(resources: &str, wanted: v1::Limits) -> Limits {
-        limits(&task(resources, Some(wanted)), 4_096, |_| Ok(DISK)).unwrap()
+        limits(&task(resources, Some(wanted)), DEFAULTS, |_| Ok(DISK)).unwrap()
     }
 
     #[test]
     fn without_limits_a_task_gets_its_memory_and_what_is_free_of_the_rest() {
-        let limits = limits(&task("cpus:1.5;mem:64", None), 4_096, |_| Ok(DISK)).unwrap();
+        let limits = limits(&task("cpus:1.5;mem:64", None), DEFAULTS, |_| Ok(DISK)).unwrap();
         let expected = Limits {
             cpu_weight: Some(150),
             memory_low_bytes: Some(64 * MIB),
@@ -128,6 +141,31 @@ mod tests {
             ..Limits::default()
         };
         assert_eq!(limits, expected);
+    }
+
+    #[test]
+    fn a_task_that_asks_for_no_memory_has_the_agents_default_and_nothing_is_kept_for_it() {
+        let plain = task("cpus:1", None);
+        let limits = |defaults| limits(&plain, defaults, |_| Ok(DISK)).unwrap();
+        let own = limits(DEFAULTS);
+        assert_eq!(own.memory_max_bytes, Some(96 * MIB));
+        assert_eq!(own.memory_high_bytes, Some(memory_high::below(96 * MIB)));
+        assert_eq!(own.memory_low_bytes, None);
+        assert_eq!(named(&plain, &own), Limits::default());
+        let memory_bytes = 0;
+        let none = limits(Defaults {
+            memory_bytes,
+            ..DEFAULTS
+        });
+        assert_eq!(
+            (none.memory_max_bytes, none.memory_high_bytes),
+            (None, None)
+        );
+        let wanted = v1::Limits {
+            memory_bytes: Some(200 * MIB),
+            ..v1::Limits::default()
+        };
+        assert_eq!(of("cpus:1", wanted).memory_max_bytes, Some(200 * MIB));
     }
 
     #[test]
@@ -169,7 +207,7 @@ mod tests {
     #[test]
     fn what_was_asked_for_by_name_is_told_from_what_follows() {
         let plain = task("cpus:1;mem:64", None);
-        let limits = limits(&plain, 4_096, |_| Ok(DISK)).unwrap();
+        let limits = limits(&plain, DEFAULTS, |_| Ok(DISK)).unwrap();
         assert_eq!(named(&plain, &limits), Limits::default());
         let wanted = v1::Limits {
             memory_bytes: Some(65 * MIB),
@@ -192,7 +230,9 @@ mod tests {
             io: vec![v1::DiskLimit::default()],
             ..v1::Limits::default()
         };
-        let refused = limits(&task("mem:1", Some(wanted)), 0, |_| Err("no".to_owned()));
+        let refused = limits(&task("mem:1", Some(wanted)), DEFAULTS, |_| {
+            Err("no".to_owned())
+        });
         assert_eq!(refused.unwrap_err(), "limits.io: no");
     }
 }

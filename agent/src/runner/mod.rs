@@ -19,7 +19,7 @@ mod groups;
 mod host_ids;
 mod imaged;
 mod launching;
-mod limits;
+pub(crate) mod limits;
 mod looking;
 mod measuring;
 mod memory_high;

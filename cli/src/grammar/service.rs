@@ -61,10 +61,23 @@ fn fetch_cache_pin(text: &str) -> Result<String, String> {
     ))
 }
 
+/// A size, in bytes.
+fn bytes(text: &str) -> Result<u64, String> {
+    let milli = values::size(text)?.0;
+    Ok(u64::try_from(milli).unwrap_or(0).saturating_mul(1 << 20) / 1_000)
+}
+
+/// The same; 0 is none.
+fn default_bytes(text: &str) -> Result<u64, String> {
+    match text {
+        "none" => Ok(0),
+        _ => bytes(text).map_err(|remedy| format!("{remedy}; or none")),
+    }
+}
+
 /// Bytes; what the supervisors move at once must fit.
 fn log_file_bytes(text: &str) -> Result<u64, String> {
-    let milli = values::size(text)?.0;
-    let bytes = u64::try_from(milli).unwrap_or(0).saturating_mul(1 << 20) / 1_000;
+    let bytes = bytes(text)?;
     if bytes < 64 * 1024 {
         return Err("give at least 64KiB".to_owned());
     }
@@ -228,6 +241,12 @@ pub(crate) struct AgentStart {
     /// Device that tasks may have, as an item of the resource devices; may be repeated
     #[arg(long = "device", env = "ARGOSY_AGENT_DEVICES", value_delimiter = ';', value_name = "NAME=PATH[,PATH]", value_parser = values::device)]
     pub(crate) devices: Vec<(String, Vec<PathBuf>)>,
+    /// Most memory of a task that asks for none; none is no limit
+    #[arg(long, env = "ARGOSY_AGENT_DEFAULT_MEM", value_name = "SIZE", default_value = "512MiB", value_parser = default_bytes)]
+    pub(crate) default_mem: u64,
+    /// Most disk of a task that asks for none; none is no limit
+    #[arg(long, env = "ARGOSY_AGENT_DEFAULT_DISK", value_name = "SIZE", default_value = "1GiB", value_parser = default_bytes)]
+    pub(crate) default_disk: u64,
     /// Largest file of each of a task's stdout and stderr, before it is rotated
     #[arg(long, env = "ARGOSY_AGENT_LOG_FILE_SIZE", value_name = "SIZE", default_value = "10MiB", value_parser = log_file_bytes)]
     pub(crate) log_file_size: u64,

@@ -8,8 +8,8 @@ use argosy_state::ids::{AgentId, OrderIndex, Timestamp};
 use crate::core::checks::{Answer, Kind, Look};
 use crate::core::wire::task_state;
 use crate::core::{
-    Core, Effect, Ended, Facts, Found, How, Input, Instance, Record, Setup, StartedFact, Sync,
-    Taken,
+    Core, DiskDefault, Effect, Ended, Facts, Found, How, Input, Instance, Record, Setup,
+    StartedFact, Sync, Taken,
 };
 
 pub(super) const CLUSTER: &str = "000000000000000000000000000000aa";
@@ -53,6 +53,7 @@ impl World {
             boot_id: boot_id.to_owned(),
             journal_damaged,
             executor_timeout_ms: 60_000,
+            disk_default: DiskDefault::default(),
             seed: 7,
             wall_offset_ms: 0,
         };

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use argosy_agent::Config;
 use argosy_proto::v1;
 
 use super::{reason, runs, state};
@@ -64,6 +65,30 @@ async fn is_limited(agent: &Agent, report: &v1::LimitsReport, most: u64) {
             assert!(why.contains("no cgroup controllers pids"), "{why}");
         }
     }
+}
+
+pub(super) async fn a_task_that_asks_for_no_memory_has_the_agents_default() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let small = |config: &mut Config| config.default_memory_bytes = 32 << 20;
+    let agent = host.agent_with(master.address, small).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, shell("t", LINE)).await;
+    link.until("t", runs).await;
+    let limit = group(&agent).await.map(|group| group.join("memory.max"));
+    let limit = limit.and_then(|limit| std::fs::read_to_string(limit).ok());
+    link.order(2, kill("t", 0)).await;
+    link.end_of("t").await;
+    if let Some(limit) = limit {
+        assert_eq!(limit.trim(), (32 << 20).to_string());
+        link.launch(3, shell("bomb", "exec tail /dev/zero")).await;
+        let updates = link.end_of("bomb").await;
+        let end = updates.last().unwrap();
+        assert_eq!(reason(end), v1::Reason::LimitMemory, "{}", end.text);
+    } else {
+        println!("SKIPPED: needs the cgroup controller memory");
+    }
+    agent.is_clear().await;
+    agent.stop().await;
 }
 
 pub(super) async fn limits_are_changed_while_a_task_runs_and_what_became_of_them_is_told() {

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use argosy_agent::Config;
 use argosy_proto::v1;
 use argosy_proto::v1::task_volume::Source;
 
@@ -177,6 +178,22 @@ pub(super) async fn a_task_that_fills_the_disk_fails_with_the_figures_and_its_ne
     let good = agent.containers().await;
     assert_eq!(good.len(), 1, "{good:?}");
     assert_eq!(good[0]["task_id"], "good");
+    finish(agent).await;
+}
+
+pub(super) async fn a_task_that_asks_for_no_disk_has_the_agents_default() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let small = |config: &mut Config| config.default_disk_bytes = 4 << 20;
+    let agent = host.agent_with(master.address, small).await;
+    let (mut link, _) = master.registered(true).await;
+    link.launch(1, with_disk(shell("asked", "exec sleep 600"), 64))
+        .await;
+    link.launch(2, shell("bad", FILL)).await;
+    let updates = link.end_of("bad").await;
+    let end = updates.last().unwrap();
+    assert_eq!(reason(end), v1::Reason::LimitDisk, "{}", end.text);
+    assert!(end.text.contains(" of 4 MiB"), "{}", end.text);
+    assert_eq!(agent.containers().await[0]["task_id"], "asked");
     finish(agent).await;
 }
 
