@@ -54,6 +54,30 @@ impl Beside {
         });
     }
 
+    /// A launch that is on its disk when it speaks was delivered before, though it may have yet to be handed over to its
+    /// executor.
+    fn note_delivered(&self, contents: &Contents) {
+        let identity = &contents.facts.identity;
+        for (instance, task) in &contents.facts.tasks {
+            let in_executor =
+                (task.launch.spec.as_ref()).is_some_and(|spec| spec.executor.is_some());
+            if in_executor
+                && identity.agent == Some(instance.agent)
+                && !self.machine.has_taken(*instance)
+                && self.machine.takes(*instance, identity.life)
+            {
+                self.note(AgentFact::OrderTaken {
+                    agent: instance.agent,
+                    epoch: self.machine.stored_epoch(contents),
+                    order: instance.order,
+                    action: OrderAction::Launch,
+                    task: Some(task.key.clone()),
+                    repeated: false,
+                });
+            }
+        }
+    }
+
     fn note_made(&self, contents: &Contents) {
         for (instance, task) in &contents.facts.tasks {
             let known = self.machine.see_made(*instance, task.made);
@@ -110,10 +134,14 @@ impl Onlooker for Beside {
     }
 
     fn said(&mut self, message: &v1::FromAgent) {
-        let Some(Said::Report(_) | Said::TaskList(_)) = &message.message else {
+        let Some(Said::Hello(_) | Said::Report(_) | Said::TaskList(_)) = &message.message else {
             return;
         };
         let contents = self.machine.synced();
+        self.note_delivered(&contents);
+        if matches!(message.message, Some(Said::Hello(_))) {
+            return;
+        }
         let stored = self.machine.stored_epoch(&contents);
         if stored < self.epoch
             && let Some(agent) = contents.facts.identity.agent
