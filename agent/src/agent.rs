@@ -242,7 +242,12 @@ impl Agent {
                 });
             }
             Effect::Compact(records) => self.journal.request(Request::Compact(records)),
-            Effect::Dial { after_ms, hello } => self.uplink.dial(after_ms, *hello),
+            Effect::Dial { after_ms, hello } => {
+                if let Some(onlooker) = &mut self.onlooker {
+                    onlooker.dials();
+                }
+                self.uplink.dial(after_ms, *hello);
+            }
             Effect::Send { link, message } => {
                 if let Some(onlooker) = &mut self.onlooker {
                     onlooker.said(&message);

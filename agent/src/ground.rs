@@ -61,6 +61,9 @@ pub struct MadeUp {
 
 /// Sees what an agent hears and says, and changes nothing.
 pub trait Onlooker: Send {
+    /// The agent is about to open a link, and to come back by name if it has one.
+    fn dials(&mut self);
+
     /// A master said this; `is_obeyed` unless the agent ended the link for it.
     fn heard(&mut self, message: &v1::ToAgent, is_obeyed: bool);
 

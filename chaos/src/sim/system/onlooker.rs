@@ -54,7 +54,7 @@ impl Beside {
         });
     }
 
-    /// A launch that is on its disk when it speaks was delivered before, though it may have yet to be handed over to its
+    /// A launch that is on its disk when it dials or speaks was delivered before, though it may have yet to be handed over to its
     /// executor.
     fn note_delivered(&self, contents: &Contents) {
         let identity = &contents.facts.identity;
@@ -96,6 +96,10 @@ impl Beside {
 }
 
 impl Onlooker for Beside {
+    fn dials(&mut self) {
+        self.note_delivered(&self.machine.synced());
+    }
+
     fn heard(&mut self, message: &v1::ToAgent, is_obeyed: bool) {
         if !is_obeyed {
             return;
@@ -134,14 +138,11 @@ impl Onlooker for Beside {
     }
 
     fn said(&mut self, message: &v1::FromAgent) {
-        let Some(Said::Hello(_) | Said::Report(_) | Said::TaskList(_)) = &message.message else {
+        let Some(Said::Report(_) | Said::TaskList(_)) = &message.message else {
             return;
         };
         let contents = self.machine.synced();
         self.note_delivered(&contents);
-        if matches!(message.message, Some(Said::Hello(_))) {
-            return;
-        }
         let stored = self.machine.stored_epoch(&contents);
         if stored < self.epoch
             && let Some(agent) = contents.facts.identity.agent
