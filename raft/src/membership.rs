@@ -4,6 +4,7 @@
 //! are refused. Even sizes are let through, since masters join and go one by one and every way from one odd size to the next
 //! passes an even one: such a group is as safe, it only bears no more failures than the odd size below it.
 
+mod living;
 mod settling;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +26,7 @@ use crate::liveness::Liveness;
 use crate::network::Caller;
 use crate::node::{Consensus, Group};
 use crate::settings::Timing;
-use crate::status::{self, Status};
+use crate::status::Status;
 use crate::types::{Member, TypeConfig};
 use crate::wire::{self, proto};
 
@@ -318,41 +319,6 @@ impl Changes {
             .await?;
         info!(id, "a master was removed");
         Ok(id)
-    }
-
-    /// An error if this node was replaced: what it has not heard of late says nothing about the others then.
-    fn leads(&self) -> Result<(), MembershipError> {
-        let leads = self.status.borrow().is_leader;
-        leads.then_some(()).ok_or(MembershipError::NoLeader)
-    }
-
-    /// How many of these voters live. A leader that is new has heard of nobody yet, so a minority is believed only after
-    /// everyone has had time to answer.
-    async fn enough_alive(&self, voters: &BTreeSet<u64>) -> usize {
-        let mut metrics = self.raft.metrics();
-        let deadline = Instant::now() + Duration::from_millis(2 * self.timing.election_max_ms);
-        loop {
-            let alive = self.alive(voters);
-            if alive > voters.len() / 2 {
-                return alive;
-            }
-            let changed = tokio::time::timeout_at(deadline, metrics.changed()).await;
-            if !matches!(changed, Ok(Ok(()))) {
-                return self.alive(voters);
-            }
-        }
-    }
-
-    /// How many of these voters have answered lately, the leader itself included.
-    fn alive(&self, voters: &BTreeSet<u64>) -> usize {
-        let fresh = Duration::from_millis(2 * self.timing.election_max_ms);
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let answered = |id: u64| {
-            let heard = status::heard_ago(&metrics, &self.liveness, id);
-            id == self.caller.id || heard.is_some_and(|ago| ago < fresh)
-        };
-        voters.iter().filter(|id| answered(**id)).count()
     }
 
     /// Hands leadership over, and returns who leads then. The message is not answered, so the metrics are watched.

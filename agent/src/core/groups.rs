@@ -249,10 +249,8 @@ impl Core {
 
     /// Starts all, or none: what keeps one of them from being started is known before the first.
     fn start_group(&mut self, group: Group) {
-        let late = group
-            .members()
-            .find_map(|member| Some((member, self.is_stopped_already(member)?)));
-        if let Some((member, end)) = late {
+        let late = |member| Some((member, self.is_stopped_already(member)?));
+        if let Some((member, end)) = group.members().find_map(late) {
             return self.end(member, end);
         }
         for member in group.members() {

@@ -1,0 +1,48 @@
+//! Which voters live, as far as this leader has heard.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver as _;
+use tokio::time::Instant;
+
+use super::Changes;
+use crate::error::MembershipError;
+use crate::status;
+
+impl Changes {
+    /// An error if this node was replaced: what it has not heard of late says nothing about the others then.
+    pub(super) fn leads(&self) -> Result<(), MembershipError> {
+        let leads = self.status.borrow().is_leader;
+        leads.then_some(()).ok_or(MembershipError::NoLeader)
+    }
+
+    /// How many of these voters live. A leader that is new has heard of nobody yet, so a minority is believed only after
+    /// everyone has had time to answer.
+    pub(super) async fn enough_alive(&self, voters: &BTreeSet<u64>) -> usize {
+        let mut metrics = self.raft.metrics();
+        let deadline = Instant::now() + Duration::from_millis(2 * self.timing.election_max_ms);
+        loop {
+            let alive = self.alive(voters);
+            if alive > voters.len() / 2 {
+                return alive;
+            }
+            let changed = tokio::time::timeout_at(deadline, metrics.changed()).await;
+            if !matches!(changed, Ok(Ok(()))) {
+                return self.alive(voters);
+            }
+        }
+    }
+
+    /// How many of these voters have answered lately, the leader itself included.
+    fn alive(&self, voters: &BTreeSet<u64>) -> usize {
+        let fresh = Duration::from_millis(2 * self.timing.election_max_ms);
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let answered = |id: u64| {
+            let heard = status::heard_ago(&metrics, &self.liveness, id);
+            id == self.caller.id || heard.is_some_and(|ago| ago < fresh)
+        };
+        voters.iter().filter(|id| answered(**id)).count()
+    }
+}
