@@ -24,13 +24,14 @@ demo: build ## a cluster, work on it, two leaders and an agent killed, everythin
 test: setup ## everything that must hold; includes verify
 	@$(ENV)
 	started=$$(date +%s)
-	$(STAGE) verify 90 make verify
+	$(STAGE) verify 120 make verify
 	$(STAGE) unit 480 make unit
 	$(STAGE) release 180 make release
 	$(STAGE) process 270 make process
 	$(STAGE) demo 90 scripts/demo
 	$(STAGE) chaos 480 make chaos
 	$(STAGE) vm 240 make test-vm
+	$(STAGE) summary
 	printf 'all 7 stages passed, %d s\n' $$(( $$(date +%s) - started ))
 
 test-long: setup ## 2,000 launches and kills, all ways out in a virtual machine, then chaos for CHAOS_HOURS [8], into the ledger; may be interrupted and begun again

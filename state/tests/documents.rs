@@ -256,7 +256,8 @@ fn stages() -> Vec<(String, u64)> {
     let makefile = read("Makefile");
     let stages = makefile
         .lines()
-        .filter_map(|line| line.trim().strip_prefix("$(STAGE) "));
+        .filter_map(|line| line.trim().strip_prefix("$(STAGE) "))
+        .filter(|line| *line != "summary");
     let stages = stages.map(|line| {
         let words: Vec<&str> = line.split(' ').collect();
         let [name, budget, command @ ..] = &words[..] else {
