@@ -26,9 +26,9 @@ pub const FETCH_CACHE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 pub const EXECUTOR_REGISTRATION_TIMEOUT_MS: u64 = 60_000;
 /// Processes and threads of one task unless told otherwise.
 pub const PIDS_MAX: u64 = 4_096;
-/// Memory of a task that asks for none unless told otherwise, in bytes.
+/// Default of `--default-mem`, in bytes.
 pub const DEFAULT_MEMORY_BYTES: u64 = 512 * 1024 * 1024;
-/// Disk of a task that asks for none unless told otherwise, in bytes.
+/// Default of `--default-disk`, in bytes.
 pub const DEFAULT_DISK_BYTES: u64 = 1024 * 1024 * 1024;
 
 /// How much of the disk is kept free of the sandboxes of ended tasks unless told otherwise, in per cent.
@@ -141,9 +141,9 @@ pub struct Config {
     pub fetch_cache_pins: Vec<String>,
     /// Processes and threads of one task; 0 means no limit.
     pub pids_max: u64,
-    /// The most memory of a task that asks for none, in bytes; 0 means no limit.
+    /// Memory limit of tasks that request no `mem`, in bytes; 0 means no limit.
     pub default_memory_bytes: u64,
-    /// The most disk of a task that asks for none and runs in no executor, in bytes; 0 means no limit.
+    /// Disk limit of tasks that request no `disk` and run in no executor, in bytes; 0 means no limit.
     pub default_disk_bytes: u64,
     /// The largest file of each of a task's stdout and stderr before it is rotated, in bytes; at least 65,536.
     pub log_file_bytes: u64,

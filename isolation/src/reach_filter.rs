@@ -24,8 +24,8 @@ use crate::sys::bpf::ProgramKind;
 pub struct Closed {
     /// Ports, at every address; a container with a network of its own may use them on its own loopback.
     pub ports: Vec<u16>,
-    /// Whether services that know a cloud's credentials are: link-local addresses of IPv4 but for DNS, and the addresses that
-    /// some clouds have besides.
+    /// Whether the metadata services of clouds are closed: IPv4 link-local addresses except DNS, and [`METADATA`]. They hand
+    /// out the host's credentials.
     pub metadata: bool,
 }
 

@@ -1,8 +1,9 @@
-//! When a leader that its followers answer too late must let another master lead.
+//! When a leader whose followers answer too late hands leadership over.
 //!
-//! Pure. A leader that is unheard for longer than its lease goes silent, and the others elect one that they can answer. One
-//! whose followers answer about as late as its lease allows falls out of office and returns again and again, and is not
-//! silent for long enough. One that they always answer, and later than a heartbeat may take, confirms no read.
+//! Pure. If no quorum answers within the lease, the leader goes silent and the others elect another one. Two cases remain:
+//! answers that take about as long as the lease, so that the leader loses its office and regains it again and again
+//! ([`Falls`]), and answers within the lease that take longer than a heartbeat may, so that no read is confirmed
+//! ([`Distance`]).
 
 use std::time::Duration;
 
@@ -47,19 +48,40 @@ impl Falls {
     }
 }
 
-/// Whether this master was far away from the others when it last led.
+/// A hand-over that has not succeeded is tried again after this time: its target may have been down.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// Whether this master has handed leadership over because it is far away from the others.
+///
+/// A master that was far away, handed leadership over and was elected again keeps it: otherwise leadership would move for
+/// ever among masters that are all far away from each other.
 #[derive(Debug, Default)]
-pub(crate) struct Distance {
-    is_far: bool,
+pub(crate) enum Distance {
+    #[default]
+    Near,
+    /// Leads, and asked for a hand-over at this time.
+    Asked(Instant),
+    /// Has led no more since it asked.
+    HandedOver,
 }
 
 impl Distance {
-    /// Notes whether it is far away, `None` while it does not lead. True if leadership should be handed over: once, until a
-    /// majority answers in time. Where all masters are far from each other, leadership does not go around for ever.
-    pub(crate) fn look(&mut self, is_far: Option<bool>) -> bool {
-        let Some(is_far) = is_far else { return false };
-        let was_far = std::mem::replace(&mut self.is_far, is_far);
-        is_far && !was_far
+    /// Notes whether this master is far away from a majority, `None` while it does not lead. Returns whether to hand
+    /// leadership over now.
+    pub(crate) fn look(&mut self, is_far: Option<bool>, now: Instant) -> bool {
+        let (next, asks) = match (&*self, is_far) {
+            (Self::Near, None) | (_, Some(false)) => (Self::Near, false),
+            (Self::Near, Some(true)) => (Self::Asked(now), true),
+            (Self::Asked(at), Some(true)) if now.duration_since(*at) < RETRY => {
+                (Self::Asked(*at), false)
+            }
+            (Self::Asked(_), Some(true)) => (Self::Asked(now), true),
+            (Self::Asked(_) | Self::HandedOver, None) | (Self::HandedOver, Some(true)) => {
+                (Self::HandedOver, false)
+            }
+        };
+        *self = next;
+        asks
     }
 }
 
@@ -68,15 +90,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_leader_far_away_gives_leadership_away_once_until_it_was_near() {
+    fn a_leader_far_away_hands_leadership_over_once_until_it_was_near() {
+        let begun = Instant::now();
         let mut distance = Distance::default();
-        assert!(!distance.look(Some(false)) && distance.look(Some(true)));
-        assert!(!distance.look(Some(true)), "under way");
+        let mut look = |is_far, ms: u64| distance.look(is_far, begun + Duration::from_millis(ms));
+        assert!(!look(None, 0) && !look(Some(false), 1_000) && look(Some(true), 2_000));
+        assert!(!look(Some(true), 2_100), "under way");
         assert!(
-            !distance.look(None) && !distance.look(Some(true)),
-            "it was given back"
+            !look(None, 2_200) && !look(Some(true), 60_000),
+            "elected again"
         );
-        assert!(!distance.look(Some(false)) && distance.look(Some(true)));
+        assert!(!look(Some(false), 61_000) && look(Some(true), 62_000));
+    }
+
+    #[test]
+    fn a_leader_far_away_tries_again_if_nobody_took_leadership_over() {
+        let begun = Instant::now();
+        let mut distance = Distance::default();
+        let mut look = |ms: u64| distance.look(Some(true), begun + Duration::from_millis(ms));
+        assert!(look(0) && !look(9_999));
+        assert!(look(10_000) && !look(10_100) && look(20_100));
     }
 
     #[test]

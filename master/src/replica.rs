@@ -425,9 +425,9 @@ impl Replica {
         let _ = self.hand_over.try_send(LINKS_LATE);
     }
 
-    /// A leader that confirms no read is of no use to who reads: another one may be.
+    /// A leader that cannot confirm reads hands leadership over: another master may be nearer to a majority.
     fn check_distance(&mut self) {
-        if self.distance.look(self.node.is_far_away()) {
+        if self.distance.look(self.node.is_far_away(), Instant::now()) {
             // Full: it is being handed over already.
             let _ = self.hand_over.try_send(FAR_AWAY);
         }

@@ -27,12 +27,12 @@ pub(crate) fn limit_bytes(spec: &v1::TaskSpec) -> Option<u64> {
     (milli > 0).then(|| milli.saturating_mul(MIB) / 1_000)
 }
 
-/// The most that a task may have on the disk that asks for none, in bytes; 0 means as much as there is.
+/// Disk limit of tasks that request no `disk`, in bytes; 0 means no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DiskDefault(pub u64);
 
 impl DiskDefault {
-    /// The most that this task may have, in bytes. An executor's tasks have its folder in common, and no default.
+    /// The disk limit of a task, in bytes. Tasks of an executor share its folder and have no default limit.
     pub(crate) fn limit_bytes(self, spec: &v1::TaskSpec) -> Option<u64> {
         let own = (self.0 > 0 && spec.executor.is_none()).then_some(self.0);
         limit_bytes(spec).or(own)

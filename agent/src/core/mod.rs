@@ -64,7 +64,7 @@ pub struct Setup {
     pub journal_damaged: bool,
     /// How long an executor may take to subscribe, from its start or the end of its last stream, in milliseconds.
     pub executor_timeout_ms: u64,
-    /// What a task may have on the disk that asks for none.
+    /// Disk limit of tasks that request no `disk`.
     pub disk_default: DiskDefault,
     /// Seed of nonces, incarnations and jitter; must differ between agents and between starts.
     pub seed: u64,

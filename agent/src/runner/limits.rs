@@ -14,12 +14,12 @@ use super::memory_high;
 const WEIGHT_OF_A_CPU: u64 = 100;
 const MIB: u64 = 1024 * 1024;
 
-/// What a task gets that asks for none; 0 means no limit.
+/// Limits of tasks that request none; 0 means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Defaults {
-    /// Processes and threads; more than that no task gets.
+    /// Processes and threads. Also the highest limit that a task can request.
     pub(crate) pids_max: u64,
-    /// The most memory, in bytes.
+    /// Memory, in bytes.
     pub(crate) memory_bytes: u64,
 }
 
