@@ -55,8 +55,11 @@ impl Beside {
     }
 
     /// A launch that is on its disk when it dials or speaks was delivered before, though it may have yet to be handed over to its
-    /// executor.
+    /// executor. What is on a copied disk was delivered to the agent whose disk it was.
     fn note_delivered(&self, contents: &Contents) {
+        if *self.machine.name == *COPY {
+            return;
+        }
         let identity = &contents.facts.identity;
         for (instance, task) in &contents.facts.tasks {
             let in_executor =
