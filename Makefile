@@ -5,7 +5,6 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 ENV := source scripts/env.sh &&
 STAGE := scripts/stage
-RELEASE_BINARIES := --package argosy-cli --package argosy-frameworks --package argosy-bench
 
 .PHONY: help setup build demo test test-long verify fix unit release process chaos test-vm bench
 
@@ -16,7 +15,7 @@ setup: ## install what building needs; RocksDB is built once a machine
 	@scripts/setup
 
 build: setup ## the executables, optimized
-	@$(ENV) cargo build --locked --release $(RELEASE_BINARIES)
+	@$(ENV) cargo build --locked --release $$RELEASE_PACKAGES
 
 demo: build ## a cluster, work on it, two leaders and an agent killed, everything verified
 	@$(ENV) exec scripts/demo
@@ -62,7 +61,7 @@ unit: ## tests of all rooms that need no cluster of optimized processes
 	} 2>&1 | scripts/skips
 
 release: ## the optimized executables, no setup
-	@$(ENV) cargo build --locked --release $(RELEASE_BINARIES)
+	@$(ENV) cargo build --locked --release $$RELEASE_PACKAGES
 
 process: ## failover and bad input on real processes
 	@$(ENV)
@@ -78,5 +77,5 @@ test-vm: ## kernel limits, failing disks and cuts of power, in a virtual machine
 
 bench: ## registry, tasks and failover beside their peers; minutes
 	@scripts/setup bench
-	$(ENV) cargo build --locked --release $(RELEASE_BINARIES)
+	$(ENV) cargo build --locked --release $$RELEASE_PACKAGES
 	"$$CARGO_TARGET_DIR/release/argosy-bench" all
