@@ -101,10 +101,14 @@ struct Agent {
 
 impl Agent {
     async fn run(mut self, stop: CancellationToken) -> Result<(), RunError> {
+        let mut seen = Progress::default();
+        if self.progress.borrow().is_full {
+            // Before anything of an earlier life is started.
+            seen = self.journal_moved(seen);
+        }
         self.step(Input::Begin);
         let mut publish = tokio::time::interval(PUBLISH_EVERY);
         let mut turn = Vec::with_capacity(TURN);
-        let mut seen = Progress::default();
         let mut give_up = None;
         let stopped: Result<(), RunError> = loop {
             if self.ending && self.core.is_empty() {
@@ -161,6 +165,9 @@ impl Agent {
         }
         if progress.compactions_wanted > seen.compactions_wanted {
             self.step(Input::JournalLarge);
+        }
+        if progress.is_full != seen.is_full {
+            self.step(Input::JournalFull(progress.is_full));
         }
         progress
     }

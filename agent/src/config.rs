@@ -154,6 +154,9 @@ pub struct Config {
     pub secret_folder: Option<PathBuf>,
     /// Sandboxes of ended tasks go, the oldest first, when less of the disk is free; in per cent.
     pub sandbox_headroom_percent: u64,
+    /// Tasks that have more on the disk than they requested are evicted while less than this is free, in bytes; 0 means never.
+    /// `None`: 5 % of the disk, at most 1 GiB.
+    pub disk_floor_bytes: Option<u64>,
     /// What keeps tasks that ask for `disk` from taking more of it.
     pub disk_enforcement: DiskEnforcement,
     /// Where images come from, and how long they stay.
@@ -203,6 +206,7 @@ impl Config {
             log_files: OutputLimits::USUAL.files,
             secret_folder: None,
             sandbox_headroom_percent: SANDBOX_HEADROOM_PERCENT,
+            disk_floor_bytes: None,
             disk_enforcement: DiskEnforcement::default(),
             images: ImageSettings::default(),
             devices: Devices::new(),
@@ -284,6 +288,7 @@ pub(crate) struct Settings {
     pub(crate) devices: Devices,
     pub(crate) defaults: Defaults,
     pub(crate) disk_default: DiskDefault,
+    pub(crate) disk_floor_bytes: Option<u64>,
     pub(crate) output: OutputLimits,
     pub(crate) seed: u64,
 }

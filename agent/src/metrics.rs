@@ -30,10 +30,7 @@ pub(crate) fn describe() {
         "argosy_agent_oom_kills_total",
         "Containers that reached their memory limit."
     );
-    describe_counter!(
-        "argosy_agent_disk_kills_total",
-        "Containers that had more on the disk than they may."
-    );
+    describe_disks();
     describe_counter!(
         "argosy_agent_checks_total",
         "Times that a check was made, by what is checked and how it is asked, and by result: passed, failed, timed_out."
@@ -63,6 +60,26 @@ pub(crate) fn describe() {
     describe_gauge!(
         "argosy_agent_limits_enforced",
         "1 if the host has this cgroup controller."
+    );
+}
+
+/// What becomes of tasks and of the journal when disks are full.
+fn describe_disks() {
+    describe_counter!(
+        "argosy_agent_disk_kills_total",
+        "Containers that had more on the disk than they may."
+    );
+    describe_counter!(
+        "argosy_agent_disk_evictions_total",
+        "Tasks that were evicted because the disk was almost full."
+    );
+    describe_gauge!(
+        "argosy_agent_journal_reserve_bytes",
+        "Space of the disk that is reserved for the journal and not used yet."
+    );
+    describe_gauge!(
+        "argosy_agent_journal_full",
+        "1 while the disk has no space for the journal but what is reserved; no task is started then."
     );
 }
 

@@ -315,6 +315,7 @@ pub(crate) fn settings(config: &Config, host: &Host, seed: u64) -> Settings {
             memory_bytes: config.default_memory_bytes,
         },
         disk_default: DiskDefault(config.default_disk_bytes),
+        disk_floor_bytes: config.disk_floor_bytes,
         output: OutputLimits {
             file_bytes: config.log_file_bytes,
             files: config.log_files,

@@ -112,6 +112,7 @@ fn config(arguments: &AgentStart, address: String) -> Result<Config, Failure> {
     config.secret_folder.clone_from(&arguments.secret_folder);
     config.sandbox_headroom_percent = arguments.disk_headroom;
     config.images.headroom_percent = arguments.disk_headroom;
+    config.disk_floor_bytes = arguments.disk_floor;
     config.disk_enforcement = match arguments.disk_enforcement {
         DiskEnforcementName::Measured => DiskEnforcement::Measured,
         DiskEnforcementName::Quota => DiskEnforcement::Quota,

@@ -150,6 +150,9 @@ impl Core {
             self.end_unstarted(instance);
             return;
         }
+        if let Some(end) = self.has_no_space() {
+            return self.end(instance, end);
+        }
         if let Some(text) = groups::is_malformed(instance, &task.launch) {
             let end = End::by_agent(TaskState::Error, v1::Reason::TaskInvalid, text);
             return self.end(instance, end);

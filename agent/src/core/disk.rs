@@ -40,7 +40,7 @@ impl DiskDefault {
 }
 
 impl Core {
-    /// Its command runs: what it has on the disk is measured from now on, if there is a limit to it.
+    /// Its command runs: what it has on the disk is measured from now on.
     pub(super) fn measure(&mut self, instance: Instance) {
         self.measure_alone(instance);
         // The folder of its group is a part of the disk of one that an earlier life of the agent has measured.
@@ -50,18 +50,20 @@ impl Core {
     }
 
     fn measure_alone(&mut self, instance: Instance) {
-        let limit_bytes = self.disk_limit(instance);
+        let most_bytes = self.disk_limit(instance).unwrap_or(u64::MAX);
         let name = self.facts.container(instance);
         let key = self.facts.tasks.get(&instance).map(|task| task.key.clone());
         let spec = self.facts.tasks.get(&instance);
         let spec = spec.and_then(|task| task.launch.spec.as_ref());
         let group = self.led(instance);
         let is_alone = spec.is_some_and(|spec| spec.host_paths.is_empty() && spec.group.is_none());
-        if let (Some(limit_bytes), Some(name), Some(key)) = (limit_bytes, name, key) {
+        let requested_bytes = spec.and_then(limit_bytes).unwrap_or(0);
+        if let (Some(name), Some(key)) = (name, key) {
             self.effects.push(Effect::Measure {
                 name,
                 key,
-                limit_bytes,
+                limit_bytes: most_bytes,
+                requested_bytes,
                 counts_nameless: is_alone,
                 group,
             });

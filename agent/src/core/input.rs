@@ -45,6 +45,8 @@ pub enum Input {
     },
     /// The journal is much larger than what it says.
     JournalLarge,
+    /// Whether the disk of the journal is full.
+    JournalFull(bool),
     /// The files of a task take their time.
     Fetching {
         /// Whose.
@@ -316,14 +318,16 @@ pub enum Effect {
         /// Why.
         cause: Cause,
     },
-    /// See again and again whether a running task has more on the disk than it may, until it is destroyed.
+    /// Measure again and again what a running task has on the disk, until it is destroyed.
     Measure {
         /// Its container.
         name: ContainerName,
         /// The task.
         key: TaskKey,
-        /// The most it may have, in bytes.
+        /// The most it may have, in bytes; [`u64::MAX`] for no limit.
         limit_bytes: u64,
+        /// What it requested, in bytes.
+        requested_bytes: u64,
         /// Whether files count that its processes hold open without a name. Not if some of those may lie on host paths or
         /// in a group's folder, which are not its own.
         counts_nameless: bool,

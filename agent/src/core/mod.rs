@@ -3,7 +3,7 @@
 //! No clock, no IO, no randomness but the rare turns of a simulation. Every effect that speaks of a fact, or
 //! acts on an order, waits in `deferred` until the journal says that all before it is on disk. Reading order:
 //! `facts`, `evidence`, `orders`, `course`, `stop_after`, `groups`, `network`, `executors`, `checks`, `looking`,
-//! `disk`, `limits`, `end`, `updates`, `link`, `recovery`.
+//! `disk`, `space`, `limits`, `end`, `updates`, `link`, `recovery`.
 
 pub mod checks;
 mod course;
@@ -21,6 +21,7 @@ mod network;
 mod orders;
 mod random;
 mod recovery;
+mod space;
 mod stop_after;
 #[cfg(test)]
 mod tests;
@@ -89,6 +90,8 @@ pub struct Core {
     durable: u64,
     /// Waiting for the journal, in order. Bounded by what the inputs before the next sync can cause.
     deferred: VecDeque<(u64, Deferred)>,
+    /// Only kills and ends of tasks are recorded in full then.
+    journal_is_full: bool,
     link: Option<Link>,
     /// When the newest message was sent that a leader in office has answered, over whichever link; `None` before the
     /// first one in the life of this process.
@@ -169,6 +172,7 @@ impl Core {
             awaited: 0,
             durable: 0,
             deferred: VecDeque::new(),
+            journal_is_full: false,
             link: None,
             acked_at: None,
             dial: Dial::default(),
@@ -256,6 +260,7 @@ impl Core {
             Input::DialFailed => self.dial_again(),
             Input::Message { link, message } => self.message(link, *message),
             Input::Durable { number } => self.durable(number),
+            Input::JournalFull(is_full) => self.journal_is_full = is_full,
             Input::JournalLarge => self.effects.push(Effect::Compact(self.facts.snapshot())),
             Input::Fetching { instance, text } => self.fetching(instance, text),
             Input::Fetched { instance, result } => self.fetched(instance, result),

@@ -10,7 +10,7 @@ use argosy_state::ids::{FrameworkId, OrderIndex, TaskId, TaskKey};
 
 use super::course::{Course, Phase};
 use super::facts::{Identity, Instance, Record, Taken};
-use super::{Core, Deferred, Sync};
+use super::{Core, Deferred, Sync, space};
 
 impl Core {
     /// Takes the next order. One at or below the floor is a repeat; one beyond the next shows that
@@ -53,7 +53,10 @@ impl Core {
         self.say(link, Say::UnsupportedOrder(unsupported));
     }
 
-    fn take_launch(&mut self, order: OrderIndex, launch: v1::LaunchOrder) {
+    fn take_launch(&mut self, order: OrderIndex, mut launch: v1::LaunchOrder) {
+        if self.journal_is_full {
+            space::strip(&mut launch);
+        }
         let named = launch.spec.as_ref().map(|spec| spec.task_id.as_str());
         let key = key(&launch.framework_id, named.unwrap_or_default());
         let (Some(key), Some(agent)) = (key, self.facts.identity.agent) else {

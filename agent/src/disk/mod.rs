@@ -5,6 +5,7 @@
 //! are open but have no name any more, too (`nameless`).
 
 mod bounds;
+mod eviction;
 mod nameless;
 mod rounds;
 mod walk;
@@ -18,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 pub(crate) use self::bounds::{Bounds, check, keeper, release, usage};
+pub(crate) use self::eviction::Floor;
 use self::rounds::Rounds;
 use crate::core::{Input, Instance};
 use crate::inbox::Event;
@@ -25,17 +27,27 @@ use crate::inbox::Event;
 /// How often it is measured.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// A task whose disk is limited.
+/// A task whose disk is measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Measured {
     /// Where its files are.
     pub(crate) folders: Vec<PathBuf>,
     /// The control group of its processes, if it has one.
     pub(crate) group: Option<PathBuf>,
-    /// The most that they may take, in bytes.
+    /// The most that they may take, in bytes; [`u64::MAX`] for no limit.
     pub(crate) limit_bytes: u64,
+    /// What the task requested, in bytes: while it has no more, it is never evicted.
+    pub(crate) requested_bytes: u64,
     /// One of the folders is its group's, and may grow when it has ended.
     pub(crate) leads_group: bool,
+}
+
+/// A task that has more on the disk than it requested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Beyond {
+    instance: Instance,
+    used_bytes: u64,
+    requested_bytes: u64,
 }
 
 /// A task has more on the disk than it may.
@@ -126,7 +138,8 @@ impl Meter {
     }
 
     /// Measures until the agent stops. What is found waits while the agent's loop has much to do.
-    pub(crate) async fn run(self, inbox: mpsc::Sender<Event>) {
+    /// Below the floor of free space tasks are evicted.
+    pub(crate) async fn run(self, inbox: mpsc::Sender<Event>, mut floor: Floor) {
         let mut rounds = Rounds::default();
         let mut turn = tokio::time::interval(EVERY);
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -140,13 +153,17 @@ impl Meter {
             }
             let round = tokio::task::spawn_blocking(move || {
                 let found = rounds.round();
-                (rounds, found)
+                let found = found.into_iter().map(|excess| {
+                    metrics::counter!("argosy_agent_disk_kills_total").increment(1);
+                    (excess.instance, excess.to_string())
+                });
+                let mut ends: Vec<_> = found.collect();
+                ends.extend(floor.evicts(&mut rounds));
+                (rounds, floor, ends)
             });
-            let (back, found) = round.await.expect("measuring never panics");
-            rounds = back;
-            for excess in found {
-                metrics::counter!("argosy_agent_disk_kills_total").increment(1);
-                let (instance, why) = (excess.instance, excess.to_string());
+            let ends;
+            (rounds, floor, ends) = round.await.expect("measuring never panics");
+            for (instance, why) in ends {
                 let input = Input::OverDisk { instance, why };
                 if inbox.send(Event::Core(input)).await.is_err() {
                     return;
@@ -174,6 +191,7 @@ mod tests {
                 folders: Vec::new(),
                 group: None,
                 limit_bytes: 1,
+                requested_bytes: 1,
                 leads_group,
             };
             Change::Begin(instance, measured).happens(&mut rounds);

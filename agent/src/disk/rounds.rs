@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::walk::{Progress, Walk};
-use super::{Excess, Measured};
+use super::{Beyond, Excess, Measured};
 use crate::core::Instance;
 
 /// What a round may cost, in entries: about a fortieth of a core.
@@ -23,17 +23,26 @@ const TURN_COST: u64 = 500;
 /// it is through, before all others: whoever nests folders deep cannot take all descriptors of the agent.
 const HELD_FOLDERS: usize = 1_024;
 
-/// All tasks whose disk is limited.
+/// All tasks that are measured.
 #[derive(Debug, Default)]
 pub(super) struct Rounds {
-    /// And how often each was begun to be looked at.
-    measured: BTreeMap<Instance, (Measured, u64)>,
+    measured: BTreeMap<Instance, Known>,
     /// Those with few files, or of whom nothing is known yet; the next one first.
     small: VecDeque<Instance>,
     /// Those with many.
     large: VecDeque<Instance>,
     /// Of these: how far each has come that was begun.
     walks: BTreeMap<Instance, Walk>,
+}
+
+/// What is known of a task.
+#[derive(Debug)]
+struct Known {
+    measured: Measured,
+    /// Passes through its files that were begun.
+    passes: u64,
+    /// What the newest pass has found, in bytes: so far, if that is more than what the one before had found.
+    bytes: u64,
 }
 
 /// How a turn ended.
@@ -52,7 +61,12 @@ impl Rounds {
     }
 
     pub(super) fn begin(&mut self, instance: Instance, measured: Measured) {
-        if self.measured.insert(instance, (measured, 0)).is_none() {
+        let known = Known {
+            measured,
+            passes: 0,
+            bytes: 0,
+        };
+        if self.measured.insert(instance, known).is_none() {
             self.small.push_back(instance);
         }
     }
@@ -60,7 +74,20 @@ impl Rounds {
     /// Whether a folder that is measured as a part of its disk is its group's.
     pub(super) fn leads_group(&self, instance: Instance) -> bool {
         let measured = self.measured.get(&instance);
-        measured.is_some_and(|(measured, _)| measured.leads_group)
+        measured.is_some_and(|known| known.measured.leads_group)
+    }
+
+    /// The task that has the most beyond what it requested, with what it has, in bytes; `None` if none has more.
+    pub(super) fn largest_beyond_request(&self) -> Option<Beyond> {
+        let beyond = self.measured.iter().filter_map(|(instance, known)| {
+            let requested_bytes = known.measured.requested_bytes;
+            (known.bytes > requested_bytes).then_some(Beyond {
+                instance: *instance,
+                used_bytes: known.bytes,
+                requested_bytes,
+            })
+        });
+        beyond.max_by_key(|beyond| beyond.used_bytes - beyond.requested_bytes)
     }
 
     pub(super) fn end(&mut self, instance: Instance) {
@@ -146,15 +173,18 @@ impl Rounds {
     /// A new pass through what a task has.
     fn walk(&mut self, instance: Instance) -> Walk {
         let known = self.measured.get_mut(&instance);
-        let (measured, passes) = known.expect("only who is measured has a turn");
-        *passes += 1;
-        let looks_at_processes = passes.is_multiple_of(PROCESSES_EVERY);
+        let known = known.expect("only who is measured has a turn");
+        known.passes += 1;
+        let looks_at_processes = known.passes.is_multiple_of(PROCESSES_EVERY);
+        let measured = &known.measured;
         let group = measured.group.as_deref().filter(|_| looks_at_processes);
         Walk::through(&measured.folders).then_through(group)
     }
 
-    fn turn(&self, instance: Instance, walk: &mut Walk, until_cost: u64) -> Turn {
-        let limit_bytes = self.measured[&instance].0.limit_bytes;
+    fn turn(&mut self, instance: Instance, walk: &mut Walk, until_cost: u64) -> Turn {
+        let known = self.measured.get_mut(&instance);
+        let known = known.expect("only who is measured has a turn");
+        let limit_bytes = known.measured.limit_bytes;
         let excess = |found_bytes, is_too_deep| {
             Turn::Over(Excess {
                 instance,
@@ -163,7 +193,13 @@ impl Rounds {
                 is_too_deep,
             })
         };
-        match walk.go(until_cost, limit_bytes) {
+        let progress = walk.go(until_cost, limit_bytes);
+        known.bytes = match progress {
+            Progress::Done(bytes) => bytes,
+            Progress::Unfinished(bytes) => known.bytes.max(bytes),
+            Progress::TooDeep => known.bytes,
+        };
+        match progress {
             Progress::TooDeep => excess(0, true),
             Progress::Done(bytes) | Progress::Unfinished(bytes) if bytes > limit_bytes => {
                 excess(bytes, false)
@@ -204,6 +240,7 @@ mod tests {
             folders: vec![folder.to_owned()],
             group: None,
             limit_bytes,
+            requested_bytes: MIB,
             leads_group: false,
         }
     }
@@ -232,6 +269,34 @@ mod tests {
         fs::write(folders[1].join("0"), vec![1; 2 * MIB as usize]).unwrap();
         assert_eq!(over(&rounds.round()), [2]);
         assert!(rounds.is_empty());
+    }
+
+    #[test]
+    fn the_first_to_be_evicted_is_who_has_most_beyond_its_request() {
+        let world = tempfile::tempdir().unwrap();
+        let mut rounds = Rounds::default();
+        for (order, mib, requested) in [(1, 40, 39), (2, 5, 1), (3, 60, 64), (4, 3, 0)] {
+            let folder = task(world.path(), order, 1);
+            fs::write(folder.join("0"), vec![1; mib * MIB as usize]).unwrap();
+            let measured = Measured {
+                requested_bytes: requested * MIB,
+                ..may_have(&folder, u64::MAX)
+            };
+            rounds.begin(instance(order), measured);
+        }
+        assert_eq!(
+            rounds.largest_beyond_request(),
+            None,
+            "nothing is known yet"
+        );
+        assert_eq!(rounds.round(), []);
+        let mut next = || {
+            let beyond = rounds.largest_beyond_request()?;
+            rounds.end(beyond.instance);
+            Some(beyond.instance.order.0)
+        };
+        let all = [next(), next(), next(), next()];
+        assert_eq!(all, [Some(2), Some(4), Some(1), None]);
     }
 
     #[test]
@@ -295,8 +360,8 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(rounds.round_of(8_000), []);
             most = most.max(rounds.walks.values().map(Walk::held).sum());
-            for (instance, (_, passes)) in &rounds.measured {
-                through.insert(*instance, *passes);
+            for (instance, known) in &rounds.measured {
+                through.insert(*instance, known.passes);
             }
         }
         assert!((600..=HELD_FOLDERS + 257).contains(&most), "{most}");

@@ -55,9 +55,11 @@ impl Lock {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(mut file) => {
                 let write = |file: &mut File| {
-                    file.set_len(0)?;
+                    // Over what is there: a full disk has no room for a new block.
+                    let pid = std::process::id().to_string();
                     file.rewind()?;
-                    write!(file, "{}", std::process::id())
+                    file.write_all(pid.as_bytes())?;
+                    file.set_len(pid.len() as u64)
                 };
                 write(&mut file).map_err(failed)?;
                 Ok(Self { _file: file })

@@ -1,14 +1,17 @@
 //! The journal: one append-only, checksummed file of records, synced in groups.
 //!
 //! Knows how records lie on disk, and little of what they mean. An error of the disk is final: the process must
-//! stop, and nothing is ever synced twice. Reading order: `frame`, `record`, `read`, `place`, `seal`, `writer`, `lock`.
+//! stop, and nothing is ever synced twice. Reading order: `frame`, `record`, `read`, `reserve`, `place`,
+//! `seal`, `compaction`, `writer`, `lock`.
 
+mod compaction;
 mod executors;
 mod frame;
 mod lock;
 mod place;
 mod read;
 mod record;
+mod reserve;
 mod seal;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -3,11 +3,13 @@
 //! Knows bytes and syncs, nothing of frames. Memory is for simulations: the same rules without a thread.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+
+use super::reserve::Appended;
 
 /// A disk in memory that holds one journal and outlives the agent on it. A clone is the same disk.
 #[derive(Debug, Clone, Default)]
@@ -127,7 +129,7 @@ pub(super) enum Place {
 /// What records are appended to.
 #[derive(Debug)]
 pub(super) enum Output {
-    File(File),
+    File(Appended),
     /// The journal of this disk, or the one in the making.
     Memory(MemoryDisk, Which),
 }
@@ -152,10 +154,13 @@ impl Place {
         match self {
             Self::Files { path, .. } => {
                 let mut file = OpenOptions::new().write(true).open(path)?;
-                file.set_len(end)?;
+                if file.metadata()?.len() > end {
+                    // Frees what is reserved, too: it is reserved again next.
+                    file.set_len(end)?;
+                }
                 file.seek(SeekFrom::End(0))?;
                 file.sync_all()?;
-                Ok(Output::File(file))
+                Ok(Output::File(Appended::new(file, end)))
             }
             Self::Memory(disk) => {
                 let mut held = disk.held();
@@ -175,12 +180,20 @@ impl Place {
             Self::Files { next, .. } => {
                 let mut options = OpenOptions::new();
                 options.write(true).create(true).truncate(true).mode(0o600);
-                Ok(Output::File(options.open(next)?))
+                Ok(Output::File(Appended::new(options.open(next)?, 0)))
             }
             Self::Memory(disk) => {
                 disk.held().next = Some(MemoryFile::default());
                 Ok(Output::Memory(disk.clone(), Which::Next))
             }
+        }
+    }
+
+    /// Removes a successor that cannot be finished, and frees its space. If it cannot be removed, the next one replaces it.
+    pub(super) fn discard(&self) {
+        match self {
+            Self::Files { next, .. } => drop(std::fs::remove_file(next)),
+            Self::Memory(disk) => disk.held().next = None,
         }
     }
 
@@ -210,7 +223,7 @@ impl Place {
 impl Output {
     pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
-            Self::File(file) => file.write_all(bytes),
+            Self::File(file) => file.append(bytes),
             Self::Memory(disk, which) => {
                 let mut held = disk.held();
                 let counted = held.count();
@@ -224,10 +237,18 @@ impl Output {
         }
     }
 
+    /// Whether the disk is full, so that only what is reserved is left.
+    pub(super) fn is_short(&mut self) -> bool {
+        match self {
+            Self::File(file) => file.is_short(),
+            Self::Memory(..) => false,
+        }
+    }
+
     /// All that was appended is on disk.
     pub(super) fn sync(&mut self) -> io::Result<()> {
         match self {
-            Self::File(file) => file.sync_data(),
+            Self::File(file) => file.sync(),
             Self::Memory(disk, which) => {
                 let mut held = disk.held();
                 held.count()?;

@@ -1,18 +1,18 @@
 //! The one writer: takes all waiting records, writes them together, syncs once, says how far.
 //!
-//! Compaction goes on beside it: the new file is written on a thread of its own while records still go
-//! to the old one; then what came meanwhile is copied behind it, and a rename makes the switch.
+//! Compaction goes on beside it (`compaction`); a rename makes the switch.
 
 use std::io;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use argosy_isolation::crash;
 use argosy_state::buggify::{self, Rare};
 use tokio::sync::{mpsc, watch};
 
+use super::compaction::{Compaction, Successor, create};
 use super::place::{MemoryDisk, Output, Place};
 use super::read::Contents;
 use super::seal::{Seal, copies};
@@ -28,6 +28,10 @@ const GROUP: usize = 4 * 1024;
 const COMPACT_MINIMUM_BYTES: u64 = 4 * 1024 * 1024;
 /// A journal is compacted when it has grown to so many times what it was after the last time.
 const COMPACT_FACTOR: u64 = 4;
+/// After a compaction that failed, the next one begins when the journal has grown by so much, in bytes.
+const RETRY_BYTES: u64 = 512 * 1024;
+/// How often a full disk is looked at while there is nothing to write.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What the writer is asked.
 #[derive(Debug)]
@@ -52,6 +56,8 @@ pub struct Progress {
     pub durable: u64,
     /// Grows when a compaction is worth it.
     pub compactions_wanted: u64,
+    /// The disk is full: what is left to the journal is for kills and the ends of tasks.
+    pub is_full: bool,
 }
 
 /// The agent's end of its journal. Dropping it ends the writer after everything was synced.
@@ -97,7 +103,10 @@ impl Journal {
         let place = Place::Files { path, next };
         let mut writer = Writer::open(place, contents, salt)?;
         let (requests, waiting) = sync_channel(WAITING);
-        let (sender, progress) = watch::channel(Progress::default());
+        let (sender, progress) = watch::channel(Progress {
+            is_full: writer.file.is_short(),
+            ..Progress::default()
+        });
         let failed = writer.failure();
         let run = move || writer.run(&waiting, &sender);
         let spawned = std::thread::Builder::new()
@@ -208,42 +217,11 @@ struct Writer {
     /// Size after the last compaction.
     base_bytes: u64,
     asked: bool,
+    /// After a failed compaction: the next one is asked for at this size.
+    retry_at_bytes: u64,
     compaction: Option<Compaction>,
     seal: Seal,
     dirty: bool,
-}
-
-/// A new file in the making.
-#[derive(Debug)]
-struct Compaction {
-    making: Making,
-    salt: u64,
-    /// Records since it began, encoded. Bounded by what is written while the new file is.
-    since: Vec<Vec<u8>>,
-}
-
-/// Who makes the new file.
-#[derive(Debug)]
-enum Making {
-    Thread(JoinHandle<io::Result<(Output, u64)>>),
-    /// It was made at once.
-    Made(io::Result<(Output, u64)>),
-}
-
-impl Making {
-    fn is_finished(&self) -> bool {
-        match self {
-            Self::Thread(thread) => thread.is_finished(),
-            Self::Made(_) => true,
-        }
-    }
-
-    fn finish(self) -> io::Result<(Output, u64)> {
-        match self {
-            Self::Thread(thread) => thread.join().expect("a compaction never panics"),
-            Self::Made(made) => made,
-        }
-    }
 }
 
 impl Writer {
@@ -270,6 +248,7 @@ impl Writer {
             bytes,
             base_bytes: bytes.min(COMPACT_MINIMUM_BYTES),
             asked: false,
+            retry_at_bytes: 0,
             compaction: None,
             seal: Seal::of(&contents.facts),
             dirty: false,
@@ -303,8 +282,19 @@ impl Writer {
         waiting: &Receiver<Request>,
         progress: &watch::Sender<Progress>,
     ) -> Result<(), JournalError> {
-        while let Ok(first) = waiting.recv() {
-            let mut group = vec![first];
+        loop {
+            let next = match progress.borrow().is_full {
+                true => waiting.recv_timeout(LOOK_EVERY),
+                false => waiting.recv().map_err(RecvTimeoutError::from),
+            };
+            let mut group = match next {
+                Ok(first) => vec![first],
+                Err(RecvTimeoutError::Timeout) => {
+                    self.tell_of_space(progress);
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
             while group.len() < GROUP {
                 match waiting.try_recv() {
                     Ok(request) => group.push(request),
@@ -328,13 +318,22 @@ impl Writer {
             progress.compactions_wanted += u64::from(wants);
             *progress != before
         });
+        self.tell_of_space(progress);
         Ok(())
+    }
+
+    fn tell_of_space(&mut self, progress: &watch::Sender<Progress>) {
+        let is_full = self.file.is_short();
+        metrics::gauge!("argosy_agent_journal_full").set(f64::from(u8::from(is_full)));
+        progress.send_if_modified(|progress| {
+            std::mem::replace(&mut progress.is_full, is_full) != is_full
+        });
     }
 
     fn finish(&mut self) -> Result<(), JournalError> {
         if let Some(compaction) = self.compaction.take() {
             // The old file is complete; the new one is not needed any more.
-            let _ = compaction.making.finish();
+            let _ = compaction.finish();
         }
         if self.dirty {
             self.file.sync().map_err(self.failure())?;
@@ -383,7 +382,7 @@ impl Writer {
         self.switch_if_ready()?;
         let least = buggify::or(Rare::EarlyCompaction, COMPACT_MINIMUM_BYTES, 64);
         let large = self.bytes > COMPACT_FACTOR * self.base_bytes.max(least);
-        let wants = large && !self.asked;
+        let wants = large && !self.asked && self.bytes >= self.retry_at_bytes;
         self.asked |= wants;
         Ok((awaited.then_some(last), wants))
     }
@@ -394,7 +393,7 @@ impl Writer {
         for _ in 0..copies(record) {
             frame::put(bytes, self.salt, &payload);
             if let Some(compaction) = &mut self.compaction {
-                compaction.since.push(payload.clone());
+                compaction.follow(payload.clone());
             }
         }
     }
@@ -409,84 +408,42 @@ impl Writer {
     }
 
     fn compact(&mut self, records: Vec<Record>) {
-        if self.compaction.is_some() {
-            return;
+        if self.compaction.is_none() {
+            self.compaction = Compaction::begin(&self.place, self.salt, records);
+            self.asked = self.compaction.is_some();
         }
-        let place = self.place.clone();
-        let salt = self
-            .salt
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            .rotate_left(31);
-        let may_block = place.may_block();
-        let write = move || {
-            let made = create(&place, salt, &records);
-            crash::passed("journal.successor-written");
-            made
-        };
-        let making = match may_block {
-            false => Making::Made(write()),
-            true => {
-                let thread = std::thread::Builder::new().name("compaction".into());
-                match thread.spawn(write) {
-                    Ok(thread) => Making::Thread(thread),
-                    // It only means that the file goes on growing.
-                    Err(_) => {
-                        self.asked = false;
-                        return;
-                    }
-                }
-            }
-        };
-        self.compaction = Some(Compaction {
-            making,
-            salt,
-            since: Vec::new(),
-        });
     }
 
+    /// Puts a finished successor in the journal's place. One that cannot be written, on a full disk for example, is
+    /// discarded: the journal is whole without it.
     fn switch_if_ready(&mut self) -> io::Result<()> {
-        let Some(compaction) = self
-            .compaction
-            .take_if(|compaction| compaction.making.is_finished())
-        else {
+        let Some(compaction) = self.compaction.take_if(|compaction| compaction.is_ready()) else {
             return Ok(());
         };
-        let (mut file, mut bytes) = compaction.making.finish()?;
-        let mut rest = Vec::new();
-        for payload in &compaction.since {
-            frame::put(&mut rest, compaction.salt, payload);
-        }
-        file.append(&rest)?;
-        file.sync()?;
+        let Successor {
+            mut file,
+            bytes,
+            salt,
+        } = match compaction.finish() {
+            Ok(successor) => successor,
+            Err(why) => {
+                tracing::warn!(%why, "the journal could not be compacted; it is tried again later");
+                self.place.discard();
+                self.asked = false;
+                self.retry_at_bytes = self.bytes + RETRY_BYTES;
+                return Ok(());
+            }
+        };
         crash::passed("journal.successor-synced");
         self.place.replace(&mut file)?;
         crash::passed("journal.replaced");
-        bytes += rest.len() as u64;
         self.file = file;
-        self.salt = compaction.salt;
+        self.salt = salt;
         self.bytes = bytes;
         self.base_bytes = bytes;
         self.asked = false;
+        self.retry_at_bytes = 0;
         self.dirty = false;
         Ok(())
     }
-}
-
-/// A whole new successor with these records, on disk.
-fn create(place: &Place, salt: u64, records: &[Record]) -> io::Result<(Output, u64)> {
-    let mut file = place.create()?;
-    let mut bytes = frame::head(frame::VERSION, salt).to_vec();
-    let mut written = 0;
-    for record in records {
-        let payload = record::encode(record);
-        (0..copies(record)).for_each(|_| frame::put(&mut bytes, salt, &payload));
-        if bytes.len() > 1 << 20 {
-            file.append(&bytes)?;
-            written += bytes.len() as u64;
-            bytes.clear();
-        }
-    }
-    file.append(&bytes)?;
-    file.sync()?;
-    Ok((file, written + bytes.len() as u64))
 }

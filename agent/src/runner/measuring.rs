@@ -4,16 +4,23 @@ use argosy_state::ids::{GroupId, TaskKey};
 
 use super::Runner;
 use crate::core::ContainerName;
-use crate::disk::{self, Measured};
+use crate::disk::{self, Floor, Measured};
 
 impl Runner {
+    /// From now on until the agent stops.
+    pub(super) fn begin_measuring(&self) {
+        let shared = &self.shared;
+        let floor = Floor::new(shared.paths.sandboxes(), shared.settings.disk_floor_bytes);
+        self.spawn(self.meter.clone().run(shared.inbox.clone(), floor));
+    }
+
     /// Its sandbox, with its output and all that was fetched, and what it changes of its image. What is in memory is its
     /// memory; what is on host paths is nobody's to count. The folder of the group of which it is the first, too.
     pub(super) fn measure(
         &self,
         name: ContainerName,
         key: &TaskKey,
-        limit_bytes: u64,
+        (limit_bytes, requested_bytes): (u64, u64),
         counts_nameless: bool,
         group: Option<(String, ContainerName)>,
     ) {
@@ -37,6 +44,7 @@ impl Runner {
             folders,
             group: group.map(|group| group.path().to_owned()),
             limit_bytes,
+            requested_bytes,
             leads_group,
         };
         self.meter.begin(name.instance, measured);

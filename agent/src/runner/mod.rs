@@ -186,8 +186,7 @@ impl Runner {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         };
-        let inbox = runner.shared.inbox.clone();
-        runner.spawn(runner.meter.clone().run(inbox));
+        runner.begin_measuring();
         runner.spawn(launching::watch(runner.shared.launching.clone()));
         Ok(runner)
     }
@@ -337,9 +336,13 @@ impl Containers for Runner {
                 name,
                 key,
                 limit_bytes,
+                requested_bytes,
                 counts_nameless,
                 group,
-            } => self.measure(name, &key, limit_bytes, counts_nameless, group),
+            } => {
+                let bytes = (limit_bytes, requested_bytes);
+                self.measure(name, &key, bytes, counts_nameless, group);
+            }
             Effect::Destroy { name, key } => self.destroy(name, key),
             Effect::DestroyGroup { name } => self.destroy_group(name),
             other => return Some(other),

@@ -232,6 +232,10 @@ pub(crate) struct AgentStart {
     /// How much of the disk, in per cent, is kept free of ended tasks' sandboxes and of images that nobody uses
     #[arg(long, env = "ARGOSY_AGENT_DISK_HEADROOM", value_name = "NUMBER", default_value_t = 10, value_parser = value_parser!(u64).range(0..=90))]
     pub(crate) disk_headroom: u64,
+    /// Below so much free space, the task with most on the disk beyond its request is evicted; none never evicts
+    /// [default: 5 % of the disk, at most 1GiB]
+    #[arg(long, env = "ARGOSY_AGENT_DISK_FLOOR", value_name = "SIZE", value_parser = default_bytes)]
+    pub(crate) disk_floor: Option<u64>,
     /// What keeps a task to the disk that it asks for: measured (who has more is killed), quota (a project quota of the
     /// directory's file system) or loop (a file system of its own)
     #[arg(long, env = "ARGOSY_AGENT_DISK_ENFORCEMENT", value_name = "HOW", value_enum, default_value_t = DiskEnforcementName::Measured, hide_possible_values = true)]

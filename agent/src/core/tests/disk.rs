@@ -2,6 +2,7 @@
 
 use argosy_proto::v1;
 use nix::sys::signal::Signal;
+use prost::Message as _;
 
 use super::groups::{fetched, member};
 use super::tasks::reason;
@@ -58,13 +59,14 @@ fn a_task_with_a_limit_is_measured_from_its_start_and_in_each_life_of_its_agent(
 }
 
 #[test]
-fn a_task_without_a_limit_is_not_measured() {
+fn a_task_without_a_limit_is_measured_too() {
     let mut world = World::registered();
     world.launch(1, "web");
     world.sync();
     world.quiet();
     world.started(1);
-    world.expect(&[]);
+    let measured = world.said.iter().any(|line| line == "measure 1-1-1");
+    assert!(measured, "{:?}", world.said);
 }
 
 #[test]
@@ -193,4 +195,47 @@ fn the_next_agent_measures_the_folder_of_a_group_whose_first_task_has_ended() {
     };
     next.found(2, Found::Running(fact));
     next.expect(&[&format!("measure 1-1-1 with pod 1-1-0 up to {}", 2 * MIB)]);
+}
+
+#[test]
+fn while_the_journals_disk_is_full_launches_fail_and_leave_little_and_kills_are_recorded() {
+    let mut world = World::registered();
+    world.launch(1, "web");
+    world.sync();
+    world.started(1);
+    world.feed(Input::JournalFull(true));
+    let mut large = spec("large");
+    let value = "x".repeat(100_000);
+    large.environment.insert("V".into(), value);
+    world.launch_spec(2, large);
+    world.quiet();
+    world.sync();
+    world.expect(&[]);
+    world.report();
+    let task = &world.core.facts().tasks[&instance(2)];
+    let update = task.updates.back().unwrap();
+    let told = (update.state(), update.reason());
+    assert_eq!(told, (v1::TaskState::Failed, v1::Reason::LimitDisk));
+    assert!(task.launch.encoded_len() < 1_000);
+    world.quiet();
+    world.kill(3, "web", 0);
+    world.sync();
+    world.expect(&["kill 1 in 0"]);
+}
+
+#[test]
+fn a_launch_that_finds_no_space_in_the_next_life_fails_too() {
+    let mut world = World::registered();
+    world.feed(Input::JournalFull(true));
+    world.launch(1, "web");
+    // Before its end is told: all that is on disk is the launch.
+    let mut next = world.restart_synced("boot-1");
+    next.feed(Input::JournalFull(true));
+    next.found(1, Found::NeverStarted);
+    next.register(true);
+    next.sync();
+    next.report();
+    let task = &next.core.facts().tasks[&instance(1)];
+    let update = task.updates.back().unwrap();
+    assert_eq!(update.reason(), v1::Reason::LimitDisk);
 }

@@ -9,6 +9,7 @@ mod disks;
 mod entering;
 mod executors;
 mod fetching;
+mod full_disk;
 mod groups;
 mod leftovers;
 mod limits;
@@ -81,6 +82,8 @@ cases![
     silence::who_is_attached_and_falls_silent_is_given_up_and_the_task_goes_on,
     statistics::what_passes_the_link_of_a_task_is_told_to_people_and_to_prometheus,
     statistics::what_a_task_uses_is_told_to_people_and_to_prometheus_while_it_runs,
+    full_disk::an_agent_whose_disk_is_full_runs_on_and_records_kills_and_ends,
+    full_disk::who_fills_the_disk_beyond_its_request_is_evicted_and_others_run_on,
     lives::a_task_outlives_its_agent_and_is_adopted_with_the_same_pid,
     lives::an_end_while_the_agent_was_away_is_told_truly,
     lives::an_older_release_refuses_the_journal_of_a_newer_one_and_the_tasks_run_on,

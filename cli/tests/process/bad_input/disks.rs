@@ -12,7 +12,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use super::row::{End, Outcome};
 use super::site::Site;
 use crate::cluster::{Member, clear_agent, sleepers, until, write};
-use crate::work::{Framework, Heard, signatures, task, witnessed};
+use crate::work::{Framework, Heard, task};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -67,6 +67,14 @@ impl SmallDisk {
         let made = (0..).map(|number| std::fs::File::create(folder.join(format!("{number}"))));
         let full = made.take(1_000).find_map(Result::err);
         assert!(full.is_some(), "there is room for 1,000 files");
+    }
+
+    /// Room for so many files from now on.
+    fn have_files(&self, most: u32) {
+        let room = format!("size=64m,nr_inodes={most}");
+        let nothing: Option<&str> = None;
+        let remounted = mount(nothing, &self.0, nothing, MsFlags::MS_REMOUNT, Some(&*room));
+        remounted.expect("root may mount");
     }
 
     fn empty_of_files(&self) {
@@ -273,54 +281,66 @@ async fn launched(cramped: &Cramped, spec: v1::TaskSpec) {
     .await;
 }
 
-/// An agent whose journal cannot grow stops; its tasks run on, every task that was acknowledged runs
-/// once, and with room it goes on under its old id.
+/// An agent whose journal cannot grow goes on: tasks that it is to start fail and say why, what runs runs on and can be
+/// killed, also by an agent that was started on the full disk; with room tasks are started again.
 pub(super) fn an_agents(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
     async move {
         let mut cramped = Cramped::start(site, "full-agent").await;
         let mark = format!("99{}.25", std::process::id());
-        launched(&cramped, task("survivor", &format!("exec sleep {mark}"))).await;
-        cramped.hear("survivor", v1::TaskState::Running).await;
+        for name in ["survivor", "first", "second"] {
+            // With what it requests of the disk it is not evicted.
+            let mut spec = task(name, &format!("exec sleep {mark}"));
+            spec.resources = argosy_client::resources::resources("cpus:0.1;mem:16;disk:4")
+                .expect("these are resources");
+            launched(&cramped, spec).await;
+            cramped.hear(name, v1::TaskState::Running).await;
+        }
         let sleeper = sleepers(&mark);
-        let witness = site.folder("full-agent-witness");
-        let mut acknowledged = Vec::new();
+        cramped.disk.have_files(10_000);
+        cramped.disk.fill();
         let mut number = 0;
-        let ended = until("the agent has stopped", LONG, async || {
-            cramped.disk.fill();
-            let name = format!("full-{number}");
+        until("the agent says that its disk is full", LONG, async || {
+            // Large, so that soon nothing is left but what is for kills and ends.
+            let mut spec = task(&format!("full-{number}"), "true");
+            spec.environment.insert("V".to_owned(), "x".repeat(50_000));
             number += 1;
-            // Nothing is offered of an agent that is gone.
-            let launched = cramped.launch(witnessed(&name, &witness, "true")).await;
-            acknowledged.extend(launched.map(|()| name));
-            cramped.agent.ended()
+            cramped.launch(spec).await;
+            let heard = cramped.framework.heard.lock().unwrap();
+            let mut updates = heard.updates.iter();
+            let is_refused = |one: &v1::TaskStatus| {
+                one.task_id.starts_with("full-") && one.reason() == v1::Reason::LimitDisk
+            };
+            updates.any(is_refused).then_some(())
         })
         .await;
+        assert_eq!(sleepers(&mark), sleeper, "what runs runs on");
+        drop(cramped.framework.driver.kill("first", Some(0)));
+        cramped.hear("first", v1::TaskState::Killed).await;
         let said = cramped.agent.log();
-        assert_eq!(sleepers(&mark), sleeper, "the task ended with its agent");
-        cramped.disk.empty();
         cramped.agent.kill();
         cramped.agent.start();
-        for name in &acknowledged {
-            let ended = |heard: &Heard| {
-                let states = heard.states(name);
-                let last = states.last().copied();
-                last.is_some_and(argosy_client::scheduler::is_terminal)
-                    .then_some(())
-            };
-            cramped.framework.hear(name, LONG, ended).await;
-        }
-        assert_eq!(
-            sleepers(&mark),
-            sleeper,
-            "the task did not outlive its agent"
+        drop(cramped.framework.driver.kill("second", Some(0)));
+        cramped.hear("second", v1::TaskState::Killed).await;
+        let left: Vec<_> = sleepers(&mark);
+        assert!(
+            left.len() == 1 && sleeper.contains(&left[0]),
+            "{left:?} of {sleeper:?}"
         );
-        let signed = signatures(&witness);
-        assert!(signed.values().all(|times| *times == 1), "{signed:?}");
-        assert!(!acknowledged.is_empty(), "no task was launched");
+        assert!(cramped.agent.ended().is_none(), "the agent runs");
+        cramped.disk.empty();
+        until("the agent says that there is space", LONG, async || {
+            let said = cramped.agent.log();
+            said.contains("the disk has space again").then_some(())
+        })
+        .await;
         launched(&cramped, task("after", "true")).await;
         cramped.hear("after", v1::TaskState::Finished).await;
         cramped.end(site).await;
-        outcome(site, ended, said)
+        Outcome {
+            ended: End::GoesOn,
+            said,
+            place: site.place(),
+        }
     }
     .boxed_local()
 }

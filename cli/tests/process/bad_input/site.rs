@@ -169,7 +169,11 @@ impl Site {
         let (listen, data) = (self.at(host), self.folder(name));
         let mut arguments = words(&["agent", "start", "--allow-missing-controllers"]);
         arguments.extend(words(&["--listen", &listen, "--masters", masters]));
-        arguments.extend(words(&["--resources", "cpus:32;mem:4096", "--host-path"]));
+        arguments.extend(words(&[
+            "--resources",
+            "cpus:32;mem:4096;disk:64",
+            "--host-path",
+        ]));
         arguments.extend(words(&[&self.folder("").display().to_string()]));
         arguments.extend(words(&["--data-dir", &data.display().to_string()]));
         let address = listen.parse().expect("it is an address");

@@ -669,8 +669,12 @@ pub(crate) const ROWS: &[Row] = &[
     Row {
         name: "an agent's full disk",
         does: Does::Alone(disks::an_agents),
-        ends: End::Exit(1),
-        says: ["{dir}/full-agent/journal", "No space left", "make room"],
+        ends: End::GoesOn,
+        says: [
+            "the disk of the journal is full",
+            "No space left",
+            "make room",
+        ],
         keeps: Keeps::Cluster,
     },
     Row {

@@ -1,0 +1,118 @@
+//! A journal's successor: a new file that says the same in fewer records.
+//!
+//! It is written on a thread of its own while records still go to the old file; what came meanwhile is copied behind
+//! it. Until it replaces the old file nothing depends on it: if it cannot be written, it is discarded.
+
+use std::io;
+use std::thread::JoinHandle;
+
+use argosy_isolation::crash;
+
+use super::place::{Output, Place};
+use super::seal::copies;
+use super::{frame, record};
+use crate::core::Record;
+
+/// A successor that is being written.
+#[derive(Debug)]
+pub(super) struct Compaction {
+    writing: Writing,
+    salt: u64,
+    /// Records since it began, encoded. Bounded by what is appended while the successor is written.
+    since: Vec<Vec<u8>>,
+}
+
+/// Who writes the records that it begins with.
+#[derive(Debug)]
+enum Writing {
+    Thread(JoinHandle<io::Result<(Output, u64)>>),
+    /// Memory does not block: it was written at once.
+    Written(io::Result<(Output, u64)>),
+}
+
+/// A successor with all records, synced.
+#[derive(Debug)]
+pub(super) struct Successor {
+    pub(super) file: Output,
+    pub(super) bytes: u64,
+    pub(super) salt: u64,
+}
+
+impl Compaction {
+    /// Begins a successor of a file with this salt. Without a thread there is none; the old file only goes on growing.
+    pub(super) fn begin(place: &Place, salt: u64, records: Vec<Record>) -> Option<Self> {
+        let salt = salt.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31);
+        let may_block = place.may_block();
+        let place = place.clone();
+        let write = move || {
+            let written = create(&place, salt, &records);
+            crash::passed("journal.successor-written");
+            written
+        };
+        let writing = if may_block {
+            let thread = std::thread::Builder::new().name("compaction".into());
+            Writing::Thread(thread.spawn(write).ok()?)
+        } else {
+            Writing::Written(write())
+        };
+        Some(Self {
+            writing,
+            salt,
+            since: Vec::new(),
+        })
+    }
+
+    /// Notes a record, encoded, that was appended to the old file meanwhile.
+    pub(super) fn follow(&mut self, payload: Vec<u8>) {
+        self.since.push(payload);
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        match &self.writing {
+            Writing::Thread(thread) => thread.is_finished(),
+            Writing::Written(_) => true,
+        }
+    }
+
+    /// Appends what came meanwhile, and syncs. Waits for the thread if it is not ready.
+    pub(super) fn finish(self) -> io::Result<Successor> {
+        let (mut file, bytes) = match self.writing {
+            Writing::Thread(thread) => thread.join().expect("a compaction never panics"),
+            Writing::Written(written) => written,
+        }?;
+        let mut rest = Vec::new();
+        for payload in &self.since {
+            frame::put(&mut rest, self.salt, payload);
+        }
+        file.append(&rest)?;
+        if file.is_short() {
+            // The old file has its reserve.
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        file.sync()?;
+        Ok(Successor {
+            file,
+            bytes: bytes + rest.len() as u64,
+            salt: self.salt,
+        })
+    }
+}
+
+/// A whole new successor with these records, on disk.
+pub(super) fn create(place: &Place, salt: u64, records: &[Record]) -> io::Result<(Output, u64)> {
+    let mut file = place.create()?;
+    let mut bytes = frame::head(frame::VERSION, salt).to_vec();
+    let mut written = 0;
+    for record in records {
+        let payload = record::encode(record);
+        (0..copies(record)).for_each(|_| frame::put(&mut bytes, salt, &payload));
+        if bytes.len() > 1 << 20 {
+            file.append(&bytes)?;
+            written += bytes.len() as u64;
+            bytes.clear();
+        }
+    }
+    file.append(&bytes)?;
+    file.sync()?;
+    Ok((file, written + bytes.len() as u64))
+}

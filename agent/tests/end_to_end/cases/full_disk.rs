@@ -1,0 +1,153 @@
+//! An agent whose disk is full.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use argosy_agent::Config;
+use argosy_proto::v1;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use super::volumes::with_disk;
+use super::{reason, runs, state};
+use crate::host::Host;
+use crate::master::{Master, kill, shell};
+
+/// A disk of its own for an agent's folder; gone with the value.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn of(folder: &Path) -> Self {
+        fs::create_dir_all(folder).unwrap();
+        let options = Some("size=24m,mode=0711");
+        mount(
+            Some("argosy-test"),
+            folder,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            options,
+        )
+        .unwrap();
+        Self(folder.to_owned())
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+
+    /// Until not a byte is left.
+    fn fill(&self) {
+        let mut filler = fs::File::create(self.filler()).unwrap();
+        for size in [1 << 20, 4_096, 1] {
+            while filler.write_all(&vec![1; size]).is_ok() {}
+        }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Detached: an agent that a failed test left may still be in it.
+        umount2(&self.0, MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+pub(super) async fn an_agent_whose_disk_is_full_runs_on_and_records_kills_and_ends() {
+    if !nix::unistd::geteuid().is_root() {
+        return println!("skipped: only root mounts a disk for it");
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let disk = Disk::of(&host.directory());
+    let evicts_none = |config: &mut Config| config.disk_floor_bytes = Some(0);
+    let agent = host.agent_with(master.address, evicts_none).await;
+    let (mut link, _) = master.registered(true).await;
+    for (order, task) in [(1, "killed"), (2, "adopted"), (3, "ended")] {
+        let line = "until [ -e go ]; do sleep 0.01; done; exit 3";
+        link.launch(order, shell(task, line)).await;
+        link.until(task, runs).await;
+    }
+    // Names are no blocks on this file system.
+    fs::write(host.sandbox("ended").join("go"), "").unwrap();
+    link.end_of("ended").await;
+    disk.fill();
+    let mut large = shell("large", "true");
+    large.environment = (0..40)
+        .map(|number| (format!("V{number}"), "x".repeat(10_000)))
+        .collect();
+    // Together larger than what is reserved.
+    let mut order = 3;
+    let mut refused = 0;
+    for number in 0..12 {
+        order += 1;
+        large.task_id = format!("large-{number}");
+        link.launch(order, large.clone()).await;
+        let updates = link.end_of(&large.task_id).await;
+        let last = updates.last().unwrap();
+        assert_eq!(state(last), v1::TaskState::Failed);
+        refused += u32::from(reason(last) == v1::Reason::LimitDisk);
+    }
+    assert!(refused > 5, "{refused}");
+    link.order(order + 1, kill("killed", 0)).await;
+    let updates = link.end_of("killed").await;
+    let last = updates.last().unwrap();
+    assert_eq!(state(last), v1::TaskState::Killed, "{last:?}");
+    agent.stop().await;
+
+    let agent = host.agent_with(master.address, evicts_none).await;
+    let (mut link, _) = master.registered(true).await;
+    link.order(order + 2, kill("adopted", 0)).await;
+    let updates = link.end_of("adopted").await;
+    assert_eq!(
+        state(updates.last().unwrap()),
+        v1::TaskState::Killed,
+        "{updates:?}"
+    );
+
+    fs::remove_file(disk.filler()).unwrap();
+    let noticed = async {
+        while agent.counted("argosy_agent_journal_full").await != 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    link.meanwhile(noticed).await;
+    link.launch(order + 3, shell("after", "true")).await;
+    let updates = link.end_of("after").await;
+    assert_eq!(state(updates.last().unwrap()), v1::TaskState::Finished);
+    agent.end_tasks.cancel();
+    agent.ended().await.unwrap();
+}
+
+pub(super) async fn who_fills_the_disk_beyond_its_request_is_evicted_and_others_run_on() {
+    if !nix::unistd::geteuid().is_root() {
+        return println!("skipped: only root mounts a disk for it");
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let _disk = Disk::of(&host.directory());
+    let unlimited = |config: &mut Config| {
+        config.default_disk_bytes = 0;
+        config.disk_floor_bytes = Some(4 << 20);
+    };
+    let agent = host.agent_with(master.address, unlimited).await;
+    let (mut link, _) = master.registered(true).await;
+    let writes = |mib: u32| format!("head -c {mib}M /dev/zero > file; exec sleep 600");
+    link.launch(1, with_disk(shell("within", &writes(8)), 9))
+        .await;
+    link.launch(2, shell("little", &writes(1))).await;
+    link.until("within", runs).await;
+    link.until("little", runs).await;
+    link.launch(3, shell("filler", &writes(100))).await;
+    let updates = link.end_of("filler").await;
+    let last = updates.last().unwrap();
+    assert_eq!(
+        (state(last), reason(last)),
+        (v1::TaskState::Failed, v1::Reason::LimitDisk)
+    );
+    assert!(last.text.starts_with("evicted: "), "{}", last.text);
+    assert_eq!(agent.counted("argosy_agent_disk_evictions_total").await, 1);
+    let living = agent.containers().await;
+    let running = living
+        .iter()
+        .filter(|container| container["state"] == "running");
+    assert_eq!(running.count(), 2, "{living:?}");
+    agent.end_tasks.cancel();
+    agent.ended().await.unwrap();
+}
