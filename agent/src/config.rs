@@ -143,7 +143,7 @@ pub struct Config {
     pub pids_max: u64,
     /// Memory limit of tasks that request no `mem`, in bytes; 0 means no limit.
     pub default_memory_bytes: u64,
-    /// Disk limit of tasks that request no `disk` and run in no executor, in bytes; 0 means no limit.
+    /// Disk limit of tasks, and of executors with all their tasks, that request no `disk`, in bytes; 0 means no limit.
     pub default_disk_bytes: u64,
     /// The largest file of each of a task's stdout and stderr before it is rotated, in bytes; at least 65,536.
     pub log_file_bytes: u64,

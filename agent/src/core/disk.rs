@@ -1,4 +1,4 @@
-//! What a task may have on the disk, and the end of one that has more.
+//! What a task may have on the disk, and the end of one that has more. Containers of executors: `executors/life.rs`.
 //!
 //! It is measured elsewhere (`disk`), from the start of its command and again from an agent's new life.
 
@@ -32,10 +32,17 @@ pub(crate) fn limit_bytes(spec: &v1::TaskSpec) -> Option<u64> {
 pub struct DiskDefault(pub u64);
 
 impl DiskDefault {
-    /// The disk limit of a task, in bytes. Tasks of an executor share its folder and have no default limit.
+    /// The disk limit of a task, in bytes. A task of an executor has none: the container of the executor has.
     pub(crate) fn limit_bytes(self, spec: &v1::TaskSpec) -> Option<u64> {
-        let own = (self.0 > 0 && spec.executor.is_none()).then_some(self.0);
-        limit_bytes(spec).or(own)
+        match spec.executor {
+            Some(_) => limit_bytes(spec),
+            None => self.or(limit_bytes(spec)),
+        }
+    }
+
+    /// What is requested, or else the default, in bytes.
+    pub(super) fn or(self, requested_bytes: Option<u64>) -> Option<u64> {
+        requested_bytes.or((self.0 > 0).then_some(self.0))
     }
 }
 

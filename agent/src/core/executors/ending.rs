@@ -108,7 +108,7 @@ impl Core {
         }
     }
 
-    fn is_ending(&mut self, instance: Instance) {
+    pub(super) fn is_ending(&mut self, instance: Instance) {
         let facts = self.facts.executors.get(&instance);
         if facts.is_some_and(|facts| !facts.ending) {
             let ending = ExecutorRecord::Ending { instance };

@@ -13,7 +13,7 @@ use crate::core::course::Phase;
 use crate::core::end::{End, judge};
 use crate::core::facts::{Instance, Record, StartedFact, TaskFacts};
 use crate::core::input::{Effect, Ended, How, Input, Start};
-use crate::core::{Core, Deferred, Sync};
+use crate::core::{ContainerName, Core, Deferred, Sync, disk_limit_bytes};
 use crate::inbox::ContainerView;
 
 /// The executor that a task names.
@@ -193,13 +193,46 @@ impl Core {
     pub(super) fn limit_executor(&mut self, instance: Instance) {
         let is_running = self.executors.phase(instance) == Some(Phase::Running);
         if let Some(start) = self.executor_start(instance).filter(|_| is_running) {
-            let Start { name, launch, .. } = *start;
+            let Start {
+                name, key, launch, ..
+            } = *start;
+            self.measure_executor(name, key, &launch);
             self.effects.push(Effect::Limit {
                 name,
                 launch,
                 order: None,
             });
         }
+    }
+
+    /// `launch`: its own, with the resources of its tasks.
+    fn measure_executor(&mut self, name: ContainerName, key: TaskKey, launch: &v1::LaunchOrder) {
+        let Some(spec) = launch.spec.as_ref() else {
+            return;
+        };
+        let requested_bytes = disk_limit_bytes(spec);
+        let limit_bytes = self.setup.disk_default.or(requested_bytes);
+        self.effects.push(Effect::Measure {
+            name,
+            key,
+            limit_bytes: limit_bytes.unwrap_or(u64::MAX),
+            requested_bytes: requested_bytes.unwrap_or(0),
+            counts_nameless: spec.host_paths.is_empty(),
+            group: None,
+        });
+    }
+
+    /// It is killed at once: in a grace it would only write more.
+    fn executor_over_disk(&mut self, instance: Instance, why: String) {
+        if self.executors.phase(instance) != Some(Phase::Running) {
+            return;
+        }
+        if let Some(executor) = self.executors.all.get_mut(&instance) {
+            executor.over_disk.get_or_insert(why);
+        }
+        self.is_ending(instance);
+        let grace_ms = 0;
+        self.effects.push(Effect::Kill { instance, grace_ms });
     }
 
     pub(super) fn executor_enters(&mut self, instance: Instance, phase: Phase) {
@@ -232,6 +265,9 @@ impl Core {
             Input::Lost { instance, why } if is_own(&instance) => {
                 let text = format!("its executor: {why}");
                 self.executor_ended(instance, terminated(text));
+            }
+            Input::OverDisk { instance, why } if is_own(&instance) => {
+                self.executor_over_disk(instance, why);
             }
             Input::Found { instance, found } if is_own(&instance) => {
                 self.executor_found(instance, found);
@@ -301,7 +337,12 @@ impl Core {
     pub(super) fn executor_exited(&mut self, instance: Instance, ended: &Ended) {
         let executor = self.executors.all.get(&instance);
         let text = format!("its executor has ended: {}", ended.text);
+        let over_disk = executor.and_then(|executor| executor.over_disk.as_ref());
         let end = match ended.how {
+            _ if let Some(why) = over_disk => {
+                let text = format!("its executor: {why}");
+                End::by_agent(TaskState::Failed, v1::Reason::LimitDisk, text)
+            }
             _ if executor.is_some_and(|executor| executor.is_mute) => {
                 let waited = self.setup.executor_timeout_ms / 1_000;
                 let reason = v1::Reason::ExecutorRegistrationTimeout;

@@ -77,6 +77,8 @@ struct Executor {
     subscribe_by: Option<Timestamp>,
     /// It has not subscribed in time.
     is_mute: bool,
+    /// It has more on the disk than it may: in words.
+    over_disk: Option<String>,
     /// When it is killed, if none of its tasks is wanted then.
     kill_at: Option<Timestamp>,
     is_clearing: bool,
@@ -90,6 +92,7 @@ impl Executor {
             tasks: BTreeSet::new(),
             subscribe_by: None,
             is_mute: false,
+            over_disk: None,
             kill_at: None,
             is_clearing: false,
         }

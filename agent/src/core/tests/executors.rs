@@ -171,6 +171,46 @@ fn a_task_for_an_executor_that_is_ending_waits_for_a_new_one() {
 }
 
 #[test]
+fn an_executor_may_have_on_the_disk_what_it_and_its_tasks_request() {
+    let mebibytes = |milli| v1::Resource {
+        name: "disk".into(),
+        value: Some(v1::resource::Value::ScalarMilli(milli)),
+        ..v1::Resource::default()
+    };
+    let with_disk = |task: &str, milli| {
+        let mut spec = executed(task);
+        spec.resources.push(mebibytes(milli));
+        spec
+    };
+    let mut world = World::registered();
+    world.launch_spec(1, with_disk("a", 2_000));
+    world.launch_spec(2, with_disk("b", 3_000));
+    world.sync();
+    world.sync();
+    world.expect(&["start 1-1-1"]);
+    world.started(1);
+    let up_to = |mib: u64| format!("measure 1-1-1 up to {}", mib << 20);
+    world.expect(&[&up_to(5), "limit 1-1-1 by 4", "listen 1-1-1"]);
+    world.subscribed(1, &[], &[]);
+    world.told("a", 1, 1, v1::TaskState::Finished);
+    world.report();
+    world.report();
+    let said = std::mem::take(&mut world.said);
+    assert!(said.contains(&up_to(3)), "{said:?}");
+    world.feed(Input::OverDisk {
+        instance: instance(1),
+        why: "out of disk: used 4 MiB of 3 MiB".into(),
+    });
+    world.expect(&["kill 1 in 0"]);
+    world.exited(1, How::Signal(9));
+    world.sync();
+    assert_eq!(world.last(2), (TaskState::Failed, v1::Reason::LimitDisk));
+    let task = &world.core.facts().tasks[&instance(2)];
+    let text = &task.updates.back().unwrap().text;
+    assert_eq!(text, "its executor: out of disk: used 4 MiB of 3 MiB");
+}
+
+#[test]
 fn the_end_of_an_executor_ends_its_tasks() {
     let mut world = World::executing();
     world.told("a", 1, 1, v1::TaskState::Running);

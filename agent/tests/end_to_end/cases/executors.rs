@@ -8,6 +8,7 @@ use argosy_proto::v1;
 use nix::sys::signal::{Signal, kill as signal};
 use nix::unistd::Pid;
 
+use super::volumes::with_disk;
 use super::{code, reason, runs, state};
 use crate::host::{Agent, EXECUTOR, Host, content};
 use crate::master::{Link, Master, kill, shell};
@@ -80,6 +81,28 @@ pub(super) async fn tasks_of_one_executor_share_its_container_and_it_ends_behind
     assert_eq!(code(&ended), Some(v1::exit::How::Code(3)));
     agent.is_clear().await;
     assert_eq!(places(&host), Vec::<PathBuf>::new());
+    agent.stop().await;
+}
+
+pub(super) async fn an_executor_with_more_on_the_disk_than_its_tasks_request_is_ended_with_them() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let agent = host.agent(master.address).await;
+    let (mut link, _) = master.registered(true).await;
+    let program = std::fs::metadata(host.program()).unwrap().len();
+    let program = i64::try_from(program >> 20).unwrap();
+    let idle = with_disk(task(&host, "idle", 0), program + 32);
+    link.launch(1, idle).await;
+    link.until("idle", runs).await;
+    let line = "head -c 100M /dev/zero > large; exec sleep 600";
+    let fills = with_disk(executed(shell("fills", line), executor(&host)), 32);
+    link.launch(2, fills).await;
+    for task in ["idle", "fills"] {
+        let ended = link.end_of(task).await.pop().unwrap();
+        let told = (state(&ended), reason(&ended));
+        let expected = (v1::TaskState::Failed, v1::Reason::LimitDisk);
+        assert_eq!(told, expected, "{}", ended.text);
+    }
+    agent.is_clear().await;
     agent.stop().await;
 }
 

@@ -57,6 +57,7 @@ cases![
     attaching::a_pipe_of_a_task_takes_input_and_its_end,
     attaching::what_cannot_be_attached_to_is_refused_before_anything_is_upgraded,
     executors::tasks_of_one_executor_share_its_container_and_it_ends_behind_the_last,
+    executors::an_executor_with_more_on_the_disk_than_its_tasks_request_is_ended_with_them,
     executors::an_executor_outlives_its_agent_and_takes_tasks_of_a_new_leader,
     executors::an_executor_that_is_killed_takes_its_tasks_along,
     executors::one_task_of_an_executor_is_killed_and_the_other_runs_on,
