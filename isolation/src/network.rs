@@ -13,6 +13,7 @@
 //! written down first (`records`) or follows from what is written down (`rules`), and a sweep makes both true again.
 
 pub mod cni;
+mod forwarding;
 mod host;
 mod link;
 pub mod names;

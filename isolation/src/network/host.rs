@@ -1,12 +1,9 @@
 //! What a host must be like for containers to have networks, and is made like.
 
-use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
 use super::link::Links;
-use super::namespace;
-use super::records::Records;
 use super::rules::DEVICES;
 use super::{NetworkError, Protocol, Publication, Subnet, refused};
 
@@ -26,19 +23,6 @@ pub(super) fn check_routes(subnet: Subnet) -> Result<(), NetworkError> {
         }
     }
     Ok(())
-}
-
-/// Lets the host forward packets; tells whether it forwarded none before there were containers.
-pub(super) fn switch_forwarding_on(records: &Records) -> Result<bool, NetworkError> {
-    const SETTING: &str = "net/ipv4/ip_forward";
-    let read = fs::read_to_string(format!("/proc/sys/{SETTING}"));
-    let forwards = read.map_err(refused("read the setting net.ipv4.ip_forward"))?;
-    if forwards.trim() == "0" {
-        // First the note: a crash in between leaves a host that forwards nothing, as before.
-        records.note_closed()?;
-        namespace::set(SETTING, "1").map_err(refused("set net.ipv4.ip_forward to 1"))?;
-    }
-    records.was_closed()
 }
 
 /// Publishing goes before listening: who listens there would hear nobody any more.

@@ -15,7 +15,7 @@ use super::namespace::{self, Wiring};
 use super::records::{Claimed, Published, Records};
 use super::rules::{self, DEVICES, Mapping, Table};
 use super::traffic::{self, Traffic};
-use super::{Joined, NetworkError, Publication, Settings, host, refused};
+use super::{Joined, NetworkError, Publication, Settings, forwarding, host, refused};
 use crate::crash;
 use crate::spec::ContainerId;
 
@@ -29,7 +29,7 @@ struct Shared {
     settings: Settings,
     records: Records,
     tag: String,
-    forwards_for_containers_only: bool,
+    closed_between: Vec<String>,
     /// A lock and no owner: calls come from any thread, and each is short.
     pool: Mutex<Pool>,
     /// Held while ports are recorded and their rules made: the table is made of the records when it is replaced.
@@ -68,7 +68,7 @@ impl Networks {
     /// Prepares the host: forwarding, the table, the pool. Keeps the networks of the containers that are known, whose
     /// agent was away, and forgets all others, as [`Networks::sweep`] does.
     ///
-    /// Forwarding is switched on if it is off; the table then lets nothing be forwarded but containers' packets.
+    /// Forwarding is switched on if it is off; the table then lets nothing pass between the devices of the host.
     ///
     /// # Errors
     /// If the subnet overlaps a route, `nft` is missing, or the host refuses something.
@@ -76,9 +76,11 @@ impl Networks {
         rules::is_installed().map_err(|source| NetworkError::NoNft { source })?;
         host::check_routes(settings.subnet)?;
         let records = Records::open(&settings.folder, &settings.owner)?;
+        let _alone = records.alone()?;
+        records.announce(settings.subnet)?;
         let shared = Shared {
             tag: records.tag(),
-            forwards_for_containers_only: host::switch_forwarding_on(&records)?,
+            closed_between: forwarding::switch_on(&records)?,
             settings,
             records,
             pool: Mutex::default(),
@@ -222,6 +224,8 @@ impl Networks {
         crash::passed("network.devices-removed");
         rules::apply(&rules::remove(&self.shared.tag))?;
         crash::passed("network.table-removed");
+        let _alone_on_host = self.shared.records.alone()?;
+        forwarding::switch_off(&self.shared.records)?;
         self.shared.records.clear()
     }
 }
@@ -375,7 +379,7 @@ impl Shared {
             subnet: self.settings.subnet,
             between: self.settings.between,
             denied: &self.settings.denied,
-            forwards_for_containers_only: self.forwards_for_containers_only,
+            closed_between: &self.closed_between,
             mappings: &mappings,
         };
         rules::apply(&table.script())?;

@@ -5,25 +5,24 @@
 //! addresses/10.183.0.6   -> /var/lib/argosy#                 of a namespace that waits in the pool
 //! ports/tcp-8080         -> /var/lib/argosy#c-1#10.183.0.5:80
 //! cursors/0abcd          -> 7                                where the agent with this tag looks next
-//! forwarding-cookie-4097 -> off                              a network namespace that forwarded nothing before
+//! forwarding-cookie-4097 -> off eth0 eth1                    a network namespace that forwarded nothing before, and its devices
 //! ```
 //! All are symbolic links, which the kernel makes for one of several only, and of which none is ever half-written. Empty
 //! after a boot, as are the namespaces.
 
-use std::fs;
+mod notes;
+
+use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, symlink};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 
 use super::rules::Mapping;
 use super::{NetworkError, Protocol, Subnet};
 use crate::spec::ContainerId;
-use crate::sys;
 
 /// Between the parts of a link's target; in no container's name.
 const MARK: char = '#';
@@ -58,33 +57,6 @@ pub(super) enum Claimed {
     Theirs(String),
 }
 
-/// What tells a network namespace from others.
-#[derive(Debug, Clone, Copy)]
-struct Namespace {
-    /// Never another's before the next boot. `None` before Linux 5.14.
-    cookie: Option<u64>,
-    /// Another's as soon as this one is gone.
-    inode: u64,
-}
-
-impl Namespace {
-    /// The calling thread's.
-    fn current() -> Result<Self, NetworkError> {
-        let path = Path::new("/proc/thread-self/ns/net");
-        let found = fs::metadata(path).map_err(failed("look at", path))?;
-        let socket = UnixDatagram::unbound().map_err(failed("make a socket to look at", path))?;
-        let cookie = match sys::network::namespace_cookie(socket.as_fd()) {
-            Ok(cookie) => Some(cookie),
-            Err(Errno::ENOPROTOOPT) => None,
-            Err(errno) => return Err(failed("ask for the number of", path)(errno.into())),
-        };
-        Ok(Self {
-            cookie,
-            inode: found.ino(),
-        })
-    }
-}
-
 impl Records {
     pub(super) fn open(folder: &Path, owner: &Path) -> Result<Self, NetworkError> {
         let records = Self {
@@ -113,8 +85,7 @@ impl Records {
         let cursor = self.folder.join("cursors").join(self.tag());
         let begin = fs::read_link(&cursor).ok();
         let begin = begin.and_then(|number| number.to_str()?.parse::<u32>().ok());
-        // Agents of one host that share a subnet begin far from each other.
-        let begin = begin.unwrap_or_else(|| mixed(&self.owner) % subnet.capacity());
+        let begin = begin.unwrap_or_else(|| self.first_number(subnet));
         for step in 0..subnet.capacity() {
             let number = begin.wrapping_add(step) % subnet.capacity();
             let address = subnet.address(number);
@@ -247,38 +218,33 @@ impl Records {
         remove(&self.folder.join("cursors").join(self.tag()))
     }
 
-    /// That the host forwarded nothing before an agent needed it to; kept until the next boot, as the setting is.
-    pub(super) fn note_closed(&self) -> Result<(), NetworkError> {
-        let path = self.closed()?;
-        match symlink("off", &path) {
+    /// Held by one agent of the host at a time, while it comes or goes.
+    pub(super) fn alone(&self) -> Result<Flock<File>, NetworkError> {
+        let folder = File::open(&self.folder).map_err(failed("open the folder", &self.folder))?;
+        let locked = Flock::lock(folder, FlockArg::LockExclusive);
+        locked.map_err(|(_, errno)| failed("lock the folder", &self.folder)(errno.into()))
+    }
+
+    /// Says that this agent is here, before it has taken an address.
+    pub(super) fn announce(&self, subnet: Subnet) -> Result<(), NetworkError> {
+        let path = self.folder.join("cursors").join(self.tag());
+        match symlink(self.first_number(subnet).to_string(), &path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             other => other.map_err(failed("make the link", &path)),
         }
     }
 
-    pub(super) fn was_closed(&self) -> Result<bool, NetworkError> {
-        Ok(self.closed()?.is_symlink())
+    /// Whether another agent is here.
+    pub(super) fn has_other_owners(&self) -> Result<bool, NetworkError> {
+        let path = self.folder.join("cursors");
+        let entries = fs::read_dir(&path).map_err(failed("list the folder", &path))?;
+        let own = self.tag();
+        Ok(entries.flatten().any(|entry| *entry.file_name() != *own))
     }
 
-    /// Where the note is. The setting is one of the network namespace that the agent is in; what others share this folder
-    /// is not.
-    fn closed(&self) -> Result<PathBuf, NetworkError> {
-        self.closed_in(&Namespace::current()?)
-    }
-
-    fn closed_in(&self, namespace: &Namespace) -> Result<PathBuf, NetworkError> {
-        let by_inode = self.folder.join(format!("forwarding-{}", namespace.inode));
-        let Some(cookie) = namespace.cookie else {
-            return Ok(by_inode);
-        };
-        let by_cookie = self.folder.join(format!("forwarding-cookie-{cookie}"));
-        // What an agent of an earlier build has noted is of this namespace, and must not become that of the next one.
-        match fs::rename(&by_inode, &by_cookie) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(failed("rename the link", &by_inode)(error))
-            }
-            Ok(()) | Err(_) => Ok(by_cookie),
-        }
+    /// Where it looks for a free address first. Agents of one host that share a subnet begin far from each other.
+    fn first_number(&self, subnet: Subnet) -> u32 {
+        mixed(&self.owner) % subnet.capacity()
     }
 
     fn address(&self, address: Ipv4Addr) -> PathBuf {
@@ -444,34 +410,5 @@ mod tests {
         let records = lost.of(here.path());
         records.take_address(Subnet::USUAL).unwrap();
         assert_eq!(records.lost_owners().unwrap(), [lost.owner]);
-    }
-    #[test]
-    fn a_note_on_forwarding_is_of_one_namespace_and_of_no_later_one_with_its_inode() {
-        let folder = tempfile::tempdir().unwrap();
-        let records = Records::open(folder.path(), Path::new("/a")).unwrap();
-        let namespace = |cookie| Namespace { cookie, inode: 5 };
-        let is_noted = |cookie| {
-            let path = records.closed_in(&namespace(cookie)).unwrap();
-            path.is_symlink()
-        };
-        assert!(!is_noted(Some(7)));
-        let path = records.closed_in(&namespace(None)).unwrap();
-        symlink("off", path).unwrap();
-        assert!(is_noted(None), "a kernel without cookies knows no better");
-        assert!(is_noted(Some(7)), "what an older release has left");
-        assert!(!is_noted(Some(8)), "another's, which has its inode now");
-        assert!(is_noted(Some(7)), "still");
-    }
-
-    #[test]
-    fn a_namespace_is_told_by_its_cookie_where_the_kernel_has_one() {
-        let found = Namespace::current().unwrap();
-        let again = Namespace::current().unwrap();
-        assert_eq!((found.cookie, found.inode), (again.cookie, again.inode));
-        let release = nix::sys::utsname::uname().unwrap();
-        let release = release.release().to_string_lossy().into_owned();
-        let mut numbers = release.split('.').map_while(|part| part.parse().ok());
-        let has_cookies = (numbers.next(), numbers.next()) >= (Some(5), Some(14));
-        assert_eq!(found.cookie.is_some(), has_cookies, "on Linux {release}");
     }
 }

@@ -47,8 +47,8 @@ pub(super) struct Table<'a> {
     pub(super) subnet: Subnet,
     pub(super) between: Between,
     pub(super) denied: &'a [SocketAddrV4],
-    /// Whether the host forwarded nothing before there were containers: then it shall forward nothing else now.
-    pub(super) forwards_for_containers_only: bool,
+    /// Devices of the host between which nothing is forwarded; see `forwarding`.
+    pub(super) closed_between: &'a [String],
     pub(super) mappings: &'a [Mapping],
 }
 
@@ -98,9 +98,14 @@ impl Table<'_> {
     oifname != "{DEVICES}*" ip daddr {subnet} drop
 "#
         );
-        if self.forwards_for_containers_only {
-            let all = format!("\"{DEVICES}*\"");
-            let _ = writeln!(text, "    iifname != {all} oifname != {all} drop");
+        if !self.closed_between.is_empty() {
+            let names = self.closed_between.iter();
+            let quoted: Vec<_> = names.map(|name| format!("\"{name}\"")).collect();
+            let all = format!("{{ {} }}", quoted.join(", "));
+            let _ = writeln!(
+                text,
+                "    meta nfproto ipv4 iifname {all} oifname {all} drop"
+            );
         }
         let _ = write!(
             text,
@@ -219,7 +224,7 @@ mod tests {
             subnet: Subnet::USUAL,
             between: Between::Isolated,
             denied: &[],
-            forwards_for_containers_only: false,
+            closed_between: &[],
             mappings: &[],
         }
     }
@@ -271,11 +276,12 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_forwarded_nothing_forwards_only_for_containers() {
-        let drop = "iifname != \"argo*\" oifname != \"argo*\" drop";
+    fn a_host_that_forwarded_nothing_does_not_begin_to_between_its_devices() {
+        let drop =
+            r#"meta nfproto ipv4 iifname { "eth0", "eth1" } oifname { "eth0", "eth1" } drop"#;
         assert!(!table().script().contains(drop));
         let closed = Table {
-            forwards_for_containers_only: true,
+            closed_between: &["eth0".to_owned(), "eth1".to_owned()],
             ..table()
         };
         assert!(closed.script().contains(drop));

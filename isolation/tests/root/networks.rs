@@ -16,8 +16,8 @@ use argosy_isolation::{
 
 use crate::entry::output;
 use crate::host::{
-    CALL, HOST, METADATA, OUTSIDE, PYTHON, SERVE, call, in_network_of, ip, on_a_host, quoted, run,
-    web,
+    CALL, HOST, Host, METADATA, OUTSIDE, PYTHON, SERVE, call, in_network_of, ip, on_a_host, quoted,
+    run, web,
 };
 use crate::profile::profiled;
 use crate::world::{Case, PATIENCE, World, eventually, stderr, stdout};
@@ -41,7 +41,7 @@ pub(crate) const CASES: &[Case] = &[
     ("an_agent_that_was_away_finds_networks_as_they_were", away),
     ("a_subnet_that_overlaps_a_route_is_refused", overlap),
     (
-        "a_host_that_forwarded_nothing_forwards_only_for_containers",
+        "a_host_that_forwarded_nothing_does_not_begin_to_between_its_devices",
         forwarding,
     ),
     (
@@ -432,45 +432,65 @@ fn note_on_forwarding(world: &World) -> PathBuf {
     note
 }
 
+/// A network behind a wire of its own, with this prefix of 24 bits; returns a process in it.
+fn wired(host: &mut Host, device: &str, prefix: &str) -> i32 {
+    let mut command = Command::new("unshare");
+    let beyond = command.args(["--net", "sleep", "1000"]).spawn().unwrap();
+    let process = beyond.id();
+    host.servers.push(beyond);
+    let own = fs::read_link("/proc/thread-self/ns/net").unwrap();
+    eventually("the other network begins", || {
+        let theirs = fs::read_link(format!("/proc/{process}/ns/net"));
+        theirs.is_ok_and(|theirs| theirs != own)
+    });
+    ip(&format!(
+        "link add {device} type veth peer name in netns {process}"
+    ));
+    ip(&format!("address add {prefix}.1/24 dev {device}"));
+    ip(&format!("link set {device} up"));
+    let process = process as i32;
+    let beyond = |line: &str| in_network_of(process, "ip", &line.split(' ').collect::<Vec<_>>());
+    beyond(&format!("address add {prefix}.2/24 dev in"));
+    beyond("link set in up");
+    beyond(&format!("route add default via {prefix}.1"));
+    process
+}
+
 fn forwarding() {
     on_a_host(|host| {
+        const SETTING: &str = "/proc/sys/net/ipv4/ip_forward";
+        let forwards = || fs::read_to_string(SETTING).unwrap().trim() == "1";
         let world = World::new();
-        fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
-        let networks = networks(&world);
-        // A second wire: the host now leads from one to the other, if it forwards.
-        let mut command = Command::new("unshare");
-        let beyond = command.args(["--net", "sleep", "1000"]).spawn().unwrap();
-        let process = beyond.id();
-        host.servers.push(beyond);
-        let own = fs::read_link("/proc/thread-self/ns/net").unwrap();
-        eventually("the other network begins", || {
-            let theirs = fs::read_link(format!("/proc/{process}/ns/net"));
-            theirs.is_ok_and(|theirs| theirs != own)
-        });
-        ip(&format!(
-            "link add more type veth peer name in netns {process}"
-        ));
-        ip("address add 198.51.100.1/24 dev more");
-        ip("link set more up");
-        let beyond =
-            |line: &str| in_network_of(process as i32, "ip", &line.split(' ').collect::<Vec<_>>());
-        beyond("address add 198.51.100.2/24 dev in");
-        beyond("link set in up");
-        beyond("route add default via 198.51.100.1");
+        fs::write(SETTING, "0").unwrap();
+        // The host would lead from one to the other, if it forwarded.
+        let known = wired(host, "more", "198.51.100");
         host.outside("ip", &["route", "add", "default", "via", HOST]);
         host.serve("world", 7000, true);
-        let called = || in_network_of(process as i32, PYTHON, &["-c", CALL, OUTSIDE, "7000"]);
-        assert_eq!(called().trim(), "TimeoutError");
+        let called = |from| in_network_of(from, PYTHON, &["-c", CALL, OUTSIDE, "7000"]);
+        let networks = networks(&world);
+        assert!(forwards());
+        assert_eq!(called(known).trim(), "TimeoutError");
+        // As Docker's bridge, or a VPN.
+        let later = wired(host, "later", "203.0.113");
+        assert_eq!(called(later).trim(), "world hears 203.0.113.2");
         networks.remove().unwrap();
-        assert_eq!(called().trim(), "world hears 198.51.100.2", "the control");
+        assert!(forwards(), "what has come needs it");
+        assert_eq!(
+            called(known).trim(),
+            "world hears 198.51.100.2",
+            "the control"
+        );
         // The next agent knows it by the note, also if that is of one that knew no other name for a namespace.
         let note = note_on_forwarding(&world);
         let inode = fs::metadata("/proc/thread-self/ns/net").unwrap().ino();
         fs::rename(&note, note.with_file_name(format!("forwarding-{inode}"))).unwrap();
         let networks = Networks::open(settings(&world), &BTreeSet::new()).unwrap();
         assert_eq!(note_on_forwarding(&world), note);
-        assert_eq!(called().trim(), "TimeoutError");
+        assert_eq!(called(known).trim(), "TimeoutError");
+        ip("link delete later");
         networks.remove().unwrap();
+        assert!(!forwards(), "as it was");
+        assert!(!note.is_symlink());
     });
 }
 

@@ -1,0 +1,126 @@
+//! The note that a network namespace forwarded nothing before an agent needed it to.
+
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use super::{Records, failed, remove};
+use crate::network::NetworkError;
+use crate::sys;
+
+/// What tells a network namespace from others.
+#[derive(Debug, Clone, Copy)]
+struct Namespace {
+    /// Never another's before the next boot. `None` before Linux 5.14.
+    cookie: Option<u64>,
+    /// Another's as soon as this one is gone.
+    inode: u64,
+}
+
+impl Namespace {
+    /// The calling thread's.
+    fn current() -> Result<Self, NetworkError> {
+        let path = Path::new("/proc/thread-self/ns/net");
+        let found = fs::metadata(path).map_err(failed("look at", path))?;
+        let socket = UnixDatagram::unbound().map_err(failed("make a socket to look at", path))?;
+        let cookie = match sys::network::namespace_cookie(socket.as_fd()) {
+            Ok(cookie) => Some(cookie),
+            Err(Errno::ENOPROTOOPT) => None,
+            Err(errno) => return Err(failed("ask for the number of", path)(errno.into())),
+        };
+        Ok(Self {
+            cookie,
+            inode: found.ino(),
+        })
+    }
+}
+
+impl Records {
+    /// That the host, with these devices, forwarded nothing before an agent needed it to.
+    pub(in crate::network) fn note_closed(&self, devices: &[String]) -> Result<(), NetworkError> {
+        let path = self.closed()?;
+        match symlink(format!("off {}", devices.join(" ")), &path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other.map_err(failed("make the link", &path)),
+        }
+    }
+
+    /// The devices of that note; `None` if there is no note.
+    pub(in crate::network) fn closed_between(&self) -> Result<Option<Vec<String>>, NetworkError> {
+        let path = self.closed()?;
+        match fs::read_link(&path) {
+            Ok(noted) => {
+                let noted = noted.to_string_lossy().into_owned();
+                let devices = noted.split_whitespace().skip(1);
+                Ok(Some(devices.map(str::to_owned).collect()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read the link", &path)(error)),
+        }
+    }
+
+    pub(in crate::network) fn forget_closed(&self) -> Result<(), NetworkError> {
+        remove(&self.closed()?)
+    }
+
+    /// Where the note is. The setting is one of the network namespace that the agent is in; what others share this folder
+    /// is not.
+    fn closed(&self) -> Result<PathBuf, NetworkError> {
+        self.closed_in(&Namespace::current()?)
+    }
+
+    fn closed_in(&self, namespace: &Namespace) -> Result<PathBuf, NetworkError> {
+        let by_inode = self.folder.join(format!("forwarding-{}", namespace.inode));
+        let Some(cookie) = namespace.cookie else {
+            return Ok(by_inode);
+        };
+        let by_cookie = self.folder.join(format!("forwarding-cookie-{cookie}"));
+        // What an agent of an earlier build has noted is of this namespace, and must not become that of the next one.
+        match fs::rename(&by_inode, &by_cookie) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(failed("rename the link", &by_inode)(error))
+            }
+            Ok(()) | Err(_) => Ok(by_cookie),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_on_forwarding_is_of_one_namespace_and_of_no_later_one_with_its_inode() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path(), Path::new("/a")).unwrap();
+        let namespace = |cookie| Namespace { cookie, inode: 5 };
+        let is_noted = |cookie| {
+            let path = records.closed_in(&namespace(cookie)).unwrap();
+            path.is_symlink()
+        };
+        assert!(!is_noted(Some(7)));
+        let path = records.closed_in(&namespace(None)).unwrap();
+        symlink("off", path).unwrap();
+        assert!(is_noted(None), "a kernel without cookies knows no better");
+        assert!(is_noted(Some(7)), "what an older release has left");
+        assert!(!is_noted(Some(8)), "another's, which has its inode now");
+        assert!(is_noted(Some(7)), "still");
+    }
+
+    #[test]
+    fn a_namespace_is_told_by_its_cookie_where_the_kernel_has_one() {
+        let found = Namespace::current().unwrap();
+        let again = Namespace::current().unwrap();
+        assert_eq!((found.cookie, found.inode), (again.cookie, again.inode));
+        let release = nix::sys::utsname::uname().unwrap();
+        let release = release.release().to_string_lossy().into_owned();
+        let mut numbers = release.split('.').map_while(|part| part.parse().ok());
+        let has_cookies = (numbers.next(), numbers.next()) >= (Some(5), Some(14));
+        assert_eq!(found.cookie.is_some(), has_cookies, "on Linux {release}");
+    }
+}
