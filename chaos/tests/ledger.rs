@@ -32,8 +32,8 @@ fn the_page_is_what_the_lines_add_up_to() {
     );
 }
 
-fn skip(test: &str, why: &str) {
-    println!("test ledger {test} ... SKIPPED: git history is not available: {why}");
+fn skip(why: &str) {
+    argosy_testing::skip(&format!("git history is not available: {why}"));
 }
 
 fn versions() -> Result<Vec<Version>, GitError> {
@@ -44,8 +44,8 @@ fn versions() -> Result<Vec<Version>, GitError> {
 fn no_line_that_was_ever_committed_is_changed_removed_or_moved() {
     let versions = match versions() {
         Ok(versions) => versions,
-        Err(GitError::Absent { why }) => return skip("history", &why),
-        Err(unknown @ GitError::Unknown { .. }) => return skip("history", &unknown.to_string()),
+        Err(GitError::Absent { why }) => return skip(&why),
+        Err(unknown @ GitError::Unknown { .. }) => return skip(&unknown.to_string()),
     };
     let now = lines();
     for Version { commit, text } in versions {
@@ -59,8 +59,8 @@ fn no_line_that_was_ever_committed_is_changed_removed_or_moved() {
 fn every_harness_has_a_line_that_is_new_enough() {
     let git = match Git::open(&root()) {
         Ok(git) => git,
-        Err(GitError::Absent { why }) => return skip("age", &why),
-        Err(unknown @ GitError::Unknown { .. }) => return skip("age", &unknown.to_string()),
+        Err(GitError::Absent { why }) => return skip(&why),
+        Err(unknown @ GitError::Unknown { .. }) => return skip(&unknown.to_string()),
     };
     let newest = ledger::newest(&ledger::read(&lines()).unwrap());
     let stale = ledger::stale(&newest, |commit| git.distance(commit)).unwrap();

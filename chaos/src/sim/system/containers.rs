@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 
 use super::conversation::{self, Conversation, Ear};
 use super::machine::executors::instance;
-use super::machine::{Look, Machine};
+use super::machine::{Limited, Look, Machine};
 use crate::history::{AgentFact, OrderAction};
 use crate::sim::run::{Notes, elapsed};
 
@@ -142,7 +142,7 @@ impl Scripted {
     /// The agent may die before it is told that they are in force, or that they could not be.
     fn limit(&self, name: ContainerName, launch: &v1::LaunchOrder, order: OrderIndex) {
         let outcome = match self.machine.limited_to(name.instance) {
-            Some(pids) if self.machine.between(1, 100) <= 15 => {
+            Some(Limited { pids, .. }) if self.machine.between(1, 100) <= 15 => {
                 self.machine.note_refused_limits();
                 Err(Unmet {
                     why: "the kernel would not".to_owned(),
@@ -153,7 +153,7 @@ impl Scripted {
                 })
             }
             Some(_) | None => {
-                self.machine.limit(name, launch);
+                self.machine.limit(name, launch, order);
                 Ok(())
             }
         };

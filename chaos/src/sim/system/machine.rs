@@ -12,7 +12,7 @@ use argosy_agent::core::{
 };
 use argosy_agent::journal::MemoryDisk;
 use argosy_proto::v1;
-use argosy_state::ids::{AgentId, Epoch, TaskKey, Timestamp};
+use argosy_state::ids::{AgentId, Epoch, OrderIndex, TaskKey, Timestamp};
 use argosy_state::resources::Resources;
 use argosy_state::task::CheckKind;
 
@@ -80,8 +80,16 @@ struct Container {
     /// `stop_after`, on the boot clock, and the grace behind it.
     stop_at: Option<Timestamp>,
     grace_ms: u64,
+    limited: Limited,
+}
+
+/// The limits of a container.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limited {
     /// The most processes that it may have.
-    pids: Option<u64>,
+    pub(super) pids: Option<u64>,
+    /// The order that brought them.
+    pub(super) order: OrderIndex,
 }
 
 #[derive(Debug, Clone)]
@@ -207,7 +215,10 @@ impl Machine {
             stop: None,
             stop_at: start.stop_at,
             grace_ms: grace.map_or(0, |policy| policy.grace_ms),
-            pids: pids_limit(&start.launch),
+            limited: Limited {
+                pids: pids_limit(&start.launch),
+                order: start.name.instance.order,
+            },
         };
         if inner.containers.insert(start.name, container).is_some() {
             let words = format!("{}: container {} is started twice", self.name, start.name);

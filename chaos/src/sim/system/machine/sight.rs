@@ -3,9 +3,9 @@
 use argosy_agent::core::{ContainerName, Instance};
 use argosy_agent::journal;
 use argosy_proto::v1;
-use argosy_state::ids::{AgentId, Epoch};
+use argosy_state::ids::{AgentId, Epoch, OrderIndex};
 
-use super::{Machine, Phase, pids_limit};
+use super::{Limited, Machine, Phase, pids_limit};
 use crate::history::{AgentFact, TaskFact};
 use crate::sim::system::world::COPY;
 
@@ -120,9 +120,17 @@ impl Machine {
     }
 
     /// A container has other limits from now on.
-    pub(in crate::sim::system) fn limit(&self, name: ContainerName, launch: &v1::LaunchOrder) {
+    pub(in crate::sim::system) fn limit(
+        &self,
+        name: ContainerName,
+        launch: &v1::LaunchOrder,
+        order: OrderIndex,
+    ) {
         if let Some(container) = self.inner().containers.get_mut(&name) {
-            container.pids = pids_limit(launch);
+            container.limited = Limited {
+                pids: pids_limit(launch),
+                order,
+            };
         }
     }
 
@@ -130,13 +138,13 @@ impl Machine {
         self.inner().ledger.notes.count("limits refused");
     }
 
-    /// How many processes the container of a launch may have, if it has one that runs.
-    pub(in crate::sim::system) fn limited_to(&self, instance: Instance) -> Option<Option<u64>> {
+    /// The limits of the container of a launch, if it has one that runs.
+    pub(in crate::sim::system) fn limited_to(&self, instance: Instance) -> Option<Limited> {
         let inner = self.inner();
         let mut own = inner.containers.iter().filter(|(name, container)| {
             name.instance == instance && matches!(container.phase, Phase::Running { .. })
         });
-        own.next().map(|(_, container)| container.pids)
+        own.next().map(|(_, container)| container.limited)
     }
 
     /// Notes that an agent took over what runs in a container.
