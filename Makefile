@@ -17,19 +17,20 @@ setup: ## install what building needs; RocksDB is built once a machine
 build: setup ## the executables, optimized
 	@$(ENV) cargo build --locked --release $$RELEASE_PACKAGES
 
-demo: build ## a cluster, work on it, two leaders and an agent killed, everything verified
-	@$(ENV) exec scripts/demo
+demo: setup ## a cluster, work on it, two leaders and an agent killed, everything verified
+	@$(ENV) cargo build --locked $$DEMO_PACKAGES
+	ARGOSY_BIN_DIR="$$CARGO_TARGET_DIR/debug" exec scripts/demo
 
 test: setup ## everything that must hold; includes verify
 	@$(ENV)
 	started=$$(date +%s)
-	$(STAGE) verify 120 make verify
-	$(STAGE) unit 480 make unit
-	$(STAGE) release 180 make release
-	$(STAGE) process 270 make process
-	$(STAGE) demo 90 scripts/demo
-	$(STAGE) chaos 480 make chaos
-	$(STAGE) vm 240 make test-vm
+	$(STAGE) verify 120/300 make verify
+	$(STAGE) unit 480/1080 make unit
+	$(STAGE) release 180/780 make release
+	$(STAGE) process 270/300 make process
+	$(STAGE) demo 90/90 scripts/demo
+	$(STAGE) chaos 480/1050 make chaos
+	$(STAGE) vm 240/480 make test-vm
 	$(STAGE) summary
 	printf 'all 7 stages passed, %d s\n' $$(( $$(date +%s) - started ))
 

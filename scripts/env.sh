@@ -6,5 +6,7 @@ export ARGOSY_CACHE
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$ARGOSY_CACHE/target}"
 export ROCKSDB_LIB_DIR="$ARGOSY_CACHE/rocksdb-0.19.0"
 export ROCKSDB_STATIC=1
+# What `make demo` builds, not optimized, and half of `make unit` needs, too.
+export DEMO_PACKAGES='--package argosy-cli --package argosy-frameworks'
 # What `make build` builds. Other sets of packages make cargo build shared crates again, with other features.
 export RELEASE_PACKAGES='--package argosy-cli --package argosy-frameworks --package argosy-bench'

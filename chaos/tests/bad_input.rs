@@ -37,8 +37,7 @@ fn mistakes_are_named() {
 #[test]
 fn places_that_are_not_there_are_named_before_anything_is_begun() {
     if !nix::unistd::geteuid().is_root() {
-        println!("test places ... SKIPPED: needs root");
-        return;
+        return argosy_testing::skip("needs root");
     }
     let table: &[(&str, &str)] = &[
         ("run --script /no/script", "cannot read /no/script"),

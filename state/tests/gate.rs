@@ -1,12 +1,14 @@
-//! The script that runs the stages of the gate.
+//! The scripts that run the stages of the gate and judge what was skipped.
 
 #![allow(
     clippy::unwrap_used,
     reason = "a failed expectation must panic at its line, with its values"
 )]
 
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn stage(target: &Path, arguments: &[&str]) -> Output {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -27,14 +29,14 @@ fn a_stage_over_its_budget_is_named_and_only_a_failed_or_hung_one_fails() {
     let _ = std::fs::remove_dir_all(&target);
     assert!(!stage(&target, &["summary"]).status.success(), "none yet");
     for state in ["cold", "warm"] {
-        let slow = stage(&target, &["slow", "1", "sleep", "2"]);
+        let slow = stage(&target, &["slow", "1/1", "sleep", "2"]);
         assert!(slow.status.success(), "{}", said(&slow));
         assert!(said(&slow).contains(state), "{}", said(&slow));
     }
-    let failed = stage(&target, &["failing", "9", "false"]);
+    let failed = stage(&target, &["failing", "9/9", "false"]);
     assert_eq!(failed.status.code(), Some(1));
     assert!(said(&failed).contains("repeat it with: false"));
-    let hung = stage(&target, &["hung", "1", "sleep", "60"]);
+    let hung = stage(&target, &["hung", "1/2", "sleep", "60"]);
     assert_eq!(hung.status.code(), Some(124));
     assert!(said(&hung).contains("did not end within 6 s"));
     let summary = said(&stage(&target, &["summary"]));
@@ -43,4 +45,50 @@ fn a_stage_over_its_budget_is_named_and_only_a_failed_or_hung_one_fails() {
     assert!(lines[0].starts_with("slow") && lines[0].ends_with("over its budget"));
     assert!(lines[1].starts_with("failing") && lines[1].ends_with("FAILED"));
     assert!(lines[2].starts_with("hung") && lines[2].ends_with("FAILED"));
+}
+
+/// What `scripts/skips` says of this output, and whether it passes.
+fn judged(output: &str) -> (bool, String) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut judge = Command::new(root.join("scripts/skips"))
+        .env_remove("CARGO_TARGET_DIR")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    judge
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(output.as_bytes())
+        .unwrap();
+    let ended = judge.wait_with_output().unwrap();
+    let said = [ended.stdout, ended.stderr].concat();
+    (ended.status.success(), String::from_utf8(said).unwrap())
+}
+
+#[test]
+fn a_skip_needs_a_reason_that_this_kind_of_host_may_have_and_not_more_often_than_it_may() {
+    let skip = |reason: &str| format!("test some::test ... SKIPPED: {reason}\n");
+    let (passes, said) = judged("test some::test ... ok\n");
+    assert!(passes && said.ends_with("skipped: 0 tests\n"), "{said}");
+    let kernel = skip("this kernel has no loop devices: mknod: Operation not permitted");
+    let (passes, said) = judged(&kernel);
+    assert!(passes && said.contains("\nskipped: 1 tests\n"), "{said}");
+    let (passes, said) = judged(&kernel.repeat(1_000));
+    assert!(
+        !passes && said.contains("1000 tests were skipped, at most"),
+        "{said}"
+    );
+    for reason in ["needs root because everything is broken", "it is late"] {
+        let (passes, said) = judged(&skip(reason));
+        assert!(
+            !passes && said.contains("some::test may not be skipped"),
+            "{said}"
+        );
+    }
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    let (passes, said) = judged(&skip("needs root"));
+    assert_eq!(passes, !is_root, "{said}");
 }

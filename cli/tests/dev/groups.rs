@@ -9,10 +9,11 @@ use argosy_client::Masters;
 use argosy_client::resources::resources;
 use argosy_client::scheduler::{Answer, Driver, Outcome, Scheduler, SchedulerConfig, run};
 use argosy_proto::v1;
+use argosy_testing::skip;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Cluster, PATIENCE, wait_for};
-use crate::web::{on_a_host, skip};
+use crate::web::on_a_host;
 
 /// First a group that is too large for the agent, then one that fits, of which one task is killed.
 #[derive(Default)]
@@ -127,9 +128,8 @@ fn page() -> Option<String> {
 
 #[test]
 fn the_example_of_a_group_serves_pages_and_reads_its_own_log() {
-    let name = "groups::the_example_of_a_group_serves_pages_and_reads_its_own_log";
     if !nix::unistd::geteuid().is_root() {
-        return skip(name, "needs root for a network namespace");
+        return skip("needs root");
     }
     on_a_host(|| {
         let mut cluster = Cluster::start(44, "1x1", &[]);

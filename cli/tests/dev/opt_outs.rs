@@ -8,7 +8,7 @@ const SERVE: &str =
 #[test]
 fn a_program_that_changes_its_user_runs_with_the_capabilities_that_its_agent_allows() {
     if !nix::unistd::geteuid().is_root() {
-        return;
+        return argosy_testing::skip("needs root");
     }
     let allowed = ["--allow-capabilities", "CHOWN,SETUID,SETGID"];
     let mut cluster = Cluster::start(14, "1x1", &allowed);

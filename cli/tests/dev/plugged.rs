@@ -3,22 +3,23 @@
 use std::fs;
 use std::path::Path;
 
+use argosy_testing::skip;
+
 use crate::cluster::{Cluster, wait_for};
-use crate::web::{BUSYBOX, on_a_host, page, skip};
+use crate::web::{BUSYBOX, on_a_host, page};
 
 const PLUGINS: &str = "/usr/lib/cni";
 
 #[test]
 fn a_web_server_in_a_network_of_plugins_is_reached_by_its_published_port() {
-    let name = "a_web_server_in_a_network_of_plugins_is_reached_by_its_published_port";
     if !nix::unistd::geteuid().is_root() {
-        return skip(name, "needs root");
+        return skip("needs root");
     }
     if !Path::new(BUSYBOX).exists() {
-        return skip(name, "needs /bin/busybox");
+        return skip("needs the package busybox-static");
     }
     if !Path::new(PLUGINS).join("portmap").exists() {
-        return skip(name, "needs the package containernetworking-plugins");
+        return skip("needs the package containernetworking-plugins");
     }
     on_a_host(|| {
         let folder = tempfile::tempdir().unwrap();

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use argosy_testing::skip;
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -18,12 +19,6 @@ const REGISTRY: &str = "/usr/bin/docker-registry";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// The host of the test, in a network namespace of its own.
 const HOST: &str = "10.99.99.1";
-
-pub(crate) fn skip(name: &str, reason: &str) {
-    // Past the harness, which keeps what passing tests print.
-    let line = format!("\ntest {name} ... SKIPPED: {reason}\n");
-    std::io::stdout().write_all(line.as_bytes()).unwrap();
-}
 
 /// Runs `body` in a network namespace that goes with it: a thread's children are where it is.
 pub(crate) fn on_a_host(body: impl FnOnce() + Send + 'static) {
@@ -217,12 +212,11 @@ fn nothing_is_left() {
 
 #[test]
 fn a_network_outlives_its_agent_and_goes_with_its_task() {
-    let name = "a_network_outlives_its_agent_and_goes_with_its_task";
     if !nix::unistd::geteuid().is_root() {
-        return skip(name, "needs root");
+        return skip("needs root");
     }
     if !Path::new(BUSYBOX).exists() {
-        return skip(name, "needs /bin/busybox");
+        return skip("needs the package busybox-static");
     }
     on_a_host(|| {
         let folder = tempfile::tempdir().unwrap();
@@ -262,12 +256,11 @@ fn a_network_outlives_its_agent_and_goes_with_its_task() {
 
 #[test]
 fn a_web_server_from_an_image_is_reached_and_leaves_nothing() {
-    let name = "a_web_server_from_an_image_is_reached_and_leaves_nothing";
     if !nix::unistd::geteuid().is_root() {
-        return skip(name, "needs root");
+        return skip("needs root");
     }
     if !Path::new(BUSYBOX).exists() {
-        return skip(name, "needs /bin/busybox");
+        return skip("needs the package busybox-static");
     }
     on_a_host(move || {
         let folder = tempfile::tempdir().unwrap();

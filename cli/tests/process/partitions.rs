@@ -163,10 +163,10 @@ fn in_a_network_of_its_own(test: impl AsyncFnOnce() + Send + 'static) {
 }
 
 /// Tests of partitions need to make networks.
-fn may_make_networks(test: &str) -> bool {
+fn may_make_networks() -> bool {
     let is_root = nix::unistd::geteuid().is_root();
     if !is_root {
-        println!("test {test} ... SKIPPED: needs root");
+        argosy_testing::skip("needs root");
     }
     is_root
 }
@@ -245,8 +245,7 @@ async fn knows_a_leader_again(master: &Member) {
 
 #[test]
 fn a_leader_cut_off_from_the_masters_lets_its_agents_go_within_a_second() {
-    let name = "a_leader_cut_off_from_the_masters_lets_its_agents_go_within_a_second";
-    if !may_make_networks(name) {
+    if !may_make_networks() {
         return;
     }
     in_a_network_of_its_own(async || {
@@ -287,8 +286,7 @@ fn a_leader_cut_off_from_the_masters_lets_its_agents_go_within_a_second() {
 
 #[test]
 fn a_follower_that_is_cut_off_names_no_leader_after_a_second_and_disturbs_nobody() {
-    let name = "a_follower_that_is_cut_off_names_no_leader_after_a_second_and_disturbs_nobody";
-    if !may_make_networks(name) {
+    if !may_make_networks() {
         return;
     }
     in_a_network_of_its_own(async || {

@@ -527,7 +527,7 @@ fn layer(folder: &Path) -> PathBuf {
     let (layer, programs) = (folder.join("layer"), folder.join("layer/bin"));
     fs::create_dir_all(&programs).unwrap();
     if fs::copy(BUSYBOX, programs.join("busybox")).is_err() {
-        skip(format!("needs {BUSYBOX}"));
+        skip("needs the package busybox-static".to_owned());
     }
     for tool in ["sh", "sleep"] {
         std::os::unix::fs::symlink("busybox", programs.join(tool)).unwrap();

@@ -331,7 +331,7 @@ fn caught_by_root() {
 fn catch(world: &mut World, mut spec: Spec) {
     let python = "/usr/bin/python3";
     if !std::path::Path::new(python).exists() {
-        skip(format!("needs {python}"));
+        skip("needs the package python3".to_owned());
     }
     let executable = std::env::current_exe().unwrap();
     let executable = executable.file_name().unwrap().to_str().unwrap();

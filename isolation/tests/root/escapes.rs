@@ -66,7 +66,7 @@ pub(crate) struct Bait {
 impl Bait {
     pub(crate) fn lay() -> Self {
         if !Path::new(PYTHON).exists() {
-            skip(format!("needs {PYTHON}"));
+            skip("needs the package python3".to_owned());
         }
         if std::env::consts::ARCH != "x86_64" {
             skip("the probes know the system calls of x86-64 only".to_owned());

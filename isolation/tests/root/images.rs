@@ -42,7 +42,7 @@ const LISTED: &str = "gone:\nmotd: top\ndeep/a:\ndeep/c: kept\nhome/web/file: he
 /// The folders of an image's layers, the lowest first.
 pub(crate) fn store(world: &mut World, layers: &[&[Entry<'_>]]) -> Vec<PathBuf> {
     let Ok(busybox) = fs::read(BUSYBOX) else {
-        skip(format!("needs {BUSYBOX}"));
+        skip("needs the package busybox-static".to_owned());
     };
     let links: Vec<String> = TOOLS.iter().map(|tool| format!("bin/{tool}")).collect();
     let mut base: Vec<Entry<'_>> = vec![

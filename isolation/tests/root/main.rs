@@ -111,6 +111,9 @@ fn all() -> Vec<Case> {
     .concat()
 }
 
+/// With this argument each filter must match a test: where tests are named in scripts.
+const EACH_MATCHES: &str = "--each-matches";
+
 /// What `cargo test` expects of a test program: names filter, `--list` lists.
 fn run(arguments: &[String]) -> ExitCode {
     let filters: Vec<_> = arguments
@@ -121,6 +124,12 @@ fn run(arguments: &[String]) -> ExitCode {
         |case: &&Case| filters.is_empty() || filters.iter().any(|filter| case.0.contains(*filter));
     let all = all();
     let cases: Vec<_> = all.iter().filter(wanted).collect();
+    let is_strict = arguments.iter().any(|argument| argument == EACH_MATCHES);
+    let is_vain = |filter: &&&String| !all.iter().any(|case| case.0.contains(**filter));
+    if let Some(filter) = filters.iter().find(is_vain).filter(|_| is_strict) {
+        println!("no test has a name with {filter}");
+        return ExitCode::FAILURE;
+    }
     if arguments.iter().any(|argument| argument == "--list") {
         cases.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;

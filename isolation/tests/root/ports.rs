@@ -206,7 +206,7 @@ fn tried(world: &mut World, ports: Option<&[u16]>) -> BTreeMap<String, String> {
 /// What this kernel has of all that is tried shows who may do anything.
 fn by_other_ways() {
     if !Path::new(PYTHON).exists() {
-        skip(format!("needs {PYTHON}"));
+        skip("needs the package python3".to_owned());
     }
     on_a_network(|| {
         let up = Command::new("ip")

@@ -124,7 +124,7 @@ impl Ground {
 
 fn on_a_network(test: impl FnOnce(&Ground) + Send) {
     if !Path::new(PYTHON).exists() {
-        skip(format!("needs {PYTHON}"));
+        skip("needs the package python3".to_owned());
     }
     let ended = std::thread::scope(|scope| scope.spawn(|| test(&Ground::lay())).join());
     if let Err(cause) = ended {
