@@ -7,7 +7,7 @@ use argosy_client::{AgentUplink, Connector, ConnectorConfig, Masters};
 use argosy_proto::transport::Listener;
 use argosy_proto::v1;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -60,6 +60,7 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
         api: parts.api,
         metrics: parts.metrics,
     };
+    let has_threads = matches!(parts.ground, Ground::Machine(_));
     let footing = parts.ground.stand(&config, front, &inbox)?;
     let client = AgentUplink::new(Connector::new(masters, parts.connector));
     let agent = Agent {
@@ -78,7 +79,34 @@ pub async fn run(config: Config, parts: Parts, stop: CancellationToken) -> Resul
         ending: false,
         _lock: footing.lock,
     };
-    agent.run(stop).await
+    match has_threads {
+        true => on_its_own_thread(agent, stop).await,
+        false => agent.run(stop).await,
+    }
+}
+
+/// Runs the loop and the connection to the leader on a separate thread, so that heartbeats are answered while other
+/// threads of the agent are blocked.
+async fn on_its_own_thread(agent: Agent, stop: CancellationToken) -> Result<(), RunError> {
+    let failed = |source| RunError::Thread { source };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    let (told, ended) = oneshot::channel();
+    // If the caller is dropped, the loop stops.
+    let stop = stop.child_token();
+    let _guard = stop.clone().drop_guard();
+    let run = move || {
+        let ended = runtime.block_on(agent.run(stop));
+        // Closes its connections before the caller goes on. Does not wait for look-ups of names that hang.
+        runtime.shutdown_background();
+        // Fails only if the caller was dropped.
+        let _ = told.send(ended);
+    };
+    let thread = std::thread::Builder::new().name("agent".into());
+    thread.spawn(run).map_err(failed)?;
+    ended.await.expect("the agent's loop never panics")
 }
 
 struct Agent {

@@ -65,6 +65,12 @@ pub enum RunError {
         /// Why.
         source: Fault,
     },
+    /// The thread of the agent's loop could not be started.
+    #[error("cannot start a thread: raise the limits of processes and memory")]
+    Thread {
+        /// Why.
+        source: std::io::Error,
+    },
     /// The cgroup tree could not be made.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),

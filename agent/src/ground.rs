@@ -19,10 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::core::{ContainerName, Effect, Facts, Input, Setup};
+use crate::disk::Floor;
 use crate::error::RunError;
 use crate::exec::Door;
 use crate::files::Followers;
-use crate::images::Images;
 use crate::inbox::{Asker, Event};
 use crate::journal::{self, Journal, Lock, MemoryDisk};
 use crate::paths::Paths;
@@ -197,13 +197,7 @@ fn on_machine(
             metrics: front.metrics,
         },
     );
-    tidy(
-        &mut helpers,
-        runner.images(),
-        paths,
-        asker,
-        config.sandbox_headroom_percent,
-    );
+    tidy(&mut helpers, &runner, paths, asker, config);
     Ok(Footing {
         facts: contents.facts,
         setup,
@@ -220,20 +214,23 @@ fn on_machine(
 /// Makes room now and then.
 fn tidy(
     helpers: &mut JoinSet<Result<(), RunError>>,
-    images: Option<Arc<Images>>,
+    runner: &Runner,
     paths: Paths,
     asker: Asker,
-    headroom_percent: u64,
+    config: &Config,
 ) {
-    if let Some(images) = images {
+    if let Some(images) = runner.images() {
         let keeper = asker.clone();
         helpers.spawn(async move {
             gc::run_images(images, keeper).await;
             Ok(())
         });
     }
+    let floor = Floor::new(paths.sandboxes(), config.disk_floor_bytes);
+    let headroom_percent = config.sandbox_headroom_percent;
+    let ends = runner.ends();
     helpers.spawn(async move {
-        gc::run(paths, asker, headroom_percent).await;
+        gc::run(paths, asker, headroom_percent, floor, ends).await;
         Ok(())
     });
 }

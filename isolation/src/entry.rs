@@ -32,8 +32,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::keeper::{keep, refuse};
 pub use self::probe::{Probe, ProbeKind, Scheme, Verdict};
-pub(crate) use self::terminal::make as make_terminal;
 pub use self::terminal::{USUAL_SIZE, WindowSize};
+pub(crate) use self::terminal::{make as make_terminal, peer as terminal_peer};
 use crate::handoff::Outcome;
 use crate::image::{self, Wanted};
 use crate::spec::{Program, Spec, SpecError, User};

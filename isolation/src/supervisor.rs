@@ -296,9 +296,13 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    /// It comes from init, before anything of the container's runs.
+    /// Takes the terminal that init has made, before anything of the container's runs. What init sends is written to and
+    /// resized by this process, which is root: it must be the master of a terminal, and the command's side is that
+    /// master's own.
     fn take_terminal(&mut self, sides: Vec<OwnedFd>) {
-        let Ok([master, command_side]) = <[OwnedFd; 2]>::try_from(sides) else {
+        let master = sides.into_iter().next().filter(|_| !self.executed);
+        let Some(master) = master else { return };
+        let Ok(command_side) = entry::terminal_peer(&master) else {
             return;
         };
         // Without a descriptor for it the command's output is still heard.

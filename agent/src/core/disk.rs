@@ -1,6 +1,6 @@
-//! What a task may have on the disk, and the end of one that has more. Containers of executors: `executors/life.rs`.
+//! The disk limit of a task, and the end of a task that exceeds it. Containers of executors: `executors/life.rs`.
 //!
-//! It is measured elsewhere (`disk`), from the start of its command and again from an agent's new life.
+//! Usage is measured elsewhere (`disk`), from the start of the command on, and again after a restart of the agent.
 
 use argosy_proto::v1;
 use nix::sys::signal::Signal;
@@ -32,7 +32,7 @@ pub(crate) fn limit_bytes(spec: &v1::TaskSpec) -> Option<u64> {
 pub struct DiskDefault(pub u64);
 
 impl DiskDefault {
-    /// The disk limit of a task, in bytes. A task of an executor has none: the container of the executor has.
+    /// The disk limit of a task, in bytes. A task of an executor has no default: the container of the executor has one.
     pub(crate) fn limit_bytes(self, spec: &v1::TaskSpec) -> Option<u64> {
         match spec.executor {
             Some(_) => limit_bytes(spec),
@@ -40,14 +40,14 @@ impl DiskDefault {
         }
     }
 
-    /// What is requested, or else the default, in bytes.
+    /// The requested amount, or else the default, in bytes.
     pub(super) fn or(self, requested_bytes: Option<u64>) -> Option<u64> {
         requested_bytes.or((self.0 > 0).then_some(self.0))
     }
 }
 
 impl Core {
-    /// Its command runs: what it has on the disk is measured from now on.
+    /// Starts to measure the disk usage of a task whose command runs.
     pub(super) fn measure(&mut self, instance: Instance) {
         self.measure_alone(instance);
         // The folder of its group is a part of the disk of one that an earlier life of the agent has measured.

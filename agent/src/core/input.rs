@@ -15,7 +15,7 @@ use super::limits::Unmet;
 /// Something has happened.
 #[derive(Debug)]
 pub enum Input {
-    /// The process has started and read its journal. The first input, once.
+    /// The process has started and read its journal. Comes once, before all others but [`Input::JournalFull`].
     Begin,
     /// A stream to a master is open, and the hello is said.
     Connected {

@@ -207,6 +207,7 @@ pub(crate) fn release(paths: &Paths, sandbox: &Path) -> Result<(), DiskError> {
 
 #[cfg(test)]
 mod tests {
+    use argosy_testing::skip;
     use nix::mount::{MsFlags, mount};
     use nix::sched::{CloneFlags, unshare};
 
@@ -256,11 +257,13 @@ mod tests {
     /// Why this host has no file systems for tasks, if so.
     fn impossible() -> bool {
         let why = match nix::unistd::geteuid().is_root() {
-            true => FileSystem::supported().err(),
+            true => FileSystem::supported()
+                .err()
+                .map(|why| format!("this kernel has no loop devices: {why}")),
             false => Some("needs root".to_owned()),
         };
         if let Some(why) = &why {
-            println!("SKIPPED: this kernel has no loop devices for it, or {why}");
+            skip(why);
         }
         why.is_some()
     }

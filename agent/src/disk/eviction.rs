@@ -1,32 +1,27 @@
-//! Who must go when the disk is almost full.
+//! Evicts tasks while the disk is almost full.
 //!
-//! As Kubernetes' node-pressure eviction does it: below a floor of free space the task goes that has most beyond what it
-//! requested. One that has no more than it requested is never evicted, whatever else fills the disk.
+//! Below the floor of free space the task is evicted that exceeds its request by most, as in Kubernetes' node-pressure
+//! eviction. A task within its request is never evicted, whatever else fills the disk.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::floor::{Floor, Level};
 use super::rounds::Rounds;
-use super::{Beyond, mebibytes};
+use super::{Usage, mebibytes};
 use crate::core::Instance;
-use crate::images::space;
 
-/// The floor unless told otherwise: so much of the disk, in per cent, ...
-const DEFAULT_PERCENT: u64 = 5;
-/// ... and no more than this, in bytes.
-const DEFAULT_MOST_BYTES: u64 = 1 << 30;
-/// What was evicted frees its space within this time: its sandbox is removed two rounds of garbage collection later.
+/// An evicted task has freed its space after this time: garbage collection removes its sandbox within two rounds.
 const WAIT: Duration = Duration::from_secs(90);
-/// If free space goes on shrinking, the next one goes after this time.
+/// The next task is evicted sooner, after this time, if free space goes on shrinking.
 const WAIT_WHILE_SHRINKING: Duration = Duration::from_secs(5);
 
-/// Free space below which tasks are evicted.
+/// Evictions from one disk.
 #[derive(Debug)]
-pub(crate) struct Floor {
-    /// On the disk.
-    folder: PathBuf,
-    bytes: Option<u64>,
+pub(super) struct Evictions {
+    floor: Floor,
     last: Option<Eviction>,
+    /// The level could not be read, which was logged.
+    is_blind: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -35,90 +30,115 @@ struct Eviction {
     free_bytes: u64,
 }
 
-impl Floor {
-    /// `bytes` of the disk with `folder` are to be free; `None` for the default.
-    pub(crate) fn new(folder: PathBuf, bytes: Option<u64>) -> Self {
+impl Evictions {
+    pub(super) fn new(floor: Floor) -> Self {
         Self {
-            folder,
-            bytes,
+            floor,
             last: None,
+            is_blind: false,
         }
     }
 
-    /// The task that must go now, and why; it is measured no longer.
-    pub(super) fn evicts(&mut self, rounds: &mut Rounds) -> Option<(Instance, String)> {
-        let (free, total) = space(&self.folder).ok()?;
-        let floor_bytes = self.is_due(free, total, Instant::now())?;
-        let Beyond {
+    /// The task that must end now, and why. It is no longer measured.
+    pub(super) fn next(&mut self, rounds: &mut Rounds) -> Option<(Instance, String)> {
+        let level = self.level()?;
+        let now = Instant::now();
+        if !self.is_due(level, now) {
+            return None;
+        }
+        let Usage {
             instance,
             used_bytes,
             requested_bytes,
-        } = rounds.largest_beyond_request()?;
+        } = rounds.most_above_request()?;
         self.last = Some(Eviction {
-            at: Instant::now(),
-            free_bytes: free,
+            at: now,
+            free_bytes: level.free_bytes,
         });
         rounds.end(instance);
         metrics::counter!("argosy_agent_disk_evictions_total").increment(1);
-        let [free, floor, used, requested] =
-            [free, floor_bytes, used_bytes, requested_bytes].map(mebibytes);
+        let [free, floor, used, requested] = [
+            level.free_bytes,
+            level.floor_bytes,
+            used_bytes,
+            requested_bytes,
+        ]
+        .map(mebibytes);
         let why = format!(
-            "evicted: {free} MiB of the disk were free, and {floor} MiB are to be; of all tasks it had most beyond its request: \
-             it used {used} MiB and requested {requested} MiB; request what it needs"
+            "evicted: only {free} MiB of the agent's disk were free, less than its floor of {floor} MiB, and no task exceeded its \
+             request by more: it used {used} MiB and requested {requested} MiB; request as much disk as the task needs"
         );
         tracing::warn!(?instance, why, "a task is evicted");
         Some((instance, why))
     }
 
-    /// The floor, in bytes, if less is free and the last eviction has not helped.
-    fn is_due(&self, free: u64, total: u64, now: Instant) -> Option<u64> {
-        let default = || (total / 100 * DEFAULT_PERCENT).min(DEFAULT_MOST_BYTES);
-        let floor_bytes = self.bytes.unwrap_or_else(default);
+    fn level(&mut self) -> Option<Level> {
+        match self.floor.level() {
+            Ok(level) => {
+                self.is_blind = false;
+                Some(level)
+            }
+            Err(why) => {
+                if !std::mem::replace(&mut self.is_blind, true) {
+                    tracing::error!(%why, "free space cannot be read: no task is evicted, however full the disk is");
+                }
+                None
+            }
+        }
+    }
+
+    /// Whether less is free than the floor although the last eviction has had its time.
+    fn is_due(&self, level: Level, now: Instant) -> bool {
         let waits = self.last.is_some_and(|last| {
-            let wait = match free < last.free_bytes {
+            let wait = match level.free_bytes < last.free_bytes {
                 true => WAIT_WHILE_SHRINKING,
                 false => WAIT,
             };
             now.duration_since(last.at) < wait
         });
-        (free < floor_bytes && !waits).then_some(floor_bytes)
+        level.is_below() && !waits
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
-
-    const GIB: u64 = 1 << 30;
-
-    #[test]
-    fn the_default_floor_is_small_on_small_disks_and_bounded_on_large_ones() {
-        let now = Instant::now();
-        let floor = Floor::new(PathBuf::new(), None);
-        assert_eq!(floor.is_due(GIB, 10 * GIB, now), None);
-        assert_eq!(floor.is_due(0, 100, now), Some(5));
-        assert_eq!(floor.is_due(2 * GIB, 1_000 * GIB, now), None);
-        assert_eq!(floor.is_due(GIB - 1, 1_000 * GIB, now), Some(GIB));
-        let told = Floor::new(PathBuf::new(), Some(7));
-        assert_eq!(told.is_due(6, 10, now), Some(7));
-        assert_eq!(told.is_due(7, 10, now), None);
-        let none = Floor::new(PathBuf::new(), Some(0));
-        assert_eq!(none.is_due(0, 10, now), None);
-    }
 
     #[test]
     fn the_next_eviction_waits_for_the_last_one_to_free_its_space() {
         let begun = Instant::now();
-        let mut floor = Floor::new(PathBuf::new(), Some(100));
-        floor.last = Some(Eviction {
+        let mut evictions = Evictions::new(Floor::new(PathBuf::new(), None));
+        let due = |evictions: &Evictions, free_bytes, seconds| {
+            let level = Level {
+                free_bytes,
+                total_bytes: 1_000,
+                floor_bytes: 100,
+            };
+            evictions.is_due(level, begun + Duration::from_secs(seconds))
+        };
+        assert!(due(&evictions, 99, 0) && !due(&evictions, 100, 0));
+        evictions.last = Some(Eviction {
             at: begun,
             free_bytes: 50,
         });
-        let due = |free, seconds| {
-            let now = begun + Duration::from_secs(seconds);
-            floor.is_due(free, 1_000, now).is_some()
-        };
-        assert!(!due(50, 89) && due(50, 90));
-        assert!(!due(49, 4) && due(49, 5), "it goes on shrinking");
+        assert!(!due(&evictions, 50, 89) && due(&evictions, 50, 90));
+        assert!(
+            !due(&evictions, 49, 4) && due(&evictions, 49, 5),
+            "it goes on shrinking"
+        );
+    }
+
+    #[test]
+    fn nothing_is_evicted_while_free_space_cannot_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let gone = folder.path().join("gone");
+        let mut evictions = Evictions::new(Floor::new(gone.clone(), Some(u64::MAX)));
+        assert_eq!(evictions.level(), None);
+        assert!(evictions.is_blind);
+        std::fs::create_dir(gone).unwrap();
+        assert!(evictions.level().is_some_and(Level::is_below));
+        assert!(!evictions.is_blind);
     }
 }

@@ -1,11 +1,13 @@
 //! What tasks have on the disk, and what keeps them from having more than they may.
 //!
-//! Where the operator asks for it, that is the kernel (`bounds`); else it is measured each second. One thread at a time walks through the folders of all tasks with a limit. How much it looks at in a second is bounded
-//! (`rounds`), whatever tasks make; it follows no link and crosses no mount (`walk`). Now and then it looks at files that
-//! are open but have no name any more, too (`nameless`).
+//! Where the operator asks for it, that is the kernel (`bounds`); else it is measured each second. One thread at a time
+//! walks through the folders of all tasks. How much it looks at in a second is bounded (`rounds`), whatever tasks make; it
+//! follows no link and crosses no mount (`walk`). Now and then it also looks at open files that have no name any more
+//! (`nameless`). While the disk is almost full (`floor`), tasks are evicted (`eviction`).
 
 mod bounds;
 mod eviction;
+mod floor;
 mod nameless;
 mod rounds;
 mod walk;
@@ -19,7 +21,8 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 pub(crate) use self::bounds::{Bounds, check, keeper, release, usage};
-pub(crate) use self::eviction::Floor;
+use self::eviction::Evictions;
+pub(crate) use self::floor::{Floor, Level};
 use self::rounds::Rounds;
 use crate::core::{Input, Instance};
 use crate::inbox::Event;
@@ -42,9 +45,9 @@ pub(crate) struct Measured {
     pub(crate) leads_group: bool,
 }
 
-/// A task that has more on the disk than it requested.
+/// What a task uses of the disk, and what it requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Beyond {
+struct Usage {
     instance: Instance,
     used_bytes: u64,
     requested_bytes: u64,
@@ -137,10 +140,10 @@ impl Meter {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Measures until the agent stops. What is found waits while the agent's loop has much to do.
-    /// Below the floor of free space tasks are evicted.
-    pub(crate) async fn run(self, inbox: mpsc::Sender<Event>, mut floor: Floor) {
+    /// Measures until the agent stops, and evicts below the floor. What is found waits while the agent's loop is busy.
+    pub(crate) async fn run(self, inbox: mpsc::Sender<Event>, floor: Floor) {
         let mut rounds = Rounds::default();
+        let mut evictions = Evictions::new(floor);
         let mut turn = tokio::time::interval(EVERY);
         turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -158,11 +161,11 @@ impl Meter {
                     (excess.instance, excess.to_string())
                 });
                 let mut ends: Vec<_> = found.collect();
-                ends.extend(floor.evicts(&mut rounds));
-                (rounds, floor, ends)
+                ends.extend(evictions.next(&mut rounds));
+                (rounds, evictions, ends)
             });
             let ends;
-            (rounds, floor, ends) = round.await.expect("measuring never panics");
+            (rounds, evictions, ends) = round.await.expect("measuring never panics");
             for (instance, why) in ends {
                 let input = Input::OverDisk { instance, why };
                 if inbox.send(Event::Core(input)).await.is_err() {

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::walk::{Progress, Walk};
-use super::{Beyond, Excess, Measured};
+use super::{Excess, Measured, Usage};
 use crate::core::Instance;
 
 /// What a round may cost, in entries: about a fortieth of a core.
@@ -60,15 +60,19 @@ impl Rounds {
         self.measured.is_empty()
     }
 
+    /// Begins to measure a task, or changes what is to be measured; what is known of it stays.
     pub(super) fn begin(&mut self, instance: Instance, measured: Measured) {
+        if let Some(known) = self.measured.get_mut(&instance) {
+            known.measured = measured;
+            return;
+        }
         let known = Known {
             measured,
             passes: 0,
             bytes: 0,
         };
-        if self.measured.insert(instance, known).is_none() {
-            self.small.push_back(instance);
-        }
+        self.measured.insert(instance, known);
+        self.small.push_back(instance);
     }
 
     /// Whether a folder that is measured as a part of its disk is its group's.
@@ -77,17 +81,17 @@ impl Rounds {
         measured.is_some_and(|known| known.measured.leads_group)
     }
 
-    /// The task that has the most beyond what it requested, with what it has, in bytes; `None` if none has more.
-    pub(super) fn largest_beyond_request(&self) -> Option<Beyond> {
-        let beyond = self.measured.iter().filter_map(|(instance, known)| {
+    /// The task that exceeds its request by most; `None` if all are within their requests.
+    pub(super) fn most_above_request(&self) -> Option<Usage> {
+        let above = self.measured.iter().filter_map(|(instance, known)| {
             let requested_bytes = known.measured.requested_bytes;
-            (known.bytes > requested_bytes).then_some(Beyond {
+            (known.bytes > requested_bytes).then_some(Usage {
                 instance: *instance,
                 used_bytes: known.bytes,
                 requested_bytes,
             })
         });
-        beyond.max_by_key(|beyond| beyond.used_bytes - beyond.requested_bytes)
+        above.max_by_key(|usage| usage.used_bytes - usage.requested_bytes)
     }
 
     pub(super) fn end(&mut self, instance: Instance) {
@@ -272,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_to_be_evicted_is_who_has_most_beyond_its_request() {
+    fn the_first_to_be_evicted_exceeds_its_request_by_most() {
         let world = tempfile::tempdir().unwrap();
         let mut rounds = Rounds::default();
         for (order, mib, requested) in [(1, 40, 39), (2, 5, 1), (3, 60, 64), (4, 3, 0)] {
@@ -284,19 +288,33 @@ mod tests {
             };
             rounds.begin(instance(order), measured);
         }
-        assert_eq!(
-            rounds.largest_beyond_request(),
-            None,
-            "nothing is known yet"
-        );
+        assert_eq!(rounds.most_above_request(), None, "nothing is known yet");
         assert_eq!(rounds.round(), []);
         let mut next = || {
-            let beyond = rounds.largest_beyond_request()?;
-            rounds.end(beyond.instance);
-            Some(beyond.instance.order.0)
+            let usage = rounds.most_above_request()?;
+            rounds.end(usage.instance);
+            Some(usage.instance.order.0)
         };
         let all = [next(), next(), next(), next()];
         assert_eq!(all, [Some(2), Some(4), Some(1), None]);
+    }
+
+    #[test]
+    fn what_is_known_of_a_task_stays_when_its_request_changes() {
+        let world = tempfile::tempdir().unwrap();
+        let mut rounds = Rounds::default();
+        let folder = task(world.path(), 1, 1);
+        fs::write(folder.join("0"), vec![1; 5 * MIB as usize]).unwrap();
+        rounds.begin(instance(1), may_have(&folder, u64::MAX));
+        assert_eq!(rounds.round(), []);
+        let more = Measured {
+            requested_bytes: 2 * MIB,
+            ..may_have(&folder, u64::MAX)
+        };
+        rounds.begin(instance(1), more);
+        let usage = rounds.most_above_request().unwrap();
+        assert_eq!(usage.requested_bytes, 2 * MIB);
+        assert_eq!(rounds.small, [instance(1)], "it has one turn a round");
     }
 
     #[test]

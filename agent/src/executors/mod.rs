@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use argosy_proto::v1;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
@@ -30,6 +31,8 @@ pub(crate) struct ExecutorSockets {
     inbox: mpsc::Sender<Event>,
     connections: Arc<AtomicU64>,
     open: HashMap<Instance, Open>,
+    /// The runtime of the agent's worker threads. The loop, which calls this, runs on another one.
+    threads: Handle,
 }
 
 struct Open {
@@ -46,6 +49,7 @@ impl ExecutorSockets {
             inbox,
             connections: Arc::default(),
             open: HashMap::new(),
+            threads: Handle::current(),
         }
     }
 
@@ -65,7 +69,7 @@ impl ExecutorSockets {
         self.open.insert(name.instance, open);
         let place = Place::new(self.paths.executor(name));
         // One task a socket. If it cannot be served its executor does not subscribe, and is ended for that.
-        tokio::spawn(async move {
+        self.threads.spawn(async move {
             if let Err(error) = service.run(place).await {
                 let why = crate::error::sentence(&error);
                 tracing::error!(executor = %name, why, "the socket of an executor is not served");

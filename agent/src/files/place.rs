@@ -109,7 +109,14 @@ pub(super) async fn sandbox(
 ) -> Result<Sandbox, FilesError> {
     let view = asker.task(key.clone()).await.ok_or(FilesError::Stopping)?;
     let home = &view.home;
-    let name = view.container.or_else(|| newest(&paths.task(home)));
+    let name = match view.container {
+        Some(name) => Some(name),
+        None => {
+            let task = paths.task(home);
+            let found = tokio::task::spawn_blocking(move || newest(&task)).await;
+            found.expect("listing a folder never panics")
+        }
+    };
     let Some(name) = name else {
         return Err(place.missing(format!(
             "{key} has never run here, or its sandbox was removed after an hour"

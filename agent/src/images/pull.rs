@@ -149,25 +149,24 @@ impl Puller {
     }
 
     /// Sees to it that a layer comes. Where another image's pull was joined, its failure is no verdict on
-    /// ours: that may have asked another registry.
+    /// ours: that may have asked another registry. Each of those who wait fails once by itself at most, so it ends.
     async fn layer(
         &self,
         source: &Arc<Source>,
         layer: Layer,
         progress: &watch::Sender<Progress>,
     ) -> LayerEnd {
-        let seat = self.board(Arc::clone(source), layer.clone());
-        let is_ours = seat.is_first;
-        match watched(seat, progress).await {
-            Err(fault) if !is_ours => {
-                tracing::info!(
+        loop {
+            let seat = self.board(Arc::clone(source), layer.clone());
+            let is_ours = seat.is_first;
+            match watched(seat, progress).await {
+                Err(fault) if !is_ours => tracing::info!(
                     layer = %layer.blob.digest,
                     why = crate::error::sentence(&fault),
                     "a layer that another image wants too did not come: it is asked for anew"
-                );
-                watched(self.board(Arc::clone(source), layer), progress).await
+                ),
+                end => return end,
             }
-            end => end,
         }
     }
 

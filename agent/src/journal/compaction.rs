@@ -74,6 +74,13 @@ impl Compaction {
         }
     }
 
+    /// Waits for its thread, whose file may then be removed.
+    pub(super) fn abandon(self) {
+        if let Writing::Thread(thread) = self.writing {
+            drop(thread.join().expect("a compaction never panics"));
+        }
+    }
+
     /// Appends what came meanwhile, and syncs. Waits for the thread if it is not ready.
     pub(super) fn finish(self) -> io::Result<Successor> {
         let (mut file, bytes) = match self.writing {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 
-/// Allocated behind the end of the journal, in bytes: room for the kill and the end of about 10,000 tasks.
+/// Allocated behind the end of the journal, in bytes.
 const RESERVE_BYTES: u64 = 4 * 1024 * 1024;
 /// How often a full disk is asked for space again.
 const RETRY: Duration = Duration::from_secs(1);

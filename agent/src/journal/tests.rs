@@ -364,6 +364,20 @@ fn compaction_under_load_loses_nothing_and_shrinks_the_file() {
 }
 
 #[test]
+fn a_journal_that_closes_during_a_compaction_leaves_no_successor() {
+    let folder = Folder::new();
+    let records = story(2_000);
+    let journal = folder.open();
+    for (number, record) in (1..).zip(&records) {
+        journal.request(append(number, record, Sync::Lazy));
+    }
+    journal.request(Request::Compact(facts(&records).snapshot()));
+    drop(journal);
+    assert!(!folder.next().exists());
+    assert_eq!(folder.read().facts.snapshot(), facts(&records).snapshot());
+}
+
+#[test]
 fn a_compaction_that_was_cut_off_leaves_the_old_file() {
     let folder = Folder::new();
     folder.write(&story(2));

@@ -332,8 +332,9 @@ impl Writer {
 
     fn finish(&mut self) -> Result<(), JournalError> {
         if let Some(compaction) = self.compaction.take() {
-            // The old file is complete; the new one is not needed any more.
-            let _ = compaction.finish();
+            // The old file is complete without it.
+            compaction.abandon();
+            self.place.discard();
         }
         if self.dirty {
             self.file.sync().map_err(self.failure())?;

@@ -42,6 +42,7 @@ use std::time::Duration;
 use argosy_isolation::Tree;
 use argosy_state::ids::{TaskKey, Timestamp};
 use futures::future::BoxFuture;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -51,6 +52,7 @@ use crate::core::{ContainerName, Effect, Found, Input, Instance, Start};
 use crate::disk::{Bounds, Meter};
 use crate::error::RunError;
 use crate::fetcher::{Cache, FetchSettings, Fetcher, Progress, TELL_EVERY, tell};
+use crate::gc::Ends;
 use crate::ground::Containers;
 use crate::images::Images;
 use crate::inbox::Event;
@@ -91,8 +93,11 @@ pub(crate) struct Runner {
     starts: starting::Starts,
     looks: looking::Looks,
     meter: Meter,
+    ends: Ends,
     changes: changes::Changes,
     tasks: TaskTracker,
+    /// The runtime of the agent's worker threads. The loop, which calls this, runs on another one.
+    threads: Handle,
     stop: CancellationToken,
 }
 
@@ -116,8 +121,21 @@ pub(super) struct Shared {
     /// Apart from the others, so that no container that cannot be removed keeps one from being made.
     removal_slots: Semaphore,
     fetch_slots: Semaphore,
+    /// Looking up a user may wait for a directory service.
+    user_slots: Arc<Semaphore>,
     /// To the agent's loop. When full, the container's task waits: its supervisor keeps what it says.
     inbox: mpsc::Sender<Event>,
+}
+
+/// The cache of what is fetched, if there is to be one. Opened in any case: an earlier life may have kept something.
+fn cache(config: &Config, paths: &Paths) -> Result<Option<Cache>, RunError> {
+    let (bytes, pins) = (config.fetch_cache_bytes, &config.fetch_cache_pins);
+    let cache = Cache::open(&paths.cache(), bytes, pins);
+    let cache = cache.map_err(|source| RunError::Directory {
+        path: paths.cache(),
+        source,
+    })?;
+    Ok((bytes > 0).then_some(cache))
 }
 
 impl Runner {
@@ -140,18 +158,11 @@ impl Runner {
             }
             false => (None, None),
         };
-        let (bytes, pins) = (config.fetch_cache_bytes, &config.fetch_cache_pins);
-        let cache = Cache::open(&paths.cache(), bytes, pins);
-        let cache = cache.map_err(|source| RunError::Directory {
-            path: paths.cache(),
-            source,
-        })?;
         let shared = Shared {
-            // Opened in any case: an earlier life may have kept something.
             fetcher: Fetcher::new(
                 FetchSettings::of(config),
                 unpackings,
-                (bytes > 0).then_some(cache),
+                cache(config, &paths)?,
             ),
             bridges: Arc::new(Bridges::new(
                 paths.root(),
@@ -172,6 +183,7 @@ impl Runner {
             slots: Arc::new(Semaphore::new(AT_A_TIME)),
             removal_slots: Semaphore::new(AT_A_TIME),
             fetch_slots: Semaphore::new(FETCHING),
+            user_slots: Arc::new(Semaphore::new(AT_A_TIME)),
             inbox,
         };
         let runner = Self {
@@ -182,8 +194,10 @@ impl Runner {
             starts: starting::Starts::default(),
             looks: looking::Looks::default(),
             meter: Meter::default(),
+            ends: Ends::default(),
             changes: changes::Changes::default(),
             tasks: TaskTracker::new(),
+            threads: Handle::current(),
             stop: CancellationToken::new(),
         };
         runner.begin_measuring();
@@ -194,6 +208,11 @@ impl Runner {
     /// How to reach its containers.
     pub(crate) fn controls(&self) -> Controls {
         self.controls.clone()
+    }
+
+    /// How many of its containers have ended.
+    pub(crate) fn ends(&self) -> Ends {
+        self.ends.clone()
     }
 
     /// What its containers use.
@@ -212,12 +231,13 @@ impl Runner {
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
-        self.tasks.spawn(async move {
+        let until_stop = async move {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = task => {}
             }
-        });
+        };
+        self.tasks.spawn_on(until_stop, &self.threads);
     }
 
     fn fetch(&mut self, start: Start) {
@@ -279,6 +299,7 @@ impl Runner {
         self.starts.forget(name.instance);
         self.looks.forget(name.instance);
         self.meter.end(name.instance);
+        self.ends.count();
         self.changes.forget(name.instance);
         if let Some(fetch) = self.fetches.remove(&name.instance) {
             fetch.cancel();

@@ -30,16 +30,19 @@ impl Shared {
         let begun = Instant::now();
         let sandbox = self.paths.sandbox(&start.key, start.name);
         let spec = start.launch.spec.clone().unwrap_or_default();
-        let user =
-            description::user(&spec, self.settings.profile).map_err(|error| error.to_string())?;
-        let owner = self.owner(start.holder(), user.as_ref())?;
-        crash::passed("fetch.users-taken");
-        sandbox::make(&sandbox, owner.as_ref()).map_err(|error| error.to_string())?;
-        crash::passed("fetch.sandbox-made");
+        let user = self.user(&spec).await?;
+        let (shared, holder, made) = (self.clone(), start.holder(), sandbox.clone());
+        let making = occupying(&self.slots, move || {
+            let owner = shared.owner(holder, user.as_ref())?;
+            crash::passed("fetch.users-taken");
+            sandbox::make(&made, owner.as_ref()).map_err(|error| error.to_string())?;
+            crash::passed("fetch.sandbox-made");
+            Ok::<_, String>(owner)
+        });
+        let owner = making.await?;
         if let Some(bytes) = self.bounds.bytes(&spec) {
-            self.bound(start.name, &sandbox, bytes).await?;
-            // What is seen there now is another folder.
-            sandbox::make(&sandbox, owner.as_ref()).map_err(|error| error.to_string())?;
+            self.bound(start.name, &sandbox, owner.as_ref(), bytes)
+                .await?;
         }
         crash::passed("fetch.disk-bounded");
         self.imaged.bring(&spec, start.name, meter).await?;
@@ -59,17 +62,31 @@ impl Shared {
         })
     }
 
+    /// The user that a task names.
+    async fn user(&self, spec: &v1::TaskSpec) -> Result<Option<User>, String> {
+        let (task, profile) = (spec.clone(), self.settings.profile);
+        let look_up = move || description::user(&task, profile).map_err(|error| error.to_string());
+        match spec.user.as_str() {
+            "" => look_up(),
+            // Tasks without users do not wait for these.
+            _ => occupying(&self.user_slots, look_up).await,
+        }
+    }
+
     /// Has the kernel keep what a task may have on the disk.
     async fn bound(
         self: &Arc<Self>,
         name: ContainerName,
         sandbox: &Path,
+        owner: Option<&User>,
         bytes: u64,
     ) -> Result<(), String> {
-        let (shared, sandbox) = (self.clone(), sandbox.to_owned());
+        let (shared, sandbox, owner) = (self.clone(), sandbox.to_owned(), owner.cloned());
         // As many at a time as containers.
         let bound = occupying(&self.slots, move || {
-            shared.bounds.take(name, &sandbox, bytes)
+            shared.bounds.take(name, &sandbox, bytes)?;
+            // What is seen there now is another folder.
+            sandbox::make(&sandbox, owner.as_ref()).map_err(|error| error.to_string())
         });
         bound.await
     }

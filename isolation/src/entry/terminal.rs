@@ -51,10 +51,21 @@ impl WindowSize {
 pub(crate) fn make(size: WindowSize) -> io::Result<(OwnedFd, OwnedFd)> {
     let master = open_master()?;
     unlockpt(&master)?;
-    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let command_side = ioctl_tiocgptpeer(&master, flags)?;
+    let command_side = peer(&master)?;
     size.set(&master)?;
     Ok((master, command_side))
+}
+
+/// The command's side of a terminal, by its master.
+///
+/// # Errors
+/// If this is not the master of a terminal, or is locked.
+pub(crate) fn peer(master: &OwnedFd) -> io::Result<OwnedFd> {
+    if !is_master(master.as_fd()) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    Ok(ioctl_tiocgptpeer(master, flags)?)
 }
 
 fn open_master() -> io::Result<OwnedFd> {
@@ -76,4 +87,29 @@ pub(super) fn is_master(file: BorrowedFd<'_>) -> bool {
     fstat(file).is_ok_and(|found| {
         FileType::from_raw_mode(found.st_mode).is_char_device() && found.st_rdev == device
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    #[test]
+    fn the_master_of_a_terminal_has_a_peer_and_no_other_file_has() {
+        let (master, command_side) = make(USUAL_SIZE).unwrap();
+        let mut own = File::from(peer(&master).unwrap());
+        let mut master = File::from(master);
+        master.write_all(b"typed\n").unwrap();
+        let mut typed = [0; 6];
+        own.read_exact(&mut typed).unwrap();
+        assert_eq!(&typed, b"typed\n");
+        let null = OwnedFd::from(File::open("/dev/null").unwrap());
+        let (pipe, _) = nix::unistd::pipe().unwrap();
+        for other in [command_side, null, pipe] {
+            let kind = peer(&other).map_err(|error| error.kind()).unwrap_err();
+            assert_eq!(kind, io::ErrorKind::InvalidInput);
+        }
+    }
 }

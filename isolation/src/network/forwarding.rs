@@ -9,7 +9,7 @@ use std::fs;
 
 use super::link::Links;
 use super::namespace;
-use super::records::Records;
+use super::records::{Noted, Records};
 use super::rules::DEVICES;
 use super::{NetworkError, refused};
 
@@ -22,20 +22,24 @@ pub(super) fn switch_on(records: &Records) -> Result<Vec<String>, NetworkError> 
     let forwards = read.map_err(refused("read the setting net.ipv4.ip_forward"))?;
     if forwards.trim() == "0" {
         // First the note: a crash in between leaves a host that forwards nothing, as before.
+        // Somebody may have switched it off since an earlier note: the devices count that are there now.
         records.note_closed(&devices()?)?;
         set("1")?;
     }
     match records.closed_between()? {
-        // An older release has noted no devices.
-        Some(noted) if noted.is_empty() => devices(),
-        Some(noted) => Ok(noted),
+        Some(Noted::Devices(devices)) => Ok(devices),
+        Some(Noted::Unknown) => {
+            let devices = devices()?;
+            records.note_closed(&devices)?;
+            Ok(devices)
+        }
         None => Ok(Vec::new()),
     }
 }
 
 /// The reverse, once no agent has a table any more.
 pub(super) fn switch_off(records: &Records) -> Result<(), NetworkError> {
-    let Some(noted) = records.closed_between()? else {
+    let Some(Noted::Devices(noted)) = records.closed_between()? else {
         return Ok(());
     };
     let is_known = |device: &String| noted.contains(device);

@@ -12,18 +12,26 @@
 
 mod notes;
 
+pub(super) use self::notes::Noted;
+
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::rules::Mapping;
 use super::{NetworkError, Protocol, Subnet};
 use crate::spec::ContainerId;
 
+/// How long one agent may keep the others of its host from coming and going.
+const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+/// How often a lock is tried that somebody else holds.
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 /// Between the parts of a link's target; in no container's name.
 const MARK: char = '#';
 
@@ -218,10 +226,15 @@ impl Records {
         remove(&self.folder.join("cursors").join(self.tag()))
     }
 
-    /// Held by one agent of the host at a time, while it comes or goes.
+    /// Held by one agent of the host at a time, while it comes or goes. An agent that is stopped meanwhile keeps others
+    /// waiting for [`LOCK_PATIENCE`] at most.
     pub(super) fn alone(&self) -> Result<Flock<File>, NetworkError> {
+        self.alone_within(LOCK_PATIENCE)
+    }
+
+    fn alone_within(&self, patience: Duration) -> Result<Flock<File>, NetworkError> {
         let folder = File::open(&self.folder).map_err(failed("open the folder", &self.folder))?;
-        let locked = Flock::lock(folder, FlockArg::LockExclusive);
+        let locked = lock_within(folder, patience);
         locked.map_err(|(_, errno)| failed("lock the folder", &self.folder)(errno.into()))
     }
 
@@ -239,7 +252,13 @@ impl Records {
         let path = self.folder.join("cursors");
         let entries = fs::read_dir(&path).map_err(failed("list the folder", &path))?;
         let own = self.tag();
-        Ok(entries.flatten().any(|entry| *entry.file_name() != *own))
+        for entry in entries {
+            let entry = entry.map_err(failed("list the folder", &path))?;
+            if *entry.file_name() != *own {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Where it looks for a free address first. Agents of one host that share a subnet begin far from each other.
@@ -275,6 +294,21 @@ impl Records {
             links.push((name.to_string_lossy().into_owned(), target));
         }
         Ok(links)
+    }
+}
+
+/// Locks a file within this time, or returns it with the error: [`Errno::EWOULDBLOCK`] if somebody else holds it.
+pub(super) fn lock_within(
+    mut file: File,
+    patience: Duration,
+) -> Result<Flock<File>, (File, Errno)> {
+    let deadline = Instant::now() + patience;
+    loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Err((file, Errno::EWOULDBLOCK)) if Instant::now() < deadline => file,
+            done => return done,
+        };
+        std::thread::sleep(LOCK_RETRY);
     }
 }
 
@@ -328,6 +362,27 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn an_agent_waits_for_another_one_and_not_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path(), Path::new("/a")).unwrap();
+        let other = Records::open(folder.path(), Path::new("/b")).unwrap();
+        let held = other.alone().unwrap();
+        let refused = records.alone_within(Duration::from_millis(50));
+        assert!(matches!(
+            refused,
+            Err(NetworkError::Record {
+                what: "lock the folder",
+                ..
+            })
+        ));
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| records.alone().is_ok());
+            drop(held);
+            assert!(waits.join().unwrap());
+        });
+    }
 
     fn id(name: &str) -> ContainerId {
         ContainerId::new(name).unwrap()

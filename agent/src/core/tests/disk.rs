@@ -215,7 +215,8 @@ fn while_the_journals_disk_is_full_launches_fail_and_leave_little_and_kills_are_
     let task = &world.core.facts().tasks[&instance(2)];
     let update = task.updates.back().unwrap();
     let told = (update.state(), update.reason());
-    assert_eq!(told, (v1::TaskState::Failed, v1::Reason::LimitDisk));
+    let expected = (v1::TaskState::Failed, v1::Reason::ContainerLaunchFailed);
+    assert_eq!(told, expected);
     assert!(task.launch.encoded_len() < 1_000);
     world.quiet();
     world.kill(3, "web", 0);
@@ -237,5 +238,6 @@ fn a_launch_that_finds_no_space_in_the_next_life_fails_too() {
     next.report();
     let task = &next.core.facts().tasks[&instance(1)];
     let update = task.updates.back().unwrap();
-    assert_eq!(update.reason(), v1::Reason::LimitDisk);
+    assert_eq!(update.reason(), v1::Reason::ContainerLaunchFailed);
+    assert!(update.text.contains("disk of this agent is full"));
 }

@@ -354,6 +354,57 @@ async fn the_failure_of_another_images_pull_is_no_verdict_on_a_layer_of_ours() {
 }
 
 #[tokio::test]
+async fn nor_are_the_failures_of_several() {
+    let world = World::new().await;
+    let made = web();
+    world.registry.offer("web:1", &made);
+    let path = blob_path(&made.layers[0]);
+    let (mut others, mut gates) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let other = Registry::start().await;
+        other.offer("web:1", &made);
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        let tampered = vec![0; made.layers[0].len()];
+        other.plan(
+            path.clone(),
+            [Mishap::WaitForBytes(Arc::clone(&gate), tampered)],
+        );
+        others.push(other);
+        gates.push(gate);
+    }
+    let name = |other: &Registry| format!("{}/web:1", other.address()).parse().unwrap();
+    let theirs: Vec<_> = others.iter().map(name).collect();
+    let ours = world.name("web:1");
+    // Its configuration has come: whatever it lacks now, it waits for with the others.
+    let waits = async |registry: &Registry| {
+        until(|| !registry.asked("/blobs/").is_empty()).await;
+        until(|| world.unpacker.count.load(Ordering::SeqCst) == 1).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let joins = async |name, order, before: Option<&Registry>| {
+        if let Some(before) = before {
+            waits(before).await;
+        }
+        world.obtain(name, order).await
+    };
+    // Polls them in this order: ours is the last to ask anew.
+    let (first, second, third, us, ()) = futures::join!(
+        joins(&theirs[0], 1, None),
+        joins(&theirs[1], 2, Some(&others[0])),
+        joins(&theirs[2], 3, Some(&others[1])),
+        joins(&ours, 4, Some(&others[2])),
+        async {
+            waits(&world.registry).await;
+            gates.iter().for_each(|gate| gate.add_permits(1));
+        }
+    );
+    for end in [first, second, third] {
+        assert!(end.unwrap_err().contains("tampered"));
+    }
+    assert_eq!(us.unwrap().layers.len(), 2);
+}
+
+#[tokio::test]
 async fn a_pull_goes_on_while_one_waits_and_stops_when_the_last_has_left() {
     let world = World::new().await;
     let made = MadeImage::of(vec![tar("page", &vec![7; 100_000])]);

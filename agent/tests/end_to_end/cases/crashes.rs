@@ -9,6 +9,7 @@ use argosy_isolation::{cgroup, crash};
 use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message;
 use argosy_proto::v1::order::Order;
+use argosy_testing::skip;
 use sha2::{Digest, Sha256};
 
 use super::disks::{impossible, remove_all};
@@ -374,8 +375,7 @@ fn note(report: &v1::Report, ended: &mut BTreeSet<String>) {
 async fn crash_at(step: &str, at: u32, errand: Errand) {
     let (host, mut master) = (Host::new(), Master::start().await);
     if !errand.prepare(&host) {
-        println!("SKIPPED: {step} needs an image, and there is no /bin/busybox to make it of");
-        return;
+        return skip("needs the package busybox-static");
     }
     let audit = audit(&host);
     let orders = orders(&host, errand, &Bundle::serve().await);
@@ -461,9 +461,11 @@ async fn held_at_the_end(link: &mut Link, ended: &mut BTreeSet<String>) -> Optio
 
 /// Deaths at these steps, one after the other.
 async fn crash_at_each(steps: impl Iterator<Item = &'static str>) {
-    if !crash::IS_ON || !nix::unistd::geteuid().is_root() {
-        println!("SKIPPED: needs root, and a build that can die at a step");
-        return;
+    if !crash::IS_ON {
+        return skip("this build cannot die at a step");
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return skip("needs root");
     }
     let begun = Instant::now();
     let mut lives = 0;
@@ -503,9 +505,11 @@ pub(super) async fn every_step_can_be_the_last_of_an_agent_that_fetches_or_remov
 }
 
 pub(super) async fn every_step_can_be_the_last_of_an_agent_that_makes_file_systems() {
-    if !crash::IS_ON || impossible().is_some() {
-        println!("SKIPPED: needs root, and a build that can die at a step");
-        return;
+    if !crash::IS_ON {
+        return skip("this build cannot die at a step");
+    }
+    if let Some(why) = impossible() {
+        return skip(&why);
     }
     for step in OF_FILE_SYSTEMS {
         eprintln!("a death at {step}");

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use argosy_proto::v1;
 use argosy_proto::v1::from_agent::Message;
 use argosy_proto::v1::order::Order;
+use argosy_testing::skip;
 
 use super::crashes::{audit, groups};
 use super::runs;
@@ -155,7 +156,7 @@ fn held_open(agent: &Process, host: &Host) -> Audit {
 
 pub(super) async fn launches_kills_and_dying_agents_leave_nothing() {
     if !nix::unistd::geteuid().is_root() {
-        println!("SKIPPED: needs root");
+        skip("needs root");
         return;
     }
     let seed = std::env::var("ARGOSY_SEED")

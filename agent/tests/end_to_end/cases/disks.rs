@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use argosy_agent::{Config, DiskEnforcement, IsolationMode};
 use argosy_isolation::disk::FileSystem;
 use argosy_proto::v1;
+use argosy_testing::skip;
 
 use super::crashes::audit;
 use super::groups::member;
@@ -26,7 +27,8 @@ pub(super) fn impossible() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("needs root".to_owned());
     }
-    FileSystem::supported().err()
+    let why = FileSystem::supported().err()?;
+    Some(format!("this kernel has no loop devices: {why}"))
 }
 
 /// What removing sandboxes does with their file systems: nobody waits for their hour here.
@@ -55,7 +57,7 @@ async fn ends_with(path: &Path, words: &str) {
 
 pub(super) async fn a_task_that_fills_its_file_system_goes_on_and_so_it_does_with_the_next_agent() {
     if let Some(why) = impossible() {
-        return println!("SKIPPED: this kernel has no loop devices for it, or {why}");
+        return skip(&why);
     }
     let (host, mut master) = (Host::new(), Master::start().await);
     let audit = audit(&host);
@@ -102,7 +104,7 @@ pub(super) async fn a_task_that_fills_its_file_system_goes_on_and_so_it_does_wit
 
 pub(super) async fn what_is_fetched_has_to_fit_into_the_same_file_system() {
     if let Some(why) = impossible() {
-        return println!("SKIPPED: this kernel has no loop devices for it, or {why}");
+        return skip(&why);
     }
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent_with(master.address, looped).await;
@@ -128,11 +130,11 @@ pub(super) async fn what_is_fetched_has_to_fit_into_the_same_file_system() {
 
 pub(super) async fn what_a_task_changes_of_its_image_fills_the_same_file_system() {
     if let Some(why) = impossible() {
-        return println!("SKIPPED: this kernel has no loop devices for it, or {why}");
+        return skip(&why);
     }
     let (host, mut master) = (Host::new(), Master::start().await);
     if !layout::write(&host.layouts()) {
-        return println!("SKIPPED: there is no /bin/busybox to make an image of");
+        return skip("there is no /bin/busybox to make an image of");
     }
     let audit = audit(&host);
     let agent = host.agent_with(master.address, looped).await;
@@ -159,7 +161,7 @@ pub(super) async fn what_a_task_changes_of_its_image_fills_the_same_file_system(
 
 pub(super) async fn the_folder_of_a_group_is_on_the_file_system_of_its_first_task() {
     if let Some(why) = impossible() {
-        return println!("SKIPPED: this kernel has no loop devices for it, or {why}");
+        return skip(&why);
     }
     let (host, mut master) = (Host::new(), Master::start().await);
     let audit = audit(&host);
@@ -210,9 +212,7 @@ pub(super) async fn an_agent_is_refused_disks_that_its_host_cannot_keep_small() 
         return;
     }
     if argosy_isolation::disk::project::supported(host.folder.path()).is_ok() {
-        return println!(
-            "SKIPPED: this kernel has no file system without quotas for temporary files"
-        );
+        return skip("this kernel has no file system without quotas for temporary files");
     }
     let quotas = |config: &mut Config| config.disk_enforcement = DiskEnforcement::Quota;
     let agent = host.agent_with(master.address, quotas).await;

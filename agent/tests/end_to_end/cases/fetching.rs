@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use argosy_proto::v1;
+use argosy_testing::skip;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -137,7 +138,7 @@ impl Tracer {
 
 pub(super) async fn a_file_that_is_kept_is_on_the_disk_before_it_has_its_name() {
     if !nix::unistd::geteuid().is_root() {
-        println!("SKIPPED: needs root");
+        skip("needs root");
         return;
     }
     let (host, mut master) = (Host::new(), Master::start().await);

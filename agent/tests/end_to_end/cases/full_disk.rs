@@ -2,16 +2,18 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use argosy_agent::Config;
 use argosy_proto::v1;
+use argosy_testing::skip;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::volumes::with_disk;
 use super::{reason, runs, state};
 use crate::host::Host;
-use crate::master::{Master, kill, shell};
+use crate::master::{Link, Master, kill, shell};
 
 /// A disk of its own for an agent's folder; gone with the value.
 struct Disk(PathBuf);
@@ -51,9 +53,28 @@ impl Drop for Disk {
     }
 }
 
+/// Launches tasks with this much in their environments. Returns how many of them were refused for want of space.
+async fn refused(link: &mut Link, orders: Range<u64>, environment_bytes: usize) -> usize {
+    let mut refused = 0;
+    for order in orders {
+        let mut spec = shell(&format!("task-{order}"), "true");
+        spec.environment = (0..environment_bytes / 10_000)
+            .map(|number| (format!("V{number}"), "x".repeat(10_000)))
+            .collect();
+        link.launch(order, spec.clone()).await;
+        let updates = link.end_of(&spec.task_id).await;
+        let last = updates.last().unwrap();
+        assert_eq!(state(last), v1::TaskState::Failed);
+        let is_refused = reason(last) == v1::Reason::ContainerLaunchFailed
+            && last.text.contains("the disk of this agent is full");
+        refused += usize::from(is_refused);
+    }
+    refused
+}
+
 pub(super) async fn an_agent_whose_disk_is_full_runs_on_and_records_kills_and_ends() {
     if !nix::unistd::geteuid().is_root() {
-        return println!("skipped: only root mounts a disk for it");
+        return skip("needs root");
     }
     let (host, mut master) = (Host::new(), Master::start().await);
     let disk = Disk::of(&host.directory());
@@ -69,23 +90,15 @@ pub(super) async fn an_agent_whose_disk_is_full_runs_on_and_records_kills_and_en
     fs::write(host.sandbox("ended").join("go"), "").unwrap();
     link.end_of("ended").await;
     disk.fill();
-    let mut large = shell("large", "true");
-    large.environment = (0..40)
-        .map(|number| (format!("V{number}"), "x".repeat(10_000)))
-        .collect();
     // Together larger than what is reserved.
-    let mut order = 3;
-    let mut refused = 0;
-    for number in 0..12 {
-        order += 1;
-        large.task_id = format!("large-{number}");
-        link.launch(order, large.clone()).await;
-        let updates = link.end_of(&large.task_id).await;
-        let last = updates.last().unwrap();
-        assert_eq!(state(last), v1::TaskState::Failed);
-        refused += u32::from(reason(last) == v1::Reason::LimitDisk);
-    }
-    assert!(refused > 5, "{refused}");
+    let large = refused(&mut link, 4..16, 400_000).await;
+    assert!(large > 5, "{large}");
+    let before = agent.counted("argosy_agent_journal_reserve_bytes").await;
+    assert_eq!(refused(&mut link, 16..36, 0).await, 20);
+    let after = agent.counted("argosy_agent_journal_reserve_bytes").await;
+    let each = (before - after) / 20;
+    assert!(each < 1_000, "a refused launch takes {each} bytes");
+    let order = 35;
     link.order(order + 1, kill("killed", 0)).await;
     let updates = link.end_of("killed").await;
     let last = updates.last().unwrap();
@@ -118,7 +131,7 @@ pub(super) async fn an_agent_whose_disk_is_full_runs_on_and_records_kills_and_en
 
 pub(super) async fn who_fills_the_disk_beyond_its_request_is_evicted_and_others_run_on() {
     if !nix::unistd::geteuid().is_root() {
-        return println!("skipped: only root mounts a disk for it");
+        return skip("needs root");
     }
     let (host, mut master) = (Host::new(), Master::start().await);
     let _disk = Disk::of(&host.directory());

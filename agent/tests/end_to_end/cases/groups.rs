@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
+use argosy_testing::skip;
 
 use super::volumes::with_disk;
 use super::{on_a_host_of_its_own, reason, runs, state};
@@ -121,7 +122,7 @@ pub(super) async fn tasks_of_a_group_that_is_alone_hear_each_other() {
     if nix::unistd::geteuid().is_root() {
         talk(Mode::None(v1::NoNetwork {})).await;
     } else {
-        println!("SKIPPED: needs root");
+        skip("needs root");
     }
 }
 

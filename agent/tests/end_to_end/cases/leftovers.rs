@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use argosy_proto::v1;
 use argosy_proto::v1::network::Mode;
+use argosy_testing::skip;
 
 use super::disks::{impossible, looped, remove_all};
 use super::volumes::with_disk;
@@ -44,10 +45,10 @@ impl Drop for Frozen<'_> {
 
 pub(super) async fn an_orphan_that_does_not_end_keeps_no_agent_from_its_work() {
     if let Some(why) = impossible() {
-        return println!("SKIPPED: this kernel has no loop devices for it, or {why}");
+        return skip(&why);
     }
     if !Path::new("/usr/sbin/fsfreeze").exists() {
-        return println!("SKIPPED: needs the package util-linux");
+        return skip("needs the package util-linux");
     }
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent_with(master.address, looped).await;

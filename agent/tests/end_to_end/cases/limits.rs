@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use argosy_agent::Config;
 use argosy_proto::v1;
+use argosy_testing::skip;
 
 use super::{reason, runs, state};
 use crate::host::{Agent, Host, content};
@@ -85,7 +86,7 @@ pub(super) async fn a_task_that_asks_for_no_memory_has_the_agents_default() {
         let end = updates.last().unwrap();
         assert_eq!(reason(end), v1::Reason::LimitMemory, "{}", end.text);
     } else {
-        println!("SKIPPED: needs the cgroup controller memory");
+        skip("needs the cgroup controller memory");
     }
     agent.is_clear().await;
     agent.stop().await;

@@ -1,6 +1,7 @@
 //! The cases; each is a sentence about the agent.
 
 mod attaching;
+mod blocked;
 mod checks;
 mod compaction;
 mod crashes;
@@ -28,6 +29,7 @@ use std::pin::Pin;
 use std::process::Command;
 
 use argosy_proto::v1;
+use argosy_testing::skip;
 use nix::sched::{CloneFlags, unshare};
 
 pub(crate) use self::compaction::{VERB as JOURNAL, writer as write_journal};
@@ -147,6 +149,8 @@ cases![
     links::a_list_names_what_is_held_and_strays_are_ended,
     links::a_shutdown_ends_everything_and_comes_back_as_another,
     links::a_leader_that_freezes_is_left_for_the_next_without_a_missed_heartbeat,
+    blocked::heartbeats_go_on_while_all_other_threads_of_an_agent_are_blocked,
+    blocked::a_task_whose_host_path_hangs_holds_up_no_other,
 ];
 
 /// How many times as long as usual tests are, where somebody wants so.
@@ -157,11 +161,11 @@ pub(crate) fn length() -> u32 {
 /// In a network namespace of the test's own, which becomes a host of containers.
 async fn on_a_host_of_its_own<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     if !nix::unistd::geteuid().is_root() {
-        return println!("SKIPPED: needs root");
+        return skip("needs root");
     }
     let needed = ["/usr/sbin/nft", "/usr/sbin/ip", "/usr/bin/python3"];
     if needed.iter().any(|program| !Path::new(program).exists()) {
-        return println!("SKIPPED: needs the packages nftables, iproute2 and python3");
+        return skip("needs the packages nftables, iproute2 and python3");
     }
     let host = std::thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();

@@ -3,6 +3,7 @@
 use argosy_agent::TaskAllow;
 use argosy_proto::v1;
 use argosy_state::task::{Capability, OptOuts};
+use argosy_testing::skip;
 
 use super::{code, reason, state};
 use crate::host::{Host, content};
@@ -27,7 +28,7 @@ fn asking(task: &str, capabilities: &[&str]) -> v1::TaskSpec {
 
 pub(super) async fn a_task_is_let_off_what_its_agent_allows_and_no_more() {
     if !nix::unistd::geteuid().is_root() {
-        return;
+        return skip("needs root");
     }
     let (host, mut master) = (Host::new(), Master::start().await);
     let allowed = OptOuts {
@@ -65,7 +66,7 @@ pub(super) async fn a_task_is_let_off_what_its_agent_allows_and_no_more() {
 
 pub(super) async fn a_limit_that_this_host_cannot_keep_is_refused_in_words() {
     if !nix::unistd::geteuid().is_root() {
-        return;
+        return skip("needs root");
     }
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
@@ -111,7 +112,7 @@ fn connecting(task: &str, port: u16) -> v1::TaskSpec {
 
 pub(super) async fn a_task_does_not_reach_the_api_of_its_agent() {
     if !nix::unistd::geteuid().is_root() {
-        return;
+        return skip("needs root");
     }
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;

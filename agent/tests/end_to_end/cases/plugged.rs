@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use argosy_proto::v1;
+use argosy_testing::skip;
 
 use super::{reason, runs, state};
 use crate::host::{Host, content};
@@ -105,7 +106,7 @@ fn is_root() -> bool {
 
 pub(super) async fn a_task_is_in_the_network_that_plugins_make_and_they_take_it_back() {
     if !is_root() {
-        return;
+        return skip("needs root");
     }
     let (plugs, mut master) = (Plugs::new(), Master::start().await);
     let agent = plugs.0.agent(master.address).await;
@@ -131,7 +132,7 @@ pub(super) async fn a_task_is_in_the_network_that_plugins_make_and_they_take_it_
 
 pub(super) async fn a_network_that_cannot_be_made_fails_its_task_in_words() {
     if !is_root() {
-        return;
+        return skip("needs root");
     }
     let (plugs, mut master) = (Plugs::new(), Master::start().await);
     let agent = plugs.0.agent(master.address).await;
@@ -159,7 +160,7 @@ pub(super) async fn a_network_that_cannot_be_made_fails_its_task_in_words() {
 
 pub(super) async fn the_next_agent_has_plugins_take_back_what_an_earlier_one_had_them_give() {
     if !is_root() {
-        return;
+        return skip("needs root");
     }
     let (plugs, mut master) = (Plugs::new(), Master::start().await);
     let first = plugs.0.process(master.address);

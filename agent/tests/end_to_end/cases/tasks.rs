@@ -309,7 +309,8 @@ pub(super) async fn a_task_out_of_time_fails() {
 pub(super) async fn a_task_without_a_leader_stops_itself() {
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
-    let (mut link, _) = master.registered(true).await;
+    let (mut link, hello) = master.link().await;
+    link.register_with(&hello, true, 200).await;
     let spec = v1::TaskSpec {
         stop_after_ms: 1_000,
         ..shell("t", "echo up > up; sleep 60")
@@ -330,7 +331,7 @@ pub(super) async fn a_task_without_a_leader_stops_itself() {
     while away.elapsed().as_millis() < 1_500 {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    link.register(&hello, true).await;
+    link.register_with(&hello, true, 200).await;
     let updates = link.end_of("t").await;
     let last = updates.last().unwrap();
     assert_eq!(

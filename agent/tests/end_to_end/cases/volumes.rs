@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use argosy_agent::Config;
 use argosy_proto::v1;
 use argosy_proto::v1::task_volume::Source;
+use argosy_testing::skip;
 
 use super::{code, reason, runs, state};
 use crate::host::{Agent, Host, content};
@@ -61,7 +62,7 @@ async fn finish(agent: Agent) {
 
 pub(super) async fn a_task_has_its_volumes_and_its_secret_is_nowhere_else() {
     if !is_root() {
-        return println!("skipped: only root mounts volumes");
+        return skip("needs root");
     }
     let canary = format!(
         "canary-{}-{:?}",
@@ -102,7 +103,7 @@ pub(super) async fn a_task_has_its_volumes_and_its_secret_is_nowhere_else() {
 
 pub(super) async fn a_secret_that_an_agent_has_not_fails_the_task_in_words() {
     if !is_root() {
-        return println!("skipped: only root mounts volumes");
+        return skip("needs root");
     }
     let (host, mut master) = (Host::new(), Master::start().await);
     let folder = secrets(&host, "x");
@@ -199,7 +200,7 @@ pub(super) async fn a_task_that_asks_for_no_disk_has_the_agents_default() {
 
 pub(super) async fn a_file_without_a_name_counts_too() {
     if !is_root() {
-        return println!("skipped: without root a task may have no control group");
+        return skip("needs root");
     }
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;
@@ -215,7 +216,7 @@ pub(super) async fn a_file_without_a_name_counts_too() {
 
 pub(super) async fn one_file_that_reaches_the_limit_is_the_end_of_its_task() {
     if !is_root() {
-        return println!("skipped: the limit of a file is part of full isolation");
+        return skip("needs root");
     }
     let (host, mut master) = (Host::new(), Master::start().await);
     let agent = host.agent(master.address).await;

@@ -308,7 +308,8 @@ pub(super) fn an_agents(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
             let heard = cramped.framework.heard.lock().unwrap();
             let mut updates = heard.updates.iter();
             let is_refused = |one: &v1::TaskStatus| {
-                one.task_id.starts_with("full-") && one.reason() == v1::Reason::LimitDisk
+                one.task_id.starts_with("full-")
+                    && one.message.contains("the disk of this agent is full")
             };
             updates.any(is_refused).then_some(())
         })

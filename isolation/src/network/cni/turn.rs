@@ -10,15 +10,14 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 
+use crate::network::records::lock_within;
 use crate::sys;
 
-/// How often it is looked whether the plugin of an earlier agent has ended.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long one may take to end that was killed.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -30,24 +29,19 @@ impl Turn {
     pub(super) fn take(path: &Path, patience: Duration) -> io::Result<Self> {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false);
-        let mut file = options.open(path)?;
-        let mut deadline = Instant::now() + patience;
-        let mut killed = false;
-        loop {
-            file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(held) => return Ok(Self(held)),
-                Err((file, Errno::EWOULDBLOCK)) => file,
-                Err((_, errno)) => return Err(errno.into()),
-            };
-            if Instant::now() < deadline {
-                std::thread::sleep(LOOK_AGAIN);
-            } else if killed {
-                return Err(io::ErrorKind::TimedOut.into());
-            } else {
-                kill_readers(path)?;
-                (killed, deadline) = (true, Instant::now() + END_PATIENCE);
+        let file = options.open(path)?;
+        let locked = lock_within(file, patience).or_else(|(file, errno)| {
+            if errno != Errno::EWOULDBLOCK {
+                return Err(io::Error::from(errno));
             }
-        }
+            kill_readers(path)?;
+            let locked = lock_within(file, END_PATIENCE);
+            locked.map_err(|(_, errno)| match errno {
+                Errno::EWOULDBLOCK => io::ErrorKind::TimedOut.into(),
+                errno => errno.into(),
+            })
+        });
+        locked.map(Self)
     }
 
     /// The standard input of a plugin that is told this.

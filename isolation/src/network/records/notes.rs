@@ -3,13 +3,13 @@
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use super::{Records, failed, remove};
+use super::{Records, failed, remove, replace};
 use crate::network::NetworkError;
 use crate::sys;
 
@@ -40,25 +40,34 @@ impl Namespace {
     }
 }
 
-impl Records {
-    /// That the host, with these devices, forwarded nothing before an agent needed it to.
-    pub(in crate::network) fn note_closed(&self, devices: &[String]) -> Result<(), NetworkError> {
-        let path = self.closed()?;
-        match symlink(format!("off {}", devices.join(" ")), &path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            other => other.map_err(failed("make the link", &path)),
+/// The devices of a host that forwarded nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::network) enum Noted {
+    Devices(Vec<String>),
+    /// An earlier release noted none.
+    Unknown,
+}
+
+impl Noted {
+    fn parse(target: &str) -> Self {
+        match target.strip_prefix("off ") {
+            Some(devices) => Self::Devices(devices.split_whitespace().map(str::to_owned).collect()),
+            None => Self::Unknown,
         }
+    }
+}
+
+impl Records {
+    /// Notes that the host, with these devices, forwarded nothing before an agent needed it to. Replaces an earlier note.
+    pub(in crate::network) fn note_closed(&self, devices: &[String]) -> Result<(), NetworkError> {
+        replace(&self.closed()?, &format!("off {}", devices.join(" ")))
     }
 
     /// The devices of that note; `None` if there is no note.
-    pub(in crate::network) fn closed_between(&self) -> Result<Option<Vec<String>>, NetworkError> {
+    pub(in crate::network) fn closed_between(&self) -> Result<Option<Noted>, NetworkError> {
         let path = self.closed()?;
         match fs::read_link(&path) {
-            Ok(noted) => {
-                let noted = noted.to_string_lossy().into_owned();
-                let devices = noted.split_whitespace().skip(1);
-                Ok(Some(devices.map(str::to_owned).collect()))
-            }
+            Ok(noted) => Ok(Some(Noted::parse(&noted.to_string_lossy()))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed("read the link", &path)(error)),
         }
@@ -92,7 +101,26 @@ impl Records {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
+
+    #[test]
+    fn the_newest_note_counts_and_one_without_devices_is_not_that_of_an_older_release() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path(), Path::new("/a")).unwrap();
+        assert_eq!(records.closed_between().unwrap(), None);
+        symlink("off", records.closed().unwrap()).unwrap();
+        assert_eq!(records.closed_between().unwrap(), Some(Noted::Unknown));
+        for devices in [&["eth0", "eth1"][..], &[]] {
+            let devices: Vec<_> = devices.iter().map(|name| (*name).to_owned()).collect();
+            records.note_closed(&devices).unwrap();
+            let noted = records.closed_between().unwrap();
+            assert_eq!(noted, Some(Noted::Devices(devices)));
+        }
+        records.forget_closed().unwrap();
+        assert_eq!(records.closed_between().unwrap(), None);
+    }
 
     #[test]
     fn a_note_on_forwarding_is_of_one_namespace_and_of_no_later_one_with_its_inode() {

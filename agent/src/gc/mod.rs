@@ -1,38 +1,70 @@
-//! Removes sandboxes of ended tasks and the folders of their groups, after an hour, beyond the newest thousand and one by
-//! one while the disk is too full; the hand-off folders of containers that are gone; and images that nobody holds while
-//! the disk is too full.
+//! Removes sandboxes of ended tasks and the folders of their groups: after an hour, and all but the newest thousand; the
+//! oldest one each round while less of the disk is free than the headroom; all of them below the disk's floor. Removes
+//! the hand-off folders of containers that are gone, and images that nobody holds while the disk is too full.
 //!
 //! Follows no link and crosses no mount. Folders go in rounds, away from launches: some file systems make
 //! new files slowly next to ones just deleted.
 
+mod removal;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use argosy_isolation::crash;
 use argosy_isolation::disposal::remove_folder;
+use tokio::sync::Notify;
 
 use crate::core::ContainerName;
-use crate::disk::release;
-use crate::images::{Images, space};
+use crate::disk::{Floor, Level};
+use crate::images::Images;
 use crate::inbox::Asker;
 use crate::paths::Paths;
+use removal::remove;
 
 /// How long a sandbox is kept after its task ended.
 const KEEP: Duration = Duration::from_secs(3_600);
 /// How many sandboxes of ended tasks are kept at most.
 const KEEP_NEWEST: usize = 1_000;
-/// How often sandboxes are looked through.
+/// How often sandboxes are looked through, unless many containers end.
 const EVERY: Duration = Duration::from_secs(30);
+/// After so many containers have ended, sandboxes are looked through at once.
+const MANY_ENDED: usize = KEEP_NEWEST;
+
+/// Counts containers that end between two rounds. Cheap to clone; all clones are the same.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ends(Arc<(AtomicUsize, Notify)>);
+
+impl Ends {
+    /// One more.
+    pub(crate) fn count(&self) {
+        let (count, many) = &*self.0;
+        if count.fetch_add(1, Ordering::Relaxed) + 1 == MANY_ENDED {
+            many.notify_one();
+        }
+    }
+
+    /// Returns as soon as there are many.
+    async fn many(&self) {
+        self.0.1.notified().await;
+    }
+
+    fn begin_again(&self) {
+        self.0.0.store(0, Ordering::Relaxed);
+    }
+}
 
 /// Whether there is as much room on the disk as is to be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Room {
     Enough,
+    /// Less is free than the headroom.
     Short,
+    /// Less is free than the floor: tasks are evicted.
+    Critical,
 }
 
 /// What is known of ended sandboxes. Their ages begin anew with each start of the agent.
@@ -43,8 +75,8 @@ struct Keeper {
 
 impl Keeper {
     /// Which of `present` are to go now. `live` are those of tasks that have not ended, and of groups of such: these keep the
-    /// sandbox of their first task, too, as a part of whose disk their folder counts. For want of room the oldest goes,
-    /// but none that has ended since the last time: somebody may still be reading what it said.
+    /// sandbox of their first task, too, as a part of whose disk their folder counts. For want of room the oldest goes, or
+    /// all; but none that has ended since the last round: somebody may still be reading its output.
     fn judge(
         &mut self,
         now: Instant,
@@ -67,16 +99,23 @@ impl Keeper {
             .map(|(name, path)| (former.get(&path).copied().unwrap_or(now), name, path))
             .collect();
         aged.sort_by(|a, b| b.cmp(a));
+        // Rounds may come faster while many containers end.
+        let has_been_there = |since: Instant| now.duration_since(since) >= EVERY / 2;
         let oldest = match room {
-            Room::Enough => None,
-            Room::Short => aged.last().filter(|(since, ..)| *since < now).cloned(),
+            Room::Enough | Room::Critical => None,
+            Room::Short => aged.last().filter(|(since, ..)| has_been_there(*since)),
         };
+        let oldest = oldest.map(|(_, _, path)| path.clone());
+        let is_critical = room == Room::Critical;
         let mut leaving = Vec::new();
         for (at, (since, _, path)) in aged.into_iter().enumerate() {
-            let is_oldest = oldest
-                .as_ref()
-                .is_some_and(|(_, _, oldest)| *oldest == path);
-            if at >= KEEP_NEWEST || now.duration_since(since) >= KEEP || is_oldest {
+            let is_oldest = oldest.as_ref() == Some(&path);
+            let is_unaffordable = is_critical && has_been_there(since);
+            if at >= KEEP_NEWEST
+                || now.duration_since(since) >= KEEP
+                || is_oldest
+                || is_unaffordable
+            {
                 leaving.push(path.clone());
             }
             self.ended.insert(path, since);
@@ -85,8 +124,15 @@ impl Keeper {
     }
 }
 
-/// Runs until the agent stops. Sandboxes go for want of room when less than `headroom_percent` of the disk is free.
-pub(crate) async fn run(paths: Paths, asker: Asker, headroom_percent: u64) {
+/// Runs until the agent stops. Sandboxes go for want of room when less of the disk is free than `headroom_percent` or the
+/// floor.
+pub(crate) async fn run(
+    paths: Paths,
+    asker: Asker,
+    headroom_percent: u64,
+    floor: Floor,
+    ends: Ends,
+) {
     let emptied = paths.clone();
     let cleared = tokio::task::spawn_blocking(move || {
         clear_emptied(&emptied.sandboxes());
@@ -97,11 +143,15 @@ pub(crate) async fn run(paths: Paths, asker: Asker, headroom_percent: u64) {
     let mut turn = tokio::time::interval(EVERY);
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        turn.tick().await;
+        tokio::select! {
+            _ = turn.tick() => {}
+            () = ends.many() => {}
+        }
+        ends.begin_again();
         // Listed before it is asked who lives: what is made in between is not listed.
-        let listed = paths.clone();
+        let (listed, floor) = (paths.clone(), floor.clone());
         let list = move || {
-            let room = room(&listed.sandboxes(), headroom_percent);
+            let room = room(&floor, headroom_percent);
             let mut present = below(&listed.sandboxes());
             // A group's folder goes as the sandbox of its last task does.
             present.extend(below(&listed.groups()));
@@ -119,7 +169,7 @@ pub(crate) async fn run(paths: Paths, asker: Asker, headroom_percent: u64) {
         let leaving = keeper.judge(Instant::now(), room, present, &live);
         let removed_from = paths.clone();
         let removing = move || {
-            leaving.iter().for_each(|path| remove(&removed_from, path));
+            remove(&removed_from, leaving);
             for (_, path) in folders.iter().filter(|(name, _)| !known.contains(name)) {
                 // Tried again in the next round.
                 let _ = remove_folder(path);
@@ -132,20 +182,21 @@ pub(crate) async fn run(paths: Paths, asker: Asker, headroom_percent: u64) {
 }
 
 /// Without an answer nothing is removed for want of room.
-fn room(folder: &Path, headroom_percent: u64) -> Room {
-    match space(folder) {
-        Ok((free, total)) => judge_room(free, total, headroom_percent),
+fn room(floor: &Floor, headroom_percent: u64) -> Room {
+    match floor.level() {
+        Ok(level) => judge_room(level, headroom_percent),
         Err(error) => {
-            tracing::warn!(path = %folder.display(), why = %error, "how full the disk is cannot be told");
+            tracing::warn!(why = %error, "free space cannot be read: no sandbox is removed for want of it");
             Room::Enough
         }
     }
 }
 
-/// `free` and `total` in bytes.
-fn judge_room(free: u64, total: u64, headroom_percent: u64) -> Room {
-    let wanted = u128::from(total) * u128::from(headroom_percent.min(100));
-    if u128::from(free) * 100 < wanted {
+fn judge_room(level: Level, headroom_percent: u64) -> Room {
+    let wanted = u128::from(level.total_bytes) * u128::from(headroom_percent.min(100));
+    if level.is_below() {
+        Room::Critical
+    } else if u128::from(level.free_bytes) * 100 < wanted {
         Room::Short
     } else {
         Room::Enough
@@ -213,73 +264,8 @@ fn folders(path: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-fn remove(paths: &Paths, path: &Path) {
-    if let Err(error) = release(paths, path) {
-        let why = crate::error::sentence(&error);
-        tracing::warn!(path = %path.display(), why, "what bounds a sandbox's disk cannot be removed");
-        return;
-    }
-    crash::passed("gc.disk-released");
-    if has_mounts(path) {
-        tracing::warn!(path = %path.display(), "a sandbox holds a mount and is not removed");
-        return;
-    }
-    // Beside it: which of its files hold which bytes of the output. Seldom there.
-    for beside in ["output", "output.draft"] {
-        match fs::remove_file(path.with_extension(beside)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(path = %path.display(), why = %error, "a sandbox's record cannot be removed");
-                return;
-            }
-            Ok(()) | Err(_) => {}
-        }
-    }
-    crash::passed("gc.record-removed");
-    if let Err(error) = remove_folder(path) {
-        tracing::warn!(path = %path.display(), why = %error, "a sandbox cannot be removed");
-        return;
-    }
-    crash::passed("gc.sandbox-removed");
-    // The task's folder, and its framework's, go with their last sandbox; while others are there it fails.
-    for parent in path.ancestors().skip(1).take(2) {
-        if fs::remove_dir(parent).is_err() {
-            break;
-        }
-        crash::passed("gc.parent-removed");
-    }
-}
-
-fn has_mounts(path: &Path) -> bool {
-    // Without the list nothing is certain, so nothing is removed.
-    let Ok(mounts) = fs::read_to_string("/proc/self/mountinfo") else {
-        return true;
-    };
-    mounts_below(&mounts, path)
-}
-
-fn mounts_below(mountinfo: &str, path: &Path) -> bool {
-    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
-    points
-        .map(unescape)
-        .any(|point| Path::new(&point).starts_with(path))
-}
-
-/// Spaces and the like are written as octal numbers there.
-fn unescape(text: &str) -> String {
-    let codes = [
-        ("\\040", " "),
-        ("\\011", "\t"),
-        ("\\012", "\n"),
-        ("\\134", "\\"),
-    ];
-    codes.iter().fold(text.to_owned(), |text, (code, plain)| {
-        text.replace(code, plain)
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use argosy_isolation::disk::FileSystem;
     use argosy_state::ids::{AgentId, FrameworkId, GroupId, OrderIndex};
 
     use super::*;
@@ -359,15 +345,49 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_is_full_below_its_headroom() {
-        assert_eq!(judge_room(100, 1_000, 10), Room::Enough);
-        assert_eq!(judge_room(99, 1_000, 10), Room::Short);
-        assert_eq!(judge_room(0, 1_000, 0), Room::Enough);
-        assert_eq!(judge_room(u64::MAX, u64::MAX, 1_000), Room::Enough);
+    fn below_its_floor_all_go_that_ended_before_the_last_round() {
+        let mut keeper = Keeper::default();
+        let (start, live) = (Instant::now(), BTreeSet::from([name(1)]));
+        let mut round = |number: u32, room, count| {
+            let mut leaving = keeper.judge(start + EVERY * number, room, present(count), &live);
+            leaving.sort();
+            leaving
+        };
+        assert!(round(0, Room::Critical, 3).is_empty());
+        let [second, third] = [2, 3].map(|order| PathBuf::from(format!("/s/{order}")));
+        assert_eq!(round(1, Room::Critical, 4), [second, third]);
+    }
+
+    #[test]
+    fn a_disk_is_short_of_room_below_its_headroom_and_critical_below_its_floor() {
+        let judge = |free_bytes, total_bytes, percent| {
+            let level = Level {
+                free_bytes,
+                total_bytes,
+                floor_bytes: 50,
+            };
+            judge_room(level, percent)
+        };
+        assert_eq!(judge(100, 1_000, 10), Room::Enough);
+        assert_eq!(judge(99, 1_000, 10), Room::Short);
+        assert_eq!(judge(50, 1_000, 0), Room::Enough);
+        assert_eq!(judge(49, 1_000, 0), Room::Critical);
+        assert_eq!(judge(u64::MAX, u64::MAX, 1_000), Room::Enough);
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(room(folder.path(), 0), Room::Enough);
-        assert_eq!(room(folder.path(), 100), Room::Short, "something is on it");
-        assert_eq!(room(&folder.path().join("gone"), 100), Room::Enough);
+        let floor = |path: &Path, bytes| Floor::new(path.to_owned(), Some(bytes));
+        assert_eq!(room(&floor(folder.path(), 0), 0), Room::Enough);
+        assert_eq!(
+            room(&floor(folder.path(), 0), 100),
+            Room::Short,
+            "something is on it"
+        );
+        assert_eq!(
+            room(&floor(folder.path(), u64::MAX), 0),
+            Room::Critical,
+            "no disk has so much"
+        );
+        let gone = floor(&folder.path().join("gone"), u64::MAX);
+        assert_eq!(room(&gone, 100), Room::Enough);
     }
 
     #[test]
@@ -379,7 +399,7 @@ mod tests {
         let group = paths.group(framework, &id, name);
         fs::create_dir_all(&group).unwrap();
         assert_eq!(below(&paths.groups()), [(name, group.clone())]);
-        remove(&paths, &group);
+        remove(&paths, vec![group]);
         assert!(!paths.groups().join("framework-1").exists());
     }
 
@@ -404,50 +424,17 @@ mod tests {
         assert!(kept.exists());
     }
 
-    #[test]
-    fn a_sandbox_with_a_mount_in_it_is_seen() {
-        let line = "36 35 98:0 /a /srv/my\\040box/in rw,noatime master:1 - ext4 /dev/root rw\n";
-        assert!(mounts_below(line, Path::new("/srv/my box")));
-        assert!(!mounts_below(line, Path::new("/srv/my")));
-    }
-
-    #[test]
-    fn the_file_system_of_a_sandbox_goes_with_it() {
-        if !nix::unistd::geteuid().is_root() {
-            return println!("SKIPPED: needs root");
-        }
-        if let Err(why) = FileSystem::supported() {
-            return println!("SKIPPED: this kernel has no loop devices: {why}");
-        }
-        let folder = tempfile::tempdir().unwrap();
-        let paths = Paths::new(folder.path());
-        let sandbox = paths.sandboxes().join("framework-1/web/1-1-1");
-        fs::create_dir_all(&sandbox).unwrap();
-        let system = FileSystem::at(&paths.disk("1-1-1".parse().unwrap()));
-        system.make(4 << 20, &sandbox).unwrap();
-        fs::write(sandbox.join("file"), "x").unwrap();
-        assert!(has_mounts(&sandbox));
-        remove(&paths, &sandbox);
-        assert!(!has_mounts(folder.path()));
-        let left = fs::read_dir(paths.disks()).unwrap().count();
-        assert!(left == 0 && !paths.sandboxes().join("framework-1").exists());
-    }
-
-    #[test]
-    fn a_link_in_a_sandbox_goes_without_what_it_points_to() {
-        let folder = tempfile::tempdir().unwrap();
-        let kept = folder.path().join("kept");
-        let sandbox = folder.path().join("framework-1/web/1-1-1");
-        fs::create_dir_all(&kept).unwrap();
-        fs::write(kept.join("file"), "x").unwrap();
-        fs::create_dir_all(&sandbox).unwrap();
-        fs::write(folder.path().join("framework-1/web/1-1-1.output"), "").unwrap();
-        std::os::unix::fs::symlink(&kept, sandbox.join("link")).unwrap();
-        remove(&Paths::new(folder.path()), &sandbox);
-        assert!(kept.join("file").exists());
-        assert!(
-            !folder.path().join("framework-1").exists(),
-            "emptied folders go too"
-        );
+    #[tokio::test]
+    async fn a_round_comes_at_once_when_many_containers_have_ended() {
+        let ends = Ends::default();
+        let many = ends.many();
+        tokio::pin!(many);
+        (1..MANY_ENDED).for_each(|_| ends.count());
+        assert!(futures::poll!(&mut many).is_pending());
+        ends.count();
+        many.await;
+        ends.begin_again();
+        (0..MANY_ENDED).for_each(|_| ends.count());
+        ends.many().await;
     }
 }

@@ -1,0 +1,79 @@
+//! The floor of free space on the agent's disk. Below it tasks are evicted (`eviction`), and sandboxes of ended tasks are
+//! removed sooner (`gc`).
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::images::space;
+
+/// The default floor, in per cent of the disk, ...
+const DEFAULT_PERCENT: u64 = 5;
+/// ... and its upper bound, in bytes.
+const DEFAULT_MAX_BYTES: u64 = 1 << 30;
+
+/// The floor of the disk of one folder.
+#[derive(Debug, Clone)]
+pub(crate) struct Floor {
+    folder: PathBuf,
+    bytes: Option<u64>,
+}
+
+/// The disk at one moment, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Level {
+    pub(crate) free_bytes: u64,
+    pub(crate) total_bytes: u64,
+    pub(crate) floor_bytes: u64,
+}
+
+impl Floor {
+    /// At least `bytes` of the disk with `folder` should be free; `None` for the default, 0 for no floor.
+    pub(crate) fn new(folder: PathBuf, bytes: Option<u64>) -> Self {
+        Self { folder, bytes }
+    }
+
+    /// How full the disk is now.
+    ///
+    /// # Errors
+    /// If the kernel does not tell.
+    pub(crate) fn level(&self) -> io::Result<Level> {
+        let (free_bytes, total_bytes) = space(&self.folder)?;
+        Ok(self.level_of(free_bytes, total_bytes))
+    }
+
+    fn level_of(&self, free_bytes: u64, total_bytes: u64) -> Level {
+        let default = || (total_bytes / 100 * DEFAULT_PERCENT).min(DEFAULT_MAX_BYTES);
+        Level {
+            free_bytes,
+            total_bytes,
+            floor_bytes: self.bytes.unwrap_or_else(default),
+        }
+    }
+}
+
+impl Level {
+    /// Whether less is free than the floor.
+    pub(crate) fn is_below(self) -> bool {
+        self.free_bytes < self.floor_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn the_default_floor_is_small_on_small_disks_and_bounded_on_large_ones() {
+        let default = Floor::new(PathBuf::new(), None);
+        assert_eq!(default.level_of(0, 100).floor_bytes, 5);
+        assert_eq!(default.level_of(0, 1_000 * GIB).floor_bytes, GIB);
+        assert!(!default.level_of(GIB, 10 * GIB).is_below());
+        assert!(default.level_of(GIB - 1, 1_000 * GIB).is_below());
+        let told = Floor::new(PathBuf::new(), Some(7));
+        assert!(told.level_of(6, 10).is_below() && !told.level_of(7, 10).is_below());
+        let none = Floor::new(PathBuf::new(), Some(0));
+        assert!(!none.level_of(0, 10).is_below());
+    }
+}

@@ -1,0 +1,159 @@
+//! Removes sandboxes, with all that belongs to them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use argosy_isolation::crash;
+use argosy_isolation::disposal::remove_folder;
+
+use crate::disk::release;
+use crate::paths::Paths;
+
+/// Removes these sandboxes. The mounts of the host are read once for all of them.
+pub(super) fn remove(paths: &Paths, mut leaving: Vec<PathBuf>) {
+    leaving.retain(|path| match release(paths, path) {
+        Ok(_) => {
+            crash::passed("gc.disk-released");
+            true
+        }
+        Err(error) => {
+            let why = crate::error::sentence(&error);
+            tracing::warn!(path = %path.display(), why, "what bounds a sandbox's disk cannot be removed");
+            false
+        }
+    });
+    if leaving.is_empty() {
+        return;
+    }
+    let mounts = match fs::read_to_string("/proc/self/mountinfo") {
+        Ok(mountinfo) => mount_points(&mountinfo),
+        Err(error) => {
+            tracing::warn!(why = %error, "mounts cannot be read: no sandbox is removed");
+            return;
+        }
+    };
+    for path in leaving {
+        if has_mounts(&mounts, &path) {
+            tracing::warn!(path = %path.display(), "a sandbox holds a mount and is not removed");
+        } else {
+            remove_sandbox(&path);
+        }
+    }
+}
+
+fn remove_sandbox(path: &Path) {
+    // Beside it: which of its files hold which bytes of the output. Seldom there.
+    for beside in ["output", "output.draft"] {
+        match fs::remove_file(path.with_extension(beside)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), why = %error, "a sandbox's record cannot be removed");
+                return;
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    crash::passed("gc.record-removed");
+    if let Err(error) = remove_folder(path) {
+        tracing::warn!(path = %path.display(), why = %error, "a sandbox cannot be removed");
+        return;
+    }
+    crash::passed("gc.sandbox-removed");
+    // The task's folder, and its framework's, go with their last sandbox; while others are there it fails.
+    for parent in path.ancestors().skip(1).take(2) {
+        if fs::remove_dir(parent).is_err() {
+            break;
+        }
+        crash::passed("gc.parent-removed");
+    }
+}
+
+fn mount_points(mountinfo: &str) -> BTreeSet<PathBuf> {
+    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
+    points.map(|point| unescape(point).into()).collect()
+}
+
+/// Whether something is mounted there or below. Paths are ordered by their components: what is below follows at once.
+fn has_mounts(mounts: &BTreeSet<PathBuf>, path: &Path) -> bool {
+    let next = mounts.range(path.to_owned()..).next();
+    next.is_some_and(|point| point.starts_with(path))
+}
+
+/// Spaces and the like are written as octal numbers there.
+fn unescape(text: &str) -> String {
+    let codes = [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ];
+    codes.iter().fold(text.to_owned(), |text, (code, plain)| {
+        text.replace(code, plain)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use argosy_isolation::disk::FileSystem;
+    use argosy_testing::skip;
+
+    use super::*;
+
+    #[test]
+    fn a_sandbox_with_a_mount_in_it_is_seen() {
+        let line = "36 35 98:0 /a /srv/my\\040box/in rw,noatime master:1 - ext4 /dev/root rw\n";
+        let mounts = mount_points(&format!(
+            "{line}37 35 98:1 / /srv/my-other rw - ext4 /dev/b rw\n"
+        ));
+        assert!(has_mounts(&mounts, Path::new("/srv/my box")));
+        assert!(has_mounts(&mounts, Path::new("/srv/my box/in")));
+        assert!(has_mounts(&mounts, Path::new("/srv")));
+        assert!(!has_mounts(&mounts, Path::new("/srv/my")));
+        assert!(!has_mounts(&mounts, Path::new("/srv/z")));
+    }
+
+    #[test]
+    fn the_file_system_of_a_sandbox_goes_with_it() {
+        if !nix::unistd::geteuid().is_root() {
+            return skip("needs root");
+        }
+        if let Err(why) = FileSystem::supported() {
+            return skip(&format!("this kernel has no loop devices: {why}"));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths::new(folder.path());
+        let sandbox = paths.sandboxes().join("framework-1/web/1-1-1");
+        fs::create_dir_all(&sandbox).unwrap();
+        let system = FileSystem::at(&paths.disk("1-1-1".parse().unwrap()));
+        system.make(4 << 20, &sandbox).unwrap();
+        fs::write(sandbox.join("file"), "x").unwrap();
+        let mounted = || {
+            let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap();
+            has_mounts(&mount_points(&mountinfo), folder.path())
+        };
+        assert!(mounted());
+        remove(&paths, vec![sandbox]);
+        assert!(!mounted());
+        let left = fs::read_dir(paths.disks()).unwrap().count();
+        assert!(left == 0 && !paths.sandboxes().join("framework-1").exists());
+    }
+
+    #[test]
+    fn a_link_in_a_sandbox_goes_without_what_it_points_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = folder.path().join("kept");
+        let sandbox = folder.path().join("framework-1/web/1-1-1");
+        fs::create_dir_all(&kept).unwrap();
+        fs::write(kept.join("file"), "x").unwrap();
+        fs::create_dir_all(&sandbox).unwrap();
+        fs::write(folder.path().join("framework-1/web/1-1-1.output"), "").unwrap();
+        std::os::unix::fs::symlink(&kept, sandbox.join("link")).unwrap();
+        remove(&Paths::new(folder.path()), vec![sandbox]);
+        assert!(kept.join("file").exists());
+        assert!(
+            !folder.path().join("framework-1").exists(),
+            "emptied folders go too"
+        );
+    }
+}

@@ -1,0 +1,157 @@
+//! What blocks threads of the agent.
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use argosy_proto::v1;
+use argosy_testing::skip;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use tokio::runtime::{Builder, Runtime};
+
+use super::runs;
+use crate::host::{Agent, Host};
+use crate::master::{Link, Master, kill, shell};
+
+/// Threads for an agent.
+fn threads() -> Runtime {
+    let threads = Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    threads.unwrap()
+}
+
+fn agent_on(threads: &Runtime, host: &Host, master: &Master) -> Agent {
+    std::thread::scope(|scope| {
+        let begins = scope.spawn(|| threads.block_on(host.agent(master.address)));
+        begins.join().unwrap()
+    })
+}
+
+/// Five heartbeats are due in a second.
+async fn beating(master: &mut Master) -> Link {
+    let (mut link, hello) = master.link().await;
+    link.register_with(&hello, true, 200).await;
+    link
+}
+
+/// How many heartbeats come in two seconds.
+async fn heartbeats(link: &mut Link) -> u32 {
+    let before = link.pings;
+    link.meanwhile(tokio::time::sleep(Duration::from_secs(2)))
+        .await;
+    link.pings - before
+}
+
+pub(super) async fn heartbeats_go_on_while_all_other_threads_of_an_agent_are_blocked() {
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let threads = threads();
+    let agent = agent_on(&threads, &host, &master);
+    let mut link = beating(&mut master).await;
+    link.launch(1, shell("t", "sleep 60")).await;
+    link.until("t", runs).await;
+    let blocked = Arc::new(AtomicUsize::new(0));
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let (release, released) = mpsc::channel::<()>();
+        held.push(release);
+        let blocked = Arc::clone(&blocked);
+        threads.spawn(async move {
+            blocked.fetch_add(1, Ordering::Relaxed);
+            // Until the sender is dropped.
+            let _ = released.recv();
+        });
+    }
+    let all = async {
+        while blocked.load(Ordering::Relaxed) < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    link.meanwhile(all).await;
+    let heard = heartbeats(&mut link).await;
+    assert!(heard >= 5, "{heard} of 10");
+    drop(held);
+    link.order(2, kill("t", 0)).await;
+    link.end_of("t").await;
+    agent.stop().await;
+    threads.shutdown_background();
+}
+
+/// A file system whose server never answers: whoever looks into it waits until this is dropped.
+struct Hung {
+    folder: PathBuf,
+    /// Its server's end.
+    _device: File,
+}
+
+impl Hung {
+    /// `None` if this kernel has no FUSE.
+    fn at(folder: &Path) -> Option<Self> {
+        let mut options = File::options();
+        let device = options.read(true).write(true).open("/dev/fuse").ok()?;
+        fs::create_dir_all(folder).unwrap();
+        let descriptor = device.as_raw_fd();
+        let options = format!("fd={descriptor},rootmode=40000,user_id=0,group_id=0");
+        let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
+        mount(
+            Some("argosy-test"),
+            folder,
+            Some("fuse"),
+            flags,
+            Some(options.as_str()),
+        )
+        .ok()?;
+        Some(Self {
+            folder: folder.to_owned(),
+            _device: device,
+        })
+    }
+}
+
+impl Drop for Hung {
+    fn drop(&mut self) {
+        // Ends whatever waits there.
+        let flags = MntFlags::MNT_FORCE | MntFlags::MNT_DETACH;
+        umount2(&self.folder, flags).unwrap();
+    }
+}
+
+pub(super) async fn a_task_whose_host_path_hangs_holds_up_no_other() {
+    if !nix::unistd::geteuid().is_root() {
+        return skip("needs root");
+    }
+    let (host, mut master) = (Host::new(), Master::start().await);
+    let shared = host.shared();
+    let Some(hung) = Hung::at(&shared.join("hung")) else {
+        return skip("this kernel has no FUSE");
+    };
+    let threads = threads();
+    let agent = agent_on(&threads, &host, &master);
+    let mut link = beating(&mut master).await;
+    let mut waits = shell("waits", "sleep 60");
+    waits.host_paths.push(v1::HostPath {
+        host_path: hung.folder.join("file").display().to_string(),
+        container_path: "file".to_owned(),
+        read_only: false,
+    });
+    link.launch(1, waits).await;
+    let heard = heartbeats(&mut link).await;
+    assert!(heard >= 5, "{heard} of 10");
+    let waiting = agent.containers().await;
+    assert_eq!(waiting.len(), 1, "{waiting:?}");
+    assert!(!["running", "ended"].contains(&waiting[0]["state"].as_str().unwrap()));
+    link.launch(2, shell("other", "sleep 60")).await;
+    link.until("other", runs).await;
+    link.order(3, kill("other", 0)).await;
+    link.end_of("other").await;
+    link.order(4, kill("waits", 0)).await;
+    drop(hung);
+    link.end_of("waits").await;
+    agent.stop().await;
+    threads.shutdown_background();
+}
