@@ -33,11 +33,13 @@ fn a_tasks_terminal_is_left_and_found_again_through_any_master() {
     desk.see("begun");
     desk.press("size\r");
     desk.see("40 100\r\n");
-    resize(&desk.person, 50, 132);
-    desk.press("size\r");
-    desk.see("50 132\r\n");
+    for rows in 41..=80 {
+        resize(&desk.person, rows, 132);
+        desk.press("size\r");
+        desk.see(&format!("{rows} 132\r\n"));
+    }
     desk.press("\x10\x11");
-    assert_eq!(desk.argosy.wait().unwrap().code(), Some(0));
+    assert_eq!(desk.end(), Some(0));
     assert_eq!(desk.mode(), before);
 
     let masters = cluster.record["masters"].as_str().unwrap().to_owned();
@@ -48,7 +50,7 @@ fn a_tasks_terminal_is_left_and_found_again_through_any_master() {
         desk.see("got through\r\n");
         desk.press("\x10\x11");
         desk.see("goes on");
-        assert_eq!(desk.argosy.wait().unwrap().code(), Some(0));
+        assert_eq!(desk.end(), Some(0));
     }
     let mut first = Desk::sit_down(&cluster, 40, 100, &["attach", "-it", "web"]);
     // With what came before it was there, as nobody knows when that is.
@@ -60,7 +62,7 @@ fn a_tasks_terminal_is_left_and_found_again_through_any_master() {
     second.see("got again");
     first.press("exit\r");
     for desk in [&mut first, &mut second] {
-        assert_eq!(desk.argosy.wait().unwrap().code(), Some(7));
+        assert_eq!(desk.end(), Some(7));
     }
     let (_, log, _) = cluster.ran(&["logs", "web"]);
     assert!(log.contains("got through\r\n"), "{log:?}");
@@ -113,7 +115,7 @@ fn a_run_that_is_interactive_is_attached_from_its_start() {
     let mut desk = Desk::sit_down(&cluster, 40, 100, &words);
     desk.press("word\r");
     desk.see("got word\r\n");
-    assert_eq!(desk.argosy.wait().unwrap().code(), Some(5));
+    assert_eq!(desk.end(), Some(5));
 
     let words = [
         "run",

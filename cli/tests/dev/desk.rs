@@ -4,11 +4,13 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Instant;
 
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, PATIENCE, wait_for};
 
 /// The same command, started by another.
 pub(crate) fn through(mut starter: Command, command: &Command) -> Command {
@@ -26,7 +28,9 @@ pub(crate) fn through(mut starter: Command, command: &Command) -> Command {
 pub(crate) struct Desk {
     pub(crate) person: File,
     screen: String,
-    pub(crate) argosy: Child,
+    /// What comes after it; closed when nobody can write to the terminal any more.
+    shown: Receiver<String>,
+    argosy: Child,
 }
 
 impl Desk {
@@ -42,21 +46,26 @@ impl Desk {
         let mut command = through(command, &cluster.argosy(words));
         let argosy = command.stdin(there()).stdout(there()).stderr(there());
         let argosy = argosy.spawn().unwrap();
+        let person = File::from(person);
         Self {
-            person: File::from(person),
+            shown: watch(person.try_clone().unwrap()),
+            person,
             screen: String::new(),
             argosy,
         }
     }
 
-    /// Reads the screen until this is on it.
+    /// Waits until this is on the screen.
     pub(crate) fn see(&mut self, text: &str) {
-        let mut buffer = [0; 1024];
+        let deadline = Instant::now() + PATIENCE;
         while !self.screen.contains(text) {
-            let count = self.person.read(&mut buffer);
-            let count = count.unwrap_or_else(|error| panic!("{error}: {:?}", self.screen));
-            self.screen
-                .push_str(&String::from_utf8_lossy(&buffer[..count]));
+            let shown = self
+                .shown
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()));
+            let shown = shown.unwrap_or_else(|error| {
+                panic!("{text:?} was not seen ({error}): {:?}", self.screen)
+            });
+            self.screen.push_str(&shown);
         }
     }
 
@@ -64,10 +73,44 @@ impl Desk {
         self.person.write_all(keys.as_bytes()).unwrap();
     }
 
+    /// The exit code of `argosy`, once it has ended.
+    pub(crate) fn end(&mut self) -> Option<i32> {
+        let mut ended = None;
+        let words = format!("the end of argosy at {:?}", self.screen);
+        wait_for(&words, || {
+            ended = self.argosy.try_wait().unwrap();
+            ended.is_some()
+        });
+        ended.unwrap().code()
+    }
+
     pub(crate) fn mode(&self) -> (u32, u32) {
         let mode = tcgetattr(&self.person).unwrap();
         (mode.local_modes.bits(), mode.input_modes.bits())
     }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        // It has ended, unless the test has failed.
+        let _ = self.argosy.kill();
+        let _ = self.argosy.wait();
+    }
+}
+
+/// Reads all that is written to this person's terminal.
+fn watch(mut person: File) -> Receiver<String> {
+    let (shows, shown) = channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 1024];
+        while let Ok(count @ 1..) = person.read(&mut buffer) {
+            let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
+            if shows.send(text).is_err() {
+                return;
+            }
+        }
+    });
+    shown
 }
 
 pub(crate) fn resize(terminal: &impl std::os::fd::AsFd, rows: u16, columns: u16) {

@@ -240,7 +240,7 @@ fn a_terminal_is_passed_through_and_given_back_as_it_was() {
     desk.see("larger\r\nready\r\n");
     desk.press("\x03");
     desk.see("interrupted\r\n");
-    assert_eq!(desk.argosy.wait().unwrap().code(), Some(9));
+    assert_eq!(desk.end(), Some(9));
     assert_eq!(desk.mode(), before);
 
     let words = [
@@ -268,7 +268,7 @@ fn a_terminal_is_passed_through_and_given_back_as_it_was() {
         .parse()
         .unwrap();
     kill(Pid::from_raw(client), Signal::SIGTERM).unwrap();
-    assert_eq!(desk.argosy.wait().unwrap().code(), Some(143));
+    assert_eq!(desk.end(), Some(143));
     assert_eq!(desk.mode(), before, "also when it is ended from outside");
     wait_for("its command to end", || !lives("sleep 7359"));
 }
@@ -358,8 +358,7 @@ impl Drop for Reachable {
 #[test]
 fn exec_is_off_where_others_reach_it_until_the_operator_allows_it() {
     if !nix::unistd::geteuid().is_root() {
-        println!("test exec_is_off_where_others_reach_it ... SKIPPED: needs root");
-        return;
+        return argosy_testing::skip("needs root");
     }
     let mut reachable = Reachable::new();
     let master = ["--bootstrap", "--stop-with-stdin"];

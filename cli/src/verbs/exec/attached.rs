@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use argosy_proto::exec::{
     Begins, DATA_LIMIT_BYTES, End, FromCommand, INPUT_WINDOW_BYTES, PING_EVERY, SILENCE_LIMIT,
-    ToCommand,
+    Size, ToCommand,
 };
 use bytes::Bytes;
 use futures::stream::{FuturesUnordered, SplitSink, SplitStream};
@@ -95,6 +95,7 @@ pub(crate) async fn attend(socket: Socket, manner: Manner) -> Result<Left, Failu
         window,
         input: input(manner),
         waiting: None,
+        size: None,
     };
     let left = tokio::select! {
         heard = &mut hearing => Some(heard),
@@ -228,6 +229,8 @@ struct Speaking {
     input: mpsc::Receiver<Piece>,
     /// A piece for which there is no room yet.
     waiting: Option<Bytes>,
+    /// What the command was last told of the size of this terminal.
+    size: Option<Size>,
 }
 
 /// What this program was told by a signal.
@@ -244,23 +247,36 @@ impl Speaking {
     async fn speak(&mut self, told: &mut Told) -> Option<Left> {
         let mut pings = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.tell_size(told).await?;
         loop {
             let message = tokio::select! {
                 told = told.next() => match told {
                     Signalled::End(signal) => return Some(Left::Told(signal)),
-                    Signalled::PassedOn(signal) => frame(&ToCommand::Signal(signal)),
-                    Signalled::Resized => match terminal::size() {
-                        Some(size) => frame(&ToCommand::Resize(size)),
-                        None => continue,
-                    },
+                    Signalled::PassedOn(signal) => Some(frame(&ToCommand::Signal(signal))),
+                    Signalled::Resized => None,
                 },
                 piece = self.next_piece() => match piece {
-                    Piece::Bytes(bytes) => frame(&ToCommand::Input(bytes)),
+                    Piece::Bytes(bytes) => Some(frame(&ToCommand::Input(bytes))),
                     Piece::Detach => return Some(Left::Detached),
                 },
-                _ = pings.tick() => Message::Ping(Bytes::new()),
+                _ = pings.tick() => Some(Message::Ping(Bytes::new())),
             };
-            self.sink.send(message).await.ok()?;
+            // First of all, so that what was typed after a resize arrives after it, whichever is noticed first.
+            self.tell_size(told).await?;
+            if let Some(message) = message {
+                self.sink.send(message).await.ok()?;
+            }
+        }
+    }
+
+    /// Tells the command the size of this terminal, unless it knows.
+    async fn tell_size(&mut self, told: &Told) -> Option<()> {
+        let size = terminal::size().filter(|_| told.has_terminal);
+        match size {
+            Some(size) if self.size.replace(size) != Some(size) => {
+                self.sink.send(frame(&ToCommand::Resize(size))).await.ok()
+            }
+            _ => Some(()),
         }
     }
 
@@ -295,8 +311,6 @@ struct Told {
     ends: bool,
     has_terminal: bool,
     resized: Signal,
-    /// The size may have changed before anybody listened.
-    is_new: bool,
 }
 
 impl Told {
@@ -325,14 +339,10 @@ impl Told {
             ends,
             has_terminal,
             resized: signal(SignalKind::window_change())?,
-            is_new: true,
         })
     }
 
     async fn next(&mut self) -> Signalled {
-        if self.has_terminal && std::mem::take(&mut self.is_new) {
-            return Signalled::Resized;
-        }
         let meant = self.meant.iter_mut();
         let meant = meant.map(|(number, signal)| {
             Box::pin(async {
