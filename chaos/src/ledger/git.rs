@@ -90,6 +90,12 @@ impl Git {
         }
     }
 
+    /// Whether there is such a commit.
+    #[must_use]
+    pub fn knows(&self, commit: &str) -> bool {
+        self.verify(commit).is_ok()
+    }
+
     /// How far HEAD is from a commit.
     ///
     /// # Errors
@@ -217,7 +223,9 @@ mod tests {
         for unknown in ["abcdef0", "", "--all", "HEAD"] {
             let error = git.distance(unknown).unwrap_err();
             assert!(matches!(error, GitError::Unknown { .. }), "{error}");
+            assert!(!git.knows(unknown), "{unknown}");
         }
+        assert!(git.knows(first));
     }
 
     #[test]

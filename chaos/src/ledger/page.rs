@@ -305,8 +305,20 @@ mod tests {
                 "| sim-system | ccc | 2026-01-01T00:00:02Z | clean |",
             ],
         );
-        let newest = newest(&lines);
+        let newest = newest(&lines, |_| true);
         assert_eq!(newest.keys().collect::<Vec<_>>(), [SYSTEM]);
+    }
+
+    #[test]
+    fn the_newest_line_that_counts_is_of_a_known_commit() {
+        let lines = read(LINES).unwrap();
+        let of_system = |is_known: fn(&str) -> bool| {
+            let newest = newest(&lines, is_known);
+            newest.get(SYSTEM).map(|line| line.commit.clone())
+        };
+        assert_eq!(of_system(|_| true).as_deref(), Some("bbb"));
+        assert_eq!(of_system(|commit| commit != "bbb").as_deref(), Some("aaa"));
+        assert_eq!(of_system(|_| false), None);
     }
 
     #[test]

@@ -118,10 +118,16 @@ pub(super) struct Totals {
     pub(super) excluded: Vec<(Correction, Excluded)>,
 }
 
-/// The newest line of each harness that proves something: neither corrected, unfinished nor too little.
+/// The newest line of each harness that proves something: neither corrected, unfinished nor too little, and of a commit
+/// that is known. Work that never became part of the history leaves lines of others.
 #[must_use]
-pub fn newest(lines: &[Line]) -> BTreeMap<String, Newest> {
-    totals(lines).newest
+pub fn newest(lines: &[Line], is_known: impl Fn(&str) -> bool) -> BTreeMap<String, Newest> {
+    let counts = |line: &&Line| match line {
+        Line::Run(run) => is_known(&run.commit),
+        Line::Start(_) | Line::Correction(_) | Line::Found(_) => true,
+    };
+    let lines: Vec<Line> = lines.iter().filter(counts).cloned().collect();
+    totals(&lines).newest
 }
 
 pub(super) fn totals(lines: &[Line]) -> Totals {
