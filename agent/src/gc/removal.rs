@@ -95,6 +95,8 @@ fn unescape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use argosy_isolation::disk::FileSystem;
     use argosy_testing::skip;
 
@@ -111,6 +113,47 @@ mod tests {
         assert!(has_mounts(&mounts, Path::new("/srv")));
         assert!(!has_mounts(&mounts, Path::new("/srv/my")));
         assert!(!has_mounts(&mounts, Path::new("/srv/z")));
+    }
+
+    /// Somebody else's mount, removed with this.
+    struct Foreign(PathBuf);
+
+    impl Foreign {
+        fn at(point: PathBuf) -> Self {
+            let mount = ["-t", "tmpfs", "foreign"];
+            let mounted = Command::new("mount").args(mount).arg(&point).status();
+            assert!(mounted.unwrap().success());
+            Self(point)
+        }
+    }
+
+    impl Drop for Foreign {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg(&self.0).status();
+        }
+    }
+
+    #[test]
+    fn what_somebody_has_mounted_in_a_sandbox_is_spared_until_it_is_gone() {
+        if !nix::unistd::geteuid().is_root() {
+            return skip("needs root");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths::new(folder.path());
+        let task = paths.sandboxes().join("framework-1/web");
+        let [held, free] = ["1-1-1", "1-1-2"].map(|instance| task.join(instance));
+        for sandbox in [&held, &free] {
+            fs::create_dir_all(sandbox.join("in")).unwrap();
+        }
+        let foreign = Foreign::at(held.join("in"));
+        let theirs = held.join("in/theirs");
+        fs::write(&theirs, "x").unwrap();
+        remove(&paths, vec![held.clone(), free.clone()]);
+        assert_eq!(fs::read(&theirs).unwrap(), b"x");
+        assert!(!free.exists(), "the others go");
+        drop(foreign);
+        remove(&paths, vec![held]);
+        assert!(!paths.sandboxes().join("framework-1").exists());
     }
 
     #[test]

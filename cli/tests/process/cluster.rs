@@ -39,6 +39,29 @@ impl Member {
         format!("{}:5050", self.address)
     }
 
+    /// Whether each of its threads has stopped by a signal.
+    pub(crate) fn stands_still(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("it is there");
+        threads.flatten().all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ")
+                .is_some_and(|(_, rest)| rest.starts_with('T'))
+        })
+    }
+
+    /// Whether this metric of its is 1; nothing if it cannot be asked.
+    pub(crate) async fn shows_one(&self, metric: &str) -> Option<bool> {
+        let port = if self.name.starts_with("agent") {
+            5051
+        } else {
+            5050
+        };
+        let url = format!("http://{}:{port}/metrics", self.address);
+        let text = reqwest::get(&url).await.ok()?.text().await.ok()?;
+        let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+        lines.find_map(|(name, value)| (name == metric).then(|| value.trim() == "1"))
+    }
+
     /// The same, started by another program, which becomes it.
     pub(crate) fn within(mut self, prefix: &[&str]) -> Self {
         self.prefix = words(prefix);

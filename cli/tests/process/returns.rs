@@ -1,5 +1,6 @@
 //! Agents that come back other than they went: with less to give, or without their memory.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use argosy_proto::v1;
@@ -64,6 +65,65 @@ async fn an_agent_that_returns_with_less_than_its_tasks_hold_keeps_them_and_offe
             cpus.into_iter().any(is_all).then_some(())
         })
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_of_one_host_come_back_each_with_its_own_tasks() {
+    let mut cluster = Cluster::start(2).await;
+    let framework = Framework::start(cluster.masters_list(), "neighbours").await;
+    let mark = format!("78{}.25", std::process::id());
+    framework.hold_offers(true);
+    let offers = framework
+        .hear("an offer of each agent", LONG, |heard| {
+            let offers = heard.offers.values().cloned();
+            let offers = offers.map(|offer| (offer.agent_id.clone(), offer));
+            let offers = BTreeMap::from_iter(offers);
+            (offers.len() == 2).then_some(offers)
+        })
+        .await;
+    let line = format!("exec sleep {mark}");
+    let names = [["a", "b"], ["c", "d"]];
+    for (offer, names) in offers.values().zip(names) {
+        let tasks = names.map(|name| task(name, &line)).into();
+        framework.driver.accept(offer, tasks);
+    }
+    let names = names.as_flattened();
+    for name in names {
+        hear(&framework, name, v1::TaskState::Running).await;
+    }
+    let operator = cluster.operator();
+    let agents = async || {
+        let page = operator.list_agents(v1::ListRequest::default()).await;
+        let agents = page.ok()?.agents;
+        let all_connected = agents.iter().all(|agent| agent.connected);
+        let tasks = agents
+            .iter()
+            .map(|agent| (agent.agent_id.clone(), agent.live_tasks));
+        all_connected.then(|| tasks.collect::<BTreeMap<_, _>>())
+    };
+    let before = until("both are there", LONG, &agents).await;
+    assert!(before.values().all(|tasks| *tasks == 2), "{before:?}");
+    let processes = BTreeSet::from_iter(sleepers(&mark));
+    for agent in &mut cluster.agents {
+        agent.kill();
+    }
+    for agent in &mut cluster.agents {
+        agent.start();
+    }
+    for agent in &cluster.agents {
+        until("it is back", LONG, async || {
+            let registered = agent.shows_one("argosy_agent_registered").await;
+            registered.filter(|registered| *registered)
+        })
+        .await;
+    }
+    let after = until("both are connected", LONG, &agents).await;
+    assert_eq!(after, before);
+    assert_eq!(BTreeSet::from_iter(sleepers(&mark)), processes);
+    for name in names {
+        framework.driver.kill(name, Some(0));
+        hear(&framework, name, v1::TaskState::Killed).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

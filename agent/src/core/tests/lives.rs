@@ -46,6 +46,9 @@ fn an_end_in_between_is_told_truly() {
     world.expect(&["report web 2 Failed", "destroy 1-1-1"]);
     world.check_snapshot();
     assert_eq!(reason(&world), v1::Reason::CommandExited);
+    let task = &world.core.facts().tasks[&instance(1)];
+    let exit = task.updates.back().unwrap().exit.unwrap();
+    assert_eq!(exit.how, Some(v1::exit::How::Code(9)));
 }
 
 #[test]

@@ -456,7 +456,16 @@ fn an_ended_task_stays_as_it_ended_though_its_agent_forgets_it_or_is_lost() {
     "#]]);
     world.pass(15_000);
     world.forget_said();
+    let mode = world.registry.agent(AGENT).unwrap().mode;
+    assert_eq!(mode, AgentMode::Unreachable);
     assert_eq!(world.state_of("a"), TaskState::Finished);
+    // Nobody has acknowledged it: whoever comes back is told the end, and nothing of the loss.
+    world.framework_returns(FRAMEWORK, &[]);
+    world.expect(&expect![[r#"
+        link-1 closed
+        link-4 <- subscribed framework-1 session 101 epoch 1
+        link-4 <- update a FINISHED at 7.0 (UNSPECIFIED)
+    "#]]);
 }
 
 #[test]

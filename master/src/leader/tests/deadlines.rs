@@ -66,6 +66,25 @@ fn a_new_leader_gives_every_agent_a_full_grace_and_a_return_ends_it() {
 }
 
 #[test]
+fn a_new_leader_does_not_give_up_all_at_once_who_does_not_return() {
+    let mut world = World::new();
+    for _ in 0..40 {
+        world.agent("cpus:1;mem:1024");
+    }
+    world.new_leader();
+    let lost = |world: &World| world.registry.agents_in(AgentMode::Unreachable);
+    world.pass(LIMITS.agent_timeout_ms - 100);
+    assert_eq!(lost(&world), 0);
+    world.pass(100);
+    assert_eq!(lost(&world), 10);
+    for second in 1..=30 {
+        world.pass(1_000);
+        assert_eq!(lost(&world), 10 + second);
+    }
+    world.forget_said();
+}
+
+#[test]
 fn an_agent_whose_return_is_being_committed_is_not_given_up() {
     let mut world = World::with_running_task();
     world.new_leader();
