@@ -11,7 +11,9 @@ use crate::cluster::Cluster;
 use crate::work::{Framework, Heard, task};
 
 const LONG: Duration = Duration::from_secs(90);
-/// Many times what an agent or a framework may be silent here.
+/// What an agent may be silent here.
+const AGENT_TIMEOUT: Duration = Duration::from_secs(4);
+/// Many times what an agent or a framework may be silent.
 const FROZEN: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,6 +44,11 @@ async fn masters_frozen_together_for_a_minute_expire_nobody() {
     framework
         .hear("the cluster serves again", LONG, finished)
         .await;
+    // Whatever the minute has set going ends within the deadlines, counted from now.
+    cluster.rest(2 * AGENT_TIMEOUT).await;
+    framework.launch([task("later", "true")]);
+    let finished = has("later", v1::TaskState::Finished);
+    framework.hear("it still serves", LONG, finished).await;
     let heard = framework.heard.lock().unwrap();
     assert!(heard.errors.is_empty(), "{:?}", heard.errors);
     let states = heard.states("long");

@@ -7,7 +7,7 @@ use argosy_client::scheduler::Acknowledge;
 use argosy_proto::v1;
 use nix::sys::signal::Signal;
 
-use crate::cluster::{Cluster, argosy, kill_count, until};
+use crate::cluster::{Cluster, argosy, kill_count, sleepers, until};
 use crate::work::{Framework, signatures, task, witnessed};
 
 const LONG: Duration = Duration::from_secs(90);
@@ -155,7 +155,7 @@ async fn a_scheduler_that_returns_gets_all_it_missed() {
 async fn a_framework_torn_down_stays_torn_down() {
     let mut cluster = Cluster::start(1).await;
     let framework = Framework::start(cluster.masters_list(), "ending").await;
-    framework.launch([task("long", "sleep 600")]);
+    framework.launch([task("long", "exec sleep 60061")]);
     framework
         .hear("it runs", LONG, |heard| {
             heard
@@ -164,6 +164,10 @@ async fn a_framework_torn_down_stays_torn_down() {
                 .then_some(())
         })
         .await;
+    until("its process is there", LONG, async || {
+        (!sleepers("60061").is_empty()).then_some(())
+    })
+    .await;
     let id = framework.id();
     // Its own answer, since that of the launch may come as late as this. The run may end before it: then
     // the call is answered as lost, and what follows shows whether it was.
@@ -183,15 +187,16 @@ async fn a_framework_torn_down_stays_torn_down() {
         })
         .await;
     let operator = cluster.operator();
-    crate::cluster::until("its task is dead and it is gone", LONG, async || {
+    until("its task is dead and it is gone", LONG, async || {
         let live = operator
             .list_frameworks(v1::ListRequest::default())
             .await
             .ok()?;
-        live.frameworks
+        let is_gone = live
+            .frameworks
             .iter()
-            .all(|framework| framework.framework_id != id)
-            .then_some(())
+            .all(|framework| framework.framework_id != id);
+        (is_gone && sleepers("60061").is_empty()).then_some(())
     })
     .await;
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use argosy_proto::v1;
 use nix::sys::signal::Signal;
 
-use crate::cluster::{Cluster, until, write};
+use crate::cluster::{Cluster, Member, until, write};
 use crate::work::{Framework, signatures, witnessed};
 
 const LONG: Duration = Duration::from_secs(90);
@@ -47,21 +47,67 @@ async fn a_frozen_leader_that_wakes_gives_no_order_that_an_agent_obeys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn launches_that_a_leader_could_not_commit_before_it_froze_happen_once() {
+    let mut cluster = Cluster::start(1).await;
+    let framework = Framework::start(cluster.masters_list(), "load").await;
+    let witness = cluster.witness();
+    framework
+        .hear("an offer is held", LONG, |heard| {
+            (!heard.offers.is_empty()).then_some(())
+        })
+        .await;
+    let frozen = cluster.leader().await;
+    let others: Vec<usize> = (0..3).filter(|place| *place != frozen).collect();
+    for place in &others {
+        cluster.masters[*place].signal(Signal::SIGSTOP);
+    }
+    until("both stand still", LONG, async || {
+        let mut others = others.iter().map(|place| &cluster.masters[*place]);
+        others.all(Member::stands_still).then_some(())
+    })
+    .await;
+    framework.launch((0..20).map(|number| witnessed(&format!("a{number}"), &witness, "true")));
+    // It reaches the leader, which still leads and writes it to its own disk only.
+    cluster.rest(Duration::from_millis(200)).await;
+    assert!(signatures(&witness).is_empty(), "started before the commit");
+    cluster.masters[frozen].signal(Signal::SIGSTOP);
+    for place in &others {
+        cluster.masters[*place].signal(Signal::SIGCONT);
+    }
+    until("another master leads", LONG, async || {
+        let leader = cluster.leader().await;
+        (leader != frozen).then_some(())
+    })
+    .await;
+    cluster.masters[frozen].signal(Signal::SIGCONT);
+    framework.launch((0..20).map(|number| witnessed(&format!("b{number}"), &witness, "true")));
+    framework
+        .hear("all ended", LONG, |heard| {
+            (heard.ended() >= 40).then_some(())
+        })
+        .await;
+    cluster.wait_caught_up().await;
+    let signed = signatures(&witness);
+    assert_eq!(signed.len(), 40);
+    assert!(signed.values().all(|times| *times == 1), "{signed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_leader_without_its_followers_lets_agents_go_within_a_second() {
     let cluster = Cluster::start(1).await;
     let leader = cluster.leader().await;
     let others: Vec<usize> = (0..3).filter(|place| *place != leader).collect();
-    let url = format!("http://{}/metrics", cluster.masters[leader].api());
     let in_office = async || {
-        let text = reqwest::get(&url).await.ok()?.text().await.ok()?;
-        text.lines().find_map(|line| {
-            line.strip_prefix("argosy_raft_in_office ")
-                .map(|value| value.trim() == "1")
-        })
+        cluster.masters[leader]
+            .shows_one("argosy_raft_in_office")
+            .await
     };
-    until("the leader shows that it leads", LONG, async || {
-        in_office().await.filter(|here| *here)
-    })
+    let registered = async || cluster.agents[0].shows_one("argosy_agent_registered").await;
+    until(
+        "the leader shows that it leads, and the agent that it has one",
+        LONG,
+        async || (in_office().await? && registered().await?).then_some(()),
+    )
     .await;
     for place in &others {
         cluster.masters[*place].signal(Signal::SIGSTOP);
@@ -72,6 +118,10 @@ async fn a_leader_without_its_followers_lets_agents_go_within_a_second() {
     })
     .await;
     let took = alone.elapsed();
+    until("its agent is let go", Duration::from_secs(5), async || {
+        registered().await.filter(|here| !*here)
+    })
+    .await;
     for place in &others {
         cluster.masters[*place].signal(Signal::SIGCONT);
     }

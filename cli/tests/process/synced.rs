@@ -53,6 +53,8 @@ impl Tracer {
     }
 }
 
+const COMMITS: usize = 1_000;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_commits_are_a_thousand_syncs_on_two_masters() {
     let cluster = Cluster::start(1).await;
@@ -61,7 +63,7 @@ async fn a_thousand_commits_are_a_thousand_syncs_on_two_masters() {
     for master in &cluster.masters {
         tracers.push(Tracer::attach(&cluster, master).await);
     }
-    for number in 0..1_000 {
+    for number in 0..COMMITS {
         let reply = write(&operator, number.to_string())
             .await
             .expect("the write is acknowledged");
@@ -69,8 +71,8 @@ async fn a_thousand_commits_are_a_thousand_syncs_on_two_masters() {
     }
     let syncs: Vec<usize> = tracers.into_iter().map(Tracer::syncs).collect();
     // One client waits for each commit before the next: each is on two disks by then, by syncs that no
-    // other commit shares. Which two may differ, so the sum is what must hold.
-    let total: usize = syncs.iter().sum();
+    // other commit shares. Which two may differ. A master that syncs more often counts once a commit.
+    let total: usize = syncs.iter().map(|count| (*count).min(COMMITS)).sum();
     println!("syncs by master: {syncs:?}");
-    assert!(total >= 2_000, "syncs by master: {syncs:?}");
+    assert!(total >= 2 * COMMITS, "syncs by master: {syncs:?}");
 }
