@@ -3,9 +3,15 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+
+/// How long a lock is waited for whose holder is dead.
+const DEAD_HOLDER_PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is tried meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Held while an agent lives.
 #[derive(Debug)]
@@ -37,41 +43,113 @@ pub enum LockError {
 }
 
 impl Lock {
-    /// Takes the lock at `path`.
+    /// Takes the lock at `path`. Waits up to ten seconds for one whose holder is dead: a process that it was making
+    /// when it died has the lock, too, until it executes its own program.
     ///
     /// # Errors
     /// [`LockError::Taken`] names the process that holds it.
     pub fn take(path: &Path) -> Result<Self, LockError> {
+        Self::take_within(path, DEAD_HOLDER_PATIENCE)
+    }
+
+    fn take_within(path: &Path, patience: Duration) -> Result<Self, LockError> {
         let failed = |source| LockError::Lock {
             path: path.to_owned(),
             source,
         };
+        let deadline = Instant::now() + patience;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let mut file = options.open(path).map_err(failed)?;
-        let mut holder = String::new();
-        // Read before it is known to be free: afterwards it is this process' own.
-        let _ = file.read_to_string(&mut holder);
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(mut file) => {
-                let write = |file: &mut File| {
-                    // Over what is there: a full disk has no room for a new block.
-                    let pid = std::process::id().to_string();
-                    file.rewind()?;
-                    file.write_all(pid.as_bytes())?;
-                    file.set_len(pid.len() as u64)
-                };
-                write(&mut file).map_err(failed)?;
-                Ok(Self { _file: file })
+        loop {
+            // Read before it is known to be free: afterwards it is this process' own.
+            let holder = holder(&mut file);
+            file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(mut file) => {
+                    sign(&mut file).map_err(failed)?;
+                    return Ok(Self { _file: file });
+                }
+                Err((file, Errno::EWOULDBLOCK)) => file,
+                Err((_, errno)) => return Err(failed(errno.into())),
+            };
+            if holder.is_none_or(lives) || Instant::now() >= deadline {
+                return Err(LockError::Taken {
+                    pid: holder.map_or_else(|| "?".to_owned(), |pid| pid.to_string()),
+                    directory: path.parent().unwrap_or(path).to_owned(),
+                });
             }
-            Err((_, Errno::EWOULDBLOCK)) => Err(LockError::Taken {
-                pid: match holder.trim() {
-                    "" => "?".to_owned(),
-                    pid => pid.to_owned(),
-                },
-                directory: path.parent().unwrap_or(path).to_owned(),
-            }),
-            Err((_, errno)) => Err(failed(errno.into())),
+            std::thread::sleep(LOOK_AGAIN);
         }
+    }
+}
+
+/// Who has signed last; nobody in the first moment of the first.
+fn holder(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
+    read.ok().and_then(|_| text.trim().parse().ok())
+}
+
+fn sign(file: &mut File) -> io::Result<()> {
+    // Over what is there: a full disk has no room for a new block.
+    let pid = std::process::id().to_string();
+    file.rewind()?;
+    file.write_all(pid.as_bytes())?;
+    file.set_len(pid.len() as u64)
+}
+
+/// Whether there is such a process that has not ended.
+fn lives(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+    state.is_some_and(|state| !state.starts_with(['Z', 'X']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The lock of an agent that is dead, held by somebody else.
+    fn left_behind(path: &Path) -> Flock<File> {
+        let mut dead = std::process::Command::new("true").spawn().unwrap();
+        let pid = dead.id();
+        dead.wait().unwrap();
+        std::fs::write(path, pid.to_string()).unwrap();
+        let file = File::open(path).unwrap();
+        Flock::lock(file, FlockArg::LockExclusive).unwrap()
+    }
+
+    #[test]
+    fn a_lock_that_a_dead_agents_child_still_has_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let left = left_behind(&path);
+        std::thread::scope(|scope| {
+            let next = scope.spawn(|| Lock::take_within(&path, Duration::from_secs(60)));
+            std::thread::sleep(Duration::from_millis(100));
+            assert!(!next.is_finished());
+            drop(left);
+            next.join().unwrap().unwrap();
+        });
+        let signed = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(signed, std::process::id().to_string());
+    }
+
+    #[test]
+    fn a_lock_that_stays_is_refused_in_time_and_that_of_a_living_agent_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let left = left_behind(&path);
+        let refused = Lock::take_within(&path, Duration::from_millis(50));
+        assert!(matches!(refused, Err(LockError::Taken { .. })));
+        drop(left);
+        let _held = Lock::take(&path).unwrap();
+        let begun = Instant::now();
+        let refused = Lock::take_within(&path, Duration::from_secs(600));
+        let Err(LockError::Taken { pid, .. }) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(pid, std::process::id().to_string());
+        assert!(begun.elapsed() < Duration::from_secs(300), "at once");
     }
 }

@@ -68,7 +68,7 @@ impl Host {
         change(&mut config);
         Agent {
             api: config.address.parse().unwrap(),
-            running: tokio::spawn(run(config, parts, stop.clone())),
+            running: tokio::spawn(telling(run(config, parts, stop.clone()))),
             stop,
             end_tasks,
         }
@@ -359,6 +359,15 @@ impl Drop for Process {
         let _ = self.0.kill();
         self.0.wait().unwrap();
     }
+}
+
+/// Says why it has ended: a test may wait for what it would have done.
+async fn telling(running: impl Future<Output = Result<(), RunError>>) -> Result<(), RunError> {
+    let ended = running.await;
+    if let Err(error) = &ended {
+        eprintln!("the agent has ended: {error:?}");
+    }
+    ended
 }
 
 /// A living agent.
