@@ -405,6 +405,29 @@ fn an_executor_whose_launch_was_cut_off_is_ended() {
 }
 
 #[test]
+fn an_executor_that_was_launched_before_its_agent_died_and_never_subscribes_is_ended() {
+    let mut world = World::registered();
+    world.launch_spec(1, executed("a"));
+    world.sync();
+    world.sync();
+    let mut world = world.restart("boot-1");
+    world.sync();
+    world.found(1, RUNNING);
+    world.register(true);
+    let kill = "kill 1 in 5000".to_owned();
+    assert!(!world.said.contains(&kill), "it has its time");
+    world.quiet();
+    world.now += 60_000;
+    world.feed(Input::Tick);
+    assert!(world.said.contains(&kill), "{:?}", world.said);
+    world.exited(1, How::Signal(15));
+    assert_eq!(
+        world.last(1),
+        (TaskState::Failed, v1::Reason::ExecutorRegistrationTimeout)
+    );
+}
+
+#[test]
 fn an_executor_that_never_started_is_begun_anew_once_a_master_has_spoken() {
     let mut world = World::registered();
     world.launch_spec(1, executed("a"));

@@ -1,6 +1,6 @@
 //! Who is served first, and how evenly.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use argosy_state::command::{CallAction, Operation};
 use argosy_state::ids::{AgentId, FrameworkId};
@@ -195,6 +195,68 @@ fn the_order_in_which_agents_and_frameworks_come_changes_no_account() {
             .unwrap();
         let all = world.allocator.kinds.amounts(&parse("cpus:2;mem:64"));
         assert_eq!(world.allocator.tree.own(at), all);
+    }
+}
+
+/// All orders of so many things.
+fn orders(count: usize) -> Vec<Vec<usize>> {
+    let Some(last) = count.checked_sub(1) else {
+        return vec![Vec::new()];
+    };
+    let insert = |order: Vec<usize>| {
+        (0..count).map(move |at| {
+            let mut order = order.clone();
+            order.insert(at, last);
+            order
+        })
+    };
+    orders(last).into_iter().flat_map(insert).collect()
+}
+
+#[test]
+fn what_frameworks_hold_counts_alike_in_every_order_of_arrival() {
+    let orders = orders(4);
+    assert_eq!(orders.len(), 24);
+    for order in orders {
+        let mut world = World::new();
+        let (mut frameworks, mut launched) = (Vec::new(), BTreeSet::new());
+        for arrival in order {
+            match arrival {
+                0 | 1 => {
+                    world.agent("cpus:8;mem:64");
+                }
+                2 => frameworks.push((world.framework(&["a"]), role("a"))),
+                _ => frameworks.push((world.framework(&["b"]), role("b"))),
+            }
+            // A task of each framework on each agent, as soon as there is an offer.
+            for _ in 0..4 {
+                for offer in world.offers() {
+                    if launched.insert((offer.framework, offer.agent)) {
+                        let id = format!("on-{}", offer.agent);
+                        world.accept(&offer, &[(&id, "cpus:2;mem:8")]);
+                    } else {
+                        world.decline(&offer, Some(1_000));
+                    }
+                }
+                world.wait_ms(1_000);
+            }
+        }
+        assert_eq!(launched.len(), 4);
+        // Nothing is offered any more, so that only what they hold is left.
+        loop {
+            let offers = world.offers();
+            if offers.is_empty() {
+                break;
+            }
+            for offer in offers {
+                world.decline(&offer, Some(600_000));
+            }
+        }
+        let both = world.allocator.kinds.amounts(&parse("cpus:4;mem:16"));
+        for (framework, role) in &frameworks {
+            let at = world.allocator.clients.place(*framework, role).unwrap();
+            assert_eq!(world.allocator.tree.own(at), both);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use argosy_state::command::{CallAction, Operation};
 use argosy_state::framework::{Connection, FrameworkInfo};
-use argosy_state::ids::{ClusterId, FrameworkId, Role};
+use argosy_state::ids::{ClusterId, FrameworkId, OrderIndex, Role};
 use argosy_state::task::TaskState;
 use argosy_state::testing::framework_info;
 use expect_test::expect;
@@ -297,6 +297,28 @@ fn a_scheduler_may_be_replaced_while_an_agent_is_away() {
         link-3 <- offers 1.2 * agent-1 cpus:3;mem:4096
     "#]]);
     assert_eq!(world.state_of("a"), TaskState::Running);
+}
+
+#[test]
+fn tasks_of_a_framework_that_was_removed_while_their_agent_was_away_are_killed_when_it_is_back() {
+    let mut world = World::with_running_task();
+    world.feed(Input::AgentClosed { link: LinkId(2) });
+    world.pass(15_000);
+    world.operate(Operation::Teardown(FRAMEWORK));
+    world.forget_said();
+    let mut hello = world.hello_of(AGENT);
+    hello.floor = OrderIndex(1);
+    let link = world.link();
+    world.hello(link, hello);
+    world.list(link, 1, &[("a", 1)]);
+    world.expect(&expect![[r#"
+        link-3 <- registered agent-1, different
+        link-3 <- list your tasks
+        link-3 <- order 2 kill framework-1/a in 3000 ms
+    "#]]);
+    world.report(link, "a", 2, TaskState::Killed);
+    assert!(world.registry.framework(FRAMEWORK).is_none());
+    world.forget_said();
 }
 
 #[test]
