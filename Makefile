@@ -52,6 +52,7 @@ fix: ## format
 
 unit: ## tests of all rooms that need no cluster of optimized processes
 	@$(ENV)
+	bounded_tests
 	{
 	cargo test --locked --workspace --exclude argosy-cli --features argosy-raft/rocksdb --no-run
 	cargo test --locked --package argosy-cli --lib --bins --test dev --test executable --no-run

@@ -6,6 +6,12 @@ export ARGOSY_CACHE
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$ARGOSY_CACHE/target}"
 export ROCKSDB_LIB_DIR="$ARGOSY_CACHE/rocksdb-0.19.0"
 export ROCKSDB_STATIC=1
+# For tests: a test program that hangs is ended, long before its stage is; its last lines name the test.
+bounded_tests() {
+  local host
+  host=$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+  export "CARGO_TARGET_${host}_RUNNER=timeout --foreground --kill-after=10 1200"
+}
 # What `make demo` builds, not optimized, and half of `make unit` needs, too.
 export DEMO_PACKAGES='--package argosy-cli --package argosy-frameworks'
 # What `make build` builds. Other sets of packages make cargo build shared crates again, with other features.

@@ -63,7 +63,9 @@ fn without_root_it_says_what_root_is_needed_for() {
     if nix::unistd::geteuid().is_root() {
         // Where everybody may execute it.
         let copy = folder.path().join("argosy-chaos");
-        std::fs::copy(CHAOS, &copy).unwrap();
+        // By another process: a child of another test's could still have open for writing what this one has copied.
+        let copied = Command::new("cp").arg(CHAOS).arg(&copy).status();
+        assert!(copied.unwrap().success());
         let open = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(folder.path(), open).unwrap();
         command = Command::new(copy);

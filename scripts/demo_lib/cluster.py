@@ -4,6 +4,7 @@ Ends only processes that it or its `argosy dev` started, by number.
 """
 
 import contextlib
+import http.client
 import json
 import os
 import pathlib
@@ -223,7 +224,7 @@ class Watcher(threading.Thread):
         while not self.stop.wait(0.05):
             views = []
             for address in self.addresses:
-                with contextlib.suppress(OSError, ValueError):
+                with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
                     views.append(get(address, "/v1/cluster"))
             for view in views:
                 for failover in view.get("failovers", []):

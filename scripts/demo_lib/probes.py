@@ -32,7 +32,9 @@ class Probe(threading.Thread):
             try:
                 identity = self.ask()
             except (OSError, ValueError, http.client.HTTPException) as error:
-                self.failures.append({"at": time.time(), "why": str(error) or type(error).__name__})
+                # It runs before it listens: until its first answer nobody has been promised one.
+                if self.answered:
+                    self.failures.append({"at": time.time(), "why": str(error) or type(error).__name__})
             else:
                 now = time.monotonic()
                 self.answered += 1

@@ -6,6 +6,7 @@ frameworks are followed, new services probed, the live line drawn.
 
 import collections
 import contextlib
+import http.client
 import json
 import os
 import pathlib
@@ -187,7 +188,7 @@ class Story:
         self.screen.say(f"  t+{seconds:.3f}  {words}")
 
     def leads(self, address):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
             view = get(address, "/v1/cluster")
             return view.get("leader") == view.get("answeredBy") and int(view["epoch"]) == self.watcher.epoch
         return False
@@ -218,7 +219,7 @@ class Story:
 
     def is_back(self, agent):
         """The leader says that the agent is connected, and its process is the new one."""
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
             agents = get(self.watcher.leader, "/v1/agents")["agents"]
             linked = [each["info"]["address"] for each in agents if each.get("connected")]
             return agent["api"] in linked and self.cluster.is_again(agent)

@@ -29,7 +29,6 @@ fn a_tasks_terminal_is_left_and_found_again_through_any_master() {
     until_runs(&cluster, "web");
     let words = ["attach", "-it", "--tail", "5", "web"];
     let mut desk = Desk::sit_down(&cluster, 40, 100, &words);
-    let before = desk.mode();
     desk.see("begun");
     desk.press("size\r");
     desk.see("40 100\r\n");
@@ -40,7 +39,7 @@ fn a_tasks_terminal_is_left_and_found_again_through_any_master() {
     }
     desk.press("\x10\x11");
     assert_eq!(desk.end(), Some(0));
-    assert_eq!(desk.mode(), before);
+    assert_eq!(desk.mode(), desk.before);
 
     let masters = cluster.record["masters"].as_str().unwrap().to_owned();
     for master in masters.split(',') {

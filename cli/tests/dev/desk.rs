@@ -27,6 +27,8 @@ pub(crate) fn through(mut starter: Command, command: &Command) -> Command {
 /// A terminal, and `argosy` at it: the process that leads its session.
 pub(crate) struct Desk {
     pub(crate) person: File,
+    /// The terminal's mode before anybody was at it.
+    pub(crate) before: (u32, u32),
     screen: String,
     /// What comes after it; closed when nobody can write to the terminal any more.
     shown: Receiver<String>,
@@ -40,15 +42,17 @@ impl Desk {
         let peer = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let terminal: OwnedFd = ioctl_tiocgptpeer(&person, peer).unwrap();
         resize(&person, rows, columns);
+        let person = File::from(person);
+        let before = mode(&person);
         let there = || Stdio::from(terminal.try_clone().unwrap());
         let mut command = Command::new("setsid");
         command.args(["--ctty", "--wait"]).env("TERM", "dumb");
         let mut command = through(command, &cluster.argosy(words));
         let argosy = command.stdin(there()).stdout(there()).stderr(there());
         let argosy = argosy.spawn().unwrap();
-        let person = File::from(person);
         Self {
             shown: watch(person.try_clone().unwrap()),
+            before,
             person,
             screen: String::new(),
             argosy,
@@ -85,9 +89,13 @@ impl Desk {
     }
 
     pub(crate) fn mode(&self) -> (u32, u32) {
-        let mode = tcgetattr(&self.person).unwrap();
-        (mode.local_modes.bits(), mode.input_modes.bits())
+        mode(&self.person)
     }
+}
+
+fn mode(terminal: &File) -> (u32, u32) {
+    let mode = tcgetattr(terminal).unwrap();
+    (mode.local_modes.bits(), mode.input_modes.bits())
 }
 
 impl Drop for Desk {

@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 
 use crate::cluster::{Cluster, argosy, split, wait_for};
 use crate::desk::{Desk, resize, through};
+use crate::executors::leader_but;
 
 /// A cluster with a running task of this name.
 fn with_task(number: u32, size: &str, name: &str) -> Cluster {
@@ -150,7 +151,7 @@ fn signals_go_to_the_command_and_it_ends_with_its_client() {
 
 #[test]
 fn any_master_leads_into_a_task_and_a_change_of_leader_does_not_end_it() {
-    let cluster = with_task(9, "3x1", "web");
+    let cluster = with_task(45, "3x1", "web");
     let masters = cluster.record["masters"].as_str().unwrap().to_owned();
     for master in masters.split(',') {
         let mut exec = argosy(&["exec", "web", "--masters", master, "--", "echo", master]);
@@ -161,14 +162,7 @@ fn any_master_leads_into_a_task_and_a_change_of_leader_does_not_end_it() {
             format!("{master}\n")
         );
     }
-    let (_, page, _) = cluster.ran(&["master", "list", "-o", "json"]);
-    let page: serde_json::Value = serde_json::from_str(&page).unwrap();
-    let all = page["masters"].as_array().unwrap();
-    let leader = all
-        .iter()
-        .find(|master| master["role"] == "leader")
-        .unwrap();
-    let leader = leader["apiAddress"].as_str().unwrap();
+    let leader = leader_but(&cluster, None);
     let other = masters.split(',').find(|master| *master != leader).unwrap();
     let words = ["exec", "-i", "web", "--masters", other, "--", "cat"];
     let mut cat = argosy(&words);
@@ -231,9 +225,8 @@ fn a_terminal_is_passed_through_and_given_back_as_it_was() {
                   while :; do sleep 0.05; done";
     let words = ["exec", "-it", "web", "--", "sh", "-c", script];
     let mut desk = Desk::sit_down(&cluster, 40, 100, &words);
-    let before = desk.mode();
     desk.see("40 100\r\ndumb\r\n");
-    assert_ne!(desk.mode(), before, "raw");
+    assert_ne!(desk.mode(), desk.before, "raw");
     desk.press("word\r");
     desk.see("got word\r\n");
     resize(&desk.person, 50, 132);
@@ -241,7 +234,7 @@ fn a_terminal_is_passed_through_and_given_back_as_it_was() {
     desk.press("\x03");
     desk.see("interrupted\r\n");
     assert_eq!(desk.end(), Some(9));
-    assert_eq!(desk.mode(), before);
+    assert_eq!(desk.mode(), desk.before);
 
     let words = [
         "exec",
@@ -253,7 +246,6 @@ fn a_terminal_is_passed_through_and_given_back_as_it_was() {
         "echo ready; exec sleep 7359",
     ];
     let mut desk = Desk::sit_down(&cluster, 40, 100, &words);
-    let before = desk.mode();
     desk.see("ready\r\n");
     let found = std::fs::read_dir("/proc").unwrap().flatten().find(|entry| {
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
@@ -269,7 +261,11 @@ fn a_terminal_is_passed_through_and_given_back_as_it_was() {
         .unwrap();
     kill(Pid::from_raw(client), Signal::SIGTERM).unwrap();
     assert_eq!(desk.end(), Some(143));
-    assert_eq!(desk.mode(), before, "also when it is ended from outside");
+    assert_eq!(
+        desk.mode(),
+        desk.before,
+        "also when it is ended from outside"
+    );
     wait_for("its command to end", || !lives("sleep 7359"));
 }
 

@@ -189,7 +189,7 @@ fn pid(member: &serde_json::Value) -> i32 {
 }
 
 /// The address of who leads, once somebody other than `dead` does: a busy host may leave a cluster without for a moment.
-fn leader_but(cluster: &Cluster, dead: Option<&str>) -> String {
+pub(crate) fn leader_but(cluster: &Cluster, dead: Option<&str>) -> String {
     let mut found = None;
     wait_for("a leader", || {
         found = leader(cluster).filter(|leads| Some(leads.as_str()) != dead);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::Stdio;
+use std::time::Duration;
 
 use argosy_client::Masters;
 use argosy_client::resources::resources;
@@ -120,6 +121,7 @@ fn a_framework_launches_a_group_as_a_whole_and_kills_it_by_one_task() {
 /// The status line of the page at the port of the example.
 fn page() -> Option<String> {
     let mut stream = TcpStream::connect("127.0.0.1:31080").ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
     stream.write_all(b"GET /?from=test HTTP/1.0\r\n\r\n").ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;

@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::cluster::{Cluster, wait_for};
+use crate::executors::leader_but;
 
 /// Processes whose command line or environment names this directory, or that have something of it mounted, as tasks
 /// have their sandboxes.
@@ -234,8 +235,10 @@ fn a_run_outlives_the_leader_and_status_says_what_is_missing() {
     let mut output = BufReader::new(running.stdout.take().unwrap());
     let mut text = String::new();
     while text.lines().count() < 5 {
-        output.read_line(&mut text).unwrap();
+        let count = output.read_line(&mut text).unwrap();
+        assert_ne!(count, 0, "it has ended: {text}");
     }
+    leader_but(&cluster, None);
     let (_, page, _) = cluster.ran(&["master", "list", "-o", "json"]);
     let page: serde_json::Value = serde_json::from_str(&page).unwrap();
     let masters = page["masters"].as_array().unwrap();

@@ -440,6 +440,15 @@ pub(crate) fn sleepers(mark: &str) -> Vec<Pid> {
     found.collect()
 }
 
+/// The same, as soon as there are so many.
+pub(crate) async fn sleeping(mark: &str, count: usize) -> Vec<Pid> {
+    until("all sleep", Duration::from_secs(60), async || {
+        let sleepers = sleepers(mark);
+        (sleepers.len() == count).then_some(sleepers)
+    })
+    .await
+}
+
 /// Ends every process whose working folder lies in `folder`: tasks of an agent that is gone.
 fn end_leftovers(folder: &Path) {
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -509,7 +518,8 @@ pub(crate) async fn until<T>(
 ) -> T {
     let deadline = Instant::now() + limit;
     loop {
-        if let Some(found) = ask().await {
+        // An answer that never comes is bounded as well.
+        if let Ok(Some(found)) = tokio::time::timeout_at(deadline.into(), ask()).await {
             return found;
         }
         assert!(Instant::now() < deadline, "not within {limit:?}: {what}");

@@ -7,7 +7,7 @@ use argosy_proto::v1;
 use argosy_proto::v1::scheduler_client::SchedulerClient;
 use tonic::transport::Endpoint;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, until};
 use crate::work::{Framework, task};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -20,12 +20,6 @@ async fn raw_accept(
     offer: v1::Offer,
     id: &str,
 ) -> Result<v1::AcceptReply, tonic::Status> {
-    let leader = cluster.leader().await;
-    let channel = Endpoint::from_shared(format!("http://{}", cluster.masters[leader].api()))
-        .unwrap()
-        .connect()
-        .await
-        .unwrap();
     let call = v1::CallId {
         framework_id: framework.id(),
         session: framework.config.session,
@@ -43,10 +37,17 @@ async fn raw_accept(
         }],
         ..Default::default()
     };
-    SchedulerClient::new(channel)
-        .accept(request)
-        .await
-        .map(tonic::Response::into_inner)
+    until("a leader answers", LONG, async || {
+        let leader = cluster.leader().await;
+        let url = format!("http://{}", cluster.masters[leader].api());
+        let channel = Endpoint::from_shared(url).unwrap().connect().await.ok()?;
+        match SchedulerClient::new(channel).accept(request.clone()).await {
+            // It leads no more.
+            Err(status) if status.code() == tonic::Code::Unavailable => None,
+            answer => Some(answer.map(tonic::Response::into_inner)),
+        }
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use argosy_proto::v1;
 
-use crate::cluster::{AGENT_RESOURCES, Cluster, sleepers, until};
+use crate::cluster::{AGENT_RESOURCES, Cluster, sleepers, sleeping, until};
 use crate::work::{Framework, task};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -103,7 +103,7 @@ async fn agents_of_one_host_come_back_each_with_its_own_tasks() {
     };
     let before = until("both are there", LONG, &agents).await;
     assert!(before.values().all(|tasks| *tasks == 2), "{before:?}");
-    let processes = BTreeSet::from_iter(sleepers(&mark));
+    let processes = BTreeSet::from_iter(sleeping(&mark, 4).await);
     for agent in &mut cluster.agents {
         agent.kill();
     }

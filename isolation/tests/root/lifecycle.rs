@@ -252,8 +252,8 @@ fn renewed() {
     spec.stop_after = until(1_500);
     let (mut container, _) = world.start(&spec);
     let begin = Instant::now();
-    while begin.elapsed() < Duration::from_millis(2500) {
-        container.renew(until(400).unwrap().deadline).unwrap();
+    while begin.elapsed() < Duration::from_millis(4_000) {
+        container.renew(until(2_000).unwrap().deadline).unwrap();
         std::thread::sleep(Duration::from_millis(20));
         assert_eq!(
             container.notice().unwrap(),

@@ -11,7 +11,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::row::{End, Outcome};
 use super::site::Site;
-use crate::cluster::{Member, clear_agent, sleepers, until, write};
+use crate::cluster::{Member, clear_agent, sleepers, sleeping, until, write};
 use crate::work::{Framework, Heard, task};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -295,7 +295,7 @@ pub(super) fn an_agents(site: &mut Site) -> LocalBoxFuture<'_, Outcome> {
             launched(&cramped, spec).await;
             cramped.hear(name, v1::TaskState::Running).await;
         }
-        let sleeper = sleepers(&mark);
+        let sleeper = sleeping(&mark, 3).await;
         cramped.disk.have_files(10_000);
         cramped.disk.fill();
         let mut number = 0;

@@ -10,7 +10,9 @@ use argosy_proto::v1;
 use nix::unistd::Pid;
 
 use super::row::Keeps;
-use crate::cluster::{Cluster, Member, clear_agent, member, sleepers, until, words, write};
+use crate::cluster::{
+    Cluster, Member, clear_agent, member, sleepers, sleeping, until, words, write,
+};
 use crate::work::{Framework, task};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -89,13 +91,14 @@ impl Site {
             write(&cluster.operator(), "kept".to_owned()).await
         })
         .await;
+        let sleeper = sleeping(&mark, 1).await[0];
         let members = cluster.masters.iter().chain(&cluster.agents);
         let pids = members.map(Member::pid).collect();
         let site = Self {
             network: network.to_owned(),
             hosts: AtomicU8::new(150),
             _taken: taken.expect("nobody has this address"),
-            sleeper: *sleepers(&mark).first().expect("it runs"),
+            sleeper,
             owner,
             mark,
             pids,
