@@ -12,11 +12,11 @@ use argosy_state::task::OptOuts;
 
 use crate::core::{ContainerName, DiskDefault};
 use crate::error::RunError;
-use crate::fetcher::FetchAllow;
-use crate::images::ImageSettings;
 use crate::reach::TaskAllow;
 use crate::runner::limits::Defaults;
 use crate::runner::{Devices, NetworkSettings};
+use argosy_content::fetcher::FetchAllow;
+use argosy_content::images::ImageSettings;
 
 /// The largest file that the fetcher brings unless told otherwise, in bytes: 8 GiB.
 pub const FETCH_LIMIT_BYTES: u64 = 8 * 1024 * 1024 * 1024;

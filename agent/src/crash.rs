@@ -1,4 +1,5 @@
-//! The steps of an agent at which tests have it die: see [`argosy_isolation::crash`], which has those of containers.
+//! The steps of an agent, and of `content` within it, at which tests have it die: see [`argosy_isolation::crash`], which
+//! has those of containers.
 
 /// Named for what has just been done.
 pub const STEPS: &[&str] = &[
@@ -62,7 +63,8 @@ mod tests {
 
     #[test]
     fn every_step_is_listed_and_stands_in_one_place() {
-        let mut waiting = vec![PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src")];
+        let room = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        let mut waiting = vec![room.join("src"), room.join("../content/src")];
         let mut found = BTreeMap::<String, usize>::new();
         while let Some(path) = waiting.pop() {
             if path.is_dir() {

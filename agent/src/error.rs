@@ -1,14 +1,14 @@
 //! Why an agent cannot start, or had to stop.
 
-use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 
 use argosy_isolation::network::cni::CniError;
 use argosy_isolation::{CgroupError, LaunchError};
 
-use crate::images::Fault;
 use crate::journal::{JournalError, LockError};
+use argosy_content::images::Fault;
+pub(crate) use argosy_content::sentence;
 
 /// The end of an agent that nobody asked for. Its tasks go on.
 #[derive(Debug, thiserror::Error)]
@@ -97,16 +97,4 @@ pub enum RunError {
         /// Why.
         source: io::Error,
     },
-}
-
-/// An error with all its causes, as one sentence.
-pub(crate) fn sentence(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }

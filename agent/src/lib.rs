@@ -1,13 +1,11 @@
 //! Running: the tasks of one host, their updates, journal and sandboxes. Decides nothing for the cluster.
 //!
 //! Reading order: `core` (all decisions), `paths`, `journal`, `runner`, `uplink`, `start`, `ground`, `agent` (the loop),
-//! then `sandbox`, `reach`, `http_client`, `fetcher`, `images`, `disk`, `gc`, `statistics`, `files`, `exec`, `executors`, `api`, `inventory`,
+//! then `sandbox`, `reach`, `disk`, `gc`, `statistics`, `files`, `exec`, `executors`, `api`, `inventory`,
 //! `config`.
 
 mod agent;
 mod api;
-#[cfg(test)]
-mod captured_log;
 pub mod config;
 pub mod core;
 pub mod crash;
@@ -16,13 +14,9 @@ mod disk;
 pub mod error;
 mod exec;
 mod executors;
-mod fetcher;
 mod files;
-mod flights;
 mod gc;
 mod ground;
-mod http_client;
-pub mod images;
 mod inbox;
 pub mod inventory;
 pub mod journal;
@@ -36,9 +30,10 @@ mod statistics;
 mod uplink;
 
 pub use agent::{Parts, run};
+pub use argosy_content::fetcher::FetchAllow;
+pub use argosy_content::images;
 pub use config::{Config, DiskEnforcement, IsolationMode};
 pub use error::RunError;
-pub use fetcher::FetchAllow;
 pub use ground::{BootClock, Containers, Ground, MadeUp, Onlooker, Teller};
 pub use reach::TaskAllow;
 pub use runner::{CniSettings, Devices, LauncherCommand, NetworkSettings};

@@ -15,14 +15,9 @@
 //!   groups/<framework>/<group>/<agent>-<order>-0/
 //!                                   the folder that the tasks of a group share, named by the order of the first
 //!   cache/<digest of URI>           fetched files that are kept for other tasks; the time is that of the last use
-//!   images/blobs/                   packed layers while they come; emptied at each start
-//!   images/layers/<diff id>/root/   files of a layer; its size beside it in layer.json
-//!   images/records/<digest of name>.json
-//!                                   an image; the time of the file is that of its last use
-//!   images/leases/<container>.json  the layers that a container holds
+//!   images/                         images and their layers, and which containers hold them: see argosy_content
 //!   cni/<container>.json            what CNI plugins were told for a container, to have them take it back
 //! ```
-//! In `images/`, whatever begins with `.draft-` is not finished, or on its way out.
 //! `<container>` is `<agent>-<order>-<life>`: it never names two starts, even when an agent registers
 //! anew and its orders count from 1 again.
 
@@ -158,29 +153,5 @@ impl Paths {
     #[must_use]
     pub fn images(&self) -> PathBuf {
         self.root.join("images")
-    }
-
-    /// Packed layers on their way.
-    #[must_use]
-    pub fn image_blobs(&self) -> PathBuf {
-        self.images().join("blobs")
-    }
-
-    /// Unpacked layers.
-    #[must_use]
-    pub fn image_layers(&self) -> PathBuf {
-        self.images().join("layers")
-    }
-
-    /// A file for each image.
-    #[must_use]
-    pub fn image_records(&self) -> PathBuf {
-        self.images().join("records")
-    }
-
-    /// A file for each container that holds an image.
-    #[must_use]
-    pub fn image_leases(&self) -> PathBuf {
-        self.images().join("leases")
     }
 }

@@ -6,11 +6,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use argosy_isolation::reach_filter::Closed;
+use argosy_proto::CLUSTER_PORTS;
 
 use crate::config::Config;
-
-/// The ports on which masters and agents serve by default: API, agents and raft.
-pub(crate) const CLUSTER_PORTS: std::ops::RangeInclusive<u16> = 5050..=5052;
 
 /// Something that tasks may connect to although it is the cluster's or the host's: one `--task-allow`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

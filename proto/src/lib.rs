@@ -22,5 +22,8 @@ pub mod uri;
 /// The compiled descriptors of `argosy.v1`, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
+/// The ports on which masters and agents serve by default: API, agents and raft.
+pub const CLUSTER_PORTS: std::ops::RangeInclusive<u16> = 5050..=5052;
+
 /// Version of `argosy.v1` that this release speaks.
 pub const PROTOCOL_VERSION: u32 = 1;

@@ -1,7 +1,11 @@
 //! What tests of several rooms share: they say in one way that they cannot run on a host.
 
+mod captured_log;
+
 use std::io::Write;
 use std::panic::Location;
+
+pub use captured_log::Log;
 
 /// Says that the present test cannot run on this host, and why. `scripts/skips` counts what is said so, and knows which
 /// reasons a host may have, and how often.

@@ -4,7 +4,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::images::space;
+use argosy_content::images::space;
 
 /// The default floor, in per cent of the disk, ...
 const DEFAULT_PERCENT: u64 = 5;

@@ -20,9 +20,9 @@ use tokio::sync::Notify;
 
 use crate::core::ContainerName;
 use crate::disk::{Floor, Level};
-use crate::images::Images;
 use crate::inbox::Asker;
 use crate::paths::Paths;
+use argosy_content::images::Images;
 use removal::remove;
 
 /// How long a sandbox is kept after its task ended.
@@ -211,7 +211,12 @@ pub(crate) async fn run_images(images: Arc<Images>, asker: Asker) {
         turn.tick().await;
         let living = async {
             let containers = asker.containers().await?;
-            Some(containers.iter().map(|view| view.name).collect())
+            Some(
+                containers
+                    .iter()
+                    .map(|view| view.name.to_string())
+                    .collect(),
+            )
         };
         match images.tidy(living).await {
             Ok(Some((0, 0))) => {}

@@ -22,8 +22,8 @@ use super::{
     Shared, bridges, devices, disks, executors, groups, imaged, limits, opt_outs, volumes,
 };
 use crate::core::{ContainerName, Refusal, Start};
-use crate::fetcher::Reach;
 use crate::sandbox;
+use argosy_content::fetcher::Reach;
 
 /// Where commands are looked up unless a task says otherwise.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

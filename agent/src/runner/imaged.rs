@@ -12,8 +12,8 @@ use argosy_proto::v1;
 use tokio::sync::watch;
 
 use crate::core::{ContainerName, Instance};
-use crate::fetcher::Progress;
-use crate::images::{
+use argosy_content::fetcher::Progress;
+use argosy_content::images::{
     Command, Fault, Image, ImageReference, Images, Obtaining, PullError, PullPolicy, Wish, combine,
 };
 
@@ -78,7 +78,7 @@ impl Imaged {
             .parse()
             .map_err(|error| format!("container.image: {}", crate::error::sentence(&error)))?;
         meter.send_replace(Progress::of(format!("pulling the image {name}")));
-        let obtaining = images.obtain(reference, PullPolicy::IfAbsent, container);
+        let obtaining = images.obtain(reference, PullPolicy::IfAbsent, container.to_string());
         let image = obtained(obtaining, meter)
             .await
             .map_err(|error| crate::error::sentence(&error))?;
@@ -143,7 +143,7 @@ impl Imaged {
     pub(super) fn release(&self, container: ContainerName, changes: &Path) -> Result<(), String> {
         clear(changes)?;
         let images = self.images.as_ref();
-        let released = images.map_or(Ok(()), |images| images.release(container));
+        let released = images.map_or(Ok(()), |images| images.release(&container.to_string()));
         released.map_err(|fault: Fault| crate::error::sentence(&fault))
     }
 

@@ -51,13 +51,13 @@ use crate::config::{Config, Settings};
 use crate::core::{ContainerName, Effect, Found, Input, Instance, Start};
 use crate::disk::{Bounds, Meter};
 use crate::error::RunError;
-use crate::fetcher::{Cache, FetchSettings, Fetcher, Progress, TELL_EVERY, tell};
 use crate::gc::Ends;
 use crate::ground::Containers;
-use crate::images::Images;
 use crate::inbox::Event;
 use crate::paths::Paths;
 use crate::statistics::Statistics;
+use argosy_content::fetcher::{Cache, FetchSettings, Fetcher, Progress, TELL_EVERY, tell};
+use argosy_content::images::Images;
 pub(crate) use bridges::Bridges;
 pub use bridges::NetworkSettings;
 pub(crate) use controls::{AttachError, Controls, EnterError, PlaceError};
@@ -127,6 +127,17 @@ pub(super) struct Shared {
     inbox: mpsc::Sender<Event>,
 }
 
+fn fetch_settings(config: &Config) -> FetchSettings {
+    FetchSettings {
+        limit_bytes: config.fetch_limit_bytes,
+        folders: config.fetch_folders.clone(),
+        allow: config.fetch_allow.clone(),
+        masters: config.masters.clone(),
+        api: config.address.clone(),
+        api_port: config.api_port,
+    }
+}
+
 /// The cache of what is fetched, if there is to be one. Opened in any case: an earlier life may have kept something.
 fn cache(config: &Config, paths: &Paths) -> Result<Option<Cache>, RunError> {
     let (bytes, pins) = (config.fetch_cache_bytes, &config.fetch_cache_pins);
@@ -152,18 +163,15 @@ impl Runner {
         // What an image's users are on the host is known only with users of their own.
         let (host_ids, images) = match settings.profile {
             true => {
-                let images = Images::open(&paths, config.images.clone(), unpackings.clone());
+                let images =
+                    Images::open(&paths.images(), config.images.clone(), unpackings.clone());
                 let images = images.map_err(|source| RunError::Images { source })?;
                 (Some(host_ids::open(&paths)?), Some(images))
             }
             false => (None, None),
         };
         let shared = Shared {
-            fetcher: Fetcher::new(
-                FetchSettings::of(config),
-                unpackings,
-                cache(config, &paths)?,
-            ),
+            fetcher: Fetcher::new(fetch_settings(config), unpackings, cache(config, &paths)?),
             bridges: Arc::new(Bridges::new(
                 paths.root(),
                 &config.networks,

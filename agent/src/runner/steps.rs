@@ -18,8 +18,8 @@ use super::starting::called_off;
 use super::{ADOPTION_TRIES, REMOVAL_PATIENCE, Shared, TRY_AGAIN, description, host_ids, watching};
 use crate::core::{ContainerName, Found, Refusal, Start};
 use crate::executors::Place;
-use crate::fetcher::{Progress, Whose};
 use crate::sandbox;
+use argosy_content::fetcher::{Progress, Whose};
 
 impl Shared {
     pub(super) async fn fetch(

@@ -14,8 +14,8 @@ use tokio::io::Interest;
 
 use super::launching::Launching;
 use crate::descriptors::watched;
-use crate::fetcher::Extractor;
-use crate::images::{Digest, Packing, UnpackError, UnpackedLayer, Unpacker};
+use argosy_content::fetcher::Extractor;
+use argosy_content::images::{Digest, Packing, UnpackError, UnpackedLayer, Unpacker};
 
 /// The first bytes of an archive, which say what it is.
 const BEGINNING_BYTES: u64 = 262;

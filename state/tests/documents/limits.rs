@@ -213,7 +213,7 @@ pub(crate) const LIMITS: &[(&str, &str, &str)] = &[
         "| 10,000, the first by name; 16 |",
     ),
     (
-        "agent/src/fetcher/web.rs",
+        "content/src/fetcher/web.rs",
         "REDIRECTS: usize = 10",
         "| redirects of a file that is fetched | 10 |",
     ),

@@ -1,9 +1,9 @@
 //! That damage is told, and how.
 
 use super::*;
-use crate::captured_log::Log;
 use crate::paths::Paths;
 use crate::start::tell_damage;
+use argosy_testing::Log;
 
 /// What an agent logs that finds a journal of these bytes.
 fn told(folder: &Folder, bytes: &[u8]) -> Vec<String> {

@@ -106,9 +106,7 @@ fn a_file_is_given_to_those_who_can_read_it_themselves() {
     let value = file.display().to_string();
     let open = |reader: &Reader| {
         let opened = folders.open(&value, reader);
-        opened
-            .map(drop)
-            .map_err(|error| crate::error::sentence(&error))
+        opened.map(drop).map_err(|error| crate::sentence(&error))
     };
     for reader in [nobody(), Reader::Unmapped] {
         open(&reader).unwrap();

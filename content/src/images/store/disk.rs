@@ -75,8 +75,11 @@ pub(super) fn names(path: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Free for us, and in all, in bytes.
-pub(crate) fn space(path: &Path) -> io::Result<(u64, u64)> {
+/// What of the file system of `path` is free for us, and all that it has, in bytes.
+///
+/// # Errors
+/// If it cannot be asked.
+pub fn space(path: &Path) -> io::Result<(u64, u64)> {
     let found = nix::sys::statvfs::statvfs(path)?;
     let unit = found.fragment_size();
     Ok((

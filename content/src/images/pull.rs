@@ -162,7 +162,7 @@ impl Puller {
             match watched(seat, progress).await {
                 Err(fault) if !is_ours => tracing::info!(
                     layer = %layer.blob.digest,
-                    why = crate::error::sentence(&fault),
+                    why = crate::sentence(&fault),
                     "a layer that another image wants too did not come: it is asked for anew"
                 ),
                 end => return end,

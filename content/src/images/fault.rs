@@ -226,7 +226,7 @@ impl Fault {
     pub(super) fn malformed(what: &str, why: &dyn Error) -> Self {
         Self::Malformed {
             what: what.to_owned(),
-            rule: crate::error::sentence(why),
+            rule: crate::sentence(why),
         }
     }
 }

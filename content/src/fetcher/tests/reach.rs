@@ -42,7 +42,7 @@ async fn fetch_without_network(fetcher: &Fetcher, uri: v1::Uri) -> Result<(), St
     let (uris, meter) = ([uri], meter());
     let fetched = fetcher.fetch_all(&uris, sandbox.path(), whose, &meter);
     let fetched = fetched.await;
-    fetched.map_err(|error| crate::error::sentence(&error))
+    fetched.map_err(|error| crate::sentence(&error))
 }
 
 #[tokio::test]

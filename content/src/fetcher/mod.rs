@@ -24,17 +24,15 @@ use argosy_proto::v1;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-use crate::config::Config;
-pub(crate) use cache::Cache;
-pub(crate) use error::FetchError;
+pub use cache::Cache;
+pub use error::FetchError;
 use local::Reader;
 use origin::{Origin, Rights};
-pub(crate) use progress::{Progress, TELL_EVERY, tell};
-pub use reach::FetchAllow;
-pub(crate) use reach::Reach;
+pub use progress::{Progress, TELL_EVERY, tell};
+pub use reach::{FetchAllow, Reach};
 
 /// Takes archives apart that nobody trusts.
-pub(crate) trait Extractor: Send + Sync {
+pub trait Extractor: Send + Sync {
     /// Fills a folder that is there, is empty and belongs to `owner` (`None`: to the agent's own user). The error is a
     /// sentence without its end. If the future is dropped, whatever works for it ends.
     fn extract<'a>(
@@ -46,7 +44,7 @@ pub(crate) trait Extractor: Send + Sync {
 }
 
 /// Brings files, one after the other for one task.
-pub(crate) struct Fetcher {
+pub struct Fetcher {
     origin: Arc<Origin>,
     cache: Option<Arc<Cache>>,
     extractor: Arc<dyn Extractor>,
@@ -54,47 +52,34 @@ pub(crate) struct Fetcher {
 
 /// What the operator says about fetching.
 #[derive(Debug, Clone)]
-pub(crate) struct FetchSettings {
+pub struct FetchSettings {
     /// The size of the largest file.
-    pub(crate) limit_bytes: u64,
+    pub limit_bytes: u64,
     /// Only files of this host that are below one of these are given to tasks.
-    pub(crate) folders: Vec<PathBuf>,
+    pub folders: Vec<PathBuf>,
     /// Servers that tasks may fetch from whatever the rules say.
-    pub(crate) allow: Vec<FetchAllow>,
+    pub allow: Vec<FetchAllow>,
     /// API addresses of masters, `host:port`.
-    pub(crate) masters: Vec<String>,
+    pub masters: Vec<String>,
     /// That of this agent.
-    pub(crate) api: String,
+    pub api: String,
     /// The port on which that listens, if it is another one.
-    pub(crate) api_port: Option<u16>,
-}
-
-impl FetchSettings {
-    pub(crate) fn of(config: &Config) -> Self {
-        Self {
-            limit_bytes: config.fetch_limit_bytes,
-            folders: config.fetch_folders.clone(),
-            allow: config.fetch_allow.clone(),
-            masters: config.masters.clone(),
-            api: config.address.clone(),
-            api_port: config.api_port,
-        }
-    }
+    pub api_port: Option<u16>,
 }
 
 /// On whose behalf files are brought.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Whose<'a> {
+pub struct Whose<'a> {
     /// The user of the host that the copies belong to, and that must be able to read files of the host. `None` is the
     /// agent's own user; if that is root, it reads as a user without rights.
-    pub(crate) owner: Option<&'a User>,
+    pub owner: Option<&'a User>,
     /// Which servers it reaches.
-    pub(crate) reach: Reach,
+    pub reach: Reach,
 }
 
 impl Fetcher {
     /// `cache` keeps what tasks want to be kept; without it nothing is.
-    pub(crate) fn new(
+    pub fn new(
         settings: FetchSettings,
         extractor: Arc<dyn Extractor>,
         cache: Option<Cache>,
@@ -106,7 +91,11 @@ impl Fetcher {
         }
     }
 
-    pub(crate) async fn fetch_all(
+    /// Brings these files into a sandbox, one after the other, and shows how far it is.
+    ///
+    /// # Errors
+    /// With the first that cannot be brought; what was brought before it stays.
+    pub async fn fetch_all(
         &self,
         uris: &[v1::Uri],
         sandbox: &Path,

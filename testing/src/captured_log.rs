@@ -9,7 +9,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 
 /// Keeps each line that is logged by default: its level, and its fields.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Log(pub(crate) Arc<Mutex<Vec<String>>>);
+pub struct Log(pub Arc<Mutex<Vec<String>>>);
 
 impl Subscriber for Log {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {

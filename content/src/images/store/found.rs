@@ -12,7 +12,6 @@ use serde::de::DeserializeOwned;
 use super::disk;
 use super::record::{LayerRecord, LeaseRecord, Record, VERSION};
 use super::{LAYER_FILE, ROOT};
-use crate::core::ContainerName;
 use crate::images::digest::Digest;
 use crate::images::fault::Fault;
 
@@ -76,13 +75,11 @@ pub(super) fn images(folder: &Path) -> Result<BTreeMap<String, (Record, SystemTi
 }
 
 /// What containers hold; `None` if it cannot be read.
-pub(super) fn leases(
-    folder: &Path,
-) -> Result<BTreeMap<ContainerName, Option<BTreeSet<Digest>>>, Fault> {
+pub(super) fn leases(folder: &Path) -> Result<BTreeMap<String, Option<BTreeSet<Digest>>>, Fault> {
     let mut found = BTreeMap::new();
     for (name, path) in entries(folder)? {
         let container = name.strip_suffix(".json");
-        let Some(container) = container.and_then(|name| name.parse().ok()) else {
+        let Some(container) = container.filter(|_| !name.starts_with(disk::DRAFT)) else {
             clear(&path);
             continue;
         };
@@ -94,7 +91,7 @@ pub(super) fn leases(
                 "the lease of a container is damaged: no image is removed while it lives"
             );
         }
-        found.insert(container, lease.map(|lease| lease.layers));
+        found.insert(container.to_owned(), lease.map(|lease| lease.layers));
     }
     Ok(found)
 }

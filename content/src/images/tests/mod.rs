@@ -16,10 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use argosy_state::ids::{AgentId, OrderIndex};
-
 use super::*;
-use crate::core::Instance;
 use made::MadeImage;
 use registry::Registry;
 
@@ -77,8 +74,12 @@ impl World {
     async fn impatient(settings: ImageSettings, patience: Patience) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let unpacker = Arc::new(PlainUnpacker::default());
-        let paths = Paths::new(directory.path());
-        let images = Images::with(&paths, settings, Arc::clone(&unpacker) as _, patience);
+        let images = Images::with(
+            directory.path(),
+            settings,
+            Arc::clone(&unpacker) as _,
+            patience,
+        );
         Self {
             directory,
             registry: Registry::start().await,
@@ -89,12 +90,12 @@ impl World {
 
     /// As after a crash of the agent: nothing in memory outlives it.
     fn restart(&mut self, settings: ImageSettings) {
-        let paths = Paths::new(self.directory.path());
-        self.images = Images::open(&paths, settings, Arc::clone(&self.unpacker) as _).unwrap();
+        let opened = Images::open(self.folder(), settings, Arc::clone(&self.unpacker) as _);
+        self.images = opened.unwrap();
     }
 
-    fn paths(&self) -> Paths {
-        Paths::new(self.directory.path())
+    fn folder(&self) -> &Path {
+        self.directory.path()
     }
 
     /// An image of the registry, by its tag.
@@ -118,12 +119,12 @@ impl World {
         let obtained = tokio::time::timeout(DEADLINE, obtaining.image).await;
         obtained
             .expect("a pull ends in time")
-            .map_err(|error| crate::error::sentence(&error))
+            .map_err(|error| crate::sentence(&error))
     }
 
     /// Names in a folder of the store.
     fn listed(&self, folder: &str) -> Vec<String> {
-        let path = self.paths().images().join(folder);
+        let path = self.folder().join(folder);
         let entries = fs::read_dir(path).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let mut names: Vec<_> = names.collect();
@@ -153,12 +154,8 @@ async fn until(mut holds: impl FnMut() -> bool) {
     waited.expect("the condition comes true in time");
 }
 
-fn container(order: u64) -> ContainerName {
-    let instance = Instance {
-        agent: AgentId(1),
-        order: OrderIndex(order),
-    };
-    ContainerName { instance, life: 1 }
+fn container(order: u64) -> String {
+    format!("1-{order}-1")
 }
 
 /// The texts of a file of the image in each of its layers that has it, lowest first.
@@ -168,6 +165,6 @@ fn texts(image: &Image, file: &str) -> Vec<String> {
     found.collect()
 }
 
-fn living(orders: &[u64]) -> Option<BTreeSet<ContainerName>> {
+fn living(orders: &[u64]) -> Option<BTreeSet<String>> {
     Some(orders.iter().map(|order| container(*order)).collect())
 }

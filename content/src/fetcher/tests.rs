@@ -97,10 +97,7 @@ async fn fetch(fetcher: &Fetcher, uri: v1::Uri) -> (tempfile::TempDir, Result<()
     let result = fetcher
         .fetch_all(&[uri], sandbox.path(), Whose::default(), &meter())
         .await;
-    (
-        sandbox,
-        result.map_err(|error| crate::error::sentence(&error)),
-    )
+    (sandbox, result.map_err(|error| crate::sentence(&error)))
 }
 
 #[tokio::test]

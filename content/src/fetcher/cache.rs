@@ -37,7 +37,7 @@ const CHUNK_BYTES: usize = 256 * 1024;
 type End = Result<Arc<File>, Arc<FetchError>>;
 
 /// The files that are kept.
-pub(crate) struct Cache {
+pub struct Cache {
     folder: PathBuf,
     /// How much is kept, in bytes.
     capacity_bytes: u64,
@@ -52,11 +52,10 @@ pub(crate) struct Cache {
 
 impl Cache {
     /// Opens the folder of an agent that holds its directory's lock, and clears away what a crash left. Blocks.
-    pub(crate) fn open(
-        folder: &Path,
-        capacity_bytes: u64,
-        pinned_uris: &[String],
-    ) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// If the folder cannot be made, read or written.
+    pub fn open(folder: &Path, capacity_bytes: u64, pinned_uris: &[String]) -> io::Result<Self> {
         fs::DirBuilder::new()
             .mode(0o700)
             .recursive(true)

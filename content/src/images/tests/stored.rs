@@ -47,12 +47,12 @@ async fn what_a_container_holds_stays_however_full_the_disk_is() {
     let kept = world.obtain(&one, 1).await.unwrap();
     world.obtain(&two, 2).await.unwrap();
     assert_eq!(tidy(&world, &[1, 2]).await, Some((0, 0)));
-    world.images.release(container(2)).unwrap();
-    world.images.release(container(2)).unwrap();
+    world.images.release(&container(2)).unwrap();
+    world.images.release(&container(2)).unwrap();
     // The other image shares a layer with the held one, so it stays as a whole.
     assert_eq!(tidy(&world, &[1]).await, Some((0, 0)));
     assert_eq!(texts(&kept, "page"), ["one"]);
-    world.images.release(container(1)).unwrap();
+    world.images.release(&container(1)).unwrap();
     assert_eq!(tidy(&world, &[]).await, Some((2, 3)));
     for folder in ["layers", "records", "leases", "blobs"] {
         assert_eq!(world.listed(folder), [""; 0], "{folder}");
@@ -120,7 +120,7 @@ async fn what_is_on_its_way_is_not_removed() {
 async fn leftovers_of_a_crash_go_at_the_next_start() {
     let (mut world, one, _) = with_two_images(ImageSettings::default()).await;
     world.obtain(&one, 1).await.unwrap();
-    let images = world.paths().images();
+    let images = world.folder();
     fs::write(images.join("blobs/.draft-9"), "half").unwrap();
     fs::create_dir_all(images.join("layers/.draft-8/root/deep/er")).unwrap();
     fs::create_dir_all(images.join("layers/unrelated")).unwrap();
@@ -144,10 +144,8 @@ async fn a_crash_between_any_two_steps_costs_no_more_than_the_step() {
     let (mut world, one, _) = with_two_images(ImageSettings::default()).await;
     let image = world.obtain(&one, 1).await.unwrap();
     // A layer is there, its image's record is not yet.
-    let record = world
-        .paths()
-        .image_records()
-        .join(&world.listed("records")[0]);
+    let record = world.folder().join("records");
+    let record = record.join(&world.listed("records")[0]);
     fs::remove_file(record).unwrap();
     world.restart(ImageSettings::default());
     world.registry.forget_asked();
@@ -167,7 +165,7 @@ async fn damage_costs_what_is_damaged() {
     let (mut world, one, two) = with_two_images(full()).await;
     let image = world.obtain(&one, 1).await.unwrap();
     world.obtain(&two, 2).await.unwrap();
-    let images = world.paths().images();
+    let images = world.folder();
     for name in world.listed("records") {
         fs::write(images.join("records").join(name), "not JSON").unwrap();
     }
@@ -189,16 +187,12 @@ async fn layers_are_for_the_agent_alone() {
     let image = world.obtain(&one, 1).await.unwrap();
     // As an operator, or an earlier release, may have left it.
     let open = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(world.paths().images(), open).unwrap();
+    fs::set_permissions(world.folder(), open).unwrap();
     world.restart(ImageSettings::default());
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert!(image.layers[0].is_dir());
-    assert_eq!(mode(&world.paths().images()), 0o700);
+    assert_eq!(mode(world.folder()), 0o700);
     for folder in ["blobs", "layers", "records", "leases"] {
-        assert_eq!(
-            mode(&world.paths().images().join(folder)),
-            0o700,
-            "{folder}"
-        );
+        assert_eq!(mode(&world.folder().join(folder)), 0o700, "{folder}");
     }
 }

@@ -5,6 +5,7 @@
 
 mod collection;
 mod disk;
+mod folders;
 mod found;
 mod record;
 
@@ -21,13 +22,12 @@ use super::digest::Digest;
 use super::fault::Fault;
 use super::image::Image;
 use super::unpacker::UnpackedLayer;
-use crate::core::ContainerName;
-use crate::paths::Paths;
 use collection::{Census, Entry, judge};
 use disk::Lasting;
+use folders::Folders;
 use record::{LayerRecord, LeaseRecord, VERSION};
 
-pub(crate) use disk::space;
+pub use disk::space;
 pub(super) use record::Record;
 
 /// The folder of a layer's files, and what is known of it, in its own folder.
@@ -39,7 +39,7 @@ const PRIVATE: u32 = 0o700;
 /// The store of one agent.
 #[derive(Debug)]
 pub(super) struct Store {
-    paths: Paths,
+    folders: Folders,
     /// Counts drafts.
     serial: AtomicU64,
     /// Under a lock because pulls go side by side; nothing is awaited under it.
@@ -52,8 +52,8 @@ struct State {
     images: BTreeMap<String, (Record, SystemTime)>,
     /// With what each takes on disk.
     layers: BTreeMap<Digest, u64>,
-    /// `None` is one that cannot be read: it may hold anything.
-    leases: BTreeMap<ContainerName, Option<BTreeSet<Digest>>>,
+    /// By container. `None` is one that cannot be read: it may hold anything.
+    leases: BTreeMap<String, Option<BTreeSet<Digest>>>,
     /// How many pulls or starts need a layer now.
     pins: BTreeMap<Digest, usize>,
     /// What is being made or removed.
@@ -76,14 +76,14 @@ pub(super) struct Draft {
 
 impl Store {
     /// Opens the store of an agent that holds its lock, and clears away what a crash left.
-    pub(super) fn open(paths: Paths) -> Result<Arc<Self>, Fault> {
-        let images = paths.images();
+    pub(super) fn open(directory: &Path) -> Result<Arc<Self>, Fault> {
+        let folders = Folders::new(directory);
         for path in [
-            &images,
-            &paths.image_layers(),
-            &paths.image_blobs(),
-            &paths.image_records(),
-            &paths.image_leases(),
+            folders.root(),
+            &folders.layers(),
+            &folders.blobs(),
+            &folders.records(),
+            &folders.leases(),
         ] {
             // Set-user-id files of layers keep that, and on the disk they belong to users of the host: nobody else may
             // reach them, whoever made the folder.
@@ -92,17 +92,17 @@ impl Store {
                 .map_err(Fault::write(path))?;
         }
         let state = State {
-            images: found::images(&paths.image_records())?,
-            layers: found::layers(&paths.image_layers())?,
-            leases: found::leases(&paths.image_leases())?,
+            images: found::images(&folders.records())?,
+            layers: found::layers(&folders.layers())?,
+            leases: found::leases(&folders.leases())?,
             ..State::default()
         };
-        found::clear_blobs(&paths.image_blobs())?;
+        found::clear_blobs(&folders.blobs())?;
         // From the time on, so that no name of an earlier life comes again.
         let begun = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let begun = begun.map_or(1, |since| since.as_micros() as u64);
         Ok(Arc::new(Self {
-            paths,
+            folders,
             serial: AtomicU64::new(begun),
             state: Mutex::new(state),
         }))
@@ -110,7 +110,7 @@ impl Store {
 
     /// The folder of a layer's files.
     fn layer_root(&self, layer: Digest) -> PathBuf {
-        self.paths.image_layers().join(layer.hex()).join(ROOT)
+        self.folders.layers().join(layer.hex()).join(ROOT)
     }
 
     /// As the launcher needs it.
@@ -159,12 +159,12 @@ impl Store {
 
     /// A place for a blob. Does not block.
     pub(super) fn blob_draft(self: &Arc<Self>) -> Draft {
-        self.draft(&self.paths.image_blobs())
+        self.draft(&self.folders.blobs())
     }
 
     /// A place for a layer: its folder, and in it an empty one for its files.
     pub(super) fn layer_draft(self: &Arc<Self>) -> Result<(Draft, PathBuf), Fault> {
-        let draft = self.draft(&self.paths.image_layers());
+        let draft = self.draft(&self.folders.layers());
         let root = draft.path.join(ROOT);
         let made =
             disk::make_folder(&draft.path, 0o711).and_then(|()| disk::make_folder(&root, 0o755));
@@ -193,7 +193,7 @@ impl Store {
         let bytes = serde_json::to_vec(&record).expect("a record can be written as JSON");
         std::fs::write(draft.path().join(LAYER_FILE), bytes).map_err(&failed)?;
         disk::sync_all_below(draft.path()).map_err(&failed)?;
-        let folder = self.paths.image_layers();
+        let folder = self.folders.layers();
         {
             let mut state = self.state();
             if state.layers.contains_key(&layer.diff_id) {
@@ -209,7 +209,7 @@ impl Store {
 
     /// Takes an image in, or another one under an old name.
     pub(super) fn add_image(self: &Arc<Self>, record: Record) -> Result<(), Fault> {
-        let folder = self.paths.image_records();
+        let folder = self.folders.records();
         let path = folder.join(Record::file_name(&record.reference));
         let bytes = serde_json::to_vec_pretty(&record).expect("a record can be written as JSON");
         self.write(&path, &bytes, Lasting::PowerCut)?;
@@ -219,11 +219,7 @@ impl Store {
     }
 
     /// Holds an image for a container until this is released, over restarts of the agent.
-    pub(super) fn lease(
-        self: &Arc<Self>,
-        container: ContainerName,
-        image: &Record,
-    ) -> Result<(), Fault> {
+    pub(super) fn lease(self: &Arc<Self>, container: &str, image: &Record) -> Result<(), Fault> {
         let record = LeaseRecord {
             version: VERSION,
             reference: image.reference.clone(),
@@ -232,21 +228,21 @@ impl Store {
         let bytes = serde_json::to_vec(&record).expect("a record can be written as JSON");
         self.write(&self.lease_path(container), &bytes, Lasting::Boot)?;
         let layers = Some(record.layers);
-        self.state().leases.insert(container, layers);
+        self.state().leases.insert(container.to_owned(), layers);
         self.touch(&record.reference);
         Ok(())
     }
 
     /// Ends a container's hold; nothing is wrong if there is none.
-    pub(super) fn release(&self, container: ContainerName) -> Result<(), Fault> {
+    pub(super) fn release(&self, container: &str) -> Result<(), Fault> {
         // Most containers have none, and each is asked when it goes.
-        if !self.state().leases.contains_key(&container) {
+        if !self.state().leases.contains_key(container) {
             return Ok(());
         }
         let path = self.lease_path(container);
         let bytes = std::fs::read(&path).unwrap_or_default();
         disk::remove(&path).map_err(Fault::write(&path))?;
-        self.state().leases.remove(&container);
+        self.state().leases.remove(container);
         if let Ok(record) = serde_json::from_slice::<LeaseRecord>(&bytes) {
             self.touch(&record.reference);
         }
@@ -254,12 +250,12 @@ impl Store {
     }
 
     /// All containers that hold something. Does not block.
-    pub(super) fn leases(&self) -> Vec<ContainerName> {
-        self.state().leases.keys().copied().collect()
+    pub(super) fn leases(&self) -> Vec<String> {
+        self.state().leases.keys().cloned().collect()
     }
 
-    fn lease_path(&self, container: ContainerName) -> PathBuf {
-        self.paths.image_leases().join(format!("{container}.json"))
+    fn lease_path(&self, container: &str) -> PathBuf {
+        self.folders.leases().join(format!("{container}.json"))
     }
 
     /// The image is used now, says the time of its file.
@@ -268,7 +264,7 @@ impl Store {
         if let Some((_, last_used)) = self.state().images.get_mut(reference) {
             *last_used = now;
         }
-        let folder = self.paths.image_records();
+        let folder = self.folders.records();
         let file = File::options()
             .append(true)
             .open(folder.join(Record::file_name(reference)));
@@ -290,8 +286,8 @@ impl Store {
         more_bytes: u64,
     ) -> Result<(usize, usize), Fault> {
         self.sweep()?;
-        let root = self.paths.images();
-        let (free, total) = disk::space(&root).map_err(Fault::read(&root))?;
+        let root = self.folders.root();
+        let (free, total) = disk::space(root).map_err(Fault::read(root))?;
         let headroom = (u128::from(total) * u128::from(headroom_percent.min(100)) / 100) as u64;
         let wanted = headroom.saturating_add(more_bytes).saturating_sub(free);
         let went = self.take_out(wanted)?;
@@ -315,7 +311,7 @@ impl Store {
             return Ok((0, Vec::new()));
         }
         let leaving = judge(state.census(), wanted_bytes);
-        let (records, layers) = (self.paths.image_records(), self.paths.image_layers());
+        let (records, layers) = (self.folders.records(), self.folders.layers());
         // Images first: one that is whole no more may stand there after a crash, but need not.
         for reference in &leaving.images {
             let path = records.join(Record::file_name(reference));
@@ -348,7 +344,7 @@ impl Store {
 
     /// Removes drafts of which nobody knows: of a pull that was given up while its unpacker still wrote.
     fn sweep(&self) -> Result<(), Fault> {
-        for folder in [self.paths.image_layers(), self.paths.image_blobs()] {
+        for folder in [self.folders.layers(), self.folders.blobs()] {
             for path in found::drafts(&folder)? {
                 if !self.state().drafts.contains(&path) {
                     found::clear(&path);

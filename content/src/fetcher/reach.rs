@@ -11,7 +11,7 @@ use std::sync::Arc;
 use argosy_isolation::reach_filter::METADATA;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-use crate::reach::CLUSTER_PORTS;
+use argosy_proto::CLUSTER_PORTS;
 
 /// Servers that the operator lets tasks fetch from, whatever the rules say: one `--fetch-allow`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,7 +124,7 @@ fn first(address: IpAddr, bits: u8) -> IpAddr {
 
 /// Which servers a task may fetch from without the operator's list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub(crate) enum Reach {
+pub enum Reach {
     /// All but those that its host trusts.
     #[default]
     Usual,
@@ -134,7 +134,7 @@ pub(crate) enum Reach {
 
 /// Why a server is not asked for a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
+pub struct Refusal {
     host: String,
     port: u16,
     rule: Rule,

@@ -11,7 +11,8 @@ use super::reach::Refusal;
 
 /// Why a file could not be brought. Every message names the URI, without its secrets.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FetchError {
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum FetchError {
     #[error("cannot fetch {uri:?}: {rule}")]
     Invalid { uri: ShownUri, rule: String },
     #[error("cannot fetch {uri:?}")]

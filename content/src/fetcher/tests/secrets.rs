@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use axum::response::Redirect;
 
 use super::*;
-use crate::captured_log::Log;
+use argosy_testing::Log;
 
 /// Stands in each part of a URI that may be secret.
 const CANARY: &str = "c4n4ry";
@@ -36,7 +36,7 @@ async fn texts(fetcher: &Fetcher, uri: v1::Uri, sandbox: &Path) -> String {
     let error = fetched.await.expect_err("it fails");
     let debug = format!("{error:?}");
     let what = meter.borrow().what.clone();
-    format!("{} {what} {debug}", crate::error::sentence(&error))
+    format!("{} {what} {debug}", crate::sentence(&error))
 }
 
 /// A server of pages of which each fails otherwise.

@@ -50,7 +50,7 @@ impl HttpClient {
                 has_authorities: true,
             },
             Err(error) => {
-                let (why, lost) = (crate::error::sentence(&error), self.lost);
+                let (why, lost) = (crate::sentence(&error), self.lost);
                 tracing::warn!(why, "{lost}: install ca-certificates");
                 let plain = (self.settings)().tls_certs_only([]).build();
                 Made {

@@ -9,21 +9,22 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 /// From the beginning to the first telling, and from each to the next.
-pub(crate) const TELL_EVERY: Duration = Duration::from_secs(5);
+pub const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// What is being brought now, and how much of it is here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Progress {
+pub struct Progress {
     /// As "fetching http://…"; empty if nothing is.
-    pub(crate) what: String,
-    pub(crate) done_bytes: u64,
+    pub what: String,
+    /// What of it is here.
+    pub done_bytes: u64,
     /// 0 if nobody has said.
-    pub(crate) total_bytes: u64,
+    pub total_bytes: u64,
 }
 
 impl Progress {
     /// One that begins.
-    pub(crate) fn of(what: String) -> Self {
+    pub fn of(what: String) -> Self {
         Self {
             what,
             ..Self::default()
@@ -51,7 +52,7 @@ fn mib(bytes: u64) -> String {
 }
 
 /// Tells how far it is once in so much time, as long as it is awaited; never returns.
-pub(crate) async fn tell<F: Future<Output = ()>>(
+pub async fn tell<F: Future<Output = ()>>(
     meter: watch::Receiver<Progress>,
     every: Duration,
     mut said: impl FnMut(String) -> F,

@@ -22,21 +22,19 @@ mod unpacker;
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-use crate::core::ContainerName;
 use crate::flights::{Flights, Seat};
-use crate::paths::Paths;
 use layout::{Form, Layout};
 use pull::{Pulled, Puller};
 use registry::{Patience, Registries};
 use source::Source;
-pub(crate) use store::space;
+pub use store::space;
 use store::{Store, blocking};
 
 pub use command::{Command, CommandError, Wish, combine};
@@ -118,26 +116,26 @@ pub struct Images {
 }
 
 impl Images {
-    /// Opens the store of an agent that holds its directory's lock, and clears away what a crash left.
+    /// Opens the store in `directory` for an agent that holds its lock, and clears away what a crash left.
     /// Reads the disk, and blocks meanwhile.
     ///
     /// # Errors
     /// If the folders cannot be made or read.
     pub fn open(
-        paths: &Paths,
+        directory: &Path,
         settings: ImageSettings,
         unpacker: Arc<dyn Unpacker>,
     ) -> Result<Arc<Self>, Fault> {
-        Self::with(paths, settings, unpacker, Patience::default())
+        Self::with(directory, settings, unpacker, Patience::default())
     }
 
     fn with(
-        paths: &Paths,
+        directory: &Path,
         settings: ImageSettings,
         unpacker: Arc<dyn Unpacker>,
         patience: Patience,
     ) -> Result<Arc<Self>, Fault> {
-        let store = Store::open(paths.clone())?;
+        let store = Store::open(directory)?;
         let settings = Arc::new(settings);
         Ok(Arc::new(Self {
             puller: Puller::new(Arc::clone(&store), unpacker, Arc::clone(&settings)),
@@ -155,7 +153,7 @@ impl Images {
         self: &Arc<Self>,
         reference: ImageReference,
         policy: PullPolicy,
-        container: ContainerName,
+        container: String,
     ) -> Obtaining {
         if policy == PullPolicy::IfAbsent
             && let Some((record, pin)) = self.store.find(&reference.to_string())
@@ -180,7 +178,7 @@ impl Images {
     ///
     /// # Errors
     /// If the lease cannot be removed from the disk; then the container holds on.
-    pub fn release(&self, container: ContainerName) -> Result<(), Fault> {
+    pub fn release(&self, container: &str) -> Result<(), Fault> {
         self.store.release(container)
     }
 
@@ -192,7 +190,7 @@ impl Images {
     /// If the store cannot be read or written.
     pub async fn tidy(
         &self,
-        living: impl Future<Output = Option<BTreeSet<ContainerName>>>,
+        living: impl Future<Output = Option<BTreeSet<String>>>,
     ) -> Result<Option<(usize, usize)>, Fault> {
         let listed = self.store.leases();
         let Some(living) = living.await else {
@@ -201,7 +199,7 @@ impl Images {
         let (store, percent) = (Arc::clone(&self.store), self.settings.headroom_percent);
         let tidying = move || {
             let mut gone = listed.into_iter().filter(|name| !living.contains(name));
-            gone.try_for_each(|container| store.release(container))?;
+            gone.try_for_each(|container| store.release(&container))?;
             store.collect(percent, 0)
         };
         blocking(tidying).await.map(Some)
@@ -212,14 +210,14 @@ impl Images {
         &self,
         pulled: impl Future<Output = PullEnd> + Send + 'static,
         reference: ImageReference,
-        container: ContainerName,
+        container: String,
     ) -> BoxFuture<'static, Result<Image, PullError>> {
         let store = Arc::clone(&self.store);
         let hold = async move {
             let pulled = pulled.await?;
             let leasing = move || -> Result<Image, Fault> {
                 // Its layers stay pinned until the lease is there.
-                store.lease(container, &pulled.record)?;
+                store.lease(&container, &pulled.record)?;
                 let image = store.image(&pulled.record);
                 drop(pulled);
                 Ok(image)
